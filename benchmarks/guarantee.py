@@ -187,7 +187,7 @@ def with_rules(seed: int) -> Iterator[Population]:
             partial(rule.class_weights, RULE_CLASSES),
         )
         calibrator = fitted.calibrator
-        predicted = [fitted.named, calibrator.named(fresh)]
+        predicted = [fitted.predicted, calibrator.predict(fresh)]
         acceptance = [fitted.scores, calibrator.acceptance_scores(_logit_scores(fresh), fresh)]
         tune, cases = (
             _ruled_cases(rule, calibrator, *columns, random)

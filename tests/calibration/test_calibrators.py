@@ -310,7 +310,7 @@ def test_the_named_class_has_the_largest_product_of_probability_and_weight(facto
 
 def test_classes_of_the_tuning_set_are_named_without_their_group():
     scores, logits, labels, groups = drawn()
-    found = cross_fitted(TuningSet(scores, logits, labels, groups), lambda _: np.ones(3)).named
+    found = cross_fitted(TuningSet(scores, logits, labels, groups), lambda _: np.ones(3)).predicted
     for kept, left_out in GroupKFold(5).split(labels, groups=groups):
         scaled = fit_scaling(logits[kept], labels[kept])(logits[left_out])
         np.testing.assert_array_equal(found[left_out], scaled.argmax(axis=1))
@@ -321,7 +321,7 @@ def test_the_named_class_has_the_probability_that_its_error_leaves():
     calibrator = fit_calibrator(
         TuningSet(scores, logits, labels, groups), lambda _: np.ones(3)
     ).calibrator
-    named, errors = calibrator.named(logits), np.linspace(0.01, 0.9, len(labels))
+    named, errors = calibrator.predict(logits), np.linspace(0.01, 0.9, len(labels))
     shown, scaled = calibrator.probabilities(logits, named, errors), calibrator.scaling(logits)
     np.testing.assert_allclose(shown[np.arange(len(labels)), named], 1 - errors)
     np.testing.assert_allclose(shown.sum(axis=1), 1.0)
@@ -344,6 +344,6 @@ def test_errors_are_fitted_on_the_classes_that_are_named():
         TuningSet(scores, shifted, labels, groups), lambda _: np.ones(3)
     ).calibrator
     acceptance = by_rule.acceptance_scores(scores, shifted)
-    wrong = by_rule.named(shifted) != labels
+    wrong = by_rule.predict(shifted) != labels
     assert (shifted.argmax(axis=1) != labels).mean() > wrong.mean() + 0.05
     assert by_rule.error(acceptance).mean() == pytest.approx(wrong.mean(), abs=0.02)

@@ -52,7 +52,7 @@ def test_it_gives_the_log_odds_of_the_mean_probability_by_hand():
     calibrator = replace(
         fit_calibrator(drawn()).calibrator, error_estimator=Mixture(weights=(0.5, 0.3, 0.2))
     )
-    named = calibrator.named(tuning.logits)
+    named = calibrator.predict(tuning.logits)
     found = calibrator.with_learned(tuning.scores, tuning.logits, tuning.evidence)
     for row, value in enumerate(found[ERROR_ESTIMATOR]):
         shown = [*np.exp(tuning.evidence[row, :, named[row]])]
@@ -104,7 +104,7 @@ def test_it_is_chosen_exactly_where_its_log_loss_out_of_fold_is_lower(seed):
     tuning = drawn(seed, count=150, told=0.3)
     calibrator = fit_calibrator(tuning).calibrator
     held_out = cross_fitted(tuning, by_logits)
-    wrong = held_out.named != tuning.labels
+    wrong = held_out.predicted != tuning.labels
     losses = {}
     for name in (ERROR_ESTIMATOR, CALIBRATED):
         values = held_out.scores[name][:, None] / held_out.scores[name].std()

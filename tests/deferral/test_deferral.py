@@ -426,7 +426,7 @@ def test_evaluate_measures_all_scores_by_the_classes_that_the_policy_names():
     deferral = Deferral(max_error=0.3, rule="costs", costs={"dog": 10.0})
     deferral.fit(named_rows(900))
     predictions = Predictions.of(named_rows(400, seed=5))
-    named = deferral.calibration_.named(predictions.logits)
+    named = deferral.calibration_.predict(predictions.logits)
     assert (named != predictions.choices).any()
     evaluation = evaluate(predictions, deferral)
     rows = [row for row in evaluation.measurements if row.dataset == "policy_test"]

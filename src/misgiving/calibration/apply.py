@@ -38,9 +38,9 @@ class Scaling:
     def __call__(self, logits: Logits) -> Logits:
         return np.asarray(softmax(self.logarithms(logits), axis=1))
 
-    def log_odds(self, logits: Logits, named: Classes) -> Values:
+    def log_odds(self, logits: Logits, predicted: Classes) -> Values:
         """Log-odds of the named classes against all others."""
-        return log_odds_of(self.logarithms(logits), named)
+        return log_odds_of(self.logarithms(logits), predicted)
 
     def logarithms(self, logits: Logits) -> Logits:
         """Logarithms of the probabilities, up to a constant of each row."""
@@ -86,7 +86,7 @@ class Mixture:
 
     weights: tuple[float, ...]
 
-    def log_odds(self, members: Members, named: Classes) -> Values:
+    def log_odds(self, members: Members, predicted: Classes) -> Values:
         """Log-odds of the named classes against all others.
 
         Raises:
@@ -98,7 +98,7 @@ class Mixture:
                 f"{members.shape[1] - 1}; use the model that the policy was made with"
             )
         weights = np.array(self.weights)[:, None]
-        return log_odds_of(np.asarray(logsumexp(members, axis=1, b=weights)), named)
+        return log_odds_of(np.asarray(logsumexp(members, axis=1, b=weights)), predicted)
 
 
 def members_of(scaling: Scaling, logits: Logits, evidence: Evidence) -> Members:
@@ -107,15 +107,15 @@ def members_of(scaling: Scaling, logits: Logits, evidence: Evidence) -> Members:
     return np.concatenate([calibrated[:, None], evidence], axis=1)
 
 
-def log_odds_of(logits: Logits, named: Classes) -> Values:
+def log_odds_of(logits: Logits, predicted: Classes) -> Values:
     """Log-odds of the named classes against all others.
 
     Ordered as their probability, without the ties of probabilities that round to 1.
     """
-    others, columns = logits.copy(), named[:, None]
-    of_named = np.take_along_axis(others, columns, axis=1)[:, 0]
+    others, columns = logits.copy(), predicted[:, None]
+    of_predicted = np.take_along_axis(others, columns, axis=1)[:, 0]
     np.put_along_axis(others, columns, -np.inf, axis=1)
-    return np.asarray(of_named - logsumexp(others, axis=1))
+    return np.asarray(of_predicted - logsumexp(others, axis=1))
 
 
 def named_classes(scaling: Scaling, weights: ByClass | None, logits: Logits) -> Classes:
@@ -138,7 +138,7 @@ def columns(scores: Scores, names: Sequence[str]) -> Float[np.ndarray, "n column
     return np.column_stack([scores[name] for name in names]).astype(np.float64)
 
 
-def refuse_unusable(scores: Scores) -> None:
+def check_usable(scores: Scores) -> None:
     """Refuse scores of a tuning set from which nothing can be learned."""
     for name, values in scores.items():
         if len(values) < 2:
@@ -166,7 +166,7 @@ class Learned:
     combination: Combination | None
     error_estimator: Mixture | None
 
-    def named(self, logits: Logits) -> Classes:
+    def predict(self, logits: Logits) -> Classes:
         """The class that is named for each image."""
         weights = None if self.weights is None else np.array(self.weights)
         return named_classes(self.scaling, weights, logits)
@@ -178,14 +178,14 @@ class Learned:
 
         There is no `error_estimator` without the evidence that it reads.
         """
-        named = self.named(logits)
-        known = {**scores, CALIBRATED: self.scaling.log_odds(logits, named)}
+        predicted = self.predict(logits)
+        learned = {**scores, CALIBRATED: self.scaling.log_odds(logits, predicted)}
         if self.error_estimator is not None and evidence is not None:
             members = members_of(self.scaling, logits, evidence)
-            known[ERROR_ESTIMATOR] = self.error_estimator.log_odds(members, named)
+            learned[ERROR_ESTIMATOR] = self.error_estimator.log_odds(members, predicted)
         if self.combination is not None:
-            known[COMBINATION] = self.combination(known)
-        return known
+            learned[COMBINATION] = self.combination(learned)
+        return learned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,12 +231,12 @@ class Calibrator(Learned):
             raise DataError("the policy reads class probes; predict with the model's taps")
         return self.with_learned(scores, logits, evidence)[self.score].astype(np.float64)
 
-    def probabilities(self, logits: Logits, named: Classes, errors: Values) -> Logits:
+    def probabilities(self, logits: Logits, predicted: Classes, errors: Values) -> Logits:
         """Class probabilities in which the named class has 1 - its error probability.
 
         The other classes share the error probability in the proportion of their own.
         """
-        shown, columns = self.scaling(logits), named[:, None]
+        shown, columns = self.scaling(logits), predicted[:, None]
         np.put_along_axis(shown, columns, 0.0, axis=1)
         rest = shown.sum(axis=1, keepdims=True)
         equal = np.full_like(shown, 1 / (shown.shape[1] - 1))  # where the others round to 0

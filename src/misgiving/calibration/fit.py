@@ -27,9 +27,9 @@ from misgiving.calibration.apply import (
     Scaling,
     Scores,
     Values,
+    check_usable,
     columns,
     members_of,
-    refuse_unusable,
 )
 from misgiving.scores.probes import Evidence
 
@@ -64,8 +64,8 @@ def fit_scaling(logits: Logits, labels: Classes) -> Scaling:
         slopes = np.array([-(slope * wide).sum() * inverse, *slope.sum(axis=0)])
         return float(value) / count, (slopes + parameters / PRIOR_SCALE**2) / count
 
-    found = minimize(objective, np.zeros(classes + 1), jac=True, method="L-BFGS-B").x
-    return Scaling(temperature=float(np.exp(found[0])), biases=tuple(found[1:].tolist()))
+    solution = minimize(objective, np.zeros(classes + 1), jac=True, method="L-BFGS-B").x
+    return Scaling(temperature=float(np.exp(solution[0])), biases=tuple(solution[1:].tolist()))
 
 
 def fit_isotonic(
@@ -149,7 +149,7 @@ def group_folds(groups: Shaped[np.ndarray, " n"]) -> list[tuple[Rows, Rows]]:
 class Fold(NamedTuple):
     """Named classes, and learned scores, of images that they were not learned on."""
 
-    named: Classes
+    predicted: Classes
     scores: dict[str, Values]
 
 
@@ -188,19 +188,19 @@ def cross_fitted(tuning: TuningSet, weigh: ClassWeights) -> Fold:
     is no combination where there are too few errors or right answers to learn from.
     """
     if len(np.unique(tuning.groups)) < 2 * FOLDS:
-        return Fold(_fit_learned(tuning._replace(scores={}), weigh).named(tuning.logits), {})
+        return Fold(_fit_learned(tuning._replace(scores={}), weigh).predict(tuning.logits), {})
     folds = group_folds(tuning.groups)
-    found = []
+    fitted = []
     for kept, left_out in folds:
         learned, others = _fit_learned(tuning.select(kept), weigh), tuning.select(left_out)
         scores = learned.with_learned(others.scores, others.logits, others.evidence)
         of_fold = {name: scores[name] for name in LEARNED if name in scores}
-        found.append(Fold(learned.named(others.logits), of_fold))
+        fitted.append(Fold(learned.predict(others.logits), of_fold))
     order = np.argsort(np.concatenate([left_out for _, left_out in folds]))
-    names = [name for name in found[0].scores if all(name in one.scores for one in found)]
+    names = [name for name in fitted[0].scores if all(name in fold.scores for fold in fitted)]
     return Fold(
-        np.concatenate([one.named for one in found])[order],
-        {name: np.concatenate([one.scores[name] for one in found])[order] for name in names},
+        np.concatenate([fold.predicted for fold in fitted])[order],
+        {name: np.concatenate([fold.scores[name] for fold in fitted])[order] for name in names},
     )
 
 
@@ -215,11 +215,11 @@ def _fit_learned(tuning: TuningSet, weigh: ClassWeights) -> Learned:
     if tuning.scores and tuning.evidence is not None:
         members = members_of(learned.scaling, tuning.logits, tuning.evidence)
         learned = replace(learned, error_estimator=fit_error_estimator(members, tuning.labels))
-    wrong = learned.named(tuning.logits) != tuning.labels
+    wrong = learned.predict(tuning.logits) != tuning.labels
     if not tuning.scores or not _can_learn(wrong, tuning.groups):
         return learned
-    known = learned.with_learned(tuning.scores, tuning.logits)
-    return replace(learned, combination=fit_combination(known, wrong, tuning.groups))
+    scores = learned.with_learned(tuning.scores, tuning.logits)
+    return replace(learned, combination=fit_combination(scores, wrong, tuning.groups))
 
 
 def _can_learn(wrong: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]) -> bool:
@@ -234,14 +234,14 @@ class Fitted(NamedTuple):
 
     Attributes:
         calibrator: Fitted on the whole tuning set.
-        named: The class of each tuning image, cross-fitted.
+        predicted: The class of each tuning image, cross-fitted.
         scores: Its acceptance score, cross-fitted.
         candidates: All scores that could be the acceptance score; learned ones cross-fitted.
         wrong: True where its class, cross-fitted, is wrong.
     """
 
     calibrator: Calibrator
-    named: Classes
+    predicted: Classes
     scores: Values
     candidates: Scores
     wrong: Bool[np.ndarray, " n"]
@@ -270,11 +270,11 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
     names = [name for name in dict.fromkeys(SINGLE + COMBINED) if name in tuning.scores]
     used, labels = {name: tuning.scores[name] for name in names}, tuning.labels
     tuning = tuning._replace(scores=used)
-    refuse_unusable(used)
+    check_usable(used)
     with threadpool_limits(1):  # for so few numbers, threads take longer to meet than to work
         held_out, learned = cross_fitted(tuning, weigh), _fit_learned(tuning, weigh)
     candidates = {name: used[name] for name in SINGLE if name in used} | held_out.scores
-    wrong = held_out.named != labels
+    wrong = held_out.predicted != labels
     tried = {name: aurc(values, wrong) for name, values in candidates.items()}
     losses = -log_softmax(tuning.logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
     predicted = used.get("predicted_loss")
@@ -291,7 +291,7 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
         tried=tried,
         samples=len(labels),
     )
-    return Fitted(calibrator, held_out.named, acceptance, candidates, wrong)
+    return Fitted(calibrator, held_out.predicted, acceptance, candidates, wrong)
 
 
 def aurc(scores: Values, wrong: Bool[np.ndarray, " n"]) -> float:
@@ -354,6 +354,6 @@ def fit_platt(scores: Values, wrong: Bool[np.ndarray, " n"]) -> tuple[float, flo
         return float(value + prior) / len(wrong), slopes / len(wrong)
 
     bounds = [(LEAST_SLOPE, None), (None, None)]
-    found = minimize(objective, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=bounds).x
-    slope = float(found[0]) / scale
-    return slope, float(found[1]) - slope * centre
+    solution = minimize(objective, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=bounds).x
+    slope = float(solution[0]) / scale
+    return slope, float(solution[1]) - slope * centre

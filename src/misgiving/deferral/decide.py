@@ -12,13 +12,11 @@ from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, finite_rows, scores_of_outputs
 from misgiving.scores.features import FEATURE_SCORES
 
+Logits = Float[np.ndarray, "n classes"]
+Features = Float[np.ndarray, "n width"]
 Values = Float[np.ndarray, " n"]
-Outputs = tuple[
-    Float[np.ndarray, "n classes"],
-    Float[np.ndarray, "n width"] | None,
-    Values | None,
-    Float[np.ndarray, "n channels"] | None,
-]
+Taps = Float[np.ndarray, "n channels"]
+Outputs = tuple[Logits, Features | None, Values | None, Taps | None]
 Classes = Int[np.ndarray, " n"]
 
 
@@ -87,8 +85,8 @@ def measure_outputs(
 
 
 def predict_classes(
-    calibration: Calibrator, logits: Float[np.ndarray, "n classes"], errors: Values
-) -> tuple[Classes, Classes, Float[np.ndarray, "n classes"]]:
+    calibration: Calibrator, logits: Logits, errors: Values
+) -> tuple[Classes, Classes, Logits]:
     """The class that is named, the most probable one after scaling, and probabilities.
 
     These agree with the error; where it is not available, they are the scaled ones, or NaN.
@@ -97,7 +95,7 @@ def predict_classes(
     most_probable = predicted.copy()
     finite = np.isfinite(logits).all(axis=1)
     wide = logits[finite].astype(np.float64)
-    predicted[finite] = calibration.named(wide)
+    predicted[finite] = calibration.predict(wide)
     most_probable[finite] = calibration.scaling.logarithms(wide).argmax(axis=1)
     probabilities[finite] = calibration.scaling(wide)
     judged = finite & np.isfinite(errors)

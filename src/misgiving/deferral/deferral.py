@@ -6,13 +6,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
 from misgiving.calibration.apply import Calibrator
 from misgiving.calibration.fit import Fitted
 from misgiving.deferral.certificate import Certificate
-from misgiving.deferral.decide import check_columns, decide
+from misgiving.deferral.decide import Features, Logits, Taps, Values, check_columns, decide
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.fit import (
     FittingSets,
@@ -27,7 +24,6 @@ from misgiving.deferral.policy_file import (
     POLICY,
     POLICY_FOLDER,
     Cases,
-    Identities,
     PolicyFile,
     cases_after,
     check_policy_folder,
@@ -36,16 +32,11 @@ from misgiving.deferral.rules import DecisionRule, RuleName
 from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError, UsageError
 from misgiving.files import whole_folder
-from misgiving.groups import images_named_by, unit_of
+from misgiving.groups import unit_of
 from misgiving.manifests import sha256_of, sha256_of_file
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
 from misgiving.scores.features import FEATURE_SCORES
-
-Logits = Float[np.ndarray, "n classes"]
-Features = Float[np.ndarray, "n width"]
-Taps = Float[np.ndarray, "n channels"]
-Values = Float[np.ndarray, " n"]
 
 UNNAMED = "unnamed"  # the model of predictions that do not name one
 FITTED = ("certificate", "calibration", "rule", "cases", "model", "unit")  # kept in the file
@@ -197,7 +188,7 @@ class Deferral:
             UsageError: One has a value that cannot be used, or names another class.
         """
         for settings in self._settings():
-            settings.refuse_unknown_classes(classes)
+            settings.check_classes(classes)
 
     def certify(
         self,
@@ -234,15 +225,7 @@ class Deferral:
         )
         self.model_ = calibration.model or UNNAMED
         self.unit_ = unit_of(calibration.group_columns, calibration.groups)
-        self.cases_ = Cases(
-            tuning=Identities.of(tuning),
-            calibration=Identities.of(calibration),
-            outputs=calibration.outputs,
-            group_columns=calibration.group_columns,
-            grouped_by=images_named_by(
-                calibration.group_columns, tuning.groups + calibration.groups
-            ),
-        )
+        self.cases_ = Cases.of(tuning, calibration)
         return self
 
     def _settings(self) -> tuple[Targets, DecisionRule]:

@@ -115,7 +115,9 @@ def compare_distributions(first: Values, second: Float[np.ndarray, " m"]) -> tup
     at any time. The p-value is that for large sets, and too high where values are equal.
     """
     values = np.concatenate([first, second])
-    below = (np.searchsorted(np.sort(of), values, side="right") / len(of) for of in (first, second))
+    below = (
+        np.searchsorted(np.sort(part), values, side="right") / len(part) for part in (first, second)
+    )
     gap = float(np.abs(np.subtract(*below)).max())
     effective = len(first) * len(second) / len(values)
     return gap, float(kolmogorov(math.sqrt(effective) * gap))
@@ -140,16 +142,16 @@ def expected_errors(
     Returns:
         None with fewer than 20 calibration cases, or without an image.
     """
-    known = np.isfinite(errors)
+    finite = np.isfinite(errors)
     cases, lowest = deferral.certificate_.calibration_scores, deferral.certificate_.accept_threshold
     scores = np.array(cases.scores)
     residuals = np.array(cases.wrong) - deferral.calibration_.error(scores)
-    if len(residuals) < FEWEST_CASES or not known.any():
+    if len(residuals) < FEWEST_CASES or not finite.any():
         return None
     threshold = np.inf if lowest is None else lowest
-    taken, both = np.array(cases.kept) & (scores >= threshold), known & accepted
+    taken, both = np.array(cases.kept) & (scores >= threshold), finite & accepted
     return ExpectedErrors(
-        _expected(errors[known], residuals),
+        _expected(errors[finite], residuals),
         _expected(errors[both], residuals[taken])
         if both.any() and taken.sum() >= FEWEST_CASES
         else None,

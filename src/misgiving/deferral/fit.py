@@ -81,14 +81,14 @@ def drawn_sets(predictions: Predictions, *, seed: int) -> tuple[Predictions, Pre
         DataError: There are no such images, or too few groups.
     """
     sets = np.array(predictions.sets or ("",) * len(predictions))
-    found = [(sets == name).any() for name in OWN_SETS]
-    if all(found):
+    present = [(sets == name).any() for name in OWN_SETS]
+    if all(present):
         tuning, calibration = map(predictions.in_set, OWN_SETS)
         return tuning, calibration, 0
-    if any(found):
+    if any(present):
         raise DataError(
-            f"no row is in the set {OWN_SETS[found.index(False)]!r}; name the set of each row, or "
-            "leave out the column to have the sets drawn"
+            f"no row is in the set {OWN_SETS[present.index(False)]!r}; name the set of each row, "
+            "or leave out the column to have the sets drawn"
         )
     units = predictions.units
     free = np.flatnonzero((sets == "") & ~np.isin(units, units[sets != ""]))
@@ -219,11 +219,11 @@ def scored_cases(
     if ood_detector not in scores:
         raise UsageError(f"{_missing(ood_detector)}; choose from {', '.join(scores)}")
     if of_tuning is None:
-        predicted = calibrator.named(predictions.logits)
+        predicted = calibrator.predict(predictions.logits)
         evidence = evidence_of(predictions, detectors)
         acceptance = calibrator.acceptance_scores(scores, predictions.logits, evidence)
     else:
-        predicted, acceptance = of_tuning.named, of_tuning.scores
+        predicted, acceptance = of_tuning.predicted, of_tuning.scores
     errors = calibrator.error(acceptance)
     probabilities = calibrator.probabilities(predictions.logits, predicted, errors)
     return ScoredCases(
@@ -285,7 +285,7 @@ def sensitivities_by_rule(
     shares: dict[str, Mapping[str, float]] = {}
     for rule in [*rules, *([chosen] if chosen.costs else [])]:
         weigh = partial(rule.class_weights, tuning.classes)
-        predicted = cross_fitted(tuning_set(tuning), weigh).named
+        predicted = cross_fitted(tuning_set(tuning), weigh).predicted
         rows = [tuning.labels == label for label in range(len(tuning.classes))]
         shares[rule.rule] = {
             name: float((predicted[of_class] == label).mean())

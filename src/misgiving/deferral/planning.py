@@ -74,7 +74,7 @@ def plan_certification(cases_by_class: Mapping[str, int], targets: Targets) -> C
     Raises:
         UsageError: A target is for an unknown class.
     """
-    targets.refuse_unknown_classes(tuple(cases_by_class))
+    targets.check_classes(tuple(cases_by_class))
     cases, level = sum(cases_by_class.values()), SHARE_OF_BEST * targets.level
     rate = targets.max_ood_false_alarms
     return CertificationOutlook(

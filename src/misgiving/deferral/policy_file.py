@@ -21,6 +21,7 @@ from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.rules import DecisionRule
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import read_json, write_json
+from misgiving.groups import images_named_by
 from misgiving.manifests import sha256_of, sha256_of_file, sha256_of_json
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors
@@ -152,6 +153,18 @@ class Cases:
     repeated_images: int = 0
     repeated_groups: int = 0
     complete: bool = True
+
+    @classmethod
+    def of(cls, tuning: Predictions, calibration: Predictions) -> "Cases":
+        """The images of both sets."""
+        columns, groups = calibration.group_columns, tuning.groups + calibration.groups
+        return cls(
+            tuning=Identities.of(tuning),
+            calibration=Identities.of(calibration),
+            outputs=calibration.outputs,
+            group_columns=columns,
+            grouped_by=images_named_by(columns, groups),
+        )
 
     def among(self, predictions: Predictions) -> tuple[Mask, Mask]:
         """Mark the images that the policy was fitted on, and others of their groups."""

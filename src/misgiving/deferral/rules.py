@@ -53,7 +53,7 @@ class DecisionRule:
         limit = self.max_error_probability
         require(self, "max_error_probability", 0 < limit <= 1, "be above 0 and at most 1")
 
-    def refuse_unknown_classes(self, classes: Sequence[str]) -> None:
+    def check_classes(self, classes: Sequence[str]) -> None:
         """Refuse costs of classes that are not among these."""
         if unknown := [name for name in self.costs if name not in classes]:
             raise UsageError(
@@ -77,7 +77,7 @@ class DecisionRule:
         """
         import numpy as np
 
-        self.refuse_unknown_classes(classes)
+        self.check_classes(classes)
         if self.rule == "logits":
             return None
         if self.rule == "balanced":
@@ -88,7 +88,7 @@ class DecisionRule:
         self,
         errors: "Float[np.ndarray, ' n']",
         probabilities: "Float[np.ndarray, 'n classes']",
-        named: "Int[np.ndarray, ' n']",
+        predicted: "Int[np.ndarray, ' n']",
     ) -> "Bool[np.ndarray, ' n']":
         """Mark the answers that can be accepted: their error probability is not too high.
 
@@ -96,8 +96,8 @@ class DecisionRule:
         """
         import numpy as np
 
-        of_named = np.take_along_axis(probabilities, named[:, None], axis=1)[:, 0]
-        unsurpassed = probabilities.max(axis=1) <= of_named
+        of_predicted = np.take_along_axis(probabilities, predicted[:, None], axis=1)[:, 0]
+        unsurpassed = probabilities.max(axis=1) <= of_predicted
         if self.rule in ("balanced", "costs"):
             unsurpassed[:] = True
         return np.asarray((errors <= self.max_error_probability) & unsurpassed)

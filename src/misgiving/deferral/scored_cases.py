@@ -78,7 +78,7 @@ def one_per_group(
     return np.sort(order[firsts])
 
 
-def refuse_few(set_name: str, cases: int) -> None:
+def check_count(set_name: str, cases: int) -> None:
     """Refuse a set of so few cases that it cannot be used."""
     if cases < FEWEST_CASES:
         raise DataError(
@@ -86,9 +86,9 @@ def refuse_few(set_name: str, cases: int) -> None:
         )
 
 
-def refuse_unusable(set_name: str, cases: ScoredCases, *, classes: Sequence[str]) -> None:
+def check_usable(set_name: str, cases: ScoredCases, *, classes: Sequence[str]) -> None:
     """Refuse a set that no policy can be tuned or calibrated with."""
-    refuse_few(set_name, len(cases))
+    check_count(set_name, len(cases))
     for name in ("ood_scores", "wrong", "labels", "acceptable"):
         values = getattr(cases, name)
         if values is not None and len(values) != len(cases):
@@ -96,10 +96,10 @@ def refuse_unusable(set_name: str, cases: ScoredCases, *, classes: Sequence[str]
                 f"{name} of the {set_name} set has length {len(values)} but scores has length "
                 f"{len(cases)}; give one entry for each case"
             )
-    _refuse_not_finite(f"scores of the {set_name} set", cases.scores)
+    _check_finite(f"scores of the {set_name} set", cases.scores)
     if cases.ood_scores is not None:
-        _refuse_not_finite(f"ood_scores of the {set_name} set", cases.ood_scores)
-    _refuse_unknown_labels(f"labels of the {set_name} set", cases.labels, len(classes))
+        _check_finite(f"ood_scores of the {set_name} set", cases.ood_scores)
+    _check_labels(f"labels of the {set_name} set", cases.labels, len(classes))
     if np.ptp(cases.scores) == 0:
         raise DataError(
             f"scores of the {set_name} set are all {cases.scores[0]:g}, so no threshold separates "
@@ -107,7 +107,7 @@ def refuse_unusable(set_name: str, cases: ScoredCases, *, classes: Sequence[str]
         )
 
 
-def _refuse_not_finite(name: str, values: Scores) -> None:
+def _check_finite(name: str, values: Scores) -> None:
     if not np.isfinite(values).all():
         position = np.argmin(np.isfinite(values))
         raise DataError(
@@ -115,7 +115,7 @@ def _refuse_not_finite(name: str, values: Scores) -> None:
         )
 
 
-def _refuse_unknown_labels(name: str, labels: Int[np.ndarray, " n"], num_classes: int) -> None:
+def _check_labels(name: str, labels: Int[np.ndarray, " n"], num_classes: int) -> None:
     unknown = (labels < 0) | (labels >= num_classes)
     if unknown.any():
         position = np.argmax(unknown)

@@ -34,7 +34,7 @@ class Targets:
             if not 0 < rate < 1:
                 raise UsageError(f"{name} must be between 0 and 1, got {rate}")
 
-    def refuse_unknown_classes(self, classes: Sequence[str]) -> None:
+    def check_classes(self, classes: Sequence[str]) -> None:
         """Refuse rates of classes that are not among these."""
         if unknown := [name for name in self.class_max_miss if name not in classes]:
             raise UsageError(

@@ -33,7 +33,7 @@ from misgiving.deferral.multiple_testing import (
     loosest,
     starting_levels,
 )
-from misgiving.deferral.scored_cases import ScoredCases, refuse_unusable
+from misgiving.deferral.scored_cases import ScoredCases, check_usable
 from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError, UsageError
 
@@ -59,10 +59,10 @@ def certify_thresholds(
         UsageError: Columns of a set differ in length, OOD scores are missing, or targets have an
             unknown class.
     """
-    refuse_unusable("tuning", tuning, classes=classes)
-    refuse_unusable("calibration", calibration, classes=classes)
+    check_usable("tuning", tuning, classes=classes)
+    check_usable("calibration", calibration, classes=classes)
     plan = CertificationPlan.from_tuning(tuning, targets, classes=classes, cases=len(calibration))
-    plan.refuse_unsupported(calibration)
+    plan.check_supported(calibration)
     counts = plan.count(calibration)
     position = int(plan.loosest_certified(counts))
     certified = position >= 0
@@ -139,7 +139,7 @@ class CertificationPlan:
         cls, tuning: ScoredCases, targets: Targets, *, classes: Sequence[str], cases: int
     ) -> "CertificationPlan":
         """Plan the certification with so many calibration cases."""
-        targets.refuse_unknown_classes(classes)
+        targets.check_classes(classes)
         rank, limit = None, None
         if targets.max_ood_false_alarms is not None:
             ood_scores = _required_ood_scores(tuning)
@@ -159,12 +159,12 @@ class CertificationPlan:
             expected=round((cases - (rank or 0)) * float(acceptable.mean())),
         )
 
-    def refuse_unsupported(self, calibration: ScoredCases) -> None:
+    def check_supported(self, calibration: ScoredCases) -> None:
         """Refuse targets that these calibration cases cannot certify even if none is wrong."""
-        refuse_too_few(self.targets, self.classes, calibration.labels)
+        check_counts(self.targets, self.classes, calibration.labels)
         if self.rank is not None:
             ood_scores = _required_ood_scores(calibration)
-            _refuse_ties(ood_scores, float(kth_lowest(ood_scores, self.rank)))
+            _check_ties(ood_scores, float(kth_lowest(ood_scores, self.rank)))
 
     def count(self, calibration: ScoredCases) -> ThresholdCounts:
         """Count the calibration cases at each threshold."""
@@ -219,7 +219,7 @@ class CertificationPlan:
         return selected
 
 
-def refuse_too_few(targets: Targets, classes: Sequence[str], labels: Int[np.ndarray, " n"]) -> None:
+def check_counts(targets: Targets, classes: Sequence[str], labels: Int[np.ndarray, " n"]) -> None:
     """Refuse targets that calibration cases with these labels cannot certify if none is wrong.
 
     Needs no score, so it can be asked before a model has seen an image.
@@ -268,7 +268,7 @@ def _required_ood_scores(cases: ScoredCases) -> Float[np.ndarray, "*draws n"]:
     return cases.ood_scores
 
 
-def _refuse_ties(ood_scores: Float[np.ndarray, " n"], limit: float) -> None:
+def _check_ties(ood_scores: Float[np.ndarray, " n"], limit: float) -> None:
     """Refuse a detector that gives many cases the same score as the limit."""
     if np.ptp(ood_scores) == 0:
         raise DataError(

@@ -261,7 +261,7 @@ def measure_scaling(
             predictions,
             dataset=dataset,
             detector=name,
-            named=calibrator.named(predictions.logits),
+            named=calibrator.predict(predictions.logits),
         )
     ]
 

@@ -151,9 +151,9 @@ class FittedDetectors:
         with explain_damage(path, remedy=AGAIN):
             with safe_open(path, framework="np") as file:
                 facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
-            if (found := facts.get("format")) != FORMAT:
+            if (written := facts.get("format")) != FORMAT:
                 raise DataError(
-                    f"{path}: has format {found}, and this version reads {FORMAT}; {AGAIN}"
+                    f"{path}: has format {written}, and this version reads {FORMAT}; {AGAIN}"
                 )
             arrays = load_file(path)
             directions = arrays.pop("directions")
@@ -189,7 +189,7 @@ def all_scores(predictions: Outputs, detectors: FittedDetectors | None = None) -
     """
     if detectors is not None:
         finite = finite_rows(predictions.logits, predictions.features, predictions.taps)
-        _refuse_not_finite("logits, features or taps", finite)
+        _check_finite("logits, features or taps", finite)
     scores = scores_of_outputs(
         predictions.logits,
         predictions.features,
@@ -198,14 +198,14 @@ def all_scores(predictions: Outputs, detectors: FittedDetectors | None = None) -
         detectors,
     )
     for name in () if detectors is None else detectors.names:
-        _refuse_not_finite(f"scores of {name}", np.isfinite(scores[name]))
+        _check_finite(f"scores of {name}", np.isfinite(scores[name]))
     return scores
 
 
 def finite_rows(*outputs: Values | None) -> Bool[np.ndarray, " n"]:
     """True for the images of which all outputs that are known are finite."""
-    known = [values for values in outputs if values is not None]
-    return np.asarray(np.all([np.isfinite(values).all(axis=1) for values in known], axis=0))
+    given = [values for values in outputs if values is not None]
+    return np.asarray(np.all([np.isfinite(values).all(axis=1) for values in given], axis=0))
 
 
 def evidence_of(predictions: Outputs, detectors: FittedDetectors) -> Evidence | None:
@@ -213,7 +213,7 @@ def evidence_of(predictions: Outputs, detectors: FittedDetectors) -> Evidence | 
     return detectors.evidence(predictions.features, predictions.taps)
 
 
-def _refuse_not_finite(name: str, finite: Bool[np.ndarray, " n"]) -> None:
+def _check_finite(name: str, finite: Bool[np.ndarray, " n"]) -> None:
     if not finite.all():
         raise DataError(
             f"{name} are NaN or infinite for {np.count_nonzero(~finite)} of {len(finite)} images; "

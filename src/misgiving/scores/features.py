@@ -89,16 +89,16 @@ def fit_mahalanobis(training: Training) -> Statistics:
     return {"whitening": whitening, "means": means @ whitening}
 
 
-def _nearest_class(of: Statistics, features: Reduced) -> Scores:
+def _nearest_class(statistics: Statistics, features: Reduced) -> Scores:
     """Squared Mahalanobis distance to the nearest class mean."""
-    whitened = features @ of["whitening"]
-    distances = [((whitened - mean) ** 2).sum(axis=1) for mean in of["means"]]
+    whitened = features @ statistics["whitening"]
+    distances = [((whitened - mean) ** 2).sum(axis=1) for mean in statistics["means"]]
     return np.asarray(np.min(distances, axis=0))
 
 
-def score_mahalanobis(of: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_mahalanobis(statistics: Statistics, _: Logits, features: Reduced) -> Scores:
     """Half the negated squared distance to the nearest class mean (Lee et al., 2018)."""
-    return -0.5 * _nearest_class(of, features)
+    return -0.5 * _nearest_class(statistics, features)
 
 
 def fit_relative(training: Training) -> Statistics:
@@ -108,10 +108,10 @@ def fit_relative(training: Training) -> Statistics:
     return {**fit_mahalanobis(training), "all_whitening": whitening, "all_mean": mean @ whitening}
 
 
-def score_relative(of: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_relative(statistics: Statistics, _: Logits, features: Reduced) -> Scores:
     """Squared distance to the mean of all less that to the nearest class (Ren et al., 2021)."""
-    to_all = ((features @ of["all_whitening"] - of["all_mean"]) ** 2).sum(axis=1)
-    return np.asarray(to_all - _nearest_class(of, features))
+    to_all = ((features @ statistics["all_whitening"] - statistics["all_mean"]) ** 2).sum(axis=1)
+    return np.asarray(to_all - _nearest_class(statistics, features))
 
 
 def fit_knn(training: Training) -> Statistics:
@@ -120,16 +120,16 @@ def fit_knn(training: Training) -> Statistics:
     return {"neighbours": unit_vectors(training.features), "k": np.array(k)}
 
 
-def score_knn(of: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_knn(statistics: Statistics, _: Logits, features: Reduced) -> Scores:
     """Negated distance of unit features to the k-th nearest of training (Sun et al., 2022).
 
     The paper's k grows with the set, from 50 for CIFAR-10; k is 50, or a twentieth of the samples
     where that is less. The neighbour is found by inner products and its distance taken from the
     difference, which rounding does not blur where both nearly agree.
     """
-    unit, k = unit_vectors(features), of["k"].item()
-    nearest = np.argpartition(unit @ of["neighbours"].T, -k, axis=1)[:, -k]
-    return -np.asarray(np.linalg.norm(unit - of["neighbours"][nearest], axis=1))
+    unit, k = unit_vectors(features), statistics["k"].item()
+    nearest = np.argpartition(unit @ statistics["neighbours"].T, -k, axis=1)[:, -k]
+    return -np.asarray(np.linalg.norm(unit - statistics["neighbours"][nearest], axis=1))
 
 
 def fit_knn_taps(training: Training) -> Statistics:
@@ -141,14 +141,18 @@ def fit_knn_taps(training: Training) -> Statistics:
     return {"mean": mean, "scale": scale, "neighbours": neighbours, "k": np.array(k)}
 
 
-def score_knn_taps(of: Statistics, _: Logits, taps: Taps) -> Scores:
+def score_knn_taps(statistics: Statistics, _: Logits, taps: Taps) -> Scores:
     """Negated distance of standardised tap averages to the k-th nearest of training.
 
     Early layers keep what the last one drops, such as colour and texture, so that images of another
     kind are far away there (Lee et al., 2018, also read several layers). k is 10, or a twentieth of
     the samples where that is less.
     """
-    standard, neighbours, k = (taps - of["mean"]) / of["scale"], of["neighbours"], of["k"].item()
+    standard, neighbours, k = (
+        (taps - statistics["mean"]) / statistics["scale"],
+        statistics["neighbours"],
+        statistics["k"].item(),
+    )
     squares = (neighbours**2).sum(axis=1) - 2 * standard @ neighbours.T  # but for a constant
     nearest = np.argpartition(squares, k - 1, axis=1)[:, k - 1]
     return -np.asarray(np.linalg.norm(standard - neighbours[nearest], axis=1))
@@ -170,10 +174,10 @@ def fit_vim(training: Training) -> Statistics:
     return {**head, "origin": origin, "residual": residual * alpha}
 
 
-def score_vim(of: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_vim(statistics: Statistics, _: Logits, features: Reduced) -> Scores:
     """Virtual-logit matching (Wang et al., 2022); the later half of directions is its residual."""
-    virtual = np.linalg.norm((features - of["origin"]) @ of["residual"], axis=1)
-    return np.asarray(energy(_head_logits(of, features)) - virtual)
+    virtual = np.linalg.norm((features - statistics["origin"]) @ statistics["residual"], axis=1)
+    return np.asarray(energy(_head_logits(statistics, features)) - virtual)
 
 
 def fit_nnguide(training: Training) -> Statistics:
@@ -182,17 +186,17 @@ def fit_nnguide(training: Training) -> Statistics:
     return {**training.head, "guides": unit_vectors(training.features) * energies[:, None]}
 
 
-def score_nnguide(of: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_nnguide(statistics: Statistics, _: Logits, features: Reduced) -> Scores:
     """Energy times that of the ten most similar training samples (Park et al., 2023).
 
     They are found in float32, in which only samples that are equally similar may be exchanged.
     """
-    unit, guides = unit_vectors(features), of["guides"]
+    unit, guides = unit_vectors(features), statistics["guides"]
     similarities = unit.astype(np.float32) @ guides.astype(np.float32).T
     count = min(SIMILAR, len(guides))
     nearest = guides[np.argpartition(similarities, -count, axis=1)[:, -count:]]
     guidance = np.einsum("nd,nkd->n", unit, nearest) / count
-    return np.asarray(guidance * energy(_head_logits(of, features)))
+    return np.asarray(guidance * energy(_head_logits(statistics, features)))
 
 
 def fit_about_mean(training: Training) -> Statistics:
@@ -200,25 +204,25 @@ def fit_about_mean(training: Training) -> Statistics:
     return {**training.head, "mean": training.features.mean(axis=0)}
 
 
-def score_nci(of: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_nci(statistics: Statistics, _: Logits, features: Reduced) -> Scores:
     """Alignment of centred features with the predicted class's weights (Liu & Qin, 2025).
 
     Without the norm of the features, whose weight would have to be tuned.
     """
-    centred = features - of["mean"]
-    chosen = of["weight"][_head_logits(of, features).argmax(axis=1)]
+    centred = features - statistics["mean"]
+    chosen = statistics["weight"][_head_logits(statistics, features).argmax(axis=1)]
     with np.errstate(invalid="ignore"):  # at the mean itself there is no direction from it
         return np.asarray((centred * chosen).sum(axis=1) / np.linalg.norm(centred, axis=1))
 
 
-def score_fdbd(of: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_fdbd(statistics: Statistics, _: Logits, features: Reduced) -> Scores:
     """Distance to the decision boundaries over that to the mean feature (Liu & Qin, 2024)."""
-    weight = of["weight"]
-    logits = _head_logits(of, features)
+    weight = statistics["weight"]
+    logits = _head_logits(statistics, features)
     between = np.linalg.norm(weight[:, None] - weight, axis=2) + np.eye(len(weight))
     gaps = logits.max(axis=1, keepdims=True) - logits
     boundaries = (gaps / between[logits.argmax(axis=1)]).sum(axis=1) / (len(weight) - 1)
-    distances = np.linalg.norm(features - of["mean"], axis=1)
+    distances = np.linalg.norm(features - statistics["mean"], axis=1)
     return np.asarray(boundaries / distances.clip(min=SMALLEST_DISTANCE))
 
 
@@ -230,14 +234,14 @@ def fit_kl_matching(training: Training) -> Statistics:
     return {"typical": np.stack(means)}
 
 
-def score_kl_matching(of: Statistics, logits: Logits, _: Reduced) -> Scores:
+def score_kl_matching(statistics: Statistics, logits: Logits, _: Reduced) -> Scores:
     """Divergence of the softmax from the nearest mean softmax of a class (Hendrycks et al., 2022).
 
     The paper takes those means on validation data; here they are of the training data.
     """
     probabilities = softmax(logits, axis=1)
     with np.errstate(divide="ignore"):
-        log_typical = np.log(of["typical"]).clip(min=np.finfo(np.float64).min)
+        log_typical = np.log(statistics["typical"]).clip(min=np.finfo(np.float64).min)
     negative_entropies = -entr(probabilities).sum(axis=1, keepdims=True)
     return -np.asarray((negative_entropies - probabilities @ log_typical.T).min(axis=1))
 

@@ -178,6 +178,6 @@ def fit_multinomial(
         return losses / count, (slopes.ravel() + strengths * parameters) / count
 
     start = np.zeros((width + 1) * classes)
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
-    weights = found.reshape(-1, classes)
+    solution = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
+    weights = solution.reshape(-1, classes)
     return weights[:-1], weights[-1]
