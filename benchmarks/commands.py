@@ -19,6 +19,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam
 
+from misgiving.bundle.decide_files import Decider, decide_files
 from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load, save
 from misgiving.data.datasets.folders import image_names
@@ -42,7 +44,6 @@ from misgiving.predictions.graphs import write_compared_graph
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import score_grid
 from misgiving.training.allocator import SETTINGS, keep_freed_memory
-from misgiving.workflows.predict import predict_images, predictor_of
 
 CLASSES = 8
 OF_FILES = ("run", "bundle")
@@ -123,7 +124,9 @@ def _our_predict(model: str) -> Work:
 
     def work() -> None:
         names = image_names([folder / "images"])
-        predict_images(predictor_of(folder / model, count=len(names), device="cpu"), names)
+        decider = Decider.load(folder / model, count=len(names), device="cpu")
+        with TemporaryDirectory() as parts:
+            decide_files(decider, names, Path(parts))
 
     return work
 

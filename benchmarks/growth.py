@@ -10,6 +10,8 @@ at 1, ten times as many cost ten times as much. --largest 0.1 stops at a tenth o
 
 import argparse
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +26,6 @@ from misgiving.checkpoint import save
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.fit import MOST_TUNED
 from misgiving.training.allocator import keep_freed_memory
-from misgiving.workflows.predict import predict_files
 
 CASES, CLASSES = 2000, 8  # where they do not vary
 FILES = 100  # distinct ones; the others are links to them
@@ -100,8 +101,13 @@ def _of_images(count: int) -> Iterator[tuple[str, Work]]:
                 Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
             else:
                 os.link(folder / "images" / f"{number % FILES:06d}.png", path)
-        images, out = [folder / "images"], folder / "table.csv"
-        yield "predict", lambda: predict_files(folder / "run", images, out=out, device="cpu")
+        command = ["predict", "run", "images", "--out", "table.csv", "--device", "cpu"]
+        yield (
+            "predict",
+            lambda: subprocess.run(
+                [sys.executable, "-m", "misgiving", *command], cwd=folder, check=True
+            ),
+        )
 
 
 def _of_cases(count: int) -> Iterator[tuple[str, Work]]:

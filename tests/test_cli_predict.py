@@ -2,6 +2,7 @@ import csv
 import errno
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,8 +15,7 @@ import pytest
 from commands import one_line
 from PIL import Image
 
-from misgiving.results.decision_journal import journal_path
-from misgiving.workflows import predict as workflow
+from misgiving.bundle.decide_files import Decider, decide_files
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +59,6 @@ def test_a_contact_sheet_is_written(misgiving, exported, photos, tmp_path):
     assert sheet.count("<article>") == sum(decision != "accept" for decision in decided)
 
 
-def test_the_table_is_there_before_the_sheet_is_made(exported, photos, tmp_path, monkeypatch):
-    def no_sheet(_):
-        assert len(rows_of(tmp_path / "t.csv")) > 1
-        raise OverflowError
-
-    monkeypatch.setattr("misgiving.report.contact_sheet.contact_sheet", no_sheet)
-    with pytest.raises(OverflowError):
-        workflow.predict_files(
-            exported[1], [photos], out=tmp_path / "t.csv", contact_sheet=tmp_path / "s.html"
-        )
-
-
 def test_the_table_is_on_the_screen_even_where_the_sheet_fails(
     misgiving, exported, photos, tmp_path, monkeypatch
 ):
@@ -89,7 +77,6 @@ def test_the_table_is_on_the_screen_even_where_the_sheet_fails(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--resume"], "resume"),
         (["--out", "a.csv", "--contact-sheet", "./a.csv"], "a.csv: "),
         (["--contact-sheet", "/proc/sheet.html"], "/proc/sheet.html: cannot be written"),
         (["--contact-sheet", "."], "is not an ordinary file"),
@@ -101,7 +88,7 @@ def test_the_table_is_on_the_screen_even_where_the_sheet_fails(
 def test_what_cannot_be_written_is_refused_in_one_line(
     misgiving, exported, photos, arguments, says, monkeypatch
 ):
-    monkeypatch.setattr("misgiving.workflows.predict.predict_images", None)  # it is not reached
+    monkeypatch.setattr("misgiving.bundle.decide_files.decide_files", None)  # it is not reached
     code, _, error = misgiving("predict", exported[1], photos, *arguments)
     assert code == 2
     assert says in one_line(error)
@@ -129,41 +116,39 @@ def slowly(self, squares):
     time.sleep(0.15)
     return answer(self, squares)
 Bundle.decide_squares = slowly
-from misgiving.workflows import predict
-whole = predict.predict_images
-predict.predict_images = lambda *a, **k: whole(*a, **{**k, "batch_size": 4})
+from misgiving.bundle import decide_files
+decide_files.PART = 4
 cli.run()
 """
 
 
 def predicting(bundle, photos, out):
-    command = [sys.executable, "-c", SLOWLY, "predict", bundle, photos, "--out", out, "--resume"]
+    command = [sys.executable, "-c", SLOWLY, "predict", bundle, photos, "--out", out]
     return subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
 
 
-def lines_kept(out):
-    kept = out.with_name(f"{out.name}.unfinished.jsonl")
-    return kept.read_bytes().count(b"\n") - 1 if kept.exists() else 0
+def parts_kept(out):
+    return len(list(out.with_name(f"{out.name}.parts").glob("*.jsonl")))
 
 
 def killed_after(bundle, photos, out, moment, count):
-    """Kill an attempt once it has kept more answers than were there; gives how many there are."""
+    """Kill an attempt once it has kept more parts than were there; gives how many there are."""
     process = predicting(bundle, photos, out)
-    while lines_kept(out) <= count and process.poll() is None:
+    while parts_kept(out) <= count and process.poll() is None:
         time.sleep(0.02)
     time.sleep(moment)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    return lines_kept(out)
+    return parts_kept(out)
 
 
 @pytest.mark.parametrize(
     "kills", [pytest.param(1, id="one"), pytest.param(12, id="twelve", marks=pytest.mark.soak)]
 )
 def test_a_prediction_that_was_killed_loses_and_doubles_nothing(
-    misgiving, exported, photos, tmp_path, kills
+    misgiving, exported, photos, tmp_path, kills, monkeypatch
 ):
     out, chance = tmp_path / "killed.csv", random.Random(kills)
     count = 0
@@ -173,8 +158,9 @@ def test_a_prediction_that_was_killed_loses_and_doubles_nothing(
             break
         assert kept > count
         count = kept
-    assert out.exists() or 0 < count < 60
-    code, _, error = misgiving("predict", exported[1], photos, "--out", out, "--resume")
+    assert out.exists() or 0 < count < 15
+    monkeypatch.setattr("misgiving.bundle.decide_files.PART", 4)
+    code, _, error = misgiving("predict", exported[1], photos, "--out", out)
     assert code == 0, error
     rows = rows_of(out)
     assert [Path(row["path"]).name for row in rows] == [f"{n:03d}.png" for n in range(60)]
@@ -190,15 +176,16 @@ def test_a_prediction_that_was_killed_loses_and_doubles_nothing(
 SHARING = """
 import os, time
 from misgiving import cli
-from misgiving.workflows import predict
-decide, whole = predict._decide, predict.predict_images
-def counted(network, checkpoint, engine, squares):
+from misgiving.bundle import decide_files
+from misgiving.bundle.bundle import Bundle
+decide = Bundle.decide_squares
+def counted(self, squares):
     time.sleep(float(os.environ["PAUSE"]))
     with open(os.environ["ASKED"], "a") as file:
         file.write("1\\n" * len(squares))
-    return decide(network, checkpoint, engine, squares)
-predict._decide = counted
-predict.predict_images = lambda *a, **k: whole(*a, **{**k, "batch_size": 2})
+    return decide(self, squares)
+Bundle.decide_squares = counted
+decide_files.PART = 2
 cli.run()
 """
 
@@ -209,7 +196,7 @@ def on_two_machines(run, photos, out, asked, *, pause):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-c", SHARING, "predict", run, photos, "--out", out]
-    command += ["--resume", "--device", "cpu", "--nodes", "2"]
+    command += ["--device", "cpu", "--nodes", "2"]
     settings = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": 0}
     settings |= {"OMP_NUM_THREADS": 1, "ASKED": asked, "PAUSE": pause}
     environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
@@ -223,22 +210,24 @@ def test_machines_that_were_killed_go_on_where_each_was_and_merge_their_rows(
     exported, photos, tmp_path
 ):
     out, asked = tmp_path / "shared.csv", tmp_path / "asked"
-    journals = [journal_path(out, rank) for rank in (0, 1)]
+    parts = out.with_name("shared.csv.parts")
     processes = on_two_machines(exported[0], photos, out, asked, pause=0.3)
-    while not all(path.exists() and path.read_bytes().count(b"\n") > 2 for path in journals):
+    while len(list(parts.glob("*.jsonl"))) < 4:
         assert all(process.poll() is None for process in processes), "it ended first"
         time.sleep(0.02)
     for process in processes:
         process.kill()
         process.communicate()
-    kept = sum(path.read_bytes().count(b"\n") - 1 for path in journals)
+    kept = 2 * len(list(parts.glob("*.jsonl")))
     assert 2 < kept < 60
     asked.unlink()
     for process in on_two_machines(exported[0], photos, out, asked, pause=0):
         _, error = process.communicate()
         assert process.returncode == 0, error.decode()
     assert len(asked.read_text().split()) == 60 - kept
-    whole = workflow.predict_files(exported[0], [photos], device="cpu").table.decisions
+    names = sorted(map(str, photos.iterdir()))
+    whole = decide_files(Decider.load(exported[0], device="cpu"), names, tmp_path / "asked.parts")
     for ours, theirs in zip(rows_of(out), whole, strict=True):
         assert (ours["path"], ours["decision"]) == (theirs.path, theirs.decision)
+    shutil.rmtree(tmp_path / "asked.parts")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["asked", "shared.csv"]

@@ -484,7 +484,6 @@ REFUSED = {
     ),
     "serve a policy": (["serve", "policy"], "`misgiving export GRAPH.onnx --policy policy"),
     "two files": (["predict", "run", "t.csv", "t.csv"], "one file of predictions alone, not 2"),
-    "resume": (["predict", "run", "t.csv", "--resume"], "--resume is for images"),
     "a device to predict": (["predict", "run", "t.csv", "--device", "cpu"], "--device is for"),
     "a cache to evaluate": (
         ["evaluate", "t.csv", "--out", "e", "--cache", "c"],

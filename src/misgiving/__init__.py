@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from misgiving.metrics.ood import ood_metrics
     from misgiving.models.joint import JointClassifier, Output, attach
     from misgiving.models.loss_estimator import LossEstimator
-    from misgiving.predictions.inference import predict
+    from misgiving.predictions.predict import predict
     from misgiving.predictions.record import Predictions
     from misgiving.scores.odin import Odin
     from misgiving.scores.odin_tuning import tune_odin
@@ -38,7 +38,7 @@ _HOMES = {
     "load": "checkpoint",
     "load_dataset": "data.datasets",
     "ood_metrics": "metrics.ood",
-    "predict": "predictions.inference",
+    "predict": "predictions.predict",
     "ranking_loss": "losses",
     "save": "checkpoint",
     "train": "training.loop",

@@ -88,6 +88,37 @@ def joined_groups(groups: Sequence[str], pairs: Iterable[Pair]) -> tuple[str, ..
     return tuple(first_name[component[members]].tolist())
 
 
+def join_groups(
+    groups: Sequence[str], ids: Sequence[str], pairs: Iterable[Pair]
+) -> tuple[str, ...]:
+    """Group of each image after joining those of these pairs; empty for an image alone.
+
+    It has the first of the names of its groups, or else the first id of its images.
+
+    >>> join_groups(["", "", "", "b", "a"], ["y", "x", "z", "v", "w"], [(0, 1), (3, 4)])
+    ('x', 'x', '', 'a', 'a')
+    """
+    names = sorted({*groups} - {""})
+    code_of = {("", name): len(names) + rank for rank, name in enumerate(sorted(ids))}
+    code_of |= {(name, ""): code for code, name in enumerate(names)}
+    own = [
+        ("", name) if not group else (group, "") for group, name in zip(groups, ids, strict=True)
+    ]
+    codes = np.array([code_of[key] for key in own], dtype=np.int64)
+    first, second = codes[np.array([*pairs], dtype=np.int64).reshape(-1, 2)].T
+    size = len(names) + len(ids)
+    joins = coo_array((np.ones(len(first)), (first, second)), shape=(size, size))
+    component = connected_components(joins, directed=False)[1]
+    by_code = [*names, *sorted(ids)]
+    least = np.full(component.max(initial=-1) + 1, size)
+    np.minimum.at(least, component, np.arange(size))
+    counts = np.bincount(component[codes], minlength=len(least))
+    return tuple(
+        "" if not group and counts[number] == 1 else by_code[least[number]]
+        for group, number in zip(groups, component[codes].tolist(), strict=True)
+    )
+
+
 def chained(keys: Sequence[str]) -> Iterator[Pair]:
     """Pairs of neighbours with the same key; an empty key joins nothing."""
     last: dict[str, int] = {}

@@ -14,9 +14,9 @@ from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError
-from misgiving.evaluation import graphs
 from misgiving.models.joint import full_outputs_of
 from misgiving.models.onnx_export import write_graph
+from misgiving.predictions import graphs
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.network import INPUT, OUTPUTS
 from misgiving.report.certificate import certificate_sentences

@@ -5,10 +5,9 @@ import pytest
 from scipy.stats import ks_2samp
 
 from misgiving import Deferral
+from misgiving.deferral.decision_tables import DecidedNumbers, row_of
 from misgiving.deferral.expected_performance import compare_distributions, expected_performance
 from misgiving.report.drift import performance_sentences
-from misgiving.results.decision_tables import DecidedNumbers
-from misgiving.workflows.predict import row_of
 
 
 def outputs(count, seed, signal=3.0, classes=3):

@@ -9,7 +9,7 @@ import torch
 from bundled import checkpoint, noisy_set
 
 from misgiving.errors import DataError
-from misgiving.evaluation import graphs
+from misgiving.predictions import graphs
 from misgiving.predictions.graphs import cached_network
 from misgiving.predictions.inference import predictions_of
 

@@ -172,7 +172,7 @@ def all_fields(draw):
         classes=classes,
         ids=tuple(draw(st.lists(texts, min_size=count, max_size=count, unique=True))),
         groups=groups,
-        group_columns=draw(st.sampled_from([("group",), ("patient", "lesion")]))
+        group_columns=draw(st.sampled_from([(), ("group",), ("patient", "lesion")]))
         if any(groups)
         else (),
         hashes=perhaps(lambda: some(texts)),

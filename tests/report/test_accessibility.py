@@ -7,9 +7,9 @@ import pytest
 from browsing import needs_chromium, violations
 from PIL import Image
 
+from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.report.contact_sheet import contact_sheet
 from misgiving.report.reproduction.page import write_report
-from misgiving.results.decision_tables import DecisionRow
 
 pytestmark = needs_chromium
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.report import contact_sheet as module
 from misgiving.report.contact_sheet import contact_sheet, worst_first
-from misgiving.results.decision_tables import DecisionRow
 
 NAME = "<script>alert(1)</script>.png".replace("/", "-")
 

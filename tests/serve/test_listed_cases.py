@@ -13,13 +13,13 @@ from standin import Standin, picture
 from triage import expect, names, no_pictures, reload, stored
 
 from misgiving.errors import DataError
-from misgiving.results.review_lists import SuspectLabel, read_review_list
+from misgiving.files import write_csv
+from misgiving.results.review_lists import SUSPECTS_FILE, SuspectLabel, read_review_list
 from misgiving.serve.listed_cases import add_listed_cases
 from misgiving.serve.service import Service
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import CaseQuery, Store
 from misgiving.serve.uploads import Upload
-from misgiving.workflows.suspect_labels import LabelAudit
 
 LEVELS = {"light": 0.9, "dark": 0.05, "doubtful": 0.4}
 SUGGESTED = {"light": "light", "dark": "dark", "doubtful": "light"}
@@ -36,7 +36,8 @@ def suspects(tmp_path):
         score = 0.9 - number / 10
         why = f"the model gives 90% {SUGGESTED[name]} and 10% {label}"
         rows.append(SuspectLabel(str(path), name, label, SUGGESTED[name], score, "held-out", why))
-    return LabelAudit(rows, []).write(tmp_path)
+    write_csv(tmp_path / SUSPECTS_FILE, SuspectLabel._fields, rows)
+    return tmp_path / SUSPECTS_FILE
 
 
 @pytest.fixture

@@ -60,12 +60,12 @@ def test_the_command_changes_only_the_target_error_rate(targets, rule, misgiving
     policy = made_policy(targets, classes=("dark", "light spot"), rule=rule)
     policy.seed, asked = 7, []
 
-    def calibrate_run(run, data, deferral, **_):
-        asked.append((str(run), data, deferral.get_params()))
+    def read_source(_, run, data, *__, check_classes, **___):
+        asked.append((str(run), data, check_classes.__self__.get_params()))
         raise UsageError("asked")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("misgiving.workflows.calibrate.calibrate_run", calibrate_run)
+        patch.setattr("misgiving.cli.calibrate.read_source", read_source)
         patch.chdir(tmp_path)
         words = shlex.split(command(policy).replace("{max_error}", "0.2"))
         assert misgiving(*words[1:])[0] == 2

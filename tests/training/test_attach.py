@@ -23,6 +23,7 @@ from trained_elsewhere import (
 
 from misgiving import Deferral
 from misgiving.bundle.bundle import Bundle
+from misgiving.bundle.decide_files import Decider, decide_files
 from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load
 from misgiving.data.splits import read_split
@@ -30,6 +31,7 @@ from misgiving.errors import UsageError
 from misgiving.evaluation.evaluate import evaluate
 from misgiving.models.joint import attach
 from misgiving.predictions.inference import predict
+from misgiving.predictions.predict import TrainedRun
 from misgiving.results.formats import read_table
 from misgiving.results.schema import EpochRecord
 from misgiving.serve.app import create_app
@@ -38,9 +40,6 @@ from misgiving.serve.store import Store
 from misgiving.training.attach import attach_run
 from misgiving.training.config import AttachConfig
 from misgiving.training.recipes import ATTACHED
-from misgiving.workflows.calibrate import calibrate_run
-from misgiving.workflows.evaluate import predict_run
-from misgiving.workflows.predict import predict_files
 
 QUICK = replace(ATTACHED, epochs=5, device="cpu")
 IMAGENET = (
@@ -88,13 +87,14 @@ def attached(place, kind, **changes):
 @pytest.mark.parametrize("kind", ["transformers", "torchvision", "timm"])
 def test_run_bundle_and_service_decide_alike(place, kind, tmp_path):
     run, data = attached(place, kind), f"folder:{place / 'new'}"
-    policy = Deferral(max_error=0.15, max_ood_false_alarms=0.2)
-    calibrate_run(run, data, policy, cache=place / "cache", device="cpu")
+    predictions = TrainedRun.load(run, cache=place / "cache").predict(data).predictions
+    policy = Deferral(max_error=0.15, max_ood_false_alarms=0.2).fit(predictions)
+    policy.save(run / "policy")
     export_run(run, tmp_path / "bundle")
     # a calibration image may lie exactly at a threshold, where rounding decides
     files = sorted(write_folder(tmp_path / "later", hard_set(40, seed=13)).rglob("*.png"))
     by_run, by_bundle = (
-        list(predict_files(model, files, device="cpu").table.decisions)
+        list(decide_files(Decider.load(model), [*map(str, files)], tmp_path / "parts"))
         for model in (run, tmp_path / "bundle")
     )
     assert len({row.decision for row in by_run}) > 1
@@ -152,9 +152,8 @@ def test_the_estimator_knows_errors_of_images_that_are_new_to_both(place, kind):
 
 def test_a_run_is_measured_on_its_test_set(place):
     run = attached(place, "transformers")
-    predictions = predict_run(
-        run, f"folder:{place / 'new'}", cache=place / "cache", ood={}, device="cpu"
-    ).predictions
+    trained = TrainedRun.load(run, cache=place / "cache")
+    predictions = trained.predict(f"folder:{place / 'new'}").predictions
     evaluation = evaluate(predictions)
     split = read_split(run / "split.csv")
     assert set(split.sets) == {"train", "tune", "calibrate", "test"}

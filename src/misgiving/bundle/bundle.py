@@ -1,12 +1,12 @@
 """A bundle: from image files to decisions, with its files and its model card."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.decisions import Decision, Decisions
@@ -36,7 +36,7 @@ class Bundle:
         fingerprint: SHA-256 of weights, classes and preprocessing.
     """
 
-    network: Network
+    network: Callable[[Squares], tuple[Float[np.ndarray, "n ..."], ...]]
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     estimates_losses: bool

@@ -57,8 +57,8 @@ def attach(
     check_settings_have_effect(settings, training)
     refuse_existing(out, overwrite)
 
+    from misgiving.cli.plan import training_outlook
     from misgiving.training.attach import attach_run
-    from misgiving.workflows.plan import training_outlook
 
     with progress_bars() as progress:
         attached = attach_run(

@@ -1,5 +1,6 @@
 """`misgiving calibrate`."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -16,12 +17,10 @@ from misgiving.cli.options import (
     Values,
     command,
     is_prediction_file,
-    refuse_data,
-    refuse_image_options,
-    require_data,
     seed_option,
 )
-from misgiving.cli.progress import Bar, progress_bars, say
+from misgiving.cli.progress import say
+from misgiving.cli.sources import read_source
 from misgiving.deferral.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
@@ -91,51 +90,44 @@ def calibrate(
     """
     from misgiving.deferral.deferral import Deferral
     from misgiving.deferral.policy_file import check_policy_folder
-    from misgiving.predictions.record import Predictions
     from misgiving.report.certificate import summarize
 
-    folder = _policy_folder(run, data, out, training_data)
-    if is_prediction_file(run):
-        refuse_image_options(context, run)
+    folder = _policy_folder(run, out)
     check_policy_folder(folder)
     if folder.exists() and not overwrite:
         raise UsageError(f"{folder} exists; use --overwrite to replace it")
     deferral = Deferral(**vars(targets), **vars(rule), ood_detector=ood_detector, seed=seed)
-    if is_prediction_file(run):
-        predictions = Predictions.read(run)
-        deferral.fit(predictions).save(folder)
-        sentences = [f"{run}: {len(predictions)} images"]
-    else:
-        from misgiving.workflows.calibrate import calibrate_run
-
-        with progress_bars() as progress:
-            sentences = calibrate_run(
-                run,
-                str(data),
-                deferral,
-                cache=cache,
-                training_data=training_data,
-                on_image=Bar(progress, "preparing images").at,
-                on_predicted=Bar(progress, "predicting").at,
-                **settings,
-            )
+    source = read_source(
+        context,
+        run,
+        data,
+        settings,
+        cache=cache,
+        sets=fitted_sets,
+        training_data=training_data,
+        check_classes=deferral.check_classes,
+    )
+    deferral.fit(source.predictions).save(folder)
+    sentences = [f"{data or run}: {len(source.predictions)} images", *source.summary]
     for sentence in [*sentences, *summarize(deferral)]:
         say(with_options(sentence, options_of(context)))
     say(f"wrote {folder}")
 
 
-def _policy_folder(run: Path, data: str | None, out: Path | None, training: str | None) -> Path:
+def _policy_folder(run: Path, out: Path | None) -> Path:
     """The folder to be written."""
     if is_prediction_file(run):
-        refuse_data(run, data)
-        if training is not None:
-            raise UsageError("`training_data` is for a run; name training images in the column set")
         if out is None:
             raise UsageError(f"{run}: give `out`, the folder for the policy")
         return out
-    require_data(run, data)
     if out is not None:
         raise UsageError("`out` is for a file of predictions; the policy of a run is in its folder")
     from misgiving.deferral.policy_file import POLICY_FOLDER
 
     return run / POLICY_FOLDER
+
+
+def fitted_sets(sets: Collection[str]) -> Collection[str]:
+    """The sets that a policy of a run is fitted on; all, if these are to be drawn."""
+    own = {"train", "tune", "calibrate"}
+    return own if own.issubset({*sets, "train"}) else sets

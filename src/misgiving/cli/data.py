@@ -19,11 +19,11 @@ from misgiving.cli.options import (
     Values,
     command,
     is_prediction_file,
-    refuse_image_options,
     seed_option,
 )
 from misgiving.cli.progress import Bar, Bytes, progress_bars, say, show_table
-from misgiving.errors import UsageError
+from misgiving.cli.sources import read_source
+from misgiving.errors import DataError, UsageError
 from misgiving.files import check_not_input, check_writable_folder
 from misgiving.training.config import DataConfig
 
@@ -167,36 +167,18 @@ def check(
     """
     if out is not None:
         _check_outputs(out, data)
-    if is_prediction_file(Path(data)):
-        from misgiving.evaluation.suspect_labels import suspect_labels
-        from misgiving.predictions.record import Predictions
-
-        if model is not None:
-            raise UsageError(f"{data} is a file of predictions; leave out `model`")
-        refuse_image_options(context, Path(data))
-        _show_suspects(suspect_labels(Predictions.read(Path(data)), seed=seed), out)
-        return
-    _check_no_model(Path(data))
-    if model is None:
+    is_file = is_prediction_file(Path(data))
+    _check_places(Path(data), model)
+    if not is_file:
         _check_images(data, out, seed)
-        return
-    from misgiving.checkpoint import load
-    from misgiving.evaluation.suspect_labels import suspect_labels
-    from misgiving.workflows.suspect_labels import predict_all
+    if is_file or model is not None:
+        from misgiving.evaluation.suspect_labels import suspect_labels
 
-    checkpoint = load(model)  # before all images are read: a wrong folder is refused early
-    _check_images(data, out, seed)
-
-    with progress_bars() as progress:
-        predictions = predict_all(
-            checkpoint,
-            data,
-            cache=cache,
-            on_image=Bar(progress, "preparing images").at,
-            on_predicted=Bar(progress, "predicting").at,
-            **settings,
-        )
-    _show_suspects(suspect_labels(predictions, seed=seed), out)
+        place, images = (Path(data), None) if model is None else (model, data)
+        source = read_source(context, place, images, settings, cache=cache)
+        for sentence in source.summary:
+            say(sentence)
+        _show_suspects(suspect_labels(source.predictions, seed=seed), out)
 
 
 def _check_outputs(out: Path, data: str) -> None:
@@ -211,8 +193,12 @@ def _check_outputs(out: Path, data: str) -> None:
         check_not_input(out / name, inputs)
 
 
-def _check_no_model(folder: Path) -> None:
-    """Check that no model is given in place of data."""
+def _check_places(folder: Path, model: Path | None) -> None:
+    """Refuse a model in place of data, and anything but a run as the model of images."""
+    if model is not None and is_prediction_file(folder):
+        raise UsageError(f"{folder} is a file of predictions; leave out `model`")
+    if model is not None and not (model / "split.csv").is_file():
+        raise DataError(f"{model}: is not a run; give a folder that `train` wrote")
     if (folder / "split.csv").is_file():
         raise UsageError(f"{folder} is a run, not data; give DATA, and the run as `model`")
     if (folder / "config.json").is_file():

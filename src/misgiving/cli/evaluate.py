@@ -1,8 +1,8 @@
 """`misgiving evaluate`."""
 
-from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated
 
 import typer
 
@@ -16,28 +16,11 @@ from misgiving.cli.options import (
     Values,
     command,
     is_prediction_file,
-    refuse_data,
-    refuse_image_options,
-    require_data,
 )
-from misgiving.cli.progress import Bar, progress_bars, say
+from misgiving.cli.progress import say
+from misgiving.cli.sources import read_source
 from misgiving.errors import UsageError, visible
-
-
-class Sources(NamedTuple):
-    """What is measured; any: types that --help does not import.
-
-    Attributes:
-        deferral: The policy, a `Deferral`; None: there is none.
-        predictions: `Predictions` of labelled images.
-        ood: `Predictions` of OOD images by set.
-        skipped: Images that could not be read.
-    """
-
-    deferral: Any
-    predictions: Any
-    ood: Mapping[str, Any]
-    skipped: Sequence[Any] = ()
+from misgiving.files import check_writable_folder
 
 
 @command
@@ -105,27 +88,37 @@ def evaluate(
     describes its columns.
     """
     places = named_places(ood or [])
-    if is_prediction_file(run):
-        refuse_data(run, data)
-        refuse_image_options(context, run)
-        if out is None:
-            raise UsageError(f"{run}: give `out`, the folder for the measurements")
-        sources = _read(run, policy, places, out)
-    else:
-        if policy is not None:
-            raise UsageError("`policy` is for a file of predictions; a run has its own")
-        out = out or run / "evaluation"
-        images = require_data(run, data)
-        options = {"ood": places, "set_name": set_name, "cache": cache, **settings}
-        sources = _predict(run, images, out, options)
+    is_file = is_prediction_file(run)
+    _check_place(is_file, run, policy, out)
+    out = out or run / "evaluation"
+    from misgiving.data.datasets import tables_of
+    from misgiving.deferral.deferral import Deferral
+    from misgiving.deferral.policy_file import policy_folder
     from misgiving.evaluation.evaluate import evaluate as measure
-    from misgiving.evaluation.files import REPORT, write_evaluation
+    from misgiving.evaluation.evaluate import measured_sets
+    from misgiving.evaluation.files import REPORT, check_folder, write_evaluation
     from misgiving.report.evaluation import findings, notes, write_report
 
-    evaluation = measure(sources.predictions, sources.deferral, set=set_name, ood=sources.ood)
-    write_evaluation(evaluation, out, skipped=sources.skipped)
-    write_report(evaluation, out / REPORT, title=data or run.name)
-    for sentence in notes(evaluation):
+    check_writable_folder(out)
+    check_folder(out, [run, *places.values()] if is_file else tables_of(str(data)))
+    deferral = None if policy is None else Deferral.load(policy_folder(policy))
+    source = read_source(
+        context,
+        run,
+        data,
+        settings,
+        cache=cache,
+        sets=partial(measured_sets, set_name=set_name),
+        ood=places,
+        deferral=deferral,
+    )
+    if not is_file:
+        deferral = Deferral.of_run(run, model=source.predictions.model)
+    evaluation = measure(source.predictions, deferral, set=set_name, ood=source.ood)
+    if source.writes:
+        write_evaluation(evaluation, out, skipped=source.skipped)
+        write_report(evaluation, out / REPORT, title=data or run.name, pictures=source.picture)
+    for sentence in (*source.summary, *notes(evaluation)):
         say(sentence)
     for sentence in findings(evaluation):
         typer.echo(visible(sentence))
@@ -133,37 +126,12 @@ def evaluate(
     say(f"every measurement is in {out}")
 
 
-def _read(path: Path, policy: Path | None, ood: Mapping[str, Path], out: Path) -> Sources:
-    """The policy, and predictions in files."""
-    from misgiving.deferral.deferral import Deferral
-    from misgiving.deferral.policy_file import policy_folder
-    from misgiving.evaluation.files import check_folder
-    from misgiving.workflows.predictions import read_predictions
-
-    check_folder(out, [path, *ood.values()])
-    deferral = None if policy is None else Deferral.load(policy_folder(policy))
-    outliers = {name: read_predictions(place, deferral) for name, place in ood.items()}
-    return Sources(deferral, read_predictions(path, deferral), outliers)
-
-
-def _predict(run: Path, data: str, out: Path, options: dict[str, Any]) -> Sources:
-    """The policy of a run, and its predictions."""
-    from misgiving.data.datasets import tables_of
-    from misgiving.deferral.deferral import Deferral
-    from misgiving.evaluation.files import check_folder
-    from misgiving.workflows.evaluate import predict_run
-
-    check_folder(out, tables_of(data))
-    with progress_bars("stopped; nothing was measured") as progress:
-        sources = predict_run(
-            run,
-            data,
-            on_image=Bar(progress, "preparing images").at,
-            on_predicted=Bar(progress, "predicting").at,
-            **options,
-        )
-    deferral = Deferral.of_run(run, model=sources.predictions.model)
-    return Sources(deferral, *sources)
+def _check_place(is_file: bool, run: Path, policy: Path | None, out: Path | None) -> None:
+    """Refuse options that are only for a run or a file, beside the other."""
+    if is_file and out is None:
+        raise UsageError(f"{run}: give `out`, the folder for the measurements")
+    if policy is not None and not is_file:
+        raise UsageError("`policy` is for a file of predictions; a run has its own")
 
 
 def named_places(words: list[str]) -> dict[str, Path]:

@@ -48,7 +48,7 @@ INTERNAL = ("hidden",)  # fields that no command offers
 
 PREDICTIONS = (".csv", ".npz", ".parquet")
 PREDICTION_FILE = "file of predictions: .csv, .npz or .parquet."
-FOR_IMAGES = {"on_bad_image", "cache", "device", "devices", "nodes", "resume", "contact_sheet"}
+FOR_IMAGES = {"on_bad_image", "cache", "device", "devices", "nodes", "contact_sheet"}
 Values = dict[str, Any]
 """Values of options by field name, annotated with the `Fields` that they are for."""
 

@@ -1,8 +1,11 @@
 """`misgiving predict`."""
 
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,11 +23,13 @@ from misgiving.cli.options import (
     refuse_image_options,
 )
 from misgiving.cli.progress import Bar, progress_bars, say
+from misgiving.cli.sources import read_file
 from misgiving.errors import BadImage, UsageError
+from misgiving.files import check_not_input, check_writable, write_text
 
 if TYPE_CHECKING:
-    from misgiving.deferral.expected_performance import ExpectedPerformance
-    from misgiving.results.decision_tables import DecisionRow, DecisionTable
+    from misgiving.deferral.decision_tables import DecidedNumbers, DecisionRow
+    from misgiving.deferral.deferral import Deferral
 
 
 @command
@@ -44,10 +49,6 @@ def predict(
     ],
     settings: Annotated[Values, BadImages, Devices],
     out: TableFile = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue an earlier attempt to write FILE that stopped."),
-    ] = False,
     contact_sheet: Annotated[
         Path | None,
         typer.Option(
@@ -77,50 +78,128 @@ def predict(
     In CSV, text that a spreadsheet would evaluate as a formula, such as the path `=1.png` or
     `-2.png`, is prefixed with an apostrophe; Parquet and JSON lines have the path unchanged.
 
-    Until FILE is complete, finished rows are kept in FILE.unfinished.jsonl, from which --resume
-    continues; with --devices or --nodes, each further process has such a file, too. A bundle
-    (`misgiving export`) needs no torch.
+    Until FILE is complete, finished parts are kept in FILE.parts: the same command resumes.
+    A bundle (`misgiving export`) needs no torch.
 
     For a file of predictions, of which `calibrate --help` describes the columns, MODEL is a policy,
     and each row has a decision.
     """
-    from misgiving.workflows.predict import predict_files
+    from misgiving.deferral.decision_tables import writer_for
 
-    stop = "stopped" if out is None else "stopped; add --resume to continue"
-    with progress_bars(stop) as progress:
+    for file in filter(None, (out, contact_sheet)):
+        check_writable(file)
+    if out is not None:
+        writer_for(out)
+        if contact_sheet is not None and contact_sheet.resolve() == out.resolve():
+            raise UsageError(
+                f"{contact_sheet}: contact sheet and table cannot share a file; choose another"
+            )
+    if any(map(is_prediction_file, images)):
+        _decide_predictions(context, model, images, out)
+    else:
+        _decide_images(model, images, out, contact_sheet, **settings)
 
-        def show(table: "DecisionTable") -> None:
-            if out is None:
-                progress.stop()  # while it runs, it captures what is written to the screen
-                typer.echo(table.csv(), nl=False)
 
-        if any(map(is_prediction_file, images)):
-            _decide_table(context, model, images, out, show)
+def _decide_images(
+    model: Path,
+    images: list[Path],
+    out: Path | None,
+    contact_sheet: Path | None,
+    *,
+    on_bad_image: str = "fail",
+    **machines: Any,
+) -> None:
+    """Decide on image files; of several processes, the first writes."""
+    from misgiving.bundle.bundle import is_bundle_not_run
+    from misgiving.bundle.decide_files import Decider, decide_files
+    from misgiving.data.datasets.folders import image_names
+
+    is_bundle_not_run(model)  # refuses another folder before images are listed
+    names = image_names(images)
+    for file, option in ((out, "out"), (contact_sheet, "contact_sheet")):
+        if file is not None:
+            check_not_input(file, map(Path, names), option=option)
+    stop = "stopped" if out is None else "stopped; the same command resumes"
+    with _parts(out) as parts:
+        with progress_bars(stop) as progress:
+            decider = Decider.load(model, count=len(names), **machines)
+            decided = decide_files(
+                decider,
+                names,
+                parts,
+                on_image=Bar(progress, "predicting").at,
+                on_bad_image=on_bad_image,
+            )
+        if decider.rank:
             return
-        table, expected = predict_files(
-            model,
-            images,
-            out=out,
-            resume=resume,
-            contact_sheet=contact_sheet,
-            on_image=Bar(progress, "predicting").at,
-            on_table=show,
-            **settings,
-        )
-    _say_what_was_written(table.decisions, out, contact_sheet)
-    _say_expected(expected)
+        has_bad = on_bad_image == "skip"
+        numbers = _write(decided, out, decider.model.deferral, unreadable=has_bad)
+        if contact_sheet is not None:
+            from misgiving.report.contact_sheet import contact_sheet as sheet_of
+
+            write_text(contact_sheet, sheet_of(decided))
+        _say_what_was_written(decided, out, contact_sheet)
+        _say_expected(numbers, decider.model.deferral)
+        shutil.rmtree(parts, ignore_errors=True)
+
+
+@contextmanager
+def _parts(out: Path | None) -> Iterator[Path]:
+    """The folder for the parts of a table, beside it or for this command alone."""
+    if out is None:
+        with TemporaryDirectory() as folder:
+            yield Path(folder)
+    else:
+        yield out.with_name(f"{out.name}.parts")
+
+
+def _decide_predictions(context: Any, policy: Path, files: list[Path], out: Path | None) -> None:
+    """Decide on a file of predictions."""
+    from misgiving.bundle.decide_files import decide_rows
+    from misgiving.deferral.deferral import Deferral
+    from misgiving.deferral.policy_file import policy_folder
+
+    if len(files) > 1:
+        raise UsageError(f"give one file of predictions alone, not {len(files)} files")
+    refuse_image_options(context, files[0])
+    if out is not None:
+        check_not_input(out, files)
+    deferral = Deferral.load(policy_folder(policy))
+    predictions = read_file(files[0], deferral)
+    numbers = _write(decide_rows(deferral, predictions), out, deferral)
+    if out is not None:
+        say(f"wrote {out} ({len(predictions)} images)")
+    _say_expected(numbers, deferral)
+
+
+def _write(
+    rows: "Iterable[DecisionRow]",
+    out: Path | None,
+    deferral: "Deferral | None",
+    *,
+    unreadable: bool = False,
+) -> "DecidedNumbers":
+    """Write the table, or show it; gives the numbers that the performance is estimated by."""
+    from misgiving.deferral.decision_tables import DecidedNumbers, DecisionTable, writer_for
+
+    numbers = DecidedNumbers()
+    decided = numbers.through(rows)
+    table = DecisionTable.of(decided, has_policy=deferral is not None, unreadable=unreadable)
+    if out is None:
+        typer.echo(table.csv(), nl=False)
+    else:
+        writer_for(out)(out, table)
+    return numbers
 
 
 def _say_what_was_written(
-    decisions: Iterable["DecisionRow"],
-    out: Path | None,
-    contact_sheet: Path | None,
+    decisions: "Iterable[DecisionRow]", out: Path | None, contact_sheet: Path | None
 ) -> None:
     bad, counts = [], Counter[str | None]()
-    for one in decisions:
-        counts[one.decision] += 1
-        if one.unreadable:
-            bad.append(BadImage(one.path, one.unreadable))
+    for row in decisions:
+        counts[row.decision] += 1
+        if row.unreadable:
+            bad.append(BadImage(row.path, row.unreadable))
     say_skipped(bad)
     if out is not None:
         say(f"wrote {out} ({counts.total()} images)")
@@ -129,27 +208,13 @@ def _say_what_was_written(
         say(f"wrote {contact_sheet} ({not_accepted} images that were not accepted)")
 
 
-def _decide_table(
-    context: Any,
-    policy: Path,
-    files: list[Path],
-    out: Path | None,
-    show: Callable[["DecisionTable"], None],
-) -> None:
-    """Decide on a file of predictions."""
-    from misgiving.workflows.predictions import predict_table
-
-    if len(files) > 1:
-        raise UsageError(f"give one file of predictions alone, not {len(files)} files")
-    refuse_image_options(context, files[0])
-    count, expected = predict_table(policy, files[0], out=out, on_table=show)
-    if out is not None:
-        say(f"wrote {out} ({count} images)")
-    _say_expected(expected)
-
-
-def _say_expected(expected: "ExpectedPerformance | None") -> None:
+def _say_expected(numbers: "DecidedNumbers", deferral: "Deferral | None") -> None:
+    """Sentences on the performance to expect, where there is a policy and enough is known."""
+    from misgiving.deferral.expected_performance import expected_performance
     from misgiving.report.drift import performance_sentences
 
+    if deferral is None:
+        return
+    expected = expected_performance(deferral, **numbers.arrays)
     for sentence in performance_sentences(expected) if expected else ():
         say(sentence)

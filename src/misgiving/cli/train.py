@@ -82,10 +82,10 @@ def train(
     check_settings_have_effect(configured.training, given)
     refuse_existing(out, overwrite)
 
+    from misgiving.cli.plan import training_outlook
     from misgiving.data.preprocessing import AugmentationSettings
     from misgiving.data.splits import leakage_of
     from misgiving.training.train_run import prepare_training, split_of, train_run
-    from misgiving.workflows.plan import training_outlook
 
     with progress_bars() as progress:
         setup = prepare_training(

@@ -26,6 +26,7 @@ MOST_TUNED = 20_000  # groups to tune on; more would be slow, and bring nothing
 PREDICTED_LOSS = "predicted_loss"
 MOST_PROBABLE = DecisionRule()
 OWN_SETS = ("tune", "calibrate")
+FREE = ("", "validation")
 NOT_USED = ("train", "test", "excluded")
 
 
@@ -74,8 +75,8 @@ def drawn_sets(predictions: Predictions, *, seed: int) -> tuple[Predictions, Pre
     """The images to tune on, those to certify with, and the number of parts for the first.
 
     These are the sets `tune` and `calibrate`, and the number is 0; or else a part, by group, of
-    the images in no set, and the others of these. Images of a group that is also in another set are
-    left out.
+    the images in no set or in the validation set, and the others of these. Images of a group that
+    is also in another set are left out.
 
     Raises:
         DataError: There are no such images, or too few groups.
@@ -91,7 +92,8 @@ def drawn_sets(predictions: Predictions, *, seed: int) -> tuple[Predictions, Pre
             "or leave out the column to have the sets drawn"
         )
     units = predictions.units
-    free = np.flatnonzero((sets == "") & ~np.isin(units, units[sets != ""]))
+    offered = np.isin(sets, FREE)
+    free = np.flatnonzero(offered & ~np.isin(units, units[~offered]))
     if not len(free):
         raise DataError(
             "all images were used for training or are only measured; give labelled images that "

@@ -1,7 +1,7 @@
 """Before a training: what a calibration set of a given size can certify."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ from jaxtyping import Int
 
 from misgiving.deferral.bounds import cases_for_tolerance, upper_bound
 from misgiving.deferral.multiple_testing import SHARE_OF_BEST
+from misgiving.deferral.scored_cases import one_per_group
 from misgiving.deferral.targets import Targets
 
 WRONG_SHARES = (0.0, 0.01, 0.03, 0.05)
@@ -59,6 +60,29 @@ class CertificationOutlook:
     accepted_half: tuple[RatePlan, ...]
     classes: tuple[ClassPlan, ...]
     ood_cases: int | None
+
+
+class ClassCounts(NamedTuple):
+    """Images of a class in the calibration set, and the cases of it that count: one per group."""
+
+    name: str
+    images: int
+    cases: int
+
+
+def count_cases(
+    labels: Int[np.ndarray, " n"], units: Int[np.ndarray, " n"], classes: Sequence[str]
+) -> tuple[ClassCounts, ...]:
+    """Count the images of a calibration set by class, and the cases that `Deferral.fit` draws.
+
+    Args:
+        labels: True classes as positions in `classes`.
+        units: Number of the group of each image.
+        classes: Names of the classes.
+    """
+    drawn = one_per_group(units, seed=0)
+    images, cases = (np.bincount(of, minlength=len(classes)) for of in (labels, labels[drawn]))
+    return tuple(map(ClassCounts, classes, images.tolist(), cases.tolist()))
 
 
 def plan_certification(cases_by_class: Mapping[str, int], targets: Targets) -> CertificationOutlook:

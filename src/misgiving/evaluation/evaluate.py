@@ -1,6 +1,6 @@
 """Measure predictions, and the decisions of a policy on the images that it was not fitted on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -43,7 +43,7 @@ POLICY_SET = "policy_test"
 
 RESERVED_NAMES = (POLICY_SET, "unseen_classes")
 CLASS = "class"
-NOT_MEASURED = ("train", "excluded")
+NOT_MEASURED = frozenset(("train", "excluded"))
 HINDSIGHT_ERRORS = (0.05, 0.1, 0.2)
 
 NoteCode = Literal["measured", "trained_on", "chosen_on", "fitted_on_left_out", "fitted_on"]
@@ -259,12 +259,10 @@ def _rows_to_measure(
     predictions: Predictions, set_name: str | None
 ) -> tuple[str, Predictions, list[Note]]:
     """Name of the measured set, its rows, and notes on them."""
-    sets = np.array(predictions.sets or [""] * len(predictions))
-    name = set_name or ("test" if (sets == "test").any() else None)
-    rows = np.flatnonzero(~np.isin(sets, NOT_MEASURED) if name is None else sets == name)
-    if not len(rows):
-        known = ", ".join(sorted({*sets.tolist()} - {""})) or "none"
-        raise UsageError(f"no row is in the set {name!r}; the sets of these predictions: {known}")
+    sets = predictions.sets or ("",) * len(predictions)
+    chosen = measured_sets({*sets}, set_name)
+    rows = np.flatnonzero([name in chosen for name in sets])
+    name = set_name or ("test" if "test" in chosen else None)
     measured = predictions.select(rows)
     measured.check_labelled()
     facts = {"rows": len(rows), "total": len(predictions), "set": name or ""}
@@ -272,6 +270,24 @@ def _rows_to_measure(
     if name == "train":
         notes.append(Note("trained_on", {}))
     return name or ("held_out" if predictions.sets else "predictions"), measured, notes
+
+
+def measured_sets(sets: Collection[str], set_name: str | None = None) -> Collection[str]:
+    """The set of this name; None: `test`, or else all that the model was not trained on.
+
+    Raises:
+        UsageError: There is none.
+    """
+    chosen = {set_name} if set_name is not None else {"test"} & {*sets} or {*sets} - NOT_MEASURED
+    if not chosen & {*sets}:
+        choices = ", ".join(sorted({*sets} - {""})) or "none"
+        raise UsageError(
+            f"no row is in the set {set_name!r}; the sets of these predictions: {choices}"
+            if set_name is not None
+            else f"the model was trained or chosen on all of these images (sets {choices}); give "
+            'others, or choose a set with `set="train"`'
+        )
+    return chosen
 
 
 def _check_outliers(measured: Predictions, ood: Mapping[str, Predictions], dataset: str) -> None:

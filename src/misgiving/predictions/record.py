@@ -36,9 +36,9 @@ class Predictions:
         group_columns: Columns of the data that define the groups; none: each image is its own.
         hashes: SHA-256 of the content of each image file; None where it is not known.
         paths: Of the image files; None where they are not known.
-        sets: `train`, `tune`, `calibrate` or `test`; empty for an image that is in none of them, as
-            a new one; `excluded` for one that is never used, such as a new image of a group on
-            which the model was trained. None where no set is known.
+        sets: `train`, `tune`, `calibrate`, `test` or `validation`; empty for an image that is in
+            none of them, as a new one; `excluded` for one that is never used, such as a new image
+            of a group on which the model was trained. None where no set is known.
         features: Input of the last linear layer; None where it is not known.
         taps: Averages of the activations that the loss estimator reads, side by side; None where
             there are none.
@@ -137,6 +137,24 @@ class Predictions:
     def in_set(self, *names: str) -> "Predictions":
         """Predictions for the images of these sets."""
         return self.select(np.flatnonzero(np.isin(np.array(self.sets or (), dtype=str), names)))
+
+    @classmethod
+    def concatenated(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """Predictions of one model for the images of all parts, which have the same fields."""
+        first = parts[0]
+
+        def together(columns: Sequence[Any]) -> Any:
+            if any(values is None for values in columns):
+                return None
+            if isinstance(columns[0], tuple):
+                return tuple(value for values in columns for value in values)
+            return np.concatenate(columns)
+
+        joined = {name: together([getattr(part, name) for part in parts]) for name in PER_IMAGE}
+        for name in ("metadata", "scores"):
+            values = [getattr(part, name) for part in parts]
+            joined[name] = {key: together([one[key] for one in values]) for key in values[0]}
+        return replace(first, **joined)
 
     @cached_property
     def units(self) -> Int[np.ndarray, " n"]:

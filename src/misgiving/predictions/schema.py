@@ -8,8 +8,8 @@
 | `id` | name of the image, each once; by default the number of its row, counted from 1 |
 | `group`, `patient`, `lesion` | images that are not independent have the same value; empty where an
   image is a group of its own |
-| `set` | `train`, `tune`, `calibrate` or `test`; empty for an image of none of them; `excluded` for
-  one that is never used |
+| `set` | `train`, `tune`, `calibrate`, `test` or `validation`; empty for an image of none of them;
+  `excluded` for one that is never used |
 | `feature_0`, ... | input of the model's last layer |
 | `tap_0_0`, ... | averages of the activations that a loss estimator reads, by layer and channel |
 | `predicted_loss` | higher means more likely wrong |
@@ -39,7 +39,7 @@ from misgiving.groups import UNITS, NamedGroups, groups_of_columns
 from misgiving.scores.outputs import Head
 
 SETS = ("train", "tune", "calibrate", "test")
-EXCLUDED = "excluded"
+VALIDATION, EXCLUDED = "validation", "excluded"
 UNKNOWN = -1  # the label of an image whose true class is not known
 ADDS_UP = 0.02  # how far probabilities, which may be rounded, may be from adding up to 1
 LEAST_PROBABILITY = 1e-12  # logits are finite
@@ -50,6 +50,7 @@ WHOLE = (*ONCE, "classes", "tap_widths", "head_weight", "head_bias")  # no value
 NUMBERS = ("logit_", "probability_", "feature_", "tap_", "score_", "predicted_loss")
 """How the names of columns of numbers begin."""
 ESCAPE = "metadata_"  # before the name of metadata that is the name of another column
+NO_COLUMNS = "none"  # in `group_columns`, of groups of near duplicates alone
 TAP = re.compile(r"tap_(\d+)_(\d+)")
 
 Matrix = Float[np.ndarray, "n columns"]
@@ -114,7 +115,8 @@ def fields_of(columns: Mapping[str, Any]) -> dict[str, Any]:
     names, has_ids = _ids(texts.get("id"), prefix, count)
     named = groups_of_columns(texts, [""] * count)
     if once["group_columns"]:
-        named = NamedGroups(tuple(texts["group"]), tuple(once["group_columns"].split()))
+        columns_of_groups = once["group_columns"].replace(NO_COLUMNS, "").split()
+        named = NamedGroups(tuple(texts["group"]), tuple(columns_of_groups))
     _check_sets(texts.get("set"), named.groups)
     return fields | {
         "logits": logits,
@@ -157,7 +159,8 @@ def columns_of(fields: Mapping[str, Any]) -> dict[str, Any]:
         "head_bias": head_bias,
         "model": fields["model"] or None,
         "outputs": fields["outputs"],
-        "group_columns": " ".join(fields["group_columns"]) or None,
+        "group_columns": " ".join(fields["group_columns"])
+        or (NO_COLUMNS if any(fields["groups"]) else None),
         "class_weights": " ".join(map(repr, fields["class_weights"] or ())) or None,
     }
     taken = {*columns, *UNITS, "probabilities", "prefix"}
@@ -398,7 +401,7 @@ def _check_sets(texts: Sequence[str] | None, groups: Sequence[str]) -> None:
     """Refuse an unknown set, and a group in two of the sets that must be apart."""
     first: dict[str, str] = {}
     for row, (name, group) in enumerate(zip(texts or (), groups, strict=False)):
-        if name and name not in (*SETS, EXCLUDED):
+        if name and name not in (*SETS, VALIDATION, EXCLUDED):
             raise at(row, "set", f"{name!r} is none of {', '.join(SETS)}")
         if group and name in SETS and first.setdefault(group, name) != name:
             raise at(

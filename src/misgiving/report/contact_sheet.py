@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image
 
 from misgiving.data.decoding import Picture, picture_of
+from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.report.rendering import environment
-from misgiving.results.decision_tables import DecisionRow
 
 MOST = 500  # images on a sheet, which a browser still scrolls through
 SIDE = 240  # of a thumbnail, in pixels

@@ -7,16 +7,26 @@ import torch
 from coloured import split_of
 from PIL import Image
 
+from misgiving.bundle.decide_files import Decider, decide_files
 from misgiving.checkpoint import Architecture, Checkpoint, load, save
 from misgiving.data.datasets.folders import image_names
 from misgiving.data.decoding import LOOK_AHEAD
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
-from misgiving.evaluation import graphs
-from misgiving.results.decision_journal import DecisionJournal
-from misgiving.workflows.predict import predict_files, predict_images, predictor_of
+from misgiving.predictions import graphs
 
 COUNT = 5 * LOOK_AHEAD
+
+
+@pytest.fixture
+def decide(tmp_path):
+    """Decides on files, with the parts in this folder, or in a new one."""
+
+    def decided(decider, names, parts=None, **options):
+        folder = tmp_path / f"parts-{len(list(tmp_path.iterdir()))}" if parts is None else parts
+        return decide_files(decider, names, folder, **options)
+
+    return decided
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +67,9 @@ def on_its_own(checkpoint, path):
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, COUNT, 1000])
-def test_predictions_are_those_of_every_image_on_its_own(run, photos, batch_size):
-    predicted = predict_images(
-        predictor_of(run, device="cpu"), image_names([photos]), batch_size=batch_size
+def test_predictions_are_those_of_every_image_on_its_own(run, photos, batch_size, decide):
+    predicted = decide(
+        Decider.load(run, device="cpu"), image_names([photos]), batch_size=batch_size
     )
     checkpoint = load(run)
     checkpoint.model.double()
@@ -69,7 +79,7 @@ def test_predictions_are_those_of_every_image_on_its_own(run, photos, batch_size
     np.testing.assert_allclose(numbers, [row[2:] for row in expected], rtol=1e-3, atol=2e-6)
 
 
-def test_files_are_decoded_while_the_model_runs_but_not_far_ahead(run, photos, monkeypatch):
+def test_files_are_decoded_while_the_model_runs_but_not_far_ahead(run, photos, monkeypatch, decide):
     decoded, enough, waited, ahead = [], threading.Event(), [], []
     read = Preprocessing.from_file
 
@@ -84,8 +94,8 @@ def test_files_are_decoded_while_the_model_runs_but_not_far_ahead(run, photos, m
         ahead.append(len(decoded) - done)
 
     monkeypatch.setattr(Preprocessing, "from_file", watched)
-    predict_images(
-        predictor_of(run, device="cpu"),
+    decide(
+        Decider.load(run, device="cpu"),
         image_names([photos]),
         batch_size=LOOK_AHEAD + 1,
         on_image=see,
@@ -94,25 +104,24 @@ def test_files_are_decoded_while_the_model_runs_but_not_far_ahead(run, photos, m
     assert max(ahead) <= LOOK_AHEAD + 1
 
 
-def test_progress_tells_how_many_images_are_predicted(run, photos):
+def test_progress_tells_how_many_images_are_predicted(run, photos, decide):
     reports = []
-    predictor = predictor_of(run, device="cpu")
-    predict_images(
+    predictor = Decider.load(run, device="cpu")
+    decide(
         predictor, image_names([photos]), batch_size=16, on_image=lambda *seen: reports.append(seen)
     )
     assert reports == [(min(done, COUNT), COUNT) for done in range(16, COUNT + 16, 16)]
 
 
-def test_a_batch_size_below_one_is_refused(run, photos):
+def test_a_batch_size_below_one_is_refused(run, photos, decide):
     with pytest.raises(UsageError, match=r"batch_size.* at least 1"):
-        predict_images(predictor_of(run, device="cpu"), image_names([photos]), batch_size=0)
+        decide(Decider.load(run, device="cpu"), image_names([photos]), batch_size=0)
 
 
-def test_a_bundle_answers_as_its_run_does(exported, photos):
+def test_a_bundle_answers_as_its_run_does(exported, photos, decide):
     run, bundle = exported
     ours, theirs = (
-        predict_images(predictor_of(place, device="cpu"), image_names([photos]))
-        for place in (bundle, run)
+        decide(Decider.load(place, device="cpu"), image_names([photos])) for place in (bundle, run)
     )
     assert_the_same(ours, theirs)
 
@@ -126,65 +135,72 @@ def assert_the_same(ours, theirs):
 
 @pytest.mark.parametrize("more", [0, 1])
 def test_many_images_are_decided_on_by_the_graph_of_the_run(
-    exported, photos, more, monkeypatch, tmp_path
+    exported, photos, more, monkeypatch, tmp_path, decide
 ):
     run, _ = exported
     size = load(run).architecture.image_size
     monkeypatch.setattr(graphs, "PAYS", (COUNT + more) * size**2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    table, _ = predict_files(run, [photos], out=tmp_path / "table.csv", device="cpu")
+    names = image_names([photos])
+    decided = decide(Decider.load(run, count=len(names), device="cpu"), names)
     assert len([*tmp_path.glob("misgiving/graphs/*.onnx")]) == 1 - more
-    expected = predict_images(predictor_of(run, device="cpu"), image_names([photos]))
-    assert_the_same(table.decisions, expected)
+    expected = decide(Decider.load(run, device="cpu"), image_names([photos]))
+    assert_the_same(decided, expected)
 
 
-def test_decisions_of_the_journal_are_not_made_again(exported, photos):
-    predictor = predictor_of(exported[1])
-    journal, asked = DecisionJournal(), []
+def test_parts_that_are_there_are_not_decided_on_again(
+    exported, photos, decide, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("misgiving.bundle.decide_files.PART", 7)
+    decider, names, parts, asked = (
+        Decider.load(exported[1]),
+        image_names([photos]),
+        tmp_path / "p",
+        [],
+    )
+    network = decider.model.network
 
     def counted(squares):
         asked.append(len(squares))
-        return predictor.decide(squares)
+        return network(squares)
 
-    counting = replace(predictor, decide=counted)
-    half = sorted(photos.iterdir())[: COUNT // 2]
-    predict_images(counting, image_names(half), journal=journal)
-    whole = predict_images(counting, image_names([photos]), journal=journal)
+    counting = decider._replace(model=replace(decider.model, network=counted))
+    decide(counting, names[:14], parts)
+    whole = decide(counting, names, parts)
     assert sum(asked) == COUNT
-    assert [one.path for one in whole] == [str(path) for path in sorted(photos.iterdir())]
-    expected = predict_images(predictor, image_names([photos]))
+    assert [row.path for row in whole] == names
+    expected = decide(decider, names)
     for ours, theirs in zip(whole, expected, strict=True):
         assert ours.decision == theirs.decision
         assert ours.acceptance_score == pytest.approx(theirs.acceptance_score, rel=1e-4)
 
 
-def test_an_image_that_has_changed_is_decided_on_again(exported, photos, tmp_path):
-    path = tmp_path / "photo.png"
+def test_an_image_that_has_changed_is_decided_on_again(exported, photos, decide, tmp_path):
+    path, parts = tmp_path / "photo.png", tmp_path / "p"
     names = sorted(photos.iterdir())
-    path.write_bytes(names[0].read_bytes())
-    journal = DecisionJournal()
-    (before,) = predict_images(predictor_of(exported[1]), [str(path)], journal=journal)
-    path.write_bytes(names[2].read_bytes())
-    (after,) = predict_images(predictor_of(exported[1]), [str(path)], journal=journal)
-    assert before != after
-    assert [after] == [*predict_images(predictor_of(exported[1]), [str(path)])]
+    path.write_bytes(b"no image")
+    both = [str(path), str(names[0])]
+    rows = decide(Decider.load(exported[1]), both, parts, on_bad_image="skip")
+    assert [bool(row.unreadable) for row in rows] == [True, False]
+    for source in names[0], names[2]:
+        path.write_bytes(source.read_bytes())
+        (row,) = decide(Decider.load(exported[1]), [str(path)], parts)
+        assert [row] == [*decide(Decider.load(exported[1]), [str(path)])]
 
 
-def test_numbers_that_are_not_finite_are_not_there(exported, photos):
-    predictor = predictor_of(exported[1])
+def test_numbers_that_are_not_finite_are_not_there(exported, photos, decide):
+    decider = Decider.load(exported[1])
 
     def broken(squares):
-        decisions, features = predictor.decide(squares)
-        return [
-            one._replace(probabilities=dict.fromkeys(one.probabilities, float("nan")))
-            for one in decisions
-        ], features
+        return tuple(np.full_like(of, np.nan) for of in decider.model.network(squares))
 
-    rows = predict_images(replace(predictor, decide=broken), image_names([photos]))
+    rows = decide(
+        decider._replace(model=replace(decider.model, network=broken)), image_names([photos])
+    )
     assert {row.probability for row in rows} == {None}
 
 
 @pytest.mark.parametrize("options", [{"device": "cuda"}, {"devices": 2}, {"nodes": 2}])
 def test_a_bundle_refuses_another_device_and_several_processes(exported, options):
     with pytest.raises(UsageError, match="for runs; a bundle"):
-        predictor_of(exported[1], **options)
+        Decider.load(exported[1], **options)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from misgiving.deferral.decisions import Decision
 from misgiving.errors import UsageError
 from misgiving.files import csv_lines, whole_file, write_csv
 
@@ -105,6 +106,16 @@ class DecidedNumbers:
         accepted = np.array(self._accepted, dtype=bool)
         numbers = {name: np.array(values) for name, values in self._numbers.items()}
         return {"names": self._names, "accepted": accepted, **numbers}
+
+
+def row_of(path: str, decision: Decision) -> DecisionRow:
+    """The row of a table for a decision."""
+    return DecisionRow(
+        path,
+        decision.predicted_class,
+        decision.probability if math.isfinite(decision.probability) else None,
+        *(getattr(decision, name) for name in DecisionRow._fields[3:-1]),
+    )
 
 
 def _cell(value: Value) -> str:

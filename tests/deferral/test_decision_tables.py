@@ -4,8 +4,8 @@ import json
 import pytest
 from pyarrow import parquet
 
+from misgiving.deferral.decision_tables import DecisionRow, DecisionTable, writer_for
 from misgiving.errors import UsageError
-from misgiving.results.decision_tables import DecisionRow, DecisionTable, writer_for
 
 ACCEPTED = DecisionRow(
     path='a "quoted".png',

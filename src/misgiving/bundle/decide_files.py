@@ -1,0 +1,243 @@
+"""Decisions on image files by a run or a bundle, part by part; no torch unless it is a run.
+
+Each part is a file that is named by the model, its policy and the images: one that is there is not
+decided on again, so that a command that was stopped resumes, also with another number of processes.
+"""
+
+import json
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from misgiving.bundle.bundle import Bundle, is_bundle_not_run
+from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE
+from misgiving.data.datasets.dataset import file_key
+from misgiving.data.decoding import LOOK_AHEAD, in_order, read_bytes, returning_bad_images
+from misgiving.deferral.decision_tables import DecisionRow, row_of
+from misgiving.deferral.deferral import Deferral
+from misgiving.errors import BadImage, DataError, UsageError
+from misgiving.files import default_cache, write_text
+from misgiving.manifests import sha256_of_json
+from misgiving.predictions.network import Squares
+from misgiving.predictions.record import Predictions
+
+if TYPE_CHECKING:
+    from misgiving.checkpoint import Checkpoint
+
+OnImage = Callable[[int, int], None]
+PART = 256  # images
+
+Square = UInt8[np.ndarray, "size size 3"]
+
+
+class Decider(NamedTuple):
+    """A run or a bundle that is ready to decide, in one of the processes of a command.
+
+    Attributes:
+        model: Decides; that of a run has no card.
+        merged: Merges what all processes have, by number.
+        rank: The number of this process among those of the command, from 0.
+        processes: How many share the images.
+    """
+
+    model: Bundle
+    merged: Callable[[dict[int, Any]], dict[int, Any]] = dict
+    rank: int = 0
+    processes: int = 1
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, count: int = 0, device: str = "auto", devices: int = 1, nodes: int = 1
+    ) -> "Decider":
+        """Load the bundle or run in a folder, a run in as many processes as are asked for.
+
+        Args:
+            folder: The folder.
+            count: Number of images in all; many are scored by the run's graph (`cached_network`).
+            device: Of a run.
+            devices: Processes of a run on each machine.
+            nodes: Machines.
+
+        Raises:
+            DataError: It is neither, or damaged.
+            UsageError: A bundle with several processes or another device: it uses all cores.
+        """
+        if not is_bundle_not_run(folder):
+            return cls._of_run(folder, count, device=device, devices=devices, nodes=nodes)
+        if devices * nodes > 1:
+            raise UsageError("`devices` and `nodes` are for runs; a bundle uses all cores already")
+        if device not in ("auto", "cpu"):
+            raise UsageError(f"`device={device}` is for runs; a bundle computes on the processor")
+        return cls(Bundle.load(folder))
+
+    @classmethod
+    def _of_run(cls, run: Path, count: int, **machines: Any) -> "Decider":
+        from misgiving.checkpoint import load
+        from misgiving.models import processes
+        from misgiving.predictions.graphs import cached_network
+        from misgiving.predictions.inference import fingerprint_of
+        from misgiving.training.devices import start_processes
+
+        checkpoint = load(run)
+        fingerprint = fingerprint_of(checkpoint)
+        deferral = Deferral.of_run(run, model=fingerprint)
+        checkpoint.model.to(start_processes(**machines))
+        model = Bundle(
+            network=cached_network(checkpoint, count, default_cache())
+            or partial(_outputs, checkpoint),
+            classes=checkpoint.classes,
+            preprocessing=checkpoint.preprocessing,
+            estimates_losses=checkpoint.estimates_losses,
+            deferral=deferral,
+            card={},
+            fingerprint=fingerprint,
+        )
+        merged = processes.explain_lost_process()(processes.merged)
+        return cls(model, merged, processes.rank(), processes.count())
+
+
+def _outputs(checkpoint: "Checkpoint", squares: Squares) -> tuple[Float[np.ndarray, "n ..."], ...]:
+    """Outputs of the model itself, on its device, in the form that a graph gives them."""
+    import torch
+
+    from misgiving.models.joint import full_outputs_of
+    from misgiving.predictions.inference import device_of
+
+    images = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
+    output = full_outputs_of(checkpoint.model, [images.to(device_of(checkpoint.model))])
+    return tuple(of.numpy() for of in output)
+
+
+class DecidedFiles:
+    """Decisions on image files in their order, read from the parts at each iteration."""
+
+    def __init__(self, parts: Sequence[Path]) -> None:
+        self._parts = parts
+
+    def __iter__(self) -> Iterator[DecisionRow]:
+        for part in self._parts:
+            yield from _read_part(part)
+
+
+def decide_files(
+    decider: Decider,
+    names: Sequence[str],
+    folder: Path,
+    *,
+    batch_size: int = 64,
+    on_image: OnImage = lambda *_: None,
+    on_bad_image: str = FAIL,
+) -> DecidedFiles:
+    """Decide on image files.
+
+    Args:
+        decider: A run or a bundle; several processes share the parts, and the first has all.
+        names: Paths of the files.
+        folder: For the parts.
+        batch_size: Images in one forward pass.
+        on_image: Called with the number of finished images and of all.
+        on_bad_image: `fail`, or `skip` for a row without decision.
+
+    Raises:
+        BadImagesError: Images cannot be read, and they are not to be skipped, or none can.
+    """
+    rule = ON_BAD_IMAGE[on_bad_image]
+    if batch_size < 1:
+        raise UsageError(f"`batch_size` must be at least 1, got {batch_size}")
+    parts = [names[start : start + PART] for start in range(0, len(names), PART)]
+    paths = [folder / f"{_part_name(decider.model, part)}.jsonl" for part in parts]
+    finished = {number: True for number, path in enumerate(paths) if _is_finished(path)}
+    finished = decider.merged(finished)
+    remaining = [number for number in range(len(parts)) if number not in finished]
+    own = remaining[decider.rank :: decider.processes]
+    done = sum(len(parts[number]) for number in finished)
+    if done:
+        on_image(done, len(names))
+    images = [name for number in own for name in parts[number]]
+    with closing(_squares(decider.model, images, ahead=max(batch_size, LOOK_AHEAD))) as squares:
+        for number in own:
+            part, rows = iter(parts[number]), list[DecisionRow]()
+            while batch := [*zip(islice(part, batch_size), squares, strict=False)]:
+                rows += _decided(decider.model, batch)
+                done += len(batch)
+                on_image(done, len(names))
+            write_text(paths[number], "".join(f"{json.dumps(row)}\n" for row in rows))
+    if decider.processes > 1:
+        _share(decider, paths)
+    decided = DecidedFiles(
+        paths if not decider.rank else [path for path in paths if path.is_file()]
+    )
+    bad = [BadImage(row.path, row.unreadable) for row in decided if row.unreadable]
+    decider.merged({})  # until here, all processes read the parts
+    rule(bad, len(names))
+    return decided
+
+
+def _share(decider: Decider, paths: Sequence[Path]) -> None:
+    """Write the parts of all processes where the first one runs."""
+    for number, path in enumerate(paths):
+        own = {number: path.read_text(encoding="utf-8")} if path.is_file() else {}
+        text = decider.merged(own)[number]
+        if decider.rank == 0 and not own:
+            write_text(path, text)
+
+
+def decide_rows(
+    deferral: Deferral, predictions: Predictions, *, many: int = 10_000
+) -> Iterator[DecisionRow]:
+    """Decisions on predictions, with the path of each image, or its id; `many` at a time."""
+    names = predictions.paths or predictions.ids
+    for start in range(0, len(predictions), many):
+        rows = np.arange(start, min(start + many, len(predictions)))
+        yield from map(row_of, names[start:], deferral.decide(predictions.select(rows)))
+
+
+def _part_name(model: Bundle, names: Sequence[str]) -> str:
+    """Identifies the model, its policy, and the images with their sizes and times of change."""
+
+    def key(name: str) -> str:
+        try:
+            return file_key(Path(name))
+        except DataError:  # it is gone
+            return ""
+
+    policy = model.deferral and model.deferral.fingerprint
+    return sha256_of_json([model.fingerprint, policy, [[name, key(name)] for name in names]])[:32]
+
+
+def _is_finished(part: Path) -> bool:
+    """True for a part of which all images could be read."""
+    return part.is_file() and not any(row.unreadable for row in _read_part(part))
+
+
+def _read_part(part: Path) -> Iterator[DecisionRow]:
+    with part.open(encoding="utf-8") as file:
+        for line in file:
+            yield DecisionRow(*json.loads(line))
+
+
+def _squares(model: Bundle, names: Sequence[str], *, ahead: int) -> Generator[Square | BadImage]:
+    """Preprocessed images in their order; threads read the next while some are decided on."""
+
+    def read(position: int) -> Square:
+        return model.square(read_bytes(Path(names[position])), names[position])
+
+    return in_order(returning_bad_images(read, names), len(names), ahead=ahead)
+
+
+def _decided(model: Bundle, batch: Sequence[tuple[str, Square | BadImage]]) -> list[DecisionRow]:
+    """Rows of a batch; those of images that cannot be read say why."""
+    squares = [square for _, square in batch if not isinstance(square, BadImage)]
+    decisions = iter(model.decide_squares(np.stack(squares)) if squares else ())
+    return [
+        DecisionRow(name, unreadable=square.reason)
+        if isinstance(square, BadImage)
+        else row_of(name, next(decisions))
+        for name, square in batch
+    ]

@@ -1,0 +1,148 @@
+"""Predictions that a command works on: of a run for DATA, or those in a file."""
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from misgiving.cli.options import (
+    is_prediction_file,
+    refuse_data,
+    refuse_image_options,
+    require_data,
+)
+from misgiving.cli.progress import Bar, progress_bars
+from misgiving.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from misgiving.deferral.deferral import Deferral
+    from misgiving.predictions.predict import PredictedData
+    from misgiving.predictions.record import Predictions
+    from misgiving.results.schema import SkippedImage
+
+
+class Source(NamedTuple):
+    """Predictions of a command.
+
+    Attributes:
+        predictions: Of the images.
+        ood: Of out-of-distribution images, by name of the set.
+        skipped: Images that could not be read.
+        summary: Sentences on images that are left out.
+        picture: Reads the image of this id as the model saw it; None: by the paths.
+        writes: False in further processes of a command, whose first writes all files.
+    """
+
+    predictions: "Predictions"
+    ood: "Mapping[str, Predictions]"
+    skipped: "list[SkippedImage]"
+    summary: list[str]
+    picture: Callable[[str], Any] | None = None
+    writes: bool = True
+
+
+def read_source(
+    context: Any,
+    run: Path,
+    data: str | None,
+    settings: Mapping[str, Any],
+    *,
+    cache: Path,
+    sets: Callable[[Collection[str]], Collection[str]] | None = None,
+    training_data: str | None = None,
+    ood: Mapping[str, Path] | None = None,
+    check_classes: Callable[[tuple[str, ...]], None] = lambda _: None,
+    deferral: "Deferral | None" = None,
+) -> Source:
+    """Predict DATA by a run, or read a file of predictions in place of both.
+
+    Args:
+        context: Of the command.
+        run: The run, or the file.
+        data: DATA.
+        settings: Values of the options on bad images and devices.
+        cache: Folder for prepared images.
+        sets: Chooses the sets to predict among those that the images are in; None: all.
+        training_data: Data with the images that the run was trained on.
+        ood: Folders of out-of-distribution images, or files of their predictions, by name.
+        check_classes: Called with those of a run before any image is read.
+        deferral: The policy that predictions in files must be for, if they name a model.
+    """
+    ood = ood or {}
+    if is_prediction_file(run):
+        refuse_data(run, data)
+        refuse_image_options(context, run)
+        if training_data is not None:
+            raise UsageError("`training_data` is for a run; name training images in the column set")
+        files = {name: read_file(path, deferral) for name, path in ood.items()}
+        return Source(read_file(run, deferral), files, [], [])
+    images = require_data(run, data)
+    from misgiving.data.ood_sets.ood_set import read_ood_folder
+    from misgiving.models import processes
+    from misgiving.predictions.predict import TrainedRun
+    from misgiving.results.schema import SkippedImage
+    from misgiving.training.devices import start_processes
+
+    folders = {name: read_ood_folder(folder, name=name) for name, folder in ood.items()}
+    places = {name: value for name, value in settings.items() if name != "on_bad_image"}
+    with processes.explain_lost_process(), progress_bars() as progress:
+        trained = TrainedRun.load(
+            run,
+            device=str(start_processes(**places)),
+            cache=cache,
+            on_image=Bar(progress, "preparing images").at,
+            on_predicted=Bar(progress, "predicting").at,
+            on_bad_image=settings["on_bad_image"],
+        )
+        check_classes(trained.checkpoint.classes)
+        predicted = trained.predict(images, sets=sets, training_data=training_data, odin=bool(ood))
+        outliers = {name: trained.predict_outliers(folder) for name, folder in folders.items()}
+    skipped = [
+        SkippedImage(name, *bad)
+        for name, found in {images: predicted, **outliers}.items()
+        for bad in found.skipped
+    ]
+    return Source(
+        predicted.predictions,
+        {name: found.predictions for name, found in outliers.items()},
+        skipped,
+        [*_left_out(images, predicted)],
+        predicted.picture,
+        processes.is_first(),
+    )
+
+
+def read_file(path: Path, deferral: "Deferral | None") -> "Predictions":
+    """Predictions in a file, which are named where they are not those of the policy's model."""
+    from misgiving.predictions.record import Predictions
+
+    predictions = Predictions.read(path)
+    if deferral is not None:
+        try:
+            deferral.check_predictions(predictions)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+    return predictions
+
+
+def _left_out(data: str, predicted: "PredictedData") -> list[str]:
+    """Sentences on the images of DATA that were not predicted, and on what was not found."""
+    from misgiving.data.bad_images import skipped_sentences
+    from misgiving.report.certificate import LEFT_OUT
+
+    sets = {*(predicted.predictions.sets or ())}
+    counts = predicted.counts
+    sentences = [
+        f"left out: {counts[name]} images {reason}"
+        for name, reason in LEFT_OUT.items()
+        if counts[name] and name not in sets
+    ]
+    if predicted.unknown:
+        sentences.append(
+            f"left out: {predicted.unknown} images of classes that the model does not know"
+        )
+    if predicted.searched < predicted.trained_on:
+        sentences.append(
+            f"near duplicates of training images were sought among {predicted.searched} of "
+            f"{predicted.trained_on}; the others were not found"
+        )
+    return [*sentences, *skipped_sentences(predicted.skipped, counts.total(), name=data)]

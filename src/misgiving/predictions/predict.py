@@ -1,0 +1,408 @@
+"""Predict a data set with a trained model: `predict` runs the model, and a run keeps the result.
+
+The predictions of a run hold all that is known of its images: the set of the run's split that each
+belongs to, its group, content and path.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from misgiving.checkpoint import Checkpoint, load
+from misgiving.data.bad_images import FAIL, SKIP
+from misgiving.data.cache import ImageSet, prepare
+from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets.dataset import Dataset, ImageFiles
+from misgiving.data.duplicates import concatenated, image_hashes, near_duplicates
+from misgiving.data.splits import Split
+from misgiving.errors import BadImage, BadImagesError, DataError, ExplainedError, UsageError
+from misgiving.files import default_cache
+from misgiving.groups import chained, join_groups, named_groups
+from misgiving.manifests import sha256_of
+from misgiving.models import processes
+from misgiving.models.joint import JointClassifier
+from misgiving.predictions import inference
+from misgiving.predictions.graphs import cached_network
+from misgiving.predictions.inference import OnImage, fingerprint_of, odin_scores, predictions_of
+from misgiving.predictions.network import Network
+from misgiving.predictions.record import Predictions
+from misgiving.predictions.schema import EXCLUDED, UNKNOWN, VALIDATION
+from misgiving.scores.odin import Odin
+
+Choose = Callable[[Collection[str]], Collection[str]]
+"""Chooses sets among those that the images are in."""
+
+FOLDER = "predictions"  # in a run
+ODIN = "odin_default"
+OUTPUTS = (
+    "logits",
+    "features",
+    "taps",
+    "tap_widths",
+    "predicted_losses",
+    "head",
+    "model",
+    "scores",
+)
+PRECEDENCE = ("train", "test", EXCLUDED, "calibrate", "tune")
+"""Of a group with images in several of these sets, those in the first keep their set."""
+
+
+class PredictedData(NamedTuple):
+    """Predictions of a run for a data set.
+
+    Attributes:
+        predictions: For the images of the chosen sets, in the order of the data; last come training
+            images from elsewhere.
+        picture: Reads the image of this id as the model saw it, (size, size, 3).
+        counts: Images by set, whether chosen or not.
+        skipped: Images that cannot be read.
+        unknown: Number of images of classes that the model does not know.
+        searched: Training images among which near duplicates were sought.
+        trained_on: All training images of the model.
+    """
+
+    predictions: Predictions
+    picture: Callable[[str], UInt8[np.ndarray, "size size 3"]]
+    counts: Counter[str]
+    skipped: tuple[BadImage, ...]
+    unknown: int
+    searched: int
+    trained_on: int
+
+
+def predict(
+    model: str | Path | Checkpoint | JointClassifier,
+    data: str | Dataset | ImageSet,
+    *,
+    batch_size: int = 64,
+    estimates_losses: bool = True,
+    on_image: OnImage | None = None,
+) -> Predictions:
+    """Run a model once over a set of images.
+
+    Args:
+        model: A run folder, or a model that is in memory.
+        data: The data as a user names it, such as "folder:photos", or a data set; for a
+            `JointClassifier` a prepared set.
+        batch_size: Images in one forward pass.
+        estimates_losses: False for a `JointClassifier` whose estimator was not trained: there are
+            then no predicted losses.
+        on_image: Called with the number of predicted images and of all.
+    """
+    if isinstance(model, JointClassifier):
+        if not isinstance(data, ImageSet):
+            raise UsageError("give a `JointClassifier` a set that `prepare` has made")
+        return inference.predict(
+            model,
+            data,
+            batch_size=batch_size,
+            estimates_losses=estimates_losses,
+            on_image=on_image,
+        )
+    if isinstance(model, Checkpoint):
+        if not isinstance(data, ImageSet):
+            dataset = load_dataset(data) if isinstance(data, str) else data
+            data = prepare(dataset, model.preprocessing, cache=default_cache())
+        return predictions_of(model, data.align(model.classes)[0], on_image=on_image)
+    return TrainedRun.load(Path(model), on_predicted=on_image).predict(data).predictions
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainedRun:
+    """A run that is ready to predict.
+
+    Attributes:
+        folder: The run's folder.
+        checkpoint: Its content; the model is on the device where it is to compute.
+        model: Fingerprint of the model.
+        cache: Folder for prepared images.
+        on_image: Called with the number of prepared images and of all.
+        on_predicted: Called with the number of predicted images and of all of a set.
+        on_bad_image: `fail`, or `skip` to leave out images that cannot be read.
+    """
+
+    folder: Path
+    checkpoint: Checkpoint
+    model: str
+    cache: Path = field(default_factory=default_cache)
+    on_image: OnImage | None = None
+    on_predicted: OnImage | None = None
+    on_bad_image: str = FAIL
+
+    @classmethod
+    def load(
+        cls, folder: Path, *, device: str = "cpu", cache: Path | None = None, **options: object
+    ) -> "TrainedRun":
+        """Read a run folder; `options` are attributes."""
+        checkpoint = load(folder)
+        checkpoint.model.to(device)
+        return cls(
+            folder=folder,
+            checkpoint=checkpoint,
+            model=fingerprint_of(checkpoint),
+            cache=cache or default_cache(),
+            **options,  # type: ignore[arg-type]
+        )
+
+    def predict(
+        self,
+        data: str | Dataset | ImageSet,
+        *,
+        sets: Choose | None = None,
+        training_data: str | None = None,
+        odin: bool = False,
+    ) -> PredictedData:
+        """Predict the images of the model's classes, each once: what is kept is used again.
+
+        Args:
+            data: The data as the user names it, or a data set.
+            sets: Chooses the sets to predict among those that the images are in; None: all.
+            training_data: Data with the images that the model was trained on; None: `data`, and for
+                those that are not there the data of the run.
+            odin: Also score the images by ODIN with its defaults, which runs the model again.
+
+        Raises:
+            DataError: Images cannot be read; or the set `train` is chosen, and none of its images
+                is there.
+        """
+        dataset = load_dataset(data) if isinstance(data, str) else data
+        everything = dataset if isinstance(dataset, ImageSet) else self._prepared(dataset)
+        images, unknown = everything.align(self.checkpoint.classes)
+        others = self._training_images(images, training_data)
+        described = self._described(dataset, images, others)
+        counts = Counter(described.sets)
+        chosen = frozenset(counts if sets is None else sets(counts))
+        if "train" in chosen and not counts["train"]:
+            name = training_data or self.checkpoint.configuration.get("data", {}).get("name", "")
+            raise DataError(
+                f"{name}: contains none of the model's training images, on which its detectors are "
+                "fitted; give the data that it was trained on as `training_data`"
+            )
+        rows = np.flatnonzero([name in chosen for name in described.sets or ()])
+        return PredictedData(
+            self._predictions([images, others], described, rows, _key(dataset), odin=odin),
+            partial(_read, [images, others], {name: row for row, name in enumerate(described.ids)}),
+            counts,
+            everything.skipped,
+            unknown,
+            counts["train"],
+            self.checkpoint.split.sets.count("train"),
+        )
+
+    def predict_outliers(self, dataset: Dataset) -> PredictedData:
+        """Predict out-of-distribution images, which have no class, and score them by ODIN."""
+        images = self._prepared(dataset)
+        unknown = np.full(len(images), UNKNOWN)
+        images = replace(images, labels=unknown, classes=self.checkpoint.classes)
+        described = _described(dataset, images, named_groups(images.groups, images.ids))
+        rows = np.arange(len(images))
+        return PredictedData(
+            self._predictions([images], described, rows, _key(dataset), odin=True),
+            partial(_read, [images], {name: row for row, name in enumerate(images.ids)}),
+            Counter({"": len(images)}),
+            images.skipped,
+            0,
+            0,
+            0,
+        )
+
+    def _prepared(self, dataset: Dataset, *, on_bad_image: str | None = None) -> ImageSet:
+        return prepare(
+            dataset,
+            self.checkpoint.preprocessing,
+            cache=self.cache,
+            report=self.on_image,
+            on_bad_image=on_bad_image or self.on_bad_image,
+        )
+
+    def _training_images(self, images: ImageSet, training_data: str | None) -> ImageSet:
+        """The model's training images that are not among these; may be none."""
+        split = self.checkpoint.split
+        hashes, offered = split.hashes_of("train"), set(images.hashes)
+        name = str(self.checkpoint.configuration.get("data", {}).get("name", ""))
+        none = images.select(np.arange(0))
+        if training_data is None and (not name or hashes <= offered):
+            return none
+        try:
+            dataset = load_dataset(training_data or name)
+            found = self._prepared(dataset, on_bad_image=None if training_data else SKIP)
+            found = found.align(self.checkpoint.classes)[0]
+        except ExplainedError as failure:
+            if training_data or (isinstance(failure, BadImagesError) and not failure.whole):
+                raise
+            return none  # the run's data was moved: the images that are offered must do
+        return found.select(
+            np.flatnonzero([of in hashes and of not in offered for of in found.hashes])
+        )
+
+    def _described(
+        self, dataset: Dataset | ImageSet, images: ImageSet, others: ImageSet
+    ) -> Predictions:
+        """All images with their sets and groups, training images from elsewhere last."""
+        split = self.checkpoint.split
+        keep = self.checkpoint.configuration.get("training", {}).get("keep")
+        groups = related_groups([images, others], split)
+        described = _described(dataset, images, groups[: len(images)])
+        if len(others):
+            taken = set(images.ids)
+            ids = tuple(f"{name} (training)" if name in taken else name for name in others.ids)
+            elsewhere = _described(others, replace(others, ids=ids), groups[len(images) :])
+            empty = {name: ("",) * len(others) for name in described.metadata}
+            described = Predictions.concatenated([described, replace(elsewhere, metadata=empty)])
+        named = [*images.groups, *others.groups]
+        sets = sets_of(described, named, split, chosen_on_validation=keep == "best")
+        return replace(described, sets=sets)
+
+    def _predictions(
+        self,
+        sources: Sequence[ImageSet],
+        described: Predictions,
+        rows: Int[np.ndarray, " chosen"],
+        key: str,
+        *,
+        odin: bool,
+    ) -> Predictions:
+        """Predict these rows of the sources together, each set of a source at a time."""
+        if not len(rows):
+            raise UsageError("there are no images to predict")
+        network = cached_network(self.checkpoint, len(rows), self.cache)
+        sets = described.sets or ("",) * len(described)
+        parts, positions, start = [], [], 0
+        for number, images in enumerate(sources):
+            own = rows[(rows >= start) & (rows < start + len(images))]
+            for name in dict.fromkeys(sets[row] for row in own.tolist()):
+                members = own[[sets[row] == name for row in own.tolist()]]
+                file = f"{name or 'new'}{'_elsewhere' * bool(number)}.npz"
+                path = self.folder / FOLDER / key / file
+                parts.append(self._kept(images.select(members - start), path, network, odin=odin))
+                positions.append(members)
+            start += len(images)
+        ordered = Predictions.concatenated(parts).select(np.argsort(np.concatenate(positions)))
+        outputs = {name: getattr(ordered, name) for name in OUTPUTS}
+        weights = tuple(self.checkpoint.class_weights)
+        return replace(described.select(rows), class_weights=weights, **outputs)
+
+    def _kept(
+        self, images: ImageSet, path: Path, network: Network | None, *, odin: bool
+    ) -> Predictions:
+        """Predictions of one set: those that are kept in the run, or new ones, which are kept."""
+        try:
+            kept = Predictions.read(path)
+            reused = (kept.model, kept.hashes) == (self.model, images.hashes)
+            reused &= ODIN in kept.scores or not odin
+        except DataError:
+            reused = False
+        if not processes.any_of(not reused):
+            return kept
+        kept = predictions_of(self.checkpoint, images, on_image=self.on_predicted, network=network)
+        if odin:
+            scores = odin_scores(self.checkpoint, images, [Odin()], on_image=self.on_predicted)
+            kept = replace(kept, scores={ODIN: scores[Odin()]})
+        if processes.is_first():
+            with suppress(OSError, UsageError):  # a run that cannot be written to can be used
+                kept.write(path)
+        return kept
+
+
+def _key(dataset: Dataset | ImageSet) -> str:
+    """Name of the folder of a data set in a run."""
+    name = dataset.fingerprint if isinstance(dataset, ImageSet) else dataset.name
+    return sha256_of(name.encode())[:16]
+
+
+def _read(
+    sources: Sequence[ImageSet], rows: Mapping[str, int], name: str
+) -> UInt8[np.ndarray, "size size 3"]:
+    row = rows[name]
+    for images in sources:
+        if row < len(images):
+            return np.asarray(images.read(np.array([row]))[0])
+        row -= len(images)
+    raise KeyError(name)
+
+
+def _described(
+    dataset: Dataset | ImageSet, images: ImageSet, groups: tuple[str, ...]
+) -> Predictions:
+    """All that is known of images before a model sees them; the logits have no columns."""
+    paths, metadata = None, {}
+    if isinstance(dataset, Dataset):
+        position = {name: row for row, name in enumerate(dataset.ids)}
+        rows, source = [position[name] for name in images.ids], dataset.images
+        if isinstance(source, ImageFiles):
+            paths = tuple(str(source.paths[row]) for row in rows)
+        columns = dataset.metadata.items()
+        metadata = {name: tuple(values[row] for row in rows) for name, values in columns}
+    return Predictions(
+        logits=np.zeros((len(images), 0)),
+        labels=np.asarray(images.labels),
+        classes=images.classes,
+        ids=images.ids,
+        groups=groups,
+        group_columns=images.group_columns,
+        hashes=images.hashes,
+        paths=paths,
+        metadata=metadata,
+    )
+
+
+def related_groups(sources: Sequence[ImageSet], split: Split) -> tuple[str, ...]:
+    """Group of each image, joined where images may show the same object; empty for a single one.
+
+    Joined are images of one named group, of one group of the run's split, of the same content, and
+    near duplicates.
+    """
+    contents = [content for images in sources for content in images.hashes]
+    groups = [g for images in sources for g in named_groups(images.groups, images.ids)]
+    ids = [name for images in sources for name in images.ids]
+    group_of = dict(zip(split.hashes, split.groups, strict=True))
+    pairs = [
+        *near_duplicates(concatenated(map(image_hashes, sources))),
+        *chained(contents),
+        *chained([group_of.get(content, "") for content in contents]),
+    ]
+    return join_groups(groups, ids, pairs)
+
+
+def sets_of(
+    images: Predictions, named: Sequence[str], split: Split, *, chosen_on_validation: bool
+) -> tuple[str, ...]:
+    """Set of each image in the run's split, by its content.
+
+    Images of the validation set are excluded if the run chose its epoch on them. Excluded are also
+    new images of a group on which the model was trained, and images of a group that has
+    images in another set as well, which is named before theirs in `PRECEDENCE`.
+
+    Args:
+        images: With hashes and joined groups.
+        named: Their groups as the data name them.
+        split: Of the run.
+        chosen_on_validation: True for a run that kept its best epoch.
+    """
+    set_of = dict(zip(split.hashes, split.sets, strict=True))
+    set_of |= dict.fromkeys(split.hashes_of("train"), "train")  # of copies in two sets
+    sets = [set_of.get(content, "") for content in images.hashes or ()]
+    is_new = [content not in set_of for content in images.hashes or ()]
+    if chosen_on_validation:
+        sets = [EXCLUDED if name == VALIDATION else name for name in sets]
+    rows = zip(split.groups, split.ids, split.sets, strict=True)
+    trained = {group for group, name, in_set in rows if in_set == "train" and group != name}
+    units = images.units.tolist()
+    first: dict[int, str] = {}
+    for name in reversed(PRECEDENCE):
+        first |= {unit: name for unit, own in zip(units, sets, strict=True) if own == name}
+    return tuple(
+        EXCLUDED
+        if (name in PRECEDENCE and name != first[unit])
+        or (new and (first.get(unit) == "train" or group in trained))
+        else name
+        for name, unit, new, group in zip(sets, units, is_new, named, strict=True)
+    )

@@ -1,1 +1,0 @@
-"""The product: one file for each command."""

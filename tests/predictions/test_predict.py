@@ -1,0 +1,180 @@
+"""A run is a source of predictions as a file is; nothing after it knows which it was."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from bundled import checkpoint, noisy_set, write_run
+from coloured import split_of
+
+from misgiving.data.splits import Split
+from misgiving.deferral.deferral import Deferral
+from misgiving.errors import DataError
+from misgiving.evaluation.evaluate import evaluate
+from misgiving.predictions import predict as predict_module
+from misgiving.predictions.predict import TrainedRun, sets_of
+from misgiving.predictions.record import Predictions
+
+SIZE = 350
+SETS = ("train",) * 100 + ("tune",) * 75 + ("calibrate",) * 125 + ("test",) * 50
+
+
+@pytest.fixture(scope="module")
+def images():
+    return noisy_set(SIZE, seed=7)
+
+
+@pytest.fixture(scope="module")
+def run(images, tmp_path_factory):
+    places = tmp_path_factory.mktemp("runs")
+    made = replace(checkpoint(), split=split_of(images, list(SETS)))
+    write_run(places / "run", made)
+    return TrainedRun.load(places / "run", cache=places / "cache")
+
+
+@pytest.fixture(scope="module")
+def predicted(run, images):
+    return run.predict(images).predictions
+
+
+def drawn(predicted, seed):
+    """The predictions with groups, columns, metadata and labels that are drawn at random."""
+    random = np.random.default_rng(seed)
+    sets = SETS if seed % 2 else tuple("" if name != "train" else name for name in SETS)
+    numbers = random.integers(0, SIZE // 3, SIZE)
+    named = random.random(SIZE) < 0.7
+    groups = tuple(
+        f"{name or 'new'} {number}" if own else ""  # no group is in two sets
+        for name, number, own in zip(sets, numbers, named, strict=True)
+    )
+    columns = [(), ("patient",), ("patient", "lesion")][seed % 3]
+    ages = tuple(str(20 + 10 * age) for age in random.integers(0, 4, SIZE))
+    return replace(
+        predicted,
+        sets=sets,
+        groups=groups,
+        group_columns=columns,
+        metadata={"age": ages, "set": ages[::-1]},
+    )
+
+
+@pytest.mark.parametrize(("seed", "suffix"), [*enumerate(("npz", "csv", "parquet", "npz"))])
+def test_a_run_and_its_exported_table_give_the_same_policy_and_evaluation(
+    predicted, tmp_path, seed, suffix
+):
+    made = drawn(predicted, seed)
+    made.write(tmp_path / f"p.{suffix}")
+    table = Predictions.read(tmp_path / f"p.{suffix}")
+    if suffix == "csv":  # which has no last layer
+        made = replace(made, head=None)
+    policies = [Deferral(max_error=0.4, max_ood_false_alarms=0.2).fit(one) for one in (made, table)]
+    assert policies[0].certificate_ == policies[1].certificate_
+    assert policies[0].cases_ == policies[1].cases_
+    first, second = (
+        evaluate(one, policy) for one, policy in zip((made, table), policies, strict=True)
+    )
+    assert first.decisions == second.decisions
+    assert first.measurements == second.measurements
+    assert first.harms == second.harms
+
+
+def test_a_run_names_the_set_and_the_content_of_each_image(predicted, images):
+    assert predicted.sets == SETS
+    assert predicted.hashes == images.hashes
+    assert predicted.ids == images.ids
+    assert predicted.groups == ("",) * SIZE
+    assert predicted.class_weights == (1.0, 1.0, 1.0)
+
+
+def test_only_the_chosen_sets_are_predicted_and_each_once(run, images, predicted, monkeypatch):
+    counted = []
+    original = predict_module.predictions_of
+    monkeypatch.setattr(
+        predict_module,
+        "predictions_of",
+        lambda made, chosen, **options: (
+            counted.append(len(chosen)) or original(made, chosen, **options)
+        ),
+    )
+    fresh = replace(
+        images, ids=tuple(f"new {name}" for name in images.ids), labels=images.labels[::-1]
+    )
+    again = run.predict(fresh, sets=lambda _: {"test"})
+    assert counted == [50]  # other data: their fingerprint is another
+    assert run.predict(fresh, sets=lambda _: {"test"}).counts["calibrate"] == 125
+    assert counted == [50]
+    np.testing.assert_allclose(again.predictions.logits, predicted.in_set("test").logits, atol=1e-5)
+    run.predict(images)
+    assert counted == [50]
+
+
+def test_damaged_predictions_in_a_run_are_made_again(run, images):
+    first = run.predict(images, sets=lambda _: {"tune"}).predictions
+    (path,) = run.folder.glob("predictions/*/tune.npz")
+    path.write_bytes(path.read_bytes()[:100])
+    again = run.predict(images, sets=lambda _: {"tune"}).predictions
+    np.testing.assert_array_equal(first.logits, again.logits)
+    assert len(Predictions.read(path)) == 75
+
+
+def test_a_policy_needs_training_images(run, images):
+    with pytest.raises(DataError, match="training_data"):
+        run.predict(images.select(np.arange(125, 200)), sets=lambda _: {"train", "tune"})
+
+
+def described(**columns):
+    count = len(columns["hashes"])
+    ids = tuple(f"{row}.png" for row in range(count))
+    made = {"groups": ("",) * count, "ids": ids} | columns
+    return Predictions(
+        logits=np.zeros((count, 0)), labels=np.zeros(count, dtype=int), classes=("a", "b"), **made
+    )
+
+
+def split(**sets):
+    """The set of each content; contents of two letters and more are in a named group."""
+    names = [(content, name) for name, contents in sets.items() for content in contents.split()]
+    hashes = tuple(content for content, _ in names)
+    return Split(
+        ids=tuple(f"{content}.png" for content in hashes),
+        hashes=hashes,
+        sets=tuple(name for _, name in names),
+        labels=("a",) * len(names),
+        groups=tuple(f"{c}.png" if len(c) == 1 else c[0] for c in hashes),
+    )
+
+
+@pytest.mark.parametrize(
+    ("hashes", "groups", "expected"),
+    [
+        ("a t c u x", None, "train test calibrate tune -"),
+        ("a x t x", "g g h h", "train excluded test -"),  # new images of both groups
+        ("a t c", "g g g", "train excluded excluded"),
+        ("t c u", "g g g", "test excluded excluded"),
+        ("c u x", "g g g", "calibrate excluded -"),
+        ("v x", "g g", "validation -"),
+        ("a v", "g g", "train validation"),
+    ],
+)
+def test_groups_are_in_one_set(hashes, groups, expected):
+    hashes = tuple(hashes.split())
+    groups = tuple(groups.split()) if groups else ("",) * len(hashes)
+    known = split(train="a", test="t", calibrate="c", tune="u", validation="v")
+    found = sets_of(
+        described(hashes=hashes, groups=groups), groups, known, chosen_on_validation=False
+    )
+    assert " ".join(name or "-" for name in found) == expected
+
+
+def test_images_that_a_run_chose_its_epoch_on_are_excluded():
+    images = described(hashes=("v", "x"))
+    known = split(train="a", validation="v")
+    assert sets_of(images, ("", ""), known, chosen_on_validation=True) == ("excluded", "")
+
+
+def test_new_images_of_a_patient_of_the_training_set_are_excluded_also_without_its_images():
+    images = described(hashes=("x", "y"), groups=("p", "q"))
+    assert sets_of(images, ("p", "q"), split(train="p1"), chosen_on_validation=False) == (
+        "excluded",
+        "",
+    )
