@@ -104,11 +104,11 @@ def _cut(path):
 def _without_directions(path):
     arrays = load_file(path)
     del arrays["directions"]
-    save_file(arrays, path, {"facts": '{"format": 2, "names": ["knn"], "probes": []}'})
+    save_file(arrays, path, {"facts": '{"names": ["knn"], "probes": []}'})
 
 
 def _of_an_unknown_detector(path):
-    save_file(load_file(path), path, {"facts": '{"format": 2, "names": ["guess"], "probes": []}'})
+    save_file(load_file(path), path, {"facts": '{"names": ["guess"], "probes": []}'})
 
 
 def _of_the_earlier_format(path):

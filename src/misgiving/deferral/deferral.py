@@ -21,6 +21,7 @@ from misgiving.deferral.fit import (
 from misgiving.deferral.policy_file import (
     AGAIN,
     DETECTORS,
+    FITTED,
     POLICY,
     POLICY_FOLDER,
     Cases,
@@ -39,7 +40,6 @@ from misgiving.scores.detectors import FittedDetectors, default_ood_detector
 from misgiving.scores.features import FEATURE_SCORES
 
 UNNAMED = "unnamed"  # the model of predictions that do not name one
-FITTED = ("certificate", "calibration", "rule", "cases", "model", "unit")  # kept in the file
 
 
 class Deferral:
@@ -115,9 +115,8 @@ class Deferral:
         self.ood_detector = ood_detector
         self.seed = seed
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
+    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002  # none is nested
         """Parameters by name, as they were given."""
-        del deep  # of scikit-learn: no parameter has parameters of its own
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     def set_params(self, **parameters: Any) -> "Deferral":
@@ -168,16 +167,15 @@ class Deferral:
         self.check_classes(sets.tuning.classes)
         fitted = fit_calibration(sets.tuning, sets.detectors, rule)
         self.certify(sets.tuning, sets.calibration, detectors=sets.detectors, fitted=fitted)
-        missed = None
-        if not targets.class_max_miss:
-            missed = most_missed(self.decide(sets.calibration), sets.calibration)
         self.cases_ = replace(
             self.cases_,
             drawn_parts=sets.drawn_parts,
             training_images=sets.training_images,
             left_out=sets.left_out,
             sensitivities=sensitivities_by_rule(sets.tuning, rule),
-            most_missed=missed,
+            most_missed=None
+            if targets.class_max_miss
+            else most_missed(self.decide(sets.calibration), sets.calibration),
         )
         return self
 
@@ -349,7 +347,7 @@ class Deferral:
         """
         folder = Path(folder)
         check_policy_folder(folder)
-        self._fitted.cases_ = cases_after(folder, self._file(""))
+        self.cases_ = cases_after(folder, PolicyFile.of(self._fitted, ""))
         with whole_folder(folder) as partial:
             self.write(partial)
 
@@ -360,15 +358,9 @@ class Deferral:
             folder: Such as that of a bundle.
             used_alone: Leave out detectors on which no decision depends.
         """
-        self._fitted  # noqa: B018  # refuses where nothing is fitted
-        (self.used_detectors if used_alone else self.detectors_).save(folder / DETECTORS)
-        self._file(sha256_of_file(folder / DETECTORS)).write(folder)
-
-    def _file(self, detectors: str) -> PolicyFile:
-        parts = {name: getattr(self._fitted, f"{name}_") for name in FITTED}
-        return PolicyFile(
-            **parts, ood_detector=self.ood_detector, seed=self.seed, detectors=detectors
-        )
+        fitted = self._fitted
+        (fitted.used_detectors if used_alone else fitted.detectors_).save(folder / DETECTORS)
+        PolicyFile.of(self, sha256_of_file(folder / DETECTORS)).write(folder)
 
     @property
     def fingerprint(self) -> str:
@@ -400,13 +392,7 @@ class Deferral:
         if not (folder / POLICY).is_file():
             raise DataError(f"{folder}: contains no policy; run `misgiving calibrate` first")
         policy = PolicyFile.read(folder)
-        targets, rule = policy.certificate.targets, policy.rule
-        deferral = cls(
-            **{**vars(targets), "class_max_miss": dict(targets.class_max_miss) or None},
-            **{**vars(rule), "costs": dict(rule.costs) or None},
-            ood_detector=policy.ood_detector,
-            seed=policy.seed,
-        )
+        deferral = cls(**policy.parameters)
         for name in FITTED:
             setattr(deferral, f"{name}_", getattr(policy, name))
         deferral.detectors_ = policy.read_detectors(folder)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool
@@ -28,6 +28,7 @@ from misgiving.scores.detectors import FittedDetectors
 
 POLICY, DETECTORS = "policy.json", "policy.safetensors"
 POLICY_FOLDER = "policy"  # in a run
+FITTED = ("certificate", "calibration", "rule", "cases", "model", "unit")  # with a `_`
 AGAIN = "run `misgiving calibrate` again"
 DIGITS = 16  # of the digest of a name: of a million, two are the same with a probability of 3e-8
 DIFFERENT = 0.9  # share of different rows of logits from which on a row identifies an image
@@ -215,6 +216,21 @@ class PolicyFile(BaseModel):
     certificate: Certificate
     cases: Cases
     detectors: str
+
+    @classmethod
+    def of(cls, deferral: Any, detectors: str) -> "PolicyFile":
+        """The file of a fitted `Deferral`, with the SHA-256 of its detectors."""
+        parts = {name: getattr(deferral, f"{name}_") for name in FITTED}
+        return cls(
+            **parts, ood_detector=deferral.ood_detector, seed=deferral.seed, detectors=detectors
+        )
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Parameters of the `Deferral`."""
+        values = vars(self.certificate.targets) | vars(self.rule)
+        values |= {name: values[name] or None for name in ("class_max_miss", "costs")}
+        return values | {"ood_detector": self.ood_detector, "seed": self.seed}
 
     def write(self, folder: Path) -> None:
         """Write `policy.json`, with its checksum, whole or not at all."""

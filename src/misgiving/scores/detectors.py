@@ -21,7 +21,6 @@ from misgiving.scores.outputs import Outputs
 from misgiving.scores.principal import principal_directions
 from misgiving.scores.probes import ClassProbes, Evidence
 
-FORMAT = 2
 AGAIN = "calibrate or export again"
 FACTS, PROBES = "facts", "probes"
 OOD_DETECTOR = "knn"  # the default: needs no OOD image to be tuned on, and no gradient
@@ -136,7 +135,7 @@ class FittedDetectors:
         arrays |= {f"{PROBES}/{name}": value for name, value in probes.items()}
         contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         probed = [] if self.probes is None else list(self.probes.probes)
-        facts = {"format": FORMAT, "names": self.names, PROBES: probed}
+        facts = {"names": self.names, PROBES: probed}
         with whole_file(path) as partial:
             # one entry: the order of several is another in each file
             save_file(contiguous, partial, {FACTS: json.dumps(facts)})
@@ -151,10 +150,6 @@ class FittedDetectors:
         with explain_damage(path, remedy=AGAIN):
             with safe_open(path, framework="np") as file:
                 facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
-            if (written := facts.get("format")) != FORMAT:
-                raise DataError(
-                    f"{path}: has format {written}, and this version reads {FORMAT}; {AGAIN}"
-                )
             arrays = load_file(path)
             directions = arrays.pop("directions")
             statistics: dict[str, dict[str, Shaped[np.ndarray, ...]]]
