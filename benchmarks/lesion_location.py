@@ -21,7 +21,7 @@ from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.decoding import decode, read_bytes
 from misgiving.data.ood_sets.derived import DerivedImages
 from misgiving.data.ood_sets.lesions import locate_lesion, resized
-from misgiving.data.ood_sets.ood_set import Built, build
+from misgiving.data.ood_sets.ood_set import build
 from misgiving.data.ood_sets.rectangles import Box, bounding_box
 
 Mask = Bool[np.ndarray, "height width"]
@@ -107,18 +107,18 @@ def print_rates(title: str, dataset: Dataset, held_out: Dataset, seed: int) -> N
     print_row("derm_skin: images left out", skin.left_out / len(held_out))
 
 
-def overlaps(dataset: Dataset, built: Built) -> list[Overlap]:
+def overlaps(dataset: Dataset, built: Dataset) -> list[Overlap]:
     """How much of the real lesion is in each image's box or crop."""
     positions = {identity: index for index, identity in enumerate(dataset.ids)}
-    images = built.dataset.images
+    images = built.images
     if not isinstance(images, DerivedImages):
-        raise TypeError(f"{built.dataset.name} is not derived from held-out images")
-    prefix = f"{built.dataset.name}-"
+        raise TypeError(f"{built.name} is not derived from held-out images")
+    prefix = f"{built.name}-"
     return [
         overlap(
             real_lesion(dataset, positions[identity.removeprefix(prefix)], region.grid), region.box
         )
-        for identity, region in zip(built.dataset.ids, images.regions, strict=True)
+        for identity, region in zip(built.ids, images.regions, strict=True)
     ]
 
 

@@ -29,7 +29,7 @@ def photos(tmp_path):
 
 def test_masks_are_found_by_the_name_of_the_file_without_its_folder(photos, tmp_path):
     assert mask_of(tmp_path / "masks", "NV/one.png") == tmp_path / "masks/one_segmentation.png"
-    boxed = build("b_box", with_masks(photos, str(tmp_path / "masks")), seed=0).dataset
+    boxed = build("b_box", with_masks(photos, str(tmp_path / "masks")), seed=0)
     assert "automatically" not in boxed.contents
     black = (boxed.images.read(0).image == 0).all(axis=2)
     assert np.argwhere(black).min(axis=0).tolist() == [5, 6]

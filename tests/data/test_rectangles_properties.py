@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from strategies import generators
 
-from misgiving.data.ood_sets.derived import blackened, cropped
+from misgiving.data.datasets.dataset import ImageArray
+from misgiving.data.ood_sets.derived import DerivedImages, Region
 from misgiving.data.ood_sets.lesions import dark_rim, locate_lesion, resized, widened
 from misgiving.data.ood_sets.rectangles import (
     Box,
@@ -139,7 +140,11 @@ def test_a_box_on_a_finer_grid_has_its_edges_where_they_were(lesion, down, acros
 def test_a_black_box_changes_only_pixels_inside_and_a_crop_keeps_only_those(lesion, random):
     image = random.integers(1, 256, (*lesion.shape, 3)).astype(np.uint8)
     box, before = bounding_box(lesion), image.copy()
-    boxed, crop = blackened(image, box), cropped(image, box)
+    region = Region(box, lesion.shape, automatic=False)
+    boxed, crop = (
+        DerivedImages(ImageArray(image[None]), kind, (region,)).read(0).image
+        for kind in ("b_box", "derm_skin")
+    )
     covered = np.zeros(lesion.shape, dtype=bool)
     inside(box, covered)[:] = True
     np.testing.assert_array_equal((boxed == 0).all(axis=2), covered)

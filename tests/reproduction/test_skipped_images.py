@@ -78,7 +78,7 @@ def test_a_reproduction_goes_on_without_bad_images_and_its_report_says_so(protoc
 def test_derived_images_are_those_of_the_held_out_ones_and_of_no_other(protocol, tmp_path):
     """One that is shifted by a bad image would come from an image that was trained on."""
     trial_data = TrialData(protocol, tmp_path)
-    boxes = trial_data.outliers(0)["boxes"].built.dataset
+    boxes = trial_data.outliers(0)["boxes"].dataset
     held_out = trial_data.setup(units_of(protocol)[0]).images_of(
         trial_data.evaluation_sets.measured
     )
@@ -87,7 +87,7 @@ def test_derived_images_are_those_of_the_held_out_ones_and_of_no_other(protocol,
 
 def test_an_ood_set_is_described_without_the_images_that_it_lacks(protocol, tmp_path):
     built, images = TrialData(protocol, tmp_path).outliers(0)["scans"]
-    assert built.dataset.ids == images.ids
+    assert built.ids == images.ids
     assert len(images) == 11
 
 

@@ -34,7 +34,7 @@ def test_models_of_4_2_are_trained_on_in_distribution_classes_alone(trial_data):
 
 def test_boxes_are_made_of_held_out_images(trial_data):
     run = trial_data.setup(Unit("ood_detection", 0, "vanilla"))
-    sources = set(trial_data.outliers(0)["boxes"].built.dataset.groups)
+    sources = set(trial_data.outliers(0)["boxes"].dataset.groups)
     assert sources <= set(run.images_of("validation").ids)
 
 
@@ -55,7 +55,7 @@ def test_the_grouped_split_measures_what_nothing_was_chosen_on(cache):
     run = trial_data.setup(Unit("ood_detection", 0, "vanilla"))
     assert trial_data.evaluation_sets == ("tune", "tune", "test")
     assert set(run.sets) == {"train", "tune", "calibrate", "test"}
-    sources = set(trial_data.outliers(0)["boxes"].built.dataset.groups)
+    sources = set(trial_data.outliers(0)["boxes"].dataset.groups)
     assert sources <= set(run.images_of("test").ids)
 
 

@@ -122,8 +122,8 @@ def ood(
             **settings,
         )
     say_skipped(skipped)
-    say(f"{name}: {built.dataset.contents}")
-    say(f"wrote {write_ood_set(built, out)}")
+    say(f"{name}: {built.contents}")
+    say(f"wrote {write_ood_set(built, out, seed=seed)}")
 
 
 @data_app.command()

@@ -20,9 +20,7 @@ from misgiving.data.ood_sets.lesions import with_masks
 from misgiving.data.ood_sets.ood_set import (
     PAPER_COUNTS,
     SCIKIT_IMAGE,
-    Built,
     build,
-    from_place,
     images_at,
 )
 from misgiving.data.preprocessing import AugmentationSettings
@@ -54,9 +52,9 @@ class Progress:
 
 
 class OodImages(NamedTuple):
-    """An OOD set of one trial: how it was built, and its prepared images."""
+    """An OOD set of one trial before and after its preparation."""
 
-    built: Built
+    dataset: Dataset
     images: ImageSet
 
 
@@ -144,7 +142,7 @@ class TrialData:
         if trial not in self._outliers:
             built = {name: self._ood_set(name, trial) for name in self.protocol.ood_sets}
             self._outliers[trial] = {
-                name: _readable(made, self._prepare(made.dataset)) for name, made in built.items()
+                name: _readable(made, self._prepare(made)) for name, made in built.items()
             }
         return self._outliers[trial]
 
@@ -198,7 +196,7 @@ class TrialData:
             },
         }
 
-    def _ood_set(self, name: str, trial: int) -> Built:
+    def _ood_set(self, name: str, trial: int) -> Dataset:
         """One OOD set of a trial, before preprocessing."""
         seed = self.protocol.seed + trial
         everything = self.dataset.restrict(self.protocol.in_distribution)
@@ -210,10 +208,9 @@ class TrialData:
             about = "of held-out images: " if name in KINDS else ""
         else:
             count = PAPER_COUNTS.get(source.row)
-            built = from_place(name, source.location, held_out, seed=seed, count=count)
+            built = build(name, held_out, seed=seed, place=source.location, count=count)
             about = f"{source.about}; " if source.about else ""
-        contents = f"{about}{built.dataset.contents}"
-        return built._replace(dataset=replace(built.dataset, contents=contents))
+        return replace(built, contents=f"{about}{built.contents}")
 
     def _sets(self, images: ImageSet, seed: int) -> SetNames:
         key = (images is self.inliers, seed)
@@ -256,12 +253,11 @@ class TrainedUnit(NamedTuple):
         return self.setup.evaluation_sets.measured
 
 
-def _readable(built: Built, images: ImageSet) -> OodImages:
+def _readable(built: Dataset, images: ImageSet) -> OodImages:
     """Leave out the images that cannot be read, and say so in the description."""
     remarks = skipped_sentences(images.skipped, len(images))
-    contents = "; ".join([built.dataset.contents, *remarks])
-    kept = replace(without(built.dataset, images.skipped), contents=contents)
-    return OodImages(built._replace(dataset=kept), images)
+    contents = "; ".join([built.contents, *remarks])
+    return OodImages(replace(without(built, images.skipped), contents=contents), images)
 
 
 ONLY_SHOWN = (

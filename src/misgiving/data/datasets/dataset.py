@@ -130,6 +130,7 @@ class Dataset:
             the image and white on the lesion.
         metadata: More columns, such as the patient's age band.
         group_columns: Columns of the data that define the groups; none: each image is its own.
+        left_out: Number of images of which no image of a derived set could be made.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Dataset:
     masks: Path | None = None
     metadata: Metadata = field(default_factory=dict)
     group_columns: tuple[str, ...] = ()
+    left_out: int = 0
 
     def __post_init__(self) -> None:
         sizes = {len(self.labels), len(self.ids), len(self.groups), len(self.images)}

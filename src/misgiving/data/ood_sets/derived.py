@@ -11,10 +11,10 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Bool, Int
 
 from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageSource
-from misgiving.data.decoding import Picture, decode, in_order, read_bytes
+from misgiving.data.decoding import decode, in_order, read_bytes
 from misgiving.data.ood_sets.lesions import dark_rim, locate_lesion, mask_of, resized, widened
 from misgiving.data.ood_sets.rectangles import (
     Box,
@@ -37,7 +37,6 @@ RIM_MARGIN = 0.02  # for the rim's soft edge
 
 def ood_dataset(
     held_out: Dataset,
-    *,
     name: str,
     ids: tuple[str, ...],
     groups: tuple[str, ...],
@@ -45,17 +44,17 @@ def ood_dataset(
     contents: str = "",
 ) -> Dataset:
     """A set of one class with the preprocessing of the held-out images."""
-    return replace(
-        held_out,
+    return Dataset(
         name=name,
         classes=("ood",),
         labels=np.zeros(len(ids), dtype=np.int64),
         ids=ids,
         groups=groups,
         images=images,
+        preprocessing=held_out.preprocessing,
+        augmentation=held_out.augmentation,
         contents=contents,
-        masks=None,
-        metadata={},
+        group_columns=held_out.group_columns,
     )
 
 
@@ -65,18 +64,6 @@ class Region(NamedTuple):
     box: Box
     grid: tuple[int, ...]
     automatic: bool
-
-
-def blackened(image: Picture, box: Box) -> Picture:
-    """A copy with a black box."""
-    changed = image.copy()
-    changed[box.top : box.bottom, box.left : box.right] = 0
-    return changed
-
-
-def cropped(image: Picture, box: Box) -> UInt8[np.ndarray, "rows columns 3"]:
-    """A copy of the pixels in the box."""
-    return image[box.top : box.bottom, box.left : box.right].copy()
 
 
 def lesion_of(dataset: Dataset, index: int) -> tuple[Mask | None, bool]:
@@ -132,15 +119,20 @@ def _over_ink(dataset: Dataset, index: int, _seed: int) -> Region | None:
     return None if box is None else Region(box, darkness.shape, automatic=False)
 
 
-_widely_boxed = partial(_box_lesion, rule=bounding_box, margin=BOX_MARGIN)
-_partly_boxed = partial(_box_lesion, rule=box_over_share)
-_boxed_over_image = partial(_box_lesion, rule=box_over_image)
-
 KINDS: Mapping[str, tuple[Callable[[Dataset, int, int], Region | None], str]] = {
     "boxes": (_over_ink, "a black box over the ink"),
-    "b_box": (_widely_boxed, "a black box over the lesion"),
-    "b_box_70": (_partly_boxed, "a black box over about 70 % of the lesion"),
-    "b_box_70_image": (_boxed_over_image, "a black box over 70 % of the image"),
+    "b_box": (
+        partial(_box_lesion, rule=bounding_box, margin=BOX_MARGIN),
+        "a black box over the lesion",
+    ),
+    "b_box_70": (
+        partial(_box_lesion, rule=box_over_share),
+        "a black box over about 70 % of the lesion",
+    ),
+    "b_box_70_image": (
+        partial(_box_lesion, rule=box_over_image),
+        "a black box over 70 % of the image",
+    ),
     CROPPED: (_skin_beside_lesion, "only a square of the skin beside the lesion"),
 }
 """The region of an image by data set, position and seed, and a description, by name of the set."""
@@ -159,8 +151,13 @@ class DerivedImages:
 
     def read(self, index: int) -> HashedImage:
         image, region = self.source.read(index).image, self.regions[index]
-        change = cropped if self.kind == CROPPED else blackened
-        changed = change(image, region.box.scaled(region.grid, image.shape[:2]))
+        box = region.box.scaled(region.grid, image.shape[:2])
+        rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
+        if self.kind == CROPPED:
+            changed = image[rows, columns].copy()
+        else:
+            changed = image.copy()
+            changed[rows, columns] = 0
         return HashedImage(sha256_of(changed.tobytes()), changed)
 
     def key(self, index: int) -> str:
@@ -185,10 +182,7 @@ def derive(name: str, held_out: Dataset, seed: int) -> Dataset:
     if not regions:
         raise DataError(f"{held_out.name}: no held-out image is suitable for {name}; give masks")
     chosen = held_out.select(np.array([*regions]))
-    return ood_dataset(
-        held_out,
-        name=name,
-        ids=tuple(f"{name}-{identity}" for identity in chosen.ids),
-        groups=chosen.groups,
-        images=DerivedImages(chosen.images, name, tuple(regions.values())),
-    )
+    ids = tuple(f"{name}-{identity}" for identity in chosen.ids)
+    images = DerivedImages(chosen.images, name, tuple(regions.values()))
+    made = ood_dataset(held_out, name, ids, chosen.groups, images)
+    return replace(made, left_out=len(held_out) - len(made))

@@ -120,12 +120,12 @@ def exhibits(trial_data: TrialData) -> dict[str, Exhibit]:
             "(in-distribution in 4.2 and 4.3)",
         ),
     }
-    for name, (built, images) in trial_data.outliers(0).items():
+    for name, (dataset, images) in trial_data.outliers(0).items():
         shown[name] = _exhibit(
             images,
-            built.dataset.contents,
+            dataset.contents,
             row=protocol.row(name),
-            left_out=built.left_out,
+            left_out=dataset.left_out,
             origin=protocol.origin(name),
         )
     together = unseen_images(trial_data.images, protocol.unseen)
