@@ -111,11 +111,11 @@ SLOWLY = """
 import sys, time
 from misgiving import cli
 from misgiving.bundle.bundle import Bundle
-answer = Bundle.decide_squares
+answer = Bundle.decide_inputs
 def slowly(self, squares):
     time.sleep(0.15)
     return answer(self, squares)
-Bundle.decide_squares = slowly
+Bundle.decide_inputs = slowly
 from misgiving.bundle import decide_files
 decide_files.PART = 4
 cli.run()
@@ -178,13 +178,13 @@ import os, time
 from misgiving import cli
 from misgiving.bundle import decide_files
 from misgiving.bundle.bundle import Bundle
-decide = Bundle.decide_squares
+decide = Bundle.decide_inputs
 def counted(self, squares):
     time.sleep(float(os.environ["PAUSE"]))
     with open(os.environ["ASKED"], "a") as file:
         file.write("1\\n" * len(squares))
     return decide(self, squares)
-Bundle.decide_squares = counted
+Bundle.decide_inputs = counted
 decide_files.PART = 2
 cli.run()
 """

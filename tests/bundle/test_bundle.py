@@ -84,7 +84,7 @@ def test_a_bundle_decides_on_drawn_images_as_the_run_does(exported, bundle):
     images = noisy_set(200, seed=11)
     _, expected = decisions_of(exported[0], images)
     assert {one.decision for one in expected} == {"accept", "defer", "ood"}
-    assert_agree(bundle.decide_squares(images.images), expected)
+    assert_agree(bundle.decide_inputs(images.images), expected)
 
 
 def test_a_bundle_decides_on_real_images_as_the_run_does(exported, bundle, real_data, tmp_path):
@@ -104,7 +104,7 @@ def test_probabilities_are_of_every_class_and_agree_with_the_error(exported, bun
     images = noisy_set(20, seed=12)
     predictions, _ = decisions_of(exported[0], images)
     scaled = Deferral.load(exported[0] / "policy").calibration_.scaling(predictions.logits)
-    for one, row in zip(bundle.decide_squares(images.images), scaled, strict=True):
+    for one, row in zip(bundle.decide_inputs(images.images), scaled, strict=True):
         assert tuple(one.probabilities) == bundle.classes
         assert one.predicted_class == bundle.classes[row.argmax()]
         assert one.probability == one.probabilities[one.predicted_class]
@@ -112,26 +112,26 @@ def test_probabilities_are_of_every_class_and_agree_with_the_error(exported, bun
         assert sum(one.probabilities.values()) == pytest.approx(1.0)
 
 
-def test_a_square_is_that_of_training(bundle, exported):
+def test_a_model_input_is_that_of_training(bundle, exported):
     pixels = np.random.default_rng(0).integers(0, 256, (60, 40, 3), dtype=np.uint8)
-    assert (bundle.square(png(pixels), "it") == load(exported[0]).preprocessing(pixels)).all()
+    assert (bundle.model_input(png(pixels), "it") == load(exported[0]).preprocessing(pixels)).all()
 
 
 def test_a_decision_does_not_depend_on_the_other_images(bundle):
     """Also across the batches that bound the memory."""
     squares = noisy_set(70, seed=13).images
-    together = bundle.decide_squares(squares)
+    together = bundle.decide_inputs(squares)
     for row in (0, 31, 32, 69):
-        alone = bundle.decide_squares(squares[row : row + 1])[0]
+        alone = bundle.decide_inputs(squares[row : row + 1])[0]
         assert alone.decision == together[row].decision
         assert alone.acceptance_score == pytest.approx(together[row].acceptance_score, rel=1e-5)
 
 
 def test_threads_may_decide_at_once(bundle):
     squares = noisy_set(64, seed=14).images
-    expected = bundle.decide_squares(squares)
+    expected = bundle.decide_inputs(squares)
     with ThreadPoolExecutor(8) as pool:
-        parts = pool.map(lambda row: bundle.decide_squares(squares[row : row + 1]), range(64))
+        parts = pool.map(lambda row: bundle.decide_inputs(squares[row : row + 1]), range(64))
     for (ours,), theirs in zip(parts, expected, strict=True):
         assert ours.decision == theirs.decision
         assert ours.acceptance_score == pytest.approx(theirs.acceptance_score, rel=1e-5)
@@ -139,14 +139,14 @@ def test_threads_may_decide_at_once(bundle):
 
 def test_no_image_gives_no_decision(bundle):
     assert bundle.decide([], []) == []
-    assert bundle.decide_squares(np.zeros((0, SIDE, SIDE, 3), dtype=np.uint8)) == []
+    assert bundle.decide_inputs(np.zeros((0, SIDE, SIDE, 3), dtype=np.uint8)) == []
 
 
 @pytest.mark.usefixtures("as_in_use")
 @pytest.mark.parametrize("shape", [(2, SIDE + 1, SIDE, 3), (SIDE, SIDE, 3)])
-def test_squares_of_another_shape_are_refused(bundle, shape):
+def test_model_inputs_of_another_shape_are_refused(bundle, shape):
     with pytest.raises(UsageError, match=f"{SIDE} pixels"):
-        bundle.decide_squares(np.zeros(shape, dtype=np.uint8))
+        bundle.decide_inputs(np.zeros(shape, dtype=np.uint8))
 
 
 def test_an_image_that_cannot_be_decoded_is_called_by_its_name(bundle):
@@ -280,7 +280,7 @@ def test_a_bundle_without_a_policy_defers_every_image(copied):
     squares = noisy_set(5, seed=16).images
     logits = torch.from_numpy(bundle.network(squares)[0]).double()
     assert bundle.deferral is None
-    for one, expected in zip(bundle.decide_squares(squares), logits.softmax(1), strict=True):
+    for one, expected in zip(bundle.decide_inputs(squares), logits.softmax(1), strict=True):
         assert (one.decision, one.reason) == ("defer", NO_POLICY)
         assert list(one.probabilities.values()) == pytest.approx(expected.tolist())
         assert one.probability == max(one.probabilities.values())

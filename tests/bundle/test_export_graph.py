@@ -145,10 +145,10 @@ def test_weights_beside_the_graph_are_taken_into_the_bundle(colour_files, tmp_pa
     assert (tmp_path / "net.data").is_file()
     bundle = make(tmp_path / "net.onnx", tmp_path / "b")
     squares = np.full((1, 16, 16, 3), 40, dtype=np.uint8)
-    expected = make(graph, tmp_path / "b2").decide_squares(squares)
-    assert bundle.decide_squares(squares) == expected
+    expected = make(graph, tmp_path / "b2").decide_inputs(squares)
+    assert bundle.decide_inputs(squares) == expected
     (tmp_path / "net.data").unlink()
-    assert Bundle.load(tmp_path / "b").decide_squares(squares) == expected
+    assert Bundle.load(tmp_path / "b").decide_inputs(squares) == expected
 
 
 @pytest.mark.parametrize("changes", [{"crop": 0.8}, {"interpolation": "nearest"}])

@@ -107,7 +107,7 @@ def test_backbones_of_every_kind_can_be_exported(tmp_path, backbone, size, reads
 def test_a_model_without_an_estimator_can_be_exported(tmp_path):
     made = replace(checkpoint(taps=(), reads_logits=False), estimates_losses=False)
     export_run(write_run(tmp_path / "run", made), tmp_path / "bundle")
-    found = Bundle.load(tmp_path / "bundle").decide_squares(noisy_set(3, seed=1).images)
+    found = Bundle.load(tmp_path / "bundle").decide_inputs(noisy_set(3, seed=1).images)
     assert [one.predicted_loss for one in found] == [None] * 3
 
 
@@ -175,7 +175,7 @@ def test_a_policy_of_another_detector_is_exported_with_it_alone(made, tmp_path, 
     assert set(bundle.deferral.detectors_.names) <= {name, *policy.calibration_.needed}
     images = noisy_set(60, seed=21)
     expected = policy.decide(predictions_of(made, images))
-    for ours, theirs in zip(bundle.decide_squares(images.images), expected, strict=True):
+    for ours, theirs in zip(bundle.decide_inputs(images.images), expected, strict=True):
         assert ours.decision == theirs.decision
         assert ours.ood_score == pytest.approx(theirs.ood_score, rel=1e-4, abs=1e-4)
 
@@ -188,7 +188,7 @@ def test_the_error_estimator_is_exported_with_its_probes_and_decides_as_in_the_r
     predictions = predictions_of(made, images)
     expected = policy.decide(predictions)
     assert len({one.acceptance_score for one in expected}) > 50
-    for ours, theirs in zip(bundle.decide_squares(images.images), expected, strict=True):
+    for ours, theirs in zip(bundle.decide_inputs(images.images), expected, strict=True):
         assert ours.decision == theirs.decision
         assert ours.acceptance_score == pytest.approx(theirs.acceptance_score, rel=1e-4, abs=1e-4)
     with pytest.raises(DataError, match="error_estimator reads the taps of the model"):

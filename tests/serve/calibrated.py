@@ -38,8 +38,8 @@ class Calibrated(Standin):
     def __init__(self, deferral=None):
         self.deferral = deferral or made_policy()
 
-    def decide_squares(self, squares):
-        return [self._decided(decision_of(square)) for square in squares]
+    def decide_inputs(self, inputs):
+        return [self._decided(decision_of(model_input)) for model_input in inputs]
 
     def _decided(self, decision):
         numbers = [

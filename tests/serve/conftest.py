@@ -1,5 +1,6 @@
 import json
 import logging
+from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -32,22 +33,36 @@ def place(request):
     return emptied(request.getfixturevalue("database"))
 
 
+@contextmanager
+def _service(place, model=None, store=None, **settings):
+    settings = {"threads": 1, "timeout": NO_TIMEOUT} | settings
+    app = create_app(model or Standin(), store or Store.open(str(place)), Settings(**settings))
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+        yield client
+
+
 @pytest.fixture
 def serving(sqlite_place):
     """Start a service with these settings; gives a client of it."""
-    started = []
+    with ExitStack() as stack:
+        yield lambda *parts, **settings: stack.enter_context(
+            _service(sqlite_place, *parts, **settings)
+        )
 
-    def serve(model=None, store=None, **settings):
-        settings = {"threads": 1, "timeout": NO_TIMEOUT} | settings
-        store = store or Store.open(sqlite_place)
-        app = create_app(model or Standin(), store, Settings(**settings))
-        client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
-        started.append(client.__enter__())
-        return client
 
-    yield serve
-    for client in started:
-        client.__exit__(None, None, None)
+@pytest.fixture(scope="module")
+def module_serving(tmp_path_factory):
+    """Start services that the tests of a module share; each has a store of its own."""
+    with ExitStack() as stack:
+        yield lambda **settings: stack.enter_context(
+            _service(tmp_path_factory.mktemp("service") / "cases.sqlite", **settings)
+        )
+
+
+@pytest.fixture(scope="module")
+def shared(module_serving):
+    """The client of a service for tests that do not depend on its cases."""
+    return module_serving()
 
 
 @pytest.fixture

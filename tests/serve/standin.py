@@ -27,15 +27,15 @@ class Standin:
     def card(self):
         return {"name": "standin"}
 
-    def square(self, data, name):
+    def model_input(self, data, name):
         return PREPROCESSING(decode(data, name))
 
-    def decide_squares(self, squares):
-        return [decision_of(square) for square in squares]
+    def decide_inputs(self, inputs):
+        return [decision_of(model_input) for model_input in inputs]
 
 
-def decision_of(square):
-    red, green, blue = (float(value) for value in square.mean(axis=(0, 1)))
+def decision_of(model_input):
+    red, green, blue = (float(value) for value in model_input.mean(axis=(0, 1)))
     light = blue / 255
     if red > blue + 50:
         light = float("nan")

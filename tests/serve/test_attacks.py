@@ -91,8 +91,8 @@ def _quoted(name):
         "/cases/%00",
     ],
 )
-def test_no_path_leads_out_of_the_service(client, path):
-    response = client.get(path)
+def test_no_path_leads_out_of_the_service(shared, path):
+    response = shared.get(path)
     assert response.status_code in (404, 422)
     assert "root:" not in response.text
     assert "dataclass" not in response.text
@@ -112,11 +112,11 @@ def test_no_path_leads_out_of_the_service(client, path):
         b"\xff\xfe",
     ],
 )
-def test_a_malformed_review_is_refused(client, body):
-    url = f"/cases/{sent(client)['id']}"
+def test_a_malformed_review_is_refused(shared, body):
+    url = f"/cases/{sent(shared)['id']}"
     kind = {"Content-Type": "application/json"}
-    assert client.post(f"{url}/review", content=body, headers=kind).status_code in (400, 422)
-    assert not client.get(url).json()["reviewed"]
+    assert shared.post(f"{url}/review", content=body, headers=kind).status_code in (400, 422)
+    assert not shared.get(url).json()["reviewed"]
 
 
 def test_an_endless_review_is_cut_off(client):

@@ -15,9 +15,9 @@ def basic(password):
     return "Basic " + base64.b64encode(f"anyone:{password}".encode()).decode()
 
 
-@pytest.fixture
-def keyed(serving):
-    return serving(api_key=KEY)
+@pytest.fixture(scope="module")
+def keyed(module_serving):
+    return module_serving(api_key=KEY)
 
 
 @pytest.mark.parametrize("path", EVERYTHING)
@@ -53,8 +53,8 @@ def test_only_the_right_key_is_accepted(keyed, authorization, status):
     assert response.status_code == status
 
 
-def test_many_wrong_keys_are_refused_for_a_while_and_the_right_one_never(keyed, monkeypatch):
-    clock = [100.0]
+def test_many_wrong_keys_are_refused_for_a_while_and_the_right_one_never(serving, monkeypatch):
+    keyed, clock = serving(api_key=KEY), [100.0]
     monkeypatch.setattr("misgiving.serve.authentication.time.monotonic", lambda: clock[0])
 
     def ask(key):
@@ -80,8 +80,8 @@ def test_many_wrong_keys_are_refused_for_a_while_and_the_right_one_never(keyed, 
         ("127.0.0.1", 200),
     ],
 )
-def test_without_a_key_only_names_of_this_machine_are_answered(client, host, status):
-    assert client.get("/cases", headers={"Host": host}).status_code == status
+def test_without_a_key_only_names_of_this_machine_are_answered(shared, host, status):
+    assert shared.get("/cases", headers={"Host": host}).status_code == status
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_a_short_key_is_refused_and_no_key_is_shown():
 
 
 @pytest.mark.parametrize("path", ["/", "/cases", "/nowhere", "/health"])
-def test_every_response_forbids_scripts_from_elsewhere(client, path):
-    headers = client.get(path).headers
+def test_every_response_forbids_scripts_from_elsewhere(shared, path):
+    headers = shared.get(path).headers
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
     assert policy["default-src"] == "'none'"
     assert policy["script-src"] == policy["connect-src"] == policy["style-src"] == "'self'"

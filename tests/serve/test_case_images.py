@@ -153,12 +153,12 @@ def test_kept_files_are_private_and_the_umask_stays_while_many_threads_write(tmp
     assert modes == {(True, 0o700), (False, 0o600)}
 
 
-def drops_in_loops(square, share, cells):
+def drops_in_loops(model_input, share, cells):
     """The drops, by loops over patches and pixels."""
-    size = len(square)
+    size = len(model_input)
     drops = np.empty((cells, cells))
     for row, column in np.ndindex(cells, cells):
-        covered = square.copy()
+        covered = model_input.copy()
         for y, x in np.ndindex(size, size):
             distances = [
                 abs((at + 0.5) * cells / size - (cell + 0.5))
@@ -166,33 +166,33 @@ def drops_in_loops(square, share, cells):
             ]
             if max(distances) < 1:
                 covered[y, x] = GREY
-        drops[row, column] = share(square) - share(covered)
+        drops[row, column] = share(model_input) - share(covered)
     return drops
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100])
 def test_saliency_agrees_with_scalar_loops_for_any_batch_size(batch_size):
-    square = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
+    model_input = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
     weights = np.random.default_rng(1).random((32, 32))
-    sizes, before = [], square.copy()
+    sizes, before = [], model_input.copy()
 
     def share(image):
         return float((image[..., 0] / 255 * weights).mean())
 
-    def shares(squares):
-        sizes.append(len(squares))
-        return [share(image) for image in squares]
+    def shares(inputs):
+        sizes.append(len(inputs))
+        return [share(image) for image in inputs]
 
-    drops = occlusion(square, share(square), shares, cells=4, batch_size=batch_size)
-    np.testing.assert_allclose(drops, drops_in_loops(square, share, 4), rtol=1e-12)
+    drops = occlusion(model_input, share(model_input), shares, cells=4, batch_size=batch_size)
+    np.testing.assert_allclose(drops, drops_in_loops(model_input, share, 4), rtol=1e-12)
     assert (max(sizes), sum(sizes)) == (min(batch_size, 16), 16)
-    np.testing.assert_array_equal(square, before)
+    np.testing.assert_array_equal(model_input, before)
 
 
 def test_the_important_region_stands_out():
-    square = np.zeros((64, 64, 3), dtype=np.uint8)
-    square[40:48, 8:16] = 255
-    drops = occlusion(square, 1 / 64, lambda some: (some == 255).mean(axis=(1, 2, 3)).tolist())
+    model_input = np.zeros((64, 64, 3), dtype=np.uint8)
+    model_input[40:48, 8:16] = 255
+    drops = occlusion(model_input, 1 / 64, lambda some: (some == 255).mean(axis=(1, 2, 3)).tolist())
     assert drops.shape == (CELLS, CELLS)
     assert np.unravel_index(drops.argmax(), drops.shape) == (5, 1)
     assert (drops[:3] == 0).all()
@@ -205,10 +205,10 @@ def saliency(client, case):
 def test_saliency_is_the_drop_in_probability_under_a_grey_patch(serving):
     client = serving(Calibrated())
     answer = saliency(client, sent(client, picture(0.05))).json()
-    square = np.full((16, 16, 3), round(255 * 0.05), dtype=np.uint8)
-    covered = square.copy()
+    model_input = np.full((16, 16, 3), round(255 * 0.05), dtype=np.uint8)
+    covered = model_input.copy()
     covered[1:5, 3:7] = 128  # row 1, column 2: pixels 2 and 3, 4 and 5, and one more on each side
-    shares = [decision_of(image).probabilities["dark"] for image in (square, covered)]
+    shares = [decision_of(image).probabilities["dark"] for image in (model_input, covered)]
     assert answer["drops"][1][2] == pytest.approx(shares[0] - shares[1])
     assert (answer["predicted_class"], answer["probability"]) == ("dark", pytest.approx(shares[0]))
 

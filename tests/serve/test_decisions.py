@@ -139,10 +139,10 @@ def test_a_frozen_database_server_is_answered_with_503_until_it_continues(
 class Fragile(Standin):
     """Fails on black images, and with them on every batch that has one."""
 
-    def decide_squares(self, squares):
-        if (squares == 0).all(axis=(1, 2, 3)).any():
+    def decide_inputs(self, inputs):
+        if (inputs == 0).all(axis=(1, 2, 3)).any():
             raise RuntimeError("black")
-        return super().decide_squares(squares)
+        return super().decide_inputs(inputs)
 
 
 def test_an_image_on_which_the_model_fails_affects_no_other_of_its_batch(serving):
@@ -179,9 +179,9 @@ class Slow(Standin):
     def __init__(self):
         self.go_on = threading.Event()
 
-    def decide_squares(self, squares):
+    def decide_inputs(self, inputs):
         self.go_on.wait(60)
-        return super().decide_squares(squares)
+        return super().decide_inputs(inputs)
 
 
 def test_a_request_that_takes_too_long_is_refused_and_not_stored_later(serving):

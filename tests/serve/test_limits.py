@@ -68,33 +68,32 @@ def test_a_file_that_is_too_large_does_not_affect_other_files(where):
 
 @pytest.mark.usefixtures("nothing_stored")
 @pytest.mark.parametrize(
-    ("body", "kind", "status", "detail"),
+    ("body", "kind", "status"),
     [
-        (b"x" * 100_001, "image/png", 413, "more than 100000 bytes"),
-        (b"x" * 2_000_000, "image/png", 413, "bytes"),
-        (multipart(*[part(picture())] * 5), MULTIPART, 413, "a request may have 4 files"),
-        (multipart(part(picture(size=(2000, 501)))), MULTIPART, 422, "more than 1000000 pixels"),
-        (b"", MULTIPART, 422, "before its last boundary"),
-        (multipart(), MULTIPART, 422, "cannot be used"),
-        (part(picture()), MULTIPART, 422, "before its last boundary"),
-        (b"nonsense", MULTIPART, 422, "cannot be used"),
-        (multipart(part(picture())), "multipart/form-data", 422, "names no boundary"),
-        (b"--", f"multipart/form-data; boundary={'x' * 300}", 422, "cannot be used"),
-        (multipart(part(b"", field="f" * 9_000)), MULTIPART, 422, "cannot be used"),
-        (multipart(part(b"", LONG_HEAD)), MULTIPART, 422, "the headers of a file have more than"),
-        (multipart(part(picture())).replace(b"filename", b"other"), MULTIPART, 422, "no file name"),
-        (b"{}", "application/json", 415, "send multipart/form-data"),
-        (picture(), "text/html", 415, "send multipart/form-data"),
-        (picture(), None, 415, "send multipart/form-data"),
-        (b"a=b", "application/x-www-form-urlencoded", 415, "send multipart/form-data"),
-        (b"", "image/png", 422, "the file is empty"),
-        (b"<svg onload=alert(1)>", "image/svg+xml", 422, "not an image"),
+        (b"x" * 100_001, "image/png", 413),
+        (b"x" * 2_000_000, "image/png", 413),
+        (multipart(*[part(picture())] * 5), MULTIPART, 413),
+        (multipart(part(picture(size=(2000, 501)))), MULTIPART, 422),
+        (b"", MULTIPART, 422),
+        (multipart(), MULTIPART, 422),
+        (part(picture()), MULTIPART, 422),
+        (b"nonsense", MULTIPART, 422),
+        (multipart(part(picture())), "multipart/form-data", 422),
+        (b"--", f"multipart/form-data; boundary={'x' * 300}", 422),
+        (multipart(part(b"", field="f" * 9_000)), MULTIPART, 422),
+        (multipart(part(b"", LONG_HEAD)), MULTIPART, 422),
+        (multipart(part(picture())).replace(b"filename", b"other"), MULTIPART, 422),
+        (b"{}", "application/json", 415),
+        (picture(), "text/html", 415),
+        (picture(), None, 415),
+        (b"a=b", "application/x-www-form-urlencoded", 415),
+        (b"", "image/png", 422),
+        (b"<svg onload=alert(1)>", "image/svg+xml", 422),
     ],
 )
-def test_a_body_that_cannot_be_used_is_a_readable_problem(where, body, kind, status, detail):
-    found, headers, answer = post(where, body, kind)
-    assert found == status
-    assert detail in answer["detail"]
+def test_a_body_that_cannot_be_used_is_a_problem(where, body, kind, status):
+    answered, headers, answer = post(where, body, kind)
+    assert answered == answer["status"] == status
     assert headers["Content-Type"] == "application/problem+json"
 
 

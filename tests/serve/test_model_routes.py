@@ -3,8 +3,7 @@ import shlex
 import numpy as np
 import pytest
 from calibrated import Calibrated, cases_like_the_standins, made_policy
-from standin import Standin, picture, sent
-from waiting import until
+from standin import Standin
 
 from misgiving.deferral.rules import DecisionRule
 from misgiving.deferral.targets import Targets
@@ -99,22 +98,3 @@ def test_a_model_without_a_policy_has_neither_operating_points_nor_drift_tests(s
     answer = client.get("/drift").json()
     assert (answer["tests"], answer["alarm"]) == ([], False)
     assert "misgiving calibrate" in answer["summary"]
-
-
-def drift_of_all(client):
-    until(lambda: client.get("/drift").json()["complete"])
-    return client.get("/drift").json()
-
-
-def test_drift_is_reported_for_many_ood_images_and_not_for_a_few(client, monkeypatch):
-    monkeypatch.setattr("misgiving.serve.drift_tracker.PAUSE_SECONDS", 0.01)
-    sent(client, picture(0.2))
-    quiet = drift_of_all(client)
-    assert (quiet["alarm"], quiet["cases"]) == (False, 1)
-    for shade in range(40):
-        sent(client, picture(colour=(0, 255, shade)))
-    loud = drift_of_all(client)
-    assert (loud["alarm"], loud["cases"]) == (True, 41)
-    (alarmed,) = [test for test in loud["tests"] if test["name"] == "familiarity"]
-    assert alarmed["highest"] >= alarmed["alarm_at"]
-    assert alarmed["since"] is not None

@@ -10,7 +10,7 @@ from anyio import to_thread
 from calibrated import Calibrated
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
-from standin import Standin, picture
+from standin import Standin, picture, sent
 from waiting import until
 
 from misgiving.errors import UsageError
@@ -155,16 +155,22 @@ def test_health_fails_if_the_store_does_not_respond_or_a_thread_has_ended(
     assert (response.status_code, "restart" in response.json()["detail"]) == (503, True)
 
 
-def test_the_drift_tests_are_metrics_without_a_request_for_them(serving, monkeypatch):
+def test_drift_is_reported_for_many_ood_images_and_not_for_a_few(serving, monkeypatch):
     monkeypatch.setattr("misgiving.serve.drift_tracker.PAUSE_SECONDS", 0.01)
     client = serving(Calibrated())
+    sent(client, picture(0.2))
+    until(lambda: metrics(client)["misgiving_drift_cases"] == 1)
     assert metrics(client)["misgiving_drift_alarm"] == 0
     for shade in range(40):
-        client.post("/decisions", files={"files": ("a.png", picture(colour=(0, 255, shade)))})
-    until(lambda: metrics(client)["misgiving_drift_cases"] == 40)
-    answer = metrics(client)
-    assert answer["misgiving_drift_alarm"] == 1
-    assert answer['misgiving_drift_e_value{test="familiarity"}'] > 100
+        sent(client, picture(colour=(0, 255, shade)))
+    until(lambda: metrics(client)["misgiving_drift_cases"] == 41)
+    assert metrics(client)["misgiving_drift_alarm"] == 1
+    assert metrics(client)['misgiving_drift_e_value{test="familiarity"}'] > 100
+    drift = client.get("/drift").json()
+    assert (drift["alarm"], drift["cases"], drift["complete"]) == (True, 41, True)
+    (alarmed,) = [test for test in drift["tests"] if test["name"] == "familiarity"]
+    assert alarmed["highest"] >= alarmed["alarm_at"]
+    assert alarmed["since"] is not None
 
 
 def test_an_image_that_cannot_be_written_is_logged_and_counted(serving, logged, tmp_path):
@@ -234,7 +240,7 @@ NAME = "Jane Doe.png"  # a traceback shows lines of code
 
 
 class Broken(Standin):
-    def decide_squares(self, _):
+    def decide_inputs(self, _):
         try:
             raise KeyError(NAME)
         except KeyError as error:
@@ -250,7 +256,7 @@ def test_a_failure_of_the_service_is_logged_and_not_shown(serving, logged, caplo
     (line,) = (line for line in logged() if line["level"] == "error")
     assert line["path"] == "/decisions"
     assert line["traceback"].endswith("RuntimeError")
-    assert "in decide_squares" in line["traceback"]
+    assert "in decide_inputs" in line["traceback"]
     assert "\nRuntimeError" not in line["traceback"].partition("KeyError")[0]  # the cause first
     (record,) = (record for record in caplog.records if record.levelname == "ERROR")
     assert NAME not in JsonLines().format(record)

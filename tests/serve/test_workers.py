@@ -92,9 +92,9 @@ class Hanging(Standin):
     def __init__(self):
         self.go_on = threading.Event()
 
-    def square(self, data, name):
+    def model_input(self, data, name):
         self.go_on.wait(60)
-        return super().square(data, name)
+        return super().model_input(data, name)
 
 
 def test_health_fails_while_all_decoding_threads_hang(serving, monkeypatch):

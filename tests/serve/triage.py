@@ -62,6 +62,12 @@ def reload(page):
     page.wait_for_selector("body[data-ready]")
 
 
+def start_again(page):
+    """Load the page without the filters and settings that its address keeps."""
+    page.evaluate("() => history.replaceState(null, '', location.pathname)")
+    reload(page)
+
+
 def stored(page_service, number, *, error=0.3, reviewed_by=None, **values):
     """Store a case as if another process, whose clock is far behind, had decided it."""
     row = case(

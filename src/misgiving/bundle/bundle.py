@@ -15,7 +15,7 @@ from misgiving.deferral.policy_file import POLICY
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import read_json
 from misgiving.manifests import verify
-from misgiving.predictions.network import GRAPH, Network, Squares
+from misgiving.predictions.network import GRAPH, ModelInputs, Network
 
 FORMAT = 1
 FACTS, CARD = "bundle.json", "card.json"
@@ -27,16 +27,16 @@ class Bundle:
     """A trained model with everything that its decisions need; safe to share between threads.
 
     Attributes:
-        network: From squares to logits, predicted losses and features.
+        network: From model inputs to logits, predicted losses and features.
         classes: Names of the classes, in the order of the logits.
-        preprocessing: From an image file to a square.
+        preprocessing: From an image file to a model input.
         estimates_losses: True where the loss estimator was trained.
         deferral: From the outputs of the network to decisions; None: every image is deferred.
         card: The model card.
         fingerprint: SHA-256 of weights, classes and preprocessing.
     """
 
-    network: Callable[[Squares], tuple[Float[np.ndarray, "n ..."], ...]]
+    network: Callable[[ModelInputs], tuple[Float[np.ndarray, "n ..."], ...]]
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     estimates_losses: bool
@@ -85,7 +85,7 @@ class Bundle:
             fingerprint=fingerprint,
         )
 
-    def square(self, data: bytes, name: str) -> UInt8[np.ndarray, "size size 3"]:
+    def model_input(self, data: bytes, name: str) -> UInt8[np.ndarray, "size size 3"]:
         """Preprocess an encoded image.
 
         Args:
@@ -97,9 +97,9 @@ class Bundle:
         """
         return self.preprocessing.from_file(data, name)
 
-    def decide_squares(self, squares: Squares) -> Decisions:
+    def decide_inputs(self, inputs: ModelInputs) -> Decisions:
         """Decide for preprocessed images, in their order."""
-        logits, predicted_losses, features, taps = self.network(squares)
+        logits, predicted_losses, features, taps = self.network(inputs)
         losses = predicted_losses if self.estimates_losses else None
         if self.deferral is None:
             return Decisions.without_policy(self.classes, logits, losses)
@@ -117,8 +117,8 @@ class Bundle:
             )
         if not images:
             return []
-        squares = [self.square(data, name) for data, name in zip(images, names, strict=True)]
-        return self.decide_squares(np.stack(squares))
+        inputs = [self.model_input(data, name) for data, name in zip(images, names, strict=True)]
+        return self.decide_inputs(np.stack(inputs))
 
 
 def is_bundle(folder: Path) -> bool:

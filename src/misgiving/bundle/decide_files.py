@@ -24,7 +24,7 @@ from misgiving.deferral.deferral import Deferral
 from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.files import default_cache, write_text
 from misgiving.manifests import sha256_of_json
-from misgiving.predictions.network import Squares
+from misgiving.predictions.network import ModelInputs
 from misgiving.predictions.record import Predictions
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 OnImage = Callable[[int, int], None]
 PART = 256  # images
 
-Square = UInt8[np.ndarray, "size size 3"]
+ModelInput = UInt8[np.ndarray, "size size 3"]
 
 
 class Decider(NamedTuple):
@@ -102,14 +102,16 @@ class Decider(NamedTuple):
         return cls(model, merged, processes.rank(), processes.count())
 
 
-def _outputs(checkpoint: "Checkpoint", squares: Squares) -> tuple[Float[np.ndarray, "n ..."], ...]:
+def _outputs(
+    checkpoint: "Checkpoint", inputs: ModelInputs
+) -> tuple[Float[np.ndarray, "n ..."], ...]:
     """Outputs of the model itself, on its device, in the form that a graph gives them."""
     import torch
 
     from misgiving.models.joint import full_outputs_of
     from misgiving.predictions.inference import device_of
 
-    images = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
+    images = torch.from_numpy(inputs).permute(0, 3, 1, 2).float() / 255
     output = full_outputs_of(checkpoint.model, [images.to(device_of(checkpoint.model))])
     return tuple(of.numpy() for of in output)
 
@@ -160,10 +162,10 @@ def decide_files(
     if done:
         on_image(done, len(names))
     images = [name for number in own for name in parts[number]]
-    with closing(_squares(decider.model, images, ahead=max(batch_size, LOOK_AHEAD))) as squares:
+    with closing(_model_inputs(decider.model, images, ahead=max(batch_size, LOOK_AHEAD))) as inputs:
         for number in own:
             part, rows = iter(parts[number]), list[DecisionRow]()
-            while batch := [*zip(islice(part, batch_size), squares, strict=False)]:
+            while batch := [*zip(islice(part, batch_size), inputs, strict=False)]:
                 rows += _decided(decider.model, batch)
                 done += len(batch)
                 on_image(done, len(names))
@@ -222,22 +224,26 @@ def _read_part(part: Path) -> Iterator[DecisionRow]:
             yield DecisionRow(*json.loads(line))
 
 
-def _squares(model: Bundle, names: Sequence[str], *, ahead: int) -> Generator[Square | BadImage]:
+def _model_inputs(
+    model: Bundle, names: Sequence[str], *, ahead: int
+) -> Generator[ModelInput | BadImage]:
     """Preprocessed images in their order; threads read the next while some are decided on."""
 
-    def read(position: int) -> Square:
-        return model.square(read_bytes(Path(names[position])), names[position])
+    def read(position: int) -> ModelInput:
+        return model.model_input(read_bytes(Path(names[position])), names[position])
 
     return in_order(returning_bad_images(read, names), len(names), ahead=ahead)
 
 
-def _decided(model: Bundle, batch: Sequence[tuple[str, Square | BadImage]]) -> list[DecisionRow]:
+def _decided(
+    model: Bundle, batch: Sequence[tuple[str, ModelInput | BadImage]]
+) -> list[DecisionRow]:
     """Rows of a batch; those of images that cannot be read say why."""
-    squares = [square for _, square in batch if not isinstance(square, BadImage)]
-    decisions = iter(model.decide_squares(np.stack(squares)) if squares else ())
+    inputs = [model_input for _, model_input in batch if not isinstance(model_input, BadImage)]
+    decisions = iter(model.decide_inputs(np.stack(inputs)) if inputs else ())
     return [
-        DecisionRow(name, unreadable=square.reason)
-        if isinstance(square, BadImage)
+        DecisionRow(name, unreadable=model_input.reason)
+        if isinstance(model_input, BadImage)
         else row_of(name, next(decisions))
-        for name, square in batch
+        for name, model_input in batch
     ]

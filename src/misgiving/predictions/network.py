@@ -1,4 +1,4 @@
-"""The ONNX graph of a model: from squares to its outputs."""
+"""The ONNX graph of a model: from model inputs to its outputs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ OUTPUTS = ("logits", "predicted_losses", "features", "taps")
 BATCH = 32  # images in one run of the graph, which bounds its memory
 ONLY_ERRORS = 3  # of onnxruntime's levels
 
-Squares = UInt8[np.ndarray, "n size size 3"]
+ModelInputs = UInt8[np.ndarray, "n size size 3"]
 
 
 class Network:
@@ -25,7 +25,7 @@ class Network:
     Args:
         path: An ONNX file with one input, images in [0, 1], and `logits` and others of `OUTPUTS`
             among its outputs.
-        size: Side of the squares in pixels.
+        size: Side of the model inputs in pixels.
         num_classes: Number of logits.
         threads: Of one run; None for as many as there are cores.
 
@@ -43,23 +43,23 @@ class Network:
         self.outputs = tuple(name for name in OUTPUTS if name in given)
         self._input = self._session.get_inputs()[0].name
 
-    def __call__(self, squares: Squares) -> tuple[Float[np.ndarray, "n ..."], ...]:
+    def __call__(self, inputs: ModelInputs) -> tuple[Float[np.ndarray, "n ..."], ...]:
         """Logits, predicted losses, features and tap averages of preprocessed images.
 
         Of what the graph does not have, predicted losses are NaN, and the others have no columns.
         """
-        if squares.dtype != np.uint8 or squares.shape[1:] != (self.size, self.size, 3):
+        if inputs.dtype != np.uint8 or inputs.shape[1:] != (self.size, self.size, 3):
             raise UsageError(
-                f"squares are {squares.dtype} of shape {squares.shape}; give 8-bit RGB images of "
-                f"{self.size} pixels, as n x {self.size} x {self.size} x 3"
+                f"model inputs are {inputs.dtype} of shape {inputs.shape}; give 8-bit RGB images "
+                f"of {self.size} pixels, as n x {self.size} x {self.size} x 3"
             )
-        starts = range(0, max(1, len(squares)), BATCH)
-        runs = [self._run(squares[start : start + BATCH]) for start in starts]
+        starts = range(0, max(1, len(inputs)), BATCH)
+        runs = [self._run(inputs[start : start + BATCH]) for start in starts]
         return tuple(np.concatenate(parts) for parts in zip(*runs, strict=True))
 
-    def _run(self, squares: Squares) -> list[Float[np.ndarray, "n ..."]]:
-        count = len(squares)
-        images = np.ascontiguousarray(squares.transpose(0, 3, 1, 2)).astype(np.float32) / 255
+    def _run(self, inputs: ModelInputs) -> list[Float[np.ndarray, "n ..."]]:
+        count = len(inputs)
+        images = np.ascontiguousarray(inputs.transpose(0, 3, 1, 2)).astype(np.float32) / 255
         values = dict(
             zip(self.outputs, self._session.run(self.outputs, {self._input: images}), strict=True)
         )

@@ -225,14 +225,12 @@ def _sqlite(url: URL) -> Engine:
     return engine
 
 
-def _lower(text: str | None) -> str | None:
-    return text and text.lower()
-
-
 def _configure_sqlite(connection: sqlite3.Connection, _: Any) -> None:
     """Allow readers beside a writer, and make commits survive a loss of power."""
     connection.isolation_level = None  # SQLAlchemy begins the transactions
-    connection.create_function("lower", 1, _lower, deterministic=True)  # its own knows only a to z
+    connection.create_function(  # its own knows only a to z
+        "lower", 1, lambda text: text and text.lower(), deterministic=True
+    )
     deadline = time.monotonic() + LOCK_SECONDS
     while True:  # SQLite itself does not wait while others open the same new file
         try:

@@ -17,9 +17,9 @@ from misgiving.data.decoding import FORMATS, MAX_PIXELS
 from misgiving.errors import DataError
 
 PLAIN_BYTES, OTHER_BYTES = 20, 30
-"""Peak bytes per pixel from the decoder to the square, measured over every supported format: 8-bit
-modes up to 20 (turned, and laid over white); 16-bit, 32-bit, transparent, WebP and JPEG 2000 up to
-28.6."""
+"""Peak bytes per pixel from the decoder to the model input, measured over every supported format:
+8-bit modes up to 20 (turned, and laid over white); 16-bit, 32-bit, transparent, WebP and JPEG 2000
+up to 28.6."""
 
 PLAIN_MODES = ("1", "L", "P", "LA", "RGB", "CMYK", "YCbCr")
 BUFFERED_FORMATS = (

@@ -17,32 +17,32 @@ from misgiving.files import force_to_disk, whole_file
 from misgiving.manifests import sha256_of
 from misgiving.serve.problems import ImageNotStoredError
 
-Square = UInt8[np.ndarray, "size size 3"]
-Squares = UInt8[np.ndarray, "n size size 3"]
+ModelInput = UInt8[np.ndarray, "size size 3"]
+ModelInputs = UInt8[np.ndarray, "n size size 3"]
 
 
 class RecentImages:
-    """The newest squares up to a number of bytes; thread-safe."""
+    """The newest model inputs up to a number of bytes; thread-safe."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes, self._bytes = max_bytes, 0
-        self._squares: OrderedDict[str, Square] = OrderedDict()
+        self._inputs: OrderedDict[str, ModelInput] = OrderedDict()
         self._lock = threading.Lock()
 
-    def put(self, id: str, square: Square) -> None:
-        """Add a square, and drop the oldest ones beyond the limit."""
+    def put(self, id: str, model_input: ModelInput) -> None:
+        """Add a model input, and drop the oldest ones beyond the limit."""
         with self._lock:
-            if id in self._squares:  # the same file, sent again
-                self._bytes -= self._squares.pop(id).nbytes
-            self._squares[id] = square
-            self._bytes += square.nbytes
+            if id in self._inputs:  # the same file, sent again
+                self._bytes -= self._inputs.pop(id).nbytes
+            self._inputs[id] = model_input
+            self._bytes += model_input.nbytes
             while self._bytes > self._max_bytes:
-                self._bytes -= self._squares.popitem(last=False)[1].nbytes
+                self._bytes -= self._inputs.popitem(last=False)[1].nbytes
 
-    def get(self, id: str) -> Square | None:
-        """The square of a case, unless it was dropped."""
+    def get(self, id: str) -> ModelInput | None:
+        """The model input of a case, unless it was dropped."""
         with self._lock:
-            return self._squares.get(id)
+            return self._inputs.get(id)
 
 
 class ImageFiles:

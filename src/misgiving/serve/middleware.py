@@ -142,8 +142,8 @@ class _Body:
     def __init__(self, headers: Headers, receive: Receive, send: Send, drained_bytes: int) -> None:
         self._receive, self._send, self._drained_bytes = receive, send, drained_bytes
         declared = headers.get("content-length", "0")
-        known = declared.isdecimal() and "transfer-encoding" not in headers
-        self._declared = int(declared) if known else None
+        is_declared = declared.isdecimal() and "transfer-encoding" not in headers
+        self._declared = int(declared) if is_declared else None
         self._complete = self._declared == 0
         self._length = 0
         self._max_bytes: float = math.inf

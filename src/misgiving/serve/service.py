@@ -20,7 +20,13 @@ from misgiving.manifests import sha256_of
 from misgiving.results.review_lists import ListedImage
 from misgiving.serve.decode_limits import MemoryBudget
 from misgiving.serve.drift_tracker import DriftTracker
-from misgiving.serve.image_store import ImageFiles, RecentImages, Square, Squares, image_failures
+from misgiving.serve.image_store import (
+    ImageFiles,
+    ModelInput,
+    ModelInputs,
+    RecentImages,
+    image_failures,
+)
 from misgiving.serve.problems import problem_of, record_failure
 from misgiving.serve.schemas import Case
 from misgiving.serve.settings import Settings
@@ -49,10 +55,10 @@ class Model(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def square(self, data: bytes, name: str) -> Square:
+    def model_input(self, data: bytes, name: str) -> ModelInput:
         """Decode and preprocess a file; raises DataError if it cannot be read."""
 
-    def decide_squares(self, squares: Squares) -> Sequence[Decision]:
+    def decide_inputs(self, inputs: ModelInputs) -> Sequence[Decision]:
         """One decision for each image."""
 
 
@@ -105,15 +111,15 @@ class Service:
             raise DataError(
                 f"{upload.name}: more than {self.settings.max_bytes} bytes; scale it down"
             )
-        square, sha256 = await self.workers.run(
-            lambda data: (self._square(upload.name, data), sha256_of(data)), upload.data
+        model_input, sha256 = await self.workers.run(
+            lambda data: (self._model_input(upload.name, data), sha256_of(data)), upload.data
         )
-        decision = await self._model_batches.result(square)
+        decision = await self._model_batches.result(model_input)
         case = self._case(upload.name, sha256, decision, listed)
         if self.files is not None:
             await self.workers.run(partial(self.files.write, sha256), upload.data)
         stored = await self._store_batches.result(case)
-        self.recent.put(stored.id, square)
+        self.recent.put(stored.id, model_input)
         is_earlier = stored.id != case.id
         if listed is None and not is_earlier:
             self.metrics.decisions.labels(case.decision).inc()
@@ -121,15 +127,15 @@ class Service:
                 self.drift.notice()
         return stored, is_earlier
 
-    async def square(self, case: Case) -> Square | None:
+    async def model_input(self, case: Case) -> ModelInput | None:
         """The image of a case as this model sees it, if it is still available."""
         recent = self.recent.get(case.id)
         if recent is not None:
             return recent
 
-        def decode() -> Square | None:
+        def decode() -> ModelInput | None:
             data = self.image(case)
-            return None if data is None else self._square(case.name, data)
+            return None if data is None else self._model_input(case.name, data)
 
         return await self.workers.run(decode)  # in the pool, which bounds the open images
 
@@ -177,13 +183,13 @@ class Service:
             threads.close(CLOSING_SECONDS)
         self.store.close()
 
-    def _square(self, name: str, data: bytes) -> Square:
+    def _model_input(self, name: str, data: bytes) -> ModelInput:
         with self._memory.reserve_decoding(data, name, self.settings.max_pixels):
-            return self.model.square(data, name)
+            return self.model.model_input(data, name)
 
-    def _predict(self, squares: Sequence[Square]) -> Sequence[Decision]:
-        self.metrics.batch_sizes.observe(len(squares))
-        return self.model.decide_squares(np.stack(squares))
+    def _predict(self, inputs: Sequence[ModelInput]) -> Sequence[Decision]:
+        self.metrics.batch_sizes.observe(len(inputs))
+        return self.model.decide_inputs(np.stack(inputs))
 
     def _case(self, name: str, sha256: str, decision: Decision, listed: ListedImage | None) -> Case:
         return Case.model_validate(

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from misgiving.data.decoding import FORMATS
-from misgiving.serve.image_store import Square, Squares
+from misgiving.serve.image_store import ModelInput, ModelInputs
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.routes import CaseDep, ServiceDep, slot_of
 from misgiving.serve.routes.cases import NO_CASE
@@ -61,7 +61,7 @@ async def get_thumbnail(service: ServiceDep, case: CaseDep) -> Response:
     The image of another model's case is as this model sees it, and must not be cached.
     """
     file = io.BytesIO()
-    Image.fromarray(await _square(service, case)).save(file, "JPEG", quality=85)
+    Image.fromarray(await _model_input(service, case)).save(file, "JPEG", quality=85)
     headers = CACHED if case.model_fingerprint == service.model.fingerprint else None
     return Response(file.getvalue(), media_type="image/jpeg", headers=headers)
 
@@ -82,11 +82,11 @@ def get_image(service: ServiceDep, case: CaseDep) -> Response:
     return Response(data, media_type=kind, headers={**CACHED, "Content-Disposition": disposition})
 
 
-async def _square(service: Service, case: Case) -> Square:
-    square = await service.square(case)
-    if square is None:
+async def _model_input(service: Service, case: Case) -> ModelInput:
+    model_input = await service.model_input(case)
+    if model_input is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, NO_IMAGE)
-    return square
+    return model_input
 
 
 def _media_type(data: bytes) -> str:
@@ -113,17 +113,17 @@ async def get_saliency(service: ServiceDep, case: CaseDep) -> Saliency:
     if case.model_fingerprint != service.model.fingerprint:
         detail = "this case was decided by another model; send the image again"
         raise ProblemError(HTTPStatus.CONFLICT, detail)
-    square = await _square(service, case)
+    model_input = await _model_input(service, case)
     with slot_of(_saliency_slots, "saliency maps"):
-        return await run_in_threadpool(_saliency, service.model, case.predicted_class, square)
+        return await run_in_threadpool(_saliency, service.model, case.predicted_class, model_input)
 
 
-def _saliency(model: Model, name: str, square: Square) -> Saliency:
-    def probabilities_of(squares: Squares) -> Sequence[float]:
-        return [decision.probabilities[name] for decision in model.decide_squares(squares)]
+def _saliency(model: Model, name: str, model_input: ModelInput) -> Saliency:
+    def probabilities_of(inputs: ModelInputs) -> Sequence[float]:
+        return [decision.probabilities[name] for decision in model.decide_inputs(inputs)]
 
-    (whole,) = probabilities_of(square[None])
-    drops = occlusion(square, whole, probabilities_of)
+    (whole,) = probabilities_of(model_input[None])
+    drops = occlusion(model_input, whole, probabilities_of)
     if not math.isfinite(float(drops.sum())):
         raise ProblemError(
             HTTPStatus.UNPROCESSABLE_ENTITY, "the probability of the class is not finite"
@@ -132,9 +132,9 @@ def _saliency(model: Model, name: str, square: Square) -> Saliency:
 
 
 def occlusion(
-    square: Square,
+    model_input: ModelInput,
     whole: float,
-    probabilities_of: Callable[[Squares], Sequence[float]],
+    probabilities_of: Callable[[ModelInputs], Sequence[float]],
     *,
     cells: int = CELLS,
     batch_size: int = 16,
@@ -145,17 +145,17 @@ def occlusion(
     and Fergus, 2014). Negative where the class becomes more probable.
 
     Args:
-        square: An image as the model sees it.
+        model_input: An image as the model sees it.
         whole: The probability of the class for it.
-        probabilities_of: The probability of the class for each of some squares.
+        probabilities_of: The probability of the class for each of some model inputs.
         cells: Number of cells along each side.
-        batch_size: Maximum number of squares at once.
+        batch_size: Maximum number of model inputs at once.
     """
-    spans = [_span(cell, cells, len(square)) for cell in range(cells)]
-    squares = np.repeat(square[None], cells**2, axis=0)
-    for covered, (rows, columns) in zip(squares, itertools.product(spans, spans), strict=True):
+    spans = [_span(cell, cells, len(model_input)) for cell in range(cells)]
+    inputs = np.repeat(model_input[None], cells**2, axis=0)
+    for covered, (rows, columns) in zip(inputs, itertools.product(spans, spans), strict=True):
         covered[rows, columns] = GREY
-    batches = [squares[start : start + batch_size] for start in range(0, cells**2, batch_size)]
+    batches = [inputs[start : start + batch_size] for start in range(0, cells**2, batch_size)]
     probabilities = np.concatenate([probabilities_of(batch) for batch in batches])
     return whole - probabilities.reshape(cells, cells)
 

@@ -200,20 +200,19 @@ def command(deferral: Deferral, *, of_graph: bool = False) -> str:
     cases = ["NEW_PREDICTIONS.csv", "--out", "POLICY"] if of_graph else ["RUN", "NEW_CASES"]
     words = ["misgiving", "calibrate", *cases, "--max-error", "{max_error}"]
     words += ["--confidence", str(targets.confidence)]
-    words += _repeated("--class-max-miss", targets.class_max_miss)
+    words += _pairs("--class-max-miss", targets.class_max_miss)
     if targets.max_ood_false_alarms is not None:
         words += ["--max-ood-false-alarms", str(targets.max_ood_false_alarms)]
     if not targets.simultaneous:
         words.append("--each")
     words += ["--max-error-probability", str(rule.max_error_probability), "--rule", rule.rule]
-    words += _repeated("--cost", rule.costs)
+    words += _pairs("--cost", rule.costs)
     words += ["--ood-detector", shlex.quote(deferral.ood_detector_)]
     return " ".join([*words, "--seed", str(deferral.seed), "--overwrite"])
 
 
-def _repeated(flag: str, values: Mapping[str, float]) -> list[str]:
-    pairs = (shlex.quote(f"{name}={value}") for name, value in values.items())
-    return [word for pair in pairs for word in (flag, pair)]
+def _pairs(flag: str, values: Mapping[str, float]) -> list[str]:
+    return [f"{flag} {shlex.quote(f'{name}={value}')}" for name, value in values.items()]
 
 
 def _finite(threshold: float) -> float | None:
