@@ -93,7 +93,6 @@ def evaluate(
     out = out or run / "evaluation"
     from misgiving.data.datasets import tables_of
     from misgiving.deferral.deferral import Deferral
-    from misgiving.deferral.policy_file import policy_folder
     from misgiving.evaluation.evaluate import evaluate as measure
     from misgiving.evaluation.evaluate import measured_sets
     from misgiving.evaluation.files import REPORT, check_folder, write_evaluation
@@ -101,7 +100,7 @@ def evaluate(
 
     check_writable_folder(out)
     check_folder(out, [run, *places.values()] if is_file else tables_of(str(data)))
-    deferral = None if policy is None else Deferral.load(policy_folder(policy))
+    deferral = None if policy is None else Deferral.load(policy)
     source = read_source(
         context,
         run,

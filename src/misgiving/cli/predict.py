@@ -157,14 +157,13 @@ def _decide_predictions(context: Any, policy: Path, files: list[Path], out: Path
     """Decide on a file of predictions."""
     from misgiving.bundle.decide_files import decide_rows
     from misgiving.deferral.deferral import Deferral
-    from misgiving.deferral.policy_file import policy_folder
 
     if len(files) > 1:
         raise UsageError(f"give one file of predictions alone, not {len(files)} files")
     refuse_image_options(context, files[0])
     if out is not None:
         check_not_input(out, files)
-    deferral = Deferral.load(policy_folder(policy))
+    deferral = Deferral.load(policy)
     predictions = read_file(files[0], deferral)
     numbers = _write(decide_rows(deferral, predictions), out, deferral)
     if out is not None:

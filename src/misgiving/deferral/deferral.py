@@ -358,8 +358,7 @@ class Deferral:
             folder: Such as that of a bundle.
             used_alone: Leave out detectors on which no decision depends.
         """
-        fitted = self._fitted
-        (fitted.used_detectors if used_alone else fitted.detectors_).save(folder / DETECTORS)
+        (self.used_detectors if used_alone else self.detectors_).save(folder / DETECTORS)
         PolicyFile.of(self, sha256_of_file(folder / DETECTORS)).write(folder)
 
     @property
@@ -383,14 +382,15 @@ class Deferral:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Deferral":
-        """Read a policy folder that `save` or `misgiving calibrate` wrote, or those of a bundle.
+        """Read the policy in a folder that `save` wrote, or in that of a run or a bundle.
 
         Raises:
             DataError: There is none, or a file is missing, damaged or was edited.
         """
         folder = Path(folder)
+        folder = folder if (folder / POLICY).is_file() else folder / POLICY_FOLDER
         if not (folder / POLICY).is_file():
-            raise DataError(f"{folder}: contains no policy; run `misgiving calibrate` first")
+            raise DataError(f"{folder.parent}: contains no policy; run `misgiving calibrate` first")
         policy = PolicyFile.read(folder)
         deferral = cls(**policy.parameters)
         for name in FITTED:

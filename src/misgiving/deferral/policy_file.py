@@ -279,18 +279,6 @@ def check_policy_folder(folder: Path) -> None:
         raise UsageError(f"{folder}: exists and is not a policy; choose another folder")
 
 
-def policy_folder(path: Path) -> Path:
-    """The policy's folder, given that folder or a run.
-
-    Raises:
-        DataError: There is no policy.
-    """
-    folder = path if (path / POLICY).exists() else path / POLICY_FOLDER
-    if not (folder / POLICY).exists():
-        raise DataError(f"{path}: contains no policy; give a folder that `calibrate` wrote")
-    return folder
-
-
 def cases_after(folder: Path, policy: PolicyFile) -> Cases:
     """The cases of a policy that is to replace the one in a folder, if there is one.
 
