@@ -92,7 +92,7 @@ def test_the_sheet_holds_all_that_it_shows(predicted):
 
 def test_the_sheet_says_how_many_of_each_there_are_and_how_many_it_shows(predicted, monkeypatch):
     assert "Of 5 images: 1 accept, 2 defer, 2 ood." in Page(contact_sheet(predicted)).text
-    monkeypatch.setattr(module, "MOST", 3)
+    monkeypatch.setattr(module, "MAX_IMAGES", 3)
     page = Page(contact_sheet(predicted))
     assert "The 3 worst of 4 are shown." in page.text
     assert len(page.pictures) == 3

@@ -23,7 +23,6 @@ from misgiving.report.names import PLAIN, POINTS
 from misgiving.report.reproduction.claims import Effect
 from misgiving.report.reproduction.findings import (
     Order,
-    TargetStatus,
     by_effect,
     chosen_against,
     collapse_of,
@@ -31,12 +30,11 @@ from misgiving.report.reproduction.findings import (
     error_probabilities,
     falling,
     from_msp,
-    main_target,
     ood_shares,
     rising,
     scaling,
-    targets_of,
 )
+from misgiving.report.reproduction.targets import TargetStatus, main_target, targets_of
 
 POLICY = "policy/0.1"
 TARGETS = "Every target, by model"

@@ -194,10 +194,10 @@ def test_a_unit_takes_a_gpu_where_its_device_may_be_one(asked, device, available
 
 def test_a_unit_that_fits_no_single_node_is_refused():
     nodes = [{"CPU": 4.0}, {"CPU": 2.0, "GPU": 1.0}]
-    cluster.refuse_small_nodes(nodes, 2, 0.5)
-    cluster.refuse_small_nodes(nodes, 4, 0.0)
+    cluster.check_nodes(nodes, 2, 0.5)
+    cluster.check_nodes(nodes, 4, 0.0)
     with pytest.raises(UsageError, match="has the 4 CPUs and 1 GPUs of a unit"):
-        cluster.refuse_small_nodes(nodes, 4, 1.0)
+        cluster.check_nodes(nodes, 4, 1.0)
 
 
 def test_a_folder_that_is_not_shared_is_named(tmp_path):
@@ -207,9 +207,9 @@ def test_a_folder_that_is_not_shared_is_named(tmp_path):
 
 def test_a_worker_with_other_data_or_code_is_refused():
     mine = {"code": "a", "images": ["b"], "training": {"epochs": 1}}
-    cluster.refuse_other_worker(dict(mine), mine)
+    cluster.check_worker(dict(mine), mine)
     with pytest.raises(DataError, match="differs from the command in code, images;"):
-        cluster.refuse_other_worker({**mine, "code": "c", "images": []}, mine)
+        cluster.check_worker({**mine, "code": "c", "images": []}, mine)
 
 
 def test_a_worker_without_the_commands_folder_says_so(tmp_path):

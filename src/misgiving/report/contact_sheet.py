@@ -12,14 +12,14 @@ from misgiving.data.decoding import Picture, picture_of
 from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.report.rendering import environment
 
-MOST = 500  # images on a sheet, which a browser still scrolls through
-SIDE = 240  # of a thumbnail, in pixels
+MAX_IMAGES = 500  # images on a sheet, which a browser still scrolls through
+THUMBNAIL_PIXELS = 240  # of a thumbnail, in pixels
 
 
 def contact_sheet(decisions: Iterable[DecisionRow]) -> str:
     """The sheet of deferred and OOD images; files are read again for their thumbnails."""
     ordered = worst_first(decisions)
-    counts = Counter(one.decision for one in decisions if one.decision is not None)
+    counts = Counter(row.decision for row in decisions if row.decision is not None)
     return (
         environment()
         .get_template("contact_sheet.html")
@@ -29,11 +29,11 @@ def contact_sheet(decisions: Iterable[DecisionRow]) -> str:
             not_accepted=len(ordered),
             cards=[
                 (
-                    one,
-                    f"{100 * (one.probability or 0.0):.0f}",
-                    thumbnail_link(picture_of(Path(one.path))),
+                    row,
+                    f"{100 * (row.probability or 0.0):.0f}",
+                    thumbnail_link(picture_of(Path(row.path))),
                 )
-                for one in ordered[:MOST]
+                for row in ordered[:MAX_IMAGES]
             ],
         )
     )
@@ -41,15 +41,15 @@ def contact_sheet(decisions: Iterable[DecisionRow]) -> str:
 
 def worst_first(decisions: Iterable[DecisionRow]) -> list[DecisionRow]:
     """Deferred and OOD images: OOD first, then by descending probability of error."""
-    return sorted((one for one in decisions if one.decision in ("defer", "ood")), key=_rank)
+    return sorted((row for row in decisions if row.decision in ("defer", "ood")), key=_rank)
 
 
-def _rank(one: DecisionRow) -> tuple[bool, float]:
-    if one.decision == "ood":
-        return False, one.ood_p_value or 0.0
-    if one.error_probability is not None:
-        return True, -one.error_probability
-    return True, -3.0 if one.probability is None else one.probability - 2
+def _rank(row: DecisionRow) -> tuple[bool, float]:
+    if row.decision == "ood":
+        return False, row.ood_p_value or 0.0
+    if row.error_probability is not None:
+        return True, -row.error_probability
+    return True, -3.0 if row.probability is None else row.probability - 2
 
 
 def thumbnail_link(picture: Picture | None) -> str | None:
@@ -57,7 +57,7 @@ def thumbnail_link(picture: Picture | None) -> str | None:
     if picture is None:
         return None
     image = Image.fromarray(picture)
-    image.thumbnail((SIDE, SIDE))
+    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

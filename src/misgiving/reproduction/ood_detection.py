@@ -52,26 +52,25 @@ class TunedDetectors:
         self._checkpoint, self._fitted = checkpoint, fitted
         grid = odin_grid(search.temperatures, search.epsilons)
         points = list(dict.fromkeys([*grid, Odin()]))
-        of_inliers, of_outliers = (
+        inlier_scores, outlier_scores = (
             odin_scores(checkpoint, images, points) for images in (inliers, outliers)
         )
-        self.tuning = best_of_grid(of_inliers, of_outliers, grid, criterion=search.criterion)
+        self.tuning = best_of_grid(inlier_scores, outlier_scores, grid, criterion=search.criterion)
         self.odins = {
             "odin": self.tuning.best,
             "odin_default": Odin(),
-            "odin_id_only": id_only_odin(of_inliers, grid),
+            "odin_id_only": id_only_odin(inlier_scores, grid),
         }
-        self._known = [  # the grid's scores serve for the tables too
-            (inliers, self._with_plain(inliers, of_inliers)),
-            (outliers, self._with_plain(outliers, of_outliers)),
+        self._scored = [  # the grid's scores serve for the tables too
+            (inliers, self._with_plain(inliers, inlier_scores)),
+            (outliers, self._with_plain(outliers, outlier_scores)),
         ]
-        (_, ours), (_, theirs) = self._known
-        self.chosen = best_detector(ours, theirs)
+        self.chosen = best_detector(*(scores for _, scores in self._scored))
 
     def __call__(self, images: ImageSet) -> Scores:
         """Scores of a set by every detector."""
-        for known, scores in self._known:
-            if known is images:
+        for scored, scores in self._scored:
+            if scored is images:
                 return {**scores, CHOSEN: scores[self.chosen]}
         points = list(dict.fromkeys(self.odins.values()))
         scores = self._with_plain(images, odin_scores(self._checkpoint, images, points))

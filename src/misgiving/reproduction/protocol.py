@@ -162,7 +162,7 @@ PROTOCOLS: Registry[Protocol] = Registry(
 """By kind of data; a folder or a table of one's own must name its classes."""
 
 
-def ood_sources(named: Sequence[str], about: Sequence[str] = ()) -> tuple[OodSource, ...]:
+def ood_sources(sets: Sequence[str], about: Sequence[str] = ()) -> tuple[OodSource, ...]:
     """OOD sets from `NAME=PLACE` or `STANDS_FOR:NAME=PLACE`, with descriptions `NAME=TEXT`.
 
     >>> ood_sources(["nct:histology=tiles"], ["histology=two sources"])[0].stands_for
@@ -170,17 +170,17 @@ def ood_sources(named: Sequence[str], about: Sequence[str] = ()) -> tuple[OodSou
     """
     texts = dict(_name_and_value("about", text) for text in about)
     sources: list[OodSource] = []
-    for text in named:
+    for text in sets:
         names, location = _name_and_value("ood", text)
         stands_for, _, name = names.rpartition(":")
         if not re.fullmatch(r"(?!unseen-)[A-Za-z0-9][\w.-]*", name) or name in RESERVED:
             raise UsageError(f"`ood` {text}: {name!r} cannot be the name of a set; choose another")
         if stands_for and stands_for not in PAPER_SETS:
-            known = ", ".join(PAPER_SETS)
+            choices = ", ".join(PAPER_SETS)
             raise UsageError(
-                f"`ood` {text}: {stands_for!r} is not a set of the paper; choose from {known}"
+                f"`ood` {text}: {stands_for!r} is not a set of the paper; choose from {choices}"
             )
-        _refuse_clash(text, name, stands_for, location, {known.name for known in sources})
+        _refuse_clash(text, name, stands_for, location, {source.name for source in sources})
         of_set = {"name": name, "location": location, "stands_for": stands_for}
         sources.append(OodSource(**of_set, about=texts.pop(name, "")))
     for name in texts:
@@ -322,15 +322,15 @@ def chosen_units(
     Raises:
         UsageError: There is no such unit.
     """
-    wanted = "ood_detection" if experiment == "new_classes" else experiment
-    found = [
+    asked_experiment = "ood_detection" if experiment == "new_classes" else experiment
+    matching = [
         unit
         for unit in units(protocol)
-        if wanted in (None, unit.experiment, unit.experiment.partition("/")[0])
+        if asked_experiment in (None, unit.experiment, unit.experiment.partition("/")[0])
         and trial in (None, unit.trial)
         and model in (None, unit.model)
     ]
-    if not found:
+    if not matching:
         experiments = list(dict.fromkeys(unit.experiment for unit in units(protocol)))
         raise UsageError(
             f"no unit has experiment {experiment or 'any'}, trial "
@@ -338,4 +338,4 @@ def chosen_units(
             f"{', '.join(experiments)}, trials 0 to {protocol.trials - 1}, models "
             f"{', '.join(protocol.models)}"
         )
-    return found
+    return matching

@@ -92,7 +92,7 @@ def _on_ray(
         with _cluster(address):
             device = trial_data.protocol.training.device
             share = gpus_of_unit(gpus, device, ray.cluster_resources().get("GPU", 0.0))
-            refuse_small_nodes([node["Resources"] for node in ray.nodes()], threads, share)
+            check_nodes([node["Resources"] for node in ray.nodes()], threads, share)
             for unit in _finished(_submit(task, records, share)):
                 await_unit(out / unit.folder, records[unit])
                 trial_data.progress.on_unit(unit)
@@ -107,7 +107,7 @@ def gpus_of_unit(asked: float | None, device: str, available: float) -> float:
     return float(device.startswith("cuda") or (device == "auto" and available > 0))
 
 
-def refuse_small_nodes(nodes: Sequence[Mapping[str, float]], threads: int, gpus: float) -> None:
+def check_nodes(nodes: Sequence[Mapping[str, float]], threads: int, gpus: float) -> None:
     """Refuse units for which no node has enough CPUs and GPUs: Ray would wait for ever."""
     if not any(node.get("CPU", 0) >= threads and node.get("GPU", 0) >= gpus for node in nodes):
         raise UsageError(
@@ -212,7 +212,7 @@ def _finish_on_worker(task: Task, unit: Unit, record: dict[str, Any]) -> None:
     keep_freed_memory()
     enter(task.started_in)
     trial_data = trial_data_of_process(task.protocol, task.cache, task.threads)
-    refuse_other_worker(trial_data.record(unit), record)
+    check_worker(trial_data.record(unit), record)
     finish(trial_data, unit, task.out, record, threads=task.threads)
 
 
@@ -227,9 +227,9 @@ def enter(folder: Path) -> None:
         ) from error
 
 
-def refuse_other_worker(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def check_worker(record: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Refuse a worker with other images, versions or code than the command's own process."""
-    other = [name for name in wanted if found.get(name) != wanted[name]]
+    other = [name for name in expected if record.get(name) != expected[name]]
     if other:
         raise DataError(
             f"a worker differs from the command in {', '.join(other)}; "

@@ -123,11 +123,11 @@ def is_finished(folder: Path, record: dict[str, Any]) -> bool:
 
 def is_trained(folder: Path, record: dict[str, Any]) -> bool:
     """Check that a unit's model only has to be measured again: nothing of its training differs."""
-    known, wanted = (
-        {key: value for key, value in (found or {}).items() if key not in MEASURED}
-        for found in (_record_of(folder), record)
+    finished, expected = (
+        {key: value for key, value in (entries or {}).items() if key not in MEASURED}
+        for entries in (_record_of(folder), record)
     )
-    return known == wanted and (folder / "run" / "model.safetensors").is_file()
+    return finished == expected and (folder / "run" / "model.safetensors").is_file()
 
 
 MEASURED = ("code", "detection")  # entries of a record on which training does not depend

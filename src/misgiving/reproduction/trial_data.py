@@ -97,7 +97,7 @@ class TrialData:
         self.dataset = without(self.dataset, self.images.skipped)
         self.inliers, _ = self.images.align(protocol.in_distribution)
         self._code = code_fingerprint()
-        self._training_code = code_fingerprint((*ONLY_SHOWN, *MEASURING), of=TRAINING)
+        self._training_code = code_fingerprint((*ONLY_SHOWN, *MEASURING), within=TRAINING)
         self._outliers: dict[int, dict[str, OodImages]] = {}
         self._drawn: dict[tuple[bool, int], SetNames] = {}
 
@@ -148,21 +148,21 @@ class TrialData:
 
     def skipped(self) -> dict[str, tuple[BadImage, ...]]:
         """The images of the data and of the OOD sets of all trials that cannot be read."""
-        found = {self.protocol.data: dict.fromkeys(self.images.skipped)}
+        skipped = {self.protocol.data: dict.fromkeys(self.images.skipped)}
         for trial in range(self.protocol.trials):
             for name, set_ in self.outliers(trial).items():
-                found.setdefault(name, {}).update(dict.fromkeys(set_.images.skipped))
-        return {name: tuple(bad) for name, bad in found.items() if bad}
+                skipped.setdefault(name, {}).update(dict.fromkeys(set_.images.skipped))
+        return {name: tuple(bad) for name, bad in skipped.items() if bad}
 
     def leakage(self) -> tuple[SplitLeakage, ...]:
         """The groups and images that sets share, in each trial of each experiment."""
-        found = []
+        leakage = []
         for experiment, trial in product(EXPERIMENTS, range(self.protocol.trials)):
             unit = Unit(experiment, trial, self.protocol.models[0])
             setup, measured = self.setup(unit), self.evaluation_sets.measured
             split = split_of(setup.images, setup.sets)
-            found.append(leakage_of(split, measured, experiment=experiment, trial=trial))
-        return tuple(found)
+            leakage.append(leakage_of(split, measured, experiment=experiment, trial=trial))
+        return tuple(leakage)
 
     def record(self, unit: Unit) -> dict[str, Any]:
         """Settings, data and code that must be the same for a unit to be used again, as JSON."""
@@ -202,7 +202,7 @@ class TrialData:
         everything = self.dataset.restrict(self.protocol.in_distribution)
         measured = self._sets(self.inliers, seed) == self.evaluation_sets.measured
         held_out = everything.select(np.flatnonzero(measured))
-        source = next((one for one in self.protocol.sources if one.name == name), None)
+        source = next((source for source in self.protocol.sources if source.name == name), None)
         if source is None:
             built = build(name, held_out, seed=seed)
             about = "of held-out images: " if name in KINDS else ""
@@ -309,21 +309,21 @@ TRAINING = (
 
 
 def code_fingerprint(
-    left_out: Iterable[str] = ONLY_SHOWN, *, of: Iterable[str] | None = None
+    left_out: Iterable[str] = ONLY_SHOWN, *, within: Iterable[str] | None = None
 ) -> str:
     """Hash of the package's code, to recognise units of older code.
 
     Args:
         left_out: Files and folders of the package to leave out.
-        of: Files and folders to take; None for all.
+        within: Files and folders to take; None for all.
     """
     root = Path(str(files("misgiving")))
     apart = [root / name for name in (*left_out, "__main__.py")]
-    within = [root] if of is None else [root / name for name in of]
+    roots = [root] if within is None else [root / name for name in within]
     return sha256_of_chunks(
         chunk
         for path in sorted(root.rglob("*.py"))
-        if _is_in(path, within) and not _is_in(path, apart)
+        if _is_in(path, roots) and not _is_in(path, apart)
         for chunk in (path.relative_to(root).as_posix().encode(), path.read_bytes())
     )
 

@@ -177,16 +177,16 @@ def confusion_figure(confusions: DataFrame, *, classes: Sequence[str] = ()) -> F
     """A matrix for each model: counts in the cells, shades by the share of the true class."""
     occurring = distinct([*confusions["true"], *confusions["predicted"]])
     names = distinct([*(name for name in classes if name in occurring), *occurring])
-    found = matrices(confusions, names)
-    columns = min(len(found), 2)
-    rows = -(-len(found) // columns)
+    per_model = matrices(confusions, names)
+    columns = min(len(per_model), 2)
+    rows = -(-len(per_model) // columns)
     figure = Figure(figsize=(10, 4.4 * rows * 10 / (5 * columns) / 2 + 0.2))
     grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat[len(found) :]:
+    for axes in grid.flat[len(per_model) :]:
         axes.set_visible(False)
-    for axes, (model, counts) in zip(grid.flat, found.items(), strict=False):
+    for axes, (model, counts) in zip(grid.flat, per_model.items(), strict=False):
         axes.set_title(model)
-        _draw_matrix(axes, counts, names, of="images over trials")
+        _draw_matrix(axes, counts, names, unit="images over trials")
     return figure
 
 
@@ -196,13 +196,13 @@ def matrix_figure(counts: Counts, names: Sequence[str]) -> Figure:
     side = max(3.8, 0.42 * len(names) + 1.0)
     figure = Figure(figsize=(side + 2.0, side))
     axes = figure.subplots()
-    _draw_matrix(axes, counts, names, of="images")
+    _draw_matrix(axes, counts, names, unit="images")
     axes.tick_params(axis="x", rotation=0 if max(map(len, names)) < 5 else 90)
     figure.draw_without_rendering()  # the layout of long labels needs two passes
     return figure
 
 
-def _draw_matrix(axes: Axes, counts: Counts, names: Sequence[str], *, of: str) -> None:
+def _draw_matrix(axes: Axes, counts: Counts, names: Sequence[str], *, unit: str) -> None:
     totals = counts.sum(axis=1)
     shares = counts / np.maximum(totals, 1)[:, None]
     axes.imshow(shares, cmap=SHADES, vmin=0, vmax=1, aspect="auto")
@@ -218,7 +218,7 @@ def _draw_matrix(axes: Axes, counts: Counts, names: Sequence[str], *, of: str) -
         [f"{name} ({total})" for name, total in zip(names, totals, strict=True)],
         fontsize=7.5,
     )
-    axes.set(xlabel="predicted class", ylabel=f"true class ({of})")
+    axes.set(xlabel="predicted class", ylabel=f"true class ({unit})")
     axes.grid(visible=False)
 
 

@@ -74,14 +74,14 @@ class Curve(NamedTuple):
 
 def curve(rows: DataFrame, column: str) -> Curve | None:
     """Gather a column of `histories.csv` over trials; None where nothing was measured."""
-    known = rows[rows[column].notna()].sort_values("epoch", kind="stable")
-    if known.empty:
+    measured = rows[rows[column].notna()].sort_values("epoch", kind="stable")
+    if measured.empty:
         return None
-    epochs = [values.to_numpy() for _, values in known.groupby("epoch")[column]]
+    epochs = [values.to_numpy() for _, values in measured.groupby("epoch")[column]]
     mean, lowest, highest = (
         np.array([summary(values) for values in epochs]) for summary in (np.mean, min, max)
     )
-    return Curve(np.unique(known["epoch"]).astype(float), mean, lowest, highest, epochs[-1])
+    return Curve(np.unique(measured["epoch"]).astype(float), mean, lowest, highest, epochs[-1])
 
 
 @styled
@@ -95,12 +95,12 @@ def learning_figure(histories: DataFrame, *, monitored: str) -> Figure:
     _draw_auxiliary(middle, select(rows, model="proposed"), lines, name="ranking")
     right.set_title(f"Accuracy on the {monitored} set (%)")
     accuracies = {
-        model: found
+        model: values
         for model in models_of(rows)
-        if (found := curve(select(rows, model=model, set=monitored), "accuracy"))
+        if (values := curve(select(rows, model=model, set=monitored), "accuracy"))
     }
-    for index, (model, found) in enumerate(accuracies.items()):
-        percent = Curve(found.epochs, *(100 * column for column in found[1:]))
+    for index, (model, values) in enumerate(accuracies.items()):
+        percent = Curve(values.epochs, *(100 * column for column in values[1:]))
         side = APART * (index - (len(accuracies) - 1) / 2)
         _draw_curve(right, percent, model, label=model, points=side)
     _finish_epochs(right)
@@ -111,10 +111,10 @@ def _draw_auxiliary(axes: Axes, rows: DataFrame, lines: Mapping[str, Line], *, n
     axes.set_title(f"Auxiliary loss, {name}")
     drawn = []
     for (set_name, line), side in zip(lines.items(), (-APART / 2, APART / 2), strict=True):
-        if found := curve(select(rows, set=set_name), "auxiliary_loss"):
-            _draw_curve(axes, found, rows["model"].iloc[0], label=set_name, points=side, line=line)
-            drawn.append(found)
-    lows, highs = [found.lowest.min() for found in drawn], [found.highest.max() for found in drawn]
+        if values := curve(select(rows, set=set_name), "auxiliary_loss"):
+            _draw_curve(axes, values, rows["model"].iloc[0], label=set_name, points=side, line=line)
+            drawn.append(values)
+    lows, highs = [line.lowest.min() for line in drawn], [line.highest.max() for line in drawn]
     if drawn and min(lows) > 0 and max(highs) > LOG_RANGE * min(lows):
         axes.set_yscale("log")
         axes.set_title(f"Auxiliary loss, {name} (logarithmic)")
@@ -189,8 +189,8 @@ def risk_figure(points: DataFrame, trials: DataFrame) -> Figure:
 
 def _draw_scores(axes: Axes, points: DataFrame, trials: DataFrame) -> None:
     present = distinct(points["detector"])
-    known = [name for name in SCORE_COLOURS if name in present]
-    shown = [*known, *(name for name in present if name not in known)]
+    ordered = [name for name in SCORE_COLOURS if name in present]
+    shown = [*ordered, *(name for name in present if name not in ordered)]
     for index, detector in enumerate(shown):
         of_score = select(points, detector=detector).sort_values("coverage")
         rows = of_score[["coverage", "risk", "lower", "upper"]].to_numpy(dtype=float)
@@ -296,8 +296,8 @@ def _draw_bins(
         # without touching the ticks, which the panels of a row share
         axes.text(0.6, 0.2, "not measured", transform=axes.transAxes, ha="center", color="#8c8c8c")
         return
-    for x, y, count_ in zip(predicted, observed, images, strict=True):
-        words = f"predicted {x:.3g}, observed {y:.3g} ({count(int(count_), 'images')})"
+    for x, y, size in zip(predicted, observed, images, strict=True):
+        words = f"predicted {x:.3g}, observed {y:.3g} ({count(int(size), 'images')})"
         hover(axes, x, y, words)
     axes.scatter(
         predicted,

@@ -190,17 +190,19 @@ def _diverged_trials(rows: Any) -> int:
     return int(diverged["trial"].nunique())
 
 
-def harms_of(found: Mapping[str, Verdict]) -> list[tuple[Any, list[int]]]:
+def harms_of(by_claim: Mapping[str, Verdict]) -> list[tuple[Any, list[int]]]:
     """Every harm, the worst first, with the numbers of the claims whose metric it is."""
     claims: dict[Any, list[int]] = {}
-    for number, verdict in enumerate(found.values(), start=1):
+    for number, verdict in enumerate(by_claim.values(), start=1):
         for row in verdict.harms:
             claims.setdefault(row, []).append(number)
     return sorted(claims.items(), key=lambda item: -abs(item[0].estimate))
 
 
-def unjudged_sets(found: Mapping[str, Verdict]) -> list[str]:
+def unjudged_sets(by_claim: Mapping[str, Verdict]) -> list[str]:
     """The sets without any bootstrap interval, where no harm could be seen."""
-    compared = dict.fromkeys(row.dataset for verdict in found.values() for row in verdict.compared)
-    judged = {row.dataset for verdict in found.values() for row in verdict.judged}
+    compared = dict.fromkeys(
+        row.dataset for verdict in by_claim.values() for row in verdict.compared
+    )
+    judged = {row.dataset for verdict in by_claim.values() for row in verdict.judged}
     return [name for name in compared if name not in judged]

@@ -106,5 +106,5 @@ def agreement(run: Run) -> tuple[int, int]:
     compared = [(run.measured, FIGURE_3), (FIGURE_5.dataset, FIGURE_5)]
     for paper_set in SETS:
         compared += [(name, cell) for name in run.sets_of(paper_set) for cell in table_1(paper_set)]
-    found = [includes(run, name, cell) for name, cell in compared]
-    return found.count(True), len(found) - found.count(None)
+    included = [includes(run, name, cell) for name, cell in compared]
+    return included.count(True), len(included) - included.count(None)

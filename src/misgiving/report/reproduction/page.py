@@ -19,7 +19,7 @@ from misgiving.report.figures.curves import calibration_figure, learning_figure,
 from misgiving.report.figures.rates import rates_figure
 from misgiving.report.frames import select
 from misgiving.report.rendering import environment
-from misgiving.report.reproduction import claims, comparison, findings, published
+from misgiving.report.reproduction import claims, comparison, findings, published, targets
 from misgiving.report.reproduction.run import Quantity, Run, main_model, trained_in
 
 
@@ -89,6 +89,7 @@ def render_page(run: Run, drawn: Mapping[str, Figure]) -> str:
         frames=frames,
         names=names,
         published=published,
+        policies=targets,
         main_model=main_model,
         trained_in=trained_in,
     )

@@ -140,11 +140,11 @@ def _compared_sets(trial_data: TrialData) -> list[ComparedSet]:
 
 def _folders(finished: Sequence[Unit], out: Path, experiment: str) -> dict[str, dict[int, Path]]:
     """The folders of an experiment's units, by model and trial."""
-    found: dict[str, dict[int, Path]] = {}
+    folders: dict[str, dict[int, Path]] = {}
     for unit in finished:
         if unit.experiment == experiment:
-            found.setdefault(unit.model, {})[unit.trial] = out / unit.folder
-    return found
+            folders.setdefault(unit.model, {})[unit.trial] = out / unit.folder
+    return folders
 
 
 def _risk_curves(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> pd.DataFrame:

@@ -218,7 +218,7 @@ def _risks(folder: Path, measured: str) -> Sample:
     errors, scores = predictions.errors, load_scores(folder, FAILURES).scores
 
     def statistic(weights: Weights | None = None) -> dict[Key, Float[np.ndarray, "*replicates"]]:
-        curves = {name: RiskCoverage(of, errors, weights) for name, of in scores.items()}
+        curves = {name: RiskCoverage(values, errors, weights) for name, values in scores.items()}
         return {
             (name, str(coverage)): np.asarray(curve.risk_at_coverage(coverage))
             for name, curve in curves.items()
