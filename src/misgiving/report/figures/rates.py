@@ -47,7 +47,7 @@ def _draw_epochs(axes: Axes, runs: DataFrame) -> None:
     longest = runs["epochs"].max()
     never = ABOVE * (1 if np.isnan(longest) else longest)
     for model, position, own in _columns(runs):
-        heights = own["epochs"].fillna(never).to_list()
+        heights = own["epochs"].fillna(never).astype(float).to_list()
         _dots(axes, model, position, heights, label=model if position < 0.5 else None)
     axes.set_ylim(0, 1.06 * never)
     ticks = [tick for tick in axes.get_yticks() if 0 <= tick < 0.97 * never]
