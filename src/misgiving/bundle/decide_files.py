@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from misgiving.bundle.bundle import Bundle, is_bundle_not_run
-from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE
+from misgiving.data.bad_images import FAIL, check_bad_images
 from misgiving.data.datasets.dataset import file_key
 from misgiving.data.decoding import LOOK_AHEAD, in_order, read_bytes, returning_bad_images
 from misgiving.deferral.decision_tables import DecisionRow, row_of
@@ -149,7 +149,6 @@ def decide_files(
     Raises:
         BadImagesError: Images cannot be read, and they are not to be skipped, or none can.
     """
-    rule = ON_BAD_IMAGE[on_bad_image]
     if batch_size < 1:
         raise UsageError(f"`batch_size` must be at least 1, got {batch_size}")
     parts = [names[start : start + PART] for start in range(0, len(names), PART)]
@@ -177,7 +176,7 @@ def decide_files(
     )
     bad = [BadImage(row.path, row.unreadable) for row in decided if row.unreadable]
     decider.merged({})  # until here, all processes read the parts
-    rule(bad, len(names))
+    check_bad_images(bad, len(names), on_bad_image)
     return decided
 
 

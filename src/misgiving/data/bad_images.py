@@ -1,4 +1,4 @@
-"""Unreadable images: all of them are found, and then refused or left out."""
+"""Unreadable images: all of them are found, and then fail the command or are left out."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,19 +7,23 @@ import numpy as np
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.decoding import in_order, returning_bad_images
 from misgiving.errors import BadImage, BadImagesError, visible
-from misgiving.registry import Registry
-
-Rule = Callable[[Sequence[BadImage], int], None]
-"""Called with the unreadable images and the total; raises if they are not skipped."""
 
 FAIL, SKIP = "fail", "skip"
-NAMED = 3  # bad images that are named in one line
+MAX_NAMES = 3  # bad images that are named in one line
 
 
-def _fail(bad: Sequence[BadImage], total: int) -> None:
-    if len(bad) == 1:
+def check_bad_images(bad: Sequence[BadImage], total: int, on_bad_image: str) -> None:
+    """Check that there are no unreadable images, or with `skip` that others are left.
+
+    Raises:
+        BadImagesError: The images cannot be used.
+    """
+    if on_bad_image == SKIP:
+        if len(bad) == total:
+            raise BadImagesError(f"none of the {total} images can be read ({bad[0]})", bad, total)
+    elif len(bad) == 1:
         raise BadImagesError(f'{bad[0]}; or leave it out with `on_bad_image="skip"`', bad, total)
-    if bad:
+    elif bad:
         raise BadImagesError(
             f"{len(bad)} of {total} images cannot be read ({first_names(bad)}); repair or remove "
             'them, or leave them out with `on_bad_image="skip"`',
@@ -28,22 +32,14 @@ def _fail(bad: Sequence[BadImage], total: int) -> None:
         )
 
 
-def _skip(bad: Sequence[BadImage], total: int) -> None:
-    if len(bad) == total:
-        raise BadImagesError(f"none of the {total} images can be read ({bad[0]})", bad, total)
-
-
-ON_BAD_IMAGE: Registry[Rule] = Registry("`on_bad_image`", **{FAIL: _fail, SKIP: _skip})
-
-
 def first_names(bad: Sequence[BadImage]) -> str:
     """The first few names.
 
     >>> first_names([BadImage(name, "") for name in "abcde"])
     'a, b, c and 2 more'
     """
-    names = ", ".join(visible(image.image) for image in bad[:NAMED])
-    return f"{names} and {len(bad) - NAMED} more" if len(bad) > NAMED else names
+    names = ", ".join(visible(image.image) for image in bad[:MAX_NAMES])
+    return f"{names} and {len(bad) - MAX_NAMES} more" if len(bad) > MAX_NAMES else names
 
 
 def skipped_sentences(bad: Sequence[BadImage], kept: int, *, name: str = "") -> list[str]:
@@ -86,11 +82,10 @@ def readable(
     Raises:
         BadImagesError: There is a bad image and the rule is `fail`, or nothing is left.
     """
-    rule = ON_BAD_IMAGE[on_bad_image]
     bad: list[BadImage] = []
     work = returning_bad_images(lambda index: dataset.images.read(index).hash, dataset.ids)
     for done, result in enumerate(in_order(work, len(dataset)), start=1):
         bad += [result] if isinstance(result, BadImage) else []
         report(done, len(dataset))
-    rule(bad, len(dataset))
+    check_bad_images(bad, len(dataset), on_bad_image)
     return without(dataset, bad), bad

@@ -5,7 +5,7 @@ A set may be larger than memory.
 
 import os
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, Rule, without
+from misgiving.data.bad_images import FAIL, check_bad_images, without
 from misgiving.data.datasets.dataset import Dataset, preprocessed
 from misgiving.data.decoding import in_order, returning_bad_images
 from misgiving.data.preprocessing import Preprocessing
@@ -46,19 +46,16 @@ class PixelChecksums:
     def check(
         self, rows: Int[np.ndarray, " m"], pixels: UInt8[np.ndarray, "m size size 3"]
     ) -> None:
-        """Refuse pixels that are not those that were stored in these rows."""
+        """Check that pixels are those that were stored in these rows."""
         for position in np.flatnonzero(~self._checked[rows]):
             if crc32_of(pixels[position].tobytes()) != self._values[rows[position]]:
-                self._refuse()
+                with suppress(OSError):  # of a read-only cache
+                    self._record.unlink(missing_ok=True)
+                raise DataError(
+                    f"{self._record.parent}: a prepared image was damaged or changed; run the same "
+                    "command again, or remove that folder first if it is read-only"
+                )
         self._checked[rows] = True
-
-    def _refuse(self) -> None:
-        try:
-            self._record.unlink(missing_ok=True)
-            remedy = "run the same command again; it prepares the images anew"
-        except OSError:  # a read-only cache
-            remedy = "remove that folder and run the same command again"
-        raise DataError(f"{self._record.parent}: a prepared image was damaged or changed; {remedy}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,7 +153,7 @@ def prepare(
     set, the first does the work and the others wait. Prepare a whole set and `select` from it, as
     each prepared selection is stored separately.
 
-    With `on_bad_image="fail"`, all images are read and then the unreadable ones refused; `skip`
+    With `on_bad_image="fail"`, all images are read and the unreadable ones are an error; `skip`
     leaves them out, and `skipped` of the result lists them. The cache records them, so that `fail`
     still fails later; they are tried again each time.
 
@@ -164,14 +161,13 @@ def prepare(
         BadImagesError: Images cannot be read, and are not skipped.
         OSError: The cache cannot be written; nothing of this set is left in it.
     """
-    rule = ON_BAD_IMAGE[on_bad_image]
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: no images to prepare; choose a set that has some")
     entry = _Entry(cache / _entry_name(dataset, preprocessing), dataset, preprocessing)
-    images = entry.load_current() or entry.make(rule, report)
-    rule(images.skipped, len(dataset))
+    images = entry.load_current() or entry.make(on_bad_image, report)
+    check_bad_images(images.skipped, len(dataset), on_bad_image)
     if images.skipped:
-        without(dataset, images.skipped)  # refuses to leave a class without images
+        without(dataset, images.skipped)  # checks that no class is left without images
     return images
 
 
@@ -255,13 +251,14 @@ class _Entry(NamedTuple):
         )
         return images if all(still_bad) else None
 
-    def make(self, rule: Rule, report: Report | None) -> ImageSet:
+    def make(self, on_bad_image: str, report: Report | None) -> ImageSet:
         """Prepare the images, unless another process does so first."""
         with locked(self.folder.with_suffix(".lock")):
             if images := self.load_current():
                 return images
             with whole_folder(self.folder) as unfinished:
-                rule(self.write(unfinished, report), len(self.dataset))
+                bad = self.write(unfinished, report)
+                check_bad_images(bad, len(self.dataset), on_bad_image)
             if images := self.load():
                 return images
         raise OSError(f"{self.folder}: cannot be read back after it was written; check the disk")

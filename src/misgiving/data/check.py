@@ -120,16 +120,9 @@ def data_check(
         images.append(facts)
         if report:
             report(len(images), len(dataset))
-    unreadable = {
-        name: reason
-        for name, reason in zip(dataset.ids, images, strict=True)
-        if isinstance(reason, str)
-    }
-    readable = {
-        name: facts
-        for name, facts in zip(dataset.ids, images, strict=True)
-        if not isinstance(facts, str)
-    }
+    by_id = dict(zip(dataset.ids, images, strict=True))
+    unreadable = {name: reason for name, reason in by_id.items() if isinstance(reason, str)}
+    readable = {name: facts for name, facts in by_id.items() if not isinstance(facts, str)}
     return DataCheck(
         name=dataset.name,
         images=len(dataset),
@@ -137,8 +130,7 @@ def data_check(
         checks=[
             _listed("unreadable files", unreadable, next(iter(unreadable.values()), "")),
             *_duplicates(dataset, _copies(images), split),
-            *_sizes(readable),
-            _nearly_black(readable),
+            *_odd_images(readable),
         ],
     )
 
@@ -218,11 +210,12 @@ def _duplicates(dataset: Dataset, copies: Sequence[Copy], split: SetNames | str)
     ]
 
     pairs = partial(_pairs, dataset)
-    yield pairs("files of the same content", [pair for pair in copies if pair[2] == SAME_CONTENT])
-    yield pairs(
-        "files of the same pixels alone", [pair for pair in copies if pair[2] == SAME_PIXELS]
-    )
-    yield pairs("near duplicates", [pair for pair in copies if pair[2] == NEAR])
+    for name, kind in (
+        ("files of the same content", SAME_CONTENT),
+        ("files of the same pixels alone", SAME_PIXELS),
+        ("near duplicates", NEAR),
+    ):
+        yield pairs(name, [pair for pair in copies if pair[2] == kind])
     total = f"{sum(map(len, several))} images; {len(members)} groups in all"
     check = pairs("groups with several images", grouped)
     yield replace(check, count=len(several), remark=total)
@@ -260,35 +253,30 @@ def _pairs(
     return Check(name=name, findings=findings, count=len(findings), remark=remark)
 
 
-def _sizes(images: Mapping[str, _ImageFacts]) -> Iterator[Check]:
-    areas = [image.height * image.width for image in images.values()]
-    median = float(np.median(areas)) if areas else 0.0
-    distinct = len({(image.width, image.height) for image in images.values()})
+def _odd_images(images: Mapping[str, _ImageFacts]) -> Iterator[Check]:
+    """Checks of sizes, of images without colours and of those that are nearly black."""
+    areas = {name: image.height * image.width for name, image in images.items()}
+    median = float(np.median([*areas.values()])) if areas else 0.0
+    sizes = {name: f"{image.width} x {image.height}" for name, image in images.items()}
+    sides = {name: sorted((image.height, image.width)) for name, image in images.items()}
 
-    def is_unusual(image: _ImageFacts) -> bool:
-        usual = median / UNUSUAL_AREA <= image.height * image.width <= median * UNUSUAL_AREA
-        shorter, longer = sorted((image.height, image.width))
+    def matching(matches: Callable[[str], bool]) -> dict[str, str]:
+        return {name: size for name, size in sizes.items() if matches(name)}
+
+    def is_unusual(name: str) -> bool:
+        usual = median / UNUSUAL_AREA <= areas[name] <= median * UNUSUAL_AREA
+        shorter, longer = sides[name]
         return not usual or longer > UNUSUAL_SHAPE * shorter
 
-    def sizes(matches: Callable[[_ImageFacts], bool]) -> dict[str, str]:
-        return {
-            name: f"{image.width} x {image.height}"
-            for name, image in images.items()
-            if matches(image)
-        }
-
-    remark = f"{distinct} sizes; the median has {median:.0f} pixels"
-    yield _listed("images of unusual size", sizes(is_unusual), remark)
-    yield _listed("grey images", sizes(lambda image: image.is_grey))
-    tiny = sizes(lambda image: min(image.height, image.width) < TINY)
+    distinct = f"{len({*sizes.values()})} sizes; the median has {median:.0f} pixels"
+    yield _listed("images of unusual size", matching(is_unusual), distinct)
+    yield _listed("grey images", matching(lambda name: images[name].is_grey))
+    tiny = matching(lambda name: sides[name][0] < TINY)
     yield _listed("tiny images", tiny, f"shorter side under {TINY} pixels")
-
-
-def _nearly_black(images: Mapping[str, _ImageFacts]) -> Check:
     dark = {
         name: f"brightest value {image.brightest} of 255"
         for name, image in images.items()
         if image.brightest <= DARK
     }
     remark = "as 12 bits in 16; save them with the whole range of values" if dark else ""
-    return _listed("nearly black images", dark, remark)
+    yield _listed("nearly black images", dark, remark)

@@ -3,7 +3,6 @@
 import errno
 import io
 import os
-import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -17,6 +16,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from misgiving.errors import BadImage, DataError, reason_of, visible
+
+# Once for all threads: `warnings.catch_warnings` in one of them would change the others' filters.
+warnings.filterwarnings("ignore", module=r"PIL\b")
 
 Picture = UInt8[np.ndarray, "height width 3"]
 Result = TypeVar("Result")
@@ -146,11 +148,10 @@ def decode_reduced(data: bytes, name: str, largest: Callable[[int, int], float])
     if not data:
         raise DataError(f"{name}: the file is empty; replace it or remove it from the set")
     try:
-        with _SILENCE:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            return _load(image, largest)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError
+        return _load(image, largest)
     except UnidentifiedImageError as failure:
         raise DataError(
             f"{name}: not an image in a supported format ({', '.join(FORMATS)}); save it as JPEG "
@@ -163,36 +164,6 @@ def decode_reduced(data: bytes, name: str, largest: Callable[[int, int], float])
             f"{name}: the image cannot be decoded ({reason_of(failure)}); replace it with an "
             "intact copy in JPEG or PNG, or remove it"
         ) from failure
-
-
-class _PillowSilence:
-    """Ignore Pillow's warnings while any thread decodes.
-
-    `warnings.catch_warnings` is not safe with threads: the first to leave would restore the filters
-    for the others, and the last would leave its own behind.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._filters = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._filters = warnings.catch_warnings()
-                self._filters.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\b")
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._filters.__exit__(None, None, None)
-
-
-_SILENCE = _PillowSilence()
 
 
 def _load(image: Image.Image, largest: Callable[[int, int], float]) -> Decoded:

@@ -16,10 +16,10 @@ from jaxtyping import Bool, Int, Shaped
 
 from misgiving.data.datasets.dataset import Dataset, check_class_sizes, hash_of
 from misgiving.data.decoding import in_order, returning_bad_images
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, UsageError, explain_damage
+from misgiving.files import csv_rows, write_csv
 from misgiving.groups import QUARTERS
 from misgiving.registry import Registry
-from misgiving.results.formats import read_table, write_table
 from misgiving.results.schema import SplitLeakage
 
 SetNames = Shaped[np.ndarray, " n"]
@@ -28,6 +28,7 @@ SetNames = Shaped[np.ndarray, " n"]
 Labels = Int[np.ndarray, " n"]
 
 GROUPED_SETS = ("train", "calibrate", "test", "tune")
+COLUMNS = ("id", "hash", "set", "label", "group", "leaks_to")  # of `split.csv`
 TENTHS = 10  # of a grouped split: one for the test, two for a policy, the others for training
 
 
@@ -280,32 +281,26 @@ def leakage_of(
     )
 
 
-class SplitRow(NamedTuple):
-    """One row of `split.csv`; `leaks_to` is the result of the leakage check."""
-
-    id: str
-    hash: str
-    set: str
-    label: str
-    group: str
-    leaks_to: str
-
-
 def write_split(path: Path, split: Split) -> None:
     """Write `split.csv`, with the leakage check of each image."""
     columns = (split.ids, split.hashes, split.sets, split.labels, split.groups, leaks(split))
-    write_table(path, SplitRow, map(SplitRow._make, zip(*columns, strict=True)))
+    write_csv(path, COLUMNS, zip(*columns, strict=True))
 
 
 def read_split(path: Path) -> Split:
     """Inverse of `write_split`."""
-    rows = read_table(path, SplitRow)
-    for number, row in enumerate(rows, start=2):
-        if not all(row[:-1]):
-            raise DataError(f"{path}: row {number} has an empty cell; write the split again")
-    if len({row.id for row in rows}) < len(rows):
-        raise DataError(f"{path}: an id occurs more than once; write the split again")
-    ids, hashes, sets, labels, groups, _ = zip(*rows, strict=True) if rows else ((),) * 6
+    remedy = "run the command that wrote it again"
+    with explain_damage(path, remedy=remedy), path.open(encoding="utf-8", newline="") as file:
+        lines = csv_rows(file)
+        if tuple(next(lines)[1]) != COLUMNS:
+            raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
+        rows = [cells for _, cells in lines]
+        for number, cells in enumerate(rows, start=2):
+            if len(cells) != len(COLUMNS) or not all(cells[:-1]):
+                raise ValueError(f"row {number} has an empty cell")
+        ids, hashes, sets, labels, groups, _ = zip(*rows, strict=True) if rows else ((),) * 6
+        if len(set(ids)) < len(ids):
+            raise ValueError("an id occurs more than once")
     return Split(ids=ids, hashes=hashes, sets=sets, labels=labels, groups=groups)
 
 
