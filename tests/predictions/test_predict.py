@@ -12,8 +12,9 @@ from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
 from misgiving.evaluation.evaluate import evaluate
 from misgiving.predictions import predict as predict_module
-from misgiving.predictions.predict import TrainedRun, sets_of
+from misgiving.predictions.predict import TrainedRun
 from misgiving.predictions.record import Predictions
+from misgiving.predictions.sets import sets_of
 
 SIZE = 350
 SETS = ("train",) * 100 + ("tune",) * 75 + ("calibrate",) * 125 + ("test",) * 50

@@ -1,18 +1,18 @@
 """Predictions: all that any later step needs of a model and of the images that it saw."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import log_softmax
 
-from misgiving.errors import DataError
+from misgiving.errors import DataError, UsageError
 from misgiving.predictions.files import read_columns, write_columns
-from misgiving.predictions.schema import UNKNOWN, columns_of, fields_of, named_columns
+from misgiving.predictions.schema import UNKNOWN, columns_of, fields_of
 from misgiving.scores.outputs import Head
 
 Rows = Int[np.ndarray, " _"]
@@ -20,6 +20,15 @@ PER_IMAGE = (
     *("logits", "labels", "ids", "groups", "hashes", "paths", "sets"),
     *("features", "taps", "predicted_losses"),
 )
+
+
+@runtime_checkable
+class Columns(Protocol):
+    """Columns by name: a mapping, or a data frame."""
+
+    def keys(self) -> Iterable[Any]: ...
+
+    def __getitem__(self, name: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,7 +106,7 @@ class Predictions:
         """
         if isinstance(data, Predictions):
             return data
-        return cls(**fields_of(named_columns(data, classes, name)))
+        return cls(**fields_of(_named_columns(data, classes, name)))
 
     @classmethod
     def read(cls, path: str | Path) -> "Predictions":
@@ -214,3 +223,23 @@ class Predictions:
                 f"{unknown.sum()} of {len(self)} rows have no label, the first is {name!r}; give "
                 "the true class of each as the column label"
             )
+
+
+def _named_columns(data: Any, classes: Sequence[str] | None, name: str) -> dict[str, Any]:
+    """Columns by name of what a caller gives; see `Predictions.of`."""
+    if isinstance(data, Columns):
+        columns = {str(key): data[key] for key in data.keys()}  # noqa: SIM118  # a frame is no dict
+    elif data is None or isinstance(data, str | Path):
+        raise UsageError(
+            f"{data!r} has no predictions; give logits and labels, or `Predictions.read(path)`"
+        )
+    else:
+        arrays = data if isinstance(data, tuple) else (data,)
+        if len(arrays) > 2:
+            raise UsageError(f"give a pair of logits and labels, not {len(arrays)} arrays")
+        columns = dict(zip(("logits", "label"), arrays, strict=False))
+    if classes is not None and "logits" in columns:
+        columns.setdefault("classes", list(classes))
+    if name and "id" not in columns:
+        columns["prefix"] = name
+    return columns

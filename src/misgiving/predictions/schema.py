@@ -27,14 +27,13 @@ and `class_weights`, those of the loss that the estimator learned.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError
 from misgiving.groups import UNITS, NamedGroups, groups_of_columns
 from misgiving.scores.outputs import Head
 
@@ -55,35 +54,6 @@ TAP = re.compile(r"tap_(\d+)_(\d+)")
 
 Matrix = Float[np.ndarray, "n columns"]
 Column = Sequence[Any] | np.ndarray
-
-
-@runtime_checkable
-class Columns(Protocol):
-    """Columns by name: a mapping, or a data frame."""
-
-    def keys(self) -> Iterable[Any]: ...
-
-    def __getitem__(self, name: Any, /) -> Any: ...
-
-
-def named_columns(data: Any, classes: Sequence[str] | None, name: str) -> dict[str, Any]:
-    """Columns by name of what a caller gives; see `Predictions.of`."""
-    if isinstance(data, Columns):
-        columns = {str(key): data[key] for key in data.keys()}  # noqa: SIM118  # a frame is no dict
-    elif data is None or isinstance(data, str | Path):
-        raise UsageError(
-            f"{data!r} has no predictions; give logits and labels, or `Predictions.read(path)`"
-        )
-    else:
-        arrays = data if isinstance(data, tuple) else (data,)
-        if len(arrays) > 2:
-            raise UsageError(f"give a pair of logits and labels, not {len(arrays)} arrays")
-        columns = dict(zip(("logits", "label"), arrays, strict=False))
-    if classes is not None and "logits" in columns:
-        columns.setdefault("classes", list(classes))
-    if name and "id" not in columns:
-        columns["prefix"] = name
-    return columns
 
 
 def fields_of(columns: Mapping[str, Any]) -> dict[str, Any]:

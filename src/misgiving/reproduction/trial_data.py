@@ -278,6 +278,7 @@ ONLY_SHOWN = (
     "reproduction/aggregate",
     "predictions/files.py",
     "predictions/predict.py",
+    "predictions/sets.py",
     "predictions/schema.py",
     "reproduction/ray.py",
     "deferral/decision_tables.py",
