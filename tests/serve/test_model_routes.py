@@ -1,4 +1,5 @@
 import shlex
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_the_command_changes_only_the_target_error_rate(targets, rule, misgiving
         raise UsageError("asked")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("misgiving.cli.calibrate.read_source", read_source)
+        patch.setattr(import_module("misgiving.cli.calibrate"), "read_source", read_source)
         patch.chdir(tmp_path)
         words = shlex.split(command(policy).replace("{max_error}", "0.2"))
         assert misgiving(*words[1:])[0] == 2
