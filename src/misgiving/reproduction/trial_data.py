@@ -1,7 +1,7 @@
 """The prepared images of a reproduction: its data, its splits and its OOD sets, trial by trial."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from itertools import product
@@ -97,7 +97,7 @@ class TrialData:
         self.dataset = without(self.dataset, self.images.skipped)
         self.inliers, _ = self.images.align(protocol.in_distribution)
         self._code = code_fingerprint()
-        self._training_code = code_fingerprint((*ONLY_SHOWN, *MEASURING), within=TRAINING)
+        self._training_code = code_fingerprint(TRAINING)
         self._outliers: dict[int, dict[str, OodImages]] = {}
         self._drawn: dict[tuple[bool, int], SetNames] = {}
 
@@ -260,74 +260,27 @@ def _readable(built: Dataset, images: ImageSet) -> OodImages:
     return OodImages(replace(without(built, images.skipped), contents=contents), images)
 
 
-ONLY_SHOWN = (
-    "bundle",
-    "cli",
-    "data/check.py",
-    "data/download.py",
-    "deferral/expected_performance.py",
-    "deferral/drift.py",
-    "deferral/planning.py",
-    "predictions/graphs.py",
-    "metrics/bootstrap.py",
-    "metrics/label_errors.py",
-    "metrics/subgroups.py",
-    "metrics/trials.py",
-    "models/onnx_export.py",
-    "report",
-    "reproduction/aggregate",
-    "predictions/files.py",
-    "predictions/predict.py",
-    "predictions/sets.py",
-    "predictions/schema.py",
-    "reproduction/ray.py",
-    "deferral/decision_tables.py",
-    "results/review_lists.py",
-    "serve",
-    "training/allocator.py",
-    "training/attach.py",
-    "training/estimator.py",
-    "training/recipes.py",
-    "training/trained_models.py",
-)
-"""Code on which no unit depends."""
-
-MEASURING = ("data/ood_sets",)
-"""Code of data on which no trained model depends."""
-
 TRAINING = (
-    "data",
-    "checkpoint.py",
-    "groups.py",
-    "losses.py",
-    "metrics/_weighted.py",
-    "metrics/classification.py",
-    "metrics/loss_estimation.py",
-    "models",
-    "training",
+    *("data", "models", "training", "metrics"),
+    *("checkpoint.py", "groups.py", "losses.py"),
 )
 """Code on which a trained model and its history depend; the rest only measures the model."""
 
+AFTERWARDS = ("bundle", "cli", "report", "serve", "__main__.py")
+"""Code on which no unit depends."""
 
-def code_fingerprint(
-    left_out: Iterable[str] = ONLY_SHOWN, *, within: Iterable[str] | None = None
-) -> str:
+
+def code_fingerprint(places: Container[str] | None = None) -> str:
     """Hash of the package's code, to recognise units of older code.
 
     Args:
-        left_out: Files and folders of the package to leave out.
-        within: Files and folders to take; None for all.
+        places: Folders and files at the top of the package; None for all but `AFTERWARDS`.
     """
     root = Path(str(files("misgiving")))
-    apart = [root / name for name in (*left_out, "__main__.py")]
-    roots = [root] if within is None else [root / name for name in within]
+    sources = [(path.relative_to(root), path) for path in sorted(root.rglob("*.py"))]
     return sha256_of_chunks(
         chunk
-        for path in sorted(root.rglob("*.py"))
-        if _is_in(path, roots) and not _is_in(path, apart)
-        for chunk in (path.relative_to(root).as_posix().encode(), path.read_bytes())
+        for name, path in sources
+        if (name.parts[0] not in AFTERWARDS if places is None else name.parts[0] in places)
+        for chunk in (name.as_posix().encode(), path.read_bytes())
     )
-
-
-def _is_in(path: Path, roots: Iterable[Path]) -> bool:
-    return any(path == root or root in path.parents for root in roots)

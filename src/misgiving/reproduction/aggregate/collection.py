@@ -75,7 +75,7 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
         "protocol": repr(trial_data.protocol),
         "units": [trial_data.record(unit) for unit in finished],
         "threads": [timing(out / unit.folder)["threads"] for unit in finished],
-        "code": code_fingerprint(left_out=("cli", "report")),
+        "code": code_fingerprint(),
     }
     if _is_collected(out, made_of):
         return
