@@ -17,16 +17,16 @@ Weights = Real[np.ndarray, "*replicates n"]
 MOST_AS_INTEGERS = 2**31  # in sum, so that a square of it does not overflow
 
 
-def checked_arrays(**named: Shaped[np.ndarray, "..."]) -> tuple[Float[np.ndarray, "..."], ...]:
-    """Return the named arrays in float64; refuse them unless finite and of equal length."""
-    first = next(iter(named))
-    for name, values in named.items():
-        if len(values) != len(named[first]):
+def checked_arrays(**arrays: Shaped[np.ndarray, "..."]) -> tuple[Float[np.ndarray, "..."], ...]:
+    """Arrays by name in float64, after a check that they are finite and of equal length."""
+    first = next(iter(arrays))
+    for name, values in arrays.items():
+        if len(values) != len(arrays[first]):
             raise UsageError(
-                f"{name} has length {len(values)} but {first} has length {len(named[first])}; "
+                f"{name} has length {len(values)} but {first} has length {len(arrays[first])}; "
                 "give one entry for each sample"
             )
-    return tuple(_finite(name, values) for name, values in named.items())
+    return tuple(_finite(name, values) for name, values in arrays.items())
 
 
 def _finite(name: str, values: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:

@@ -78,7 +78,7 @@ def bootstrap(
                 )
                 _fill(values, statistic(*weights), slots.T.shape, at=(trial, start + chosen))
     each = np.arange(replicates)[:, None]
-    return {name: mean_without_nan(found[slots, each]) for name, found in values.items()}
+    return {name: mean_without_nan(drawn[slots, each]) for name, drawn in values.items()}
 
 
 def percentile_interval(replicates: Replicates, *, level: float = 0.95) -> PercentileInterval:

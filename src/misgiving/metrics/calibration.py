@@ -65,7 +65,7 @@ def reliability(
     counts = np.bincount(numbers)
     filled = counts > 0
     mean_predicted, mean_observed = (
-        np.bincount(numbers, of)[filled] / counts[filled] for of in (predicted, values)
+        np.bincount(numbers, sums)[filled] / counts[filled] for sums in (predicted, values)
     )
     return Reliability(mean_predicted, mean_observed, counts[filled])
 

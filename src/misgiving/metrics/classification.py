@@ -77,13 +77,13 @@ def macro_auroc(
     return metric_value(mean_without_nan(np.stack(areas, axis=-1)), weights)
 
 
-def check_classes(num_classes: int, **named: Int[np.ndarray, "..."]) -> None:
-    """Refuse classes that are not positions among `num_classes`."""
-    checked_arrays(**named)
-    for name, classes in named.items():
-        unknown = np.flatnonzero((classes < 0) | (classes >= num_classes))
+def check_classes(num_classes: int, **classes: Int[np.ndarray, "..."]) -> None:
+    """Check that classes are positions among `num_classes`."""
+    checked_arrays(**classes)
+    for name, numbers in classes.items():
+        unknown = np.flatnonzero((numbers < 0) | (numbers >= num_classes))
         if len(unknown):
             raise UsageError(
-                f"{name} has class {classes[unknown[0]]} at position {unknown[0]}; with "
+                f"{name} has class {numbers[unknown[0]]} at position {unknown[0]}; with "
                 f"{num_classes} classes they must lie between 0 and {num_classes - 1}"
             )

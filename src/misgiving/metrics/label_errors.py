@@ -88,9 +88,9 @@ def _confusion(
     sums = np.bincount(labels, probabilities[np.arange(len(labels)), labels], minlength=classes)
     thresholds = np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
     confident = np.where(probabilities >= thresholds, probabilities, -1)
-    known = confident.max(axis=1) >= 0
+    counted = confident.max(axis=1) >= 0
     joint = np.eye(classes)
-    np.add.at(joint, (labels[known], confident[known].argmax(axis=1)), 1)
+    np.add.at(joint, (labels[counted], confident[counted].argmax(axis=1)), 1)
     joint *= np.maximum(counts, 1)[:, None] / joint.sum(axis=1, keepdims=True)
     return np.asarray(np.maximum(joint / joint.sum(axis=0), RAREST))
 
@@ -105,18 +105,17 @@ def _combined(outputs: Sequence[LogProbabilities], labels: Labels) -> LogProbabi
         parameters: Float[np.ndarray, " _"],
     ) -> tuple[float, Float[np.ndarray, " _"]]:
         weights, biases = parameters[:count], parameters[count:]
-        found = log_softmax(np.tensordot(weights, kinds, 1) + biases, axis=1)
-        slope = np.exp(found) - truth
-        value = -(found * truth).sum() + (biases**2).sum() / 2 / PRIOR_SCALE**2
+        log_probabilities = log_softmax(np.tensordot(weights, kinds, 1) + biases, axis=1)
+        slope = np.exp(log_probabilities) - truth
+        value = -(log_probabilities * truth).sum() + (biases**2).sum() / 2 / PRIOR_SCALE**2
         slopes = [(kinds * slope).sum(axis=(1, 2)), slope.sum(axis=0) + biases / PRIOR_SCALE**2]
         return float(value) / len(labels), np.concatenate(slopes) / len(labels)
 
     start = np.concatenate([np.full(count, 1 / count), np.zeros(classes)])
     limits = [(0.0, None)] * count + [(None, None)] * classes
-    found = minimize(value_and_slope, start, jac=True, method="L-BFGS-B", bounds=limits).x
-    summed = np.tensordot(found[:count], kinds, 1) + found[count:]
-    log_probabilities: LogProbabilities = log_softmax(summed, axis=1)
-    return log_probabilities
+    fitted = minimize(value_and_slope, start, jac=True, method="L-BFGS-B", bounds=limits).x
+    combined = np.tensordot(fitted[:count], kinds, 1) + fitted[count:]
+    return np.asarray(log_softmax(combined, axis=1))
 
 
 def principal_features(features: Features) -> Float[np.ndarray, "n components"]:
@@ -143,7 +142,7 @@ def cross_fitted_outputs(
         classes: Number of classes.
         seed: Of the folds.
     """
-    found = np.full((len(labels), classes), LEAST)
+    probabilities = np.full((len(labels), classes), LEAST)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     numbered = np.unique(np.array(groups), return_inverse=True)[1]
     with warnings.catch_warnings():
@@ -151,8 +150,9 @@ def cross_fitted_outputs(
         warnings.filterwarnings("ignore", message="lbfgs failed to converge")
         for kept, left_out in folds.split(features, labels, numbered):
             model = LogisticRegression(max_iter=300).fit(features[kept], labels[kept])
-            found[np.ix_(left_out, model.classes_)] = model.predict_proba(features[left_out])
-    return np.asarray(np.log(np.maximum(found, LEAST)))
+            columns = np.ix_(left_out, model.classes_)
+            probabilities[columns] = model.predict_proba(features[left_out])
+    return np.asarray(np.log(np.maximum(probabilities, LEAST)))
 
 
 def neighbour_outputs(

@@ -10,8 +10,10 @@ from scipy.stats import binomtest, fisher_exact
 
 from misgiving.errors import UsageError
 from misgiving.metrics._weighted import checked_arrays
+from misgiving.metrics.trials import holm
 
 Cases = Bool[np.ndarray, " n"]
+Outcomes = Mapping[str, tuple[Cases, Cases]]
 
 UNKNOWN = "unknown"
 WORSE_IS = {"coverage": "less", "error": "greater", "deferral": "greater"}
@@ -44,31 +46,6 @@ class Subgroup(NamedTuple):
     deferral_upper: float
     worse: tuple[str, ...]
     """Those of `coverage`, `error` and `deferral` that are significantly worse than elsewhere."""
-
-
-class _Counts(NamedTuple):
-    """Number of `events` among `of` cases."""
-
-    events: int
-    of: int
-
-
-class _Outcomes(NamedTuple):
-    """Decision on each case; only accepted ones are wrong here."""
-
-    accepted: Cases
-    wrong: Cases
-    deferred: Cases
-
-    def among(self, members: Cases) -> dict[str, _Counts]:
-        cases, accepted, wrong, deferred = (
-            int(np.count_nonzero(members & outcome)) for outcome in (True, *self)
-        )
-        return {
-            "coverage": _Counts(accepted, cases),
-            "error": _Counts(wrong, accepted),
-            "deferral": _Counts(deferred, cases),
-        }
 
 
 def audit(
@@ -110,21 +87,28 @@ def audit(
     (0.8, 0.284, ())
     """
     _check(columns, accepted, ood, wrong, confidence)
-    outcomes = _Outcomes(accepted, accepted & wrong, ~accepted & ~ood)
-    groups = list(_groups(columns))
-    comparisons = {
-        (position, quantity): pvalue
-        for position, (_, _, members) in enumerate(groups)
-        for quantity, pvalue in _comparisons(outcomes, members)
+    everyone = np.ones(len(accepted), dtype=np.bool_)
+    outcomes: Outcomes = {  # the cases that count, and among which
+        "coverage": (accepted, everyone),
+        "error": (accepted & wrong, accepted),
+        "deferral": (~accepted & ~ood, everyone),
     }
-    worse = _holm(comparisons, 1 - confidence)
-    found = []
+    groups = list(_groups(columns))
+    p_values = {
+        (position, quantity): p_value
+        for position, (_, _, members) in enumerate(groups)
+        for quantity, p_value in _comparisons(outcomes, members)
+    }
+    adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    worse = {key for key, p_value in adjusted.items() if p_value <= 1 - confidence}
+    subgroups = []
     for position, (name, value, members) in enumerate(groups):
-        counts = outcomes.among(members)
-        shares = (_proportion(counts[quantity], confidence) for quantity in WORSE_IS)
+        counts = _counts(outcomes, members)
+        shares = (_proportion(*counts[quantity], confidence) for quantity in WORSE_IS)
         flagged = tuple(quantity for quantity in WORSE_IS if (position, quantity) in worse)
-        found.append(Subgroup._make((name, value, counts["coverage"].of, *chain(*shares), flagged)))
-    return found
+        cases = counts["coverage"][1]
+        subgroups.append(Subgroup._make((name, value, cases, *chain(*shares), flagged)))
+    return subgroups
 
 
 def _groups(columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, Cases]]:
@@ -133,41 +117,34 @@ def _groups(columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, Ca
         yield from ((name, str(value), values == value) for value in np.unique(values))
 
 
-def _proportion(counts: _Counts, confidence: float) -> tuple[int, float, float, float]:
+def _counts(outcomes: Outcomes, members: Cases) -> dict[str, tuple[int, int]]:
+    """Number of events and of cases of each quantity in a group."""
+    return {
+        quantity: (int(np.sum(members & events)), int(np.sum(members & cases)))
+        for quantity, (events, cases) in outcomes.items()
+    }
+
+
+def _proportion(events: int, cases: int, confidence: float) -> tuple[int, float, float, float]:
     """Events, their share and its Clopper-Pearson interval.
 
-    >>> _, share, lower, upper = _proportion(_Counts(0, 10), 0.95)
+    >>> _, share, lower, upper = _proportion(0, 10, 0.95)
     >>> share, lower, round(upper, 4)  # 1 - 0.025 ** (1 / 10)
     (0.0, 0.0, 0.3085)
     """
-    events, of = counts
-    if not of:
+    if not cases:
         return events, float("nan"), float("nan"), float("nan")
-    found = binomtest(events, of).proportion_ci(confidence, method="exact")
-    return events, events / of, float(found.low), float(found.high)
+    interval = binomtest(events, cases).proportion_ci(confidence, method="exact")
+    return events, events / cases, float(interval.low), float(interval.high)
 
 
-def _comparisons(outcomes: _Outcomes, members: Cases) -> Iterator[tuple[str, float]]:
+def _comparisons(outcomes: Outcomes, members: Cases) -> Iterator[tuple[str, float]]:
     """P-value of each quantity for which the group can be compared with the rest."""
-    group, rest = outcomes.among(members), outcomes.among(~members)
+    group, rest = _counts(outcomes, members), _counts(outcomes, ~members)
     for quantity, direction in WORSE_IS.items():
-        rows = [(side.events, side.of - side.events) for side in (group[quantity], rest[quantity])]
+        rows = [(events, cases - events) for events, cases in (group[quantity], rest[quantity])]
         if all(map(sum, rows)):
             yield quantity, float(fisher_exact(rows, alternative=direction).pvalue)
-
-
-def _holm(pvalues: Mapping[tuple[int, str], float], level: float) -> frozenset[tuple[int, str]]:
-    """Holm's method: reject while the i-th smallest of m p-values is at most level / (m - i).
-
-    >>> sorted(_holm({(0, "error"): 0.01, (1, "error"): 0.04, (2, "error"): 0.02}, 0.05))
-    [(0, 'error'), (1, 'error'), (2, 'error')]
-    """
-    rejected: list[tuple[int, str]] = []
-    for key in sorted(pvalues, key=lambda key: pvalues[key]):
-        if pvalues[key] > level / (len(pvalues) - len(rejected)):
-            break
-        rejected.append(key)
-    return frozenset(rejected)
 
 
 def _check(

@@ -58,10 +58,10 @@ class FittedDetectors:
         if training.features is None:
             raise UsageError("detectors need the features of the training images; predict again")
         features = training.features
-        _refuse_unusable(training, features)
+        _check_training(training, features)
         directions = principal_directions(features)
         reduced = _reduce(training, features.astype(np.float64), directions)
-        taps = reduced._replace(features=_known(training.taps, names, len(training)))
+        taps = reduced._replace(features=_averages_of_taps(training.taps, names, len(training)))
         statistics = {
             name: fit(taps if FEATURE_SCORES[name].reads_taps else reduced)
             for name, fit in fits.items()
@@ -106,7 +106,7 @@ class FittedDetectors:
                 f"features have {width} values, and the detectors were fitted on "
                 f"{self.directions.shape[1]}; use the same model"
             )
-        taps = _known(taps, self.names, len(logits))
+        taps = _averages_of_taps(taps, self.names, len(logits))
         arrays = [array for kept in self.statistics.values() for array in kept.values()]
         rows = max(1, CELLS // max((len(array) for array in arrays if array.ndim), default=1))
         starts = range(0, max(1, len(logits)), rows)
@@ -233,7 +233,7 @@ def scores_of_outputs(
     return scores if detectors is None else scores | detectors(logits, features, taps)
 
 
-def _known(taps: Taps | None, names: Sequence[str], count: int) -> Taps:
+def _averages_of_taps(taps: Taps | None, names: Sequence[str], count: int) -> Taps:
     """The averages of the taps, which some scores need; no columns where they are not known."""
     if taps is not None:
         return taps
@@ -264,7 +264,7 @@ def _reduce(
     )
 
 
-def _refuse_unusable(training: Outputs, features: Features) -> None:
+def _check_training(training: Outputs, features: Features) -> None:
     classes, width = training.logits.shape[1], features.shape[1]
     if not len(training.logits) == len(features) == len(training.labels):
         raise UsageError(
