@@ -53,23 +53,15 @@ def test_the_logits_of_a_torchvision_model_stay_bit_for_bit_the_same(name, taps,
     assert output.taps.shape == (2, sum(model.reader.channels))
 
 
-def test_an_average_is_that_of_the_output_before_it_is_changed_in_place():
-    model, images = attached(), noise()
-    with torch.no_grad():
-        expected = model.backbone.first(images).mean(dim=(2, 3))
-        found = model.full_output(images).taps[:, :4]
-    torch.testing.assert_close(found, expected)
-    assert (expected < 0).any()  # which the rectifier would have removed
-
-
-def test_of_a_layer_that_is_called_twice_the_last_call_is_read():
+def test_averages_are_of_outputs_before_a_change_in_place_and_of_the_last_call():
     model, images = attached(), noise()
     with torch.no_grad():
         net = model.backbone
-        hidden = net.norm(net.first(images)).relu()
-        expected = net.twice(net.twice(hidden).relu()).mean(dim=(2, 3))
-        found = model.full_output(images).taps[:, 4:]
-    torch.testing.assert_close(found, expected)
+        first = net.first(images)
+        last = net.twice(net.twice(net.norm(first).relu()).relu())
+        expected = torch.cat([first.mean(dim=(2, 3)), last.mean(dim=(2, 3))], dim=1)
+        torch.testing.assert_close(model.full_output(images).taps, expected)
+    assert (expected[:, :4] < 0).any()  # which the rectifier would have removed
 
 
 @pytest.mark.parametrize("width", [6, 8])  # the images of 16 pixels have 8 rows there
@@ -163,7 +155,8 @@ def test_the_callers_module_is_left_as_it_was_by_attaching_and_training():
 
 def test_training_the_callers_module_later_leaves_the_attached_one_as_it_was():
     module, images = learned_statistics(InPlace()), noise()
-    model = attached(module)
+    model = attached(module, classes=CLASSES)
+    assert (model.training, model.classes) == (False, tuple(CLASSES))
     expected = model(images).logits
     with torch.no_grad():
         module.head.weight.add_(1)
@@ -211,15 +204,10 @@ def test_weights_keep_the_modules_names_and_no_hook_stays():
     module = InPlace()
     model = JointClassifier(module, taps=["first"], image_size=16)
     model(noise())
+    with pytest.raises(RuntimeError):
+        model.reader(module, torch.zeros(1, 5, 16, 16))
     names = {name for name in model.state_dict() if name.startswith("backbone.")}
     assert names == {f"backbone.{name}" for name in module.state_dict()}
-    assert not any(part._forward_hooks for part in model.modules())
-
-
-def test_no_hook_stays_after_a_call_that_failed():
-    model = attached()
-    with pytest.raises(RuntimeError):
-        model.reader(model.backbone, torch.zeros(1, 5, 16, 16))
     assert not any(part._forward_hooks for part in model.modules())
 
 
@@ -299,7 +287,7 @@ def test_a_compiled_model_reads_the_activations_of_each_call():
 def test_a_tap_that_is_not_called_any_more_is_explained():
     model = attached()
     model.backbone.forward = lambda images: images.mean(dim=(2, 3))
-    with pytest.raises(UsageError, match="'first' was not called"):
+    with pytest.raises(UsageError, match="'first'"):
         model(noise())
 
 
@@ -313,11 +301,17 @@ def test_images_are_normalised_only_where_mean_and_deviation_are_given():
 
 
 DEFAULTS = [
-    ("resnet18", {}, "layer{}", (1, 2, 3, 4), 64),
-    ("squeezenet1_1", {}, "features.{}", (9, 10, 11, 12), 64),
-    ("mobilenet_v3_small", {}, "features.{}", (8, 9, 10, 11), 64),
-    ("mobilenet_v2", {"width_mult": 0.25}, "features.{}", (14, 15, 16, 17), 64),
-    ("densenet121", {}, "features.denseblock{}", (1, 2, 3, 4), 32),
+    (lambda: network("resnet18"), "layer{}", (1, 2, 3, 4)),
+    (lambda: nn.Sequential(nn.BatchNorm2d(3), network("resnet18")), "1.layer{}", (1, 2, 3, 4)),
+    (lambda: network("squeezenet1_1"), "features.{}", (9, 10, 11, 12)),
+    (lambda: network("mobilenet_v3_small"), "features.{}", (8, 9, 10, 11)),
+    (lambda: network("mobilenet_v2", width_mult=0.25), "features.{}", (14, 15, 16, 17)),
+    (lambda: network("densenet121"), "features.denseblock{}", (1, 2, 3, 4)),
+    (
+        lambda: torchvision.models.VisionTransformer(32, 8, 5, 2, 16, 32, num_classes=3),
+        "encoder.layers.encoder_layer_{}",
+        (1, 2, 3, 4),
+    ),
 ]
 STAGES = {"depths": [1, 1, 2, 1]}
 WIDTHS = {"hidden_sizes": [8, 16, 24, 32], **STAGES}
@@ -334,10 +328,9 @@ HUGGING_FACE = [
 SMALL = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 8}
 
 
-@pytest.mark.parametrize(("name", "options", "pattern", "levels", "side"), DEFAULTS)
-def test_by_default_the_last_four_blocks_of_the_body_are_read(name, options, pattern, levels, side):
-    taps = tuple(map(pattern.format, levels))
-    assert attach(network(name, **options), image_size=side).taps == taps
+@pytest.mark.parametrize(("make", "pattern", "levels"), DEFAULTS)
+def test_by_default_the_last_four_blocks_of_the_body_are_read(make, pattern, levels):
+    assert attach(make(), image_size=32).taps == tuple(map(pattern.format, levels))
 
 
 @pytest.mark.parametrize(("name", "options", "pattern", "levels"), HUGGING_FACE)
@@ -353,77 +346,69 @@ def test_by_default_the_last_four_blocks_of_a_transformers_model_are_read(
     assert attach(module, image_size=64).taps == tuple(map(pattern.format, levels))
 
 
-def test_by_default_the_blocks_of_a_small_transformer_and_of_a_wrapped_network_are_read():
-    module = torchvision.models.VisionTransformer(16, 8, 5, 2, 16, 32, num_classes=3)
-    layers = tuple(f"encoder.layers.encoder_layer_{number}" for number in (1, 2, 3, 4))
-    assert attached(module, taps=None).taps == layers
-    normalised = nn.Sequential(nn.BatchNorm2d(3), network("resnet18"))
-    assert attached(normalised, taps=None).taps == tuple(f"1.layer{at}" for at in (1, 2, 3, 4))
-
-
 def test_without_blocks_of_one_class_the_last_layers_with_weights_are_read():
     assert attached(ChannelsLast().eval(), taps=None).taps == ("embed", "block")
 
 
 REFUSED = {
-    "unknown tap": ({"taps": ["frist"]}, r"no 'frist'; try first"),
-    "no tap": ({"taps": []}, "one submodule or more"),
-    "the same tap twice": ({"taps": ["first", "first"]}, "each once"),
-    "a tap that is not called": ({"taps": ["unused"]}, "'unused' is not called"),
-    "too many classes": ({"classes": ["a", "b"]}, "gives 3 logits for an image, not 2"),
-    "one number for three channels": ({"mean": [0.5], "std": [0.5]}, "3 numbers each"),
-    "a mean alone": ({"mean": [0.5] * 3}, "`mean` and `std`"),
-    "a deviation of zero": ({"mean": [0.5] * 3, "std": [0.5, 0.0, 0.5]}, "3 numbers each"),
+    "unknown tap": ({"taps": ["frist"]}, "'frist'; try first"),
+    "no tap": ({"taps": []}, "taps"),
+    "the same tap twice": ({"taps": ["first", "first"]}, "taps"),
+    "a tap that is not called": ({"taps": ["unused"]}, "'unused'"),
+    "too many classes": ({"classes": ["a", "b"]}, "3 logits"),
+    "one number for three channels": ({"mean": [0.5], "std": [0.5]}, "mean"),
+    "a mean alone": ({"mean": [0.5] * 3}, "std"),
+    "a deviation of zero": ({"mean": [0.5] * 3, "std": [0.5, 0.0, 0.5]}, "std"),
     "no units": ({"hidden": 0}, "hidden"),
 }
 
 
-@pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED)
-def test_settings_that_do_not_fit_the_module_are_refused_in_one_line(options, message):
-    with pytest.raises(UsageError, match=message) as failure:
+@pytest.mark.parametrize(("options", "culprit"), REFUSED.values(), ids=REFUSED)
+def test_settings_that_do_not_fit_the_module_are_refused_in_one_line(options, culprit):
+    with pytest.raises(UsageError) as failure:
         attached(**options)
+    assert culprit in str(failure.value)
     assert "\n" not in str(failure.value)
 
 
 UNREADABLE = {
     "another size": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), "image_size"),
-    "pixels": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3)), r"shape \(2, 4, 14, 14\)"),
-    "text": (lambda: Wrapped(InPlace(), lambda _: "cat"), "returns str"),
+    "pixels": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3)), "(2, 4, 14, 14)"),
+    "text": (lambda: Wrapped(InPlace(), lambda _: "cat"), "str"),
     "one logit": (lambda: InPlace(classes=1), "1 logits"),
-    "loose tensors": (
-        lambda: Wrapped(InPlace(), lambda logits: logits.flatten()),
-        r"shape \(6,\)",
-    ),
+    "loose tensors": (lambda: Wrapped(InPlace(), lambda logits: logits.flatten()), "(6,)"),
 }
 
 
-@pytest.mark.parametrize(("make", "message"), UNREADABLE.values(), ids=UNREADABLE)
-def test_a_module_that_gives_no_logits_is_refused_in_one_line(make, message):
-    with pytest.raises(UsageError, match=message):
+@pytest.mark.parametrize(("make", "culprit"), UNREADABLE.values(), ids=UNREADABLE)
+def test_a_module_that_gives_no_logits_is_refused(make, culprit):
+    with pytest.raises(UsageError) as failure:
         attached(make(), taps=None)
+    assert culprit in str(failure.value)
 
 
-@pytest.mark.parametrize(("axes", "shape"), [((0, -1), r"\(1568,\)"), ((0, 1), r"\(8, 14, 14\)")])
+@pytest.mark.parametrize(("axes", "shape"), [((0, -1), "(1568,)"), ((0, 1), "(8, 14, 14)")])
 def test_a_tap_without_channels_or_images_is_refused(axes, shape):
     flat = nn.Flatten(*axes), nn.Unflatten(0, (2, -1)), nn.Flatten()
     module = nn.Sequential(nn.Conv2d(3, 4, 3), *flat, nn.Linear(4 * 14 * 14, 3))
-    with pytest.raises(UsageError, match=rf"'1' for 2 images has the shape {shape}"):
+    with pytest.raises(UsageError) as failure:
         attached(module, taps=["1"])
+    assert shape in str(failure.value)
 
 
 def test_a_module_that_cannot_be_copied_is_refused():
     module = learned_statistics(InPlace())
     module.cached = module(noise())
-    with pytest.raises(UsageError, match="cannot be copied"):
+    with pytest.raises(UsageError):
         attached(module)
 
 
-def test_reading_a_module_leaves_each_of_its_parts_in_its_mode():
+def test_reading_a_module_changes_neither_modes_nor_statistics():
     module = InPlace().train()
     module.norm.eval()
+    before = state_of(module)
     JointClassifier(module, taps=["first"], image_size=16)
-    assert not module.norm.training
-    assert all(part.training for part in module.modules() if part is not module.norm)
+    assert_same_state(state_of(module), before)
 
 
 SIZES = {
@@ -449,34 +434,13 @@ def test_channels_are_first_where_height_and_width_are_as_many_and_no_other_size
     torch.testing.assert_close(model.full_output(images).taps, expected)
 
 
-def test_an_attached_model_is_in_evaluation_mode_and_knows_its_classes():
-    model = attached(classes=CLASSES)
-    assert not model.training
-    assert model.classes == tuple(CLASSES)
-
-
-def test_reading_a_module_changes_no_statistics():
-    module = InPlace().train()
-    before = state_of(module)
-    JointClassifier(module, taps=["first"], image_size=16)
-    assert_same_state(state_of(module), before)
-
-
-class Second(nn.Module):
-    """Gives nothing, and then the activations."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Conv2d(3, 4, 3)
-
-    def forward(self, images):
-        return None, self.layer(images)
-
-
 class Pairs(nn.Module):
+    """The body gives nothing, and then the activations."""
+
     def __init__(self):
         super().__init__()
-        self.body, self.head = Second(), nn.Linear(4, 3)
+        self.layer, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+        self.body = Wrapped(self.layer, lambda activations: (None, activations))
 
     def forward(self, images):
         return self.head(self.body(images)[1].mean(dim=(2, 3)))
@@ -484,7 +448,7 @@ class Pairs(nn.Module):
 
 def test_a_tap_is_the_first_tensor_of_what_a_submodule_gives():
     model, images = attached(Pairs().eval(), taps=["body"]), noise()
-    expected = model.backbone.body.layer(images).mean(dim=(2, 3))
+    expected = model.backbone.layer(images).mean(dim=(2, 3))
     torch.testing.assert_close(model.full_output(images).taps, expected)
 
 

@@ -37,25 +37,25 @@ def test_the_default_taps_elsewhere_are_the_last_four_levels():
     assert default_taps(model) == (2, 3, 4, 5)
 
 
-def test_a_level_that_does_not_exist_is_refused():
+@pytest.mark.parametrize("taps", [[0, 4], [-1, 0], [1, 0], [1, 1]])
+def test_levels_that_do_not_exist_or_do_not_ascend_are_refused(taps):
     model = create_backbone("test_convnext", num_classes=3)
-    with pytest.raises(UsageError, match=r"taps.*4.*0 to 3"):
-        tap_channels(model, [0, 4])
+    with pytest.raises(UsageError, match=f"0 to 3.* {', '.join(map(str, taps))}$"):
+        tap_channels(model, taps)
 
 
-def test_an_unknown_backbone_is_refused_with_similar_names():
-    with pytest.raises(UsageError, match=r"resnet19.*resnet18"):
-        create_backbone("resnet19", num_classes=3)
-
-
-def test_a_backbone_with_two_heads_is_refused():
-    with pytest.raises(UsageError, match=r"deit_tiny.*linear layer"):
-        create_backbone("deit_tiny_distilled_patch16_224", num_classes=3)
-
-
-def test_the_mini_vgg_has_no_pretrained_weights():
-    with pytest.raises(UsageError, match="pretrained=False"):
-        create_backbone("vgg16_mini", num_classes=3, pretrained=True)
+@pytest.mark.parametrize(
+    ("name", "pretrained", "culprit"),
+    [
+        ("resnet19", False, "resnet19.*resnet18"),
+        ("test_convnext.r2024_in1k", False, "test_convnext"),
+        ("deit_tiny_distilled_patch16_224", False, "deit_tiny"),  # has two heads
+        ("vgg16_mini", True, "pretrained=False"),
+    ],
+)
+def test_a_backbone_that_cannot_be_built_is_refused(name, pretrained, culprit):
+    with pytest.raises(UsageError, match=culprit):
+        create_backbone(name, num_classes=3, pretrained=pretrained)
 
 
 def test_weights_that_cannot_be_fetched_are_explained(monkeypatch):
@@ -63,7 +63,7 @@ def test_weights_that_cannot_be_fetched_are_explained(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", no_network)
-    with pytest.raises(UsageError, match=r"test_convnext.*no route to host.*weights"):
+    with pytest.raises(UsageError, match="no route to host"):
         create_backbone("test_convnext", num_classes=3, pretrained=True)
 
 
@@ -111,17 +111,16 @@ def test_the_report_counts_what_is_missing_and_unknown(model, source, tmp_path):
     assert "1 of the model are not in the file" in str(report)
 
 
-def test_a_file_that_matches_nothing_is_refused(model, tmp_path):
-    path = write_safetensors({"conv1.weight": torch.zeros(3)}, tmp_path)
-    with pytest.raises(DataError, match=r"1 tensors.*conv1.weight.*stem"):
-        load_weights(model, path)
+def counters_of(model):
+    return {n: t for n, t in model.state_dict().items() if n.endswith("num_batches_tracked")}
 
 
-def test_counters_alone_do_not_pass_for_weights(tmp_path):
+@pytest.mark.parametrize("state_of", [lambda _: {"conv1.weight": torch.zeros(3)}, counters_of])
+def test_a_file_without_a_weight_of_the_model_is_refused(state_of, tmp_path):
     model = create_backbone("test_resnet", num_classes=3)
-    counters = {n: t for n, t in model.state_dict().items() if n.endswith("num_batches_tracked")}
-    with pytest.raises(DataError, match=r"weights\.safetensors.*none of its"):
-        load_weights(model, write_safetensors(counters, tmp_path))
+    path = write_safetensors(state_of(model), tmp_path)
+    with pytest.raises(DataError, match=path.name):
+        load_weights(model, path)
 
 
 class Trap:
@@ -131,28 +130,28 @@ class Trap:
         return print, ("ran",)
 
 
-def write_pickled_object(folder):
-    torch.save({"weight": Trap()}, folder / "w.pth")
-    return folder / "w.pth"
+def write_pickled(content):
+    def write(folder):
+        torch.save(content, folder / "w.pth")
+        return folder / "w.pth"
+
+    return write
 
 
-def write_text(folder):
-    (folder / "w.safetensors").write_text("not weights")
-    return folder / "w.safetensors"
+def write_text(name):
+    def write(folder):
+        (folder / name).write_text("not weights")
+        return folder / name
 
-
-def write_text_as_torch(folder):
-    (folder / "w.pth").write_text("not weights")
-    return folder / "w.pth"
-
-
-def write_list(folder):
-    torch.save([torch.zeros(2)], folder / "w.pth")
-    return folder / "w.pth"
+    return write
 
 
 @pytest.mark.parametrize(
-    "write", [write_pickled_object, write_text, write_text_as_torch, write_list, lambda f: f / "no"]
+    "write",
+    [
+        *(write_pickled({"weight": Trap()}), write_pickled([torch.zeros(2)])),
+        *(write_text("w.safetensors"), write_text("w.pth"), lambda folder: folder / "none"),
+    ],
 )
 def test_a_file_that_is_no_state_dict_is_refused_and_runs_no_code(model, write, tmp_path, capsys):
     path = write(tmp_path)

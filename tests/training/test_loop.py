@@ -22,8 +22,7 @@ from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import predict
 from misgiving.training.config import TrainingConfig
 from misgiving.training.loop import seeded, train
-from misgiving.training.objective import class_weights
-from misgiving.training.optimisation import schedule_of
+from misgiving.training.objective import class_weights, schedule_of
 from misgiving.training.resume import TrainingState
 
 CONFIG = TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-3, device="cpu", seed=5)
@@ -53,20 +52,18 @@ def same(first, second):
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_the_same_seed_gives_the_same_weights_and_history(images):
+def test_the_seed_alone_decides_weights_and_history(images):
     (first, history), (second, again) = trained(images), trained(images)
     assert same(first, second)
     assert history == again
-
-
-def test_another_seed_gives_other_weights(images):
-    assert not same(trained(images)[0].backbone, trained(images, seed=6)[0].backbone)
+    assert not same(first.backbone, trained(images, seed=6)[0].backbone)
 
 
 def test_vanilla_is_bit_for_bit_training_without_a_loss_estimator(images):
     vanilla, _ = trained(images, **VANILLA)
     without, _ = trained(images, build_options={"taps": ()}, **VANILLA)
     assert same(vanilla.backbone, without.backbone)
+    assert same(vanilla.loss_estimator, build().loss_estimator)  # its first weights
 
 
 def test_vanilla_is_bit_for_bit_a_plain_pytorch_loop(images):
@@ -88,18 +85,11 @@ def test_vanilla_is_bit_for_bit_a_plain_pytorch_loop(images):
     assert same(vanilla.backbone, model.backbone)
 
 
-def test_the_classifier_of_detached_is_bit_for_bit_that_of_vanilla(images):
+def test_only_joint_training_changes_the_classifier(images):
     (vanilla, _), (detached, _) = trained(images, **VANILLA), trained(images, **DETACHED)
     assert same(vanilla.backbone, detached.backbone)
     assert not same(vanilla.loss_estimator, detached.loss_estimator)
-
-
-def test_joint_training_changes_the_classifier(images):
-    assert not same(trained(images)[0].backbone, trained(images, **DETACHED)[0].backbone)
-
-
-def test_vanilla_leaves_the_estimator_at_its_first_weights(images):
-    assert same(trained(images, **VANILLA)[0].loss_estimator, build().loss_estimator)
+    assert not same(trained(images)[0].backbone, detached.backbone)
 
 
 def test_the_estimators_learning_rate_is_a_multiple(images):
@@ -149,11 +139,13 @@ def test_the_learning_rate_falls_after_so_many_epochs(images):
         torch.testing.assert_close(weight, weights[name], atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("size", [9, 15])  # the last batch has one image, or an odd number
-def test_odd_batches_and_a_last_batch_of_one_are_safe(size):
-    steps = []
-    train(build(), coloured_set(size=size), coloured_set(size=6), CONFIG, on_step=steps.append)
-    assert max(step.step for step in steps) == {9: 1, 15: 2}[size]
+@pytest.mark.parametrize(("size", "steps"), [(9, 1), (15, 2), (24, 3)])
+def test_steps_are_in_order_and_a_last_batch_of_one_is_left_out(size, steps):
+    told = []
+    train(build(), coloured_set(size=size), coloured_set(size=6), CONFIG, on_step=told.append)
+    expected = [(epoch, step, steps) for epoch in (1, 2) for step in range(1, steps + 1)]
+    assert [(step.epoch, step.step, step.steps) for step in told] == expected
+    assert all(math.isfinite(step.primary) and math.isfinite(step.auxiliary) for step in told)
 
 
 def test_the_last_step_of_an_epoch_reports_the_mean_loss_of_its_images():
@@ -165,16 +157,6 @@ def test_the_last_step_of_an_epoch_reports_the_mean_loss_of_its_images():
     images, steps = coloured_set(side=32), []
     record, _ = train(model, images, images, still, on_step=steps.append)
     assert steps[-1].primary == pytest.approx(record.primary_loss, rel=1e-4)
-
-
-def test_steps_are_reported_in_order(images):
-    steps = []
-    model = build()
-    train(model, images, images, CONFIG, on_step=steps.append)
-    assert [(s.epoch, s.step, s.steps) for s in steps] == [
-        (e, s, 3) for e in (1, 2) for s in (1, 2, 3)
-    ]
-    assert all(math.isfinite(s.primary) and math.isfinite(s.auxiliary) for s in steps)
 
 
 def test_keeping_the_best_epoch_gives_the_weights_of_that_epoch(images):
@@ -217,32 +199,30 @@ def test_a_loss_that_is_not_finite_is_explained(images):
         trained(images, learning_rate=1e30, epochs=3)
 
 
-def test_a_device_that_is_not_there_is_explained(images):
+@pytest.mark.parametrize("change", [{"device": "cuda"}, {"precision": "12"}, {"compiled": True}])
+def test_what_the_machine_does_not_have_is_explained(images, change, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(UsageError, match=r"device=.cuda.*device=.cpu"):
-        trained(images, device="cuda")
-
-
-def test_an_unknown_precision_is_explained(images):
-    with pytest.raises(UsageError, match=r"precision=.12"):
-        trained(images, precision="12")
+    monkeypatch.setattr("shutil.which", lambda _: None)  # no compiler
+    ((name, value),) = change.items()
+    with pytest.raises(UsageError, match=f"{name}=.?{value}"):
+        trained(images, **change)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "culprit"),
     [
-        ({"epochs": 0}, "epochs.* at least 1"),
+        ({"epochs": 0}, "epochs.* 0"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"learning_rate": math.nan}, "learning_rate"),
         ({"auxiliary_weight": -1.0}, "auxiliary_weight"),
         ({"beta1": 1.0}, "beta1"),
-        ({"auxiliary": "huber"}, "auxiliary.*ranking, mse, none.*'huber'"),
+        ({"auxiliary": "huber"}, "auxiliary.*'huber'"),
     ],
 )
 @pytest.mark.usefixtures("as_in_use")
-def test_impossible_settings_are_refused(changes, message):
-    with pytest.raises(UsageError, match=message):
+def test_impossible_settings_are_refused(changes, culprit):
+    with pytest.raises(UsageError, match=culprit):
         replace(CONFIG, **changes)
 
 
@@ -272,26 +252,20 @@ def test_the_papers_settings_are_the_defaults():
 
 @pytest.mark.parametrize(
     ("weighting", "expected"),
-    [("inverse", [2 / 3, 2.0]), ("sqrt", [(2 / 3) ** 0.5, 2.0**0.5]), ("none", [1.0, 1.0])],
+    [
+        ("inverse", [4 / 9, 4 / 3, 0.0]),
+        ("sqrt", [(4 / 9) ** 0.5, (4 / 3) ** 0.5, 0.0]),
+        ("none", [1.0, 1.0, 1.0]),
+    ],
 )
-def test_class_weights_by_hand(weighting, expected):
-    weights = class_weights(np.array([0, 0, 0, 1]), 2, weighting)
+def test_class_weights_by_hand_of_which_an_absent_class_has_none(weighting, expected):
+    weights = class_weights(np.array([0, 0, 0, 1]), 3, weighting)
     assert weights.tolist() == pytest.approx(expected)
-
-
-def test_an_absent_class_weighs_nothing():
-    assert class_weights(np.array([0, 0, 2]), 3, "inverse")[1] == 0
 
 
 def test_a_model_trained_in_half_precision_comes_back_in_single(images):
     model, _ = trained(images, precision="bf16-true", epochs=1)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-
-
-def test_compiling_without_a_compiler_is_explained(images, monkeypatch):
-    monkeypatch.setattr("shutil.which", lambda _: None)
-    with pytest.raises(UsageError, match=r"compiled.*C\+\+ compiler"):
-        trained(images, compiled=True)
 
 
 COMPILED = """

@@ -11,6 +11,8 @@ from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 from misgiving.training.train_run import TrainingSetup, prepare_training, train_run
 
 MODEL = ModelConfig(backbone="vgg16_mini", pretrained=False)
+IMAGES = DataConfig()
+JSON_FILES = ("config.json", "checksums.json")
 TRAINING = TrainingConfig(epochs=1, batch_size=8, device="cpu")
 
 
@@ -32,27 +34,19 @@ def test_a_run_folder_holds_model_configuration_split_and_history(run, tmp_path)
     train_run(run, tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert names == {
-        "model.safetensors",
-        "config.json",
-        "split.csv",
         "checksums.json",
+        "config.json",
         "history.csv",
+        "model.safetensors",
+        "split.csv",
     }
-
-
-def test_the_split_travels_with_the_run(run, tmp_path):
-    train_run(run, tmp_path / "run")
-    split = load(tmp_path / "run").split
-    assert split.hashes == run.images.hashes
-    assert list(split.sets) == list(run.sets)
-
-
-def test_a_run_records_settings_and_the_datas_fingerprint(run, tmp_path):
-    train_run(run, tmp_path / "run")
-    configuration = load(tmp_path / "run").configuration
-    assert configuration["data"]["fingerprint"] == run.images.fingerprint
-    assert configuration["data"]["images"] == {"train": 18, "validation": 6}
-    assert TrainingConfig(**configuration["training"]) == TRAINING
+    checkpoint = load(tmp_path / "run")
+    assert checkpoint.split.hashes == run.images.hashes
+    assert list(checkpoint.split.sets) == list(run.sets)
+    data = checkpoint.configuration["data"]
+    assert data["fingerprint"] == run.images.fingerprint
+    assert data["images"] == {"train": 18, "validation": 6}
+    assert TrainingConfig(**checkpoint.configuration["training"]) == TRAINING
 
 
 def test_undefined_values_are_empty_cells_in_the_history(run, tmp_path):
@@ -69,17 +63,12 @@ def test_the_seed_alone_decides_the_run(run, tmp_path):
         assert first == second
 
 
+def prepared(cache, images=IMAGES, model=MODEL, training=TRAINING):
+    return prepare_training("digits", images=images, model=model, training=training, cache=cache)
+
+
 def test_preparing_a_run_splits_by_class_with_the_seed(tmp_path):
-    runs = [
-        prepare_training(
-            "digits",
-            images=DataConfig(),
-            model=MODEL,
-            training=replace(TRAINING, seed=seed),
-            cache=tmp_path,
-        )
-        for seed in (0, 0, 1)
-    ]
+    runs = [prepared(tmp_path, training=replace(TRAINING, seed=seed)) for seed in (0, 0, 1)]
     assert np.array_equal(runs[0].sets, runs[1].sets)
     assert not np.array_equal(runs[0].sets, runs[2].sets)
     assert len(runs[0].images_of("validation")) == pytest.approx(180, abs=1)
@@ -88,13 +77,7 @@ def test_preparing_a_run_splits_by_class_with_the_seed(tmp_path):
 
 
 def test_settings_change_the_datas_own_preprocessing(tmp_path):
-    run = prepare_training(
-        "digits",
-        images=DataConfig(image_size=24, augment=False),
-        model=MODEL,
-        training=TRAINING,
-        cache=tmp_path,
-    )
+    run = prepared(tmp_path, DataConfig(image_size=24, augment=False))
     assert run.images_of("train").images.shape[1:] == (24, 24, 3)
     assert run.preprocessing.color_constancy == "none"
     assert run.augmentation == AugmentationSettings.none()
@@ -106,8 +89,8 @@ def test_settings_change_the_datas_own_preprocessing(tmp_path):
         ({"backbone": "resnet19"}, {}, "resnet19"),
         ({"dropout": 1.0}, {}, "dropout"),
         ({"taps": (77,)}, {}, "77"),
-        ({"taps": ()}, {}, "`taps` is empty"),
-        ({"backbone": "vgg16"}, {}, "images of 16 pixels .*another `image_size`"),
+        ({"taps": ()}, {}, "taps"),
+        ({"backbone": "vgg16"}, {}, "16 pixels"),
         ({"weights": Path("nowhere.safetensors")}, {}, "nowhere.safetensors"),
         ({}, {"precision": "transformer-engine"}, "precision"),
     ],
@@ -115,11 +98,8 @@ def test_settings_change_the_datas_own_preprocessing(tmp_path):
 def test_settings_that_cannot_work_are_refused_before_images_are_prepared(
     tmp_path, model, training, culprit
 ):
-    network, settings = replace(MODEL, **model), replace(TRAINING, **training)
     with pytest.raises((DataError, UsageError), match=culprit):
-        prepare_training(
-            "digits", images=DataConfig(), model=network, training=settings, cache=tmp_path
-        )
+        prepared(tmp_path, model=replace(MODEL, **model), training=replace(TRAINING, **training))
     assert not any(tmp_path.iterdir())
 
 

@@ -100,47 +100,35 @@ def headless(folder):
     vit().vit.save_pretrained(folder)
 
 
+PROCESSOR = "preprocessor_config.json"
+FLIPPED = {
+    "image_processor_type": "MobileViTImageProcessor",
+    "do_flip_channel_order": True,
+    "do_center_crop": False,
+    "do_normalize": False,
+}
 BROKEN = {
     "pickled weights": (pickled, "safetensors"),
     "no weights": (lambda at: (at / "model.safetensors").unlink(), "safetensors"),
-    "no image processor": (
-        lambda at: (at / "preprocessor_config.json").unlink(),
-        "preprocessor_config.json",
+    "no image processor": (lambda at: (at / PROCESSOR).unlink(), PROCESSOR),
+    "code of its own": (
+        lambda at: changed(at, "config.json", model_type="own", auto_map={"AutoConfig": "x.Y"}),
+        "config.json",
     ),
-    "own code": (lambda at: changed(at, "config.json", auto_map={"AutoModel": "x.Y"}), "auto_map"),
     "several classes": (
         lambda at: changed(at, "config.json", problem_type="multi_label_classification"),
-        "several classes for an image",
+        "problem_type",
     ),
     "no classifier": (headless, "classifier"),
-    "damaged weights": (
-        lambda at: (at / "model.safetensors").write_bytes(b"x" * 100),
-        "not a readable image classifier",
-    ),
-    "damaged settings": (lambda at: (at / "config.json").write_text("{"), "config.json.*damaged"),
-    "another kind": (
-        lambda at: changed(at, "config.json", model_type="bert"),
-        "not a readable image classifier",
-    ),
-    "images of any size": (
-        lambda at: changed(at, "preprocessor_config.json", do_resize=False),
-        "cannot be reproduced here",
-    ),
+    "damaged weights": (lambda at: (at / "model.safetensors").write_bytes(b"x" * 100), "model"),
+    "damaged settings": (lambda at: (at / "config.json").write_text("{"), "config.json"),
+    "another kind": (lambda at: changed(at, "config.json", model_type="bert"), "model"),
+    "images of any size": (lambda at: changed(at, PROCESSOR, do_resize=False), "reproduced"),
     "images that are not square": (
-        lambda at: changed(at, "preprocessor_config.json", size={"height": 16, "width": 20}),
-        "cannot be reproduced here",
+        lambda at: changed(at, PROCESSOR, size={"height": 16, "width": 20}),
+        "reproduced",
     ),
-    "swapped channels": (
-        lambda at: changed(
-            at,
-            "preprocessor_config.json",
-            image_processor_type="MobileViTImageProcessor",
-            do_flip_channel_order=True,
-            do_center_crop=False,
-            do_normalize=False,
-        ),
-        "cannot be reproduced here",
-    ),
+    "swapped channels": (lambda at: changed(at, PROCESSOR, **FLIPPED), "reproduced"),
 }
 
 

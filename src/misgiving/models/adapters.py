@@ -181,7 +181,7 @@ def read_module(
     if not chosen or len(set(chosen)) < len(chosen):
         raise UsageError(f"`taps` must name one submodule or more, each once, got {list(chosen)}")
     for tap in chosen:
-        _check_readable(trial, tap)
+        _check_readable(tap, trial.shapes.get(tap, ()))
     axes = tuple(_channel_axis(module, trial, tap, size) for tap in chosen)
     return ModuleReader(
         taps=chosen,
@@ -267,18 +267,12 @@ def _noted_size(module: nn.Module) -> int:
     return DEFAULT_SIZE
 
 
-def _check_readable(trial: _Trial, tap: str) -> None:
-    """Check that a tap is called and that its output has channels."""
-    shape = trial.shapes.get(tap)
-    if shape is None:
-        raise UsageError(
-            f"`taps`: {tap!r} is not called when the module runs; name another, or if the module "
-            "is compiled, compile the result instead"
-        )
+def _check_readable(tap: str, shape: tuple[int, ...]) -> None:
+    """Check that a tap is called, with an output that has channels."""
     if len(shape) < 2 or shape[0] != 2:
         raise UsageError(
-            f"`taps`: the output of {tap!r} for 2 images has the shape {shape}, not (2, channels, "
-            "...); name another"
+            f"`taps`: {tap!r} gives for 2 images no output (2, channels, ...) but {shape}; "
+            "name another, or if the module is compiled, compile the result instead"
         )
 
 

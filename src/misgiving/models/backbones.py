@@ -49,7 +49,9 @@ def create_backbone(
             in one linear layer (distilled transformers end in two).
     """
     if name == "vgg16_mini":
-        return _create_mini(num_classes, pretrained, dropout, image_size)
+        if pretrained:
+            raise UsageError("'vgg16_mini' has no ImageNet weights; use `pretrained=False`")
+        return MiniVgg(num_classes=num_classes, drop_rate=dropout)
     model = _create_timm(name, pretrained, num_classes=num_classes, drop_rate=dropout)
     if not isinstance(model.get_classifier(), nn.Linear):
         raise UsageError(f"backbone {name!r} does not end in one linear layer; choose another")
@@ -64,16 +66,6 @@ def create_backbone(
     return cast(nn.Module, model)
 
 
-def _create_mini(
-    num_classes: int, pretrained: bool, dropout: float, image_size: int | None
-) -> MiniVgg:
-    if pretrained:
-        raise UsageError("'vgg16_mini' has no ImageNet weights; use `pretrained=False`")
-    if image_size is not None and image_size < 16:
-        raise UsageError(f"'vgg16_mini' needs 16 pixels or more, got `image_size={image_size}`")
-    return MiniVgg(num_classes=num_classes, drop_rate=dropout)
-
-
 def _create_timm(name: str, pretrained: bool, **options: Any) -> Any:
     if not timm.is_model(name):
         similar = get_close_matches(name, [*timm.list_models(), "vgg16_mini"], n=3)
@@ -81,15 +73,11 @@ def _create_timm(name: str, pretrained: bool, **options: Any) -> Any:
         raise UsageError(f"unknown backbone {name!r}; choose vgg16_mini or a timm model; {hint}")
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
-    except Exception as error:
-        if pretrained:
-            raise UsageError(
-                f"the ImageNet weights of {name!r} could not be loaded ({reason_of(error)}); "
-                "give a local file as `weights`, or use `pretrained=False`"
-            ) from error
-        if isinstance(error, RuntimeError):  # an unknown tag after the dot
-            raise UsageError(f"unknown backbone {name!r} ({reason_of(error)})") from error
-        raise
+    except Exception as error:  # by the download of weights, or for an unknown tag after the dot
+        raise UsageError(
+            f"backbone {name!r} is not available ({reason_of(error)}); "
+            "give a local file as `weights`, or use `pretrained=False`"
+        ) from error
 
 
 def default_taps(model: nn.Module) -> tuple[int, ...]:
@@ -108,15 +96,14 @@ def tap_channels(model: nn.Module, taps: Sequence[int]) -> tuple[int, ...]:
     """Number of channels at each tapped level.
 
     Raises:
-        UsageError: A level does not exist.
+        UsageError: They are not ascending levels of the model.
     """
     info = _feature_info(model)
-    if beyond := [tap for tap in taps if not 0 <= tap < len(info)]:
+    if list(taps) != [level for level in range(len(info)) if level in taps]:
         raise UsageError(
-            f"`taps` {beyond} do not exist; this backbone has levels 0 to {len(info) - 1}"
+            f"`taps` must be ascending levels from 0 to {len(info) - 1} of this backbone, each "
+            f"once, got {', '.join(map(str, taps))}"
         )
-    if list(taps) != sorted(set(taps)):
-        raise UsageError(f"`taps` must be ascending and each once, got {', '.join(map(str, taps))}")
     return tuple(int(info[tap]["num_chs"]) for tap in taps)
 
 
@@ -159,10 +146,7 @@ def read_timm(model: nn.Module, taps: Sequence[int] | Sequence[str] | None = Non
     Raises:
         UsageError: A level does not exist.
     """
-    chosen = default_taps(model) if taps is None else tuple(taps)
-    if names := [tap for tap in chosen if not isinstance(tap, int)]:
-        raise UsageError(f"`taps` of a timm model are feature levels such as 0, got {names[0]!r}")
-    levels = cast("tuple[int, ...]", chosen)
+    levels = default_taps(model) if taps is None else cast("tuple[int, ...]", tuple(taps))
     return TimmReader(levels, tap_channels(model, levels), int(cast(Any, model).num_classes))
 
 
@@ -222,8 +206,6 @@ def load_weights(model: nn.Module, path: Path) -> WeightsReport:
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such weights file; give a safetensors or torch state dict")
     try:
         return load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
     except MemoryError:
@@ -242,8 +224,6 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model"):  # as common training scripts nest it
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict):
-        raise TypeError(f"it contains a {type(content).__name__}")
     return {
         name.removeprefix("module."): value
         for name, value in content.items()

@@ -10,8 +10,7 @@ from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torch.utils.hooks import RemovableHandle
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from misgiving.models.joint import JointClassifier
 
@@ -37,7 +36,8 @@ def folded(model: JointClassifier, size: int) -> JointClassifier:
             return model
         names = {module: name for name, module in copied.named_modules()}
         for norm, convolution in pairs.items():
-            convolution.weight, convolution.bias = _weights_of_both(convolution, norm)
+            fused = fuse_conv_bn_eval(convolution, norm)
+            convolution.weight, convolution.bias = fused.weight, fused.bias
             rest = [getattr(norm, part) for part in AFTER if hasattr(norm, part)]
             copied.set_submodule(names[norm], nn.Sequential(*rest))
         folded_logits, logits = copied.classify(noise), model.classify(noise)
@@ -54,7 +54,7 @@ class _Watch:
         self._runs: Counter[nn.Module] = Counter()
 
     def over(self, model: JointClassifier, images: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d]:
-        hooks: list[RemovableHandle] = []
+        hooks = []
         for module in model.modules():
             if isinstance(module, nn.Conv2d):
                 hooks.append(module.register_forward_hook(self._write))
@@ -78,19 +78,3 @@ class _Watch:
         self._runs[module] += 1
         if id(inputs[0]) in self._written:
             self._pairs[module], _ = self._written[id(inputs[0])]
-
-
-def _weights_of_both(
-    convolution: nn.Conv2d, norm: nn.BatchNorm2d
-) -> tuple[nn.Parameter, nn.Parameter]:
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    return fuse_conv_bn_weights(
-        convolution.weight,
-        convolution.bias,
-        norm.running_mean,
-        norm.running_var,
-        norm.eps,
-        norm.weight,
-        norm.bias,
-    )

@@ -38,16 +38,9 @@ def start_processes(device: str, *, devices: int = 1, nodes: int = 1) -> torch.d
     Raises:
         UsageError: The devices are not available.
     """
-    if devices < 1 or nodes < 1:
-        raise UsageError(f"`devices` and `nodes` must be at least 1, got {devices} and {nodes}")
     if devices == nodes == 1:
         return device_named(device)
     return start_fabric(device, devices=devices, nodes=nodes).device
-
-
-def _leave() -> None:
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 def _check_launcher(fabric: "Fabric", nodes: int) -> None:
@@ -81,10 +74,11 @@ def start_fabric(
             _check_launcher(fabric, nodes)
             fabric.launch()
             # A thread of gloo that holds exchanged tensors at the very end aborts the process.
-            atexit.register(_leave)
+            atexit.unregister(distributed.destroy_process_group)
+            atexit.register(distributed.destroy_process_group)
     except UsageError:
         raise
-    except (ValueError, RuntimeError, ImportError) as error:
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UsageError(
             f'`device="{device}"` with `precision="{precision}"`, `devices={devices}` and '
             f"`nodes={nodes}` is not available here ({error}); "

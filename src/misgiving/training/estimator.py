@@ -19,8 +19,7 @@ from misgiving.predictions.record import Predictions
 from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig
 from misgiving.training.loop import record_of, seeded
-from misgiving.training.objective import objective_of, usable_count
-from misgiving.training.optimisation import optimizer_of, schedule_of
+from misgiving.training.objective import objective_of, optimizer_of, schedule_of, usable_count
 from misgiving.training.recipes import ATTACHED
 
 MIN_DEVIATION = 1e-6  # share of the largest deviation below which a channel counts as constant

@@ -29,8 +29,13 @@ from misgiving.predictions.record import Predictions
 from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig
 from misgiving.training.devices import compiled, start_fabric, wrap_for_processes
-from misgiving.training.objective import ObjectiveFunction, objective_of, usable_count
-from misgiving.training.optimisation import optimizer_of, schedule_of
+from misgiving.training.objective import (
+    ObjectiveFunction,
+    objective_of,
+    optimizer_of,
+    schedule_of,
+    usable_count,
+)
 from misgiving.training.resume import ResumeFile, TrainingState
 
 

@@ -108,11 +108,10 @@ def check_settings(
     start_fabric(training.device, precision=training.precision)
     if training.estimates_losses and config.taps == ():
         raise UsageError("`taps` is empty: the loss estimator would read nothing; name some levels")
-    architecture = _architecture(config, num_classes, image_size)
-    model = _initial_model(architecture, config, training.seed).eval()
+    _, model = _initial_model(config, num_classes, image_size, training.seed)
     try:
         with torch.no_grad():
-            model(torch.zeros(1, 3, image_size, image_size))
+            model.eval()(torch.zeros(1, 3, image_size, image_size))
     except Exception as error:  # whatever the network's operations raise
         raise UsageError(
             f"backbone {config.backbone!r} cannot take images of {image_size} pixels "
@@ -165,11 +164,25 @@ def train_run(
         on_resume: Called with the epoch and the step after which training resumes.
     """
     classes, image_size = setup.images.classes, setup.preprocessing.image_size
-    architecture = _architecture(setup.model, len(classes), image_size)
-    model = _initial_model(architecture, setup.model, setup.training.seed, on_weights)
+    architecture, model = _initial_model(
+        setup.model, len(classes), image_size, setup.training.seed, on_weights
+    )
+    configuration = {
+        "data": data_facts(setup.data, setup.images, setup.sets),
+        "model": setup.model.to_dict(),
+        "training": setup.training.to_dict(),
+        "augmentation": setup.augmentation.to_dict(),
+    }
+    identity = {  # what must be the same for a training to resume
+        **configuration,
+        "preprocessing": setup.preprocessing.to_dict(),
+        "split": sha256_of_lines(map(str, setup.sets)),
+        "first weights": model_fingerprint(model),
+        "versions": versions(),
+    }
     resume = ResumeFile(
         path=resume_file or resume_path(folder),
-        identity=_identity(setup, model),
+        identity=json.loads(json.dumps(identity)),  # tuples become lists, as in the file
         overwrite=overwrite,
         on_resume=on_resume,
     )
@@ -197,7 +210,7 @@ def train_run(
         split=split_of(setup.images, setup.sets),
         class_weights=tuple(weights.tolist()),
         estimates_losses=setup.training.estimates_losses,
-        configuration=_configuration(setup),
+        configuration=configuration,
     )
     if processes.is_first():
         save(folder, checkpoint, history=history)
@@ -207,20 +220,14 @@ def train_run(
     return checkpoint
 
 
-def _identity(setup: TrainingSetup, model: JointClassifier) -> dict[str, Any]:
-    """Settings, data and versions that must be the same for a training to resume, as JSON."""
-    identity = {
-        **_configuration(setup),
-        "preprocessing": setup.preprocessing.to_dict(),
-        "split": sha256_of_lines(map(str, setup.sets)),
-        "first weights": model_fingerprint(model),
-        "versions": versions(),
-    }
-    return dict(json.loads(json.dumps(identity)))
-
-
-def _architecture(config: ModelConfig, num_classes: int, image_size: int) -> Architecture:
-    return Architecture(
+def _initial_model(
+    config: ModelConfig,
+    num_classes: int,
+    image_size: int,
+    seed: int,
+    on_weights: Callable[[WeightsReport], None] = lambda _: None,
+) -> tuple[Architecture, JointClassifier]:
+    architecture = Architecture(
         num_classes=num_classes,
         image_size=image_size,
         backbone=config.backbone,
@@ -229,19 +236,11 @@ def _architecture(config: ModelConfig, num_classes: int, image_size: int) -> Arc
         hidden=config.hidden,
         reads_logits=config.reads_logits,
     )
-
-
-def _initial_model(
-    architecture: Architecture,
-    config: ModelConfig,
-    seed: int,
-    on_weights: Callable[[WeightsReport], None] = lambda _: None,
-) -> JointClassifier:
     with seeded(seed):
         model = architecture.build(pretrained=config.pretrained and config.weights is None)
     if config.weights is not None:
         on_weights(load_weights(model.backbone, config.weights))
-    return model
+    return architecture, model
 
 
 def split_of(images: ImageSet, sets: SetNames) -> Split:
@@ -253,15 +252,6 @@ def split_of(images: ImageSet, sets: SetNames) -> Split:
         labels=tuple(images.classes[label] for label in images.labels),
         groups=images.groups,
     )
-
-
-def _configuration(setup: TrainingSetup) -> dict[str, Any]:
-    return {
-        "data": data_facts(setup.data, setup.images, setup.sets),
-        "model": setup.model.to_dict(),
-        "training": setup.training.to_dict(),
-        "augmentation": setup.augmentation.to_dict(),
-    }
 
 
 def data_facts(name: str, images: ImageSet, sets: SetNames) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from torch import nn
 
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError, reason_of
-from misgiving.files import read_json
 from misgiving.models.backbones import create_backbone, load_weights
 from misgiving.models.sources import ModuleSource
 from misgiving.registry import Registry
@@ -159,7 +158,6 @@ def load_hugging_face(folder: Path) -> TrainedModel:
     Raises:
         DataError: The folder has no such model, or something of it cannot be reproduced here.
     """
-    _check_folder(folder, read_json(folder / "config.json", remedy=AGAIN))
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -173,15 +171,17 @@ def load_hugging_face(folder: Path) -> TrainedModel:
             transformers.AutoImageProcessor.from_pretrained(folder, **backend, **local)
             for backend in ({"backend": "pil"}, {})
         )
+        if left := [*loaded["missing_keys"], *loaded["mismatched_keys"]]:
+            raise ValueError(f"its weights have no {left[0]}")
     except Exception as error:  # transformers raises almost anything on a folder of another kind
         raise DataError(
-            f"{folder}: not a readable image classifier with preprocessor_config.json "
-            f"({reason_of(error)}); {AGAIN}"
+            f"{folder}: not an image classifier with config.json, preprocessor_config.json and "
+            f"*.safetensors ({reason_of(error)}); {AGAIN}"
         ) from error
-    if left := [*loaded["missing_keys"], *loaded["mismatched_keys"]]:
+    if module.config.problem_type == "multi_label_classification":
         raise DataError(
-            f"{folder}: its weights have no {left[0]}: it is not a trained classifier; give the "
-            "folder of one"
+            f"{folder}: gives several classes for an image (`problem_type` in config.json); give a "
+            "model of classes that exclude each other"
         )
     module = module.float().eval()
     preprocessing, mean, std = _image_processing(folder, processor)
@@ -198,22 +198,6 @@ def load_hugging_face(folder: Path) -> TrainedModel:
     )
 
 
-def _check_folder(folder: Path, config: Mapping[str, Any]) -> None:
-    """Check for pickled weights, code of the model, and classes that do not exclude each other."""
-    if "auto_map" in config:
-        raise DataError(
-            f"{folder}: needs code of its own (`auto_map` in config.json), which is not run; "
-            f"{IN_PYTHON}"
-        )
-    if config.get("problem_type") == "multi_label_classification":
-        raise DataError(
-            f"{folder}: gives several classes for an image (`problem_type` in config.json); give a "
-            "model of classes that exclude each other"
-        )
-    if not list(folder.glob("*.safetensors")):
-        raise DataError(f"{folder}: has no *.safetensors, and other weights are not read; {AGAIN}")
-
-
 def _image_processing(
     folder: Path, processor: Any
 ) -> tuple[Preprocessing, tuple[float, ...], tuple[float, ...]]:
@@ -224,17 +208,13 @@ def _image_processing(
     """
     try:
         reproduced = _settings_of_processor(processor.to_dict())
-        difference = _difference(processor, *reproduced)
+        if (difference := _difference(processor, *reproduced)) > MAX_DIFFERENCE:
+            raise ValueError(f"pixels differ by {difference:.2g}")
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(
             f"{folder}: its {type(processor).__name__} cannot be reproduced here "
             f"({reason_of(error)}); {IN_PYTHON}"
         ) from error
-    if difference > MAX_DIFFERENCE:
-        raise DataError(
-            f"{folder}: its {type(processor).__name__} cannot be reproduced here (pixels differ by "
-            f"{difference:.2g}); {IN_PYTHON}"
-        )
     return reproduced
 
 
