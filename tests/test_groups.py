@@ -53,33 +53,33 @@ def test_groups_without_pairs_stay_as_they_are():
     ],
 )
 def test_images_that_share_a_group_a_patient_or_a_lesion_are_one_group(columns, cells, expected):
-    found = groups_of_columns(rows_of(columns, *cells), ["a", "b", "c"])
-    first_seen = list(dict.fromkeys(found.groups))
-    assert [first_seen.index(group) for group in found.groups] == expected
+    groups, _ = groups_of_columns(rows_of(columns, *cells), ["a", "b", "c"])
+    first_seen = list(dict.fromkeys(groups))
+    assert [first_seen.index(group) for group in groups] == expected
 
 
 def test_a_group_is_named_by_a_patient_wherever_one_of_its_images_is():
     rows = rows_of(["patient", "lesion"], ",1", "mary,1", ",2", ",2")
-    found = groups_of_columns(rows, ["a", "b", "c", "d"])
-    assert found.groups == ("mary", "mary", "lesion 2", "lesion 2")
+    groups, _ = groups_of_columns(rows, ["a", "b", "c", "d"])
+    assert groups == ("mary", "mary", "lesion 2", "lesion 2")
 
 
 def test_images_without_a_patient_count_by_lesion_and_that_is_said():
     rows = rows_of(["patient", "lesion"], "mary,1", ",1", ",2", ",2", ",3")
-    found = groups_of_columns(rows, [""] * 5)
-    first, *warnings = sentences(found.columns, found.groups)
+    groups, group_columns = groups_of_columns(rows, [""] * 5)
+    first, *warnings = sentences(group_columns, groups)
     assert first == "unit: patient (columns patient, lesion)."
     assert warnings == [
         "Warning: 3 of 5 images have no value in the column patient, and count by lesion. Lesions "
         "of one patient are not independent."
     ]
-    assert unit_of(found.columns, found.groups) == "patient (lesion where no patient is named)"
-    assert unit_of(found.columns, found.groups[:2]) == "patient"
+    assert unit_of(group_columns, groups) == "patient (lesion where no patient is named)"
+    assert unit_of(group_columns, groups[:2]) == "patient"
 
 
 def test_the_columns_that_define_groups_are_those_with_values():
     rows = rows_of(["lesion_id", "patient_id", "group"], "1,,", "2,,", "2,p,")
-    assert groups_of_columns(rows, ["a", "b", "c"]).columns == ("patient_id", "lesion_id")
+    assert groups_of_columns(rows, ["a", "b", "c"])[1] == ("patient_id", "lesion_id")
     assert groups_of_columns(rows_of(["sex"], "f"), ["a"]) == (("a",), ())
 
 

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -24,13 +23,6 @@ UNITS = {
 """Columns of tables that define groups, the first one to name them, and what each identifies."""
 
 
-class NamedGroups(NamedTuple):
-    """The group of each image, and the columns that define it; none: each image is its own."""
-
-    groups: tuple[str, ...]
-    columns: tuple[str, ...]
-
-
 def named_groups(groups: Sequence[str], ids: Sequence[str]) -> tuple[str, ...]:
     """Groups, without those that are only the id of their one image.
 
@@ -44,16 +36,19 @@ def named_groups(groups: Sequence[str], ids: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def groups_of_columns(columns: Mapping[str, Sequence[str]], ids: Sequence[str]) -> NamedGroups:
+def groups_of_columns(
+    columns: Mapping[str, Sequence[str]], ids: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Put images that share a group, a patient or a lesion into one group.
 
-    Other columns, and columns without any value, are ignored. A group is named by the least value
-    of the first column that its images have; else by another column and its value, as in
-    "lesion 3"; else by the id of its only image.
+    Returns the group of each image, and the columns that define the groups. Other columns, and
+    columns without any value, are ignored. A group is named by the least value of the first column
+    that its images have; else by another column and its value, as in "lesion 3"; else by the id of
+    its only image.
 
     >>> columns = {"patient": ["ann", "ann", "", ""], "lesion_id": ["1", "2", "2", ""]}
     >>> groups_of_columns(columns, ["a", "b", "c", "d"])
-    NamedGroups(groups=('ann', 'ann', 'ann', 'd'), columns=('patient', 'lesion_id'))
+    (('ann', 'ann', 'ann', 'd'), ('patient', 'lesion_id'))
     """
     given = [column for column in UNITS if column in columns]
     cells = {column: [value.strip() for value in columns[column]] for column in given}
@@ -71,7 +66,7 @@ def groups_of_columns(columns: Mapping[str, Sequence[str]], ids: Sequence[str]) 
         values_of_groups = [*zip(names, cells[first], strict=True)]
         least = {group: value for group, value in sorted(values_of_groups, reverse=True) if value}
         names = [least.get(group, group) for group in names]
-    return NamedGroups(tuple(names), tuple(cells))
+    return tuple(names), tuple(cells)
 
 
 def joined_groups(groups: Sequence[str], pairs: Iterable[Pair]) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from misgiving.errors import DataError
-from misgiving.groups import UNITS, NamedGroups, groups_of_columns
+from misgiving.groups import UNITS, groups_of_columns
 from misgiving.scores.outputs import Head
 
 SETS = ("train", "tune", "calibrate", "test")
@@ -83,19 +83,19 @@ def fields_of(columns: Mapping[str, Any]) -> dict[str, Any]:
         },
     }
     names, has_ids = _ids(texts.get("id"), prefix, count)
-    named = groups_of_columns(texts, [""] * count)
+    groups, group_columns = groups_of_columns(texts, [""] * count)
     if once["group_columns"]:
-        columns_of_groups = once["group_columns"].replace(NO_COLUMNS, "").split()
-        named = NamedGroups(tuple(texts["group"]), tuple(columns_of_groups))
-    _check_sets(texts.get("set"), named.groups)
+        groups = tuple(texts["group"])
+        group_columns = tuple(once["group_columns"].replace(NO_COLUMNS, "").split())
+    _check_sets(texts.get("set"), groups)
     return fields | {
         "logits": logits,
         "classes": classes,
         "labels": labels,
         "ids": names,
         "has_ids": has_ids,
-        "groups": named.groups,
-        "group_columns": named.columns,
+        "groups": groups,
+        "group_columns": group_columns,
         "sets": fields["sets"] if any(fields.get("sets", ())) else None,
         "features": features,
         "taps": taps,
