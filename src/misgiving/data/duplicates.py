@@ -87,7 +87,7 @@ def near_duplicates(hashes: Hashes) -> list[Pair]:
     for start in range(0, len(hashes.bits), BLOCK):
         pairs = _similar_bits(hashes.bits, start)
         pairs = pairs[np.abs(np.subtract(*light[pairs.T])) <= MOST_BRIGHTER]
-        for measure, least in (_as_it_is, LEAST_CORRELATION), (_detail, LEAST_DETAIL_CORRELATION):
+        for measure, least in (np.asarray, LEAST_CORRELATION), (_detail, LEAST_DETAIL_CORRELATION):
             first, second = (np.unique(side, return_inverse=True) for side in pairs.T)
             grey = (hashes.thumbnails[numbers].astype(np.float32) for numbers, _ in (first, second))
             alike = _correlation(*map(measure, grey)) >= least
@@ -121,10 +121,6 @@ def _standardised(grey: Grey) -> tuple[Float32[np.ndarray, "n pixels"], Bool[np.
     lengths = np.linalg.norm(vectors, axis=1)
     flat = lengths < FLAT * THUMBNAIL_SIDE
     return vectors / np.where(flat, np.inf, lengths)[:, None], flat
-
-
-def _as_it_is(grey: Grey) -> Grey:
-    return grey
 
 
 def _detail(grey: Grey) -> Grey:
