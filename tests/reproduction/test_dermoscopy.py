@@ -151,13 +151,13 @@ def test_derived_sets_come_from_images_that_were_not_trained_on(reproduced):
             assert trained.isdisjoint(identity.removeprefix(f"{name}-") for identity in ids)
 
 
-def test_the_sweep_has_results_and_intervals(reproduced):
+def test_other_learning_rates_have_results_and_intervals(reproduced):
     _, out = reproduced
     for name in ("results.csv", "intervals.csv"):
         rows = [row for row in table(out / name) if row["experiment"] == "learning_rate/0.001"]
         assert {row["model"] for row in rows} == {"vanilla", "proposed"}
     settings = json.loads((out / "settings.json").read_text())
-    assert settings["sweeps"]["learning_rate"] == [0.0001, 0.001]
+    assert settings["learning_rates"] == [0.0001, 0.001]
 
 
 def test_a_sensitivity_counts_the_lesions_of_its_class(reproduced):
