@@ -155,7 +155,7 @@ def test_evaluate_without_bad_images_accounts_for_them(misgiving, run_folder, ph
     assert code == 0, error
     assert "left out: 3 of 120 images of folder:" in error
     assert "left out: 1 of 3 images of scans that cannot be read" in error
-    assert "are named correctly" in output
+    assert "are classified correctly" in output
     skipped = rows(run_folder / "evaluation" / "skipped.csv")
     assert [row["image"].removeprefix(f"{tmp_path}/") for row in skipped] == [
         *sorted(BAD),

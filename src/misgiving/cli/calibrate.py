@@ -104,6 +104,7 @@ def calibrate(
         settings,
         cache=cache,
         sets=fitted_sets,
+        needs_training=True,
         training_data=training_data,
         check_classes=deferral.check_classes,
     )

@@ -49,6 +49,7 @@ def read_source(
     cache: Path,
     sets: Callable[[Collection[str]], Collection[str]] | None = None,
     training_data: str | None = None,
+    needs_training: bool = False,
     ood: Mapping[str, Path] | None = None,
     check_classes: Callable[[tuple[str, ...]], None] = lambda _: None,
     deferral: "Deferral | None" = None,
@@ -63,6 +64,7 @@ def read_source(
         cache: Folder for prepared images.
         sets: Chooses the sets to predict among those that the images are in; None: all.
         training_data: Data with the images that the run was trained on.
+        needs_training: True where detectors are fitted on these.
         ood: Folders of out-of-distribution images, or files of their predictions, by name.
         check_classes: Called with those of a run before any image is read.
         deferral: The policy that predictions in files must be for, if they name a model.
@@ -94,7 +96,13 @@ def read_source(
             on_bad_image=settings["on_bad_image"],
         )
         check_classes(trained.checkpoint.classes)
-        predicted = trained.predict(images, sets=sets, training_data=training_data, odin=bool(ood))
+        predicted = trained.predict(
+            images,
+            sets=sets,
+            training_data=training_data,
+            needs_training=needs_training,
+            odin=bool(ood),
+        )
         outliers = {name: trained.predict_outliers(folder) for name, folder in folders.items()}
     skipped = [
         SkippedImage(name, *bad)

@@ -155,6 +155,7 @@ class TrainedRun:
         *,
         sets: Choose | None = None,
         training_data: str | None = None,
+        needs_training: bool = False,
         odin: bool = False,
     ) -> PredictedData:
         """Predict the images of the model's classes, each once: what is kept is used again.
@@ -164,6 +165,8 @@ class TrainedRun:
             sets: Chooses the sets to predict among those that the images are in; None: all.
             training_data: Data with the images that the model was trained on; None: `data`, and for
                 those that are not there the data of the run.
+            needs_training: True where detectors are fitted on the training images, so that none
+                that cannot be read is passed over unless `on_bad_image` says so.
             odin: Also score the images by ODIN with its defaults, which runs the model again.
 
         Raises:
@@ -173,11 +176,12 @@ class TrainedRun:
         dataset = load_dataset(data) if isinstance(data, str) else data
         everything = dataset if isinstance(dataset, ImageSet) else self._prepared(dataset)
         images, unknown = everything.align(self.checkpoint.classes)
-        others = self._training_images(images, training_data)
+        on_bad_image = self.on_bad_image if needs_training or training_data else SKIP
+        others = self._training_images(images, training_data, on_bad_image)
         described = self._described(dataset, images, others)
-        counts = Counter(described.sets)
-        chosen = frozenset(counts if sets is None else sets(counts))
-        if "train" in chosen and not counts["train"]:
+        present = Counter(described.sets)
+        chosen = frozenset(present if sets is None else sets(present))
+        if "train" in chosen and not present["train"]:
             name = training_data or self.checkpoint.configuration.get("data", {}).get("name", "")
             raise DataError(
                 f"{name}: contains none of the model's training images, on which its detectors are "
@@ -187,10 +191,10 @@ class TrainedRun:
         return PredictedData(
             self._predictions([images, others], described, rows, _key(dataset), odin=odin),
             partial(_read, [images, others], {name: row for row, name in enumerate(described.ids)}),
-            counts,
+            Counter((described.sets or ())[: len(images)]),
             everything.skipped,
             unknown,
-            counts["train"],
+            present["train"],
             self.checkpoint.split.sets.count("train"),
         )
 
@@ -220,7 +224,9 @@ class TrainedRun:
             on_bad_image=on_bad_image or self.on_bad_image,
         )
 
-    def _training_images(self, images: ImageSet, training_data: str | None) -> ImageSet:
+    def _training_images(
+        self, images: ImageSet, training_data: str | None, on_bad_image: str
+    ) -> ImageSet:
         """The model's training images that are not among these; may be none."""
         split = self.checkpoint.split
         hashes, offered = split.hashes_of("train"), set(images.hashes)
@@ -230,7 +236,7 @@ class TrainedRun:
             return none
         try:
             dataset = load_dataset(training_data or name)
-            found = self._prepared(dataset, on_bad_image=None if training_data else SKIP)
+            found = self._prepared(dataset, on_bad_image=on_bad_image)
             found = found.align(self.checkpoint.classes)[0]
         except ExplainedError as failure:
             if training_data or (isinstance(failure, BadImagesError) and not failure.whole):
