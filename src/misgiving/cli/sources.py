@@ -78,6 +78,7 @@ def read_source(
         files = {name: read_file(path, deferral) for name, path in ood.items()}
         return Source(read_file(run, deferral), files, [], [])
     images = require_data(run, data)
+    from misgiving.data.bad_images import skipped_sentences
     from misgiving.data.ood_sets.ood_set import read_ood_folder
     from misgiving.models import processes
     from misgiving.predictions.predict import TrainedRun
@@ -113,7 +114,14 @@ def read_source(
         predicted.predictions,
         {name: found.predictions for name, found in outliers.items()},
         skipped,
-        [*_left_out(images, predicted)],
+        [
+            *_left_out(images, predicted),
+            *(
+                sentence
+                for name, found in outliers.items()
+                for sentence in skipped_sentences(found.skipped, len(found.predictions), name=name)
+            ),
+        ],
         predicted.picture,
         processes.is_first(),
     )
