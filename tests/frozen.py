@@ -12,7 +12,8 @@ modules. A training on one machine is the same for the same seed. Parts:
   run, of its exported predictions (with a policy of their own) and of its bundle;
 - `service`: the answers to 200 images; needs `digits`.
 
-`isic` needs the folder SHARED and ImageNet weights, the file WEIGHTS.
+`isic` needs the folder SHARED of real images and the file WEIGHTS of ImageNet weights (environment
+variables).
 """
 
 import argparse
@@ -30,8 +31,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-SHARED = Path(os.environ.get("SHARED", "/work/shared/data"))
-WEIGHTS = os.environ.get("WEIGHTS", "/work/frozen/weights/tf_efficientnet_lite0.safetensors")
+SHARED = Path(os.environ.get("SHARED", "../shared/data"))
+WEIGHTS = os.environ.get("WEIGHTS", "weights/tf_efficientnet_lite0.safetensors")
 ISIC = SHARED / "isic2019-half"
 COMMANDS = {
     "reproduce": "reproduce --out {out}/reproduce --cache {out}/cache --jobs 2",
