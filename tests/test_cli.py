@@ -152,9 +152,9 @@ def test_training_writes_a_run(run_folder):
 def test_evaluate_leaves_training_images_out_and_says_so(misgiving, run_folder, photos):
     code, output, error = misgiving("evaluate", run_folder, f"folder:{photos}", "--device", "cpu")
     assert code == 0
-    assert "24 images; 6 are measured" in error
+    assert "6 of 6 images are measured" in error
     assert "left out: 18 images on which the model was trained" in error
-    assert "of 6 images are named correctly" in output
+    assert "of 6 images are classified correctly" in output
     with (run_folder / "evaluation" / "measurements.csv").open() as file:
         images = [row for row in csv.DictReader(file) if row["metric"] == "images"]
     assert float(images[0]["value"]) == 6
@@ -176,10 +176,10 @@ def test_evaluate_leaves_out_near_duplicates_of_training_images(
     words = ("evaluate", run_folder, f"folder:{copies}", "--device", "cpu")
     code, _, error = misgiving(*words)
     assert code == 0, error
-    left = re.search(r"left out: (\d+) new images of groups on which the model was", error)
+    left = re.search(r"left out: (\d+) images of groups on which the model was", error)
     if there:
         assert int(left[1]) == trained
-        assert f"24 images; {24 - trained} are measured" in error
+        assert f"{24 - trained} of {24 - trained} images are measured" in error
     else:
         assert left is None
         assert f"near duplicates of training images were sought among 0 of {trained}" in error

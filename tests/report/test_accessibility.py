@@ -43,7 +43,7 @@ def write_predictions(path, folder, *, confidence, seed):
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         logit_names = [f"logit_{name}" for name in CLASSES]
-        table.writerow(["id", "label", "site", "device", "ward", "image", *logit_names])
+        table.writerow(["id", "label", "site", "device", "ward", "path", *logit_names])
         for number, (label, row) in enumerate(zip(labels, logits, strict=True)):
             groups = [f"no. {number % of}" for of in (9, 10, 11)]  # so many that some are folded
             found = [f"{path.stem}-{number}", CLASSES[label], *groups, names[number]]

@@ -268,7 +268,7 @@ def test_curves_and_findings_are_of_the_monitored_set(reproduced, page):
     captions = " ".join(page.texts("figcaption"))
     assert re.search(r"accuracy\s+on\s+the\s+tune\s+set", captions)
     assert "validation" not in captions
-    summary = " ".join(page.texts("p"))
+    summary = " ".join(" ".join(page.texts("p")).split())
     assert "on the tune set (95 % of vanilla's mean final value" in summary
 
 
