@@ -109,7 +109,7 @@ def test_a_file_without_its_record_says_to_calibrate_again(training, tmp_path):
     path = tmp_path / "detectors.safetensors"
     FittedDetectors.fit(training, ["knn"]).save(path)
     save_file(load_file(path), path, {"names": '["knn"]'})
-    with pytest.raises(DataError, match="detectors.safetensors: .*calibrate or export again"):
+    with pytest.raises(DataError, match=r"detectors.safetensors: .*calibrate or export again"):
         FittedDetectors.load(path)
 
 
