@@ -50,7 +50,7 @@ with TemporaryDirectory() as folder:
         folder,
         num_train_epochs=12,
         per_device_train_batch_size=60,
-        learning_rate=3e-3,
+        learning_rate=1e-3,
         use_cpu=True,
         report_to=[],
         save_strategy="no",

@@ -16,20 +16,23 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from misgiving.data.preprocessing import Preprocessing
+
 MISGIVING = [sys.executable, "-m", "misgiving"]
 with create_server(("127.0.0.1", 0)) as free:
     PORT = free.getsockname()[1]
 
 
 def write_graph(classifier, path):
-    """Write a linear classifier of grey images of 8 x 8 pixels in [0, 1]."""
+    """Write a linear classifier of images of 8 x 8 pixels in [0, 1], by their mean colour."""
     arrays = {"weight": classifier.coef_.T, "bias": classifier.intercept_}
     nodes = [
-        helper.make_node("Flatten", ["images"], ["flat"]),
+        helper.make_node("ReduceMean", ["images"], ["grey"], axes=[1]),
+        helper.make_node("Flatten", ["grey"], ["flat"]),
         helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"]),
     ]
     parts = [numpy_helper.from_array(one.astype(np.float32), key) for key, one in arrays.items()]
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 1, 8, 8])
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, 8, 8])
     logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])
     graph = helper.make_graph(nodes, "linear", [images], [logits], parts)
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
@@ -54,18 +57,21 @@ logits = classifier.decision_function(pixels / 255)
 
 with TemporaryDirectory() as name:
     folder = Path(name)
-    lines = ["image,label," + ",".join(f"logit_{digit}" for digit in range(10))]
+    lines = ["path,label," + ",".join(f"logit_{digit}" for digit in range(10))]
     for row in range(600, len(pixels)):
         image = Image.fromarray(pixels[row].reshape(8, 8).astype(np.uint8))
         image.save(folder / f"{row}.png")
         lines.append(f"{row}.png,{digits.target[row]}," + ",".join(map(str, logits[row])))
     (folder / "predictions.csv").write_text("\n".join(lines))
     write_graph(classifier, folder / "net.onnx")
-    settings = {"image_size": 8, "crop_shape": "both", "crop": 1.0}
-    (folder / "settings.json").write_text(json.dumps(settings))
-    options = "--predictions predictions.csv --preprocessing settings.json --max-error 0.1"
-    command = [*MISGIVING, "export", "net.onnx", *options.split(), "--out", "bundle"]
-    subprocess.run(command, cwd=folder, check=True)
+    settings = Preprocessing(image_size=8, crop=1.0, color_constancy="none")
+    (folder / "settings.json").write_text(json.dumps(settings.to_dict()))
+    for words in (
+        "calibrate predictions.csv --max-error 0.1 --out policy",
+        "export net.onnx --preprocessing settings.json --predictions predictions.csv "
+        "--policy policy --out bundle",
+    ):
+        subprocess.run([*MISGIVING, *words.split()], cwd=folder, check=True)
     command = [*MISGIVING, "serve", "bundle", "--port", str(PORT)]
     service = subprocess.Popen(command, cwd=folder)
     try:

@@ -109,7 +109,7 @@ def test_the_examples_of_the_page_on_predictions_run(tmp_path, monkeypatch):
     names = {}
     for example in blocks(ROOT / "docs" / "how_to" / "own_predictions.md", "python"):
         exec(example, names)
-    assert names["again"].policy_ == names["deferral"].policy_
+    assert names["again"].certificate_ == names["deferral"].certificate_
 
 
 def test_the_tutorial_for_engineers_runs():
