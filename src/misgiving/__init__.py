@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from misgiving.data.datasets import load_dataset
     from misgiving.deferral.decisions import Decision
     from misgiving.deferral.deferral import Deferral
+    from misgiving.evaluation.evaluate import evaluate
     from misgiving.losses import joint_objective, ranking_loss
     from misgiving.metrics.ood import ood_metrics
     from misgiving.models.joint import JointClassifier, Output, attach
@@ -34,6 +35,7 @@ _HOMES = {
     "Predictions": "predictions.record",
     "TrainingConfig": "training.config",
     "attach": "models.joint",
+    "evaluate": "evaluation.evaluate",
     "joint_objective": "losses",
     "load": "checkpoint",
     "load_dataset": "data.datasets",
@@ -56,6 +58,7 @@ __all__ = [
     "Predictions",
     "TrainingConfig",
     "attach",
+    "evaluate",
     "joint_objective",
     "load",
     "load_dataset",
