@@ -46,7 +46,7 @@ CLASS = "class"
 NOT_MEASURED = frozenset(("train", "excluded"))
 HINDSIGHT_ERRORS = (0.05, 0.1, 0.2)
 
-NoteCode = Literal["measured", "trained_on", "chosen_on", "fitted_on_left_out", "fitted_on"]
+NoteCode = Literal["measured", "trained_on", "fitted_on_left_out", "fitted_on"]
 Mask = Bool[np.ndarray, " n"]
 
 

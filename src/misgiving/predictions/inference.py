@@ -20,11 +20,9 @@ from misgiving.models.folding import folded
 from misgiving.models.joint import FullOutput, JointClassifier, full_outputs_of
 from misgiving.predictions.network import BATCH, Network
 from misgiving.predictions.record import Predictions
-from misgiving.scores.detectors import FittedDetectors, all_scores, scores_with
-from misgiving.scores.logits import LOGIT_SCORES
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import GridScores, score_grid
-from misgiving.scores.outputs import Head, Scores
+from misgiving.scores.outputs import Head
 
 Batch = TypeVar("Batch", bound=Sized)
 OnImage = Callable[[int, int], None]
@@ -152,30 +150,6 @@ def fingerprint_of(checkpoint: Checkpoint) -> str:
         "estimates_losses": checkpoint.estimates_losses,
     }
     return sha256_of_json(facts)
-
-
-def score_names(checkpoint: Checkpoint) -> list[str]:
-    """Names of all scores of a model, once detectors are fitted, in the order of `all_scores`."""
-    head = checkpoint.model.head is not None
-    predicted = ["predicted_loss"] if checkpoint.estimates_losses else []
-    fitted = scores_with(head=head, taps=bool(checkpoint.model.taps))
-    return [*LOGIT_SCORES, *predicted, *fitted]
-
-
-def untuned_scores(
-    checkpoint: Checkpoint,
-    images: ImageSet,
-    predictions: Predictions,
-    detectors: FittedDetectors | None = None,
-    *,
-    on_image: OnImage | None = None,
-) -> Scores:
-    """Scores by every detector that needs no tuning: ODIN's default, of logits, and fitted.
-
-    Only ODIN runs the model; the others are functions of the predictions.
-    """
-    odin = odin_scores(checkpoint, images, [Odin()], on_image=on_image)[Odin()]
-    return {"odin_default": odin, **all_scores(predictions, detectors)}
 
 
 def odin_scores(
