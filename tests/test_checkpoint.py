@@ -6,12 +6,11 @@ import pytest
 import torch
 from commands import reseal
 
-from misgiving.checkpoint import Architecture, Checkpoint, load, save
+from misgiving.checkpoint import Architecture, Checkpoint, EpochRecord, load, save
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split
 from misgiving.errors import DataError
 from misgiving.files import write_json
-from misgiving.results.schema import EpochRecord
 
 
 @pytest.fixture

@@ -15,12 +15,10 @@ from torch import nn
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split, read_split, write_split
 from misgiving.errors import DataError, explain_damage
-from misgiving.files import read_json, whole_folder, write_json
+from misgiving.files import read_json, whole_folder, write_json, write_rows
 from misgiving.manifests import seal, verify
 from misgiving.models.joint import JointClassifier
 from misgiving.models.sources import ModuleSource
-from misgiving.results.formats import write_table
-from misgiving.results.schema import EpochRecord
 
 FORMAT = 1
 AGAIN = "train again"
@@ -39,6 +37,27 @@ PACKAGES = (
     "timm",
     "lightning-fabric",
 )
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One row of a run's `history.csv`: a set, measured in evaluation mode after an epoch.
+
+    The training set is measured without augmentation or dropout on a fixed random draw of as many
+    images as the monitored set has, so that both mean the same. What concerns the estimated losses
+    is undefined (NaN, None when read) where no loss is estimated: the auxiliary loss, the Spearman
+    correlation of predicted and true loss, sd(predicted) / sd(true) and R2 against a constant.
+    """
+
+    epoch: int
+    set: str
+    primary_loss: float
+    auxiliary_loss: float | None
+    accuracy: float
+    balanced_accuracy: float
+    rank_correlation: float | None
+    spread_ratio: float | None
+    r_squared: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +172,7 @@ def save(
         write_json(partial / "config.json", config)
         seal(partial, SEALED)
         if history is not None:
-            write_table(partial / "history.csv", EpochRecord, history)
+            write_rows(partial / "history.csv", EpochRecord, history)
 
 
 def load(folder: str | Path) -> Checkpoint:

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory, TemporaryFile
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from misgiving.errors import UsageError, explain_damage, reason_of
 
@@ -153,6 +153,20 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     """Write a table whole or not at all."""
     with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         file.writelines(csv_lines(header, rows))
+
+
+def write_rows(path: Path, kind: type, rows: Iterable[Any]) -> None:
+    """Write records as a table, a column for each field; None and NaN become empty cells."""
+    names = list(get_type_hints(kind))
+    write_csv(path, names, ([_cell(getattr(row, name)) for name in names] for row in rows))
+
+
+def _cell(value: object) -> object:
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def csv_lines(

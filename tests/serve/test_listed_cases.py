@@ -13,9 +13,9 @@ from standin import Standin, picture
 from triage import expect, names, no_pictures, reload, stored
 
 from misgiving.errors import DataError
+from misgiving.evaluation.suspect_labels import SUSPECTS_FILE, SuspectLabel
 from misgiving.files import write_csv
-from misgiving.results.review_lists import SUSPECTS_FILE, SuspectLabel, read_review_list
-from misgiving.serve.listed_cases import add_listed_cases
+from misgiving.serve.listed_cases import add_listed_cases, read_review_list
 from misgiving.serve.service import Service
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import CaseQuery, Store

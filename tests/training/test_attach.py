@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from commands import one_line
@@ -32,8 +33,6 @@ from misgiving.evaluation.evaluate import evaluate
 from misgiving.models.joint import attach
 from misgiving.predictions.inference import predict
 from misgiving.predictions.predict import TrainedRun
-from misgiving.results.formats import read_table
-from misgiving.results.schema import EpochRecord
 from misgiving.serve.app import create_app
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
@@ -189,8 +188,8 @@ def test_classes_are_named_as_the_data_names_them(place, tmp_path):
         **options,
     )
     assert made.checkpoint.classes == ("z", "y", "x")
-    history = read_table(tmp_path / "run" / "history.csv", EpochRecord)
-    assert history[-1].accuracy > 0.5
+    history = pd.read_csv(tmp_path / "run" / "history.csv")
+    assert history.accuracy.iloc[-1] > 0.5
     assert load(tmp_path / "run").model.taps == ("vit.layers.3",)
 
 

@@ -185,7 +185,7 @@ def _check_outputs(out: Path, data: str) -> None:
     """Check that the folder can be written to, and that findings replace nothing that is read."""
     from misgiving.data.check import FINDINGS_FILE, REPORT_FILE
     from misgiving.data.datasets import tables_of
-    from misgiving.results.review_lists import SUSPECTS_FILE
+    from misgiving.evaluation.suspect_labels import SUSPECTS_FILE
 
     check_writable_folder(out)
     inputs = [Path(data)] if is_prediction_file(Path(data)) else tables_of(data)
@@ -225,7 +225,7 @@ def _check_images(data: str, out: Path | None, seed: int) -> None:
 
 
 def _show_suspects(review: "LabelReview", out: Path | None) -> None:
-    from misgiving.results.review_lists import SUSPECTS_FILE
+    from misgiving.evaluation.suspect_labels import SUSPECTS_FILE
 
     rows = [(row.path or row.id, *row[2:5], row.why) for row in review.suspects]
     header = ("image", "label", "suggested class", "score", "why")

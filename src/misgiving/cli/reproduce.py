@@ -15,9 +15,9 @@ from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from misgiving.data.splits import SplitLeakage
     from misgiving.reproduction.protocol import Protocol
     from misgiving.reproduction.runner import Runner
-    from misgiving.results.schema import SplitLeakage
 
 PROTOCOL, UNITS, MACHINE = "Protocol", "Single units", "Machine"
 TRAINING = (

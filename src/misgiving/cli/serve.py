@@ -17,7 +17,7 @@ from misgiving.serve.settings import Settings
 
 if TYPE_CHECKING:
     from misgiving.bundle.bundle import Bundle
-    from misgiving.results.review_lists import ListedImage
+    from misgiving.serve.service import ListedImage
 
 KEY = "MISGIVING_API_KEY"
 SETTINGS = Fields(
@@ -71,7 +71,7 @@ def serve(
     The API is described at /openapi.json. Without a key, only this machine can connect. Every image
     is stored as a case before its decision is returned. Not a medical device.
     """
-    from misgiving.results.review_lists import read_review_list
+    from misgiving.serve.listed_cases import read_review_list
     from misgiving.serve.server import listen, read_key
 
     limits = Settings(**settings, api_key=read_key(api_key_file, os.environ.get(KEY)))

@@ -15,9 +15,9 @@ from misgiving.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from misgiving.deferral.deferral import Deferral
+    from misgiving.evaluation.files import SkippedImage
     from misgiving.predictions.predict import PredictedData
     from misgiving.predictions.record import Predictions
-    from misgiving.results.schema import SkippedImage
 
 
 class Source(NamedTuple):
@@ -80,9 +80,9 @@ def read_source(
     images = require_data(run, data)
     from misgiving.data.bad_images import skipped_sentences
     from misgiving.data.ood_sets.ood_set import read_ood_folder
+    from misgiving.evaluation.files import SkippedImage
     from misgiving.models import processes
     from misgiving.predictions.predict import TrainedRun
-    from misgiving.results.schema import SkippedImage
     from misgiving.training.devices import start_processes
 
     folders = {name: read_ood_folder(folder, name=name) for name, folder in ood.items()}

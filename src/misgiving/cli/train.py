@@ -1,7 +1,7 @@
 """`misgiving train`."""
 
+import csv
 import os
-from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +13,6 @@ from misgiving.cli.progress import Bar, Steps, progress_bars, say, show_table
 from misgiving.errors import UsageError
 from misgiving.files import check_writable_folder
 from misgiving.reproduction.config import MODELS, ModelName, refuse_beside_model
-from misgiving.results.formats import read_table
-from misgiving.results.schema import EpochRecord
 from misgiving.training.config import (
     DataConfig,
     ModelConfig,
@@ -126,11 +124,15 @@ def refuse_existing(out: Path, overwrite: bool) -> None:
 
 def show_last_epoch(history: Path) -> None:
     """Print the last records of a `history.csv` as a table, with a column for each set."""
-    epochs, sets, *values = zip(*map(astuple, read_table(history, EpochRecord)[-2:]), strict=True)
-    names = [field.name.replace("_", " ") for field in fields(EpochRecord)[2:]]
-    rows = ((name, *map(_short, row)) for name, row in zip(names, values, strict=True))
-    show_table(("", *sets), rows, title=f"epoch {epochs[-1]}", whole=history)
+    with history.open(encoding="utf-8", newline="") as file:
+        records = list(csv.DictReader(file))[-2:]
+    names = list(records[0])[2:]
+    rows = (
+        (name.replace("_", " "), *(_short(record[name]) for record in records)) for name in names
+    )
+    sets = (record["set"] for record in records)
+    show_table(("", *sets), rows, title=f"epoch {records[-1]['epoch']}", whole=history)
 
 
-def _short(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _short(cell: str) -> str:
+    return f"{float(cell):.4g}" if cell else ""

@@ -20,7 +20,6 @@ from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import csv_rows, write_csv
 from misgiving.groups import QUARTERS
 from misgiving.registry import Registry
-from misgiving.results.schema import SplitLeakage
 
 SetNames = Shaped[np.ndarray, " n"]
 """For each image, the name of the set that it is in."""
@@ -177,6 +176,38 @@ def _spare_groups(
     only = np.bincount(pairs[:, 1], minlength=label + 1) < 2
     needed = pairs[only[pairs[:, 1]], 0]
     return np.setdiff1d(pairs[pairs[:, 1] == label, 0], needed)
+
+
+class SplitLeakage(NamedTuple):
+    """Groups and identical images that the sets of a split share.
+
+    Attributes:
+        experiment: Of the trial; empty for a single training.
+        shared_groups: Groups with images in more than one set.
+        leaking_images: Measured images whose group, or a copy of which, is in the training set.
+        measured_images: Images of the measured set.
+        separate: Whether neither a group nor an identical image is in two sets.
+    """
+
+    experiment: str
+    trial: int
+    shared_groups: int
+    leaking_images: int
+    measured_images: int
+    separate: bool
+
+    def sentence(self, measured: str) -> str:
+        """Summary, given the name of the measured set."""
+        if self.separate:
+            return (
+                "no group and no identical image is in two sets "
+                f"({self.measured_images} images in {measured})"
+            )
+        return (
+            f"{self.shared_groups} groups have images in more than one set; of "
+            f"{self.measured_images} {measured} images, {self.leaking_images} have another image "
+            "of their group, or a copy, in the training set"
+        )
 
 
 class EvaluationSets(NamedTuple):

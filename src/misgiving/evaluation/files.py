@@ -6,14 +6,20 @@ from typing import NamedTuple
 
 from misgiving.evaluation.evaluate import Evaluation
 from misgiving.evaluation.measures import Measurement
-from misgiving.files import check_not_input
+from misgiving.files import check_not_input, write_rows
 from misgiving.metrics.subgroups import Subgroup
-from misgiving.results.formats import write_table
-from misgiving.results.schema import SkippedImage
 
 REPORT, MEASUREMENTS = "report.html", "measurements.csv"
 FILES = ("predictions.npz", "skipped.csv", "decisions.csv", "subgroups.csv", REPORT, MEASUREMENTS)
 """In the order in which those of an earlier evaluation are removed."""
+
+
+class SkippedImage(NamedTuple):
+    """One row of `skipped.csv`: an image that cannot be read, and why."""
+
+    set: str
+    image: str
+    reason: str
 
 
 class LabelledDecision(NamedTuple):
@@ -55,12 +61,12 @@ def write_evaluation(
             (folder / name).unlink(missing_ok=True)
     evaluation.predictions.write(folder / "predictions.npz")
     if skipped:
-        write_table(folder / "skipped.csv", SkippedImage, skipped)
+        write_rows(folder / "skipped.csv", SkippedImage, skipped)
     if evaluation.decisions is not None:
-        write_table(folder / "decisions.csv", LabelledDecision, _decisions(evaluation))
+        write_rows(folder / "decisions.csv", LabelledDecision, _decisions(evaluation))
         subgroups = (harm.decisions for harm in evaluation.harms if harm.decisions)
-        write_table(folder / "subgroups.csv", Subgroup, subgroups)
-    write_table(folder / MEASUREMENTS, Measurement, evaluation.measurements)
+        write_rows(folder / "subgroups.csv", Subgroup, subgroups)
+    write_rows(folder / MEASUREMENTS, Measurement, evaluation.measurements)
 
 
 def _decisions(evaluation: Evaluation) -> Iterator[LabelledDecision]:

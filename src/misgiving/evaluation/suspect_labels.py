@@ -25,11 +25,33 @@ from misgiving.metrics.label_errors import (
 )
 from misgiving.predictions.record import Predictions
 from misgiving.predictions.schema import UNKNOWN
-from misgiving.results.review_lists import SuspectLabel
 
 Basis = Literal["held-out", "cross-fitted"]
 EVIDENCE = ("the model gives", "of similar images")
+SUSPECTS_FILE = "suspect_labels.csv"
 SUSPICIOUS = 0.5  # score above which a label is listed
+
+
+class SuspectLabel(NamedTuple):
+    """An image whose label is probably wrong; one row of `suspect_labels.csv`.
+
+    Attributes:
+        path: Of the image file; empty where it is not known.
+        id: Name of the image.
+        label: The given label.
+        suggested_class: The most probable other class.
+        score: From 0.5 to 1, the higher the more suspect; see `metrics.label_errors.suspicion`.
+        basis: `held-out` outputs of the model, or `cross-fitted` ones.
+        why: The evidence in words.
+    """
+
+    path: str
+    id: str
+    label: str
+    suggested_class: str
+    score: float
+    basis: str
+    why: str
 
 
 class LabelReview(NamedTuple):

@@ -24,13 +24,12 @@ from misgiving.data.ood_sets.ood_set import (
     images_at,
 )
 from misgiving.data.preprocessing import AugmentationSettings
-from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of
+from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, SplitLeakage, leakage_of
 from misgiving.errors import BadImage
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import MODELS, Unit, learning_rate_of
 from misgiving.reproduction.protocol import EXPERIMENTS, Protocol
-from misgiving.results.schema import SplitLeakage
 from misgiving.training.loop import Step
 from misgiving.training.train_run import (
     TrainingSetup,

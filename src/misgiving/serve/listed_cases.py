@@ -6,13 +6,49 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from misgiving.errors import BadImage, DataError
-from misgiving.results.review_lists import ListedImage
+from misgiving.errors import BadImage, DataError, explain_damage
+from misgiving.files import csv_rows
 from misgiving.serve.problems import ImageNotStoredError, storage_reason
-from misgiving.serve.service import Service
+from misgiving.serve.service import ListedImage, Service
 from misgiving.serve.uploads import Upload, clean_name
 
 BATCH_SIZE = 16  # images that are decided on at a time
+REMEDY = "give a CSV file that `misgiving data check` or `predict` wrote"
+
+
+def read_review_list(path: Path) -> list[ListedImage]:
+    """Read a list as CSV: suspect labels, or decisions.
+
+    Paths are relative to the working folder, as the commands that write lists have them.
+
+    Raises:
+        DataError: The file is missing or damaged, names no images, or an image does not exist.
+    """
+    with explain_damage(path, remedy=REMEDY), path.open(encoding="utf-8-sig", newline="") as file:
+        header, *lines = [cells for _, cells in csv_rows(file) if cells] or [[]]
+        rows = [dict(zip(header, cells, strict=False)) for cells in lines]
+    if not rows:
+        raise DataError(f"{path}: has no rows; {REMEDY}")
+    if "path" not in header:
+        raise DataError(f"{path}: there is no column path; {REMEDY}")
+    for number, row in enumerate(rows, start=1):
+        if not Path(row.get("path") or "?").is_file():
+            raise DataError(
+                f"{path}: row {number}: {row.get('path')!r} is not a file; run from the folder in "
+                "which the list was made"
+            )
+    return [
+        ListedImage(row["path"], number, _remark(row)) for number, row in enumerate(rows, start=1)
+    ]
+
+
+def _remark(row: dict[str, str]) -> str:
+    if not row.get("suggested_class"):
+        return ""
+    return (
+        f"labelled {row.get('label')}; suggested class {row['suggested_class']} "
+        f"(score {row.get('score')}); {row.get('why')}"
+    )
 
 
 def add_listed_cases(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from sqlalchemy.exc import OperationalError
@@ -17,7 +17,6 @@ from misgiving.deferral.decisions import Decision
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
 from misgiving.manifests import sha256_of
-from misgiving.results.review_lists import ListedImage
 from misgiving.serve.decode_limits import MemoryBudget
 from misgiving.serve.drift_tracker import DriftTracker
 from misgiving.serve.image_store import (
@@ -40,6 +39,14 @@ CHECK_SECONDS = 5.0
 CHECK_VALID_SECONDS = 1.0  # for which a good result holds, because anyone may ask
 CLOSING_SECONDS = 10.0  # in which each thread ends, unless it hangs
 MAX_DECODING_SECONDS = 30.0  # many times what any image within the limits takes
+
+
+class ListedImage(NamedTuple):
+    """An image file in a list, its place from 1, and what the list says of its label."""
+
+    path: str
+    place: int
+    remark: str
 
 
 @runtime_checkable

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from misgiving.checkpoint import EpochRecord
 from misgiving.data.batching import sampling_order
 from misgiving.errors import UsageError
 from misgiving.models.joint import JointClassifier
 from misgiving.models.loss_estimator import LossEstimator
 from misgiving.predictions.record import Predictions
-from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig
 from misgiving.training.loop import record_of, seeded
 from misgiving.training.objective import objective_of, optimizer_of, schedule_of, usable_count

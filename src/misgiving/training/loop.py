@@ -15,6 +15,7 @@ from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from misgiving.checkpoint import EpochRecord
 from misgiving.data.augmentation import augment
 from misgiving.data.batching import batches, sampling_order
 from misgiving.data.cache import ImageSet
@@ -26,7 +27,6 @@ from misgiving.models import processes
 from misgiving.models.joint import JointClassifier, Output, outputs_of
 from misgiving.models.processes import gathered
 from misgiving.predictions.record import Predictions
-from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig
 from misgiving.training.devices import compiled, start_fabric, wrap_for_processes
 from misgiving.training.objective import (

@@ -24,11 +24,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from misgiving.checkpoint import EpochRecord
 from misgiving.errors import DataError, explain_damage
 from misgiving.files import whole_file
 from misgiving.models import processes
 from misgiving.models.joint import JointClassifier
-from misgiving.results.schema import EpochRecord
 
 SUFFIX = ".unfinished.safetensors"
 REMEDY = "remove it or use `overwrite=True` to start over"
