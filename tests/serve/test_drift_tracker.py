@@ -7,7 +7,7 @@ from waiting import until
 
 from misgiving.deferral.drift import DriftMonitor
 from misgiving.deferral.expected_performance import expected_errors
-from misgiving.report.drift import drift_sentence, expected_sentences, trust
+from misgiving.report.drift import drift_sentence, expected_sentences
 from misgiving.serve.database import ARRIVALS
 from misgiving.serve.drift_tracker import DriftTracker
 from misgiving.serve.store import CaseQuery, Store
@@ -208,6 +208,6 @@ def test_right_answers_are_expected_of_the_latest_cases(store):
     accepted = np.array([case.decision == "accept" for case in cases])
     found = expected_errors(policy, errors, accepted)
     assert found.everything.images == 40
-    assert watch.update().expected == " ".join([*expected_sentences(found), trust("image")])
+    assert watch.update().expected == " ".join(expected_sentences(found, "image", drifted=False))
     patients = DriftTracker(made_policy(unit="patient"), store)
     assert "calibration cases, one of each patient, from" in patients.update().expected

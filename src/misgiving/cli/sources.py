@@ -143,15 +143,12 @@ def read_file(path: Path, deferral: "Deferral | None") -> "Predictions":
 def _left_out(data: str, predicted: "PredictedData") -> list[str]:
     """Sentences on the images of DATA that were not predicted, and on what was not found."""
     from misgiving.data.bad_images import skipped_sentences
-    from misgiving.report.certificate import LEFT_OUT
+    from misgiving.report.certificate import left_out_sentences
 
     sets = {*(predicted.predictions.sets or ())}
     counts = predicted.counts
-    sentences = [
-        f"left out: {counts[name]} images {reason}"
-        for name, reason in LEFT_OUT.items()
-        if counts[name] and name not in sets
-    ]
+    names = [name for name in ("train", "test", "excluded") if counts[name] and name not in sets]
+    sentences = left_out_sentences({name: counts[name] for name in names})
     if predicted.unknown:
         sentences.append(
             f"left out: {predicted.unknown} images of classes that the model does not know"

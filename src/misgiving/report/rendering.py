@@ -1,10 +1,12 @@
-"""The templates of the pages, and the numbers that they show."""
+"""The templates of pages and sentences, and the numbers that they show."""
 
+import math
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from misgiving.errors import visible
+from misgiving.groups import UNITS
 from misgiving.report.names import PLAIN, POINTS, count, detector_name
 
 
@@ -18,7 +20,7 @@ def environment(*, html: bool = True) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.globals["count"] = count
+    templates.globals |= {"count": count, "inf": math.inf, "units": UNITS}
     templates.filters |= {
         "detector_name": detector_name,
         "plain": PLAIN.number,
@@ -26,10 +28,17 @@ def environment(*, html: bool = True) -> Environment:
         "visible": visible,
         "percent": percent,
         "exact_percent": lambda share: f"{100 * share:.6g} %",
+        "three_digits": three_digits,
         "one_line": lambda text: " ".join(text.split()),
     }
     templates.tests["nan"] = lambda value: value != value
     return templates
+
+
+def sentences(template: str, macro: str, *values: object) -> list[str]:
+    """The lines of a macro of a text template, without empty ones."""
+    words = getattr(environment(html=False).get_template(template).module, macro)
+    return [line for line in words(*values).splitlines() if line]
 
 
 def percent(share: float) -> str:
@@ -43,3 +52,16 @@ def percent(share: float) -> str:
     if share > 0.9995:
         return "above 99.9 %"
     return "below 0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
+
+
+def three_digits(share: float, *, up: bool = False) -> str:
+    """Percentage with three digits; rounded up where it is a bound; only 1 gives 100 %.
+
+    >>> three_digits(0.0512), three_digits(0.05), three_digits(0.22061, up=True)
+    ('5.12 %', '5 %', '22.1 %')
+    >>> three_digits(0.9999)
+    '99.99 %'
+    """
+    percent = math.ceil(share * 1000 - 1e-9) / 10 if up else share * 100
+    digits = next(d for d in range(3, 17) if share >= 1 or float(f"{percent:.{d}g}") < 100 or up)
+    return f"{percent:.{digits}g} %"

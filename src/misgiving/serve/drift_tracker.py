@@ -16,7 +16,7 @@ from misgiving.deferral import drift
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor
 from misgiving.deferral.expected_performance import expected_errors
-from misgiving.report.drift import DISTRUST, drift_sentence, expected_sentences, trust
+from misgiving.report.drift import drift_sentence, expected_sentences
 from misgiving.serve.schemas import Moment
 from misgiving.serve.store import Store
 
@@ -201,8 +201,8 @@ class DriftTracker:
         expected = expected_errors(self._deferral, errors, accepted)
         if expected is None:
             return ""
-        trusted = DISTRUST if self._since else trust(self._deferral.unit_)
-        return " ".join([*expected_sentences(expected), trusted])
+        unit = self._deferral.unit_
+        return " ".join(expected_sentences(expected, unit, drifted=bool(self._since)))
 
     def _resume(self) -> None:
         """Continue from the state in the store, if there is one."""
