@@ -9,7 +9,7 @@ from PIL import Image
 
 from misgiving.checkpoint import Architecture, Checkpoint
 from misgiving.data.datasets.folders import unlabelled_images
-from misgiving.data.ood_sets.ood_set import HISTOLOGY, PHOTOGRAPHS
+from misgiving.data.ood_sets import HISTOLOGY, PHOTOGRAPHS
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split
 

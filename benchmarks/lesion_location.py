@@ -19,10 +19,9 @@ from jaxtyping import Bool
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.decoding import decode, read_bytes
-from misgiving.data.ood_sets.derived import DerivedImages
+from misgiving.data.ood_sets import build
+from misgiving.data.ood_sets.derived import Box, DerivedImages, bounding_box
 from misgiving.data.ood_sets.lesions import locate_lesion, resized
-from misgiving.data.ood_sets.ood_set import build
-from misgiving.data.ood_sets.rectangles import Box, bounding_box
 
 Mask = Bool[np.ndarray, "height width"]
 
@@ -84,7 +83,7 @@ def print_location(dataset: Dataset) -> None:
         located = locate_lesion(image)
         seconds.append(time.perf_counter() - start)
         real = real_lesion(dataset, index, image.shape[:2])
-        overlaps.append(0.0 if located is None else (located & real).sum() / (located | real).sum())
+        overlaps.append((located & real).sum() / (located | real).sum())
     print_row("mean intersection over union", np.mean(overlaps))
     print_row("median", np.median(overlaps))
     print_row("share above 0.5", np.mean(np.array(overlaps) > 0.5))
@@ -113,13 +112,12 @@ def overlaps(dataset: Dataset, built: Dataset) -> list[Overlap]:
     images = built.images
     if not isinstance(images, DerivedImages):
         raise TypeError(f"{built.name} is not derived from held-out images")
-    prefix = f"{built.name}-"
-    return [
-        overlap(
-            real_lesion(dataset, positions[identity.removeprefix(prefix)], region.grid), region.box
-        )
-        for identity, region in zip(built.ids, images.regions, strict=True)
-    ]
+    found = []
+    for number, (identity, (box, _)) in enumerate(zip(built.ids, images.regions, strict=True)):
+        position = positions[identity.removeprefix(f"{built.name}-")]
+        shape = images.source.read(number).image.shape[:2]
+        found.append(overlap(real_lesion(dataset, position, shape), box))
+    return found
 
 
 def overlap(lesion: Mask, box: Box) -> Overlap:

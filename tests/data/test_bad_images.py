@@ -19,7 +19,7 @@ from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageArray, ImageFiles
 from misgiving.data.datasets.folders import unlabelled_images
-from misgiving.data.ood_sets.ood_set import readable_set, write_ood_set
+from misgiving.data.ood_sets import readable_set, write_ood_set
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImagesError, DataError
 

@@ -1,23 +1,21 @@
-"""Sets derived from dermoscopic images with masks: boxes, crops, counts, keys."""
+"""Sets derived from dermoscopic images: boxes and crops by the lesion, and their laws."""
 
 from dataclasses import replace
-from fractions import Fraction
-from itertools import combinations
-from math import floor
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
+from strategies import generators
 
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, ImageArray
-from misgiving.data.ood_sets.lesions import resized
-from misgiving.data.ood_sets.ood_set import PAPER_COUNTS, build
-from misgiving.data.ood_sets.rectangles import (
+from misgiving.data.ood_sets import PAPER_COUNTS, build
+from misgiving.data.ood_sets.derived import (
     Box,
+    DerivedImages,
     bounding_box,
     box_over_image,
     box_over_share,
@@ -25,7 +23,7 @@ from misgiving.data.ood_sets.rectangles import (
 )
 from misgiving.errors import DataError, UsageError
 
-DERIVED = ("b_box", "b_box_70", "b_box_70_image", "derm_skin")
+DERIVED = pytest.mark.parametrize("name", ["b_box", "b_box_70", "b_box_70_image", "derm_skin"])
 COUNT, HEIGHT, WIDTH = 6, 60, 80
 
 
@@ -75,13 +73,6 @@ def corners(image):
     return (top, left, bottom, right), bool(black[top:bottom, left:right].all())
 
 
-@pytest.mark.parametrize("name", DERIVED)
-def test_a_derived_set_keeps_the_lesions_of_its_images_as_groups(name, held_out):
-    made = build(name, held_out, seed=0)
-    assert made.ids == tuple(f"{name}-{identity}" for identity in held_out.ids)
-    assert made.groups == held_out.groups
-
-
 def test_b_box_is_black_on_the_bounding_box_and_unchanged_elsewhere(held_out):
     boxed = pixels(build("b_box", held_out, seed=0))
     for number, (before, after) in enumerate(zip(pixels(held_out), boxed, strict=True)):
@@ -101,151 +92,168 @@ def test_b_box_70_covers_60_to_80_percent_of_the_lesion(held_out):
 def test_skin_is_cut_out_unchanged_beside_the_lesion(held_out):
     made = build("derm_skin", held_out, seed=0)
     for number, (crop, image) in enumerate(zip(pixels(made), pixels(held_out), strict=True)):
-        side = len(crop)
-        found = [
-            (top, left)
-            for top in range(HEIGHT - side + 1)
-            for left in range(WIDTH - side + 1)
-            if np.array_equal(image[top : top + side, left : left + side], crop)
-        ]
-        (top, left), *others = found
-        assert not others
-        assert not ellipse(number)[top : top + side, left : left + side].any()
+        windows = np.lib.stride_tricks.sliding_window_view(image, crop.shape)[:, :, 0]
+        ((top, left),) = np.argwhere((windows == crop).all(axis=(2, 3, 4)))
+        assert not ellipse(number)[top : top + len(crop), left : left + len(crop)].any()
+    alone = build("derm_skin", held_out.select(np.array([4])), seed=0)  # without its neighbours
+    np.testing.assert_array_equal(pixels(alone)[0], pixels(made)[4])
 
 
 def test_skin_stays_out_of_the_dark_rim(held_out):
     images = held_out.images.images.copy()
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
-    rim = (rows - 30) ** 2 + (columns - 40) ** 2 > 38**2
-    images[:, rim] = 12
+    images[:, (rows - 30) ** 2 + (columns - 40) ** 2 > 38**2] = 12
     rimmed = replace(held_out, images=ImageArray(images))
     for seed in range(5):
-        made = build("derm_skin", rimmed, seed=seed)
-        assert all(image.min() > 12 for image in pixels(made))
+        assert all(image.min() > 12 for image in pixels(build("derm_skin", rimmed, seed=seed)))
 
 
-def test_the_skin_of_an_image_does_not_depend_on_its_neighbours(held_out):
-    whole = build("derm_skin", held_out, seed=0)
-    alone = build("derm_skin", held_out.select(np.array([4])), seed=0)
-    np.testing.assert_array_equal(pixels(alone)[0], pixels(whole)[4])
-
-
-@pytest.mark.parametrize("name", DERIVED)
-def test_another_mask_gives_another_key(name, held_out):
-    before = build(name, held_out, seed=0).images.key(0)
+@DERIVED
+def test_a_derived_set_samples_images_in_order_with_their_groups_and_keys_by_mask(name, held_out):
+    made = build(name, held_out, seed=0)
+    assert made.ids == tuple(f"{name}-{identity}" for identity in held_out.ids)
+    assert made.groups == held_out.groups
+    places = [made.ids.index(id_) for id_ in build(name, held_out, seed=1, count=4).ids]
+    assert len(places) == 4
+    assert places == sorted(set(places))
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     save_mask(held_out.masks, "lesion0", (rows < 30) & (columns > 20) & (columns < 79))
-    assert build(name, held_out, seed=0).images.key(0) != before
+    assert build(name, held_out, seed=0).images.key(0) != made.images.key(0)
 
 
 def test_a_mask_of_another_size_is_stretched_over_the_image(held_out):
     small = np.zeros((6, 8), dtype=bool)
     small[2:4, 3:5] = True
     save_mask(held_out.masks, "lesion1", small)
-    image = pixels(build("b_box", held_out, seed=0))[1]
-    assert corners(image) == ((20, 30, 40, 50), True)
+    assert corners(pixels(build("b_box", held_out, seed=0))[1]) == ((20, 30, 40, 50), True)
 
 
-def test_images_without_lesion_are_left_out_and_counted(held_out):
+def test_images_without_lesion_are_left_out_and_counted(held_out, monkeypatch):
     save_mask(held_out.masks, "lesion2", np.zeros((HEIGHT, WIDTH), dtype=bool))
     built = build("b_box", held_out, seed=0)
     assert (built.left_out, len(built)) == (1, 5)
     assert "b_box-lesion2" not in built.ids
     assert "1 image left out" in built.contents
+    monkeypatch.setitem(PAPER_COUNTS, "b_box", 4)
+    assert len(build("b_box", held_out, seed=0)) == 4
 
 
-def test_images_without_a_suitable_place_are_refused(held_out):
+def test_what_cannot_be_built_is_refused(held_out):
+    for name, count in (("b_box", 0), ("b-box", None)):
+        with pytest.raises(UsageError, match=r"got 0|'b-box'"):
+            build(name, held_out, seed=0, count=count)
     for identity in held_out.ids:
         save_mask(held_out.masks, identity, np.ones((HEIGHT, WIDTH), dtype=bool))
-    with pytest.raises(DataError, match="derm_skin"):
+    with pytest.raises(DataError):
         build("derm_skin", held_out, seed=0)
-
-
-@pytest.mark.parametrize("name", DERIVED)
-def test_a_count_samples_in_order_without_repeats(name, held_out):
-    built = build(name, held_out, seed=1, count=4)
-    places = [held_out.ids.index(identity.removeprefix(f"{name}-")) for identity in built.ids]
-    assert len(places) == 4
-    assert places == sorted(set(places))
-
-
-def test_the_paper_count_is_the_default(held_out, monkeypatch):
-    monkeypatch.setitem(PAPER_COUNTS, "b_box", 5)
-    assert len(build("b_box", held_out, seed=0)) == 5
-
-
-@pytest.mark.parametrize(("name", "count"), [("b_box", 0), ("b-box", None)])
-def test_a_count_below_one_and_an_unknown_set_are_usage_errors(held_out, name, count):
-    with pytest.raises(UsageError, match=r"got 0|'b-box'"):
-        build(name, held_out, seed=0, count=count)
 
 
 def test_an_image_without_mask_is_located_automatically(held_out):
     (held_out.masks / "lesion0_segmentation.png").unlink()
     images = held_out.images.images.copy()
     images[0, 20:32, 30:44] //= 3
-    darkened = replace(held_out, images=ImageArray(images))
-    built = build("b_box", darkened, seed=0)
+    built = build("b_box", replace(held_out, images=ImageArray(images)), seed=0)
     assert "lesion located automatically in 1" in built.contents
     patch = np.zeros((HEIGHT, WIDTH), dtype=bool)
     patch[21:31, 31:43] = True
     assert covered(pixels(built)[0], patch) == 1
 
 
-masks = arrays(bool, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=7)).filter(np.any)
+def test_real_masks_are_covered_to_about_70_percent(real_data):
+    dataset = load_dataset(f"isic2019:{real_data / 'isic2019-mini'}").select(np.arange(0, 2465, 80))
+    for index, image in enumerate(pixels(build("b_box_70", dataset, seed=0))):
+        path = dataset.masks / f"{dataset.ids[index]}_segmentation.png"
+        before = dataset.images.read(index).image
+        mask = np.asarray(Image.open(path).convert("L")) > 0
+        changed = (image != before).any(axis=2) | (before == 0).all(axis=2)
+        assert 0.59 <= changed[mask].mean() <= 0.81
 
 
-def all_shares(mask):
-    rows, columns = mask.shape
-    for top, bottom in combinations(range(rows + 1), 2):
-        for left, right in combinations(range(columns + 1), 2):
-            yield mask[top:bottom, left:right].sum() / mask.sum()
+shapes = array_shapes(min_dims=2, max_dims=2, max_side=12)
+masks = arrays(bool, shapes)
+lesions = masks.filter(np.any)
 
 
-@given(masks)
-@settings(max_examples=150, deadline=None)
-def test_a_box_covers_60_to_80_percent_whenever_any_box_does(mask):
-    box = box_over_share(mask)
-    share = mask[box.top : box.bottom, box.left : box.right].sum() / mask.sum()
-    possible = any(0.6 <= other <= 0.8 for other in all_shares(mask))
-    assert (0.6 <= share <= 0.8) or not possible
+@st.composite
+def ellipses(draw):
+    """A lesion of at least seven pixels either way somewhere in an image, perhaps cut off."""
+    height, width = draw(st.integers(30, 60)), draw(st.integers(30, 60))
+    centre = draw(st.integers(0, height)), draw(st.integers(0, width))
+    radii = draw(st.integers(7, 30)), draw(st.integers(7, 30))
+    rows, columns = np.mgrid[:height, :width]
+    return ((rows - centre[0]) / radii[0]) ** 2 + ((columns - centre[1]) / radii[1]) ** 2 <= 1
+
+
+def inside(box, mask):
+    return mask[box.top : box.bottom, box.left : box.right]
+
+
+def is_inside(box, outer):
+    return (
+        outer.top <= box.top < box.bottom <= outer.bottom
+        and outer.left <= box.left < box.right <= outer.right
+    )
+
+
+def whole(mask):
+    return Box(0, 0, *mask.shape)
+
+
+@given(lesions)
+def test_the_bounding_box_holds_every_pixel_and_touches_one_at_each_edge(lesion):
+    box = bounding_box(lesion)
+    assert is_inside(box, whole(lesion))
+    within = inside(box, lesion)
+    assert within.sum() == lesion.sum()
+    assert all(edge.any() for edge in (within[0], within[-1], within[:, 0], within[:, -1]))
+    assert is_inside(box_over_share(lesion), box)
+
+
+@given(ellipses())
+def test_a_box_over_a_lesion_of_some_size_covers_60_to_80_percent_of_it(lesion):
+    assume(lesion.sum() >= 50)
+    box = box_over_share(lesion)
+    assert is_inside(box, bounding_box(lesion))
+    assert 0.6 <= inside(box, lesion).sum() / lesion.sum() <= 0.8
 
 
 def test_a_box_over_a_share_has_the_shape_of_the_bounding_box():
     rows, columns = np.mgrid[:200, :300]
-    mask = ((rows - 100) / 40) ** 2 + ((columns - 150) / 80) ** 2 <= 1
-    box = box_over_share(mask)
+    box = box_over_share(((rows - 100) / 40) ** 2 + ((columns - 150) / 80) ** 2 <= 1)
     ratio = (box.right - box.left) / (box.bottom - box.top)
     assert ratio == pytest.approx(161 / 81, abs=0.1)
     assert (box.top + box.bottom, box.left + box.right) == pytest.approx((201, 301), abs=1)
 
 
-@pytest.mark.parametrize(
-    ("place", "corner"), [((0, 0), (0, 0)), ((39, 59), (7, 9)), ((20, 30), (4, 5))]
-)
-def test_a_box_over_the_image_is_centred_on_the_lesion_or_shifted_inside(place, corner):
-    mask = np.zeros((40, 60), dtype=bool)
-    mask[place] = True
-    box = box_over_image(mask)
-    assert (box.top, box.left) == corner
-    assert (box.bottom - box.top, box.right - box.left) == (33, 51)
+@given(lesions)
+def test_a_box_over_the_image_has_70_percent_of_it_nearest_to_the_lesion(lesion):
+    box, around = box_over_image(lesion), bounding_box(lesion)
+    (rows, columns), height, width = lesion.shape, box.bottom - box.top, box.right - box.left
+    assert is_inside(box, whole(lesion))
+    # the height is the nearest row to that of the image's shape, the width the nearest column
+    assert abs(height - rows * 0.7**0.5) <= 0.5 or height == 1
+    assert abs(height * width - 0.7 * rows * columns) <= height / 2 or width in (1, columns)
+    off = box.top + box.bottom - around.top - around.bottom
+    assert abs(off) <= 1 or (box.top == 0 and off > 0) or (box.bottom == rows and off < 0)
+    if around.bottom - around.top <= height and around.right - around.left <= width:
+        assert inside(box, lesion).sum() == lesion.sum()
 
 
-@given(arrays(bool, (9, 12), elements=st.sampled_from([False] * 30 + [True])), st.integers(0, 99))
-@settings(max_examples=100, deadline=None)
-def test_a_clean_square_is_of_the_largest_side_that_is_clean(soiled, seed):
-    box = clean_square(soiled, np.random.default_rng(seed))
-    clean = {
+@given(masks, st.integers(0, 2**32 - 1))
+def test_a_clean_square_is_of_the_largest_side_of_20_to_35_percent_that_is_clean(soiled, seed):
+    box, again = (clean_square(soiled, np.random.default_rng(seed)) for _ in range(2))
+    assert box == again
+    shorter = min(soiled.shape)
+    clean = [
         side
-        for side in (3, 2)  # 20 to 35 % of 9 rows
-        for top in range(9 - side + 1)
-        for left in range(12 - side + 1)
-        if not any(soiled[r, c] for r in range(top, top + side) for c in range(left, left + side))
-    }
+        for side in range(max(round(0.2 * shorter), 1), max(round(0.35 * shorter), 1) + 1)
+        if not np.lib.stride_tricks.sliding_window_view(soiled, (side, side)).any((2, 3)).all()
+    ]
     assert (box is None) == (not clean)
     if box is not None:
+        assert is_inside(box, whole(soiled))
         assert box.bottom - box.top == box.right - box.left == max(clean)
-        assert not soiled[box.top : box.bottom, box.left : box.right].any()
+        assert not inside(box, soiled).any()
 
 
 def test_every_place_of_a_clean_square_is_equally_likely():
@@ -256,37 +264,22 @@ def test_every_place_of_a_clean_square_is_equally_likely():
     assert 150 < sum(box.top == 5 for box in drawn) < 250
 
 
-@given(masks, st.integers(1, 30), st.integers(1, 30))
-@settings(max_examples=100, deadline=None)
-def test_a_scaled_box_is_the_scaled_mask_of_the_box(mask, rows, columns):
-    box = bounding_box(mask)
-    drawn = np.zeros(mask.shape, dtype=bool)
-    drawn[box.top : box.bottom, box.left : box.right] = True
-    scaled = Box(*box).scaled(mask.shape, (rows, columns))
-    again = np.zeros((rows, columns), dtype=bool)
-    again[scaled.top : scaled.bottom, scaled.left : scaled.right] = True
-    np.testing.assert_array_equal(again, resized(drawn, (rows, columns)))
+@given(lesions, generators())
+def test_a_black_box_changes_only_pixels_inside_and_a_crop_keeps_only_those(lesion, random):
+    image = random.integers(1, 256, (*lesion.shape, 3)).astype(np.uint8)
+    box, before = bounding_box(lesion), image.copy()
+    boxed, crop = (
+        DerivedImages(ImageArray(image[None]), kind, ((box, False),)).read(0).image
+        for kind in ("b_box", "derm_skin")
+    )
+    black = np.zeros(lesion.shape, dtype=bool)
+    inside(box, black)[:] = True
+    np.testing.assert_array_equal((boxed == 0).all(axis=2), black)
+    np.testing.assert_array_equal(boxed[~black], image[~black])
+    np.testing.assert_array_equal(crop.reshape(-1, 3), image[black])
+    np.testing.assert_array_equal(image, before)
 
 
-@given(masks, st.integers(1, 30), st.integers(1, 30))
-@settings(max_examples=50, deadline=None)
-def test_a_resized_mask_has_the_pixel_under_each_centre(mask, rows, columns):
-    height, width = mask.shape
-    again = resized(mask, (rows, columns))
-    for row in range(rows):
-        for column in range(columns):
-            under = mask[
-                floor(Fraction(2 * row + 1, 2 * rows) * height),
-                floor(Fraction(2 * column + 1, 2 * columns) * width),
-            ]
-            assert again[row, column] == under
-
-
-def test_real_masks_are_covered_as_promised(real_data):
-    dataset = load_dataset(f"isic2019:{real_data / 'isic2019-mini'}").select(np.arange(0, 2465, 40))
-    for index, image in enumerate(pixels(build("b_box_70", dataset, seed=0))):
-        path = dataset.masks / f"{dataset.ids[index]}_segmentation.png"
-        before = dataset.images.read(index).image
-        mask = np.asarray(Image.open(path).convert("L")) > 0
-        changed = (image != before).any(axis=2) | (before == 0).all(axis=2)
-        assert 0.59 <= changed[mask].mean() <= 0.81
+@pytest.mark.parametrize("rule", [bounding_box, box_over_share, box_over_image])
+def test_without_a_lesion_there_is_no_box(rule):
+    assert rule(np.zeros((3, 4), dtype=bool)) is None

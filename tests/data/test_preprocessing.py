@@ -297,6 +297,6 @@ def test_other_whole_numbers_in_32_bits_are_scaled_as_16(value, expected):
 
 
 def test_preprocessing_imports_no_torch():
-    imports = "import sys, misgiving.data.ood_sets.ood_set, misgiving.data.splits"
+    imports = "import sys, misgiving.data.ood_sets, misgiving.data.splits"
     code = f"{imports}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

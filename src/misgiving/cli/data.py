@@ -102,8 +102,8 @@ def ood(
     Example: misgiving data ood b_box isic2019:ISIC_2019 --run runs/derm --out sets/b_box
     """
     from misgiving.data.datasets import load_dataset
+    from misgiving.data.ood_sets import readable_set, write_ood_set
     from misgiving.data.ood_sets.lesions import with_masks
-    from misgiving.data.ood_sets.ood_set import readable_set, write_ood_set
 
     if out.exists() and not (overwrite and (out / "manifest.json").is_file()):
         raise UsageError(f"{out} exists; choose another --out, or replace a set with --overwrite")

@@ -79,7 +79,7 @@ def read_source(
         return Source(read_file(run, deferral), files, [], [])
     images = require_data(run, data)
     from misgiving.data.bad_images import skipped_sentences
-    from misgiving.data.ood_sets.ood_set import read_ood_folder
+    from misgiving.data.ood_sets import read_ood_folder
     from misgiving.evaluation.files import SkippedImage
     from misgiving.models import processes
     from misgiving.predictions.predict import TrainedRun

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
-from misgiving.data.ood_sets.ood_set import OOD_SETS
+from misgiving.data.ood_sets import OOD_SETS
 from misgiving.errors import UsageError, require
 from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.registry import Registry

@@ -15,14 +15,14 @@ from misgiving.data.bad_images import skipped_sentences, without
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
-from misgiving.data.ood_sets.derived import KINDS
-from misgiving.data.ood_sets.lesions import with_masks
-from misgiving.data.ood_sets.ood_set import (
+from misgiving.data.ood_sets import (
     PAPER_COUNTS,
     SCIKIT_IMAGE,
     build,
     images_at,
 )
+from misgiving.data.ood_sets.derived import KINDS
+from misgiving.data.ood_sets.lesions import with_masks
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, SplitLeakage, leakage_of
 from misgiving.errors import BadImage

@@ -1,1 +1,273 @@
-"""Out-of-distribution sets: derived from held-out images, from scikit-image, or from elsewhere."""
+"""OOD sets by name or from other data: checked, sampled, and written as PNG with a manifest."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from misgiving.data.bad_images import FAIL, readable, skipped_sentences
+from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets.dataset import Dataset, ImageArray
+from misgiving.data.datasets.folders import read_table, unlabelled_images
+from misgiving.data.decoding import Picture, decode
+from misgiving.data.ood_sets.derived import KINDS, DerivedImages, derive, ood_dataset
+from misgiving.data.splits import without_training_images
+from misgiving.errors import BadImage, DataError, UsageError
+from misgiving.files import whole_folder, write_csv, write_json
+from misgiving.manifests import sha256_of, sha256_of_lines
+from misgiving.registry import Registry
+
+MANIFEST, FACTS = "manifest.csv", "manifest.json"
+PAPER_COUNTS = {
+    "b_box": 2025,
+    "b_box_70": 2454,
+    "imagenet": 3000,
+    "nct": 1350,
+    "clin_skin": 723,
+    "derm_skin": 1565,
+}
+"""Images in each of the paper's sets ("OOD Datasets")."""
+
+SCIKIT_IMAGE = "scikit-image"
+MAX_LISTED = 8  # sources that are listed one by one
+
+# Crops of scikit-image's pictures need no download. They are stand-ins, and not the paper's sets.
+CROPS = 256
+CROP_SIZE = 64
+HISTOLOGY = ("ihc.png",)  # immunohistochemistry
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "chelsea.png",
+    "clock_motion.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "rocket.jpg",
+)
+"""All photographs of everyday things in the package's wheel."""
+
+
+def picture_crops(
+    held_out: Dataset,
+    seed: int,
+    *,
+    name: str = "photographs",
+    pictures: tuple[str, ...] = PHOTOGRAPHS,
+    described: str = f"{len(PHOTOGRAPHS)} photographs",
+) -> Dataset:
+    """Crops at random positions, evenly from all pictures; the picture is the group."""
+    random = np.random.default_rng(seed)
+    shares = [len(part) for part in np.array_split(np.arange(CROPS), len(pictures))]
+    crops = [
+        random_crops(_picture(picture), share, random)
+        for picture, share in zip(pictures, shares, strict=True)
+    ]
+    sources = np.repeat([picture.partition(".")[0] for picture in pictures], shares)
+    return ood_dataset(
+        held_out,
+        name,
+        ids=tuple(f"{name}-{number:04d}" for number in range(CROPS)),
+        groups=tuple(sources.tolist()),
+        images=ImageArray(np.concatenate(crops)),
+        contents=f"{CROPS} crops of {CROP_SIZE} x {CROP_SIZE} pixels from {described} in "
+        "scikit-image",
+    )
+
+
+def _picture(name: str) -> Picture:
+    try:
+        data = (files("skimage") / "data" / name).read_bytes()
+    except (ModuleNotFoundError, FileNotFoundError) as failure:
+        raise DataError(
+            f"{name}: not in an installed scikit-image; run: pip install 'misgiving[train]'"
+        ) from failure
+    return decode(data, name)
+
+
+def random_crops(
+    picture: Picture, count: int, random: np.random.Generator
+) -> UInt8[np.ndarray, "count side side 3"]:
+    """Square crops at different positions."""
+    windows = np.lib.stride_tricks.sliding_window_view(picture, (CROP_SIZE, CROP_SIZE, 3))
+    windows = windows[:, :, 0]
+    places = random.choice(windows.shape[0] * windows.shape[1], size=count, replace=False)
+    return windows[np.unravel_index(places, windows.shape[:2])]
+
+
+OOD_SETS: Registry[Callable[[Dataset, int], Dataset]] = Registry(
+    "OOD set",
+    histology=partial(
+        picture_crops, name="histology", pictures=HISTOLOGY, described="one histology picture"
+    ),
+    photographs=picture_crops,
+    **{name: partial(derive, name) for name in KINDS},
+)
+"""Makers of all possible images of a set, given held-out images and a seed."""
+
+
+def build(
+    name: str,
+    held_out: Dataset,
+    *,
+    seed: int,
+    place: str | None = None,
+    count: int | None = None,
+    run: Path | None = None,
+) -> Dataset:
+    """Make an OOD set, with the preprocessing of images that no model was trained on.
+
+    The same seed gives the same bytes.
+
+    Args:
+        name: Of `OOD_SETS`; of any kind where there is a `place`.
+        held_out: Images that no model was trained on.
+        seed: Of the random draw.
+        place: A folder of images at any depth; data as in `load_dataset`, whose groups are the
+            sources; or `scikit-image` for crops of its photographs.
+        count: Largest number of images; by default that of the paper's set of this name.
+        run: Images of `place` that it was trained on are left out.
+
+    Raises:
+        UsageError: There is no such set or kind of data, the count is below 1, or no image is left.
+        DataError: No image is suitable for a derived set, or `place` has none.
+    """
+    if count is not None and count < 1:
+        raise UsageError(f"`count` must be at least 1, got {count}")
+    if place is None:
+        whole = OOD_SETS[name](held_out, seed)
+    elif place == SCIKIT_IMAGE:
+        whole = picture_crops(held_out, seed, name=name)
+    else:
+        others = images_at(place, name)
+        if run is not None:
+            others = without_training_images(replace(others, name=place), run)
+        ids = tuple(f"{name}-{identity}" for identity in others.ids)
+        whole = ood_dataset(held_out, name, ids, others.groups, others.images)
+    size = min(count or PAPER_COUNTS.get(name, len(whole)), len(whole))
+    chosen = np.random.default_rng(seed).choice(len(whole), size=size, replace=False)
+    kept = whole.select(np.sort(chosen))
+    return replace(kept, contents=_contents(kept))
+
+
+def _contents(kept: Dataset) -> str:
+    """Number and origin of the images of a set, and what is missing."""
+    contents = [kept.contents or _origin(kept)]
+    if kept.left_out:
+        plural = "s" * (kept.left_out > 1)
+        contents.append(f"{kept.left_out} image{plural} left out as unsuitable")
+    if len(kept) < (paper_count := PAPER_COUNTS.get(kept.name, 0)):
+        contents.append(f"{len(kept)} of the paper's {paper_count}")
+    return "; ".join(contents)
+
+
+def _origin(kept: Dataset) -> str:
+    if isinstance(kept.images, DerivedImages):
+        automatic = sum(located for _, located in kept.images.regions)
+        remark = f"; lesion located automatically in {automatic}" if automatic else ""
+        return f"{len(kept)} images with {KINDS[kept.images.kind][1]}{remark}"
+    counts = Counter(kept.groups)
+    if len(counts) == len(kept):
+        return f"{len(kept)} images, resampled one by one as their sources are not known"
+    listed = ", ".join(f"{source} {count}" for source, count in sorted(counts.items()))
+    sources = listed if len(counts) <= MAX_LISTED else f"{len(counts)} sources"
+    return f"{len(kept)} images of {kept.name} ({sources})"
+
+
+def images_at(place: str, name: str) -> Dataset:
+    """The images of a folder at any depth, or data as in `load_dataset`; none is opened.
+
+    Raises:
+        UsageError: It is neither a folder nor one of the forms of data.
+        DataError: It contains no images.
+    """
+    folder = Path(place).expanduser()
+    if not folder.is_dir():
+        return load_dataset(place)
+    images = unlabelled_images([folder], name=name)
+    inside = tuple(Path(path).relative_to(folder).as_posix() for path in images.ids)
+    return replace(images, ids=inside, groups=inside)  # wherever the folder is
+
+
+def readable_set(
+    name: str,
+    source: Dataset,
+    *,
+    place: str | None,
+    seed: int,
+    count: int | None = None,
+    run: Path | None = None,
+    on_bad_image: str = FAIL,
+    report: Callable[[int, int], None] = lambda *_: None,
+) -> tuple[Dataset, list[BadImage]]:
+    """A set of `build` in which every image can be read, and the images that were left out.
+
+    The held-out images are those of the `source` that `run` was not trained on. `report` is called
+    with the number of images that were checked, and the total.
+
+    Raises:
+        BadImagesError: Images cannot be read, and are not skipped.
+    """
+    check = partial(readable, on_bad_image=on_bad_image, report=report)
+    if place is None:
+        usable, bad = check(source if run is None else without_training_images(source, run))
+        made = build(name, usable, seed=seed, count=count)
+    else:
+        made, bad = check(build(name, source, seed=seed, place=place, count=count, run=run))
+        usable = made
+    contents = "; ".join([made.contents, *skipped_sentences(bad, len(usable))])
+    return replace(made, contents=contents), bad
+
+
+def read_ood_folder(folder: Path, *, name: str) -> Dataset:
+    """The images of a folder, with the groups of a set that `write_ood_set` wrote."""
+    images, manifest = unlabelled_images([folder], name=name), folder / MANIFEST
+    if not (manifest.is_file() and (folder / FACTS).is_file()):
+        return images
+    rows = read_table(manifest, ["id", "group"])
+    group_of = dict(zip(map(_file_name, rows["id"]), rows["group"], strict=True))
+    groups = [group_of.get(Path(path).name, path) for path in images.ids]
+    return replace(images, groups=tuple(groups), group_columns=("group",))
+
+
+def _file_name(identity: str) -> str:
+    """The file of an image; bytes that a name cannot have are written as in a web address."""
+    return f"{quote(identity, safe=' ()+,;=@')}.png"
+
+
+def write_ood_set(dataset: Dataset, folder: Path, *, seed: int) -> Path:
+    """Write PNG files named by id, `manifest.csv` and `manifest.json`, replacing the folder.
+
+    A row of the manifest has an image's id, group and SHA-256 of rows, columns and RGB pixels. The
+    same set gives the same pixels, and with the same version of Pillow the same bytes.
+    """
+    with whole_folder(folder) as partial_folder:
+        rows = []
+        for index, identity in enumerate(dataset.ids):
+            image = dataset.images.read(index).image
+            Image.fromarray(image).save(partial_folder / _file_name(identity))
+            height, width = image.shape[:2]
+            pixels = sha256_of(f"{height} {width} ".encode() + image.tobytes())
+            rows.append((identity, dataset.groups[index], pixels))
+        facts = {
+            "name": dataset.name,
+            "seed": seed,
+            "count": len(dataset),
+            "left_out": dataset.left_out,
+            "contents": dataset.contents,
+            "checksum": sha256_of_lines(map(",".join, rows)),
+        }
+        write_csv(partial_folder / MANIFEST, ("id", "group", "sha256"), rows)
+        write_json(partial_folder / FACTS, facts)
+    return folder

@@ -5,24 +5,18 @@ crops are made in the pixels of the image file, before preprocessing.
 """
 
 import zlib
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageSource
-from misgiving.data.decoding import decode, in_order, read_bytes
+from misgiving.data.decoding import Picture, decode, in_order, read_bytes
 from misgiving.data.ood_sets.lesions import dark_rim, locate_lesion, mask_of, resized, widened
-from misgiving.data.ood_sets.rectangles import (
-    Box,
-    bounding_box,
-    box_over_image,
-    box_over_share,
-    clean_square,
-)
 from misgiving.errors import DataError
 from misgiving.manifests import sha256_of
 
@@ -31,8 +25,111 @@ Mask = Bool[np.ndarray, "height width"]
 # Shares of the shorter side.
 BOX_MARGIN = 0.05  # around a lesion that was located automatically, which may be found too small
 SKIN_MARGIN = 0.1
-CROPPED = "derm_skin"  # the other sets are boxed
 RIM_MARGIN = 0.02  # for the rim's soft edge
+LARGEST_CROP, SMALLEST_CROP = 0.35, 0.2
+
+COVERED = 0.7  # of the lesion or of the image: the paper's "~70 %"
+CROPPED = "derm_skin"  # the other sets are boxed
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels; `bottom` and `right` are the first outside."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
+def bounding_box(lesion: Mask) -> Box | None:
+    """The smallest box around the lesion; None where there is none."""
+    rows, columns = (np.flatnonzero(lesion.any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return None
+    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+
+
+def box_over_share(lesion: Mask) -> Box | None:
+    """A box that covers about 70 % of the lesion's pixels.
+
+    The box has the shape of the bounding box, lies inside it around the lesion's centre of mass,
+    and has the size whose share is nearest to 70 %.
+    """
+    around = bounding_box(lesion)
+    if around is None:
+        return None
+    top, left, bottom, right = around
+    inside = lesion[top:bottom, left:right]
+    scales = np.linspace(0, 1, 2 * sum(inside.shape) + 1)
+    (heights, tops), (widths, lefts) = (
+        _spans(scales, size, float(np.mean(places)) + 0.5)
+        for size, places in zip(inside.shape, np.nonzero(inside), strict=True)
+    )
+    rows, columns = np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1])  # each side down or up
+    tops, lefts = tops[rows], lefts[columns]
+    bottoms, rights = tops + heights[rows], lefts + widths[columns]
+    corners = _integral(inside)
+    counts = corners[bottoms, rights] + corners[tops, lefts]
+    counts = counts - corners[tops, rights] - corners[bottoms, lefts]
+    best = np.abs(counts / inside.sum() - COVERED).argmin()
+    edges = (edge.flat[best].item() for edge in (tops, lefts, bottoms, rights))
+    return Box(*(edge + start for edge, start in zip(edges, (top, left) * 2, strict=True)))
+
+
+def _spans(
+    scales: Float[np.ndarray, " n"], size: int, centre: float
+) -> tuple[Int[np.ndarray, "2 n"], Int[np.ndarray, "2 n"]]:
+    """Lengths, rounded down and up but at least 1, and starts that keep them inside."""
+    exact = scales * size
+    lengths = np.clip(np.stack([np.floor(exact), np.ceil(exact)]).astype(np.int64), 1, size)
+    starts = np.clip(np.round(centre - lengths / 2).astype(np.int64), 0, size - lengths)
+    return lengths, starts
+
+
+def box_over_image(lesion: Mask) -> Box | None:
+    """A box of the image's shape over 70 % of it, centred on the lesion as far as possible."""
+    around = bounding_box(lesion)
+    if around is None:
+        return None
+    rows, columns = lesion.shape
+    height = max(round(rows * COVERED**0.5), 1)
+    width = min(max(round(COVERED * rows * columns / height), 1), columns)
+    top = min(max(round((around.top + around.bottom - height) / 2), 0), rows - height)
+    left = min(max(round((around.left + around.right - width) / 2), 0), columns - width)
+    return Box(top, left, top + height, left + width)
+
+
+def clean_square(soiled: Mask, random: np.random.Generator) -> Box | None:
+    """A random square without a soiled pixel, of the largest possible side.
+
+    Its side is 20 to 35 % of the image's shorter side. All its positions are equally likely.
+
+    Returns:
+        None where not even the smallest square is clean.
+    """
+    shorter = min(soiled.shape)
+    smallest, largest = (max(round(part * shorter), 1) for part in (SMALLEST_CROP, LARGEST_CROP))
+    corners = _integral(soiled)
+
+    def is_clean(side: int) -> Bool[np.ndarray, "tops lefts"]:
+        """Upper left corners of the squares of this side that are clean."""
+        lower, upper = corners[side:], corners[:-side]
+        return np.asarray(
+            lower[:, side:] - upper[:, side:] - lower[:, :-side] + upper[:, :-side] == 0
+        )
+
+    sides = range(largest, smallest - 1, -1)
+    best = bisect_left(sides, True, key=lambda side: bool(is_clean(side).any()))
+    if best == len(sides):
+        return None
+    clean = is_clean(sides[best])
+    top, left = divmod(int(random.choice(np.flatnonzero(clean))), clean.shape[1])
+    return Box(top, left, top + sides[best], left + sides[best])
+
+
+def _integral(mask: Mask) -> Int[np.ndarray, "rows columns"]:
+    """Number of set pixels above and to the left of each pixel corner."""
+    return np.pad(mask.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
 
 
 def ood_dataset(
@@ -44,38 +141,32 @@ def ood_dataset(
     contents: str = "",
 ) -> Dataset:
     """A set of one class with the preprocessing of the held-out images."""
-    return Dataset(
+    return replace(
+        held_out,
         name=name,
         classes=("ood",),
         labels=np.zeros(len(ids), dtype=np.int64),
         ids=ids,
         groups=groups,
         images=images,
-        preprocessing=held_out.preprocessing,
-        augmentation=held_out.augmentation,
         contents=contents,
-        group_columns=held_out.group_columns,
+        masks=None,
+        metadata={},
     )
 
 
-class Region(NamedTuple):
-    """The box or crop of an image, on a grid of `grid` rows and columns."""
-
-    box: Box
-    grid: tuple[int, ...]
-    automatic: bool
+Region = tuple[Box, bool]
+"""The box or crop of an image, and True if its lesion was located automatically."""
 
 
-def lesion_of(dataset: Dataset, index: int) -> tuple[Mask | None, bool]:
-    """The lesion's pixels by its mask file, or else located, and whether it was located.
-
-    None where no lesion is found.
-    """
-    if dataset.masks is not None:
-        path = mask_of(dataset.masks, dataset.ids[index])
-        if path is not None:
-            return decode(read_bytes(path), str(path))[..., 0] >= 128, False
-    return locate_lesion(dataset.images.read(index).image), True
+def _lesion_of(dataset: Dataset, index: int) -> tuple[Picture, Mask, bool]:
+    """An image with its lesion's pixels by a mask file, or else located, and True if located."""
+    image = dataset.images.read(index).image
+    path = None if dataset.masks is None else mask_of(dataset.masks, dataset.ids[index])
+    if path is None:
+        return image, locate_lesion(image), True
+    mask = decode(read_bytes(path), str(path))[..., 0] >= 128
+    return image, resized(mask, image.shape[:2]), False
 
 
 def _box_lesion(
@@ -87,36 +178,32 @@ def _box_lesion(
     margin: float = 0.0,
 ) -> Region | None:
     """Box an image by a rule for the lesion, with a margin if the lesion was located."""
-    mask, automatic = lesion_of(dataset, index)
-    if mask is None:
-        return None
-    if automatic and margin:
-        mask = widened(mask, margin * min(mask.shape))
-    box = rule(mask)
-    return None if box is None else Region(box, mask.shape, automatic)
+    _, lesion, located = _lesion_of(dataset, index)
+    if located and margin:
+        lesion = widened(lesion, margin * min(lesion.shape))
+    box = rule(lesion)
+    return None if box is None else (box, located)
 
 
 def _skin_beside_lesion(dataset: Dataset, index: int, seed: int) -> Region | None:
-    image = dataset.images.read(index).image
-    lesion, automatic = lesion_of(dataset, index)
-    if lesion is None:
+    image, lesion, located = _lesion_of(dataset, index)
+    if not lesion.any():
         return None
-    mask = resized(lesion, image.shape[:2])
-    shorter = min(mask.shape)
-    if automatic:
-        mask = widened(mask, SKIN_MARGIN * shorter)
-    soiled = mask | widened(dark_rim(image), RIM_MARGIN * shorter)
+    shorter = min(lesion.shape)
+    if located:
+        lesion = widened(lesion, SKIN_MARGIN * shorter)
+    soiled = lesion | widened(dark_rim(image), RIM_MARGIN * shorter)
     # by id, so that an image has the same crop whatever other images are in the set
     random = np.random.default_rng([seed, zlib.crc32(dataset.ids[index].encode())])
     box = clean_square(soiled, random)
-    return None if box is None else Region(box, mask.shape, automatic)
+    return None if box is None else (box, located)
 
 
 def _over_ink(dataset: Dataset, index: int, _seed: int) -> Region | None:
     """Box the pixels at least half as dark as the darkest; fainter ones are soft edges."""
     darkness = 255 - dataset.images.read(index).image.mean(axis=2)
     box = bounding_box(darkness >= darkness.max() / 2)
-    return None if box is None else Region(box, darkness.shape, automatic=False)
+    return None if box is None else (box, False)
 
 
 KINDS: Mapping[str, tuple[Callable[[Dataset, int, int], Region | None], str]] = {
@@ -150,20 +237,18 @@ class DerivedImages:
         return len(self.source)
 
     def read(self, index: int) -> HashedImage:
-        image, region = self.source.read(index).image, self.regions[index]
-        box = region.box.scaled(region.grid, image.shape[:2])
-        rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
+        image, (box, _) = self.source.read(index).image, self.regions[index]
+        changed = image.copy()
+        region = changed[box.top : box.bottom, box.left : box.right]
         if self.kind == CROPPED:
-            changed = image[rows, columns].copy()
+            changed = region
         else:
-            changed = image.copy()
-            changed[rows, columns] = 0
+            region[:] = 0
         return HashedImage(sha256_of(changed.tobytes()), changed)
 
     def key(self, index: int) -> str:
         """Image and region; the region depends on seed and mask."""
-        box, grid, _ = self.regions[index]
-        return f"{self.kind}|{[*box, *grid]}|{self.source.key(index)}"
+        return f"{self.kind}|{[*self.regions[index][0]]}|{self.source.key(index)}"
 
     def select(self, indices: Int[np.ndarray, " m"]) -> "DerivedImages":
         regions = tuple(self.regions[index] for index in indices)
@@ -171,10 +256,10 @@ class DerivedImages:
 
 
 def derive(name: str, held_out: Dataset, seed: int) -> Dataset:
-    """Derive a set; masks, and images where necessary, are read now.
+    """Derive a set of the images that are suitable; images and masks are read now.
 
     Raises:
-        DataError: No image is suitable, or a mask cannot be read.
+        DataError: No image is suitable, or an image or a mask cannot be read.
     """
     find, _ = KINDS[name]
     results = in_order(lambda index: find(held_out, index, seed), len(held_out))

@@ -61,23 +61,20 @@ def with_masks(dataset: Dataset, masks: str | None) -> Dataset:
     return replace(dataset, masks=folder)
 
 
-def locate_lesion(image: Picture) -> Mask | None:
+def locate_lesion(image: Picture) -> Mask:
     """Pixels of the lesion: a large, central region darker than the skin, with holes filled.
 
     Darkness is measured in green or blue, whichever is darker relative to the skin; the uneven
     light on the skin is estimated from the image's outer frame. The dermoscope's dark rim is
-    ignored. Large images are scaled down for the search.
-
-    Returns:
-        None where no pixel is darker than the rest.
+    ignored. Large images are scaled down for the search. Where no pixel is darker than the rest,
+    no pixel is of a lesion.
     """
     height, width = image.shape[:2]
     small = image
     if width > WIDTH:
         size = (WIDTH, max(round(height * WIDTH / width), 1))
         small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
-    lesion = _located(small)
-    return None if lesion is None else resized(lesion, image.shape[:2])
+    return resized(_located(small), image.shape[:2])
 
 
 def dark_rim(image: Picture) -> Mask:
@@ -105,48 +102,40 @@ def widened(mask: Mask, margin: float) -> Mask:
     return np.asarray(ndimage.distance_transform_edt(~mask) <= margin)
 
 
-def _located(image: Picture) -> Mask | None:
+def _located(image: Picture) -> Mask:
+    nothing = np.zeros(image.shape[:2], dtype=bool)
     seen = ~widened(dark_rim(image), RIM_EDGE)
     if not seen.any():
-        return None
-    green, blue = (_against_skin(image[..., channel], seen) for channel in (1, 2))
-    darkness = np.maximum(green, blue)
+        return nothing
+    darkness = np.maximum(*(_against_skin(image[..., channel], seen) for channel in (1, 2)))
     if np.ptp(darkness[seen]) < 1:  # of 255 levels: nothing stands out
-        return None
+        return nothing
     otsu = _otsu(darkness[seen])
     skin = darkness[seen][darkness[seen] <= otsu].mean()
-    dark = seen & (darkness > otsu - LOWERED * (otsu - skin))
-    lesion = _most_central(dark)
-    return None if lesion is None else widened(lesion, WIDENED)
+    components, count = ndimage.label(seen & (darkness > otsu - LOWERED * (otsu - skin)))
+    if not count:
+        return nothing
+    rows, columns = _coordinates(darkness.shape)
+    centrality = np.exp(-CENTRED * (rows**2 + columns**2))
+    weights = ndimage.sum_labels(centrality, components, np.arange(1, count + 1))
+    largest = components == int(np.argmax(weights)) + 1
+    return widened(np.asarray(ndimage.binary_fill_holes(largest)), WIDENED)
 
 
 def _against_skin(channel: UInt8[np.ndarray, "height width"], seen: Mask) -> Plane:
-    """Darkness relative to that of skin at the same position."""
+    """Darkness relative to that of skin at the same position.
+
+    The skin's is a paraboloid fitted to the brightest pixels of the frame.
+    """
     darkness = 255 - ndimage.gaussian_filter(channel.astype(np.float64), BLUR)
-    return np.asarray(darkness - _skin(darkness, seen))
-
-
-def _skin(darkness: Plane, seen: Mask) -> Plane:
-    """Darkness of skin across the image: a paraboloid fitted to the frame's brightest pixels."""
     rows, columns = _coordinates(darkness.shape)
     frame = seen & ((np.abs(rows) > FRAME) | (np.abs(columns) > FRAME))
     terms = np.stack(np.broadcast_arrays(1.0, rows, columns, rows**2 + columns**2), axis=-1)
     if np.count_nonzero(frame) < terms.shape[-1]:
-        return np.zeros_like(darkness)
+        return np.asarray(darkness)
     skin = frame & (darkness <= np.percentile(darkness[frame], SKIN))
     coefficients = np.linalg.lstsq(terms[skin], darkness[skin], rcond=None)[0]
-    return np.asarray(terms @ coefficients)
-
-
-def _most_central(dark: Mask) -> Mask | None:
-    """The component of the largest area, weighted towards the centre."""
-    components, count = ndimage.label(dark)
-    if not count:
-        return None
-    rows, columns = _coordinates(dark.shape)
-    centrality = np.exp(-CENTRED * (rows**2 + columns**2))
-    weights = ndimage.sum_labels(centrality, components, np.arange(1, count + 1))
-    return np.asarray(ndimage.binary_fill_holes(components == int(np.argmax(weights)) + 1))
+    return np.asarray(darkness - terms @ coefficients)
 
 
 def _coordinates(

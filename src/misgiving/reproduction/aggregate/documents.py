@@ -11,7 +11,7 @@ from PIL import Image
 
 from misgiving.checkpoint import versions
 from misgiving.data.cache import ImageSet
-from misgiving.data.ood_sets.ood_set import PAPER_COUNTS
+from misgiving.data.ood_sets import PAPER_COUNTS
 from misgiving.files import read_json, whole_folder, write_json
 from misgiving.report.names import UNSEEN_SET
 from misgiving.reproduction.config import Unit
