@@ -1,3 +1,4 @@
+import os
 import signal
 import sys
 from pathlib import Path
@@ -39,15 +40,21 @@ def images():
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """A run with a policy, and the bundle that was exported of it."""
-    from bundled import checkpoint, policy_of, write_run
+    """A run with a policy, and the bundle that was exported of it; made once for all processes."""
+    from filelock import FileLock
 
-    from misgiving.bundle.export_run import export_run
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exported"
+    run, bundle = folder / "run", folder / "bundle"
+    with FileLock(folder.with_suffix(".lock")):
+        if not bundle.exists():
+            from bundled import checkpoint, policy_of, write_run
 
-    made = checkpoint()
-    run = write_run(tmp_path_factory.mktemp("exported") / "run", made, policy_of(made))
-    export_run(run, run.parent / "bundle")
-    return run, run.parent / "bundle"
+            from misgiving.bundle.export_run import export_run
+
+            made = checkpoint()
+            export_run(write_run(run, made, policy_of(made)), bundle)
+    return run, bundle
 
 
 @pytest.fixture

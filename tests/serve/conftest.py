@@ -9,9 +9,9 @@ from fastapi.testclient import TestClient
 from standin import NO_TIMEOUT, Standin
 
 from misgiving.serve.app import create_app
+from misgiving.serve.middleware import JsonLines
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
-from misgiving.serve.telemetry import JsonLines
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,11 +12,11 @@ from sqlalchemy.exc import OperationalError
 from standin import Standin, picture, sent
 from waiting import until
 
+from misgiving.serve.problems import Metrics
 from misgiving.serve.routes.decisions import _results
 from misgiving.serve.schemas import Case
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
-from misgiving.serve.telemetry import Metrics
 from misgiving.serve.uploads import Upload
 
 
@@ -26,13 +25,9 @@ def send(client, *pictures):
     return client.post("/decisions", files=files)
 
 
-def cases_of(response):
-    return [result["case"] for result in response.json()["results"]]
-
-
 def test_a_case_has_every_value_of_the_decision(client, sqlite_place):
     data = picture(0.9)
-    (case,) = cases_of(send(client, data))
+    case = sent(client, data)
     light = 230 / 255
     assert case["predicted_class"] == "light"
     assert case["decision"] == "accept"
@@ -53,18 +48,16 @@ def test_a_case_has_every_value_of_the_decision(client, sqlite_place):
 
 def test_numbers_that_are_not_finite_are_null(client):
     case = sent(client, picture(colour=(200, 0, 0)))
-    assert case["decision"] == "defer"
+    assert (case["decision"], case["acceptance_score"]) == ("defer", None)
     assert case["probabilities"] == {"dark": None, "light": None}
-    assert case["acceptance_score"] is None
 
 
 def test_many_images_are_decided_in_their_order_and_ids_increase(client):
     levels = [0.0, 0.5, 1.0, 0.25, 0.75]
-    response = send(client, *map(picture, levels))
-    light = [case["probabilities"]["light"] for case in cases_of(response)]
+    results = send(client, *map(picture, levels)).json()["results"]
+    assert [result["name"] for result in results] == [f"{number}.png" for number in range(5)]
+    light = [result["case"]["probabilities"]["light"] for result in results]
     assert light == pytest.approx([round(255 * level) / 255 for level in levels])
-    names = [result["name"] for result in response.json()["results"]]
-    assert names == ["0.png", "1.png", "2.png", "3.png", "4.png"]
     ids = [sent(client, picture(n / 10 + 0.03))["id"] for n in range(5)]
     assert ids == sorted(set(ids))
 
@@ -84,18 +77,18 @@ def test_a_request_without_a_readable_file_fails(client):
     response = send(client, b"no image", b"")
     assert response.status_code == 422
     assert response.headers["content-type"] == "application/problem+json"
-    assert re.search(r"2 files.*0\.png", response.json()["detail"])
+    assert "0.png" in response.json()["detail"]
     assert [result["name"] for result in response.json()["results"]] == ["0.png", "1.png"]
     assert client.get("/cases").json()["total"] == 0
 
 
-@pytest.mark.parametrize("kind", ["image/png", "image/jpeg", "application/octet-stream"])
-def test_a_body_may_be_the_image_itself(client, kind):
-    response = client.post(
-        "/decisions?name=lesion.png", content=picture(0.9), headers={"Content-Type": kind}
-    )
-    (result,) = response.json()["results"]
-    assert (result["name"], result["case"]["predicted_class"]) == ("lesion.png", "light")
+def test_a_body_may_be_the_image_itself(client):
+    for kind in ("image/png", "image/jpeg", "application/octet-stream"):
+        response = client.post(
+            "/decisions?name=lesion.png", content=picture(0.9), headers={"Content-Type": kind}
+        )
+        (result,) = response.json()["results"]
+        assert (result["name"], result["case"]["predicted_class"]) == ("lesion.png", "light")
 
 
 class Failing(Store):
@@ -127,9 +120,10 @@ def test_a_frozen_database_server_is_answered_with_503_until_it_continues(
     client = serving(store=Store.open(emptied(database)), timeout=1.0)
     until(lambda: send(client, picture(0.5)).status_code == 200)
     paths = "/cases", f"/cases/{'0' * 32}", "/cases.csv", "/health"
-    with frozen(database):
-        assert [client.get(path).status_code for path in paths] == [503] * 4
-        response = send(client, picture(0.7))
+    with frozen(database), ThreadPoolExecutor(5) as threads:
+        sending = threads.submit(send, client, picture(0.7))
+        assert list(threads.map(lambda path: client.get(path).status_code, paths)) == [503] * 4
+        response = sending.result()
         assert (response.status_code, "Retry-After" in response.headers) == (503, True)
     until(lambda: client.get("/health").status_code == 200)
     until(lambda: send(client, picture(0.7)).status_code == 200)

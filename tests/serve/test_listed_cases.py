@@ -1,16 +1,13 @@
 """Lists of images that become cases."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from browsing import needs_chromium
 from calibrated import Calibrated
 from commands import one_line
 from sqlalchemy.exc import OperationalError
 from standin import Standin, picture
-from triage import expect, names, no_pictures, reload, stored
 
 from misgiving.errors import DataError
 from misgiving.evaluation.suspect_labels import SUSPECTS_FILE, SuspectLabel
@@ -55,27 +52,31 @@ def started(sqlite_place):
         service.close()
 
 
-@pytest.fixture
-def service(started):
-    return started()
-
-
-def add(service, suspects):
-    return add_listed_cases(service, read_review_list(suspects), lambda *_: None)
+def add(service, suspects, on_image=lambda *_: None):
+    return add_listed_cases(service, read_review_list(suspects), on_image)
 
 
 def in_order(service, order="listed"):
     return list(service.store.all(CaseQuery(order=order)))
 
 
-def test_listed_images_are_cases_with_place_and_remark_in_the_order_of_the_list(service, suspects):
-    steps = []
-    bad = add_listed_cases(service, read_review_list(suspects), lambda *step: steps.append(step))
-    assert (bad, steps) == ([], [(3, 3)])
+def test_listed_images_are_cases_with_place_and_remark_in_the_order_of_the_list(started, suspects):
+    service, steps = started(), []
+    assert add(service, suspects, lambda *step: steps.append(step)) == []
+    assert steps == [(3, 3)]
     cases = in_order(service)
     assert [(case.place, Path(case.name).stem) for case in cases] == list(enumerate(LEVELS, 1))
     assert "suggested class light" in cases[0].remark
-    assert service.recent.get(cases[0].id) is not None
+    # They are no traffic of clients, and cases of no list come after them.
+    counted = service.metrics.registry.get_sample_value
+    assert counted("misgiving_decisions_total", {"decision": "accept"}) is None
+    asyncio.run(service.decide(Upload("sent.png", picture(0.9))))
+    assert counted("misgiving_decisions_total", {"decision": "accept"}) == 1
+    places, cursor = [], None
+    for _ in range(4):
+        (case,), cursor = service.store.page(CaseQuery(order="listed"), limit=1, cursor=cursor)
+        places.append(case.place)
+    assert (places, cursor) == ([1, 2, 3, None], None)
 
 
 def test_a_list_is_stored_once_however_often_the_service_starts_with_it(started, suspects):
@@ -85,7 +86,7 @@ def test_a_list_is_stored_once_however_often_the_service_starts_with_it(started,
     assert restarted.store.count(CaseQuery()) == 3
     for case, level in zip(in_order(restarted), LEVELS.values(), strict=True):
         assert restarted.recent.get(case.id).mean() == pytest.approx(255 * level, abs=1)
-    moved = [read_review_list(suspects)[0]._replace(place=7, remark="again")]
+    moved = [read_review_list(suspects)[0] | {"why": "again"}]
     add_listed_cases(restarted, moved, lambda *_: None)
     assert restarted.store.count(CaseQuery()) == 4
 
@@ -116,91 +117,40 @@ def test_a_list_is_decided_again_by_another_model_or_policy_or_to_keep_its_files
         )
 
 
-def test_cases_of_no_list_come_last_and_pages_hold_every_case_once(service, suspects):
-    add(service, suspects)
-    newest = in_order(service, "newest")[0]
-    service.store.add([newest.model_copy(update={"id": "f" * 32, "place": None, "remark": None})])
-    places, cursor = [], None
-    for _ in range(4):
-        (case,), cursor = service.store.page(CaseQuery(order="listed"), limit=1, cursor=cursor)
-        places.append(case.place)
-    assert (places, cursor) == ([1, 2, 3, None], None)
+def test_images_that_cannot_be_read_are_returned_and_the_others_become_cases(started, suspects):
+    dark, service = suspects.with_name("dark.png"), started()
+    dark.write_bytes(b"no image")
+    (bad,) = add(service, suspects)
+    assert (bad.image, service.store.count(CaseQuery())) == (str(dark), 2)
 
 
-def test_listed_images_do_not_count_as_decided_traffic(service, suspects):
-    add(service, suspects)
-    counted = service.metrics.registry.get_sample_value
-    assert counted("misgiving_decisions_total", {"decision": "accept"}) is None
-    image = Path(read_review_list(suspects)[0].path)
-    asyncio.run(service.decide(Upload("sent.png", image.read_bytes())))
-    assert counted("misgiving_decisions_total", {"decision": "accept"}) == 1
-
-
-def test_images_that_cannot_be_read_are_returned_and_the_others_become_cases(
-    service, suspects, tmp_path
+def test_a_folder_or_database_that_stores_nothing_is_one_line(
+    misgiving, exported, started, suspects, tmp_path, monkeypatch
 ):
-    images = read_review_list(suspects)
-    (tmp_path / "dark.png").write_bytes(b"no image")
-    (bad,) = add_listed_cases(service, images, lambda *_: None)
-    assert bad.image == str(tmp_path / "dark.png")
-    assert service.store.count(CaseQuery()) == 2
-
-
-def test_a_folder_that_takes_no_image_is_one_line(misgiving, exported, started, suspects, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(DataError, match=r"\(File exists\).*`keep_images`"):
         add(started(keep_images=tmp_path / "file"), suspects)
-    store = tmp_path / "other.sqlite"
-    options = "--keep-images", tmp_path / "file", "--store", store, "--port", 0
+    options = "--keep-images", tmp_path / "file", "--store", tmp_path / "other.sqlite", "--port", 0
     code, _, error = misgiving("serve", exported[1], *options)
-    assert (code, store.exists()) == (1, False)
+    assert (code, (tmp_path / "other.sqlite").exists()) == (1, False)
     assert f"{tmp_path / 'file'}: File exists" in one_line(error)
 
-
-def test_a_database_that_fails_is_one_line(service, suspects, monkeypatch):
     def fail(*_, **__):
         raise OperationalError("INSERT", {}, Exception("disk I/O error\nwith values"))
 
+    service = started()
     monkeypatch.setattr(service._store_batches, "_work", fail)
     with pytest.raises(DataError) as failure:
         add(service, suspects)
     assert "(disk I/O error)" in one_line(str(failure.value))
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "path,label\n", "id,label\n1,a\n", "path,label\n,a\n", 'path\n"missing.png\n', None],
-)
-def test_a_list_that_cannot_be_used_is_one_line(text, tmp_path):
+def test_a_list_that_cannot_be_used_is_one_line(misgiving, exported, tmp_path):
     path = tmp_path / "list.csv"
-    if text is not None:
+    code, _, error = misgiving("serve", exported[1], "--cases", path)  # before it loads the model
+    assert (code, str(path) in one_line(error)) == (1, True)
+    for text in ("", "path,label\n", "id,label\n1,a\n", "path,label\n,a\n", 'path\n"missing.png\n'):
         path.write_text(text)
-    with pytest.raises(DataError) as failure:
-        read_review_list(path)
-    assert str(path) in one_line(str(failure.value))
-
-
-def test_serve_reads_a_list_before_it_loads_the_model(misgiving, tmp_path, exported):
-    (tmp_path / "list.csv").write_text("path\nmissing.png\n")
-    code, _, error = misgiving("serve", exported[1], "--cases", tmp_path / "list.csv")
-    assert code == 1
-    assert "'missing.png' is not a file" in one_line(error)
-
-
-@needs_chromium
-def test_the_page_shows_a_list_in_its_order_with_the_remarks(page_service, opened, suspects):
-    page = opened(prepare=no_pictures)
-    assert page.locator("#listed").is_hidden()
-    with ThreadPoolExecutor() as elsewhere:  # the browser's loop runs in this thread
-        elsewhere.submit(add, page_service.service, suspects).result()
-    stored(page_service, 1, id="f" * 32, name="newer.png")
-    page.goto(page.url.partition("#")[0] + "#order=listed")
-    reload(page)
-    assert [Path(name).stem for name in names(page)] == [*LEVELS, "newer"]
-    assert "order=listed" in page.locator("#csv").get_attribute("href")
-    expect(page.locator(".row .why").first).to_contain_text("suggested class light")
-    page.locator(".row").first.click()
-    expect(page.locator("#case-remark")).to_contain_text("Number 1 of the list")
-    page.keyboard.press("a")
-    expect(page.locator("#saved-text")).to_contain_text("Saved: light")
-    assert page.locator("#order").input_value() == "listed"
+        with pytest.raises(DataError) as failure:
+            read_review_list(path)
+        assert str(path) in one_line(str(failure.value))

@@ -1,3 +1,6 @@
+"""The model, its operating points, and the command for another target error rate."""
+
+import re
 import shlex
 from importlib import import_module
 
@@ -9,15 +12,27 @@ from standin import Standin
 from misgiving.deferral.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
+from misgiving.report.certificate import certificate_sentences
 from misgiving.serve.routes.model import command
 
 
-@pytest.fixture
-def client(serving):
-    return serving(Calibrated())
+def test_the_model_is_described_with_a_summary_of_its_policy(serving):
+    model = Calibrated()
+    client = serving(model, max_bytes=1234, max_files=5, queue=6, timeout=7.0)
+    answer = client.get("/model").json()
+    assert answer["classes"] == ["dark", "light"]
+    assert answer["policy"] == certificate_sentences(model.deferral)
+    assert answer["card"] == {"name": "standin"}
+    assert answer["model_fingerprint"] == "f" * 64
+    given = {"max_bytes": 1234, "max_files": 5, "queue": 6, "timeout": 7}
+    own = {"max_pixels": 50_000_000, "max_decoded_bytes": 1_500_000_000}
+    assert answer["limits"] == {**given, **own}
+    assert "Not a medical device" in answer["notice"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", answer["versions"]["numpy"])
 
 
-def test_operating_points_agree_with_the_calibration_cases(client):
+def test_operating_points_agree_with_the_calibration_cases(serving):
+    client = serving(Calibrated())
     answer = client.get("/calibration").json()
     policy, cases = made_policy().certificate_, cases_like_the_standins(500, 2)
     assert answer["unavailable"] is None
@@ -30,33 +45,30 @@ def test_operating_points_agree_with_the_calibration_cases(client):
         assert point["error"] <= point["bound"]
     assert answer["policy"]["threshold"] == policy.accept_threshold
     assert answer["policy"]["ood_threshold"] == policy.ood_threshold
-    assert answer["policy"]["naming"].startswith("Rule most_probable: ")
     assert answer["policy"]["naming"] in client.get("/model").json()["policy"]
+    assert answer["command"].startswith("misgiving calibrate RUN NEW_CASES --max-error ")
 
 
 @pytest.mark.parametrize(
-    "targets",
+    ("targets", "rule"),
     [
-        Targets(max_error=0.1),
-        Targets(
-            max_error=0.1,
-            confidence=0.9000001,
-            class_max_miss={"light spot": 0.4000001, "dark": 0.5},
-            max_ood_false_alarms=0.05,
-            simultaneous=False,
+        (Targets(max_error=0.1), DecisionRule(rule="balanced")),
+        (
+            Targets(
+                max_error=0.1,
+                confidence=0.9000001,
+                class_max_miss={"light spot": 0.4000001, "dark": 0.5},
+                max_ood_false_alarms=0.05,
+                simultaneous=False,
+            ),
+            DecisionRule(
+                costs={"light spot": 10.000001, "dark": 2.0}, max_error_probability=0.4000001
+            ),
         ),
     ],
+    ids=["few options", "all options"],
 )
-@pytest.mark.parametrize(
-    "rule",
-    [
-        DecisionRule(),
-        DecisionRule(rule="balanced"),
-        DecisionRule(costs={"light spot": 10.000001, "dark": 2.0}, max_error_probability=0.4000001),
-    ],
-    ids=["most_probable", "balanced", "costs"],
-)
-def test_the_command_changes_only_the_target_error_rate(targets, rule, misgiving, tmp_path):
+def test_the_command_changes_only_the_target_error_rate(targets, rule, misgiving, monkeypatch):
     policy = made_policy(targets, classes=("dark", "light spot"), rule=rule)
     policy.seed, asked = 7, []
 
@@ -64,36 +76,23 @@ def test_the_command_changes_only_the_target_error_rate(targets, rule, misgiving
         asked.append((str(run), data, check_classes.__self__.get_params()))
         raise UsageError("asked")
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("misgiving.cli.calibrate"), "read_source", read_source)
-        patch.chdir(tmp_path)
-        words = shlex.split(command(policy).replace("{max_error}", "0.2"))
-        assert misgiving(*words[1:])[0] == 2
+    monkeypatch.setattr(import_module("misgiving.cli.calibrate"), "read_source", read_source)
+    words = shlex.split(command(policy).replace("{max_error}", "0.2"))
+    assert misgiving(*words[1:])[0] == 2
     ((run, data, parameters),) = asked
     assert (run, data) == ("RUN", "NEW_CASES")
     expected = policy.get_params() | {"max_error": 0.2}
     assert {name: value or None for name, value in parameters.items()} == {
         name: value or None for name, value in expected.items()
     }
-
-
-def test_a_graph_without_a_run_is_calibrated_with_new_predictions(serving):
-    class Graph(Calibrated):
-        card = {"training": {}}  # noqa: RUF012
-
-    words = serving(Graph()).get("/calibration").json()["command"]
+    words = command(policy, of_graph=True)
     assert words.startswith("misgiving calibrate NEW_PREDICTIONS.csv --out POLICY --max-error ")
-    words = serving(Calibrated()).get("/calibration").json()["command"]
-    assert words.startswith("misgiving calibrate RUN NEW_CASES --max-error ")
 
 
-def test_a_policy_that_accepts_nothing_says_so(serving):
+def test_a_policy_that_accepts_nothing_and_a_model_without_a_policy_say_so(serving):
     client = serving(Calibrated(made_policy(Targets(max_error=0.001))))
     saved = client.get("/calibration").json()["policy"]
     assert (saved["accepts"], saved["threshold"]) == (False, None)
-
-
-def test_a_model_without_a_policy_has_neither_operating_points_nor_drift_tests(serving):
     client = serving(Standin())
     assert "misgiving calibrate" in client.get("/calibration").json()["unavailable"]
     answer = client.get("/drift").json()

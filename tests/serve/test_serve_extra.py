@@ -2,12 +2,13 @@
 
 import csv
 import json
+import signal
 import subprocess
 import sys
 import tomllib
-import urllib.request
 from importlib.metadata import distribution
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from commands import one_line
@@ -18,6 +19,7 @@ from standin import picture
 
 import misgiving
 from misgiving.bundle.bundle import Bundle
+from misgiving.report.certificate import certificate_sentences
 
 PACKAGE = Path(misgiving.__file__).parent
 FRAMEWORKS = {"torch", "timm", "ray", "onnx", "transformers"}
@@ -69,32 +71,48 @@ def test_the_extra_requires_no_training_framework(distributions):
     assert not FRAMEWORKS & distributions.keys()
 
 
-def decided(command, bundle, tmp_path):
-    """The case of an image that a service decides about, and the service's standard output."""
-    options = ["serve", bundle, "--port", "0", "--store", tmp_path / "cases.sqlite"]
+def served(command, model, tmp_path):
+    """The case of an image, the model, the libraries and the output of a service that is ended."""
+    options = ["serve", model, "--port", "0", "--store", tmp_path / "cases.sqlite"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with started([*command, *map(str, options)], **pipes) as process:
-        host, port = split(process.stderr.readline())
-        request = urllib.request.Request(
-            f"http://{host}:{port}/decisions", picture(0.7), {"Content-Type": "image/png"}
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:
+        address = "http://{}:{}".format(*split(process.stderr.readline()))
+        request = Request(f"{address}/decisions", picture(0.7), {"Content-Type": "image/png"})
+        with urlopen(request, timeout=60) as response:
             case = json.load(response)["results"][0]["case"]
-        process.terminate()
-        return case, process.communicate(timeout=60)[0]
+        with urlopen(f"{address}/model", timeout=60) as response:
+            described = json.load(response)
+        maps = Path(f"/proc/{process.pid}/maps")
+        libraries = maps.read_text() if maps.exists() else ""
+        process.send_signal(signal.SIGTERM)
+        output, said = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "stopped" in said
+    assert "Traceback" not in said
+    return case, described, libraries, output
 
 
-def expected(bundle):
-    return Bundle.load(bundle).decide([picture(0.7)], ["image"])[0]
+def is_answered_by(case, bundle):
+    (expected,) = bundle.decide([picture(0.7)], ["image"])
+    assert case["decision"] == expected.decision
+    assert case["reason"] == expected.reason
+    assert list(case["probabilities"]) == list(bundle.classes)
+    assert case["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
+    numbers = ("error_probability", "expected_loss", "predicted_loss")
+    for name in (*numbers, "acceptance_score", "ood_score"):
+        assert case[name] == pytest.approx(getattr(expected, name), rel=1e-4), name
 
 
 def test_a_bundle_is_served_with_the_extra_alone_and_loads_no_large_library(
     alone, exported, tmp_path
 ):
-    case, output = decided(alone, exported[1], tmp_path)
-    decision = expected(exported[1])
-    assert (case["decision"], case["reason"]) == (decision.decision, decision.reason)
-    assert case["error_probability"] == pytest.approx(decision.error_probability, rel=1e-4)
+    bundle = Bundle.load(exported[1])
+    case, model, libraries, output = served(alone, exported[1], tmp_path)
+    is_answered_by(case, bundle)
+    assert case["model_fingerprint"] == model["model_fingerprint"] == bundle.fingerprint
+    assert model["policy"] == certificate_sentences(bundle.deferral)
+    assert model["card"] == bundle.card
+    assert "libtorch" not in libraries
     assert output == "loaded:\n"
 
 
@@ -104,22 +122,25 @@ def test_images_can_be_predicted_with_the_extra_alone(alone, exported, tmp_path)
     command = [*alone, "predict", exported[1], tmp_path / "image.png", "--out", out]
     subprocess.run(command, check=True, timeout=120, capture_output=True)
     (row,) = csv.DictReader(out.read_text().splitlines())
-    assert row["decision"] == expected(exported[1]).decision
+    (expected,) = Bundle.load(exported[1]).decide([picture(0.7)], ["image"])
+    assert row["decision"] == expected.decision
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
+def test_a_missing_extra_or_model_is_explained_without_torch(alone, tmp_path):
+    for arguments, reason in (
         (["train", "digits", "--out", "run"], "run: pip install 'misgiving[train]'"),
         (["serve", "nothing"], "nothing: neither a run nor a bundle"),
-        (["predict", "nothing", "image.png"], "nothing: neither a run nor a bundle"),
-    ],
-)
-def test_a_missing_extra_or_model_is_explained_without_torch(alone, tmp_path, arguments, reason):
-    command = [*alone, *arguments]
-    done = subprocess.run(command, timeout=120, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 1
-    assert reason in one_line(done.stderr)
+    ):
+        command = [*alone, *arguments]
+        done = subprocess.run(command, timeout=120, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 1
+        assert reason in one_line(done.stderr)
+
+
+@pytest.mark.soak
+def test_a_run_is_served_like_its_bundle(exported, tmp_path):
+    case, *_ = served([sys.executable, "-m", "misgiving"], exported[0], tmp_path)
+    is_answered_by(case, Bundle.load(exported[1]))
 
 
 @pytest.mark.soak
@@ -128,5 +149,5 @@ def test_a_new_environment_with_the_extra_serves(exported, tmp_path):
     install = [tmp_path / "env/bin/pip", "install", "--quiet", f"{PACKAGE.parents[1]}[serve]"]
     subprocess.run(install, check=True, timeout=600)
     assert not list((tmp_path / "env" / "lib").glob("python*/site-packages/torch*"))
-    case, _ = decided([tmp_path / "env/bin/misgiving"], exported[1], tmp_path)
-    assert case["decision"] == expected(exported[1]).decision
+    case, *_ = served([tmp_path / "env/bin/misgiving"], exported[1], tmp_path)
+    is_answered_by(case, Bundle.load(exported[1]))

@@ -1,12 +1,9 @@
-"""`misgiving serve` as people start it."""
+"""`misgiving serve` as people start it, and its limits on connections."""
 
 import http.client
 import json
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -16,22 +13,16 @@ import pytest
 import uvicorn
 from commands import one_line
 from fastapi import FastAPI
-from processes import split, standin_at, started
+from processes import standin_at
 from standin import KEY, picture
 from threadpoolctl import threadpool_info, threadpool_limits
 from waiting import until
 
 from misgiving.bundle import export_run as exporting
 from misgiving.bundle.bundle import Bundle
-from misgiving.cli.serve import _bundle, _storage
-from misgiving.report.certificate import certificate_sentences
+from misgiving.cli.serve import _bundle
 from misgiving.serve import server
 from misgiving.serve.settings import Settings
-
-
-def serve(*arguments):
-    command = [sys.executable, "-m", "misgiving", "serve", *map(str, arguments), "--port", "0"]
-    return started(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def ask(where, method, path, body=None):
@@ -42,60 +33,6 @@ def ask(where, method, path, body=None):
     connection.close()
     assert response.status == 200, content
     return json.loads(content)
-
-
-def answered(process):
-    """A case and the model description of a started service."""
-    where = split(process.stderr.readline())
-    (result,) = ask(where, "POST", "/decisions", picture(0.7))["results"]
-    return result["case"], ask(where, "GET", "/model")
-
-
-def is_answered_by(case, bundle):
-    (expected,) = bundle.decide([picture(0.7)], ["image"])
-    assert case["decision"] == expected.decision
-    assert case["reason"] == expected.reason
-    assert list(case["probabilities"]) == list(bundle.classes)
-    assert case["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
-    numbers = ("error_probability", "expected_loss", "predicted_loss")
-    for name in (*numbers, "acceptance_score", "ood_score"):
-        assert case[name] == pytest.approx(getattr(expected, name), rel=1e-4), name
-
-
-def test_a_bundle_is_served_without_torch_and_stops_cleanly(exported, tmp_path):
-    _, folder = exported
-    bundle = Bundle.load(folder)
-    with serve(folder, "--store", tmp_path / "cases.sqlite") as process:
-        case, model = answered(process)
-        maps = Path(f"/proc/{process.pid}/maps")
-        libraries = maps.read_text() if maps.exists() else ""
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=120)
-    is_answered_by(case, bundle)
-    assert case["model_fingerprint"] == model["model_fingerprint"] == bundle.fingerprint
-    assert model["policy"] == certificate_sentences(bundle.deferral)
-    assert model["card"] == bundle.card
-    assert "libtorch" not in libraries
-    assert process.returncode == 0
-    assert "stopped" in said
-    assert "Traceback" not in said
-
-
-@pytest.mark.soak
-def test_a_run_is_served_like_its_bundle_and_stores_cases_beside_it(exported):
-    run, folder = exported
-    with serve(run) as process:
-        case, _ = answered(process)
-    is_answered_by(case, Bundle.load(folder))
-    place = run.with_name("run.cases.sqlite")
-    assert place.is_file()
-    for path in run.parent.glob("run.cases.sqlite*"):
-        path.unlink()
-
-
-def test_the_storage_is_shown_without_a_password():
-    assert "secret" not in _storage("postgresql://me:secret@db/cases", Path("kept"))
-    assert "kept in bundle.cases.sqlite" in _storage("bundle.cases.sqlite", None)
 
 
 def test_a_run_is_exported_while_it_is_served(exported, monkeypatch):
@@ -113,33 +50,27 @@ def test_a_run_is_exported_while_it_is_served(exported, monkeypatch):
     assert not made[0].exists()
 
 
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        (["--host", "0.0.0.0"], "MISGIVING_API_KEY"),
-        (["--host", "::"], "MISGIVING_API_KEY"),
-        (["--host", "example.org"], "MISGIVING_API_KEY"),
-        (["--port", 70000], "65535"),
-        (["--api-key-file", "nothing"], "nothing"),
-        (["--api-key-file", "empty"], "16 characters"),
-        (["--api-key-file", "binary"], "binary"),
-    ],
-)
-def test_options_that_cannot_be_used_are_explained(misgiving, exported, tmp_path, options, reason):
-    (tmp_path / "empty").write_text("\n")
-    (tmp_path / "binary").write_bytes(b"\xff" * 40)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
-        code, _, error = misgiving("serve", exported[1], *options)
-    assert code in (1, 2)
-    assert reason in one_line(error)
-
-
-def test_a_port_that_is_taken_is_explained(misgiving, exported):
+def test_arguments_that_cannot_be_used_are_explained(misgiving, exported, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("short").write_text("key\n")
+    Path("binary").write_bytes(b"\xff" * 40)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, _, error = misgiving("serve", exported[1], "--port", port)
-    assert (code, str(port) in one_line(error)) == (2, True)
+        for options, reason in (
+            (["--host", "0.0.0.0"], "MISGIVING_API_KEY"),
+            (["--host", "::"], "MISGIVING_API_KEY"),
+            (["--host", "example.org"], "MISGIVING_API_KEY"),
+            (["--port", 70000], "65535"),
+            (["--port", port], str(port)),
+            (["--api-key-file", "nothing"], "nothing"),
+            (["--api-key-file", "short"], "16 characters"),
+            (["--api-key-file", "binary"], "binary"),
+        ):
+            code, _, error = misgiving("serve", exported[1], *options)
+            assert code in (1, 2)
+            assert reason in one_line(error)
+    code, _, error = misgiving("serve", tmp_path, "--port", 0)
+    assert (code, str(tmp_path) in one_line(error)) == (1, True)
 
 
 def test_other_machines_are_admitted_with_a_key_from_the_file_or_the_environment(tmp_path):
@@ -163,13 +94,6 @@ def test_while_serving_numpy_uses_one_thread(monkeypatch):
     with threadpool_limits(2, "blas"), socket.socket() as listener:
         server.run(FastAPI(), listener, Settings())
     assert set(threads) == {1}
-
-
-def test_a_folder_that_is_neither_run_nor_bundle_is_explained(misgiving, tmp_path):
-    (tmp_path / "empty").mkdir()
-    code, _, error = misgiving("serve", tmp_path / "empty", "--port", 0)
-    assert code == 1
-    assert str(tmp_path / "empty") in one_line(error)
 
 
 def test_a_connection_without_a_request_is_closed(sqlite_place):

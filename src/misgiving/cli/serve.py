@@ -17,14 +17,14 @@ from misgiving.serve.settings import Settings
 
 if TYPE_CHECKING:
     from misgiving.bundle.bundle import Bundle
-    from misgiving.serve.service import ListedImage
+    from misgiving.serve.listed_cases import Row
 
 KEY = "MISGIVING_API_KEY"
 SETTINGS = Fields(
     Settings,
     (
         *("max_bytes", "max_pixels", "max_files", "queue", "timeout"),
-        *("threads", "keep_images", "log_names"),
+        *("threads", "keep_images"),
     ),
 )
 
@@ -75,12 +75,14 @@ def serve(
     from misgiving.serve.server import listen, read_key
 
     limits = Settings(**settings, api_key=read_key(api_key_file, os.environ.get(KEY)))
-    images = [] if cases is None else read_review_list(cases)
+    rows = [] if cases is None else read_review_list(cases)
+    whole = model.absolute()
     with (
         listen(host, port, has_key=limits.api_key is not None) as listener,
         _bundle(model, limits.threads) as bundle,
     ):
-        _serve(bundle, store or _store_beside(model), limits, listener, images)
+        location = store or str(whole.with_name(f"{whole.name}.cases.sqlite"))
+        _serve(bundle, location, limits, listener, rows)
 
 
 @contextmanager
@@ -98,20 +100,16 @@ def _bundle(model: Path, threads: int) -> Iterator["Bundle"]:
         yield Bundle.load(Path(folder) / "bundle", threads=threads)
 
 
-def _store_beside(model: Path) -> str:
-    whole = model.absolute()
-    return str(whole.with_name(f"{whole.name}.cases.sqlite"))
-
-
 def _serve(
     bundle: "Bundle",
     location: str,
     settings: Settings,
     listener: socket,
-    images: "Sequence[ListedImage]",
+    rows: "Sequence[Row]",
 ) -> None:
     from misgiving.serve.app import create_app
-    from misgiving.serve.image_store import ImageFiles
+    from misgiving.serve.case_images import ImageFiles
+    from misgiving.serve.database import shown
     from misgiving.serve.listed_cases import add_listed_cases
     from misgiving.serve.server import address, run
     from misgiving.serve.store import Store
@@ -119,22 +117,15 @@ def _serve(
     if settings.keep_images is not None:
         ImageFiles(settings.keep_images).check(1)
     app = create_app(bundle, Store.open(location), settings)
-    if images:
+    if rows:
         with progress_bars() as progress:
             bar = Bar(progress, "deciding")
-            say_skipped(add_listed_cases(app.state.service, images, bar.at))
-        say(f"{len(images)} listed images: {address(listener)}/#order=listed")
+            say_skipped(add_listed_cases(app.state.service, rows, bar.at))
+        say(f"{len(rows)} listed images: {address(listener)}/#order=listed")
     say(f"serving on {address(listener)}; Ctrl-C stops. Not a medical device")
-    say(_storage(location, settings.keep_images))
+    images = settings.keep_images or "memory until this stops (--keep-images keeps them)"
+    say(f"cases are kept in {shown(location)}, images in {images}")
     try:
         run(app, listener, settings)
     except KeyboardInterrupt:  # uvicorn has shut down in order, and passes the signal on
         say("stopped")
-
-
-def _storage(location: str, images: Path | None) -> str:
-    """Describe the storage without a database's address, which may hold a password."""
-    cases = "the database" if "://" in location else location
-    if images is None:
-        return f"cases are kept in {cases}; images only until this stops (--keep-images keeps them)"
-    return f"cases are kept in {cases}, images in {images}"

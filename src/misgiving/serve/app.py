@@ -5,21 +5,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from importlib.resources import files
-from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
+from fastapi.security import HTTPBasic, HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from misgiving.errors import DataError, UsageError
-from misgiving.serve.authentication import OPEN_PATHS, Authentication
+from misgiving.serve.authentication import Authentication
 from misgiving.serve.middleware import GRACE_SECONDS, BodyLimits, RequestLog, SendDeadline
 from misgiving.serve.problems import ProblemError, documented, problem_of, route_of
-from misgiving.serve.routes import case_images, cases, decisions
+from misgiving.serve.routes import cases, decisions
 from misgiving.serve.routes import model as model_routes
 from misgiving.serve.service import Model, Service
 from misgiving.serve.settings import Settings
@@ -29,10 +29,20 @@ DESCRIPTION = """Decides about images: accept, defer to a person, or out-of-dist
 
 Problems follow RFC 9457; their `detail` says how to fix them.
 """
-SCHEMES = {
-    "bearer": {"type": "http", "scheme": "bearer"},
-    "basic": {"type": "http", "scheme": "basic"},
-}
+HANDLED = (
+    ProblemError,
+    UsageError,
+    DataError,
+    RequestValidationError,
+    HTTPException,
+    SQLAlchemyError,
+    ClientDisconnect,
+)
+SCHEMES = [
+    Depends(HTTPBearer(scheme_name="bearer", auto_error=False)),
+    Depends(HTTPBasic(scheme_name="basic", auto_error=False)),
+]
+"""They describe the key in /openapi.json; `Authentication` checks it."""
 
 
 def create_app(model: Model, store: Store, settings: Settings) -> FastAPI:
@@ -54,14 +64,18 @@ def create_app(model: Model, store: Store, settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    for resource in (decisions, cases, case_images, model_routes):
-        app.include_router(resource.router)
+    has_key = settings.api_key is not None
+    for resource in (decisions, cases, model_routes):
+        app.include_router(
+            resource.router,
+            dependencies=SCHEMES if has_key else None,
+            responses=documented(HTTPStatus.UNAUTHORIZED) if has_key else None,
+        )
+    app.include_router(model_routes.without_key)
     app.add_api_route("/", _page, include_in_schema=False, response_class=HTMLResponse)
     app.mount("/page", StaticFiles(packages=[("misgiving.serve", "page")]))
-    for kind, handler in HANDLERS.items():
-        app.add_exception_handler(kind, handler)
-    if settings.api_key is not None:
-        _document_key(app.openapi())
+    for kind in HANDLED:
+        app.add_exception_handler(kind, _failed)
     # A request passes them from the last to the first.
     app.add_middleware(SendDeadline, seconds=settings.timeout + GRACE_SECONDS)
     app.add_middleware(Authentication, api_key=settings.api_key)
@@ -75,19 +89,6 @@ def _page() -> HTMLResponse:
     return HTMLResponse(page.read_bytes())
 
 
-def _document_key(schema: dict[str, Any]) -> None:
-    """Add the API key to the OpenAPI description."""
-    schema["components"]["securitySchemes"] = SCHEMES
-    schema["security"] = [{name: []} for name in SCHEMES]
-    (unauthorized,) = documented(HTTPStatus.UNAUTHORIZED).values()
-    for path, operations in schema["paths"].items():
-        for operation in operations.values():
-            if path in OPEN_PATHS:
-                operation["security"] = []
-            else:
-                operation["responses"]["401"] = unauthorized
-
-
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
@@ -96,28 +97,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service.close()
 
 
-async def _invalid(_: Request, error: RequestValidationError) -> Response:
-    details = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(details)).response()
-
-
-async def _refused(_: Request, error: HTTPException) -> Response:
-    detail = f"{error.detail}; GET /openapi.json describes the API"
-    headers = dict(error.headers or {})
-    return ProblemError(HTTPStatus(error.status_code), detail, headers=headers).response()
-
-
 async def _failed(request: Request, error: Exception) -> Response:
     metrics = request.app.state.service.metrics
     return problem_of(error, metrics, path=route_of(request.scope)).response()
-
-
-HANDLERS: dict[type[Exception], Any] = {
-    ProblemError: _failed,
-    UsageError: _failed,
-    RequestValidationError: _invalid,
-    HTTPException: _refused,
-    DataError: _failed,
-    SQLAlchemyError: _failed,
-    ClientDisconnect: _failed,
-}

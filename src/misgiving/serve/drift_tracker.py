@@ -1,12 +1,11 @@
 """Drift of the stored cases from the calibration cases."""
 
-import io
-import json
 import math
 import threading
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,7 @@ from misgiving.serve.store import Store
 
 MAX_CASES = 10_000  # that one update takes into account
 MAX_LATEST = 10_000  # images whose expected errors are estimated
-OVERLAP = 4096  # numbers that are read again: a lower one may be committed after a higher one
 PAUSE_SECONDS, IDLE_SECONDS = 2.0, 20.0  # between updates: with new cases, and without
-MIN_SAVED_CASES, MIN_SAVED_SHARE = 1000, 0.1  # new cases after which the state is saved, at least
-STATE = "drift {}"  # name of the stored state of a policy
 NO_DRIFT = "There is no evidence that the images have changed since the calibration."
 DRIFT = (
     "The images are no longer like the calibration cases, so the target error rate may be "
@@ -70,33 +66,29 @@ class DriftTracker:
 
     Cases of a list of images take no part, because a list is a selection.
 
-    Its state follows from the cases in the store. A copy of it is stored as well, from which a
-    restart continues. A thread updates it, so that nobody who asks for it waits.
+    Its state follows from the cases in the store, which a restart reads again: some 10,000 in a
+    second. A thread updates it, so that nobody who asks for it waits.
     """
 
     def __init__(self, deferral: Deferral, store: Store) -> None:
-        self._deferral = deferral
-        self._store, self._fingerprint = store, deferral.fingerprint
+        self._deferral, self._store = deferral, store
         self._monitor = DriftMonitor(deferral.certificate_)
         self._latest_scores: deque[tuple[float, bool]] = deque(maxlen=MAX_LATEST)  # with: accepted
         self._contents: set[int] = set()  # the last 64 bits, since there may be millions
         self._last_number = 0
         self._since: dict[str, datetime] = {}
-        self._resumed, self._saved_cases = False, 0
         self._drift = Drift(summary=NO_DRIFT, complete=False)
-        self._noticed = self._noticed_before_update = 0  # new cases
         self._woken, self._stopped = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
     def latest(self) -> Drift:
         """The result of the last update."""
-        complete = self._drift.complete and self._noticed_before_update == self._noticed
+        complete = self._drift.complete and not self._woken.is_set()
         return self._drift.model_copy(update={"complete": complete})
 
     def notice(self) -> None:
         """Update soon, because there is a new case."""
-        self._noticed += 1
         self._woken.set()
 
     def start(self, on_failure: Callable[[Exception], object]) -> None:
@@ -107,7 +99,7 @@ class DriftTracker:
         self._thread.start()
 
     def close(self, seconds: float) -> None:
-        """End the thread, which saves the state first."""
+        """End the thread; wait for at most these seconds."""
         self._stopped.set()
         self._woken.set()
         if self._thread is not None:
@@ -115,41 +107,49 @@ class DriftTracker:
 
     def _run(self, on_failure: Callable[[Exception], object]) -> None:
         while not self._stopped.is_set():
-            is_behind = False
             try:
-                self.update()
-                is_behind = not self._drift.complete
+                if not self.update().complete:
+                    continue
             except Exception as failure:  # the thread keeps running
                 on_failure(failure)
-            if not is_behind:
-                self._woken.wait(IDLE_SECONDS)
-                self._stopped.wait(PAUSE_SECONDS)
-        try:
-            self._save()
-        except Exception as failure:
-            on_failure(failure)
+            self._woken.wait(IDLE_SECONDS)
+            self._stopped.wait(PAUSE_SECONDS)
 
     def update(self) -> Drift:
         """Take the cases since the last update into account."""
-        if not self._resumed:
-            self._resume()
         self._woken.clear()
-        noticed = self._noticed
-        num_new, complete = self._test_new_cases()
-        if num_new or not self._drift.complete:
-            self._drift = Drift(
-                alarm=bool(self._since),
-                summary=DRIFT if self._since else NO_DRIFT,
-                cases=self._monitor.cases,
-                complete=complete,
-                tests=[self._described(test) for test in self._monitor.tests],
-                expected=self._expected(),
-            )
-        self._noticed_before_update = noticed
-        unsaved = self._monitor.cases - self._saved_cases
-        if unsaved > max(MIN_SAVED_CASES, MIN_SAVED_SHARE * self._saved_cases):
-            self._save()
-        return self.latest
+        waiting = self._store.decided(self._deferral.fingerprint, after=self._last_number)
+        cases = list(islice(waiting, MAX_CASES))
+        for case in cases:
+            self._last_number = case.number
+            self._test(case)
+        self._drift = Drift(
+            alarm=bool(self._since),
+            summary=DRIFT if self._since else NO_DRIFT,
+            cases=self._monitor.cases,
+            complete=len(cases) < MAX_CASES,
+            tests=[self._described(test) for test in self._monitor.tests],
+            expected=self._expected(),
+        )
+        return self._drift
+
+    def _test(self, case: Any) -> None:
+        """Take a row of the store into account, unless its image was tested before."""
+        content = int(case.sha256[-16:], 16)
+        if content in self._contents:
+            return
+        self._contents.add(content)
+        score = math.nan if case.acceptance_score is None else case.acceptance_score
+        accepted = case.decision == "accept"
+        self._latest_scores.append((score, accepted))
+        self._monitor.update(
+            score=score,
+            ood_score=math.nan if case.ood_score is None else case.ood_score,
+            accepted=accepted,
+            content=case.sha256,
+        )
+        for name in self._monitor.alarms:
+            self._since.setdefault(name, datetime.fromisoformat(case.received))
 
     def _described(self, test: drift.DriftTest) -> DriftTest:
         latest, at_alarm = (
@@ -166,31 +166,6 @@ class DriftTracker:
             alarmed_with=None if test.alarmed_with is None else at_alarm,
         )
 
-    def _test_new_cases(self) -> tuple[int, bool]:
-        """Number of new cases, and True unless more wait."""
-        num_new = 0
-        for case in self._store.decided(self._fingerprint, after=self._last_number - OVERLAP):
-            if num_new == MAX_CASES or self._stopped.is_set():
-                return num_new, False
-            self._last_number = max(self._last_number, case.number)
-            content = int(case.sha256[-16:], 16)
-            if content in self._contents:
-                continue
-            num_new += 1
-            self._contents.add(content)
-            score = math.nan if case.acceptance_score is None else case.acceptance_score
-            accepted = case.decision == "accept"
-            self._latest_scores.append((score, accepted))
-            self._monitor.update(
-                score=score,
-                ood_score=math.nan if case.ood_score is None else case.ood_score,
-                accepted=accepted,
-                content=case.sha256,
-            )
-            for name in self._monitor.alarms:
-                self._since.setdefault(name, datetime.fromisoformat(case.received))
-        return num_new, True
-
     def _expected(self) -> str:
         if not self._latest_scores:
             return ""
@@ -203,30 +178,3 @@ class DriftTracker:
             return ""
         unit = self._deferral.unit_
         return " ".join(expected_sentences(expected, unit, drifted=bool(self._since)))
-
-    def _resume(self) -> None:
-        """Continue from the state in the store, if there is one."""
-        saved = self._store.load(STATE.format(self._fingerprint))
-        if saved is not None:
-            with np.load(io.BytesIO(saved), allow_pickle=False) as state:
-                self._monitor.restore(state)
-                self._contents = set(state["contents"].tolist())
-                self._latest_scores.extend((score, flag > 0) for score, flag in state["latest"])
-                self._last_number, since = json.loads(str(state["rest"]))
-            self._since = {name: datetime.fromisoformat(time) for name, time in since.items()}
-            self._saved_cases = self._monitor.cases
-        self._resumed = True
-
-    def _save(self) -> None:
-        if self._monitor.cases == self._saved_cases:
-            return
-        since = {name: time.isoformat() for name, time in self._since.items()}
-        state: dict[str, Any] = self._monitor.state() | {
-            "contents": np.fromiter(self._contents, np.uint64, len(self._contents)),
-            "latest": np.array(self._latest_scores, dtype=float).reshape(-1, 2),
-            "rest": np.array(json.dumps([self._last_number, since])),
-        }
-        file = io.BytesIO()
-        np.savez(file, **state)
-        self._store.save(STATE.format(self._fingerprint), file.getvalue())
-        self._saved_cases = self._monitor.cases

@@ -1,19 +1,21 @@
 """Middleware around every route: log and headers, limits on bodies, a limit on the answer."""
 
 import asyncio
-import logging
+import json
+import logging.config
 import math
 import time
+import traceback
 from contextlib import suppress
+from datetime import UTC, datetime
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from misgiving.serve.problems import ProblemError, problem_of, route_of
+from misgiving.serve.problems import Metrics, ProblemError, problem_of, route_of
 from misgiving.serve.settings import Settings
-from misgiving.serve.telemetry import Metrics
 
 log = logging.getLogger("misgiving.serve")
 
@@ -53,7 +55,9 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                _add_headers(message)
+                headers = MutableHeaders(scope=message)
+                missing = HEADERS.keys() - {name.title() for name in headers}
+                headers.update({name: HEADERS[name] for name in missing})
             await send(message)
 
         try:
@@ -74,10 +78,43 @@ class RequestLog:
         log.info("request", extra={"fields": fields})
 
 
-def _add_headers(message: Message) -> None:
-    headers = MutableHeaders(scope=message)
-    for name, value in HEADERS.items():
-        headers.setdefault(name, value)
+class JsonLines(logging.Formatter):
+    """One JSON object per line: time, level, event, and the caller's `fields`.
+
+    An exception is logged by its type and line only, since its text may contain file names.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        created = datetime.fromtimestamp(record.created, UTC)
+        content = {
+            "time": created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and record.exc_info[1]:
+            chain: list[BaseException] = [record.exc_info[1]]
+            while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+                chain.append(cause)
+            content["traceback"] = "\n".join(
+                "".join([*traceback.format_tb(error.__traceback__), type(error).__name__])
+                for error in reversed(chain)
+            )
+        return json.dumps(content)
+
+
+def log_as_json() -> None:
+    """Write all log lines and warnings of this process to standard error as JSON."""
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {"json": {"()": JsonLines}},
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+            "root": {"level": "INFO", "handlers": ["stderr"]},
+        }
+    )
+    logging.captureWarnings(True)
 
 
 class SendDeadline:

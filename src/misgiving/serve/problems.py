@@ -1,17 +1,20 @@
-"""Problem details for clients (RFC 9457), and their log."""
+"""Problems for clients (RFC 9457), and the log and the metrics that count them."""
 
 import logging
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from misgiving.errors import DataError, UsageError
-from misgiving.serve.telemetry import Metrics
 
 log = logging.getLogger("misgiving.serve")
 
@@ -21,6 +24,33 @@ MEDIA_TYPE = "application/problem+json"
 STORE_FAILED = "the database is not available; nothing was stored, send the request again later"
 IMAGES_FAILED = "the image cannot be stored, so no case was kept; check the folder keep_images"
 UNEXPECTED = "internal error; the log of the service shows where. Please report it"
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """Metrics of one service; in a registry of its own, so that a process can hold several."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        counter = partial(Counter, namespace="misgiving", registry=self.registry)
+        gauge = partial(Gauge, namespace="misgiving", registry=self.registry)
+        histogram = partial(Histogram, namespace="misgiving", registry=self.registry)
+        route = ("method", "path")
+        self.requests = counter("requests", "Requests by route and status.", (*route, "status"))
+        self.request_seconds = histogram(
+            "request_seconds", "From request to end of response.", route, buckets=SECONDS
+        )
+        self.decisions = counter("decisions", "Images that were sent, by decision.", ("decision",))
+        self.refused_images = counter("refused_images", "Files that could not be read.")
+        self.failures = counter("failures", "Failures of store, images or other.", ("part",))
+        self.batch_sizes = histogram("batch_images", "Images in one batch.", buckets=SIZES)
+        self.waiting = gauge("waiting_images", "Images in the queue.")
+        self.hung_threads = gauge("hung_threads", "Threads that are stuck at one image.")
+        self.held_bytes = gauge("held_bytes", "Bytes of requests in progress.")
+        self.drift_alarm = gauge("drift_alarm", "1 since an alarm of the drift tests, else 0.")
+        self.drift_cases = gauge("drift_cases", "Images that the drift tests have seen.")
+        self.drift_e_value = gauge("drift_e_value", "Evidence of a drift test.", ("test",))
 
 
 class Problem(BaseModel):
@@ -52,13 +82,13 @@ class ProblemError(Exception):
         **members: Any,
     ) -> None:
         super().__init__(detail)
-        self.problem = Problem(status=status, title=status.phrase, detail=detail)
-        self.headers, self.members = headers, members
+        self.problem = Problem(status=status, title=status.phrase, detail=detail, **members)
+        self.headers = headers
 
     def response(self) -> JSONResponse:
         """The response that the client gets."""
         return JSONResponse(
-            {**self.problem.model_dump(), **self.members},
+            self.problem.model_dump(),
             status_code=self.problem.status,
             headers=self.headers,
             media_type=MEDIA_TYPE,
@@ -103,30 +133,35 @@ def problem_of(failure: Exception, metrics: Metrics, *, path: str) -> ProblemErr
             return failure
         case DataError() | UsageError():
             return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(failure))
+        case RequestValidationError():
+            details = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in failure.errors()]
+            return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(details))
+        case HTTPException():
+            detail = f"{failure.detail}; GET /openapi.json describes the API"
+            headers = dict(failure.headers or {})
+            return ProblemError(HTTPStatus(failure.status_code), detail, headers=headers)
         case ClientDisconnect():
             return ProblemError(HTTPStatus.BAD_REQUEST, "the client has disconnected")
-        case SQLAlchemyError() | ImageNotStoredError():
-            is_store = isinstance(failure, SQLAlchemyError)
-            reason = storage_reason(failure if is_store else failure.__cause__)
-            record_failure("store" if is_store else "images", metrics, path=path, reason=reason)
-            return ProblemError(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                STORE_FAILED if is_store else IMAGES_FAILED,
-                headers={"Retry-After": "5"},
-            )
-    metrics.failures.labels("other").inc()
-    log.error("failure", exc_info=failure, extra={"fields": {"path": path}})
-    return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, UNEXPECTED)
+    return _failure_of_the_service(failure, metrics, path)
 
 
-def record_failure(part: str, metrics: Metrics, **fields: str) -> None:
-    """Log and count a failure of the store or of the image files."""
+def _failure_of_the_service(failure: Exception, metrics: Metrics, path: str) -> ProblemError:
+    if not isinstance(failure, SQLAlchemyError | ImageNotStoredError):
+        metrics.failures.labels("other").inc()
+        log.error("failure", exc_info=failure, extra={"fields": {"path": path}})
+        return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, UNEXPECTED)
+    is_store = isinstance(failure, SQLAlchemyError)
+    part, detail = ("store", STORE_FAILED) if is_store else ("images", IMAGES_FAILED)
     metrics.failures.labels(part).inc()
-    log.error(f"{part} failure", extra={"fields": fields})
+    log.error(
+        f"{part} failure", extra={"fields": {"path": path, "reason": storage_reason(failure)}}
+    )
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "5"})
 
 
-def storage_reason(cause: BaseException | None) -> str:
+def storage_reason(failure: Exception) -> str:
     """The first line of a failure: PostgreSQL's further lines may hold values of a row."""
+    cause = failure.__cause__ if isinstance(failure, ImageNotStoredError) else failure
     message = getattr(cause, "strerror", None) or getattr(cause, "orig", None)
     lines = str(message or "").strip().splitlines()
     return lines[0] if lines else type(cause).__name__

@@ -4,15 +4,7 @@ import math
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from misgiving.deferral.decisions import Outcome
 
@@ -24,20 +16,12 @@ def zulu(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _utc(time: datetime) -> datetime:
-    try:
-        return time.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("a time must be in the years 1 to 9999 in UTC") from error
-
-
 def _finite_or_none(value: Any) -> Any:
     """Replace NaN and infinity, which JSON does not have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 Moment = Annotated[datetime, PlainSerializer(zulu)]
-Instant = Annotated[AwareDatetime, AfterValidator(_utc)]
 Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
 StorableText = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # PostgreSQL cannot store NUL
 Verdict = Annotated[
@@ -130,12 +114,6 @@ class CaseQuery(Record):
         default=None,
         max_length=255,
         description="Part of the name, in upper or lower case (PostgreSQL: of its locale).",
-    )
-    received_since: Instant | None = Field(
-        default=None, description="Received at this time or later."
-    )
-    reviewed_since: Instant | None = Field(
-        default=None, description="Reviewed at this time or later."
     )
     arrived_after: int | None = Field(
         default=None, ge=0, le=MAX_NUMBER, description="Arrived after an earlier `last_arrival`."

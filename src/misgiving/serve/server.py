@@ -13,8 +13,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from misgiving.errors import UsageError, explain_damage
 from misgiving.serve.authentication import is_loopback
+from misgiving.serve.middleware import log_as_json
 from misgiving.serve.settings import Settings
-from misgiving.serve.telemetry import log_as_json
 from misgiving.training.allocator import return_freed_memory
 
 OPEN_FILES = 4096  # of which connections, the database and image files take a part
@@ -74,7 +74,7 @@ def read_key(file: Path | None, variable: str | None) -> str | None:
 
 def run(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
     """Serve until the process is told to stop, and then finish the requests in progress."""
-    log_as_json(names=settings.log_names)
+    log_as_json()
     return_freed_memory()
     _allow_open_files()
     config = uvicorn.Config(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from sqlalchemy.exc import OperationalError
@@ -17,20 +17,19 @@ from misgiving.deferral.decisions import Decision
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
 from misgiving.manifests import sha256_of
-from misgiving.serve.decode_limits import MemoryBudget
-from misgiving.serve.drift_tracker import DriftTracker
-from misgiving.serve.image_store import (
+from misgiving.serve.case_images import (
     ImageFiles,
     ModelInput,
     ModelInputs,
     RecentImages,
     image_failures,
 )
-from misgiving.serve.problems import problem_of, record_failure
+from misgiving.serve.decode_limits import MemoryBudget
+from misgiving.serve.drift_tracker import DriftTracker
+from misgiving.serve.problems import Metrics, problem_of
 from misgiving.serve.schemas import Case
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
-from misgiving.serve.telemetry import Metrics
 from misgiving.serve.uploads import Admission, Upload
 from misgiving.serve.workers import Batcher, WorkerPool
 
@@ -39,14 +38,6 @@ CHECK_SECONDS = 5.0
 CHECK_VALID_SECONDS = 1.0  # for which a good result holds, because anyone may ask
 CLOSING_SECONDS = 10.0  # in which each thread ends, unless it hangs
 MAX_DECODING_SECONDS = 30.0  # many times what any image within the limits takes
-
-
-class ListedImage(NamedTuple):
-    """An image file in a list, its place from 1, and what the list says of its label."""
-
-    path: str
-    place: int
-    remark: str
 
 
 @runtime_checkable
@@ -99,12 +90,8 @@ class Service:
         self.metrics.held_bytes.set_function(lambda: self.admission.held_bytes)
         self.metrics.hung_threads.set_function(lambda: self.workers.hung)
 
-    async def decide(self, upload: Upload, listed: ListedImage | None = None) -> tuple[Case, bool]:
+    async def decide(self, upload: Upload) -> tuple[Case, bool]:
         """Decide about one file, and commit the case before it is returned.
-
-        Args:
-            upload: The file.
-            listed: The row of the list of images that the file comes from, if any.
 
         Returns:
             The case, and True if the file was decided before: it is then its earlier case.
@@ -122,13 +109,13 @@ class Service:
             lambda data: (self._model_input(upload.name, data), sha256_of(data)), upload.data
         )
         decision = await self._model_batches.result(model_input)
-        case = self._case(upload.name, sha256, decision, listed)
+        case = self._case(upload, sha256, decision)
         if self.files is not None:
             await self.workers.run(partial(self.files.write, sha256), upload.data)
         stored = await self._store_batches.result(case)
         self.recent.put(stored.id, model_input)
         is_earlier = stored.id != case.id
-        if listed is None and not is_earlier:
+        if upload.place is None and not is_earlier:
             self.metrics.decisions.labels(case.decision).inc()
             if self.drift is not None:
                 self.drift.notice()
@@ -147,15 +134,8 @@ class Service:
         return await self.workers.run(decode)  # in the pool, which bounds the open images
 
     def image(self, case: Case) -> bytes | None:
-        """The file of a case, if files are kept and this one is intact."""
-        if self.files is None or not case.image_kept:
-            return None
-        try:
-            return self.files.read(case.sha256)
-        except (OSError, ValueError) as failure:
-            reason = getattr(failure, "strerror", None) or str(failure)
-            record_failure("images", self.metrics, sha256=case.sha256, reason=reason)
-            return None
+        """The file of a case, if files are kept."""
+        return self.files.read(case.sha256) if self.files and case.image_kept else None
 
     async def check(self) -> None:
         """Check that a case could be stored, in a thread of its own, once for all who wait.
@@ -198,20 +178,20 @@ class Service:
         self.metrics.batch_sizes.observe(len(inputs))
         return self.model.decide_inputs(np.stack(inputs))
 
-    def _case(self, name: str, sha256: str, decision: Decision, listed: ListedImage | None) -> Case:
+    def _case(self, upload: Upload, sha256: str, decision: Decision) -> Case:
         return Case.model_validate(
             {
                 **decision._asdict(),
                 "probability": decision.probability,
                 "id": self._new_id(),
                 "received": datetime.now(UTC),
-                "name": name,
+                "name": upload.name,
                 "sha256": sha256,
                 "model_fingerprint": self.model.fingerprint,
                 "policy_fingerprint": self.policy_fingerprint,
                 "image_kept": self.files is not None,
-                "place": listed and listed.place,
-                "remark": listed and listed.remark,
+                "place": upload.place,
+                "remark": upload.remark,
             }
         )
 

@@ -30,7 +30,6 @@ class Settings:
         recent_bytes: Memory for images that are kept for thumbnails.
         keep_images: Folder for image files. Default: they are not kept.
         api_key: The key that clients must send; None: only this machine is served, without a key.
-        log_names: Log the names of files as well.
     """
 
     max_bytes: int = 20_000_000
@@ -46,7 +45,6 @@ class Settings:
     recent_bytes: int = 64_000_000
     keep_images: Path | None = None
     api_key: str | None = field(default=None, repr=False)
-    log_names: bool = False
 
     def __post_init__(self) -> None:
         from misgiving.data.decoding import MAX_PIXELS  # needs Pillow, which --help does without

@@ -1,23 +1,12 @@
 """Cases and reviews in a database; a method that writes has committed when it returns."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, get_args
 
-from sqlalchemy import (
-    ColumnElement,
-    Connection,
-    Engine,
-    Row,
-    Select,
-    and_,
-    func,
-    insert,
-    select,
-    text,
-    tuple_,
-    update,
-)
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from misgiving.deferral.decisions import Outcome
@@ -25,19 +14,16 @@ from misgiving.errors import DataError, UsageError
 from misgiving.serve.database import (
     ARRIVALS,
     CASES,
-    NUMBERED,
+    PINGS,
     REVIEWS,
-    STATES,
-    UNNUMBERED,
-    WRITES,
+    WRITING,
     create_tables,
     engine_for,
-    without_password,
+    shown,
 )
 from misgiving.serve.schemas import Case, CaseQuery, Review, zulu
 
 PAGE_SIZE = 500
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST_PLACE = 2**31 - 1  # of a case that is in no list
 SORT_KEYS = {
     "expected_error": (CASES.c.expected_error, CASES.c.id),
@@ -61,10 +47,9 @@ class NewerReviewError(Exception):
 class Store:
     """All cases, on SQLite or PostgreSQL; safe in threads and for several processes at once."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self._writing = engine.execution_options(**{WRITES: NUMBERED})
-        self._writing_unnumbered = engine.execution_options(**{WRITES: UNNUMBERED})
+        self._writing = engine.execution_options(**{WRITING: True})
 
     @classmethod
     def open(cls, location: str) -> "Store":
@@ -76,18 +61,14 @@ class Store:
         """
         store = cls(engine_for(location))
         try:
-            with store._writing_unnumbered.begin() as connection:
-                create_tables(connection, without_password(location))
-        except SQLAlchemyError as error:
+            with store._writing.begin() as connection:
+                create_tables(connection)
+        except (SQLAlchemyError, DataError) as error:
             store.close()
-            reason = str(getattr(error, "orig", None) or error)
             raise DataError(
-                f"{without_password(location)}: cannot be opened ({reason}); check the folder and "
-                "its permissions, or choose another `store`"
+                f"{shown(location)}: cannot be opened ({getattr(error, 'orig', None) or error}); "
+                "check the folder and its permissions, or choose another `store`"
             ) from error
-        except BaseException:
-            store.close()
-            raise
         return store
 
     def add(self, cases: Sequence[Case]) -> list[Case]:
@@ -123,8 +104,8 @@ class Store:
         Raises:
             NewerReviewError: It is not.
         """
-        with self._writing.begin() as connection:  # its update makes other reviewers wait
-            connection.execute(update(CASES).where(CASES.c.id == id).values(reviewed=True))
+        with self._writing.begin() as connection:  # its sa.update makes other reviewers wait
+            connection.execute(sa.update(CASES).where(CASES.c.id == id).values(reviewed=True))
             last = _last_reviews(connection, [id]).get(id)
             if check and last_seen != (last.reviewed_at if last else None):
                 raise NewerReviewError(last)
@@ -163,7 +144,7 @@ class Store:
                         f"the case of cursor {cursor} has been deleted; leave the cursor out to "
                         "start with the first case"
                     )
-                selected = selected.where(tuple_(*keys) < tuple(last))
+                selected = selected.where(sa.tuple_(*keys) < tuple(last))
             cases = _cases(connection, selected.limit(limit + 1))
         return cases[:limit], cases[limit - 1].id if len(cases) > limit else None
 
@@ -226,62 +207,32 @@ class Store:
             counts = {row[0]: row[1] for row in connection.execute(query)}
         return {decision: counts.get(decision, 0) for decision in get_args(Outcome)}
 
-    def load(self, name: str) -> bytes | None:
-        """A value that `save` has stored."""
-        with self._engine.begin() as connection:
-            value = connection.scalar(select(STATES.c.value).where(STATES.c.name == name))
-        return None if value is None else bytes(value)
-
-    def save(self, name: str, value: bytes) -> None:
-        """Commit a value in place of an earlier one of this name."""
-        upsert = (
-            "INSERT INTO states (name, value) VALUES (:name, :value) "
-            "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-        )
-        with self._writing_unnumbered.begin() as connection:
-            connection.execute(text(upsert), {"name": name, "value": value})
-
     def ping(self) -> None:
         """Raise SQLAlchemyError if the database does not store anything."""
-        self.save("health", zulu(datetime.now(UTC)).encode())
+        with self._engine.begin() as connection:  # waits for no lock of another process
+            connection.execute(sa.delete(PINGS))
+            connection.execute(insert(PINGS).values(time=zulu(datetime.now(UTC))))
 
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
 
 
-def first_id_at(time: datetime) -> str:
-    """The smallest id of this time or later; ids start with their time in microseconds.
-
-    >>> first_id_at(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
-    '000000000f4240'
-    """
-    return f"{max(0, (time - EPOCH) // timedelta(microseconds=1)):014x}"
-
-
 def _conditions(query: CaseQuery) -> ColumnElement[bool]:
     """The conditions as an SQL clause with bound values."""
-    clauses: list[ColumnElement[bool]] = []
-    if query.decisions:
-        clauses.append(CASES.c.decision.in_(query.decisions))
-    if query.reviewed is not None:
-        clauses.append(CASES.c.reviewed.is_(query.reviewed))
-    if query.predicted_class is not None:
-        clauses.append(CASES.c.predicted_class == query.predicted_class)
-    if query.name is not None:
-        clauses.append(CASES.c.name.icontains(query.name, autoescape=True))
-    return and_(True, *clauses, *_conditions_on_time(query))
+    conditions: list[tuple[Any, Callable[[Any], ColumnElement[bool]]]] = [
+        (query.decisions or None, CASES.c.decision.in_),
+        (query.reviewed, CASES.c.reviewed.is_),
+        (query.predicted_class, CASES.c.predicted_class.__eq__),
+        (query.name, partial(CASES.c.name.icontains, autoescape=True)),
+        (query.arrived_after, partial(_is_numbered_after, ARRIVALS)),
+        (query.reviewed_after, partial(_is_numbered_after, REVIEWS)),
+    ]
+    return sa.and_(True, *(clause(value) for value, clause in conditions if value is not None))
 
 
-def _conditions_on_time(query: CaseQuery) -> Iterator[ColumnElement[bool]]:
-    if query.received_since is not None:
-        yield CASES.c.id >= first_id_at(query.received_since)
-    if query.reviewed_since is not None:
-        late = REVIEWS.c.reviewed_at >= zulu(query.reviewed_since)
-        yield CASES.c.id.in_(select(REVIEWS.c.case_id).where(late))
-    for table, number in (ARRIVALS, query.arrived_after), (REVIEWS, query.reviewed_after):
-        if number is not None:
-            yield CASES.c.id.in_(select(table.c.case_id).where(table.c.number > number))
+def _is_numbered_after(table: sa.Table, number: int) -> ColumnElement[bool]:
+    return CASES.c.id.in_(select(table.c.case_id).where(table.c.number > number))
 
 
 def _identity(case: Case) -> tuple[object, ...]:

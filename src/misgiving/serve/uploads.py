@@ -30,10 +30,14 @@ class Upload(NamedTuple):
     Attributes:
         name: As given by the sender.
         data: Its content; None if it exceeds the limit for one file.
+        place: In a list of images, from 1; None for a file that a client sends.
+        remark: Text of the list on the image.
     """
 
     name: str
     data: bytes | None
+    place: int | None = None
+    remark: str | None = None
 
 
 class Admission:

@@ -1,16 +1,15 @@
 """Routes of the API, one file per resource, and the dependencies that they share."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http import HTTPStatus
-from threading import BoundedSemaphore
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
-from misgiving.serve.problems import ProblemError, too_busy
+from misgiving.serve.problems import ProblemError
 from misgiving.serve.schemas import Case
 from misgiving.serve.service import Service
+
+CASE_ID = "^[0-9a-f]{32}$"
 
 
 async def _service(request: Request) -> Service:
@@ -19,7 +18,6 @@ async def _service(request: Request) -> Service:
 
 
 ServiceDep = Annotated[Service, Depends(_service)]
-CASE_ID = "^[0-9a-f]{32}$"
 CaseId = Annotated[str, Path(pattern=CASE_ID, description="The id of a case.")]
 
 
@@ -31,14 +29,3 @@ def _case(id: CaseId, service: ServiceDep) -> Case:
 
 
 CaseDep = Annotated[Case, Depends(_case)]
-
-
-@contextmanager
-def slot_of(slots: BoundedSemaphore, work: str) -> Iterator[None]:
-    """Hold one of a few slots for work during the block; 429 if all are taken."""
-    if not slots.acquire(blocking=False):
-        raise too_busy(f"too many {work} at once; send the request again after Retry-After seconds")
-    try:
-        yield
-    finally:
-        slots.release()

@@ -1,31 +1,36 @@
-"""`/cases`: the worklist, its CSV, single cases, and their reviews."""
+"""`/cases`: the worklist, its CSV, single cases with their images, and reviews."""
 
 import csv
-import threading
-from collections.abc import AsyncIterator, Iterable, Iterator
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from itertools import chain, islice
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from PIL import Image
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from misgiving.data.decoding import FORMATS
 from misgiving.deferral.decisions import Outcome
 from misgiving.errors import UsageError
 from misgiving.files import csv_lines
+from misgiving.serve.case_images import ModelInput, ModelInputs, occlusion
 from misgiving.serve.problems import ProblemError, content, documented
-from misgiving.serve.routes import CASE_ID, CaseDep, ServiceDep, slot_of
+from misgiving.serve.routes import CASE_ID, CaseDep, ServiceDep
 from misgiving.serve.schemas import (
     Case,
     CaseQuery,
     CaseWithHistory,
-    Instant,
+    Number,
     Review,
     StorableText,
     Verdict,
 )
+from misgiving.serve.service import Model, Service
 from misgiving.serve.store import NewerReviewError
 
 router = APIRouter(tags=["cases"])
@@ -40,29 +45,22 @@ BAD_REVIEW = documented(
 )
 CSV = content("text/csv", {"type": "string"})
 CSV_ROWS = 100  # in one chunk
-MAX_EXPORTS = 8  # that are sent at once
-_exports = threading.BoundedSemaphore(MAX_EXPORTS)
-CASE_COLUMNS = [
-    "id",
-    "received",
-    "name",
-    "decision",
-    "predicted_class",
-    "probability",
-    "error_probability",
-    "expected_loss",
-    "predicted_loss",
-    "ood_p_value",
-    "acceptance_score",
-    "ood_score",
-    "reason",
-    "place",
-    "remark",
-    "reviewed",
-]
+CASE_COLUMNS = (
+    "id received name decision predicted_class probability error_probability expected_loss "
+    "predicted_loss ood_p_value acceptance_score ood_score reason place remark reviewed"
+)
 REVIEW_COLUMNS = list(Review.model_fields)
 ORIGIN_COLUMNS = ["sha256", "model_fingerprint", "policy_fingerprint"]
-CSV_COLUMNS = [*CASE_COLUMNS, *REVIEW_COLUMNS, *ORIGIN_COLUMNS]
+CSV_COLUMNS = [*CASE_COLUMNS.split(), *REVIEW_COLUMNS, *ORIGIN_COLUMNS]
+CACHED = {"Cache-Control": "private, max-age=86400"}  # the input of one model never changes
+BINARY = {"type": "string", "format": "binary"}
+SHOWABLE = {"image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp", "image/tiff"}
+UNKNOWN = "application/octet-stream"
+NO_IMAGE = (
+    "this instance does not have the image: it has left the memory, or another instance received "
+    "it, and image files are not kept (option keep_images)"
+)
+OTHER_MODEL = "this case was decided by another model; send the image again"
 
 
 class Cases(BaseModel):
@@ -94,7 +92,7 @@ class Remark(BaseModel):
     )
     note: StorableText = Field(default="", max_length=2000)
     reviewer: StorableText = Field(default="", max_length=200)
-    seen: Instant | None = Field(
+    seen: AwareDatetime | None = Field(
         default=None,
         description="`reviewed_at` of the last review that the reviewer knows; null: none. A newer "
         "review is then a conflict.",
@@ -105,6 +103,16 @@ class Remark(BaseModel):
         if (self.verdict == "override") != (self.chosen_class is not None):
             raise ValueError("give `class` with override, and with no other verdict")
         return self
+
+
+class Saliency(BaseModel):
+    """Occlusion map of the predicted class."""
+
+    predicted_class: str
+    probability: Number = Field(description="Of the predicted class, for the whole image.")
+    drops: list[list[Number]] = Field(
+        description="Row by row: the drop in probability when this cell is covered."
+    )
 
 
 class CasePageQuery(CaseQuery):
@@ -133,18 +141,7 @@ def list_cases(service: ServiceDep, query: Annotated[CasePageQuery, Query()]) ->
     )
 
 
-async def _export_slot() -> AsyncIterator[None]:
-    """Hold a slot until the last of an export is sent."""
-    with slot_of(_exports, "exports"):
-        yield
-
-
-@router.get(
-    "/cases.csv",
-    responses={**CSV, **BAD_QUERY, **documented(HTTPStatus.TOO_MANY_REQUESTS)},
-    response_class=Response,
-    dependencies=[Depends(_export_slot)],
-)
+@router.get("/cases.csv", responses={**CSV, **BAD_QUERY}, response_class=Response)
 def export_cases(service: ServiceDep, query: Annotated[CaseQuery, Query()]) -> StreamingResponse:
     """Export the worklist as CSV; text that a spreadsheet would evaluate starts with `'`."""
     headers = {"Content-Disposition": 'attachment; filename="cases.csv"'}
@@ -196,7 +193,7 @@ def _conflict(last: Review | None) -> ProblemError:
     )
 
 
-def _with_history(service: ServiceDep, case: Case) -> CaseWithHistory:
+def _with_history(service: Service, case: Case) -> CaseWithHistory:
     reviews = service.store.reviews(case.id)
     values = {**case.model_dump(), "reviewed": bool(reviews), "reviews": reviews}
     return CaseWithHistory.model_validate({**values, "review": reviews[-1] if reviews else None})
@@ -214,3 +211,72 @@ def _csv_row(case: Case) -> list[Any]:
     values |= {"reviewed": "yes" if case.reviewed else "no"}
     values |= values["review"] or dict.fromkeys(REVIEW_COLUMNS)
     return [values[name] for name in CSV_COLUMNS]
+
+
+@router.get(
+    "/cases/{id}/thumbnail",
+    responses={**content("image/jpeg", BINARY), **NO_CASE},
+    response_class=Response,
+)
+async def get_thumbnail(service: ServiceDep, case: CaseDep) -> Response:
+    """Get the image as the model saw it, if the case is recent or files are kept.
+
+    The image of another model's case is as this model sees it, and must not be cached.
+    """
+    file = io.BytesIO()
+    Image.fromarray(await _model_input(service, case)).save(file, "JPEG", quality=85)
+    headers = CACHED if case.model_fingerprint == service.model.fingerprint else None
+    return Response(file.getvalue(), media_type="image/jpeg", headers=headers)
+
+
+@router.get(
+    "/cases/{id}/image",
+    responses={**content("image/*", BINARY), **NO_CASE},
+    response_class=Response,
+)
+def get_image(service: ServiceDep, case: CaseDep) -> Response:
+    """Get the file as it was sent, if files are kept."""
+    data = service.image(case)
+    if data is None:
+        raise ProblemError(HTTPStatus.NOT_FOUND, NO_IMAGE)
+    kind = _media_type(data)
+    disposition = "attachment" if kind == UNKNOWN else "inline"
+    return Response(data, media_type=kind, headers={**CACHED, "Content-Disposition": disposition})
+
+
+@router.get(
+    "/cases/{id}/saliency",
+    responses={**NO_CASE, **documented(HTTPStatus.CONFLICT)},
+)
+async def get_saliency(service: ServiceDep, case: CaseDep) -> Saliency:
+    """Compute the parts of the image that the predicted class depends on."""
+    if case.model_fingerprint != service.model.fingerprint:
+        raise ProblemError(HTTPStatus.CONFLICT, OTHER_MODEL)
+    model_input = await _model_input(service, case)
+    return await run_in_threadpool(_saliency, service.model, case.predicted_class, model_input)
+
+
+async def _model_input(service: Service, case: Case) -> ModelInput:
+    model_input = await service.model_input(case)
+    if model_input is None:
+        raise ProblemError(HTTPStatus.NOT_FOUND, NO_IMAGE)
+    return model_input
+
+
+def _media_type(data: bytes) -> str:
+    """The type as which a browser may show a file; it ignores the sender's claims."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            media_type = image.get_format_mimetype()
+    except Exception:  # Pillow raises almost anything
+        return UNKNOWN
+    return media_type if media_type in SHOWABLE else UNKNOWN
+
+
+def _saliency(model: Model, name: str, model_input: ModelInput) -> Saliency:
+    def probabilities_of(inputs: ModelInputs) -> Sequence[float]:
+        return [decision.probabilities[name] for decision in model.decide_inputs(inputs)]
+
+    (whole,) = probabilities_of(model_input[None])
+    drops = occlusion(model_input, whole, probabilities_of)
+    return Saliency(predicted_class=name, probability=whole, drops=drops.tolist())

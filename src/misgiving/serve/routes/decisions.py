@@ -128,8 +128,7 @@ async def _result(index: int, upload: Upload, service: Service) -> Result:
             service.metrics.refused_images.inc()
         problem = problem_of(failure, service.metrics, path="/decisions").problem
         return Result(index=index, name=upload.name, problem=problem)
-    name = {"name": upload.name} if service.settings.log_names else {}
-    log.info("case", extra={"fields": {"case": case.id, "decision": case.decision, **name}})
+    log.info("case", extra={"fields": {"case": case.id, "decision": case.decision}})
     return Result(index=index, name=upload.name, case=case, known=is_earlier)
 
 

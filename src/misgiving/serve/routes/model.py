@@ -4,7 +4,6 @@ import importlib.metadata
 import math
 import platform
 import shlex
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from misgiving.serve.drift_tracker import Drift
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.routes import ServiceDep
 
-router = APIRouter()
+router, without_key = APIRouter(), APIRouter()
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 PACKAGES = ("misgiving", "numpy", "onnxruntime", "pillow", "fastapi", "sqlalchemy")
@@ -27,20 +26,8 @@ NOTICE = (
     "For research, and for experts who check every decision. Not a medical device; not for "
     "diagnosis."
 )
+LIMITS = ("max_bytes", "max_pixels", "max_decoded_bytes", "max_files", "queue", "timeout")
 NO_POLICY = "this model has no policy; run `misgiving calibrate` and export the model again"
-
-
-class Limits(BaseModel):
-    """Limits of one request."""
-
-    max_bytes: int = Field(description="Bytes of one file.")
-    max_pixels: int = Field(description="Pixels of one image.")
-    max_decoded_bytes: int = Field(
-        description="Memory for images that are decoded at once; others wait."
-    )
-    max_files: int = Field(description="Files in one request.")
-    queue: int = Field(description="Images that may wait.")
-    timeout: float = Field(description="Seconds for one request.")
 
 
 class ModelDescription(BaseModel):
@@ -52,7 +39,10 @@ class ModelDescription(BaseModel):
     policy: list[str] | None = Field(description="The policy in words; null: no policy.")
     card: dict[str, Any] = Field(description="The model card.")
     versions: dict[str, str]
-    limits: Limits
+    limits: dict[str, int | float] = Field(
+        description="Bytes and pixels of one image, bytes of all that are decoded at once, files "
+        "and seconds of one request, and images that may wait."
+    )
     keeps_images: bool
     notice: str
 
@@ -115,7 +105,7 @@ async def describe_model(service: ServiceDep) -> ModelDescription:
         policy=None if model.deferral is None else certificate_sentences(model.deferral),
         card=dict(model.card),
         versions={"python": platform.python_version(), **versions},
-        limits=Limits.model_validate(service.settings, from_attributes=True),
+        limits={name: getattr(service.settings, name) for name in LIMITS},
         keeps_images=service.files is not None,
         notice=NOTICE,
     )
@@ -151,7 +141,9 @@ def list_operating_points(service: ServiceDep) -> Calibration:
     )
 
 
-@router.get("/health", tags=["monitoring"], responses=documented(HTTPStatus.SERVICE_UNAVAILABLE))
+@without_key.get(
+    "/health", tags=["monitoring"], responses=documented(HTTPStatus.SERVICE_UNAVAILABLE)
+)
 async def check_health(service: ServiceDep) -> dict[Literal["status"], Literal["ok"]]:
     """Check the database and the threads; needs no key."""
     try:
@@ -196,23 +188,18 @@ def command(deferral: Deferral, *, of_graph: bool = False) -> str:
 
     A graph that was made elsewhere has no run, so that new predictions of it are calibrated on.
     """
-    targets, rule = deferral.certificate_.targets, deferral.rule_
     cases = ["NEW_PREDICTIONS.csv", "--out", "POLICY"] if of_graph else ["RUN", "NEW_CASES"]
     words = ["misgiving", "calibrate", *cases, "--max-error", "{max_error}"]
-    words += ["--confidence", str(targets.confidence)]
-    words += _pairs("--class-max-miss", targets.class_max_miss)
-    if targets.max_ood_false_alarms is not None:
-        words += ["--max-ood-false-alarms", str(targets.max_ood_false_alarms)]
-    if not targets.simultaneous:
-        words.append("--each")
-    words += ["--max-error-probability", str(rule.max_error_probability), "--rule", rule.rule]
-    words += _pairs("--cost", rule.costs)
-    words += ["--ood-detector", shlex.quote(deferral.ood_detector_)]
-    return " ".join([*words, "--seed", str(deferral.seed), "--overwrite"])
-
-
-def _pairs(flag: str, values: Mapping[str, float]) -> list[str]:
-    return [f"{flag} {shlex.quote(f'{name}={value}')}" for name, value in values.items()]
+    options = deferral.get_params() | {"ood_detector": deferral.ood_detector_}
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-').replace('costs', 'cost')}"
+        if isinstance(value, dict):
+            words += [f"{flag} {shlex.quote(f'{key}={number}')}" for key, number in value.items()]
+        elif name == "simultaneous":
+            words += [] if value else ["--each"]
+        elif name != "max_error" and value is not None:
+            words += [flag, str(value)]
+    return " ".join([*words, "--overwrite"])
 
 
 def _finite(threshold: float) -> float | None:
