@@ -4,8 +4,8 @@
     PYTHONPATH=src python tests/frozen.py make frozen/new --parts digits,isic,service
     python tests/frozen.py compare frozen/old frozen/new      # exit status 1 if anything differs
 
-`make` uses only the command line and public files, so that it works for versions with other
-modules. A training on one machine is the same for the same seed. Parts:
+`make` uses only the command line, public names and files, so that it works for versions with other
+modules. A training on one machine is the same for the same seed and number of threads. Parts:
 
 - `reproduce`: `results.csv` of the three experiments on the digits (minutes);
 - `digits`, `isic`: a small training, its certificate, its measurements, and the decisions of the
@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+os.environ["OMP_NUM_THREADS"] = "1"
 SHARED = Path(os.environ.get("SHARED", "../shared/data"))
 WEIGHTS = os.environ.get("WEIGHTS", "weights/tf_efficientnet_lite0.safetensors")
 ISIC = SHARED / "isic2019-half"
@@ -101,7 +102,7 @@ def make_model(part: str, out: Path) -> None:
         call(name, **values)
     with (at / "run" / "split.csv").open() as file:
         sets = {row["id"]: row["set"] for row in csv.DictReader(file)}
-    write_table(at, sets)
+    write_table(at, SETTINGS[part]["data"], sets)
     for name in ("calibrate table", "evaluate table", "predict table", "export"):
         call(name, **values)
     names = [name for chosen in ("test", "calibrate") for name in sets if sets[name] == chosen]
@@ -115,18 +116,24 @@ def make_model(part: str, out: Path) -> None:
         (at / folder / "certificate.json").write_text(json.dumps(rows))
 
 
-def write_table(at: Path, sets: dict[str, str]) -> None:
+def write_table(at: Path, data: str, sets: dict[str, str]) -> None:
     """Write the exported predictions as another program would, with the sets of the run."""
-    columns = exported(at / "evaluation")
+    columns = exported(at, data)
+    kept = [sets.get(name) in ("tune", "calibrate", "test") for name in columns["id"].tolist()]
+    columns = {key: values if key == "classes" else values[kept] for key, values in columns.items()}
     sizes = Counter(columns["group"].tolist())
     groups = [group if sizes[group] > 1 else "" for group in columns["group"].tolist()]
     columns |= {"set": np.array([sets[name] for name in columns["id"].tolist()])}
     np.savez_compressed(at / "table.npz", **columns | {"group": np.array(groups)})
 
 
-def exported(folder: Path) -> dict[str, np.ndarray]:
-    """The predictions that `evaluate` has written."""
-    if not (folder / "predictions.npz").exists():  # at 44cd948
+EXPORT = "import sys, misgiving; misgiving.predict(*sys.argv[1:3]).write(sys.argv[3])"
+
+
+def exported(at: Path, data: str) -> dict[str, np.ndarray]:
+    """Predictions of a run for its images."""
+    folder = at / "evaluation"
+    if (folder / "predictions.safetensors").exists():  # `evaluate` of 44cd948 wrote all
         from safetensors import safe_open
 
         with safe_open(folder / "predictions.safetensors", "np") as arrays:
@@ -136,7 +143,9 @@ def exported(folder: Path) -> dict[str, np.ndarray]:
             columns["label"] = texts["classes"][arrays.get_tensor("labels")]
         names = {"id": "ids", "group": "groups", "classes": "classes"}
         return columns | {new: texts[old] for new, old in names.items()}
-    with np.load(folder / "predictions.npz", allow_pickle=False) as arrays:
+    file = at / "all.npz"
+    subprocess.run([sys.executable, "-c", EXPORT, str(at / "run"), data, str(file)], check=True)
+    with np.load(file, allow_pickle=False) as arrays:
         names = {"logits", "features", "label", "predicted_loss", "id", "group", "classes"}
         columns = {name: arrays[name] for name in names & set(arrays)}
     texts = {name: columns[name] for name in columns if columns[name].dtype.kind == "S"}
