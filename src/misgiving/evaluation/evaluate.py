@@ -8,11 +8,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from misgiving.data.datasets.folders import banded
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.scored_cases import one_per_group
 from misgiving.errors import DataError, UsageError
+from misgiving.evaluation.bands import banded
 from misgiving.evaluation.measures import (
     Measurement,
     measure_accepted_errors,

@@ -128,7 +128,7 @@ class Dataset:
         contents: One sentence for a report, where the name does not say enough.
         masks: Folder of lesion masks, named by an image's id and `_segmentation.png`, as large as
             the image and white on the lesion.
-        metadata: More columns, such as the patient's age band.
+        metadata: More columns, such as the patient's age.
         group_columns: Columns of the data that define the groups; none: each image is its own.
         left_out: Number of images of which no image of a derived set could be made.
     """

@@ -1,12 +1,9 @@
 """`folder:` and `table:` data, images without labels, and the tables of image sets."""
 
 import io
-import math
 import os
-from bisect import bisect
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +20,6 @@ if TYPE_CHECKING:
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 OWN_COLUMNS = ("path", "label", *UNITS)
-AGES = (30, 50, 70)
-AGE_BANDS = ("under 30", "30-49", "50-69", "70 or older")
-FEW = 12  # a column with at most so many values is kept as it is
 
 
 def read_folder(place: str) -> Dataset:
@@ -222,50 +216,5 @@ def columns_of(rows: "DataFrame") -> dict[str, list[str]]:
 
 
 def metadata_of(rows: "DataFrame", columns: Mapping[str, str]) -> Metadata:
-    """Columns of a table under other names, with ages and other numbers in bands.
-
-    Args:
-        rows: One per image.
-        columns: The new name of each column. Columns that are missing, and columns of text with
-            many values, are left out.
-    """
-    bands = {
-        name: banded(name, rows[column].tolist())
-        for column, name in columns.items()
-        if column in rows
-    }
-    return {name: values for name, values in bands.items() if values}
-
-
-def banded(name: str, values: Sequence[str]) -> tuple[str, ...]:
-    """A column of few values as it is, and numbers in bands; empty if neither is possible."""
-    if name == "age":
-        return tuple(map(age_band, values))
-    if len(set(values)) <= FEW:
-        return tuple(values)
-    numbers = [_number(value) for value in values]
-    if any(number is None for number, value in zip(numbers, values, strict=True) if value):
-        return ()
-    ascending = sorted(number for number in numbers if number is not None)
-    bounds = sorted({ascending[len(ascending) * quarter // 4] for quarter in (1, 2, 3)})
-    inner = (f"{low:g} to below {high:g}" for low, high in pairwise(bounds))
-    bands = [f"below {bounds[0]:g}", *inner, f"{bounds[-1]:g} or more"]
-    return tuple("" if number is None else bands[bisect(bounds, number)] for number in numbers)
-
-
-def age_band(age: str) -> str:
-    """Band of an age in years; empty if it is not a number.
-
-    >>> age_band("45.0"), age_band("85"), age_band("unknown")
-    ('30-49', '70 or older', '')
-    """
-    years = _number(age)
-    return "" if years is None else AGE_BANDS[bisect(AGES, years)]
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+    """Columns of a table, one row per image, under other names; missing ones are left out."""
+    return {name: tuple(rows[column]) for column, name in columns.items() if column in rows}

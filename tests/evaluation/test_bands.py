@@ -1,0 +1,41 @@
+import pytest
+
+from misgiving.evaluation.bands import banded
+
+HUNDRED = [str(number) for number in range(100)]
+
+
+@pytest.mark.parametrize(
+    ("age", "band"),
+    [
+        ("0", "under 30"),
+        ("29.9", "under 30"),
+        ("30", "30-49"),
+        ("69", "50-69"),
+        ("70", "70 or older"),
+        ("", ""),
+        ("nan", ""),
+        ("old", ""),
+    ],
+)
+def test_an_age_is_in_one_band(age, band):
+    assert banded("age", [age]) == (band,)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "counts"),
+    [
+        (
+            HUNDRED,
+            {"below 25": 25, "25 to below 50": 25, "50 to below 75": 25, "75 or more": 25},
+        ),
+        (["0.5"] * 60 + HUNDRED[1:41], {"0.5 to below 16": 75, "16 or more": 25}),
+    ],
+)
+def test_a_column_of_many_numbers_becomes_quarters_and_equal_ones_are_one(numbers, counts):
+    bands = banded("size", numbers)
+    assert {band: bands.count(band) for band in bands} == counts
+
+
+def test_a_column_of_names_is_no_group():
+    assert banded("name", [f"patient {number}" for number in range(30)]) == ()
