@@ -17,9 +17,7 @@ from misgiving.report.evaluation import (
     shortened,
     write_report,
 )
-from misgiving.report.figures.classes import matrix_figure
-from misgiving.report.figures.curves import acceptance_figure
-from misgiving.report.figures.histograms import histogram_figure
+from misgiving.report.figures.evaluation import acceptance_figure, histogram_figure, matrix_figure
 from misgiving.report.rendering import percent
 
 HOSTILE = "<script>alert(1)</script> & $x$"
@@ -269,8 +267,12 @@ def test_histograms_are_shares_of_each_set_over_the_same_bars():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
         "right (100)", "wrong (2)", "limit",
     ]  # fmt: skip
-    assert histogram_figure({"none": np.array([np.nan])}, xlabel="x").axes[0].texts
-    assert histogram_figure({"one": np.array([2.0])}, xlabel="x").axes[0].patches
+    empty, single = (
+        histogram_figure({"": np.array([score])}, xlabel="x", limit=None, limit_label="").axes[0]
+        for score in (np.nan, 2.0)
+    )
+    assert empty.texts
+    assert single.patches
 
 
 def test_the_matrix_shows_each_count():

@@ -6,8 +6,8 @@ import pytest
 from browsing import needs_chromium
 from fabricated import BLANK, SETTINGS, run_of
 
-from misgiving.report.figures import COLOURS
-from misgiving.report.figures.curves import SCORE_COLOURS
+from misgiving.report.figures import STYLES
+from misgiving.report.figures.evaluation import SCORE_STYLES
 from misgiving.report.reproduction.page import draw_figures, render_page
 
 pytestmark = needs_chromium
@@ -184,7 +184,7 @@ def test_words_of_the_figures_can_be_read_on_the_page(visit, scheme):
 def test_every_colour_of_a_model_or_a_score_can_be_told_from_a_dark_page(visit):
     page = visit(color_scheme="dark")
     ground = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
-    for colour in {*COLOURS.values(), *SCORE_COLOURS.values()}:
+    for colour in {style[0] for style in (*STYLES.values(), *SCORE_STYLES.values())}:
         shown = page.evaluate(
             """([name, colour]) => {
             const it = document.body.appendChild(document.createElement('p'));

@@ -178,7 +178,7 @@ def _operating_points(evaluation: Evaluation) -> list[Any]:
 
 def _figures(evaluation: Evaluation) -> dict[str, Drawing]:
     """The figures of the page; one that would be empty is missing."""
-    from misgiving.report.figures.histograms import histogram_figure
+    from misgiving.report.figures.evaluation import histogram_figure
 
     scores, deferral = evaluation.scores, evaluation.deferral
     certificate = None if deferral is None else deferral.certificate_
@@ -230,7 +230,7 @@ def _medians(sets: Mapping[str, np.ndarray]) -> str:
 
 
 def _acceptance(evaluation: Evaluation) -> Drawing:
-    from misgiving.report.figures.curves import acceptance_figure
+    from misgiving.report.figures.evaluation import acceptance_figure
 
     curve, decided = evaluation.curve, evaluation.decided
     accepts = bool(decided) and decided["accept"].events > 0
@@ -251,7 +251,7 @@ def _acceptance(evaluation: Evaluation) -> Drawing:
 
 
 def _reliability(evaluation: Evaluation) -> Drawing:
-    from misgiving.report.figures.curves import reliability_figure
+    from misgiving.report.figures.evaluation import reliability_figure
 
     probabilities, wrong = evaluation.probabilities, evaluation.wrong
     bins, observed = reliability_with_intervals(probabilities, wrong, evaluation.judged.units)
@@ -270,7 +270,7 @@ def _reliability(evaluation: Evaluation) -> Drawing:
 
 
 def _confusion(evaluation: Evaluation) -> Drawing:
-    from misgiving.report.figures.classes import matrix_figure
+    from misgiving.report.figures.evaluation import matrix_figure
 
     judged = evaluation.judged
     counts, names = confusion(judged.classes, judged.labels, evaluation.classes)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import UInt8
 
-from misgiving.report.figures import COLOURS
+from misgiving.report.figures import STYLES
 
 Value = TypeVar("Value")
 Picture = UInt8[np.ndarray, "height width 3"]
@@ -47,6 +47,6 @@ def distinct(values: Iterable[Value]) -> list[Value]:
 
 def models_of(frame: pd.DataFrame) -> list[str]:
     """The models that occur: known ones from vanilla to proposed, then any others."""
-    order = list(COLOURS)
+    order = list(STYLES)
     models = distinct(frame["model"])
     return sorted(models, key=lambda name: order.index(name) if name in order else len(order))

@@ -12,39 +12,21 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.transforms import ScaledTranslation, Transform
 
+Line = str | tuple[int, tuple[float, ...]]
 # Okabe and Ito's palette, distinct with the common colour blindnesses; grey for no estimator, and
 # a yellow that can be seen on white
-COLOURS = {
-    "vanilla": "#7a7a7a",
-    "mse": "#e69f00",
-    "detached": "#009e73",
-    "proposed": "#0072b2",
-    "proposed_halves": "#d55e00",
-    "proposed_sum": "#b59b00",
-    "proposed+logits": "#cc79a7",
+STYLES: dict[str, tuple[str, Line, str]] = {  # colour, stroke and marker of each model
+    "vanilla": ("#7a7a7a", "--", "s"),
+    "mse": ("#e69f00", ":", "^"),
+    "detached": ("#009e73", "-.", "D"),
+    "proposed": ("#0072b2", "-", "o"),
+    "proposed_halves": ("#d55e00", (0, (5.0, 1.0)), "v"),
+    "proposed_sum": ("#b59b00", (0, (3.0, 1.0, 1.0, 1.0, 1.0, 1.0)), "P"),
+    "proposed+logits": ("#cc79a7", (0, (8.0, 2.0)), "<"),
 }
 OTHER_COLOUR = "#56b4e9"
-Line = str | tuple[int, tuple[float, ...]]
-LINES: dict[str, Line] = {
-    "vanilla": "--",
-    "mse": ":",
-    "detached": "-.",
-    "proposed": "-",
-    "proposed_halves": (0, (5.0, 1.0)),
-    "proposed_sum": (0, (3.0, 1.0, 1.0, 1.0, 1.0, 1.0)),
-    "proposed+logits": (0, (8.0, 2.0)),
-}
-MARKERS = {
-    "vanilla": "s",
-    "mse": "^",
-    "detached": "D",
-    "proposed": "o",
-    "proposed_halves": "v",
-    "proposed_sum": "P",
-    "proposed+logits": "<",
-}
+OTHER_STYLE: tuple[str, Line, str] = (OTHER_COLOUR, "-", "o")
 INK = "#2b2b2b"
 STYLE: dict[Any, Any] = {  # newer matplotlib types each key, older takes any text
     "font.family": "DejaVu Sans",
@@ -74,16 +56,6 @@ STYLE: dict[Any, Any] = {  # newer matplotlib types each key, older takes any te
     "svg.hashsalt": "misgiving",  # without one, the ids in an SVG are drawn anew each time
     "svg.fonttype": "path",
 }
-PLOTTED = (
-    "odin",
-    "odin_default",
-    "odin_id_only",
-    "best_on_tuning",
-    "msp",
-    "energy",
-    "predicted_loss",
-)
-"""The detectors that Figure 5 has room for; the table below it has all."""
 Kind = Literal["png", "svg", "jpg"]
 MEDIA = {"svg": "image/svg+xml", "jpg": "image/jpeg"}
 KINDS: tuple[Kind, ...] = ("png", "svg")  # those that are written beside the page
@@ -117,15 +89,11 @@ def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
 
 def render(figure: Figure, kind: Kind, *, transparent: bool = False) -> bytes:
     """The figure as a file's bytes: the same for the same figure, so without a date."""
-    metadata: dict[str, dict[str, None]] = {
-        "png": {"Software": None},
-        "svg": {"Date": None, "Creator": None},
-        "jpg": {},
-    }
-    options: dict[str, Any] = {"metadata": metadata[kind] or None, "transparent": transparent}
+    fields = {"png": ["Software"], "svg": ["Date", "Creator"], "jpg": []}[kind]
+    metadata: Any = dict.fromkeys(fields) or None
     file = io.BytesIO()
     with matplotlib.rc_context(STYLE):  # ticks are only made when drawn
-        figure.savefig(file, format=kind, dpi=160, **options)
+        figure.savefig(file, format=kind, dpi=160, metadata=metadata, transparent=transparent)
     drawn = file.getvalue()
     return MARK.sub(VALUE, drawn.decode("utf-8")).encode("utf-8") if kind == "svg" else drawn
 
@@ -150,16 +118,11 @@ def inline(figure: Figure, name: str, alt: str) -> Markup:
     return Markup(drawing.replace("<svg", opening, 1))
 
 
-def hover(axes: Axes, x: float, y: float, words: str, *, points: float = 0.0) -> None:
-    """Show words where the pointer is near a place of the axes, `points` to its side."""
-    mark = Line2D([x], [y], marker=".", linestyle="none", alpha=0, gid=f"{HOVER}{words}")
-    mark.set_transform(axes.transData + beside(axes, points))
+def hover(axes: Axes, x: float, y: float, words: str) -> None:
+    """Show words where the pointer is near a place of the axes."""
+    place: dict[str, Any] = {"transform": axes.transData, "gid": f"{HOVER}{words}"}
+    mark = Line2D([x], [y], marker=".", linestyle="none", alpha=0, **place)
     axes.figure.add_artist(mark)  # to the figure: it is no line of a legend, and bounds no axis
-
-
-def beside(axes: Axes, points: float) -> Transform:
-    """Move to the side by points, whatever the scale of the axis."""
-    return ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
 
 
 def mark_missing(axes: Axes) -> None:

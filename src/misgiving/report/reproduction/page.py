@@ -8,15 +8,17 @@ from matplotlib.figure import Figure
 from misgiving.files import whole_file, write_text
 from misgiving.report import frames, names
 from misgiving.report.figures import KINDS, figure_link, inline, render
-from misgiving.report.figures.classes import (
+from misgiving.report.figures.reproduction import (
+    calibration_figure,
     confusion_figure,
     examples_figure,
+    learning_figure,
     new_classes_figure,
     ood_figure,
+    rates_figure,
+    risk_figure,
     sensitivity_figure,
 )
-from misgiving.report.figures.curves import calibration_figure, learning_figure, risk_figure
-from misgiving.report.figures.rates import rates_figure
 from misgiving.report.frames import select
 from misgiving.report.rendering import environment
 from misgiving.report.reproduction import claims, comparison, findings, published, targets
