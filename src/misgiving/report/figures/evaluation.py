@@ -162,8 +162,9 @@ def histogram_figure(
     edges = np.linspace(min(ends) - margin, max(ends) + margin, BARS + 1)
     for number, (name, scores) in enumerate(finite.items()):
         counts, _ = np.histogram(np.clip(scores, edges[0], edges[-1]), edges)
-        outline = {"color": OUTLINES[(number - 1) % len(OUTLINES)], "linewidth": 1.6}
-        style = outline if number else {"fill": True, "color": FILLED, "alpha": 0.45}
+        style: dict[str, Any] = {"color": OUTLINES[(number - 1) % len(OUTLINES)], "linewidth": 1.6}
+        if not number:
+            style = {"fill": True, "color": FILLED, "alpha": 0.45}
         axes.stairs(100 * counts / len(scores), edges, label=f"{name} ({len(scores)})", **style)
     for value in limits:
         axes.axvline(value, color=INK, linewidth=1.0, linestyle="--", label=limit_label)
