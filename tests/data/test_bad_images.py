@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from corpus import build, picture, rgb
 
-from misgiving.data.bad_images import FAIL, SKIP, readable
 from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageArray, ImageFiles
+from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageArray, ImageFiles, readable
 from misgiving.data.datasets.folders import unlabelled_images
+from misgiving.data.decoding import FAIL, SKIP
 from misgiving.data.ood_sets import readable_set, write_ood_set
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImagesError, DataError

@@ -16,9 +16,15 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from misgiving.bundle.bundle import Bundle, is_bundle_not_run
-from misgiving.data.bad_images import FAIL, check_bad_images
 from misgiving.data.datasets.dataset import file_key
-from misgiving.data.decoding import LOOK_AHEAD, in_order, read_bytes, returning_bad_images
+from misgiving.data.decoding import (
+    FAIL,
+    LOOK_AHEAD,
+    check_bad_images,
+    in_order,
+    read_bytes,
+    returning_bad_images,
+)
 from misgiving.deferral.decision_tables import DecisionRow, row_of
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import BadImage, DataError, UsageError

@@ -78,7 +78,7 @@ def read_source(
         files = {name: read_file(path, deferral) for name, path in ood.items()}
         return Source(read_file(run, deferral), files, [], [])
     images = require_data(run, data)
-    from misgiving.data.bad_images import skipped_sentences
+    from misgiving.data.decoding import skipped_sentences
     from misgiving.data.ood_sets import read_ood_folder
     from misgiving.evaluation.files import SkippedImage
     from misgiving.models import processes
@@ -142,7 +142,7 @@ def read_file(path: Path, deferral: "Deferral | None") -> "Predictions":
 
 def _left_out(data: str, predicted: "PredictedData") -> list[str]:
     """Sentences on the images of DATA that were not predicted, and on what was not found."""
-    from misgiving.data.bad_images import skipped_sentences
+    from misgiving.data.decoding import skipped_sentences
     from misgiving.report.certificate import left_out_sentences
 
     sets = {*(predicted.predictions.sets or ())}

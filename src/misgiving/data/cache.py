@@ -13,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from misgiving.data.bad_images import FAIL, check_bad_images, without
-from misgiving.data.datasets.dataset import Dataset, preprocessed
-from misgiving.data.decoding import in_order, returning_bad_images
+from misgiving.data.datasets.dataset import Dataset, preprocessed, without
+from misgiving.data.decoding import FAIL, check_bad_images, in_order, returning_bad_images
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImage, DataError
 from misgiving.files import locked, read_json, whole_folder, write_json

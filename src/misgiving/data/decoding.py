@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from misgiving.errors import BadImage, DataError, reason_of, visible
+from misgiving.errors import BadImage, BadImagesError, DataError, reason_of, visible
 
 # Once for all threads: `warnings.catch_warnings` in one of them would change the others' filters.
 warnings.filterwarnings("ignore", module=r"PIL\b")
@@ -44,6 +44,8 @@ SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
 
 WORKERS = min(8, os.cpu_count() or 1)
 LOOK_AHEAD = 4 * WORKERS  # decoded images that may wait, which bounds memory
+FAIL, SKIP = "fail", "skip"  # treatments of images that cannot be read
+MAX_NAMES = 3  # bad images that are named in one line
 MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the file
 
 
@@ -105,6 +107,44 @@ def returning_bad_images(
             return BadImage(ids[index], visible(str(failure)))
 
     return attempt
+
+
+def check_bad_images(bad: Sequence[BadImage], total: int, on_bad_image: str) -> None:
+    """Check that there are no unreadable images, or with `skip` that others are left.
+
+    Raises:
+        BadImagesError: The images cannot be used.
+    """
+    if on_bad_image == SKIP:
+        if len(bad) == total:
+            raise BadImagesError(f"none of the {total} images can be read ({bad[0]})", bad, total)
+    elif len(bad) == 1:
+        raise BadImagesError(f'{bad[0]}; or leave it out with `on_bad_image="skip"`', bad, total)
+    elif bad:
+        raise BadImagesError(
+            f"{len(bad)} of {total} images cannot be read ({first_names(bad)}); repair or remove "
+            'them, or leave them out with `on_bad_image="skip"`',
+            bad,
+            total,
+        )
+
+
+def first_names(bad: Sequence[BadImage]) -> str:
+    """The first few names.
+
+    >>> first_names([BadImage(name, "") for name in "abcde"])
+    'a, b, c and 2 more'
+    """
+    names = ", ".join(visible(image.image) for image in bad[:MAX_NAMES])
+    return f"{names} and {len(bad) - MAX_NAMES} more" if len(bad) > MAX_NAMES else names
+
+
+def skipped_sentences(bad: Sequence[BadImage], kept: int, *, name: str = "") -> list[str]:
+    """A sentence about the images that were left out, if there are any."""
+    if not bad:
+        return []
+    total = f"{len(bad)} of {len(bad) + kept} images" + (f" of {name}" if name else "")
+    return [f"left out: {total} that cannot be read ({first_names(bad)})"]
 
 
 def unreadable(path: Path, failure: OSError) -> DataError:

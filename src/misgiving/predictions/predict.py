@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from misgiving.checkpoint import Checkpoint, load
-from misgiving.data.bad_images import FAIL, SKIP
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, ImageFiles
+from misgiving.data.decoding import FAIL, SKIP
 from misgiving.errors import BadImage, BadImagesError, DataError, ExplainedError, UsageError
 from misgiving.files import default_cache
 from misgiving.groups import named_groups

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from misgiving.checkpoint import Checkpoint, versions
-from misgiving.data.bad_images import skipped_sentences, without
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.dataset import Dataset
+from misgiving.data.datasets.dataset import Dataset, without
+from misgiving.data.decoding import skipped_sentences
 from misgiving.data.ood_sets import (
     PAPER_COUNTS,
     SCIKIT_IMAGE,

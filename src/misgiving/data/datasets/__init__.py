@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,13 +19,6 @@ from misgiving.data.datasets.medmnist import read_medmnist
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import UsageError
 from misgiving.registry import Registry
-
-
-class Loader(NamedTuple):
-    """The form in which a kind of set is named, and the reader of the text after the colon."""
-
-    form: str
-    load: Callable[[str], Dataset]
 
 
 def _read_digits(_: str) -> Dataset:
@@ -49,15 +41,26 @@ def _read_digits(_: str) -> Dataset:
     )
 
 
-DATASETS: Registry[Loader] = Registry(
+DATASETS: Registry[Callable[[str], Dataset]] = Registry(
     "data",
-    digits=Loader("digits", _read_digits),
-    folder=Loader("folder:FOLDER", read_folder),
-    table=Loader("table:FILE.csv", read_labelled_table),
-    isic2019=Loader("isic2019:FOLDER", read_isic2019),
-    ham10000=Loader("ham10000:FOLDER", read_ham10000),
-    medmnist=Loader("medmnist:FILE.npz", read_medmnist),
+    digits=_read_digits,
+    folder=read_folder,
+    table=read_labelled_table,
+    isic2019=read_isic2019,
+    ham10000=read_ham10000,
+    medmnist=read_medmnist,
 )
+"""Readers of each kind of data, given the text after the colon."""
+
+FORMS = {
+    "digits": "digits",
+    "folder": "folder:FOLDER",
+    "table": "table:FILE.csv",
+    "isic2019": "isic2019:FOLDER",
+    "ham10000": "ham10000:FOLDER",
+    "medmnist": "medmnist:FILE.npz",
+}
+"""The form in which data of each kind are named."""
 
 
 def load_dataset(spec: str) -> Dataset:
@@ -75,10 +78,9 @@ def load_dataset(spec: str) -> Dataset:
     kind, _, place = spec.partition(":")
     if kind not in DATASETS:
         raise UsageError(f"unknown data {spec!r}; {_hint(spec)}")
-    form, load = DATASETS[kind]
-    if bool(place) != (":" in form):
-        raise UsageError(f"data {spec!r} must be written {form}")
-    return replace(load(place), name=spec)
+    if bool(place) != (":" in FORMS[kind]):
+        raise UsageError(f"data {spec!r} must be written {FORMS[kind]}")
+    return replace(DATASETS[kind](place), name=spec)
 
 
 def tables_of(spec: str) -> list[Path]:
@@ -108,4 +110,4 @@ def _hint(spec: str) -> str:
     }
     for kind in filter(kinds.get, kinds):
         return f"did you mean {kind}:{spec}?"
-    return f"choose from {', '.join(loader.form for loader in DATASETS.values())}"
+    return f"choose from {', '.join(FORMS.values())}"

@@ -1,7 +1,7 @@
 """Labelled image sets that are not decoded yet, and the sources of their pixels."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -9,9 +9,17 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from misgiving.data.decoding import decode, read_bytes, unreadable
+from misgiving.data.decoding import (
+    FAIL,
+    check_bad_images,
+    decode,
+    in_order,
+    read_bytes,
+    returning_bad_images,
+    unreadable,
+)
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import BadImage, BadImagesError, DataError, UsageError
 from misgiving.manifests import sha256_of
 
 Indices = Int[np.ndarray, " selected"]
@@ -215,3 +223,44 @@ def check_utf8(names: Iterable[str], where: str) -> None:
     for name in names:
         if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
             raise DataError(f"{where}: the name {name!a} is not UTF-8; rename the file")
+
+
+def without(dataset: Dataset, bad: Sequence[BadImage]) -> Dataset:
+    """The set without these images.
+
+    Raises:
+        BadImagesError: No image of a class is left.
+    """
+    names = {image.image for image in bad}
+    kept = dataset.select(np.flatnonzero([name not in names for name in dataset.ids]))
+    for label in np.setdiff1d(dataset.labels, kept.labels):
+        count = int(np.sum(dataset.labels == label))
+        raise BadImagesError(
+            f"{dataset.name}: none of the {count} images of class {dataset.classes[label]!r} can be"
+            " read; repair them, or take the class out of the data",
+            bad,
+            len(dataset),
+        )
+    return kept
+
+
+def readable(
+    dataset: Dataset,
+    *,
+    on_bad_image: str = FAIL,
+    report: Callable[[int, int], None] = lambda *_: None,
+) -> tuple[Dataset, list[BadImage]]:
+    """The readable images of a set, and the others; each image is decoded.
+
+    `report` is called with the number of images that are done, and the total.
+
+    Raises:
+        BadImagesError: There is a bad image and the rule is `fail`, or nothing is left.
+    """
+    bad: list[BadImage] = []
+    work = returning_bad_images(lambda index: dataset.images.read(index).hash, dataset.ids)
+    for done, result in enumerate(in_order(work, len(dataset)), start=1):
+        bad += [result] if isinstance(result, BadImage) else []
+        report(done, len(dataset))
+    check_bad_images(bad, len(dataset), on_bad_image)
+    return without(dataset, bad), bad

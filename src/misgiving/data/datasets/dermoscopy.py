@@ -4,18 +4,14 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
-import numpy as np
-
 from misgiving.data.datasets.dataset import Dataset, ImageFiles
 from misgiving.data.datasets.folders import (
-    columns_of,
+    dataset_of_rows,
     existing_folder,
     listing,
-    metadata_of,
     read_table,
 )
 from misgiving.errors import DataError
-from misgiving.groups import groups_of_columns
 
 ISIC_TRUTH = "ISIC_2019_Training_GroundTruth.csv"
 ISIC_DESCRIBED = "ISIC_2019_Training_Metadata.csv"
@@ -70,7 +66,7 @@ def published_counts(name: str) -> Mapping[str, int] | None:
 
 
 def read_isic2019(place: str) -> Dataset:
-    """The ISIC 2019 training set; classes without images are left out."""
+    """The ISIC 2019 training set; classes without images are left out, as UNK is."""
     folder = existing_folder(place)
     truth = read_table(folder / ISIC_TRUTH, ["image"])
     cells = truth.drop(columns="image")
@@ -79,26 +75,21 @@ def read_isic2019(place: str) -> Dataset:
     for row in truth.index[~valid]:
         where = f"{folder / ISIC_TRUTH}: row {row} ({truth['image'][row]})"
         raise DataError(f"{where} must have one 1.0 and otherwise 0.0; fetch the table again")
-    diagnoses = marked.to_numpy().argmax(axis=1)
-    present = np.unique(diagnoses)  # UNK has no training image
-    ids = tuple(truth["image"])
-    described = read_table(folder / ISIC_DESCRIBED, ["image", "lesion_id"]).set_index("image")
-    _check_complete(folder / ISIC_DESCRIBED, ids, set(described.index))
-    described = described[~described.index.duplicated(keep="last")].loc[list(ids)]
-    groups, group_columns = groups_of_columns(columns_of(described), ids)
+    ids = truth["image"].tolist()
+    rows = read_table(folder / ISIC_DESCRIBED, ["image", "lesion_id"]).set_index("image")
+    _check_complete(folder / ISIC_DESCRIBED, ids, {*rows.index})
     images = existing_folder(str(folder / "ISIC_2019_Training_Input"))
     names = [f"{identity}.jpg" for identity in ids]
     _check_complete(images, names, listing(images))  # one listing instead of 25,331 look-ups
-    return Dataset(
-        name=place,
-        classes=tuple(str(cells.columns[index]) for index in present),
-        labels=np.searchsorted(present, diagnoses),
+    return dataset_of_rows(
+        place,
+        rows[~rows.index.duplicated(keep="last")].loc[ids],
+        labels=marked.idxmax(axis=1).tolist(),
+        classes=cells.columns.tolist(),
         ids=ids,
-        groups=groups,
-        group_columns=group_columns,
         images=ImageFiles(tuple(images / name for name in names)),
+        metadata=ISIC_METADATA,
         masks=_first_folder(folder, ["masks"]),
-        metadata=metadata_of(described, ISIC_METADATA),
     )
 
 
@@ -114,32 +105,39 @@ def _first_folder(folder: Path, names: Sequence[str]) -> Path | None:
 
 
 def read_ham10000(place: str) -> Dataset:
-    """HAM10000 (Tschandl et al., 2018); classes without images are left out."""
+    """HAM10000 (Tschandl et al., 2018); classes without images are left out.
+
+    Images are in the two published folders, in `images` or in the folder itself.
+    """
     folder = existing_folder(place)
     table = ham10000_table(folder)
     if table is None:
         raise DataError(f"{folder}: lacks HAM10000_metadata.csv; give the folder that contains it")
     rows = read_table(table, HAM_COLUMNS, may_have_tabs=True)  # as Dataverse writes it
-    names = rows["dx"].str.upper()
-    for row in rows.index[~names.isin(HAM_CLASSES)]:
+    labels = rows["dx"].str.upper()
+    for row in rows.index[~labels.isin(HAM_CLASSES)]:
         raise DataError(
             f"{table}: row {row} has the dx {rows['dx'][row]!r}, not one of "
             f"{', '.join(HAM_CLASSES).lower()}; correct it or fetch the table again"
         )
-    diagnoses = np.array([HAM_CLASSES.index(name) for name in names])
-    present = np.unique(diagnoses)
-    ids = tuple(rows["image_id"])
-    groups, group_columns = groups_of_columns(columns_of(rows), ids)
-    return Dataset(
-        name=place,
-        classes=tuple(HAM_CLASSES[index] for index in present),
-        labels=np.searchsorted(present, diagnoses),
+    parts = [
+        folder / name
+        for name in sorted(listing(folder), reverse=True)
+        if name.lower() in HAM_FOLDERS and (folder / name).is_dir()
+    ]
+    paths = {name.lower(): part / name for part in [folder, *parts] for name in listing(part)}
+    ids = rows["image_id"].tolist()
+    names = [f"{identity}.jpg".lower() for identity in ids]
+    _check_complete(folder, names, paths.keys())
+    return dataset_of_rows(
+        place,
+        rows,
+        labels=labels.tolist(),
+        classes=HAM_CLASSES,
         ids=ids,
-        groups=groups,
-        group_columns=group_columns,
-        images=_ham_images(folder, ids),
+        images=ImageFiles(tuple(paths[name] for name in names)),
+        metadata=HAM_METADATA,
         masks=_first_folder(folder, HAM_MASKS),
-        metadata=metadata_of(rows, HAM_METADATA),
     )
 
 
@@ -147,15 +145,3 @@ def ham10000_table(folder: Path) -> Path | None:
     """The metadata table of a HAM10000 folder, in any spelling; None where there is none."""
     there = {name.lower(): folder / name for name in sorted(listing(folder))}
     return next((there[name] for name in HAM_TABLES if name in there), None)
-
-
-def _ham_images(folder: Path, ids: Sequence[str]) -> ImageFiles:
-    """Images in the two published folders, in `images` or in the folder itself."""
-    names = [name for name in sorted(listing(folder)) if name.lower() in HAM_FOLDERS]
-    parts = [folder / name for name in names if (folder / name).is_dir()]
-    paths = {
-        name.lower(): part / name for part in [folder, *reversed(parts)] for name in listing(part)
-    }
-    missing = [name for name in ids if f"{name}.jpg".lower() not in paths]
-    _check_complete(folder, ids, {*ids} - {*missing})
-    return ImageFiles(tuple(paths[f"{name}.jpg".lower()] for name in ids))

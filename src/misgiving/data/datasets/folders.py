@@ -2,14 +2,14 @@
 
 import io
 import os
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from misgiving.data.datasets.dataset import Dataset, ImageFiles, Metadata, check_utf8
+from misgiving.data.datasets.dataset import Dataset, ImageFiles, check_utf8
 from misgiving.data.decoding import read_bytes, unreadable
 from misgiving.errors import DataError, reason_of
 from misgiving.files import unescape_formulas
@@ -18,7 +18,7 @@ from misgiving.groups import UNITS, groups_of_columns
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 OWN_COLUMNS = ("path", "label", *UNITS)
 
 
@@ -28,16 +28,16 @@ def read_folder(place: str) -> Dataset:
     classes = sorted(name for name in listing(folder) if (folder / name).is_dir())
     if len(classes) < 2:
         raise DataError(f"{folder}: fewer than two class folders; give each class its own folder")
-    by_class = [list(_images_in(folder / name, instead="remove it")) for name in classes]
-    images = [path for paths in by_class for path in paths]
-    ids = tuple(path.relative_to(folder).as_posix() for path in images)
+    by_class = [_images_in(folder / name) for name in classes]
+    paths = tuple(Path(name) for names in by_class for name in names)
+    ids = tuple(path.relative_to(folder).as_posix() for path in paths)
     return Dataset(
         name=place,
         classes=tuple(classes),
-        labels=np.repeat(np.arange(len(classes)), [len(paths) for paths in by_class]),
+        labels=np.repeat(np.arange(len(classes)), [*map(len, by_class)]),
         ids=ids,
         groups=ids,
-        images=ImageFiles(tuple(images)),
+        images=ImageFiles(paths),
     )
 
 
@@ -50,28 +50,64 @@ def read_labelled_table(place: str) -> Dataset:
     table = Path(place).expanduser()
     folder = table.parent.absolute()
     rows = read_table(table, ["path", "label"])
-    for column in ("path", "label"):
-        for row in rows.index[rows[column] == ""]:
-            raise DataError(f"{table}: row {row} has no {column}; fill it in")
-    paths = [Path(os.path.normpath(folder / path)) for path in rows["path"]]
+    for row in rows.index[(rows[["path", "label"]] == "").any(axis=1)]:
+        raise DataError(f"{table}: row {row} has no path or no label; fill it in")
+    paths = tuple(Path(os.path.normpath(folder / path)) for path in rows["path"])
     for path, count in Counter(paths).most_common(1):
         if count > 1:
             raise DataError(f"{table}: {path} is in {count} rows; keep one")
-    classes, labels = np.unique(rows["label"].to_numpy(str), return_inverse=True)
     ids = tuple(
         (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
         for path in paths
     )
-    groups, group_columns = groups_of_columns(columns_of(rows), ids)
+    return dataset_of_rows(
+        place,
+        rows,
+        labels=rows["label"].tolist(),
+        classes=sorted({*rows["label"]}),
+        ids=ids,
+        images=ImageFiles(paths),
+        metadata={str(name): str(name) for name in rows if name not in OWN_COLUMNS},
+    )
+
+
+def dataset_of_rows(
+    place: str,
+    rows: "DataFrame",
+    *,
+    labels: Sequence[str],
+    classes: Sequence[str],
+    ids: Sequence[str],
+    images: ImageFiles,
+    metadata: Mapping[str, str],
+    masks: Path | None = None,
+) -> Dataset:
+    """A data set that a table describes; classes without images are left out.
+
+    Args:
+        place: Name of the data.
+        rows: Groups and other facts of the images, one row for each.
+        labels: Class name of each image.
+        classes: All class names in their order.
+        ids: Name of each image.
+        images: The images.
+        metadata: Columns of the table that are kept where they exist, and their new names.
+        masks: Folder of lesion masks.
+    """
+    present = tuple(name for name in classes if name in {*labels})
+    position = {name: number for number, name in enumerate(present)}
+    cells = {str(name): column.tolist() for name, column in rows.items()}
+    groups, group_columns = groups_of_columns(cells, ids)
     return Dataset(
         name=place,
-        classes=tuple(classes.tolist()),
-        labels=labels,
-        ids=ids,
+        classes=present,
+        labels=np.array([position[label] for label in labels]),
+        ids=tuple(ids),
         groups=groups,
         group_columns=group_columns,
-        images=ImageFiles(tuple(paths)),
-        metadata=metadata_of(rows, {name: name for name in rows if name not in OWN_COLUMNS}),
+        images=images,
+        masks=masks,
+        metadata={name: tuple(rows[column]) for column, name in metadata.items() if column in rows},
     )
 
 
@@ -87,7 +123,7 @@ def image_names(places: Sequence[Path]) -> list[str]:
     names: list[str] = []
     for place in places:
         if place.is_dir():
-            names += map(str, _images_in(place, instead="name another folder"))
+            names += _images_in(place)
         elif place.is_file():
             names.append(str(place))
         else:
@@ -119,57 +155,46 @@ def existing_folder(place: str) -> Path:
     """The folder of this name, in which `~` is the home folder."""
     folder = Path(place).expanduser()
     if not folder.is_dir():
-        reason = "a file, not a folder" if folder.exists() else "no such folder"
-        raise DataError(f"{folder}: {reason}; give the folder with the data")
+        raise DataError(f"{folder}: no such folder; give the folder with the data")
     return folder
 
 
 def listing(folder: Path) -> set[str]:
     """Names in a folder, without hidden ones."""
     try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if not entry.name.startswith(".")}
+        return {name for name in os.listdir(folder) if not name.startswith(".")}  # noqa: PTH208
     except OSError as failure:
         raise unreadable(folder, failure) from failure
 
 
-def _images_in(folder: Path, *, instead: str) -> Iterator[Path]:
-    empty = True
-    for path in _images_below(folder):
-        empty = False
-        yield path
-    if empty:
-        kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        raise DataError(f"{folder}: contains no images ({kinds}); add some or {instead}")
+def _images_in(folder: Path) -> list[str]:
+    """Images at any depth, ordered by their paths; links are followed, but no folder is read twice.
 
-
-def _images_below(folder: Path) -> Iterator[Path]:
-    """Images at any depth, each real folder once: those of linked folders come last."""
+    A link to a folder above leads nowhere: its images may be of other classes.
+    """
+    above = [folder.resolve(), folder.absolute().parent.resolve()]
+    names: list[str] = []
     read: set[Path] = set()
-    linked = deque([folder])
-    while linked:
-        yield from _walk(linked.popleft(), read, linked)
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_raise_unreadable):
+        real = Path(os.path.realpath(parent))
+        if real in read or (read and any(path.is_relative_to(real) for path in above)):
+            folders.clear()
+            continue
+        read.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names += [
+            f"{parent}/{name}".removeprefix("./")
+            for name in files
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        ]
+    if not names:
+        kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
+        raise DataError(f"{folder}: contains no images ({kinds}); add some, or leave it out")
+    return sorted(names, key=lambda name: name.replace(os.sep, "\0"))  # as paths are ordered
 
 
-def _walk(folder: Path, read: set[Path], linked: deque[Path]) -> Iterator[Path]:
-    """Images below a folder that was not read before; links to folders are put off."""
-    if (real := folder.resolve()) in read:
-        return
-    read.add(real)
-    for name in sorted(listing(folder)):
-        path = folder / name
-        if path.suffix.lower() in SUFFIXES:
-            yield path
-        elif path.is_dir() and not path.is_symlink():
-            yield from _walk(path, read, linked)
-        elif path.is_dir() and not _leads_up(path):
-            linked.append(path)
-
-
-def _leads_up(link: Path) -> bool:
-    """True for a link to a folder that contains it, whose images may be of other classes."""
-    target = link.resolve()
-    return any(above.resolve().is_relative_to(target) for above in link.absolute().parents)
+def _raise_unreadable(failure: OSError) -> None:
+    raise unreadable(Path(failure.filename), failure) from failure
 
 
 def read_table(path: Path, columns: Sequence[str], *, may_have_tabs: bool = False) -> "DataFrame":
@@ -208,13 +233,3 @@ def read_table(path: Path, columns: Sequence[str], *, may_have_tabs: bool = Fals
     if rows.empty:
         raise DataError(f"{path}: has no rows; add one for each image")
     return rows.loc[:, ~rows.columns.duplicated()]
-
-
-def columns_of(rows: "DataFrame") -> dict[str, list[str]]:
-    """The cells of each column."""
-    return {str(name): rows[name].tolist() for name in rows}
-
-
-def metadata_of(rows: "DataFrame", columns: Mapping[str, str]) -> Metadata:
-    """Columns of a table, one row per image, under other names; missing ones are left out."""
-    return {name: tuple(rows[column]) for column, name in columns.items() if column in rows}

@@ -1,17 +1,38 @@
-"""`medmnist:` data: an `.npz` file of MedMNIST (Yang et al., 2023)."""
+"""`medmnist:` data: an `.npz` file of MedMNIST (Yang et al., 2023), which may exceed the memory.
 
-from collections.abc import Mapping, Sequence
+A compressed array can only be read from its start. So blocks are read one after another, and the
+last few are kept: fast in ascending order, as when the cache of prepared images is filled. An
+earlier row is reached by reading the array again from its start.
+"""
+
+import math
+import zipfile
+from collections import OrderedDict
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
+from typing import IO
+from weakref import finalize
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Num, UInt8
 
-from misgiving.data.datasets.dataset import DERMOSCOPY_AUGMENTATION, Dataset
-from misgiving.data.datasets.npz import REMEDY, PackedArray, PackedImages, packed_arrays
+from misgiving.data.datasets.dataset import (
+    DERMOSCOPY_AUGMENTATION,
+    Dataset,
+    HashedImage,
+    Indices,
+    file_key,
+)
 from misgiving.data.preprocessing import LARGEST_SIDE, AugmentationSettings, Preprocessing
 from misgiving.errors import DataError, explain_damage
+from misgiving.manifests import sha256_of
 
 SETS = ("train", "val", "test")
+BLOCK = 2**22  # bytes per block
+BLOCKS_IN_MEMORY = 4  # threads that read ahead need more than one
+REMEDY = "fetch the .npz file again"
 
 FILES = {
     "dermamnist": (
@@ -30,80 +51,122 @@ FILES = {
 OTHER: tuple[tuple[str, ...], AugmentationSettings, str] = ((), AugmentationSettings.none(), "")
 
 
+class PackedArray:
+    """Square images of one side in an array of an `.npz` file, read in blocks from any thread.
+
+    Args:
+        path: The file.
+        name: Of the array in it.
+        archive: The opened file.
+    """
+
+    def __init__(self, path: Path, name: str, archive: zipfile.ZipFile) -> None:
+        self.path, self.name = path, name
+        with archive.open(f"{name}.npy") as file:
+            np.lib.format.read_magic(file)
+            self.shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            self._start = file.tell()
+        side = self.shape[1] if len(self.shape) > 2 else 0
+        are_squares = self.shape[1:] in ((side, side), (side, side, 3))
+        if is_fortran or dtype != np.uint8 or not are_squares:
+            shape = f"{dtype} {self.shape}"
+            raise ValueError(f"{name} must be uint8 (n, s, s) or (n, s, s, 3), got {shape}")
+        self._row = math.prod(self.shape[1:])
+        self._per_block = max(1, BLOCK // max(1, self._row))
+        self._blocks: OrderedDict[int, UInt8[np.ndarray, ...]] = OrderedDict()
+        self._file: IO[bytes] | None = None
+        self._lock = Lock()
+
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "..."]:
+        number, row = divmod(index, self._per_block)
+        with self._lock:
+            if number not in self._blocks:
+                self._blocks[number] = self._read(number)
+                if len(self._blocks) > BLOCKS_IN_MEMORY:
+                    self._blocks.popitem(last=False)
+            self._blocks.move_to_end(number)
+            return np.asarray(self._blocks[number][row])
+
+    def _read(self, number: int) -> UInt8[np.ndarray, "..."]:
+        first = number * self._per_block
+        count = min(self._per_block, self.shape[0] - first)
+        with explain_damage(self.path, remedy=REMEDY):
+            if self._file is None:
+                stack = ExitStack()
+                finalize(self, stack.close)
+                archive = stack.enter_context(zipfile.ZipFile(self.path))
+                self._file = stack.enter_context(archive.open(f"{self.name}.npy"))
+            self._file.seek(self._start + first * self._row)
+            data = self._file.read(count * self._row)
+            return np.frombuffer(data, np.uint8).reshape(count, *self.shape[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class PackedImages:
+    """Images of arrays of an `.npz` file; the key is that of the file, with array and row.
+
+    `rows` has the position of an array in `arrays`, and a row of it, for each image.
+    """
+
+    arrays: tuple[PackedArray, ...]
+    rows: Int[np.ndarray, "n 2"]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int) -> HashedImage:
+        number, row = self.rows[index].tolist()
+        image = np.array(self.arrays[number][row])
+        if image.ndim == 2:
+            image = np.repeat(image[..., None], 3, axis=2)
+        return HashedImage(sha256_of(image.tobytes()), image)
+
+    def key(self, index: int) -> str:
+        number, row = self.rows[index].tolist()
+        array = self.arrays[number]
+        return f"{file_key(array.path)}|{array.name}|{row}"
+
+    def select(self, indices: Indices) -> "PackedImages":
+        return PackedImages(self.arrays, self.rows[indices])
+
+
 def read_medmnist(place: str) -> Dataset:
     """All three sets of a MedMNIST file; classes without images are left out.
 
     The images stay in the file. Each is its own group, as lesions and patients are not identified.
     """
     path = Path(place).expanduser()
-    arrays = packed_arrays(path)
     facts = (facts for start, facts in FILES.items() if path.name.startswith(start))
     names, augmentation, remark = next(facts, OTHER)
-    images = [_array(arrays, f"{name}_images", path) for name in SETS]
-    size = _side(images, path)
-    labels = np.concatenate([_labels(arrays, name, path) for name in SETS])
-    names = _class_names(labels, names, path)
+    with explain_damage(path, remedy=REMEDY), zipfile.ZipFile(path) as archive:
+        arrays = tuple(PackedArray(path, f"{name}_images", archive) for name in SETS)
+        parts = [_read(archive, f"{name}_labels").reshape(-1) for name in SETS]
+    labels, size = np.concatenate(parts), arrays[0].shape[1]
+    names = names or tuple(str(label) for label in range(int(labels.max(initial=0)) + 1))
+    if len({array.shape[1:] for array in arrays}) > 1 or not 0 < size <= LARGEST_SIDE:
+        raise DataError(f"{path}: images must be squares of one size up to {LARGEST_SIDE} pixels")
+    if [*map(len, parts)] != [array.shape[0] for array in arrays] or not (
+        labels.size and np.issubdtype(labels.dtype, np.integer)
+    ):
+        raise DataError(f"{path}: each image needs a label, a whole number; {REMEDY}")
+    if labels.min() < 0 or labels.max() >= len(names):
+        raise DataError(f"{path}: labels must be from 0 to {len(names) - 1}; {REMEDY}")
+    rows = [(n, row) for n, array in enumerate(arrays) for row in range(array.shape[0])]
     present = np.unique(labels)
-    ids = tuple(
-        f"{name}-{number:05d}"
-        for name, array in zip(SETS, images, strict=True)
-        for number in range(array.shape[0])
-    )
+    ids = tuple(f"{SETS[number]}-{row:05d}" for number, row in rows)
     return Dataset(
         name=place,
         classes=tuple(names[label] for label in present),
-        labels=np.searchsorted(present, labels),
+        labels=np.searchsorted(present, labels.astype(np.int64)),
         ids=ids,
         groups=ids,
-        images=PackedImages(tuple(images), np.arange(len(ids))),
+        images=PackedImages(arrays, np.array(rows)),
         preprocessing=Preprocessing(image_size=size, crop=1.0, color_constancy="none"),
         augmentation=augmentation,
         contents=f"{len(ids)} images of {size} x {size} pixels of {path.name}{remark}",
     )
 
 
-def _array(arrays: Mapping[str, PackedArray], name: str, path: Path) -> PackedArray:
-    if name not in arrays:
-        present = ", ".join(arrays) or "none"
-        raise DataError(f"{path}: lacks the array {name}; its arrays are {present}")
-    return arrays[name]
-
-
-def _side(images: Sequence[PackedArray], path: Path) -> int:
-    """Side of the images in pixels, which all sets share."""
-    sides = {array.shape[1] if len(array.shape) > 2 else 0 for array in images}
-    side = min(sides)
-    are_squares = all(
-        array.dtype == np.uint8 and array.shape[1:] in ((side, side), (side, side, 3))
-        for array in images
-    )
-    if not (are_squares and 0 < side <= LARGEST_SIDE):
-        shapes = ", ".join(f"{array.name} {array.dtype} {array.shape}" for array in images)
-        raise DataError(
-            f"{path}: images must be uint8 in (n, s, s) or (n, s, s, 3), with one s of at most "
-            f"{LARGEST_SIDE}; found {shapes}"
-        )
-    if not any(array.shape[0] for array in images):
-        raise DataError(f"{path}: contains no images; {REMEDY}")
-    return side
-
-
-def _labels(arrays: Mapping[str, PackedArray], name: str, path: Path) -> Int[np.ndarray, " n"]:
-    labels, count = _array(arrays, f"{name}_labels", path), arrays[f"{name}_images"].shape[0]
-    if labels.shape not in ((count,), (count, 1)) or labels.dtype.kind not in "iu":
-        raise DataError(
-            f"{path}: {labels.name} must be {count} integers, one for each image; found "
-            f"{labels.dtype} {labels.shape}"
-        )
-    with explain_damage(path, remedy=REMEDY), np.load(path, allow_pickle=False) as file:
-        return np.asarray(file[labels.name]).reshape(-1).astype(np.int64)
-
-
-def _class_names(
-    labels: Int[np.ndarray, " n"], names: tuple[str, ...], path: Path
-) -> tuple[str, ...]:
-    lowest, highest = int(labels.min()), int(labels.max())
-    names = names or tuple(str(label) for label in range(highest + 1))
-    if lowest < 0 or highest >= len(names):
-        raise DataError(f"{path}: a label of {lowest} to {highest} is not one of {len(names)}")
-    return names
+def _read(archive: zipfile.ZipFile, name: str) -> Num[np.ndarray, "..."]:
+    with archive.open(f"{name}.npy") as file:
+        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))

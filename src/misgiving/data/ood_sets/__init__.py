@@ -12,11 +12,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from misgiving.data.bad_images import FAIL, readable, skipped_sentences
 from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.dataset import Dataset, ImageArray
+from misgiving.data.datasets.dataset import Dataset, ImageArray, readable
 from misgiving.data.datasets.folders import read_table, unlabelled_images
-from misgiving.data.decoding import Picture, decode
+from misgiving.data.decoding import FAIL, Picture, decode, skipped_sentences
 from misgiving.data.ood_sets.derived import KINDS, DerivedImages, derive, ood_dataset
 from misgiving.data.splits import without_training_images
 from misgiving.errors import BadImage, DataError, UsageError
