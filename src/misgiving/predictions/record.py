@@ -1,34 +1,26 @@
 """Predictions: all that any later step needs of a model and of the images that it saw."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import log_softmax
 
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, UsageError, visible
 from misgiving.predictions.files import read_columns, write_columns
 from misgiving.predictions.schema import UNKNOWN, columns_of, fields_of
 from misgiving.scores.outputs import Head
 
 Rows = Int[np.ndarray, " _"]
+MAX_MESSAGE = 400  # characters of a message, which may quote a cell or name a thousand classes
 PER_IMAGE = (
     *("logits", "labels", "ids", "groups", "hashes", "paths", "sets"),
     *("features", "taps", "predicted_losses"),
 )
-
-
-@runtime_checkable
-class Columns(Protocol):
-    """Columns by name: a mapping, or a data frame."""
-
-    def keys(self) -> Iterable[Any]: ...
-
-    def __getitem__(self, name: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,18 +108,27 @@ class Predictions:
             DataError: The file is missing, damaged, or has no predictions; the message names the
                 row and column.
         """
-        with read_columns(Path(path)) as columns:
-            return cls(**fields_of(columns))
+        path = Path(path)
+        columns = read_columns(path)
+        try:
+            return cls(**fields_of(columns, folder=path.parent))
+        except DataError as error:
+            message = visible(str(error))
+            if len(message) > MAX_MESSAGE:  # keeps the place and the remedy
+                message = f"{message[:MAX_MESSAGE]} ... {message[-100:]}"
+            raise DataError(f"{path}: {message}") from error
 
     def write(self, path: str | Path) -> None:
         """Write a file, whole or not at all, of which `read` makes the same predictions.
 
-        A CSV file has all numbers in float64, and no last layer.
+        Paths of images in its folder are relative to it. A CSV file has all numbers in float64,
+        and no last layer.
 
         Raises:
             UsageError: The suffix is none of `.csv`, `.parquet` and `.npz`.
         """
-        write_columns(Path(path), columns_of(vars(self)))
+        path = Path(path)
+        write_columns(path, columns_of(vars(self), folder=path.parent))
 
     def select(self, rows: Rows) -> "Predictions":
         """Predictions for these images alone, in this order."""
@@ -162,7 +163,7 @@ class Predictions:
         joined = {name: together([getattr(part, name) for part in parts]) for name in PER_IMAGE}
         for name in ("metadata", "scores"):
             values = [getattr(part, name) for part in parts]
-            joined[name] = {key: together([one[key] for one in values]) for key in values[0]}
+            joined[name] = {key: together([value[key] for value in values]) for key in values[0]}
         return replace(first, **joined)
 
     @cached_property
@@ -181,34 +182,27 @@ class Predictions:
     @property
     def choices(self) -> Int[np.ndarray, " n"]:
         """The predicted class of each image."""
-        choices: Int[np.ndarray, " n"] = self.logits.argmax(axis=1)
-        return choices
+        return np.asarray(self.logits.argmax(axis=1))
 
     @property
     def probabilities(self) -> Float[np.ndarray, "n classes"]:
         """Softmax of the logits, in float64."""
-        probabilities: Float[np.ndarray, "n classes"] = np.exp(self._log_probabilities)
-        return probabilities
+        return np.asarray(np.exp(self._log_probabilities))
 
     @property
     def errors(self) -> Bool[np.ndarray, " n"]:
         """True for each image whose predicted class is not the true one."""
-        wrong: Bool[np.ndarray, " n"] = self.choices != self.labels
-        return wrong
+        return np.asarray(self.choices != self.labels)
 
     def true_losses(self, class_weights: Sequence[float] | None = None) -> Float[np.ndarray, " n"]:
         """Cross-entropy of each image, in float64, times its class's weight where given."""
-        losses: Float[np.ndarray, " n"] = -self._log_probabilities[
-            np.arange(len(self)), self.labels
-        ]
-        return losses if class_weights is None else losses * np.asarray(class_weights)[self.labels]
+        losses = -self._log_probabilities[np.arange(len(self)), self.labels]
+        weights = np.ones(len(self.classes)) if class_weights is None else np.array(class_weights)
+        return np.asarray(losses * weights[self.labels])
 
     @property
     def _log_probabilities(self) -> Float[np.ndarray, "n classes"]:
-        log_probabilities: Float[np.ndarray, "n classes"] = log_softmax(
-            self.logits.astype(np.float64), axis=1
-        )
-        return log_probabilities
+        return np.asarray(log_softmax(self.logits.astype(np.float64), axis=1))
 
     def check_labelled(self) -> None:
         """Refuse predictions of which a true class is missing.
@@ -227,17 +221,16 @@ class Predictions:
 
 def _named_columns(data: Any, classes: Sequence[str] | None, name: str) -> dict[str, Any]:
     """Columns by name of what a caller gives; see `Predictions.of`."""
-    if isinstance(data, Columns):
+    if hasattr(data, "keys"):  # a mapping or a data frame
         columns = {str(key): data[key] for key in data.keys()}  # noqa: SIM118  # a frame is no dict
-    elif data is None or isinstance(data, str | Path):
-        raise UsageError(
-            f"{data!r} has no predictions; give logits and labels, or `Predictions.read(path)`"
-        )
-    else:
+    elif hasattr(data, "ndim") or (isinstance(data, tuple) and len(data) == 2):
         arrays = data if isinstance(data, tuple) else (data,)
-        if len(arrays) > 2:
-            raise UsageError(f"give a pair of logits and labels, not {len(arrays)} arrays")
         columns = dict(zip(("logits", "label"), arrays, strict=False))
+    else:
+        raise UsageError(
+            f"{data!r} has no predictions; give logits, or a pair of logits and labels, or "
+            "`Predictions.read(path)`"
+        )
     if classes is not None and "logits" in columns:
         columns.setdefault("classes", list(classes))
     if name and "id" not in columns:

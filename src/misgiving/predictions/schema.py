@@ -27,7 +27,9 @@ and `class_weights`, those of the loss that the estimator learned.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,102 +45,108 @@ UNKNOWN = -1  # the label of an image whose true class is not known
 ADDS_UP = 0.02  # how far probabilities, which may be rounded, may be from adding up to 1
 LEAST_PROBABILITY = 1e-12  # logits are finite
 OUTPUTS = {"logits": "logit_", "probabilities": "probability_"}
+NUMBERED = {"features": re.compile(r"feature_(\d+)"), "taps": re.compile(r"tap_(\d+)_(\d+)")}
 TEXTS = {"id": "ids", "content_hash": "hashes", "path": "paths", "set": "sets"}
+UNCHANGED = ("logits", "classes", "features", "taps", "tap_widths", "model", "outputs")
+FIELDS = {**TEXTS, "predicted_loss": "predicted_losses", **{name: name for name in UNCHANGED}}
+"""Fields of `Predictions` by the column that holds them."""
 ONCE = ("model", "outputs", "group_columns", "class_weights")  # the same for all images
 WHOLE = (*ONCE, "classes", "tap_widths", "head_weight", "head_bias")  # no value for each image
 NUMBERS = ("logit_", "probability_", "feature_", "tap_", "score_", "predicted_loss")
-"""How the names of columns of numbers begin."""
+"""Beginnings of the names of columns of numbers."""
 ESCAPE = "metadata_"  # before the name of metadata that is the name of another column
 NO_COLUMNS = "none"  # in `group_columns`, of groups of near duplicates alone
-TAP = re.compile(r"tap_(\d+)_(\d+)")
 
 Matrix = Float[np.ndarray, "n columns"]
 Column = Sequence[Any] | np.ndarray
 
 
-def fields_of(columns: Mapping[str, Any]) -> dict[str, Any]:
+def fields_of(columns: Mapping[str, Any], *, folder: Path = Path()) -> dict[str, Any]:
     """The fields of `Predictions` that columns have; see the documentation of this module.
+
+    Args:
+        columns: By name.
+        folder: To which paths of images are relative.
 
     Raises:
         DataError: A column is missing, or a value cannot be used; names its row and column.
     """
-    left = dict(columns)
-    prefix = left.pop("prefix", "")
-    left = {name: _on_host(values) for name, values in left.items()}
+    left = {name: _on_host(values) for name, values in columns.items() if name != "prefix"}
     count = _count_rows(left)
     once = {name: _same_in_all(name, left.pop(name, ())) for name in ONCE}
-    kind, classes, logits = _take_outputs(left)
-    texts = {name: _texts(name, left.pop(name)) for name in (*TEXTS, *UNITS) if name in left}
-    labels = _labels(_texts("label", left.pop("label", [])), classes, count)
-    losses = left.pop("predicted_loss", None)
+    outputs, classes, logits = _take_outputs(left)
+    features, _ = _take_numbered(left, "features")
+    taps, places = _take_numbered(left, "taps")
+    widths = left.pop("tap_widths", None)
     head = [np.asarray(left.pop(name)) for name in ("head_weight", "head_bias") if name in left]
-    taps, tap_widths = _take_taps(left)
-    features = _take_features(left)
+    losses = left.pop("predicted_loss", None)
     scores = [name for name in left if name.startswith("score_")]
-    fields: dict[str, Any] = {
-        **{TEXTS[name]: tuple(texts[name]) for name in TEXTS if name in texts},
-        "scores": {name.removeprefix("score_"): _numbers(name, left.pop(name)) for name in scores},
-        "metadata": {
-            name.removeprefix(ESCAPE): tuple(_texts(name, values)) for name, values in left.items()
-        },
-    }
-    names, has_ids = _ids(texts.get("id"), prefix, count)
+    scores_of = {name.removeprefix("score_"): _numbers(name, left.pop(name)) for name in scores}
+    texts = {name: _texts(left.pop(name)) for name in (*TEXTS, *UNITS, "label") if name in left}
+    metadata = {name.removeprefix(ESCAPE): tuple(_texts(left[name])) for name in left}
     groups, group_columns = groups_of_columns(texts, [""] * count)
     if once["group_columns"]:
         groups = tuple(texts["group"])
         group_columns = tuple(once["group_columns"].replace(NO_COLUMNS, "").split())
-    _check_sets(texts.get("set"), groups)
-    return fields | {
+    _check_sets(texts.get("set", ()), groups)
+    paths = [str(folder / path) if path else "" for path in texts.get("path", ())]
+    return {
         "logits": logits,
+        "labels": _labels(texts.get("label"), classes, count),
         "classes": classes,
-        "labels": labels,
-        "ids": names,
-        "has_ids": has_ids,
+        "ids": _ids(texts.get("id"), str(columns.get("prefix", "")), count),
+        "has_ids": "id" in texts,
         "groups": groups,
         "group_columns": group_columns,
-        "sets": fields["sets"] if any(fields.get("sets", ())) else None,
+        "hashes": tuple(texts["content_hash"]) if "content_hash" in texts else None,
+        "paths": tuple(paths) if "path" in texts else None,
+        "sets": tuple(texts["set"]) if any(texts.get("set", ())) else None,
         "features": features,
         "taps": taps,
-        "tap_widths": tap_widths,
+        "tap_widths": tuple(map(int, widths))
+        if widths is not None
+        else tuple(Counter(layer for layer, _ in places).values()),
         "predicted_losses": None if losses is None else _numbers("predicted_loss", losses),
         "head": Head(*head) if head else None,
         "model": once["model"],
         "class_weights": tuple(map(float, once["class_weights"].split())) or None,
-        "outputs": once["outputs"] or kind,
+        "outputs": once["outputs"] or outputs,
+        "metadata": metadata,
+        "scores": scores_of,
     }
 
 
-def columns_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+def columns_of(fields: Mapping[str, Any], *, folder: Path) -> dict[str, Any]:
     """Columns of the fields of `Predictions`, of which `fields_of` makes the same fields."""
-    classes, head = fields["classes"], fields["head"]
-    head_weight, head_bias = (None, None) if head is None else head
-    columns: dict[str, Any] = {
-        "id": fields["ids"] if fields["has_ids"] else None,
-        "content_hash": fields["hashes"],
-        "path": fields["paths"],
-        "set": fields["sets"],
-        "group": fields["groups"] if any(fields["groups"]) else None,
-        "label": np.array([*classes, ""], dtype=object)[fields["labels"]],  # -1 is the last
-        "logits": fields["logits"],
-        "classes": classes,
-        "predicted_loss": fields["predicted_losses"],
-        "features": fields["features"],
-        "taps": fields["taps"],
-        "tap_widths": fields["tap_widths"] or None,
-        "head_weight": head_weight,
-        "head_bias": head_bias,
-        "model": fields["model"] or None,
-        "outputs": fields["outputs"],
-        "group_columns": " ".join(fields["group_columns"])
-        or (NO_COLUMNS if any(fields["groups"]) else None),
-        "class_weights": " ".join(map(repr, fields["class_weights"] or ())) or None,
-    }
-    taken = {*columns, *UNITS, "probabilities", "prefix"}
+    columns = {column: fields[field] for column, field in FIELDS.items()}
+    columns["label"] = np.array([*fields["classes"], ""], dtype=object)[fields["labels"]]
+    columns["head_weight"], columns["head_bias"] = fields["head"] or (None, None)
+    columns["class_weights"] = " ".join(map(repr, fields["class_weights"] or ()))
+    columns["group"] = columns["group_columns"] = None
+    if any(fields["groups"]):
+        columns["group"] = fields["groups"]
+        columns["group_columns"] = " ".join(fields["group_columns"]) or NO_COLUMNS
+    if fields["paths"] is not None:
+        columns["path"] = [_relative(path, folder.absolute()) for path in fields["paths"]]
+    if not fields["has_ids"]:
+        del columns["id"]
+    taken = {*columns, *UNITS, "id", "probabilities", "prefix"}
     columns |= {f"score_{name}": values for name, values in fields["scores"].items()}
     for name, values in fields["metadata"].items():
         is_taken = name in taken or name.startswith((*NUMBERS, ESCAPE))
         columns[f"{ESCAPE}{name}" if is_taken else name] = values
-    return {name: values for name, values in columns.items() if values is not None}
+    return {
+        name: values
+        for name, values in columns.items()
+        if values is not None and not (name in WHOLE and len(values) == 0)
+    }
+
+
+def _relative(path: str, folder: Path) -> str:
+    if not path:
+        return ""
+    place = Path(path).absolute()
+    return str(place.relative_to(folder) if place.is_relative_to(folder) else place)
 
 
 def at(row: int, column: str, problem: str) -> DataError:
@@ -148,24 +156,16 @@ def at(row: int, column: str, problem: str) -> DataError:
 
 def _on_host(values: Any) -> Column:
     """Values as they are, or as an array: of a tensor, and of a column of a data frame."""
-    if isinstance(values, list | tuple) and any(hasattr(value, "detach") for value in values[:1]):
-        return np.stack([np.asarray(_on_host(value)) for value in values])
-    if isinstance(values, list | tuple):
-        return values
-    if not hasattr(values, "detach"):
-        return np.atleast_1d(np.asarray(values))
-    tensor = values.detach().cpu()
-    try:
-        return np.asarray(tensor)
-    except TypeError:  # NumPy has no bfloat16
-        return np.asarray(tensor.float())
+    if hasattr(values, "detach"):
+        tensor = values.detach().cpu()
+        is_half = tensor.is_floating_point() and tensor.element_size() < 4  # as bfloat16
+        return np.asarray(tensor.float() if is_half else tensor)
+    return values if isinstance(values, list | tuple) else np.atleast_1d(np.asarray(values))
 
 
 def _count_rows(columns: Mapping[str, Column]) -> int:
     counts = {name: len(values) for name, values in columns.items() if name not in WHOLE}
-    if not counts:
-        raise DataError("no columns; give logit_CLASS or probability_CLASS for each class")
-    first, count = next(iter(counts.items()))
+    first, count = next(iter(counts.items()), ("", 0))
     for name, other in counts.items():
         if other != count:
             raise DataError(
@@ -179,7 +179,7 @@ def _count_rows(columns: Mapping[str, Column]) -> int:
 
 def _same_in_all(name: str, values: Column) -> str:
     """The value of a column that is the same in all rows."""
-    distinct = sorted(set(_texts(name, values)))
+    distinct = sorted(set(_texts(values)))
     if len(distinct) > 1:
         raise DataError(f"column {name}: names {distinct[0]!r} and {distinct[1]!r}; give one alone")
     return "".join(distinct)
@@ -187,88 +187,45 @@ def _same_in_all(name: str, values: Column) -> str:
 
 def _take_outputs(columns: dict[str, Column]) -> tuple[str, tuple[str, ...], Matrix]:
     """Take the kind of outputs, the classes, and the logits or the logarithms of probabilities."""
+    names = [*columns]
     listed = columns.pop("classes", None)
-    matrices = {kind: _take_matrix(columns, kind, prefix) for kind, prefix in OUTPUTS.items()}
-    kind = next((kind for kind, matrix in matrices.items() if matrix is not None), None)
-    if kind is None:
+    given: dict[str, tuple[tuple[str, ...], Matrix]] = {}
+    for kind, prefix in OUTPUTS.items():
+        single = [name for name in names if name.startswith(prefix)]
+        parts = {name.removeprefix(prefix): _numbers(name, columns.pop(name)) for name in single}
+        if kind in columns:
+            values = _numbers(kind, columns.pop(kind), axes=2)
+            given[kind] = tuple(map(str, range(values.shape[1]))), values
+        elif parts:
+            given[kind] = tuple(parts), np.stack([*parts.values()], axis=1)
+    if not given:
         raise DataError(
-            "no column logit_CLASS or probability_CLASS; give one for each class, such as "
-            "probability_melanoma"
+            f"no column logit_CLASS or probability_CLASS among {', '.join(names)}; give one for "
+            "each class, such as probability_melanoma, and separate columns by commas"
         )
-    names, values = matrices[kind] or ((), np.zeros((0, 0)))
-    if listed is not None:
-        names = tuple(_texts("classes", listed))
-        if len(names) != values.shape[1]:
-            raise DataError(f"classes has {len(names)} names, and {kind} {values.shape[1]} columns")
-    if len(set(names)) != len(names) or len(names) < 2 or not all(names):
-        raise DataError(f"{kind} need two classes or more with different names, got {names}")
-    return kind, names, values if kind == "logits" else _logarithms(values, names)
-
-
-def _take_matrix(
-    columns: dict[str, Column], name: str, prefix: str
-) -> tuple[tuple[str, ...], Matrix] | None:
-    """Take the array of this name, or the columns with this prefix, with what follows it."""
-    wide = columns.pop(name, None)
-    narrow = [column for column in columns if column.startswith(prefix)]
-    parts = [(column, columns.pop(column)) for column in narrow]
-    if wide is not None:
-        values = _matrix(name, wide, prefix)
-        return tuple(map(str, range(values.shape[1]))), values
-    if not parts:
-        return None
-    values = np.stack([_numbers(column, part) for column, part in parts], axis=1)
-    return tuple(column.removeprefix(prefix) for column, _ in parts), values
-
-
-def _matrix(name: str, values: Column, prefix: str) -> Matrix:
-    """An array of finite numbers with a row for each image."""
-    try:
-        array = np.asarray(values)
-        array = np.stack([*array]) if array.dtype == object and array.ndim == 1 else array
-    except ValueError as error:  # as for lists of different lengths
-        raise DataError(f"column {name}: {error}; give as many values for each image") from error
-    if array.ndim != 2:
-        raise DataError(f"{name} has the shape {array.shape}; give a row for each image")
-    if array.dtype.kind == "f" and np.isfinite(array).all():
-        return array
-    columns = [_numbers(f"{prefix}{column}", part) for column, part in enumerate(array.T)]
-    return np.stack(columns, axis=1) if columns else np.zeros(array.shape)
-
-
-def _take_features(columns: dict[str, Column]) -> Matrix | None:
-    """Take the features, in the order of their numbers; no columns are no features."""
-    matrix = _take_matrix(columns, "features", "feature_")
-    if matrix is None or not matrix[0]:
-        return None
-    names, values = matrix
-    expected = [*map(str, range(len(names)))]
-    if [*names] == expected:
-        return values
-    if sorted(names) != sorted(expected):
-        other = next(name for name in names if name not in expected)
+    kind, (classes, values) = next(iter(given.items()))
+    classes = classes if listed is None else tuple(_texts(listed))
+    distinct = {*classes} - {""}
+    if not 2 <= len(distinct) == len(classes) == values.shape[1]:
         raise DataError(
-            f"feature_{other} is not one of feature_0 to feature_{len(names) - 1}; number the "
-            "columns of features from 0, in the order of the model"
+            f"{kind} have {values.shape[1]} columns, and the classes {classes}; give two classes "
+            "or more, with different names"
         )
-    return values[:, [names.index(number) for number in expected]]
+    return kind, classes, values if kind == "logits" else _logarithms(values, classes)
 
 
-def _take_taps(columns: dict[str, Column]) -> tuple[Matrix | None, tuple[int, ...]]:
-    """Take the averages of the taps and the columns of each, in the order of their numbers."""
-    widths = tuple(int(width) for width in columns.pop("tap_widths", ()))
-    if "taps" in columns:
-        return _matrix("taps", columns.pop("taps"), "tap_0_"), widths
-    places = {name: match.groups() for name in columns if (match := TAP.fullmatch(name))}
-    order = sorted(places, key=lambda name: (*map(int, places[name]),))
-    if not order:
-        return None, widths
-    counts: dict[int, int] = {}
-    for name in order:
-        layer = int(places[name][0])
-        counts[layer] = counts.get(layer, 0) + 1
-    values = np.stack([_numbers(name, columns.pop(name)) for name in order], axis=1)
-    return values, tuple(counts.values())
+def _take_numbered(
+    columns: dict[str, Column], name: str
+) -> tuple[Matrix | None, list[tuple[int, ...]]]:
+    """Take the array of this name, or its single columns, in the order of their numbers."""
+    if name in columns:
+        values = _numbers(name, columns.pop(name), axes=2)
+        return values if values.shape[1] else None, []
+    matches = {column: NUMBERED[name].fullmatch(column) for column in columns}
+    numbers = {column: tuple(map(int, m.groups())) for column, m in matches.items() if m}
+    order = sorted(numbers, key=numbers.__getitem__)
+    parts = [_numbers(column, columns.pop(column)) for column in order]
+    return np.stack(parts, axis=1) if parts else None, [numbers[column] for column in order]
 
 
 def _logarithms(probabilities: Matrix, classes: Sequence[str]) -> Matrix:
@@ -289,40 +246,39 @@ def _logarithms(probabilities: Matrix, classes: Sequence[str]) -> Matrix:
     return logarithms
 
 
-def _numbers(name: str, values: Column) -> Float[np.ndarray, " n"]:
-    """A column of finite numbers."""
-    array = np.asarray(_flat(name, values))
+def _numbers(name: str, values: Column, *, axes: int = 1) -> Float[np.ndarray, "n ..."]:
+    """A column of finite numbers, or with two axes an array with a row for each image."""
     try:
-        numbers = array if array.dtype.kind == "f" else array.astype(np.float64, casting="unsafe")
-    except (TypeError, ValueError):
-        row = next(row for row, value in enumerate(array.tolist()) if not _is_number(value))
-        raise at(row, name, f"{values[row]!r} is not a number") from None
-    if not np.isfinite(numbers).all():
-        row = int(np.isfinite(numbers).argmin())
-        raise at(row, name, f"{numbers[row]} is not a finite number")
+        array = np.asarray(values)
+        if axes == 2 and array.dtype == object:
+            array = np.stack([*array])
+        numbers = array if array.dtype.kind == "f" else array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        cells = values.tolist() if isinstance(values, np.ndarray) else values
+        if (row := _first_text(cells)) is not None:
+            raise at(row, name, f"{cells[row]!r} is not a number") from None
+        raise DataError(f"column {name}: {error}; give as many values for each image") from error
+    if numbers.ndim != axes:
+        raise DataError(f"{name} has the shape {numbers.shape}; give a row for each image")
+    finite = np.isfinite(numbers)
+    if not finite.all():
+        row = int(np.argwhere(~finite)[0][0])
+        raise at(row, name, f"{numbers[~finite][0]} is not a finite number")
     return np.asarray(numbers)
 
 
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
+def _first_text(cells: Sequence[Any]) -> int | None:
+    """Row of the first cell that is neither a number nor a list of numbers."""
+    for row, cell in enumerate(cells):
+        try:
+            np.asarray(cell, dtype=np.float64)
+        except (TypeError, ValueError):
+            return row
+    return None
 
 
-def _flat(name: str, values: Column) -> Column:
-    if isinstance(values, np.ndarray) and (values.ndim != 1 or values.dtype.kind in "cV"):
-        raise DataError(
-            f"{name} has the shape {values.shape} and the type {values.dtype}; give one value for "
-            "each image"
-        )
-    return values
-
-
-def _texts(name: str, values: Column) -> list[str]:
+def _texts(values: Column) -> list[str]:
     """Cells as text without surrounding space; None and NaN become empty, whole numbers plain."""
-    values = _flat(name, values)
     cells = values.tolist() if isinstance(values, np.ndarray) else values
     return [cell.strip() if type(cell) is str else _text(cell) for cell in cells]
 
@@ -335,42 +291,38 @@ def _text(cell: Any) -> str:
     return str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell).strip()
 
 
-def _ids(texts: Sequence[str] | None, prefix: str, count: int) -> tuple[tuple[str, ...], bool]:
-    """Names of the images, and whether the columns have any; else they are numbers of rows."""
+def _ids(texts: Sequence[str] | None, prefix: str, count: int) -> tuple[str, ...]:
+    """Names of the images, each once; numbers of rows where the columns have none."""
     if texts is None:
-        numbers = map(str, range(1, count + 1))
-        return tuple(f"{prefix} {number}" if prefix else number for number in numbers), False
+        return tuple(f"{prefix} {number}".strip() for number in range(1, count + 1))
     first: dict[str, int] = {}
     for row, name in enumerate(texts):
         if not name:
             raise at(row, "id", "is empty; name every image, or leave out the column")
         if first.setdefault(name, row) != row:
             raise at(row, "id", f"{name!r} is also in row {first[name] + 1}")
-    return tuple(texts), True
+    return tuple(texts)
 
 
-def _labels(texts: Sequence[str], classes: Sequence[str], count: int) -> Int[np.ndarray, " n"]:
+def _labels(
+    texts: Sequence[str] | None, classes: Sequence[str], count: int
+) -> Int[np.ndarray, " n"]:
     """Positions of the true classes, from their names, or from positions where none is a name."""
-    if not texts:
+    if texts is None:
         return np.full(count, UNKNOWN)
-    positions = {name: position for position, name in enumerate(classes)}
-    if not any(text in positions for text in texts):
-        positions = {str(position): position for position in range(len(classes))}
-    positions = {"": UNKNOWN} | positions
+    names = [*classes] if {*texts} & {*classes} else [*map(str, range(len(classes)))]
+    positions = {"": UNKNOWN} | {name: position for position, name in enumerate(names)}
     labels = [positions.get(text) for text in texts]
     if None in labels:
         row = labels.index(None)
-        remedy = f"choose from {', '.join(map(str, classes))}"
-        if [*classes] == [*map(str, range(len(classes)))] and not _is_number(texts[row]):
-            remedy = "give `classes`, the names in the order of the columns"
-        raise at(row, "label", f"unknown class {texts[row]!r}; {remedy}")
+        raise at(row, "label", f"unknown class {texts[row]!r}; choose from {', '.join(classes)}")
     return np.array(labels, dtype=np.int64)
 
 
-def _check_sets(texts: Sequence[str] | None, groups: Sequence[str]) -> None:
-    """Refuse an unknown set, and a group in two of the sets that must be apart."""
+def _check_sets(texts: Sequence[str], groups: Sequence[str]) -> None:
+    """Check that each set is known, and that no group is in two of those that must be apart."""
     first: dict[str, str] = {}
-    for row, (name, group) in enumerate(zip(texts or (), groups, strict=False)):
+    for row, (name, group) in enumerate(zip(texts, groups, strict=False)):
         if name and name not in (*SETS, VALIDATION, EXCLUDED):
             raise at(row, "set", f"{name!r} is none of {', '.join(SETS)}")
         if group and name in SETS and first.setdefault(group, name) != name:
