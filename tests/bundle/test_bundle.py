@@ -288,11 +288,6 @@ def test_a_bundle_without_a_policy_defers_every_image(copied):
         assert one.acceptance_score is one.ood_score is one.error_probability is None
 
 
-def test_threads_must_be_some(exported):
-    with pytest.raises(UsageError, match=r"threads.* at least 1"):
-        Bundle.load(exported[1], threads=0)
-
-
 WITHOUT_TORCH = """
 import sys
 class Refusal:

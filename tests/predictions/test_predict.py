@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from bundled import checkpoint, noisy_set, write_run
 from coloured import split_of
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from misgiving.data.splits import Split
 from misgiving.deferral.deferral import Deferral
@@ -38,45 +40,51 @@ def predicted(run, images):
     return run.predict(images).predictions
 
 
-def drawn(predicted, seed):
-    """The predictions with groups, columns, metadata and labels that are drawn at random."""
-    random = np.random.default_rng(seed)
-    sets = SETS if seed % 2 else tuple("" if name != "train" else name for name in SETS)
-    numbers = random.integers(0, SIZE // 3, SIZE)
-    named = random.random(SIZE) < 0.7
+def drawn(predicted, random, *, with_sets, share, columns):
+    """Some rows of the predictions, with groups and metadata that are drawn at random."""
+    sets = SETS if with_sets else tuple("" if name != "train" else name for name in SETS)
+    numbers, in_groups = random.integers(0, SIZE // 3, SIZE), random.random(SIZE) < share
     groups = tuple(
-        f"{name or 'new'} {number}" if own else ""  # no group is in two sets
-        for name, number, own in zip(sets, numbers, named, strict=True)
+        f"{name or 'new'} {number}" if grouped else ""  # no group is in two sets
+        for name, number, grouped in zip(sets, numbers, in_groups, strict=True)
     )
-    columns = [(), ("patient",), ("patient", "lesion")][seed % 3]
     ages = tuple(str(20 + 10 * age) for age in random.integers(0, 4, SIZE))
-    return replace(
-        predicted,
-        sets=sets,
-        groups=groups,
-        group_columns=columns,
-        metadata={"age": ages, "set": ages[::-1]},
-    )
+    metadata = {"age": ages, "set": ages[::-1]}
+    changes = {"sets": sets, "groups": groups, "group_columns": columns, "metadata": metadata}
+    rows = random.permutation(SIZE)[: random.integers(320, SIZE)]
+    return replace(predicted, **changes).select(rows)
 
 
-@pytest.mark.parametrize(("seed", "suffix"), [*enumerate(("npz", "csv", "parquet", "npz"))])
+@settings(
+    max_examples=4,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    suffix=st.sampled_from(["csv", "parquet", "npz"]),
+    seed=st.integers(0, 2**32 - 1),
+    with_sets=st.booleans(),
+    share=st.sampled_from([0.0, 0.7]),
+    columns=st.sampled_from([(), ("patient",), ("patient", "lesion")]),
+)
 def test_a_run_and_its_exported_table_give_the_same_policy_and_evaluation(
-    predicted, tmp_path, seed, suffix
+    predicted, tmp_path, suffix, seed, **drawing
 ):
-    made = drawn(predicted, seed)
+    made = drawn(predicted, np.random.default_rng(seed), **drawing)
     made.write(tmp_path / f"p.{suffix}")
     table = Predictions.read(tmp_path / f"p.{suffix}")
     if suffix == "csv":  # which has no last layer
         made = replace(made, head=None)
-    policies = [Deferral(max_error=0.4, max_ood_false_alarms=0.2).fit(one) for one in (made, table)]
-    assert policies[0].certificate_ == policies[1].certificate_
-    assert policies[0].cases_ == policies[1].cases_
-    first, second = (
-        evaluate(one, policy) for one, policy in zip((made, table), policies, strict=True)
-    )
-    assert first.decisions == second.decisions
-    assert first.measurements == second.measurements
-    assert first.harms == second.harms
+    policies, evaluations = [], []
+    for predictions in (made, table):
+        policies.append(Deferral(max_error=0.4, max_ood_false_alarms=0.2).fit(predictions))
+        evaluations.append(evaluate(predictions, policies[-1]))
+    for name in ("certificate_", "cases_"):
+        first, second = (getattr(policy, name) for policy in policies)
+        assert first == second
+    for name in ("decisions", "measurements", "harms"):
+        first, second = (getattr(evaluation, name) for evaluation in evaluations)
+        assert first == second
 
 
 def test_a_run_names_the_set_and_the_content_of_each_image(predicted, images):
@@ -123,7 +131,7 @@ def test_a_policy_needs_training_images(run, images):
         run.predict(images.select(np.arange(125, 200)), sets=lambda _: {"train", "tune"})
 
 
-def described(**columns):
+def images_of(**columns):
     count = len(columns["hashes"])
     ids = tuple(f"{row}.png" for row in range(count))
     made = {"groups": ("",) * count, "ids": ids} | columns
@@ -161,20 +169,20 @@ def test_groups_are_in_one_set(hashes, groups, expected):
     hashes = tuple(hashes.split())
     groups = tuple(groups.split()) if groups else ("",) * len(hashes)
     known = split(train="a", test="t", calibrate="c", tune="u", validation="v")
-    found = sets_of(
-        described(hashes=hashes, groups=groups), groups, known, chosen_on_validation=False
+    sets = sets_of(
+        images_of(hashes=hashes, groups=groups), groups, known, chosen_on_validation=False
     )
-    assert " ".join(name or "-" for name in found) == expected
+    assert " ".join(name or "-" for name in sets) == expected
 
 
 def test_images_that_a_run_chose_its_epoch_on_are_excluded():
-    images = described(hashes=("v", "x"))
+    images = images_of(hashes=("v", "x"))
     known = split(train="a", validation="v")
     assert sets_of(images, ("", ""), known, chosen_on_validation=True) == ("excluded", "")
 
 
 def test_new_images_of_a_patient_of_the_training_set_are_excluded_also_without_its_images():
-    images = described(hashes=("x", "y"), groups=("p", "q"))
+    images = images_of(hashes=("x", "y"), groups=("p", "q"))
     assert sets_of(images, ("p", "q"), split(train="p1"), chosen_on_validation=False) == (
         "excluded",
         "",

@@ -3,11 +3,11 @@
 onnxruntime joins convolutions with what follows them, and does not ask for memory at each step.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
 from misgiving.checkpoint import Checkpoint, versions
 from misgiving.errors import DataError
@@ -38,47 +38,24 @@ def cached_network(checkpoint: Checkpoint, count: int, cache: Path) -> Network |
         count: Number of images in all.
         cache: Folder for prepared images, in which graphs have a folder.
     """
-    size = checkpoint.architecture.image_size
     on_processor = device_of(checkpoint.model).type == "cpu" and processes.count() == 1
-    if not on_processor or count * size**2 < PAYS:
+    if not on_processor or count * checkpoint.architecture.image_size**2 < PAYS:
         return None
     facts = {"model": fingerprint_of(checkpoint), **versions(MADE_BY)}
     path = cache / "graphs" / f"{sha256_of_json(facts)}.onnx"
+    with suppress(DataError, OSError):  # there is none, or it is damaged
+        network = _compared(checkpoint, path)
+        path.touch()
+        return network
     try:
-        return _kept(checkpoint, path) or _written(checkpoint, path)
+        with whole_file(path) as partial:
+            network = write_compared_graph(checkpoint, partial)
     except DataError:  # the model gives the same answers in more time
         return None
-
-
-def _kept(checkpoint: Checkpoint, path: Path) -> Network | None:
-    """The graph of an earlier command, unless it is damaged."""
-    if not path.exists():
-        return None
-    try:
-        network = _opened(checkpoint, path)
-        _refuse_other_outputs(checkpoint, network)
-        path.touch()
-    except (DataError, OSError):
-        return None
-    return network
-
-
-def _written(checkpoint: Checkpoint, path: Path) -> Network:
-    with whole_file(path) as partial:
-        network = write_compared_graph(checkpoint, partial)
-    by_use = sorted(path.parent.glob("*.onnx"), key=lambda one: one.stat().st_mtime)
+    by_use = sorted(path.parent.glob("*.onnx"), key=lambda graph: graph.stat().st_mtime)
     for old in by_use[:-KEPT]:
         old.unlink(missing_ok=True)
     return network
-
-
-def _opened(checkpoint: Checkpoint, path: Path) -> Network:
-    return Network(
-        path,
-        size=checkpoint.architecture.image_size,
-        num_classes=len(checkpoint.classes),
-        threads=torch.get_num_threads(),
-    )
 
 
 def write_compared_graph(checkpoint: Checkpoint, path: Path) -> Network:
@@ -89,34 +66,27 @@ def write_compared_graph(checkpoint: Checkpoint, path: Path) -> Network:
     """
     size = checkpoint.architecture.image_size
     write_graph(checkpoint.model, path, size=size, inputs=INPUT, outputs=OUTPUTS)
-    network = _opened(checkpoint, path)
-    _refuse_other_outputs(checkpoint, network)
-    return network
+    return _compared(checkpoint, path)
 
 
-def _refuse_other_outputs(checkpoint: Checkpoint, network: Network) -> None:
-    """Compare graph and model on images of noise and of one colour."""
-    random, size = np.random.default_rng(0), checkpoint.architecture.image_size
-    squares = random.integers(0, 256, (TRIED, size, size, 3), dtype=np.uint8)
-    squares[0], squares[1] = 0, random.integers(0, 256, 3)
-    images = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
-    expected = full_outputs_of(checkpoint.model, [images])
-    for name, ours, theirs in zip(OUTPUTS, network(squares), expected, strict=True):
-        off = _relative_difference(ours, theirs.numpy())
-        if not off <= CLOSE:
+def _compared(checkpoint: Checkpoint, path: Path) -> Network:
+    """The graph in a file, compared with the model on images of noise and of one colour."""
+    size = checkpoint.architecture.image_size
+    network = Network(
+        path, size=size, num_classes=len(checkpoint.classes), threads=torch.get_num_threads()
+    )
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (TRIED, size, size, 3), dtype=np.uint8)
+    images[0], images[1] = 0, random.integers(0, 256, 3)
+    inputs = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    outputs = full_outputs_of(checkpoint.model, [inputs])
+    for name, values, expected in zip(OUTPUTS, network(images), outputs, strict=True):
+        largest = float(expected.nan_to_num().abs().max()) if expected.numel() else 0.0
+        if values.shape != expected.shape or not np.allclose(
+            values, expected, rtol=0, atol=CLOSE * largest, equal_nan=True
+        ):
             raise DataError(
-                f"the exported graph differs from the model in its {name} (by {off:.1g} of the "
-                f"largest, and {CLOSE:g} is allowed); this backbone cannot be exported"
+                f"the exported graph differs from the model in its {name} by more than {CLOSE:g} "
+                "of the largest; this backbone cannot be exported"
             )
-
-
-def _relative_difference(ours: Float[np.ndarray, "*n"], theirs: Float[np.ndarray, "*n"]) -> float:
-    """The largest difference as a share of the largest value; NaN agrees with NaN alone."""
-    if ours.shape != theirs.shape or (np.isnan(ours) != np.isnan(theirs)).any():
-        return float("inf")
-    known = ~np.isnan(theirs)
-    if not known.any():
-        return 0.0
-    largest = float(np.abs(theirs[known]).max())
-    difference = float(np.abs(ours[known] - theirs[known]).max())
-    return difference / largest if largest else difference
+    return network

@@ -6,7 +6,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.batching import BATCHES_AHEAD, batches
@@ -26,6 +25,7 @@ from misgiving.scores.outputs import Head
 
 Batch = TypeVar("Batch", bound=Sized)
 OnImage = Callable[[int, int], None]
+ODIN_BATCH = 64  # images
 
 
 def predict(
@@ -53,8 +53,9 @@ def predict(
         raise UsageError("there are no images to predict")
     share = images.select(processes.share_of(len(images)))
     if network is None:
-        batched = image_batches(share, batch_size, device_of(model))
-        outputs = full_outputs_of(model, _reported(batched, len(share), on_image))
+        batched = batches(share, batch_size=batch_size, device=device_of(model))
+        inputs = (batch.images for batch in batched)
+        outputs = full_outputs_of(model, _reported(inputs, len(share), on_image))
     else:
         outputs = _outputs_of_graph(network, share, on_image)
     output = FullOutput(*(processes.gathered(output, len(images)) for output in outputs))
@@ -80,8 +81,9 @@ def _outputs_of_graph(network: Network, images: ImageSet, on_image: OnImage | No
     chunks = np.split(np.arange(len(images)), range(BATCH, len(images), BATCH))
     ahead = 1 + BATCHES_AHEAD
     read = in_order(lambda number: images.read(chunks[number]), len(chunks), workers=1, ahead=ahead)
-    found = [network(squares) for squares in _reported(read, len(images), on_image)]
-    return FullOutput(*(torch.from_numpy(np.concatenate(of)) for of in zip(*found, strict=True)))
+    outputs = [network(inputs) for inputs in _reported(read, len(images), on_image)]
+    parts = zip(*outputs, strict=True)
+    return FullOutput(*(torch.from_numpy(np.concatenate(values)) for values in parts))
 
 
 def _linear_head(model: JointClassifier) -> Head | None:
@@ -104,13 +106,6 @@ def model_fingerprint(model: JointClassifier) -> str:
 def device_of(model: torch.nn.Module) -> torch.device:
     """Device of a model's parameters."""
     return next(model.parameters()).device
-
-
-def image_batches(
-    images: ImageSet, batch_size: int = 64, device: str | torch.device = "cpu"
-) -> Iterator[Float[torch.Tensor, "batch 3 height width"]]:
-    """Images of a set in order, without labels, as float batches in [0, 1]."""
-    return (batch.images for batch in batches(images, batch_size=batch_size, device=device))
 
 
 def _reported(batched: Iterable[Batch], total: int, on_image: OnImage | None) -> Iterator[Batch]:
@@ -161,11 +156,11 @@ def odin_scores(
 ) -> GridScores:
     """ODIN's scores of a set; several processes share the work, and each has all scores."""
     share = images.select(processes.share_of(len(images)))
-    batched = image_batches(share, device=device_of(checkpoint.model))
-    reported = _reported(batched, len(share), on_image)
+    batched = batches(share, batch_size=ODIN_BATCH, device=device_of(checkpoint.model))
+    reported = _reported((batch.images for batch in batched), len(share), on_image)
     model = folded(checkpoint.model, checkpoint.architecture.image_size)
     scores = score_grid(model.classify, reported, grid)
     return {
-        point: processes.gathered(torch.from_numpy(found), len(images)).numpy()
-        for point, found in scores.items()
+        point: processes.gathered(torch.from_numpy(values), len(images)).numpy()
+        for point, values in scores.items()
     }

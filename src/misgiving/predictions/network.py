@@ -1,6 +1,5 @@
 """The ONNX graph of a model: from model inputs to its outputs."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,24 +52,21 @@ class Network:
                 f"model inputs are {inputs.dtype} of shape {inputs.shape}; give 8-bit RGB images "
                 f"of {self.size} pixels, as n x {self.size} x {self.size} x 3"
             )
-        starts = range(0, max(1, len(inputs)), BATCH)
-        runs = [self._run(inputs[start : start + BATCH]) for start in starts]
+        missing = {"predicted_losses": np.full(BATCH, np.nan, dtype=np.float32)}
+        nothing = np.zeros((BATCH, 0), dtype=np.float32)
+        runs = []
+        for start in range(0, max(1, len(inputs)), BATCH):
+            batch = inputs[start : start + BATCH].transpose(0, 3, 1, 2)
+            images = np.ascontiguousarray(batch).astype(np.float32) / 255
+            outputs = self._session.run(self.outputs, {self._input: images})
+            values = dict(zip(self.outputs, outputs, strict=True))
+            runs.append(
+                [values.get(name, missing.get(name, nothing)[: len(images)]) for name in OUTPUTS]
+            )
         return tuple(np.concatenate(parts) for parts in zip(*runs, strict=True))
-
-    def _run(self, inputs: ModelInputs) -> list[Float[np.ndarray, "n ..."]]:
-        count = len(inputs)
-        images = np.ascontiguousarray(inputs.transpose(0, 3, 1, 2)).astype(np.float32) / 255
-        values = dict(
-            zip(self.outputs, self._session.run(self.outputs, {self._input: images}), strict=True)
-        )
-        unknown = {"predicted_losses": np.full(count, np.nan, dtype=np.float32)}
-        nothing = np.zeros((count, 0), dtype=np.float32)
-        return [values.get(name, unknown.get(name, nothing)) for name in OUTPUTS]
 
 
 def _session(path: Path, threads: int | None) -> Any:
-    if threads is not None and threads < 1:
-        raise UsageError(f"`threads` must be at least 1, got {threads}")
     onnxruntime.disable_telemetry_events()  # some builds report events to their vendor
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
@@ -91,17 +87,13 @@ def _check_graph(path: Path, session: Any, size: int, num_classes: int) -> None:
     """Check the input and the logits; a side that the graph leaves open may be any."""
     inputs = [graph_input.shape for graph_input in session.get_inputs()]
     logits = [output.shape for output in session.get_outputs() if output.name == OUTPUTS[0]]
-    expected = [([None, 3, size, size], inputs), ([None, num_classes], logits)]
-    if not all(len(shapes) == 1 and _fits(shapes[0], wanted) for wanted, shapes in expected):
-        raise DataError(
-            f"{path}: its inputs are {inputs or 'none'} and its logits {logits or 'none'}; "
-            f"needed are images of N x 3 x {size} x {size} alone, and an output `logits` of "
-            f"N x {num_classes}; export again"
-        )
-
-
-def _fits(shape: Sequence[int | str | None], wanted: Sequence[int | None]) -> bool:
-    return len(shape) == len(wanted) and all(
-        not isinstance(side, int) or side == number
-        for side, number in zip(shape, wanted, strict=True)
-    )
+    for shapes, expected in ((inputs, [None, 3, size, size]), (logits, [None, num_classes])):
+        sides = zip(*shapes, expected, strict=False)
+        if [*map(len, shapes)] != [len(expected)] or any(
+            isinstance(side, int) and side != number for side, number in sides
+        ):
+            raise DataError(
+                f"{path}: its inputs are {inputs or 'none'} and its logits {logits or 'none'}; "
+                f"needed are images of N x 3 x {size} x {size} alone, and an output `logits` of "
+                f"N x {num_classes}; export again"
+            )

@@ -5,10 +5,9 @@ belongs to, its group, content and path.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -174,7 +173,9 @@ class TrainedRun:
                 is there.
         """
         dataset = load_dataset(data) if isinstance(data, str) else data
-        everything = dataset if isinstance(dataset, ImageSet) else self._prepared(dataset)
+        everything = (
+            dataset if isinstance(dataset, ImageSet) else self._prepared(dataset, self.on_bad_image)
+        )
         images, unknown = everything.align(self.checkpoint.classes)
         on_bad_image = self.on_bad_image if needs_training or training_data else SKIP
         others = self._training_images(images, training_data, on_bad_image)
@@ -182,15 +183,15 @@ class TrainedRun:
         present = Counter(described.sets)
         chosen = frozenset(present if sets is None else sets(present))
         if "train" in chosen and not present["train"]:
-            name = training_data or self.checkpoint.configuration.get("data", {}).get("name", "")
             raise DataError(
-                f"{name}: contains none of the model's training images, on which its detectors are "
-                "fitted; give the data that it was trained on as `training_data`"
+                f"{training_data or self._data_name}: contains none of the model's training "
+                "images, on which its detectors are fitted; give the data that it was trained on "
+                "as `training_data`"
             )
         rows = np.flatnonzero([name in chosen for name in described.sets or ()])
         return PredictedData(
             self._predictions([images, others], described, rows, _key(dataset), odin=odin),
-            partial(_read, [images, others], {name: row for row, name in enumerate(described.ids)}),
+            _picture(described.ids, [images, others]),
             Counter((described.sets or ())[: len(images)]),
             everything.skipped,
             unknown,
@@ -200,51 +201,49 @@ class TrainedRun:
 
     def predict_outliers(self, dataset: Dataset) -> PredictedData:
         """Predict out-of-distribution images, which have no class, and score them by ODIN."""
-        images = self._prepared(dataset)
+        images = self._prepared(dataset, self.on_bad_image)
         unknown = np.full(len(images), UNKNOWN)
         images = replace(images, labels=unknown, classes=self.checkpoint.classes)
         described = _described(dataset, images, named_groups(images.groups, images.ids))
         rows = np.arange(len(images))
+        predictions = self._predictions([images], described, rows, _key(dataset), odin=True)
+        counts = Counter({"": len(images)})
         return PredictedData(
-            self._predictions([images], described, rows, _key(dataset), odin=True),
-            partial(_read, [images], {name: row for row, name in enumerate(images.ids)}),
-            Counter({"": len(images)}),
-            images.skipped,
-            0,
-            0,
-            0,
+            predictions, _picture(images.ids, [images]), counts, images.skipped, 0, 0, 0
         )
 
-    def _prepared(self, dataset: Dataset, *, on_bad_image: str | None = None) -> ImageSet:
+    def _prepared(self, dataset: Dataset, on_bad_image: str) -> ImageSet:
         return prepare(
             dataset,
             self.checkpoint.preprocessing,
             cache=self.cache,
             report=self.on_image,
-            on_bad_image=on_bad_image or self.on_bad_image,
+            on_bad_image=on_bad_image,
         )
 
     def _training_images(
         self, images: ImageSet, training_data: str | None, on_bad_image: str
     ) -> ImageSet:
         """The model's training images that are not among these; may be none."""
-        split = self.checkpoint.split
-        hashes, offered = split.hashes_of("train"), set(images.hashes)
-        name = str(self.checkpoint.configuration.get("data", {}).get("name", ""))
+        hashes, offered = self.checkpoint.split.hashes_of("train"), set(images.hashes)
+        name = training_data or self._data_name
         none = images.select(np.arange(0))
         if training_data is None and (not name or hashes <= offered):
             return none
         try:
-            dataset = load_dataset(training_data or name)
-            found = self._prepared(dataset, on_bad_image=on_bad_image)
-            found = found.align(self.checkpoint.classes)[0]
+            training = self._prepared(load_dataset(name), on_bad_image)
+            training = training.align(self.checkpoint.classes)[0]
         except ExplainedError as failure:
             if training_data or (isinstance(failure, BadImagesError) and not failure.whole):
                 raise
             return none  # the run's data was moved: the images that are offered must do
-        return found.select(
-            np.flatnonzero([of in hashes and of not in offered for of in found.hashes])
-        )
+        wanted = hashes - offered
+        return training.select(np.flatnonzero([name in wanted for name in training.hashes]))
+
+    @property
+    def _data_name(self) -> str:
+        """The data that the run was trained on, as its user named it; may be empty."""
+        return str(self.checkpoint.configuration.get("data", {}).get("name", ""))
 
     def _described(
         self, dataset: Dataset | ImageSet, images: ImageSet, others: ImageSet
@@ -260,8 +259,8 @@ class TrainedRun:
             elsewhere = _described(others, replace(others, ids=ids), groups[len(images) :])
             empty = {name: ("",) * len(others) for name in described.metadata}
             described = Predictions.concatenated([described, replace(elsewhere, metadata=empty)])
-        named = [*images.groups, *others.groups]
-        sets = sets_of(described, named, split, chosen_on_validation=keep == "best")
+        groups_of_data = [*images.groups, *others.groups]
+        sets = sets_of(described, groups_of_data, split, chosen_on_validation=keep == "best")
         return replace(described, sets=sets)
 
     def _predictions(
@@ -321,15 +320,18 @@ def _key(dataset: Dataset | ImageSet) -> str:
     return sha256_of(name.encode())[:16]
 
 
-def _read(
-    sources: Sequence[ImageSet], rows: Mapping[str, int], name: str
-) -> UInt8[np.ndarray, "size size 3"]:
-    row = rows[name]
-    for images in sources:
-        if row < len(images):
-            return np.asarray(images.read(np.array([row]))[0])
-        row -= len(images)
-    raise KeyError(name)
+def _picture(
+    ids: Sequence[str], sources: Sequence[ImageSet]
+) -> Callable[[str], UInt8[np.ndarray, "size size 3"]]:
+    """A function that reads an image of the sources by its id."""
+    rows = [(images, row) for images in sources for row in range(len(images))]
+    places = dict(zip(ids, rows, strict=True))
+
+    def read(name: str) -> UInt8[np.ndarray, "size size 3"]:
+        images, row = places[name]
+        return np.asarray(images.read(np.array([row]))[0])
+
+    return read
 
 
 def _described(
