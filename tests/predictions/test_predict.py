@@ -56,7 +56,7 @@ def drawn(predicted, random, *, with_sets, share, columns):
 
 
 @settings(
-    max_examples=4,
+    max_examples=3,
     phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
