@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from misgiving.groups import groups_of_columns, images_named_by, joined_groups, unit_of
+from misgiving.groups import groups_of_columns, join_groups
 from misgiving.report.certificate import unit_sentences
 
 
@@ -12,31 +12,25 @@ def rows_of(columns, *cells):
     return dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
 
 
-def sentences(columns, groups):
-    return unit_sentences(
-        columns, len(groups), list(groups).count(""), images_named_by(columns, groups)
-    )
-
-
 def test_joined_groups_are_the_connected_components():
     generator = np.random.default_rng(0)
     groups = [f"g{number:02d}" for number in generator.integers(0, 30, 60)]
+    ids = [f"i{number:02d}" for number in generator.permutation(60)]
+    groups[::4] = [""] * 15
     pairs = [tuple(map(int, pair)) for pair in generator.integers(0, 60, (14, 2))]
-    expected = list(groups)
-    for _ in range(60):  # spread the least name until nothing changes
+    expected = [group or name for group, name in zip(groups, ids, strict=True)]
+    for _ in range(60):  # spread the least name until nothing changes; "g..." is less than "i..."
         for first, second in pairs:
             least = min(expected[first], expected[second])
             touched = {expected[first], expected[second]}
             expected = [least if name in touched else name for name in expected]
-    assert joined_groups(groups, pairs) == tuple(expected)
-
-
-def test_without_images_there_are_no_groups():
-    assert joined_groups([], []) == ()
-
-
-def test_groups_without_pairs_stay_as_they_are():
-    assert joined_groups(["b", "a", "b"], []) == ("b", "a", "b")
+    alone = [
+        "" if not group and expected.count(name) == 1 else name
+        for group, name in zip(groups, expected, strict=True)
+    ]
+    assert join_groups(groups, ids, pairs) == tuple(alone)
+    assert join_groups(["b", "a", "b"], ["x", "y", "z"], []) == ("b", "a", "b")
+    assert join_groups([], [], []) == ()
 
 
 @pytest.mark.parametrize(
@@ -64,30 +58,10 @@ def test_a_group_is_named_by_a_patient_wherever_one_of_its_images_is():
     assert groups == ("mary", "mary", "lesion 2", "lesion 2")
 
 
-def test_images_without_a_patient_count_by_lesion_and_that_is_said():
-    rows = rows_of(["patient", "lesion"], "mary,1", ",1", ",2", ",2", ",3")
-    groups, group_columns = groups_of_columns(rows, [""] * 5)
-    first, *warnings = sentences(group_columns, groups)
-    assert first == "unit: patient (columns patient, lesion)."
-    assert warnings == [
-        "Warning: 3 of 5 images have no value in the column patient, and count by lesion. Lesions "
-        "of one patient are not independent."
-    ]
-    assert unit_of(group_columns, groups) == "patient (lesion where no patient is named)"
-    assert unit_of(group_columns, groups[:2]) == "patient"
-
-
 def test_the_columns_that_define_groups_are_those_with_values():
     rows = rows_of(["lesion_id", "patient_id", "group"], "1,,", "2,,", "2,p,")
     assert groups_of_columns(rows, ["a", "b", "c"])[1] == ("patient_id", "lesion_id")
     assert groups_of_columns(rows_of(["sex"], "f"), ["a"]) == (("a",), ())
-
-
-def test_a_patient_is_the_unit_where_one_is_known():
-    assert unit_of(("patient_id", "lesion_id"), ()) == "patient"
-    assert unit_of(("lesion_id",), ("lesion_id 3",)) == "lesion"
-    assert unit_of(("group", "patient"), ()) == "group"
-    assert unit_of((), ()) == "image"
 
 
 @pytest.mark.parametrize(
@@ -95,11 +69,11 @@ def test_a_patient_is_the_unit_where_one_is_known():
     [
         ((), ["", ""], ["unit: image.", "no patients, lesions or groups"]),
         (("lesion_id",), "xx", ["unit: lesion (column lesion_id)", "not independent"]),
-        (("patient", "lesion"), "xx", ["unit: patient (columns patient, lesion)."]),
+        (("patient", "lesion"), "xx", ["unit: patient (columns patient, lesion).", "next column"]),
         (("patient",), ["x", ""], ["Warning: 1 of 2 images have no value in the column patient"]),
     ],
 )
 def test_the_sentences_say_what_is_independent(columns, groups, said):
-    text = " ".join(sentences(columns, groups))
+    text = " ".join(unit_sentences(columns, len(groups), list(groups).count("")))
     assert all(words in text for words in said)
     assert ("Warning" in text) == ("Warning" in said[0])

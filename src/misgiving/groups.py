@@ -1,6 +1,6 @@
 """Groups of images that are not independent: of one patient, one lesion or one named group."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -62,25 +62,11 @@ def groups_of_columns(
         ]
     if len(cells) > 1:
         pairs = (pair for keys in cells.values() for pair in chained(keys))
-        names = list(joined_groups(names, pairs))
+        names = list(join_groups(names, ids, pairs))
         values_of_groups = [*zip(names, cells[first], strict=True)]
         least = {group: value for group, value in sorted(values_of_groups, reverse=True) if value}
         names = [least.get(group, group) for group in names]
     return tuple(names), tuple(cells)
-
-
-def joined_groups(groups: Sequence[str], pairs: Iterable[Pair]) -> tuple[str, ...]:
-    """Group of each image after joining the groups of these pairs, named by the first name.
-
-    >>> joined_groups(["c", "b", "a", "d"], [(0, 1), (1, 2)])
-    ('a', 'a', 'a', 'd')
-    """
-    names, members = np.unique(np.array(groups), return_inverse=True)
-    first, second = members[np.array([*pairs], dtype=np.int64).reshape(-1, 2)].T
-    joins = coo_array((np.ones(len(first)), (first, second)), shape=(len(names), len(names)))
-    _, component = connected_components(joins, directed=False)
-    first_name = names[np.unique(component, return_index=True)[1]]
-    return tuple(first_name[component[members]].tolist())
 
 
 def join_groups(
@@ -93,25 +79,20 @@ def join_groups(
     >>> join_groups(["", "", "", "b", "a"], ["y", "x", "z", "v", "w"], [(0, 1), (3, 4)])
     ('x', 'x', '', 'a', 'a')
     """
-    names = sorted({*groups} - {""})
-    code_of = {("", name): len(names) + rank for rank, name in enumerate(sorted(ids))}
-    code_of |= {(name, ""): code for code, name in enumerate(names)}
-    own = [
-        ("", name) if not group else (group, "") for group, name in zip(groups, ids, strict=True)
-    ]
-    codes = np.array([code_of[key] for key in own], dtype=np.int64)
-    first, second = codes[np.array([*pairs], dtype=np.int64).reshape(-1, 2)].T
-    size = len(names) + len(ids)
-    joins = coo_array((np.ones(len(first)), (first, second)), shape=(size, size))
-    component = connected_components(joins, directed=False)[1]
-    by_code = [*names, *sorted(ids)]
-    least = np.full(component.max(initial=-1) + 1, size)
-    np.minimum.at(least, component, np.arange(size))
-    counts = np.bincount(component[codes], minlength=len(least))
-    return tuple(
-        "" if not group and counts[number] == 1 else by_code[least[number]]
-        for group, number in zip(groups, component[codes].tolist(), strict=True)
-    )
+    count = len(groups)
+    if not count:
+        return ()
+    first, second = np.array([*chained(groups), *pairs], dtype=np.int64).reshape(-1, 2).T
+    joins = coo_array((np.ones(len(first)), (first, second)), shape=(count, count))
+    component = connected_components(joins, directed=False)[1].tolist()
+    members = defaultdict(list)
+    for position, number in enumerate(component):
+        members[number].append(position)
+    names = {}
+    for number, images in members.items():
+        first_id = min(ids[image] for image in images) if len(images) > 1 else ""
+        names[number] = min((groups[image] for image in images if groups[image]), default=first_id)
+    return tuple(names[number] for number in component)
 
 
 def chained(keys: Sequence[str]) -> Iterator[Pair]:
@@ -137,24 +118,11 @@ def partition_groups(
     return tuple(np.flatnonzero(set_of[members] == number) for number in range(count))
 
 
-def unit_of(columns: Sequence[str], groups: Sequence[str]) -> str:
-    """The unit of a guarantee, given the columns that define the groups, and the groups' names.
+def unit_of(columns: Sequence[str]) -> str:
+    """The unit of a guarantee, given the columns that define the groups.
 
-    >>> unit_of(("patient_id", "lesion_id"), ("ann", "bo")), unit_of((), ("a", "b"))
-    ('patient', 'image')
-    >>> unit_of(("patient", "lesion"), ("ann", "lesion 2"))
-    'patient (lesion where no patient is named)'
+    >>> unit_of(("patient_id",)), unit_of(("patient", "lesion")), unit_of(())
+    ('patient', 'patient (lesion where no patient is named)', 'image')
     """
-    if not columns:
-        return "image"
-    unit = UNITS[columns[0]]
-    others = [UNITS[column] for column in images_named_by(columns, groups)]
+    unit, *others = dict.fromkeys(UNITS[column] for column in columns) or ("image",)
     return f"{unit} ({' or '.join(others)} where no {unit} is named)" if others else unit
-
-
-def images_named_by(columns: Sequence[str], groups: Sequence[str]) -> dict[str, int]:
-    """Number of images whose group is named by another than the first column, by that column."""
-    counts = {
-        column: sum(group.startswith(f"{column} ") for group in groups) for column in columns[1:]
-    }
-    return {column: count for column, count in counts.items() if count}

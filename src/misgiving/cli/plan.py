@@ -168,16 +168,14 @@ def _file_of_predictions(path: Path, seed: int) -> PlannedImages:
 
 def _description(images: PlannedImages, outlook: "CertificationOutlook") -> Iterator[str]:
     """Sentences on the data, the unit, and the calibration set."""
-    from misgiving.groups import images_named_by, unit_of
+    from misgiving.groups import unit_of
     from misgiving.report.certificate import unit_sentences
 
     groups, columns = images.groups, images.group_columns
-    unit = unit_of(columns, groups)
+    unit = unit_of(columns)
     counted = "Each image" if unit == "image" else f"One image of each {unit}"
     yield f"{images.name}: {len(groups)} images of {images.num_groups} groups"
-    yield from unit_sentences(
-        columns, len(groups), groups.count(""), images_named_by(columns, groups)
-    )
+    yield from unit_sentences(columns, len(groups), groups.count(""))
     yield (
         f"The calibration set{images.share.described} has {len(images.labels)} images. "
         f"{counted} counts: {outlook.cases} cases."
@@ -198,7 +196,7 @@ def training_outlook(images: "ImageSet", sets: "SetNames") -> list[str]:
     counts = count_cases(images.labels[rows], units[rows], images.classes)
     outlook = plan_certification({row.name: row.cases for row in counts}, Targets(max_error=0.5))
     rarest = sorted(counts, key=lambda row: row.cases)[:RAREST]
-    unit = unit_of(images.group_columns, images.groups)
+    unit = unit_of(images.group_columns)
     counted = "copies count once" if unit == "image" else f"one image of each {unit}"
     first, *others = (
         f"{_percent(rate.smallest)} if {_percent(rate.wrong_share)} are" for rate in outlook.error

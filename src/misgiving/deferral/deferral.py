@@ -222,7 +222,7 @@ class Deferral:
             seed=self.seed,
         )
         self.model_ = calibration.model or UNNAMED
-        self.unit_ = unit_of(calibration.group_columns, calibration.groups)
+        self.unit_ = unit_of(calibration.group_columns)
         self.cases_ = Cases.of(tuning, calibration)
         return self
 

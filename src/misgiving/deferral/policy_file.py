@@ -21,7 +21,6 @@ from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.rules import DecisionRule
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import read_json, write_json
-from misgiving.groups import images_named_by
 from misgiving.manifests import sha256_of, sha256_of_file, sha256_of_json
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors
@@ -124,7 +123,6 @@ class Cases:
             name both sets.
         outputs: `logits` or `probabilities`.
         group_columns: Columns of the data that define the groups; none: each image is its own.
-        grouped_by: Images whose group is named by another than the first of these, by column.
         training_images: Images that the detectors are fitted on; 0: there are no detectors.
         left_out: Images of the data that were not used, by their set.
         sensitivities: Share of each class that is named rightly on the tuning set, by the rule
@@ -144,7 +142,6 @@ class Cases:
     drawn_parts: int = 0
     outputs: str = "logits"
     group_columns: tuple[str, ...] = ()
-    grouped_by: Mapping[str, int] = field(default_factory=dict)
     training_images: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
     sensitivities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -158,13 +155,11 @@ class Cases:
     @classmethod
     def of(cls, tuning: Predictions, calibration: Predictions) -> "Cases":
         """The images of both sets."""
-        columns, groups = calibration.group_columns, tuning.groups + calibration.groups
         return cls(
             tuning=Identities.of(tuning),
             calibration=Identities.of(calibration),
             outputs=calibration.outputs,
-            group_columns=columns,
-            grouped_by=images_named_by(columns, groups),
+            group_columns=calibration.group_columns,
         )
 
     def among(self, predictions: Predictions) -> tuple[Mask, Mask]:

@@ -39,15 +39,12 @@ def left_out_sentences(counts: Mapping[str, int]) -> list[str]:
     return sentences(WORDS, "left_out", counts)
 
 
-def unit_sentences(
-    columns: Sequence[str], images: int, ungrouped: int, grouped_by: Mapping[str, int]
-) -> list[str]:
+def unit_sentences(columns: Sequence[str], images: int, ungrouped: int) -> list[str]:
     """Sentences on the unit of a guarantee, and on what it leaves dependent.
 
     Args:
         columns: Those that define the groups.
         images: Number of all.
         ungrouped: Number of those that are a group of their own.
-        grouped_by: Number of those whose group is named by another than the first column.
     """
-    return sentences(WORDS, "unit", columns, images, ungrouped, grouped_by)
+    return sentences(WORDS, "unit", columns, images, ungrouped)

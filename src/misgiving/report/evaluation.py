@@ -76,7 +76,7 @@ def _lines(template: str, evaluation: Evaluation) -> list[str]:
 def _facts(evaluation: Evaluation) -> dict[str, Any]:
     """Variables of the sentences."""
     deferral = evaluation.deferral
-    unit = unit_of(evaluation.judged.group_columns, evaluation.judged.groups)
+    unit = unit_of(evaluation.judged.group_columns)
     one_unit = unit if unit in ("patient", "lesion") else "group"
     grouped = evaluation.num_groups < len(evaluation.judged)
     return {

@@ -16,7 +16,7 @@ from misgiving.data.duplicates import image_hashes, near_duplicates
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split
 from misgiving.errors import UsageError, reason_of
-from misgiving.groups import joined_groups
+from misgiving.groups import join_groups
 from misgiving.manifests import sha256_of_lines
 from misgiving.models import processes
 from misgiving.models.backbones import WeightsReport, load_weights
@@ -135,7 +135,7 @@ def grouped_images(images: ImageSet, split: str) -> ImageSet:
     if split != "grouped":
         return images
     pairs = near_duplicates(image_hashes(images))
-    return replace(images, groups=joined_groups(images.groups, pairs))
+    return replace(images, groups=join_groups(images.groups, images.ids, pairs))
 
 
 def train_run(
