@@ -9,7 +9,7 @@ import torch
 from bundled import SIDE, checkpoint, noisy_set, policy_of, write_run
 from onnx.reference import ReferenceEvaluator
 
-from misgiving.bundle.bundle import Bundle
+from misgiving.bundle.bundle import NO_GUARANTEE, Bundle
 from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load
 from misgiving.deferral.deferral import Deferral
@@ -87,8 +87,11 @@ def test_graph_and_model_agree_to_a_millionth_in_double_precision(exported, tmp_
 
 
 def test_the_graph_gives_what_the_model_gives(exported):
+    """And names no place on this machine."""
     run, bundle = exported
     assert_gives_what_the_model_gives(bundle / "model.onnx", load(run).model, SIDE)
+    content = (bundle / "model.onnx").read_bytes()
+    assert not any(place in content for place in (b"site-packages", b"joint.py"))
 
 
 @pytest.mark.soak
@@ -111,12 +114,6 @@ def test_a_model_without_an_estimator_can_be_exported(tmp_path):
     assert [one.predicted_loss for one in found] == [None] * 3
 
 
-def test_the_graph_names_no_place_on_this_machine(exported):
-    content = (exported[1] / "model.onnx").read_bytes()
-    assert b"site-packages" not in content
-    assert b"joint.py" not in content
-
-
 @pytest.mark.usefixtures("graph_of")
 def test_a_graph_that_gives_something_else_is_refused_and_nothing_is_left(exported, tmp_path):
     run = shutil.copytree(exported[0], tmp_path / "run")
@@ -137,10 +134,7 @@ def test_a_run_without_a_policy_becomes_a_bundle_that_says_so(exported, tmp_path
     shutil.rmtree(run / "policy")
     bundle = export_run(run, tmp_path / "bundle")
     assert bundle.deferral is None
-    assert "defers every" in bundle.card["what"]
-    assert bundle.card["targets"] == [
-        "Nothing is certified: no policy was calibrated, and every image is deferred."
-    ]
+    assert bundle.card["targets"] == [NO_GUARANTEE]
 
 
 def test_the_card_says_what_the_model_is_and_promises(exported):
@@ -158,8 +152,6 @@ def test_the_card_says_what_the_model_is_and_promises(exported):
     readable = (folder / "card.md").read_text()
     for sentence in (*card["targets"], *card["limits"], "| train | 34 | 33 | 33 |"):
         assert sentence in readable
-    assert "not a medical device" in readable
-    assert "ODIN needs gradients" in readable
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +160,7 @@ def made():
 
 
 @pytest.mark.usefixtures("graph_of")
-@pytest.mark.parametrize("name", ["mahalanobis", "vim", "energy", "predicted_loss"])
+@pytest.mark.parametrize("name", ["vim", "predicted_loss"])
 def test_a_policy_of_another_detector_is_exported_with_it_alone(made, tmp_path, name):
     policy = policy_of(made, ood_detector=name)
     bundle = export_run(write_run(tmp_path / "run", made, policy), tmp_path / "bundle")
@@ -202,14 +194,11 @@ def test_the_error_estimator_is_exported_with_its_probes_and_decides_as_in_the_r
 def test_nothing_but_a_bundle_is_replaced(exported, tmp_path):
     run, bundle = exported
     (tmp_path / "photos").mkdir()
-    (tmp_path / "file").write_text("x")
-    for place in ("photos", "file"):
-        with pytest.raises(UsageError, match=f"{place}: exists and is not a bundle"):
-            export_run(run, tmp_path / place, overwrite=True)
     shutil.copytree(bundle, tmp_path / "old")
     (tmp_path / "old" / "notes").write_text("x")
-    with pytest.raises(UsageError, match="overwrite"):
-        export_run(run, tmp_path / "old")
+    for place, overwrite in (("photos", True), ("old", False)):
+        with pytest.raises(UsageError, match=place):
+            export_run(run, tmp_path / place, overwrite=overwrite)
     assert (tmp_path / "old" / "notes").exists()
     export_run(run, tmp_path / "old", overwrite=True)
     assert not (tmp_path / "old" / "notes").exists()

@@ -1,5 +1,7 @@
 """A bundle: from image files to decisions, with its files and its model card."""
 
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,19 +9,39 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.decisions import Decision, Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.policy_file import POLICY
 from misgiving.errors import DataError, UsageError, explain_damage
-from misgiving.files import read_json
-from misgiving.manifests import verify
+from misgiving.files import read_json, write_json, write_text
+from misgiving.manifests import seal, verify
 from misgiving.predictions.network import GRAPH, ModelInputs, Network
+from misgiving.report.certificate import certificate_sentences
 
 FORMAT = 1
-FACTS, CARD = "bundle.json", "card.json"
+FACTS, CARD, READABLE_CARD = "bundle.json", "card.json", "card.md"
 AGAIN = "run `misgiving export` again"
+
+LIMITS = (
+    "The guarantee holds for images drawn as the calibration images were: the same population, "
+    "devices and preparation.",
+    "`misgiving serve` tests whether the acceptance scores, the OOD scores and the accepted share "
+    "still match those of the calibration set. It does not test whether predictions are correct, "
+    "and cannot see a change that moves none of the three. `misgiving predict` makes such tests on "
+    "the images of one command.",
+    "It is not a medical device and has no regulatory clearance.",
+    "A probability is always that of one of the model's classes: an image of another kind gets one "
+    "too. Detection of OOD images is not guaranteed.",
+    "Scores agree with those of the trained model to about four digits: an image exactly at a "
+    "threshold may be decided differently.",
+    "ODIN needs gradients and is not in the bundle.",
+)
+NO_GUARANTEE = "Nothing is certified: no policy was calibrated, and every image is deferred."
+DECIDES = "By its policy it accepts an image, defers it, or calls it out-of-distribution."
+DEFERS = "It has no policy and defers every image."
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -86,14 +108,10 @@ class Bundle:
         )
 
     def model_input(self, data: bytes, name: str) -> UInt8[np.ndarray, "size size 3"]:
-        """Preprocess an encoded image.
-
-        Args:
-            data: Such as the bytes of a JPEG file.
-            name: Name of the image in an error.
+        """Preprocess an encoded image, such as the bytes of a JPEG file.
 
         Raises:
-            DataError: It cannot be decoded.
+            DataError: It cannot be decoded; the message has its name.
         """
         return self.preprocessing.from_file(data, name)
 
@@ -111,10 +129,6 @@ class Bundle:
         Raises:
             DataError: One cannot be decoded; the message names it.
         """
-        if len(images) != len(names):
-            raise UsageError(
-                f"got {len(images)} images but {len(names)} names; give one name per image"
-            )
         if not images:
             return []
         inputs = [self.model_input(data, name) for data, name in zip(images, names, strict=True)]
@@ -132,14 +146,95 @@ def is_bundle_not_run(folder: Path) -> bool:
     Raises:
         DataError: It is neither.
     """
-    if not is_bundle(folder) and (folder / POLICY).is_file():
-        raise DataError(
-            f"{folder}: a policy, not a model; `misgiving predict` takes a file of predictions "
-            f"with it, and `misgiving export GRAPH.onnx --policy {folder}` makes a model to serve"
-        )
     if not is_bundle(folder) and not (folder / "config.json").is_file():
         raise DataError(
             f"{folder}: neither a run nor a bundle; give a folder that `misgiving train` or "
-            "`misgiving export` wrote"
+            "`misgiving export` wrote (a policy takes a file of predictions instead)"
         )
     return is_bundle(folder)
+
+
+def check_replaceable(out: Path, *, overwrite: bool) -> None:
+    """Check that nothing is replaced but a bundle, and only if that is asked for.
+
+    Raises:
+        UsageError: Something else is at `out`, or a bundle that is not to be replaced.
+    """
+    if out.exists() and not (overwrite and is_bundle(out)):
+        raise UsageError(
+            f"{out}: exists; choose another folder, or replace a bundle with `overwrite=True`"
+        )
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    preprocessing: Preprocessing,
+    estimates_losses: bool,
+    fingerprint: str,
+    classes: Sequence[str],
+    deferral: Deferral | None,
+    card: Mapping[str, Any],
+) -> Bundle:
+    """Write everything else of a bundle beside the graph in `folder`, seal it, and read it.
+
+    Classes and thresholds are also put into the metadata of the graph, so that programs that read
+    it find them without this package. Decisions need the calibrator, which is beside the graph.
+
+    Args:
+        folder: It has the graph.
+        preprocessing: As in `Bundle`, and so are the others.
+        estimates_losses: As in `Bundle`.
+        fingerprint: As in `Bundle`.
+        classes: As in `Bundle`.
+        deferral: As in `Bundle`.
+        card: What the model card says of the model, its data and its making.
+    """
+    facts = {
+        "classes": list(classes),
+        "fingerprint": fingerprint,
+        "preprocessing": preprocessing.to_dict(),
+    }
+    _write_metadata(folder / GRAPH, facts | ({} if deferral is None else _settings(deferral)))
+    write_json(folder / FACTS, {"format": FORMAT, "estimates_losses": estimates_losses, **facts})
+    if deferral is not None:
+        deferral.write(folder, used_alone=True)
+    card = {
+        **card,
+        **facts,
+        "what": f"{card['what']} {DEFERS if deferral is None else DECIDES}",
+        "targets": [NO_GUARANTEE] if deferral is None else certificate_sentences(deferral),
+        "limits": [*card.get("limits", ()), *LIMITS],
+    }
+    write_json(folder / CARD, card)
+    templates = Environment(
+        loader=PackageLoader("misgiving.bundle", "."), undefined=StrictUndefined, trim_blocks=True
+    )
+    # no text leaves its cell of a table
+    templates.filters["cell"] = lambda text: " ".join(str(text).split()).replace("|", "\\|")
+    write_text(folder / READABLE_CARD, templates.get_template("card.jinja").render(card))
+    seal(folder)
+    return Bundle.load(folder)
+
+
+def _settings(deferral: Deferral) -> dict[str, Any]:
+    """Settings of a policy that decide, as JSON values."""
+    certificate = deferral.certificate_
+    threshold = certificate.accept_threshold
+    return {
+        "accept_threshold": "-inf" if threshold == -math.inf else threshold,  # not in JSON
+        "ood_threshold": certificate.ood_threshold,
+        "score": deferral.calibration_.score,
+        "ood_detector": deferral.ood_detector_,
+        **vars(deferral.rule_),
+        "targets": dict(vars(certificate.targets)),
+    }
+
+
+def _write_metadata(path: Path, facts: Mapping[str, Any]) -> None:
+    import onnx
+
+    model = onnx.load(path)
+    values = {f"misgiving.{name}": json.dumps(value) for name, value in facts.items()}
+    onnx.helper.set_model_props(model, values)
+    onnx.save(model, path)

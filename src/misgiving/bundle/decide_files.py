@@ -6,7 +6,7 @@ decided on again, so that a command that was stopped resumes, also with another 
 
 import json
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -76,10 +76,11 @@ class Decider(NamedTuple):
         """
         if not is_bundle_not_run(folder):
             return cls._of_run(folder, count, device=device, devices=devices, nodes=nodes)
-        if devices * nodes > 1:
-            raise UsageError("`devices` and `nodes` are for runs; a bundle uses all cores already")
-        if device not in ("auto", "cpu"):
-            raise UsageError(f"`device={device}` is for runs; a bundle computes on the processor")
+        if devices * nodes > 1 or device not in ("auto", "cpu"):
+            raise UsageError(
+                "`device`, `devices` and `nodes` are for runs; a bundle uses all cores of the "
+                "processor already"
+            )
         return cls(Bundle.load(folder))
 
     @classmethod
@@ -119,7 +120,7 @@ def _outputs(
 
     images = torch.from_numpy(inputs).permute(0, 3, 1, 2).float() / 255
     output = full_outputs_of(checkpoint.model, [images.to(device_of(checkpoint.model))])
-    return tuple(of.numpy() for of in output)
+    return tuple(values.numpy() for values in output)
 
 
 class DecidedFiles:
@@ -155,14 +156,12 @@ def decide_files(
     Raises:
         BadImagesError: Images cannot be read, and they are not to be skipped, or none can.
     """
-    if batch_size < 1:
-        raise UsageError(f"`batch_size` must be at least 1, got {batch_size}")
     parts = [names[start : start + PART] for start in range(0, len(names), PART)]
     paths = [folder / f"{_part_name(decider.model, part)}.jsonl" for part in parts]
     finished = {number: True for number, path in enumerate(paths) if _is_finished(path)}
     finished = decider.merged(finished)
-    remaining = [number for number in range(len(parts)) if number not in finished]
-    own = remaining[decider.rank :: decider.processes]
+    own = [number for number in range(len(parts)) if number not in finished]
+    own = own[decider.rank :: decider.processes]
     done = sum(len(parts[number]) for number in finished)
     if done:
         on_image(done, len(names))
@@ -207,15 +206,12 @@ def decide_rows(
 
 def _part_name(model: Bundle, names: Sequence[str]) -> str:
     """Identifies the model, its policy, and the images with their sizes and times of change."""
-
-    def key(name: str) -> str:
-        try:
-            return file_key(Path(name))
-        except DataError:  # it is gone
-            return ""
-
+    keys: dict[str, str] = {}
+    for name in names:
+        with suppress(DataError):  # it is gone
+            keys[name] = file_key(Path(name))
     policy = model.deferral and model.deferral.fingerprint
-    return sha256_of_json([model.fingerprint, policy, [[name, key(name)] for name in names]])[:32]
+    return sha256_of_json([model.fingerprint, policy, names, keys])[:32]
 
 
 def _is_finished(part: Path) -> bool:

@@ -5,19 +5,15 @@ part of it. It gives `logits` and, if it has outputs of these names, `features` 
 last linear layer) and `predicted_losses`.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from misgiving.bundle.bundle import Bundle
-from misgiving.bundle.card import DECIDES, DEFERS, LIMITS, NO_GUARANTEE
-from misgiving.bundle.writing import check_replaceable, write_bundle
+from misgiving.bundle.bundle import Bundle, check_replaceable, write_bundle
 from misgiving.data.decoding import read_bytes
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.deferral import Deferral
@@ -26,8 +22,6 @@ from misgiving.files import read_json, whole_folder
 from misgiving.manifests import sha256_of_file, sha256_of_json
 from misgiving.predictions.network import GRAPH, Network
 from misgiving.predictions.record import Predictions
-from misgiving.predictions.schema import UNKNOWN
-from misgiving.report.certificate import certificate_sentences
 from misgiving.scores.features import FEATURE_SCORES
 
 MAX_COMPARED = 32  # images that are predicted again
@@ -49,10 +43,9 @@ def read_preprocessing(path: Path) -> Preprocessing:
     """
     remedy = "write all that the `preprocessing` in the config.json of a run has"
     values = read_json(path, remedy=remedy)
-    missing = [field.name for field in fields(Preprocessing) if field.name not in values]
-    if missing:
-        raise DataError(f"{path}: has no {missing[0]!r}; {remedy}")
     with explain_damage(path, remedy=remedy):
+        if missing := [field.name for field in fields(Preprocessing) if field.name not in values]:
+            raise KeyError(f"no {missing[0]!r}")
         return Preprocessing.from_dict(values)
 
 
@@ -61,8 +54,8 @@ def export_graph(
     out: Path,
     *,
     preprocessing: Preprocessing,
+    policy: Path,
     predictions: Path | None = None,
-    policy: Path | None = None,
     overwrite: bool = False,
 ) -> Bundle:
     """Write a graph as a bundle, whole or not at all.
@@ -73,33 +66,32 @@ def export_graph(
         graph: An ONNX file; external data are in its folder.
         out: The bundle.
         preprocessing: From an image file to the square that the graph takes.
+        policy: A policy folder that was calibrated on predictions of this graph.
         predictions: A file of predictions that this graph has made.
-        policy: A policy folder that was calibrated on such predictions; None: the bundle defers
-            every image.
         overwrite: Replace a bundle; anything else is refused.
 
     Raises:
         DataError: The graph cannot be run, or gives something else than the predictions say.
-        UsageError: Neither predictions nor a policy are given, or the policy needs an output that
-            the graph does not have.
+        UsageError: The policy is not for logits, or needs an output that the graph does not have.
     """
     check_replaceable(out, overwrite=overwrite)
-    table = None if predictions is None else Predictions.read(predictions)
-    deferral = None if policy is None else _policy(policy, table)
-    if deferral is None and table is None:
-        raise UsageError("give `predictions` of the graph, a `policy`, or both")
-    classes = deferral.classes_ if deferral else table.classes if table else ()
+    deferral = Deferral.load(policy)
+    if deferral.cases_.outputs == "probabilities":
+        raise UsageError(f"{policy}: was calibrated on probabilities; calibrate on logits")
+    classes = deferral.classes_
     network = _network(graph, preprocessing.image_size, len(classes))
-    compared = 0 if table is None else _compare(network, preprocessing, table)
-    if deferral is not None:
-        _check_outputs(deferral, network.outputs)
-    facts = {"classes": classes, "preprocessing": preprocessing.to_dict()}
+    _check_outputs(deferral, network.outputs)
+    compared = 0
+    if predictions is not None:
+        table = Predictions.read(predictions)
+        deferral.check_predictions(table)
+        compared = _compare(network, preprocessing, table)
     with whole_folder(out) as partial:
         _copy(graph, partial / GRAPH)
+        facts = {"classes": classes, "preprocessing": preprocessing.to_dict()}
         fingerprint = sha256_of_json({"graph": sha256_of_file(partial / GRAPH), **facts})
-        if deferral is not None:
-            deferral.model_ = fingerprint
-        write_bundle(
+        deferral.model_ = fingerprint
+        return write_bundle(
             partial,
             preprocessing=preprocessing,
             estimates_losses="predicted_losses" in network.outputs,
@@ -108,26 +100,19 @@ def export_graph(
             deferral=deferral,
             card={
                 "what": f"A classifier of {len(classes)} classes, from the ONNX graph "
-                f"{graph.name}. {DEFERS if deferral is None else DECIDES}",
-                **facts,
-                **_origin(deferral, classes, table, str(predictions or policy)),
+                f"{graph.name}.",
+                "data": {"name": "unknown", "fingerprint": "unknown"},
+                "class_counts": {},
                 "architecture": {"backbone": graph.name},
-                "fingerprint": fingerprint,
+                "training": {},
+                "versions": {
+                    f"{name} at export": version(name)
+                    for name in ("misgiving", "onnx", "onnxruntime")
+                },
                 "compared": compared,
-                "limits": [*([] if compared else [UNCHECKED]), *LIMITS],
+                "limits": [] if compared else [UNCHECKED],
             },
         )
-        return Bundle.load(partial)
-
-
-def _policy(folder: Path, table: Predictions | None) -> Deferral:
-    """A policy, which must be for logits, and for the classes of the predictions."""
-    deferral = Deferral.load(folder)
-    if deferral.cases_.outputs == "probabilities":
-        raise UsageError(f"{folder}: was calibrated on probabilities; calibrate on logits")
-    if table is not None:
-        deferral.check_predictions(table)
-    return deferral
 
 
 def _network(graph: Path, size: int, num_classes: int) -> Network:
@@ -135,16 +120,13 @@ def _network(graph: Path, size: int, num_classes: int) -> Network:
     network = Network(graph, size=size, num_classes=num_classes)
     try:
         (logits, *_) = network(np.zeros((2, size, size, 3), dtype=np.uint8))
+        if logits.shape != (2, num_classes) or not np.isfinite(logits).all():
+            raise ValueError(f"not {num_classes} finite logits for each, but {logits.shape}")
     except Exception as error:  # onnxruntime has a class of its own for each kind of failure
         raise DataError(
-            f"{graph}: cannot be run on two images of {size} pixels ({reason_of(error)}); export "
-            "it for any number of images, as float32"
+            f"{graph}: cannot be run on two blank images of {size} pixels ({reason_of(error)}); "
+            "export it in evaluation mode, for any number of images, as float32"
         ) from error
-    if logits.shape != (2, num_classes) or not np.isfinite(logits).all():
-        raise DataError(
-            f"{graph}: gives logits of shape {logits.shape} for two blank images and {num_classes} "
-            "classes, or not finite ones; export the model in evaluation mode"
-        )
     return network
 
 
@@ -154,19 +136,21 @@ def _compare(network: Network, preprocessing: Preprocessing, table: Predictions)
     with_path = np.flatnonzero([bool(path) for path in images])
     if not len(with_path):
         return 0
-    rows = with_path[
-        np.unique(np.linspace(0, len(with_path) - 1, MAX_COMPARED).round().astype(int))
-    ]
-    expected = table.select(rows)
-    paths = [images[row] for row in rows]
+    places = np.linspace(0, len(with_path) - 1, MAX_COMPARED).round().astype(int)
+    expected = table.select(with_path[np.unique(places)])
+    paths = expected.paths or ()
     squares = [preprocessing.from_file(read_bytes(Path(path)), path) for path in paths]
     logits, losses, features, _ = network(np.stack(squares))
-    _check_equal("logits", logits, expected.logits, paths)
-    if "features" in network.outputs and expected.features is not None:
-        _check_equal("features", features, expected.features, paths)
-    if "predicted_losses" in network.outputs and expected.predicted_losses is not None:
-        _check_equal("predicted losses", losses, expected.predicted_losses, paths)
-    return len(rows)
+    pairs = {
+        "logits": (logits, expected.logits),
+        "features": (features, expected.features),
+        "predicted_losses": (losses, expected.predicted_losses),
+    }
+    for name in network.outputs:
+        repeated, given = pairs.get(name, (None, None))
+        if repeated is not None and given is not None:
+            _check_equal(name, repeated, given, paths)
+    return len(paths)
 
 
 def _check_equal(name: str, repeated: Values, expected: Values, paths: Sequence[str]) -> None:
@@ -175,12 +159,11 @@ def _check_equal(name: str, repeated: Values, expected: Values, paths: Sequence[
         largest = float(np.abs(expected).max()) or 1.0
         differences = np.abs(repeated - expected).reshape(len(paths), -1).max(axis=1) / largest
     if not differences.max() <= MAX_DIFFERENCE:
-        worst = paths[int(differences.argmax())]
+        worst = int(differences.argmax())
         raise DataError(
-            f"{name} of the predictions are not those of the graph: for "
-            f"{np.sum(~(differences <= MAX_DIFFERENCE))} of {len(paths)} images they differ by "
-            f"more than {MAX_DIFFERENCE:g} of the largest, most for {worst} "
-            f"({differences.max():.2g}); check the preprocessing, and that this graph made them"
+            f"{name} of the predictions are not those of the graph: they differ by "
+            f"{differences[worst]:.2g} of the largest for {paths[worst]}, more than "
+            f"{MAX_DIFFERENCE:g}; check the preprocessing, and that this graph made them"
         )
 
 
@@ -205,30 +188,3 @@ def _copy(graph: Path, path: Path) -> None:
 
     with explain_damage(graph, remedy="export the model again, with at most 2 GB of weights"):
         onnx.save(onnx.load(graph), path)
-
-
-def _origin(
-    deferral: Deferral | None, classes: Sequence[str], table: Predictions | None, source: str
-) -> dict[str, Any]:
-    """Model-card entries on the data and the policy."""
-    counts: Counter[tuple[str, str]] = Counter()
-    if table is not None:
-        sets = table.sets or ("all",) * len(table)
-        labels = table.labels.tolist()
-        counts.update(
-            (name, classes[label])
-            for name, label in zip(sets, labels, strict=True)
-            if label != UNKNOWN
-        )
-    return {
-        "data": {"name": source, "fingerprint": deferral.fingerprint if deferral else ""},
-        "class_counts": {
-            set_name: {name: counts[set_name, name] for name in classes}
-            for set_name in dict.fromkeys(set_name for set_name, _ in counts)
-        },
-        "training": {},
-        "targets": [NO_GUARANTEE] if deferral is None else certificate_sentences(deferral),
-        "versions": {
-            f"{name} at export": version(name) for name in ("misgiving", "onnx", "onnxruntime")
-        },
-    }

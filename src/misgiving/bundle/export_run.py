@@ -5,16 +5,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from misgiving.bundle.bundle import Bundle
-from misgiving.bundle.card import DECIDES, DEFERS, LIMITS, NO_GUARANTEE
-from misgiving.bundle.writing import check_replaceable, write_bundle
+from misgiving.bundle.bundle import Bundle, check_replaceable, write_bundle
 from misgiving.checkpoint import Checkpoint, load, versions
 from misgiving.deferral.deferral import Deferral
 from misgiving.files import whole_folder
 from misgiving.predictions.graphs import write_compared_graph
 from misgiving.predictions.inference import fingerprint_of
 from misgiving.predictions.network import GRAPH
-from misgiving.report.certificate import certificate_sentences
 
 EXPORTED_WITH = ("misgiving", "torch", "onnx", "onnxscript", "onnxruntime")
 
@@ -33,56 +30,42 @@ def export_run(run: Path, out: Path, *, overwrite: bool = False) -> Bundle:
     check_replaceable(out, overwrite=overwrite)
     checkpoint = load(run)
     fingerprint = fingerprint_of(checkpoint)
-    deferral = Deferral.of_run(run, model=fingerprint)
     with whole_folder(out) as partial:
         write_compared_graph(checkpoint, partial / GRAPH)
-        write_bundle(
+        return write_bundle(
             partial,
             preprocessing=checkpoint.preprocessing,
             estimates_losses=checkpoint.estimates_losses,
             fingerprint=fingerprint,
             classes=checkpoint.classes,
-            deferral=deferral,
-            card=_card(run, checkpoint, deferral, fingerprint),
+            deferral=Deferral.of_run(run, model=fingerprint),
+            card=_card(run, checkpoint),
         )
-        return Bundle.load(partial)
 
 
-def _card(
-    run: Path, checkpoint: Checkpoint, deferral: Deferral | None, fingerprint: str
-) -> dict[str, Any]:
-    """The model card as JSON values."""
+def _card(run: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the model card says of a run, as JSON values."""
     trained = json.loads((run / "config.json").read_text(encoding="utf-8"))
     data = checkpoint.configuration.get("data", {})
     installed = versions(EXPORTED_WITH).items()
     estimates = " that estimates its own loss" if checkpoint.estimates_losses else ""
+    split = checkpoint.split
+    counts = Counter(zip(split.sets, split.labels, strict=True))
     return {
         "what": f"A classifier ({checkpoint.architecture.backbone}) of {len(checkpoint.classes)} "
-        f"classes{estimates}. {DEFERS if deferral is None else DECIDES}",
-        "classes": list(checkpoint.classes),
+        f"classes{estimates}.",
         "data": {
             "name": str(data.get("name", "unknown")),
             "fingerprint": str(data.get("fingerprint", "unknown")),
         },
-        "class_counts": _class_counts(checkpoint),
+        "class_counts": {
+            set_name: {name: counts[set_name, name] for name in checkpoint.classes}
+            for set_name in dict.fromkeys(split.sets)
+        },
         "architecture": trained["architecture"],
         "training": checkpoint.configuration.get("training", {}),
-        "preprocessing": checkpoint.preprocessing.to_dict(),
         "versions": {
             **trained.get("versions", {}),
             **{f"{name} at export": number for name, number in installed},
         },
-        "fingerprint": fingerprint,
-        "targets": [NO_GUARANTEE] if deferral is None else certificate_sentences(deferral),
-        "limits": list(LIMITS),
-    }
-
-
-def _class_counts(checkpoint: Checkpoint) -> dict[str, dict[str, int]]:
-    """Images of each class in each set of the split."""
-    split = checkpoint.split
-    counts = Counter(zip(split.sets, split.labels, strict=True))
-    return {
-        set_name: {name: counts[set_name, name] for name in checkpoint.classes}
-        for set_name in dict.fromkeys(split.sets)
     }

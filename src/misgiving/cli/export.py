@@ -1,7 +1,7 @@
 """`misgiving export`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -40,14 +40,16 @@ def export(
     predictions: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Predictions that the graph has made.", rich_help_panel=GRAPH
+            metavar="FILE",
+            help="Predictions that the graph has made, to compare some again.",
+            rich_help_panel=GRAPH,
         ),
     ] = None,
     policy: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="The policy that `calibrate` fitted to such predictions.",
+            help="The policy that `calibrate` fitted to predictions of the graph.",
             rich_help_panel=GRAPH,
         ),
     ] = None,
@@ -59,8 +61,9 @@ def export(
     `card.json`), and checksums. The graph is compared with the model before the bundle is written.
 
     An ONNX graph from elsewhere takes float32 images in [0, 1] (N x 3 x size x size) and gives
-    `logits`; `features` and `predicted_losses` are found by the names of outputs. If the
-    predictions have a column `path`, up to 32 of its images are predicted again and compared.
+    `logits`; `features` and `predicted_losses` are found by the names of outputs. It needs
+    --preprocessing and --policy. If predictions with a column `path` are given, up to 32 of its
+    images are predicted again and compared.
 
     `predict` accepts a bundle in place of a run; in Python, use `misgiving.Bundle.load`.
 
@@ -86,17 +89,23 @@ def export(
 
 
 def _export(model: Path, out: Path, overwrite: bool, files: dict[str, Path | None]) -> "Bundle":
-    if model.suffix.lower() != ".onnx":
-        if given := [name for name, path in files.items() if path is not None]:
-            raise UsageError(f"`{given[0]}` is for an ONNX graph, and {model} is none")
+    is_graph = model.suffix.lower() == ".onnx"
+    for name, path in files.items():
+        if is_graph and path is None and name != "predictions":
+            raise UsageError(f"{model}: an ONNX graph needs `{name}`")
+        if not is_graph and path is not None:
+            raise UsageError(f"`{name}` is for an ONNX graph, and {model} is none")
+    if not is_graph:
         from misgiving.bundle.export_run import export_run
 
         return export_run(model, out, overwrite=overwrite)
     from misgiving.bundle.export_graph import export_graph, read_preprocessing
 
-    settings = files.pop("preprocessing")
-    if settings is None:
-        raise UsageError("give the `preprocessing` of the graph's images")
     return export_graph(
-        model, out, preprocessing=read_preprocessing(settings), overwrite=overwrite, **files
+        model,
+        out,
+        preprocessing=read_preprocessing(cast(Path, files["preprocessing"])),
+        policy=cast(Path, files["policy"]),
+        predictions=files["predictions"],
+        overwrite=overwrite,
     )
