@@ -1,6 +1,5 @@
 """One trained model with all that belongs to it: a run folder of safetensors, JSON and CSV."""
 
-import math
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -17,8 +16,8 @@ from misgiving.data.splits import Split, read_split, write_split
 from misgiving.errors import DataError, explain_damage
 from misgiving.files import read_json, whole_folder, write_json, write_rows
 from misgiving.manifests import seal, verify
+from misgiving.models.backbones import ModuleSource
 from misgiving.models.joint import JointClassifier
-from misgiving.models.sources import ModuleSource
 
 FORMAT = 1
 AGAIN = "train again"
@@ -181,18 +180,23 @@ def load(folder: str | Path) -> Checkpoint:
     Raises:
         DataError: The folder is not a run, or a file in it is missing or damaged.
     """
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    folder, place = Path(folder), Path(folder) / "config.json"
+    if not place.is_file():
         raise DataError(
             f"{folder}: not a run (it has no config.json); give a folder that `misgiving train` "
             "or `misgiving attach` wrote"
         )
-    _check_not_hugging_face(folder)
-    config = read_json(folder / "config.json", version=FORMAT, remedy=AGAIN)
+    content = read_json(place, remedy=AGAIN)
+    if "format" not in content and {"model_type", "architectures"} & content.keys():
+        raise DataError(
+            f"{folder}: a Hugging Face model, not a run; run `misgiving attach {folder} DATA --out "
+            "RUN` first"
+        )
+    config = read_json(place, version=FORMAT, remedy=AGAIN)
     verify(folder, SEALED, remedy="restore it from a copy, or train again")
     with explain_damage(folder / "split.csv", remedy=AGAIN):
         split = read_split(folder / "split.csv")
-    with explain_damage(folder / "config.json", remedy=AGAIN):
+    with explain_damage(place, remedy=AGAIN):
         architecture = Architecture.from_dict(config["architecture"])
         checkpoint = Checkpoint(
             model=architecture.build().eval(),
@@ -204,35 +208,6 @@ def load(folder: str | Path) -> Checkpoint:
             estimates_losses=config["estimates_losses"],
             configuration={key: config[key] for key in config if key not in OWN_KEYS},
         )
-        _check(checkpoint)
     with explain_damage(folder / "model.safetensors", remedy=AGAIN):
-        state = load_file(folder / "model.safetensors")
-        checkpoint.model.load_state_dict(state)
-        for name, tensor in state.items():
-            if not tensor.isfinite().all():
-                raise ValueError(f"{name} is not finite")
+        checkpoint.model.load_state_dict(load_file(folder / "model.safetensors"))
     return checkpoint
-
-
-def _check_not_hugging_face(folder: Path) -> None:
-    content = read_json(folder / "config.json", remedy=AGAIN)
-    if "format" not in content and {"model_type", "architectures"} & content.keys():
-        raise DataError(
-            f"{folder}: a Hugging Face model, not a run; run `misgiving attach {folder} DATA --out "
-            "RUN` first"
-        )
-
-
-def _check(checkpoint: Checkpoint) -> None:
-    """Check for a configuration that would make measurements wrong."""
-    count = checkpoint.architecture.num_classes
-    names, weights = checkpoint.classes, checkpoint.class_weights
-    if len(set(names)) != count or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"classes must be {count} different names")
-    numbers = all(isinstance(weight, float | int) for weight in weights)
-    if len(weights) != count or not numbers or not all(0 <= w < math.inf for w in weights):
-        raise ValueError(f"class_weights must be {count} numbers of at least 0")
-    if not isinstance(checkpoint.estimates_losses, bool):
-        raise ValueError("estimates_losses must be true or false")
-    if checkpoint.architecture.image_size != checkpoint.preprocessing.image_size:
-        raise ValueError("architecture and preprocessing differ in image_size")

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from trained_elsewhere import image_processor, picture, resnet, save_pretrained, vit
+from trained_elsewhere import picture, resnet, save_pretrained, vit
 
 from misgiving.errors import DataError, UsageError
 from misgiving.models.joint import attach
@@ -57,7 +57,10 @@ def test_logits_are_those_of_the_model_through_its_own_image_processor(tmp_path,
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_classes_and_architecture_are_the_models_own(tmp_path):
+def test_classes_and_architecture_are_the_models_own_and_half_precision_becomes_single(tmp_path):
+    half = load_hugging_face(save_pretrained(tmp_path / "half", vit().bfloat16()))
+    for module in (half.module, half.source.build()):
+        assert {weight.dtype for weight in module.parameters()} == {torch.float32}
     trained = load_hugging_face(save_pretrained(tmp_path / "model", vit()))
     assert trained.classes == ("a", "b", "c")
     assert trained.name == "ViTForImageClassification"
@@ -66,24 +69,6 @@ def test_classes_and_architecture_are_the_models_own(tmp_path):
     built.load_state_dict(trained.module.state_dict())
     assert torch.equal(built(images).logits, vit()(images).logits)
     json.dumps(trained.source.config)
-
-
-def test_weights_in_half_precision_are_read_in_single_precision(tmp_path):
-    module = vit().bfloat16()
-    trained = load_hugging_face(save_pretrained(tmp_path / "model", module))
-    assert {weight.dtype for weight in trained.module.parameters()} == {torch.float32}
-    assert {weight.dtype for weight in trained.source.build().parameters()} == {torch.float32}
-
-
-def test_rounding_of_the_other_way_to_compute_an_image_is_measured(tmp_path):
-    processor = image_processor(resample=Image.Resampling.BICUBIC)
-    trained = load_hugging_face(save_pretrained(tmp_path / "model", vit(), processor))
-    usual = transformers.AutoImageProcessor.from_pretrained(tmp_path / "model")
-    image = picture(29, 38)
-    theirs = np.asarray(usual(image, return_tensors="np")["pixel_values"])[0].transpose(1, 2, 0)
-    ours = trained.preprocessing(np.asarray(image)) / 127.5 - 1
-    assert np.abs(theirs - ours).max() > 1 / 255
-    assert trained.rounding > 1
 
 
 def changed(folder, name, **settings):
@@ -108,75 +93,61 @@ FLIPPED = {
     "do_normalize": False,
 }
 BROKEN = {
-    "pickled weights": (pickled, "safetensors"),
-    "no weights": (lambda at: (at / "model.safetensors").unlink(), "safetensors"),
-    "no image processor": (lambda at: (at / PROCESSOR).unlink(), PROCESSOR),
-    "code of its own": (
-        lambda at: changed(at, "config.json", model_type="own", auto_map={"AutoConfig": "x.Y"}),
-        "config.json",
+    "pickled weights": pickled,
+    "no image processor": lambda at: (at / PROCESSOR).unlink(),
+    "code of its own": lambda at: changed(
+        at, "config.json", model_type="own", auto_map={"AutoConfig": "x.Y"}
     ),
-    "several classes": (
-        lambda at: changed(at, "config.json", problem_type="multi_label_classification"),
-        "problem_type",
+    "several classes": lambda at: changed(
+        at, "config.json", problem_type="multi_label_classification"
     ),
-    "no classifier": (headless, "classifier"),
-    "damaged weights": (lambda at: (at / "model.safetensors").write_bytes(b"x" * 100), "model"),
-    "damaged settings": (lambda at: (at / "config.json").write_text("{"), "config.json"),
-    "another kind": (lambda at: changed(at, "config.json", model_type="bert"), "model"),
-    "images of any size": (lambda at: changed(at, PROCESSOR, do_resize=False), "reproduced"),
-    "images that are not square": (
-        lambda at: changed(at, PROCESSOR, size={"height": 16, "width": 20}),
-        "reproduced",
+    "no classifier": headless,
+    "damaged weights": lambda at: (at / "model.safetensors").write_bytes(b"x" * 100),
+    "images of any size": lambda at: changed(at, PROCESSOR, do_resize=False),
+    "images that are not square": lambda at: changed(
+        at, PROCESSOR, size={"height": 16, "width": 20}
     ),
-    "swapped channels": (lambda at: changed(at, PROCESSOR, **FLIPPED), "reproduced"),
+    "swapped channels": lambda at: changed(at, PROCESSOR, **FLIPPED),
 }
 
 
-@pytest.mark.parametrize(("break_it", "message"), BROKEN.values(), ids=BROKEN)
-def test_a_folder_that_cannot_be_used_is_refused_in_one_line(tmp_path, break_it, message):
+@pytest.mark.parametrize("break_it", BROKEN.values(), ids=BROKEN)
+def test_a_folder_that_cannot_be_used_is_refused_in_one_line(tmp_path, break_it):
     folder = save_pretrained(tmp_path / "model", vit())
     break_it(folder)
-    with pytest.raises(DataError, match=message) as failure:
+    with pytest.raises(DataError) as failure:
         load_hugging_face(folder)
+    assert str(folder) in str(failure.value)
     assert "\n" not in str(failure.value)
 
 
-@pytest.fixture
-def weights(tmp_path):
-    torch.save(resnet().state_dict(), tmp_path / "weights.pt")
-    return tmp_path / "weights.pt"
-
-
-def test_a_torchvision_model_gives_its_logits_through_torchvisions_preprocessing(weights):
+def of_torchvision():
     from torchvision.models import ResNet18_Weights
 
-    trained = load_named("torchvision:resnet18", weights, ["a", "b", "c"])
+    return "torchvision:resnet18", resnet(), ResNet18_Weights.DEFAULT.transforms()
+
+
+def of_timm():
+    import timm
+    from timm.data import create_transform, resolve_data_config
+
+    module = timm.create_model("test_vit", num_classes=3).eval()
+    return "test_vit", module, create_transform(**resolve_data_config({}, model=module))
+
+
+@pytest.mark.parametrize("make", [of_torchvision, of_timm])
+def test_a_named_model_gives_its_logits_through_its_own_preprocessing(make, tmp_path):
+    name, module, prepare = make()
+    torch.save(module.state_dict(), tmp_path / "weights.pt")
+    trained = load_named(name, tmp_path / "weights.pt", ["a", "b", "c"])
     model = attach(trained.module, mean=trained.source.mean, std=trained.source.std)
-    prepare = ResNet18_Weights.DEFAULT.transforms()
     for size in ((233, 301), (500, 317)):
         image = picture(*size)
         square = trained.preprocessing(np.asarray(image))
         with torch.no_grad():
             found = model(torch.from_numpy(square).permute(2, 0, 1)[None].float() / 255).logits
-            expected = resnet()(prepare(image)[None])
+            expected = module(prepare(image)[None])
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_a_timm_model_gives_its_logits_through_timms_preprocessing(tmp_path):
-    import timm
-    from timm.data import create_transform, resolve_data_config
-
-    module = timm.create_model("test_vit", num_classes=3).eval()
-    torch.save(module.state_dict(), tmp_path / "weights.pt")
-    trained = load_named("test_vit", tmp_path / "weights.pt", ["a", "b", "c"])
-    model = attach(trained.module, mean=trained.source.mean, std=trained.source.std)
-    prepare = create_transform(**resolve_data_config({}, model=module))
-    image = picture(233, 301)
-    square = trained.preprocessing(np.asarray(image))
-    with torch.no_grad():
-        found = model(torch.from_numpy(square).permute(2, 0, 1)[None].float() / 255).logits
-        expected = module(prepare(image)[None])
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 SQUASHED = [
@@ -205,25 +176,23 @@ def test_images_that_timm_squashes_are_those_of_timm(name, side):
 def test_a_timm_model_whose_images_get_a_border_is_refused(monkeypatch):
     wanted = {"input_size": (3, 16, 16), "crop_pct": 1.0, "crop_mode": "border"}
     monkeypatch.setattr(trained_models, "resolve_data_config", lambda *_, **__: wanted)
-    with pytest.raises(UsageError, match=r"crop mode 'border'.*attach it in Python"):
+    with pytest.raises(UsageError, match="'border'"):
         SETTINGS["timm"]("test_vit", 3, None)
 
 
 NAMELESS = {
-    "no weights": (("resnet18", None, "abc"), UsageError, "give the file of the trained weights"),
-    "unknown model": (("torchvision:resnet19", "weights", "abc"), UsageError, "resnet19"),
-    "unknown library": (("keras:resnet50", "weights", "abc"), UsageError, "unknown library"),
-    "a detector": (("torchvision:ssd300_vgg16", "weights", "abc"), UsageError, "classifier"),
-    "other classes": (
-        ("torchvision:resnet18", "weights", "abcd"),
-        DataError,
-        r"does not fill resnet18 with 4 classes \(fc.",
-    ),
+    "no weights": ("resnet18", None, "abc"),
+    "unknown model": ("torchvision:resnet19", "weights", "abc"),
+    "unknown library": ("keras:resnet50", "weights", "abc"),
+    "a detector": ("torchvision:ssd300_vgg16", "weights", "abc"),
+    "other classes": ("torchvision:resnet18", "weights", "abcd"),
 }
 
 
-@pytest.mark.parametrize(("arguments", "kind", "message"), NAMELESS.values(), ids=NAMELESS)
-def test_a_named_model_without_its_weights_is_refused(weights, arguments, kind, message):
-    name, file, classes = arguments
-    with pytest.raises(kind, match=message):
+@pytest.mark.parametrize(("name", "file", "classes"), NAMELESS.values(), ids=NAMELESS)
+def test_a_named_model_without_its_weights_is_refused(tmp_path, name, file, classes):
+    weights = tmp_path / "weights.pt"
+    torch.save(resnet().state_dict(), weights)
+    with pytest.raises((UsageError, DataError)) as failure:
         load_named(name, weights if file else None, list(classes))
+    assert name.rpartition(":")[2] in str(failure.value) or "keras" in str(failure.value)

@@ -1,11 +1,14 @@
-"""Backbones: any timm model, and the feature levels that the loss estimator can read."""
+"""Backbones: any timm model with the feature levels that the loss estimator can read; weights.
+
+Also classifiers of other libraries, built again from their own configuration.
+"""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import timm
 import torch
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 
 from misgiving.errors import DataError, UsageError, reason_of
 from misgiving.models.adapters import Reading
+from misgiving.registry import Registry
 
 
 class MiniVgg(VGG):
@@ -37,7 +41,7 @@ class MiniVgg(VGG):
 def create_backbone(
     name: str,
     *,
-    num_classes: int,
+    num_classes: int | None,
     pretrained: bool = False,
     dropout: float = 0.0,
     image_size: int | None = None,
@@ -48,68 +52,35 @@ def create_backbone(
         UsageError: The name is unknown, the weights are not available, or the model does not end
             in one linear layer (distilled transformers end in two).
     """
-    if name == "vgg16_mini":
-        if pretrained:
-            raise UsageError("'vgg16_mini' has no ImageNet weights; use `pretrained=False`")
+    if num_classes is None or num_classes < 2:
+        raise UsageError(f"`num_classes` must be at least 2, got {num_classes}")
+    if name == "vgg16_mini" and not pretrained:
         return MiniVgg(num_classes=num_classes, drop_rate=dropout)
-    model = _create_timm(name, pretrained, num_classes=num_classes, drop_rate=dropout)
+    options = {"num_classes": num_classes, "drop_rate": dropout, "pretrained": pretrained}
+    model: Any = _create_timm(name, image_size, **options)
     if not isinstance(model.get_classifier(), nn.Linear):
         raise UsageError(f"backbone {name!r} does not end in one linear layer; choose another")
-    if image_size is not None and hasattr(model, "set_input_size"):  # built for one size
-        try:
-            model.set_input_size(img_size=image_size)
-        except (AssertionError, ValueError, RuntimeError) as error:
-            raise UsageError(
-                f"backbone {name!r} cannot take images of {image_size} pixels "
-                f"({reason_of(error)}); choose another `image_size`"
-            ) from error
     return cast(nn.Module, model)
 
 
-def _create_timm(name: str, pretrained: bool, **options: Any) -> Any:
+def _create_timm(name: str, image_size: int | None, **options: Any) -> Any:
     if not timm.is_model(name):
         similar = get_close_matches(name, [*timm.list_models(), "vgg16_mini"], n=3)
-        hint = f"did you mean {' or '.join(similar)}?" if similar else "see timm.list_models()"
-        raise UsageError(f"unknown backbone {name!r}; choose vgg16_mini or a timm model; {hint}")
-    try:
-        return timm.create_model(name, pretrained=pretrained, **options)
-    except Exception as error:  # by the download of weights, or for an unknown tag after the dot
         raise UsageError(
-            f"backbone {name!r} is not available ({reason_of(error)}); "
-            "give a local file as `weights`, or use `pretrained=False`"
-        ) from error
-
-
-def default_taps(model: nn.Module) -> tuple[int, ...]:
-    """Feature levels for the loss estimator: the paper's four in a VGG, elsewhere the last four.
-
-    timm counts the output of a VGG's last pooling as a separate level; the paper's convolutions
-    4, 7, 10 and 13 of VGG-16 are the four levels before it.
-    """
-    levels = len(_feature_info(model))
-    ends_in_pooling = isinstance(model, VGG) and not isinstance(model, MiniVgg)
-    last = levels - 1 if ends_in_pooling else levels
-    return tuple(range(max(0, last - 4), last))
-
-
-def tap_channels(model: nn.Module, taps: Sequence[int]) -> tuple[int, ...]:
-    """Number of channels at each tapped level.
-
-    Raises:
-        UsageError: They are not ascending levels of the model.
-    """
-    info = _feature_info(model)
-    if list(taps) != [level for level in range(len(info)) if level in taps]:
-        raise UsageError(
-            f"`taps` must be ascending levels from 0 to {len(info) - 1} of this backbone, each "
-            f"once, got {', '.join(map(str, taps))}"
+            f"timm has no backbone {name!r}; choose {' or '.join(similar) or 'another'}, or "
+            "vgg16_mini with `pretrained=False`"
         )
-    return tuple(int(info[tap]["num_chs"]) for tap in taps)
-
-
-def _feature_info(model: nn.Module) -> Sequence[Mapping[str, Any]]:
-    info = cast(Any, model.feature_info)
-    return cast("Sequence[Mapping[str, Any]]", getattr(info, "info", info))
+    try:
+        model: Any = timm.create_model(name, **options)
+        if image_size is not None and hasattr(model, "set_input_size"):  # built for one size
+            model.set_input_size(img_size=image_size)
+    except Exception as error:  # for weights that are not there, an unknown tag, another size
+        raise UsageError(
+            f"backbone {name!r} is not available for images of {image_size or 'any'} pixels "
+            f"({reason_of(error)}); give a local file as `weights`, use `pretrained=False`, or "
+            "choose another `image_size`"
+        ) from error
+    return model
 
 
 @dataclass(frozen=True)
@@ -128,7 +99,7 @@ class TimmReader:
         else:
             final = model.forward_features(images)
         features = model.forward_head(final, pre_logits=True)
-        return Reading(model.get_classifier()(features), features, activations)
+        return model.get_classifier()(features), features, activations
 
     def classify(self, model: Any, images: Tensor) -> Tensor:
         """Compute the logits alone."""
@@ -141,13 +112,27 @@ class TimmReader:
 
 
 def read_timm(model: nn.Module, taps: Sequence[int] | Sequence[str] | None = None) -> TimmReader:
-    """Read a timm model at these feature levels, by default those of `default_taps`.
+    """Read a timm model at these feature levels: by default the paper's four of a VGG, or the last.
+
+    timm counts the output of a VGG's last pooling as a separate level; the paper's convolutions
+    4, 7, 10 and 13 of VGG-16 are the four levels before it.
 
     Raises:
-        UsageError: A level does not exist.
+        UsageError: They are not ascending levels of the model.
     """
-    levels = default_taps(model) if taps is None else cast("tuple[int, ...]", tuple(taps))
-    return TimmReader(levels, tap_channels(model, levels), int(cast(Any, model).num_classes))
+    info = cast(Any, model).feature_info
+    levels = cast("Sequence[Mapping[str, Any]]", getattr(info, "info", info))
+    ends_in_pooling = isinstance(model, VGG) and not isinstance(model, MiniVgg)
+    last = len(levels) - 1 if ends_in_pooling else len(levels)
+    usual = tuple(range(max(0, last - 4), last))
+    chosen = usual if taps is None else cast("tuple[int, ...]", tuple(taps))
+    if chosen != tuple(level for level in range(len(levels)) if level in chosen):
+        raise UsageError(
+            f"`taps` must be ascending levels from 0 to {len(levels) - 1} of this backbone, each "
+            f"once, got {', '.join(map(str, chosen))}"
+        )
+    channels = tuple(int(levels[tap]["num_chs"]) for tap in chosen)
+    return TimmReader(chosen, channels, int(cast(Any, model).num_classes))
 
 
 def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -158,18 +143,70 @@ def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsReport:
-    """Parameters that a weights file filled, and those that did not match."""
+class ModuleSource:
+    """What builds a classifier of another library, without its weights.
 
-    matched: tuple[str, ...]
-    missing: tuple[str, ...]
-    other_shape: tuple[str, ...]
-    unknown: tuple[str, ...]
+    Attributes:
+        library: `timm`, `torchvision` or `transformers`.
+        config: For transformers the content of `config.json`; for the others name, number of
+            classes and image size.
+        mean: Mean of each channel by which its images are normalised.
+        std: Standard deviation of each channel.
+    """
+
+    library: str
+    config: Mapping[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def build(self) -> nn.Module:
+        """Build the module with random weights."""
+        return LIBRARIES[self.library](self.config)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ModuleSource":
+        """Inverse of `asdict`, for values in a file."""
+        mean, std = (tuple(map(float, values[name])) for name in ("mean", "std"))
+        return cls(library=values["library"], config=dict(values["config"]), mean=mean, std=std)
+
+
+def _from_timm(config: Mapping[str, Any]) -> nn.Module:
+    return create_backbone(
+        config["name"], num_classes=config["num_classes"], image_size=config["image_size"]
+    )
+
+
+def _from_torchvision(config: Mapping[str, Any]) -> nn.Module:
+    from torchvision.models import get_model
+
+    return cast(nn.Module, get_model(config["name"], num_classes=config["num_classes"]))
+
+
+def _from_transformers(config: Mapping[str, Any]) -> nn.Module:
+    """No code that comes with a model is run: the class is one of transformers' own."""
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    settings = {name: value for name, value in config.items() if name != "model_type"}
+    built = AutoConfig.for_model(config["model_type"], **settings)
+    return cast(nn.Module, AutoModelForImageClassification.from_config(built)).float()
+
+
+LIBRARIES: Registry[Callable[[Mapping[str, Any]], nn.Module]] = Registry(
+    "library", timm=_from_timm, torchvision=_from_torchvision, transformers=_from_transformers
+)
+
+
+class WeightsReport(NamedTuple):
+    """Names of the parameters that a weights file filled or not, and of its unknown tensors."""
+
+    matched: list[str]
+    unfilled: list[str]
+    unknown: list[str]
 
     def __str__(self) -> str:
         return (
-            f"{len(self.matched)} tensors matched; {len(self.missing)} of the model are not in the "
-            f"file, {len(self.other_shape)} have another shape, {len(self.unknown)} are unknown"
+            f"{len(self.matched)} tensors matched; {len(self.unfilled)} of the model are not in "
+            f"the file or have another shape, {len(self.unknown)} are unknown"
         )
 
 
@@ -179,30 +216,26 @@ def load_weights(model: nn.Module, path: Path) -> WeightsReport:
     Raises:
         DataError: The file cannot be read as weights, or nothing in it matches the backbone.
     """
-    weights = _read_weights(path)
-    own = model.state_dict()
-    matched = sorted(
-        name for name in own if name in weights and weights[name].shape == own[name].shape
-    )
-    if not set(matched) & {name for name, _ in model.named_parameters()}:
+    weights, own = _read_weights(path), model.state_dict()
+    matched = {
+        name: weights[name]
+        for name in sorted(own.keys() & weights.keys())
+        if weights[name].shape == own[name].shape
+    }
+    if not matched.keys() & {name for name, _ in model.named_parameters()}:
         in_file, expected = (", ".join(list(state)[:2]) or "no tensors" for state in (weights, own))
         raise DataError(
             f"{path}: none of its {len(weights)} tensors matches the backbone (the file has "
             f"{in_file}; the backbone {expected}); give a file with timm's names for this "
             "`backbone`"
         )
-    for name in matched:
-        tensor = weights[name]
+    for name, tensor in matched.items():
         plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
         if not plain or not tensor.isfinite().all():
             raise DataError(f"{path}: {name} has values that are not finite; give another file")
-    model.load_state_dict({name: weights[name] for name in matched}, strict=False)
-    return WeightsReport(
-        matched=tuple(matched),
-        missing=tuple(sorted(own.keys() - weights.keys())),
-        other_shape=tuple(sorted((own.keys() & weights.keys()) - set(matched))),
-        unknown=tuple(sorted(weights.keys() - own.keys())),
-    )
+    model.load_state_dict(matched, strict=False)
+    unfilled, unknown = own.keys() - matched.keys(), weights.keys() - own.keys()
+    return WeightsReport([*matched], sorted(unfilled), sorted(unknown))
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ and writing memory for them.
 """
 
 from collections import Counter
+from contextlib import ExitStack
 from copy import deepcopy
 
 import torch
@@ -31,7 +32,7 @@ def folded(model: JointClassifier, size: int) -> JointClassifier:
     noise = noise.to(next(model.parameters()).device)
     copied = deepcopy(model)
     with torch.no_grad():
-        pairs = _Watch().over(copied, noise)
+        pairs = _foldable(copied, noise)
         if not pairs:
             return model
         names = {module: name for name, module in copied.named_modules()}
@@ -45,36 +46,26 @@ def folded(model: JointClassifier, size: int) -> JointClassifier:
     return copied if same else model
 
 
-class _Watch:
-    """Finds normalisations that read what a convolution has written, where both run once."""
+def _foldable(model: JointClassifier, images: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d]:
+    """Normalisations that read what a convolution has written, where both run once."""
+    written: dict[int, tuple[nn.Module, Tensor]] = {}  # a kept tensor keeps its id
+    pairs: dict[nn.BatchNorm2d, nn.Conv2d] = {}
+    runs: Counter[nn.Module] = Counter()
 
-    def __init__(self) -> None:
-        self._written: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # a kept tensor keeps its id
-        self._pairs: dict[nn.BatchNorm2d, nn.Conv2d] = {}
-        self._runs: Counter[nn.Module] = Counter()
+    def note(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        runs[module] += 1
+        producer, _ = written.get(id(inputs[0]), (None, None))
+        if isinstance(module, nn.BatchNorm2d) and isinstance(producer, nn.Conv2d):
+            pairs[module] = producer
+        written[id(output)] = (module, output)
 
-    def over(self, model: JointClassifier, images: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d]:
-        hooks = []
+    with ExitStack() as hooks:
         for module in model.modules():
-            if isinstance(module, nn.Conv2d):
-                hooks.append(module.register_forward_hook(self._write))
-            elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
-                hooks.append(module.register_forward_pre_hook(self._read))
+            if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+                hooks.callback(module.register_forward_hook(note).remove)
         model.classify(images)
-        for hook in hooks:
-            hook.remove()
-        runs = self._runs
-        return {
-            norm: convolution
-            for norm, convolution in self._pairs.items()
-            if runs[norm] == runs[convolution] == 1
-        }
-
-    def _write(self, module: nn.Conv2d, _: object, output: Tensor) -> None:
-        self._runs[module] += 1
-        self._written[id(output)] = (module, output)
-
-    def _read(self, module: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
-        self._runs[module] += 1
-        if id(inputs[0]) in self._written:
-            self._pairs[module], _ = self._written[id(inputs[0])]
+    return {
+        norm: convolution
+        for norm, convolution in pairs.items()
+        if runs[norm] == runs[convolution] == 1 and norm.running_mean is not None
+    }

@@ -51,9 +51,15 @@ class Normalise(nn.Module):
     std: Tensor
 
     def __init__(
-        self, mean: Sequence[float], std: Sequence[float], *, channels_last: bool = False
+        self,
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+        *,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
+        if mean is None or std is None or not (len(mean) == len(std) == 3 and min(std) > 0):
+            raise UsageError(f"`mean` and `std` must be 3 numbers each, got {mean} and {std}")
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
         self.channels_last = channels_last
@@ -123,19 +129,20 @@ class JointClassifier(nn.Module):
         super().__init__()
         self.classes: tuple[str, ...] | None = None
         self.frozen = False
-        if hidden < 1:
-            raise UsageError(f"`hidden` must be at least 1, got {hidden}")
-        if not 0 <= dropout < 1:
-            raise UsageError(f"`dropout` must be in [0, 1), got {dropout}")
+        if hidden < 1 or not 0 <= dropout < 1:
+            raise UsageError(
+                "`hidden` must be at least 1 and `dropout` in [0, 1), got "
+                f"hidden={hidden}, dropout={dropout}"
+            )
         self.reader: ModuleReader | TimmReader
         if isinstance(backbone, nn.Module):
             self.backbone: nn.Module = backbone
             self.reader = read_module(backbone, taps, image_size, num_classes=num_classes)
-            self.normalise = _normalisation_by(mean, std)
+            self.normalise = nn.Identity() if mean is std is None else Normalise(mean, std)
         else:
             self.backbone = create_backbone(
                 backbone,
-                num_classes=_at_least_two(num_classes),
+                num_classes=num_classes,
                 pretrained=pretrained,
                 dropout=dropout,
                 image_size=image_size,
@@ -251,20 +258,6 @@ def attach(
     )
     model.classes = None if classes is None else tuple(classes)
     return model.freeze_classifier().eval()
-
-
-def _normalisation_by(mean: Sequence[float] | None, std: Sequence[float] | None) -> nn.Module:
-    if mean is None and std is None:
-        return nn.Identity()
-    if mean is None or std is None or len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise UsageError(f"`mean` and `std` must be 3 numbers each, got {mean} and {std}")
-    return Normalise(mean, std)
-
-
-def _at_least_two(num_classes: int | None) -> int:
-    if num_classes is None or num_classes < 2:
-        raise UsageError(f"`num_classes` must be at least 2, got {num_classes}")
-    return num_classes
 
 
 @torch.no_grad()

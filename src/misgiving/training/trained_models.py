@@ -16,8 +16,7 @@ from torch import nn
 
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError, reason_of
-from misgiving.models.backbones import create_backbone, load_weights
-from misgiving.models.sources import ModuleSource
+from misgiving.models.backbones import ModuleSource, create_backbone, load_weights
 from misgiving.registry import Registry
 
 CROPS_OF_TIMM = {"center": "resized", "squash": "squashed_round"}
@@ -37,8 +36,6 @@ class TrainedModel(NamedTuple):
         source: What builds it again, with the normalisation.
         classes: Names in the order of the logits.
         preprocessing: From an image to the square that it sees.
-        rounding: Largest difference of a pixel, of 255 grey levels, from the model's image
-            processor where that computes with torchvision instead of Pillow.
     """
 
     module: nn.Module
@@ -46,7 +43,6 @@ class TrainedModel(NamedTuple):
     source: ModuleSource
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-    rounding: float = 0.0
 
 
 def load_named(
@@ -74,86 +70,80 @@ def load_named(
         )
     source, preprocessing = SETTINGS[library or "timm"](name, len(classes), image_size)
     module = source.build()
-    report = load_weights(module, weights)
-    if left := (*report.missing, *report.other_shape):
+    unfilled = load_weights(module, weights).unfilled
+    if unfilled:
         raise DataError(
-            f"{weights}: does not fill {name} with {len(classes)} classes ({left[0]} is missing or "
-            "has another shape); give the model's own weights, and all its `classes` in order"
+            f"{weights}: does not fill {name} with {len(classes)} classes ({unfilled[0]} is "
+            "missing or has another shape); give the model's own weights, and all its `classes` "
+            "in order"
         )
     return TrainedModel(module.eval(), name, source, tuple(classes), preprocessing)
 
 
-def _settings_of_timm(
-    name: str, num_classes: int, image_size: int | None
-) -> tuple[ModuleSource, Preprocessing]:
+Settings = tuple[ModuleSource, Preprocessing]
+
+
+def _settings_of_timm(name: str, num_classes: int, image_size: int | None) -> Settings:
     module = create_backbone(name, num_classes=num_classes, image_size=image_size)
-    settings = resolve_data_config({}, model=module)
-    side = image_size or int(settings["input_size"][-1])
-    if (mode := settings["crop_mode"]) not in CROPS_OF_TIMM:
+    usual = resolve_data_config({}, model=module)
+    side = image_size or int(usual["input_size"][-1])
+    if (mode := usual["crop_mode"]) not in CROPS_OF_TIMM:
         raise UsageError(
             f"{name}: timm prepares its images with the crop mode {mode!r}, which cannot be "
             f"reproduced here; {IN_PYTHON}"
         )
-    settings["crop_shape"] = CROPS_OF_TIMM[mode]
-    return _settings("timm", name, num_classes, side, side / settings["crop_pct"], settings)
+    config = {"name": name, "num_classes": num_classes, "image_size": side}
+    mean, std = (tuple(map(float, usual[name])) for name in ("mean", "std"))
+    return (
+        ModuleSource(library="timm", config=config, mean=mean, std=std),
+        Preprocessing(
+            image_size=side,
+            crop=side / math.floor(side / usual["crop_pct"]),
+            crop_shape=CROPS_OF_TIMM[mode],
+            color_constancy="none",
+            interpolation=usual["interpolation"],
+            reduce_jpeg=False,
+        ),
+    )
 
 
-def _settings_of_torchvision(
-    name: str, num_classes: int, image_size: int | None
-) -> tuple[ModuleSource, Preprocessing]:
+def _settings_of_torchvision(name: str, num_classes: int, image_size: int | None) -> Settings:
     from torchvision.models import get_model_weights
 
     try:
         usual = get_model_weights(name).DEFAULT.transforms()
         cropped, resized = int(usual.crop_size[0]), int(usual.resize_size[0])
-        settings = {
-            "crop_shape": "resized",
-            "interpolation": usual.interpolation.value,
-            "mean": usual.mean,
-            "std": usual.std,
-        }
-    except (ValueError, AttributeError, KeyError) as error:
+    except (ValueError, AttributeError) as error:
         raise UsageError(
             f"torchvision has no image classifier {name!r} ({reason_of(error)}); see "
             "torchvision.models.list_models()"
         ) from error
     side = image_size or cropped
-    return _settings("torchvision", name, num_classes, side, side * resized / cropped, settings)
+    config = {"name": name, "num_classes": num_classes, "image_size": side}
+    mean, std = tuple(usual.mean), tuple(usual.std)
+    return (
+        ModuleSource(library="torchvision", config=config, mean=mean, std=std),
+        Preprocessing(
+            image_size=side,
+            crop=side / math.floor(side * resized / cropped),
+            crop_shape="resized",
+            color_constancy="none",
+            interpolation=usual.interpolation.value,
+            reduce_jpeg=False,
+        ),
+    )
 
 
-SETTINGS: Registry[Callable[[str, int, int | None], tuple[ModuleSource, Preprocessing]]] = Registry(
+SETTINGS: Registry[Callable[[str, int, int | None], Settings]] = Registry(
     "library", timm=_settings_of_timm, torchvision=_settings_of_torchvision
 )
 
 
-def _settings(
-    library: str,
-    name: str,
-    num_classes: int,
-    side: int,
-    resized: float,
-    settings: Mapping[str, Any],
-) -> tuple[ModuleSource, Preprocessing]:
-    """The settings of a model whose images are resized, and then cropped to `side` pixels."""
-    source = ModuleSource(
-        library=library,
-        config={"name": name, "num_classes": num_classes, "image_size": side},
-        mean=tuple(map(float, settings["mean"])),
-        std=tuple(map(float, settings["std"])),
-    )
-    preprocessing = Preprocessing(
-        image_size=side,
-        crop=side / math.floor(resized),
-        crop_shape=settings["crop_shape"],
-        color_constancy="none",
-        interpolation=settings["interpolation"],
-        reduce_jpeg=False,
-    )
-    return source, preprocessing
-
-
 def load_hugging_face(folder: Path) -> TrainedModel:
     """Load an image classifier and its image processor from a folder of Hugging Face's format.
+
+    The image processor itself is run on images of noise, with Pillow, and its results must be ours:
+    so its settings need no checks of their own.
 
     Raises:
         DataError: The folder has no such model, or something of it cannot be reproduced here.
@@ -167,55 +157,34 @@ def load_hugging_face(folder: Path) -> TrainedModel:
         module, loaded = transformers.AutoModelForImageClassification.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, **local
         )
-        processor, usual = (
-            transformers.AutoImageProcessor.from_pretrained(folder, **backend, **local)
-            for backend in ({"backend": "pil"}, {})
-        )
-        if left := [*loaded["missing_keys"], *loaded["mismatched_keys"]]:
-            raise ValueError(f"its weights have no {left[0]}")
+        processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **local)
+        if unfilled := [*loaded["missing_keys"], *loaded["mismatched_keys"]]:
+            raise ValueError(f"its weights have no {unfilled[0]}")
+        if module.config.problem_type == "multi_label_classification":
+            raise ValueError("its `problem_type` is that of several classes for an image")
     except Exception as error:  # transformers raises almost anything on a folder of another kind
         raise DataError(
             f"{folder}: not an image classifier with config.json, preprocessor_config.json and "
             f"*.safetensors ({reason_of(error)}); {AGAIN}"
         ) from error
-    if module.config.problem_type == "multi_label_classification":
-        raise DataError(
-            f"{folder}: gives several classes for an image (`problem_type` in config.json); give a "
-            "model of classes that exclude each other"
-        )
-    module = module.float().eval()
-    preprocessing, mean, std = _image_processing(folder, processor)
-    difference = _difference(usual, preprocessing, mean, std)
-    settings = module.config.to_dict()
-    settings = {k: v for k, v in settings.items() if k not in ("dtype", "torch_dtype")}
-    return TrainedModel(
-        module=module,
-        name=type(module).__name__,
-        source=ModuleSource(library="transformers", config=settings, mean=mean, std=std),
-        classes=tuple(str(module.config.id2label[at]) for at in range(module.config.num_labels)),
-        preprocessing=preprocessing,
-        rounding=difference * 255 * max(std) if difference > MAX_DIFFERENCE else 0.0,
-    )
-
-
-def _image_processing(
-    folder: Path, processor: Any
-) -> tuple[Preprocessing, tuple[float, ...], tuple[float, ...]]:
-    """Preprocessing, mean and deviation with the result of an image processor.
-
-    The processor itself is run on images of noise, with Pillow, and its results must be ours: so
-    its settings need no checks of their own.
-    """
     try:
-        reproduced = _settings_of_processor(processor.to_dict())
-        if (difference := _difference(processor, *reproduced)) > MAX_DIFFERENCE:
+        preprocessing, mean, std = _settings_of_processor(processor.to_dict())
+        if (difference := _difference(processor, preprocessing, mean, std)) > MAX_DIFFERENCE:
             raise ValueError(f"pixels differ by {difference:.2g}")
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(
             f"{folder}: its {type(processor).__name__} cannot be reproduced here "
             f"({reason_of(error)}); {IN_PYTHON}"
         ) from error
-    return reproduced
+    settings = module.config.to_dict()
+    settings = {k: v for k, v in settings.items() if k not in ("dtype", "torch_dtype")}
+    return TrainedModel(
+        module=module.float().eval(),
+        name=type(module).__name__,
+        source=ModuleSource(library="transformers", config=settings, mean=mean, std=std),
+        classes=tuple(str(module.config.id2label[at]) for at in range(module.config.num_labels)),
+        preprocessing=preprocessing,
+    )
 
 
 def _settings_of_processor(
