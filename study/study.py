@@ -29,7 +29,7 @@ from misgiving.reproduction.ray import on_ray
 from misgiving.reproduction.runner import on_this_machine, reproduce_units
 from misgiving.reproduction.tables import Result, table_of, write_table
 from misgiving.reproduction.trial_data import Progress, TrialData
-from misgiving.training.recipes import RECIPES
+from misgiving.training.config import RECIPES
 
 HERE = Path(__file__).resolve().parent
 
@@ -67,6 +67,7 @@ class Part(NamedTuple):
 
 
 MODERN = RECIPES["modern"]
+MODERN_IMAGES = {"color_constancy": "none", "crop": 1.0, "split": "grouped"}
 GRID = {
     f"lambda {weight:g}, margin {margin:g}": Setting({"auxiliary_weight": weight, "margin": margin})
     for weight in (0.1, 0.5, 2.5)
@@ -78,9 +79,9 @@ PARTS = {
             "vanilla", "mse", "detached", "proposed", "proposed_halves", "proposed_sum",
             "proposed+logits",
         ),
-        MODERN.model,
-        {**MODERN.training, "epochs": 6},
-        {**MODERN.images, "image_size": 128},
+        vars(MODERN.model),
+        {**vars(MODERN.training), "epochs": 6},
+        {**MODERN_IMAGES, "image_size": 128},
         without_4_2=("detached",),  # it has the classifier of `vanilla`, so its detection
     ),
     "paper": Part(
@@ -92,9 +93,9 @@ PARTS = {
     ),
     "sensitivity": Part(
         ("proposed",),
-        MODERN.model,
-        {**MODERN.training, "epochs": 4},
-        {**MODERN.images, "image_size": 64},
+        vars(MODERN.model),
+        {**vars(MODERN.training), "epochs": 4},
+        {**MODERN_IMAGES, "image_size": 64},
         trials=3,
         experiments=frozenset({"generalization"}),
         settings={

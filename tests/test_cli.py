@@ -131,7 +131,7 @@ def test_train_follows_a_recipe_but_for_what_is_given(misgiving, monkeypatch, op
     monkeypatch.setattr(workflow, "prepare_training", prepare)
     with pytest.raises(Stop):
         misgiving("train", "digits", "--out", "run", *options)
-    training = found["training"].to_dict()
+    training = vars(found["training"])
     assert {name: training[name] for name in wanted} == wanted
     assert found["images"].split == ("paper" if "paper" in options else "grouped")
 

@@ -12,7 +12,7 @@ from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.metrics.trials import t_interval
 from misgiving.report.reproduction.run import Run
 from misgiving.reproduction.tables import SCHEMAS
-from misgiving.training.config import ModelConfig, TrainingConfig
+from misgiving.training.config import ModelConfig, TrainingConfig, recorded
 
 FILES = {
     "Result": "results.csv",
@@ -105,8 +105,8 @@ SETTINGS = dict(
     trials=3,
     seed=0,
     learning_rates=(1e-4,),
-    model=ModelConfig().to_dict(),
-    training=TRAINING.to_dict(),
+    model=recorded(ModelConfig()),
+    training=recorded(TRAINING),
     preprocessing=Preprocessing(image_size=96).to_dict(),
     augmentation=AugmentationSettings().to_dict(),
     compares_with_paper=False,

@@ -15,7 +15,6 @@ from shared_training import train_all
 from misgiving.errors import ProcessLostError, UsageError
 from misgiving.models import processes
 from misgiving.models.processes import explain_lost_process
-from misgiving.training.config import TrainingConfig
 from misgiving.training.devices import start_processes
 
 SCRIPT = Path(__file__).with_name("shared_training.py")
@@ -113,20 +112,12 @@ def test_shares_are_of_one_size_and_hold_every_position(monkeypatch, total, coun
     assert in_order.tolist() == list(range(total))
 
 
-def test_a_batch_that_cannot_be_shared_equally_is_refused():
-    with pytest.raises(UsageError, match=r"batch_size.* 3 processes"):
-        TrainingConfig(batch_size=64, devices=3)
-    with pytest.raises(UsageError, match="at least 2 for each"):
-        TrainingConfig(batch_size=4, devices=4)
-
-
 def test_more_devices_than_there_are_is_explained():
     if torch.cuda.device_count() > 0:
         pytest.skip("this machine has a GPU")
-    with pytest.raises(UsageError, match="devices=2"):
-        start_processes("cuda", devices=2)
-    with pytest.raises(UsageError, match="devices=0"):
-        start_processes("cpu", devices=0)
+    for device, devices in (("cuda", 2), ("cpu", 0)):
+        with pytest.raises(UsageError, match=f"devices={devices}"):
+            start_processes(device, devices=devices)
 
 
 def test_processes_leave_the_exchange_before_the_interpreter_ends(tmp_path):
@@ -154,5 +145,5 @@ def test_machines_that_nothing_starts_are_not_waited_for(monkeypatch):
     for name in ("MASTER_ADDR", "LOCAL_RANK", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("lightning_fabric.Fabric.launch", lambda _: pytest.fail("it waits"))
-    with pytest.raises(UsageError, match=r"^`nodes=2` needs a launcher .* torchrun or srun"):
+    with pytest.raises(UsageError, match=r"`nodes=2`.* torchrun or srun"):
         start_processes("cpu", nodes=2)

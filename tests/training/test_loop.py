@@ -20,7 +20,7 @@ from misgiving.errors import TrainingError, UsageError
 from misgiving.losses import AUXILIARY_LOSSES, PAIRS
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import predict
-from misgiving.training.config import TrainingConfig
+from misgiving.training.config import TrainingConfig, recorded
 from misgiving.training.loop import seeded, train
 from misgiving.training.objective import class_weights, schedule_of
 from misgiving.training.resume import TrainingState
@@ -53,7 +53,9 @@ def same(first, second):
 
 
 def test_the_seed_alone_decides_weights_and_history(images):
+    before = torch.random.get_rng_state()
     (first, history), (second, again) = trained(images), trained(images)
+    assert torch.equal(torch.random.get_rng_state(), before)  # the caller's own
     assert same(first, second)
     assert history == again
     assert not same(first.backbone, trained(images, seed=6)[0].backbone)
@@ -99,12 +101,6 @@ def test_the_estimators_learning_rate_is_a_multiple(images):
     start = build().loss_estimator.head.weight
     moved = [(m.loss_estimator.head.weight - start).abs().mean() for m in (slow, fast)]
     assert moved[1] > 3 * moved[0]
-
-
-def test_training_leaves_the_callers_random_numbers_alone(images):
-    before = torch.random.get_rng_state()
-    trained(images)
-    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_the_classifier_learns(images):
@@ -199,47 +195,44 @@ def test_a_loss_that_is_not_finite_is_explained(images):
         trained(images, learning_rate=1e30, epochs=3)
 
 
-@pytest.mark.parametrize("change", [{"device": "cuda"}, {"precision": "12"}, {"compiled": True}])
-def test_what_the_machine_does_not_have_is_explained(images, change, monkeypatch):
+@pytest.mark.parametrize("change", [{"device": "cuda"}, {"precision": "12"}])
+def test_what_the_machine_does_not_have_is_explained(images, change):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    monkeypatch.setattr("shutil.which", lambda _: None)  # no compiler
     ((name, value),) = change.items()
     with pytest.raises(UsageError, match=f"{name}=.?{value}"):
         trained(images, **change)
 
 
 @pytest.mark.parametrize(
-    ("changes", "culprit"),
+    "changes",
     [
-        ({"epochs": 0}, "epochs.* 0"),
-        ({"learning_rate": 0.0}, "learning_rate"),
-        ({"learning_rate": math.nan}, "learning_rate"),
-        ({"auxiliary_weight": -1.0}, "auxiliary_weight"),
-        ({"beta1": 1.0}, "beta1"),
-        ({"auxiliary": "huber"}, "auxiliary.*'huber'"),
+        {"epochs": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"auxiliary_weight": -1.0},
+        {"beta1": 1.0},
+        {"auxiliary": "huber"},
+        {"batch_size": 64, "devices": 3},
+        {"batch_size": 4, "devices": 4},
     ],
 )
 @pytest.mark.usefixtures("as_in_use")
-def test_impossible_settings_are_refused(changes, culprit):
-    with pytest.raises(UsageError, match=culprit):
+def test_impossible_settings_are_refused(changes):
+    with pytest.raises(UsageError, match=next(iter(changes))):
         replace(CONFIG, **changes)
 
 
-def test_settings_survive_their_file():
-    assert TrainingConfig(**CONFIG.to_dict()) == CONFIG
-
-
-def test_every_registered_loss_can_be_configured():
+def test_settings_survive_their_file_and_every_registered_loss_can_be_configured():
+    assert TrainingConfig(**recorded(CONFIG)) == CONFIG
     for name in AUXILIARY_LOSSES:
         assert replace(CONFIG, auxiliary=name).auxiliary == name
     for name in PAIRS:
         assert replace(CONFIG, pairs=name).pairs == name
 
 
-@pytest.mark.parametrize("module", ["misgiving.training", "misgiving.training.config"])
-def test_the_configuration_is_read_without_torch(module):
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+def test_the_configuration_is_read_without_torch():
+    code = "import sys, misgiving.training.config; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -12,7 +12,6 @@ from misgiving.training.train_run import TrainingSetup, prepare_training, train_
 
 MODEL = ModelConfig(backbone="vgg16_mini", pretrained=False)
 IMAGES = DataConfig()
-JSON_FILES = ("config.json", "checksums.json")
 TRAINING = TrainingConfig(epochs=1, batch_size=8, device="cpu")
 
 
@@ -49,18 +48,15 @@ def test_a_run_folder_holds_model_configuration_split_and_history(run, tmp_path)
     assert TrainingConfig(**checkpoint.configuration["training"]) == TRAINING
 
 
-def test_undefined_values_are_empty_cells_in_the_history(run, tmp_path):
-    vanilla = replace(run, training=replace(TRAINING, auxiliary="none"))
-    train_run(vanilla, tmp_path / "run")
-    assert "nan" not in (tmp_path / "run" / "history.csv").read_text()
-
-
 def test_the_seed_alone_decides_the_run(run, tmp_path):
+    """The plain target gives no class weights; undefined values are empty cells."""
+    vanilla = replace(run, training=replace(TRAINING, auxiliary="none", target="plain"))
     for name in ("first", "second"):
-        train_run(run, tmp_path / name)
+        assert set(train_run(vanilla, tmp_path / name).class_weights) == {1.0}
     for file in ("model.safetensors", "history.csv", "split.csv"):
         first, second = ((tmp_path / name / file).read_bytes() for name in ("first", "second"))
         assert first == second
+        assert b"nan" not in first or file == "model.safetensors"
 
 
 def prepared(cache, images=IMAGES, model=MODEL, training=TRAINING):
@@ -84,25 +80,20 @@ def test_settings_change_the_datas_own_preprocessing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("model", "training", "culprit"),
+    ("changes", "culprit"),
     [
-        ({"backbone": "resnet19"}, {}, "resnet19"),
-        ({"dropout": 1.0}, {}, "dropout"),
-        ({"taps": (77,)}, {}, "77"),
-        ({"taps": ()}, {}, "taps"),
-        ({"backbone": "vgg16"}, {}, "16 pixels"),
-        ({"weights": Path("nowhere.safetensors")}, {}, "nowhere.safetensors"),
-        ({}, {"precision": "transformer-engine"}, "precision"),
+        ({"model": replace(MODEL, backbone="resnet19")}, "resnet19"),
+        ({"model": replace(MODEL, dropout=1.0)}, "dropout"),
+        ({"model": replace(MODEL, taps=(77,))}, "77"),
+        ({"model": replace(MODEL, taps=())}, "taps"),
+        ({"images": DataConfig(image_size=8)}, "8 pixels"),
+        ({"model": replace(MODEL, weights=Path("nowhere.safetensors"))}, "nowhere.safetensors"),
+        ({"training": replace(TRAINING, precision="transformer-engine")}, "precision"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_images_are_prepared(
-    tmp_path, model, training, culprit
+    tmp_path, changes, culprit
 ):
     with pytest.raises((DataError, UsageError), match=culprit):
-        prepared(tmp_path, model=replace(MODEL, **model), training=replace(TRAINING, **training))
+        prepared(tmp_path, **changes)
     assert not any(tmp_path.iterdir())
-
-
-def test_the_loss_that_the_estimator_learned_is_plain_where_its_target_was(run, tmp_path):
-    plain = replace(run, training=replace(TRAINING, target="plain"))
-    assert set(train_run(plain, tmp_path / "run").class_weights) == {1.0}

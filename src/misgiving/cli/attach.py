@@ -10,13 +10,12 @@ from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import Cache, Data, Fields, Values, command
 from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.cli.train import refuse_existing, show_last_epoch
-from misgiving.training.config import AttachConfig, EstimatorConfig, check_settings_have_effect
-from misgiving.training.recipes import ATTACHED
+from misgiving.training.config import ATTACHED, AttachConfig, TrainingConfig
 
 ESTIMATOR = Fields(
-    EstimatorConfig,
+    TrainingConfig,
     (
-        *("auxiliary", "margin", "pairs", "reduction", "epochs", "batch_size", "learning_rate"),
+        *("margin", "pairs", "reduction", "epochs", "batch_size", "learning_rate"),
         *("weight_decay", "seed", "device"),
     ),
     optional=True,
@@ -53,33 +52,27 @@ def attach(
 
     Example: misgiving attach my-vit folder:photos --out runs/my-vit
     """
-    settings = replace(ATTACHED, **training)
-    check_settings_have_effect(settings, training)
     refuse_existing(out, overwrite)
+
+    import numpy as np
 
     from misgiving.cli.plan import training_outlook
     from misgiving.training.attach import attach_run
 
     with progress_bars() as progress:
-        attached = attach_run(
+        checkpoint, images = attach_run(
             model,
             data,
             out,
             config=config,
-            training=settings,
+            training=replace(ATTACHED, **training),
             cache=cache,
             on_image=Bar(progress, "preparing images").at,
             on_predicted=Bar(progress, "predicting").at,
         )
-    say_skipped(attached.images.skipped)
-    if attached.rounding:
-        say(
-            "images are prepared as the model's image processor does it with Pillow; with "
-            "torchvision, its default, pixels of noise differ by up to "
-            f"{attached.rounding:.0f} of 255 grey levels"
-        )
-    say(f"the loss estimator reads {', '.join(map(str, attached.checkpoint.model.taps))}")
-    for sentence in training_outlook(attached.images, attached.sets):
+    say_skipped(images.skipped)
+    say(f"the loss estimator reads {', '.join(map(str, checkpoint.model.taps))}")
+    for sentence in training_outlook(images, np.array(checkpoint.split.sets)):
         say(sentence)
     show_last_epoch(out / "history.csv")
     say(f"wrote {out}")

@@ -14,18 +14,18 @@ from misgiving.errors import UsageError
 from misgiving.files import check_writable_folder
 from misgiving.reproduction.config import MODELS, ModelName, refuse_beside_model
 from misgiving.training.config import (
+    RECIPES,
     DataConfig,
     ModelConfig,
+    RecipeName,
     TrainingConfig,
     check_settings_have_effect,
 )
-from misgiving.training.recipes import RECIPES, RecipeName
 
-DEFAULTS = {name: recipe.configure() for name, recipe in RECIPES.items()}
-IMAGES = Fields(DataConfig, optional=True, defaults={k: v.images for k, v in DEFAULTS.items()})
-NETWORK = Fields(ModelConfig, optional=True, defaults={k: v.model for k, v in DEFAULTS.items()})
+IMAGES = Fields(DataConfig, optional=True, defaults={k: v.images for k, v in RECIPES.items()})
+NETWORK = Fields(ModelConfig, optional=True, defaults={k: v.model for k, v in RECIPES.items()})
 TRAINING = Fields(
-    TrainingConfig, optional=True, defaults={k: v.training for k, v in DEFAULTS.items()}
+    TrainingConfig, optional=True, defaults={k: v.training for k, v in RECIPES.items()}
 )
 
 
@@ -88,7 +88,7 @@ def train(
     with progress_bars() as progress:
         setup = prepare_training(
             data,
-            **configured._asdict(),
+            **vars(configured),
             cache=cache,
             on_image=Bar(progress, "preparing images").at,
         )

@@ -30,6 +30,7 @@ from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_line
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import MODELS, Unit, learning_rate_of
 from misgiving.reproduction.protocol import EXPERIMENTS, Protocol
+from misgiving.training.config import recorded
 from misgiving.training.loop import Step
 from misgiving.training.train_run import (
     TrainingSetup,
@@ -170,8 +171,8 @@ class TrialData:
             "unit": unit._asdict(),
             "data": self.protocol.data,
             "split": [self.protocol.images.split, self.protocol.images.validation_share],
-            "model": setup.model.to_dict(),
-            "training": setup.training.to_dict(),
+            "model": recorded(setup.model),
+            "training": recorded(setup.training),
             "preprocessing": setup.preprocessing.to_dict(),
             "augmentation": setup.augmentation.to_dict(),
             "images": [setup.images.fingerprint, sha256_of_lines(setup.images.groups)],

@@ -1,40 +1,42 @@
-"""A loss estimator for a classifier that another program trained: what `misgiving attach` does."""
+"""A loss estimator for a classifier that another program trained: what `misgiving attach` does.
 
-from collections.abc import Callable
+The classifier runs over the images once; the estimator then learns from averages of its
+activations, in seconds. Objective, optimizer and schedule are those of `loop`.
+"""
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import cast
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-from misgiving.checkpoint import Architecture, Checkpoint, save
+from misgiving.checkpoint import Architecture, Checkpoint, EpochRecord, save
+from misgiving.data.batching import sampling_order
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
-from misgiving.data.splits import SPLITS, SetNames
+from misgiving.data.splits import SPLITS
 from misgiving.errors import UsageError
+from misgiving.models.joint import JointClassifier
+from misgiving.models.loss_estimator import LossEstimator
 from misgiving.predictions.inference import predict
-from misgiving.training.config import AttachConfig, EstimatorConfig
+from misgiving.predictions.record import Predictions
+from misgiving.training.config import ATTACHED, AttachConfig, TrainingConfig, recorded
 from misgiving.training.devices import device_named
-from misgiving.training.estimator import fit_estimator
 from misgiving.training.loop import seeded
+from misgiving.training.objective import (
+    objective_of,
+    optimizer_of,
+    record_of,
+    schedule_of,
+    usable_count,
+)
 from misgiving.training.train_run import data_facts, grouped_images, split_of
 from misgiving.training.trained_models import TrainedModel, load_hugging_face, load_named
 
-
-class Attached(NamedTuple):
-    """A run that was written, its images and the name of the set of each.
-
-    Attributes:
-        checkpoint: The run.
-        images: All prepared images.
-        sets: Name of the set of each image.
-        rounding: As in `TrainedModel`.
-    """
-
-    checkpoint: Checkpoint
-    images: ImageSet
-    sets: SetNames
-    rounding: float
+MIN_DEVIATION = 1e-6  # share of the largest deviation below which a channel counts as constant
 
 
 def attach_run(
@@ -43,12 +45,12 @@ def attach_run(
     folder: Path,
     *,
     config: AttachConfig,
-    training: EstimatorConfig,
+    training: TrainingConfig,
     cache: Path,
     on_image: Callable[[int, int], None] | None = None,
     on_predicted: Callable[[int, int], None] | None = None,
-) -> Attached:
-    """Give a trained classifier a loss estimator, and write both as a run.
+) -> tuple[Checkpoint, ImageSet]:
+    """Give a trained classifier a loss estimator, write both as a run, and return it and its data.
 
     The classifier is not trained. The data are split by group into the sets train, tune, calibrate
     and test; the estimator learns the losses of the set `train`. No image of the data may be one
@@ -107,12 +109,12 @@ def attach_run(
         estimates_losses=True,
         configuration={
             "data": data_facts(data, images, sets),
-            "model": config.to_dict(),
-            "training": training.to_dict(),
+            "model": recorded(config),
+            "training": recorded(training),
         },
     )
     save(folder, checkpoint, history=history)
-    return Attached(checkpoint, images, sets, trained.rounding)
+    return checkpoint, images
 
 
 def _load(model: str, dataset: Dataset, config: AttachConfig) -> TrainedModel:
@@ -125,15 +127,105 @@ def _load(model: str, dataset: Dataset, config: AttachConfig) -> TrainedModel:
         names = config.classes or dataset.classes
         trained = load_named(model, config.weights, names, config.image_size)
     classes = config.classes or trained.classes
-    if len(classes) != len(trained.classes) or len(set(classes)) != len(classes):
-        raise UsageError(
-            f"`classes` must be {len(trained.classes)} different names, one for each logit of the "
-            f"model; got {', '.join(classes)}"
-        )
-    if other := [name for name in dataset.classes if name not in classes]:
+    fits = len(classes) == len({*classes}) == len(trained.classes)
+    if not (fits and {*dataset.classes} <= {*classes}):
         raise UsageError(
             f"{dataset.name} has the classes {', '.join(dataset.classes)}, and the model "
-            f"{', '.join(classes)}; name the model's as the data does by `classes`, in their "
-            f"order, or leave out {', '.join(other)}"
+            f"{len(trained.classes)}, named {', '.join(classes)}; give `classes`, another name for "
+            "each logit of the model in their order, with all that the data have"
         )
     return trained._replace(classes=tuple(classes))
+
+
+def fit_estimator(
+    model: JointClassifier,
+    training: Predictions,
+    monitored: Predictions,
+    config: TrainingConfig = ATTACHED,
+    *,
+    monitored_name: str = "tune",
+) -> list[EpochRecord]:
+    """Train the loss estimator of a model in place, and return two records for each epoch.
+
+    The losses that it learns are those of `training`. They must be of images that the classifier
+    was not trained on: held out, or with the logits of a cross-fit. Averages are standardised while
+    it learns, because activations may have any scale; this is then put into its weights.
+
+    Args:
+        model: Its classifier is left as it is. It is moved to the CPU.
+        training: Predictions of this model, with the averages of its taps.
+        monitored: Predictions that are only measured.
+        config: How to train; what concerns the classifier is not used.
+        monitored_name: Name of the monitored set in the records.
+
+    Raises:
+        UsageError: The model has no estimator, the predictions have no averages, or the
+            configuration trains none.
+        TrainingError: The loss is no longer finite.
+    """
+    estimator = model.to("cpu").loss_estimator
+    if estimator is None or training.taps is None or monitored.taps is None:
+        raise UsageError("give a model with `taps`, and predictions with the averages of these")
+    if not config.estimates_losses:
+        raise UsageError("`auxiliary` and `auxiliary_weight` train no estimator; change them")
+    mean, std = _scale(training.taps)
+    channels = list(model.reader.channels)
+    sets = {
+        name: (predictions, *_inputs(predictions, channels, mean, std))
+        for name, predictions in (("train", training), (monitored_name, monitored))
+    }
+    _, taps, logits = sets["train"]
+    labels = torch.from_numpy(np.asarray(training.labels))
+    objective = objective_of(config, training, torch.device("cpu"))
+    history = []
+    with seeded(config.seed):
+        optimizer = optimizer_of(model, config)
+        used = usable_count(len(training), config.batch_size)
+        steps = -(-used // config.batch_size)
+        schedule = schedule_of(optimizer, config, steps)
+        for epoch in range(1, config.epochs + 1):
+            order = sampling_order(
+                training.labels, class_weighted=config.sampling, seed=config.seed, epoch=epoch
+            )
+            batches = torch.split(torch.from_numpy(order[:used]), config.batch_size)
+            for step, rows in enumerate(batches):
+                predicted = estimator([tap[rows] for tap in taps], logits[rows])
+                losses = objective(logits[rows], predicted, labels[rows])
+                schedule.step_update((epoch - 1) * steps + step)
+                optimizer.zero_grad()
+                torch.autograd.backward(losses.total)
+                optimizer.step()
+            for name, (predictions, inputs, outputs) in sets.items():
+                with torch.no_grad():
+                    estimates = estimator(inputs, outputs)
+                history.append(
+                    record_of(outputs, estimates, predictions, config, objective, epoch, name)
+                )
+    _fold(estimator, mean, std, channels)
+    return history
+
+
+def _scale(taps: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel; 1 for channels that do not vary."""
+    averages = torch.from_numpy(np.asarray(taps, dtype=np.float32))
+    std = averages.std(dim=0, correction=0)
+    return averages.mean(dim=0), torch.where(std > MIN_DEVIATION * std.max(), std, 1.0)
+
+
+def _inputs(
+    predictions: Predictions, channels: list[int], mean: Tensor, std: Tensor
+) -> tuple[Sequence[Tensor], Tensor]:
+    """Standardised averages of each tap, and the logits."""
+    averages = torch.from_numpy(np.asarray(predictions.taps, dtype=np.float32))
+    taps = torch.split((averages - mean) / std, channels, dim=1)
+    return taps, torch.from_numpy(np.asarray(predictions.logits, dtype=np.float32))
+
+
+@torch.no_grad()
+def _fold(estimator: LossEstimator, mean: Tensor, std: Tensor, channels: list[int]) -> None:
+    """Let an estimator that learned from standardised averages read the averages themselves."""
+    shifts, scales = (torch.split(values, channels) for values in (mean, std))
+    for layer, shift, scale in zip(estimator.projections, shifts, scales, strict=False):
+        layer = cast(nn.Linear, layer)
+        layer.weight.div_(scale)
+        layer.bias.sub_(layer.weight @ shift)

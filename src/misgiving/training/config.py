@@ -1,12 +1,14 @@
-"""Configuration of a training: the images, the network and the joint training itself."""
+"""Configuration of a training: the images, the network, the joint training itself, and recipes."""
 
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from misgiving.errors import UsageError, require, require_choices
+from misgiving.registry import Registry
 
+RecipeName = Literal["modern", "paper"]
 Weighting = Literal["inverse", "sqrt", "none"]
 
 LARGEST = 1e30  # what single precision can still multiply a little
@@ -77,10 +79,6 @@ class ModelConfig:
     hidden: int = 128
     reads_logits: bool = False
 
-    def to_dict(self) -> dict[str, Any]:
-        """The values as JSON, of the path of the weights only the file's name."""
-        return {**asdict(self), "weights": self.weights.name if self.weights else None}
-
 
 @dataclass(frozen=True, kw_only=True)
 class AttachConfig:
@@ -108,10 +106,6 @@ class AttachConfig:
 
     def __post_init__(self) -> None:
         require_choices(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The values as JSON, of the path of the weights only the file's name."""
-        return {**asdict(self), "weights": self.weights.name if self.weights else None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,25 +210,11 @@ class TrainingConfig:
         """True if the loss estimator is trained."""
         return self.auxiliary != "none" and self.auxiliary_weight > 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """The values as JSON."""
-        return asdict(self)
 
-
-@dataclass(frozen=True, kw_only=True)
-class EstimatorConfig(TrainingConfig):
-    """Settings of the training of a loss estimator alone.
-
-    Attributes:
-        auxiliary: What the loss estimator learns: the order of the losses (ranking, Eq. 1), or the
-            losses themselves (mse).
-    """
-
-    auxiliary: Literal["ranking", "mse"] = "ranking"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self, "auxiliary_weight", self.auxiliary_weight > 0, "be positive")
+def recorded(config: ModelConfig | AttachConfig | TrainingConfig) -> dict[str, Any]:
+    """The values of a configuration as JSON, of the path of a file only its name."""
+    values = asdict(config).items()
+    return {name: value.name if isinstance(value, Path) else value for name, value in values}
 
 
 OF_STEPS = ("decay_every", "decay_factor")
@@ -257,3 +237,52 @@ def check_settings_have_effect(training: TrainingConfig, given: Collection[str])
     for name in given:
         if name in reasons:
             raise UsageError(f"`{name}` has no effect {reasons[name]}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Settings of a training that belong together."""
+
+    images: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def configure(
+        self,
+        images: Mapping[str, Any] = {},
+        model: Mapping[str, Any] = {},
+        training: Mapping[str, Any] = {},
+    ) -> "Recipe":
+        """This recipe with the given settings in place of its own."""
+        configured = replace(self.images, **images)
+        check_share_has_effect(configured.split, images)
+        return Recipe(
+            images=configured,
+            model=replace(self.model, **model),
+            training=replace(self.training, **training),
+        )
+
+
+ATTACHED = TrainingConfig(
+    optimizer="adamw",
+    weight_decay=0.05,
+    learning_rate=1e-3,
+    schedule="cosine",
+    warmup=0.08,
+    class_weights="none",
+    sampling="none",
+    target="plain",
+)
+"""Default for the loss estimator of a classifier that was trained elsewhere."""
+
+RECIPES: Registry[Recipe] = Registry(
+    "recipe",
+    modern=Recipe(
+        images=DataConfig(color_constancy="none", crop=1.0, split="grouped"),
+        model=ModelConfig(backbone="tf_efficientnet_lite0", dropout=0.2),
+        training=replace(ATTACHED, epochs=12, batch_size=32, estimator_rate=10.0),
+    ),
+    paper=Recipe(),
+)
+"""`paper` is section 4.1 of the paper, and the default of `reproduce`; `modern` that of `train`,
+chosen in trainings on half of ISIC 2019 (docs/explanation/loss_estimator.md)."""

@@ -7,19 +7,15 @@ processor, has to wait for it.
 import atexit
 import logging
 import os
-import shutil
-from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.optim import Optimizer
+from torch import distributed
 
 from misgiving.errors import UsageError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-    from lightning_fabric.strategies.parallel import ParallelStrategy
 
 
 def device_named(name: str) -> torch.device:
@@ -43,41 +39,38 @@ def start_processes(device: str, *, devices: int = 1, nodes: int = 1) -> torch.d
     return start_fabric(device, devices=devices, nodes=nodes).device
 
 
-def _check_launcher(fabric: "Fabric", nodes: int) -> None:
-    """Check for a launcher, without which Fabric would wait forever for other machines."""
-    environment = cast("ParallelStrategy", fabric.strategy).cluster_environment
-    launched = environment is not None and environment.creates_processes_externally
-    if nodes > 1 and not launched and "MASTER_ADDR" not in os.environ:
-        raise UsageError(
-            f"`nodes={nodes}` needs a launcher that starts the processes of every machine; "
-            "start the command with torchrun or srun"
-        )
-
-
 def start_fabric(
     device: str, *, devices: int = 1, nodes: int = 1, precision: str = "32-true"
 ) -> "Fabric":
-    """Fabric with all processes of the command."""
+    """Fabric with all processes of the command.
+
+    Raises:
+        UsageError: Device or precision are not available, or nothing starts other machines.
+    """
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it is talkative
-    several = devices * nodes > 1
+    # Some networks have layers for other tasks, which get no gradient.
+    shared = DDPStrategy(find_unused_parameters=True) if devices * nodes > 1 else None
     try:
         fabric = Fabric(
             accelerator=device,
-            strategy="ddp" if several else "auto",
+            strategy=shared or "auto",
             devices=devices,
             num_nodes=nodes,
             precision=precision,  # type: ignore[arg-type]  # checked by Fabric itself
         )
-        if several:
-            _check_launcher(fabric, nodes)
+        if shared is not None:
+            cluster = shared.cluster_environment
+            launched = cluster is not None and cluster.creates_processes_externally
+            if nodes > 1 and not launched and "MASTER_ADDR" not in os.environ:
+                # Fabric would wait forever for other machines
+                raise RuntimeError("start the command by torchrun or srun on every machine")
             fabric.launch()
             # A thread of gloo that holds exchanged tensors at the very end aborts the process.
             atexit.unregister(distributed.destroy_process_group)
             atexit.register(distributed.destroy_process_group)
-    except UsageError:
-        raise
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UsageError(
             f'`device="{device}"` with `precision="{precision}"`, `devices={devices}` and '
@@ -85,44 +78,3 @@ def start_fabric(
             'try `device="cpu"` and `precision="32-true"`'
         ) from error
     return fabric
-
-
-def wrap_for_processes(
-    fabric: "Fabric", model: nn.Module, optimizer: Optimizer, used_outputs: Callable[[], Tensor]
-) -> tuple[nn.Module, Optimizer]:
-    """Wrap the model and its optimiser in Fabric.
-
-    Args:
-        fabric: With all its processes.
-        model: Moved to the device of Fabric.
-        optimizer: Of its parameters.
-        used_outputs: Gives a number that depends on every parameter that the objective depends on.
-            Processes would wait for the gradients of others: `vanilla` does not use its loss
-            estimator, and some networks have layers for other tasks.
-    """
-    unused = []
-    if fabric.world_size > 1:
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        gradients = torch.autograd.grad(used_outputs(), trained, allow_unused=True)
-        unused = [p for p, gradient in zip(trained, gradients, strict=True) if gradient is None]
-    for parameter in unused:
-        parameter.requires_grad_(False)
-    module, wrapped = fabric.setup(model, optimizer)
-    for parameter in unused:
-        parameter.requires_grad_(True)
-    return module, wrapped
-
-
-def compiled(module: nn.Module, device: torch.device) -> nn.Module:
-    """Compile the steps of a module; its parameters and their names stay the same.
-
-    Raises:
-        UsageError: There is no compiler.
-    """
-    candidates = (os.environ.get("CXX"), "c++", "g++", "clang++")
-    if device.type == "cpu" and not any(shutil.which(name) for name in candidates if name):
-        raise UsageError(
-            "`compiled=True` needs a C++ compiler; install one, or name it in the environment "
-            "variable CXX"
-        )
-    return cast(nn.Module, torch.compile(module))

@@ -6,33 +6,30 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
 from misgiving.checkpoint import EpochRecord
 from misgiving.data.augmentation import augment
 from misgiving.data.batching import batches, sampling_order
 from misgiving.data.cache import ImageSet
 from misgiving.data.preprocessing import AugmentationSettings
-from misgiving.errors import StoppedError, TrainingError
-from misgiving.metrics.classification import accuracy, balanced_accuracy
-from misgiving.metrics.loss_estimation import r_squared, spearman, spread_ratio
+from misgiving.errors import StoppedError
 from misgiving.models import processes
 from misgiving.models.joint import JointClassifier, Output, outputs_of
 from misgiving.models.processes import gathered
-from misgiving.predictions.record import Predictions
 from misgiving.training.config import TrainingConfig
-from misgiving.training.devices import compiled, start_fabric, wrap_for_processes
+from misgiving.training.devices import start_fabric
 from misgiving.training.objective import (
     ObjectiveFunction,
+    check_finite,
     objective_of,
     optimizer_of,
+    record_of,
     schedule_of,
     usable_count,
 )
@@ -89,27 +86,23 @@ def train(
         config.device, devices=config.devices, nodes=config.nodes, precision=config.precision
     )
     sets = {"train": _same_size_draw(training, monitored, config.seed), monitored_name: monitored}
-    module, optimizer = wrap_for_processes(
-        fabric,
-        model,
-        optimizer_of(model, config),
-        partial(_outputs_used, model, training, config),
-    )
+    if model.loss_estimator is not None:  # processes would wait for its gradients in `vanilla`
+        model.loss_estimator.requires_grad_(config.estimates_losses)
+    module, optimizer = fabric.setup(model, optimizer_of(model, config))
     objective = objective_of(config, training, fabric.device)
     state = TrainingState(model=model, optimizer=optimizer)
     with seeded(_seed_of_process(config.seed)):
         if resume is not None:
             resume.restore(state)
-        forward = compiled(module, fabric.device) if config.compiled else module
+        forward = cast(nn.Module, torch.compile(module)) if config.compiled else module
         while state.epoch <= config.epochs:
             for step in train_epoch(
                 fabric, forward, state, training, config, objective, augmentation
             ):
                 on_step(step)
-                if processes.any_of(stop()):
-                    _stop(state, resume)
+                _end_if(stop(), state, resume)
             records = [
-                measure(fabric, module, images, config, objective, epoch=state.epoch, set_name=name)
+                measure(fabric, module, images, config, objective, state.epoch, name)
                 for name, images in sets.items()
             ]
             state.end_epoch(records, keep_best=config.keep == "best")
@@ -157,11 +150,10 @@ def train_epoch(
         # The gradients of all shares are averaged; those of the whole batch are their sum.
         fabric.backward(losses.total * count)
         state.optimizer.step()
-        total, *means = torch.stack(losses[:3]).tolist()  # one copy: the GPU is waited for once
+        terms = torch.stack(losses[:3]).detach().cpu().double()  # the GPU is waited for once
         state.step += 1
-        if not math.isfinite(total):
-            raise _not_finite(config, f"in epoch {state.epoch}, step {state.step}")
-        state.loss_sums += means
+        check_finite(terms[0], config, state.epoch, f"step {state.step}")
+        state.loss_sums += terms[1:].numpy()
         means = (state.loss_sums / state.step).tolist()
         yield Step(state.epoch, config.epochs, state.step, steps, *means)
 
@@ -173,7 +165,6 @@ def measure(
     images: ImageSet,
     config: TrainingConfig,
     objective: ObjectiveFunction,
-    *,
     epoch: int,
     set_name: str,
 ) -> EpochRecord:
@@ -185,56 +176,7 @@ def measure(
     output = outputs_of(model, (batch.images for batch in batched))
     logits = gathered(output.logits, len(images))
     predicted_losses = gathered(output.predicted_losses, len(images))
-    return record_of(
-        logits, predicted_losses, images, config, objective, epoch=epoch, set_name=set_name
-    )
-
-
-def record_of(
-    logits: Float[Tensor, "n classes"],
-    predicted_losses: Float[Tensor, " n"],
-    labelled: ImageSet | Predictions,
-    config: TrainingConfig,
-    objective: ObjectiveFunction,
-    *,
-    epoch: int,
-    set_name: str,
-) -> EpochRecord:
-    """History record of the outputs for a labelled set.
-
-    Raises:
-        TrainingError: A loss is not finite.
-    """
-    labels = np.asarray(labelled.labels)
-    losses = objective(logits, predicted_losses, torch.from_numpy(labels))
-    checked = [losses.primary]
-    if config.estimates_losses:
-        checked += [predicted_losses, losses.auxiliary]
-    if not all(bool(values.isfinite().all()) for values in checked):
-        raise _not_finite(config, f"in epoch {epoch}, on the {set_name} set")
-    estimation = [math.nan, math.nan, math.nan]
-    if config.estimates_losses:
-        pair = (predicted_losses.double().numpy(), losses.true_losses.double().numpy())
-        estimation = [float(metric(*pair)) for metric in (spearman, spread_ratio, r_squared)]
-    predicted = logits.argmax(dim=1).numpy()
-    return EpochRecord(
-        epoch,
-        set_name,
-        float(losses.primary),
-        float(losses.auxiliary),
-        float(accuracy(labels, predicted)),
-        float(balanced_accuracy(labels, predicted, num_classes=len(labelled.classes))),
-        *estimation,
-    )
-
-
-def _outputs_used(model: JointClassifier, images: ImageSet, config: TrainingConfig) -> Tensor:
-    """A sum that depends on all parameters that the objective depends on."""
-    model.eval()  # draws no dropout and updates no statistics
-    device = next(model.parameters()).device
-    output = model(next(iter(batches(images, batch_size=1, device=device))).images)
-    used = [output.logits, *([output.predicted_losses] if config.estimates_losses else [])]
-    return torch.cat([values.flatten() for values in used]).sum()
+    return record_of(logits, predicted_losses, images, config, objective, epoch, set_name)
 
 
 def _same_size_draw(training: ImageSet, monitored: ImageSet, seed: int) -> ImageSet:
@@ -243,19 +185,14 @@ def _same_size_draw(training: ImageSet, monitored: ImageSet, seed: int) -> Image
     return training.select(np.sort(drawn))
 
 
-def _not_finite(config: TrainingConfig, place: str) -> TrainingError:
-    return TrainingError(
-        f"the loss is not finite {place}; lower `learning_rate` (now {config.learning_rate:g}) or "
-        'use `precision="32-true"`'
-    )
-
-
-def _stop(state: TrainingState, resume: ResumeFile | None) -> NoReturn:
-    place = f"stopped in epoch {state.epoch}, after step {state.step}"
-    if resume is None:
-        raise StoppedError(f"{place}; the training is not saved")
-    resume.save(state)
-    raise StoppedError(f"{place}; run the same command to resume")
+def _end_if(stopped: bool, state: TrainingState, resume: ResumeFile | None) -> None:
+    """Save the state and end the training in all processes, if one was asked to stop."""
+    if not processes.any_of(stopped):
+        return
+    remedy = "the training is not saved" if resume is None else "run the same command to resume"
+    if resume is not None:
+        resume.save(state)
+    raise StoppedError(f"stopped in epoch {state.epoch}, after step {state.step}; {remedy}")
 
 
 @contextmanager

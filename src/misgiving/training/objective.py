@@ -1,5 +1,9 @@
-"""Eq. 2 with the options of a training, its optimizer and the schedule of its learning rate."""
+"""Eq. 2 with the options of a training, its optimizer, and the schedule of its learning rate.
 
+`record_of` measures Eq. 2 and what the loss estimator has learned, for the history of a training.
+"""
+
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,8 +17,12 @@ from timm.scheduler.scheduler import Scheduler
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
+from misgiving.checkpoint import EpochRecord
 from misgiving.data.cache import ImageSet
+from misgiving.errors import TrainingError
 from misgiving.losses import AUXILIARY_LOSSES, Objective, joint_objective, ranking_loss
+from misgiving.metrics.classification import accuracy, balanced_accuracy
+from misgiving.metrics.loss_estimation import r_squared, spearman, spread_ratio
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.record import Predictions
 from misgiving.training.config import TrainingConfig, Weighting
@@ -109,3 +117,51 @@ def usable_count(images: int, batch_size: int, processes: int = 1) -> int:
     shared = images - images % processes
     single = shared % batch_size == processes
     return shared - processes if single and shared > processes else shared
+
+
+def record_of(
+    logits: Float[Tensor, "n classes"],
+    predicted_losses: Float[Tensor, " n"],
+    labelled: ImageSet | Predictions,
+    config: TrainingConfig,
+    objective: ObjectiveFunction,
+    epoch: int,
+    set_name: str,
+) -> EpochRecord:
+    """History record of the outputs for a labelled set after an epoch.
+
+    Raises:
+        TrainingError: A loss is not finite.
+    """
+    labels = np.asarray(labelled.labels)
+    losses = objective(logits, predicted_losses, torch.from_numpy(labels))
+    place = f"on the {set_name} set"
+    check_finite(losses.primary, config, epoch, place)
+    estimation = [math.nan, math.nan, math.nan]
+    if config.estimates_losses:
+        check_finite(torch.stack([predicted_losses.sum(), losses.auxiliary]), config, epoch, place)
+        pair = (predicted_losses.double().numpy(), losses.true_losses.double().numpy())
+        estimation = [float(metric(*pair)) for metric in (spearman, spread_ratio, r_squared)]
+    predicted = logits.argmax(dim=1).numpy()
+    return EpochRecord(
+        epoch,
+        set_name,
+        float(losses.primary),
+        float(losses.auxiliary),
+        float(accuracy(labels, predicted)),
+        float(balanced_accuracy(labels, predicted, num_classes=len(labelled.classes))),
+        *estimation,
+    )
+
+
+def check_finite(losses: Tensor, config: TrainingConfig, epoch: int, place: str) -> None:
+    """Check that training can continue.
+
+    Raises:
+        TrainingError: A loss is not finite; `place` says where in the epoch.
+    """
+    if not losses.isfinite().all():
+        raise TrainingError(
+            f"the loss is not finite in epoch {epoch}, {place}; lower `learning_rate` (now "
+            f'{config.learning_rate:g}) or use `precision="32-true"`'
+        )

@@ -108,9 +108,9 @@ class ResumeFile:
         try:
             with explain_damage(self.path, remedy=REMEDY):
                 tensors, facts = self._read()
-        except DataError as failure:
-            if self.overwrite and not isinstance(failure.__cause__, RuntimeError):
-                return  # torch raises a RuntimeError where memory runs out, which is no damage
+        except DataError:
+            if self.overwrite:
+                return
             raise
         state.model.load_state_dict(tensors["model"])
         _restore_optimizer(state, tensors["optimizer"])

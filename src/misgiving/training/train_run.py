@@ -22,7 +22,7 @@ from misgiving.models import processes
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import model_fingerprint
-from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
+from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig, recorded
 from misgiving.training.devices import start_fabric
 from misgiving.training.loop import Step, seeded, train
 from misgiving.training.objective import class_weights
@@ -169,8 +169,8 @@ def train_run(
     )
     configuration = {
         "data": data_facts(setup.data, setup.images, setup.sets),
-        "model": setup.model.to_dict(),
-        "training": setup.training.to_dict(),
+        "model": recorded(setup.model),
+        "training": recorded(setup.training),
         "augmentation": setup.augmentation.to_dict(),
     }
     identity = {  # what must be the same for a training to resume

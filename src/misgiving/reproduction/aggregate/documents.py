@@ -19,6 +19,7 @@ from misgiving.reproduction.new_classes import unseen_images, unseen_sets
 from misgiving.reproduction.protocol import DERMOSCOPY, EXPERIMENTS, PAPER_SETS, units
 from misgiving.reproduction.tables import REMEDY, write_table
 from misgiving.reproduction.trial_data import TrialData
+from misgiving.training.config import recorded
 
 EXAMPLES = 6  # of each set
 
@@ -53,8 +54,8 @@ def settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> dict
         "trials": protocol.trials,
         "seed": protocol.seed,
         "learning_rates": sorted({protocol.training.learning_rate, *protocol.learning_rates}),
-        "model": protocol.model.to_dict(),
-        "training": protocol.training.to_dict(),
+        "model": recorded(protocol.model),
+        "training": recorded(protocol.training),
         "preprocessing": trial_data.preprocessing.to_dict(),
         "augmentation": trial_data.augmentation.to_dict(),
         "compares_with_paper": set(protocol.in_distribution) == set(DERMOSCOPY.in_distribution),
