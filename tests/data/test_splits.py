@@ -1,9 +1,21 @@
+"""Splits: whole groups, every image once, nothing but the seed decides; their leaks and tables."""
+
+from collections import defaultdict
+from fractions import Fraction
+from itertools import product
+
 import numpy as np
 import pytest
+from hypothesis import given, reject
+from hypothesis import strategies as st
+from strategies import columns, orders
 
 from misgiving.data.splits import (
     Split,
+    count_shared_groups,
     grouped_split,
+    leakage_of,
+    leaks,
     paper_split,
     read_split,
     write_split,
@@ -12,134 +24,43 @@ from misgiving.errors import DataError, UsageError
 from misgiving.groups import partition_groups
 
 CLASSES = ("MEL", "NV", "DF")
+SETS = ("train", "tune", "calibrate", "test")
 HEADER = "id,hash,set,label,group,leaks_to"
-LABELS = np.repeat([0, 1, 2], [40, 150, 10])
+seeds = st.integers(0, 2**32 - 1)
+shares = st.integers(5, 95).map(lambda percent: Fraction(percent, 100))
 
 
-def validated(sets, labels=LABELS):
-    return [int(((sets == "validation") & (labels == label)).sum()) for label in range(3)]
+@st.composite
+def labelled(draw, least=2, most=60):
+    """Labels of three classes, shuffled."""
+    counts = draw(st.lists(st.integers(least, most), min_size=3, max_size=3))
+    labels = np.repeat(range(3), counts)
+    return labels[np.random.default_rng(draw(seeds)).permutation(len(labels))]
 
 
-def tiny_split():
-    return Split(
-        ids=("a,b", ' "c"\n'),
-        hashes=("00", "01"),
-        sets=("train", "validation"),
-        labels=("MEL", "naïve"),
-        groups=("g", "h"),
-    )
+@st.composite
+def with_lesions(draw):
+    """Labels of three classes and lesions of one to three images, some of them of two classes."""
+    labels = draw(labelled(least=20, most=30))
+    random = np.random.default_rng(draw(seeds))
+    lesions = random.integers(len(labels) // draw(st.integers(1, 3)), size=len(labels))
+    return labels, [f"lesion {number}" for number in lesions]
 
 
-def test_a_class_of_one_image_is_refused_by_name():
-    labels = np.array([0] * 20 + [1])
-    with pytest.raises(DataError, match="'NV'"):
-        paper_split(labels, CLASSES, seed=0)
-
-
-@pytest.mark.parametrize("share", [0.00001, 0.01, 0.02, 0.99, 0.99999])
-def test_a_share_that_leaves_a_class_out_names_the_rarest_and_a_share_that_works(share):
-    with pytest.raises(UsageError, match=r"'DF' \(10 images\).*from 0\.1 to 0\.9"):
-        paper_split(LABELS, CLASSES, validation_share=share, seed=0)
-
-
-@pytest.mark.parametrize("share", [0.1, 0.9])
-@pytest.mark.parametrize("seed", range(5))
-def test_the_shares_that_are_recommended_work(share, seed):
-    sets = paper_split(LABELS, CLASSES, validation_share=share, seed=seed)
-    assert 0 < validated(sets)[2] < 10
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("validation_share", share) for share in (0.0, 1.0, -0.1, float("nan"))]
-    + [("seed", seed) for seed in (-1, 2**32)],
-)
-def test_a_share_or_seed_out_of_range_is_refused(name, value):
-    with pytest.raises(UsageError, match=name):
-        paper_split(LABELS, CLASSES, **{"seed": 0, name: value})
-
-
-def test_the_table_has_the_columns_that_others_rely_on_and_quotes(tmp_path):
-    write_split(tmp_path / "split.csv", tiny_split())
-    header, row, *_ = (tmp_path / "split.csv").read_text().splitlines()
-    assert (header, row) == (HEADER, '"a,b",00,train,MEL,g,')
-
-
-@pytest.mark.parametrize(
-    ("rows", "says"),
-    [
-        (["id,hash,set", "a,00,train"], "its columns are not"),
-        ([HEADER, "a,00,,MEL,g,"], "row 2 has an empty cell"),
-        ([HEADER, "a,0,t,M,g,", "a,1,t,M,g,"], "id occurs more than once"),
-    ],
-)
-def test_a_damaged_table_is_refused(tmp_path, rows, says):
-    (tmp_path / "split.csv").write_text("\n".join(rows))
-    with pytest.raises(DataError, match=rf"split\.csv.*{says}"):
-        read_split(tmp_path / "split.csv")
-
-
-def lesions(labels, of_lesion=3, seed=0):
-    """Groups of up to three images of one class each."""
-    random = np.random.default_rng(seed)
-    groups = np.empty(len(labels), dtype=object)
-    for label in np.unique(labels):
-        members = random.permutation(np.flatnonzero(labels == label))
-        for number, lesion in enumerate(np.array_split(members, -(-len(members) // of_lesion))):
-            groups[lesion] = f"{label}-{number}"
-    return groups.tolist()
-
-
-GROUPED = np.repeat([0, 1, 2], [120, 450, 36])
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_grouped_split_gives_each_set_its_share_of_each_class(seed):
-    sets = grouped_split(GROUPED, CLASSES, lesions(GROUPED), seed=seed)
-    for part, percent in {"train": 70, "tune": 5, "calibrate": 15, "test": 10}.items():
-        counts = np.bincount(GROUPED[sets == part], minlength=3)
-        assert np.abs(counts - np.array([120, 450, 36]) * percent / 100).max() <= 5
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("count", [4, 5, 9, 19])
-def test_every_set_has_a_class_of_at_least_four_groups(count, seed):
-    labels = np.repeat([0, 1, 2], [120, 450, count])
-    sets = grouped_split(labels, CLASSES, lesions(labels, of_lesion=1), seed=seed)
-    assert {*sets[labels == 2]} == {"train", "tune", "calibrate", "test"}
-
-
-def test_a_group_of_a_rare_class_is_drawn_into_any_of_the_sets():
-    labels = np.repeat([0, 1], 20)
-    groups = lesions(labels, of_lesion=5)
-    drawn = [grouped_split(labels, CLASSES, groups, seed=seed)[0] for seed in range(20)]
-    assert {*drawn} == {"train", "tune", "calibrate", "test"}
-
-
-def test_a_set_gives_away_no_group_that_it_alone_has_of_another_class():
-    """Group 43 has images of both rare classes."""
-    labels = np.repeat([2, 0, 1], [40, 4, 4])
-    groups = [str(number) for number in [*range(44), 43, 44, 45, 46]]
-    for seed in range(30):
-        sets = grouped_split(labels, CLASSES, groups, seed=seed)
-        for label in range(3):
-            assert {*sets[labels == label]} == {"train", "tune", "calibrate", "test"}
-
-
-def test_a_class_of_three_groups_cannot_be_in_four_sets():
-    labels = np.repeat([0, 1], [60, 9])
-    with pytest.raises(DataError, match="'NV' has 3 groups"):
-        grouped_split(labels, CLASSES, lesions(labels), seed=0)
-    with pytest.raises(DataError, match="'NV' has 1 group"):
-        grouped_split(labels, CLASSES, lesions(labels, of_lesion=9), seed=0)
-    labels = np.repeat([0, 1, 2], 8)  # too few for tenths
-    with pytest.raises(DataError, match="8"):
-        grouped_split(labels, CLASSES, lesions(labels, of_lesion=1), seed=0)
-
-
-def test_too_few_groups_cannot_be_partitioned():
-    with pytest.raises(DataError, match=r"too few groups of images \(2\)"):
-        partition_groups(["a", "b", "a"], 3, seed=0)
+@given(labelled(), shares, seeds)
+def test_each_class_gives_validation_its_share_to_within_one_image_by_the_seed(labels, share, seed):
+    try:
+        sets = paper_split(labels, CLASSES, validation_share=float(share), seed=seed)
+    except UsageError:  # a class would be missing in a set; another test sees to that
+        reject()
+    again = paper_split(labels.copy(), CLASSES, validation_share=float(share), seed=seed)
+    assert (again == sets).all()
+    held_out = int((sets == "validation").sum())
+    assert abs(held_out - share * len(labels)) <= 1
+    assert (sets == "train").sum() == len(labels) - held_out
+    for label in range(3):
+        exact = Fraction(int((labels == label).sum()) * held_out, len(labels))
+        assert abs(int((sets[labels == label] == "validation").sum()) - exact) < 1
 
 
 @pytest.mark.parametrize(("percent", "count"), [(7, 100), (14, 50), (28, 25), (55, 100), (7, 200)])
@@ -148,3 +69,154 @@ def test_a_decimal_share_holds_out_exactly_so_many_images(percent, count):
     labels = np.zeros(count, dtype=np.int64)
     sets = paper_split(labels, ("NV",), validation_share=percent / 100, seed=0)
     assert (sets == "validation").sum() * 100 == percent * count
+
+
+def test_a_share_that_leaves_a_class_out_names_the_rarest_and_shares_that_work():
+    labels = np.repeat([0, 1, 2], [40, 150, 10])
+    for share in (0.00001, 0.01, 0.02, 0.99, 0.99999):
+        with pytest.raises(UsageError, match=r"'DF' \(10 images\).*from 0\.1 to 0\.9"):
+            paper_split(labels, CLASSES, validation_share=share, seed=0)
+    for share, seed in product((0.1, 0.9), range(5)):
+        sets = paper_split(labels, CLASSES, validation_share=share, seed=seed)
+        assert {*sets[labels == 2]} == {"train", "validation"}
+    with pytest.raises(DataError, match="'NV'"):
+        paper_split(np.array([0] * 20 + [1]), CLASSES, seed=0)
+
+
+@given(with_lesions(), seeds, seeds)
+def test_every_class_is_in_all_four_sets_and_no_group_in_two_in_any_order(drawn, seed, other):
+    labels, groups = drawn
+    try:
+        sets = grouped_split(labels, CLASSES, groups, seed=seed)
+    except DataError:  # a class has too few groups
+        reject()
+    sets_of = defaultdict(set)
+    for group, name in zip(groups, sets.tolist(), strict=True):
+        sets_of[group].add(name)
+    assert {*zip(labels.tolist(), sets.tolist(), strict=True)} == {*product(range(3), SETS)}
+    assert all(len(names) == 1 for names in sets_of.values())
+    order = np.random.default_rng(other).permutation(len(labels))
+    shuffled = grouped_split(labels[order], CLASSES, [groups[at] for at in order], seed=seed)
+    assert (shuffled == sets[order]).all()
+
+
+def lesions(labels, per_lesion=3, seed=0):
+    """Groups of up to three images of one class each."""
+    random = np.random.default_rng(seed)
+    groups = np.empty(len(labels), dtype=object)
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        for number, lesion in enumerate(np.array_split(members, -(-len(members) // per_lesion))):
+            groups[lesion] = f"{label}-{number}"
+    return groups.tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_grouped_split_gives_each_set_its_share_of_each_class(seed):
+    labels = np.repeat([0, 1, 2], [120, 450, 36])
+    sets = grouped_split(labels, CLASSES, lesions(labels), seed=seed)
+    for name, percent in {"train": 70, "tune": 5, "calibrate": 15, "test": 10}.items():
+        counts = np.bincount(labels[sets == name], minlength=3)
+        assert np.abs(counts - np.array([120, 450, 36]) * percent / 100).max() <= 5
+
+
+@pytest.mark.parametrize("count", [4, 5, 9, 19])
+def test_every_set_has_a_class_of_at_least_four_groups(count):
+    labels = np.repeat([0, 1, 2], [120, 450, count])
+    for seed in range(5):
+        sets = grouped_split(labels, CLASSES, lesions(labels, per_lesion=1), seed=seed)
+        assert {*sets[labels == 2]} == {*SETS}
+
+
+def test_a_group_of_a_rare_class_is_drawn_into_any_of_the_sets():
+    labels = np.repeat([0, 1], 20)
+    groups = lesions(labels, per_lesion=5)
+    drawn = [grouped_split(labels, CLASSES, groups, seed=seed)[0] for seed in range(20)]
+    assert {*drawn} == {*SETS}
+
+
+def test_a_set_gives_away_no_group_that_it_alone_has_of_another_class():
+    """Group 43 has images of both rare classes."""
+    labels = np.repeat([2, 0, 1], [40, 4, 4])
+    groups = [str(number) for number in [*range(44), 43, 44, 45, 46]]
+    for seed in range(20):
+        sets = grouped_split(labels, CLASSES, groups, seed=seed)
+        for label in range(3):
+            assert {*sets[labels == label]} == {*SETS}
+
+
+@pytest.mark.parametrize(
+    ("counts", "per_lesion", "named"),
+    [((60, 9), 3, "'NV' has 3 groups"), ((60, 9), 9, "'NV' has 1 group"), ((8, 8, 8), 1, "8")],
+)
+def test_too_few_groups_or_images_cannot_be_in_four_sets(counts, per_lesion, named):
+    labels = np.repeat(range(len(counts)), counts)
+    with pytest.raises(DataError, match=named):
+        grouped_split(labels, CLASSES, lesions(labels, per_lesion=per_lesion), seed=0)
+
+
+group_names = st.lists(st.sampled_from(["a", "b", "ä", "c d", "lesion"]), min_size=1, max_size=20)
+
+
+@given(group_names, st.integers(1, 4), seeds, st.data())
+def test_partitioned_groups_stay_together_with_every_image_once_in_any_order(
+    groups, count, seed, data
+):
+    if len(set(groups)) < count:
+        with pytest.raises(DataError):
+            partition_groups(groups, count, seed=seed)
+        return
+    sets = partition_groups(groups, count, seed=seed)
+    assert sorted(np.concatenate(sets).tolist()) == list(range(len(groups)))
+    names = [{groups[at] for at in rows} for rows in sets]
+    assert sum(map(len, names)) == len(set(groups))
+    assert max(map(len, names)) - min(map(len, names)) <= 1
+    order = data.draw(orders(len(groups)))
+    shuffled = partition_groups([groups[at] for at in order], count, seed=seed)
+    assert [{groups[order[at]] for at in rows} for rows in shuffled] == names
+
+
+@given(columns(4, 6, 8))
+def test_leaks_are_the_other_sets_of_all_images_that_share_group_or_content(drawn):
+    sets, groups, contents = drawn
+    split = Split(
+        ids=tuple(map(str, range(len(sets)))),
+        hashes=tuple(f"content {content}" for content in contents),
+        sets=tuple(SETS[number] for number in sets),
+        labels=("NV",) * len(sets),
+        groups=tuple(f"lesion {group}" for group in groups),
+    )
+    images = list(zip(split.sets, split.groups, split.hashes, strict=True))
+    for (name, group, content), leak in zip(images, leaks(split), strict=True):
+        others = {s for s, g, c in images if s != name and (g == group or c == content)}
+        assert leak.split() == sorted(others)
+    apart = {g for s, g, _ in images for t, h, _ in images if g == h and s != t}
+    assert count_shared_groups(split.groups, np.array(split.sets)) == len(apart)
+    assert leakage_of(split, "test").separate == (not any(leaks(split)))
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return tmp_path_factory.mktemp("split") / "split.csv"
+
+
+cells = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
+
+
+@given(rows=st.lists(st.tuples(*[cells] * 5), min_size=1, max_size=5, unique_by=lambda row: row[0]))
+def test_a_split_of_any_names_survives_its_table(table, rows):
+    ids, hashes, sets, labels, groups = zip(*rows, strict=True)
+    split = Split(ids=ids, hashes=hashes, sets=sets, labels=labels, groups=groups)
+    write_split(table, split)
+    assert table.read_text().splitlines()[0] == HEADER
+    assert read_split(table) == split
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [["id,hash,set", "a,00,train"], [HEADER, "a,00,,MEL,g,"], [HEADER, *["a,0,t,M,g,"] * 2]],
+)
+def test_a_damaged_table_is_named(tmp_path, rows):
+    (tmp_path / "split.csv").write_text("\n".join(rows))
+    with pytest.raises(DataError, match=r"split\.csv"):
+        read_split(tmp_path / "split.csv")

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -37,12 +37,13 @@ def paper_split(
     """Split at random by image into `train` and `validation`, stratified by class (paper, 4.1).
 
     Images of one group may end up in both sets; `count_shared_groups` counts such groups.
+
+    Raises:
+        DataError: A class has one image.
+        UsageError: The share leaves a set without images of a class.
     """
     from sklearn.model_selection import train_test_split  # a second, which reading splits saves
 
-    if not 0 < validation_share < 1:
-        raise UsageError(f"`validation_share` must be in (0, 1), got {validation_share}")
-    _check_images_and_seed(labels, seed)
     counts = np.bincount(labels, minlength=len(classes))
     check_class_sizes(labels, classes)
     sets = np.full(len(labels), "train", dtype="<U10")
@@ -52,33 +53,16 @@ def paper_split(
         chosen = {"test_size": size, "stratify": labels, "random_state": seed}
         sets[train_test_split(np.arange(len(labels)), **chosen)[1]] = "validation"
     validation = np.bincount(labels[sets == "validation"], minlength=len(classes))
-    _check_both_sets(validation, counts, classes, share=validation_share)
-    return sets
-
-
-def _check_images_and_seed(labels: Labels, seed: int) -> None:
-    if not 0 <= seed < 2**32:
-        raise UsageError(f"`seed` must be in [0, 2**32), got {seed}")
-    if not len(labels):
-        raise DataError("there are no images to split; choose classes that have some")
-
-
-def _check_both_sets(
-    validation: Int[np.ndarray, " classes"],
-    counts: Int[np.ndarray, " classes"],
-    classes: Sequence[str],
-    *,
-    share: float,
-) -> None:
     in_one_set = (counts > 0) & ((validation == 0) | (validation == counts))
-    if not in_one_set.any():
-        return
-    rarest = int(np.argmin(np.where(in_one_set, counts, counts.max() + 1)))
-    least = math.ceil(1000 / counts[rarest]) / 1000
-    raise UsageError(
-        f"`validation_share` {share} leaves one set without images of class {classes[rarest]!r} "
-        f"({counts[rarest]} images); choose a share from {least:g} to {1 - least:g}"
-    )
+    if in_one_set.any():
+        rarest = int(np.argmin(np.where(in_one_set, counts, counts.max() + 1)))
+        least = math.ceil(1000 / counts[rarest]) / 1000
+        raise UsageError(
+            f"`validation_share` {validation_share} leaves one set without images of class "
+            f"{classes[rarest]!r} ({counts[rarest]} images); choose a share from {least:g} to "
+            f"{1 - least:g}"
+        )
+    return sets
 
 
 def grouped_split(
@@ -93,22 +77,7 @@ def grouped_split(
     Raises:
         DataError: A class has too few groups to be in all four sets.
     """
-    _check_images_and_seed(labels, seed)
     numbered = np.unique(np.array(groups), return_inverse=True)[1]
-    _check_group_counts(labels, classes, numbered)
-    tenth = stratified_folds(labels, numbered, TENTHS, seed)
-    sets = np.full(len(labels), "train", dtype="<U10")
-    sets[tenth == 0] = "test"
-    of_policies = np.flatnonzero((tenth == 1) | (tenth == 2))
-    quarter = stratified_folds(labels[of_policies], numbered[of_policies], QUARTERS, seed)
-    sets[of_policies] = np.where(quarter == 0, "tune", "calibrate")
-    _complete(sets, labels, classes, numbered, seed)
-    return sets
-
-
-def _check_group_counts(
-    labels: Labels, classes: Sequence[str], numbered: Int[np.ndarray, " n"]
-) -> None:
     for label in np.unique(labels):
         count = len(np.unique(numbered[labels == label]))
         if count < len(GROUPED_SETS):
@@ -122,6 +91,14 @@ def _check_group_counts(
             f"no class has more than {most} images, too few for the tenths of a grouped split; "
             'add images or use `split="paper"`'
         )
+    tenth = stratified_folds(labels, numbered, TENTHS, seed)
+    sets = np.full(len(labels), "train", dtype="<U10")
+    sets[tenth == 0] = "test"
+    of_policies = np.flatnonzero((tenth == 1) | (tenth == 2))
+    quarter = stratified_folds(labels[of_policies], numbered[of_policies], QUARTERS, seed)
+    sets[of_policies] = np.where(quarter == 0, "tune", "calibrate")
+    _complete(sets, labels, classes, numbered, seed)
+    return sets
 
 
 def stratified_folds(
@@ -153,10 +130,8 @@ def _complete(
     for label, name in product(np.unique(labels).tolist(), GROUPED_SETS):
         if (labels[sets == name] == label).any():
             continue
-        spares = {
-            other: _spare_groups(labels, numbered, sets == other, label) for other in GROUPED_SETS
-        }
-        spare = max(spares.values(), key=len)
+        spares = (_spare_groups(labels, numbered, sets == other, label) for other in GROUPED_SETS)
+        spare = max(spares, key=len)
         if not len(spare):
             raise DataError(
                 f"with this seed, the set {name!r} has no image of class {classes[label]!r}; "
@@ -223,25 +198,10 @@ class EvaluationSets(NamedTuple):
         return self.tuning != self.measured
 
 
-class SplitKind(NamedTuple):
-    """A way to split: `draw(labels, classes, groups, validation_share=, seed=)`."""
-
-    draw: Callable[..., SetNames]
-    evaluation_sets: EvaluationSets
-
-
-SPLITS: Registry[SplitKind] = Registry(
+SPLITS: Registry[EvaluationSets] = Registry(
     "split",
-    paper=SplitKind(
-        lambda labels, classes, _groups, **settings: paper_split(labels, classes, **settings),
-        EvaluationSets("validation", "validation", "validation"),
-    ),
-    grouped=SplitKind(
-        lambda labels, classes, groups, *, seed, **_: grouped_split(
-            labels, classes, groups, seed=seed
-        ),
-        EvaluationSets("tune", "tune", "test"),
-    ),
+    paper=EvaluationSets("validation", "validation", "validation"),
+    grouped=EvaluationSets("tune", "tune", "test"),
 )
 
 
@@ -322,13 +282,9 @@ def read_split(path: Path) -> Split:
     """Inverse of `write_split`."""
     remedy = "run the command that wrote it again"
     with explain_damage(path, remedy=remedy), path.open(encoding="utf-8", newline="") as file:
-        lines = csv_rows(file)
-        if tuple(next(lines)[1]) != COLUMNS:
-            raise ValueError(f"its columns are not {', '.join(COLUMNS)}")
-        rows = [cells for _, cells in lines]
-        for number, cells in enumerate(rows, start=2):
-            if len(cells) != len(COLUMNS) or not all(cells[:-1]):
-                raise ValueError(f"row {number} has an empty cell")
+        header, *rows = (tuple(cells) for _, cells in csv_rows(file))
+        if header != COLUMNS or not all(len(row) == len(COLUMNS) and all(row[:-1]) for row in rows):
+            raise ValueError("a column is missing, or a cell is empty")
         ids, hashes, sets, labels, groups, _ = zip(*rows, strict=True) if rows else ((),) * 6
         if len(set(ids)) < len(ids):
             raise ValueError("an id occurs more than once")

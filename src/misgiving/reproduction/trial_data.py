@@ -104,7 +104,7 @@ class TrialData:
     @property
     def evaluation_sets(self) -> EvaluationSets:
         """Sets that are monitored, tuned on and measured."""
-        return SPLITS[self.protocol.images.split].evaluation_sets
+        return SPLITS[self.protocol.images.split]
 
     def setup(self, unit: Unit) -> TrainingSetup:
         """The training run of a unit; all models of a trial see the same split and batches."""

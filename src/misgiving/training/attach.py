@@ -17,7 +17,7 @@ from misgiving.data.batching import sampling_order
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
-from misgiving.data.splits import SPLITS
+from misgiving.data.splits import grouped_split
 from misgiving.errors import UsageError
 from misgiving.models.joint import JointClassifier
 from misgiving.models.loss_estimator import LossEstimator
@@ -93,7 +93,7 @@ def attach_run(
         on_bad_image=config.on_bad_image,
     )
     images = grouped_images(prepared.align(trained.classes)[0], "grouped")
-    sets = SPLITS["grouped"].draw(images.labels, images.classes, images.groups, seed=training.seed)
+    sets = grouped_split(images.labels, images.classes, images.groups, seed=training.seed)
     learned, tune = (
         predict(joint, images.select(np.flatnonzero(sets == name)), on_image=on_predicted)
         for name in ("train", "tune")

@@ -14,7 +14,14 @@ from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.duplicates import image_hashes, near_duplicates
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
-from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split
+from misgiving.data.splits import (
+    SPLITS,
+    EvaluationSets,
+    SetNames,
+    Split,
+    grouped_split,
+    paper_split,
+)
 from misgiving.errors import UsageError, reason_of
 from misgiving.groups import join_groups
 from misgiving.manifests import sha256_of_lines
@@ -51,7 +58,7 @@ class TrainingSetup:
     augmentation: AugmentationSettings
     model: ModelConfig
     training: TrainingConfig
-    evaluation_sets: EvaluationSets = SPLITS["paper"].evaluation_sets
+    evaluation_sets: EvaluationSets = SPLITS["paper"]
 
     def images_of(self, set_name: str) -> ImageSet:
         """The images of one set."""
@@ -97,7 +104,7 @@ def prepare_training(
         augmentation=dataset.augmentation if images.augment else AugmentationSettings.none(),
         model=model,
         training=training,
-        evaluation_sets=SPLITS[images.split].evaluation_sets,
+        evaluation_sets=SPLITS[images.split],
     )
 
 
@@ -121,13 +128,10 @@ def check_settings(
 
 def draw_sets(images: ImageSet, config: DataConfig, *, seed: int) -> SetNames:
     """Split images at random: the name of the set of each."""
-    return SPLITS[config.split].draw(
-        images.labels,
-        images.classes,
-        images.groups,
-        validation_share=config.validation_share,
-        seed=seed,
-    )
+    if config.split == "grouped":
+        return grouped_split(images.labels, images.classes, images.groups, seed=seed)
+    share = config.validation_share
+    return paper_split(images.labels, images.classes, validation_share=share, seed=seed)
 
 
 def grouped_images(images: ImageSet, split: str) -> ImageSet:
