@@ -74,7 +74,7 @@ def client(serving):
 def page_service(tmp_path):
     from triage import Serving
 
-    service = Serving(tmp_path / "cases.sqlite")
+    service = Serving(tmp_path / "cases.sqlite", keep_images=tmp_path / "kept")
     yield service
     service.close()
 

@@ -2,7 +2,6 @@
 
 import re
 
-import corpus
 from standin import picture, sent
 
 HOSTILE = [
@@ -52,27 +51,6 @@ MALFORMED = [
     b'{"verdict": "agree", "note": 1e999}',
     b"\xff\xfe",
 ]
-
-
-def test_unusual_files_become_cases_and_bad_ones_problems_with_a_remedy(client, tmp_path):
-    cases = [
-        (case, (tmp_path / "corpus" / case.name).read_bytes())
-        for case in corpus.build(tmp_path / "corpus")
-        if (tmp_path / "corpus" / case.name).is_file() and case.name != "device.png"
-    ]
-    parts = [("files", (f"{number}.png", data)) for number, (_, data) in enumerate(cases)]
-    results = []
-    for start in range(0, len(parts), 100):
-        response = client.post("/decisions", files=parts[start : start + 100])
-        assert response.status_code in (200, 422)
-        results += response.json()["results"]
-    for (case, _), result in zip(cases, results, strict=True):
-        assert (result["case"] is None) == (case.refused is not None), case.name
-        if case.refused is not None:
-            assert re.search(case.refused, result["problem"]["detail"])
-            assert ";" in result["problem"]["detail"]
-    readable = {data for case, data in cases if case.refused is None}  # equal files are one case
-    assert client.get("/cases").json()["total"] == len(readable) > 40
 
 
 def test_a_hostile_name_is_only_ever_text(serving, tmp_path):

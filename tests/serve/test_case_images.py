@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -42,16 +41,19 @@ def test_thumbnails_of_older_cases_are_forgotten(serving):
     assert statuses == [404, 404, 200, 200, 200]
 
 
-def test_kept_images_survive_a_restart(serving, tmp_path, sqlite_place):
+def test_kept_images_are_private_and_survive_a_restart(serving, tmp_path, sqlite_place):
     case = sent(serving(keep_images=tmp_path / "kept"))
-    kept = {"store": Store.open(sqlite_place), "keep_images": tmp_path / "kept"}
-    again, url = serving(**kept), f"/cases/{case['id']}"
+    options = {"store": Store.open(sqlite_place), "keep_images": tmp_path / "kept"}
+    again, url = serving(**options), f"/cases/{case['id']}"
     image = again.get(f"{url}/image")
     assert (image.content, image.headers["content-type"]) == (picture(), "image/png")
     assert again.get(f"{url}/thumbnail").status_code == 200
-    kept["store"] = Store.open(sqlite_place)
-    refused = serving(**kept, max_pixels=9).get(f"{url}/thumbnail")
+    options["store"] = Store.open(sqlite_place)
+    refused = serving(**options, max_pixels=9).get(f"{url}/thumbnail")
     assert (refused.status_code, "more than 9 pixels" in refused.json()["detail"]) == (422, True)
+    kept = [tmp_path / "kept", *(tmp_path / "kept").rglob("*")]
+    modes = {(path.is_dir(), path.stat().st_mode & 0o777) for path in kept}
+    assert modes == {(True, 0o700), (False, 0o600)}
     (tmp_path / "kept" / case["sha256"][:2] / case["sha256"]).unlink()
     assert again.get(f"{url}/image").status_code == 404
 
@@ -93,26 +95,6 @@ def test_file_and_folders_are_durable_before_the_response(tmp_path, monkeypatch)
     assert (tmp_path / "kept", [sha256[:2]]) in forced
     assert [path for path, names in forced if names is None and path.suffix == ".partial"]
     assert forced[-1] == (folder, [sha256])
-
-
-def test_kept_files_are_private_and_the_umask_stays_while_many_threads_write(tmp_path):
-    images = ImageFiles(tmp_path / "kept")
-    before = os.umask(0o022)
-
-    def keep(thread):
-        for number in range(40):
-            content = f"{thread} {number}".encode()
-            images.write(hashlib.sha256(content).hexdigest(), content)
-
-    threads = [threading.Thread(target=keep, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert os.umask(before) == 0o022
-    kept = [tmp_path / "kept", *(tmp_path / "kept").rglob("*")]
-    modes = {(path.is_dir(), path.stat().st_mode & 0o777) for path in kept}
-    assert modes == {(True, 0o700), (False, 0o600)}
 
 
 def drops_in_loops(model_input, share, cells):

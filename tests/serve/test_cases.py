@@ -44,16 +44,10 @@ def test_a_cursor_leads_through_the_whole_list(worklist):
 
 def test_filters_select_cases(worklist):
     selected = {
-        "decision=ood": {"GRÜN.png"},
         "decision=accept&decision=ood": {"0.1.png", "1.0.png", "GRÜN.png"},
         "class=light": {"0.6.png", "1.0.png"},
-        "class=light' OR '1'='1": set(),
         "name=grün": {"GRÜN.png"},  # in any alphabet
         "name=grun": set(),
-        "name=0.6": {"0.6.png"},
-        "name=%25": set(),
-        "name=_": set(),
-        "reviewed=true": set(),
         "reviewed=false&decision=defer": {"0.6.png"},
     }
     for query, expected in selected.items():

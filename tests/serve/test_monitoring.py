@@ -82,17 +82,6 @@ def test_the_cause_of_a_store_failure_is_logged_and_hidden_from_clients(
     assert metrics(client)['misgiving_failures_total{part="store"}'] == 3
 
 
-def test_an_image_that_cannot_be_written_is_logged_and_counted(serving, logged, tmp_path):
-    (tmp_path / "kept").write_text("a file where the folder should be")
-    client = serving(keep_images=tmp_path / "kept")
-    answer = client.post("/decisions", files={"files": (NAME, picture())})
-    assert answer.status_code == 503
-    assert "exists" not in answer.text
-    (line,) = (line for line in logged() if line["level"] == "error")
-    assert (line["event"], line["reason"]) == ("images failure", "File exists")
-    assert metrics(client)['misgiving_failures_total{part="images"}'] == 1
-
-
 class Broken(Standin):
     def decide_inputs(self, _):
         try:

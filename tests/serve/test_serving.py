@@ -10,19 +10,15 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-import uvicorn
 from commands import one_line
-from fastapi import FastAPI
 from processes import standin_at
 from standin import KEY, picture
-from threadpoolctl import threadpool_info, threadpool_limits
 from waiting import until
 
 from misgiving.bundle import export_run as exporting
 from misgiving.bundle.bundle import Bundle
 from misgiving.cli.serve import _bundle
 from misgiving.serve import server
-from misgiving.serve.settings import Settings
 
 
 def ask(where, method, path, body=None):
@@ -80,20 +76,6 @@ def test_other_machines_are_admitted_with_a_key_from_the_file_or_the_environment
     assert server.read_key(None, None) is None
     with server.listen("0.0.0.0", 0, has_key=True) as listener:
         assert server.address(listener).startswith("http://0.0.0.0:")
-
-
-def test_while_serving_numpy_uses_one_thread(monkeypatch):
-    def serve(*_, **__):
-        pools = threadpool_info()
-        threads.extend(pool["num_threads"] for pool in pools if pool["user_api"] == "blas")
-
-    threads = []
-    monkeypatch.setattr(uvicorn.Server, "run", serve)
-    for name in ("log_as_json", "return_freed_memory", "_allow_open_files"):  # of the process
-        monkeypatch.setattr(server, name, lambda *_, **__: None)
-    with threadpool_limits(2, "blas"), socket.socket() as listener:
-        server.run(FastAPI(), listener, Settings())
-    assert set(threads) == {1}
 
 
 def test_a_connection_without_a_request_is_closed(sqlite_place):

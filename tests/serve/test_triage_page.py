@@ -11,11 +11,9 @@ from PIL import Image
 from standin import picture
 from triage import (
     GREEN,
-    Serving,
     changing,
     choose,
     drop,
-    drop_paths,
     expect,
     files,
     names,
@@ -28,41 +26,36 @@ from triage import (
 pytestmark = needs_chromium
 
 SCRIPT = "<img src=x onerror=alert(1)>.png"
-TIMES = "\N{MULTIPLICATION SIGN}"
 
 
-def test_dropped_images_are_listed_worst_first_with_reasons_and_thumbnails(opened):
+def test_a_folder_is_listed_worst_first_and_files_that_are_not_images_are_named(opened, tmp_path):
+    chosen, dropped = tmp_path / "chosen", tmp_path / "patients"
+    (dropped / "one" / "two").mkdir(parents=True)
+    (dropped / "one" / "two" / "deep.png").write_bytes(picture(0.46))
+    chosen.mkdir()
+    (chosen / ".hidden").write_text("of the system")
+    (chosen / "notes.txt").write_text("no image")
+    for name, data in shades().items():
+        (chosen / name).write_bytes(data)
+    for number in range(101):  # a browser lists a hundred entries at a time
+        image = picture(colour=(number % 12, number // 12, 20), size=(4, 4))
+        (dropped / "one" / f"{number:03d}.png").write_bytes(image)
     page = opened()
-    drop(page, shades())
     rows = page.locator(".row")
+    page.locator("#folder").set_input_files(chosen)
     expect(rows).to_have_count(4)
-    assert names(page) == ["doubtful.png", "middling.png", "quite.png", "sure.png"]
+    worst_first = ["doubtful.png", "middling.png", "quite.png", "sure.png"]
+    assert names(page) == [f"chosen/{name}" for name in worst_first]
     expect(rows.first.locator(".badge")).to_have_text("defer")
     expect(rows.last.locator(".badge")).to_have_text("accept")
     expect(rows.first.locator(".risk")).to_have_text("45 % risk")
     page.wait_for_function(
         "() => [...document.querySelectorAll('.row img')].every((image) => image.naturalWidth > 0)"
     )
-
-
-def test_a_folder_is_sent_and_files_that_are_not_images_are_named(opened, tmp_path):
-    chosen, dropped = tmp_path / "chosen", tmp_path / "patients"
-    for folder in (chosen, dropped / "one" / "two"):
-        folder.mkdir(parents=True)
-        (folder / "deep.png").write_bytes(picture(0.4 if folder == chosen else 0.45))
-        (folder / ".hidden").write_text("of the system")
-        (folder / "notes.txt").write_text("no image")
-    for number in range(101):  # a browser lists a hundred entries at a time
-        image = picture(colour=(number % 12, number // 12, 20), size=(4, 4))
-        (dropped / "one" / f"{number:03d}.png").write_bytes(image)
-    page = opened()
-    page.locator("#folder").set_input_files(chosen)
-    expect(page.locator("#shown")).to_have_text("1 of 1 cases")
-    assert names(page) == ["chosen/deep.png"]
-    drop_paths(page, dropped)
-    expect(page.locator("#shown")).to_have_text("103 of 103 cases")
-    assert names(page)[0] == "patients/one/two/deep.png"
     assert "notes.txt" in page.locator("#failures-list").text_content()
+    drop(page, dropped)
+    expect(page.locator("#shown")).to_have_text("106 of 106 cases")
+    assert names(page)[0] == "patients/one/two/deep.png"
 
 
 def test_a_file_without_a_decision_in_time_is_sent_again_alone(opened):
@@ -88,10 +81,6 @@ def test_a_file_that_is_sent_again_is_one_case_and_a_script_in_its_name_is_text(
     expect(page.locator("#shown")).to_have_text("1 of 1 cases")
     page.locator(".row").click()
     expect(page.locator("#case-name")).to_have_text(SCRIPT)
-    page.locator("#note").fill("<script>alert(2)</script>")
-    page.locator("#agree").click()
-    expect(page.locator("#history")).to_contain_text("<script>alert(2)</script>")
-    assert page.locator("script").count() == 1
 
 
 def test_a_reload_keeps_filters_slider_order_and_selection_and_the_csv_has_them(opened):
@@ -160,13 +149,15 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_drift_is_announced_once
     page = opened(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     width = "() => document.documentElement.scrollWidth"
     expect(page.locator("#drift")).to_be_hidden()
-    choose(page, {"a_very_long_name_without_any_space_" * 4 + ".png": picture(0.4)})
-    page.locator("#setting summary").first.tap()
-    assert page.evaluate(width) <= 360
-    drop(page, {f"{n}.png": picture(colour=(0, 255, n), size=(9, 9)) for n in range(45)})
+    name = "a_very_long_name_without_any_space_" * 4 + ".png"
+    green = {f"{n}.png": picture(colour=(0, 255, n), size=(9, 9)) for n in range(45)}
+    page.locator("#files").set_input_files(files({name: picture(0.4), **green}))
     expect(page.locator("#drift")).to_be_visible()
     expect(page.locator("#status")).to_contain_text("no longer like")
-    page.locator(".row", has_text="a_very_long").tap()
+    page.locator("#setting summary").first.tap()
+    assert page.evaluate(width) <= 360
+    page.locator("#search").fill("a_very")
+    page.locator(".row").tap()
     expect(page.locator("#list")).to_be_hidden()
     expect(page.locator("#case")).to_be_visible()
     assert page.evaluate(width) <= 360
@@ -182,23 +173,17 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_drift_is_announced_once
     expect(page.locator("#status")).to_have_text("else")
 
 
-def test_the_original_is_shown_where_it_is_kept_and_the_browser_can(tmp_path, browser):
-    service = Serving(tmp_path / "kept.sqlite", keep_images=tmp_path / "kept")
-    page = browser.new_page()
-    page.goto(service.address)
-    page.wait_for_selector("body[data-ready]")
-    scan = io.BytesIO()
+def test_the_original_is_shown_where_the_browser_can(opened):
+    page, scan = opened(), io.BytesIO()
     Image.new("RGB", (64, 48)).save(scan, "TIFF")
     choose(page, {"wide.png": picture(0.4, size=(64, 48)), "scan.tif": scan.getvalue()})
     caption = page.locator("#picture-says")
     page.locator(".row", has_text="wide.png").click()
-    expect(caption).to_have_text(f"Original, 64 {TIMES} 48 pixels.")
+    expect(caption).to_have_text("Original, 64 \N{MULTIPLICATION SIGN} 48 pixels.")
     page.keyboard.press("s")  # the regions are those of the model's input
     expect(caption).to_contain_text("The model's 16-pixel input")
     page.locator(".row", has_text="scan.tif").click()
     expect(caption).to_contain_text("the browser cannot show the original")
-    page.close()
-    service.close()
 
 
 ROUNDED = {

@@ -70,23 +70,17 @@ def start_again(page):
 
 def stored(page_service, number, *, error=0.3, reviewed_by=None, **values):
     """Store a case as if another process, whose clock is far behind, had decided it."""
-    row = case(
-        number,
-        **{
-            "name": f"{number}.png",
-            "predicted_class": "dark",
-            "probability": None if error is None else 1 - error,
-            "probabilities": {"dark": 0.7, "light": 0.3},
-            "error_probability": error,
-            "predicted_loss": None,
-            "ood_p_value": 0.5,
-            "decision": "defer",
-            "acceptance_score": None if error is None else 1 - error,
-            "ood_score": -1.0,
-            "model_fingerprint": "f" * 64,
-        }
-        | values,
-    )
+    probability = None if error is None else 1 - error
+    numbers = {"error_probability": error, "probability": probability}
+    fixed = {
+        "name": f"{number}.png",
+        "predicted_class": "dark",
+        "probabilities": {"dark": 0.7, "light": 0.3},
+        "decision": "defer",
+        "acceptance_score": probability,
+        "model_fingerprint": "f" * 64,
+    }
+    row = case(number, **(fixed | numbers | values))
     page_service.store.add([row])
     if reviewed_by:
         page_service.store.review(row.id, said_by(reviewed_by))
@@ -112,17 +106,6 @@ def changing(page, pattern, change):
     page.route(pattern, answer)
 
 
-def rewriting(page, module, old, new):
-    """Serve a module of the page with another constant."""
-
-    def change(route):
-        text = route.fetch().text()
-        assert old in text
-        route.fulfill(body=text.replace(old, new), content_type="text/javascript")
-
-    page.route(f"**/page/{module}", change)
-
-
 def no_pictures(page):
     """Serve a blank thumbnail, for cases that are only in the store."""
     pixel = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
@@ -135,21 +118,7 @@ def names(page):
     return page.locator(".row .file").all_inner_texts()
 
 
-def drop(page, images):
-    """Drop files on the page."""
-    page.evaluate(
-        """(files) => {
-            const transfer = new DataTransfer();
-            for (const [name, bytes] of files)
-                transfer.items.add(new File([new Uint8Array(bytes)], name, {type: "image/png"}));
-            document.body.dispatchEvent(
-                new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true}));
-        }""",
-        [[name, list(data)] for name, data in images.items()],
-    )
-
-
-def drop_paths(page, *paths):
+def drop(page, *paths):
     """Drop files and folders of the disk on the page, as the system does."""
     session = page.context.new_cdp_session(page)
     data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}

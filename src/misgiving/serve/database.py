@@ -1,9 +1,7 @@
 """The database: engines for SQLite and PostgreSQL, and its tables."""
 
 import importlib
-import random
 import sqlite3
-import time
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +12,6 @@ from misgiving.errors import DataError, UsageError
 
 MAX_CONNECTIONS = 48  # more than FastAPI has threads, so that none waits for a connection
 LOCK_SECONDS = 30.0  # for which SQLite waits for another writer
-BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 POSTGRESQL_LIMITS = {
     "connect_timeout": 5,
     "options": "-c statement_timeout=15s",
@@ -88,7 +85,7 @@ ARRIVALS = sa.Table(
     "arrivals",
     METADATA,
     _number(),
-    Column("case_id", sa.ForeignKey(CASES.c.id, ondelete="CASCADE"), nullable=False, unique=True),
+    Column("case_id", sa.ForeignKey(CASES.c.id), nullable=False, unique=True),
     sqlite_autoincrement=True,
 )
 """Cases in the order of their arrival in the database: clocks of several machines differ."""
@@ -175,15 +172,7 @@ def _configure_sqlite(connection: sqlite3.Connection, _: Any) -> None:
     connection.create_function(  # its own knows only a to z
         "lower", 1, lambda text: text and text.lower(), deterministic=True
     )
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:  # SQLite itself does not wait while others open the same new file
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            break
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(random.uniform(0.005, 0.05))
+    connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
 

@@ -132,7 +132,7 @@ class Store:
         """At most `limit` cases after the case `cursor`, and the cursor of the next page, if any.
 
         Raises:
-            UsageError: The case of the cursor has been deleted.
+            UsageError: There is no case of the cursor.
         """
         keys = SORT_KEYS[query.order]
         selected = select(CASES).where(_conditions(query)).order_by(*(key.desc() for key in keys))
@@ -140,10 +140,7 @@ class Store:
             if cursor is not None:
                 last = connection.execute(select(*keys).where(CASES.c.id == cursor)).first()
                 if last is None:
-                    raise UsageError(
-                        f"the case of cursor {cursor} has been deleted; leave the cursor out to "
-                        "start with the first case"
-                    )
+                    raise UsageError(f"there is no case of the cursor {cursor}")
                 selected = selected.where(sa.tuple_(*keys) < tuple(last))
             cases = _cases(connection, selected.limit(limit + 1))
         return cases[:limit], cases[limit - 1].id if len(cases) > limit else None
