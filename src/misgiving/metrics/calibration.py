@@ -31,6 +31,11 @@ class Reliability(NamedTuple):
     counts: Int[np.ndarray, " bins"]
     """Number of samples."""
 
+    @property
+    def error(self) -> float:
+        """Mean distance of a bin's prediction from its observation, over samples."""
+        return float(self.counts @ np.abs(self.predicted - self.observed) / self.counts.sum())
+
 
 def reliability(
     predicted: Predicted,
@@ -87,9 +92,7 @@ def expected_calibration_error(
     >>> round(expected_calibration_error(np.array([0.5, 1.0]), np.array([0, 1]), bins=2), 6)
     0.25
     """
-    of_bins = reliability(predicted, observed, bins=bins, scheme=scheme, limits=limits)
-    gaps = np.abs(of_bins.predicted - of_bins.observed)
-    return float(of_bins.counts @ gaps / len(predicted))
+    return reliability(predicted, observed, bins=bins, scheme=scheme, limits=limits).error
 
 
 def classwise_calibration_error(

@@ -2,43 +2,38 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from misgiving.data.decoding import Picture, picture_of
 from misgiving.evaluation.evaluate import Evaluation
 from misgiving.evaluation.shares import reliability_with_intervals
 from misgiving.files import write_text
 from misgiving.groups import unit_of
-from misgiving.metrics.calibration import expected_calibration_error
 from misgiving.report.certificate import certificate_sentences, fitting_sentences, warnings
+from misgiving.report.contact_sheet import thumbnail_link
+from misgiving.report.figures import figure_link
+from misgiving.report.figures.evaluation import (
+    acceptance_figure,
+    histogram_figure,
+    matrix_figure,
+    reliability_figure,
+)
 from misgiving.report.names import detector_name
-from misgiving.report.rendering import environment, percent
+from misgiving.report.rendering import environment
 
 MAX_CLASSES = 15  # of the confusion matrix; the others are one row and column
 MAX_GROUPS, MAX_MORE_GROUPS = 25, 200  # of the table of subgroups, and folded below it
 GALLERY_IMAGES = 12  # of each kind
 OPERATING_POINTS = 10
-MAX_NAME = 20  # characters of a name in a figure
+POINTS, ERRORS = 6, 5  # in the words that describe a figure
+
+Scores = Float[np.ndarray, " _"]
 
 Pictures = Callable[[str], Picture | None]
 """Reads the image of an id; None where it cannot be read."""
-
-
-class Drawing(NamedTuple):
-    """A figure as a data URL, with a description for those who do not see it."""
-
-    link: str
-    alt: str
-
-
-class Card(NamedTuple):
-    """An image of the gallery."""
-
-    row: int
-    picture: str | None
 
 
 def write_report(
@@ -91,26 +86,25 @@ def _facts(evaluation: Evaluation) -> dict[str, Any]:
 
 def context(evaluation: Evaluation, *, title: str, pictures: Pictures | None) -> dict[str, Any]:
     """Variables of the page."""
-    judged, harms, deferral = evaluation.judged, evaluation.harms, evaluation.deferral
+    harms, deferral = evaluation.harms, evaluation.deferral
     errors, doubtful = gallery(evaluation)
-    read = pictures or _pictures_of(evaluation)
-    shown = harms[: MAX_GROUPS + MAX_MORE_GROUPS]
+    read, numbers = pictures or _pictures_of(evaluation), _numbers(evaluation)
     return {
         **_facts(evaluation),
+        **numbers,
+        "figures": _figures(evaluation, numbers),
         "title": title,
-        "inf": np.inf,
         "certified": [] if deferral is None else certificate_sentences(deferral),
         "policy_warnings": [] if deferral is None else warnings(deferral),
         "remarks": [] if deferral is None else fitting_sentences(deferral),
-        "figures": _figures(evaluation),
         "operating_points": _operating_points(evaluation),
-        "pooled": max(0, len(judged.classes) - MAX_CLASSES),
-        "harms": shown[:MAX_GROUPS],
-        "more_harms": shown[MAX_GROUPS:],
-        "left_out": len(harms) - len(shown),
-        "errors": _cards(judged.ids, errors, read),
-        "doubtful": _cards(judged.ids, doubtful, read),
-        "has_pictures": read is not None,
+        "pooled": max(0, len(evaluation.judged.classes) - MAX_CLASSES),
+        "harms": harms[:MAX_GROUPS],
+        "more_harms": harms[MAX_GROUPS : MAX_GROUPS + MAX_MORE_GROUPS],
+        "left_out": max(0, len(harms) - MAX_GROUPS - MAX_MORE_GROUPS),
+        "confident_errors": errors.tolist(),
+        "doubtful": doubtful.tolist(),
+        "thumbnail": None if read is None else lambda identity: thumbnail_link(read(identity)),
     }
 
 
@@ -130,12 +124,6 @@ def gallery(evaluation: Evaluation) -> tuple[Int[np.ndarray, " _"], Int[np.ndarr
     confident = wrong[np.argsort(-probabilities[wrong], kind="stable")[:GALLERY_IMAGES]]
     scores = np.nan_to_num(evaluation.scores, nan=-np.inf)
     return confident, np.argsort(scores, kind="stable")[:GALLERY_IMAGES]
-
-
-def _cards(ids: Sequence[str], rows: Int[np.ndarray, " _"], read: Pictures | None) -> list[Card]:
-    from misgiving.report.contact_sheet import thumbnail_link
-
-    return [Card(row, thumbnail_link(read(ids[row])) if read else None) for row in rows.tolist()]
 
 
 def confusion(
@@ -176,110 +164,64 @@ def _operating_points(evaluation: Evaluation) -> list[Any]:
     return sorted(shown, key=lambda point: -point.threshold)
 
 
-def _figures(evaluation: Evaluation) -> dict[str, Drawing]:
-    """The figures of the page; one that would be empty is missing."""
-    from misgiving.report.figures.evaluation import histogram_figure
-
-    scores, deferral = evaluation.scores, evaluation.deferral
-    certificate = None if deferral is None else deferral.certificate_
-    sets = {"right": scores[~evaluation.wrong], "wrong": scores[evaluation.wrong]}
-    drawn = {
-        "acceptance": _acceptance(evaluation),
-        "confusion": _confusion(evaluation),
-        "scores": _drawing(
-            histogram_figure(
-                sets,
-                xlabel=f"acceptance score: {detector_name(evaluation.score)}",
-                limit=None if certificate is None else certificate.accept_threshold,
-                limit_label="threshold",
-            ),
-            f"Histogram of the acceptance score. {_medians(sets)}",
-        ),
-    }
-    if np.isfinite(evaluation.probabilities).any():
-        drawn["reliability"] = _reliability(evaluation)
+def _numbers(evaluation: Evaluation) -> dict[str, Any]:
+    """Variables that the figures show, and that describe them to those who do not see them."""
+    judged, scores, wrong = evaluation.judged, evaluation.scores, evaluation.wrong
+    decided, ood_sets = evaluation.decided, {}
     if evaluation.ood and evaluation.inliers:
-        sets = {"in-distribution": evaluation.inliers.scores}
-        sets |= {name: result.images.scores for name, result in evaluation.ood.items()}
-        figure = histogram_figure(
-            {shortened(name): values for name, values in sets.items()},
+        ood_sets = {"in-distribution": evaluation.inliers.scores}
+        ood_sets |= {name: result.images.scores for name, result in evaluation.ood.items()}
+    counts, names = confusion(judged.classes, judged.labels, evaluation.classes)
+    errors = counts * (1 - np.eye(len(names), dtype=int))
+    most = [divmod(int(cell), len(names)) for cell in np.argsort(-errors, axis=None)[:ERRORS]]
+    accepts = bool(decided) and decided["accept"].events > 0
+    return {
+        "chosen": (decided["accept"].value, decided["error"].value) if accepts else None,
+        "points": _spaced(evaluation.curve, POINTS),
+        "score_sets": _finite({"right": scores[~wrong], "wrong": scores[wrong]}),
+        "ood_sets": _finite(ood_sets),
+        "confusion": (counts, names),
+        "most_frequent_errors": [
+            (names[i], names[j], errors[i, j]) for i, j in most if errors[i, j]
+        ],
+        "reliability": reliability_with_intervals(evaluation.probabilities, wrong, judged.units)
+        if np.isfinite(evaluation.probabilities).any()
+        else None,
+    }
+
+
+def _finite(sets: Mapping[str, Scores]) -> dict[str, Scores]:
+    """The finite scores of each set that has some."""
+    finite = {name: scores[np.isfinite(scores)] for name, scores in sets.items()}
+    return {name: scores for name, scores in finite.items() if len(scores)}
+
+
+def _figures(evaluation: Evaluation, numbers: Mapping[str, Any]) -> dict[str, str]:
+    """The figures of the page as data URLs; one that would be empty is missing."""
+    deferral = evaluation.deferral
+    certificate = None if deferral is None else deferral.certificate_
+    drawn = {
+        "acceptance": acceptance_figure(
+            evaluation.curve,
+            score=evaluation.score,
+            chosen=numbers["chosen"],
+            limit=None if deferral is None else deferral.max_error,
+        ),
+        "scores": histogram_figure(
+            numbers["score_sets"],
+            xlabel=f"acceptance score: {detector_name(evaluation.score)}",
+            limit=None if certificate is None else certificate.accept_threshold,
+            limit_label="threshold",
+        ),
+        "confusion": matrix_figure(*numbers["confusion"]),
+    }
+    if numbers["reliability"]:
+        drawn["reliability"] = reliability_figure(*numbers["reliability"])
+    if evaluation.ood:
+        drawn["ood"] = histogram_figure(
+            numbers["ood_sets"],
             xlabel=f"OOD score: {detector_name(evaluation.ood_detector)}",
             limit=None if certificate is None else certificate.ood_threshold,
             limit_label="OOD limit",
         )
-        drawn["ood"] = _drawing(figure, f"Histogram of the OOD score. {_medians(sets)}")
-    return drawn
-
-
-def _drawing(figure: Any, alt: str) -> Drawing:
-    from misgiving.report.figures import figure_link
-
-    return Drawing(figure_link(figure, "svg"), alt)
-
-
-def shortened(name: str) -> str:
-    """A name as a figure can show it; matplotlib would read formulas between dollar signs."""
-    short = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
-    return short.replace("$", r"\$")
-
-
-def _medians(sets: Mapping[str, np.ndarray]) -> str:
-    finite = {name: scores[np.isfinite(scores)] for name, scores in sets.items()}
-    medians = (f"{name} {np.median(values):.3g}" for name, values in finite.items() if len(values))
-    return f"Medians: {', '.join(medians)}."
-
-
-def _acceptance(evaluation: Evaluation) -> Drawing:
-    from misgiving.report.figures.evaluation import acceptance_figure
-
-    curve, decided = evaluation.curve, evaluation.decided
-    accepts = bool(decided) and decided["accept"].events > 0
-    chosen = (decided["accept"].value, decided["error"].value) if accepts else None
-    deferral = evaluation.deferral
-    figure = acceptance_figure(
-        np.array([[point.coverage, point.error.value, *point.error[2:]] for point in curve]),
-        score=evaluation.score,
-        chosen=chosen,
-        limit=deferral.max_error if deferral else None,
-    )
-    words = "; ".join(
-        f"{percent(point.coverage)} accepted: {percent(point.error.value)} wrong"
-        for point in _spaced(curve, 6)
-    )
-    at = "" if chosen is None else f" The policy is at {percent(chosen[0])}, {percent(chosen[1])}."
-    return _drawing(figure, f"Error among the accepted over the share accepted. {words}.{at}")
-
-
-def _reliability(evaluation: Evaluation) -> Drawing:
-    from misgiving.report.figures.evaluation import reliability_figure
-
-    probabilities, wrong = evaluation.probabilities, evaluation.wrong
-    bins, observed = reliability_with_intervals(probabilities, wrong, evaluation.judged.units)
-    known = np.isfinite(probabilities)
-    error = expected_calibration_error(probabilities[known], ~wrong[known], bins=len(bins.counts))
-    shares = np.array([[share.value, share.lower, share.upper] for share in observed])
-    figure = reliability_figure(
-        bins.predicted, shares[:, 0], bins.counts.astype(float), ends=shares[:, 1:]
-    )
-    words = "; ".join(
-        f"{percent(float(predicted))} predicted, {percent(share.value)} right"
-        for predicted, share in zip(bins.predicted, observed, strict=True)
-    )
-    alt = f"Probability of the predicted class and how often it is right. {words}."
-    return _drawing(figure, f"{alt} Expected calibration error {error:.3f}.")
-
-
-def _confusion(evaluation: Evaluation) -> Drawing:
-    from misgiving.report.figures.evaluation import matrix_figure
-
-    judged = evaluation.judged
-    counts, names = confusion(judged.classes, judged.labels, evaluation.classes)
-    off = counts * (1 - np.eye(len(names), dtype=int))
-    most = [divmod(int(cell), len(names)) for cell in np.argsort(-off, axis=None)[:5]]
-    words = "; ".join(
-        f"{names[true]} predicted as {names[predicted]}: {off[true, predicted]}"
-        for true, predicted in most
-        if off[true, predicted]
-    )
-    alt = f"Confusion matrix. Most frequent errors: {words or 'none'}."
-    return _drawing(matrix_figure(counts, [*map(shortened, names)]), alt)
+    return {name: figure_link(figure, "svg") for name, figure in drawn.items()}

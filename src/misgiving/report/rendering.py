@@ -3,6 +3,7 @@
 import math
 from functools import cache
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from misgiving.errors import visible
@@ -23,6 +24,7 @@ def environment(*, html: bool = True) -> Environment:
     templates.globals |= {"count": count, "inf": math.inf, "units": UNITS}
     templates.filters |= {
         "detector_name": detector_name,
+        "median": np.median,
         "plain": PLAIN.number,
         "points": POINTS.number,
         "visible": visible,

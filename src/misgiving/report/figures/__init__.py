@@ -59,6 +59,7 @@ STYLE: dict[Any, Any] = {  # newer matplotlib types each key, older takes any te
 Kind = Literal["png", "svg", "jpg"]
 MEDIA = {"svg": "image/svg+xml", "jpg": "image/jpeg"}
 KINDS: tuple[Kind, ...] = ("png", "svg")  # those that are written beside the page
+MAX_NAME = 20  # characters of a name
 HOVER = "hover:"  # before the words of a mark, in its id
 PROLOG = re.compile(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<!--.*?-->", re.DOTALL)
 MARK = re.compile(
@@ -123,6 +124,12 @@ def hover(axes: Axes, x: float, y: float, words: str) -> None:
     place: dict[str, Any] = {"transform": axes.transData, "gid": f"{HOVER}{words}"}
     mark = Line2D([x], [y], marker=".", linestyle="none", alpha=0, **place)
     axes.figure.add_artist(mark)  # to the figure: it is no line of a legend, and bounds no axis
+
+
+def shortened(name: str) -> str:
+    """A name as a figure can show it; matplotlib would read formulas between dollar signs."""
+    short = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
+    return short.replace("$", r"\$")
 
 
 def mark_missing(axes: Axes) -> None:

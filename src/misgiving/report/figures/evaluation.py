@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from misgiving.evaluation.shares import CurvePoint, Share
+from misgiving.metrics.calibration import Reliability
 from misgiving.report.figures import (
     INK,
     OTHER_COLOUR,
@@ -17,6 +19,7 @@ from misgiving.report.figures import (
     Line,
     hover,
     mark_missing,
+    shortened,
     styled,
 )
 from misgiving.report.names import DETECTOR_TITLES, count
@@ -50,18 +53,23 @@ Counts = Int[np.ndarray, "true predicted"]
 
 @styled
 def acceptance_figure(
-    points: Points, *, score: str, chosen: tuple[float, float] | None, limit: float | None
+    curve: Sequence[CurvePoint],
+    *,
+    score: str,
+    chosen: tuple[float, float] | None,
+    limit: float | None,
 ) -> Figure:
     """Risk over coverage of one score, with the share accepted and the error of a policy.
 
     Args:
-        points: Coverage, error among the accepted and the ends of its interval, NaN for none.
+        curve: Of the score.
         score: Name of the score in the results.
         chosen: Share that a policy accepts, and the error among it; None: there is no such point.
         limit: The target error rate of the policy.
     """
     figure = Figure(figsize=PANEL)
     axes = figure.subplots()
+    points = np.array([(point.coverage, point.error.value, *point.error[2:]) for point in curve])
     colour = draw_risk(axes, score, points)
     coverage, _, lower, upper = 100 * points[np.isfinite(points).all(axis=1)].T
     axes.fill_between(coverage, lower, upper, color=colour, alpha=0.1, linewidth=0)
@@ -88,22 +96,14 @@ def draw_risk(axes: Axes, detector: str, points: Points) -> str:
 
 
 @styled
-def reliability_figure(
-    predicted: Column, observed: Column, images: Column, *, ends: Float[np.ndarray, "bins 2"]
-) -> Figure:
-    """Share that is right over the predicted probability, by bin, with intervals.
-
-    Args:
-        predicted: Mean probability of each bin.
-        observed: Share of the bin that is right.
-        images: Number of images of the bin.
-        ends: Interval of the observed share.
-    """
+def reliability_figure(bins: Reliability, shares: Sequence[Share]) -> Figure:
+    """Share that is right over the predicted probability, by bin, with the intervals of shares."""
     figure = Figure(figsize=PANEL)
     axes = figure.subplots()
     axes.set(xlabel="predicted", ylabel="observed\nshare that is right (%)")
-    draw_bins(axes, 100 * predicted, 100 * observed, images)
-    axes.vlines(100 * predicted, *(100 * ends.T), color=INK, linewidth=1.0)
+    draw_bins(axes, 100 * bins.predicted, 100 * bins.observed, bins.counts.astype(float))
+    ends = 100 * np.array([(share.lower, share.upper) for share in shares])
+    axes.vlines(100 * bins.predicted, *ends.T, color=INK, linewidth=1.0)
     draw_diagonal([axes])
     return figure
 
@@ -141,31 +141,31 @@ def histogram_figure(
     limit: float | None,
     limit_label: str,
 ) -> Figure:
-    """The share of each set in each bar; sets differ in size, and scores that are not finite lack.
+    """The share of each set in each bar; sets differ in size.
 
     Args:
-        sets: Scores of each set by name.
+        sets: Finite scores of each set by name, at least one.
         xlabel: Name of the score.
         limit: A threshold, drawn as a line where it is finite.
         limit_label: Name of the threshold.
     """
     figure = Figure(figsize=PANEL)
     axes = figure.subplots()
-    finite = {name: scores[np.isfinite(scores)] for name, scores in sets.items()}
-    finite = {name: scores for name, scores in finite.items() if len(scores)}
-    if not finite:
+    if not sets:
         mark_missing(axes)
         return figure
     limits = [limit] if limit is not None and np.isfinite(limit) else []
-    ends = [*np.quantile(np.concatenate([*finite.values()]), [TAILS, 1 - TAILS]), *limits]
+    ends = [*np.quantile(np.concatenate([*sets.values()]), [TAILS, 1 - TAILS]), *limits]
     margin = 0.0 if min(ends) < max(ends) else 0.5
     edges = np.linspace(min(ends) - margin, max(ends) + margin, BARS + 1)
-    for number, (name, scores) in enumerate(finite.items()):
+    for number, (name, scores) in enumerate(sets.items()):
         counts, _ = np.histogram(np.clip(scores, edges[0], edges[-1]), edges)
         style: dict[str, Any] = {"color": OUTLINES[(number - 1) % len(OUTLINES)], "linewidth": 1.6}
         if not number:
             style = {"fill": True, "color": FILLED, "alpha": 0.45}
-        axes.stairs(100 * counts / len(scores), edges, label=f"{name} ({len(scores)})", **style)
+        axes.stairs(
+            100 * counts / len(scores), edges, label=f"{shortened(name)} ({len(scores)})", **style
+        )
     for value in limits:
         axes.axvline(value, color=INK, linewidth=1.0, linestyle="--", label=limit_label)
     axes.set(xlabel=xlabel, ylabel="share of the set (%)")
@@ -179,7 +179,7 @@ def matrix_figure(counts: Counts, names: Sequence[str]) -> Figure:
     side = max(3.8, 0.42 * len(names) + 1.0)
     figure = Figure(figsize=(side + 2.0, side))
     axes = figure.subplots()
-    draw_matrix(axes, counts, names, unit="images")
+    draw_matrix(axes, counts, [*map(shortened, names)], unit="images")
     axes.tick_params(axis="x", rotation=0 if max(map(len, names)) < 5 else 90)
     figure.draw_without_rendering()  # the layout of long labels needs two passes
     return figure
