@@ -6,16 +6,13 @@ import sys
 import threading
 import zlib
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from misgiving.data import cache
-from misgiving.data.batching import batches
 from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageArray
@@ -78,11 +75,6 @@ def left_in(cache):
     return sorted(path.name for path in cache.rglob("*")) if cache.exists() else []
 
 
-def test_every_image_is_preprocessed_in_order(tmp_path):
-    prepared = prepare(in_memory(pixels(50)), SMALL, cache=tmp_path)
-    np.testing.assert_array_equal(prepared.images, [SMALL(image) for image in pixels(50)])
-
-
 def test_a_file_is_decoded_no_larger_than_its_square_takes(tmp_path):
     path = tmp_path / "0.jpg"
     Image.fromarray(pixels(1, side=64)[0]).save(path)
@@ -93,19 +85,21 @@ def test_a_file_is_decoded_no_larger_than_its_square_takes(tmp_path):
     assert prepared.hashes == (hashlib.sha256(data).hexdigest(),)
 
 
-def test_a_second_preparation_decodes_nothing(tmp_path):
-    source = CountingSource(pixels())
-    dataset = in_memory(pixels(), images=source)
-    first, second = (prepare(dataset, SMALL, cache=tmp_path) for _ in range(2))
-    assert source.decoded == Counter(range(7))
-    assert first.hashes == second.hashes
-    np.testing.assert_array_equal(first.images, second.images)
-
-
-def test_a_prepared_set_is_read_without_writing(tmp_path, monkeypatch):
-    first = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+def test_every_image_is_preprocessed_once_in_order_and_then_read_without_writing(
+    tmp_path, monkeypatch
+):
+    source = CountingSource(pixels(50))
+    dataset = in_memory(pixels(50), images=source)
+    first = prepare(dataset, SMALL, cache=tmp_path)
     monkeypatch.setattr(cache, "locked", None)  # a cache may be for reading only
-    assert prepare(in_memory(pixels()), SMALL, cache=tmp_path).hashes == first.hashes
+    second = prepare(dataset, SMALL, cache=tmp_path)
+    assert source.decoded == Counter(range(50))
+    assert first.hashes == second.hashes
+    np.testing.assert_array_equal(first.images, [SMALL(image) for image in pixels(50)])
+    np.testing.assert_array_equal(first.images, second.images)
+    relabelled = in_memory(pixels(50), images=source, labels=np.ones(50, dtype=np.int64))
+    assert prepare(relabelled, SMALL, cache=tmp_path).labels.tolist() == [1] * 50
+    assert source.decoded.total() == 50
 
 
 def test_a_changed_file_is_prepared_again(folder, tmp_path):
@@ -118,48 +112,24 @@ def test_a_changed_file_is_prepared_again(folder, tmp_path):
     assert prepared.read(np.array([0]))[0, 0, 0].tolist() == [1, 2, 3]
 
 
-def test_labels_do_not_need_a_cache_of_their_own(tmp_path):
-    source = CountingSource(pixels())
-    prepare(in_memory(pixels(), images=source), SMALL, cache=tmp_path)
-    relabelled = in_memory(pixels(), images=source, labels=np.ones(7, dtype=np.int64))
-    assert prepare(relabelled, SMALL, cache=tmp_path).labels.tolist() == [1] * 7
-    assert source.decoded.total() == 7
-
-
-def cut(folder):
-    data = (folder / "images.npy").read_bytes()
-    (folder / "images.npy").write_bytes(data[:-10])
-
-
-def other_shape(folder):
-    np.save(folder / "images.npy", np.zeros((7, 5, 5, 3), dtype=np.uint8))
-
-
-def other_type(folder):
-    np.save(folder / "images.npy", np.zeros((7, 4, 4, 3)))
-
-
-def pickled(folder):
-    np.save(folder / "images.npy", np.array([{}]), allow_pickle=True)
-
-
 def overwrite(name, content):
     return lambda folder: (folder / name).write_bytes(content)
+
+
+def save(array, **options):
+    return lambda folder: np.save(folder / "images.npy", array, **options)
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        cut,
-        other_shape,
-        other_type,
-        pickled,
-        overwrite("images.npy", b""),
+        lambda folder: os.truncate(folder / "images.npy", 400),
+        save(np.zeros((7, 5, 5, 3), dtype=np.uint8)),
+        save(np.zeros((7, 4, 4, 3))),
+        save(np.array([{}]), allow_pickle=True),
         overwrite("images.npy", b"\x93NUMPY\x01\x00\x10\x00{'descr': garbage}"),
         overwrite("hashes.json", b"{"),
-        overwrite("hashes.json", b"[]"),
         overwrite("hashes.json", b'{"hashes": ["one"]}'),
-        overwrite("hashes.json", b"\xff"),
         lambda folder: (folder / "hashes.json").unlink(),
     ],
 )
@@ -179,12 +149,16 @@ def flipped(path, at):
 
 
 @pytest.mark.parametrize("at", [-1, -200, 128])  # the first pixel follows a header of 128 bytes
-def test_one_flipped_bit_of_the_pixels_is_found_when_they_are_read(tmp_path, at):
+def test_one_flipped_bit_of_the_pixels_is_found_when_they_are_read(tmp_path, monkeypatch, at):
     prepare(in_memory(pixels()), SMALL, cache=tmp_path)
     (folder,) = tmp_path.iterdir()
     flipped(folder / "images.npy", at)
     again = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
-    with pytest.raises(DataError, match=r"damaged.*run the same command again"):
+    with monkeypatch.context() as read_only:
+        read_only.setattr(Path, "unlink", refuse_to_write)
+        with pytest.raises(DataError, match=rf"{folder.name}: .*remove that folder"):
+            again.read(np.arange(7))
+    with pytest.raises(DataError):
         again.read(np.arange(7))
     third = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
     np.testing.assert_array_equal(third.read(np.arange(7)), [SMALL(image) for image in pixels()])
@@ -198,16 +172,6 @@ def test_an_image_is_checked_once_whatever_is_selected(tmp_path, monkeypatch):
     prepared.read(np.arange(7))
     assert set(checked) == {SMALL(image).tobytes() for image in pixels()}
     assert len(checked) <= 8
-
-
-def test_the_error_for_a_damaged_read_only_cache_says_how_to_repair_it(tmp_path, monkeypatch):
-    prepare(in_memory(pixels()), SMALL, cache=tmp_path)
-    (folder,) = tmp_path.iterdir()
-    flipped(folder / "images.npy", -1)
-    again = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
-    monkeypatch.setattr(Path, "unlink", refuse_to_write)
-    with pytest.raises(DataError, match=rf"{folder.name}: .*remove that folder"):
-        again.read(np.arange(7))
 
 
 def refuse_to_write(*_, **__):
@@ -224,17 +188,13 @@ def test_after_any_flipped_bit_of_the_record_the_set_is_prepared_again(tmp_path)
         assert (folder / "hashes.json").read_bytes() == content
 
 
-def test_an_image_that_cannot_be_decoded_leaves_nothing_behind(tmp_path):
-    dataset = in_memory(pixels(), images=CountingSource(pixels(), fail_at=5))
-    with pytest.raises(DataError, match="image 5 is damaged"):
-        prepare(dataset, SMALL, cache=tmp_path)
-    assert left_in(tmp_path) == []
-
-
-def test_an_interruption_leaves_nothing_behind(tmp_path):
+def test_a_failure_or_an_interruption_leaves_nothing_behind(tmp_path):
     def interrupt(*_: int) -> None:
         raise KeyboardInterrupt
 
+    dataset = in_memory(pixels(), images=CountingSource(pixels(), fail_at=5))
+    with pytest.raises(DataError, match="image 5"):
+        prepare(dataset, SMALL, cache=tmp_path)
     with pytest.raises(KeyboardInterrupt):
         prepare(in_memory(pixels()), SMALL, cache=tmp_path, report=interrupt)
     assert left_in(tmp_path) == []
@@ -311,65 +271,3 @@ def test_the_fingerprint_is_that_of_content_and_labels(tmp_path):
         for number, image in enumerate(pixels())
     )
     assert prepared.fingerprint == hashlib.sha256(text.encode()).hexdigest()
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
-def test_batches_hold_all_images_in_turn(tmp_path, batch_size):
-    prepared = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
-    parts = list(batches(prepared, batch_size=batch_size))
-    assert [len(part.labels) for part in parts[:-1]] == [batch_size] * (len(parts) - 1)
-    assert torch.cat([part.indices for part in parts]).tolist() == list(range(7))
-    assert torch.cat([part.labels for part in parts]).tolist() == prepared.labels.tolist()
-
-
-def test_a_batch_holds_fractions_with_the_channels_first(tmp_path):
-    prepared = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
-    images = next(batches(prepared, batch_size=2)).images
-    expected = prepared.images[:2].astype(np.float64).transpose(0, 3, 1, 2) / 255
-    np.testing.assert_allclose(images.numpy(), expected, rtol=1e-6)
-    assert images.is_contiguous()
-
-
-def test_batches_follow_the_order_that_is_given(tmp_path):
-    prepared = prepare(in_memory(pixels()), SMALL, cache=tmp_path).select(np.array([5, 3, 0]))
-    first, second = batches(prepared, batch_size=2, order=np.array([2, 0, 2]))
-    assert first.indices.tolist() == [2, 0]
-    assert second.indices.tolist() == [2]
-    expected = prepared.images[[0, 5]].transpose(0, 3, 1, 2) / np.float32(255)
-    np.testing.assert_array_equal(first.images.numpy(), expected)
-
-
-class CountedPixels:
-    """Counts how many batches have been read, and sets an event when there are three."""
-
-    def __init__(self, array):
-        self.array, self.read, self.third = array, 0, threading.Event()
-        self.shape = array.shape
-
-    def __getitem__(self, rows):
-        self.read += 1
-        if self.read == 3:
-            self.third.set()
-        if len(self.array) <= rows.max():
-            raise DataError("the disk is gone")
-        return self.array[rows]
-
-
-def test_two_batches_are_read_while_the_first_is_used(tmp_path, as_in_use):  # noqa: ARG001
-    prepared = prepare(in_memory(pixels(12)), SMALL, cache=tmp_path)
-    counted = CountedPixels(prepared.images)
-    running = batches(replace(prepared, images=counted), batch_size=1)
-    next(running)
-    assert counted.third.wait(60)
-
-
-def test_an_error_while_reading_ahead_is_raised_when_its_batch_is_requested(
-    tmp_path,
-    as_in_use,  # noqa: ARG001
-):
-    prepared = prepare(in_memory(pixels(4)), SMALL, cache=tmp_path)
-    broken = replace(prepared, images=CountedPixels(prepared.images[:3]))
-    running = batches(broken, batch_size=1)
-    assert [next(running).indices.item() for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(DataError, match="the disk is gone"):
-        next(running)

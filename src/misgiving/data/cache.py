@@ -6,14 +6,20 @@ A set may be larger than memory.
 import os
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from misgiving.data.datasets.dataset import Dataset, preprocessed, without
+from misgiving.data.datasets.dataset import (
+    Dataset,
+    HashedImage,
+    LabelledImages,
+    preprocessed,
+    without,
+)
 from misgiving.data.decoding import FAIL, check_bad_images, in_order, returning_bad_images
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImage, DataError
@@ -24,7 +30,7 @@ Report = Callable[[int, int], None]
 """Called with the number of images that are done, and the total."""
 
 RECORD = "hashes.json"  # hash and checksum of each image in images.npy, and the bad images
-FORMAT = 4  # of the cache; raise it whenever the same settings give other pixels
+FORMAT = 1  # of the cache; raise it whenever the same settings give other pixels
 
 
 class PixelChecksums:
@@ -58,63 +64,28 @@ class PixelChecksums:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ImageSet:
-    """A prepared image set, or some images of one.
+class ImageSet(LabelledImages):
+    """A prepared image set, or some images of one; the pixels are shared, not copied.
 
     Attributes:
         images: All stored pixels, memory-mapped; `rows` selects those of this set.
         rows: For each image of this set, its row in `images`.
-        labels: Positions in `classes`.
-        ids: Unique.
-        groups: Images of one group are not independent.
         hashes: SHA-256 of the content that each image was decoded from, in hexadecimal.
-        classes: Class names.
         skipped: Unreadable images, which the whole set was left without.
         checksums: Detect damage of the stored pixels; None where there are no checksums.
-        group_columns: Columns of the data that define the groups; none: each image is its own.
     """
 
     images: UInt8[np.ndarray, "stored size size 3"]
     rows: Int[np.ndarray, " n"]
-    labels: Int[np.ndarray, " n"]
-    ids: tuple[str, ...]
-    groups: tuple[str, ...]
     hashes: tuple[str, ...]
-    classes: tuple[str, ...]
     skipped: tuple[BadImage, ...] = ()
     checksums: PixelChecksums | None = None
-    group_columns: tuple[str, ...] = ()
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def select(self, indices: Int[np.ndarray, " m"]) -> "ImageSet":
-        """These images in this order; the pixels are shared, not copied."""
-        return replace(
-            self,
-            rows=self.rows[indices],
-            labels=self.labels[indices],
-            ids=tuple(self.ids[index] for index in indices),
-            groups=tuple(self.groups[index] for index in indices),
-            hashes=tuple(self.hashes[index] for index in indices),
-        )
-
-    def align(self, classes: tuple[str, ...]) -> tuple["ImageSet", int]:
-        """The images of these classes, labelled as positions in `classes`, and how many are not.
-
-        Raises:
-            DataError: There is no image of any of these classes.
-        """
-        position = {name: number for number, name in enumerate(classes)}
-        labels = np.array([position.get(name, -1) for name in self.classes])[self.labels]
-        kept = np.flatnonzero(labels >= 0)
-        if not len(kept):
-            raise DataError(
-                f"none of the data's classes ({', '.join(self.classes)}) is one of the model's "
-                f"({', '.join(classes)}); give data with the model's class names"
-            )
-        aligned = replace(self.select(kept), classes=classes, labels=labels[kept])
-        return aligned, len(self) - len(kept)
+    def _selected(self, indices: Int[np.ndarray, " m"]) -> dict[str, Any]:
+        return {
+            "rows": self.rows[indices],
+            "hashes": tuple(self.hashes[index] for index in indices),
+        }
 
     def read(self, indices: Int[np.ndarray, " m"]) -> UInt8[np.ndarray, "m size size 3"]:
         """Pixels of these images, in this order.
@@ -162,8 +133,19 @@ def prepare(
     """
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: no images to prepare; choose a set that has some")
-    entry = _Entry(cache / _entry_name(dataset, preprocessing), dataset, preprocessing)
-    images = entry.load_current() or entry.make(on_bad_image, report)
+    folder = cache / _entry_name(dataset, preprocessing)
+    shape = (len(dataset), preprocessing.image_size, preprocessing.image_size, 3)
+    images = _load(folder, dataset, shape)
+    if images is None:
+        with locked(folder.with_suffix(".lock")):
+            images = _load(folder, dataset, shape)  # of a process that was faster
+            if images is None:
+                with whole_folder(folder) as unfinished:
+                    bad = _write(unfinished, dataset, preprocessing, shape, report)
+                    check_bad_images(bad, len(dataset), on_bad_image)
+                images = _load(folder, dataset, shape)
+    if images is None:
+        raise OSError(f"{folder}: cannot be read back after it was written; check the disk")
     check_bad_images(images.skipped, len(dataset), on_bad_image)
     if images.skipped:
         without(dataset, images.skipped)  # checks that no class is left without images
@@ -189,110 +171,78 @@ def _entry_name(dataset: Dataset, preprocessing: Preprocessing) -> str:
     )
 
 
-class _Entry(NamedTuple):
-    """The cache folder of one set with one preprocessing.
+def _load(folder: Path, dataset: Dataset, shape: tuple[int, ...]) -> ImageSet | None:
+    """The images of a cache folder.
 
-    A bad image has a row of zeros and an empty hash.
+    None if there are none, the folder is damaged, or an image that could not be read can be by now.
     """
-
-    folder: Path
-    dataset: Dataset
-    preprocessing: Preprocessing
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        side = self.preprocessing.image_size
-        return len(self.dataset), side, side, 3
-
-    def load(self) -> ImageSet | None:
-        """The images; None if there are none, or the entry is damaged."""
-        try:
-            images = np.load(self.folder / "images.npy", mmap_mode="r", allow_pickle=False)
-            verify(self.folder, [RECORD], remedy="")
-            record = read_json(self.folder / RECORD, remedy="")
-            hashes = np.array(record["hashes"], dtype=str)
-            bad = tuple(BadImage(*map(str, image)) for image in record["bad"])
-            checksums = np.array(record["checksums"], dtype=np.int64)
-            pairs = zip(self.dataset.ids, hashes, strict=True)
-            absent = {name for name, content in pairs if not content}
-        except Exception:  # numpy's reader raises almost anything on damaged files
+    try:
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        verify(folder, [RECORD], remedy="")
+        record = read_json(folder / RECORD, remedy="")
+    except Exception:  # numpy's reader raises almost anything on damaged files
+        return None
+    mapped = isinstance(images, np.memmap) and images.dtype == np.uint8
+    if not mapped or images.shape != shape:
+        return None
+    bad = tuple(BadImage(*image) for image in record["bad"])
+    retry = returning_bad_images(dataset.images.read, dataset.ids)
+    hashes = np.array(record["hashes"])
+    for index in np.flatnonzero(hashes == ""):
+        if not isinstance(retry(int(index)), BadImage):
             return None
-        mapped = isinstance(images, np.memmap) and images.dtype == np.uint8
-        whole = images.shape == self.shape and len(checksums) == len(images)
-        if not (mapped and whole and absent == {image.image for image in bad}):
-            return None
-        rows = np.flatnonzero(hashes != "")
-        readable = self.dataset.select(rows)
-        return ImageSet(
-            images=images,
-            rows=rows,
-            labels=readable.labels,
-            ids=readable.ids,
-            groups=readable.groups,
-            hashes=tuple(hashes[rows].tolist()),
-            classes=readable.classes,
-            skipped=bad,
-            checksums=PixelChecksums(self.folder / RECORD, checksums),
-            group_columns=readable.group_columns,
-        )
+    rows = np.flatnonzero(hashes != "")
+    readable = dataset.select(rows)
+    return ImageSet(
+        images=images,
+        rows=rows,
+        labels=readable.labels,
+        ids=readable.ids,
+        groups=readable.groups,
+        hashes=tuple(hashes[rows].tolist()),
+        classes=readable.classes,
+        skipped=bad,
+        checksums=PixelChecksums(folder / RECORD, np.array(record["checksums"])),
+        group_columns=readable.group_columns,
+    )
 
-    def load_current(self) -> ImageSet | None:
-        """The images, unless a bad one can be read by now, as after a repair."""
-        images = self.load()
-        if images is None:
-            return None
-        bad = {image.image for image in images.skipped}
-        read = returning_bad_images(self.dataset.images.read, self.dataset.ids)
-        still_bad = (
-            isinstance(read(index), BadImage)
-            for index, name in enumerate(self.dataset.ids)
-            if name in bad
-        )
-        return images if all(still_bad) else None
 
-    def make(self, on_bad_image: str, report: Report | None) -> ImageSet:
-        """Prepare the images, unless another process does so first."""
-        with locked(self.folder.with_suffix(".lock")):
-            if images := self.load_current():
-                return images
-            with whole_folder(self.folder) as unfinished:
-                bad = self.write(unfinished, report)
-                check_bad_images(bad, len(self.dataset), on_bad_image)
-            if images := self.load():
-                return images
-        raise OSError(f"{self.folder}: cannot be read back after it was written; check the disk")
+def _write(
+    folder: Path,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    shape: tuple[int, ...],
+    report: Report | None,
+) -> list[BadImage]:
+    """Write all prepared images, and return the bad ones: rows of zeros with an empty hash.
 
-    def write(self, folder: Path, report: Report | None) -> list[BadImage]:
-        """Write all prepared images, and return the bad ones.
-
-        Ordinary writes are used: through a memory map, a full disk would kill the process.
-        """
-        hashes: list[str] = []
-        checksums: list[int] = []
-        bad: list[BadImage] = []
-        nothing = np.zeros(self.shape[1:], dtype=np.uint8)
-        work = returning_bad_images(
-            lambda index: preprocessed(self.dataset.images, index, self.preprocessing),
-            self.dataset.ids,
-        )
-        with (
-            closing(in_order(work, len(self.dataset))) as images,
-            (folder / "images.npy").open("wb") as file,
-        ):
-            header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for result in images:
-                if isinstance(result, BadImage):
-                    bad.append(result)
-                name, image = ("", nothing) if isinstance(result, BadImage) else result
-                pixels = image.tobytes()
-                file.write(pixels)
-                hashes.append(name)
-                checksums.append(crc32_of(pixels))
-                if report:
-                    report(len(hashes), len(self.dataset))
-            file.flush()
-            os.fsync(file.fileno())  # a file of zeros after a power failure would look whole
-        write_json(folder / RECORD, {"hashes": hashes, "checksums": checksums, "bad": bad})
-        seal(folder, [RECORD])
-        return bad
+    Ordinary writes are used: through a memory map, a full disk would kill the process.
+    """
+    hashes: list[str] = []
+    checksums: list[int] = []
+    bad: list[BadImage] = []
+    nothing = HashedImage("", np.zeros(shape[1:], dtype=np.uint8))
+    work = returning_bad_images(
+        lambda index: preprocessed(dataset.images, index, preprocessing), dataset.ids
+    )
+    with (
+        closing(in_order(work, len(dataset))) as images,
+        (folder / "images.npy").open("wb") as file,
+    ):
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for result in images:
+            if isinstance(result, BadImage):
+                bad.append(result)
+            name, image = nothing if isinstance(result, BadImage) else result
+            pixels = image.tobytes()
+            file.write(pixels)
+            hashes.append(name)
+            checksums.append(crc32_of(pixels))
+            if report:
+                report(len(hashes), len(dataset))
+        file.flush()
+        os.fsync(file.fileno())  # a file of zeros after a power failure would look whole
+    write_json(folder / RECORD, {"hashes": hashes, "checksums": checksums, "bad": bad})
+    seal(folder, [RECORD])
+    return bad

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -25,6 +25,8 @@ from misgiving.manifests import sha256_of
 Indices = Int[np.ndarray, " selected"]
 Metadata = Mapping[str, tuple[str, ...]]
 """One value per image by column; empty where it is not known."""
+
+Labelled = TypeVar("Labelled", bound="LabelledImages")
 
 PAPER_PREPROCESSING = Preprocessing()
 DERMOSCOPY_AUGMENTATION = AugmentationSettings()
@@ -120,16 +122,65 @@ def hash_of(images: ImageSource, index: int) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Dataset:
-    """A labelled image set with suitable settings.
+class LabelledImages:
+    """Facts of images that are known before and after they are decoded.
 
     Attributes:
-        name: The name that was asked for, such as `folder:photos`.
         classes: Class names; a label is a position in it.
         labels: One per image.
         ids: Unique: the path inside the folder, or the image's own name.
         groups: Images of one group are not independent, such as those of a patient or a lesion; by
             default the id.
+        group_columns: Columns of the data that define the groups; none: each image is its own.
+    """
+
+    classes: tuple[str, ...]
+    labels: Int[np.ndarray, " n"]
+    ids: tuple[str, ...]
+    groups: tuple[str, ...]
+    group_columns: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self: Labelled, indices: Indices) -> Labelled:
+        """These images in this order."""
+        return replace(
+            self,
+            labels=self.labels[indices],
+            ids=tuple(self.ids[index] for index in indices),
+            groups=tuple(self.groups[index] for index in indices),
+            **self._selected(indices),
+        )
+
+    def _selected(self, indices: Indices) -> dict[str, Any]:
+        """Further facts of these images."""
+        raise NotImplementedError
+
+    def align(self: Labelled, classes: Sequence[str]) -> tuple[Labelled, int]:
+        """The images of these classes, labelled as positions in `classes`, and how many are not.
+
+        Raises:
+            DataError: There is no image of any of these classes.
+        """
+        position = {name: number for number, name in enumerate(classes)}
+        labels = np.array([position.get(name, -1) for name in self.classes])[self.labels]
+        chosen = np.flatnonzero(labels >= 0)
+        if not len(chosen):
+            raise DataError(
+                f"none of the data's classes ({', '.join(self.classes)}) is one of the model's "
+                f"({', '.join(classes)}); give data with the model's class names"
+            )
+        aligned = replace(self.select(chosen), classes=tuple(classes), labels=labels[chosen])
+        return aligned, len(self) - len(chosen)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset(LabelledImages):
+    """A labelled image set that is not decoded yet, with suitable settings.
+
+    Attributes:
+        name: The name that was asked for, such as `folder:photos`.
         images: Source of the pixels.
         preprocessing: Suits this kind of data.
         augmentation: Suits this kind of data.
@@ -137,22 +188,16 @@ class Dataset:
         masks: Folder of lesion masks, named by an image's id and `_segmentation.png`, as large as
             the image and white on the lesion.
         metadata: More columns, such as the patient's age.
-        group_columns: Columns of the data that define the groups; none: each image is its own.
         left_out: Number of images of which no image of a derived set could be made.
     """
 
     name: str
-    classes: tuple[str, ...]
-    labels: Int[np.ndarray, " n"]
-    ids: tuple[str, ...]
-    groups: tuple[str, ...]
     images: ImageSource
     preprocessing: Preprocessing = PAPER_PREPROCESSING
     augmentation: AugmentationSettings = DERMOSCOPY_AUGMENTATION
     contents: str = ""
     masks: Path | None = None
     metadata: Metadata = field(default_factory=dict)
-    group_columns: tuple[str, ...] = ()
     left_out: int = 0
 
     def __post_init__(self) -> None:
@@ -166,28 +211,18 @@ class Dataset:
                 raise DataError(f"{self.name}: {identity!r} occurs {count} times; keep it once")
         check_utf8(self.ids, self.name)
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def check_class_sizes(self) -> None:
-        """Refuse a set that has only one class, or a class of one image."""
+        """Check that there are two classes, and no class of one image."""
         if len(np.unique(self.labels)) < 2:
             raise DataError(f"{self.name}: has fewer than two classes; add images of another")
         check_class_sizes(self.labels, self.classes, data=self.name)
 
-    def select(self, indices: Indices) -> "Dataset":
-        """These images in this order."""
-        return replace(
-            self,
-            labels=self.labels[indices],
-            ids=tuple(self.ids[index] for index in indices),
-            groups=tuple(self.groups[index] for index in indices),
-            images=self.images.select(indices),
-            metadata={
-                column: tuple(values[index] for index in indices)
-                for column, values in self.metadata.items()
-            },
-        )
+    def _selected(self, indices: Indices) -> dict[str, Any]:
+        metadata = {
+            column: tuple(values[index] for index in indices)
+            for column, values in self.metadata.items()
+        }
+        return {"images": self.images.select(indices), "metadata": metadata}
 
     def restrict(self, classes: Sequence[str]) -> "Dataset":
         """Images of exactly these classes, labelled by their positions in `classes`."""
@@ -198,11 +233,7 @@ class Dataset:
                 )
         if not classes or len(set(classes)) < len(classes):
             raise UsageError(f"classes must be named once each, got {', '.join(classes) or 'none'}")
-        relabelled = np.full(len(self.classes), -1, dtype=np.int64)
-        relabelled[[self.classes.index(name) for name in classes]] = np.arange(len(classes))
-        labels = relabelled[self.labels]
-        kept = self.select(np.flatnonzero(labels >= 0))
-        return replace(kept, classes=tuple(classes), labels=labels[labels >= 0])
+        return self.align(classes)[0]
 
 
 def check_class_sizes(
