@@ -12,7 +12,7 @@ from misgiving import Deferral, Predictions
 from misgiving.evaluation.evaluate import evaluate
 from misgiving.evaluation.shares import CurvePoint, Share
 from misgiving.report.evaluation import confusion, findings, gallery, write_report
-from misgiving.report.figures.evaluation import acceptance_figure, histogram_figure, matrix_figure
+from misgiving.report.figures import acceptance_figure, histogram_figure, matrix_figure
 from misgiving.report.rendering import percent
 
 HOSTILE = "<script>alert(1)</script> & $x$"

@@ -11,9 +11,8 @@ import pytest
 from fabricated import Confusion, Result, RiskPoint, bins, frame, risk_points, where
 from matplotlib.colors import same_color
 
-from misgiving.report.figures import STYLES, inline, render
-from misgiving.report.figures.evaluation import SCORE_STYLES
-from misgiving.report.figures.reproduction import (
+from misgiving.report.figures import SCORE_STYLES, STYLES, inline, render
+from misgiving.report.reproduction.figures import (
     MAX_EXAMPLES,
     MAX_PIXELS,
     calibration_figure,

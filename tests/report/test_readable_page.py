@@ -6,8 +6,7 @@ import pytest
 from browsing import needs_chromium
 from fabricated import BLANK, SETTINGS, run_of
 
-from misgiving.report.figures import STYLES
-from misgiving.report.figures.evaluation import SCORE_STYLES
+from misgiving.report.figures import SCORE_STYLES, STYLES
 from misgiving.report.reproduction.page import draw_figures, render_page
 
 pytestmark = needs_chromium

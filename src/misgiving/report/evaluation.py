@@ -14,9 +14,9 @@ from misgiving.files import write_text
 from misgiving.groups import unit_of
 from misgiving.report.certificate import certificate_sentences, fitting_sentences, warnings
 from misgiving.report.contact_sheet import thumbnail_link
-from misgiving.report.figures import figure_link
-from misgiving.report.figures.evaluation import (
+from misgiving.report.figures import (
     acceptance_figure,
+    figure_link,
     histogram_figure,
     matrix_figure,
     reliability_figure,

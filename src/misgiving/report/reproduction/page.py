@@ -8,7 +8,10 @@ from matplotlib.figure import Figure
 from misgiving.files import whole_file, write_text
 from misgiving.report import frames, names
 from misgiving.report.figures import KINDS, figure_link, inline, render
-from misgiving.report.figures.reproduction import (
+from misgiving.report.frames import select
+from misgiving.report.rendering import environment
+from misgiving.report.reproduction import claims, comparison, findings, published, targets
+from misgiving.report.reproduction.figures import (
     calibration_figure,
     confusion_figure,
     examples_figure,
@@ -19,9 +22,6 @@ from misgiving.report.figures.reproduction import (
     risk_figure,
     sensitivity_figure,
 )
-from misgiving.report.frames import select
-from misgiving.report.rendering import environment
-from misgiving.report.reproduction import claims, comparison, findings, published, targets
 from misgiving.report.reproduction.run import Quantity, Run, main_model, trained_in
 
 

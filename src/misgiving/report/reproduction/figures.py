@@ -14,13 +14,19 @@ from matplotlib.transforms import ScaledTranslation
 from pandas import DataFrame, Series
 from PIL import Image
 
-from misgiving.report.figures import INK, OTHER_STYLE, STYLES, Line, hover, mark_missing, styled
-from misgiving.report.figures.evaluation import (
+from misgiving.report.figures import (
+    INK,
+    OTHER_STYLE,
     SCORE_STYLES,
+    STYLES,
+    Line,
     draw_bins,
     draw_diagonal,
     draw_matrix,
     draw_risk,
+    hover,
+    mark_missing,
+    styled,
 )
 from misgiving.report.frames import Picture, distinct, models_of, select
 from misgiving.report.names import DETECTOR_TITLES, POINTS, UNSEEN_SET
@@ -59,17 +65,15 @@ def learning_figure(histories: DataFrame, *, monitored: str) -> Figure:
     figure = Figure(figsize=(WIDTH, 3.3))
     left, middle, right = figure.subplots(1, 3)
     for axes, model, name in ((left, "mse", "mse"), (middle, "proposed", "ranking")):
-        axes.set_title(f"Auxiliary loss, {name}")
         losses = select(rows, model=model).dropna(subset="auxiliary_loss")
         for index, set_name in enumerate(("train", monitored)):
             line = MONITORED_LINE if index else TRAIN_LINE
             curve = select(losses, set=set_name).set_index("epoch")["auxiliary_loss"]
             _draw_curve(axes, curve, model, label=set_name, side=index - 0.5, line=line)
         drawn = losses[losses["set"].isin(["train", monitored])]["auxiliary_loss"]
-        if drawn.min() > 0 and drawn.max() > LOG_RANGE * drawn.min():
-            axes.set_yscale("log")
-            axes.set_title(f"Auxiliary loss, {name} (logarithmic)")
-        _finish_epochs(axes)
+        is_wide = drawn.min() > 0 and drawn.max() > LOG_RANGE * drawn.min()
+        axes.set_yscale("log" if is_wide else "linear")
+        axes.set_title(f"Auxiliary loss, {name}{' (logarithmic)' if is_wide else ''}")
     right.set_title(f"Accuracy on the {monitored} set (%)")
     rows = select(rows, set=monitored).dropna(subset="accuracy")
     models = models_of(rows)
@@ -77,7 +81,13 @@ def learning_figure(histories: DataFrame, *, monitored: str) -> Figure:
         curve = 100 * select(rows, model=model).set_index("epoch")["accuracy"]
         side = index - (len(models) - 1) / 2
         _draw_curve(right, curve, model, label=model, side=side, line=_style(model)[1])
-    _finish_epochs(right)
+    for axes in figure.axes:
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if axes.has_data():
+            axes.legend(handlelength=2.4)
+        else:
+            mark_missing(axes)
     return figure
 
 
@@ -107,15 +117,6 @@ def _draw_curve(
     for epoch, mean, lowest, highest in curve.itertuples():
         words = f"{label}, epoch {epoch:g}: {mean:.3g} ({lowest:.3g} to {highest:.3g})"
         hover(axes, epoch, mean, words)
-
-
-def _finish_epochs(axes: Axes) -> None:
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if axes.has_data():
-        axes.legend(handlelength=2.4)
-    else:
-        mark_missing(axes)
 
 
 @styled
