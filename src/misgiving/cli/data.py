@@ -24,7 +24,7 @@ from misgiving.cli.options import (
 from misgiving.cli.progress import Bar, Bytes, progress_bars, say, show_table
 from misgiving.cli.sources import read_source
 from misgiving.errors import DataError, UsageError
-from misgiving.files import check_not_input, check_writable_folder
+from misgiving.files import check_not_input, check_writable
 from misgiving.training.config import DataConfig
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _check_outputs(out: Path, data: str) -> None:
     from misgiving.data.datasets import tables_of
     from misgiving.evaluation.suspect_labels import SUSPECTS_FILE
 
-    check_writable_folder(out)
+    check_writable(out, folder=True)
     inputs = [Path(data)] if is_prediction_file(Path(data)) else tables_of(data)
     for name in (REPORT_FILE, FINDINGS_FILE, SUSPECTS_FILE):
         check_not_input(out / name, inputs)

@@ -20,7 +20,7 @@ from misgiving.cli.options import (
 from misgiving.cli.progress import say
 from misgiving.cli.sources import read_source
 from misgiving.errors import UsageError, visible
-from misgiving.files import check_writable_folder
+from misgiving.files import check_writable
 
 
 @command
@@ -98,7 +98,7 @@ def evaluate(
     from misgiving.evaluation.files import REPORT, check_folder, write_evaluation
     from misgiving.report.evaluation import findings, notes, write_report
 
-    check_writable_folder(out)
+    check_writable(out, folder=True)
     check_folder(out, [run, *places.values()] if is_file else tables_of(str(data)))
     deferral = None if policy is None else Deferral.load(policy)
     source = read_source(

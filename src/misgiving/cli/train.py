@@ -11,7 +11,7 @@ from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import Cache, Data, Fields, Values, command
 from misgiving.cli.progress import Bar, Steps, progress_bars, say, show_table
 from misgiving.errors import UsageError
-from misgiving.files import check_writable_folder
+from misgiving.files import check_writable
 from misgiving.reproduction.config import MODELS, ModelName, refuse_beside_model
 from misgiving.training.config import (
     RECIPES,
@@ -115,7 +115,7 @@ def train(
 def refuse_existing(out: Path, overwrite: bool) -> None:
     """Refuse, before any work is done, a folder that cannot or must not be written to."""
     if not os.path.lexists(out):
-        check_writable_folder(out)
+        check_writable(out, folder=True)
     elif not overwrite:
         raise UsageError(f"{out} exists; choose another --out or use --overwrite")
     elif out.is_symlink() or not (out / "split.csv").is_file():
