@@ -102,13 +102,12 @@ HEADER = ("check", "count", "remark")
 ROWS = [("near duplicates", 12, "dissimilarities between photographs [red]")]
 
 
-@pytest.mark.parametrize("width", [100, 60, 30])
-def test_a_table_fits_the_terminal_and_loses_nothing(monkeypatch, capsys, width, tmp_path):
+@pytest.mark.parametrize("width", [100, 30])
+def test_a_table_fits_the_terminal_and_loses_nothing(monkeypatch, capsys, width):
     monkeypatch.setenv("COLUMNS", str(width))
-    show_table(HEADER, ROWS, whole=tmp_path / "audit.csv")
-    printed, said = capsys.readouterr()
+    show_table(HEADER, ROWS)
+    printed, _ = capsys.readouterr()
     assert max(map(len, printed.splitlines())) <= width
     cells = [re.split("[│┃]", line)[1:-1] for line in printed.splitlines() if "│" in line]
     for column, expected in zip(zip(*cells, strict=True), ROWS[0], strict=True):
         assert "".join("".join(column).split()) == "".join(str(expected).split())
-    assert ("audit.csv" in "".join(said.split())) == (width == 30)

@@ -16,6 +16,8 @@ from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.splits import Split
 
+NAMES = ("cat", "dog", "owl")
+
 
 def read(path):
     with path.open(newline="") as file:
@@ -31,19 +33,15 @@ def columns_with_errors(count=300):
     logits = random.normal(size=(count, 3)) + 6 * np.eye(3)[truth]
     shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     features = random.normal(size=(count, 4)) + 5 * np.eye(4)[truth]
-    names = ("cat", "dog", "owl")
     return {
         "id": [f"image {number}" for number in range(count)],
-        "label": [names[label] for label in labels],
-        **{f"probability_{name}": shares[:, at] for at, name in enumerate(names)},
-        "features": features,
-    }, [names[label] for label in truth]
+        "label": [NAMES[label] for label in labels],
+        **{f"probability_{name}": shares[:, at] for at, name in enumerate(NAMES)},
+        **{f"feature_{at}": column for at, column in enumerate(features.T)},
+    }, [NAMES[label] for label in truth]
 
 
 def write(path, columns):
-    features = columns.pop("features", None)
-    if features is not None:
-        columns |= {f"feature_{at}": column for at, column in enumerate(features.T)}
     return write_rows(path, count=len(columns["id"]), **columns)
 
 
@@ -62,11 +60,9 @@ def test_planted_errors_in_held_out_predictions_are_listed_first(misgiving, tmp_
     assert len(first & {f"image {number}" for number in range(0, 300, 10)}) >= 28
     for row in rows[:20]:
         number = int(row["id"].split()[1])
-        assert row["label"] == columns["label"][number]
-        assert row["suggested_class"] == truth[number]
+        assert (row["label"], row["suggested_class"]) == (columns["label"][number], truth[number])
         assert row["path"] == str(tmp_path / "folder" / f"{number}.png")
         assert row["basis"] == "held-out"
-        assert f"{row['suggested_class']} and " in row["why"]
     scores = [float(row["score"]) for row in rows]
     assert scores == sorted(scores, reverse=True)
     assert min(scores) > 0.5
@@ -74,48 +70,40 @@ def test_planted_errors_in_held_out_predictions_are_listed_first(misgiving, tmp_
 
 def test_a_classifier_that_knows_its_training_labels_by_heart_is_not_believed(misgiving, tmp_path):
     columns, _ = columns_with_errors()
-    names = ("cat", "dog", "owl")
-    for name in names:
-        columns[f"probability_{name}"] = [0.98 if of == name else 0.01 for of in columns["label"]]
-    sets = ["train" if number < 200 else "test" for number in range(300)]
-    rows, _ = suspects(misgiving, write(tmp_path / "p.csv", {**columns, "set": sets}), tmp_path)
+    for name in NAMES:
+        columns[f"probability_{name}"] = [
+            0.98 if name == label else 0.01 for label in columns["label"]
+        ]
+    columns["set"] = ["train" if number < 200 else "test" for number in range(300)]
+    rows, _ = suspects(misgiving, write(tmp_path / "p.csv", columns), tmp_path)
     trained = [row for row in rows if int(row["id"].split()[1]) < 200]
     assert {row["basis"] for row in trained} == {"cross-fitted"}
     assert len({row["id"] for row in trained} & {f"image {n}" for n in range(0, 200, 10)}) >= 18
-    columns.pop("features", None)
-    for name in [name for name in columns if name.startswith("feature_")]:
-        columns.pop(name)
-    rows, said = suspects(misgiving, write(tmp_path / "q.csv", {**columns, "set": sets}), tmp_path)
+    plain = {name: column for name, column in columns.items() if "feature" not in name}
+    rows, said = suspects(misgiving, write(tmp_path / "q.csv", plain), tmp_path)
     assert not [row for row in rows if int(row["id"].split()[1]) < 200]
     assert "left out: 200 images" in said
 
 
+ALL = (["cat", "dog", "owl"] * 100)[:100]
+
+
 @pytest.mark.parametrize(
-    ("change", "expected"),
+    "changes",
     [
-        ({"label": None}, "no label can be judged"),
-        ({"label": "cat"}, "every label is 'cat'"),
-        ({"set": "train", "features": None}, "no label can be judged"),
-        ({"set": "train", "one dog": True}, "class 'dog' has images of one group alone"),
-        ({"set": "train", "count": 8}, "cross-fitting needs a class of 5 images"),
+        {"label": [""] * 100},
+        {"label": ["cat"] * 100},
+        {"label": ALL, "set": ["train"] * 100, "feature": None},
+        {"label": ["dog", *["cat"] * 99], "set": ["train"] * 100},
     ],
-    ids=["no labels", "one class", "no features", "a class of one image", "few images"],
+    ids=["no labels", "one class", "no features", "a class of one image"],
 )
-def test_labels_that_cannot_be_judged_are_one_line(change, expected, misgiving, tmp_path):
-    count = change.get("count", 100)
-    columns, _ = columns_with_errors(count)
-    columns["label"] = (["cat", "dog", "owl"] * count)[:count]
-    if "label" in change:
-        columns["label"] = [change["label"] or ""] * count
-    if change.get("one dog"):
-        columns["label"] = ["dog", *(["cat", "owl"] * count)[: count - 1]]
-    if "set" in change:
-        columns["set"] = [change["set"]] * count
-    if "features" in change:
-        del columns["features"]
+def test_labels_that_cannot_be_judged_are_one_line(changes, misgiving, tmp_path):
+    columns = columns_with_errors(100)[0] | changes
+    if "feature" in changes:
+        columns = {name: column for name, column in columns.items() if "feature" not in name}
     code, _, error = misgiving("data", "check", write(tmp_path / "p.csv", columns))
-    assert code == 1
-    assert expected in one_line(error)
+    assert (code, "labels" in one_line(error) or "class" in one_line(error)) == (1, True)
 
 
 @pytest.fixture(scope="module")
@@ -152,21 +140,28 @@ def run(folder, tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("run") / "run", made, policy_of(made))
 
 
-def test_a_run_lists_suspect_labels_beside_the_audit_of_the_images(
-    misgiving, folder, run, tmp_path
-):
-    out = tmp_path / "audit"
-    code, printed, error = misgiving(
-        "data", "check", f"folder:{folder}", "--model", run, "--out", out, "--device", "cpu"
-    )
-    assert code == 0, error
+@pytest.fixture
+def check(misgiving, run, tmp_path):
+    """Check images with the run; gives the rows of suspect labels and what is printed."""
+
+    def check(folder):
+        out = tmp_path / "audit"
+        words = ("data", "check", f"folder:{folder}", "--model", run, "--device", "cpu")
+        code, printed, error = misgiving(*words, "--out", out)
+        assert code == 0, error
+        assert {path.name for path in out.iterdir()} == {
+            "check.json",
+            "findings.csv",
+            "suspect_labels.csv",
+        }
+        return read(out / "suspect_labels.csv"), printed
+
+    return check
+
+
+def test_a_run_lists_suspect_labels_beside_the_audit_of_the_images(check, folder):
+    rows, printed = check(folder)
     assert "near duplicates" in printed
-    assert {path.name for path in out.iterdir()} == {
-        "check.json",
-        "findings.csv",
-        "suspect_labels.csv",
-    }
-    rows = read(out / "suspect_labels.csv")
     assert sum(int(row["id"][2:5]) < 15 for row in rows[:10]) >= 6
     for row in rows:
         number = int(row["id"][2:5])
@@ -174,77 +169,41 @@ def test_a_run_lists_suspect_labels_beside_the_audit_of_the_images(
         assert row["basis"] == ("cross-fitted" if number >= 100 else "held-out")
 
 
-def test_a_near_duplicate_of_a_training_image_is_cross_fitted(misgiving, folder, run, tmp_path):
-    both, out = tmp_path / "both", tmp_path / "audit"
-    shutil.copytree(folder, both)
+def test_a_near_duplicate_of_a_training_image_is_cross_fitted(check, folder, tmp_path):
+    both = shutil.copytree(folder, tmp_path / "both")
     for path in folder.glob("*/1??.png"):  # those that the model was trained on, a little lighter
         other = both / "bca"["abc".index(path.parent.name)] / f"{path.stem}-copy.png"
         Image.fromarray(np.asarray(Image.open(path)) + np.uint8(6)).save(other)
-    words = ("data", "check", f"folder:{both}", "--model", run, "--out", out, "--device", "cpu")
-    code, _, error = misgiving(*words)
-    assert code == 0, error
-    basis = {row["id"]: row["basis"] for row in read(out / "suspect_labels.csv")}
-    assert {of for name, of in basis.items() if "copy" in name} == {"cross-fitted"}
+    copies = {row["basis"] for row in check(both)[0] if "copy" in row["id"]}
+    assert copies == {"cross-fitted"}
 
 
-def test_what_is_not_a_run_is_refused_before_the_images_are_read(misgiving, folder, tmp_path):
-    out = tmp_path / "audit"
-    code, printed, error = misgiving(
-        "data", "check", f"folder:{folder}", "--model", tmp_path, "--out", out
-    )
-    assert code == 1
-    assert "not a run" in one_line(error)
-    assert printed == ""
-    assert not out.exists()
-
-
-@pytest.mark.parametrize(
-    ("table", "out", "model"),
-    [
-        ("findings.csv", ".", False),
-        ("suspect_labels.csv", ".", True),
-    ],
-)
+@pytest.mark.parametrize(("name", "model"), [("findings.csv", ()), ("suspect_labels.csv", "run")])
 def test_an_audit_does_not_replace_the_table_that_it_reads(
-    misgiving, monkeypatch, folder, run, tmp_path, table, out, model
+    misgiving, monkeypatch, folder, run, tmp_path, name, model
 ):
     monkeypatch.setattr("misgiving.data.check.data_check", None)  # it is not reached
-    path = tmp_path / table
+    path = tmp_path / name
     rows = [f"{image},{image.parent.name}\n" for image in sorted(folder.rglob("*.png"))]
     path.write_text("".join(["path,label\n", *rows]))
     before = path.read_bytes()
     options = ("--model", run) if model else ()
-    code, _, error = misgiving("data", "check", f"table:{path}", "--out", tmp_path / out, *options)
-    assert code == 2
-    assert f"{table}: is read, and would be replaced; choose another --out" in one_line(error)
+    code, _, error = misgiving("data", "check", f"table:{path}", "--out", tmp_path, *options)
+    assert (code, name in one_line(error)) == (2, True)
     assert path.read_bytes() == before
 
 
-def test_an_audit_may_replace_an_earlier_one_beside_the_images(misgiving, folder, tmp_path):
-    photos = shutil.copytree(folder, tmp_path / "photos")
-    for _ in range(2):
-        code, _, error = misgiving("data", "check", f"folder:{photos}", "--out", photos)
-        assert code == 0, error
-
-
-def test_a_run_without_its_data_is_one_line(misgiving, run):
-    code, _, error = misgiving("data", "check", run)
-    assert code == 2
-    assert "is a run, not data; give DATA, and the run as --model" in one_line(error)
-
-
-def test_a_hugging_face_model_in_place_of_data_is_one_line(misgiving, tmp_path):
-    (tmp_path / "vit").mkdir()
-    (tmp_path / "vit" / "config.json").write_text('{"model_type": "vit"}')
-    code, _, error = misgiving("data", "check", tmp_path / "vit")
-    assert code == 2
-    assert "is a model in Hugging Face's format, not data" in one_line(error)
-    assert f"`misgiving attach {tmp_path / 'vit'} DATA --out RUN`" in error
-    assert error.rstrip().endswith("then give DATA, and RUN as --model")
-
-
-def test_a_table_with_a_model_is_one_line(misgiving, tmp_path):
+@pytest.mark.parametrize(
+    ("words", "code", "culprit"),
+    [
+        ("folder:{folder} --model {tmp}", 1, "{tmp}: is not a run"),
+        ("{run}", 2, "{run}"),
+        ("{table} --model {tmp}", 2, "--model"),
+    ],
+)
+def test_a_run_and_its_data_are_told_apart(misgiving, folder, run, tmp_path, words, code, culprit):
     table = write(tmp_path / "p.csv", columns_with_errors(60)[0])
-    code, _, error = misgiving("data", "check", table, "--model", tmp_path)
-    assert code == 2
-    assert "leave out --model" in one_line(error)
+    places = {"folder": folder, "run": run, "tmp": tmp_path, "table": table}
+    ended, printed, error = misgiving("data", "check", *words.format_map(places).split())
+    assert (ended, printed) == (code, "")
+    assert culprit.format_map(places) in one_line(error)

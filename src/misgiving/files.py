@@ -255,8 +255,9 @@ def check_writable(out: Path, *, folder: bool = False, option: str = "out") -> N
         with TemporaryFile(dir=place):
             pass
     except OSError as error:
-        reason = reason_of(error)
-        raise UsageError(f"{out}: cannot be written ({reason}); choose another `{option}`") from error
+        raise UsageError(
+            f"{out}: cannot be written ({reason_of(error)}); choose another `{option}`"
+        ) from error
 
 
 def check_not_input(out: Path, inputs: Iterable[Path], *, option: str = "out") -> None:

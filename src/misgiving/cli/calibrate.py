@@ -15,8 +15,8 @@ from misgiving.cli.options import (
     Device,
     RunOrPredictions,
     Values,
+    check_source,
     command,
-    is_prediction_file,
     seed_option,
 )
 from misgiving.cli.progress import say
@@ -50,9 +50,13 @@ def calibrate(
             rich_help_panel="Targets",
         ),
     ] = None,
-    out: Annotated[
+    policy: Annotated[
         Path | None,
-        typer.Option(metavar="POLICY", help="Folder for the policy of a file of predictions."),
+        typer.Option(
+            "--out",
+            metavar="POLICY",
+            help="Folder for the policy of a file of predictions; that of a run is in the run.",
+        ),
     ] = None,
     training_data: Annotated[
         str | None,
@@ -72,33 +76,32 @@ def calibrate(
 ) -> None:
     """Calibrate the deferral policy of a model: which answers it may give, with a guarantee.
 
-    Uses the tuning and the calibration set of the run's split if DATA contains them (train with
-    --split grouped). Else a quarter, by group, of the images on which the model was not trained is
-    used for tuning, and the rest for the certification.
-    Writes RUN/policy, which `predict` and `evaluate` then apply: accept, defer or ood.
+    Uses the tuning and the calibration set of the run's split if DATA contains them. Else a
+    quarter, by group, of the images on which the model was not trained is used for tuning, and the
+    rest for the certification. Writes RUN/policy, which `predict` and `evaluate` then apply.
 
     If the targets cannot be certified, the policy defers everything, and the command reports what
     these cases could certify. Choose the targets before looking at results.
 
     A model that was trained elsewhere is calibrated by a file of its predictions (.csv, .npz or
     .parquet) in place of RUN and DATA: columns logit_CLASS or probability_CLASS for each class, and
-    label; optional are id, group, set, features and metadata. The policy is written to --out.
+    label; optional are id, group, set, features and metadata.
 
     Example: misgiving calibrate RUN isic2019:ISIC_2019 --max-error 0.1 --max-ood-false-alarms 0.05
 
     Example: misgiving calibrate predictions.csv --max-error 0.1 --out policy
     """
     from misgiving.deferral.deferral import Deferral
-    from misgiving.deferral.policy_file import check_policy_folder
+    from misgiving.deferral.policy_file import POLICY_FOLDER, check_policy_folder
     from misgiving.report.certificate import summarize
 
-    folder = _policy_folder(run, out)
+    check_source(context, run, out="policy")
+    folder = policy or run / POLICY_FOLDER
     check_policy_folder(folder)
     if folder.exists() and not overwrite:
         raise UsageError(f"{folder} exists; use --overwrite to replace it")
     deferral = Deferral(**vars(targets), **vars(rule), ood_detector=ood_detector, seed=seed)
     source = read_source(
-        context,
         run,
         data,
         settings,
@@ -113,19 +116,6 @@ def calibrate(
     for sentence in [*sentences, *summarize(deferral)]:
         say(with_options(sentence, options_of(context)))
     say(f"wrote {folder}")
-
-
-def _policy_folder(run: Path, out: Path | None) -> Path:
-    """The folder to be written."""
-    if is_prediction_file(run):
-        if out is None:
-            raise UsageError(f"{run}: give `out`, the folder for the policy")
-        return out
-    if out is not None:
-        raise UsageError("`out` is for a file of predictions; the policy of a run is in its folder")
-    from misgiving.deferral.policy_file import POLICY_FOLDER
-
-    return run / POLICY_FOLDER
 
 
 def fitted_sets(sets: Collection[str]) -> Collection[str]:

@@ -8,20 +8,19 @@ import typer
 
 from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import (
-    DATA,
-    PREDICTION_FILE,
     BadImages,
     Cache,
     Context,
     Data,
+    DataOrPredictions,
     Device,
     Fields,
     Values,
+    check_source,
     command,
-    is_prediction_file,
     seed_option,
 )
-from misgiving.cli.progress import Bar, Bytes, progress_bars, say, show_table
+from misgiving.cli.progress import Bar, progress_bars, say, show_table
 from misgiving.cli.sources import read_source
 from misgiving.errors import DataError, UsageError
 from misgiving.files import check_not_input, check_writable
@@ -29,6 +28,8 @@ from misgiving.training.config import DataConfig
 
 if TYPE_CHECKING:
     from misgiving.evaluation.suspect_labels import LabelReview
+
+MEGABYTE = 10**6
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -107,8 +108,6 @@ def ood(
 
     if out.exists() and not (overwrite and (out / "manifest.json").is_file()):
         raise UsageError(f"{out} exists; choose another --out, or replace a set with --overwrite")
-    if masks is not None and place is not None:
-        raise UsageError("`masks` has no effect with `place`; leave one of them out")
     source = with_masks(load_dataset(data), masks)
     with progress_bars() as progress:
         built, skipped = readable_set(
@@ -130,13 +129,7 @@ def ood(
 @command
 def check(
     context: Context,
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA|PREDICTIONS",
-            help=f"{DATA} Or a {PREDICTION_FILE}",
-        ),
-    ],
+    data: DataOrPredictions,
     settings: Annotated[Values, BadImages, Device],
     cache: Cache,
     out: Annotated[
@@ -158,63 +151,38 @@ def check(
 
     With --model, or for a file of predictions, also lists images whose label is probably wrong,
     most suspect first, in `suspect_labels.csv`: the given label, the suggested class, the score
-    (from 0.5 to 1) and the reason. A model knows the labels that it was trained on: for images of
-    its training set (in a file, `train` in the column `set`) logistic regressions on the features
-    are cross-fitted instead. Where there are features, the labels of similar images count as well.
-    `misgiving serve --cases` opens the list.
+    (from 0.5 to 1) and the reason. For images that the model was trained on (in a file, `train` in
+    the column `set`) logistic regressions on the features are cross-fitted instead.
 
     Example: misgiving data check isic2019:ISIC_2019 --model runs/derm --out findings
     """
+    from misgiving.evaluation.suspect_labels import SUSPECTS_FILE, suspect_labels
+
+    is_file = check_source(context, data)
+    if model is not None and not (model / "split.csv").is_file():
+        raise DataError(f"{model}: is not a run; give a folder that `train` wrote")
     if out is not None:
-        _check_outputs(out, data)
-    is_file = is_prediction_file(Path(data))
-    _check_places(Path(data), model)
+        check_writable(out, folder=True)
+        check_not_input(out / SUSPECTS_FILE, [Path(data)])
     if not is_file:
         _check_images(data, out, seed)
     if is_file or model is not None:
-        from misgiving.evaluation.suspect_labels import suspect_labels
-
         place, images = (Path(data), None) if model is None else (model, data)
-        source = read_source(context, place, images, settings, cache=cache)
+        source = read_source(place, images, settings, cache=cache)
         for sentence in source.summary:
             say(sentence)
-        _show_suspects(suspect_labels(source.predictions, seed=seed), out)
-
-
-def _check_outputs(out: Path, data: str) -> None:
-    """Check that the folder can be written to, and that findings replace nothing that is read."""
-    from misgiving.data.check import FINDINGS_FILE, REPORT_FILE
-    from misgiving.data.datasets import tables_of
-    from misgiving.evaluation.suspect_labels import SUSPECTS_FILE
-
-    check_writable(out, folder=True)
-    inputs = [Path(data)] if is_prediction_file(Path(data)) else tables_of(data)
-    for name in (REPORT_FILE, FINDINGS_FILE, SUSPECTS_FILE):
-        check_not_input(out / name, inputs)
-
-
-def _check_places(folder: Path, model: Path | None) -> None:
-    """Refuse a model in place of data, and anything but a run as the model of images."""
-    if model is not None and is_prediction_file(folder):
-        raise UsageError(f"{folder} is a file of predictions; leave out `model`")
-    if model is not None and not (model / "split.csv").is_file():
-        raise DataError(f"{model}: is not a run; give a folder that `train` wrote")
-    if (folder / "split.csv").is_file():
-        raise UsageError(f"{folder} is a run, not data; give DATA, and the run as `model`")
-    if (folder / "config.json").is_file():
-        raise UsageError(
-            f"{folder} is a model in Hugging Face's format, not data; `misgiving attach {folder} "
-            "DATA --out RUN` makes a run of it: then give DATA, and RUN as `model`"
-        )
-
-
-SHOWN = 20  # suspect labels on the screen
+        review = suspect_labels(source.predictions, seed=seed)
+        _show_suspects(review, None if out is None else out / SUSPECTS_FILE)
 
 
 def _check_images(data: str, out: Path | None, seed: int) -> None:
-    from misgiving.data.check import data_check
-    from misgiving.data.datasets import load_dataset
+    from misgiving.data.check import FINDINGS_FILE, REPORT_FILE, data_check
+    from misgiving.data.datasets import load_dataset, tables_of
+    from misgiving.evaluation.suspect_labels import SUSPECTS_FILE
 
+    if out is not None:
+        for name in (REPORT_FILE, FINDINGS_FILE, SUSPECTS_FILE):
+            check_not_input(out / name, tables_of(data))
     with progress_bars() as progress:
         report = Bar(progress, "checking images").at
         result = data_check(load_dataset(data), seed=seed, report=report)
@@ -224,16 +192,14 @@ def _check_images(data: str, out: Path | None, seed: int) -> None:
         say(f"wrote {out}")
 
 
-def _show_suspects(review: "LabelReview", out: Path | None) -> None:
-    from misgiving.evaluation.suspect_labels import SUSPECTS_FILE
+SHOWN = 20  # suspect labels on the screen
 
-    rows = [(row.path or row.id, *row[2:5], row.why) for row in review.suspects]
+
+def _show_suspects(review: "LabelReview", file: Path | None) -> None:
     header = ("image", "label", "suggested class", "score", "why")
-    whole = None if out is None else out / SUSPECTS_FILE
-    if whole is not None:
-        review.write(whole)
+    rows = [(row.path or row.id, *row[2:5], row.why) for row in review.suspects]
     if rows:
-        show_table(header, rows[:SHOWN], title="suspect labels", whole=whole)
+        show_table(header, rows[:SHOWN], title="suspect labels")
     if review.unlabelled:
         say(f"left out: {review.unlabelled} images without a label")
     if review.not_judged:
@@ -242,8 +208,9 @@ def _show_suspects(review: "LabelReview", out: Path | None) -> None:
             "features to cross-fit"
         )
     say(f"{len(review.suspects)} of {review.judged} labels are suspect")
-    if whole is not None:
-        say(f"wrote {whole}")
+    if file is not None:
+        review.write(file)
+        say(f"wrote {file}")
 
 
 @data_app.command()
@@ -275,7 +242,12 @@ def fetch(
     if folder is None:
         raise UsageError(f"give the folder to write to: misgiving data fetch {name} FOLDER")
     with progress_bars("stopped; the same command resumes") as progress:
-        report = Bytes(progress).at
+        bars: dict[str, Bar] = {}
+
+        def report(file: str, done: int, total: int | None) -> None:
+            bar = bars.setdefault(file, Bar(progress, f"{file}, MB"))
+            bar.at(done // MEGABYTE, None if total is None else total // MEGABYTE)
+
         new = fetch_set(name, folder, report=report, mirror=mirror, keep_archives=keep_archives)
     published = CATALOGUE[name]
     for path in (folder / file.result for file in published.files):

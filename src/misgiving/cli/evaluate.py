@@ -14,13 +14,15 @@ from misgiving.cli.options import (
     Devices,
     RunOrPredictions,
     Values,
+    check_source,
     command,
-    is_prediction_file,
 )
 from misgiving.cli.progress import say
 from misgiving.cli.sources import read_source
 from misgiving.errors import UsageError, visible
 from misgiving.files import check_writable
+
+OWN_SETS = ("test", "validation", "held_out", "predictions")  # that may be measured
 
 
 @command
@@ -69,27 +71,18 @@ def evaluate(
 
     Leaves out the images of DATA on which the model was trained (recognised by their content), near
     duplicates of them, and new images of the same patients or lesions, and reports how many.
-    Measures classification, loss estimation (predicted loss, and MSP for comparison) and, for each
-    --ood folder, the OOD metrics of several detectors, with in-distribution as the positive
-    class.
+    Measures classification, loss estimation and, for each --ood folder, the OOD metrics of several
+    detectors, with in-distribution as the positive class.
 
-    If the run has a policy (`misgiving calibrate`), also measures its decisions: shares accepted,
-    deferred and called OOD, and errors among the accepted, by class and by every column of
-    metadata; groups that fare significantly worse are named. Details are in `decisions.csv` and
-    `subgroups.csv`. Images of groups that the policy was fitted on are left out of this, near
-    duplicates of its images only where these are in DATA, too; the others are `policy_test` in
-    `measurements.csv`, where errors are those of the classes that the policy names.
+    If there is a policy, also measures its decisions: shares accepted, deferred and called OOD, and
+    errors among the accepted, by class and by every column of metadata. Images of groups that the
+    policy was fitted on are left out of this.
 
-    `report.html` is one file that needs no network: the findings in five sentences, risk and
-    coverage, classes and groups in the order of harm, confusion, reliability, and the images of
-    the most confident errors and of the most doubtful answers.
-
-    A file of predictions in place of RUN and DATA is measured in the same way; `calibrate --help`
-    describes its columns.
+    `report.html` is one file that needs no network. A file of predictions in place of RUN and DATA
+    is measured in the same way; `calibrate --help` describes its columns.
     """
-    places = named_places(ood or [])
-    is_file = is_prediction_file(run)
-    _check_place(is_file, run, policy, out)
+    is_file = check_source(context, run, out="out")
+    places = named_places(ood or [], set_name)
     out = out or run / "evaluation"
     from misgiving.data.datasets import tables_of
     from misgiving.deferral.deferral import Deferral
@@ -102,7 +95,6 @@ def evaluate(
     check_folder(out, [run, *places.values()] if is_file else tables_of(str(data)))
     deferral = None if policy is None else Deferral.load(policy)
     source = read_source(
-        context,
         run,
         data,
         settings,
@@ -125,25 +117,17 @@ def evaluate(
     say(f"every measurement is in {out}")
 
 
-def _check_place(is_file: bool, run: Path, policy: Path | None, out: Path | None) -> None:
-    """Refuse options that are only for a run or a file, beside the other."""
-    if is_file and out is None:
-        raise UsageError(f"{run}: give `out`, the folder for the measurements")
-    if policy is not None and not is_file:
-        raise UsageError("`policy` is for a file of predictions; a run has its own")
+def named_places(words: list[str], set_name: str | None) -> dict[str, Path]:
+    """Folders or files by name, from NAME=PATH or the path alone; no name stands for two sets."""
+    from misgiving.evaluation.evaluate import RESERVED_NAMES
 
-
-def named_places(words: list[str]) -> dict[str, Path]:
-    """Folders or files by name, from NAME=PATH or the path alone."""
     places: dict[str, Path] = {}
     for word in words:
         name, equals, place = word.partition("=")
         if not equals or Path(word).exists():  # its own name may contain the sign
             path = Path(word).resolve()
             name, place = path.name if path.is_dir() else path.stem, word
-        if name in places:
-            raise UsageError(
-                f"`ood` {word}: {name!r} is named twice; write NAME={place}, so that rows differ"
-            )
+        if name in (set_name, *OWN_SETS, *RESERVED_NAMES, *places):
+            raise UsageError(f"`ood` {name!r} names two sets; write NAME={place} with another name")
         places[name] = Path(place)
     return places

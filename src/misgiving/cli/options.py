@@ -21,20 +21,6 @@ from misgiving.errors import UsageError, without_none
 from misgiving.files import default_cache
 from misgiving.training.config import DataConfig, TrainingConfig
 
-PANELS = {
-    "Data": "image_size crop color_constancy augment split validation_share on_bad_image",
-    "Model": "backbone pretrained weights dropout taps reads_logits classes",
-    "Objective": "auxiliary auxiliary_weight margin pairs reduction target detached class_weights "
-    "primary_mean",
-    "Optimisation": "sampling epochs batch_size optimizer learning_rate schedule warmup "
-    "decay_every decay_factor estimator_rate beta1 weight_decay keep",
-    "Targets": "max_error confidence class_max_miss max_ood_false_alarms simultaneous",
-    "Decisions": "rule costs max_error_probability",
-    "Protocol": "trials models in_distribution unseen masks learning_rates criterion",
-    "Limits": "max_bytes max_pixels max_files queue timeout",
-    "Machine": "seed device precision compiled devices nodes threads",
-}
-PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names.split()}
 FLAGS = {
     "compiled": "--compile",
     "costs": "--cost",
@@ -43,12 +29,19 @@ FLAGS = {
 }
 """Flags that are not the name of the field with hyphens."""
 
+MACHINE = ("seed", "device", "precision", "compiled", "devices", "nodes", "threads")
 FOLDERS = ("keep_images", "masks")
 INTERNAL = ("hidden",)  # fields that no command offers
 
 PREDICTIONS = (".csv", ".npz", ".parquet")
 PREDICTION_FILE = "file of predictions: .csv, .npz or .parquet."
-FOR_IMAGES = {"on_bad_image", "cache", "device", "devices", "nodes", "contact_sheet"}
+FOR_FILES = {"policy"}
+FOR_IMAGES = {
+    *("on_bad_image", "cache", "device", "devices", "nodes"),
+    *("contact_sheet", "model", "training_data"),
+}
+"""Options that do not apply to the other kind of source."""
+
 Values = dict[str, Any]
 """Values of options by field name, annotated with the `Fields` that they are for."""
 
@@ -61,16 +54,16 @@ Data = Annotated[str, typer.Argument(metavar="DATA", help=DATA)]
 DataOrNone = Annotated[
     str | None, typer.Argument(metavar="[DATA]", help=f"For a RUN: {DATA}", show_default=False)
 ]
-Context = Annotated[Any, typer.Context]
+DataOrPredictions = Annotated[
+    str, typer.Argument(metavar="DATA|PREDICTIONS", help=f"{DATA} Or a {PREDICTION_FILE}")
+]
 RunOrPredictions = Annotated[
     Path,
     typer.Argument(
-        metavar="RUN|PREDICTIONS",
-        help=f"A folder that `train` wrote, or a {PREDICTION_FILE}",
+        metavar="RUN|PREDICTIONS", help=f"A folder that `train` wrote, or a {PREDICTION_FILE}"
     ),
 ]
-
-
+Context = Annotated[Any, typer.Context]
 Cache = Annotated[
     Path,
     typer.Option(
@@ -83,47 +76,42 @@ Cache = Annotated[
 ]
 
 
-def seed_option(text: str, *, panel: str | None = None) -> Any:
+def seed_option(text: str) -> Any:
     """The option of a seed, which numpy and scikit-learn can use."""
-    return typer.Option(help=text, min=0, max=2**32 - 1, rich_help_panel=panel)
+    return typer.Option(help=text, min=0, max=2**32 - 1)
 
 
-def is_prediction_file(path: Path) -> bool:
+def is_prediction_file(source: str | Path) -> bool:
     """True for a file of predictions in place of a run or of data, by its suffix.
 
-    >>> is_prediction_file(Path("p.csv")), is_prediction_file(Path("table:p.csv"))
+    >>> is_prediction_file("p.csv"), is_prediction_file("table:p.csv")
     (True, False)
     """
+    path = Path(source)
     if path.suffix.lower() not in PREDICTIONS or path.is_dir():
         return False
-    return path.exists() or not re.match(r"\w+:", str(path))
+    return path.exists() or not re.match(r"\w+:", str(source))
 
 
-def refuse_data(predictions: Path, data: str | None) -> None:
-    """Refuse DATA beside a file of predictions, which has all that is needed."""
-    if data is not None:
-        raise UsageError(f"{predictions} is a file of predictions; leave out DATA, here {data!r}")
+def check_source(context: Any, source: str | Path, *, out: str | None = None) -> bool:
+    """Check that the options suit what a command works on; true for a file of predictions.
 
-
-def refuse_image_options(context: Any, predictions: Path) -> None:
-    """Refuse options that say how images are read, beside a file of predictions."""
+    Args:
+        context: Of the command.
+        source: The file, the run or the data.
+        out: Option that a file of predictions needs.
+    """
+    is_file = is_prediction_file(source)
+    kind, other = "a file of predictions", "images"
     for option in context.command.params:
-        source = context.get_parameter_source(option.name)
-        if option.name in FOR_IMAGES and source is not None and source.name == "COMMANDLINE":
-            raise UsageError(
-                f"`{option.name}` is for images, and {predictions} is a file of predictions; "
-                "leave it out"
-            )
-
-
-def require_data(run: Path, data: str | None) -> str:
-    """DATA, which a run needs."""
-    if data is None:
-        raise UsageError(
-            f"{run}: a run needs DATA; give it, or a file of predictions "
-            f"({', '.join(PREDICTIONS)}) in place of both"
-        )
-    return data
+        given = context.get_parameter_source(option.name)
+        wrong = option.name in (FOR_IMAGES if is_file else FOR_FILES)
+        if wrong and option.param_type_name == "option" and given.name == "COMMANDLINE":
+            detail = f"{other}, and {source} is {kind}" if is_file else kind
+            raise UsageError(f"`{option.name}` is for {detail}; leave it out")
+    if is_file and out is not None and context.params[out] is None:
+        raise UsageError(f"{source} is {kind}; give `{out}`, the folder to write to")
+    return is_file
 
 
 @dataclass(frozen=True)
@@ -163,13 +151,6 @@ def texts_of(config: type) -> dict[str, str]:
 
 
 IMAGES = f"Image files, or folders of them; or one {PREDICTION_FILE}"
-TableFile = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="File for the table: .csv, .parquet or .jsonl. Default: the screen, as CSV.",
-    ),
-]
 BadImages = Fields(DataConfig, ("on_bad_image",))
 Device = Fields(TrainingConfig, ("device",))
 Devices = Fields(TrainingConfig, ("device", "devices", "nodes"))
@@ -225,7 +206,8 @@ def _take(given: Values, selections: Sequence[Fields]) -> Values:
 
 
 def _parameter(option: Field[Any], selection: Fields) -> Parameter:
-    """The parameter of which typer makes the option of a field."""
+    """The parameter of which typer makes the option of a field, in the panel of its dataclass."""
+    words = re.findall("[A-Z][a-z]+", selection.config.__name__.removesuffix("Config"))
     kind, flag, metavar = without_none(option.type), FLAGS.get(option.name), None
     text = texts_of(selection.config)[option.name]
     default = (
@@ -235,7 +217,7 @@ def _parameter(option: Field[Any], selection: Fields) -> Parameter:
         kind, metavar = str, "A,B,..."
         default = ",".join(map(str, default)) if isinstance(default, tuple) else default
     elif get_origin(kind) is Mapping:
-        kind, metavar, text = list[str], "CLASS=NUMBER,...", f"{text} Can be repeated."
+        kind, metavar, text = list[str], "CLASS=NUMBER", f"{text} Can be repeated."
     elif kind is Path or option.name in FOLDERS:
         metavar = "FOLDER" if option.name in FOLDERS else "FILE"
     if default is False and flag is None:
@@ -243,7 +225,7 @@ def _parameter(option: Field[Any], selection: Fields) -> Parameter:
     made = typer.Option(
         *filter(None, [flag]),
         help=text + _defaults_of(option.name, selection.defaults),
-        rich_help_panel=PANEL_OF.get(option.name),
+        rich_help_panel="Machine" if option.name in MACHINE else " ".join(words),
         metavar=metavar,
     )
     return Parameter(
@@ -274,39 +256,16 @@ def _value(option: Field[Any], given: Any) -> Any:
     """The value of a field from what was typed: tuples and mappings are typed as text."""
     kind = without_none(option.type)
     if get_origin(kind) is tuple:
-        return _items(option.name, given, get_args(kind)[0])
-    return _rates(option.name, given) if get_origin(kind) is Mapping else given
+        given = () if given == "none" else [item.strip() for item in given.split(",")]
+    elif get_origin(kind) is Mapping:
+        given = dict(text.rpartition("=")[::2] for text in given)
+    else:
+        return given
+    from pydantic import TypeAdapter, ValidationError
 
-
-def _items(name: str, text: str, kind: Any) -> tuple[Any, ...]:
-    items = [item.strip() for item in text.split(",")]
-    if kind in (int, float):
-        try:
-            return () if text == "none" else tuple(map(kind, items))
-        except ValueError:
-            what = "whole numbers" if kind is int else "numbers"
-            raise UsageError(f"`{name}` must be {what} separated by commas, got {text!r}") from None
-    if unknown := [item for item in items if item not in (get_args(kind) or items)]:
-        raise UsageError(f"`{name}` must be among {', '.join(get_args(kind))}, got {unknown[0]!r}")
-    return tuple(items)
-
-
-def _rates(name: str, texts: Sequence[str]) -> dict[str, float]:
-    """Rates by class from texts of the form `CLASS=RATE,...`.
-
-    >>> _rates("class_max_miss", ["MEL=0.02,BCC=0.1", "a, b=0.5"])
-    {'MEL': 0.02, 'BCC': 0.1, 'a, b': 0.5}
-    """
-    rates: dict[str, float] = {}
-    for text in texts:
-        pairs = re.findall(r"(.*?)=([^=,]*)(?:,|$)", text, re.DOTALL)
-        try:
-            parsed = {key: float(rate) for key, rate in pairs if key}
-        except ValueError:
-            parsed = {}
-        if not parsed or ",".join(f"{key}={rate}" for key, rate in pairs) != text:
-            raise UsageError(f"`{name}` {text!r} is not CLASS=RATE; write it as MEL=0.02")
-        if parsed.keys() & rates.keys() or len(parsed) < len(pairs):
-            raise UsageError(f"`{name}` {text!r} gives a class twice; give one rate for each class")
-        rates |= parsed
-    return rates
+    try:
+        return TypeAdapter(kind).validate_python(given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        reason = f"{problem['input']!r} ({problem['msg'].lower()})"
+        raise UsageError(f"`{option.name}` cannot contain {reason}") from None

@@ -16,11 +16,10 @@ from misgiving.cli.options import (
     BadImages,
     Context,
     Devices,
-    TableFile,
     Values,
+    check_source,
     command,
     is_prediction_file,
-    refuse_image_options,
 )
 from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.cli.sources import read_file
@@ -48,7 +47,13 @@ def predict(
         typer.Argument(metavar="IMAGES...", help=IMAGES),
     ],
     settings: Annotated[Values, BadImages, Devices],
-    out: TableFile = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File for the table: .csv, .parquet or .jsonl. Default: the screen, as CSV.",
+        ),
+    ] = None,
     contact_sheet: Annotated[
         Path | None,
         typer.Option(
@@ -86,8 +91,9 @@ def predict(
     """
     from misgiving.deferral.decision_tables import writer_for
 
-    for file in filter(None, (out, contact_sheet)):
-        check_writable(file)
+    for file, option in ((out, "out"), (contact_sheet, "contact_sheet")):
+        if file is not None:
+            check_writable(file, option=option)
     if out is not None:
         writer_for(out)
         if contact_sheet is not None and contact_sheet.resolve() == out.resolve():
@@ -160,7 +166,7 @@ def _decide_predictions(context: Any, policy: Path, files: list[Path], out: Path
 
     if len(files) > 1:
         raise UsageError(f"give one file of predictions alone, not {len(files)} files")
-    refuse_image_options(context, files[0])
+    check_source(context, files[0])
     if out is not None:
         check_not_input(out, files)
     deferral = Deferral.load(policy)

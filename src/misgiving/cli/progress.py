@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 SILENT_SECONDS = 60.0  # after which a log says how far the work is
-MEGABYTE = 10**6
 
 
 def process_number() -> int:
@@ -59,26 +57,14 @@ def only_first_process_prints() -> Iterator[None]:
     console.quiet = False  # after a failure it stays so: the first process says it
 
 
-def show_table(
-    header: Sequence[str],
-    rows: Iterable[Iterable[object]],
-    title: str = "",
-    *,
-    whole: Path | None = None,
-) -> None:
-    """Print a table on standard output: whole cells, in lines that fit the terminal.
-
-    Where it is so narrow that words are broken, `whole` is named, a file with the same table.
-    """
-    table, screen = Table(title=title or None), Console(markup=False, emoji=False, highlight=False)
+def show_table(header: Sequence[str], rows: Iterable[Iterable[object]], title: str = "") -> None:
+    """Print a table on standard output: whole cells, in lines that fit the terminal."""
+    table = Table(title=title or None)
     for column in header:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*map(str, row))
-    screen.print(table)
-    narrowest = Measurement.get(screen, screen.options.update(max_width=10**6), table).minimum
-    if whole is not None and narrowest > screen.width:
-        say(f"the table is wider than the terminal; it is also in {whole}")
+    Console(markup=False, emoji=False, highlight=False).print(table)
 
 
 class LogLines(Progress):
@@ -139,20 +125,6 @@ class Bar:
         self._done = done
         visible = total is None or done < total
         self._progress.update(self._task, completed=done, total=total, visible=visible)
-
-
-class Bytes:
-    """A bar in megabytes for each file of a transfer."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._bars: dict[str, Bar] = {}
-
-    def at(self, name: str, done: int, total: int | None) -> None:
-        if name not in self._bars:
-            self._bars[name] = Bar(self._progress, f"{name}, MB")
-        whole = None if total is None else total // MEGABYTE
-        self._bars[name].at(done // MEGABYTE, whole)
 
 
 class Steps:

@@ -4,12 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from misgiving.cli.options import (
-    is_prediction_file,
-    refuse_data,
-    refuse_image_options,
-    require_data,
-)
+from misgiving.cli.options import PREDICTIONS, is_prediction_file
 from misgiving.cli.progress import Bar, progress_bars
 from misgiving.errors import DataError, UsageError
 
@@ -41,7 +36,6 @@ class Source(NamedTuple):
 
 
 def read_source(
-    context: Any,
     run: Path,
     data: str | None,
     settings: Mapping[str, Any],
@@ -57,7 +51,6 @@ def read_source(
     """Predict DATA by a run, or read a file of predictions in place of both.
 
     Args:
-        context: Of the command.
         run: The run, or the file.
         data: DATA.
         settings: Values of the options on bad images and devices.
@@ -71,14 +64,13 @@ def read_source(
     """
     ood = ood or {}
     if is_prediction_file(run):
-        refuse_data(run, data)
-        refuse_image_options(context, run)
-        if training_data is not None:
-            raise UsageError("`training_data` is for a run; name training images in the column set")
+        if data is not None:
+            raise UsageError(f"{run} is a file of predictions; leave out DATA, here {data!r}")
         files = {name: read_file(path, deferral) for name, path in ood.items()}
         return Source(read_file(run, deferral), files, [], [])
-    images = require_data(run, data)
-    from misgiving.data.decoding import skipped_sentences
+    if data is None:
+        others = ", ".join(PREDICTIONS)
+        raise UsageError(f"{run}: a run needs DATA; or give a file of predictions ({others})")
     from misgiving.data.ood_sets import read_ood_folder
     from misgiving.evaluation.files import SkippedImage
     from misgiving.models import processes
@@ -98,37 +90,26 @@ def read_source(
         )
         check_classes(trained.checkpoint.classes)
         predicted = trained.predict(
-            images,
+            data,
             sets=sets,
             training_data=training_data,
             needs_training=needs_training,
             odin=bool(ood),
         )
         outliers = {name: trained.predict_outliers(folder) for name, folder in folders.items()}
-    skipped = [
-        SkippedImage(name, *bad)
-        for name, found in {images: predicted, **outliers}.items()
-        for bad in found.skipped
-    ]
+    all_sets = {data: predicted, **outliers}
     return Source(
         predicted.predictions,
-        {name: found.predictions for name, found in outliers.items()},
-        skipped,
-        [
-            *_left_out(images, predicted),
-            *(
-                sentence
-                for name, found in outliers.items()
-                for sentence in skipped_sentences(found.skipped, len(found.predictions), name=name)
-            ),
-        ],
+        {name: one_set.predictions for name, one_set in outliers.items()},
+        [SkippedImage(name, *bad) for name, each in all_sets.items() for bad in each.skipped],
+        [sentence for name, each in all_sets.items() for sentence in _left_out(name, each)],
         predicted.picture,
         processes.is_first(),
     )
 
 
 def read_file(path: Path, deferral: "Deferral | None") -> "Predictions":
-    """Predictions in a file, which are named where they are not those of the policy's model."""
+    """Predictions in a file, which is named where they are not those of the policy's model."""
     from misgiving.predictions.record import Predictions
 
     predictions = Predictions.read(path)
@@ -140,15 +121,15 @@ def read_file(path: Path, deferral: "Deferral | None") -> "Predictions":
     return predictions
 
 
-def _left_out(data: str, predicted: "PredictedData") -> list[str]:
-    """Sentences on the images of DATA that were not predicted, and on what was not found."""
+def _left_out(name: str, predicted: "PredictedData") -> list[str]:
+    """Sentences on the images of a set that were not predicted, and on what was not found."""
     from misgiving.data.decoding import skipped_sentences
     from misgiving.report.certificate import left_out_sentences
 
-    sets = {*(predicted.predictions.sets or ())}
     counts = predicted.counts
-    names = [name for name in ("train", "test", "excluded") if counts[name] and name not in sets]
-    sentences = left_out_sentences({name: counts[name] for name in names})
+    used = {*(predicted.predictions.sets or ())}
+    unused = [of_set for of_set in ("train", "test", "excluded") if of_set not in used]
+    sentences = left_out_sentences({key: counts[key] for key in unused if counts[key]})
     if predicted.unknown:
         sentences.append(
             f"left out: {predicted.unknown} images of classes that the model does not know"
@@ -158,4 +139,4 @@ def _left_out(data: str, predicted: "PredictedData") -> list[str]:
             f"near duplicates of training images were sought among {predicted.searched} of "
             f"{predicted.trained_on}; the others were not found"
         )
-    return [*sentences, *skipped_sentences(predicted.skipped, counts.total(), name=data)]
+    return [*sentences, *skipped_sentences(predicted.skipped, counts.total(), name=name)]

@@ -131,7 +131,7 @@ def show_last_epoch(history: Path) -> None:
         (name.replace("_", " "), *(_short(record[name]) for record in records)) for name in names
     )
     sets = (record["set"] for record in records)
-    show_table(("", *sets), rows, title=f"epoch {records[-1]['epoch']}", whole=history)
+    show_table(("", *sets), rows, title=f"epoch {records[-1]['epoch']}")
 
 
 def _short(cell: str) -> str:
