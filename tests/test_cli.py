@@ -219,7 +219,7 @@ def test_evaluate_takes_a_folder_of_ood_images_by_name(misgiving, run_folder, ph
     code, _, error = misgiving(*command, "--ood", f"a={b}", "--ood", a)
     assert code == 2
     assert "--ood" in one_line(error)
-    assert "'a' is named twice" in error
+    assert "'a' names two sets" in error
 
 
 def test_measuring_on_training_images_must_be_asked_for(misgiving, run_folder, photos):

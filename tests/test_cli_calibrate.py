@@ -224,7 +224,7 @@ def test_other_preprocessing_makes_another_model(misgiving, with_policy):
         (["--max-error", "2"], 2, "--max-error"),
         (["--max-error", "0.1", "--confidence", "1"], 2, "--confidence"),
         (["--max-error", "0.1", "--class-max-miss", "eleven=0.1"], 2, "unknown class 'eleven'"),
-        (["--max-error", "0.1", "--class-max-miss", "3"], 2, "'3' is not CLASS=RATE"),
+        (["--max-error", "0.1", "--class-max-miss", "3"], 2, "CLASS=NUMBER, got '3'"),
         (["--max-error", "0.1", "--class-max-miss", "3=0.001"], 1, "of 3 is 0.001"),
         (["--max-error", "0.1", "--max-ood-false-alarms", "0.0001"], 1, "at least"),
         (["--max-error", "0.1", "--ood-detector", "nearest"], 2, "--ood-detector"),
@@ -340,7 +340,7 @@ def test_an_ood_set_that_has_the_name_of_another_set_is_refused(
         "--device", "cpu",
     )  # fmt: skip
     assert code == 2
-    assert f"--ood '{name}' names other rows" in one_line(error)
+    assert f"--ood '{name}' names two sets" in one_line(error)
 
 
 @pytest.mark.parametrize("place", ["file", "file/folder"])

@@ -258,6 +258,8 @@ def _value(option: Field[Any], given: Any) -> Any:
     if get_origin(kind) is tuple:
         given = () if given == "none" else [item.strip() for item in given.split(",")]
     elif get_origin(kind) is Mapping:
+        if plain := [text for text in given if "=" not in text]:
+            raise UsageError(f"`{option.name}` takes CLASS=NUMBER, got {plain[0]!r}")
         given = dict(text.rpartition("=")[::2] for text in given)
     else:
         return given
