@@ -1,6 +1,6 @@
 """Check of a labelled image set before training: counts, damage, duplicates and contradictions."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -110,27 +110,29 @@ def data_check(
     Only hashes and a thumbnail of each image are kept. `sets` is the split whose sets are compared;
     by default it is the paper's, by image, with this seed.
     """
-    split: SetNames | str
-    try:
-        split = paper_split(dataset.labels, dataset.classes, seed=seed) if sets is None else sets
-    except ExplainedError as failure:
-        split = f"there is no split: {failure}"
-    images: list[_ImageFacts | str] = []
-    for facts in in_order(lambda index: _facts_of(dataset, index), len(dataset)):
-        images.append(facts)
+    no_split = ""
+    if sets is None:
+        try:
+            sets = paper_split(dataset.labels, dataset.classes, seed=seed)
+        except ExplainedError as failure:
+            no_split = f"there is no split: {failure}"
+    images: dict[int, _ImageFacts] = {}
+    unreadable: dict[str, str] = {}
+    for index, facts in enumerate(in_order(partial(_facts_of, dataset), len(dataset))):
+        if isinstance(facts, str):
+            unreadable[dataset.ids[index]] = facts
+        else:
+            images[index] = facts
         if report:
-            report(len(images), len(dataset))
-    by_id = dict(zip(dataset.ids, images, strict=True))
-    unreadable = {name: reason for name, reason in by_id.items() if isinstance(reason, str)}
-    readable = {name: facts for name, facts in by_id.items() if not isinstance(facts, str)}
+            report(index + 1, len(dataset))
     return DataCheck(
         name=dataset.name,
         images=len(dataset),
         classes=_class_counts(dataset),
         checks=[
             _listed("unreadable files", unreadable, next(iter(unreadable.values()), "")),
-            *_duplicates(dataset, _copies(images), split),
-            *_odd_images(readable),
+            *_relations(dataset, _copies(images), sets, no_split),
+            *_odd_images({dataset.ids[index]: facts for index, facts in images.items()}),
         ],
     )
 
@@ -160,22 +162,19 @@ def _facts_of(dataset: Dataset, index: int) -> _ImageFacts | str:
         return reason_of(failure).encode(errors="backslashreplace").decode()
 
 
-def _copies(images: Sequence[_ImageFacts | str]) -> list[Copy]:
+def _copies(images: Mapping[int, _ImageFacts]) -> list[Copy]:
     """Each image that repeats an earlier one, with the first such; then near duplicates.
 
-    A pair is listed once, by its closest agreement. Unreadable images never count as copies.
+    A pair is listed once, by its closest agreement.
     """
-    by_content: dict[str, int] = {}
-    by_pixels: dict[str, int] = {}
+    first_with: dict[str, int] = {}
     distinct: dict[int, Hashes] = {}
-    exact = []
-    for index, image in enumerate(images):
-        if isinstance(image, str):
-            continue
-        if (first := by_content.setdefault(image.content, index)) != index:
-            exact.append((first, index, SAME_CONTENT))
-        elif (first := by_pixels.setdefault(image.pixels, index)) != index:
-            exact.append((first, index, SAME_PIXELS))
+    exact: list[Copy] = []
+    for index, image in images.items():
+        for kind, key in ((SAME_CONTENT, image.content), (SAME_PIXELS, f"pixels {image.pixels}")):
+            if (first := first_with.setdefault(key, index)) != index:
+                exact.append((first, index, kind))
+                break
         else:
             distinct[index] = image.picture
     positions = list(distinct)
@@ -189,7 +188,7 @@ def _class_counts(dataset: Dataset) -> dict[str, tuple[int, int | None]]:
     present = dict(zip(dataset.classes, counts, strict=True))
     if published is None:
         return {name: (count, None) for name, count in present.items()}
-    names = [*published, *(name for name in present if name not in published)]
+    names = dict.fromkeys([*published, *present])
     return {name: (present.get(name, 0), published.get(name, 0)) for name in names}
 
 
@@ -199,16 +198,10 @@ def _listed(name: str, details: Mapping[str, str], remark: str = "") -> Check:
     return Check(name=name, findings=findings, count=len(findings), remark=remark)
 
 
-def _duplicates(dataset: Dataset, copies: Sequence[Copy], split: SetNames | str) -> Iterator[Check]:
-    """Checks of copies and groups; `split` is the reason where there is no split."""
-    members: dict[str, list[int]] = defaultdict(list)
-    for index, group in enumerate(dataset.groups):
-        members[group].append(index)
-    several = [images for images in members.values() if len(images) > 1]
-    grouped = [
-        (first, other, dataset.groups[first]) for first, *others in several for other in others
-    ]
-
+def _relations(
+    dataset: Dataset, copies: Sequence[Copy], sets: SetNames | None, no_split: str
+) -> Iterator[Check]:
+    """Checks of copies and of groups; `no_split` is the reason where there are no sets."""
     pairs = partial(_pairs, dataset)
     for name, kind in (
         ("files of the same content", SAME_CONTENT),
@@ -216,25 +209,28 @@ def _duplicates(dataset: Dataset, copies: Sequence[Copy], split: SetNames | str)
         ("near duplicates", NEAR),
     ):
         yield pairs(name, [pair for pair in copies if pair[2] == kind])
-    total = f"{sum(map(len, several))} images; {len(members)} groups in all"
-    check = pairs("groups with several images", grouped)
-    yield replace(check, count=len(several), remark=total)
-    split_groups, split_copies = (
-        f"{kind} in several sets of the split" for kind in ("groups", "copies")
-    )
-    if isinstance(split, str):
-        yield from (_listed(name, {}, split) for name in (split_groups, split_copies))
+    first: dict[str, int] = {}
+    members = [
+        (first.setdefault(group, index), index, group) for index, group in enumerate(dataset.groups)
+    ]
+    groups = sorted(pair for pair in members if pair[0] != pair[1])
+    several = len({earliest for earliest, *_ in groups})
+    total = f"{several + len(groups)} images; {len(first)} groups in all"
+    yield replace(pairs("groups with several images", groups), count=several, remark=total)
+    if sets is None:
+        for kind in ("groups", "copies"):
+            yield _listed(f"{kind} in several sets of the split", {}, no_split)
     else:
-        sets = split.tolist()
-        sizes = ", ".join(f"{size} in {name}" for name, size in Counter(sets).most_common())
-        shared = count_shared_groups(dataset.groups, split)
-        yield replace(pairs(split_groups, grouped, sets), count=shared, remark=sizes)
-        yield pairs(split_copies, copies, sets)
+        names = sets.tolist()
+        sizes = ", ".join(f"{size} in {name}" for name, size in Counter(names).most_common())
+        check = pairs("groups in several sets of the split", groups, names)
+        count = count_shared_groups(dataset.groups, sets)
+        yield replace(check, count=count, remark=sizes)
+        yield pairs("copies in several sets of the split", copies, names)
     labels = [dataset.classes[label] for label in dataset.labels]
     yield pairs("copies with different labels", copies, labels)
-    disputed = count_shared_groups(dataset.groups, dataset.labels)
-    check = pairs("groups with different labels", grouped, labels)
-    yield replace(check, count=disputed, remark="")
+    check = pairs("groups with different labels", groups, labels)
+    yield replace(check, count=count_shared_groups(dataset.groups, dataset.labels), remark="")
 
 
 def _pairs(
@@ -255,24 +251,24 @@ def _pairs(
 
 def _odd_images(images: Mapping[str, _ImageFacts]) -> Iterator[Check]:
     """Checks of sizes, of images without colours and of those that are nearly black."""
-    areas = {name: image.height * image.width for name, image in images.items()}
-    median = float(np.median([*areas.values()])) if areas else 0.0
     sizes = {name: f"{image.width} x {image.height}" for name, image in images.items()}
-    sides = {name: sorted((image.height, image.width)) for name, image in images.items()}
+    areas = [image.height * image.width for image in images.values()]
+    median = float(np.median(areas)) if areas else 0.0
 
-    def matching(matches: Callable[[str], bool]) -> dict[str, str]:
-        return {name: size for name, size in sizes.items() if matches(name)}
+    def matching(name: str, matches: Callable[[_ImageFacts], bool], remark: str = "") -> Check:
+        details = {key: sizes[key] for key, image in images.items() if matches(image)}
+        return _listed(name, details, remark)
 
-    def is_unusual(name: str) -> bool:
-        usual = median / UNUSUAL_AREA <= areas[name] <= median * UNUSUAL_AREA
-        shorter, longer = sides[name]
+    def is_unusual(image: _ImageFacts) -> bool:
+        shorter, longer = sorted((image.height, image.width))
+        usual = median / UNUSUAL_AREA <= shorter * longer <= median * UNUSUAL_AREA
         return not usual or longer > UNUSUAL_SHAPE * shorter
 
     distinct = f"{len({*sizes.values()})} sizes; the median has {median:.0f} pixels"
-    yield _listed("images of unusual size", matching(is_unusual), distinct)
-    yield _listed("grey images", matching(lambda name: images[name].is_grey))
-    tiny = matching(lambda name: sides[name][0] < TINY)
-    yield _listed("tiny images", tiny, f"shorter side under {TINY} pixels")
+    yield matching("images of unusual size", is_unusual, distinct)
+    yield matching("grey images", lambda image: image.is_grey)
+    tiny = f"shorter side under {TINY} pixels"
+    yield matching("tiny images", lambda image: min(image.height, image.width) < TINY, tiny)
     dark = {
         name: f"brightest value {image.brightest} of 255"
         for name, image in images.items()
