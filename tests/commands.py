@@ -1,7 +1,13 @@
 """What tests of the command line share."""
 
+import io
 import json
 import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from typing import NamedTuple
+
+import pytest
 
 from misgiving.checkpoint import SEALED
 from misgiving.files import write_json
@@ -32,3 +38,25 @@ def reseal(run, **changes):
         config = json.loads((run / "config.json").read_text(encoding="utf-8"))
         write_json(run / "config.json", {**config, **changes})
     seal(run, SEALED)
+
+
+class Result(NamedTuple):
+    """Exit code, standard output and standard error of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+def call(*arguments, cache):
+    """Run the command line in this process, outside of any one test."""
+    from misgiving import cli
+
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, redirect_stdout(out), redirect_stderr(err):
+        patched.setenv("XDG_CACHE_HOME", str(cache))
+        patched.setenv("COLUMNS", "200")
+        patched.setattr(sys, "argv", ["misgiving", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.run()
+    return Result(stopped.value.code or 0, out.getvalue(), err.getvalue())

@@ -1,3 +1,5 @@
+"""`calibrate` of a run, and what `evaluate` and `predict` do with its policy."""
+
 import csv
 import json
 import re
@@ -9,12 +11,13 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from commands import one_line, reseal
+from commands import call, one_line, reseal
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 
 from misgiving.cli.calibrate import OodDetector
+from misgiving.data.datasets import load_dataset
 from misgiving.deferral.deferral import Deferral
 from misgiving.predictions.inference import predict
 from misgiving.predictions.predict import TrainedRun
@@ -23,6 +26,8 @@ from misgiving.scores.features import FEATURE_SCORES
 from misgiving.scores.logits import LOGIT_SCORES
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 from misgiving.training.train_run import prepare_training, train_run
+
+CPU = ("--device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +49,21 @@ def trained(places):
     return places / "trained"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cache_home(places):
     return places / "cache"
 
 
 @pytest.fixture(scope="module")
-def calibrated(trained, places):
-    """The run with a policy; made once, by the library."""
-    shutil.copytree(trained, places / "calibrated")
-    run = TrainedRun.load(places / "calibrated", cache=places / "cache" / "misgiving")
-    deferral = Deferral(max_error=0.2, max_ood_false_alarms=0.05)
-    deferral.fit(run.predict("digits").predictions).save(places / "calibrated" / "policy")
-    return places / "calibrated"
+def calibrated(trained, places, cache_home):
+    """The run with a policy, and what `calibrate` said."""
+    run = shutil.copytree(trained, places / "calibrated")
+    said = call(
+        "calibrate", run, "digits", "--max-error", "0.2", "--max-ood-false-alarms", "0.05",
+        "--class-max-miss", "3=0.3", *CPU, cache=cache_home,
+    )  # fmt: skip
+    assert said.code == 0, said.err
+    return run, said.err
 
 
 @pytest.fixture
@@ -66,7 +73,42 @@ def run_folder(trained, tmp_path):
 
 @pytest.fixture
 def with_policy(calibrated, tmp_path):
-    return shutil.copytree(calibrated, tmp_path / "run")
+    return shutil.copytree(calibrated[0], tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def ood(places):
+    (places / "photographs").mkdir()
+    for number, pixels in enumerate(load_sample_images().images):
+        Image.fromarray(pixels).save(places / "photographs" / f"{number}.png")
+    return places / "photographs"
+
+
+@pytest.fixture(scope="module")
+def evaluated(calibrated, places, cache_home, ood):
+    """The folder of an evaluation of all held-out images, what was said, and what was predicted."""
+    predicted = Counter()
+
+    def counting(model, images, **options):
+        predicted.update(images.ids)
+        return predict(model, images, **options)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("misgiving.predictions.inference.predict", counting)
+        said = call(
+            "evaluate", calibrated[0], "digits", "--set", "validation", "--ood", ood,
+            "--out", places / "evaluated", *CPU, cache=cache_home,
+        )  # fmt: skip
+    assert said.code == 0, said.err
+    return places / "evaluated", said, predicted
+
+
+@pytest.fixture(scope="module")
+def evaluated_on_others(calibrated, cache_home):
+    """The same without the images that the policy was fitted on."""
+    said = call("evaluate", calibrated[0], "digits", *CPU, cache=cache_home)
+    assert said.code == 0, said.err
+    return calibrated[0] / "evaluation", said
 
 
 def cases_of(run):
@@ -77,77 +119,76 @@ def table(path):
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
-def test_calibrate_reports_its_data_and_the_limits_of_its_guarantee(misgiving, run_folder):
-    code, _, error = misgiving(
-        "calibrate", run_folder, "digits", "--max-error", "0.2", "--class-max-miss", "3=0.3",
-        "--device", "cpu",
-    )  # fmt: skip
-    assert code == 0, error
-    assert "unit: image. The data name no patients" in error
-    assert "left out: 269 images on which the model was trained" in error
-    assert "a quarter of 1487 images, drawn by group with seed 0, and the rest" in error
-    assert "; AURC on the tuning set: msp" in error
-    assert "at most 20 %" in error
-    assert "at most 30 % of 3 cases are accepted as another class" in error
-    assert "does not extend to other devices" in error
-    assert {path.name for path in (run_folder / "policy").iterdir()} == {
-        "policy.json",
-        "policy.safetensors",
-    }
+def test_calibrate_reports_its_data_and_the_limits_of_its_guarantee(calibrated):
+    run, error = calibrated
+    for words in (
+        "unit: image. The data name no patients",
+        "left out: 269 images on which the model was trained",
+        "a quarter of 1487 images, drawn by group with seed 0, and the rest",
+        "; AURC on the tuning set: msp",
+        "at most 20 %",
+        "at most 30 % of 3 cases are accepted as another class",
+        "does not extend to other devices",
+    ):
+        assert words in error
+    names = {path.name for path in (run / "policy").iterdir()}
+    assert names == {"policy.json", "policy.safetensors"}
 
 
-def test_the_tuning_and_the_calibration_set_share_no_image(calibrated):
-    folder, cases = calibrated, cases_of(calibrated)
+def test_the_command_gives_the_policy_of_the_library_on_sets_that_share_no_image(
+    calibrated, cache_home, tmp_path
+):
+    run = calibrated[0]
+    predicted = TrainedRun.load(run, cache=cache_home / "misgiving").predict("digits").predictions
+    deferral = Deferral(max_error=0.2, max_ood_false_alarms=0.05, class_max_miss={"3": 0.3})
+    deferral.fit(predicted).save(tmp_path / "policy")
+    for name in ("policy.json", "policy.safetensors"):
+        assert (tmp_path / "policy" / name).read_bytes() == (run / "policy" / name).read_bytes()
+    cases = cases_of(run)
     tune, calibration = (set(cases[name]["contents"]) for name in ("tuning", "calibration"))
-    trained = {row["hash"] for row in table(folder / "split.csv") if row["set"] == "train"}
+    training = {row["hash"] for row in table(run / "split.csv") if row["set"] == "train"}
     assert tune
     assert calibration
     assert not tune & calibration
-    assert not (tune | calibration) & trained
+    assert not (tune | calibration) & training
 
 
-def test_the_same_seed_gives_the_same_policy(calibrated, run_folder, misgiving):
-    misgiving(
-        "calibrate", run_folder, "digits", "--max-error", "0.2", "--max-ood-false-alarms", "0.05",
-        "--device", "cpu",
-    )  # fmt: skip
-    for name in ("policy.json", "policy.safetensors"):
-        assert (run_folder / "policy" / name).read_bytes() == (
-            calibrated / "policy" / name
-        ).read_bytes()
-
-
-def test_a_policy_is_replaced_only_when_that_is_said(misgiving, with_policy):
+def test_a_policy_is_replaced_only_when_that_is_said_and_every_further_one_warns(
+    misgiving, with_policy
+):
     before = (with_policy / "policy" / "policy.json").read_bytes()
-    arguments = ("calibrate", with_policy, "digits", "--max-error", "0.3", "--device", "cpu")
+    arguments = ("calibrate", with_policy, "digits", "--max-error", "0.3", *CPU)
     code, _, error = misgiving(*arguments)
     assert code == 2
     assert "--overwrite" in one_line(error)
     assert (with_policy / "policy" / "policy.json").read_bytes() == before
-    code, _, error = misgiving(*arguments, "--overwrite")
-    assert code == 0, error
-    assert "calibrated before with 1487 of these images" in error
-    assert (with_policy / "policy" / "policy.json").read_bytes() != before
-    assert cases_of(with_policy)["calibrations"] == 1
-
-
-def test_every_further_seed_warns_that_its_cases_were_used_before(misgiving, run_folder):
-    for number in range(2):
-        code, _, error = misgiving(
-            "calibrate", run_folder, "digits", "--max-error", "0.2", "--seed", number,
-            "--overwrite", "--device", "cpu",
-        )  # fmt: skip
+    for number in (1, 2):
+        code, _, error = misgiving(*arguments, "--overwrite", "--seed", number)
         assert code == 0, error
-        assert ("calibrated before with" in error) == (number > 0)
-        cases = cases_of(run_folder)
-        assert (cases["calibrations"], cases["repeated_images"]) == (number, 1487 * number)
-    groups = cases["repeated_groups"]
-    assert f"before with 1487 of these images ({groups} groups), in 1 earlier calib" in error
+        cases = cases_of(with_policy)
+        assert (cases["calibrations"], cases["repeated_images"]) == (number, 1487)
+        groups, plural = cases["repeated_groups"], "s" if number > 1 else ""
+        assert (
+            f"calibrated before with 1487 of these images ({groups} groups), in {number} earlier "
+            f"calibration{plural}"
+        ) in error
+    assert (with_policy / "policy" / "policy.json").read_bytes() != before
+
+
+def test_a_damaged_policy_can_be_replaced(misgiving, with_policy):
+    (with_policy / "policy" / "policy.json").write_text("{")
+    for error_rate in ("0.3", "0.2"):  # it is said of a calibration after the next one, too
+        code, _, error = misgiving(
+            "calibrate", with_policy, "digits", "--max-error", error_rate, "--overwrite", *CPU
+        )
+        assert code == 0, error
+        assert "Warning: the record of an earlier calibration of this run could not be" in error
+        assert not cases_of(with_policy)["complete"]
+    assert "calibrated before with 1487 of these images" in error
+    Deferral.load(with_policy / "policy")
 
 
 def test_a_patient_is_the_unit_of_a_table_that_names_patients(misgiving, run_folder, tmp_path):
-    from misgiving.data.datasets import load_dataset
-
     digits = load_dataset("digits")
     lines = ["path,label,patient"]
     for row in range(300, 600):
@@ -156,7 +197,7 @@ def test_a_patient_is_the_unit_of_a_table_that_names_patients(misgiving, run_fol
     (tmp_path / "t.csv").write_text("\n".join(lines))
     code, _, error = misgiving(
         "calibrate", run_folder, f"table:{tmp_path / 't.csv'}", "--max-error", "0.3",
-        "--training-data", "digits", "--device", "cpu",
+        "--training-data", "digits", *CPU,
     )  # fmt: skip
     assert code == 0, error
     assert "unit: patient (column patient)." in error
@@ -168,100 +209,14 @@ def test_a_patient_is_the_unit_of_a_table_that_names_patients(misgiving, run_fol
     assert policy["certificate"]["cases"] == len(groups) <= 75
 
 
-def test_a_damaged_policy_can_be_replaced(misgiving, with_policy):
-    (with_policy / "policy" / "policy.json").write_text("{")
-    code, _, error = misgiving(
-        "calibrate", with_policy, "digits", "--max-error", "0.3", "--overwrite", "--device", "cpu"
-    )
-    assert code == 0, error
-    unknown = "Warning: the record of an earlier calibration of this run could not be read"
-    assert unknown in error
-    assert not cases_of(with_policy)["complete"]
-    code, _, error = misgiving(
-        "calibrate", with_policy, "digits", "--max-error", "0.2", "--overwrite", "--device", "cpu"
-    )
-    assert unknown in error  # of a calibration after the next one, too
-    assert "calibrated before with 1487 of these images" in error
-    assert misgiving("evaluate", with_policy, "digits", "--device", "cpu")[0] == 0
-
-
-def test_predict_gives_an_image_the_score_that_calibrate_gave_it(misgiving, with_policy, tmp_path):
+def test_predict_gives_an_image_the_score_that_calibrate_gave_it(
+    misgiving, calibrated, evaluated, ood, tmp_path
+):
     """The digits as files go through decoding, preprocessing and batches of their own."""
-    from misgiving.data.datasets import load_dataset
-
     digits = load_dataset("digits")
     for row in range(300, 340):
         Image.fromarray(digits.images.read(row).image).save(tmp_path / f"{digits.ids[row]}.png")
-    _, output, error = misgiving("predict", with_policy, tmp_path, "--device", "cpu")
-    predicted = {Path(row["path"]).stem: row for row in csv.DictReader(output.splitlines())}
-    misgiving(
-        "evaluate", with_policy, "digits", "--set", "validation", "--out", tmp_path / "out",
-        "--device", "cpu",
-    )  # fmt: skip
-    decided = {row["id"]: row for row in table(tmp_path / "out" / "decisions.csv")}
-    shared = sorted(predicted.keys() & decided.keys())
-    assert len(shared) > 20, error
-    for name in shared:
-        for column in ("acceptance_score", "ood_score", "error_probability", "probability"):
-            assert float(predicted[name][column]) == pytest.approx(
-                float(decided[name][column]), rel=1e-3, abs=1e-5
-            )
-        assert predicted[name]["decision"] == decided[name]["decision"]
-
-
-def test_other_preprocessing_makes_another_model(misgiving, with_policy):
-    path = with_policy / "config.json"
-    preprocessing = json.loads(path.read_text())["preprocessing"]
-    reseal(with_policy, preprocessing={**preprocessing, "crop": 0.5})
-    code, _, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
-    assert code == 1
-    assert "was calibrated for the model" in one_line(error)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected", "says"),
-    [
-        (["--max-error", "2"], 2, "--max-error"),
-        (["--max-error", "0.1", "--confidence", "1"], 2, "--confidence"),
-        (["--max-error", "0.1", "--class-max-miss", "eleven=0.1"], 2, "unknown class 'eleven'"),
-        (["--max-error", "0.1", "--class-max-miss", "3"], 2, "CLASS=NUMBER, got '3'"),
-        (["--max-error", "0.1", "--class-max-miss", "3=0.001"], 1, "of 3 is 0.001"),
-        (["--max-error", "0.1", "--max-ood-false-alarms", "0.0001"], 1, "at least"),
-        (["--max-error", "0.1", "--ood-detector", "nearest"], 2, "--ood-detector"),
-    ],
-)
-def test_targets_that_cannot_be_certified_are_refused(
-    misgiving, run_folder, arguments, expected, says
-):
-    code, _, error = misgiving("calibrate", run_folder, "digits", *arguments, "--device", "cpu")
-    assert code == expected
-    assert says in one_line(error)
-    assert not (run_folder / "policy").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--class-max-miss", "eleven=0.1"], "--class-max-miss has the unknown class 'eleven'"),
-        (["--cost", "eleven=10"], "--cost has the unknown class 'eleven'"),
-    ],
-)
-def test_a_name_that_the_model_does_not_know_is_refused_before_any_image_is_read(
-    misgiving, run_folder, arguments, says, monkeypatch
-):
-    monkeypatch.setattr("misgiving.predictions.predict.load_dataset", None)
-    code, _, error = misgiving("calibrate", run_folder, "digits", "--max-error", "0.1", *arguments)
-    assert code == 2
-    assert says in one_line(error)
-
-
-def test_predict_applies_the_policy(misgiving, with_policy, tmp_path):
-    for number, pixels in enumerate(load_sample_images().images):
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    code, output, error = misgiving(
-        "predict", with_policy, tmp_path / "0.png", tmp_path / "1.png", "--device", "cpu"
-    )
-    assert code == 0, error
+    _, output, error = misgiving("predict", calibrated[0], tmp_path, ood, *CPU)
     rows = list(csv.DictReader(output.splitlines()))
     assert list(rows[0]) == [
         "path", "predicted_class", "probability", "predicted_loss", "decision", "reason",
@@ -271,152 +226,120 @@ def test_predict_applies_the_policy(misgiving, with_policy, tmp_path):
         assert row["decision"] in ("accept", "defer", "ood")
         assert row["reason"]
         assert 0 < float(row["ood_p_value"]) <= 1
+    predicted = {Path(row["path"]).stem: row for row in rows}
+    decided = {row["id"]: row for row in table(evaluated[0] / "decisions.csv")}
+    shared = sorted(predicted.keys() & decided.keys())
+    threshold = Deferral.load(calibrated[0] / "policy").certificate_.ood_threshold
+    assert len(shared) > 20, error
+    for name in shared:
+        for column in ("acceptance_score", "ood_score", "error_probability", "probability"):
+            assert float(predicted[name][column]) == pytest.approx(
+                float(decided[name][column]), rel=1e-3, abs=1e-5
+            )
+        at_threshold = float(decided[name]["ood_score"]) == pytest.approx(threshold, rel=1e-4)
+        assert at_threshold or predicted[name]["decision"] == decided[name]["decision"]
 
 
-def test_evaluate_measures_the_policy_by_class(misgiving, with_policy, tmp_path):
-    code, output, error = misgiving(
-        "evaluate", with_policy, "digits", "--set", "validation", "--out", tmp_path / "out",
-        "--device", "cpu",
-    )  # fmt: skip
-    assert code == 0, error
-    assert "1487 of these 1528 images: the numbers of its decisions are optimistic" in error
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert "1487 of these 1528 images: the numbers of its decisions are optimistic" in page
-    assert "class 3</th>" in page
-    assert page.count("data:image/jpeg") == 24
-    groups = table(tmp_path / "out" / "subgroups.csv")
-    known = Predictions.read(tmp_path / "out" / "predictions.npz").units
-    assert sum(int(row["cases"]) for row in groups) == len(set(known)) < 1528  # near duplicates
-    decisions = table(tmp_path / "out" / "decisions.csv")
-    assert len(decisions) == 1528
-    accepted = [row for row in decisions if row["decision"] == "accept"]
-    measured = {
-        row["metric"]: float(row["value"])
-        for row in table(tmp_path / "out" / "measurements.csv")
-        if row["detector"] == "policy"
-    }
-    assert measured["coverage"] == pytest.approx(len(accepted) / 1528)
-    wrong = sum(row["true_class"] != row["predicted_class"] for row in accepted)
-    assert measured["error_among_accepted"] == pytest.approx(wrong / len(accepted))
-    assert f"the policy accepts {len(accepted) / 15.28:.1f} % (95 % interval" in output
-
-
-def test_ood_images_are_measured_with_the_policy_of_the_run(misgiving, with_policy, tmp_path):
-    (tmp_path / "photographs").mkdir()
-    for number, pixels in enumerate(load_sample_images().images):
-        Image.fromarray(pixels).save(tmp_path / "photographs" / f"{number}.png")
-    code, _, error = misgiving(
-        "evaluate", with_policy, "digits", "--set", "validation", "--out", tmp_path / "out",
-        "--ood", tmp_path / "photographs", "--device", "cpu",
-    )  # fmt: skip
-    assert code == 0, error
-    rows = table(tmp_path / "out" / "measurements.csv")
-    found = {row["metric"]: float(row["value"]) for row in rows if row["dataset"] == "photographs"}
-    assert 0 <= found["auroc"] <= 1
-    shares = [found[name] for name in ("coverage", "deferred_share", "ood_share")]
-    assert sum(shares) == pytest.approx(1.0)
-
-
-def test_an_ood_folder_that_is_missing_is_refused_before_anything_is_computed(
-    misgiving, with_policy, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ("arguments", "expected", "says"),
+    [
+        (["--max-error", "2"], 2, "--max-error"),
+        (["--confidence", "1"], 2, "--confidence"),
+        (["--class-max-miss", "3"], 2, "CLASS=NUMBER, got '3'"),
+        (["--class-max-miss", "3=0.001"], 1, "of 3 is 0.001"),
+        (["--max-ood-false-alarms", "0.0001"], 1, "at least"),
+        (["--ood-detector", "nearest"], 2, "--ood-detector"),
+    ],
+)
+def test_targets_that_cannot_be_certified_are_refused(
+    misgiving, run_folder, arguments, expected, says
 ):
-    computed = []
-    monkeypatch.setattr("misgiving.predictions.predict.predictions_of", computed.append)
-    code, _, error = misgiving(
-        "evaluate", with_policy, "digits", "--ood", tmp_path / "nowhere", "--device", "cpu"
-    )
-    assert code == 1
-    assert "nowhere" in one_line(error)
-    assert computed == []
+    given = arguments if "--max-error" in arguments else ["--max-error", "0.1", *arguments]
+    code, _, error = misgiving("calibrate", run_folder, "digits", *given, *CPU)
+    assert code == expected
+    assert says in one_line(error)
+    assert not (run_folder / "policy").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("calibrate RUN digits --class-max-miss eleven=0.1", "unknown class 'eleven'"),
+        ("calibrate RUN digits --cost eleven=10", "--cost has the unknown class 'eleven'"),
+        ("evaluate RUN digits --ood TMP/nowhere", "nowhere"),
+        ("evaluate RUN digits --out TMP/file/folder", "; choose another --out"),
+        ("evaluate RUN table:TMP/decisions.csv --out TMP", "is read, and would be replaced"),
+    ],
+)
+def test_wrong_names_are_refused_before_any_image_is_read(
+    misgiving, calibrated, tmp_path, monkeypatch, arguments, says
+):
+    monkeypatch.setattr("misgiving.predictions.predict.load_dataset", None)
+    monkeypatch.setattr("misgiving.predictions.predict.predictions_of", None)
+    (tmp_path / "file").touch()
+    (tmp_path / "decisions.csv").write_text("path,label\n")
+    words = arguments.replace("RUN", str(calibrated[0])).replace("TMP", str(tmp_path)).split()
+    extra = ("--max-error", "0.1", "--overwrite") if words[0] == "calibrate" else CPU
+    code, _, error = misgiving(*words, *extra)
+    assert code in (1, 2)
+    assert says in one_line(error)
+    assert (tmp_path / "decisions.csv").read_text() == "path,label\n"
 
 
 @pytest.mark.parametrize("name", ["validation", "unseen_classes"])
-def test_an_ood_set_that_has_the_name_of_another_set_is_refused(
-    misgiving, with_policy, tmp_path, name
-):
-    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+def test_an_ood_set_that_has_the_name_of_another_set_is_refused(misgiving, calibrated, ood, name):
     code, _, error = misgiving(
-        "evaluate", with_policy, "digits", "--set", "validation", "--ood", f"{name}={tmp_path}",
-        "--device", "cpu",
-    )  # fmt: skip
+        "evaluate", calibrated[0], "digits", "--set", "validation", "--ood", f"{name}={ood}", *CPU
+    )
     assert code == 2
     assert f"--ood '{name}' names two sets" in one_line(error)
 
 
-@pytest.mark.parametrize("place", ["file", "file/folder"])
-def test_evaluate_refuses_an_output_that_cannot_be_written_before_anything_is_computed(
-    misgiving, with_policy, tmp_path, monkeypatch, place
-):
-    (tmp_path / "file").touch()
-    monkeypatch.setattr("misgiving.predictions.predict.predictions_of", None)
-    out = tmp_path / place
-    code, _, error = misgiving("evaluate", with_policy, "digits", "--out", out, "--device", "cpu")
-    assert code == 2
-    assert "; choose another --out" in one_line(error)
-
-
-def test_evaluate_does_not_replace_the_table_of_its_images(
-    misgiving, with_policy, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("misgiving.predictions.predict.predictions_of", None)
-    table = tmp_path / "decisions.csv"
-    table.write_text("path,label\n")
-    code, _, error = misgiving(
-        "evaluate", with_policy, f"table:{table}", "--out", tmp_path, "--device", "cpu"
-    )
-    assert code == 2
-    assert "decisions.csv: is read, and would be replaced; choose another --out" in one_line(error)
-    assert table.read_text() == "path,label\n"
-
-
-def test_the_cases_of_a_runs_policy_are_known_in_its_file_of_predictions(
-    misgiving, with_policy, tmp_path
-):
-    code, _, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
-    assert code == 0, error
-    predictions = with_policy / "evaluation" / "predictions.npz"
-    out = tmp_path / "again"
-    code, _, said = misgiving("evaluate", predictions, "--policy", with_policy, "--out", out)
-    assert code == 0, said
-    count = re.search(r"fitted on (\d+) of these 1528 images; its decisions are", error)[1]
-    assert f"fitted on {count} of these 1528 images; its decisions are" in said
-    decided = table(with_policy / "evaluation" / "decisions.csv")
-    assert table(out / "decisions.csv") == decided
-    for folder in (with_policy / "evaluation", out):
-        (images,) = (
-            row["value"]
-            for row in table(folder / "measurements.csv")
-            if (row["dataset"], row["detector"], row["metric"])
-            == ("policy_test", "policy", "images")
-        )
-        assert float(images) == len(decided)
-
-
-def test_evaluate_predicts_each_image_once(misgiving, with_policy, tmp_path, monkeypatch):
-    (tmp_path / "noise").mkdir()
-    for seed in range(3):
-        pixels = np.random.default_rng(seed).integers(256, size=(20, 20, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "noise" / f"{seed}.png")
-    predicted = Counter()
-
-    def counting(model, images, **options):
-        predicted.update(images.ids)
-        return predict(model, images, **options)
-
-    monkeypatch.setattr("misgiving.predictions.inference.predict", counting)
-    code, _, error = misgiving(
-        "evaluate", with_policy, "digits", "--ood", tmp_path / "noise", "--device", "cpu"
-    )
-    assert code == 0, error
-    assert len(predicted) == 1528 + 3
+def test_evaluate_predicts_each_image_once(evaluated):
+    predicted = evaluated[2]
+    assert len(predicted) == 1528 + 2
     assert set(predicted.values()) == {1}
 
 
-def test_every_output_has_a_probability_that_is_one_less_the_error(misgiving, with_policy):
-    code, _, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
-    assert code == 0, error
-    rows = table(with_policy / "evaluation" / "decisions.csv")
-    assert rows
+def test_evaluate_measures_the_policy_by_class_and_on_ood_images(evaluated):
+    folder, said, _ = evaluated
+    optimistic = "1487 of these 1528 images: the numbers of its decisions are optimistic"
+    page = (folder / "report.html").read_text()
+    assert optimistic in said.err
+    assert optimistic in page
+    assert "class 3</th>" in page
+    assert page.count("data:image/jpeg") == 24
+    groups = table(folder / "subgroups.csv")
+    units = set(Predictions.read(folder / "predictions.npz").units)
+    assert sum(int(row["cases"]) for row in groups) == len(units) < 1528  # near duplicates
+    decisions = table(folder / "decisions.csv")
+    assert len(decisions) == 1528
+    accepted = [row for row in decisions if row["decision"] == "accept"]
+    rows = table(folder / "measurements.csv")
+    measured, outliers = (
+        {row["metric"]: float(row["value"]) for row in rows if row[column] == name}
+        for column, name in (("detector", "policy"), ("dataset", "photographs"))
+    )
+    assert 0 <= outliers["auroc"] <= 1
+    shares = [outliers[name] for name in ("coverage", "deferred_share", "ood_share")]
+    assert sum(shares) == pytest.approx(1.0)
+    measured |= {
+        row["metric"]: float(row["value"])
+        for row in rows
+        if row["detector"] == "policy" and row["dataset"] != "photographs"
+    }
+    assert measured["coverage"] == pytest.approx(len(accepted) / 1528)
+    wrong = sum(row["true_class"] != row["predicted_class"] for row in accepted)
+    assert measured["error_among_accepted"] == pytest.approx(wrong / len(accepted))
+    assert f"the policy accepts {len(accepted) / 15.28:.1f} % (95 % interval" in said.out
+
+
+def test_images_that_set_the_policy_do_not_measure_it(evaluated_on_others):
+    folder, said = evaluated_on_others
+    assert "1487 of these 1528 images; its decisions are measured on the others" in said.err
+    assert re.search(r"of 41 images \(\d+ groups\) are classified correctly", said.out)
+    rows = table(folder / "decisions.csv")
+    assert len(rows) == 1528 - 1487
     for row in rows:
         error = float(row["error_probability"])
         assert float(row["probability"]) + error == pytest.approx(1.0)
@@ -424,9 +347,32 @@ def test_every_output_has_a_probability_that_is_one_less_the_error(misgiving, wi
             assert error <= 0.5
 
 
+def test_the_cases_of_a_runs_policy_are_known_in_its_file_of_predictions(
+    misgiving, calibrated, evaluated_on_others, tmp_path
+):
+    folder, earlier = evaluated_on_others
+    out = tmp_path / "again"
+    code, _, said = misgiving(
+        "evaluate", folder / "predictions.npz", "--policy", calibrated[0], "--out", out
+    )
+    assert code == 0, said
+    count = re.search(r"fitted on (\d+) of these 1528 images; its decisions are", earlier.err)[1]
+    assert f"fitted on {count} of these 1528 images; its decisions are" in said
+    decided = table(folder / "decisions.csv")
+    assert table(out / "decisions.csv") == decided
+    for place in (folder, out):
+        (images,) = (
+            row["value"]
+            for row in table(place / "measurements.csv")
+            if (row["dataset"], row["detector"], row["metric"])
+            == ("policy_test", "policy", "images")
+        )
+        assert float(images) == len(decided)
+
+
 def test_costs_are_recorded_and_named_in_the_reasons(misgiving, run_folder):
     code, _, error = misgiving(
-        "calibrate", run_folder, "digits", "--max-error", "0.2", "--cost", "3=10", "--device", "cpu"
+        "calibrate", run_folder, "digits", "--max-error", "0.2", "--cost", "3=10", *CPU
     )
     assert code == 0, error
     for rule in ("most_probable", "balanced", "logits", "costs"):
@@ -434,7 +380,7 @@ def test_costs_are_recorded_and_named_in_the_reasons(misgiving, run_folder):
     assert re.search(r"Warning: no class has a target. .* bound this by --class-max-miss\.", error)
     policy = json.loads((run_folder / "policy" / "policy.json").read_text())
     assert (policy["rule"]["rule"], policy["rule"]["costs"]) == ("costs", {"3": 10.0})
-    misgiving("evaluate", run_folder, "digits", "--set", "validation", "--device", "cpu")
+    misgiving("evaluate", run_folder, "digits", "--set", "validation", *CPU)
     rows = table(run_folder / "evaluation" / "decisions.csv")
     costly = [row for row in rows if "missing it costs 10" in row["reason"]]
     assert costly
@@ -442,36 +388,41 @@ def test_costs_are_recorded_and_named_in_the_reasons(misgiving, run_folder):
     assert max(float(row["probability"]) for row in costly) <= 0.5
 
 
-def test_images_that_set_the_policy_do_not_measure_it(misgiving, with_policy):
-    code, output, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
-    assert code == 0, error
-    assert "1487 of these 1528 images; its decisions are measured on the others" in error
-    assert re.search(r"of 41 images \(\d+ groups\) are classified correctly", output)
-    assert len(table(with_policy / "evaluation" / "decisions.csv")) == 1528 - 1487
-
-
-@pytest.mark.parametrize("command", ["predict", "evaluate"])
-def test_a_policy_that_was_edited_is_refused_in_one_line(misgiving, with_policy, tmp_path, command):
-    path = with_policy / "policy" / "policy.json"
+def edit_policy(run):
+    path = run / "policy" / "policy.json"
     path.write_text(path.read_text().replace('"max_error": 0.2', '"max_error": 0.1'))
-    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "black.png")
-    data = "digits" if command == "evaluate" else tmp_path / "black.png"
-    code, _, error = misgiving(command, with_policy, data, "--device", "cpu")
-    assert code == 1
-    assert "policy.json" in one_line(error)
-    assert "misgiving calibrate" in error
 
 
-def test_a_policy_of_another_model_is_refused(misgiving, with_policy):
-    state = load_file(with_policy / "model.safetensors")
+def change_preprocessing(run):
+    preprocessing = json.loads((run / "config.json").read_text())["preprocessing"]
+    reseal(run, preprocessing={**preprocessing, "crop": 0.5})
+
+
+def change_weights(run):
+    state = load_file(run / "model.safetensors")
     first = next(name for name, values in state.items() if values.is_floating_point())
-    save_file(
-        {**state, first: state[first] + torch.tensor(0.01)}, with_policy / "model.safetensors"
-    )
-    reseal(with_policy)
-    code, _, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
+    save_file({**state, first: state[first] + torch.tensor(0.01)}, run / "model.safetensors")
+    reseal(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (edit_policy, "policy.json"),
+        (change_preprocessing, "was calibrated for the model"),
+        (change_weights, "was calibrated for the model"),
+    ],
+)
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_an_edited_policy_and_that_of_another_model_are_refused_in_one_line(
+    misgiving, with_policy, ood, command, change, says
+):
+    change(with_policy)
+    data = "digits" if command == "evaluate" else ood
+    code, _, error = misgiving(command, with_policy, data, *CPU)
     assert code == 1
-    assert "was calibrated for the model" in one_line(error)
+    assert says in one_line(error)
+    assert "misgiving calibrate" in error
 
 
 def test_three_images_are_too_few(misgiving, run_folder, tmp_path):
@@ -481,22 +432,10 @@ def test_three_images_are_too_few(misgiving, run_folder, tmp_path):
         Image.fromarray(pixels).save(tmp_path / "few" / name / f"{number}.png")
     code, _, error = misgiving(
         "calibrate", run_folder, f"folder:{tmp_path / 'few'}", "--max-error", "0.2",
-        "--training-data", "digits", "--device", "cpu",
+        "--training-data", "digits", *CPU,
     )  # fmt: skip
     assert code == 1
     assert re.search(r"few groups of images \(3\) for 4 sets; give images of at", one_line(error))
-
-
-def test_a_column_of_the_tables_can_be_trained(misgiving, tmp_path):
-    for name, reads in (("proposed+logits", True), ("vanilla", False)):
-        code, _, error = misgiving(
-            "train", "digits", "--out", tmp_path / name, "--model", name, "--epochs", "1",
-            "--backbone", "vgg16_mini", "--no-pretrained", "--device", "cpu",
-        )  # fmt: skip
-        assert code == 0, error
-        config = json.loads((tmp_path / name / "config.json").read_text())
-        assert config["architecture"]["reads_logits"] is reads
-        assert config["estimates_losses"] is reads
 
 
 def test_every_score_can_detect_ood_images():
