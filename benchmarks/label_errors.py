@@ -140,8 +140,8 @@ def rankings(images: Images, seed: int) -> Iterator[tuple[str, Scores]]:
     """Suspicion of each label, by ranking; all use the same cross-fitted outputs."""
     outputs = cross_fitted_outputs(*images, seed=seed)
     neighbours = neighbour_outputs(*images, seed=seed)
-    yield "ours: all", suspicion([outputs, neighbours], images.labels).scores
-    yield "ours: outputs", suspicion([outputs], images.labels).scores
+    yield "ours: all", suspicion([outputs, neighbours], images.labels)[0]
+    yield "ours: outputs", suspicion([outputs], images.labels)[0]
     shares = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
     qualities = {
         name: get_label_quality_scores(images.labels, shares, method=name) for name in METHODS

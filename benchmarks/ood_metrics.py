@@ -19,8 +19,9 @@ import numpy as np
 from side_by_side import Comparison, alternate
 from sklearn.metrics import auc, precision_recall_curve, roc_auc_score, roc_curve
 
-from misgiving.metrics import calibration, classification, loss_estimation, selective
+from misgiving.metrics import calibration, classification, loss_estimation
 from misgiving.metrics.ood import ood_metrics
+from misgiving.metrics.selective import RiskCoverage
 
 CLASSES = 8
 
@@ -100,15 +101,16 @@ def _measures(
 def _of_confidences(
     confidences: np.ndarray, errors: np.ndarray, labels: np.ndarray
 ) -> Iterator[tuple[str, Callable[[], Any]]]:
-    for name in ("aurc", "excess_aurc", "augrc"):
-        measure = getattr(selective, name)
-        yield name, lambda measure=measure: measure(confidences, errors)
-    for name in ("risk_at_coverage", "coverage_at_risk"):
-        measure = getattr(selective, name)
-        yield name, lambda measure=measure: measure(confidences, errors, 0.2)
+    arguments: dict[str, tuple[Any, ...]] = {"aurc": (), "excess_aurc": (), "augrc": ()}
+    arguments |= {"risk_at_coverage": (0.2,), "coverage_at_risk": (0.2,)}
+    for name, given in arguments.items():
+        yield (
+            name,
+            lambda name=name, given=given: getattr(RiskCoverage(confidences, errors), name)(*given),
+        )
     yield (
         "balanced_aurc",
-        lambda: selective.balanced_aurc(confidences, errors, labels, num_classes=CLASSES),
+        lambda: RiskCoverage(confidences, errors).balanced_aurc(labels, num_classes=CLASSES),
     )
     yield "error_auroc", lambda: loss_estimation.error_auroc(confidences, errors)
 

@@ -55,7 +55,7 @@ def intervals_of(data: Trials, seed: int) -> list[tuple[float, float]]:
     groups = [(images,) for images in data.images]
     drawn = bootstrap(statistics, groups, replicates=REPLICATES, seed=seed)["difference"]
     plain, corrected = (t_interval(means, split_ratio=ratio) for ratio in (0.0, data.split_ratio))
-    return [tuple(percentile_interval(drawn)), plain[1:3], corrected[1:3]]
+    return [percentile_interval(drawn), plain[1:3], corrected[1:3]]
 
 
 def drawn_from_model(trials: int, spread: float, random: np.random.Generator) -> Trials:

@@ -1,11 +1,16 @@
+"""Laws of how predicted losses follow the true ones."""
+
+from fractions import Fraction
 from itertools import combinations
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from scipy.stats import spearmanr
-from sklearn.metrics import r2_score, roc_auc_score
+from sklearn.metrics import r2_score
+from strategies import DISTINCT, columns, heights, orders
 
-from misgiving.errors import UsageError
 from misgiving.metrics.loss_estimation import (
     error_auroc,
     order_agreement,
@@ -14,153 +19,149 @@ from misgiving.metrics.loss_estimation import (
     spread_ratio,
 )
 
-OF_LOSSES = [spearman, order_agreement, spread_ratio, r_squared]
+MEASURES = (spearman, order_agreement, spread_ratio, r_squared)
+OF_ORDER = (spearman, order_agreement)
+losses = columns(DISTINCT, DISTINCT)
+answers = columns(DISTINCT, 2)
 
 
-def losses(seed, count=50):
-    """Predicted and true losses on a coarse grid, so that both have ties."""
-    random = np.random.default_rng(seed)
-    true = np.round(random.exponential(size=count), 1)
-    return np.round(true + random.normal(size=count), 1), true
+def same(found, expected):
+    """Equal but for rounding, or both undefined."""
+    return found == pytest.approx(expected, abs=1e-12, nan_ok=True)
 
 
-def confidences_and_errors(seed, count=50):
-    random = np.random.default_rng(seed)
-    return np.round(random.random(count), 1), random.random(count) < 0.4
+def share_in_order(predicted, true):
+    """Over the pairs whose true losses differ, ties of predicted ones counted half; else None."""
+    halves = [
+        1 + int(np.sign(predicted[i] - predicted[j]) * np.sign(true[i] - true[j]))
+        for i, j in combinations(range(len(true)), 2)
+        if true[i] != true[j]
+    ]
+    return Fraction(sum(halves), 2 * len(halves)) if halves else None
 
 
-def arrays(measure, seed, count=50):
-    draw = confidences_and_errors if measure is error_auroc else losses
-    return draw(seed, count)
+@given(losses)
+def test_order_agreement_is_the_share_of_pairs_in_fractions(drawn):
+    share = share_in_order(*drawn)
+    expected = np.nan if share is None else float(share)
+    assert same(order_agreement(drawn[0] / 2, drawn[1] / 4), expected)
 
 
-@pytest.mark.parametrize("measure", [*OF_LOSSES, error_auroc])
+@given(losses)
+def test_spearman_is_that_of_scipy_and_undefined_where_either_is_constant(drawn):
+    predicted, true = drawn
+    found = spearman(predicted / 2, true / 4)
+    if np.ptp(predicted) == 0 or np.ptp(true) == 0:
+        assert np.isnan(found)
+    else:
+        assert same(found, spearmanr(predicted, true).statistic)
+        assert -1 - 1e-12 <= found <= 1 + 1e-12
+
+
+@pytest.mark.parametrize("measure", OF_ORDER)
+@given(losses, heights(), heights())
+def test_no_strictly_increasing_map_of_either_loss_changes_a_measure_of_order(
+    measure, drawn, steps, others
+):
+    predicted, true = drawn
+    stretched = measure(steps[predicted], others[true])
+    np.testing.assert_equal(stretched, measure(predicted / 1.0, true / 1.0))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@given(losses, st.data())
+def test_the_order_of_samples_changes_no_measure(measure, drawn, data):
+    order = data.draw(orders(len(drawn[0])))
+    shuffled = measure(*(column[order] / 4 for column in drawn))
+    assert same(shuffled, measure(*(column / 4 for column in drawn)))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@given(losses, st.integers(2, 4))
+def test_repeating_every_sample_changes_no_measure(measure, drawn, times):
+    repeated = measure(*(np.repeat(column, times) / 4 for column in drawn))
+    assert same(repeated, measure(*(column / 4 for column in drawn)))
+
+
+@given(losses)
+def test_negating_the_prediction_reverses_the_order(drawn):
+    predicted, true = (column / 4 for column in drawn)
+    assert same(spearman(-predicted, true), -spearman(predicted, true))
+    assert same(order_agreement(-predicted, true), 1 - order_agreement(predicted, true))
+
+
+@given(losses)
+def test_spearman_is_the_same_either_way_round(drawn):
+    predicted, true = (column / 4 for column in drawn)
+    assert same(spearman(predicted, true), spearman(true, predicted))
+
+
+@given(losses)
+def test_predicting_the_true_losses_is_perfect(drawn):
+    _, true = drawn
+    assume(np.ptp(true))
+    assert [measure(true / 4, true / 4) for measure in MEASURES] == pytest.approx([1] * 4)
+
+
+@given(losses, st.integers(-9, 9), st.integers(-5, 5))
+def test_the_spread_scales_with_the_loss_and_ignores_shifts(drawn, shift, factor):
+    predicted, true = (column / 4 for column in drawn)
+    expected = abs(factor) * spread_ratio(predicted, true)
+    assert same(spread_ratio(factor * predicted + shift, true), expected)
+
+
+@given(losses, st.integers(-9, 9), st.integers(1, 5))
+def test_r_squared_ignores_scale_and_shift(drawn, shift, factor):
+    predicted, true = (column / 4 for column in drawn)
+    moved = r_squared(factor * predicted + shift, factor * true + shift)
+    assert same(moved, r_squared(predicted, true))
+
+
+@given(losses)
+def test_r_squared_is_at_most_1_and_0_for_the_mean(drawn):
+    predicted, true = (column / 4 for column in drawn)
+    assume(np.ptp(true))
+    assert r_squared(predicted, true) <= 1
+    assert r_squared(np.full(len(true), true.mean()), true) == pytest.approx(0, abs=1e-12)
+
+
+@given(answers)
+def test_the_auroc_for_errors_is_the_share_of_pairs_in_fractions(drawn):
+    confidences, wrong = drawn
+    share = share_in_order(confidences, 1 - wrong)
+    expected = np.nan if share is None else float(share)
+    assert same(error_auroc(confidences / 2, wrong), expected)
+
+
+@given(answers, heights())
+def test_the_auroc_for_errors_depends_on_the_order_of_confidences_only(drawn, steps):
+    confidences, wrong = drawn
+    found = error_auroc(steps[confidences], wrong)
+    np.testing.assert_equal(found, error_auroc(confidences / 1.0, wrong))
+
+
 @pytest.mark.parametrize("seed", range(3))
-def test_a_weight_counts_as_that_many_repetitions(measure, seed):
-    first, second = arrays(measure, seed, count=9)
-    weights = np.random.default_rng(seed).poisson(1, size=(2, 5, 9))
-    weighted = measure(first, second, weights=weights)
-    for row in np.ndindex(2, 5):
-        repeated = measure(np.repeat(first, weights[row]), np.repeat(second, weights[row]))
-        np.testing.assert_allclose(weighted[row], repeated, atol=1e-12)
+def test_measures_of_spread_are_those_of_numpy_and_scikit_learn(seed):
+    random = np.random.default_rng(seed)
+    predicted, true = random.normal(size=50), random.exponential(size=50)
+    assert spread_ratio(predicted, true) == pytest.approx(np.std(predicted) / np.std(true))
+    assert r_squared(predicted, true) == pytest.approx(r2_score(true, predicted), abs=1e-12)
 
 
-@pytest.mark.parametrize("measure", [*OF_LOSSES, error_auroc])
-def test_without_any_weight_a_measure_is_undefined(measure):
-    assert np.isnan(measure(*arrays(measure, 0), weights=np.zeros((2, 50)))).all()
+def test_a_constant_prediction_has_no_spread_and_no_order():
+    constant = np.full(7, 0.1)
+    assert spread_ratio(constant, np.arange(7.0)) == 0.0
+    assert order_agreement(constant, np.arange(7.0)) == 0.5
 
 
-@pytest.mark.parametrize("measure", [*OF_LOSSES, error_auroc])
-def test_without_weights_a_measure_is_a_plain_float(measure):
-    assert type(measure(*arrays(measure, 0))) is float
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_spearman_agrees_with_scipy(seed):
-    predicted, true = losses(seed)
-    expected = spearmanr(predicted, true).statistic
-    assert spearman(predicted, true) == pytest.approx(expected, abs=1e-12)
-
-
-def test_spearman_of_a_constant_prediction_is_undefined():
-    assert np.isnan(spearman(np.full(3, 0.1), np.array([1.0, 2.0, 3.0])))
-
-
-def share_of_pairs_in_order(predicted, true):
-    right, comparable = 0.0, 0
-    for i, j in combinations(range(len(true)), 2):
-        product = np.sign(predicted[i] - predicted[j]) * np.sign(true[i] - true[j])
-        right += (true[i] != true[j]) * (1 + product) / 2
-        comparable += true[i] != true[j]
-    return right / comparable
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("count", [4, 50])
-def test_order_agreement_is_the_share_of_pairs_in_order(seed, count):
-    predicted, true = losses(seed, count)
-    expected = share_of_pairs_in_order(predicted, true)
-    assert order_agreement(predicted, true) == pytest.approx(expected, abs=1e-12)
-
-
-def test_order_agreement_with_a_constant_is_one_half():
-    assert order_agreement(np.full(3, 0.1), np.array([1.0, 2.0, 3.0])) == 0.5
-
-
-def test_order_agreement_without_different_true_losses_is_undefined():
-    assert np.isnan(order_agreement(np.array([1.0, 2.0]), np.array([0.3, 0.3])))
-
-
-def test_order_agreement_refuses_fractions_of_a_sample():
-    with pytest.raises(UsageError, match="weights must be whole numbers"):
-        order_agreement(*losses(0), weights=np.full(50, 0.5))
+@pytest.mark.parametrize("measure", MEASURES)
+def test_true_losses_that_are_constant_in_a_replicate_leave_it_undefined(measure):
+    true = np.array([5.0, *[0.1] * 9])
+    weights = np.random.default_rng(0).poisson(1, size=(50, 10)) * (true < 1)
+    assert np.isnan(measure(np.arange(10.0), true, weights=weights)).all()
+    assert np.isnan(measure(np.arange(10.0), np.full(10, 0.1)))
 
 
 def test_order_agreement_of_a_large_reversed_set_is_zero():
     true = np.arange(25_000.0)
     assert order_agreement(-true, true) == 0.0
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_spread_ratio_is_the_quotient_of_standard_deviations(seed):
-    predicted, true = losses(seed)
-    expected = np.std(predicted) / np.std(true)
-    assert spread_ratio(predicted, true) == pytest.approx(expected, abs=1e-12)
-
-
-def test_spread_ratio_of_a_collapse_to_a_constant_is_exactly_zero():
-    assert spread_ratio(np.full(7, 0.1), np.arange(7.0)) == 0.0
-
-
-@pytest.mark.parametrize("measure", [spearman, spread_ratio, r_squared])
-def test_constant_true_losses_leave_a_measure_undefined(measure):
-    assert np.isnan(measure(np.arange(7.0), np.full(7, 0.1)))
-
-
-@pytest.mark.parametrize("measure", OF_LOSSES)
-def test_true_losses_that_are_constant_in_a_replicate_leave_it_undefined(measure):
-    true = np.array([5.0, *[0.1] * 9])
-    weights = np.random.default_rng(0).poisson(1, size=(50, 10)) * (true < 1)
-    assert np.isnan(measure(np.arange(10.0), true, weights=weights)).all()
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_r_squared_agrees_with_scikit_learn(seed):
-    predicted, true = losses(seed)
-    assert r_squared(predicted, true) == pytest.approx(r2_score(true, predicted), abs=1e-12)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_error_auroc_agrees_with_scikit_learn(seed):
-    confidences, errors = confidences_and_errors(seed)
-    expected = roc_auc_score(~errors, confidences)
-    assert error_auroc(confidences, errors) == pytest.approx(expected, abs=1e-12)
-
-
-@pytest.mark.parametrize("error", [0, 1])
-def test_error_auroc_is_undefined_unless_there_are_both(error):
-    assert np.isnan(error_auroc(np.array([0.1, 0.2]), np.array([error, error])))
-
-
-def test_error_auroc_refuses_losses():
-    with pytest.raises(UsageError, match="errors must be 0"):
-        error_auroc(np.array([0.1, 0.2]), np.array([0.0, 0.7]))
-
-
-def test_single_precision_is_measured_as_double():
-    predicted, true = (values.astype(np.float32) for values in losses(0))
-    doubled = r_squared(predicted.astype(np.float64), true.astype(np.float64))
-    assert r_squared(predicted, true) == doubled
-
-
-@pytest.mark.parametrize("measure", OF_LOSSES)
-@pytest.mark.usefixtures("as_in_use")
-def test_lengths_that_differ_name_the_argument(measure):
-    with pytest.raises(UsageError, match="true has length 3 but predicted has length 2"):
-        measure(np.zeros(2), np.zeros(3))
-
-
-@pytest.mark.parametrize("measure", OF_LOSSES)
-def test_losses_that_are_not_finite_are_named_with_their_position(measure):
-    with pytest.raises(UsageError, match="predicted is not finite at position 1"):
-        measure(np.array([1.0, np.inf]), np.array([1.0, 2.0]))

@@ -297,7 +297,7 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
 def aurc(scores: Values, wrong: Bool[np.ndarray, " n"]) -> float:
     """Mean error among the accepted over all coverages, ties accepted in random order.
 
-    As `metrics.selective.aurc`, without what that has for weights and replicates.
+    As `metrics.selective.RiskCoverage.aurc`, without what that has for weights and replicates.
     """
     _, tied = np.unique(-scores, return_inverse=True)
     accepted, mistakes = (

@@ -33,7 +33,7 @@ from misgiving.evaluation.shares import (
     shares,
     shares_of_decisions,
 )
-from misgiving.metrics.selective import coverage_at_risk
+from misgiving.metrics.selective import RiskCoverage
 from misgiving.metrics.subgroups import Subgroup, audit
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import WITHOUT_FEATURES, all_scores, evidence_of
@@ -192,10 +192,11 @@ class Evaluation:
         """Shares that could be accepted at errors below that of all images."""
         scores = np.where(np.isfinite(self.scores), self.scores, np.finfo(float).min)
         ordered, points = -np.sort(-scores), []
+        curve = RiskCoverage(scores, self.wrong)
         for limit in HINDSIGHT_ERRORS:
             if limit >= self.wrong.mean():
                 break
-            coverage = float(coverage_at_risk(scores, self.wrong, limit))
+            coverage = float(curve.coverage_at_risk(limit))
             count = round(coverage * len(scores))
             mask = scores >= ordered[count - 1] if count else np.zeros_like(self.wrong)
             error = shares([(self.wrong, mask)], self.judged.units)[0]

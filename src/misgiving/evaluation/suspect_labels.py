@@ -149,10 +149,10 @@ def _listed(
     judged: Predictions, evidence: Sequence[LogProbabilities], basis: Basis
 ) -> list[SuspectLabel]:
     """Suspect labels among images whose evidence has one basis."""
-    result = suspicion(evidence, judged.labels)
+    scores, suggestions = suspicion(evidence, judged.labels)
     suspects = []
-    for row in np.flatnonzero(result.scores > SUSPICIOUS).tolist():
-        pair: Int[np.ndarray, " 2"] = np.array([result.suggested[row], judged.labels[row]])
+    for row in np.flatnonzero(scores > SUSPICIOUS).tolist():
+        pair: Int[np.ndarray, " 2"] = np.array([suggestions[row], judged.labels[row]])
         suggested, given = (judged.classes[label] for label in pair)
         shares: list[Float[np.ndarray, " 2"]] = [np.exp(kind[row, pair]) for kind in evidence]
         suspects.append(
@@ -161,7 +161,7 @@ def _listed(
                 id=judged.ids[row],
                 label=given,
                 suggested_class=suggested,
-                score=round(float(result.scores[row]), 4),
+                score=round(float(scores[row]), 4),
                 basis=basis,
                 why="; ".join(
                     f"{source} {share[0]:.0%} {suggested} and {share[1]:.0%} {given}"

@@ -9,12 +9,11 @@ two returned arrays.
 """
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from misgiving.errors import UsageError
 from misgiving.metrics._weighted import MetricValue, mean_without_nan
 
 Groups = Shaped[np.ndarray, " _"]
@@ -22,13 +21,6 @@ Replicates = Float[np.ndarray, " _"]
 Key = TypeVar("Key", bound=Hashable)
 
 WEIGHTS_AT_ONCE = 2**17  # in one call of a statistic, whose arrays then fit the cache
-
-
-class PercentileInterval(NamedTuple):
-    """Interval between two percentiles of bootstrap replicates."""
-
-    lower: float
-    upper: float
 
 
 def bootstrap(
@@ -60,7 +52,6 @@ def bootstrap(
     >>> sorted({round(float(error), 2) for error in drawn})
     [0.0, 0.33, 0.67, 1.0]
     """
-    _check_trials(statistics, groups, replicates)
     random = np.random.default_rng(seed)
     slots = random.integers(len(statistics), size=(replicates, len(statistics)))
     sets = [_number_groups(of_set) for of_set in zip(*groups, strict=True)]
@@ -71,44 +62,37 @@ def bootstrap(
         counts = [_draw(size, len(drawn), random) for size, _ in sets]
         for trial, statistic in enumerate(statistics):
             chosen = np.flatnonzero((drawn == trial).any(axis=1))
-            if len(chosen):
-                weights = (
-                    count[chosen].take(members[trial], axis=-1)
-                    for count, (_, members) in zip(counts, sets, strict=True)
-                )
-                _fill(values, statistic(*weights), slots.T.shape, at=(trial, start + chosen))
+            if not len(chosen):
+                continue
+            weights = (
+                count[chosen].take(members[trial], axis=-1)
+                for count, (_, members) in zip(counts, sets, strict=True)
+            )
+            for name, measured in statistic(*weights).items():
+                rows = values.setdefault(name, np.full(slots.T.shape, np.nan))
+                rows[trial, start + chosen] = measured
     each = np.arange(replicates)[:, None]
     return {name: mean_without_nan(drawn[slots, each]) for name, drawn in values.items()}
 
 
-def percentile_interval(replicates: Replicates, *, level: float = 0.95) -> PercentileInterval:
-    """Percentile interval that holds `level` of the replicates; NaN replicates are left out.
+def percentile_interval(replicates: Replicates, *, level: float = 0.95) -> tuple[float, float]:
+    """Percentiles between which `level` of the replicates lie; NaN replicates are left out.
 
     >>> percentile_interval(np.arange(101.0), level=0.5)
-    PercentileInterval(lower=25.0, upper=75.0)
+    (25.0, 75.0)
     """
-    if not 0 < level < 1:
-        raise UsageError(f"level is {level}; it must lie between 0 and 1")
     defined = replicates[~np.isnan(replicates)]
     if not len(defined):
-        return PercentileInterval(float("nan"), float("nan"))
+        return float("nan"), float("nan")
     lower, upper = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return PercentileInterval(float(lower), float(upper))
+    return float(lower), float(upper)
 
 
 def _number_groups(
     of_trials: Sequence[Groups],
 ) -> tuple[int, list[Int[np.ndarray, " _"]]]:
-    """Number the groups of all trials together: how many, and each sample's number by trial.
-
-    A missing group is refused, since it would tie all samples without a group together.
-    """
-    if not all(len(groups) for groups in of_trials):
-        raise UsageError("groups is empty; give at least one sample")
-    joined = np.concatenate(of_trials)
-    if any(group is None or group != group for group in joined.tolist()):  # only NaN is not itself
-        raise UsageError("groups has a missing value; give a sample without a group one of its own")
-    distinct, members = np.unique(joined, return_inverse=True)
+    """Number the groups of all trials together: how many, and each sample's number by trial."""
+    distinct, members = np.unique(np.concatenate(of_trials), return_inverse=True)
     ends = np.cumsum([len(groups) for groups in of_trials])
     return len(distinct), np.split(members, ends[:-1])
 
@@ -121,40 +105,3 @@ def _draw(
     cells = drawn + num_groups * np.arange(replicates)[:, None]
     counts = np.bincount(cells.ravel(), minlength=replicates * num_groups)
     return counts.reshape(replicates, num_groups)
-
-
-def _check_trials(
-    statistics: Sequence[object], groups: Sequence[tuple[Groups, ...]], replicates: int
-) -> None:
-    if not statistics or len(statistics) != len(groups):
-        raise UsageError(
-            f"groups has {len(groups)} trials and statistics {len(statistics)}; "
-            "give one entry per trial in both, and at least one"
-        )
-    if replicates < 1:
-        raise UsageError(f"replicates is {replicates}; ask for at least 1")
-
-
-def _fill(
-    values: dict[Key, Float[np.ndarray, "trials replicates"]],
-    measured: Mapping[Key, MetricValue],
-    shape: tuple[int, ...],
-    *,
-    at: tuple[int, Int[np.ndarray, " chosen"]],
-) -> None:
-    """Store the metrics of one trial in some replicates."""
-    trial, chosen = at
-    if values and values.keys() != measured.keys():
-        raise UsageError(
-            f"statistics of trial {trial} has {', '.join(map(str, measured))} but an earlier trial "
-            f"{', '.join(map(str, values))}; measure the same in every trial"
-        )
-    for name, of_trial in measured.items():
-        if np.shape(of_trial) != chosen.shape:
-            raise UsageError(
-                f"statistics of trial {trial} gives {name} in shape {np.shape(of_trial)} for "
-                f"{len(chosen)} replicates; give one value for each replicate"
-            )
-        if name not in values:
-            values[name] = np.full(shape, np.nan)
-        values[name][trial, chosen] = of_trial

@@ -4,7 +4,7 @@ A calibration error depends on its bins: report their number and scheme with it.
 the NLL need no bins, but mix calibration with discrimination between the classes.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real
@@ -43,7 +43,6 @@ def reliability(
     *,
     bins: int = 15,
     scheme: Scheme = "mass",
-    limits: tuple[float, float] = (0.0, 1.0),
 ) -> Reliability:
     """Reliability curve: of probabilities and outcomes, or of predicted and true losses.
 
@@ -52,20 +51,16 @@ def reliability(
         observed: 1 where the outcome occurred and 0 elsewhere, or the true losses.
         bins: Number of bins; empty ones are left out.
         scheme: `"mass"` puts the same number of samples into each bin, except that equal
-            predictions stay together, in the bin of the first of them. `"width"` cuts `limits` into
-            bins of equal width, each with its upper end (Guo et al., ICML 2017).
-        limits: Range of the bins of equal width; losses need another one than probabilities.
+            predictions stay together, in the bin of the first of them. `"width"` cuts [0, 1] into
+            bins of equal width, each with its upper end (Guo et al., ICML 2017); losses, which may
+            lie elsewhere, need bins of equal mass.
 
     >>> reliability(np.array([0.1, 0.2, 0.2, 0.9]), np.array([0, 0, 1, 1]), bins=2).observed
     array([0.33333333, 1.        ])
     """
     predicted, values = checked_arrays(predicted=predicted, observed=observed)
-    _check_bins(bins, scheme)
-    edges = (
-        _edges_of_mass(predicted, bins)
-        if scheme == "mass"
-        else _edges_of_width(predicted, bins, limits)
-    )
+    uniform = np.linspace(0, 1, bins + 1)[1:-1]
+    edges = uniform if scheme == "width" else _edges_of_mass(predicted, bins)
     numbers = np.searchsorted(edges, predicted)  # an edge belongs to the bin below it
     counts = np.bincount(numbers)
     filled = counts > 0
@@ -81,7 +76,6 @@ def expected_calibration_error(
     *,
     bins: int = 15,
     scheme: Scheme = "mass",
-    limits: tuple[float, float] = (0.0, 1.0),
 ) -> float:
     """Expected calibration error: mean distance of a bin's prediction from its observation.
 
@@ -92,7 +86,7 @@ def expected_calibration_error(
     >>> round(expected_calibration_error(np.array([0.5, 1.0]), np.array([0, 1]), bins=2), 6)
     0.25
     """
-    return reliability(predicted, observed, bins=bins, scheme=scheme, limits=limits).error
+    return reliability(predicted, observed, bins=bins, scheme=scheme).error
 
 
 def classwise_calibration_error(
@@ -155,41 +149,14 @@ def _edges_of_mass(predicted: Predicted, bins: int) -> Float[np.ndarray, " edges
     return np.sort(predicted)[begins - 1]
 
 
-def _edges_of_width(
-    predicted: Predicted, bins: int, limits: tuple[float, float]
-) -> Float[np.ndarray, " edges"]:
-    lowest, highest = limits
-    if not lowest < highest:
-        raise UsageError(f"limits is {limits}; give the lower limit first")
-    outside = np.flatnonzero((predicted < lowest) | (predicted > highest))
-    if len(outside):
-        raise UsageError(
-            f"predicted is {predicted[outside[0]]} at position {outside[0]}, outside of limits "
-            f"{limits}; give limits that hold every prediction"
-        )
-    return np.linspace(lowest, highest, bins + 1)[1:-1]
-
-
-def _check_bins(bins: int, scheme: str) -> None:
-    if bins < 1:
-        raise UsageError(f"bins is {bins}; ask for at least 1")
-    if scheme not in get_args(Scheme):
-        raise UsageError(f"scheme is {scheme!r}; choose from {', '.join(get_args(Scheme))}")
-
-
 def _checked(probabilities: Probabilities, labels: Classes) -> Float[np.ndarray, "n classes"]:
-    """Copy the probabilities in float64; refuse rows that are not distributions."""
+    """Copy the probabilities in float64, after a check that each row is a distribution."""
     _, rows = checked_arrays(labels=labels, probabilities=probabilities)
     check_classes(rows.shape[1], labels=labels)
-    if rows.min() < 0 or rows.max() > 1:
-        position = np.argwhere((rows < 0) | (rows > 1))[0][0]
+    off = (np.abs(rows.sum(axis=1) - 1.0) > ROW_SUM_TOLERANCE) | (rows < 0).any(axis=1)
+    if off.any():
         raise UsageError(
-            f"probabilities is below 0 or above 1 at position {position}; give a softmax"
-        )
-    unlike = np.flatnonzero(np.abs(rows.sum(axis=1) - 1.0) > ROW_SUM_TOLERANCE)
-    if len(unlike):
-        raise UsageError(
-            f"probabilities sum to {rows[unlike[0]].sum():.6g} at position {unlike[0]}; "
-            "each row must sum to 1"
+            f"probabilities are {rows[off][0]} at position {off.argmax()}; give a softmax, whose "
+            "rows are from 0 to 1 and sum to 1"
         )
     return rows

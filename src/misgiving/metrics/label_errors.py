@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -27,20 +26,13 @@ MOST_WIDTH = 128  # principal components of features
 PRIOR_SCALE = 3.0  # standard deviation of a class's bias, in nats
 
 
-class Suspicion(NamedTuple):
-    """Scores of how suspect labels are.
-
-    Attributes:
-        scores: From 0 to 1, the higher the more suspect; see `suspicion`.
-        suggested: The most probable class other than the given one.
-    """
-
-    scores: Float[np.ndarray, " n"]
-    suggested: Labels
-
-
-def suspicion(outputs: Sequence[LogProbabilities], labels: Labels) -> Suspicion:
+def suspicion(
+    outputs: Sequence[LogProbabilities], labels: Labels
+) -> tuple[Float[np.ndarray, " n"], Labels]:
     """Judge labels by one or several kinds of log-probabilities.
+
+    Returns scores from 0 to 1, the higher the more suspect, and the most probable classes other
+    than the given ones.
 
     The kinds are added up with weights, and with a bias for each class, that make the given labels
     most likely: a multinomial logistic regression with few parameters, which cannot learn a single
@@ -59,7 +51,7 @@ def suspicion(outputs: Sequence[LogProbabilities], labels: Labels) -> Suspicion:
     The third of these labels contradicts its output:
 
     >>> outputs = np.log([[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.8, 0.2], [0.1, 0.9]])
-    >>> suspicion([outputs], np.array([0, 1, 1, 0, 1])).scores.argmax()
+    >>> suspicion([outputs], np.array([0, 1, 1, 0, 1]))[0].argmax()
     np.int64(2)
     """
     log_probabilities = _combined(outputs, labels)
@@ -72,7 +64,7 @@ def suspicion(outputs: Sequence[LogProbabilities], labels: Labels) -> Suspicion:
         log_probabilities + np.log(_confusion(probabilities, labels)[labels]), axis=1
     )
     wrong = 1 - np.exp(posterior[rows, labels])
-    return Suspicion(((1 + margin) / 2 + wrong) / 2, suggested)
+    return ((1 + margin) / 2 + wrong) / 2, suggested
 
 
 def _confusion(

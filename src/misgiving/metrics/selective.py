@@ -64,25 +64,54 @@ class RiskCoverage:
         self._tied = ties(-self._confidences)
 
     def aurc(self) -> MetricValue:
-        """See the function `aurc`."""
+        """AURC: mean selective risk over coverages k / n, k = 1 to n (Geifman and El-Yaniv, 2017).
+
+        fd-shifts integrates straight lines between distinct thresholds, from coverage 0 with the
+        first risk: without ties more by (first risk - mean error) / 2n, over ties by an amount that
+        need not vanish with n.
+
+        Weights must be whole numbers: a sample of weight w counts as w samples.
+
+        >>> RiskCoverage(np.array([0.9, 0.5]), np.array([0, 1])).aurc()
+        0.25
+        """
         return self._value(self._area(self._whole_steps))
 
     def excess_aurc(self) -> MetricValue:
-        """See the function `excess_aurc`."""
+        """E-AURC: AURC minus that of the oracle, which accepts in the order of the errors.
+
+        0 is a perfect order. Weights must be whole numbers.
+
+        >>> RiskCoverage(np.array([0.1, 0.5]), np.array([0, 1])).excess_aurc()
+        0.5
+        """
         best = _steps(ties(self._errors), self._errors, self._weights)
         return self._value(self._area(self._whole_steps) - self._area(best))
 
     def augrc(self) -> MetricValue:
-        """See the function `augrc`."""
+        """AUGRC: area under the generalised risk-coverage curve (Traub et al., NeurIPS 2024).
+
+        The generalised risk at a coverage is the error of the accepted over *all* samples: the
+        probability that a sample is both accepted and wrong. The area is the trapezoid over the
+        distinct thresholds, from (0, 0). With 0/1 errors, error rate r and AUROC for errors A it is
+        (1 - A) r (1 - r) + r^2 / 2.
+
+        >>> RiskCoverage(np.array([0.9, 0.5]), np.array([0, 1])).augrc()
+        0.125
+        """
         steps = self._steps
         heights = steps.accepted_error - steps.added_error / 2
         total = steps.accepted[..., -1]
         return self._value(ratio((steps.added * heights).sum(axis=-1), total**2))
 
     def risk_at_coverage(self, coverage: float) -> MetricValue:
-        """See the function `risk_at_coverage`."""
-        if not 0 < coverage <= 1:
-            raise UsageError(f"coverage is {coverage}; it must be above 0 and at most 1")
+        """Mean error of the first k samples, most confident first; k is `coverage` n rounded up.
+
+        Weights must be whole numbers: a sample of weight w counts as w samples.
+
+        >>> RiskCoverage(np.array([0.9, 0.5, 0.5]), np.array([0, 1, 0])).risk_at_coverage(0.5)
+        0.25
+        """
         steps = self._whole_steps
         # 0.55 * 100 rounds up past the whole number that it means; a count is never that close
         wanted = np.ceil(coverage * steps.accepted[..., -1:] * (1 - 1e-12))
@@ -92,15 +121,31 @@ class RiskCoverage:
         return self._value(ratio(at.accepted_error - left_out, wanted)[..., 0])
 
     def coverage_at_risk(self, risk: float) -> MetricValue:
-        """See the function `coverage_at_risk`."""
-        if not risk >= 0:
-            raise UsageError(f"risk is {risk}; it must be 0 or more")
+        """Largest coverage of a threshold whose selective risk is at most `risk`; 0 without any.
+
+        Samples of equal confidence are accepted together, as no threshold separates them. The
+        risk need not rise with coverage: stricter thresholds may exceed it.
+
+        >>> curve = RiskCoverage(np.array([0.9, 0.8, 0.5, 0.1]), np.array([1, 0, 0, 1]))
+        >>> curve.coverage_at_risk(0.4)
+        0.75
+        """
         # sums of losses are rounded: a risk that is equal but for that is allowed
         most = np.where(self._risks <= risk * (1 + 1e-12), self._steps.accepted, 0.0).max(axis=-1)
         return self._value(ratio(most, self._steps.accepted[..., -1]))
 
     def balanced_aurc(self, labels: Classes, *, num_classes: int) -> MetricValue:
-        """See the function `balanced_aurc`."""
+        """Balanced AURC: every class counts alike, however rare it is.
+
+        The balanced risk at a threshold is the mean, over the classes with an accepted sample, of
+        the mean error of the class's accepted samples. The area is the mean over samples of the
+        balanced risk at the threshold that just accepts them. Samples of equal confidence are
+        accepted together here, not in random order as in `aurc`.
+
+        >>> curve = RiskCoverage(np.array([0.9, 0.8, 0.7]), np.array([0, 0, 1]))
+        >>> round(curve.balanced_aurc(np.array([0, 0, 1]), num_classes=2), 6)
+        0.166667
+        """
         checked_arrays(confidences=self._confidences, labels=labels)
         check_classes(num_classes, labels=labels)
         order, steps = self._tied.order, self._steps
@@ -154,101 +199,6 @@ class RiskCoverage:
         lead = (steps.accepted_error - steps.added_error) - before * mean_error
         risks = steps.added_error + lead * reciprocals
         return ratio(risks.sum(axis=-1), steps.accepted[..., -1])
-
-
-def aurc(
-    confidences: Confidences, errors: Errors, *, weights: Weights | None = None
-) -> MetricValue:
-    """AURC: mean selective risk over coverages k / n, k = 1 to n (Geifman and El-Yaniv, 2017).
-
-    fd-shifts integrates straight lines between distinct thresholds, from coverage 0 with the first
-    risk: without ties more by (first risk - mean error) / 2n, over ties by an amount that need not
-    vanish with n.
-
-    Weights must be whole numbers: a sample of weight w counts as w samples.
-
-    >>> aurc(np.array([0.9, 0.5]), np.array([0, 1]))
-    0.25
-    """
-    return RiskCoverage(confidences, errors, weights).aurc()
-
-
-def excess_aurc(
-    confidences: Confidences, errors: Errors, *, weights: Weights | None = None
-) -> MetricValue:
-    """E-AURC: AURC minus that of the oracle, which accepts samples in the order of their errors.
-
-    0 is a perfect order. Weights must be whole numbers.
-
-    >>> excess_aurc(np.array([0.1, 0.5]), np.array([0, 1]))
-    0.5
-    """
-    return RiskCoverage(confidences, errors, weights).excess_aurc()
-
-
-def augrc(
-    confidences: Confidences, errors: Errors, *, weights: Weights | None = None
-) -> MetricValue:
-    """AUGRC: area under the generalised risk-coverage curve (Traub et al., NeurIPS 2024).
-
-    The generalised risk at a coverage is the error of the accepted over *all* samples: the
-    probability that a sample is both accepted and wrong. The area is the trapezoid over the
-    distinct thresholds, from (0, 0). With 0/1 errors, error rate r and AUROC for errors A it is
-    (1 - A) r (1 - r) + r^2 / 2.
-
-    >>> augrc(np.array([0.9, 0.5]), np.array([0, 1]))
-    0.125
-    """
-    return RiskCoverage(confidences, errors, weights).augrc()
-
-
-def risk_at_coverage(
-    confidences: Confidences, errors: Errors, coverage: float, *, weights: Weights | None = None
-) -> MetricValue:
-    """Mean error of the first k samples, most confident first, where k is `coverage` n rounded up.
-
-    Weights must be whole numbers: a sample of weight w counts as w samples.
-
-    >>> risk_at_coverage(np.array([0.9, 0.5, 0.5]), np.array([0, 1, 0]), 0.5)
-    0.25
-    """
-    return RiskCoverage(confidences, errors, weights).risk_at_coverage(coverage)
-
-
-def coverage_at_risk(
-    confidences: Confidences, errors: Errors, risk: float, *, weights: Weights | None = None
-) -> MetricValue:
-    """Largest coverage of a threshold whose selective risk is at most `risk`; 0 if there is none.
-
-    Samples of equal confidence are accepted together, as no threshold separates them. The
-    risk need not rise with coverage: stricter thresholds may exceed it.
-
-    >>> coverage_at_risk(np.array([0.9, 0.8, 0.5, 0.1]), np.array([1, 0, 0, 1]), 0.4)
-    0.75
-    """
-    return RiskCoverage(confidences, errors, weights).coverage_at_risk(risk)
-
-
-def balanced_aurc(
-    confidences: Confidences,
-    errors: Errors,
-    labels: Classes,
-    *,
-    num_classes: int,
-    weights: Weights | None = None,
-) -> MetricValue:
-    """Balanced AURC: every class counts alike, however rare it is.
-
-    The balanced risk at a threshold is the mean, over the classes with an accepted sample, of the
-    mean error of the class's accepted samples. The area is the mean over samples of the balanced
-    risk at the threshold that just accepts them. Samples of equal confidence are accepted together
-    here, not in random order as in `aurc`.
-
-    >>> sure, errors, labels = np.array([0.9, 0.8, 0.7]), np.array([0, 0, 1]), np.array([0, 0, 1])
-    >>> round(balanced_aurc(sure, errors, labels, num_classes=2), 6)
-    0.166667
-    """
-    return RiskCoverage(confidences, errors, weights).balanced_aurc(labels, num_classes=num_classes)
 
 
 def accepted_errors(

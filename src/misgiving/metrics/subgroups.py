@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
-from scipy.stats import binomtest, fisher_exact
+from scipy.special import betaincinv
+from scipy.stats import fisher_exact
 
-from misgiving.errors import UsageError
-from misgiving.metrics._weighted import checked_arrays
 from misgiving.metrics.trials import holm
 
 Cases = Bool[np.ndarray, " n"]
@@ -86,7 +85,6 @@ def audit(
     >>> old.coverage, round(old.coverage_lower, 3), old.worse
     (0.8, 0.284, ())
     """
-    _check(columns, accepted, ood, wrong, confidence)
     everyone = np.ones(len(accepted), dtype=np.bool_)
     outcomes: Outcomes = {  # the cases that count, and among which
         "coverage": (accepted, everyone),
@@ -134,8 +132,10 @@ def _proportion(events: int, cases: int, confidence: float) -> tuple[int, float,
     """
     if not cases:
         return events, float("nan"), float("nan"), float("nan")
-    interval = binomtest(events, cases).proportion_ci(confidence, method="exact")
-    return events, events / cases, float(interval.low), float(interval.high)
+    tail, others = (1 - confidence) / 2, cases - events
+    lower = float(betaincinv(events, others + 1, tail)) if events else 0.0
+    upper = float(betaincinv(events + 1, others, 1 - tail)) if others else 1.0
+    return events, events / cases, lower, upper
 
 
 def _comparisons(outcomes: Outcomes, members: Cases) -> Iterator[tuple[str, float]]:
@@ -145,26 +145,3 @@ def _comparisons(outcomes: Outcomes, members: Cases) -> Iterator[tuple[str, floa
         rows = [(events, cases - events) for events, cases in (group[quantity], rest[quantity])]
         if all(map(sum, rows)):
             yield quantity, float(fisher_exact(rows, alternative=direction).pvalue)
-
-
-def _check(
-    columns: Mapping[str, Sequence[str]],
-    accepted: Cases,
-    ood: Cases,
-    wrong: Cases,
-    confidence: float,
-) -> None:
-    checked_arrays(accepted=accepted, ood=ood, wrong=wrong)
-    if not 0 < confidence < 1:
-        raise UsageError(f"confidence is {confidence}; it must lie between 0 and 1")
-    if (accepted & ood).any():
-        position = np.argmax(accepted & ood)
-        raise UsageError(
-            f"ood is true at position {position}, which is accepted; a case cannot be both"
-        )
-    for name, column in columns.items():
-        if len(column) != len(accepted):
-            raise UsageError(
-                f"columns has {len(column)} values of {name} for {len(accepted)} cases; "
-                "give one for each"
-            )
