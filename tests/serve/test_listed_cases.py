@@ -4,7 +4,6 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from calibrated import Calibrated
 from commands import one_line
 from sqlalchemy.exc import OperationalError
 from standin import Standin, picture
@@ -42,9 +41,9 @@ def started(sqlite_place):
     """Start a service on the same store, as after a restart."""
     made = []
 
-    def start(model=None, **settings):
+    def start(**settings):
         settings = Settings(threads=1, **settings)
-        made.append(Service(model or Standin(), Store.open(sqlite_place), settings))
+        made.append(Service(Standin(), Store.open(sqlite_place), settings))
         return made[-1]
 
     yield start
@@ -89,32 +88,6 @@ def test_a_list_is_stored_once_however_often_the_service_starts_with_it(started,
     moved = [read_review_list(suspects)[0] | {"why": "again"}]
     add_listed_cases(restarted, moved, lambda *_: None)
     assert restarted.store.count(CaseQuery()) == 4
-
-
-class Newer(Standin):
-    fingerprint = "e" * 64
-
-
-@pytest.mark.parametrize("change", ["model", "policy", "keep_images"])
-def test_a_list_is_decided_again_by_another_model_or_policy_or_to_keep_its_files(
-    started, suspects, tmp_path, change
-):
-    add(started(), suspects)
-    other = {
-        "model": lambda: started(Newer()),
-        "policy": lambda: started(Calibrated()),
-        "keep_images": lambda: started(keep_images=tmp_path / "kept"),
-    }[change]
-    for _ in range(2):
-        service = other()
-        add(service, suspects)
-        assert service.store.count(CaseQuery()) == 6
-    for case in in_order(service, "newest")[:3]:
-        assert (case.model_fingerprint, case.policy_fingerprint, case.image_kept) == (
-            service.model.fingerprint,
-            service.policy_fingerprint,
-            change == "keep_images",
-        )
 
 
 def test_images_that_cannot_be_read_are_returned_and_the_others_become_cases(started, suspects):

@@ -44,7 +44,7 @@ def batching():
         batcher.close()
 
 
-def test_queued_items_are_processed_in_batches_and_everyone_gets_their_own_result(batching):
+def test_queued_items_are_processed_in_batches_and_closing_finishes_them(batching):
     work = Work(released=False)
     batcher = batching(work, size=4)
     first = batcher.submit(1)
@@ -52,9 +52,10 @@ def test_queued_items_are_processed_in_batches_and_everyone_gets_their_own_resul
     others = [batcher.submit(number) for number in range(2, 10)]
     assert others.pop(3).cancel()
     work.go_on.set()
-    results = [future.result(60) for future in [first, *others]]
-    assert results == [2, 4, 6, 8, 12, 14, 16, 18]
+    batcher.close()
+    assert [future.result(0) for future in [first, *others]] == [2, 4, 6, 8, 12, 14, 16, 18]
     assert work.batches == [[1], [2, 3, 4], [6, 7, 8, 9]]  # a cancelled item is skipped
+    assert not batcher.alive
 
 
 @pytest.mark.parametrize(("linger", "size"), [(600.0, 5), (0.05, 100)])
@@ -76,14 +77,6 @@ def test_after_a_failure_each_item_is_tried_alone_unless_none_can_have_caused_it
     assert (first.exception(60) is None) == (last.exception(60) is None) == retried
     assert work.batches == [[1, 0, 2], *[[1], [0], [2]] * retried]
     assert batcher.alive
-
-
-def test_closing_finishes_queued_items(batching):
-    batcher = batching(Work(), size=2, linger=0.01)
-    futures = [batcher.submit(number) for number in range(1, 9)]
-    batcher.close()
-    assert [future.result(0) for future in futures] == [2 * number for number in range(1, 9)]
-    assert not batcher.alive
 
 
 class Hanging(Standin):

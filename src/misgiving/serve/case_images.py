@@ -2,7 +2,6 @@
 
 import os
 import sys
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,27 +24,22 @@ GREY = 128
 
 
 class RecentImages:
-    """The newest model inputs up to a number of bytes; thread-safe."""
+    """The newest model inputs up to a number of bytes; for the event loop's thread."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes, self._bytes = max_bytes, 0
+        self._max_bytes = max_bytes
         self._inputs: OrderedDict[str, ModelInput] = OrderedDict()
-        self._lock = threading.Lock()
 
     def put(self, id: str, model_input: ModelInput) -> None:
-        """Add a model input, and drop the oldest ones beyond the limit."""
-        with self._lock:
-            if id in self._inputs:  # the same file, sent again
-                self._bytes -= self._inputs.pop(id).nbytes
-            self._inputs[id] = model_input
-            self._bytes += model_input.nbytes
-            while self._bytes > self._max_bytes:
-                self._bytes -= self._inputs.popitem(last=False)[1].nbytes
+        """Add a model input, all of which have one size, and drop the oldest beyond the limit."""
+        self._inputs[id] = model_input
+        self._inputs.move_to_end(id)  # the same file, sent again
+        while len(self._inputs) * model_input.nbytes > self._max_bytes:
+            self._inputs.popitem(last=False)
 
     def get(self, id: str) -> ModelInput | None:
         """The model input of a case, unless it was dropped."""
-        with self._lock:
-            return self._inputs.get(id)
+        return self._inputs.get(id)
 
 
 class ImageFiles:

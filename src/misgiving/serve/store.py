@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, get_args
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, func, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from misgiving.deferral.decisions import Outcome
@@ -123,8 +123,7 @@ class Store:
     def reviews(self, id: str) -> list[Review]:
         """All reviews of a case, oldest first."""
         query = select(REVIEWS).where(REVIEWS.c.case_id == id).order_by(REVIEWS.c.number)
-        with self._engine.begin() as connection:
-            return [Review.model_validate(row) for row in _rows(connection, query)]
+        return [Review.model_validate(row._asdict()) for row in self._read(query)]
 
     def page(
         self, query: CaseQuery, *, limit: int = PAGE_SIZE, cursor: str | None = None
@@ -153,7 +152,7 @@ class Store:
             cases, cursor = self.page(query, cursor=cursor)
             yield from cases
 
-    def decided(self, policy_fingerprint: str, *, after: int = 0) -> Iterator[Row[Any]]:
+    def decided(self, policy_fingerprint: str, *, after: int = 0) -> Iterator[Any]:
         """Values of the cases that one policy decided, after this number, in order of arrival.
 
         Those of a list of images are left out: they are a selection, and no sample of the images
@@ -173,11 +172,7 @@ class Store:
             .order_by(ARRIVALS.c.number)
             .limit(PAGE_SIZE)
         )
-        while True:
-            with self._engine.begin() as connection:
-                rows = connection.execute(query.where(ARRIVALS.c.number > after)).all()
-            if not rows:
-                return
+        while rows := self._read(query.where(ARRIVALS.c.number > after)):
             yield from rows
             after = rows[-1].number
 
@@ -186,29 +181,28 @@ class Store:
         counted = select(func.count()).select_from(CASES).where(_conditions(query))
         if reviewed is not None:
             counted = counted.where(CASES.c.reviewed.is_(reviewed))
-        with self._engine.begin() as connection:
-            return int(connection.scalar(counted) or 0)
+        return int(self._read(counted)[0][0])
 
     def latest(self) -> tuple[int, int]:
         """Numbers of the last case and the last review that arrived; 0: there is none."""
-        with self._engine.begin() as connection:
-            case, review = (
-                connection.scalar(select(func.max(table.c.number))) for table in (ARRIVALS, REVIEWS)
-            )
+        last = (select(func.max(table.c.number)).scalar_subquery() for table in (ARRIVALS, REVIEWS))
+        ((case, review),) = self._read(select(*last))
         return case or 0, review or 0
 
     def counts(self) -> dict[Outcome, int]:
         """Number of cases by decision."""
-        query = select(CASES.c.decision, func.count()).group_by(CASES.c.decision)
-        with self._engine.begin() as connection:
-            counts = {row[0]: row[1] for row in connection.execute(query)}
-        return {decision: counts.get(decision, 0) for decision in get_args(Outcome)}
+        rows = self._read(select(CASES.c.decision, func.count()).group_by(CASES.c.decision))
+        return dict.fromkeys(get_args(Outcome), 0) | {row[0]: row[1] for row in rows}
 
     def ping(self) -> None:
         """Raise SQLAlchemyError if the database does not store anything."""
         with self._engine.begin() as connection:  # waits for no lock of another process
             connection.execute(sa.delete(PINGS))
             connection.execute(insert(PINGS).values(time=zulu(datetime.now(UTC))))
+
+    def _read(self, query: Select[Any]) -> list[Any]:
+        with self._engine.begin() as connection:
+            return list(connection.execute(query))
 
     def close(self) -> None:
         """Close all connections."""
@@ -251,14 +245,9 @@ def _cases(connection: Connection, query: Select[Any]) -> list[Case]:
 
 
 def _last_reviews(connection: Connection, ids: Sequence[str]) -> dict[str, Review]:
-    if not ids:
-        return {}
-    last_numbers = (
-        select(func.max(REVIEWS.c.number))
-        .where(REVIEWS.c.case_id.in_(ids))
-        .group_by(REVIEWS.c.case_id)
-    )
-    rows = _rows(connection, select(REVIEWS).where(REVIEWS.c.number.in_(last_numbers)))
+    numbers = select(func.max(REVIEWS.c.number)).where(REVIEWS.c.case_id.in_(ids))
+    last = select(REVIEWS).where(REVIEWS.c.number.in_(numbers.group_by(REVIEWS.c.case_id)))
+    rows = _rows(connection, last) if ids else []
     return {row["case_id"]: Review.model_validate(row) for row in rows}
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from itertools import chain, islice
@@ -145,7 +145,10 @@ def list_cases(service: ServiceDep, query: Annotated[CasePageQuery, Query()]) ->
 def export_cases(service: ServiceDep, query: Annotated[CaseQuery, Query()]) -> StreamingResponse:
     """Export the worklist as CSV; text that a spreadsheet would evaluate starts with `'`."""
     headers = {"Content-Disposition": 'attachment; filename="cases.csv"'}
-    chunks = _csv_chunks(service.store.all(query))
+    rows = map(_csv_row, service.store.all(query))
+    # As in RFC 4180; texts are quoted, so that no separator within one ends its cell.
+    lines = csv_lines(CSV_COLUMNS, rows, end="\r\n", quoting=csv.QUOTE_NONNUMERIC)
+    chunks = iter(lambda: "".join(islice(lines, CSV_ROWS)), "")
     first = next(chunks)  # a database that fails is a problem, not a response without an end
     return StreamingResponse(
         chain([first], chunks), media_type="text/csv; charset=utf-8", headers=headers
@@ -182,28 +185,20 @@ def review_case(service: ServiceDep, case: CaseDep, remark: Remark) -> CaseWithH
 
 
 def _conflict(last: Review | None) -> ProblemError:
-    if last is None:
-        detail = "this case has no review: `seen` must be null"
-        return ProblemError(HTTPStatus.CONFLICT, detail, review=None)
-    return ProblemError(
-        HTTPStatus.CONFLICT,
-        f"{last.reviewer or 'Someone else'} has reviewed this case in the meantime as "
-        f"{last.final_class or last.verdict}; look at the case and review it again",
-        review=last.model_dump(mode="json"),
-    )
+    detail = "this case has no review: `seen` must be null"
+    if last is not None:
+        detail = (
+            f"{last.reviewer or 'Someone else'} has reviewed this case in the meantime as "
+            f"{last.final_class or last.verdict}; look at the case and review it again"
+        )
+    review = last and last.model_dump(mode="json")
+    return ProblemError(HTTPStatus.CONFLICT, detail, review=review)
 
 
 def _with_history(service: Service, case: Case) -> CaseWithHistory:
     reviews = service.store.reviews(case.id)
     values = {**case.model_dump(), "reviewed": bool(reviews), "reviews": reviews}
     return CaseWithHistory.model_validate({**values, "review": reviews[-1] if reviews else None})
-
-
-def _csv_chunks(cases: Iterable[Case]) -> Iterator[str]:
-    """Lines as in RFC 4180; texts are quoted, so that no separator within one ends its cell."""
-    lines = csv_lines(CSV_COLUMNS, map(_csv_row, cases), end="\r\n", quoting=csv.QUOTE_NONNUMERIC)
-    while chunk := "".join(islice(lines, CSV_ROWS)):
-        yield chunk
 
 
 def _csv_row(case: Case) -> list[Any]:

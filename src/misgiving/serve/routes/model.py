@@ -1,7 +1,6 @@
 """`/model`, `/calibration`, `/drift`, `/health` and `/metrics`: the model and its state."""
 
 import importlib.metadata
-import math
 import platform
 import shlex
 from http import HTTPStatus
@@ -17,6 +16,7 @@ from misgiving.report.certificate import certificate_sentences, naming_sentence
 from misgiving.serve.drift_tracker import Drift
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.routes import ServiceDep
+from misgiving.serve.schemas import Number
 
 router, without_key = APIRouter(), APIRouter()
 
@@ -50,7 +50,7 @@ class ModelDescription(BaseModel):
 class OperatingPoint(BaseModel):
     """Coverage and error on the calibration cases at one threshold."""
 
-    threshold: float | None = Field(description="Lowest accepted score; null: no threshold.")
+    threshold: Number = Field(description="Lowest accepted score; null: no threshold.")
     accepted: int = Field(description="Number of accepted cases.")
     wrong: int = Field(description="Number of accepted cases that are wrong.")
     coverage: float = Field(description="Share of all cases that is accepted.")
@@ -65,9 +65,7 @@ class SavedPolicy(BaseModel):
 
     max_error: float = Field(description="Target error rate among accepted images.")
     accepts: bool = Field(description="False if it defers everything.")
-    threshold: float | None = Field(
-        description="Lowest accepted score; null: none, or accepts all."
-    )
+    threshold: Number = Field(description="Lowest accepted score; null: none, or accepts all.")
     ood_threshold: float | None
     class_targets: list[str] = Field(description="Classes with a limit on missed cases.")
     rule: str = Field(description="Rule by which the class is named.")
@@ -123,14 +121,11 @@ def list_operating_points(service: ServiceDep) -> Calibration:
     return Calibration(
         confidence=targets.confidence,
         cases=certificate.cases,
-        operating_points=[
-            OperatingPoint(**{**point._asdict(), "threshold": _finite(point.threshold)})
-            for point in points
-        ],
+        operating_points=[OperatingPoint.model_validate(point._asdict()) for point in points],
         policy=SavedPolicy(
             max_error=targets.max_error,
             accepts=threshold is not None,
-            threshold=None if threshold is None else _finite(threshold),
+            threshold=threshold,
             ood_threshold=certificate.ood_threshold,
             class_targets=list(targets.class_max_miss),
             rule=deferral.rule_.rule,
@@ -200,7 +195,3 @@ def command(deferral: Deferral, *, of_graph: bool = False) -> str:
         elif name != "max_error" and value is not None:
             words += [flag, str(value)]
     return " ".join([*words, "--overwrite"])
-
-
-def _finite(threshold: float) -> float | None:
-    return None if threshold == -math.inf else threshold
