@@ -17,7 +17,7 @@ from pathlib import Path
 
 from side_by_side import Reading
 
-from misgiving.reproduction.aggregate.collection import COLLECTED
+from misgiving.reproduction.collection import COLLECTED
 
 COMMAND = (sys.executable, "-m", "misgiving")
 BOUNDS = {3: 240.0, 5: 330.0}  # of `reproduce`, by trials
@@ -28,7 +28,7 @@ if __name__ == "__main__":  # not in the processes that compute intervals
     import sys, time
     from pathlib import Path
     from misgiving import cli
-    from misgiving.reproduction.aggregate import collection
+    from misgiving.reproduction import collection
     collect, found = collection.collect, Path(sys.argv.pop())
 
     def timed(*arguments, **options):

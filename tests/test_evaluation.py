@@ -18,7 +18,7 @@ from misgiving.evaluation.measures import (
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import model_fingerprint, predict
 from misgiving.predictions.record import Predictions
-from misgiving.reproduction.score_files import load_scores, save_scores
+from misgiving.reproduction.tables import load_scores, save_scores
 from misgiving.scores.detectors import all_scores
 from misgiving.scores.logits import LOGIT_SCORES
 

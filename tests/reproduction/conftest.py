@@ -6,7 +6,7 @@ from filelock import FileLock
 from small import SMALL
 from tiny import TINY
 
-from misgiving.reproduction.aggregate.collection import collect
+from misgiving.reproduction.collection import collect
 from misgiving.reproduction.runner import on_this_machine, reproduce_units
 from misgiving.reproduction.trial_data import TrialData
 

@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny import TINY  # beside the tests of all packages
 
-from misgiving.reproduction.aggregate.collection import collect
+from misgiving.reproduction.collection import collect
 from misgiving.reproduction.ray import on_ray
 from misgiving.reproduction.runner import on_this_machine, reproduce_units
 from misgiving.reproduction.trial_data import TrialData

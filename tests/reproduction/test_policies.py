@@ -7,7 +7,7 @@ from scipy import stats
 from misgiving.deferral.fit import fit_calibration
 from misgiving.deferral.rules import DecisionRule
 from misgiving.predictions.record import Predictions
-from misgiving.reproduction.ood_detection import OodRule, measure_ood_rule, ood_rule
+from misgiving.reproduction.ood_detection import ood_limit, ood_share
 from misgiving.reproduction.policies import CERTIFIED_SCORES, PolicySets, certified_rows
 from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
 
@@ -97,18 +97,17 @@ def test_a_certified_policy_accepts_the_highest_of_its_score_and_counts_their_er
 
 def test_the_limit_of_the_ood_rule_is_the_highest_that_is_certified(detectors):
     calibration = predictions("cases", 500, 5)
-    detector, limit = ood_rule(calibration, detectors, seed=0)
-    assert detector == "knn"
+    limit = ood_limit(calibration, detectors, seed=0)
     familiar = np.sort(all_scores(calibration, detectors)["knn"])
     # of 500 cases the share below the k-th is Beta(k, 501 - k)
     ranks = [k for k in range(1, 501) if stats.beta(k, 501 - k).cdf(0.05) >= 0.95]
     assert limit == familiar[max(ranks) - 1]
     scores = {"knn": np.array([limit - 1, limit, limit + 1, limit - 2])}
-    found = measure_ood_rule(scores, OodRule("knn", limit), "walls")
+    found = ood_share("walls", scores, detector="knn", limit=limit)
     assert found == ("walls", "ood_rule", "ood_share", 0.5)
 
 
 def test_without_enough_cases_no_image_is_called_ood(detectors):
     few = predictions("cases", 58, 5)  # 59 are the least: 0.95 ** 59 < 0.05
-    assert ood_rule(few, detectors, seed=0).limit == -np.inf
-    assert ood_rule(predictions("cases", 59, 5), detectors, seed=0).limit > -np.inf
+    assert ood_limit(few, detectors, seed=0) == -np.inf
+    assert ood_limit(predictions("cases", 59, 5), detectors, seed=0) > -np.inf

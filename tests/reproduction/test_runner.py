@@ -17,42 +17,71 @@ from threadpoolctl import threadpool_info
 from tiny import TINY
 
 from misgiving.checkpoint import load
-from misgiving.errors import DataError, TrainingError, UsageError
+from misgiving.errors import TrainingError
 from misgiving.predictions.inference import predictions_of
-from misgiving.reproduction import runner as units_module
-from misgiving.reproduction.aggregate.collection import collect
+from misgiving.reproduction import runner
+from misgiving.reproduction.collection import collect
 from misgiving.reproduction.config import Unit
 from misgiving.reproduction.protocol import chosen_units, units
-from misgiving.reproduction.runner import (
-    is_finished,
-    is_trained,
-    jobs_for,
-    on_this_machine,
-    reproduce_units,
-)
 from misgiving.reproduction.trial_data import Progress, TrainedUnit, TrialData
 from misgiving.training.config import DataConfig
 
+UNIT = Unit("generalization", 0, "proposed")
+
 
 @pytest.fixture
-def unmeasured(monkeypatch):
-    """The models of Section 4.1 are trained and not measured."""
-    monkeypatch.setitem(units_module.MEASURES, "generalization", lambda _: {})
+def one_unit(reproduction, tmp_path):
+    """The folder of a reproduction with one finished unit, which a test may change."""
+    shutil.copytree(reproduction / UNIT.folder, tmp_path / UNIT.folder)
+    return tmp_path
 
 
-def test_a_finished_unit_is_not_done_again(trial_data, reproduction):
+def change_record(out, **changes):
+    path = out / UNIT.folder / "unit.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_finished_unit_is_not_done_again_whatever_its_threads(trial_data, reproduction):
     finished = []
     trial_data.progress, before = Progress(on_unit=finished.append), trial_data.progress
-    reproduce_units(trial_data, reproduction)
+    runner.reproduce_units(trial_data, reproduction, run=runner.on_this_machine(threads=7))
     trial_data.progress = before
     assert finished == []
 
 
 @pytest.mark.parametrize("changes", [{"seed": 9}, {"images": DataConfig(validation_share=0.7)}])
 def test_a_unit_of_other_settings_does_not_count_as_finished(reproduction, cache, changes):
-    unit = Unit("generalization", 0, "vanilla")
     other = TrialData(replace(TINY, **changes), cache)
-    assert not is_finished(reproduction / unit.folder, other.record(unit))
+    assert not runner.is_finished(reproduction / UNIT.folder, other.record(UNIT))
+
+
+@pytest.mark.parametrize(
+    ("change", "trained"),
+    [
+        ({"code": "older"}, True),
+        ({"training_code": "older"}, False),
+        ({"training": {}}, False),
+        ({"versions": {}}, False),
+    ],
+)
+def test_a_unit_of_other_code_or_training_is_not_finished(trial_data, one_unit, change, trained):
+    change_record(one_unit, **change)
+    folder, record = one_unit / UNIT.folder, trial_data.record(UNIT)
+    assert not runner.is_finished(folder, record)
+    assert runner.is_trained(folder, record) == trained
+
+
+def test_a_unit_whose_measuring_code_changed_is_measured_again_and_not_trained(
+    trial_data, reproduction, one_unit, monkeypatch
+):
+    change_record(one_unit, code="older")
+    (one_unit / UNIT.folder / "results.csv").unlink()
+    monkeypatch.setattr(runner, "train_run", lambda *_, **__: pytest.fail("trained again"))
+    runner.reproduce_units(trial_data, one_unit, chosen=[UNIT])
+    for name in ("results.csv", "reliability.csv", "run/history.csv", "run/model.safetensors"):
+        again, before = (root / UNIT.folder / name for root in (one_unit, reproduction))
+        assert again.read_bytes() == before.read_bytes()
+    assert runner.is_finished(one_unit / UNIT.folder, trial_data.record(UNIT))
 
 
 @pytest.mark.parametrize("experiment", ["generalization", "ood_detection"])
@@ -69,21 +98,11 @@ def test_a_network_that_has_collapsed_is_measured(
     predictions = predictions_of(checkpoint, setup.images_of(setup.evaluation_sets.measured))
     assert (np.ptp(predictions.features, axis=0) == 0).all()
     trained = TrainedUnit(trial_data, unit, setup, checkpoint, predictions, tmp_path)
-    rows = [row for found in units_module.MEASURES[experiment](trained).values() for row in found]
+    rows = [row for found in runner.MEASURES[experiment](trained).values() for row in found]
     values = {(row.dataset, row.detector, row.metric): row.value for row in rows}
     assert 0 <= values["validation", "", "accuracy"] <= 1
     if experiment == "ood_detection":
-        assert values["histology", "msp", "auroc"] == 0.5
-        assert values["histology", "odin", "auroc"] == 0.5
-
-
-def test_a_unit_of_other_code_does_not_count_as_finished(trial_data, reproduction, tmp_path):
-    unit = Unit("generalization", 0, "vanilla")
-    copy = tmp_path / "unit"
-    shutil.copytree(reproduction / unit.folder, copy)
-    record = json.loads((copy / "unit.json").read_text())
-    (copy / "unit.json").write_text(json.dumps({**record, "code": "older"}))
-    assert not is_finished(copy, trial_data.record(unit))
+        assert values["histology", "msp", "auroc"] == values["histology", "odin", "auroc"] == 0.5
 
 
 def test_the_same_seed_gives_the_same_results_byte_for_byte(trial_data, reproduction, tmp_path):
@@ -91,22 +110,22 @@ def test_the_same_seed_gives_the_same_results_byte_for_byte(trial_data, reproduc
     shutil.copytree(reproduction, tmp_path / "again")
     shutil.rmtree(tmp_path / "again" / missing.folder)
     (tmp_path / "again" / "collected.json").unlink()
-    reproduce_units(trial_data, tmp_path / "again")
+    runner.reproduce_units(trial_data, tmp_path / "again")
     collect(trial_data, tmp_path / "again")
     for name in ("results.csv", "intervals.csv", "histories.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (reproduction / name).read_bytes()
 
 
-@pytest.mark.usefixtures("unmeasured")
-def test_a_unit_that_fails_leaves_nothing_but_what_its_training_goes_on_from(
+def test_a_unit_that_fails_leaves_nothing_but_what_its_training_resumes_from(
     trial_data, tmp_path, monkeypatch
 ):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("misgiving.reproduction.runner.write_json", fail)
+    monkeypatch.setitem(runner.MEASURES, "generalization", lambda _: {})
+    monkeypatch.setattr(runner, "write_json", fail)
     with pytest.raises(OSError, match="disk full"):
-        reproduce_units(trial_data, tmp_path)
+        runner.reproduce_units(trial_data, tmp_path)
     left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
     assert left == ["vanilla.unfinished.safetensors"]
 
@@ -129,7 +148,7 @@ def test_a_reproduction_killed_at_a_random_moment_ends_in_the_same_results(
     command = [sys.executable, str(Path(__file__).with_name("small.py")), str(out), str(cache)]
     assert any(killed_while_at_work(command, out, chance.uniform(0.0, 2.0)) for _ in range(20))
     small = TrialData(SMALL, cache)
-    reproduce_units(small, out, run=on_this_machine(threads=1))
+    runner.reproduce_units(small, out, run=runner.on_this_machine(threads=1))
     collect(small, out)
     for name in ("results.csv", "intervals.csv", "histories.csv", "confusions.csv"):
         assert (out / name).read_bytes() == (small_reproduction / name).read_bytes()
@@ -144,51 +163,31 @@ def test_processes_give_the_bytes_of_one_with_as_many_threads(
     if threads == 1:
         shutil.copytree(reproduction / "units", tmp_path / "one" / "units")
     for name, jobs in (("one", 1), ("several", 2)):
-        run = on_this_machine(jobs=jobs, threads=threads)
-        reproduce_units(small, tmp_path / name, run=run)
+        run = runner.on_this_machine(jobs=jobs, threads=threads)
+        runner.reproduce_units(small, tmp_path / name, run=run)
     for unit in units(small.protocol):
         for name in ("results.csv", "run/history.csv", "run/model.safetensors"):
             one, several = (tmp_path / place / unit.folder / name for place in ("one", "several"))
             assert one.read_bytes() == several.read_bytes()
 
 
-def test_a_unit_runs_with_the_threads_it_records_and_others_are_left_as_they_were(
+def test_only_the_chosen_units_run_each_with_the_threads_it_records(
     trial_data, tmp_path, monkeypatch
 ):
     def numbers():
         return {torch.get_num_threads(), *(pool["num_threads"] for pool in threadpool_info())}
 
     seen = []
-    monkeypatch.setattr(units_module, "_results", lambda *_: seen.append(numbers()) or [])
+    monkeypatch.setattr(runner, "_results", lambda *_: seen.append(numbers()) or [])
     before = numbers()
-    unit = Unit("generalization", 0, "vanilla")
-    reproduce_units(trial_data, tmp_path, run=on_this_machine(threads=3), chosen=[unit])
+    chosen = chosen_units(TINY, experiment="generalization", trial=1, model="vanilla")
+    run = runner.on_this_machine(threads=3)
+    runner.reproduce_units(trial_data, tmp_path, run=run, chosen=chosen)
+    finished = [unit for unit in units(TINY) if (tmp_path / unit.folder).exists()]
+    assert finished == chosen == [Unit("generalization", 1, "vanilla")]
     assert seen == [{3}]
-    assert json.loads((tmp_path / unit.folder / "timing.json").read_text())["threads"] == 3
+    assert json.loads((tmp_path / chosen[0].folder / "timing.json").read_text())["threads"] == 3
     assert numbers() == before
-
-
-def test_a_unit_that_is_finished_with_other_threads_counts(trial_data, reproduction):
-    finished = []
-    trial_data.progress, before = Progress(on_unit=finished.append), trial_data.progress
-    reproduce_units(trial_data, reproduction, run=on_this_machine(threads=7))
-    trial_data.progress = before
-    assert finished == []
-
-
-def test_units_with_other_threads_are_collected_anew(trial_data, reproduction, tmp_path):
-    shutil.copytree(reproduction, tmp_path / "copy")
-    before = json.loads((tmp_path / "copy" / "settings.json").read_text())["unit_threads"]
-    timing = tmp_path / "copy" / Unit("generalization", 1, "vanilla").folder / "timing.json"
-    timing.write_text(json.dumps({"seconds": 1.0, "threads": 64}))
-    collect(trial_data, tmp_path / "copy")
-    after = json.loads((tmp_path / "copy" / "settings.json").read_text())["unit_threads"]
-    assert after == [*before, 64]
-
-
-def test_less_than_one_job_is_refused():
-    with pytest.raises(UsageError, match="jobs"):
-        on_this_machine(jobs=0)
 
 
 @pytest.mark.parametrize(
@@ -204,94 +203,35 @@ def test_less_than_one_job_is_refused():
 )
 def test_units_use_the_cores_that_there_are(monkeypatch, device, cores, count, jobs):
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    monkeypatch.setattr(units_module, "device_named", torch.device)
+    monkeypatch.setattr(runner, "device_named", torch.device)
     protocol = replace(TINY, training=replace(TINY.training, device=device))
-    assert jobs_for(protocol, count) == jobs
-
-
-def test_only_the_chosen_units_are_done(trial_data, tmp_path, monkeypatch):
-    monkeypatch.setattr(units_module, "_results", lambda *_: [])
-    chosen = chosen_units(TINY, experiment="generalization", trial=1, model="vanilla")
-    reproduce_units(trial_data, tmp_path, chosen=chosen)
-    finished = [unit for unit in units(TINY) if (tmp_path / unit.folder).exists()]
-    assert finished == [Unit("generalization", 1, "vanilla")]
-
-
-def test_a_rate_at_which_training_diverges_is_a_result(cache, tmp_path, monkeypatch):
-    def diverge(*_, **__):
-        raise TrainingError("the loss is not finite")
-
-    trial_data = TrialData(replace(TINY, learning_rates=(1.0,)), cache)
-    monkeypatch.setattr("misgiving.reproduction.runner.train_run", diverge)
-    reproduce_units(trial_data, tmp_path, chosen=[Unit("learning_rate/1", 0, "vanilla")])
-    results = tmp_path / "units" / "learning_rate" / "1" / "trial-0" / "vanilla" / "results.csv"
-    assert results.read_text().splitlines()[1:] == [
-        "learning_rate/1,0,vanilla,validation,,diverged,1.0"
-    ]
+    assert runner.jobs_for(protocol, count) == jobs
 
 
 def test_a_swept_rate_keeps_its_curve_and_not_its_weights(cache, tmp_path):
     trial_data = TrialData(replace(TINY, learning_rates=(3e-3,)), cache)
     unit = Unit("learning_rate/0.003", 0, "vanilla")
-    reproduce_units(trial_data, tmp_path, chosen=[unit])
+    runner.reproduce_units(trial_data, tmp_path, chosen=[unit])
     assert (tmp_path / unit.folder / "run" / "history.csv").is_file()
     assert not (tmp_path / unit.folder / "run" / "model.safetensors").exists()
     assert "validation,,diverged,0.0" in (tmp_path / unit.folder / "results.csv").read_text()
 
 
-def test_nothing_cannot_be_collected(trial_data, tmp_path):
-    with pytest.raises(DataError, match="no unit is finished"):
-        collect(trial_data, tmp_path)
-
-
-def test_a_training_that_diverges_does_not_stop_the_others(
+def test_a_training_that_diverges_is_a_result_and_does_not_stop_the_others(
     cache, reproduction, tmp_path, monkeypatch
 ):
-    trial_data = TrialData(replace(TINY, trials=1), cache)
-    whole = units_module.train_run
+    trial_data = TrialData(replace(TINY, trials=1, learning_rates=(1.0,)), cache)
 
-    def diverge_without_estimator(run, *arguments, **options):
-        if not run.training.estimates_losses:
-            raise TrainingError("the loss is not finite")
-        return whole(run, *arguments, **options)
+    def diverge(*_, **__):
+        raise TrainingError("the loss is not finite")
 
-    monkeypatch.setattr(units_module, "train_run", diverge_without_estimator)
+    monkeypatch.setattr(runner, "train_run", diverge)
     unit = Unit("ood_detection", 0, "proposed")
     shutil.copytree(reproduction / unit.folder, tmp_path / unit.folder)
-    reproduce_units(trial_data, tmp_path)
+    runner.reproduce_units(trial_data, tmp_path)
     collect(trial_data, tmp_path)
-    results = (tmp_path / "results.csv").read_text()
-    assert "generalization,0,vanilla,validation,,diverged,1.0" in results
-    assert "ood_detection,0,vanilla,validation,,diverged,1.0" in results
-    assert "ood_detection,0,proposed,boxes,odin,auroc," in results
+    results = (tmp_path / "results.csv").read_text().splitlines()
+    for experiment in ("generalization", "ood_detection", "learning_rate/1"):
+        assert f"{experiment},0,vanilla,validation,,diverged,1.0" in results
+    assert any(row.startswith("ood_detection,0,proposed,boxes,odin,auroc,") for row in results)
     assert "vanilla" not in (tmp_path / "intervals.csv").read_text()
-
-
-def test_a_unit_whose_measuring_code_changed_is_measured_again_and_not_trained(
-    trial_data, reproduction, tmp_path, monkeypatch
-):
-    unit = Unit("generalization", 0, "proposed")
-    shutil.copytree(reproduction / unit.folder, tmp_path / unit.folder)
-    path = tmp_path / unit.folder / "unit.json"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, "code": "older"}))
-    (tmp_path / unit.folder / "results.csv").unlink()
-    monkeypatch.setattr(units_module, "train_run", lambda *_, **__: pytest.fail("trained again"))
-    reproduce_units(trial_data, tmp_path, chosen=[unit])
-    for name in ("results.csv", "reliability.csv", "run/history.csv", "run/model.safetensors"):
-        again, before = (root / unit.folder / name for root in (tmp_path, reproduction))
-        assert again.read_bytes() == before.read_bytes()
-    assert json.loads(path.read_text()) == trial_data.record(unit)
-
-
-@pytest.mark.parametrize("change", [{"training_code": "older"}, {"training": {}}, {"versions": {}}])
-def test_a_unit_that_was_trained_otherwise_is_not_only_measured(
-    trial_data, reproduction, tmp_path, change
-):
-    unit = Unit("generalization", 0, "proposed")
-    shutil.copytree(reproduction / unit.folder, tmp_path / "unit")
-    path = tmp_path / "unit" / "unit.json"
-    record = json.loads(path.read_text())
-    assert is_trained(tmp_path / "unit", trial_data.record(unit))
-    path.write_text(json.dumps({**record, **change}))
-    assert not is_trained(tmp_path / "unit", trial_data.record(unit))

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from waiting import until
 
-from misgiving.reproduction.workers import worker_pool
+from misgiving.errors import TrainingError
+from misgiving.reproduction.workers import mapped, worker_pool
 
 
 def written(paths):
@@ -30,7 +31,7 @@ def write_pid(path):
 
 
 def torch_is_there(_):
-    import misgiving.reproduction.aggregate.intervals  # noqa: F401
+    import misgiving.reproduction.intervals  # noqa: F401
 
     return "torch" in sys.modules
 
@@ -40,9 +41,12 @@ def test_a_process_that_computes_intervals_imports_no_torch():
         assert not pool.submit(torch_is_there, None).result()
 
 
-def test_after_an_error_nothing_more_is_computed(tmp_path):
-    from misgiving.reproduction.aggregate.collection import mapped
+def test_a_killed_process_is_an_error_that_says_so():
+    with pytest.raises(TrainingError), mapped(os._exit, [1, 2], jobs=2) as found:
+        list(found)
 
+
+def test_after_an_error_nothing_more_is_computed(tmp_path):
     paths = [tmp_path / str(number) for number in range(6)]
     with suppress(ZeroDivisionError), mapped(write_pid, paths, jobs=2):
         until(lambda: written(paths[:2]))

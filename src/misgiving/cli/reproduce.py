@@ -21,17 +21,16 @@ if TYPE_CHECKING:
 
 PROTOCOL, UNITS, MACHINE = "Protocol", "Single units", "Machine"
 TRAINING = (
-    *(
-        "auxiliary_weight",
-        "margin",
-        "class_weights",
-        "sampling",
-        "epochs",
-        "batch_size",
-        "learning_rate",
-        "estimator_rate",
-    ),
-    *("device", "precision"),
+    "auxiliary_weight",
+    "margin",
+    "class_weights",
+    "sampling",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "estimator_rate",
+    "device",
+    "precision",
 )
 
 
@@ -87,6 +86,7 @@ def reproduce(
     jobs: Annotated[
         int | None,
         typer.Option(
+            min=1,
             help="Units of work to run at the same time, each in a process with the memory of a "
             f"training. Default: one for each core, at most {MOST_JOBS}; on a GPU, one. Intervals "
             "are computed in as many processes; by default, one for each core.",
@@ -96,6 +96,7 @@ def reproduce(
     threads: Annotated[
         int | None,
         typer.Option(
+            min=1,
             help="Threads of each unit; they affect the rounding of sums. Default: torch's own "
             "number for one job, an equal share of the cores for several, one on Ray.",
             rich_help_panel=MACHINE,
@@ -112,6 +113,7 @@ def reproduce(
     gpus_per_unit: Annotated[
         float | None,
         typer.Option(
+            min=0.0,
             help="GPUs of each unit on Ray, such as 0.5. Default: 0 with --device cpu, else 1.",
             rich_help_panel=MACHINE,
         ),
@@ -152,7 +154,7 @@ def reproduce(
     Example: misgiving reproduce --data isic2019:ISIC_2019 --ood nct=CRC-VAL-HE-7K
     """
     from misgiving.report.reproduction.page import write_report
-    from misgiving.reproduction.aggregate import collection
+    from misgiving.reproduction.collection import collect as collect_units
     from misgiving.reproduction.protocol import chosen_units, ood_sources, protocol_for
     from misgiving.reproduction.runner import reproduce_units
     from misgiving.reproduction.tables import read_run
@@ -192,7 +194,7 @@ def reproduce(
             reproduce_units(trial_data, out, run=run, chosen=chosen)
         if not one_unit:
             say("collecting: resampling for intervals, and examples; this may take a minute")
-            collection.collect(trial_data, out, jobs=usual_jobs() if jobs is None else jobs)
+            collect_units(trial_data, out, jobs=jobs or usual_jobs())
             say_unfinished(out)
     say(f"wrote {out if one_unit else write_report(read_run(out), out)}")
 
@@ -228,11 +230,9 @@ def _runner(
 
         if gpus is not None:
             raise UsageError("--gpus-per-unit requires --ray")
-        return on_this_machine(
-            jobs=jobs_for(protocol, count) if jobs is None else jobs, threads=threads
-        )
+        return on_this_machine(jobs=jobs or jobs_for(protocol, count), threads=threads)
     from misgiving.reproduction.ray import on_ray
 
     if jobs is not None:
         raise UsageError("--ray runs as many units as the cluster has room for; leave out --jobs")
-    return on_ray(ray, threads=threads, gpus_per_unit=gpus)
+    return on_ray(ray, threads=threads or 1, gpus_per_unit=gpus)

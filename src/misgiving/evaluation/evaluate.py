@@ -14,6 +14,7 @@ from misgiving.deferral.scored_cases import one_per_group
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.bands import banded
 from misgiving.evaluation.measures import (
+    UNSEEN_SET,
     Measurement,
     measure_accepted_errors,
     measure_classification,
@@ -41,7 +42,7 @@ from misgiving.scores.detectors import WITHOUT_FEATURES, all_scores, evidence_of
 POLICY_SET = "policy_test"
 """Name, in results, of the images on which a policy is measured."""
 
-RESERVED_NAMES = (POLICY_SET, "unseen_classes")
+RESERVED_NAMES = (POLICY_SET, UNSEEN_SET)
 CLASS = "class"
 NOT_MEASURED = frozenset(("train", "excluded"))
 HINDSIGHT_ERRORS = (0.05, 0.1, 0.2)

@@ -37,6 +37,12 @@ Confidences = Float[np.ndarray, " n"]
 Classes = Int[np.ndarray, " n"]
 Weights = Real[np.ndarray, "*replicates n"]
 
+UNSEEN_SET = "unseen_classes"
+"""Name, in results, of the images of all classes that a model was not trained on."""
+
+CHOSEN = "best_on_tuning"
+"""Name, in results, of the detector with the highest AUROC on the tuning set."""
+
 FAILURE_SCORES = (
     "msp",
     "entropy",

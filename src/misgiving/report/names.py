@@ -3,12 +3,6 @@
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-CHOSEN = "best_on_tuning"
-"""Name, in results, of the detector with the highest AUROC on the tuning set."""
-
-UNSEEN_SET = "unseen_classes"
-"""Name, in results, of the images of all classes that a model was not trained on."""
-
 DETECTOR_TITLES = {
     "odin": "ODIN",
     "odin_default": "ODIN, untuned",

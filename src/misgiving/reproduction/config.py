@@ -113,19 +113,10 @@ class ProtocolConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require(self, "trials", 1 <= self.trials <= 1000, "be from 1 to 1000")
-        require(
-            self, "seed", 0 <= self.seed <= 2**32 - 1 - self.trials, "be in [0, 2**32 - trials)"
-        )
+        require(self, "trials", self.trials >= 1, "be at least 1")
         require(self, "models", bool(self.models), "have at least one model")
         for name in self.models:
             MODELS[name]
-        require(self, "models", len(set(self.models)) == len(self.models), "have each model once")
-        rates = self.learning_rates
-        require(self, "learning_rates", all(rate > 0 for rate in rates), "be positive")
-        require(self, "learning_rates", len(set(rates)) == len(rates), "have each value once")
-        exact = all(float(f"{rate:g}") == rate for rate in rates)  # as experiments are named
-        require(self, "learning_rates", exact, "have at most six digits")
         if len(self.in_distribution) < 2 or not self.unseen:
             raise UsageError(
                 "sections 4.2 and 4.3 need at least two in-distribution classes and one unseen "

@@ -10,13 +10,13 @@ from misgiving.evaluation.measures import (
 )
 from misgiving.reproduction.config import FAILURES
 from misgiving.reproduction.policies import fitted_detectors, measure_policies, policy_sets
-from misgiving.reproduction.score_files import group_names, save_scores
+from misgiving.reproduction.tables import group_names, save_scores
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.scores.detectors import all_scores, evidence_of
 from misgiving.scores.outputs import Scores
 
 
-def measure_generalization(trained: TrainedUnit) -> list[Measurement]:
+def measure_generalization(trained: TrainedUnit) -> dict[str, list[Measurement]]:
     """Measure classification, loss estimation, failure scores and policies of one model.
 
     Learned scores are among the failure scores where they were fitted on other images than are
@@ -35,15 +35,15 @@ def measure_generalization(trained: TrainedUnit) -> list[Measurement]:
         confidences = dict(calibrator.with_learned(confidences, predictions.logits, evidence))
         confidences.setdefault(ERROR_ESTIMATOR, confidences[CALIBRATED])
     failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}
-    save_scores(trained.folder, FAILURES, failure_scores, tuple(group_names(predictions).tolist()))
-    return [*_measured(trained, failure_scores), *of_policies]
+    save_scores(trained.folder, FAILURES, failure_scores, group_names(predictions))
+    return {"generalization": [*_measured(trained, failure_scores), *of_policies]}
 
 
-def measure_other_rate(trained: TrainedUnit) -> list[Measurement]:
+def measure_other_rate(trained: TrainedUnit) -> dict[str, list[Measurement]]:
     """Measure a model at another learning rate, and remove its weights, which fill disks."""
     (trained.folder / "run" / "model.safetensors").unlink()
-    confidences = all_scores(trained.predictions)
-    return [*_measured(trained, confidences), divergence(trained.measured, yes=False)]
+    rows = _measured(trained, all_scores(trained.predictions))
+    return {trained.unit.experiment: [*rows, divergence(trained.measured, diverged=False)]}
 
 
 def _measured(trained: TrainedUnit, confidences: Scores) -> list[Measurement]:
@@ -56,6 +56,6 @@ def _measured(trained: TrainedUnit, confidences: Scores) -> list[Measurement]:
     ]
 
 
-def divergence(dataset: str, *, yes: bool) -> Measurement:
+def divergence(dataset: str, *, diverged: bool) -> Measurement:
     """Result of a training whose loss became, or did not become, infinite or NaN."""
-    return Measurement(dataset, "", "diverged", float(yes))
+    return Measurement(dataset, "", "diverged", float(diverged))

@@ -1,30 +1,30 @@
-"""Section 4.2 of the paper: OOD detection by ODIN, and by detectors that need no tuning."""
+"""Sections 4.2 and 4.3: OOD images and unseen classes, by ODIN and detectors without tuning."""
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from functools import partial
 
+import numpy as np
 import pandas as pd
-from jaxtyping import Float
-from numpy import ndarray
+from jaxtyping import Float, Int
 
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.cache import ImageSet
 from misgiving.deferral.bounds import kth_lowest, tolerance_rank
 from misgiving.deferral.scored_cases import one_per_group
-from misgiving.evaluation.measures import Measurement, measure_classification, measure_detection
+from misgiving.evaluation.measures import (
+    CHOSEN,
+    UNSEEN_SET,
+    Measurement,
+    measure_classification,
+    measure_detection,
+)
 from misgiving.metrics.ood import ood_metrics
 from misgiving.predictions.inference import odin_scores, predict
 from misgiving.predictions.record import Predictions
-from misgiving.report.names import CHOSEN
 from misgiving.reproduction.config import OdinGrid
-from misgiving.reproduction.policies import (
-    MAX_OOD_FALSE_ALARMS,
-    fitted_detectors,
-    policy_sets,
-)
-from misgiving.reproduction.score_files import save_scores
-from misgiving.reproduction.tables import write_table
+from misgiving.reproduction.policies import MAX_OOD_FALSE_ALARMS, fitted_detectors, policy_sets
+from misgiving.reproduction.tables import save_scores, write_table
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.scores.detectors import FittedDetectors, all_scores, default_ood_detector
 from misgiving.scores.odin import Odin
@@ -33,10 +33,10 @@ from misgiving.scores.outputs import Scores
 
 
 class TunedDetectors:
-    """All detectors of one model: ODIN as tuned on a named set, ODIN's default, and the others.
+    """All detectors of one model: ODIN as tuned on an OOD set, ODIN's default, and the others.
 
-    `chosen` has the highest AUROC on the tuning set. Its scores are also given as `CHOSEN`; on
-    every other set it was chosen without looking at that set.
+    `chosen` has the highest AUROC on the tuning set, of equal ones the first. Its scores are also
+    given as `CHOSEN`; on every other set it was chosen without looking at that set.
     """
 
     def __init__(
@@ -52,140 +52,138 @@ class TunedDetectors:
         self._checkpoint, self._fitted = checkpoint, fitted
         grid = odin_grid(search.temperatures, search.epsilons)
         points = list(dict.fromkeys([*grid, Odin()]))
-        inlier_scores, outlier_scores = (
+        of_inliers, of_outliers = (
             odin_scores(checkpoint, images, points) for images in (inliers, outliers)
         )
-        self.tuning = best_of_grid(inlier_scores, outlier_scores, grid, criterion=search.criterion)
+        self.tuning = best_of_grid(of_inliers, of_outliers, grid, criterion=search.criterion)
         self.odins = {
             "odin": self.tuning.best,
             "odin_default": Odin(),
-            "odin_id_only": id_only_odin(inlier_scores, grid),
+            "odin_id_only": id_only_odin(of_inliers, grid),
         }
         self._scored = [  # the grid's scores serve for the tables too
-            (inliers, self._with_plain(inliers, inlier_scores)),
-            (outliers, self._with_plain(outliers, outlier_scores)),
+            (inliers, self._with_plain(inliers, of_inliers)),
+            (outliers, self._with_plain(outliers, of_outliers)),
         ]
-        self.chosen = best_detector(*(scores for _, scores in self._scored))
+        (_, familiar), (_, strange) = self._scored
+        self.chosen = max(
+            familiar, key=lambda name: float(ood_metrics(familiar[name], strange[name])["auroc"])
+        )
 
     def __call__(self, images: ImageSet) -> Scores:
         """Scores of a set by every detector."""
-        for scored, scores in self._scored:
-            if scored is images:
-                return {**scores, CHOSEN: scores[self.chosen]}
-        points = list(dict.fromkeys(self.odins.values()))
-        scores = self._with_plain(images, odin_scores(self._checkpoint, images, points))
+        scores = next((scores for scored, scores in self._scored if scored is images), None)
+        if scores is None:
+            points = list(dict.fromkeys(self.odins.values()))
+            scores = self._with_plain(images, odin_scores(self._checkpoint, images, points))
         return {**scores, CHOSEN: scores[self.chosen]}
 
-    def _with_plain(
-        self, images: ImageSet, odin: Mapping[Odin, Float[ndarray, " _"]]
-    ) -> dict[str, Float[ndarray, " _"]]:
+    def _with_plain(self, images: ImageSet, odin: Mapping[Odin, Float[np.ndarray, " _"]]) -> Scores:
         tuned = {name: odin[point] for name, point in self.odins.items()}
         estimates_losses = self._checkpoint.estimates_losses
         predictions = predict(self._checkpoint.model, images, estimates_losses=estimates_losses)
-        return tuned | all_scores(predictions, self._fitted)
+        return {**tuned, **all_scores(predictions, self._fitted)}
 
 
-def best_detector(inliers: Scores, outliers: Scores) -> str:
-    """The detector with the highest AUROC; of equal ones the first."""
-    return max(inliers, key=lambda name: float(ood_metrics(inliers[name], outliers[name])["auroc"]))
+def measure_detectors(trained: TrainedUnit) -> dict[str, list[Measurement]]:
+    """Tune the detectors of one model, and measure them on every OOD set and unseen class.
 
-
-class OodRule(NamedTuple):
-    """An image is OOD if its score by this detector is below the limit."""
-
-    detector: str
-    limit: float
-
-
-class Detection(NamedTuple):
-    """The detectors of one model, and what is measured of the inliers.
-
-    Attributes:
-        detectors: All of them, as tuned.
-        inliers: Their scores of the measured inliers.
-        rule: The OOD rule, as in a policy.
+    The inliers are those of the measured set; their scores, and those of each set, are kept.
     """
-
-    detectors: TunedDetectors
-    inliers: Scores
-    rule: OodRule
-
-
-def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Detection]:
-    """Tune the detectors of one model, and measure them on every OOD set."""
-    setup, measured, folder = trained.setup, trained.measured, trained.folder
-    search, tuning = trained.trial_data.protocol.odin, setup.evaluation_sets.tuning
-    inliers = setup.images_of(measured)
-    sets = policy_sets(trained)
+    trial_data, measured, folder = trained.trial_data, trained.measured, trained.folder
+    inliers, sets = trained.setup.images_of(measured), policy_sets(trained)
     fitted = fitted_detectors(sets.training)
     outliers = {
-        name: ood.images for name, ood in trained.trial_data.outliers(trained.unit.trial).items()
+        name: images for name, (_, images) in trial_data.outliers(trained.unit.trial).items()
     }
+    detectors = _tuned(trained, fitted, inliers, outliers)
+    inlier_scores = detectors(inliers)
+    save_scores(folder, measured, inlier_scores, inliers.groups)
+    limit = ood_limit(sets.calibration, fitted, seed=trained.setup.training.seed)
+    called_ood = partial(ood_share, detector=default_ood_detector(fitted), limit=limit)
+
+    def measure(dataset: str, scores: Scores, groups: tuple[str, ...]) -> list[Measurement]:
+        save_scores(folder, dataset, scores, groups)
+        return [
+            *measure_detection(inlier_scores, scores, dataset),
+            called_ood(dataset, scores),
+        ]
+
+    rows = [
+        *measure_classification(trained.predictions, measured),
+        *_choices(detectors, trial_data.protocol.odin.tuning_set),
+        called_ood(measured, all_scores(sets.test, fitted)),  # images that did not set the limit
+    ]
+    for name, images in outliers.items():
+        rows += measure(name, detectors(images), images.groups)
+    unseen = unseen_images(trial_data.images, trial_data.protocol.unseen)
+    scores, unseen_rows = detectors(unseen), []
+    for name, members in unseen_sets(unseen, trial_data.protocol.unseen).items():
+        of_set = {detector: values[members] for detector, values in scores.items()}
+        unseen_rows += measure(name, of_set, unseen.select(members).groups)
+    return {"ood_detection": rows, "new_classes": unseen_rows}
+
+
+def _tuned(
+    trained: TrainedUnit,
+    fitted: FittedDetectors,
+    inliers: ImageSet,
+    outliers: Mapping[str, ImageSet],
+) -> TunedDetectors:
+    """Tune the detectors, and write the values of the grid."""
+    search, tuning = trained.trial_data.protocol.odin, trained.setup.evaluation_sets.tuning
     detectors = TunedDetectors(
         trained.checkpoint,
         fitted,
         search,
-        inliers=inliers if tuning == measured else setup.images_of(tuning),
+        inliers=inliers if tuning == trained.measured else trained.setup.images_of(tuning),
         outliers=outliers[search.tuning_set],
     )
-    rule = ood_rule(sets.calibration, fitted, seed=setup.training.seed)
-    scores = detectors(inliers)
-    save_scores(folder, measured, scores, inliers.groups)
-    detection = Detection(detectors, scores, rule)
-    grid = [
-        (odin.temperature, odin.epsilon, *measured) for odin, *measured in detectors.tuning.grid
-    ]
+    grid = [(odin.temperature, odin.epsilon, *values) for odin, *values in detectors.tuning.grid]
     columns = ["temperature", "epsilon", "auroc", "fpr_at_tpr95"]
-    write_table(folder / "odin_grid.csv", pd.DataFrame(grid, columns=columns))
-    rows = [
-        *measure_classification(trained.predictions, measured),
-        *_choices(detectors, search.tuning_set),
-        # only the inliers that did not set the limit
-        measure_ood_rule(all_scores(sets.test, fitted), rule, measured),
-    ]
-    for name, images in outliers.items():
-        rows += measure_outliers(trained, detection, name, detectors(images), images.groups)
-    return rows, detection
+    write_table(trained.folder / "odin_grid.csv", pd.DataFrame(grid, columns=columns))
+    return detectors
 
 
 def _choices(detectors: TunedDetectors, tuning_set: str) -> list[Measurement]:
     """Temperature and epsilon of each tuned ODIN, and the chosen detector."""
-    tuned = {name: odin for name, odin in detectors.odins.items() if name != "odin_default"}
     return [
         *(
-            Measurement(tuning_set, name, metric, value)
-            for name, odin in tuned.items()
-            for metric, value in (("temperature", odin.temperature), ("epsilon", odin.epsilon))
+            Measurement(tuning_set, name, metric, getattr(detectors.odins[name], metric))
+            for name in ("odin", "odin_id_only")
+            for metric in ("temperature", "epsilon")
         ),
         Measurement(tuning_set, detectors.chosen, "chosen", 1.0),
     ]
 
 
-def measure_outliers(
-    trained: TrainedUnit, detection: Detection, name: str, scores: Scores, groups: tuple[str, ...]
-) -> list[Measurement]:
-    """Measure the detectors and the OOD rule on a set of outliers, and keep its scores."""
-    save_scores(trained.folder, name, scores, groups)
-    return [
-        *measure_detection(detection.inliers, scores, name),
-        measure_ood_rule(scores, detection.rule, name),
-    ]
+def ood_limit(calibration: Predictions, fitted: FittedDetectors, *, seed: int) -> float:
+    """The score below which at most `MAX_OOD_FALSE_ALARMS` are called OOD, at 95 % confidence.
 
-
-def ood_rule(calibration: Predictions, fitted: FittedDetectors, *, seed: int) -> OodRule:
-    """The rule by which at most `MAX_OOD_FALSE_ALARMS` are called OOD, at 95 % confidence.
-
-    It is that of a policy, which there shares the confidence with the target error rate. The limit
-    is -inf, so that no image is OOD, where there are too few groups to certify that.
+    It is that of a policy, which there shares the confidence with the target error rate. It is
+    -inf, so that no image is OOD, where there are too few groups to certify that.
     """
     rows = one_per_group(calibration.units, seed=seed)
     rank = tolerance_rank(len(rows), rate=MAX_OOD_FALSE_ALARMS, level=0.05)
-    detector = default_ood_detector(fitted)
-    confidences = all_scores(calibration, fitted)[detector][rows]
-    return OodRule(detector, float(kth_lowest(confidences, rank)) if rank else -math.inf)
+    confidences = all_scores(calibration, fitted)[default_ood_detector(fitted)][rows]
+    return float(kth_lowest(confidences, rank)) if rank else -math.inf
 
 
-def measure_ood_rule(scores: Scores, rule: OodRule, dataset: str) -> Measurement:
-    """The share of a set that the rule calls OOD."""
-    share = float((scores[rule.detector] < rule.limit).mean())
-    return Measurement(dataset, "ood_rule", "ood_share", share)
+def ood_share(dataset: str, scores: Scores, *, detector: str, limit: float) -> Measurement:
+    """The share of a set that is called OOD: images whose score is below the limit."""
+    return Measurement(dataset, "ood_rule", "ood_share", float((scores[detector] < limit).mean()))
+
+
+def unseen_images(images: ImageSet, unseen: tuple[str, ...]) -> ImageSet:
+    """All images of the unseen classes."""
+    numbers = [images.classes.index(name) for name in unseen]
+    return images.select(np.flatnonzero(np.isin(images.labels, numbers)))
+
+
+def unseen_sets(together: ImageSet, unseen: tuple[str, ...]) -> Mapping[str, Int[np.ndarray, " n"]]:
+    """Positions, among the images of all unseen classes, of all of them and of each class."""
+    each = {
+        f"unseen/{name}": np.flatnonzero(together.labels == together.classes.index(name))
+        for name in unseen
+    }
+    return {UNSEEN_SET: np.arange(len(together)), **each}

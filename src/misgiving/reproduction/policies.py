@@ -1,12 +1,10 @@
 """Calibration and deferral policies of one trained model, measured over target error rates."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
 
 from misgiving.calibration.apply import CALIBRATED, ERROR_ESTIMATOR, Calibrator
 from misgiving.calibration.fit import Fitted
@@ -24,8 +22,7 @@ from misgiving.groups import partition_groups
 from misgiving.metrics.calibration import expected_calibration_error, reliability
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.record import Predictions
-from misgiving.reproduction.score_files import group_names, save_scores
-from misgiving.reproduction.tables import table_of, write_table
+from misgiving.reproduction.tables import group_names, save_scores, table_of, write_table
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
 
@@ -36,8 +33,6 @@ CERTIFIED_TARGETS = (0.05, 0.1)
 RELIABILITY = "reliability.csv"
 BINS = 10  # of the figure
 LOGITS_RULE = DecisionRule(rule="logits")
-
-Quantity = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]  # predicted and observed
 
 
 class PolicySets(NamedTuple):
@@ -64,8 +59,7 @@ def policy_sets(trained: TrainedUnit) -> PolicySets:
         )
         return PolicySets(training, tune, calibration, measured)
     thirds = partition_groups(measured.units, 3, seed=setup.training.seed)
-    tune, calibration, test = (measured.select(rows) for rows in thirds)
-    return PolicySets(training, tune, calibration, test)
+    return PolicySets(training, *(measured.select(rows) for rows in thirds))
 
 
 def fitted_detectors(training: Predictions) -> FittedDetectors:
@@ -84,36 +78,29 @@ def measure_policies(
     Writes into `folder` a reliability table and the decisions for intervals; only the reason where
     the sets are too small.
     """
-    rate = _max_ood_false_alarms(sets.calibration)
+    # false alarms are certified where there are enough groups for that
+    targets = Targets(max_error=TARGETS[0], max_ood_false_alarms=MAX_OOD_FALSE_ALARMS)
+    groups = len(np.unique(sets.calibration.units))
+    rank = tolerance_rank(groups, rate=MAX_OOD_FALSE_ALARMS, level=targets.level)
+    parameters = {"seed": seed, "max_ood_false_alarms": MAX_OOD_FALSE_ALARMS if rank else None}
     try:
         fitted = fit_calibration(sets.tune, detectors, LOGITS_RULE)
         policies = {
-            target: _certified(
-                sets, detectors, fitted, max_error=target, max_ood_false_alarms=rate, seed=seed
-            )
+            target: _certified(sets, detectors, fitted, max_error=target, **parameters)
             for target in TARGETS
         }
     except DataError as refusal:
         write_json(folder / "policies" / "refused.json", {"refused": str(refusal)})
         return [], None
-    calibrator = fitted.calibrator
     decisions = {target: policy.decide(sets.test) for target, policy in policies.items()}
     _save_decisions(folder, sets.test, decisions)
     write_table(folder / "cases.csv", _cases(sets, detectors, fitted))
-    quantities = _quantities(sets.test, decisions[TARGETS[0]])
-    write_table(folder / RELIABILITY, _bins(quantities))
-    rows = [
-        *measure_scaling(sets.test, calibrator, POLICY_SET),
-        *(
-            Measurement(POLICY_SET, name, "ece", expected_calibration_error(*pair))
-            for name, pair in quantities.items()
-        ),
-        Measurement(POLICY_SET, calibrator.score, "acceptance_score", 1.0),
-    ]
+    rows = measure_scaling(sets.test, fitted.calibrator, POLICY_SET)
+    rows += _reliability(folder, sets.test, decisions[TARGETS[0]])
+    rows.append(Measurement(POLICY_SET, fitted.calibrator.score, "acceptance_score", 1.0))
     for target, policy in policies.items():
-        rows += _policy_rows(target, policy, sets.test, decisions[target])
-    rows += certified_rows(sets, detectors, fitted, seed=seed)
-    return rows, calibrator
+        rows += _policy_rows(f"policy/{target:g}", policy, sets.test, decisions[target])
+    return rows + certified_rows(sets, detectors, fitted, seed=seed), fitted.calibrator
 
 
 def certified_rows(
@@ -128,12 +115,10 @@ def certified_rows(
         accepting = fitted.accepting_by(score)
         for target in CERTIFIED_TARGETS:
             policy = _certified(sets, detectors, accepting, max_error=target, seed=seed)
-            accepted = policy.decide(sets.test).decisions == "accept"
-            detector = f"certified/{score}/{target:g}"
-            rows += [
-                Measurement(POLICY_SET, detector, "coverage", float(accepted.mean())),
-                *_accepted_errors(accepted, sets.test, detector),
-            ]
+            decisions, detector = policy.decide(sets.test), f"certified/{score}/{target:g}"
+            coverage = float((decisions.decisions == "accept").mean())
+            rows.append(Measurement(POLICY_SET, detector, "coverage", coverage))
+            rows += _accepted_errors(detector, decisions, sets.test)
     return rows
 
 
@@ -145,30 +130,24 @@ def _certified(
     return deferral.certify(sets.tune, sets.calibration, detectors=detectors, fitted=fitted)
 
 
-def _max_ood_false_alarms(calibration: Predictions) -> float | None:
-    """The certified rate; None where there are too few groups to certify it."""
-    rate = MAX_OOD_FALSE_ALARMS
-    level = Targets(max_error=TARGETS[0], max_ood_false_alarms=rate).level
-    return (
-        rate if tolerance_rank(len(np.unique(calibration.units)), rate=rate, level=level) else None
-    )
-
-
 def _cases(sets: PolicySets, detectors: FittedDetectors, fitted: Fitted) -> pd.DataFrame:
     """The cases of all policies, so that other targets can be tried and the guarantee checked."""
     tables = []
-    for name in ("tune", "calibration", "test"):
-        predictions: Predictions = getattr(sets, name)
+    for name, predictions in (
+        ("tune", sets.tune),
+        ("calibrate", sets.calibration),
+        ("test", sets.test),
+    ):
         cases = scored_cases(
             predictions,
             detectors,
             fitted.calibrator,
             LOGITS_RULE,
             ood_detector=default_ood_detector(detectors),
-            of_tuning=fitted if predictions is sets.tune else None,
+            of_tuning=fitted if name == "tune" else None,
         )
         columns = {
-            "set": "calibrate" if name == "calibration" else name,
+            "set": name,
             "group": group_names(predictions),
             "label": np.array(predictions.classes)[cases.labels],
             "wrong": cases.wrong,
@@ -180,57 +159,53 @@ def _cases(sets: PolicySets, detectors: FittedDetectors, fitted: Fitted) -> pd.D
     return pd.concat(tables)
 
 
-def _save_decisions(folder: Path, test: Predictions, decisions: Mapping[float, Decisions]) -> None:
+def _save_decisions(folder: Path, test: Predictions, decisions: dict[float, Decisions]) -> None:
     """Keep decisions as numbers beside the scores, so that intervals need no model."""
     columns = {"wrong": test.errors.astype(np.float64)}
     for target, of_images in decisions.items():
         for name in ("accept", "defer", "ood"):
-            chosen = of_images.decisions == name
-            columns[f"{target:g}/{name}"] = chosen.astype(np.float64)
-    save_scores(folder, POLICY_SET, columns, tuple(group_names(test).tolist()))
+            columns[f"{target:g}/{name}"] = (of_images.decisions == name).astype(np.float64)
+    save_scores(folder, POLICY_SET, columns, group_names(test))
 
 
 def _policy_rows(
-    target: float, policy: Deferral, test: Predictions, decisions: Decisions
+    detector: str, policy: Deferral, test: Predictions, decisions: Decisions
 ) -> list[Measurement]:
-    accepted, ood = (decisions.decisions == name for name in ("accept", "ood"))
-    calibration, detector = policy.certificate_, f"policy/{target:g}"
+    certificate = policy.certificate_
     values = {
-        "attained": float(calibration.accept_threshold is not None),
-        "coverage": float(accepted.mean()),
-        "ood_share": float(ood.mean()),
-        "calibration_cases": float(calibration.cases),
-        "calibration_coverage": calibration.accepted / calibration.cases,
+        "attained": float(certificate.accept_threshold is not None),
+        "coverage": float((decisions.decisions == "accept").mean()),
+        "ood_share": float((decisions.decisions == "ood").mean()),
+        "calibration_cases": float(certificate.cases),
+        "calibration_coverage": certificate.accepted / certificate.cases,
     }
-    if calibration.smallest_certifiable is not None:
-        values["smallest_certifiable_error"] = calibration.smallest_certifiable.max_error
+    if certificate.smallest_certifiable is not None:
+        values["smallest_certifiable_error"] = certificate.smallest_certifiable.max_error
     return [
         *(Measurement(POLICY_SET, detector, metric, value) for metric, value in values.items()),
-        *_accepted_errors(accepted, test, detector),
+        *_accepted_errors(detector, decisions, test),
     ]
 
 
-def _accepted_errors(
-    accepted: Bool[np.ndarray, " n"], test: Predictions, detector: str
-) -> list[Measurement]:
+def _accepted_errors(detector: str, decisions: Decisions, test: Predictions) -> list[Measurement]:
+    accepted = decisions.decisions == "accept"
     return measure_accepted_errors(
         accepted, test.errors, test.units, dataset=POLICY_SET, detector=detector
     )
 
 
-def _bins(quantities: Mapping[str, Quantity]) -> pd.DataFrame:
-    rows = [
+def _reliability(folder: Path, test: Predictions, decisions: Decisions) -> list[Measurement]:
+    """Calibration errors of the predicted errors and losses; their bins go into a table."""
+    quantities = {"error_probability": (decisions.error_probability, test.errors.astype(float))}
+    if np.isfinite(decisions.expected_loss).all():
+        quantities["expected_loss"] = (decisions.expected_loss, test.true_losses())
+    bins = [
         (name, *bin_)
         for name, pair in quantities.items()
         for bin_ in zip(*reliability(*pair, bins=BINS), strict=True)
     ]
-    return table_of(rows, "bins.csv")
-
-
-def _quantities(test: Predictions, decisions: Decisions) -> dict[str, Quantity]:
-    """The predicted and the observed value of each image, by quantity."""
-    errors = decisions.error_probability
-    quantities = {"error_probability": (errors, test.errors.astype(np.float64))}
-    if np.isfinite(decisions.expected_loss).all():
-        quantities["expected_loss"] = (decisions.expected_loss, test.true_losses())
-    return quantities
+    write_table(folder / RELIABILITY, table_of(bins, "bins.csv"))
+    return [
+        Measurement(POLICY_SET, name, "ece", expected_calibration_error(*pair))
+        for name, pair in quantities.items()
+    ]

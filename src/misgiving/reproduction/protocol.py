@@ -1,16 +1,15 @@
 """The paper's three experiments over trials: all settings, and the units of work they make."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any
 
 from misgiving.data.ood_sets import OOD_SETS
-from misgiving.errors import UsageError, require
+from misgiving.errors import UsageError
 from misgiving.evaluation.evaluate import POLICY_SET
+from misgiving.evaluation.measures import UNSEEN_SET
 from misgiving.registry import Registry
-from misgiving.report.names import UNSEEN_SET
 from misgiving.reproduction.config import RATE, RATE_MODELS, OdinGrid, ProtocolConfig, Unit
 from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES
 from misgiving.training.config import (
@@ -29,8 +28,7 @@ PUBLISHED = "published set"
 DERIVED = tuple(name for name in PAPER_SETS if name in OOD_SETS)
 RESERVED = ("train", "validation", "tune", "calibrate", "test", UNSEEN_SET, POLICY_SET)
 """Names of other sets in the results, which no OOD set can have."""
-
-ALIKE = 0.9  # names of which so much agrees are taken for misspelt ones
+SET_NAME = re.compile(r"(?!unseen-)[A-Za-z0-9][\w.-]*")  # which names a file, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +81,6 @@ class Protocol(ProtocolConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        distinct = bool(self.ood_sets) and len(set(self.ood_sets)) == len(self.ood_sets)
-        require(self, "ood_sets", distinct, "have at least one OOD set, and each once")
         for name in set(self.ood_sets) - {source.name for source in self.sources}:
             OOD_SETS[name]
         if self.odin.tuning_set not in self.ood_sets:
@@ -169,41 +165,24 @@ def ood_sources(sets: Sequence[str], about: Sequence[str] = ()) -> tuple[OodSour
     'nct'
     """
     texts = dict(_name_and_value("about", text) for text in about)
-    sources: list[OodSource] = []
+    sources: dict[str, OodSource] = {}
     for text in sets:
         names, location = _name_and_value("ood", text)
         stands_for, _, name = names.rpartition(":")
-        if not re.fullmatch(r"(?!unseen-)[A-Za-z0-9][\w.-]*", name) or name in RESERVED:
+        if not SET_NAME.fullmatch(name) or name in (*RESERVED, *sources):
             raise UsageError(f"`ood` {text}: {name!r} cannot be the name of a set; choose another")
         if stands_for and stands_for not in PAPER_SETS:
             choices = ", ".join(PAPER_SETS)
             raise UsageError(
                 f"`ood` {text}: {stands_for!r} is not a set of the paper; choose from {choices}"
             )
-        _refuse_clash(text, name, stands_for, location, {source.name for source in sources})
-        of_set = {"name": name, "location": location, "stands_for": stands_for}
-        sources.append(OodSource(**of_set, about=texts.pop(name, "")))
+        described = texts.pop(name, "")
+        sources[name] = OodSource(
+            name=name, location=location, stands_for=stands_for, about=described
+        )
     for name in texts:
         raise UsageError(f"`about` {name}=...: no `ood` set has this name")
-    return tuple(sources)
-
-
-def _refuse_clash(
-    text: str, name: str, stands_for: str, location: str, taken: Collection[str]
-) -> None:
-    if name in taken:
-        raise UsageError(f"`ood` {text}: {name!r} is named twice; choose another name")
-    close = get_close_matches(name.lower().replace("-", "_"), PAPER_SETS, n=1, cutoff=ALIKE)
-    if close and name not in PAPER_SETS:
-        raise UsageError(
-            f"`ood` {text}: {name!r} can be taken for the paper's set {close[0]}; write "
-            f"{close[0]}=..., or another name for a set that is not the paper's"
-        )
-    if location == "scikit-image" and name in PAPER_SETS:
-        raise UsageError(
-            f"`ood` {text}: these pictures are not the paper's; name them for what they are: "
-            f'`ood="{stands_for or name}:photographs={location}"`'
-        )
+    return tuple(sources.values())
 
 
 def _name_and_value(parameter: str, text: str) -> tuple[str, str]:
@@ -263,12 +242,8 @@ def protocol_for(
 def _ordered(names: tuple[str, ...], sources: tuple[OodSource, ...]) -> tuple[str, ...]:
     """In the order of the paper's Table 1, then the user's own sets as they were named."""
     rows = {name: name for name in names} | {source.name: source.row for source in sources}
-
-    def position(name: str) -> int:
-        row = rows[name]
-        return PAPER_SETS.index(row) if row in PAPER_SETS else len(PAPER_SETS)
-
-    return tuple(sorted(rows, key=position))
+    order = {name: position for position, name in enumerate(PAPER_SETS)}
+    return tuple(sorted(rows, key=lambda name: order.get(rows[name], len(order))))
 
 
 def _tuning_set(protocol: Protocol, sources: tuple[OodSource, ...], asked: str | None) -> str:
@@ -286,25 +261,22 @@ def _tuning_set(protocol: Protocol, sources: tuple[OodSource, ...], asked: str |
 def rate_experiments(protocol: Protocol) -> list[str]:
     """The experiments at other learning rates; the protocol's own rate needs none."""
     own = protocol.training.learning_rate
-    return [f"{RATE}{rate:g}" for rate in protocol.learning_rates if rate != own]
+    names = (f"{RATE}{rate:g}" for rate in protocol.learning_rates if rate != own)
+    return list(dict.fromkeys(names))
 
 
 def units(protocol: Protocol) -> list[Unit]:
     """All units, trial by trial, so that the first trial's comparison is ready first."""
+    swept = [model for model in protocol.models if model in RATE_MODELS]
     return [
-        *(
-            Unit(experiment, trial, model)
-            for trial in range(protocol.trials)
-            for experiment in EXPERIMENTS
-            for model in protocol.models
-        ),
-        *(
-            Unit(experiment, trial, model)
-            for trial in range(protocol.trials)
-            for experiment in rate_experiments(protocol)
-            for model in protocol.models
-            if model in RATE_MODELS
-        ),
+        Unit(experiment, trial, model)
+        for experiments, models in (
+            (EXPERIMENTS, protocol.models),
+            (rate_experiments(protocol), swept),
+        )
+        for trial in range(protocol.trials)
+        for experiment in experiments
+        for model in models
     ]
 
 
@@ -331,11 +303,9 @@ def chosen_units(
         and model in (None, unit.model)
     ]
     if not matching:
-        experiments = list(dict.fromkeys(unit.experiment for unit in units(protocol)))
         raise UsageError(
-            f"no unit has experiment {experiment or 'any'}, trial "
-            f"{'any' if trial is None else trial}, model {model or 'any'}; there are experiments "
-            f"{', '.join(experiments)}, trials 0 to {protocol.trials - 1}, models "
-            f"{', '.join(protocol.models)}"
+            f"no unit has `experiment` {experiment}, `trial` {trial} and `model` {model}; choose "
+            f"from {', '.join((*EXPERIMENTS, *rate_experiments(protocol)))}, trials 0 to "
+            f"{protocol.trials - 1}, models {', '.join(protocol.models)}"
         )
     return matching

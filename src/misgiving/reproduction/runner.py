@@ -19,7 +19,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from misgiving.checkpoint import load
-from misgiving.errors import DataError, StoppedError, TrainingError, UsageError
+from misgiving.errors import DataError, StoppedError, TrainingError
 from misgiving.evaluation.measures import Measurement
 from misgiving.files import read_json, whole_folder, write_json
 from misgiving.predictions.inference import predictions_of
@@ -30,28 +30,34 @@ from misgiving.reproduction.generalization import (
     measure_generalization,
     measure_other_rate,
 )
-from misgiving.reproduction.new_classes import measure_new_classes
-from misgiving.reproduction.ood_detection import measure_ood_detection
+from misgiving.reproduction.ood_detection import measure_detectors
 from misgiving.reproduction.protocol import Protocol, units
-from misgiving.reproduction.score_files import predictions_path
-from misgiving.reproduction.tables import REMEDY, Result, table_of, write_table
+from misgiving.reproduction.tables import (
+    REMEDY,
+    Result,
+    predictions_path,
+    table_of,
+    write_table,
+)
 from misgiving.reproduction.trial_data import TrainedUnit, TrialData
 from misgiving.reproduction.workers import usual_jobs, worker_pool
 from misgiving.training.devices import device_named
 from misgiving.training.resume import resume_path
 from misgiving.training.train_run import train_run
 
-MOST_THREADS = 1024
+Record = dict[str, Any]
+"""Settings, data and code that a unit depends on."""
 
-
-Results = dict[str, list[Measurement]]
-"""Measurements by experiment."""
-
-Records = Mapping[Unit, dict[str, Any]]
-"""The units to finish, each with the settings, data and code that it depends on."""
-
-Runner = Callable[[TrialData, Records, Path], None]
+Runner = Callable[[TrialData, Mapping[Unit, Record], Path], None]
 """Finishes units in the reproduction's folder, and reports progress."""
+
+MEASURES: Registry[Callable[[TrainedUnit], dict[str, list[Measurement]]]] = Registry(
+    "experiment",
+    generalization=measure_generalization,
+    ood_detection=measure_detectors,
+    learning_rate=measure_other_rate,
+)
+"""Measurements by experiment; a learning rate is named after the slash of an experiment."""
 
 
 def reproduce_units(
@@ -90,12 +96,10 @@ def on_this_machine(*, jobs: int = 1, threads: int | None = None) -> Runner:
         threads: Threads of each unit; by default torch's own number for one job, and an equal
             share of the cores for several.
     """
-    if jobs < 1:
-        raise UsageError(f"`jobs` must be at least 1, got {jobs}")
     if jobs == 1:
-        return partial(_in_turn, threads=threads_of(threads, torch.get_num_threads()))
+        return partial(_in_turn, threads=threads or torch.get_num_threads())
     share = max(1, (os.cpu_count() or 1) // jobs)
-    return partial(_in_processes, jobs=jobs, threads=threads_of(threads, share))
+    return partial(_in_processes, jobs=jobs, threads=threads or share)
 
 
 def jobs_for(protocol: Protocol, count: int) -> int:
@@ -109,40 +113,28 @@ def jobs_for(protocol: Protocol, count: int) -> int:
     return max(1, min(count, usual_jobs()))
 
 
-def threads_of(asked: int | None, otherwise: int) -> int:
-    """The number of threads; `otherwise` where none was asked for."""
-    if asked is not None and not 1 <= asked <= MOST_THREADS:
-        raise UsageError(f"`threads` must be from 1 to {MOST_THREADS}, got {asked}")
-    return otherwise if asked is None else asked
-
-
-def is_finished(folder: Path, record: dict[str, Any]) -> bool:
+def is_finished(folder: Path, record: Record) -> bool:
     """Check that a unit's folder has the results of exactly these settings, data and code."""
     return _record_of(folder) == record
 
 
-def is_trained(folder: Path, record: dict[str, Any]) -> bool:
+def is_trained(folder: Path, record: Record) -> bool:
     """Check that a unit's model only has to be measured again: nothing of its training differs."""
     finished, expected = (
-        {key: value for key, value in (entries or {}).items() if key not in MEASURED}
+        {key: value for key, value in entries.items() if key not in ("code", "detection")}
         for entries in (_record_of(folder), record)
     )
     return finished == expected and (folder / "run" / "model.safetensors").is_file()
 
 
-MEASURED = ("code", "detection")  # entries of a record on which training does not depend
-
-
-def _record_of(folder: Path) -> dict[str, Any] | None:
+def _record_of(folder: Path) -> Record:
     try:
         return read_json(folder / "unit.json", remedy=REMEDY)
     except DataError:
-        return None
+        return {}
 
 
-def finish(
-    trial_data: TrialData, unit: Unit, out: Path, record: dict[str, Any], *, threads: int
-) -> None:
+def finish(trial_data: TrialData, unit: Unit, out: Path, record: Record, *, threads: int) -> None:
     """Train and measure a unit, and put its folder in its place.
 
     The number of threads is written beside the results and is not part of the record: a
@@ -172,25 +164,27 @@ def threads_at(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _in_turn(trial_data: TrialData, records: Records, out: Path, *, threads: int) -> None:
+def _in_turn(
+    trial_data: TrialData, records: Mapping[Unit, Record], out: Path, *, threads: int
+) -> None:
     for unit, record in records.items():
         finish(trial_data, unit, out, record, threads=threads)
         trial_data.progress.on_unit(unit)
 
 
 def _in_processes(
-    trial_data: TrialData, records: Records, out: Path, *, jobs: int, threads: int
+    trial_data: TrialData, records: Mapping[Unit, Record], out: Path, *, jobs: int, threads: int
 ) -> None:
     work = partial(_finish_in_process, trial_data.protocol, trial_data.cache, threads, out)
     with worker_pool(jobs) as pool:
-        futures = {pool.submit(work, *record): record[0] for record in records.items()}
+        futures = {pool.submit(work, unit, record): unit for unit, record in records.items()}
         for future in as_completed(futures):
             future.result()
             trial_data.progress.on_unit(futures[future])
 
 
 def _finish_in_process(
-    protocol: Protocol, cache: Path, threads: int, out: Path, unit: Unit, record: dict[str, Any]
+    protocol: Protocol, cache: Path, threads: int, out: Path, unit: Unit, record: Record
 ) -> None:
     if _stopped.is_set():
         raise StoppedError("stopped before this unit")
@@ -212,30 +206,14 @@ def trial_data_of_process(protocol: Protocol, cache: Path, threads: int) -> Tria
         return TrialData(protocol, cache)
 
 
-def _measure_ood_detection(trained: TrainedUnit) -> Results:
-    """Sections 4.2 and 4.3 measure the same models by the same detectors."""
-    measurements, detection = measure_ood_detection(trained)
-    return {
-        "ood_detection": measurements,
-        "new_classes": measure_new_classes(trained, detection),
-    }
-
-
-MEASURES: Registry[Callable[[TrainedUnit], Results]] = Registry(
-    "experiment",
-    generalization=lambda trained: {"generalization": measure_generalization(trained)},
-    ood_detection=_measure_ood_detection,
-    learning_rate=lambda trained: {trained.unit.experiment: measure_other_rate(trained)},
-)
-
-
 def _results(trial_data: TrialData, unit: Unit, folder: Path) -> list[Result]:
     """Train and measure; a diverged training is a result too."""
     try:
         measure = MEASURES[unit.experiment.partition("/")[0]]
         results = measure(_trained(trial_data, unit, folder))
     except TrainingError:
-        results = {unit.experiment: [divergence(trial_data.evaluation_sets.measured, yes=True)]}
+        measured = trial_data.evaluation_sets.measured
+        results = {unit.experiment: [divergence(measured, diverged=True)]}
     return [
         Result(experiment, unit.trial, unit.model, *measurement)
         for experiment, measurements in results.items()

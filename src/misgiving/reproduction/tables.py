@@ -1,17 +1,23 @@
-"""The tables that a reproduction writes and reads: one schema for each file, through pandas."""
+"""The files that a reproduction writes and reads: tables by schema, and scores of each set."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Shaped
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
-from misgiving.errors import DataError, explain_damage
+from misgiving.errors import explain_damage
 from misgiving.files import escape_formulas, read_json, unescape_formulas, whole_file
+from misgiving.predictions.record import Predictions
 from misgiving.report.frames import Picture
 from misgiving.report.reproduction.run import Run
+from misgiving.scores.outputs import Scores
 
 REMEDY = "run the command that wrote it again"
 
@@ -35,9 +41,8 @@ UNIT = {"experiment": "str", "trial": "int64", "model": "str"}
 MEASUREMENT = {"dataset": "str", "detector": "str", "metric": "str", "value": "float64"}
 EPOCH = {
     **{"epoch": "int64", "set": "str"},
-    **dict.fromkeys(("primary_loss", "auxiliary_loss", "accuracy"), "float64"),
-    **dict.fromkeys(("balanced_accuracy", "rank_correlation"), "float64"),
-    **dict.fromkeys(("spread_ratio", "r_squared"), "float64"),
+    **dict.fromkeys(("primary_loss", "auxiliary_loss", "accuracy", "balanced_accuracy"), "float64"),
+    **dict.fromkeys(("rank_correlation", "spread_ratio", "r_squared"), "float64"),
 }
 BIN = {"quantity": "str", "predicted": "float64", "observed": "float64", "images": "int64"}
 SCHEMAS = {
@@ -113,21 +118,54 @@ def table_of(rows: Iterable[tuple[object, ...]], schema: str) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=list(columns)).astype(types)
 
 
+def predictions_path(folder: Path, name: str) -> Path:
+    """The file of a unit's predictions for a set."""
+    return folder / "predictions" / f"{name}.npz"
+
+
+def group_names(predictions: Predictions) -> Shaped[np.ndarray, " n"]:
+    """Name of the group of each image, and its own id where it has none, as in all trials."""
+    pairs = zip(predictions.groups, predictions.ids, strict=True)
+    return np.array([group or name for group, name in pairs])
+
+
+def scores_path(folder: Path, name: str) -> Path:
+    """The file of a set's confidences."""
+    return folder / "scores" / f"{name.replace('/', '-')}.safetensors"
+
+
+def save_scores(
+    folder: Path, name: str, scores: Scores, groups: Sequence[str] | Shaped[np.ndarray, " n"]
+) -> None:
+    """Keep the confidences of one set, so that intervals need no model."""
+    arrays = {detector: np.ascontiguousarray(values) for detector, values in scores.items()}
+    with whole_file(scores_path(folder, name)) as partial:
+        save_file(arrays, partial, {"groups": json.dumps(list(map(str, groups)))})
+
+
+def load_scores(folder: Path, name: str) -> tuple[Scores, tuple[str, ...]]:
+    """Read the confidences of a set by detector, and the group of each image.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    path = scores_path(folder, name)
+    with (
+        explain_damage(path, remedy="delete the folder of this unit and run it again"),
+        safe_open(path, framework="np") as file,
+    ):
+        scores = {detector: file.get_tensor(detector) for detector in file.keys()}  # noqa: SIM118  # not a dict
+        return scores, tuple(json.loads(file.metadata()["groups"]))
+
+
 def read_run(folder: Path) -> Run:
     """Read a reproduction's folder for its report.
 
     Raises:
-        DataError: A file is missing or damaged, or there are no results.
+        DataError: A file is missing or damaged.
     """
-    tables = {
-        name: read_table(folder / f"{name}.csv")
-        for name in (
-            *("results", "intervals", "histories", "confusions"),
-            *("reliability", "risk_coverage"),
-        )
-    }
-    if tables["results"].empty:
-        raise DataError(f"{folder / 'results.csv'} has no results; {REMEDY}")
+    names = ("results", "intervals", "histories", "confusions", "reliability", "risk_coverage")
+    tables = {name: read_table(folder / f"{name}.csv") for name in names}
     datasets = read_json(folder / "datasets.json", remedy=REMEDY)
     return Run(
         **tables,

@@ -51,13 +51,6 @@ class Progress:
     on_image: Callable[[int, int], None] | None = None
 
 
-class OodImages(NamedTuple):
-    """An OOD set of one trial before and after its preparation."""
-
-    dataset: Dataset
-    images: ImageSet
-
-
 class TrialData:
     """The prepared images of a reproduction, and the sets that are derived from them.
 
@@ -98,7 +91,7 @@ class TrialData:
         self.inliers, _ = self.images.align(protocol.in_distribution)
         self._code = code_fingerprint()
         self._training_code = code_fingerprint(TRAINING)
-        self._outliers: dict[int, dict[str, OodImages]] = {}
+        self._outliers: dict[int, dict[str, tuple[Dataset, ImageSet]]] = {}
         self._drawn: dict[tuple[bool, int], SetNames] = {}
 
     @property
@@ -137,8 +130,11 @@ class TrialData:
         size = self.size(experiment)
         return float(size["measured"] / size["trained"])
 
-    def outliers(self, trial: int) -> Mapping[str, OodImages]:
-        """The OOD sets of a trial; derived sets come from images that were not trained on."""
+    def outliers(self, trial: int) -> Mapping[str, tuple[Dataset, ImageSet]]:
+        """The OOD sets of a trial, before and after preparation, without unreadable images.
+
+        Derived sets come from images that were not trained on.
+        """
         if trial not in self._outliers:
             built = {name: self._ood_set(name, trial) for name in self.protocol.ood_sets}
             self._outliers[trial] = {
@@ -150,8 +146,8 @@ class TrialData:
         """The images of the data and of the OOD sets of all trials that cannot be read."""
         skipped = {self.protocol.data: dict.fromkeys(self.images.skipped)}
         for trial in range(self.protocol.trials):
-            for name, set_ in self.outliers(trial).items():
-                skipped.setdefault(name, {}).update(dict.fromkeys(set_.images.skipped))
+            for name, (_, images) in self.outliers(trial).items():
+                skipped.setdefault(name, {}).update(dict.fromkeys(images.skipped))
         return {name: tuple(bad) for name, bad in skipped.items() if bad}
 
     def leakage(self) -> tuple[SplitLeakage, ...]:
@@ -182,19 +178,16 @@ class TrialData:
             "versions": versions(),
         }
         if unit.experiment == "ood_detection":
-            record["detection"] = self._detection_record(unit.trial)
+            record["detection"] = {
+                "search": asdict(self.protocol.odin),
+                "unseen": self.protocol.unseen,
+                "seed": self.protocol.seed,
+                "outliers": {
+                    name: [images.fingerprint, sha256_of_lines(images.groups)]
+                    for name, (_, images) in self.outliers(unit.trial).items()
+                },
+            }
         return dict(json.loads(json.dumps(record)))  # tuples become lists, as in the file
-
-    def _detection_record(self, trial: int) -> dict[str, Any]:
-        return {
-            "search": asdict(self.protocol.odin),
-            "unseen": self.protocol.unseen,
-            "seed": self.protocol.seed,
-            "outliers": {
-                name: [set_.images.fingerprint, sha256_of_lines(set_.images.groups)]
-                for name, set_ in self.outliers(trial).items()
-            },
-        }
 
     def _ood_set(self, name: str, trial: int) -> Dataset:
         """One OOD set of a trial, before preprocessing."""
@@ -202,11 +195,12 @@ class TrialData:
         everything = self.dataset.restrict(self.protocol.in_distribution)
         measured = self._sets(self.inliers, seed) == self.evaluation_sets.measured
         held_out = everything.select(np.flatnonzero(measured))
-        source = next((source for source in self.protocol.sources if source.name == name), None)
-        if source is None:
+        given = {source.name: source for source in self.protocol.sources}
+        if name not in given:
             built = build(name, held_out, seed=seed)
             about = "of held-out images: " if name in KINDS else ""
         else:
+            source = given[name]
             count = PAPER_COUNTS.get(source.row)
             built = build(name, held_out, seed=seed, place=source.location, count=count)
             about = f"{source.about}; " if source.about else ""
@@ -253,17 +247,14 @@ class TrainedUnit(NamedTuple):
         return self.setup.evaluation_sets.measured
 
 
-def _readable(built: Dataset, images: ImageSet) -> OodImages:
+def _readable(built: Dataset, images: ImageSet) -> tuple[Dataset, ImageSet]:
     """Leave out the images that cannot be read, and say so in the description."""
     remarks = skipped_sentences(images.skipped, len(images))
     contents = "; ".join([built.contents, *remarks])
-    return OodImages(replace(without(built, images.skipped), contents=contents), images)
+    return replace(without(built, images.skipped), contents=contents), images
 
 
-TRAINING = (
-    *("data", "models", "training", "metrics"),
-    *("checkpoint.py", "groups.py", "losses.py"),
-)
+TRAINING = ("data", "models", "training", "metrics", "checkpoint.py", "groups.py", "losses.py")
 """Code on which a trained model and its history depend; the rest only measures the model."""
 
 AFTERWARDS = ("bundle", "cli", "report", "serve", "__main__.py")

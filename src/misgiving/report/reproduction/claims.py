@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from misgiving.evaluation.measures import UNSEEN_SET
 from misgiving.metrics.trials import TrialInterval, holm, t_interval
-from misgiving.report.names import UNSEEN_SET
 from misgiving.report.reproduction.run import Quantity, Run, trained_in
 
 MODEL = "proposed"

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from misgiving.evaluation.evaluate import POLICY_SET
+from misgiving.evaluation.measures import CHOSEN
 from misgiving.report.frames import distinct, models_of, select, spread_of
-from misgiving.report.names import CHOSEN, DETECTOR_TITLES
+from misgiving.report.names import DETECTOR_TITLES
 from misgiving.report.reproduction.claims import Effect, effect_of
 from misgiving.report.reproduction.run import Quantity, Run, main_model
 

@@ -6,7 +6,7 @@ Narayanaswamy et al., "Loss Estimators Improve Model Generalization". Numbers ar
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from misgiving.report.names import UNSEEN_SET
+from misgiving.evaluation.measures import UNSEEN_SET
 
 
 class Published(NamedTuple):

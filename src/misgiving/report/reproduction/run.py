@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from misgiving.evaluation.measures import UNSEEN_SET
 from misgiving.report.frames import Picture, Spread, distinct, models_of, select, spread_of
-from misgiving.report.names import UNSEEN_SET
 from misgiving.report.reproduction.published import (
     METRICS,
     MINORITY,

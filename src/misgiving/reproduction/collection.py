@@ -1,43 +1,43 @@
 """Collect the finished units of a reproduction: `results.csv` and the report's other inputs."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError
 from misgiving.evaluation.evaluate import POLICY_SET
+from misgiving.evaluation.measures import UNSEEN_SET
 from misgiving.files import read_json, write_json
 from misgiving.predictions.record import Predictions
-from misgiving.report.names import UNSEEN_SET
-from misgiving.reproduction.aggregate.documents import (
+from misgiving.reproduction.config import Unit, learning_rate_of
+from misgiving.reproduction.documents import (
     exhibits,
     settings,
     timing,
     write_datasets,
     write_examples,
 )
-from misgiving.reproduction.aggregate.intervals import (
+from misgiving.reproduction.intervals import (
     MeasuredSet,
     intervals_of,
     risk_curves,
     values_by_trial,
 )
-from misgiving.reproduction.aggregate.resampling import ComparedSet
-from misgiving.reproduction.config import Unit, learning_rate_of
 from misgiving.reproduction.policies import RELIABILITY
 from misgiving.reproduction.protocol import EXPERIMENTS, rate_experiments, units
 from misgiving.reproduction.runner import is_finished
-from misgiving.reproduction.score_files import predictions_path
-from misgiving.reproduction.tables import REMEDY, read_table, table_of, write_table
+from misgiving.reproduction.tables import (
+    REMEDY,
+    predictions_path,
+    read_table,
+    table_of,
+    write_table,
+)
 from misgiving.reproduction.trial_data import TrialData, code_fingerprint
-from misgiving.reproduction.workers import worker_pool
-
-Argument = TypeVar("Argument")
-Value = TypeVar("Value")
+from misgiving.reproduction.workers import mapped
 
 COLLECTED = "collected.json"
 COLLECTION = (
@@ -68,8 +68,6 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
         DataError: No unit is finished.
         TrainingError: A process was killed, as happens when memory runs out.
     """
-    if jobs < 1:
-        raise UsageError(f"`jobs` must be at least 1, got {jobs}")
     finished = finished_units(trial_data, out)
     made_of = {
         "protocol": repr(trial_data.protocol),
@@ -88,73 +86,12 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
         write_table(out / "confusions.csv", _confusions(trial_data, finished, out))
         write_table(out / RELIABILITY, _of_units(finished, out, RELIABILITY, schema="bins.csv"))
         write_table(out / "risk_coverage.csv", _risk_curves(trial_data, finished, out))
-        shown = exhibits(trial_data)
-        write_datasets(out, shown)
-        write_examples(out / "examples", shown)
+        sets_of_images = exhibits(trial_data)
+        write_datasets(out, sets_of_images)
+        write_examples(out / "examples", sets_of_images)
         write_json(out / "settings.json", settings(trial_data, finished, out))
         write_table(out / "intervals.csv", pd.concat(intervals))
     write_json(out / COLLECTED, made_of)
-
-
-@contextmanager
-def mapped(
-    function: Callable[[Argument], Value], arguments: Sequence[Argument], jobs: int
-) -> Iterator[Iterator[Value]]:
-    """The values of a function, which other processes compute if `jobs` is more than 1."""
-    if jobs == 1:
-        yield map(function, arguments)
-        return
-    with worker_pool(jobs, ignore_interrupts=True) as pool:
-        yield pool.map(function, arguments)
-
-
-def _measured_sets(
-    trial_data: TrialData, finished: Sequence[Unit], out: Path, results: pd.DataFrame
-) -> Iterator[MeasuredSet]:
-    values, protocol = values_by_trial(results), trial_data.protocol
-    for seed, compared in enumerate(_compared_sets(trial_data), protocol.seed):
-        where = (compared.experiment, compared.dataset)
-        yield MeasuredSet(
-            compared,
-            folders=_folders(finished, out, compared.units),
-            measured=trial_data.evaluation_sets.measured,
-            tuned=where == ("ood_detection", protocol.odin.tuning_set),
-            values=values.get(where, {}),
-            split_ratio=trial_data.split_ratio(compared.units),
-            replicates=protocol.replicates,
-            seed=seed,
-        )
-
-
-def _compared_sets(trial_data: TrialData) -> list[ComparedSet]:
-    protocol, measured = trial_data.protocol, trial_data.evaluation_sets.measured
-    unseen = (UNSEEN_SET, *(f"unseen/{name}" for name in protocol.unseen))
-    return [
-        *(ComparedSet(name, measured, name) for name in EXPERIMENTS),
-        ComparedSet("generalization", POLICY_SET, "generalization"),
-        *(ComparedSet("ood_detection", name, "ood_detection") for name in protocol.ood_sets),
-        *(ComparedSet("new_classes", name, "ood_detection") for name in unseen),
-        *(ComparedSet(name, measured, name) for name in rate_experiments(protocol)),
-    ]
-
-
-def _folders(finished: Sequence[Unit], out: Path, experiment: str) -> dict[str, dict[int, Path]]:
-    """The folders of an experiment's units, by model and trial."""
-    folders: dict[str, dict[int, Path]] = {}
-    for unit in finished:
-        if unit.experiment == experiment:
-            folders.setdefault(unit.model, {})[unit.trial] = out / unit.folder
-    return folders
-
-
-def _risk_curves(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> pd.DataFrame:
-    folders, protocol = _folders(finished, out, "generalization"), trial_data.protocol
-    return risk_curves(
-        {name: list(folders[name].values()) for name in protocol.models if name in folders},
-        trial_data.evaluation_sets.measured,
-        replicates=protocol.replicates,
-        seed=protocol.seed,
-    )
 
 
 def finished_units(trial_data: TrialData, out: Path) -> list[Unit]:
@@ -173,12 +110,60 @@ def finished_units(trial_data: TrialData, out: Path) -> list[Unit]:
 
 
 def _is_collected(out: Path, made_of: dict[str, Any]) -> bool:
-    if not all((out / name).exists() for name in COLLECTION):
+    if not all((out / name).exists() for name in (COLLECTED, *COLLECTION)):
         return False
     try:
         return read_json(out / COLLECTED, remedy=REMEDY) == made_of
     except DataError:
         return False
+
+
+def _measured_sets(
+    trial_data: TrialData, finished: Sequence[Unit], out: Path, results: pd.DataFrame
+) -> Iterator[MeasuredSet]:
+    """All sets of all experiments, each with the experiment whose units measured it."""
+    values, protocol = values_by_trial(results), trial_data.protocol
+    measured = trial_data.evaluation_sets.measured
+    unseen = (UNSEEN_SET, *(f"unseen/{name}" for name in protocol.unseen))
+    sets = [
+        *((name, measured, name) for name in EXPERIMENTS),
+        ("generalization", POLICY_SET, "generalization"),
+        *(("ood_detection", name, "ood_detection") for name in protocol.ood_sets),
+        *(("new_classes", name, "ood_detection") for name in unseen),
+        *((name, measured, name) for name in rate_experiments(protocol)),
+    ]
+    for seed, (experiment, dataset, measured_by) in enumerate(sets, protocol.seed):
+        where = (experiment, dataset)
+        yield MeasuredSet(
+            experiment=experiment,
+            dataset=dataset,
+            folders=_folders(finished, out, measured_by),
+            measured=measured,
+            tuned=where == ("ood_detection", protocol.odin.tuning_set),
+            values=values.get(where, {}),
+            split_ratio=trial_data.split_ratio(measured_by),
+            replicates=protocol.replicates,
+            seed=seed,
+        )
+
+
+def _folders(finished: Sequence[Unit], out: Path, experiment: str) -> dict[str, dict[int, Path]]:
+    """The folders of an experiment's units, by model and trial."""
+    folders: dict[str, dict[int, Path]] = {}
+    for unit in finished:
+        if unit.experiment == experiment:
+            folders.setdefault(unit.model, {})[unit.trial] = out / unit.folder
+    return folders
+
+
+def _risk_curves(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> pd.DataFrame:
+    folders, protocol = _folders(finished, out, "generalization"), trial_data.protocol
+    return risk_curves(
+        {name: folders[name] for name in protocol.models if name in folders},
+        trial_data.evaluation_sets.measured,
+        replicates=protocol.replicates,
+        seed=protocol.seed,
+    )
 
 
 def _of_units(finished: Sequence[Unit], out: Path, name: str, *, schema: str = "") -> pd.DataFrame:

@@ -1,9 +1,9 @@
 """The documents of a reproduction: its settings and provenance, and its sets with examples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,16 +12,18 @@ from PIL import Image
 from misgiving.checkpoint import versions
 from misgiving.data.cache import ImageSet
 from misgiving.data.ood_sets import PAPER_COUNTS
+from misgiving.evaluation.measures import UNSEEN_SET
 from misgiving.files import read_json, whole_folder, write_json
-from misgiving.report.names import UNSEEN_SET
 from misgiving.reproduction.config import Unit
-from misgiving.reproduction.new_classes import unseen_images, unseen_sets
+from misgiving.reproduction.ood_detection import unseen_images, unseen_sets
 from misgiving.reproduction.protocol import DERMOSCOPY, EXPERIMENTS, PAPER_SETS, units
 from misgiving.reproduction.tables import REMEDY, write_table
 from misgiving.reproduction.trial_data import TrialData
 from misgiving.training.config import recorded
 
 EXAMPLES = 6  # of each set
+
+Exhibits = dict[str, tuple[ImageSet, dict[str, Any]]]
 
 
 def settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> dict[str, Any]:
@@ -90,87 +92,75 @@ def _class_counts(trial_data: TrialData) -> dict[str, dict[str, int]]:
     }
 
 
-class Exhibit(NamedTuple):
-    """A set of images in the report; of the first trial where it differs between trials.
+def exhibits(trial_data: TrialData) -> Exhibits:
+    """The images of all sets that are measured, and their facts for `datasets.json`, by name.
 
-    Attributes:
-        images: The images.
-        facts: Its entry in `datasets.json`: `contents`, number of `images` and of independent
-            `groups`, `checksum` of all images, `paper_set` (the set of the paper's Table 1 that it
-            is or stands in for; empty for none) with `paper_images`, the images `left_out` because
-            no sample could be made of them, and `origin` (`published set` if it was given under
-            the paper's name, `given` under another, or `made here`; empty for the data).
+    Sets are of the first trial where they differ between trials. Facts are `contents`, number of
+    `images` and of independent `groups`, `checksum` of all images, `paper_set` (the set of the
+    paper's Table 1 that it is or stands in for; empty for none) with `paper_images`, the images
+    `left_out` because no sample could be made of them, and `origin` (`published set` if it was
+    given under the paper's name, `given` under another, or `made here`; empty for the data).
     """
-
-    images: ImageSet
-    facts: dict[str, Any]
-
-
-def exhibits(trial_data: TrialData) -> dict[str, Exhibit]:
-    """All sets that are measured, by name."""
     protocol, measured = trial_data.protocol, trial_data.evaluation_sets.measured
-    unit = Unit("ood_detection", 0, protocol.models[0])
-    shown = {
-        measured: _exhibit(
-            trial_data.setup(unit._replace(experiment="generalization")).images_of(measured),
-            "held-out images of all classes (4.1)",
-        ),
-        f"{measured} (in-distribution classes)": _exhibit(
-            trial_data.setup(unit).images_of(measured),
-            f"held-out images of the classes {', '.join(protocol.in_distribution)} "
-            "(in-distribution in 4.2 and 4.3)",
+    all_classes, some_classes = (
+        trial_data.setup(Unit(experiment, 0, protocol.models[0])).images_of(measured)
+        for experiment in EXPERIMENTS
+    )
+    classes = ", ".join(protocol.in_distribution)
+    sets: Exhibits = {
+        measured: (all_classes, _facts(all_classes, "held-out images of all classes (4.1)")),
+        f"{measured} (in-distribution classes)": (
+            some_classes,
+            _facts(
+                some_classes,
+                f"held-out images of the classes {classes} (in-distribution in 4.2 and 4.3)",
+            ),
         ),
     }
     for name, (dataset, images) in trial_data.outliers(0).items():
-        shown[name] = _exhibit(
-            images,
-            dataset.contents,
-            row=protocol.row(name),
-            left_out=dataset.left_out,
-            origin=protocol.origin(name),
-        )
+        facts = _facts(images, dataset.contents, protocol.row(name))
+        origin = {"left_out": dataset.left_out, "origin": protocol.origin(name)}
+        sets[name] = images, facts | origin
     together = unseen_images(trial_data.images, protocol.unseen)
     for name, rows in unseen_sets(together, protocol.unseen).items():
-        classes = f"class {name.removeprefix('unseen/')}"
-        classes = "all unseen classes" if name == UNSEEN_SET else classes
-        contents = f"images of {classes}, on which no model of 4.3 was trained"
-        shown[name] = _exhibit(together.select(rows), contents)
-    return shown
+        described = f"class {name.removeprefix('unseen/')}"
+        described = "all unseen classes" if name == UNSEEN_SET else described
+        images = together.select(rows)
+        contents = f"images of {described}, on which no model of 4.3 was trained"
+        sets[name] = images, _facts(images, contents)
+    return sets
 
 
-def _exhibit(
-    images: ImageSet, contents: str, *, row: str = "", left_out: int = 0, origin: str = ""
-) -> Exhibit:
+def _facts(images: ImageSet, contents: str, row: str = "") -> dict[str, Any]:
     """Count a set; `row` is that of the paper's Table 1."""
-    facts = {
+    return {
         "contents": contents,
         "images": len(images),
         "groups": len(set(images.groups)),
         "checksum": images.fingerprint,
         "paper_set": row if row in PAPER_SETS else "",
         "paper_images": PAPER_COUNTS.get(row),
-        "left_out": left_out,
-        "origin": origin,
+        "left_out": 0,
+        "origin": "",
     }
-    return Exhibit(images, facts)
 
 
-def write_datasets(out: Path, shown: Mapping[str, Exhibit]) -> None:
+def write_datasets(out: Path, sets: Exhibits) -> None:
     """Write `datasets.json`, and the images of each set into `manifests/`."""
-    write_json(out / "datasets.json", {name: facts for name, (_, facts) in shown.items()})
+    write_json(out / "datasets.json", {name: facts for name, (_, facts) in sets.items()})
     with whole_folder(out / "manifests") as partial:
-        for name, (images, _) in shown.items():
+        for name, (images, _) in sets.items():
             columns = {"id": images.ids, "group": images.groups, "sha256": images.hashes}
             write_table(partial / f"{name.replace('/', '-')}.csv", pd.DataFrame(columns))
 
 
-def write_examples(folder: Path, shown: Mapping[str, Exhibit]) -> None:
+def write_examples(folder: Path, sets: Exhibits) -> None:
     """Write a few images of each set as PNG files.
 
     They are spread evenly, so that several classes or source pictures are among them.
     """
     with whole_folder(folder) as partial:
-        for name, (images, _) in shown.items():
+        for name, (images, _) in sets.items():
             examples = partial / name.replace("/", "-")
             examples.mkdir()
             positions = np.linspace(0, len(images) - 1, min(EXAMPLES, len(images)))

@@ -1,1 +1,0 @@
-"""Tables, documents and intervals of all finished units, for the report."""

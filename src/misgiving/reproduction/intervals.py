@@ -1,0 +1,352 @@
+"""Bootstrap intervals: of every result, of paired differences, and of risk over coverage.
+
+A sample is one model of one trial on one set; its metrics are computed under the weights of a
+resampling, from the scores and predictions in the folder of its unit.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Real, Shaped
+
+from misgiving.evaluation.evaluate import POLICY_SET
+from misgiving.evaluation.measures import CHOSEN, FAILURE_SCORES, failure_measures
+from misgiving.files import read_json
+from misgiving.metrics.bootstrap import bootstrap, percentile_interval
+from misgiving.metrics.classification import accuracy, balanced_accuracy, sensitivities
+from misgiving.metrics.loss_estimation import spearman
+from misgiving.metrics.ood import ood_metrics
+from misgiving.metrics.selective import ACCEPTED_ERRORS, RiskCoverage, accepted_errors
+from misgiving.metrics.trials import t_interval
+from misgiving.predictions.record import Predictions
+from misgiving.reproduction.config import FAILURES
+from misgiving.reproduction.tables import (
+    REMEDY,
+    group_names,
+    load_scores,
+    predictions_path,
+    scores_path,
+    table_of,
+)
+from misgiving.scores.outputs import Scores
+
+Weights = Real[np.ndarray, "replicates _"]  # sets differ in size
+Replicates = Float[np.ndarray, " replicates"]
+Key = tuple[str, str]  # detector and metric
+Trials = tuple[int, ...]
+Values = Mapping[tuple[str, str, str], Mapping[int, float]]
+"""Values by trial, of (model, detector, metric)."""
+
+MSP = "msp"  # the baseline of every acceptance score
+BESIDE_MSP = (
+    "spearman",
+    "error_auroc",
+    "aurc",
+    "excess_aurc",
+    "augrc",
+    "balanced_aurc",
+    "risk_at_coverage",
+    "coverage_at_risk",
+)
+COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredSet:
+    """One set of one experiment, in all models and trials.
+
+    Attributes:
+        experiment: Its name in the results.
+        dataset: Name of the set.
+        folders: Of the units that measured it, by model and trial.
+        measured: Name of the set with the in-distribution images.
+        tuned: True if ODIN was tuned on it.
+        values: All results.
+        split_ratio: Measured images for each training image.
+        replicates: Bootstrap replicates of each interval.
+        seed: The same seed and trials meet the same resampled sets, which makes differences paired.
+    """
+
+    experiment: str
+    dataset: str
+    folders: Mapping[str, Mapping[int, Path]]
+    measured: str
+    tuned: bool
+    values: Values
+    split_ratio: float
+    replicates: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One model of one trial on one set: its metrics under weights, and its groups."""
+
+    statistic: Callable[..., dict[Key, Replicates]]
+    groups: tuple[Shaped[np.ndarray, " _"], ...]
+    sizes: Mapping[Key, int]  # groups behind a metric, where those are fewer than all
+
+    def size_of(self, key: Key) -> int:
+        """The number of groups behind a metric of a detector."""
+        return self.sizes.get(key, self._size)
+
+    @cached_property
+    def _size(self) -> int:
+        return min(len(np.unique(groups)) for groups in self.groups)
+
+
+def values_by_trial(results: pd.DataFrame) -> dict[tuple[str, str], Values]:
+    """The results of each set of an experiment."""
+    values: dict[tuple[str, str], dict[tuple[str, str, str], dict[int, float]]] = {}
+    for row in results.itertuples(index=False):
+        of_set = values.setdefault((row.experiment, row.dataset), {})
+        of_set.setdefault((row.model, row.detector, row.metric), {})[row.trial] = row.value
+    return dict(values)
+
+
+def intervals_of(where: MeasuredSet) -> pd.DataFrame:
+    """All intervals on a set; a difference is taken over the trials that both models have."""
+    return table_of(_SetIntervals(where).rows(), "intervals.csv")
+
+
+class _SetIntervals:
+    """The intervals on one set: of each model, and of differences from models and from MSP."""
+
+    def __init__(self, where: MeasuredSet) -> None:
+        samples = {
+            model: {
+                trial: _sample(where, folder)
+                for trial, folder in folders.items()
+                if _has_sample(where, folder)
+            }
+            for model, folders in where.folders.items()
+        }
+        self.where = where
+        self.samples = {model: trials for model, trials in samples.items() if trials}
+        self.drawn: dict[tuple[str, Trials], Mapping[Key, Replicates]] = {}
+
+    def rows(self) -> Iterator[tuple[object, ...]]:
+        models = list(self.samples)
+        compared = [model for model in models if model != "proposed" and "proposed" in models]
+        alone = [(model, "") for model in models]
+        for model, baseline in [*alone, *(("proposed", other) for other in compared)]:
+            shared = self.samples[baseline or model]
+            trials = tuple(trial for trial in self.samples[model] if trial in shared)
+            for key in self._replicates(model, trials):
+                yield from self._row(model, key, trials, baseline, (baseline, key))
+        for model, samples in self.samples.items():
+            trials = tuple(samples)
+            for detector, metric in self._replicates(model, trials):
+                judged = detector in FAILURE_SCORES and metric.partition("/")[0] in BESIDE_MSP
+                if judged and detector != MSP:
+                    beside = (model, (MSP, metric))
+                    yield from self._row(model, (detector, metric), trials, MSP, beside)
+
+    def _row(
+        self, model: str, key: Key, trials: Trials, baseline: str, beside: tuple[str, Key]
+    ) -> Iterator[tuple[object, ...]]:
+        """One interval; none where either side was not measured in every trial."""
+        where, sides = self.where, [(model, key), *([beside] if baseline else [])]
+        values = [self._by_trial(*side, trials) for side in sides]
+        if not all(map(len, values)):  # the baseline has no such detector, for one
+            return
+        drawn = [self._replicates(name, trials)[k] for name, k in sides]
+        differences, replicates = values[0], drawn[0]
+        if baseline:
+            differences, replicates = differences - values[1], replicates - drawn[1]
+        n = min(self.samples[name][trial].size_of(k) for name, k in sides for trial in trials)
+        t_values: tuple[float | None, ...] = (None, None, None)  # ends and p-value
+        if len(trials) > 1:
+            t_values = t_interval(differences, split_ratio=where.split_ratio)[1:]
+        yield (
+            *(where.experiment, model, baseline, where.dataset, *key),
+            *(float(differences.mean()), *_bounds(replicates, n)),
+            *(n, len(trials), where.tuned and key[0] in ("odin", CHOSEN)),
+            *t_values,
+        )
+
+    def _replicates(self, model: str, trials: Trials) -> Mapping[Key, Replicates]:
+        if trials and (model, trials) not in self.drawn:
+            samples = [self.samples[model][trial] for trial in trials]
+            self.drawn[model, trials] = _resampled(samples, self.where.replicates, self.where.seed)
+        return self.drawn.get((model, trials), {})
+
+    def _by_trial(self, model: str, key: Key, trials: Trials) -> Float[np.ndarray, " trials"]:
+        """The values of these trials; none where one of them is missing."""
+        values = self.where.values.get((model, *key), {})
+        return np.array([values[trial] for trial in trials] if values.keys() >= set(trials) else [])
+
+
+def _resampled(samples: Sequence[Sample], replicates: int, seed: int) -> Mapping[Key, Replicates]:
+    """Bootstrap replicates of the mean of each metric over these trials."""
+    statistics, groups = zip(
+        *((sample.statistic, sample.groups) for sample in samples), strict=True
+    )
+    return bootstrap(statistics, groups, replicates=replicates, seed=seed)
+
+
+def _bounds(replicates: Replicates, n: int) -> tuple[float | None, float | None]:
+    """An interval; None where it would rest on one group, or where nothing varies."""
+    lower, upper = percentile_interval(replicates)
+    return (None, None) if n < 2 or math.isnan(lower) or lower == upper else (lower, upper)
+
+
+def _has_sample(where: MeasuredSet, folder: Path) -> bool:
+    """True if a unit has the arrays that a set is measured by; false if its training diverged."""
+    if where.dataset == POLICY_SET:
+        return scores_path(folder, POLICY_SET).is_file()
+    return (folder / "predictions").is_dir()
+
+
+def _sample(where: MeasuredSet, folder: Path) -> Sample:
+    if where.dataset == POLICY_SET:
+        return _policies(folder)
+    if where.dataset == where.measured:
+        return _in_distribution(where.experiment, folder, where.measured)
+    return _detection(folder, where.measured, where.dataset)
+
+
+def _in_distribution(experiment: str, folder: Path, measured: str) -> Sample:
+    predictions = Predictions.read(predictions_path(folder, measured))
+    config = read_json(folder / "run" / "config.json", remedy=REMEDY)
+    losses = predictions.true_losses(config["class_weights"])
+    predictions = replace(predictions, features=None, taps=None)
+    scores = load_scores(folder, FAILURES)[0] if experiment == "generalization" else {}
+
+    def statistic(weights: Weights) -> dict[Key, Replicates]:
+        return {
+            **_classification(predictions, weights),
+            **_loss_estimation(predictions, scores, losses, weights),
+        }
+
+    groups = group_names(predictions)
+    sizes = {
+        ("", f"sensitivity/{name}"): len(np.unique(groups[predictions.labels == label]))
+        for label, name in enumerate(predictions.classes)
+    }
+    return Sample(statistic, (groups,), sizes)
+
+
+def _classification(predictions: Predictions, weights: Weights) -> dict[Key, Replicates]:
+    labels, choices, classes = predictions.labels, predictions.choices, predictions.classes
+    per_class = sensitivities(labels, choices, num_classes=len(classes), weights=weights)
+    balanced = balanced_accuracy(labels, choices, num_classes=len(classes), weights=weights)
+    return {
+        ("", "accuracy"): np.asarray(accuracy(labels, choices, weights=weights)),
+        ("", "balanced_accuracy"): np.asarray(balanced),
+        **{
+            ("", f"sensitivity/{name}"): values
+            for name, values in zip(classes, np.moveaxis(per_class, -1, 0), strict=True)
+        },
+    }
+
+
+def _loss_estimation(
+    predictions: Predictions, scores: Scores, losses: Float[np.ndarray, " n"], weights: Weights
+) -> dict[Key, Replicates]:
+    """Rank correlations with the losses, and every measure of every acceptance score."""
+    ordered = {
+        (name, "spearman"): np.asarray(spearman(-scores[name], losses, weights=weights))
+        for name in ("predicted_loss", MSP)
+        if name in scores
+    }
+    return ordered | {
+        (name, metric): np.asarray(values)
+        for name, confidences in scores.items()
+        for metric, values in failure_measures(confidences, predictions, weights=weights).items()
+    }
+
+
+def _policies(folder: Path) -> Sample:
+    """Share accepted, share called OOD, and error among the accepted, for each policy."""
+    columns, groups = load_scores(folder, POLICY_SET)
+    accepting = {
+        f"policy/{name.removesuffix('/accept')}": accepted > 0
+        for name, accepted in columns.items()
+        if name.endswith("/accept")
+    }
+
+    def statistic(weights: Weights) -> dict[Key, Replicates]:
+        total, values = weights.sum(axis=-1), {}
+        for policy, accepted in accepting.items():
+            ood = columns[f"{policy.removeprefix('policy/')}/ood"]
+            values[policy, "coverage"] = weights @ accepted / total
+            values[policy, "ood_share"] = weights @ ood / total
+            errors = accepted_errors(accepted, columns["wrong"] > 0, groups, weights=weights)
+            values |= {(policy, name): np.asarray(error) for name, error in errors.items()}
+        return values
+
+    names = np.array(groups)
+    sizes = {
+        (policy, error): len(np.unique(names[accepted]))
+        for policy, accepted in accepting.items()
+        for error in ACCEPTED_ERRORS
+    }
+    return Sample(statistic, (names,), sizes)
+
+
+def _detection(folder: Path, measured: str, dataset: str) -> Sample:
+    (inliers, inlier_groups), (outliers, outlier_groups) = (
+        load_scores(folder, name) for name in (measured, dataset)
+    )
+
+    def statistic(inlier_weights: Weights, outlier_weights: Weights) -> dict[Key, Replicates]:
+        weights = {"inlier_weights": inlier_weights, "outlier_weights": outlier_weights}
+        return {
+            (detector, metric): np.asarray(values)
+            for detector in inliers
+            for metric, values in ood_metrics(
+                inliers[detector], outliers[detector], **weights
+            ).items()
+        }
+
+    return Sample(statistic, (np.array(inlier_groups), np.array(outlier_groups)), {})
+
+
+def risk_curves(
+    folders: Mapping[str, Mapping[int, Path]], measured: str, *, replicates: int, seed: int
+) -> pd.DataFrame:
+    """The error among the accepted in 4.1 by acceptance score, at every twentieth of coverage.
+
+    Args:
+        folders: Of the units, by model and trial.
+        measured: Name of the measured set.
+        replicates: Bootstrap replicates of each interval.
+        seed: Of their draws.
+    """
+    rows = []
+    for model, trials in folders.items():
+        samples = [
+            _risks(folder, measured)
+            for folder in trials.values()
+            if scores_path(folder, FAILURES).is_file()
+        ]
+        if not samples:
+            continue
+        means = [sample.statistic() for sample in samples]
+        for key, values in _resampled(samples, replicates, seed).items():
+            mean = float(np.mean([of_trial[key] for of_trial in means]))
+            lower, upper = _bounds(values, min(sample.size_of(key) for sample in samples))
+            if not math.isnan(mean):
+                rows.append((model, key[0], float(key[1]), mean, lower, upper))
+    return table_of(rows, "risk_coverage.csv")
+
+
+def _risks(folder: Path, measured: str) -> Sample:
+    predictions = Predictions.read(predictions_path(folder, measured))
+    errors, (scores, _) = predictions.errors, load_scores(folder, FAILURES)
+
+    def statistic(weights: Weights | None = None) -> dict[Key, Float[np.ndarray, "*replicates"]]:
+        curves = {name: RiskCoverage(values, errors, weights) for name, values in scores.items()}
+        return {
+            (name, str(coverage)): np.asarray(curve.risk_at_coverage(coverage))
+            for name, curve in curves.items()
+            for coverage in COVERAGES
+        }
+
+    return Sample(statistic, (group_names(predictions),), {})
