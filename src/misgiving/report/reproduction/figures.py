@@ -14,6 +14,7 @@ from matplotlib.transforms import ScaledTranslation
 from pandas import DataFrame, Series
 from PIL import Image
 
+from misgiving.evaluation.measures import UNSEEN_SET
 from misgiving.report.figures import (
     INK,
     OTHER_STYLE,
@@ -29,7 +30,7 @@ from misgiving.report.figures import (
     styled,
 )
 from misgiving.report.frames import Picture, distinct, models_of, select
-from misgiving.report.names import DETECTOR_TITLES, POINTS, UNSEEN_SET
+from misgiving.report.names import DETECTOR_TITLES, POINTS
 
 WIDTH = 10  # inches of every figure
 LOG_RANGE = 50.0  # losses that differ more than this are unreadable on a linear axis
