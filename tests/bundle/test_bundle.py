@@ -55,28 +55,17 @@ def decisions_of(run, images):
     return predictions, Deferral.load(run / "policy").decide(predictions)
 
 
-NUMBERS = (
-    "probability",
-    "error_probability",
-    "expected_loss",
-    "predicted_loss",
-    "acceptance_score",
-    "ood_score",
-)
+NUMBERS = ("probability", "error_probability", "expected_loss", "predicted_loss")
+SCORES = ("acceptance_score", "ood_score", "ood_p_value")
 
 
 def assert_agree(ours, theirs):
     """Decisions are equal; numbers to 1e-4 of the largest of their kind."""
-    for one, expected in zip(ours, theirs, strict=True):
-        assert one.decision == expected.decision
-        assert one.predicted_class == expected.predicted_class
-        assert one.ood_p_value == pytest.approx(expected.ood_p_value, rel=1e-4)
-    for name in NUMBERS:
-        assert_close([getattr(one, name) for one in ours], [getattr(one, name) for one in theirs])
-
-
-def assert_close(ours, theirs):
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+    for name in ("decision", "predicted_class"):
+        assert [getattr(one, name) for one in ours] == [getattr(one, name) for one in theirs]
+    for name in (*NUMBERS, *SCORES):
+        found, expected = ([getattr(one, name) for one in rows] for rows in (ours, theirs))
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 def test_a_bundle_decides_on_drawn_images_as_the_run_does(exported, bundle):
@@ -99,34 +88,13 @@ def test_a_bundle_decides_on_real_images_as_the_run_does(exported, bundle, real_
     assert_agree(found, decisions_of(exported[0], images)[1])
 
 
-def test_probabilities_are_of_every_class_and_agree_with_the_error(exported, bundle):
-    images = noisy_set(20, seed=12)
-    predictions, _ = decisions_of(exported[0], images)
-    scaled = Deferral.load(exported[0] / "policy").calibration_.scaling(predictions.logits)
-    for one, row in zip(bundle.decide_inputs(images.images), scaled, strict=True):
-        assert tuple(one.probabilities) == bundle.classes
-        assert one.predicted_class == bundle.classes[row.argmax()]
-        assert one.probability == one.probabilities[one.predicted_class]
-        assert one.probability + one.error_probability == pytest.approx(1.0)
-        assert sum(one.probabilities.values()) == pytest.approx(1.0)
-
-
-def test_a_decision_does_not_depend_on_the_other_images(bundle):
+def test_a_decision_depends_neither_on_other_images_nor_on_other_threads(bundle):
     """Also across the batches that bound the memory."""
     squares = noisy_set(70, seed=13).images
     together = bundle.decide_inputs(squares)
-    for row in (0, 31, 32, 69):
-        alone = bundle.decide_inputs(squares[row : row + 1])[0]
-        assert alone.decision == together[row].decision
-        assert alone.acceptance_score == pytest.approx(together[row].acceptance_score, rel=1e-5)
-
-
-def test_threads_may_decide_at_once(bundle):
-    squares = noisy_set(64, seed=14).images
-    expected = bundle.decide_inputs(squares)
     with ThreadPoolExecutor(8) as pool:
-        parts = pool.map(lambda row: bundle.decide_inputs(squares[row : row + 1]), range(64))
-    for (ours,), theirs in zip(parts, expected, strict=True):
+        alone = pool.map(lambda row: bundle.decide_inputs(squares[row : row + 1]), range(70))
+    for (ours,), theirs in zip(alone, together, strict=True):
         assert ours.decision == theirs.decision
         assert ours.acceptance_score == pytest.approx(theirs.acceptance_score, rel=1e-5)
 
@@ -159,17 +127,6 @@ def test_a_bundle_has_the_policy_of_its_run_and_no_other_files(bundle, exported)
     assert bundle.preprocessing == load(run).preprocessing
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
     assert (is_bundle(folder), is_bundle(run)) == (True, False)
-
-
-def test_outputs_that_are_not_finite_are_deferred(bundle):
-    logits, predicted_losses, features, taps = bundle.network(noisy_set(3, seed=15).images)
-    expected = bundle.deferral.decide_outputs(logits, features, predicted_losses, taps)
-    logits[1] = np.nan
-    found = bundle.deferral.decide_outputs(logits, features, predicted_losses, taps)
-    assert found[1].decision == "defer"
-    assert found[1].acceptance_score is found[1].error_probability is None
-    assert np.isnan(list(found[1].probabilities.values())).all()
-    assert_agree([found[0], found[2]], [expected[0], expected[2]])
 
 
 def flipped(content):
@@ -250,13 +207,9 @@ def test_a_bundle_without_a_policy_defers_every_image(copied):
     bundle = Bundle.load(sealed_again(copied))
     squares = noisy_set(5, seed=16).images
     logits = torch.from_numpy(bundle.network(squares)[0]).double()
-    assert bundle.deferral is None
     for one, expected in zip(bundle.decide_inputs(squares), logits.softmax(1), strict=True):
         assert (one.decision, one.reason) == ("defer", NO_POLICY)
         assert list(one.probabilities.values()) == pytest.approx(expected.tolist())
-        assert one.probability == max(one.probabilities.values())
-        assert one.predicted_loss is not None
-        assert one.acceptance_score is one.ood_score is one.error_probability is None
 
 
 WITHOUT_TORCH = """

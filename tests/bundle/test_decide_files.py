@@ -1,15 +1,15 @@
+import shutil
 import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from coloured import split_of
 from PIL import Image
 
+from misgiving.bundle import decide_files as deciding
 from misgiving.bundle.decide_files import Decider, decide_files
-from misgiving.checkpoint import Architecture, Checkpoint, load, save
-from misgiving.data.datasets.folders import image_names
+from misgiving.checkpoint import load
 from misgiving.data.decoding import LOOK_AHEAD
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
@@ -18,42 +18,27 @@ from misgiving.predictions import graphs
 COUNT = 5 * LOOK_AHEAD
 
 
-@pytest.fixture
-def decide(tmp_path):
-    """Decides on files, with the parts in this folder, or in a new one."""
-
-    def decided(decider, names, parts=None, **options):
-        folder = tmp_path / f"parts-{len(list(tmp_path.iterdir()))}" if parts is None else parts
-        return decide_files(decider, names, folder, **options)
-
-    return decided
-
-
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A folder of pictures; each has a size of its own, and some are reduced when decoded."""
+    """Pictures of which each has a size of its own; some are reduced when decoded."""
     folder, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for number in range(COUNT):
         pixels = random.integers(0, 256, (20 + number, 100 - number, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:03d}.{('png', 'jpg')[number % 2]}")
-    return folder
+    return sorted(folder.iterdir())
 
 
-@pytest.fixture
-def run(images, tmp_path):
-    """An untrained model of three classes, as a run folder."""
-    architecture = Architecture(backbone="vgg16_mini", num_classes=3, image_size=16)
-    checkpoint = Checkpoint(
-        model=architecture.build(),
-        architecture=architecture,
-        classes=images.classes,
-        preprocessing=Preprocessing(image_size=16),
-        split=split_of(images, ["validation"] * len(images)),
-        class_weights=(1.0, 1.0, 1.0),
-        estimates_losses=True,
-    )
-    save(tmp_path / "run", checkpoint)
-    return tmp_path / "run"
+@pytest.fixture(scope="module")
+def names(photos):
+    return list(map(str, photos))
+
+
+@pytest.fixture(scope="module")
+def run(exported, tmp_path_factory):
+    """A run without a policy."""
+    run = shutil.copytree(exported[0], tmp_path_factory.mktemp("run") / "run")
+    shutil.rmtree(run / "policy")
+    return run
 
 
 def on_its_own(checkpoint, path):
@@ -63,15 +48,16 @@ def on_its_own(checkpoint, path):
     with torch.no_grad():
         logits, losses, _ = checkpoint.model(image)
     probability, choice = logits[0].softmax(dim=0).max(dim=0)
-    return [str(path), checkpoint.classes[choice], probability.item(), losses.item()]
+    return str(path), checkpoint.classes[choice], probability.item(), losses.item()
 
 
 @pytest.mark.parametrize("batch_size", [7, COUNT])
-def test_predictions_are_those_of_every_image_on_its_own(run, photos, batch_size, decide):
+def test_predictions_are_those_of_every_image_on_its_own(run, photos, names, batch_size, tmp_path):
     reports = []
-    predicted = decide(
+    predicted = decide_files(
         Decider.load(run, device="cpu"),
-        image_names([photos]),
+        names,
+        tmp_path / "parts",
         batch_size=batch_size,
         on_image=lambda *seen: reports.append(seen),
     )
@@ -80,13 +66,15 @@ def test_predictions_are_those_of_every_image_on_its_own(run, photos, batch_size
     ]
     checkpoint = load(run)
     checkpoint.model.double()
-    expected = [on_its_own(checkpoint, path) for path in sorted(photos.iterdir())]
-    assert [row[:2] for row in predicted] == [tuple(row[:2]) for row in expected]
+    expected = [on_its_own(checkpoint, path) for path in photos]
+    assert [row[:2] for row in predicted] == [row[:2] for row in expected]
     numbers = [row[2:4] for row in predicted]
     np.testing.assert_allclose(numbers, [row[2:] for row in expected], rtol=1e-3, atol=2e-6)
 
 
-def test_files_are_decoded_while_the_model_runs_but_not_far_ahead(run, photos, monkeypatch, decide):
+def test_files_are_decoded_while_the_model_runs_but_not_far_ahead(
+    run, names, monkeypatch, tmp_path
+):
     decoded, enough, waited, ahead = [], threading.Event(), [], []
     read = Preprocessing.from_file
 
@@ -101,12 +89,8 @@ def test_files_are_decoded_while_the_model_runs_but_not_far_ahead(run, photos, m
         ahead.append(len(decoded) - done)
 
     monkeypatch.setattr(Preprocessing, "from_file", watched)
-    decide(
-        Decider.load(run, device="cpu"),
-        image_names([photos]),
-        batch_size=LOOK_AHEAD + 1,
-        on_image=see,
-    )
+    options = {"batch_size": LOOK_AHEAD + 1, "on_image": see}
+    decide_files(Decider.load(run, device="cpu"), names, tmp_path / "parts", **options)
     assert all(waited)
     assert max(ahead) <= LOOK_AHEAD + 1
 
@@ -119,31 +103,24 @@ def assert_the_same(ours, theirs):
 
 
 def test_a_bundle_and_the_graph_of_the_run_answer_as_the_run_does(
-    exported, photos, monkeypatch, tmp_path, decide
+    exported, names, monkeypatch, tmp_path
 ):
     """A graph is written for many images, and for one less it is not."""
     run, bundle = exported
     size = load(run).architecture.image_size
     monkeypatch.setattr(graphs, "PAYS", COUNT * size**2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    names = image_names([photos])
-    by_run = decide(Decider.load(run, count=COUNT - 1, device="cpu"), names)
+    by_run = decide_files(Decider.load(run, count=COUNT - 1, device="cpu"), names, tmp_path / "1")
     assert not [*tmp_path.glob("misgiving/graphs/*.onnx")]
-    assert_the_same(decide(Decider.load(bundle), names), by_run)
-    assert_the_same(decide(Decider.load(run, count=COUNT, device="cpu"), names), by_run)
+    assert_the_same(decide_files(Decider.load(bundle), names, tmp_path / "2"), by_run)
+    by_graph = Decider.load(run, count=COUNT, device="cpu")
+    assert_the_same(decide_files(by_graph, names, tmp_path / "3"), by_run)
     assert len([*tmp_path.glob("misgiving/graphs/*.onnx")]) == 1
 
 
-def test_parts_that_are_there_are_not_decided_on_again(
-    exported, photos, decide, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("misgiving.bundle.decide_files.PART", 7)
-    decider, names, parts, asked = (
-        Decider.load(exported[1]),
-        image_names([photos]),
-        tmp_path / "p",
-        [],
-    )
+def test_parts_that_are_there_are_not_decided_on_again(exported, names, tmp_path, monkeypatch):
+    monkeypatch.setattr(deciding, "PART", 7)
+    decider, parts, asked = Decider.load(exported[1]), tmp_path / "parts", []
     network = decider.model.network
 
     def counted(squares):
@@ -151,39 +128,23 @@ def test_parts_that_are_there_are_not_decided_on_again(
         return network(squares)
 
     counting = decider._replace(model=replace(decider.model, network=counted))
-    decide(counting, names[:14], parts)
-    whole = decide(counting, names, parts)
-    assert sum(asked) == COUNT
-    assert [row.path for row in whole] == names
-    expected = decide(decider, names)
-    for ours, theirs in zip(whole, expected, strict=True):
-        assert ours.decision == theirs.decision
-        assert ours.acceptance_score == pytest.approx(theirs.acceptance_score, rel=1e-4)
-
-
-def test_an_image_that_has_changed_is_decided_on_again(exported, photos, decide, tmp_path):
-    path, parts = tmp_path / "photo.png", tmp_path / "p"
-    names = sorted(photos.iterdir())
-    path.write_bytes(b"no image")
-    both = [str(path), str(names[0])]
-    rows = decide(Decider.load(exported[1]), both, parts, on_bad_image="skip")
-    assert [bool(row.unreadable) for row in rows] == [True, False]
-    for source in names[0], names[2]:
-        path.write_bytes(source.read_bytes())
-        (row,) = decide(Decider.load(exported[1]), [str(path)], parts)
-        assert [row] == [*decide(Decider.load(exported[1]), [str(path)])]
-
-
-def test_numbers_that_are_not_finite_are_not_there(exported, photos, decide):
-    decider = Decider.load(exported[1])
-
-    def broken(squares):
-        return tuple(np.full_like(of, np.nan) for of in decider.model.network(squares))
-
-    rows = decide(
-        decider._replace(model=replace(decider.model, network=broken)), image_names([photos])
+    decide_files(counting, names[:14], parts)
+    assert_the_same(
+        decide_files(counting, names, parts), decide_files(decider, names, tmp_path / "whole")
     )
-    assert {row.probability for row in rows} == {None}
+    assert sum(asked) == COUNT
+
+
+def test_an_image_that_has_changed_is_decided_on_again(exported, photos, tmp_path):
+    decider, path, parts = Decider.load(exported[1]), tmp_path / "photo.png", tmp_path / "parts"
+    path.write_bytes(b"no image")
+    both = [str(path), str(photos[0])]
+    rows = decide_files(decider, both, parts, on_bad_image="skip")
+    assert [bool(row.unreadable) for row in rows] == [True, False]
+    for source in photos[0], photos[2]:
+        path.write_bytes(source.read_bytes())
+        again = decide_files(decider, both[:1], parts)
+        assert [*again] == [*decide_files(decider, both[:1], tmp_path / source.stem)]
 
 
 def test_a_bundle_refuses_another_device_and_several_processes(exported):

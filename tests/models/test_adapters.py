@@ -1,8 +1,5 @@
-import os
-import subprocess
-import sys
 from copy import deepcopy
-from pathlib import Path
+from functools import partial
 from threading import Thread
 from types import SimpleNamespace
 
@@ -96,9 +93,7 @@ def test_features_are_the_input_of_the_last_linear_layer_whose_output_the_logits
     assert model.head is model.backbone.head
 
 
-@pytest.mark.parametrize(
-    "form", [lambda logits: 2 * logits, lambda logits: 1 * logits, lambda logits: logits.mul_(2)]
-)
+@pytest.mark.parametrize("form", [lambda logits: 1 * logits, lambda logits: logits.mul_(2)])
 def test_without_such_a_layer_features_are_the_averages_of_the_last_tap(form):
     module = Wrapped(learned_statistics(InPlace()), form)
     model = attached(module, taps=["module.first", "module.twice"])
@@ -139,27 +134,21 @@ def assert_same_state(found, expected):
     assert found == expected
 
 
-def test_the_callers_module_is_left_as_it_was_by_attaching_and_training():
+def test_the_callers_module_and_the_attached_one_leave_each_other_alone():
     module = learned_statistics(InPlace()).train()
     module.norm.eval()
     module.first.weight.requires_grad_(False)
     before = state_of(module)
-    model = attached(module, classes=CLASSES).train()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    model(noise()).predicted_losses.sum().backward()
-    optimizer.step()
-    model.double()
-    assert_same_state(state_of(module), before)
-
-
-def test_training_the_callers_module_later_leaves_the_attached_one_as_it_was():
-    module, images = learned_statistics(InPlace()), noise()
     model = attached(module, classes=CLASSES)
     assert (model.training, model.classes) == (False, tuple(CLASSES))
-    expected = model(images).logits
+    optimizer = torch.optim.SGD(model.train().parameters(), 0.1)
+    model(noise()).predicted_losses.sum().backward()
+    optimizer.step()
+    assert_same_state(state_of(module), before)
+    expected = model.eval()(noise()).logits
     with torch.no_grad():
         module.head.weight.add_(1)
-    assert torch.equal(model(images).logits, expected)
+    assert torch.equal(model(noise()).logits, expected)
 
 
 def test_a_frozen_classifier_stays_in_evaluation_mode_while_the_estimator_trains():
@@ -200,8 +189,12 @@ def test_the_gradient_is_that_of_the_estimator_written_out():
 
 
 def test_weights_keep_the_modules_names_and_no_hook_stays():
-    module = InPlace()
+    """After reading the module has its modes and statistics, too."""
+    module = InPlace().train()
+    module.norm.eval()
+    before = state_of(module)
     model = JointClassifier(module, taps=["first"], image_size=16)
+    assert_same_state(state_of(module), before)
     model(noise())
     with pytest.raises(RuntimeError):
         model.reader(module, torch.zeros(1, 5, 16, 16))
@@ -240,54 +233,23 @@ def test_threads_that_share_a_model_get_the_activations_of_their_own_images():
         torch.testing.assert_close(one, other)
 
 
-def test_mixed_precision_gives_predicted_losses():
+def test_in_mixed_or_half_precision_the_estimator_is_in_single_precision():
     model = attached(reads_logits=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(noise())
     torch.testing.assert_close(
         output.predicted_losses.float(), model(noise()).predicted_losses, rtol=0.1, atol=0.05
     )
-
-
-def test_a_module_in_half_precision_has_an_estimator_in_single_precision():
     model = attached(learned_statistics(InPlace()).bfloat16())
     output = model(noise())  # in single precision, as the library reads images
     assert output.logits.equal(model(noise().bfloat16()).logits)
     assert output.logits.equal(model.classify(noise()))
     assert output.logits.dtype == torch.bfloat16
     assert output.predicted_losses.dtype == torch.float32
-
-
-COMPILED = """
-import torch
-from foreign import InPlace, learned_statistics, noise
-from misgiving import attach
-
-for part in ("", "backbone.first"):
-    model = attach(learned_statistics(InPlace()), taps=["first", "twice"], image_size=16)
-    expected = [model(noise(seed=seed)) for seed in range(10)]
-    model.get_submodule(part).compile(backend="eager")
-    model.classify(noise())  # without hooks
-    for seed, output in enumerate(expected):
-        torch.testing.assert_close(model(noise(seed=seed)), output)
-"""
-
-
-@pytest.mark.soak  # compiling takes half a minute
-def test_a_compiled_model_reads_the_activations_of_each_call():
-    # In a process of its own: the compiler cannot see through the shape checks of the test run.
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    command = [sys.executable, "-c", COMPILED]
-    environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_a_tap_that_is_not_called_any_more_is_explained():
-    model = attached()
-    model.backbone.forward = lambda images: images.mean(dim=(2, 3))
-    with pytest.raises(UsageError, match="'first'"):
-        model(noise())
+    for training in (True, False):
+        outputs = full_outputs_of(model.train(training), [noise().bfloat16()])
+        assert {tensor.dtype for tensor in outputs} == {torch.float32}
+        assert model.training is training
 
 
 def test_images_are_normalised_only_where_mean_and_deviation_are_given():
@@ -315,84 +277,76 @@ DEFAULTS = [
 STAGES = {"depths": [1, 1, 2, 1]}
 WIDTHS = {"hidden_sizes": [8, 16, 24, 32], **STAGES}
 SWIN = {**STAGES, "embed_dim": 8, "num_heads": [1, 2, 2, 4], "window_size": 4, "patch_size": 2}
+SMALL = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 8}
+DEEP = {**SMALL, "num_hidden_layers": 5}
 HUGGING_FACE = [
-    ("ViT", {"num_hidden_layers": 4}, "vit.layers.{}", (0, 1, 2, 3)),
-    ("Dinov2", {"num_hidden_layers": 5}, "dinov2.encoder.layer.{}", (1, 2, 3, 4)),
-    ("Beit", {"num_hidden_layers": 5}, "beit.layers.{}", (1, 2, 3, 4)),
+    ("ViT", DEEP, "vit.layers.{}", (1, 2, 3, 4)),
+    ("Dinov2", DEEP, "dinov2.encoder.layer.{}", (1, 2, 3, 4)),
+    ("Beit", DEEP, "beit.layers.{}", (1, 2, 3, 4)),
     ("Swin", SWIN, "swin.encoder.layers.{}", (0, 1, 2, 3)),
     ("ConvNext", WIDTHS, "convnext.encoder.stages.{}", (0, 1, 2, 3)),
     ("ResNet", WIDTHS, "resnet.encoder.stages.{}", (0, 1, 2, 3)),
     ("MobileNetV2", {"depth_multiplier": 0.35}, "mobilenet_v2.layer.{}", (12, 13, 14, 15)),
 ]
-SMALL = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 8}
 
 
-@pytest.mark.parametrize(("make", "pattern", "levels"), DEFAULTS)
-def test_by_default_the_last_four_blocks_of_the_body_are_read(make, pattern, levels):
-    assert attach(make(), image_size=32).taps == tuple(map(pattern.format, levels))
-
-
-@pytest.mark.parametrize(("name", "options", "pattern", "levels"), HUGGING_FACE)
-def test_by_default_the_last_four_blocks_of_a_transformers_model_are_read(
-    name, options, pattern, levels
-):
+def by_transformers(name, options):
     import transformers
 
-    known = getattr(transformers, f"{name}Config")
-    small = {} if name == "Swin" else {key: SMALL[key] for key in SMALL if hasattr(known(), key)}
-    config = known(image_size=64, **small | options)
-    module = getattr(transformers, f"{name}ForImageClassification")(config).eval()
-    assert attach(module, image_size=64).taps == tuple(map(pattern.format, levels))
+    config = getattr(transformers, f"{name}Config")(image_size=64, **options)
+    return getattr(transformers, f"{name}ForImageClassification")(config).eval()
+
+
+@pytest.mark.parametrize(
+    ("make", "pattern", "levels"),
+    [*DEFAULTS, *((partial(by_transformers, n, o), p, at) for n, o, p, at in HUGGING_FACE)],
+)
+def test_by_default_the_last_four_blocks_of_the_body_are_read(make, pattern, levels):
+    module = make()
+    size = None if hasattr(module, "config") else 32
+    assert attach(module, image_size=size).taps == tuple(map(pattern.format, levels))
 
 
 def test_without_blocks_of_one_class_the_last_layers_with_weights_are_read():
     assert attached(ChannelsLast().eval(), taps=None).taps == ("embed", "block")
 
 
-REFUSED = {
-    "unknown tap": ({"taps": ["frist"]}, "try first"),
-    "no tap": ({"taps": []}, "taps"),
-    "the same tap twice": ({"taps": ["first", "first"]}, "taps"),
-    "a tap that is not called": ({"taps": ["unused"]}, "'unused'"),
-    "too many classes": ({"classes": ["a", "b"]}, "3 logits"),
-    "one number for three channels": ({"mean": [0.5], "std": [0.5]}, "mean"),
-    "a mean alone": ({"mean": [0.5] * 3}, "std"),
-    "a deviation of zero": ({"mean": [0.5] * 3, "std": [0.5, 0.0, 0.5]}, "std"),
-    "no units": ({"hidden": 0}, "hidden"),
-}
+def flat_tap(*axes):
+    """A module whose second part gives no channels, or no images."""
+    flat = nn.Flatten(*axes), nn.Unflatten(0, (2, -1)), nn.Flatten()
+    return nn.Sequential(nn.Conv2d(3, 4, 3), *flat, nn.Linear(4 * 14 * 14, 3))
 
 
-@pytest.mark.parametrize(("options", "culprit"), REFUSED.values(), ids=REFUSED)
-def test_settings_that_do_not_fit_the_module_are_refused_in_one_line(options, culprit):
+def conv():
+    return nn.Sequential(nn.Conv2d(3, 4, 3))
+
+
+REFUSED = [
+    (InPlace, {"taps": ["frist"]}, "try first"),
+    (InPlace, {"taps": []}, "taps"),
+    (InPlace, {"taps": ["first", "first"]}, "taps"),
+    (InPlace, {"taps": ["unused"]}, "'unused'"),
+    (InPlace, {"classes": ["a", "b"]}, "3 logits"),
+    (InPlace, {"mean": [0.5], "std": [0.5]}, "mean"),
+    (InPlace, {"mean": [0.5] * 3}, "std"),
+    (InPlace, {"mean": [0.5] * 3, "std": [0.5, 0.0, 0.5]}, "std"),
+    (InPlace, {"hidden": 0}, "hidden"),
+    (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), {}, "image_size"),
+    (conv, {"taps": None}, "(2, 4, 14, 14)"),
+    (lambda: Wrapped(InPlace(), lambda _: "cat"), {}, "str"),
+    (lambda: InPlace(classes=1), {}, "1 logits"),
+    (lambda: Wrapped(InPlace(), lambda logits: logits.flatten()), {}, "(6,)"),
+    (lambda: flat_tap(0, -1), {"taps": ["1"]}, "(1568,)"),
+    (lambda: flat_tap(0, 1), {"taps": ["1"]}, "(8, 14, 14)"),
+]
+
+
+@pytest.mark.parametrize(("make", "options", "culprit"), REFUSED)
+def test_a_module_that_cannot_be_read_so_is_refused_in_one_line(make, options, culprit):
     with pytest.raises(UsageError) as failure:
-        attached(**options)
+        attached(make(), **options)
     assert culprit in str(failure.value)
     assert "\n" not in str(failure.value)
-
-
-UNREADABLE = {
-    "another size": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), "image_size"),
-    "pixels": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3)), "(2, 4, 14, 14)"),
-    "text": (lambda: Wrapped(InPlace(), lambda _: "cat"), "str"),
-    "one logit": (lambda: InPlace(classes=1), "1 logits"),
-    "loose tensors": (lambda: Wrapped(InPlace(), lambda logits: logits.flatten()), "(6,)"),
-}
-
-
-@pytest.mark.parametrize(("make", "culprit"), UNREADABLE.values(), ids=UNREADABLE)
-def test_a_module_that_gives_no_logits_is_refused(make, culprit):
-    with pytest.raises(UsageError) as failure:
-        attached(make(), taps=None)
-    assert culprit in str(failure.value)
-
-
-@pytest.mark.parametrize(("axes", "shape"), [((0, -1), "(1568,)"), ((0, 1), "(8, 14, 14)")])
-def test_a_tap_without_channels_or_images_is_refused(axes, shape):
-    flat = nn.Flatten(*axes), nn.Unflatten(0, (2, -1)), nn.Flatten()
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), *flat, nn.Linear(4 * 14 * 14, 3))
-    with pytest.raises(UsageError) as failure:
-        attached(module, taps=["1"])
-    assert shape in str(failure.value)
 
 
 def test_a_module_that_cannot_be_copied_is_refused():
@@ -402,35 +356,19 @@ def test_a_module_that_cannot_be_copied_is_refused():
         attached(module)
 
 
-def test_reading_a_module_changes_neither_modes_nor_statistics():
-    module = InPlace().train()
-    module.norm.eval()
-    before = state_of(module)
-    JointClassifier(module, taps=["first"], image_size=16)
-    assert_same_state(state_of(module), before)
-
-
-SIZES = {
-    "transformers": {"config": SimpleNamespace(image_size=16)},
-    "transformers, of both sides": {"config": SimpleNamespace(image_size=[16, 16])},
-    "timm": {"pretrained_cfg": {"input_size": (3, 16, 16)}},
-    "torchvision": {"image_size": 16},
-}
-
-
-@pytest.mark.parametrize("noted", SIZES.values(), ids=SIZES)
-def test_the_size_of_the_images_is_what_the_module_notes(noted):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("config", SimpleNamespace(image_size=16)),  # as transformers notes it
+        ("config", SimpleNamespace(image_size=[16, 16])),
+        ("pretrained_cfg", {"input_size": (3, 16, 16)}),  # as timm does
+        ("image_size", 16),  # as torchvision does
+    ],
+)
+def test_the_size_of_the_images_is_what_the_module_notes(name, value):
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 14 * 14, 3)).eval()
-    for name, value in noted.items():
-        setattr(module, name, value)
+    setattr(module, name, value)
     assert attach(module, taps=["0"]).reader.num_classes == 3
-
-
-def test_channels_are_first_where_height_and_width_are_as_many_and_no_other_size_is_taken():
-    module = nn.Sequential(nn.Conv2d(3, 14, 3), nn.Flatten(), nn.Linear(14**3, 3)).eval()
-    model, images = attached(module, taps=["0"]), noise()
-    expected = module[0](images).mean(dim=(2, 3))
-    torch.testing.assert_close(model.full_output(images).taps, expected)
 
 
 class Pairs(nn.Module):
@@ -449,11 +387,3 @@ def test_a_tap_is_the_first_tensor_of_what_a_submodule_gives():
     model, images = attached(Pairs().eval(), taps=["body"]), noise()
     expected = model.backbone.layer(images).mean(dim=(2, 3))
     torch.testing.assert_close(model.full_output(images).taps, expected)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_all_outputs_are_in_single_precision_and_the_mode_stays(training):
-    model = attached(learned_statistics(InPlace()).bfloat16()).train(training)
-    output = full_outputs_of(model, [noise().bfloat16()])
-    assert {tensor.dtype for tensor in output} == {torch.float32}
-    assert model.training is training

@@ -31,39 +31,32 @@ def test_the_mini_vgg_has_the_convolutions_of_vgg16_and_its_taps():
     assert tapped == [convolutions[number - 1] + 2 for number in (4, 7, 10, 13)]
 
 
-def test_the_default_taps_elsewhere_are_the_last_four_levels():
-    model = create_backbone("test_vit", num_classes=3)
-    assert read_timm(model).taps == (2, 3, 4, 5)
-
-
 @pytest.mark.parametrize("taps", [[0, 4], [-1, 0], [1, 0], [1, 1]])
 def test_levels_that_do_not_exist_or_do_not_ascend_are_refused(taps):
     model = create_backbone("test_convnext", num_classes=3)
-    with pytest.raises(UsageError, match=f"0 to 3.* {', '.join(map(str, taps))}$"):
+    with pytest.raises(UsageError, match=f"{', '.join(map(str, taps))}$"):
         read_timm(model, taps)
+    assert read_timm(create_backbone("test_vit", num_classes=3)).taps == (2, 3, 4, 5)
 
 
 @pytest.mark.parametrize(
     ("name", "pretrained", "culprit"),
     [
-        ("resnet19", False, "resnet19.*resnet18"),
+        ("resnet19", False, "resnet18"),
         ("test_convnext.r2024_in1k", False, "test_convnext"),
         ("deit_tiny_distilled_patch16_224", False, "deit_tiny"),  # has two heads
         ("vgg16_mini", True, "pretrained=False"),
+        ("test_convnext", True, "no route to host"),
     ],
 )
-def test_a_backbone_that_cannot_be_built_is_refused(name, pretrained, culprit):
-    with pytest.raises(UsageError, match=culprit):
-        create_backbone(name, num_classes=3, pretrained=pretrained)
-
-
-def test_weights_that_cannot_be_fetched_are_explained(monkeypatch):
+def test_a_backbone_that_cannot_be_built_is_refused(monkeypatch, name, pretrained, culprit):
     def no_network(*_, **__):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(timm, "create_model", no_network)
-    with pytest.raises(UsageError, match="no route to host"):
-        create_backbone("test_convnext", num_classes=3, pretrained=True)
+    if pretrained:
+        monkeypatch.setattr(timm, "create_model", no_network)
+    with pytest.raises(UsageError, match=culprit):
+        create_backbone(name, num_classes=3, pretrained=pretrained)
 
 
 def test_normalisation_is_what_the_pretrained_weights_expect():
@@ -93,32 +86,15 @@ def write_torch(state, folder):
 
 
 @pytest.mark.parametrize("write", [write_safetensors, write_torch])
-def test_a_weights_file_fills_all_but_the_head(model, source, write, tmp_path):
+def test_a_weights_file_fills_what_matches_and_the_rest_is_named(model, source, write, tmp_path):
+    source["another.layer"] = source.pop("stem.0.weight")
     head = model.head.fc.weight.clone()
     report = load_weights(model, write(source, tmp_path))
-    assert (report.unfilled, report.unknown) == (["head.fc.bias", "head.fc.weight"], [])
+    assert report.unfilled == ["head.fc.bias", "head.fc.weight", "stem.0.weight"]
+    assert report.unknown == ["another.layer"]
     assert torch.equal(model.head.fc.weight, head)
     for name in report.matched:
         assert torch.equal(model.state_dict()[name], source[name])
-
-
-def test_the_report_names_what_is_missing_and_unknown(model, source, tmp_path):
-    source["another.layer"] = source.pop("stem.0.weight")
-    report = load_weights(model, write_safetensors(source, tmp_path))
-    assert report.unfilled == ["head.fc.bias", "head.fc.weight", "stem.0.weight"]
-    assert report.unknown == ["another.layer"]
-
-
-def counters_of(model):
-    return {n: t for n, t in model.state_dict().items() if n.endswith("num_batches_tracked")}
-
-
-@pytest.mark.parametrize("state_of", [lambda _: {"conv1.weight": torch.zeros(3)}, counters_of])
-def test_a_file_without_a_weight_of_the_model_is_refused(state_of, tmp_path):
-    model = create_backbone("test_resnet", num_classes=3)
-    path = write_safetensors(state_of(model), tmp_path)
-    with pytest.raises(DataError, match=path.name):
-        load_weights(model, path)
 
 
 class Trap:
@@ -128,31 +104,25 @@ class Trap:
         return print, ("ran",)
 
 
-def write_pickled(content):
-    def write(folder):
-        torch.save(content, folder / "w.pth")
-        return folder / "w.pth"
-
-    return write
-
-
-def write_text(name):
-    def write(folder):
-        (folder / name).write_text("not weights")
-        return folder / name
-
-    return write
+def counters_of(model):
+    return {n: t for n, t in model.state_dict().items() if n.endswith("num_batches_tracked")}
 
 
 @pytest.mark.parametrize(
     "write",
     [
-        *(write_pickled({"weight": Trap()}), write_pickled([torch.zeros(2)])),
-        *(write_text("w.safetensors"), write_text("w.pth"), lambda folder: folder / "none"),
+        lambda path: save_file({"conv1.weight": torch.zeros(3)}, path),
+        lambda path: save_file(counters_of(create_backbone("test_resnet", num_classes=3)), path),
+        lambda path: torch.save({"weight": Trap()}, path.with_suffix(".pth")),
+        lambda path: torch.save([torch.zeros(2)], path.with_suffix(".pth")),
+        lambda path: path.write_text("not weights"),
+        lambda path: path.with_suffix(".pth").write_text("not weights"),
+        lambda _: None,
     ],
 )
-def test_a_file_that_is_no_state_dict_is_refused_and_runs_no_code(model, write, tmp_path, capsys):
-    path = write(tmp_path)
+def test_a_file_without_weights_of_the_model_is_refused_and_runs_no_code(write, tmp_path, capsys):
+    write(tmp_path / "w.safetensors")
+    path = next(tmp_path.iterdir(), tmp_path / "none.pth")
     with pytest.raises(DataError, match=path.name):
-        load_weights(model, path)
+        load_weights(create_backbone("test_resnet", num_classes=3), path)
     assert "ran" not in capsys.readouterr().out

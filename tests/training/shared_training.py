@@ -1,14 +1,18 @@
 """Trains for 20 steps in as many processes as asked for, in double precision; the first writes.
 
 python shared_training.py DEVICES FOLDER OPTIONS, which are a list of values of `TrainingConfig`.
+At its end each process says whether it is still in the exchange with the others.
 """
 
+import atexit
 import json
+import os
 import sys
 from dataclasses import astuple
 from pathlib import Path
 
 import torch
+import torch.distributed
 from coloured import coloured_set
 from safetensors.torch import save_file
 
@@ -16,6 +20,7 @@ from misgiving.models import processes
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import predict
 from misgiving.training.config import TrainingConfig
+from misgiving.training.devices import start_processes
 from misgiving.training.loop import seeded, train
 
 
@@ -50,5 +55,12 @@ def train_all(devices, folder, every):
         torch.set_default_dtype(before)
 
 
+def say_at_the_end():
+    # in one write, as the processes share the pipe
+    os.write(1, f"in the exchange: {torch.distributed.is_initialized()}\n".encode())
+
+
 if __name__ == "__main__":
+    atexit.register(say_at_the_end)
+    start_processes("cpu", devices=int(sys.argv[1]))  # and once more to train
     train_all(int(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))

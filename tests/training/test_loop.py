@@ -61,15 +61,28 @@ def test_the_seed_alone_decides_weights_and_history(images):
     assert not same(first.backbone, trained(images, seed=6)[0].backbone)
 
 
-def test_vanilla_is_bit_for_bit_training_without_a_loss_estimator(images):
-    vanilla, _ = trained(images, **VANILLA)
+@pytest.fixture(scope="module")
+def vanilla():
+    return trained(coloured_set(), **VANILLA)
+
+
+@pytest.fixture(scope="module")
+def detached():
+    return trained(coloured_set(), **DETACHED)[0]
+
+
+def test_vanilla_is_bit_for_bit_training_without_a_loss_estimator(images, vanilla):
+    model, history = vanilla
     without, _ = trained(images, build_options={"taps": ()}, **VANILLA)
-    assert same(vanilla.backbone, without.backbone)
-    assert same(vanilla.loss_estimator, build().loss_estimator)  # its first weights
+    assert same(model.backbone, without.backbone)
+    assert same(model.loss_estimator, build().loss_estimator)  # its first weights
+    places = [(record.epoch, record.set) for record in history]
+    assert places == [(1, "train"), (1, "validation"), (2, "train"), (2, "validation")]
+    assert all(math.isnan(record.rank_correlation) for record in history)
+    assert all(math.isnan(record.auxiliary_loss) for record in history)
 
 
-def test_vanilla_is_bit_for_bit_a_plain_pytorch_loop(images):
-    vanilla, _ = trained(images, **VANILLA)
+def test_vanilla_is_bit_for_bit_a_plain_pytorch_loop(images, vanilla):
     model = build(taps=()).train()
     weights = torch.tensor([1.0, 1.0, 1.0])  # the classes are of one size
     optimizer = Adam(model.parameters(), 1e-3, betas=(0.9, 0.999), weight_decay=5e-4, fused=True)
@@ -84,22 +97,21 @@ def test_vanilla_is_bit_for_bit_a_plain_pytorch_loop(images):
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-    assert same(vanilla.backbone, model.backbone)
+    assert same(vanilla[0].backbone, model.backbone)
 
 
-def test_only_joint_training_changes_the_classifier(images):
-    (vanilla, _), (detached, _) = trained(images, **VANILLA), trained(images, **DETACHED)
-    assert same(vanilla.backbone, detached.backbone)
-    assert not same(vanilla.loss_estimator, detached.loss_estimator)
+def test_only_joint_training_changes_the_classifier(images, vanilla, detached):
+    model, _ = vanilla
+    assert same(model.backbone, detached.backbone)
+    assert not same(model.loss_estimator, detached.loss_estimator)
     assert not same(trained(images)[0].backbone, detached.backbone)
 
 
-def test_the_estimators_learning_rate_is_a_multiple(images):
-    slow, _ = trained(images, **DETACHED)
+def test_the_estimators_learning_rate_is_a_multiple(images, detached):
     fast, _ = trained(images, estimator_rate=10.0, **DETACHED)
-    assert same(slow.backbone, fast.backbone)
+    assert same(detached.backbone, fast.backbone)
     start = build().loss_estimator.head.weight
-    moved = [(m.loss_estimator.head.weight - start).abs().mean() for m in (slow, fast)]
+    moved = [(m.loss_estimator.head.weight - start).abs().mean() for m in (detached, fast)]
     assert moved[1] > 3 * moved[0]
 
 
@@ -107,14 +119,6 @@ def test_the_classifier_learns(images):
     config = replace(CONFIG, epochs=15, learning_rate=3e-3)
     history = train(build(dropout=0.0), images, images, config)
     assert history[-1].primary_loss < 0.5 * history[0].primary_loss
-
-
-def test_history_has_both_sets_of_every_epoch_and_no_estimate_for_vanilla(images):
-    _, history = trained(images, **VANILLA)
-    places = [(record.epoch, record.set) for record in history]
-    assert places == [(1, "train"), (1, "validation"), (2, "train"), (2, "validation")]
-    assert all(math.isnan(record.rank_correlation) for record in history)
-    assert all(math.isnan(record.auxiliary_loss) for record in history)
 
 
 def test_history_shows_how_well_predicted_losses_follow_the_true_ones(images):
@@ -158,14 +162,13 @@ def test_the_last_step_of_an_epoch_reports_the_mean_loss_of_its_images():
 def test_keeping_the_best_epoch_gives_the_weights_of_that_epoch(images):
     model, history = trained(images, epochs=4, keep="best")
     validation = [r.balanced_accuracy for r in history if r.set == "validation"]
-    best = int(np.argmax(validation)) + 1
-    expected, _ = trained(images, epochs=best)
+    expected, _ = trained(images, epochs=int(np.argmax(validation)) + 1)
     assert same(model, expected)
 
 
 @pytest.mark.parametrize(("keep_best", "best"), [(True, {2.0}), (False, set())])
-def test_the_best_epoch_is_that_with_the_highest_accuracy(images, keep_best, best):
-    model, history = trained(images, epochs=1)
+def test_the_best_epoch_is_that_with_the_highest_accuracy(vanilla, keep_best, best):
+    (_, history), model = vanilla, build()
     state = TrainingState(model=model, optimizer=Adam(model.parameters()))
     for epoch, accuracy in enumerate([0.3, 0.6, 0.5], start=1):
         for parameter in model.parameters():

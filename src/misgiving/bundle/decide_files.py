@@ -7,10 +7,9 @@ decided on again, so that a command that was stopped resumes, also with another 
 import json
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -32,9 +31,6 @@ from misgiving.files import default_cache, write_text
 from misgiving.manifests import sha256_of_json
 from misgiving.predictions.network import ModelInputs
 from misgiving.predictions.record import Predictions
-
-if TYPE_CHECKING:
-    from misgiving.checkpoint import Checkpoint
 
 OnImage = Callable[[int, int], None]
 PART = 256  # images
@@ -74,30 +70,36 @@ class Decider(NamedTuple):
             DataError: It is neither, or damaged.
             UsageError: A bundle with several processes or another device: it uses all cores.
         """
-        if not is_bundle_not_run(folder):
-            return cls._of_run(folder, count, device=device, devices=devices, nodes=nodes)
-        if devices * nodes > 1 or device not in ("auto", "cpu"):
-            raise UsageError(
-                "`device`, `devices` and `nodes` are for runs; a bundle uses all cores of the "
-                "processor already"
-            )
-        return cls(Bundle.load(folder))
+        if is_bundle_not_run(folder):
+            if devices * nodes > 1 or device not in ("auto", "cpu"):
+                raise UsageError(
+                    "`device`, `devices` and `nodes` are for runs; a bundle uses all cores of the "
+                    "processor already"
+                )
+            return cls(Bundle.load(folder))
+        import torch
 
-    @classmethod
-    def _of_run(cls, run: Path, count: int, **machines: Any) -> "Decider":
         from misgiving.checkpoint import load
         from misgiving.models import processes
+        from misgiving.models.joint import full_outputs_of
         from misgiving.predictions.graphs import cached_network
         from misgiving.predictions.inference import fingerprint_of
         from misgiving.training.devices import start_processes
 
-        checkpoint = load(run)
+        checkpoint = load(folder)
         fingerprint = fingerprint_of(checkpoint)
-        deferral = Deferral.of_run(run, model=fingerprint)
-        checkpoint.model.to(start_processes(**machines))
+        deferral = Deferral.of_run(folder, model=fingerprint)
+        place = start_processes(device, devices=devices, nodes=nodes)
+        checkpoint.model.to(place)
+
+        def run_model(inputs: ModelInputs) -> tuple[Float[np.ndarray, "n ..."], ...]:
+            """Outputs of the model itself, in the form that a graph gives them."""
+            images = torch.from_numpy(inputs).permute(0, 3, 1, 2).float() / 255
+            output = full_outputs_of(checkpoint.model, [images.to(place)])
+            return tuple(values.numpy() for values in output)
+
         model = Bundle(
-            network=cached_network(checkpoint, count, default_cache())
-            or partial(_outputs, checkpoint),
+            network=cached_network(checkpoint, count, default_cache()) or run_model,
             classes=checkpoint.classes,
             preprocessing=checkpoint.preprocessing,
             estimates_losses=checkpoint.estimates_losses,
@@ -107,20 +109,6 @@ class Decider(NamedTuple):
         )
         merged = processes.explain_lost_process()(processes.merged)
         return cls(model, merged, processes.rank(), processes.count())
-
-
-def _outputs(
-    checkpoint: "Checkpoint", inputs: ModelInputs
-) -> tuple[Float[np.ndarray, "n ..."], ...]:
-    """Outputs of the model itself, on its device, in the form that a graph gives them."""
-    import torch
-
-    from misgiving.models.joint import full_outputs_of
-    from misgiving.predictions.inference import device_of
-
-    images = torch.from_numpy(inputs).permute(0, 3, 1, 2).float() / 255
-    output = full_outputs_of(checkpoint.model, [images.to(device_of(checkpoint.model))])
-    return tuple(values.numpy() for values in output)
 
 
 class DecidedFiles:

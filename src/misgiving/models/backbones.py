@@ -17,7 +17,7 @@ from timm.layers.classifier import ClassifierHead
 from timm.models.vgg import VGG, ConvMlp
 from torch import Tensor, nn
 
-from misgiving.errors import DataError, UsageError, reason_of
+from misgiving.errors import DataError, UsageError, explain_damage, reason_of
 from misgiving.models.adapters import Reading
 from misgiving.registry import Registry
 
@@ -216,7 +216,10 @@ def load_weights(model: nn.Module, path: Path) -> WeightsReport:
     Raises:
         DataError: The file cannot be read as weights, or nothing in it matches the backbone.
     """
-    weights, own = _read_weights(path), model.state_dict()
+    remedy = "give a safetensors file, or what `torch.save(model.state_dict(), path)` wrote"
+    with explain_damage(path, remedy=remedy):
+        weights = load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
+    own = model.state_dict()
     matched = {
         name: weights[name]
         for name in sorted(own.keys() & weights.keys())
@@ -229,25 +232,10 @@ def load_weights(model: nn.Module, path: Path) -> WeightsReport:
             f"{in_file}; the backbone {expected}); give a file with timm's names for this "
             "`backbone`"
         )
-    for name, tensor in matched.items():
-        plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
-        if not plain or not tensor.isfinite().all():
-            raise DataError(f"{path}: {name} has values that are not finite; give another file")
-    model.load_state_dict(matched, strict=False)
+    with explain_damage(path, remedy=remedy):
+        model.load_state_dict(matched, strict=False)
     unfilled, unknown = own.keys() - matched.keys(), weights.keys() - own.keys()
     return WeightsReport([*matched], sorted(unfilled), sorted(unknown))
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
-    except MemoryError:
-        raise
-    except Exception as error:  # each damage is reported by another class, of three libraries
-        raise DataError(
-            f"{path}: not a readable state dict of tensors ({reason_of(error)}); give a "
-            "safetensors file, or what `torch.save(model.state_dict(), path)` wrote"
-        ) from error
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:

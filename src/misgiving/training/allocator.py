@@ -8,9 +8,7 @@ opposite, as the memory that it may use is counted.
 
 import ctypes
 import os
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, cast
 
 MIB = 1 << 20
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8  # of mallopt(3)
@@ -20,12 +18,7 @@ SETTINGS = {  # bytes, for this process and for those that it starts
     "MALLOC_MMAP_THRESHOLD_": (MMAP_THRESHOLD, 1024 * MIB),
 }
 OLD_MMAP_THRESHOLD = 32 * MIB  # the largest that older versions of glibc take
-RETURNING = {  # bytes, but for the number of heaps
-    TRIM_THRESHOLD: MIB // 8,
-    TOP_PAD: MIB // 8,
-    MMAP_THRESHOLD: MIB,
-    ARENA_MAX: 2,
-}
+HEAPS = 2
 
 
 def keep_freed_memory() -> None:
@@ -33,13 +26,14 @@ def keep_freed_memory() -> None:
 
     What the user has set is left as it is; nothing happens where there is no glibc.
     """
-    mallopt = _mallopt()
-    if mallopt is None or any(name in os.environ for name in SETTINGS):
+    if any(name in os.environ for name in SETTINGS):
         return
-    for name, (number, value) in SETTINGS.items():
-        os.environ[name] = str(value)
-        if not mallopt(number, value):
-            mallopt(number, OLD_MMAP_THRESHOLD)
+    with suppress(OSError, TypeError, AttributeError):  # Windows, musl, macOS
+        mallopt = ctypes.CDLL(None).mallopt
+        for name, (number, value) in SETTINGS.items():
+            os.environ[name] = str(value)
+            if not mallopt(number, value):
+                mallopt(number, OLD_MMAP_THRESHOLD)
 
 
 def return_freed_memory() -> None:
@@ -48,12 +42,9 @@ def return_freed_memory() -> None:
     By default, glibc keeps blocks up to the size of the first large block that is freed, and a heap
     for each thread.
     """
-    if (mallopt := _mallopt()) is not None:
-        for number, value in RETURNING.items():
-            mallopt(number, value)
-
-
-def _mallopt() -> Callable[[int, int], Any] | None:
-    with suppress(OSError, TypeError, AttributeError):  # Windows, musl, macOS
-        return cast(Callable[[int, int], Any], ctypes.CDLL(None).mallopt)
-    return None
+    with suppress(OSError, TypeError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        for number in (TRIM_THRESHOLD, TOP_PAD):
+            mallopt(number, MIB // 8)
+        mallopt(MMAP_THRESHOLD, MIB)
+        mallopt(ARENA_MAX, HEAPS)

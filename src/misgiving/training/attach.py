@@ -164,10 +164,12 @@ def fit_estimator(
         TrainingError: The loss is no longer finite.
     """
     estimator = model.to("cpu").loss_estimator
-    if estimator is None or training.taps is None or monitored.taps is None:
-        raise UsageError("give a model with `taps`, and predictions with the averages of these")
-    if not config.estimates_losses:
-        raise UsageError("`auxiliary` and `auxiliary_weight` train no estimator; change them")
+    given = config.estimates_losses and monitored.taps is not None
+    if estimator is None or training.taps is None or not given:
+        raise UsageError(
+            "give a model with `taps`, predictions with the averages of these, and an `auxiliary` "
+            "loss with an `auxiliary_weight`"
+        )
     mean, std = _scale(training.taps)
     channels = list(model.reader.channels)
     sets = {

@@ -192,11 +192,10 @@ class TrainingConfig:
         require_choices(self)
         for name in ("epochs", "decay_every", "devices", "nodes"):
             require(self, name, getattr(self, name) >= 1, "be at least 1")
-        require(self, "batch_size", self.batch_size >= 2, "be at least 2")  # one image has no pair
         processes = self.devices * self.nodes
-        rule = f"be a multiple of the {processes} processes, and at least 2 for each"
-        divisible = self.batch_size % processes == 0 and self.batch_size >= 2 * processes
-        require(self, "batch_size", divisible, rule)
+        rule = f"be a multiple of the number of processes ({processes}), and at least 2 for each"
+        shared = self.batch_size % processes == 0 and self.batch_size >= 2 * processes
+        require(self, "batch_size", shared, rule)  # one image has no pair
         for name in ("learning_rate", "decay_factor", "estimator_rate"):
             require(self, name, 0 < getattr(self, name) <= LARGEST, "be positive, at most 1e30")
         for name in ("weight_decay", "auxiliary_weight", "margin"):

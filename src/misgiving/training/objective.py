@@ -135,11 +135,10 @@ def record_of(
     """
     labels = np.asarray(labelled.labels)
     losses = objective(logits, predicted_losses, torch.from_numpy(labels))
-    place = f"on the {set_name} set"
-    check_finite(losses.primary, config, epoch, place)
+    estimates = [predicted_losses.sum(), losses.auxiliary] if config.estimates_losses else []
+    check_finite(torch.stack([losses.primary, *estimates]), config, epoch, f"on the {set_name} set")
     estimation = [math.nan, math.nan, math.nan]
     if config.estimates_losses:
-        check_finite(torch.stack([predicted_losses.sum(), losses.auxiliary]), config, epoch, place)
         pair = (predicted_losses.double().numpy(), losses.true_losses.double().numpy())
         estimation = [float(metric(*pair)) for metric in (spearman, spread_ratio, r_squared)]
     predicted = logits.argmax(dim=1).numpy()

@@ -158,10 +158,9 @@ def load_hugging_face(folder: Path) -> TrainedModel:
             folder, use_safetensors=True, output_loading_info=True, **local
         )
         processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", **local)
-        if unfilled := [*loaded["missing_keys"], *loaded["mismatched_keys"]]:
-            raise ValueError(f"its weights have no {unfilled[0]}")
-        if module.config.problem_type == "multi_label_classification":
-            raise ValueError("its `problem_type` is that of several classes for an image")
+        unfilled = [*loaded["missing_keys"], *loaded["mismatched_keys"]]
+        if unfilled or module.config.problem_type == "multi_label_classification":
+            raise ValueError(f"no weights for {unfilled[0]}" if unfilled else "not of one class")
     except Exception as error:  # transformers raises almost anything on a folder of another kind
         raise DataError(
             f"{folder}: not an image classifier with config.json, preprocessor_config.json and "
