@@ -61,7 +61,7 @@ class EpochRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What builds a model again, without its weights: arguments of `JointClassifier`.
+    """Recipe of a model, without its weights: arguments of `JointClassifier`.
 
     Attributes:
         backbone: Name of a timm model, or of the class of a model that was trained elsewhere.

@@ -9,7 +9,7 @@ import typer
 from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import Cache, Data, Fields, Values, command
 from misgiving.cli.progress import Bar, progress_bars, say
-from misgiving.cli.train import refuse_existing, show_last_epoch
+from misgiving.cli.train import check_replaceable_run, show_last_epoch
 from misgiving.training.config import ATTACHED, AttachConfig, TrainingConfig
 
 ESTIMATOR = Fields(
@@ -52,7 +52,7 @@ def attach(
 
     Example: misgiving attach my-vit folder:photos --out runs/my-vit
     """
-    refuse_existing(out, overwrite)
+    check_replaceable_run(out, overwrite)
 
     import numpy as np
 

@@ -78,7 +78,7 @@ def train(
         network = {**network, **MODELS[model].model}
     configured = RECIPES[recipe].configure(images, network, training)
     check_settings_have_effect(configured.training, given)
-    refuse_existing(out, overwrite)
+    check_replaceable_run(out, overwrite)
 
     from misgiving.cli.plan import training_outlook
     from misgiving.data.preprocessing import AugmentationSettings
@@ -112,8 +112,8 @@ def train(
     say(f"wrote {out}")
 
 
-def refuse_existing(out: Path, overwrite: bool) -> None:
-    """Refuse, before any work is done, a folder that cannot or must not be written to."""
+def check_replaceable_run(out: Path, overwrite: bool) -> None:
+    """Check, before any work is done, that a run may be written to this folder."""
     if not os.path.lexists(out):
         check_writable(out, folder=True)
     elif not overwrite:

@@ -144,7 +144,7 @@ def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleSource:
-    """What builds a classifier of another library, without its weights.
+    """Recipe of a classifier of another library, without its weights.
 
     Attributes:
         library: `timm`, `torchvision` or `transformers`.
