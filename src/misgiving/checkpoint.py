@@ -61,7 +61,7 @@ class EpochRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Recipe of a model, without its weights: arguments of `JointClassifier`.
+    """Arguments of `JointClassifier` that build a model again, without its weights.
 
     Attributes:
         backbone: Name of a timm model, or of the class of a model that was trained elsewhere.

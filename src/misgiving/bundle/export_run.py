@@ -44,7 +44,7 @@ def export_run(run: Path, out: Path, *, overwrite: bool = False) -> Bundle:
 
 
 def _card(run: Path, checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the model card says of a run, as JSON values."""
+    """Facts on a run for the model card, as JSON values."""
     trained = json.loads((run / "config.json").read_text(encoding="utf-8"))
     data = checkpoint.configuration.get("data", {})
     installed = versions(EXPORTED_WITH).items()

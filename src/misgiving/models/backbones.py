@@ -144,7 +144,7 @@ def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleSource:
-    """Recipe of a classifier of another library, without its weights.
+    """Source of a classifier of another library: builds it again, without its weights.
 
     Attributes:
         library: `timm`, `torchvision` or `transformers`.
