@@ -154,37 +154,28 @@ def test_the_card_says_what_the_model_is_and_promises(exported):
         assert sentence in readable
 
 
-@pytest.fixture(scope="module")
-def made():
-    return checkpoint()
-
-
 @pytest.mark.usefixtures("graph_of")
-@pytest.mark.parametrize("name", ["vim", "predicted_loss"])
-def test_a_policy_of_another_detector_is_exported_with_it_alone(made, tmp_path, name):
-    policy = policy_of(made, ood_detector=name)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ood_detector": "vim", "score": "calibrated"},
+        {"ood_detector": "predicted_loss", "score": "calibrated"},
+        {"score": "error_estimator"},
+    ],
+)
+def test_another_policy_is_exported_with_what_it_needs_alone(tmp_path, options):
+    made, images = checkpoint(), noisy_set(60, seed=21)
+    policy = policy_of(made, **options)
     bundle = export_run(write_run(tmp_path / "run", made, policy), tmp_path / "bundle")
-    assert set(bundle.deferral.detectors_.names) <= {name, *policy.calibration_.needed}
-    images = noisy_set(60, seed=21)
+    needed = {options.get("ood_detector", "knn"), *policy.calibration_.needed}
+    assert set(bundle.deferral.detectors_.names) <= needed
+    learned = options["score"] == "error_estimator"
+    assert (bundle.deferral.detectors_.probes is not None) == learned
     expected = policy.decide(predictions_of(made, images))
     for ours, theirs in zip(bundle.decide_inputs(images.images), expected, strict=True):
         assert ours.decision == theirs.decision
         assert ours.ood_score == pytest.approx(theirs.ood_score, rel=1e-4, abs=1e-4)
-
-
-@pytest.mark.usefixtures("graph_of")
-def test_the_error_estimator_is_exported_with_its_probes_and_decides_as_in_the_run(made, tmp_path):
-    policy = policy_of(made, score="error_estimator")
-    bundle = export_run(write_run(tmp_path / "run", made, policy), tmp_path / "bundle")
-    images = noisy_set(60, seed=21)
-    expected = policy.decide(predictions_of(made, images))
-    assert len({one.acceptance_score for one in expected}) > 50
-    for ours, theirs in zip(bundle.decide_inputs(images.images), expected, strict=True):
-        assert ours.decision == theirs.decision
         assert ours.acceptance_score == pytest.approx(theirs.acceptance_score, rel=1e-4, abs=1e-4)
-    plain = policy_of(made, score="calibrated")
-    export_run(write_run(tmp_path / "plain", made, plain), tmp_path / "without")
-    assert Bundle.load(tmp_path / "without").deferral.detectors_.probes is None
 
 
 @pytest.mark.usefixtures("graph_of")

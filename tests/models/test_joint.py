@@ -38,14 +38,6 @@ def test_logits_are_those_of_the_backbone_on_normalised_images(backbone, images)
     torch.testing.assert_close(model.classify(images), expected)
 
 
-def test_vgg16_itself_has_the_papers_taps_and_a_predicted_loss():
-    model = JointClassifier("vgg16", num_classes=8, pretrained=False).eval()
-    output = model(torch.rand(1, 3, 32, 32))
-    assert model.taps == (1, 2, 3, 4)
-    assert [layer.in_features for layer in model.loss_estimator.projections] == [128, 256, 512, 512]
-    assert output.features.shape == (1, 4096)
-
-
 @pytest.mark.parametrize(("detach_taps", "reaches"), [(False, True), (True, False)])
 def test_detached_taps_keep_the_estimators_gradient_out_of_the_backbone(
     images, detach_taps, reaches
