@@ -1,14 +1,17 @@
-"""Every returned case survives a kill at any moment."""
+"""Under load every image is decided in constant memory, and every returned case survives a kill."""
 
 import hashlib
 import http.client
 import json
+import math
 import random
 import secrets
 import signal
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from functools import partial
+from pathlib import Path
 
 import pytest
 from databases import emptied
@@ -21,37 +24,35 @@ from misgiving.serve.store import CaseQuery, Store
 CLIENTS = 8
 
 
-def ask(where, answered, level):
-    """Send images until the connection breaks; collect the returned cases."""
+def ask(where, answered, client, images=math.inf):
+    """Send images, each its own file, until the connection breaks; collect the returned cases."""
     with (
         closing(http.client.HTTPConnection(*where, timeout=120)) as connection,
         suppress(OSError, http.client.HTTPException),
     ):
-        while True:
-            body = picture(level, size=(20, 20)) + secrets.token_bytes(8)  # each its own file
-            level = (level + 0.07) % 1
-            connection.request("POST", "/decisions", body, {"Content-Type": "image/png"})
+        while images > 0:
+            images -= 1
+            level = client / CLIENTS + secrets.randbelow(100) / 1000
+            body = picture(level, size=(300, 225), kind="JPEG") + secrets.token_bytes(8)
+            connection.request("POST", "/decisions", body, {"Content-Type": "image/jpeg"})
             response = connection.getresponse()
-            content = response.read()
-            if response.status == 200:
-                answered.append(json.loads(content)["results"][0]["case"])
+            content = json.loads(response.read())
+            assert response.status == 200, content
+            answered.append(content["results"][0]["case"])
 
 
 def answered_before_kill(place, kept, moment):
     """Kill a service under load some seconds after its second case; return its cases."""
     answered = []
-    with standin_at(place, keep_images=str(kept)) as (process, where):
-        senders = [
-            threading.Thread(target=ask, args=(where, answered, number / CLIENTS))
-            for number in range(CLIENTS)
-        ]
-        for sender in senders:
-            sender.start()
+    with (
+        ThreadPoolExecutor(CLIENTS) as clients,
+        standin_at(place, keep_images=str(kept)) as (process, where),
+    ):
+        asking = clients.map(partial(ask, where, answered), range(CLIENTS))
         until(lambda: len(answered) > 1)
         time.sleep(moment)
         process.send_signal(signal.SIGKILL)
-        for sender in senders:
-            sender.join()
+        list(asking)
     return answered
 
 
@@ -85,15 +86,44 @@ def test_every_returned_case_survives_kills_in_postgresql(database, tmp_path, ki
     hold_to_kills(emptied(database), tmp_path / "kept", kills)
 
 
+def is_stored(place, answered):
+    store = Store.open(place)
+    assert sorted(case["id"] for case in answered) == sorted(c.id for c in store.all(CaseQuery()))
+    store.close()
+
+
 def test_a_stopping_service_finishes_its_requests(sqlite_place):
     answered = []
-    with standin_at(sqlite_place) as (process, where):
-        sender = threading.Thread(target=ask, args=(where, answered, 0.5))
-        sender.start()
+    with (
+        ThreadPoolExecutor(1) as clients,
+        standin_at(sqlite_place) as (process, where),
+    ):
+        asking = clients.submit(ask, where, answered, 0)
         until(lambda: answered)
         process.send_signal(signal.SIGTERM)
         process.wait(120)
-        sender.join()
-    store = Store.open(sqlite_place)
-    assert {case["id"] for case in answered} == {case.id for case in store.all(CaseQuery())}
-    store.close()
+        asking.result()
+    is_stored(sqlite_place, answered)
+
+
+def megabytes(process):
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+@pytest.mark.parametrize(
+    "images",
+    [pytest.param(48, id="short"), pytest.param(1200, id="long", marks=pytest.mark.soak)],
+)
+def test_under_load_every_image_is_decided_and_memory_stays_constant(sqlite_place, images):
+    answered, clients = [], ThreadPoolExecutor(CLIENTS)
+    with clients, standin_at(sqlite_place, recent_bytes=50_000, threads=2) as (process, where):
+        send = partial(ask, where, answered, images=images // 4)
+        list(clients.map(send, range(CLIENTS)))
+        before = megabytes(process)
+        for _ in range(3):
+            list(clients.map(send, range(CLIENTS)))
+        grown = megabytes(process) - before
+    assert len(answered) == CLIENTS * images
+    is_stored(sqlite_place, answered)
+    assert grown < 16
