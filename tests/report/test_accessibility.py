@@ -1,6 +1,5 @@
 """The pages that commands write and axe: no violation of WCAG 2.1 AA, in light and in dark."""
 
-import csv
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +8,15 @@ from browsing import needs_chromium, violations
 from fabricated import BLANK
 from PIL import Image
 
+from misgiving import Deferral, Predictions
 from misgiving.deferral.decision_tables import DecisionRow
+from misgiving.evaluation.evaluate import evaluate
 from misgiving.report.contact_sheet import contact_sheet
+from misgiving.report.evaluation import write_report
 from misgiving.report.reproduction.page import render_page
 
 pytestmark = needs_chromium
 
-CLASSES = ("cat", "dog", "owl")
 MODELS = ("vanilla", "proposed")  # as few as show every part of the page, because axe takes long
 UNFOLD = "() => document.querySelectorAll('details').forEach((one) => { one.open = true; })"
 
@@ -35,42 +36,37 @@ def found_in(browser):
     return look
 
 
-def write_predictions(path, folder, *, confidence, seed):
-    """A table of predictions with images, one of which is gone, and metadata."""
+def predictions(seed, confidence):
     random = np.random.default_rng(seed)
     labels = random.integers(3, size=600)
     logits = random.normal(size=(600, 3)) + confidence * np.eye(3)[labels]
-    names = [f"{folder / str(number % 5)}.png" for number in range(600)]
-    for name in names[:4]:
-        Image.new("RGB", (40, 30), (90, 120, 200)).save(name)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        logit_names = [f"logit_{name}" for name in CLASSES]
-        table.writerow(["id", "label", "site", "device", "ward", "path", *logit_names])
-        for number, (label, row) in enumerate(zip(labels, logits, strict=True)):
-            groups = [f"no. {number % of}" for of in (9, 10, 11)]  # so many that some are folded
-            found = [f"{path.stem}-{number}", CLASSES[label], *groups, names[number]]
-            table.writerow([*found, *row])
-
-
-def test_the_report_of_an_evaluation_violates_nothing(misgiving, found_in, tmp_path):
-    tables = [tmp_path / name for name in ("fit.csv", "test.csv", "scans.csv")]
-    for seed, (path, confidence) in enumerate(zip(tables, (3, 2, 0), strict=True)):
-        write_predictions(path, tmp_path, confidence=confidence, seed=seed)
-    fit, test, scans = tables
-    policy, out = tmp_path / "policy", tmp_path / "out"
-    limits = ["--max-error", 0.1, "--max-ood-false-alarms", 0.05]
-    assert misgiving("calibrate", fit, *limits, "--out", policy)[0] == 0
-    code, _, error = misgiving(
-        "evaluate", test, "--policy", policy, "--ood", f"scans={scans}", "--out", out
+    columns = {"site": 9, "device": 10, "ward": 11}  # so many groups that some are folded
+    metadata = {
+        name: [f"no. {row % groups}" for row in range(600)] for name, groups in columns.items()
+    }
+    ids = [f"{seed}-{row}" for row in range(600)]
+    classes = ("cat", "dog", "owl")
+    return Predictions.of(
+        {"logits": logits, "label": labels, "classes": classes, "id": ids, **metadata}
     )
-    assert code == 0, error
-    text = (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_report_of_an_evaluation_violates_nothing(found_in, tmp_path):
+    deferral = Deferral(max_error=0.1, max_ood_false_alarms=0.05).fit(predictions(0, 3))
+    evaluation = evaluate(predictions(1, 2), deferral, ood={"scans": predictions(2, 0)})
+    picture = np.full((30, 40, 3), 90, np.uint8)
+    path = write_report(
+        evaluation,
+        tmp_path / "report.html",
+        title="pets",
+        pictures=lambda identity: picture if "3" in identity else None,
+    )
+    text = path.read_text(encoding="utf-8")
     for part in ("certified", "groups", "errors", "ood", "images"):
         assert f'<section id="{part}">' in text
     assert "<details>" in text
     assert "The file cannot be read." in text
-    assert found_in(out / "report.html") == []
+    assert found_in(path) == []
 
 
 def test_the_contact_sheet_violates_nothing(found_in, tmp_path):
