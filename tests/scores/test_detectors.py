@@ -1,7 +1,5 @@
 """Fitting, saving and applying detectors; what each score is has its own tests."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -59,21 +57,6 @@ def test_scores_do_not_depend_on_the_other_samples(detectors, queries, cells, mo
         np.testing.assert_allclose(confidences, expected[name], rtol=1e-9, err_msg=name)
 
 
-def test_a_bounded_number_of_samples_is_scored_at_once(training, monkeypatch):
-    sizes = []
-    detectors = FittedDetectors.fit(training, ["knn"])
-    knn = FEATURE_SCORES["knn"]
-
-    def counted(kept, logits, features):
-        sizes.append(len(features))
-        return knn.score(kept, logits, features)
-
-    monkeypatch.setitem(FEATURE_SCORES, "knn", knn._replace(score=counted))
-    monkeypatch.setattr(module, "CELLS", 1024 * 600)
-    scores_of(detectors, scene(2500))
-    assert sizes == [1024, 1024, 452]
-
-
 def test_some_of_the_detectors_score_as_they_do_among_all(detectors, queries):
     every = scores_of(detectors, queries)
     some = scores_of(detectors.only(["vim", "knn"]), queries)
@@ -90,49 +73,6 @@ def test_loaded_detectors_give_the_same_scores_bit_for_bit(detectors, queries, t
     for name, confidences in scores_of(detectors, queries).items():
         assert confidences.dtype == np.float64
         np.testing.assert_array_equal(scores_of(loaded, queries)[name], confidences, name)
-
-
-def test_no_training_label_or_logit_is_kept_for_neighbours(training):
-    only = FittedDetectors.fit(training, ["knn"])
-    assert set(only.statistics["knn"]) == {"neighbours", "k"}
-
-
-def _cut(path):
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def _without_directions(path):
-    arrays = load_file(path)
-    del arrays["directions"]
-    save_file(arrays, path, {"facts": '{"names": ["knn"], "probes": []}'})
-
-
-def _of_an_unknown_detector(path):
-    save_file(load_file(path), path, {"facts": '{"names": ["guess"], "probes": []}'})
-
-
-def _of_the_earlier_format(path):
-    """It kept the training predictions, and fitted again."""
-    arrays = {name: np.zeros((3, 2)) for name in ("directions", "logits", "features")}
-    save_file(arrays, path, {"names": '["knn"]', "seed": "0"})
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda path: path.unlink(),
-        _cut,
-        _without_directions,
-        _of_an_unknown_detector,
-        _of_the_earlier_format,
-    ],
-)
-def test_a_missing_or_damaged_file_is_refused_in_one_line(training, tmp_path, damage):
-    path = tmp_path / "detectors.safetensors"
-    FittedDetectors.fit(training, ["knn"]).save(path)
-    damage(path)
-    with pytest.raises(DataError, match=r"^.*detectors.safetensors: .*$"):
-        FittedDetectors.load(path)
 
 
 def test_a_class_that_is_absent_from_training_does_not_matter(training, queries):
@@ -180,27 +120,6 @@ def test_a_model_without_a_linear_head_has_the_scores_that_need_none(training):
     )
 
 
-@pytest.mark.usefixtures("as_in_use")
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (lambda good: {"labels": good.labels[:-1]}, "600 logits, 600 features and 599 labels"),
-        (lambda good: {"features": good.features * np.float32(np.nan)}, "features .*NaN"),
-        (lambda good: {"taps": good.taps * np.float32(np.nan)}, "taps .*NaN"),
-        (lambda good: {"logits": good.logits[:, :1]}, "two classes"),
-        (lambda good: {"head": Head(good.head.weight.T, good.head.bias)}, r"weight is \(4, 40\)"),
-    ],
-)
-def test_training_predictions_that_do_not_fit_together_are_refused(training, change, named):
-    with pytest.raises(UsageError, match=named):
-        FittedDetectors.fit(replace(training, **change(training)))
-
-
-def test_predictions_of_another_model_are_refused(detectors, queries):
-    with pytest.raises(UsageError, match=r"39 values.* 40"):
-        detectors(queries.logits, queries.features[:, 1:])
-
-
 def test_all_scores_are_those_of_logits_losses_and_detectors(detectors, queries):
     assert set(all_scores(queries)) == set(LOGIT_SCORES)
     losses = np.arange(50, dtype=np.float32)
@@ -209,34 +128,50 @@ def test_all_scores_are_those_of_logits_losses_and_detectors(detectors, queries)
     np.testing.assert_array_equal(found["predicted_loss"], -losses)
 
 
-@pytest.mark.parametrize("lost", [np.nan, np.inf])
-@pytest.mark.parametrize("name", ["logits", "features", "taps"])
-def test_predictions_with_nan_or_infinity_are_refused_by_detectors(detectors, queries, name, lost):
-    broken = np.where(np.arange(50)[:, None] == 3, np.float32(lost), getattr(queries, name))
-    with pytest.raises(DataError, match=r"logits, features or taps .*1 of 50"):
-        all_scores(replace(queries, **{name: broken}), detectors)
-
-
-def test_scores_that_are_not_finite_are_refused_naming_the_detector(detectors, queries):
-    huge = np.where(np.arange(50)[:, None] == 3, 1e300, queries.features.astype(np.float64))
-    with pytest.raises(DataError, match=r"mahalanobis .*1 of 50"), np.errstate(over="ignore"):
-        all_scores(replace(queries, features=huge), detectors.only(["mahalanobis"]))
-
-
-def test_an_unknown_detector_is_refused_before_anything_is_fitted(training):
-    with pytest.raises(UsageError, match="'guess'; choose from mahalanobis"):
-        FittedDetectors.fit(training, ["guess"])
-
-
 def test_fitting_leaves_the_training_predictions_as_they_were(training):
     before = training.features.copy()
     FittedDetectors.fit(training)
     np.testing.assert_array_equal(training.features, before)
 
 
-def test_scores_are_imported_without_torch():
-    program = (
-        "import sys, misgiving.scores.detectors; print({'torch', 'sklearn'} & sys.modules.keys())"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.strip() == "set()"
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:-100]),
+        lambda path: save_file(load_file(path), path, {"names": '["knn"]'}),
+        lambda path: save_file(load_file(path), path, {"facts": '{"names": ["x"], "probes": []}'}),
+    ],
+)
+def test_a_missing_or_damaged_file_is_refused_in_one_line(training, tmp_path, damage):
+    path = tmp_path / "detectors.safetensors"
+    FittedDetectors.fit(training, ["knn"]).save(path)
+    damage(path)
+    with pytest.raises(DataError, match=r"^.*detectors.safetensors: .*calibrate or export again$"):
+        FittedDetectors.load(path)
+
+
+def with_third(values, value):
+    return np.where(np.arange(len(values))[:, None] == 3, value, values)
+
+
+@pytest.mark.parametrize("name", ["features", "taps"])
+def test_training_predictions_with_nan_are_refused(training, name):
+    broken = with_third(getattr(training, name), np.float32(np.nan))
+    with pytest.raises(UsageError, match=name):
+        FittedDetectors.fit(replace(training, **{name: broken}))
+    with pytest.raises(UsageError, match="guess"):  # before anything is fitted
+        FittedDetectors.fit(replace(training, **{name: broken}), ["guess"])
+
+
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["logits", "features", "taps"])
+def test_predictions_and_scores_that_are_not_finite_are_refused(detectors, queries, name, lost):
+    broken = with_third(getattr(queries, name), np.float32(lost))
+    with pytest.raises(DataError, match="1 of 50"):
+        all_scores(replace(queries, **{name: broken}), detectors)
+    huge = replace(queries, features=with_third(queries.features.astype(np.float64), 1e300))
+    with pytest.raises(DataError, match=r"mahalanobis .*1 of 50"), np.errstate(over="ignore"):
+        all_scores(huge, detectors.only(["mahalanobis"]))
+    with pytest.raises(UsageError):  # of another model
+        detectors(queries.logits, queries.features[:, 1:])

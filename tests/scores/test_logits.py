@@ -7,18 +7,13 @@ from pytorch_ood.detector import GEN, EnergyBased, Entropy, MaxLogit, MaxSoftmax
 
 from misgiving.scores.logits import LOGIT_SCORES
 
-THEIRS = {
+BY_PYTORCH_OOD = {
     "msp": MaxSoftmax.score,
     "energy": EnergyBased.score,
     "max_logit": MaxLogit.score,
     "entropy": Entropy.score,
     "gen": GEN.score,
 }
-
-
-def centred_over_norm(row):
-    centred = [value - sum(row) / len(row) for value in row]
-    return max(centred) / math.sqrt(sum(value**2 for value in centred))
 
 
 @pytest.fixture
@@ -54,10 +49,10 @@ def test_scores_of_confident_single_precision_logits_differ(name):
     assert len(np.unique(LOGIT_SCORES[name](logits))) == 3
 
 
-@pytest.mark.parametrize("name", THEIRS)
+@pytest.mark.parametrize("name", BY_PYTORCH_OOD)
 def test_scores_of_logits_are_the_negated_ones_of_pytorch_ood(name, logits):
-    theirs = -THEIRS[name](torch.from_numpy(logits)).numpy()
-    np.testing.assert_allclose(LOGIT_SCORES[name](logits), theirs, rtol=1e-10)
+    expected = -BY_PYTORCH_OOD[name](torch.from_numpy(logits)).numpy()
+    np.testing.assert_allclose(LOGIT_SCORES[name](logits), expected, rtol=1e-10)
 
 
 def in_loops(row):
@@ -65,16 +60,19 @@ def in_loops(row):
     exponentials = [math.exp(value - max(row)) for value in row]
     shares = [value / math.fsum(exponentials) for value in exponentials]
     clipped = [min(max(p, 1e-7), 1 - 1e-7) for p in shares]
+    centred = [value - math.fsum(row) / len(row) for value in row]
+    norm = math.sqrt(math.fsum(value**2 for value in centred))
     return {
         "msp": max(shares),
         "energy": max(row) + math.log(math.fsum(exponentials)),
         "max_logit": max(row),
         "entropy": math.fsum(p * math.log(p) for p in shares if p > 0),
         "gen": -math.fsum((p * (1 - p)) ** 0.1 for p in clipped) / len(row),
+        "max_logit_norm": max(centred) / norm if norm else 0.0,
     }
 
 
-@pytest.mark.parametrize("name", THEIRS)
+@pytest.mark.parametrize("name", LOGIT_SCORES)
 def test_scores_of_nearly_equal_and_very_confident_logits_are_their_equations(name, logits):
     logits = logits * np.geomspace(0.01, 100, 40)[:, None]
     logits[0] = 2.0  # all alike
@@ -82,16 +80,6 @@ def test_scores_of_nearly_equal_and_very_confident_logits_are_their_equations(na
     np.testing.assert_allclose(LOGIT_SCORES[name](logits), expected, rtol=1e-10, atol=1e-300)
 
 
-def test_the_normalised_logit_is_its_equation_in_scalar_loops(logits):
-    expected = [centred_over_norm(row) for row in logits.tolist()]
-    np.testing.assert_allclose(LOGIT_SCORES["max_logit_norm"](logits), expected, rtol=1e-12)
-
-
 def test_the_normalised_logit_does_not_change_with_scale_and_shift(logits):
     scores = LOGIT_SCORES["max_logit_norm"]
     np.testing.assert_allclose(scores(3.0 * logits + 5.0), scores(logits), rtol=1e-12)
-
-
-def test_energy_is_the_log_of_the_sum_of_exponentials():
-    expected = math.log(sum(math.exp(value) for value in (1, 2, 3)))
-    assert LOGIT_SCORES["energy"](np.array([[1.0, 2.0, 3.0]])).item() == pytest.approx(expected)

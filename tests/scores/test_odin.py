@@ -207,11 +207,6 @@ def test_the_choice_without_ood_images_maximises_the_mean_confidence(classify, i
     assert chosen == Odin(temperature=100.0, epsilon=max(means, key=means.get))
 
 
-def test_an_empty_grid_is_refused(classify, images):
-    with pytest.raises(UsageError, match="grid is empty"):
-        tune_odin(classify, [images], [images], (), ())
-
-
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 1000.0])
 def test_the_comparison_with_the_equations_sees_published_faults(classify, images, temperature):
     x = images.clone().requires_grad_()

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import UsageError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, evidence_of
 from misgiving.scores.probes import ClassProbes
@@ -105,14 +104,6 @@ def test_evidence_survives_saving_and_selection_bit_for_bit(training, fresh, tmp
     assert evidence_of(fresh, FittedDetectors.load(tmp_path / "without.safetensors")) is None
 
 
-def test_a_file_without_its_record_says_to_calibrate_again(training, tmp_path):
-    path = tmp_path / "detectors.safetensors"
-    FittedDetectors.fit(training, ["knn"]).save(path)
-    save_file(load_file(path), path, {"names": '["knn"]'})
-    with pytest.raises(DataError, match=r"detectors.safetensors: .*calibrate or export again"):
-        FittedDetectors.load(path)
-
-
 def test_predictions_without_taps_have_no_evidence_and_those_of_another_width_are_refused(
     training, fresh
 ):
@@ -120,8 +111,3 @@ def test_predictions_without_taps_have_no_evidence_and_those_of_another_width_ar
     assert probes(fresh.features, None) is None
     with pytest.raises(UsageError, match="73 tap averages, and the class probes were fitted on 74"):
         probes(fresh.features, fresh.taps[:, 1:])
-
-
-def test_the_widths_of_the_taps_are_saved_with_the_predictions(fresh, tmp_path):
-    fresh.write(tmp_path / "p.npz")
-    assert Predictions.read(tmp_path / "p.npz").tap_widths == WIDTHS

@@ -53,12 +53,21 @@ class FittedDetectors:
                 predictions allow.
         """
         if names is None:
-            names = scores_with(head=training.head is not None, taps=training.taps is not None)
+            names = [
+                name
+                for name, score in FEATURE_SCORES.items()
+                if (training.head is not None or not score.needs_head)
+                and (training.taps is not None or not score.reads_taps)
+            ]
         fits = {name: FEATURE_SCORES[name].fit for name in names}
         if training.features is None:
             raise UsageError("detectors need the features of the training images; predict again")
         features = training.features
-        _check_training(training, features)
+        for name, values in {"features": features, "taps": training.taps}.items():
+            if values is not None and not np.isfinite(values).all():
+                raise UsageError(
+                    f"training {name} contain NaN or infinity; train and predict again"
+                )
         directions = principal_directions(features)
         reduced = _reduce(training, features.astype(np.float64), directions)
         taps = reduced._replace(features=_averages_of_taps(training.taps, names, len(training)))
@@ -162,15 +171,6 @@ class FittedDetectors:
             return cls(directions=directions, statistics=statistics, probes=probes)
 
 
-def scores_with(*, head: bool, taps: bool) -> list[str]:
-    """Names of the `FEATURE_SCORES` of a model, by whether it has a linear head and taps."""
-    return [
-        name
-        for name, score in FEATURE_SCORES.items()
-        if (head or not score.needs_head) and (taps or not score.reads_taps)
-    ]
-
-
 def default_ood_detector(detectors: FittedDetectors) -> str:
     """The OOD score of a policy where none is chosen."""
     return OOD_DETECTOR if OOD_DETECTOR in detectors.names else WITHOUT_FEATURES
@@ -262,23 +262,3 @@ def _reduce(
         labels=training.labels,
         head={"weight": weight @ directions.T, "bias": bias + weight @ outside},
     )
-
-
-def _check_training(training: Outputs, features: Features) -> None:
-    classes, width = training.logits.shape[1], features.shape[1]
-    if not len(training.logits) == len(features) == len(training.labels):
-        raise UsageError(
-            f"{len(training.logits)} logits, {len(features)} features and "
-            f"{len(training.labels)} labels; give one of each per training image"
-        )
-    if classes < 2:
-        raise UsageError(f"detectors need logits of two classes or more, got {classes}")
-    outputs = {"logits": training.logits, "features": features, "taps": training.taps}
-    for name, values in outputs.items():
-        if values is not None and not np.isfinite(values).all():
-            raise UsageError(f"training {name} contain NaN or infinity; train and predict again")
-    if training.head is not None and training.head.weight.shape != (classes, width):
-        raise UsageError(
-            f"the head's weight is {training.head.weight.shape}; "
-            f"give the last layer, whose weight is {(classes, width)}"
-        )

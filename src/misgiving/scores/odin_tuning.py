@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from misgiving.errors import UsageError
 from misgiving.metrics.ood import ood_metrics
 from misgiving.registry import Registry
 from misgiving.scores.odin import Classifier, Odin, score_points
@@ -65,12 +64,13 @@ def tune_odin(
         criterion: Take the highest `auroc`, or the lowest `fpr_at_tpr95`; the paper names none.
 
     Raises:
-        UsageError: The grid is empty or has a point that `Odin` refuses, the criterion is unknown,
-            or a score is not finite.
+        UsageError: The grid has a point that `Odin` refuses, the criterion is unknown, or a score
+            is not finite.
     """
     grid = odin_grid(temperatures, epsilons)
-    ours, theirs = (score_grid(classify, images, grid) for images in (inliers, outliers))
-    return best_of_grid(ours, theirs, grid, criterion=criterion)
+    inlier_scores = score_grid(classify, inliers, grid)
+    outlier_scores = score_grid(classify, outliers, grid)
+    return best_of_grid(inlier_scores, outlier_scores, grid, criterion=criterion)
 
 
 def odin_grid(temperatures: Sequence[float], epsilons: Sequence[float]) -> list[Odin]:
@@ -88,11 +88,8 @@ def best_of_grid(
     """Compare points of a grid by one of `CRITERIA`; of equal points the first is best.
 
     Raises:
-        UsageError: There are no candidates, the criterion is unknown, or a set is empty or has a
-            score that is not finite.
+        UsageError: The criterion is unknown, or a set is empty or has a score that is not finite.
     """
-    if not candidates:
-        raise UsageError("the grid is empty; give at least one temperature and one epsilon")
     trials = []
     for point in candidates:
         metrics = ood_metrics(inliers[point], outliers[point])
@@ -105,12 +102,7 @@ def id_only_odin(inliers: GridScores, candidates: Sequence[Odin]) -> Odin:
 
     The rule of Generalized ODIN (Hsu et al., 2020), at the highest temperature of the grid, as
     confidences at different temperatures cannot be compared. Of equal points the first is taken.
-
-    Raises:
-        UsageError: There are no candidates.
     """
-    if not candidates:
-        raise UsageError("the grid is empty; give at least one temperature and one epsilon")
     highest = max(point.temperature for point in candidates)
     points = [point for point in candidates if point.temperature == highest]
     return max(points, key=lambda point: float(inliers[point].mean()))
