@@ -34,9 +34,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 
-from misgiving.deferral.scored_cases import ScoredCases
-from misgiving.deferral.targets import Targets
-from misgiving.deferral.thresholds import CertificationPlan
+from misgiving.deferral.settings import Targets
+from misgiving.deferral.thresholds import CertificationPlan, ScoredCases
 
 SIMULATED = {
     "well ranked, base error 0.1": (0.05, 0.1),
@@ -148,6 +147,8 @@ def certified(cell: Cell, positions: np.ndarray, *, share: float) -> float:
             scores=population.scores[rows],
             wrong=population.wrong[rows],
             labels=np.zeros(len(rows), dtype=int),
+            ood_scores=population.scores[rows],
+            acceptable=np.ones(len(rows), dtype=bool),
         )
         for rows in (positions[:split], positions[split:])
     )

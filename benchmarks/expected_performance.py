@@ -31,12 +31,12 @@ from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.datasets.folders import unlabelled_images
+from misgiving.deferral.decision_tables import row_of
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.expected_performance import ExpectedError, expected_performance
 from misgiving.deferral.fit import fit_calibration
-from misgiving.deferral.scored_cases import one_per_group
 from misgiving.files import default_cache
-from misgiving.groups import QUARTERS, partition_groups
+from misgiving.groups import QUARTERS, one_per_group, partition_groups
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors
@@ -150,14 +150,7 @@ def measured(deferral: Deferral, predictions: Predictions) -> list[tuple[Outcome
     """Outcomes of all images and of those accepted; nothing where none could be estimated."""
     decided = deferral.decide(predictions)
     accepted, wrong = decided.decisions == "accept", decided.predicted != predictions.labels
-    found = expected_performance(
-        deferral,
-        errors=decided.error_probability,
-        scores=decided.acceptance_score,
-        ood_scores=decided.ood_score,
-        accepted=accepted,
-        names=predictions.ids,
-    )
+    found = expected_performance(deferral, map(row_of, predictions.ids, decided))
     if found is None:
         return []
     of_all, of_accepted = found.errors

@@ -23,10 +23,8 @@ from scipy.special import expit, ndtri, softmax
 from misgiving.calibration.apply import Calibrator
 from misgiving.calibration.fit import TuningSet, fit_calibrator
 from misgiving.deferral.bounds import binomial_cdf
-from misgiving.deferral.rules import DecisionRule
-from misgiving.deferral.scored_cases import ScoredCases
-from misgiving.deferral.targets import Targets
-from misgiving.deferral.thresholds import CertificationPlan, ThresholdCounts
+from misgiving.deferral.settings import DecisionRule, Targets
+from misgiving.deferral.thresholds import CertificationPlan, ScoredCases, ThresholdCounts
 from misgiving.errors import DataError
 from misgiving.scores.logits import LOGIT_SCORES
 
@@ -165,7 +163,13 @@ def _with_labels(
     of_right = (CLASS_SHARE - 0.25 * wrong.mean()) / (1 - wrong.mean())
     watched = random.random(len(ranks)) < np.where(wrong, 0.25, of_right)
     ood_scores = 0.5 * ndtri(ranks) + random.normal(size=len(ranks))
-    return ScoredCases(scores=ranks, ood_scores=ood_scores, wrong=wrong, labels=watched.astype(int))
+    return ScoredCases(
+        scores=ranks,
+        ood_scores=ood_scores,
+        wrong=wrong,
+        labels=watched.astype(int),
+        acceptable=np.ones(len(ranks), dtype=bool),
+    )
 
 
 def with_rules(seed: int) -> Iterator[Population]:
@@ -306,7 +310,6 @@ def true_shares(
     """Apply each policy to the whole population."""
     cases = population.cases
     ood_scores = cases.ood_scores
-    assert ood_scores is not None
     limits = (
         np.full(len(position), -np.inf)
         if counts.ood_limit is None
@@ -317,7 +320,7 @@ def true_shares(
     order = np.argsort(ood_scores)
     for threshold in np.unique(position[position >= 0]):
         draws = position == threshold
-        accepted = cases.eligible() & (cases.scores >= plan.thresholds[threshold])
+        accepted = cases.acceptable & (cases.scores >= plan.thresholds[threshold])
         above = np.searchsorted(ood_scores[order], limits[draws], side="right")
         for into, counted in (
             (truth.accepted, accepted),
@@ -364,7 +367,7 @@ def cell_of(population: Population, label: str, targets: Targets, size: int, dra
 def references(population: Population, targets: Targets, size: int) -> tuple[float, float]:
     """Coverage of the best single test of the error, and of the oracle; without an OOD rule."""
     cases = population.cases
-    weights = cases.eligible() / len(cases)
+    weights = cases.acceptable / len(cases)
     order = np.argsort(-cases.scores, kind="stable")
     last = np.append(np.diff(cases.scores[order]) != 0, True)
     of_class = cases.labels == population.classes.index(population.watched)

@@ -29,9 +29,8 @@ from jaxtyping import Float, Int
 from scipy.optimize import brentq
 from scipy.special import expit, ndtri
 
-from misgiving.deferral.scored_cases import ScoredCases
-from misgiving.deferral.targets import Targets
-from misgiving.deferral.thresholds import CertificationPlan
+from misgiving.deferral.settings import Targets
+from misgiving.deferral.thresholds import CertificationPlan, ScoredCases
 from misgiving.groups import QUARTERS
 
 GROUPS = 4000
@@ -164,7 +163,14 @@ def _population(
     offset: float = brentq(lambda offset: expit(offset + log_odds).mean() - base, -20, 20)
     wrong = random.random(len(groups)) < expit(offset + log_odds)
     labels = np.zeros(len(groups), dtype=np.int64)
-    return Population(ScoredCases(scores=scores, wrong=wrong, labels=labels), groups)
+    cases = ScoredCases(
+        scores=scores,
+        ood_scores=scores,
+        wrong=wrong,
+        labels=labels,
+        acceptable=np.ones(len(groups), dtype=bool),
+    )
+    return Population(cases, groups)
 
 
 def certify(

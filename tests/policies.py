@@ -6,7 +6,7 @@ from misgiving import Deferral
 from misgiving.calibration.apply import Calibrator, Isotonic, Scaling
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.policy_file import Cases, Identities
-from misgiving.deferral.rules import DecisionRule
+from misgiving.deferral.settings import DecisionRule
 from misgiving.scores.detectors import FittedDetectors
 
 IMAGE = Identities(contents=("",), ids=("1" * 16,), outputs=("",), groups=("",))
@@ -43,20 +43,14 @@ def policy_with(certificate, *, score="msp", ood_detector="knn", rule=None, unit
     return deferral
 
 
-def error_limit(deferral):
-    threshold = deferral.certificate_.accept_threshold
-    if threshold is None:
-        return None
-    return float(deferral.calibration_.error(np.array([threshold]))[0])
-
-
 def decided(deferral, score, ood_score, error, *, probabilities=None, named=0, scaled=0, **given):
     """The decision on one image with these numbers, by its policy."""
     acceptable = np.array([not error > deferral.rule_.max_error_probability])
     outcomes, p_values = deferral.certificate_.decide(
-        np.array([score]), np.array([ood_score]), acceptable=acceptable
+        np.array([score]), np.array([ood_score]), acceptable
     )
     shown = probabilities or (1 - error, error)
+    threshold = deferral.certificate_.accept_threshold
     fields = {
         "classes": deferral.classes_[: len(shown)],
         "decisions": outcomes,
@@ -71,7 +65,9 @@ def decided(deferral, score, ood_score, error, *, probabilities=None, named=0, s
         "predicted_loss": np.array([np.nan]),
         "certificate": deferral.certificate_,
         "rule": deferral.rule_,
-        "error_limit": error_limit(deferral),
+        "error_limit": None
+        if threshold is None
+        else float(deferral.calibration_.error(np.array([threshold]))[0]),
         "knows_training": deferral.compares_with_training,
     }
     return Decisions(**fields | given)[0]

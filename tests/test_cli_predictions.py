@@ -315,7 +315,7 @@ REFUSED = {  # exit code, and what the line names
     f"{FITTING} --class-max-miss MEL=0.1": (2, "MEL"),
     f"{FITTING} --on-bad-image skip": (2, "--on-bad-image"),
     "calibrate u.csv --max-error 0.1 --out p": (1, "u.csv: no such file"),
-    "predict run t.csv": (1, "run: contains no policy"),
+    "predict run t.csv": (1, "policy.json: missing"),
     "predict policy a.png": (1, "policy: "),
     "predict run t.csv t.csv": (2, "one file of predictions alone"),
     "predict run t.csv --device cpu": (2, "--device"),

@@ -118,6 +118,17 @@ def partition_groups(
     return tuple(np.flatnonzero(set_of[members] == number) for number in range(count))
 
 
+def one_per_group(groups: Int[np.ndarray, " n"], *, seed: int) -> Int[np.ndarray, " groups"]:
+    """Draw one image of each group at random; positions in ascending order.
+
+    >>> len(one_per_group(np.array([0, 1, 0, 0]), seed=0))
+    2
+    """
+    order = np.random.default_rng(seed).permutation(len(groups))
+    _, firsts = np.unique(groups[order], return_index=True)
+    return np.sort(order[firsts])
+
+
 def unit_of(columns: Sequence[str]) -> str:
     """The unit of a guarantee, given the columns that define the groups.
 

@@ -59,7 +59,7 @@ def error_log_odds(policy, logits, taps):
         read = taps[:, probe.first : probe.first + len(probe.weight)]
         opinion = read @ torch.from_numpy(probe.weight) + torch.from_numpy(probe.bias)
         members.append(opinion.log_softmax(dim=1))
-    weights = torch.tensor(learned.error_estimator.weights, dtype=torch.float64)
+    weights = torch.tensor(learned.error_estimator, dtype=torch.float64)
     mean = torch.einsum("m,mnc->nc", weights, torch.stack(members).exp())
     return [
         (mean[row, name].log() - sum(mean[row, c] for c in classes if c != name).log()).item()

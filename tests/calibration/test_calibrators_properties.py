@@ -14,7 +14,6 @@ from misgiving.calibration.apply import (
     Calibrator,
     Combination,
     Isotonic,
-    Mixture,
     Scaling,
 )
 from misgiving.calibration.fit import COMBINED, fit_isotonic, fit_scaling
@@ -185,7 +184,7 @@ def calibrator_of(drawn):
         weights=None,
         score=drawn["score"],
         combination=combination,
-        error_estimator=names and Mixture(weights=of_each),
+        error_estimator=names and of_each,
         error=isotonic(drawn["error"]),
         loss=drawn["loss"] and isotonic(drawn["loss"]),
         tried=drawn["tried"],

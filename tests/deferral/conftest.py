@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from misgiving.deferral.scored_cases import ScoredCases
+from misgiving.deferral.thresholds import ScoredCases
 
 CLASSES = ("NV", "MEL", "BCC")
 
@@ -15,6 +15,7 @@ def drawn_cases(count, seed=0, *, worst=0.6):
         ood_scores=random.normal(size=count),
         wrong=random.random(count) < worst * (1 - scores) ** 2,
         labels=random.integers(len(CLASSES), size=count),
+        acceptable=np.ones(count, dtype=bool),
     )
 
 

@@ -1,53 +1,49 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from misgiving.deferral.certificate import CalibrationScores, simultaneous_bounds
+from misgiving.deferral.certificate import simultaneous_bounds
 from misgiving.deferral.multiple_testing import candidate_thresholds, counts_by_threshold
-from misgiving.deferral.targets import Targets
+from misgiving.deferral.settings import Targets
 from misgiving.deferral.thresholds import CertificationPlan, certify_thresholds
 
 CLASSES = ("NV", "MEL", "BCC")
 WORST = 0.6
-OOD = Targets(max_error=0.1, max_ood_false_alarms=0.1)
+OOD = Targets(max_error=0.1, confidence=0.9, max_ood_false_alarms=0.1)
 
 
 @pytest.fixture
-def found(drawn_cases, classes):
+def certificate(drawn_cases, classes):
     return certify_thresholds(drawn_cases(300, 1), drawn_cases(400, 2), OOD, classes=classes)
 
 
-def test_every_operating_point_is_counted_and_bounded_as_by_scalar_loops(found, drawn_cases):
-    cases, scores = drawn_cases(400, 2), found.calibration_scores
-    for point in scores.operating_points(confidence=0.9):
+def test_every_operating_point_is_counted_and_bounded_as_by_scalar_loops(certificate, drawn_cases):
+    cases, points = drawn_cases(400, 2), certificate.operating_points
+    for point in points:
         rows = [
             wrong
             for score, ood_score, wrong in zip(
                 cases.scores, cases.ood_scores, cases.wrong, strict=True
             )
-            if score >= point.threshold and ood_score > found.ood_threshold
+            if score >= point.threshold and ood_score > certificate.ood_threshold
         ]
         assert (point.accepted, point.wrong) == (len(rows), sum(rows))
         assert point.coverage == len(rows) / 400
         assert point.error == sum(rows) / len(rows)
         level = stats.binom.cdf(sum(rows), len(rows), point.bound)
-        assert level == pytest.approx(0.1 / len(scores.thresholds), rel=1e-6)
+        assert level == pytest.approx(0.1 / len(points), rel=1e-6)
 
 
-def test_the_operating_point_of_the_policy_accepts_what_the_policy_accepts(found):
-    (own,) = [
-        one
-        for one in found.calibration_scores.operating_points(confidence=0.95)
-        if one.threshold == found.accept_threshold
-    ]
-    assert (own.accepted, own.wrong) == (found.accepted, found.wrong)
-
-
-def test_an_operating_point_that_accepts_nothing_has_the_bound_1():
-    scores = CalibrationScores(
-        thresholds=(0.9, -np.inf), scores=(0.5, 0.4), wrong=(False, True), kept=(True, True)
-    )
-    strict, _ = scores.operating_points(confidence=0.95)
+def test_an_operating_point_that_accepts_nothing_has_the_bound_1(certificate):
+    strict, _ = replace(
+        certificate,
+        thresholds=(0.9, -np.inf),
+        scores=(0.5, 0.4),
+        errors=(False, True),
+        kept=(True, True),
+    ).operating_points
     assert (strict.accepted, strict.error, strict.bound) == (0, None, 1.0)
 
 
@@ -81,41 +77,45 @@ def test_bounds_hold_together_in_many_draws(size, drawn_cases):
     assert share_exceeded(thresholds, draws=10_000, size=size, confidence=0.95) <= 0.05
 
 
-def test_the_acceptance_interval_covers_the_true_rate_whichever_threshold_was_chosen(drawn_cases):
-    plan = CertificationPlan.from_tuning(drawn_cases(300, 10**6), OOD, classes=CLASSES, cases=150)
+def test_the_acceptance_interval_covers_the_true_rate_whichever_threshold_was_chosen(
+    certificate, drawn_cases
+):
+    targets = replace(OOD, confidence=0.95)
+    plan = CertificationPlan.from_tuning(
+        drawn_cases(300, 10**6), targets, classes=CLASSES, cases=150
+    )
     drawn = drawn_cases(300 * 150, 0)[np.arange(300 * 150).reshape(300, 150)]
     counts = plan.count(drawn)
     thresholds = plan.thresholds[plan.loosest_certified(counts)]
     missed = 0
     for row, (threshold, limit) in enumerate(zip(thresholds, counts.ood_limit, strict=True)):
-        scores = CalibrationScores.from_cases(
-            plan.thresholds, drawn[np.array(row)], counts.kept[row]
-        )
-        low, high = scores.acceptance_interval(float(threshold), ood_rule=True, level=0.1)
+        low, high = replace(
+            certificate,
+            accept_threshold=float(threshold),
+            thresholds=tuple(plan.thresholds.tolist()),
+            scores=tuple(drawn.scores[row].tolist()),
+            kept=tuple(counts.kept[row].tolist()),
+        ).acceptance_interval(level=0.1)
         true = (1 - max(threshold, 0.0)) * stats.norm.sf(limit)
         missed += not low <= true <= high
     assert missed <= 0.1 * 300
     assert (thresholds > 0).sum() > 50
 
 
-def test_the_acceptance_interval_excludes_the_limit_case_and_shares_the_level(found):
-    alone = found.calibration_scores.acceptance_interval(
-        found.accept_threshold, ood_rule=False, level=0.1
-    )
-    ruled = found.calibration_scores.acceptance_interval(
-        found.accept_threshold, ood_rule=True, level=0.1
-    )
-    each = 0.1 / (len(found.calibration_scores.thresholds) * 400)
-    assert stats.binom.cdf(found.accepted, 399, ruled.upper) == pytest.approx(each / 2, rel=1e-6)
-    assert ruled.lower < alone.lower < found.accepted / 400 < alone.upper < ruled.upper
+def test_the_acceptance_interval_excludes_the_limit_case_and_shares_the_level(certificate):
+    alone = replace(certificate, ood_threshold=None).acceptance_interval(level=0.1)
+    ruled, accepted = certificate.acceptance_interval(level=0.1), certificate.accepted
+    each = 0.1 / (len(certificate.thresholds) * 400)
+    assert stats.binom.cdf(accepted, 399, ruled.upper) == pytest.approx(each / 2, rel=1e-6)
+    assert ruled.lower < alone.lower < accepted / 400 < alone.upper < ruled.upper
 
 
-def test_calibration_scores_do_not_depend_on_the_order_of_the_cases(drawn_cases, classes):
+def test_a_certificate_does_not_depend_on_the_order_of_the_cases(drawn_cases, classes):
     cases = drawn_cases(400, 2)
     cases.scores[:] = cases.scores.round(1)  # ties, some of them of right and wrong answers
-    found, again = (
-        certify_thresholds(drawn_cases(300, 1), some, OOD, classes=classes).calibration_scores
+    first, again = (
+        certify_thresholds(drawn_cases(300, 1), some, OOD, classes=classes)
         for some in (cases, cases[np.arange(400)[::-1]])
     )
-    assert again == found
-    assert list(found.scores) == sorted(found.scores, reverse=True)
+    assert again == first
+    assert list(first.scores) == sorted(first.scores, reverse=True)

@@ -1,3 +1,5 @@
+"""Decisions by policies of a linear model with features, by its detectors and calibration."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -5,26 +7,25 @@ import pytest
 
 from misgiving import Deferral
 from misgiving.deferral.decisions import NO_POLICY, Decisions
-from misgiving.deferral.fit import fit_calibration, scored_cases
-from misgiving.deferral.rules import DecisionRule
+from misgiving.deferral.fit import fit_calibration
+from misgiving.deferral.settings import DecisionRule
 from misgiving.errors import DataError, UsageError
 from misgiving.predictions.record import Predictions
-from misgiving.report.certificate import certificate_sentences
 from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
 from misgiving.scores.outputs import Head
 
 CLASSES = ("a", "b", "c")
 CENTRES = np.eye(3, 6) * 4
-RANDOM_HEAD = Head(CENTRES.astype(np.float32), np.zeros(3, dtype=np.float32))
+HEAD = Head(CENTRES.astype(np.float32), np.zeros(3, dtype=np.float32))
 
 
-def predictions(name, count, *, seed, far=0.0, head=RANDOM_HEAD):
+def predictions(name, count, *, seed, far=0.0):
     """A linear model of noisy features; some samples lie between the classes."""
     random = np.random.default_rng(seed)
     labels = random.integers(3, size=count)
     noise = random.choice([0.5, 3.0], size=(count, 1), p=[0.7, 0.3])
     features = CENTRES[labels] + noise * random.normal(size=(count, 6)) + far
-    logits = features @ RANDOM_HEAD.weight.T
+    logits = features @ HEAD.weight.T
     wrong = logits.argmax(axis=1) != labels
     return Predictions(
         logits=logits.astype(np.float32),
@@ -34,89 +35,81 @@ def predictions(name, count, *, seed, far=0.0, head=RANDOM_HEAD):
         ids=tuple(f"{name}-{number}" for number in range(count)),
         groups=tuple(f"{name}-{number // 2}" for number in range(count)),
         classes=CLASSES,
-        head=head,
+        head=HEAD,
         model="fingerprint",
     )
 
 
-@pytest.fixture(scope="module")
-def sets():
-    return [predictions(name, 600, seed=seed) for seed, name in enumerate(["train", "tune", "cal"])]
+TRAIN, TUNE, CALIBRATION = (
+    predictions(name, 600, seed=seed) for seed, name in enumerate(["train", "tune", "cal"])
+)
 
 
 @pytest.fixture(scope="module")
-def detectors(sets):
-    return FittedDetectors.fit(sets[0])
+def detectors():
+    return FittedDetectors.fit(TRAIN)
 
 
 @pytest.fixture(scope="module")
-def fitted(sets, detectors):
-    return fit_calibration(sets[1], detectors)
+def fitted(detectors):
+    return fit_calibration(TUNE, detectors)
 
 
-@pytest.fixture(scope="module")
-def calibrator(fitted):
-    return fitted.calibrator
-
-
-def calibrated_on(tune, calibration, detectors, fitted, **parameters):
+def certified(detectors, fitted, calibration=CALIBRATION, **parameters):
     deferral = Deferral(**{"max_error": 0.1, "ood_detector": "knn", **parameters})
-    return deferral.certify(tune, calibration, detectors=detectors, fitted=fitted)
+    return deferral.certify(TUNE, calibration, detectors=detectors, fitted=fitted)
 
 
 @pytest.fixture(scope="module")
-def policy(sets, detectors, fitted):
-    _, tune, calibration = sets
-    return calibrated_on(tune, calibration, detectors, fitted, max_ood_false_alarms=0.05)
+def policy(detectors, fitted):
+    return certified(detectors, fitted, max_ood_false_alarms=0.05)
 
 
-def test_the_targets_hold_on_cases_of_the_same_kind(policy):
+def test_the_targets_hold_on_cases_of_the_same_kind_and_those_far_away_are_ood(policy):
     fresh = predictions("fresh", 20000, seed=9)
-    found = policy.decide(fresh)
-    accepted, ood = found.decisions == "accept", found.decisions == "ood"
+    decisions = policy.decide(fresh)
+    accepted, ood = (decisions.decisions == name for name in ("accept", "ood"))
     assert accepted.mean() > 0.2
-    assert (found.predicted != fresh.labels)[accepted].mean() <= 0.1
+    assert (decisions.predicted != fresh.labels)[accepted].mean() <= 0.1
     assert ood.mean() <= 0.05
+    far = policy.decide(predictions("far", 50, seed=3, far=-40.0))
+    assert set(far.decisions) == {"ood"}
+    assert far.ood_p_value.max() < 0.02
 
 
-def test_images_far_from_the_training_images_are_ood(policy):
-    far = predictions("far", 50, seed=3, far=-40.0)
-    decisions = policy.decide(far)
-    assert {one.decision for one in decisions} == {"ood"}
-    assert max(one.ood_p_value for one in decisions) < 0.02
-
-
-def test_a_decision_contains_the_numbers_of_detectors_and_calibrator(policy, detectors, calibrator):
-    fresh = predictions("fresh", 30, seed=9)
+def test_a_decision_contains_the_numbers_of_detectors_and_calibrator(policy, detectors, fitted):
+    fresh, calibrator = predictions("fresh", 30, seed=9), fitted.calibrator
+    assert policy.used_detectors.names == ("knn",)  # the others are not computed
+    assert len(policy.detectors_.names) > 1
     scores = all_scores(fresh, detectors)
     acceptance = calibrator.acceptance_scores(scores, fresh.logits, evidence_of(fresh, detectors))
-    for row, one in enumerate(policy.decide(fresh)):
+    for row, decision in enumerate(policy.decide(fresh)):
         scaled = calibrator.scaling(fresh.logits)[row]
         most = scaled.argmax()
-        assert one.predicted_class == CLASSES[most]
-        assert one.probability == pytest.approx(1 - one.error_probability)
+        assert decision.predicted_class == CLASSES[most]
+        assert decision.probability == pytest.approx(1 - decision.error_probability)
         for position, name in enumerate(CLASSES):
             if position != most:
                 share = scaled[position] / (1 - scaled[most])
-                assert one.probabilities[name] == pytest.approx(share * one.error_probability)
-        assert one.acceptance_score == pytest.approx(acceptance[row])
-        assert one.ood_score == pytest.approx(scores["knn"][row])
-        assert one.predicted_loss == pytest.approx(fresh.predicted_losses[row])
-        assert 0 < one.error_probability < 1
-        assert one.expected_loss >= 0
-        assert one.reason
+                expected = share * decision.error_probability
+                assert decision.probabilities[name] == pytest.approx(expected)
+        assert decision.acceptance_score == pytest.approx(acceptance[row])
+        assert decision.ood_score == pytest.approx(scores["knn"][row])
+        assert decision.predicted_loss == pytest.approx(fresh.predicted_losses[row])
+        assert 0 < decision.error_probability < 1
+        assert decision.expected_loss >= 0
+        assert decision.reason
 
 
-def test_a_cost_is_the_reason_for_a_name_only_where_it_changed_the_name(sets, detectors):
-    rule, (_, tune, calibration) = DecisionRule(costs={"a": 2.0}), sets
-    fitted = fit_calibration(tune, detectors, rule)
-    policy = calibrated_on(tune, calibration, detectors, fitted, rule="costs", costs=rule.costs)
+def test_a_cost_is_the_reason_for_a_name_only_where_it_changed_the_name(detectors):
+    fitted = fit_calibration(TUNE, detectors, DecisionRule(costs={"a": 2.0}))
+    policy = certified(detectors, fitted, rule="costs", costs={"a": 2.0})
     fresh = predictions("fresh", 3000, seed=9)
     most = fitted.calibrator.scaling(fresh.logits.astype(np.float64)).argmax(axis=1)
     reasons = {True: [], False: []}
-    for one, scaled in zip(policy.decide(fresh), most, strict=True):
-        if "is named" in one.reason:
-            reasons[one.predicted_class != CLASSES[scaled]].append(one.reason)
+    for decision, scaled in zip(policy.decide(fresh), most, strict=True):
+        if "is named" in decision.reason:
+            reasons[decision.predicted_class != CLASSES[scaled]].append(decision.reason)
     assert reasons[True]
     assert reasons[False]
     assert all("a is named because missing it costs 2" in reason for reason in reasons[True])
@@ -127,18 +120,12 @@ def test_without_a_policy_everything_is_deferred_and_the_reason_says_so():
     fresh = predictions("fresh", 5, seed=9)
     logits = fresh.logits.copy()
     logits[3] = np.nan
-    found = Decisions.without_policy(CLASSES, logits)
-    assert {(one.decision, one.reason) for one in found} == {("defer", NO_POLICY)}
-    assert list(found[0].probabilities.values()) == pytest.approx(fresh.probabilities[0])
-    assert np.isnan(list(found[3].probabilities.values())).all()
-    assert found[0].ood_p_value is found[0].error_probability is found[0].predicted_loss is None
-
-
-def test_a_policy_decides_the_same_after_it_was_saved(policy, tmp_path):
-    policy.save(tmp_path / "policy")
-    again = Deferral.load(tmp_path / "policy")
-    fresh = predictions("fresh", 40, seed=5)
-    assert list(again.decide(fresh)) == list(policy.decide(fresh))
+    decisions = Decisions.without_policy(CLASSES, logits)
+    assert {(row.decision, row.reason) for row in decisions} == {("defer", NO_POLICY)}
+    first = decisions[0]
+    assert list(first.probabilities.values()) == pytest.approx(fresh.probabilities[0])
+    assert np.isnan(list(decisions[3].probabilities.values())).all()
+    assert first.ood_p_value is first.error_probability is first.predicted_loss is None
 
 
 def test_decisions_are_a_sequence(policy):
@@ -151,50 +138,36 @@ def test_decisions_are_a_sequence(policy):
         decisions[40]
 
 
-def test_predictions_of_another_model_are_refused(policy):
-    fresh = replace(predictions("fresh", 10, seed=5), model="another")
-    with pytest.raises(DataError, match="run `misgiving calibrate` for this model"):
-        policy.decide(fresh)
+def test_predictions_of_another_model_or_order_of_classes_are_refused(policy):
+    fresh = predictions("fresh", 10, seed=5)
+    with pytest.raises(DataError, match="another"):
+        policy.decide(replace(fresh, model="another"))
+    with pytest.raises(DataError, match="c, b, a"):
+        policy.decide(replace(fresh, classes=("c", "b", "a")))
 
 
 FILES = ["policy.json", "policy.safetensors"]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_policy_folder_that_was_changed_by_hand_is_refused(policy, tmp_path, name):
-    policy.save(tmp_path / "policy")
-    path = tmp_path / "policy" / name
-    if name.endswith(".json"):
-        path.write_text(path.read_text().replace("0.", "1.", 1))
-    else:
-        path.write_bytes(path.read_bytes()[:-8] + b"\0" * 8)
-    with pytest.raises(DataError, match=f"{name}.*run `misgiving calibrate` again"):
-        Deferral.load(tmp_path / "policy")
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_policy_folder_that_lacks_a_file_is_refused(policy, tmp_path, name):
-    policy.save(tmp_path / "policy")
-    (tmp_path / "policy" / name).unlink()
-    with pytest.raises(DataError, match="misgiving calibrate"):
-        Deferral.load(tmp_path / "policy")
-
-
-def test_files_of_two_calibrations_do_not_mix(policy, sets, detectors, tmp_path):
-    policy.save(tmp_path / "policy")
-    other = calibrated_with(sets, detectors, lambda part: part.select(np.arange(400)))
-    other.detectors_ = FittedDetectors.fit(sets[1])
-    other.save(tmp_path / "other")
-    path = tmp_path / "policy" / "policy.safetensors"
-    path.write_bytes((tmp_path / "other" / path.name).read_bytes())
-    with pytest.raises(DataError, match=r"safetensors: .*calibrate"):
-        Deferral.load(tmp_path / "policy")
-
-
-def test_classes_in_another_order_are_refused(policy):
-    fresh = replace(predictions("fresh", 10, seed=5), classes=("c", "b", "a"))
-    with pytest.raises(DataError, match="a, b, c, and the predictions are for c, b, a"):
-        policy.decide(fresh)
+def test_a_policy_folder_decides_the_same_and_one_that_was_changed_is_refused(
+    policy, detectors, fitted, tmp_path, name
+):
+    policy.save(tmp_path)
+    fresh = predictions("fresh", 40, seed=5)
+    assert list(Deferral.load(tmp_path).decide(fresh)) == list(policy.decide(fresh))
+    few = certified(detectors, fitted, CALIBRATION.select(np.arange(400)))
+    few.detectors_ = FittedDetectors.fit(TUNE)
+    few.save(tmp_path / "other")
+    content = (tmp_path / name).read_bytes()
+    edited = content.replace(b"0.", b"1.", 1) if name == FILES[0] else content[:-8] + bytes(8)
+    for damaged in (edited, None, (tmp_path / "other" / name).read_bytes()):
+        (tmp_path / name).unlink()
+        if damaged is not None:
+            (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(DataError, match=r"policy\.(json|safetensors): .*misgiving calibrate"):
+            Deferral.load(tmp_path)
+        (tmp_path / name).write_bytes(content)
 
 
 def test_an_image_whose_outputs_are_not_finite_is_deferred_and_the_others_decided(policy):
@@ -202,69 +175,45 @@ def test_an_image_whose_outputs_are_not_finite_is_deferred_and_the_others_decide
     expected = policy.decide(fresh)
     features, logits = fresh.features.copy(), fresh.logits.copy()
     features[2], logits[4, 0] = np.nan, np.inf
-    found = policy.decide_outputs(logits, features, fresh.predicted_losses)
-    assert [found[row].decision for row in (2, 4)] == ["defer", "defer"]
-    assert [found[row].error_probability for row in (2, 4)] == [None, None]
-    for row in (row for row in range(10) if row not in (2, 4)):
-        assert found[row].decision == expected[row].decision
-        assert found[row].acceptance_score == pytest.approx(expected[row].acceptance_score)
+    decisions = policy.decide_outputs(logits, features, fresh.predicted_losses)
+    for row, decision in enumerate(decisions):
+        if row in (2, 4):
+            assert (decision.decision, decision.error_probability) == ("defer", None)
+        else:
+            assert decision.decision == expected[row].decision
+            assert decision.acceptance_score == pytest.approx(expected[row].acceptance_score)
+    lost = policy.decide_outputs(np.full_like(logits, np.nan), fresh.features, features[:, 0])
+    assert set(lost.decisions) == {"defer"}
 
 
 @pytest.mark.parametrize("lost", ["features", "taps"])
 def test_outputs_that_are_not_finite_are_deferred_also_where_they_decide_nothing(
-    sets, detectors, lost
+    detectors, fitted, lost
 ):
-    policy = calibrated_with(sets, detectors, right_everywhere)
+    policy = certified(detectors, fitted, replace(CALIBRATION, labels=CALIBRATION.choices))
     policy.calibration_ = replace(policy.calibration_, score="calibrated")
     fresh = predictions("fresh", 3, seed=5)
     outputs = {"features": fresh.features.copy(), "taps": np.zeros((3, 4), dtype=np.float32)}
     outputs[lost][1] = np.nan
-    found = policy.decide_outputs(
+    decisions = policy.decide_outputs(
         fresh.logits, outputs["features"], fresh.predicted_losses, outputs["taps"]
     )
-    assert [one.decision for one in found] == ["accept", "defer", "accept"]
+    assert decisions.decisions.tolist() == ["accept", "defer", "accept"]
 
 
-def test_where_no_output_is_finite_every_image_is_deferred(policy):
-    lost = np.full((3, 3), np.nan, dtype=np.float32)
-    zeros = np.zeros((3, 6), dtype=np.float32)
-    found = policy.decide_outputs(lost, zeros, zeros[:, 0])
-    assert [one.decision for one in found] == ["defer"] * 3
+def test_calibration_cases_that_are_all_right_or_all_wrong(detectors, fitted):
+    right, wrong = (
+        certified(detectors, fitted, replace(CALIBRATION, labels=labels)).certificate_
+        for labels in (CALIBRATION.choices, (CALIBRATION.choices + 1) % 3)
+    )
+    assert right.accept_threshold == -np.inf
+    assert wrong.accept_threshold is None
 
 
-def test_only_the_detectors_that_decide_are_computed(policy):
-    assert policy.used_detectors.names == ("knn",)
-    assert len(policy.detectors_.names) > 1
-
-
-def test_a_group_in_both_sets_is_refused(sets):
-    _, tune, calibration = sets
-    shared = replace(calibration, groups=("tune-0", *calibration.groups[1:]))
-    with pytest.raises(DataError, match="group 'tune-0' "):
-        Deferral().fit(tune, shared)
-
-
-def test_sets_of_two_models_are_refused(sets):
-    _, tune, calibration = sets
-    with pytest.raises(DataError, match="two models"):
-        Deferral().fit(tune, replace(calibration, model="another"))
-
-
-def test_an_unknown_detector_is_named(sets, detectors, calibrator):
-    with pytest.raises(UsageError, match="unknown detector 'nearest'; choose from msp"):
-        scored_cases(sets[1], detectors, calibrator, DecisionRule(), ood_detector="nearest")
-
-
-def right_everywhere(part):
-    return replace(part, labels=part.choices)
-
-
-def wrong_everywhere(part):
-    return replace(part, labels=(part.choices + 1) % 3)
-
-
-def of_one_class(part):
-    return replace(part, labels=np.zeros(len(part), dtype=np.int64))
+def test_a_tuning_set_of_right_answers_gives_a_policy_all_the_same(detectors):
+    fitted = fit_calibration(replace(TUNE, labels=TUNE.choices), detectors)
+    decisions = certified(detectors, fitted, max_error=0.3).decide(CALIBRATION)
+    assert np.isfinite(decisions.error_probability).all()
 
 
 def with_nan(part):
@@ -274,55 +223,23 @@ def with_nan(part):
 
 
 def constant(part):
-    return part.select(np.zeros(len(part), dtype=np.int64))
+    return replace(part, logits=0 * part.logits, features=0 * part.features)
 
 
-def few(part):
-    return part.select(np.arange(3))
-
-
-def calibrated_with(sets, detectors, change, **parameters):
-    _, tune, calibration = sets
-    fitted = fit_calibration(tune, detectors)
-    return calibrated_on(tune, change(calibration), detectors, fitted, **parameters)
-
-
-def test_where_every_calibration_case_is_right_all_may_be_accepted(sets, detectors):
-    found = calibrated_with(sets, detectors, right_everywhere)
-    assert found.certificate_.accept_threshold == -np.inf
-
-
-def test_where_every_calibration_case_is_wrong_nothing_is_accepted(sets, detectors):
-    found = calibrated_with(sets, detectors, wrong_everywhere)
-    assert found.certificate_.accept_threshold is None
-    assert "deferred" in certificate_sentences(found)[0]
-
-
-def test_a_tuning_set_of_right_answers_gives_a_policy_all_the_same(sets, detectors):
-    _, tune, calibration = sets
-    fitted = fit_calibration(right_everywhere(tune), detectors)
-    found = calibrated_on(tune, calibration, detectors, fitted, max_error=0.3)
-    decisions = found.decide(calibration)
-    assert all(one.error_probability is not None for one in decisions)
-
-
-def test_a_calibration_set_of_one_class_certifies_nothing_about_another(sets, detectors):
-    with pytest.raises(DataError, match=r"class_max_miss` of b: .*no calibration cases"):
-        calibrated_with(sets, detectors, of_one_class, class_max_miss={"b": 0.1})
+def of_one_class(part):
+    return replace(part, labels=0 * part.labels)
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "parameters", "says"),
     [
-        (few, "set has 3 cases"),
-        (with_nan, "NaN or infinite"),
-        (constant, "scores of the calibration set are all"),
+        (lambda part: part.select(np.arange(3)), {}, "2 cases"),
+        (with_nan, {}, "NaN or infinite"),
+        (constant, {}, "are all"),
+        (of_one_class, {"class_max_miss": {"b": 0.1}}, "b is"),
+        (lambda part: part, {"ood_detector": "nearest"}, "'nearest'.*msp"),
     ],
 )
-def test_calibration_cases_that_cannot_be_used_are_refused(sets, detectors, change, says):
-    def spread(part):
-        changed = change(part)
-        return replace(changed, groups=tuple(f"case-{row}" for row in range(len(changed))))
-
+def test_what_cannot_be_certified_is_refused(detectors, fitted, change, parameters, says):
     with pytest.raises((DataError, UsageError), match=says):
-        calibrated_with(sets, detectors, spread)
+        certified(detectors, fitted, change(CALIBRATION), **parameters)

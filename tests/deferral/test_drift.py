@@ -17,7 +17,7 @@ from misgiving.deferral.drift import (
     rank_factors,
     tie_breaker,
 )
-from misgiving.deferral.targets import Targets
+from misgiving.deferral.settings import Targets
 from misgiving.deferral.thresholds import certify_thresholds
 from misgiving.report.drift import drift_sentence
 
@@ -30,6 +30,11 @@ def certified(drawn_cases, *, targets=OOD):
     )
 
 
+@pytest.fixture
+def policy(drawn_cases):
+    return certified(drawn_cases)
+
+
 def sentences(test, knows_training=True):
     """The latest cases, and those at the alarm, in words."""
     return [
@@ -38,15 +43,16 @@ def sentences(test, knows_training=True):
     ]
 
 
-def show(monitor, policy, cases, name="stream"):
-    """Let the monitor see cases as the service decides them."""
-    decided = policy.decide(cases.scores, cases.ood_scores)[0]
+def show(policy, cases, monitor=None, name="stream"):
+    """Let a monitor see cases as the service decides them; its tests by name."""
+    monitor = monitor or DriftMonitor(policy)
+    decided = policy.decide(cases.scores, cases.ood_scores, cases.acceptable)[0]
     columns = zip(cases.scores, cases.ood_scores, decided, strict=True)
-    for number, (score, ood_score, one) in enumerate(columns):
+    for number, (score, ood_score, outcome) in enumerate(columns):
         monitor.update(
             score=float(score),
             ood_score=float(ood_score),
-            accepted=one == "accept",
+            accepted=outcome == "accept",
             content=f"{name} {number}",
         )
     return {test.name: test for test in monitor.tests}
@@ -59,8 +65,8 @@ def in_loops(calibration, values, ties):
     spread = [(jump[0], kind) for jump in JUMPS for kind in range(2 * len(STAKES) + 1)]
     money = {at: 1 / len(spread) for at in spread}
     for value, tie in zip(values, ties, strict=True):
-        below = sum(one < value for one in seen)
-        equal = sum(one == value for one in seen) + 1
+        below = sum(earlier < value for earlier in seen)
+        equal = sum(earlier == value for earlier in seen) + 1
         seen.append(value)
         p = (below + tie * equal) / len(seen)
         for jump in JUMPS[:, 0]:
@@ -74,7 +80,20 @@ def in_loops(calibration, values, ties):
     return wealth
 
 
-def test_wealth_equals_scalar_loops():
+def p_values_of(calibration, values, ties):
+    """Rank p-values of streams: each value among the calibration cases and all before it."""
+    earlier = np.tril(np.ones((values.shape[-1],) * 2, dtype=bool), -1)
+    each = values[..., :, None]
+    below, equal = (
+        compare(calibration[..., None, :], each).sum(axis=-1)
+        + (compare(values[..., None, :], each) & earlier).sum(axis=-1)
+        for compare in (np.less, np.equal)
+    )
+    counts = calibration.shape[-1] + np.arange(values.shape[-1]) + 1
+    return (below + ties * (equal + 1)) / counts
+
+
+def test_wealth_and_ranks_equal_scalar_loops():
     random = np.random.default_rng(0)
     calibration, values = random.integers(9, size=40) / 9, random.integers(7, size=60) / 7
     ties, test = random.random(60), RankTest(calibration.tolist())
@@ -82,25 +101,6 @@ def test_wealth_equals_scalar_loops():
         test.update(float(value), float(tie))
     expected = in_loops(calibration.tolist(), values.tolist(), ties.tolist())
     assert math.exp(test.wealth.log) == pytest.approx(expected, rel=1e-9)
-
-
-def p_values_of(calibration, values, ties):
-    """Rank p-values of one stream: each value among the calibration cases and all before it."""
-    earlier = np.tril(np.ones((len(values), len(values)), dtype=bool), -1)
-    below, equal = (
-        of(calibration, values[:, None]).sum(axis=1)
-        + (of(values, values[:, None]) & earlier).sum(axis=1)
-        for of in (np.less, np.equal)
-    )
-    return (below + ties * (equal + 1)) / (len(calibration) + np.arange(len(values)) + 1)
-
-
-def test_p_values_are_ranks_among_the_calibration_cases_and_all_before():
-    random = np.random.default_rng(0)
-    calibration, values = random.integers(9, size=40) / 9, random.integers(7, size=60) / 7
-    ties, test = random.random(60), RankTest(calibration.tolist())
-    for value, tie in zip(values, ties, strict=True):
-        test.update(float(value), float(tie))
     np.testing.assert_array_equal(test.recent, p_values_of(calibration, values, ties))
 
 
@@ -114,11 +114,13 @@ def share_of_alarms(factors, *, level):
 
 def share_of_rank_alarms(draw, *, streams, cases, size, level):
     random = np.random.default_rng(0)
-    p_values = [
-        p_values_of(draw(random, size), draw(random, cases), random.random(cases))
-        for _ in range(streams)
-    ]
-    return share_of_alarms(rank_factors(np.array(p_values).T), level=level)
+    p_values = np.concatenate(
+        [
+            p_values_of(draw(random, (50, size)), draw(random, shape), random.random(shape))
+            for shape in [(50, cases)] * (streams // 50)
+        ]
+    )
+    return share_of_alarms(rank_factors(p_values.T), level=level)
 
 
 def three_deviations_above(level, streams):
@@ -126,12 +128,12 @@ def three_deviations_above(level, streams):
     return level + 3 * math.sqrt(level * (1 - level) / streams)
 
 
-def continuous(random, count):
-    return random.normal(size=count)
+def continuous(random, shape):
+    return random.normal(size=shape)
 
 
-def tied(random, count):
-    return random.integers(2, size=count).astype(float)
+def tied(random, shape):
+    return random.integers(2, size=shape).astype(float)
 
 
 @pytest.mark.parametrize("draw", [continuous, tied])
@@ -178,47 +180,42 @@ def test_few_acceptance_rates_at_the_edge_of_the_interval_ever_alarm(true):
     assert 0.02 < share_of_alarms(factors, level=0.25) <= three_deviations_above(0.25, 2000)
 
 
-def test_cases_like_the_calibration_cases_raise_no_alarm(drawn_cases):
-    policy = certified(drawn_cases)
-    found = show(DriftMonitor(policy), policy, drawn_cases(200, 7))
-    assert set(found) == {"scores", "familiarity", "acceptance"}
-    assert all(test.since is None for test in found.values())
-    assert [round(test.alarm_at) for test in found.values()] == [300, 300, 600]
+def test_cases_like_the_calibration_cases_raise_no_alarm(policy, drawn_cases):
+    tests = show(policy, drawn_cases(200, 7))
+    assert {name: round(test.alarm_at) for name, test in tests.items()} == {
+        "familiarity": 300,
+        "scores": 300,
+        "acceptance": 600,
+    }
+    assert all(test.since is test.alarmed_with is None for test in tests.values())
+    nothing_accepted = certified(drawn_cases, targets=Targets(max_error=0.001))
+    assert set(show(nothing_accepted, drawn_cases(20, 7))) == {"scores", "familiarity"}
 
 
-def test_a_change_of_scores_and_of_acceptance_is_detected_and_described(drawn_cases):
-    policy = certified(drawn_cases)
+def test_a_change_of_scores_and_of_acceptance_is_detected_and_described(policy, drawn_cases):
     cases = drawn_cases(150, 7)
     cases.scores[:] = cases.scores / 3
-    found = show(DriftMonitor(policy), policy, cases)
-    assert found["scores"].since < 60
-    assert "less sure in the last 100 cases" in sentences(found["scores"])[0]
-    assert found["acceptance"].since < 150
-    assert "0 % of the last 100 cases" in sentences(found["acceptance"])[0]
-    assert found["familiarity"].since is None
-
-
-def test_scores_that_only_spread_are_detected(drawn_cases):
-    policy, random = certified(drawn_cases), np.random.default_rng(0)
-    cases = drawn_cases(200, 7)
-    cases.scores[:] = np.where(random.random(200) < 0.5, 0.02, 0.98) + random.random(200) / 100
-    assert show(DriftMonitor(policy), policy, cases)["scores"].since is not None
+    tests = show(policy, cases)
+    assert tests["scores"].since < 60
+    assert "less sure in the last 100 cases" in sentences(tests["scores"])[0]
+    assert tests["acceptance"].since < 150
+    assert "0 % of the last 100 cases" in sentences(tests["acceptance"])[0]
+    assert tests["familiarity"].since is None
 
 
 @pytest.mark.parametrize(
     ("quantiles", "where"),
     [((0.45, 0.55), "in the middle"), ((0.01, 0.99), "at the ends")],
 )
-def test_scores_whose_spread_alone_changes_are_described_by_their_spread(
-    quantiles, where, drawn_cases
+def test_scores_whose_spread_alone_changes_are_detected_and_described_by_their_spread(
+    quantiles, where, policy, drawn_cases
 ):
-    policy = certified(drawn_cases)
-    kept, cases = policy.calibration_scores.scores, drawn_cases(200, 7)
-    ends = np.quantile(kept, quantiles)
+    cases = drawn_cases(200, 7)
+    ends = np.quantile(policy.scores, quantiles)
     cases.scores[:] = ends[np.arange(200) % 2] + np.random.default_rng(0).normal(0, 1e-3, 200)
-    found = show(DriftMonitor(policy), policy, cases)["scores"]
-    assert found.since is not None
-    for sentence in sentences(found):
+    test = show(policy, cases)["scores"]
+    assert test.since is not None
+    for sentence in sentences(test):
         assert "sure" not in sentence
         assert where in sentence
 
@@ -238,53 +235,39 @@ def test_scores_whose_spread_alone_changes_are_described_by_their_spread(
 def test_ranks_are_described_by_their_mean_or_where_that_is_usual_by_their_spread(ranks, words):
     test = RankTest([])
     test.recent.extend(ranks)
-    recent = test.latest
-    state = DriftTest("scores", 1.0, 1.0, 300.0, None, recent)
-    sentence = drift_sentence(state, recent, knows_training=True)
+    state = DriftTest("scores", 1.0, 1.0, 300.0, None, test.latest)
+    sentence = drift_sentence(state, test.latest, knows_training=True)
     assert all(word in sentence for word in words), sentence
 
 
-def test_the_reason_of_an_alarm_is_kept_when_later_cases_differ_the_other_way(drawn_cases):
-    policy = certified(drawn_cases)
-    monitor, low, high = DriftMonitor(policy), drawn_cases(60, 7), drawn_cases(120, 8)
+def test_an_alarm_and_its_reason_stay_when_later_cases_are_ordinary_or_differ_the_other_way(
+    policy, drawn_cases
+):
+    low, high = drawn_cases(60, 7), drawn_cases(120, 9)
     low.scores[:] = low.scores / 5
-    assert show(DriftMonitor(policy), policy, drawn_cases(60, 9))["scores"].alarmed_with is None
-    at_alarm = show(monitor, policy, low)["scores"].alarmed_with
     high.scores[:] = 0.99 + high.scores / 1000
-    later = show(monitor, policy, high, name="later")["scores"]
-    assert later.alarmed_with == at_alarm
+    for later_cases in (drawn_cases(400, 8), high):
+        monitor = DriftMonitor(policy)
+        alarmed = show(policy, low, monitor)["scores"]
+        later = show(policy, later_cases, monitor, name="later")["scores"]
+        assert later.since == alarmed.since is not None
+        assert later.alarmed_with == alarmed.alarmed_with
+        if later_cases is not high:
+            assert later.e_value < later.highest
     latest, alarmed_with = sentences(later)
     assert "less sure" in alarmed_with
     assert "more sure in the last 100 cases" in latest
 
 
-def test_unfamiliar_images_are_detected_even_where_the_score_has_not_changed(drawn_cases):
-    policy = certified(drawn_cases)
+def test_unfamiliar_images_are_detected_even_where_the_score_has_not_changed(policy, drawn_cases):
     cases = drawn_cases(100, 7)
     cases.ood_scores[:] -= 2
-    found = show(DriftMonitor(policy), policy, cases)
-    assert found["familiarity"].since < 40
-    assert "less like the training images" in sentences(found["familiarity"])[0]
-
-
-def test_a_score_that_knows_no_training_image_is_described_as_a_score(drawn_cases):
-    policy = certified(drawn_cases)
-    cases = drawn_cases(100, 7)
-    cases.ood_scores[:] -= 2
-    found = show(DriftMonitor(policy), policy, cases)["familiarity"]
-    for sentence in sentences(found, knows_training=False):
+    test = show(policy, cases)["familiarity"]
+    assert test.since < 40
+    assert "less like the training images" in sentences(test)[0]
+    for sentence in sentences(test, knows_training=False):  # described as a score
         assert sentence.startswith("The OOD scores are lower in the last ")
         assert "training images" not in sentence
-
-
-def test_an_alarm_stays_although_cases_become_ordinary_again(drawn_cases):
-    policy = certified(drawn_cases)
-    monitor, odd = DriftMonitor(policy), drawn_cases(60, 7)
-    odd.scores[:] = odd.scores / 5
-    since = show(monitor, policy, odd)["scores"].since
-    later = show(monitor, policy, drawn_cases(400, 8), name="later")["scores"]
-    assert later.since == since is not None
-    assert later.e_value < later.highest
 
 
 def test_a_nan_score_counts_as_the_lowest():
@@ -292,12 +275,6 @@ def test_a_nan_score_counts_as_the_lowest():
     lowest.update(-math.inf, 0.5)
     undefined.update(math.nan, 0.5)
     assert list(lowest.recent) == list(undefined.recent) == [0.5 / 3]
-
-
-def test_a_policy_that_accepts_nothing_is_monitored_by_its_scores(drawn_cases):
-    policy = certified(drawn_cases, targets=Targets(max_error=0.001))
-    found = show(DriftMonitor(policy), policy, drawn_cases(20, 7))
-    assert set(found) == {"scores", "familiarity"}
 
 
 def test_tie_breakers_are_uniform():

@@ -5,12 +5,15 @@ import pytest
 from scipy.stats import beta
 
 from misgiving.deferral.planning import WRONG_SHARES, plan_certification
-from misgiving.deferral.scored_cases import ScoredCases
-from misgiving.deferral.targets import Targets
-from misgiving.deferral.thresholds import certify_thresholds
+from misgiving.deferral.settings import Targets
+from misgiving.deferral.thresholds import ScoredCases, certify_thresholds
 from misgiving.errors import UsageError
 
-CASES = {"NV": 264, "MEL": 32, "BCC": 72}
+
+def planned(targets, **cases):
+    """The outlook for so many images of each class, each alone in its group."""
+    labels = np.repeat(np.arange(len(cases)), list(cases.values()))
+    return plan_certification(labels, np.arange(len(labels)), tuple(cases), targets)
 
 
 def bound(wrong, cases, level):
@@ -19,21 +22,28 @@ def bound(wrong, cases, level):
 
 def test_the_rates_are_bounds_of_clopper_and_pearson():
     targets = Targets(max_error=0.1, class_max_miss={"MEL": 0.2})
-    found = plan_certification(CASES, targets)
-    assert found.cases == 368
-    for share, rate in zip(WRONG_SHARES, found.error, strict=True):
+    outlook = planned(targets, NV=264, MEL=32, BCC=72)
+    assert (outlook.total, outlook.cases["MEL"], outlook.images["MEL"]) == (368, 32, 32)
+    for share, rate in zip(WRONG_SHARES, outlook.error, strict=True):
         expected = bound(math.ceil(share * 368), 368, 0.9 * 0.025)
         assert (rate.wrong_share, rate.smallest) == (share, pytest.approx(expected))
-    (of,) = found.classes
-    assert (of.name, of.cases) == ("MEL", 32)
-    assert of.rates[0].smallest == pytest.approx(bound(0, 32, 0.025))
+    assert outlook.classes["MEL"][0].smallest == pytest.approx(bound(0, 32, 0.025))
+    with pytest.raises(UsageError, match="ELM"):
+        planned(Targets(max_error=0.1, class_max_miss={"ELM": 0.1}), NV=264, MEL=32)
+
+
+def test_one_image_of_each_group_counts():
+    outlook = plan_certification(
+        np.array([0, 0, 0, 1]), np.array([7, 7, 8, 9]), ("a", "b"), Targets(max_error=0.5)
+    )
+    assert (outlook.images, outlook.cases) == ({"a": 3, "b": 1}, {"a": 2, "b": 1})
 
 
 @pytest.mark.parametrize("target", [0.02, 0.05, 0.1])
 @pytest.mark.parametrize("accepted", [1, 2], ids=["all accepted", "half accepted"])
 def test_so_many_more_cases_are_needed_and_no_fewer(target, accepted):
-    found = plan_certification({"a": 40}, Targets(max_error=target))
-    for rate in found.error if accepted == 1 else found.accepted_half:
+    outlook = planned(Targets(max_error=target), a=40)
+    for rate in outlook.error if accepted == 1 else outlook.accepted_half:
         if rate.wrong_share >= target:
             assert rate.more is None
             continue
@@ -46,39 +56,33 @@ def test_so_many_more_cases_are_needed_and_no_fewer(target, accepted):
         assert rate.more == 0 or not certified(rate.more - 1)
 
 
-def test_no_more_cases_are_needed_where_the_target_is_certified():
-    for rate in plan_certification({"a": 100}, Targets(max_error=0.057)).error[:2]:
+def test_no_more_cases_are_needed_where_the_target_is_certified_and_none_that_nobody_has():
+    for rate in planned(Targets(max_error=0.057), a=100).error[:2]:
         assert rate.smallest <= 0.057
         assert rate.more == 0
-
-
-def test_a_number_of_cases_that_nobody_has_is_not_searched():
-    found = plan_certification({"a": 180}, Targets(max_error=0.0301)).error
-    assert [rate.more is None for rate in found] == [False, False, True, True]
+    rates = planned(Targets(max_error=0.0301), a=180).error
+    assert [rate.more is None for rate in rates] == [False, False, True, True]
 
 
 def test_calibration_certifies_the_planned_rate_where_no_case_is_wrong():
-    smallest = plan_certification({"a": 200}, Targets(max_error=0.5)).error[0].smallest
-    random = np.random.default_rng(0)
-    tuning, calibration = (
+    smallest = planned(Targets(max_error=0.5), a=200).error[0].smallest
+    random, no, yes = np.random.default_rng(0), np.zeros(200, dtype=bool), np.ones(200, dtype=bool)
+    sets = [
         ScoredCases(
-            scores=random.random(size),
-            wrong=np.zeros(size, dtype=bool),
-            labels=np.zeros(size, dtype=int),
+            scores=random.random(200),
+            ood_scores=random.random(200),
+            wrong=no,
+            labels=np.zeros(200, dtype=int),
+            acceptable=yes,
         )
-        for size in (200, 200)
-    )
+        for _ in range(2)
+    ]
     targets = Targets(max_error=math.ceil(1000 * smallest) / 1000)
-    assert certify_thresholds(tuning, calibration, targets, classes=("a",)).accepted == 200
+    assert certify_thresholds(*sets, targets, classes=("a",)).accepted == 200
     below = Targets(max_error=0.8 * smallest)
-    assert certify_thresholds(tuning, calibration, below, classes=("a",)).accept_threshold is None
+    assert certify_thresholds(*sets, below, classes=("a",)).accept_threshold is None
 
 
 def test_ood_false_alarms_need_as_many_cases_as_calibration_asks_for():
     targets = Targets(max_error=0.1, max_ood_false_alarms=0.05, simultaneous=False)
-    assert plan_certification(CASES, targets).ood_cases == 59
-
-
-def test_a_target_of_an_unknown_class_is_refused():
-    with pytest.raises(UsageError, match=r"ELM.*NV, MEL, BCC"):
-        plan_certification(CASES, Targets(max_error=0.1, class_max_miss={"ELM": 0.1}))
+    assert planned(targets, a=40).ood_cases == 59

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from misgiving.deferral.rules import DecisionRule
+from misgiving.deferral.settings import DecisionRule
 from misgiving.errors import UsageError
 
 CLASSES = ("NV", "MEL", "BCC")
@@ -15,20 +15,19 @@ def named(rule, probabilities):
     return CLASSES[int(np.argmax(np.array(probabilities) * weights))]
 
 
-def test_the_most_probable_class_is_named_by_default():
+def test_the_default_names_the_most_probable_class_and_costs_imply_their_rule():
     assert DecisionRule().rule == "most_probable"
     assert named(DecisionRule(), [0.5, 0.3, 0.2]) == "NV"
+    assert DecisionRule(costs={"MEL": 10.0}).rule == "costs"
+    assert DecisionRule(rule="logits").class_weights(CLASSES, LABELS) is None
 
 
 def test_balanced_names_the_class_that_is_most_above_its_share():
     ratios = [0.5 / (6 / 9), 0.3 / (2 / 9), 0.2 / (1 / 9)]
     expected = CLASSES[ratios.index(max(ratios))]
     assert named(DecisionRule(rule="balanced"), [0.5, 0.3, 0.2]) == expected == "BCC"
-
-
-def test_a_class_without_tuning_cases_counts_as_one_case():
     weights = DecisionRule(rule="balanced").class_weights(("a", "b"), np.zeros(7, dtype=int))
-    assert weights.tolist() == [1.0, 7.0]
+    assert weights.tolist() == [1.0, 7.0]  # a class without tuning cases counts as one case
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -43,38 +42,22 @@ def test_costs_name_the_class_with_the_least_expected_cost(seed):
     assert named(DecisionRule(costs=costs), probabilities) == CLASSES[int(np.argmin(expected))]
 
 
-def test_the_rule_of_logits_weighs_no_probability():
-    assert DecisionRule(rule="logits").class_weights(CLASSES, LABELS) is None
-
-
-def test_costs_imply_their_rule():
-    assert DecisionRule(costs={"MEL": 10.0}).rule == "costs"
-
-
 @pytest.mark.parametrize(
     ("values", "names"),
     [
-        ({"rule": "costs"}, "`rule` 'costs' needs `costs`: give the cost of"),
-        (
-            {"rule": "balanced", "costs": {"MEL": 2.0}},
-            "`costs` are for `rule` 'costs', got 'balanced'; leave out one",
-        ),
-        ({"rule": "most_probable", "costs": {"MEL": 2.0}}, "costs.*most_probable"),
-        ({"costs": {"MEL": 0.0}}, "MEL.*0"),
-        ({"costs": {"MEL": math.inf}}, "MEL.*inf"),
-        ({"costs": {"MEL": math.nan}}, "MEL.*nan"),
+        ({"rule": "costs"}, "costs"),
+        ({"rule": "balanced", "costs": {"MEL": 2.0}}, "balanced"),
+        ({"rule": "most_probable", "costs": {"MEL": 2.0}}, "most_probable"),
+        ({"costs": {"MEL": 0.0}}, "MEL"),
+        ({"costs": {"MEL": math.inf}}, "inf"),
+        ({"costs": {"MEL": math.nan}}, "nan"),
         ({"max_error_probability": 0.0}, "max_error_probability"),
-        ({"max_error_probability": 1.5}, "max_error_probability"),
+        ({"max_error_probability": 1.5}, "1.5"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(values, names):
     with pytest.raises(UsageError, match=names):
         DecisionRule(**values)
-
-
-def test_a_cost_of_an_unknown_class_is_refused():
-    with pytest.raises(UsageError, match=r"costs.*ELM.*NV, MEL, BCC"):
-        DecisionRule(costs={"ELM": 2.0}).class_weights(CLASSES, LABELS)
 
 
 def test_only_answers_that_are_likely_right_are_acceptable():
@@ -93,5 +76,5 @@ def test_a_class_that_another_surpasses_is_acceptable_only_where_classes_are_wei
 ):
     costs = {"MEL": 2.0} if rule == "costs" else {}
     loose = DecisionRule(rule=rule, costs=costs, max_error_probability=0.9)
-    found = loose.acceptable(np.array([0.6]), np.array([[0.6, 0.4, 0.0]]), np.array([1]))
-    assert found.tolist() == [acceptable]
+    marked = loose.acceptable(np.array([0.6]), np.array([[0.6, 0.4, 0.0]]), np.array([1]))
+    assert marked.tolist() == [acceptable]

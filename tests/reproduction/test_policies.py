@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from misgiving.deferral.fit import fit_calibration
-from misgiving.deferral.rules import DecisionRule
+from misgiving.deferral.settings import DecisionRule
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.ood_detection import ood_limit, ood_share
 from misgiving.reproduction.policies import CERTIFIED_SCORES, PolicySets, certified_rows

@@ -6,9 +6,8 @@ import numpy as np
 from policies import decided, policy_with
 from standin import CLASSES, Standin, decision_of
 
-from misgiving.deferral.scored_cases import ScoredCases
-from misgiving.deferral.targets import Targets
-from misgiving.deferral.thresholds import certify_thresholds
+from misgiving.deferral.settings import Targets
+from misgiving.deferral.thresholds import ScoredCases, certify_thresholds
 
 TARGETS = Targets(max_error=0.1, max_ood_false_alarms=0.05)
 
@@ -22,6 +21,7 @@ def cases_like_the_standins(count, seed):
         ood_scores=-random.uniform(0, 255, count),
         wrong=random.random(count) < 1.6 * (1 - scores) ** 1.5,
         labels=random.integers(2, size=count),
+        acceptable=np.ones(count, dtype=bool),
     )
 
 

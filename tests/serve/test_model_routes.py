@@ -9,8 +9,7 @@ import pytest
 from calibrated import Calibrated, cases_like_the_standins, made_policy
 from standin import Standin
 
-from misgiving.deferral.rules import DecisionRule
-from misgiving.deferral.targets import Targets
+from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import UsageError
 from misgiving.report.certificate import certificate_sentences
 from misgiving.serve.routes.model import command

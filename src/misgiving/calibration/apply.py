@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import log_softmax, logsumexp, softmax
 
-from misgiving.errors import DataError
 from misgiving.scores.probes import Evidence
 
 Logits = Float[np.ndarray, "n classes"]
@@ -82,31 +81,6 @@ class Combination:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mixture:
-    """Weighted mean of the class probabilities of several classifiers (a linear opinion pool).
-
-    Attributes:
-        weights: Of the calibrated softmax, then of each class probe; they sum to 1.
-    """
-
-    weights: tuple[float, ...]
-
-    def log_odds(self, members: Members, predicted: Classes) -> Values:
-        """Log-odds of the named classes against all others.
-
-        Raises:
-            DataError: There are more or fewer classifiers than weights.
-        """
-        if members.shape[1] != len(self.weights):
-            raise DataError(
-                f"the error estimator reads {len(self.weights) - 1} class probes, and there are "
-                f"{members.shape[1] - 1}; use the model that the policy was made with"
-            )
-        weights = np.array(self.weights)[:, None]
-        return log_odds_of(np.asarray(logsumexp(members, axis=1, b=weights)), predicted)
-
-
 def members_of(scaling: Scaling, logits: Logits, evidence: Evidence) -> Members:
     """Log-probabilities by the calibrated softmax, and after it by each class probe."""
     calibrated = log_softmax(scaling.logarithms(logits), axis=1)
@@ -132,28 +106,8 @@ def named_classes(scaling: Scaling, weights: ByClass | None, logits: Logits) -> 
 
 
 def columns(scores: Scores, names: Sequence[str]) -> Float[np.ndarray, "n columns"]:
-    """The named scores as columns of a table.
-
-    Raises:
-        DataError: One is missing.
-    """
-    if missing := [name for name in names if name not in scores]:
-        raise DataError(
-            f"these scores are missing: {', '.join(missing)}; predict with the model's estimator"
-        )
+    """The named scores as columns of a table."""
     return np.column_stack([scores[name] for name in names]).astype(np.float64)
-
-
-def check_usable(scores: Scores) -> None:
-    """Refuse scores of a tuning set from which nothing can be learned."""
-    for name, values in scores.items():
-        if len(values) < 2:
-            raise DataError(f"the tuning set has {len(values)} images; give more to learn from")
-        if not np.isfinite(values).all():
-            position = int(np.isfinite(values).argmin())
-            raise DataError(
-                f"{name} is not finite at position {position} of the tuning set; predict again"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,13 +118,14 @@ class Learned:
         scaling: From logits to class probabilities.
         weights: Factor of each class's probability when a class is named; None: by the logits.
         combination: From several scores to one.
-        error_estimator: Of the calibrated softmax and the class probes.
+        error_estimator: Weights of the calibrated softmax and of each class probe in a mean of
+            their class probabilities (a linear opinion pool); they sum to 1.
     """
 
     scaling: Scaling
     weights: tuple[float, ...] | None
     combination: Combination | None
-    error_estimator: Mixture | None
+    error_estimator: tuple[float, ...] | None
 
     def predict(self, logits: Logits) -> Classes:
         """The class that is named for each image."""
@@ -188,7 +143,9 @@ class Learned:
         learned = {**scores, CALIBRATED: self.scaling.log_odds(logits, predicted)}
         if self.error_estimator is not None and evidence is not None:
             members = members_of(self.scaling, logits, evidence)
-            learned[ERROR_ESTIMATOR] = self.error_estimator.log_odds(members, predicted)
+            weights = np.array(self.error_estimator)[:, None]
+            pooled = np.asarray(logsumexp(members, axis=1, b=weights))
+            learned[ERROR_ESTIMATOR] = log_odds_of(pooled, predicted)
         if self.combination is not None:
             learned[COMBINATION] = self.combination(learned)
         return learned
@@ -228,13 +185,7 @@ class Calibrator(Learned):
     def acceptance_scores(
         self, scores: Scores, logits: Logits, evidence: Evidence | None = None
     ) -> Values:
-        """The scores that the policy accepts by; higher means more likely correct.
-
-        Raises:
-            DataError: A score is missing, or the evidence that it reads.
-        """
-        if self.needs_evidence and evidence is None:
-            raise DataError("the policy reads class probes; predict with the model's taps")
+        """The scores that the policy accepts by; higher means more likely correct."""
         return self.with_learned(scores, logits, evidence)[self.score].astype(np.float64)
 
     def probabilities(self, logits: Logits, predicted: Classes, errors: Values) -> Logits:

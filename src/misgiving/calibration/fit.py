@@ -23,14 +23,13 @@ from misgiving.calibration.apply import (
     Learned,
     Logits,
     Members,
-    Mixture,
     Scaling,
     Scores,
     Values,
-    check_usable,
     columns,
     members_of,
 )
+from misgiving.errors import DataError
 from misgiving.scores.probes import Evidence
 
 COMBINED = ("msp", "entropy", "max_logit", "energy", "knn", "predicted_loss", CALIBRATED)
@@ -94,21 +93,25 @@ def fit_combination(
 ) -> Combination:
     """Fit penalised logistic regression; the penalty is cross-validated over groups."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss, make_scorer
-    from sklearn.model_selection import GridSearchCV
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     names = tuple(name for name in COMBINED if name in scores)
-    search = GridSearchCV(
-        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
-        {"logisticregression__C": PENALTIES},
-        scoring=make_scorer(  # the name "neg_log_loss" fails on a fold that has no error
-            log_loss, labels=[False, True], response_method="predict_proba", greater_is_better=False
-        ),
-        cv=group_folds(groups),
-    )
-    scaler, logistic = search.fit(columns(scores, names), wrong).best_estimator_
+    table, folds = columns(scores, names), group_folds(groups)
+
+    def fitted(rows: Rows, penalty: float) -> tuple[StandardScaler, LogisticRegression]:
+        scaler = StandardScaler().fit(table[rows])
+        logistic = LogisticRegression(C=penalty, max_iter=1000)
+        return scaler, logistic.fit(scaler.transform(table[rows]), wrong[rows])
+
+    def log_loss(penalty: float) -> float:
+        losses = []
+        for kept, left_out in folds:
+            scaler, logistic = fitted(kept, penalty)
+            log_odds = logistic.decision_function(scaler.transform(table[left_out]))
+            losses.append(np.logaddexp(0, np.where(wrong[left_out], -log_odds, log_odds)).mean())
+        return float(np.mean(losses))
+
+    scaler, logistic = fitted(np.arange(len(wrong)), min(PENALTIES, key=log_loss))
     return Combination(
         names=names,
         centres=tuple(scaler.mean_.tolist()),
@@ -118,8 +121,8 @@ def fit_combination(
     )
 
 
-def fit_error_estimator(members: Members, labels: Classes) -> Mixture:
-    """Fit the weights of a mean of class probabilities to the true classes.
+def fit_error_estimator(members: Members, labels: Classes) -> tuple[float, ...]:
+    """Fit weights of the classifiers, in a mean of their class probabilities, to the true classes.
 
     They maximise the likelihood, with a Dirichlet prior of equal weights that is worth
     `PRIOR_IMAGES` images, by expectation maximisation. What the weights are fitted to are classes,
@@ -136,7 +139,7 @@ def fit_error_estimator(members: Members, labels: Classes) -> Mixture:
         weights = (shares.sum(axis=0) + PRIOR_IMAGES * equal) / (len(labels) + PRIOR_IMAGES)
         if np.abs(weights - before).max() < ENOUGH:
             break
-    return Mixture(weights=tuple(weights.tolist()))
+    return tuple(weights.tolist())
 
 
 def group_folds(groups: Shaped[np.ndarray, " n"]) -> list[tuple[Rows, Rows]]:
@@ -144,13 +147,6 @@ def group_folds(groups: Shaped[np.ndarray, " n"]) -> list[tuple[Rows, Rows]]:
     from sklearn.model_selection import GroupKFold
 
     return list(GroupKFold(FOLDS).split(groups, groups=groups))
-
-
-class Fold(NamedTuple):
-    """Named classes, and learned scores, of images that they were not learned on."""
-
-    predicted: Classes
-    scores: dict[str, Values]
 
 
 class TuningSet(NamedTuple):
@@ -181,27 +177,26 @@ class TuningSet(NamedTuple):
         )
 
 
-def cross_fitted(tuning: TuningSet, weigh: ClassWeights) -> Fold:
+def cross_fitted(tuning: TuningSet, weigh: ClassWeights) -> tuple[Classes, dict[str, Values]]:
     """Named classes and learned scores of each sample, fitted on the other groups alone.
 
     Where there are too few groups, classes are named in sample and there is no learned score; there
     is no combination where there are too few errors or right answers to learn from.
     """
     if len(np.unique(tuning.groups)) < 2 * FOLDS:
-        return Fold(_fit_learned(tuning._replace(scores={}), weigh).predict(tuning.logits), {})
+        return _fit_learned(tuning._replace(scores={}), weigh).predict(tuning.logits), {}
     folds = group_folds(tuning.groups)
-    fitted = []
+    predicted, scores_of_folds = [], list[Scores]()
     for kept, left_out in folds:
         learned, others = _fit_learned(tuning.select(kept), weigh), tuning.select(left_out)
         scores = learned.with_learned(others.scores, others.logits, others.evidence)
-        of_fold = {name: scores[name] for name in LEARNED if name in scores}
-        fitted.append(Fold(learned.predict(others.logits), of_fold))
+        predicted.append(learned.predict(others.logits))
+        scores_of_folds.append(scores)
     order = np.argsort(np.concatenate([left_out for _, left_out in folds]))
-    names = [name for name in fitted[0].scores if all(name in fold.scores for fold in fitted)]
-    return Fold(
-        np.concatenate([fold.predicted for fold in fitted])[order],
-        {name: np.concatenate([fold.scores[name] for fold in fitted])[order] for name in names},
-    )
+    names = [name for name in LEARNED if all(name in scores for scores in scores_of_folds)]
+    return np.concatenate(predicted)[order], {
+        name: np.concatenate([scores[name] for scores in scores_of_folds])[order] for name in names
+    }
 
 
 def _fit_learned(tuning: TuningSet, weigh: ClassWeights) -> Learned:
@@ -270,28 +265,41 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
     names = [name for name in dict.fromkeys(SINGLE + COMBINED) if name in tuning.scores]
     used, labels = {name: tuning.scores[name] for name in names}, tuning.labels
     tuning = tuning._replace(scores=used)
-    check_usable(used)
+    _check_usable(used)
     with threadpool_limits(1):  # for so few numbers, threads take longer to meet than to work
-        held_out, learned = cross_fitted(tuning, weigh), _fit_learned(tuning, weigh)
-    candidates = {name: used[name] for name in SINGLE if name in used} | held_out.scores
-    wrong = held_out.predicted != labels
+        named, held_out = cross_fitted(tuning, weigh)
+        learned = _fit_learned(tuning, weigh)
+    candidates = {name: used[name] for name in SINGLE if name in used} | held_out
+    wrong = named != labels
     tried = {name: aurc(values, wrong) for name, values in candidates.items()}
     losses = -log_softmax(tuning.logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
     predicted = used.get("predicted_loss")
-    score = _acceptance_score(tried, held_out.scores, wrong)
+    score = _acceptance_score(tried, held_out, wrong)
     acceptance = candidates[score].astype(np.float64)
     calibrator = Calibrator(
         scaling=learned.scaling,
         weights=learned.weights,
-        combination=learned.combination if COMBINATION in held_out.scores else None,
-        error_estimator=learned.error_estimator if ERROR_ESTIMATOR in held_out.scores else None,
+        combination=learned.combination if COMBINATION in held_out else None,
+        error_estimator=learned.error_estimator if ERROR_ESTIMATOR in held_out else None,
         score=score,
         error=_fit_error(acceptance, wrong),
         loss=None if predicted is None else fit_isotonic(predicted, losses, increasing=False),
         tried=tried,
         samples=len(labels),
     )
-    return Fitted(calibrator, held_out.predicted, acceptance, candidates, wrong)
+    return Fitted(calibrator, named, acceptance, candidates, wrong)
+
+
+def _check_usable(scores: Scores) -> None:
+    """Check that something can be learned from the scores of a tuning set."""
+    for name, values in scores.items():
+        if len(values) < 2:
+            raise DataError(f"the tuning set has {len(values)} images; give more to learn from")
+        if not np.isfinite(values).all():
+            raise DataError(
+                f"{name} is not finite at position {np.isfinite(values).argmin()} of the tuning "
+                "set; predict again"
+            )
 
 
 def aurc(scores: Values, wrong: Bool[np.ndarray, " n"]) -> float:

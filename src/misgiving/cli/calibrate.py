@@ -21,8 +21,7 @@ from misgiving.cli.options import (
 )
 from misgiving.cli.progress import say
 from misgiving.cli.sources import read_source
-from misgiving.deferral.rules import DecisionRule
-from misgiving.deferral.targets import Targets
+from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import UsageError
 
 OodDetector = Literal[

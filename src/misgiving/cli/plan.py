@@ -17,7 +17,7 @@ from misgiving.cli.options import (
     seed_option,
 )
 from misgiving.cli.progress import say, show_table
-from misgiving.deferral.targets import Targets
+from misgiving.deferral.settings import Targets
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,15 +55,15 @@ def plan(
 
     Example: misgiving plan isic2019:ISIC_2019 --max-error 0.05 --class-max-miss MEL=0.1
     """
-    from misgiving.deferral.planning import WRONG_SHARES, count_cases, plan_certification
+    from misgiving.deferral.planning import WRONG_SHARES, plan_certification
 
     chosen = Targets(**targets)
     is_file = is_prediction_file(Path(data))
     images = _file_of_predictions(Path(data), seed) if is_file else _grouped_split(data, seed)
-    counts = count_cases(images.labels, images.units, images.classes)
-    outlook = plan_certification({row.name: row.cases for row in counts}, chosen)
+    outlook = plan_certification(images.labels, images.units, images.classes, chosen)
     for sentence in (*_description(images, outlook), *_verdict(outlook, images.share)):
         say(sentence)
+    counts = [(name, outlook.images[name], cases) for name, cases in outlook.cases.items()]
     show_table(("class", "images", "cases"), counts, title="calibration set")
     header = ("if so many are wrong", *map(_percent, WRONG_SHARES))
     show_table(header, _table(outlook), title="what it certifies")
@@ -178,7 +178,7 @@ def _description(images: PlannedImages, outlook: "CertificationOutlook") -> Iter
     yield from unit_sentences(columns, len(groups), groups.count(""))
     yield (
         f"The calibration set{images.share.described} has {len(images.labels)} images. "
-        f"{counted} counts: {outlook.cases} cases."
+        f"{counted} counts: {outlook.total} cases."
     )
 
 
@@ -186,25 +186,25 @@ def training_outlook(images: "ImageSet", sets: "SetNames") -> list[str]:
     """Two sentences on the calibration set of a split; none where the split has no such set."""
     import numpy as np
 
-    from misgiving.deferral.planning import count_cases, plan_certification
+    from misgiving.deferral.planning import plan_certification
     from misgiving.groups import unit_of
 
     if "calibrate" not in sets:
         return []
     rows = np.flatnonzero(sets == "calibrate")
     units = np.unique(np.array(images.groups), return_inverse=True)[1]
-    counts = count_cases(images.labels[rows], units[rows], images.classes)
-    outlook = plan_certification({row.name: row.cases for row in counts}, Targets(max_error=0.5))
-    rarest = sorted(counts, key=lambda row: row.cases)[:RAREST]
+    targets = Targets(max_error=0.5)
+    outlook = plan_certification(images.labels[rows], units[rows], images.classes, targets)
+    rarest = sorted(outlook.cases.items(), key=lambda counted: counted[1])[:RAREST]
     unit = unit_of(images.group_columns)
     counted = "copies count once" if unit == "image" else f"one image of each {unit}"
     first, *others = (
         f"{_percent(rate.smallest)} if {_percent(rate.wrong_share)} are" for rate in outlook.error
     )
     return [
-        f"The calibration set has {len(rows)} images, {outlook.cases} cases: "
+        f"The calibration set has {len(rows)} images, {outlook.total} cases: "
         f"{counted}; the rarest classes are "
-        f"{', '.join(f'{row.name} {row.cases}' for row in rarest)}.",
+        f"{', '.join(f'{name} {cases}' for name, cases in rarest)}.",
         f"With all accepted, it certifies an error of {first} wrong, {', '.join(others)}; "
         "`misgiving plan` says what a target needs.",
     ]
@@ -217,10 +217,11 @@ def _verdict(outlook: "CertificationOutlook", share: CalibrationShare) -> Iterat
     targets, rate = outlook.targets, outlook.targets.max_ood_false_alarms
     needs = {f"an error of {100 * targets.max_error:.3g} %": outlook.error[0].more}
     needs |= {
-        f"{100 * of.rate:.3g} % of {of.name} missed": of.rates[0].more for of in outlook.classes
+        f"{100 * targets.class_max_miss[name]:.3g} % of {name} missed": rates[0].more
+        for name, rates in outlook.classes.items()
     }
     if rate is not None and outlook.ood_cases is not None:
-        needs[f"{100 * rate:.3g} % OOD false alarms"] = max(0, outlook.ood_cases - outlook.cases)
+        needs[f"{100 * rate:.3g} % OOD false alarms"] = max(0, outlook.ood_cases - outlook.total)
     if short := [
         f"{target} needs {f'more than {MOST_CASES}' if more is None else more} more cases"
         for target, more in needs.items()
@@ -241,12 +242,12 @@ def _table(outlook: "CertificationOutlook") -> list[tuple[str, ...]]:
     """Cells of a table: what is certified, by the share of wrong answers."""
     error = outlook.targets.max_error
     rows = [
-        *_rows(f"error, all {outlook.cases} cases accepted", outlook.error, error),
-        *_rows(f"error, {outlook.cases // 2} accepted", outlook.accepted_half, error),
+        *_rows(f"error, all {outlook.total} cases accepted", outlook.error, error),
+        *_rows(f"error, {outlook.total // 2} accepted", outlook.accepted_half, error),
     ]
-    for planned in outlook.classes:
-        title = f"missed {planned.name}, {planned.cases} cases"
-        rows += _rows(title, planned.rates, planned.rate, name=planned.name)
+    for name, rates in outlook.classes.items():
+        title = f"missed {name}, {outlook.cases[name]} cases"
+        rows += _rows(title, rates, outlook.targets.class_max_miss[name], name=name)
     return rows
 
 

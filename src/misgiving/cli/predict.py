@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +27,7 @@ from misgiving.errors import BadImage, UsageError
 from misgiving.files import check_not_input, check_writable, write_text
 
 if TYPE_CHECKING:
-    from misgiving.deferral.decision_tables import DecidedNumbers, DecisionRow
+    from misgiving.deferral.decision_tables import DecisionRow
     from misgiving.deferral.deferral import Deferral
 
 
@@ -119,6 +119,7 @@ def _decide_images(
     from misgiving.bundle.bundle import is_bundle_not_run
     from misgiving.bundle.decide_files import Decider, decide_files
     from misgiving.data.datasets.folders import image_names
+    from misgiving.deferral.decision_tables import columns_of
 
     is_bundle_not_run(model)  # refuses another folder before images are listed
     names = image_names(images)
@@ -139,13 +140,14 @@ def _decide_images(
         if decider.rank:
             return
         has_bad = on_bad_image == "skip"
-        numbers = _write(decided, out, decider.model.deferral, unreadable=has_bad)
+        deferral = decider.model.deferral
+        _write(decided, out, columns_of(has_policy=deferral is not None, unreadable=has_bad))
         if contact_sheet is not None:
             from misgiving.report.contact_sheet import contact_sheet as sheet_of
 
             write_text(contact_sheet, sheet_of(decided))
         _say_what_was_written(decided, out, contact_sheet)
-        _say_expected(numbers, decider.model.deferral)
+        _say_expected(decided, deferral)
         shutil.rmtree(parts, ignore_errors=True)
 
 
@@ -162,6 +164,7 @@ def _parts(out: Path | None) -> Iterator[Path]:
 def _decide_predictions(context: Any, policy: Path, files: list[Path], out: Path | None) -> None:
     """Decide on a file of predictions."""
     from misgiving.bundle.decide_files import decide_rows
+    from misgiving.deferral.decision_tables import columns_of
     from misgiving.deferral.deferral import Deferral
 
     if len(files) > 1:
@@ -171,30 +174,21 @@ def _decide_predictions(context: Any, policy: Path, files: list[Path], out: Path
         check_not_input(out, files)
     deferral = Deferral.load(policy)
     predictions = read_file(files[0], deferral)
-    numbers = _write(decide_rows(deferral, predictions), out, deferral)
+    rows = list(decide_rows(deferral, predictions))
+    _write(rows, out, columns_of(has_policy=True))
     if out is not None:
         say(f"wrote {out} ({len(predictions)} images)")
-    _say_expected(numbers, deferral)
+    _say_expected(rows, deferral)
 
 
-def _write(
-    rows: "Iterable[DecisionRow]",
-    out: Path | None,
-    deferral: "Deferral | None",
-    *,
-    unreadable: bool = False,
-) -> "DecidedNumbers":
-    """Write the table, or show it; gives the numbers that the performance is estimated by."""
-    from misgiving.deferral.decision_tables import DecidedNumbers, DecisionTable, writer_for
+def _write(rows: "Iterable[DecisionRow]", out: Path | None, columns: Sequence[str]) -> None:
+    """Write the table, or show it."""
+    from misgiving.deferral.decision_tables import csv_table, writer_for
 
-    numbers = DecidedNumbers()
-    decided = numbers.through(rows)
-    table = DecisionTable.of(decided, has_policy=deferral is not None, unreadable=unreadable)
     if out is None:
-        typer.echo(table.csv(), nl=False)
+        typer.echo("".join(csv_table(columns, rows)), nl=False)
     else:
-        writer_for(out)(out, table)
-    return numbers
+        writer_for(out)(out, columns, rows)
 
 
 def _say_what_was_written(
@@ -213,13 +207,13 @@ def _say_what_was_written(
         say(f"wrote {contact_sheet} ({not_accepted} images that were not accepted)")
 
 
-def _say_expected(numbers: "DecidedNumbers", deferral: "Deferral | None") -> None:
+def _say_expected(decisions: "Iterable[DecisionRow]", deferral: "Deferral | None") -> None:
     """Sentences on the performance to expect, where there is a policy and enough is known."""
     from misgiving.deferral.expected_performance import expected_performance
     from misgiving.report.drift import performance_sentences
 
     if deferral is None:
         return
-    expected = expected_performance(deferral, **numbers.arrays)
-    for sentence in performance_sentences(expected) if expected else ():
+    expected = expected_performance(deferral, decisions)
+    for sentence in performance_sentences(expected, deferral) if expected else ():
         say(sentence)

@@ -5,19 +5,15 @@ It is CSV, Parquet or JSON lines, by the suffix of the file.
 
 import json
 import math
-from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from misgiving.deferral.decisions import Decision
 from misgiving.errors import UsageError
-from misgiving.files import csv_lines, whole_file, write_csv
-
-Value = str | float | None
+from misgiving.files import csv_lines, whole_file
 
 
 class DecisionRow(NamedTuple):
@@ -37,75 +33,13 @@ class DecisionRow(NamedTuple):
     unreadable: str | None = None
 
 
-PREDICTION_COLUMNS = DecisionRow._fields[:4]
-POLICY_COLUMNS = DecisionRow._fields[4:-1]
+PREDICTION_COLUMNS, POLICY_COLUMNS = DecisionRow._fields[:4], DecisionRow._fields[4:-1]
 UNREADABLE = "unreadable"
-NUMBERS = {
-    "errors": "error_probability",
-    "scores": "acceptance_score",
-    "ood_scores": "ood_score",
-}
 BATCH = 10_000  # rows of a Parquet file that are written at a time
 TEXTS = ("path", "predicted_class", "decision", "reason", UNREADABLE)  # the others are numbers
 
-
-class DecisionTable(NamedTuple):
-    """Decisions in the order of the images, and the columns that are written of them.
-
-    The decisions may be an iterator, which one write uses up.
-    """
-
-    columns: tuple[str, ...]
-    decisions: Iterable[DecisionRow]
-
-    @classmethod
-    def of(
-        cls, decisions: Iterable[DecisionRow], *, has_policy: bool, unreadable: bool = False
-    ) -> "DecisionTable":
-        """Choose the columns: those of a policy, and of unreadable images, only if they apply."""
-        columns = PREDICTION_COLUMNS + (POLICY_COLUMNS if has_policy else ())
-        return cls((*columns, UNREADABLE) if unreadable else columns, decisions)
-
-    @property
-    def rows(self) -> Iterator[tuple[Value, ...]]:
-        """The values of the columns."""
-        return (tuple(getattr(row, name) for name in self.columns) for row in self.decisions)
-
-    @property
-    def csv_rows(self) -> Iterator[list[str]]:
-        """Numbers in six digits, and None as an empty cell."""
-        return ([_cell(value) for value in row] for row in self.rows)
-
-    def csv(self) -> str:
-        """The table as comma-separated values."""
-        return "".join(csv_lines(self.columns, self.csv_rows))
-
-
-class DecidedNumbers:
-    """The numbers of decisions, kept while their rows pass, for the performance to expect."""
-
-    def __init__(self) -> None:
-        self._names: list[str] = []
-        self._numbers = {name: array("d") for name in NUMBERS}
-        self._accepted = array("b")
-
-    def through(self, rows: Iterable[DecisionRow]) -> Iterator[DecisionRow]:
-        """Pass rows on, and keep their numbers; rows of unreadable images have none."""
-        for row in rows:
-            if row.decision is not None:
-                self._names.append(row.path)
-                self._accepted.append(row.decision == "accept")
-                for name, values in self._numbers.items():
-                    number = getattr(row, NUMBERS[name])
-                    values.append(math.nan if number is None else number)
-            yield row
-
-    @property
-    def arrays(self) -> dict[str, Any]:
-        """All numbers by name, and whether an image was accepted."""
-        accepted = np.array(self._accepted, dtype=bool)
-        numbers = {name: np.array(values) for name, values in self._numbers.items()}
-        return {"names": self._names, "accepted": accepted, **numbers}
+Rows = Iterable[DecisionRow]
+Columns = Sequence[str]
 
 
 def row_of(path: str, decision: Decision) -> DecisionRow:
@@ -118,44 +52,58 @@ def row_of(path: str, decision: Decision) -> DecisionRow:
     )
 
 
-def _cell(value: Value) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else f"{value:.6g}"
+def columns_of(*, has_policy: bool, unreadable: bool = False) -> Columns:
+    """The columns of a table: those of a policy, and of unreadable images, only if they apply."""
+    columns = PREDICTION_COLUMNS + (POLICY_COLUMNS if has_policy else ())
+    return (*columns, UNREADABLE) if unreadable else columns
 
 
-def _write_csv(path: Path, table: DecisionTable) -> None:
-    write_csv(path, table.columns, table.csv_rows)
+def csv_table(columns: Columns, rows: Rows) -> Iterator[str]:
+    """Lines of comma-separated values: numbers in six digits, and None as an empty cell."""
+    cells = (
+        [
+            "" if value is None else value if isinstance(value, str) else f"{value:.6g}"
+            for value in (getattr(row, name) for name in columns)
+        ]
+        for row in rows
+    )
+    return csv_lines(columns, cells)
 
 
-def _write_lines(path: Path, table: DecisionTable) -> None:
-    lines = (json.dumps(dict(zip(table.columns, row, strict=True))) for row in table.rows)
-    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        file.writelines(f"{line}\n" for line in lines)
+def _json_lines(columns: Columns, rows: Rows) -> Iterator[str]:
+    for row in rows:
+        yield f"{json.dumps({name: getattr(row, name) for name in columns})}\n"
 
 
-def _write_parquet(path: Path, table: DecisionTable) -> None:
+def _write_lines(
+    lines_of: Callable[[Columns, Rows], Iterator[str]], path: Path, columns: Columns, rows: Rows
+) -> None:
+    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(lines_of(columns, rows))
+
+
+def _write_parquet(path: Path, columns: Columns, rows: Rows) -> None:
     import pyarrow
     from pyarrow import parquet
 
     texts, numbers = pyarrow.string(), pyarrow.float64()
-    schema = pyarrow.schema([(name, texts if name in TEXTS else numbers) for name in table.columns])
-    rows = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
-    with whole_file(path) as partial, parquet.ParquetWriter(partial, schema) as writer:
-        while batch := list(islice(rows, BATCH)):
+    schema = pyarrow.schema([(name, texts if name in TEXTS else numbers) for name in columns])
+    cells = ({name: getattr(row, name) for name in columns} for row in rows)
+    with whole_file(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+        while batch := list(islice(cells, BATCH)):
             writer.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
 
 
-WRITERS: dict[str, Callable[[Path, DecisionTable], None]] = {
-    ".csv": _write_csv,
+WRITERS: dict[str, Callable[[Path, Columns, Rows], None]] = {
+    ".csv": partial(_write_lines, csv_table),
     ".parquet": _write_parquet,
-    ".jsonl": _write_lines,
-    "": _write_csv,
+    ".jsonl": partial(_write_lines, _json_lines),
+    "": partial(_write_lines, csv_table),
 }
 """By suffix."""
 
 
-def writer_for(path: Path) -> Callable[[Path, DecisionTable], None]:
+def writer_for(path: Path) -> Callable[[Path, Columns, Rows], None]:
     """The function that writes a table to this file; call it before the work is done.
 
     Raises:

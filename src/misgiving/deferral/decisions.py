@@ -1,4 +1,4 @@
-"""Decisions on a set of images, and the reason that is given for each."""
+"""Decisions on a set of images from the outputs of a model, and the reason for each."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,8 +9,12 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy.special import softmax
 
+from misgiving.calibration.apply import Calibrator
 from misgiving.deferral.certificate import Certificate
-from misgiving.deferral.rules import DecisionRule
+from misgiving.deferral.settings import DecisionRule
+from misgiving.predictions.record import Predictions
+from misgiving.scores.detectors import FittedDetectors, finite_rows, scores_of_outputs
+from misgiving.scores.features import FEATURE_SCORES
 
 NO_POLICY = "no policy is calibrated for this model, so every image is deferred"
 NOT_FINITE = "the model gave no finite score, so the image is deferred"
@@ -22,7 +26,10 @@ ALL_ACCEPTED = "the policy accepts every image that is in-distribution and likel
 Outcome = Literal["accept", "defer", "ood"]
 Values = Float[np.ndarray, " n"]
 Classes = Int[np.ndarray, " n"]
-Probabilities = Float[np.ndarray, "n classes"]
+Logits = Float[np.ndarray, "n classes"]
+Features = Float[np.ndarray, "n width"]
+Taps = Float[np.ndarray, "n channels"]
+Outputs = tuple[Logits, Features | None, Values | None, Taps | None]
 
 
 class Decision(NamedTuple):
@@ -84,13 +91,7 @@ class Decisions(Sequence[Decision]):
         predicted: Position of the class that is named.
         most_probable: Position of the class with the largest calibrated probability, before the
             error estimator changed it.
-        probabilities: As in a `Decision`.
-        error_probability: Probability that the named class is wrong.
-        ood_p_value: As in a `Decision`.
-        acceptance_score: Higher means more likely correct.
-        ood_score: Lower means more likely out-of-distribution.
-        expected_loss: Expected cross-entropy in nats.
-        predicted_loss: Output of the loss estimator; higher means more likely wrong.
+        probabilities: As in a `Decision`; so are the numbers after it.
         certificate: Of the policy that decided; None without a policy.
         rule: By which the policy names classes.
         error_limit: Highest error probability that is accepted; None: the score is no function of
@@ -102,7 +103,7 @@ class Decisions(Sequence[Decision]):
     decisions: Shaped[np.ndarray, " n"]
     predicted: Classes
     most_probable: Classes
-    probabilities: Probabilities
+    probabilities: Logits
     error_probability: Values
     ood_p_value: Values
     acceptance_score: Values
@@ -116,7 +117,7 @@ class Decisions(Sequence[Decision]):
 
     @classmethod
     def without_policy(
-        cls, classes: Sequence[str], logits: Probabilities, predicted_losses: Values | None = None
+        cls, classes: Sequence[str], logits: Logits, predicted_losses: Values | None = None
     ) -> "Decisions":
         """Defer every image, because no policy is calibrated for the model."""
         probabilities = np.full(logits.shape, np.nan)
@@ -209,7 +210,7 @@ class Decisions(Sequence[Decision]):
     ) -> str:
         """In terms of the number that decided."""
         if decision == "ood":
-            cases = len(certificate.ood_scores or ())
+            cases = len(certificate.ood_scores)
             return ood_reason(numbers["ood_p_value"], cases, training_images=self.knows_training)
         score, ood_score = numbers["acceptance_score"], numbers["ood_score"]
         limit, threshold = certificate.ood_threshold, certificate.accept_threshold
@@ -217,23 +218,27 @@ class Decisions(Sequence[Decision]):
         if not math.isfinite(score) or (limit is not None and not math.isfinite(ood_score)):
             return NOT_FINITE
         if error > highest:
-            return error_reason(error, highest, accepted=False)
+            return comparison("probability of error", error, "above", highest, "highest")
         if threshold is None:
             return NO_THRESHOLD
-        reasons = {
-            AT_OOD_THRESHOLD: ood_score == limit,
-            SURPASSED: decision == "defer" and score >= threshold,
-            ALL_ACCEPTED: threshold == -math.inf,
-            self._threshold_reason(threshold, score, error): True,
-        }
-        return next(reason for reason, applies in reasons.items() if applies)
+        if ood_score == limit:
+            return AT_OOD_THRESHOLD
+        return self._threshold_reason(threshold, score, error, accepted=decision == "accept")
 
-    def _threshold_reason(self, threshold: float, score: float, error: float) -> str:
+    def _threshold_reason(
+        self, threshold: float, score: float, error: float, *, accepted: bool
+    ) -> str:
         """In terms of the error, unless that would contradict the score, which decides."""
-        accepted, limit = score >= threshold, self.error_limit
-        if limit is None or not (error <= limit if accepted else error > limit):
-            return score_reason(score, threshold, accepted=accepted)
-        return error_reason(error, limit, accepted=accepted)
+        reached, limit = score >= threshold, self.error_limit
+        if reached and not accepted:
+            return SURPASSED
+        if threshold == -math.inf:
+            return ALL_ACCEPTED
+        if limit is None or not (error <= limit if reached else error > limit):
+            relation = "at least" if reached else "below"
+            return comparison("score", score, relation, threshold, "lowest")
+        relation = "within" if reached else "above"
+        return comparison("probability of error", error, relation, limit, "highest")
 
 
 def ood_reason(p_value: float, cases: int, *, training_images: bool) -> str:
@@ -253,36 +258,120 @@ def ood_reason(p_value: float, cases: int, *, training_images: bool) -> str:
     return f"{less} all{share} calibration cases (p = {p_value:.2g})"
 
 
-def error_reason(error: float, limit: float, *, accepted: bool) -> str:
-    """Reason in terms of the error probability.
+def comparison(subject: str, value: float, relation: str, limit: float, extreme: str) -> str:
+    """Reason that compares a number with its limit, in as many digits as show that they differ.
 
-    >>> error_reason(0.31, 0.12, accepted=False)
-    'probability of error 0.31 is above 0.12, the highest that is accepted'
-    """
-    value, highest = distinct_digits(error, limit)
-    relation = "within" if accepted else "above"
-    return f"probability of error {value} is {relation} {highest}, the highest that is accepted"
-
-
-def score_reason(score: float, threshold: float, *, accepted: bool) -> str:
-    """Reason in terms of the acceptance score.
-
-    >>> score_reason(0.4, 0.75, accepted=False)
+    >>> comparison("score", 0.4, "below", 0.75, "lowest")
     'score 0.40 is below 0.75, the lowest that is accepted'
+    >>> comparison("score", 0.12301, "below", 0.12304, "lowest")
+    'score 0.12301 is below 0.12304, the lowest that is accepted'
     """
-    value, lowest = distinct_digits(score, threshold)
-    relation = "at least" if accepted else "below"
-    return f"score {value} is {relation} {lowest}, the lowest that is accepted"
+    texts = repr(value), repr(limit)
+    for digits in range(16, 1, -1):
+        rounded = f"{value:.{digits}f}", f"{limit:.{digits}f}"
+        if rounded[0] != rounded[1] or value == limit:
+            texts = rounded
+    return f"{subject} {texts[0]} is {relation} {texts[1]}, the {extreme} that is accepted"
 
 
-def distinct_digits(value: float, limit: float) -> tuple[str, str]:
-    """Both numbers with as many digits as show that they differ, and no fewer than two.
+def decide(
+    certificate: Certificate,
+    rule: DecisionRule,
+    calibration: Calibrator,
+    detectors: FittedDetectors,
+    ood_detector: str,
+    outputs: Outputs,
+) -> Decisions:
+    """Decide from the outputs of a model; one that is not finite is deferred.
 
-    >>> distinct_digits(0.31, 0.12), distinct_digits(0.12304, 0.12301)
-    (('0.31', '0.12'), ('0.12304', '0.12301'))
+    Args:
+        certificate: Has the thresholds.
+        rule: Names the classes.
+        calibration: From scores to probabilities.
+        detectors: Those that decisions depend on.
+        ood_detector: Name of the OOD score.
+        outputs: Logits, features, predicted losses and averages of the taps.
     """
-    for digits in range(2, 17):
-        texts = f"{value:.{digits}f}", f"{limit:.{digits}f}"
-        if texts[0] != texts[1] or value == limit:
-            return texts
-    return repr(value), repr(limit)
+    numbers = measure_outputs(calibration, detectors, ood_detector, outputs)
+    errors, threshold = numbers["error_probability"], certificate.accept_threshold
+    predicted, most_probable, probabilities = predict_classes(calibration, outputs[0], errors)
+    outcomes, numbers["ood_p_value"] = certificate.decide(
+        numbers["acceptance_score"],
+        numbers["ood_score"],
+        rule.acceptable(errors, probabilities, predicted),
+    )
+    return Decisions(
+        classes=certificate.classes,
+        decisions=outcomes,
+        predicted=predicted,
+        most_probable=most_probable,
+        probabilities=probabilities,
+        certificate=certificate,
+        rule=rule,
+        error_limit=None
+        if threshold is None
+        else float(calibration.error(np.array([threshold]))[0]),
+        knows_training=ood_detector in FEATURE_SCORES,
+        **numbers,
+    )
+
+
+def measure_outputs(
+    calibration: Calibrator, detectors: FittedDetectors, ood_detector: str, outputs: Outputs
+) -> dict[str, Values]:
+    """Numbers by the field of a decision; NaN where outputs are not finite, or there is none."""
+    logits, features, predicted_losses, taps = outputs
+    numbers = {name: np.full(len(logits), np.nan) for name in NUMBERS}
+    finite = finite_rows(logits, features, taps)
+    if predicted_losses is not None:
+        numbers["predicted_loss"] = predicted_losses
+    features, losses, taps = (
+        None if values is None else values[finite] for values in (features, predicted_losses, taps)
+    )
+    scores = scores_of_outputs(logits[finite], features, losses, taps, detectors)
+    evidence = detectors.evidence(features, taps)
+    acceptance = calibration.acceptance_scores(scores, logits[finite], evidence)
+    numbers["acceptance_score"][finite] = acceptance
+    numbers["error_probability"][finite] = calibration.error(acceptance)
+    if calibration.loss is not None:
+        numbers["expected_loss"][finite] = calibration.loss(scores["predicted_loss"])
+    numbers["ood_score"][finite] = scores[ood_detector]
+    return numbers
+
+
+def predict_classes(
+    calibration: Calibrator, logits: Logits, errors: Values
+) -> tuple[Classes, Classes, Logits]:
+    """The class that is named, the most probable one after scaling, and probabilities.
+
+    These agree with the error; where it is not available, they are the scaled ones, or NaN.
+    """
+    predicted, probabilities = logits.argmax(axis=1), np.full(logits.shape, np.nan)
+    most_probable = predicted.copy()
+    finite = np.isfinite(logits).all(axis=1)
+    wide = logits[finite].astype(np.float64)
+    predicted[finite] = calibration.predict(wide)
+    most_probable[finite] = calibration.scaling.logarithms(wide).argmax(axis=1)
+    probabilities[finite] = calibration.scaling(wide)
+    judged = finite & np.isfinite(errors)
+    probabilities[judged] = calibration.probabilities(
+        logits[judged].astype(np.float64), predicted[judged], errors[judged]
+    )
+    return predicted, most_probable, probabilities
+
+
+def lacking_columns(
+    predictions: Predictions, used: FittedDetectors, scores: Sequence[str]
+) -> list[str]:
+    """Columns that these detectors and scores read and the predictions do not have, in words."""
+    reads_taps = used.probes is not None and used.probes.reads_taps
+    reads_features = used.names or (used.probes is not None and not reads_taps)
+    width = used.directions.shape[1]
+    given = 0 if predictions.features is None else predictions.features.shape[1]
+    lacks = {
+        "the averages of the taps": reads_taps and predictions.taps is None,
+        f"the columns feature_0 to feature_{width - 1}": reads_features and given != width,
+        "the column predicted_loss": "predicted_loss" in scores
+        and predictions.predicted_losses is None,
+    }
+    return [columns for columns, is_lacking in lacks.items() if is_lacking]

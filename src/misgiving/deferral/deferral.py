@@ -9,18 +9,23 @@ from typing import Any
 from misgiving.calibration.apply import Calibrator
 from misgiving.calibration.fit import Fitted
 from misgiving.deferral.certificate import Certificate
-from misgiving.deferral.decide import Features, Logits, Taps, Values, check_columns, decide
-from misgiving.deferral.decisions import Decisions
+from misgiving.deferral.decisions import (
+    Decisions,
+    Features,
+    Logits,
+    Taps,
+    Values,
+    decide,
+    lacking_columns,
+)
 from misgiving.deferral.fit import (
-    FittingSets,
-    certify,
     fit_calibration,
+    fitting_sets,
     most_missed,
+    scored_cases,
     sensitivities_by_rule,
 )
 from misgiving.deferral.policy_file import (
-    AGAIN,
-    DETECTORS,
     FITTED,
     POLICY,
     POLICY_FOLDER,
@@ -29,17 +34,15 @@ from misgiving.deferral.policy_file import (
     cases_after,
     check_policy_folder,
 )
-from misgiving.deferral.rules import DecisionRule, RuleName
-from misgiving.deferral.targets import Targets
+from misgiving.deferral.settings import DecisionRule, RuleName, Targets, check_known
+from misgiving.deferral.thresholds import certify_thresholds
 from misgiving.errors import DataError, UsageError
 from misgiving.files import whole_folder
-from misgiving.groups import unit_of
-from misgiving.manifests import sha256_of, sha256_of_file
+from misgiving.groups import one_per_group, unit_of
+from misgiving.manifests import sha256_of
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
 from misgiving.scores.features import FEATURE_SCORES
-
-UNNAMED = "unnamed"  # the model of predictions that do not name one
 
 
 class Deferral:
@@ -121,10 +124,9 @@ class Deferral:
 
     def set_params(self, **parameters: Any) -> "Deferral":
         """Change parameters; they take effect when `fit` is called."""
-        for name, value in parameters.items():
-            if name not in self.get_params():
-                raise UsageError(f"Deferral has no parameter {name!r}")
-            setattr(self, name, value)
+        if unknown := parameters.keys() - self.get_params().keys():
+            raise UsageError(f"Deferral has no parameter {min(unknown)!r}")
+        vars(self).update(parameters)
         return self
 
     def __repr__(self) -> str:
@@ -137,12 +139,7 @@ class Deferral:
         return f"Deferral({', '.join(changed)})"
 
     def fit(
-        self,
-        tuning: Any,
-        calibration: Any = None,
-        *,
-        training: Any = None,
-        classes: Any = None,
+        self, tuning: Any, calibration: Any = None, *, training: Any = None, classes: Any = None
     ) -> "Deferral":
         """Choose thresholds with the tuning set, and certify them with the calibration set.
 
@@ -163,19 +160,19 @@ class Deferral:
             DataError: The sets cannot support a policy.
         """
         targets, rule = self._settings()
-        sets = FittingSets.of(tuning, calibration, training, classes=classes, seed=self.seed)
-        self.check_classes(sets.tuning.classes)
-        fitted = fit_calibration(sets.tuning, sets.detectors, rule)
-        self.certify(sets.tuning, sets.calibration, detectors=sets.detectors, fitted=fitted)
+        tuning, calibration, detectors, facts = fitting_sets(
+            tuning, calibration, training, classes=classes, seed=self.seed
+        )
+        self.check_classes(tuning.classes)
+        fitted = fit_calibration(tuning, detectors, rule)
+        self.certify(tuning, calibration, detectors=detectors, fitted=fitted)
         self.cases_ = replace(
             self.cases_,
-            drawn_parts=sets.drawn_parts,
-            training_images=sets.training_images,
-            left_out=sets.left_out,
-            sensitivities=sensitivities_by_rule(sets.tuning, rule),
+            **facts,
+            sensitivities=sensitivities_by_rule(tuning, rule),
             most_missed=None
             if targets.class_max_miss
-            else most_missed(self.decide(sets.calibration), sets.calibration),
+            else most_missed(self.decide(calibration), calibration),
         )
         return self
 
@@ -185,8 +182,8 @@ class Deferral:
         Raises:
             UsageError: One has a value that cannot be used, or names another class.
         """
-        for settings in self._settings():
-            settings.check_classes(classes)
+        targets, rule = self._settings()
+        check_known(classes, class_max_miss=targets.class_max_miss, costs=rule.costs)
 
     def certify(
         self,
@@ -211,17 +208,21 @@ class Deferral:
         targets, self.rule_ = self._settings()
         self.calibration_, self.detectors_ = fitted.calibrator, detectors
         self.ood_detector_ = self.ood_detector or default_ood_detector(detectors)
-        self.certificate_ = certify(
-            tuning,
-            calibration,
-            detectors,
-            fitted,
-            targets,
-            self.rule_,
-            ood_detector=self.ood_detector_,
-            seed=self.seed,
+        tuned, certified = (
+            scored_cases(
+                predictions,
+                detectors,
+                fitted,
+                self.rule_,
+                ood_detector=self.ood_detector_,
+                of_tuning=predictions is tuning,
+            )[one_per_group(predictions.units, seed=self.seed)]
+            for predictions in (tuning, calibration)
         )
-        self.model_ = calibration.model or UNNAMED
+        self.certificate_ = certify_thresholds(
+            tuned, certified, targets, classes=calibration.classes
+        )
+        self.model_ = calibration.model or "unnamed"
         self.unit_ = unit_of(calibration.group_columns)
         self.cases_ = Cases.of(tuning, calibration)
         return self
@@ -274,10 +275,7 @@ class Deferral:
         predictions = Predictions.of(data, classes=self.classes_)
         self.check_predictions(predictions)
         return self.decide_outputs(
-            predictions.logits,
-            predictions.features,
-            predictions.predicted_losses,
-            predictions.taps,
+            predictions.logits, predictions.features, predictions.predicted_losses, predictions.taps
         )
 
     def decide_outputs(
@@ -313,8 +311,7 @@ class Deferral:
         if classes not in (None, self.classes_):
             raise DataError(
                 f"the policy is for the classes {', '.join(self.classes_)}, and the predictions "
-                f"are for {', '.join(classes or ())}; they must be the same in the same order; "
-                f"{AGAIN}"
+                f"are for {', '.join(classes or ())}; they must be the same in the same order"
             )
         if model != self._fitted.model_:
             raise DataError(
@@ -329,13 +326,17 @@ class Deferral:
             DataError: They are of another model, classes or kind of outputs, or lack columns.
         """
         self.check_model(predictions.model or self._fitted.model_, predictions.classes)
-        check_columns(
-            predictions,
-            self.calibration_,
-            self.used_detectors,
-            self.ood_detector_,
-            outputs=self.cases_.outputs,
-        )
+        if predictions.outputs != self.cases_.outputs:
+            raise DataError(
+                f"the predictions are {predictions.outputs}, and the policy was fitted on "
+                f"{self.cases_.outputs}, with which their scores cannot be compared; give these"
+            )
+        scores = (self.ood_detector_, *self.calibration_.needed)
+        if lacking := lacking_columns(predictions, self.used_detectors, scores):
+            raise DataError(
+                f"the policy needs {' and '.join(lacking)}, which these predictions do not have; "
+                "predict again with the run or its bundle"
+            )
 
     def save(self, folder: str | Path) -> None:
         """Write a policy folder, whole or not at all; one that is there is replaced.
@@ -347,7 +348,7 @@ class Deferral:
         """
         folder = Path(folder)
         check_policy_folder(folder)
-        self.cases_ = cases_after(folder, PolicyFile.of(self._fitted, ""))
+        self.cases_ = cases_after(folder, PolicyFile.of(self._fitted))
         with whole_folder(folder) as partial:
             self.write(partial)
 
@@ -358,8 +359,8 @@ class Deferral:
             folder: Such as that of a bundle.
             used_alone: Leave out detectors on which no decision depends.
         """
-        (self.used_detectors if used_alone else self.detectors_).save(folder / DETECTORS)
-        PolicyFile.of(self, sha256_of_file(folder / DETECTORS)).write(folder)
+        detectors = self.used_detectors if used_alone else self.detectors_
+        PolicyFile.of(self).write(folder, detectors)
 
     @property
     def fingerprint(self) -> str:
@@ -389,8 +390,6 @@ class Deferral:
         """
         folder = Path(folder)
         folder = folder if (folder / POLICY).is_file() else folder / POLICY_FOLDER
-        if not (folder / POLICY).is_file():
-            raise DataError(f"{folder.parent}: contains no policy; run `misgiving calibrate` first")
         policy = PolicyFile.read(folder)
         deferral = cls(**policy.parameters)
         for name in FITTED:

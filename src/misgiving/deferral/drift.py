@@ -190,33 +190,26 @@ class DriftMonitor:
         self.alarms: dict[str, int] = {}
         self._alarmed_with: dict[str, Recent] = {}
         self._alarm_at = {"scores": 1 / each, "familiarity": 1 / each, "acceptance": 2 / each}
-        self._ranks: dict[str, RankTest] = {}
-        if certificate.ood_scores is not None:
-            self._ranks["familiarity"] = RankTest(certificate.ood_scores)
-        self._ranks["scores"] = RankTest(certificate.calibration_scores.scores)
+        self._ranks = {
+            "familiarity": RankTest(certificate.ood_scores),
+            "scores": RankTest(certificate.scores),
+        }
         self._acceptance: AcceptanceTest | None = None
         if certificate.accept_threshold is not None:
-            interval = certificate.calibration_scores.acceptance_interval(
-                certificate.accept_threshold,
-                ood_rule=certificate.ood_threshold is not None,
-                level=each / 2,  # the other half is for the bets
-            )
-            self._acceptance = AcceptanceTest(interval)
+            # the other half of the level is for the bets
+            self._acceptance = AcceptanceTest(certificate.acceptance_interval(level=each / 2))
 
-    def update(
-        self, *, score: float, ood_score: float | None, accepted: bool, content: str
-    ) -> None:
+    def update(self, *, score: float, ood_score: float, accepted: bool, content: str) -> None:
         """Take one more case into account.
 
         Args:
-            score: Acceptance score.
-            ood_score: OOD score, where the policy has a detector.
+            score: Acceptance score; NaN counts as the lowest.
+            ood_score: OOD score; NaN counts as the lowest.
             accepted: True if the policy accepts the prediction.
             content: A hash of the image, which breaks ties between equal scores.
         """
         self.cases += 1
-        lowest = -math.inf if ood_score is None else ood_score
-        values = {"scores": score, "familiarity": lowest}
+        values = {"scores": score, "familiarity": ood_score}
         for name, ranks in self._ranks.items():
             ranks.update(values[name], tie_breaker(f"{name} {content}"))
         if self._acceptance is not None:

@@ -1,13 +1,14 @@
 """Expected errors of images without labels, if these are drawn like the calibration cases."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import kolmogorov
 
+from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import DriftMonitor, DriftTest
 
@@ -29,14 +30,11 @@ class ExpectedError(NamedTuple):
     upper: float
 
 
-class ExpectedErrors(NamedTuple):
-    """Expected errors of all images whose outputs are finite, and of the accepted ones.
+Expected = tuple[ExpectedError, ExpectedError | None]
+"""Of all images whose outputs are finite, and of the accepted ones.
 
-    `accepted` is None where no image is, or too few calibration cases are.
-    """
-
-    everything: ExpectedError
-    accepted: ExpectedError | None
+None where no image is accepted, or too few calibration cases are.
+"""
 
 
 class ExpectedPerformance(NamedTuple):
@@ -47,65 +45,58 @@ class ExpectedPerformance(NamedTuple):
         alarms: The tests for drift that found the images to differ from the calibration cases.
         gaps: Largest difference between the distributions of the images and of the calibration
             cases, by score, where these differ; `acceptance` or `ood`.
-        unit: What a calibration case is: a patient, a lesion, an image, or another group.
-        compares_with_training: True if the OOD score compares an image with those of the training.
     """
 
-    errors: ExpectedErrors
+    errors: Expected
     alarms: tuple[DriftTest, ...]
     gaps: Mapping[str, float]
-    unit: str
-    compares_with_training: bool
 
 
 def expected_performance(
-    deferral: Deferral,
-    *,
-    errors: Values,
-    scores: Values,
-    ood_scores: Values,
-    accepted: Bool[np.ndarray, " n"],
-    names: Sequence[str],
+    deferral: Deferral, decisions: Iterable[DecisionRow]
 ) -> ExpectedPerformance | None:
     """Estimate the errors of images without labels, and test whether the estimate may hold.
 
     Args:
         deferral: The policy by which the images were decided.
-        errors: Error probabilities; images where one is not finite are left out.
-        scores: Acceptance scores.
-        ood_scores: OOD scores.
-        accepted: True for the accepted images.
-        names: Of the images, to break ties in the tests for drift.
+        decisions: Images without a finite error probability are left out; the paths break ties in
+            the tests for drift.
 
     Returns:
         None where `expected_errors` is None.
     """
+    judged = [
+        (row.path, (row.error_probability, row.acceptance_score, row.ood_score), row.decision)
+        for row in decisions
+        if row.error_probability is not None
+    ]
+    names = [name for name, _, _ in judged]
+    numbers = np.array([numbers for _, numbers, _ in judged], dtype=float)
+    errors, scores, ood_scores = numbers.reshape(-1, 3).T
+    accepted = np.array([decision == "accept" for _, _, decision in judged], dtype=bool)
     expected = expected_errors(deferral, errors, accepted)
     if expected is None:
         return None
-    rows = np.flatnonzero(np.isfinite(errors))
-    scores, ood_scores = scores[rows], ood_scores[rows]
     certificate, monitor = deferral.certificate_, DriftMonitor(deferral.certificate_)
     # in a random order, since the images may be sorted
-    for row in np.random.default_rng(0).permutation(len(rows))[:MOST_TESTED]:
+    for row in np.random.default_rng(0).permutation(len(names))[:MOST_TESTED]:
         monitor.update(
             score=float(scores[row]),
             ood_score=float(ood_scores[row]),
-            accepted=bool(accepted[rows[row]]),
-            content=names[rows[row]],
+            accepted=bool(accepted[row]),
+            content=names[row],
         )
-    compared = {"acceptance": (scores, certificate.calibration_scores.scores)}
-    if certificate.ood_scores is not None:
-        compared["ood"] = (ood_scores, certificate.ood_scores)
+    compared = {
+        "acceptance": (scores, certificate.scores),
+        "ood": (ood_scores, certificate.ood_scores),
+    }
     gaps = {}
     for name, (new, calibration) in compared.items():
         gap, p_value = compare_distributions(new, np.array(calibration))
         if p_value <= DIFFERENT / len(compared):
             gaps[name] = gap
     alarms = (test for test in monitor.tests if test.alarmed_with is not None)
-    return ExpectedPerformance(
-        expected, tuple(alarms), gaps, deferral.unit_, deferral.compares_with_training
-    )
+    return ExpectedPerformance(expected, tuple(alarms), gaps)
 
 
 def compare_distributions(first: Values, second: Float[np.ndarray, " m"]) -> tuple[float, float]:
@@ -125,7 +116,7 @@ def compare_distributions(first: Values, second: Float[np.ndarray, " m"]) -> tup
 
 def expected_errors(
     deferral: Deferral, errors: Values, accepted: Bool[np.ndarray, " n"]
-) -> ExpectedErrors | None:
+) -> Expected | None:
     """Estimate the errors of images that are drawn like the calibration cases.
 
     The mean error probability is corrected by the mean difference between errors and error
@@ -143,18 +134,17 @@ def expected_errors(
         None with fewer than 20 calibration cases, or without an image.
     """
     finite = np.isfinite(errors)
-    cases, lowest = deferral.certificate_.calibration_scores, deferral.certificate_.accept_threshold
-    scores = np.array(cases.scores)
-    residuals = np.array(cases.wrong) - deferral.calibration_.error(scores)
+    certificate, lowest = deferral.certificate_, deferral.certificate_.accept_threshold
+    scores = np.array(certificate.scores)
+    residuals = np.array(certificate.errors) - deferral.calibration_.error(scores)
     if len(residuals) < FEWEST_CASES or not finite.any():
         return None
     threshold = np.inf if lowest is None else lowest
-    taken, both = np.array(cases.kept) & (scores >= threshold), finite & accepted
-    return ExpectedErrors(
+    taken, both = np.array(certificate.kept) & (scores >= threshold), finite & accepted
+    enough = both.any() and taken.sum() >= FEWEST_CASES
+    return (
         _expected(errors[finite], residuals),
-        _expected(errors[both], residuals[taken])
-        if both.any() and taken.sum() >= FEWEST_CASES
-        else None,
+        _expected(errors[both], residuals[taken]) if enough else None,
     )
 
 

@@ -4,71 +4,53 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from misgiving.calibration.apply import Calibrator
 from misgiving.calibration.fit import Fitted, TuningSet, cross_fitted, fit_calibrator
-from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.decisions import Decisions
-from misgiving.deferral.rules import DecisionRule
-from misgiving.deferral.scored_cases import ScoredCases, one_per_group
-from misgiving.deferral.targets import Targets
-from misgiving.deferral.thresholds import certify_thresholds
+from misgiving.deferral.settings import DecisionRule
+from misgiving.deferral.thresholds import ScoredCases
 from misgiving.errors import DataError, UsageError
 from misgiving.groups import QUARTERS, partition_groups
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
-from misgiving.scores.features import FEATURE_SCORES
 
 MOST_TUNED = 20_000  # groups to tune on; more would be slow, and bring nothing
-PREDICTED_LOSS = "predicted_loss"
 MOST_PROBABLE = DecisionRule()
 OWN_SETS = ("tune", "calibrate")
 FREE = ("", "validation")
 NOT_USED = ("train", "test", "excluded")
 
 
-class FittingSets(NamedTuple):
-    """The images that a policy is fitted on, and the detectors that are.
+def fitting_sets(
+    tuning: Any, calibration: Any, training: Any, *, classes: Any, seed: int
+) -> tuple[Predictions, Predictions, FittedDetectors, dict[str, Any]]:
+    """Choose the sets to tune on and to certify with as `Deferral.fit` says, and fit the detectors.
 
-    Attributes:
-        drawn_parts: Number of parts of the images of which one was drawn for tuning; 0: the data
-            name both sets.
-        training_images: Images that the detectors are fitted on.
-        left_out: Other images of the data, by their set.
+    Also gives facts on the choice, by the field of `Cases`.
+
+    Raises:
+        DataError: They cannot support a policy.
     """
-
-    tuning: Predictions
-    calibration: Predictions
-    detectors: FittedDetectors
-    drawn_parts: int
-    training_images: int
-    left_out: Mapping[str, int]
-
-    @classmethod
-    def of(
-        cls, tuning: Any, calibration: Any, training: Any, *, classes: Any, seed: int
-    ) -> "FittingSets":
-        """Choose the sets as `Deferral.fit` says, and fit the detectors."""
-        parts, left_out = 0, dict[str, int]()
-        if calibration is None:
-            everything = Predictions.of(tuning, classes=classes)
-            tuning, calibration, parts = drawn_sets(everything, seed=seed)
-            left_out = dict(Counter(everything.sets or ()))
-            training = everything.in_set("train") if training is None else training
-        else:
-            tuning = Predictions.of(tuning, classes=classes, name="tuning")
-            calibration = Predictions.of(calibration, classes=classes, name="calibration")
-            check_copies(tuning, calibration)
-        check_sets(tuning, calibration)
-        if training is not None:
-            training = Predictions.of(training, classes=classes, name="training")
-        detectors = fit_detectors(training, tuning.classes)
-        fitted_on = len(training) if detectors.names else 0
-        counts = {name: left_out[name] for name in NOT_USED if name in left_out}
-        return cls(tuning, calibration, detectors, parts, fitted_on, counts)
+    facts: dict[str, Any] = {"training_images": 0}
+    if calibration is None:
+        data = Predictions.of(tuning, classes=classes)
+        tuning, calibration, parts = drawn_sets(data, seed=seed)
+        training = data.in_set("train") if training is None else training
+        counts = Counter(data.sets or ())
+        left_out = {name: counts[name] for name in NOT_USED if name in counts}
+        facts |= {"drawn_parts": parts, "left_out": left_out}
+    else:
+        tuning = Predictions.of(tuning, classes=classes, name="tuning")
+        calibration = Predictions.of(calibration, classes=classes, name="calibration")
+        check_copies(tuning, calibration)
+    if training is not None:
+        training = Predictions.of(training, classes=classes, name="training")
+        facts["training_images"] = 0 if training.features is None else len(training)
+    check_sets(tuning, calibration, training)
+    return tuning, calibration, fit_detectors(training), facts
 
 
 def drawn_sets(predictions: Predictions, *, seed: int) -> tuple[Predictions, Predictions, int]:
@@ -108,8 +90,8 @@ def drawn_sets(predictions: Predictions, *, seed: int) -> tuple[Predictions, Pre
     return tuning, calibration, parts
 
 
-def check_sets(tuning: Predictions, calibration: Predictions) -> None:
-    """Check that both sets are labelled, of one model, and of different images.
+def check_sets(tuning: Predictions, calibration: Predictions, training: Predictions | None) -> None:
+    """Check that the sets are labelled, of one model, and that the first two share no images.
 
     Raises:
         DataError: They are not.
@@ -120,6 +102,11 @@ def check_sets(tuning: Predictions, calibration: Predictions) -> None:
         raise DataError(
             "the predictions for the tuning set and the calibration set are of two models; "
             "predict both again"
+        )
+    if training is not None and len(training) and training.classes != tuning.classes:
+        raise DataError(
+            f"the training set has the classes {', '.join(training.classes)}, and the tuning set "
+            f"{', '.join(tuning.classes)}; give the same in the same order"
         )
     shared = sorted(set(tuning.groups) & set(calibration.groups) - {""})
     if tuning.has_ids and calibration.has_ids:
@@ -155,34 +142,16 @@ def check_copies(tuning: Predictions, calibration: Predictions) -> None:
         )
 
 
-def fit_detectors(training: Predictions | None, classes: tuple[str, ...]) -> FittedDetectors:
+def fit_detectors(training: Predictions | None) -> FittedDetectors:
     """Fit detectors on the training images; there are none without features.
 
     Raises:
-        DataError: An image has no label, or the classes are not these in this order.
+        DataError: An image has no label.
     """
-    if training is None or not len(training):
-        return FittedDetectors.none()
-    if training.classes != classes:
-        raise DataError(
-            f"the training set has the classes {', '.join(training.classes)}, and the tuning set "
-            f"{', '.join(classes)}; give the same in the same order"
-        )
-    if training.features is None:
+    if training is None or not len(training) or training.features is None:
         return FittedDetectors.none()
     training.check_labelled()
     return FittedDetectors.fit(training)
-
-
-def tuning_set(tuning: Predictions, detectors: FittedDetectors | None = None) -> TuningSet:
-    """The images as calibrators are fitted on them; without detectors, without any score."""
-    return TuningSet(
-        {} if detectors is None else all_scores(tuning, detectors),
-        tuning.logits,
-        tuning.labels,
-        tuning.units,
-        None if detectors is None else evidence_of(tuning, detectors),
-    )
 
 
 def fit_calibration(
@@ -190,42 +159,52 @@ def fit_calibration(
 ) -> Fitted:
     """Fit the calibration on the tuning set, for the classes that a rule names."""
     return fit_calibrator(
-        tuning_set(tuning, detectors), partial(rule.class_weights, tuning.classes)
+        TuningSet(
+            all_scores(tuning, detectors),
+            tuning.logits,
+            tuning.labels,
+            tuning.units,
+            evidence_of(tuning, detectors),
+        ),
+        partial(rule.class_weights, tuning.classes),
     )
 
 
 def scored_cases(
     predictions: Predictions,
     detectors: FittedDetectors,
-    calibrator: Calibrator,
+    fitted: Fitted,
     rule: DecisionRule,
     *,
     ood_detector: str,
-    of_tuning: Fitted | None = None,
+    of_tuning: bool = False,
 ) -> ScoredCases:
     """All images as cases of a policy; draw one of each group before anything is certified.
 
     Args:
         predictions: Of the images.
         detectors: Fitted on the training set.
-        calibrator: Fitted on the tuning set, for the classes that the rule names.
+        fitted: The calibration, for the classes that the rule names.
         rule: Names the classes.
         ood_detector: Name of the OOD score.
-        of_tuning: Cross-fitted classes and scores of the tuning set, where these are its images.
+        of_tuning: True for the images of the tuning set, whose classes and scores are cross-fitted.
 
     Raises:
-        DataError: Outputs or scores are not finite, or lack what the acceptance score reads.
+        DataError: Outputs or scores are not finite.
         UsageError: There is no such OOD score, or the detectors read other features or taps.
     """
-    scores = all_scores(predictions, detectors)
+    scores, calibrator = all_scores(predictions, detectors), fitted.calibrator
     if ood_detector not in scores:
-        raise UsageError(f"{_missing(ood_detector)}; choose from {', '.join(scores)}")
-    if of_tuning is None:
+        raise UsageError(
+            f"`ood_detector` {ood_detector!r} is unknown, or needs what the predictions do not "
+            "have: features or taps of images in the set train, the last layer, or predicted_loss; "
+            f"choose from {', '.join(scores)}"
+        )
+    predicted, acceptance = fitted.predicted, fitted.scores
+    if not of_tuning:
         predicted = calibrator.predict(predictions.logits)
         evidence = evidence_of(predictions, detectors)
         acceptance = calibrator.acceptance_scores(scores, predictions.logits, evidence)
-    else:
-        predicted, acceptance = of_tuning.predicted, of_tuning.scores
     errors = calibrator.error(acceptance)
     probabilities = calibrator.probabilities(predictions.logits, predicted, errors)
     return ScoredCases(
@@ -237,57 +216,16 @@ def scored_cases(
     )
 
 
-def certify(
-    tuning: Predictions,
-    calibration: Predictions,
-    detectors: FittedDetectors,
-    fitted: Fitted,
-    targets: Targets,
-    rule: DecisionRule,
-    *,
-    ood_detector: str,
-    seed: int,
-) -> Certificate:
-    """Choose and certify thresholds on one image of each group, drawn with the seed."""
-    tuning_cases, calibration_cases = (
-        scored_cases(
-            predictions,
-            detectors,
-            fitted.calibrator,
-            rule,
-            ood_detector=ood_detector,
-            of_tuning=of_tuning,
-        )[one_per_group(predictions.units, seed=seed)]
-        for predictions, of_tuning in ((tuning, fitted), (calibration, None))
-    )
-    return certify_thresholds(tuning_cases, calibration_cases, targets, classes=calibration.classes)
-
-
-def _missing(ood_detector: str) -> str:
-    """A clause on the columns that a score needs and the predictions lack."""
-    score = FEATURE_SCORES.get(ood_detector)
-    if ood_detector == PREDICTED_LOSS:
-        needs = f"the column {PREDICTED_LOSS}"
-    elif score is None:
-        return f"unknown detector {ood_detector!r}"
-    elif score.reads_taps:
-        needs = "the averages of the taps, which a CSV file does not have"
-    elif score.needs_head:
-        needs = "the last layer, which a CSV file does not have"
-    else:
-        needs = "features of training images: columns feature_0, ..., and rows of the set train"
-    return f"`ood_detector` {ood_detector!r} needs {needs}"
-
-
 def sensitivities_by_rule(
     tuning: Predictions, chosen: DecisionRule
 ) -> Mapping[str, Mapping[str, float]]:
     """The sensitivity for each class that occurs, by rule; that of costs only where given."""
     rules = [DecisionRule(), DecisionRule(rule="balanced"), DecisionRule(rule="logits")]
+    without_scores = TuningSet({}, tuning.logits, tuning.labels, tuning.units)
     shares: dict[str, Mapping[str, float]] = {}
     for rule in [*rules, *([chosen] if chosen.costs else [])]:
         weigh = partial(rule.class_weights, tuning.classes)
-        predicted = cross_fitted(tuning_set(tuning), weigh).predicted
+        predicted, _ = cross_fitted(without_scores, weigh)
         rows = [tuning.labels == label for label in range(len(tuning.classes))]
         shares[rule.rule] = {
             name: float((predicted[of_class] == label).mean())

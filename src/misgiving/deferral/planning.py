@@ -10,8 +10,8 @@ from jaxtyping import Int
 
 from misgiving.deferral.bounds import cases_for_tolerance, upper_bound
 from misgiving.deferral.multiple_testing import SHARE_OF_BEST
-from misgiving.deferral.scored_cases import one_per_group
-from misgiving.deferral.targets import Targets
+from misgiving.deferral.settings import Targets, check_known
+from misgiving.groups import one_per_group
 
 WRONG_SHARES = (0.0, 0.01, 0.03, 0.05)
 MOST_CASES = 100_000  # up to which enough cases are searched
@@ -32,89 +32,71 @@ class RatePlan(NamedTuple):
     more: int | None
 
 
-class ClassPlan(NamedTuple):
-    """A class with a target: its calibration cases, and the rates that they certify."""
-
-    name: str
-    rate: float
-    cases: int
-    rates: tuple[RatePlan, ...]
-
-
 @dataclass(frozen=True, kw_only=True)
 class CertificationOutlook:
     """Rates that a calibration set can certify, before its cases are known.
 
     Attributes:
         targets: The error rates that are asked for.
-        cases: Calibration cases: one for each group.
+        images: By class.
+        cases: Calibration cases by class: one for each group.
         error: Rates of errors, if all cases are accepted.
         accepted_half: The same, if half of them are accepted.
-        classes: For each class with a target.
+        classes: Rates of misses of each class with a target.
         ood_cases: Cases that `max_ood_false_alarms` needs; None without that target.
     """
 
     targets: Targets
-    cases: int
+    images: Mapping[str, int]
+    cases: Mapping[str, int]
     error: tuple[RatePlan, ...]
     accepted_half: tuple[RatePlan, ...]
-    classes: tuple[ClassPlan, ...]
+    classes: Mapping[str, tuple[RatePlan, ...]]
     ood_cases: int | None
 
-
-class ClassCounts(NamedTuple):
-    """Images of a class in the calibration set, and the cases of it that count: one per group."""
-
-    name: str
-    images: int
-    cases: int
+    @property
+    def total(self) -> int:
+        """Number of calibration cases."""
+        return sum(self.cases.values())
 
 
-def count_cases(
-    labels: Int[np.ndarray, " n"], units: Int[np.ndarray, " n"], classes: Sequence[str]
-) -> tuple[ClassCounts, ...]:
-    """Count the images of a calibration set by class, and the cases that `Deferral.fit` draws.
-
-    Args:
-        labels: True classes as positions in `classes`.
-        units: Number of the group of each image.
-        classes: Names of the classes.
-    """
-    drawn = one_per_group(units, seed=0)
-    images, cases = (np.bincount(of, minlength=len(classes)) for of in (labels, labels[drawn]))
-    return tuple(map(ClassCounts, classes, images.tolist(), cases.tolist()))
-
-
-def plan_certification(cases_by_class: Mapping[str, int], targets: Targets) -> CertificationOutlook:
-    """Compute the rates that so many calibration cases of each class can certify.
+def plan_certification(
+    labels: Int[np.ndarray, " n"],
+    units: Int[np.ndarray, " n"],
+    classes: Sequence[str],
+    targets: Targets,
+) -> CertificationOutlook:
+    """Compute the rates that a calibration set can certify, with the cases that `fit` draws of it.
 
     The error is tested at the level that the most promising threshold has, which is less than the
     whole; a policy that must try several thresholds certifies somewhat less.
 
     Args:
-        cases_by_class: Calibration cases, one for each group, by class.
+        labels: True classes as positions in `classes`.
+        units: Number of the group of each image, of which one counts.
+        classes: Names of the classes.
         targets: The error rates to certify.
 
     Raises:
         UsageError: A target is for an unknown class.
     """
-    targets.check_classes(tuple(cases_by_class))
-    cases, level = sum(cases_by_class.values()), SHARE_OF_BEST * targets.level
+    check_known(classes, class_max_miss=targets.class_max_miss)
+    images, cases = (
+        dict(zip(classes, np.bincount(rows, minlength=len(classes)).tolist(), strict=True))
+        for rows in (labels, labels[one_per_group(units, seed=0)])
+    )
+    total, level = sum(cases.values()), SHARE_OF_BEST * targets.level
     rate = targets.max_ood_false_alarms
     return CertificationOutlook(
         targets=targets,
+        images=images,
         cases=cases,
-        error=_rates(cases, targets.max_error, level),
-        accepted_half=_rates(cases, targets.max_error, level, accepted=0.5),
-        classes=tuple(
-            ClassPlan(
-                name,
-                limit,
-                cases_by_class[name],
-                _rates(cases_by_class[name], limit, targets.level),
-            )
+        error=_rates(total, targets.max_error, level),
+        accepted_half=_rates(total, targets.max_error, level, accepted=0.5),
+        classes={
+            name: _rates(cases[name], limit, targets.level)
             for name, limit in targets.class_max_miss.items()
-        ),
+        },
         ood_cases=None if rate is None else cases_for_tolerance(rate=rate, level=targets.level),
     )
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from misgiving.calibration.apply import Calibrator
 from misgiving.deferral.certificate import Certificate
-from misgiving.deferral.rules import DecisionRule
+from misgiving.deferral.settings import DecisionRule
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import read_json, write_json
 from misgiving.manifests import sha256_of, sha256_of_file, sha256_of_json
@@ -66,12 +66,8 @@ class Identities:
         return len(self.groups)
 
     def __add__(self, others: "Identities") -> "Identities":
-        return Identities(
-            contents=self.contents + others.contents,
-            ids=self.ids + others.ids,
-            outputs=self.outputs + others.outputs,
-            groups=self.groups + others.groups,
-        )
+        joined = {name: own + getattr(others, name) for name, own in vars(self).items()}
+        return Identities(**joined)
 
     @property
     def group_count(self) -> int:
@@ -210,15 +206,13 @@ class PolicyFile(BaseModel):
     calibration: Calibrator
     certificate: Certificate
     cases: Cases
-    detectors: str
+    detectors: str = ""
 
     @classmethod
-    def of(cls, deferral: Any, detectors: str) -> "PolicyFile":
-        """The file of a fitted `Deferral`, with the SHA-256 of its detectors."""
+    def of(cls, deferral: Any) -> "PolicyFile":
+        """The file of a fitted `Deferral`."""
         parts = {name: getattr(deferral, f"{name}_") for name in FITTED}
-        return cls(
-            **parts, ood_detector=deferral.ood_detector, seed=deferral.seed, detectors=detectors
-        )
+        return cls(**parts, ood_detector=deferral.ood_detector, seed=deferral.seed)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -227,9 +221,12 @@ class PolicyFile(BaseModel):
         values |= {name: values[name] or None for name in ("class_max_miss", "costs")}
         return values | {"ood_detector": self.ood_detector, "seed": self.seed}
 
-    def write(self, folder: Path) -> None:
-        """Write `policy.json`, with its checksum, whole or not at all."""
-        content = json.loads(self.model_dump_json())  # with text for infinity, which JSON lacks
+    def write(self, folder: Path, detectors: FittedDetectors) -> None:
+        """Write both files into a folder that exists, each whole or not at all."""
+        detectors.save(folder / DETECTORS)
+        update = {"detectors": sha256_of_file(folder / DETECTORS)}
+        # with text for infinity, which JSON lacks
+        content = json.loads(self.model_copy(update=update).model_dump_json())
         write_json(folder / POLICY, content | {"checksum": sha256_of_json(content)}, compact=True)
 
     @classmethod
@@ -245,8 +242,7 @@ class PolicyFile(BaseModel):
         checksum = content.pop("checksum", None)
         with explain_damage(path, remedy=AGAIN):
             policy = cls.model_validate(content)
-            if sha256_of_json(content) != checksum:
-                raise DataError(f"{path}: was changed after it was calibrated; {AGAIN}")
+            _check_unchanged(path, sha256_of_json(content) == checksum)
         return policy
 
     def read_detectors(self, folder: Path) -> FittedDetectors:
@@ -257,9 +253,13 @@ class PolicyFile(BaseModel):
         """
         path = folder / DETECTORS
         with explain_damage(path, remedy=AGAIN):
-            if sha256_of_file(path) != self.detectors:
-                raise DataError(f"{path}: damaged or changed after it was written; {AGAIN}")
+            _check_unchanged(path, sha256_of_file(path) == self.detectors)
         return FittedDetectors.load(path)
+
+
+def _check_unchanged(path: Path, has_checksum: bool) -> None:
+    if not has_checksum:
+        raise DataError(f"{path}: was changed after it was written; {AGAIN}")
 
 
 def check_policy_folder(folder: Path) -> None:

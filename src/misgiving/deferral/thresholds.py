@@ -1,7 +1,7 @@
 """Choose thresholds with the tuning set and certify them with the calibration set.
 
-Calibration cases may have leading axes of independent draws: the benchmark draws thousands of
-calibration sets and certifies them with this code.
+Cases may have leading axes of independent draws: the benchmark draws thousands of calibration sets
+and certifies them with this code.
 """
 
 import math
@@ -18,12 +18,7 @@ from misgiving.deferral.bounds import (
     tolerance_rank,
     upper_bound,
 )
-from misgiving.deferral.certificate import (
-    CalibrationScores,
-    CertifiableError,
-    Certificate,
-    ClassOutcome,
-)
+from misgiving.deferral.certificate import CertifiableError, Certificate, ClassOutcome
 from misgiving.deferral.multiple_testing import (
     Thresholds,
     candidate_thresholds,
@@ -33,12 +28,70 @@ from misgiving.deferral.multiple_testing import (
     loosest,
     starting_levels,
 )
-from misgiving.deferral.scored_cases import ScoredCases, check_usable
-from misgiving.deferral.targets import Targets
-from misgiving.errors import DataError, UsageError
+from misgiving.deferral.settings import Targets
+from misgiving.errors import DataError
 
 STEPS = 1000  # in which the smallest certifiable error is searched
 MOST_TIED = 0.05  # of the calibration cases, exactly at the OOD limit
+FEWEST_CASES = 5
+
+Scores = Float[np.ndarray, "*draws n"]
+Limit = Float[np.ndarray, "*draws"] | np.floating | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredCases:
+    """Predictions of known correctness, one per group.
+
+    Attributes:
+        scores: Acceptance scores; higher means more likely correct.
+        ood_scores: Higher means more in-distribution.
+        wrong: True where the named class is wrong.
+        labels: Position of the true class.
+        acceptable: False where an image is deferred whatever its score, by a rule that was fixed
+            before.
+    """
+
+    scores: Scores
+    ood_scores: Scores
+    wrong: Bool[np.ndarray, "*draws n"]
+    labels: Int[np.ndarray, "*draws n"]
+    acceptable: Bool[np.ndarray, "*draws n"]
+
+    def __len__(self) -> int:
+        return int(self.scores.shape[-1])
+
+    def __getitem__(self, chosen: Bool[np.ndarray, " n"] | Int[np.ndarray, "..."]) -> "ScoredCases":
+        return ScoredCases(**{name: values[chosen] for name, values in vars(self).items()})
+
+    def above(self, ood_limit: Limit) -> Bool[np.ndarray, "*draws n"]:
+        """Mark the acceptable cases above the OOD limit, if there is one."""
+        if ood_limit is None:
+            return self.acceptable
+        return self.acceptable & (self.ood_scores > np.asarray(ood_limit)[..., None])
+
+    def check_usable(self, set_name: str) -> None:
+        """Check that a policy can be tuned or calibrated with these cases.
+
+        Raises:
+            DataError: They are too few, or a score is not finite or is the same for all.
+        """
+        if len(self) < FEWEST_CASES:
+            raise DataError(
+                f"the {set_name} set has {len(self)} cases; give at least {FEWEST_CASES} groups"
+            )
+        for name in ("scores", "ood_scores"):
+            finite = np.isfinite(getattr(self, name))
+            if not finite.all():
+                raise DataError(
+                    f"{name} of the {set_name} set are not finite at position {finite.argmin()}; "
+                    "leave such cases out, and say so"
+                )
+        if np.ptp(self.scores) == 0:
+            raise DataError(
+                f"scores of the {set_name} set are all {self.scores[0]:g}, so no threshold "
+                "separates the cases; give outputs that differ in confidence, not classes alone"
+            )
 
 
 def certify_thresholds(
@@ -53,39 +106,39 @@ def certify_thresholds(
         classes: Names of the classes, in the order of the labels.
 
     Raises:
-        DataError: A set has too few cases, a score that is not finite or is the same for all, or an
-            unknown label; or the calibration cases cannot certify a target even if none is wrong,
-            or have too many ties at the OOD limit.
-        UsageError: Columns of a set differ in length, OOD scores are missing, or targets have an
-            unknown class.
+        DataError: A set cannot be used, or the calibration cases cannot certify a target even if
+            none is wrong, or have too many ties at the OOD limit.
     """
-    check_usable("tuning", tuning, classes=classes)
-    check_usable("calibration", calibration, classes=classes)
+    for name, cases in (("tuning", tuning), ("calibration", calibration)):
+        cases.check_usable(name)
     plan = CertificationPlan.from_tuning(tuning, targets, classes=classes, cases=len(calibration))
-    plan.check_supported(calibration)
+    plan.check_class_targets(calibration)
     counts = plan.count(calibration)
+    limit = None if counts.ood_limit is None else float(counts.ood_limit)
+    if limit is not None:
+        _check_ties(calibration.ood_scores, limit)
     position = int(plan.loosest_certified(counts))
     certified = position >= 0
-    threshold = float(plan.thresholds[position]) if certified else None
-    limit = None if counts.ood_limit is None else float(counts.ood_limit)
-    ood_scores = calibration.ood_scores
+    # Sorted, so that the order in which the cases came leaves no trace.
+    order = np.lexsort((counts.kept, calibration.wrong, -calibration.scores))
     return Certificate(
         targets=targets,
         classes=plan.classes,
         cases=len(calibration),
         tuning_cases=len(tuning),
         thresholds_tried=len(plan.thresholds),
-        accept_threshold=threshold,
+        accept_threshold=float(plan.thresholds[position]) if certified else None,
         ood_threshold=limit,
         ood_rank=plan.rank,
-        ood_scores=None
-        if ood_scores is None
-        else tuple(np.sort(ood_scores).astype(float).tolist()),
+        ood_scores=tuple(np.sort(calibration.ood_scores).astype(float).tolist()),
         accepted=int(counts.accepted[position]) if certified else 0,
         wrong=int(counts.wrong[position]) if certified else 0,
         class_outcomes=_class_outcomes(plan, counts, max(position, 0)),
         smallest_certifiable=None if certified else _smallest_certifiable(plan, counts),
-        calibration_scores=CalibrationScores.from_cases(plan.thresholds, calibration, counts.kept),
+        thresholds=tuple(plan.thresholds.tolist()),
+        scores=tuple(calibration.scores[order].astype(float).tolist()),
+        errors=tuple(calibration.wrong[order].tolist()),
+        kept=tuple(counts.kept[order].tolist()),
     )
 
 
@@ -102,7 +155,7 @@ class ThresholdCounts(NamedTuple):
         class_cases: For each class with a target, all of its cases.
     """
 
-    ood_limit: Float[np.ndarray, "*draws"] | np.floating | None
+    ood_limit: Limit
     kept: Bool[np.ndarray, "*draws n"]
     accepted: Int[np.ndarray, "*draws thresholds"]
     wrong: Int[np.ndarray, "*draws thresholds"]
@@ -117,7 +170,6 @@ class CertificationPlan:
     Attributes:
         targets: Error rates to certify.
         classes: Names of the classes, in the order of the labels.
-        cases: Number of calibration cases to come.
         thresholds: Candidate thresholds, strictest first.
         rank: Rank of the OOD limit among the calibration cases, lowest first; None: no OOD rule.
         accepted: Tuning cases that each threshold accepts.
@@ -127,7 +179,6 @@ class CertificationPlan:
 
     targets: Targets
     classes: tuple[str, ...]
-    cases: int
     thresholds: Thresholds
     rank: int | None
     accepted: Int[np.ndarray, " thresholds"]
@@ -139,19 +190,16 @@ class CertificationPlan:
         cls, tuning: ScoredCases, targets: Targets, *, classes: Sequence[str], cases: int
     ) -> "CertificationPlan":
         """Plan the certification with so many calibration cases."""
-        targets.check_classes(classes)
         rank, limit = None, None
         if targets.max_ood_false_alarms is not None:
-            ood_scores = _required_ood_scores(tuning)
             rank = ood_limit_rank(cases, rate=targets.max_ood_false_alarms, level=targets.level)
             same_share = max(1, round(rank / cases * len(tuning)))
-            limit = kth_lowest(ood_scores, same_share)
-        kept, acceptable = tuning.eligible(limit), tuning.eligible()
+            limit = kth_lowest(tuning.ood_scores, same_share)
+        kept, acceptable = tuning.above(limit), tuning.acceptable
         thresholds = candidate_thresholds(tuning.scores[acceptable if acceptable.any() else ...])
         return cls(
             targets=targets,
             classes=tuple(classes),
-            cases=cases,
             thresholds=thresholds,
             rank=rank,
             accepted=counts_by_threshold(tuning.scores, kept, thresholds),
@@ -159,19 +207,22 @@ class CertificationPlan:
             expected=round((cases - (rank or 0)) * float(acceptable.mean())),
         )
 
-    def check_supported(self, calibration: ScoredCases) -> None:
-        """Refuse targets that these calibration cases cannot certify even if none is wrong."""
-        check_counts(self.targets, self.classes, calibration.labels)
-        if self.rank is not None:
-            ood_scores = _required_ood_scores(calibration)
-            _check_ties(ood_scores, float(kth_lowest(ood_scores, self.rank)))
+    def check_class_targets(self, calibration: ScoredCases) -> None:
+        """Check that these cases could certify the class targets, if none were wrong."""
+        for name, rate in self.targets.class_max_miss.items():
+            cases = int((calibration.labels == self.classes.index(name)).sum())
+            smallest = 1 - self.targets.level ** (1 / cases) if cases else 1.0
+            if smallest > rate:
+                raise DataError(
+                    f"`class_max_miss` of {name} is {rate:g}, but {cases} calibration cases "
+                    f"certify {math.ceil(smallest * 1000) / 1000:g} at best; ask for more, or add "
+                    "cases"
+                )
 
     def count(self, calibration: ScoredCases) -> ThresholdCounts:
         """Count the calibration cases at each threshold."""
-        limit = None
-        if self.rank is not None:
-            limit = kth_lowest(_required_ood_scores(calibration), self.rank)
-        kept, acceptable = calibration.eligible(limit), calibration.eligible()
+        limit = None if self.rank is None else kth_lowest(calibration.ood_scores, self.rank)
+        kept, missable = calibration.above(limit), calibration.acceptable & calibration.wrong
         of_class = [
             calibration.labels == self.classes.index(name) for name in self.targets.class_max_miss
         ]
@@ -184,7 +235,7 @@ class CertificationPlan:
             kept=kept,
             accepted=reaching(kept),
             wrong=reaching(kept & calibration.wrong),
-            missed=[reaching(members & acceptable & calibration.wrong) for members in of_class],
+            missed=[reaching(members & missable) for members in of_class],
             class_cases=[members.sum(axis=-1) for members in of_class],
         )
 
@@ -219,30 +270,6 @@ class CertificationPlan:
         return selected
 
 
-def check_counts(targets: Targets, classes: Sequence[str], labels: Int[np.ndarray, " n"]) -> None:
-    """Refuse targets that calibration cases with these labels cannot certify if none is wrong.
-
-    Needs no score, so it can be asked before a model has seen an image.
-    """
-    counts = np.bincount(labels, minlength=len(classes))
-    for name, rate in targets.class_max_miss.items():
-        cases = int(counts[classes.index(name)])
-        if not cases:
-            raise DataError(
-                f"`class_max_miss` of {name}: the class has no calibration cases; add some, or "
-                "drop the target"
-            )
-        smallest = 1 - targets.level ** (1 / cases)
-        if smallest > rate:
-            raise DataError(
-                f"`class_max_miss` of {name} is {rate:g}, but {cases} calibration cases "
-                f"certify {math.ceil(smallest * 1000) / 1000:g} at best; ask for more, or add "
-                "cases"
-            )
-    if targets.max_ood_false_alarms is not None:
-        ood_limit_rank(len(labels), rate=targets.max_ood_false_alarms, level=targets.level)
-
-
 def ood_limit_rank(cases: int, *, rate: float, level: float) -> int:
     """Rank of the OOD limit among the calibration cases, lowest first (Wilks, 1941; Vovk, 2012).
 
@@ -259,22 +286,8 @@ def ood_limit_rank(cases: int, *, rate: float, level: float) -> int:
     return rank
 
 
-def _required_ood_scores(cases: ScoredCases) -> Float[np.ndarray, "*draws n"]:
-    if cases.ood_scores is None:
-        raise UsageError(
-            "`max_ood_false_alarms` needs ood_scores in the tuning and the calibration set; "
-            "give a detector"
-        )
-    return cases.ood_scores
-
-
 def _check_ties(ood_scores: Float[np.ndarray, " n"], limit: float) -> None:
-    """Refuse a detector that gives many cases the same score as the limit."""
-    if np.ptp(ood_scores) == 0:
-        raise DataError(
-            f"ood_scores of the calibration set are all {ood_scores[0]:g}, so no limit separates "
-            "out-of-distribution images; choose another detector"
-        )
+    """Check that a detector does not give many cases the same score as the limit."""
     tied = int((ood_scores == limit).sum())
     if tied > max(1, MOST_TIED * len(ood_scores)):
         raise DataError(

@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Int
 
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.scored_cases import one_per_group
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.bands import banded
 from misgiving.evaluation.measures import (
@@ -34,6 +33,7 @@ from misgiving.evaluation.shares import (
     shares,
     shares_of_decisions,
 )
+from misgiving.groups import one_per_group
 from misgiving.metrics.selective import RiskCoverage
 from misgiving.metrics.subgroups import Subgroup, audit
 from misgiving.predictions.record import Predictions

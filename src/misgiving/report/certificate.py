@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.rules import DecisionRule
+from misgiving.deferral.settings import DecisionRule
 from misgiving.report.rendering import sentences
 
 WORDS = "certificate.txt"

@@ -1,7 +1,8 @@
 """Tests for drift, and the performance that is expected without labels, in words."""
 
+from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import DriftTest, Recent
-from misgiving.deferral.expected_performance import ExpectedErrors, ExpectedPerformance
+from misgiving.deferral.expected_performance import Expected, ExpectedPerformance
 from misgiving.report.rendering import sentences
 
 WORDS = "drift.txt"
@@ -18,7 +19,7 @@ def drift_sentence(test: DriftTest, recent: Recent | None, *, knows_training: bo
     return sentences(WORDS, "drift", test, recent, knows_training)[0]
 
 
-def expected_sentences(errors: ExpectedErrors, unit: str, *, drifted: bool) -> list[str]:
+def expected_sentences(errors: Expected, unit: str, *, drifted: bool) -> list[str]:
     """The expected errors of all images, and of the accepted ones, and whether to trust them.
 
     Args:
@@ -29,6 +30,6 @@ def expected_sentences(errors: ExpectedErrors, unit: str, *, drifted: bool) -> l
     return sentences(WORDS, "expected", errors, unit, drifted)
 
 
-def performance_sentences(expected: ExpectedPerformance) -> list[str]:
+def performance_sentences(expected: ExpectedPerformance, deferral: Deferral) -> list[str]:
     """The expected errors, and whether to trust them, with the differences that were found."""
-    return sentences(WORDS, "performance", expected)
+    return sentences(WORDS, "performance", expected, deferral)

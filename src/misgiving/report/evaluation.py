@@ -157,8 +157,7 @@ def _operating_points(evaluation: Evaluation) -> list[Any]:
     if evaluation.deferral is None:
         return []
     certificate = evaluation.deferral.certificate_
-    confidence = certificate.targets.confidence
-    points = certificate.calibration_scores.operating_points(confidence=confidence)
+    points = certificate.operating_points
     chosen = [point for point in points if point.threshold == certificate.accept_threshold]
     shown = {*_spaced(points, OPERATING_POINTS), *chosen}
     return sorted(shown, key=lambda point: -point.threshold)

@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.cache import ImageSet
 from misgiving.deferral.bounds import kth_lowest, tolerance_rank
-from misgiving.deferral.scored_cases import one_per_group
 from misgiving.evaluation.measures import (
     CHOSEN,
     UNSEEN_SET,
@@ -19,6 +18,7 @@ from misgiving.evaluation.measures import (
     measure_classification,
     measure_detection,
 )
+from misgiving.groups import one_per_group
 from misgiving.metrics.ood import ood_metrics
 from misgiving.predictions.inference import odin_scores, predict
 from misgiving.predictions.record import Predictions

@@ -12,8 +12,7 @@ from misgiving.deferral.bounds import tolerance_rank
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.fit import fit_calibration, scored_cases
-from misgiving.deferral.rules import DecisionRule
-from misgiving.deferral.targets import Targets
+from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import DataError
 from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.evaluation.measures import Measurement, measure_accepted_errors, measure_scaling
@@ -141,19 +140,19 @@ def _cases(sets: PolicySets, detectors: FittedDetectors, fitted: Fitted) -> pd.D
         cases = scored_cases(
             predictions,
             detectors,
-            fitted.calibrator,
+            fitted,
             LOGITS_RULE,
             ood_detector=default_ood_detector(detectors),
-            of_tuning=fitted if name == "tune" else None,
+            of_tuning=name == "tune",
         )
         columns = {
             "set": name,
             "group": group_names(predictions),
             "label": np.array(predictions.classes)[cases.labels],
             "wrong": cases.wrong,
-            "acceptable": cases.eligible(),
+            "acceptable": cases.acceptable,
             "acceptance_score": cases.scores,
-            "ood_score": np.nan if cases.ood_scores is None else cases.ood_scores,
+            "ood_score": cases.ood_scores,
         }
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables)

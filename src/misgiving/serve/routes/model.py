@@ -116,12 +116,13 @@ def list_operating_points(service: ServiceDep) -> Calibration:
     if deferral is None:
         return Calibration(unavailable=NO_POLICY)
     certificate, targets = deferral.certificate_, deferral.certificate_.targets
-    points = certificate.calibration_scores.operating_points(confidence=targets.confidence)
     threshold = certificate.accept_threshold
     return Calibration(
         confidence=targets.confidence,
         cases=certificate.cases,
-        operating_points=[OperatingPoint.model_validate(point._asdict()) for point in points],
+        operating_points=[
+            OperatingPoint.model_validate(point._asdict()) for point in certificate.operating_points
+        ],
         policy=SavedPolicy(
             max_error=targets.max_error,
             accepts=threshold is not None,

@@ -1,4 +1,4 @@
-"""Rules that name the class of an image, chosen before a policy is calibrated.
+"""Settings of a policy: the error rates that it must meet, and the rule that names a class.
 
 The command line reads its options from here, so NumPy is imported only where it is used.
 """
@@ -15,6 +15,54 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 RuleName = Literal["most_probable", "balanced", "costs", "logits"]
+
+
+def check_known(classes: Sequence[str], **parameters: Mapping[str, float]) -> None:
+    """Check that parameters have values of these classes alone."""
+    for name, values in parameters.items():
+        if unknown := [key for key in values if key not in classes]:
+            raise UsageError(
+                f"`{name}` has the unknown class {unknown[0]!r}; choose from {', '.join(classes)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """Error rates to certify.
+
+    Attributes:
+        max_error: Highest share of wrong predictions among the accepted.
+        confidence: Probability, over draws of the calibration set, that the targets hold.
+        class_max_miss: Largest share of a class that may be accepted as another class.
+        max_ood_false_alarms: Largest share of ordinary images that may be flagged as
+            out-of-distribution. Default: flag none.
+        simultaneous: Apply the confidence to all targets jointly, or to each separately.
+    """
+
+    max_error: float
+    confidence: float = 0.95
+    class_max_miss: Mapping[str, float] = field(default_factory=dict)
+    max_ood_false_alarms: float | None = None
+    simultaneous: bool = True
+
+    def __post_init__(self) -> None:
+        rates = {"`max_error`": self.max_error, "`confidence`": self.confidence}
+        if self.max_ood_false_alarms is not None:
+            rates["`max_ood_false_alarms`"] = self.max_ood_false_alarms
+        rates |= {f"`class_max_miss` of {name}": rate for name, rate in self.class_max_miss.items()}
+        for name, rate in rates.items():
+            if not 0 < rate < 1:
+                raise UsageError(f"{name} must be between 0 and 1, got {rate}")
+
+    @property
+    def level(self) -> float:
+        """Probability with which each single target may be missed.
+
+        >>> round(Targets(max_error=0.1, max_ood_false_alarms=0.05).level, 3)
+        0.025
+        """
+        count = 1 + len(self.class_max_miss) + (self.max_ood_false_alarms is not None)
+        return (1 - self.confidence) / (count if self.simultaneous else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,26 +87,15 @@ class DecisionRule:
         if self.rule is None:
             object.__setattr__(self, "rule", "costs" if self.costs else "most_probable")
         require_choices(self)
-        if self.rule == "costs" and not self.costs:
+        if (self.rule == "costs") != bool(self.costs):
             raise UsageError(
-                "`rule` 'costs' needs `costs`: give the cost of an error for one class or more"
-            )
-        if self.costs and self.rule != "costs":
-            raise UsageError(
-                f"`costs` are for `rule` 'costs', got {self.rule!r}; leave out one of them"
+                f"`rule` is {self.rule!r}, and `costs` are for 'costs': give both of these or none"
             )
         for name, cost in self.costs.items():
             if not 0 < cost < math.inf:
                 raise UsageError(f"`costs` of {name} must be positive, got {cost}")
         limit = self.max_error_probability
         require(self, "max_error_probability", 0 < limit <= 1, "be above 0 and at most 1")
-
-    def check_classes(self, classes: Sequence[str]) -> None:
-        """Refuse costs of classes that are not among these."""
-        if unknown := [name for name in self.costs if name not in classes]:
-            raise UsageError(
-                f"`costs` has the unknown class {unknown[0]!r}; choose from {', '.join(classes)}"
-            )
 
     def class_weights(
         self, classes: Sequence[str], labels: "Int[np.ndarray, ' n']"
@@ -77,7 +114,6 @@ class DecisionRule:
         """
         import numpy as np
 
-        self.check_classes(classes)
         if self.rule == "logits":
             return None
         if self.rule == "balanced":
