@@ -154,6 +154,6 @@ def test_right_answers_are_expected_of_the_latest_cases(store):
     errors = np.array([1 - case.acceptance_score for case in cases])
     accepted = np.array([case.decision == "accept" for case in cases])
     expected = expected_errors(policy, errors, accepted)
-    assert expected.everything.images == 40
+    assert expected[0].images == 40
     sentences = expected_sentences(expected, "image", drifted=False)
     assert watch.update().expected == " ".join(sentences)

@@ -5,16 +5,15 @@ has changed, the probability that it *ever* reaches 1 / level is at most the lev
 So one may look after every case, for the whole life of a policy (docs/explanation/guarantee.md).
 """
 
-import json
 import math
 from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 
 from misgiving.deferral.bounds import BinomialInterval
 from misgiving.deferral.certificate import Certificate
@@ -30,7 +29,6 @@ ON_SPREAD = np.array([0.0, *(0 * STAKES), *STAKES])
 FRACTIONS = np.array([0.1, 0.3, 0.6, 0.9])  # of the highest stake on the acceptance rate
 
 PerStream = Float[np.ndarray, "*streams"] | np.floating
-State = dict[str, Shaped[np.ndarray, "..."]]
 
 
 class Recent(NamedTuple):
@@ -184,20 +182,20 @@ class DriftMonitor:
         alarms: Number of cases at the alarm, by the name of the test.
     """
 
-    def __init__(self, certificate: Certificate, *, false_alarms: float = FALSE_ALARMS) -> None:
-        each = false_alarms / TESTS
+    def __init__(self, certificate: Certificate) -> None:
+        each = FALSE_ALARMS / TESTS
         self.cases = 0
         self.alarms: dict[str, int] = {}
         self._alarmed_with: dict[str, Recent] = {}
         self._alarm_at = {"scores": 1 / each, "familiarity": 1 / each, "acceptance": 2 / each}
-        self._ranks = {
+        self._tests: dict[str, RankTest | AcceptanceTest] = {
             "familiarity": RankTest(certificate.ood_scores),
             "scores": RankTest(certificate.scores),
         }
-        self._acceptance: AcceptanceTest | None = None
         if certificate.accept_threshold is not None:
             # the other half of the level is for the bets
-            self._acceptance = AcceptanceTest(certificate.acceptance_interval(level=each / 2))
+            interval = certificate.acceptance_interval(level=each / 2)
+            self._tests["acceptance"] = AcceptanceTest(interval)
 
     def update(self, *, score: float, ood_score: float, accepted: bool, content: str) -> None:
         """Take one more case into account.
@@ -210,11 +208,11 @@ class DriftMonitor:
         """
         self.cases += 1
         values = {"scores": score, "familiarity": ood_score}
-        for name, ranks in self._ranks.items():
-            ranks.update(values[name], tie_breaker(f"{name} {content}"))
-        if self._acceptance is not None:
-            self._acceptance.update(accepted)
-        for name, test in self._tests().items():
+        for name, test in self._tests.items():
+            if isinstance(test, RankTest):
+                test.update(values[name], tie_breaker(f"{name} {content}"))
+            else:
+                test.update(accepted)
             if name not in self.alarms and test.wealth.highest >= math.log(self._alarm_at[name]):
                 self.alarms[name] = self.cases
                 self._alarmed_with[name] = test.latest
@@ -233,41 +231,8 @@ class DriftMonitor:
                 alarmed_with=self._alarmed_with.get(name),
                 expected=getattr(test, "interval", None),
             )
-            for name, test in self._tests().items()
+            for name, test in self._tests.items()
         ]
-
-    def state(self) -> State:
-        """All that the bets on further cases depend on, as arrays; see `restore`."""
-        counted = json.dumps([self.cases, self.alarms, self._alarmed_with])
-        kept: State = {"counted": np.array(counted)}
-        for name, test in self._tests().items():
-            kept |= {f"{name} {part}": values for part, values in _state_of(test).items()}
-        return kept
-
-    def restore(self, state: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
-        """Continue from the state of a monitor of the same policy."""
-        self.cases, self.alarms, alarmed_with = json.loads(str(state["counted"]))
-        self._alarmed_with = {name: Recent(*recent) for name, recent in alarmed_with.items()}
-        for name, test in self._tests().items():
-            test.wealth.shares = state[f"{name} shares"]
-            test.wealth.log, test.wealth.highest = state[f"{name} wealth"]
-            test.recent.extend(state[f"{name} recent"].tolist())
-            if isinstance(test, RankTest):
-                test.earlier = array("d", state[f"{name} earlier"].tobytes())
-
-    def _tests(self) -> dict[str, RankTest | AcceptanceTest]:
-        acceptance = {} if self._acceptance is None else {"acceptance": self._acceptance}
-        return {**self._ranks, **acceptance}
-
-
-def _state_of(test: RankTest | AcceptanceTest) -> State:
-    wealth = test.wealth
-    kept: State = {
-        "shares": wealth.shares,
-        "wealth": np.array([wealth.log, wealth.highest]),
-        "recent": np.array(test.recent, dtype=float),
-    }
-    return kept | {"earlier": np.array(test.earlier)} if isinstance(test, RankTest) else kept
 
 
 def tie_breaker(content: str) -> float:
