@@ -484,6 +484,6 @@ def test_a_stop_before_the_work_begins_is_said(misgiving, monkeypatch, tmp_path)
         raise KeyboardInterrupt
 
     module = sys.modules["misgiving.cli.train"]  # the package has a function of this name
-    monkeypatch.setattr(module, "refuse_existing", stop)
+    monkeypatch.setattr(module, "check_replaceable_run", stop)
     code, _, error = misgiving("train", "digits", "--out", tmp_path / "run")
     assert (code, one_line(error)) == (130, "error: stopped")
