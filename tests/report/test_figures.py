@@ -34,9 +34,9 @@ def learning(rows):
     return dict(zip(("mse", "ranking", "accuracy"), figure.axes, strict=True))
 
 
-def sensitivities(rows, **options):
+def sensitivities(rows, classes=CLASSES):
     rows = where(rows, experiment="generalization", dataset="validation", detector="")
-    return sensitivity_figure(frame("results.csv", rows), **options)
+    return sensitivity_figure(frame("results.csv", rows), classes=classes)
 
 
 def new_classes(rows):
@@ -124,13 +124,13 @@ def test_losses_of_very_different_size_are_drawn_on_a_logarithmic_axis(histories
 
 
 def test_sensitivities_stand_by_class_with_mean_deviation_and_trials(results):
-    axes = sensitivities(results, classes=CLASSES).axes[0]
+    axes = sensitivities(results).axes[0]
     assert ticks_of(axes) == [*CLASSES, "balanced\naccuracy"]
     where_df = {"experiment": "generalization", "metric": "sensitivity/DF", "model": "vanilla"}
     values = np.array([100 * row.value for row in where(results, **where_df)])
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [values.mean()])
     np.testing.assert_allclose(axes.lines[1].get_ydata(), values)
-    assert not sensitivities(where(results, trial=0), classes=CLASSES).axes[0].collections
+    assert not sensitivities(where(results, trial=0)).axes[0].collections
 
 
 def test_whiskers_end_where_a_share_does(results):

@@ -121,17 +121,15 @@ def _draw_curve(
 
 
 @styled
-def sensitivity_figure(results: DataFrame, *, classes: Sequence[str] = ()) -> Figure:
+def sensitivity_figure(results: DataFrame, *, classes: Sequence[str]) -> Figure:
     """Figure 3: sensitivity per class, and balanced accuracy; `results` of the models in 4.1."""
-    metrics = [name for name in distinct(results["metric"]) if name.startswith("sensitivity/")]
-    ordered = dict.fromkeys([f"sensitivity/{name}" for name in classes] + metrics)
-    labels = {metric: metric.removeprefix("sensitivity/") for metric in ordered}
+    labels = {f"sensitivity/{name}": name for name in classes}
     labels["balanced_accuracy"] = "balanced\naccuracy"
     figure = Figure(figsize=(WIDTH, 3.4))
     axes = figure.subplots()
     axes.set_title("Sensitivity per class, and balanced accuracy (%)")
     _draw_groups(axes, results, "metric", labels)
-    if len(labels) > 1 and axes.has_data():  # separates the mean from the classes
+    if axes.has_data():  # separates the mean from the classes
         axes.axvline(len(axes.get_xticks()) - 1.5, color="#b5b5b5", linewidth=0.8)
     return figure
 
@@ -258,10 +256,10 @@ def _draw_trials(axes: Axes, values: np.ndarray, model: str, position: float, wi
 
 
 @styled
-def confusion_figure(confusions: DataFrame, *, classes: Sequence[str] = ()) -> Figure:
+def confusion_figure(confusions: DataFrame, *, classes: Sequence[str]) -> Figure:
     """A matrix for each model in 4.1: counts over trials, shades by the share of the true class."""
-    occurring = distinct([*confusions["true"], *confusions["predicted"]])
-    names = distinct([*(name for name in classes if name in occurring), *occurring])
+    occurring = {*confusions["true"], *confusions["predicted"]}
+    names = [name for name in classes if name in occurring]
     rows = select(confusions, experiment="generalization")
     models = models_of(rows)
     columns = min(len(models), 2)
