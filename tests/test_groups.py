@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from misgiving.groups import groups_of_columns, join_groups
-from misgiving.report.certificate import unit_sentences
+from misgiving.report.sentences import unit_sentences
 
 
 def rows_of(columns, *cells):

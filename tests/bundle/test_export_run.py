@@ -19,7 +19,7 @@ from misgiving.models.onnx_export import write_graph
 from misgiving.predictions import graphs
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.network import INPUT, OUTPUTS
-from misgiving.report.certificate import certificate_sentences
+from misgiving.report.sentences import certificate_sentences
 
 
 @pytest.fixture

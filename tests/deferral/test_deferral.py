@@ -17,7 +17,7 @@ from misgiving import Deferral, Predictions
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.evaluate import evaluate
-from misgiving.report.certificate import summarize
+from misgiving.report.sentences import summarize
 
 CLASSES = ("cat", "dog", "owl")
 SETS = ["train"] * 200 + ["tune"] * 100 + ["calibrate"] * 200

@@ -19,7 +19,7 @@ from misgiving.deferral.drift import (
 )
 from misgiving.deferral.settings import Targets
 from misgiving.deferral.thresholds import certify_thresholds
-from misgiving.report.drift import drift_sentence
+from misgiving.report.sentences import drift_sentence
 
 OOD = Targets(max_error=0.15, max_ood_false_alarms=0.1)
 

@@ -11,7 +11,7 @@ from misgiving.deferral.expected_performance import (
     expected_errors,
     expected_performance,
 )
-from misgiving.report.drift import performance_sentences
+from misgiving.report.sentences import performance_sentences
 
 
 def outputs(count, seed, signal=3.0, classes=3):

@@ -13,7 +13,7 @@ from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.deferral.thresholds import certify_thresholds
 from misgiving.errors import DataError
 from misgiving.manifests import sha256_of_json
-from misgiving.report.certificate import certificate_sentences
+from misgiving.report.sentences import certificate_sentences
 
 EVERYTHING = Targets(
     max_error=0.15,

@@ -8,7 +8,7 @@ from misgiving.deferral.settings import Targets
 from misgiving.deferral.thresholds import CertificationPlan, certify_thresholds
 from misgiving.errors import DataError, UsageError
 from misgiving.groups import one_per_group
-from misgiving.report.certificate import certificate_sentences
+from misgiving.report.sentences import certificate_sentences
 
 CLASSES = ("NV", "MEL", "BCC")
 TARGETS = Targets(max_error=0.1)

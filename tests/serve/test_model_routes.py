@@ -11,7 +11,7 @@ from standin import Standin
 
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import UsageError
-from misgiving.report.certificate import certificate_sentences
+from misgiving.report.sentences import certificate_sentences
 from misgiving.serve.routes.model import command
 
 

@@ -19,7 +19,7 @@ from standin import picture
 
 import misgiving
 from misgiving.bundle.bundle import Bundle
-from misgiving.report.certificate import certificate_sentences
+from misgiving.report.sentences import certificate_sentences
 
 PACKAGE = Path(misgiving.__file__).parent
 FRAMEWORKS = {"torch", "timm", "ray", "onnx", "transformers"}

@@ -92,7 +92,7 @@ def calibrate(
     """
     from misgiving.deferral.deferral import Deferral
     from misgiving.deferral.policy_file import POLICY_FOLDER, check_policy_folder
-    from misgiving.report.certificate import summarize
+    from misgiving.report.sentences import summarize
 
     check_source(context, run, out="policy")
     folder = policy or run / POLICY_FOLDER

@@ -169,7 +169,7 @@ def _file_of_predictions(path: Path, seed: int) -> PlannedImages:
 def _description(images: PlannedImages, outlook: "CertificationOutlook") -> Iterator[str]:
     """Sentences on the data, the unit, and the calibration set."""
     from misgiving.groups import unit_of
-    from misgiving.report.certificate import unit_sentences
+    from misgiving.report.sentences import unit_sentences
 
     groups, columns = images.groups, images.group_columns
     unit = unit_of(columns)

@@ -210,7 +210,7 @@ def _say_what_was_written(
 def _say_expected(decisions: "Iterable[DecisionRow]", deferral: "Deferral | None") -> None:
     """Sentences on the performance to expect, where there is a policy and enough is known."""
     from misgiving.deferral.expected_performance import expected_performance
-    from misgiving.report.drift import performance_sentences
+    from misgiving.report.sentences import performance_sentences
 
     if deferral is None:
         return

@@ -124,7 +124,7 @@ def read_file(path: Path, deferral: "Deferral | None") -> "Predictions":
 def _left_out(name: str, predicted: "PredictedData") -> list[str]:
     """Sentences on the images of a set that were not predicted, and on what was not found."""
     from misgiving.data.decoding import skipped_sentences
-    from misgiving.report.certificate import left_out_sentences
+    from misgiving.report.sentences import left_out_sentences
 
     counts = predicted.counts
     used = {*(predicted.predictions.sets or ())}

@@ -12,7 +12,6 @@ from misgiving.evaluation.evaluate import Evaluation
 from misgiving.evaluation.shares import reliability_with_intervals
 from misgiving.files import write_text
 from misgiving.groups import unit_of
-from misgiving.report.certificate import certificate_sentences, fitting_sentences, warnings
 from misgiving.report.contact_sheet import thumbnail_link
 from misgiving.report.figures import (
     acceptance_figure,
@@ -23,6 +22,7 @@ from misgiving.report.figures import (
 )
 from misgiving.report.names import detector_name
 from misgiving.report.rendering import environment
+from misgiving.report.sentences import certificate_sentences, fitting_sentences, warnings
 
 MAX_CLASSES = 15  # of the confusion matrix; the others are one row and column
 MAX_GROUPS, MAX_MORE_GROUPS = 25, 200  # of the table of subgroups, and folded below it

@@ -37,12 +37,6 @@ def environment(*, html: bool = True) -> Environment:
     return templates
 
 
-def sentences(template: str, macro: str, *values: object) -> list[str]:
-    """The lines of a macro of a text template, without empty ones."""
-    words = getattr(environment(html=False).get_template(template).module, macro)
-    return [line for line in words(*values).splitlines() if line]
-
-
 def percent(share: float) -> str:
     """Percentage with one digit after the point; only a share of 0 or 1 is 0 % or 100 %.
 

@@ -12,7 +12,7 @@ from prometheus_client import generate_latest
 from pydantic import BaseModel, Field
 
 from misgiving.deferral.deferral import Deferral
-from misgiving.report.certificate import certificate_sentences, naming_sentence
+from misgiving.report.sentences import certificate_sentences, naming_sentence
 from misgiving.serve.drift_tracker import Drift
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.routes import ServiceDep

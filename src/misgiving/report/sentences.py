@@ -1,0 +1,85 @@
+"""A policy in words: how it was fitted, what it certifies, drift, and expected performance."""
+
+from collections.abc import Mapping, Sequence
+
+from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.drift import DriftTest, Recent
+from misgiving.deferral.expected_performance import Expected, ExpectedPerformance
+from misgiving.deferral.settings import DecisionRule
+from misgiving.report.rendering import environment
+
+POLICY, DRIFT = "policy.txt", "drift.txt"
+
+
+def _lines(template: str, macro: str, *values: object) -> list[str]:
+    """The lines of a macro, without empty ones."""
+    words = getattr(environment(html=False).get_template(template).module, macro)
+    return [line for line in words(*values).splitlines() if line]
+
+
+def summarize(deferral: Deferral) -> list[str]:
+    """Sentences on how a policy was fitted, and on what it certifies."""
+    return [*fitting_sentences(deferral), *certificate_sentences(deferral)]
+
+
+def certificate_sentences(deferral: Deferral) -> list[str]:
+    """Sentences on targets, observations and limits of the guarantee."""
+    return _lines(POLICY, "certified", deferral)
+
+
+def naming_sentence(rule: DecisionRule, classes: tuple[str, ...]) -> str:
+    """Sentence on the class that is named, with the costs that decide it, if any."""
+    return _lines(POLICY, "naming", rule, classes)[0]
+
+
+def warnings(deferral: Deferral) -> list[str]:
+    """Sentences on what weakens the guarantee."""
+    return _lines(POLICY, "warnings", deferral)
+
+
+def fitting_sentences(deferral: Deferral) -> list[str]:
+    """Sentences on the images and the scores that a policy was fitted with."""
+    return _lines(POLICY, "fitted", deferral)
+
+
+def left_out_sentences(counts: Mapping[str, int]) -> list[str]:
+    """Sentences on images of the sets `train`, `test` and `excluded` that were not used."""
+    return _lines(POLICY, "left_out", counts)
+
+
+def unit_sentences(columns: Sequence[str], images: int, ungrouped: int) -> list[str]:
+    """Sentences on the unit of a guarantee, and on what it leaves dependent.
+
+    Args:
+        columns: Those that define the groups.
+        images: Number of all.
+        ungrouped: Number of those that are a group of their own.
+    """
+    return _lines(POLICY, "unit", columns, images, ungrouped)
+
+
+def drift_sentence(test: DriftTest, recent: Recent | None, *, knows_training: bool) -> str:
+    """Describe cases of a test.
+
+    Args:
+        test: Such as that of the ranks of the acceptance scores.
+        recent: Its latest cases, or those at its alarm.
+        knows_training: True if the OOD score compares an image with those of the training.
+    """
+    return _lines(DRIFT, "drift", test, recent, knows_training)[0]
+
+
+def expected_sentences(errors: Expected, unit: str, *, drifted: bool) -> list[str]:
+    """The expected errors of all images, and of the accepted ones, and whether to trust them.
+
+    Args:
+        errors: Of images without labels.
+        unit: What a case is: a patient, a lesion, an image, or another group.
+        drifted: True if the images were found to differ from the calibration cases.
+    """
+    return _lines(DRIFT, "expected", errors, unit, drifted)
+
+
+def performance_sentences(expected: ExpectedPerformance, deferral: Deferral) -> list[str]:
+    """The expected errors, and whether to trust them, with the differences that were found."""
+    return _lines(DRIFT, "performance", expected, deferral)
