@@ -13,7 +13,7 @@ ABSENT = "\N{EN DASH}"
 NUMBERS = "Every number that the paper prints, and ours"
 OURS = DERMOSCOPY_SETTINGS | {  # a run in which all that is recorded is the paper's
     "data": "isic2019:somewhere",
-    **{name: paper.value for name, paper in SETTINGS.items() if not paper.section},
+    **SETTINGS[""],
     "split": "paper",
     "measured_set": "validation",
     "odin": DERMOSCOPY_SETTINGS["odin"] | {"tuning_set": "nct"},

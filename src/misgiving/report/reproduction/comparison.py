@@ -31,14 +31,15 @@ def departures(run: Run) -> list[Departure]:
 
 def _settings(run: Run) -> Iterator[Departure]:
     """Our value and the paper's of each setting that differs; classes may have another order."""
-    settings = run.settings
-    if settings["data"].partition(":")[0] != "isic2019":
-        yield Departure("data", settings["data"])
-    for key, paper in SETTINGS.items():
-        value = (settings[paper.section] if paper.section else settings)[key]
-        same = set(value) == set(paper.value) if isinstance(paper.value, tuple) else None
-        if not (value == paper.value if same is None else same):
-            yield Departure(key, value, paper.value)
+    if run.settings["data"].partition(":")[0] != "isic2019":
+        yield Departure("data", run.settings["data"])
+    for section, settings in SETTINGS.items():
+        recorded = run.settings[section] if section else run.settings
+        for key, paper in settings.items():
+            value = recorded[key]
+            same = set(value) == set(paper) if isinstance(paper, tuple) else value == paper
+            if not same:
+                yield Departure(key, value, paper)
 
 
 def _procedure(run: Run) -> Iterator[Departure]:
@@ -70,10 +71,10 @@ def _procedure(run: Run) -> Iterator[Departure]:
 def _sets(run: Run) -> Iterator[Departure]:
     """The differences in the sets of Table 1."""
     for paper_set in SETS:
-        beside = run.sets_of(paper_set)
-        if not beside:
+        names = run.sets_of(paper_set)
+        if not names:
             yield Departure("not_measured", paper_set)
-        for name in beside:
+        for name in names:
             yield from _set(run, name, paper_set)
 
 
@@ -96,7 +97,7 @@ def here(cell: Published, dataset: str) -> Quantity:
 def includes(run: Run, dataset: str, cell: Published) -> bool | None:
     """True if our t-interval includes the paper's difference; None where there is none."""
     pair = run.interval(here(cell, dataset), "proposed", "vanilla")
-    if pair is None or pair.trial_lower is None or pair.trial_upper is None:
+    if pair is None or pair.trial_lower is None:
         return None
     return bool(pair.trial_lower <= cell.difference <= pair.trial_upper)
 

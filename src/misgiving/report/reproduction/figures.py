@@ -14,7 +14,7 @@ from matplotlib.transforms import ScaledTranslation
 from pandas import DataFrame, Series
 from PIL import Image
 
-from misgiving.evaluation.measures import UNSEEN_SET
+from misgiving.evaluation.measures import CHOSEN, UNSEEN_SET
 from misgiving.report.figures import (
     INK,
     OTHER_STYLE,
@@ -39,10 +39,7 @@ WHISKERS = 6  # of a learning curve
 CURVES_APART = 4.0  # points between the whiskers of two curves
 DOT = 3.0  # size of the mark of a trial
 CHANCE, NEAR = 50.0, 10.0  # of an AUROC in percent
-FIGURE_5 = (
-    *("odin", "odin_default", "odin_id_only", "best_on_tuning"),
-    *("msp", "energy", "predicted_loss"),
-)
+FIGURE_5 = ("odin", "odin_default", "odin_id_only", CHOSEN, "msp", "energy", "predicted_loss")
 """The detectors that Figure 5 has room for; the table below it has all."""
 MIN_COLUMNS, MAX_EXAMPLES = 6, 8  # of example images
 CAPTION_WIDTH = 3.3  # of an example image
@@ -378,8 +375,8 @@ def rates_figure(runs: DataFrame, *, own_rate: float, level: float, monitored: s
     for axes in (left, right):
         axes.set_xticks(range(len(rates)), labels)
         axes.set(xlim=(-0.6, len(rates) - 0.4), xlabel="learning rate")
-    handles = [line for line in left.lines if not str(line.get_label()).startswith("_")]
-    figure.legend(handles=handles, loc="outside upper right", ncols=len(RATE_MODELS))
+    labelled = left.get_legend_handles_labels()
+    figure.legend(*labelled, loc="outside upper right", ncols=len(RATE_MODELS))
     return figure
 
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
 from misgiving.evaluation.evaluate import POLICY_SET
-from misgiving.evaluation.measures import CHOSEN
+from misgiving.metrics.selective import BY_GROUPS, BY_IMAGES
 from misgiving.report.frames import distinct, models_of, select, spread_of
 from misgiving.report.names import DETECTOR_TITLES
 from misgiving.report.reproduction.claims import Effect, effect_of
@@ -21,26 +21,19 @@ FALSE_ALARMS = 0.05  # to which the OOD rule is calibrated
 REACHED = 0.95  # of vanilla's mean final value
 RATE_MODELS = ("vanilla", "proposed")
 RATE = "learning_rate/"
+POLICY = "policy/"
+MAIN_TARGET = 0.1  # the target of the first sentence
 
 
-class Collapse(NamedTuple):
-    """Spread of the mse estimate after the last epoch, over that of the true loss, by trial."""
+def collapse_of(run: Run) -> tuple[list[float], list[float]]:
+    """Spread of the mse estimate over that of the true loss, and its R², after the last epoch.
 
-    spreads: tuple[float, ...]
-    fits: tuple[float, ...]
-
-    @property
-    def collapsed(self) -> int:
-        """The number of trials in which the estimate is as good as constant."""
-        return sum(ratio < COLLAPSED_SPREAD for ratio in self.spreads)
-
-
-def collapse_of(run: Run) -> Collapse:
-    """Collapse of the mse estimate to a constant (Figure 2): a description, not a test."""
+    By trial (Figure 2): a description, not a test.
+    """
     rows = select(run.histories, experiment="generalization", model="mse")
     rows = select(rows, set=run.settings["monitored_set"])
     last = rows[rows["epoch"] == rows["epoch"].max()]
-    return Collapse(tuple(last["spread_ratio"].dropna()), tuple(last["r_squared"].dropna()))
+    return last["spread_ratio"].dropna().to_list(), last["r_squared"].dropna().to_list()
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +56,6 @@ class Convergence:
     def rates(self) -> list[float]:
         """The rates from low to high."""
         return sorted(set(self.runs["rate"]))
-
-    def has_pairs(self, rates: Iterable[float]) -> bool:
-        """True if a trial has both models at one of these rates."""
-        return any(len(self.pairs(rate)) for rate in rates)
 
     def at(self, rate: float, model: str) -> pd.DataFrame:
         """The runs of one model at one rate, trial by trial."""
@@ -103,49 +92,40 @@ class Convergence:
 def convergence_of(run: Run) -> Convergence | None:
     """Gather the learning rates; None where vanilla's own rate gives no level to reach."""
     curves = select(run.histories, set=run.settings["monitored_set"]).sort_values("epoch")
-    own = curves[curves["experiment"] == "generalization"]
-    ends = select(own, model="vanilla").groupby("trial")["balanced_accuracy"].last()
+    own = select(curves, experiment="generalization", model="vanilla")
+    ends = own.groupby("trial")["balanced_accuracy"].last()
     if not len(ends):
         return None
     own_rate, level = run.settings["training"]["learning_rate"], REACHED * fmean(ends)
     experiments = sorted({*run.results["experiment"], *run.histories["experiment"]})
     rates = {"generalization": own_rate}
     rates |= {n: float(n.removeprefix(RATE)) for n in experiments if n.startswith(RATE)}
-    rows = [
-        _training(rate, model, int(trial), level, results, curve)
-        for experiment, rate in rates.items()
-        for model in RATE_MODELS
-        for results, curve in [
-            (
-                run.rows(experiment=experiment, model=model, detector=""),
-                select(curves, experiment=experiment, model=model),
-            )
-        ]
-        for trial in sorted({*results["trial"], *curve["trial"]})
-    ]
-    columns = ["rate", "trial", "model", "epochs", "last", "final", "diverged"]
-    return Convergence(own_rate, level, pd.DataFrame(rows, columns=columns))
+    trainings = []
+    for experiment, rate in rates.items():
+        for model in RATE_MODELS:
+            results = run.rows(experiment=experiment, model=model, detector="")
+            curve = select(curves, experiment=experiment, model=model)
+            for trial in sorted({*results["trial"], *curve["trial"]}):
+                training = {"rate": rate, "trial": trial, "model": model}
+                own_results, own_curve = (select(rows, trial=trial) for rows in (results, curve))
+                trainings.append(training | _training(own_results, own_curve, level))
+    return Convergence(own_rate, level, pd.DataFrame(trainings))
 
 
-def _training(
-    rate: float, model: str, trial: int, level: float, results: pd.DataFrame, curve: pd.DataFrame
-) -> tuple[object, ...]:
-    """A row of `Convergence.runs`."""
-    results, curve = select(results, trial=trial), select(curve, trial=trial)
+def _training(results: pd.DataFrame, curve: pd.DataFrame, level: float) -> dict[str, object]:
+    """The other columns of `Convergence.runs` for one training."""
     diverged = bool(select(results, metric="diverged")["value"].sum())
     accuracy = curve["balanced_accuracy"]
-    reached = curve["epoch"][accuracy >= level]
+    if diverged:
+        accuracy = accuracy.iloc[:0]
+    reached = curve["epoch"][accuracy.index[accuracy >= level]]
     final = select(results, metric="balanced_accuracy")["value"]
-    missing = float("nan")
-    return (
-        rate,
-        trial,
-        model,
-        reached.iloc[0] if len(reached) and not diverged else missing,
-        accuracy.iloc[-1] if len(curve) and not diverged else missing,
-        final.iloc[0] if len(final) else missing,
-        diverged,
-    )
+    return {
+        "epochs": next(iter(reached), float("nan")),
+        "last": next(reversed(accuracy.to_list()), float("nan")),
+        "final": next(iter(final), float("nan")),
+        "diverged": diverged,
+    }
 
 
 def diverged(run: Run) -> list[tuple[str, int]]:
@@ -159,18 +139,22 @@ def uncalibrated(run: Run) -> list[tuple[str, int]]:
     """Model and trial of each policy that is missing, though the classifier was measured."""
     trained, calibrated = (
         set(zip(rows["model"], rows["trial"], strict=True))
-        for rows in (run.rows(experiment="generalization", dataset=name)
-                     for name in (run.measured, POLICY_SET))
-    )  # fmt: skip
+        for name in (run.measured, POLICY_SET)
+        for rows in [run.rows(experiment="generalization", dataset=name)]
+    )
     return sorted(trained - calibrated - set(diverged(run)))
+
+
+def in_order(present: Iterable[str], order: Iterable[str]) -> list[str]:
+    """The names that occur, each once: those with a place in their order, then any others."""
+    places = {name: place for place, name in enumerate(order)}
+    return sorted(distinct(present), key=lambda name: places.get(name, len(places)))
 
 
 def sensitivities(metrics: Iterable[str], classes: Iterable[str]) -> list[str]:
     """The sensitivities among these metrics, in the order of the classes, then any others."""
-    present = [name for name in metrics if name.startswith("sensitivity/")]
-    ordered = [f"sensitivity/{name}" for name in classes]
-    return [*(name for name in ordered if name in present),
-            *(name for name in present if name not in ordered)]  # fmt: skip
+    present = (name for name in metrics if name.startswith("sensitivity/"))
+    return in_order(present, (f"sensitivity/{name}" for name in classes))
 
 
 def score_rows(run: Run, metrics: Iterable[str]) -> pd.DataFrame:
@@ -186,10 +170,8 @@ def calibration_rows(run: Run, quantities: Iterable[str], metrics: Iterable[str]
 
 
 def detectors_of(rows: pd.DataFrame) -> list[str]:
-    """The detectors that occur: known ones in their order, then any others."""
-    present = distinct(rows["detector"])
-    return [*(name for name in DETECTOR_TITLES if name in present),
-            *(name for name in present if name not in DETECTOR_TITLES)]  # fmt: skip
+    """The detectors that occur, in the order of their titles."""
+    return in_order(rows["detector"], DETECTOR_TITLES)
 
 
 def models_with(run: Run, experiment: str, detectors: Iterable[str]) -> list[str]:
@@ -208,13 +190,6 @@ def odin_parameters(run: Run, model: str) -> list[str]:
     return [f"{temperatures[t]:g} / {epsilons.get(t, float('nan')):g}" for t in temperatures]
 
 
-def chosen_model(run: Run) -> str:
-    """The model whose chosen detector is judged; empty where it has no interval."""
-    rows = select(run.intervals, detector=CHOSEN, metric="auroc", baseline="")
-    models = models_of(rows[rows["dataset"].isin(untuned_sets(run))])
-    return main_model(models) if models else ""
-
-
 def metrics_from_msp(run: Run, detector: str | None = None) -> list[str]:
     """The metrics with a difference from MSP: of an acceptance score, or of any."""
     rows = select(run.intervals, experiment="generalization", dataset=run.measured, baseline=MSP)
@@ -223,56 +198,21 @@ def metrics_from_msp(run: Run, detector: str | None = None) -> list[str]:
 
 def by_effect(differences: Iterable[Any]) -> dict[Effect, list[Any]]:
     """The differences under each effect that occurs."""
-    groups: dict[Effect, list[Any]] = {effect: [] for effect in Effect}
-    for difference in differences:
-        groups[effect_of(difference)].append(difference)
-    return {effect: rows for effect, rows in groups.items() if rows}
+    rows = list(differences)
+    groups = {effect: [row for row in rows if effect_of(row) is effect] for effect in Effect}
+    return {effect: group for effect, group in groups.items() if group}
 
 
 def from_msp(run: Run, detector: str, metric: str) -> dict[str, Any]:
     """The difference of an acceptance score from MSP in the same model, by model."""
     quantity = Quantity("generalization", run.measured, detector, metric)
-    models = models_of(run.intervals)
-    rows = {model: run.interval(quantity, model, MSP) for model in models}
+    rows = {model: run.interval(quantity, model, MSP) for model in models_of(run.intervals)}
     return {model: row for model, row in rows.items() if row is not None}
-
-
-class Order(StrEnum):
-    """Order of two values whose intervals are not paired: only disjoint ones decide."""
-
-    HIGHER = "higher"
-    LOWER = "lower"
-    OVERLAPPING = "overlapping"
-    UNKNOWN = "unknown"
-
-
-def order_of(first: Any, second: Any) -> Order:
-    """Compare two rows of `intervals.csv` that have no paired difference."""
-    ends = [end for row in (first, second) if row for end in (row.lower, row.upper)]
-    if len(ends) < 4 or None in ends:
-        return Order.UNKNOWN
-    if ends[0] > ends[3]:
-        return Order.HIGHER
-    return Order.LOWER if ends[1] < ends[2] else Order.OVERLAPPING
 
 
 def untuned_sets(run: Run) -> list[str]:
     """The sets on which no detector was tuned or chosen."""
     return [name for name in distinct(run.detector_rows["dataset"]) if name not in run.tuned]
-
-
-def chosen_against(run: Run, model: str, other: str) -> dict[Order, list[str]]:
-    """Sets by the order of the AUROC of the chosen detector and of another."""
-    orders: dict[Order, list[str]] = {order: [] for order in Order}
-    for name in untuned_sets(run):
-        experiment = "new_classes" if name.startswith("unseen") else "ood_detection"
-        rows = [
-            run.interval(Quantity(experiment, name, detector, "auroc"), model)
-            for detector in (CHOSEN, other)
-        ]
-        if rows[0] is not None:
-            orders[order_of(*rows)].append(name)
-    return {order: names for order, names in orders.items() if names}
 
 
 def ood_shares(run: Run) -> tuple[str, dict[str, Any]]:
@@ -284,48 +224,6 @@ def ood_shares(run: Run) -> tuple[str, dict[str, Any]]:
     return model, dict(sorted(shares.items(), key=lambda item: (item[1], item[0])))
 
 
-def error_probabilities(run: Run) -> tuple[str, list[tuple[float, float]]]:
-    """Mean error probability and share of errors of the main model, trial by trial."""
-    rows = select(run.reliability, quantity="error_probability")
-    model = main_model(models_of(rows))
-    pairs = []
-    for _, bins in select(rows, model=model).groupby("trial"):
-        images = bins["images"].sum()
-        predicted, observed = ((bins["images"] * bins[name]).sum() for name in
-                               ("predicted", "observed"))  # fmt: skip
-        pairs.append((float(predicted / images), float(observed / images)))
-    return model, pairs
-
-
-def scaling(run: Run) -> dict[str, list[tuple[float, float]]]:
-    """Calibration error of each model before and after scaling, trial by trial."""
-    pairs: dict[str, list[tuple[float, float]]] = {}
-    for model in run.models():
-        before, after = (
-            run.values(Quantity("generalization", POLICY_SET, name, "ece"), model)
-            for name in ("softmax", "scaled_softmax")
-        )
-        if both := [(before[trial], after[trial]) for trial in before if trial in after]:
-            pairs[model] = both
-    return pairs
-
-
-def rising(pairs: Iterable[tuple[float, float]]) -> int:
-    """The pairs whose second value is above the first."""
-    return sum(second > first for first, second in pairs)
-
-
-def falling(pairs: Iterable[tuple[float, float]]) -> int:
-    """The pairs whose second value is below the first."""
-    return sum(second < first for first, second in pairs)
-
-
-def mean_scaling(pairs: Mapping[str, list[tuple[float, float]]]) -> tuple[float, float]:
-    """Means of the calibration error before and after scaling, over models and trials."""
-    before, after = zip(*(pair for of_model in pairs.values() for pair in of_model), strict=True)
-    return fmean(before), fmean(after)
-
-
 def grouped_by(
     rows: Iterable[Mapping[str, Any]], key: Callable[[Mapping[str, Any]], str]
 ) -> dict[str, list[Mapping[str, Any]]]:
@@ -334,3 +232,97 @@ def grouped_by(
     for row in rows:
         groups.setdefault(key(row), []).append(row)
     return groups
+
+
+class TargetStatus(StrEnum):
+    """The error among the accepted against its target; only a whole interval decides."""
+
+    MET = "met"
+    MISSED = "missed"
+    INCONCLUSIVE = "inconclusive"
+    NO_INTERVAL = "no_interval"
+    NOTHING_ACCEPTED = "nothing_accepted"
+
+
+@dataclass(frozen=True)
+class Target:
+    """The policies of one model for one target error rate.
+
+    Attributes:
+        policies: The metrics of each trial.
+        intervals: Over trials, by metric.
+    """
+
+    model: str
+    target: float
+    policies: tuple[Mapping[str, float], ...]
+    intervals: Mapping[str, Any]
+
+    def values(self, metric: str, *, certified: bool | None = None) -> list[float]:
+        """A metric in the trials that have it; all, or where the target was certified or not."""
+        return [
+            policy[metric]
+            for policy in self.policies
+            if metric in policy and certified in (None, policy.get("attained") == 1)
+        ]
+
+    @property
+    def certified(self) -> int:
+        """The number of trials in which the target could be certified."""
+        return len(self.values("attained", certified=True))
+
+    @property
+    def error(self) -> str:
+        """The metric that was certified: the error for one image of each group."""
+        return BY_GROUPS if self.values(BY_GROUPS) else BY_IMAGES
+
+    @property
+    def errors(self) -> list[float]:
+        """The error among the accepted of each trial in which some were accepted."""
+        return self.values(self.error, certified=True)
+
+    @property
+    def smallest(self) -> list[float]:
+        """The smallest certifiable error of each trial in which this target was not certified."""
+        return self.values("smallest_certifiable_error", certified=False)
+
+    @property
+    def met(self) -> int:
+        """The trials in which the error among the accepted is at most the target."""
+        return sum(error <= self.target for error in self.errors)
+
+    @property
+    def status(self) -> TargetStatus:
+        """Compare the error among the accepted with its target."""
+        if not self.errors:
+            return TargetStatus.NOTHING_ACCEPTED
+        row = self.intervals.get(self.error)
+        if row is None or row.lower is None:
+            return TargetStatus.NO_INTERVAL
+        if row.upper <= self.target:
+            return TargetStatus.MET
+        return TargetStatus.MISSED if row.lower > self.target else TargetStatus.INCONCLUSIVE
+
+
+def targets_of(run: Run) -> list[Target]:
+    """Every target of every model, the strictest first."""
+    rows = run.rows(experiment="generalization", dataset=POLICY_SET)
+    rows = rows[rows["detector"].str.startswith(POLICY)]
+    targets = []
+    for model in models_of(rows):
+        of_model = [(float(name.removeprefix(POLICY)), own)
+                    for name, own in select(rows, model=model).groupby("detector")]  # fmt: skip
+        for target, own in sorted(of_model, key=lambda item: item[0]):
+            table = own.pivot(index="trial", columns="metric", values="value")
+            where = ("generalization", POLICY_SET, f"{POLICY}{target:g}")
+            intervals = {name: run.interval(Quantity(*where, name), model) for name in table}
+            policies = tuple(row.dropna().to_dict() for _, row in table.iterrows())
+            targets.append(Target(model, target, policies, intervals))
+    return targets
+
+
+def main_target(targets: list[Target]) -> Target:
+    """The target of the first sentence: the proposed model's, of at most one error in ten."""
+    model = main_model([target.model for target in targets])
+    own = [target for target in targets if target.model == model]
+    return min(own, key=lambda target: abs(target.target - MAIN_TARGET))

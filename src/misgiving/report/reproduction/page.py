@@ -5,12 +5,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from misgiving.evaluation.measures import CHOSEN
 from misgiving.files import whole_file, write_text
 from misgiving.report import frames, names
 from misgiving.report.figures import KINDS, figure_link, inline, render
 from misgiving.report.frames import select
 from misgiving.report.rendering import environment
-from misgiving.report.reproduction import claims, comparison, findings, published, targets
+from misgiving.report.reproduction import claims, comparison, findings, published
 from misgiving.report.reproduction.figures import (
     calibration_figure,
     confusion_figure,
@@ -85,13 +86,13 @@ def render_page(run: Run, drawn: Mapping[str, Figure]) -> str:
         figure_link=figure_link,
         inline=inline,
         Quantity=Quantity,
+        CHOSEN=CHOSEN,
         claims=claims,
         comparison=comparison,
         findings=findings,
         frames=frames,
         names=names,
         published=published,
-        policies=targets,
         main_model=main_model,
         trained_in=trained_in,
     )

@@ -3,8 +3,8 @@
 Narayanaswamy et al., "Loss Estimators Improve Model Generalization". Numbers are in %, as printed.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from misgiving.evaluation.measures import UNSEEN_SET
 
@@ -89,52 +89,30 @@ def claimed_gains(metric: str) -> list[str]:
     ]
 
 
-class PaperSetting(NamedTuple):
-    """A setting of Sections 2 and 4 of the paper.
-
-    Attributes:
-        value: The paper's.
-        name: In words.
-        section: The configuration in which a run records it; empty for the settings themselves.
-        unit: In words.
-    """
-
-    value: int | float | tuple[str, ...]
-    name: str
-    section: str = ""
-    unit: str = ""
-
-    def text(self, value: int | float | tuple[str, ...]) -> str:
-        """A value of this setting in words."""
-        if isinstance(value, tuple):
-            return ", ".join(value)
-        return f"{value:,}{self.unit}" if isinstance(value, int) else f"{value:g}{self.unit}"
-
-
-CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 MINORITY = ("BCC", "AK", "DF")
-SETTINGS = {
-    "images": PaperSetting(25_331, "Images of 4.1"),
-    "in_distribution_images": PaperSetting(21_826, "Images of 4.2"),
-    "trials": PaperSetting(3, "Trials"),
-    "classes": PaperSetting(CLASSES, "Classes of 4.1"),
-    "in_distribution": PaperSetting(
-        ("MEL", "NV", "BCC", "AK", "DF"), "In-distribution classes of 4.2"
-    ),
-    "unseen": PaperSetting(("BKL", "VASC", "SCC"), "Unseen classes of 4.3"),
-    "image_size": PaperSetting(224, "Image size", "preprocessing", " px"),
-    "epochs": PaperSetting(50, "Epochs", "training"),
-    "batch_size": PaperSetting(64, "Batch size", "training"),
-    "learning_rate": PaperSetting(1e-4, "Learning rate", "training"),
-    "decay_factor": PaperSetting(0.5, "Learning-rate decay factor", "training"),
-    "decay_every": PaperSetting(10, "Epochs between decays", "training"),
-    "beta1": PaperSetting(0.9, "Adam's beta1", "training"),
-    "weight_decay": PaperSetting(5e-4, "Weight decay", "training"),
-    "auxiliary_weight": PaperSetting(0.5, "Weight of the auxiliary loss", "training"),
-    "dropout": PaperSetting(0.4, "Dropout", "model"),
-    "crop": PaperSetting(0.85, "Crop", "preprocessing", " of the width"),
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "": {
+        "images": 25_331,
+        "in_distribution_images": 21_826,
+        "trials": 3,
+        "classes": ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"),
+        "in_distribution": ("MEL", "NV", "BCC", "AK", "DF"),
+        "unseen": ("BKL", "VASC", "SCC"),
+    },
+    "preprocessing": {"image_size": 224, "crop": 0.85},
+    "training": {
+        "epochs": 50,
+        "batch_size": 64,
+        "learning_rate": 1e-4,
+        "decay_factor": 0.5,
+        "decay_every": 10,
+        "beta1": 0.9,
+        "weight_decay": 5e-4,
+        "auxiliary_weight": 0.5,
+    },
+    "model": {"dropout": 0.4},
 }
-"""By the name under which a run records it."""
+"""The settings of Sections 2 and 4, by the configuration in which a run records them."""
 
 VALIDATION_SHARE = 0.1
 
