@@ -1,12 +1,13 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from commands import one_line
+from commands import call, one_line, reseal
 from PIL import Image
 from typer.main import get_command
 
@@ -18,27 +19,41 @@ QUICK = [
 ]  # fmt: skip
 
 
-@pytest.fixture
-def photos(tmp_path):
-    """A folder per class, with images of two colours."""
+TRAIN = [*QUICK, "--image-size", "16", "--validation-share", "0.25", "--batch-size", "8"]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """A folder `photos` with a folder per class of images of two colours, and a `run` of it."""
+    place = tmp_path_factory.mktemp("places")
     random = np.random.default_rng(0)
     for name, colour in (("red", 0), ("blue", 2)):
-        (tmp_path / "photos" / name).mkdir(parents=True)
+        (place / "photos" / name).mkdir(parents=True)
         for number in range(12):
             pixels = random.integers(0, 100, (20, 30, 3), dtype=np.uint8)
             pixels[..., colour] += 120
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
-    return tmp_path / "photos"
+            Image.fromarray(pixels).save(place / "photos" / name / f"{number}.png")
+    data, out = f"folder:{place / 'photos'}", place / "run"
+    done = call("train", data, "--out", out, *TRAIN, cache=place / "cache")
+    assert done.code == 0, done.err
+    return place
 
 
 @pytest.fixture
-def run_folder(misgiving, photos, tmp_path):
-    code, _, error = misgiving(
-        "train", f"folder:{photos}", "--out", tmp_path / "run", "--image-size", "16",
-        "--validation-share", "0.25", "--batch-size", "8", *QUICK
-    )  # fmt: skip
-    assert code == 0, error
+def photos(places, tmp_path):
+    return shutil.copytree(places / "photos", tmp_path / "photos")
+
+
+@pytest.fixture
+def run_folder(places, photos, tmp_path):
+    shutil.copytree(places / "run", tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    reseal(tmp_path / "run", data={**config["data"], "name": f"folder:{photos}"})
     return tmp_path / "run"
+
+
+def table(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 HEAVY = (
@@ -66,8 +81,6 @@ def test_help_imports_no_heavy_library():
     ("words", "choices"),
     [
         ("train digits --out run --auxiliary rankng", ["ranking", "mse", "none"]),
-        ("evaluate run digits --device gpu", ["auto", "cpu", "cuda", "mps"]),
-        ("predict run image.png --on-bad-image ignore", ["fail", "skip"]),
         ("calibrate run digits --max-error 1.5", ["between 0 and 1"]),
         ("reproduce --models vanila", ["vanilla", "proposed+logits"]),
     ],
@@ -103,20 +116,16 @@ def test_the_help_of_train_gives_the_defaults_of_both_recipes():
 
 
 @pytest.mark.parametrize(
-    ("options", "wanted"),
+    ("options", "expected"),
     [
         ([], {"optimizer": "adamw", "schedule": "cosine", "class_weights": "none"}),
         (["--recipe", "paper"], {"optimizer": "adam", "schedule": "steps", "learning_rate": 1e-4}),
-        (["--recipe", "modern", "--optimizer", "adam"], {"optimizer": "adam", "warmup": 0.08}),
         (["--model", "vanilla"], {"auxiliary": "none", "optimizer": "adamw"}),
         (["--model", "proposed", "--margin", "0.5"], {"auxiliary": "ranking", "margin": 0.5}),
-        (["--model", "proposed_halves"], {"pairs": "halves", "margin": 1.0}),
-        (["--model", "mse", "--auxiliary-weight", "2"], {"auxiliary": "mse"}),
         (["--schedule", "steps", "--decay-every", "3"], {"schedule": "steps", "decay_every": 3}),
-        (["--auxiliary-weight", "0"], {"auxiliary": "ranking", "auxiliary_weight": 0.0}),
     ],
 )
-def test_train_follows_a_recipe_but_for_what_is_given(misgiving, monkeypatch, options, wanted):
+def test_train_follows_a_recipe_but_for_what_is_given(misgiving, monkeypatch, options, expected):
     from misgiving.training import train_run as workflow
 
     class Stop(Exception):
@@ -132,12 +141,12 @@ def test_train_follows_a_recipe_but_for_what_is_given(misgiving, monkeypatch, op
     with pytest.raises(Stop):
         misgiving("train", "digits", "--out", "run", *options)
     training = vars(found["training"])
-    assert {name: training[name] for name in wanted} == wanted
+    assert {name: training[name] for name in expected} == expected
     assert found["images"].split == ("paper" if "paper" in options else "grouped")
 
 
-def test_training_writes_a_run(run_folder):
-    names = {path.name for path in run_folder.iterdir()}
+def test_training_writes_a_run(places):
+    names = {path.name for path in (places / "run").iterdir()}
     assert names == {
         "model.safetensors",
         "config.json",
@@ -145,19 +154,8 @@ def test_training_writes_a_run(run_folder):
         "checksums.json",
         "history.csv",
     }
-    config = json.loads((run_folder / "config.json").read_text())
+    config = json.loads((places / "run" / "config.json").read_text())
     assert config["classes"] == ["blue", "red"]
-
-
-def test_evaluate_leaves_training_images_out_and_says_so(misgiving, run_folder, photos):
-    code, output, error = misgiving("evaluate", run_folder, f"folder:{photos}", "--device", "cpu")
-    assert code == 0
-    assert "6 of 6 images are measured" in error
-    assert "left out: 18 images on which the model was trained" in error
-    assert "of 6 images are classified correctly" in output
-    with (run_folder / "evaluation" / "measurements.csv").open() as file:
-        images = [row for row in csv.DictReader(file) if row["metric"] == "images"]
-    assert float(images[0]["value"]) == 6
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -185,60 +183,45 @@ def test_evaluate_leaves_out_near_duplicates_of_training_images(
         assert f"near duplicates of training images were sought among 0 of {trained}" in error
 
 
-def test_evaluate_measures_how_well_ood_images_are_detected(
-    misgiving, run_folder, photos, tmp_path
-):
-    (tmp_path / "scans").mkdir()
-    for number in range(3):
-        Image.new("RGB", (20, 20), (255, 255, number)).save(tmp_path / "scans" / f"{number}.png")
-    code, output, _ = misgiving(
-        "evaluate", run_folder, f"folder:{photos}", "--ood", tmp_path / "scans", "--device", "cpu"
-    )
-    assert code == 0
-    with (run_folder / "evaluation" / "measurements.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["dataset"] == "scans"]
-    values = {(row["detector"], row["metric"]): float(row["value"]) for row in rows}
-    for detector in ("odin_default", "msp", "energy", "predicted_loss"):
-        assert 0 <= values[detector, "fpr_at_tpr95"] <= 1
-    auroc = values["max_logit", "auroc"]
-    interval = "no interval" if auroc in (0, 1) else "95 %"  # none where separation is complete
-    assert f"OOD: scans (3 images): AUROC {auroc:.3f} ({interval}" in output
-
-
-def test_evaluate_takes_a_folder_of_ood_images_by_name(misgiving, run_folder, photos, tmp_path):
-    for name in ("a", "b=c"):
+def test_evaluate_measures_held_out_and_ood_images(misgiving, run_folder, photos, tmp_path):
+    for name in ("scans", "b=c"):
         (tmp_path / name).mkdir()
-        Image.new("RGB", (20, 20)).save(tmp_path / name / "1.png")
-    a, b = tmp_path / "a", tmp_path / "b=c"
+        for number in range(3):
+            Image.new("RGB", (20, 20), (255, 255, number)).save(tmp_path / name / f"{number}.png")
+    scans, other = tmp_path / "scans", tmp_path / "b=c"
     command = ("evaluate", run_folder, f"folder:{photos}", "--device", "cpu")
-    code, _, _ = misgiving(*command, "--ood", f"b_box={a}", "--ood", a, "--ood", b)
-    assert code == 0
-    with (run_folder / "evaluation" / "measurements.csv").open() as file:
-        measured = {r["dataset"] for r in csv.DictReader(file) if r["metric"] == "auroc"}
-    assert {"b_box", "a", "b=c"} <= measured
-    code, _, error = misgiving(*command, "--ood", f"a={b}", "--ood", a)
-    assert code == 2
-    assert "--ood" in one_line(error)
-    assert "'a' names two sets" in error
-
-
-def test_measuring_on_training_images_must_be_asked_for(misgiving, run_folder, photos):
-    code, _, error = misgiving(
-        "evaluate", run_folder, f"folder:{photos}", "--set", "train", "--device", "cpu"
+    code, output, error = misgiving(
+        *command, "--ood", f"b_box={scans}", "--ood", scans, "--ood", other
     )
+    assert code == 0, error
+    assert "6 of 6 images are measured" in error
+    assert "left out: 18 images on which the model was trained" in error
+    assert "of 6 images are classified correctly" in output
+    rows = table(run_folder / "evaluation" / "measurements.csv")
+    assert next(float(row["value"]) for row in rows if row["metric"] == "images") == 6
+    values = {(r["dataset"], r["detector"], r["metric"]): float(r["value"]) for r in rows}
+    assert {"b_box", "scans", "b=c"} <= {row["dataset"] for row in rows if row["metric"] == "auroc"}
+    for detector in ("odin_default", "msp", "energy", "predicted_loss"):
+        assert 0 <= values["scans", detector, "fpr_at_tpr95"] <= 1
+    auroc = values["scans", "max_logit", "auroc"]
+    interval = "no interval" if auroc in (0, 1) else "95 %"  # none where separation is complete
+    assert f"scans (3 images): AUROC {auroc:.3f} ({interval}" in output
+    code, _, error = misgiving(*command, "--ood", f"scans={other}", "--ood", scans)
+    assert code == 2
+    assert "--ood 'scans' names two sets" in one_line(error)
+    code, _, error = misgiving(*command, "--set", "train")  # must be asked for
     assert code == 0
     assert "optimistic" in error
 
 
 def test_predict_gives_a_row_for_each_image(misgiving, run_folder, photos, tmp_path):
     single = photos / "red" / "0.png"
-    code, _, _ = misgiving(
-        "predict", run_folder, photos / "blue", single, "--device", "cpu",
-        "--out", tmp_path / "p.csv",
-    )  # fmt: skip
+    words = ("predict", run_folder, photos / "blue", single, "--device", "cpu")
+    code, printed, _ = misgiving(*words)
     assert code == 0
-    with (tmp_path / "p.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    assert misgiving(*words, "--out", tmp_path / "p.csv")[0] == 0
+    assert (tmp_path / "p.csv").read_text() == printed
+    rows = table(tmp_path / "p.csv")
     assert list(rows[0]) == ["path", "predicted_class", "probability", "predicted_loss"]
     assert [row["path"] for row in rows][-1] == str(single)
     assert len(rows) == 13
@@ -246,19 +229,11 @@ def test_predict_gives_a_row_for_each_image(misgiving, run_folder, photos, tmp_p
     assert all(np.isfinite(float(row["predicted_loss"])) for row in rows)
 
 
-def test_predict_prints_where_no_file_is_named(misgiving, run_folder, photos):
-    code, output, _ = misgiving("predict", run_folder, photos / "red", "--device", "cpu")
-    assert code == 0
-    assert output.startswith("path,predicted_class,probability,predicted_loss\n")
-    assert len(output.splitlines()) == 13
-
-
 def test_a_plain_classifier_predicts_no_loss(misgiving, photos, tmp_path):
     run = tmp_path / "vanilla"
     code, _, error = misgiving(
-        "train", f"folder:{photos}", "--out", run, "--image-size", "16", "--auxiliary", "none",
-        "--validation-share", "0.25", *QUICK
-    )  # fmt: skip
+        "train", f"folder:{photos}", "--out", run, "--auxiliary", "none", *TRAIN
+    )
     assert code == 0, error
     code, output, error = misgiving("predict", run, photos / "red", "--device", "cpu")
     assert code == 0, error
@@ -266,10 +241,20 @@ def test_a_plain_classifier_predicts_no_loss(misgiving, photos, tmp_path):
     assert [row["predicted_loss"] for row in rows] == [""] * 12
 
 
-def test_a_run_is_not_replaced_unless_asked(misgiving, run_folder, photos):
-    code, _, error = misgiving("train", f"folder:{photos}", "--out", run_folder, *QUICK)
+def test_only_a_run_is_replaced_and_only_if_that_is_asked(misgiving, run_folder, photos):
+    before = (run_folder / "model.safetensors").stat().st_mtime_ns
+    words = ("train", f"folder:{photos}", *TRAIN, "--out")
+    code, _, error = misgiving(*words, run_folder)
     assert code == 2
     assert "--overwrite" in one_line(error)
+    code, _, error = misgiving(*words, photos, "--overwrite")
+    assert code == 2
+    assert "is not a run" in one_line(error)
+    assert len(list(photos.rglob("*.png"))) == 24
+    code, _, error = misgiving(*words, run_folder, "--overwrite")
+    assert code == 0, error
+    assert (run_folder / "model.safetensors").stat().st_mtime_ns > before
+    assert [path.name for path in run_folder.parent.iterdir() if path.name.startswith(".")] == []
 
 
 def written(place, content):
@@ -318,29 +303,21 @@ REFUSED = [
     ("--backbone resnet19", 2, "resnet18"),
     ("--backbone resnet18.nope", 2, "resnet18.nope"),
     ("--learning-rate 1e30 --validation-share 0.25", 1, "not finite"),
-    ("--learning-rate 1e300", 2, "--learning-rate"),
     ("--weights nowhere.safetensors", 1, "nowhere.safetensors"),
     ("--taps 1,x", 2, "--taps"),
     ("--taps 77", 2, "77"),
-    ("--taps 3,1", 2, "taps"),
     ("--validation-share 1.5", 2, "--validation-share"),
     ("--validation-share 0.4 --split grouped", 2, "--validation-share has no effect"),
     ("--image-size 15", 2, "vgg16_mini"),
-    ("--image-size 1000000", 2, "--image-size"),
     ("--color-constancy sepia", 2, "shades_of_gray"),
     ("--dropout 1", 2, "dropout"),
     ("--batch-size 1", 2, "--batch-size"),
-    ("--margin 1e39", 2, "--margin"),
     ("--seed -1", 2, "--seed"),
-    ("--precision transformer-engine", 2, "--precision"),
     ("--epoch 3", 2, "--epoch"),
     ("--model proposed --detached", 2, "--detached is defined by --model proposed"),
-    ("--model vanilla --reads-logits", 2, "--reads-logits is defined by --model vanilla"),
     ("--schedule cosine --decay-every 3", 2, "--decay-every has no effect with --schedule cosine"),
     ("--auxiliary mse --margin 1", 2, "--margin has no effect with --auxiliary mse"),
-    ("--auxiliary none --detached", 2, "--detached has no effect where no loss estimator"),
     ("--model vanilla --auxiliary-weight 2", 2, "--auxiliary-weight has no effect"),
-    ("--auxiliary-weight 0 --margin 2", 2, "--margin has no effect"),
 ]
 
 
@@ -355,11 +332,6 @@ def test_bad_options_are_one_line_that_names_the_culprit(
     assert found == code, error
     assert culprit in one_line(error)
     assert not (tmp_path / "run").exists()
-
-
-def test_an_empty_argument_is_refused(misgiving):
-    code, _, error = misgiving("train", "digits", "--out", "run", "--cache", "")
-    assert (code, "empty" in one_line(error)) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -393,11 +365,19 @@ def test_train_says_that_images_of_an_unknown_kind_are_not_augmented(
     assert (sentence in told) == said
 
 
-@pytest.mark.parametrize("seed", ["-1", str(2**32)])
-def test_a_seed_that_no_generator_takes_is_wrong_usage(misgiving, seed):
-    code, _, error = misgiving("plan", "digits", "--max-error", "0.1", "--seed", seed)
-    assert code == 2
-    assert "invalid value for '--seed'" in one_line(error)
+@pytest.mark.parametrize(
+    ("words", "culprit"),
+    [
+        ("plan digits --max-error 0.1 --seed -1", "invalid value for '--seed'"),
+        (f"plan digits --max-error 0.1 --seed {2**32}", "invalid value for '--seed'"),
+        ("train digits --out run --cache ", "empty"),
+    ],
+)
+def test_an_empty_argument_and_a_seed_that_no_generator_takes_are_wrong_usage(
+    misgiving, words, culprit
+):
+    code, _, error = misgiving(*words.split(" "))
+    assert (code, culprit in one_line(error)) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -431,24 +411,6 @@ def test_a_missing_extra_is_explained(monkeypatch, capsys):
 def test_the_version_is_printed(misgiving):
     code, output, _ = misgiving("--version")
     assert (code, output.split()[0]) == (0, "misgiving")
-
-
-def test_overwriting_replaces_nothing_but_a_run(misgiving, photos):
-    code, _, error = misgiving("train", f"folder:{photos}", "--out", photos, "--overwrite", *QUICK)
-    assert code == 2
-    assert "is not a run" in one_line(error)
-    assert len(list(photos.rglob("*.png"))) == 24
-
-
-def test_a_run_can_be_replaced(misgiving, run_folder, photos):
-    before = (run_folder / "model.safetensors").stat().st_mtime_ns
-    code, _, _ = misgiving(
-        "train", f"folder:{photos}", "--out", run_folder, "--overwrite", "--image-size", "16",
-        "--validation-share", "0.25", *QUICK,
-    )  # fmt: skip
-    assert code == 0
-    assert (run_folder / "model.safetensors").stat().st_mtime_ns > before
-    assert [path.name for path in run_folder.parent.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_process_that_helps_another_names_its_number_in_errors(misgiving, monkeypatch):
