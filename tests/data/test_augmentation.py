@@ -2,6 +2,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
@@ -30,12 +32,6 @@ def generator(seed=0):
 def draw_all(monkeypatch, *values):
     """Let every image draw: two flips, angle, two shifts, brightness, contrast, saturation."""
     monkeypatch.setattr(augmentation, "_draw", lambda count, _: torch.tensor([values] * count))
-
-
-def test_the_generator_decides_and_not_the_global_one():
-    first = augment(images(), AugmentationSettings(), generator(5))
-    torch.manual_seed(99)
-    assert torch.equal(first, augment(images(), AugmentationSettings(), generator(5)))
 
 
 @pytest.mark.parametrize("values", [1, 3 * 12 * 12 * 4])
@@ -79,20 +75,13 @@ def test_each_flip_happens_to_half_of_the_images():
     assert abs(kept.float().mean().item() - 0.25) < 0.04
 
 
-def test_rotation_turns_a_square_image_by_the_angle_drawn(monkeypatch):
+@pytest.mark.parametrize(("width", "middle"), [(9, slice(0, 9)), (21, slice(6, 15))])
+def test_rotation_turns_the_pixels_by_the_angle_drawn(monkeypatch, width, middle):
     draw_all(monkeypatch, 0.9, 0.9, 1.0, *[0.5] * 5)
-    turned = augment(images(), replace(NONE, rotation=90.0), generator())
-    quarters = [torch.rot90(images(), turns, (2, 3)) for turns in (1, 3)]
+    wide = images(2, 9, width)
+    turned = augment(wide, replace(NONE, rotation=90.0), generator())[..., middle]
+    quarters = [torch.rot90(wide[..., middle], turns, (2, 3)) for turns in (1, 3)]
     assert min((turned - quarter).abs().max() for quarter in quarters) < 1e-4
-
-
-def test_rotation_of_an_oblong_image_is_a_rotation_of_its_pixels(monkeypatch):
-    draw_all(monkeypatch, 0.9, 0.9, 1.0, *[0.5] * 5)
-    wide = images(2, 9, 21)
-    turned = augment(wide, replace(NONE, rotation=90.0), generator())
-    middle = wide[:, :, :, 6:15]
-    quarters = [torch.rot90(middle, turns, (2, 3)) for turns in (1, 3)]
-    assert min((turned[:, :, :, 6:15] - quarter).abs().max() for quarter in quarters) < 1e-4
 
 
 def test_rotation_goes_no_further_than_its_limit():
@@ -107,13 +96,10 @@ def test_rotation_goes_no_further_than_its_limit():
     assert -30.5 < min(angles) < -28
 
 
-def test_translation_moves_by_a_share_of_the_side(monkeypatch):
+def test_translation_moves_by_a_share_of_the_side_and_mirrors_beyond_the_edges(monkeypatch):
     draw_all(monkeypatch, 0.9, 0.9, 0.5, 1.0, 0.0, *[0.5] * 3)
     moved = augment(images(2, 10, 20), replace(NONE, translation=0.1), generator())
     torch.testing.assert_close(moved[:, :, 1:, :-2], images(2, 10, 20)[:, :, :-1, 2:])
-
-
-def test_images_are_mirrored_beyond_their_edges(monkeypatch):
     draw_all(monkeypatch, 0.9, 0.9, 0.5, 1.0, 0.5, *[0.5] * 3)
     moved = augment(images(2, 10, 20), replace(NONE, translation=0.1), generator())
     torch.testing.assert_close(moved[:, :, :, -2:], images(2, 10, 20)[:, :, :, -2:].flip(3))
@@ -148,3 +134,79 @@ def test_the_device_does_not_change_the_result():
     here = augment(images(), AugmentationSettings(), generator())
     there = augment(images().cuda(), AugmentationSettings(), generator())
     torch.testing.assert_close(here, there.cpu(), atol=1e-4, rtol=0)
+
+
+seeds = st.integers(0, 2**32 - 1)
+batches = st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), seeds)
+settings = st.fixed_dictionaries(
+    {
+        "flips": st.booleans(),
+        "jitter": st.floats(0, 1),
+        "rotation": st.floats(0, 180),
+        "translation": st.floats(0, 1),
+    }
+)
+STILL = {"flips": False, "rotation": 0.0, "translation": 0.0}
+UNLIT = {"jitter": 0.0}
+
+
+def drawn_images(batch):
+    count, height, width, seed = batch
+    return torch.rand(count, 3, height, width, generator=generator(seed))
+
+
+def varied(images, chosen, seed):
+    return augment(images, AugmentationSettings(**chosen), generator(seed))
+
+
+@given(batches, settings, seeds)
+def test_any_variation_is_by_the_seed_alone_keeps_the_shape_and_stays_in_0_to_1(
+    batch, chosen, seed
+):
+    given_images = drawn_images(batch)
+    result = varied(given_images, chosen, seed)
+    torch.manual_seed(99)
+    assert torch.equal(result, varied(given_images, chosen, seed))
+    assert torch.equal(given_images, drawn_images(batch))
+    assert (result.shape, result.dtype) == (given_images.shape, given_images.dtype)
+    assert 0 <= result.min() <= result.max() <= 1
+    assert torch.equal(varied(given_images, {**STILL, **UNLIT}, seed), given_images)
+
+
+@given(batches, settings, seeds)
+def test_an_image_is_varied_as_if_those_after_it_were_not_there(batch, chosen, seed):
+    given_images = drawn_images(batch)
+    together, alone = (varied(of, chosen, seed) for of in (given_images, given_images[:1]))
+    torch.testing.assert_close(alone, together[:1], atol=1e-6, rtol=0)
+
+
+@given(batches, seeds)
+def test_flips_alone_give_one_of_the_four_mirror_images(batch, seed):
+    given_images = drawn_images(batch)
+    mirrored = varied(given_images, {**STILL, **UNLIT, "flips": True}, seed)
+    for image, result in zip(given_images, mirrored, strict=True):
+        choices = [image.flip(axes) for axes in ([], [1], [2], [1, 2])]
+        assert min((choice - result).abs().max() for choice in choices) < 1e-4
+
+
+@given(batches, settings, seeds, st.floats(0, 1))
+def test_moving_an_image_of_one_colour_changes_nothing(batch, chosen, seed, level):
+    given_images = torch.full_like(drawn_images(batch), level)
+    torch.testing.assert_close(varied(given_images, {**chosen, **UNLIT}, seed), given_images)
+
+
+@given(batches, settings, seeds)
+def test_moving_an_image_makes_nothing_brighter_or_darker_than_it_was(batch, chosen, seed):
+    given_images = drawn_images(batch)
+    moved = varied(given_images, {**chosen, **UNLIT}, seed)
+    lowest, highest = given_images.amin(dim=(2, 3)), given_images.amax(dim=(2, 3))
+    assert (moved.amin(dim=(2, 3)) >= lowest - 1e-5).all()
+    assert (moved.amax(dim=(2, 3)) <= highest + 1e-5).all()
+
+
+@given(batches, settings, seeds)
+def test_grays_stay_gray_and_black_stays_black(batch, chosen, seed):
+    gray = drawn_images(batch)[:, :1].expand(-1, 3, -1, -1)
+    result = varied(gray, chosen, seed)
+    torch.testing.assert_close(result[:, 0], result[:, 2], atol=1e-5, rtol=0)
+    assert (varied(torch.zeros_like(gray), chosen, seed) == 0).all()

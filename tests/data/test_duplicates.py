@@ -113,41 +113,25 @@ def test_pairs_do_not_depend_on_the_size_of_a_block(monkeypatch, block):
     assert near_duplicates(hashes_of(images)) == expected
 
 
-def test_bits_alone_make_no_pair():
+def test_bits_thumbnails_or_detail_alone_make_no_pair():
     bits, thumbnails = hashes_of([blob(0), blob(1)])
     assert near_duplicates(Hashes(bits[[0, 0]], thumbnails)) == []
-
-
-def test_thumbnails_alone_make_no_pair():
-    bits, thumbnails = hashes_of([blob(0), blob(1)])
     assert near_duplicates(Hashes(bits, thumbnails[[0, 0]])) == []
+    generator = np.random.default_rng(0)
+    detail = duplicates._detail(generator.normal(0, 20, (1, 32, 32)).astype(np.float32))
+    light = np.kron([[1, -1] * 2, [-1, 1] * 2] * 2, np.ones((8, 8))) * 40
+    thumbnails = np.clip(128 + detail + np.stack([light, -light]), 0, 255).astype(np.uint8)
+    assert near_duplicates(Hashes(np.zeros((2, 4), np.uint64), thumbnails)) == []
 
 
-def test_prepared_images_are_read_in_blocks(monkeypatch):
-    images = np.stack([blob(seed, 64, 64) for seed in range(7)])
-    asked = []
-
-    def read(_, indices):
-        asked.append(len(indices))
-        return images[indices]
-
-    monkeypatch.setattr(duplicates, "BLOCK", 3)
-    monkeypatch.setattr(ImageSet, "read", read)
-    names = tuple("abcdefg")
-    found = image_hashes(
-        ImageSet(
-            images=images,
-            rows=np.arange(7),
-            labels=np.zeros(7, dtype=np.int64),
-            ids=names,
-            groups=names,
-            hashes=names,
-            classes=("lesion",),
-        )
-    )
-    assert asked == [3, 3, 1]
-    for index, image in enumerate(images):
-        assert found.bits[index].tolist() == picture_hash(image).bits[0].tolist()
+def test_prepared_images_are_read_in_blocks(monkeypatch, images):
+    asked, read = [], ImageSet.read
+    monkeypatch.setattr(duplicates, "BLOCK", 10)
+    monkeypatch.setattr(ImageSet, "read", lambda *args: asked.append(len(args[1])) or read(*args))
+    hashes = image_hashes(images)
+    assert asked == [10, 10, 4]
+    for index, image in enumerate(images.images):
+        assert hashes.bits[index].tolist() == picture_hash(image).bits[0].tolist()
 
 
 def real_images(real_data, step):
@@ -168,12 +152,3 @@ def test_copies_of_real_images_are_found(real_data, copy):
     copies = [np.array(COPIES[copy](Image.fromarray(image))) for image in images]
     pairs = near_duplicates(hashes_of([*images, *copies]))
     assert set(pairs) >= {(index, index + len(images)) for index in range(len(images))}
-
-
-def test_detail_alone_makes_no_pair():
-    generator = np.random.default_rng(0)
-    detail = duplicates._detail(generator.normal(0, 20, (1, 32, 32)).astype(np.float32))
-    light = np.kron([[1, -1] * 2, [-1, 1] * 2] * 2, np.ones((8, 8))) * 40
-    thumbnails = np.clip(128 + detail + np.stack([light, -light]), 0, 255).astype(np.uint8)
-    bits = np.zeros((2, 4), np.uint64)
-    assert near_duplicates(Hashes(bits, thumbnails)) == []

@@ -222,9 +222,6 @@ def fetch(
         str | None,
         typer.Option(metavar="URL", help="Download from this web folder instead."),
     ] = None,
-    keep_archives: Annotated[
-        bool, typer.Option("--keep-archives", help="Keep zip files after unpacking.")
-    ] = False,
 ) -> None:
     """Download a published image set, with checksums; interrupted transfers are resumed.
 
@@ -248,7 +245,7 @@ def fetch(
             bar = bars.setdefault(file, Bar(progress, f"{file}, MB"))
             bar.at(done // MEGABYTE, None if total is None else total // MEGABYTE)
 
-        new = fetch_set(name, folder, report=report, mirror=mirror, keep_archives=keep_archives)
+        new = fetch_set(name, folder, report=report, mirror=mirror)
     published = CATALOGUE[name]
     for path in (folder / file.result for file in published.files):
         say(f"fetched {path}" if path in new else f"{path} exists already")

@@ -1,13 +1,15 @@
 """Download published image sets in the layout that the readers of data sets expect."""
 
+import re
 import time
 import tomllib
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from importlib.resources import files
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pooch
 import requests
@@ -24,8 +26,6 @@ CHUNK = 1 << 16  # bytes; small, as an interrupted transfer loses the current ch
 TIMEOUT = 60.0  # seconds of silence after which a transfer fails
 RETRIES = 4  # failures in a row, without progress, that are tolerated
 PAUSE = 1.0  # seconds before the first retry, doubled for each further one
-TOO_MANY_REQUESTS, SERVER_ERRORS = 429, 500
-RANGE_NOT_SATISFIABLE, PARTIAL_CONTENT = 416, 206
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +43,8 @@ class PublishedFile:
     md5: str | None = None
 
     @property
-    def is_archive(self) -> bool:
-        """True for a zip archive, which is unpacked into a folder of its name."""
-        return self.name.endswith(".zip")
-
-    @property
     def result(self) -> str:
-        """Name of the resulting file or folder."""
+        """Name of the resulting file, or of the folder that a zip archive is unpacked into."""
         return self.name.removesuffix(".zip")
 
 
@@ -91,7 +86,6 @@ def fetch(
     *,
     report: Report = lambda *_: None,
     mirror: str | None = None,
-    keep_archives: bool = False,
 ) -> list[Path]:
     """Download all files of a set of `CATALOGUE` that are not in the folder yet.
 
@@ -105,7 +99,6 @@ def fetch(
         report: Progress callback for downloading and unpacking.
         mirror: Address of a web folder with the files under their own names, used instead of the
             published addresses.
-        keep_archives: Keep downloaded zip archives after unpacking.
 
     Returns:
         Files and folders that are new.
@@ -124,7 +117,7 @@ def fetch(
         with locked(folder / ".download.lock", blocking=False):
             for file in published.files:
                 addresses = file.urls if mirror is None else (f"{mirror.rstrip('/')}/{file.name}",)
-                _fetch_file(file, addresses, folder, report, keep_archives)
+                _fetch_file(file, addresses, folder, report)
     except Timeout as failure:
         raise DataError(
             f"{folder}: another process downloads into it; wait until it has finished"
@@ -133,15 +126,12 @@ def fetch(
 
 
 def _fetch_file(
-    file: PublishedFile,
-    addresses: Sequence[str],
-    folder: Path,
-    report: Report,
-    keep_archives: bool,
+    file: PublishedFile, addresses: Sequence[str], folder: Path, report: Report
 ) -> None:
     """Download one file unless it is there, and unpack an archive."""
     path, target = folder / file.name, folder / file.result
-    if file.is_archive and target.is_dir():
+    is_archive = target != path
+    if is_archive and target.is_dir():
         return
     had_archive = path.exists()
     registry = pooch.Pooch(
@@ -159,9 +149,9 @@ def _fetch_file(
             f"{path}: cannot be downloaded ({visible(reason_of(failure))}); run the same command "
             "again to resume, or give a `mirror`"
         ) from failure
-    if file.is_archive:
+    if is_archive:
         _unpack(path, target, lambda *done: report(f"{file.name}, unpacking", *done))
-        if not (had_archive or keep_archives):
+        if not had_archive:
             path.unlink()
 
 
@@ -174,7 +164,11 @@ def _unpack(archive: Path, folder: Path, report: Callable[[int, int | None], Non
     """
     try:
         with zipfile.ZipFile(archive) as opened, whole_folder(folder) as unfinished:
-            members = [info for info in opened.infolist() if not _is_left_out(info)]
+            members = [
+                info
+                for info in opened.infolist()
+                if not (info.is_dir() or re.search(r"(^|/)(\.[^./]|__MACOSX/)", info.filename))
+            ]
             done, total = 0, sum(info.file_size for info in members)
             for info in members:
                 opened.extract(info, unfinished)  # stays in the folder, and checks the CRC
@@ -191,11 +185,6 @@ def _unpack(archive: Path, folder: Path, report: Callable[[int, int | None], Non
             f"{archive}: not a valid zip archive ({reason_of(failure)}); remove it, and run the "
             "same command again"
         ) from failure
-
-
-def _is_left_out(info: zipfile.ZipInfo) -> bool:
-    parts = PurePosixPath(info.filename).parts
-    return info.is_dir() or any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 class ResumingDownloader:
@@ -257,7 +246,7 @@ class ResumingDownloader:
             headers |= {"Range": f"bytes={size}-", "If-Range": validator}
         with requests.get(address, headers=headers, stream=True, timeout=TIMEOUT) as response:
             _check_status(response, partial)
-            if response.status_code != PARTIAL_CONTENT:
+            if response.status_code != HTTPStatus.PARTIAL_CONTENT:
                 size = 0
                 partial.unlink(missing_ok=True)  # first: no bytes are taken for another version
                 etag = response.headers.get("ETag", "W/")  # a weak one allows for other bytes
@@ -279,11 +268,12 @@ class ResumingDownloader:
 
 def _check_status(response: requests.Response, partial: Path) -> None:
     status, start = response.status_code, f"bytes {_size(partial)}-"
-    other_bytes = not response.headers.get("Content-Range", "").startswith(start)
-    if status == RANGE_NOT_SATISFIABLE or (status == PARTIAL_CONTENT and other_bytes):
+    is_rest = response.headers.get("Content-Range", "").startswith(start)
+    cannot_resume = status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+    if cannot_resume or (status == HTTPStatus.PARTIAL_CONTENT and not is_rest):
         partial.unlink(missing_ok=True)
         raise requests.ConnectionError("the file has changed since the transfer began")
-    if status == TOO_MANY_REQUESTS or status >= SERVER_ERRORS:
+    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         raise requests.ConnectionError(f"answers {status}")
     response.raise_for_status()
     if response.headers.get("Content-Type", "").startswith("text/html"):
