@@ -236,7 +236,7 @@ def evaluate(
     measurements = measure_predictions(measured, dataset, class_weights=measured.class_weights)
     judged, decisions = measured, None
     if deferral is not None:
-        judged, cautions = _rows_for_policy(measured, deferral, named=set is not None)
+        judged, cautions = _rows_for_policy(measured, deferral, is_chosen=set is not None)
         notes += cautions
         decisions = deferral.decide(judged)
         measurements += _measure_policy(judged, deferral, decisions)
@@ -307,15 +307,15 @@ def _check_outliers(measured: Predictions, ood: Mapping[str, Predictions], datas
 
 
 def _rows_for_policy(
-    measured: Predictions, deferral: Deferral, *, named: bool
+    measured: Predictions, deferral: Deferral, *, is_chosen: bool
 ) -> tuple[Predictions, list[Note]]:
-    """Images of no group that the policy was fitted on; all if the set was named or none is new."""
+    """Images of no group that the policy was fitted on; all if it was chosen or none is new."""
     used, related = deferral.cases_.among(measured)
     unused = np.flatnonzero(~used & ~related)
     if len(unused) == len(measured):
         return measured, []
     counts = {"used": int(used.sum()), "related": int(related.sum()), "total": len(measured)}
-    if named or not len(unused):
+    if is_chosen or not len(unused):
         return measured, [Note("fitted_on", counts)]
     return measured.select(unused), [Note("fitted_on_left_out", counts)]
 
@@ -324,19 +324,20 @@ def _measure_policy(
     judged: Predictions, deferral: Deferral, decisions: Decisions
 ) -> list[Measurement]:
     """Measure decisions, scores and calibration as `POLICY_SET`, for the classes it predicts."""
-    named, accepted = decisions.predicted, decisions.decisions == "accept"
+    predicted, accepted = decisions.predicted, decisions.decisions == "accept"
+    wrong = predicted != judged.labels
     scores = deferral.calibration_.with_learned(
         all_scores(judged, deferral.used_detectors),
         judged.logits,
         evidence_of(judged, deferral.detectors_),
     )
     return [
-        *measure_classification(judged, POLICY_SET, detector="policy", named=named),
-        *measure_failures(judged, scores, POLICY_SET, named=named),
+        *measure_classification(judged, POLICY_SET, detector="policy", predicted=predicted),
+        *measure_failures(judged, scores, POLICY_SET, predicted=predicted),
         *measure_scaling(judged, deferral.calibration_, POLICY_SET),
         *measure_shares(decisions.decisions, POLICY_SET),
         *measure_accepted_errors(
-            accepted, named != judged.labels, judged.units, dataset=POLICY_SET, detector="policy"
+            accepted, wrong, judged.units, dataset=POLICY_SET, detector="policy"
         ),
     ]
 
@@ -379,12 +380,11 @@ def _harms(judged: Predictions, decisions: Decisions | None, *, seed: int) -> li
         if (bands := banded(name, values))
     }
     everything = np.ones(len(rows), dtype=bool)
-    if decisions is None:
-        errors = audit(columns, everything, ~everything, drawn.errors)
-        pairs = [Harm(subgroup, None) for subgroup in errors]
-    else:
-        wrong, outcomes = decisions.predicted[rows] != drawn.labels, decisions.decisions[rows]
-        errors = audit(columns, everything, ~everything, wrong)
-        decided = audit(columns, outcomes == "accept", outcomes == "ood", wrong)
-        pairs = [Harm(*pair) for pair in zip(errors, decided, strict=True)]
+    wrong = drawn.errors if decisions is None else decisions.predicted[rows] != drawn.labels
+    errors = audit(columns, everything, ~everything, wrong)
+    decided: list[Subgroup | None] = [None] * len(errors)
+    if decisions is not None:
+        outcomes = decisions.decisions[rows]
+        decided = [*audit(columns, outcomes == "accept", outcomes == "ood", wrong)]
+    pairs = map(Harm, errors, decided)
     return sorted(pairs, key=lambda harm: (not harm.worse, -harm.errors.error_lower))

@@ -84,24 +84,24 @@ def measure_predictions(
 
 
 def measure_classification(
-    predictions: Predictions, dataset: str, *, detector: str = "", named: Classes | None = None
+    predictions: Predictions, dataset: str, *, detector: str = "", predicted: Classes | None = None
 ) -> list[Measurement]:
     """Accuracy, balanced accuracy, sensitivity per class, macro AUROC, and the count of errors.
 
     Args:
         predictions: Of the set.
         dataset: Its name in the results.
-        detector: What named the classes, in the results.
-        named: The classes; None for those of the largest logits.
+        detector: Predicted the classes; its name in the results.
+        predicted: The classes; None for those of the largest logits.
     """
     labels, classes = predictions.labels, predictions.classes
-    choices = predictions.choices if named is None else named
-    per_class = sensitivities(labels, choices, num_classes=len(classes))
+    predicted = predictions.choices if predicted is None else predicted
+    per_class = sensitivities(labels, predicted, num_classes=len(classes))
     values = {
-        "accuracy": accuracy(labels, choices),
-        "balanced_accuracy": balanced_accuracy(labels, choices, num_classes=len(classes)),
+        "accuracy": accuracy(labels, predicted),
+        "balanced_accuracy": balanced_accuracy(labels, predicted, num_classes=len(classes)),
         "auroc": macro_auroc(labels, predictions.probabilities),
-        "errors": (choices != labels).sum(),
+        "errors": (predicted != labels).sum(),
         "images": len(predictions),
         **{f"sensitivity/{name}": value for name, value in zip(classes, per_class, strict=True)},
     }
@@ -118,47 +118,41 @@ def measure_loss_estimation(
     loss is the negated confidence.
     """
     trained, plain = predictions.true_losses(class_weights), predictions.true_losses()
+    scores = all_scores(predictions)
     measurements: list[Measurement] = []
-    for detector, confidences in all_scores(predictions).items():
-        if detector not in ("predicted_loss", "msp"):
+    for detector in ("msp", "predicted_loss"):
+        if detector not in scores:
             continue
-        values = _ordering(-confidences, trained, plain)
+        losses = -scores[detector]
+        values = {
+            "spearman": spearman(losses, trained),
+            "spearman_plain": spearman(losses, plain),
+            "order_agreement": order_agreement(losses, trained),
+            "order_agreement_plain": order_agreement(losses, plain),
+        }
         if detector == "predicted_loss":
-            values["spread_ratio"] = spread_ratio(-confidences, trained)
-            values["r_squared"] = r_squared(-confidences, trained)
+            values["spread_ratio"] = spread_ratio(losses, trained)
+            values["r_squared"] = r_squared(losses, trained)
         measurements += _measurements(dataset, detector, values)
     return measurements
-
-
-def _ordering(
-    predicted: Float[np.ndarray, " n"],
-    trained: Float[np.ndarray, " n"],
-    plain: Float[np.ndarray, " n"],
-) -> dict[str, Measured]:
-    return {
-        "spearman": spearman(predicted, trained),
-        "spearman_plain": spearman(predicted, plain),
-        "order_agreement": order_agreement(predicted, trained),
-        "order_agreement_plain": order_agreement(predicted, plain),
-    }
 
 
 def failure_measures(
     confidences: Confidences,
     predictions: Predictions,
     *,
-    named: Classes | None = None,
+    predicted: Classes | None = None,
     weights: Weights | None = None,
 ) -> dict[str, Measured]:
     """Measures of failure prediction by an acceptance score, by name.
 
     AUROC for errors; the areas under risk over coverage (AURC), its excess over the oracle's
     (E-AURC), of the generalised risk (AUGRC), and of the risk that weighs classes alike; the risk
-    at coverages and the coverage at risks. Errors are 0 or 1, of the `named` classes, or else of
-    those of the largest logits.
+    at coverages and the coverage at risks. Errors are 0 or 1, of the `predicted` classes, or else
+    of those of the largest logits.
     """
     labels = predictions.labels
-    errors = predictions.errors if named is None else named != labels
+    errors = predictions.errors if predicted is None else predicted != labels
     curve = RiskCoverage(confidences, errors, weights)
     return {
         "error_auroc": error_auroc(confidences, errors, weights=weights),
@@ -176,7 +170,7 @@ def measure_failures(
     confidences: Mapping[str, Confidences],
     dataset: str,
     *,
-    named: Classes | None = None,
+    predicted: Classes | None = None,
 ) -> list[Measurement]:
     """Every failure measure of every failure score among these confidences."""
     return [
@@ -184,7 +178,7 @@ def measure_failures(
         for name in FAILURE_SCORES
         if name in confidences
         for measurement in _measurements(
-            dataset, name, failure_measures(confidences[name], predictions, named=named)
+            dataset, name, failure_measures(confidences[name], predictions, predicted=predicted)
         )
     ]
 
@@ -195,16 +189,16 @@ def measure_calibration(
     *,
     dataset: str,
     detector: str,
-    named: Classes | None = None,
+    predicted: Classes | None = None,
 ) -> list[Measurement]:
-    """Calibration of class probabilities: of the named class, by class, and as a whole.
+    """Calibration of class probabilities: of the predicted class, by class, and as a whole.
 
     `ece` has bins of equal mass, `ece_width` of equal width; both are of the probability of the
-    class that is named, or else of the largest logit, whether or not it is the largest.
+    predicted class, or else of the largest logit, whether or not it is the largest.
     """
     labels = predictions.labels
-    named = predictions.choices if named is None else named
-    shown, right = probabilities[np.arange(len(labels)), named], named == labels
+    predicted = predictions.choices if predicted is None else predicted
+    shown, right = probabilities[np.arange(len(labels)), predicted], predicted == labels
     values = {
         "ece": expected_calibration_error(shown, right, scheme="mass"),
         "ece_width": expected_calibration_error(shown, right, scheme="width"),
@@ -255,19 +249,19 @@ def measure_scaling(
     predictions: Predictions, calibrator: Calibrator, dataset: str
 ) -> list[Measurement]:
     """Calibration of the class probabilities before and after scaling."""
-    named = {
+    vectors = {
         "softmax": predictions.probabilities,
         "scaled_softmax": calibrator.scaling(predictions.logits),
     }
     return [
         row
-        for name, probabilities in named.items()
+        for name, probabilities in vectors.items()
         for row in measure_calibration(
             probabilities,
             predictions,
             dataset=dataset,
             detector=name,
-            named=calibrator.predict(predictions.logits),
+            predicted=calibrator.predict(predictions.logits),
         )
     ]
 

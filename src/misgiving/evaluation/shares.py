@@ -71,8 +71,8 @@ class ScoredImages(NamedTuple):
     @property
     def finite(self) -> "ScoredImages":
         """The images whose score is finite."""
-        known = np.isfinite(self.scores)
-        return ScoredImages(self.scores[known], self.units[known])
+        finite = np.isfinite(self.scores)
+        return ScoredImages(self.scores[finite], self.units[finite])
 
 
 def shares(
@@ -149,14 +149,14 @@ def reliability_with_intervals(
 
     Images whose probability is not finite are left out.
     """
-    known = np.isfinite(probabilities)
-    right = ~wrong[known]
-    bins = reliability(probabilities[known], right, bins=BINS)
+    finite = np.isfinite(probabilities)
+    right = ~wrong[finite]
+    bins = reliability(probabilities[finite], right, bins=BINS)
     bin_of: Int[np.ndarray, " n"] = np.empty(len(right), dtype=int)
-    order = np.argsort(probabilities[known], kind="stable")
+    order = np.argsort(probabilities[finite], kind="stable")
     bin_of[order] = np.repeat(np.arange(len(bins.counts)), bins.counts)
     counted = ((right, bin_of == number) for number in range(len(bins.counts)))
-    return bins, shares(counted, np.asarray(units)[known])
+    return bins, shares(counted, np.asarray(units)[finite])
 
 
 def shares_of_decisions(outcomes: Shaped[np.ndarray, " n"], units: Units) -> dict[str, Share]:

@@ -32,7 +32,7 @@ def related_groups(sources: Sequence[ImageSet], split: Split) -> tuple[str, ...]
 
 
 def sets_of(
-    images: Predictions, named: Sequence[str], split: Split, *, chosen_on_validation: bool
+    images: Predictions, groups: Sequence[str], split: Split, *, chosen_on_validation: bool
 ) -> tuple[str, ...]:
     """Set of each image in the run's split, by its content.
 
@@ -42,7 +42,7 @@ def sets_of(
 
     Args:
         images: With hashes and joined groups.
-        named: Their groups as the data name them.
+        groups: Of the images as the data name them.
         split: Of the run.
         chosen_on_validation: True for a run that kept its best epoch.
     """
@@ -63,5 +63,5 @@ def sets_of(
         if (name in PRECEDENCE and name != first[unit])
         or (new and (first.get(unit) == "train" or group in trained))
         else name
-        for name, unit, new, group in zip(sets, units, is_new, named, strict=True)
+        for name, unit, new, group in zip(sets, units, is_new, groups, strict=True)
     )
