@@ -71,7 +71,7 @@ def test_the_command_changes_only_the_target_error_rate(targets, rule, misgiving
     policy = made_policy(targets, classes=("dark", "light spot"), rule=rule)
     policy.seed, asked = 7, []
 
-    def read_source(_, run, data, *__, check_classes, **___):
+    def read_source(run, data, *_, check_classes, **__):
         asked.append((str(run), data, check_classes.__self__.get_params()))
         raise UsageError("asked")
 
