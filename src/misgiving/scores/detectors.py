@@ -15,10 +15,16 @@ from safetensors.numpy import load_file, save_file
 
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import whole_file
-from misgiving.scores.features import FEATURE_SCORES, Features, Statistics, Taps, Training
+from misgiving.scores.features import (
+    FEATURE_SCORES,
+    Features,
+    Statistics,
+    Taps,
+    Training,
+    principal_directions,
+)
 from misgiving.scores.logits import LOGIT_SCORES, Logits, Scores
 from misgiving.scores.outputs import Outputs
-from misgiving.scores.principal import principal_directions
 from misgiving.scores.probes import ClassProbes, Evidence
 
 AGAIN = "calibrate or export again"

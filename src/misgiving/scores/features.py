@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy.special import entr, softmax
 
+from misgiving.errors import DataError
 from misgiving.registry import Registry
 from misgiving.scores.logits import Logits, Scores, energy, unit_vectors
 
@@ -35,6 +36,9 @@ TAP_NEIGHBOURS = 10  # of `knn_taps`
 SIMILAR = 10  # training samples that guide `nnguide`
 RIDGE = 1e-6  # on the diagonal of a scatter matrix
 SMALLEST_DISTANCE = 1e-8
+MOST_DIRECTIONS = 256  # a covariance needs many more samples than dimensions
+SAMPLES_PER_DIRECTION = 10
+LEAST_VARIANCE = 1e-10  # of a direction, as a fraction of the first one's: below is rounding
 
 
 class Training(NamedTuple):
@@ -69,6 +73,38 @@ class FeatureScore(NamedTuple):
     score: Callable[[Statistics, Logits, Reduced], Scores]
     needs_head: bool = False
     reads_taps: bool = False
+
+
+def principal_directions(
+    features: Float[np.ndarray, "n width"],
+) -> Float[np.ndarray, "directions width"]:
+    """Orthonormal directions of the largest variance about the mean (PCA).
+
+    Keeps at most 256 directions and at most a tenth as many as there are samples, but at least one;
+    none whose variance is 1e-10 of the first one's or less. The largest entry of each is positive,
+    so that they do not depend on the linear algebra library.
+
+    Raises:
+        DataError: There are fewer than two samples, or all are the same.
+    """
+    samples, width = features.shape
+    if samples < 2 or not np.ptp(features, axis=0).any():
+        raise DataError(
+            f"the features of the {samples} training samples are all alike; "
+            "give predictions of a trained model for its whole training set"
+        )
+    centred = features.astype(np.float64)
+    centred -= centred.mean(axis=0)
+    if samples >= width:
+        ascending, vectors = np.linalg.eigh(centred.T @ centred)
+        variances, directions = ascending[::-1], vectors.T[::-1]
+    else:
+        _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+        variances = singular**2
+    most = min(MOST_DIRECTIONS, max(1, samples // SAMPLES_PER_DIRECTION), width)
+    kept = directions[:most][variances[:most] > LEAST_VARIANCE * variances[0]]
+    largest = np.take_along_axis(kept, np.abs(kept).argmax(axis=1)[:, None], axis=1)
+    return np.asarray(kept * np.sign(largest))
 
 
 def _whitening(centred: Reduced) -> Matrix:

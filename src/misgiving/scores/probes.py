@@ -14,8 +14,8 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from misgiving.errors import DataError, UsageError
+from misgiving.scores.features import principal_directions
 from misgiving.scores.outputs import Outputs
-from misgiving.scores.principal import principal_directions
 
 Inputs = Float[np.ndarray, "n width"]
 Taps = Float[np.ndarray, "n channels"]
