@@ -4,7 +4,6 @@ from functools import partial
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from graphs import (
     CLASSES,
@@ -165,26 +164,6 @@ def test_a_policy_for_other_outputs_is_refused(colour_files, torch_policy, image
         make(policy=tmp_path / "policy")
     with pytest.raises(UsageError, match="'features'"):
         make(policy=torch_policy[0])
-
-
-def test_thresholds_and_classes_are_metadata_of_the_graph(
-    colour_files, colour_policy, tmp_path, exported
-):
-    export_graph(
-        colour_files[0], tmp_path / "bundle", preprocessing=COLOURS, policy=colour_policy[0]
-    )
-    for folder in (tmp_path / "bundle", exported[1]):
-        session = onnxruntime.InferenceSession(folder / "model.onnx")
-        found = session.get_modelmeta().custom_metadata_map
-        policy = Bundle.load(folder).deferral
-        assert json.loads(found["misgiving.classes"]) == ["a", "b", "c"]
-        assert (
-            float(json.loads(found["misgiving.accept_threshold"]))
-            == policy.certificate_.accept_threshold
-        )
-        assert json.loads(found["misgiving.ood_threshold"]) == policy.certificate_.ood_threshold
-        assert json.loads(found["misgiving.targets"])["max_error"] == policy.max_error
-        assert json.loads(found["misgiving.fingerprint"]) == policy.model_
 
 
 def node(operator, inputs, output, **attributes):

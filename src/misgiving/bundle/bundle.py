@@ -1,7 +1,5 @@
 """A bundle: from image files to decisions, with its files and its model card."""
 
-import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,9 +176,6 @@ def write_bundle(
 ) -> Bundle:
     """Write everything else of a bundle beside the graph in `folder`, seal it, and read it.
 
-    Classes and thresholds are also put into the metadata of the graph, so that programs that read
-    it find them without this package. Decisions need the calibrator, which is beside the graph.
-
     Args:
         folder: It has the graph.
         preprocessing: As in `Bundle`, and so are the others.
@@ -195,7 +190,6 @@ def write_bundle(
         "fingerprint": fingerprint,
         "preprocessing": preprocessing.to_dict(),
     }
-    _write_metadata(folder / GRAPH, facts | ({} if deferral is None else _settings(deferral)))
     write_json(folder / FACTS, {"format": FORMAT, "estimates_losses": estimates_losses, **facts})
     if deferral is not None:
         deferral.write(folder, used_alone=True)
@@ -215,26 +209,3 @@ def write_bundle(
     write_text(folder / READABLE_CARD, templates.get_template("card.jinja").render(card))
     seal(folder)
     return Bundle.load(folder)
-
-
-def _settings(deferral: Deferral) -> dict[str, Any]:
-    """Settings of a policy that decide, as JSON values."""
-    certificate = deferral.certificate_
-    threshold = certificate.accept_threshold
-    return {
-        "accept_threshold": "-inf" if threshold == -math.inf else threshold,  # not in JSON
-        "ood_threshold": certificate.ood_threshold,
-        "score": deferral.calibration_.score,
-        "ood_detector": deferral.ood_detector_,
-        **vars(deferral.rule_),
-        "targets": dict(vars(certificate.targets)),
-    }
-
-
-def _write_metadata(path: Path, facts: Mapping[str, Any]) -> None:
-    import onnx
-
-    model = onnx.load(path)
-    values = {f"misgiving.{name}": json.dumps(value) for name, value in facts.items()}
-    onnx.helper.set_model_props(model, values)
-    onnx.save(model, path)
