@@ -349,13 +349,6 @@ def test_a_module_that_cannot_be_read_so_is_refused_in_one_line(make, options, c
     assert "\n" not in str(failure.value)
 
 
-def test_a_module_that_cannot_be_copied_is_refused():
-    module = learned_statistics(InPlace())
-    module.cached = module(noise())
-    with pytest.raises(UsageError):
-        attached(module)
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [

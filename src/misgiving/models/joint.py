@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from misgiving.errors import UsageError, reason_of
+from misgiving.errors import UsageError
 from misgiving.models.adapters import ModuleReader, first_weight, read_module
 from misgiving.models.backbones import TimmReader, create_backbone, normalisation, read_timm
 from misgiving.models.loss_estimator import LossEstimator, averages
@@ -237,17 +237,11 @@ def attach(
         std: As in `JointClassifier`.
 
     Raises:
-        UsageError: The module cannot be copied or read, or has another number of classes.
+        UsageError: The module cannot be read, or has another number of classes.
+        RuntimeError: It cannot be copied, because it holds tensors of an earlier call.
     """
-    try:
-        copied = deepcopy(module)
-    except Exception as error:  # whatever the module's attributes raise
-        raise UsageError(
-            f"the module cannot be copied ({reason_of(error)}); give one that was not yet called, "
-            "with the same weights"
-        ) from error
     model = JointClassifier(
-        copied,
+        deepcopy(module),
         None if classes is None else len(classes),
         taps=taps,
         hidden=hidden,
