@@ -150,7 +150,6 @@ def texts_of(config: type) -> dict[str, str]:
     return texts
 
 
-IMAGES = f"Image files, or folders of them; or one {PREDICTION_FILE}"
 BadImages = Fields(DataConfig, ("on_bad_image",))
 Device = Fields(TrainingConfig, ("device",))
 Devices = Fields(TrainingConfig, ("device", "devices", "nodes"))

@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +12,7 @@ import typer
 
 from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import (
-    IMAGES,
+    PREDICTION_FILE,
     BadImages,
     Context,
     Devices,
@@ -44,7 +44,10 @@ def predict(
     ],
     images: Annotated[
         list[Path],
-        typer.Argument(metavar="IMAGES...", help=IMAGES),
+        typer.Argument(
+            metavar="IMAGES...",
+            help=f"Image files, or folders of them; or one {PREDICTION_FILE}",
+        ),
     ],
     settings: Annotated[Values, BadImages, Devices],
     out: Annotated[
@@ -65,25 +68,18 @@ def predict(
     """Predict the class and loss of each image, and write a table.
 
     Columns: path, predicted_class, probability (of that class), predicted_loss (higher means more
-    likely wrong; trained by ranking, it has no unit; empty for a model without a trained loss
-    estimator).
+    likely wrong; trained by ranking, it has no unit; empty without a trained loss estimator).
 
     If the run has a policy (`misgiving calibrate`), the probability is calibrated, and there are
     also: decision (accept, defer or ood), reason (in words), error_probability (that the class
     is wrong), expected_loss (cross-entropy, in nats), ood_p_value (share of images like the
     calibration cases that look at least as unusual), acceptance_score (higher means more likely
-    correct) and ood_score (lower means more likely out-of-distribution).
+    correct) and ood_score (lower means more likely out-of-distribution). The command also estimates
+    how many answers are right, without labels, and says whether the images differ from the
+    calibration cases: then the estimate is not to be trusted.
 
-    With a policy, the command also estimates how many answers are right, without labels, and says
-    whether the images differ from the calibration cases: then the estimate is not to be trusted.
-
-    With --on-bad-image skip, an image that cannot be read has a row too: the last column,
-    unreadable, has the reason, and the others are empty.
-
-    In CSV, text that a spreadsheet would evaluate as a formula, such as the path `=1.png` or
-    `-2.png`, is prefixed with an apostrophe; Parquet and JSON lines have the path unchanged.
-
-    Until FILE is complete, finished parts are kept in FILE.parts: the same command resumes.
+    With --on-bad-image skip, the last column, unreadable, has the reason why an image cannot be
+    read. Until FILE is complete, finished parts are kept in FILE.parts: the same command resumes.
     A bundle (`misgiving export`) needs no torch.
 
     For a file of predictions, of which `calibrate --help` describes the columns, MODEL is a policy,
@@ -91,24 +87,32 @@ def predict(
     """
     from misgiving.deferral.decision_tables import writer_for
 
+    is_file = any(map(is_prediction_file, images))
+    names = images if is_file else _image_names(model, images)
     for file, option in ((out, "out"), (contact_sheet, "contact_sheet")):
         if file is not None:
             check_writable(file, option=option)
+            check_not_input(file, names, option=option)
     if out is not None:
         writer_for(out)
-        if contact_sheet is not None and contact_sheet.resolve() == out.resolve():
-            raise UsageError(
-                f"{contact_sheet}: contact sheet and table cannot share a file; choose another"
-            )
-    if any(map(is_prediction_file, images)):
+    if is_file:
         _decide_predictions(context, model, images, out)
     else:
-        _decide_images(model, images, out, contact_sheet, **settings)
+        _decide_images(model, list(map(str, names)), out, contact_sheet, **settings)
+
+
+def _image_names(model: Path, images: list[Path]) -> list[Path]:
+    """Files that are given or are in the given folders, after a look at the model."""
+    from misgiving.bundle.bundle import is_bundle_not_run
+    from misgiving.data.datasets.folders import image_names
+
+    is_bundle_not_run(model)  # refuses another folder before images are listed
+    return list(map(Path, image_names(images)))
 
 
 def _decide_images(
     model: Path,
-    images: list[Path],
+    names: list[str],
     out: Path | None,
     contact_sheet: Path | None,
     *,
@@ -116,16 +120,8 @@ def _decide_images(
     **machines: Any,
 ) -> None:
     """Decide on image files; of several processes, the first writes."""
-    from misgiving.bundle.bundle import is_bundle_not_run
     from misgiving.bundle.decide_files import Decider, decide_files
-    from misgiving.data.datasets.folders import image_names
-    from misgiving.deferral.decision_tables import columns_of
 
-    is_bundle_not_run(model)  # refuses another folder before images are listed
-    names = image_names(images)
-    for file, option in ((out, "out"), (contact_sheet, "contact_sheet")):
-        if file is not None:
-            check_not_input(file, map(Path, names), option=option)
     stop = "stopped" if out is None else "stopped; the same command resumes"
     with _parts(out) as parts:
         with progress_bars(stop) as progress:
@@ -139,15 +135,14 @@ def _decide_images(
             )
         if decider.rank:
             return
-        has_bad = on_bad_image == "skip"
         deferral = decider.model.deferral
-        _write(decided, out, columns_of(has_policy=deferral is not None, unreadable=has_bad))
+        _write(decided, out, deferral, unreadable=on_bad_image == "skip")
         if contact_sheet is not None:
             from misgiving.report.contact_sheet import contact_sheet as sheet_of
 
             write_text(contact_sheet, sheet_of(decided))
-        _say_what_was_written(decided, out, contact_sheet)
-        _say_expected(decided, deferral)
+        say_skipped([BadImage(row.path, row.unreadable) for row in decided if row.unreadable])
+        _say_what_was_written(decided, out, contact_sheet, deferral)
         shutil.rmtree(parts, ignore_errors=True)
 
 
@@ -164,27 +159,28 @@ def _parts(out: Path | None) -> Iterator[Path]:
 def _decide_predictions(context: Any, policy: Path, files: list[Path], out: Path | None) -> None:
     """Decide on a file of predictions."""
     from misgiving.bundle.decide_files import decide_rows
-    from misgiving.deferral.decision_tables import columns_of
     from misgiving.deferral.deferral import Deferral
 
     if len(files) > 1:
         raise UsageError(f"give one file of predictions alone, not {len(files)} files")
     check_source(context, files[0])
-    if out is not None:
-        check_not_input(out, files)
     deferral = Deferral.load(policy)
-    predictions = read_file(files[0], deferral)
-    rows = list(decide_rows(deferral, predictions))
-    _write(rows, out, columns_of(has_policy=True))
-    if out is not None:
-        say(f"wrote {out} ({len(predictions)} images)")
-    _say_expected(rows, deferral)
+    rows = list(decide_rows(deferral, read_file(files[0], deferral)))
+    _write(rows, out, deferral)
+    _say_what_was_written(rows, out, None, deferral)
 
 
-def _write(rows: "Iterable[DecisionRow]", out: Path | None, columns: Sequence[str]) -> None:
+def _write(
+    rows: "Iterable[DecisionRow]",
+    out: Path | None,
+    deferral: "Deferral | None",
+    *,
+    unreadable: bool = False,
+) -> None:
     """Write the table, or show it."""
-    from misgiving.deferral.decision_tables import csv_table, writer_for
+    from misgiving.deferral.decision_tables import columns_of, csv_table, writer_for
 
+    columns = columns_of(has_policy=deferral is not None, unreadable=unreadable)
     if out is None:
         typer.echo("".join(csv_table(columns, rows)), nl=False)
     else:
@@ -192,28 +188,21 @@ def _write(rows: "Iterable[DecisionRow]", out: Path | None, columns: Sequence[st
 
 
 def _say_what_was_written(
-    decisions: "Iterable[DecisionRow]", out: Path | None, contact_sheet: Path | None
+    rows: "Iterable[DecisionRow]",
+    out: Path | None,
+    contact_sheet: Path | None,
+    deferral: "Deferral | None",
 ) -> None:
-    bad, counts = [], Counter[str | None]()
-    for row in decisions:
-        counts[row.decision] += 1
-        if row.unreadable:
-            bad.append(BadImage(row.path, row.unreadable))
-    say_skipped(bad)
+    """Name the files, and the performance to expect where there is a policy."""
+    from misgiving.deferral.expected_performance import expected_performance
+    from misgiving.report.sentences import performance_sentences
+
+    counts = Counter(row.decision for row in rows)
     if out is not None:
         say(f"wrote {out} ({counts.total()} images)")
     if contact_sheet is not None:
         not_accepted = counts["defer"] + counts["ood"]
         say(f"wrote {contact_sheet} ({not_accepted} images that were not accepted)")
-
-
-def _say_expected(decisions: "Iterable[DecisionRow]", deferral: "Deferral | None") -> None:
-    """Sentences on the performance to expect, where there is a policy and enough is known."""
-    from misgiving.deferral.expected_performance import expected_performance
-    from misgiving.report.sentences import performance_sentences
-
-    if deferral is None:
-        return
-    expected = expected_performance(deferral, decisions)
-    for sentence in performance_sentences(expected, deferral) if expected else ():
-        say(sentence)
+    if deferral is not None and (expected := expected_performance(deferral, rows)):
+        for sentence in performance_sentences(expected, deferral):
+            say(sentence)

@@ -7,7 +7,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from misgiving.errors import visible
-from misgiving.groups import UNITS
+from misgiving.groups import UNITS, unit_of
 from misgiving.report.names import PLAIN, POINTS, count, detector_name
 
 
@@ -21,7 +21,7 @@ def environment(*, html: bool = True) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.globals |= {"count": count, "inf": math.inf, "units": UNITS}
+    templates.globals |= {"count": count, "inf": math.inf, "units": UNITS, "unit_of": unit_of}
     templates.filters |= {
         "detector_name": detector_name,
         "median": np.median,

@@ -1,14 +1,16 @@
-"""A policy in words: how it was fitted, what it certifies, drift, and expected performance."""
+"""A policy in words: what it may certify, its fit and certificate, drift, expected performance."""
 
 from collections.abc import Mapping, Sequence
 
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import DriftTest, Recent
 from misgiving.deferral.expected_performance import Expected, ExpectedPerformance
+from misgiving.deferral.planning import CertificationOutlook
 from misgiving.deferral.settings import DecisionRule
+from misgiving.predictions.record import Predictions
 from misgiving.report.rendering import environment
 
-POLICY, DRIFT = "policy.txt", "drift.txt"
+POLICY, DRIFT, PLAN = "policy.txt", "drift.txt", "plan.txt"
 
 
 def _lines(template: str, macro: str, *values: object) -> list[str]:
@@ -83,3 +85,37 @@ def expected_sentences(errors: Expected, unit: str, *, drifted: bool) -> list[st
 def performance_sentences(expected: ExpectedPerformance, deferral: Deferral) -> list[str]:
     """The expected errors, and whether to trust them, with the differences that were found."""
     return _lines(DRIFT, "performance", expected, deferral)
+
+
+def plan_sentences(
+    name: str,
+    images: Predictions,
+    calibration: Predictions,
+    outlook: CertificationOutlook,
+    needs: Mapping[str, int | None],
+    *,
+    most: int,
+    origin: str,
+) -> list[str]:
+    """Sentences on a calibration set before there is a policy, and on its targets.
+
+    Args:
+        name: Of the data.
+        images: All of them.
+        calibration: Those to certify with.
+        outlook: What they can certify.
+        needs: Cases that each target lacks; None for more than `most`.
+        most: Number of cases up to which enough were sought.
+        origin: Of the calibration set: `split` as for a training, `drawn`, or `named` by the data.
+    """
+    return _lines(PLAN, "planned", name, images, calibration, outlook, needs, most, origin)
+
+
+def training_sentences(
+    outlook: CertificationOutlook,
+    columns: Sequence[str],
+    images: int,
+    rarest: Sequence[tuple[str, int]],
+) -> list[str]:
+    """Two sentences for a training: its calibration set with the rarest classes, and the limits."""
+    return _lines(PLAN, "training", outlook, columns, images, rarest)
