@@ -114,7 +114,8 @@ def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
     def drawn(*args: Parameters.args, **options: Parameters.kwargs) -> Figure:
         with matplotlib.rc_context(STYLE):
             figure = draw(*args, **options)
-            figure.draw_without_rendering()
+            if engine := figure.get_layout_engine():
+                engine.execute(figure)
             figure.set_layout_engine("none")  # else each rendering moves the axes a little further
             return figure
 
