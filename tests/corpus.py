@@ -131,99 +131,72 @@ def plain() -> Readable:
     data = rgb(image)
     jpeg = rgb(image, "JPEG", quality=95, subsampling=0)
     few = image // 128 * 100
-    return {
-        "plain.png": (data, image, 0),
-        "plain.jpg": (jpeg, image, 8),
-        "progressive.jpeg": (rgb(image, "JPEG", quality=95, progressive=True), image, 24),
-        "UPPER.JPG": (jpeg, image, 8),
-        "plain.bmp": (rgb(image, "BMP"), image, 0),
-        "plain.webp": (rgb(image, "WEBP", lossless=True), image, 0),
-        "plain.tif": (rgb(image, "TIFF"), image, 0),
-        "deflated.tiff": (rgb(image, "TIFF", compression="tiff_deflate"), image, 0),
-        "plain.gif": (rgb(few, "GIF"), few, 0),
-        "png_named.jpg": (data, image, 0),
-        "jpeg_named.png": (jpeg, image, 8),
-        "garbage_after.png": (data + b"\0garbage" * 99, image, 0),
-        "garbage_after.jpg": (jpeg + b"\xff\xd8garbage" * 99, image, 8),
-        "damaged_profile.png": (rgb(image, icc_profile=b"no such profile"), image, 0),
-        "damaged_profile.jpg": (
-            rgb(image, "JPEG", quality=95, subsampling=0, icc_profile=b"no such profile"),
-            image,
-            8,
-        ),
-        "wrong_sum.png": (wrong_sum(data), image, 0),
-        "without_end.png": (data[:-12], image, 0),
-        "without_end.jpg": (jpeg[:-2], image, 8),
-        "unknown_chunk.png": (data[:33] + chunk(b"abCd", b"?" * 9) + data[33:], image, 0),
+    profile = {"icc_profile": b"no such profile"}
+    wrong_sum = bytearray(data)
+    wrong_sum[-13] ^= 0xFF  # of the pixels' chunk; the last chunk has 12 bytes
+    exact = {
+        "plain.png": data,
+        "plain.bmp": rgb(image, "BMP"),
+        "plain.webp": rgb(image, "WEBP", lossless=True),
+        "plain.tif": rgb(image, "TIFF"),
+        "deflated.tiff": rgb(image, "TIFF", compression="tiff_deflate"),
+        "png_named.jpg": data,
+        "garbage_after.png": data + b"\0garbage" * 99,
+        "damaged_profile.png": rgb(image, **profile),
+        "wrong_sum.png": bytes(wrong_sum),
+        "without_end.png": data[:-12],
+        "unknown_chunk.png": data[:33] + chunk(b"abCd", b"?" * 9) + data[33:],
     }
-
-
-def wrong_sum(data: bytes) -> bytes:
-    """A PNG whose pixels are whole, but not the checksum of their chunk."""
-    changed = bytearray(data)
-    changed[-13] ^= 0xFF  # the last chunk has 12 bytes
-    return bytes(changed)
+    close = {
+        "plain.jpg": jpeg,
+        "UPPER.JPG": jpeg,
+        "jpeg_named.png": jpeg,
+        "garbage_after.jpg": jpeg + b"\xff\xd8garbage" * 99,
+        "damaged_profile.jpg": rgb(image, "JPEG", quality=95, subsampling=0, **profile),
+        "without_end.jpg": jpeg[:-2],
+    }
+    return {
+        **{name: (content, image, 0) for name, content in exact.items()},
+        **{name: (content, image, 8) for name, content in close.items()},
+        "progressive.jpeg": (rgb(image, "JPEG", quality=95, progressive=True), image, 24),
+        "plain.gif": (rgb(few, "GIF"), few, 0),
+    }
 
 
 def modes() -> Readable:
     image = picture()
-    levels = image[..., 0]
-    alpha = image[..., 1]
+    levels, alpha = image[..., 0], image[..., 1]
     fine = image.astype(np.uint16) * 257 + np.arange(COLUMNS, dtype=np.uint16)[:, None] % 3
-    deep = levels.astype(np.uint16) * 257
-    bits = levels > 99
-    ink = 255 - image.astype(np.float64)
-    cmyk = Image.merge("CMYK", [Image.fromarray(ink[..., c].astype(np.uint8)) for c in range(3)]
-                       + [Image.new("L", (COLUMNS, ROWS), 0)])  # fmt: skip
+    deep = Image.fromarray(levels.astype(np.uint16) * 257)
+    opaque = np.full_like(levels, 65535, dtype=np.uint16)
+    bits = Image.fromarray(levels > 99)
+    black_and_white = grey((levels > 99) * 255)
+    ink = [Image.fromarray(255 - image[..., channel]) for channel in range(3)]
+    cmyk = Image.merge("CMYK", [*ink, Image.new("L", (COLUMNS, ROWS), 0)])
     few = image // 128 * 100
     palette = Image.fromarray(few).quantize(8)
     at = np.asarray(palette)
     hole = int(at[0, 0])
-    with_alpha = np.dstack([image, alpha])
+    with_hole = np.where((at == hole)[..., None], 255, few).astype(np.uint8)
+    with_alpha, on_white = np.dstack([image, alpha]), over_white(image, alpha)
+    grey_alpha = Image.fromarray(np.dstack([levels, alpha]), "LA")
+    fractions = Image.fromarray((levels / 255).astype(np.float32))
     return {
         "grey.png": (rgb(levels), grey(levels), 0),
         "grey.jpg": (rgb(levels, "JPEG", quality=95), grey(levels), 6),
-        "sixteen_bit_grey.png": (encoded(Image.fromarray(deep)), grey(levels), 0),
-        "sixteen_bit_grey.tif": (encoded(Image.fromarray(deep), "TIFF"), grey(levels), 0),
+        "sixteen_bit_grey.png": (encoded(deep), grey(levels), 0),
+        "sixteen_bit_grey.tif": (encoded(deep, "TIFF"), grey(levels), 0),
         "sixteen_bit_colour.png": (png16(fine), image, 1),
-        "sixteen_bit_alpha.png": (
-            png16(np.dstack([fine, np.full_like(deep, 65535)])),
-            image,
-            1,
-        ),
-        "one_bit.png": (encoded(Image.fromarray(bits)), grey(bits * 255), 0),
-        "one_bit.tif": (
-            encoded(Image.fromarray(bits), "TIFF", compression="group4"),
-            grey(bits * 255),
-            0,
-        ),
+        "sixteen_bit_alpha.png": (png16(np.dstack([fine, opaque])), image, 1),
+        "one_bit.png": (encoded(bits), black_and_white, 0),
+        "one_bit.tif": (encoded(bits, "TIFF", compression="group4"), black_and_white, 0),
         "palette.png": (encoded(palette), few, 0),
-        "palette_with_hole.png": (
-            encoded(palette, transparency=hole),
-            np.where((at == hole)[..., None], 255, few).astype(np.uint8),
-            0,
-        ),
-        "hole.gif": (
-            encoded(palette, "GIF", transparency=hole),
-            np.where((at == hole)[..., None], 255, few).astype(np.uint8),
-            0,
-        ),
-        "alpha.png": (rgb(with_alpha), over_white(image, alpha), 1),
-        "alpha.webp": (
-            rgb(with_alpha, "WEBP", lossless=True, exact=True),
-            over_white(image, alpha),
-            1,
-        ),
-        "grey_alpha.png": (
-            encoded(Image.fromarray(np.dstack([levels, alpha]), "LA")),
-            over_white(grey(levels), alpha),
-            1,
-        ),
-        "fractions.tif": (
-            encoded(Image.fromarray((levels / 255).astype(np.float32)), "TIFF"),
-            grey(levels),
-            0,
-        ),
+        "palette_with_hole.png": (encoded(palette, transparency=hole), with_hole, 0),
+        "hole.gif": (encoded(palette, "GIF", transparency=hole), with_hole, 0),
+        "alpha.png": (rgb(with_alpha), on_white, 1),
+        "alpha.webp": (rgb(with_alpha, "WEBP", lossless=True, exact=True), on_white, 1),
+        "grey_alpha.png": (encoded(grey_alpha), over_white(grey(levels), alpha), 1),
+        "fractions.tif": (encoded(fractions, "TIFF"), grey(levels), 0),
         "cmyk.tif": (encoded(cmyk, "TIFF"), image, 0),
         "ycck.jpg": (ycck(cmyk), ycck_pixels(cmyk), 8),
         "cmyk.jpg": (encoded(cmyk, "JPEG", quality=97, subsampling=0), image, 8),
@@ -242,14 +215,8 @@ def ycck_pixels(image: Image.Image) -> np.ndarray:
     """What such a file shows where there is no black: its colours are YCbCr (ITU-T T.871)."""
     stored = 255 - np.asarray(image).astype(np.float64)  # as Adobe inverts CMYK
     y, cb, cr = (stored[..., channel] for channel in range(3))
-    ink = np.stack(
-        [
-            y + 1.402 * (cr - 128),
-            y - 0.344136 * (cb - 128) - 0.714136 * (cr - 128),
-            y + 1.772 * (cb - 128),
-        ],
-        axis=2,
-    )
+    green = y - 0.344136 * (cb - 128) - 0.714136 * (cr - 128)
+    ink = np.stack([y + 1.402 * (cr - 128), green, y + 1.772 * (cb - 128)], axis=2)
     return np.rint(255 - np.clip(ink, 0, 255)).astype(np.uint8)
 
 
@@ -266,25 +233,18 @@ def frames() -> Readable:
 
 
 def exif() -> Readable:
-    found: Readable = {}
-    for number, stored in uprights().items():
+    files: Readable = {}
+    close = {"kind": "JPEG", "quality": 95, "subsampling": 0}
+    for number, stored in {**uprights(), 99: picture()}.items():
         image = Image.fromarray(np.ascontiguousarray(stored))
         tags = image.getexif()
         tags[ORIENTATION] = number
-        found[f"orientation_{number}.png"] = (encoded(image, exif=tags), picture(), 0)
-        found[f"orientation_{number}.jpg"] = (
-            encoded(image, "JPEG", quality=95, subsampling=0, exif=tags), picture(), 8
-        )  # fmt: skip
-    tags = Image.fromarray(picture()).getexif()
-    tags[ORIENTATION] = 99
-    found["orientation_99.png"] = (rgb(picture(), exif=tags), picture(), 0)
-    found["damaged_exif.png"] = (rgb(picture(), exif=EXIF_HEADER + b"none"), picture(), 0)
-    found["damaged_exif.jpg"] = (
-        rgb(picture(), "JPEG", quality=95, subsampling=0, exif=EXIF_HEADER + b"II*\0\xff\xff\xff"),
-        picture(),
-        8,
-    )
-    return found
+        files[f"orientation_{number}.png"] = (encoded(image, exif=tags), picture(), 0)
+        files[f"orientation_{number}.jpg"] = (encoded(image, exif=tags, **close), picture(), 8)
+    damaged = EXIF_HEADER + b"II*\0\xff\xff\xff"
+    files["damaged_exif.png"] = (rgb(picture(), exif=EXIF_HEADER + b"none"), picture(), 0)
+    files["damaged_exif.jpg"] = (rgb(picture(), exif=damaged, **close), picture(), 8)
+    return files
 
 
 def sizes() -> Readable:
@@ -299,25 +259,10 @@ def sizes() -> Readable:
 
 def names() -> Readable:
     data, image = rgb(picture()), picture()
-    called = [
-        "größe 皮膚.png",
-        "x" * 251 + ".png",
-        "皮" * 83 + "xx.png",
-        "line\nbreak.png",
-        "quote'\"s.png",
-        "comma,semi;colon.png",
-        "-rf.png",
-        "--out=x.png",
-        " space .png",
-        "100%d{}.png",
-        "\x1b[31mred.png",
-        "<img src=x onerror=alert(1)>.png",
-        "$(touch here).png",
-        "=1+1.png",
-        "CON.png",
-        "two..dots.png",
-    ]
-    return {name: (data, image, 0) for name in called}
+    called = ["größe 皮膚", "x" * 251, "皮" * 83 + "xx", "line\nbreak", "quote'\"s", "comma,semi;c"]
+    called += ["-rf", "--out=x", " space ", "100%d{}", "\x1b[31mred", "<img src=x onerror=a(1)>"]
+    called += ["$(touch here)", "=1+1", "CON", "two..dots"]
+    return {f"{name}.png": (data, image, 0) for name in called}
 
 
 def cut() -> Refused:
@@ -359,35 +304,26 @@ def no_images(folder: Path) -> Refused:
 
 def hostile() -> Refused:
     data = rgb(picture())
-    at = data.index(b"IDAT")
-    wrong_header = bytearray(data)
+    wrong_header, flipped = bytearray(data), bytearray(data)
     wrong_header[29] ^= 0xFF
-    flipped = bytearray(data)
-    flipped[at + 20] ^= 0xFF
+    flipped[data.index(b"IDAT") + 20] ^= 0xFF
     text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(90_000_000), 9))
     levels = np.array([[np.nan, 0.5]], dtype=np.float32)
+    not_a_number, bright = (Image.fromarray(values) for values in (levels, levels[:, 1:] + 1))
+    grey_bomb = {"width": 20_000, "height": 20_000, "depth": 1, "colour": 0}
+    declared = png(10_000, 10_000, depth=8, colour=2, rows=bytes(999))
+    too_large, outside = "more than .* pixels", "values outside 0 to 1"
     return {
         "wrong_header.png": (bytes(wrong_header), DAMAGED),
         "flipped.png": (bytes(flipped), "cannot be decoded"),
-        "declares_20000.png": (
-            png(20_000, 20_000, depth=1, colour=0, rows=bytes(2501) * 9), "more than .* pixels"
-        ),
-        "declares_10000.png": (
-            png(10_000, 10_000, depth=8, colour=2, rows=bytes(999)), "more than .* pixels"
-        ),
-        "bomb.png": (
-            png(20_000, 20_000, depth=1, colour=0, rows=bytes(2501 * 20_000)),
-            "more than .* pixels",
-        ),
+        "declares_20000.png": (png(**grey_bomb, rows=bytes(2501) * 9), too_large),
+        "declares_10000.png": (declared, too_large),
+        "bomb.png": (png(**grey_bomb, rows=bytes(2501 * 20_000)), too_large),
         "text_bomb.png": (data[:33] + text + data[33:], DAMAGED),
         "no_size.png": (png(0, 0, depth=8, colour=2, rows=b""), DAMAGED),
-        "not_a_number.tif": (
-            encoded(Image.fromarray(levels), "TIFF"), "values outside 0 to 1"
-        ),
-        "bright.tif": (
-            encoded(Image.fromarray(levels[:, 1:] + 1), "TIFF"), "values outside 0 to 1"
-        ),
-    }  # fmt: skip
+        "not_a_number.tif": (encoded(not_a_number, "TIFF"), outside),
+        "bright.tif": (encoded(bright, "TIFF"), outside),
+    }
 
 
 def special(folder: Path) -> list[Case]:

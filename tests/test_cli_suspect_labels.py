@@ -150,7 +150,6 @@ def check(misgiving, run, tmp_path):
         code, printed, error = misgiving(*words, "--out", out)
         assert code == 0, error
         assert {path.name for path in out.iterdir()} == {
-            "check.json",
             "findings.csv",
             "suspect_labels.csv",
         }

@@ -17,7 +17,7 @@ from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageArray
 from misgiving.data.datasets.folders import unlabelled_images
-from misgiving.data.decoding import LOOK_AHEAD, decode
+from misgiving.data.decoding import decode
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError
 
@@ -220,19 +220,6 @@ def test_a_full_disk_is_an_error_that_leaves_nothing_behind(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "File too large" in done.stdout
     assert left_in(tmp_path) == []
-
-
-def test_decoding_does_not_run_far_ahead_of_writing(tmp_path):
-    count = 3 * LOOK_AHEAD
-    source = CountingSource(pixels(count))
-    ahead = []
-    prepare(
-        in_memory(pixels(count), images=source),
-        SMALL,
-        cache=tmp_path,
-        report=lambda done, _: ahead.append(source.decoded.total() - done),
-    )
-    assert max(ahead) <= LOOK_AHEAD
 
 
 def test_of_many_that_prepare_one_set_at_once_one_does_the_work(tmp_path):

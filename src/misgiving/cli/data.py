@@ -176,12 +176,12 @@ def check(
 
 
 def _check_images(data: str, out: Path | None, seed: int) -> None:
-    from misgiving.data.check import FINDINGS_FILE, REPORT_FILE, data_check
+    from misgiving.data.check import FINDINGS_FILE, data_check
     from misgiving.data.datasets import load_dataset, tables_of
     from misgiving.evaluation.suspect_labels import SUSPECTS_FILE
 
     if out is not None:
-        for name in (REPORT_FILE, FINDINGS_FILE, SUSPECTS_FILE):
+        for name in (FINDINGS_FILE, SUSPECTS_FILE):
             check_not_input(out / name, tables_of(data))
     with progress_bars() as progress:
         report = Bar(progress, "checking images").at

@@ -16,13 +16,13 @@ from misgiving.data.decoding import in_order
 from misgiving.data.duplicates import Hashes, concatenated, near_duplicates, picture_hash
 from misgiving.data.splits import SetNames, count_shared_groups, paper_split
 from misgiving.errors import ExplainedError, reason_of
-from misgiving.files import write_csv, write_json
+from misgiving.files import write_csv
 from misgiving.manifests import sha256_of
 
 Report = Callable[[int, int], None]
 """Called with the number of images that are done, and the total."""
 
-REPORT_FILE, FINDINGS_FILE = "check.json", "findings.csv"
+FINDINGS_FILE = "findings.csv"
 TINY = 32  # pixels of the shorter side
 UNUSUAL_AREA = 4  # times more or fewer pixels than the median
 UNUSUAL_SHAPE = 2.5  # times as long as wide
@@ -84,22 +84,8 @@ class DataCheck:
             yield check.name, check.count, check.remark
 
     def write(self, folder: Path) -> None:
-        """Write everything to `check.json`, and the findings to `findings.csv`."""
-        report = {
-            "name": self.name,
-            "images": self.images,
-            "classes": [
-                {"name": name, "images": count, "published": published}
-                for name, (count, published) in self.classes.items()
-            ],
-            "checks": [
-                {"check": check.name, "count": check.count, "remark": check.remark}
-                for check in self.checks
-            ],
-            "findings": [finding._asdict() for finding in self.findings],
-        }
+        """Write the findings to `findings.csv`."""
         write_csv(folder / FINDINGS_FILE, Finding._fields, self.findings)
-        write_json(folder / REPORT_FILE, report)
 
 
 def data_check(

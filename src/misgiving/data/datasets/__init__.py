@@ -8,7 +8,6 @@ import numpy as np
 
 from misgiving.data.datasets.dataset import Dataset, ImageArray
 from misgiving.data.datasets.dermoscopy import (
-    ISIC_DESCRIBED,
     ISIC_TRUTH,
     ham10000_table,
     read_ham10000,
@@ -84,19 +83,9 @@ def load_dataset(spec: str) -> Dataset:
 
 
 def tables_of(spec: str) -> list[Path]:
-    """The files of labels and groups that `load_dataset` reads; an `out` must not replace them.
-
-    >>> tables_of("table:photos/labels.csv"), tables_of("folder:photos")
-    ([PosixPath('photos/labels.csv')], [])
-    """
+    """The user's own table of `table:FILE.csv`; an `out` must not replace it."""
     kind, _, place = spec.partition(":")
-    path = Path(place).expanduser()
-    if kind == "table":
-        return [path]
-    if kind == "isic2019":
-        return [path / ISIC_TRUTH, path / ISIC_DESCRIBED]
-    table = ham10000_table(path) if kind == "ham10000" and path.is_dir() else None
-    return [table] if table else []
+    return [Path(place).expanduser()] if kind == "table" else []
 
 
 def _hint(spec: str) -> str:
