@@ -3,7 +3,6 @@ import pytest
 from scipy import stats
 
 from misgiving.deferral.bounds import (
-    binomial_cdf,
     cases_for_tolerance,
     lower_bound,
     tolerance_rank,
@@ -49,22 +48,6 @@ def test_without_cases_the_bounds_are_0_and_1():
 def test_a_tiny_level_loses_no_digits():
     bound = float(upper_bound(3, 100, level=1e-13))
     assert stats.binom.cdf(3, 100, bound) == pytest.approx(1e-13, rel=1e-6)
-
-
-def test_p_values_are_binomial_sums():
-    counts, cases = np.meshgrid(np.arange(6), np.arange(8))
-    expected = stats.binom.cdf(np.minimum(counts, cases), cases, 0.3)
-    found = binomial_cdf(np.minimum(counts, cases), cases, 0.3)
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
-
-
-@pytest.mark.parametrize("rate", [0.05, 0.2])
-@pytest.mark.parametrize("cases", [5, 20, 58, 59, 300])
-def test_the_tolerance_rank_is_the_highest_whose_share_below_is_within_the_rate(cases, rate):
-    # More than `rate` of all lies below the k-th lowest when fewer than k draws lie in that share.
-    failing = stats.binom.cdf(np.arange(cases), cases, rate)
-    expected = int((failing <= 0.05).sum())
-    assert tolerance_rank(cases, rate=rate, level=0.05) == expected
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.3])

@@ -108,14 +108,3 @@ def test_the_acceptance_interval_excludes_the_limit_case_and_shares_the_level(ce
     each = 0.1 / (len(certificate.thresholds) * 400)
     assert stats.binom.cdf(accepted, 399, ruled.upper) == pytest.approx(each / 2, rel=1e-6)
     assert ruled.lower < alone.lower < accepted / 400 < alone.upper < ruled.upper
-
-
-def test_a_certificate_does_not_depend_on_the_order_of_the_cases(drawn_cases, classes):
-    cases = drawn_cases(400, 2)
-    cases.scores[:] = cases.scores.round(1)  # ties, some of them of right and wrong answers
-    first, again = (
-        certify_thresholds(drawn_cases(300, 1), some, OOD, classes=classes)
-        for some in (cases, cases[np.arange(400)[::-1]])
-    )
-    assert again == first
-    assert list(first.scores) == sorted(first.scores, reverse=True)
