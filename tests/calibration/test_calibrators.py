@@ -2,7 +2,6 @@ import math
 
 import numpy as np
 import pytest
-from pydantic import TypeAdapter
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
@@ -11,7 +10,6 @@ from sklearn.model_selection import GroupKFold
 from misgiving.calibration.apply import (
     CALIBRATED,
     COMBINATION,
-    Calibrator,
     Scaling,
     named_classes,
 )
@@ -24,9 +22,7 @@ from misgiving.calibration.fit import (
     fit_scaling,
 )
 from misgiving.errors import DataError
-from misgiving.metrics.selective import aurc
-
-CALIBRATORS = TypeAdapter(Calibrator)
+from misgiving.metrics.selective import RiskCoverage
 
 
 def drawn(seed=0, count=400):
@@ -44,6 +40,10 @@ def drawn(seed=0, count=400):
         "predicted_loss": random.normal(size=count) - wrong,
     }
     return TuningSet(scores, logits, labels, np.arange(count) // 2)
+
+
+def aurc(scores, wrong):
+    return RiskCoverage(scores, wrong).aurc()
 
 
 def errors_of(tuning):
@@ -255,14 +255,6 @@ def test_errors_are_fitted_on_the_classes_that_are_named(many):
     assert errors_of(tuning).mean() > wrong.mean() + 0.05
     errors = by_rule.error(by_rule.acceptance_scores(many.scores, shifted))
     assert errors.mean() == pytest.approx(wrong.mean(), abs=0.02)
-
-
-def test_a_calibrator_survives_json(tuning, fitted):
-    again = CALIBRATORS.validate_json(CALIBRATORS.dump_json(fitted.calibrator))
-    assert again == fitted.calibrator
-    expected = fitted.calibrator.acceptance_scores(tuning.scores, tuning.logits)
-    found = again.acceptance_scores(tuning.scores, tuning.logits)
-    np.testing.assert_array_equal(found, expected)
 
 
 def test_scores_that_are_not_finite_are_refused(tuning):

@@ -4,7 +4,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from misgiving.calibration.fit import aurc, fit_platt
-from misgiving.metrics import selective
+from misgiving.metrics.selective import RiskCoverage
 
 
 def test_the_error_probability_is_that_of_logistic_regression():
@@ -31,4 +31,4 @@ def test_the_map_keeps_the_order_of_any_score(wrong):
 def test_the_area_by_which_scores_are_compared_is_that_of_the_metrics(distinct):
     random = np.random.default_rng(1)
     score, wrong = random.integers(distinct, size=200) / 7, random.random(200) < 0.3
-    assert aurc(score, wrong) == pytest.approx(selective.aurc(score, wrong), rel=1e-12)
+    assert aurc(score, wrong) == pytest.approx(RiskCoverage(score, wrong).aurc(), rel=1e-12)

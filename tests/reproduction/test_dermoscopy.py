@@ -13,7 +13,7 @@ from commands import one_line
 from elements import parse
 from PIL import Image
 
-from misgiving.metrics.selective import aurc
+from misgiving.metrics.selective import RiskCoverage
 from misgiving.predictions.record import Predictions
 from misgiving.report.frames import select
 from misgiving.report.reproduction.page import write_report
@@ -262,7 +262,9 @@ def test_every_trial_of_a_grouped_reproduction_has_an_error_estimator(reproduced
             if row["metric"] == "aurc"
         }
         assert {"msp", "calibrated", "error_estimator"} <= set(measured) == set(kept)
-        expected = {name: aurc(scores, predicted.errors) for name, scores in kept.items()}
+        expected = {
+            name: RiskCoverage(scores, predicted.errors).aurc() for name, scores in kept.items()
+        }
         assert measured == pytest.approx(expected)
 
 
