@@ -154,22 +154,12 @@ def test_options_that_mean_nothing_here_are_refused(misgiving, tmp_path, options
     assert reason in error
 
 
-@pytest.mark.parametrize(
-    ("asked", "device", "available", "share"),
-    [
-        (None, "cpu", 4.0, 0.0),
-        (None, "cuda", 4.0, 1.0),
-        (None, "auto", 4.0, 1.0),
-        (None, "auto", 0.0, 0.0),
-        (0.5, "cuda", 4.0, 0.5),
-        (0.0, "auto", 4.0, 0.0),
-    ],
-)
-def test_a_unit_takes_a_gpu_where_its_device_may_be_one(
-    monkeypatch, asked, device, available, share
-):
-    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"GPU": available})
-    assert cluster.gpus_of_unit(asked, device) == share
+def test_a_unit_takes_a_gpu_where_its_device_may_be_one(monkeypatch):
+    for available, shares in ((4.0, (0.0, 1.0, 1.0)), (0.0, (0.0, 1.0, 0.0))):
+        monkeypatch.setattr(cluster.ray, "cluster_resources", lambda gpus=available: {"GPU": gpus})
+        devices = ("cpu", "cuda", "auto")
+        assert tuple(cluster.gpus_of_unit(None, device) for device in devices) == shares
+    assert cluster.gpus_of_unit(0.5, "cuda") == 0.5
 
 
 def test_a_unit_that_fits_no_single_node_is_refused():

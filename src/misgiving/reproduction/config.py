@@ -114,7 +114,6 @@ class ProtocolConfig:
 
     def __post_init__(self) -> None:
         require(self, "trials", self.trials >= 1, "be at least 1")
-        require(self, "models", bool(self.models), "have at least one model")
         for name in self.models:
             MODELS[name]
         if len(self.in_distribution) < 2 or not self.unseen:

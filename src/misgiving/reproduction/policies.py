@@ -4,26 +4,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from misgiving.calibration.apply import CALIBRATED, ERROR_ESTIMATOR, Calibrator
 from misgiving.calibration.fit import Fitted
 from misgiving.deferral.bounds import tolerance_rank
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.fit import fit_calibration, scored_cases
+from misgiving.deferral.fit import fit_calibration
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import DataError
 from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.evaluation.measures import Measurement, measure_accepted_errors, measure_scaling
-from misgiving.files import write_json
 from misgiving.groups import partition_groups
 from misgiving.metrics.calibration import expected_calibration_error, reliability
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.tables import group_names, save_scores, table_of, write_table
 from misgiving.reproduction.trial_data import TrainedUnit
-from misgiving.scores.detectors import FittedDetectors, default_ood_detector
+from misgiving.scores.detectors import FittedDetectors
 
 TARGETS = (0.05, 0.1, 0.2)
 MAX_OOD_FALSE_ALARMS = 0.05
@@ -74,8 +72,8 @@ def measure_policies(
 ) -> tuple[list[Measurement], Calibrator | None]:
     """Calibrate a policy for each target error rate, and measure it on the test set.
 
-    Writes into `folder` a reliability table and the decisions for intervals; only the reason where
-    the sets are too small.
+    Writes into `folder` a reliability table and the decisions for intervals; nothing where the sets
+    are too small.
     """
     # false alarms are certified where there are enough groups for that
     targets = Targets(max_error=TARGETS[0], max_ood_false_alarms=MAX_OOD_FALSE_ALARMS)
@@ -88,12 +86,10 @@ def measure_policies(
             target: _certified(sets, detectors, fitted, max_error=target, **parameters)
             for target in TARGETS
         }
-    except DataError as refusal:
-        write_json(folder / "policies" / "refused.json", {"refused": str(refusal)})
+    except DataError:
         return [], None
     decisions = {target: policy.decide(sets.test) for target, policy in policies.items()}
     _save_decisions(folder, sets.test, decisions)
-    write_table(folder / "cases.csv", _cases(sets, detectors, fitted))
     rows = measure_scaling(sets.test, fitted.calibrator, POLICY_SET)
     rows += _reliability(folder, sets.test, decisions[TARGETS[0]])
     rows.append(Measurement(POLICY_SET, fitted.calibrator.score, "acceptance_score", 1.0))
@@ -127,35 +123,6 @@ def _certified(
     """A policy that names classes by their logits, with a calibration that is fitted already."""
     deferral = Deferral(rule=LOGITS_RULE.rule, **parameters)
     return deferral.certify(sets.tune, sets.calibration, detectors=detectors, fitted=fitted)
-
-
-def _cases(sets: PolicySets, detectors: FittedDetectors, fitted: Fitted) -> pd.DataFrame:
-    """The cases of all policies, so that other targets can be tried and the guarantee checked."""
-    tables = []
-    for name, predictions in (
-        ("tune", sets.tune),
-        ("calibrate", sets.calibration),
-        ("test", sets.test),
-    ):
-        cases = scored_cases(
-            predictions,
-            detectors,
-            fitted,
-            LOGITS_RULE,
-            ood_detector=default_ood_detector(detectors),
-            of_tuning=name == "tune",
-        )
-        columns = {
-            "set": name,
-            "group": group_names(predictions),
-            "label": np.array(predictions.classes)[cases.labels],
-            "wrong": cases.wrong,
-            "acceptable": cases.acceptable,
-            "acceptance_score": cases.scores,
-            "ood_score": cases.ood_scores,
-        }
-        tables.append(pd.DataFrame(columns))
-    return pd.concat(tables)
 
 
 def _save_decisions(folder: Path, test: Predictions, decisions: dict[float, Decisions]) -> None:

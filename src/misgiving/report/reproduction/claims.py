@@ -179,7 +179,11 @@ def _evidence(run: Run, claim: Claim) -> Verdict:
         differences,
         interval,
         interval.p_value if interval else 1.0,
-        [row for wanted in claim.family for row in run.intervals_of(claim.baseline, **wanted)],
+        [
+            row
+            for columns in claim.family
+            for row in run.paired(model=MODEL, baseline=claim.baseline, **columns)
+        ],
         {name: _diverged_trials(rows) for name, rows in models.items()},
         {name: rows["trial"].nunique() for name, rows in models.items()},
     )

@@ -98,18 +98,12 @@ class Run:
         """The row of `intervals.csv`, or None; a missing end is None, too."""
         return self._intervals.get((*quantity, model, baseline))
 
-    def intervals_of(self, baseline: str, *, model: str = "proposed", **wanted: str) -> list[Any]:
-        """The paired differences of a model from a baseline whose columns hold these values."""
-        rows = [row for row in self._intervals.values() if row.baseline == baseline]
-        wanted = {"model": model, **wanted}
-        return [row for row in rows if all(getattr(row, name) == wanted[name] for name in wanted)]
-
-    def policy_pairs(self, model: str, policy: str, metric: str) -> list[Any]:
-        """The paired differences of a policy of a model from those of all other models."""
+    def paired(self, **wanted: str) -> list[Any]:
+        """The paired differences in `intervals.csv` whose columns hold these values."""
         return [
             row
             for row in self._intervals.values()
-            if row.baseline and (row.model, row.detector, row.metric) == (model, policy, metric)
+            if row.baseline and all(getattr(row, name) == wanted[name] for name in wanted)
         ]
 
     def differences(
