@@ -129,71 +129,61 @@ def test_a_bundle_has_the_policy_of_its_run_and_no_other_files(bundle, exported)
     assert (is_bundle(folder), is_bundle(run)) == (True, False)
 
 
-def flipped(content):
+def damaged(content):
     middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    return (
+        None,
+        content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+        content[:9],
+    )
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_damaged_file_is_refused_in_one_line(copied, name):
-    content = (copied / name).read_bytes()
-    (copied / name).unlink()
-    for damaged in (None, flipped(content), content[:50]):
-        if damaged is not None:
-            (copied / name).write_bytes(damaged)
-        with pytest.raises(DataError) as refused:
+def test_a_file_that_is_missing_changed_cut_short_or_too_many_is_refused_in_one_line(copied):
+    for name in FILES:
+        content = (copied / name).read_bytes()
+        for written in damaged(content):
+            (copied / name).unlink(missing_ok=True)
+            if written is not None:
+                (copied / name).write_bytes(written)
+            with pytest.raises(DataError) as refused:
+                Bundle.load(copied)
+            assert "\n" not in str(refused.value)
+        (copied / name).write_bytes(content)
+    for extra in ("notes.txt", ".hidden"):
+        (copied / extra).write_text("x")
+        with pytest.raises(DataError, match=extra):
             Bundle.load(copied)
-        assert "\n" not in str(refused.value)
+        (copied / extra).unlink()
+    Bundle.load(copied)
 
 
-@pytest.mark.parametrize("extra", ["notes.txt", ".hidden", "more/"])
-def test_what_does_not_belong_is_refused(copied, extra):
-    (copied / extra).mkdir() if extra.endswith("/") else (copied / extra).write_text("x")
-    with pytest.raises(DataError, match=extra.strip("/")):
-        Bundle.load(copied)
-
-
-def sealed_again(folder, name=None, content=None):
-    """A bundle of which a file was changed, or removed, by someone who sealed it anew."""
-    if content is not None:
-        (folder / name).write_text(content)
-    elif name is not None:
-        (folder / name).unlink()
+def sealed_again(folder):
+    """A bundle that was changed by someone who sealed it anew."""
     (folder / "checksums.json").unlink()
     seal(folder)
     return folder
 
 
 @pytest.mark.parametrize(
-    "facts",
-    [
-        {"format": FORMAT + 1},
-        {"classes": None},
-        {"classes": ["a", "b"]},
-        {"preprocessing": {"image_size": 20}},
-        {"fingerprint": "other"},
-    ],
-)
-def test_other_facts_under_a_fresh_seal_are_refused(copied, facts):
-    changed = json.loads((copied / "bundle.json").read_text()) | facts
-    with pytest.raises(DataError):
-        Bundle.load(sealed_again(copied, "bundle.json", json.dumps(changed)))
-
-
-@pytest.mark.parametrize(
     ("name", "content"),
     [
+        ("bundle.json", {"format": FORMAT + 1}),
+        ("bundle.json", {"classes": ["a", "b"]}),
+        ("bundle.json", {"preprocessing": {"image_size": 20}}),
+        ("bundle.json", {"fingerprint": "other"}),
         ("bundle.json", "[" * 100_000),
         ("policy.json", "{}"),
         ("card.json", "1"),
         ("model.onnx", "nothing"),
-        ("model.onnx", None),
         ("policy.safetensors", ""),
     ],
 )
-def test_another_file_under_a_fresh_seal_is_refused_by_its_name(copied, name, content):
-    with pytest.raises(DataError, match=name):
-        Bundle.load(sealed_again(copied, name, content))
+def test_another_file_under_a_fresh_seal_is_refused(copied, name, content):
+    if isinstance(content, dict):
+        content = json.dumps(json.loads((copied / name).read_text()) | content)
+    (copied / name).write_text(content)
+    with pytest.raises(DataError):
+        Bundle.load(sealed_again(copied))
 
 
 def test_a_run_is_no_bundle(exported):
