@@ -11,7 +11,6 @@ from misgiving.data.decoding import Picture, picture_of
 from misgiving.evaluation.evaluate import Evaluation
 from misgiving.evaluation.shares import reliability_with_intervals
 from misgiving.files import write_text
-from misgiving.groups import unit_of
 from misgiving.report.contact_sheet import thumbnail_link
 from misgiving.report.figures import (
     acceptance_figure,
@@ -64,24 +63,8 @@ def notes(evaluation: Evaluation) -> list[str]:
 
 
 def _lines(template: str, evaluation: Evaluation) -> list[str]:
-    text = environment(html=False).get_template(template).render(_facts(evaluation))
+    text = environment(html=False).get_template(template).render(evaluation=evaluation)
     return text.strip().splitlines()
-
-
-def _facts(evaluation: Evaluation) -> dict[str, Any]:
-    """Variables of the sentences."""
-    deferral = evaluation.deferral
-    unit = unit_of(evaluation.judged.group_columns)
-    one_unit = unit if unit in ("patient", "lesion") else "group"
-    grouped = evaluation.num_groups < len(evaluation.judged)
-    return {
-        "evaluation": evaluation,
-        "certificate": None if deferral is None else deferral.certificate_,
-        "grouped": grouped,
-        "one_unit": one_unit,
-        "units": f"{one_unit}s" if grouped else "images",
-        "detector_name": detector_name,
-    }
 
 
 def context(evaluation: Evaluation, *, title: str, pictures: Pictures | None) -> dict[str, Any]:
@@ -90,7 +73,7 @@ def context(evaluation: Evaluation, *, title: str, pictures: Pictures | None) ->
     errors, doubtful = gallery(evaluation)
     read, numbers = pictures or _pictures_of(evaluation), _numbers(evaluation)
     return {
-        **_facts(evaluation),
+        "evaluation": evaluation,
         **numbers,
         "figures": _figures(evaluation, numbers),
         "title": title,

@@ -66,10 +66,10 @@ def metric_name(metric: str, detector: str = "") -> str:
     name, _, level = metric.partition("/")
     if metric.startswith(OF_CLASS):
         return f"sensitivity for {level}"
-    of, by = (f" {word} {detector_name(detector)}" if detector else "" for word in ("of", "by"))
+    words = {w: f" {w} {detector_name(detector)}" if detector else "" for w in ("of", "by")}
     if name not in METRIC_NAMES:
-        return f"{metric}{of}"
-    return METRIC_NAMES[name].format(of=of, by=by, level=100 * float(level or 0))
+        return f"{metric}{words['of']}"
+    return METRIC_NAMES[name].format(**words, level=100 * float(level or 0))
 
 
 def detector_name(detector: str) -> str:
