@@ -139,9 +139,8 @@ def test_images_without_lesion_are_left_out_and_counted(held_out, monkeypatch):
 
 
 def test_what_cannot_be_built_is_refused(held_out):
-    for name, count in (("b_box", 0), ("b-box", None)):
-        with pytest.raises(UsageError, match=r"got 0|'b-box'"):
-            build(name, held_out, seed=0, count=count)
+    with pytest.raises(UsageError, match="'b-box'"):
+        build("b-box", held_out, seed=0)
     for identity in held_out.ids:
         save_mask(held_out.masks, identity, np.ones((HEIGHT, WIDTH), dtype=bool))
     with pytest.raises(DataError):

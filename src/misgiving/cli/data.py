@@ -81,7 +81,7 @@ def ood(
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option(help="Maximum number of images. Default: as many as the paper used."),
+        typer.Option(min=1, help="Maximum number of images. Default: as many as the paper used."),
     ] = None,
     masks: Annotated[
         str | None,

@@ -131,8 +131,6 @@ def prepare(
         BadImagesError: Images cannot be read, and are not skipped.
         OSError: The cache cannot be written; nothing of this set is left in it.
     """
-    if len(dataset) == 0:
-        raise DataError(f"{dataset.name}: no images to prepare; choose a set that has some")
     folder = cache / _entry_name(dataset, preprocessing)
     shape = (len(dataset), preprocessing.image_size, preprocessing.image_size, 3)
     images = _load(folder, dataset, shape)

@@ -15,7 +15,7 @@ import pooch
 import requests
 from filelock import Timeout
 
-from misgiving.errors import DataError, UsageError, reason_of, visible
+from misgiving.errors import DataError, reason_of, visible
 from misgiving.files import locked, whole_folder
 from misgiving.registry import Registry
 
@@ -108,10 +108,6 @@ def fetch(
         DataError: A file is not available or wrong, or another process downloads here.
     """
     published = CATALOGUE[name]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as failure:
-        raise UsageError(f"{folder}: cannot be a folder ({reason_of(failure)})") from failure
     missing = [file for file in published.files if not (folder / file.result).exists()]
     try:
         with locked(folder / ".download.lock", blocking=False):

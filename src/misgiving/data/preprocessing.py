@@ -117,10 +117,9 @@ class Preprocessing:
     def __post_init__(self) -> None:
         possible = 1 <= self.image_size <= LARGEST_SIDE
         require(self, "image_size", possible, f"be from 1 to {LARGEST_SIDE} pixels")
-        require(self, "crop", 0 < self.crop <= 1, "be in (0, 1]")
         CROPS[self.crop_shape]
-        if self.crop_shape in RESIZED_FIRST:
-            require(self, "crop", self.crop >= LEAST_CROP, f"be at least {LEAST_CROP} if resized")
+        least = LEAST_CROP if self.crop_shape in RESIZED_FIRST else 0
+        require(self, "crop", 0 < self.crop <= 1 and self.crop >= least, f"be in ({least}, 1]")
         COLOR_CONSTANCY[self.color_constancy]
         INTERPOLATIONS[self.interpolation]
 

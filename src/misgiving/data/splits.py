@@ -86,11 +86,6 @@ def grouped_split(
                 "four sets of a grouped split; add images of it, leave the class out or use "
                 '`split="paper"`'
             )
-    if (most := int(np.bincount(labels).max())) < TENTHS:
-        raise DataError(
-            f"no class has more than {most} images, too few for the tenths of a grouped split; "
-            'add images or use `split="paper"`'
-        )
     tenth = stratified_folds(labels, numbered, TENTHS, seed)
     sets = np.full(len(labels), "train", dtype="<U10")
     sets[tenth == 0] = "test"
@@ -286,8 +281,6 @@ def read_split(path: Path) -> Split:
         if header != COLUMNS or not all(len(row) == len(COLUMNS) and all(row[:-1]) for row in rows):
             raise ValueError("a column is missing, or a cell is empty")
         ids, hashes, sets, labels, groups, _ = zip(*rows, strict=True) if rows else ((),) * 6
-        if len(set(ids)) < len(ids):
-            raise ValueError("an id occurs more than once")
     return Split(ids=ids, hashes=hashes, sets=sets, labels=labels, groups=groups)
 
 

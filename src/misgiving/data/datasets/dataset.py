@@ -201,11 +201,6 @@ class Dataset(LabelledImages):
     left_out: int = 0
 
     def __post_init__(self) -> None:
-        sizes = {len(self.labels), len(self.ids), len(self.groups), len(self.images)}
-        if len(sizes.union(map(len, self.metadata.values()))) > 1:
-            raise UsageError(
-                f"{self.name}: labels, ids, groups, images and metadata differ in number"
-            )
         for identity, count in Counter(self.ids).most_common(1):
             if count > 1:
                 raise DataError(f"{self.name}: {identity!r} occurs {count} times; keep it once")
@@ -226,13 +221,11 @@ class Dataset(LabelledImages):
 
     def restrict(self, classes: Sequence[str]) -> "Dataset":
         """Images of exactly these classes, labelled by their positions in `classes`."""
-        for name in classes:
-            if name not in self.classes:
-                raise UsageError(
-                    f"unknown class {name!r} of {self.name}; choose from {', '.join(self.classes)}"
-                )
-        if not classes or len(set(classes)) < len(classes):
-            raise UsageError(f"classes must be named once each, got {', '.join(classes) or 'none'}")
+        if not classes or len({*classes} & {*self.classes}) < len(classes):
+            raise UsageError(
+                f"classes of {self.name} must be some of {', '.join(self.classes)}, each once; got "
+                f"{', '.join(map(repr, classes)) or 'none'}"
+            )
         return self.align(classes)[0]
 
 

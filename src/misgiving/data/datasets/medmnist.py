@@ -143,14 +143,21 @@ def read_medmnist(place: str) -> Dataset:
         parts = [_read(archive, f"{name}_labels").reshape(-1) for name in SETS]
     labels, size = np.concatenate(parts), arrays[0].shape[1]
     names = names or tuple(str(label) for label in range(int(labels.max(initial=0)) + 1))
-    if len({array.shape[1:] for array in arrays}) > 1 or not 0 < size <= LARGEST_SIDE:
-        raise DataError(f"{path}: images must be squares of one size up to {LARGEST_SIDE} pixels")
-    if [*map(len, parts)] != [array.shape[0] for array in arrays] or not (
-        labels.size and np.issubdtype(labels.dtype, np.integer)
-    ):
-        raise DataError(f"{path}: each image needs a label, a whole number; {REMEDY}")
-    if labels.min() < 0 or labels.max() >= len(names):
-        raise DataError(f"{path}: labels must be from 0 to {len(names) - 1}; {REMEDY}")
+    sizes = {array.shape[1:] for array in arrays}
+    counts = [array.shape[0] for array in arrays]
+    is_usable = (
+        len(sizes) == 1
+        and 0 < size <= LARGEST_SIDE
+        and [*map(len, parts)] == counts
+        and labels.size
+        and np.issubdtype(labels.dtype, np.integer)
+        and 0 <= labels.min() <= labels.max() < len(names)
+    )
+    if not is_usable:
+        raise DataError(
+            f"{path}: must have squares of one size up to {LARGEST_SIDE} pixels, and for each a "
+            f"label from 0 to {len(names) - 1}; {REMEDY}"
+        )
     rows = [(n, row) for n, array in enumerate(arrays) for row in range(array.shape[0])]
     present = np.unique(labels)
     ids = tuple(f"{SETS[number]}-{row:05d}" for number, row in rows)

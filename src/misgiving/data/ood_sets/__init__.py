@@ -18,7 +18,7 @@ from misgiving.data.datasets.folders import read_table, unlabelled_images
 from misgiving.data.decoding import FAIL, Picture, decode, skipped_sentences
 from misgiving.data.ood_sets.derived import KINDS, DerivedImages, derive, ood_dataset
 from misgiving.data.splits import without_training_images
-from misgiving.errors import BadImage, DataError, UsageError
+from misgiving.errors import BadImage, DataError
 from misgiving.files import whole_folder, write_csv, write_json
 from misgiving.manifests import sha256_of, sha256_of_lines
 from misgiving.registry import Registry
@@ -139,11 +139,9 @@ def build(
         run: Images of `place` that it was trained on are left out.
 
     Raises:
-        UsageError: There is no such set or kind of data, the count is below 1, or no image is left.
+        UsageError: There is no such set or kind of data, or no image is left.
         DataError: No image is suitable for a derived set, or `place` has none.
     """
-    if count is not None and count < 1:
-        raise UsageError(f"`count` must be at least 1, got {count}")
     if place is None:
         whole = OOD_SETS[name](held_out, seed)
     elif place == SCIKIT_IMAGE:

@@ -53,8 +53,6 @@ def with_masks(dataset: Dataset, masks: str | None) -> Dataset:
     if masks == AUTOMATIC:
         return replace(dataset, masks=None)
     folder = Path(masks).expanduser()
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of masks; give another, or {AUTOMATIC}")
     if not any(mask_of(folder, identity) for identity in dataset.ids):
         example = f"{Path(dataset.ids[0]).stem}{MASK_SUFFIX}"
         raise DataError(f"{folder}: contains no masks of these images; name them as in {example}")
