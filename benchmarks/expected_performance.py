@@ -33,7 +33,7 @@ from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.deferral.decision_tables import row_of
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.expected_performance import ExpectedError, expected_performance
+from misgiving.deferral.drift import ExpectedError, expected_performance
 from misgiving.deferral.fit import fit_calibration
 from misgiving.files import default_cache
 from misgiving.groups import QUARTERS, one_per_group, partition_groups

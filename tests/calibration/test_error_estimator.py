@@ -96,9 +96,8 @@ def test_it_is_chosen_where_probes_tell_more_and_orders_errors_better(fitted):
 @pytest.mark.parametrize("seed", range(6))  # with 2, its AURC is lower and not its log-loss
 def test_it_is_chosen_exactly_where_its_log_loss_out_of_fold_is_lower(seed):
     tuning = drawn(seed, count=150, told=0.3)
-    calibrator = fit_calibrator(tuning).calibrator
-    predicted, held_out = cross_fitted(tuning, lambda _: None)
-    wrong = predicted != tuning.labels
+    fitted = fit_calibrator(tuning)
+    calibrator, held_out, wrong = fitted.calibrator, fitted.candidates, fitted.wrong
     losses = {}
     for name in (ERROR_ESTIMATOR, CALIBRATED):
         values = held_out[name][:, None] / held_out[name].std()

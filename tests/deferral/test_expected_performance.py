@@ -6,7 +6,7 @@ from scipy.stats import ks_2samp
 
 from misgiving import Deferral
 from misgiving.deferral.decision_tables import DecisionRow, row_of
-from misgiving.deferral.expected_performance import (
+from misgiving.deferral.drift import (
     compare_distributions,
     expected_errors,
     expected_performance,

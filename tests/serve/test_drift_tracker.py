@@ -6,8 +6,7 @@ from calibrated import made_policy
 from store_cases import case
 from waiting import until
 
-from misgiving.deferral.drift import DriftMonitor
-from misgiving.deferral.expected_performance import expected_errors
+from misgiving.deferral.drift import DriftMonitor, expected_errors
 from misgiving.report.sentences import drift_sentence, expected_sentences
 from misgiving.serve.drift_tracker import DriftTracker
 from misgiving.serve.store import CaseQuery, Store

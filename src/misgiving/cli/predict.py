@@ -194,7 +194,7 @@ def _say_what_was_written(
     deferral: "Deferral | None",
 ) -> None:
     """Name the files, and the performance to expect where there is a policy."""
-    from misgiving.deferral.expected_performance import expected_performance
+    from misgiving.deferral.drift import expected_performance
     from misgiving.report.sentences import performance_sentences
 
     counts = Counter(row.decision for row in rows)

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.drift import DriftTest, Recent
-from misgiving.deferral.expected_performance import Expected, ExpectedPerformance
+from misgiving.deferral.drift import DriftTest, Expected, ExpectedPerformance, Recent
 from misgiving.deferral.planning import CertificationOutlook
 from misgiving.deferral.settings import DecisionRule
 from misgiving.predictions.record import Predictions
