@@ -16,7 +16,6 @@ from misgiving import checkpoint
 from misgiving.cli.failures import explanation
 from misgiving.data import cache
 from misgiving.files import disk_errors
-from misgiving.training import train_run as runs
 
 QUICK = [
     "--recipe", "paper", "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1",
@@ -103,11 +102,9 @@ def test_the_error_of_a_library_about_a_disk_becomes_the_systems(tmp_path):
         raise told
     assert caught.value.errno == errno.ENOSPC
     assert caught.value.filename == str(tmp_path / "x")
-
-
-def test_another_error_of_a_library_stays_what_it_is(tmp_path):
-    with pytest.raises(RuntimeError, match="invalid header"), disk_errors(tmp_path):
+    with pytest.raises(RuntimeError) as caught, disk_errors(tmp_path):
         raise RuntimeError("invalid header")
+    assert explanation(caught.value) is None
 
 
 @pytest.fixture
@@ -166,16 +163,6 @@ def test_a_flipped_bit_in_the_cache_is_one_line_and_the_next_run_works(train, ca
     assert code == 0, error
     weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("first", "run")]
     assert weights[0] == weights[1]
-
-
-def test_a_gpu_without_memory_is_one_line_that_says_what_to_choose(train, tmp_path, monkeypatch):
-    with monkeypatch.context() as patched:
-        patched.setattr(runs, "train", raising(torch.OutOfMemoryError(OUT_OF_MEMORY)))
-        code, _, error = train()
-    assert code == 1
-    assert "the GPU is out of memory; choose a smaller --batch-size" in one_line(error)
-    assert nothing_is_left(tmp_path)
-    assert train()[0] == 0
 
 
 @pytest.mark.parametrize(

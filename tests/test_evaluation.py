@@ -39,11 +39,6 @@ def predictions():
     )
 
 
-def without_estimate(predictions):
-    arrays = {name: getattr(predictions, name) for name in predictions.__dataclass_fields__}
-    return Predictions(**{**arrays, "predicted_losses": None})
-
-
 def value(measurements, detector, metric):
     (found,) = [m.value for m in measurements if (m.detector, m.metric) == (detector, metric)]
     return found
@@ -68,11 +63,8 @@ def test_predictions_are_what_the_model_says_in_evaluation_mode(model, images):
     np.testing.assert_array_equal(predictions.labels, images.labels)
 
 
-def test_an_estimator_that_was_not_trained_predicts_nothing(model, images):
+def test_an_untrained_estimator_predicts_nothing_and_an_empty_set_is_refused(model, images):
     assert predict(model, images, estimates_losses=False).predicted_losses is None
-
-
-def test_an_empty_set_is_refused(model, images):
     with pytest.raises(UsageError, match="no images"):
         predict(model, images.select(np.array([], dtype=np.int64)))
 
@@ -101,13 +93,10 @@ def test_the_predicted_loss_is_negated_once_to_a_confidence(predictions):
     confidences = all_scores(predictions)
     assert set(confidences) == {*LOGIT_SCORES, "predicted_loss"}
     np.testing.assert_array_equal(confidences["predicted_loss"], -predictions.predicted_losses)
+    assert set(all_scores(replace(predictions, predicted_losses=None))) == set(LOGIT_SCORES)
 
 
-def test_a_model_without_a_loss_estimator_has_no_score_of_it(predictions):
-    assert set(all_scores(without_estimate(predictions))) == set(LOGIT_SCORES)
-
-
-def test_errors_and_accuracy_count_the_same(predictions):
+def test_errors_and_accuracy_count_the_same_and_what_is_undefined_is_left_out(predictions):
     measurements = measure_classification(predictions, "test")
     wrong = sum(
         int(np.argmax(row) != label)
@@ -115,6 +104,10 @@ def test_errors_and_accuracy_count_the_same(predictions):
     )
     assert value(measurements, "", "errors") == wrong
     assert value(measurements, "", "accuracy") == pytest.approx(1 - wrong / 40)
+    without_c = predictions.select(np.flatnonzero(predictions.labels != 2))
+    metrics = {m.metric for m in measure_classification(without_c, "test")}
+    assert "sensitivity/a" in metrics
+    assert "sensitivity/c" not in metrics
 
 
 def test_loss_estimation_is_measured_against_the_trained_and_the_plain_loss(predictions):
@@ -126,9 +119,6 @@ def test_loss_estimation_is_measured_against_the_trained_and_the_plain_loss(pred
     ):
         expected = spearmanr(predictions.predicted_losses, true).statistic
         assert value(measurements, "predicted_loss", metric) == pytest.approx(expected)
-
-
-def test_msp_stands_beside_the_predicted_loss(predictions):
     measurements = measure_loss_estimation(predictions, "test")
     msp = predictions.probabilities.max(axis=1)
     expected = spearmanr(-msp, predictions.true_losses()).statistic
@@ -186,13 +176,6 @@ def test_a_fingerprint_changes_with_any_weight(model):
     with torch.no_grad():
         next(model.loss_estimator.parameters()).view(-1)[0] += 1e-3
     assert model_fingerprint(model) != before
-
-
-def test_a_value_that_is_not_defined_is_no_measurement(predictions):
-    without_c = predictions.select(np.flatnonzero(predictions.labels != 2))
-    metrics = {m.metric for m in measure_classification(without_c, "test")}
-    assert "sensitivity/a" in metrics
-    assert "sensitivity/c" not in metrics
 
 
 def test_ood_rows_carry_set_and_detector():

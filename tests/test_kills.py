@@ -17,7 +17,7 @@ from misgiving.reproduction.runner import threads_at
 
 TRAIN = [
     *("train", "digits", "--backbone", "vgg16_mini", "--no-pretrained", "--device", "cpu"),
-    *("--learning-rate", "1e-3"),
+    *("--learning-rate", "1e-3", "--split", "paper", "--validation-share", "0.8"),
 ]
 COMMAND = [sys.executable, "-m", "misgiving", "reproduce", "--trials", "1", "--epochs", "2"]
 FILES = ("results.csv", "intervals.csv", "histories.csv", "confusions.csv")
@@ -162,6 +162,7 @@ def test_a_training_that_is_terminated_says_so_in_one_line_and_resumes_there(
 def test_a_reproduction_that_is_terminated_leaves_saved_trainings_and_no_process(tmp_path):
     out = tmp_path / "out"
     command = [*COMMAND[:-2], "--epochs", "10000", "--jobs", "2", "--out", str(out)]
+    command += ["--models", "vanilla,proposed", "--validation-share", "0.8"]
     process = subprocess.Popen(
         command,
         env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},

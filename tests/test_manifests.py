@@ -40,46 +40,29 @@ def test_checksums_are_plain_sha_256_in_the_order_of_names(folder):
 
 
 @pytest.mark.parametrize("names", [(), ("weights",), ("weights", "notes")])
-def test_a_folder_that_did_not_change_is_accepted(folder, names):
+def test_a_changed_or_missing_file_is_refused_with_its_name_and_the_remedy(folder, names):
     seal(folder, names or None)
     verify(folder, names or None, remedy="train again")
-
-
-def test_a_changed_file_is_refused_with_its_name_and_the_remedy(folder):
-    seal(folder)
     (folder / "weights").write_bytes(b"1235")
-    for names in ((), ("weights",)):
-        assert refusal(folder, *names).startswith(f"{folder / 'weights'}: ")
-        assert refusal(folder, *names).endswith("; train again")
-
-
-def test_a_missing_file_is_refused_by_name(folder):
-    seal(folder)
-    (folder / "notes").unlink()
-    assert f"{folder / 'notes'}: missing" in refusal(folder)
-    assert f"{folder / 'notes'}: missing" in refusal(folder, "notes")
+    assert refusal(folder, *names).startswith(f"{folder / 'weights'}: ")
+    (folder / "weights").unlink()
+    assert refusal(folder, *names).startswith(f"{folder / 'weights'}: ")
+    assert refusal(folder, *names).endswith("; train again")
 
 
 def test_only_a_folder_sealed_as_a_whole_refuses_further_files(folder):
     seal(folder)
     (folder / "extra").write_text("")
-    assert f"{folder / 'extra'}: does not belong" in refusal(folder)
+    assert f"{folder / 'extra'}: " in refusal(folder)
     verify(folder, ["notes", "weights"], remedy="train again")
+    assert f"{folder / 'extra'}: " in refusal(folder, "extra")  # it was never sealed
 
 
-def test_a_file_that_was_never_sealed_is_refused(folder):
-    seal(folder, ["notes"])
-    assert "weights" in refusal(folder, "weights")
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{", "3", '{"notes": 3}', "[" * 100_000, "\udcff"])
+@pytest.mark.parametrize("content", [None, "", "[]", "3", '{"notes": 3}', "[" * 100_000, "\udcff"])
 def test_damaged_checksums_are_refused(folder, content):
-    (folder / "checksums.json").write_bytes(content.encode("utf-8", "surrogateescape"))
-    assert "train again" in refusal(folder, "notes")
-
-
-def test_a_folder_without_checksums_is_refused(folder):
-    assert "checksums.json: missing" in refusal(folder)
+    if content is not None:
+        (folder / "checksums.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    assert refusal(folder, "notes").endswith("train again")
 
 
 @given(st.lists(st.binary()))
