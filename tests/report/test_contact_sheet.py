@@ -1,9 +1,9 @@
 import base64
 import io
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from elements import parse
 from PIL import Image
 
 from misgiving.deferral.decision_tables import DecisionRow
@@ -42,24 +42,6 @@ def predicted(tmp_path):
     ]
 
 
-class Page(HTMLParser):
-    """Collects tags, pictures and text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.pictures, self.links, self.text = [], [], [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        if tag == "img":
-            self.pictures.append(dict(attributes)["src"])
-        self.links += [value for key, value in attributes if key in ("href", "src")]
-
-    def handle_data(self, data):
-        self.text += data
-
-
 def test_the_ood_come_first_and_then_the_most_probably_wrong(predicted):
     names = [row.path.rsplit("/", 1)[1] for row in worst_first(predicted)]
     assert names == ["stranger.png", "ood.png", NAME, "mild.png"]
@@ -71,21 +53,21 @@ def test_the_ood_come_first_and_then_the_most_probably_wrong(predicted):
 
 
 def test_the_sheet_holds_all_that_it_shows_and_names_are_never_markup(predicted):
-    page = Page(contact_sheet(predicted))
+    page = parse(contact_sheet(predicted))
     assert "script" not in page.tags
     assert all(text in page.text for text in (NAME, "less < more", "a&b"))
     assert "Of 5 images: 1 accept, 2 defer, 2 ood." in page.text
-    assert len(page.pictures) == 4
+    assert len(page.images) == 4
     assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
-    thumbnail = Image.open(io.BytesIO(base64.b64decode(page.pictures[0].split(",")[1])))
+    thumbnail = Image.open(io.BytesIO(base64.b64decode(page.links[0].split(",")[1])))
     assert thumbnail.size == (240, 120)
 
 
 def test_no_more_than_a_browser_scrolls_through_are_shown(predicted, monkeypatch):
     monkeypatch.setattr(module, "MAX_IMAGES", 3)
-    page = Page(contact_sheet(predicted))
+    page = parse(contact_sheet(predicted))
     assert "The 3 worst of 4 are shown." in page.text
-    assert len(page.pictures) == 3
+    assert len(page.images) == 3
 
 
 def test_an_image_that_is_gone_or_damaged_by_now_leaves_its_answer_on_the_sheet(
@@ -93,7 +75,7 @@ def test_an_image_that_is_gone_or_damaged_by_now_leaves_its_answer_on_the_sheet(
 ):
     (tmp_path / "mild.png").unlink()
     (tmp_path / "ood.png").write_bytes(b"no image")
-    page = Page(contact_sheet(predicted))
-    assert len(page.pictures) == 2
+    page = parse(contact_sheet(predicted))
+    assert len(page.images) == 2
     assert page.text.count("The file can no longer be read.") == 2
     assert "mild.png" in page.text

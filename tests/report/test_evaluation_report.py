@@ -1,10 +1,10 @@
 """The report of an evaluation: its findings, gallery, confusion matrix, figures and page."""
 
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from elements import parse
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 
@@ -169,52 +169,35 @@ def test_the_gallery_has_the_most_confident_errors_and_the_most_doubtful_answers
     assert doubtful.tolist() == expected
 
 
-class Page(HTMLParser):
-    """Collects tags, attributes and text."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.tags, self.images, self.links, self.titles, self.text = [], [], [], [], ""
-        self.source = path.read_text()
-        self.feed(self.source)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        if tag == "img":
-            self.images.append(dict(attributes))
-        self.links += [value for key, value in attributes if key in ("href", "src")]
-        self.titles += [key for key, _ in attributes if key == "title" or key.startswith("on")]
-
-    def handle_data(self, data):
-        self.text += data
+def read(evaluation, folder, **options):
+    path = write_report(evaluation, folder / "report.html", **options)
+    return parse(path.read_text(encoding="utf-8"))
 
 
 def test_the_page_is_one_file_that_runs_nothing_and_describes_its_figures(tmp_path, deferral):
     picture = np.full((30, 400, 3), 90, np.uint8)
     given = predictions(site=[HOSTILE] * 120)
     evaluation = evaluate(given, deferral, ood={HOSTILE: predictions(seed=5)})
-    path = write_report(
+    page = read(
         evaluation,
-        tmp_path / "report.html",
+        tmp_path,
         title=HOSTILE,
         pictures=lambda identity: picture if "3" in identity else None,
     )
-    page = Page(path)
     assert "script" not in page.tags
     assert all(link.startswith(("#", "data:image/")) for link in page.links)
-    assert page.titles == []
+    assert page.handlers == []
     assert all(len(image["alt"]) > 20 for image in page.images)
     assert page.text.count("alert(1)") > 24
     assert "The file cannot be read." in page.text
     assert len([image for image in page.images if "jpeg" in image["src"]]) <= 24
-    sections = {f"#{name}" for name in re.findall(r'section id="(\w+)"', page.source)}
-    assert {link for link in page.links if link.startswith("#")} <= sections
+    assert {link[1:] for link in page.links if link.startswith("#")} <= page.ids
     assert "nan" not in page.text
 
 
 def test_figures_are_described_by_their_numbers(tmp_path):
     evaluation = evaluate(predictions())
-    images = Page(write_report(evaluation, tmp_path / "report.html")).images
+    images = read(evaluation, tmp_path).images
     words = {image["alt"].split(".")[0]: image["alt"] for image in images}
     right, wrong = (np.median(evaluation.scores[evaluation.wrong == flag]) for flag in (0, 1))
     assert f"right {right:.3g}, wrong {wrong:.3g}." in words["Histogram of the acceptance score"]
@@ -230,7 +213,7 @@ def test_figures_are_described_by_their_numbers(tmp_path):
 
 def test_numbers_that_are_optimistic_are_said_to_be_before_all_others(tmp_path):
     given = predictions(set=["train"] * 120)
-    page = Page(write_report(evaluate(given, set="train"), tmp_path / "report.html"))
+    page = read(evaluate(given, set="train"), tmp_path)
     assert page.text.index("optimistic") < page.text.index("Accuracy:")
     assert "article" not in page.tags  # without image files, a table
     assert "Answers with the lowest acceptance score" in page.text
@@ -240,7 +223,7 @@ def test_many_classes_fit_on_the_page(tmp_path):
     classes = tuple(f"class {number}" for number in range(240))
     labels = np.arange(480) % 239
     given = Predictions.of({"logits": 9 * np.eye(240)[labels], "label": labels, "classes": classes})
-    page = Page(write_report(evaluate(given), tmp_path / "report.html"))
+    page = read(evaluate(given), tmp_path)
     assert "The 225 classes with the fewest errors are one row and column." in page.text
     assert "14 more with fewer errors are not shown." in page.text
 
