@@ -27,6 +27,7 @@ from misgiving.report.reproduction.figures import (
 
 CLASSES = ["DF", "MEL", "NV", "BCC", "AK"]
 MODELS = ("vanilla", "mse", "detached", "proposed")
+PANELS = {"mse": "mse", "ranking": "proposed"}  # of one model
 
 
 def learning(rows):
@@ -67,11 +68,6 @@ def picture(height, width):
     return np.zeros((height, width, 3), dtype=np.uint8)
 
 
-@pytest.fixture(scope="module")
-def curves(histories):
-    return learning(histories)
-
-
 def test_a_curve_is_the_mean_over_trials_with_whiskers_of_their_range_and_their_last(histories):
     axes = learning(histories[::-1])["mse"]  # in any order
     rows = where(histories, model="mse", set="validation")
@@ -88,28 +84,16 @@ def test_a_curve_is_the_mean_over_trials_with_whiskers_of_their_range_and_their_
     np.testing.assert_allclose(sorted(validation.get_ydata()), sorted(values[-1]))
 
 
-@pytest.mark.parametrize(("panel", "model"), [("mse", "mse"), ("ranking", "proposed")])
-@pytest.mark.parametrize("name", ["train", "validation"])
-def test_auxiliary_losses_of_both_sets_are_in_the_panel_of_their_model(
-    curves, histories, panel, model, name
-):
-    last = [row.auxiliary_loss for row in where(histories, model=model, set=name, epoch=12)]
-    assert lines_of(curves[panel])[name].get_ydata()[-1] == pytest.approx(np.mean(last))
-
-
-def test_the_third_panel_shows_validation_accuracy_of_every_model_in_percent(curves, histories):
+def test_each_panel_shows_its_sets_and_models(histories):
+    panels = learning(histories)
+    for (panel, model), name in product(PANELS.items(), ("train", "validation")):
+        last = [row.auxiliary_loss for row in where(histories, model=model, set=name, epoch=12)]
+        assert lines_of(panels[panel])[name].get_ydata()[-1] == pytest.approx(np.mean(last))
     for model in MODELS:
         last = [r.accuracy for r in where(histories, model=model, set="validation", epoch=12)]
-        line = lines_of(curves["accuracy"])[model]
+        line = lines_of(panels["accuracy"])[model]
         assert line.get_ydata()[-1] == pytest.approx(100 * np.mean(last))
         assert same_color(line.get_color(), STYLES[model][0])
-
-
-def test_an_axis_holds_the_whiskers_of_every_model(histories):
-    rows = [
-        row._replace(accuracy=0.0) if (row.trial, row.epoch) == (0, 1) else row for row in histories
-    ]
-    assert learning(rows)["accuracy"].get_ylim()[0] <= 0
 
 
 @pytest.mark.parametrize(("factor", "scale"), [(1.0, "linear"), (1e4, "log")])
@@ -118,9 +102,11 @@ def test_losses_of_very_different_size_are_drawn_on_a_logarithmic_axis(histories
         row._replace(auxiliary_loss=factor if row.epoch == 1 else 1.0)
         for row in where(histories, model="mse")
     ]
+    rows = [r._replace(accuracy=0.0) if (r.trial, r.epoch) == (0, 1) else r for r in rows]
     axes = learning(rows)
     assert axes["mse"].get_yscale() == scale
     assert words_of(axes["ranking"]) == ["not measured"]
+    assert axes["accuracy"].get_ylim()[0] <= 0  # it holds the whiskers, too
 
 
 def test_sensitivities_stand_by_class_with_mean_deviation_and_trials(results):
