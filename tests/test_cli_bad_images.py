@@ -99,15 +99,6 @@ def test_all_bad_images_are_listed_below_one_line(misgiving, run_folder, photos,
     assert not (run_folder / "policy").exists()
 
 
-def test_one_bad_image_is_one_line(misgiving, whole, photos, tmp_path):
-    for name in list(BAD)[1:]:
-        shutil.copy(whole / name, photos / name)
-    code, _, error = misgiving("train", f"folder:{photos}", "--out", tmp_path / "new", *TRAIN)
-    assert code == 1
-    assert "blue/3.png: the file is empty; replace it" in one_line(error)
-    assert "--on-bad-image skip" in error
-
-
 def test_a_long_list_is_cut(misgiving, photos):
     for path in list(photos.rglob("*.png"))[:70]:
         path.write_bytes(b"")
@@ -130,17 +121,6 @@ def test_train_without_bad_images_says_and_records_which(misgiving, photos, tmp_
     assert [one["image"] for one in config["data"]["skipped"]] == sorted(BAD)
     assert all(one["reason"] for one in config["data"]["skipped"])
     assert {row["id"] for row in rows(tmp_path / "new" / "split.csv")}.isdisjoint(BAD)
-
-
-def test_a_class_that_loses_all_its_images_is_named(misgiving, photos, tmp_path):
-    for path in (photos / "red").iterdir():
-        path.write_bytes(b"")
-    code, _, error = misgiving(
-        "train", f"folder:{photos}", "--out", tmp_path / "new", *TRAIN, "--on-bad-image", "skip"
-    )
-    assert code == 1
-    assert "none of the 60 images of class 'red' can be read" in error.splitlines()[0]
-    assert not (tmp_path / "new").exists()
 
 
 def test_evaluate_without_bad_images_accounts_for_them(misgiving, run_folder, photos, tmp_path):
@@ -199,15 +179,6 @@ def test_the_rows_of_good_images_are_those_without_the_bad_ones(
         if not bad["unreadable"]:
             assert good["predicted_class"] == bad["predicted_class"]
             assert float(good["probability"]) == pytest.approx(float(bad["probability"]), abs=1e-5)
-
-
-def test_calibrate_without_bad_images_says_and_records_which(misgiving, run_folder, photos):
-    code, _, error = misgiving(
-        "calibrate", run_folder, f"folder:{photos}", "--max-error", "0.5",
-        "--on-bad-image", "skip", "--device", "cpu",
-    )  # fmt: skip
-    assert code == 0, error
-    assert "left out: 3 of 120 images of folder:" in error
 
 
 def test_calibrate_does_not_pass_over_bad_images_of_the_training_data(

@@ -242,8 +242,9 @@ def fetch(
         bars: dict[str, Bar] = {}
 
         def report(file: str, done: int, total: int | None) -> None:
-            bar = bars.setdefault(file, Bar(progress, f"{file}, MB"))
-            bar.at(done // MEGABYTE, None if total is None else total // MEGABYTE)
+            if file not in bars:
+                bars[file] = Bar(progress, f"{file}, MB")
+            bars[file].at(done // MEGABYTE, None if total is None else total // MEGABYTE)
 
         new = fetch_set(name, folder, report=report, mirror=mirror)
     published = CATALOGUE[name]
