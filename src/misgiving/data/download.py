@@ -16,7 +16,7 @@ import requests
 from filelock import Timeout
 
 from misgiving.errors import DataError, reason_of, visible
-from misgiving.files import locked, whole_folder
+from misgiving.files import check_writable, locked, whole_folder
 from misgiving.registry import Registry
 
 Report = Callable[[str, int, int | None], None]
@@ -108,6 +108,7 @@ def fetch(
         DataError: A file is not available or wrong, or another process downloads here.
     """
     published = CATALOGUE[name]
+    check_writable(folder, folder=True, option="folder")
     missing = [file for file in published.files if not (folder / file.result).exists()]
     try:
         with locked(folder / ".download.lock", blocking=False):
