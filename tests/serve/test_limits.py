@@ -14,12 +14,12 @@ from processes import standin_at
 from standin import picture
 from waiting import until
 
-BOUNDARY = b"xyz"
 MULTIPART = "multipart/form-data; boundary=xyz"
 LIMITS = {
     **{"max_bytes": 100_000, "max_files": 4, "timeout": 1.0, "max_pixels": 1_000_000},
     "idle_seconds": 0.3,
 }
+LONG_HEAD = 'a.png"' + "".join(f"\r\nX-{n}: {'x' * 2_800}" for n in range(3)) + '\r\nY: "'
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +29,20 @@ def where(tmp_path_factory):
         yield where
 
 
-LONG_HEAD = 'a.png"' + "".join(f"\r\nX-{n}: {'x' * 2_800}" for n in range(3)) + '\r\nY: "'
+@pytest.fixture
+def nothing_stored(where):
+    before = ask(where, "GET", "/cases")[2]["total"]
+    yield
+    assert ask(where, "GET", "/cases")[2]["total"] == before
 
 
 def part(data, name="a.png", field="files"):
     head = f'Content-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'
-    return b"--" + BOUNDARY + b"\r\n" + head.encode() + data + b"\r\n"
+    return b"--xyz\r\n" + head.encode() + data + b"\r\n"
 
 
 def multipart(*parts):
-    return b"".join(parts) + b"--" + BOUNDARY + b"--\r\n"
+    return b"".join(parts) + b"--xyz--\r\n"
 
 
 def ask(where, method, path, body=None, kind=None):
@@ -55,13 +59,6 @@ def post(where, body, kind=MULTIPART):
     return ask(where, "POST", "/decisions", body, kind)
 
 
-@pytest.fixture
-def nothing_stored(where):
-    before = ask(where, "GET", "/cases")[2]["total"]
-    yield
-    assert ask(where, "GET", "/cases")[2]["total"] == before
-
-
 def test_a_file_that_is_too_large_does_not_affect_other_files(where):
     status, _, answer = post(where, multipart(part(b"x" * 100_001), part(picture(0.9))))
     assert status == 200
@@ -74,19 +71,16 @@ def test_a_file_that_is_too_large_does_not_affect_other_files(where):
 def test_a_body_that_cannot_be_used_is_a_problem(where):
     for body, kind, status in (
         (b"x" * 100_001, "image/png", 413),
-        (b"x" * 2_000_000, "image/png", 413),
+        (b"x" * 4_000_000, "image/png", 413),  # a client that sends all of it before it reads
         (multipart(*[part(picture())] * 5), MULTIPART, 413),
         (multipart(part(picture(size=(2000, 501)))), MULTIPART, 422),
         (b"", MULTIPART, 422),
-        (multipart(), MULTIPART, 422),
         (part(picture()), MULTIPART, 422),
-        (b"nonsense", MULTIPART, 422),
         (multipart(part(picture())), "multipart/form-data", 422),
         (b"--", f"multipart/form-data; boundary={'x' * 300}", 422),
         (multipart(part(b"", field="f" * 9_000)), MULTIPART, 422),
         (multipart(part(b"", LONG_HEAD)), MULTIPART, 422),
         (multipart(part(picture())).replace(b"filename", b"other"), MULTIPART, 422),
-        (b"{}", "application/json", 415),
         (picture(), "text/html", 415),
         (picture(), None, 415),
         (b"", "image/png", 422),
@@ -95,6 +89,7 @@ def test_a_body_that_cannot_be_used_is_a_problem(where):
         answered, headers, answer = post(where, body, kind)
         assert answered == answer["status"] == status, body[:99]
         assert headers["Content-Type"] == "application/problem+json"
+        assert headers["Connection"] is None
 
 
 def raw(where, *pieces, pause=0.0):
@@ -116,14 +111,14 @@ def rest_of(connection):
 
 
 def sent_until_answered(where, start, piece):
-    """Send pieces until a response arrives; return it and the number of pieces."""
+    """Send pieces, fewer than forty, until a response arrives."""
     with socket.create_connection(where, timeout=60) as connection:
         connection.sendall(start)
-        pieces = 0
-        while pieces < 1000 and not select.select([connection], [], [], 0.02)[0]:
+        for _ in range(40):
+            if select.select([connection], [], [], 0.02)[0]:
+                return rest_of(connection)
             connection.sendall(piece)
-            pieces += 1
-        return rest_of(connection), pieces
+    raise AssertionError("there is no response")
 
 
 def head(length, kind="image/png"):
@@ -135,90 +130,66 @@ def head(length, kind="image/png"):
 
 GET = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 CHUNKED = head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+CHUNK = b"10000\r\n" + b"x" * 65536 + b"\r\n"
 
 
 @pytest.mark.usefixtures("nothing_stored")
-def test_a_body_that_comes_too_slowly_is_cut_off(where):
+def test_a_body_that_comes_too_slowly_or_is_endless_is_cut_off(where):
     data = picture()
-    found = raw(where, head(len(data)), *(bytes([byte]) for byte in data[:8]), pause=0.2)
-    assert b"408 Request Timeout" in found
-    assert b"1 seconds" in found
-
-
-@pytest.mark.usefixtures("nothing_stored")
-def test_an_endless_body_is_refused_by_its_declared_length(where):
-    found = raw(where, head(10**15), b"x" * 1000)
-    assert found.startswith(b"HTTP/1.1 413")
-    assert b"connection: close" in found.lower()
-
-
-@pytest.mark.usefixtures("nothing_stored")
-def test_an_endless_body_of_unknown_length_is_refused(where):
-    piece = b"10000\r\n" + b"x" * 65536 + b"\r\n"
-    found, pieces = sent_until_answered(where, CHUNKED, piece)
-    assert found.startswith(b"HTTP/1.1 413")
-    assert b"more than 100000 bytes" in found
-    assert pieces < 40
-    assert ask(where, "GET", "/health")[0] == 200
+    slow = raw(where, head(len(data)), *(bytes([byte]) for byte in data[:8]), pause=0.2)
+    assert b"408 Request Timeout" in slow
+    assert b"1 seconds" in slow
+    declared = raw(where, head(10**15), b"x" * 1000)
+    assert declared.startswith(b"HTTP/1.1 413")
+    assert b"connection: close" in declared.lower()
+    unknown = sent_until_answered(where, CHUNKED, CHUNK)
+    assert unknown.startswith(b"HTTP/1.1 413")
+    assert b"more than 100000 bytes" in unknown
 
 
 @pytest.mark.usefixtures("nothing_stored")
 def test_a_client_that_sends_without_end_and_never_reads_is_cut_off(where):
-    piece = b"10000\r\n" + b"x" * 65536 + b"\r\n"
     pieces = 0
     with socket.create_connection(where, timeout=60) as connection:
         connection.sendall(CHUNKED)
         with contextlib.suppress(ConnectionError):
             while pieces < 1000:
-                connection.sendall(piece)
+                connection.sendall(CHUNK)
                 pieces += 1
     assert 4 * 2**20 < pieces * 65536 < 1000 * 65536  # what is drained, and what buffers hold
     assert ask(where, "GET", "/health")[0] == 200
 
 
-@pytest.mark.usefixtures("nothing_stored")
-def test_a_client_that_sends_its_whole_body_first_finds_the_refusal(where):
-    for _ in range(3):
-        status, headers, answer = post(where, b"x" * 4_000_000, "image/png")
-        assert (status, headers["Connection"]) == (413, None)
-        assert "bytes" in answer["detail"]
-
-
-@pytest.mark.parametrize(
-    ("start", "piece"),
-    [(GET + b"X: ", b"x" * 65536), (b"GET /", b"x" * 65536), (GET, b"X: x\r\n" * 10_000)],
-    ids=["line", "address", "lines"],
-)
-def test_an_endless_head_is_refused(where, start, piece):
-    found, pieces = sent_until_answered(where, start, piece)
-    assert found.startswith(b"HTTP/1.1 431 ")
-    assert b"more than 65536 bytes" in found
-    assert pieces < 40
+def test_an_endless_head_is_refused(where):
+    for start, piece in (
+        (GET + b"X: ", b"x" * 65536),
+        (b"GET /", b"x" * 65536),
+        (GET, b"X: x\r\n" * 10_000),
+    ):
+        answer = sent_until_answered(where, start, piece)
+        assert answer.startswith(b"HTTP/1.1 431 ")
+        assert b"more than 65536 bytes" in answer
     assert raw(where, CHUNKED + b"0\r\nX: ", b"x" * 200_000) == b""  # lines after a body
     for length, status in (65_000, b"200"), (66_000, b"431"):
         request = GET + b"X: " + b"x" * length + b"\r\nConnection: close\r\n\r\n"
         assert raw(where, request).startswith(b"HTTP/1.1 " + status)
 
 
-def metrics(where):
-    with urlopen("http://{}:{}/metrics".format(*where)) as response:
-        return response.read().decode()
-
-
-def disconnected(text):
-    """Number of uploads that the client did not finish."""
-    found = re.search(r'requests_total\{method="POST",path="/decisions",status="400"\} (.*)', text)
-    return float(found[1]) if found else 0.0
-
-
 @pytest.mark.usefixtures("nothing_stored")
 def test_a_client_that_disconnects_leaves_nothing_behind(where):
-    before = disconnected(metrics(where))
+    def metrics():
+        return urlopen("http://{}:{}/metrics".format(*where)).read().decode()
+
+    def disconnected():
+        found = re.search(r'method="POST",path="/decisions",status="400"\} (.*)', metrics())
+        return float(found[1]) if found else 0.0
+
+    before = disconnected()
     for _ in range(5):
         with socket.create_connection(where) as connection:
             connection.sendall(head(50_000) + b"x" * 1000)
-    until(lambda: disconnected(metrics(where)) == before + 5)
-    text = metrics(where)
+    until(lambda: disconnected() == before + 5)
+    text = metrics()
     assert "misgiving_waiting_images 0.0" in text
     assert "misgiving_held_bytes 0.0" in text
     assert 'status="500"' not in text
