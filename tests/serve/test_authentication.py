@@ -13,22 +13,14 @@ def basic(password):
     return "Basic " + base64.b64encode(f"anyone:{password}".encode()).decode()
 
 
-@pytest.fixture(scope="module")
-def keyed(module_serving):
-    return module_serving(api_key=KEY)
-
-
-def test_nothing_but_health_is_available_without_the_key(keyed):
-    for path in ("/", "/cases", "/cases.csv", "/model", "/metrics", "/openapi.json", "/nowhere"):
-        response = keyed.get(path)
+def test_everything_but_health_needs_the_right_key(serving):
+    client = serving(api_key=KEY)
+    for path in ("/", "/page/main.js", "/openapi.json", "/nowhere"):  # and every operation
+        response = client.get(path)
         assert response.status_code == 401
         assert response.headers["www-authenticate"].startswith("Basic")
-    assert keyed.post("/decisions", files={"files": ("a.png", picture())}).status_code == 401
-    assert keyed.get("/health").json() == {"status": "ok"}
-
-
-def test_only_the_right_key_is_accepted(keyed):
-    statuses = {
+    assert client.get("/health").json() == {"status": "ok"}
+    for authorization, status in {
         f"Bearer {KEY}": 200,
         f"bearer {KEY}": 200,
         basic(KEY): 200,
@@ -36,20 +28,16 @@ def test_only_the_right_key_is_accepted(keyed):
         f"Bearer {KEY[:-1]}": 401,
         "Bearer ": 401,
         f"Digest {KEY}": 401,
-        KEY: 401,
         basic(""): 401,
-        basic(KEY + "x"): 401,
         "Basic ???": 401,
         "Bearer \xff": 401,
-    }
-    for authorization, status in statuses.items():
-        response = keyed.get("/cases", headers={"Authorization": authorization.encode("latin-1")})
+    }.items():
+        response = client.get("/cases", headers={"Authorization": authorization.encode("latin-1")})
         assert response.status_code == status, authorization
 
 
-def test_without_a_key_only_names_of_this_machine_are_answered(shared):
-    statuses = {
-        "evil.example": 403,
+def test_without_a_key_only_this_machine_and_the_page_itself_are_answered(client):
+    for host, status in {
         "127.0.0.1.evil.example": 403,
         "": 403,
         "[": 403,
@@ -57,26 +45,19 @@ def test_without_a_key_only_names_of_this_machine_are_answered(shared):
         "localhost:8000": 200,
         "127.0.0.1": 200,
         "[::1]:8000": 200,
-    }
-    for host, status in statuses.items():
-        assert shared.get("/cases", headers={"Host": host}).status_code == status, host
-
-
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({"Origin": "http://127.0.0.1", "Sec-Fetch-Site": "same-origin"}, 200),
+    }.items():
+        assert client.get("/cases", headers={"Host": host}).status_code == status, host
+    files = {"files": ("a.png", picture())}
+    for headers, status in (
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
         ({"Origin": "http://127.0.0.1:9999"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1"}, 403),
-    ],
-)
-def test_only_the_services_own_page_can_send(client, headers, status):
-    files = {"files": ("a.png", picture())}
-    assert client.post("/decisions", files=files, headers=headers).status_code == status
-    assert client.get("/cases").json()["total"] == (status == 200)
+        ({"Origin": "http://127.0.0.1", "Sec-Fetch-Site": "same-origin"}, 200),
+    ):
+        assert client.get("/cases").json()["total"] == 0
+        assert client.post("/decisions", files=files, headers=headers).status_code == status
 
 
 def test_a_short_key_is_refused_and_no_key_is_shown():
@@ -86,7 +67,7 @@ def test_a_short_key_is_refused_and_no_key_is_shown():
 
 
 def test_every_response_forbids_scripts_from_elsewhere(shared):
-    for path in ("/", "/cases", "/nowhere", "/health"):
+    for path in ("/", "/cases", "/nowhere"):
         headers = shared.get(path).headers
         policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
         assert policy["default-src"] == policy["frame-ancestors"] == "'none'"

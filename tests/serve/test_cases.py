@@ -21,9 +21,6 @@ def worklist(module_serving):
     return filled(module_serving())
 
 
-NEWEST_FIRST = ["GRÜN.png", "1.0.png", "0.6.png", "0.1.png"]
-
-
 def names(response):
     return [case["name"] for case in response.json()["cases"]]
 
@@ -32,40 +29,29 @@ def rows_of(response):
     return list(csv.DictReader(io.StringIO(response.text, newline="")))
 
 
-def test_a_cursor_leads_through_the_whole_list(worklist):
+def test_filters_and_cursors_lead_through_the_list_and_its_csv(worklist):
     query = "/cases?order=newest&limit=3"
     first = worklist.get(query)
     second = worklist.get(f"{query}&cursor={first.json()['cursor']}")
     assert (first.json()["total"], second.json()["cursor"]) == (4, None)
-    assert names(first) + names(second) == NEWEST_FIRST
-    unknown = worklist.get(f"/cases?cursor={'0' * 32}")
-    assert (unknown.status_code, "cursor" in unknown.json()["detail"]) == (422, True)
-
-
-def test_filters_select_cases(worklist):
-    selected = {
+    assert names(first) + names(second) == ["GRÜN.png", "1.0.png", "0.6.png", "0.1.png"]
+    for query, expected in {
         "decision=accept&decision=ood": {"0.1.png", "1.0.png", "GRÜN.png"},
         "class=light": {"0.6.png", "1.0.png"},
         "name=grün": {"GRÜN.png"},  # in any alphabet
         "name=grun": set(),
         "reviewed=false&decision=defer": {"0.6.png"},
-    }
-    for query, expected in selected.items():
+    }.items():
         assert set(names(worklist.get(f"/cases?{query}"))) == expected, query
         assert {row["name"] for row in rows_of(worklist.get(f"/cases.csv?{query}"))} == expected
 
 
 def test_an_invalid_query_is_a_readable_problem(worklist):
-    queries = (
-        *("decision=perhaps", "order=doubt; DROP TABLE cases", "limit=0", "limit=501"),
-        *("reviewed=maybe", "cursor=%00", "class=%00", "arrived_after=-1"),
-    )
-    for query in queries:
+    for query in ("decision=perhaps", "limit=501", "class=%00", f"cursor={'0' * 32}"):
         response = worklist.get(f"/cases?{query}")
         assert response.status_code == 422, query
         assert response.headers["content-type"] == "application/problem+json"
         assert query.partition("=")[0] in response.json()["detail"]
-    assert worklist.get("/cases").json()["total"] == 4
 
 
 def test_cases_are_counted_by_decision_whatever_the_filter_and_reviewed_ones_within_it(client):
@@ -76,15 +62,6 @@ def test_cases_are_counted_by_decision_whatever_the_filter_and_reviewed_ones_wit
         answer = worklist.get(f"/cases?limit=1&{query}").json()
         assert (answer["total"], answer["reviewed"]) == counted
         assert answer["counts"] == {"accept": 2, "defer": 1, "ood": 1}
-
-
-def test_a_file_that_is_sent_again_is_its_earlier_case(client):
-    pictures = [("files", (name, picture(0.9))) for name in ("a.png", "b.png")]
-    first, second = client.post("/decisions", files=pictures).json()["results"]
-    assert {first["known"], second["known"]} == {True, False}
-    assert first["case"] == second["case"]
-    assert second["name"] == "b.png"
-    assert client.get("/cases").json()["total"] == 1
 
 
 def test_reviews_agree_or_override_and_all_are_kept(client):

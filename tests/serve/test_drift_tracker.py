@@ -9,7 +9,7 @@ from waiting import until
 from misgiving.deferral.drift import DriftMonitor, expected_errors
 from misgiving.report.sentences import drift_sentence, expected_sentences
 from misgiving.serve.drift_tracker import DriftTracker
-from misgiving.serve.store import CaseQuery, Store
+from misgiving.serve.store import Store
 
 FINGERPRINT = made_policy().fingerprint
 
@@ -35,7 +35,7 @@ def store(sqlite_place):
 
 @pytest.fixture
 def watch(store):
-    return DriftTracker(made_policy(), store)
+    return DriftTracker(made_policy(unit="image"), store)
 
 
 def drawn(count, seed=0):
@@ -69,10 +69,6 @@ def described(cases):
     ]
 
 
-def answered(drift):
-    return [dict(test) for test in drift.tests]
-
-
 def test_the_tracker_agrees_with_a_monitor_of_the_cases_in_order_of_arrival(place):
     """Also where the clock of a machine is late, and after a restart."""
     cases = [*drawn(40)[::-1], *(a_case(number, likeness=-1000.0) for number in range(50, 150))]
@@ -83,7 +79,7 @@ def test_the_tracker_agrees_with_a_monitor_of_the_cases_in_order_of_arrival(plac
     store.add(cases[25:])
     for drift in (watch.update(), DriftTracker(made_policy(), store).update()):
         assert (drift.cases, drift.alarm) == (140, True)
-        assert answered(drift) == described(cases)
+        assert [dict(test) for test in drift.tests] == described(cases)
     store.close()
 
 
@@ -106,25 +102,20 @@ def test_the_thread_outlives_a_failure(store, monkeypatch):
     assert [str(failure) for failure in failures] == ["once"]
 
 
-def test_an_image_counts_once_and_cases_of_other_policies_do_not(store, watch):
-    repeated = [a_case(n, sha256="c" * 64) for n in range(5)]
-    store.add([row.model_copy(update={"model_fingerprint": row.id}) for row in repeated])
-    assert store.count(CaseQuery()) == 5
-    store.add([a_case(9, policy_fingerprint="q" * 64)])
-    assert watch.update().cases == 1
-    store.add([a_case(10, sha256="c" * 63 + "d")])
-    assert watch.update().cases == 2
-
-
-def test_images_of_a_list_are_a_selection_and_take_no_part(store, watch, monkeypatch):
+def test_each_image_of_this_policy_counts_once_and_those_of_a_list_do_not(
+    store, watch, monkeypatch
+):
     monkeypatch.setattr("misgiving.serve.store.PAGE_SIZE", 3)
     cases, listed = drawn(30), {"place": 1, "remark": "suspect"}
     selection = [a_case(n, score=0.5, likeness=-400.0) for n in range(100, 160)]
     chosen = [case.model_copy(update=listed) for case in selection]
     store.add([*chosen[:25], *cases[:15], *chosen[25:], *cases[15:]])
+    store.add([a_case(99, policy_fingerprint="q" * 64)])
+    again = [cases[0].model_copy(update={"id": f"{n:032x}"}) for n in range(90, 95)]
+    store.add([row.model_copy(update={"model_fingerprint": row.id}) for row in again])
     seen = watch.update()
     assert (seen.cases, seen.alarm) == (30, False)
-    assert answered(seen) == described(cases)
+    assert [dict(test) for test in seen.tests] == described(cases)
     store.add([selection[0].model_copy(update={"id": "f" * 32})])  # sent by a client as well
     assert watch.update().cases == 31
 
@@ -143,16 +134,14 @@ def test_many_cases_are_processed_in_portions(store, watch, monkeypatch):
     assert [(seen.cases, seen.complete) for seen in looks] == [(20, False), (40, False), (50, True)]
 
 
-def test_right_answers_are_expected_of_the_latest_cases(store):
-    policy = made_policy(unit="image")
-    watch = DriftTracker(policy, store)
+def test_right_answers_are_expected_of_the_latest_cases(store, watch):
     assert watch.update().expected == ""
     cases = drawn(40)
     listed = a_case(51, score=0.5).model_copy(update={"place": 1})
     store.add([*cases, a_case(50, score=None), listed])
     errors = np.array([1 - case.acceptance_score for case in cases])
     accepted = np.array([case.decision == "accept" for case in cases])
-    expected = expected_errors(policy, errors, accepted)
+    expected = expected_errors(made_policy(unit="image"), errors, accepted)
     assert expected[0].images == 40
     sentences = expected_sentences(expected, "image", drifted=False)
     assert watch.update().expected == " ".join(sentences)

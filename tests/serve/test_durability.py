@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from databases import emptied
 from processes import standin_at
 from standin import picture
 from waiting import until
@@ -56,9 +55,18 @@ def answered_before_kill(place, kept, moment):
     return answered
 
 
-def hold_to_kills(place, kept, kills):
+KILLS = [
+    pytest.param("sqlite", 2, id="two"),
+    pytest.param("postgresql", 1, id="one"),
+    pytest.param("sqlite", 20, id="twenty", marks=pytest.mark.soak),
+    pytest.param("postgresql", 20, id="twenty in PostgreSQL", marks=pytest.mark.soak),
+]
+
+
+@pytest.mark.parametrize(("place", "kills"), KILLS, indirect=["place"])
+def test_every_returned_case_survives_kills(place, tmp_path, kills):
     chance = random.Random(kills)
-    answered = []
+    answered, kept = [], tmp_path / "kept"
     for _ in range(kills):
         answered += answered_before_kill(place, kept, chance.uniform(0.0, 0.5))
     store = Store.open(place)
@@ -70,20 +78,6 @@ def hold_to_kills(place, kept, kills):
         assert hashlib.sha256(content).hexdigest() == case["sha256"]
     store.close()
     assert len(answered) > kills
-
-
-@pytest.mark.parametrize(
-    "kills", [pytest.param(2, id="two"), pytest.param(20, id="twenty", marks=pytest.mark.soak)]
-)
-def test_every_returned_case_survives_kills_in_sqlite(sqlite_place, tmp_path, kills):
-    hold_to_kills(sqlite_place, tmp_path / "kept", kills)
-
-
-@pytest.mark.parametrize(
-    "kills", [pytest.param(1, id="one"), pytest.param(20, id="twenty", marks=pytest.mark.soak)]
-)
-def test_every_returned_case_survives_kills_in_postgresql(database, tmp_path, kills):
-    hold_to_kills(emptied(database), tmp_path / "kept", kills)
 
 
 def is_stored(place, answered):

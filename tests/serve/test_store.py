@@ -42,28 +42,26 @@ def test_a_case_is_read_as_it_was_written_in_any_environment(place, monkeypatch)
         store.close()
 
 
-def pages(store, query, limit):
-    cases, cursor = store.page(query, limit=limit)
-    while cursor:
-        more, cursor = store.page(query, limit=limit, cursor=cursor)
-        cases += more
-    return cases
-
-
 def test_pages_hold_every_case_once_in_order(store, many):
     mute = case(1000, probability=None, error_probability=None)  # comes first
     store.add([mute])
 
+    def pages(order, limit):
+        cases, cursor = [], None
+        while cursor or not cases:
+            more, cursor = store.page(CaseQuery(order=order), limit=limit, cursor=cursor)
+            cases += more
+        return cases
+
     def risk(row):
         return round(0.3 if row.error_probability is None else row.error_probability, 9)
 
-    expected = sorted(many, key=lambda row: (risk(row), row.id), reverse=True)
     for limit in (1, 7, 61, 500):
-        first, *paged = pages(store, CaseQuery(), limit)
+        first, *others = pages("expected_error", limit)
         assert first == mute
-        assert sorted(row.id for row in paged) == sorted(row.id for row in many)
-        assert list(map(risk, paged)) == list(map(risk, expected))
-        assert pages(store, CaseQuery(order="newest"), limit) == [mute, *many[::-1]]
+        assert sorted(row.id for row in others) == sorted(row.id for row in many)
+        assert list(map(risk, others)) == sorted(map(risk, many), reverse=True)
+        assert pages("newest", limit) == [mute, *many[::-1]]
 
 
 def test_filters_select_and_count_cases(store, many):
@@ -71,9 +69,7 @@ def test_filters_select_and_count_cases(store, many):
         store.review(row.id, review(""))
     unreviewed = CaseQuery(reviewed=False, predicted_class="NV", decisions=("accept",))
     matching = [
-        (CaseQuery(decisions=("defer",)), lambda row: row.decision == "defer"),
         (CaseQuery(decisions=("defer", "ood")), lambda row: row.decision != "accept"),
-        (CaseQuery(predicted_class="MEL"), lambda row: row.predicted_class == "MEL"),
         (CaseQuery(predicted_class="' OR 1=1 --"), lambda _: False),
         (CaseQuery(reviewed=True), lambda row: row in many[:5]),
         (CaseQuery(name="9.JPG"), lambda row: row.name.endswith("9.jpg")),
@@ -185,12 +181,6 @@ def test_a_file_that_two_processes_get_at_once_is_one_case(store, place):
     assert store.count(CaseQuery()) == len(set(returned)) == 20
 
 
-def test_cases_are_added_together_or_not_at_all(store):
-    with pytest.raises(IntegrityError):
-        store.add([case(1), case(2), case(1, sha256="c" * 64)])
-    assert store.count(CaseQuery()) == 0
-
-
 def test_the_same_file_is_one_case_for_one_model_and_policy(store):
     first, second = case(1, sha256="a"), case(2, sha256="a")
     assert store.add([first, second]) == [first, first]
@@ -204,56 +194,51 @@ def test_the_same_file_is_one_case_for_one_model_and_policy(store):
         case(7, sha256="a", place=1, remark="listed"),
     ]
     assert store.add(others) == others
+    with pytest.raises(IntegrityError):
+        store.add([case(8), case(9), case(8, sha256="c" * 64)])  # all or none
     assert store.count(CaseQuery()) == 5
 
 
 def test_tables_of_another_schema_are_refused(place):
+    engine = database_module.engine_for(place)
     for statement in (
         "ALTER TABLE reviews DROP COLUMN note",
         "ALTER TABLE cases ADD COLUMN colour TEXT",
     ):
-        engine = database_module.engine_for(place)
         with engine.begin() as connection:
             database_module.METADATA.drop_all(connection)
             database_module.create_tables(connection)
             connection.exec_driver_sql(statement)
-        engine.dispose()
         with pytest.raises(DataError, match=f"its table {statement.split()[2]} has another schema"):
             Store.open(place)
+    engine.dispose()
 
 
-def test_a_database_that_cannot_be_opened_is_reported_without_its_password(tmp_path):
+def test_a_location_that_cannot_be_opened_is_refused_without_its_password(tmp_path):
     (tmp_path / "cases.sqlite").write_bytes(b"not a database" * 100)
-    for name in ("cases.sqlite", "nowhere/cases.sqlite"):
-        with pytest.raises(DataError, match=name):
-            Store.open(str(tmp_path / name))
-    for url in ("me:secret@/cases?", "me@/cases?password=secret&"):
-        with pytest.raises(DataError) as failure:
-            Store.open(f"postgresql://{url}host={tmp_path}")
-        assert "secret" not in str(failure.value)
-
-
-def test_a_malformed_or_unsupported_url_is_refused_without_any_part_of_it():
-    for location in (
-        "postgresql://me:sec@ret:word@host/cases",
-        "postgresql://me:secret@host:5432x/cases",
-        "postgresql://me:secret@[::1/cases",
-        "postgresql://me:secret@/cases?host=a&port=word",
-        "sqlite+foo:///cases.sqlite",
-        "sqlite+aiosqlite:///cases.sqlite",
-        "sqlite://me:secret@host/cases.sqlite",
-        "sqlite:///cases.sqlite?timeout=word",
-        "sqlite:///cases.sqlite?timeout=1&timeout=2",
-        "post gres://",
-        "mysql://host/cases",
-        "sqlite://",
-        "sqlite:///:memory:",
-    ):
-        with pytest.raises(UsageError) as failure:
+    for location, kind in {
+        str(tmp_path / "cases.sqlite"): DataError,
+        str(tmp_path / "nowhere" / "cases.sqlite"): DataError,
+        f"postgresql://me:secret@/cases?host={tmp_path}": DataError,
+        f"postgresql://me@/cases?password=secret&host={tmp_path}": DataError,
+        "postgresql://me:sec@ret:word@host/cases": UsageError,
+        "postgresql://me:secret@host:5432x/cases": UsageError,
+        "postgresql://me:secret@[::1/cases": UsageError,
+        "postgresql://me:secret@/cases?host=a&port=word": UsageError,
+        "sqlite+aiosqlite:///cases.sqlite": UsageError,
+        "sqlite://me:secret@host/cases.sqlite": UsageError,
+        "sqlite:///cases.sqlite?timeout=word": UsageError,
+        "sqlite:///cases.sqlite?timeout=1&timeout=2": UsageError,
+        "mysql://host/cases": UsageError,
+        "sqlite:///:memory:": UsageError,
+    }.items():
+        with pytest.raises(kind) as failure:
             Store.open(location)
-        assert not any(part in str(failure.value) for part in ("secret", "ret:", "word@", "5432x"))
-        # A traceback would show the cause.
-        assert failure.value.__suppress_context__ or failure.value.__context__ is None
+        shown = str(failure.value)
+        assert not any(part in shown for part in ("secret", "ret:", "word@", "5432x"))
+        assert (location in shown) == location.startswith("/")
+        if kind is UsageError:  # a traceback would show the cause
+            assert failure.value.__suppress_context__ or failure.value.__context__ is None
 
 
 def test_sqlite_waits_for_the_disk_at_every_commit_and_readers_for_no_writer(sqlite_place):
@@ -269,21 +254,16 @@ def test_sqlite_waits_for_the_disk_at_every_commit_and_readers_for_no_writer(sql
     store.close()
 
 
-def test_a_ping_does_not_wait_for_cases_of_another_process(database):
+def test_on_postgresql_a_ping_waits_for_no_writer_and_a_long_statement_is_cancelled(
+    database, monkeypatch
+):
     store = Store.open(emptied(database))
     with store._writing.begin():
         store.ping()
     store.close()
-
-
-def test_a_long_statement_is_cancelled_by_postgresql(database, monkeypatch):
-    def cancelled(location):
-        engine = database_module.engine_for(location)
-        with pytest.raises(OperationalError), engine.begin() as connection:
-            connection.execute(text("SELECT pg_sleep(9)"))
-        engine.dispose()
-
-    cancelled(f"{database}&options=-c%20statement_timeout%3D100ms")
     limit = "-c statement_timeout=100ms"
     monkeypatch.setitem(database_module.POSTGRESQL_LIMITS, "options", limit)
-    cancelled(database)
+    engine = database_module.engine_for(database)
+    with pytest.raises(OperationalError), engine.begin() as connection:
+        connection.execute(text("SELECT pg_sleep(9)"))
+    engine.dispose()

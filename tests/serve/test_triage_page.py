@@ -2,8 +2,6 @@
 
 import csv
 import io
-import re
-from importlib.resources import files as resources
 from pathlib import Path
 
 from browsing import needs_chromium
@@ -25,12 +23,16 @@ from triage import (
     stored,
 )
 
+from misgiving.serve.store import CaseQuery
+
 pytestmark = needs_chromium
 
 SCRIPT = "<img src=x onerror=alert(1)>.png"
 
 
-def test_a_folder_is_listed_worst_first_and_files_that_are_not_images_are_named(opened, tmp_path):
+def test_folders_are_listed_worst_first_with_other_files_named_and_known_ones_once(
+    opened, tmp_path
+):
     chosen, dropped = tmp_path / "chosen", tmp_path / "patients"
     (dropped / "one" / "two").mkdir(parents=True)
     (dropped / "one" / "two" / "deep.png").write_bytes(picture(0.46))
@@ -44,10 +46,11 @@ def test_a_folder_is_listed_worst_first_and_files_that_are_not_images_are_named(
         (dropped / "one" / f"{number:03d}.png").write_bytes(image)
     page = opened()
     rows = page.locator(".row")
+    choose(page, {SCRIPT: picture(0.4)})
     page.locator("#folder").set_input_files(chosen)
-    expect(rows).to_have_count(4)
-    worst_first = ["doubtful.png", "middling.png", "quite.png", "sure.png"]
-    assert names(page) == [f"chosen/{name}" for name in worst_first]
+    expect(rows).to_have_count(5)
+    first, *others = (f"chosen/{name}.png" for name in ("doubtful", "middling", "quite", "sure"))
+    assert names(page) == [first, SCRIPT, *others]
     expect(rows.first.locator(".badge")).to_have_text("defer")
     expect(rows.last.locator(".badge")).to_have_text("accept")
     expect(rows.first.locator(".risk")).to_have_text("45 % risk")
@@ -56,8 +59,12 @@ def test_a_folder_is_listed_worst_first_and_files_that_are_not_images_are_named(
     )
     assert "notes.txt" in page.locator("#failures-list").text_content()
     drop(page, dropped)
-    expect(page.locator("#shown")).to_have_text("106 of 106 cases")
+    expect(page.locator("#shown")).to_have_text("107 of 107 cases")
     assert names(page)[0] == "patients/one/two/deep.png"
+    page.locator("#files").set_input_files(files({"second.png": picture(0.4)}))
+    expect(page.locator("#known")).to_contain_text(f"second.png is the same file as {SCRIPT}")
+    page.get_by_role("option").filter(has_text=SCRIPT).click()
+    expect(page.locator("#case-name")).to_have_text(SCRIPT)
 
 
 def test_a_file_without_a_decision_in_time_is_sent_again_alone(opened):
@@ -73,16 +80,6 @@ def test_a_file_without_a_decision_in_time_is_sent_again_alone(opened):
     page.locator("#files").set_input_files(files(shades({"sure": 0.02, "quite": 0.12})))
     expect(page.locator("#status")).to_have_text("2 images decided, 0 failed.")
     assert requests == [["sure.png", "quite.png"], ["quite.png"]]
-
-
-def test_a_file_that_is_sent_again_is_one_case_and_a_script_in_its_name_is_text(opened):
-    page = opened()
-    choose(page, {SCRIPT: picture(0.4)})
-    page.locator("#files").set_input_files(files({"second.png": picture(0.4)}))
-    expect(page.locator("#known")).to_contain_text(f"second.png is the same file as {SCRIPT}")
-    expect(page.locator("#shown")).to_have_text("1 of 1 cases")
-    page.locator(".row").click()
-    expect(page.locator("#case-name")).to_have_text(SCRIPT)
 
 
 def test_a_reload_keeps_filters_slider_order_and_selection_and_the_csv_has_them(opened):
@@ -163,16 +160,16 @@ def test_a_filter_or_order_finds_what_was_not_loaded_before(page_service, opened
         stored(page_service, number, error=0.4, reviewed_by="A")
     stored(page_service, 5, error=0.01, decision="ood")
     page = opened(prepare=few_are_loaded)
-    ways = {
+    choices = {
         lambda: page.get_by_role("checkbox", name="unfamiliar").check(): "1 of 6 cases",
         lambda: page.locator("#reviewed").select_option("no"): "1 of 6 cases",
         lambda: page.locator("#order").select_option("decision"): "4 of 6 cases; 2 more",
     }
-    for choose_way, number in ways.items():
+    for choice, number in choices.items():
         start_again(page)
         expect(page.locator("#shown")).to_have_text("4 of 6 cases; 2 more match but are not loaded")
         expect(page.locator("#counts")).to_contain_text("defer 5")
-        choose_way()
+        choice()
         expect(page.locator(".row .file").first).to_have_text("5.png")
         expect(page.locator("#shown")).to_contain_text(number)
 
@@ -189,27 +186,24 @@ def test_a_list_of_unreviewed_cases_loads_further_ones(page_service, opened):
     assert names(page) == ["1.png", "2.png", "3.png", "4.png"]
 
 
-def test_a_missing_image_does_not_affect_other_images(browser, page_service):
+def test_a_missing_image_does_not_affect_other_images(page_service, opened):
     stored(page_service, 2, error=0.4)
     stored(page_service, 1, error=0.3, image_kept=True)
     requests = []
 
     def answer(route):
         requests.append(route.request.url)
-        if f"{2:032x}" in route.request.url:
-            route.fulfill(status=404)
-        else:
-            route.fulfill(body=picture(0.4), content_type="image/png")
+        is_missing = f"{2:032x}" in route.request.url
+        route.fulfill(**{"status": 404} if is_missing else {"body": picture(0.4)})
 
-    page = browser.new_page()
-    page.route("**/thumbnail", answer)
-    page.goto(page_service.address)
-    expect(page.locator(".row").first.locator(".thumb")).to_have_text("no image")
-    expect(page.locator(".row").last.locator("img")).to_have_count(1)
-    page.locator(".row").first.click()
+    page = opened(prepare=lambda page: page.route("**/thumbnail", answer))
+    rows = page.locator(".row")
+    expect(rows.first.locator(".thumb")).to_have_text("no image")
+    expect(rows.last.locator("img")).to_have_count(1)
+    rows.first.click()
     expect(page.locator("#no-image")).to_be_visible()
-    page.close()
     assert len(requests) == 3  # by the element, then for why it has not come; and the other one
+    opened.errors.clear()  # a browser notes each 404
 
 
 def test_changes_by_others_appear_and_scroll_selection_and_note_stay(page_service, opened):
@@ -228,13 +222,7 @@ def test_changes_by_others_appear_and_scroll_selection_and_note_stay(page_servic
     expect(page.locator("#status")).to_contain_text("B has reviewed this case")
     expect(page.locator("#history")).to_contain_text("B, ")
     expect(page.locator("#note")).to_have_value("mine")
-    assert page.locator("#list").evaluate("(list) => list.scrollTop") == 640 + 64
-    page.locator("#list").evaluate("(list) => { list.scrollTop = 0; }")
-    expect(page.locator(".row .file").first).to_have_text("urgent.png")
-    page_service.store.review(f"{100:032x}", said_by("B. C.", "light"))
-    page.locator(".row").first.click()  # a case that is opened shows the latest reviews
-    expect(page.locator("#history")).to_contain_text("B. C., ")
-    expect(page.locator(".row .done").first).to_be_visible()
+    assert page.locator("#list").evaluate("(list) => list.scrollTop") == 640 + 64  # a row more
 
 
 def test_the_page_looks_for_new_cases_cheaply(page_service, opened):
@@ -298,12 +286,8 @@ def test_the_original_is_shown_where_the_browser_can(opened):
 
 ROUNDED = {
     "atMost(0.10049)": "10.1 %",
-    "atMost(0.1)": "10.0 %",
-    "atMost(0.07)": "7.0 %",
     "atMost(0.29)": "29.0 %",
     "atMost(0.00001)": "0.1 %",
-    "atMost(1)": "100.0 %",
-    "percent(0.10049)": "10.0 %",
     "percent(0.0004)": "<0.1 %",
     "percent(0.9996)": ">99.9 %",
     "percent(0)": "0.0 %",
@@ -322,20 +306,12 @@ def test_bounds_are_rounded_up_and_0_and_100_percent_are_exact(page_service, ope
     assert dict(zip(ROUNDED, texts, strict=True)) == ROUNDED
 
 
-def test_no_target_accepts_a_number_that_is_not_finite(page_service, opened):
-    values = {"error": 0.02, "policy_fingerprint": page_service.service.policy_fingerprint}
-    stored(page_service, 0, **values, name="finite.png")
-    for number, missing in enumerate(("ood_score", "acceptance_score", "error_probability"), 1):
-        stored(page_service, number, **values | {missing: None}, name=f"odd {missing}.png")
-    page = opened("#target=0.3", prepare=no_pictures)
-    expect(page.locator(".row", has_text="was defer")).to_have_count(1)
-    not_finite = page.locator(".row", has_text="odd ")
-    expect(not_finite.locator(".badge")).to_have_text(["defer"] * 3)
-
-
-def test_the_slider_previews_decisions_and_does_not_change_the_policy(opened):
-    page = opened()
-    choose(page, {**shades(), "odd.png": picture(colour=GREEN)})
+def test_the_slider_previews_decisions_and_does_not_change_the_policy(page_service, opened):
+    for missing in ("ood_score", "acceptance_score", "error_probability"):  # not finite
+        values = {"policy_fingerprint": page_service.service.policy_fingerprint, missing: None}
+        stored(page_service, len(missing), **{"error": 0.02} | values, name=f"odd {missing}.png")
+    page = opened(prepare=no_pictures)
+    choose(page, {**shades(), "green.png": picture(colour=GREEN)})
     page.locator("#setting summary").first.click()
     page.locator("#target").fill("30")
     expect(page.locator("#target-text")).to_have_text("30.0 %")
@@ -343,6 +319,7 @@ def test_the_slider_previews_decisions_and_does_not_change_the_policy(opened):
     expect(page.locator(".row .was").first).to_have_text("was defer")
     assert badges().count("unfamiliar") == 1
     assert badges().count("accept") > 2
+    expect(page.locator(".row", has_text="odd ").locator(".badge")).to_have_text(["defer"] * 3)
     bound = float(page.locator("#fact-bound").inner_text().rstrip(" %"))
     assert 20 < bound <= 30
     assert "--max-error 0.3 " in page.locator("#command").text_content()
@@ -351,9 +328,8 @@ def test_the_slider_previews_decisions_and_does_not_change_the_policy(opened):
     assert badges().count("accept") == 0
     page.locator("#back-to-policy").click()
     expect(page.locator(".row .was")).to_have_count(0)
-    decided = page.evaluate("() => fetch('cases').then((answer) => answer.json())")["cases"]
-    decisions = sorted(row["decision"] for row in decided)
-    assert decisions == ["accept", "accept", "defer", "defer", "ood"]
+    decisions = sorted(case.decision for case in page_service.store.all(CaseQuery()))
+    assert decisions == ["accept", "accept", *["defer"] * 5, "ood"]
 
 
 def test_a_list_is_shown_in_its_order_with_the_remarks(page_service, opened):
@@ -373,12 +349,3 @@ def test_a_list_is_shown_in_its_order_with_the_remarks(page_service, opened):
     page.keyboard.press("a")
     expect(page.locator("#saved-text")).to_contain_text("Saved: dark")
     assert page.locator("#order").input_value() == "listed"
-
-
-def test_colours_of_decisions_are_the_same_on_page_and_contact_sheet():
-    page = (resources("misgiving.serve") / "page" / "style.css").read_text()
-    sheet = (resources("misgiving.report") / "templates" / "contact_sheet.html").read_text()
-    for name in ("defer", "defer-ground", "ood", "ood-ground"):
-        colours = [re.findall(rf"--{name}: (#\w+)", text) for text in (page, sheet)]
-        assert len(colours[0]) == 2  # in light and in dark
-        assert colours[0] == colours[1]

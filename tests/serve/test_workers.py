@@ -17,38 +17,27 @@ from misgiving.serve.workers import Batcher, WorkerPool
 class Work:
     """Doubles numbers, once it is released; fails on 0."""
 
-    def __init__(self, *, released=True):
-        self.batches, self.started, self.go_on = [], threading.Event(), threading.Event()
-        if released:
-            self.go_on.set()
+    def __init__(self):
+        self.batches, self.go_on = [], threading.Event()
 
     def __call__(self, items):
         self.batches.append(list(items))
-        self.started.set()
         self.go_on.wait(60)
         if 0 in items:
             raise ValueError("zero")
         return [2 * item for item in items]
 
 
-@pytest.fixture
-def batching():
-    made = []
-
-    def make(work, **options):
-        made.append(Batcher("test", work, **options))
-        return made[-1]
-
-    yield make
-    for batcher in made:
-        batcher.close()
+def started(**options):
+    """Work, and a batcher that does it."""
+    work = Work()
+    return work, Batcher("test", work, **options)
 
 
-def test_queued_items_are_processed_in_batches_and_closing_finishes_them(batching):
-    work = Work(released=False)
-    batcher = batching(work, size=4)
+def test_queued_items_are_processed_in_batches_and_closing_finishes_them():
+    work, batcher = started(size=4)
     first = batcher.submit(1)
-    work.started.wait(60)
+    until(lambda: work.batches)
     others = [batcher.submit(number) for number in range(2, 10)]
     assert others.pop(3).cancel()
     work.go_on.set()
@@ -59,24 +48,26 @@ def test_queued_items_are_processed_in_batches_and_closing_finishes_them(batchin
 
 
 @pytest.mark.parametrize(("linger", "size"), [(600.0, 5), (0.05, 100)])
-def test_a_first_item_lingers_until_the_batch_is_full_or_the_time_is_over(batching, linger, size):
-    work = Work()
-    batcher = batching(work, size=size, linger=linger)
+def test_a_first_item_lingers_until_the_batch_is_full_or_the_time_is_over(linger, size):
+    work, batcher = started(size=size, linger=linger)
+    work.go_on.set()
     futures = [batcher.submit(number) for number in range(1, 6)]
     assert [future.result(60) for future in futures] == [2, 4, 6, 8, 10]
     assert linger < 1 or len(work.batches) == 1
+    batcher.close()
 
 
 @pytest.mark.parametrize("retried", [True, False])
-def test_after_a_failure_each_item_is_tried_alone_unless_none_can_have_caused_it(batching, retried):
-    work = Work()
+def test_after_a_failure_each_item_is_tried_alone_unless_none_can_have_caused_it(retried):
     not_retried = KeyError if retried else ValueError
-    batcher = batching(work, size=3, linger=600.0, not_retried=not_retried)
+    work, batcher = started(size=3, linger=600.0, not_retried=not_retried)
+    work.go_on.set()
     first, bad, last = (batcher.submit(number) for number in (1, 0, 2))
     assert isinstance(bad.exception(60), ValueError)
     assert (first.exception(60) is None) == (last.exception(60) is None) == retried
     assert work.batches == [[1, 0, 2], *[[1], [0], [2]] * retried]
     assert batcher.alive
+    batcher.close()
 
 
 class Hanging(Standin):

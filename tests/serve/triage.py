@@ -64,8 +64,10 @@ def reload(page):
 
 def start_again(page):
     """Load the page without the filters and settings that its address keeps."""
-    page.evaluate("() => history.replaceState(null, '', location.pathname)")
-    reload(page)
+    address = page.url.partition("#")[0]
+    page.goto("about:blank")  # so that nothing writes the address any more
+    page.goto(address)
+    page.wait_for_selector("body[data-ready]")
 
 
 def stored(page_service, number, *, error=0.3, reviewed_by=None, **values):
