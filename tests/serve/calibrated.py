@@ -42,19 +42,14 @@ class Calibrated(Standin):
         return [self._decided(decision_of(model_input)) for model_input in inputs]
 
     def _decided(self, decision):
-        numbers = [
-            math.nan if number is None else number
-            for number in (
-                decision.acceptance_score,
-                decision.ood_score,
-                decision.error_probability,
-            )
-        ]
+        numbers = decision.acceptance_score, decision.ood_score, decision.error_probability
         named = CLASSES.index(decision.predicted_class)
-        shown = tuple(decision.probabilities.values())
-        by_policy = decided(self.deferral, *numbers, probabilities=shown, named=named, scaled=named)
-        return decision._replace(
-            decision=by_policy.decision,
-            reason=by_policy.reason,
-            ood_p_value=by_policy.ood_p_value,
+        by_policy = decided(
+            self.deferral,
+            *(math.nan if number is None else number for number in numbers),
+            probabilities=tuple(decision.probabilities.values()),
+            named=named,
+            scaled=named,
         )
+        changed = ("decision", "reason", "ood_p_value")
+        return decision._replace(**{name: getattr(by_policy, name) for name in changed})

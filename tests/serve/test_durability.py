@@ -40,21 +40,6 @@ def ask(where, answered, client, images=math.inf):
             answered.append(content["results"][0]["case"])
 
 
-def answered_before_kill(place, kept, moment):
-    """Kill a service under load some seconds after its second case; return its cases."""
-    answered = []
-    with (
-        ThreadPoolExecutor(CLIENTS) as clients,
-        standin_at(place, keep_images=str(kept)) as (process, where),
-    ):
-        asking = clients.map(partial(ask, where, answered), range(CLIENTS))
-        until(lambda: len(answered) > 1)
-        time.sleep(moment)
-        process.send_signal(signal.SIGKILL)
-        list(asking)
-    return answered
-
-
 KILLS = [
     pytest.param("sqlite", 2, id="two"),
     pytest.param("postgresql", 1, id="one"),
@@ -65,10 +50,18 @@ KILLS = [
 
 @pytest.mark.parametrize(("place", "kills"), KILLS, indirect=["place"])
 def test_every_returned_case_survives_kills(place, tmp_path, kills):
-    chance = random.Random(kills)
-    answered, kept = [], tmp_path / "kept"
+    chance, kept, answered = random.Random(kills), tmp_path / "kept", []
     for _ in range(kills):
-        answered += answered_before_kill(place, kept, chance.uniform(0.0, 0.5))
+        enough = len(answered) + 1
+        with (
+            ThreadPoolExecutor(CLIENTS) as clients,
+            standin_at(place, keep_images=str(kept)) as (process, where),
+        ):
+            asking = clients.map(partial(ask, where, answered), range(CLIENTS))
+            until(lambda enough=enough: len(answered) > enough)
+            time.sleep(chance.uniform(0.0, 0.5))
+            process.send_signal(signal.SIGKILL)
+            list(asking)
     store = Store.open(place)
     for case in answered:
         found = store.case(case["id"])
@@ -100,24 +93,23 @@ def test_a_stopping_service_finishes_its_requests(sqlite_place):
     is_stored(sqlite_place, answered)
 
 
-def megabytes(process):
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-
-
 @pytest.mark.parametrize(
     "images",
     [pytest.param(48, id="short"), pytest.param(1200, id="long", marks=pytest.mark.soak)],
 )
 def test_under_load_every_image_is_decided_and_memory_stays_constant(sqlite_place, images):
+    def megabytes():
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
     answered, clients = [], ThreadPoolExecutor(CLIENTS)
     with clients, standin_at(sqlite_place, recent_bytes=50_000, threads=2) as (process, where):
         send = partial(ask, where, answered, images=images // 4)
         list(clients.map(send, range(CLIENTS)))
-        before = megabytes(process)
+        before = megabytes()
         for _ in range(3):
             list(clients.map(send, range(CLIENTS)))
-        grown = megabytes(process) - before
+        grown = megabytes() - before
     assert len(answered) == CLIENTS * images
     is_stored(sqlite_place, answered)
     assert grown < 16

@@ -71,7 +71,8 @@ def test_the_cause_of_a_store_failure_is_logged_and_hidden_from_clients(
     for path in ("/health", "/cases", "/decisions"):
         files = {"files": (NAME, picture())}
         answer = client.post(path, files=files) if path == "/decisions" else client.get(path)
-        assert answer.status_code == 503
+        assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
+        assert "database" in answer.json()["detail"]
         assert "10.0.0.3" not in answer.text
         line = [line for line in logged() if line["level"] == "error"][-1]
         assert (line["event"], line["path"]) == ("store failure", path)
@@ -156,9 +157,9 @@ def test_drift_is_reported_for_many_ood_images_and_not_for_a_few(serving, monkey
     assert metrics(client)['misgiving_drift_e_value{test="familiarity"}'] > 100
     drift = client.get("/drift").json()
     assert (drift["alarm"], drift["cases"], drift["complete"]) == (True, 41, True)
-    (alarmed,) = [test for test in drift["tests"] if test["name"] == "familiarity"]
-    assert alarmed["highest"] >= alarmed["alarm_at"]
-    assert alarmed["since"] is not None
+    (familiarity,) = [test for test in drift["tests"] if test["name"] == "familiarity"]
+    assert familiarity["since"]
+    assert familiarity["highest"] >= familiarity["alarm_at"]
 
 
 def test_requests_decisions_batches_and_refusals_are_counted_and_logged(serving, logged):
@@ -193,12 +194,11 @@ def test_requests_decisions_batches_and_refusals_are_counted_and_logged(serving,
 
 
 def test_impossible_settings_are_refused():
-    for name, values in {
-        "max_bytes": (0, 10**9),
-        "timeout": (0.0, float("nan"), float("inf")),
-        "max_files": (300,),  # the queue has 256
-        "max_pixels": (0, 10**9),
-    }.items():
-        for value in values:
-            with pytest.raises(UsageError, match=f"`{name}` must .*{value}"):
-                Settings(**{name: value})
+    for name, value in (
+        ("max_bytes", 10**9),
+        ("timeout", float("nan")),
+        ("max_files", 300),  # the queue has 256
+        ("max_pixels", 0),
+    ):
+        with pytest.raises(UsageError, match=f"`{name}` must .*{value}"):
+            Settings(**{name: value})

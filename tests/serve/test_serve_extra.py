@@ -129,12 +129,6 @@ def test_a_missing_extra_or_model_is_explained_without_torch(alone, tmp_path):
 
 
 @pytest.mark.soak
-def test_a_run_is_served_like_its_bundle(exported, tmp_path):
-    case, *_ = served([sys.executable, "-m", "misgiving"], exported[0], tmp_path)
-    is_answered_by(case, Bundle.load(exported[1]))
-
-
-@pytest.mark.soak
 def test_a_new_environment_with_the_extra_serves(exported, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     install = [tmp_path / "env/bin/pip", "install", "--quiet", f"{PACKAGE.parents[1]}[serve]"]

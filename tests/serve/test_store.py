@@ -4,7 +4,6 @@ import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from functools import partial
 
 import pytest
 from databases import emptied
@@ -95,16 +94,23 @@ def test_a_later_review_has_a_later_time_whatever_the_clock_of_its_server(store,
     assert store.case(many[3].id).model_dump(mode="json")["review"] == reviews[-1]
 
 
-def test_only_one_of_two_simultaneous_reviews_is_stored(store, many):
+def at_once(count, task):
+    """Run a task in threads that begin together."""
+    together = threading.Barrier(count)
+    with ThreadPoolExecutor(count) as threads:
+        list(threads.map(lambda number: (together.wait(), task(number)), range(count)))
+
+
+def test_only_one_of_several_simultaneous_reviews_is_stored(store, many):
     conflicts = []
 
-    def say(note):
+    def say(number):
         try:
-            store.review(many[3].id, review(note), check=True)
+            store.review(many[3].id, review(str(number)), check=True)
         except NewerReviewError as error:
             conflicts.append(error.last)
 
-    at_once(*(partial(say, str(number)) for number in range(8)))
+    at_once(8, say)
     assert conflicts == store.reviews(many[3].id) * 7
     store.review(many[3].id, review("then"), last_seen=START, check=True)
     assert len(store.reviews(many[3].id)) == 2
@@ -128,18 +134,6 @@ def test_a_class_without_cases_is_found_empty_without_a_look_at_the_others(sqlit
     store.close()
 
 
-def at_once(*tasks):
-    """Run these together, and return when all have ended."""
-    together = threading.Barrier(len(tasks))
-
-    def run(task):
-        together.wait()
-        task()
-
-    with ThreadPoolExecutor(len(tasks)) as threads:
-        list(threads.map(run, tasks))
-
-
 def test_a_reader_finds_what_several_processes_add_whatever_their_clocks_say(store, place):
     read_ids, ended = set(), threading.Event()
 
@@ -160,13 +154,13 @@ def test_a_reader_finds_what_several_processes_add_whatever_their_clocks_say(sto
 
     reader = threading.Thread(target=read)
     reader.start()
-    at_once(*(partial(write, process) for process in range(4)))
+    at_once(4, write)
     ended.set()
     reader.join()
     assert read_ids == {f"{number:032x}" for number in range(160)}
 
 
-def test_a_file_that_two_processes_get_at_once_is_one_case(store, place):
+def test_a_file_that_several_processes_get_at_once_is_one_case(store, place):
     returned = []
 
     def write(process):
@@ -176,7 +170,7 @@ def test_a_file_that_two_processes_get_at_once_is_one_case(store, place):
             returned.append(stored.id)
         other.close()
 
-    at_once(*(partial(write, process) for process in range(3)))
+    at_once(3, write)
     assert len(returned) == 60
     assert store.count(CaseQuery()) == len(set(returned)) == 20
 

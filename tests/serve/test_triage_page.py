@@ -178,7 +178,6 @@ def test_a_list_of_unreviewed_cases_loads_further_ones(page_service, opened):
     for number in range(6):
         stored(page_service, number, error=0.4 - number / 100)
     page = opened("#reviewed=no", prepare=few_are_loaded)
-    expect(page.locator("#shown")).to_contain_text("4 of 6 cases; 2 more")
     page.locator("#list").focus()
     page.keyboard.press("j")
     page.keyboard.press("a")
@@ -207,15 +206,23 @@ def test_a_missing_image_does_not_affect_other_images(page_service, opened):
 
 
 def test_changes_by_others_appear_and_scroll_selection_and_note_stay(page_service, opened):
+    responses = []
+
+    def prepare(page):
+        no_pictures(page)
+        page.clock.install()
+        page.on("response", lambda sent: "_after" in sent.url and responses.append(sent))
+
     cases = [stored(page_service, number, error=0.3 - number / 100) for number in range(30)]
-    page = opened(prepare=no_pictures)
+    page = opened(prepare=prepare)
     page.locator("#list").evaluate("(list) => { list.scrollTop = 640; }")
     page.get_by_role("option").filter(has_text="12.png").click()
     page.locator("#note").fill("mine")
     stored(page_service, 100, error=0.45, name="urgent.png")
     page_service.store.review(cases[12].id, said_by("B", "light"))
     page_service.store.review(cases[13].id, said_by("B"))
-    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")  # to the tab again
+    responses.clear()
+    page.clock.fast_forward(20_000)
     expect(page.locator("#counts")).to_contain_text("defer 31")
     expect(page.locator("#shown")).to_have_text("31 of 31 cases")
     expect(page.locator(".row .done")).to_have_count(2)
@@ -223,25 +230,7 @@ def test_changes_by_others_appear_and_scroll_selection_and_note_stay(page_servic
     expect(page.locator("#history")).to_contain_text("B, ")
     expect(page.locator("#note")).to_have_value("mine")
     assert page.locator("#list").evaluate("(list) => list.scrollTop") == 640 + 64  # a row more
-
-
-def test_the_page_looks_for_new_cases_cheaply(page_service, opened):
-    stored(page_service, 1)
-    responses = []
-
-    def prepare(page):
-        no_pictures(page)
-        page.clock.install()
-        page.on(
-            "response", lambda answer: responses.append(answer) if "_after" in answer.url else None
-        )
-
-    page = opened(prepare=prepare)
-    stored(page_service, 2)
-    responses.clear()
-    page.clock.fast_forward(20_000)
-    expect(page.locator("#shown")).to_have_text("2 of 2 cases")
-    assert [len(answer.json()["cases"]) for answer in responses] == [1, 0]
+    assert sorted(len(sent.json()["cases"]) for sent in responses) == [1, 2]
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen_and_drift_is_announced_once(opened):
@@ -285,14 +274,9 @@ def test_the_original_is_shown_where_the_browser_can(opened):
 
 
 ROUNDED = {
-    "atMost(0.10049)": "10.1 %",
-    "atMost(0.29)": "29.0 %",
-    "atMost(0.00001)": "0.1 %",
-    "percent(0.0004)": "<0.1 %",
-    "percent(0.9996)": ">99.9 %",
-    "percent(0)": "0.0 %",
-    "percent(1, 0)": "100 %",
-    "percent(null)": "\N{EN DASH}",
+    **{"atMost(0.10049)": "10.1 %", "atMost(0.29)": "29.0 %", "atMost(0.00001)": "0.1 %"},
+    **{"percent(0.0004)": "<0.1 %", "percent(0.9996)": ">99.9 %", "percent(0)": "0.0 %"},
+    **{"percent(1, 0)": "100 %", "percent(null)": "\N{EN DASH}"},
 }
 
 
