@@ -51,18 +51,10 @@ def serving(sqlite_place):
 
 
 @pytest.fixture(scope="module")
-def module_serving(tmp_path_factory):
-    """Start services that the tests of a module share; each has a store of its own."""
-    with ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(
-            _service(tmp_path_factory.mktemp("service") / "cases.sqlite", **settings)
-        )
-
-
-@pytest.fixture(scope="module")
-def shared(module_serving):
+def shared(tmp_path_factory):
     """The client of a service for tests that do not depend on its cases."""
-    return module_serving()
+    with _service(tmp_path_factory.mktemp("service") / "cases.sqlite") as client:
+        yield client
 
 
 @pytest.fixture

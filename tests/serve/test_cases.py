@@ -16,9 +16,9 @@ def filled(client):
 
 
 @pytest.fixture(scope="module")
-def worklist(module_serving):
+def worklist(shared):
     """One that no test changes."""
-    return filled(module_serving())
+    return filled(shared)
 
 
 def names(response):

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -53,10 +53,8 @@ class Metrics:
         self.drift_e_value = gauge("drift_e_value", "Evidence of a drift test.", ("test",))
 
 
-class Problem(BaseModel):
+class Problem(BaseModel, extra="allow"):
     """A problem as in RFC 9457."""
-
-    model_config = ConfigDict(extra="allow")
 
     status: int = Field(description="The HTTP status.")
     title: str = Field(description="The kind of problem.")

@@ -4,7 +4,7 @@ import math
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer
 
 from misgiving.deferral.decisions import Outcome
 
@@ -33,13 +33,7 @@ Verdict = Annotated[
 ]
 
 
-class Record(BaseModel):
-    """An immutable value."""
-
-    model_config = ConfigDict(frozen=True)
-
-
-class Review(Record):
+class Review(BaseModel):
     """A person's verdict on a case."""
 
     verdict: Verdict
@@ -51,7 +45,7 @@ class Review(Record):
     )
 
 
-class Case(Record):
+class Case(BaseModel):
     """The decision for one image; null where the model gives no value or no finite number."""
 
     id: str = Field(description="Ids increase with time.")
@@ -98,10 +92,8 @@ class CaseWithHistory(Case):
     reviews: list[Review] = Field(description="Oldest first.")
 
 
-class CaseQuery(Record):
+class CaseQuery(BaseModel, populate_by_name=True):
     """Conditions on cases, and their order; None or empty means no condition."""
-
-    model_config = ConfigDict(populate_by_name=True)
 
     decisions: list[Outcome] = Field(
         default=[], alias="decision", description="One or more decisions."

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
 from PIL import Image
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, Field, model_validator
 
 from misgiving.data.decoding import FORMATS
 from misgiving.deferral.decisions import Outcome
@@ -78,10 +78,8 @@ class Cases(BaseModel):
     cursor: str | None = Field(description="For the next page; null: this is the last one.")
 
 
-class Remark(BaseModel):
+class Remark(BaseModel, extra="forbid"):
     """A reviewer's verdict on a case."""
-
-    model_config = ConfigDict(extra="forbid")
 
     verdict: Verdict
     chosen_class: str | None = Field(
