@@ -1,16 +1,25 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from misgiving.deferral.bounds import (
+    candidate_thresholds,
     cases_for_tolerance,
+    counts_by_threshold,
+    fallback_procedure,
+    fixed_sequence,
+    loosest,
     lower_bound,
+    starting_levels,
     tolerance_rank,
     two_sided_interval,
     upper_bound,
 )
 
 PROBABILITIES = np.linspace(0.001, 0.999, 400)
+LEVELS = np.array([0.05, 0.15, 0.05])
 
 
 @pytest.mark.parametrize("level", [0.05, 0.2])
@@ -65,3 +74,127 @@ def test_so_many_cases_have_a_tolerance_limit_also_where_the_level_is_a_power():
             level = float((1 - rate) ** power)
             cases = cases_for_tolerance(rate=float(rate), level=level)
             assert tolerance_rank(cases, rate=float(rate), level=level) > 0
+
+
+def test_candidate_thresholds_accept_even_steps_of_the_tuning_set():
+    scores = np.random.default_rng(0).random(500)
+    accepted = [(scores >= threshold).sum() for threshold in candidate_thresholds(scores)]
+    assert accepted == list(range(10, 501, 10))
+    for count in (2, 7, 50, 333):
+        assert len(candidate_thresholds(scores[:count])) == min(count, 50)
+
+
+def test_counts_equal_scalar_loops():
+    random = np.random.default_rng(0)
+    scores, counted = random.integers(6, size=(3, 40)) / 5, random.random((3, 40)) < 0.4
+    thresholds = np.array([1.0, 0.6, 0.5, 0.2, -np.inf])
+    expected = [
+        [sum(c and s >= t for s, c in zip(*row, strict=True)) for t in thresholds]
+        for row in zip(scores, counted, strict=True)
+    ]
+    np.testing.assert_array_equal(counts_by_threshold(scores, counted, thresholds), expected)
+
+
+def power(cases, risk, max_error, level):
+    passing = [k for k in range(cases + 1) if stats.binom.cdf(k, cases, max_error) <= level]
+    return stats.binom.cdf(passing[-1], cases, risk) if passing and cases else 0.0
+
+
+@pytest.mark.parametrize("max_error", [0.05, 0.1, 0.3])
+def test_most_of_the_level_starts_where_power_and_coverage_are_best(max_error):
+    accepted, wrong = np.array([40, 80, 120, 160, 200]), np.array([0, 2, 7, 20, 60])
+    levels = starting_levels(accepted, wrong, cases=300, max_error=max_error, level=0.05)
+    values = [
+        power(round(300 * n / 200), (k + 1) / (n + 2), max_error, 0.045) * (n / 200) ** 0.05
+        for n, k in zip(accepted, wrong, strict=True)
+    ]
+    expected = np.full(5, 0.001)
+    expected[np.argmax(values)] += 0.045
+    np.testing.assert_allclose(levels, expected)
+
+
+def test_a_few_cases_without_an_error_do_not_count_as_zero_risk():
+    levels = starting_levels(
+        np.array([10, 200]), np.array([0, 18]), cases=1000, max_error=0.1, level=0.05
+    )
+    assert np.argmax(levels) == 1
+
+
+def every_count(cells, cases):
+    """All ways to distribute the cases over the cells."""
+    for bars in combinations(range(cases + cells - 1), cells - 1):
+        yield np.diff([-1, *bars, cases + cells - 1]) - 1
+
+
+def chances(counts, probabilities):
+    """Multinomial probability of each row of counts."""
+    return stats.multinomial.pmf(counts, counts[0].sum(), probabilities)
+
+
+def in_loops(accepted, wrong, max_error, levels):
+    rejected, carried = [], 0.0
+    for n, k, level in zip(accepted, wrong, levels, strict=True):
+        carried += level
+        rejected.append(bool(stats.binom.cdf(k, n, max_error) <= carried))
+        carried = carried if rejected[-1] else 0.0
+    return rejected
+
+
+def test_certified_thresholds_equal_scalar_loops():
+    random = np.random.default_rng(0)
+    added = random.integers(30, size=(200, 6))
+    wrong = np.cumsum(random.binomial(added, 0.15), axis=1)
+    accepted, levels = np.cumsum(added, axis=1), np.full(6, 0.1)
+    found = fallback_procedure(accepted, wrong, max_error=0.2, levels=levels)
+    expected = [in_loops(n, k, 0.2, levels) for n, k in zip(accepted, wrong, strict=True)]
+    np.testing.assert_array_equal(found, expected)
+    assert 0.1 < found.mean() < 0.9
+
+
+@pytest.mark.parametrize("risks", [(0.5, 0.5, 0.5), (0.2, 0.75, 0.5), (0.5, 0.48, 0.47)])
+def test_no_threshold_is_certified_wrongly_more_often_than_the_levels_allow(risks):
+    shares, max_error = np.array([0.4, 0.3, 0.3]), 0.45
+    right, wrong = shares * (1 - np.array(risks)), shares * np.array(risks)
+    beyond = np.cumsum(wrong) > max_error * np.cumsum(shares)
+    counts = np.array(list(every_count(6, 10)))
+    accepted = np.cumsum(counts[:, :3] + counts[:, 3:], axis=1)
+    mistaken = np.cumsum(counts[:, 3:], axis=1)
+    found = fallback_procedure(accepted, mistaken, max_error=max_error, levels=LEVELS)
+    missed = chances(counts, [*right, *wrong]) @ (found & beyond).any(axis=1)
+    assert 0.02 < missed <= LEVELS.sum()
+
+
+def test_a_threshold_that_accepts_no_case_is_not_certified():
+    none = np.zeros(2, dtype=int)
+    assert not fallback_procedure(none, none, max_error=0.5, levels=np.array([0.5, 0.4])).any()
+
+
+def test_a_level_that_rejects_nothing_is_lost():
+    accepted, wrong = np.array([10, 40]), np.array([9, 9])
+    level = float(stats.binom.cdf(9, 40, 0.4))
+    alone = fallback_procedure(
+        accepted, wrong, max_error=0.4, levels=np.array([0.9 * level, 0.2 * level])
+    )
+    assert alone.tolist() == [False, False]
+
+
+@pytest.mark.parametrize("risks", [(0.26, 0.05), (0.1, 0.18), (0.15, 0.15)])
+def test_no_class_is_missed_above_its_target_more_often_than_the_level_allows(risks):
+    rate, level, cases = 0.25, 0.2, 15
+    beyond = np.cumsum(risks) > rate
+    counts = np.array(list(every_count(3, cases)))
+    misses = np.cumsum(counts[:, :2], axis=1)
+    found = fixed_sequence(misses, np.full(len(misses), cases), rate=rate, level=level)
+    missed = chances(counts, [*risks, 1 - sum(risks)]) @ (found & beyond).any(axis=1)
+    assert 0.02 < missed <= level
+
+
+def test_no_threshold_beyond_the_first_that_fails_is_selected():
+    misses = np.array([[0, 5, 0], [5, 5, 5], [0, 0, 0]])
+    found = fixed_sequence(misses, np.array([50, 50, 200]), rate=0.1, level=0.05)
+    assert found.tolist() == [[True, False, False], [False] * 3, [True] * 3]
+
+
+def test_the_loosest_threshold_is_the_last_selected():
+    chosen = np.array([[True, False, True, False], [False] * 4])
+    assert loosest(chosen).tolist() == [2, -1]

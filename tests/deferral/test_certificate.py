@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from misgiving.deferral.bounds import candidate_thresholds, counts_by_threshold
 from misgiving.deferral.certificate import simultaneous_bounds
-from misgiving.deferral.multiple_testing import candidate_thresholds, counts_by_threshold
 from misgiving.deferral.settings import Targets
 from misgiving.deferral.thresholds import CertificationPlan, certify_thresholds
 

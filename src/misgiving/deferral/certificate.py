@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float, Int, Shaped
 from misgiving.deferral.bounds import (
     BinomialInterval,
     conformal_p_values,
+    counts_by_threshold,
     two_sided_interval,
     upper_bound,
 )
-from misgiving.deferral.multiple_testing import counts_by_threshold
 from misgiving.deferral.settings import Targets
 
 Scores = Float[np.ndarray, " n"]

@@ -13,21 +13,19 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from misgiving.deferral.bounds import (
+    Thresholds,
+    candidate_thresholds,
     cases_for_tolerance,
+    counts_by_threshold,
+    fallback_procedure,
+    fixed_sequence,
     kth_lowest,
+    loosest,
+    starting_levels,
     tolerance_rank,
     upper_bound,
 )
 from misgiving.deferral.certificate import CertifiableError, Certificate, ClassOutcome
-from misgiving.deferral.multiple_testing import (
-    Thresholds,
-    candidate_thresholds,
-    counts_by_threshold,
-    fallback_procedure,
-    fixed_sequence,
-    loosest,
-    starting_levels,
-)
 from misgiving.deferral.settings import Targets
 from misgiving.errors import DataError
 
