@@ -77,6 +77,7 @@ def test_the_table_is_on_the_screen_even_where_the_sheet_fails(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["--out", "a.csv", "--contact-sheet", "./a.csv"], "choose another --contact-sheet"),
         (["--contact-sheet", "/proc/sheet.html"], "/proc/sheet.html: cannot be written"),
         (["--contact-sheet", "."], "is not an ordinary file"),
         (["--out", "."], "is not an ordinary file"),

@@ -93,6 +93,8 @@ def predict(
         if file is not None:
             check_writable(file, option=option)
             check_not_input(file, names, option=option)
+    if out is not None and contact_sheet is not None and out.resolve() == contact_sheet.resolve():
+        raise UsageError(f"{out}: is both table and sheet; choose another `contact_sheet`")
     if out is not None:
         writer_for(out)
     if is_file:
