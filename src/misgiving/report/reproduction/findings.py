@@ -121,9 +121,9 @@ def _training(results: pd.DataFrame, curve: pd.DataFrame, level: float) -> dict[
     reached = curve["epoch"][accuracy.index[accuracy >= level]]
     final = select(results, metric="balanced_accuracy")["value"]
     return {
-        "epochs": next(iter(reached), float("nan")),
-        "last": next(reversed(accuracy.to_list()), float("nan")),
-        "final": next(iter(final), float("nan")),
+        "epochs": float(next(iter(reached), "nan")),
+        "last": float(next(reversed(accuracy.to_list()), "nan")),
+        "final": float(next(iter(final), "nan")),
         "diverged": diverged,
     }
 
