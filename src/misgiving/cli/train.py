@@ -12,7 +12,7 @@ from misgiving.cli.options import Cache, Data, Fields, Values, command
 from misgiving.cli.progress import Bar, Steps, progress_bars, say, show_table
 from misgiving.errors import UsageError
 from misgiving.files import check_writable
-from misgiving.reproduction.config import MODELS, ModelName, refuse_beside_model
+from misgiving.reproduction.config import MODELS, ModelName, check_beside_model
 from misgiving.training.config import (
     RECIPES,
     DataConfig,
@@ -73,7 +73,7 @@ def train(
     """
     given = [*training, *network]
     if model is not None:
-        refuse_beside_model(model, given)
+        check_beside_model(model, given)
         training = {**training, **MODELS[model].training}
         network = {**network, **MODELS[model].model}
     configured = RECIPES[recipe].configure(images, network, training)

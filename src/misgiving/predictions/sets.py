@@ -10,7 +10,7 @@ from misgiving.predictions.record import Predictions
 from misgiving.predictions.schema import EXCLUDED, VALIDATION
 
 PRECEDENCE = ("train", "test", EXCLUDED, "calibrate", "tune")
-"""Of a group with images in several of these sets, those in the first keep their set."""
+"""Sets by rank: of a group with images in several, those in the first one keep their set."""
 
 
 def related_groups(sources: Sequence[ImageSet], split: Split) -> tuple[str, ...]:

@@ -52,8 +52,8 @@ DEFINING = {name for variant in MODELS.values() for name in (*variant.training, 
 """Settings that tell the models apart."""
 
 
-def refuse_beside_model(name: ModelName, settings: Iterable[str]) -> None:
-    """Refuse settings that a model defines, or that would make another model of it."""
+def check_beside_model(name: ModelName, settings: Iterable[str]) -> None:
+    """Check that no setting is one that a model defines, or that would make another model of it."""
     for setting in settings:
         if setting in DEFINING:
             raise UsageError(f"`{setting}` is defined by `model` {name}; leave one of them out")
