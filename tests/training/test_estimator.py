@@ -100,20 +100,16 @@ def test_the_classifier_is_left_as_it_is_and_the_seed_decides():
     assert history[-1].rank_correlation == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_channel_that_never_varies_changes_nothing():
-    predictions = predictions_of()
+def test_a_channel_that_never_varies_changes_nothing_and_an_estimator_is_required():
+    predictions, model = predictions_of(), model_of()
     constant = np.array(predictions.taps)
     constant[:, 3] = 7.0
-    model = model_of()
     fit_estimator(model, replace(predictions, taps=constant), predictions, CONFIG)
     assert np.isfinite(estimated(model, predictions)).all()
-
-
-@pytest.mark.parametrize("change", [{"auxiliary": "none"}, {"auxiliary_weight": 0.0}])
-def test_what_trains_no_estimator_is_refused(change):
-    predictions = predictions_of()
-    with pytest.raises(UsageError, match=next(iter(change))):
-        fit_estimator(model_of(), predictions, predictions, replace(CONFIG, **change))
-    without_averages = replace(predictions, taps=None)
-    with pytest.raises(UsageError, match="taps"):
-        fit_estimator(model_of(), without_averages, without_averages, CONFIG)
+    for given, change, culprit in (
+        (predictions, {"auxiliary": "none"}, "auxiliary"),
+        (predictions, {"auxiliary_weight": 0.0}, "auxiliary_weight"),
+        (replace(predictions, taps=None), {}, "taps"),
+    ):
+        with pytest.raises(UsageError, match=culprit):
+            fit_estimator(model_of(), given, given, replace(CONFIG, **change))

@@ -31,14 +31,8 @@ def run(images):
 
 def test_a_run_folder_holds_model_configuration_split_and_history(run, tmp_path):
     train_run(run, tmp_path / "run")
-    names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {
-        "checksums.json",
-        "config.json",
-        "history.csv",
-        "model.safetensors",
-        "split.csv",
-    }
+    files = {"checksums.json", "config.json", "history.csv", "model.safetensors", "split.csv"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == files
     checkpoint = load(tmp_path / "run")
     assert checkpoint.split.hashes == run.images.hashes
     assert list(checkpoint.split.sets) == list(run.sets)
@@ -68,32 +62,27 @@ def test_preparing_a_run_splits_by_class_with_the_seed(tmp_path):
     assert np.array_equal(runs[0].sets, runs[1].sets)
     assert not np.array_equal(runs[0].sets, runs[2].sets)
     assert len(runs[0].images_of("validation")) == pytest.approx(180, abs=1)
-    counts = np.bincount(runs[0].images_of("validation").labels)
-    assert counts.min() >= 17
-
-
-def test_settings_change_the_datas_own_preprocessing(tmp_path):
+    assert np.bincount(runs[0].images_of("validation").labels).min() >= 17
+    # settings change the data's own preprocessing
     run = prepared(tmp_path, DataConfig(image_size=24, augment=False))
     assert run.images_of("train").images.shape[1:] == (24, 24, 3)
     assert run.preprocessing.color_constancy == "none"
     assert run.augmentation == AugmentationSettings.none()
 
 
-@pytest.mark.parametrize(
-    ("changes", "culprit"),
-    [
-        ({"model": replace(MODEL, backbone="resnet19")}, "resnet19"),
-        ({"model": replace(MODEL, dropout=1.0)}, "dropout"),
-        ({"model": replace(MODEL, taps=(77,))}, "77"),
-        ({"model": replace(MODEL, taps=())}, "taps"),
-        ({"images": DataConfig(image_size=8)}, "8 pixels"),
-        ({"model": replace(MODEL, weights=Path("nowhere.safetensors"))}, "nowhere.safetensors"),
-        ({"training": replace(TRAINING, precision="transformer-engine")}, "precision"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused_before_images_are_prepared(
-    tmp_path, changes, culprit
-):
+IMPOSSIBLE = [
+    ({"model": replace(MODEL, backbone="resnet19")}, "resnet19"),
+    ({"model": replace(MODEL, dropout=1.0)}, "dropout"),
+    ({"model": replace(MODEL, taps=(77,))}, "77"),
+    ({"model": replace(MODEL, taps=())}, "taps"),
+    ({"images": DataConfig(image_size=8)}, "8 pixels"),
+    ({"model": replace(MODEL, weights=Path("nowhere.safetensors"))}, "nowhere.safetensors"),
+    ({"training": replace(TRAINING, precision="transformer-engine")}, "precision"),
+]
+
+
+@pytest.mark.parametrize(("changes", "culprit"), IMPOSSIBLE)
+def test_impossible_settings_are_refused_before_images_are_prepared(tmp_path, changes, culprit):
     with pytest.raises((DataError, UsageError), match=culprit):
         prepared(tmp_path, **changes)
     assert not any(tmp_path.iterdir())
