@@ -13,29 +13,24 @@ from misgiving.models.backbones import (
 )
 
 
-def test_the_taps_of_vgg16_are_the_activations_after_convolutions_4_7_10_and_13():
+@pytest.mark.parametrize(("name", "behind"), [("vgg16", 1), ("vgg16_mini", 2)])  # their ReLUs
+def test_the_taps_of_vgg16_are_the_activations_after_convolutions_4_7_10_and_13(name, behind):
     with torch.device("meta"):
-        model = create_backbone("vgg16", num_classes=8)
+        model = create_backbone(name, num_classes=8)
+    read = read_timm(model)
     convolutions = [n for n, m in enumerate(model.features) if isinstance(m, nn.Conv2d)]
-    tapped = [int(model.feature_info[tap]["module"].split(".")[1]) for tap in read_timm(model).taps]
-    assert tapped == [convolutions[number - 1] + 1 for number in (4, 7, 10, 13)]  # their ReLUs
-    assert all(isinstance(model.features[layer], nn.ReLU) for layer in tapped)
-    assert read_timm(model).channels == (128, 256, 512, 512)
-
-
-def test_the_mini_vgg_has_the_convolutions_of_vgg16_and_its_taps():
-    model = create_backbone("vgg16_mini", num_classes=3)
-    convolutions = [n for n, m in enumerate(model.features) if isinstance(m, nn.Conv2d)]
-    tapped = [int(model.feature_info[tap]["module"].split(".")[1]) for tap in read_timm(model).taps]
+    tapped = [int(model.feature_info[tap]["module"].split(".")[1]) for tap in read.taps]
     assert len(convolutions) == 13
-    assert tapped == [convolutions[number - 1] + 2 for number in (4, 7, 10, 13)]
+    assert tapped == [convolutions[number - 1] + behind for number in (4, 7, 10, 13)]
+    assert all(isinstance(model.features[layer], nn.ReLU) for layer in tapped)
+    assert read.channels == (128, 256, 512, 512) or name == "vgg16_mini"
 
 
-@pytest.mark.parametrize("taps", [[0, 4], [-1, 0], [1, 0], [1, 1]])
-def test_levels_that_do_not_exist_or_do_not_ascend_are_refused(taps):
+def test_levels_that_do_not_exist_or_do_not_ascend_are_refused():
     model = create_backbone("test_convnext", num_classes=3)
-    with pytest.raises(UsageError, match=f"{', '.join(map(str, taps))}$"):
-        read_timm(model, taps)
+    for taps in ([0, 4], [-1, 0], [1, 0], [1, 1]):
+        with pytest.raises(UsageError, match=f"{', '.join(map(str, taps))}$"):
+            read_timm(model, taps)
     assert read_timm(create_backbone("test_vit", num_classes=3)).taps == (2, 3, 4, 5)
 
 

@@ -12,6 +12,7 @@ SIZE = 32
 def joint(*layers):
     """A joint classifier of these layers, with drawn statistics of its normalisations."""
     torch.manual_seed(0)
+    layers = *layers, nn.Flatten(), nn.Linear(4 * SIZE**2, 3)
     model = JointClassifier(nn.Sequential(*layers), taps=["0"], image_size=SIZE)
     return with_drawn_statistics(model)
 
@@ -24,10 +25,6 @@ def with_drawn_statistics(model):
             for tensor in (module.running_var, module.weight.data):
                 tensor.uniform_(0.5, 2)
     return model.eval()
-
-
-def last():
-    return nn.Flatten(), nn.Linear(4 * SIZE**2, 3)
 
 
 def normalisations(model):
@@ -76,12 +73,12 @@ def test_a_folded_classifier_gives_the_same_scores(backbone):
     ],
 )
 def test_other_normalisations_stay(layers):
-    model = joint(*layers, *last())
+    model = joint(*layers)
     assert folded(model, SIZE) is model
 
 
 def test_a_convolution_that_runs_twice_stays():
     shared, norm = convolution(4), nn.BatchNorm2d(4)
-    model = joint(convolution(), nn.BatchNorm2d(4), shared, shared, norm, *last())
+    model = joint(convolution(), nn.BatchNorm2d(4), shared, shared, norm)
     copied = folded(model, SIZE)
     assert (normalisations(model), normalisations(copied)) == (2, 1)

@@ -22,7 +22,7 @@ def test_the_estimator_is_the_papers_figure_1_written_out():
     torch.testing.assert_close(estimator(taps), torch.stack(expected))
 
 
-def test_the_tap_of_logits_is_its_definition_in_scalars():
+def test_the_tap_of_logits_is_its_definition_and_sends_no_gradient_to_the_classifier():
     logits = [[0.3, -1.2, 2.0], [1.0, 1.0, 1.0]]
     expected = []
     for row in logits:
@@ -32,9 +32,6 @@ def test_the_tap_of_logits_is_its_definition_in_scalars():
         expected.append([*log_probabilities, entropy, log_sum])
     found = shape_of_logits(torch.tensor(logits, dtype=torch.float64))
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
-
-
-def test_the_tap_of_logits_sends_no_gradient_to_the_classifier():
     logits = torch.randn(2, 3, requires_grad=True)
     estimator = LossEstimator(channels=(2,), hidden=4, num_classes=3)
     activation = torch.randn(2, 2, 5, 5, requires_grad=True)
