@@ -152,47 +152,33 @@ def test_a_combination_moves_with_each_confidence_as_its_weight_says(
     assert (rises <= 0).all() if weights[at] >= 0 else (rises >= 0).all()
 
 
-maps = st.lists(st.tuples(finite, finite), min_size=1, max_size=4)
-estimates = st.fixed_dictionaries(
-    {
-        "temperature": st.floats(0.01, 100),
-        "biases": st.lists(finite, max_size=4),
-        "score": st.sampled_from(COMBINED),
-        "combination": st.none() | st.lists(st.sampled_from(COMBINED), min_size=1, unique=True),
-        "error": maps,
-        "loss": st.none() | maps,
-        "tried": st.dictionaries(st.sampled_from(COMBINED), finite),
-        "samples": st.integers(0, 10**6),
-    }
-)
-
-
 def isotonic(points):
     knots, values = zip(*sorted(points), strict=True)
     return Isotonic(knots=knots, values=values)
 
 
-def calibrator_of(drawn):
-    names = drawn["combination"]
-    scaling = Scaling(temperature=drawn["temperature"], biases=tuple(drawn["biases"]))
-    of_each = tuple(float(at) for at in range(len(names or ())))
-    combination = names and Combination(
-        names=tuple(names), centres=of_each, scales=of_each, weights=of_each, intercept=0.5
-    )
-    return Calibrator(
-        scaling=scaling,
-        weights=None,
-        score=drawn["score"],
-        combination=combination,
-        error_estimator=names and of_each,
-        error=isotonic(drawn["error"]),
-        loss=drawn["loss"] and isotonic(drawn["loss"]),
-        tried=drawn["tried"],
-        samples=drawn["samples"],
-    )
+def combination(names):
+    each = tuple(float(at) for at in range(len(names)))
+    return Combination(names=tuple(names), centres=each, scales=each, weights=each, intercept=0.5)
 
 
-@given(estimates)
-def test_any_calibrator_survives_json(drawn):
-    calibrator = calibrator_of(drawn)
+floats = st.lists(finite, max_size=4).map(tuple)
+maps = st.lists(st.tuples(finite, finite), min_size=1, max_size=4).map(isotonic)
+names_of_scores = st.lists(st.sampled_from(COMBINED), min_size=1, unique=True)
+calibrators = st.builds(
+    Calibrator,
+    scaling=st.builds(Scaling, temperature=st.floats(0.01, 100), biases=floats),
+    weights=st.none() | floats,
+    score=st.sampled_from(COMBINED),
+    combination=st.none() | names_of_scores.map(combination),
+    error_estimator=st.none() | floats,
+    error=maps,
+    loss=st.none() | maps,
+    tried=st.dictionaries(st.sampled_from(COMBINED), finite),
+    samples=st.integers(0, 10**6),
+)
+
+
+@given(calibrators)
+def test_any_calibrator_survives_json(calibrator):
     assert CALIBRATORS.validate_json(CALIBRATORS.dump_json(calibrator)) == calibrator

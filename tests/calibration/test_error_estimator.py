@@ -6,17 +6,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
 
+from misgiving.calibration import fit
 from misgiving.calibration.apply import CALIBRATED, ERROR_ESTIMATOR
 from misgiving.calibration.fit import (
     TuningSet,
     cross_fitted,
     fit_calibrator,
     fit_error_estimator,
+    fit_platt,
     log_loss_of,
 )
 from misgiving.metrics.selective import RiskCoverage
@@ -138,3 +140,30 @@ def test_another_acceptance_score_brings_its_own_error_probabilities(fitted):
     errors = other.calibrator.error(tuning.scores["msp"])
     assert errors.mean() == pytest.approx(fitted.wrong.mean(), abs=0.01)
     assert replace(fitted.calibrator, score="msp", error=other.calibrator.error) == other.calibrator
+
+
+def test_the_error_probability_is_that_of_logistic_regression():
+    random = np.random.default_rng(5)
+    score = random.normal(20.0, 8.0, size=500)
+    wrong = random.random(500) > expit((score - 10) / 5)
+    standard = (score - score.mean()) / score.std()
+    logistic = LogisticRegression(C=9.0, tol=1e-10).fit(standard[:, None], ~wrong)  # 3^2: the prior
+    slope, intercept = fit_platt(score, wrong)
+    assert slope * score.std() == pytest.approx(logistic.coef_[0, 0], rel=2e-2)
+    expected = logistic.predict_proba(standard[:, None])[:, 0]
+    np.testing.assert_allclose(expit(-slope * score - intercept), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("wrong", [np.arange(6) < 3, np.arange(6) >= 3, np.zeros(6, dtype=bool)])
+def test_the_map_keeps_the_order_of_any_score(wrong):
+    score = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    slope, intercept = fit_platt(score, wrong)
+    assert np.isfinite([slope, intercept]).all()
+    assert slope > 0
+
+
+@pytest.mark.parametrize("distinct", [3, 1000])
+def test_the_area_by_which_scores_are_compared_is_that_of_the_metrics(distinct):
+    random = np.random.default_rng(1)
+    score, wrong = random.integers(distinct, size=200) / 7, random.random(200) < 0.3
+    assert fit.aurc(score, wrong) == pytest.approx(aurc(score, wrong), rel=1e-12)
