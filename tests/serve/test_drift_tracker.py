@@ -69,17 +69,24 @@ def described(cases):
     ]
 
 
-def test_the_tracker_agrees_with_a_monitor_of_the_cases_in_order_of_arrival(place):
-    """Also where the clock of a machine is late, and after a restart."""
+def test_the_tracker_agrees_with_a_monitor_of_the_cases_in_order_of_arrival(place, monkeypatch):
+    """Also where the clock of a machine is late, after a restart, and in portions."""
+    monkeypatch.setattr("misgiving.serve.drift_tracker.MAX_CASES", 50)
     cases = [*drawn(40)[::-1], *(a_case(number, likeness=-1000.0) for number in range(50, 150))]
     store = Store.open(place)
     watch = DriftTracker(made_policy(), store)
     store.add(cases[:25])
-    watch.update()
+    assert watch.update().complete
     store.add(cases[25:])
-    for drift in (watch.update(), DriftTracker(made_policy(), store).update()):
-        assert (drift.cases, drift.alarm) == (140, True)
-        assert [dict(test) for test in drift.tests] == described(cases)
+    for tracker, portions in (
+        (watch, [75, 125, 140]),
+        (DriftTracker(made_policy(), store), [50, 100, 140]),
+    ):
+        looks = [tracker.update() for _ in portions]
+        assert [look.cases for look in looks] == portions
+        assert [look.complete for look in looks] == [False, False, True]
+        assert looks[-1].alarm
+        assert [dict(test) for test in looks[-1].tests] == described(cases)
     store.close()
 
 
@@ -125,13 +132,6 @@ def test_a_score_that_is_not_finite_counts_as_the_lowest(store, watch):
     words = " ".join(test.sentence for test in watch.update().tests)
     assert "less sure" in words
     assert "less like the training images" in words
-
-
-def test_many_cases_are_processed_in_portions(store, watch, monkeypatch):
-    monkeypatch.setattr("misgiving.serve.drift_tracker.MAX_CASES", 20)
-    store.add(drawn(50))
-    looks = [watch.update() for _ in range(3)]
-    assert [(seen.cases, seen.complete) for seen in looks] == [(20, False), (40, False), (50, True)]
 
 
 def test_right_answers_are_expected_of_the_latest_cases(store, watch):

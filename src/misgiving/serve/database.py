@@ -144,14 +144,8 @@ def _postgresql(url: sa.URL) -> sa.Engine:
         pool_size=MAX_CONNECTIONS,
         pool_pre_ping=True,  # reconnects after a restart of the database
     )
-    sa.event.listen(engine, "begin", _begin_postgresql)
+    sa.event.listen(engine, "begin", _begin)
     return engine
-
-
-def _begin_postgresql(connection: sa.Connection) -> None:
-    """Wait until no other process writes; the lock is released with the transaction."""
-    if connection.get_execution_options().get(WRITING):
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")
 
 
 def _sqlite(url: sa.URL) -> sa.Engine:
@@ -162,7 +156,7 @@ def _sqlite(url: sa.URL) -> sa.Engine:
         pool_size=MAX_CONNECTIONS,
     )
     sa.event.listen(engine, "connect", _configure_sqlite)
-    sa.event.listen(engine, "begin", _begin_sqlite)
+    sa.event.listen(engine, "begin", _begin)
     return engine
 
 
@@ -177,7 +171,10 @@ def _configure_sqlite(connection: sqlite3.Connection, _: Any) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
 
 
-def _begin_sqlite(connection: sa.Connection) -> None:
-    """Take the write lock at once: a reader that becomes a writer could be refused it."""
+def _begin(connection: sa.Connection) -> None:
+    """Take the write lock at once: a reader of SQLite that becomes a writer could be refused it."""
     writes = connection.get_execution_options().get(WRITING)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    elif writes:  # the lock is released with the transaction
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")
