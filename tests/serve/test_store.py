@@ -255,9 +255,11 @@ def test_on_postgresql_a_ping_waits_for_no_writer_and_a_long_statement_is_cancel
     with store._writing.begin():
         store.ping()
     store.close()
-    limit = "-c statement_timeout=100ms"
-    monkeypatch.setitem(database_module.POSTGRESQL_LIMITS, "options", limit)
-    engine = database_module.engine_for(database)
-    with pytest.raises(OperationalError), engine.begin() as connection:
-        connection.execute(text("SELECT pg_sleep(9)"))
-    engine.dispose()
+    url, long, short = f"{database}&options=-c%20statement_timeout%3D100ms", "15s", "100ms"
+    for location, limit in (url, long), (database, short):  # the URL may give another limit
+        options = f"-c statement_timeout={limit}"
+        monkeypatch.setitem(database_module.POSTGRESQL_LIMITS, "options", options)
+        engine = database_module.engine_for(location)
+        with pytest.raises(OperationalError), engine.begin() as connection:
+            connection.execute(text("SELECT pg_sleep(9)"))
+        engine.dispose()
