@@ -361,7 +361,8 @@ def rates_figure(runs: DataFrame, *, own_rate: float, level: float, monitored: s
     floor, top = (finals.min() - 4, finals.max() + 3) if len(finals) else (-4.0, 103.0)
     for (index, rate), (model, side) in product(enumerate(rates), RATE_MODELS.items()):
         own, label = select(runs, rate=rate, model=model), None if index else model
-        heights, ends = own["epochs"].fillna(never).tolist(), 100 * own["final"].dropna()
+        heights = own["epochs"].astype(float).fillna(never).tolist()
+        ends = 100 * own["final"].dropna()
         _draw_rate(left, model, index + side, heights, label=label)
         _draw_rate(right, model, index + side, ends.tolist())
         _draw_rate(right, model, index + side, [floor] * int(own["diverged"].sum()), "x")
