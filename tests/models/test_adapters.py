@@ -1,6 +1,7 @@
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from functools import partial
-from threading import Thread
+from operator import itemgetter
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ from misgiving.errors import UsageError
 from misgiving.models.joint import full_outputs_of
 
 CLASSES = ["a", "b", "c"]
+LAST = nn.Flatten(), nn.Linear(4 * 14 * 14, 3)  # behind a convolution of 16 pixels
 
 
 def attached(module=None, taps=("first", "twice"), **options):
@@ -78,36 +80,39 @@ def test_channels_that_come_last_and_tokens_are_found():
     assert seen[0].shape == (2, 17, 8)
 
 
-def test_features_are_the_input_of_the_last_linear_layer_whose_output_the_logits_are():
+def test_features_are_the_input_of_the_last_linear_layer_or_averages_of_the_last_tap():
+    """The latter where the layer's output is not the logits."""
     model = attached()
     output = model.full_output(noise())
     expected = output.features @ model.head.weight.T + model.head.bias
     torch.testing.assert_close(output.logits, expected)
     assert model.head is model.backbone.head
+    for form in (lambda logits: 1 * logits, lambda logits: logits.mul_(2)):
+        module = Wrapped(learned_statistics(InPlace()), form)
+        model = attached(module, taps=["module.first", "module.twice"])
+        output = model.full_output(noise())
+        assert model.head is None
+        assert torch.equal(output.features, output.taps[:, 4:])
 
 
-@pytest.mark.parametrize("form", [lambda logits: 1 * logits, lambda logits: logits.mul_(2)])
-def test_without_such_a_layer_features_are_the_averages_of_the_last_tap(form):
-    module = Wrapped(learned_statistics(InPlace()), form)
-    model = attached(module, taps=["module.first", "module.twice"])
-    output = model.full_output(noise())
-    assert model.head is None
-    assert torch.equal(output.features, output.taps[:, 4:])
-
-
-@pytest.mark.parametrize(
-    "form",
-    [
-        lambda logits: (logits, None),
-        lambda logits: [logits],
-        lambda logits: SimpleNamespace(logits=logits, hidden_states=None),
-        lambda logits: {"hidden": logits + 1, "logits": logits},
-    ],
+FORMS = (
+    lambda logits: (logits, None),
+    lambda logits: [logits],
+    lambda logits: SimpleNamespace(logits=logits, hidden_states=None),
+    lambda logits: {"hidden": logits + 1, "logits": logits},
 )
-def test_logits_are_found_in_a_tuple_and_in_a_record(form):
+
+
+def test_logits_are_found_in_a_tuple_and_in_a_record_and_a_tap_in_a_tuple():
     module, images = learned_statistics(InPlace()), noise()
-    model = attached(Wrapped(module, form), taps=["module.first"])
-    assert torch.equal(model(images).logits, module(images))
+    for form in FORMS:
+        model = attached(Wrapped(module, form), taps=["module.first"])
+        assert torch.equal(model(images).logits, module(images))
+    body = Wrapped(nn.Conv2d(3, 4, 3), lambda activations: (None, activations))
+    network = nn.Sequential(body, Wrapped(nn.Identity(), itemgetter(1)), *LAST).eval()
+    model = attached(network, taps=["0"])
+    expected = network[0].module(images).mean(dim=(2, 3))
+    torch.testing.assert_close(model.full_output(images).taps, expected)
 
 
 def state_of(module):
@@ -157,18 +162,15 @@ def test_a_frozen_classifier_stays_in_evaluation_mode_while_the_estimator_trains
 
 
 def test_joint_training_sends_the_estimators_gradient_into_the_module():
+    """It is that of the estimator, written out."""
     module = InPlace()
     model = JointClassifier(module, taps=["first"], image_size=16).train()
     assert model.backbone is module
+    model(noise(), detach_taps=True).predicted_losses.sum().backward()
+    assert module.first.weight.grad is None
     model(noise()).predicted_losses.sum().backward()
     assert module.first.weight.grad.abs().sum() > 0
     assert module.twice.weight.grad is None
-    module.first.weight.grad = None
-    model(noise(), detach_taps=True).predicted_losses.sum().backward()
-    assert module.first.weight.grad is None
-
-
-def test_the_gradient_is_that_of_the_estimator_written_out():
     module = InPlace().double().eval()
     model = JointClassifier(module, taps=["first", "twice"], image_size=16)
     images = noise().double()
@@ -210,18 +212,13 @@ def test_threads_that_share_a_model_get_the_activations_of_their_own_images():
     model = attached()
     batches = [noise(seed=seed) for seed in range(4)]
     expected = [full_outputs_of(model, [batch]).taps for batch in batches]
-    found = [None] * len(batches)
 
-    def work(number):
+    def work(batch):
         with torch.no_grad():
-            for _ in range(20):
-                found[number] = model.full_output(batches[number]).taps
+            return [model.full_output(batch).taps for _ in range(20)][-1]
 
-    threads = [Thread(target=work, args=[number]) for number in range(len(batches))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(batches)) as pool:
+        found = [*pool.map(work, batches)]
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -266,6 +263,7 @@ DEFAULTS = [
         "encoder.layers.encoder_layer_{}",
         (1, 2, 3, 4),
     ),
+    (lambda: ChannelsLast().eval(), "{}", ("embed", "block")),  # has no blocks of one class
 ]
 STAGES = {"depths": [1, 1, 2, 1]}
 WIDTHS = {"hidden_sizes": [8, 16, 24, 32], **STAGES}
@@ -294,24 +292,19 @@ def by_transformers(name, options):
     ("make", "pattern", "levels"),
     [*DEFAULTS, *((partial(by_transformers, n, o), p, at) for n, o, p, at in HUGGING_FACE)],
 )
-def test_by_default_the_last_four_blocks_of_the_body_are_read(make, pattern, levels):
+def test_by_default_the_last_four_blocks_or_layers_with_weights_are_read(make, pattern, levels):
     module = make()
     size = None if hasattr(module, "config") else 32
     assert attach(module, image_size=size).taps == tuple(map(pattern.format, levels))
 
 
-def test_without_blocks_of_one_class_the_last_layers_with_weights_are_read():
-    assert attached(ChannelsLast().eval(), taps=None).taps == ("embed", "block")
+def after_convolution(*layers):
+    return nn.Sequential(nn.Conv2d(3, 4, 3), *layers)
 
 
 def flat_tap(*axes):
     """A module whose second part gives no channels, or no images."""
-    flat = nn.Flatten(*axes), nn.Unflatten(0, (2, -1)), nn.Flatten()
-    return nn.Sequential(nn.Conv2d(3, 4, 3), *flat, nn.Linear(4 * 14 * 14, 3))
-
-
-def conv():
-    return nn.Sequential(nn.Conv2d(3, 4, 3))
+    return after_convolution(nn.Flatten(*axes), nn.Unflatten(0, (2, -1)), *LAST)
 
 
 REFUSED = [
@@ -325,7 +318,7 @@ REFUSED = [
     (InPlace, {"mean": [0.5] * 3, "std": [0.5, 0.0, 0.5]}, "std"),
     (InPlace, {"hidden": 0}, "hidden"),
     (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), {}, "image_size"),
-    (conv, {"taps": None}, "(2, 4, 14, 14)"),
+    (after_convolution, {"taps": None}, "(2, 4, 14, 14)"),
     (lambda: Wrapped(InPlace(), lambda _: "cat"), {}, "str"),
     (lambda: InPlace(classes=1), {}, "1 logits"),
     (lambda: Wrapped(InPlace(), lambda logits: logits.flatten()), {}, "(6,)"),
@@ -342,34 +335,13 @@ def test_a_module_that_cannot_be_read_so_is_refused_in_one_line(make, options, c
     assert "\n" not in str(failure.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
+def test_the_size_of_the_images_is_what_the_module_notes():
+    for name, value in (
         ("config", SimpleNamespace(image_size=16)),  # as transformers notes it
         ("config", SimpleNamespace(image_size=[16, 16])),
         ("pretrained_cfg", {"input_size": (3, 16, 16)}),  # as timm does
         ("image_size", 16),  # as torchvision does
-    ],
-)
-def test_the_size_of_the_images_is_what_the_module_notes(name, value):
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 14 * 14, 3)).eval()
-    setattr(module, name, value)
-    assert attach(module, taps=["0"]).reader.num_classes == 3
-
-
-class Pairs(nn.Module):
-    """The body gives nothing, and then the activations."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
-        self.body = Wrapped(self.layer, lambda activations: (None, activations))
-
-    def forward(self, images):
-        return self.head(self.body(images)[1].mean(dim=(2, 3)))
-
-
-def test_a_tap_is_the_first_tensor_of_what_a_submodule_gives():
-    model, images = attached(Pairs().eval(), taps=["body"]), noise()
-    expected = model.backbone.layer(images).mean(dim=(2, 3))
-    torch.testing.assert_close(model.full_output(images).taps, expected)
+    ):
+        module = after_convolution(*LAST).eval()
+        setattr(module, name, value)
+        assert attach(module, taps=["0"]).reader.num_classes == 3
