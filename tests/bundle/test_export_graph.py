@@ -115,41 +115,27 @@ def test_a_graph_decides_as_its_policy_on_its_predictions(
     checked = make(tmp_path / "b1", predictions=colour_files[1])
     unchecked = make(tmp_path / "b2")
     expected = engine.decide_outputs(colour_logits(new_images[0]))
-    assert_same_decisions(decisions_of(checked, new_images[0]), expected)
-    assert decisions_of(unchecked, new_images[0]) == decisions_of(checked, new_images[0])
+    decisions = decisions_of(checked, new_images[0])
+    assert_same_decisions(decisions, expected)
+    assert decisions_of(unchecked, new_images[0]) == decisions
     assert [bundle.card["compared"] for bundle in (checked, unchecked)] == [32, 0]
-    assert [UNCHECKED in (tmp_path / b / "card.md").read_text() for b in ("b1", "b2")] == [
-        *(False, True)
-    ]
-
-
-def test_weights_beside_the_graph_are_taken_into_the_bundle(colour_files, colour_policy, tmp_path):
-    graph, _ = colour_files
-    onnx.save(
-        onnx.load(graph),
-        tmp_path / "net.onnx",
-        save_as_external_data=True,
-        location="net.data",
-        size_threshold=0,
-    )
-    make = partial(export_graph, preprocessing=COLOURS, policy=colour_policy[0])
-    assert (tmp_path / "net.data").is_file()
-    bundle = make(tmp_path / "net.onnx", tmp_path / "b")
-    squares = np.full((1, 16, 16, 3), 40, dtype=np.uint8)
-    expected = make(graph, tmp_path / "b2").decide_inputs(squares)
-    assert bundle.decide_inputs(squares) == expected
+    for name, says_so in (("b1", False), ("b2", True)):
+        assert (UNCHECKED in (tmp_path / name / "card.md").read_text()) == says_so
+    # weights beside the graph are taken into the bundle
+    graph = onnx.load(colour_files[0])
+    beside = {"save_as_external_data": True, "location": "net.data", "size_threshold": 0}
+    onnx.save(graph, tmp_path / "net.onnx", **beside)
+    export_graph(tmp_path / "net.onnx", tmp_path / "b3", preprocessing=COLOURS, policy=folder)
     (tmp_path / "net.data").unlink()
-    assert Bundle.load(tmp_path / "b").decide_inputs(squares) == expected
+    assert decisions_of(Bundle.load(tmp_path / "b3"), new_images[0]) == decisions
 
 
-@pytest.mark.parametrize("changes", [{"crop": 0.8}, {"interpolation": "nearest"}])
-def test_predictions_of_other_preprocessing_are_refused(
-    torch_files, torch_policy, tmp_path, changes
-):
+def test_predictions_of_other_preprocessing_are_refused(torch_files, torch_policy, tmp_path):
     graph, predictions = torch_files
-    with pytest.raises(DataError, match="logits of the predictions"):
-        export_graph(graph, tmp_path / "b", preprocessing=replace(TORCH, **changes),
-                     predictions=predictions, policy=torch_policy[0])  # fmt: skip
+    make = partial(export_graph, graph, tmp_path / "b", policy=torch_policy[0])
+    for changes in ({"crop": 0.8}, {"interpolation": "nearest"}):
+        with pytest.raises(DataError, match="logits of the predictions"):
+            make(preprocessing=replace(TORCH, **changes), predictions=predictions)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -166,30 +152,27 @@ def test_a_policy_for_other_outputs_is_refused(colour_files, torch_policy, image
         make(policy=torch_policy[0])
 
 
-def node(operator, inputs, output, **attributes):
-    return helper.make_node(operator, inputs, [output], **attributes)
+SAME = helper.make_node("Identity", ["logits"], ["scores"])
+TWICE = helper.make_node("Concat", ["scores", "scores"], ["logits"], axis=1)
+LOGARITHM = helper.make_node("Log", ["scores"], ["logits"])  # infinite
+GRAPHS = (
+    colour_graph(shape=(1, 3, 16, 16)),  # takes one image
+    colour_graph(shape=("n", 16, 16, 3)),
+    colour_graph(shape=("n", 3, 20, 20)),
+    colour_graph(SAME, output="scores"),
+    colour_graph(TWICE, gives="scores", width="k"),
+    colour_graph(LOGARITHM, gives="scores"),
+)
 
 
-GRAPHS = {
-    "a fixed number of images": colour_graph(shape=(1, 3, 16, 16)),
-    "channels last": colour_graph(shape=("n", 16, 16, 3)),
-    "another size": colour_graph(shape=("n", 3, 20, 20)),
-    "no logits": colour_graph(node("Identity", ["logits"], "scores"), output="scores"),
-    "other classes": colour_graph(
-        node("Concat", ["scores", "scores"], "logits", axis=1), gives="scores", width="k"
-    ),
-    "infinite logits": colour_graph(node("Log", ["scores"], "logits"), gives="scores"),
-}
-
-
-@pytest.mark.parametrize("name", GRAPHS)
-def test_a_graph_that_is_not_plain_is_refused_and_nothing_is_written(colour_policy, tmp_path, name):
-    onnx.save(GRAPHS[name], tmp_path / "net.onnx")
-    with pytest.raises(DataError, match=r"net\.onnx") as refused:
-        export_graph(tmp_path / "net.onnx", tmp_path / "bundle", preprocessing=COLOURS,
-                     policy=colour_policy[0])  # fmt: skip
-    assert "\n" not in str(refused.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+def test_a_graph_that_is_not_plain_is_refused_and_nothing_is_written(colour_policy, tmp_path):
+    path = tmp_path / "net.onnx"
+    for graph in GRAPHS:
+        onnx.save(graph, path)
+        with pytest.raises(DataError, match=r"net\.onnx") as refused:
+            export_graph(path, tmp_path / "b", preprocessing=COLOURS, policy=colour_policy[0])
+        assert "\n" not in str(refused.value)
+        assert [*tmp_path.iterdir()] == [path]
 
 
 def test_a_preprocessing_is_that_of_a_run(exported, tmp_path):
