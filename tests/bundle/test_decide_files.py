@@ -54,13 +54,8 @@ def on_its_own(checkpoint, path):
 @pytest.mark.parametrize("batch_size", [7, COUNT])
 def test_predictions_are_those_of_every_image_on_its_own(run, photos, names, batch_size, tmp_path):
     reports = []
-    predicted = decide_files(
-        Decider.load(run, device="cpu"),
-        names,
-        tmp_path / "parts",
-        batch_size=batch_size,
-        on_image=lambda *seen: reports.append(seen),
-    )
+    options = {"batch_size": batch_size, "on_image": lambda *seen: reports.append(seen)}
+    predicted = decide_files(Decider.load(run, device="cpu"), names, tmp_path / "parts", **options)
     assert reports == [
         (min(done, COUNT), COUNT) for done in range(batch_size, COUNT + batch_size, batch_size)
     ]
@@ -136,6 +131,7 @@ def test_parts_that_are_there_are_not_decided_on_again(exported, names, tmp_path
 
 
 def test_an_image_that_has_changed_is_decided_on_again(exported, photos, tmp_path):
+    """By a bundle, for which other devices and several processes are refused."""
     decider, path, parts = Decider.load(exported[1]), tmp_path / "photo.png", tmp_path / "parts"
     path.write_bytes(b"no image")
     both = [str(path), str(photos[0])]
@@ -145,9 +141,6 @@ def test_an_image_that_has_changed_is_decided_on_again(exported, photos, tmp_pat
         path.write_bytes(source.read_bytes())
         again = decide_files(decider, both[:1], parts)
         assert [*again] == [*decide_files(decider, both[:1], tmp_path / source.stem)]
-
-
-def test_a_bundle_refuses_another_device_and_several_processes(exported):
     for options in ({"device": "cuda"}, {"devices": 2}, {"nodes": 2}):
         with pytest.raises(UsageError, match=next(iter(options))):
             Decider.load(exported[1], **options)
