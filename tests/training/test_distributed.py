@@ -26,17 +26,16 @@ def of_file(out):
     return json.loads(out.with_suffix(".json").read_text()), load_file(f"{out}.weights")
 
 
-def train_in_two_processes(folder, every):
+def start_two_processes(folder, every):
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([TESTS, *sys.path]),
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, str(SCRIPT), "2", str(folder), json.dumps(every)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["in the exchange: False"] * 2
-    assert "Error" not in done.stderr
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,21 +57,18 @@ def train_in_two_processes(folder, every):
 def test_two_processes_train_as_one_does_on_the_same_batches(tmp_path, every):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-    train_all(1, tmp_path / "one", every)
-    train_in_two_processes(tmp_path / "two", every)
-    for number in range(len(every)):
-        (one, weights), (two, shared) = (
-            of_file(tmp_path / n / str(number)) for n in ("one", "two")
-        )
+    with start_two_processes(tmp_path / "two", every) as both:
+        train_all(1, tmp_path / "one", every)
+        output, errors = both.communicate(timeout=1200)
+    assert (both.returncode, "Error" in errors) == (0, False), errors
+    assert output.splitlines() == ["in the exchange: False"] * 2
+    for number in map(str, range(len(every))):
+        (one, weights), (two, shared) = (of_file(tmp_path / n / number) for n in ("one", "two"))
         # The 41st image of each epoch is left out by both: it has no pair, and cannot be shared.
         assert len(two["steps"]) == 20
         np.testing.assert_allclose(two["steps"], one["steps"], rtol=0, atol=1e-9)
-        numbers = [
-            [cell for cell in row if cell not in ("train", "validation")]
-            for row in (*one["history"], *two["history"])
-        ]
-        half = len(numbers) // 2
-        np.testing.assert_allclose(numbers[half:], numbers[:half], rtol=0, atol=1e-6)
+        ours, theirs = ([[e, *rest] for e, _, *rest in each["history"]] for each in (two, one))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
         for name, weight in weights.items():
             torch.testing.assert_close(shared[name], weight, rtol=0, atol=1e-6)
         np.testing.assert_allclose(two["logits"], one["logits"], rtol=0, atol=1e-5)
@@ -89,17 +85,15 @@ def test_alone_a_process_has_all_of_the_work():
 
 def test_the_end_of_another_process_is_explained(monkeypatch):
     ended = RuntimeError("[gloo/transport/tcp/pair.cc:537] Connection reset by peer")
-    monkeypatch.setattr(processes, "_together", lambda: True)
-    with (
-        pytest.raises(ProcessLostError, match="another process"),
-        explain_lost_process(),
+    other = RuntimeError("another reason")
+    for together, error, kind in (
+        (True, ended, ProcessLostError),
+        (True, other, RuntimeError),
+        (False, ended, RuntimeError),
     ):
-        raise ended
-    with pytest.raises(RuntimeError, match="another reason"), explain_lost_process():
-        raise RuntimeError("another reason")
-    monkeypatch.setattr(processes, "_together", lambda: False)
-    with pytest.raises(RuntimeError, match="gloo"), explain_lost_process():
-        raise ended
+        monkeypatch.setattr(processes, "_together", lambda together=together: together)
+        with pytest.raises(kind), explain_lost_process():
+            raise error
 
 
 @pytest.mark.parametrize(("total", "count"), [(1, 2), (5, 2), (6, 3), (2, 4)])
@@ -117,7 +111,7 @@ def test_shares_are_of_one_size_and_hold_every_position(monkeypatch, total, coun
 def test_more_devices_than_there_are_is_explained():
     if torch.cuda.device_count() > 0:
         pytest.skip("this machine has a GPU")
-    for device, devices in (("cuda", 2), ("cpu", 0)):
+    for device, devices in (("cuda", 1), ("cuda", 2), ("cpu", 0)):
         with pytest.raises(UsageError, match=f"devices={devices}"):
             start_processes(device, devices=devices)
 
