@@ -83,6 +83,18 @@ def load_named(
 Settings = tuple[ModuleSource, Preprocessing]
 
 
+def _cropped(side: int, resized: int, shape: str, interpolation: str) -> Preprocessing:
+    """A square cut out of the resized image, without any other change."""
+    return Preprocessing(
+        image_size=side,
+        crop=side / resized,
+        crop_shape=shape,
+        color_constancy="none",
+        interpolation=interpolation,
+        reduce_jpeg=False,
+    )
+
+
 def _settings_of_timm(name: str, num_classes: int, image_size: int | None) -> Settings:
     module = create_backbone(name, num_classes=num_classes, image_size=image_size)
     usual = resolve_data_config({}, model=module)
@@ -94,17 +106,9 @@ def _settings_of_timm(name: str, num_classes: int, image_size: int | None) -> Se
         )
     config = {"name": name, "num_classes": num_classes, "image_size": side}
     mean, std = (tuple(map(float, usual[name])) for name in ("mean", "std"))
-    return (
-        ModuleSource(library="timm", config=config, mean=mean, std=std),
-        Preprocessing(
-            image_size=side,
-            crop=side / math.floor(side / usual["crop_pct"]),
-            crop_shape=CROPS_OF_TIMM[mode],
-            color_constancy="none",
-            interpolation=usual["interpolation"],
-            reduce_jpeg=False,
-        ),
-    )
+    source = ModuleSource(library="timm", config=config, mean=mean, std=std)
+    resized = math.floor(side / usual["crop_pct"])
+    return source, _cropped(side, resized, CROPS_OF_TIMM[mode], usual["interpolation"])
 
 
 def _settings_of_torchvision(name: str, num_classes: int, image_size: int | None) -> Settings:
@@ -121,17 +125,9 @@ def _settings_of_torchvision(name: str, num_classes: int, image_size: int | None
     side = image_size or cropped
     config = {"name": name, "num_classes": num_classes, "image_size": side}
     mean, std = tuple(usual.mean), tuple(usual.std)
-    return (
-        ModuleSource(library="torchvision", config=config, mean=mean, std=std),
-        Preprocessing(
-            image_size=side,
-            crop=side / math.floor(side * resized / cropped),
-            crop_shape="resized",
-            color_constancy="none",
-            interpolation=usual.interpolation.value,
-            reduce_jpeg=False,
-        ),
-    )
+    source = ModuleSource(library="torchvision", config=config, mean=mean, std=std)
+    resized = math.floor(side * resized / cropped)
+    return source, _cropped(side, resized, "resized", usual.interpolation.value)
 
 
 SETTINGS: Registry[Callable[[str, int, int | None], Settings]] = Registry(
@@ -198,14 +194,8 @@ def _settings_of_processor(
         resized = int(resized / settings["crop_pct"]) if keeps_shape else resized
     elif settings.get("do_center_crop"):
         side = int(settings["crop_size"]["height"])
-    preprocessing = Preprocessing(
-        image_size=side,
-        crop=side / resized,
-        crop_shape="resized_floor" if keeps_shape else "squashed",
-        color_constancy="none",
-        interpolation=FILTERS[settings["resample"]],
-        reduce_jpeg=False,
-    )
+    shape = "resized_floor" if keeps_shape else "squashed"
+    preprocessing = _cropped(side, resized, shape, FILTERS[settings["resample"]])
     scale = 255.0 * (settings["rescale_factor"] if settings.get("do_rescale") else 1.0)
     normalised = settings.get("do_normalize")
     mean, std = (
