@@ -16,7 +16,6 @@ from misgiving.training.config import (
     DataConfig,
     ModelConfig,
     TrainingConfig,
-    check_share_has_effect,
 )
 
 PAPER_SETS = ("nct", "b_box", "b_box_70", "b_box_70_image", "imagenet", "clin_skin", "derm_skin")
@@ -220,8 +219,6 @@ def protocol_for(
     """
     kind = data.partition(":")[0]
     protocol = PROTOCOLS[kind]
-    prepared = replace(protocol.images, **(images or {}))
-    check_share_has_effect(prepared.split, images or {})
     if kind in ("folder", "table") and not {"in_distribution", "unseen"} <= changes.keys():
         changes |= {"in_distribution": (), "unseen": ()}  # refused with the remedy
     return replace(
@@ -234,7 +231,7 @@ def protocol_for(
         ),
         model=replace(protocol.model, **(model or {})),
         training=replace(protocol.training, **(training or {})),
-        images=prepared,
+        images=protocol.images.changed(images or {}),
         **changes,
     )
 

@@ -142,8 +142,6 @@ def fit_estimator(
     training: Predictions,
     monitored: Predictions,
     config: TrainingConfig = ATTACHED,
-    *,
-    monitored_name: str = "tune",
 ) -> list[EpochRecord]:
     """Train the loss estimator of a model in place, and return two records for each epoch.
 
@@ -154,9 +152,8 @@ def fit_estimator(
     Args:
         model: Its classifier is left as it is. It is moved to the CPU.
         training: Predictions of this model, with the averages of its taps.
-        monitored: Predictions that are only measured.
+        monitored: Predictions that are only measured: `tune` in the records.
         config: How to train; what concerns the classifier is not used.
-        monitored_name: Name of the monitored set in the records.
 
     Raises:
         UsageError: The model has no estimator, the predictions have no averages, or the
@@ -174,7 +171,7 @@ def fit_estimator(
     channels = list(model.reader.channels)
     sets = {
         name: (predictions, *_inputs(predictions, channels, mean, std))
-        for name, predictions in (("train", training), (monitored_name, monitored))
+        for name, predictions in (("train", training), ("tune", monitored))
     }
     _, taps, logits = sets["train"]
     labels = torch.from_numpy(np.asarray(training.labels))

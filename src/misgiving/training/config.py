@@ -49,11 +49,12 @@ class DataConfig:
         changes = {name: getattr(self, name) for name in ("image_size", "crop", "color_constancy")}
         return {name: value for name, value in changes.items() if value is not None}
 
-
-def check_share_has_effect(split: str, given: Collection[str]) -> None:
-    """Check that no share is among the given settings where the split would not use it."""
-    if split == "grouped" and "validation_share" in given:
-        raise UsageError("`validation_share` has no effect on the grouped split; leave it out")
+    def changed(self, settings: Mapping[str, Any]) -> "DataConfig":
+        """This configuration with the given settings, all of which must have an effect."""
+        configured = replace(self, **settings)
+        if configured.split == "grouped" and "validation_share" in settings:
+            raise UsageError("`validation_share` has no effect on the grouped split; leave it out")
+        return configured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,10 +254,8 @@ class Recipe:
         training: Mapping[str, Any] = {},
     ) -> "Recipe":
         """This recipe with the given settings in place of its own."""
-        configured = replace(self.images, **images)
-        check_share_has_effect(configured.split, images)
         return Recipe(
-            images=configured,
+            images=self.images.changed(images),
             model=replace(self.model, **model),
             training=replace(self.training, **training),
         )
