@@ -52,7 +52,7 @@ def estimated(model, predictions):
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_the_estimator_ranks_new_losses_at_any_scale_of_the_activations(auxiliary, scale):
     model, new = model_of(), predictions_of(seed=1, scale=scale, shift=5 * scale)
-    config = replace(CONFIG, epochs=30, auxiliary=auxiliary)
+    config = replace(CONFIG, epochs=12, auxiliary=auxiliary)
     fit_estimator(model, predictions_of(scale=scale, shift=5 * scale), new, config)
     assert spearmanr(estimated(model, new), new.true_losses())[0] > 0.9
 
