@@ -171,7 +171,8 @@ def image_files(part: str, at: Path, names: list[str]) -> list[Path]:
 def certificate(policy: Any) -> Iterator[dict[str, str]]:
     """The numbers of a certificate, wherever in its file they are."""
     for name, value in policy.items() if isinstance(policy, dict) else ():
-        if name in CERTIFICATE and not isinstance(value, list | dict):
+        is_count = not (name == "cases" and isinstance(value, dict))  # else their identities
+        if name in CERTIFICATE and is_count and not isinstance(value, list):
             yield {"field": name, "value": json.dumps(value)}
         elif name not in CERTIFICATE:
             yield from certificate(value)
