@@ -1,6 +1,7 @@
-"""A small image set that can be learned in seconds."""
+"""Small image sets: one that can be learned in seconds, and four photographs in files."""
 
 import numpy as np
+from PIL import Image
 
 from misgiving.data.cache import ImageSet
 from misgiving.data.splits import Split
@@ -22,6 +23,15 @@ def coloured_set(size=24, classes=3, side=16, seed=0):
         hashes=tuple(f"{seed:04d}{number:060d}" for number in range(size)),
         classes=tuple("abcdefgh"[:classes]),
     )
+
+
+def write_photos(folder):
+    """Write four grey photographs of two classes; gives their files."""
+    paths = [folder / f"{name}.png" for name in ("NV/one", "NV/two", "DF/three", "DF/four")]
+    for number, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 30, 3), 200 + number, dtype=np.uint8)).save(path)
+    return paths
 
 
 def split_of(images, sets):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -55,7 +56,7 @@ def call(*arguments, cache):
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patched, redirect_stdout(out), redirect_stderr(err):
         patched.setenv("XDG_CACHE_HOME", str(cache))
-        patched.setenv("COLUMNS", "200")
+        patched.setenv("COLUMNS", os.environ.get("COLUMNS", "200"))
         patched.setattr(sys, "argv", ["misgiving", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
             cli.run()

@@ -1,6 +1,6 @@
 import os
 import signal
-import sys
+from functools import partial
 from pathlib import Path
 
 import hypothesis
@@ -64,21 +64,13 @@ def cache_home(tmp_path):
 
 
 @pytest.fixture
-def misgiving(monkeypatch, capsys, cache_home):
+def misgiving(monkeypatch, cache_home):
     """Run the command line in this process; gives exit code, standard output and standard error."""
-    from misgiving import cli
+    from commands import call
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home))
     monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["misgiving", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.run()
-        captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return run
+    return partial(call, cache=cache_home)
 
 
 @pytest.fixture(scope="module")

@@ -177,7 +177,7 @@ def test_a_policy_is_replaced_only_when_that_is_said_and_every_further_one_warns
 
 def test_a_damaged_policy_can_be_replaced(misgiving, with_policy):
     (with_policy / "policy" / "policy.json").write_text("{")
-    for error_rate in ("0.3", "0.2"):  # it is said of a calibration after the next one, too
+    for error_rate in ("0.3", "0.2"):  # both warn: the record stays incomplete
         code, _, error = misgiving(
             "calibrate", with_policy, "digits", "--max-error", error_rate, "--overwrite", *CPU
         )

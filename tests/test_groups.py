@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from misgiving.groups import groups_of_columns, join_groups
-from misgiving.report.sentences import unit_sentences
+from misgiving.report.rendering import environment
 
 
 def rows_of(columns, *cells):
@@ -74,6 +74,7 @@ def test_the_columns_that_define_groups_are_those_with_values():
     ],
 )
 def test_the_sentences_say_what_is_independent(columns, groups, said):
-    text = " ".join(unit_sentences(columns, len(groups), list(groups).count("")))
+    words = environment(html=False).get_template("policy.txt").module
+    text = words.unit(columns, len(groups), list(groups).count(""))
     assert all(words in text for words in said)
     assert ("Warning" in text) == ("Warning" in said[0])

@@ -6,6 +6,7 @@ from math import floor
 
 import numpy as np
 import pytest
+from coloured import write_photos
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -139,10 +140,7 @@ def test_in_any_picture_a_lesion_of_its_size_is_searched(random, shape, lowest, 
 @pytest.fixture
 def photos(tmp_path):
     """A folder for each class, and masks named by the files alone."""
-    for number, name in enumerate(("NV/one", "NV/two", "DF/three", "DF/four")):
-        path = tmp_path / "photos" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((20, 30, 3), 200 + number, dtype=np.uint8)).save(path)
+    for path in write_photos(tmp_path / "photos"):
         mask = np.zeros((20, 30), dtype=np.uint8)
         mask[5:9, 6:16] = 255
         (tmp_path / "masks").mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from coloured import write_photos
 from PIL import Image
 
 from misgiving.data import ood_sets
@@ -187,10 +188,7 @@ def test_a_written_set_is_read_with_its_groups(held_out, tmp_path):
 @pytest.fixture
 def photos(tmp_path):
     """Four photographs in a folder for each class, and a run that was trained on half of them."""
-    for number, name in enumerate(("NV/one", "NV/two", "DF/three", "DF/four")):
-        path = tmp_path / "photos" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((20, 30, 3), 200 + number, dtype=np.uint8)).save(path)
+    write_photos(tmp_path / "photos")
     images = load_dataset(f"folder:{tmp_path / 'photos'}")
     write_split_of(tmp_path / "run", images, ("train", "validation") * 2)
     return images

@@ -302,7 +302,7 @@ def test_losslessly_saved_pixels_are_decoded_unchanged(kind, random, height, wid
 
 
 def is_decoded_or_refused(data):
-    """Whether these are pixels, or are explained in one line that names the file."""
+    """True if these are pixels, or are explained in one line that names the file."""
     try:
         image = decode(data, "lesion.jpg")
     except DataError as refusal:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
+from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.trials import t_interval
 from misgiving.report.reproduction.run import Run
 from misgiving.reproduction.tables import SCHEMAS
@@ -67,15 +68,7 @@ DETECTORS = {
 }
 OOD_SETS = {"histology": 0.88, "photographs": 0.74, "boxes": 0.66, "clinical_skin": 0.8}
 UNSEEN_SETS = {"unseen_classes": 0.62, "unseen/BKL": 0.58, "unseen/VASC": 0.76}
-OOD_METRICS = (
-    "fpr_at_tpr95",
-    "detection_error",
-    "auroc",
-    "aupr_in",
-    "aupr_out",
-    "average_precision_in",
-    "average_precision_out",
-)
+OOD_METRICS = tuple(ood_metrics(np.ones(1), np.zeros(1)))
 TRIALS = range(3)
 TRAINING = TrainingConfig(epochs=12, batch_size=64, learning_rate=1e-4)
 SETTINGS = dict(

@@ -30,7 +30,7 @@ PRINTED = "() => dispatchEvent(new Event('beforeprint'))"
 
 @pytest.fixture(scope="module")
 def addresses(with_policies, dermoscopy, tmp_path_factory):
-    """Of two pages; the figures of the second are empty, because drawing them takes long."""
+    """Addresses of two pages; the figures of the second are empty, as drawing takes long."""
     folder = tmp_path_factory.mktemp("page")
     blank = dict.fromkeys((*BLANK, "confusions", "learning-rates"), BLANK["figure-2"])
     pages = {

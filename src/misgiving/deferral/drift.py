@@ -269,7 +269,7 @@ class ExpectedError(NamedTuple):
 
 
 Expected = tuple[ExpectedError, ExpectedError | None]
-"""Of all images whose outputs are finite, and of the accepted ones.
+"""Expected errors of all images whose outputs are finite, and of the accepted ones.
 
 None where no image is accepted, or too few calibration cases are.
 """

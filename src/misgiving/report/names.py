@@ -3,6 +3,10 @@
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
+RATE_MODELS = ("vanilla", "proposed")
+"""The models that are also trained at other learning rates, as the paper compares them."""
+
+RATE = "learning_rate/"  # before the value, in the name of an experiment
 DETECTOR_TITLES = {
     "odin": "ODIN",
     "odin_default": "ODIN, untuned",

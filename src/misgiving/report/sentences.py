@@ -48,17 +48,6 @@ def left_out_sentences(counts: Mapping[str, int]) -> list[str]:
     return _lines(POLICY, "left_out", counts)
 
 
-def unit_sentences(columns: Sequence[str], images: int, ungrouped: int) -> list[str]:
-    """Sentences on the unit of a guarantee, and on what it leaves dependent.
-
-    Args:
-        columns: Those that define the groups.
-        images: Number of all.
-        ungrouped: Number of those that are a group of their own.
-    """
-    return _lines(POLICY, "unit", columns, images, ungrouped)
-
-
 def drift_sentence(test: DriftTest, recent: Recent | None, *, knows_training: bool) -> str:
     """Describe cases of a test.
 

@@ -30,7 +30,7 @@ from misgiving.report.figures import (
     styled,
 )
 from misgiving.report.frames import Picture, distinct, models_of, select
-from misgiving.report.names import DETECTOR_TITLES, POINTS
+from misgiving.report.names import DETECTOR_TITLES, POINTS, RATE_MODELS
 
 WIDTH = 10  # inches of every figure
 LOG_RANGE = 50.0  # losses that differ more than this are unreadable on a linear axis
@@ -52,7 +52,7 @@ QUANTITIES = {
     "error_probability": ("error probability (%)", 100.0),
     "expected_loss": ("expected loss (nats)", 1.0),
 }
-RATE_MODELS = {"vanilla": -0.17, "proposed": 0.17}  # with their place beside a rate
+BESIDE_RATE = dict(zip(RATE_MODELS, (-0.17, 0.17), strict=True))  # where a model stands
 ABOVE = 1.12  # height of "never", as a multiple of the longest time that was needed
 
 
@@ -359,7 +359,7 @@ def rates_figure(runs: DataFrame, *, own_rate: float, level: float, monitored: s
     rates, finals = sorted(set(runs["rate"])), 100 * runs["final"].dropna()
     never = ABOVE * runs["epochs"].max() if runs["epochs"].notna().any() else ABOVE
     floor, top = (finals.min() - 4, finals.max() + 3) if len(finals) else (-4.0, 103.0)
-    for (index, rate), (model, side) in product(enumerate(rates), RATE_MODELS.items()):
+    for (index, rate), (model, side) in product(enumerate(rates), BESIDE_RATE.items()):
         own, label = select(runs, rate=rate, model=model), None if index else model
         heights = own["epochs"].astype(float).fillna(never).tolist()
         ends = 100 * own["final"].dropna()

@@ -11,7 +11,7 @@ import pandas as pd
 from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.metrics.selective import BY_GROUPS, BY_IMAGES
 from misgiving.report.frames import distinct, models_of, select, spread_of
-from misgiving.report.names import DETECTOR_TITLES
+from misgiving.report.names import DETECTOR_TITLES, RATE, RATE_MODELS
 from misgiving.report.reproduction.claims import Effect, effect_of
 from misgiving.report.reproduction.run import Quantity, Run, main_model
 
@@ -19,8 +19,6 @@ MSP = "msp"
 COLLAPSED_SPREAD = 0.1  # an estimate with less than a tenth of the true spread counts as constant
 FALSE_ALARMS = 0.05  # to which the OOD rule is calibrated
 REACHED = 0.95  # of vanilla's mean final value
-RATE_MODELS = ("vanilla", "proposed")
-RATE = "learning_rate/"
 POLICY = "policy/"
 MAIN_TARGET = 0.1  # the target of the first sentence
 
