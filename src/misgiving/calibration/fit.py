@@ -178,10 +178,10 @@ class TuningSet(NamedTuple):
 
 
 def cross_fitted(tuning: TuningSet, weigh: ClassWeights) -> tuple[Classes, dict[str, Values]]:
-    """Named classes and learned scores of each sample, fitted on the other groups alone.
+    """Predicted classes and learned scores of each sample, fitted on the other groups alone.
 
-    Where there are too few groups, classes are named in sample and there is no learned score; there
-    is no combination where there are too few errors or right answers to learn from.
+    Where there are too few groups, classes are predicted in sample and there is no learned score;
+    there is no combination where there are too few errors or right answers to learn from.
     """
     if len(np.unique(tuning.groups)) < 2 * FOLDS:
         return _fit_learned(tuning._replace(scores={}), weigh).predict(tuning.logits), {}
@@ -257,7 +257,7 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
 
     Args:
         tuning: The set, with scores among which are some of `SINGLE` and `COMBINED`.
-        weigh: From true classes to the weights by which classes are named; None: by the logits.
+        weigh: From true classes to the weights by which classes are predicted; None: by the logits.
 
     Raises:
         DataError: There are too few samples, or a score is not finite.
@@ -267,10 +267,10 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
     tuning = tuning._replace(scores=used)
     _check_usable(used)
     with threadpool_limits(1):  # for so few numbers, threads take longer to meet than to work
-        named, held_out = cross_fitted(tuning, weigh)
+        choices, held_out = cross_fitted(tuning, weigh)
         learned = _fit_learned(tuning, weigh)
     candidates = {name: used[name] for name in SINGLE if name in used} | held_out
-    wrong = named != labels
+    wrong = choices != labels
     tried = {name: aurc(values, wrong) for name, values in candidates.items()}
     losses = -log_softmax(tuning.logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
     predicted = used.get("predicted_loss")
@@ -287,7 +287,7 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
         tried=tried,
         samples=len(labels),
     )
-    return Fitted(calibrator, named, acceptance, candidates, wrong)
+    return Fitted(calibrator, choices, acceptance, candidates, wrong)
 
 
 def _check_usable(scores: Scores) -> None:

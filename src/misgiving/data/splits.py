@@ -292,7 +292,7 @@ def without_training_images(dataset: Dataset, run: Path) -> Dataset:
     """
     trained = read_split(run / "split.csv").hashes_of("train")
     hashed = returning_bad_images(partial(hash_of, dataset.images), dataset.ids)
-    kept = np.flatnonzero([content not in trained for content in in_order(hashed, len(dataset))])
-    if not len(kept):
+    rows = np.flatnonzero([content not in trained for content in in_order(hashed, len(dataset))])
+    if not len(rows):
         raise UsageError(f"{run} was trained on all images of {dataset.name}; give others")
-    return dataset.select(kept)
+    return dataset.select(rows)

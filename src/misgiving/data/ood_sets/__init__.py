@@ -154,18 +154,18 @@ def build(
         whole = ood_dataset(held_out, name, ids, others.groups, others.images)
     size = min(count or PAPER_COUNTS.get(name, len(whole)), len(whole))
     chosen = np.random.default_rng(seed).choice(len(whole), size=size, replace=False)
-    kept = whole.select(np.sort(chosen))
-    return replace(kept, contents=_contents(kept))
+    drawn = whole.select(np.sort(chosen))
+    return replace(drawn, contents=_contents(drawn))
 
 
-def _contents(kept: Dataset) -> str:
+def _contents(drawn: Dataset) -> str:
     """Number and origin of the images of a set, and what is missing."""
-    contents = [kept.contents or _origin(kept)]
-    if kept.left_out:
-        plural = "s" * (kept.left_out > 1)
-        contents.append(f"{kept.left_out} image{plural} left out as unsuitable")
-    if len(kept) < (paper_count := PAPER_COUNTS.get(kept.name, 0)):
-        contents.append(f"{len(kept)} of the paper's {paper_count}")
+    contents = [drawn.contents or _origin(drawn)]
+    if drawn.left_out:
+        plural = "s" * (drawn.left_out > 1)
+        contents.append(f"{drawn.left_out} image{plural} left out as unsuitable")
+    if len(drawn) < (paper_count := PAPER_COUNTS.get(drawn.name, 0)):
+        contents.append(f"{len(drawn)} of the paper's {paper_count}")
     return "; ".join(contents)
 
 
