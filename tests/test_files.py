@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,20 @@ def test_only_what_a_dead_process_left_is_removed(tmp_path, writer):
         assert partial.exists()
     clear_abandoned([target])
     assert names(tmp_path) == ["other"]
+
+
+def test_writers_of_one_file_at_the_same_time_leave_it_whole(tmp_path):
+    def write(letter):
+        for _ in range(20):
+            with whole_file(tmp_path / "target") as partial, partial.open("w") as file:
+                for _ in range(5):
+                    file.write(letter)
+                    file.flush()
+            assert len(set((tmp_path / "target").read_text())) == 1
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, "abcd"))
+    assert names(tmp_path) == ["target"]
 
 
 def test_a_file_is_written_over_what_a_killed_process_left(tmp_path, writer):

@@ -3,9 +3,7 @@
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-RATE_MODELS = ("vanilla", "proposed")
-"""The models that are also trained at other learning rates, as the paper compares them."""
-
+RATE_MODELS = ("vanilla", "proposed")  # also trained at other learning rates
 RATE = "learning_rate/"  # before the value, in the name of an experiment
 DETECTOR_TITLES = {
     "odin": "ODIN",

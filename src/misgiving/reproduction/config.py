@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 
 from misgiving.errors import UsageError, require, require_choices
 from misgiving.registry import Registry
-from misgiving.report.names import RATE
 
 ModelName = Literal[
     "vanilla",
@@ -68,6 +67,12 @@ FAILURES = "failures"  # the acceptance scores of the measured set
 
 MOST_JOBS = 8
 """Units that run at the same time where no number is given; each needs the memory of a training."""
+
+
+RATE_MODELS: tuple[ModelName, ...] = ("vanilla", "proposed")
+"""The models that are also trained at other learning rates, as the paper compares them."""
+
+RATE = "learning_rate/"  # before the value, in the name of an experiment
 
 
 def learning_rate_of(experiment: str) -> float | None:

@@ -10,8 +10,7 @@ from misgiving.errors import UsageError
 from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.evaluation.measures import UNSEEN_SET
 from misgiving.registry import Registry
-from misgiving.report.names import RATE, RATE_MODELS
-from misgiving.reproduction.config import OdinGrid, ProtocolConfig, Unit
+from misgiving.reproduction.config import RATE, RATE_MODELS, OdinGrid, ProtocolConfig, Unit
 from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES
 from misgiving.training.config import (
     DataConfig,
