@@ -12,7 +12,6 @@ from sklearn.datasets import load_digits
 
 from misgiving.data.datasets import FORMS, load_dataset
 from misgiving.data.datasets.dataset import Dataset, ImageArray, ImageFiles
-from misgiving.data.datasets.dermoscopy import published_counts
 from misgiving.data.datasets.folders import image_names
 from misgiving.errors import DataError, UsageError
 from misgiving.files import write_csv
@@ -257,14 +256,6 @@ def test_real_isic_images_are_read(real_data):
     assert len(dataset) == 2465
     assert np.bincount(dataset.labels).tolist() == [578, 859, 244, 67, 494, 42, 74, 107]
     assert dataset.images.read(0).image.shape == (150, 200, 3)
-
-
-@pytest.mark.parametrize(
-    ("name", "total"),
-    [("isic2019:x", 25331), ("ham10000:x", 10015), ("medmnist:x/dermamnist_64.npz", 10015)],
-)
-def test_published_counts_add_up_to_the_published_total(name, total):
-    assert sum(published_counts(name).values()) == total
 
 
 @pytest.mark.parametrize(

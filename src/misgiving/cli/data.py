@@ -145,9 +145,9 @@ def check(
 ) -> None:
     """Check images and labels: counts, damaged files, duplicates, wrong labels.
 
-    Compares the counts by class with the published ones, and reports unreadable files, exact and
-    near duplicates, groups of several images, groups that the paper's split would put into both of
-    its sets, contradictory labels, and images of unusual size or that are nearly black.
+    Counts the images of each class, and reports unreadable files, exact and near duplicates, groups
+    of several images, groups that the paper's split would put into both of its sets, contradictory
+    labels, and images that are nearly black.
 
     With --model, or for a file of predictions, also lists images whose label is probably wrong,
     most suspect first, in `suspect_labels.csv`: the given label, the suggested class, the score
@@ -186,7 +186,7 @@ def _check_images(data: str, out: Path | None, seed: int) -> None:
     with progress_bars() as progress:
         report = Bar(progress, "checking images").at
         result = data_check(load_dataset(data), seed=seed, report=report)
-    show_table(("check", "count", "remark"), result.summary())
+    show_table(("check", "count", "remark"), result.summary)
     if out is not None:
         result.write(out)
         say(f"wrote {out}")

@@ -4,11 +4,8 @@ Dermoscopic images look alike, a blob in the middle, so that a hash alone would 
 ones. A pair must agree in a difference hash (Krawetz, 2013) and in its grey thumbnails.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
-
 import numpy as np
-from jaxtyping import Bool, Float32, Int, UInt8, UInt64
+from jaxtyping import Bool, Float32, Int, Shaped, UInt64
 from PIL import Image
 
 from misgiving.data.cache import ImageSet
@@ -16,6 +13,8 @@ from misgiving.data.decoding import Picture
 from misgiving.groups import Pair
 
 Grey = Float32[np.ndarray, "_ side side"]
+Hashes = Shaped[np.ndarray, "*images"]
+"""`PICTURE_HASH` of one image or of several."""
 
 HASH_SIDE = 16  # 256 bits in four words
 THUMBNAIL_SIDE = 32
@@ -33,46 +32,37 @@ MOST_BRIGHTER = 48.0  # grey levels, on average
 FLAT = 0.5  # standard deviation in grey levels below which there is nothing to correlate
 
 
-class Hashes(NamedTuple):
-    """A difference hash and a grey thumbnail of each image."""
-
-    bits: UInt64[np.ndarray, "n words"]
-    thumbnails: UInt8[np.ndarray, "n side side"]
+PICTURE_HASH = np.dtype(
+    [("bits", np.uint64, HASH_SIDE**2 // 64), ("thumbnail", np.uint8, (THUMBNAIL_SIDE,) * 2)]
+)
+"""Type of a difference hash with a grey thumbnail."""
 
 
 def picture_hash(image: Picture) -> Hashes:
-    """Hash and thumbnail of the grey image, squeezed into a square.
+    """Hash and thumbnail of the grey image, squeezed into a square, as a `PICTURE_HASH`.
 
     A bit is set where the image gets lighter to the right; similar pictures differ in few bits.
 
     >>> ramp = np.tile(np.arange(0, 240, 4, dtype=np.uint8)[:, None], (50, 1, 3))
-    >>> np.bitwise_count(picture_hash(ramp).bits).tolist()
-    [[64, 64, 64, 64]]
+    >>> np.bitwise_count(picture_hash(ramp)["bits"]).tolist()
+    [64, 64, 64, 64]
     """
     import imagehash  # half a second, with SciPy and PyWavelets
 
     grey = Image.fromarray(image).convert("L")
     thumbnail = grey.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR)
     bits = np.packbits(imagehash.dhash(grey, HASH_SIDE).hash).view(np.uint64)
-    return Hashes(bits[None], np.asarray(thumbnail)[None])
-
-
-def concatenated(hashes: Iterable[Hashes]) -> Hashes:
-    """Hashes of all images in this order."""
-    none = Hashes(
-        np.empty((0, HASH_SIDE**2 // 64), np.uint64),
-        np.empty((0, THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8),
-    )
-    return Hashes(*map(np.concatenate, zip(none, *hashes, strict=True)))
+    return np.array((bits, np.asarray(thumbnail)), dtype=PICTURE_HASH)
 
 
 def image_hashes(images: ImageSet) -> Hashes:
     """Hashes of prepared images; one block at a time is in memory."""
-    return concatenated(
+    hashes = [
         picture_hash(image)
         for start in range(0, len(images), BLOCK)
         for image in images.read(np.arange(start, min(start + BLOCK, len(images))))
-    )
+    ]
+    return np.array(hashes, dtype=PICTURE_HASH)
 
 
 def near_duplicates(hashes: Hashes) -> list[Pair]:
@@ -83,13 +73,16 @@ def near_duplicates(hashes: Hashes) -> list[Pair]:
     mirrored or cropped by more than about 2 % are not found.
     """
     duplicates: list[Pair] = []
-    light = hashes.thumbnails.mean(axis=(1, 2), dtype=np.float32)
-    for start in range(0, len(hashes.bits), BLOCK):
-        pairs = _similar_bits(hashes.bits, start)
+    thumbnails = hashes["thumbnail"]
+    light = thumbnails.mean(axis=(1, 2), dtype=np.float32)
+    for start in range(0, len(hashes["bits"]), BLOCK):
+        pairs = _similar_bits(hashes["bits"], start)
         pairs = pairs[np.abs(np.subtract(*light[pairs.T])) <= MOST_BRIGHTER]
         for measure, least in (np.asarray, LEAST_CORRELATION), (_detail, LEAST_DETAIL_CORRELATION):
             first, second = (np.unique(side, return_inverse=True) for side in pairs.T)
-            grey = (hashes.thumbnails[numbers].astype(np.float32) for numbers, _ in (first, second))
+            grey = (
+                hashes["thumbnail"][numbers].astype(np.float32) for numbers, _ in (first, second)
+            )
             alike = _correlation(*map(measure, grey)) >= least
             pairs = pairs[alike[first[1], second[1]]]
         duplicates += map(tuple, pairs.tolist())

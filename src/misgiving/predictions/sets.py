@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from misgiving.data.cache import ImageSet
-from misgiving.data.duplicates import concatenated, image_hashes, near_duplicates
+from misgiving.data.duplicates import image_hashes, near_duplicates
 from misgiving.data.splits import Split
 from misgiving.groups import chained, join_groups, named_groups
 from misgiving.predictions.record import Predictions
@@ -24,7 +26,7 @@ def related_groups(sources: Sequence[ImageSet], split: Split) -> tuple[str, ...]
     ids = [name for images in sources for name in images.ids]
     group_of = dict(zip(split.hashes, split.groups, strict=True))
     pairs = [
-        *near_duplicates(concatenated(map(image_hashes, sources))),
+        *near_duplicates(np.concatenate([*map(image_hashes, sources)])),
         *chained(contents),
         *chained([group_of.get(content, "") for content in contents]),
     ]

@@ -1,6 +1,6 @@
 """`isic2019:` and `ham10000:` data, in the layouts of their publishers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
@@ -23,46 +23,6 @@ HAM_TABLES = ("ham10000_metadata.csv", "ham10000_metadata", "ham10000_metadata.t
 HAM_FOLDERS = ("ham10000_images_part_1", "ham10000_images_part_2", "images")
 HAM_METADATA = {"age": "age", "sex": "sex", "localization": "site", "dx_type": "dx_type"}
 HAM_MASKS = ("HAM10000_segmentations_lesion_tschandl", "masks")
-
-PUBLISHED: Mapping[str, Mapping[str, int]] = {
-    "isic2019": {  # 25,331 training images (challenge.isic-archive.com/landing/2019)
-        "MEL": 4522,
-        "NV": 12875,
-        "BCC": 3323,
-        "AK": 867,
-        "BKL": 2624,
-        "DF": 239,
-        "VASC": 253,
-        "SCC": 628,
-    },
-    "ham10000": {  # 10,015 images (Tschandl et al., 2018, Scientific Data 5, 180161)
-        "MEL": 1113,
-        "NV": 6705,
-        "BCC": 514,
-        "AKIEC": 327,
-        "BKL": 1099,
-        "DF": 115,
-        "VASC": 142,
-    },
-}
-"""Published number of images of each class."""
-
-
-def published_counts(name: str) -> Mapping[str, int] | None:
-    """Published images per class of `isic2019:...` and the like; None where they are not known.
-
-    DermaMNIST holds the 10,015 images of HAM10000 (Yang et al., 2023), and so does its corrected
-    edition, but not its extended one (Abhishek et al., 2025).
-
-    >>> published_counts("ham10000:HAM10000")["NV"]
-    6705
-    >>> published_counts("folder:photos")
-    """
-    kind, _, place = name.partition(":")
-    file = place.rpartition("/")[2]
-    if kind == "medmnist" and file.startswith("dermamnist") and "extended" not in file:
-        return PUBLISHED["ham10000"]
-    return PUBLISHED.get(kind)
 
 
 def read_isic2019(place: str) -> Dataset:
