@@ -15,7 +15,7 @@ from side_by_side import Comparison, alternate
 from torch import Tensor
 from torchvision.transforms import v2
 
-from misgiving.data.augmentation import augment
+from misgiving.data.batching import augment
 from misgiving.data.preprocessing import AugmentationSettings
 
 SETTINGS = AugmentationSettings()

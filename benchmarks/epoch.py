@@ -26,8 +26,7 @@ from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.models.joint import JointClassifier
 from misgiving.training.config import TrainingConfig
 from misgiving.training.devices import start_fabric
-from misgiving.training.loop import train_epoch
-from misgiving.training.objective import objective_of
+from misgiving.training.loop import objective_of, train_epoch
 from misgiving.training.resume import TrainingState
 
 CLASSES = 8

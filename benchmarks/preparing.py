@@ -18,7 +18,8 @@ from inputs import write_pictures
 from PIL import Image
 from side_by_side import Comparison, alternate
 
-from misgiving.data.datasets.dataset import ImageFiles, preprocessed
+from misgiving.data.cache import preprocessed
+from misgiving.data.datasets.dataset import ImageFiles
 from misgiving.data.preprocessing import Preprocessing
 
 SIZE = 224

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from misgiving.evaluation.evaluate import evaluate
     from misgiving.losses import joint_objective, ranking_loss
     from misgiving.metrics.ood import ood_metrics
-    from misgiving.models.joint import JointClassifier, Output, attach
-    from misgiving.models.loss_estimator import LossEstimator
+    from misgiving.models.joint import JointClassifier, LossEstimator, Output, attach
     from misgiving.predictions.predict import predict
     from misgiving.predictions.record import Predictions
     from misgiving.scores.odin import Odin
@@ -29,7 +28,7 @@ _HOMES = {
     "Decision": "deferral.decisions",
     "Deferral": "deferral.deferral",
     "JointClassifier": "models.joint",
-    "LossEstimator": "models.loss_estimator",
+    "LossEstimator": "models.joint",
     "Odin": "scores.odin",
     "Output": "models.joint",
     "Predictions": "predictions.record",

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
-from misgiving.data import augmentation
-from misgiving.data.augmentation import augment
+from misgiving.data import batching
+from misgiving.data.batching import augment
 from misgiving.data.preprocessing import AugmentationSettings
 
 NONE = AugmentationSettings.none()
@@ -31,13 +31,13 @@ def generator(seed=0):
 
 def draw_all(monkeypatch, *values):
     """Let every image draw: two flips, angle, two shifts, brightness, contrast, saturation."""
-    monkeypatch.setattr(augmentation, "_draw", lambda count, _: torch.tensor([values] * count))
+    monkeypatch.setattr(batching, "_draw", lambda count, _: torch.tensor([values] * count))
 
 
 @pytest.mark.parametrize("values", [1, 3 * 12 * 12 * 4])
 def test_a_batch_is_varied_alike_in_chunks_of_any_size(monkeypatch, values):
     whole = augment(images(6), AugmentationSettings(), generator())
-    monkeypatch.setattr(augmentation, "CHUNK", values)
+    monkeypatch.setattr(batching, "CHUNK", values)
     in_parts = augment(images(6), AugmentationSettings(), generator())
     torch.testing.assert_close(in_parts, whole)
 
@@ -46,7 +46,7 @@ def test_a_batch_is_varied_alike_in_chunks_of_any_size(monkeypatch, values):
 def test_the_grid_is_that_of_torch(size):
     affine = torch.randn(3, 2, 3, dtype=torch.float64, generator=generator())
     grid = torch.empty(3, 2, *size, dtype=torch.float64)
-    augmentation._write_grid(affine, grid)
+    batching._write_grid(affine, grid)
     expected = F.affine_grid(affine, [3, 1, *size], align_corners=False)
     torch.testing.assert_close(grid.permute(0, 2, 3, 1), expected)
 

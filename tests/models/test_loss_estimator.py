@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from misgiving.models.loss_estimator import LossEstimator, shape_of_logits
+from misgiving.models.joint import LossEstimator, shape_of_logits
 
 
 def test_the_estimator_is_the_papers_figure_1_written_out():

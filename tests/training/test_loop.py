@@ -13,16 +13,14 @@ from scipy.stats import spearmanr
 from torch.nn import functional as F
 from torch.optim import Adam
 
-from misgiving.data.augmentation import augment
-from misgiving.data.batching import batches, sampling_order
+from misgiving.data.batching import augment, batches, sampling_order
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import TrainingError, UsageError
 from misgiving.losses import AUXILIARY_LOSSES, PAIRS
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import predict
 from misgiving.training.config import TrainingConfig, recorded
-from misgiving.training.loop import seeded, train
-from misgiving.training.objective import class_weights, schedule_of
+from misgiving.training.loop import class_weights, schedule_of, seeded, train
 from misgiving.training.resume import TrainingState
 
 CONFIG = TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-3, device="cpu", seed=5)

@@ -84,12 +84,12 @@ class Decider(NamedTuple):
         from misgiving.models.joint import full_outputs_of
         from misgiving.predictions.graphs import cached_network
         from misgiving.predictions.inference import fingerprint_of
-        from misgiving.training.devices import start_processes
+        from misgiving.training.devices import device_of_process
 
         checkpoint = load(folder)
         fingerprint = fingerprint_of(checkpoint)
         deferral = Deferral.of_run(folder, model=fingerprint)
-        place = start_processes(device, devices=devices, nodes=nodes)
+        place = device_of_process(device, devices=devices, nodes=nodes)
         checkpoint.model.to(place)
 
         def run_model(inputs: ModelInputs) -> tuple[Float[np.ndarray, "n ..."], ...]:

@@ -75,14 +75,14 @@ def read_source(
     from misgiving.evaluation.files import SkippedImage
     from misgiving.models import processes
     from misgiving.predictions.predict import TrainedRun
-    from misgiving.training.devices import start_processes
+    from misgiving.training.devices import device_of_process
 
     folders = {name: read_ood_folder(folder, name=name) for name, folder in ood.items()}
     places = {name: value for name, value in settings.items() if name != "on_bad_image"}
     with processes.explain_lost_process(), progress_bars() as progress:
         trained = TrainedRun.load(
             run,
-            device=str(start_processes(**places)),
+            device=str(device_of_process(**places)),
             cache=cache,
             on_image=Bar(progress, "preparing images").at,
             on_predicted=Bar(progress, "predicting").at,

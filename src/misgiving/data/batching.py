@@ -1,4 +1,9 @@
-"""Batches of a prepared image set, and the order in which an epoch visits its images."""
+"""Batches of a prepared image set, the order of an epoch, and random variation of its images.
+
+All random numbers are drawn on the CPU, so that a run does not depend on the device. On a CPU, a
+batch is varied in chunks that fit into its cache, in memory that the next chunk reuses: getting new
+memory from the system takes longer than changing colours.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -7,12 +12,19 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
 from misgiving.data.cache import ImageSet
 from misgiving.data.decoding import in_order
+from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import UsageError
 from misgiving.registry import Registry
 
+Images = Float[Tensor, "batch 3 height width"]
+Planes = Float[Tensor, "batch planes height width"]
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+CHUNK = 2**19  # values per chunk on a CPU: 2 MiB
 BATCHES_AHEAD = 2  # batches that are read while one is used
 
 
@@ -107,3 +119,101 @@ def sampling_order(
         counts = torch.from_numpy(np.bincount(labels)[labels]).double()
         order = torch.multinomial(weigh(counts), len(labels), True, generator=generator)
     return order.numpy()
+
+
+@torch.no_grad()
+def augment(images: Images, settings: AugmentationSettings, generator: torch.Generator) -> Images:
+    """Vary each image at random: flips, rotation and translation, then colours.
+
+    Settings of zero copy the images exactly. Each image takes the same number of draws in any case,
+    so that one kind of variation can be left out without changing the others. Values stay in
+    [0, 1]. The generator is on the CPU.
+    """
+    draws = _draw(len(images), generator)
+    varied = uninitialized(images.shape, dtype=images.dtype, device=images.device)
+    size = len(images)
+    if images.device.type == "cpu":
+        size = max(1, CHUNK // images.shape[1:].numel())
+    scratch = torch.empty_like(varied[:size])
+    for start in range(0, len(images), size):
+        chunk = slice(start, start + size)
+        planes = scratch[: len(varied[chunk])]
+        _vary(images[chunk], draws[chunk], settings, planes, out=varied[chunk])
+    return varied
+
+
+def _draw(count: int, generator: torch.Generator) -> Float[Tensor, "batch 8"]:
+    """Per image: two flips, angle, two shifts, brightness, contrast, saturation; in [0, 1)."""
+    return torch.rand(count, 8, generator=generator)
+
+
+def _vary(
+    images: Images,
+    draws: Float[Tensor, "batch 8"],
+    settings: AugmentationSettings,
+    scratch: Images,
+    *,
+    out: Images,
+) -> None:
+    if settings.flips or settings.rotation > 0 or settings.translation > 0:
+        affine = _affine(draws, settings, aspect=images.shape[3] / images.shape[2])
+        grid = scratch[:, :2]
+        _write_grid(affine.to(images), grid)
+        images = F.grid_sample(  # beyond an edge, the image is mirrored at that edge
+            images, grid.permute(0, 2, 3, 1), padding_mode="reflection", align_corners=False
+        )
+    if settings.jitter > 0:
+        factors = 1 + settings.jitter * _either_way(draws[:, 5:])
+        _jitter(images, factors, scratch[:, 2:], out=out)
+    else:
+        out.copy_(images)
+    out.clamp_(0, 1)  # also without a jitter: interpolation weights sum to 1 up to rounding
+
+
+def _affine(
+    draws: Float[Tensor, "batch 8"], settings: AugmentationSettings, *, aspect: float
+) -> Float[Tensor, "batch 2 3"]:
+    """Map from positions in the result to positions in the image, both from -1 to 1 on each side.
+
+    `aspect`, width over height, keeps the rotation a rotation where the image is not square.
+    """
+    mirrored = (draws[:, :2] < 0.5) & settings.flips
+    flip_x, flip_y = torch.where(mirrored, -1.0, 1.0).T
+    angle = torch.deg2rad(settings.rotation * _either_way(draws[:, 2]))
+    shift_x, shift_y = (2 * settings.translation * _either_way(draws[:, 3:5])).T
+    cosine, sine = angle.cos(), angle.sin()
+    along_x = torch.stack([flip_x * cosine, -flip_y * sine / aspect, shift_x], dim=1)
+    along_y = torch.stack([flip_x * sine * aspect, flip_y * cosine, shift_y], dim=1)
+    return torch.stack([along_x, along_y], dim=1)
+
+
+def _either_way(draws: Tensor) -> Tensor:
+    """Map [0, 1) to [-1, 1)."""
+    return 2 * draws - 1
+
+
+def _write_grid(affine: Float[Tensor, "batch 2 3"], grid: Planes) -> None:
+    """`affine_grid` as a sum of a row and a column, instead of a matrix product per pixel."""
+    height, width = (  # centres of pixels, from -1 to 1 over their outer edges
+        ((2 * torch.arange(side, dtype=torch.float64) + 1) / side - 1).to(affine)
+        for side in grid.shape[2:]
+    )
+    along_width = affine[:, :, 0, None] * width
+    along_height = affine[:, :, 1, None] * height + affine[:, :, 2, None]
+    torch.add(along_width[:, :, None, :], along_height[:, :, :, None], out=grid)
+
+
+def _jitter(
+    images: Images, factors: Float[Tensor, "batch 3"], gray: Planes, *, out: Images
+) -> None:
+    """Scale brightness, contrast about the mean grey, then saturation about each pixel's grey.
+
+    With factors b, c and s, the grey g of a pixel x as it was and m, the mean of g, this is
+    s c b x + (1 - s) c b g + (1 - c) b m: all three are linear, and the grey of a grey is itself.
+    """
+    brightness, contrast, saturation = factors.to(images)[:, :, None, None, None].unbind(dim=1)
+    red, green, blue = (images[:, channel, None] for channel in range(3))
+    torch.mul(red, LUMA[0], out=gray).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+    mean = gray.mean(dim=(1, 2, 3), keepdim=True)
+    gray.mul_((1 - saturation) * contrast * brightness).add_((1 - contrast) * brightness * mean)
+    torch.addcmul(gray, images, saturation * contrast * brightness, out=out)

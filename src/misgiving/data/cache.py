@@ -16,15 +16,22 @@ from jaxtyping import Int, UInt8
 from misgiving.data.datasets.dataset import (
     Dataset,
     HashedImage,
+    ImageFiles,
+    ImageSource,
     LabelledImages,
-    preprocessed,
     without,
 )
-from misgiving.data.decoding import FAIL, check_bad_images, in_order, returning_bad_images
+from misgiving.data.decoding import (
+    FAIL,
+    check_bad_images,
+    in_order,
+    read_bytes,
+    returning_bad_images,
+)
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImage, DataError
 from misgiving.files import locked, read_json, whole_folder, write_json
-from misgiving.manifests import crc32_of, seal, sha256_of_json, sha256_of_lines, verify
+from misgiving.manifests import crc32_of, seal, sha256_of, sha256_of_json, sha256_of_lines, verify
 
 Report = Callable[[int, int], None]
 """Called with the number of images that are done, and the total."""
@@ -148,6 +155,16 @@ def prepare(
     if images.skipped:
         without(dataset, images.skipped)  # checks that no class is left without images
     return images
+
+
+def preprocessed(images: ImageSource, index: int, preprocessing: Preprocessing) -> HashedImage:
+    """Square of one image as the model sees it, and the hash of its content."""
+    if isinstance(images, ImageFiles):  # which are decoded no larger than necessary
+        path = images.paths[index]
+        data = read_bytes(path)
+        return HashedImage(sha256_of(data), preprocessing.from_file(data, str(path)))
+    name, image = images.read(index)
+    return HashedImage(name, preprocessing(image))
 
 
 def _entry_name(dataset: Dataset, preprocessing: Preprocessing) -> str:

@@ -9,9 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from misgiving.errors import UsageError
-from misgiving.models.adapters import ModuleReader, first_weight, read_module
+from misgiving.models.adapters import ModuleReader, averages, first_weight, read_module
 from misgiving.models.backbones import TimmReader, create_backbone, normalisation, read_timm
-from misgiving.models.loss_estimator import LossEstimator, averages
 
 Images = Float[Tensor, "batch 3 height width"]
 
@@ -36,6 +35,58 @@ class FullOutput(NamedTuple):
     predicted_losses: Float[Tensor, " batch"]
     features: Float[Tensor, "batch width"]
     taps: Float[Tensor, "batch channels"]
+
+
+class LossEstimator(nn.Module):
+    """Pool, project and concatenate the tapped activations, then predict each sample's loss.
+
+    Each tap, of shape (N, C, ...), goes through global average pooling, a linear layer of `hidden`
+    units and ReLU; one linear layer reads them all (paper, section 3; Figure 1). A tap of shape
+    (N, C) is taken as an average. The output is unbounded: a ranking needs no scale, and a squared
+    error finds its own.
+
+    With `num_classes` there is one more tap, which the paper does not have: the classifier's own
+    output (`shape_of_logits`), through as many units.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], hidden: int = 128, *, num_classes: int | None = None
+    ) -> None:
+        super().__init__()
+        widths = [*channels, *([] if num_classes is None else [num_classes + 2])]
+        self.projections = nn.ModuleList(nn.Linear(width, hidden) for width in widths)
+        self.head = nn.Linear(len(widths) * hidden, 1)
+        self.reads_logits = num_classes is not None
+
+    def forward(
+        self,
+        activations: Sequence[Float[Tensor, "batch _ ..."]],
+        logits: Float[Tensor, "batch classes"] | None = None,
+    ) -> Float[Tensor, " batch"]:
+        taps = averages(activations)
+        if self.reads_logits and logits is not None:
+            taps.append(shape_of_logits(logits))
+        projected = [
+            project(vector).relu() for project, vector in zip(self.projections, taps, strict=True)
+        ]
+        predicted: Tensor = self.head(torch.cat(projected, dim=1))
+        return predicted.squeeze(1)
+
+
+def shape_of_logits(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch width"]:
+    """Sorted log-probabilities, entropy and log-sum-exp of each sample, regardless of class order.
+
+    Detached: the estimator learns from the classifier's output without changing it. In single
+    precision or better, as the averages of a module in half precision are.
+
+    >>> shape_of_logits(torch.tensor([[0.0, 0.0]])).exp().round(decimals=2)
+    tensor([[0.5000, 0.5000, 2.0000, 2.0000]])
+    """
+    logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+    log_probabilities = logits.log_softmax(dim=1)
+    entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=1, keepdim=True)
+    ordered = log_probabilities.sort(dim=1, descending=True).values
+    return torch.cat([ordered, entropy, logits.logsumexp(dim=1, keepdim=True)], dim=1)
 
 
 class Normalise(nn.Module):

@@ -19,18 +19,17 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.splits import grouped_split
 from misgiving.errors import UsageError
-from misgiving.models.joint import JointClassifier
-from misgiving.models.loss_estimator import LossEstimator
+from misgiving.models.joint import JointClassifier, LossEstimator
 from misgiving.predictions.inference import predict
 from misgiving.predictions.record import Predictions
 from misgiving.training.config import ATTACHED, AttachConfig, TrainingConfig, recorded
-from misgiving.training.devices import device_named
-from misgiving.training.loop import seeded
-from misgiving.training.objective import (
+from misgiving.training.devices import device_of_process
+from misgiving.training.loop import (
     objective_of,
     optimizer_of,
     record_of,
     schedule_of,
+    seeded,
     usable_count,
 )
 from misgiving.training.train_run import data_facts, grouped_images, split_of
@@ -84,7 +83,7 @@ def attach_run(
     )
     with seeded(training.seed):
         joint = architecture.around(trained.module).eval()
-    joint.to(device_named(training.device))
+    joint.to(device_of_process(training.device))
     prepared = prepare(
         dataset,
         trained.preprocessing,

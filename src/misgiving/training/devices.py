@@ -18,24 +18,19 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def device_named(name: str) -> torch.device:
-    """The device that `auto`, `cpu`, `cuda` or `mps` stands for on this machine."""
-    if name == "cpu" or (name == "auto" and not torch.accelerator.is_available()):
-        return torch.device("cpu")
-    return start_fabric(name).device
+def device_of_process(device: str, *, devices: int = 1, nodes: int = 1) -> torch.device:
+    """The device of this process for `auto`, `cpu`, `cuda` or `mps`.
 
-
-def start_processes(device: str, *, devices: int = 1, nodes: int = 1) -> torch.device:
-    """Start the other processes of this command, or join them, and return this one's device.
-
-    On one machine, the command starts itself again for every further device. torchrun and SLURM
-    start all processes themselves; `devices` and `nodes` then say how many they are.
+    With several, the other processes of this command are started, or joined: on one machine, the
+    command starts itself again for every further device. torchrun and SLURM start all processes
+    themselves; `devices` and `nodes` then say how many they are.
 
     Raises:
         UsageError: The devices are not available.
     """
-    if devices == nodes == 1:
-        return device_named(device)
+    on_processor = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
+    if on_processor and devices == nodes == 1:
+        return torch.device("cpu")
     return start_fabric(device, devices=devices, nodes=nodes).device
 
 

@@ -31,8 +31,7 @@ from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import model_fingerprint
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig, recorded
 from misgiving.training.devices import start_fabric
-from misgiving.training.loop import Step, seeded, train
-from misgiving.training.objective import class_weights
+from misgiving.training.loop import Step, class_weights, seeded, train
 from misgiving.training.resume import ResumeFile, resume_path, stop_on_sigterm
 
 

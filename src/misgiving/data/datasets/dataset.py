@@ -104,16 +104,6 @@ class ImageArray:
         return ImageArray(self.images[indices])
 
 
-def preprocessed(images: ImageSource, index: int, preprocessing: Preprocessing) -> HashedImage:
-    """Square of one image as the model sees it, and the hash of its content."""
-    if isinstance(images, ImageFiles):  # which are decoded no larger than necessary
-        path = images.paths[index]
-        data = read_bytes(path)
-        return HashedImage(sha256_of(data), preprocessing.from_file(data, str(path)))
-    name, image = images.read(index)
-    return HashedImage(name, preprocessing(image))
-
-
 def hash_of(images: ImageSource, index: int) -> str:
     """SHA-256 of the content of one image; a file is not decoded for it."""
     if isinstance(images, ImageFiles):
