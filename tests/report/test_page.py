@@ -1,4 +1,5 @@
 import re
+from statistics import mean, stdev
 
 import pytest
 from elements import parse
@@ -94,7 +95,8 @@ def test_a_table_has_means_over_trials_in_percent_and_differences_below(finished
     start = [row[0].text for row in rows].index("boxes")
     values = [row.value for row in where(results, dataset="boxes", detector="odin", model="mse",
                                          metric="aupr_out")]  # fmt: skip
-    assert rows[start + 1][-1].text == f"{100 * sum(values) / 3:.1f}"
+    cell = rows[start + 1][-1]
+    assert (cell.text, *cell.small) == (f"{100 * mean(values):.1f}", f"± {100 * stdev(values):.1f}")
     assert [row[-6].text for row in rows[start : start + 6]] == [
         *("vanilla", "mse", "detached", "proposed"),
         *(f"proposed {MINUS} vanilla", f"proposed {MINUS} detached"),

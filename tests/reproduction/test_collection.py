@@ -13,8 +13,8 @@ from misgiving.errors import DataError
 from misgiving.files import write_json
 from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.selective import accepted_errors
-from misgiving.report.frames import select
 from misgiving.report.reproduction.page import write_report
+from misgiving.report.reproduction.run import select
 from misgiving.reproduction.collection import COLLECTION, collect
 from misgiving.reproduction.config import Unit
 from misgiving.reproduction.intervals import MeasuredSet, intervals_of

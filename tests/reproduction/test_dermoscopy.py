@@ -14,8 +14,8 @@ from PIL import Image
 
 from misgiving.metrics.selective import RiskCoverage
 from misgiving.predictions.record import Predictions
-from misgiving.report.frames import select
 from misgiving.report.reproduction.page import write_report
+from misgiving.report.reproduction.run import select
 from misgiving.reproduction.collection import collect
 from misgiving.reproduction.config import OdinGrid, Unit
 from misgiving.reproduction.protocol import DERIVED, chosen_units, ood_sources, protocol_for

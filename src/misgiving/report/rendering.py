@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from statistics import fmean, stdev
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -24,9 +25,11 @@ def environment(*, html: bool = True) -> Environment:
     templates.globals |= {"count": count, "inf": math.inf, "units": UNITS, "unit_of": unit_of}
     templates.filters |= {
         "detector_name": detector_name,
+        "mean": fmean,
         "median": np.median,
         "plain": PLAIN.number,
         "points": POINTS.number,
+        "stdev": stdev,
         "visible": visible,
         "percent": percent,
         "exact_percent": lambda share: f"{100 * share:.6g} %",

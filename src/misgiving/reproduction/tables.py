@@ -12,10 +12,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from misgiving.data.decoding import Picture
 from misgiving.errors import explain_damage
 from misgiving.files import escape_formulas, read_json, unescape_formulas, whole_file
 from misgiving.predictions.record import Predictions
-from misgiving.report.frames import Picture
 from misgiving.report.reproduction.run import Run
 from misgiving.scores.outputs import Scores
 

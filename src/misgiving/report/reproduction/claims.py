@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from misgiving.evaluation.measures import UNSEEN_SET
 from misgiving.metrics.trials import TrialInterval, holm, t_interval
-from misgiving.report.reproduction.run import Quantity, Run, trained_in
+from misgiving.report.reproduction.run import Quantity, Run
 
 MODEL = "proposed"
 LEVEL = 0.05
@@ -53,54 +53,12 @@ class Status(StrEnum):
     INCONCLUSIVE = "inconclusive"
 
 
-class Claim(NamedTuple):
-    """A claim that the proposed model gains over a baseline.
-
-    Attributes:
-        baseline: The model that the proposed one is compared with.
-        parts: Quantities whose mean, higher is better, is compared in each trial.
-        family: Columns that find all metrics of the claim in `intervals.csv`, for its harms.
-    """
-
-    baseline: str
-    parts: Sequence[Quantity]
-    family: Sequence[Mapping[str, str]]
-
-
-def primary_claims(run: Run) -> dict[str, Claim]:
-    """The claims that are tested, in the order of the paper; fixed before any run."""
-    measured = run.measured
-    sensitivities = [
-        Quantity("generalization", measured, "", f"sensitivity/{name}") for name in run.minority
-    ]
-    accuracy = Quantity("generalization", measured, "", "balanced_accuracy")
-    models_of_ood = {"experiment": "ood_detection", "dataset": measured, "detector": ""}
-    return {
-        "accuracy": Claim("vanilla", [accuracy], [{"experiment": "generalization"}, models_of_ood]),
-        "minority": Claim("vanilla", sensitivities, [part._asdict() for part in sensitivities]),
-        "ranking": Claim(
-            "mse",
-            [Quantity("generalization", measured, "predicted_loss", "spearman")],
-            [{"experiment": "generalization", "detector": "predicted_loss"}],
-        ),
-        "ood": Claim(
-            "vanilla",
-            [Quantity("ood_detection", name, "odin", "auroc") for name in run.claimed_sets],
-            [{"experiment": "ood_detection", "detector": "odin"}],
-        ),
-        "new_classes": Claim(
-            "vanilla",
-            [Quantity("new_classes", UNSEEN_SET, "odin", "auroc")],
-            [{"experiment": "new_classes", "detector": "odin"}],
-        ),
-    }
-
-
 class Verdict(NamedTuple):
-    """A claim with the evidence of a run.
+    """A claim that the proposed model gains over a baseline, with the evidence of a run.
 
     Attributes:
-        claim: The claim.
+        experiment: The experiment whose trainings are compared.
+        baseline: The model that the proposed one is compared with.
         differences: Proposed minus baseline by trial.
         interval: t-interval of their mean, whose variance counts that splits share images; None
             with fewer than two trials.
@@ -110,18 +68,14 @@ class Verdict(NamedTuple):
         trials: Trials of the same two models.
     """
 
-    claim: Claim
+    experiment: str
+    baseline: str
     differences: Mapping[int, float]
     interval: TrialInterval | None
     p_value: float
     compared: Sequence[Any]
     diverged: Mapping[str, int]
     trials: Mapping[str, int]
-
-    @property
-    def experiment(self) -> str:
-        """The experiment whose trainings are compared."""
-        return trained_in(self.claim.family[0]["experiment"] if self.claim.family else "")
 
     @property
     def status(self) -> Status:
@@ -135,7 +89,7 @@ class Verdict(NamedTuple):
             return Status.INCONCLUSIVE
         if self.interval.mean <= 0:
             return Status.CONTRADICTED
-        more = self.diverged[MODEL] > self.diverged[self.claim.baseline]
+        more = self.diverged[MODEL] > self.diverged[self.baseline]
         return Status.INCONCLUSIVE if more else Status.SUPPORTED
 
     @property
@@ -150,9 +104,38 @@ class Verdict(NamedTuple):
         return sorted(harms, key=lambda row: -abs(row.estimate))
 
 
+Claim = tuple[str, str, list[Quantity], list[dict[str, str]]]
+"""Experiment whose trainings are compared, baseline, quantities, and columns of all metrics.
+
+The mean of the quantities, of which higher is better, is compared in each trial. The columns find
+all metrics of the claim in `intervals.csv`, for its harms.
+"""
+
+
+def primary_claims(run: Run) -> dict[str, Claim]:
+    """The claims that are tested, in the order of the paper; fixed before any run."""
+    general, ood, measured = "generalization", "ood_detection", run.measured
+    accuracy = Quantity(general, measured, "", "balanced_accuracy")
+    sensitivities = [Quantity(general, measured, "", f"sensitivity/{n}") for n in run.minority]
+    correlation = Quantity(general, measured, "predicted_loss", "spearman")
+    aurocs = [Quantity(ood, name, "odin", "auroc") for name in run.claimed_sets]
+    unseen = Quantity("new_classes", UNSEEN_SET, "odin", "auroc")
+    models_of_ood = {"experiment": ood, "dataset": measured, "detector": ""}
+    ranking = {"experiment": general, "detector": "predicted_loss"}
+    odin = [{"experiment": name, "detector": "odin"} for name in (ood, "new_classes")]
+    minority = [part._asdict() for part in sensitivities]
+    return {
+        "accuracy": (general, "vanilla", [accuracy], [{"experiment": general}, models_of_ood]),
+        "minority": (general, "vanilla", sensitivities, minority),
+        "ranking": (general, "mse", [correlation], [ranking]),
+        "ood": (ood, "vanilla", aurocs, odin[:1]),
+        "new_classes": (ood, "vanilla", [unseen], odin[1:]),
+    }
+
+
 def verdicts(run: Run) -> dict[str, Verdict]:
     """Judge every primary claim."""
-    evidence = {name: _evidence(run, claim) for name, claim in primary_claims(run).items()}
+    evidence = {name: _evidence(run, *claim) for name, claim in primary_claims(run).items()}
     # a claim without a test keeps its place among those that are adjusted for
     adjusted = holm([verdict.p_value for verdict in evidence.values()])
     return {
@@ -161,37 +144,36 @@ def verdicts(run: Run) -> dict[str, Verdict]:
     }
 
 
-def _evidence(run: Run, claim: Claim) -> Verdict:
+def _evidence(
+    run: Run,
+    experiment: str,
+    baseline: str,
+    quantities: list[Quantity],
+    family: list[dict[str, str]],
+) -> Verdict:
     """The evidence on one claim, before the adjustment of its p-value."""
-    experiment = claim.family[0]["experiment"] if claim.family else ""
-    # a part that no trial has, such as a class without a measured image, is left out
-    parts = [part for part in claim.parts if len(run.rows(**part._asdict()))]
-    differences, interval = run.differences(parts, MODEL, claim.baseline), None
+    # a quantity that no trial has, such as a class without a measured image, is left out
+    measured = [part for part in quantities if len(run.rows(**part._asdict()))]
+    differences = run.differences(measured, MODEL, baseline)
+    interval = None
     if len(differences) > 1:
         ratio = run.split_ratio(experiment)
         interval = t_interval(list(differences.values()), split_ratio=ratio)
-    models = {
-        name: run.rows(experiment=trained_in(experiment), model=name)
-        for name in (MODEL, claim.baseline)
-    }
+    paired = [run.paired(model=MODEL, baseline=baseline, **columns) for columns in family]
+    models = {name: run.rows(experiment=experiment, model=name) for name in (MODEL, baseline)}
     return Verdict(
-        claim,
+        experiment,
+        baseline,
         differences,
         interval,
         interval.p_value if interval else 1.0,
-        [
-            row
-            for columns in claim.family
-            for row in run.paired(model=MODEL, baseline=claim.baseline, **columns)
-        ],
-        {name: _diverged_trials(rows) for name, rows in models.items()},
+        [row for rows in paired for row in rows],
+        {
+            name: rows[(rows["metric"] == "diverged") & (rows["value"] > 0)]["trial"].nunique()
+            for name, rows in models.items()
+        },
         {name: rows["trial"].nunique() for name, rows in models.items()},
     )
-
-
-def _diverged_trials(rows: Any) -> int:
-    diverged = rows[(rows["metric"] == "diverged") & (rows["value"] > 0)]
-    return int(diverged["trial"].nunique())
 
 
 def harms_of(by_claim: Mapping[str, Verdict]) -> list[tuple[Any, list[int]]]:

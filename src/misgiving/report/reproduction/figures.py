@@ -14,6 +14,7 @@ from matplotlib.transforms import ScaledTranslation
 from pandas import DataFrame, Series
 from PIL import Image
 
+from misgiving.data.decoding import Picture
 from misgiving.evaluation.measures import CHOSEN, UNSEEN_SET
 from misgiving.report.figures import (
     INK,
@@ -29,8 +30,8 @@ from misgiving.report.figures import (
     mark_missing,
     styled,
 )
-from misgiving.report.frames import Picture, distinct, models_of, select
 from misgiving.report.names import DETECTOR_TITLES, POINTS, RATE_MODELS
+from misgiving.report.reproduction.run import distinct, in_order, models_of, select
 
 WIDTH = 10  # inches of every figure
 LOG_RANGE = 50.0  # losses that differ more than this are unreadable on a linear axis
@@ -309,9 +310,7 @@ def risk_figure(points: DataFrame, trials: DataFrame) -> Figure:
 
 
 def _draw_scores(axes: Axes, points: DataFrame, trials: DataFrame) -> None:
-    detectors = distinct(points["detector"])
-    known = [name for name in SCORE_STYLES if name in detectors]
-    detectors = distinct([*known, *detectors])
+    detectors = in_order(points["detector"], SCORE_STYLES)
     for index, detector in enumerate(detectors):
         curve = select(points, detector=detector).sort_values("coverage")
         curve = curve[["coverage", "risk", "lower", "upper"]].astype(float)

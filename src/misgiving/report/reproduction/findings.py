@@ -2,18 +2,23 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.metrics.selective import BY_GROUPS, BY_IMAGES
-from misgiving.report.frames import distinct, models_of, select, spread_of
-from misgiving.report.names import DETECTOR_TITLES, RATE, RATE_MODELS
+from misgiving.report.names import RATE, RATE_MODELS
 from misgiving.report.reproduction.claims import Effect, effect_of
-from misgiving.report.reproduction.run import Quantity, Run, main_model
+from misgiving.report.reproduction.run import (
+    Quantity,
+    Run,
+    in_order,
+    main_model,
+    models_of,
+    select,
+)
 
 MSP = "msp"
 COLLAPSED_SPREAD = 0.1  # an estimate with less than a tenth of the true spread counts as constant
@@ -95,35 +100,25 @@ def convergence_of(run: Run) -> Convergence | None:
     if not len(ends):
         return None
     own_rate, level = run.settings["training"]["learning_rate"], REACHED * fmean(ends)
-    experiments = sorted({*run.results["experiment"], *run.histories["experiment"]})
-    rates = {"generalization": own_rate}
-    rates |= {n: float(n.removeprefix(RATE)) for n in experiments if n.startswith(RATE)}
-    trainings = []
-    for experiment, rate in rates.items():
-        for model in RATE_MODELS:
-            results = run.rows(experiment=experiment, model=model, detector="")
-            curve = select(curves, experiment=experiment, model=model)
-            for trial in sorted({*results["trial"], *curve["trial"]}):
-                training = {"rate": rate, "trial": trial, "model": model}
-                own_results, own_curve = (select(rows, trial=trial) for rows in (results, curve))
-                trainings.append(training | _training(own_results, own_curve, level))
-    return Convergence(own_rate, level, pd.DataFrame(trainings))
-
-
-def _training(results: pd.DataFrame, curve: pd.DataFrame, level: float) -> dict[str, object]:
-    """The other columns of `Convergence.runs` for one training."""
-    diverged = bool(select(results, metric="diverged")["value"].sum())
-    accuracy = curve["balanced_accuracy"]
-    if diverged:
-        accuracy = accuracy.iloc[:0]
-    reached = curve["epoch"][accuracy.index[accuracy >= level]]
-    final = select(results, metric="balanced_accuracy")["value"]
-    return {
-        "epochs": float(next(iter(reached), "nan")),
-        "last": float(next(reversed(accuracy.to_list()), "nan")),
-        "final": float(next(iter(final), "nan")),
-        "diverged": diverged,
-    }
+    keys, models = ["experiment", "trial", "model"], [*RATE_MODELS]
+    results = run.rows(detector="", metric=["diverged", "balanced_accuracy"], model=models)
+    results = results.pivot_table("value", keys, "metric", aggfunc="first")
+    results = results.reindex(columns=["diverged", "balanced_accuracy"])
+    curves = select(curves, model=models)
+    runs = pd.DataFrame(
+        {
+            "epochs": curves[curves["balanced_accuracy"] >= level].groupby(keys)["epoch"].first(),
+            "last": curves.groupby(keys)["balanced_accuracy"].last(),
+            "final": results["balanced_accuracy"],
+            "diverged": results["diverged"],
+        }
+    )
+    runs["diverged"] = runs["diverged"] > 0
+    runs.loc[runs["diverged"], ["epochs", "last"]] = float("nan")
+    runs = runs.reset_index()
+    rates = {n: float(n.removeprefix(RATE)) for n in runs["experiment"] if n.startswith(RATE)}
+    runs["rate"] = runs["experiment"].map({"generalization": own_rate} | rates)
+    return Convergence(own_rate, level, runs.dropna(subset="rate"))
 
 
 def diverged(run: Run) -> list[tuple[str, int]]:
@@ -143,39 +138,10 @@ def uncalibrated(run: Run) -> list[tuple[str, int]]:
     return sorted(trained - calibrated - set(diverged(run)))
 
 
-def in_order(present: Iterable[str], order: Iterable[str]) -> list[str]:
-    """The names that occur, each once: those with a place in their order, then any others."""
-    places = {name: place for place, name in enumerate(order)}
-    return sorted(distinct(present), key=lambda name: places.get(name, len(places)))
-
-
 def sensitivities(metrics: Iterable[str], classes: Iterable[str]) -> list[str]:
     """The sensitivities among these metrics, in the order of the classes, then any others."""
     present = (name for name in metrics if name.startswith("sensitivity/"))
     return in_order(present, (f"sensitivity/{name}" for name in classes))
-
-
-def score_rows(run: Run, metrics: Iterable[str]) -> pd.DataFrame:
-    """The results of 4.1 for these metrics of acceptance scores."""
-    rows = run.rows(experiment="generalization", dataset=run.measured)
-    return rows[(rows["detector"] != "") & rows["metric"].isin(list(metrics))]
-
-
-def calibration_rows(run: Run, quantities: Iterable[str], metrics: Iterable[str]) -> pd.DataFrame:
-    """The calibration errors of the probabilities that are shown with a decision."""
-    rows = run.rows(experiment="generalization", dataset=POLICY_SET)
-    return rows[rows["detector"].isin(list(quantities)) & rows["metric"].isin(list(metrics))]
-
-
-def detectors_of(rows: pd.DataFrame) -> list[str]:
-    """The detectors that occur, in the order of their titles."""
-    return in_order(rows["detector"], DETECTOR_TITLES)
-
-
-def models_with(run: Run, experiment: str, detectors: Iterable[str]) -> list[str]:
-    """The models with an AUROC of one of these detectors."""
-    rows = run.rows(experiment=experiment, metric="auroc")
-    return models_of(rows[rows["detector"].isin(list(detectors))])
 
 
 def odin_parameters(run: Run, model: str) -> list[str]:
@@ -186,12 +152,6 @@ def odin_parameters(run: Run, model: str) -> list[str]:
         for metric in ("temperature", "epsilon")
     )
     return [f"{temperatures[t]:g} / {epsilons.get(t, float('nan')):g}" for t in temperatures]
-
-
-def metrics_from_msp(run: Run, detector: str | None = None) -> list[str]:
-    """The metrics with a difference from MSP: of an acceptance score, or of any."""
-    rows = select(run.intervals, experiment="generalization", dataset=run.measured, baseline=MSP)
-    return distinct((rows if detector is None else select(rows, detector=detector))["metric"])
 
 
 def by_effect(differences: Iterable[Any]) -> dict[Effect, list[Any]]:
@@ -208,18 +168,13 @@ def from_msp(run: Run, detector: str, metric: str) -> dict[str, Any]:
     return {model: row for model, row in rows.items() if row is not None}
 
 
-def untuned_sets(run: Run) -> list[str]:
-    """The sets on which no detector was tuned or chosen."""
-    return [name for name in distinct(run.detector_rows["dataset"]) if name not in run.tuned]
-
-
-def ood_shares(run: Run) -> tuple[str, dict[str, Any]]:
-    """Shares that the OOD rule calls OOD by set, of the main model, from low to high."""
+def ood_shares(run: Run) -> tuple[str, dict[str, list[float]]]:
+    """Main model, and the shares by trial that its OOD rule calls OOD, by set from low to high."""
     rows = run.rows(detector="ood_rule", metric="ood_share")
     model = main_model(models_of(rows))
     own = select(rows, experiment="ood_detection", model=model)
-    shares = {name: spread_of(group) for name, group in own.groupby("dataset")["value"]}
-    return model, dict(sorted(shares.items(), key=lambda item: (item[1], item[0])))
+    shares = {name: values.to_list() for name, values in own.groupby("dataset")["value"]}
+    return model, dict(sorted(shares.items(), key=lambda item: (fmean(item[1]), item[0])))
 
 
 def grouped_by(
@@ -232,37 +187,29 @@ def grouped_by(
     return groups
 
 
-class TargetStatus(StrEnum):
-    """The error among the accepted against its target; only a whole interval decides."""
-
-    MET = "met"
-    MISSED = "missed"
-    INCONCLUSIVE = "inconclusive"
-    NO_INTERVAL = "no_interval"
-    NOTHING_ACCEPTED = "nothing_accepted"
+TargetStatus = Literal["met", "missed", "inconclusive", "no_interval", "nothing_accepted"]
+"""The error among the accepted against its target; only a whole interval decides."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Target:
     """The policies of one model for one target error rate.
 
     Attributes:
-        policies: The metrics of each trial.
+        policies: A row for each trial, a column for each metric; NaN for none.
         intervals: Over trials, by metric.
     """
 
     model: str
     target: float
-    policies: tuple[Mapping[str, float], ...]
+    policies: pd.DataFrame
     intervals: Mapping[str, Any]
 
     def values(self, metric: str, *, certified: bool | None = None) -> list[float]:
         """A metric in the trials that have it; all, or where the target was certified or not."""
-        return [
-            policy[metric]
-            for policy in self.policies
-            if metric in policy and certified in (None, policy.get("attained") == 1)
-        ]
+        attained = self.policies["attained"] == 1
+        rows = self.policies if certified is None else self.policies[attained == certified]
+        return rows[metric].dropna().to_list() if metric in rows else []
 
     @property
     def certified(self) -> int:
@@ -293,28 +240,26 @@ class Target:
     def status(self) -> TargetStatus:
         """Compare the error among the accepted with its target."""
         if not self.errors:
-            return TargetStatus.NOTHING_ACCEPTED
+            return "nothing_accepted"
         row = self.intervals.get(self.error)
         if row is None or row.lower is None:
-            return TargetStatus.NO_INTERVAL
+            return "no_interval"
         if row.upper <= self.target:
-            return TargetStatus.MET
-        return TargetStatus.MISSED if row.lower > self.target else TargetStatus.INCONCLUSIVE
+            return "met"
+        return "missed" if row.lower > self.target else "inconclusive"
 
 
 def targets_of(run: Run) -> list[Target]:
     """Every target of every model, the strictest first."""
     rows = run.rows(experiment="generalization", dataset=POLICY_SET)
     rows = rows[rows["detector"].str.startswith(POLICY)]
+    rows = rows.assign(target=rows["detector"].str.removeprefix(POLICY).astype(float))
     targets = []
     for model in models_of(rows):
-        of_model = [(float(name.removeprefix(POLICY)), own)
-                    for name, own in select(rows, model=model).groupby("detector")]  # fmt: skip
-        for target, own in sorted(of_model, key=lambda item: item[0]):
-            table = own.pivot(index="trial", columns="metric", values="value")
+        for target, own in select(rows, model=model).groupby("target"):
+            policies = own.pivot(index="trial", columns="metric", values="value")
             where = ("generalization", POLICY_SET, f"{POLICY}{target:g}")
-            intervals = {name: run.interval(Quantity(*where, name), model) for name in table}
-            policies = tuple(row.dropna().to_dict() for _, row in table.iterrows())
+            intervals = {name: run.interval(Quantity(*where, name), model) for name in policies}
             targets.append(Target(model, target, policies, intervals))
     return targets
 

@@ -7,9 +7,8 @@ from matplotlib.figure import Figure
 
 from misgiving.evaluation.measures import CHOSEN
 from misgiving.files import whole_file, write_text
-from misgiving.report import frames, names
+from misgiving.report import names
 from misgiving.report.figures import KINDS, figure_link, inline, render
-from misgiving.report.frames import select
 from misgiving.report.rendering import environment
 from misgiving.report.reproduction import claims, comparison, findings, published
 from misgiving.report.reproduction.figures import (
@@ -23,7 +22,15 @@ from misgiving.report.reproduction.figures import (
     risk_figure,
     sensitivity_figure,
 )
-from misgiving.report.reproduction.run import Quantity, Run, main_model, trained_in
+from misgiving.report.reproduction.run import (
+    Quantity,
+    Run,
+    distinct,
+    in_order,
+    main_model,
+    models_of,
+    select,
+)
 
 
 def write_report(run: Run, folder: Path) -> Path:
@@ -90,9 +97,11 @@ def render_page(run: Run, drawn: Mapping[str, Figure]) -> str:
         claims=claims,
         comparison=comparison,
         findings=findings,
-        frames=frames,
         names=names,
         published=published,
+        distinct=distinct,
+        in_order=in_order,
         main_model=main_model,
-        trained_in=trained_in,
+        models_of=models_of,
+        select=select,
     )

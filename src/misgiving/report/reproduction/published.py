@@ -75,20 +75,6 @@ def table_1(paper_set: str) -> Iterator[Published]:
         yield Published("ood_detection", paper_set, "odin", metric, *pair)
 
 
-def claimed_gains(metric: str) -> list[str]:
-    """The sets of Table 1 on which the proposed model has a higher value.
-
-    >>> claimed_gains("auroc")
-    ['nct', 'b_box', 'imagenet', 'clin_skin', 'derm_skin']
-    """
-    return [
-        name
-        for name in SETS
-        for cell in table_1(name)
-        if cell.metric == metric and cell.difference > 0
-    ]
-
-
 MINORITY = ("BCC", "AK", "DF")
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "": {

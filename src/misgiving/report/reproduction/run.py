@@ -1,27 +1,30 @@
 """A finished reproduction as its report reads it: tables as frames, and lookups in them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pandas as pd
 
+from misgiving.data.decoding import Picture
 from misgiving.evaluation.measures import UNSEEN_SET
-from misgiving.report.frames import Picture, Spread, distinct, models_of, select, spread_of
+from misgiving.report.figures import STYLES
 from misgiving.report.reproduction.published import (
     METRICS,
     MINORITY,
     READ_OTHERWISE,
     SETS,
-    claimed_gains,
     paper_set_of,
+    table_1,
 )
 
 LESION_DATA = "isic2019", "ham10000"  # data whose groups are lesions
 RAREST = 3  # classes that count as minority where the paper's are absent
 SAME_CLASS = {"AKIEC": "AK"}  # HAM10000 files actinic keratosis with Bowen's disease
+
+Value = TypeVar("Value")
 
 
 class Quantity(NamedTuple):
@@ -33,6 +36,30 @@ class Quantity(NamedTuple):
     metric: str
 
 
+def select(frame: pd.DataFrame, **columns: object) -> pd.DataFrame:
+    """The rows whose columns hold these values, or one of a list of values."""
+    for column, value in columns.items():
+        cells = frame[column]
+        frame = frame[cells.isin(value) if isinstance(value, list) else cells == value]
+    return frame
+
+
+def distinct(values: Iterable[Value]) -> list[Value]:
+    """Each value once, in order of appearance."""
+    return list(dict.fromkeys(values))
+
+
+def in_order(present: Iterable[str], order: Iterable[str]) -> list[str]:
+    """The names that occur, each once: those with a place in their order, then any others."""
+    places = {name: place for place, name in enumerate(order)}
+    return sorted(distinct(present), key=lambda name: places.get(name, len(places)))
+
+
+def models_of(frame: pd.DataFrame) -> list[str]:
+    """The models that occur: known ones from vanilla to proposed, then any others."""
+    return in_order(frame["model"], STYLES)
+
+
 def main_model(models: Sequence[str]) -> str:
     """The model that findings are about: the proposed one, or the first that there is.
 
@@ -40,11 +67,6 @@ def main_model(models: Sequence[str]) -> str:
     ('proposed', 'vanilla')
     """
     return "proposed" if "proposed" in models or not models else models[0]
-
-
-def trained_in(experiment: str) -> str:
-    """The experiment that trains the models which an experiment measures."""
-    return "ood_detection" if experiment == "new_classes" else experiment
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -90,44 +112,37 @@ class Run:
         """The values of a model by trial."""
         return self._values.get((*quantity, model), {})
 
-    def spread(self, quantity: Quantity, model: str) -> Spread | None:
-        """The value of a model over trials; None where it was not measured."""
-        return spread_of(self.values(quantity, model).values())
-
     def interval(self, quantity: Quantity, model: str, baseline: str = "") -> Any:
         """The row of `intervals.csv`, or None; a missing end is None, too."""
         return self._intervals.get((*quantity, model, baseline))
 
-    def paired(self, **wanted: str) -> list[Any]:
+    def paired(self, **columns: str) -> list[Any]:
         """The paired differences in `intervals.csv` whose columns hold these values."""
         return [
             row
             for row in self._intervals.values()
-            if row.baseline and all(getattr(row, name) == wanted[name] for name in wanted)
+            if row.baseline and all(getattr(row, name) == columns[name] for name in columns)
         ]
 
     def differences(
         self, quantities: Sequence[Quantity], model: str, baseline: str
     ) -> dict[int, float]:
         """Model minus baseline in each trial that has both; of several quantities, their mean."""
-        parts = []
-        for quantity in quantities:
-            first, second = self.values(quantity, model), self.values(quantity, baseline)
-            parts.append({trial: first[trial] - second[trial] for trial in first.keys() & second})
-        complete = set.intersection(*map(set, parts)) if parts else set()
-        return {trial: fmean(part[trial] for part in parts) for trial in sorted(complete)}
+        pairs = [(self.values(part, model), self.values(part, baseline)) for part in quantities]
+        complete = set.intersection(*({*a} & {*b} for a, b in pairs)) if pairs else set()
+        return {t: fmean(a[t] - b[t] for a, b in pairs) for t in sorted(complete)}
 
-    def rows(self, **wanted: object) -> pd.DataFrame:
+    def rows(self, **columns: object) -> pd.DataFrame:
         """The results whose columns hold these values."""
-        return select(self.results, **wanted)
+        return select(self.results, **columns)
 
-    def models(self, **wanted: object) -> list[str]:
+    def models(self, **columns: object) -> list[str]:
         """The models that have such results, in their order."""
-        return models_of(self.rows(**wanted))
+        return models_of(self.rows(**columns))
 
-    def names(self, column: str, **wanted: object) -> list[str]:
+    def names(self, column: str, **columns: object) -> list[str]:
         """The values of a column of such results, each once."""
-        return distinct(self.rows(**wanted)[column])
+        return distinct(self.rows(**columns)[column])
 
     @property
     def measured(self) -> str:
@@ -153,22 +168,20 @@ class Run:
         another reading of one, or a set of the user's own, is measured but is no evidence for or
         against the paper.
         """
-        rows = self.rows(experiment="ood_detection", detector="odin", metric="auroc")
-        measured = distinct(rows["dataset"])
+        measured = self.names(
+            "dataset", experiment="ood_detection", detector="odin", metric="auroc"
+        )
         untuned = [name for name in measured if name not in self.tuned]
         if not self.settings["compares_with_paper"]:
             return untuned
-        gained = claimed_gains("auroc")
-        return [
-            name
-            for name in untuned
-            if name not in READ_OTHERWISE and self.paper_set(name) in gained
-        ]
+        cells = [cell for name in SETS for cell in table_1(name) if cell.metric == "auroc"]
+        gained = [cell.dataset for cell in cells if cell.difference > 0]
+        return [n for n in untuned if n not in READ_OTHERWISE and self.paper_set(n) in gained]
 
     def split_ratio(self, experiment: str) -> float:
         """Measured images for each training image of an experiment's splits."""
         sizes = {size["experiment"]: size for size in self.settings["sizes"]}
-        size = sizes[trained_in(experiment)]
+        size = sizes[experiment]
         return float(size["measured"] / size["trained"])
 
     @property
@@ -198,8 +211,7 @@ class Run:
 
     def stands_in(self, dataset: str) -> bool:
         """True for a set that is shown under a set of the paper which it is not."""
-        paper_set = self.paper_set(dataset)
-        return bool(paper_set) and paper_set not in (dataset, READ_OTHERWISE.get(dataset))
+        return self.paper_set(dataset) not in ("", dataset, READ_OTHERWISE.get(dataset))
 
     def origin(self, dataset: str) -> str:
         """`published set` or `made here` for a set of the paper's name; empty for others."""
@@ -209,10 +221,10 @@ class Run:
     @cached_property
     def detector_rows(self) -> pd.DataFrame:
         """All detectors on the sets of 4.2, and on all unseen classes of 4.3 together."""
-        frame = self.results[self.results["metric"].isin(METRICS)]
-        frame = frame[frame["detector"] != ""]
-        unseen = select(frame, experiment="new_classes", dataset=UNSEEN_SET)
-        return pd.concat([select(frame, experiment="ood_detection"), unseen])
+        rows = self.rows(metric=[*METRICS])
+        rows = rows[rows["detector"] != ""]
+        unseen = select(rows, experiment="new_classes", dataset=UNSEEN_SET)
+        return pd.concat([select(rows, experiment="ood_detection"), unseen])
 
     @cached_property
     def example_sets(self) -> list[str]:
@@ -220,12 +232,10 @@ class Run:
 
         Within a row of the paper, the set of the paper's name comes before others.
         """
+        places = {name: place for place, name in enumerate((*SETS, ""))}
 
         def order(name: str) -> tuple[int, bool]:
-            if name.startswith(self.measured):
-                return -1, False
-            paper_set = self.paper_set(name)
-            place = list(SETS).index(paper_set) if paper_set else len(SETS)
-            return place, name in READ_OTHERWISE
+            is_measured = name.startswith(self.measured)
+            return -1 if is_measured else places[self.paper_set(name)], name in READ_OTHERWISE
 
         return [name for name in sorted(self.datasets, key=order) if self.pictures.get(name)]
