@@ -55,7 +55,6 @@ def test_impossible_protocols_are_refused(changes, named):
         ("folder:photos", {"tuning_set": "b_box"}, "in_distribution"),
         ("isic2019:ISIC_2019", {}, "tuning_set"),  # neither NCT nor a stand-in
         ("photos", {}, "digits"),
-        ("digits", {"images": {"split": "grouped", "validation_share": 0.2}}, "validation_share"),
     ],
 )
 def test_data_without_a_whole_protocol_is_refused(data, changes, named):

@@ -160,7 +160,7 @@ def test_the_best_epoch_is_that_with_the_highest_accuracy(vanilla, keep_best, be
         for parameter in model.parameters():
             torch.nn.init.constant_(parameter, epoch)
         monitored = replace(history[-1], balanced_accuracy=accuracy)
-        state.end_epoch([*history[:-1], monitored], keep_best=keep_best)
+        state.end_epoch([history[-2], monitored], keep_best=keep_best)
     weights = {name: state.best_weights[name] for name, _ in model.named_parameters() if best}
     assert {value.item() for weight in weights.values() for value in weight.unique()} == best
 

@@ -74,7 +74,6 @@ IMPOSSIBLE = [
     ({"model": replace(MODEL, backbone="resnet19")}, "resnet19"),
     ({"model": replace(MODEL, dropout=1.0)}, "dropout"),
     ({"model": replace(MODEL, taps=(77,))}, "77"),
-    ({"model": replace(MODEL, taps=())}, "taps"),
     ({"images": DataConfig(image_size=8)}, "8 pixels"),
     ({"model": replace(MODEL, weights=Path("nowhere.safetensors"))}, "nowhere.safetensors"),
     ({"training": replace(TRAINING, precision="transformer-engine")}, "precision"),

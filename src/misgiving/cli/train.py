@@ -19,7 +19,6 @@ from misgiving.training.config import (
     ModelConfig,
     RecipeName,
     TrainingConfig,
-    check_settings_have_effect,
 )
 
 IMAGES = Fields(DataConfig, optional=True, defaults={k: v.images for k, v in RECIPES.items()})
@@ -71,13 +70,11 @@ def train(
 
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
     """
-    given = [*training, *network]
     if model is not None:
-        check_beside_model(model, given)
+        check_beside_model(model, [*training, *network])
         training = {**training, **MODELS[model].training}
         network = {**network, **MODELS[model].model}
     configured = RECIPES[recipe].configure(images, network, training)
-    check_settings_have_effect(configured.training, given)
     check_replaceable_run(out, overwrite)
 
     from misgiving.cli.plan import training_outlook

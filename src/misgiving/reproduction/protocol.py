@@ -231,7 +231,7 @@ def protocol_for(
         ),
         model=replace(protocol.model, **(model or {})),
         training=replace(protocol.training, **(training or {})),
-        images=protocol.images.changed(images or {}),
+        images=replace(protocol.images, **(images or {})),
         **changes,
     )
 

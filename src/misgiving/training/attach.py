@@ -166,16 +166,16 @@ def fit_estimator(
             "give a model with `taps`, predictions with the averages of these, and an `auxiliary` "
             "loss with an `auxiliary_weight`"
         )
-    mean, std = _scale(training.taps)
     channels = list(model.reader.channels)
-    sets = {
-        name: (predictions, *_inputs(predictions, channels, mean, std))
-        for name, predictions in (("train", training), ("tune", monitored))
-    }
+    averages = torch.from_numpy(np.asarray(training.taps, dtype=np.float32))
+    mean, std = averages.mean(dim=0), averages.std(dim=0, correction=0)
+    std = torch.where(std > MIN_DEVIATION * std.max(), std, 1.0)  # a channel may not vary
+    sets = {"train": (training, *_inputs(training, channels, mean, std))}
+    sets["tune"] = (monitored, *_inputs(monitored, channels, mean, std))
     _, taps, logits = sets["train"]
     labels = torch.from_numpy(np.asarray(training.labels))
     objective = objective_of(config, training, torch.device("cpu"))
-    history = []
+    history: list[EpochRecord] = []
     with seeded(config.seed):
         optimizer = optimizer_of(model, config)
         used = usable_count(len(training), config.batch_size)
@@ -193,21 +193,13 @@ def fit_estimator(
                 optimizer.zero_grad()
                 torch.autograd.backward(losses.total)
                 optimizer.step()
-            for name, (predictions, inputs, outputs) in sets.items():
-                with torch.no_grad():
-                    estimates = estimator(inputs, outputs)
-                history.append(
-                    record_of(outputs, estimates, predictions, config, objective, epoch, name)
-                )
+            with torch.no_grad():
+                history += [
+                    record_of(logits, estimator(taps, logits), data, config, objective, epoch, name)
+                    for name, (data, taps, logits) in sets.items()
+                ]
     _fold(estimator, mean, std, channels)
     return history
-
-
-def _scale(taps: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel; 1 for channels that do not vary."""
-    averages = torch.from_numpy(np.asarray(taps, dtype=np.float32))
-    std = averages.std(dim=0, correction=0)
-    return averages.mean(dim=0), torch.where(std > MIN_DEVIATION * std.max(), std, 1.0)
 
 
 def _inputs(

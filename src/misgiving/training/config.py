@@ -1,6 +1,6 @@
 """Configuration of a training: the images, the network, the joint training itself, and recipes."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from misgiving.registry import Registry
 
 RecipeName = Literal["modern", "paper"]
 Weighting = Literal["inverse", "sqrt", "none"]
+Settings = Mapping[str, Any]
 
 LARGEST = 1e30  # what single precision can still multiply a little
 
@@ -48,13 +49,6 @@ class DataConfig:
         """Changes of the data set's own preprocessing."""
         changes = {name: getattr(self, name) for name in ("image_size", "crop", "color_constancy")}
         return {name: value for name, value in changes.items() if value is not None}
-
-    def changed(self, settings: Mapping[str, Any]) -> "DataConfig":
-        """This configuration with the given settings, all of which must have an effect."""
-        configured = replace(self, **settings)
-        if configured.split == "grouped" and "validation_share" in settings:
-            raise UsageError("`validation_share` has no effect on the grouped split; leave it out")
-        return configured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +107,7 @@ class AttachConfig:
 class TrainingConfig:
     """Settings of a training; the defaults are those of section 4.1, or ours where it is silent.
 
-    One deviates: Eq. 1 is printed as a sum over pairs, and the default is their mean. It makes the
-    same `auxiliary_weight` B (B - 1) times weaker, 4,032 times at a batch of 64.
+    One deviates: Eq. 1 is printed as a sum over pairs, and the default is their mean.
 
     Attributes:
         auxiliary: What the loss estimator learns: the order of the losses (ranking, Eq. 1), the
@@ -217,26 +210,8 @@ def recorded(config: ModelConfig | AttachConfig | TrainingConfig) -> dict[str, A
     return {name: value.name if isinstance(value, Path) else value for name, value in values}
 
 
-OF_STEPS = ("decay_every", "decay_factor")
 OF_RANKING = ("margin", "pairs", "reduction")
-OF_ESTIMATOR = (*OF_RANKING, "detached", "estimator_rate", "reads_logits")
-
-
-def check_settings_have_effect(training: TrainingConfig, given: Collection[str]) -> None:
-    """Check that the training uses all given settings of itself and of the network."""
-    reasons: dict[str, str] = {}
-    if training.schedule == "cosine":
-        why = 'with `schedule="cosine"`; use `schedule="steps"` or leave it out'
-        reasons |= dict.fromkeys(OF_STEPS, why)
-    if training.auxiliary == "mse":
-        reasons |= dict.fromkeys(OF_RANKING, 'with `auxiliary="mse"`; leave it out')
-    if not training.estimates_losses:
-        weight = ("auxiliary_weight",) if training.auxiliary == "none" else ()
-        why = "where no loss estimator is trained; leave it out"
-        reasons |= dict.fromkeys((*OF_ESTIMATOR, *weight), why)
-    for name in given:
-        if name in reasons:
-            raise UsageError(f"`{name}` has no effect {reasons[name]}")
+OF_ESTIMATOR = ("auxiliary_weight", *OF_RANKING, "detached", "estimator_rate", "reads_logits")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,18 +222,29 @@ class Recipe:
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
 
-    def configure(
-        self,
-        images: Mapping[str, Any] = {},
-        model: Mapping[str, Any] = {},
-        training: Mapping[str, Any] = {},
-    ) -> "Recipe":
-        """This recipe with the given settings in place of its own."""
-        return Recipe(
-            images=self.images.changed(images),
+    def configure(self, images: Settings, model: Settings, training: Settings) -> "Recipe":
+        """This recipe with the given settings in place of its own.
+
+        Raises:
+            UsageError: A given setting has no effect beside the others.
+        """
+        configured = Recipe(
+            images=replace(self.images, **images),
             model=replace(self.model, **model),
             training=replace(self.training, **training),
         )
+        unused: dict[str, str] = {}
+        if configured.images.split == "grouped":
+            unused["validation_share"] = 'with `split="grouped"`'
+        if configured.training.schedule == "cosine":
+            unused |= dict.fromkeys(("decay_every", "decay_factor"), 'with `schedule="cosine"`')
+        if configured.training.auxiliary == "mse":
+            unused |= dict.fromkeys(OF_RANKING, 'with `auxiliary="mse"`')
+        if configured.training.auxiliary == "none":
+            unused |= dict.fromkeys(OF_ESTIMATOR, "where no loss estimator is trained")
+        for name in filter(unused.get, (*images, *model, *training)):
+            raise UsageError(f"`{name}` has no effect {unused[name]}; leave it out")
+        return configured
 
 
 ATTACHED = TrainingConfig(

@@ -95,7 +95,8 @@ def train(
     module, optimizer = fabric.setup(model, optimizer_of(model, config))
     objective = objective_of(config, training, fabric.device)
     state = TrainingState(model=model, optimizer=optimizer)
-    with seeded(_seed_of_process(config.seed)):
+    rank = processes.rank()  # processes draw different dropout masks
+    with seeded(_mixed_seed(config.seed, 0, rank) if rank else config.seed):
         if resume is not None:
             resume.restore(state)
         forward = cast(nn.Module, torch.compile(module)) if config.compiled else module
@@ -340,12 +341,6 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(range(torch.cuda.device_count())):  # all, without its warning
         torch.manual_seed(seed)
         yield
-
-
-def _seed_of_process(seed: int) -> int:
-    """Let processes draw different dropout masks; the first, or only one, has the seed itself."""
-    rank = processes.rank()
-    return _mixed_seed(seed, 0, rank) if rank else seed
 
 
 def _mixed_seed(seed: int, *use: int) -> int:

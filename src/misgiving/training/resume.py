@@ -52,8 +52,8 @@ class TrainingState:
         step: Finished steps of the current epoch.
         loss_sums: Sums of the primary and the auxiliary loss over these steps.
         history: Records of the finished epochs.
-        best_accuracy: Highest balanced accuracy on the monitored set so far.
-        best_weights: The weights of that epoch, where they are to be kept.
+        best_weights: Those of the epoch with the highest balanced accuracy on the monitored set so
+            far, where they are to be kept.
         augmentation: Random numbers of the current epoch's augmentation.
     """
 
@@ -63,16 +63,14 @@ class TrainingState:
     step: int = 0
     loss_sums: Float[np.ndarray, " 2"] = field(default_factory=lambda: np.zeros(2))
     history: list[EpochRecord] = field(default_factory=list)
-    best_accuracy: float = -math.inf
     best_weights: NamedTensors = field(default_factory=dict)
     augmentation: torch.Generator = field(default_factory=torch.Generator)
 
     def end_epoch(self, records: list[EpochRecord], *, keep_best: bool) -> None:
-        """Add the records of an epoch, the monitored set's last, and move on to the next epoch."""
+        """Add the two records of an epoch, the monitored set's last, and begin the next epoch."""
+        best = max((record.balanced_accuracy for record in self.history[1::2]), default=-math.inf)
         self.history += records
-        accuracy = records[-1].balanced_accuracy
-        if keep_best and accuracy > self.best_accuracy:  # the first of equals
-            self.best_accuracy = accuracy
+        if keep_best and records[-1].balanced_accuracy > best:  # the first of equals
             self.best_weights = {
                 name: value.detach().cpu().clone()
                 for name, value in self.model.state_dict().items()
@@ -113,11 +111,11 @@ class ResumeFile:
                 return
             raise
         state.model.load_state_dict(tensors["model"])
-        _restore_optimizer(state, tensors["optimizer"])
+        _restore_optimizer(state.optimizer, tensors["optimizer"])
         state.epoch, state.step = facts["epoch"], facts["step"]
         state.loss_sums = np.array(facts["loss_sums"])
         state.history = [EpochRecord(*record) for record in facts["history"]]
-        state.best_accuracy, state.best_weights = facts["best_accuracy"], tensors["best"]
+        state.best_weights = tensors["best"]
         random = {name: states[processes.rank()] for name, states in tensors["random"].items()}
         torch.set_rng_state(random["cpu"])
         state.augmentation.set_state(random["augmentation"])
@@ -169,7 +167,6 @@ class ResumeFile:
             "step": state.step,
             "loss_sums": state.loss_sums.tolist(),
             "history": list(map(astuple, state.history)),
-            "best_accuracy": state.best_accuracy,
         }
         tensors = {
             f"{group}.{name}": value.contiguous().cpu()
@@ -180,19 +177,18 @@ class ResumeFile:
             save_file(tensors, partial, {"facts": json.dumps(facts)})
 
 
-def _restore_optimizer(state: TrainingState, tensors: NamedTensors) -> None:
-    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+def _restore_optimizer(optimizer: Optimizer, tensors: NamedTensors) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     values: dict[int, dict[str, Tensor]] = defaultdict(dict)
     for name, value in tensors.items():
         number, _, quantity = name.partition(".")
         parameter = parameters[int(number)]
-        # In the memory layout of its parameter: another layout may round differently.
-        same_shape = value.shape == parameter.shape
-        values[int(number)][quantity] = (
-            torch.empty_like(parameter).copy_(value) if same_shape else value
-        )
-    groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": dict(values), "param_groups": groups})
+        if value.shape == parameter.shape:
+            # In the memory layout of its parameter: another layout may round differently.
+            value = torch.empty_like(parameter).copy_(value)
+        values[int(number)][quantity] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": dict(values), "param_groups": groups})
 
 
 @contextmanager

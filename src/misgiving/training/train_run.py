@@ -34,6 +34,8 @@ from misgiving.training.devices import start_fabric
 from misgiving.training.loop import Step, class_weights, seeded, train
 from misgiving.training.resume import ResumeFile, resume_path, stop_on_sigterm
 
+INITIAL_WEIGHTS = ("pretrained", "weights")  # settings of a network that leave its architecture
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSetup:
@@ -112,8 +114,6 @@ def check_settings(
 ) -> None:
     """Check that the network can be built and run, and that weights and device are available."""
     start_fabric(training.device, precision=training.precision)
-    if training.estimates_losses and config.taps == ():
-        raise UsageError("`taps` is empty: the loss estimator would read nothing; name some levels")
     _, model = _initial_model(config, num_classes, image_size, training.seed)
     try:
         with torch.no_grad():
@@ -230,15 +230,8 @@ def _initial_model(
     seed: int,
     on_weights: Callable[[WeightsReport], None] = lambda _: None,
 ) -> tuple[Architecture, JointClassifier]:
-    architecture = Architecture(
-        num_classes=num_classes,
-        image_size=image_size,
-        backbone=config.backbone,
-        dropout=config.dropout,
-        taps=config.taps,
-        hidden=config.hidden,
-        reads_logits=config.reads_logits,
-    )
+    settings = {name: value for name, value in vars(config).items() if name not in INITIAL_WEIGHTS}
+    architecture = Architecture(num_classes=num_classes, image_size=image_size, **settings)
     with seeded(seed):
         model = architecture.build(pretrained=config.pretrained and config.weights is None)
     if config.weights is not None:
