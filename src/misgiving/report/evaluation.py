@@ -20,11 +20,9 @@ from misgiving.report.figures import (
     reliability_figure,
 )
 from misgiving.report.names import detector_name
-from misgiving.report.rendering import environment
-from misgiving.report.sentences import certificate_sentences, fitting_sentences, warnings
+from misgiving.report.rendering import environment, lines
 
 MAX_CLASSES = 15  # of the confusion matrix; the others are one row and column
-MAX_GROUPS, MAX_MORE_GROUPS = 25, 200  # of the table of subgroups, and folded below it
 GALLERY_IMAGES = 12  # of each kind
 OPERATING_POINTS = 10
 POINTS, ERRORS = 6, 5  # in the words that describe a figure
@@ -47,48 +45,27 @@ def write_report(
         pictures: Reads the images of the gallery; None: from the paths of the predictions, if any.
     """
     path = Path(path)
+    read, numbers = pictures or _pictures_of(evaluation), _numbers(evaluation)
     page = environment().get_template("evaluation.html")
-    write_text(path, page.render(context(evaluation, title=title, pictures=pictures)))
+    text = page.render(
+        evaluation=evaluation,
+        title=title,
+        thumbnail=None if read is None else lambda identity: thumbnail_link(read(identity)),
+        figures=_figures(evaluation, numbers),
+        **numbers,
+    )
+    write_text(path, text)
     return path
 
 
 def findings(evaluation: Evaluation) -> list[str]:
     """Five sentences on accuracy, acceptance, the certificate, subgroups and OOD detection."""
-    return _lines("findings.txt", evaluation)
+    return lines("findings.html", "lines", evaluation=evaluation)
 
 
 def notes(evaluation: Evaluation) -> list[str]:
     """Sentences on the images that were measured, and on numbers that are optimistic."""
-    return _lines("notes.txt", evaluation)
-
-
-def _lines(template: str, evaluation: Evaluation) -> list[str]:
-    text = environment(html=False).get_template(template).render(evaluation=evaluation)
-    return text.strip().splitlines()
-
-
-def context(evaluation: Evaluation, *, title: str, pictures: Pictures | None) -> dict[str, Any]:
-    """Variables of the page."""
-    harms, deferral = evaluation.harms, evaluation.deferral
-    errors, doubtful = gallery(evaluation)
-    read, numbers = pictures or _pictures_of(evaluation), _numbers(evaluation)
-    return {
-        "evaluation": evaluation,
-        **numbers,
-        "figures": _figures(evaluation, numbers),
-        "title": title,
-        "certified": [] if deferral is None else certificate_sentences(deferral),
-        "policy_warnings": [] if deferral is None else warnings(deferral),
-        "remarks": [] if deferral is None else fitting_sentences(deferral),
-        "operating_points": _operating_points(evaluation),
-        "pooled": max(0, len(evaluation.judged.classes) - MAX_CLASSES),
-        "harms": harms[:MAX_GROUPS],
-        "more_harms": harms[MAX_GROUPS : MAX_GROUPS + MAX_MORE_GROUPS],
-        "left_out": max(0, len(harms) - MAX_GROUPS - MAX_MORE_GROUPS),
-        "confident_errors": errors.tolist(),
-        "doubtful": doubtful.tolist(),
-        "thumbnail": None if read is None else lambda identity: thumbnail_link(read(identity)),
-    }
+    return lines("findings.html", "notes", evaluation=evaluation)
 
 
 def _pictures_of(evaluation: Evaluation) -> Pictures | None:
@@ -121,12 +98,12 @@ def confusion(
     if count <= MAX_CLASSES:
         return counts, list(classes)
     errors = counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diag(counts)
-    kept = np.sort(np.argsort(-errors, kind="stable")[:MAX_CLASSES])
+    most = np.sort(np.argsort(-errors, kind="stable")[:MAX_CLASSES])
     position = np.full(count, MAX_CLASSES)
-    position[kept] = np.arange(MAX_CLASSES)
+    position[most] = np.arange(MAX_CLASSES)
     pooled = np.zeros((MAX_CLASSES + 1, MAX_CLASSES + 1), dtype=int)
     np.add.at(pooled, (position[:, None], position[None, :]), counts)
-    return pooled, [*(classes[k] for k in kept), f"{count - MAX_CLASSES} others"]
+    return pooled, [*(classes[k] for k in most), f"{count - MAX_CLASSES} others"]
 
 
 def _spaced(items: Sequence[Any], count: int) -> list[Any]:
@@ -142,12 +119,11 @@ def _operating_points(evaluation: Evaluation) -> list[Any]:
     certificate = evaluation.deferral.certificate_
     points = certificate.operating_points
     chosen = [point for point in points if point.threshold == certificate.accept_threshold]
-    shown = {*_spaced(points, OPERATING_POINTS), *chosen}
-    return sorted(shown, key=lambda point: -point.threshold)
+    return sorted({*_spaced(points, OPERATING_POINTS), *chosen}, key=lambda p: -p.threshold)
 
 
 def _numbers(evaluation: Evaluation) -> dict[str, Any]:
-    """Variables that the figures show, and that describe them to those who do not see them."""
+    """Variables of the page, most of which describe figures to those who do not see them."""
     judged, scores, wrong = evaluation.judged, evaluation.scores, evaluation.wrong
     decided, ood_sets = evaluation.decided, {}
     if evaluation.ood and evaluation.inliers:
@@ -157,12 +133,17 @@ def _numbers(evaluation: Evaluation) -> dict[str, Any]:
     errors = counts * (1 - np.eye(len(names), dtype=int))
     most = [divmod(int(cell), len(names)) for cell in np.argsort(-errors, axis=None)[:ERRORS]]
     accepts = bool(decided) and decided["accept"].events > 0
+    confident_errors, doubtful = gallery(evaluation)
     return {
+        "operating_points": _operating_points(evaluation),
+        "confident_errors": confident_errors.tolist(),
+        "doubtful": doubtful.tolist(),
         "chosen": (decided["accept"].value, decided["error"].value) if accepts else None,
         "points": _spaced(evaluation.curve, POINTS),
         "score_sets": _finite({"right": scores[~wrong], "wrong": scores[wrong]}),
         "ood_sets": _finite(ood_sets),
         "confusion": (counts, names),
+        "pooled": len(judged.classes) - MAX_CLASSES,
         "most_frequent_errors": [
             (names[i], names[j], errors[i, j]) for i, j in most if errors[i, j]
         ],

@@ -40,6 +40,12 @@ def environment(*, html: bool = True) -> Environment:
     return templates
 
 
+def lines(template: str, macro: str, *values: object, **variables: object) -> list[str]:
+    """The lines of plain text of a template's macro, without empty ones."""
+    words = getattr(environment(html=False).get_template(template).make_module(variables), macro)
+    return [line for line in words(*values).splitlines() if line]
+
+
 def percent(share: float) -> str:
     """Percentage with one digit after the point; only a share of 0 or 1 is 0 % or 100 %.
 

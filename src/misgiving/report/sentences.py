@@ -7,45 +7,29 @@ from misgiving.deferral.drift import DriftTest, Expected, ExpectedPerformance, R
 from misgiving.deferral.planning import CertificationOutlook
 from misgiving.deferral.settings import DecisionRule
 from misgiving.predictions.record import Predictions
-from misgiving.report.rendering import environment
+from misgiving.report.rendering import lines
 
 POLICY, DRIFT, PLAN = "policy.txt", "drift.txt", "plan.txt"
 
 
-def _lines(template: str, macro: str, *values: object) -> list[str]:
-    """The lines of a macro, without empty ones."""
-    words = getattr(environment(html=False).get_template(template).module, macro)
-    return [line for line in words(*values).splitlines() if line]
-
-
 def summarize(deferral: Deferral) -> list[str]:
     """Sentences on how a policy was fitted, and on what it certifies."""
-    return [*fitting_sentences(deferral), *certificate_sentences(deferral)]
+    return [*lines(POLICY, "fitted", deferral), *certificate_sentences(deferral)]
 
 
 def certificate_sentences(deferral: Deferral) -> list[str]:
     """Sentences on targets, observations and limits of the guarantee."""
-    return _lines(POLICY, "certified", deferral)
+    return lines(POLICY, "certified", deferral)
 
 
 def naming_sentence(rule: DecisionRule, classes: tuple[str, ...]) -> str:
     """Sentence on the class that is named, with the costs that decide it, if any."""
-    return _lines(POLICY, "naming", rule, classes)[0]
-
-
-def warnings(deferral: Deferral) -> list[str]:
-    """Sentences on what weakens the guarantee."""
-    return _lines(POLICY, "warnings", deferral)
-
-
-def fitting_sentences(deferral: Deferral) -> list[str]:
-    """Sentences on the images and the scores that a policy was fitted with."""
-    return _lines(POLICY, "fitted", deferral)
+    return lines(POLICY, "naming", rule, classes)[0]
 
 
 def left_out_sentences(counts: Mapping[str, int]) -> list[str]:
     """Sentences on images of the sets `train`, `test` and `excluded` that were not used."""
-    return _lines(POLICY, "left_out", counts)
+    return lines(POLICY, "left_out", counts)
 
 
 def drift_sentence(test: DriftTest, recent: Recent | None, *, knows_training: bool) -> str:
@@ -56,7 +40,7 @@ def drift_sentence(test: DriftTest, recent: Recent | None, *, knows_training: bo
         recent: Its latest cases, or those at its alarm.
         knows_training: True if the OOD score compares an image with those of the training.
     """
-    return _lines(DRIFT, "drift", test, recent, knows_training)[0]
+    return lines(DRIFT, "drift", test, recent, knows_training)[0]
 
 
 def expected_sentences(errors: Expected, unit: str, *, drifted: bool) -> list[str]:
@@ -67,12 +51,12 @@ def expected_sentences(errors: Expected, unit: str, *, drifted: bool) -> list[st
         unit: What a case is: a patient, a lesion, an image, or another group.
         drifted: True if the images were found to differ from the calibration cases.
     """
-    return _lines(DRIFT, "expected", errors, unit, drifted)
+    return lines(DRIFT, "expected", errors, unit, drifted)
 
 
 def performance_sentences(expected: ExpectedPerformance, deferral: Deferral) -> list[str]:
     """The expected errors, and whether to trust them, with the differences that were found."""
-    return _lines(DRIFT, "performance", expected, deferral)
+    return lines(DRIFT, "performance", expected, deferral)
 
 
 def plan_sentences(
@@ -96,7 +80,7 @@ def plan_sentences(
         most: Number of cases up to which enough were sought.
         origin: Of the calibration set: `split` as for a training, `drawn`, or `named` by the data.
     """
-    return _lines(PLAN, "planned", name, images, calibration, outlook, needs, most, origin)
+    return lines(PLAN, "planned", name, images, calibration, outlook, needs, most, origin)
 
 
 def training_sentences(
@@ -106,4 +90,4 @@ def training_sentences(
     rarest: Sequence[tuple[str, int]],
 ) -> list[str]:
     """Two sentences for a training: its calibration set with the rarest classes, and the limits."""
-    return _lines(PLAN, "training", outlook, columns, images, rarest)
+    return lines(PLAN, "training", outlook, columns, images, rarest)
