@@ -46,8 +46,7 @@ def plan(
     from misgiving.deferral.fit import drawn_sets
     from misgiving.deferral.planning import MOST_CASES, WRONG_SHARES, plan_certification
     from misgiving.predictions.record import Predictions
-    from misgiving.report.rendering import three_digits
-    from misgiving.report.sentences import plan_sentences
+    from misgiving.report.rendering import lines, three_digits
 
     is_file = is_prediction_file(data)
     images = Predictions.read(Path(data)) if is_file else _grouped_split(data, seed)
@@ -59,9 +58,8 @@ def plan(
     )
     origin = "split" if not is_file else "drawn" if parts else "named"
     needs = _needs(outlook)
-    for sentence in plan_sentences(
-        data, images, calibration, outlook, needs, most=MOST_CASES, origin=origin
-    ):
+    facts = (data, images, calibration, outlook, needs, MOST_CASES, origin)
+    for sentence in lines("plan.txt", "planned", *facts):
         say(sentence)
     counts = [(name, outlook.images[name], cases) for name, cases in outlook.cases.items()]
     show_table(("class", "images", "cases"), counts, title="calibration set")
@@ -100,7 +98,7 @@ def training_outlook(images: "ImageSet", sets: "SetNames") -> list[str]:
     import numpy as np
 
     from misgiving.deferral.planning import plan_certification
-    from misgiving.report.sentences import training_sentences
+    from misgiving.report.rendering import lines
 
     if "calibrate" not in sets:
         return []
@@ -110,7 +108,7 @@ def training_outlook(images: "ImageSet", sets: "SetNames") -> list[str]:
         images.labels[rows], units[rows], images.classes, Targets(max_error=0.5)
     )
     rarest = sorted(outlook.cases.items(), key=lambda counted: counted[1])[:RAREST]
-    return training_sentences(outlook, images.group_columns, len(rows), rarest)
+    return lines("plan.txt", "training", outlook, images.group_columns, len(rows), rarest)
 
 
 def _needs(outlook: "CertificationOutlook") -> dict[str, int | None]:

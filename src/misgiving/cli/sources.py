@@ -124,12 +124,13 @@ def read_file(path: Path, deferral: "Deferral | None") -> "Predictions":
 def _left_out(name: str, predicted: "PredictedData") -> list[str]:
     """Sentences on the images of a set that were not predicted, and on what was not found."""
     from misgiving.data.decoding import skipped_sentences
-    from misgiving.report.sentences import left_out_sentences
+    from misgiving.report.rendering import lines
 
     counts = predicted.counts
     used = {*(predicted.predictions.sets or ())}
-    unused = [of_set for of_set in ("train", "test", "excluded") if of_set not in used]
-    sentences = left_out_sentences({key: counts[key] for key in unused if counts[key]})
+    unused = {key: counts[key] for key in ("train", "test", "excluded") if key not in used}
+    unused = {key: number for key, number in unused.items() if number}
+    sentences = lines("policy.txt", "left_out", unused)
     if predicted.unknown:
         sentences.append(
             f"left out: {predicted.unknown} images of classes that the model does not know"

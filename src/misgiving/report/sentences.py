@@ -1,15 +1,11 @@
-"""A policy in words: what it may certify, its fit and certificate, drift, expected performance."""
-
-from collections.abc import Mapping, Sequence
+"""A policy in words: its fit and certificate, drift, and the expected performance."""
 
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import DriftTest, Expected, ExpectedPerformance, Recent
-from misgiving.deferral.planning import CertificationOutlook
 from misgiving.deferral.settings import DecisionRule
-from misgiving.predictions.record import Predictions
 from misgiving.report.rendering import lines
 
-POLICY, DRIFT, PLAN = "policy.txt", "drift.txt", "plan.txt"
+POLICY, DRIFT = "policy.txt", "drift.txt"
 
 
 def summarize(deferral: Deferral) -> list[str]:
@@ -25,11 +21,6 @@ def certificate_sentences(deferral: Deferral) -> list[str]:
 def naming_sentence(rule: DecisionRule, classes: tuple[str, ...]) -> str:
     """Sentence on the class that is named, with the costs that decide it, if any."""
     return lines(POLICY, "naming", rule, classes)[0]
-
-
-def left_out_sentences(counts: Mapping[str, int]) -> list[str]:
-    """Sentences on images of the sets `train`, `test` and `excluded` that were not used."""
-    return lines(POLICY, "left_out", counts)
 
 
 def drift_sentence(test: DriftTest, recent: Recent | None, *, knows_training: bool) -> str:
@@ -57,37 +48,3 @@ def expected_sentences(errors: Expected, unit: str, *, drifted: bool) -> list[st
 def performance_sentences(expected: ExpectedPerformance, deferral: Deferral) -> list[str]:
     """The expected errors, and whether to trust them, with the differences that were found."""
     return lines(DRIFT, "performance", expected, deferral)
-
-
-def plan_sentences(
-    name: str,
-    images: Predictions,
-    calibration: Predictions,
-    outlook: CertificationOutlook,
-    needs: Mapping[str, int | None],
-    *,
-    most: int,
-    origin: str,
-) -> list[str]:
-    """Sentences on a calibration set before there is a policy, and on its targets.
-
-    Args:
-        name: Of the data.
-        images: All of them.
-        calibration: Those to certify with.
-        outlook: What they can certify.
-        needs: Cases that each target lacks; None for more than `most`.
-        most: Number of cases up to which enough were sought.
-        origin: Of the calibration set: `split` as for a training, `drawn`, or `named` by the data.
-    """
-    return lines(PLAN, "planned", name, images, calibration, outlook, needs, most, origin)
-
-
-def training_sentences(
-    outlook: CertificationOutlook,
-    columns: Sequence[str],
-    images: int,
-    rarest: Sequence[tuple[str, int]],
-) -> list[str]:
-    """Two sentences for a training: its calibration set with the rarest classes, and the limits."""
-    return lines(PLAN, "training", outlook, columns, images, rarest)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from misgiving.evaluation.measures import UNSEEN_SET
 from misgiving.metrics.trials import TrialInterval, holm, t_interval
-from misgiving.report.reproduction.run import Quantity, Run
+from misgiving.report.reproduction.run import Quantity, Run, distinct
 
 MODEL = "proposed"
 LEVEL = 0.05
@@ -187,8 +187,6 @@ def harms_of(by_claim: Mapping[str, Verdict]) -> list[tuple[Any, list[int]]]:
 
 def unjudged_sets(by_claim: Mapping[str, Verdict]) -> list[str]:
     """The sets without any bootstrap interval, where no harm could be seen."""
-    compared = dict.fromkeys(
-        row.dataset for verdict in by_claim.values() for row in verdict.compared
-    )
     judged = {row.dataset for verdict in by_claim.values() for row in verdict.judged}
-    return [name for name in compared if name not in judged]
+    compared = (row.dataset for verdict in by_claim.values() for row in verdict.compared)
+    return [name for name in distinct(compared) if name not in judged]

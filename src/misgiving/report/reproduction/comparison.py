@@ -1,6 +1,5 @@
 """Differences of a run from the paper, as codes with values."""
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from misgiving.report.reproduction.published import (
@@ -26,29 +25,30 @@ class Departure(NamedTuple):
 
 def departures(run: Run) -> list[Departure]:
     """All differences in data, settings, procedure and sets."""
-    return [*_settings(run), *_procedure(run), *_sets(run)]
+    differs = _settings(run) | _procedure(run) | _sets(run)
+    return [departure for departure, applies in differs.items() if applies]
 
 
-def _settings(run: Run) -> Iterator[Departure]:
-    """Our value and the paper's of each setting that differs; classes may have another order."""
-    if run.settings["data"].partition(":")[0] != "isic2019":
-        yield Departure("data", run.settings["data"])
+def _settings(run: Run) -> dict[Departure, Any]:
+    """Our value and the paper's of each setting; classes may have another order."""
+    data = run.settings["data"]
+    differs = {Departure("data", data): data.partition(":")[0] != "isic2019"}
     for section, settings in SETTINGS.items():
         recorded = run.settings[section] if section else run.settings
         for key, paper in settings.items():
-            value = recorded[key]
+            value = tuple(recorded[key]) if isinstance(paper, tuple) else recorded[key]
             same = set(value) == set(paper) if isinstance(paper, tuple) else value == paper
-            if not same:
-                yield Departure(key, value, paper)
+            differs[Departure(key, value, paper)] = not same
+    return differs
 
 
-def _procedure(run: Run) -> Iterator[Departure]:
+def _procedure(run: Run) -> dict[Departure, Any]:
     """The differences in procedure, each with the condition under which there is one."""
     settings, grouped = run.settings, run.settings["split"] != "paper"
     training, model = settings["training"], settings["model"]
     absent = [name for name, strength in settings["augmentation"].items() if not strength]
     share, tuning_set = settings["validation_share"], settings["odin"]["tuning_set"]
-    differs = {
+    return {
         Departure("backbone", model["backbone"]): model["backbone"].partition(".")[0] != "vgg16",
         Departure("weights", model["weights"]): model["weights"] or not model["pretrained"],
         **{
@@ -65,28 +65,25 @@ def _procedure(run: Run) -> Iterator[Departure]:
         Departure("measured_set", run.measured): run.measured != "validation",
         Departure("tuning_set", tuning_set): run.paper_set(tuning_set) != TUNING_SET,
     }
-    return (departure for departure, applies in differs.items() if applies)
 
 
-def _sets(run: Run) -> Iterator[Departure]:
+def _sets(run: Run) -> dict[Departure, Any]:
     """The differences in the sets of Table 1."""
-    for paper_set in SETS:
+    differs: dict[Departure, Any] = {}
+    for paper_set, paper in SETS.items():
         names = run.sets_of(paper_set)
-        if not names:
-            yield Departure("not_measured", paper_set)
+        differs[Departure("not_measured", paper_set)] = not names
         for name in names:
-            yield from _set(run, name, paper_set)
-
-
-def _set(run: Run, name: str, paper_set: str) -> Iterator[Departure]:
-    """The differences of a set from one of the paper's."""
-    expected = run.datasets[name]["paper_images"] or SETS[paper_set].images
-    if run.stands_in(name):
-        yield Departure("stands_in", name, paper_set)
-    elif run.datasets[name]["images"] != expected:
-        yield Departure("set_size", name, expected)
-    if run.origin(name) == "made here":
-        yield Departure("made_here", name)
+            facts, stands_in = run.datasets[name], run.stands_in(name)
+            expected = facts["paper_images"] or paper.images
+            differs |= {
+                Departure("stands_in", name, paper_set): stands_in,
+                Departure("set_size", name, expected): (
+                    not stands_in and facts["images"] != expected
+                ),
+                Departure("made_here", name): run.origin(name) == "made here",
+            }
+    return differs
 
 
 def here(cell: Published, dataset: str) -> Quantity:
