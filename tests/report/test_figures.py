@@ -24,6 +24,7 @@ from misgiving.report.reproduction.figures import (
     risk_figure,
     sensitivity_figure,
 )
+from misgiving.report.reproduction.findings import Convergence
 
 CLASSES = ["DF", "MEL", "NV", "BCC", "AK"]
 MODELS = ("vanilla", "mse", "detached", "proposed")
@@ -274,7 +275,7 @@ def test_every_training_has_a_mark_in_the_figure_and_a_cross_where_it_diverged()
         ],
         columns=columns,
     )
-    left, right = rates_figure(runs, own_rate=1e-4, level=0.76, monitored="test").axes
+    left, right = rates_figure(Convergence(1e-4, 0.76, runs), monitored="test").axes
     assert sum(len(line.get_ydata()) for line in left.lines) == 4
     crosses = [line for line in right.lines if line.get_marker() == "x"]
     assert sum(len(line.get_ydata()) for line in crosses) == 1

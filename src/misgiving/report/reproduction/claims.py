@@ -157,7 +157,8 @@ def _evidence(
     differences = run.differences(measured, MODEL, baseline)
     interval = None
     if len(differences) > 1:
-        ratio = run.split_ratio(experiment)
+        (size,) = (row for row in run.settings["sizes"] if row["experiment"] == experiment)
+        ratio = size["measured"] / size["trained"]
         interval = t_interval(list(differences.values()), split_ratio=ratio)
     paired = [run.paired(model=MODEL, baseline=baseline, **columns) for columns in family]
     models = {name: run.rows(experiment=experiment, model=name) for name in (MODEL, baseline)}

@@ -1,7 +1,7 @@
 """Figures 2 to 5 and the AUROC of Table 1, and those beside the paper's, over trials."""
 
 import textwrap
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -31,6 +31,8 @@ from misgiving.report.figures import (
     styled,
 )
 from misgiving.report.names import DETECTOR_TITLES, POINTS, RATE_MODELS
+from misgiving.report.reproduction.findings import Convergence
+from misgiving.report.reproduction.published import title
 from misgiving.report.reproduction.run import distinct, in_order, models_of, select
 
 WIDTH = 10  # inches of every figure
@@ -180,17 +182,11 @@ def new_classes_figure(results: DataFrame) -> Figure:
 
 
 @styled
-def ood_figure(results: DataFrame, *, titles: Mapping[str, str], tuned: Container[str]) -> Figure:
-    """The AUROC of Table 1: of ODIN, on each set.
-
-    Args:
-        results: Of all experiments.
-        titles: The names of the sets in words.
-        tuned: The sets that ODIN was tuned on.
-    """
+def ood_figure(results: DataFrame, *, tuning_set: str) -> Figure:
+    """The AUROC of Table 1: of ODIN, on each set; `results` of all experiments."""
     rows = select(results, experiment="ood_detection", metric="auroc", detector="odin")
     labels = {
-        name: textwrap.fill(titles.get(name, name), 14) + "\n(tuned here)" * (name in tuned)
+        name: textwrap.fill(title(name), 14) + "\n(tuned here)" * (name == tuning_set)
         for name in distinct(rows["dataset"])
     }
     figure = Figure(figsize=(WIDTH, 3.0))
@@ -344,34 +340,28 @@ def calibration_figure(bins: DataFrame) -> Figure:
 
 
 @styled
-def rates_figure(runs: DataFrame, *, own_rate: float, level: float, monitored: str) -> Figure:
-    """Epochs to a level, and final balanced accuracy, of every training at every rate.
-
-    Args:
-        runs: Columns `rate, trial, model, epochs, final, diverged`; NaN for none.
-        own_rate: The protocol's rate.
-        level: Balanced accuracy on the monitored set.
-        monitored: Name of that set.
-    """
+def rates_figure(convergence: Convergence, *, monitored: str) -> Figure:
+    """Epochs to a level, and final balanced accuracy, of every training at every rate."""
     figure = Figure(figsize=(WIDTH, 3.2))
     left, right = figure.subplots(1, 2)
-    rates, finals = sorted(set(runs["rate"])), 100 * runs["final"].dropna()
+    runs, rates = convergence.runs, convergence.rates
+    finals = 100 * runs["final"].dropna()
     never = ABOVE * runs["epochs"].max() if runs["epochs"].notna().any() else ABOVE
     floor, top = (finals.min() - 4, finals.max() + 3) if len(finals) else (-4.0, 103.0)
     for (index, rate), (model, side) in product(enumerate(rates), BESIDE_RATE.items()):
-        own, label = select(runs, rate=rate, model=model), None if index else model
+        own, label = convergence.at(rate, model), None if index else model
         heights = own["epochs"].astype(float).fillna(never).tolist()
         ends = 100 * own["final"].dropna()
         _draw_rate(left, model, index + side, heights, label=label)
         _draw_rate(right, model, index + side, ends.tolist())
         _draw_rate(right, model, index + side, [floor] * int(own["diverged"].sum()), "x")
-    left.set_title(f"Epochs to {POINTS.number(level)} % balanced accuracy, {monitored}")
+    left.set_title(f"Epochs to {POINTS.number(convergence.level)} % balanced accuracy, {monitored}")
     left.set_ylim(0, 1.06 * never)
     ticks = [tick for tick in left.get_yticks() if 0 <= tick < 0.97 * never]
     left.set_yticks([*ticks, never], [*(f"{tick:g}" for tick in ticks), "never"])
     right.set_title("Final balanced accuracy (%); crosses diverged")
     right.set_ylim(floor - 2, top)
-    labels = [f"{rate:g}\n" + "(the protocol's)" * (rate == own_rate) for rate in rates]
+    labels = [f"{rate:g}\n" + "(the protocol's)" * (rate == convergence.own_rate) for rate in rates]
     for axes in (left, right):
         axes.set_xticks(range(len(rates)), labels)
         axes.set(xlim=(-0.6, len(rates) - 0.4), xlabel="learning rate")

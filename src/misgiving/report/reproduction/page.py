@@ -48,7 +48,6 @@ def draw_figures(run: Run) -> dict[str, Figure]:
     """The report's figures under the names of their files; some only with data for them."""
     classes, monitored = run.settings["classes"], run.settings["monitored_set"]
     measured = run.rows(experiment="generalization", dataset=run.measured)
-    titles = {name: published.title(name) for name in run.datasets}
     examples = [
         (published.title(name), caption(run, name), run.pictures[name]) for name in run.example_sets
     ]
@@ -57,16 +56,13 @@ def draw_figures(run: Run) -> dict[str, Figure]:
         "figure-3": sensitivity_figure(select(measured, detector=""), classes=classes),
         "figure-4": examples_figure(examples),
         "figure-5": new_classes_figure(run.results),
-        "table-1": ood_figure(run.results, titles=titles, tuned=run.tuned),
+        "table-1": ood_figure(run.results, tuning_set=run.tuning_set),
     }
     if len(run.confusions):
         drawn["confusions"] = confusion_figure(run.confusions, classes=classes)
     convergence = findings.convergence_of(run)
     if convergence and len(convergence.rates) > 1:
-        own_rate, level, runs = convergence.own_rate, convergence.level, convergence.runs
-        drawn["learning-rates"] = rates_figure(
-            runs, own_rate=own_rate, level=level, monitored=monitored
-        )
+        drawn["learning-rates"] = rates_figure(convergence, monitored=monitored)
     if len(run.risk_coverage):
         drawn["risk-coverage"] = risk_figure(run.risk_coverage, measured)
     if len(run.reliability):

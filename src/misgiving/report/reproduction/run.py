@@ -154,11 +154,10 @@ class Run:
         """The word for a group of the data."""
         return "lesion" if self.settings["data"].partition(":")[0] in LESION_DATA else "group"
 
-    @cached_property
-    def tuned(self) -> set[str]:
-        """The sets that ODIN was tuned on."""
-        tuned = self.intervals["dataset"][self.intervals["tuned"].astype(bool)]
-        return {*tuned, self.settings["odin"]["tuning_set"]}
+    @property
+    def tuning_set(self) -> str:
+        """The OOD set that ODIN was tuned on."""
+        return str(self.settings["odin"]["tuning_set"])
 
     @cached_property
     def claimed_sets(self) -> list[str]:
@@ -168,21 +167,13 @@ class Run:
         another reading of one, or a set of the user's own, is measured but is no evidence for or
         against the paper.
         """
-        measured = self.names(
-            "dataset", experiment="ood_detection", detector="odin", metric="auroc"
-        )
-        untuned = [name for name in measured if name not in self.tuned]
+        rows = self.rows(experiment="ood_detection", detector="odin", metric="auroc")
+        untuned = [name for name in distinct(rows["dataset"]) if name != self.tuning_set]
         if not self.settings["compares_with_paper"]:
             return untuned
         cells = [cell for name in SETS for cell in table_1(name) if cell.metric == "auroc"]
         gained = [cell.dataset for cell in cells if cell.difference > 0]
         return [n for n in untuned if n not in READ_OTHERWISE and self.paper_set(n) in gained]
-
-    def split_ratio(self, experiment: str) -> float:
-        """Measured images for each training image of an experiment's splits."""
-        sizes = {size["experiment"]: size for size in self.settings["sizes"]}
-        size = sizes[experiment]
-        return float(size["measured"] / size["trained"])
 
     @property
     def paper_minority(self) -> list[str]:
@@ -235,7 +226,7 @@ class Run:
         places = {name: place for place, name in enumerate((*SETS, ""))}
 
         def order(name: str) -> tuple[int, bool]:
-            is_measured = name.startswith(self.measured)
-            return -1 if is_measured else places[self.paper_set(name)], name in READ_OTHERWISE
+            place = -1 if name.startswith(self.measured) else places[self.paper_set(name)]
+            return place, name in READ_OTHERWISE
 
         return [name for name in sorted(self.datasets, key=order) if self.pictures.get(name)]
