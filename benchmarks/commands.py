@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam
 
-from misgiving.bundle.decide_files import Decider, decide_files
+from misgiving.bundle.decide_files import decide_files, load_model
 from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load, save
 from misgiving.data.datasets.folders import image_names
@@ -124,9 +124,9 @@ def _our_predict(model: str) -> Work:
 
     def work() -> None:
         names = image_names([folder / "images"])
-        decider = Decider.load(folder / model, count=len(names), device="cpu")
+        loaded = load_model(folder / model, count=len(names), device="cpu")
         with TemporaryDirectory() as parts:
-            decide_files(decider, names, Path(parts))
+            decide_files(loaded, names, Path(parts))
 
     return work
 

@@ -419,28 +419,6 @@ def test_a_process_that_helps_another_names_its_number_in_errors(misgiving, monk
     assert one_line(error).startswith("process 1: error: ")
 
 
-def test_two_processes_share_the_images_of_predict(misgiving, run_folder, photos, tmp_path):
-    def arguments(devices):
-        out = ("--out", tmp_path / f"{devices}.csv")
-        return ["predict", run_folder, photos, *out, "--device", "cpu", "--devices", devices]
-
-    code, _, error = misgiving(*arguments("1"))
-    assert code == 0, error
-    assert one_line(error) == f"wrote {tmp_path / '1.csv'} (24 images)"
-    command = [sys.executable, "-m", "misgiving", *arguments("2")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.splitlines()[-1] == f"wrote {tmp_path / '2.csv'} (24 images)"
-    tables = [
-        [line.split(",") for line in (tmp_path / name).read_text().splitlines()]
-        for name in ("1.csv", "2.csv")
-    ]
-    one, two = tables
-    assert [row[:2] for row in one] == [row[:2] for row in two]
-    numbers = [[[float(cell) for cell in row[2:]] for row in table[1:]] for table in tables]
-    np.testing.assert_allclose(numbers[0], numbers[1], rtol=1e-4)
-
-
 def test_a_stop_before_the_work_begins_is_said(misgiving, monkeypatch, tmp_path):
     def stop(*_):
         raise KeyboardInterrupt

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from misgiving.cli import app
 from misgiving.cli.failures import SET_BY_TRAIN, explanation, options_of
-from misgiving.cli.options import Devices, Fields, Values, command, texts_of
-from misgiving.cli.progress import say
+from misgiving.cli.options import Fields, Values, command, texts_of
 from misgiving.errors import UsageError, require, require_choices
 
 
@@ -78,20 +77,6 @@ def invoke(function, *words):
     alone = typer.Typer()
     alone.command()(function)
     return alone(list(words), standalone_mode=False)
-
-
-@pytest.mark.parametrize("words", [(), ("--devices", "2"), ("--nodes", "2")])
-def test_only_the_first_process_of_a_command_says_something(monkeypatch, capsys, words):
-    @command
-    def greet(settings: Annotated[Values, Devices]):
-        say("a message")
-        typer.echo(f"a result of {settings['device']}")
-
-    invoke(greet, *words)
-    assert capsys.readouterr() == ("a result of auto\n", "a message\n")
-    monkeypatch.setenv("SLURM_PROCID", "1")
-    invoke(greet, *words)  # without the options, a task of its own
-    assert capsys.readouterr() == (("", "") if words else ("a result of auto\n", "a message\n"))
 
 
 def test_the_help_of_an_option_is_the_text_of_its_field():

@@ -2,9 +2,7 @@ import csv
 import errno
 import os
 import random
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,8 +12,6 @@ import numpy as np
 import pytest
 from commands import one_line
 from PIL import Image
-
-from misgiving.bundle.decide_files import Decider, decide_files
 
 
 @pytest.fixture(scope="module")
@@ -171,63 +167,3 @@ def test_a_prediction_that_was_killed_loses_and_doubles_nothing(
             float(theirs["acceptance_score"]), rel=1e-4
         )
     assert sorted(path.name for path in tmp_path.glob("*.*")) == ["killed.csv", "whole.csv"]
-
-
-SHARING = """
-import os, time
-from misgiving import cli
-from misgiving.bundle import decide_files
-from misgiving.bundle.bundle import Bundle
-decide = Bundle.decide_inputs
-def counted(self, squares):
-    time.sleep(float(os.environ["PAUSE"]))
-    with open(os.environ["ASKED"], "a") as file:
-        file.write("1\\n" * len(squares))
-    return decide(self, squares)
-Bundle.decide_inputs = counted
-decide_files.PART = 2
-cli.run()
-"""
-
-
-def on_two_machines(run, photos, out, asked, *, pause):
-    """Start both processes of a command, which share only the files."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-c", SHARING, "predict", run, photos, "--out", out]
-    command += ["--device", "cpu", "--nodes", "2"]
-    settings = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": 0}
-    settings |= {"OMP_NUM_THREADS": 1, "ASKED": asked, "PAUSE": pause}
-    environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
-    return [
-        subprocess.Popen(command, env={**environment, "NODE_RANK": node}, stderr=subprocess.PIPE)
-        for node in ("0", "1")
-    ]
-
-
-def test_machines_that_were_killed_go_on_where_each_was_and_merge_their_rows(
-    exported, photos, tmp_path
-):
-    out, asked = tmp_path / "shared.csv", tmp_path / "asked"
-    parts = out.with_name("shared.csv.parts")
-    processes = on_two_machines(exported[0], photos, out, asked, pause=0.3)
-    while len(list(parts.glob("*.jsonl"))) < 4:
-        assert all(process.poll() is None for process in processes), "it ended first"
-        time.sleep(0.02)
-    for process in processes:
-        process.kill()
-        process.communicate()
-    kept = 2 * len(list(parts.glob("*.jsonl")))
-    assert 2 < kept < 60
-    asked.unlink()
-    for process in on_two_machines(exported[0], photos, out, asked, pause=0):
-        _, error = process.communicate()
-        assert process.returncode == 0, error.decode()
-    assert len(asked.read_text().split()) == 60 - kept
-    names = sorted(map(str, photos.iterdir()))
-    whole = decide_files(Decider.load(exported[0], device="cpu"), names, tmp_path / "asked.parts")
-    for ours, theirs in zip(rows_of(out), whole, strict=True):
-        assert (ours["path"], ours["decision"]) == (theirs.path, theirs.decision)
-    shutil.rmtree(tmp_path / "asked.parts")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["asked", "shared.csv"]

@@ -98,6 +98,17 @@ def test_a_terminal_shows_bars_and_no_lines(monkeypatch):
     assert "elapsed" not in file.getvalue()
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_only_the_first_process_of_a_command_says_something(monkeypatch, capsys, rank):
+    monkeypatch.setattr(progress.console, "quiet", False)
+    monkeypatch.setenv("SLURM_PROCID", rank)
+    progress.silence_all_but_first_process()
+    progress.say("a message")
+    show_table(HEADER, ROWS)
+    printed, said = capsys.readouterr()
+    assert (bool(printed), bool(said)) == (rank == "0", rank == "0")
+
+
 HEADER = ("check", "count", "remark")
 ROWS = [("near duplicates", 12, "dissimilarities between photographs [red]")]
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from misgiving.bundle import decide_files as deciding
-from misgiving.bundle.decide_files import Decider, decide_files
+from misgiving.bundle.decide_files import decide_files, load_model
 from misgiving.checkpoint import load
 from misgiving.data.decoding import LOOK_AHEAD
 from misgiving.data.preprocessing import Preprocessing
@@ -55,7 +55,7 @@ def on_its_own(checkpoint, path):
 def test_predictions_are_those_of_every_image_on_its_own(run, photos, names, batch_size, tmp_path):
     reports = []
     options = {"batch_size": batch_size, "on_image": lambda *seen: reports.append(seen)}
-    predicted = decide_files(Decider.load(run, device="cpu"), names, tmp_path / "parts", **options)
+    predicted = decide_files(load_model(run, device="cpu"), names, tmp_path / "parts", **options)
     assert reports == [
         (min(done, COUNT), COUNT) for done in range(batch_size, COUNT + batch_size, batch_size)
     ]
@@ -85,7 +85,7 @@ def test_files_are_decoded_while_the_model_runs_but_not_far_ahead(
 
     monkeypatch.setattr(Preprocessing, "from_file", watched)
     options = {"batch_size": LOOK_AHEAD + 1, "on_image": see}
-    decide_files(Decider.load(run, device="cpu"), names, tmp_path / "parts", **options)
+    decide_files(load_model(run, device="cpu"), names, tmp_path / "parts", **options)
     assert all(waited)
     assert max(ahead) <= LOOK_AHEAD + 1
 
@@ -105,42 +105,41 @@ def test_a_bundle_and_the_graph_of_the_run_answer_as_the_run_does(
     size = load(run).architecture.image_size
     monkeypatch.setattr(graphs, "PAYS", COUNT * size**2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    by_run = decide_files(Decider.load(run, count=COUNT - 1, device="cpu"), names, tmp_path / "1")
+    by_run = decide_files(load_model(run, count=COUNT - 1, device="cpu"), names, tmp_path / "1")
     assert not [*tmp_path.glob("misgiving/graphs/*.onnx")]
-    assert_the_same(decide_files(Decider.load(bundle), names, tmp_path / "2"), by_run)
-    by_graph = Decider.load(run, count=COUNT, device="cpu")
+    assert_the_same(decide_files(load_model(bundle), names, tmp_path / "2"), by_run)
+    by_graph = load_model(run, count=COUNT, device="cpu")
     assert_the_same(decide_files(by_graph, names, tmp_path / "3"), by_run)
     assert len([*tmp_path.glob("misgiving/graphs/*.onnx")]) == 1
 
 
 def test_parts_that_are_there_are_not_decided_on_again(exported, names, tmp_path, monkeypatch):
     monkeypatch.setattr(deciding, "PART", 7)
-    decider, parts, asked = Decider.load(exported[1]), tmp_path / "parts", []
-    network = decider.model.network
+    model, parts, asked = load_model(exported[1]), tmp_path / "parts", []
+    network = model.network
 
     def counted(squares):
         asked.append(len(squares))
         return network(squares)
 
-    counting = decider._replace(model=replace(decider.model, network=counted))
+    counting = replace(model, network=counted)
     decide_files(counting, names[:14], parts)
     assert_the_same(
-        decide_files(counting, names, parts), decide_files(decider, names, tmp_path / "whole")
+        decide_files(counting, names, parts), decide_files(model, names, tmp_path / "whole")
     )
     assert sum(asked) == COUNT
 
 
 def test_an_image_that_has_changed_is_decided_on_again(exported, photos, tmp_path):
-    """By a bundle, for which other devices and several processes are refused."""
-    decider, path, parts = Decider.load(exported[1]), tmp_path / "photo.png", tmp_path / "parts"
+    """By a bundle, for which other devices are refused."""
+    model, path, parts = load_model(exported[1]), tmp_path / "photo.png", tmp_path / "parts"
     path.write_bytes(b"no image")
     both = [str(path), str(photos[0])]
-    rows = decide_files(decider, both, parts, on_bad_image="skip")
+    rows = decide_files(model, both, parts, on_bad_image="skip")
     assert [bool(row.unreadable) for row in rows] == [True, False]
     for source in photos[0], photos[2]:
         path.write_bytes(source.read_bytes())
-        again = decide_files(decider, both[:1], parts)
-        assert [*again] == [*decide_files(decider, both[:1], tmp_path / source.stem)]
-    for options in ({"device": "cuda"}, {"devices": 2}, {"nodes": 2}):
-        with pytest.raises(UsageError, match=next(iter(options))):
-            Decider.load(exported[1], **options)
+        again = decide_files(model, both[:1], parts)
+        assert [*again] == [*decide_files(model, both[:1], tmp_path / source.stem)]
+    with pytest.raises(UsageError, match="`device`"):
+        load_model(exported[1], device="cuda")

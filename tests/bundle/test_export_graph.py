@@ -23,7 +23,7 @@ from graphs import (
 from onnx import helper
 
 from misgiving.bundle.bundle import Bundle
-from misgiving.bundle.decide_files import Decider, decide_files
+from misgiving.bundle.decide_files import decide_files, load_model
 from misgiving.bundle.export_graph import UNCHECKED, export_graph, read_preprocessing
 from misgiving.data.datasets.folders import image_names
 from misgiving.errors import DataError, UsageError
@@ -103,7 +103,7 @@ def test_a_torchvision_model_decides_through_the_bundle_as_on_its_predictions(
     outputs = [values.double().numpy() for values in torch_outputs(model, new_images[0])]
     expected = engine.decide_outputs(*outputs)
     assert_same_decisions(decisions_of(bundle, new_images[0]), expected)
-    rows = decide_files(Decider.load(tmp_path / "b"), image_names([place / "new"]), tmp_path / "p")
+    rows = decide_files(load_model(tmp_path / "b"), image_names([place / "new"]), tmp_path / "p")
     assert [row.decision for row in rows] == [row.decision for row in expected]
 
 

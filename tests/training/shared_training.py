@@ -20,7 +20,7 @@ from misgiving.models import processes
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import predict
 from misgiving.training.config import TrainingConfig
-from misgiving.training.devices import device_of_process
+from misgiving.training.devices import start_fabric
 from misgiving.training.loop import seeded, train
 
 
@@ -62,5 +62,5 @@ def say_at_the_end():
 
 if __name__ == "__main__":
     atexit.register(say_at_the_end)
-    device_of_process("cpu", devices=int(sys.argv[1]))  # and once more to train
+    start_fabric("cpu", devices=int(sys.argv[1]))  # and once more to train
     train_all(int(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))

@@ -19,7 +19,7 @@ from trained_elsewhere import (
 )
 
 from misgiving import Deferral
-from misgiving.bundle.decide_files import Decider, decide_files
+from misgiving.bundle.decide_files import decide_files, load_model
 from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load
 from misgiving.data.splits import read_split
@@ -82,7 +82,7 @@ def test_run_and_bundle_decide_alike(place, of_transformers, tmp_path):
     # a calibration image may lie exactly at a threshold, where rounding decides
     files = sorted(write_folder(tmp_path / "later", hard_set(40, seed=13)).rglob("*.png"))
     by_run, by_bundle = (
-        list(decide_files(Decider.load(model), [*map(str, files)], tmp_path / "parts"))
+        list(decide_files(load_model(model), [*map(str, files)], tmp_path / "parts"))
         for model in (run, tmp_path / "bundle")
     )
     assert len({row.decision for row in by_run}) > 1

@@ -15,7 +15,7 @@ from shared_training import train_all
 from misgiving.errors import ProcessLostError, UsageError
 from misgiving.models import processes
 from misgiving.models.processes import explain_lost_process
-from misgiving.training.devices import device_of_process
+from misgiving.training.devices import start_fabric
 
 SCRIPT = Path(__file__).with_name("shared_training.py")
 TESTS = str(Path(__file__).parents[1])
@@ -113,7 +113,7 @@ def test_more_devices_than_there_are_is_explained():
         pytest.skip("this machine has a GPU")
     for device, devices in (("cuda", 1), ("cuda", 2), ("cpu", 0)):
         with pytest.raises(UsageError, match=f"devices={devices}"):
-            device_of_process(device, devices=devices)
+            start_fabric(device, devices=devices)
 
 
 def test_machines_that_nothing_starts_are_not_waited_for(monkeypatch):
@@ -122,4 +122,4 @@ def test_machines_that_nothing_starts_are_not_waited_for(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("lightning_fabric.Fabric.launch", lambda _: pytest.fail("it waits"))
     with pytest.raises(UsageError, match=r"`nodes=2`.* torchrun or srun"):
-        device_of_process("cpu", nodes=2)
+        start_fabric("cpu", nodes=2)

@@ -1,7 +1,7 @@
 """Decisions on image files by a run or a bundle, part by part; no torch unless it is a run.
 
 Each part is a file that is named by the model, its policy and the images: one that is there is not
-decided on again, so that a command that was stopped resumes, also with another number of processes.
+decided on again, so that a command that was stopped resumes.
 """
 
 import json
@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -38,77 +37,51 @@ PART = 256  # images
 ModelInput = UInt8[np.ndarray, "size size 3"]
 
 
-class Decider(NamedTuple):
-    """A run or a bundle that is ready to decide, in one of the processes of a command.
+def load_model(folder: Path, *, count: int = 0, device: str = "auto") -> Bundle:
+    """Load the bundle in a folder, or a run as one without a card.
 
-    Attributes:
-        model: Decides; that of a run has no card.
-        merged: Merges what all processes have, by number.
-        rank: The number of this process among those of the command, from 0.
-        processes: How many share the images.
+    Args:
+        folder: The folder.
+        count: Number of images in all; many are scored by the run's graph (`cached_network`).
+        device: Of a run.
+
+    Raises:
+        DataError: It is neither, or damaged.
+        UsageError: A bundle on another device than the processor.
     """
+    if is_bundle_not_run(folder):
+        if device not in ("auto", "cpu"):
+            raise UsageError("`device` is for runs; a bundle uses all cores of the processor")
+        return Bundle.load(folder)
+    import torch
 
-    model: Bundle
-    merged: Callable[[dict[int, Any]], dict[int, Any]] = dict
-    rank: int = 0
-    processes: int = 1
+    from misgiving.checkpoint import load
+    from misgiving.models.joint import full_outputs_of
+    from misgiving.predictions.graphs import cached_network
+    from misgiving.predictions.inference import fingerprint_of
+    from misgiving.training.devices import device_of_process
 
-    @classmethod
-    def load(
-        cls, folder: Path, *, count: int = 0, device: str = "auto", devices: int = 1, nodes: int = 1
-    ) -> "Decider":
-        """Load the bundle or run in a folder, a run in as many processes as are asked for.
+    checkpoint = load(folder)
+    fingerprint = fingerprint_of(checkpoint)
+    deferral = Deferral.of_run(folder, model=fingerprint)
+    place = device_of_process(device)
+    checkpoint.model.to(place)
 
-        Args:
-            folder: The folder.
-            count: Number of images in all; many are scored by the run's graph (`cached_network`).
-            device: Of a run.
-            devices: Processes of a run on each machine.
-            nodes: Machines.
+    def run_model(inputs: ModelInputs) -> tuple[Float[np.ndarray, "n ..."], ...]:
+        """Outputs of the model itself, in the form that a graph gives them."""
+        images = torch.from_numpy(inputs).permute(0, 3, 1, 2).float() / 255
+        output = full_outputs_of(checkpoint.model, [images.to(place)])
+        return tuple(values.numpy() for values in output)
 
-        Raises:
-            DataError: It is neither, or damaged.
-            UsageError: A bundle with several processes or another device: it uses all cores.
-        """
-        if is_bundle_not_run(folder):
-            if devices * nodes > 1 or device not in ("auto", "cpu"):
-                raise UsageError(
-                    "`device`, `devices` and `nodes` are for runs; a bundle uses all cores of the "
-                    "processor already"
-                )
-            return cls(Bundle.load(folder))
-        import torch
-
-        from misgiving.checkpoint import load
-        from misgiving.models import processes
-        from misgiving.models.joint import full_outputs_of
-        from misgiving.predictions.graphs import cached_network
-        from misgiving.predictions.inference import fingerprint_of
-        from misgiving.training.devices import device_of_process
-
-        checkpoint = load(folder)
-        fingerprint = fingerprint_of(checkpoint)
-        deferral = Deferral.of_run(folder, model=fingerprint)
-        place = device_of_process(device, devices=devices, nodes=nodes)
-        checkpoint.model.to(place)
-
-        def run_model(inputs: ModelInputs) -> tuple[Float[np.ndarray, "n ..."], ...]:
-            """Outputs of the model itself, in the form that a graph gives them."""
-            images = torch.from_numpy(inputs).permute(0, 3, 1, 2).float() / 255
-            output = full_outputs_of(checkpoint.model, [images.to(place)])
-            return tuple(values.numpy() for values in output)
-
-        model = Bundle(
-            network=cached_network(checkpoint, count, default_cache()) or run_model,
-            classes=checkpoint.classes,
-            preprocessing=checkpoint.preprocessing,
-            estimates_losses=checkpoint.estimates_losses,
-            deferral=deferral,
-            card={},
-            fingerprint=fingerprint,
-        )
-        merged = processes.explain_lost_process()(processes.merged)
-        return cls(model, merged, processes.rank(), processes.count())
+    return Bundle(
+        network=cached_network(checkpoint, count, default_cache()) or run_model,
+        classes=checkpoint.classes,
+        preprocessing=checkpoint.preprocessing,
+        estimates_losses=checkpoint.estimates_losses,
+        deferral=deferral,
+        card={},
+        fingerprint=fingerprint,
+    )
 
 
 class DecidedFiles:
@@ -123,7 +96,7 @@ class DecidedFiles:
 
 
 def decide_files(
-    decider: Decider,
+    model: Bundle,
     names: Sequence[str],
     folder: Path,
     *,
@@ -134,7 +107,7 @@ def decide_files(
     """Decide on image files.
 
     Args:
-        decider: A run or a bundle; several processes share the parts, and the first has all.
+        model: A run or a bundle.
         names: Paths of the files.
         folder: For the parts.
         batch_size: Images in one forward pass.
@@ -145,41 +118,24 @@ def decide_files(
         BadImagesError: Images cannot be read, and they are not to be skipped, or none can.
     """
     parts = [names[start : start + PART] for start in range(0, len(names), PART)]
-    paths = [folder / f"{_part_name(decider.model, part)}.jsonl" for part in parts]
-    finished = {number: True for number, path in enumerate(paths) if _is_finished(path)}
-    finished = decider.merged(finished)
-    own = [number for number in range(len(parts)) if number not in finished]
-    own = own[decider.rank :: decider.processes]
-    done = sum(len(parts[number]) for number in finished)
+    paths = [folder / f"{_part_name(model, part)}.jsonl" for part in parts]
+    remaining = [each for each in zip(parts, paths, strict=True) if not _is_finished(each[1])]
+    images = [name for part, _ in remaining for name in part]
+    done = len(names) - len(images)
     if done:
         on_image(done, len(names))
-    images = [name for number in own for name in parts[number]]
-    with closing(_model_inputs(decider.model, images, ahead=max(batch_size, LOOK_AHEAD))) as inputs:
-        for number in own:
-            part, rows = iter(parts[number]), list[DecisionRow]()
-            while batch := [*zip(islice(part, batch_size), inputs, strict=False)]:
-                rows += _decided(decider.model, batch)
+    with closing(_model_inputs(model, images, ahead=max(batch_size, LOOK_AHEAD))) as inputs:
+        for part, path in remaining:
+            unread, rows = iter(part), list[DecisionRow]()
+            while batch := [*zip(islice(unread, batch_size), inputs, strict=False)]:
+                rows += _decided(model, batch)
                 done += len(batch)
                 on_image(done, len(names))
-            write_text(paths[number], "".join(f"{json.dumps(row)}\n" for row in rows))
-    if decider.processes > 1:
-        _share(decider, paths)
-    decided = DecidedFiles(
-        paths if not decider.rank else [path for path in paths if path.is_file()]
-    )
+            write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
+    decided = DecidedFiles(paths)
     bad = [BadImage(row.path, row.unreadable) for row in decided if row.unreadable]
-    decider.merged({})  # until here, all processes read the parts
     check_bad_images(bad, len(names), on_bad_image)
     return decided
-
-
-def _share(decider: Decider, paths: Sequence[Path]) -> None:
-    """Write the parts of all processes where the first one runs."""
-    for number, path in enumerate(paths):
-        own = {number: path.read_text(encoding="utf-8")} if path.is_file() else {}
-        text = decider.merged(own)[number]
-        if decider.rank == 0 and not own:
-            write_text(path, text)
 
 
 def decide_rows(

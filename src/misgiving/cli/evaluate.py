@@ -11,7 +11,7 @@ from misgiving.cli.options import (
     Cache,
     Context,
     DataOrNone,
-    Devices,
+    Device,
     RunOrPredictions,
     Values,
     check_source,
@@ -29,7 +29,7 @@ OWN_SETS = ("test", "validation", "held_out", "predictions")  # that may be meas
 def evaluate(
     context: Context,
     run: RunOrPredictions,
-    settings: Annotated[Values, BadImages, Devices],
+    settings: Annotated[Values, BadImages, Device],
     cache: Cache,
     data: DataOrNone = None,
     policy: Annotated[
@@ -106,9 +106,8 @@ def evaluate(
     if not is_file:
         deferral = Deferral.of_run(run, model=source.predictions.model)
     evaluation = measure(source.predictions, deferral, set=set_name, ood=source.ood)
-    if source.writes:
-        write_evaluation(evaluation, out, skipped=source.skipped)
-        write_report(evaluation, out / REPORT, title=data or run.name, pictures=source.picture)
+    write_evaluation(evaluation, out, skipped=source.skipped)
+    write_report(evaluation, out / REPORT, title=data or run.name, pictures=source.picture)
     for sentence in (*source.summary, *notes(evaluation)):
         say(sentence)
     for sentence in findings(evaluation):

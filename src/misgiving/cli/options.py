@@ -6,7 +6,6 @@ docstring of the dataclass.
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, cleandoc, signature
@@ -16,7 +15,6 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from misgiving.cli.failures import naming_options
-from misgiving.cli.progress import only_first_process_prints
 from misgiving.errors import UsageError, without_none
 from misgiving.files import default_cache
 from misgiving.training.config import DataConfig, TrainingConfig
@@ -37,8 +35,7 @@ PREDICTIONS = (".csv", ".npz", ".parquet")
 PREDICTION_FILE = "file of predictions: .csv, .npz or .parquet."
 FOR_FILES = {"policy"}
 FOR_IMAGES = {
-    *("on_bad_image", "cache", "device", "devices", "nodes"),
-    *("contact_sheet", "model", "training_data"),
+    *("on_bad_image", "cache", "device", "contact_sheet", "model", "training_data"),
 }
 """Options that do not apply to the other kind of source."""
 
@@ -152,7 +149,6 @@ def texts_of(config: type) -> dict[str, str]:
 
 BadImages = Fields(DataConfig, ("on_bad_image",))
 Device = Fields(TrainingConfig, ("device",))
-Devices = Fields(TrainingConfig, ("device", "devices", "nodes"))
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -161,8 +157,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     A parameter whose type is a dataclass becomes one option for each field, and receives the filled
     dataclass; one of type `Annotated[Values, Fields(...), ...]` receives a
     dictionary; one of type `Context` receives the command's context. Failures name the command's
-    own options where the library names parameters. With --devices or --nodes above 1, only the
-    first process prints.
+    own options where the library names parameters.
     """
     groups: dict[str, tuple[Callable[..., Any], list[Fields]]] = {}
     context_name = None
@@ -182,8 +177,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(function)
     def run(context: Any, **given: Any) -> None:
-        shared = any((given.get(name) or 1) > 1 for name in ("devices", "nodes"))
-        with naming_options(context), only_first_process_prints() if shared else nullcontext():
+        with naming_options(context):
             filled = {name: make(**_take(given, part)) for name, (make, part) in groups.items()}
             if context_name is not None:
                 filled[context_name] = context

@@ -15,7 +15,7 @@ from misgiving.cli.options import (
     PREDICTION_FILE,
     BadImages,
     Context,
-    Devices,
+    Device,
     Values,
     check_source,
     command,
@@ -49,7 +49,7 @@ def predict(
             help=f"Image files, or folders of them; or one {PREDICTION_FILE}",
         ),
     ],
-    settings: Annotated[Values, BadImages, Devices],
+    settings: Annotated[Values, BadImages, Device],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -118,26 +118,24 @@ def _decide_images(
     out: Path | None,
     contact_sheet: Path | None,
     *,
-    on_bad_image: str = "fail",
-    **machines: Any,
+    device: str,
+    on_bad_image: str,
 ) -> None:
-    """Decide on image files; of several processes, the first writes."""
-    from misgiving.bundle.decide_files import Decider, decide_files
+    """Decide on image files."""
+    from misgiving.bundle.decide_files import decide_files, load_model
 
     stop = "stopped" if out is None else "stopped; the same command resumes"
     with _parts(out) as parts:
         with progress_bars(stop) as progress:
-            decider = Decider.load(model, count=len(names), **machines)
+            loaded = load_model(model, count=len(names), device=device)
             decided = decide_files(
-                decider,
+                loaded,
                 names,
                 parts,
                 on_image=Bar(progress, "predicting").at,
                 on_bad_image=on_bad_image,
             )
-        if decider.rank:
-            return
-        deferral = decider.model.deferral
+        deferral = loaded.deferral
         _write(decided, out, deferral, unreadable=on_bad_image == "skip")
         if contact_sheet is not None:
             from misgiving.report.contact_sheet import contact_sheet as sheet_of

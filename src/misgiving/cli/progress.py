@@ -4,9 +4,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -45,16 +44,9 @@ def say(text: str) -> None:
     console.print(text, soft_wrap=True)
 
 
-@contextmanager
-def only_first_process_prints() -> Iterator[None]:
-    """Drop messages and results in all but the first process of a command, which has them all."""
-    if not process_number():
-        yield
-        return
-    console.quiet = True
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        yield
-    console.quiet = False  # after a failure it stays so: the first process says it
+def silence_all_but_first_process() -> None:
+    """Drop messages and tables in all but the first process of a command, which has them all."""
+    console.quiet = process_number() > 0
 
 
 def show_table(header: Sequence[str], rows: Iterable[Iterable[object]], title: str = "") -> None:
@@ -64,7 +56,7 @@ def show_table(header: Sequence[str], rows: Iterable[Iterable[object]], title: s
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*map(str, row))
-    Console(markup=False, emoji=False, highlight=False).print(table)
+    Console(markup=False, emoji=False, highlight=False, quiet=console.quiet).print(table)
 
 
 class LogLines(Progress):

@@ -24,7 +24,6 @@ class Source(NamedTuple):
         skipped: Images that could not be read.
         summary: Sentences on images that are left out.
         picture: Reads the image of this id as the model saw it; None: by the paths.
-        writes: False in further processes of a command, whose first writes all files.
     """
 
     predictions: "Predictions"
@@ -32,7 +31,6 @@ class Source(NamedTuple):
     skipped: "list[SkippedImage]"
     summary: list[str]
     picture: Callable[[str], Any] | None = None
-    writes: bool = True
 
 
 def read_source(
@@ -53,7 +51,7 @@ def read_source(
     Args:
         run: The run, or the file.
         data: DATA.
-        settings: Values of the options on bad images and devices.
+        settings: Values of the options on bad images and the device.
         cache: Folder for prepared images.
         sets: Chooses the sets to predict among those that the images are in; None: all.
         training_data: Data with the images that the run was trained on.
@@ -73,16 +71,14 @@ def read_source(
         raise UsageError(f"{run}: a run needs DATA; or give a file of predictions ({others})")
     from misgiving.data.ood_sets import read_ood_folder
     from misgiving.evaluation.files import SkippedImage
-    from misgiving.models import processes
     from misgiving.predictions.predict import TrainedRun
     from misgiving.training.devices import device_of_process
 
     folders = {name: read_ood_folder(folder, name=name) for name, folder in ood.items()}
-    places = {name: value for name, value in settings.items() if name != "on_bad_image"}
-    with processes.explain_lost_process(), progress_bars() as progress:
+    with progress_bars() as progress:
         trained = TrainedRun.load(
             run,
-            device=str(device_of_process(**places)),
+            device=str(device_of_process(settings["device"])),
             cache=cache,
             on_image=Bar(progress, "preparing images").at,
             on_predicted=Bar(progress, "predicting").at,
@@ -104,7 +100,6 @@ def read_source(
         [SkippedImage(name, *bad) for name, each in all_sets.items() for bad in each.skipped],
         [sentence for name, each in all_sets.items() for sentence in _left_out(name, each)],
         predicted.picture,
-        processes.is_first(),
     )
 
 

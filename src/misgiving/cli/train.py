@@ -9,7 +9,14 @@ import typer
 
 from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import Cache, Data, Fields, Values, command
-from misgiving.cli.progress import Bar, Steps, progress_bars, say, show_table
+from misgiving.cli.progress import (
+    Bar,
+    Steps,
+    progress_bars,
+    say,
+    show_table,
+    silence_all_but_first_process,
+)
 from misgiving.errors import UsageError
 from misgiving.files import check_writable
 from misgiving.reproduction.config import MODELS, ModelName, check_beside_model
@@ -76,6 +83,8 @@ def train(
         network = {**network, **MODELS[model].model}
     configured = RECIPES[recipe].configure(images, network, training)
     check_replaceable_run(out, overwrite)
+    if configured.training.devices * configured.training.nodes > 1:
+        silence_all_but_first_process()
 
     from misgiving.cli.plan import training_outlook
     from misgiving.data.preprocessing import AugmentationSettings

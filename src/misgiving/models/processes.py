@@ -1,8 +1,7 @@
 """Share work among the processes of a command and gather results; one alone does all of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -10,9 +9,6 @@ from jaxtyping import Int
 from torch import Tensor, distributed
 
 from misgiving.errors import ProcessLostError
-
-Key = TypeVar("Key")
-Value = TypeVar("Value")
 
 
 def count() -> int:
@@ -64,15 +60,6 @@ def stacked(tensor: Tensor) -> Tensor:
     gathered_tensors = [torch.empty_like(contribution) for _ in range(count())]
     distributed.all_gather(gathered_tensors, contribution)
     return torch.stack(gathered_tensors).to(tensor.device)
-
-
-def merged(items: Mapping[Key, Value]) -> dict[Key, Value]:
-    """Merge the dicts of all processes; a key that several have must have equal values."""
-    if not _together():
-        return dict(items)
-    dicts: list[Any] = [None] * count()
-    distributed.all_gather_object(dicts, dict(items))
-    return {key: value for part in dicts for key, value in part.items()}
 
 
 def any_of(flag: bool) -> bool:

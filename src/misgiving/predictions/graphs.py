@@ -13,7 +13,6 @@ from misgiving.checkpoint import Checkpoint, versions
 from misgiving.errors import DataError
 from misgiving.files import whole_file
 from misgiving.manifests import sha256_of_json
-from misgiving.models import processes
 from misgiving.models.joint import full_outputs_of
 from misgiving.models.onnx_export import write_graph
 from misgiving.predictions.inference import device_of, fingerprint_of
@@ -29,17 +28,17 @@ MADE_BY = ("misgiving", "torch", "onnx", "onnxscript")
 def cached_network(checkpoint: Checkpoint, count: int, cache: Path) -> Network | None:
     """The graph of a run that is to score so many images; None where the model itself is to.
 
-    That is on other devices than processors, with several processes, for few images, and where the
-    backbone cannot be exported. It depends on the images and not on what the cache has, so that the
-    same command gives the same numbers again.
+    That is on other devices than processors, for few images, and where the backbone cannot be
+    exported. It depends on the images and not on what the cache has, so that the same command gives
+    the same numbers again.
 
     Args:
         checkpoint: The run.
         count: Number of images in all.
         cache: Folder for prepared images, in which graphs have a folder.
     """
-    on_processor = device_of(checkpoint.model).type == "cpu" and processes.count() == 1
-    if not on_processor or count * checkpoint.architecture.image_size**2 < PAYS:
+    pixels = count * checkpoint.architecture.image_size**2
+    if device_of(checkpoint.model).type != "cpu" or pixels < PAYS:
         return None
     facts = {"model": fingerprint_of(checkpoint), **versions(MADE_BY)}
     path = cache / "graphs" / f"{sha256_of_json(facts)}.onnx"

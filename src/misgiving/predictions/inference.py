@@ -14,7 +14,6 @@ from misgiving.data.decoding import in_order
 from misgiving.errors import UsageError
 from misgiving.groups import named_groups
 from misgiving.manifests import sha256_of_chunks, sha256_of_json
-from misgiving.models import processes
 from misgiving.models.folding import folded
 from misgiving.models.joint import FullOutput, JointClassifier, full_outputs_of
 from misgiving.predictions.network import BATCH, Network
@@ -39,26 +38,22 @@ def predict(
 ) -> Predictions:
     """Run a model once over a set, in evaluation mode, on the device where the model is.
 
-    Several processes share the set, and each has the predictions for all of it.
-
     Args:
         model: The classifier with its loss estimator.
         images: The set.
         batch_size: Images in one forward pass.
         estimates_losses: False where the estimator was not trained: predicted losses are then None.
-        on_image: Called with the number of predicted images and of all, in this process.
+        on_image: Called with the number of predicted images and of all.
         network: The graph of the same model, to run in its place.
     """
     if not len(images):
         raise UsageError("there are no images to predict")
-    share = images.select(processes.share_of(len(images)))
     if network is None:
-        batched = batches(share, batch_size=batch_size, device=device_of(model))
+        batched = batches(images, batch_size=batch_size, device=device_of(model))
         inputs = (batch.images for batch in batched)
-        outputs = full_outputs_of(model, _reported(inputs, len(share), on_image))
+        output = full_outputs_of(model, _reported(inputs, len(images), on_image))
     else:
-        outputs = _outputs_of_graph(network, share, on_image)
-    output = FullOutput(*(processes.gathered(output, len(images)) for output in outputs))
+        output = _outputs_of_graph(network, images, on_image)
     return Predictions(
         logits=output.logits.numpy(),
         features=output.features.numpy(),
@@ -154,13 +149,8 @@ def odin_scores(
     *,
     on_image: OnImage | None = None,
 ) -> GridScores:
-    """ODIN's scores of a set; several processes share the work, and each has all scores."""
-    share = images.select(processes.share_of(len(images)))
-    batched = batches(share, batch_size=ODIN_BATCH, device=device_of(checkpoint.model))
-    reported = _reported((batch.images for batch in batched), len(share), on_image)
+    """ODIN's scores of a set."""
+    batched = batches(images, batch_size=ODIN_BATCH, device=device_of(checkpoint.model))
+    reported = _reported((batch.images for batch in batched), len(images), on_image)
     model = folded(checkpoint.model, checkpoint.architecture.image_size)
-    scores = score_grid(model.classify, reported, grid)
-    return {
-        point: processes.gathered(torch.from_numpy(values), len(images)).numpy()
-        for point, values in scores.items()
-    }
+    return score_grid(model.classify, reported, grid)

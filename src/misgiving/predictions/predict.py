@@ -23,7 +23,6 @@ from misgiving.errors import BadImage, BadImagesError, DataError, ExplainedError
 from misgiving.files import default_cache
 from misgiving.groups import named_groups
 from misgiving.manifests import sha256_of
-from misgiving.models import processes
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions import inference
 from misgiving.predictions.graphs import cached_network
@@ -296,21 +295,17 @@ class TrainedRun:
         self, images: ImageSet, path: Path, network: Network | None, *, odin: bool
     ) -> Predictions:
         """Predictions of one set: those that are kept in the run, or new ones, which are kept."""
-        try:
+        with suppress(DataError):  # there are none, or they are damaged
             kept = Predictions.read(path)
-            reused = (kept.model, kept.hashes) == (self.model, images.hashes)
-            reused &= ODIN in kept.scores or not odin
-        except DataError:
-            reused = False
-        if not processes.any_of(not reused):
-            return kept
+            same = (kept.model, kept.hashes) == (self.model, images.hashes)
+            if same and (ODIN in kept.scores or not odin):
+                return kept
         kept = predictions_of(self.checkpoint, images, on_image=self.on_predicted, network=network)
         if odin:
             scores = odin_scores(self.checkpoint, images, [Odin()], on_image=self.on_predicted)
             kept = replace(kept, scores={ODIN: scores[Odin()]})
-        if processes.is_first():
-            with suppress(OSError, UsageError):  # a run that cannot be written to can be used
-                kept.write(path)
+        with suppress(OSError, UsageError):  # a run that cannot be written to can be used
+            kept.write(path)
         return kept
 
 

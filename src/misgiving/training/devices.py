@@ -18,26 +18,24 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def device_of_process(device: str, *, devices: int = 1, nodes: int = 1) -> torch.device:
-    """The device of this process for `auto`, `cpu`, `cuda` or `mps`.
-
-    With several, the other processes of this command are started, or joined: on one machine, the
-    command starts itself again for every further device. torchrun and SLURM start all processes
-    themselves; `devices` and `nodes` then say how many they are.
+def device_of_process(device: str) -> torch.device:
+    """The device for `auto`, `cpu`, `cuda` or `mps`.
 
     Raises:
-        UsageError: The devices are not available.
+        UsageError: It is not available.
     """
-    on_processor = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
-    if on_processor and devices == nodes == 1:
+    if device == "cpu" or (device == "auto" and not torch.accelerator.is_available()):
         return torch.device("cpu")
-    return start_fabric(device, devices=devices, nodes=nodes).device
+    return start_fabric(device).device
 
 
 def start_fabric(
     device: str, *, devices: int = 1, nodes: int = 1, precision: str = "32-true"
 ) -> "Fabric":
-    """Fabric with all processes of the command.
+    """Fabric with all processes of the command, each with a device.
+
+    On one machine, the command starts itself again for every further device. torchrun and SLURM
+    start all processes themselves; `devices` and `nodes` then say how many they are.
 
     Raises:
         UsageError: Device or precision are not available, or nothing starts other machines.
