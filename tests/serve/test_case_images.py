@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from calibrated import Calibrated
 from PIL import Image
-from standin import decision_of, picture, sent
+from standin import Standin, picture, sent
 
-from misgiving.serve.case_images import CELLS, GREY, ImageFiles, occlusion
+from misgiving.deferral.decisions import Decision
+from misgiving.serve.routes.cases import BATCH_SIZE, CELLS, GREY, _saliency
+from misgiving.serve.service import ImageFiles
 from misgiving.serve.store import Store
 
 
@@ -89,43 +91,49 @@ def test_file_and_folders_are_durable_before_the_response(tmp_path, monkeypatch)
     assert forced[-1] == (folder, [sha256])
 
 
-def drops_in_loops(model_input, share, cells):
+class Weighted(Standin):
+    """The probability of "light" is the mean of the red pixels, each with a weight of its own."""
+
+    weights = np.random.default_rng(1).random((32, 32))
+
+    def __init__(self):
+        self.sizes = []
+
+    def decide_inputs(self, inputs):
+        self.sizes.append(len(inputs))
+        nothing = dict.fromkeys(Decision._fields)
+        return [Decision(**nothing | {"probabilities": {"light": self.share(x)}}) for x in inputs]
+
+    def share(self, image):
+        return float((image[..., 0] / 255 * self.weights).mean())
+
+
+def drops_in_loops(model, model_input):
     """The drops, by loops over patches and pixels."""
-    size = len(model_input)
-    drops = np.empty((cells, cells))
-    for cell in np.ndindex(cells, cells):
+    size, drops = len(model_input), np.empty((CELLS, CELLS))
+    for cell in np.ndindex(CELLS, CELLS):
         covered = model_input.copy()
         for pixel in np.ndindex(size, size):
             gaps = [
-                (at + 0.5) * cells / size - (on + 0.5) for at, on in zip(pixel, cell, strict=True)
+                (at + 0.5) * CELLS / size - (on + 0.5) for at, on in zip(pixel, cell, strict=True)
             ]
             if max(map(abs, gaps)) < 1:
                 covered[pixel] = GREY
-        drops[cell] = share(model_input) - share(covered)
+        drops[cell] = model.share(model_input) - model.share(covered)
     return drops
 
 
-def test_saliency_agrees_with_scalar_loops_for_any_batch_size():
+def test_saliency_agrees_with_scalar_loops_and_asks_for_bounded_batches():
     model_input = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
-    weights, before = np.random.default_rng(1).random((32, 32)), model_input.copy()
-
-    def share(image):
-        return float((image[..., 0] / 255 * weights).mean())
-
-    def shares(inputs):
-        sizes.append(len(inputs))
-        return [share(image) for image in inputs]
-
-    expected = drops_in_loops(model_input, share, 4)
-    for batch_size in (1, 7, 100):
-        sizes = []
-        drops = occlusion(model_input, share(model_input), shares, cells=4, batch_size=batch_size)
-        np.testing.assert_allclose(drops, expected, rtol=1e-12)
-        assert (max(sizes), sum(sizes)) == (min(batch_size, 16), 16)
+    model, before = Weighted(), model_input.copy()
+    answer = _saliency(model, "light", model_input)
+    np.testing.assert_allclose(answer.drops, drops_in_loops(model, model_input), rtol=1e-12)
+    assert answer.probability == model.share(model_input)
+    assert (max(model.sizes), sum(model.sizes)) == (BATCH_SIZE, CELLS**2 + 1)
     np.testing.assert_array_equal(model_input, before)
 
 
-def test_saliency_is_the_drop_in_probability_under_a_grey_patch(serving):
+def test_saliency_has_no_number_that_is_not_finite_and_needs_the_model_of_the_case(serving):
     client = serving(Calibrated())
 
     def saliency(case):
@@ -133,13 +141,8 @@ def test_saliency_is_the_drop_in_probability_under_a_grey_patch(serving):
 
     case = sent(client, picture(0.05))
     answer = saliency(case).json()
-    model_input = np.full((16, 16, 3), round(255 * 0.05), dtype=np.uint8)
-    covered = model_input.copy()
-    covered[1:5, 3:7] = 128  # row 1, column 2: pixels 2 and 3, 4 and 5, and one more on each side
-    shares = [decision_of(image).probabilities["dark"] for image in (model_input, covered)]
-    assert np.shape(answer["drops"]) == (CELLS, CELLS)
-    assert answer["drops"][1][2] == pytest.approx(shares[0] - shares[1])
-    assert (answer["predicted_class"], answer["probability"]) == ("dark", pytest.approx(shares[0]))
+    assert (answer["predicted_class"], answer["probability"]) == ("dark", pytest.approx(242 / 255))
+    assert answer["drops"][1][2] == pytest.approx(115 / 255 * 16 / 256)  # 4 by 4 pixels
     red = saliency(sent(client, picture(colour=(255, 0, 0)))).json()
     assert (red["probability"], red["drops"][0][0]) == (None, None)
     client.app.state.service.model.fingerprint = "e" * 64

@@ -15,7 +15,6 @@ from misgiving.serve.listed_cases import add_listed_cases, read_review_list
 from misgiving.serve.service import Service
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import CaseQuery, Store
-from misgiving.serve.uploads import Upload
 
 LEVELS = {"light": 0.9, "dark": 0.05, "doubtful": 0.4}
 
@@ -67,7 +66,7 @@ def test_listed_images_are_cases_with_place_and_remark_in_the_order_of_the_list(
     # They are no traffic of clients, and cases of no list come after them.
     counted = service.metrics.registry.get_sample_value
     assert counted("misgiving_decisions_total", {"decision": "accept"}) is None
-    asyncio.run(service.decide(Upload("sent.png", picture(0.9))))
+    asyncio.run(service.decide("sent.png", picture(0.9)))
     assert counted("misgiving_decisions_total", {"decision": "accept"}) == 1
     assert [case.place for case in in_order(service)] == [1, 2, 3, None]
 

@@ -108,11 +108,10 @@ def _serve(
     rows: "Sequence[Row]",
 ) -> None:
     from misgiving.serve.app import create_app
-    from misgiving.serve.case_images import ImageFiles
-    from misgiving.serve.database import shown
     from misgiving.serve.listed_cases import add_listed_cases
     from misgiving.serve.server import address, run
-    from misgiving.serve.store import Store
+    from misgiving.serve.service import ImageFiles
+    from misgiving.serve.store import Store, shown
 
     if settings.keep_images is not None:
         ImageFiles(settings.keep_images).check(1)

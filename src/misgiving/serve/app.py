@@ -16,9 +16,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from misgiving.errors import DataError, UsageError
-from misgiving.serve.authentication import Authentication
-from misgiving.serve.middleware import GRACE_SECONDS, BodyLimits, RequestLog, SendDeadline
-from misgiving.serve.problems import ProblemError, documented, problem_of, route_of
+from misgiving.serve.middleware import (
+    GRACE_SECONDS,
+    Authentication,
+    BodyLimits,
+    RequestLog,
+    SendDeadline,
+    route_of,
+)
+from misgiving.serve.problems import ProblemError, documented, problem_of
 from misgiving.serve.routes import cases, decisions
 from misgiving.serve.routes import model as model_routes
 from misgiving.serve.service import Model, Service

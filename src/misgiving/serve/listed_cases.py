@@ -10,7 +10,7 @@ from misgiving.errors import BadImage, DataError, explain_damage
 from misgiving.files import csv_rows
 from misgiving.serve.problems import ImageNotStoredError, storage_reason
 from misgiving.serve.service import Service
-from misgiving.serve.uploads import Upload, clean_name
+from misgiving.serve.uploads import clean_name
 
 BATCH_SIZE = 16  # images that are decided on at a time
 REMEDY = (
@@ -73,10 +73,8 @@ async def _add(
     async def add(place: int) -> BadImage | None:
         row = rows[place - 1]
         try:
-            data = Path(row["path"]).read_bytes()
-            is_small = len(data) <= service.settings.max_bytes
-            name = clean_name(row["path"])
-            await service.decide(Upload(name, data if is_small else None, place, _remark(row)))
+            data, name = Path(row["path"]).read_bytes(), clean_name(row["path"])
+            await service.decide(name, data, place=place, remark=_remark(row))
         except (OSError, DataError) as failure:
             return BadImage(row["path"], str(failure))
         return None

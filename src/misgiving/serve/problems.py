@@ -12,7 +12,6 @@ from pydantic import BaseModel, Field
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Scope
 
 from misgiving.errors import DataError, UsageError
 
@@ -163,8 +162,3 @@ def storage_reason(failure: Exception) -> str:
     message = getattr(cause, "strerror", None) or getattr(cause, "orig", None)
     lines = str(message or "").strip().splitlines()
     return lines[0] if lines else type(cause).__name__
-
-
-def route_of(scope: Scope) -> str:
-    """The declared path of the route, so that clients cannot create metrics of their own."""
-    return str(getattr(scope.get("route"), "path", "other"))

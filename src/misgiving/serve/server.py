@@ -12,8 +12,7 @@ from threadpoolctl import threadpool_limits
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from misgiving.errors import UsageError, explain_damage
-from misgiving.serve.authentication import is_loopback
-from misgiving.serve.middleware import log_as_json
+from misgiving.serve.middleware import is_loopback, log_as_json
 from misgiving.serve.settings import Settings
 from misgiving.training.allocator import return_freed_memory
 

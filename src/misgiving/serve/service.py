@@ -1,43 +1,102 @@
-"""The pipeline from an uploaded file to a stored case: decoding, model, store."""
+"""The pipeline from an uploaded file to a stored case: decoding, model, image file, store."""
 
 import asyncio
 import itertools
 import math
+import os
 import secrets
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
+from fastapi import Depends, Request
+from jaxtyping import UInt8
 from sqlalchemy.exc import OperationalError
 
 from misgiving.deferral.decisions import Decision
 from misgiving.deferral.deferral import Deferral
-from misgiving.errors import DataError
+from misgiving.errors import DataError, UsageError
+from misgiving.files import force_to_disk, whole_file
 from misgiving.manifests import sha256_of
-from misgiving.serve.case_images import (
-    ImageFiles,
-    ModelInput,
-    ModelInputs,
-    RecentImages,
-    image_failures,
-)
 from misgiving.serve.decode_limits import MemoryBudget
 from misgiving.serve.drift_tracker import DriftTracker
-from misgiving.serve.problems import Metrics, problem_of
+from misgiving.serve.problems import ImageNotStoredError, Metrics, problem_of
 from misgiving.serve.schemas import Case
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
-from misgiving.serve.uploads import Admission, Upload
+from misgiving.serve.uploads import Admission
 from misgiving.serve.workers import Batcher, WorkerPool
+
+ModelInput = UInt8[np.ndarray, "size size 3"]
+ModelInputs = UInt8[np.ndarray, "n size size 3"]
 
 COMMIT_SIZE = 256  # cases in one transaction
 CHECK_SECONDS = 5.0
 CHECK_VALID_SECONDS = 1.0  # for which a good result holds, because anyone may ask
 CLOSING_SECONDS = 10.0  # in which each thread ends, unless it hangs
 MAX_DECODING_SECONDS = 30.0  # many times what any image within the limits takes
+
+
+@contextmanager
+def _image_failures() -> Iterator[None]:
+    """Raise ImageNotStoredError from failures of the disk."""
+    try:
+        yield
+    except (OSError, UsageError) as failure:
+        raise ImageNotStoredError from failure
+
+
+class ImageFiles:
+    """Image files named by the hash of their content, never by the name that the sender gave."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @_image_failures()
+    def write(self, sha256: str, data: bytes) -> None:
+        """Store a file durably; equal files are stored once.
+
+        Raises:
+            ImageNotStoredError: There is no room for it, or no permission.
+        """
+        path = self._path(sha256)
+        for folder in (self._folder, path.parent):
+            if not folder.is_dir():
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                force_to_disk(folder.parent)
+        if not path.exists():
+            with whole_file(path, mode=0o600) as partial:
+                partial.write_bytes(data)
+                force_to_disk(partial)
+        force_to_disk(path.parent)
+
+    def check(self, size: int) -> None:
+        """Raise OSError where there is no room for a file of this size."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with TemporaryFile(dir=self._folder) as file:
+            if sys.platform == "linux":
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.write(bytes(size))
+                file.flush()
+
+    def read(self, sha256: str) -> bytes | None:
+        """The content of a file, or None if there is none."""
+        try:
+            return self._path(sha256).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _path(self, sha256: str) -> Path:
+        return self._folder / sha256[:2] / sha256
 
 
 @runtime_checkable
@@ -72,7 +131,7 @@ class Service:
             self.drift = DriftTracker(model.deferral, store)
             self.drift.start(partial(problem_of, metrics=self.metrics, path="/drift"))
         self.admission = Admission(settings)
-        self.recent = RecentImages(settings.recent_bytes)
+        self.recent: OrderedDict[str, ModelInput] = OrderedDict()  # by the id of the case
         self.files = None if settings.keep_images is None else ImageFiles(settings.keep_images)
         self._numbers = itertools.count()
         self._memory = MemoryBudget(settings.max_decoded_bytes)
@@ -90,8 +149,16 @@ class Service:
         self.metrics.held_bytes.set_function(lambda: self.admission.held_bytes)
         self.metrics.hung_threads.set_function(lambda: self.workers.hung)
 
-    async def decide(self, upload: Upload) -> tuple[Case, bool]:
+    async def decide(
+        self, name: str, data: bytes | None, *, place: int | None = None, remark: str | None = None
+    ) -> tuple[Case, bool]:
         """Decide about one file, and commit the case before it is returned.
+
+        Args:
+            name: As given by the sender.
+            data: The content of the file; None if it exceeds the limit for one file.
+            place: In a list of images, from 1; None for a file that a client sends.
+            remark: Text of the list on the image.
 
         Returns:
             The case, and True if the file was decided before: it is then its earlier case.
@@ -101,25 +168,30 @@ class Service:
             ImageNotStoredError: Its image cannot be stored.
             SQLAlchemyError: The case cannot be stored.
         """
-        if upload.data is None:
-            raise DataError(
-                f"{upload.name}: more than {self.settings.max_bytes} bytes; scale it down"
-            )
+        if data is None or len(data) > self.settings.max_bytes:
+            raise DataError(f"{name}: more than {self.settings.max_bytes} bytes; scale it down")
         model_input, sha256 = await self.workers.run(
-            lambda data: (self._model_input(upload.name, data), sha256_of(data)), upload.data
+            lambda data: (self._model_input(name, data), sha256_of(data)), data
         )
         decision = await self._model_batches.result(model_input)
-        case = self._case(upload, sha256, decision)
+        case = self._case(decision, name=name, sha256=sha256, place=place, remark=remark)
         if self.files is not None:
-            await self.workers.run(partial(self.files.write, sha256), upload.data)
+            await self.workers.run(partial(self.files.write, sha256), data)
         stored = await self._store_batches.result(case)
-        self.recent.put(stored.id, model_input)
+        self._keep_recent(stored.id, model_input)
         is_earlier = stored.id != case.id
-        if upload.place is None and not is_earlier:
+        if place is None and not is_earlier:
             self.metrics.decisions.labels(case.decision).inc()
             if self.drift is not None:
                 self.drift.notice()
         return stored, is_earlier
+
+    def _keep_recent(self, id: str, model_input: ModelInput) -> None:
+        """Keep a model input, all of which have one size, and drop the oldest beyond the limit."""
+        self.recent[id] = model_input
+        self.recent.move_to_end(id)  # the same file, sent again
+        while len(self.recent) * model_input.nbytes > self.settings.recent_bytes:
+            self.recent.popitem(last=False)
 
     async def model_input(self, case: Case) -> ModelInput | None:
         """The image of a case as this model sees it, if it is still available."""
@@ -152,7 +224,7 @@ class Service:
         if time.monotonic() > self._checked_at + CHECK_VALID_SECONDS:
             self.store.ping()
             if self.files is not None:
-                with image_failures():
+                with _image_failures():
                     self.files.check(self.settings.max_bytes)
             self._checked_at = time.monotonic()
         return waiting
@@ -178,20 +250,17 @@ class Service:
         self.metrics.batch_sizes.observe(len(inputs))
         return self.model.decide_inputs(np.stack(inputs))
 
-    def _case(self, upload: Upload, sha256: str, decision: Decision) -> Case:
+    def _case(self, decision: Decision, **of_file: Any) -> Case:
         return Case.model_validate(
             {
                 **decision._asdict(),
+                **of_file,
                 "probability": decision.probability,
                 "id": self._new_id(),
                 "received": datetime.now(UTC),
-                "name": upload.name,
-                "sha256": sha256,
                 "model_fingerprint": self.model.fingerprint,
                 "policy_fingerprint": self.policy_fingerprint,
                 "image_kept": self.files is not None,
-                "place": upload.place,
-                "remark": upload.remark,
             }
         )
 
@@ -199,3 +268,12 @@ class Service:
         """An id that increases with time, even within a clock tick, and cannot be guessed."""
         microseconds = time.time_ns() // 1000
         return f"{microseconds:014x}{next(self._numbers) % 2**16:04x}{secrets.token_hex(7)}"
+
+
+async def _service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceDep = Annotated[Service, Depends(_service_of)]
+"""The service as a parameter of a route."""

@@ -1,47 +1,101 @@
-"""Cases and reviews in a database; a method that writes has committed when it returns."""
+"""Cases and reviews in SQLite or PostgreSQL; a method that writes has committed when it returns."""
 
+import importlib
+import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, Connection, Select, func, insert, select
-from sqlalchemy.exc import SQLAlchemyError
+from pydantic import BaseModel
+from sqlalchemy import Column, ColumnElement, Connection, Select, Text, func, insert, select
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from misgiving.deferral.decisions import Outcome
-from misgiving.errors import DataError, UsageError
-from misgiving.serve.database import (
-    ARRIVALS,
-    CASES,
-    PINGS,
-    REVIEWS,
-    WRITING,
-    create_tables,
-    engine_for,
-    shown,
-)
+from misgiving.errors import DataError, UsageError, without_none
 from misgiving.serve.schemas import Case, CaseQuery, Review, zulu
 
 PAGE_SIZE = 500
 LAST_PLACE = 2**31 - 1  # of a case that is in no list
+
+MAX_CONNECTIONS = 48  # more than FastAPI has threads, so that none waits for a connection
+LOCK_SECONDS = 30.0  # for which SQLite waits for another writer
+POSTGRESQL_LIMITS = {
+    "connect_timeout": 5,
+    "options": "-c statement_timeout=15s",
+    "keepalives_idle": 10,  # the host is gone after 10 + 2 * 5 seconds
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 20_000,  # milliseconds
+}
+"""Options of libpq (PostgreSQL's manual, 34.1.2); the URL of the store may give others."""
+
+WRITING = "misgiving_writing"
+"""Execution option of transactions that take the write lock, so that the numbers of their rows are
+committed in order; readers then miss none."""
+WRITE_LOCK = 7264837101  # PostgreSQL's key of the advisory lock
+NOT_A_STORE = (
+    "the store must be the path of an SQLite file, sqlite:///FILE or "
+    "postgresql://USER@HOST/DATABASE, with special characters of a password as in %40 for @"
+)
+
+METADATA = sa.MetaData()
+
+
+def _number() -> Column[int]:
+    integer = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+    return Column("number", integer, sa.Identity(always=True), primary_key=True)
+
+
+def _columns(model: type[BaseModel]) -> Iterator[Column[Any]]:
+    """A column for each field that is no record of another table."""
+    types = {bool: sa.Boolean, int: sa.Integer, float: sa.Double, dict: sa.JSON}
+    for name, field in model.model_fields.items():
+        kind = without_none(field.annotation)
+        if kind is not Review:
+            column = types.get(get_origin(kind) or kind, Text)
+            optional = kind is not field.annotation
+            yield Column(name, column, nullable=optional, primary_key=name == "id")
+
+
+CASES = sa.Table(
+    "cases",
+    METADATA,
+    *_columns(Case),
+    Column("expected_error", sa.Double, nullable=False),
+    sa.Index("cases_by_expected_error", "expected_error", "id"),
+    sa.Index("cases_by_decision", "decision", "reviewed"),
+    sa.Index("cases_by_class", "predicted_class", "expected_error", "id", "decision", "reviewed"),
+    sa.Index("ix_cases_sha256", "sha256"),
+)
+REVIEWS = sa.Table(
+    "reviews",
+    METADATA,
+    _number(),
+    Column("case_id", sa.ForeignKey(CASES.c.id), nullable=False),
+    *_columns(Review),
+    sa.Index("reviews_by_case", "case_id", "number"),
+    sqlite_autoincrement=True,
+)
+ARRIVALS = sa.Table(
+    "arrivals",
+    METADATA,
+    _number(),
+    Column("case_id", sa.ForeignKey(CASES.c.id), nullable=False, unique=True),
+    sqlite_autoincrement=True,
+)
+"""Cases in the order of their arrival in the database: clocks of several machines differ."""
+
+PINGS = sa.Table("pings", METADATA, Column("time", Text, primary_key=True))
+"""Written to check that the database stores anything."""
+
 SORT_KEYS = {
     "expected_error": (CASES.c.expected_error, CASES.c.id),
     "newest": (CASES.c.id,),
     "listed": (-func.coalesce(CASES.c.place, LAST_PLACE), CASES.c.id),
 }
-
-
-class NewerReviewError(Exception):
-    """The last review of a case is not the one that the reviewer has seen.
-
-    Args:
-        last: The last review; None: there is none.
-    """
-
-    def __init__(self, last: Review | None) -> None:
-        super().__init__(last)
-        self.last = last
 
 
 class Store:
@@ -89,7 +143,7 @@ class Store:
 
     def review(
         self, id: str, review: Review, *, last_seen: datetime | None = None, check: bool = False
-    ) -> None:
+    ) -> bool:
         """Commit a review of an existing case.
 
         It gets a later time than the last review, even if that came from a server whose clock is
@@ -101,19 +155,20 @@ class Store:
             last_seen: Time of the last review that the reviewer has seen; None: there was none.
             check: Commit only if the last review is the one that the reviewer has seen.
 
-        Raises:
-            NewerReviewError: It is not.
+        Returns:
+            False if it is not, so that nothing was committed.
         """
-        with self._writing.begin() as connection:  # its sa.update makes other reviewers wait
-            connection.execute(sa.update(CASES).where(CASES.c.id == id).values(reviewed=True))
+        with self._writing.begin() as connection:  # other reviewers wait
             last = _last_reviews(connection, [id]).get(id)
             if check and last_seen != (last.reviewed_at if last else None):
-                raise NewerReviewError(last)
+                return False
             if last and last.reviewed_at >= review.reviewed_at:
                 later = last.reviewed_at + timedelta(microseconds=1)
                 review = review.model_copy(update={"reviewed_at": later})
             values = {"case_id": id, **review.model_dump(mode="json")}
             connection.execute(insert(REVIEWS).values(values))
+            connection.execute(sa.update(CASES).where(CASES.c.id == id).values(reviewed=True))
+        return True
 
     def case(self, id: str) -> Case | None:
         """The case with this id."""
@@ -239,7 +294,7 @@ def _row(case: Case) -> dict[str, Any]:
 
 def _cases(connection: Connection, query: Select[Any]) -> list[Case]:
     """The cases of a query, each with its last review."""
-    rows = _rows(connection, query)
+    rows = [row._asdict() for row in connection.execute(query)]
     last = _last_reviews(connection, [row["id"] for row in rows if row["reviewed"]])
     return [Case.model_validate({**row, "review": last.get(row["id"])}) for row in rows]
 
@@ -247,9 +302,91 @@ def _cases(connection: Connection, query: Select[Any]) -> list[Case]:
 def _last_reviews(connection: Connection, ids: Sequence[str]) -> dict[str, Review]:
     numbers = select(func.max(REVIEWS.c.number)).where(REVIEWS.c.case_id.in_(ids))
     last = select(REVIEWS).where(REVIEWS.c.number.in_(numbers.group_by(REVIEWS.c.case_id)))
-    rows = _rows(connection, last) if ids else []
-    return {row["case_id"]: Review.model_validate(row) for row in rows}
+    rows = connection.execute(last) if ids else ()
+    return {row.case_id: Review.model_validate(row._asdict()) for row in rows}
 
 
-def _rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
-    return [{str(name): row[name] for name in row} for row in connection.execute(query).mappings()]
+def create_tables(connection: sa.Connection) -> None:
+    """Create the tables that do not exist, within the caller's transaction.
+
+    Raises:
+        DataError: The tables that exist have other columns.
+    """
+    inspector = sa.inspect(connection)
+    for name in METADATA.tables.keys() & inspector.get_table_names():
+        columns = {column["name"] for column in inspector.get_columns(name)}
+        if columns != set(METADATA.tables[name].columns.keys()):
+            raise DataError(f"its table {name} has another schema")
+    METADATA.create_all(connection)
+
+
+def engine_for(location: str) -> sa.Engine:
+    """Create an engine for a database URL or the path of an SQLite file.
+
+    Raises:
+        UsageError: The URL is malformed or not supported. The message has no part of it: a port
+            may be half a password with a special letter.
+        ModuleNotFoundError: The driver of PostgreSQL is not installed.
+    """
+    if location.startswith("postgresql:"):
+        importlib.import_module("psycopg")  # else it would seem to be another driver
+    with suppress(ArgumentError, ValueError, TypeError, ImportError):  # the last: another driver
+        is_file = "://" not in location
+        url = sa.URL.create("sqlite", database=location) if is_file else sa.make_url(location)
+        if url.get_backend_name() == "postgresql":
+            return _postgresql(url)
+        if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
+            return _sqlite(url)
+    raise UsageError(NOT_A_STORE)
+
+
+def _postgresql(url: sa.URL) -> sa.Engine:
+    limits = {name: POSTGRESQL_LIMITS[name] for name in POSTGRESQL_LIMITS.keys() - url.query.keys()}
+    return _engine(
+        url.set(drivername="postgresql+psycopg"),
+        {"client_encoding": "utf8", **limits},
+        pool_pre_ping=True,  # reconnects after a restart of the database
+    )
+
+
+def _sqlite(url: sa.URL) -> sa.Engine:
+    engine = _engine(url, {"timeout": LOCK_SECONDS})
+    sa.event.listen(engine, "connect", _configure_sqlite)
+    return engine
+
+
+def _engine(url: sa.URL, connect_args: dict[str, Any], **options: bool) -> sa.Engine:
+    engine = sa.create_engine(
+        url,
+        connect_args=connect_args,
+        hide_parameters=True,  # names and notes must not get into logs
+        pool_size=MAX_CONNECTIONS,
+        **options,
+    )
+    sa.event.listen(engine, "begin", _begin)
+    return engine
+
+
+def shown(location: str) -> str:
+    """A location without a database's address, which may hold a password."""
+    return "the database" if "://" in location else location
+
+
+def _configure_sqlite(connection: sqlite3.Connection, _: Any) -> None:
+    """Allow readers beside a writer, and make commits survive a loss of power."""
+    connection.isolation_level = None  # SQLAlchemy begins the transactions
+    connection.create_function(  # its own knows only a to z
+        "lower", 1, lambda text: text and text.lower(), deterministic=True
+    )
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin(connection: sa.Connection) -> None:
+    """Take the write lock at once: a reader of SQLite that becomes a writer could be refused it."""
+    writes = connection.get_execution_options().get(WRITING)
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    elif writes:  # the lock is released with the transaction
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")

@@ -4,7 +4,6 @@ import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import NamedTuple
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
@@ -24,20 +23,8 @@ ACCEPTED = (
 )
 
 
-class Upload(NamedTuple):
-    """One file of a request.
-
-    Attributes:
-        name: As given by the sender.
-        data: Its content; None if it exceeds the limit for one file.
-        place: In a list of images, from 1; None for a file that a client sends.
-        remark: Text of the list on the image.
-    """
-
-    name: str
-    data: bytes | None
-    place: int | None = None
-    remark: str | None = None
+Upload = tuple[str, bytes | None]
+"""Name and content of a file; None if the content exceeds the limit for one file."""
 
 
 class Admission:
@@ -104,7 +91,7 @@ async def read_uploads(
         return await form.read(request.stream())
     if kind.startswith(RAW):
         content = await _read_raw(request, share, settings)
-        return [Upload(clean_name(name), content)]
+        return [(clean_name(name), content)]
     raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, ACCEPTED)
 
 
@@ -226,7 +213,7 @@ class _Multipart:
         self._content += data[start:end]
 
     def _end_part(self) -> None:
-        self._uploads.append(Upload(self._name, None if self._too_long else bytes(self._content)))
+        self._uploads.append((self._name, None if self._too_long else bytes(self._content)))
 
     def _end(self) -> None:
         self._complete = True

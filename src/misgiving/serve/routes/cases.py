@@ -2,13 +2,13 @@
 
 import csv
 import io
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
-from itertools import chain, islice
-from typing import Annotated, Any
+from itertools import chain, islice, product
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Query
+import numpy as np
+from fastapi import APIRouter, Depends, Path, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response, StreamingResponse
 from PIL import Image
@@ -18,9 +18,7 @@ from misgiving.data.decoding import FORMATS
 from misgiving.deferral.decisions import Outcome
 from misgiving.errors import UsageError
 from misgiving.files import csv_lines
-from misgiving.serve.case_images import ModelInput, ModelInputs, occlusion
 from misgiving.serve.problems import ProblemError, content, documented
-from misgiving.serve.routes import CASE_ID, CaseDep, ServiceDep
 from misgiving.serve.schemas import (
     Case,
     CaseQuery,
@@ -30,11 +28,11 @@ from misgiving.serve.schemas import (
     StorableText,
     Verdict,
 )
-from misgiving.serve.service import Model, Service
-from misgiving.serve.store import NewerReviewError
+from misgiving.serve.service import Model, ModelInput, Service, ServiceDep
 
 router = APIRouter(tags=["cases"])
 
+CASE_ID = "^[0-9a-f]{32}$"
 BAD_QUERY = documented(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
 NO_CASE = {**documented(HTTPStatus.NOT_FOUND), **BAD_QUERY}
 BAD_REVIEW = documented(
@@ -53,6 +51,9 @@ REVIEW_COLUMNS = list(Review.model_fields)
 ORIGIN_COLUMNS = ["sha256", "model_fingerprint", "policy_fingerprint"]
 CSV_COLUMNS = [*CASE_COLUMNS.split(), *REVIEW_COLUMNS, *ORIGIN_COLUMNS]
 CACHED = {"Cache-Control": "private, max-age=86400"}  # the input of one model never changes
+CELLS = 8  # of a saliency map along each side
+GREY = 128
+BATCH_SIZE = 16  # images at once
 BINARY = {"type": "string", "format": "binary"}
 SHOWABLE = {"image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp", "image/tiff"}
 UNKNOWN = "application/octet-stream"
@@ -61,6 +62,21 @@ NO_IMAGE = (
     "it, and image files are not kept (option keep_images)"
 )
 OTHER_MODEL = "this case was decided by another model; send the image again"
+
+
+def _case(
+    id: Annotated[str, Path(pattern=CASE_ID, description="The id of a case.")], service: ServiceDep
+) -> Case:
+    case = service.store.case(id)
+    if case is None:
+        raise ProblemError(HTTPStatus.NOT_FOUND, f"there is no case {id}; GET /cases lists them")
+    return case
+
+
+CaseDep = Annotated[Case, Depends(_case)]
+
+
+Stored = TypeVar("Stored")
 
 
 class Cases(BaseModel):
@@ -175,11 +191,11 @@ def review_case(service: ServiceDep, case: CaseDep, remark: Remark) -> CaseWithH
         reviewed_at=datetime.now(UTC),
     )
     check = "seen" in remark.model_fields_set
-    try:
-        service.store.review(case.id, review, last_seen=remark.seen, check=check)
-    except NewerReviewError as error:
-        raise _conflict(error.last) from error
-    return _with_history(service, case)
+    stored = service.store.review(case.id, review, last_seen=remark.seen, check=check)
+    reviewed = _with_history(service, case)
+    if not stored:
+        raise _conflict(reviewed.review)
+    return reviewed
 
 
 def _conflict(last: Review | None) -> ProblemError:
@@ -217,7 +233,8 @@ async def get_thumbnail(service: ServiceDep, case: CaseDep) -> Response:
     The image of another model's case is as this model sees it, and must not be cached.
     """
     file = io.BytesIO()
-    Image.fromarray(await _model_input(service, case)).save(file, "JPEG", quality=85)
+    model_input = _available(await service.model_input(case))
+    Image.fromarray(model_input).save(file, "JPEG", quality=85)
     headers = CACHED if case.model_fingerprint == service.model.fingerprint else None
     return Response(file.getvalue(), media_type="image/jpeg", headers=headers)
 
@@ -229,9 +246,7 @@ async def get_thumbnail(service: ServiceDep, case: CaseDep) -> Response:
 )
 def get_image(service: ServiceDep, case: CaseDep) -> Response:
     """Get the file as it was sent, if files are kept."""
-    data = service.image(case)
-    if data is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, NO_IMAGE)
+    data = _available(service.image(case))
     kind = _media_type(data)
     disposition = "attachment" if kind == UNKNOWN else "inline"
     return Response(data, media_type=kind, headers={**CACHED, "Content-Disposition": disposition})
@@ -245,15 +260,14 @@ async def get_saliency(service: ServiceDep, case: CaseDep) -> Saliency:
     """Compute the parts of the image that the predicted class depends on."""
     if case.model_fingerprint != service.model.fingerprint:
         raise ProblemError(HTTPStatus.CONFLICT, OTHER_MODEL)
-    model_input = await _model_input(service, case)
+    model_input = _available(await service.model_input(case))
     return await run_in_threadpool(_saliency, service.model, case.predicted_class, model_input)
 
 
-async def _model_input(service: Service, case: Case) -> ModelInput:
-    model_input = await service.model_input(case)
-    if model_input is None:
+def _available(image: Stored | None) -> Stored:
+    if image is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, NO_IMAGE)
-    return model_input
+    return image
 
 
 def _media_type(data: bytes) -> str:
@@ -267,9 +281,20 @@ def _media_type(data: bytes) -> str:
 
 
 def _saliency(model: Model, name: str, model_input: ModelInput) -> Saliency:
-    def probabilities_of(inputs: ModelInputs) -> Sequence[float]:
-        return [decision.probabilities[name] for decision in model.decide_inputs(inputs)]
+    """Drop in the probability of a class where a grey patch covers each cell of the image.
 
-    (whole,) = probabilities_of(model_input[None])
-    drops = occlusion(model_input, whole, probabilities_of)
+    The patch is twice as wide as a cell, so that patches overlap and borders are covered (Zeiler
+    and Fergus, 2014). Negative where the class becomes more probable.
+    """
+    edges = (np.arange(CELLS)[:, None] + [-0.5, 1.5]) * len(model_input) / CELLS
+    spans = [slice(max(0, round(start)), round(end)) for start, end in edges.tolist()]
+    inputs = np.repeat(model_input[None], CELLS**2 + 1, axis=0)  # the last stays whole
+    for covered, (rows, columns) in zip(inputs, product(spans, spans), strict=False):
+        covered[rows, columns] = GREY
+    decisions = chain.from_iterable(
+        model.decide_inputs(inputs[start : start + BATCH_SIZE])
+        for start in range(0, len(inputs), BATCH_SIZE)
+    )
+    *probabilities, whole = (decision.probabilities[name] for decision in decisions)
+    drops = np.subtract(whole, probabilities).reshape(CELLS, CELLS)
     return Saliency(predicted_class=name, probability=whole, drops=drops.tolist())

@@ -11,10 +11,9 @@ from pydantic import BaseModel, Field
 
 from misgiving.errors import DataError
 from misgiving.serve.problems import Problem, ProblemError, documented, problem_of
-from misgiving.serve.routes import ServiceDep
 from misgiving.serve.schemas import Case
-from misgiving.serve.service import Service
-from misgiving.serve.uploads import Upload, read_uploads
+from misgiving.serve.service import Service, ServiceDep
+from misgiving.serve.uploads import read_uploads
 
 router = APIRouter(tags=["decisions"])
 log = logging.getLogger("misgiving.serve")
@@ -90,46 +89,34 @@ async def decide(request: Request, service: ServiceDep, name: ImageName = "") ->
                 f"the body did not arrive within {service.settings.timeout:g} seconds; send fewer "
                 "files at once",
             ) from error
-        results = await _results(uploads, service, deadline)
+        results = await asyncio.gather(
+            *(_result(index, *upload, service, deadline) for index, upload in enumerate(uploads))
+        )
     if all(result.case is None for result in results):
         raise _most_serious(results)
     return Decisions(results=results)
 
 
-async def _results(uploads: Sequence[Upload], service: Service, deadline: float) -> list[Result]:
-    """A result for every file; a problem for each that is not decided in time."""
-    loop = asyncio.get_running_loop()
-    tasks = [
-        loop.create_task(_result(index, upload, service)) for index, upload in enumerate(uploads)
-    ]
+async def _result(
+    index: int, name: str, data: bytes | None, service: Service, deadline: float
+) -> Result:
+    """The case of a file, or a problem, which does not affect the other files."""
     try:
-        done, _ = await asyncio.wait(tasks, timeout=max(0.0, deadline - loop.time()))
-    finally:
-        for task in tasks:
-            task.cancel()  # no effect on finished tasks
-    too_late = ProblemError(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        f"no decision within {service.settings.timeout:g} seconds; send the request again later, "
-        "or with fewer files",
-    ).problem
-    return [
-        task.result()
-        if task in done and not task.cancelled()
-        else Result(index=index, name=upload.name, problem=too_late)
-        for index, (task, upload) in enumerate(zip(tasks, uploads, strict=True))
-    ]
-
-
-async def _result(index: int, upload: Upload, service: Service) -> Result:
-    try:
-        case, is_earlier = await service.decide(upload)
-    except Exception as failure:  # must not affect the other files
+        async with asyncio.timeout_at(deadline):
+            case, is_earlier = await service.decide(name, data)
+    except Exception as failure:
         if isinstance(failure, DataError):
             service.metrics.refused_images.inc()
+        elif isinstance(failure, TimeoutError):
+            failure = ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"no decision within {service.settings.timeout:g} seconds; send the request again "
+                "later, or with fewer files",
+            )
         problem = problem_of(failure, service.metrics, path="/decisions").problem
-        return Result(index=index, name=upload.name, problem=problem)
+        return Result(index=index, name=name, problem=problem)
     log.info("case", extra={"fields": {"case": case.id, "decision": case.decision}})
-    return Result(index=index, name=upload.name, case=case, known=is_earlier)
+    return Result(index=index, name=name, case=case, known=is_earlier)
 
 
 def _most_serious(results: Sequence[Result]) -> ProblemError:
