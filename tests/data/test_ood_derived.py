@@ -1,5 +1,6 @@
 """Sets derived from dermoscopic images: boxes and crops by the lesion, and their laws."""
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,6 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, ImageArray
 from misgiving.data.ood_sets import PAPER_COUNTS, build
 from misgiving.data.ood_sets.derived import (
-    Box,
     DerivedImages,
     bounding_box,
     box_over_image,
@@ -183,26 +183,22 @@ def ellipses(draw):
     return ((rows - centre[0]) / radii[0]) ** 2 + ((columns - centre[1]) / radii[1]) ** 2 <= 1
 
 
-def inside(box, mask):
-    return mask[box.top : box.bottom, box.left : box.right]
-
-
 def is_inside(box, outer):
-    return (
-        outer.top <= box.top < box.bottom <= outer.bottom
-        and outer.left <= box.left < box.right <= outer.right
+    return all(
+        large.start <= small.start < small.stop <= large.stop
+        for small, large in zip(box, outer, strict=True)
     )
 
 
 def whole(mask):
-    return Box(0, 0, *mask.shape)
+    return np.s_[0 : mask.shape[0], 0 : mask.shape[1]]
 
 
 @given(lesions)
 def test_the_bounding_box_holds_every_pixel_and_touches_one_at_each_edge(lesion):
     box = bounding_box(lesion)
     assert is_inside(box, whole(lesion))
-    within = inside(box, lesion)
+    within = lesion[box]
     assert within.sum() == lesion.sum()
     assert all(edge.any() for edge in (within[0], within[-1], within[:, 0], within[:, -1]))
     assert is_inside(box_over_share(lesion), box)
@@ -213,29 +209,31 @@ def test_a_box_over_a_lesion_of_some_size_covers_60_to_80_percent_of_it(lesion):
     assume(lesion.sum() >= 50)
     box = box_over_share(lesion)
     assert is_inside(box, bounding_box(lesion))
-    assert 0.6 <= inside(box, lesion).sum() / lesion.sum() <= 0.8
+    assert 0.6 <= lesion[box].sum() / lesion.sum() <= 0.8
 
 
 def test_a_box_over_a_share_has_the_shape_of_the_bounding_box():
     rows, columns = np.mgrid[:200, :300]
-    box = box_over_share(((rows - 100) / 40) ** 2 + ((columns - 150) / 80) ** 2 <= 1)
-    ratio = (box.right - box.left) / (box.bottom - box.top)
+    down, across = box_over_share(((rows - 100) / 40) ** 2 + ((columns - 150) / 80) ** 2 <= 1)
+    ratio = (across.stop - across.start) / (down.stop - down.start)
     assert ratio == pytest.approx(161 / 81, abs=0.1)
-    assert (box.top + box.bottom, box.left + box.right) == pytest.approx((201, 301), abs=1)
+    assert (down.start + down.stop, across.start + across.stop) == pytest.approx((201, 301), abs=1)
 
 
 @given(lesions)
 def test_a_box_over_the_image_has_70_percent_of_it_nearest_to_the_lesion(lesion):
     box, around = box_over_image(lesion), bounding_box(lesion)
-    (rows, columns), height, width = lesion.shape, box.bottom - box.top, box.right - box.left
+    height, width = lesion[box].shape
+    rows, columns = lesion.shape
     assert is_inside(box, whole(lesion))
     # the height is the nearest row to that of the image's shape, the width the nearest column
     assert abs(height - rows * 0.7**0.5) <= 0.5 or height == 1
     assert abs(height * width - 0.7 * rows * columns) <= height / 2 or width in (1, columns)
-    off = box.top + box.bottom - around.top - around.bottom
-    assert abs(off) <= 1 or (box.top == 0 and off > 0) or (box.bottom == rows and off < 0)
-    if around.bottom - around.top <= height and around.right - around.left <= width:
-        assert inside(box, lesion).sum() == lesion.sum()
+    for edges, real, side in zip(box, around, lesion.shape, strict=True):
+        off = edges.start + edges.stop - real.start - real.stop
+        assert abs(off) <= 1 or (edges.start == 0 and off > 0) or (edges.stop == side and off < 0)
+    if np.all(np.array(lesion[around].shape) <= (height, width)):
+        assert lesion[box].sum() == lesion.sum()
 
 
 @given(masks, st.integers(0, 2**32 - 1))
@@ -251,16 +249,17 @@ def test_a_clean_square_is_of_the_largest_side_of_20_to_35_percent_that_is_clean
     assert (box is None) == (not clean)
     if box is not None:
         assert is_inside(box, whole(soiled))
-        assert box.bottom - box.top == box.right - box.left == max(clean)
-        assert not inside(box, soiled).any()
+        assert soiled[box].shape == (max(clean),) * 2
+        assert not soiled[box].any()
 
 
 def test_every_place_of_a_clean_square_is_equally_likely():
     soiled = np.zeros((10, 10), dtype=bool)
     soiled[:5] = soiled[:, :6] = True  # rows 5 to 9, columns 6 to 9: sides 4, places 2 x 1
     drawn = [clean_square(soiled, np.random.default_rng(seed)) for seed in range(400)]
-    assert {box[:2] for box in drawn} == {(5, 6), (6, 6)}
-    assert 150 < sum(box.top == 5 for box in drawn) < 250
+    places = Counter((down.start, across.start) for down, across in drawn)
+    assert {*places} == {(5, 6), (6, 6)}
+    assert 150 < places[5, 6] < 250
 
 
 @given(lesions, generators())
@@ -272,7 +271,7 @@ def test_a_black_box_changes_only_pixels_inside_and_a_crop_keeps_only_those(lesi
         for kind in ("b_box", "derm_skin")
     )
     black = np.zeros(lesion.shape, dtype=bool)
-    inside(box, black)[:] = True
+    black[box] = True
     np.testing.assert_array_equal((boxed == 0).all(axis=2), black)
     np.testing.assert_array_equal(boxed[~black], image[~black])
     np.testing.assert_array_equal(crop.reshape(-1, 3), image[black])

@@ -9,10 +9,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy import ndimage
 
 from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageSource
 from misgiving.data.decoding import Picture, decode, in_order, read_bytes
@@ -32,21 +32,14 @@ COVERED = 0.7  # of the lesion or of the image: the paper's "~70 %"
 CROPPED = "derm_skin"  # the other sets are boxed
 
 
-class Box(NamedTuple):
-    """A rectangle in pixels; `bottom` and `right` are the first outside."""
-
-    top: int
-    left: int
-    bottom: int
-    right: int
+Box = tuple[slice, slice]
+"""Rows and columns of a rectangle: `image[box]` are its pixels."""
 
 
 def bounding_box(lesion: Mask) -> Box | None:
     """The smallest box around the lesion; None where there is none."""
-    rows, columns = (np.flatnonzero(lesion.any(axis=axis)) for axis in (1, 0))
-    if not rows.size:
-        return None
-    return Box(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+    boxes = ndimage.find_objects(lesion.astype(np.uint8))
+    return boxes[0] if boxes else None
 
 
 def box_over_share(lesion: Mask) -> Box | None:
@@ -58,8 +51,7 @@ def box_over_share(lesion: Mask) -> Box | None:
     around = bounding_box(lesion)
     if around is None:
         return None
-    top, left, bottom, right = around
-    inside = lesion[top:bottom, left:right]
+    inside = lesion[around]
     scales = np.linspace(0, 1, 2 * sum(inside.shape) + 1)
     (heights, tops), (widths, lefts) = (
         _spans(scales, size, float(np.mean(places)) + 0.5)
@@ -72,8 +64,13 @@ def box_over_share(lesion: Mask) -> Box | None:
     counts = corners[bottoms, rights] + corners[tops, lefts]
     counts = counts - corners[tops, rights] - corners[bottoms, lefts]
     best = np.abs(counts / inside.sum() - COVERED).argmin()
-    edges = (edge.flat[best].item() for edge in (tops, lefts, bottoms, rights))
-    return Box(*(edge + start for edge, start in zip(edges, (top, left) * 2, strict=True)))
+    top, left, bottom, right = (edge.flat[best].item() for edge in (tops, lefts, bottoms, rights))
+    start = around[0].start + top, around[1].start + left
+    return _box(*start, bottom - top, right - left)
+
+
+def _box(top: int, left: int, height: int, width: int) -> Box:
+    return slice(top, top + height), slice(left, left + width)
 
 
 def _spans(
@@ -94,9 +91,11 @@ def box_over_image(lesion: Mask) -> Box | None:
     rows, columns = lesion.shape
     height = max(round(rows * COVERED**0.5), 1)
     width = min(max(round(COVERED * rows * columns / height), 1), columns)
-    top = min(max(round((around.top + around.bottom - height) / 2), 0), rows - height)
-    left = min(max(round((around.left + around.right - width) / 2), 0), columns - width)
-    return Box(top, left, top + height, left + width)
+    top, left = (
+        min(max(round((edges.start + edges.stop - size) / 2), 0), side - size)
+        for edges, size, side in zip(around, (height, width), lesion.shape, strict=True)
+    )
+    return _box(top, left, height, width)
 
 
 def clean_square(soiled: Mask, random: np.random.Generator) -> Box | None:
@@ -124,7 +123,7 @@ def clean_square(soiled: Mask, random: np.random.Generator) -> Box | None:
         return None
     clean = is_clean(sides[best])
     top, left = divmod(int(random.choice(np.flatnonzero(clean))), clean.shape[1])
-    return Box(top, left, top + sides[best], left + sides[best])
+    return _box(top, left, sides[best], sides[best])
 
 
 def _integral(mask: Mask) -> Int[np.ndarray, "rows columns"]:
@@ -159,12 +158,15 @@ Region = tuple[Box, bool]
 """The box or crop of an image, and True if its lesion was located automatically."""
 
 
-def _lesion_of(dataset: Dataset, index: int) -> tuple[Picture, Mask, bool]:
-    """An image with its lesion's pixels by a mask file, or else located, and True if located."""
+def _lesion_of(dataset: Dataset, index: int, margin: float) -> tuple[Picture, Mask, bool]:
+    """An image with its lesion's pixels by a mask file, or else located, and True if located.
+
+    A located lesion is widened by the margin, a share of the image's shorter side.
+    """
     image = dataset.images.read(index).image
     path = None if dataset.masks is None else mask_of(dataset.masks, dataset.ids[index])
     if path is None:
-        return image, locate_lesion(image), True
+        return image, widened(locate_lesion(image), margin * min(image.shape[:2])), True
     mask = decode(read_bytes(path), str(path))[..., 0] >= 128
     return image, resized(mask, image.shape[:2]), False
 
@@ -177,22 +179,16 @@ def _box_lesion(
     rule: Callable[[Mask], Box | None],
     margin: float = 0.0,
 ) -> Region | None:
-    """Box an image by a rule for the lesion, with a margin if the lesion was located."""
-    _, lesion, located = _lesion_of(dataset, index)
-    if located and margin:
-        lesion = widened(lesion, margin * min(lesion.shape))
+    _, lesion, located = _lesion_of(dataset, index, margin)
     box = rule(lesion)
     return None if box is None else (box, located)
 
 
 def _skin_beside_lesion(dataset: Dataset, index: int, seed: int) -> Region | None:
-    image, lesion, located = _lesion_of(dataset, index)
+    image, lesion, located = _lesion_of(dataset, index, SKIN_MARGIN)
     if not lesion.any():
         return None
-    shorter = min(lesion.shape)
-    if located:
-        lesion = widened(lesion, SKIN_MARGIN * shorter)
-    soiled = lesion | widened(dark_rim(image), RIM_MARGIN * shorter)
+    soiled = lesion | widened(dark_rim(image), RIM_MARGIN * min(lesion.shape))
     # by id, so that an image has the same crop whatever other images are in the set
     random = np.random.default_rng([seed, zlib.crc32(dataset.ids[index].encode())])
     box = clean_square(soiled, random)
@@ -206,20 +202,15 @@ def _over_ink(dataset: Dataset, index: int, _seed: int) -> Region | None:
     return None if box is None else (box, False)
 
 
+_over_lesion = partial(_box_lesion, rule=bounding_box, margin=BOX_MARGIN)
+_over_share = partial(_box_lesion, rule=box_over_share)
+_over_image = partial(_box_lesion, rule=box_over_image)
+
 KINDS: Mapping[str, tuple[Callable[[Dataset, int, int], Region | None], str]] = {
     "boxes": (_over_ink, "a black box over the ink"),
-    "b_box": (
-        partial(_box_lesion, rule=bounding_box, margin=BOX_MARGIN),
-        "a black box over the lesion",
-    ),
-    "b_box_70": (
-        partial(_box_lesion, rule=box_over_share),
-        "a black box over about 70 % of the lesion",
-    ),
-    "b_box_70_image": (
-        partial(_box_lesion, rule=box_over_image),
-        "a black box over 70 % of the image",
-    ),
+    "b_box": (_over_lesion, "a black box over the lesion"),
+    "b_box_70": (_over_share, "a black box over about 70 % of the lesion"),
+    "b_box_70_image": (_over_image, "a black box over 70 % of the image"),
     CROPPED: (_skin_beside_lesion, "only a square of the skin beside the lesion"),
 }
 """The region of an image by data set, position and seed, and a description, by name of the set."""
@@ -238,17 +229,16 @@ class DerivedImages:
 
     def read(self, index: int) -> HashedImage:
         image, (box, _) = self.source.read(index).image, self.regions[index]
-        changed = image.copy()
-        region = changed[box.top : box.bottom, box.left : box.right]
-        if self.kind == CROPPED:
-            changed = region
-        else:
-            region[:] = 0
+        changed = image[box] if self.kind == CROPPED else image.copy()
+        if self.kind != CROPPED:
+            changed[box] = 0
         return HashedImage(sha256_of(changed.tobytes()), changed)
 
     def key(self, index: int) -> str:
         """Image and region; the region depends on seed and mask."""
-        return f"{self.kind}|{[*self.regions[index][0]]}|{self.source.key(index)}"
+        rows, columns = self.regions[index][0]
+        edges = [rows.start, columns.start, rows.stop, columns.stop]
+        return f"{self.kind}|{edges}|{self.source.key(index)}"
 
     def select(self, indices: Int[np.ndarray, " m"]) -> "DerivedImages":
         regions = tuple(self.regions[index] for index in indices)

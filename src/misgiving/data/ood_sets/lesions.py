@@ -95,7 +95,7 @@ def resized(mask: Mask, shape: tuple[int, ...]) -> Bool[np.ndarray, "rows column
 
 def widened(mask: Mask, margin: float) -> Mask:
     """The mask and all pixels within this distance of it."""
-    if not mask.any():
+    if margin == 0 or not mask.any():
         return mask
     return np.asarray(ndimage.distance_transform_edt(~mask) <= margin)
 
