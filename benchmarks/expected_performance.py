@@ -167,7 +167,7 @@ def changed(images: ImageSet, change: Callable[[Image.Image], Image.Image]) -> I
     """The images after a change of their pixels."""
     pixels = images.read(np.arange(len(images)))
     found = np.stack([np.asarray(change(Image.fromarray(square))) for square in pixels])
-    return replace(images, images=found, rows=np.arange(len(images)), checksums=None)
+    return replace(images, images=found, rows=np.arange(len(images)), record=None)
 
 
 def blurred(share: float, image: Image.Image) -> Image.Image:

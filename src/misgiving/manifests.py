@@ -5,7 +5,6 @@ They guard against accidents and unintended edits, not against forgery: anyone c
 
 import hashlib
 import json
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -44,11 +43,6 @@ def sha256_of_file(path: Path) -> str:
     """SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def crc32_of(data: bytes) -> int:
-    """CRC-32: detects damage, and is faster than SHA-256."""
-    return zlib.crc32(data)
 
 
 def seal(folder: Path, names: Iterable[str] | None = None) -> None:

@@ -6,21 +6,10 @@ import pytest
 import torch
 from coloured import coloured_set
 
-from misgiving.data.batching import batches, sampling_order, uninitialized
-from misgiving.errors import DataError, UsageError
+from misgiving.data.batching import batches, sampling_order
+from misgiving.errors import DataError
 
 IMBALANCED = np.repeat([0, 1, 2], [9000, 900, 100])
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (0, 3, 4, 5), (700, 3, 50, 50)])
-def test_memory_is_of_the_shape_and_kind_asked_for_and_given_once(shape, dtype):
-    tensor, other = (uninitialized(shape, dtype=dtype, device="cpu").fill_(n) for n in (7, 1))
-    assert (tensor.shape, tensor.dtype) == (shape, dtype)
-    assert tensor.is_contiguous()
-    assert (tensor == 7).all()
-    assert (other == 1).all()
-    assert uninitialized(shape, dtype=dtype, device="meta").device.type == "meta"
 
 
 @pytest.mark.parametrize(("weighted", "power"), [("inverse", 1.0), ("sqrt", 0.5)])
@@ -53,11 +42,6 @@ def test_seed_and_epoch_decide_the_order(weighted):
     others = [order(1, 3), order(2, 2), order(2, 1), order(0, 3), order(3, 0)]
     assert first not in others
     assert order(0, 3) != order(3, 0)
-
-
-def test_an_unknown_weighting_lists_the_known_ones():
-    with pytest.raises(UsageError, match="'balanced'"):
-        sampling_order(IMBALANCED, class_weighted="balanced", seed=0, epoch=0)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -162,16 +161,6 @@ def test_one_flipped_bit_of_the_pixels_is_found_when_they_are_read(tmp_path, mon
         again.read(np.arange(7))
     third = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
     np.testing.assert_array_equal(third.read(np.arange(7)), [SMALL(image) for image in pixels()])
-
-
-def test_an_image_is_checked_once_whatever_is_selected(tmp_path, monkeypatch):
-    prepared, checked = prepare(in_memory(pixels()), SMALL, cache=tmp_path), []
-    monkeypatch.setattr(cache, "crc32_of", lambda data: checked.append(data) or zlib.crc32(data))
-    prepared.select(np.array([2, 3])).read(np.array([1, 0, 1]))
-    prepared.read(np.arange(7))
-    prepared.read(np.arange(7))
-    assert set(checked) == {SMALL(image).tobytes() for image in pixels()}
-    assert len(checked) <= 8
 
 
 def refuse_to_write(*_, **__):

@@ -5,7 +5,7 @@ batch is varied in chunks that fit into its cache, in memory that the next chunk
 memory from the system takes longer than changing colours.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -26,20 +26,6 @@ Planes = Float[Tensor, "batch planes height width"]
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CHUNK = 2**19  # values per chunk on a CPU: 2 MiB
 BATCHES_AHEAD = 2  # batches that are read while one is used
-
-
-def uninitialized(
-    shape: Sequence[int], *, dtype: torch.dtype, device: torch.device | str
-) -> Tensor:
-    """A contiguous tensor without set values.
-
-    On a CPU its memory is numpy's, which asks Linux for large pages where torch does not: setting
-    them up takes less than half the time, and that is more than filling them takes.
-    """
-    if torch.device(device).type != "cpu" or 0 in shape:
-        return torch.empty(tuple(shape), dtype=dtype, device=device)
-    content = np.empty(torch.Size(shape).numel() * dtype.itemsize, dtype=np.uint8)
-    return torch.from_numpy(content).view(dtype).view(tuple(shape))
 
 
 class Batch(NamedTuple):
@@ -89,10 +75,8 @@ def _on_device(
     pixels, labels, indices = (
         tensor.to(device, non_blocking=tensor.is_pinned()) for tensor in (pixels, labels, indices)
     )
-    count, height, width, channels = pixels.shape
-    shape = (count, channels, height, width)
-    fractions = uninitialized(shape, dtype=torch.float32, device=pixels.device)
-    return Batch(fractions.copy_(pixels.permute(0, 3, 1, 2)).div_(255), labels, indices)
+    fractions = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    return Batch(fractions.div_(255), labels, indices)
 
 
 SAMPLING: Registry[Callable[[Tensor], Tensor] | None] = Registry(
@@ -130,7 +114,7 @@ def augment(images: Images, settings: AugmentationSettings, generator: torch.Gen
     [0, 1]. The generator is on the CPU.
     """
     draws = _draw(len(images), generator)
-    varied = uninitialized(images.shape, dtype=images.dtype, device=images.device)
+    varied = torch.empty_like(images, memory_format=torch.contiguous_format)
     size = len(images)
     if images.device.type == "cpu":
         size = max(1, CHUNK // images.shape[1:].numel())

@@ -4,6 +4,7 @@ A set may be larger than memory.
 """
 
 import os
+import zlib
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -31,43 +32,13 @@ from misgiving.data.decoding import (
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImage, DataError
 from misgiving.files import locked, read_json, whole_folder, write_json
-from misgiving.manifests import crc32_of, seal, sha256_of, sha256_of_json, sha256_of_lines, verify
+from misgiving.manifests import seal, sha256_of, sha256_of_json, sha256_of_lines, verify
 
 Report = Callable[[int, int], None]
 """Called with the number of images that are done, and the total."""
 
 RECORD = "hashes.json"  # hash and checksum of each image in images.npy, and the bad images
 FORMAT = 1  # of the cache; raise it whenever the same settings give other pixels
-
-
-class PixelChecksums:
-    """Check each stored image when it is first read.
-
-    Checking a whole set in advance would take longer than many commands do.
-
-    Args:
-        record: The record of the set. It is removed where an image is damaged, so that the set is
-            prepared again next time.
-        values: CRC-32 of each stored image.
-    """
-
-    def __init__(self, record: Path, values: Int[np.ndarray, " stored"]) -> None:
-        self._record, self._values = record, values
-        self._checked = np.zeros(len(values), dtype=bool)
-
-    def check(
-        self, rows: Int[np.ndarray, " m"], pixels: UInt8[np.ndarray, "m size size 3"]
-    ) -> None:
-        """Check that pixels are those that were stored in these rows."""
-        for position in np.flatnonzero(~self._checked[rows]):
-            if crc32_of(pixels[position].tobytes()) != self._values[rows[position]]:
-                with suppress(OSError):  # of a read-only cache
-                    self._record.unlink(missing_ok=True)
-                raise DataError(
-                    f"{self._record.parent}: a prepared image was damaged or changed; run the same "
-                    "command again, or remove that folder first if it is read-only"
-                )
-        self._checked[rows] = True
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,14 +50,16 @@ class ImageSet(LabelledImages):
         rows: For each image of this set, its row in `images`.
         hashes: SHA-256 of the content that each image was decoded from, in hexadecimal.
         skipped: Unreadable images, which the whole set was left without.
-        checksums: Detect damage of the stored pixels; None where there are no checksums.
+        checksums: CRC-32 of each stored image; None for images that are not from a cache.
+        record: File of the cache that has the checksums.
     """
 
     images: UInt8[np.ndarray, "stored size size 3"]
     rows: Int[np.ndarray, " n"]
     hashes: tuple[str, ...]
     skipped: tuple[BadImage, ...] = ()
-    checksums: PixelChecksums | None = None
+    checksums: Int[np.ndarray, " stored"] | None = None
+    record: Path | None = None
 
     def _selected(self, indices: Int[np.ndarray, " m"]) -> dict[str, Any]:
         return {
@@ -98,14 +71,19 @@ class ImageSet(LabelledImages):
         """Pixels of these images, in this order.
 
         Raises:
-            DataError: The cache was damaged.
+            DataError: The cache was damaged; the set is prepared again next time.
         """
         rows = self.rows[indices]
         ascending = np.argsort(rows, kind="stable")  # reads the disk in one direction
         pixels = np.empty((len(rows), *self.images.shape[1:]), dtype=np.uint8)
         pixels[ascending] = self.images[rows[ascending]]
-        if self.checksums:
-            self.checksums.check(rows, pixels)
+        if self.record and list(map(zlib.crc32, pixels)) != self.checksums[rows].tolist():
+            with suppress(OSError):  # of a read-only cache
+                self.record.unlink(missing_ok=True)
+            raise DataError(
+                f"{self.record.parent}: a prepared image was damaged or changed; run the same "
+                "command again, or remove that folder first if it is read-only"
+            )
         return pixels
 
     @property
@@ -217,7 +195,8 @@ def _load(folder: Path, dataset: Dataset, shape: tuple[int, ...]) -> ImageSet | 
         hashes=tuple(hashes[rows].tolist()),
         classes=readable.classes,
         skipped=bad,
-        checksums=PixelChecksums(folder / RECORD, np.array(record["checksums"])),
+        checksums=np.array(record["checksums"]),
+        record=folder / RECORD,
         group_columns=readable.group_columns,
     )
 
@@ -250,10 +229,9 @@ def _write(
             if isinstance(result, BadImage):
                 bad.append(result)
             name, image = nothing if isinstance(result, BadImage) else result
-            pixels = image.tobytes()
-            file.write(pixels)
+            file.write(image.tobytes())
             hashes.append(name)
-            checksums.append(crc32_of(pixels))
+            checksums.append(zlib.crc32(image.tobytes()))
             if report:
                 report(len(hashes), len(dataset))
         file.flush()

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from misgiving.data.datasets.dataset import Dataset, ImageArray
-from misgiving.data.datasets.dermoscopy import (
+from misgiving.data.datasets.folders import (
     ISIC_TRUTH,
     ham10000_table,
+    read_folder,
     read_ham10000,
     read_isic2019,
+    read_labelled_table,
 )
-from misgiving.data.datasets.folders import read_folder, read_labelled_table
 from misgiving.data.datasets.medmnist import read_medmnist
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import UsageError
