@@ -77,13 +77,14 @@ class ImageSet(LabelledImages):
         ascending = np.argsort(rows, kind="stable")  # reads the disk in one direction
         pixels = np.empty((len(rows), *self.images.shape[1:]), dtype=np.uint8)
         pixels[ascending] = self.images[rows[ascending]]
-        if self.record and list(map(zlib.crc32, pixels)) != self.checksums[rows].tolist():
-            with suppress(OSError):  # of a read-only cache
-                self.record.unlink(missing_ok=True)
-            raise DataError(
-                f"{self.record.parent}: a prepared image was damaged or changed; run the same "
-                "command again, or remove that folder first if it is read-only"
-            )
+        if self.record and self.checksums is not None:
+            if [*map(zlib.crc32, pixels)] != self.checksums[rows].tolist():
+                with suppress(OSError):  # of a read-only cache
+                    self.record.unlink(missing_ok=True)
+                raise DataError(
+                    f"{self.record.parent}: a prepared image was damaged or changed; run the same "
+                    "command again, or remove that folder first if it is read-only"
+                )
         return pixels
 
     @property
