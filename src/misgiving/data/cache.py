@@ -7,7 +7,7 @@ import os
 import zlib
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +50,15 @@ class ImageSet(LabelledImages):
         rows: For each image of this set, its row in `images`.
         hashes: SHA-256 of the content that each image was decoded from, in hexadecimal.
         skipped: Unreadable images, which the whole set was left without.
-        checksums: CRC-32 of each stored image; None for images that are not from a cache.
-        record: File of the cache that has the checksums.
+        checksums: CRC-32 of each stored image, of a cache.
+        record: File of the cache that has the checksums; None for images in memory.
     """
 
     images: UInt8[np.ndarray, "stored size size 3"]
     rows: Int[np.ndarray, " n"]
     hashes: tuple[str, ...]
     skipped: tuple[BadImage, ...] = ()
-    checksums: Int[np.ndarray, " stored"] | None = None
+    checksums: Int[np.ndarray, " stored"] = field(default_factory=lambda: np.empty(0, np.int64))
     record: Path | None = None
 
     def _selected(self, indices: Int[np.ndarray, " m"]) -> dict[str, Any]:
@@ -77,14 +77,13 @@ class ImageSet(LabelledImages):
         ascending = np.argsort(rows, kind="stable")  # reads the disk in one direction
         pixels = np.empty((len(rows), *self.images.shape[1:]), dtype=np.uint8)
         pixels[ascending] = self.images[rows[ascending]]
-        if self.record and self.checksums is not None:
-            if [*map(zlib.crc32, pixels)] != self.checksums[rows].tolist():
-                with suppress(OSError):  # of a read-only cache
-                    self.record.unlink(missing_ok=True)
-                raise DataError(
-                    f"{self.record.parent}: a prepared image was damaged or changed; run the same "
-                    "command again, or remove that folder first if it is read-only"
-                )
+        if self.record and [*map(zlib.crc32, pixels)] != self.checksums[rows].tolist():
+            with suppress(OSError):  # of a read-only cache
+                self.record.unlink(missing_ok=True)
+            raise DataError(
+                f"{self.record.parent}: a prepared image was damaged or changed; run the same "
+                "command again, or remove that folder first if it is read-only"
+            )
         return pixels
 
     @property
