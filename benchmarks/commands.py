@@ -40,7 +40,7 @@ from misgiving.data.decoding import read_bytes
 from misgiving.losses import joint_objective
 from misgiving.models.folding import folded
 from misgiving.models.joint import JointClassifier
-from misgiving.predictions.graphs import write_compared_graph
+from misgiving.predictions.inference import write_compared_graph
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import score_grid
 from misgiving.training.allocator import SETTINGS, keep_freed_memory

@@ -139,7 +139,7 @@ def test_the_command_gives_the_policy_of_the_library_on_sets_that_share_no_image
     calibrated, cache_home, tmp_path
 ):
     run = calibrated[0]
-    predicted = TrainedRun.load(run, cache=cache_home / "misgiving").predict("digits").predictions
+    predicted = TrainedRun(run, cache=cache_home / "misgiving").predict("digits").predictions
     deferral = Deferral(max_error=0.2, max_ood_false_alarms=0.05, class_max_miss={"3": 0.3})
     deferral.fit(predicted).save(tmp_path / "policy")
     for name in ("policy.json", "policy.safetensors"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError
 from misgiving.evaluation.measures import (
     FAILURE_SCORES,
     measure_calibration,
@@ -63,10 +63,8 @@ def test_predictions_are_what_the_model_says_in_evaluation_mode(model, images):
     np.testing.assert_array_equal(predictions.labels, images.labels)
 
 
-def test_an_untrained_estimator_predicts_nothing_and_an_empty_set_is_refused(model, images):
+def test_an_untrained_estimator_predicts_nothing(model, images):
     assert predict(model, images, estimates_losses=False).predicted_losses is None
-    with pytest.raises(UsageError, match="no images"):
-        predict(model, images.select(np.array([], dtype=np.int64)))
 
 
 def test_damaged_scores_are_refused_by_name(tmp_path):

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import nn
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split, read_split, write_split
 from misgiving.errors import DataError, explain_damage
-from misgiving.files import read_json, whole_folder, write_json, write_rows
+from misgiving.files import read_json, whole_folder, write_csv, write_json
 from misgiving.manifests import seal, verify
 from misgiving.models.backbones import ModuleSource
 from misgiving.models.joint import JointClassifier
@@ -171,7 +171,8 @@ def save(
         write_json(partial / "config.json", config)
         seal(partial, SEALED)
         if history is not None:
-            write_rows(partial / "history.csv", EpochRecord, history)
+            columns = [column.name for column in fields(EpochRecord)]
+            write_csv(partial / "history.csv", columns, map(astuple, history))
 
 
 def load(folder: str | Path) -> Checkpoint:

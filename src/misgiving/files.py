@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 from misgiving.errors import UsageError, explain_damage, reason_of
 
@@ -149,15 +149,9 @@ def read_json(path: Path, *, remedy: str, version: int | None = None) -> dict[st
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table whole or not at all."""
+    """Write a table whole or not at all; None and NaN become empty cells."""
     with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        file.writelines(csv_lines(header, rows))
-
-
-def write_rows(path: Path, kind: type, rows: Iterable[Any]) -> None:
-    """Write records as a table, a column for each field; None and NaN become empty cells."""
-    names = list(get_type_hints(kind))
-    write_csv(path, names, ([_cell(getattr(row, name)) for name in names] for row in rows))
+        file.writelines(csv_lines(header, (map(_cell, row) for row in rows)))
 
 
 def _cell(value: object) -> object:
@@ -170,7 +164,7 @@ def _cell(value: object) -> object:
 
 def csv_lines(
     header: Sequence[str],
-    rows: Iterable[Sequence[object]],
+    rows: Iterable[Iterable[object]],
     *,
     end: str = "\n",
     quoting: Literal[0, 2] = csv.QUOTE_MINIMAL,

@@ -13,7 +13,7 @@ from misgiving.checkpoint import load
 from misgiving.data.decoding import LOOK_AHEAD
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
-from misgiving.predictions import graphs
+from misgiving.predictions import inference
 
 COUNT = 5 * LOOK_AHEAD
 
@@ -103,7 +103,7 @@ def test_a_bundle_and_the_graph_of_the_run_answer_as_the_run_does(
     """A graph is written for many images, and for one less it is not."""
     run, bundle = exported
     size = load(run).architecture.image_size
-    monkeypatch.setattr(graphs, "PAYS", COUNT * size**2)
+    monkeypatch.setattr(inference, "PAYS", COUNT * size**2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     by_run = decide_files(load_model(run, count=COUNT - 1, device="cpu"), names, tmp_path / "1")
     assert not [*tmp_path.glob("misgiving/graphs/*.onnx")]

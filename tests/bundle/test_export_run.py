@@ -16,7 +16,7 @@ from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError
 from misgiving.models.joint import full_outputs_of
 from misgiving.models.onnx_export import write_graph
-from misgiving.predictions import graphs
+from misgiving.predictions import inference
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.network import INPUT, OUTPUTS
 from misgiving.report.sentences import certificate_sentences
@@ -29,7 +29,7 @@ def graph_of(exported, monkeypatch):
     def copy(_model, path, **_options):
         shutil.copy(exported[1] / "model.onnx", path)
 
-    monkeypatch.setattr(graphs, "write_graph", copy)
+    monkeypatch.setattr(inference, "write_graph", copy)
 
 
 def pixels_of(squares):

@@ -7,8 +7,7 @@ import pytest
 
 from misgiving import Deferral, Predictions
 from misgiving.errors import DataError, UsageError
-from misgiving.evaluation.evaluate import POLICY_SET, evaluate
-from misgiving.evaluation.files import write_evaluation
+from misgiving.evaluation.evaluate import POLICY_SET, evaluate, write_evaluation
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -120,7 +119,7 @@ def test_ood_sets_are_measured_by_every_score_that_both_have(deferral):
     measured = values(evaluation, "flat", evaluation.ood_detector)
     result = evaluation.ood["flat"]
     assert measured["auroc"] == pytest.approx(result.separation.auroc)
-    pairs = evaluation.inliers.scores[:, None] > result.images.scores
+    pairs = evaluation.inlier_scores[:, None] > result.scores
     assert result.separation.auroc == pytest.approx(pairs.mean())
     share = np.mean([decision.decision == "ood" for decision in deferral.decide(flat)])
     assert values(evaluation, "flat", "policy")["ood_share"] == pytest.approx(share)
@@ -149,9 +148,9 @@ def test_the_shares_that_could_be_accepted_are_the_largest_at_their_errors():
     order = np.argsort(-evaluation.scores, kind="stable")
     errors = np.cumsum(evaluation.wrong[order]) / np.arange(1, 301)
     points = evaluation.hindsight
-    assert [point.max_error for point in points] == [0.05, 0.1]  # 0.2 is above the error of all
-    for point in points:
-        count = max(np.flatnonzero(errors <= point.max_error)) + 1
+    assert [*points] == [0.05, 0.1]  # 0.2 is above the error of all
+    for limit, point in points.items():
+        count = max(np.flatnonzero(errors <= limit)) + 1
         assert point.coverage == pytest.approx(count / 300)
         assert point.error.events == evaluation.wrong[order[:count]].sum()
 

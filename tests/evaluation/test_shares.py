@@ -8,7 +8,6 @@ from scipy.stats import beta, binomtest
 from sklearn.metrics import roc_auc_score
 
 from misgiving.evaluation.shares import (
-    ScoredImages,
     reliability_with_intervals,
     risk_over_coverage,
     separation,
@@ -150,9 +149,7 @@ def test_each_bin_of_reliability_counts_its_own_images():
 def test_the_separation_of_ood_images_is_that_of_scikit_learn():
     random = np.random.default_rng(2)
     inside, outside = random.normal(1, 1, size=200), random.normal(0, 1, size=80)
-    result = separation(
-        ScoredImages(inside, np.arange(200)), ScoredImages(outside, np.arange(80)), seed=0
-    )
+    result = separation((inside, outside), (np.arange(200), np.arange(80)), seed=0)
     labels = np.repeat([1, 0], [200, 80])
     assert result.auroc == pytest.approx(roc_auc_score(labels, np.r_[inside, outside]))
     drawn = [
@@ -173,14 +170,15 @@ def test_the_separation_of_ood_images_is_that_of_scikit_learn():
     ],
 )
 def test_without_variation_or_with_one_group_a_separation_has_no_interval(outside, units):
-    inside = ScoredImages(np.linspace(0.2, 2, 20), np.arange(20))
-    result = separation(inside, ScoredImages(np.array(outside), np.array(units)), seed=0)
+    inside = np.linspace(0.2, 2, 20)
+    sides = (inside, np.array(outside)), (np.arange(20), np.array(units))
+    result = separation(*sides, seed=0)
     assert result.auroc == pytest.approx(
-        np.mean([(a > b) + 0.5 * (a == b) for a in inside.scores for b in outside])
+        np.mean([(a > b) + 0.5 * (a == b) for a in inside for b in outside])
     )
     assert np.isnan(result[1:3]).all()
 
 
 def test_without_a_finite_score_there_is_no_separation():
-    nothing = ScoredImages(np.array([np.nan]), np.array([0]))
-    assert np.isnan(separation(nothing, nothing, seed=0)).all()
+    nothing = np.array([np.nan])
+    assert np.isnan(separation((nothing, nothing), (np.zeros(1), np.zeros(1)), seed=0)).all()

@@ -9,9 +9,8 @@ import torch
 from bundled import checkpoint, noisy_set
 
 from misgiving.errors import DataError
-from misgiving.predictions import graphs
-from misgiving.predictions.graphs import cached_network, write_compared_graph
-from misgiving.predictions.inference import predictions_of
+from misgiving.predictions import inference
+from misgiving.predictions.inference import cached_network, predictions_of, write_compared_graph
 
 SHIFT = 0.5
 
@@ -53,8 +52,8 @@ def exports(written, monkeypatch):
         models.append(model)
         path.write_bytes(written[model])
 
-    monkeypatch.setattr(graphs, "PAYS", 100 * 16**2)
-    monkeypatch.setattr(graphs, "write_graph", export)
+    monkeypatch.setattr(inference, "PAYS", 100 * 16**2)
+    monkeypatch.setattr(inference, "write_graph", export)
     return models
 
 
@@ -104,7 +103,7 @@ def test_a_backbone_that_cannot_be_exported_predicts_itself(made, monkeypatch, t
     def export(*_, **__):
         raise DataError("this backbone cannot be exported")
 
-    monkeypatch.setattr(graphs, "write_graph", export)
+    monkeypatch.setattr(inference, "write_graph", export)
     assert cached_network(made, 100, tmp_path) is None
     assert not list((tmp_path / "graphs").iterdir())
 
@@ -114,4 +113,4 @@ def test_graphs_that_were_not_used_for_long_are_removed(made, tmp_path):
     for number in range(6):
         (tmp_path / "graphs" / f"{number}.onnx").touch()
     cached_network(made, 100, tmp_path)
-    assert len(list((tmp_path / "graphs").iterdir())) == graphs.KEPT
+    assert len(list((tmp_path / "graphs").iterdir())) == inference.KEPT

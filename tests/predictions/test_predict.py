@@ -14,9 +14,8 @@ from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
 from misgiving.evaluation.evaluate import evaluate
 from misgiving.predictions import predict as predict_module
-from misgiving.predictions.predict import TrainedRun
+from misgiving.predictions.predict import TrainedRun, sets_of
 from misgiving.predictions.record import Predictions
-from misgiving.predictions.sets import sets_of
 
 SIZE = 350
 SETS = ("train",) * 100 + ("tune",) * 75 + ("calibrate",) * 125 + ("test",) * 50
@@ -32,7 +31,7 @@ def run(images, tmp_path_factory):
     places = tmp_path_factory.mktemp("runs")
     made = replace(checkpoint(), split=split_of(images, list(SETS)))
     write_run(places / "run", made)
-    return TrainedRun.load(places / "run", cache=places / "cache")
+    return TrainedRun(places / "run", cache=places / "cache")
 
 
 @pytest.fixture(scope="module")

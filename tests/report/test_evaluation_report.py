@@ -69,7 +69,7 @@ def test_the_findings_without_a_policy():
     assert sentences["Accuracy"] == expected
     assert sentences["Certified"] == "nothing, because there is no policy."
     assert sentences["OOD"] == "not measured: no out-of-distribution images were given."
-    for point in evaluation.hindsight:
+    for point in evaluation.hindsight.values():
         if point.error.cases:
             share = f"{percent(point.coverage)} with {percent(point.error.value)} (95 %"
             assert share in sentences["Acceptance"]

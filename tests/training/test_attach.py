@@ -74,7 +74,7 @@ def of_timm(place):
 
 def test_run_and_bundle_decide_alike(place, of_transformers, tmp_path):
     run, data = of_transformers, f"folder:{place / 'new'}"
-    predictions = TrainedRun.load(run, cache=place / "cache").predict(data).predictions
+    predictions = TrainedRun(run, cache=place / "cache").predict(data).predictions
     assert set(read_split(run / "split.csv").sets) == {"train", "tune", "calibrate", "test"}
     policy = Deferral(max_error=0.15, max_ood_false_alarms=0.2).fit(predictions)
     policy.save(run / "policy")

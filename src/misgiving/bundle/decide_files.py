@@ -57,8 +57,7 @@ def load_model(folder: Path, *, count: int = 0, device: str = "auto") -> Bundle:
 
     from misgiving.checkpoint import load
     from misgiving.models.joint import full_outputs_of
-    from misgiving.predictions.graphs import cached_network
-    from misgiving.predictions.inference import fingerprint_of
+    from misgiving.predictions.inference import cached_network, fingerprint_of
     from misgiving.training.devices import device_of_process
 
     checkpoint = load(folder)

@@ -9,8 +9,7 @@ from misgiving.bundle.bundle import Bundle, check_replaceable, write_bundle
 from misgiving.checkpoint import Checkpoint, load, versions
 from misgiving.deferral.deferral import Deferral
 from misgiving.files import whole_folder
-from misgiving.predictions.graphs import write_compared_graph
-from misgiving.predictions.inference import fingerprint_of
+from misgiving.predictions.inference import fingerprint_of, write_compared_graph
 from misgiving.predictions.network import GRAPH
 
 EXPORTED_WITH = ("misgiving", "torch", "onnx", "onnxscript", "onnxruntime")

@@ -86,9 +86,8 @@ def evaluate(
     out = out or run / "evaluation"
     from misgiving.data.datasets import tables_of
     from misgiving.deferral.deferral import Deferral
+    from misgiving.evaluation.evaluate import REPORT, check_folder, measured_sets, write_evaluation
     from misgiving.evaluation.evaluate import evaluate as measure
-    from misgiving.evaluation.evaluate import measured_sets
-    from misgiving.evaluation.files import REPORT, check_folder, write_evaluation
     from misgiving.report.evaluation import findings, notes, write_report
 
     check_writable(out, folder=True)

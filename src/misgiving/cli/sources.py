@@ -10,7 +10,6 @@ from misgiving.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from misgiving.deferral.deferral import Deferral
-    from misgiving.evaluation.files import SkippedImage
     from misgiving.predictions.predict import PredictedData
     from misgiving.predictions.record import Predictions
 
@@ -21,14 +20,14 @@ class Source(NamedTuple):
     Attributes:
         predictions: Of the images.
         ood: Of out-of-distribution images, by name of the set.
-        skipped: Images that could not be read.
+        skipped: Set and id of each image that could not be read, and why.
         summary: Sentences on images that are left out.
         picture: Reads the image of this id as the model saw it; None: by the paths.
     """
 
     predictions: "Predictions"
     ood: "Mapping[str, Predictions]"
-    skipped: "list[SkippedImage]"
+    skipped: "list[tuple[str, str, str]]"
     summary: list[str]
     picture: Callable[[str], Any] | None = None
 
@@ -70,13 +69,12 @@ def read_source(
         others = ", ".join(PREDICTIONS)
         raise UsageError(f"{run}: a run needs DATA; or give a file of predictions ({others})")
     from misgiving.data.ood_sets import read_ood_folder
-    from misgiving.evaluation.files import SkippedImage
     from misgiving.predictions.predict import TrainedRun
     from misgiving.training.devices import device_of_process
 
     folders = {name: read_ood_folder(folder, name=name) for name, folder in ood.items()}
     with progress_bars() as progress:
-        trained = TrainedRun.load(
+        trained = TrainedRun(
             run,
             device=str(device_of_process(settings["device"])),
             cache=cache,
@@ -97,7 +95,7 @@ def read_source(
     return Source(
         predicted.predictions,
         {name: one_set.predictions for name, one_set in outliers.items()},
-        [SkippedImage(name, *bad) for name, each in all_sets.items() for bad in each.skipped],
+        [(name, *bad) for name, each in all_sets.items() for bad in each.skipped],
         [sentence for name, each in all_sets.items() for sentence in _left_out(name, each)],
         predicted.picture,
     )

@@ -1,8 +1,10 @@
 """Measure predictions, and the decisions of a policy on the images that it was not fitted on."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,21 +13,20 @@ from jaxtyping import Bool, Float, Int
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError
-from misgiving.evaluation.bands import banded
+from misgiving.evaluation.harms import Harm, harms_of
 from misgiving.evaluation.measures import (
     UNSEEN_SET,
     Measurement,
-    measure_accepted_errors,
     measure_classification,
     measure_detection,
     measure_failures,
-    measure_predictions,
+    measure_loss_estimation,
     measure_scaling,
     measure_shares,
+    measurements_of,
 )
 from misgiving.evaluation.shares import (
     CurvePoint,
-    ScoredImages,
     Separation,
     Share,
     risk_over_coverage,
@@ -33,9 +34,9 @@ from misgiving.evaluation.shares import (
     shares,
     shares_of_decisions,
 )
-from misgiving.groups import one_per_group
-from misgiving.metrics.selective import RiskCoverage
-from misgiving.metrics.subgroups import Subgroup, audit
+from misgiving.files import check_not_input, write_csv
+from misgiving.metrics.selective import RiskCoverage, accepted_errors
+from misgiving.metrics.subgroups import Subgroup
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import WITHOUT_FEATURES, all_scores, evidence_of
 
@@ -43,9 +44,15 @@ POLICY_SET = "policy_test"
 """Name, in results, of the images on which a policy is measured."""
 
 RESERVED_NAMES = (POLICY_SET, UNSEEN_SET)
-CLASS = "class"
 NOT_MEASURED = frozenset(("train", "excluded"))
 HINDSIGHT_ERRORS = (0.05, 0.1, 0.2)
+REPORT, MEASUREMENTS = "report.html", "measurements.csv"
+FILES = ("predictions.npz", "skipped.csv", "decisions.csv", "subgroups.csv", REPORT, MEASUREMENTS)
+"""In the order in which those of an earlier evaluation are removed."""
+DECISION_COLUMNS = (
+    *("predicted_class", "probability", "error_probability", "expected_loss", "ood_p_value"),
+    *("decision", "reason", "acceptance_score", "ood_score"),
+)
 
 NoteCode = Literal["measured", "trained_on", "fitted_on_left_out", "fitted_on"]
 Mask = Bool[np.ndarray, " n"]
@@ -72,36 +79,12 @@ class Note(NamedTuple):
         return self.code in ("trained_on", "fitted_on")
 
 
-class Harm(NamedTuple):
-    """A subgroup: its errors if all were accepted, and the policy's decisions, if any."""
-
-    errors: Subgroup
-    decisions: Subgroup | None
-
-    @property
-    def worse(self) -> tuple[str, ...]:
-        """Quantities that are significantly worse than elsewhere.
-
-        `wrong` (if all were accepted), and of the policy `coverage`, `error` and `deferral`.
-        """
-        of_policy = self.decisions.worse if self.decisions else ()
-        return (("wrong",) if self.errors.worse else ()) + of_policy
-
-
 class OodResult(NamedTuple):
     """An OOD set: scores, separation, and the shares of the policy's decisions, if any."""
 
-    images: ScoredImages
+    scores: Float[np.ndarray, " _"]
     separation: Separation
     decided: Mapping[str, Share]
-
-
-class HindsightPoint(NamedTuple):
-    """The share that can be accepted at an error, by a threshold chosen on the same images."""
-
-    max_error: float
-    coverage: float
-    error: Share
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -120,7 +103,7 @@ class Evaluation:
             first, then those with the highest lower bound of the error.
         ood: By name of the set.
         ood_detector: Name of the OOD score of `ood` and `inliers`.
-        inliers: OOD scores of the measured images; None without OOD sets.
+        inlier_scores: OOD scores of the measured images; None without OOD sets.
         notes: Facts about the images.
     """
 
@@ -133,7 +116,7 @@ class Evaluation:
     harms: Sequence[Harm]
     ood: Mapping[str, OodResult]
     ood_detector: str
-    inliers: ScoredImages | None
+    inlier_scores: Float[np.ndarray, " _"] | None
     notes: Sequence[Note]
 
     @cached_property
@@ -189,19 +172,22 @@ class Evaluation:
         return values
 
     @cached_property
-    def hindsight(self) -> list[HindsightPoint]:
-        """Shares that could be accepted at errors below that of all images."""
+    def hindsight(self) -> dict[float, CurvePoint]:
+        """What can be accepted at errors below that of all images, by a threshold chosen on them.
+
+        By the largest error.
+        """
         scores = np.where(np.isfinite(self.scores), self.scores, np.finfo(float).min)
-        ordered, points = -np.sort(-scores), []
+        ascending, points = np.sort(scores), {}
         curve = RiskCoverage(scores, self.wrong)
         for limit in HINDSIGHT_ERRORS:
             if limit >= self.wrong.mean():
                 break
             coverage = float(curve.coverage_at_risk(limit))
             count = round(coverage * len(scores))
-            mask = scores >= ordered[count - 1] if count else np.zeros_like(self.wrong)
-            error = shares([(self.wrong, mask)], self.judged.units)[0]
-            points.append(HindsightPoint(limit, coverage, error))
+            threshold = float(ascending[-count]) if count else math.inf
+            (error,) = shares([(self.wrong, scores >= threshold)], self.judged.units)
+            points[limit] = CurvePoint(threshold, coverage, error)
         return points
 
     @cached_property
@@ -233,7 +219,11 @@ def evaluate(
     ood = ood or {}
     dataset, measured, notes = _rows_to_measure(predictions, set)
     _check_outliers(measured, ood, dataset)
-    measurements = measure_predictions(measured, dataset, class_weights=measured.class_weights)
+    measurements = [
+        *measure_classification(measured, dataset),
+        *measure_loss_estimation(measured, dataset, class_weights=measured.class_weights),
+        *measure_failures(measured, all_scores(measured), dataset),
+    ]
     judged, decisions = measured, None
     if deferral is not None:
         judged, cautions = _rows_for_policy(measured, deferral, is_chosen=set is not None)
@@ -241,7 +231,7 @@ def evaluate(
         decisions = deferral.decide(judged)
         measurements += _measure_policy(judged, deferral, decisions)
     detector = (deferral.ood_detector_ if deferral else None) or WITHOUT_FEATURES
-    inliers, results, detected = _detection(measured, ood, deferral, detector)
+    inlier_scores, results, detected = _detection(measured, ood, deferral, detector)
     return Evaluation(
         predictions=measured,
         judged=judged,
@@ -249,10 +239,10 @@ def evaluate(
         deferral=deferral,
         decisions=decisions,
         measurements=[*measurements, *detected],
-        harms=_harms(judged, decisions, seed=deferral.seed if deferral else 0),
+        harms=harms_of(judged, decisions, seed=deferral.seed if deferral else 0),
         ood=results,
         ood_detector=detector,
-        inliers=inliers,
+        inlier_scores=inlier_scores,
         notes=notes,
     )
 
@@ -336,9 +326,7 @@ def _measure_policy(
         *measure_failures(judged, scores, POLICY_SET, predicted=predicted),
         *measure_scaling(judged, deferral.calibration_, POLICY_SET),
         *measure_shares(decisions.decisions, POLICY_SET),
-        *measure_accepted_errors(
-            accepted, wrong, judged.units, dataset=POLICY_SET, detector="policy"
-        ),
+        *measurements_of(POLICY_SET, "policy", accepted_errors(accepted, wrong, judged.units)),
     ]
 
 
@@ -347,44 +335,61 @@ def _detection(
     ood: Mapping[str, Predictions],
     deferral: Deferral | None,
     detector: str,
-) -> tuple[ScoredImages | None, dict[str, OodResult], list[Measurement]]:
+) -> tuple[Float[np.ndarray, " _"] | None, dict[str, OodResult], list[Measurement]]:
     """Scores of the measured images and results of each OOD set by one detector; metrics by all."""
     if not ood:
         return None, {}, []
-    fitted = None if deferral is None else deferral.detectors_
-    inlier_scores = {**measured.scores, **all_scores(measured, fitted)}
-    inliers = ScoredImages(inlier_scores[detector], measured.units)
+    fitted, seed = (deferral.detectors_, deferral.seed) if deferral else (None, 0)
+    inliers = {**measured.scores, **all_scores(measured, fitted)}
     results, rows = {}, list[Measurement]()
     for name, outliers in ood.items():
         scores = {**outliers.scores, **all_scores(outliers, fitted)}
-        common = {key: values for key, values in inlier_scores.items() if key in scores}
+        common = {key: values for key, values in inliers.items() if key in scores}
         rows += measure_detection(common, scores, name)
         decided = {}
         if deferral is not None:
             outcomes = deferral.decide(outliers).decisions
             rows += measure_shares(outcomes, name)
             decided = shares_of_decisions(outcomes, outliers.units)
-        images = ScoredImages(scores[detector], outliers.units)
-        seed = deferral.seed if deferral else 0
-        results[name] = OodResult(images, separation(inliers, images, seed=seed), decided)
-    return inliers, results, rows
+        sides, units = (inliers[detector], scores[detector]), (measured.units, outliers.units)
+        results[name] = OodResult(scores[detector], separation(sides, units, seed=seed), decided)
+    return inliers[detector], results, rows
 
 
-def _harms(judged: Predictions, decisions: Decisions | None, *, seed: int) -> list[Harm]:
-    """Subgroups by class and metadata, on one image of each group, in the order of harm."""
-    rows = one_per_group(judged.units, seed=seed)
-    drawn = judged.select(rows)
-    columns = {CLASS: [drawn.classes[label] for label in drawn.labels]} | {
-        f"column {name}" if name == CLASS else name: [bands[row] for row in rows]
-        for name, values in judged.metadata.items()
-        if (bands := banded(name, values))
-    }
-    everything = np.ones(len(rows), dtype=bool)
-    wrong = drawn.errors if decisions is None else decisions.predicted[rows] != drawn.labels
-    errors = audit(columns, everything, ~everything, wrong)
-    decided: list[Subgroup | None] = [None] * len(errors)
-    if decisions is not None:
-        outcomes = decisions.decisions[rows]
-        decided = [*audit(columns, outcomes == "accept", outcomes == "ood", wrong)]
-    pairs = map(Harm, errors, decided)
-    return sorted(pairs, key=lambda harm: (not harm.worse, -harm.errors.error_lower))
+def check_folder(folder: Path, inputs: Sequence[Path]) -> None:
+    """Check that an evaluation would replace or remove no file in this folder that it reads."""
+    for name in FILES:
+        check_not_input(folder / name, inputs)
+
+
+def write_evaluation(
+    evaluation: Evaluation, folder: Path, *, skipped: Sequence[tuple[str, str, str]] = ()
+) -> None:
+    """Write all tables of an evaluation, in place of those of an earlier one.
+
+    Without its measurements there was none, and files of these names are someone else's.
+
+    Args:
+        evaluation: To write.
+        folder: Made if it does not exist.
+        skipped: Set and id of each image that could not be read, and why.
+    """
+    if (folder / MEASUREMENTS).exists():
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+    evaluation.predictions.write(folder / "predictions.npz")
+    if skipped:
+        write_csv(folder / "skipped.csv", ("set", "image", "reason"), skipped)
+    if evaluation.decisions is not None:
+        judged = evaluation.judged
+        truth = [judged.classes[label] for label in judged.labels]
+        rows = (
+            (identity, name, *(getattr(decision, column) for column in DECISION_COLUMNS))
+            for identity, name, decision in zip(
+                judged.ids, truth, evaluation.decisions, strict=True
+            )
+        )
+        write_csv(folder / "decisions.csv", ("id", "true_class", *DECISION_COLUMNS), rows)
+        subgroups = [harm.decisions for harm in evaluation.harms if harm.decisions]
+        write_csv(folder / "subgroups.csv", Subgroup._fields, subgroups)
+    write_csv(folder / MEASUREMENTS, Measurement._fields, evaluation.measurements)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Real, Shaped
+from jaxtyping import Float, Int, Real, Shaped
 
 from misgiving.calibration.apply import Calibrator
 from misgiving.metrics.calibration import (
@@ -28,7 +28,7 @@ from misgiving.metrics.loss_estimation import (
     spread_ratio,
 )
 from misgiving.metrics.ood import ood_metrics
-from misgiving.metrics.selective import RiskCoverage, accepted_errors
+from misgiving.metrics.selective import RiskCoverage
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import all_scores
 
@@ -66,23 +66,6 @@ class Measurement(NamedTuple):
     value: float
 
 
-def measure_predictions(
-    predictions: Predictions, dataset: str, *, class_weights: Sequence[float] | None = None
-) -> list[Measurement]:
-    """Measure classification, loss estimation and the detection of errors on labelled images.
-
-    Args:
-        predictions: Of the set.
-        dataset: Its name in the results.
-        class_weights: Of the loss that the estimator learned; None for the plain cross-entropy.
-    """
-    return [
-        *measure_classification(predictions, dataset),
-        *measure_loss_estimation(predictions, dataset, class_weights=class_weights),
-        *measure_failures(predictions, all_scores(predictions), dataset),
-    ]
-
-
 def measure_classification(
     predictions: Predictions, dataset: str, *, detector: str = "", predicted: Classes | None = None
 ) -> list[Measurement]:
@@ -105,7 +88,7 @@ def measure_classification(
         "images": len(predictions),
         **{f"sensitivity/{name}": value for name, value in zip(classes, per_class, strict=True)},
     }
-    return _measurements(dataset, detector, values)
+    return measurements_of(dataset, detector, values)
 
 
 def measure_loss_estimation(
@@ -133,7 +116,7 @@ def measure_loss_estimation(
         if detector == "predicted_loss":
             values["spread_ratio"] = spread_ratio(losses, trained)
             values["r_squared"] = r_squared(losses, trained)
-        measurements += _measurements(dataset, detector, values)
+        measurements += measurements_of(dataset, detector, values)
     return measurements
 
 
@@ -177,7 +160,7 @@ def measure_failures(
         measurement
         for name in FAILURE_SCORES
         if name in confidences
-        for measurement in _measurements(
+        for measurement in measurements_of(
             dataset, name, failure_measures(confidences[name], predictions, predicted=predicted)
         )
     ]
@@ -206,7 +189,7 @@ def measure_calibration(
         "brier": brier_score(probabilities, labels),
         "nll": negative_log_likelihood(probabilities, labels),
     }
-    return _measurements(dataset, detector, values)
+    return measurements_of(dataset, detector, values)
 
 
 def measure_detection(
@@ -218,22 +201,10 @@ def measure_detection(
     return [
         measurement
         for detector in inliers
-        for measurement in _measurements(
+        for measurement in measurements_of(
             dataset, detector, ood_metrics(inliers[detector], outliers[detector])
         )
     ]
-
-
-def measure_accepted_errors(
-    accepted: Bool[np.ndarray, " n"],
-    wrong: Bool[np.ndarray, " n"],
-    groups: Sequence[str] | Int[np.ndarray, " n"],
-    *,
-    dataset: str,
-    detector: str,
-) -> list[Measurement]:
-    """Errors among what a policy accepts, by images and by groups; no row if it accepts none."""
-    return _measurements(dataset, detector, accepted_errors(accepted, wrong, groups))
 
 
 def measure_shares(outcomes: Shaped[np.ndarray, " n"], dataset: str) -> list[Measurement]:
@@ -266,7 +237,10 @@ def measure_scaling(
     ]
 
 
-def _measurements(dataset: str, detector: str, values: Mapping[str, Measured]) -> list[Measurement]:
+def measurements_of(
+    dataset: str, detector: str, values: Mapping[str, Measured]
+) -> list[Measurement]:
+    """One row for each of the values, by metric, that is defined."""
     return [
         Measurement(dataset, detector, metric, float(value))
         for metric, value in values.items()

@@ -62,19 +62,6 @@ class Separation(NamedTuple):
     fpr_at_tpr95: float
 
 
-class ScoredImages(NamedTuple):
-    """OOD scores, lower means more likely out-of-distribution, and the group of each image."""
-
-    scores: Float[np.ndarray, " _"]
-    units: Shaped[np.ndarray, " _"]
-
-    @property
-    def finite(self) -> "ScoredImages":
-        """The images whose score is finite."""
-        finite = np.isfinite(self.scores)
-        return ScoredImages(self.scores[finite], self.units[finite])
-
-
 def shares(
     counted: Iterable[tuple[Mask, Mask]], units: Units, *, one_of_each: bool = False
 ) -> list[Share]:
@@ -167,24 +154,36 @@ def shares_of_decisions(outcomes: Shaped[np.ndarray, " n"], units: Units) -> dic
     return dict(zip(names, values, strict=True))
 
 
-def separation(inliers: ScoredImages, outliers: ScoredImages, *, seed: int) -> Separation:
-    """AUROC of an OOD set, with its bootstrap interval over groups, and its FPR@TPR95."""
-    inside, outside = inliers.finite, outliers.finite
-    if not len(inside.scores) or not len(outside.scores):
+def separation(
+    scores: tuple[Float[np.ndarray, " n_in"], Float[np.ndarray, " n_out"]],
+    units: tuple[Shaped[np.ndarray, " n_in"], Shaped[np.ndarray, " n_out"]],
+    *,
+    seed: int,
+) -> Separation:
+    """AUROC of an OOD set, with its bootstrap interval over groups, and its FPR@TPR95.
+
+    Args:
+        scores: OOD scores of in-distribution and of OOD images; those not finite are left out.
+        units: Groups of the same images.
+        seed: Of the bootstrap.
+    """
+    finite = [np.isfinite(side) for side in scores]
+    inside, outside = (side[mask] for side, mask in zip(scores, finite, strict=True))
+    if not len(inside) or not len(outside):
         return Separation(*[float("nan")] * 4)
-    measured = ood_metrics(inside.scores, outside.scores)
+    measured = ood_metrics(inside, outside)
     auroc, fpr = float(measured["auroc"]), float(measured["fpr_at_tpr95"])
-    sides = np.asarray(inside.units), np.asarray(outside.units)
-    if min(len(np.unique(units)) for units in sides) < 2:
+    sides = tuple(side[mask] for side, mask in zip(units, finite, strict=True))
+    if min(len(np.unique(side)) for side in sides) < 2:
         return Separation(auroc, float("nan"), float("nan"), fpr)
-    scores = np.concatenate([inside.scores, outside.scores])
-    is_outlier = np.arange(len(scores)) >= len(inside.scores)
+    joined = np.concatenate([inside, outside])
+    is_outlier = np.arange(len(joined)) >= len(inside)
 
     def statistic(*weights: np.ndarray) -> dict[str, np.ndarray]:
-        joined = np.concatenate(weights, axis=-1)
-        return {"auroc": np.asarray(error_auroc(scores, is_outlier, weights=joined))}
+        of_both = np.concatenate(weights, axis=-1)
+        return {"auroc": np.asarray(error_auroc(joined, is_outlier, weights=of_both))}
 
-    replicates = int(np.clip(MAX_DRAWS // len(scores), *REPLICATES))
+    replicates = int(np.clip(MAX_DRAWS // len(joined), *REPLICATES))
     drawn = bootstrap([statistic], [sides], replicates=replicates, seed=seed)
     lower, upper = percentile_interval(drawn["auroc"], level=1 - LEVEL)
     if lower == upper:

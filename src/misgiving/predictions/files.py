@@ -4,7 +4,7 @@ import csv
 import json
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import escape_formulas, unescape_formulas, whole_file
-from misgiving.predictions.schema import NUMBERS, ONCE, OUTPUTS, WHOLE, Column
+from misgiving.predictions.schema import NUMBERS, ONCE, WHOLE, WIDE, Column
 
 if TYPE_CHECKING:
     import pandas
@@ -66,11 +66,9 @@ def _read_csv(path: Path) -> dict[str, Column]:
             low_memory=False,
             encoding="utf-8-sig",
         )
-    texts = {name: frame[name].fillna("").tolist() for name in kinds}
-    for name, cells in texts.items():
-        if any("'" in cell for cell in cells):
-            texts[name] = [unescape_formulas(cell) for cell in cells]
-    return {name: texts[name] if name in texts else frame[name].to_numpy() for name in header}
+    for name in kinds:
+        frame[name] = frame[name].fillna("").map(unescape_formulas)
+    return {name: frame[name].to_numpy() for name in header}
 
 
 def _write_csv(path: Path, columns: Mapping[str, Any]) -> None:
@@ -103,18 +101,18 @@ def _frame(columns: Mapping[str, Any]) -> "pandas.DataFrame":
     """One column for each class, feature and channel, and values of all images in each row."""
     import pandas
 
-    count, arrays = len(columns["label"]), ("logits", "features", "taps")
-    single = {name: columns[name] for name in columns if name not in (*WHOLE, *arrays)}
-    taps = columns.get("taps", np.zeros((count, 0)))
-    widths = columns.get("tap_widths", (taps.shape[1],))
-    features = columns.get("features", np.zeros((count, 0)))
-    names = [
-        *(f"{OUTPUTS['logits']}{name}" for name in columns["classes"]),
-        *(f"feature_{number}" for number in range(features.shape[1])),
-        *(f"tap_{tap}_{number}" for tap, width in enumerate(widths) for number in range(width)),
-    ]
-    values = [*columns["logits"].T, *features.T, *taps.T]
-    single |= dict(zip(names, values, strict=True))
+    count, none = len(columns["label"]), np.zeros((0, 0))
+    widths = columns.get("tap_widths", columns.get("taps", none).shape[1:])
+    endings: dict[str, Iterable[object]] = {
+        "logit": columns["classes"],
+        "feature": range(columns.get("features", none).shape[1]),
+        "tap": [f"{tap}_{number}" for tap, width in enumerate(widths) for number in range(width)],
+    }
+    single = {name: columns[name] for name in columns if name not in (*WHOLE, *WIDE)}
+    for name, ends in endings.items():
+        if f"{name}s" in columns:
+            values = columns[f"{name}s"].T
+            single |= {f"{name}_{end}": row for end, row in zip(ends, values, strict=True)}
     single |= {name: [columns[name]] * count for name in ONCE if name in columns}
     return pandas.DataFrame(
         {

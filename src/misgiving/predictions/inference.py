@@ -1,22 +1,30 @@
-"""Run a model over a set of images: predictions once, and ODIN, which needs the images again."""
+"""Run a model over a set of images: predictions once, and ODIN, which needs the images again.
+
+On a processor the ONNX graph of a model is faster than torch: onnxruntime joins convolutions with
+what follows them, and does not ask for memory at each step.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import suppress
 from dataclasses import replace
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from misgiving.checkpoint import Checkpoint
+from misgiving.checkpoint import Checkpoint, versions
 from misgiving.data.batching import BATCHES_AHEAD, batches
 from misgiving.data.cache import ImageSet
 from misgiving.data.decoding import in_order
-from misgiving.errors import UsageError
+from misgiving.errors import DataError
+from misgiving.files import whole_file
 from misgiving.groups import named_groups
 from misgiving.manifests import sha256_of_chunks, sha256_of_json
 from misgiving.models.folding import folded
 from misgiving.models.joint import FullOutput, JointClassifier, full_outputs_of
-from misgiving.predictions.network import BATCH, Network
+from misgiving.models.onnx_export import write_graph
+from misgiving.predictions.network import BATCH, INPUT, OUTPUTS, Network
 from misgiving.predictions.record import Predictions
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import GridScores, score_grid
@@ -25,6 +33,12 @@ from misgiving.scores.outputs import Head
 Batch = TypeVar("Batch", bound=Sized)
 OnImage = Callable[[int, int], None]
 ODIN_BATCH = 64  # images
+
+CLOSE = 1e-4  # how far an output of a graph may be off, as a share of the largest
+TRIED = 5  # images on which graph and model are compared
+PAYS = 16_000_000  # pixels; for fewer, writing a graph takes longer than it saves
+KEPT = 4  # graphs in a cache; those that were not used for longest are removed
+MADE_BY = ("misgiving", "torch", "onnx", "onnxscript")
 
 
 def predict(
@@ -46,8 +60,6 @@ def predict(
         on_image: Called with the number of predicted images and of all.
         network: The graph of the same model, to run in its place.
     """
-    if not len(images):
-        raise UsageError("there are no images to predict")
     if network is None:
         batched = batches(images, batch_size=batch_size, device=device_of(model))
         inputs = (batch.images for batch in batched)
@@ -113,21 +125,13 @@ def _reported(batched: Iterable[Batch], total: int, on_image: OnImage | None) ->
             on_image(done, total)
 
 
-def predictions_of(
-    checkpoint: Checkpoint,
-    images: ImageSet,
-    *,
-    on_image: OnImage | None = None,
-    network: Network | None = None,
-) -> Predictions:
-    """Predictions with the fingerprint of their model and its preprocessing."""
-    predictions = predict(
-        checkpoint.model,
-        images,
-        estimates_losses=checkpoint.estimates_losses,
-        on_image=on_image,
-        network=network,
-    )
+def predictions_of(checkpoint: Checkpoint, images: ImageSet, **options: Any) -> Predictions:
+    """Predictions with the fingerprint of their model and its preprocessing.
+
+    `options` are those of `predict` on progress and on the graph.
+    """
+    estimates = checkpoint.estimates_losses
+    predictions = predict(checkpoint.model, images, estimates_losses=estimates, **options)
     return replace(predictions, model=fingerprint_of(checkpoint))
 
 
@@ -154,3 +158,69 @@ def odin_scores(
     reported = _reported((batch.images for batch in batched), len(images), on_image)
     model = folded(checkpoint.model, checkpoint.architecture.image_size)
     return score_grid(model.classify, reported, grid)
+
+
+def cached_network(checkpoint: Checkpoint, count: int, cache: Path) -> Network | None:
+    """The graph of a run that is to score so many images; None where the model itself is to.
+
+    That is on other devices than processors, for few images, and where the backbone cannot be
+    exported. It depends on the images and not on what the cache has, so that the same command gives
+    the same numbers again.
+
+    Args:
+        checkpoint: The run.
+        count: Number of images in all.
+        cache: Folder for prepared images, in which graphs have a folder.
+    """
+    pixels = count * checkpoint.architecture.image_size**2
+    if device_of(checkpoint.model).type != "cpu" or pixels < PAYS:
+        return None
+    facts = {"model": fingerprint_of(checkpoint), **versions(MADE_BY)}
+    path = cache / "graphs" / f"{sha256_of_json(facts)}.onnx"
+    with suppress(DataError, OSError):  # there is none, or it is damaged
+        network = _compared(checkpoint, path)
+        path.touch()
+        return network
+    try:
+        with whole_file(path) as partial:
+            network = write_compared_graph(checkpoint, partial)
+    except DataError:  # the model gives the same answers in more time
+        return None
+    by_use = sorted(path.parent.glob("*.onnx"), key=lambda graph: graph.stat().st_mtime)
+    for old in by_use[:-KEPT]:
+        old.unlink(missing_ok=True)
+    return network
+
+
+def write_compared_graph(checkpoint: Checkpoint, path: Path) -> Network:
+    """Write the graph of a run, compare its outputs with those of the model, and give it.
+
+    Raises:
+        DataError: The graph cannot be exported, or its outputs differ from the model's.
+    """
+    size = checkpoint.architecture.image_size
+    write_graph(checkpoint.model, path, size=size, inputs=INPUT, outputs=OUTPUTS)
+    return _compared(checkpoint, path)
+
+
+def _compared(checkpoint: Checkpoint, path: Path) -> Network:
+    """The graph in a file, compared with the model on images of noise and of one colour."""
+    size = checkpoint.architecture.image_size
+    network = Network(
+        path, size=size, num_classes=len(checkpoint.classes), threads=torch.get_num_threads()
+    )
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (TRIED, size, size, 3), dtype=np.uint8)
+    images[0], images[1] = 0, random.integers(0, 256, 3)
+    inputs = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    outputs = full_outputs_of(checkpoint.model, [inputs])
+    for name, values, expected in zip(OUTPUTS, network(images), outputs, strict=True):
+        largest = float(expected.nan_to_num().abs().max()) if expected.numel() else 0.0
+        if values.shape != expected.shape or not np.allclose(
+            values, expected, rtol=0, atol=CLOSE * largest, equal_nan=True
+        ):
+            raise DataError(
+                f"the exported graph differs from the model in its {name} by more than {CLOSE:g} "
+                "of the largest; this backbone cannot be exported"
+            )
+    return network

@@ -7,7 +7,7 @@ belongs to, its group, content and path.
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,19 +19,28 @@ from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, ImageFiles
 from misgiving.data.decoding import FAIL, SKIP
+from misgiving.data.duplicates import image_hashes, near_duplicates
+from misgiving.data.splits import Split
 from misgiving.errors import BadImage, BadImagesError, DataError, ExplainedError, UsageError
 from misgiving.files import default_cache
-from misgiving.groups import named_groups
+from misgiving.groups import chained, join_groups, named_groups
 from misgiving.manifests import sha256_of
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions import inference
-from misgiving.predictions.graphs import cached_network
-from misgiving.predictions.inference import OnImage, fingerprint_of, odin_scores, predictions_of
+from misgiving.predictions.inference import (
+    OnImage,
+    cached_network,
+    fingerprint_of,
+    odin_scores,
+    predictions_of,
+)
 from misgiving.predictions.network import Network
 from misgiving.predictions.record import Predictions
-from misgiving.predictions.schema import UNKNOWN
-from misgiving.predictions.sets import related_groups, sets_of
+from misgiving.predictions.schema import EXCLUDED, UNKNOWN, VALIDATION
 from misgiving.scores.odin import Odin
+
+PRECEDENCE = ("train", "test", EXCLUDED, "calibrate", "tune")
+"""Sets by rank: of a group with images in several, those in the first one keep their set."""
 
 Choose = Callable[[Collection[str]], Collection[str]]
 """Chooses sets among those that the images are in."""
@@ -56,21 +65,21 @@ class PredictedData(NamedTuple):
     Attributes:
         predictions: For the images of the chosen sets, in the order of the data; last come training
             images from elsewhere.
-        picture: Reads the image of this id as the model saw it, (size, size, 3).
         counts: Images by set, whether chosen or not.
         skipped: Images that cannot be read.
+        picture: Reads the image of this id as the model saw it, (size, size, 3).
         unknown: Number of images of classes that the model does not know.
         searched: Training images among which near duplicates were sought.
         trained_on: All training images of the model.
     """
 
     predictions: Predictions
-    picture: Callable[[str], UInt8[np.ndarray, "size size 3"]]
     counts: Counter[str]
     skipped: tuple[BadImage, ...]
-    unknown: int
-    searched: int
-    trained_on: int
+    picture: Callable[[str], UInt8[np.ndarray, "size size 3"]] | None = None
+    unknown: int = 0
+    searched: int = 0
+    trained_on: int = 0
 
 
 def predict(
@@ -107,45 +116,37 @@ def predict(
             dataset = load_dataset(data) if isinstance(data, str) else data
             data = prepare(dataset, model.preprocessing, cache=default_cache())
         return predictions_of(model, data.align(model.classes)[0], on_image=on_image)
-    return TrainedRun.load(Path(model), on_predicted=on_image).predict(data).predictions
+    return TrainedRun(Path(model), on_predicted=on_image).predict(data).predictions
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
 class TrainedRun:
     """A run that is ready to predict.
 
-    Attributes:
+    Args:
         folder: The run's folder.
-        checkpoint: Its content; the model is on the device where it is to compute.
-        model: Fingerprint of the model.
-        cache: Folder for prepared images.
+        device: Where the model is to compute.
+        cache: Folder for prepared images; None: the user's.
         on_image: Called with the number of prepared images and of all.
         on_predicted: Called with the number of predicted images and of all of a set.
         on_bad_image: `fail`, or `skip` to leave out images that cannot be read.
     """
 
-    folder: Path
-    checkpoint: Checkpoint
-    model: str
-    cache: Path = field(default_factory=default_cache)
-    on_image: OnImage | None = None
-    on_predicted: OnImage | None = None
-    on_bad_image: str = FAIL
-
-    @classmethod
-    def load(
-        cls, folder: Path, *, device: str = "cpu", cache: Path | None = None, **options: object
-    ) -> "TrainedRun":
-        """Read a run folder; `options` are attributes."""
-        checkpoint = load(folder)
-        checkpoint.model.to(device)
-        return cls(
-            folder=folder,
-            checkpoint=checkpoint,
-            model=fingerprint_of(checkpoint),
-            cache=cache or default_cache(),
-            **options,  # type: ignore[arg-type]
-        )
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: str = "cpu",
+        cache: Path | None = None,
+        on_image: OnImage | None = None,
+        on_predicted: OnImage | None = None,
+        on_bad_image: str = FAIL,
+    ) -> None:
+        self.folder = folder
+        self.checkpoint = load(folder)
+        self.checkpoint.model.to(device)
+        self.model = fingerprint_of(self.checkpoint)
+        self.cache = cache or default_cache()
+        self.on_image, self.on_predicted, self.on_bad_image = on_image, on_predicted, on_bad_image
 
     def predict(
         self,
@@ -172,14 +173,15 @@ class TrainedRun:
                 is there.
         """
         dataset = load_dataset(data) if isinstance(data, str) else data
-        everything = (
+        prepared = (
             dataset if isinstance(dataset, ImageSet) else self._prepared(dataset, self.on_bad_image)
         )
-        images, unknown = everything.align(self.checkpoint.classes)
+        images, unknown = prepared.align(self.checkpoint.classes)
         on_bad_image = self.on_bad_image if needs_training or training_data else SKIP
         others = self._training_images(images, training_data, on_bad_image)
         described = self._described(dataset, images, others)
-        present = Counter(described.sets)
+        set_of = described.sets or ()
+        present = Counter(set_of)
         chosen = frozenset(present if sets is None else sets(present))
         if "train" in chosen and not present["train"]:
             raise DataError(
@@ -187,15 +189,21 @@ class TrainedRun:
                 "images, on which its detectors are fitted; give the data that it was trained on "
                 "as `training_data`"
             )
-        rows = np.flatnonzero([name in chosen for name in described.sets or ()])
+
+        def picture(name: str) -> UInt8[np.ndarray, "size size 3"]:
+            row = described.ids.index(name)
+            source, row = (images, row) if row < len(images) else (others, row - len(images))
+            return np.asarray(source.read(np.array([row]))[0])
+
+        rows = np.flatnonzero([name in chosen for name in set_of])
         return PredictedData(
-            self._predictions([images, others], described, rows, _key(dataset), odin=odin),
-            _picture(described.ids, [images, others]),
-            Counter((described.sets or ())[: len(images)]),
-            everything.skipped,
+            self._predictions(dataset, [images, others], described, rows, odin=odin),
+            Counter(set_of[: len(images)]),
+            prepared.skipped,
+            picture,
             unknown,
-            present["train"],
-            self.checkpoint.split.sets.count("train"),
+            searched=present["train"],
+            trained_on=self.checkpoint.split.sets.count("train"),
         )
 
     def predict_outliers(self, dataset: Dataset) -> PredictedData:
@@ -205,11 +213,8 @@ class TrainedRun:
         images = replace(images, labels=unknown, classes=self.checkpoint.classes)
         described = _described(dataset, images, named_groups(images.groups, images.ids))
         rows = np.arange(len(images))
-        predictions = self._predictions([images], described, rows, _key(dataset), odin=True)
-        counts = Counter({"": len(images)})
-        return PredictedData(
-            predictions, _picture(images.ids, [images]), counts, images.skipped, 0, 0, 0
-        )
+        predictions = self._predictions(dataset, [images], described, rows, odin=True)
+        return PredictedData(predictions, Counter({"": len(images)}), images.skipped)
 
     def _prepared(self, dataset: Dataset, on_bad_image: str) -> ImageSet:
         return prepare(
@@ -236,8 +241,8 @@ class TrainedRun:
             if training_data or (isinstance(failure, BadImagesError) and not failure.whole):
                 raise
             return none  # the run's data was moved: the images that are offered must do
-        wanted = hashes - offered
-        return training.select(np.flatnonzero([name in wanted for name in training.hashes]))
+        missing = hashes - offered
+        return training.select(np.flatnonzero([name in missing for name in training.hashes]))
 
     @property
     def _data_name(self) -> str:
@@ -264,69 +269,50 @@ class TrainedRun:
 
     def _predictions(
         self,
+        dataset: Dataset | ImageSet,
         sources: Sequence[ImageSet],
         described: Predictions,
         rows: Int[np.ndarray, " chosen"],
-        key: str,
         *,
         odin: bool,
     ) -> Predictions:
         """Predict these rows of the sources together, each set of a source at a time."""
-        if not len(rows):
-            raise UsageError("there are no images to predict")
+        name = dataset.fingerprint if isinstance(dataset, ImageSet) else dataset.name
+        folder = self.folder / FOLDER / sha256_of(name.encode())[:16]
         network = cached_network(self.checkpoint, len(rows), self.cache)
         sets = described.sets or ("",) * len(described)
-        parts, positions, start = [], [], 0
-        for number, images in enumerate(sources):
-            own = rows[(rows >= start) & (rows < start + len(images))]
-            for name in dict.fromkeys(sets[row] for row in own.tolist()):
-                members = own[[sets[row] == name for row in own.tolist()]]
-                file = f"{name or 'new'}{'_elsewhere' * bool(number)}.npz"
-                path = self.folder / FOLDER / key / file
-                parts.append(self._kept(images.select(members - start), path, network, odin=odin))
-                positions.append(members)
-            start += len(images)
+        firsts = np.cumsum([0, *map(len, sources)])
+        source_of = np.searchsorted(firsts, rows, side="right") - 1
+        part_of = [*zip(source_of, (sets[row] for row in rows), strict=True)]
+        parts, positions = [], []
+        for source, name in dict.fromkeys(part_of):
+            members = np.flatnonzero([part == (source, name) for part in part_of])
+            images = sources[source].select(rows[members] - firsts[source])
+            path = folder / f"{name or 'new'}{'_elsewhere' * source}.npz"
+            parts.append(self._reused(images, path, network, odin=odin))
+            positions.append(members)
         ordered = Predictions.concatenated(parts).select(np.argsort(np.concatenate(positions)))
         outputs = {name: getattr(ordered, name) for name in OUTPUTS}
         weights = tuple(self.checkpoint.class_weights)
         return replace(described.select(rows), class_weights=weights, **outputs)
 
-    def _kept(
+    def _reused(
         self, images: ImageSet, path: Path, network: Network | None, *, odin: bool
     ) -> Predictions:
-        """Predictions of one set: those that are kept in the run, or new ones, which are kept."""
+        """Predictions of one set: those in this file of the run, or new ones, which are written."""
         with suppress(DataError):  # there are none, or they are damaged
-            kept = Predictions.read(path)
-            same = (kept.model, kept.hashes) == (self.model, images.hashes)
-            if same and (ODIN in kept.scores or not odin):
-                return kept
-        kept = predictions_of(self.checkpoint, images, on_image=self.on_predicted, network=network)
+            predictions = Predictions.read(path)
+            same = (predictions.model, predictions.hashes) == (self.model, images.hashes)
+            if same and (ODIN in predictions.scores or not odin):
+                return predictions
+        report = self.on_predicted
+        predictions = predictions_of(self.checkpoint, images, on_image=report, network=network)
         if odin:
-            scores = odin_scores(self.checkpoint, images, [Odin()], on_image=self.on_predicted)
-            kept = replace(kept, scores={ODIN: scores[Odin()]})
+            scores = odin_scores(self.checkpoint, images, [Odin()], on_image=report)
+            predictions = replace(predictions, scores={ODIN: scores[Odin()]})
         with suppress(OSError, UsageError):  # a run that cannot be written to can be used
-            kept.write(path)
-        return kept
-
-
-def _key(dataset: Dataset | ImageSet) -> str:
-    """Name of the folder of a data set in a run."""
-    name = dataset.fingerprint if isinstance(dataset, ImageSet) else dataset.name
-    return sha256_of(name.encode())[:16]
-
-
-def _picture(
-    ids: Sequence[str], sources: Sequence[ImageSet]
-) -> Callable[[str], UInt8[np.ndarray, "size size 3"]]:
-    """A function that reads an image of the sources by its id."""
-    rows = [(images, row) for images in sources for row in range(len(images))]
-    places = dict(zip(ids, rows, strict=True))
-
-    def read(name: str) -> UInt8[np.ndarray, "size size 3"]:
-        images, row = places[name]
-        return np.asarray(images.read(np.array([row]))[0])
-
-    return read
+            predictions.write(path)
+        return predictions
 
 
 def _described(
@@ -351,4 +337,58 @@ def _described(
         hashes=images.hashes,
         paths=paths,
         metadata=metadata,
+    )
+
+
+def related_groups(sources: Sequence[ImageSet], split: Split) -> tuple[str, ...]:
+    """Group of each image, joined where images may show the same object; empty for a single one.
+
+    Joined are images of one named group, of one group of the run's split, of the same content, and
+    near duplicates.
+    """
+    contents = [content for images in sources for content in images.hashes]
+    groups = [g for images in sources for g in named_groups(images.groups, images.ids)]
+    ids = [name for images in sources for name in images.ids]
+    group_of = dict(zip(split.hashes, split.groups, strict=True))
+    pairs = [
+        *near_duplicates(np.concatenate([*map(image_hashes, sources)])),
+        *chained(contents),
+        *chained([group_of.get(content, "") for content in contents]),
+    ]
+    return join_groups(groups, ids, pairs)
+
+
+def sets_of(
+    images: Predictions, groups: Sequence[str], split: Split, *, chosen_on_validation: bool
+) -> tuple[str, ...]:
+    """Set of each image in the run's split, by its content.
+
+    Images of the validation set are excluded if the run chose its epoch on them. Excluded are also
+    new images of a group on which the model was trained, and images of a group that has
+    images in another set as well, which is named before theirs in `PRECEDENCE`.
+
+    Args:
+        images: With hashes and joined groups.
+        groups: Of the images as the data name them.
+        split: Of the run.
+        chosen_on_validation: True for a run that kept its best epoch.
+    """
+    set_of = dict(zip(split.hashes, split.sets, strict=True))
+    set_of |= dict.fromkeys(split.hashes_of("train"), "train")  # of copies in two sets
+    sets = [set_of.get(content, "") for content in images.hashes or ()]
+    is_new = [content not in set_of for content in images.hashes or ()]
+    if chosen_on_validation:
+        sets = [EXCLUDED if name == VALIDATION else name for name in sets]
+    rows = zip(split.groups, split.ids, split.sets, strict=True)
+    trained = {group for group, name, in_set in rows if in_set == "train" and group != name}
+    units = images.units.tolist()
+    first: dict[int, str] = {}
+    for name in reversed(PRECEDENCE):
+        first |= {unit: name for unit, own in zip(units, sets, strict=True) if own == name}
+    return tuple(
+        EXCLUDED
+        if (name in PRECEDENCE and name != first[unit])
+        or (new and (first.get(unit) == "train" or group in trained))
+        else name
+        for name, unit, new, group in zip(sets, units, is_new, groups, strict=True)
     )

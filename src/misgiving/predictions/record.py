@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ Rows = Int[np.ndarray, " _"]
 MAX_MESSAGE = 400  # characters of a message, which may quote a cell or name a thousand classes
 PER_IMAGE = (
     *("logits", "labels", "ids", "groups", "hashes", "paths", "sets"),
-    *("features", "taps", "predicted_losses"),
+    *("features", "taps", "predicted_losses", "metadata", "scores"),
 )
 
 
@@ -98,7 +99,19 @@ class Predictions:
         """
         if isinstance(data, Predictions):
             return data
-        return cls(**fields_of(_named_columns(data, classes, name)))
+        if hasattr(data, "keys"):  # a mapping or a data frame, which is no dict
+            columns = {str(key): data[key] for key in data.keys()}  # noqa: SIM118
+        elif hasattr(data, "ndim") or (isinstance(data, tuple) and len(data) == 2):
+            arrays = data if isinstance(data, tuple) else (data,)
+            columns = dict(zip(("logits", "label"), arrays, strict=False))
+        else:
+            raise UsageError(
+                f"{data!r} has no predictions; give logits, or a pair of logits and labels, or "
+                "`Predictions.read(path)`"
+            )
+        if classes is not None and "logits" in columns:
+            columns.setdefault("classes", list(classes))
+        return cls(**fields_of(columns, name=name))
 
     @classmethod
     def read(cls, path: str | Path) -> "Predictions":
@@ -113,10 +126,7 @@ class Predictions:
         try:
             return cls(**fields_of(columns, folder=path.parent))
         except DataError as error:
-            message = visible(str(error))
-            if len(message) > MAX_MESSAGE:  # keeps the place and the remedy
-                message = f"{message[:MAX_MESSAGE]} ... {message[-100:]}"
-            raise DataError(f"{path}: {message}") from error
+            raise DataError(f"{path}: {shorten(visible(str(error)), MAX_MESSAGE)}") from error
 
     def write(self, path: str | Path) -> None:
         """Write a file, whole or not at all, of which `read` makes the same predictions.
@@ -135,14 +145,13 @@ class Predictions:
         positions = rows.tolist()
 
         def chosen(values: Any) -> Any:
+            if isinstance(values, Mapping):
+                return {name: chosen(column) for name, column in values.items()}
             if isinstance(values, tuple):
                 return tuple([values[row] for row in positions])
             return values if values is None else values[rows]
 
-        parts = {name: chosen(getattr(self, name)) for name in PER_IMAGE}
-        parts["metadata"] = {name: chosen(values) for name, values in self.metadata.items()}
-        parts["scores"] = {name: chosen(values) for name, values in self.scores.items()}
-        return replace(self, **parts)
+        return replace(self, **{name: chosen(getattr(self, name)) for name in PER_IMAGE})
 
     def in_set(self, *names: str) -> "Predictions":
         """Predictions for the images of these sets."""
@@ -151,20 +160,18 @@ class Predictions:
     @classmethod
     def concatenated(cls, parts: Sequence["Predictions"]) -> "Predictions":
         """Predictions of one model for the images of all parts, which have the same fields."""
-        first = parts[0]
 
         def together(columns: Sequence[Any]) -> Any:
             if any(values is None for values in columns):
                 return None
+            if isinstance(columns[0], Mapping):
+                return {name: together([values[name] for values in columns]) for name in columns[0]}
             if isinstance(columns[0], tuple):
                 return tuple(value for values in columns for value in values)
             return np.concatenate(columns)
 
         joined = {name: together([getattr(part, name) for part in parts]) for name in PER_IMAGE}
-        for name in ("metadata", "scores"):
-            values = [getattr(part, name) for part in parts]
-            joined[name] = {key: together([value[key] for value in values]) for key in values[0]}
-        return replace(first, **joined)
+        return replace(parts[0], **joined)
 
     @cached_property
     def units(self) -> Int[np.ndarray, " n"]:
@@ -217,22 +224,3 @@ class Predictions:
                 f"{unknown.sum()} of {len(self)} rows have no label, the first is {name!r}; give "
                 "the true class of each as the column label"
             )
-
-
-def _named_columns(data: Any, classes: Sequence[str] | None, name: str) -> dict[str, Any]:
-    """Columns by name of what a caller gives; see `Predictions.of`."""
-    if hasattr(data, "keys"):  # a mapping or a data frame
-        columns = {str(key): data[key] for key in data.keys()}  # noqa: SIM118  # a frame is no dict
-    elif hasattr(data, "ndim") or (isinstance(data, tuple) and len(data) == 2):
-        arrays = data if isinstance(data, tuple) else (data,)
-        columns = dict(zip(("logits", "label"), arrays, strict=False))
-    else:
-        raise UsageError(
-            f"{data!r} has no predictions; give logits, or a pair of logits and labels, or "
-            "`Predictions.read(path)`"
-        )
-    if classes is not None and "logits" in columns:
-        columns.setdefault("classes", list(classes))
-    if name and "id" not in columns:
-        columns["prefix"] = name
-    return columns

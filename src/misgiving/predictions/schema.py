@@ -44,8 +44,13 @@ VALIDATION, EXCLUDED = "validation", "excluded"
 UNKNOWN = -1  # the label of an image whose true class is not known
 ADDS_UP = 0.02  # how far probabilities, which may be rounded, may be from adding up to 1
 LEAST_PROBABILITY = 1e-12  # logits are finite
-OUTPUTS = {"logits": "logit_", "probabilities": "probability_"}
-NUMBERED = {"features": re.compile(r"feature_(\d+)"), "taps": re.compile(r"tap_(\d+)_(\d+)")}
+WIDE = {
+    "logits": re.compile(r"logit_(.*)", re.DOTALL),
+    "probabilities": re.compile(r"probability_(.*)", re.DOTALL),
+    "features": re.compile(r"feature_(\d+)"),
+    "taps": re.compile(r"tap_(\d+)_(\d+)"),
+}
+"""Names of the columns that one array may replace, by its name."""
 TEXTS = {"id": "ids", "content_hash": "hashes", "path": "paths", "set": "sets"}
 UNCHANGED = ("logits", "classes", "features", "taps", "tap_widths", "model", "outputs")
 FIELDS = {**TEXTS, "predicted_loss": "predicted_losses", **{name: name for name in UNCHANGED}}
@@ -61,58 +66,63 @@ Matrix = Float[np.ndarray, "n columns"]
 Column = Sequence[Any] | np.ndarray
 
 
-def fields_of(columns: Mapping[str, Any], *, folder: Path = Path()) -> dict[str, Any]:
+def fields_of(
+    columns: Mapping[str, Any], *, folder: Path = Path(), name: str = ""
+) -> dict[str, Any]:
     """The fields of `Predictions` that columns have; see the documentation of this module.
 
     Args:
         columns: By name.
         folder: To which paths of images are relative.
+        name: Of the set; begins the ids of images that have none.
 
     Raises:
         DataError: A column is missing, or a value cannot be used; names its row and column.
     """
-    left = {name: _on_host(values) for name, values in columns.items() if name != "prefix"}
+    left = {column: _on_host(values) for column, values in columns.items()}
     count = _count_rows(left)
-    once = {name: _same_in_all(name, left.pop(name, ())) for name in ONCE}
+    once = {column: _same_in_all(column, left.pop(column, ())) for column in ONCE}
     outputs, classes, logits = _take_outputs(left)
-    features, _ = _take_numbered(left, "features")
-    taps, places = _take_numbered(left, "taps")
-    widths = left.pop("tap_widths", None)
-    head = [np.asarray(left.pop(name)) for name in ("head_weight", "head_bias") if name in left]
-    losses = left.pop("predicted_loss", None)
-    scores = [name for name in left if name.startswith("score_")]
-    scores_of = {name.removeprefix("score_"): _numbers(name, left.pop(name)) for name in scores}
-    texts = {name: _texts(left.pop(name)) for name in (*TEXTS, *UNITS, "label") if name in left}
-    metadata = {name.removeprefix(ESCAPE): tuple(_texts(left[name])) for name in left}
+    features, _ = _take_wide(left, "features")
+    taps, places = _take_wide(left, "taps")
+    widths = left.pop("tap_widths", [*Counter(tap for tap, _ in places).values()])
+    head = [np.asarray(left.pop(part)) for part in ("head_weight", "head_bias") if part in left]
+    numbers = {
+        column: _numbers(column, left.pop(column))
+        for column in [*left]
+        if column == "predicted_loss" or column.startswith("score_")
+    }
+    texts = {
+        column: _texts(left.pop(column)) for column in (*TEXTS, *UNITS, "label") if column in left
+    }
     groups, group_columns = groups_of_columns(texts, [""] * count)
     if once["group_columns"]:
         groups = tuple(texts["group"])
         group_columns = tuple(once["group_columns"].replace(NO_COLUMNS, "").split())
     _check_sets(texts.get("set", ()), groups)
-    paths = [str(folder / path) if path else "" for path in texts.get("path", ())]
     return {
         "logits": logits,
         "labels": _labels(texts.get("label"), classes, count),
         "classes": classes,
-        "ids": _ids(texts.get("id"), str(columns.get("prefix", "")), count),
+        "ids": _ids(texts.get("id"), name, count),
         "has_ids": "id" in texts,
         "groups": groups,
         "group_columns": group_columns,
         "hashes": tuple(texts["content_hash"]) if "content_hash" in texts else None,
-        "paths": tuple(paths) if "path" in texts else None,
+        "paths": tuple(str(folder / path) if path else "" for path in texts["path"])
+        if "path" in texts
+        else None,
         "sets": tuple(texts["set"]) if any(texts.get("set", ())) else None,
         "features": features,
         "taps": taps,
-        "tap_widths": tuple(map(int, widths))
-        if widths is not None
-        else tuple(Counter(layer for layer, _ in places).values()),
-        "predicted_losses": None if losses is None else _numbers("predicted_loss", losses),
+        "tap_widths": tuple(map(int, widths)),
+        "predicted_losses": numbers.pop("predicted_loss", None),
         "head": Head(*head) if head else None,
         "model": once["model"],
         "class_weights": tuple(map(float, once["class_weights"].split())) or None,
         "outputs": once["outputs"] or outputs,
-        "metadata": metadata,
-        "scores": scores_of,
+        "metadata": {column.removeprefix(ESCAPE): tuple(_texts(left[column])) for column in left},
+        "scores": {column.removeprefix("score_"): numbers[column] for column in numbers},
     }
 
 
@@ -130,7 +140,7 @@ def columns_of(fields: Mapping[str, Any], *, folder: Path) -> dict[str, Any]:
         columns["path"] = [_relative(path, folder.absolute()) for path in fields["paths"]]
     if not fields["has_ids"]:
         del columns["id"]
-    taken = {*columns, *UNITS, "id", "probabilities", "prefix"}
+    taken = {*columns, *UNITS, "id", "probabilities"}
     columns |= {f"score_{name}": values for name, values in fields["scores"].items()}
     for name, values in fields["metadata"].items():
         is_taken = name in taken or name.startswith((*NUMBERS, ESCAPE))
@@ -149,7 +159,7 @@ def _relative(path: str, folder: Path) -> str:
     return str(place.relative_to(folder) if place.is_relative_to(folder) else place)
 
 
-def at(row: int, column: str, problem: str) -> DataError:
+def _at(row: int, column: str, problem: str) -> DataError:
     """A problem with its place; rows are counted from 1."""
     return DataError(f"row {row + 1}, column {column}: {problem}")
 
@@ -189,58 +199,49 @@ def _take_outputs(columns: dict[str, Column]) -> tuple[str, tuple[str, ...], Mat
     """Take the kind of outputs, the classes, and the logits or the logarithms of probabilities."""
     names = [*columns]
     listed = columns.pop("classes", None)
-    given: dict[str, tuple[tuple[str, ...], Matrix]] = {}
-    for kind, prefix in OUTPUTS.items():
-        single = [name for name in names if name.startswith(prefix)]
-        parts = {name.removeprefix(prefix): _numbers(name, columns.pop(name)) for name in single}
-        if kind in columns:
-            values = _numbers(kind, columns.pop(kind), axes=2)
-            given[kind] = tuple(map(str, range(values.shape[1]))), values
-        elif parts:
-            given[kind] = tuple(parts), np.stack([*parts.values()], axis=1)
-    if not given:
+    taken = {kind: _take_wide(columns, kind) for kind in ("logits", "probabilities")}
+    kind = "probabilities" if taken["logits"][0] is None else "logits"
+    values, places = taken[kind]
+    if values is None:
         raise DataError(
             f"no column logit_CLASS or probability_CLASS among {', '.join(names)}; give one for "
             "each class, such as probability_melanoma, and separate columns by commas"
         )
-    kind, (classes, values) = next(iter(given.items()))
-    classes = classes if listed is None else tuple(_texts(listed))
+    if listed is None:
+        listed = [name for (name,) in places] or [*range(values.shape[1])]
+    classes = tuple(_texts(listed))
     distinct = {*classes} - {""}
     if not 2 <= len(distinct) == len(classes) == values.shape[1]:
         raise DataError(
             f"{kind} have {values.shape[1]} columns, and the classes {classes}; give two classes "
             "or more, with different names"
         )
-    return kind, classes, values if kind == "logits" else _logarithms(values, classes)
+    return kind, classes, values if kind == "logits" else _logarithms(values)
 
 
-def _take_numbered(
+def _take_wide(
     columns: dict[str, Column], name: str
-) -> tuple[Matrix | None, list[tuple[int, ...]]]:
-    """Take the array of this name, or its single columns, in the order of their numbers."""
+) -> tuple[Matrix | None, list[tuple[str, ...]]]:
+    """Take the array of this name, or its single columns and what their names end in."""
     if name in columns:
         values = _numbers(name, columns.pop(name), axes=2)
         return values if values.shape[1] else None, []
-    matches = {column: NUMBERED[name].fullmatch(column) for column in columns}
-    numbers = {column: tuple(map(int, m.groups())) for column, m in matches.items() if m}
-    order = sorted(numbers, key=numbers.__getitem__)
-    parts = [_numbers(column, columns.pop(column)) for column in order]
-    return np.stack(parts, axis=1) if parts else None, [numbers[column] for column in order]
+    matches = {column: WIDE[name].fullmatch(column) for column in columns}
+    places = {column: match.groups() for column, match in matches.items() if match}
+    if name in ("features", "taps"):  # in the order of their numbers
+        places = dict(sorted(places.items(), key=lambda place: [*map(int, place[1])]))
+    parts = [_numbers(column, columns.pop(column)) for column in places]
+    return np.stack(parts, axis=1) if parts else None, [*places.values()]
 
 
-def _logarithms(probabilities: Matrix, classes: Sequence[str]) -> Matrix:
-    outside = (probabilities < 0) | (probabilities > 1)
-    if outside.any():
-        row, column = map(int, np.argwhere(outside)[0])
-        value = probabilities[row, column]
-        raise at(row, f"probability_{classes[column]}", f"{value:g} is not from 0 to 1")
-    totals = probabilities.sum(axis=1)
-    off = np.abs(totals - 1) > ADDS_UP
+def _logarithms(probabilities: Matrix) -> Matrix:
+    least, total = probabilities.min(axis=1), probabilities.sum(axis=1)
+    off = (least < 0) | (np.abs(total - 1) > ADDS_UP)
     if off.any():
         row = int(off.argmax())
         raise DataError(
-            f"row {row + 1}: the probabilities add up to {totals[row]:.4g} instead of 1; give one "
-            "for each class, or logits"
+            f"row {row + 1}: the probabilities are at least {least[row]:.4g} and add up to "
+            f"{total[row]:.4g}; give one from 0 to 1 for each class, in all 1, or give logits"
         )
     logarithms: Matrix = np.log(np.maximum(probabilities, LEAST_PROBABILITY))
     return logarithms
@@ -254,27 +255,26 @@ def _numbers(name: str, values: Column, *, axes: int = 1) -> Float[np.ndarray, "
             array = np.stack([*array])
         numbers = array if array.dtype.kind == "f" else array.astype(np.float64)
     except (TypeError, ValueError) as error:
-        cells = values.tolist() if isinstance(values, np.ndarray) else values
-        if (row := _first_text(cells)) is not None:
-            raise at(row, name, f"{cells[row]!r} is not a number") from None
-        raise DataError(f"column {name}: {error}; give as many values for each image") from error
+        row = next((row for row, cell in enumerate(values) if not _is_numeric(cell)), None)
+        if row is None:
+            raise DataError(f"column {name}: {error}; give as many values for each image") from None
+        raise _at(row, name, f"{str(values[row])!r} is not a number") from error
     if numbers.ndim != axes:
         raise DataError(f"{name} has the shape {numbers.shape}; give a row for each image")
     finite = np.isfinite(numbers)
     if not finite.all():
         row = int(np.argwhere(~finite)[0][0])
-        raise at(row, name, f"{numbers[~finite][0]} is not a finite number")
+        raise _at(row, name, f"{numbers[~finite][0]} is not a finite number")
     return np.asarray(numbers)
 
 
-def _first_text(cells: Sequence[Any]) -> int | None:
-    """Row of the first cell that is neither a number nor a list of numbers."""
-    for row, cell in enumerate(cells):
-        try:
-            np.asarray(cell, dtype=np.float64)
-        except (TypeError, ValueError):
-            return row
-    return None
+def _is_numeric(cell: Any) -> bool:
+    """True for a number and for a list of numbers."""
+    try:
+        np.asarray(cell, dtype=np.float64)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _texts(values: Column) -> list[str]:
@@ -295,12 +295,13 @@ def _ids(texts: Sequence[str] | None, prefix: str, count: int) -> tuple[str, ...
     """Names of the images, each once; numbers of rows where the columns have none."""
     if texts is None:
         return tuple(f"{prefix} {number}".strip() for number in range(1, count + 1))
-    first: dict[str, int] = {}
+    first = {"": -1}
     for row, name in enumerate(texts):
-        if not name:
-            raise at(row, "id", "is empty; name every image, or leave out the column")
         if first.setdefault(name, row) != row:
-            raise at(row, "id", f"{name!r} is also in row {first[name] + 1}")
+            problem = f"is also in row {first[name] + 1}" if name else "is empty"
+            raise _at(
+                row, "id", f"{name!r} {problem}; name each image once, or leave out the column"
+            )
     return tuple(texts)
 
 
@@ -315,7 +316,9 @@ def _labels(
     labels = [positions.get(text) for text in texts]
     if None in labels:
         row = labels.index(None)
-        raise at(row, "label", f"unknown class {texts[row]!r}; choose from {', '.join(classes)}")
+        raise _at(
+            row, "label", f"unknown class {texts[row]!r:.60}; choose from {', '.join(classes)}"
+        )
     return np.array(labels, dtype=np.int64)
 
 
@@ -323,12 +326,11 @@ def _check_sets(texts: Sequence[str], groups: Sequence[str]) -> None:
     """Check that each set is known, and that no group is in two of those that must be apart."""
     first: dict[str, str] = {}
     for row, (name, group) in enumerate(zip(texts, groups, strict=False)):
+        problem = ""
         if name and name not in (*SETS, VALIDATION, EXCLUDED):
-            raise at(row, "set", f"{name!r} is none of {', '.join(SETS)}")
-        if group and name in SETS and first.setdefault(group, name) != name:
-            raise at(
-                row,
-                "set",
-                f"group {group!r} is in the sets {first[group]} and {name}; put each group into "
-                "one set",
-            )
+            problem = f"{name!r} is none of {', '.join(SETS)}"
+        elif group and name in SETS and first.setdefault(group, name) != name:
+            sets = f"{first[group]} and {name}"
+            problem = f"group {group!r} is in the sets {sets}; put each group into one set"
+        if problem:
+            raise _at(row, "set", problem)

@@ -126,9 +126,9 @@ def _numbers(evaluation: Evaluation) -> dict[str, Any]:
     """Variables of the page, most of which describe figures to those who do not see them."""
     judged, scores, wrong = evaluation.judged, evaluation.scores, evaluation.wrong
     decided, ood_sets = evaluation.decided, {}
-    if evaluation.ood and evaluation.inliers:
-        ood_sets = {"in-distribution": evaluation.inliers.scores}
-        ood_sets |= {name: result.images.scores for name, result in evaluation.ood.items()}
+    if evaluation.inlier_scores is not None:
+        ood_sets = {"in-distribution": evaluation.inlier_scores}
+        ood_sets |= {name: result.scores for name, result in evaluation.ood.items()}
     counts, names = confusion(judged.classes, judged.labels, evaluation.classes)
     errors = counts * (1 - np.eye(len(names), dtype=int))
     most = [divmod(int(cell), len(names)) for cell in np.argsort(-errors, axis=None)[:ERRORS]]

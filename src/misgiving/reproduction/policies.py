@@ -14,9 +14,10 @@ from misgiving.deferral.fit import fit_calibration
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import DataError
 from misgiving.evaluation.evaluate import POLICY_SET
-from misgiving.evaluation.measures import Measurement, measure_accepted_errors, measure_scaling
+from misgiving.evaluation.measures import Measurement, measure_scaling, measurements_of
 from misgiving.groups import partition_groups
 from misgiving.metrics.calibration import expected_calibration_error, reliability
+from misgiving.metrics.selective import accepted_errors
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.tables import group_names, save_scores, table_of, write_table
@@ -155,9 +156,7 @@ def _policy_rows(
 
 def _accepted_errors(detector: str, decisions: Decisions, test: Predictions) -> list[Measurement]:
     accepted = decisions.decisions == "accept"
-    return measure_accepted_errors(
-        accepted, test.errors, test.units, dataset=POLICY_SET, detector=detector
-    )
+    return measurements_of(POLICY_SET, detector, accepted_errors(accepted, test.errors, test.units))
 
 
 def _reliability(folder: Path, test: Predictions, decisions: Decisions) -> list[Measurement]:

@@ -1,0 +1,92 @@
+"""Subgroups of images by class and metadata, those that fare worse first."""
+
+import math
+from bisect import bisect
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from misgiving.deferral.decisions import Decisions
+from misgiving.groups import one_per_group
+from misgiving.metrics.subgroups import Subgroup, audit
+from misgiving.predictions.record import Predictions
+
+CLASS = "class"
+AGES = (30, 50, 70)
+AGE_BANDS = ("under 30", "30-49", "50-69", "70 or older")
+MAX_VALUES = 12  # a column with at most so many values is kept as it is
+
+
+class Harm(NamedTuple):
+    """A subgroup: its errors if all were accepted, and the policy's decisions, if any."""
+
+    errors: Subgroup
+    decisions: Subgroup | None
+
+    @property
+    def worse(self) -> tuple[str, ...]:
+        """Quantities that are significantly worse than elsewhere.
+
+        `wrong` (if all were accepted), and of the policy `coverage`, `error` and `deferral`.
+        """
+        of_policy = self.decisions.worse if self.decisions else ()
+        return (("wrong",) if self.errors.worse else ()) + of_policy
+
+
+def harms_of(judged: Predictions, decisions: Decisions | None, *, seed: int) -> list[Harm]:
+    """Subgroups by class and metadata, on one image of each group, in the order of harm."""
+    rows = one_per_group(judged.units, seed=seed)
+    drawn = judged.select(rows)
+    columns = {CLASS: [drawn.classes[label] for label in drawn.labels]} | {
+        f"column {name}" if name == CLASS else name: [bands[row] for row in rows]
+        for name, values in judged.metadata.items()
+        if (bands := banded(name, values))
+    }
+    everything = np.ones(len(rows), dtype=bool)
+    wrong = drawn.errors if decisions is None else decisions.predicted[rows] != drawn.labels
+    errors = audit(columns, everything, ~everything, wrong)
+    decided: list[Subgroup | None] = [None] * len(errors)
+    if decisions is not None:
+        outcomes = decisions.decisions[rows]
+        decided = [*audit(columns, outcomes == "accept", outcomes == "ood", wrong)]
+    pairs = map(Harm, errors, decided)
+    return sorted(pairs, key=lambda harm: (not harm.worse, -harm.errors.error_lower))
+
+
+def banded(name: str, values: Sequence[str]) -> tuple[str, ...]:
+    """A column of few values as it is, and numbers in bands; empty if it is neither.
+
+    An age is in one of four bands, another number in a quarter of the column.
+    """
+    if name == "age":
+        return tuple(map(age_band, values))
+    if len(set(values)) <= MAX_VALUES:
+        return tuple(values)
+    numbers = [_number(value) for value in values]
+    if any(number is None for number, value in zip(numbers, values, strict=True) if value):
+        return ()
+    ascending = sorted(number for number in numbers if number is not None)
+    bounds = sorted({ascending[len(ascending) * quarter // 4] for quarter in (1, 2, 3)})
+    inner = (f"{low:g} to below {high:g}" for low, high in pairwise(bounds))
+    bands = [f"below {bounds[0]:g}", *inner, f"{bounds[-1]:g} or more"]
+    return tuple("" if number is None else bands[bisect(bounds, number)] for number in numbers)
+
+
+def age_band(age: str) -> str:
+    """Band of an age in years; empty if it is not a number.
+
+    >>> age_band("45.0"), age_band("85"), age_band("unknown")
+    ('30-49', '70 or older', '')
+    """
+    years = _number(age)
+    return "" if years is None else AGE_BANDS[bisect(AGES, years)]
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
