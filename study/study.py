@@ -18,13 +18,8 @@ from study_results import write_page
 
 from misgiving.files import default_cache
 from misgiving.metrics.selective import ACCEPTED_ERRORS
-from misgiving.reproduction.config import ModelName, Unit
-from misgiving.reproduction.protocol import (
-    Protocol,
-    chosen_units,
-    ood_sources,
-    protocol_for,
-)
+from misgiving.reproduction.config import ModelName, Protocol, Unit
+from misgiving.reproduction.protocol import chosen_units, ood_sources, protocol_for
 from misgiving.reproduction.ray import on_ray
 from misgiving.reproduction.runner import on_this_machine, reproduce_units
 from misgiving.reproduction.tables import Result, table_of, write_table

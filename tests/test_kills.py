@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from multiprocessing import active_children
 
 import pytest
 from commands import killed
+from waiting import until
 
 from misgiving.reproduction.runner import threads_at
 
@@ -91,8 +94,8 @@ def train(misgiving):
 
 def until_saved(process, out):
     """Wait until a training has saved its first state, or has ended."""
-    while process.poll() is None and not out.with_name("run.unfinished.safetensors").exists():
-        time.sleep(0.02)
+    saved = out.with_name("run.unfinished.safetensors")
+    until(lambda: process.poll() is not None or saved.exists())
 
 
 def killed_after(moment, out, cache, epochs):
@@ -159,21 +162,22 @@ def test_a_training_that_is_terminated_says_so_in_one_line_and_resumes_there(
     assert f"resuming {place}" in said
 
 
-def test_a_reproduction_that_is_terminated_leaves_saved_trainings_and_no_process(tmp_path):
-    out = tmp_path / "out"
-    command = [*COMMAND[:-2], "--epochs", "10000", "--jobs", "2", "--out", str(out)]
+def test_a_reproduction_that_is_terminated_leaves_saved_trainings_and_no_process(
+    misgiving, tmp_path
+):
+    def saved():
+        return list(tmp_path.rglob("*.unfinished.safetensors"))
+
+    def terminate():
+        until(lambda: len(saved()) == 2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    command = ["reproduce", "--trials", "1", "--epochs", "10000", "--jobs", "2"]
     command += ["--models", "vanilla,proposed", "--validation-share", "0.8"]
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        text=True,
-    )
-    while process.poll() is None and len(list(out.rglob("*.unfinished.safetensors"))) < 2:
-        time.sleep(0.05)
-    process.terminate()
-    process.communicate()  # ends when no process holds its end of the pipe
-    assert process.returncode == 130
-    assert len(list(out.rglob("*.unfinished.safetensors"))) == 2
-    assert not list(out.rglob("unit.json"))
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(terminate)
+        code, _, _ = misgiving(*command, "--out", tmp_path / "out")
+    assert code == 130
+    assert not active_children()
+    assert len(saved()) == 2
+    assert not list(tmp_path.rglob("unit.json"))

@@ -1,5 +1,4 @@
 import os
-import shutil
 
 import pytest
 from filelock import FileLock
@@ -7,6 +6,7 @@ from small import SMALL
 from tiny import TINY
 
 from misgiving.reproduction.collection import collect
+from misgiving.reproduction.protocol import units
 from misgiving.reproduction.runner import on_this_machine, reproduce_units
 from misgiving.reproduction.trial_data import TrialData
 
@@ -38,9 +38,23 @@ def reproduction(trial_data, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def small_reproduction(cache, reproduction, tmp_path_factory):
-    """Result of `small.py`, collected from finished units; tests leave it as it is."""
-    out = tmp_path_factory.mktemp("small")
-    shutil.copytree(reproduction / "units", out / "units")
-    collect(TrialData(SMALL, cache), out)
-    return out
+def small(cache):
+    """The images of `small.py`."""
+    return TrialData(SMALL, cache)
+
+
+@pytest.fixture
+def check_small(reproduction):
+    """Check that a folder of `small.py` has, byte for byte, what one process makes undisturbed."""
+
+    def check(out):
+        for unit in units(SMALL):
+            whole = reproduction / unit.folder
+            files = [path.relative_to(whole) for path in whole.rglob("*.*") if path.is_file()]
+            for name in files:
+                if name.suffix != ".json":  # which hold seconds
+                    assert (out / unit.folder / name).read_bytes() == (whole / name).read_bytes()
+            assert len(files) > 8
+        assert not [path for path in out.rglob("*.partial") if path.is_dir()]
+
+    return check

@@ -5,10 +5,11 @@ import hashlib
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
-from commands import one_line
+from commands import call, one_line
 from elements import parse
 from PIL import Image
 
@@ -16,11 +17,11 @@ from misgiving.metrics.selective import RiskCoverage
 from misgiving.predictions.record import Predictions
 from misgiving.report.reproduction.page import write_report
 from misgiving.report.reproduction.run import select
-from misgiving.reproduction.collection import collect
+from misgiving.reproduction.collection import collect, read_run
 from misgiving.reproduction.config import OdinGrid, Unit
 from misgiving.reproduction.protocol import DERIVED, chosen_units, ood_sources, protocol_for
 from misgiving.reproduction.runner import reproduce_units
-from misgiving.reproduction.tables import load_scores, read_run, read_table
+from misgiving.reproduction.tables import load_scores, read_table
 from misgiving.reproduction.trial_data import TrialData
 
 CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
@@ -37,10 +38,17 @@ def lesion_picture(random, label):
     return picture.clip(0, 255).astype(np.uint8), mask
 
 
+def write_noise(folder, count, random):
+    folder.mkdir()
+    for number in range(count):
+        tile = random.integers(0, 256, (32, 32, 3)).astype(np.uint8)
+        Image.fromarray(tile).save(folder / f"given{number}.png")
+
+
 @pytest.fixture(scope="module")
 def isic(tmp_path_factory):
     folder = tmp_path_factory.mktemp("isic")
-    for name in ("ISIC_2019_Training_Input", "masks", "tiles", "published"):
+    for name in ("ISIC_2019_Training_Input", "masks"):
         (folder / name).mkdir()
     random = np.random.default_rng(0)
     truth, metadata = [], []
@@ -56,51 +64,73 @@ def isic(tmp_path_factory):
         truth.append([name, *(str(float(label == other)) for other in range(8)), "0.0"])
         lesion = f"HAM_{label}_{number // len(CLASSES) // 2}"
         metadata.append([name, "50", "torso", lesion, "female"])
-        if number < 12:
-            tile = random.integers(0, 256, (32, 32, 3)).astype(np.uint8)
-            Image.fromarray(tile).save(folder / "tiles" / f"{number}.png")
-            Image.fromarray(tile[::-1]).save(folder / "published" / f"boxed{number}.png")
     for name, header, rows in (
         ("GroundTruth", ["image", *CLASSES, "UNK"], truth),
         ("Metadata", ["image", "age_approx", "anatom_site_general", "lesion_id", "sex"], metadata),
     ):
         with (folder / f"ISIC_2019_Training_{name}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([header, *rows])
+    for count, name in enumerate(DERIVED, start=6):
+        write_noise(folder / name, count, random)
+    write_noise(folder / "tiles", 12, random)
     return folder
 
 
-def small_protocol(isic, split):
-    share = {} if split == "grouped" else {"validation_share": 0.25}
-    published = [f"b_box={isic / 'published'}"] if split == "grouped" else []
-    protocol = protocol_for(
+def small_protocol(isic, sources, **changes):
+    return protocol_for(
         f"isic2019:{isic}",
         model={"backbone": "vgg16_mini", "pretrained": False},
         training={"epochs": 1, "batch_size": 16, "device": "cpu"},
-        images={"image_size": 16, "split": split} | share,
-        sources=ood_sources(
-            [f"nct:tiles={isic / 'tiles'}", *published], ["tiles=noise of one source"]
-        ),
-        trials=2 if split == "grouped" else 1,
-        models=("vanilla", "proposed") if split == "grouped" else ("vanilla",),
-        learning_rates=(1e-3,),
+        sources=ood_sources(sources, ["tiles=noise of one source"]),
+        **changes,
+    )
+
+
+def by_command(isic, tiles, out):
+    """With all sets but NCT made of the data, and another learning rate, by the command."""
+    code, _, error = call(
+        "reproduce", "--data", f"isic2019:{isic}", "--out", out, "--cache", out / "cache",
+        "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", 1, "--batch-size", 16,
+        "--device", "cpu", "--image-size", 16, "--validation-share", 0.25, "--trials", 1,
+        "--models", "vanilla", "--learning-rates", "1e-3", "--jobs", 1,
+        "--ood", tiles, "--about", "tiles=noise of one source",
+        cache=out / "cache",
+    )  # fmt: skip
+    assert code == 0, error
+    images = {"image_size": 16, "validation_share": 0.25}
+    rest = {"trials": 1, "models": ("vanilla",), "learning_rates": (1e-3,)}
+    return small_protocol(isic, [tiles], images=images, **rest)
+
+
+def grouped_by_lesion(isic, tiles, out):
+    """With all sets as published, and two models in two trials."""
+    protocol = small_protocol(
+        isic,
+        [tiles, *(f"{name}={isic / name}" for name in DERIVED)],
+        images={"image_size": 16, "split": "grouped"},
+        trials=2,
+        models=("vanilla", "proposed"),
+        learning_rates=(),
     )
     grid = OdinGrid(
         tuning_set="tiles",
         temperatures=(1.0, 1000.0),
         epsilons=(0.0, 0.002),
-        criterion="auroc" if split == "paper" else "fpr_at_tpr95",
+        criterion="fpr_at_tpr95",
     )
-    return replace(protocol, odin=grid, replicates=50)
-
-
-@pytest.fixture(scope="module", params=["paper", "grouped"])
-def reproduced(request, isic, tmp_path_factory):
-    out = tmp_path_factory.mktemp(request.param)
-    trial_data = TrialData(small_protocol(isic, request.param), out / "cache")
+    protocol = replace(protocol, odin=grid, replicates=50)
+    trial_data = TrialData(protocol, out / "cache")
     reproduce_units(trial_data, out)
     collect(trial_data, out)
     write_report(read_run(out), out)
-    return trial_data, out
+    return protocol
+
+
+@pytest.fixture(scope="module", params=[by_command, grouped_by_lesion])
+def reproduced(request, isic, tmp_path_factory):
+    out = tmp_path_factory.mktemp("reproduced")
+    protocol = request.param(isic, f"nct:tiles={isic / 'tiles'}", out)
+    return TrialData(protocol, out / "cache"), out
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +139,7 @@ def page(reproduced):
     return parse((out / "report.html").read_text(encoding="utf-8"))
 
 
-grouped = pytest.mark.parametrize("reproduced", ["grouped"], indirect=True)
+only = partial(pytest.mark.parametrize, "reproduced", indirect=True)
 
 
 def table(path):
@@ -145,22 +175,21 @@ def test_odin_is_tuned_by_the_criterion_of_the_protocol(reproduced):
         assert list(map(float, chosen)) == [float(expected[k]) for k in ("temperature", "epsilon")]
 
 
+@only([by_command])
 def test_derived_sets_come_from_images_that_were_not_trained_on(reproduced):
     trial_data, _ = reproduced
-    for trial in range(trial_data.protocol.trials):
-        trained = set(
-            trial_data.setup(Unit("ood_detection", trial, "vanilla")).images_of("train").ids
-        )
-        for name in ("b_box_70", "b_box_70_image", "derm_skin"):
-            ids = trial_data.outliers(trial)[name][1].ids
-            assert trained.isdisjoint(identity.removeprefix(f"{name}-") for identity in ids)
+    trained = set(trial_data.setup(Unit("ood_detection", 0, "vanilla")).images_of("train").ids)
+    for name in DERIVED:
+        ids = trial_data.outliers(0)[name][1].ids
+        assert trained.isdisjoint(identity.removeprefix(f"{name}-") for identity in ids)
 
 
+@only([by_command])
 def test_other_learning_rates_have_results_and_intervals(reproduced):
-    trial_data, out = reproduced
+    _, out = reproduced
     for name in ("results.csv", "intervals.csv"):
         rows = [row for row in table(out / name) if row["experiment"] == "learning_rate/0.001"]
-        assert {row["model"] for row in rows} == set(trial_data.protocol.models)
+        assert {row["model"] for row in rows} == {"vanilla"}
     settings = json.loads((out / "settings.json").read_text())
     assert settings["learning_rates"] == [0.0001, 0.001]
 
@@ -184,30 +213,37 @@ def test_a_sensitivity_counts_the_lesions_of_its_class_and_confusions_the_images
     assert last["images"].sum() == len(images)
 
 
-def test_a_published_set_replaces_the_one_that_is_made_here(reproduced, page):
+def test_published_sets_replace_those_that_are_made_here(reproduced, page, isic):
     trial_data, out = reproduced
     account = json.loads((out / "datasets.json").read_text())
-    names = [row["id"] for row in table(out / "manifests" / "b_box.csv")]
-    given = [f"b_box-boxed{number}.png" for number in range(12)]
-    differences = [text for text in page.texts("li") if text.startswith("B-Box:")]
-    if trial_data.protocol.images.split == "grouped":
-        assert sorted(names) == sorted(given)
-        assert account["b_box"]["origin"] == "published set"
-        assert differences == ["B-Box: 12 images instead of 2,025."]
-    else:
-        assert not set(names) & set(given)
-        assert account["b_box"]["origin"] == "made here"
-        made = "B-Box: made here of held-out images instead of the published set."
-        assert made in differences
-    assert account["tiles"]["origin"] == "given"
-    assert account["tiles"]["paper_set"] == "nct"
+    given = {source.name for source in trial_data.protocol.sources}
+    differences = page.texts("li")
+    for name in DERIVED:
+        files = sorted((isic / name).iterdir())
+        hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+        manifest = {row["id"]: row["sha256"] for row in table(out / "manifests" / f"{name}.csv")}
+        if name in given:
+            checksum = hashlib.sha256("".join(f"{value}:0\n" for value in hashes).encode())
+            unit = out / Unit("ood_detection", 0, "vanilla").folder / "unit.json"
+            record = json.loads(unit.read_text())["detection"]["outliers"]
+            assert account[name]["origin"] == "published set"
+            assert (account[name]["images"], account[name]["left_out"]) == (len(files), 0)
+            assert account[name]["checksum"] == record[name][0] == checksum.hexdigest()
+            expected = [f"{name}-{path.name}" for path in files]
+            assert manifest == dict(zip(expected, hashes, strict=True))
+        else:
+            assert account[name]["origin"] == "made here"
+            assert manifest.keys().isdisjoint(f"{name}-{path.name}" for path in files)
+    made = "B-Box: made here of held-out images instead of the published set."
+    assert (made in differences) == ("b_box" not in given)
+    assert ("B-Box: 6 images instead of 2,025." in differences) == ("b_box" in given)
+    assert (account["tiles"]["origin"], account["tiles"]["paper_set"]) == ("given", "nct")
     assert account["tiles"]["contents"].startswith("noise of one source")
     assert account["b_box"]["paper_images"] == 2025
-    assert account["b_box_70"]["origin"] == "made here"
-    assert account["validation" if len(differences) > 1 else "test"]["origin"] == ""
+    assert account[trial_data.evaluation_sets.measured]["origin"] == ""
 
 
-@grouped
+@only([grouped_by_lesion])
 def test_a_part_of_the_units_is_reported_as_such(reproduced, tmp_path):
     trial_data, whole = reproduced
     chosen = [Unit("generalization", 0, model) for model in ("vanilla", "proposed")]
@@ -216,7 +252,7 @@ def test_a_part_of_the_units_is_reported_as_such(reproduced, tmp_path):
         shutil.copytree(whole / unit.folder, tmp_path / unit.folder)
     collect(trial_data, tmp_path)
     settings = json.loads((tmp_path / "settings.json").read_text())
-    assert len(settings["missing_units"]) == 12 - 3
+    assert len(settings["missing_units"]) == 8 - 3
     rows = [r for r in table(tmp_path / "intervals.csv") if r["metric"] == "balanced_accuracy"]
     assert {(r["model"], r["baseline"], r["trials"]) for r in rows} == {
         ("vanilla", "", "2"),
@@ -225,7 +261,7 @@ def test_a_part_of_the_units_is_reported_as_such(reproduced, tmp_path):
     }
 
 
-@grouped
+@only([grouped_by_lesion])
 def test_a_grouped_reproduction_is_tuned_and_monitored_on_the_tuning_set(reproduced, page):
     _, out = reproduced
     settings = json.loads((out / "settings.json").read_text())
@@ -237,7 +273,7 @@ def test_a_grouped_reproduction_is_tuned_and_monitored_on_the_tuning_set(reprodu
     assert "validation" not in " ".join(page.texts("figcaption"))
 
 
-@grouped
+@only([grouped_by_lesion])
 def test_every_trial_of_a_grouped_reproduction_has_an_error_estimator(reproduced):
     trial_data, out = reproduced
     for unit in chosen_units(trial_data.protocol, experiment="generalization"):
@@ -255,70 +291,23 @@ def test_every_trial_of_a_grouped_reproduction_has_an_error_estimator(reproduced
         assert measured == pytest.approx(expected)
 
 
-@pytest.fixture
-def reproduce(misgiving, isic, tmp_path):
-    """The command on the drawn lesions: one epoch of a small network, one trial, one model."""
-
-    def run(*given):
-        return misgiving(
-            "reproduce", "--data", f"isic2019:{isic}", "--out", tmp_path / "out",
-            "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", 1, "--batch-size", 16,
-            "--device", "cpu", "--image-size", 16, "--validation-share", 0.25, "--trials", 1,
-            "--models", "vanilla", "--learning-rates", "none", "--tuning-set", "b_box",
-            "--jobs", 1,
-            *(word for one in given for word in ("--ood", one)),
-        )  # fmt: skip
-
-    return run
-
-
-def test_the_command_takes_published_sets_in_place_of_all_that_it_would_make(
-    reproduce, isic, tmp_path
-):
-    given = {name: tmp_path / name for name in DERIVED}
-    for count, folder in enumerate(given.values(), start=6):
-        folder.mkdir()
-        for number in range(count):
-            shutil.copy(isic / "published" / f"boxed{number}.png", folder)
-    code, _, error = reproduce(*(f"{name}={folder}" for name, folder in given.items()))
-    assert code == 0, error
-    out = tmp_path / "out"
-    account = json.loads((out / "datasets.json").read_text())
-    record = json.loads(
-        (out / Unit("ood_detection", 0, "vanilla").folder / "unit.json").read_text()
-    )
-    measured = {row["dataset"] for row in table(out / "results.csv") if row["detector"] == "odin"}
-    page = parse((out / "report.html").read_text(encoding="utf-8"))
-    for name, folder in given.items():
-        files = sorted(folder.iterdir())
-        hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-        labelled = "".join(f"{value}:0\n" for value in hashes)
-        fingerprint = hashlib.sha256(labelled.encode()).hexdigest()
-        assert name in measured
-        assert (account[name]["images"], account[name]["origin"]) == (len(files), "published set")
-        assert account[name]["checksum"] == fingerprint
-        assert record["detection"]["outliers"][name][0] == fingerprint
-        manifest = {row["id"]: row["sha256"] for row in table(out / "manifests" / f"{name}.csv")}
-        expected = [f"{name}-{path.name}" for path in files]
-        assert manifest == dict(zip(expected, hashes, strict=True))
-    assert not any("made here of held-out images" in text for text in page.texts("li"))
-
-
 @pytest.mark.parametrize(
     ("given", "named"),
     [
         ("b/box={published}", "--ood b/box="),
         ("b_box={empty}", "empty"),
-        ("b_box={published}/boxed0.png", "boxed0.png"),
+        ("b_box={published}/given0.png", "given0.png"),
         ("b_box={published}/gone", "gone"),
         ("b_box", "--ood"),
     ],
 )
 def test_a_set_that_cannot_be_taken_is_refused_before_any_image_is_prepared(
-    reproduce, isic, tmp_path, given, named
+    misgiving, isic, tmp_path, given, named
 ):
     (tmp_path / "empty").mkdir()
-    code, _, error = reproduce(given.format(published=isic / "published", empty=tmp_path / "empty"))
+    given = given.format(published=isic / "b_box", empty=tmp_path / "empty")
+    places = ("--data", f"isic2019:{isic}", "--out", tmp_path / "out")
+    code, _, error = misgiving("reproduce", *places, "--tuning-set", "b_box", "--ood", given)
     assert code != 0
     assert named in one_line(error)
     assert not (tmp_path / "out").exists()

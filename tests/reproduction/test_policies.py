@@ -7,8 +7,8 @@ from scipy import stats
 from misgiving.deferral.fit import fit_calibration
 from misgiving.deferral.settings import DecisionRule
 from misgiving.predictions.record import Predictions
+from misgiving.reproduction.generalization import CERTIFIED_SCORES, PolicySets, certified_rows
 from misgiving.reproduction.ood_detection import ood_limit, ood_share
-from misgiving.reproduction.policies import CERTIFIED_SCORES, PolicySets, certified_rows
 from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
 
 CLASSES = ("ring", "spot", "star")
@@ -44,35 +44,26 @@ def predictions(name, count, seed, *, alone=10_000):
 @pytest.fixture(scope="module")
 def sets():
     return PolicySets(
-        predictions("train", 900, 0),
+        FittedDetectors.fit(predictions("train", 900, 0)),
         predictions("tune", 400, 1),
         predictions("calibrate", 1500, 2),
         predictions("test", 600, 3, alone=300),
     )
 
 
-@pytest.fixture(scope="module")
-def detectors(sets):
-    return FittedDetectors.fit(sets.training)
-
-
-@pytest.fixture(scope="module")
-def fitted(sets, detectors):
-    return fit_calibration(sets.tune, detectors, DecisionRule(rule="logits"))
-
-
 def test_a_certified_policy_accepts_the_highest_of_its_score_and_counts_their_errors(
-    sets, detectors, fitted
+    sets,
 ):
+    fitted = fit_calibration(sets.tune, sets.detectors, DecisionRule(rule="logits"))
     values = defaultdict(dict)
-    for dataset, detector, metric, value in certified_rows(sets, detectors, fitted, seed=0):
+    for dataset, detector, metric, value in certified_rows(sets, fitted, seed=0):
         assert dataset == "policy_test"
         values[detector][metric] = value
     names = [f"certified/{score}/{target}" for score in CERTIFIED_SCORES for target in (0.05, 0.1)]
     assert list(values) == names
-    plain = all_scores(sets.test, detectors)
+    plain = all_scores(sets.test, sets.detectors)
     scores = fitted.calibrator.with_learned(
-        plain, sets.test.logits, evidence_of(sets.test, detectors)
+        plain, sets.test.logits, evidence_of(sets.test, sets.detectors)
     )
     wrong = sets.test.logits.argmax(axis=1) != sets.test.labels
     for name, found in values.items():
@@ -95,10 +86,10 @@ def test_a_certified_policy_accepts_the_highest_of_its_score_and_counts_their_er
     assert len(set(of_ten)) == 3  # each accepts by its own score
 
 
-def test_the_limit_of_the_ood_rule_is_the_highest_that_is_certified(detectors):
+def test_the_limit_of_the_ood_rule_is_the_highest_that_is_certified(sets):
     calibration = predictions("cases", 500, 5)
-    limit = ood_limit(calibration, detectors, seed=0)
-    familiar = np.sort(all_scores(calibration, detectors)["knn"])
+    limit = ood_limit(calibration, sets.detectors, seed=0)
+    familiar = np.sort(all_scores(calibration, sets.detectors)["knn"])
     # of 500 cases the share below the k-th is Beta(k, 501 - k)
     ranks = [k for k in range(1, 501) if stats.beta(k, 501 - k).cdf(0.05) >= 0.95]
     assert limit == familiar[max(ranks) - 1]
@@ -107,7 +98,7 @@ def test_the_limit_of_the_ood_rule_is_the_highest_that_is_certified(detectors):
     assert found == ("walls", "ood_rule", "ood_share", 0.5)
 
 
-def test_without_enough_cases_no_image_is_called_ood(detectors):
+def test_without_enough_cases_no_image_is_called_ood(sets):
     few = predictions("cases", 58, 5)  # 59 are the least: 0.95 ** 59 < 0.05
-    assert ood_limit(few, detectors, seed=0) == -np.inf
-    assert ood_limit(predictions("cases", 59, 5), detectors, seed=0) > -np.inf
+    assert ood_limit(few, sets.detectors, seed=0) == -np.inf
+    assert ood_limit(predictions("cases", 59, 5), sets.detectors, seed=0) > -np.inf

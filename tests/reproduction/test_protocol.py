@@ -7,27 +7,29 @@ from tiny import TINY
 from misgiving.data.datasets.dataset import PAPER_PREPROCESSING
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
-from misgiving.reproduction.config import MODELS, ModelName
+from misgiving.reproduction.config import MODELS, ModelName, OodSource, settings_of
 from misgiving.reproduction.protocol import (
     DERIVED,
     DIGITS,
-    OodSource,
     chosen_units,
     ood_sources,
     protocol_for,
     units,
 )
-from misgiving.training.config import DataConfig, ModelConfig
+from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
 
 def test_the_columns_change_what_they_say():
     assert tuple(MODELS) == get_args(ModelName)
-    trainings = {name: replace(TINY.training, **column.training) for name, column in MODELS.items()}
+    trainings = {
+        name: replace(TINY.training, **settings_of(name, TrainingConfig)) for name in MODELS
+    }
     assert not trainings["vanilla"].estimates_losses
     assert trainings["mse"].auxiliary == "mse"
     assert trainings["detached"] == replace(TINY.training, detached=True)
     assert trainings["proposed"] == trainings["proposed+logits"] == TINY.training
-    assert [name for name, column in MODELS.items() if column.model] == ["proposed+logits"]
+    networks = {name: settings_of(name, ModelConfig) for name in MODELS}
+    assert {name for name in MODELS if networks[name]} == {"proposed+logits"}
     assert trainings["proposed_halves"] == replace(TINY.training, pairs="halves")
     assert trainings["proposed_sum"] == replace(TINY.training, reduction="sum")
 
@@ -37,10 +39,8 @@ def test_the_columns_change_what_they_say():
     [
         ({"trials": 0}, "trials"),
         ({"models": ("vanila",)}, "'vanila'"),
-        ({"ood_sets": ("nct",)}, "choose from"),
         ({"unseen": ()}, "in_distribution"),
         ({"unseen": ("2",)}, "'2'"),
-        ({"ood_sets": ("boxes",)}, "tuning_set.*'histology'"),
     ],
 )
 @pytest.mark.usefixtures("as_in_use")
@@ -54,6 +54,7 @@ def test_impossible_protocols_are_refused(changes, named):
     [
         ("folder:photos", {"tuning_set": "b_box"}, "in_distribution"),
         ("isic2019:ISIC_2019", {}, "tuning_set"),  # neither NCT nor a stand-in
+        ("digits", {"tuning_set": "nct"}, "histology, photographs, boxes"),
         ("photos", {}, "digits"),
     ],
 )

@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from waiting import until
 from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.reproduction import ray as cluster
 from misgiving.reproduction.config import Unit
+from misgiving.reproduction.runner import reproduce_units
 
 MARK = "MISGIVING_TEST_OF_RAY"  # inherited by every process that a test has started
 HOLD = """
@@ -69,20 +72,23 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="looks i
 
 @needs_proc
 def test_a_cluster_whose_worker_is_killed_gives_the_files_of_one_process(
-    environment, two_workers, cache, small_reproduction, tmp_path
+    environment, two_workers, small, check_small, tmp_path, monkeypatch
 ):
-    script = [sys.executable, str(Path(__file__).with_name("small.py"))]
-    command = [*script, str(tmp_path / "ray"), str(cache), two_workers]
-    with subprocess.Popen(command, env=environment) as run:
-        until(lambda: unfinished(tmp_path / "ray" / "units" / "ood_detection"))
+    folder = tmp_path / Unit("ood_detection", 0, "vanilla").folder
+
+    def kill_worker():
+        until(lambda: unfinished(folder.parent))
         (busy,) = [pid for pid, title in started(environment) if "ray::ood_detection" in title]
         os.kill(busy, signal.SIGKILL)
-        assert not (tmp_path / "ray" / Unit("ood_detection", 0, "vanilla").folder).exists()
-    assert run.returncode == 0
-    for name in ("results.csv", "intervals.csv", "histories.csv", "confusions.csv"):
-        of_ray = (tmp_path / "ray" / name).read_bytes()
-        assert of_ray == (small_reproduction / name).read_bytes()
-    assert unfinished(tmp_path / "ray") == []
+        assert not folder.exists()
+
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with ThreadPoolExecutor(1) as pool:
+        killing = pool.submit(kill_worker)
+        reproduce_units(small, tmp_path, run=cluster.on_ray(two_workers, threads=1))
+    killing.result()
+    check_small(tmp_path)
 
 
 @needs_proc
@@ -154,20 +160,24 @@ def test_options_that_mean_nothing_here_are_refused(misgiving, tmp_path, options
     assert reason in error
 
 
-def test_a_unit_takes_a_gpu_where_its_device_may_be_one(monkeypatch):
-    for available, shares in ((4.0, (0.0, 1.0, 1.0)), (0.0, (0.0, 1.0, 0.0))):
-        monkeypatch.setattr(cluster.ray, "cluster_resources", lambda gpus=available: {"GPU": gpus})
-        devices = ("cpu", "cuda", "auto")
-        assert tuple(cluster.gpus_of_unit(None, device) for device in devices) == shares
-    assert cluster.gpus_of_unit(0.5, "cuda") == 0.5
-
-
-def test_a_unit_that_fits_no_single_node_is_refused():
+@pytest.mark.parametrize(
+    ("threads", "asked", "device", "share"),
+    [
+        (4, None, "cpu", 0.0),
+        (2, None, "cuda", 1.0),
+        (2, None, "auto", 1.0),
+        (2, 0.5, "cuda", 0.5),
+        (4, None, "cuda", None),  # no single node has both
+    ],
+)
+def test_a_unit_takes_a_gpu_where_its_device_may_be_one_and_a_node_has_room(
+    threads, asked, device, share
+):
     nodes = [{"CPU": 4.0}, {"CPU": 2.0, "GPU": 1.0}]
-    cluster.check_nodes(nodes, 2, 0.5)
-    cluster.check_nodes(nodes, 4, 0.0)
-    with pytest.raises(UsageError, match="4 CPUs and 1 GPUs"):
-        cluster.check_nodes(nodes, 4, 1.0)
+    refused = pytest.raises(UsageError, match="4 CPUs and 1 GPUs")
+    with nullcontext() if share is not None else refused:
+        assert cluster.gpus_of_unit(nodes, threads, asked, device) == share
+    assert cluster.gpus_of_unit(nodes[:1], 4, None, "auto") == 0.0
 
 
 def test_a_node_with_another_folder_data_or_code_is_refused(tmp_path):

@@ -1,20 +1,19 @@
 import json
 import os
-import random
 import shutil
+import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from commands import killed
 from small import SMALL
 from threadpoolctl import threadpool_info
 from tiny import TINY
+from waiting import until
 
 from misgiving.checkpoint import load
 from misgiving.errors import TrainingError
@@ -27,18 +26,6 @@ from misgiving.reproduction.trial_data import Progress, TrainedUnit, TrialData
 from misgiving.training.config import DataConfig
 
 UNIT = Unit("generalization", 0, "proposed")
-
-
-@pytest.fixture
-def one_unit(reproduction, tmp_path):
-    """The folder of a reproduction with one finished unit, which a test may change."""
-    shutil.copytree(reproduction / UNIT.folder, tmp_path / UNIT.folder)
-    return tmp_path
-
-
-def change_record(out, **changes):
-    path = out / UNIT.folder / "unit.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_a_finished_unit_is_not_done_again_whatever_its_threads(trial_data, reproduction):
@@ -55,33 +42,14 @@ def test_a_unit_of_other_settings_does_not_count_as_finished(reproduction, cache
     assert not runner.is_finished(reproduction / UNIT.folder, other.record(UNIT))
 
 
-@pytest.mark.parametrize(
-    ("change", "trained"),
-    [
-        ({"code": "older"}, True),
-        ({"training_code": "older"}, False),
-        ({"training": {}}, False),
-        ({"versions": {}}, False),
-    ],
-)
-def test_a_unit_of_other_code_or_training_is_not_finished(trial_data, one_unit, change, trained):
-    change_record(one_unit, **change)
-    folder, record = one_unit / UNIT.folder, trial_data.record(UNIT)
-    assert not runner.is_finished(folder, record)
-    assert runner.is_trained(folder, record) == trained
-
-
-def test_a_unit_whose_measuring_code_changed_is_measured_again_and_not_trained(
-    trial_data, reproduction, one_unit, monkeypatch
+@pytest.mark.parametrize("change", [{"code": "older"}, {"training": {}}, {"versions": {}}])
+def test_a_unit_of_other_code_or_training_is_not_finished(
+    trial_data, reproduction, tmp_path, change
 ):
-    change_record(one_unit, code="older")
-    (one_unit / UNIT.folder / "results.csv").unlink()
-    monkeypatch.setattr(runner, "train_run", lambda *_, **__: pytest.fail("trained again"))
-    runner.reproduce_units(trial_data, one_unit, chosen=[UNIT])
-    for name in ("results.csv", "reliability.csv", "run/history.csv", "run/model.safetensors"):
-        again, before = (root / UNIT.folder / name for root in (one_unit, reproduction))
-        assert again.read_bytes() == before.read_bytes()
-    assert runner.is_finished(one_unit / UNIT.folder, trial_data.record(UNIT))
+    record = json.loads((reproduction / UNIT.folder / "unit.json").read_text())
+    for changes, finished in (({}, True), (change, False)):
+        (tmp_path / "unit.json").write_text(json.dumps(record | changes))
+        assert runner.is_finished(tmp_path, trial_data.record(UNIT)) == finished
 
 
 @pytest.mark.parametrize("experiment", ["generalization", "ood_detection"])
@@ -130,45 +98,21 @@ def test_a_unit_that_fails_leaves_nothing_but_what_its_training_resumes_from(
     assert left == ["vanilla.unfinished.safetensors"]
 
 
-def killed_while_at_work(command, out, moment):
-    """Kill a reproduction a moment after its first unit began; False if it had ended before."""
-    process = subprocess.Popen(command)
-    while process.poll() is None and not (out / "units").exists():
-        time.sleep(0.02)
-    if killed(process, moment):
-        return True
-    shutil.rmtree(out)
-    return False
-
-
-def test_a_reproduction_killed_at_a_random_moment_ends_in_the_same_results(
-    small_reproduction, cache, tmp_path
+def test_a_reproduction_that_is_killed_and_resumed_in_processes_gives_the_bytes_of_one_process(
+    small, cache, check_small, tmp_path
 ):
-    out, chance = tmp_path / "killed", random.Random(0)
-    command = [sys.executable, str(Path(__file__).with_name("small.py")), str(out), str(cache)]
-    assert any(killed_while_at_work(command, out, chance.uniform(0.0, 2.0)) for _ in range(20))
-    small = TrialData(SMALL, cache)
-    runner.reproduce_units(small, out, run=runner.on_this_machine(threads=1))
-    collect(small, out)
-    for name in ("results.csv", "intervals.csv", "histories.csv", "confusions.csv"):
-        assert (out / name).read_bytes() == (small_reproduction / name).read_bytes()
-    assert [path for path in out.rglob("*.partial") if path.is_dir()] == []
-
-
-@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.soak)])
-def test_processes_give_the_bytes_of_one_with_as_many_threads(
-    reproduction, tmp_path, cache, threads
-):
-    small = TrialData(SMALL, cache)
-    if threads == 1:
-        shutil.copytree(reproduction / "units", tmp_path / "one" / "units")
-    for name, jobs in (("one", 1), ("several", 2)):
-        run = runner.on_this_machine(jobs=jobs, threads=threads)
-        runner.reproduce_units(small, tmp_path / name, run=run)
-    for unit in units(small.protocol):
-        for name in ("results.csv", "run/history.csv", "run/model.safetensors"):
-            one, several = (tmp_path / place / unit.folder / name for place in ("one", "several"))
-            assert one.read_bytes() == several.read_bytes()
+    first, second = units(SMALL)
+    command = [sys.executable, str(Path(__file__).with_name("small.py")), tmp_path, cache]
+    with subprocess.Popen(command) as process:
+        place = tmp_path / second.folder.parent
+        until(lambda: process.poll() is not None or list(place.glob("*.partial")))
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    before = (tmp_path / first.folder / "unit.json").stat().st_mtime_ns
+    run = runner.on_this_machine(jobs=2, threads=1)
+    runner.reproduce_units(small, tmp_path, run=run)
+    assert (tmp_path / first.folder / "unit.json").stat().st_mtime_ns == before
+    check_small(tmp_path)
 
 
 def test_only_the_chosen_units_run_each_with_the_threads_it_records(

@@ -10,11 +10,9 @@ from tiny import TINY
 
 from misgiving.errors import BadImagesError
 from misgiving.report.reproduction.page import write_report
-from misgiving.reproduction.collection import collect
-from misgiving.reproduction.config import OdinGrid, Unit
-from misgiving.reproduction.protocol import OodSource
+from misgiving.reproduction.collection import collect, read_run
+from misgiving.reproduction.config import OdinGrid, OodSource, Unit
 from misgiving.reproduction.runner import reproduce_units
-from misgiving.reproduction.tables import read_run
 from misgiving.reproduction.trial_data import TrialData
 from misgiving.training.config import DataConfig
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from misgiving.errors import DataError
-from misgiving.reproduction.tables import SCHEMAS, read_run, read_table, table_of, write_table
+from misgiving.reproduction.collection import read_run
+from misgiving.reproduction.tables import SCHEMAS, read_table, table_of, write_table
 
 TABLES = (
     *("results.csv", "intervals.csv", "histories.csv"),

@@ -9,16 +9,24 @@ from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import Cache, Fields, Values, command
 from misgiving.cli.progress import Bar, Steps, Units, progress_bars, say
 from misgiving.errors import UsageError
-from misgiving.reproduction.config import MOST_JOBS, ModelName, OdinGrid, ProtocolConfig
+from misgiving.reproduction.config import MOST_JOBS, ModelName, OdinGrid, Protocol
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from misgiving.data.splits import SplitLeakage
-    from misgiving.reproduction.protocol import Protocol
     from misgiving.reproduction.runner import Runner
 
+SETTINGS = (
+    "trials",
+    "models",
+    "in_distribution",
+    "unseen",
+    "masks",
+    "learning_rates",
+    "seed",
+)
 PROTOCOL, UNITS, MACHINE = "Protocol", "Single units", "Machine"
 TRAINING = (
     "auxiliary_weight",
@@ -36,7 +44,7 @@ TRAINING = (
 
 @command
 def reproduce(
-    protocol: Annotated[Values, Fields(ProtocolConfig, optional=True)],
+    protocol: Annotated[Values, Fields(Protocol, SETTINGS, optional=True)],
     images: Annotated[
         Values,
         Fields(
@@ -155,9 +163,9 @@ def reproduce(
     """
     from misgiving.report.reproduction.page import write_report
     from misgiving.reproduction.collection import collect as collect_units
+    from misgiving.reproduction.collection import read_run
     from misgiving.reproduction.protocol import chosen_units, ood_sources, protocol_for
     from misgiving.reproduction.runner import reproduce_units
-    from misgiving.reproduction.tables import read_run
     from misgiving.reproduction.trial_data import Progress, TrialData
     from misgiving.reproduction.workers import usual_jobs
 
@@ -218,7 +226,7 @@ def say_unfinished(out: Path) -> None:
 
 
 def _runner(
-    protocol: "Protocol",
+    protocol: Protocol,
     count: int,
     jobs: int | None,
     threads: int | None,

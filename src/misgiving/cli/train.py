@@ -19,7 +19,7 @@ from misgiving.cli.progress import (
 )
 from misgiving.errors import UsageError
 from misgiving.files import check_writable
-from misgiving.reproduction.config import MODELS, ModelName, check_beside_model
+from misgiving.reproduction.config import MODELS, ModelName, settings_of
 from misgiving.training.config import (
     RECIPES,
     DataConfig,
@@ -78,9 +78,10 @@ def train(
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
     """
     if model is not None:
-        check_beside_model(model, [*training, *network])
-        training = {**training, **MODELS[model].training}
-        network = {**network, **MODELS[model].model}
+        if twice := set().union(*MODELS.values()).intersection([*training, *network]):
+            raise UsageError(f"`{min(twice)}` is defined by `model` {model}; leave one of them out")
+        training = {**training, **settings_of(model, TrainingConfig)}
+        network = {**network, **settings_of(model, ModelConfig)}
     configured = RECIPES[recipe].configure(images, network, training)
     check_replaceable_run(out, overwrite)
     if configured.training.devices * configured.training.nodes > 1:

@@ -1,34 +1,35 @@
-"""Collect the finished units of a reproduction: `results.csv` and the report's other inputs."""
+"""Collect the finished units of a reproduction: its tables and documents, and read them again."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from PIL import Image
 
-from misgiving.errors import DataError
+from misgiving.checkpoint import versions
+from misgiving.data.cache import ImageSet
+from misgiving.data.decoding import Picture
+from misgiving.data.ood_sets import PAPER_COUNTS
+from misgiving.errors import DataError, explain_damage
 from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.evaluation.measures import UNSEEN_SET
-from misgiving.files import read_json, write_json
+from misgiving.files import read_json, whole_folder, write_json
 from misgiving.predictions.record import Predictions
-from misgiving.reproduction.config import Unit, learning_rate_of
-from misgiving.reproduction.documents import (
-    exhibits,
-    settings,
-    timing,
-    write_datasets,
-    write_examples,
-)
+from misgiving.report.reproduction.run import Run
+from misgiving.reproduction.config import PAPER_SETS, Unit, learning_rate_of
+from misgiving.reproduction.generalization import RELIABILITY
 from misgiving.reproduction.intervals import (
     MeasuredSet,
-    intervals_of,
     risk_curves,
     values_by_trial,
 )
-from misgiving.reproduction.policies import RELIABILITY
-from misgiving.reproduction.protocol import EXPERIMENTS, rate_experiments, units
-from misgiving.reproduction.runner import is_finished
+from misgiving.reproduction.ood_detection import unseen_sets
+from misgiving.reproduction.protocol import DERMOSCOPY, EXPERIMENTS, rate_experiments, units
+from misgiving.reproduction.runner import has_record, is_finished
 from misgiving.reproduction.tables import (
     REMEDY,
     predictions_path,
@@ -38,19 +39,14 @@ from misgiving.reproduction.tables import (
 )
 from misgiving.reproduction.trial_data import TrialData, code_fingerprint
 from misgiving.reproduction.workers import mapped
+from misgiving.training.config import recorded
 
+EXAMPLES = 6  # of each set
 COLLECTED = "collected.json"
+TABLES = ("results", "histories", "intervals", "confusions", "reliability", "risk_coverage")
 COLLECTION = (
-    "results.csv",
-    "histories.csv",
-    "intervals.csv",
-    "confusions.csv",
-    "reliability.csv",
-    "risk_coverage.csv",
-    "datasets.json",
-    "manifests",
-    "examples",
-    "settings.json",
+    *(f"{name}.csv" for name in TABLES),
+    *("datasets.json", "manifests", "examples", "settings.json"),
 )
 
 
@@ -68,28 +64,33 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
         DataError: No unit is finished.
         TrainingError: A process was killed, as happens when memory runs out.
     """
-    finished = finished_units(trial_data, out)
+    protocol, finished = trial_data.protocol, finished_units(trial_data, out)
+    timings = [read_json(out / unit.folder / "timing.json", remedy=REMEDY) for unit in finished]
     made_of = {
-        "protocol": repr(trial_data.protocol),
+        "protocol": repr(protocol),
         "units": [trial_data.record(unit) for unit in finished],
-        "threads": [timing(out / unit.folder)["threads"] for unit in finished],
+        "threads": [timing["threads"] for timing in timings],
         "code": code_fingerprint(),
     }
-    if _is_collected(out, made_of):
+    if all((out / name).exists() for name in COLLECTION) and has_record(out / COLLECTED, made_of):
         return
     (out / COLLECTED).unlink(missing_ok=True)
     results = _of_units(finished, out, "results.csv")
     sets = list(_measured_sets(trial_data, finished, out, results))
-    with mapped(intervals_of, sets, jobs) as intervals:
+    with mapped(MeasuredSet.intervals, sets, jobs) as intervals:
         write_table(out / "results.csv", results)
         write_table(out / "histories.csv", _of_units(finished, out, "run/history.csv"))
         write_table(out / "confusions.csv", _confusions(trial_data, finished, out))
         write_table(out / RELIABILITY, _of_units(finished, out, RELIABILITY, schema="bins.csv"))
-        write_table(out / "risk_coverage.csv", _risk_curves(trial_data, finished, out))
-        sets_of_images = exhibits(trial_data)
-        write_datasets(out, sets_of_images)
-        write_examples(out / "examples", sets_of_images)
-        write_json(out / "settings.json", settings(trial_data, finished, out))
+        curves = risk_curves(
+            _folders(finished, out, "generalization"),
+            trial_data.evaluation_sets.measured,
+            replicates=protocol.replicates,
+            seed=protocol.seed,
+        )
+        write_table(out / "risk_coverage.csv", curves)
+        _write_sets(trial_data, out)
+        write_json(out / "settings.json", _settings(trial_data, finished, timings))
         write_table(out / "intervals.csv", pd.concat(intervals))
     write_json(out / COLLECTED, made_of)
 
@@ -107,15 +108,6 @@ def finished_units(trial_data: TrialData, out: Path) -> list[Unit]:
             "run units before collecting"
         )
     return finished
-
-
-def _is_collected(out: Path, made_of: dict[str, Any]) -> bool:
-    if not all((out / name).exists() for name in (COLLECTED, *COLLECTION)):
-        return False
-    try:
-        return read_json(out / COLLECTED, remedy=REMEDY) == made_of
-    except DataError:
-        return False
 
 
 def _measured_sets(
@@ -156,16 +148,6 @@ def _folders(finished: Sequence[Unit], out: Path, experiment: str) -> dict[str, 
     return folders
 
 
-def _risk_curves(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> pd.DataFrame:
-    folders, protocol = _folders(finished, out, "generalization"), trial_data.protocol
-    return risk_curves(
-        {name: folders[name] for name in protocol.models if name in folders},
-        trial_data.evaluation_sets.measured,
-        replicates=protocol.replicates,
-        seed=protocol.seed,
-    )
-
-
 def _of_units(finished: Sequence[Unit], out: Path, name: str, *, schema: str = "") -> pd.DataFrame:
     """The rows of a table of each unit, with its experiment, trial and model.
 
@@ -193,3 +175,151 @@ def _confusions(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> p
         for (true, choice), count in sorted(Counter(pairs).items()):
             rows.append((*unit, classes[true], classes[choice], count))
     return table_of(rows, "confusions.csv")
+
+
+def _settings(
+    trial_data: TrialData, finished: Sequence[Unit], timings: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The data, the settings and the provenance of a reproduction, for `settings.json`.
+
+    `images` and `classes` are those of 4.1, in the order of the data, and `class_counts` their
+    images by class and set in the first trial; 4.2 has `in_distribution_images` of the classes
+    `in_distribution`. After each epoch the `monitored_set` is measured, detectors are tuned on
+    the `tuning_set`, and every table is of the `measured_set`. `training` is before what each
+    model changes. `unit_seconds` sums training and measuring over units.
+    """
+    protocol, sets = trial_data.protocol, trial_data.evaluation_sets
+    return {
+        "data": protocol.data,
+        "images": len(trial_data.images),
+        "in_distribution_images": len(trial_data.inliers),
+        "classes": trial_data.images.classes,
+        "in_distribution": protocol.in_distribution,
+        "unseen": protocol.unseen,
+        "class_counts": _class_counts(trial_data),
+        "split": protocol.images.split,
+        "validation_share": protocol.images.validation_share,
+        "monitored_set": sets.monitored,
+        "tuning_set": sets.tuning,
+        "measured_set": sets.measured,
+        "sizes": [trial_data.size(experiment) for experiment in EXPERIMENTS],
+        "odin": asdict(protocol.odin),
+        "models": protocol.models,
+        "trials": protocol.trials,
+        "seed": protocol.seed,
+        "learning_rates": sorted({protocol.training.learning_rate, *protocol.learning_rates}),
+        "model": recorded(protocol.model),
+        "training": recorded(protocol.training),
+        "preprocessing": trial_data.preprocessing.to_dict(),
+        "augmentation": trial_data.augmentation.to_dict(),
+        "compares_with_paper": set(protocol.in_distribution) == set(DERMOSCOPY.in_distribution),
+        "versions": versions(),
+        "fingerprint": trial_data.images.fingerprint,
+        "leakage": [row._asdict() for row in trial_data.leakage()],
+        "missing_units": [unit._asdict() for unit in units(protocol) if unit not in finished],
+        "skipped": [
+            {"set": name, **image._asdict()}
+            for name, images in trial_data.skipped().items()
+            for image in images
+        ],
+        "unit_seconds": sum(timing["seconds"] for timing in timings),
+        "unit_threads": sorted({timing["threads"] for timing in timings}),
+        "notes": protocol.notes,
+    }
+
+
+def _class_counts(trial_data: TrialData) -> dict[str, dict[str, int]]:
+    setup = trial_data.setup(Unit("generalization", 0, trial_data.protocol.models[0]))
+    classes = np.array(setup.images.classes)
+    counts = pd.crosstab(classes[setup.images.labels], setup.sets).reindex(classes, fill_value=0)
+    return dict(counts.to_dict("index"))
+
+
+def _write_sets(trial_data: TrialData, out: Path) -> None:
+    """Write `datasets.json`, the images of each set into `manifests`, and a few into `examples`.
+
+    The latter are spread evenly, so that several classes or source pictures are among them.
+    """
+    facts = {}
+    with whole_folder(out / "manifests") as manifests, whole_folder(out / "examples") as examples:
+        for name, images, facts[name] in _exhibits(trial_data):
+            file_name = name.replace("/", "-")
+            columns = {"id": images.ids, "group": images.groups, "sha256": images.hashes}
+            write_table(manifests / f"{file_name}.csv", pd.DataFrame(columns))
+            (examples / file_name).mkdir()
+            positions = np.linspace(0, len(images) - 1, min(EXAMPLES, len(images)))
+            for number, pixels in enumerate(images.read(positions.round().astype(np.int64))):
+                Image.fromarray(pixels).save(examples / file_name / f"{number}.png")
+    write_json(out / "datasets.json", facts)
+
+
+def _exhibits(trial_data: TrialData) -> Iterator[tuple[str, ImageSet, dict[str, Any]]]:
+    """All sets that are measured: name, images, and facts for `datasets.json`.
+
+    Sets are of the first trial where they differ between trials. Facts are `contents`, number of
+    `images` and of independent `groups`, `checksum` of all images, `paper_set` (the set of the
+    paper's Table 1 that it is or stands in for; empty for none) with `paper_images`, the images
+    `left_out` because no sample could be made of them, and `origin` (`published set` if it was
+    given under the paper's name, `given` under another, or `made here`; empty for the data).
+    """
+    protocol, measured = trial_data.protocol, trial_data.evaluation_sets.measured
+    classes = ", ".join(protocol.in_distribution)
+    described = {
+        measured: "held-out images of all classes (4.1)",
+        f"{measured} (in-distribution classes)": f"held-out images of the classes {classes} "
+        "(in-distribution in 4.2 and 4.3)",
+    }
+    for experiment, (name, contents) in zip(EXPERIMENTS, described.items(), strict=True):
+        setup = trial_data.setup(Unit(experiment, 0, protocol.models[0]))
+        images = setup.images_of(measured)
+        yield name, images, _facts(images, contents)
+    for name, (dataset, images) in trial_data.outliers(0).items():
+        facts = _facts(images, dataset.contents, protocol.row(name))
+        yield name, images, facts | {"left_out": dataset.left_out, "origin": protocol.origin(name)}
+    together, rows_of = unseen_sets(trial_data.images, protocol.unseen)
+    for name, rows in rows_of.items():
+        members = "all unseen classes" if name == UNSEEN_SET else f"class {name.split('/', 1)[1]}"
+        images = together.select(rows)
+        contents = f"images of {members}, on which no model of 4.3 was trained"
+        yield name, images, _facts(images, contents)
+
+
+def _facts(images: ImageSet, contents: str, row: str = "") -> dict[str, Any]:
+    """Count a set; `row` is that of the paper's Table 1."""
+    return {
+        "contents": contents,
+        "images": len(images),
+        "groups": len(set(images.groups)),
+        "checksum": images.fingerprint,
+        "paper_set": row if row in PAPER_SETS else "",
+        "paper_images": PAPER_COUNTS.get(row),
+        "left_out": 0,
+        "origin": "",
+    }
+
+
+def read_run(folder: Path) -> Run:
+    """Read a reproduction's folder for its report.
+
+    Raises:
+        DataError: A file is missing or damaged.
+    """
+    tables = {name: read_table(folder / f"{name}.csv") for name in TABLES}
+    datasets = read_json(folder / "datasets.json", remedy=REMEDY)
+    return Run(
+        **tables,
+        settings=read_json(folder / "settings.json", remedy=REMEDY),
+        datasets=datasets,
+        pictures={name: _pictures(folder / "examples", name) for name in datasets},
+    )
+
+
+def _pictures(folder: Path, dataset: str) -> list[Picture]:
+    """The examples of a set in the order of their numbers."""
+    paths = (folder / dataset.replace("/", "-")).glob("*.png")
+    numbered = sorted(paths, key=lambda path: (len(path.stem), path.stem))  # 2 before 10
+    pictures = []
+    for path in numbered:
+        with explain_damage(path, remedy=REMEDY), Image.open(path) as image:
+            pictures.append(np.asarray(image.convert("RGB")))
+    return pictures

@@ -1,12 +1,13 @@
 """Configuration of a reproduction, the models that it compares, and its units of work."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from misgiving.errors import UsageError, require, require_choices
 from misgiving.registry import Registry
+from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
 ModelName = Literal[
     "vanilla",
@@ -19,27 +20,17 @@ ModelName = Literal[
 ]
 """The models that a reproduction compares, in the order of its tables."""
 
-
-class ModelVariant(NamedTuple):
-    """Changes of the training and of the network that define a model of the tables."""
-
-    training: Mapping[str, Any]
-    model: Mapping[str, Any] = {}
-
-
-MODELS: Registry[ModelVariant] = Registry(
+MODELS: Registry[Mapping[str, Any]] = Registry(
     "model",
-    **{
-        "vanilla": ModelVariant({"auxiliary": "none"}),
-        "mse": ModelVariant({"auxiliary": "mse"}),
-        "detached": ModelVariant({"auxiliary": "ranking", "detached": True}),
-        "proposed": ModelVariant({"auxiliary": "ranking"}),
-        "proposed_halves": ModelVariant({"auxiliary": "ranking", "pairs": "halves"}),
-        "proposed_sum": ModelVariant({"auxiliary": "ranking", "reduction": "sum"}),
-        "proposed+logits": ModelVariant({"auxiliary": "ranking"}, {"reads_logits": True}),
-    },
+    vanilla={"auxiliary": "none"},
+    mse={"auxiliary": "mse"},
+    detached={"auxiliary": "ranking", "detached": True},
+    proposed={"auxiliary": "ranking"},
+    proposed_halves={"auxiliary": "ranking", "pairs": "halves"},
+    proposed_sum={"auxiliary": "ranking", "reduction": "sum"},
+    **{"proposed+logits": {"auxiliary": "ranking", "reads_logits": True}},
 )
-"""The columns of every table.
+"""The columns of every table: settings of the training and of the network that define a model.
 
 vanilla and detached have the same classifier; the estimator of detached learns beside it.
 
@@ -48,20 +39,23 @@ same weight B (B - 1) times weaker, 4,032 at a batch of 64; `proposed_halves` pa
 one half of the batch with one of the other, as LL4AL does (Yoo and Kweon, 2019).
 """
 
-DEFINING = {name for variant in MODELS.values() for name in (*variant.training, *variant.model)}
-"""Settings that tell the models apart."""
 
+def settings_of(model: str, config: type[ModelConfig] | type[TrainingConfig]) -> dict[str, Any]:
+    """The settings that define a model and are fields of this configuration.
 
-def check_beside_model(name: ModelName, settings: Iterable[str]) -> None:
-    """Check that no setting is one that a model defines, or that would make another model of it."""
-    for setting in settings:
-        if setting in DEFINING:
-            raise UsageError(f"`{setting}` is defined by `model` {name}; leave one of them out")
+    >>> settings_of("proposed+logits", ModelConfig)
+    {'reads_logits': True}
+    """
+    names = {field.name for field in fields(config)}
+    return {name: value for name, value in MODELS[model].items() if name in names}
 
 
 PAPER_MODELS: tuple[ModelName, ...] = ("vanilla", "mse", "detached", "proposed")
 """`detached` shows the effect of joint training in `proposed`."""
 
+
+PAPER_SETS = ("nct", "b_box", "b_box_70", "b_box_70_image", "imagenet", "clin_skin", "derm_skin")
+"""The rows of the paper's Table 1 in its order; `b_box_70_image` is its B-Box-70 read otherwise."""
 
 FAILURES = "failures"  # the acceptance scores of the measured set
 
@@ -85,47 +79,6 @@ def learning_rate_of(experiment: str) -> float | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProtocolConfig:
-    """Trials, models and classes of a reproduction.
-
-    Attributes:
-        trials: Independent repetitions; trial t has the seed SEED + t. With fewer than 5 no claim
-            is decided. Default: 5 for digits, else the paper's 3.
-        models: Models to compare: vanilla, mse, detached, proposed; and proposed_halves,
-            proposed_sum (other readings of Eq. 1), proposed+logits (the estimator also reads the
-            classifier's output). Default: the first four.
-        in_distribution: In-distribution classes of Sections 4.2 and 4.3; Section 4.1 uses all
-            classes. Default: the paper's five.
-        unseen: Classes of 4.3 that no model is trained on. Default: the paper's three.
-        masks: Folder of lesion masks (ID_segmentation.png), or `automatic` to locate lesions.
-            Default: the masks beside the data, else automatic.
-        learning_rates: Other learning rates at which 4.1 is repeated; `none` for no sweep. Default:
-            3e-4,1e-3 for dermoscopy, else none.
-        seed: Seed of the first trial.
-    """
-
-    trials: int = 3
-    models: tuple[ModelName, ...] = PAPER_MODELS
-    in_distribution: tuple[str, ...]
-    unseen: tuple[str, ...]
-    masks: str | None = None
-    learning_rates: tuple[float, ...] = ()
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require(self, "trials", self.trials >= 1, "be at least 1")
-        for name in self.models:
-            MODELS[name]
-        if len(self.in_distribution) < 2 or not self.unseen:
-            raise UsageError(
-                "sections 4.2 and 4.3 need at least two in-distribution classes and one unseen "
-                "class; set `in_distribution` and `unseen`"
-            )
-        if both := set(self.in_distribution) & set(self.unseen):
-            raise UsageError(f"class {min(both)!r} cannot be both in-distribution and unseen")
-
-
-@dataclass(frozen=True, kw_only=True)
 class OdinGrid:
     """ODIN's grid, and the OOD set and the criterion by which its best point was chosen.
 
@@ -144,6 +97,97 @@ class OdinGrid:
 
     def __post_init__(self) -> None:
         require_choices(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OodSource:
+    """An OOD set of given images, which are not derived from the data.
+
+    Attributes:
+        name: Describes the content; the paper's names are for the published sets.
+        location: A folder of images, data as in `misgiving train DATA`, or `scikit-image`.
+        stands_for: The set of the paper that this one stands in for; empty for none.
+        about: Content and number of sources, for the report.
+    """
+
+    name: str
+    location: str
+    stands_for: str = ""
+    about: str = ""
+
+    @property
+    def row(self) -> str:
+        """The row of the paper's Table 1 beside which it is shown; empty for a set of one's own."""
+        return self.stands_for or self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """All settings of a reproduction.
+
+    Attributes:
+        trials: Independent repetitions; trial t has the seed SEED + t. With fewer than 5 no claim
+            is decided. Default: 5 for digits, else the paper's 3.
+        models: Models to compare: vanilla, mse, detached, proposed; and proposed_halves,
+            proposed_sum (other readings of Eq. 1), proposed+logits (the estimator also reads the
+            classifier's output). Default: the first four.
+        in_distribution: In-distribution classes of Sections 4.2 and 4.3; Section 4.1 uses all
+            classes. Default: the paper's five.
+        unseen: Classes of 4.3 that no model is trained on. Default: the paper's three.
+        masks: Folder of lesion masks (ID_segmentation.png), or `automatic` to locate lesions.
+            Default: the masks beside the data, else automatic.
+        learning_rates: Other learning rates at which 4.1 is repeated; `none` for no sweep. Default:
+            3e-4,1e-3 for dermoscopy, else none.
+        seed: Seed of the first trial.
+        data: The images, as in `misgiving train DATA`.
+        ood_sets: Out-of-distribution sets of 4.2 in the order of the table.
+        sources: Those that are given; one with the name of a derived set replaces it.
+        odin: ODIN's grid, and the set that it is tuned on (the paper's: NCT).
+        model: The network.
+        training: How to train it, before the changes of each model.
+        images: Their preparation and split.
+        replicates: Number of bootstrap samples for each interval.
+        notes: Sentences about the choices, for the report.
+    """
+
+    trials: int = 3
+    models: tuple[ModelName, ...] = PAPER_MODELS
+    in_distribution: tuple[str, ...]
+    unseen: tuple[str, ...]
+    masks: str | None = None
+    learning_rates: tuple[float, ...] = ()
+    seed: int = 0
+    data: str
+    ood_sets: tuple[str, ...]
+    sources: tuple[OodSource, ...] = ()
+    odin: OdinGrid
+    model: ModelConfig
+    training: TrainingConfig
+    images: DataConfig
+    replicates: int = 1000
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(self, "trials", self.trials >= 1, "be at least 1")
+        for name in self.models:
+            MODELS[name]
+        if len(self.in_distribution) < 2 or not self.unseen:
+            raise UsageError(
+                "sections 4.2 and 4.3 need at least two in-distribution classes and one unseen "
+                "class; set `in_distribution` and `unseen`"
+            )
+        if both := set(self.in_distribution) & set(self.unseen):
+            raise UsageError(f"class {min(both)!r} cannot be both in-distribution and unseen")
+
+    def row(self, ood_set: str) -> str:
+        """The row of the paper's Table 1 that an OOD set belongs to, or its own name."""
+        return {source.name: source.row for source in self.sources}.get(ood_set, ood_set)
+
+    def origin(self, ood_set: str) -> str:
+        """`published set` if it was given under the paper's name, `given` or `made here`."""
+        if all(source.name != ood_set for source in self.sources):
+            return "made here"
+        return "published set" if ood_set in PAPER_SETS else "given"
 
 
 class Unit(NamedTuple):

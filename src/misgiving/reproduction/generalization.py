@@ -1,19 +1,76 @@
-"""Section 4.1 of the paper: classification, loss estimation, and other learning rates."""
+"""Section 4.1 of the paper: classification, loss estimation and deferral of one trained model."""
 
-from misgiving.calibration.apply import CALIBRATED, ERROR_ESTIMATOR
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from misgiving.calibration.apply import CALIBRATED, ERROR_ESTIMATOR, Calibrator
+from misgiving.calibration.fit import Fitted
+from misgiving.deferral.bounds import tolerance_rank
+from misgiving.deferral.decisions import Decisions
+from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.fit import fit_calibration
+from misgiving.deferral.settings import DecisionRule, Targets
+from misgiving.errors import DataError
+from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.evaluation.measures import (
     FAILURE_SCORES,
     Measurement,
     measure_classification,
     measure_failures,
     measure_loss_estimation,
+    measure_scaling,
+    measurements_of,
 )
+from misgiving.groups import partition_groups
+from misgiving.metrics.calibration import expected_calibration_error, reliability
+from misgiving.metrics.selective import accepted_errors
+from misgiving.predictions.inference import predictions_of
+from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import FAILURES
-from misgiving.reproduction.policies import fitted_detectors, measure_policies, policy_sets
-from misgiving.reproduction.tables import group_names, save_scores
+from misgiving.reproduction.tables import group_names, save_scores, table_of, write_table
 from misgiving.reproduction.trial_data import TrainedUnit
-from misgiving.scores.detectors import all_scores, evidence_of
+from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
 from misgiving.scores.outputs import Scores
+
+TARGETS = (0.05, 0.1, 0.2)
+MAX_OOD_FALSE_ALARMS = 0.05
+CERTIFIED_SCORES = ("msp", CALIBRATED, ERROR_ESTIMATOR)
+CERTIFIED_TARGETS = (0.05, 0.1)
+RELIABILITY = "reliability.csv"
+BINS = 10  # of the figure
+LOGITS_RULE = DecisionRule(rule="logits")
+
+
+class PolicySets(NamedTuple):
+    """Detectors fitted on the training set, and predictions for the sets that a policy needs.
+
+    No two of these sets share a group. They are those of the grouped split. The paper's split has
+    no sets for tuning and calibration: there they are thirds of the held-out images, drawn by
+    group, and the model may have been trained on other images of these groups.
+    """
+
+    detectors: FittedDetectors
+    tune: Predictions
+    calibration: Predictions
+    test: Predictions
+
+
+def policy_sets(trained: TrainedUnit) -> PolicySets:
+    """Fit the detectors, and predict the sets that are not predicted yet."""
+    setup, checkpoint, measured = trained.setup, trained.checkpoint, trained.predictions
+    try:
+        detectors = FittedDetectors.fit(predictions_of(checkpoint, setup.images_of("train")))
+    except DataError:  # the network has collapsed to one output
+        detectors = FittedDetectors.none()
+    if setup.evaluation_sets.has_tuning_set:
+        tune, calibration = (
+            predictions_of(checkpoint, setup.images_of(name)) for name in ("tune", "calibrate")
+        )
+        return PolicySets(detectors, tune, calibration, measured)
+    thirds = partition_groups(measured.units, 3, seed=setup.training.seed)
+    return PolicySets(detectors, *(measured.select(rows) for rows in thirds))
 
 
 def measure_generalization(trained: TrainedUnit) -> dict[str, list[Measurement]]:
@@ -25,13 +82,10 @@ def measure_generalization(trained: TrainedUnit) -> dict[str, list[Measurement]]
     """
     setup, predictions = trained.setup, trained.predictions
     sets = policy_sets(trained)
-    detectors = fitted_detectors(sets.training)
-    of_policies, calibrator = measure_policies(
-        sets, detectors, trained.folder, seed=setup.training.seed
-    )
-    confidences = all_scores(predictions, detectors)
+    of_policies, calibrator = measure_policies(sets, trained.folder, seed=setup.training.seed)
+    confidences = all_scores(predictions, sets.detectors)
     if calibrator is not None and setup.evaluation_sets.has_tuning_set:
-        evidence = evidence_of(predictions, detectors)
+        evidence = evidence_of(predictions, sets.detectors)
         confidences = dict(calibrator.with_learned(confidences, predictions.logits, evidence))
         confidences.setdefault(ERROR_ESTIMATOR, confidences[CALIBRATED])
     failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}
@@ -59,3 +113,95 @@ def _measured(trained: TrainedUnit, confidences: Scores) -> list[Measurement]:
 def divergence(dataset: str, *, diverged: bool) -> Measurement:
     """Result of a training whose loss became, or did not become, infinite or NaN."""
     return Measurement(dataset, "", "diverged", float(diverged))
+
+
+def measure_policies(
+    sets: PolicySets, folder: Path, *, seed: int
+) -> tuple[list[Measurement], Calibrator | None]:
+    """Calibrate a policy for each target error rate, and measure it on the test set.
+
+    Writes into `folder` a reliability table, and the decisions as numbers, so that intervals need
+    no model; nothing where the sets are too small.
+    """
+    # false alarms are certified where there are enough groups for that
+    targets = Targets(max_error=TARGETS[0], max_ood_false_alarms=MAX_OOD_FALSE_ALARMS)
+    groups = len(np.unique(sets.calibration.units))
+    rank = tolerance_rank(groups, rate=MAX_OOD_FALSE_ALARMS, level=targets.level)
+    parameters = {"seed": seed, "max_ood_false_alarms": MAX_OOD_FALSE_ALARMS if rank else None}
+    try:
+        fitted = fit_calibration(sets.tune, sets.detectors, LOGITS_RULE)
+        policies = {
+            target: _certified(sets, fitted, max_error=target, **parameters) for target in TARGETS
+        }
+    except DataError:
+        return [], None
+    decisions = {target: policy.decide(sets.test) for target, policy in policies.items()}
+    columns = {"wrong": sets.test.errors.astype(np.float64)}
+    for target, of_images in decisions.items():
+        for name in ("accept", "defer", "ood"):
+            columns[f"{target:g}/{name}"] = (of_images.decisions == name).astype(np.float64)
+    save_scores(folder, POLICY_SET, columns, group_names(sets.test))
+    rows = measure_scaling(sets.test, fitted.calibrator, POLICY_SET)
+    rows += _reliability(folder, sets.test, decisions[TARGETS[0]])
+    rows.append(Measurement(POLICY_SET, fitted.calibrator.score, "acceptance_score", 1.0))
+    for target, policy in policies.items():
+        rows += _policy_rows(f"policy/{target:g}", policy, sets.test, decisions[target])
+    return rows + certified_rows(sets, fitted, seed=seed), fitted.calibrator
+
+
+def certified_rows(sets: PolicySets, fitted: Fitted, *, seed: int) -> list[Measurement]:
+    """Measure on the test set the images that each score accepts, certified without an OOD rule.
+
+    The tuning and the calibration set are the same for all scores.
+    """
+    rows = []
+    for score in (score for score in CERTIFIED_SCORES if score in fitted.candidates):
+        accepting = fitted.accepting_by(score)
+        for target in CERTIFIED_TARGETS:
+            policy = _certified(sets, accepting, max_error=target, seed=seed)
+            accepted = policy.decide(sets.test).decisions == "accept"
+            errors = accepted_errors(accepted, sets.test.errors, sets.test.units)
+            values = {"coverage": float(accepted.mean()), **errors}
+            rows += measurements_of(POLICY_SET, f"certified/{score}/{target:g}", values)
+    return rows
+
+
+def _certified(sets: PolicySets, fitted: Fitted, **parameters: Any) -> Deferral:
+    """A policy that names classes by their logits, with a calibration that is fitted already."""
+    return Deferral(rule=LOGITS_RULE.rule, **parameters).certify(
+        sets.tune, sets.calibration, detectors=sets.detectors, fitted=fitted
+    )
+
+
+def _policy_rows(
+    detector: str, policy: Deferral, test: Predictions, decisions: Decisions
+) -> list[Measurement]:
+    certificate = policy.certificate_
+    values = {
+        "attained": float(certificate.accept_threshold is not None),
+        "coverage": float((decisions.decisions == "accept").mean()),
+        "ood_share": float((decisions.decisions == "ood").mean()),
+        "calibration_cases": float(certificate.cases),
+        "calibration_coverage": certificate.accepted / certificate.cases,
+    }
+    if certificate.smallest_certifiable is not None:
+        values["smallest_certifiable_error"] = certificate.smallest_certifiable.max_error
+    errors = accepted_errors(decisions.decisions == "accept", test.errors, test.units)
+    return measurements_of(POLICY_SET, detector, {**values, **errors})
+
+
+def _reliability(folder: Path, test: Predictions, decisions: Decisions) -> list[Measurement]:
+    """Calibration errors of the predicted errors and losses; their bins go into a table."""
+    quantities = {"error_probability": (decisions.error_probability, test.errors.astype(float))}
+    if np.isfinite(decisions.expected_loss).all():
+        quantities["expected_loss"] = (decisions.expected_loss, test.true_losses())
+    bins = [
+        (name, *bin_)
+        for name, pair in quantities.items()
+        for bin_ in zip(*reliability(*pair, bins=BINS), strict=True)
+    ]
+    write_table(folder / RELIABILITY, table_of(bins, "bins.csv"))
+    return [
+        Measurement(POLICY_SET, name, "ece", expected_calibration_error(*pair))
+        for name, pair in quantities.items()
+    ]

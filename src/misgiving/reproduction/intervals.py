@@ -56,33 +56,6 @@ BESIDE_MSP = (
 COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
 
 
-@dataclass(frozen=True, kw_only=True)
-class MeasuredSet:
-    """One set of one experiment, in all models and trials.
-
-    Attributes:
-        experiment: Its name in the results.
-        dataset: Name of the set.
-        folders: Of the units that measured it, by model and trial.
-        measured: Name of the set with the in-distribution images.
-        tuned: True if ODIN was tuned on it.
-        values: All results.
-        split_ratio: Measured images for each training image.
-        replicates: Bootstrap replicates of each interval.
-        seed: The same seed and trials meet the same resampled sets, which makes differences paired.
-    """
-
-    experiment: str
-    dataset: str
-    folders: Mapping[str, Mapping[int, Path]]
-    measured: str
-    tuned: bool
-    values: Values
-    split_ratio: float
-    replicates: int
-    seed: int
-
-
 @dataclass(frozen=True, eq=False)
 class Sample:
     """One model of one trial on one set: its metrics under weights, and its groups."""
@@ -109,37 +82,60 @@ def values_by_trial(results: pd.DataFrame) -> dict[tuple[str, str], Values]:
     return dict(values)
 
 
-def intervals_of(where: MeasuredSet) -> pd.DataFrame:
-    """All intervals on a set; a difference is taken over the trials that both models have."""
-    return table_of(_SetIntervals(where).rows(), "intervals.csv")
+@dataclass(frozen=True, kw_only=True)
+class MeasuredSet:
+    """One set of one experiment, in all models and trials.
 
+    Attributes:
+        experiment: Its name in the results.
+        dataset: Name of the set.
+        folders: Of the units that measured it, by model and trial.
+        measured: Name of the set with the in-distribution images.
+        tuned: True if ODIN was tuned on it.
+        values: All results.
+        split_ratio: Measured images for each training image.
+        replicates: Bootstrap replicates of each interval.
+        seed: The same seed and trials meet the same resampled sets, which makes differences paired.
+    """
 
-class _SetIntervals:
-    """The intervals on one set: of each model, and of differences from models and from MSP."""
+    experiment: str
+    dataset: str
+    folders: Mapping[str, Mapping[int, Path]]
+    measured: str
+    tuned: bool
+    values: Values
+    split_ratio: float
+    replicates: int
+    seed: int
 
-    def __init__(self, where: MeasuredSet) -> None:
-        samples = {
-            model: {
-                trial: _sample(where, folder)
-                for trial, folder in folders.items()
-                if _has_sample(where, folder)
-            }
-            for model, folders in where.folders.items()
-        }
-        self.where = where
-        self.samples = {model: trials for model, trials in samples.items() if trials}
-        self.drawn: dict[tuple[str, Trials], Mapping[Key, Replicates]] = {}
+    def intervals(self) -> pd.DataFrame:
+        """All intervals on the set; a difference is over the trials that both models have."""
+        return table_of(self._rows(), "intervals.csv")
 
-    def rows(self) -> Iterator[tuple[object, ...]]:
-        models = list(self.samples)
+    @cached_property
+    def _samples(self) -> dict[str, dict[int, Sample]]:
+        """The units that have the arrays by which the set is measured, by model and trial."""
+        samples: dict[str, dict[int, Sample]] = {}
+        for model, folders in self.folders.items():
+            for trial, folder in folders.items():
+                if sample := _sample(self, folder):
+                    samples.setdefault(model, {})[trial] = sample
+        return samples
+
+    @cached_property
+    def _drawn(self) -> dict[tuple[str, Trials], Mapping[Key, Replicates]]:
+        return {}
+
+    def _rows(self) -> Iterator[tuple[object, ...]]:
+        models = list(self._samples)
         compared = [model for model in models if model != "proposed" and "proposed" in models]
         alone = [(model, "") for model in models]
         for model, baseline in [*alone, *(("proposed", other) for other in compared)]:
-            shared = self.samples[baseline or model]
-            trials = tuple(trial for trial in self.samples[model] if trial in shared)
+            shared = self._samples[baseline or model]
+            trials = tuple(trial for trial in self._samples[model] if trial in shared)
             for key in self._replicates(model, trials):
                 yield from self._row(model, key, trials, baseline, (baseline, key))
-        for model, samples in self.samples.items():
+        for model, samples in self._samples.items():
             trials = tuple(samples)
             for detector, metric in self._replicates(model, trials):
                 judged = detector in FAILURE_SCORES and metric.partition("/")[0] in BESIDE_MSP
@@ -151,7 +147,7 @@ class _SetIntervals:
         self, model: str, key: Key, trials: Trials, baseline: str, beside: tuple[str, Key]
     ) -> Iterator[tuple[object, ...]]:
         """One interval; none where either side was not measured in every trial."""
-        where, sides = self.where, [(model, key), *([beside] if baseline else [])]
+        sides = [(model, key), *([beside] if baseline else [])]
         values = [self._by_trial(*side, trials) for side in sides]
         if not all(map(len, values)):  # the baseline has no such detector, for one
             return
@@ -159,26 +155,26 @@ class _SetIntervals:
         differences, replicates = values[0], drawn[0]
         if baseline:
             differences, replicates = differences - values[1], replicates - drawn[1]
-        n = min(self.samples[name][trial].size_of(k) for name, k in sides for trial in trials)
+        n = min(self._samples[name][trial].size_of(k) for name, k in sides for trial in trials)
         t_values: tuple[float | None, ...] = (None, None, None)  # ends and p-value
         if len(trials) > 1:
-            t_values = t_interval(differences, split_ratio=where.split_ratio)[1:]
+            t_values = t_interval(differences, split_ratio=self.split_ratio)[1:]
         yield (
-            *(where.experiment, model, baseline, where.dataset, *key),
+            *(self.experiment, model, baseline, self.dataset, *key),
             *(float(differences.mean()), *_bounds(replicates, n)),
-            *(n, len(trials), where.tuned and key[0] in ("odin", CHOSEN)),
+            *(n, len(trials), self.tuned and key[0] in ("odin", CHOSEN)),
             *t_values,
         )
 
     def _replicates(self, model: str, trials: Trials) -> Mapping[Key, Replicates]:
-        if trials and (model, trials) not in self.drawn:
-            samples = [self.samples[model][trial] for trial in trials]
-            self.drawn[model, trials] = _resampled(samples, self.where.replicates, self.where.seed)
-        return self.drawn.get((model, trials), {})
+        if trials and (model, trials) not in self._drawn:
+            samples = [self._samples[model][trial] for trial in trials]
+            self._drawn[model, trials] = _resampled(samples, self.replicates, self.seed)
+        return self._drawn.get((model, trials), {})
 
     def _by_trial(self, model: str, key: Key, trials: Trials) -> Float[np.ndarray, " trials"]:
         """The values of these trials; none where one of them is missing."""
-        values = self.where.values.get((model, *key), {})
+        values = self.values.get((model, *key), {})
         return np.array([values[trial] for trial in trials] if values.keys() >= set(trials) else [])
 
 
@@ -196,16 +192,12 @@ def _bounds(replicates: Replicates, n: int) -> tuple[float | None, float | None]
     return (None, None) if n < 2 or math.isnan(lower) or lower == upper else (lower, upper)
 
 
-def _has_sample(where: MeasuredSet, folder: Path) -> bool:
-    """True if a unit has the arrays that a set is measured by; false if its training diverged."""
+def _sample(where: MeasuredSet, folder: Path) -> Sample | None:
+    """The arrays of a unit by which a set is measured; none where its training diverged."""
     if where.dataset == POLICY_SET:
-        return scores_path(folder, POLICY_SET).is_file()
-    return (folder / "predictions").is_dir()
-
-
-def _sample(where: MeasuredSet, folder: Path) -> Sample:
-    if where.dataset == POLICY_SET:
-        return _policies(folder)
+        return _policies(folder) if scores_path(folder, POLICY_SET).is_file() else None
+    if not (folder / "predictions").is_dir():
+        return None
     if where.dataset == where.measured:
         return _in_distribution(where.experiment, folder, where.measured)
     return _detection(folder, where.measured, where.dataset)

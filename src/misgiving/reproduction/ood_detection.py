@@ -23,7 +23,7 @@ from misgiving.metrics.ood import ood_metrics
 from misgiving.predictions.inference import odin_scores, predict
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import OdinGrid
-from misgiving.reproduction.policies import MAX_OOD_FALSE_ALARMS, fitted_detectors, policy_sets
+from misgiving.reproduction.generalization import MAX_OOD_FALSE_ALARMS, policy_sets
 from misgiving.reproduction.tables import save_scores, write_table
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.scores.detectors import FittedDetectors, all_scores, default_ood_detector
@@ -78,6 +78,17 @@ class TunedDetectors:
             scores = self._with_plain(images, odin_scores(self._checkpoint, images, points))
         return {**scores, CHOSEN: scores[self.chosen]}
 
+    def choices(self) -> list[tuple[str, str, float]]:
+        """Temperature and epsilon of each tuned ODIN, and the chosen detector, for the results."""
+        return [
+            *(
+                (name, setting, getattr(self.odins[name], setting))
+                for name in ("odin", "odin_id_only")
+                for setting in ("temperature", "epsilon")
+            ),
+            (self.chosen, "chosen", 1.0),
+        ]
+
     def _with_plain(self, images: ImageSet, odin: Mapping[Odin, Float[np.ndarray, " _"]]) -> Scores:
         tuned = {name: odin[point] for name, point in self.odins.items()}
         estimates_losses = self._checkpoint.estimates_losses
@@ -91,8 +102,9 @@ def measure_detectors(trained: TrainedUnit) -> dict[str, list[Measurement]]:
     The inliers are those of the measured set; their scores, and those of each set, are kept.
     """
     trial_data, measured, folder = trained.trial_data, trained.measured, trained.folder
+    tuning_set = trial_data.protocol.odin.tuning_set
     inliers, sets = trained.setup.images_of(measured), policy_sets(trained)
-    fitted = fitted_detectors(sets.training)
+    fitted = sets.detectors
     outliers = {
         name: images for name, (_, images) in trial_data.outliers(trained.unit.trial).items()
     }
@@ -111,14 +123,14 @@ def measure_detectors(trained: TrainedUnit) -> dict[str, list[Measurement]]:
 
     rows = [
         *measure_classification(trained.predictions, measured),
-        *_choices(detectors, trial_data.protocol.odin.tuning_set),
+        *(Measurement(tuning_set, *choice) for choice in detectors.choices()),
         called_ood(measured, all_scores(sets.test, fitted)),  # images that did not set the limit
     ]
     for name, images in outliers.items():
         rows += measure(name, detectors(images), images.groups)
-    unseen = unseen_images(trial_data.images, trial_data.protocol.unseen)
+    unseen, members_of = unseen_sets(trial_data.images, trial_data.protocol.unseen)
     scores, unseen_rows = detectors(unseen), []
-    for name, members in unseen_sets(unseen, trial_data.protocol.unseen).items():
+    for name, members in members_of.items():
         of_set = {detector: values[members] for detector, values in scores.items()}
         unseen_rows += measure(name, of_set, unseen.select(members).groups)
     return {"ood_detection": rows, "new_classes": unseen_rows}
@@ -145,18 +157,6 @@ def _tuned(
     return detectors
 
 
-def _choices(detectors: TunedDetectors, tuning_set: str) -> list[Measurement]:
-    """Temperature and epsilon of each tuned ODIN, and the chosen detector."""
-    return [
-        *(
-            Measurement(tuning_set, name, metric, getattr(detectors.odins[name], metric))
-            for name in ("odin", "odin_id_only")
-            for metric in ("temperature", "epsilon")
-        ),
-        Measurement(tuning_set, detectors.chosen, "chosen", 1.0),
-    ]
-
-
 def ood_limit(calibration: Predictions, fitted: FittedDetectors, *, seed: int) -> float:
     """The score below which at most `MAX_OOD_FALSE_ALARMS` are called OOD, at 95 % confidence.
 
@@ -174,16 +174,14 @@ def ood_share(dataset: str, scores: Scores, *, detector: str, limit: float) -> M
     return Measurement(dataset, "ood_rule", "ood_share", float((scores[detector] < limit).mean()))
 
 
-def unseen_images(images: ImageSet, unseen: tuple[str, ...]) -> ImageSet:
-    """All images of the unseen classes."""
+def unseen_sets(
+    images: ImageSet, unseen: tuple[str, ...]
+) -> tuple[ImageSet, Mapping[str, Int[np.ndarray, " n"]]]:
+    """The images of all unseen classes; and by set, all of them and each class, their positions."""
     numbers = [images.classes.index(name) for name in unseen]
-    return images.select(np.flatnonzero(np.isin(images.labels, numbers)))
-
-
-def unseen_sets(together: ImageSet, unseen: tuple[str, ...]) -> Mapping[str, Int[np.ndarray, " n"]]:
-    """Positions, among the images of all unseen classes, of all of them and of each class."""
+    together = images.select(np.flatnonzero(np.isin(images.labels, numbers)))
     each = {
-        f"unseen/{name}": np.flatnonzero(together.labels == together.classes.index(name))
-        for name in unseen
+        f"unseen/{name}": np.flatnonzero(together.labels == number)
+        for name, number in zip(unseen, numbers, strict=True)
     }
-    return {UNSEEN_SET: np.arange(len(together)), **each}
+    return together, {UNSEEN_SET: np.arange(len(together)), **each}

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from misgiving.data.ood_sets import OOD_SETS
@@ -10,94 +10,24 @@ from misgiving.errors import UsageError
 from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.evaluation.measures import UNSEEN_SET
 from misgiving.registry import Registry
-from misgiving.reproduction.config import RATE, RATE_MODELS, OdinGrid, ProtocolConfig, Unit
-from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES
-from misgiving.training.config import (
-    DataConfig,
-    ModelConfig,
-    TrainingConfig,
+from misgiving.reproduction.config import (
+    PAPER_SETS,
+    RATE,
+    RATE_MODELS,
+    OdinGrid,
+    OodSource,
+    Protocol,
+    Unit,
 )
-
-PAPER_SETS = ("nct", "b_box", "b_box_70", "b_box_70_image", "imagenet", "clin_skin", "derm_skin")
-"""The rows of the paper's Table 1 in its order; `b_box_70_image` is its B-Box-70 read otherwise."""
+from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES
+from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
 EXPERIMENTS = ("generalization", "ood_detection")  # those with images of their own
 
-PUBLISHED = "published set"
 DERIVED = tuple(name for name in PAPER_SETS if name in OOD_SETS)
 RESERVED = ("train", "validation", "tune", "calibrate", "test", UNSEEN_SET, POLICY_SET)
 """Names of other sets in the results, which no OOD set can have."""
 SET_NAME = re.compile(r"(?!unseen-)[A-Za-z0-9][\w.-]*")  # which names a file, too
-
-
-@dataclass(frozen=True, kw_only=True)
-class OodSource:
-    """An OOD set of given images, which are not derived from the data.
-
-    Attributes:
-        name: Describes the content; the paper's names are for the published sets.
-        location: A folder of images, data as in `misgiving train DATA`, or `scikit-image`.
-        stands_for: The set of the paper that this one stands in for; empty for none.
-        about: Content and number of sources, for the report.
-    """
-
-    name: str
-    location: str
-    stands_for: str = ""
-    about: str = ""
-
-    @property
-    def row(self) -> str:
-        """The row of the paper's Table 1 beside which it is shown; empty for a set of one's own."""
-        return self.stands_for or self.name
-
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol(ProtocolConfig):
-    """All settings of a reproduction.
-
-    Attributes:
-        data: The images, as in `misgiving train DATA`.
-        ood_sets: Out-of-distribution sets of 4.2 in the order of the table.
-        sources: Those that are given; one with the name of a derived set replaces it.
-        odin: ODIN's grid, and the set that it is tuned on (the paper's: NCT).
-        model: The network.
-        training: How to train it, before the changes of each model.
-        images: Their preparation and split.
-        replicates: Number of bootstrap samples for each interval.
-        notes: Sentences about the choices, for the report.
-    """
-
-    data: str
-    ood_sets: tuple[str, ...]
-    sources: tuple[OodSource, ...] = ()
-    odin: OdinGrid
-    model: ModelConfig
-    training: TrainingConfig
-    images: DataConfig
-    replicates: int = 1000
-    notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in set(self.ood_sets) - {source.name for source in self.sources}:
-            OOD_SETS[name]
-        if self.odin.tuning_set not in self.ood_sets:
-            raise UsageError(
-                f"`tuning_set` must be one of the OOD sets {', '.join(self.ood_sets)}, got "
-                f"{self.odin.tuning_set!r}"
-            )
-
-    def row(self, ood_set: str) -> str:
-        """The row of the paper's Table 1 that an OOD set belongs to, or its own name."""
-        rows = {source.name: source.row for source in self.sources}
-        return rows.get(ood_set, ood_set)
-
-    def origin(self, ood_set: str) -> str:
-        """Origin of an OOD set, as in `SetFacts`."""
-        if all(source.name != ood_set for source in self.sources):
-            return "made here"
-        return PUBLISHED if ood_set in PAPER_SETS else "given"
 
 
 DIGITS = Protocol(
@@ -170,14 +100,13 @@ def ood_sources(sets: Sequence[str], about: Sequence[str] = ()) -> tuple[OodSour
         stands_for, _, name = names.rpartition(":")
         if not SET_NAME.fullmatch(name) or name in (*RESERVED, *sources):
             raise UsageError(f"`ood` {text}: {name!r} cannot be the name of a set; choose another")
-        if stands_for and stands_for not in PAPER_SETS:
-            choices = ", ".join(PAPER_SETS)
+        if stands_for not in ("", *PAPER_SETS):
             raise UsageError(
-                f"`ood` {text}: {stands_for!r} is not a set of the paper; choose from {choices}"
+                f"`ood` {text}: {stands_for!r} is not a set of the paper; choose from "
+                f"{', '.join(PAPER_SETS)}"
             )
-        described = texts.pop(name, "")
         sources[name] = OodSource(
-            name=name, location=location, stands_for=stands_for, about=described
+            name=name, location=location, stands_for=stands_for, about=texts.pop(name, "")
         )
     for name in texts:
         raise UsageError(f"`about` {name}=...: no `ood` set has this name")
@@ -221,14 +150,20 @@ def protocol_for(
     protocol = PROTOCOLS[kind]
     if kind in ("folder", "table") and not {"in_distribution", "unseen"} <= changes.keys():
         changes |= {"in_distribution": (), "unseen": ()}  # refused with the remedy
+    ood_sets = _ordered(protocol.ood_sets, sources)
+    nct = next((source.name for source in sources if source.row == "nct"), "")
+    tuned_on = tuning_set or (protocol.odin.tuning_set if protocol is DIGITS else nct)
+    if tuned_on not in ood_sets:
+        raise UsageError(
+            f"ODIN is tuned on an OOD set: choose `tuning_set` from {', '.join(ood_sets)}, or name "
+            'the images of NCT by `ood="nct=FOLDER"`, or a stand-in by `ood="nct:NAME=FOLDER"`'
+        )
     return replace(
         protocol,
         data=data,
-        ood_sets=_ordered(protocol.ood_sets, sources),
+        ood_sets=ood_sets,
         sources=sources,
-        odin=replace(
-            protocol.odin, tuning_set=_tuning_set(protocol, sources, tuning_set), **(odin or {})
-        ),
+        odin=replace(protocol.odin, tuning_set=tuned_on, **(odin or {})),
         model=replace(protocol.model, **(model or {})),
         training=replace(protocol.training, **(training or {})),
         images=replace(protocol.images, **(images or {})),
@@ -241,18 +176,6 @@ def _ordered(names: tuple[str, ...], sources: tuple[OodSource, ...]) -> tuple[st
     rows = {name: name for name in names} | {source.name: source.row for source in sources}
     order = {name: position for position, name in enumerate(PAPER_SETS)}
     return tuple(sorted(rows, key=lambda name: order.get(rows[name], len(order))))
-
-
-def _tuning_set(protocol: Protocol, sources: tuple[OodSource, ...], asked: str | None) -> str:
-    if asked is not None or protocol.data == "digits":
-        return asked or protocol.odin.tuning_set
-    for source in sources:
-        if source.row == "nct":
-            return source.name
-    raise UsageError(
-        'ODIN is tuned on NCT: name its images by `ood="nct=FOLDER"`, or a stand-in by '
-        f'`ood="nct:NAME=FOLDER"`, or choose `tuning_set` from {", ".join(DERIVED)}'
-    )
 
 
 def rate_experiments(protocol: Protocol) -> list[str]:

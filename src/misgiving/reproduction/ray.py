@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,8 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.files import clear_abandoned
-from misgiving.reproduction.config import Unit
-from misgiving.reproduction.protocol import Protocol
+from misgiving.reproduction.config import Protocol, Unit
 from misgiving.reproduction.runner import (
     Record,
     Runner,
@@ -66,8 +65,8 @@ def _on_ray(
     places = trial_data.cache, out.absolute(), Path.cwd()
     try:
         with _cluster(address):
-            share = gpus_of_unit(gpus, trial_data.protocol.training.device)
-            check_nodes([node["Resources"] for node in ray.nodes()], threads, share)
+            nodes = [node["Resources"] for node in ray.nodes()]
+            share = gpus_of_unit(nodes, threads, gpus, trial_data.protocol.training.device)
             as_task = ray.remote(num_cpus=threads, num_gpus=share, max_retries=RETRIES)
             task, protocol = as_task(_finish_on_worker), ray.put(trial_data.protocol)
             submitted = {
@@ -81,21 +80,23 @@ def _on_ray(
         clear_abandoned(out / unit.folder for unit in records)
 
 
-def gpus_of_unit(asked: float | None, device: str) -> float:
-    """GPUs of each unit; by default one if the device is or may be a GPU of the cluster."""
-    if asked is not None:
-        return asked
-    available = ray.cluster_resources().get("GPU", 0.0)
-    return float(device.startswith("cuda") or (device == "auto" and available > 0))
+def gpus_of_unit(
+    nodes: Sequence[Mapping[str, float]], threads: int, asked: float | None, device: str
+) -> float:
+    """GPUs of each unit; by default one if the device is or may be a GPU of the cluster.
 
-
-def check_nodes(nodes: list[Mapping[str, float]], threads: int, gpus: float) -> None:
-    """Refuse units for which no node has enough CPUs and GPUs: Ray would wait for ever."""
+    Raises:
+        UsageError: No node has enough CPUs and GPUs: Ray would wait for ever.
+    """
+    available = any(node.get("GPU", 0) > 0 for node in nodes)
+    by_default = float(device.startswith("cuda") or (device == "auto" and available))
+    gpus = by_default if asked is None else asked
     if not any(node.get("CPU", 0) >= threads and node.get("GPU", 0) >= gpus for node in nodes):
         raise UsageError(
             f"no node of the Ray cluster has the {threads} CPUs and {gpus:g} GPUs of a unit; "
             "ask for fewer with `threads` and `gpus_per_unit`"
         )
+    return gpus
 
 
 def await_unit(folder: Path, record: Record, *, seconds: float = SHARED_FOLDER_SECONDS) -> None:

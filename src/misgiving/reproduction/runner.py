@@ -5,7 +5,6 @@ code are the same, so a reproduction that was killed resumes.
 """
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import as_completed
@@ -18,20 +17,19 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from misgiving.checkpoint import load
 from misgiving.errors import DataError, StoppedError, TrainingError
 from misgiving.evaluation.measures import Measurement
 from misgiving.files import read_json, whole_folder, write_json
 from misgiving.predictions.inference import predictions_of
 from misgiving.registry import Registry
-from misgiving.reproduction.config import Unit
+from misgiving.reproduction.config import Protocol, Unit
 from misgiving.reproduction.generalization import (
     divergence,
     measure_generalization,
     measure_other_rate,
 )
 from misgiving.reproduction.ood_detection import measure_detectors
-from misgiving.reproduction.protocol import Protocol, units
+from misgiving.reproduction.protocol import units
 from misgiving.reproduction.tables import (
     REMEDY,
     Result,
@@ -115,23 +113,15 @@ def jobs_for(protocol: Protocol, count: int) -> int:
 
 def is_finished(folder: Path, record: Record) -> bool:
     """Check that a unit's folder has the results of exactly these settings, data and code."""
-    return _record_of(folder) == record
+    return has_record(folder / "unit.json", record)
 
 
-def is_trained(folder: Path, record: Record) -> bool:
-    """Check that a unit's model only has to be measured again: nothing of its training differs."""
-    finished, expected = (
-        {key: value for key, value in entries.items() if key not in ("code", "detection")}
-        for entries in (_record_of(folder), record)
-    )
-    return finished == expected and (folder / "run" / "model.safetensors").is_file()
-
-
-def _record_of(folder: Path) -> Record:
+def has_record(path: Path, record: Record) -> bool:
+    """Check that a file can be read and has exactly this record."""
     try:
-        return read_json(folder / "unit.json", remedy=REMEDY)
+        return bool(read_json(path, remedy=REMEDY) == record)
     except DataError:
-        return {}
+        return False
 
 
 def finish(trial_data: TrialData, unit: Unit, out: Path, record: Record, *, threads: int) -> None:
@@ -142,8 +132,6 @@ def finish(trial_data: TrialData, unit: Unit, out: Path, record: Record, *, thre
     """
     started = time.monotonic()
     with whole_folder(out / unit.folder) as unfinished, threads_at(threads):
-        if is_trained(out / unit.folder, record):
-            shutil.copytree(out / unit.folder / "run", unfinished / "run")
         results = _results(trial_data, unit, unfinished)
         write_table(unfinished / "results.csv", table_of(results, "results.csv"))
         seconds = round(time.monotonic() - started, 1)
@@ -222,18 +210,15 @@ def _results(trial_data: TrialData, unit: Unit, folder: Path) -> list[Result]:
 
 
 def _trained(trial_data: TrialData, unit: Unit, folder: Path) -> TrainedUnit:
-    """Train the model of a unit, unless the folder has it already, and predict the measured set."""
+    """Train the model of a unit, and predict the measured set."""
     setup = trial_data.setup(unit)
-    if (folder / "run").is_dir():
-        checkpoint = load(folder / "run")
-    else:
-        checkpoint = train_run(
-            setup,
-            folder / "run",
-            resume_file=resume_path(folder.with_name(unit.model)),
-            overwrite=True,
-            on_step=trial_data.progress.on_step,
-        )
+    checkpoint = train_run(
+        setup,
+        folder / "run",
+        resume_file=resume_path(folder.with_name(unit.model)),
+        overwrite=True,
+        on_step=trial_data.progress.on_step,
+    )
     checkpoint.model.to(device_of_process(setup.training.device))
     measured = setup.evaluation_sets.measured
     predictions = predictions_of(checkpoint, setup.images_of(measured))

@@ -1,4 +1,4 @@
-"""The files that a reproduction writes and reads: tables by schema, and scores of each set."""
+"""The files of units and the tables that are collected: by schema, and the scores of each set."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -8,15 +8,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from jaxtyping import Shaped
-from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from misgiving.data.decoding import Picture
 from misgiving.errors import explain_damage
-from misgiving.files import escape_formulas, read_json, unescape_formulas, whole_file
+from misgiving.files import escape_formulas, unescape_formulas, whole_file
 from misgiving.predictions.record import Predictions
-from misgiving.report.reproduction.run import Run
 from misgiving.scores.outputs import Scores
 
 REMEDY = "run the command that wrote it again"
@@ -156,31 +153,3 @@ def load_scores(folder: Path, name: str) -> tuple[Scores, tuple[str, ...]]:
     ):
         scores = {detector: file.get_tensor(detector) for detector in file.keys()}  # noqa: SIM118  # not a dict
         return scores, tuple(json.loads(file.metadata()["groups"]))
-
-
-def read_run(folder: Path) -> Run:
-    """Read a reproduction's folder for its report.
-
-    Raises:
-        DataError: A file is missing or damaged.
-    """
-    names = ("results", "intervals", "histories", "confusions", "reliability", "risk_coverage")
-    tables = {name: read_table(folder / f"{name}.csv") for name in names}
-    datasets = read_json(folder / "datasets.json", remedy=REMEDY)
-    return Run(
-        **tables,
-        settings=read_json(folder / "settings.json", remedy=REMEDY),
-        datasets=datasets,
-        pictures={name: _pictures(folder / "examples", name) for name in datasets},
-    )
-
-
-def _pictures(folder: Path, dataset: str) -> list[Picture]:
-    """The examples of a set in the order of their numbers."""
-    paths = (folder / dataset.replace("/", "-")).glob("*.png")
-    numbered = sorted(paths, key=lambda path: (len(path.stem), path.stem))  # 2 before 10
-    pictures = []
-    for path in numbered:
-        with explain_damage(path, remedy=REMEDY), Image.open(path) as image:
-            pictures.append(np.asarray(image.convert("RGB")))
-    return pictures

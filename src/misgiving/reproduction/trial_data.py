@@ -1,7 +1,7 @@
 """The prepared images of a reproduction: its data, its splits and its OOD sets, trial by trial."""
 
 import json
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from itertools import product
@@ -15,12 +15,7 @@ from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, without
 from misgiving.data.decoding import skipped_sentences
-from misgiving.data.ood_sets import (
-    PAPER_COUNTS,
-    SCIKIT_IMAGE,
-    build,
-    images_at,
-)
+from misgiving.data.ood_sets import PAPER_COUNTS, SCIKIT_IMAGE, build, images_at
 from misgiving.data.ood_sets.derived import KINDS
 from misgiving.data.ood_sets.lesions import with_masks
 from misgiving.data.preprocessing import AugmentationSettings
@@ -28,9 +23,9 @@ from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, SplitLeakage
 from misgiving.errors import BadImage
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
 from misgiving.predictions.record import Predictions
-from misgiving.reproduction.config import MODELS, Unit, learning_rate_of
-from misgiving.reproduction.protocol import EXPERIMENTS, Protocol
-from misgiving.training.config import recorded
+from misgiving.reproduction.config import Protocol, Unit, learning_rate_of, settings_of
+from misgiving.reproduction.protocol import EXPERIMENTS
+from misgiving.training.config import ModelConfig, TrainingConfig, recorded
 from misgiving.training.loop import Step
 from misgiving.training.train_run import (
     TrainingSetup,
@@ -90,7 +85,6 @@ class TrialData:
         self.dataset = without(self.dataset, self.images.skipped)
         self.inliers, _ = self.images.align(protocol.in_distribution)
         self._code = code_fingerprint()
-        self._training_code = code_fingerprint(TRAINING)
         self._outliers: dict[int, dict[str, tuple[Dataset, ImageSet]]] = {}
         self._drawn: dict[tuple[bool, int], SetNames] = {}
 
@@ -103,8 +97,9 @@ class TrialData:
         """The training run of a unit; all models of a trial see the same split and batches."""
         images = self.inliers if unit.experiment == "ood_detection" else self.images
         seed = self.protocol.seed + unit.trial
-        column = MODELS[unit.model]
-        training = replace(self.protocol.training, seed=seed, **column.training)
+        training = replace(
+            self.protocol.training, seed=seed, **settings_of(unit.model, TrainingConfig)
+        )
         if (rate := learning_rate_of(unit.experiment)) is not None:
             training = replace(training, learning_rate=rate)
         return TrainingSetup(
@@ -114,7 +109,7 @@ class TrialData:
             evaluation_sets=self.evaluation_sets,
             preprocessing=self.preprocessing,
             augmentation=self.augmentation,
-            model=replace(self.protocol.model, **column.model),
+            model=replace(self.protocol.model, **settings_of(unit.model, ModelConfig)),
             training=training,
         )
 
@@ -137,9 +132,13 @@ class TrialData:
         """
         if trial not in self._outliers:
             built = {name: self._ood_set(name, trial) for name in self.protocol.ood_sets}
-            self._outliers[trial] = {
-                name: _readable(made, self._prepare(made)) for name, made in built.items()
-            }
+            outliers = self._outliers[trial] = {}
+            for name, dataset in built.items():
+                images = self._prepare(dataset)
+                remarks = skipped_sentences(images.skipped, len(images))
+                contents = "; ".join([dataset.contents, *remarks])
+                usable = without(dataset, images.skipped)
+                outliers[name] = replace(usable, contents=contents), images
         return self._outliers[trial]
 
     def skipped(self) -> dict[str, tuple[BadImage, ...]]:
@@ -173,7 +172,6 @@ class TrialData:
             "augmentation": setup.augmentation.to_dict(),
             "images": [setup.images.fingerprint, sha256_of_lines(setup.images.groups)],
             "weights": setup.model.weights and sha256_of_file(setup.model.weights),
-            "training_code": self._training_code,
             "code": self._code,
             "versions": versions(),
         }
@@ -195,12 +193,11 @@ class TrialData:
         everything = self.dataset.restrict(self.protocol.in_distribution)
         measured = self._sets(self.inliers, seed) == self.evaluation_sets.measured
         held_out = everything.select(np.flatnonzero(measured))
-        given = {source.name: source for source in self.protocol.sources}
-        if name not in given:
+        source = {source.name: source for source in self.protocol.sources}.get(name)
+        if source is None:
             built = build(name, held_out, seed=seed)
             about = "of held-out images: " if name in KINDS else ""
         else:
-            source = given[name]
             count = PAPER_COUNTS.get(source.row)
             built = build(name, held_out, seed=seed, place=source.location, count=count)
             about = f"{source.about}; " if source.about else ""
@@ -247,31 +244,17 @@ class TrainedUnit(NamedTuple):
         return self.setup.evaluation_sets.measured
 
 
-def _readable(built: Dataset, images: ImageSet) -> tuple[Dataset, ImageSet]:
-    """Leave out the images that cannot be read, and say so in the description."""
-    remarks = skipped_sentences(images.skipped, len(images))
-    contents = "; ".join([built.contents, *remarks])
-    return replace(without(built, images.skipped), contents=contents), images
-
-
-TRAINING = ("data", "models", "training", "metrics", "checkpoint.py", "groups.py", "losses.py")
-"""Code on which a trained model and its history depend; the rest only measures the model."""
-
 AFTERWARDS = ("bundle", "cli", "report", "serve", "__main__.py")
 """Code on which no unit depends."""
 
 
-def code_fingerprint(places: Container[str] | None = None) -> str:
-    """Hash of the package's code, to recognise units of older code.
-
-    Args:
-        places: Folders and files at the top of the package; None for all but `AFTERWARDS`.
-    """
+def code_fingerprint() -> str:
+    """Hash of the package's code but `AFTERWARDS`, to recognise units of older code."""
     root = Path(str(files("misgiving")))
-    sources = [(path.relative_to(root), path) for path in sorted(root.rglob("*.py"))]
+    names = [path.relative_to(root) for path in sorted(root.rglob("*.py"))]
     return sha256_of_chunks(
         chunk
-        for name, path in sources
-        if (name.parts[0] not in AFTERWARDS if places is None else name.parts[0] in places)
-        for chunk in (name.as_posix().encode(), path.read_bytes())
+        for name in names
+        if name.parts[0] not in AFTERWARDS
+        for chunk in (name.as_posix().encode(), (root / name).read_bytes())
     )
