@@ -10,7 +10,6 @@ from misgiving.deferral.drift import (
     STAKES,
     AcceptanceTest,
     DriftMonitor,
-    DriftTest,
     RankTest,
     Wealth,
     acceptance_factors,
@@ -39,7 +38,7 @@ def sentences(test, knows_training=True):
     """The latest cases, and those at the alarm, in words."""
     return [
         drift_sentence(test, recent, knows_training=knows_training)
-        for recent in (test.recent, test.alarmed_with)
+        for recent in (test.latest, test.alarmed_with)
     ]
 
 
@@ -93,10 +92,14 @@ def p_values_of(calibration, values, ties):
     return (below + ties * (equal + 1)) / counts
 
 
+def rank_test(calibration=()):
+    return RankTest("scores", calibration, level=0.01)
+
+
 def test_wealth_and_ranks_equal_scalar_loops():
     random = np.random.default_rng(0)
     calibration, values = random.integers(9, size=40) / 9, random.integers(7, size=60) / 7
-    ties, test = random.random(60), RankTest(calibration.tolist())
+    ties, test = random.random(60), rank_test(calibration.tolist())
     for value, tie in zip(values, ties, strict=True):
         test.update(float(value), float(tie))
     expected = in_loops(calibration.tolist(), values.tolist(), ties.tolist())
@@ -151,7 +154,7 @@ def test_few_of_many_long_streams_ever_alarm(draw, size):
 
 
 def test_whatever_happens_next_the_expected_wealth_does_not_grow():
-    test, steps = RankTest([]), 2000
+    test, steps = rank_test(), 2000
     middles = (np.arange(steps) + 0.5) / steps
     for p_value in (0.1, 0.05, 0.3, 0.02):
         test.update(0.0, p_value)
@@ -165,7 +168,7 @@ def test_whatever_happens_next_the_expected_wealth_does_not_grow():
 def test_no_stake_on_acceptance_can_be_expected_to_win_within_the_interval(true):
     after = {}
     for accepted in (True, False):
-        test = AcceptanceTest(BinomialInterval(0.4, 0.6))
+        test = AcceptanceTest(BinomialInterval(0.4, 0.6), level=0.01)
         assert test.wealth.shares.sum() == pytest.approx(1.0)
         assert test.wealth.shares.shape[-1] == 2 * len(FRACTIONS) + 1
         test.update(accepted)
@@ -233,10 +236,9 @@ def test_scores_whose_spread_alone_changes_are_detected_and_described_by_their_s
     ],
 )
 def test_ranks_are_described_by_their_mean_or_where_that_is_usual_by_their_spread(ranks, words):
-    test = RankTest([])
+    test = rank_test()
     test.recent.extend(ranks)
-    state = DriftTest("scores", 1.0, 1.0, 300.0, None, test.latest)
-    sentence = drift_sentence(state, test.latest, knows_training=True)
+    sentence = drift_sentence(test, test.latest, knows_training=True)
     assert all(word in sentence for word in words), sentence
 
 
@@ -271,7 +273,7 @@ def test_unfamiliar_images_are_detected_even_where_the_score_has_not_changed(pol
 
 
 def test_a_nan_score_counts_as_the_lowest():
-    lowest, undefined = RankTest([0.1, 0.2]), RankTest([0.1, 0.2])
+    lowest, undefined = rank_test([0.1, 0.2]), rank_test([0.1, 0.2])
     lowest.update(-math.inf, 0.5)
     undefined.update(math.nan, 0.5)
     assert list(lowest.recent) == list(undefined.recent) == [0.5 / 3]

@@ -61,7 +61,7 @@ def described(cases):
         {
             **{name: getattr(test, name) for name in ("name", "e_value", "highest", "alarm_at")},
             "since": None if test.since is None else cases[test.since - 1].received,
-            "sentence": drift_sentence(test, test.recent, knows_training=True),
+            "sentence": drift_sentence(test, test.latest, knows_training=True),
             "alarmed_with": test.alarmed_with
             and drift_sentence(test, test.alarmed_with, knows_training=True),
         }

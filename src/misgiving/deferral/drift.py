@@ -42,46 +42,6 @@ Values = Float[np.ndarray, " n"]
 PerStream = Float[np.ndarray, "*streams"] | np.floating
 
 
-class Recent(NamedTuple):
-    """The latest cases of a test.
-
-    Attributes:
-        cases: How many there are.
-        mean: Mean rank among all earlier cases, from 0 to 1; or the share that is accepted. None
-            before the first case.
-        spread: Mean distance of the ranks from the middle, as a share of the largest; None for
-            the share that is accepted.
-    """
-
-    cases: int = 0
-    mean: float | None = None
-    spread: float | None = None
-
-
-class DriftTest(NamedTuple):
-    """State of one test.
-
-    Attributes:
-        name: `scores`, `familiarity` or `acceptance`.
-        e_value: Wealth now, from 1; grows while the cases differ from the calibration cases.
-        highest: The highest wealth so far.
-        alarm_at: Wealth at which the test alarms.
-        since: Number of cases at the alarm; None without an alarm.
-        recent: The latest cases.
-        alarmed_with: The latest cases at the alarm; None without an alarm.
-        expected: The share to be accepted, as expected from the calibration cases; None for ranks.
-    """
-
-    name: str
-    e_value: float
-    highest: float
-    alarm_at: float
-    since: int | None
-    recent: Recent
-    alarmed_with: Recent | None = None
-    expected: BinomialInterval | None = None
-
-
 class Wealth:
     """Betting wealth on several stakes (Composite Jumper: Vovk et al., 2021), of many streams.
 
@@ -110,17 +70,79 @@ class Wealth:
         return moved
 
 
-class RankTest:
+class Recent(NamedTuple):
+    """The latest cases of a test.
+
+    Attributes:
+        cases: How many there are.
+        mean: Mean rank among all earlier cases, from 0 to 1; or the share that is accepted.
+        spread: Mean distance of the ranks from the middle, as a share of the largest.
+    """
+
+    cases: int
+    mean: float
+    spread: float
+
+
+class DriftTest:
+    """A sequential test of the cases of one policy.
+
+    Attributes:
+        name: `scores`, `familiarity` or `acceptance`.
+        alarm_at: Wealth at which the test alarms.
+        wealth: Grows while the cases differ from the calibration cases.
+        interval: Of the share to be accepted, by the calibration cases; None for ranks.
+        cases: Number of cases so far.
+        since: Number of cases at the alarm; None without an alarm.
+        alarmed_with: The latest cases at the alarm; None without an alarm.
+    """
+
+    interval: BinomialInterval | None = None
+
+    def __init__(self, name: str, *, level: float, stakes: int) -> None:
+        self.name, self.alarm_at, self.wealth = name, 1 / level, Wealth(stakes)
+        self.cases = 0
+        self.since: int | None = None
+        self.alarmed_with: Recent | None = None
+        self.recent: deque[float] = deque(maxlen=RECENT)
+
+    def bet(self, value: float, factors: Float[np.ndarray, " stakes"]) -> None:
+        """Multiply the stakes for one case, described by its rank or its acceptance."""
+        self.cases += 1
+        self.recent.append(value)
+        self.wealth.multiply(factors)
+        if self.since is None and self.wealth.highest >= math.log(self.alarm_at):
+            self.since, self.alarmed_with = self.cases, self.latest
+
+    @property
+    def latest(self) -> Recent | None:
+        """The latest cases in numbers; None before the first case."""
+        values = np.array(self.recent, dtype=float)
+        if not len(values):
+            return None
+        return Recent(len(values), float(values.mean()), float(np.abs(2 * values - 1).mean()))
+
+    @property
+    def e_value(self) -> float:
+        """Wealth now, from 1."""
+        return _finite_exp(self.wealth.log)
+
+    @property
+    def highest(self) -> float:
+        """The highest wealth so far."""
+        return _finite_exp(self.wealth.highest)
+
+
+class RankTest(DriftTest):
     """Bets that ranks among the calibration cases and all earlier cases are no longer uniform.
 
     These p-values are independent and uniform while all cases are exchangeable (Vovk et al., 2003),
     for any number of calibration cases.
     """
 
-    def __init__(self, calibration: Iterable[float]) -> None:
+    def __init__(self, name: str, calibration: Iterable[float], *, level: float) -> None:
+        super().__init__(name, level=level, stakes=2 * len(STAKES) + 1)
         self.earlier = array("d", sorted(calibration))
-        self.wealth = Wealth(2 * len(STAKES) + 1)
-        self.recent: deque[float] = deque(maxlen=RECENT)
 
     def update(self, value: float, tie: float) -> None:
         """Bet on one case.
@@ -133,16 +155,7 @@ class RankTest:
         below, up_to = bisect_left(self.earlier, value), bisect_right(self.earlier, value)
         insort(self.earlier, value)
         p_value = (below + tie * (up_to - below + 1)) / len(self.earlier)
-        self.recent.append(p_value)
-        self.wealth.multiply(rank_factors(np.array(p_value)))
-
-    @property
-    def latest(self) -> Recent:
-        """The latest ranks in numbers."""
-        if not self.recent:
-            return Recent()
-        ranks = np.array(self.recent)
-        return Recent(len(ranks), float(ranks.mean()), float(np.abs(2 * ranks - 1).mean()))
+        self.bet(p_value, rank_factors(np.array(p_value)))
 
 
 def rank_factors(p_values: PerStream) -> Float[np.ndarray, "*streams stakes"]:
@@ -154,25 +167,16 @@ def rank_factors(p_values: PerStream) -> Float[np.ndarray, "*streams stakes"]:
     return factors
 
 
-class AcceptanceTest:
+class AcceptanceTest(DriftTest):
     """Bets that the share of accepted cases lies outside an interval."""
 
-    def __init__(self, interval: BinomialInterval) -> None:
-        self.interval = interval
-        self.wealth = Wealth(2 * len(FRACTIONS) + 1)
-        self.recent: deque[float] = deque(maxlen=RECENT)
+    def __init__(self, interval: BinomialInterval, *, level: float) -> None:
+        super().__init__("acceptance", level=level, stakes=2 * len(FRACTIONS) + 1)
+        self.interval: BinomialInterval = interval
 
     def update(self, accepted: bool) -> None:
         """Bet on one case."""
-        self.recent.append(accepted)
-        self.wealth.multiply(acceptance_factors(np.array(accepted), self.interval))
-
-    @property
-    def latest(self) -> Recent:
-        """The latest share in numbers."""
-        if not self.recent:
-            return Recent()
-        return Recent(len(self.recent), float(np.mean(self.recent)))
+        self.bet(float(accepted), acceptance_factors(np.array(accepted), self.interval))
 
 
 def acceptance_factors(
@@ -189,24 +193,24 @@ class DriftMonitor:
     """Tests of one policy's cases, one after another.
 
     Attributes:
-        cases: Number of cases so far.
-        alarms: Number of cases at the alarm, by the name of the test.
+        tests: Of the scores, and of the acceptance where the policy accepts anything.
     """
 
     def __init__(self, certificate: Certificate) -> None:
         each = FALSE_ALARMS / TESTS
-        self.cases = 0
-        self.alarms: dict[str, int] = {}
-        self._alarmed_with: dict[str, Recent] = {}
-        self._alarm_at = {"scores": 1 / each, "familiarity": 1 / each, "acceptance": 2 / each}
-        self._tests: dict[str, RankTest | AcceptanceTest] = {
-            "familiarity": RankTest(certificate.ood_scores),
-            "scores": RankTest(certificate.scores),
-        }
+        self.tests: list[RankTest | AcceptanceTest] = [
+            RankTest("familiarity", certificate.ood_scores, level=each),
+            RankTest("scores", certificate.scores, level=each),
+        ]
         if certificate.accept_threshold is not None:
-            # the other half of the level is for the bets
+            # half of the level is for the interval, and the other half for the bets
             interval = certificate.acceptance_interval(level=each / 2)
-            self._tests["acceptance"] = AcceptanceTest(interval)
+            self.tests.append(AcceptanceTest(interval, level=each / 2))
+
+    @property
+    def cases(self) -> int:
+        """Number of cases so far."""
+        return self.tests[0].cases
 
     def update(self, *, score: float, ood_score: float, accepted: bool, content: str) -> None:
         """Take one more case into account.
@@ -217,33 +221,12 @@ class DriftMonitor:
             accepted: True if the policy accepts the prediction.
             content: A hash of the image, which breaks ties between equal scores.
         """
-        self.cases += 1
         values = {"scores": score, "familiarity": ood_score}
-        for name, test in self._tests.items():
+        for test in self.tests:
             if isinstance(test, RankTest):
-                test.update(values[name], tie_breaker(f"{name} {content}"))
+                test.update(values[test.name], tie_breaker(f"{test.name} {content}"))
             else:
                 test.update(accepted)
-            if name not in self.alarms and test.wealth.highest >= math.log(self._alarm_at[name]):
-                self.alarms[name] = self.cases
-                self._alarmed_with[name] = test.latest
-
-    @property
-    def tests(self) -> list[DriftTest]:
-        """State of each test."""
-        return [
-            DriftTest(
-                name=name,
-                e_value=_finite_exp(test.wealth.log),
-                highest=_finite_exp(test.wealth.highest),
-                alarm_at=self._alarm_at[name],
-                since=self.alarms.get(name),
-                recent=test.latest,
-                alarmed_with=self._alarmed_with.get(name),
-                expected=getattr(test, "interval", None),
-            )
-            for name, test in self._tests.items()
-        ]
 
 
 def tie_breaker(content: str) -> float:
@@ -333,8 +316,8 @@ def expected_performance(
         gap, p_value = compare_distributions(new, np.array(calibration))
         if p_value <= DIFFERENT / len(compared):
             gaps[name] = gap
-    alarms = (test for test in monitor.tests if test.alarmed_with is not None)
-    return ExpectedPerformance(expected, tuple(alarms), gaps)
+    alarms = tuple(test for test in monitor.tests if test.since is not None)
+    return ExpectedPerformance(expected, alarms, gaps)
 
 
 def compare_distributions(first: Values, second: Float[np.ndarray, " m"]) -> tuple[float, float]:

@@ -147,13 +147,14 @@ class DriftTracker:
             accepted=accepted,
             content=case.sha256,
         )
-        for name in self._monitor.alarms:
-            self._since.setdefault(name, datetime.fromisoformat(case.received))
+        for test in self._monitor.tests:
+            if test.since is not None:
+                self._since.setdefault(test.name, datetime.fromisoformat(case.received))
 
     def _described(self, test: drift.DriftTest) -> DriftTest:
         latest, at_alarm = (
             drift_sentence(test, recent, knows_training=self._deferral.compares_with_training)
-            for recent in (test.recent, test.alarmed_with)
+            for recent in (test.latest, test.alarmed_with)
         )
         return DriftTest(
             name=test.name,
