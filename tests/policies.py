@@ -5,7 +5,7 @@ import numpy as np
 from misgiving import Deferral
 from misgiving.calibration.apply import Calibrator, Isotonic, Scaling
 from misgiving.deferral.decisions import Decisions
-from misgiving.deferral.policy_file import Cases, Identities
+from misgiving.deferral.fit import Cases, Identities
 from misgiving.deferral.settings import DecisionRule
 from misgiving.scores.detectors import FittedDetectors
 

@@ -177,7 +177,7 @@ def test_conventions_of_scikit_learn():
     assert clone(deferral).get_params() == deferral.get_params()
     assert deferral.set_params(max_error=0.2).max_error == 0.2
     assert repr(deferral) == "Deferral(max_error=0.2, class_max_miss={'cat': 0.2}, seed=3)"
-    with pytest.raises(UsageError, match="max_errors"):
+    with pytest.raises(TypeError, match="max_errors"):
         deferral.set_params(max_errors=0.2)
     for call in (lambda: deferral.decide(np.zeros((1, 3))), lambda: deferral.save("policy")):
         with pytest.raises(UsageError, match="not fitted yet"):

@@ -111,21 +111,32 @@ def columns(scores: Scores, names: Sequence[str]) -> Float[np.ndarray, "n column
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learned:
-    """Maps learned of classes and of errors; None where too little is known to learn one.
+class Calibrator:
+    """Maps from the scores of one model to probabilities, fitted on its tuning set.
 
     Attributes:
         scaling: From logits to class probabilities.
         weights: Factor of each class's probability when a class is named; None: by the logits.
-        combination: From several scores to one.
+        combination: From several scores to one; None where too little is known to learn it.
         error_estimator: Weights of the calibrated softmax and of each class probe in a mean of
-            their class probabilities (a linear opinion pool); they sum to 1.
+            their class probabilities (a linear opinion pool), which sum to 1; None without probes.
+        score: Name of the acceptance score.
+        error: From the acceptance score to the probability of an error.
+        loss: From the negated predicted loss to the expected cross-entropy in nats; None for a
+            model without a loss estimator.
+        tried: AURC of every candidate score on the tuning set; out of fold for learned scores.
+        samples: Size of the tuning set.
     """
 
     scaling: Scaling
     weights: tuple[float, ...] | None
     combination: Combination | None
     error_estimator: tuple[float, ...] | None
+    score: str
+    error: Isotonic
+    loss: Isotonic | None
+    tried: Mapping[str, float]
+    samples: int
 
     def predict(self, logits: Logits) -> Classes:
         """The class that is named for each image."""
@@ -149,26 +160,6 @@ class Learned:
         if self.combination is not None:
             learned[COMBINATION] = self.combination(learned)
         return learned
-
-
-@dataclass(frozen=True, kw_only=True)
-class Calibrator(Learned):
-    """Maps from the scores of one model to probabilities, fitted on its tuning set.
-
-    Attributes:
-        score: Name of the acceptance score.
-        error: From the acceptance score to the probability of an error.
-        loss: From the negated predicted loss to the expected cross-entropy in nats; None for a
-            model without a loss estimator.
-        tried: AURC of every candidate score on the tuning set; out of fold for learned scores.
-        samples: Size of the tuning set.
-    """
-
-    score: str
-    error: Isotonic
-    loss: Isotonic | None
-    tried: Mapping[str, float]
-    samples: int
 
     @property
     def needed(self) -> tuple[str, ...]:

@@ -20,7 +20,6 @@ from misgiving.calibration.apply import (
     Classes,
     Combination,
     Isotonic,
-    Learned,
     Logits,
     Members,
     Scaling,
@@ -28,6 +27,7 @@ from misgiving.calibration.apply import (
     Values,
     columns,
     members_of,
+    named_classes,
 )
 from misgiving.errors import DataError
 from misgiving.scores.probes import Evidence
@@ -184,13 +184,13 @@ def cross_fitted(tuning: TuningSet, weigh: ClassWeights) -> tuple[Classes, dict[
     there is no combination where there are too few errors or right answers to learn from.
     """
     if len(np.unique(tuning.groups)) < 2 * FOLDS:
-        return _fit_learned(tuning._replace(scores={}), weigh).predict(tuning.logits), {}
+        return _fit_maps(tuning._replace(scores={}), weigh).predict(tuning.logits), {}
     folds = group_folds(tuning.groups)
     predicted, scores_of_folds = [], list[Scores]()
     for kept, left_out in folds:
-        learned, others = _fit_learned(tuning.select(kept), weigh), tuning.select(left_out)
-        scores = learned.with_learned(others.scores, others.logits, others.evidence)
-        predicted.append(learned.predict(others.logits))
+        maps, others = _fit_maps(tuning.select(kept), weigh), tuning.select(left_out)
+        scores = maps.with_learned(others.scores, others.logits, others.evidence)
+        predicted.append(maps.predict(others.logits))
         scores_of_folds.append(scores)
     order = np.argsort(np.concatenate([left_out for _, left_out in folds]))
     names = [name for name in LEARNED if all(name in scores for scores in scores_of_folds)]
@@ -199,22 +199,29 @@ def cross_fitted(tuning: TuningSet, weigh: ClassWeights) -> tuple[Classes, dict[
     }
 
 
-def _fit_learned(tuning: TuningSet, weigh: ClassWeights) -> Learned:
-    weights = weigh(tuning.labels)
-    learned = Learned(
-        scaling=fit_scaling(tuning.logits, tuning.labels),
+def _fit_maps(tuning: TuningSet, weigh: ClassWeights) -> Calibrator:
+    """Fit what can be learned; accepts by the calibrated softmax, with its errors in sample."""
+    scaling, weights = fit_scaling(tuning.logits, tuning.labels), weigh(tuning.labels)
+    predicted = named_classes(scaling, weights, tuning.logits)
+    wrong = predicted != tuning.labels
+    maps = Calibrator(
+        scaling=scaling,
         weights=None if weights is None else tuple(weights.tolist()),
         combination=None,
         error_estimator=None,
+        score=CALIBRATED,
+        error=_fit_error(scaling.log_odds(tuning.logits, predicted), wrong),
+        loss=None,
+        tried={},
+        samples=len(wrong),
     )
     if tuning.scores and tuning.evidence is not None:
-        members = members_of(learned.scaling, tuning.logits, tuning.evidence)
-        learned = replace(learned, error_estimator=fit_error_estimator(members, tuning.labels))
-    wrong = learned.predict(tuning.logits) != tuning.labels
-    if not tuning.scores or not _can_learn(wrong, tuning.groups):
-        return learned
-    scores = learned.with_learned(tuning.scores, tuning.logits)
-    return replace(learned, combination=fit_combination(scores, wrong, tuning.groups))
+        members = members_of(scaling, tuning.logits, tuning.evidence)
+        maps = replace(maps, error_estimator=fit_error_estimator(members, tuning.labels))
+    if tuning.scores and _can_learn(wrong, tuning.groups):
+        scores = maps.with_learned(tuning.scores, tuning.logits)
+        maps = replace(maps, combination=fit_combination(scores, wrong, tuning.groups))
+    return maps
 
 
 def _can_learn(wrong: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]) -> bool:
@@ -230,22 +237,24 @@ class Fitted(NamedTuple):
     Attributes:
         calibrator: Fitted on the whole tuning set.
         predicted: The class of each tuning image, cross-fitted.
-        scores: Its acceptance score, cross-fitted.
         candidates: All scores that could be the acceptance score; learned ones cross-fitted.
         wrong: True where its class, cross-fitted, is wrong.
     """
 
     calibrator: Calibrator
     predicted: Classes
-    scores: Values
     candidates: Scores
     wrong: Bool[np.ndarray, " n"]
 
+    @property
+    def scores(self) -> Values:
+        """The acceptance score of each tuning image, cross-fitted."""
+        return self.candidates[self.calibrator.score].astype(np.float64)
+
     def accepting_by(self, score: str) -> "Fitted":
         """The same with another acceptance score."""
-        values = self.candidates[score].astype(np.float64)
-        calibrator = replace(self.calibrator, score=score, error=_fit_error(values, self.wrong))
-        return self._replace(calibrator=calibrator, scores=values)
+        error = _fit_error(self.candidates[score], self.wrong)
+        return self._replace(calibrator=replace(self.calibrator, score=score, error=error))
 
 
 def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> Fitted:
@@ -260,46 +269,34 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
         weigh: From true classes to the weights by which classes are predicted; None: by the logits.
 
     Raises:
-        DataError: There are too few samples, or a score is not finite.
+        DataError: A score is not finite.
     """
     names = [name for name in dict.fromkeys(SINGLE + COMBINED) if name in tuning.scores]
     used, labels = {name: tuning.scores[name] for name in names}, tuning.labels
     tuning = tuning._replace(scores=used)
-    _check_usable(used)
-    with threadpool_limits(1):  # for so few numbers, threads take longer to meet than to work
-        choices, held_out = cross_fitted(tuning, weigh)
-        learned = _fit_learned(tuning, weigh)
-    candidates = {name: used[name] for name in SINGLE if name in used} | held_out
-    wrong = choices != labels
-    tried = {name: aurc(values, wrong) for name, values in candidates.items()}
-    losses = -log_softmax(tuning.logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
-    predicted = used.get("predicted_loss")
-    score = _acceptance_score(tried, held_out, wrong)
-    acceptance = candidates[score].astype(np.float64)
-    calibrator = Calibrator(
-        scaling=learned.scaling,
-        weights=learned.weights,
-        combination=learned.combination if COMBINATION in held_out else None,
-        error_estimator=learned.error_estimator if ERROR_ESTIMATOR in held_out else None,
-        score=score,
-        error=_fit_error(acceptance, wrong),
-        loss=None if predicted is None else fit_isotonic(predicted, losses, increasing=False),
-        tried=tried,
-        samples=len(labels),
-    )
-    return Fitted(calibrator, choices, acceptance, candidates, wrong)
-
-
-def _check_usable(scores: Scores) -> None:
-    """Check that something can be learned from the scores of a tuning set."""
-    for name, values in scores.items():
-        if len(values) < 2:
-            raise DataError(f"the tuning set has {len(values)} images; give more to learn from")
+    for name, values in used.items():
         if not np.isfinite(values).all():
             raise DataError(
                 f"{name} is not finite at position {np.isfinite(values).argmin()} of the tuning "
                 "set; predict again"
             )
+    with threadpool_limits(1):  # for so few numbers, threads take longer to meet than to work
+        choices, held_out = cross_fitted(tuning, weigh)
+        maps = _fit_maps(tuning, weigh)
+    candidates = {name: used[name] for name in SINGLE if name in used} | held_out
+    wrong = choices != labels
+    tried = {name: aurc(values, wrong) for name, values in candidates.items()}
+    losses = -log_softmax(tuning.logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
+    predicted = used.get("predicted_loss")
+    calibrator = replace(
+        maps,
+        combination=maps.combination if COMBINATION in held_out else None,
+        error_estimator=maps.error_estimator if ERROR_ESTIMATOR in held_out else None,
+        loss=None if predicted is None else fit_isotonic(predicted, losses, increasing=False),
+        tried=tried,
+    )
+    fitted = Fitted(calibrator, choices, candidates, wrong)
+    return fitted.accepting_by(_acceptance_score(tried, held_out, wrong))
 
 
 def aurc(scores: Values, wrong: Bool[np.ndarray, " n"]) -> float:

@@ -19,6 +19,7 @@ from misgiving.deferral.decisions import (
     lacking_columns,
 )
 from misgiving.deferral.fit import (
+    Cases,
     fit_calibration,
     fitting_sets,
     most_missed,
@@ -29,7 +30,6 @@ from misgiving.deferral.policy_file import (
     FITTED,
     POLICY,
     POLICY_FOLDER,
-    Cases,
     PolicyFile,
     cases_after,
     check_policy_folder,
@@ -124,9 +124,7 @@ class Deferral:
 
     def set_params(self, **parameters: Any) -> "Deferral":
         """Change parameters; they take effect when `fit` is called."""
-        if unknown := parameters.keys() - self.get_params().keys():
-            raise UsageError(f"Deferral has no parameter {min(unknown)!r}")
-        vars(self).update(parameters)
+        Deferral.__init__(self, **(self.get_params() | parameters))
         return self
 
     def __repr__(self) -> str:
@@ -222,7 +220,7 @@ class Deferral:
         self.certificate_ = certify_thresholds(
             tuned, certified, targets, classes=calibration.classes
         )
-        self.model_ = calibration.model or "unnamed"
+        self.model_ = tuning.model or "unnamed"
         self.unit_ = unit_of(calibration.group_columns)
         self.cases_ = Cases.of(tuning, calibration)
         return self

@@ -1,12 +1,18 @@
-"""Choose the images that a policy is fitted on, and score them as its cases."""
+"""The images that a policy is fitted on: chosen, scored as its cases, and recognised later.
+
+They are recognised by digests, so that a policy can be given away without the names of patients.
+"""
 
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from misgiving.calibration.fit import Fitted, TuningSet, cross_fitted, fit_calibrator
 from misgiving.deferral.decisions import Decisions
@@ -14,6 +20,7 @@ from misgiving.deferral.settings import DecisionRule
 from misgiving.deferral.thresholds import ScoredCases
 from misgiving.errors import DataError, UsageError
 from misgiving.groups import QUARTERS, partition_groups
+from misgiving.manifests import sha256_of
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
 
@@ -22,6 +29,10 @@ MOST_PROBABLE = DecisionRule()
 OWN_SETS = ("tune", "calibrate")
 FREE = ("", "validation")
 NOT_USED = ("train", "test", "excluded")
+DIGITS = 16  # of the digest of a name: of a million, two are the same with a probability of 3e-8
+DIFFERENT = 0.9  # share of different rows of logits from which on a row identifies an image
+
+Mask = Bool[np.ndarray, " n"]
 
 
 def fitting_sets(
@@ -34,7 +45,7 @@ def fitting_sets(
     Raises:
         DataError: They cannot support a policy.
     """
-    facts: dict[str, Any] = {"training_images": 0}
+    facts: dict[str, Any] = {}
     if calibration is None:
         data = Predictions.of(tuning, classes=classes)
         tuning, calibration, parts = drawn_sets(data, seed=seed)
@@ -46,11 +57,14 @@ def fitting_sets(
         tuning = Predictions.of(tuning, classes=classes, name="tuning")
         calibration = Predictions.of(calibration, classes=classes, name="calibration")
         check_copies(tuning, calibration)
+    check_sets(tuning, calibration)
+    detectors = FittedDetectors.none()
     if training is not None:
         training = Predictions.of(training, classes=classes, name="training")
-        facts["training_images"] = 0 if training.features is None else len(training)
-    check_sets(tuning, calibration, training)
-    return tuning, calibration, fit_detectors(training), facts
+        if training.features is not None and len(training):
+            check_same_model(tuning, training, "training")
+            detectors, facts["training_images"] = FittedDetectors.fit(training), len(training)
+    return tuning, calibration, detectors, facts
 
 
 def drawn_sets(predictions: Predictions, *, seed: int) -> tuple[Predictions, Predictions, int]:
@@ -90,24 +104,14 @@ def drawn_sets(predictions: Predictions, *, seed: int) -> tuple[Predictions, Pre
     return tuning, calibration, parts
 
 
-def check_sets(tuning: Predictions, calibration: Predictions, training: Predictions | None) -> None:
-    """Check that the sets are labelled, of one model, and that the first two share no images.
+def check_sets(tuning: Predictions, calibration: Predictions) -> None:
+    """Check that the sets are labelled, of one model, and that they share no images.
 
     Raises:
         DataError: They are not.
     """
-    for predictions in (tuning, calibration):
-        predictions.check_labelled()
-    if (tuning.model, tuning.classes) != (calibration.model, calibration.classes):
-        raise DataError(
-            "the predictions for the tuning set and the calibration set are of two models; "
-            "predict both again"
-        )
-    if training is not None and len(training) and training.classes != tuning.classes:
-        raise DataError(
-            f"the training set has the classes {', '.join(training.classes)}, and the tuning set "
-            f"{', '.join(tuning.classes)}; give the same in the same order"
-        )
+    tuning.check_labelled()
+    check_same_model(tuning, calibration, "calibration")
     shared = sorted(set(tuning.groups) & set(calibration.groups) - {""})
     if tuning.has_ids and calibration.has_ids:
         shared += sorted(set(tuning.ids) & set(calibration.ids))
@@ -116,6 +120,17 @@ def check_sets(tuning: Predictions, calibration: Predictions, training: Predicti
         raise DataError(
             f"group {shared[0]!r} is in both the tuning set and the calibration set{others}; "
             "calibrate on groups that nothing was chosen on"
+        )
+
+
+def check_same_model(tuning: Predictions, other: Predictions, name: str) -> None:
+    """Check that another set is labelled, and of the model and classes of the tuning set."""
+    other.check_labelled()
+    if (other.model or tuning.model, other.classes) != (tuning.model, tuning.classes):
+        raise DataError(
+            f"the {name} set is of the model {other.model!r} for {', '.join(other.classes)}, and "
+            f"the tuning set of {tuning.model!r} for {', '.join(tuning.classes)}; predict both "
+            "with one model"
         )
 
 
@@ -128,30 +143,14 @@ def check_copies(tuning: Predictions, calibration: Predictions) -> None:
     Raises:
         DataError: It has them.
     """
-    once = []
-    for predictions in (tuning, calibration):
-        rows, counts = np.unique(
-            np.ascontiguousarray(predictions.logits), axis=0, return_counts=True
-        )
-        once.append({row.tobytes() for row in rows[counts == 1]})
+    rows = [np.unique(part.logits, axis=0, return_counts=True) for part in (tuning, calibration)]
+    once = [{*map(bytes, values[counts == 1])} for values, counts in rows]
     shared = len(once[0] & once[1])
     if 2 * shared > min(map(len, once)):
         raise DataError(
             f"{shared} rows of the calibration set are also in the tuning set; give images that "
             "nothing was chosen on"
         )
-
-
-def fit_detectors(training: Predictions | None) -> FittedDetectors:
-    """Fit detectors on the training images; there are none without features.
-
-    Raises:
-        DataError: An image has no label.
-    """
-    if training is None or not len(training) or training.features is None:
-        return FittedDetectors.none()
-    training.check_labelled()
-    return FittedDetectors.fit(training)
 
 
 def fit_calibration(
@@ -242,3 +241,153 @@ def most_missed(decisions: Decisions, calibration: Predictions) -> tuple[str, in
     cases, misses = (np.bincount(rows, minlength=len(classes)) for rows in (labels, missed))
     worst = int((misses / np.maximum(cases, 1)).argmax())
     return (classes[worst], int(misses[worst]), int(cases[worst])) if misses[worst] else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identities:
+    """Digests by which images are recognised; empty where an image has none of a kind.
+
+    Attributes:
+        contents: SHA-256 of the image file.
+        ids: Of the name of the image.
+        outputs: Of the logits, for images without a name.
+        groups: Of the name of the group; empty where an image is a group of its own.
+    """
+
+    contents: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, predictions: Predictions) -> "Identities":
+        """Identify the images of predictions."""
+        nothing = ("",) * len(predictions)
+        return cls(
+            contents=predictions.hashes or nothing,
+            ids=tuple(map(_digest, predictions.ids)) if predictions.has_ids else nothing,
+            outputs=nothing if predictions.has_ids else _digests_of_outputs(predictions),
+            groups=tuple(_digest(group) if group else "" for group in predictions.groups),
+        )
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __add__(self, others: "Identities") -> "Identities":
+        joined = {name: own + getattr(others, name) for name, own in vars(self).items()}
+        return Identities(**joined)
+
+    @property
+    def group_count(self) -> int:
+        """Number of groups; an image without a named one is a group of its own."""
+        return len({*self.groups} - {""}) + self.groups.count("")
+
+    def among(self, others: "Identities") -> tuple[Mask, Mask]:
+        """Mark the images that are among the others, and those of a named group of the others.
+
+        Images are the same if their contents are. The name decides where one of both contents is
+        not known, and the outputs where there is no name.
+        """
+        contents, outputs = {*others.contents} - {""}, {*others.outputs} - {""}
+        ids, groups = {*others.ids} - {""}, {*others.groups} - {""}
+        unseen = {
+            name for name, content in zip(others.ids, others.contents, strict=True) if not content
+        }
+        same = [
+            content in contents or output in outputs or (name in ids and not content)
+            or (name in ids and name in unseen)
+            for content, name, output in zip(self.contents, self.ids, self.outputs, strict=True)
+        ]  # fmt: skip
+        used = np.array(same, dtype=bool)
+        groups |= {group for group, seen in zip(self.groups, same, strict=True) if seen} - {""}
+        return used, ~used & np.array([group in groups for group in self.groups], dtype=bool)
+
+
+def _digest(name: str) -> str:
+    return sha256_of(name.encode())[:DIGITS]
+
+
+def _digests_of_outputs(predictions: Predictions) -> tuple[str, ...]:
+    """Rounded logits are alike for many images; where they are, the row's number counts as well."""
+    logits = np.ascontiguousarray(predictions.logits, dtype=np.float64)
+    rows = [row.tobytes() for row in logits]
+    if len(set(rows)) < DIFFERENT * len(rows):
+        rows = [name.encode() + row for name, row in zip(predictions.ids, rows, strict=True)]
+    return tuple(sha256_of(row)[:DIGITS] for row in rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cases:
+    """The images that a policy was fitted on, and what was observed on them besides errors.
+
+    Attributes:
+        tuning: For all that was chosen.
+        calibration: For the certificate alone.
+        drawn_parts: Number of parts of the images of which one was drawn for tuning; 0: the data
+            name both sets.
+        outputs: `logits` or `probabilities`.
+        group_columns: Columns of the data that define the groups; none: each image is its own.
+        training_images: Images that the detectors are fitted on; 0: there are no detectors.
+        left_out: Images of the data that were not used, by their set.
+        sensitivities: Share of each class that is named rightly on the tuning set, by the rule
+            that names and by class.
+        most_missed: The class of which most calibration images are accepted as another one, with
+            the number of these and of all; None: the policy has class targets, or there is none.
+        earlier: Images of the policies that were in the same folder before, for tuning or
+            calibration.
+        calibrations: Number of these policies.
+        repeated_images: Images of this policy that are among the earlier ones.
+        repeated_groups: Groups with such an image, or of the name of an earlier group.
+        complete: False where an earlier policy could not be read: there may be more such cases.
+    """
+
+    tuning: Identities
+    calibration: Identities
+    drawn_parts: int = 0
+    outputs: str = "logits"
+    group_columns: tuple[str, ...] = ()
+    training_images: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    sensitivities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    most_missed: tuple[str, int, int] | None = None
+    earlier: Identities = field(default_factory=Identities)
+    calibrations: int = 0
+    repeated_images: int = 0
+    repeated_groups: int = 0
+    complete: bool = True
+
+    @classmethod
+    def of(cls, tuning: Predictions, calibration: Predictions) -> "Cases":
+        """The images of both sets."""
+        return cls(
+            tuning=Identities.of(tuning),
+            calibration=Identities.of(calibration),
+            outputs=calibration.outputs,
+            group_columns=calibration.group_columns,
+        )
+
+    def among(self, predictions: Predictions) -> tuple[Mask, Mask]:
+        """Mark the images that the policy was fitted on, and others of their groups."""
+        return Identities.of(predictions).among(self.tuning + self.calibration)
+
+    def after(self, previous: "Cases | None") -> "Cases":
+        """These cases with the record of the policy that they replace; None: it is not readable."""
+        if previous is None:
+            return replace(self, complete=False)
+        earlier = previous.earlier + previous.tuning + previous.calibration
+        images = self.tuning + self.calibration
+        used, related = images.among(earlier)
+        own = count()
+        units = {
+            group or next(own)
+            for group, repeated in zip(images.groups, used | related, strict=True)
+            if repeated
+        }
+        return replace(
+            self,
+            earlier=earlier,
+            calibrations=previous.calibrations + 1,
+            repeated_images=int(used.sum()),
+            repeated_groups=len(units),
+            complete=previous.complete,
+        )

@@ -46,13 +46,15 @@ class Targets:
     simultaneous: bool = True
 
     def __post_init__(self) -> None:
-        rates = {"`max_error`": self.max_error, "`confidence`": self.confidence}
+        rates = {
+            "max_error": [self.max_error],
+            "confidence": [self.confidence],
+            "class_max_miss": [*self.class_max_miss.values()],
+        }
         if self.max_ood_false_alarms is not None:
-            rates["`max_ood_false_alarms`"] = self.max_ood_false_alarms
-        rates |= {f"`class_max_miss` of {name}": rate for name, rate in self.class_max_miss.items()}
-        for name, rate in rates.items():
-            if not 0 < rate < 1:
-                raise UsageError(f"{name} must be between 0 and 1, got {rate}")
+            rates["max_ood_false_alarms"] = [self.max_ood_false_alarms]
+        for name, values in rates.items():
+            require(self, name, all(0 < rate < 1 for rate in values), "be between 0 and 1")
 
     @property
     def level(self) -> float:
@@ -87,13 +89,10 @@ class DecisionRule:
         if self.rule is None:
             object.__setattr__(self, "rule", "costs" if self.costs else "most_probable")
         require_choices(self)
-        if (self.rule == "costs") != bool(self.costs):
-            raise UsageError(
-                f"`rule` is {self.rule!r}, and `costs` are for 'costs': give both of these or none"
-            )
-        for name, cost in self.costs.items():
-            if not 0 < cost < math.inf:
-                raise UsageError(f"`costs` of {name} must be positive, got {cost}")
+        go_together = (self.rule == "costs") == bool(self.costs)
+        require(self, "costs", go_together, "be given with the rule costs, and with no other")
+        are_positive = all(0 < cost < math.inf for cost in self.costs.values())
+        require(self, "costs", are_positive, "be positive")
         limit = self.max_error_probability
         require(self, "max_error_probability", 0 < limit <= 1, "be above 0 and at most 1")
 
