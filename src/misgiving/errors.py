@@ -32,17 +32,13 @@ class DataError(ExplainedError, ValueError):
 
 
 class TrainingError(ExplainedError, RuntimeError):
-    """Training cannot continue."""
+    """Training cannot continue, or a process of a command without the others."""
 
 
 class StoppedError(ExplainedError):
     """The user or the system has stopped the command."""
 
     exit_code = 130
-
-
-class ProcessLostError(ExplainedError):
-    """Another process of the command has ended, so that this one cannot continue."""
 
 
 class BadImage(NamedTuple):

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from shared_training import train_all
 
-from misgiving.errors import ProcessLostError, UsageError
+from misgiving.errors import TrainingError, UsageError
 from misgiving.models import processes
 from misgiving.models.processes import explain_lost_process
 from misgiving.training.devices import start_fabric
@@ -87,7 +87,7 @@ def test_the_end_of_another_process_is_explained(monkeypatch):
     ended = RuntimeError("[gloo/transport/tcp/pair.cc:537] Connection reset by peer")
     other = RuntimeError("another reason")
     for together, error, kind in (
-        (True, ended, ProcessLostError),
+        (True, ended, TrainingError),
         (True, other, RuntimeError),
         (False, ended, RuntimeError),
     ):

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, distributed
 
-from misgiving.errors import ProcessLostError
+from misgiving.errors import TrainingError
 
 
 def count() -> int:
@@ -82,7 +82,7 @@ def explain_lost_process() -> Iterator[None]:
         exchange = isinstance(error, distributed.DistError) or "gloo" in str(error)
         if not (_together() and exchange):
             raise
-        raise ProcessLostError(
+        raise TrainingError(
             "another process of this command has ended; see its message, and run the command again"
         ) from error
 

@@ -81,9 +81,8 @@ def train(
         stop: Asked after every step; if true, the state is saved and training ends.
 
     Raises:
-        ProcessLostError: Another process has ended.
         StoppedError: `stop` returned true.
-        TrainingError: The loss is no longer finite.
+        TrainingError: The loss is no longer finite, or another process has ended.
         UsageError: The device or precision is not available.
     """
     fabric = start_fabric(
