@@ -1,4 +1,4 @@
-"""Policies with any certificate, made without fitting."""
+"""Cases, outputs of models, and policies with any certificate, made without fitting."""
 
 import numpy as np
 
@@ -7,25 +7,53 @@ from misgiving.calibration.apply import Calibrator, Isotonic, Scaling
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.fit import Cases, Identities
 from misgiving.deferral.settings import DecisionRule
+from misgiving.deferral.thresholds import ScoredCases, certify_thresholds
 from misgiving.scores.detectors import FittedDetectors
 
+CLASSES = ("NV", "MEL", "BCC")
 IMAGE = Identities(contents=("",), ids=("1" * 16,), outputs=("",), groups=("",))
 
 
-def calibrator(score="msp", **changes):
+def outputs(count, seed=0, signal=3.0):
+    """Logits of three classes, and labels."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 3, count)
+    return random.normal(size=(count, 3)) + signal * np.eye(3)[labels], labels
+
+
+def drawn_cases(count, seed=0):
+    """ScoredCases whose errors become rarer with the score; the OOD score is its own."""
+    random = np.random.default_rng(seed)
+    scores = random.random(count)
+    return ScoredCases(
+        scores=scores,
+        ood_scores=random.normal(size=count),
+        wrong=random.random(count) < 0.6 * (1 - scores) ** 2,
+        labels=random.integers(len(CLASSES), size=count),
+        acceptable=np.ones(count, dtype=bool),
+    )
+
+
+def certificate_of(targets, tuning=300, cases=400):
+    """The certificate of so many drawn cases."""
+    return certify_thresholds(
+        drawn_cases(tuning, 1), drawn_cases(cases, 2), targets, classes=CLASSES
+    )
+
+
+def calibrator(score="msp"):
     """The error probability is one minus the score."""
-    fields = {
-        "scaling": Scaling(temperature=1.0, biases=(0.0, 0.0)),
-        "weights": None,
-        "score": score,
-        "combination": None,
-        "error_estimator": None,
-        "error": Isotonic(knots=(0.0, 1.0), values=(1.0, 0.0)),
-        "loss": None,
-        "tried": {},
-        "samples": 400,
-    }
-    return Calibrator(**fields | changes)
+    return Calibrator(
+        scaling=Scaling(temperature=1.0, biases=(0.0, 0.0)),
+        weights=None,
+        combination=None,
+        error_estimator=None,
+        score=score,
+        error=Isotonic(knots=(0.0, 1.0), values=(1.0, 0.0)),
+        loss=None,
+        tried={},
+        samples=400,
+    )
 
 
 def policy_with(certificate, *, score="msp", ood_detector="knn", rule=None, unit="group", **cases):
@@ -43,20 +71,19 @@ def policy_with(certificate, *, score="msp", ood_detector="knn", rule=None, unit
     return deferral
 
 
-def decided(deferral, score, ood_score, error, *, probabilities=None, named=0, scaled=0, **given):
+def decided(deferral, score, ood_score, error, *, scaled=0, **given):
     """The decision on one image with these numbers, by its policy."""
     acceptable = np.array([not error > deferral.rule_.max_error_probability])
     outcomes, p_values = deferral.certificate_.decide(
         np.array([score]), np.array([ood_score]), acceptable
     )
-    shown = probabilities or (1 - error, error)
     threshold = deferral.certificate_.accept_threshold
     fields = {
-        "classes": deferral.classes_[: len(shown)],
+        "classes": deferral.classes_[:2],
         "decisions": outcomes,
-        "predicted": np.array([named]),
+        "predicted": np.array([0]),
         "most_probable": np.array([scaled]),
-        "probabilities": np.array([shown], dtype=float),
+        "probabilities": np.array([[1 - error, error]]),
         "error_probability": np.array([error]),
         "ood_p_value": p_values,
         "acceptance_score": np.array([score]),

@@ -2,24 +2,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from policies import CLASSES, certificate_of, drawn_cases
 from scipy import stats
 
 from misgiving.deferral.bounds import candidate_thresholds, counts_by_threshold
 from misgiving.deferral.certificate import simultaneous_bounds
 from misgiving.deferral.settings import Targets
-from misgiving.deferral.thresholds import CertificationPlan, certify_thresholds
+from misgiving.deferral.thresholds import CertificationPlan
 
-CLASSES = ("NV", "MEL", "BCC")
 WORST = 0.6
 OOD = Targets(max_error=0.1, confidence=0.9, max_ood_false_alarms=0.1)
 
 
-@pytest.fixture
-def certificate(drawn_cases, classes):
-    return certify_thresholds(drawn_cases(300, 1), drawn_cases(400, 2), OOD, classes=classes)
+@pytest.fixture(scope="module")
+def certificate():
+    return certificate_of(OOD)
 
 
-def test_every_operating_point_is_counted_and_bounded_as_by_scalar_loops(certificate, drawn_cases):
+def test_every_operating_point_is_counted_and_bounded_as_by_scalar_loops(certificate):
     cases, points = drawn_cases(400, 2), certificate.operating_points
     for point in points:
         rows = [
@@ -72,18 +72,15 @@ def test_no_bound_is_exceeded_in_more_draws_than_the_confidence_allows():
 
 @pytest.mark.soak
 @pytest.mark.parametrize("size", [60, 300, 1000])
-def test_bounds_hold_together_in_many_draws(size, drawn_cases):
+def test_bounds_hold_together_in_many_draws(size):
     thresholds = candidate_thresholds(drawn_cases(300, 10**6).scores)
     assert share_exceeded(thresholds, draws=10_000, size=size, confidence=0.95) <= 0.05
 
 
-def test_the_acceptance_interval_covers_the_true_rate_whichever_threshold_was_chosen(
-    certificate, drawn_cases
-):
+def test_the_acceptance_interval_covers_the_true_rate_whichever_threshold_was_chosen(certificate):
     targets = replace(OOD, confidence=0.95)
-    plan = CertificationPlan.from_tuning(
-        drawn_cases(300, 10**6), targets, classes=CLASSES, cases=150
-    )
+    tuning = drawn_cases(300, 10**6)
+    plan = CertificationPlan.from_tuning(tuning, targets, classes=CLASSES, cases=150)
     drawn = drawn_cases(300 * 150, 0)[np.arange(300 * 150).reshape(300, 150)]
     counts = plan.count(drawn)
     thresholds = plan.thresholds[plan.loosest_certified(counts)]

@@ -9,7 +9,7 @@ from misgiving import Deferral
 from misgiving.deferral.decisions import NO_POLICY, Decisions
 from misgiving.deferral.fit import fit_calibration
 from misgiving.deferral.settings import DecisionRule
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
 from misgiving.scores.outputs import Head
@@ -138,14 +138,6 @@ def test_decisions_are_a_sequence(policy):
         decisions[40]
 
 
-def test_predictions_of_another_model_or_order_of_classes_are_refused(policy):
-    fresh = predictions("fresh", 10, seed=5)
-    with pytest.raises(DataError, match="another"):
-        policy.decide(replace(fresh, model="another"))
-    with pytest.raises(DataError, match="c, b, a"):
-        policy.decide(replace(fresh, classes=("c", "b", "a")))
-
-
 FILES = ["policy.json", "policy.safetensors"]
 
 
@@ -207,30 +199,8 @@ def test_a_tuning_set_of_right_answers_gives_a_policy_all_the_same(detectors):
     assert np.isfinite(decisions.error_probability).all()
 
 
-def with_nan(part):
-    features = part.features.copy()
+def test_calibration_images_whose_features_are_not_finite_are_refused(detectors, fitted):
+    features = CALIBRATION.features.copy()
     features[3] = np.nan
-    return replace(part, features=features)
-
-
-def constant(part):
-    return replace(part, logits=0 * part.logits, features=0 * part.features)
-
-
-def of_one_class(part):
-    return replace(part, labels=0 * part.labels)
-
-
-@pytest.mark.parametrize(
-    ("change", "parameters", "says"),
-    [
-        (lambda part: part.select(np.arange(3)), {}, "2 cases"),
-        (with_nan, {}, "NaN or infinite"),
-        (constant, {}, "are all"),
-        (of_one_class, {"class_max_miss": {"b": 0.1}}, "b is"),
-        (lambda part: part, {"ood_detector": "nearest"}, "'nearest'.*msp"),
-    ],
-)
-def test_what_cannot_be_certified_is_refused(detectors, fitted, change, parameters, says):
-    with pytest.raises((DataError, UsageError), match=says):
-        certified(detectors, fitted, change(CALIBRATION), **parameters)
+    with pytest.raises(DataError, match="NaN or infinite for 1 of 600"):
+        certified(detectors, fitted, replace(CALIBRATION, features=features))

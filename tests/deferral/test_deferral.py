@@ -9,6 +9,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from policies import outputs
 from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
@@ -17,21 +18,10 @@ from misgiving import Deferral, Predictions
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.evaluate import evaluate
-from misgiving.report.sentences import summarize
 
 CLASSES = ("cat", "dog", "owl")
 SETS = ["train"] * 200 + ["tune"] * 100 + ["calibrate"] * 200
 RANDOM_FEATURES = np.random.default_rng(0).normal(size=(500, 8))
-
-
-def outputs(count, seed=0, signal=3.0):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 3, count)
-    return rng.normal(size=(count, 3)) + signal * np.eye(3)[labels], labels
-
-
-def summary(deferral):
-    return "\n".join(summarize(deferral))
 
 
 def named_rows(count, seed=0, **columns):
@@ -93,12 +83,6 @@ def test_every_form_of_the_same_outputs_gives_the_same_decisions(fitted):
     expected = list(fitted.decide(halves.float().numpy()))
     for form in (halves, halves.requires_grad_()):
         assert list(fitted.decide(form)) == expected
-    with pytest.raises(DataError, match="are probabilities, and the policy was fitted on logits"):
-        fitted.decide({"probabilities": softmax(logits, axis=1)})
-    columns = {"probabilities": softmax(logits, axis=1), "label": [*map(str, labels)]}
-    of_probabilities = Deferral(max_error=0.9).fit({**columns, "classes": ["0", "1", "2"]})
-    with pytest.raises(DataError, match="are logits, and the policy was fitted on probabilities"):
-        of_probabilities.decide(logits)
 
 
 def test_half_precision_of_every_column_is_read():
@@ -123,6 +107,7 @@ LOGITS, LABELS = outputs(60)
 NAMES = [CLASSES[label] for label in LABELS]
 MODELS = [named_rows(100, seed, model=[f"model {seed}"] * 100) for seed in (0, 1)]
 COPIES = (np.vstack([LOGITS[:40], outputs(20, 1)[0]]), LABELS)
+REVERSED = named_rows(200, 5, classes=CLASSES[::-1], features=RANDOM_FEATURES[:200])
 
 
 @pytest.mark.parametrize(
@@ -140,34 +125,25 @@ COPIES = (np.vstack([LOGITS[:40], outputs(20, 1)[0]]), LABELS)
         ([named_rows(400, set=["tune"] * 400)], "'calibrate'"),
         ([named_rows(400, label=[""] * 400)], "400 of 400 rows have no label"),
         ([named_rows(400, group=["one"] * 400)], r"\(1\)"),
-        (MODELS, "two models"),
+        (MODELS, "'model 1' .*'model 0'"),
         ([named_rows(50, 1, group=["one"] * 50), named_rows(50, 2, group=["one"] * 50)], "'one'"),
         (
             [named_rows(500, set=SETS, features=RANDOM_FEATURES, label=["", *["cat"] * 499])],
             "1 of 200 rows have no label, the first is '0-0'",
         ),
+        ([named_rows(100), named_rows(100, 1), REVERSED], "training .* owl, dog, cat.*cat, dog"),
     ],
 )
 def test_sets_that_cannot_support_a_policy(sets, says):
+    tuning, calibration, training = (*sets, None, None)[:3]
     with pytest.raises((DataError, UsageError), match=says):
-        Deferral().fit(*sets)
+        Deferral().fit(tuning, calibration, training=training)
 
 
 def test_rounded_outputs_that_are_alike_are_not_taken_for_copies():
     (first, labels), (second, others) = outputs(300), outputs(600, 1)
     sets = (first.round(), labels), (second.round(), others)
     assert Deferral(max_error=0.3).fit(*sets).certificate_
-
-
-def test_training_images_with_the_classes_in_another_order_are_refused():
-    training = named_rows(200, 1, classes=CLASSES[::-1])
-    with pytest.raises(DataError, match="owl, dog, cat"):
-        Deferral(max_error=0.1).fit(named_rows(400), training=training)
-
-
-def test_an_image_whose_logits_are_not_finite_is_refused(fitted):
-    with pytest.raises(DataError, match=r"row 1, .*: nan"):
-        fitted.decide(np.array([[0.0, np.nan, 1.0]]))
 
 
 def test_conventions_of_scikit_learn():
@@ -177,10 +153,10 @@ def test_conventions_of_scikit_learn():
     assert clone(deferral).get_params() == deferral.get_params()
     assert deferral.set_params(max_error=0.2).max_error == 0.2
     assert repr(deferral) == "Deferral(max_error=0.2, class_max_miss={'cat': 0.2}, seed=3)"
-    with pytest.raises(TypeError, match="max_errors"):
+    with pytest.raises(TypeError):
         deferral.set_params(max_errors=0.2)
     for call in (lambda: deferral.decide(np.zeros((1, 3))), lambda: deferral.save("policy")):
-        with pytest.raises(UsageError, match="not fitted yet"):
+        with pytest.raises(UsageError):
             call()
     given = set(inspect.signature(Deferral).parameters)
     assert given == {*vars(Targets(max_error=0.1)), *vars(DecisionRule()), "ood_detector", "seed"}
@@ -215,54 +191,46 @@ def test_saved_and_loaded(fitted, tmp_path):
     assert loaded.get_params() == fitted.get_params()
     logits = outputs(20, 4)[0]
     assert list(loaded.decide(logits)) == list(fitted.decide(logits))
-    assert summary(loaded) == summary(fitted)
-    assert "Certified: at most 10 %" in summary(loaded)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     loaded.save(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def saved(folder, seed, *sets):
+    deferral = Deferral(max_error=0.1, seed=seed).fit(*sets)
+    deferral.save(folder)
+    assert Deferral.load(folder).cases_ == deferral.cases_
+    return deferral.cases_
+
+
 def test_a_policy_that_replaces_others_says_which_of_its_cases_they_have_used(tmp_path):
     policy = tmp_path / "policy"
-
-    def saved(seed, data_seed=0):
-        deferral = Deferral(max_error=0.1, seed=seed).fit(named_rows(400, data_seed))
-        assert "calibrated before" not in summary(deferral)
-        deferral.save(policy)
-        assert summary(Deferral.load(policy)) == summary(deferral)
-        return deferral
-
-    first, other = saved(0), saved(0, data_seed=5)
-    assert "calibrated before" not in summary(other)
-    assert (other.cases_.calibrations, other.cases_.repeated_images) == (1, 0)
-    assert other.cases_.earlier == first.cases_.tuning + first.cases_.calibration
+    first, other = (saved(policy, 0, named_rows(400, seed)) for seed in (0, 5))
+    assert (first.calibrations, other.calibrations, other.repeated_images) == (0, 1, 0)
+    assert other.earlier == first.tuning + first.calibration
     once = (policy / "policy.json").read_bytes()
-    other.save(policy)
+    Deferral.load(policy).save(policy)
     assert (policy / "policy.json").read_bytes() == once
-    assert "calibrated before with 400 of these images" in summary(saved(1))
+    third = saved(policy, 1, named_rows(400))
+    assert (third.calibrations, third.repeated_images, third.complete) == (2, 400, True)
     (policy / "policy.json").write_text("{")
-    assert "could not be read" in summary(saved(2))
+    assert not saved(policy, 2, named_rows(400)).complete
 
 
 @pytest.mark.parametrize("with_patients", [False, True])
-@pytest.mark.parametrize("as_sets", [False, True])
+@pytest.mark.parametrize("counts", [(600,), (200, 400)], ids=["drawn", "as sets"])
 def test_images_without_ids_are_no_earlier_cases_by_the_number_of_their_row(
-    tmp_path, with_patients, as_sets
+    tmp_path, with_patients, counts
 ):
-    def saved(seed):
-        counts = (200, 400) if as_sets else (600,)
+    def repeated(seed):
         sets = []
         for count in counts:
             few = [f"patient {seed + count}", *[""] * (count - 1)]
             columns = {"patient": few if with_patients else None}
             sets.append(named_rows(count, seed + count, id=None, **columns))
-        deferral = Deferral(max_error=0.1).fit(*sets)
-        deferral.save(tmp_path / "policy")
-        return summary(deferral)
+        return saved(tmp_path / "policy", 0, *sets).repeated_images
 
-    assert "calibrated before" not in saved(0)
-    assert "calibrated before" not in saved(1)
-    assert "calibrated before with 600 of these images" in saved(0)
+    assert [repeated(seed) for seed in (0, 1, 0)] == [0, 0, 600]
 
 
 @pytest.mark.parametrize("names", [["thesis.tex"], ["bundle.json", "policy.json"]])
@@ -276,12 +244,10 @@ def test_a_folder_that_is_not_a_policy_is_not_replaced(fitted, tmp_path, names):
 
 def test_images_without_a_patient_are_counted_whatever_the_patients_are_called():
     patients = [str(row) for row in range(1, 401)]
-    everyone = Deferral(max_error=0.1).fit(named_rows(400, id=patients, patient=patients))
-    assert "have no value" not in summary(everyone)
     some = [*patients[1:41], *[""] * 360]
-    for ids in (patients, None):
-        told = summary(Deferral(max_error=0.1).fit(named_rows(400, id=ids, patient=some)))
-        assert "360 of 400 images have no value in the column patient" in told
+    for ids, column, alone in ((patients, patients, 0), (patients, some, 360), (None, some, 360)):
+        cases = Deferral(max_error=0.1).fit(named_rows(400, id=ids, patient=column)).cases_
+        assert (cases.tuning + cases.calibration).groups.count("") == alone
 
 
 def test_one_table_is_divided_by_its_sets():
@@ -298,11 +264,10 @@ def test_one_table_without_sets_is_divided_by_group():
     patients = [f"p{number // 4}" for number in range(400)]
     deferral = Deferral(max_error=0.1, seed=7).fit(named_rows(400, patient=patients))
     tuning, calibration = deferral.cases_.tuning, deferral.cases_.calibration
-    assert (len(tuning), len(calibration)) == (100, 300)
+    assert (len(tuning), len(calibration), deferral.cases_.drawn_parts) == (100, 300, 4)
     assert not set(tuning.groups) & set(calibration.groups)
     assert deferral.unit_ == "patient"
     assert deferral.certificate_.cases == 75
-    assert "drawn by group with seed 7" in summary(deferral)
 
 
 def test_training_images_with_features_fit_detectors():
@@ -312,26 +277,40 @@ def test_training_images_with_features_fit_detectors():
     assert (deferral.ood_detector_, deferral.cases_.training_images) == ("knn", 200)
     new = {"logits": rows["logits"][:2], "features": np.stack([features[0], -features[0]])}
     assert deferral.decide(new).decisions.tolist() == ["accept", "ood"]
-    few = {"logits": rows["logits"][:2], "features": features[:2, :3]}
-    for lacking in (rows["logits"], few):
-        with pytest.raises(DataError, match="columns feature_0 to feature_7"):
-            deferral.decide(lacking)
 
 
-def test_a_policy_that_reads_predicted_losses_names_their_column():
-    rows = named_rows(500, predicted_loss=np.random.default_rng(0).normal(size=500))
-    deferral = Deferral(max_error=0.1, ood_detector="predicted_loss").fit(rows)
-    assert deferral.decide({name: rows[name][:2] for name in ("logits", "predicted_loss")})
-    with pytest.raises(DataError, match="column predicted_loss"):
-        deferral.decide(rows["logits"])
+LOGITS_ONLY = {"logits": LOGITS[:2]}
+LOSSES = np.random.default_rng(0).normal(size=500)
 
 
-def test_a_policy_is_for_its_model():
-    rows = named_rows(400, model=["resnet"] * 400)
-    deferral = Deferral(max_error=0.1).fit(rows)
-    assert deferral.decide(rows["logits"][:1])[0].predicted_class in CLASSES
-    with pytest.raises(DataError, match=r"resnet.*vit"):
-        deferral.decide({"logits": rows["logits"][:1], "model": ["vit"]})
+@pytest.mark.parametrize(
+    ("fitted_on", "detector", "data", "says"),
+    [
+        ({"set": SETS, "features": RANDOM_FEATURES}, None, {}, "columns feature_0 to feature_7"),
+        (
+            {"set": SETS, "features": RANDOM_FEATURES},
+            None,
+            {"features": RANDOM_FEATURES[:2, :3]},
+            "columns feature_0 to feature_7",
+        ),
+        ({"predicted_loss": LOSSES}, "predicted_loss", {}, "column predicted_loss"),
+        ({"model": ["resnet"] * 500}, None, {"model": ["vit"] * 2}, r"resnet.*vit"),
+        ({}, None, {"classes": ("owl", "dog", "cat")}, "owl, dog, cat"),
+        ({}, None, {"logits": [[0.0, np.nan, 1.0]]}, r"row 1, .*: nan"),
+        ({}, None, {"logits": None, "probabilities": softmax(LOGITS, axis=1)}, "are probabilities"),
+        ({"logits": None, "probabilities": softmax(outputs(500)[0], axis=1)}, None, {}, "logits"),
+    ],
+)
+def test_predictions_that_a_policy_was_not_fitted_for_are_refused(fitted_on, detector, data, says):
+    rows = named_rows(500, **fitted_on)
+    deferral = Deferral(max_error=0.1, ood_detector=detector).fit(rows)
+    given = {**LOGITS_ONLY, "classes": CLASSES, **data}
+    with pytest.raises(DataError, match=says):
+        deferral.decide({name: values for name, values in given.items() if values is not None})
+    with_all = {name: values for name, values in rows.items() if name != "set"}
+    assert len(deferral.decide(with_all)) == 500
+    if "model" in fitted_on:  # the model need not be named
+        assert len(deferral.decide(LOGITS_ONLY | {"classes": CLASSES})) == 2
 
 
 def test_no_torch_is_needed():
@@ -351,10 +330,11 @@ def test_evaluate_measures_all_scores_by_the_classes_that_the_policy_names():
     deferral = Deferral(max_error=0.3, rule="costs", costs={"dog": 10.0})
     deferral.fit(named_rows(900))
     predictions = Predictions.of(named_rows(400, seed=5))
-    named = deferral.calibration_.predict(predictions.logits)
-    assert (named != predictions.choices).any()
+    predicted = deferral.calibration_.predict(predictions.logits)
+    assert (predicted != predictions.choices).any()
     evaluation = evaluate(predictions, deferral)
     rows = [row for row in evaluation.measurements if row.dataset == "policy_test"]
     values = {row.metric: row.value for row in rows if row.detector == "msp"}
     msp = predictions.probabilities.max(axis=1)
-    assert values["error_auroc"] == pytest.approx(roc_auc_score(named != predictions.labels, -msp))
+    expected = roc_auc_score(predicted != predictions.labels, -msp)
+    assert values["error_auroc"] == pytest.approx(expected)

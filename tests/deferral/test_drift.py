@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from policies import certificate_of, drawn_cases
 
 from misgiving.deferral.bounds import BinomialInterval
 from misgiving.deferral.drift import (
@@ -17,42 +18,24 @@ from misgiving.deferral.drift import (
     tie_breaker,
 )
 from misgiving.deferral.settings import Targets
-from misgiving.deferral.thresholds import certify_thresholds
 from misgiving.report.sentences import drift_sentence
 
-OOD = Targets(max_error=0.15, max_ood_false_alarms=0.1)
+CERTIFICATE = certificate_of(Targets(max_error=0.15, max_ood_false_alarms=0.1), cases=200)
 
 
-def certified(drawn_cases, *, targets=OOD):
-    return certify_thresholds(
-        drawn_cases(300, 1), drawn_cases(200, 2), targets, classes=("NV", "MEL", "BCC")
-    )
+def sentence(test, recent, knows_training=True):
+    return drift_sentence(test, recent, knows_training=knows_training)
 
 
-@pytest.fixture
-def policy(drawn_cases):
-    return certified(drawn_cases)
-
-
-def sentences(test, knows_training=True):
-    """The latest cases, and those at the alarm, in words."""
-    return [
-        drift_sentence(test, recent, knows_training=knows_training)
-        for recent in (test.latest, test.alarmed_with)
-    ]
-
-
-def show(policy, cases, monitor=None, name="stream"):
-    """Let a monitor see cases as the service decides them; its tests by name."""
-    monitor = monitor or DriftMonitor(policy)
-    decided = policy.decide(cases.scores, cases.ood_scores, cases.acceptable)[0]
-    columns = zip(cases.scores, cases.ood_scores, decided, strict=True)
+def monitored(cases, monitor=None, name="stream", certificate=CERTIFICATE):
+    """Tests by name after a monitor has seen cases as the service decides them."""
+    monitor = monitor or DriftMonitor(certificate)
+    decided = certificate.decide(cases.scores, cases.ood_scores, cases.acceptable)[0]
+    columns = zip(cases.scores.tolist(), cases.ood_scores.tolist(), decided, strict=True)
     for number, (score, ood_score, outcome) in enumerate(columns):
+        accepted = bool(outcome == "accept")
         monitor.update(
-            score=float(score),
-            ood_score=float(ood_score),
-            accepted=outcome == "accept",
-            content=f"{name} {number}",
+            score=score, ood_score=ood_score, accepted=accepted, content=f"{name} {number}"
         )
     return {test.name: test for test in monitor.tests}
 
@@ -183,26 +166,28 @@ def test_few_acceptance_rates_at_the_edge_of_the_interval_ever_alarm(true):
     assert 0.02 < share_of_alarms(factors, level=0.25) <= three_deviations_above(0.25, 2000)
 
 
-def test_cases_like_the_calibration_cases_raise_no_alarm(policy, drawn_cases):
-    tests = show(policy, drawn_cases(200, 7))
+def test_cases_like_the_calibration_cases_raise_no_alarm():
+    tests = monitored(drawn_cases(200, 7))
     assert {name: round(test.alarm_at) for name, test in tests.items()} == {
         "familiarity": 300,
         "scores": 300,
         "acceptance": 600,
     }
     assert all(test.since is test.alarmed_with is None for test in tests.values())
-    nothing_accepted = certified(drawn_cases, targets=Targets(max_error=0.001))
-    assert set(show(nothing_accepted, drawn_cases(20, 7))) == {"scores", "familiarity"}
+    strict = certificate_of(Targets(max_error=0.001), cases=200)  # accepts nothing
+    tests = monitored(drawn_cases(20, 7), certificate=strict)
+    assert set(tests) == {"scores", "familiarity"}
 
 
-def test_a_change_of_scores_and_of_acceptance_is_detected_and_described(policy, drawn_cases):
+def test_a_change_of_scores_and_of_acceptance_is_detected_and_described():
     cases = drawn_cases(150, 7)
     cases.scores[:] = cases.scores / 3
-    tests = show(policy, cases)
-    assert tests["scores"].since < 60
-    assert "less sure in the last 100 cases" in sentences(tests["scores"])[0]
-    assert tests["acceptance"].since < 150
-    assert "0 % of the last 100 cases" in sentences(tests["acceptance"])[0]
+    tests = monitored(cases)
+    scores, acceptance = tests["scores"], tests["acceptance"]
+    assert scores.since < 60
+    assert "less sure in the last 100 cases" in sentence(scores, scores.latest)
+    assert acceptance.since < 150
+    assert "0 % of the last 100 cases" in sentence(acceptance, acceptance.latest)
     assert tests["familiarity"].since is None
 
 
@@ -210,17 +195,15 @@ def test_a_change_of_scores_and_of_acceptance_is_detected_and_described(policy, 
     ("quantiles", "where"),
     [((0.45, 0.55), "in the middle"), ((0.01, 0.99), "at the ends")],
 )
-def test_scores_whose_spread_alone_changes_are_detected_and_described_by_their_spread(
-    quantiles, where, policy, drawn_cases
-):
+def test_scores_whose_spread_alone_changes_are_detected_and_described_by_it(quantiles, where):
     cases = drawn_cases(200, 7)
-    ends = np.quantile(policy.scores, quantiles)
+    ends = np.quantile(CERTIFICATE.scores, quantiles)
     cases.scores[:] = ends[np.arange(200) % 2] + np.random.default_rng(0).normal(0, 1e-3, 200)
-    test = show(policy, cases)["scores"]
+    test = monitored(cases)["scores"]
     assert test.since is not None
-    for sentence in sentences(test):
-        assert "sure" not in sentence
-        assert where in sentence
+    for recent in (test.latest, test.alarmed_with):
+        assert "sure" not in sentence(test, recent)
+        assert where in sentence(test, recent)
 
 
 @pytest.mark.parametrize(
@@ -238,38 +221,35 @@ def test_scores_whose_spread_alone_changes_are_detected_and_described_by_their_s
 def test_ranks_are_described_by_their_mean_or_where_that_is_usual_by_their_spread(ranks, words):
     test = rank_test()
     test.recent.extend(ranks)
-    sentence = drift_sentence(test, test.latest, knows_training=True)
-    assert all(word in sentence for word in words), sentence
+    assert all(word in sentence(test, test.latest) for word in words)
 
 
-def test_an_alarm_and_its_reason_stay_when_later_cases_are_ordinary_or_differ_the_other_way(
-    policy, drawn_cases
-):
+def test_an_alarm_and_its_reason_stay_when_later_cases_are_ordinary_or_differ_the_other_way():
     low, high = drawn_cases(60, 7), drawn_cases(120, 9)
     low.scores[:] = low.scores / 5
     high.scores[:] = 0.99 + high.scores / 1000
     for later_cases in (drawn_cases(400, 8), high):
-        monitor = DriftMonitor(policy)
-        alarmed = show(policy, low, monitor)["scores"]
-        later = show(policy, later_cases, monitor, name="later")["scores"]
-        assert later.since == alarmed.since is not None
-        assert later.alarmed_with == alarmed.alarmed_with
+        monitor = DriftMonitor(CERTIFICATE)
+        test = monitored(low, monitor)["scores"]
+        since, alarmed_with = test.since, test.alarmed_with
+        monitored(later_cases, monitor, name="later")
+        assert (test.since, test.alarmed_with) == (since, alarmed_with)
+        assert since is not None
         if later_cases is not high:
-            assert later.e_value < later.highest
-    latest, alarmed_with = sentences(later)
-    assert "less sure" in alarmed_with
-    assert "more sure in the last 100 cases" in latest
+            assert test.e_value < test.highest
+    assert "less sure" in sentence(test, test.alarmed_with)
+    assert "more sure in the last 100 cases" in sentence(test, test.latest)
 
 
-def test_unfamiliar_images_are_detected_even_where_the_score_has_not_changed(policy, drawn_cases):
+def test_unfamiliar_images_are_detected_even_where_the_score_has_not_changed():
     cases = drawn_cases(100, 7)
     cases.ood_scores[:] -= 2
-    test = show(policy, cases)["familiarity"]
+    test = monitored(cases)["familiarity"]
     assert test.since < 40
-    assert "less like the training images" in sentences(test)[0]
-    for sentence in sentences(test, knows_training=False):  # described as a score
-        assert sentence.startswith("The OOD scores are lower in the last ")
-        assert "training images" not in sentence
+    assert "less like the training images" in sentence(test, test.latest)
+    as_score = sentence(test, test.alarmed_with, knows_training=False)
+    assert as_score.startswith("The OOD scores are lower in the last ")
+    assert "training images" not in as_score
 
 
 def test_a_nan_score_counts_as_the_lowest():

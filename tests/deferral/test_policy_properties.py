@@ -242,11 +242,11 @@ def test_a_reason_in_terms_of_the_error_is_never_on_the_other_side_of_its_limit(
 ):
     deferral = policy_with(policy(**known))
     for score, ood_score, error in rows:
-        one = decided_by(deferral, score, ood_score, error, error_limit=error_limit)
-        if "probability of error" in one.reason and error <= 0.5:
-            assert (error <= error_limit) == (one.decision == "accept")
+        decision = decided_by(deferral, score, ood_score, error, error_limit=error_limit)
+        if "probability of error" in decision.reason and error <= 0.5:
+            assert (error <= error_limit) == (decision.decision == "accept")
         elif error > 0.5:
-            assert one.decision != "accept"
+            assert decision.decision != "accept"
 
 
 names = st.text(min_size=1, max_size=5).filter(lambda name: name.isprintable())
@@ -287,6 +287,7 @@ def test_any_policy_comes_back_from_its_file_as_it_was_unless_a_digit_was_change
     assert Deferral.load(folder).certificate_ == certificate
     file = folder / "policy.json"
     text = file.read_text()
+    json.loads(text, parse_constant=pytest.fail)  # has no NaN nor infinity
     digits = [at for at, letter in enumerate(text) if letter in "0123456789"]
     at = data.draw(st.sampled_from(digits))
     other = data.draw(st.sampled_from("0123456789"))

@@ -2,30 +2,31 @@ import math
 
 import numpy as np
 import pytest
+from policies import CLASSES
 
-from misgiving.deferral.settings import DecisionRule
+from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import UsageError
 
-CLASSES = ("NV", "MEL", "BCC")
 LABELS = np.array([0, 0, 0, 0, 0, 0, 1, 1, 2])
+COSTS = {"MEL": 10.0, "BCC": 2.0}
 
 
-def named(rule, probabilities):
+def predicted(rule, probabilities):
     weights = rule.class_weights(CLASSES, LABELS)
     return CLASSES[int(np.argmax(np.array(probabilities) * weights))]
 
 
 def test_the_default_names_the_most_probable_class_and_costs_imply_their_rule():
     assert DecisionRule().rule == "most_probable"
-    assert named(DecisionRule(), [0.5, 0.3, 0.2]) == "NV"
-    assert DecisionRule(costs={"MEL": 10.0}).rule == "costs"
+    assert predicted(DecisionRule(), [0.5, 0.3, 0.2]) == "NV"
+    assert DecisionRule(costs=COSTS).rule == "costs"
     assert DecisionRule(rule="logits").class_weights(CLASSES, LABELS) is None
 
 
 def test_balanced_names_the_class_that_is_most_above_its_share():
     ratios = [0.5 / (6 / 9), 0.3 / (2 / 9), 0.2 / (1 / 9)]
     expected = CLASSES[ratios.index(max(ratios))]
-    assert named(DecisionRule(rule="balanced"), [0.5, 0.3, 0.2]) == expected == "BCC"
+    assert predicted(DecisionRule(rule="balanced"), [0.5, 0.3, 0.2]) == expected == "BCC"
     weights = DecisionRule(rule="balanced").class_weights(("a", "b"), np.zeros(7, dtype=int))
     assert weights.tolist() == [1.0, 7.0]  # a class without tuning cases counts as one case
 
@@ -33,31 +34,34 @@ def test_balanced_names_the_class_that_is_most_above_its_share():
 @pytest.mark.parametrize("seed", range(20))
 def test_costs_name_the_class_with_the_least_expected_cost(seed):
     probabilities = np.random.default_rng(seed).dirichlet(np.ones(3))
-    costs = {"MEL": 10.0, "BCC": 2.0}
     expected = [
-        sum(costs.get(true, 1.0) * p for true, p in zip(CLASSES, probabilities, strict=True))
-        - costs.get(name, 1.0) * probabilities[position]
+        sum(COSTS.get(true, 1.0) * p for true, p in zip(CLASSES, probabilities, strict=True))
+        - COSTS.get(name, 1.0) * probabilities[position]
         for position, name in enumerate(CLASSES)
     ]
-    assert named(DecisionRule(costs=costs), probabilities) == CLASSES[int(np.argmin(expected))]
+    assert predicted(DecisionRule(costs=COSTS), probabilities) == CLASSES[int(np.argmin(expected))]
 
 
 @pytest.mark.parametrize(
-    ("values", "names"),
+    ("kind", "values", "parameter"),
     [
-        ({"rule": "costs"}, "costs"),
-        ({"rule": "balanced", "costs": {"MEL": 2.0}}, "balanced"),
-        ({"rule": "most_probable", "costs": {"MEL": 2.0}}, "most_probable"),
-        ({"costs": {"MEL": 0.0}}, "MEL"),
-        ({"costs": {"MEL": math.inf}}, "inf"),
-        ({"costs": {"MEL": math.nan}}, "nan"),
-        ({"max_error_probability": 0.0}, "max_error_probability"),
-        ({"max_error_probability": 1.5}, "1.5"),
+        (DecisionRule, {"rule": "costs"}, "costs"),
+        (DecisionRule, {"rule": "balanced", "costs": {"MEL": 2.0}}, "costs"),
+        *((DecisionRule, {"costs": {"MEL": cost}}, "costs") for cost in (0.0, math.inf, math.nan)),
+        *((DecisionRule, {"max_error_probability": x}, "max_error_prob") for x in (0.0, 1.5)),
+        *(
+            (Targets, {"max_error": 0.1, name: rate}, name)
+            for name in ("max_error", "confidence", "max_ood_false_alarms")
+            for rate in (0.0, 1.0, -0.1, math.nan)
+        ),
+        *((Targets, {"max_error": 0.1, "class_max_miss": {"a": x}}, "class") for x in (0.0, 1.0)),
     ],
 )
-def test_values_that_make_no_sense_are_refused(values, names):
-    with pytest.raises(UsageError, match=names):
-        DecisionRule(**values)
+def test_values_that_make_no_sense_are_refused_by_the_name_of_the_parameter(
+    kind, values, parameter
+):
+    with pytest.raises(UsageError, match=f"^`{parameter}"):
+        kind(**values)
 
 
 def test_only_answers_that_are_likely_right_are_acceptable():
@@ -74,7 +78,7 @@ def test_only_answers_that_are_likely_right_are_acceptable():
 def test_a_class_that_another_surpasses_is_acceptable_only_where_classes_are_weighed(
     rule, acceptable
 ):
-    costs = {"MEL": 2.0} if rule == "costs" else {}
+    costs = COSTS if rule == "costs" else {}
     loose = DecisionRule(rule=rule, costs=costs, max_error_probability=0.9)
     marked = loose.acceptable(np.array([0.6]), np.array([[0.6, 0.4, 0.0]]), np.array([1]))
     assert marked.tolist() == [acceptable]

@@ -47,9 +47,9 @@ class Calibrated(Standin):
         by_policy = decided(
             self.deferral,
             *(math.nan if number is None else number for number in numbers),
-            probabilities=tuple(decision.probabilities.values()),
-            named=named,
             scaled=named,
+            predicted=np.array([named]),
+            probabilities=np.array([[*decision.probabilities.values()]]),
         )
         changed = ("decision", "reason", "ood_p_value")
         return decision._replace(**{name: getattr(by_policy, name) for name in changed})
