@@ -5,8 +5,9 @@ import time
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pooch
 import requests
 from filelock import Timeout
+from pydantic import TypeAdapter
 
 from misgiving.errors import DataError, reason_of, visible
 from misgiving.files import check_writable, locked, whole_folder
@@ -34,12 +36,12 @@ class PublishedFile:
 
     Attributes:
         name: Name here and on a mirror.
-        urls: Addresses; the next is tried where one fails.
+        url: Address.
         md5: In hexadecimal; None where no source gives it.
     """
 
     name: str
-    urls: Sequence[str]
+    url: str
     md5: str | None = None
 
     @property
@@ -67,16 +69,12 @@ class PublishedSet:
     files: tuple[PublishedFile, ...]
 
 
-def _catalogue() -> dict[str, PublishedSet]:
-    text = (files(__package__) / "catalogue.toml").read_text(encoding="utf-8")
-    return {
-        name: PublishedSet(**values, files=tuple(PublishedFile(**file) for file in listed))
-        for name, values in tomllib.loads(text).items()
-        if (listed := values.pop("files"))
-    }
-
-
-CATALOGUE: Registry[PublishedSet] = Registry("data set", **_catalogue())
+CATALOGUE: Registry[PublishedSet] = Registry(
+    "data set",
+    **TypeAdapter(dict[str, PublishedSet]).validate_python(
+        tomllib.loads((files(__package__) / "catalogue.toml").read_text(encoding="utf-8"))
+    ),
+)
 """All sets that can be downloaded, by name."""
 
 
@@ -98,7 +96,7 @@ def fetch(
         folder: Destination, created if necessary.
         report: Progress callback for downloading and unpacking.
         mirror: Address of a web folder with the files under their own names, used instead of the
-            published addresses.
+            published address.
 
     Returns:
         Files and folders that are new.
@@ -113,8 +111,8 @@ def fetch(
     try:
         with locked(folder / ".download.lock", blocking=False):
             for file in published.files:
-                addresses = file.urls if mirror is None else (f"{mirror.rstrip('/')}/{file.name}",)
-                _fetch_file(file, addresses, folder, report)
+                url = file.url if mirror is None else f"{mirror.rstrip('/')}/{file.name}"
+                _fetch_file(file, url, folder, report)
     except Timeout as failure:
         raise DataError(
             f"{folder}: another process downloads into it; wait until it has finished"
@@ -122,9 +120,7 @@ def fetch(
     return [folder / file.result for file in missing]
 
 
-def _fetch_file(
-    file: PublishedFile, addresses: Sequence[str], folder: Path, report: Report
-) -> None:
+def _fetch_file(file: PublishedFile, url: str, folder: Path, report: Report) -> None:
     """Download one file unless it is there, and unpack an archive."""
     path, target = folder / file.name, folder / file.result
     is_archive = target != path
@@ -134,20 +130,20 @@ def _fetch_file(
     registry = pooch.Pooch(
         path=folder,
         base_url="",
-        urls={file.name: addresses[0]},
+        urls={file.name: url},
         registry={file.name: file.md5 and f"md5:{file.md5}"},
         allow_updates=False,
     )
     pooch.get_logger().setLevel("WARNING")
     try:
-        registry.fetch(file.name, downloader=ResumingDownloader(file.name, addresses, report))
+        registry.fetch(file.name, downloader=partial(_download, file.name, report))
     except (OSError, ValueError) as failure:  # requests raises OSErrors, pooch ValueErrors
         raise DataError(
             f"{path}: cannot be downloaded ({visible(reason_of(failure))}); run the same command "
             "again to resume, or give a `mirror`"
         ) from failure
     if is_archive:
-        _unpack(path, target, lambda *done: report(f"{file.name}, unpacking", *done))
+        _unpack(path, target, partial(report, f"{file.name}, unpacking"))
         if not had_archive:
             path.unlink()
 
@@ -184,91 +180,73 @@ def _unpack(archive: Path, folder: Path, report: Callable[[int, int | None], Non
         ) from failure
 
 
-class ResumingDownloader:
+def _download(name: str, report: Report, url: str, output_file: str, _: object) -> None:
     """Download a file for pooch, and after an interruption only the bytes that are missing.
 
     Until a file is complete, its bytes are in a hidden file beside the destination, which survives
-    the process; the next transfer asks for the rest. If the server has another version by then, or
-    gives neither a strong ETag nor a date to tell, the transfer starts anew.
+    the process. A transfer is resumed until several in a row have brought no progress.
     """
-
-    def __init__(self, name: str, addresses: Sequence[str], report: Report) -> None:
-        self.name, self.addresses, self.report = name, addresses, report
-
-    def __call__(self, url: str, output_file: str, pooch: object) -> None:  # noqa: ARG002
-        """Download from the first address that has the file, whichever pooch names.
-
-        Raises:
-            OSError: No address has it, or the transfer was interrupted.
-        """
-        partial = Path(output_file).parent / f".{self.name}.download"
-        version = partial.with_name(f"{partial.name}.version")
-        failures = []
-        for address in self.addresses:
-            try:
-                self._persist(address, partial, version)
-                break
-            except requests.RequestException as failure:
-                failures.append(f"{address}: {reason_of(failure)}")
-                if _size(partial) and not isinstance(failure, requests.HTTPError):
-                    raise  # another address would start anew
-        else:
-            raise OSError("; ".join(failures))
-        partial.replace(output_file)
-        version.unlink()
-
-    def _persist(self, address: str, partial: Path, version: Path) -> None:
-        """Resume after failures, until several in a row have brought no progress."""
-        failures = 0
-        while True:
-            size = _size(partial)
-            try:
-                return self._transfer(address, partial, version)
-            except (requests.ConnectionError, requests.Timeout) as failure:
-                failures = 1 if _size(partial) > size else failures + 1
-                if failures > RETRIES:
-                    raise failure
-            time.sleep(PAUSE * 2 ** (failures - 1))
-
-    def _transfer(self, address: str, partial: Path, version: Path) -> None:
-        """Request the missing bytes once.
-
-        Raises:
-            requests.HTTPError: The server does not have the file.
-            requests.ConnectionError: The transfer was interrupted, or may succeed later.
-        """
-        headers = {"Accept-Encoding": "identity"}
-        size, validator = _size(partial), version.read_text("utf-8") if version.exists() else ""
-        if size and validator:
-            headers |= {"Range": f"bytes={size}-", "If-Range": validator}
-        with requests.get(address, headers=headers, stream=True, timeout=TIMEOUT) as response:
-            _check_status(response, partial)
-            if response.status_code != HTTPStatus.PARTIAL_CONTENT:
-                size = 0
-                partial.unlink(missing_ok=True)  # first: no bytes are taken for another version
-                etag = response.headers.get("ETag", "W/")  # a weak one allows for other bytes
-                dated = response.headers.get("Last-Modified", "")
-                version.write_text(dated if etag.startswith("W/") else etag, "utf-8")
-            length = response.headers.get("Content-Length")
-            total = None if length is None else size + int(length)
-            try:
-                with partial.open("ab") as file:
-                    for chunk in response.iter_content(CHUNK):
-                        file.write(chunk)
-                        size += len(chunk)
-                        self.report(self.name, size, total)
-            except requests.RequestException as failure:  # a broken stream has a type of its own
-                raise requests.ConnectionError(reason_of(failure)) from failure
-        if total is not None and size < total:
-            raise requests.ConnectionError(f"interrupted after {size} of {total} bytes")
+    unfinished = Path(output_file).parent / f".{name}.download"
+    version = unfinished.with_name(f"{unfinished.name}.version")
+    failures = 0
+    while True:
+        size = _size(unfinished)
+        try:
+            _transfer(url, unfinished, version, partial(report, name))
+            break
+        except (requests.ConnectionError, requests.Timeout):
+            failures = 1 if _size(unfinished) > size else failures + 1
+            if failures > RETRIES:
+                raise
+        time.sleep(PAUSE * 2 ** (failures - 1))
+    unfinished.replace(output_file)
+    version.unlink()
 
 
-def _check_status(response: requests.Response, partial: Path) -> None:
-    status, start = response.status_code, f"bytes {_size(partial)}-"
+def _transfer(
+    url: str, unfinished: Path, version: Path, report: Callable[[int, int | None], None]
+) -> None:
+    """Request the missing bytes once.
+
+    If the server has another version by now, or gives neither a strong ETag nor a date to tell, the
+    transfer starts anew.
+
+    Raises:
+        requests.HTTPError: The server does not have the file.
+        requests.ConnectionError: The transfer was interrupted, or may succeed later.
+    """
+    headers = {"Accept-Encoding": "identity"}
+    size, validator = _size(unfinished), version.read_text("utf-8") if version.exists() else ""
+    if size and validator:
+        headers |= {"Range": f"bytes={size}-", "If-Range": validator}
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        _check_status(response, unfinished)
+        if response.status_code != HTTPStatus.PARTIAL_CONTENT:
+            size = 0
+            unfinished.unlink(missing_ok=True)  # first: no bytes are taken for another version
+            etag = response.headers.get("ETag", "W/")  # a weak one allows for other bytes
+            dated = response.headers.get("Last-Modified", "")
+            version.write_text(dated if etag.startswith("W/") else etag, "utf-8")
+        length = response.headers.get("Content-Length")
+        total = None if length is None else size + int(length)
+        try:
+            with unfinished.open("ab") as file:
+                for chunk in response.iter_content(CHUNK):
+                    file.write(chunk)
+                    size += len(chunk)
+                    report(size, total)
+        except requests.RequestException as failure:  # a broken stream has a type of its own
+            raise requests.ConnectionError(reason_of(failure)) from failure
+    if total is not None and size < total:
+        raise requests.ConnectionError(f"interrupted after {size} of {total} bytes")
+
+
+def _check_status(response: requests.Response, unfinished: Path) -> None:
+    status, start = response.status_code, f"bytes {_size(unfinished)}-"
     is_rest = response.headers.get("Content-Range", "").startswith(start)
     cannot_resume = status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
     if cannot_resume or (status == HTTPStatus.PARTIAL_CONTENT and not is_rest):
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise requests.ConnectionError("the file has changed since the transfer began")
     if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         raise requests.ConnectionError(f"answers {status}")
