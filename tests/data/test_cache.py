@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from coloured import dataset_of
 from PIL import Image
 
 from misgiving.data import cache
 from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageArray
+from misgiving.data.datasets.dataset import ImageArray
 from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.decoding import decode
 from misgiving.data.preprocessing import Preprocessing
@@ -27,38 +28,18 @@ def pixels(count=7, side=6, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3)).astype(np.uint8)
 
 
-def in_memory(array, **changes):
-    count = len(array)
-    fields = {
-        **{"name": "tiny", "classes": ("a", "b"), "labels": np.arange(count) % 2},
-        "ids": tuple(f"i{number}" for number in range(count)),
-        "groups": tuple(f"g{number}" for number in range(count)),
-        "images": ImageArray(array),
-    }
-    return Dataset(**{**fields, **changes})
-
-
-class CountingSource:
-    """An image source that counts what is decoded, and can fail or be slow."""
+class CountingSource(ImageArray):
+    """An image source that counts what is decoded, and can fail."""
 
     def __init__(self, images, fail_at=None):
-        self.source, self.fail_at = ImageArray(images), fail_at
-        self.decoded: Counter[int] = Counter()
+        super().__init__(images)
+        vars(self).update(fail_at=fail_at, decoded=Counter())
 
-    def __len__(self):
-        return len(self.source)
-
-    def read(self, index: int) -> HashedImage:
+    def read(self, index):
         self.decoded[index] += 1
         if index == self.fail_at:
             raise DataError(f"image {index} is damaged; replace it")
-        return self.source.read(index)
-
-    def key(self, index: int) -> str:
-        return self.source.key(index)
-
-    def select(self, indices):
-        return CountingSource(self.source.images[indices])
+        return super().read(index)
 
 
 @pytest.fixture
@@ -88,7 +69,7 @@ def test_every_image_is_preprocessed_once_in_order_and_then_read_without_writing
     tmp_path, monkeypatch
 ):
     source = CountingSource(pixels(50))
-    dataset = in_memory(pixels(50), images=source)
+    dataset = dataset_of(source)
     first = prepare(dataset, SMALL, cache=tmp_path)
     monkeypatch.setattr(cache, "locked", None)  # a cache may be for reading only
     second = prepare(dataset, SMALL, cache=tmp_path)
@@ -96,7 +77,7 @@ def test_every_image_is_preprocessed_once_in_order_and_then_read_without_writing
     assert first.hashes == second.hashes
     np.testing.assert_array_equal(first.images, [SMALL(image) for image in pixels(50)])
     np.testing.assert_array_equal(first.images, second.images)
-    relabelled = in_memory(pixels(50), images=source, labels=np.ones(50, dtype=np.int64))
+    relabelled = dataset_of(source, labels=np.ones(50, dtype=np.int64))
     assert prepare(relabelled, SMALL, cache=tmp_path).labels.tolist() == [1] * 50
     assert source.decoded.total() == 50
 
@@ -133,10 +114,10 @@ def save(array, **options):
     ],
 )
 def test_a_damaged_cache_is_rebuilt(tmp_path, damage):
-    good = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    good = prepare(dataset_of(pixels()), SMALL, cache=tmp_path)
     (folder,) = tmp_path.iterdir()
     damage(folder)
-    again = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    again = prepare(dataset_of(pixels()), SMALL, cache=tmp_path)
     np.testing.assert_array_equal(again.images, [SMALL(image) for image in pixels()])
     assert again.hashes == good.hashes
 
@@ -149,17 +130,17 @@ def flipped(path, at):
 
 @pytest.mark.parametrize("at", [-1, -200, 128])  # the first pixel follows a header of 128 bytes
 def test_one_flipped_bit_of_the_pixels_is_found_when_they_are_read(tmp_path, monkeypatch, at):
-    prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    prepare(dataset_of(pixels()), SMALL, cache=tmp_path)
     (folder,) = tmp_path.iterdir()
     flipped(folder / "images.npy", at)
-    again = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    again = prepare(dataset_of(pixels()), SMALL, cache=tmp_path)
     with monkeypatch.context() as read_only:
         read_only.setattr(Path, "unlink", refuse_to_write)
         with pytest.raises(DataError, match=rf"{folder.name}: .*remove that folder"):
             again.read(np.arange(7))
     with pytest.raises(DataError):
         again.read(np.arange(7))
-    third = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    third = prepare(dataset_of(pixels()), SMALL, cache=tmp_path)
     np.testing.assert_array_equal(third.read(np.arange(7)), [SMALL(image) for image in pixels()])
 
 
@@ -168,12 +149,12 @@ def refuse_to_write(*_, **__):
 
 
 def test_after_any_flipped_bit_of_the_record_the_set_is_prepared_again(tmp_path):
-    good = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    good = prepare(dataset_of(pixels()), SMALL, cache=tmp_path)
     (folder,) = tmp_path.iterdir()
     content = (folder / "hashes.json").read_bytes()
     for at in range(0, len(content), 41):
         flipped(folder / "hashes.json", at)
-        assert prepare(in_memory(pixels()), SMALL, cache=tmp_path).hashes == good.hashes
+        assert prepare(dataset_of(pixels()), SMALL, cache=tmp_path).hashes == good.hashes
         assert (folder / "hashes.json").read_bytes() == content
 
 
@@ -181,11 +162,11 @@ def test_a_failure_or_an_interruption_leaves_nothing_behind(tmp_path):
     def interrupt(*_: int) -> None:
         raise KeyboardInterrupt
 
-    dataset = in_memory(pixels(), images=CountingSource(pixels(), fail_at=5))
+    dataset = dataset_of(CountingSource(pixels(), fail_at=5))
     with pytest.raises(DataError, match="image 5"):
         prepare(dataset, SMALL, cache=tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        prepare(in_memory(pixels()), SMALL, cache=tmp_path, report=interrupt)
+        prepare(dataset_of(pixels()), SMALL, cache=tmp_path, report=interrupt)
     assert left_in(tmp_path) == []
 
 
@@ -213,7 +194,7 @@ def test_a_full_disk_is_an_error_that_leaves_nothing_behind(tmp_path):
 
 def test_of_many_that_prepare_one_set_at_once_one_does_the_work(tmp_path):
     source = CountingSource(pixels(40))
-    dataset = in_memory(pixels(40), images=source)
+    dataset = dataset_of(source)
     start, results = threading.Barrier(6), []
 
     def work():
@@ -231,17 +212,17 @@ def test_of_many_that_prepare_one_set_at_once_one_does_the_work(tmp_path):
 
 
 def test_a_selection_shares_the_pixels_and_keeps_the_facts(tmp_path):
-    prepared = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    prepared = prepare(dataset_of(pixels()), SMALL, cache=tmp_path)
     twice = prepared.select(np.array([6, 2, 4, 1])).select(np.array([2, 0]))
     assert twice.images is prepared.images
-    assert (twice.ids, twice.groups) == (("i4", "i6"), ("g4", "g6"))
+    assert (twice.ids, twice.groups) == (("i4", "i6"), ("i4", "i6"))
     assert twice.labels.tolist() == [0, 0]
     assert twice.hashes == (prepared.hashes[4], prepared.hashes[6])
     np.testing.assert_array_equal(twice.read(np.array([1, 0])), prepared.images[[6, 4]])
 
 
 def test_the_fingerprint_is_that_of_content_and_labels(tmp_path):
-    prepared = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    prepared = prepare(dataset_of(pixels()), SMALL, cache=tmp_path)
     text = "".join(
         f"{hashlib.sha256(image.tobytes()).hexdigest()}:{number % 2}\n"
         for number, image in enumerate(pixels())

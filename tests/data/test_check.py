@@ -1,13 +1,15 @@
 import csv
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from coloured import dataset_of
 from PIL import Image
 
 from misgiving.data.check import data_check
 from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageArray
+from misgiving.data.datasets.dataset import HashedImage, ImageArray
 
 SETS = np.array(["train"] * 6 + ["validation"] * 4)
 
@@ -98,15 +100,8 @@ class Unlucky(ImageArray):
 
 
 def test_an_image_that_fails_in_any_way_does_not_end_the_data_check():
-    ids = tuple("abcdef")
-    dataset = Dataset(
-        name="unlucky",
-        classes=("p", "q"),
-        labels=np.array([0, 1] * 3),
-        ids=ids,
-        groups=ids,
-        images=Unlucky(np.random.default_rng(0).integers(0, 256, (6, 9, 9, 3), dtype=np.uint8)),
-    )
+    images = np.random.default_rng(0).integers(0, 256, (6, 9, 9, 3), dtype=np.uint8)
+    dataset = dataset_of(Unlucky(images))
     result = data_check(dataset)
     details = [row.detail for row in result.findings if row.check == "unreadable files"]
     assert details == ["no room for 1", "no room for 3", "no room for 5"]
@@ -130,9 +125,7 @@ def test_a_set_that_cannot_be_split_is_checked_without(photos):
     assert rows["copies in several sets of the split"][0] == 0
 
 
-class Counting(ImageArray):
-    """Images that know how many are held at once by what has read them."""
-
+class Large(ImageArray):
     def read(self, index):
         image = np.zeros((300, 400, 3), np.uint8)
         image[index % 300] = index % 251
@@ -140,17 +133,7 @@ class Counting(ImageArray):
 
 
 def test_images_are_not_kept():
-    import tracemalloc
-
-    ids = tuple(map(str, range(300)))
-    dataset = Dataset(
-        name="large",
-        classes=("a", "b"),
-        labels=np.arange(300) % 2,
-        ids=ids,
-        groups=ids,
-        images=Counting(np.zeros((300, 1, 1, 3), np.uint8)),
-    )
+    dataset = dataset_of(Large(np.zeros((300, 1, 1, 3), np.uint8)))
     tracemalloc.start()
     data_check(dataset)
     peak = tracemalloc.get_traced_memory()[1]

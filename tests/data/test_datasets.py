@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from coloured import dataset_of
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from misgiving.data.datasets import FORMS, load_dataset
-from misgiving.data.datasets.dataset import Dataset, ImageArray, ImageFiles
+from misgiving.data.datasets.dataset import ImageFiles
 from misgiving.data.datasets.folders import image_names
 from misgiving.errors import DataError, UsageError
 from misgiving.files import write_csv
@@ -61,9 +62,8 @@ def tiny(**changes):
     fields = {
         **{"name": "tiny", "classes": ("a", "b", "c"), "labels": np.array([0, 1, 2, 1])},
         **{"ids": ("w", "x", "y", "z"), "groups": ("g", "h", "i", "h")},
-        "images": ImageArray(np.arange(4 * 12, dtype=np.uint8).reshape(4, 2, 2, 3)),
     }
-    return Dataset(**{**fields, **changes})
+    return dataset_of(np.arange(48, dtype=np.uint8).reshape(4, 2, 2, 3), **{**fields, **changes})
 
 
 def test_digits_are_dark_ink_on_white_paper():

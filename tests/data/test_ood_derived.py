@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from coloured import dataset_of
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -12,7 +13,7 @@ from PIL import Image
 from strategies import generators
 
 from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.dataset import Dataset, ImageArray
+from misgiving.data.datasets.dataset import ImageArray
 from misgiving.data.ood_sets import PAPER_COUNTS, build
 from misgiving.data.ood_sets.derived import (
     DerivedImages,
@@ -43,15 +44,8 @@ def held_out(tmp_path):
     images = random.integers(150, 256, (COUNT, HEIGHT, WIDTH, 3)).astype(np.uint8)
     for number in range(COUNT):
         save_mask(tmp_path, f"lesion{number}", ellipse(number))
-    return Dataset(
-        name="ellipses",
-        classes=("a", "b"),
-        labels=np.arange(COUNT) % 2,
-        ids=tuple(f"lesion{number}" for number in range(COUNT)),
-        groups=("x", "x", "y", "y", "z", "z"),
-        images=ImageArray(images),
-        masks=tmp_path,
-    )
+    ids = tuple(f"lesion{number}" for number in range(COUNT))
+    return dataset_of(images, ids=ids, groups=("x", "x", "y", "y", "z", "z"), masks=tmp_path)
 
 
 def pixels(dataset):

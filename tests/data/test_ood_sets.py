@@ -9,12 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from coloured import write_photos
+from coloured import dataset_of, write_photos
 from PIL import Image
 
 from misgiving.data import ood_sets
 from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.dataset import Dataset, ImageArray
 from misgiving.data.ood_sets import (
     OOD_SETS,
     PHOTOGRAPHS,
@@ -100,9 +99,7 @@ def test_a_box_is_black_over_the_ink_and_white_paper_stays(held_out):
 
 def test_a_blank_page_is_boxed_as_a_whole():
     page = np.full((1, 4, 5, 3), 255, dtype=np.uint8)
-    facts = {"name": "blank", "classes": ("a",), "ids": ("page",), "groups": ("page",)}
-    blank = Dataset(**facts, labels=np.array([0]), images=ImageArray(page))
-    assert (pixels(build("boxes", blank, seed=0)) == np.zeros_like(page)).all()
+    assert (pixels(build("boxes", dataset_of(page), seed=0)) == np.zeros_like(page)).all()
 
 
 def test_a_folder_is_one_class_with_names_from_it_on(folder, held_out):

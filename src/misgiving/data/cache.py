@@ -58,7 +58,7 @@ class ImageSet(LabelledImages):
     rows: Int[np.ndarray, " n"]
     hashes: tuple[str, ...]
     skipped: tuple[BadImage, ...] = ()
-    checksums: Int[np.ndarray, " stored"] = field(default_factory=lambda: np.empty(0, np.int64))
+    checksums: Int[np.ndarray, " _"] = field(default_factory=lambda: np.empty(0, np.int64))
     record: Path | None = None
 
     def _selected(self, indices: Int[np.ndarray, " m"]) -> dict[str, Any]:

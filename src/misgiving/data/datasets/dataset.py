@@ -43,8 +43,6 @@ class HashedImage(NamedTuple):
 class ImageSource(Protocol):
     """Images that can be read one at a time, from any thread."""
 
-    def __len__(self) -> int: ...
-
     def read(self, index: int) -> HashedImage:
         """Decode one image and hash its content."""
 
@@ -60,9 +58,6 @@ class ImageFiles:
     """Image files; the key is absolute path, size and time of change."""
 
     paths: tuple[Path, ...]
-
-    def __len__(self) -> int:
-        return len(self.paths)
 
     def read(self, index: int) -> HashedImage:
         path = self.paths[index]
@@ -90,9 +85,6 @@ class ImageArray:
     """Images in memory; the key is the hash of the pixels."""
 
     images: UInt8[np.ndarray, "n height width 3"]
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def read(self, index: int) -> HashedImage:
         return HashedImage(self.key(index), self.images[index])

@@ -111,9 +111,6 @@ class PackedImages:
     arrays: tuple[PackedArray, ...]
     rows: Int[np.ndarray, "n 2"]
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def read(self, index: int) -> HashedImage:
         number, row = self.rows[index].tolist()
         image = np.array(self.arrays[number][row])

@@ -224,9 +224,6 @@ class DerivedImages:
     kind: str
     regions: tuple[Region, ...]
 
-    def __len__(self) -> int:
-        return len(self.source)
-
     def read(self, index: int) -> HashedImage:
         image, (box, _) = self.source.read(index).image, self.regions[index]
         changed = image[box] if self.kind == CROPPED else image.copy()
