@@ -12,7 +12,6 @@ from misgiving.bundle.decide_files import decide_files, load_model
 from misgiving.checkpoint import load
 from misgiving.data.decoding import LOOK_AHEAD
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.errors import UsageError
 from misgiving.predictions import inference
 
 COUNT = 5 * LOOK_AHEAD
@@ -131,7 +130,6 @@ def test_parts_that_are_there_are_not_decided_on_again(exported, names, tmp_path
 
 
 def test_an_image_that_has_changed_is_decided_on_again(exported, photos, tmp_path):
-    """By a bundle, for which other devices are refused."""
     model, path, parts = load_model(exported[1]), tmp_path / "photo.png", tmp_path / "parts"
     path.write_bytes(b"no image")
     both = [str(path), str(photos[0])]
@@ -141,5 +139,3 @@ def test_an_image_that_has_changed_is_decided_on_again(exported, photos, tmp_pat
         path.write_bytes(source.read_bytes())
         again = decide_files(model, both[:1], parts)
         assert [*again] == [*decide_files(model, both[:1], tmp_path / source.stem)]
-    with pytest.raises(UsageError, match="`device`"):
-        load_model(exported[1], device="cuda")

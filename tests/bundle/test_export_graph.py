@@ -185,5 +185,5 @@ def test_a_preprocessing_is_that_of_a_run(exported, tmp_path):
         with pytest.raises(DataError, match=next(iter(changes))):
             read_preprocessing(path)
     path.write_text(json.dumps({"crop": 0.9}))
-    with pytest.raises(DataError, match="no 'image_size'"):
+    with pytest.raises(DataError, match="'image_size'"):
         read_preprocessing(path)

@@ -76,11 +76,6 @@ class Bundle:
             DataError: It is not a bundle, or a file is missing, changed, extra or damaged.
         """
         folder = Path(folder)
-        if not is_bundle(folder):
-            raise DataError(
-                f"{folder}: not a bundle (it has no {FACTS}); give a folder that `misgiving "
-                "export` wrote"
-            )
         facts = read_json(folder / FACTS, remedy=AGAIN, version=FORMAT)
         verify(folder, remedy=AGAIN)
         with explain_damage(folder / FACTS, remedy=AGAIN):
@@ -134,22 +129,17 @@ class Bundle:
 
 
 def is_bundle(folder: Path) -> bool:
-    """True for a folder that claims to be a bundle, whole or damaged."""
-    return (folder / FACTS).is_file()
-
-
-def is_bundle_not_run(folder: Path) -> bool:
     """True for a bundle and False for a run, without importing what loads a run.
 
     Raises:
         DataError: It is neither.
     """
-    if not is_bundle(folder) and not (folder / "config.json").is_file():
+    if not (folder / FACTS).is_file() and not (folder / "config.json").is_file():
         raise DataError(
             f"{folder}: neither a run nor a bundle; give a folder that `misgiving train` or "
             "`misgiving export` wrote (a policy takes a file of predictions instead)"
         )
-    return is_bundle(folder)
+    return (folder / FACTS).is_file()
 
 
 def check_replaceable(out: Path, *, overwrite: bool) -> None:
@@ -158,7 +148,7 @@ def check_replaceable(out: Path, *, overwrite: bool) -> None:
     Raises:
         UsageError: Something else is at `out`, or a bundle that is not to be replaced.
     """
-    if out.exists() and not (overwrite and is_bundle(out)):
+    if out.exists() and not (overwrite and (out / FACTS).is_file()):
         raise UsageError(
             f"{out}: exists; choose another folder, or replace a bundle with `overwrite=True`"
         )
@@ -176,14 +166,7 @@ def write_bundle(
 ) -> Bundle:
     """Write everything else of a bundle beside the graph in `folder`, seal it, and read it.
 
-    Args:
-        folder: It has the graph.
-        preprocessing: As in `Bundle`, and so are the others.
-        estimates_losses: As in `Bundle`.
-        fingerprint: As in `Bundle`.
-        classes: As in `Bundle`.
-        deferral: As in `Bundle`.
-        card: What the model card says of the model, its data and its making.
+    The arguments are as in `Bundle`; `card` describes the model, its data and its making.
     """
     facts = {
         "classes": list(classes),

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from misgiving.bundle.bundle import Bundle, is_bundle_not_run
+from misgiving.bundle.bundle import Bundle, is_bundle
 from misgiving.data.datasets.dataset import file_key
 from misgiving.data.decoding import (
     FAIL,
@@ -25,7 +25,7 @@ from misgiving.data.decoding import (
 )
 from misgiving.deferral.decision_tables import DecisionRow, row_of
 from misgiving.deferral.deferral import Deferral
-from misgiving.errors import BadImage, DataError, UsageError
+from misgiving.errors import BadImage, DataError
 from misgiving.files import default_cache, write_text
 from misgiving.manifests import sha256_of_json
 from misgiving.predictions.network import ModelInputs
@@ -43,15 +43,12 @@ def load_model(folder: Path, *, count: int = 0, device: str = "auto") -> Bundle:
     Args:
         folder: The folder.
         count: Number of images in all; many are scored by the run's graph (`cached_network`).
-        device: Of a run.
+        device: Of a run. A bundle uses all cores of the processor.
 
     Raises:
         DataError: It is neither, or damaged.
-        UsageError: A bundle on another device than the processor.
     """
-    if is_bundle_not_run(folder):
-        if device not in ("auto", "cpu"):
-            raise UsageError("`device` is for runs; a bundle uses all cores of the processor")
+    if is_bundle(folder):
         return Bundle.load(folder)
     import torch
 
@@ -64,13 +61,12 @@ def load_model(folder: Path, *, count: int = 0, device: str = "auto") -> Bundle:
     fingerprint = fingerprint_of(checkpoint)
     deferral = Deferral.of_run(folder, model=fingerprint)
     place = device_of_process(device)
-    checkpoint.model.to(place)
+    model = checkpoint.model.to(place)
 
     def run_model(inputs: ModelInputs) -> tuple[Float[np.ndarray, "n ..."], ...]:
         """Outputs of the model itself, in the form that a graph gives them."""
         images = torch.from_numpy(inputs).permute(0, 3, 1, 2).float() / 255
-        output = full_outputs_of(checkpoint.model, [images.to(place)])
-        return tuple(values.numpy() for values in output)
+        return tuple(out.numpy() for out in full_outputs_of(model, [images.to(place)]))
 
     return Bundle(
         network=cached_network(checkpoint, count, default_cache()) or run_model,

@@ -19,7 +19,7 @@ from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError, explain_damage, reason_of
 from misgiving.files import read_json, whole_folder
 from misgiving.manifests import sha256_of_file, sha256_of_json
-from misgiving.predictions.network import GRAPH, Network
+from misgiving.predictions.network import GRAPH, OUTPUTS, Network
 from misgiving.predictions.record import Predictions
 from misgiving.scores.features import FEATURE_SCORES
 
@@ -39,11 +39,10 @@ def read_preprocessing(path: Path) -> Preprocessing:
         DataError: The file is missing or damaged, lacks a field or has a wrong value.
     """
     remedy = "write all that the `preprocessing` in the config.json of a run has"
-    values = read_json(path, remedy=remedy)
     with explain_damage(path, remedy=remedy):
-        if missing := [field.name for field in fields(Preprocessing) if field.name not in values]:
-            raise KeyError(f"no {missing[0]!r}")
-        return Preprocessing.from_dict(values)
+        values = read_json(path, remedy=remedy)
+        every = {field.name: values[field.name] for field in fields(Preprocessing)}
+        return Preprocessing.from_dict({**values, **every})
 
 
 def export_graph(
@@ -129,22 +128,17 @@ def _network(graph: Path, size: int, num_classes: int) -> Network:
 
 def _compare(network: Network, preprocessing: Preprocessing, table: Predictions) -> int:
     """Predict images of a table again, and give their number; 0 without paths of images."""
-    images = table.paths or ()
-    with_path = np.flatnonzero([bool(path) for path in images])
+    with_path = np.flatnonzero([bool(path) for path in table.paths or ()])
     if not len(with_path):
         return 0
     places = np.linspace(0, len(with_path) - 1, MAX_COMPARED).round().astype(int)
     expected = table.select(with_path[np.unique(places)])
     paths = expected.paths or ()
     squares = [preprocessing.from_file(read_bytes(Path(path)), path) for path in paths]
-    logits, losses, features, _ = network(np.stack(squares))
-    pairs = {
-        "logits": (logits, expected.logits),
-        "features": (features, expected.features),
-        "predicted_losses": (losses, expected.predicted_losses),
-    }
-    for name, (repeated, given) in pairs.items():
-        if given is None or name not in network.outputs:
+    outputs = dict(zip(OUTPUTS, network(np.stack(squares)), strict=True))
+    for name in network.outputs:
+        repeated, given = outputs[name], getattr(expected, name)
+        if given is None:
             continue
         margin = MAX_DIFFERENCE * np.abs(given).max()
         if repeated.shape != given.shape or not np.allclose(repeated, given, rtol=0, atol=margin):

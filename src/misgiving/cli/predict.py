@@ -105,10 +105,10 @@ def predict(
 
 def _image_names(model: Path, images: list[Path]) -> list[Path]:
     """Files that are given or are in the given folders, after a look at the model."""
-    from misgiving.bundle.bundle import is_bundle_not_run
+    from misgiving.bundle.bundle import is_bundle
     from misgiving.data.datasets.folders import image_names
 
-    is_bundle_not_run(model)  # refuses another folder before images are listed
+    is_bundle(model)  # refuses another folder before images are listed
     return list(map(Path, image_names(images)))
 
 

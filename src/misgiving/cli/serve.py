@@ -88,10 +88,10 @@ def serve(
 @contextmanager
 def _bundle(model: Path, threads: int) -> Iterator["Bundle"]:
     """Load a bundle; export a run as a temporary one."""
-    from misgiving.bundle.bundle import Bundle, is_bundle_not_run
+    from misgiving.bundle.bundle import Bundle, is_bundle
 
     with TemporaryDirectory(prefix="misgiving-") as folder:
-        if is_bundle_not_run(model):
+        if is_bundle(model):
             yield Bundle.load(model, threads=threads)
             return
         from misgiving.bundle.export_run import export_run
