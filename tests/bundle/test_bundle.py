@@ -12,7 +12,7 @@ import torch
 from bundled import SIDE, noisy_set
 from PIL import Image
 
-from misgiving.bundle.bundle import FORMAT, Bundle, is_bundle
+from misgiving.bundle.bundle import FORMAT, Bundle
 from misgiving.checkpoint import load
 from misgiving.data.cache import prepare
 from misgiving.data.datasets.folders import unlabelled_images
@@ -42,42 +42,35 @@ def png(pixels):
     return file.getvalue()
 
 
-def decisions_of(run, images):
-    """Decisions of the torch model by the run's own policy."""
-    return Deferral.load(run / "policy").decide(predictions_of(load(run), images))
-
-
 NUMBERS = ("probability", "error_probability", "expected_loss", "predicted_loss")
 SCORES = ("acceptance_score", "ood_score", "ood_p_value")
 
 
-def assert_agree(ours, theirs):
+def assert_decides_as_the_run(decisions, run, images):
     """Decisions are equal; numbers to 1e-4 of the largest of their kind."""
-    for name in ("decision", "predicted_class"):
-        assert [getattr(one, name) for one in ours] == [getattr(one, name) for one in theirs]
-    for name in (*NUMBERS, *SCORES):
-        found, expected = ([getattr(one, name) for one in rows] for rows in (ours, theirs))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    policy = Deferral.load(run / "policy")
+    expected = policy.decide(predictions_of(load(run), images))
+    for name in ("decision", "predicted_class", *NUMBERS, *SCORES):
+        ours, theirs = ([getattr(row, name) for row in rows] for rows in (decisions, expected))
+        if name in ("decision", "predicted_class"):
+            assert ours == theirs
+        else:
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
 
 
 def test_a_bundle_decides_on_drawn_images_as_the_run_does(exported, bundle):
     images = noisy_set(200, seed=11)
-    expected = decisions_of(exported[0], images)
-    assert {one.decision for one in expected} == {"accept", "defer", "ood"}
-    assert_agree(bundle.decide_inputs(images.images), expected)
+    decisions = bundle.decide_inputs(images.images)
+    assert {decision.decision for decision in decisions} == {"accept", "defer", "ood"}
+    assert_decides_as_the_run(decisions, exported[0], images)
 
 
 def test_a_bundle_decides_on_real_images_as_the_run_does(exported, bundle, real_data, tmp_path):
-    folder = real_data / "isic2019-mini" / "ISIC_2019_Training_Input"
-    files = [
-        *sorted(folder.iterdir())[:40],
-        *sorted((real_data / "ood" / "clinical_skin").iterdir())[:10],
-    ]
-    preprocessing = load(exported[0]).preprocessing
-    images = prepare(unlabelled_images(files, name="real"), preprocessing, cache=tmp_path)
-    images = replace(images, classes=bundle.classes)
-    found = bundle.decide([path.read_bytes() for path in files], [path.name for path in files])
-    assert_agree(found, decisions_of(exported[0], images))
+    lesions = sorted((real_data / "isic2019-mini" / "ISIC_2019_Training_Input").iterdir())[:40]
+    files = [*lesions, *sorted((real_data / "ood" / "clinical_skin").iterdir())[:10]]
+    decisions = bundle.decide([path.read_bytes() for path in files], [path.name for path in files])
+    images = prepare(unlabelled_images(files, name="real"), bundle.preprocessing, cache=tmp_path)
+    assert_decides_as_the_run(decisions, exported[0], replace(images, classes=bundle.classes))
 
 
 def test_a_decision_depends_neither_on_other_images_nor_on_other_threads(bundle):
@@ -96,7 +89,7 @@ def test_no_image_gives_no_decision_and_others_than_images_are_refused(bundle):
     assert bundle.decide([], []) == []
     assert bundle.decide_inputs(np.zeros((0, SIDE, SIDE, 3), dtype=np.uint8)) == []
     for shape in ((2, SIDE + 1, SIDE, 3), (SIDE, SIDE, 3)):
-        with pytest.raises(UsageError, match=f"{SIDE} pixels"):
+        with pytest.raises(UsageError):
             bundle.decide_inputs(np.zeros(shape, dtype=np.uint8))
     intact = png(np.zeros((8, 8, 3), dtype=np.uint8))
     with pytest.raises(DataError, match=r"second\.png: not an image"):
@@ -112,7 +105,6 @@ def test_a_bundle_has_the_policy_of_its_run_and_no_other_files(bundle, exported)
     assert bundle.fingerprint == deferral.model_
     assert bundle.preprocessing == load(run).preprocessing
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
-    assert (is_bundle(folder), is_bundle(run)) == (True, False)
 
 
 def test_a_file_that_is_missing_changed_cut_short_or_too_many_is_refused_in_one_line(
@@ -136,7 +128,7 @@ def test_a_file_that_is_missing_changed_cut_short_or_too_many_is_refused_in_one_
             Bundle.load(copied)
         (copied / extra).unlink()
     Bundle.load(copied)
-    with pytest.raises(DataError, match="not a bundle"):
+    with pytest.raises(DataError):
         Bundle.load(exported[0])
 
 
@@ -174,9 +166,9 @@ def test_a_bundle_without_a_policy_defers_every_image(copied):
     bundle = Bundle.load(sealed_again(copied))
     squares = noisy_set(5, seed=16).images
     logits = torch.from_numpy(bundle.network(squares)[0]).double()
-    for one, expected in zip(bundle.decide_inputs(squares), logits.softmax(1), strict=True):
-        assert (one.decision, one.reason) == ("defer", NO_POLICY)
-        assert list(one.probabilities.values()) == pytest.approx(expected.tolist())
+    for row, expected in zip(bundle.decide_inputs(squares), logits.softmax(1), strict=True):
+        assert (row.decision, row.reason) == ("defer", NO_POLICY)
+        assert list(row.probabilities.values()) == pytest.approx(expected.tolist())
 
 
 WITHOUT_TORCH = """
@@ -195,10 +187,6 @@ print(bundle.decide([open(sys.argv[2], "rb").read()], ["image"])[0].decision)
 def test_a_bundle_decides_where_there_is_no_torch_as_where_there_is(exported, bundle, tmp_path):
     image = png(noisy_set(1, seed=17).images[0])
     (tmp_path / "image.png").write_bytes(image)
-    found = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, exported[1], tmp_path / "image.png"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert found.stdout.strip() == bundle.decide([image], ["image"])[0].decision, found.stderr
+    command = [sys.executable, "-c", WITHOUT_TORCH, exported[1], tmp_path / "image.png"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == bundle.decide([image], ["image"])[0].decision, done.stderr
