@@ -1,11 +1,15 @@
 import os
+from collections import defaultdict
+from functools import partial
 
 import pytest
 from filelock import FileLock
+from matplotlib.figure import Figure
 from small import SMALL
 from tiny import TINY
 
-from misgiving.reproduction.collection import collect
+from misgiving.report.reproduction.page import render_page
+from misgiving.reproduction.collection import collect, read_run
 from misgiving.reproduction.protocol import units
 from misgiving.reproduction.runner import on_this_machine, reproduce_units
 from misgiving.reproduction.trial_data import TrialData
@@ -58,3 +62,13 @@ def check_small(reproduction):
         assert not [path for path in out.rglob("*.partial") if path.is_dir()]
 
     return check
+
+
+@pytest.fixture(scope="session")
+def page_of():
+    """The report on a reproduction's folder without its figures, which take most of the time."""
+
+    def page(out):
+        return render_page(read_run(out), defaultdict(partial(Figure, (1, 1))))
+
+    return page

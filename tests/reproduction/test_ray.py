@@ -7,6 +7,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from waiting import until
@@ -23,7 +24,6 @@ context = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=F
 print(context.address_info["gcs_address"], flush=True)
 input()
 """
-COMMAND = [sys.executable, "-m", "misgiving", "reproduce", "--trials", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -92,25 +92,24 @@ def test_a_cluster_whose_worker_is_killed_gives_the_files_of_one_process(
 
 
 @needs_proc
-def test_ctrl_c_leaves_neither_a_process_nor_a_half_written_unit(environment, tmp_path):
+def test_ctrl_c_leaves_neither_a_process_nor_a_half_written_unit(
+    environment, misgiving, tmp_path, monkeypatch
+):
     mine = {**environment, MARK: str(tmp_path)}
-    command = [*COMMAND, "--models", "vanilla", "--epochs", "500", "--ray", "auto"]
-    with subprocess.Popen(
-        [*command, "--out", str(tmp_path / "out")],
-        env=mine,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        text=True,
-    ) as run:
-        try:
-            until(lambda: unfinished(tmp_path / "out"))
-            os.killpg(run.pid, signal.SIGINT)
-            _, errors = run.communicate(timeout=600)
-        finally:
-            if run.poll() is None:
-                run.kill()
+    for name, value in mine.items():
+        monkeypatch.setenv(name, value)
+
+    def interrupt():
+        until(lambda: unfinished(tmp_path / "out"))
+        for pid in (*(pid for pid, _ in started(mine)), os.getpid()):  # as a terminal does
+            os.kill(pid, signal.SIGINT)
+
+    command = ["reproduce", "--trials", "1", "--models", "vanilla", "--epochs", "500"]
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(interrupt)
+        code, _, errors = misgiving(*command, "--ray", "auto", "--out", tmp_path / "out")
     assert errors.splitlines()[-1].startswith("error: stopped;")
-    assert run.returncode == 130
+    assert code == 130
     assert unfinished(tmp_path / "out") == []
     until(lambda: not list(started(mine)))
 
@@ -119,15 +118,14 @@ def test_the_reason_of_a_lost_or_failed_unit_is_passed_on(monkeypatch):
     from ray.exceptions import RayTaskError, WorkerCrashedError
 
     refusal = UsageError("out: cannot be written")
-    failures = {RayTaskError("finish", "a traceback", refusal): UsageError}
-    failures[WorkerCrashedError()] = TrainingError
+    failures = {RayTaskError("finish", "a traceback", refusal): refusal}
+    failures[WorkerCrashedError()] = TrainingError("generalization, trial 0, mse: ")
     monkeypatch.setattr(cluster.ray, "wait", lambda waiting: (waiting[:1], waiting[1:]))
-    for failure, kind in failures.items():
-        monkeypatch.setattr(
-            cluster.ray, "get", lambda _, failure=failure: (_ for _ in ()).throw(failure)
-        )
-        with pytest.raises(kind, match=r"^out: cannot|^generalization, trial 0, mse"):
+    for failure, expected in failures.items():
+        monkeypatch.setattr(cluster.ray, "get", Mock(side_effect=failure))
+        with pytest.raises(type(expected)) as reason:
             list(cluster._finished({"task": Unit("generalization", 0, "mse")}))
+        assert str(reason.value).startswith(str(expected))
 
 
 @pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:1"])
@@ -146,13 +144,7 @@ def test_ray_is_an_extra(misgiving, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [
-        (["--ray", "auto", "--jobs", "2"], "--jobs"),
-        (["--gpus-per-unit", "1"], "--ray"),
-        (["--ray", "auto", "--gpus-per-unit", "-1"], "--gpus-per-unit"),
-        (["--threads", "0"], "--threads"),
-        (["--jobs", "0"], "--jobs"),
-    ],
+    [(["--ray", "auto", "--jobs", "2"], "--jobs"), (["--gpus-per-unit", "1"], "--ray")],
 )
 def test_options_that_mean_nothing_here_are_refused(misgiving, tmp_path, options, reason):
     code, _, error = misgiving("reproduce", "--out", tmp_path, *options)
@@ -174,14 +166,14 @@ def test_a_unit_takes_a_gpu_where_its_device_may_be_one_and_a_node_has_room(
     threads, asked, device, share
 ):
     nodes = [{"CPU": 4.0}, {"CPU": 2.0, "GPU": 1.0}]
-    refused = pytest.raises(UsageError, match="4 CPUs and 1 GPUs")
+    refused = pytest.raises(UsageError)
     with nullcontext() if share is not None else refused:
         assert cluster.gpus_of_unit(nodes, threads, asked, device) == share
     assert cluster.gpus_of_unit(nodes[:1], 4, None, "auto") == 0.0
 
 
 def test_a_node_with_another_folder_data_or_code_is_refused(tmp_path):
-    with pytest.raises(DataError, match="unit: was finished"):
+    with pytest.raises(DataError):
         cluster.await_unit(tmp_path / "unit", {"unit": "another's"}, seconds=0.0)
     mine = {"code": "a", "images": ["b"], "training": {"epochs": 1}}
     cluster.check_worker(dict(mine), mine)

@@ -36,20 +36,22 @@ def test_a_finished_unit_is_not_done_again_whatever_its_threads(trial_data, repr
     assert finished == []
 
 
-@pytest.mark.parametrize("changes", [{"seed": 9}, {"images": DataConfig(validation_share=0.7)}])
-def test_a_unit_of_other_settings_does_not_count_as_finished(reproduction, cache, changes):
-    other = TrialData(replace(TINY, **changes), cache)
-    assert not runner.is_finished(reproduction / UNIT.folder, other.record(UNIT))
-
-
-@pytest.mark.parametrize("change", [{"code": "older"}, {"training": {}}, {"versions": {}}])
-def test_a_unit_of_other_code_or_training_is_not_finished(
-    trial_data, reproduction, tmp_path, change
+@pytest.mark.parametrize(
+    ("settings", "change"),
+    [
+        ({"seed": 9}, {}),
+        ({"images": DataConfig(validation_share=0.7)}, {}),
+        ({}, {"code": "older"}),
+        ({}, {"versions": {}}),
+    ],
+)
+def test_a_unit_of_other_settings_or_code_is_not_finished(
+    reproduction, cache, tmp_path, settings, change
 ):
     record = json.loads((reproduction / UNIT.folder / "unit.json").read_text())
-    for changes, finished in (({}, True), (change, False)):
-        (tmp_path / "unit.json").write_text(json.dumps(record | changes))
-        assert runner.is_finished(tmp_path, trial_data.record(UNIT)) == finished
+    (tmp_path / "unit.json").write_text(json.dumps(record | change))
+    other = TrialData(replace(TINY, **settings), cache)
+    assert not runner.is_finished(tmp_path, other.record(UNIT))
 
 
 @pytest.mark.parametrize("experiment", ["generalization", "ood_detection"])
@@ -73,26 +75,12 @@ def test_a_network_that_has_collapsed_is_measured(
         assert values["histology", "msp", "auroc"] == values["histology", "odin", "auroc"] == 0.5
 
 
-def test_the_same_seed_gives_the_same_results_byte_for_byte(trial_data, reproduction, tmp_path):
-    missing = Unit("ood_detection", 1, "proposed")
-    shutil.copytree(reproduction, tmp_path / "again")
-    shutil.rmtree(tmp_path / "again" / missing.folder)
-    (tmp_path / "again" / "collected.json").unlink()
-    runner.reproduce_units(trial_data, tmp_path / "again")
-    collect(trial_data, tmp_path / "again")
-    for name in ("results.csv", "intervals.csv", "histories.csv"):
-        assert (tmp_path / "again" / name).read_bytes() == (reproduction / name).read_bytes()
-
-
 def test_a_unit_that_fails_leaves_nothing_but_what_its_training_resumes_from(
     trial_data, tmp_path, monkeypatch
 ):
-    def fail(*_):
-        raise OSError("disk full")
-
     monkeypatch.setitem(runner.MEASURES, "generalization", lambda _: {})
-    monkeypatch.setattr(runner, "write_json", fail)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(runner, "write_json", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
         runner.reproduce_units(trial_data, tmp_path)
     left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
     assert left == ["vanilla.unfinished.safetensors"]
@@ -140,7 +128,6 @@ def test_only_the_chosen_units_run_each_with_the_threads_it_records(
         ("cpu", 2, 60, 2),
         ("cpu", 2, 1, 1),
         ("cpu", 64, 60, 8),
-        ("cpu", None, 60, 1),
         ("cpu", 2, 0, 1),
         ("cuda", 64, 60, 1),
     ],
@@ -150,15 +137,6 @@ def test_units_use_the_cores_that_there_are(monkeypatch, device, cores, count, j
     monkeypatch.setattr(runner, "device_of_process", torch.device)
     protocol = replace(TINY, training=replace(TINY.training, device=device))
     assert runner.jobs_for(protocol, count) == jobs
-
-
-def test_a_swept_rate_keeps_its_curve_and_not_its_weights(cache, tmp_path):
-    trial_data = TrialData(replace(TINY, learning_rates=(3e-3,)), cache)
-    unit = Unit("learning_rate/0.003", 0, "vanilla")
-    runner.reproduce_units(trial_data, tmp_path, chosen=[unit])
-    assert (tmp_path / unit.folder / "run" / "history.csv").is_file()
-    assert not (tmp_path / unit.folder / "run" / "model.safetensors").exists()
-    assert "validation,,diverged,0.0" in (tmp_path / unit.folder / "results.csv").read_text()
 
 
 def test_a_training_that_diverges_is_a_result_and_does_not_stop_the_others(
