@@ -1,41 +1,38 @@
 import pytest
 from fabricated import (
-    SETS,
-    dermoscopy_run,
+    PLAIN_SETS,
+    complete_run,
     examples,
+    paired_intervals,
+    plain_histories,
+    plain_results,
     run_of,
-    run_with_policies,
-    synthetic_histories,
-    synthetic_intervals,
-    synthetic_results,
 )
+
+from misgiving.report.reproduction.page import draw_figures
 
 
 @pytest.fixture(scope="session")
 def results():
-    return synthetic_results()
-
-
-@pytest.fixture(scope="session")
-def intervals(results):
-    return list(synthetic_intervals(results))
+    return plain_results()
 
 
 @pytest.fixture(scope="session")
 def histories():
-    return list(synthetic_histories())
+    return list(plain_histories())
 
 
 @pytest.fixture(scope="session")
-def finished(results, intervals, histories):
-    return run_of(results, intervals, histories, pictures=examples(SETS, number=2))
+def finished(results, histories):
+    """A run without policies, which does not compare with the paper."""
+    return run_of(results, paired_intervals(results), histories, pictures=examples(PLAIN_SETS))
 
 
 @pytest.fixture(scope="session")
-def dermoscopy():
-    return dermoscopy_run()
+def complete():
+    return complete_run()
 
 
 @pytest.fixture(scope="session")
-def with_policies(results, intervals, histories):
-    return run_with_policies(results, intervals, histories)
+def complete_figures(complete):
+    return draw_figures(complete)

@@ -4,79 +4,42 @@ from collections import namedtuple
 from itertools import product
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
 
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
-from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.trials import t_interval
+from misgiving.report.reproduction.published import METRICS
 from misgiving.report.reproduction.run import Run
-from misgiving.reproduction.tables import SCHEMAS
+from misgiving.reproduction.tables import SCHEMAS, Result, table_of
 from misgiving.training.config import ModelConfig, TrainingConfig, recorded
 
-FILES = {
-    "Result": "results.csv",
-    "Interval": "intervals.csv",
-    "Epoch": "histories.csv",
-    "Confusion": "confusions.csv",
-    "Bin": "reliability.csv",
-    "RiskPoint": "risk_coverage.csv",
-}
-ROWS = {name: namedtuple(name, SCHEMAS[file]) for name, file in FILES.items()}
-Result, Interval, Epoch, Confusion, Bin, RiskPoint = ROWS.values()
+ROW_NAMES = ("Interval", "Epoch", "Confusion", "Bin", "RiskPoint")
+FILES = ("intervals", "histories", "confusions", "reliability", "risk_coverage")
+Interval, Epoch, Confusion, Bin, RiskPoint = (
+    namedtuple(name, SCHEMAS[f"{file}.csv"]) for name, file in zip(ROW_NAMES, FILES, strict=True)
+)
 Interval.__new__.__defaults__ = (None, None, None)
 
-
-def frame(file, rows):
-    """A table of a file's columns and types."""
-    columns = SCHEMAS[file]
-    types = {name: "object" if kind == "str" else kind for name, kind in columns.items()}
-    return pd.DataFrame(list(rows), columns=list(columns)).astype(types)
-
-
-def where(rows, **wanted):
-    """The rows whose fields hold these values."""
-    return [row for row in rows if all(getattr(row, name) == wanted[name] for name in wanted)]
-
-
-def run_of(results=(), intervals=(), histories=(), *, settings=None, datasets=None, **others):
-    """A run with these rows; `others` are rows of other tables, or pictures."""
-    tables = {"confusions": (), "reliability": (), "risk_coverage": ()} | others
-    pictures = tables.pop("pictures", {})
-    return Run(
-        results=frame("results.csv", results),
-        intervals=frame("intervals.csv", intervals),
-        histories=frame("histories.csv", histories),
-        **{name: frame(f"{name}.csv", rows) for name, rows in tables.items()},
-        settings=SETTINGS if settings is None else settings,
-        datasets={name: facts_of() for name in SETS} if datasets is None else datasets,
-        pictures=pictures,
-    )
-
-
 ALWAYS = ("figure-2", "figure-3", "figure-4", "figure-5", "table-1")
-BLANK = dict.fromkeys(ALWAYS, Figure(figsize=(1, 1)))
-CLASSES = ["MEL", "NV", "BCC", "AK", "DF"]
-MODELS = {"vanilla": 0.0, "mse": -0.01, "detached": 0.0, "proposed": 0.05}
-DETECTORS = {
-    "odin": 0.02,
-    "odin_default": 0.0,
-    "msp": -0.01,
-    "energy": 0.01,
-    "predicted_loss": 0.03,
-}
-OOD_SETS = {"histology": 0.88, "photographs": 0.74, "boxes": 0.66, "clinical_skin": 0.8}
-UNSEEN_SETS = {"unseen_classes": 0.62, "unseen/BKL": 0.58, "unseen/VASC": 0.76}
-OOD_METRICS = tuple(ood_metrics(np.ones(1), np.zeros(1)))
+SOMETIMES = ("confusions", "learning-rates", "risk-coverage", "reliability")
+EMPTY = Figure(figsize=(1, 1))
+BLANK = dict.fromkeys(ALWAYS, EMPTY)
+GAINS = {"vanilla": 0.0, "mse": -0.01, "detached": 0.0, "proposed": 0.05}
+MODELS = tuple(GAINS)
 TRIALS = range(3)
-TRAINING = TrainingConfig(epochs=12, batch_size=64, learning_rate=1e-4)
+CLASSES = ("MEL", "NV", "BCC", "AK", "DF")
+DETECTORS = ("odin", "odin_default", "msp", "energy", "predicted_loss")
+SCORES = ("msp", "entropy", "predicted_loss", "combination")
+OOD_SETS = ("histology", "photographs", "boxes", "clinical_skin")
+UNSEEN_SETS = ("unseen_classes", "unseen/BKL", "unseen/VASC")
+PLAIN_SETS = ("validation", "validation (in-distribution classes)", *OOD_SETS, *UNSEEN_SETS)
+RATES = {0.0003: 0.02, 0.001: -0.3}  # and by how much vanilla then does better
 SETTINGS = dict(
     data="isic2019-mini",
     images=230,
     in_distribution_images=230,
-    classes=tuple(CLASSES),
-    in_distribution=tuple(CLASSES),
+    classes=CLASSES,
+    in_distribution=CLASSES,
     unseen=("BKL", "VASC"),
     class_counts={},
     split="grouped",
@@ -90,20 +53,20 @@ SETTINGS = dict(
     ],
     odin={
         "tuning_set": "histology",
-        "temperatures": [1.0, 2.0, 5.0, 10.0, 100.0, 1000.0],
-        "epsilons": [0.0, 0.001, 0.002, 0.004],
+        "temperatures": [1.0, 1000.0],
+        "epsilons": [0.0, 0.004],
         "criterion": "auroc",
     },
-    models=tuple(MODELS),
+    models=MODELS,
     trials=3,
     seed=0,
     learning_rates=(1e-4,),
     model=recorded(ModelConfig()),
-    training=recorded(TRAINING),
+    training=recorded(TrainingConfig(epochs=12, batch_size=64, learning_rate=1e-4)),
     preprocessing=Preprocessing(image_size=96).to_dict(),
     augmentation=AugmentationSettings().to_dict(),
     compares_with_paper=False,
-    versions={"misgiving": "0.1.0", "torch": "2.9.0", "timm": "1.0.31"},
+    versions={"misgiving": "0.1.0", "torch": "2.9.0"},
     fingerprint="4f1c8e90b2a7",
     leakage=(),
     missing_units=(),
@@ -112,340 +75,137 @@ SETTINGS = dict(
     unit_threads=(1,),
     notes=("The sets histology, photographs & boxes stand in for the paper's.",),
 )
-SETS = ["validation", "validation (in-distribution classes)", *OOD_SETS, *UNSEEN_SETS]
+
+
+def where(rows, **columns):
+    """The rows whose fields hold these values."""
+    return [row for row in rows if all(getattr(row, name) == columns[name] for name in columns)]
 
 
 def facts_of(**changes):
-    known = {"contents": "Images that stand for this set", "images": 230, "groups": 41}
-    known |= {
-        "checksum": "c0ffee",
-        "paper_set": "",
-        "paper_images": None,
-        "left_out": 0,
-        "origin": "",
-    }
-    return known | changes
+    facts = {"contents": "Images that stand for this set", "images": 230, "groups": 41}
+    facts |= {"checksum": "c0ffee", "paper_set": "", "paper_images": None, "left_out": 0}
+    return facts | {"origin": ""} | changes
 
 
-def _odds(level, rng, sd=0.01):
-    return float(np.clip(level + rng.normal(0, sd), 0, 1))
-
-
-def _classification(experiment, dataset, rng, classes=CLASSES):
-    for trial, (model, gain) in product(TRIALS, MODELS.items()):
-        values = {f"sensitivity/{name}": 0.85 - 0.06 * i for i, name in enumerate(classes)}
-        values |= {"accuracy": 0.76, "balanced_accuracy": 0.72, "auroc": 0.9}
-        for metric, value in values.items():
-            yield Result(experiment, trial, model, dataset, "", metric, _odds(value + gain, rng))
-        yield Result(experiment, trial, model, dataset, "", "errors", float(rng.integers(90, 120)))
-
-
-def _estimation(rng):
-    levels = {"spearman": 0.3, "order_agreement": 0.64, "error_auroc": 0.66, "aurc": 0.12}
-    levels |= {"spearman_plain": 0.33, "order_agreement_plain": 0.66}
-    for trial, model, detector in product(TRIALS, MODELS, ("predicted_loss", "msp")):
-        if (model, detector) == ("vanilla", "predicted_loss"):
-            continue
-        gain = 0.2 * (model == "proposed") + 0.25 * (detector == "msp")
-        for metric, level in levels.items():
-            value = level + gain * (0.4 if metric != "aurc" else -0.1) * (
-                1 + ("spearman" in metric)
-            )
-            yield Result(
-                "generalization", trial, model, "validation", detector, metric, _odds(value, rng)
-            )
-
-
-def _detection(experiment, sets, rng, detectors=DETECTORS):
-    for trial, (model, gain), (dataset, level) in product(TRIALS, MODELS.items(), sets.items()):
-        for detector, bonus in detectors.items():
-            if (model, detector) == ("vanilla", "predicted_loss"):
-                continue
-            auroc = _odds(level + gain + bonus, rng)
-            values = (1.3 * (1 - auroc), 0.8 * (1 - auroc), auroc, auroc - 0.03, auroc - 0.1)
-            values = (*values, auroc - 0.02, auroc - 0.11)
-            for metric, value in zip(OOD_METRICS, values, strict=True):
-                yield Result(experiment, trial, model, dataset, detector, metric, value)
-
-
-def _tuning():
-    for trial, model in product(TRIALS, MODELS):
-        chosen = {"temperature": 1000.0 if model == "proposed" else 10.0, "epsilon": 0.0014}
-        for metric, value in chosen.items():
-            yield Result("ood_detection", trial, model, "histology", "odin", metric, value)
-        # what was chosen without OOD images must not be taken for it
-        for metric, value in {"temperature": 777.0, "epsilon": 0.0777}.items():
-            yield Result("ood_detection", trial, model, "histology", "odin_id_only", metric, value)
-
-
-def synthetic_results():
-    rng = np.random.default_rng(0)
-    return [
-        *_classification("generalization", "validation", rng),
-        *_estimation(rng),
-        *_classification("ood_detection", "validation", rng),
-        *_detection("ood_detection", OOD_SETS, rng),
-        *_tuning(),
-        *_detection("new_classes", UNSEEN_SETS, rng),
-    ]
-
-
-def synthetic_intervals(results):
-    """Plausible ones: the mean over trials, give or take; none for a set cut from one picture.
-
-    Those over trials are of the differences of these rows.
-    """
-    cells = {}
-    for row in results:
-        if row.metric not in ("temperature", "epsilon", "errors"):  # as a reproduction has them
-            key = (row.experiment, row.dataset, row.detector, row.metric)
-            cells.setdefault(key, {}).setdefault(row.model, []).append(row.value)
-    for (experiment, dataset, detector, metric), models in cells.items():
-        means = {model: float(np.mean(values)) for model, values in models.items()}
-        pairs = [(model, "") for model in means]
-        pairs += [("proposed", b) for b in ("vanilla", "mse", "detached") if b in means]
-        for model, baseline in pairs:
-            estimate = means[model] - means.get(baseline, 0.0)
-            half = 0.08 if dataset == "boxes" else 0.025
-            bounds = (estimate - half, estimate + half)
-            others = models.get(baseline, [0.0] * len(models[model]))
-            if len(others) != len(models[model]):  # a trial of one diverged
-                continue
-            values = np.array(models[model]) - others
-            over_trials = t_interval(values, split_ratio=80 / 150)[1:]
-            yield Interval(
-                experiment, model, baseline, dataset, detector, metric, estimate,
-                *((None, None) if dataset == "clinical_skin" else bounds),
-                230, 3, dataset == "histology", *over_trials,
-            )  # fmt: skip
-
-
-def synthetic_histories():
-    rng = np.random.default_rng(1)
-    for trial, model, epoch in product(TRIALS, MODELS, range(1, 13)):
-        for part in ("train", "validation"):
-            fresh = part == "validation"
-            falling = 1.6 * np.exp(-epoch / (4 if model == "mse" else 6)) + 0.5 * fresh
-            auxiliary = falling * (1.8 if fresh and model == "mse" else 1) + rng.normal(0, 0.03)
-            accuracy = 0.8 + 0.05 * (model == "proposed") - 0.4 * np.exp(-epoch / 3)
-            ranks = (0.3, 0.05 + 0.01 * trial, 0.02) if model == "mse" else (0.5, 0.9, 0.2)
-            estimates = (None,) * 3 if model == "vanilla" else ranks
-            yield Epoch(
-                "generalization", trial, model, epoch, part, float(falling),
-                None if model == "vanilla" else float(auxiliary),
-                float(accuracy + rng.normal(0, 0.01)), float(accuracy - 0.05), *estimates,
-            )  # fmt: skip
-
-
-def leakage_of(experiment, trial, shared=0):
-    return {
-        **{"experiment": experiment, "trial": trial, "shared_groups": shared},
-        **{"leaking_images": shared, "measured_images": 1682, "separate": not shared},
-    }
-
-
-DERMOSCOPY_CLASSES = ["MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"]
-DERMOSCOPY_SETS = {  # each with the AUROC of vanilla
-    "colon": (0.88, {"paper_set": "nct", "contents": "Microscopy of the colon"}),
-    "b_box": (0.66, {"contents": "Lesions under a black box"}),
-    "b_box_70": (3.0, {"contents": "Lesions under a larger black box"}),
-    "b_box_70_image": (0.9, {"contents": "Images under a box of 70 % of their area"}),
-    "photographs": (0.74, {"paper_set": "imagenet", "contents": "Photographs of things"}),
-    "derm_skin": (0.7, {"contents": "Skin beside the lesions", "left_out": 14}),
-}
-PAPER_IMAGES = {"nct": 1350, "b_box": 2025, "b_box_70": 2454, "imagenet": 3000, "derm_skin": 1565}
-DERMOSCOPY_UNSEEN = {"unseen_classes": 0.62, "unseen/BKL": 0.58, "unseen/VASC": 0.76}
-RATES = {0.0003: 0.02, 0.001: -0.3}  # and by how much vanilla then does better
-DERMOSCOPY_SETTINGS = SETTINGS | dict(
-    data="ham10000:images",
-    learning_rates=(1e-4, *RATES),
-    measured_set="test",
-    classes=tuple(DERMOSCOPY_CLASSES),
-    odin=SETTINGS["odin"] | {"tuning_set": "colon"},
-    preprocessing=Preprocessing(image_size=112).to_dict(),
-    class_counts={
-        name: {"train": 4 * n, "validation": n, "test": n}
-        for name, n in zip(DERMOSCOPY_CLASSES, (180, 1100, 85, 54, 180, 19, 24, 40), strict=True)
-    },
-    leakage=[leakage_of("generalization", 0)],
-    compares_with_paper=True,
-    unit_seconds=54321.0,
-    missing_units=[{"experiment": "generalization", "trial": 2, "model": "mse"}],
-)
-
-
-def dermoscopy_results():
-    rng = np.random.default_rng(3)
-    sets = {name: level for name, (level, _) in DERMOSCOPY_SETS.items()}
-    detectors = {**DETECTORS, "odin_id_only": 0.01}
-    return [
-        *_classification("generalization", "test", rng, DERMOSCOPY_CLASSES),
-        *(row._replace(dataset="test") for row in _estimation(rng)),
-        *_classification("ood_detection", "test", rng),
-        *_detection("ood_detection", sets, rng, detectors),
-        *(row._replace(dataset="colon") for row in _tuning()),
-        *_detection("new_classes", DERMOSCOPY_UNSEEN, rng, detectors),
-        *_sweep_results(),
-    ]
-
-
-def _sweep_results():
-    """Vanilla diverges once, at the highest rate."""
-    for (rate, bonus), trial, model in product(RATES.items(), TRIALS, ("vanilla", "proposed")):
-        lost = (rate, trial, model) == (0.001, 1, "vanilla")
-        where = (f"learning_rate/{rate:g}", trial, model, "test", "")
-        if not lost:
-            value = 0.72 + (bonus if model == "vanilla" else 0.03)
-            yield Result(*where, "balanced_accuracy", value)
-        yield Result(*where, "diverged", float(lost))
-
-
-def dermoscopy_histories():
-    """At a higher rate the same curve in half the time, shifted by what vanilla gains or loses."""
-    histories = list(synthetic_histories())
-    yield from histories
-    for (rate, bonus), row in product(RATES.items(), histories):
-        if row.model in ("vanilla", "proposed") and row.epoch % 2 == 0:
-            shift = bonus if row.model == "vanilla" else 0.03
-            yield row._replace(
-                experiment=f"learning_rate/{rate:g}",
-                epoch=row.epoch // 2,
-                balanced_accuracy=row.balanced_accuracy + shift,
-            )
-
-
-def dermoscopy_confusions():
-    rng = np.random.default_rng(4)
-    for trial, model, true in product(TRIALS, MODELS, DERMOSCOPY_CLASSES):
-        share = 0.08 * rng.random(len(DERMOSCOPY_CLASSES))
-        share[DERMOSCOPY_CLASSES.index(true)] = 0.7
-        images = DERMOSCOPY_SETTINGS["class_counts"][true]["test"]
-        for predicted, part in zip(DERMOSCOPY_CLASSES, share / share.sum(), strict=True):
-            if count := round(images * part):
-                yield Confusion("generalization", trial, model, true, predicted, count)
-
-
-def dermoscopy_run():
-    """A run on dermoscopy."""
-    results = dermoscopy_results()
-    intervals = [row._replace(tuned=row.dataset == "colon") for row in synthetic_intervals(results)]
-    datasets = {
-        name: facts_of(contents="Images held out", images=1720, groups=1400)
-        for name in ("test", "test (in-distribution classes)")
-    }
-    for name, (_, known) in reversed(DERMOSCOPY_SETS.items()):
-        row = {"paper_set": name, **known}
-        paper = PAPER_IMAGES.get(row["paper_set"])
-        origin = "made here" if name == row["paper_set"] else "given"
-        datasets[name] = facts_of(images=300, groups=300, paper_images=paper, origin=origin, **row)
-    datasets |= {
-        name: facts_of(contents="Unseen", images=99, groups=90) for name in DERMOSCOPY_UNSEEN
-    }
-    return run_of(
-        results,
-        intervals,
-        dermoscopy_histories(),
-        settings=DERMOSCOPY_SETTINGS,
-        datasets=datasets,
-        confusions=dermoscopy_confusions(),
-        pictures=examples(datasets, number=6),
+def run_of(results=(), intervals=(), histories=(), *, settings=SETTINGS, datasets=None, **others):
+    """A run with these rows; `others` are rows of other tables, or pictures."""
+    pictures = others.pop("pictures", {})
+    tables = dict(zip(FILES, (intervals, histories, (), (), ()), strict=True)) | others
+    return Run(
+        results=table_of(results, "results.csv"),
+        **{name: table_of(rows, f"{name}.csv") for name, rows in tables.items()},
+        settings=settings,
+        datasets=datasets or {name: facts_of() for name in PLAIN_SETS},
+        pictures=pictures,
     )
 
 
-def examples(sets, *, number):
-    rng = np.random.default_rng(2)
-    pictures = {}
-    for name in sets:
-        blocks = [rng.integers(60, 230, (3, 3, 3), dtype=np.uint8) for _ in range(number)]
-        resized = (Image.fromarray(block).resize((96, 96)) for block in blocks)
-        pictures[name] = [np.asarray(picture) for picture in resized]
-    return pictures
+def measured(experiment, datasets, detectors, metrics, *, level=0.7):
+    """Values that differ by model, and a little by trial; vanilla predicts no loss."""
+    random = np.random.default_rng(len(datasets) + len(detectors))
+    places = product(TRIALS, MODELS, datasets, detectors, metrics)
+    for trial, model, dataset, detector, metric in places:
+        if (model, detector) != ("vanilla", "predicted_loss"):
+            value = level + GAINS[model] + random.normal(0, 0.01)
+            yield Result(experiment, trial, model, dataset, detector, metric, value)
 
 
-TARGETS = (0.05, 0.1, 0.2)
-SCORES = ("msp", "entropy", "predicted_loss", "combination")
-FAILURE_METRICS = {
-    "aurc": 0.1,
-    "augrc": 0.08,
-    "excess_aurc": 0.05,
-    "balanced_aurc": 0.2,
-    "error_auroc": 0.8,
-    "risk_at_coverage/0.8": 0.15,
-    "coverage_at_risk/0.1": 0.6,
-}
+def tuning(tuning_set):
+    """What was chosen without OOD images must not be taken for what was tuned."""
+    chosen = {"odin": (10.0, 0.0014), "odin_id_only": (777.0, 0.0777)}
+    for trial, model, (detector, values) in product(TRIALS, MODELS, chosen.items()):
+        for metric, value in zip(("temperature", "epsilon"), values, strict=True):
+            yield Result("ood_detection", trial, model, tuning_set, detector, metric, value)
+
+
+def plain_results(on="validation", classes=CLASSES, sets=OOD_SETS, detectors=DETECTORS):
+    """Results on a set, and on OOD sets, on the first of which ODIN is tuned."""
+    estimation = ("spearman", "spearman_plain", "order_agreement", "error_auroc", "aurc")
+    classified = ("accuracy", "balanced_accuracy")
+    sensitivities = [f"sensitivity/{name}" for name in classes]
+    return [
+        *measured("generalization", [on], [""], [*sensitivities, *classified]),
+        *measured("generalization", [on], ["predicted_loss", "msp"], estimation),
+        *measured("generalization", [on], [""], ["errors"], level=97.0),
+        *measured("ood_detection", [on], [""], classified),
+        *measured("ood_detection", sets, detectors, METRICS),
+        *tuning(sets[0]),
+        *measured("new_classes", UNSEEN_SETS, detectors, METRICS),
+    ]
+
+
+def paired_intervals(results, tuning_set="histology"):
+    """The mean over trials, give or take; over trials the real one. None for `clinical_skin`."""
+    keys = ["experiment", "dataset", "detector", "metric"]
+    rows = table_of(results, "results.csv")
+    rows = rows.query("metric not in ('temperature', 'epsilon', 'chosen')")
+    values = rows.pivot_table("value", [*keys, "trial"], "model", sort=False)
+    pairs = {(model, ""): values[model] for model in values} | {
+        ("proposed", baseline): values["proposed"] - values[baseline]
+        for baseline in ("vanilla", "mse", "detached")
+    }
+    for (model, baseline), column in pairs.items():
+        for key, trials in column.dropna().groupby(keys, sort=False):
+            mean = trials.mean()
+            ends = (None, None) if "clinical_skin" in key else (mean - 0.025, mean + 0.025)
+            over_trials = t_interval(trials.to_numpy(), split_ratio=80 / 150)[1:]
+            yield Interval(
+                key[0], model, baseline, *key[1:], mean, *ends, 230, 3, tuning_set in key,
+                *over_trials,
+            )  # fmt: skip
+
+
+def plain_histories(experiment="generalization", models=MODELS, **gains):
+    random = np.random.default_rng(1)
+    for trial, model, epoch, part in product(TRIALS, models, range(1, 13), ("train", "validation")):
+        loss = None if model == "vanilla" else 2 / epoch + random.normal(0, 0.03)
+        accuracy = 0.8 - 0.4 * np.exp(-epoch / 3) + gains.get(model, 0.0)
+        estimates = (None,) * 3 if model == "vanilla" else (0.3, 0.05 + 0.01 * trial, 0.02)
+        yield Epoch(
+            experiment, trial, model, epoch, part, 1.0, loss, accuracy, accuracy - 0.05, *estimates
+        )
 
 
 def policy(trial, model, target, *, coverage=0.3, error=0.04, smallest=None):
-    """The rows of one policy; one that has a smallest promise could not give its own."""
+    """The rows of one policy; one that has a smallest error could not certify its target."""
     attained = smallest is None
-    values = {
-        "attained": float(attained),
-        "coverage": coverage * attained,
-        "ood_share": 0.03,
-        "calibration_cases": 200.0,
-    }
+    values = {"attained": float(attained), "coverage": coverage * attained, "ood_share": 0.03}
+    values |= {"calibration_cases": 200.0}
     values |= {"error_among_accepted": error} if attained and error is not None else {}
     values |= {} if attained else {"smallest_certifiable_error": smallest}
-    where = ("generalization", trial, model, "policy_test", f"policy/{target:g}")
-    return [Result(*where, metric, value) for metric, value in values.items()]
+    place = ("generalization", trial, model, "policy_test", f"policy/{target:g}")
+    return [Result(*place, metric, value) for metric, value in values.items()]
 
 
-def interval(detector, metric, *bounds, model="proposed", baseline="", **where):
+def policies():
+    for trial, model, target in product(TRIALS, MODELS, (0.05, 0.1, 0.2)):
+        yield from policy(trial, model, target)
+
+
+def interval(detector, metric, *bounds, model="proposed", baseline="", **place):
     """An interval about its middle; without bounds none can be given."""
     lower, upper = bounds or (None, None)
     middle = 0.0 if lower is None else (lower + upper) / 2
-    place = {"experiment": "generalization", "dataset": "policy_test", "tuned": False, **where}
+    place = {"experiment": "generalization", "dataset": "policy_test", "tuned": False, **place}
     return Interval(
         **place, model=model, baseline=baseline, detector=detector, metric=metric,
         estimate=middle, lower=lower, upper=upper, n=100, trials=3,
     )  # fmt: skip
 
 
-def policies():
-    for trial, model, target in product(TRIALS, MODELS, TARGETS):
-        yield from policy(trial, model, target)
-    for trial, model in product(TRIALS, MODELS):
-        yield Result("generalization", trial, model, "policy_test", "msp", "acceptance_score", 1.0)
+OOD_SHARES = {"validation": 0.03, "histology": 0.9, "photographs": 0.4, "boxes": 0.1}
 
 
-def calibrations():
-    levels = {"softmax": 0.1, "scaled_softmax": 0.03, "error_probability": 0.02}
-    for trial, model, (name, level) in product(TRIALS, MODELS, levels.items()):
-        metrics = ("ece", "ece_width", "classwise_ece", "brier", "nll")
-        for metric in metrics[:1] if name == "error_probability" else metrics:
-            yield Result("generalization", trial, model, "policy_test", name, metric, level)
-
-
-def failures():
-    for trial, model, name in product(TRIALS, MODELS, SCORES):
-        if (model, name) != ("vanilla", "predicted_loss"):
-            for metric, level in FAILURE_METRICS.items():
-                where = ("generalization", trial, model, "validation", name, metric)
-                yield Result(*where, level)
-
-
-def ood(experiment="ood_detection"):
-    shares = {"validation": 0.03, "histology": 0.9, "photographs": 0.4, "boxes": 0.1}
+def ood(shares=OOD_SHARES):
     for trial, model, (name, share) in product(TRIALS, MODELS, shares.items()):
-        yield Result(experiment, trial, model, name, "ood_rule", "ood_share", share)
+        yield Result("ood_detection", trial, model, name, "ood_rule", "ood_share", share)
 
 
-def detectors():
-    for trial, model in product(TRIALS, MODELS):
-        chosen = "vim" if trial else "knn"
-        yield Result("ood_detection", trial, model, "histology", chosen, "chosen", 1.0)
-        for name, detector in product(
-            list(OOD_SETS)[:3], ("best_on_tuning", "knn", "vim", "kl_matching")
-        ):
-            for metric in OOD_METRICS[:5]:
-                yield Result("ood_detection", trial, model, name, detector, metric, 0.7)
-
-
-def bins(*, observed=0.25):
+def bins():
     for trial, model, step in product(TRIALS, MODELS, range(1, 6)):
-        quantities = ("error_probability", "expected_loss")
-        for quantity in quantities[: 1 if model == "vanilla" else 2]:
-            yield Bin("generalization", trial, model, quantity, 0.1 * step, observed, 20)
+        for quantity in ("error_probability", "expected_loss")[: 1 + (model != "vanilla")]:
+            yield Bin("generalization", trial, model, quantity, 0.1 * step, 0.25, 20)
 
 
 def risk_points():
@@ -455,19 +215,91 @@ def risk_points():
             yield RiskPoint(model, name, step / 20, risk, 0.8 * risk, 1.2 * risk)
 
 
-def run_with_policies(results, intervals, histories):
-    """A run with policies, failure scores and all detectors."""
-    rows = [*policies(), *calibrations(), *failures(), *ood(), *detectors()]
-    kept = [row for row in results if row.dataset != "validation" or row.detector not in SCORES]
-    paired = [
-        interval("combination", "aurc", -0.03, -0.01, baseline="msp", dataset="validation"),
-        interval("policy/0.1", "coverage", 0.28, 0.32),
+def leakage_of(experiment, trial, shared=0):
+    row = {"experiment": experiment, "trial": trial, "shared_groups": shared}
+    return row | {"leaking_images": shared, "measured_images": 1682, "separate": not shared}
+
+
+def examples(sets):
+    return {name: [np.full((8, 8, 3), 90, np.uint8)] * 2 for name in sets}
+
+
+ALL_CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
+PAPER_SETS = {  # in the reverse of the paper's order; `clin_skin` is missing
+    "derm_skin": {"contents": "Skin beside the lesions", "left_out": 14, "paper_images": 1565},
+    "photographs": {"contents": "Photographs of things", "paper_set": "imagenet"},
+    "b_box_70_image": {"contents": "Images under a box of 70 % of their area"},
+    "b_box_70": {"contents": "Lesions under a larger black box", "paper_images": 2454},
+    "b_box": {"contents": "Lesions under a black box", "paper_images": 2025},
+    "colon": {"contents": "Microscopy of the colon", "paper_set": "nct", "paper_images": 1350},
+}
+COMPLETE_SETTINGS = SETTINGS | dict(
+    data="ham10000:images",
+    learning_rates=(1e-4, *RATES),
+    measured_set="test",
+    classes=ALL_CLASSES,
+    odin=SETTINGS["odin"] | {"tuning_set": "colon"},
+    preprocessing=Preprocessing(image_size=112).to_dict(),
+    class_counts={name: {"train": 40, "validation": 10, "test": 10} for name in ALL_CLASSES},
+    leakage=[leakage_of("generalization", 0)],
+    compares_with_paper=True,
+    unit_seconds=54321.0,
+    missing_units=[{"experiment": "generalization", "trial": 2, "model": "mse"}],
+)
+
+
+def complete_results():
+    sets, where = [*PAPER_SETS][::-1], ("generalization", ["policy_test"])
+    detectors = (*DETECTORS, "odin_id_only", "best_on_tuning", "knn")
+    failures = ("augrc", "excess_aurc", "risk_at_coverage/0.8", "coverage_at_risk/0.1")
+    yield from plain_results("test", ALL_CLASSES, sets, detectors)
+    yield from measured("generalization", ["test"], SCORES, failures)
+    yield from measured("generalization", ["test"], ["entropy", "combination"], ["aurc"])
+    yield from policies()
+    yield from measured(*where, ["msp"], ["acceptance_score"])
+    yield from measured(*where, ["softmax", "scaled_softmax", "error_probability"], ["ece"])
+    yield from ood({"test": 0.03, "colon": 0.9, "b_box": 0.1})
+    for trial, model in product(TRIALS, MODELS):
+        chosen = "vim" if trial else "knn"
+        yield Result("ood_detection", trial, model, "colon", chosen, "chosen", 1.0)
+    for (rate, gain), trial, model in product(RATES.items(), TRIALS, ("vanilla", "proposed")):
+        lost = (rate, trial, model) == (0.001, 1, "vanilla")  # it diverges at the highest rate
+        place = (f"learning_rate/{rate:g}", trial, model, "test", "")
+        yield Result(*place, "diverged", float(lost))
+        if not lost:
+            yield Result(*place, "balanced_accuracy", 0.72 + gain * (model == "vanilla"))
+
+
+def complete_run():
+    """A run on dermoscopy with all tables, beside the paper."""
+    results = list(complete_results())
+    facts = {name: {"paper_set": name, "origin": "made here"} | PAPER_SETS[name]
+             for name in PAPER_SETS}  # fmt: skip
+    names = ("test", "test (in-distribution classes)", *UNSEEN_SETS)
+    datasets = {name: facts_of(**facts.get(name, {})) for name in (*names[:2], *facts, *names[2:])}
+    rates = [
+        row
+        for rate, gain in RATES.items()
+        for row in plain_histories(f"learning_rate/{rate:g}", ("vanilla", "proposed"), vanilla=gain)
     ]
+    beside_msp = {"baseline": "msp", "dataset": "test"}
     return run_of(
-        [*kept, *rows],
-        [*intervals, *paired],
-        histories,
+        results,
+        [
+            *paired_intervals(results, "colon"),
+            interval("combination", "aurc", -0.03, -0.01, **beside_msp),
+            interval("policy/0.1", "coverage", 0.28, 0.32),
+        ],
+        [*plain_histories(), *rates],
+        settings=COMPLETE_SETTINGS,
+        datasets=datasets,
+        confusions=[
+            Confusion(
+                "generalization", trial, model, true, predicted, 7 if true == predicted else 1
+            )
+            for trial, model, true, predicted in product(TRIALS, MODELS, ALL_CLASSES, ALL_CLASSES)
+        ],
         reliability=bins(),
         risk_coverage=risk_points(),
-        pictures=examples(SETS, number=2),
+        pictures=examples(datasets),
     )

@@ -11,7 +11,6 @@ from misgiving.report.reproduction.page import render_page
 class Cell(NamedTuple):
     text: str
     small: tuple[str, ...]
-    kind: str
 
 
 class Reader(HTMLParser):
@@ -19,13 +18,11 @@ class Reader(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.tables, self.paragraphs, self.title, self.open, self.text = {}, [], "", [], ""
+        self.tables, self.paragraphs, self.title, self.open = {}, [], "", []
 
     def handle_starttag(self, tag, attrs):
-        kind = dict(attrs).get("class", "")
-        if tag in ("summary", "p", "li", "td", "th", "small", "caption", "h2", "figcaption"):
-            self.open.append((tag, kind, []))
-            self.text = ""
+        if tag in ("summary", "p", "li", "td", "th", "small", "caption", "h2"):
+            self.open.append((tag, dict(attrs).get("class", ""), []))
         elif tag == "tr":
             self.tables.setdefault(self.title, []).append([])
 
@@ -36,21 +33,22 @@ class Reader(HTMLParser):
     def handle_endtag(self, tag):
         if tag == "details":
             self.title = ""
-        if self.open and self.open[-1][0] == tag:
-            _, kind, parts = self.open.pop()
-            words = "".join(part for part in parts if isinstance(part, str))
-            self.finish(tag, kind, parts, " ".join(words.split()))
-
-    def finish(self, tag, kind, parts, text):
+        if not self.open or self.open[-1][0] != tag:
+            return
+        _, kind, parts = self.open.pop()
+        text = " ".join("".join(part for part in parts if isinstance(part, str)).split())
         if tag == "small":
             self.open[-1][2].append((text,))
         elif tag in ("td", "th"):
             small = tuple(part[0] for part in parts if isinstance(part, tuple))
-            self.tables[self.title][-1].append(Cell(text, small, kind))
+            self.tables[self.title][-1].append(Cell(text, small))
         elif tag in ("summary", "h2"):
             self.title = text
         else:
             self.paragraphs.append((tag, kind, text))
+
+    def texts(self, tag, kind=""):
+        return [text for name, its, text in self.paragraphs if name == tag and kind in ("", its)]
 
 
 def read(run):
@@ -60,13 +58,13 @@ def read(run):
     return reader
 
 
-def findings(run, start=""):
-    """The findings whose text starts so."""
-    return [t for tag, kind, t in read(run).paragraphs if kind == "finding" and start in t]
+def findings(run, words):
+    """The findings in which the words are."""
+    return [text for text in read(run).texts("p", "finding") if words in text]
 
 
 def missing(run):
-    return " ".join(text for _, kind, text in read(run).paragraphs if kind == "missing")
+    return " ".join(read(run).texts("p", "missing"))
 
 
 def table(run, title, *, heads=1):

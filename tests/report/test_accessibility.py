@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from browsing import needs_chromium, violations
-from fabricated import BLANK
+from fabricated import BLANK, EMPTY, SOMETIMES
 from PIL import Image
 
 from misgiving import Deferral, Predictions
@@ -18,20 +18,20 @@ from misgiving.report.reproduction.page import render_page
 pytestmark = needs_chromium
 
 MODELS = ("vanilla", "proposed")  # as few as show every part of the page, because axe takes long
-UNFOLD = "() => document.querySelectorAll('details').forEach((one) => { one.open = true; })"
+UNFOLD = "() => document.querySelectorAll('details').forEach((fold) => { fold.open = true; })"
 
 
 @pytest.fixture
-def found_in(browser):
+def violations_in(browser):
     """Violations that axe finds in a file, with everything unfolded."""
 
     def look(path):
         page = browser.new_page()
         page.goto(path.as_uri())
         page.evaluate(UNFOLD)
-        found = violations(page)
+        violated = violations(page)
         page.close()
-        return found
+        return violated
 
     return look
 
@@ -51,7 +51,7 @@ def predictions(seed, confidence):
     )
 
 
-def test_the_report_of_an_evaluation_violates_nothing(found_in, tmp_path):
+def test_the_report_of_an_evaluation_violates_nothing(violations_in, tmp_path):
     deferral = Deferral(max_error=0.1, max_ood_false_alarms=0.05).fit(predictions(0, 3))
     evaluation = evaluate(predictions(1, 2), deferral, ood={"scans": predictions(2, 0)})
     picture = np.full((30, 40, 3), 90, np.uint8)
@@ -66,10 +66,10 @@ def test_the_report_of_an_evaluation_violates_nothing(found_in, tmp_path):
         assert f'<section id="{part}">' in text
     assert "<details>" in text
     assert "The file cannot be read." in text
-    assert found_in(path) == []
+    assert violations_in(path) == []
 
 
-def test_the_contact_sheet_violates_nothing(found_in, tmp_path):
+def test_the_contact_sheet_violates_nothing(violations_in, tmp_path):
     seen = tmp_path / "seen.png"
     Image.new("RGB", (40, 30), (90, 120, 200)).save(seen)
     rows = [
@@ -79,14 +79,14 @@ def test_the_contact_sheet_violates_nothing(found_in, tmp_path):
     ]
     page = tmp_path / "sheet.html"
     page.write_text(contact_sheet(rows), encoding="utf-8")
-    assert found_in(page) == []
+    assert violations_in(page) == []
 
 
-def test_the_report_of_a_reproduction_violates_nothing(with_policies, found_in, tmp_path):
-    tables = ("results", "intervals", "histories", "reliability", "risk_coverage")
-    frames = {name: getattr(with_policies, name) for name in tables}
+def test_the_report_of_a_reproduction_violates_nothing(complete, violations_in, tmp_path):
+    tables = ("results", "intervals", "histories", "confusions", "reliability", "risk_coverage")
+    frames = {name: getattr(complete, name) for name in tables}
     small = {name: rows[rows["model"].isin(MODELS)] for name, rows in frames.items()}
-    blank = dict.fromkeys((*BLANK, "risk-coverage", "reliability"), BLANK["figure-2"])
     page = tmp_path / "report.html"
-    page.write_text(render_page(replace(with_policies, **small), blank), encoding="utf-8")
-    assert found_in(page) == []
+    blank = BLANK | dict.fromkeys(SOMETIMES, EMPTY)
+    page.write_text(render_page(replace(complete, **small), blank), encoding="utf-8")
+    assert violations_in(page) == []

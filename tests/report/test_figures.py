@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from fabricated import Confusion, Result, RiskPoint, bins, frame, risk_points, where
+from fabricated import MODELS, Confusion, Result, RiskPoint, bins, risk_points, where
 from matplotlib.colors import same_color
 
 from misgiving.report.figures import SCORE_STYLES, STYLES, inline, render
@@ -25,32 +25,32 @@ from misgiving.report.reproduction.figures import (
     sensitivity_figure,
 )
 from misgiving.report.reproduction.findings import Convergence
+from misgiving.reproduction.tables import table_of
 
 CLASSES = ["DF", "MEL", "NV", "BCC", "AK"]
-MODELS = ("vanilla", "mse", "detached", "proposed")
 PANELS = {"mse": "mse", "ranking": "proposed"}  # of one model
 
 
 def learning(rows):
-    figure = learning_figure(frame("histories.csv", rows), monitored="validation")
+    figure = learning_figure(table_of(rows, "histories.csv"), monitored="validation")
     return dict(zip(("mse", "ranking", "accuracy"), figure.axes, strict=True))
 
 
 def sensitivities(rows, classes=CLASSES):
     rows = where(rows, experiment="generalization", dataset="validation", detector="")
-    return sensitivity_figure(frame("results.csv", rows), classes=classes)
+    return sensitivity_figure(table_of(rows, "results.csv"), classes=classes)
 
 
 def new_classes(rows):
-    return new_classes_figure(frame("results.csv", rows))
+    return new_classes_figure(table_of(rows, "results.csv"))
 
 
 def confusions(rows, **options):
-    return confusion_figure(frame("confusions.csv", rows), **options).axes
+    return confusion_figure(table_of(rows, "confusions.csv"), **options).axes
 
 
 def risks(points, trials=()):
-    return risk_figure(frame("risk_coverage.csv", points), frame("results.csv", trials))
+    return risk_figure(table_of(points, "risk_coverage.csv"), table_of(trials, "results.csv"))
 
 
 def lines_of(axes):
@@ -113,20 +113,14 @@ def test_losses_of_very_different_size_are_drawn_on_a_logarithmic_axis(histories
 def test_sensitivities_stand_by_class_with_mean_deviation_and_trials(results):
     axes = sensitivities(results).axes[0]
     assert ticks_of(axes) == [*CLASSES, "balanced\naccuracy"]
-    where_df = {"experiment": "generalization", "metric": "sensitivity/DF", "model": "vanilla"}
+    where_df = {"metric": "sensitivity/DF", "model": "vanilla"}
     values = np.array([100 * row.value for row in where(results, **where_df)])
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [values.mean()])
     np.testing.assert_allclose(axes.lines[1].get_ydata(), values)
     assert not sensitivities(where(results, trial=0)).axes[0].collections
-
-
-def test_whiskers_end_where_a_share_does(results):
-    wide = [
-        row._replace(value=1.0 if row.trial else 0.1)
-        for row in where(results, metric="sensitivity/DF", model="vanilla")
-    ]
+    wide = [row._replace(value=1.0 if row.trial else 0.1) for row in where(results, **where_df)]
     (whisker,) = sensitivities(wide, classes=["DF"]).axes[0].collections
-    (_, low), (_, high) = whisker.get_segments()[0]
+    (_, low), (_, high) = whisker.get_segments()[0]  # within 0 to 100 %
     assert (low, high) == (pytest.approx(100 * (0.7 - np.std([0.1, 1, 1], ddof=1))), 100)
 
 
@@ -151,15 +145,13 @@ def test_chance_is_drawn_only_where_it_is_near(results, level, drawn):
     assert (axes.get_ylim()[0] < 60) == drawn
 
 
-@pytest.mark.parametrize("draw", [sensitivities, new_classes])
-def test_a_model_keeps_its_colour_through_the_figures(results, draw):
-    legend = draw(results).legends[0]
-    colours = {
-        text.get_text(): handle.get_color()
-        for handle, text in zip(legend.legend_handles, legend.texts, strict=True)
-    }
-    assert colours.keys() == set(MODELS)
-    assert all(same_color(colour, STYLES[model][0]) for model, colour in colours.items())
+def test_a_model_keeps_its_colour_through_the_figures(results):
+    for draw in (sensitivities, new_classes):
+        legend = draw(results).legends[0]
+        handles = zip(legend.texts, legend.legend_handles, strict=True)
+        colours = {text.get_text(): handle.get_color() for text, handle in handles}
+        assert colours.keys() == set(MODELS)
+        assert all(same_color(colours[model], STYLES[model][0]) for model in MODELS)
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "jpg"])
@@ -201,13 +193,8 @@ def test_examples_are_as_many_as_fit_and_neither_distorted_nor_enlarged():
 
 def test_a_matrix_for_each_model_counts_over_the_trials_of_one_experiment():
     cells = (("MEL", "MEL", 3), ("MEL", "NV", 1), ("NV", "NV", 20))
-    experiments = ("generalization", "ood_detection")
-    rows = [
-        Confusion(experiment, trial, model, *cell)
-        for experiment, trial, model, cell in product(
-            experiments, range(2), ("vanilla", "proposed"), cells
-        )
-    ]
+    units = product(("generalization", "ood_detection"), range(2), ("vanilla", "proposed"))
+    rows = [Confusion(*unit, *cell) for unit, cell in product(units, cells)]
     drawn = confusions(rows, classes=["MEL", "NV"])
     assert [axes.get_title(loc="left") for axes in drawn] == ["vanilla", "proposed"]
     assert words_of(drawn[0]) == ["6", "2", "0", "40"]
@@ -236,29 +223,27 @@ def test_risks_are_drawn_in_percent_with_intervals_side_by_side():
     assert names == ["MSP", "entropy", "combination", "predicted loss"]
 
 
-def test_every_panel_of_risks_shows_the_whole_of_the_worst_model():
+def test_panels_of_risks_show_the_worst_model_and_a_dot_for_every_trial_at_80_percent():
     rows = [
-        RiskPoint(model, "another", share, risk * share, None, None)  # without intervals
-        for (model, risk), share in product((("vanilla", 0.05), ("proposed", 0.3)), (0.5, 1.0))
+        RiskPoint(model, "msp", share, risk * share, None, None)  # without intervals
+        for (model, risk), share in product((("mse", 0.05), ("proposed", 0.3)), (0.5, 1.0))
     ]
-    for axes in risks(rows).axes[:2]:
+    place = ("mse", "validation", "msp")
+    trials = [
+        Result("generalization", trial, *place, f"risk_at_coverage/{level}", 0.11 + 0.01 * trial)
+        for trial, level in product(range(3), (0.8, 0.5))
+    ]
+    panels = risks(rows, trials).axes[:2]
+    for axes in panels:
         assert axes.get_ylim()[0] == 0
         assert axes.get_ylim()[1] >= 30
-
-
-def test_every_trial_has_its_dot_at_80_percent_accepted():
-    rows = where(risk_points(), model="mse", detector="msp")
-    place = ("mse", "validation", "msp", "risk_at_coverage/0.8")
-    values = (0.11, 0.12, 0.13)
-    trials = [Result("generalization", trial, *place, v) for trial, v in enumerate(values)]
-    trials += [row._replace(metric="risk_at_coverage/0.5") for row in trials]
-    (dots,) = [line for line in risks(rows, trials).axes[0].lines if line.get_marker() == "o"]
+    (dots,) = [line for line in panels[0].lines if line.get_marker() == "o"]
     assert list(dots.get_xdata()) == [80, 80, 80]
     assert dots.get_ydata() == pytest.approx([11, 12, 13])
 
 
 def test_marks_of_calibration_stand_at_percents_and_vanilla_has_no_expected_loss():
-    axes = calibration_figure(frame("reliability.csv", bins())).axes
+    axes = calibration_figure(table_of(bins(), "reliability.csv")).axes
     assert [words_of(panel) for panel in axes] == [[], [], [], [], ["not measured"], [], [], []]
     assert axes[0].collections[0].get_offsets()[0].tolist() == pytest.approx([10, 25])
 

@@ -1,21 +1,12 @@
+"""Findings beside the claims: collapse, convergence, scores, targets, OOD rule."""
+
 from dataclasses import replace
 
 import pytest
-from fabricated import (
-    SETTINGS,
-    Epoch,
-    Result,
-    frame,
-    interval,
-    ood,
-    policies,
-    policy,
-    run_of,
-)
-from pages import findings, read, table, texts
+from fabricated import Epoch, Result, interval, ood, policies, policy, run_of
+from pages import findings, missing, read, table, texts
 
 from misgiving.report.names import PLAIN, POINTS
-from misgiving.report.reproduction.claims import Effect
 from misgiving.report.reproduction.findings import (
     by_effect,
     collapse_of,
@@ -26,16 +17,16 @@ from misgiving.report.reproduction.findings import (
     targets_of,
 )
 from misgiving.report.reproduction.run import models_of
+from misgiving.reproduction.tables import table_of
 
 POLICY = "policy/0.1"
 TARGETS = "Every target, by model"
-SCORES = "Every score of every model"
 
 
 def test_models_stand_from_plain_to_proposed_and_strangers_last(results):
     names = ("other", "proposed", "vanilla")
     rows = [row._replace(model=name) for name in names for row in results[:2]]
-    assert models_of(frame("results.csv", rows)) == ["vanilla", "proposed", "other"]
+    assert models_of(table_of(rows, "results.csv")) == ["vanilla", "proposed", "other"]
 
 
 @pytest.mark.parametrize(
@@ -73,22 +64,19 @@ def epochs(experiment, trial, model, values, part="validation"):
 
 def trainings(proposed=FAST, *, rates=(), trials=3):
     """Histories of both models at the protocol's own rate, and at others as pairs of curves."""
-    rows = []
-    for trial in range(trials):
-        rows += epochs("generalization", trial, "vanilla", VANILLA)
-        rows += epochs("generalization", trial, "proposed", proposed)
-        for rate, (plain, joint) in rates:
-            rows += epochs(f"learning_rate/{rate}", trial, "vanilla", plain)
-            rows += epochs(f"learning_rate/{rate}", trial, "proposed", joint)
-    return rows
+    pairs = [("generalization", (VANILLA, proposed))]
+    pairs += [(f"learning_rate/{rate}", curves) for rate, curves in rates]
+    return [
+        row
+        for trial in range(trials)
+        for experiment, (plain, joint) in pairs
+        for model, values in (("vanilla", plain), ("proposed", joint))
+        for row in epochs(experiment, trial, model, values)
+    ]
 
 
 def convergence(histories, results=()):
     return convergence_of(run_of(results, histories=histories))
-
-
-def diverged(rate, trial, model):
-    return Result(f"learning_rate/{rate}", trial, model, "validation", "", "diverged", 1.0)
 
 
 def test_the_level_is_95_percent_of_vanillas_mean_final_value():
@@ -101,17 +89,18 @@ def test_the_level_is_95_percent_of_vanillas_mean_final_value():
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_epochs_are_counted_on_the_monitored_set_until_the_level_is_first_reached(part):
     other = epochs("generalization", 0, "proposed", (1.0,) * 4, part=part)
-    found = convergence([*trainings(FAST), *other])
-    assert found.at(OWN, "vanilla")["epochs"].to_list() == [4, 4, 4]
-    assert found.at(OWN, "proposed")["epochs"].to_list() == [2, 2, 2]
+    reached = convergence([*trainings(FAST), *other])
+    assert reached.at(OWN, "vanilla")["epochs"].to_list() == [4, 4, 4]
+    assert reached.at(OWN, "proposed")["epochs"].to_list() == [2, 2, 2]
     assert convergence(trainings(NEVER)).at(OWN, "proposed")["epochs"].isna().all()
 
 
 def test_a_training_that_diverged_has_not_reached_the_level_it_passed():
+    place = ("learning_rate/0.001", 1, "vanilla", "validation", "")
     rows = trainings(rates=[("0.001", (FAST, FAST))])
-    found = convergence(rows, [diverged("0.001", 1, "vanilla")])
-    assert found.at(1e-3, "vanilla")["epochs"].isna().to_list() == [False, True, False]
-    assert found.ends("vanilla") == (3, 2, 1)
+    reached = convergence(rows, [Result(*place, "diverged", 1.0)])
+    assert reached.at(1e-3, "vanilla")["epochs"].isna().to_list() == [False, True, False]
+    assert reached.ends("vanilla") == (3, 2, 1)
 
 
 @pytest.mark.parametrize(
@@ -124,9 +113,9 @@ def test_a_training_that_diverged_has_not_reached_the_level_it_passed():
     ],
 )
 def test_pairs_of_trials_are_counted_by_who_reaches_the_level(pair, faster, only_proposed):
-    found = convergence(trainings(rates=[("0.001", pair)]))
-    assert found.faster(1e-3) == faster
-    assert found.only_proposed(1e-3) == only_proposed
+    reached = convergence(trainings(rates=[("0.001", pair)]))
+    assert reached.faster(1e-3) == faster
+    assert reached.only_proposed(1e-3) == only_proposed
 
 
 def test_convergence_is_a_count_over_trials_and_no_test():
@@ -138,41 +127,36 @@ def test_convergence_is_a_count_over_trials_and_no_test():
     assert said.endswith("These are counts over 6 trials without a test.")
 
 
-def beside_msp(metric, *bounds, detector="predicted_loss", model="proposed"):
-    where = {"model": model, "baseline": "msp", "dataset": "validation"}
-    return interval(detector, metric, *bounds, **where)
-
-
 SCORED = Result("generalization", 0, "proposed", "validation", "msp", "aurc", 0.1)
+BESIDE_MSP = {"baseline": "msp", "dataset": "validation"}
 
 
 @pytest.mark.parametrize(
     ("bounds", "effect", "words"),
     [
-        ((-0.03, -0.01), Effect.BETTER, "ranks errors better than its MSP: AURC"),
-        ((0.01, 0.03), Effect.WORSE, "ranks errors worse than its MSP: AURC +0.020"),
-        ((-0.01, 0.03), Effect.UNDECIDED, "No clear difference of the proposed model's predicted"),
-        ((), Effect.UNKNOWN, "cannot be judged: AURC"),
+        ((-0.03, -0.01), "better", "ranks errors better than its MSP: AURC"),
+        ((0.01, 0.03), "worse", "ranks errors worse than its MSP: AURC +0.020"),
+        ((-0.01, 0.03), "undecided", "No clear difference of the proposed model's predicted"),
+        ((), "unknown", "cannot be judged: AURC"),
     ],
 )
 def test_a_score_beats_msp_only_where_the_paired_interval_says_so(bounds, effect, words):
-    rows = [beside_msp("aurc", *bounds), beside_msp("aurc", -0.03, -0.01, model="mse")]
+    rows = [
+        interval("predicted_loss", "aurc", *bounds, **BESIDE_MSP),
+        interval("predicted_loss", "aurc", -0.03, -0.01, model="mse", **BESIDE_MSP),
+    ]
     run = run_of([SCORED], rows)
-    found = by_effect(from_msp(run, "predicted_loss", "aurc").values())
-    assert "proposed" in [row.model for row in found[effect]]
-    assert "mse" in [row.model for row in found[Effect.BETTER]]
+    effects = by_effect(from_msp(run, "predicted_loss", "aurc").values())
+    assert "proposed" in [row.model for row in effects[effect]]
+    assert "mse" in [row.model for row in effects["better"]]
     assert findings(run, words)
+    elsewhere = run_of([SCORED], [row._replace(baseline="vanilla") for row in rows])
+    assert from_msp(elsewhere, "predicted_loss", "aurc") == {}
+    assert len(findings(elsewhere, "was not compared with MSP")) == 4
 
 
-def test_a_score_without_a_difference_from_msp_cannot_be_judged():
-    rows = [beside_msp("aurc", -0.03, -0.01)._replace(baseline="vanilla")]
-    run = run_of([SCORED], rows)
-    assert from_msp(run, "predicted_loss", "aurc") == {}
-    assert len(findings(run, "was not compared with MSP")) == 4
-
-
-def test_every_acceptance_score_of_a_model_has_a_row_with_its_difference_from_msp(with_policies):
-    heads, *rows = texts(read(with_policies).tables[SCORES])
+def test_every_acceptance_score_of_a_model_has_a_row_with_its_difference_from_msp(complete):
+    heads, *rows = texts(read(complete).tables["Every score of every model"])
     column = heads.index("AURC \N{MINUS SIGN} MSP's") - len(heads)
     models = ("vanilla", "mse", "detached", "proposed")
     starts = [[row[0] for row in rows].index(model) for model in models]
@@ -181,18 +165,17 @@ def test_every_acceptance_score_of_a_model_has_a_row_with_its_difference_from_ms
     assert "\N{MINUS SIGN}0.020" in [row[column] for row in rows]
 
 
-def test_the_choice_is_listed_trial_by_trial_and_measured_elsewhere(with_policies):
-    captions = [text for tag, _, text in read(with_policies).paragraphs if tag == "caption"]
-    words = "Highest AUROC on histology, trial by trial: vanilla kNN / ViM / ViM;"
-    assert any(words in text for text in captions)
-    names = [row[0].text for row in table(with_policies, "The chosen detector beside ODIN and MSP")]
-    assert names.count("boxes") == 1
-    assert "histology" not in names
+def test_the_choice_is_listed_trial_by_trial_and_measured_elsewhere(complete):
+    words = "Highest AUROC on colon, trial by trial: vanilla kNN / ViM / ViM;"
+    assert any(words in text for text in read(complete).texts("caption"))
+    names = [row[0].text for row in table(complete, "The chosen detector beside ODIN and MSP")]
+    assert names.count("B-Box") == 1
+    assert "colon" not in names
 
 
-def targets(*trials, target=0.1, model="proposed", intervals=()):
+def targets(*trials, intervals=()):
     """The target of policies that are given trial by trial, and their run."""
-    rows = [row for k, facts in enumerate(trials) for row in policy(k, model, target, **facts)]
+    rows = [row for k, facts in enumerate(trials) for row in policy(k, "proposed", 0.1, **facts)]
     run = run_of(rows, intervals)
     return targets_of(run)[0], run
 
@@ -211,23 +194,26 @@ def error(*bounds):
     ],
 )  # fmt: skip
 def test_the_accepted_share_has_its_interval_where_every_trial_is_certified(trials, words):
-    found, run = targets(*trials, intervals=[interval(POLICY, "coverage", 0.28, 0.34)])
-    assert found.certified == sum("smallest" not in facts for facts in trials)
+    target, run = targets(*trials, intervals=[interval(POLICY, "coverage", 0.28, 0.34)])
+    assert target.certified == sum("smallest" not in facts for facts in trials)
     assert findings(run, words)
 
 
 @pytest.mark.parametrize(
-    ("bounds", "status", "words"),
+    ("errors", "bounds", "status", "words"),
     [
-        ((0.02, 0.1), "met", "the whole interval meets the target"),
-        ((0.11, 0.2), "missed", "exceeds the target, which was missed"),
-        ((0.02, 0.11), "inconclusive", "the interval includes the target"),
-        ((), "no_interval", "meets the target in 1 of 2 trials"),
+        ((0.05, 0.12), (0.02, 0.1), "met", "the whole interval meets the target"),
+        ((0.05, 0.12), (0.11, 0.2), "missed", "exceeds the target, which was missed"),
+        ((0.05, 0.12), (0.02, 0.11), "inconclusive", "the interval includes the target"),
+        ((0.05, 0.12), (), "no_interval", "meets the target in 1 of 2 trials"),
+        ((None,), (), "nothing_accepted", "its error is unknown"),
     ],
 )
-def test_a_target_is_met_or_missed_only_where_the_whole_interval_says_so(bounds, status, words):
-    found, run = targets({"error": 0.05}, {"error": 0.12}, intervals=[error(*bounds)])
-    assert found.status == status
+def test_a_target_is_met_or_missed_only_where_the_whole_interval_says_so(
+    errors, bounds, status, words
+):
+    target, run = targets(*({"error": value} for value in errors), intervals=[error(*bounds)])
+    assert target.status == status
     assert findings(run, words)
 
 
@@ -237,8 +223,8 @@ def test_a_target_is_judged_by_one_image_of_each_group_as_it_is_certified():
     run = run_of(
         [*rows, drawn], [error(0.11, 0.13), interval(POLICY, "error_per_group", 0.05, 0.09)]
     )
-    (found,) = targets_of(run)
-    assert (found.errors, found.status) == ([0.07], "met")
+    (target,) = targets_of(run)
+    assert (target.errors, target.status) == ([0.07], "met")
     heads, line = texts(read(run).tables[TARGETS])
     first, second = (at for at, name in enumerate(heads) if name.startswith("Errors among"))
     assert "one image of each group" in heads[first]
@@ -246,17 +232,11 @@ def test_a_target_is_judged_by_one_image_of_each_group_as_it_is_certified():
     assert (line[first], line[second]) == ("7.0", "12.0")
 
 
-def test_a_target_without_accepted_cases_is_not_called_met():
-    found, run = targets({"error": None, "coverage": 0.0})
-    assert found.status == "nothing_accepted"
-    assert findings(run, "its error is unknown")
-
-
 def test_trials_without_an_error_leave_the_others_and_no_interval():
-    found, run = targets({"error": 0.041}, {"smallest": 0.2})
-    assert (found.status, found.met, found.smallest) == ("no_interval", 1, [0.2])
-    ((_, target, certified, _, errors, *_),) = table(run, TARGETS)
-    assert (target.text, certified.text) == ("10", "1 of 2")
+    target, run = targets({"error": 0.041}, {"smallest": 0.2})
+    assert (target.status, target.met, target.smallest) == ("no_interval", 1, [0.2])
+    ((_, rate, certified, _, errors, *_),) = table(run, TARGETS)
+    assert (rate.text, certified.text) == ("10", "1 of 2")
     assert (errors.text, errors.small) == ("4.1", ("(no interval)",))
 
 
@@ -283,18 +263,10 @@ def test_the_main_target_is_one_in_ten_of_the_proposed_model_or_else_the_plaines
     assert main_target(targets_of(run_of(rows))).model == "vanilla"
 
 
-def test_each_model_names_its_acceptance_score(with_policies):
-    small = [row[0].small for row in table(with_policies, TARGETS)]
-    assert small.count(("accepts by MSP",)) == 4
-
-
 @pytest.mark.parametrize(
     ("shares", "words"),
     [
-        (
-            {},
-            "3.0 ± 0.0 % of in-distribution images are called OOD by mistake (at most 5 % in 3 of",
-        ),
+        ({}, "3.0 ± 0.0 % of in-distribution images are called OOD by mistake (at most 5 % in 3"),
         ({"validation": 0.08}, "at most 5 % in 0 of 3 trials"),
         (dict.fromkeys(("validation", "histology", "photographs", "boxes"), 0.0), "no image"),
     ],
@@ -305,20 +277,17 @@ def test_false_alarms_are_held_against_what_the_rule_is_calibrated_to(shares, wo
 
 
 def test_the_sets_stand_by_the_share_of_ood_images_that_is_detected():
-    model, shares = ood_shares(run_of(ood()))
-    assert (model, list(shares)) == (
-        "proposed",
-        ["validation", "boxes", "photographs", "histology"],
-    )
-    kinds = [
-        cell for row in texts(table(run_of(ood()), "Share called OOD, by set")) for cell in row
-    ]
-    assert kinds.count("false alarms ↓") == 1
-    assert kinds.count("detected ↑") == 3
+    run = run_of(ood())
+    model, shares = ood_shares(run)
+    assert model == "proposed"
+    assert list(shares) == ["validation", "boxes", "photographs", "histology"]
+    kinds = [cell for row in texts(table(run, "Share called OOD, by set")) for cell in row]
+    assert (kinds.count("false alarms ↓"), kinds.count("detected ↑")) == (1, 3)
 
 
-def test_only_a_split_by_image_has_a_warning(with_policies):
-    by_image = replace(with_policies, settings=SETTINGS | {"split": "paper"})
-    for run, warned in ((by_image, True), (with_policies, False)):
-        said = [text for _, kind, text in read(run).paragraphs if kind == "missing"]
-        assert any("Paper's split" in text for text in said) == warned
+def test_a_model_names_its_score_and_a_split_by_image_has_a_warning(complete):
+    small = [row[0].small for row in table(complete, TARGETS)]
+    assert small.count(("accepts by MSP",)) == 4
+    by_image = replace(complete, settings=complete.settings | {"split": "paper"})
+    assert "Paper's split" in missing(by_image)
+    assert "Paper's split" not in missing(complete)

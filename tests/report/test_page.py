@@ -1,13 +1,15 @@
 import re
+from dataclasses import replace
 from statistics import mean, stdev
 
 import pytest
 from elements import parse
-from fabricated import ALWAYS, BLANK, SETTINGS, Result, leakage_of, run_of, where
+from fabricated import ALWAYS, BLANK, SETTINGS, SOMETIMES, Result, leakage_of, run_of, where
 from pages import missing, read, table, texts
 
-from misgiving.report.reproduction.page import draw_figures, render_page, write_report
+from misgiving.report.reproduction.page import render_page, write_report
 from misgiving.report.reproduction.run import Quantity
+from misgiving.reproduction.tables import table_of
 
 OPEN = {
     "margin of Eq. 1": "1",
@@ -21,41 +23,23 @@ ODIN = "Five metrics on every set"
 DETECTORS = "Every detector on every set, by model"
 
 
-def without(rows, **unwanted):
-    dropped = set(where(rows, **unwanted))
-    return [row for row in rows if row not in dropped]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("report")
-
-
-@pytest.fixture(scope="module")
-def report(finished, folder):
-    return write_report(finished, folder)
-
-
-@pytest.fixture(scope="module")
-def html(report):
-    return report.read_text(encoding="utf-8")
-
-
 @pytest.fixture(scope="module")
 def page(finished):
     return read(finished)
 
 
-def test_the_report_and_its_figures_are_written_alike_and_nothing_else(finished, folder, report):
-    assert report == folder / "report.html"
+def test_the_report_and_its_figures_are_written_alike_and_nothing_else(finished, tmp_path):
+    report = write_report(finished, tmp_path)
     figures = {f"{name}.{kind}" for name in ALWAYS for kind in ("png", "svg")}
-    assert {path.name for path in folder.rglob("*.*")} == {"report.html", *figures}
-    before = {path: path.read_bytes() for path in folder.rglob("*.*")}
-    write_report(finished, folder)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    assert {path.name for path in before} == {"report.html", *figures}
+    write_report(finished, tmp_path)
     assert {path: path.read_bytes() for path in before} == before
+    check_page(report.read_text(encoding="utf-8"))
 
 
-def test_the_page_is_well_formed_small_and_loads_nothing(html):
+def check_page(html):
+    """The page is well-formed and small, loads nothing, and describes its figures."""
     reader = parse(html)
     assert len(html) < 2_000_000
     assert (reader.open, reader.disordered) == ([], [])
@@ -86,10 +70,6 @@ def test_text_from_files_is_shown_and_not_executed(results):
     assert reader.texts("li").count(hostile) == 1
 
 
-def test_the_summary_counts_the_claims_of_each_status(page):
-    assert ("p", "", "Of 5 claims of the paper: 5 inconclusive.") in page.paragraphs
-
-
 def test_a_table_has_means_over_trials_in_percent_and_differences_below(finished, results):
     rows = table(finished, ODIN)
     start = [row[0].text for row in rows].index("boxes")
@@ -115,16 +95,13 @@ def test_a_difference_shows_its_intervals_and_the_value_of_each_trial(finished):
     assert by_trial == ", ".join(f"{100 * value:+.1f}".replace("-", MINUS) for value in values)
 
 
-def test_a_difference_without_an_interval_says_so(finished):
+def test_a_set_has_its_sizes_whether_odin_is_tuned_on_it_and_whether_there_are_intervals(finished):
     rows = table(finished, ODIN)
+    small = {row[0].text: row[0].small for row in rows if len(row) == 7}
+    assert small["boxes"] == ("230 images", "41 groups")
+    assert small["histology"][-1] == "ODIN is tuned on this set"
     start = [row[0].text for row in rows].index("clinical skin")
     assert all(cell.small[0] == "(no interval)" for cell in rows[start + 4][1:])
-
-
-def test_a_set_stands_with_its_sizes_and_only_odins_is_marked_as_tuned(finished):
-    rows = {row[0].text: row[0].small for row in table(finished, ODIN) if len(row) == 7}
-    assert rows["boxes"] == ("230 images", "41 groups")
-    assert rows["histology"][-1] == "ODIN is tuned on this set"
 
 
 @pytest.mark.parametrize(
@@ -135,32 +112,38 @@ def test_a_set_stands_with_its_sizes_and_only_odins_is_marked_as_tuned(finished)
     ],
 )
 def test_the_choices_of_tuning_for_odin_are_listed(results, last, words):
-    rows = [
-        row._replace(value=last)
-        if (row.metric, row.trial, row.model, row.detector) == ("temperature", 2, "vanilla", "odin")
-        else row
-        for row in results
-    ]
-    assert any(words in text for _, kind, text in read(run_of(rows)).paragraphs if kind == "note")
+    changed = where(results, metric="temperature", trial=2, model="vanilla", detector="odin")
+    rows = [row._replace(value=last) if row in changed else row for row in results]
+    assert any(words in text for text in read(run_of(rows)).texts("p", "note"))
 
 
-def test_every_detector_of_every_model_has_a_row_and_what_was_tuned_here_is_marked(with_policies):
-    names = [cell.text for row in read(with_policies).tables[DETECTORS] for cell in row]
+def test_every_detector_of_every_model_has_a_row_and_what_was_tuned_here_is_marked(complete):
+    names = [cell.text for row in read(complete).tables[DETECTORS] for cell in row]
     assert names.count("Detector") == 4
     assert names.count("best on tuning (chosen here)") == 4
-    assert names.count("best on tuning") == 8
+    assert names.count("best on tuning") == 4 * 6
 
 
-def test_choices_that_the_paper_leaves_open_are_told(page):
+def test_the_claims_and_choices_that_the_paper_leaves_open_are_told(page):
+    assert "Of 5 claims of the paper: 5 inconclusive." in page.texts("p")
     rows = dict(texts(page.tables["Choices that the paper leaves open, as taken here"]))
     assert {name: rows[name] for name in OPEN} == OPEN
 
 
-def test_a_missing_model_or_experiment_is_named(results):
-    said = missing(run_of(without(results, model="mse")))
-    assert "Missing in results.csv, experiment ood_detection: mse." in said
-    said = missing(run_of(without(results, experiment="new_classes")))
-    assert "Missing in results.csv, experiment new_classes: every model." in said
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        ({"model": "mse"}, "Missing in results.csv, experiment ood_detection: mse."),
+        ({"experiment": "new_classes"}, "results.csv, experiment new_classes: every model."),
+        ({"detector": "odin"}, "Missing in results.csv: ODIN"),
+        ({"detector": ""}, "Missing in results.csv: policies"),
+    ],
+)
+def test_a_missing_model_experiment_or_detector_is_named_and_leaves_the_rest(results, lost, words):
+    dropped = where(results, **lost)
+    run = run_of(row for row in results if row not in dropped)
+    assert words in missing(run)
+    assert len(read(run).tables["Verdicts"]) == 6
 
 
 def test_what_a_run_lacks_is_named(results):
@@ -173,25 +156,17 @@ def test_what_a_run_lacks_is_named(results):
     assert "Missing in results.csv: acceptance scores" in only
 
 
-@pytest.mark.parametrize("detector", ["odin", ""])
-def test_a_missing_detector_leaves_the_rest(results, detector):
-    assert len(read(run_of(without(results, detector=detector))).tables["Verdicts"]) == 6
+def test_a_figure_is_drawn_where_there_is_data_for_it(complete_figures):
+    assert complete_figures.keys() == {*ALWAYS, *SOMETIMES}  # others: see the first test
 
 
-def test_figures_are_drawn_where_there_is_data_for_them(dermoscopy, with_policies, finished):
-    assert draw_figures(finished).keys() == set(ALWAYS)
-    assert draw_figures(dermoscopy).keys() == {*ALWAYS, "confusions", "learning-rates"}
-    assert draw_figures(with_policies).keys() == {*ALWAYS, "risk-coverage", "reliability"}
-
-
-def test_unfinished_units_leakage_and_time_are_on_the_page(dermoscopy):
-    page = read(dermoscopy)
-    assert "1 unit is not in these numbers: generalization, trial 2, mse." in missing(dermoscopy)
+def test_unfinished_units_leakage_and_time_are_on_the_page(complete):
+    page = read(complete)
+    assert "1 unit is not in these numbers: generalization, trial 2, mse." in missing(complete)
     said = "4.1, trial 0: no group and no identical image is in two sets (1682 images in test)"
-    assert ("li", "", said) in page.paragraphs
-    assert ["training and measuring, summed over units", "15.1 hours"] in texts(
-        page.tables["Versions, checksum and duration"]
-    )
+    assert said in page.texts("li")
+    duration = ["training and measuring, summed over units", "15.1 hours"]
+    assert duration in texts(page.tables["Versions, checksum and duration"])
 
 
 def test_trials_that_share_the_same_are_listed_together(results):
@@ -201,17 +176,18 @@ def test_trials_that_share_the_same_are_listed_together(results):
         leakage_of("ood_detection", 2, 5),
     ]
     page = read(run_of(results, settings=SETTINGS | {"leakage": leakage}))
-    lines = [text.partition(":")[0] for tag, _, text in page.paragraphs if tag == "li"]
+    lines = [text.partition(":")[0] for text in page.texts("li")]
     for words in ("4.1, trials 0, 1, 2", "4.2 and 4.3, trials 0, 1", "4.2 and 4.3, trial 2"):
         assert words in lines
 
 
-def test_trials_without_a_policy_or_with_a_diverged_training_are_named(with_policies):
-    rows = list(with_policies.results.itertuples(index=False))
-    dropped = [r for r in rows if (r.model, r.trial, r.dataset) != ("mse", 1, "policy_test")]
-    assert "policies of mse, trial 1." in missing(run_of(dropped))
-    lost = [r for r in rows if (r.model, r.trial) != ("mse", 1)]
-    lost.append(Result("generalization", 1, "mse", "validation", "", "diverged", 1.0))
-    said = missing(run_of(lost))
+def test_trials_without_a_policy_or_with_a_diverged_training_are_named(complete):
+    rows = complete.results
+    of_trial = (rows["model"] == "mse") & (rows["trial"] == 1)
+    policies = of_trial & (rows["dataset"] == "policy_test")
+    assert "policies of mse, trial 1." in missing(replace(complete, results=rows[~policies]))
+    lost = [*rows[~of_trial].itertuples(index=False)]
+    lost.append(Result("generalization", 1, "mse", "test", "", "diverged", 1.0))
+    said = missing(replace(complete, results=table_of(lost, "results.csv")))
     assert "as the training diverged: mse, trial 1." in said
     assert "policies of" not in said

@@ -7,7 +7,7 @@ from browsing import needs_chromium
 from fabricated import BLANK, SETTINGS, run_of
 
 from misgiving.report.figures import SCORE_STYLES, STYLES
-from misgiving.report.reproduction.page import draw_figures, render_page
+from misgiving.report.reproduction.page import render_page
 
 pytestmark = needs_chromium
 MOST_WORDS = 2500
@@ -29,29 +29,22 @@ PRINTED = "() => dispatchEvent(new Event('beforeprint'))"
 
 
 @pytest.fixture(scope="module")
-def addresses(with_policies, dermoscopy, tmp_path_factory):
-    """Addresses of two pages; the figures of the second are empty, as drawing takes long."""
-    folder = tmp_path_factory.mktemp("page")
-    blank = dict.fromkeys((*BLANK, "confusions", "learning-rates"), BLANK["figure-2"])
-    pages = {
-        "policies": render_page(with_policies, draw_figures(with_policies)),
-        "dermoscopy": render_page(dermoscopy, blank),
-    }
-    for name, text in pages.items():
-        (folder / f"{name}.html").write_text(text, encoding="utf-8")
-    return {name: (folder / f"{name}.html").as_uri() for name in pages}
+def address(complete, complete_figures, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(render_page(complete, complete_figures), encoding="utf-8")
+    return path.as_uri()
 
 
 @pytest.fixture
-def visit(browser, addresses):
-    """Open a page at a width; it must have no error on its console."""
+def visit(browser, address):
+    """Open the page at a width; it must have no error on its console."""
     pages, errors = [], []
 
-    def opened(width=1400, name="policies", **options):
+    def opened(width=1400, **options):
         page = browser.new_page(viewport={"width": width, "height": 900}, **options)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda said: errors.append(said.text))
-        page.goto(addresses[name])
+        page.goto(address)
         pages.append(page)
         return page
 
@@ -59,9 +52,6 @@ def visit(browser, addresses):
     for page in pages:
         page.close()
     assert errors == []
-
-
-both = pytest.mark.parametrize("name", ["policies", "dermoscopy"])
 
 
 def luminance(colour):
@@ -79,27 +69,25 @@ def contrast(first, second):
 
 
 def number(text):
-    found = re.match(r"[+(]*(-?[\d.]+)", text.replace("\N{MINUS SIGN}", "-"))
-    return float(found[1]) if found else None
+    match = re.match(r"[+(]*(-?[\d.]+)", text.replace("\N{MINUS SIGN}", "-"))
+    return float(match[1]) if match else None
 
 
 def in_order(values, sign):
-    """Whether numbers rise (or fall), and what is no number comes after them."""
-    known = [value for value in values if value is not None]
-    return values[: len(known)] == sorted(known, key=lambda value: sign * value)
+    """True if numbers rise (or fall), and what is no number comes after them."""
+    numbers = [value for value in values if value is not None]
+    return values[: len(numbers)] == sorted(numbers, key=lambda value: sign * value)
 
 
-def named(bodies):
+def by_name(bodies):
     """The values of each group under its name; only the first row has the name."""
     return [
-        (body[0][0], sorted(row[1 if index == 0 else 0 :] for index, row in enumerate(body)))
-        for body in bodies
+        (body[0][0], sorted(row[index == 0 :] for index, row in enumerate(body))) for body in bodies
     ]
 
 
-@both
-def test_the_unfolded_page_has_few_words_and_all_verdicts_are_seen_without_scrolling(visit, name):
-    page = visit(name=name)
+def test_the_unfolded_page_has_few_words_and_all_verdicts_are_seen_without_scrolling(visit):
+    page = visit()
     assert 300 < page.evaluate(WORDS) <= MOST_WORDS
     assert [it.is_visible() for it in page.locator("table").all()].count(True) == 1
     verdicts = page.locator("table").first
@@ -107,14 +95,9 @@ def test_the_unfolded_page_has_few_words_and_all_verdicts_are_seen_without_scrol
     assert heads == ["Claim", "Effect", "Verdict", "Harms"]
     last = verdicts.locator("tbody tr").nth(4).bounding_box()
     assert last["y"] + last["height"] < 900 < page.locator("figure").first.bounding_box()["y"] + 250
-
-
-def test_the_contents_stay_in_view_and_lead_to_their_section(visit):
-    page = visit()
     page.get_by_role("link", name="OOD detection").click()
     assert abs(page.locator("#table-1").bounding_box()["y"]) < 100
-    contents = page.get_by_role("navigation").bounding_box()
-    assert 0 <= contents["y"] < 100
+    assert 0 <= page.get_by_role("navigation").bounding_box()["y"] < 100  # it stays in view
 
 
 def test_a_click_on_a_heading_sorts_within_and_between_the_groups_of_a_table(visit):
@@ -132,11 +115,11 @@ def test_a_click_on_a_heading_sorts_within_and_between_the_groups_of_a_table(vis
         groups = [[number(row[place]) for row in body] for body in after]
         assert all(in_order(values, sign) for values in groups)
         assert in_order([values[0] for values in groups], sign)
-        assert sorted(named(after)) == sorted(named(before))
+        assert sorted(by_name(after)) == sorted(by_name(before))
 
 
-def test_the_pointer_shows_the_numbers_of_the_nearest_mark(visit, with_policies):
-    page, run = visit(), with_policies
+def test_the_pointer_shows_the_numbers_of_the_nearest_mark(visit, complete):
+    page, run = visit(), complete
     where = {"experiment": "generalization", "dataset": run.measured, "detector": ""}
     rows = run.rows(**where, model="vanilla", metric="balanced_accuracy")
     values = [100 * value for value in rows["value"]]
@@ -152,9 +135,8 @@ def test_the_pointer_shows_the_numbers_of_the_nearest_mark(visit, with_policies)
     assert not page.locator("#tip").is_visible()
 
 
-@both
-def test_nothing_is_clipped_on_a_phone_where_verdicts_are_below_each_other(visit, name):
-    page = visit(390, name)
+def test_nothing_is_clipped_on_a_phone_where_verdicts_are_below_each_other(visit):
+    page = visit(390)
     cells = page.locator("table").first.locator("tbody tr").first.locator("th, td").all()
     assert {cell.bounding_box()["x"] for cell in cells} == {cells[0].bounding_box()["x"]}
     page.evaluate(OPEN)
@@ -187,9 +169,8 @@ def test_words_and_colours_of_the_figures_can_be_told_from_the_page(visit, schem
         assert scheme == "light" or contrast(shown, ground) >= 3
 
 
-@both
-def test_folds_are_open_in_print_and_the_page_is_light(visit, name):
-    page = visit(A4, name, color_scheme="dark")
+def test_folds_are_open_in_print_and_the_page_is_light(visit):
+    page = visit(A4, color_scheme="dark")
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate(SHOWN)
     page.evaluate(PRINTED)
