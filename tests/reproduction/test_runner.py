@@ -134,7 +134,7 @@ def test_only_the_chosen_units_run_each_with_the_threads_it_records(
 )
 def test_units_use_the_cores_that_there_are(monkeypatch, device, cores, count, jobs):
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    monkeypatch.setattr(runner, "device_of_process", torch.device)
+    monkeypatch.setattr(runner, "device_named", torch.device)
     protocol = replace(TINY, training=replace(TINY.training, device=device))
     assert runner.jobs_for(protocol, count) == jobs
 

@@ -16,12 +16,12 @@ import torch.distributed
 from coloured import coloured_set
 from safetensors.torch import save_file
 
-from misgiving.models import processes
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import predict
+from misgiving.training import processes
 from misgiving.training.config import TrainingConfig
-from misgiving.training.devices import start_fabric
 from misgiving.training.loop import seeded, train
+from misgiving.training.processes import start_fabric
 
 
 def train_once(devices, out, options):

@@ -13,9 +13,8 @@ from safetensors.torch import load_file
 from shared_training import train_all
 
 from misgiving.errors import TrainingError, UsageError
-from misgiving.models import processes
-from misgiving.models.processes import explain_lost_process
-from misgiving.training.devices import start_fabric
+from misgiving.training import processes
+from misgiving.training.processes import explain_lost_process, start_fabric
 
 SCRIPT = Path(__file__).with_name("shared_training.py")
 TESTS = str(Path(__file__).parents[1])

@@ -55,12 +55,12 @@ def load_model(folder: Path, *, count: int = 0, device: str = "auto") -> Bundle:
     from misgiving.checkpoint import load
     from misgiving.models.joint import full_outputs_of
     from misgiving.predictions.inference import cached_network, fingerprint_of
-    from misgiving.training.devices import device_of_process
+    from misgiving.training.processes import device_named
 
     checkpoint = load(folder)
     fingerprint = fingerprint_of(checkpoint)
     deferral = Deferral.of_run(folder, model=fingerprint)
-    place = device_of_process(device)
+    place = device_named(device)
     model = checkpoint.model.to(place)
 
     def run_model(inputs: ModelInputs) -> tuple[Float[np.ndarray, "n ..."], ...]:

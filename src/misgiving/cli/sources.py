@@ -70,13 +70,13 @@ def read_source(
         raise UsageError(f"{run}: a run needs DATA; or give a file of predictions ({others})")
     from misgiving.data.ood_sets import read_ood_folder
     from misgiving.predictions.predict import TrainedRun
-    from misgiving.training.devices import device_of_process
+    from misgiving.training.processes import device_named
 
     folders = {name: read_ood_folder(folder, name=name) for name, folder in ood.items()}
     with progress_bars() as progress:
         trained = TrainedRun(
             run,
-            device=str(device_of_process(settings["device"])),
+            device=str(device_named(settings["device"])),
             cache=cache,
             on_image=Bar(progress, "preparing images").at,
             on_predicted=Bar(progress, "predicting").at,

@@ -39,7 +39,7 @@ from misgiving.reproduction.tables import (
 )
 from misgiving.reproduction.trial_data import TrainedUnit, TrialData
 from misgiving.reproduction.workers import usual_jobs, worker_pool
-from misgiving.training.devices import device_of_process
+from misgiving.training.processes import device_named
 from misgiving.training.resume import resume_path
 from misgiving.training.train_run import train_run
 
@@ -106,7 +106,7 @@ def jobs_for(protocol: Protocol, count: int) -> int:
     One process leaves cores idle between the steps of a training and while it measures. Units on a
     GPU would share its memory.
     """
-    if device_of_process(protocol.training.device).type != "cpu":
+    if device_named(protocol.training.device).type != "cpu":
         return 1
     return max(1, min(count, usual_jobs()))
 
@@ -219,7 +219,7 @@ def _trained(trial_data: TrialData, unit: Unit, folder: Path) -> TrainedUnit:
         overwrite=True,
         on_step=trial_data.progress.on_step,
     )
-    checkpoint.model.to(device_of_process(setup.training.device))
+    checkpoint.model.to(device_named(setup.training.device))
     measured = setup.evaluation_sets.measured
     predictions = predictions_of(checkpoint, setup.images_of(measured))
     predictions.write(predictions_path(folder, measured))

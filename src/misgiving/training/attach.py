@@ -23,7 +23,6 @@ from misgiving.models.joint import JointClassifier, LossEstimator
 from misgiving.predictions.inference import predict
 from misgiving.predictions.record import Predictions
 from misgiving.training.config import ATTACHED, AttachConfig, TrainingConfig, recorded
-from misgiving.training.devices import device_of_process
 from misgiving.training.loop import (
     objective_of,
     optimizer_of,
@@ -32,6 +31,7 @@ from misgiving.training.loop import (
     seeded,
     usable_count,
 )
+from misgiving.training.processes import device_named
 from misgiving.training.train_run import data_facts, grouped_images, split_of
 from misgiving.training.trained_models import TrainedModel, load_hugging_face, load_named
 
@@ -83,7 +83,7 @@ def attach_run(
     )
     with seeded(training.seed):
         joint = architecture.around(trained.module).eval()
-    joint.to(device_of_process(training.device))
+    joint.to(device_named(training.device))
     prepared = prepare(
         dataset,
         trained.preprocessing,

@@ -28,12 +28,11 @@ from misgiving.errors import StoppedError, TrainingError
 from misgiving.losses import AUXILIARY_LOSSES, Objective, joint_objective, ranking_loss
 from misgiving.metrics.classification import accuracy, balanced_accuracy
 from misgiving.metrics.loss_estimation import r_squared, spearman, spread_ratio
-from misgiving.models import processes
 from misgiving.models.joint import JointClassifier, Output, outputs_of
-from misgiving.models.processes import gathered
 from misgiving.predictions.record import Predictions
+from misgiving.training import processes
 from misgiving.training.config import TrainingConfig, Weighting
-from misgiving.training.devices import start_fabric
+from misgiving.training.processes import gathered, start_fabric
 from misgiving.training.resume import ResumeFile, TrainingState
 
 ObjectiveFunction = Callable[..., Objective]

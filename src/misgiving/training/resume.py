@@ -27,8 +27,8 @@ from torch.optim import Optimizer
 from misgiving.checkpoint import EpochRecord
 from misgiving.errors import DataError, explain_damage
 from misgiving.files import whole_file
-from misgiving.models import processes
 from misgiving.models.joint import JointClassifier
+from misgiving.training import processes
 
 SUFFIX = ".unfinished.safetensors"
 REMEDY = "remove it or use `overwrite=True` to start over"

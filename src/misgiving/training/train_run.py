@@ -25,13 +25,13 @@ from misgiving.data.splits import (
 from misgiving.errors import UsageError, reason_of
 from misgiving.groups import join_groups
 from misgiving.manifests import sha256_of_lines
-from misgiving.models import processes
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import model_fingerprint
+from misgiving.training import processes
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig, recorded
-from misgiving.training.devices import start_fabric
 from misgiving.training.loop import Step, class_weights, seeded, train
+from misgiving.training.processes import start_fabric
 from misgiving.training.resume import ResumeFile, resume_path, stop_on_sigterm
 
 INITIAL_WEIGHTS = ("pretrained", "weights")  # settings of a network that leave its architecture
