@@ -40,8 +40,8 @@ def predictions():
 
 
 def value(measurements, detector, metric):
-    (found,) = [m.value for m in measurements if (m.detector, m.metric) == (detector, metric)]
-    return found
+    (row,) = [row for row in measurements if (row.detector, row.metric) == (detector, metric)]
+    return row.value
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def model():
     return JointClassifier("vgg16_mini", num_classes=3, pretrained=False).eval()
 
 
-def test_predictions_are_what_the_model_says_in_evaluation_mode(model, images):
+def test_predictions_are_what_the_model_says_and_name_it_by_its_weights(model, images, tmp_path):
     predictions = predict(model, images, batch_size=5)
     pixels = images.read(np.arange(len(images))).transpose(0, 3, 1, 2) / np.float32(255)
     output = model(torch.from_numpy(pixels))
@@ -61,6 +61,15 @@ def test_predictions_are_what_the_model_says_in_evaluation_mode(model, images):
     np.testing.assert_allclose(predictions.taps, taps, atol=1e-5)
     assert predictions.ids == images.ids
     np.testing.assert_array_equal(predictions.labels, images.labels)
+    by_last_layer = predictions.features @ predictions.head.weight.T + predictions.head.bias
+    np.testing.assert_allclose(predictions.logits, by_last_layer, atol=1e-4)
+    predictions.write(tmp_path / "p.npz")
+    again = Predictions.read(tmp_path / "p.npz")
+    assert again.model == model_fingerprint(model) != ""
+    np.testing.assert_array_equal(again.head.weight, predictions.head.weight)
+    with torch.no_grad():
+        next(model.loss_estimator.parameters()).view(-1)[0] += 1e-3
+    assert model_fingerprint(model) != again.model
 
 
 def test_an_untrained_estimator_predicts_nothing(model, images):
@@ -111,10 +120,8 @@ def test_errors_and_accuracy_count_the_same_and_what_is_undefined_is_left_out(pr
 def test_loss_estimation_is_measured_against_the_trained_and_the_plain_loss(predictions):
     weights = (0.1, 1.0, 9.0)
     measurements = measure_loss_estimation(predictions, "test", class_weights=weights)
-    for metric, true in (
-        ("spearman", predictions.true_losses(weights)),
-        ("spearman_plain", predictions.true_losses()),
-    ):
+    for metric, factors in (("spearman", weights), ("spearman_plain", None)):
+        true = predictions.true_losses(factors)
         expected = spearmanr(predictions.predicted_losses, true).statistic
         assert value(measurements, "predicted_loss", metric) == pytest.approx(expected)
     measurements = measure_loss_estimation(predictions, "test")
@@ -141,13 +148,8 @@ def test_every_failure_score_is_measured_by_every_failure_measure(predictions):
 def test_calibration_is_measured_on_probabilities(predictions):
     right = replace(predictions, labels=predictions.choices)
     rows = measure_calibration(np.eye(3)[right.labels], right, dataset="test", detector="oracle")
-    assert {row.metric: row.value for row in rows} == {
-        "ece": 0.0,
-        "ece_width": 0.0,
-        "classwise_ece": 0.0,
-        "brier": 0.0,
-        "nll": 0.0,
-    }
+    names = ("ece", "ece_width", "classwise_ece", "brier", "nll")
+    assert {row.metric: row.value for row in rows} == dict.fromkeys(names, 0.0)
 
 
 def test_the_probability_that_is_measured_is_that_of_the_predicted_class(predictions):
@@ -157,23 +159,6 @@ def test_the_probability_that_is_measured_is_that_of_the_predicted_class(predict
     rows = measure_calibration(shown, predictions, dataset="test", detector="shown")
     expected = abs(0.4 - (1 - predictions.errors.mean()))
     assert value(rows, "shown", "ece") == pytest.approx(expected)
-
-
-def test_predictions_keep_the_last_layer_and_the_fingerprint_of_the_model(model, images, tmp_path):
-    predictions = predict(model, images)
-    expected = predictions.features @ predictions.head.weight.T + predictions.head.bias
-    np.testing.assert_allclose(predictions.logits, expected, atol=1e-4)
-    predictions.write(tmp_path / "p.npz")
-    again = Predictions.read(tmp_path / "p.npz")
-    assert again.model == model_fingerprint(model) != ""
-    np.testing.assert_array_equal(again.head.weight, predictions.head.weight)
-
-
-def test_a_fingerprint_changes_with_any_weight(model):
-    before = model_fingerprint(model)
-    with torch.no_grad():
-        next(model.loss_estimator.parameters()).view(-1)[0] += 1e-3
-    assert model_fingerprint(model) != before
 
 
 def test_ood_rows_carry_set_and_detector():

@@ -162,28 +162,21 @@ with getattr(files, sys.argv[1])(Path(sys.argv[2])):
 """
 
 
-@pytest.fixture(params=["whole_file", "whole_folder"])
-def writer(request, tmp_path):
-    """A process that is in the middle of writing `target`; its writer."""
-    command = [sys.executable, "-c", WRITER, request.param, str(tmp_path / "target")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as process:
-        assert process.stdout.readline() == "writing\n"
-        yield process, {"whole_file": whole_file, "whole_folder": whole_folder}[request.param]
-        process.kill()
-
-
-def test_only_what_a_dead_process_left_is_removed(tmp_path, writer):
-    process, write = writer
+@pytest.mark.parametrize("write", [whole_file, whole_folder])
+def test_only_what_a_dead_process_left_is_removed_or_replaced(tmp_path, write):
     target, partial = tmp_path / "target", tmp_path / ".target.partial"
-    clear_abandoned([target, tmp_path / "other"])
-    assert partial.exists()
-    process.kill()
-    process.wait()
-    with write(tmp_path / "other"):
-        assert partial.exists()
-    clear_abandoned([target])
-    assert names(tmp_path) == ["other"]
+    command = [sys.executable, "-c", WRITER, write.__name__, str(target)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    for place, left in (("other", ["other"]), ("target", ["other", "target"])):
+        with subprocess.Popen(command, **pipes) as process:
+            assert process.stdout.readline() == "writing\n"
+            clear_abandoned([target, tmp_path / "other"])
+            assert partial.exists()
+            process.kill()
+        with write(tmp_path / place):  # in another place it leaves that of the target alone
+            assert partial.exists()
+        clear_abandoned([target])
+        assert names(tmp_path) == left
 
 
 def test_writers_of_one_file_at_the_same_time_leave_it_whole(tmp_path):
@@ -200,20 +193,8 @@ def test_writers_of_one_file_at_the_same_time_leave_it_whole(tmp_path):
     assert names(tmp_path) == ["target"]
 
 
-def test_a_file_is_written_over_what_a_killed_process_left(tmp_path, writer):
-    process, write = writer
-    process.kill()
-    process.wait()
-    assert (tmp_path / ".target.partial").exists()
-    with write(tmp_path / "target"):
-        pass
-    assert names(tmp_path) == ["target"]
-
-
-@pytest.mark.parametrize(
-    ("variable", "expected"), [("/x/y", "/x/y/misgiving"), ("", "/h/.cache/misgiving")]
-)
-def test_the_default_cache_is_where_caches_belong(monkeypatch, variable, expected):
-    monkeypatch.setenv("XDG_CACHE_HOME", variable)
+def test_the_default_cache_is_where_caches_belong(monkeypatch):
     monkeypatch.setenv("HOME", "/h")
-    assert default_cache() == Path(expected)
+    for variable, expected in (("/x/y", "/x/y/misgiving"), ("", "/h/.cache/misgiving")):
+        monkeypatch.setenv("XDG_CACHE_HOME", variable)
+        assert default_cache() == Path(expected)

@@ -23,13 +23,7 @@ EXECUTED = {
     "docs/how_to/own_predictions.md": 1,
     "docs/tutorials/engineer.md": 2,
 }
-NOT_EXECUTED = {
-    "CONTRIBUTING.md": "a detector that is not there",
-}
-
-
-def name_of(page):
-    return page.relative_to(ROOT).as_posix()
+NOT_EXECUTED = "CONTRIBUTING.md"  # adds a detector that is not there
 
 
 def blocks(page, language):
@@ -56,28 +50,20 @@ def links():
 COMMANDS, LINKS = list(commands()), list(links())
 
 
-def test_the_readme_has_fewer_than_900_words():
-    assert len(README.split()) < 900
-
-
-def test_the_documentation_has_at_most_13500_words():
-    pages = [ROOT / "README.md", *DOCS]
-    assert sum(len(page.read_text(encoding="utf-8").split()) for page in pages) <= 13_500
-
-
-def test_the_results_of_the_benchmarks_have_at_most_3000_words():
-    assert len(MEASURED.read_text(encoding="utf-8").split()) <= 3_000
+@pytest.mark.parametrize(
+    ("pages", "most"), [([PAGES[0]], 900), ([PAGES[0], *DOCS], 13_500), ([MEASURED], 3_000)]
+)
+def test_the_documentation_has_no_more_words_than_a_reader_has_time_for(pages, most):
+    assert sum(len(page.read_text(encoding="utf-8").split()) for page in pages) <= most
 
 
 def test_every_block_of_python_is_executed_or_named_as_not_executed():
-    found = {name_of(page): len(blocks(page, "python")) for page in [*PAGES]}
-    found = {name: count for name, count in found.items() if count}
-    assert {name: n for name, n in found.items() if name not in NOT_EXECUTED} == EXECUTED
-    assert set(NOT_EXECUTED) <= set(found)
+    counts = {page.relative_to(ROOT).as_posix(): len(blocks(page, "python")) for page in PAGES}
+    assert {name: n for name, n in counts.items() if n and name != NOT_EXECUTED} == EXECUTED
 
 
 def test_the_readme_example_computes_the_joint_objective():
-    (example,) = (one for one in blocks(ROOT / "README.md", "python") if "joint_objective" in one)
+    (example,) = (code for code in blocks(PAGES[0], "python") if "joint_objective" in code)
     names = {}
     exec(example, names)
     objective, weight = names["objective"], 0.5
@@ -87,7 +73,7 @@ def test_the_readme_example_computes_the_joint_objective():
 
 
 def test_the_readme_makes_a_policy_of_a_table(tmp_path, monkeypatch, misgiving):
-    (example,) = (one for one in blocks(ROOT / "README.md", "python") if "predictions.csv" in one)
+    (example,) = (code for code in blocks(PAGES[0], "python") if "predictions.csv" in code)
     assert len(example.strip().splitlines()) <= 10
     monkeypatch.chdir(tmp_path)
     exec(example, {})
@@ -97,11 +83,8 @@ def test_the_readme_makes_a_policy_of_a_table(tmp_path, monkeypatch, misgiving):
     for line in lines:
         code, _, error = misgiving(*shlex.split(line))
         assert code == 0, error
-    assert "optimistic" not in error
-    assert (
-        "Certified: at most 10 %"
-        in misgiving("calibrate", *shlex.split(lines[0])[1:], "--overwrite")[2]
-    )
+        assert "optimistic" not in error
+        assert line.startswith("evaluate") or "Certified: at most 10 %" in error
 
 
 def test_the_examples_of_the_page_on_predictions_run(tmp_path, monkeypatch):
@@ -139,12 +122,9 @@ def test_every_link_leads_to_a_file(path):
     assert path.exists()
 
 
-def test_commands_and_links_are_found():
+def test_every_page_is_in_the_navigation():
     assert len(COMMANDS) > 40
     assert len(LINKS) > 80
-
-
-def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[2]
     named = set(re.findall(r": ([\w/]+\.md)$", navigation, re.MULTILINE))
     assert {page.relative_to(ROOT / "docs").as_posix() for page in DOCS} <= named
