@@ -6,7 +6,7 @@ resampling, from the scores and predictions in the folder of its unit.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -43,16 +43,6 @@ Values = Mapping[tuple[str, str, str], Mapping[int, float]]
 """Values by trial, of (model, detector, metric)."""
 
 MSP = "msp"  # the baseline of every acceptance score
-BESIDE_MSP = (
-    "spearman",
-    "error_auroc",
-    "aurc",
-    "excess_aurc",
-    "augrc",
-    "balanced_aurc",
-    "risk_at_coverage",
-    "coverage_at_risk",
-)
 COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
 
 
@@ -107,6 +97,9 @@ class MeasuredSet:
     split_ratio: float
     replicates: int
     seed: int
+    _drawn: dict[tuple[str, Trials], Mapping[Key, Replicates]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def intervals(self) -> pd.DataFrame:
         """All intervals on the set; a difference is over the trials that both models have."""
@@ -122,10 +115,6 @@ class MeasuredSet:
                     samples.setdefault(model, {})[trial] = sample
         return samples
 
-    @cached_property
-    def _drawn(self) -> dict[tuple[str, Trials], Mapping[Key, Replicates]]:
-        return {}
-
     def _rows(self) -> Iterator[tuple[object, ...]]:
         models = list(self._samples)
         compared = [model for model in models if model != "proposed" and "proposed" in models]
@@ -137,9 +126,9 @@ class MeasuredSet:
                 yield from self._row(model, key, trials, baseline, (baseline, key))
         for model, samples in self._samples.items():
             trials = tuple(samples)
-            for detector, metric in self._replicates(model, trials):
-                judged = detector in FAILURE_SCORES and metric.partition("/")[0] in BESIDE_MSP
-                if judged and detector != MSP:
+            scored = self._replicates(model, trials) if self.dataset == self.measured else {}
+            for detector, metric in scored:
+                if detector in FAILURE_SCORES and detector != MSP:
                     beside = (model, (MSP, metric))
                     yield from self._row(model, (detector, metric), trials, MSP, beside)
 
@@ -180,9 +169,7 @@ class MeasuredSet:
 
 def _resampled(samples: Sequence[Sample], replicates: int, seed: int) -> Mapping[Key, Replicates]:
     """Bootstrap replicates of the mean of each metric over these trials."""
-    statistics, groups = zip(
-        *((sample.statistic, sample.groups) for sample in samples), strict=True
-    )
+    statistics, groups = [s.statistic for s in samples], [s.groups for s in samples]
     return bootstrap(statistics, groups, replicates=replicates, seed=seed)
 
 

@@ -17,6 +17,7 @@ from misgiving.evaluation.measures import (
     Measurement,
     measure_classification,
     measure_detection,
+    measurements_of,
 )
 from misgiving.groups import one_per_group
 from misgiving.metrics.ood import ood_metrics
@@ -78,17 +79,6 @@ class TunedDetectors:
             scores = self._with_plain(images, odin_scores(self._checkpoint, images, points))
         return {**scores, CHOSEN: scores[self.chosen]}
 
-    def choices(self) -> list[tuple[str, str, float]]:
-        """Temperature and epsilon of each tuned ODIN, and the chosen detector, for the results."""
-        return [
-            *(
-                (name, setting, getattr(self.odins[name], setting))
-                for name in ("odin", "odin_id_only")
-                for setting in ("temperature", "epsilon")
-            ),
-            (self.chosen, "chosen", 1.0),
-        ]
-
     def _with_plain(self, images: ImageSet, odin: Mapping[Odin, Float[np.ndarray, " _"]]) -> Scores:
         tuned = {name: odin[point] for name, point in self.odins.items()}
         estimates_losses = self._checkpoint.estimates_losses
@@ -123,7 +113,9 @@ def measure_detectors(trained: TrainedUnit) -> dict[str, list[Measurement]]:
 
     rows = [
         *measure_classification(trained.predictions, measured),
-        *(Measurement(tuning_set, *choice) for choice in detectors.choices()),
+        *measurements_of(tuning_set, "odin", vars(detectors.odins["odin"])),
+        *measurements_of(tuning_set, "odin_id_only", vars(detectors.odins["odin_id_only"])),
+        Measurement(tuning_set, detectors.chosen, "chosen", 1.0),
         called_ood(measured, all_scores(sets.test, fitted)),  # images that did not set the limit
     ]
     for name, images in outliers.items():

@@ -62,8 +62,7 @@ DERMOSCOPY = Protocol(
     in_distribution=("MEL", "NV", "BCC", "AK", "DF"),
     unseen=("BKL", "VASC", "SCC"),
     ood_sets=DERIVED,
-    # `protocol_for` takes NCT or its stand-in
-    odin=OdinGrid(tuning_set=DERIVED[0], temperatures=TEMPERATURES, epsilons=EPSILONS),
+    odin=OdinGrid(tuning_set="nct", temperatures=TEMPERATURES, epsilons=EPSILONS),
     model=ModelConfig(),
     training=TrainingConfig(),
     images=DataConfig(),
@@ -151,8 +150,9 @@ def protocol_for(
     if kind in ("folder", "table") and not {"in_distribution", "unseen"} <= changes.keys():
         changes |= {"in_distribution": (), "unseen": ()}  # refused with the remedy
     ood_sets = _ordered(protocol.ood_sets, sources)
-    nct = next((source.name for source in sources if source.row == "nct"), "")
-    tuned_on = tuning_set or (protocol.odin.tuning_set if protocol is DIGITS else nct)
+    usual = protocol.odin.tuning_set
+    stand_in = next((source.name for source in sources if source.row == usual), usual)
+    tuned_on = tuning_set or stand_in
     if tuned_on not in ood_sets:
         raise UsageError(
             f"ODIN is tuned on an OOD set: choose `tuning_set` from {', '.join(ood_sets)}, or name "
