@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,14 +16,16 @@ from misgiving.metrics.selective import RiskCoverage
 from misgiving.predictions.record import Predictions
 from misgiving.report.reproduction.run import select
 from misgiving.reproduction.collection import collect
-from misgiving.reproduction.config import OdinGrid, Unit
+from misgiving.reproduction.config import Unit
 from misgiving.reproduction.protocol import DERIVED, chosen_units, ood_sources, protocol_for
 from misgiving.reproduction.runner import reproduce_units
 from misgiving.reproduction.tables import load_scores, read_table
 from misgiving.reproduction.trial_data import TrialData
+from misgiving.training.config import recorded
 
 CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 LESIONS = 12  # of each class, with two pictures each
+GRID = {"temperatures": (1.0, 1000.0), "epsilons": (0.0, 0.002)}
 
 
 def lesion_picture(random, label):
@@ -93,17 +94,12 @@ def grouped_by_lesion(isic, tiles, out):
         isic,
         [tiles, *(f"{name}={isic / name}" for name in DERIVED)],
         images={"image_size": 16, "split": "grouped"},
+        odin={**GRID, "criterion": "fpr_at_tpr95"},
         trials=2,
         models=("vanilla", "proposed"),
         learning_rates=(),
+        replicates=50,
     )
-    grid = OdinGrid(
-        tuning_set="tiles",
-        temperatures=(1.0, 1000.0),
-        epsilons=(0.0, 0.002),
-        criterion="fpr_at_tpr95",
-    )
-    protocol = replace(protocol, odin=grid, replicates=50)
     trial_data = TrialData(protocol, out / "cache")
     reproduce_units(trial_data, out)
     collect(trial_data, out)
@@ -155,14 +151,16 @@ def test_derived_sets_come_from_images_that_were_not_trained_on(reproduced):
 
 @only([by_command])
 def test_other_learning_rates_have_results_intervals_and_a_curve_but_no_weights(reproduced):
-    _, out = reproduced
+    trial_data, out = reproduced
     unit = Unit("learning_rate/0.001", 0, "vanilla")
     for name in ("results.csv", "intervals.csv", "histories.csv"):
         assert not select(read_table(out / name), experiment=unit.experiment).empty
     results = read_table(out / unit.folder / "results.csv")
     assert select(results, dataset="validation", metric="diverged")["value"].tolist() == [0.0]
     assert not (out / unit.folder / "run" / "model.safetensors").exists()
-    assert of_json(out / "settings.json")["learning_rates"] == [0.0001, 0.001]
+    settings = of_json(out / "settings.json")
+    assert settings["learning_rates"] == [0.0001, 0.001]
+    assert settings["training"] == recorded(trial_data.protocol.training)
 
 
 def test_a_sensitivity_counts_the_lesions_of_its_class_and_confusions_the_images(reproduced):

@@ -149,10 +149,12 @@ def protocol_for(
     protocol = PROTOCOLS[kind]
     if kind in ("folder", "table") and not {"in_distribution", "unseen"} <= changes.keys():
         changes |= {"in_distribution": (), "unseen": ()}  # refused with the remedy
-    ood_sets = _ordered(protocol.ood_sets, sources)
+    rows = dict(zip(protocol.ood_sets, protocol.ood_sets, strict=True))
+    rows |= {source.name: source.row for source in sources}
+    order = [*PAPER_SETS, *rows.values()]  # a user's own sets come last
+    ood_sets = tuple(sorted(rows, key=lambda name: order.index(rows[name])))
     usual = protocol.odin.tuning_set
-    stand_in = next((source.name for source in sources if source.row == usual), usual)
-    tuned_on = tuning_set or stand_in
+    tuned_on = tuning_set or next((s.name for s in sources if s.row == usual), usual)
     if tuned_on not in ood_sets:
         raise UsageError(
             f"ODIN is tuned on an OOD set: choose `tuning_set` from {', '.join(ood_sets)}, or name "
@@ -169,13 +171,6 @@ def protocol_for(
         images=replace(protocol.images, **(images or {})),
         **changes,
     )
-
-
-def _ordered(names: tuple[str, ...], sources: tuple[OodSource, ...]) -> tuple[str, ...]:
-    """In the order of the paper's Table 1, then the user's own sets as they were named."""
-    rows = {name: name for name in names} | {source.name: source.row for source in sources}
-    order = {name: position for position, name in enumerate(PAPER_SETS)}
-    return tuple(sorted(rows, key=lambda name: order.get(rows[name], len(order))))
 
 
 def rate_experiments(protocol: Protocol) -> list[str]:

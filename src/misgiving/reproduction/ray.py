@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,34 +49,29 @@ def on_ray(address: str, *, threads: int = 1, gpus_per_unit: float | None = None
         UsageError: There is no cluster, or none of its nodes has room for a unit.
         TrainingError: The workers of a unit were lost repeatedly.
     """
-    return partial(_on_ray, address=address, threads=threads, gpus=gpus_per_unit)
 
+    def run(trial_data: TrialData, records: Mapping[Unit, Record], out: Path) -> None:
+        places = trial_data.cache, out.absolute(), Path.cwd()
+        try:
+            with _cluster(address):
+                nodes = [node["Resources"] for node in ray.nodes()]
+                device = trial_data.protocol.training.device
+                gpus = gpus_of_unit(nodes, threads, gpus_per_unit, device)
+                as_task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=RETRIES)
+                task, protocol = as_task(_finish_on_worker), ray.put(trial_data.protocol)
+                submitted = {
+                    task.options(name=str(unit)).remote(
+                        protocol, *places, threads, unit, record
+                    ): unit
+                    for unit, record in records.items()
+                }
+                for unit in _finished(submitted):
+                    await_unit(out / unit.folder, records[unit])
+                    trial_data.progress.on_unit(unit)
+        finally:
+            clear_abandoned(out / unit.folder for unit in records)
 
-def _on_ray(
-    trial_data: TrialData,
-    records: Mapping[Unit, Record],
-    out: Path,
-    *,
-    address: str,
-    threads: int,
-    gpus: float | None,
-) -> None:
-    places = trial_data.cache, out.absolute(), Path.cwd()
-    try:
-        with _cluster(address):
-            nodes = [node["Resources"] for node in ray.nodes()]
-            share = gpus_of_unit(nodes, threads, gpus, trial_data.protocol.training.device)
-            as_task = ray.remote(num_cpus=threads, num_gpus=share, max_retries=RETRIES)
-            task, protocol = as_task(_finish_on_worker), ray.put(trial_data.protocol)
-            submitted = {
-                task.options(name=str(unit)).remote(protocol, *places, threads, unit, record): unit
-                for unit, record in records.items()
-            }
-            for unit in _finished(submitted):
-                await_unit(out / unit.folder, records[unit])
-                trial_data.progress.on_unit(unit)
-    finally:
-        clear_abandoned(out / unit.folder for unit in records)
+    return run
 
 
 def gpus_of_unit(
