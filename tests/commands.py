@@ -8,11 +8,19 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from misgiving.checkpoint import SEALED
 from misgiving.files import write_json
 from misgiving.manifests import seal
+
+CPU = ("--device", "cpu")
+QUICK = (
+    "--recipe", "paper", "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", *CPU,
+)  # fmt: skip
+TRAIN = (*QUICK, "--image-size", "16", "--validation-share", "0.25", "--batch-size", "8")
 
 
 def one_line(error):
@@ -61,3 +69,18 @@ def call(*arguments, cache):
         with pytest.raises(SystemExit) as stopped:
             cli.run()
     return Result(stopped.value.code or 0, out.getvalue(), err.getvalue())
+
+
+def trained_on_photos(place):
+    """A folder `photos` with twelve images of each of two colours, and a `run` of it."""
+    random = np.random.default_rng(0)
+    for name, colour in (("red", 0), ("blue", 2)):
+        (place / "photos" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = random.integers(0, 100, (20, 30, 3), dtype=np.uint8)
+            pixels[..., colour] += 120
+            Image.fromarray(pixels).save(place / "photos" / name / f"{number}.png")
+    words = ("train", f"folder:{place / 'photos'}", "--out", place / "run", *TRAIN)
+    done = call(*words, cache=place / "cache")
+    assert done.code == 0, done.err
+    return place

@@ -1,4 +1,6 @@
+import json
 import os
+import shutil
 import signal
 from functools import partial
 from pathlib import Path
@@ -55,6 +57,30 @@ def exported(tmp_path_factory):
             made = checkpoint()
             export_run(write_run(run, made, policy_of(made)), bundle)
     return run, bundle
+
+
+@pytest.fixture(scope="session")
+def trained_photos(tmp_path_factory):
+    """A folder `photos` with images of two colours, and a `run` that was trained on them."""
+    from commands import trained_on_photos
+
+    return trained_on_photos(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture
+def photos(trained_photos, tmp_path):
+    return shutil.copytree(trained_photos / "photos", tmp_path / "photos")
+
+
+@pytest.fixture
+def run_folder(trained_photos, photos, tmp_path):
+    """The run, trained on the photos that lie beside it."""
+    from commands import reseal
+
+    run = shutil.copytree(trained_photos / "run", tmp_path / "run")
+    data = json.loads((run / "config.json").read_text())["data"]
+    reseal(run, data={**data, "name": f"folder:{photos}"})
+    return run
 
 
 @pytest.fixture

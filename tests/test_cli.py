@@ -1,55 +1,16 @@
 import csv
 import json
 import re
-import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from commands import call, one_line, reseal
+from commands import QUICK, TRAIN, one_line
 from PIL import Image
 from typer.main import get_command
 
 from misgiving import cli
-
-QUICK = [
-    "--recipe", "paper", "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1",
-    "--device", "cpu",
-]  # fmt: skip
-
-
-TRAIN = [*QUICK, "--image-size", "16", "--validation-share", "0.25", "--batch-size", "8"]
-
-
-@pytest.fixture(scope="module")
-def places(tmp_path_factory):
-    """A folder `photos` with a folder per class of images of two colours, and a `run` of it."""
-    place = tmp_path_factory.mktemp("places")
-    random = np.random.default_rng(0)
-    for name, colour in (("red", 0), ("blue", 2)):
-        (place / "photos" / name).mkdir(parents=True)
-        for number in range(12):
-            pixels = random.integers(0, 100, (20, 30, 3), dtype=np.uint8)
-            pixels[..., colour] += 120
-            Image.fromarray(pixels).save(place / "photos" / name / f"{number}.png")
-    data, out = f"folder:{place / 'photos'}", place / "run"
-    done = call("train", data, "--out", out, *TRAIN, cache=place / "cache")
-    assert done.code == 0, done.err
-    return place
-
-
-@pytest.fixture
-def photos(places, tmp_path):
-    return shutil.copytree(places / "photos", tmp_path / "photos")
-
-
-@pytest.fixture
-def run_folder(places, photos, tmp_path):
-    shutil.copytree(places / "run", tmp_path / "run")
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    reseal(tmp_path / "run", data={**config["data"], "name": f"folder:{photos}"})
-    return tmp_path / "run"
 
 
 def table(path):
@@ -70,29 +31,21 @@ misgiving.cli.run()
 """
 
 
-def test_help_imports_no_heavy_library():
-    code = LIGHTLY.format(heavy=HEAVY, words=["misgiving", "reproduce", "--help"])
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "Usage" in run.stdout
-    assert run.stdout.splitlines()[-1].strip() == "imported:"
-
-
 @pytest.mark.parametrize(
-    ("words", "choices"),
+    ("words", "code", "says"),
     [
-        ("train digits --out run --auxiliary rankng", ["ranking", "mse", "none"]),
-        ("calibrate run digits --max-error 1.5", ["between 0 and 1"]),
-        ("reproduce --models vanila", ["vanilla", "proposed+logits"]),
+        ("reproduce --help", 0, ["Usage"]),
+        ("train digits --out run --auxiliary rankng", 2, ["--auxiliary", "rankng", "ranking"]),
+        ("calibrate run digits --max-error 1.5", 2, ["--max-error", "1.5", "between 0 and 1"]),
     ],
 )
-def test_a_misspelt_value_is_refused_before_a_heavy_library_is_imported(words, choices):
-    words = ["misgiving", *words.split()]
-    code = LIGHTLY.format(heavy=HEAVY, words=words)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stdout.strip() == "imported:"
-    for word in (*words[-2:], *choices):
-        assert word in one_line(done.stderr)
+def test_help_and_a_misspelt_value_import_no_heavy_library(words, code, says):
+    script = LIGHTLY.format(heavy=HEAVY, words=["misgiving", *words.split()])
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stdout.splitlines()[-1].strip() == "imported:"
+    assert all(word in done.stdout + done.stderr for word in says)
 
 
 def commands_of(group):
@@ -145,8 +98,8 @@ def test_train_follows_a_recipe_but_for_what_is_given(misgiving, monkeypatch, op
     assert found["images"].split == ("paper" if "paper" in options else "grouped")
 
 
-def test_training_writes_a_run(places):
-    names = {path.name for path in (places / "run").iterdir()}
+def test_training_writes_a_run(trained_photos):
+    names = {path.name for path in (trained_photos / "run").iterdir()}
     assert names == {
         "model.safetensors",
         "config.json",
@@ -154,7 +107,7 @@ def test_training_writes_a_run(places):
         "checksums.json",
         "history.csv",
     }
-    config = json.loads((places / "run" / "config.json").read_text())
+    config = json.loads((trained_photos / "run" / "config.json").read_text())
     assert config["classes"] == ["blue", "red"]
 
 
@@ -184,11 +137,11 @@ def test_evaluate_leaves_out_near_duplicates_of_training_images(
 
 
 def test_evaluate_measures_held_out_and_ood_images(misgiving, run_folder, photos, tmp_path):
-    for name in ("scans", "b=c"):
+    for name in ("scans", "others"):
         (tmp_path / name).mkdir()
         for number in range(3):
             Image.new("RGB", (20, 20), (255, 255, number)).save(tmp_path / name / f"{number}.png")
-    scans, other = tmp_path / "scans", tmp_path / "b=c"
+    scans, other = tmp_path / "scans", tmp_path / "others"
     command = ("evaluate", run_folder, f"folder:{photos}", "--device", "cpu")
     code, output, error = misgiving(
         *command, "--ood", f"b_box={scans}", "--ood", scans, "--ood", other
@@ -200,7 +153,9 @@ def test_evaluate_measures_held_out_and_ood_images(misgiving, run_folder, photos
     rows = table(run_folder / "evaluation" / "measurements.csv")
     assert next(float(row["value"]) for row in rows if row["metric"] == "images") == 6
     values = {(r["dataset"], r["detector"], r["metric"]): float(r["value"]) for r in rows}
-    assert {"b_box", "scans", "b=c"} <= {row["dataset"] for row in rows if row["metric"] == "auroc"}
+    assert {"b_box", "scans", "others"} <= {
+        row["dataset"] for row in rows if row["metric"] == "auroc"
+    }
     for detector in ("odin_default", "msp", "energy", "predicted_loss"):
         assert 0 <= values["scans", detector, "fpr_at_tpr95"] <= 1
     auroc = values["scans", "max_logit", "auroc"]
@@ -249,20 +204,14 @@ def test_only_a_run_is_replaced_and_only_if_that_is_asked(misgiving, run_folder,
     assert "--overwrite" in one_line(error)
     code, _, error = misgiving(*words, photos, "--overwrite")
     assert code == 2
-    assert "is not a run" in one_line(error)
+    assert "exists; choose another --out, or --overwrite where it has a split.csv" in one_line(
+        error
+    )
     assert len(list(photos.rglob("*.png"))) == 24
     code, _, error = misgiving(*words, run_folder, "--overwrite")
     assert code == 0, error
     assert (run_folder / "model.safetensors").stat().st_mtime_ns > before
     assert [path.name for path in run_folder.parent.iterdir() if path.name.startswith(".")] == []
-
-
-def written(place, content):
-    def prepare(folder):
-        (folder / place).parent.mkdir(exist_ok=True)
-        (folder / place).write_text(content)
-
-    return prepare
 
 
 def truncated(folder):
@@ -282,10 +231,8 @@ ONCE = "path,label\nphotos/blue/0.png,blue\n" + "".join(
         ("folder:{}/nowhere", 1, "nowhere", lambda _: None),
         ("photos:{}", 2, "photos", lambda _: None),
         ("folder:{}/photos", 1, "0.png", truncated),
-        ("folder:{}/photos", 1, "note.jpg", written("photos/red/note.jpg", "not an image")),
-        ("folder:{}/photos", 1, "green", lambda folder: (folder / "photos" / "green").mkdir()),
-        ("table:{}/t.csv", 1, "label", written("t.csv", "path,class\nphotos/red/0.png,red\n")),
-        ("table:{}/t.csv", 1, "blue", written("t.csv", ONCE)),
+        ("table:{}/t.csv", 1, "label", lambda folder: (folder / "t.csv").write_text("path\nx")),
+        ("table:{}/t.csv", 1, "blue", lambda folder: (folder / "t.csv").write_text(ONCE)),
     ],
 )
 def test_bad_data_is_one_line_that_names_the_culprit(
@@ -301,23 +248,16 @@ def test_bad_data_is_one_line_that_names_the_culprit(
 
 REFUSED = [
     ("--backbone resnet19", 2, "resnet18"),
-    ("--backbone resnet18.nope", 2, "resnet18.nope"),
     ("--learning-rate 1e30 --validation-share 0.25", 1, "not finite"),
     ("--weights nowhere.safetensors", 1, "nowhere.safetensors"),
-    ("--taps 1,x", 2, "--taps"),
     ("--taps 77", 2, "77"),
-    ("--validation-share 1.5", 2, "--validation-share"),
     ("--validation-share 0.4 --split grouped", 2, "--validation-share has no effect"),
     ("--image-size 15", 2, "vgg16_mini"),
-    ("--color-constancy sepia", 2, "shades_of_gray"),
     ("--dropout 1", 2, "dropout"),
     ("--batch-size 1", 2, "--batch-size"),
-    ("--seed -1", 2, "--seed"),
     ("--epoch 3", 2, "--epoch"),
-    ("--model proposed --detached", 2, "--detached is defined by --model proposed"),
-    ("--schedule cosine --decay-every 3", 2, "--decay-every has no effect with --schedule cosine"),
-    ("--auxiliary mse --margin 1", 2, "--margin has no effect with --auxiliary mse"),
-    ("--model vanilla --auxiliary-weight 2", 2, "--auxiliary-weight has no effect"),
+    ("--seed -1", 2, "--seed"),
+    ("--model proposed --detached", 2, "--detached has no effect with --model"),
 ]
 
 
@@ -327,7 +267,7 @@ def test_bad_options_are_one_line_that_names_the_culprit(
 ):
     found, _, error = misgiving(
         "train", f"folder:{photos}", "--out", tmp_path / "run", "--image-size", "16",
-        *QUICK, *options.split(),
+        *TRAIN, *options.split(),
     )  # fmt: skip
     assert found == code, error
     assert culprit in one_line(error)
@@ -338,7 +278,6 @@ def test_bad_options_are_one_line_that_names_the_culprit(
     ("name", "options", "said"),
     [
         ("bloodmnist", [], True),
-        ("bloodmnist", ["--augment"], True),
         ("bloodmnist", ["--no-augment"], False),
         ("dermamnist", [], False),
     ],
@@ -360,7 +299,7 @@ def test_train_says_that_images_of_an_unknown_kind_are_not_augmented(
     }
     np.savez(tmp_path / f"{name}.npz", **arrays)
     data = f"medmnist:{tmp_path / name}.npz"
-    _, _, told = misgiving("train", data, "--out", tmp_path / "run", *QUICK, *options)
+    _, _, told = misgiving("train", data, "--out", tmp_path / "run", *TRAIN, *options)
     sentence = f"{data}: images are not augmented, as it is not known which changes keep the class"
     assert (sentence in told) == said
 
@@ -370,12 +309,9 @@ def test_train_says_that_images_of_an_unknown_kind_are_not_augmented(
     [
         ("plan digits --max-error 0.1 --seed -1", "invalid value for '--seed'"),
         (f"plan digits --max-error 0.1 --seed {2**32}", "invalid value for '--seed'"),
-        ("train digits --out run --cache ", "empty"),
     ],
 )
-def test_an_empty_argument_and_a_seed_that_no_generator_takes_are_wrong_usage(
-    misgiving, words, culprit
-):
+def test_a_seed_that_no_generator_takes_is_wrong_usage(misgiving, words, culprit):
     code, _, error = misgiving(*words.split(" "))
     assert (code, culprit in one_line(error)) == (2, True)
 
@@ -398,32 +334,6 @@ def test_predict_writes_nothing_where_one_image_is_damaged(misgiving, run_folder
     assert not (tmp_path / "p.csv").exists()
 
 
-def test_a_missing_extra_is_explained(monkeypatch, capsys):
-    def missing(**_):
-        raise ModuleNotFoundError("No module named 'torch'", name="torch")
-
-    monkeypatch.setattr(cli, "app", missing)
-    with pytest.raises(SystemExit, match="1"):
-        cli.run()
-    assert "pip install 'misgiving[train]'" in one_line(capsys.readouterr().err)
-
-
 def test_the_version_is_printed(misgiving):
     code, output, _ = misgiving("--version")
     assert (code, output.split()[0]) == (0, "misgiving")
-
-
-def test_a_process_that_helps_another_names_its_number_in_errors(misgiving, monkeypatch):
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    _, _, error = misgiving("train", "nothing:here", "--out", "run")
-    assert one_line(error).startswith("process 1: error: ")
-
-
-def test_a_stop_before_the_work_begins_is_said(misgiving, monkeypatch, tmp_path):
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    module = sys.modules["misgiving.cli.train"]  # the package has a function of this name
-    monkeypatch.setattr(module, "check_replaceable_run", stop)
-    code, _, error = misgiving("train", "digits", "--out", tmp_path / "run")
-    assert (code, one_line(error)) == (130, "error: stopped")

@@ -245,7 +245,7 @@ def test_predict_gives_an_image_the_score_that_calibrate_gave_it(
     [
         (["--max-error", "2"], 2, "--max-error"),
         (["--confidence", "1"], 2, "--confidence"),
-        (["--class-max-miss", "3"], 2, "CLASS=NUMBER, got '3'"),
+        (["--class-max-miss", "3"], 2, "takes CLASS=NUMBER, got '3'"),
         (["--class-max-miss", "3=0.001"], 1, "of 3 is 0.001"),
         (["--max-ood-false-alarms", "0.0001"], 1, "at least"),
         (["--ood-detector", "nearest"], 2, "--ood-detector"),

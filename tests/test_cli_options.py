@@ -8,32 +8,21 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from misgiving.cli import app
-from misgiving.cli.failures import SET_BY_TRAIN, explanation, options_of
+from misgiving.cli import app, explanation
 from misgiving.cli.options import Fields, Values, command, texts_of
+from misgiving.cli.progress import COMMAND, SET_BY_TRAIN, with_options
 from misgiving.errors import UsageError, require, require_choices
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dough:
-    """Ingredients.
+class Baking:
+    """Ingredients and oven.
 
     Attributes:
         flour: Kind of flour.
         grams: Weight of
             the flour.
-    """
-
-    flour: Literal["wheat", "rye"] = "wheat"
-    grams: float = 500.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Baking(Dough):
-    """Ingredients and oven.
-
-    Attributes:
-        tin: Tin to bake in.
+        tin (TIN): Tin to bake in.
         salted: Add salt.
         vegan: Leave out butter.
         folds: Minutes of the folds.
@@ -43,6 +32,8 @@ class Baking(Dough):
         hidden: Secret of the baker.
     """
 
+    flour: Literal["wheat", "rye"] = "wheat"
+    grams: float = 500.0
     tin: Path | None = None
     salted: bool = True
     vegan: bool = False
@@ -64,9 +55,10 @@ def bake():
 
     @command
     def bake(
-        name: Annotated[str, typer.Argument()],
+        name: str,
+        *,
         baking: Baking,
-        times: Annotated[int, typer.Option(help="Loaves.")] = 1,
+        times: int = 1,
     ):
         received.append((name, baking, times))
 
@@ -81,7 +73,8 @@ def invoke(function, *words):
 
 def test_the_help_of_an_option_is_the_text_of_its_field():
     texts = texts_of(Baking)
-    assert (texts["grams"], texts["tin"]) == ("Weight of the flour.", "Tin to bake in.")
+    assert texts["grams"] == (None, "Weight of the flour.")
+    assert texts["tin"] == ("TIN", "Tin to bake in.")
 
 
 def test_options_that_are_not_given_keep_the_defaults_of_the_fields(bake):
@@ -111,9 +104,9 @@ def test_every_kind_of_field_is_filled(bake):
     ("words", "named"),
     [
         (["--grams", "0"], ["--grams", "0.0"]),
-        (["--folds", "1,x"], ["--folds", "'x'"]),
-        (["--shares", "oat"], ["--shares", "'oat'"]),
-        (["--shares", "oat=x"], ["--shares", "'x'"]),
+        (["--folds", "1,x"], ["--folds", "A,B,...", "'1,x'"]),
+        (["--shares", "oat"], ["--shares", "CLASS=NUMBER", "'oat'"]),
+        (["--shares", "oat=x"], ["--shares", "'oat=x'"]),
         (["--flour", "rice"], ["--flour", "rice", "wheat", "rye"]),
         (["--gram", "3"], ["--gram"]),
         (["--hidden", "salt"], ["--hidden"]),
@@ -130,7 +123,7 @@ def test_changes_hold_only_what_is_given():
     received = []
 
     @command
-    def rebake(changes: Annotated[Values, Fields(Baking, ("flour", "salted"), optional=True)]):
+    def rebake(*, changes: Annotated[Values, Fields(Baking, ("flour", "salted"), optional=True)]):
         received.append(changes)
 
     for words in ([], ["--no-salted"], ["--flour", "wheat"]):
@@ -140,7 +133,7 @@ def test_changes_hold_only_what_is_given():
 
 def test_failures_name_options_in_place_of_parameters():
     @command
-    def burn(baking: Baking):
+    def burn(*, baking: Baking):
         others = '`salted=False`, `vegan=True`, `simultaneous=False`, `keep="last"`'
         raise UsageError(f"change `flour`, {others} or `{baking.hidden}`")
 
@@ -152,8 +145,9 @@ def test_failures_name_options_in_place_of_parameters():
 
 
 def test_train_has_the_options_that_other_commands_refer_to():
-    of_train = options_of(typer.Context(typer.main.get_command(app).commands["train"]))
-    assert {name: [f"train {of_train[name][0]}"] for name in SET_BY_TRAIN} == SET_BY_TRAIN
+    COMMAND.set(typer.Context(typer.main.get_command(app).commands["train"]))
+    for name, (option,) in SET_BY_TRAIN.items():
+        assert f"train {with_options(f'`{name}`')}" == option
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -164,7 +158,7 @@ def test_rates_are_read_as_written(rates):
     received = []
 
     @command
-    def bake(changes: Annotated[Values, Fields(Baking, ("shares",), optional=True)]):
+    def bake(*, changes: Annotated[Values, Fields(Baking, ("shares",), optional=True)]):
         received.append(changes.get("shares", {}))
 
     invoke(bake, *(word for key in rates for word in ("--shares", f"{key}={rates[key]!r}")))

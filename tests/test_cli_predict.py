@@ -17,7 +17,7 @@ from PIL import Image
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     folder, chance = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-    for number in range(60):
+    for number in range(36):
         pixels = chance.integers(0, 256, (40, 50, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:03d}.png")
     return folder
@@ -34,7 +34,7 @@ def test_a_run_and_its_bundle_give_the_same_table(misgiving, exported, photos, t
         )
         assert code == 0, error
     run, bundle = rows_of(tmp_path / "run.csv"), rows_of(tmp_path / "bundle.csv")
-    assert len(run) == 60
+    assert len(run) == 36
     for ours, theirs in zip(bundle, run, strict=True):
         assert ours.keys() == theirs.keys()
         for name in ("path", "predicted_class", "decision"):
@@ -44,40 +44,31 @@ def test_a_run_and_its_bundle_give_the_same_table(misgiving, exported, photos, t
         )
 
 
-def test_a_contact_sheet_is_written(misgiving, exported, photos, tmp_path):
-    code, output, error = misgiving(
-        "predict", exported[1], photos, "--contact-sheet", tmp_path / "sheet.html"
-    )
+def test_a_contact_sheet_is_written_and_the_table_is_on_the_screen_even_where_that_fails(
+    misgiving, exported, photos, tmp_path, monkeypatch
+):
+    words = ("predict", exported[1], photos, "--contact-sheet", tmp_path / "sheet.html")
+    code, output, error = misgiving(*words)
     assert code == 0, error
     assert f"wrote {tmp_path / 'sheet.html'}" in error
     decided = [row["decision"] for row in csv.DictReader(output.splitlines())]
     sheet = (tmp_path / "sheet.html").read_text()
     assert sheet.count("<article>") == sum(decision != "accept" for decision in decided)
 
-
-def test_the_table_is_on_the_screen_even_where_the_sheet_fails(
-    misgiving, exported, photos, tmp_path, monkeypatch
-):
     def no_sheet(_):
         raise OSError(errno.ENOSPC, "No space left on device", "s.html")
 
     monkeypatch.setattr("misgiving.report.contact_sheet.contact_sheet", no_sheet)
-    code, output, error = misgiving(
-        "predict", exported[1], photos, "--contact-sheet", tmp_path / "s.html"
-    )
-    assert code == 1
+    code, again, error = misgiving(*words)
+    assert (code, again) == (1, output)
     assert "No space left" in one_line(error)
-    assert len(output.splitlines()) == 61
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--out", "a.csv", "--contact-sheet", "./a.csv"], "choose another --contact-sheet"),
         (["--contact-sheet", "/proc/sheet.html"], "/proc/sheet.html: cannot be written"),
-        (["--contact-sheet", "."], "is not an ordinary file"),
         (["--out", "."], "is not an ordinary file"),
-        (["--out", "/proc/table.csv"], "/proc/table.csv: cannot be written"),
         (["--out", "table.xlsx"], "choose a name that ends in .csv, .parquet, .jsonl"),
     ],
 )
@@ -154,12 +145,12 @@ def test_a_prediction_that_was_killed_loses_and_doubles_nothing(
             break
         assert kept > count
         count = kept
-    assert out.exists() or 0 < count < 15
+    assert out.exists() or 0 < count < 9
     monkeypatch.setattr("misgiving.bundle.decide_files.PART", 4)
     code, _, error = misgiving("predict", exported[1], photos, "--out", out)
     assert code == 0, error
     rows = rows_of(out)
-    assert [Path(row["path"]).name for row in rows] == [f"{n:03d}.png" for n in range(60)]
+    assert [Path(row["path"]).name for row in rows] == [f"{n:03d}.png" for n in range(36)]
     misgiving("predict", exported[1], photos, "--out", tmp_path / "whole.csv")
     for ours, theirs in zip(rows, rows_of(tmp_path / "whole.csv"), strict=True):
         assert ours["decision"] == theirs["decision"]

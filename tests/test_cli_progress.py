@@ -1,5 +1,6 @@
 import io
 import re
+from functools import partial
 
 import pytest
 from rich.console import Console
@@ -42,7 +43,7 @@ def test_a_log_says_at_most_once_a_minute_how_far_the_work_is(clock, log):
 
 
 def train(lines, clock, *, epochs, steps, seconds, each_epoch):
-    show = Steps(lines, each_epoch=each_epoch).show
+    show = partial(Steps(lines, "training").show, each_epoch=each_epoch)
     for epoch in range(1, epochs + 1):
         for step in range(1, steps + 1):
             clock.now += seconds
@@ -66,7 +67,7 @@ def test_a_long_epoch_is_not_silent(clock, log):
 
 def test_a_reproduction_says_once_a_minute_which_units_are_done(clock, log):
     lines = LogLines(clock)
-    units = Units(lines)
+    units = Units(lines, "units")
     units.start(todo=4, count=4)
     train(lines, clock, epochs=8, steps=1, seconds=10, each_epoch=False)
     units.show(Unit("generalization", 0, "vanilla"))
@@ -93,7 +94,7 @@ def test_a_terminal_shows_bars_and_no_lines(monkeypatch):
     terminal = Console(file=file, force_terminal=True, width=80, _environ={"TERM": "xterm"})
     monkeypatch.setattr(progress, "console", terminal)
     with progress_bars() as bars:
-        Steps(bars, each_epoch=True).show(Step(1, 2, 5, 5, 0.5, 0.25))
+        Steps(bars, "training").show(Step(1, 2, 5, 5, 0.5, 0.25), each_epoch=True)
     assert not isinstance(bars, LogLines)
     assert "elapsed" not in file.getvalue()
 

@@ -254,6 +254,20 @@ def check_writable(out: Path, *, folder: bool = False, option: str = "out") -> N
         ) from error
 
 
+def check_replaceable(out: Path, mark: str, *, overwrite: bool) -> None:
+    """Check that a folder can be written: it does not exist, or has the file `mark` of its kind.
+
+    Raises:
+        UsageError: It exists, and is of another kind or not to be replaced.
+    """
+    if not os.path.lexists(out):
+        check_writable(out, folder=True)
+    elif not overwrite or out.is_symlink() or not (out / mark).is_file():
+        raise UsageError(
+            f"{out}: exists; choose another `out`, or `overwrite=True` where it has a {mark}"
+        )
+
+
 def check_not_input(out: Path, inputs: Iterable[Path], *, option: str = "out") -> None:
     """Check that no file that is read would be replaced, also under the name of a link."""
     if out.exists() and any(path.exists() and path.samefile(out) for path in inputs):

@@ -13,7 +13,7 @@ from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.decisions import Decision, Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.policy_file import POLICY
-from misgiving.errors import DataError, UsageError, explain_damage
+from misgiving.errors import DataError, explain_damage
 from misgiving.files import read_json, write_json, write_text
 from misgiving.manifests import seal, verify
 from misgiving.predictions.network import GRAPH, ModelInputs, Network
@@ -140,18 +140,6 @@ def is_bundle(folder: Path) -> bool:
             "`misgiving export` wrote (a policy takes a file of predictions instead)"
         )
     return (folder / FACTS).is_file()
-
-
-def check_replaceable(out: Path, *, overwrite: bool) -> None:
-    """Check that nothing is replaced but a bundle, and only if that is asked for.
-
-    Raises:
-        UsageError: Something else is at `out`, or a bundle that is not to be replaced.
-    """
-    if out.exists() and not (overwrite and (out / FACTS).is_file()):
-        raise UsageError(
-            f"{out}: exists; choose another folder, or replace a bundle with `overwrite=True`"
-        )
 
 
 def write_bundle(

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from misgiving.bundle.bundle import Bundle, check_replaceable, write_bundle
+from misgiving.bundle.bundle import FACTS, Bundle, write_bundle
 from misgiving.data.decoding import read_bytes
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError, explain_damage, reason_of
-from misgiving.files import read_json, whole_folder
+from misgiving.files import check_replaceable, read_json, whole_folder
 from misgiving.manifests import sha256_of_file, sha256_of_json
 from misgiving.predictions.network import GRAPH, OUTPUTS, Network
 from misgiving.predictions.record import Predictions
@@ -70,7 +70,7 @@ def export_graph(
         DataError: The graph cannot be run, or gives something else than the predictions say.
         UsageError: The policy is not for logits, or needs an output that the graph does not have.
     """
-    check_replaceable(out, overwrite=overwrite)
+    check_replaceable(out, FACTS, overwrite=overwrite)
     deferral = Deferral.load(policy)
     if deferral.cases_.outputs == "probabilities":
         raise UsageError(f"{policy}: was calibrated on probabilities; calibrate on logits")

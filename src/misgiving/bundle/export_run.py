@@ -5,10 +5,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from misgiving.bundle.bundle import Bundle, check_replaceable, write_bundle
+from misgiving.bundle.bundle import FACTS, Bundle, write_bundle
 from misgiving.checkpoint import Checkpoint, load, versions
 from misgiving.deferral.deferral import Deferral
-from misgiving.files import whole_folder
+from misgiving.files import check_replaceable, whole_folder
 from misgiving.predictions.inference import fingerprint_of, write_compared_graph
 from misgiving.predictions.network import GRAPH
 
@@ -26,7 +26,7 @@ def export_run(run: Path, out: Path, *, overwrite: bool = False) -> Bundle:
     Raises:
         DataError: The graph cannot be exported or its outputs differ from the model's.
     """
-    check_replaceable(out, overwrite=overwrite)
+    check_replaceable(out, FACTS, overwrite=overwrite)
     checkpoint = load(run)
     fingerprint = fingerprint_of(checkpoint)
     with whole_folder(out) as partial:

@@ -5,7 +5,7 @@ Libraries are imported inside the commands, so that `misgiving --help` answers a
 
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,16 +14,32 @@ from misgiving.cli.calibrate import calibrate
 from misgiving.cli.data import data_app
 from misgiving.cli.evaluate import evaluate
 from misgiving.cli.export import export
-from misgiving.cli.failures import explanation, show_failure
 from misgiving.cli.plan import plan
 from misgiving.cli.predict import predict
+from misgiving.cli.progress import show_failure
 from misgiving.cli.reproduce import reproduce
 from misgiving.cli.serve import serve
 from misgiving.cli.train import train
-from misgiving.errors import StoppedError, UsageError
+from misgiving.errors import ExplainedError
 from misgiving.training.allocator import keep_freed_memory
 
 INTERRUPTED = 130  # typer's exit code after Ctrl-C, of which it says nothing
+EXTRAS = {
+    module: extra
+    for extra, modules in {
+        "train": "torch timm lightning_fabric onnx onnxscript skimage transformers",
+        "serve": "onnxruntime fastapi httptools prometheus_client python_multipart sqlalchemy "
+        "uvicorn",
+        "postgresql": "psycopg",
+        "ray": "ray",
+    }.items()
+    for module in modules.split()
+}
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "unable to allocate")
+SMALLER = (
+    "choose a smaller --batch-size or --image-size where the command has them, or --device cpu; or "
+    "wait until other programs release memory"
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,13 +52,13 @@ for function in (plan, train, attach, evaluate, calibrate, predict, export, serv
 app.add_typer(data_app, name="data")
 
 
-def _version(wanted: bool) -> bool:
-    if wanted:
+def _version(asked: bool) -> bool:
+    if asked:
         from importlib.metadata import version
 
         typer.echo(f"misgiving {version('misgiving')}")
         raise typer.Exit
-    return wanted
+    return asked
 
 
 @app.callback()
@@ -65,23 +81,44 @@ def main(
 def run() -> None:
     """Run the command line; a failure that can be explained is one line, not a traceback."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
+        signal.signal(number, signal.default_int_handler)  # so that unfinished files are removed
     keep_freed_memory()
     try:
-        if "" in sys.argv[1:]:  # an empty path would stand for the working folder
-            raise UsageError("an argument is empty; omit it or give it a value")
         code = app(standalone_mode=False)
         if code == INTERRUPTED:
-            raise StoppedError("stopped")
+            show_failure("stopped")
     except Exception as error:
         message = explanation(error)
         if message is None:
             raise
         code = getattr(error, "exit_code", 1)
         show_failure(message, getattr(error, "images", ()))
-    raise SystemExit(code or 0)
+    sys.exit(code or 0)
 
 
-def _stop(*_: object) -> None:
-    """End as at Ctrl-C, so that unfinished files are removed."""
-    raise KeyboardInterrupt
+def explanation(error: Exception) -> str | None:
+    """Message on an error for the user; None for one that is a defect of the program."""
+    if isinstance(error, ExplainedError):
+        return str(error)
+    if hasattr(error, "format_message"):  # typer's own: wrong usage
+        return _usage(error)
+    if isinstance(error, ModuleNotFoundError):
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        return extra and f"{error.name} is not installed; run: pip install 'misgiving[{extra}]'"
+    if isinstance(error, OSError):
+        file = f"{error.filename}: " if error.filename else ""
+        return f"{file}{error.strerror or error}; check the path, free space and permissions"
+    text = str(error).lower()
+    reported = isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
+    if reported or isinstance(error, MemoryError):
+        where = "the GPU" if "cuda" in text or "mps" in text else "the machine"
+        return f"{where} is out of memory; {SMALLER}"
+    return None
+
+
+def _usage(error: Any) -> str:
+    """Describe wrong usage and where to read more; empty if the help was shown already."""
+    message: str = error.format_message().rstrip(".")
+    if message and (context := getattr(error, "ctx", None)):
+        message += f" (see {context.command_path} --help)"
+    return message[:1].lower() + message[1:]

@@ -4,12 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import Cache, Data, Fields, Values, command
-from misgiving.cli.progress import Bar, progress_bars, say
-from misgiving.cli.train import check_replaceable_run, show_last_epoch
+from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
+from misgiving.cli.train import SPLIT, show_last_epoch
+from misgiving.files import check_replaceable
 from misgiving.training.config import ATTACHED, AttachConfig, TrainingConfig
 
 ESTIMATOR = Fields(
@@ -25,21 +23,14 @@ ESTIMATOR = Fields(
 
 @command
 def attach(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A folder of Hugging Face's format with an image classifier (config.json, "
-            "model.safetensors, preprocessor_config.json), the name of a timm model, or "
-            "torchvision:NAME; a model by name needs --weights.",
-        ),
-    ],
+    model: str,
     data: Data,
-    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder to write the run to.")],
+    *,
+    out: Path,
     config: AttachConfig,
     training: Annotated[Values, ESTIMATOR],
     cache: Cache,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace RUN.")] = False,
+    overwrite: bool = False,
 ) -> None:
     """Give a classifier that was trained elsewhere a loss estimator.
 
@@ -51,12 +42,19 @@ def attach(
     `serve`. Nothing is downloaded.
 
     Example: misgiving attach my-vit folder:photos --out runs/my-vit
+
+    Args:
+        model (MODEL): A folder of Hugging Face's format with an image classifier (config.json,
+            model.safetensors, preprocessor_config.json), the name of a timm model, or
+            torchvision:NAME; a model by name needs --weights.
+        out (RUN): Folder to write the run to.
+        overwrite: Replace RUN.
     """
-    check_replaceable_run(out, overwrite)
+    check_replaceable(out, SPLIT, overwrite=overwrite)
 
     import numpy as np
 
-    from misgiving.cli.plan import training_outlook
+    from misgiving.cli.plan import say_outlook
     from misgiving.training.attach import attach_run
 
     with progress_bars() as progress:
@@ -72,7 +70,6 @@ def attach(
         )
     say_skipped(images.skipped)
     say(f"the loss estimator reads {', '.join(map(str, checkpoint.model.taps))}")
-    for sentence in training_outlook(images, np.array(checkpoint.split.sets)):
-        say(sentence)
-    show_last_epoch(out / "history.csv")
+    say_outlook(images, np.array(checkpoint.split.sets))
+    show_last_epoch(out)
     say(f"wrote {out}")

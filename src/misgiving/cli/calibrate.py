@@ -2,27 +2,22 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
-import typer
-
-from misgiving.cli.failures import options_of, with_options
 from misgiving.cli.options import (
     BadImages,
     Cache,
-    Context,
     DataOrNone,
     Device,
     RunOrPredictions,
+    Seed,
     Values,
-    check_source,
     command,
-    seed_option,
 )
 from misgiving.cli.progress import say
-from misgiving.cli.sources import read_source
+from misgiving.cli.sources import check_source, read_source, say_left_out
 from misgiving.deferral.settings import DecisionRule, Targets
-from misgiving.errors import UsageError
+from misgiving.files import check_replaceable
 
 OodDetector = Literal[
     "knn", "knn_taps", "mahalanobis", "relative_mahalanobis", "vim", "nnguide", "nci", "fdbd",
@@ -33,45 +28,18 @@ OodDetector = Literal[
 
 @command
 def calibrate(
-    context: Context,
     run: RunOrPredictions,
+    data: DataOrNone = None,
+    *,
     targets: Targets,
     rule: DecisionRule,
     settings: Annotated[Values, BadImages, Device],
     cache: Cache,
-    data: DataOrNone = None,
-    ood_detector: Annotated[
-        OodDetector | None,
-        typer.Option(
-            metavar="NAME",
-            help=f"Score that detects OOD images: {', '.join(get_args(OodDetector))}. Default: "
-            "knn, or max_logit for predictions without features of training images.",
-            rich_help_panel="Targets",
-        ),
-    ] = None,
-    policy: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="POLICY",
-            help="Folder for the policy of a file of predictions; that of a run is in the run.",
-        ),
-    ] = None,
-    training_data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            help="Images that the model was trained on, to fit detectors. Default: DATA, else the "
-            "data that the run was trained with.",
-        ),
-    ] = None,
-    seed: Annotated[
-        int,
-        seed_option("Seed for drawing one image per group and the quarter to tune on."),
-    ] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the policy that is there.")
-    ] = False,
+    ood_detector: OodDetector | None = None,
+    out: Path | None = None,
+    training_data: str | None = None,
+    seed: Seed = 0,
+    overwrite: bool = False,
 ) -> None:
     """Calibrate the deferral policy of a model: which answers it may give, with a guarantee.
 
@@ -89,18 +57,26 @@ def calibrate(
     Example: misgiving calibrate RUN isic2019:ISIC_2019 --max-error 0.1 --max-ood-false-alarms 0.05
 
     Example: misgiving calibrate predictions.csv --max-error 0.1 --out policy
+
+    Args:
+        ood_detector: Score that detects OOD images. Default: knn, or max_logit for predictions
+            without features of training images.
+        out (POLICY): Folder for the policy of a file of predictions; that of a run is in the
+            run.
+        training_data (DATA): Images that the model was trained on, to fit detectors. Default: DATA,
+            else the data that the run was trained with.
+        seed: Seed for drawing one image per group and the quarter to tune on.
+        overwrite: Replace the policy that is there.
     """
     from misgiving.deferral.deferral import Deferral
-    from misgiving.deferral.policy_file import POLICY_FOLDER, check_policy_folder
+    from misgiving.deferral.policy_file import POLICY, POLICY_FOLDER
     from misgiving.report.sentences import summarize
 
-    check_source(context, run, out="policy")
-    folder = policy or run / POLICY_FOLDER
-    check_policy_folder(folder)
-    if folder.exists() and not overwrite:
-        raise UsageError(f"{folder} exists; use --overwrite to replace it")
+    check_source(run, images=["data", "training_data"], files=["out"], needed=["out"])
+    folder = out or run / POLICY_FOLDER
+    check_replaceable(folder, POLICY, overwrite=overwrite)
     deferral = Deferral(**vars(targets), **vars(rule), ood_detector=ood_detector, seed=seed)
-    source = read_source(
+    sources = read_source(
         run,
         data,
         settings,
@@ -110,10 +86,12 @@ def calibrate(
         training_data=training_data,
         check_classes=deferral.check_classes,
     )
+    ((name, source),) = sources.items()
     deferral.fit(source.predictions).save(folder)
-    sentences = [f"{data or run}: {len(source.predictions)} images", *source.summary]
-    for sentence in [*sentences, *summarize(deferral)]:
-        say(with_options(sentence, options_of(context)))
+    say(f"{name}: {len(source.predictions)} images")
+    say_left_out(sources)
+    for sentence in summarize(deferral):
+        say(sentence)
     say(f"wrote {folder}")
 
 

@@ -2,34 +2,33 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import (
     BadImages,
     Cache,
-    Context,
+    Count,
     Data,
     DataOrPredictions,
     Device,
     Fields,
+    Seed,
     Values,
-    check_source,
+    check_options,
     command,
-    seed_option,
 )
-from misgiving.cli.progress import Bar, progress_bars, say, show_table
-from misgiving.cli.sources import read_source
-from misgiving.errors import DataError, UsageError
-from misgiving.files import check_not_input, check_writable
+from misgiving.cli.progress import Bar, progress_bars, say, say_skipped, show_table
+from misgiving.cli.sources import check_source, read_source, say_left_out
+from misgiving.files import check_not_input, check_replaceable, check_writable
 from misgiving.training.config import DataConfig
 
 if TYPE_CHECKING:
     from misgiving.evaluation.suspect_labels import LabelReview
 
 MEGABYTE = 10**6
+SHOWN = 20  # suspect labels on the screen
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -42,6 +41,7 @@ data_app = typer.Typer(
 @command
 def prepare(
     data: Data,
+    *,
     settings: Annotated[Values, Fields(DataConfig, ("image_size", "on_bad_image"))],
     cache: Cache,
 ) -> None:
@@ -66,48 +66,39 @@ def prepare(
 @data_app.command()
 @command
 def ood(
-    name: Annotated[
-        str,
-        typer.Argument(help="b_box, b_box_70, b_box_70_image, derm_skin, or a name of your own."),
-    ],
+    name: str,
     data: Data,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write the set to.")],
+    *,
+    out: Path,
     settings: Annotated[Values, BadImages],
-    place: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PLACE", help="Folder or data to sample from, instead of deriving images."
-        ),
-    ] = None,
-    count: Annotated[
-        int | None,
-        typer.Option(min=1, help="Maximum number of images. Default: as many as the paper used."),
-    ] = None,
-    masks: Annotated[
-        str | None,
-        typer.Option(metavar="FOLDER", help="Lesion masks, or `automatic` to locate lesions."),
-    ] = None,
-    run: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="Leave out the images that this run was trained on."),
-    ] = None,
-    seed: Annotated[int, seed_option("The same seed gives the same files.")] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing set.")
-    ] = False,
+    place: str | None = None,
+    count: Count = None,
+    masks: str | None = None,
+    run: Path | None = None,
+    seed: Seed = 0,
+    overwrite: bool = False,
 ) -> None:
     """Build an OOD set from dermoscopic images, as PNG files with a manifest and its checksum.
 
     Without --run, give held-out data: the command cannot know what a model was trained on.
 
     Example: misgiving data ood b_box isic2019:ISIC_2019 --run runs/derm --out sets/b_box
+
+    Args:
+        name: b_box, b_box_70, b_box_70_image, derm_skin, or a name of your own.
+        out (FOLDER): Folder to write the set to.
+        place (PLACE): Folder or data to sample from, instead of deriving images.
+        count: Maximum number of images. Default: as many as the paper used.
+        masks (FOLDER): Lesion masks, or `automatic` to locate lesions.
+        run (RUN): Leave out the images that this run was trained on.
+        seed: The same seed gives the same files.
+        overwrite: Replace an existing set.
     """
     from misgiving.data.datasets import load_dataset
     from misgiving.data.ood_sets import readable_set, write_ood_set
     from misgiving.data.ood_sets.lesions import with_masks
 
-    if out.exists() and not (overwrite and (out / "manifest.json").is_file()):
-        raise UsageError(f"{out} exists; choose another --out, or replace a set with --overwrite")
+    check_replaceable(out, "manifest.json", overwrite=overwrite)
     source = with_masks(load_dataset(data), masks)
     with progress_bars() as progress:
         built, skipped = readable_set(
@@ -128,20 +119,13 @@ def ood(
 @data_app.command()
 @command
 def check(
-    context: Context,
     data: DataOrPredictions,
+    *,
     settings: Annotated[Values, BadImages, Device],
     cache: Cache,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder for the findings. Default: none.")
-    ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="Also list suspect labels, by this trained run."),
-    ] = None,
-    seed: Annotated[
-        int, seed_option("Seed of the paper's split that is checked, and of folds.")
-    ] = 0,
+    out: Path | None = None,
+    model: Path | None = None,
+    seed: Seed = 0,
 ) -> None:
     """Check images and labels: counts, damaged files, duplicates, wrong labels.
 
@@ -155,34 +139,36 @@ def check(
     the column `set`) logistic regressions on the features are cross-fitted instead.
 
     Example: misgiving data check isic2019:ISIC_2019 --model runs/derm --out findings
+
+    Args:
+        out (FOLDER): Folder for the findings. Default: none.
+        model (RUN): Also list suspect labels, by this trained run.
+        seed: Seed of the paper's split that is checked, and of folds.
     """
+    from misgiving.data.check import FINDINGS_FILE
+    from misgiving.data.datasets import tables_of
     from misgiving.evaluation.suspect_labels import SUSPECTS_FILE, suspect_labels
 
-    is_file = check_source(context, data)
-    if model is not None and not (model / "split.csv").is_file():
-        raise DataError(f"{model}: is not a run; give a folder that `train` wrote")
+    is_file = check_source(data, images=["model"])
     if out is not None:
         check_writable(out, folder=True)
-        check_not_input(out / SUSPECTS_FILE, [Path(data)])
+        for name in (FINDINGS_FILE, SUSPECTS_FILE):
+            check_not_input(out / name, [Path(data)] if is_file else tables_of(data))
     if not is_file:
-        _check_images(data, out, seed)
+        _show_findings(data, out, seed)
     if is_file or model is not None:
         place, images = (Path(data), None) if model is None else (model, data)
-        source = read_source(place, images, settings, cache=cache)
-        for sentence in source.summary:
-            say(sentence)
+        sources = read_source(place, images, settings, cache=cache)
+        say_left_out(sources)
+        (source,) = sources.values()
         review = suspect_labels(source.predictions, seed=seed)
         _show_suspects(review, None if out is None else out / SUSPECTS_FILE)
 
 
-def _check_images(data: str, out: Path | None, seed: int) -> None:
-    from misgiving.data.check import FINDINGS_FILE, data_check
-    from misgiving.data.datasets import load_dataset, tables_of
-    from misgiving.evaluation.suspect_labels import SUSPECTS_FILE
+def _show_findings(data: str, out: Path | None, seed: int) -> None:
+    from misgiving.data.check import data_check
+    from misgiving.data.datasets import load_dataset
 
-    if out is not None:
-        for name in (FINDINGS_FILE, SUSPECTS_FILE):
-            check_not_input(out / name, tables_of(data))
     with progress_bars() as progress:
         report = Bar(progress, "checking images").at
         result = data_check(load_dataset(data), seed=seed, report=report)
@@ -192,21 +178,14 @@ def _check_images(data: str, out: Path | None, seed: int) -> None:
         say(f"wrote {out}")
 
 
-SHOWN = 20  # suspect labels on the screen
-
-
 def _show_suspects(review: "LabelReview", file: Path | None) -> None:
     header = ("image", "label", "suggested class", "score", "why")
-    rows = [(row.path or row.id, *row[2:5], row.why) for row in review.suspects]
+    rows = [(row.path or row.id, *row[2:5], row.why) for row in review.suspects[:SHOWN]]
     if rows:
-        show_table(header, rows[:SHOWN], title="suspect labels")
-    if review.unlabelled:
-        say(f"left out: {review.unlabelled} images without a label")
-    if review.not_judged:
-        say(
-            f"left out: {review.not_judged} images that the model was trained on, as there are no "
-            "features to cross-fit"
-        )
+        show_table(header, rows, title="suspect labels")
+    if review.unlabelled or review.not_judged:
+        why = f"{review.not_judged} of the training without features to cross-fit"
+        say(f"left out: {review.unlabelled} images without a label, {why}")
     say(f"{len(review.suspects)} of {review.judged} labels are suspect")
     if file is not None:
         review.write(file)
@@ -215,19 +194,17 @@ def _show_suspects(review: "LabelReview", file: Path | None) -> None:
 
 @data_app.command()
 @command
-def fetch(
-    name: Annotated[str, typer.Argument(help="Name of the image set; `list` shows all names.")],
-    folder: Annotated[Path | None, typer.Argument(help="Folder to write it to.")] = None,
-    mirror: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Download from this web folder instead."),
-    ] = None,
-) -> None:
+def fetch(name: str, folder: Path | None = None, *, mirror: str | None = None) -> None:
     """Download a published image set, with checksums; interrupted transfers are resumed.
 
     Shows the licence and the publication to cite. A second call fetches only missing files.
 
     Example: misgiving data fetch isic2019 ISIC_2019
+
+    Args:
+        name: Name of the image set; `list` shows all names.
+        folder (FOLDER): Folder to write it to.
+        mirror (URL): Download from this web folder instead.
     """
     from misgiving.data.download import CATALOGUE
     from misgiving.data.download import fetch as fetch_set
@@ -236,15 +213,14 @@ def fetch(
         descriptions = ((key, published.description) for key, published in CATALOGUE.items())
         show_table(("name", "description"), descriptions)
         return
-    if folder is None:
-        raise UsageError(f"give the folder to write to: misgiving data fetch {name} FOLDER")
+    check_options("to fetch a set", needed=["folder"])
+    folder = cast(Path, folder)
     with progress_bars("stopped; the same command resumes") as progress:
-        bars: dict[str, Bar] = {}
+        bar = Bar(progress, "MB")
 
         def report(file: str, done: int, total: int | None) -> None:
-            if file not in bars:
-                bars[file] = Bar(progress, f"{file}, MB")
-            bars[file].at(done // MEGABYTE, None if total is None else total // MEGABYTE)
+            megabytes = None if total is None else total // MEGABYTE
+            bar.at(done // MEGABYTE, megabytes, description=f"{file}, MB")
 
         new = fetch_set(name, folder, report=report, mirror=mirror)
     published = CATALOGUE[name]

@@ -9,16 +9,14 @@ import typer
 from misgiving.cli.options import (
     BadImages,
     Cache,
-    Context,
     DataOrNone,
     Device,
     RunOrPredictions,
     Values,
-    check_source,
     command,
 )
 from misgiving.cli.progress import say
-from misgiving.cli.sources import read_source
+from misgiving.cli.sources import check_source, read_source, say_left_out
 from misgiving.errors import UsageError, visible
 from misgiving.files import check_writable
 
@@ -27,45 +25,15 @@ OWN_SETS = ("test", "validation", "held_out", "predictions")  # that may be meas
 
 @command
 def evaluate(
-    context: Context,
     run: RunOrPredictions,
+    data: DataOrNone = None,
+    *,
     settings: Annotated[Values, BadImages, Device],
     cache: Cache,
-    data: DataOrNone = None,
-    policy: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="POLICY",
-            help="For a file of predictions: the policy to measure, a folder that `calibrate` "
-            "wrote. A run has its own.",
-        ),
-    ] = None,
-    ood: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]PATH",
-            help="A folder of out-of-distribution images, such as `b_box=FOLDER`; for a file of "
-            "predictions, another such file. Default name: that of the folder or file. Can be "
-            "repeated.",
-        ),
-    ] = None,
-    set_name: Annotated[
-        str | None,
-        typer.Option(
-            "--set",
-            help="Measure only this set of the run's split, or of the column set, such as "
-            "validation or test. Default: its set test, or else all images that the model was not "
-            "trained on.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder for report.html, measurements.csv and predictions. Default: "
-            "RUN/evaluation; required for a file of predictions.",
-        ),
-    ] = None,
+    policy: Path | None = None,
+    ood: list[str] | None = None,
+    set_name: str | None = None,
+    out: Path | None = None,
 ) -> None:
     """Measure a trained model on images that it was not trained on, and write a report.
 
@@ -80,8 +48,20 @@ def evaluate(
 
     `report.html` is one file that needs no network. A file of predictions in place of RUN and DATA
     is measured in the same way; `calibrate --help` describes its columns.
+
+    Args:
+        policy (POLICY): For a file of predictions: the policy to measure, a folder that `calibrate`
+            wrote. A run has its own.
+        ood ([NAME=]PATH): A folder of out-of-distribution images, such as `b_box=FOLDER`; for a
+            file of predictions, another such file. Default name: that of the folder or file. Can be
+            repeated.
+        set_name: Measure only this set of the run's split, or of the column set, such as
+            validation or test. Default: its set test, or else all images that the model was not
+            trained on.
+        out (FOLDER): Folder for report.html, measurements.csv and predictions. Default:
+            RUN/evaluation; required for a file of predictions.
     """
-    is_file = check_source(context, run, out="out")
+    is_file = check_source(run, images=["data"], files=["policy"], needed=["out"])
     places = named_places(ood or [], set_name)
     out = out or run / "evaluation"
     from misgiving.data.datasets import tables_of
@@ -93,21 +73,20 @@ def evaluate(
     check_writable(out, folder=True)
     check_folder(out, [run, *places.values()] if is_file else tables_of(str(data)))
     deferral = None if policy is None else Deferral.load(policy)
-    source = read_source(
-        run,
-        data,
-        settings,
-        cache=cache,
-        sets=partial(measured_sets, set_name=set_name),
-        ood=places,
-        deferral=deferral,
+    chosen = partial(measured_sets, set_name=set_name)
+    sources = read_source(
+        run, data, settings, cache=cache, ood=places, deferral=deferral, sets=chosen
     )
+    predicted, *_ = sources.values()
     if not is_file:
-        deferral = Deferral.of_run(run, model=source.predictions.model)
-    evaluation = measure(source.predictions, deferral, set=set_name, ood=source.ood)
-    write_evaluation(evaluation, out, skipped=source.skipped)
-    write_report(evaluation, out / REPORT, title=data or run.name, pictures=source.picture)
-    for sentence in (*source.summary, *notes(evaluation)):
+        deferral = Deferral.of_run(run, model=predicted.predictions.model)
+    outliers = {name: sources[name].predictions for name in places}
+    evaluation = measure(predicted.predictions, deferral, set=set_name, ood=outliers)
+    skipped = [(name, *bad) for name, each in sources.items() for bad in each.skipped]
+    write_evaluation(evaluation, out, skipped=skipped)
+    write_report(evaluation, out / REPORT, title=data or run.name, pictures=predicted.picture)
+    say_left_out(sources)
+    for sentence in notes(evaluation):
         say(sentence)
     for sentence in findings(evaluation):
         typer.echo(visible(sentence))
@@ -122,7 +101,7 @@ def named_places(words: list[str], set_name: str | None) -> dict[str, Path]:
     places: dict[str, Path] = {}
     for word in words:
         name, equals, place = word.partition("=")
-        if not equals or Path(word).exists():  # its own name may contain the sign
+        if not equals:
             path = Path(word).resolve()
             name, place = path.name if path.is_dir() else path.stem, word
         if name in (set_name, *OWN_SETS, *RESERVED_NAMES, *places):

@@ -4,15 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from misgiving.cli.options import (
-    DataOrPredictions,
-    Fields,
-    Values,
-    command,
-    is_prediction_file,
-    seed_option,
-)
+from misgiving.cli.options import DataOrPredictions, Fields, Seed, Values, command
 from misgiving.cli.progress import say, show_table
+from misgiving.cli.sources import is_prediction_file
 from misgiving.deferral.settings import Targets
 
 if TYPE_CHECKING:
@@ -28,11 +22,7 @@ PLANNED = Fields(
 
 
 @command
-def plan(
-    data: DataOrPredictions,
-    targets: Annotated[Values, PLANNED],
-    seed: Annotated[int, seed_option("Seed of the split, as in `train`.")] = 0,
-) -> None:
+def plan(data: DataOrPredictions, *, targets: Annotated[Values, PLANNED], seed: Seed = 0) -> None:
     """Say before training what a calibration set of DATA can certify.
 
     Splits DATA by group, as `train` does by default, and counts the calibration cases by class.
@@ -42,6 +32,9 @@ def plan(
     column set, or three quarters of it.
 
     Example: misgiving plan isic2019:ISIC_2019 --max-error 0.05 --class-max-miss MEL=0.1
+
+    Args:
+        seed: Seed of the split, as in `train`.
     """
     from misgiving.deferral.fit import drawn_sets
     from misgiving.deferral.planning import MOST_CASES, WRONG_SHARES, plan_certification
@@ -57,8 +50,7 @@ def plan(
         calibration.labels, calibration.units, calibration.classes, Targets(**targets)
     )
     origin = "split" if not is_file else "drawn" if parts else "named"
-    needs = _needs(outlook)
-    facts = (data, images, calibration, outlook, needs, MOST_CASES, origin)
+    facts = (data, images, calibration, outlook, MOST_CASES, origin)
     for sentence in lines("plan.txt", "planned", *facts):
         say(sentence)
     counts = [(name, outlook.images[name], cases) for name, cases in outlook.cases.items()]
@@ -93,33 +85,23 @@ def _grouped_split(data: str, seed: int) -> "Predictions":
     )
 
 
-def training_outlook(images: "ImageSet", sets: "SetNames") -> list[str]:
-    """Two sentences on the calibration set of a split; none where the split has no such set."""
+def say_outlook(images: "ImageSet", sets: "SetNames") -> None:
+    """Say in two sentences what the calibration set of a split can certify, if it has one."""
     import numpy as np
 
     from misgiving.deferral.planning import plan_certification
     from misgiving.report.rendering import lines
 
     if "calibrate" not in sets:
-        return []
+        return
     rows = np.flatnonzero(sets == "calibrate")
     units = np.unique(np.array(images.groups), return_inverse=True)[1]
     outlook = plan_certification(
         images.labels[rows], units[rows], images.classes, Targets(max_error=0.5)
     )
     rarest = sorted(outlook.cases.items(), key=lambda counted: counted[1])[:RAREST]
-    return lines("plan.txt", "training", outlook, images.group_columns, len(rows), rarest)
-
-
-def _needs(outlook: "CertificationOutlook") -> dict[str, int | None]:
-    """Cases that each target lacks if no accepted answer is wrong; None for too many to count."""
-    targets, rate = outlook.targets, outlook.targets.max_ood_false_alarms
-    needs = {f"an error of {100 * targets.max_error:.3g} %": outlook.error[0].more}
-    for name, rates in outlook.classes.items():
-        needs[f"{100 * targets.class_max_miss[name]:.3g} % of {name} missed"] = rates[0].more
-    if rate is not None and outlook.ood_cases is not None:
-        needs[f"{100 * rate:.3g} % OOD false alarms"] = max(0, outlook.ood_cases - outlook.total)
-    return needs
+    for sentence in lines("plan.txt", "training", outlook, images.group_columns, len(rows), rarest):
+        say(sentence)
 
 
 def _table(outlook: "CertificationOutlook") -> list[tuple[str, ...]]:

@@ -2,27 +2,18 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from misgiving.cli.failures import say_skipped
-from misgiving.cli.options import (
-    PREDICTION_FILE,
-    BadImages,
-    Context,
-    Device,
-    Values,
-    check_source,
-    command,
-    is_prediction_file,
-)
-from misgiving.cli.progress import Bar, progress_bars, say
-from misgiving.cli.sources import read_file
+from misgiving.cli.options import PREDICTION_FILE, BadImages, Device, Values, command
+from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
+from misgiving.cli.sources import check_source, is_prediction_file, read_file
 from misgiving.errors import BadImage, UsageError
 from misgiving.files import check_not_input, check_writable, write_text
 
@@ -30,40 +21,22 @@ if TYPE_CHECKING:
     from misgiving.deferral.decision_tables import DecisionRow
     from misgiving.deferral.deferral import Deferral
 
+Images = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="IMAGES...", help=f"Image files, or folders of them; or one {PREDICTION_FILE}"
+    ),
+]
+
 
 @command
 def predict(
-    context: Context,
-    model: Annotated[
-        Path,
-        typer.Argument(
-            metavar="MODEL",
-            help="A folder that `train` or `export` wrote; for predictions, also one that "
-            "`calibrate` wrote.",
-        ),
-    ],
-    images: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="IMAGES...",
-            help=f"Image files, or folders of them; or one {PREDICTION_FILE}",
-        ),
-    ],
+    model: Path,
+    images: Images,
+    *,
     settings: Annotated[Values, BadImages, Device],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="File for the table: .csv, .parquet or .jsonl. Default: the screen, as CSV.",
-        ),
-    ] = None,
-    contact_sheet: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.html",
-            help="Also write the images that were not accepted as one page, worst first.",
-        ),
-    ] = None,
+    out: Path | None = None,
+    contact_sheet: Path | None = None,
 ) -> None:
     """Predict the class and loss of each image, and write a table.
 
@@ -84,66 +57,78 @@ def predict(
 
     For a file of predictions, of which `calibrate --help` describes the columns, MODEL is a policy,
     and each row has a decision.
+
+    Args:
+        model (MODEL): A folder that `train` or `export` wrote; for predictions, also one that
+            `calibrate` wrote.
+        out (FILE): File for the table: .csv, .parquet or .jsonl. Default: the screen, as CSV.
+        contact_sheet (FILE.html): Also write the images that were not accepted as one page, worst
+            first.
     """
-    from misgiving.deferral.decision_tables import writer_for
+    from misgiving.data.datasets.folders import image_names
+    from misgiving.deferral.decision_tables import columns_of, writer_for
 
     is_file = any(map(is_prediction_file, images))
-    names = images if is_file else _image_names(model, images)
+    names = images if is_file else list(map(Path, image_names(images)))
     for file, option in ((out, "out"), (contact_sheet, "contact_sheet")):
         if file is not None:
             check_writable(file, option=option)
             check_not_input(file, names, option=option)
-    if out is not None and contact_sheet is not None and out.resolve() == contact_sheet.resolve():
-        raise UsageError(f"{out}: is both table and sheet; choose another `contact_sheet`")
-    if out is not None:
-        writer_for(out)
-    if is_file:
-        _decide_predictions(context, model, images, out)
-    else:
-        _decide_images(model, list(map(str, names)), out, contact_sheet, **settings)
-
-
-def _image_names(model: Path, images: list[Path]) -> list[Path]:
-    """Files that are given or are in the given folders, after a look at the model."""
-    from misgiving.bundle.bundle import is_bundle
-    from misgiving.data.datasets.folders import image_names
-
-    is_bundle(model)  # refuses another folder before images are listed
-    return list(map(Path, image_names(images)))
-
-
-def _decide_images(
-    model: Path,
-    names: list[str],
-    out: Path | None,
-    contact_sheet: Path | None,
-    *,
-    device: str,
-    on_bad_image: str,
-) -> None:
-    """Decide on image files."""
-    from misgiving.bundle.decide_files import decide_files, load_model
-
-    stop = "stopped" if out is None else "stopped; the same command resumes"
+    write = _show if out is None else partial(writer_for(out), out)
     with _parts(out) as parts:
-        with progress_bars(stop) as progress:
-            loaded = load_model(model, count=len(names), device=device)
-            decided = decide_files(
-                loaded,
-                names,
-                parts,
-                on_image=Bar(progress, "predicting").at,
-                on_bad_image=on_bad_image,
-            )
-        deferral = loaded.deferral
-        _write(decided, out, deferral, unreadable=on_bad_image == "skip")
+        rows: Iterable[DecisionRow]
+        deferral: Deferral | None
+        if is_file:
+            rows, deferral = _decide_predictions(model, images)
+        else:
+            stop = "stopped" if out is None else "stopped; the same command resumes"
+            rows, deferral = _decide_images(model, names, parts, settings, stop)
+        skips = settings["on_bad_image"] == "skip"
+        columns = columns_of(has_policy=deferral is not None, unreadable=skips)
+        write(columns, rows)
         if contact_sheet is not None:
             from misgiving.report.contact_sheet import contact_sheet as sheet_of
 
-            write_text(contact_sheet, sheet_of(decided))
-        say_skipped([BadImage(row.path, row.unreadable) for row in decided if row.unreadable])
-        _say_what_was_written(decided, out, contact_sheet, deferral)
+            write_text(contact_sheet, sheet_of(rows))
+        say_skipped([BadImage(row.path, row.unreadable) for row in rows if row.unreadable])
+        _say_what_was_written(rows, out, contact_sheet, deferral)
         shutil.rmtree(parts, ignore_errors=True)
+
+
+def _decide_images(
+    model: Path, names: Sequence[Path], parts: Path, settings: Values, stop: str
+) -> "tuple[Iterable[DecisionRow], Deferral | None]":
+    from misgiving.bundle.decide_files import decide_files, load_model
+
+    with progress_bars(stop) as progress:
+        loaded = load_model(model, count=len(names), device=settings["device"])
+        rows = decide_files(
+            loaded,
+            list(map(str, names)),
+            parts,
+            on_image=Bar(progress, "predicting").at,
+            on_bad_image=settings["on_bad_image"],
+        )
+    return rows, loaded.deferral
+
+
+def _decide_predictions(
+    policy: Path, files: Sequence[Path]
+) -> "tuple[Iterable[DecisionRow], Deferral]":
+    from misgiving.bundle.decide_files import decide_rows
+    from misgiving.deferral.deferral import Deferral
+
+    if len(files) > 1:
+        raise UsageError(f"give one file of predictions alone, not {len(files)} files")
+    check_source(files[0], images=["contact_sheet"])
+    deferral = Deferral.load(policy)
+    return list(decide_rows(deferral, read_file(files[0], deferral))), deferral
+
+
+def _show(columns: Sequence[str], rows: "Iterable[DecisionRow]") -> None:
+    from misgiving.deferral.decision_tables import csv_table
+
+    typer.echo("".join(csv_table(columns, rows)), nl=False)
 
 
 @contextmanager
@@ -154,37 +139,6 @@ def _parts(out: Path | None) -> Iterator[Path]:
             yield Path(folder)
     else:
         yield out.with_name(f"{out.name}.parts")
-
-
-def _decide_predictions(context: Any, policy: Path, files: list[Path], out: Path | None) -> None:
-    """Decide on a file of predictions."""
-    from misgiving.bundle.decide_files import decide_rows
-    from misgiving.deferral.deferral import Deferral
-
-    if len(files) > 1:
-        raise UsageError(f"give one file of predictions alone, not {len(files)} files")
-    check_source(context, files[0])
-    deferral = Deferral.load(policy)
-    rows = list(decide_rows(deferral, read_file(files[0], deferral)))
-    _write(rows, out, deferral)
-    _say_what_was_written(rows, out, None, deferral)
-
-
-def _write(
-    rows: "Iterable[DecisionRow]",
-    out: Path | None,
-    deferral: "Deferral | None",
-    *,
-    unreadable: bool = False,
-) -> None:
-    """Write the table, or show it."""
-    from misgiving.deferral.decision_tables import columns_of, csv_table, writer_for
-
-    columns = columns_of(has_policy=deferral is not None, unreadable=unreadable)
-    if out is None:
-        typer.echo("".join(csv_table(columns, rows)), nl=False)
-    else:
-        writer_for(out)(out, columns, rows)
 
 
 def _say_what_was_written(

@@ -1,10 +1,13 @@
-"""Messages, progress bars and lines of a log on standard error, tables on standard output."""
+"""Messages, failures and progress on standard error, tables on standard output."""
 
 import math
 import os
+import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +23,24 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from misgiving.errors import StoppedError
+from misgiving.errors import BadImage, StoppedError, visible
 
 if TYPE_CHECKING:
     from misgiving.reproduction.config import Unit
     from misgiving.training.loop import Step
 
+COMMAND: ContextVar[Any] = ContextVar("COMMAND", default=None)
+"""Typer's context of the command that runs."""
+
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 SILENT_SECONDS = 60.0  # after which a log says how far the work is
+QUOTES = "'\""
+PARAMETER = re.compile(r"`(\w+)(?:=([^`]+))?`")
+MAX_LISTED = 50  # bad images on the screen
+SET_BY_TRAIN = {"split": ["train --split"], "keep": ["train --keep"]}
+"""Options of `train` that messages of other commands refer to, by parameter."""
+
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def process_number() -> int:
@@ -36,17 +49,67 @@ def process_number() -> int:
     return max(int(rank) if rank.isdigit() else 0 for rank in ranks)
 
 
-console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+def silence_all_but_first_process() -> None:
+    """Drop messages and tables in all but the first process of a command, which has them all."""
+    console.quiet = process_number() > 0
+
+
+def with_options(message: str) -> str:
+    """Replace parameters in backticks by the command's options and arguments, where it has them.
+
+    As an example, `device="cpu"` becomes --device cpu, `pretrained=False` --no-pretrained, and
+    `data` DATA.
+    """
+    context = COMMAND.get()
+    if context is None:
+        return message
+    flags: dict[str, list[str]] = SET_BY_TRAIN | {
+        option.name: [*option.opts, *option.secondary_opts]
+        if option.param_type_name == "option"
+        else [(option.metavar or "").strip("[]")]
+        for option in context.command.params
+    }
+
+    def replaced(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        if name not in flags:
+            return match[0]
+        flag, *negative = flags[name]
+        if value in (None, "True", "False"):
+            return negative[0] if value == "False" and negative else flag
+        return f"{flag} {value.strip(QUOTES)}"
+
+    return PARAMETER.sub(replaced, message)
 
 
 def say(text: str) -> None:
     """Print a message on standard error; the terminal wraps long lines."""
-    console.print(text, soft_wrap=True)
+    console.print(with_options(text), soft_wrap=True)
 
 
-def silence_all_but_first_process() -> None:
-    """Drop messages and tables in all but the first process of a command, which has them all."""
-    console.quiet = process_number() > 0
+def show_failure(message: str, images: Sequence[BadImage] = ()) -> None:
+    """Print one line on standard error, and below it the images if there are several."""
+    if message:
+        sys.stderr.write(f"process {number}: " if (number := process_number()) else "")
+        sys.stderr.write(f"error: {visible(' '.join(message.split()))}\n")
+    if len(images) > 1:
+        list_bad_images(images)
+
+
+def say_skipped(bad: Sequence[BadImage]) -> None:
+    """Report the images that were left out, if any."""
+    if bad:
+        noun = "image" if len(bad) == 1 else "images"
+        say(f"left out: {len(bad)} {noun} that cannot be read")
+        list_bad_images(bad)
+
+
+def list_bad_images(bad: Sequence[BadImage]) -> None:
+    """Print one line for each image, up to a number that fits the screen."""
+    for image in bad[:MAX_LISTED]:
+        sys.stderr.write(f"  {image}\n")
+    if len(bad) > MAX_LISTED:
+        sys.stderr.write(f"  and {len(bad) - MAX_LISTED} more; `misgiving data check` lists all\n")
 
 
 def show_table(header: Sequence[str], rows: Iterable[Iterable[object]], title: str = "") -> None:
@@ -109,59 +172,40 @@ class Bar:
     def __init__(self, progress: Progress, description: str) -> None:
         self._progress = progress
         self._task = progress.add_task(description, total=None, visible=False)
-        self._done = 0
+        self.done, self.total = 0, 0
 
-    def at(self, done: int, total: int | None) -> None:
-        if done < self._done:
+    def at(self, done: int, total: int | None, **changes: Any) -> None:
+        """Show how much is done; `changes` are of the task, such as its description."""
+        if done < self.done:
             self._progress.reset(self._task)
-        self._done = done
+        self.done, self.total = done, total or 0
         visible = total is None or done < total
-        self._progress.update(self._task, completed=done, total=total, visible=visible)
+        self._progress.update(self._task, completed=done, total=total, visible=visible, **changes)
 
 
-class Steps:
-    """The steps of a training, with the epoch and its mean losses so far.
+class Steps(Bar):
+    """The steps of a training, with the epoch and its mean losses so far."""
 
-    With `each_epoch`, the end of every epoch is a line in a log.
-    """
-
-    def __init__(self, progress: Progress, *, each_epoch: bool = False) -> None:
-        self._progress, self._each_epoch = progress, each_epoch
-        self._task = progress.add_task("training", visible=False)
-        self._done = 0
-
-    def show(self, step: "Step") -> None:
-        done, total = (step.epoch - 1) * step.steps + step.step, step.epochs * step.steps
-        if done <= self._done:  # the next training
-            self._progress.reset(self._task)
-        self._done = done
+    def show(self, step: "Step", *, each_epoch: bool = False) -> None:
+        """Show a step; with `each_epoch`, the end of every epoch is a line in a log."""
         auxiliary = "" if step.auxiliary != step.auxiliary else f"  auxiliary {step.auxiliary:.3f}"
-        self._progress.update(
-            self._task,
+        self.at(
+            (step.epoch - 1) * step.steps + step.step,
+            step.epochs * step.steps,
             description=f"epoch {step.epoch}/{step.epochs}  primary loss {step.primary:.3f}"
             f"{auxiliary}",
-            total=total,
-            completed=done,
-            visible=done < total,
-            milestone=self._each_epoch and step.step == step.steps,
+            milestone=each_epoch and step.step == step.steps,
         )
 
 
-class Units:
+class Units(Bar):
     """Number of finished units of work."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._task = progress.add_task("units", visible=False)
-        self._done, self._count = 0, 0
-
     def start(self, todo: int, count: int) -> None:
-        self._done, self._count = count - todo, count
-        self._progress.update(self._task, total=count, completed=self._done, visible=todo > 0)
-        if self._done:
-            self._progress.console.print(f"{self._done} of {count} units were already finished")
+        self.at(count - todo, count)
+        if count > todo:
+            say(f"{count - todo} of {count} units were already finished")
 
     def show(self, unit: "Unit") -> None:
-        self._done += 1
-        self._progress.update(self._task, completed=self._done)
-        self._progress.console.print(f"[{self._done}/{self._count}] finished {unit}")
+        self.at(self.done + 1, self.total)
+        say(f"[{self.done}/{self.total}] finished {unit}")

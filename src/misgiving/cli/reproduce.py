@@ -5,11 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from misgiving.cli.failures import say_skipped
-from misgiving.cli.options import Cache, Fields, Values, command
-from misgiving.cli.progress import Bar, Steps, Units, progress_bars, say
-from misgiving.errors import UsageError
-from misgiving.reproduction.config import MOST_JOBS, ModelName, OdinGrid, Protocol
+from misgiving.cli.options import Cache, Count, Fields, Values, check_options, command
+from misgiving.cli.progress import Bar, Steps, Units, progress_bars, say, say_skipped
+from misgiving.reproduction.config import ModelName, OdinGrid, Protocol
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
 if TYPE_CHECKING:
@@ -19,15 +17,9 @@ if TYPE_CHECKING:
     from misgiving.reproduction.runner import Runner
 
 SETTINGS = (
-    "trials",
-    "models",
-    "in_distribution",
-    "unseen",
-    "masks",
-    "learning_rates",
-    "seed",
+    *("trials", "models", "in_distribution", "unseen", "masks"),
+    *("learning_rates", "seed"),
 )
-PROTOCOL, UNITS, MACHINE = "Protocol", "Single units", "Machine"
 TRAINING = (
     "auxiliary_weight",
     "margin",
@@ -44,6 +36,7 @@ TRAINING = (
 
 @command
 def reproduce(
+    *,
     protocol: Annotated[Values, Fields(Protocol, SETTINGS, optional=True)],
     images: Annotated[
         Values,
@@ -57,95 +50,19 @@ def reproduce(
     training: Annotated[Values, Fields(TrainingConfig, TRAINING, optional=True)],
     odin: Annotated[Values, Fields(OdinGrid, ("criterion",), optional=True)],
     cache: Cache,
-    data: Annotated[
-        str, typer.Option(metavar="DATA", help="As for `train`; `digits` ships with scikit-learn.")
-    ] = "digits",
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Folder to write to, and to resume in.")
-    ] = Path("runs/reproduce"),
-    ood: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=PLACE",
-            help="An OOD set: a folder of images, `table:FILE.csv`, `medmnist:FILE.npz` or "
-            "`scikit-image` (its photographs). The names nct, b_box, b_box_70, b_box_70_image, "
-            "imagenet, clin_skin and derm_skin are for the paper's sets as published, which "
-            "replace those made here; for a stand-in, write PAPER_NAME:OWN_NAME=PLACE. Can be "
-            "repeated.",
-            rich_help_panel=PROTOCOL,
-        ),
-    ] = None,
-    about: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=TEXT",
-            help="Content of an --ood set and the number of its sources, for the report.",
-            rich_help_panel=PROTOCOL,
-        ),
-    ] = None,
-    tuning_set: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="OOD set that ODIN is tuned on. Default: nct or its stand-in.",
-            rich_help_panel=PROTOCOL,
-        ),
-    ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Units of work to run at the same time, each in a process with the memory of a "
-            f"training. Default: one for each core, at most {MOST_JOBS}; on a GPU, one. Intervals "
-            "are computed in as many processes; by default, one for each core.",
-            rich_help_panel=MACHINE,
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Threads of each unit; they affect the rounding of sums. Default: torch's own "
-            "number for one job, an equal share of the cores for several, one on Ray.",
-            rich_help_panel=MACHINE,
-        ),
-    ] = None,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Run units on a Ray cluster; `auto` for the one on this machine, or a new one.",
-            rich_help_panel=MACHINE,
-        ),
-    ] = None,
-    gpus_per_unit: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            help="GPUs of each unit on Ray, such as 0.5. Default: 0 with --device cpu, else 1.",
-            rich_help_panel=MACHINE,
-        ),
-    ] = None,
-    experiment: Annotated[
-        str | None,
-        typer.Option(
-            help="Run only units of generalization, ood_detection (which new_classes shares), "
-            "or learning_rate (other rates), without a report.",
-            rich_help_panel=UNITS,
-        ),
-    ] = None,
-    trial: Annotated[
-        int | None, typer.Option(help="Run only units of this trial.", rich_help_panel=UNITS)
-    ] = None,
-    model: Annotated[
-        ModelName | None, typer.Option(help="Run only units of this model.", rich_help_panel=UNITS)
-    ] = None,
-    collect: Annotated[
-        bool,
-        typer.Option(
-            "--collect", help="Only write the report, from finished units.", rich_help_panel=UNITS
-        ),
-    ] = False,
+    data: str = "digits",
+    out: Path = Path("runs/reproduce"),
+    ood: list[str] | None = None,
+    about: list[str] | None = None,
+    tuning_set: str | None = None,
+    jobs: Count = None,
+    threads: Count = None,
+    ray: str | None = None,
+    gpus_per_unit: Annotated[float | None, typer.Option(min=0.0)] = None,
+    experiment: str | None = None,
+    trial: int | None = None,
+    model: ModelName | None = None,
+    collect: bool = False,
 ) -> None:
     """Run the paper's three experiments over trials and write the report.
 
@@ -160,6 +77,28 @@ def reproduce(
     same --out; then run the same command with --collect. With --ray, one command runs all of them.
 
     Example: misgiving reproduce --data isic2019:ISIC_2019 --ood nct=CRC-VAL-HE-7K
+
+    Args:
+        data (DATA): As for `train`; `digits` ships with scikit-learn.
+        out (FOLDER): Folder to write to, and to resume in.
+        ood (NAME=PLACE): An OOD set: a folder of images, `table:FILE.csv`, `medmnist:FILE.npz` or
+            `scikit-image` (its photographs). The names nct, b_box, b_box_70, b_box_70_image,
+            imagenet, clin_skin and derm_skin are for the paper's sets as published, which replace
+            those made here; for a stand-in, write PAPER_NAME:OWN_NAME=PLACE. Can be repeated.
+        about (NAME=TEXT): Content of an --ood set and the number of its sources, for the report.
+        tuning_set (NAME): OOD set that ODIN is tuned on. Default: nct or its stand-in.
+        jobs: Units of work to run at the same time, each in a process with the memory of a
+            training. Default: one for each core, at most 8; on a GPU, one. Intervals are computed
+            in as many processes; by default, one for each core.
+        threads: Threads of each unit; they affect the rounding of sums. Default: torch's own number
+            for one job, an equal share of the cores for several, one on Ray.
+        ray (ADDRESS): Run units on a Ray cluster; `auto` for the one on this machine, or a new one.
+        gpus_per_unit: GPUs of each unit on Ray, such as 0.5. Default: 0 with --device cpu, else 1.
+        experiment: Run only units of generalization, ood_detection (which new_classes shares), or
+            learning_rate (other rates), without a report.
+        trial: Run only units of this trial.
+        model: Run only units of this model.
+        collect: Only write the report, from finished units.
     """
     from misgiving.report.reproduction.page import write_report
     from misgiving.reproduction.collection import collect as collect_units
@@ -170,8 +109,8 @@ def reproduce(
     from misgiving.reproduction.workers import usual_jobs
 
     one_unit = any(choice is not None for choice in (experiment, trial, model))
-    if collect and one_unit:
-        raise UsageError("--collect needs all units; leave out --experiment, --trial and --model")
+    if collect:
+        check_options("with --collect", unused=["experiment", "trial", "model"])
     chosen_protocol = protocol_for(
         data,
         model=network,
@@ -187,7 +126,7 @@ def reproduce(
     if not collect:
         run = _runner(chosen_protocol, len(chosen), jobs, threads, ray, gpus_per_unit)
     with progress_bars() as progress:
-        units, steps = Units(progress), Steps(progress)
+        units, steps = Units(progress, "units"), Steps(progress, "training")
         callbacks = Progress(
             on_start=units.start,
             on_unit=units.show,
@@ -236,11 +175,9 @@ def _runner(
     if ray is None:
         from misgiving.reproduction.runner import jobs_for, on_this_machine
 
-        if gpus is not None:
-            raise UsageError("--gpus-per-unit requires --ray")
+        check_options("without --ray", unused=["gpus_per_unit"])
         return on_this_machine(jobs=jobs or jobs_for(protocol, count), threads=threads)
     from misgiving.reproduction.ray import on_ray
 
-    if jobs is not None:
-        raise UsageError("--ray runs as many units as the cluster has room for; leave out --jobs")
+    check_options("with --ray", unused=["jobs"])
     return on_ray(ray, threads=threads or 1, gpus_per_unit=gpus)

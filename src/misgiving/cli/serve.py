@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import Fields, Values, command
-from misgiving.cli.progress import Bar, progress_bars, say
+from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
 from misgiving.serve.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,45 +30,29 @@ SETTINGS = Fields(
 
 @command
 def serve(
-    model: Annotated[
-        Path,
-        typer.Argument(metavar="RUN_OR_BUNDLE", help="A folder that `train` or `export` wrote."),
-    ],
+    model: Path,
+    *,
     settings: Annotated[Values, SETTINGS],
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; other machines can connect only with a key.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")
-    ] = 8000,
-    store: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|URL",
-            envvar="MISGIVING_STORE",
-            help="Database of cases: an SQLite file, or postgresql://USER@HOST/DATABASE. Default: "
-            "RUN_OR_BUNDLE.cases.sqlite, beside the folder.",
-        ),
-    ] = None,
-    cases: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.csv",
-            help="Decide on the images of a list that `data check` or `predict` wrote, and show "
-            "them in its order.",
-        ),
-    ] = None,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help=f"File with the key that clients must send. Or set {KEY}."
-        ),
-    ] = None,
+    host: str = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    store: Annotated[str | None, typer.Option(envvar="MISGIVING_STORE")] = None,
+    cases: Path | None = None,
+    api_key_file: Path | None = None,
 ) -> None:
     """Serve a model: upload images to a page, get decisions, and review what was deferred.
 
     The API is described at /openapi.json. Without a key, only this machine can connect. Every image
     is stored as a case before its decision is returned. Not a medical device.
+
+    Args:
+        model (RUN_OR_BUNDLE): A folder that `train` or `export` wrote.
+        host: Address to listen on; other machines can connect only with a key.
+        port: Port to listen on; 0 for any free one.
+        store (FILE|URL): Database of cases: an SQLite file, or postgresql://USER@HOST/DATABASE.
+            Default: RUN_OR_BUNDLE.cases.sqlite, beside the folder.
+        cases (FILE.csv): Decide on the images of a list that `data check` or `predict` wrote, and
+            show them in its order.
+        api_key_file (FILE): File with the key that clients must send. Or set MISGIVING_API_KEY.
     """
     from misgiving.serve.listed_cases import read_review_list
     from misgiving.serve.server import listen, read_key

@@ -1,35 +1,58 @@
 """Predictions that a command works on: of a run for DATA, or those in a file."""
 
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from misgiving.cli.options import PREDICTIONS, is_prediction_file
-from misgiving.cli.progress import Bar, progress_bars
-from misgiving.errors import DataError, UsageError
+from misgiving.cli.options import check_options
+from misgiving.cli.progress import Bar, progress_bars, say
+from misgiving.errors import DataError
 
 if TYPE_CHECKING:
     from misgiving.deferral.deferral import Deferral
     from misgiving.predictions.predict import PredictedData
     from misgiving.predictions.record import Predictions
 
+PREDICTIONS = (".csv", ".npz", ".parquet")
 
-class Source(NamedTuple):
-    """Predictions of a command.
 
-    Attributes:
-        predictions: Of the images.
-        ood: Of out-of-distribution images, by name of the set.
-        skipped: Set and id of each image that could not be read, and why.
-        summary: Sentences on images that are left out.
-        picture: Reads the image of this id as the model saw it; None: by the paths.
+def is_prediction_file(source: str | Path) -> bool:
+    """True for a file of predictions in place of a run or of data, by its suffix.
+
+    >>> is_prediction_file("p.csv"), is_prediction_file("table:p.csv")
+    (True, False)
     """
+    path = Path(source)
+    if path.suffix.lower() not in PREDICTIONS or path.is_dir():
+        return False
+    return path.exists() or not re.match(r"\w+:", str(source))
 
-    predictions: "Predictions"
-    ood: "Mapping[str, Predictions]"
-    skipped: "list[tuple[str, str, str]]"
-    summary: list[str]
-    picture: Callable[[str], Any] | None = None
+
+def check_source(
+    source: str | Path,
+    *,
+    images: Sequence[str] = (),
+    files: Sequence[str] = (),
+    needed: Sequence[str] = (),
+) -> bool:
+    """Check that the options suit what a command works on; true for a file of predictions.
+
+    Args:
+        source: The file, the run or the data.
+        images: Further parameters that have no effect on a file of predictions; a run needs `data`
+            if that is among them.
+        files: Parameters that have an effect only on a file of predictions.
+        needed: Parameters that a file of predictions needs.
+    """
+    if is_prediction_file(source):
+        unused = ("on_bad_image", "cache", "device", *images)
+        check_options(f"for {source}, a file of predictions", needed=needed, unused=unused)
+        return True
+    required = ["data"] if "data" in images else ()
+    check_options(f"for {source}, no file of predictions", needed=required, unused=files)
+    return False
 
 
 def read_source(
@@ -38,13 +61,11 @@ def read_source(
     settings: Mapping[str, Any],
     *,
     cache: Path,
-    sets: Callable[[Collection[str]], Collection[str]] | None = None,
-    training_data: str | None = None,
-    needs_training: bool = False,
     ood: Mapping[str, Path] | None = None,
-    check_classes: Callable[[tuple[str, ...]], None] = lambda _: None,
     deferral: "Deferral | None" = None,
-) -> Source:
+    check_classes: Callable[[tuple[str, ...]], None] = lambda _: None,
+    **choices: Any,
+) -> "dict[str, PredictedData]":
     """Predict DATA by a run, or read a file of predictions in place of both.
 
     Args:
@@ -52,27 +73,26 @@ def read_source(
         data: DATA.
         settings: Values of the options on bad images and the device.
         cache: Folder for prepared images.
-        sets: Chooses the sets to predict among those that the images are in; None: all.
-        training_data: Data with the images that the run was trained on.
-        needs_training: True where detectors are fitted on these.
         ood: Folders of out-of-distribution images, or files of their predictions, by name.
-        check_classes: Called with those of a run before any image is read.
         deferral: The policy that predictions in files must be for, if they name a model.
+        check_classes: Called with those of a run before any image is read.
+        choices: What a run is to predict, as `TrainedRun.predict` takes it.
+
+    Returns:
+        Predictions by DATA or the file, and by the names in `ood`.
     """
-    ood = ood or {}
-    if is_prediction_file(run):
-        if data is not None:
-            raise UsageError(f"{run} is a file of predictions; leave out DATA, here {data!r}")
-        files = {name: read_file(path, deferral) for name, path in ood.items()}
-        return Source(read_file(run, deferral), files, [], [])
+    from misgiving.predictions.predict import PredictedData, TrainedRun
+
+    places = ood or {}
     if data is None:
-        others = ", ".join(PREDICTIONS)
-        raise UsageError(f"{run}: a run needs DATA; or give a file of predictions ({others})")
+        return {
+            name: PredictedData(read_file(path, deferral), Counter(), ())
+            for name, path in {str(run): run, **places}.items()
+        }
     from misgiving.data.ood_sets import read_ood_folder
-    from misgiving.predictions.predict import TrainedRun
     from misgiving.training.processes import device_named
 
-    folders = {name: read_ood_folder(folder, name=name) for name, folder in ood.items()}
+    folders = {name: read_ood_folder(folder, name=name) for name, folder in places.items()}
     with progress_bars() as progress:
         trained = TrainedRun(
             run,
@@ -83,22 +103,9 @@ def read_source(
             on_bad_image=settings["on_bad_image"],
         )
         check_classes(trained.checkpoint.classes)
-        predicted = trained.predict(
-            data,
-            sets=sets,
-            training_data=training_data,
-            needs_training=needs_training,
-            odin=bool(ood),
-        )
+        predicted = trained.predict(data, odin=bool(ood), **choices)
         outliers = {name: trained.predict_outliers(folder) for name, folder in folders.items()}
-    all_sets = {data: predicted, **outliers}
-    return Source(
-        predicted.predictions,
-        {name: one_set.predictions for name, one_set in outliers.items()},
-        [(name, *bad) for name, each in all_sets.items() for bad in each.skipped],
-        [sentence for name, each in all_sets.items() for sentence in _left_out(name, each)],
-        predicted.picture,
-    )
+    return {data: predicted, **outliers}
 
 
 def read_file(path: Path, deferral: "Deferral | None") -> "Predictions":
@@ -114,23 +121,23 @@ def read_file(path: Path, deferral: "Deferral | None") -> "Predictions":
     return predictions
 
 
-def _left_out(name: str, predicted: "PredictedData") -> list[str]:
-    """Sentences on the images of a set that were not predicted, and on what was not found."""
+def say_left_out(sources: "Mapping[str, PredictedData]") -> None:
+    """Report the images of each set that were not predicted, and what was not found."""
     from misgiving.data.decoding import skipped_sentences
     from misgiving.report.rendering import lines
 
-    counts = predicted.counts
-    used = {*(predicted.predictions.sets or ())}
-    unused = {key: counts[key] for key in ("train", "test", "excluded") if key not in used}
-    unused = {key: number for key, number in unused.items() if number}
-    sentences = lines("policy.txt", "left_out", unused)
-    if predicted.unknown:
-        sentences.append(
-            f"left out: {predicted.unknown} images of classes that the model does not know"
-        )
-    if predicted.searched < predicted.trained_on:
-        sentences.append(
-            f"near duplicates of training images were sought among {predicted.searched} of "
-            f"{predicted.trained_on}; the others were not found"
-        )
-    return [*sentences, *skipped_sentences(predicted.skipped, counts.total(), name=name)]
+    for name, predicted in sources.items():
+        counts = predicted.counts
+        used = set(predicted.predictions.sets or ())
+        unused = [key for key in ("train", "test", "excluded") if counts[key] and key not in used]
+        for sentence in lines("policy.txt", "left_out", {key: counts[key] for key in unused}):
+            say(sentence)
+        if predicted.unknown:
+            say(f"left out: {predicted.unknown} images of classes that the model does not know")
+        if predicted.searched < predicted.trained_on:
+            say(
+                f"near duplicates of training images were sought among {predicted.searched} of "
+                f"{predicted.trained_on}; the others were not found"
+            )
+        for sentence in skipped_sentences(predicted.skipped, counts.total(), name=name):
+            say(sentence)

@@ -1,24 +1,20 @@
 """`misgiving train`."""
 
-import csv
-import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from misgiving.cli.failures import say_skipped
-from misgiving.cli.options import Cache, Data, Fields, Values, command
+from misgiving.cli.options import Cache, Data, Fields, Values, check_options, command
 from misgiving.cli.progress import (
     Bar,
     Steps,
     progress_bars,
     say,
+    say_skipped,
     show_table,
     silence_all_but_first_process,
 )
-from misgiving.errors import UsageError
-from misgiving.files import check_writable
+from misgiving.files import check_replaceable
 from misgiving.reproduction.config import MODELS, ModelName, settings_of
 from misgiving.training.config import (
     RECIPES,
@@ -27,6 +23,8 @@ from misgiving.training.config import (
     RecipeName,
     TrainingConfig,
 )
+
+SPLIT = "split.csv"  # which only a run has
 
 IMAGES = Fields(DataConfig, optional=True, defaults={k: v.images for k, v in RECIPES.items()})
 NETWORK = Fields(ModelConfig, optional=True, defaults={k: v.model for k, v in RECIPES.items()})
@@ -38,30 +36,15 @@ TRAINING = Fields(
 @command
 def train(
     data: Data,
-    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder to write the run to.")],
+    *,
+    out: Path,
     images: Annotated[Values, IMAGES],
     network: Annotated[Values, NETWORK],
     training: Annotated[Values, TRAINING],
     cache: Cache,
-    recipe: Annotated[
-        RecipeName,
-        typer.Option(
-            help="Settings for what is not given: a small strong network with AdamW, a cosine "
-            "schedule and a split by group (modern), or Section 4.1 of the paper (paper)."
-        ),
-    ] = "modern",
-    model: Annotated[
-        ModelName | None,
-        typer.Option(
-            help="Train one of the models that `reproduce` compares, in place of --auxiliary, "
-            "--detached, --pairs, --reduction and --reads-logits.",
-            rich_help_panel="Objective",
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace RUN, or an unfinished training of it."),
-    ] = False,
+    recipe: RecipeName = "modern",
+    model: ModelName | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Train a classifier together with its loss estimator.
 
@@ -76,18 +59,25 @@ def train(
     command resumes a training that was stopped or killed.
 
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
+
+    Args:
+        out (RUN): Folder to write the run to.
+        recipe: Settings for what is not given: a small strong network with AdamW, a cosine
+            schedule and a split by group (modern), or Section 4.1 of the paper (paper).
+        model: Train one of the models that `reproduce` compares, in place of --auxiliary,
+            --detached, --pairs, --reduction and --reads-logits.
+        overwrite: Replace RUN, or an unfinished training of it.
     """
     if model is not None:
-        if twice := set().union(*MODELS.values()).intersection([*training, *network]):
-            raise UsageError(f"`{min(twice)}` is defined by `model` {model}; leave one of them out")
+        check_options("with --model", unused=sorted(set().union(*MODELS.values())))
         training = {**training, **settings_of(model, TrainingConfig)}
         network = {**network, **settings_of(model, ModelConfig)}
     configured = RECIPES[recipe].configure(images, network, training)
-    check_replaceable_run(out, overwrite)
+    check_replaceable(out, SPLIT, overwrite=overwrite)
     if configured.training.devices * configured.training.nodes > 1:
         silence_all_but_first_process()
 
-    from misgiving.cli.plan import training_outlook
+    from misgiving.cli.plan import say_outlook
     from misgiving.data.preprocessing import AugmentationSettings
     from misgiving.data.splits import leakage_of
     from misgiving.training.train_run import prepare_training, split_of, train_run
@@ -103,43 +93,28 @@ def train(
         if configured.images.augment and setup.augmentation == AugmentationSettings.none():
             why = "as it is not known which changes keep the class"
             say(f"{data}: images are not augmented, {why}")
-        for sentence in training_outlook(setup.images, setup.sets):
-            say(sentence)
+        say_outlook(setup.images, setup.sets)
         train_run(
             setup,
             out,
             overwrite=overwrite,
-            on_step=Steps(progress, each_epoch=True).show,
+            on_step=partial(Steps(progress, "training").show, each_epoch=True),
             on_weights=lambda report: say(f"weights: {report}"),
             on_resume=lambda epoch, step: say(f"resuming in epoch {epoch}, after step {step}"),
         )
-    show_last_epoch(out / "history.csv")
+    show_last_epoch(out)
     measured = setup.evaluation_sets.measured
     say(leakage_of(split_of(setup.images, setup.sets), measured).sentence(measured))
     say(f"wrote {out}")
 
 
-def check_replaceable_run(out: Path, overwrite: bool) -> None:
-    """Check, before any work is done, that a run may be written to this folder."""
-    if not os.path.lexists(out):
-        check_writable(out, folder=True)
-    elif not overwrite:
-        raise UsageError(f"{out} exists; choose another --out or use --overwrite")
-    elif out.is_symlink() or not (out / "split.csv").is_file():
-        raise UsageError(f"{out} is not a run; --overwrite replaces only runs")
+def show_last_epoch(run: Path) -> None:
+    """Print the last epoch of a run as a table, with a column for each set."""
+    import pandas as pd
 
-
-def show_last_epoch(history: Path) -> None:
-    """Print the last records of a `history.csv` as a table, with a column for each set."""
-    with history.open(encoding="utf-8", newline="") as file:
-        records = list(csv.DictReader(file))[-2:]
-    names = list(records[0])[2:]
-    rows = (
-        (name.replace("_", " "), *(_short(record[name]) for record in records)) for name in names
-    )
-    sets = (record["set"] for record in records)
-    show_table(("", *sets), rows, title=f"epoch {records[-1]['epoch']}")
-
-
-def _short(cell: str) -> str:
-    return f"{float(cell):.4g}" if cell else ""
+    last = pd.read_csv(run / "history.csv").tail(2)
+    rows = [
+        (name.replace("_", " "), *(f"{value:.4g}".replace("nan", "") for value in column))
+        for name, column in last.drop(columns=["epoch", "set"]).items()
+    ]
+    show_table(("", *last["set"]), rows, title=f"epoch {last['epoch'].iloc[-1]}")

@@ -134,8 +134,8 @@ class Protocol:
         in_distribution: In-distribution classes of Sections 4.2 and 4.3; Section 4.1 uses all
             classes. Default: the paper's five.
         unseen: Classes of 4.3 that no model is trained on. Default: the paper's three.
-        masks: Folder of lesion masks (ID_segmentation.png), or `automatic` to locate lesions.
-            Default: the masks beside the data, else automatic.
+        masks (FOLDER): Folder of lesion masks (ID_segmentation.png), or `automatic` to locate
+            lesions. Default: the masks beside the data, else automatic.
         learning_rates: Other learning rates at which 4.1 is repeated; `none` for no sweep. Default:
             3e-4,1e-3 for dermoscopy, else none.
         seed: Seed of the first trial.

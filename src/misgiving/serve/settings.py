@@ -28,7 +28,7 @@ class Settings:
         batch_size: Largest number of images that the model sees at once.
         linger: Seconds that a first image waits for others to join its batch.
         recent_bytes: Memory for images that are kept for thumbnails.
-        keep_images: Folder for image files. Default: they are not kept.
+        keep_images (FOLDER): Folder for image files. Default: they are not kept.
         api_key: The key that clients must send; None: only this machine is served, without a key.
     """
 
