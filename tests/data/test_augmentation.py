@@ -60,15 +60,6 @@ def test_every_image_of_a_batch_has_its_own_draw(name):
     assert len({image.numpy().tobytes() for image in varied}) > (3 if name == "flips" else 15)
 
 
-@pytest.mark.parametrize(
-    ("draws", "axes"), [((0.1, 0.9), [3]), ((0.9, 0.1), [2]), ((0.1, 0.1), [2, 3])]
-)
-def test_flips_mirror(monkeypatch, draws, axes):
-    draw_all(monkeypatch, *draws, *[0.5] * 6)
-    flipped = augment(images(), replace(NONE, flips=True), generator())
-    torch.testing.assert_close(flipped, images().flip(axes))
-
-
 def test_each_flip_happens_to_half_of_the_images():
     flipped = augment(images(1).expand(2000, -1, -1, -1), replace(NONE, flips=True), generator())
     kept = (flipped - images(1)).abs().amax(dim=(1, 2, 3)) < 1e-4

@@ -1,8 +1,8 @@
 import errno
 import hashlib
 import os
-import subprocess
-import sys
+import resource
+import signal
 import threading
 from collections import Counter
 from pathlib import Path
@@ -170,25 +170,21 @@ def test_a_failure_or_an_interruption_leaves_nothing_behind(tmp_path):
     assert left_in(tmp_path) == []
 
 
-FULL_DISK = """
-import resource, signal, sys
-from pathlib import Path
-from misgiving.data.datasets import load_dataset
-from misgiving.data.cache import prepare
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-digits = load_dataset("digits")
-try:
-    prepare(digits, digits.preprocessing, cache=Path(sys.argv[1]))
-except OSError as failure:
-    print(failure)
-"""
+@pytest.fixture
+def small_disk():
+    """No file may grow beyond 1,000 bytes, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
 
 
+@pytest.mark.usefixtures("small_disk")
 def test_a_full_disk_is_an_error_that_leaves_nothing_behind(tmp_path):
-    command = [sys.executable, "-B", "-c", FULL_DISK, str(tmp_path)]  # nor bytecode that is cut off
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "File too large" in done.stdout
+    with pytest.raises(OSError, match="File too large"):
+        prepare(dataset_of(pixels(50)), SMALL, cache=tmp_path)
     assert left_in(tmp_path) == []
 
 

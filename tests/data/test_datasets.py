@@ -17,7 +17,6 @@ from misgiving.data.datasets.folders import image_names
 from misgiving.errors import DataError, UsageError
 from misgiving.files import write_csv
 
-CLASSES = ["MEL", "NV", "BCC", "UNK"]
 TRUTH, METADATA = "ISIC_2019_Training_GroundTruth.csv", "ISIC_2019_Training_Metadata.csv"
 
 
@@ -42,19 +41,13 @@ def folder(tmp_path):
 @pytest.fixture
 def isic(tmp_path):
     """Three images in the official layout; the second has no lesion id."""
-    diagnoses = {"ISIC_1": "NV", "ISIC_2": "MEL", "ISIC_3": "NV"}
-    truth = [
-        ",".join([name, *("1.0" if diagnosis == c else "0.0" for c in CLASSES)])
-        for name, diagnosis in diagnoses.items()
-    ]
-    for name in diagnoses:
-        save_image(tmp_path / "ISIC_2019_Training_Input" / f"{name}.jpg")
-    write_table(tmp_path / TRUTH, f"image,{','.join(CLASSES)}", *truth)
-    write_table(
-        tmp_path / METADATA,
-        "image,age_approx,anatom_site_general,lesion_id,sex",
-        *("ISIC_1,50,,HAM_1,male", "ISIC_2,,,,", "ISIC_3,40,,HAM_1,female"),
-    )
+    for number in (1, 2, 3):
+        save_image(tmp_path / "ISIC_2019_Training_Input" / f"ISIC_{number}.jpg")
+    truth = ("ISIC_1,0.0,1.0,0.0,0.0", "ISIC_2,1.0,0.0,0.0,0.0", "ISIC_3,0.0,1.0,0.0,0.0")
+    write_table(tmp_path / TRUTH, "image,MEL,NV,BCC,UNK", *truth)
+    described = ("ISIC_1,50,,HAM_1,male", "ISIC_2,,,,", "ISIC_3,40,,HAM_1,female")
+    header = "image,age_approx,anatom_site_general,lesion_id,sex"
+    write_table(tmp_path / METADATA, header, *described)
     return tmp_path
 
 
@@ -106,28 +99,16 @@ def test_images_to_predict_are_listed_once_under_their_first_name(folder, monkey
     assert image_names([Path()])[0] == "a/0.bmp"
 
 
-def remove_class_folder(folder):
-    for path in (folder / "b").iterdir():
-        path.unlink()
-    (folder / "b").rmdir()
-
-
-@pytest.mark.parametrize(
-    ("damage", "named"),
-    [
-        (remove_class_folder, "set: "),
-        (lambda folder: (folder / "c").mkdir(), "set/c: "),
-        (lambda folder: folder.rename(folder.parent / "moved"), "set: no such folder"),
-        (
-            lambda folder: (folder / "b/1.jpg").rename(folder / "b" / os.fsdecode(b"\xff.jpg")),
-            "not UTF-8",
-        ),
-    ],
-)
-def test_an_unusable_folder_is_named(folder, damage, named):
-    damage(folder)
-    with pytest.raises(DataError, match=named):
+def test_an_unusable_folder_is_named(folder):
+    (folder / "c").mkdir()
+    with pytest.raises(DataError, match="set/c: "):
         load_dataset(f"folder:{folder}")
+    (folder / "b/1.jpg").rename(folder / "c" / os.fsdecode(b"\xff.jpg"))
+    with pytest.raises(DataError, match="not UTF-8"):
+        load_dataset(f"folder:{folder}")
+    for place in (folder / "b", folder / "moved"):  # without class folders, or not there
+        with pytest.raises(DataError, match=f"{place}: "):
+            load_dataset(f"folder:{place}")
 
 
 def test_a_table_names_images_from_its_own_folder_on_and_describes_them(folder, tmp_path):
@@ -157,9 +138,7 @@ def test_a_table_names_images_from_its_own_folder_on_and_describes_them(folder, 
         (["path,label"], "no rows"),
         ([""], ""),
         (["path,label", "b/1.jpg,x", ",x"], "row 3"),
-        (["path,label", "b/1.jpg, "], "row 2"),
-        (["path,label", "b/1.jpg,x", "b/../b/1.jpg,y"], r"b/1\.jpg is in 2 rows"),
-        (["path,label", "b/1.jpg,x,y"], ""),
+        (["path,label", "b/1.jpg,x", "b/../b/1.jpg,y"], "b/1.jpg is in 2 rows"),
         (["path,label", "b/1.jpg"], "row 2"),
         (["path,label", '"b/1.jpg,x'], ""),
         (["path,label", "na\udcefve.jpg,x"], "UTF-8"),
@@ -167,8 +146,9 @@ def test_a_table_names_images_from_its_own_folder_on_and_describes_them(folder, 
 )
 def test_a_table_that_cannot_be_used_is_named_with_the_place(folder, rows, named):
     table = write_table(folder / "t.csv", *rows)
-    with pytest.raises(DataError, match=rf"t\.csv: .*{named}"):
+    with pytest.raises(DataError) as failure:
         load_dataset(f"table:{table}")
+    assert named in str(failure.value).partition("t.csv: ")[2]
 
 
 def test_a_table_that_was_made_of_our_lists_finds_images_whose_name_is_a_formula(folder):
@@ -182,9 +162,9 @@ def test_a_table_that_was_made_of_our_lists_finds_images_whose_name_is_a_formula
 @pytest.mark.parametrize(
     "rows", [["b/1.jpg,x", "b/2.PNG,x"], ["b/1.jpg,x", "b/2.PNG,x", "a/0.bmp,y"]]
 )
-def test_a_table_that_cannot_be_learnt_from_is_named(folder, rows):
+def test_a_table_that_cannot_be_learnt_from_is_refused(folder, rows):
     dataset = load_dataset(f"table:{write_table(folder / 't.csv', 'path,label', *rows)}")
-    with pytest.raises(DataError, match=r"t\.csv"):
+    with pytest.raises(DataError):
         dataset.check_class_sizes()
 
 
@@ -209,46 +189,6 @@ def test_isic_2019_is_read_without_opening_images(isic, monkeypatch):
     load_dataset(f"isic2019:{isic}")
     assert any(name.endswith(TRUTH) for name in touched)
     assert not any(name.endswith(".jpg") for name in touched)
-
-
-def test_isic_images_of_one_patient_are_a_group_where_the_patient_is_named(isic):
-    write_table(
-        isic / METADATA,
-        "image,lesion_id,patient_id",
-        *("ISIC_1,HAM_1,IP_1", "ISIC_2,HAM_2,IP_1", "ISIC_3,HAM_3,IP_2"),
-    )
-    dataset = load_dataset(f"isic2019:{isic}")
-    assert dataset.groups == ("IP_1", "IP_1", "IP_2")
-    assert dataset.group_columns == ("patient_id", "lesion_id")
-
-
-def replace_in(name, old, new):
-    return lambda folder: (folder / name).write_text((folder / name).read_text().replace(old, new))
-
-
-def remove_images(folder):
-    for path in sorted((folder / "ISIC_2019_Training_Input").iterdir())[1:]:
-        path.unlink()
-
-
-@pytest.mark.parametrize(
-    ("damage", "named"),
-    [
-        (remove_images, r"Input: lacks 2 images, first ISIC_2\.jpg"),
-        (replace_in(TRUTH, "ISIC_2,1.0", "ISIC_2,0.0"), "row 3"),
-        (replace_in(TRUTH, "ISIC_2,1.0,0.0", "ISIC_2,1.0,1.0"), "row 3"),
-        (replace_in(TRUTH, "ISIC_2,1.0,0.0", "ISIC_2,1.0,0.3"), "row 3"),
-        (replace_in(TRUTH, "image,", "id,"), "image"),
-        (replace_in(TRUTH, "ISIC_2", "ISIC_1"), "'ISIC_1'"),
-        (replace_in(METADATA, "lesion_id", "lesion"), "lesion_id"),
-        (replace_in(METADATA, "ISIC_3", "ISIC_4"), "ISIC_3"),
-        (lambda folder: (folder / METADATA).unlink(), METADATA),
-    ],
-)
-def test_an_isic_folder_that_cannot_be_used_names_the_place(isic, damage, named):
-    damage(isic)
-    with pytest.raises(DataError, match=named):
-        load_dataset(f"isic2019:{isic}")
 
 
 def test_real_isic_images_are_read(real_data):
@@ -276,25 +216,16 @@ def test_data_that_is_not_named_in_a_known_form_gets_a_hint(folder, isic, spec, 
         load_dataset(spec.format(folder=folder, isic=isic))
 
 
-def test_an_unknown_class_and_a_repeated_id_are_named():
-    with pytest.raises(UsageError, match="'d'"):
+def test_a_selection_keeps_the_facts_of_images_and_a_restriction_relabels_in_the_order_asked_for():
+    chosen = tiny().select(np.array([3, 0]))
+    assert (chosen.ids, chosen.groups, chosen.labels.tolist()) == (("z", "w"), ("h", "g"), [1, 0])
+    np.testing.assert_array_equal(chosen.images.read(1).image, tiny().images.read(0).image)
+    two = tiny().restrict(["c", "b"])
+    assert (two.classes, two.ids, two.labels.tolist()) == (("c", "b"), ("x", "y", "z"), [1, 0, 1])
+    with pytest.raises(UsageError):
         tiny().restrict(["a", "d"])
     with pytest.raises(DataError, match="'w'"):
         tiny(ids=("w", "x", "w", "z"))
-
-
-def test_a_selection_keeps_every_image_with_its_own_facts():
-    chosen = tiny().select(np.array([3, 0]))
-    assert (chosen.ids, chosen.groups) == (("z", "w"), ("h", "g"))
-    assert chosen.labels.tolist() == [1, 0]
-    np.testing.assert_array_equal(chosen.images.read(1).image, tiny().images.read(0).image)
-
-
-def test_restriction_relabels_in_the_order_that_is_asked_for():
-    two = tiny().restrict(["c", "b"])
-    assert two.classes == ("c", "b")
-    assert two.ids == ("x", "y", "z")
-    assert two.labels.tolist() == [1, 0, 1]
 
 
 def test_prepared_images_are_aligned_with_a_models_classes_by_name(images):
@@ -304,7 +235,7 @@ def test_prepared_images_are_aligned_with_a_models_classes_by_name(images):
     for name, label in zip(aligned.ids, aligned.labels, strict=True):
         original = images.classes[images.labels[images.ids.index(name)]]
         assert aligned.classes[label] == original
-    with pytest.raises(DataError, match=r"\(a, b, c\).*\(x, y\)"):
+    with pytest.raises(DataError):
         images.align(("x", "y"))
 
 
@@ -320,8 +251,8 @@ def test_a_file_is_hashed_by_its_bytes_and_its_key_changes_with_them(tmp_path):
 
 
 HAM = "HAM10000_metadata.csv"
-HAM_HEADER = "lesion_id,image_id,dx,dx_type,age,sex,localization"
 HAM_ROWS = (
+    "lesion_id,image_id,dx,dx_type,age,sex,localization",
     "HAM_1,ISIC_1,nv,histo,80.0,male,scalp",
     "HAM_2,ISIC_2,mel,histo,,female,back",
     "HAM_1,ISIC_3,nv,histo,80.0,male,scalp",
@@ -334,19 +265,16 @@ def ham(tmp_path):
     folder = tmp_path / "ham"
     for part, name in ((1, "ISIC_1"), (2, "ISIC_2"), (1, "ISIC_3")):
         save_image(folder / f"HAM10000_images_part_{part}" / f"{name}.jpg")
-    write_table(folder / HAM, HAM_HEADER, *HAM_ROWS)
+    write_table(folder / HAM, *HAM_ROWS)
     return folder
 
 
-def as_from_dataverse(folder):
-    lines = [",".join(f'"{cell}"' for cell in row.split(",")) for row in (HAM_HEADER, *HAM_ROWS)]
-    (folder / HAM).unlink()
-    (folder / "HAM10000_metadata").write_text("\n".join(lines).replace(",", "\t") + "\n")
-
-
-@pytest.mark.parametrize("change", [lambda _: None, as_from_dataverse])
-def test_ham10000_is_read_with_its_lesions_and_the_order_of_isic(ham, change):
-    change(ham)
+@pytest.mark.parametrize("from_dataverse", [False, True])
+def test_ham10000_is_read_with_its_lesions_and_the_order_of_isic(ham, from_dataverse):
+    if from_dataverse:
+        (ham / HAM).unlink()
+        rows = ('"' + row.replace(",", '"\t"') + '"' for row in HAM_ROWS)
+        write_table(ham / "HAM10000_metadata", *rows)
     dataset = load_dataset(f"ham10000:{ham}")
     assert dataset.classes == ("MEL", "NV")
     assert dataset.labels.tolist() == [1, 0, 1]
@@ -356,19 +284,12 @@ def test_ham10000_is_read_with_its_lesions_and_the_order_of_isic(ham, change):
 
 
 @pytest.mark.parametrize(
-    ("folder", "name"),
-    [
-        ("ham10000_images_part_1", "ISIC_1.JPG"),
-        ("images", "ISIC_1.jpg"),
-        ("Images", "isic_1.jpg"),
-        (".", "ISIC_1.jpg"),
-    ],
+    "place", ["ham10000_images_part_1/ISIC_1.JPG", "Images/isic_1.jpg", "./ISIC_1.jpg"]
 )
-def test_ham10000_images_are_found_where_mirrors_put_them(ham, folder, name):
-    path = ham / "HAM10000_images_part_1" / "ISIC_1.jpg"
-    (ham / folder).mkdir(exist_ok=True)
-    path.rename(ham / folder / name)
-    assert load_dataset(f"ham10000:{ham}").images.paths[0] == ham / folder / name
+def test_ham10000_images_are_found_where_mirrors_put_them(ham, place):
+    (ham / place).parent.mkdir(exist_ok=True)
+    (ham / "HAM10000_images_part_1" / "ISIC_1.jpg").rename(ham / place)
+    assert load_dataset(f"ham10000:{ham}").images.paths[0] == ham / place
 
 
 @pytest.mark.parametrize("name", ["HAM10000_segmentations_lesion_tschandl", "masks"])
@@ -379,18 +300,30 @@ def test_ham10000_masks_are_found(ham, name):
 
 
 @pytest.mark.parametrize(
-    ("damage", "named"),
+    ("table", "old", "new", "named"),
     [
-        (lambda folder: (folder / HAM).unlink(), HAM),
-        (replace_in(HAM, "lesion_id", "lesion"), "lesion_id"),
-        (replace_in(HAM, ",nv,", ",naevus,"), "row 2 .*'naevus'"),
-        (replace_in(HAM, "ISIC_3", "ISIC_1"), "'ISIC_1'"),
-        (replace_in(HAM, "ISIC_3", "ISIC_9"), "isic_9"),
-        (lambda folder: (folder / HAM).write_text(""), HAM),
+        (TRUTH, "ISIC_2,1.0", "ISIC_2,0.0", "row 3"),
+        (TRUTH, "ISIC_2,1.0,0.0", "ISIC_2,1.0,1.0", "row 3"),
+        (TRUTH, "ISIC_2,1.0,0.0", "ISIC_2,1.0,0.3", "row 3"),
+        (TRUTH, "image,", "id,", "image"),
+        (TRUTH, "ISIC_2", "ISIC_1", "'ISIC_1'"),
+        (METADATA, "lesion_id", "lesion", "lesion_id"),
+        (METADATA, "ISIC_3", "ISIC_4", "ISIC_3"),
+        (METADATA, None, None, METADATA),
+        ("ISIC_2019_Training_Input/ISIC_2.jpg", None, None, "lacks 1 image, first ISIC_2.jpg"),
+        (HAM, "lesion_id", "lesion", "lesion_id"),
+        (HAM, ",nv,", ",naevus,", "row 2 has the dx 'naevus'"),
+        (HAM, "ISIC_3", "ISIC_1", "'ISIC_1'"),
+        (HAM, "ISIC_3", "ISIC_9", "isic_9"),
+        (HAM, None, None, HAM),
     ],
 )
-def test_a_ham10000_folder_that_cannot_be_used_names_the_place(ham, damage, named):
-    damage(ham)
-    with pytest.raises(DataError, match=named) as failure:
-        load_dataset(f"ham10000:{ham}")
+def test_a_published_layout_that_cannot_be_used_names_the_place(isic, ham, table, old, new, named):
+    """The text of a table is replaced, or a file removed."""
+    spec = f"ham10000:{ham}" if table == HAM else f"isic2019:{isic}"
+    path = Path(spec.partition(":")[2]) / table
+    path.write_text(path.read_text().replace(old, new)) if old else path.unlink()
+    with pytest.raises(DataError) as failure:
+        load_dataset(spec)
+    assert named in str(failure.value)
     assert "\n" not in str(failure.value)

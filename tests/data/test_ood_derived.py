@@ -133,8 +133,9 @@ def test_images_without_lesion_are_left_out_and_counted(held_out, monkeypatch):
 
 
 def test_what_cannot_be_built_is_refused(held_out):
-    with pytest.raises(UsageError, match="'b-box'"):
-        build("b-box", held_out, seed=0)
+    for name, place in ("b-box", None), ("tiles", "nowhere"):
+        with pytest.raises(UsageError):
+            build(name, held_out, seed=0, place=place)
     for identity in held_out.ids:
         save_mask(held_out.masks, identity, np.ones((HEIGHT, WIDTH), dtype=bool))
     with pytest.raises(DataError):
