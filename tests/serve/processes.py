@@ -1,5 +1,6 @@
 """Services in processes of their own."""
 
+import http.client
 import json
 import os
 import subprocess
@@ -35,3 +36,13 @@ def split(line):
     """Host and port of the URL in a line."""
     found = urlsplit(next(word for word in line.split() if word.startswith("http")).rstrip(";"))
     return found.hostname, found.port
+
+
+def ask(where, method, path, body=None, kind="image/png"):
+    """Status, headers and JSON of a response."""
+    connection = http.client.HTTPConnection(*where, timeout=120)
+    connection.request(method, path, body, {"Content-Type": kind} if body and kind else {})
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    return response.status, response.headers, json.loads(content)

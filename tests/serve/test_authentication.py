@@ -2,10 +2,8 @@
 
 import base64
 
-import pytest
 from standin import KEY, picture
 
-from misgiving.errors import UsageError
 from misgiving.serve.settings import Settings
 
 
@@ -15,6 +13,7 @@ def basic(password):
 
 def test_everything_but_health_needs_the_right_key(serving):
     client = serving(api_key=KEY)
+    assert KEY not in repr(Settings(api_key=KEY))
     for path in ("/", "/page/main.js", "/openapi.json", "/nowhere"):  # and every operation
         response = client.get(path)
         assert response.status_code == 401
@@ -58,12 +57,6 @@ def test_without_a_key_only_this_machine_and_the_page_itself_are_answered(client
     ):
         assert client.get("/cases").json()["total"] == 0
         assert client.post("/decisions", files=files, headers=headers).status_code == status
-
-
-def test_a_short_key_is_refused_and_no_key_is_shown():
-    with pytest.raises(UsageError, match="16 characters"):
-        Settings(api_key="secret")
-    assert KEY not in repr(Settings(api_key=KEY))
 
 
 def test_every_response_forbids_scripts_from_elsewhere(shared):

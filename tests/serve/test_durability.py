@@ -95,7 +95,7 @@ def test_a_stopping_service_finishes_its_requests(sqlite_place):
 
 @pytest.mark.parametrize(
     "images",
-    [pytest.param(48, id="short"), pytest.param(1200, id="long", marks=pytest.mark.soak)],
+    [pytest.param(32, id="short"), pytest.param(1200, id="long", marks=pytest.mark.soak)],
 )
 def test_under_load_every_image_is_decided_and_memory_stays_constant(sqlite_place, images):
     def megabytes():

@@ -10,7 +10,7 @@ import time
 from urllib.request import urlopen
 
 import pytest
-from processes import standin_at
+from processes import ask, standin_at
 from standin import picture
 from waiting import until
 
@@ -43,16 +43,6 @@ def part(data, name="a.png", field="files"):
 
 def multipart(*parts):
     return b"".join(parts) + b"--xyz--\r\n"
-
-
-def ask(where, method, path, body=None, kind=None):
-    """Status, headers and JSON of a response."""
-    connection = http.client.HTTPConnection(*where, timeout=60)
-    connection.request(method, path, body, {"Content-Type": kind} if kind else {})
-    response = connection.getresponse()
-    content = response.read()
-    connection.close()
-    return response.status, response.headers, json.loads(content)
 
 
 def post(where, body, kind=MULTIPART):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import re
 import threading
 from functools import partial
@@ -64,40 +65,37 @@ class Unreachable(Store):
     ping = add = page = fail
 
 
-def test_the_cause_of_a_store_failure_is_logged_and_hidden_from_clients(
-    serving, sqlite_place, logged
-):
-    client = serving(store=Unreachable(Store.open(sqlite_place)._engine))
-    for path in ("/health", "/cases", "/decisions"):
-        files = {"files": (NAME, picture())}
-        answer = client.post(path, files=files) if path == "/decisions" else client.get(path)
-        assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
-        assert "database" in answer.json()["detail"]
-        assert "10.0.0.3" not in answer.text
-        line = [line for line in logged() if line["level"] == "error"][-1]
-        assert (line["event"], line["path"]) == ("store failure", path)
-        assert line["reason"] == 'connection to "db" (10.0.0.3) failed'
-    assert NAME not in json.dumps(logged())
-    assert metrics(client)['misgiving_failures_total{part="store"}'] == 3
-
-
 class Broken(Standin):
     def decide_inputs(self, _):
         raise RuntimeError("out of order") from KeyError(NAME)
 
 
-def test_a_failure_of_the_service_is_logged_and_not_shown(serving, logged):
-    client = serving(Broken())
-    response = client.post("/decisions", files={"files": (NAME, picture())})
-    assert response.status_code == 500
-    assert "out of order" not in response.text
-    (line,) = (line for line in logged() if line["level"] == "error")
-    assert line["path"] == "/decisions"
-    assert line["traceback"].startswith("KeyError\n")  # the cause first
-    assert line["traceback"].endswith("RuntimeError")
+def test_the_cause_of_a_failure_is_logged_counted_and_hidden_from_clients(
+    serving, sqlite_place, logged
+):
+    def failed(client, path):
+        files = {"files": (NAME, picture())}
+        answer = client.post(path, files=files) if path == "/decisions" else client.get(path)
+        line = [line for line in logged() if line["level"] == "error"][-1]
+        assert line["path"] == path
+        return answer, line
+
+    unreachable = serving(store=Unreachable(Store.open(sqlite_place)._engine))
+    for path in ("/health", "/cases", "/decisions"):
+        answer, line = failed(unreachable, path)
+        assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
+        assert "database" in answer.json()["detail"]
+        assert "10.0.0.3" not in answer.text
+        assert line["reason"] == 'connection to "db" (10.0.0.3) failed'
+    assert metrics(unreachable)['misgiving_failures_total{part="store"}'] == 3
+    broken = serving(Broken())
+    answer, line = failed(broken, "/decisions")
+    assert (answer.status_code, "out of order" in answer.text) == (500, False)
+    causes = line["traceback"].splitlines()
+    assert (causes[0], causes[-1]) == ("KeyError", "RuntimeError")  # the cause first
     assert "in decide_inputs" in line["traceback"]
+    assert metrics(broken)['misgiving_failures_total{part="other"}'] == 1
     assert NAME not in json.dumps(logged())
-    assert metrics(client)['misgiving_failures_total{part="other"}'] == 1
 
 
 class Slow(Store):
@@ -157,9 +155,8 @@ def test_drift_is_reported_for_many_ood_images_and_not_for_a_few(serving, monkey
     assert metrics(client)['misgiving_drift_e_value{test="familiarity"}'] > 100
     drift = client.get("/drift").json()
     assert (drift["alarm"], drift["cases"], drift["complete"]) == (True, 41, True)
-    (familiarity,) = [test for test in drift["tests"] if test["name"] == "familiarity"]
-    assert familiarity["since"]
-    assert familiarity["highest"] >= familiarity["alarm_at"]
+    (since,) = [test["since"] for test in drift["tests"] if test["name"] == "familiarity"]
+    assert since
 
 
 def test_requests_decisions_batches_and_refusals_are_counted_and_logged(serving, logged):
@@ -172,33 +169,28 @@ def test_requests_decisions_batches_and_refusals_are_counted_and_logged(serving,
         client.request(f"MADE{number}", "/cases")
     answer = metrics(client)
     assert not any("made" in name.lower() for name in answer)
-    for decision in ("accept", "defer", "ood"):
-        assert answer[f'misgiving_decisions_total{{decision="{decision}"}}'] == 1
-    assert answer["misgiving_refused_images_total"] == 1
-    assert answer["misgiving_batch_images_sum"] == 3
-    assert answer["misgiving_batch_images_count"] == 1
-    requests = 'misgiving_requests_total{method="%s",path="%s",status="%d"}'
-    assert answer[requests % ("POST", "/decisions", 200)] == 1
-    assert answer[requests % ("GET", "/cases/{id}", 404)] == 1
-    seconds = 'misgiving_request_seconds_bucket{le="+Inf",method="POST",path="/decisions"}'
-    assert answer[seconds] == 1
-    assert answer["misgiving_waiting_images"] == answer["misgiving_held_bytes"] == 0
+    requests = 'requests_total{method="%s",path="%s",status="%d"}'
+    seconds = 'request_seconds_bucket{le="+Inf",method="POST",path="/decisions"}'
+    for name, value in {
+        **{f'decisions_total{{decision="{kind}"}}': 1 for kind in ("accept", "defer", "ood")},
+        **{"refused_images_total": 1, "batch_images_sum": 3, "batch_images_count": 1},
+        **{requests % ("POST", "/decisions", 200): 1, requests % ("GET", "/cases/{id}", 404): 1},
+        **{seconds: 1, "waiting_images": 0, "held_bytes": 0},
+    }.items():
+        assert answer[f"misgiving_{name}"] == value, name
     decisions = {line["decision"] for line in logged() if line["event"] == "case"}
     assert decisions == {"accept", "defer", "ood"}
     line = next(line for line in logged() if line.get("status") == 404)
     assert (line["event"], line["method"], line["path"]) == ("request", "GET", "/cases/{id}")
-    assert line["level"] == "info"
-    assert 0 <= line["seconds"] < 60
+    assert (line["level"], 0 <= line["seconds"] < 60) == ("info", True)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
     assert NAME not in json.dumps(logged())
 
 
-def test_impossible_settings_are_refused():
-    for name, value in (
-        ("max_bytes", 10**9),
-        ("timeout", float("nan")),
-        ("max_files", 300),  # the queue has 256
-        ("max_pixels", 0),
-    ):
-        with pytest.raises(UsageError, match=f"`{name}` must .*{value}"):
-            Settings(**{name: value})
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_bytes", 10**9), ("timeout", math.nan), ("max_files", 300), ("max_pixels", 0)],
+)
+def test_impossible_settings_are_refused(name, value):
+    with pytest.raises(UsageError, match=f"`{name}` must .*{value}"):
+        Settings(**{name: value})

@@ -1,7 +1,5 @@
 """`misgiving serve` as people start it, and its limits on connections."""
 
-import http.client
-import json
 import shutil
 import socket
 import time
@@ -11,7 +9,7 @@ from urllib.request import urlopen
 
 import pytest
 from commands import one_line
-from processes import standin_at
+from processes import ask, standin_at
 from standin import KEY, picture
 from waiting import until
 
@@ -19,16 +17,6 @@ from misgiving.bundle import export_run as exporting
 from misgiving.bundle.bundle import Bundle
 from misgiving.cli.serve import _bundle
 from misgiving.serve import server
-
-
-def ask(where, method, path, body=None):
-    connection = http.client.HTTPConnection(*where, timeout=120)
-    connection.request(method, path, body, {"Content-Type": "image/png"} if body else {})
-    response = connection.getresponse()
-    content = response.read()
-    connection.close()
-    assert response.status == 200, content
-    return json.loads(content)
 
 
 def test_a_run_is_exported_while_it_is_served(exported, monkeypatch):
@@ -104,7 +92,7 @@ def test_idle_connections_lock_nobody_out(sqlite_place):
         until(lambda: b"held_bytes 10.0" in urlopen(metrics).read())
         idle = [connect() for _ in range(50)]
         for _ in range(3):
-            ask(where, "GET", "/health")
+            assert ask(where, "GET", "/health")[0] == 200
         until(lambda: is_closed(idle[0]))
         idle[-1].sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         busy.sendall(data[10:])
@@ -120,7 +108,7 @@ def test_a_client_that_does_not_read_is_disconnected(sqlite_place, tmp_path):
     data = picture(size=(2400, 2400), kind="BMP")  # more than sockets buffer
     options = {"keep_images": str(tmp_path / "kept"), "unread_seconds": 0.2}
     with standin_at(sqlite_place, **options) as (process, where), socket.socket() as connection:
-        (result,) = ask(where, "POST", "/decisions", data)["results"]
+        (result,) = ask(where, "POST", "/decisions", data)[2]["results"]
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         until(lambda: sockets_of(process) == NOT_CONNECTED)
         connection.connect(where)

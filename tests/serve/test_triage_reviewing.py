@@ -1,9 +1,20 @@
-"""Reviews on the page: keys, notes, undoing, and two people at once."""
+"""Reviews on the page: keys, notes, undoing, and two people at once; axe judges these states."""
 
 from itertools import chain
 
 from browsing import needs_chromium
-from triage import CASES, changing, choose, expect, no_pictures, reload, said_by, shades, stored
+from triage import (
+    CASES,
+    accessible,
+    changing,
+    choose,
+    expect,
+    no_pictures,
+    reload,
+    said_by,
+    shades,
+    stored,
+)
 
 from misgiving.serve.store import CaseQuery
 
@@ -56,6 +67,7 @@ def test_cases_are_reviewed_with_the_keyboard_alone_and_a_key_that_is_held_revie
     expect(name).to_have_text("sure.png")
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_be_visible()
+    assert accessible(page)
     page.locator("#shortcuts").uncheck()  # single keys stay switched off
     page.keyboard.press("Escape")
     reload(page)
@@ -118,6 +130,7 @@ def test_several_cases_are_reviewed_together_in_the_grid_and_undone(page_service
     rows.nth(3).click(modifiers=["Shift"])
     press(page, "ArrowRight", "Space")
     expect(count).to_have_text("4 selected")
+    assert accessible(page)
     page.locator("#search").fill("3")  # what is not shown is not reviewed
     expect(count).to_have_text("1 selected")
     page.locator("#search").fill("")
@@ -155,11 +168,8 @@ def test_a_slow_review_makes_the_next_one_wait_and_does_not_move_the_reviewer(op
 
 def test_a_review_is_undone_by_another_one_and_a_note_stays_until_it_is_saved(page_service, opened):
     page = with_cases(opened, "#reviewed=no")
-    name, note, script = (
-        page.locator("#case-name"),
-        page.locator("#note"),
-        "<script>alert(2)</script>",
-    )
+    name, note = page.locator("#case-name"), page.locator("#note")
+    script = "<script>alert(2)</script>"
     page.keyboard.press("j")
     note.fill(script)
     press(page, "Escape", "j")
@@ -172,6 +182,7 @@ def test_a_review_is_undone_by_another_one_and_a_note_stays_until_it_is_saved(pa
     expect(name).to_have_text("middling.png")
     expect(note).to_have_value("")
     expect(page.locator("#saved")).to_contain_text("Saved: dark for doubtful.png.")
+    assert accessible(page)
     page.keyboard.press("u")
     expect(name).to_have_text("doubtful.png")
     expect(note).to_have_value(script)
@@ -184,19 +195,23 @@ def test_a_review_is_undone_by_another_one_and_a_note_stays_until_it_is_saved(pa
 
 
 def test_a_faster_review_by_someone_else_is_shown_before_reviewing_again(page_service, opened):
-    row = stored(page_service, 1)
-    page = opened(prepare=no_pictures)
-    page.locator("#list").focus()
+    page = with_cases(opened)
+    (row,) = page_service.store.all(CaseQuery(name="doubtful"))
     with page.expect_response(f"**/cases/{row.id}"):
         page.keyboard.press("j")
     page_service.store.review(row.id, said_by("B. C.", "light"))
     page.locator("#note").fill("mine")
+    page.get_by_text("Scores and exact reason").click()
+    page.locator("#zoom-in").click()
+    page.locator("#saliency").click()
+    expect(page.locator("#heat")).to_be_visible()
     page.locator("#agree").click()
     expect(page.locator("#problem")).to_contain_text("B. C. has reviewed this case")
+    assert accessible(page)
     opened.errors.clear()  # a browser notes each 409
     expect(page.locator("#history")).to_contain_text("B. C., ")
     expect(page.locator("#note")).to_have_value("mine")
     page.locator("#agree").click()
-    expect(page.locator("#status")).to_have_text("Saved: dark for 1.png.")
+    expect(page.locator("#status")).to_have_text("Saved: dark for doubtful.png.")
     reviews = [review.final_class for review in page_service.store.reviews(row.id)]
     assert reviews == ["light", "dark"]

@@ -4,7 +4,7 @@ import re
 import threading
 
 import uvicorn
-from browsing import playwright
+from browsing import SIZES, playwright, violations
 from calibrated import Calibrated
 from standin import NO_TIMEOUT, picture
 from store_cases import START, case, review
@@ -62,12 +62,15 @@ def reload(page):
     page.wait_for_selector("body[data-ready]")
 
 
-def start_again(page):
-    """Load the page without the filters and settings that its address keeps."""
-    address = page.url.partition("#")[0]
-    page.goto("about:blank")  # so that nothing writes the address any more
-    page.goto(address)
-    page.wait_for_selector("body[data-ready]")
+def accessible(page):
+    """True if axe finds no violation of WCAG 2.1 AA in light and dark, nor on a phone."""
+    page.set_viewport_size(SIZES["phone"])
+    found = violations(page, ("light",))  # the colours are the same
+    page.set_viewport_size(SIZES["wide"])
+    found += violations(page)
+    identities = page.evaluate("() => [...document.querySelectorAll('[id]')].map((it) => it.id)")
+    assert (found, sorted(set(identities))) == ([], sorted(identities))
+    return True
 
 
 def stored(page_service, number, *, error=0.3, reviewed_by=None, **values):
@@ -92,9 +95,8 @@ def stored(page_service, number, *, error=0.3, reviewed_by=None, **values):
 def said_by(reviewer, final_class="dark"):
     """A review, as if the clock of another process were far behind."""
     verdict = "agree" if final_class == "dark" else "override"
-    return review(
-        "", verdict=verdict, final_class=final_class, reviewer=reviewer, reviewed_at=START
-    )
+    values = {"verdict": verdict, "final_class": final_class, "reviewer": reviewer}
+    return review("", **values, reviewed_at=START)
 
 
 def changing(page, pattern, change):
@@ -110,10 +112,8 @@ def changing(page, pattern, change):
 
 def no_pictures(page):
     """Serve a blank thumbnail, for cases that are only in the store."""
-    pixel = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
-    page.route(
-        "**/thumbnail", lambda route: route.fulfill(body=pixel, content_type="image/svg+xml")
-    )
+    pixel = {"body": "<svg xmlns='http://www.w3.org/2000/svg'/>", "content_type": "image/svg+xml"}
+    page.route("**/thumbnail", lambda route: route.fulfill(**pixel))
 
 
 def names(page):

@@ -5,7 +5,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -78,7 +77,6 @@ class DriftTracker:
         self._since: dict[str, datetime] = {}
         self._drift = Drift(summary=NO_DRIFT, complete=False)
         self._woken, self._stopped = threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
 
     @property
     def latest(self) -> Drift:
@@ -101,8 +99,7 @@ class DriftTracker:
         """End the thread; wait for at most these seconds."""
         self._stopped.set()
         self._woken.set()
-        if self._thread is not None:
-            self._thread.join(seconds)
+        self._thread.join(seconds)
 
     def _run(self, on_failure: Callable[[Exception], object]) -> None:
         while not self._stopped.is_set():
@@ -117,8 +114,8 @@ class DriftTracker:
     def update(self) -> Drift:
         """Take the cases since the last update into account."""
         self._woken.clear()
-        waiting = self._store.decided(self._deferral.fingerprint, after=self._last_number)
-        cases = list(islice(waiting, MAX_CASES))
+        fingerprint = self._deferral.fingerprint
+        cases = self._store.decided(fingerprint, after=self._last_number, limit=MAX_CASES)
         for case in cases:
             self._last_number = case.number
             self._test(case)
@@ -156,15 +153,12 @@ class DriftTracker:
             drift_sentence(test, recent, knows_training=self._deferral.compares_with_training)
             for recent in (test.latest, test.alarmed_with)
         )
-        return DriftTest(
-            name=test.name,
-            e_value=test.e_value,
-            highest=test.highest,
-            alarm_at=test.alarm_at,
-            since=self._since.get(test.name),
-            sentence=latest,
-            alarmed_with=None if test.alarmed_with is None else at_alarm,
-        )
+        changed = {
+            "since": self._since.get(test.name),
+            "sentence": latest,
+            "alarmed_with": None if test.alarmed_with is None else at_alarm,
+        }
+        return DriftTest.model_validate(test._asdict() | changed)
 
     def _expected(self) -> str:
         if not self._latest_scores:

@@ -70,21 +70,21 @@ def add_listed_cases(
 async def _add(
     service: Service, rows: Sequence[Row], on_image: Callable[[int, int], None]
 ) -> list[BadImage]:
-    async def add(place: int) -> BadImage | None:
-        row = rows[place - 1]
-        try:
-            data, name = Path(row["path"]).read_bytes(), clean_name(row["path"])
-            await service.decide(name, data, place=place, remark=_remark(row))
-        except (OSError, DataError) as failure:
-            return BadImage(row["path"], str(failure))
-        return None
+    places, bad = range(len(rows), 0, -1), list[BadImage | None]()
+    for start in range(0, len(places), BATCH_SIZE):
+        batch = places[start : start + BATCH_SIZE]
+        bad += await asyncio.gather(*(_add_image(service, rows[n - 1], n) for n in batch))
+        on_image(start + len(batch), len(rows))
+    return [image for image in reversed(bad) if image]
 
-    bad: list[BadImage] = []
-    for last in range(len(rows), 0, -BATCH_SIZE):
-        places = range(last, max(0, last - BATCH_SIZE), -1)
-        bad += filter(None, await asyncio.gather(*map(add, places)))
-        on_image(len(rows) - places[-1] + 1, len(rows))
-    return bad[::-1]
+
+async def _add_image(service: Service, row: Row, place: int) -> BadImage | None:
+    try:
+        data, name = Path(row["path"]).read_bytes(), clean_name(row["path"])
+        await service.decide(name, data, place=place, remark=_remark(row))
+    except (OSError, DataError) as failure:
+        return BadImage(row["path"], str(failure))
+    return None
 
 
 def _remark(row: Row) -> str:

@@ -150,9 +150,8 @@ def _failure_of_the_service(failure: Exception, metrics: Metrics, path: str) -> 
     is_store = isinstance(failure, SQLAlchemyError)
     part, detail = ("store", STORE_FAILED) if is_store else ("images", IMAGES_FAILED)
     metrics.failures.labels(part).inc()
-    log.error(
-        f"{part} failure", extra={"fields": {"path": path, "reason": storage_reason(failure)}}
-    )
+    fields = {"path": path, "reason": storage_reason(failure)}
+    log.error(f"{part} failure", extra={"fields": fields})
     return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "5"})
 
 

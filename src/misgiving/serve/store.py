@@ -207,29 +207,21 @@ class Store:
             cases, cursor = self.page(query, cursor=cursor)
             yield from cases
 
-    def decided(self, policy_fingerprint: str, *, after: int = 0) -> Iterator[Any]:
-        """Values of the cases that one policy decided, after this number, in order of arrival.
+    def decided(self, policy_fingerprint: str, *, after: int, limit: int) -> list[Any]:
+        """Values of the first cases that one policy decided after this number, as they arrived.
 
         Those of a list of images are left out: they are a selection, and no sample of the images
         that the service gets.
         """
-        query: Select[Any] = (
-            select(
-                ARRIVALS.c.number,
-                CASES.c.received,
-                CASES.c.decision,
-                CASES.c.acceptance_score,
-                CASES.c.ood_score,
-                CASES.c.sha256,
-            )
+        values = ("received", "decision", "acceptance_score", "ood_score", "sha256")
+        return self._read(
+            select(ARRIVALS.c.number, *(CASES.c[name] for name in values))
             .join(CASES, CASES.c.id == ARRIVALS.c.case_id)
             .where(CASES.c.policy_fingerprint == policy_fingerprint, CASES.c.place.is_(None))
+            .where(ARRIVALS.c.number > after)
             .order_by(ARRIVALS.c.number)
-            .limit(PAGE_SIZE)
+            .limit(limit)
         )
-        while rows := self._read(query.where(ARRIVALS.c.number > after)):
-            yield from rows
-            after = rows[-1].number
 
     def count(self, query: CaseQuery, *, reviewed: bool | None = None) -> int:
         """Number of cases; with `reviewed`, of those of them that are or are not."""
@@ -288,8 +280,8 @@ def _identity(case: Case) -> tuple[object, ...]:
 
 
 def _row(case: Case) -> dict[str, Any]:
-    values = case.model_dump(exclude={"review"})  # reviews have a table of their own
-    return values | {"received": zulu(case.received), "expected_error": case.expected_error}
+    values = case.model_dump(mode="json", exclude={"review"})  # reviews have their own table
+    return values | {"expected_error": case.expected_error}
 
 
 def _cases(connection: Connection, query: Select[Any]) -> list[Case]:

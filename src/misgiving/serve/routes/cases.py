@@ -184,10 +184,8 @@ def review_case(service: ServiceDep, case: CaseDep, remark: Remark) -> CaseWithH
             f"unknown class {final_class!r}; choose from {', '.join(case.probabilities)}"
         )
     review = Review(
-        verdict=remark.verdict,
+        **remark.model_dump(include={"verdict", "note", "reviewer"}),
         final_class=final_class,
-        note=remark.note,
-        reviewer=remark.reviewer,
         reviewed_at=datetime.now(UTC),
     )
     check = "seen" in remark.model_fields_set

@@ -94,8 +94,7 @@ class Calibration(BaseModel):
 async def describe_model(service: ServiceDep) -> ModelDescription:
     """Describe the model: card, policy, versions, and limits of a request."""
     model = service.model
-    installed = {package.name.lower() for package in importlib.metadata.distributions()}
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return ModelDescription(
         classes=list(model.classes),
         model_fingerprint=model.fingerprint,
