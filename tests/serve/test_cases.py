@@ -46,12 +46,15 @@ def test_filters_and_cursors_lead_through_the_list_and_its_csv(worklist):
         assert {row["name"] for row in rows_of(worklist.get(f"/cases.csv?{query}"))} == expected
 
 
-def test_an_invalid_query_is_a_readable_problem(worklist):
+def test_an_invalid_query_or_unknown_case_is_a_readable_problem(worklist):
     for query in ("decision=perhaps", "limit=501", "class=%00", f"cursor={'0' * 32}"):
         response = worklist.get(f"/cases?{query}")
         assert response.status_code == 422, query
         assert response.headers["content-type"] == "application/problem+json"
         assert query.partition("=")[0] in response.json()["detail"]
+    for rest in ("", "/image", "/thumbnail", "/saliency"):
+        response = worklist.get(f"/cases/{'0' * 32}{rest}")
+        assert (response.status_code, "GET /cases" in response.json()["detail"]) == (404, True)
 
 
 def test_cases_are_counted_by_decision_whatever_the_filter_and_reviewed_ones_within_it(client):
@@ -108,13 +111,6 @@ def test_a_later_query_finds_what_has_arrived_and_what_was_reviewed_since(client
     since = client.get(f"/cases?reviewed_after={first['last_review']}")
     assert names(since) == ["old.png"]
     assert names(client.get(f"/cases?reviewed_after={since.json()['last_review']}")) == []
-
-
-def test_an_unknown_case_is_not_found(shared):
-    for rest in ("", "/image", "/thumbnail", "/saliency"):
-        response = shared.get(f"/cases/{'0' * 32}{rest}")
-        assert response.status_code == 404
-        assert "GET /cases" in response.json()["detail"]
 
 
 def test_the_csv_has_the_worklist_in_its_order(worklist, monkeypatch):

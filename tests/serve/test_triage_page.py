@@ -12,7 +12,7 @@ from PIL import Image
 from standin import picture
 from triage import (
     GREEN,
-    accessible,
+    barriers,
     changing,
     choose,
     drop,
@@ -50,7 +50,7 @@ def test_folders_are_listed_worst_first_with_other_files_named_and_known_ones_on
     page = opened()
     rows = page.locator(".row")
     expect(page.locator("#start")).to_be_visible()
-    assert accessible(page)
+    assert barriers(page) == []
     choose(page, {SCRIPT: picture(0.4)})
     page.locator("#folder").set_input_files(selected)
     expect(rows).to_have_count(5)
@@ -70,7 +70,7 @@ def test_folders_are_listed_worst_first_with_other_files_named_and_known_ones_on
     page.locator("#files").set_input_files(files(again))
     expect(page.locator("#known")).to_contain_text(f"second.png is the same file as {SCRIPT}")
     page.locator("#failures > summary").click()
-    assert accessible(page)
+    assert barriers(page) == []
     page.get_by_role("option").filter(has_text=SCRIPT).click()
     expect(page.locator("#case-name")).to_have_text(SCRIPT)
 
@@ -136,7 +136,7 @@ def test_class_and_name_filter_list_and_progress(page_service, opened):
     page.get_by_role("button", name="Model and policy").click()
     for fold in page.locator("#about summary").all():
         fold.click()
-    assert accessible(page)
+    assert barriers(page) == []
 
 
 def test_only_visible_rows_are_in_the_document_and_screen_readers_know_their_places(
@@ -267,7 +267,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_drift_is_announced_once
     page.evaluate("() => { document.getElementById('status').textContent = 'else'; }")
     page.evaluate("() => import('./page/drift.js').then((module) => module.lookForDrift())")
     expect(page.locator("#status")).to_have_text("else")
-    assert accessible(page)
+    assert barriers(page) == []
 
 
 def test_the_original_is_shown_where_the_browser_can(opened):
@@ -308,7 +308,7 @@ def test_the_slider_previews_decisions_and_does_not_change_the_policy(page_servi
     bound = float(page.locator("#fact-bound").inner_text().rstrip(" %"))
     assert 20 < bound <= 30
     assert "--max-error 0.3 " in page.locator("#command").text_content()
-    assert accessible(page)
+    assert barriers(page) == []
     page.locator("#target").fill("0.5")
     expect(page.locator("#fact-coverage")).to_have_text("0 %")
     assert badges().count("accept") == 0

@@ -5,7 +5,7 @@ from itertools import chain
 from browsing import needs_chromium
 from triage import (
     CASES,
-    accessible,
+    barriers,
     changing,
     choose,
     expect,
@@ -67,7 +67,7 @@ def test_cases_are_reviewed_with_the_keyboard_alone_and_a_key_that_is_held_revie
     expect(name).to_have_text("sure.png")
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_be_visible()
-    assert accessible(page)
+    assert barriers(page) == []
     page.locator("#shortcuts").uncheck()  # single keys stay switched off
     page.keyboard.press("Escape")
     reload(page)
@@ -130,7 +130,7 @@ def test_several_cases_are_reviewed_together_in_the_grid_and_undone(page_service
     rows.nth(3).click(modifiers=["Shift"])
     press(page, "ArrowRight", "Space")
     expect(count).to_have_text("4 selected")
-    assert accessible(page)
+    assert barriers(page) == []
     page.locator("#search").fill("3")  # what is not shown is not reviewed
     expect(count).to_have_text("1 selected")
     page.locator("#search").fill("")
@@ -182,7 +182,7 @@ def test_a_review_is_undone_by_another_one_and_a_note_stays_until_it_is_saved(pa
     expect(name).to_have_text("middling.png")
     expect(note).to_have_value("")
     expect(page.locator("#saved")).to_contain_text("Saved: dark for doubtful.png.")
-    assert accessible(page)
+    assert barriers(page) == []
     page.keyboard.press("u")
     expect(name).to_have_text("doubtful.png")
     expect(note).to_have_value(script)
@@ -207,7 +207,7 @@ def test_a_faster_review_by_someone_else_is_shown_before_reviewing_again(page_se
     expect(page.locator("#heat")).to_be_visible()
     page.locator("#agree").click()
     expect(page.locator("#problem")).to_contain_text("B. C. has reviewed this case")
-    assert accessible(page)
+    assert barriers(page) == []
     opened.errors.clear()  # a browser notes each 409
     expect(page.locator("#history")).to_contain_text("B. C., ")
     expect(page.locator("#note")).to_have_value("mine")

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import ExplainedError
 from misgiving.serve.middleware import (
     GRACE_SECONDS,
     Authentication,
@@ -37,8 +37,7 @@ Problems follow RFC 9457; their `detail` says how to fix them.
 """
 HANDLED = (
     ProblemError,
-    UsageError,
-    DataError,
+    ExplainedError,
     RequestValidationError,
     HTTPException,
     SQLAlchemyError,

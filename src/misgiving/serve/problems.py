@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import ExplainedError
 
 log = logging.getLogger("misgiving.serve")
 
@@ -128,7 +128,7 @@ def problem_of(failure: Exception, metrics: Metrics, *, path: str) -> ProblemErr
     match failure:
         case ProblemError():
             return failure
-        case DataError() | UsageError():
+        case ExplainedError():
             return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(failure))
         case RequestValidationError():
             details = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in failure.errors()]

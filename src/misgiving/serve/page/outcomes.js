@@ -49,7 +49,7 @@ export const ORDERS = {
 };
 
 // The order in which the service is asked for cases.
-export const orderOfService = () =>
+const orderOfService = () =>
   (["newest", "listed"].includes(state.order) ? state.order : "expected_error");
 
 export function isShown(one) {

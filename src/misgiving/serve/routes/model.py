@@ -141,17 +141,14 @@ def list_operating_points(service: ServiceDep) -> Calibration:
 )
 async def check_health(service: ServiceDep) -> dict[Literal["status"], Literal["ok"]]:
     """Check the database and the threads; needs no key."""
+    ended = "a thread of the service has ended, or all decoding threads hang; restart the service"
+    problem = None if service.alive else ended
     try:
         await service.check()
-    except TimeoutError as error:
-        raise ProblemError(
-            HTTPStatus.SERVICE_UNAVAILABLE, "the database does not respond in time"
-        ) from error
-    if not service.alive:
-        raise ProblemError(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "a thread of the service has ended, or all decoding threads hang; restart the service",
-        )
+    except TimeoutError:
+        problem = "the database does not respond in time"
+    if problem:
+        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, problem)
     return {"status": "ok"}
 
 
