@@ -6,6 +6,7 @@ import math
 import numpy as np
 from PIL import Image
 
+from misgiving.bundle.bundle import Bundle
 from misgiving.data.decoding import decode
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.decisions import Decision
@@ -16,16 +17,14 @@ KEY = "a-key-of-the-tests-0123456789"
 NO_TIMEOUT = 3600.0  # seconds; a machine that stalls for longer than the default is no failure
 
 
-class Standin:
+class Standin(Bundle):
     """The probability of "light" is the share of blue; green images are OOD, red ones give NaN."""
 
-    classes = CLASSES
-    deferral = None
-    fingerprint = "f" * 64
+    classes, card, fingerprint, deferral = CLASSES, {"name": "standin"}, "f" * 64, None
+    __setattr__ = object.__setattr__  # tests change some
 
-    @property
-    def card(self):
-        return {"name": "standin"}
+    def __init__(self):
+        """Needs no graph."""
 
     def model_input(self, data, name):
         return PREPROCESSING(decode(data, name))

@@ -10,7 +10,7 @@ from standin import Standin, picture
 
 from misgiving.errors import DataError
 from misgiving.evaluation.suspect_labels import SUSPECTS_FILE, SuspectLabel
-from misgiving.files import write_csv
+from misgiving.files import write_rows
 from misgiving.serve.listed_cases import add_listed_cases, read_review_list
 from misgiving.serve.service import Service
 from misgiving.serve.settings import Settings
@@ -26,10 +26,9 @@ def suspects(tmp_path):
     for number, (name, level) in enumerate(LEVELS.items()):
         path = tmp_path / f"{name}.png"
         path.write_bytes(picture(level))
-        suggested = "dark" if name == "dark" else "light"
-        score, why = 0.9 - number / 10, f"the model gives 90% {suggested}"
-        rows.append(SuspectLabel(str(path), name, "grey", suggested, score, "held-out", why))
-    write_csv(tmp_path / SUSPECTS_FILE, SuspectLabel._fields, rows)
+        suggested, score = "dark" if name == "dark" else "light", 0.9 - number / 10
+        rows.append(SuspectLabel(str(path), name, "grey", suggested, score, "held-out", "why"))
+    write_rows(tmp_path / SUSPECTS_FILE, SuspectLabel, rows)
     return tmp_path / SUSPECTS_FILE
 
 
@@ -39,8 +38,8 @@ def started(sqlite_place):
     made = []
 
     def start(**settings):
-        settings = Settings(threads=1, **settings)
-        made.append(Service(Standin(), Store.open(sqlite_place), settings))
+        store = Store.open(sqlite_place)
+        made.append(Service(Standin(), store, Settings(threads=1, **settings)))
         return made[-1]
 
     yield start
@@ -56,10 +55,13 @@ def in_order(service):
     return list(service.store.all(CaseQuery(order="listed")))
 
 
-def test_listed_images_are_cases_with_place_and_remark_in_the_order_of_the_list(started, suspects):
+def test_listed_images_are_cases_with_place_and_remark_in_the_order_of_the_list(
+    started, suspects, monkeypatch
+):
+    monkeypatch.setattr("misgiving.serve.listed_cases.BATCH_SIZE", 2)
     service, steps = started(), []
     assert add(service, suspects, lambda *step: steps.append(step)) == []
-    assert steps == [(3, 3)]
+    assert steps == [(2, 3), (3, 3)]
     cases = in_order(service)
     assert [(case.place, Path(case.name).stem) for case in cases] == list(enumerate(LEVELS, 1))
     assert "suggested class light" in cases[0].remark
@@ -73,18 +75,17 @@ def test_listed_images_are_cases_with_place_and_remark_in_the_order_of_the_list(
 
 def test_a_list_is_stored_once_and_images_that_cannot_be_read_are_returned(started, suspects):
     add(started(), suspects)
-    restarted = started()
+    restarted = started(max_bytes=1000)
     assert add(restarted, suspects) == []
-    assert restarted.store.count(CaseQuery()) == 3
     for case, level in zip(in_order(restarted), LEVELS.values(), strict=True):
-        assert restarted.recent.get(case.id).mean() == pytest.approx(255 * level, abs=1)
-    suspects.with_name("dark.png").write_bytes(b"no image")
-    (bad,) = add(restarted, suspects)  # and the others are cases
-    assert (bad.image, restarted.store.count(CaseQuery())) == (
-        str(suspects.with_name("dark.png")),
-        3,
-    )
-    moved = [read_review_list(suspects)[0] | {"why": "again"}]
+        assert restarted.recent[case.id].mean() == pytest.approx(255 * level, abs=1)
+    damaged, large = suspects.with_name("light.png"), suspects.with_name("doubtful.png")
+    damaged.write_bytes(b"no image")
+    large.write_bytes(picture(0.4) + bytes(1000))
+    bad = add(restarted, suspects)  # and the other is a case
+    assert [image.image for image in bad] == [str(damaged), str(large)]
+    assert "1000 bytes" in bad[1].reason
+    moved = [read_review_list(suspects)[1] | {"why": "again"}]
     add_listed_cases(restarted, moved, lambda *_: None)
     assert restarted.store.count(CaseQuery()) == 4
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from misgiving.bundle.bundle import Bundle
 from misgiving.errors import ExplainedError
 from misgiving.serve.middleware import (
     GRACE_SECONDS,
@@ -27,7 +28,7 @@ from misgiving.serve.middleware import (
 from misgiving.serve.problems import ProblemError, documented, problem_of
 from misgiving.serve.routes import cases, decisions
 from misgiving.serve.routes import model as model_routes
-from misgiving.serve.service import Model, Service
+from misgiving.serve.service import Service
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
 
@@ -50,11 +51,11 @@ SCHEMES = [
 """They describe the key in /openapi.json; `Authentication` checks it."""
 
 
-def create_app(model: Model, store: Store, settings: Settings) -> FastAPI:
+def create_app(model: Bundle, store: Store, settings: Settings) -> FastAPI:
     """Create the service as an ASGI application, which closes the store at its end.
 
     Args:
-        model: A `misgiving.bundle.bundle.Bundle`, or another model.
+        model: It decides, by its policy if it has one.
         store: The database of cases.
         settings: Limits and options; without an API key, only this machine is served.
     """
@@ -64,6 +65,7 @@ def create_app(model: Model, store: Store, settings: Settings) -> FastAPI:
         version=importlib.metadata.version("misgiving"),
         description=DESCRIPTION,
         lifespan=_lifespan,
+        exception_handlers=dict.fromkeys(HANDLED, _failed),
         responses=documented(HTTPStatus.FORBIDDEN),
         docs_url=None,  # FastAPI's pages would load scripts from elsewhere
         redoc_url=None,
@@ -79,8 +81,6 @@ def create_app(model: Model, store: Store, settings: Settings) -> FastAPI:
     app.include_router(model_routes.without_key)
     app.add_api_route("/", _page, include_in_schema=False, response_class=HTMLResponse)
     app.mount("/page", StaticFiles(packages=[("misgiving.serve", "page")]))
-    for kind in HANDLED:
-        app.add_exception_handler(kind, _failed)
     # A request passes them from the last to the first.
     app.add_middleware(SendDeadline, seconds=settings.timeout + GRACE_SECONDS)
     app.add_middleware(Authentication, api_key=settings.api_key)

@@ -8,21 +8,21 @@ import secrets
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import Depends, Request
 from jaxtyping import UInt8
 from sqlalchemy.exc import OperationalError
 
+from misgiving.bundle.bundle import Bundle
 from misgiving.deferral.decisions import Decision
-from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError
 from misgiving.files import force_to_disk, whole_file
 from misgiving.manifests import sha256_of
@@ -36,7 +36,6 @@ from misgiving.serve.uploads import Admission
 from misgiving.serve.workers import Batcher, WorkerPool
 
 ModelInput = UInt8[np.ndarray, "size size 3"]
-ModelInputs = UInt8[np.ndarray, "n size size 3"]
 
 COMMIT_SIZE = 256  # cases in one transaction
 CHECK_SECONDS = 5.0
@@ -99,30 +98,10 @@ class ImageFiles:
         return self._folder / sha256[:2] / sha256
 
 
-@runtime_checkable
-class Model(Protocol):
-    """A thread-safe model, such as `misgiving.bundle.bundle.Bundle`."""
-
-    @property
-    def classes(self) -> Sequence[str]: ...
-    @property
-    def deferral(self) -> Deferral | None: ...
-    @property
-    def card(self) -> Mapping[str, Any]: ...
-    @property
-    def fingerprint(self) -> str: ...
-
-    def model_input(self, data: bytes, name: str) -> ModelInput:
-        """Decode and preprocess a file; raises DataError if it cannot be read."""
-
-    def decide_inputs(self, inputs: ModelInputs) -> Sequence[Decision]:
-        """One decision for each image."""
-
-
 class Service:
     """The model, the store, and the threads between them."""
 
-    def __init__(self, model: Model, store: Store, settings: Settings) -> None:
+    def __init__(self, model: Bundle, store: Store, settings: Settings) -> None:
         self.model, self.store, self.settings = model, store, settings
         self.metrics = Metrics()
         self.policy_fingerprint, self.drift = None, None

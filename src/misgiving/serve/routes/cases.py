@@ -14,6 +14,7 @@ from fastapi.responses import Response, StreamingResponse
 from PIL import Image
 from pydantic import AwareDatetime, BaseModel, Field, model_validator
 
+from misgiving.bundle.bundle import Bundle
 from misgiving.data.decoding import FORMATS
 from misgiving.deferral.decisions import Outcome
 from misgiving.errors import UsageError
@@ -28,7 +29,7 @@ from misgiving.serve.schemas import (
     StorableText,
     Verdict,
 )
-from misgiving.serve.service import Model, ModelInput, Service, ServiceDep
+from misgiving.serve.service import ModelInput, Service, ServiceDep
 
 router = APIRouter(tags=["cases"])
 
@@ -278,7 +279,7 @@ def _media_type(data: bytes) -> str:
     return media_type if media_type in SHOWABLE else UNKNOWN
 
 
-def _saliency(model: Model, name: str, model_input: ModelInput) -> Saliency:
+def _saliency(model: Bundle, name: str, model_input: ModelInput) -> Saliency:
     """Drop in the probability of a class where a grey patch covers each cell of the image.
 
     The patch is twice as wide as a cell, so that patches overlap and borders are covered (Zeiler

@@ -13,7 +13,7 @@ from misgiving.errors import DataError
 from misgiving.serve.problems import Problem, ProblemError, documented, problem_of
 from misgiving.serve.schemas import Case
 from misgiving.serve.service import Service, ServiceDep
-from misgiving.serve.uploads import read_uploads
+from misgiving.serve.uploads import Upload, read_uploads
 
 router = APIRouter(tags=["decisions"])
 log = logging.getLogger("misgiving.serve")
@@ -90,17 +90,16 @@ async def decide(request: Request, service: ServiceDep, name: ImageName = "") ->
                 "files at once",
             ) from error
         results = await asyncio.gather(
-            *(_result(index, *upload, service, deadline) for index, upload in enumerate(uploads))
+            *(_result(index, upload, service, deadline) for index, upload in enumerate(uploads))
         )
     if all(result.case is None for result in results):
         raise _most_serious(results)
     return Decisions(results=results)
 
 
-async def _result(
-    index: int, name: str, data: bytes | None, service: Service, deadline: float
-) -> Result:
+async def _result(index: int, upload: Upload, service: Service, deadline: float) -> Result:
     """The case of a file, or a problem, which does not affect the other files."""
+    name, data = upload
     try:
         async with asyncio.timeout_at(deadline):
             case, is_earlier = await service.decide(name, data)
