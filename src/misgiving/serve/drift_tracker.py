@@ -153,12 +153,15 @@ class DriftTracker:
             drift_sentence(test, recent, knows_training=self._deferral.compares_with_training)
             for recent in (test.latest, test.alarmed_with)
         )
-        changed = {
-            "since": self._since.get(test.name),
-            "sentence": latest,
-            "alarmed_with": None if test.alarmed_with is None else at_alarm,
-        }
-        return DriftTest.model_validate(test._asdict() | changed)
+        return DriftTest(
+            name=test.name,
+            e_value=test.e_value,
+            highest=test.highest,
+            alarm_at=test.alarm_at,
+            since=self._since.get(test.name),
+            sentence=latest,
+            alarmed_with=None if test.alarmed_with is None else at_alarm,
+        )
 
     def _expected(self) -> str:
         if not self._latest_scores:
