@@ -32,7 +32,6 @@ TORCHVISION = [
     ("resnet18", ["layer3", "layer4"], 64),
     ("resnet18", ["layer1.0.conv1", "layer4.1.relu"], 64),
     ("mobilenet_v3_small", ["features.4", "features.12"], 64),
-    ("densenet121", ["features.denseblock1", "features.norm5"], 32),
     ("swin_t", ["features.1", "features.7.1"], 64),
     ("squeezenet1_1", ["features.5", "features.12"], 64),
 ]

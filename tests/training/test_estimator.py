@@ -85,17 +85,14 @@ def test_fitting_is_a_plain_loop_over_standardised_averages(auxiliary, loss):
 
 
 def test_the_classifier_is_left_as_it_is_and_the_seed_decides():
-    model, other = model_of(), model_of()
-    before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
-    new = predictions_of(seed=1)
+    model, new = model_of(), predictions_of(seed=1)
     history = fit_estimator(model, predictions_of(), new, CONFIG)
-    again = fit_estimator(other, predictions_of(), predictions_of(seed=1), CONFIG)
-    assert history == again
+    assert history == fit_estimator(model_of(), predictions_of(), new, CONFIG)
     after = model.backbone.state_dict()
-    assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert [(record.epoch, record.set) for record in history] == [
-        (epoch, name) for epoch in (1, 2, 3) for name in ("train", "tune")
-    ]
+    for name, value in model_of().backbone.state_dict().items():
+        assert torch.equal(after[name], value)
+    places = [(epoch, name) for epoch in (1, 2, 3) for name in ("train", "tune")]
+    assert [(record.epoch, record.set) for record in history] == places
     expected = spearmanr(estimated(model, new), new.true_losses())[0]
     assert history[-1].rank_correlation == pytest.approx(expected, abs=1e-3)
 
@@ -106,10 +103,10 @@ def test_a_channel_that_never_varies_changes_nothing_and_an_estimator_is_require
     constant[:, 3] = 7.0
     fit_estimator(model, replace(predictions, taps=constant), predictions, CONFIG)
     assert np.isfinite(estimated(model, predictions)).all()
-    for given, change, culprit in (
-        (predictions, {"auxiliary": "none"}, "auxiliary"),
-        (predictions, {"auxiliary_weight": 0.0}, "auxiliary_weight"),
-        (replace(predictions, taps=None), {}, "taps"),
+    for given, changes in (
+        (predictions, {"auxiliary": "none"}),
+        (predictions, {"auxiliary_weight": 0.0}),
+        (replace(predictions, taps=None), {}),
     ):
-        with pytest.raises(UsageError, match=culprit):
-            fit_estimator(model_of(), given, given, replace(CONFIG, **change))
+        with pytest.raises(UsageError):
+            fit_estimator(model_of(), given, given, replace(CONFIG, **changes))

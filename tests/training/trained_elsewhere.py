@@ -59,7 +59,7 @@ def vit(**options):
 
     torch.manual_seed(0)
     names = dict(enumerate("abc"))
-    settings = {"hidden_size": 16, "num_hidden_layers": 5, "num_attention_heads": 2}
+    settings = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2}
     settings |= {"intermediate_size": 32, "image_size": SIDE, "patch_size": 4, "id2label": names}
     settings["label2id"] = {name: number for number, name in names.items()}
     return ViTForImageClassification(ViTConfig(**settings | options)).eval()
@@ -85,11 +85,11 @@ def resnet():
     return resnet18(num_classes=3).eval()
 
 
-def timm_resnet():
+def timm_network():
     import timm
 
     torch.manual_seed(0)
-    return timm.create_model("resnet10t", num_classes=3).eval()
+    return timm.create_model("test_efficientnet", num_classes=3).eval()
 
 
 def picture(height, width, seed=0):

@@ -19,7 +19,7 @@ from misgiving.errors import DataError, UsageError, reason_of
 from misgiving.models.backbones import ModuleSource, create_backbone, load_weights
 from misgiving.registry import Registry
 
-CROPS_OF_TIMM = {"center": "resized", "squash": "squashed_round"}
+CROPS_OF_TIMM = Registry("crop mode of timm", center="resized", squash="squashed_round")
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box")  # by Pillow's numbers
 UNCROPPED_SIDE = 384  # pixels from which on ConvNeXt's image processor does not crop
 MAX_DIFFERENCE = 1e-5  # of a normalised pixel from that of the model's own image processor
@@ -99,16 +99,12 @@ def _settings_of_timm(name: str, num_classes: int, image_size: int | None) -> Se
     module = create_backbone(name, num_classes=num_classes, image_size=image_size)
     usual = resolve_data_config({}, model=module)
     side = image_size or int(usual["input_size"][-1])
-    if (mode := usual["crop_mode"]) not in CROPS_OF_TIMM:
-        raise UsageError(
-            f"{name}: timm prepares its images with the crop mode {mode!r}, which cannot be "
-            f"reproduced here; {IN_PYTHON}"
-        )
     config = {"name": name, "num_classes": num_classes, "image_size": side}
     mean, std = (tuple(map(float, usual[name])) for name in ("mean", "std"))
     source = ModuleSource(library="timm", config=config, mean=mean, std=std)
     resized = math.floor(side / usual["crop_pct"])
-    return source, _cropped(side, resized, CROPS_OF_TIMM[mode], usual["interpolation"])
+    shape = CROPS_OF_TIMM[usual["crop_mode"]]
+    return source, _cropped(side, resized, shape, usual["interpolation"])
 
 
 def _settings_of_torchvision(name: str, num_classes: int, image_size: int | None) -> Settings:
