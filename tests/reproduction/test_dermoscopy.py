@@ -12,6 +12,7 @@ from commands import call, one_line
 from elements import parse
 from PIL import Image
 
+from misgiving.errors import BadImagesError
 from misgiving.metrics.selective import RiskCoverage
 from misgiving.predictions.record import Predictions
 from misgiving.report.reproduction.run import select
@@ -25,6 +26,7 @@ from misgiving.training.config import recorded
 
 CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 LESIONS = 12  # of each class, with two pictures each
+BAD = "ISIC_0000009"  # cannot be read
 GRID = {"temperatures": (1.0, 1000.0), "epsilons": (0.0, 0.002)}
 
 
@@ -59,6 +61,8 @@ def isic(tmp_path_factory):
         for number in range(count):
             noise = random.integers(0, 256, (32, 32, 3)).astype(np.uint8)
             Image.fromarray(noise).save(folder / name / f"given{number}.png")
+    for name in (f"ISIC_2019_Training_Input/{BAD}.jpg", "tiles/given7.png"):
+        (folder / name).write_bytes(b"<b>no image</b>")
     return folder
 
 
@@ -78,12 +82,12 @@ def by_command(isic, tiles, out):
         "reproduce", "--data", f"isic2019:{isic}", "--out", out, "--cache", out / "cache",
         "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", 1, "--batch-size", 16,
         "--device", "cpu", "--image-size", 16, "--validation-share", 0.25, "--trials", 1,
-        "--models", "vanilla", "--learning-rates", "1e-3", "--jobs", 1,
+        "--models", "vanilla", "--learning-rates", "1e-3", "--jobs", 1, "--on-bad-image", "skip",
         "--ood", tiles, "--about", "tiles=noise of one source",
         cache=out / "cache",
     )  # fmt: skip
     assert code == 0, error
-    images = {"image_size": 16, "validation_share": 0.25}
+    images = {"image_size": 16, "validation_share": 0.25, "on_bad_image": "skip"}
     rest = {"trials": 1, "models": ("vanilla",), "learning_rates": (1e-3,)}
     return small_protocol(isic, [tiles], images=images, **rest)
 
@@ -93,7 +97,7 @@ def grouped_by_lesion(isic, tiles, out):
     protocol = small_protocol(
         isic,
         [tiles, *(f"{name}={isic / name}" for name in DERIVED)],
-        images={"image_size": 16, "split": "grouped"},
+        images={"image_size": 16, "split": "grouped", "on_bad_image": "skip"},
         odin={**GRID, "criterion": "fpr_at_tpr95"},
         trials=2,
         models=("vanilla", "proposed"),
@@ -143,10 +147,33 @@ def test_odin_is_tuned_by_the_criterion_of_the_protocol(reproduced):
 @only([by_command])
 def test_derived_sets_come_from_images_that_were_not_trained_on(reproduced):
     trial_data, _ = reproduced
-    trained = set(trial_data.setup(Unit("ood_detection", 0, "vanilla")).images_of("train").ids)
-    for name in DERIVED:
-        ids = trial_data.outliers(0)[name][1].ids
-        assert trained.isdisjoint(identity.removeprefix(f"{name}-") for identity in ids)
+    setup = trial_data.setup(Unit("ood_detection", 0, "vanilla"))
+    held_out = setup.images_of("validation").ids
+    for name in DERIVED:  # images that cannot be read shift none of them
+        dataset, images = trial_data.outliers(0)[name]
+        assert dataset.ids == images.ids
+        assert {identity.removeprefix(f"{name}-") for identity in images.ids} <= set(held_out)
+
+
+def test_images_that_cannot_be_read_are_left_out_and_named(reproduced, page_of):
+    trial_data, out = reproduced
+    settings, account = of_json(out / "settings.json"), of_json(out / "datasets.json")
+    bad = [(trial_data.protocol.data, BAD), ("tiles", "tiles-given7.png")]
+    assert [(image["set"], image["image"]) for image in settings["skipped"]] == bad
+    assert (settings["images"], account["tiles"]["images"]) == (191, 9)
+    assert "given7.png" not in (out / "manifests" / "tiles.csv").read_text()
+    assert f"left out of {trial_data.protocol.data}, as unreadable: {BAD}" in page_of(out)
+
+
+def test_a_reproduction_fails_on_bad_images_of_any_set_unless_told(isic, tmp_path):
+    sources = ood_sources([f"nct:tiles={isic / 'tiles'}"])
+    with pytest.raises(BadImagesError) as failure:
+        TrialData(protocol_for(f"isic2019:{isic}", sources=sources), tmp_path)
+    assert [bad.image for bad in failure.value.images] == [BAD]
+    trial_data = TrialData(protocol_for("digits", sources=sources), tmp_path)
+    with pytest.raises(BadImagesError) as failure:
+        trial_data.outliers(0)
+    assert [bad.image for bad in failure.value.images] == ["tiles-given7.png"]
 
 
 @only([by_command])

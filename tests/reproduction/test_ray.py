@@ -20,7 +20,7 @@ from misgiving.reproduction.runner import reproduce_units
 MARK = "MISGIVING_TEST_OF_RAY"  # inherited by every process that a test has started
 HOLD = """
 import ray
-context = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+context = ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 print(context.address_info["gcs_address"], flush=True)
 input()
 """
@@ -41,8 +41,8 @@ def environment():
 
 
 @pytest.fixture(scope="module")
-def two_workers(environment):
-    """The address of a Ray cluster of two workers."""
+def address(environment):
+    """The address of a Ray cluster of one worker."""
     command = [sys.executable, "-c", HOLD]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, env=environment, text=True, **pipes) as holder:
@@ -72,7 +72,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="looks i
 
 @needs_proc
 def test_a_cluster_whose_worker_is_killed_gives_the_files_of_one_process(
-    environment, two_workers, small, check_small, tmp_path, monkeypatch
+    environment, address, small, check_small, tmp_path, monkeypatch
 ):
     folder = tmp_path / Unit("ood_detection", 0, "vanilla").folder
 
@@ -86,7 +86,7 @@ def test_a_cluster_whose_worker_is_killed_gives_the_files_of_one_process(
         monkeypatch.setenv(name, value)
     with ThreadPoolExecutor(1) as pool:
         killing = pool.submit(kill_worker)
-        reproduce_units(small, tmp_path, run=cluster.on_ray(two_workers, threads=1))
+        reproduce_units(small, tmp_path, run=cluster.on_ray(address, threads=1))
     killing.result()
     check_small(tmp_path)
 
@@ -105,6 +105,7 @@ def test_ctrl_c_leaves_neither_a_process_nor_a_half_written_unit(
             os.kill(pid, signal.SIGINT)
 
     command = ["reproduce", "--trials", "1", "--models", "vanilla", "--epochs", "500"]
+    command += ["--experiment", "generalization"]
     with ThreadPoolExecutor(1) as pool:
         pool.submit(interrupt)
         code, _, errors = misgiving(*command, "--ray", "auto", "--out", tmp_path / "out")

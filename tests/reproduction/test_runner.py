@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -144,9 +145,7 @@ def test_a_training_that_diverges_is_a_result_and_does_not_stop_the_others(
 ):
     trial_data = TrialData(replace(TINY, trials=1, learning_rates=(1.0,)), cache)
 
-    def diverge(*_, **__):
-        raise TrainingError("the loss is not finite")
-
+    diverge = Mock(side_effect=TrainingError("the loss is not finite"))
     monkeypatch.setattr(runner, "train_run", diverge)
     unit = Unit("ood_detection", 0, "proposed")
     shutil.copytree(reproduction / unit.folder, tmp_path / unit.folder)
