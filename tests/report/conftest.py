@@ -1,14 +1,25 @@
+import numpy as np
 import pytest
 from fabricated import (
+    FILE_NAME,
+    HOSTILE,
     PLAIN_SETS,
     complete_run,
+    decision_row,
     examples,
     paired_intervals,
     plain_histories,
     plain_results,
+    predictions,
     run_of,
 )
+from PIL import Image
 
+from misgiving import Deferral
+from misgiving.deferral.decision_tables import DecisionRow
+from misgiving.evaluation.evaluate import evaluate
+from misgiving.report.contact_sheet import contact_sheet
+from misgiving.report.evaluation import write_report
 from misgiving.report.reproduction.page import draw_figures
 
 
@@ -36,3 +47,51 @@ def complete():
 @pytest.fixture(scope="session")
 def complete_figures(complete):
     return draw_figures(complete)
+
+
+@pytest.fixture(scope="session")
+def deferral():
+    return Deferral(max_error=0.3, max_ood_false_alarms=0.1).fit(
+        predictions(300, seed=1), predictions(300, seed=2)
+    )
+
+
+@pytest.fixture(scope="session")
+def hostile_page(deferral, tmp_path_factory):
+    """A page with every part: folded groups, images that cannot be read, OOD sets, a policy."""
+    picture = np.full((30, 400, 3), 90, np.uint8)
+    metadata = {
+        f"site {HOSTILE} {k}": [f"no. {row % k}" for row in range(120)] for k in (9, 10, 11)
+    }
+    evaluation = evaluate(predictions(**metadata), deferral, ood={HOSTILE: predictions(seed=5)})
+    path = write_report(
+        evaluation,
+        tmp_path_factory.mktemp("report") / "report.html",
+        title=HOSTILE,
+        pictures=lambda identity: picture if "3" in identity else None,
+    )
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def predicted(tmp_path):
+    rows = {
+        "accepted.png": decision_row("accept", 0.01),
+        "mild.png": decision_row("defer", 0.2),
+        FILE_NAME: decision_row("defer", 0.9),
+        "ood.png": decision_row("ood", 0.1, p_value=0.01),
+        "stranger.png": decision_row("ood", 0.1, p_value=0.001),
+    }
+    for name in rows:
+        Image.fromarray(np.full((300, 600, 3), 200, np.uint8)).save(tmp_path / name)
+    return [
+        *(row._replace(path=str(tmp_path / name)) for name, row in rows.items()),
+        DecisionRow("unreadable.png", unreadable="not an image"),
+    ]
+
+
+@pytest.fixture
+def damaged_sheet(predicted, tmp_path):
+    (tmp_path / "mild.png").unlink()
+    (tmp_path / "ood.png").write_bytes(b"no image")
+    return contact_sheet(predicted)

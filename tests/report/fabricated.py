@@ -1,4 +1,4 @@
-"""Reproductions with made-up numbers, as their report reads them."""
+"""Reproductions and predictions with made-up numbers."""
 
 from collections import namedtuple
 from itertools import product
@@ -6,7 +6,9 @@ from itertools import product
 import numpy as np
 from matplotlib.figure import Figure
 
+from misgiving import Predictions
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
+from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.metrics.trials import t_interval
 from misgiving.report.reproduction.published import METRICS
 from misgiving.report.reproduction.run import Run
@@ -303,3 +305,28 @@ def complete_run():
         risk_coverage=risk_points(),
         pictures=examples(datasets),
     )
+
+
+HOSTILE = "<script>alert(1)</script> & $x$"
+PETS = ("cat", "dog", HOSTILE)
+
+
+def predictions(count=120, seed=0, classes=PETS, right=0.7, **columns):
+    random = np.random.default_rng(seed)
+    labels = random.integers(len(classes), size=count)
+    is_right = random.random(count) < right
+    predicted = np.where(is_right, labels, random.integers(len(classes), size=count))
+    logits = random.normal(size=(count, len(classes)))
+    logits += np.eye(len(classes))[predicted] * random.uniform(2, 6, size=(count, 1))
+    ids = [f"image {seed} {row} {HOSTILE}" for row in range(count)]
+    return Predictions.of(
+        {"logits": logits, "label": labels, "classes": classes, "id": ids} | columns
+    )
+
+
+FILE_NAME = "<script>alert(1)</script>.png".replace("/", "-")
+
+
+def decision_row(decision, error, *, p_value=0.5):
+    answer = {"decision": decision, "reason": "less < more", "error_probability": error}
+    return DecisionRow("", "a&b", 0.6, **answer, ood_p_value=p_value)

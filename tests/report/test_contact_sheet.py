@@ -1,52 +1,19 @@
 import base64
 import io
 
-import numpy as np
-import pytest
 from elements import parse
+from fabricated import FILE_NAME, decision_row
 from PIL import Image
 
-from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.report import contact_sheet as module
 from misgiving.report.contact_sheet import contact_sheet, worst_first
-
-NAME = "<script>alert(1)</script>.png".replace("/", "-")
-
-
-def row(decision, error, *, p_value=0.5):
-    return DecisionRow(
-        path="",
-        predicted_class="a&b",
-        probability=0.6,
-        decision=decision,
-        reason="less < more",
-        error_probability=error,
-        ood_p_value=p_value,
-    )
-
-
-@pytest.fixture
-def predicted(tmp_path):
-    rows = {
-        "accepted.png": row("accept", 0.01),
-        "mild.png": row("defer", 0.2),
-        NAME: row("defer", 0.9),
-        "ood.png": row("ood", 0.1, p_value=0.01),
-        "stranger.png": row("ood", 0.1, p_value=0.001),
-    }
-    for name in rows:
-        Image.fromarray(np.full((300, 600, 3), 200, np.uint8)).save(tmp_path / name)
-    return [
-        *(row._replace(path=str(tmp_path / name)) for name, row in rows.items()),
-        DecisionRow("unreadable.png", unreadable="not an image"),
-    ]
 
 
 def test_the_ood_come_first_and_then_the_most_probably_wrong(predicted):
     names = [row.path.rsplit("/", 1)[1] for row in worst_first(predicted)]
-    assert names == ["stranger.png", "ood.png", NAME, "mild.png"]
+    assert names == ["stranger.png", "ood.png", FILE_NAME, "mild.png"]
     rows = [  # without a probability of error, by their own
-        row("defer", None)._replace(path=str(number), probability=probability)
+        decision_row("defer", None)._replace(path=str(number), probability=probability)
         for number, probability in enumerate([0.9, None, 0.4])
     ]
     assert [row.path for row in worst_first(rows)] == ["1", "2", "0"]
@@ -55,7 +22,7 @@ def test_the_ood_come_first_and_then_the_most_probably_wrong(predicted):
 def test_the_sheet_holds_all_that_it_shows_and_names_are_never_markup(predicted):
     page = parse(contact_sheet(predicted))
     assert "script" not in page.tags
-    assert all(text in page.text for text in (NAME, "less < more", "a&b"))
+    assert all(text in page.text for text in (FILE_NAME, "less < more", "a&b"))
     assert "Of 5 images: 1 accept, 2 defer, 2 ood." in page.text
     assert len(page.images) == 4
     assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
@@ -70,12 +37,8 @@ def test_no_more_than_a_browser_scrolls_through_are_shown(predicted, monkeypatch
     assert len(page.images) == 3
 
 
-def test_an_image_that_is_gone_or_damaged_by_now_leaves_its_answer_on_the_sheet(
-    predicted, tmp_path
-):
-    (tmp_path / "mild.png").unlink()
-    (tmp_path / "ood.png").write_bytes(b"no image")
-    page = parse(contact_sheet(predicted))
+def test_an_image_that_is_gone_or_damaged_by_now_leaves_its_answer_on_the_sheet(damaged_sheet):
+    page = parse(damaged_sheet)
     assert len(page.images) == 2
     assert page.text.count("The file can no longer be read.") == 2
     assert "mild.png" in page.text

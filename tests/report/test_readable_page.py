@@ -1,10 +1,11 @@
-"""The page of a reproduction, as a reader meets it in a browser."""
+"""The pages that commands write, as a reader meets them in a browser."""
 
 import re
+from dataclasses import replace
 
 import pytest
-from browsing import needs_chromium
-from fabricated import BLANK, SETTINGS, run_of
+from browsing import needs_chromium, violations
+from fabricated import BLANK, EMPTY, SETTINGS, SOMETIMES, run_of
 
 from misgiving.report.figures import SCORE_STYLES, STYLES
 from misgiving.report.reproduction.page import render_page
@@ -52,6 +53,23 @@ def visit(browser, address):
     for page in pages:
         page.close()
     assert errors == []
+
+
+@pytest.fixture
+def violations_in(browser, tmp_path):
+    """Violations of WCAG 2.1 AA that axe finds in HTML with everything unfolded, light and dark."""
+
+    def look(html):
+        path = tmp_path / "page.html"
+        path.write_text(html, encoding="utf-8")
+        page = browser.new_page()
+        page.goto(path.as_uri())
+        page.evaluate(OPEN)
+        violated = violations(page)
+        page.close()
+        return violated
+
+    return look
 
 
 def luminance(colour):
@@ -186,3 +204,20 @@ def test_lesions_are_named_only_where_the_data_have_them(results, data, spoken):
     html = render_page(run_of(results, settings=SETTINGS | {"data": data}), BLANK)
     assert ("lesion" in html) == spoken
     assert "patient" not in html
+
+
+def test_the_report_of_a_reproduction_violates_nothing(complete, violations_in):
+    tables = ("results", "intervals", "histories", "confusions", "reliability", "risk_coverage")
+    frames = {name: getattr(complete, name) for name in tables}
+    models = ["vanilla", "proposed"]  # as few as show every part, because axe takes long
+    small = {name: rows[rows["model"].isin(models)] for name, rows in frames.items()}
+    blank = BLANK | dict.fromkeys(SOMETIMES, EMPTY)
+    assert violations_in(render_page(replace(complete, **small), blank)) == []
+
+
+def test_the_report_of_an_evaluation_violates_nothing(hostile_page, violations_in):
+    assert violations_in(hostile_page) == []
+
+
+def test_the_contact_sheet_violates_nothing(damaged_sheet, violations_in):
+    assert violations_in(damaged_sheet) == []
