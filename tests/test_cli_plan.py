@@ -9,8 +9,6 @@ from commands import one_line
 from PIL import Image
 from scipy.stats import beta
 
-from misgiving.errors import UsageError
-
 
 def percent(share):
     return f"{math.ceil(1000 * share) / 10:g} %"
@@ -109,24 +107,3 @@ def test_a_class_with_too_few_groups_is_refused_with_the_option_of_train(misgivi
     assert code == 1
     assert "class 'y' has 1 group, too few" in one_line(error)
     assert one_line(error).endswith("leave the class out or use train --split paper")
-
-
-@pytest.mark.parametrize(("split", "lines"), [("grouped", 2), ("paper", 0)])
-def test_train_says_first_what_its_calibration_set_can_certify(
-    misgiving, tmp_path, monkeypatch, split, lines
-):
-    def refuse(*_, **__):
-        raise UsageError("the training has begun")
-
-    monkeypatch.setattr("misgiving.training.train_run.train_run", refuse)
-    _, _, error = misgiving(
-        "train", "digits", "--out", tmp_path / "run", "--split", split, "--device", "cpu",
-        "--no-pretrained",
-    )  # fmt: skip
-    *said, last = error.splitlines()
-    assert "the training has begun" in last
-    assert len(said) == lines
-    if lines:
-        cases = re.match(r"The calibration set has 2\d\d images, (\d+) cases", said[0]).group(1)
-        expected = percent(beta.isf(0.9 * 0.05, 1, int(cases)))
-        assert said[1].startswith(f"With all accepted, it certifies an error of {expected} if 0 %")

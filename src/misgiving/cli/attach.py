@@ -52,9 +52,6 @@ def attach(
     """
     check_replaceable(out, SPLIT, overwrite=overwrite)
 
-    import numpy as np
-
-    from misgiving.cli.plan import say_outlook
     from misgiving.training.attach import attach_run
 
     with progress_bars() as progress:
@@ -70,6 +67,5 @@ def attach(
         )
     say_skipped(images.skipped)
     say(f"the loss estimator reads {', '.join(map(str, checkpoint.model.taps))}")
-    say_outlook(images, np.array(checkpoint.split.sets))
     show_last_epoch(out)
     say(f"wrote {out}")

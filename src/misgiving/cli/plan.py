@@ -1,28 +1,21 @@
 """`misgiving plan`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from misgiving.cli.options import DataOrPredictions, Fields, Seed, Values, command
+from misgiving.cli.options import DataOrPredictions, Seed, command
 from misgiving.cli.progress import say, show_table
 from misgiving.cli.sources import is_prediction_file
 from misgiving.deferral.settings import Targets
 
 if TYPE_CHECKING:
-    from misgiving.data.cache import ImageSet
-    from misgiving.data.splits import SetNames
-    from misgiving.deferral.planning import CertificationOutlook, RatePlan
+    from misgiving.deferral.planning import CertificationOutlook
     from misgiving.predictions.record import Predictions
-
-RAREST = 3  # classes that `train` names
-PLANNED = Fields(
-    Targets, ("max_error", "confidence", "class_max_miss", "max_ood_false_alarms", "simultaneous")
-)
 
 
 @command
-def plan(data: DataOrPredictions, *, targets: Annotated[Values, PLANNED], seed: Seed = 0) -> None:
+def plan(data: DataOrPredictions, *, targets: Targets, seed: Seed = 0) -> None:
     """Say before training what a calibration set of DATA can certify.
 
     Splits DATA by group, as `train` does by default, and counts the calibration cases by class.
@@ -47,7 +40,7 @@ def plan(data: DataOrPredictions, *, targets: Annotated[Values, PLANNED], seed: 
     for part in (tuning, calibration):
         part.check_labelled()
     outlook = plan_certification(
-        calibration.labels, calibration.units, calibration.classes, Targets(**targets)
+        calibration.labels, calibration.units, calibration.classes, targets
     )
     origin = "split" if not is_file else "drawn" if parts else "named"
     facts = (data, images, calibration, outlook, MOST_CASES, origin)
@@ -85,50 +78,24 @@ def _grouped_split(data: str, seed: int) -> "Predictions":
     )
 
 
-def say_outlook(images: "ImageSet", sets: "SetNames") -> None:
-    """Say in two sentences what the calibration set of a split can certify, if it has one."""
-    import numpy as np
-
-    from misgiving.deferral.planning import plan_certification
-    from misgiving.report.rendering import lines
-
-    if "calibrate" not in sets:
-        return
-    rows = np.flatnonzero(sets == "calibrate")
-    units = np.unique(np.array(images.groups), return_inverse=True)[1]
-    outlook = plan_certification(
-        images.labels[rows], units[rows], images.classes, Targets(max_error=0.5)
-    )
-    rarest = sorted(outlook.cases.items(), key=lambda counted: counted[1])[:RAREST]
-    for sentence in lines("plan.txt", "training", outlook, images.group_columns, len(rows), rarest):
-        say(sentence)
-
-
-def _table(outlook: "CertificationOutlook") -> list[tuple[str, ...]]:
+def _table(outlook: "CertificationOutlook") -> Iterator[tuple[str, ...]]:
     """Cells of a table: what is certified, by the share of wrong answers."""
-    targets = outlook.targets
-    rows = [
-        *_rows(f"error, all {outlook.total} cases accepted", outlook.error, targets.max_error),
-        *_rows(f"error, {outlook.total // 2} accepted", outlook.accepted_half, targets.max_error),
-    ]
-    for name, rates in outlook.classes.items():
-        title = f"missed {name}, {outlook.cases[name]} cases"
-        rows += _rows(title, rates, targets.class_max_miss[name], name=f" of {name}")
-    return rows
-
-
-def _rows(
-    title: str, rates: "Sequence[RatePlan]", target: float, *, name: str = ""
-) -> list[tuple[str, ...]]:
     from misgiving.deferral.planning import MOST_CASES
     from misgiving.report.rendering import three_digits
 
-    many = f"> {MOST_CASES}"
-    more = (
-        str(rate.more) if rate.more is not None else many if rate.wrong_share < target else "never"
-        for rate in rates
-    )
-    return [
-        (f"{title}: certified", *(three_digits(rate.smallest, up=True) for rate in rates)),
-        (f"  more cases{name} for {100 * target:.3g} %", *more),
+    targets, total = outlook.targets, outlook.total
+    parts = [
+        (f"error, all {total} cases accepted", "", outlook.error, targets.max_error),
+        (f"error, {total // 2} accepted", "", outlook.accepted_half, targets.max_error),
     ]
+    for name, rates in outlook.classes.items():
+        title = f"missed {name}, {outlook.cases[name]} cases"
+        parts.append((title, f" of {name}", rates, targets.class_max_miss[name]))
+    for title, suffix, rates, target in parts:
+        yield f"{title}: certified", *(three_digits(rate.smallest, up=True) for rate in rates)
+        more = [
+            f"> {MOST_CASES}" if rate.more is None and rate.wrong_share < target else rate.more
+            for rate in rates
+        ]
+        needs = ("never" if number is None else str(number) for number in more)
+        yield f"  more cases{suffix} for {100 * target:.3g} %", *needs

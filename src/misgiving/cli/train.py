@@ -49,8 +49,8 @@ def train(
     """Train a classifier together with its loss estimator.
 
     Splits DATA by group into a training, a tuning, a calibration and a test set, or with
-    `--recipe paper` at random into a training and a validation set; says what the calibration set
-    can certify (`plan` says more); trains; and writes the folder RUN:
+    `--recipe paper` at random into a training and a validation set (`plan` says what the
+    calibration set can certify); trains; and writes the folder RUN:
     `model.safetensors`, `config.json`, `split.csv` (the set of every image, and the other sets that
     hold its group or a copy of it) and `history.csv` (losses, accuracy and rank correlation of
     predicted and true losses, per epoch and set).
@@ -77,7 +77,6 @@ def train(
     if configured.training.devices * configured.training.nodes > 1:
         silence_all_but_first_process()
 
-    from misgiving.cli.plan import say_outlook
     from misgiving.data.preprocessing import AugmentationSettings
     from misgiving.data.splits import leakage_of
     from misgiving.training.train_run import prepare_training, split_of, train_run
@@ -93,7 +92,6 @@ def train(
         if configured.images.augment and setup.augmentation == AugmentationSettings.none():
             why = "as it is not known which changes keep the class"
             say(f"{data}: images are not augmented, {why}")
-        say_outlook(setup.images, setup.sets)
         train_run(
             setup,
             out,
