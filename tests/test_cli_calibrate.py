@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import shutil
-from collections import Counter
 from pathlib import Path
 from typing import get_args
 
@@ -18,7 +17,6 @@ from sklearn.datasets import load_sample_images
 from misgiving.cli.calibrate import OodDetector
 from misgiving.data.datasets import load_dataset
 from misgiving.deferral.deferral import Deferral
-from misgiving.predictions.inference import predict
 from misgiving.predictions.predict import TrainedRun
 from misgiving.predictions.record import Predictions
 from misgiving.scores.features import FEATURE_SCORES
@@ -74,30 +72,13 @@ def with_policy(calibrated, tmp_path):
 
 @pytest.fixture(scope="module")
 def evaluated(calibrated, places, cache_home):
-    """The folder of an evaluation of all held-out images, what was said, and what was predicted."""
-    predicted = Counter()
-
-    def counting(model, images, **options):
-        predicted.update(images.ids)
-        return predict(model, images, **options)
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("misgiving.predictions.inference.predict", counting)
-        said = call(
-            "evaluate", calibrated[0], "digits", "--set", "validation",
-            "--ood", places / "photographs",
-            "--out", places / "evaluated", *CPU, cache=cache_home,
-        )  # fmt: skip
+    """The folder of an evaluation of all held-out images, and what was said."""
+    said = call(
+        "evaluate", calibrated[0], "digits", "--set", "validation",
+        "--ood", places / "photographs", "--out", places / "evaluated", *CPU, cache=cache_home,
+    )  # fmt: skip
     assert said.code == 0, said.err
-    return places / "evaluated", said, predicted
-
-
-@pytest.fixture(scope="module")
-def evaluated_on_others(calibrated, cache_home):
-    """The same without the images that the policy was fitted on."""
-    said = call("evaluate", calibrated[0], "digits", *CPU, cache=cache_home)
-    assert said.code == 0, said.err
-    return calibrated[0] / "evaluation", said
+    return places / "evaluated", said
 
 
 def cases_of(run):
@@ -165,27 +146,6 @@ def test_a_policy_is_replaced_only_when_that_is_said_and_every_further_one_warns
     assert "Warning: the record of an earlier calibration of this run could not be" in error
     assert not cases_of(with_policy)["complete"]
     Deferral.load(with_policy / "policy")
-
-
-def test_a_patient_is_the_unit_of_a_table_that_names_patients(misgiving, run_folder, tmp_path):
-    digits = load_dataset("digits")
-    lines = ["path,label,patient"]
-    for row in range(300, 600):
-        Image.fromarray(digits.images.read(row).image).save(tmp_path / f"{row}.png")
-        lines.append(f"{row}.png,{digits.labels[row]},p{row // 3}")
-    (tmp_path / "t.csv").write_text("\n".join(lines))
-    code, _, error = misgiving(
-        "calibrate", run_folder, f"table:{tmp_path / 't.csv'}", "--max-error", "0.3",
-        "--training-data", "digits", *CPU,
-    )  # fmt: skip
-    assert code == 0, error
-    assert "unit: patient (column patient)." in error
-    assert "For one image of each patient, drawn from the population" in error
-    policy = json.loads((run_folder / "policy" / "policy.json").read_text())
-    assert policy["unit"] == "patient"
-    assert policy["cases"]["group_columns"] == ["patient"]
-    groups = set(policy["cases"]["calibration"]["groups"])
-    assert policy["certificate"]["cases"] == len(groups) <= 75
 
 
 def test_predict_gives_an_image_the_score_that_calibrate_gave_it(
@@ -263,14 +223,8 @@ def test_wrong_names_are_refused_before_any_image_is_read(
     assert (tmp_path / "decisions.csv").read_text() == "path,label\n"
 
 
-def test_evaluate_predicts_each_image_once(evaluated):
-    predicted = evaluated[2]
-    assert len(predicted) == 1528 + 2
-    assert set(predicted.values()) == {1}
-
-
 def test_evaluate_measures_the_policy_by_class_and_on_ood_images(evaluated):
-    folder, said, _ = evaluated
+    folder, said = evaluated
     optimistic = "1487 of these 1528 images: the numbers of its decisions are optimistic"
     page = (folder / "report.html").read_text()
     assert optimistic in said.err
@@ -302,40 +256,18 @@ def test_evaluate_measures_the_policy_by_class_and_on_ood_images(evaluated):
     assert f"the policy accepts {len(accepted) / 15.28:.1f} % (95 % interval" in said.out
 
 
-def test_images_that_set_the_policy_do_not_measure_it(evaluated_on_others):
-    folder, said = evaluated_on_others
-    assert "1487 of these 1528 images; its decisions are measured on the others" in said.err
-    assert re.search(r"of 41 images \(\d+ groups\) are classified correctly", said.out)
-    rows = table(folder / "decisions.csv")
+def test_images_that_set_the_policy_do_not_measure_it(misgiving, calibrated):
+    code, output, error = misgiving("evaluate", calibrated[0], "digits", *CPU)
+    assert code == 0, error
+    assert "1487 of these 1528 images; its decisions are measured on the others" in error
+    assert re.search(r"of 41 images \(\d+ groups\) are classified correctly", output)
+    rows = table(calibrated[0] / "evaluation" / "decisions.csv")
     assert len(rows) == 1528 - 1487
     for row in rows:
         error = float(row["error_probability"])
         assert float(row["probability"]) + error == pytest.approx(1.0)
         if row["decision"] == "accept":
             assert error <= 0.5
-
-
-def test_the_cases_of_a_runs_policy_are_known_in_its_file_of_predictions(
-    misgiving, calibrated, evaluated_on_others, tmp_path
-):
-    folder, earlier = evaluated_on_others
-    out = tmp_path / "again"
-    code, _, said = misgiving(
-        "evaluate", folder / "predictions.npz", "--policy", calibrated[0], "--out", out
-    )
-    assert code == 0, said
-    count = re.search(r"fitted on (\d+) of these 1528 images; its decisions are", earlier.err)[1]
-    assert f"fitted on {count} of these 1528 images; its decisions are" in said
-    decided = table(folder / "decisions.csv")
-    assert table(out / "decisions.csv") == decided
-    for place in (folder, out):
-        (images,) = (
-            row["value"]
-            for row in table(place / "measurements.csv")
-            if (row["dataset"], row["detector"], row["metric"])
-            == ("policy_test", "policy", "images")
-        )
-        assert float(images) == len(decided)
 
 
 def test_costs_are_recorded_and_named_in_the_reasons(misgiving, run_folder):
