@@ -1,5 +1,4 @@
 import csv
-import json
 import re
 import subprocess
 import sys
@@ -35,7 +34,7 @@ misgiving.cli.run()
     ("words", "code", "says"),
     [
         ("reproduce --help", 0, ["Usage"]),
-        ("train digits --out run --auxiliary rankng", 2, ["--auxiliary", "rankng", "ranking"]),
+        ("train digits --out run --auxiliary rankng", 2, ["'--auxiliary': 'rankng' is not one of"]),
         ("calibrate run digits --max-error 1.5", 2, ["--max-error", "1.5", "between 0 and 1"]),
     ],
 )
@@ -75,40 +74,22 @@ def test_the_help_of_train_gives_the_defaults_of_both_recipes():
         (["--recipe", "paper"], {"optimizer": "adam", "schedule": "steps", "learning_rate": 1e-4}),
         (["--model", "vanilla"], {"auxiliary": "none", "optimizer": "adamw"}),
         (["--model", "proposed", "--margin", "0.5"], {"auxiliary": "ranking", "margin": 0.5}),
-        (["--schedule", "steps", "--decay-every", "3"], {"schedule": "steps", "decay_every": 3}),
     ],
 )
 def test_train_follows_a_recipe_but_for_what_is_given(misgiving, monkeypatch, options, expected):
     from misgiving.training import train_run as workflow
 
-    class Stop(Exception):
-        pass
-
     found = {}
 
     def prepare(_, **configurations):
         found.update(configurations)
-        raise Stop
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(workflow, "prepare_training", prepare)
-    with pytest.raises(Stop):
-        misgiving("train", "digits", "--out", "run", *options)
+    assert misgiving("train", "digits", "--out", "run", *options).code == 130
     training = vars(found["training"])
     assert {name: training[name] for name in expected} == expected
     assert found["images"].split == ("paper" if "paper" in options else "grouped")
-
-
-def test_training_writes_a_run(trained_photos):
-    names = {path.name for path in (trained_photos / "run").iterdir()}
-    assert names == {
-        "model.safetensors",
-        "config.json",
-        "split.csv",
-        "checksums.json",
-        "history.csv",
-    }
-    config = json.loads((trained_photos / "run" / "config.json").read_text())
-    assert config["classes"] == ["blue", "red"]
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -186,9 +167,8 @@ def test_predict_gives_a_row_for_each_image(misgiving, run_folder, photos, tmp_p
 
 def test_a_plain_classifier_predicts_no_loss(misgiving, photos, tmp_path):
     run = tmp_path / "vanilla"
-    code, _, error = misgiving(
-        "train", f"folder:{photos}", "--out", run, "--auxiliary", "none", *TRAIN
-    )
+    words = ("train", f"folder:{photos}", "--out", run, "--auxiliary", "none", *TRAIN)
+    code, _, error = misgiving(*words)
     assert code == 0, error
     code, output, error = misgiving("predict", run, photos / "red", "--device", "cpu")
     assert code == 0, error
@@ -204,9 +184,7 @@ def test_only_a_run_is_replaced_and_only_if_that_is_asked(misgiving, run_folder,
     assert "--overwrite" in one_line(error)
     code, _, error = misgiving(*words, photos, "--overwrite")
     assert code == 2
-    assert "exists; choose another --out, or --overwrite where it has a split.csv" in one_line(
-        error
-    )
+    assert "choose another --out, or --overwrite where it has a split.csv" in one_line(error)
     assert len(list(photos.rglob("*.png"))) == 24
     code, _, error = misgiving(*words, run_folder, "--overwrite")
     assert code == 0, error
@@ -265,10 +243,8 @@ REFUSED = [
 def test_bad_options_are_one_line_that_names_the_culprit(
     misgiving, photos, tmp_path, options, code, culprit
 ):
-    found, _, error = misgiving(
-        "train", f"folder:{photos}", "--out", tmp_path / "run", "--image-size", "16",
-        *TRAIN, *options.split(),
-    )  # fmt: skip
+    words = ("train", f"folder:{photos}", "--out", tmp_path / "run", *TRAIN, *options.split())
+    found, _, error = misgiving(*words)
     assert found == code, error
     assert culprit in one_line(error)
     assert not (tmp_path / "run").exists()
@@ -276,11 +252,7 @@ def test_bad_options_are_one_line_that_names_the_culprit(
 
 @pytest.mark.parametrize(
     ("name", "options", "said"),
-    [
-        ("bloodmnist", [], True),
-        ("bloodmnist", ["--no-augment"], False),
-        ("dermamnist", [], False),
-    ],
+    [("bloodmnist", (), True), ("bloodmnist", ("--no-augment",), False), ("dermamnist", (), False)],
 )
 def test_train_says_that_images_of_an_unknown_kind_are_not_augmented(
     misgiving, monkeypatch, tmp_path, name, options, said
@@ -289,31 +261,15 @@ def test_train_says_that_images_of_an_unknown_kind_are_not_augmented(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("misgiving.training.train_run.train_run", stop)
-    random = np.random.default_rng(0)
-    arrays = {
-        f"{part}_{kind}": random.integers(0, 256, (12, 16, 16), dtype=np.uint8)
-        if kind == "images"
-        else np.arange(12) % 2
-        for part in ("train", "val", "test")
-        for kind in ("images", "labels")
-    }
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 12, 16, 16), dtype=np.uint8)
+    parts = dict(zip(("train", "val", "test"), pixels, strict=True))
+    arrays = {f"{part}_images": images for part, images in parts.items()}
+    arrays |= {f"{part}_labels": np.arange(12) % 2 for part in parts}
     np.savez(tmp_path / f"{name}.npz", **arrays)
     data = f"medmnist:{tmp_path / name}.npz"
     _, _, told = misgiving("train", data, "--out", tmp_path / "run", *TRAIN, *options)
     sentence = f"{data}: images are not augmented, as it is not known which changes keep the class"
     assert (sentence in told) == said
-
-
-@pytest.mark.parametrize(
-    ("words", "culprit"),
-    [
-        ("plan digits --max-error 0.1 --seed -1", "invalid value for '--seed'"),
-        (f"plan digits --max-error 0.1 --seed {2**32}", "invalid value for '--seed'"),
-    ],
-)
-def test_a_seed_that_no_generator_takes_is_wrong_usage(misgiving, words, culprit):
-    code, _, error = misgiving(*words.split(" "))
-    assert (code, culprit in one_line(error)) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -324,14 +280,6 @@ def test_a_folder_that_is_no_run_is_named(misgiving, words, photos):
     assert code == 1
     assert one_line(error).startswith(f"error: {photos}: n")  # not a run, neither ...
     assert "give a folder that `misgiving train` or" in one_line(error)
-
-
-def test_predict_writes_nothing_where_one_image_is_damaged(misgiving, run_folder, photos, tmp_path):
-    truncated(tmp_path)
-    code, _, error = misgiving("predict", run_folder, photos, "--out", tmp_path / "p.csv")
-    assert code == 1
-    assert "0.png" in one_line(error)
-    assert not (tmp_path / "p.csv").exists()
 
 
 def test_the_version_is_printed(misgiving):

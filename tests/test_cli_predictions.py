@@ -250,6 +250,7 @@ REFUSED = {  # exit code, and what the line names
     "predict run t.csv t.csv": (2, "one file of predictions alone"),
     "predict run t.csv --device cpu": (2, "--device"),
     "serve policy": (1, "policy"),
+    "plan t.csv --max-error 0.1 --seed -1": (2, "invalid value for '--seed'"),
     "data check t.csv --on-bad-image fail": (2, "--on-bad-image"),
     "data check t.csv --model run": (2, "--model"),
     "evaluate t.csv --out e --cache c": (2, "--cache"),

@@ -118,7 +118,7 @@ def explanation(error: Exception) -> str | None:
 
 def _usage(error: Any) -> str:
     """Describe wrong usage and where to read more; empty if the help was shown already."""
-    message: str = error.format_message().rstrip(".")
+    message: str = error.format_message().replace("Value error, ", "").rstrip(".")
     if message and (context := getattr(error, "ctx", None)):
         message += f" (see {context.command_path} --help)"
     return message[:1].lower() + message[1:]

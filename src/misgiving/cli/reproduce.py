@@ -21,16 +21,8 @@ SETTINGS = (
     *("learning_rates", "seed"),
 )
 TRAINING = (
-    "auxiliary_weight",
-    "margin",
-    "class_weights",
-    "sampling",
-    "epochs",
-    "batch_size",
-    "learning_rate",
-    "estimator_rate",
-    "device",
-    "precision",
+    *("auxiliary_weight", "margin", "class_weights", "sampling", "epochs", "batch_size"),
+    *("learning_rate", "estimator_rate", "device", "precision"),
 )
 
 

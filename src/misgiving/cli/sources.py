@@ -51,7 +51,9 @@ def check_source(
         check_options(f"for {source}, a file of predictions", needed=needed, unused=unused)
         return True
     required = ["data"] if "data" in images else ()
-    check_options(f"for {source}, no file of predictions", needed=required, unused=files)
+    check_options(
+        f"for {source}, which is not a file of predictions", needed=required, unused=files
+    )
     return False
 
 
@@ -127,17 +129,6 @@ def say_left_out(sources: "Mapping[str, PredictedData]") -> None:
     from misgiving.report.rendering import lines
 
     for name, predicted in sources.items():
-        counts = predicted.counts
-        used = set(predicted.predictions.sets or ())
-        unused = [key for key in ("train", "test", "excluded") if counts[key] and key not in used]
-        for sentence in lines("policy.txt", "left_out", {key: counts[key] for key in unused}):
-            say(sentence)
-        if predicted.unknown:
-            say(f"left out: {predicted.unknown} images of classes that the model does not know")
-        if predicted.searched < predicted.trained_on:
-            say(
-                f"near duplicates of training images were sought among {predicted.searched} of "
-                f"{predicted.trained_on}; the others were not found"
-            )
-        for sentence in skipped_sentences(predicted.skipped, counts.total(), name=name):
+        skipped = skipped_sentences(predicted.skipped, predicted.counts.total(), name=name)
+        for sentence in (*lines("policy.txt", "not_predicted", predicted), *skipped):
             say(sentence)
