@@ -65,7 +65,7 @@ def policy_with(certificate, *, score="msp", ood_detector="knn", rule=None, unit
         ood_detector=ood_detector,
     )
     deferral.certificate_, deferral.rule_ = certificate, rule
-    deferral.calibration_, deferral.detectors_ = calibrator(score), FittedDetectors.none()
+    deferral.calibration_, deferral.detectors_ = calibrator(score), FittedDetectors()
     deferral.ood_detector_, deferral.model_, deferral.unit_ = ood_detector, "f" * 64, unit
     deferral.cases_ = Cases(tuning=IMAGE, calibration=IMAGE, **cases)
     return deferral

@@ -11,7 +11,7 @@ from misgiving.deferral.fit import fit_calibration
 from misgiving.deferral.settings import DecisionRule
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
-from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
+from misgiving.scores.detectors import FittedDetectors, all_scores
 from misgiving.scores.outputs import Head
 
 CLASSES = ("a", "b", "c")
@@ -82,7 +82,9 @@ def test_a_decision_contains_the_numbers_of_detectors_and_calibrator(policy, det
     assert policy.used_detectors.names == ("knn",)  # the others are not computed
     assert len(policy.detectors_.names) > 1
     scores = all_scores(fresh, detectors)
-    acceptance = calibrator.acceptance_scores(scores, fresh.logits, evidence_of(fresh, detectors))
+    acceptance = calibrator.acceptance_scores(
+        scores, fresh.logits, detectors.evidence(fresh.features, fresh.taps)
+    )
     for row, decision in enumerate(policy.decide(fresh)):
         scaled = calibrator.scaling(fresh.logits)[row]
         most = scaled.argmax()

@@ -23,21 +23,21 @@ def mean_of(values):
     return statistic
 
 
-def weights_of(groups, seed):
-    """Blocks of weights that a statistic of one trial is given."""
+def weights_of(*sets, replicates=REPLICATES, seed=0):
+    """Blocks of weights, one for each set, that a statistic of one trial is given."""
     blocks = []
 
-    def statistic(weights):
+    def statistic(*weights):
         blocks.append(weights)
-        return {"zero": np.zeros(len(weights))}
+        return {"zero": np.zeros(len(weights[0]))}
 
-    bootstrap([statistic], [(groups,)], replicates=REPLICATES, seed=seed)
+    bootstrap([statistic], [sets], replicates=replicates, seed=seed)
     return blocks
 
 
-def replicates_of_mean(values, groups, seed):
-    drawn = bootstrap([mean_of(values / 4)], [(groups,)], replicates=REPLICATES, seed=seed)
-    return drawn["mean"]
+def replicates_of_mean(values, groups, seed, trials=1):
+    statistics, of_trials = [mean_of(values / 4)] * trials, [(groups,)] * trials
+    return bootstrap(statistics, of_trials, replicates=REPLICATES, seed=seed)["mean"]
 
 
 @given(ranks(30), st.lists(levels, min_size=2, max_size=2).map(sorted))
@@ -73,26 +73,19 @@ def test_negating_the_values_mirrors_an_interval(values, level):
 @given(columns(4, size=20), seeds)
 def test_every_set_has_as_many_groups_as_there_are_each_drawn_whole(drawn, seed):
     (groups,) = drawn
-    (counts,) = weights_of(groups, seed)
+    ((counts,),) = weights_of(groups, seed=seed)
     of_group = np.stack([counts[:, np.argmax(groups == name)] for name in np.unique(groups)])
     assert (of_group.sum(axis=0) == len(of_group)).all()
     for name, count in zip(np.unique(groups), of_group, strict=True):
         assert (counts[:, groups == name] == count[:, None]).all()
 
 
-@given(columns(20), seeds)
-def test_with_a_single_group_every_replicate_equals_the_estimate(drawn, seed):
-    (values,) = drawn
-    found = replicates_of_mean(values, np.zeros(len(values), dtype=int), seed)
-    np.testing.assert_allclose(found, values.mean() / 4, rtol=1e-12)
-    np.testing.assert_allclose(percentile_interval(found), values.mean() / 4, rtol=1e-12)
-
-
-@given(grouped, seeds)
-def test_a_mean_and_its_interval_lie_between_the_means_of_the_groups(drawn, seed):
+@given(grouped, seeds, st.integers(1, 3))
+def test_a_mean_over_equal_trials_lies_between_the_means_of_the_groups(drawn, seed, trials):
     values, groups = drawn
     means = [values[groups == name].mean() / 4 for name in set(groups.tolist())]
-    found = replicates_of_mean(values, groups, seed)
+    found = replicates_of_mean(values, groups, seed, trials)
+    assert len(found) == REPLICATES
     assert min(means) - 1e-12 <= found.min() <= found.max() <= max(means) + 1e-12
 
 
@@ -105,17 +98,6 @@ def test_neither_the_order_of_samples_nor_the_names_of_groups_change_the_replica
     names = np.array(["a", "bb", "b~", "c"])  # in the order of the numbers
     found = replicates_of_mean(values[order], names[groups[order]], seed)
     np.testing.assert_allclose(found, replicates_of_mean(values, groups, seed), rtol=1e-12)
-
-
-@given(grouped, seeds, st.integers(1, 3))
-def test_trials_that_are_copies_of_one_leave_every_replicate_as_one_trial_has_it_in_range(
-    drawn, seed, trials
-):
-    values, groups = drawn
-    statistics, of_trials = [mean_of(values / 4)] * trials, [(groups,)] * trials
-    found = bootstrap(statistics, of_trials, replicates=REPLICATES, seed=seed)["mean"]
-    assert len(found) == REPLICATES
-    assert values.min() / 4 - 1e-12 <= found.min() <= found.max() <= values.max() / 4 + 1e-12
 
 
 @given(st.lists(st.integers(-8, 8), min_size=1, max_size=4), seeds)
@@ -138,14 +120,8 @@ def random():
 
 
 def test_the_number_of_times_a_group_is_drawn_is_binomial():
-    counts = []
-
-    def statistic(weights):
-        counts.append(weights)
-        return {"zero": np.zeros(len(weights))}
-
-    bootstrap([statistic], [(LESIONS,)], replicates=20_000, seed=0)
-    first = np.concatenate(counts)[:, 0]
+    blocks = weights_of(LESIONS, replicates=20_000)
+    first = np.concatenate([counts for (counts,) in blocks])[:, 0]
     shares = [np.mean(first == k) for k in range(4)]
     np.testing.assert_allclose(shares, [8 / 27, 12 / 27, 6 / 27, 1 / 27], atol=0.015)
 
@@ -168,9 +144,10 @@ def test_an_undefined_slot_is_left_out_and_a_replicate_of_them_alone_is_undefine
     assert np.isnan(drawn).mean() == pytest.approx(0.25, abs=0.05)
 
 
-def test_the_spread_of_a_mean_is_its_standard_error(random):
-    values = random.normal(size=40)
-    drawn = bootstrap([mean_of(values)], [(np.arange(40),)], replicates=5000, seed=1)["mean"]
+@pytest.mark.parametrize("trials", [1, 3])  # that share their images, which adds no certainty
+def test_the_spread_of_a_mean_is_its_standard_error(random, trials):
+    values, groups = random.normal(size=40), [(np.arange(40),)] * trials
+    drawn = bootstrap([mean_of(values)] * trials, groups, replicates=5000, seed=1)["mean"]
     assert drawn.std() == pytest.approx(values.std() / np.sqrt(40), rel=0.05)
 
 
@@ -206,13 +183,6 @@ def test_a_group_is_drawn_equally_often_in_every_trial_that_has_it():
     np.testing.assert_array_equal(in_first[:, [0, 2]], in_second[:, [2, 0]])
 
 
-def test_trials_that_share_their_images_do_not_make_them_more_certain(random):
-    values = random.normal(size=40)
-    groups = [(np.arange(40),)] * 3
-    drawn = bootstrap([mean_of(values)] * 3, groups, replicates=5000, seed=1)["mean"]
-    assert drawn.std() == pytest.approx(values.std() / np.sqrt(40), rel=0.05)
-
-
 def test_trials_of_other_images_together_are_as_certain_as_all_their_images(random):
     values = [random.normal(size=40) for _ in range(3)]
     centred = [mean_of(of_trial - of_trial.mean()) for of_trial in values]
@@ -224,14 +194,7 @@ def test_trials_of_other_images_together_are_as_certain_as_all_their_images(rand
 
 
 def test_sets_of_samples_are_drawn_independently():
-    sets = []
-
-    def statistic(*weights):
-        sets.append(weights)
-        return {"mean": np.zeros(len(weights[0]))}
-
-    bootstrap([statistic], [(np.arange(9), np.arange(9))], replicates=500, seed=0)
-    inliers, outliers = sets[0]
+    (inliers, outliers), *_ = weights_of(np.arange(9), np.arange(9), replicates=500)
     assert abs(np.corrcoef(inliers[:, 0], outliers[:, 0])[0, 1]) < 0.15
 
 

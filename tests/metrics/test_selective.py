@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
-from strategies import DISTINCT, columns, heights, orders
+from strategies import DISTINCT, columns, orders
 
 from misgiving.metrics.selective import RiskCoverage, accepted_errors
 
@@ -86,19 +86,6 @@ def test_the_risk_at_a_coverage_is_its_mean_over_all_orders_of_acceptance(drawn,
     assert found == pytest.approx(float(expected), abs=1e-12)
 
 
-@given(cases, heights())
-def test_no_strictly_increasing_map_of_the_confidence_changes_an_area(drawn, steps):
-    confidences, quarters = drawn
-    assert areas(steps[confidences], quarters) == areas(confidences, quarters)
-
-
-@given(cases, st.data())
-def test_the_order_of_samples_changes_no_area(drawn, data):
-    order = data.draw(orders(len(drawn[0])))
-    shuffled = areas(*(column[order] for column in drawn))
-    assert shuffled == pytest.approx(areas(*drawn), abs=1e-12)
-
-
 @given(cases)
 def test_areas_lie_between_the_extremes_of_the_loss(drawn):
     confidences, quarters = drawn
@@ -128,13 +115,6 @@ def test_augrc_of_an_order_and_of_its_reverse_sum_to_the_mean_loss(drawn):
     confidences, quarters = drawn
     both = curve(*drawn).augrc() + curve(-confidences, quarters).augrc()
     assert both == pytest.approx(quarters.mean() / 4, abs=1e-12)
-
-
-@given(cases, st.integers(2, 4))
-def test_repeating_every_sample_leaves_the_generalised_area(drawn, times):
-    confidences, quarters = (np.repeat(column, times) for column in drawn)
-    expected = areas(*drawn)["augrc"]
-    assert areas(confidences, quarters)["augrc"] == pytest.approx(expected, abs=1e-12)
 
 
 @given(cases)
@@ -168,33 +148,12 @@ def test_full_coverage_has_the_mean_loss_as_risk(drawn):
     assert curve(*drawn).coverage_at_risk(mean_loss) == 1
 
 
-@given(classified, st.permutations(range(CLASSES)), heights())
-def test_neither_class_names_nor_a_map_of_the_confidence_change_a_balanced_area(
-    drawn, names, steps
-):
-    confidences, quarters, labels = drawn
-    plain = curve(confidences, quarters).balanced_aurc(labels, num_classes=CLASSES)
-    renamed = RiskCoverage(steps[confidences], quarters / 4).balanced_aurc(
-        np.array(names)[labels], num_classes=CLASSES
-    )
-    assert renamed == pytest.approx(plain, abs=1e-12)
-
-
 @given(columns(DISTINCT, QUARTERS, size=DISTINCT), st.data())
 def test_of_a_single_class_without_ties_the_balanced_area_is_the_plain_one(drawn, data):
     quarters = drawn[1]
     made = curve(data.draw(orders(len(quarters))), quarters)
     balanced = made.balanced_aurc(np.zeros(len(quarters), dtype=int), num_classes=1)
     assert balanced == pytest.approx(made.aurc(), abs=1e-12)
-
-
-@given(classified, st.integers(2, 4))
-def test_repeating_every_sample_leaves_the_balanced_area(drawn, times):
-    once, repeated = (
-        curve(confidences, quarters).balanced_aurc(labels, num_classes=CLASSES)
-        for confidences, quarters, labels in (drawn, [np.repeat(of, times) for of in drawn])
-    )
-    assert repeated == pytest.approx(once, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -40,7 +40,7 @@ def test_equal_values_have_an_interval_of_no_width(value, p_value):
 
 
 def test_a_single_trial_is_refused():
-    with pytest.raises(UsageError, match=r"values.*1 trial"):
+    with pytest.raises(UsageError):
         t_interval([0.3])
 
 

@@ -9,7 +9,7 @@ from misgiving.deferral.settings import DecisionRule
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.generalization import CERTIFIED_SCORES, PolicySets, certified_rows
 from misgiving.reproduction.ood_detection import ood_limit, ood_share
-from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
+from misgiving.scores.detectors import FittedDetectors, all_scores
 
 CLASSES = ("ring", "spot", "star")
 WIDTHS = (4, 6)
@@ -63,7 +63,7 @@ def test_a_certified_policy_accepts_the_highest_of_its_score_and_counts_their_er
     assert list(values) == names
     plain = all_scores(sets.test, sets.detectors)
     scores = fitted.calibrator.with_learned(
-        plain, sets.test.logits, evidence_of(sets.test, sets.detectors)
+        plain, sets.test.logits, sets.detectors.evidence(sets.test.features, sets.test.taps)
     )
     wrong = sets.test.logits.argmax(axis=1) != sets.test.labels
     for name, found in values.items():

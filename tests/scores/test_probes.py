@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from misgiving.errors import UsageError
 from misgiving.predictions.record import Predictions
-from misgiving.scores.detectors import FittedDetectors, evidence_of
+from misgiving.scores.detectors import FittedDetectors
 from misgiving.scores.probes import ClassProbes
 
 WIDTHS = (4, 70)
@@ -94,14 +94,14 @@ def test_a_class_without_training_images_is_improbable_but_possible(training, fr
 
 
 def test_evidence_survives_saving_and_selection_bit_for_bit(training, fresh, tmp_path):
-    detectors = FittedDetectors.fit(training, ["knn"])
-    expected = evidence_of(fresh, detectors)
+    detectors, read = FittedDetectors.fit(training, ["knn"]), (fresh.features, fresh.taps)
+    expected = detectors.evidence(*read)
     detectors.only([]).save(tmp_path / "kept.safetensors")
     again = FittedDetectors.load(tmp_path / "kept.safetensors")
     assert again.names == ()
-    np.testing.assert_array_equal(evidence_of(fresh, again), expected)
+    np.testing.assert_array_equal(again.evidence(*read), expected)
     detectors.only(["knn"], probes=False).save(tmp_path / "without.safetensors")
-    assert evidence_of(fresh, FittedDetectors.load(tmp_path / "without.safetensors")) is None
+    assert FittedDetectors.load(tmp_path / "without.safetensors").evidence(*read) is None
 
 
 def test_predictions_without_taps_have_no_evidence_and_those_of_another_width_are_refused(

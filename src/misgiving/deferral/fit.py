@@ -22,7 +22,7 @@ from misgiving.errors import DataError, UsageError
 from misgiving.groups import QUARTERS, partition_groups
 from misgiving.manifests import sha256_of
 from misgiving.predictions.record import Predictions
-from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
+from misgiving.scores.detectors import FittedDetectors, all_scores
 
 MOST_TUNED = 20_000  # groups to tune on; more would be slow, and bring nothing
 MOST_PROBABLE = DecisionRule()
@@ -58,7 +58,7 @@ def fitting_sets(
         calibration = Predictions.of(calibration, classes=classes, name="calibration")
         check_copies(tuning, calibration)
     check_sets(tuning, calibration)
-    detectors = FittedDetectors.none()
+    detectors = FittedDetectors()
     if training is not None:
         training = Predictions.of(training, classes=classes, name="training")
         if training.features is not None and len(training):
@@ -163,7 +163,7 @@ def fit_calibration(
             tuning.logits,
             tuning.labels,
             tuning.units,
-            evidence_of(tuning, detectors),
+            detectors.evidence(tuning.features, tuning.taps),
         ),
         partial(rule.class_weights, tuning.classes),
     )
@@ -202,7 +202,7 @@ def scored_cases(
     predicted, acceptance = fitted.predicted, fitted.scores
     if not of_tuning:
         predicted = calibrator.predict(predictions.logits)
-        evidence = evidence_of(predictions, detectors)
+        evidence = detectors.evidence(predictions.features, predictions.taps)
         acceptance = calibrator.acceptance_scores(scores, predictions.logits, evidence)
     errors = calibrator.error(acceptance)
     probabilities = calibrator.probabilities(predictions.logits, predicted, errors)

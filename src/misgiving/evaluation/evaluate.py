@@ -38,7 +38,7 @@ from misgiving.files import check_not_input, write_csv
 from misgiving.metrics.selective import RiskCoverage, accepted_errors
 from misgiving.metrics.subgroups import Subgroup
 from misgiving.predictions.record import Predictions
-from misgiving.scores.detectors import WITHOUT_FEATURES, all_scores, evidence_of
+from misgiving.scores.detectors import WITHOUT_FEATURES, all_scores
 
 POLICY_SET = "policy_test"
 """Name, in results, of the images on which a policy is measured."""
@@ -132,8 +132,8 @@ class Evaluation:
     @cached_property
     def probabilities(self) -> Float[np.ndarray, " n"]:
         """Probability of the predicted class of each judged image; NaN if it is not available."""
-        shown = self.judged if self.decisions is None else self.decisions
-        return np.asarray(shown.probabilities[np.arange(len(self.judged)), self.classes])
+        outputs = self.judged if self.decisions is None else self.decisions
+        return np.asarray(outputs.probabilities[np.arange(len(self.judged)), self.classes])
 
     @property
     def score(self) -> str:
@@ -288,10 +288,10 @@ def _check_outliers(measured: Predictions, ood: Mapping[str, Predictions], datas
         if name in (dataset, *RESERVED_NAMES):
             raise UsageError(f"`ood` {name!r} names other rows of the measurements; rename the set")
         for field in ("model", "classes", "outputs"):
-            theirs, expected = getattr(outliers, field), getattr(measured, field)
-            if theirs and expected and theirs != expected:
+            value, expected = getattr(outliers, field), getattr(measured, field)
+            if value and expected and value != expected:
                 raise DataError(
-                    f"`ood` {name!r} has {field} {theirs!r}, and the measured predictions have "
+                    f"`ood` {name!r} has {field} {value!r}, and the measured predictions have "
                     f"{expected!r}; predict both with one model"
                 )
 
@@ -319,7 +319,7 @@ def _measure_policy(
     scores = deferral.calibration_.with_learned(
         all_scores(judged, deferral.used_detectors),
         judged.logits,
-        evidence_of(judged, deferral.detectors_),
+        deferral.detectors_.evidence(judged.features, judged.taps),
     )
     return [
         *measure_classification(judged, POLICY_SET, detector="policy", predicted=predicted),

@@ -181,10 +181,10 @@ def measure_calibration(
     """
     labels = predictions.labels
     predicted = predictions.choices if predicted is None else predicted
-    shown, right = probabilities[np.arange(len(labels)), predicted], predicted == labels
+    confidences, right = probabilities[np.arange(len(labels)), predicted], predicted == labels
     values = {
-        "ece": expected_calibration_error(shown, right, scheme="mass"),
-        "ece_width": expected_calibration_error(shown, right, scheme="width"),
+        "ece": expected_calibration_error(confidences, right, scheme="mass"),
+        "ece_width": expected_calibration_error(confidences, right, scheme="width"),
         "classwise_ece": classwise_calibration_error(probabilities, labels, scheme="mass"),
         "brier": brier_score(probabilities, labels),
         "nll": negative_log_likelihood(probabilities, labels),

@@ -128,21 +128,17 @@ def _evidence(
 
 
 def _check_classes(chosen: Predictions, cross_fitted: Bool[np.ndarray, " n"]) -> None:
-    """Check that no fold leaves a class without an image to learn from."""
+    """Check that there are two classes, and that no fold leaves one without an image to learn."""
     labels, units = chosen.labels, chosen.units
-    if len(np.unique(labels)) < 2:
-        only = chosen.classes[labels[0]]
-        raise DataError(f"every label is {only!r}; give images of another class as well")
-    if not cross_fitted.any():
-        return
-    for label in np.unique(labels):
-        if len(np.unique(units[labels == label])) < 2:
-            raise DataError(
-                f"class {chosen.classes[label]!r} has images of one group alone, and "
-                "cross-fitting needs two; add images, or leave the class out"
-            )
-    if min(int(np.bincount(labels).max()), len(np.unique(units))) < FOLDS:
-        raise DataError(f"cross-fitting needs a class of {FOLDS} images, and {FOLDS} groups")
+    counts = [len(np.unique(units[labels == label])) for label in range(len(chosen.classes))]
+    single = [name for name, count in zip(chosen.classes, counts, strict=True) if count == 1]
+    largest = min(int(np.bincount(labels).max()), len(np.unique(units)))
+    if np.ptp(labels) == 0 or (cross_fitted.any() and (single or largest < FOLDS)):
+        raise DataError(
+            "labels are judged in two classes or more, and cross-fitting needs two groups of each "
+            f"(one alone: {', '.join(single) or 'none'}), {FOLDS} groups, and {FOLDS} images of a "
+            "class; add images, or leave a class out"
+        )
 
 
 def _listed(

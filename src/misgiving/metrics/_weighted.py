@@ -118,35 +118,8 @@ def ties(values: Shaped[np.ndarray, " n"]) -> Ties:
     array([0, 3])
     """
     order = np.argsort(values)
-    return Ties(order, np.flatnonzero(_starts(values[order])))
-
-
-def sums_by_group(
-    weights: Weights, groups: Int[np.ndarray, " n"], *, num_groups: int
-) -> Real[np.ndarray, "*replicates num_groups"]:
-    """Total weight of each group; 0 for a group without samples.
-
-    >>> sums_by_group(np.array([1.0, 2.0, 4.0]), np.array([2, 0, 2]), num_groups=3)
-    array([2., 0., 5.])
-    """
-    if weights.ndim == 1:
-        counts = np.bincount(groups, weights, minlength=num_groups)
-        return counts.astype(weights.dtype, copy=False)
-    order = np.argsort(groups)
-    starts = np.flatnonzero(_starts(groups[order]))
-    sums = np.zeros((*weights.shape[:-1], num_groups), weights.dtype)
-    if len(starts) < len(order):
-        weights = np.add.reduceat(weights[..., order], starts, axis=-1)
-        groups = groups[order[starts]]
-    sums[..., groups] = weights
-    return sums
-
-
-def _starts(ordered: Shaped[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """True where a value differs from the one before it, and for the first."""
-    starts = np.ones(len(ordered), dtype=np.bool_)
-    np.not_equal(ordered[1:], ordered[:-1], out=starts[1:])
-    return starts
+    ordered = values[order]
+    return Ties(order, np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])))
 
 
 class Around(NamedTuple):

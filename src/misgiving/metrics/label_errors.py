@@ -140,8 +140,8 @@ def cross_fitted_outputs(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")
         warnings.filterwarnings("ignore", message="lbfgs failed to converge")
-        for kept, left_out in folds.split(features, labels, numbered):
-            model = LogisticRegression(max_iter=300).fit(features[kept], labels[kept])
+        for fitted, left_out in folds.split(features, labels, numbered):
+            model = LogisticRegression(max_iter=300).fit(features[fitted], labels[fitted])
             columns = np.ix_(left_out, model.classes_)
             probabilities[columns] = model.predict_proba(features[left_out])
     return np.asarray(np.log(np.maximum(probabilities, LEAST)))

@@ -13,7 +13,7 @@ from misgiving.metrics._weighted import (
     checked_weights,
     metric_value,
     ratio,
-    sums_by_group,
+    ties,
     whole_weights,
 )
 
@@ -104,9 +104,10 @@ def error_auroc(
 
 def _centred_ranks(values: Losses, weights: WeightRows) -> WeightRows:
     """Mid-ranks less their mean; exactly 0 where all samples with weight are tied."""
-    distinct, groups = np.unique(values, return_inverse=True)
-    tied = sums_by_group(weights, groups, num_groups=len(distinct))
+    distinct = ties(values)
+    tied = distinct.sums(weights.take(distinct.order, axis=-1))
     middle = weights.sum(axis=-1, keepdims=True) / 2
+    groups = np.unique(values, return_inverse=True)[1]
     ranks: WeightRows = (np.cumsum(tied, axis=-1) - tied / 2 - middle)[..., groups]
     return ranks
 

@@ -5,7 +5,6 @@ looks more in-distribution. Weights count how often a sample occurs; the leading
 weights are replicates and broadcast. A metric is NaN where either set has no weight.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -54,10 +53,28 @@ def ood_metrics(
     >>> ood_metrics(np.array([0.9, 0.5]), np.array([0.5, 0.1]))["auroc"]
     0.875
     """
-    sweep = _sweep(inliers, outliers, inlier_weights, outlier_weights)
+    (inliers,), (outliers,) = checked_arrays(inliers=inliers), checked_arrays(outliers=outliers)
+    of_inliers = checked_weights(inlier_weights, len(inliers), name="inlier_weights")
+    of_outliers = checked_weights(outlier_weights, len(outliers), name="outlier_weights")
+    rows = np.broadcast_shapes(of_inliers.shape[:-1], of_outliers.shape[:-1])
+    sweep = _Sweep(
+        Ordered.of(-inliers, np.broadcast_to(of_inliers, (*rows, len(inliers)))),
+        Ordered.of(-outliers, np.broadcast_to(of_outliers, (*rows, len(outliers)))),
+    )
+    inverted = _Sweep(sweep.outliers.negated, sweep.inliers.negated)
+    values = {
+        "fpr_at_tpr95": sweep.fpr_at_tpr95(),
+        "detection_error": sweep.detection_error(),
+        "auroc": sweep.auroc(),
+        "aupr_in": sweep.aupr(),
+        "aupr_out": inverted.aupr(),
+        "average_precision_in": sweep.average_precision(),
+        "average_precision_out": inverted.average_precision(),
+    }
+    defined = (sweep.inliers.total > 0) & (sweep.outliers.total > 0)
     return {
-        name: metric_value(metric(sweep), inlier_weights, outlier_weights)
-        for name, metric in METRICS.items()
+        name: metric_value(np.where(defined, value, np.nan), inlier_weights, outlier_weights)
+        for name, value in values.items()
     }
 
 
@@ -65,7 +82,8 @@ def ood_metrics(
 class _Sweep:
     """Thresholds at each inlier's confidence, highest confidence first.
 
-    Between two of them only outliers are accepted, which makes no metric better.
+    Between two of them only outliers are accepted, which makes no metric better. Values are of no
+    meaning in replicates without inliers or without outliers.
     """
 
     inliers: Ordered
@@ -81,91 +99,36 @@ class _Sweep:
         """Weight accepted just above each threshold, and by it."""
         return self.outliers.around(self.inliers.values)
 
-    @cached_property
-    def inverted(self) -> "_Sweep":
-        """The same samples with outliers as positives and the sign of the confidence flipped."""
-        return _Sweep(self.outliers.negated, self.inliers.negated)
+    def fpr_at_tpr95(self) -> PerReplicate:
+        accepted = self.accepted_inliers.up_to
+        # 0.95 * n may round up past the whole number that it means; a count is never that close
+        enough = accepted >= self.inliers.total[..., None] * 0.95 * (1 - 1e-12)
+        strictest = np.argmax(enough, axis=-1)[..., None]
+        outliers = np.take_along_axis(self.accepted_outliers.up_to, strictest, axis=-1)[..., 0]
+        return ratio(outliers, self.outliers.total)
+
+    def detection_error(self) -> PerReplicate:
+        true_positives = ratio(self.accepted_inliers.up_to, self.inliers.total[..., None])
+        false_positives = ratio(self.accepted_outliers.up_to, self.outliers.total[..., None])
+        least = (false_positives - true_positives).min(axis=-1)  # at most 0: all are accepted
+        return np.asarray(0.5 + 0.5 * least)
+
+    def auroc(self) -> PerReplicate:
+        pairs = self.inliers.total * self.outliers.total
+        return np.asarray(1 - self.accepted_outliers.share_of_pairs(self.inliers.weights, pairs))
+
+    def aupr(self) -> PerReplicate:
+        above = self._summed_precision(self.accepted_inliers.below, self.accepted_outliers.below)
+        return ratio((above + self.summed_precision) / 2, self.inliers.total)
+
+    def average_precision(self) -> PerReplicate:
+        return ratio(self.summed_precision, self.inliers.total)
 
     @cached_property
     def summed_precision(self) -> PerReplicate:
         """Sum, over the inliers, of the precision at each threshold."""
-        return self._summed(self.accepted_inliers.up_to, self.accepted_outliers.up_to)
+        return self._summed_precision(self.accepted_inliers.up_to, self.accepted_outliers.up_to)
 
-    @property
-    def summed_precision_above(self) -> PerReplicate:
-        """Sum, over the inliers, of the precision just above each threshold."""
-        return self._summed(self.accepted_inliers.below, self.accepted_outliers.below)
-
-    def _summed(self, inliers: PerReplicate, outliers: PerReplicate) -> PerReplicate:
+    def _summed_precision(self, inliers: PerReplicate, outliers: PerReplicate) -> PerReplicate:
         inliers = inliers + TINY
         return np.asarray(np.vecdot(self.inliers.weights, inliers / (inliers + outliers)))
-
-    def where_defined(self, values: PerReplicate) -> PerReplicate:
-        """The values, NaN in replicates without inliers or without outliers."""
-        both = (self.inliers.total > 0) & (self.outliers.total > 0)
-        return np.where(both, values, np.nan)
-
-    def per_inlier(self, sums: PerReplicate | np.float64) -> PerReplicate:
-        """A sum over the inliers, divided by their number."""
-        return self.where_defined(ratio(sums, self.inliers.total))
-
-
-def _sweep(
-    inliers: Inliers,
-    outliers: Outliers,
-    inlier_weights: InlierWeights,
-    outlier_weights: OutlierWeights,
-) -> _Sweep:
-    (inliers,), (outliers,) = checked_arrays(inliers=inliers), checked_arrays(outliers=outliers)
-    of_inliers = checked_weights(inlier_weights, len(inliers), name="inlier_weights")
-    of_outliers = checked_weights(outlier_weights, len(outliers), name="outlier_weights")
-    rows = np.broadcast_shapes(of_inliers.shape[:-1], of_outliers.shape[:-1])
-    return _Sweep(
-        Ordered.of(-inliers, np.broadcast_to(of_inliers, (*rows, len(inliers)))),
-        Ordered.of(-outliers, np.broadcast_to(of_outliers, (*rows, len(outliers)))),
-    )
-
-
-def _fpr_at_tpr95(sweep: _Sweep) -> PerReplicate:
-    accepted = sweep.accepted_inliers.up_to
-    # 0.95 * n may round up past the whole number that it means; a count is never that close to it
-    enough = accepted >= sweep.inliers.total[..., None] * 0.95 * (1 - 1e-12)
-    strictest = np.argmax(enough, axis=-1)[..., None]
-    outliers = np.take_along_axis(sweep.accepted_outliers.up_to, strictest, axis=-1)[..., 0]
-    return sweep.where_defined(ratio(outliers, sweep.outliers.total))
-
-
-def _detection_error(sweep: _Sweep) -> PerReplicate:
-    true_positives, false_positives = (
-        accepted.up_to / np.where(of_set.total > 0, of_set.total, np.nan)[..., None]
-        for accepted, of_set in (
-            (sweep.accepted_inliers, sweep.inliers),
-            (sweep.accepted_outliers, sweep.outliers),
-        )
-    )
-    least = (false_positives - true_positives).min(axis=-1)  # at most 0, where all are accepted
-    return np.asarray(0.5 + 0.5 * least)
-
-
-def _auroc(sweep: _Sweep) -> PerReplicate:
-    pairs = sweep.inliers.total * sweep.outliers.total
-    return np.asarray(1 - sweep.accepted_outliers.share_of_pairs(sweep.inliers.weights, pairs))
-
-
-def _aupr(sweep: _Sweep) -> PerReplicate:
-    return sweep.per_inlier((sweep.summed_precision_above + sweep.summed_precision) / 2)
-
-
-def _average_precision(sweep: _Sweep) -> PerReplicate:
-    return sweep.per_inlier(sweep.summed_precision)
-
-
-METRICS: dict[str, Callable[[_Sweep], PerReplicate]] = {
-    "fpr_at_tpr95": _fpr_at_tpr95,
-    "detection_error": _detection_error,
-    "auroc": _auroc,
-    "aupr_in": _aupr,
-    "aupr_out": lambda sweep: _aupr(sweep.inverted),
-    "average_precision_in": _average_precision,
-    "average_precision_out": lambda sweep: _average_precision(sweep.inverted),
-}

@@ -114,11 +114,11 @@ class RiskCoverage:
         """
         steps = self._whole_steps
         # 0.55 * 100 rounds up past the whole number that it means; a count is never that close
-        wanted = np.ceil(coverage * steps.accepted[..., -1:] * (1 - 1e-12))
-        last = np.argmax(steps.accepted >= wanted, axis=-1)[..., None]
+        count = np.ceil(coverage * steps.accepted[..., -1:] * (1 - 1e-12))
+        last = np.argmax(steps.accepted >= count, axis=-1)[..., None]
         at = _Steps(*(np.take_along_axis(sums, last, axis=-1) for sums in steps))
-        left_out = at.added_error * (at.accepted - wanted) / np.maximum(at.added, 1.0)
-        return self._value(ratio(at.accepted_error - left_out, wanted)[..., 0])
+        left_out = at.added_error * (at.accepted - count) / np.maximum(at.added, 1.0)
+        return self._value(ratio(at.accepted_error - left_out, count)[..., 0])
 
     def coverage_at_risk(self, risk: float) -> MetricValue:
         """Largest coverage of a threshold whose selective risk is at most `risk`; 0 without any.

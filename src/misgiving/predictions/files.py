@@ -29,9 +29,7 @@ def read_columns(path: Path) -> dict[str, Column]:
         UsageError: No kind of file has this suffix.
     """
     read, _ = _format(path)
-    if not path.is_file():  # reading a pipe would block for ever
-        raise DataError(f"{path}: no such file, or not an ordinary file; check the path")
-    with explain_damage(path, remedy="write the file again"):
+    with explain_damage(path, remedy="check the path, or write the file again"):
         return read(path)
 
 

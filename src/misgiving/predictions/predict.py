@@ -17,7 +17,7 @@ from jaxtyping import Int, UInt8
 from misgiving.checkpoint import Checkpoint, load
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.dataset import Dataset, ImageFiles
+from misgiving.data.datasets.dataset import Dataset, ImageFiles, Metadata
 from misgiving.data.decoding import FAIL, SKIP
 from misgiving.data.duplicates import image_hashes, near_duplicates
 from misgiving.data.splits import Split
@@ -42,21 +42,9 @@ from misgiving.scores.odin import Odin
 PRECEDENCE = ("train", "test", EXCLUDED, "calibrate", "tune")
 """Sets by rank: of a group with images in several, those in the first one keep their set."""
 
-Choose = Callable[[Collection[str]], Collection[str]]
-"""Chooses sets among those that the images are in."""
-
 FOLDER = "predictions"  # in a run
 ODIN = "odin_default"
-OUTPUTS = (
-    "logits",
-    "features",
-    "taps",
-    "tap_widths",
-    "predicted_losses",
-    "head",
-    "model",
-    "scores",
-)
+KNOWN = ("labels", "ids", "groups", "group_columns", "paths", "sets", "metadata")  # without a model
 
 
 class PredictedData(NamedTuple):
@@ -145,6 +133,8 @@ class TrainedRun:
         self.checkpoint = load(folder)
         self.checkpoint.model.to(device)
         self.model = fingerprint_of(self.checkpoint)
+        # the data that the run was trained on, as its user named it; may be empty
+        self.data_name = str(self.checkpoint.configuration.get("data", {}).get("name", ""))
         self.cache = cache or default_cache()
         self.on_image, self.on_predicted, self.on_bad_image = on_image, on_predicted, on_bad_image
 
@@ -152,7 +142,7 @@ class TrainedRun:
         self,
         data: str | Dataset | ImageSet,
         *,
-        sets: Choose | None = None,
+        sets: Callable[[Collection[str]], Collection[str]] | None = None,
         training_data: str | None = None,
         needs_training: bool = False,
         odin: bool = False,
@@ -185,7 +175,7 @@ class TrainedRun:
         chosen = frozenset(present if sets is None else sets(present))
         if "train" in chosen and not present["train"]:
             raise DataError(
-                f"{training_data or self._data_name}: contains none of the model's training "
+                f"{training_data or self.data_name}: contains none of the model's training "
                 "images, on which its detectors are fitted; give the data that it was trained on "
                 "as `training_data`"
             )
@@ -230,7 +220,7 @@ class TrainedRun:
     ) -> ImageSet:
         """The model's training images that are not among these; may be none."""
         hashes, offered = self.checkpoint.split.hashes_of("train"), set(images.hashes)
-        name = training_data or self._data_name
+        name = training_data or self.data_name
         none = images.select(np.arange(0))
         if training_data is None and (not name or hashes <= offered):
             return none
@@ -243,11 +233,6 @@ class TrainedRun:
             return none  # the run's data was moved: the images that are offered must do
         missing = hashes - offered
         return training.select(np.flatnonzero([name in missing for name in training.hashes]))
-
-    @property
-    def _data_name(self) -> str:
-        """The data that the run was trained on, as its user named it; may be empty."""
-        return str(self.checkpoint.configuration.get("data", {}).get("name", ""))
 
     def _described(
         self, dataset: Dataset | ImageSet, images: ImageSet, others: ImageSet
@@ -292,9 +277,12 @@ class TrainedRun:
             parts.append(self._reused(images, path, network, odin=odin))
             positions.append(members)
         ordered = Predictions.concatenated(parts).select(np.argsort(np.concatenate(positions)))
-        outputs = {name: getattr(ordered, name) for name in OUTPUTS}
-        weights = tuple(self.checkpoint.class_weights)
-        return replace(described.select(rows), class_weights=weights, **outputs)
+        chosen = described.select(rows)
+        return replace(
+            ordered,
+            **{name: getattr(chosen, name) for name in KNOWN},
+            class_weights=tuple(self.checkpoint.class_weights),
+        )
 
     def _reused(
         self, images: ImageSet, path: Path, network: Network | None, *, odin: bool
@@ -319,14 +307,14 @@ def _described(
     dataset: Dataset | ImageSet, images: ImageSet, groups: tuple[str, ...]
 ) -> Predictions:
     """All that is known of images before a model sees them; the logits have no columns."""
-    paths, metadata = None, {}
+    paths: tuple[str, ...] | None = None
+    metadata: Metadata = {}
     if isinstance(dataset, Dataset):
         position = {name: row for row, name in enumerate(dataset.ids)}
-        rows, source = [position[name] for name in images.ids], dataset.images
-        if isinstance(source, ImageFiles):
-            paths = tuple(str(source.paths[row]) for row in rows)
-        columns = dataset.metadata.items()
-        metadata = {name: tuple(values[row] for row in rows) for name, values in columns}
+        dataset = dataset.select(np.array([position[name] for name in images.ids]))
+        metadata = dataset.metadata
+        if isinstance(dataset.images, ImageFiles):
+            paths = tuple(map(str, dataset.images.paths))
     return Predictions(
         logits=np.zeros((len(images), 0)),
         labels=np.asarray(images.labels),

@@ -31,7 +31,7 @@ from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import FAILURES
 from misgiving.reproduction.tables import group_names, save_scores, table_of, write_table
 from misgiving.reproduction.trial_data import TrainedUnit
-from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
+from misgiving.scores.detectors import FittedDetectors, all_scores
 from misgiving.scores.outputs import Scores
 
 TARGETS = (0.05, 0.1, 0.2)
@@ -63,7 +63,7 @@ def policy_sets(trained: TrainedUnit) -> PolicySets:
     try:
         detectors = FittedDetectors.fit(predictions_of(checkpoint, setup.images_of("train")))
     except DataError:  # the network has collapsed to one output
-        detectors = FittedDetectors.none()
+        detectors = FittedDetectors()
     if setup.evaluation_sets.has_tuning_set:
         tune, calibration = (
             predictions_of(checkpoint, setup.images_of(name)) for name in ("tune", "calibrate")
@@ -85,7 +85,7 @@ def measure_generalization(trained: TrainedUnit) -> dict[str, list[Measurement]]
     of_policies, calibrator = measure_policies(sets, trained.folder, seed=setup.training.seed)
     confidences = all_scores(predictions, sets.detectors)
     if calibrator is not None and setup.evaluation_sets.has_tuning_set:
-        evidence = evidence_of(predictions, sets.detectors)
+        evidence = sets.detectors.evidence(predictions.features, predictions.taps)
         confidences = dict(calibrator.with_learned(confidences, predictions.logits, evidence))
         confidences.setdefault(ERROR_ESTIMATOR, confidences[CALIBRATED])
     failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}

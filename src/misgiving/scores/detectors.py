@@ -5,7 +5,7 @@ Features are reduced by PCA first.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,13 +45,17 @@ class FittedDetectors:
         probes: Class probes, for the error estimator; None where there are none.
     """
 
-    directions: Float[np.ndarray, "directions width"]
-    statistics: Mapping[str, Statistics]
+    directions: Float[np.ndarray, "directions width"] = field(
+        default_factory=lambda: np.zeros((0, 0))
+    )
+    statistics: Mapping[str, Statistics] = field(default_factory=dict)
     probes: ClassProbes | None = None
 
     @classmethod
     def fit(cls, training: Outputs, names: Sequence[str] | None = None) -> "FittedDetectors":
         """Fit scores on predictions for the training set, and never for another set.
+
+        There are none without features.
 
         Args:
             training: Predictions for the images that the model was trained on.
@@ -66,9 +70,9 @@ class FittedDetectors:
                 and (training.taps is not None or not score.reads_taps)
             ]
         fits = {name: FEATURE_SCORES[name].fit for name in names}
-        if training.features is None:
-            raise UsageError("detectors need the features of the training images; predict again")
         features = training.features
+        if features is None:
+            return cls()
         for name, values in {"features": features, "taps": training.taps}.items():
             if values is not None and not np.isfinite(values).all():
                 raise UsageError(
@@ -83,11 +87,6 @@ class FittedDetectors:
         }
         probes = ClassProbes.fit(training)
         return cls(directions=directions, statistics=statistics, probes=probes)
-
-    @classmethod
-    def none(cls) -> "FittedDetectors":
-        """No score at all."""
-        return cls(directions=np.zeros((0, 0)), statistics={})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -122,7 +121,7 @@ class FittedDetectors:
                 f"{self.directions.shape[1]}; use the same model"
             )
         taps = _averages_of_taps(taps, self.names, len(logits))
-        arrays = [array for kept in self.statistics.values() for array in kept.values()]
+        arrays = [array for fitted in self.statistics.values() for array in fitted.values()]
         rows = max(1, CELLS // max((len(array) for array in arrays if array.ndim), default=1))
         starts = range(0, max(1, len(logits)), rows)
         chunks = [
@@ -207,11 +206,6 @@ def finite_rows(*outputs: Values | None) -> Bool[np.ndarray, " n"]:
     """True for the images of which all outputs that are known are finite."""
     given = [values for values in outputs if values is not None]
     return np.asarray(np.all([np.isfinite(values).all(axis=1) for values in given], axis=0))
-
-
-def evidence_of(predictions: Outputs, detectors: FittedDetectors) -> Evidence | None:
-    """Log-probabilities as in `FittedDetectors.evidence`."""
-    return detectors.evidence(predictions.features, predictions.taps)
 
 
 def _check_finite(name: str, finite: Bool[np.ndarray, " n"]) -> None:

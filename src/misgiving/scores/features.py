@@ -102,9 +102,9 @@ def principal_directions(
         _, singular, directions = np.linalg.svd(centred, full_matrices=False)
         variances = singular**2
     most = min(MOST_DIRECTIONS, max(1, samples // SAMPLES_PER_DIRECTION), width)
-    kept = directions[:most][variances[:most] > LEAST_VARIANCE * variances[0]]
-    largest = np.take_along_axis(kept, np.abs(kept).argmax(axis=1)[:, None], axis=1)
-    return np.asarray(kept * np.sign(largest))
+    directions = directions[:most][variances[:most] > LEAST_VARIANCE * variances[0]]
+    largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
+    return np.asarray(directions * np.sign(largest))
 
 
 def _whitening(centred: Reduced) -> Matrix:

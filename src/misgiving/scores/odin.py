@@ -66,11 +66,11 @@ def score_points(
                 last = temperature == temperatures[-1]
                 direction = _direction(logits, inputs, temperature, retain_graph=not last)
             for point in (point for point in points if point.temperature == temperature):
-                shown = logits.detach()
+                scored = logits.detach()
                 if point.epsilon > 0:
                     with torch.no_grad():
-                        shown = classify(images.detach() + point.epsilon * direction)
-                scores[point] = _confidence(shown, temperature)
+                        scored = classify(images.detach() + point.epsilon * direction)
+                scores[point] = _confidence(scored, temperature)
     return scores
 
 

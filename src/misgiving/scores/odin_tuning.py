@@ -1,7 +1,7 @@
 """The choice of ODIN's temperature and epsilon on a grid."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -9,18 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from misgiving.metrics.ood import ood_metrics
-from misgiving.registry import Registry
 from misgiving.scores.odin import Classifier, Odin, score_points
 
 TEMPERATURES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 EPSILONS = tuple(round(0.0002 * step, 4) for step in range(21))
 
-CRITERIA: Registry[Callable[["Trial"], float]] = Registry(
-    "criterion of ODIN's tuning",
-    auroc=lambda trial: trial.auroc,
-    fpr_at_tpr95=lambda trial: -trial.fpr_at_tpr95,
-)
-"""The best point has the highest value; ODIN's own paper takes the lowest FPR@TPR95."""
+Criterion = Literal["auroc", "fpr_at_tpr95"]
+"""The best point has the highest AUROC, or as in ODIN's own paper the lowest FPR@TPR95."""
 
 GridScores = Mapping[Odin, Float[np.ndarray, " _"]]  # sets differ in size
 
@@ -47,7 +42,7 @@ def tune_odin(
     temperatures: Sequence[float] = TEMPERATURES,
     epsilons: Sequence[float] = EPSILONS,
     *,
-    criterion: str = "auroc",
+    criterion: Criterion = "auroc",
 ) -> Tuning:
     """Choose ODIN's temperature and epsilon on a named tuning set (paper, 4.2).
 
@@ -64,8 +59,7 @@ def tune_odin(
         criterion: Take the highest `auroc`, or the lowest `fpr_at_tpr95`; the paper names none.
 
     Raises:
-        UsageError: The grid has a point that `Odin` refuses, the criterion is unknown, or a score
-            is not finite.
+        UsageError: The grid has a point that `Odin` refuses, or a score is not finite.
     """
     grid = odin_grid(temperatures, epsilons)
     inlier_scores = score_grid(classify, inliers, grid)
@@ -83,18 +77,20 @@ def best_of_grid(
     outliers: GridScores,
     candidates: Sequence[Odin],
     *,
-    criterion: str = "auroc",
+    criterion: Criterion = "auroc",
 ) -> Tuning:
-    """Compare points of a grid by one of `CRITERIA`; of equal points the first is best.
+    """Compare points of a grid by a criterion; of equal points the first is best.
 
     Raises:
-        UsageError: The criterion is unknown, or a set is empty or has a score that is not finite.
+        UsageError: A set is empty or has a score that is not finite.
     """
     trials = []
     for point in candidates:
         metrics = ood_metrics(inliers[point], outliers[point])
         trials.append(Trial(point, float(metrics["auroc"]), float(metrics["fpr_at_tpr95"])))
-    return Tuning(max(trials, key=CRITERIA[criterion]).detector, tuple(trials))
+    sign = 1 if criterion == "auroc" else -1
+    best = max(trials, key=lambda trial: sign * getattr(trial, criterion))
+    return Tuning(best.detector, tuple(trials))
 
 
 def id_only_odin(inliers: GridScores, candidates: Sequence[Odin]) -> Odin:
