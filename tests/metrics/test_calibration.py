@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
-from strategies import columns
+from strategies import columns, heights
 
 from misgiving.errors import UsageError
 from misgiving.metrics.calibration import (
@@ -137,19 +137,6 @@ def test_the_class_shares_are_the_best_constant_forecast(measure, drawn):
     assert measure(best, labels) <= measure(other, labels) + 1e-12
 
 
-def predictions(seed, count=40):
-    """Probabilities in twelfths, so that many are tied and some fall on the edges of bins."""
-    random = np.random.default_rng(seed)
-    twelfths = 1 + random.multinomial(9, np.ones(CLASSES) / CLASSES, size=count)
-    return twelfths / 12, random.integers(CLASSES, size=count)
-
-
-def outcomes_of(seed, count=40):
-    random = np.random.default_rng(seed)
-    predicted = random.integers(13, size=count) / 12
-    return predicted, random.random(count) < predicted
-
-
 def bin_by_mass(value, predicted, bins):
     return sum(other < value for other in predicted) * bins // len(predicted)
 
@@ -178,28 +165,25 @@ def brute_force_ece(predicted, observed, *, bins, scheme):
 
 
 @SCHEMES
-@pytest.mark.parametrize("bins", [1, 5, 12, 100])
-@pytest.mark.parametrize("seed", range(3))
-def test_bins_and_errors_equal_loops_over_the_samples(scheme, bins, seed):
-    predicted, observed = outcomes_of(seed)
+@given(outcomes, numbers_of_bins)
+def test_bins_and_errors_equal_loops_over_the_samples(scheme, drawn, bins):
+    predicted, observed = drawn[0] / 16, drawn[1]
     expected = binned(predicted, observed, lambda value: BINS[scheme](value, predicted, bins))
     curve = reliability(predicted, observed, bins=bins, scheme=scheme)
     np.testing.assert_allclose(np.transpose(curve), expected, atol=1e-12)
-    error = expected_calibration_error(predicted, observed, bins=bins, scheme=scheme)
     by_loops = brute_force_ece(predicted, observed, bins=bins, scheme=scheme)
-    assert error == pytest.approx(by_loops, abs=1e-12)
+    assert ece(drawn, bins, scheme) == pytest.approx(by_loops, abs=1e-12)
 
 
 @SCHEMES
-@pytest.mark.parametrize("seed", range(3))
-def test_the_classwise_error_is_the_mean_over_one_class_against_the_rest(scheme, seed):
-    probabilities, labels = predictions(seed)
-    expected = [
-        brute_force_ece(probabilities[:, k], [y == k for y in labels], bins=7, scheme=scheme)
-        for k in range(CLASSES)
+@given(classified(), numbers_of_bins)
+def test_the_classwise_error_is_the_mean_over_one_class_against_the_rest(scheme, drawn, bins):
+    rows, labels = drawn[0] / 16, drawn[1]
+    errors = [
+        brute_force_ece(rows[:, k], labels == k, bins=bins, scheme=scheme) for k in range(CLASSES)
     ]
-    found = classwise_calibration_error(probabilities, labels, bins=7, scheme=scheme)
-    assert found == pytest.approx(sum(expected) / CLASSES, abs=1e-12)
+    found = classwise_calibration_error(rows, labels, bins=bins, scheme=scheme)
+    assert found == pytest.approx(sum(errors) / CLASSES, abs=1e-12)
 
 
 @pytest.mark.parametrize(("scheme", "strategy"), [("mass", "quantile"), ("width", "uniform")])
@@ -222,24 +206,25 @@ def test_bins_of_mass_differ_by_one_sample_at_most(bins):
     assert np.ptp(counts) <= 1
 
 
-def test_bins_of_mass_depend_on_the_order_of_predictions_only():
-    predicted, observed = outcomes_of(1)
-    once, stretched = (reliability(values, observed) for values in (predicted, 9 * predicted**3))
+@given(outcomes, numbers_of_bins, heights(SIXTEENTHS, largest=1e6))
+def test_bins_of_mass_depend_on_the_order_of_predictions_only(drawn, bins, steps):
+    predicted, observed = drawn
+    once, stretched = (
+        reliability(values, observed, bins=bins) for values in (predicted / 16, steps[predicted])
+    )
     np.testing.assert_array_equal(stretched.observed, once.observed)
     np.testing.assert_array_equal(stretched.counts, once.counts)
 
 
 def test_scores_agree_with_scikit_learn_and_leave_the_probabilities_as_they_are():
-    predicted, observed = outcomes_of(0)
-    rows = np.stack([1 - predicted, predicted], axis=1)
-    expected = 2 * brier_score_loss(observed, predicted)  # of two classes, twice its score
-    assert brier_score(rows, observed.astype(int)) == pytest.approx(expected, abs=1e-12)
-    probabilities, labels = predictions(0)
-    expected = log_loss(labels, probabilities, labels=range(CLASSES))
+    random = np.random.default_rng(0)
+    labels, probabilities = random.integers(3, size=40), random.dirichlet(np.ones(3), size=40)
+    copy, pairs = probabilities.copy(), probabilities[:, :1] * [1, -1] + [0, 1]
+    expected = 2 * brier_score_loss(labels == 0, pairs[:, 0])  # of two classes, twice its score
+    assert brier_score(pairs, (labels != 0) * 1) == pytest.approx(expected, abs=1e-12)
+    expected = log_loss(labels, probabilities, labels=range(3))
     assert negative_log_likelihood(probabilities, labels) == pytest.approx(expected, abs=1e-12)
-    for measure in MEASURES:
-        assert type(measure(probabilities, labels)) is float
-    np.testing.assert_array_equal(probabilities, predictions(0)[0])
+    np.testing.assert_array_equal(probabilities, copy)
 
 
 @OF_CLASSES
