@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 from jaxtyping import Float, UInt8
 
-from misgiving.errors import DataError, UsageError, reason_of
+from misgiving.errors import DataError, UsageError, explain_damage
 
 GRAPH = "model.onnx"
 INPUT = "images"
@@ -36,7 +36,16 @@ class Network:
         self, path: Path, *, size: int, num_classes: int, threads: int | None = None
     ) -> None:
         self.size = size
-        self._session = _session(path, threads)
+        onnxruntime.disable_telemetry_events()  # some builds report events to their vendor
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.log_severity_level = ONLY_ERRORS
+        # Threads that wait without spinning: a busy neighbour then costs little.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        with explain_damage(path, remedy="export again"):
+            self._session: Any = onnxruntime.InferenceSession(
+                str(path), sess_options=options, providers=["CPUExecutionProvider"]
+            )
         _check_graph(path, self._session, size, num_classes)
         given = [output.name for output in self._session.get_outputs()]
         self.outputs = tuple(name for name in OUTPUTS if name in given)
@@ -52,35 +61,16 @@ class Network:
                 f"model inputs are {inputs.dtype} of shape {inputs.shape}; give 8-bit RGB images "
                 f"of {self.size} pixels, as n x {self.size} x {self.size} x 3"
             )
-        missing = {"predicted_losses": np.full(BATCH, np.nan, dtype=np.float32)}
-        nothing = np.zeros((BATCH, 0), dtype=np.float32)
+        empty = {name: np.zeros((BATCH, 0), dtype=np.float32) for name in OUTPUTS}
+        empty["predicted_losses"] = np.full(BATCH, np.nan, dtype=np.float32)
         runs = []
         for start in range(0, max(1, len(inputs)), BATCH):
             batch = inputs[start : start + BATCH].transpose(0, 3, 1, 2)
             images = np.ascontiguousarray(batch).astype(np.float32) / 255
             outputs = self._session.run(self.outputs, {self._input: images})
             values = dict(zip(self.outputs, outputs, strict=True))
-            runs.append(
-                [values.get(name, missing.get(name, nothing)[: len(images)]) for name in OUTPUTS]
-            )
+            runs.append([values.get(name, empty[name][: len(images)]) for name in OUTPUTS])
         return tuple(np.concatenate(parts) for parts in zip(*runs, strict=True))
-
-
-def _session(path: Path, threads: int | None) -> Any:
-    onnxruntime.disable_telemetry_events()  # some builds report events to their vendor
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = ONLY_ERRORS
-    # Threads that wait without spinning: a busy neighbour then costs little.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(
-            str(path), sess_options=options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime has a class of its own for each kind of failure
-        raise DataError(
-            f"{path}: not a readable graph ({reason_of(error)}); export again"
-        ) from error
 
 
 def _check_graph(path: Path, session: Any, size: int, num_classes: int) -> None:
