@@ -61,8 +61,8 @@ class Network:
                 f"model inputs are {inputs.dtype} of shape {inputs.shape}; give 8-bit RGB images "
                 f"of {self.size} pixels, as n x {self.size} x {self.size} x 3"
             )
-        empty = {name: np.zeros((BATCH, 0), dtype=np.float32) for name in OUTPUTS}
-        empty["predicted_losses"] = np.full(BATCH, np.nan, dtype=np.float32)
+        shapes = dict.fromkeys(OUTPUTS, (BATCH, 0)) | {"predicted_losses": (BATCH,)}
+        empty = {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}
         runs = []
         for start in range(0, max(1, len(inputs)), BATCH):
             batch = inputs[start : start + BATCH].transpose(0, 3, 1, 2)
