@@ -164,7 +164,8 @@ def test_a_named_model_without_its_weights_or_with_another_border_is_refused(tmp
     ):
         with pytest.raises((UsageError, DataError), match=culprit):
             load_named(name, file, list(classes))
-    wanted = {"input_size": (3, 16, 16), "crop_pct": 1.0, "crop_mode": "border"}
-    monkeypatch.setattr(trained_models, "resolve_data_config", lambda *_, **__: wanted)
+    usual = {"input_size": (3, 16, 16), "crop_pct": 1.0, "crop_mode": "border"}
+    usual |= {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+    monkeypatch.setattr(trained_models, "resolve_data_config", lambda *_, **__: usual)
     with pytest.raises(UsageError):
         SETTINGS["timm"]("test_vit", 3, None)
