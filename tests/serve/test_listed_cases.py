@@ -10,7 +10,7 @@ from standin import Standin, picture
 
 from misgiving.errors import DataError
 from misgiving.evaluation.suspect_labels import SUSPECTS_FILE, SuspectLabel
-from misgiving.files import write_rows
+from misgiving.files import write_csv
 from misgiving.serve.listed_cases import add_listed_cases, read_review_list
 from misgiving.serve.service import Service
 from misgiving.serve.settings import Settings
@@ -28,7 +28,7 @@ def suspects(tmp_path):
         path.write_bytes(picture(level))
         suggested, score = "dark" if name == "dark" else "light", 0.9 - number / 10
         rows.append(SuspectLabel(str(path), name, "grey", suggested, score, "held-out", "why"))
-    write_rows(tmp_path / SUSPECTS_FILE, SuspectLabel, rows)
+    write_csv(tmp_path / SUSPECTS_FILE, SuspectLabel._fields, rows)
     return tmp_path / SUSPECTS_FILE
 
 
