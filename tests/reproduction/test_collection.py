@@ -13,7 +13,7 @@ from misgiving.files import write_json
 from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.selective import accepted_errors
 from misgiving.report.reproduction.run import select
-from misgiving.reproduction.collection import COLLECTION, collect
+from misgiving.reproduction.collection import TABLES, collect
 from misgiving.reproduction.config import Unit
 from misgiving.reproduction.intervals import MeasuredSet
 from misgiving.reproduction.tables import load_scores, read_table, save_scores
@@ -30,7 +30,7 @@ def intervals(reproduction):
 
 
 def of_json(path):
-    return json.loads(path.read_text("utf-8"))
+    return json.loads(path.read_text())
 
 
 def only(frame, **wanted):
@@ -225,6 +225,8 @@ def test_documents_name_the_sets_with_examples_and_the_open_choices(reproduction
 
 
 def test_only_what_was_lost_or_has_changed_is_collected_anew(trial_data, reproduction, tmp_path):
+    with pytest.raises(DataError):  # nothing is there
+        collect(trial_data, tmp_path)
     before = (reproduction / "results.csv").stat().st_mtime_ns
     collect(trial_data, reproduction)
     assert (reproduction / "results.csv").stat().st_mtime_ns == before
@@ -234,16 +236,11 @@ def test_only_what_was_lost_or_has_changed_is_collected_anew(trial_data, reprodu
     timing = copy / Unit("generalization", 1, "vanilla").folder / "timing.json"
     write_json(timing, {"seconds": 1.0, "threads": 64})
     collect(trial_data, copy, jobs=2)
-    for name in COLLECTION:
-        if name.endswith(".csv"):
-            assert (copy / name).read_bytes() == (reproduction / name).read_bytes()
+    for name in TABLES:
+        table = f"{name}.csv"
+        assert (copy / table).read_bytes() == (reproduction / table).read_bytes()
     before, after = (of_json(out / "settings.json") for out in (reproduction, copy))
     assert after["unit_threads"] == [*before["unit_threads"], 64]
-
-
-def test_nothing_cannot_be_collected(trial_data, tmp_path):
-    with pytest.raises(DataError):
-        collect(trial_data, tmp_path)
 
 
 def test_the_command_says_how_many_units_its_numbers_lack(tmp_path, capsys):

@@ -26,8 +26,6 @@ from misgiving.reproduction.protocol import chosen_units, units
 from misgiving.reproduction.trial_data import Progress, TrainedUnit, TrialData
 from misgiving.training.config import DataConfig
 
-UNIT = Unit("generalization", 0, "proposed")
-
 
 def test_a_finished_unit_is_not_done_again_whatever_its_threads(trial_data, reproduction):
     finished = []
@@ -38,21 +36,24 @@ def test_a_finished_unit_is_not_done_again_whatever_its_threads(trial_data, repr
 
 
 @pytest.mark.parametrize(
-    ("settings", "change"),
+    ("settings", "change", "finished"),
     [
-        ({"seed": 9}, {}),
-        ({"images": DataConfig(validation_share=0.7)}, {}),
-        ({}, {"code": "older"}),
-        ({}, {"versions": {}}),
+        ({}, {}, True),
+        ({"seed": 9}, {}, False),
+        ({"images": DataConfig(validation_share=0.7)}, {}, False),
+        ({"unseen": ("8", "9")}, {}, False),  # other outliers
+        ({}, {"code": "older"}, False),
+        ({}, {"versions": {}}, False),
     ],
 )
 def test_a_unit_of_other_settings_or_code_is_not_finished(
-    reproduction, cache, tmp_path, settings, change
+    reproduction, cache, tmp_path, settings, change, finished
 ):
-    record = json.loads((reproduction / UNIT.folder / "unit.json").read_text())
+    unit = Unit("ood_detection", 0, "proposed")
+    record = json.loads((reproduction / unit.folder / "unit.json").read_text())
     (tmp_path / "unit.json").write_text(json.dumps(record | change))
     other = TrialData(replace(TINY, **settings), cache)
-    assert not runner.is_finished(tmp_path, other.record(UNIT))
+    assert runner.is_finished(tmp_path, other.record(unit)) == finished
 
 
 @pytest.mark.parametrize("experiment", ["generalization", "ood_detection"])

@@ -8,13 +8,10 @@ import pytest
 from PIL import Image
 
 from misgiving.errors import DataError
-from misgiving.reproduction.collection import read_run
+from misgiving.reproduction.collection import TABLES, read_run
 from misgiving.reproduction.tables import SCHEMAS, read_table, table_of, write_table
 
-TABLES = (
-    *("results.csv", "intervals.csv", "histories.csv"),
-    *("confusions.csv", "reliability.csv", "risk_coverage.csv"),
-)
+FILES = [f"{name}.csv" for name in TABLES]
 VALUES = {"str": "=1+1", "int64": 3, "float64": 0.1 + 0.2, "bool": True}
 
 
@@ -22,7 +19,7 @@ def row_of(schema, **changes):
     return tuple((VALUES | changes)[kind] for kind in SCHEMAS[schema].values())
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", FILES)
 def test_a_table_is_read_as_it_was_written(tmp_path, name):
     rows = [row_of(name), row_of(name, str="", float64=1e-17, bool=False), row_of(name, str="NA")]
     if name == "intervals.csv":
@@ -34,7 +31,7 @@ def test_a_table_is_read_as_it_was_written(tmp_path, name):
 
 @pytest.fixture
 def folder(tmp_path):
-    for name in TABLES:
+    for name in FILES:
         write_table(tmp_path / name, table_of([row_of(name)], name))
     for name in ("settings", "datasets"):
         (tmp_path / f"{name}.json").write_text(json.dumps({"unseen/BKL": {}}))

@@ -57,13 +57,6 @@ def test_settings_that_cannot_be_run_are_refused_before_images_are_prepared(
     assert not any(tmp_path.iterdir())
 
 
-def test_other_outliers_make_another_record(trial_data, cache):
-    unit = Unit("ood_detection", 0, "vanilla")
-    other = TrialData(replace(TINY, unseen=("8", "9")), cache)
-    assert trial_data.record(unit) != other.record(unit)
-    assert trial_data.record(unit) == TrialData(TINY, cache).record(unit)
-
-
 def test_images_are_augmented_only_where_the_configuration_says_so(trial_data, cache):
     plain = TrialData(replace(TINY, images=replace(TINY.images, augment=False)), cache)
     assert plain.augmentation == AugmentationSettings.none() != trial_data.augmentation
