@@ -106,14 +106,6 @@ def test_claims_that_are_not_measured_keep_their_place_in_the_adjustment():
     assert judged["ood"].status == "inconclusive"
 
 
-def test_more_test_images_for_each_training_image_make_a_claim_harder_to_support():
-    values = (0.01, 0.02, 0.03, 0.02, 0.02)
-    results = list(rows_of("accuracy", values))
-    few, many = with_ratio(10, 90), with_ratio(85, 15)
-    assert verdicts(run_of(results, settings=few))["accuracy"].status == "supported"
-    assert verdicts(run_of(results, settings=many))["accuracy"].status == "inconclusive"
-
-
 @pytest.mark.parametrize("differences", [GAINS, (0.30, 0.31, 0.32), ()])
 def test_an_effect_stands_with_its_interval_its_trials_and_the_adjusted_p_value(differences):
     run = run_of(of_all(differences))

@@ -6,7 +6,6 @@ import pytest
 from fabricated import Epoch, Result, interval, ood, policies, policy, run_of
 from pages import findings, missing, read, table, texts
 
-from misgiving.report.names import PLAIN, POINTS
 from misgiving.report.reproduction.findings import (
     by_effect,
     collapse_of,
@@ -27,14 +26,6 @@ def test_models_stand_from_plain_to_proposed_and_strangers_last(results):
     names = ("other", "proposed", "vanilla")
     rows = [row._replace(model=name) for name in names for row in results[:2]]
     assert models_of(table_of(rows, "results.csv")) == ["vanilla", "proposed", "other"]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.51414, "51.4"), (-0.1, "\N{MINUS SIGN}10.0"), (-0.0001, "0.0")]
-)
-def test_points_are_written_with_one_decimal_and_a_true_minus(value, text):
-    assert POINTS.number(value) == text
-    assert PLAIN.number(0.1234, sign="+") == "+0.123"
 
 
 def epoch(trial, number, ratio, set="validation", model="mse"):

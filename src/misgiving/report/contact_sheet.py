@@ -24,17 +24,10 @@ def contact_sheet(decisions: Iterable[DecisionRow]) -> str:
         environment()
         .get_template("contact_sheet.html")
         .render(
-            counts=[f"{counts[name]} {name}" for name in ("accept", "defer", "ood")],
-            total=counts.total(),
+            counts=counts,
             not_accepted=len(ordered),
-            cards=[
-                (
-                    row,
-                    f"{100 * (row.probability or 0.0):.0f}",
-                    thumbnail_link(picture_of(Path(row.path))),
-                )
-                for row in ordered[:MAX_IMAGES]
-            ],
+            rows=ordered[:MAX_IMAGES],
+            thumbnail=lambda row: thumbnail_link(picture_of(Path(row.path))),
         )
     )
 

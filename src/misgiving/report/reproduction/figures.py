@@ -136,11 +136,7 @@ def sensitivity_figure(results: DataFrame, *, classes: Sequence[str]) -> Figure:
 
 @styled
 def examples_figure(sets: Sequence[tuple[str, str, Sequence[Picture]]]) -> Figure:
-    """Figure 4: a row of example images for each set, as the model is shown them.
-
-    Args:
-        sets: Name, caption and pictures of each.
-    """
+    """Figure 4: name, caption and example images of each set, as the model is shown them."""
     columns = min(max([MIN_COLUMNS, *(len(pictures) for *_, pictures in sets)]), MAX_EXAMPLES)
     rows, inches = max(len(sets), 1), WIDTH / (CAPTION_WIDTH + columns)
     figure = Figure(figsize=(WIDTH, inches * rows))
