@@ -115,18 +115,15 @@ def check_bad_images(bad: Sequence[BadImage], total: int, on_bad_image: str) -> 
     Raises:
         BadImagesError: The images cannot be used.
     """
-    if on_bad_image == SKIP:
-        if len(bad) == total:
-            raise BadImagesError(f"none of the {total} images can be read ({bad[0]})", bad, total)
-    elif len(bad) == 1:
-        raise BadImagesError(f'{bad[0]}; or leave it out with `on_bad_image="skip"`', bad, total)
-    elif bad:
-        raise BadImagesError(
-            f"{len(bad)} of {total} images cannot be read ({first_names(bad)}); repair or remove "
-            'them, or leave them out with `on_bad_image="skip"`',
-            bad,
-            total,
-        )
+    if not bad or (on_bad_image == SKIP and len(bad) < total):
+        return
+    message = str(bad[0])
+    if len(bad) > 1:
+        count = f"{len(bad)} of {total} images cannot be read ({first_names(bad)})"
+        message = f"{count}; repair or remove them"
+    if on_bad_image == FAIL:
+        message += ', or leave them out with `on_bad_image="skip"`'
+    raise BadImagesError(message, bad, total)
 
 
 def first_names(bad: Sequence[BadImage]) -> str:
@@ -185,24 +182,18 @@ def decode_reduced(data: bytes, name: str, largest: Callable[[int, int], float])
 
     `largest` gives the largest acceptable reduction for an upright height and width.
     """
-    if not data:
-        raise DataError(f"{name}: the file is empty; replace it or remove it from the set")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
-            raise Image.DecompressionBombError
+            raise ValueError(f"more than {MAX_PIXELS} pixels")
         return _load(image, largest)
-    except UnidentifiedImageError as failure:
-        raise DataError(
-            f"{name}: not an image in a supported format ({', '.join(FORMATS)}); save it as JPEG "
-            "or PNG, or remove it"
-        ) from failure
-    except Image.DecompressionBombError as failure:
-        raise DataError(f"{name}: more than {MAX_PIXELS} pixels; scale it down") from failure
     except Exception as failure:  # Pillow's decoders raise almost anything on damaged files
+        reason = f"the image cannot be decoded ({reason_of(failure)})"
+        if isinstance(failure, UnidentifiedImageError):
+            reason = f"not an image in a supported format ({', '.join(FORMATS)})"
         raise DataError(
-            f"{name}: the image cannot be decoded ({reason_of(failure)}); replace it with an "
-            "intact copy in JPEG or PNG, or remove it"
+            f"{name}: {reason if data else 'the file is empty'}; replace it with an intact copy in "
+            "JPEG or PNG, or remove it"
         ) from failure
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from misgiving.data.datasets.dataset import Dataset, check_class_sizes, hash_of
+from misgiving.data.datasets.dataset import Dataset, hash_of
 from misgiving.data.decoding import in_order, returning_bad_images
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import csv_rows, write_csv
@@ -39,17 +39,16 @@ def paper_split(
     Images of one group may end up in both sets; `count_shared_groups` counts such groups.
 
     Raises:
-        DataError: A class has one image.
         UsageError: The share leaves a set without images of a class.
     """
     from sklearn.model_selection import train_test_split  # a second, which reading splits saves
 
     counts = np.bincount(labels, minlength=len(classes))
-    check_class_sizes(labels, classes)
     sets = np.full(len(labels), "train", dtype="<U10")
     # 0.07 * 100 is 7.000000000000001 in binary floating point: round up the decimal number
     size = math.ceil(Fraction(str(validation_share)) * len(labels))
-    if min(size, len(labels) - size) >= np.count_nonzero(counts):  # scikit-learn requires this
+    smallest_set, smallest_class = min(size, len(labels) - size), counts[counts > 0].min()
+    if smallest_set >= np.count_nonzero(counts) and smallest_class > 1:  # for scikit-learn
         chosen = {"test_size": size, "stratify": labels, "random_state": seed}
         sets[train_test_split(np.arange(len(labels)), **chosen)[1]] = "validation"
     validation = np.bincount(labels[sets == "validation"], minlength=len(classes))
@@ -57,10 +56,11 @@ def paper_split(
     if in_one_set.any():
         rarest = int(np.argmin(np.where(in_one_set, counts, counts.max() + 1)))
         least = math.ceil(1000 / counts[rarest]) / 1000
+        remedy = f"choose a share from {least:g} to {1 - least:g}"
         raise UsageError(
             f"`validation_share` {validation_share} leaves one set without images of class "
-            f"{classes[rarest]!r} ({counts[rarest]} images); choose a share from {least:g} to "
-            f"{1 - least:g}"
+            f"{classes[rarest]!r} ({counts[rarest]} in all); "
+            f"{remedy if counts[rarest] > 1 else 'add images of it or leave the class out'}"
         )
     return sets
 

@@ -190,9 +190,14 @@ class Dataset(LabelledImages):
 
     def check_class_sizes(self) -> None:
         """Check that there are two classes, and no class of one image."""
-        if len(np.unique(self.labels)) < 2:
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        if np.count_nonzero(counts) < 2:
             raise DataError(f"{self.name}: has fewer than two classes; add images of another")
-        check_class_sizes(self.labels, self.classes, data=self.name)
+        for name in np.array(self.classes)[counts == 1]:
+            raise DataError(
+                f"{self.name}: class {str(name)!r} has one image, which cannot be in two sets; "
+                "add images of it or leave the class out"
+            )
 
     def _selected(self, indices: Indices) -> dict[str, Any]:
         metadata = {
@@ -211,21 +216,8 @@ class Dataset(LabelledImages):
         return self.align(classes)[0]
 
 
-def check_class_sizes(
-    labels: Int[np.ndarray, " n"], classes: Sequence[str], *, data: str = "the data"
-) -> None:
-    """Refuse a class of one image, which cannot be in two sets of a split."""
-    counts = np.bincount(labels, minlength=len(classes))
-    for name, count in zip(classes, counts, strict=True):
-        if count == 1:
-            raise DataError(
-                f"{data}: class {name!r} has one image, which cannot be in two sets; "
-                "add images of it or leave the class out"
-            )
-
-
 def check_utf8(names: Iterable[str], where: str) -> None:
-    """Refuse names of files that are not UTF-8, which no table could hold."""
+    """Check that names of files are UTF-8, as no table could hold others."""
     for name in names:
         if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
             raise DataError(f"{where}: the name {name!a} is not UTF-8; rename the file")
@@ -238,16 +230,15 @@ def without(dataset: Dataset, bad: Sequence[BadImage]) -> Dataset:
         BadImagesError: No image of a class is left.
     """
     names = {image.image for image in bad}
-    kept = dataset.select(np.flatnonzero([name not in names for name in dataset.ids]))
-    for label in np.setdiff1d(dataset.labels, kept.labels):
-        count = int(np.sum(dataset.labels == label))
+    good = dataset.select(np.flatnonzero([name not in names for name in dataset.ids]))
+    for label in np.setdiff1d(dataset.labels, good.labels):
         raise BadImagesError(
-            f"{dataset.name}: none of the {count} images of class {dataset.classes[label]!r} can be"
-            " read; repair them, or take the class out of the data",
+            f"{dataset.name}: no image of class {dataset.classes[label]!r} can be read; repair "
+            "them, or take the class out of the data",
             bad,
             len(dataset),
         )
-    return kept
+    return good
 
 
 def readable(
