@@ -99,6 +99,18 @@ def misgiving(monkeypatch, cache_home):
     return partial(call, cache=cache_home)
 
 
+@pytest.fixture
+def succeed(misgiving):
+    """Run a command that must succeed."""
+
+    def run(*words):
+        done = misgiving(*words)
+        assert done.code == 0, done.err
+        return done
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def browser():
     from browsing import ARGUMENTS, CHROMIUM, playwright

@@ -58,8 +58,15 @@ def test_every_command_and_every_option_says_what_it_does():
         assert [p.name for p in command.params if not getattr(p, "help", None)] == []
 
 
-def test_the_help_of_train_gives_the_defaults_of_both_recipes():
-    texts = {p.name: p.help for p in get_command(cli.app).commands["train"].params}
+def test_the_help_of_train_describes_parameters_and_gives_the_defaults_of_both_recipes():
+    command = get_command(cli.app).commands["train"]
+    assert "Args:" not in command.help
+    parameters = {parameter.name: parameter for parameter in command.params}
+    assert parameters["data"].param_type_name == "argument"
+    out = parameters["out"]
+    assert (out.opts, out.metavar, out.help) == (["--out"], "RUN", "Folder to write the run to.")
+    assert parameters["overwrite"].secondary_opts == []
+    texts = {name: parameter.help for name, parameter in parameters.items()}
     assert texts["epochs"].endswith("Default: 12 (paper: 50).")
     assert texts["margin"].endswith("Default: 1.0.")
     assert texts["split"].endswith("Default: grouped (paper: paper).")
@@ -94,7 +101,7 @@ def test_train_follows_a_recipe_but_for_what_is_given(misgiving, monkeypatch, op
 
 @pytest.mark.parametrize("there", [True, False])
 def test_evaluate_leaves_out_near_duplicates_of_training_images(
-    misgiving, run_folder, photos, tmp_path, there
+    succeed, run_folder, photos, tmp_path, there
 ):
     copies = tmp_path / "copies"
     split = list(csv.DictReader((run_folder / "split.csv").read_text().splitlines()))
@@ -106,8 +113,7 @@ def test_evaluate_leaves_out_near_duplicates_of_training_images(
     if not there:
         photos.rename(tmp_path / "moved")
     words = ("evaluate", run_folder, f"folder:{copies}", "--device", "cpu")
-    code, _, error = misgiving(*words)
-    assert code == 0, error
+    _, _, error = succeed(*words)
     left = re.search(r"left out: (\d+) images of groups on which the model was", error)
     if there:
         assert int(left[1]) == trained
@@ -117,17 +123,16 @@ def test_evaluate_leaves_out_near_duplicates_of_training_images(
         assert f"near duplicates of training images were sought among 0 of {trained}" in error
 
 
-def test_evaluate_measures_held_out_and_ood_images(misgiving, run_folder, photos, tmp_path):
+def test_evaluate_measures_held_out_and_ood_images(
+    misgiving, succeed, run_folder, photos, tmp_path
+):
     for name in ("scans", "others"):
         (tmp_path / name).mkdir()
         for number in range(3):
             Image.new("RGB", (20, 20), (255, 255, number)).save(tmp_path / name / f"{number}.png")
     scans, other = tmp_path / "scans", tmp_path / "others"
     command = ("evaluate", run_folder, f"folder:{photos}", "--device", "cpu")
-    code, output, error = misgiving(
-        *command, "--ood", f"b_box={scans}", "--ood", scans, "--ood", other
-    )
-    assert code == 0, error
+    _, output, error = succeed(*command, "--ood", f"b_box={scans}", "--ood", scans, "--ood", other)
     assert "6 of 6 images are measured" in error
     assert "left out: 18 images on which the model was trained" in error
     assert "of 6 images are classified correctly" in output
@@ -165,18 +170,16 @@ def test_predict_gives_a_row_for_each_image(misgiving, run_folder, photos, tmp_p
     assert all(np.isfinite(float(row["predicted_loss"])) for row in rows)
 
 
-def test_a_plain_classifier_predicts_no_loss(misgiving, photos, tmp_path):
+def test_a_plain_classifier_predicts_no_loss(succeed, photos, tmp_path):
     run = tmp_path / "vanilla"
     words = ("train", f"folder:{photos}", "--out", run, "--auxiliary", "none", *TRAIN)
-    code, _, error = misgiving(*words)
-    assert code == 0, error
-    code, output, error = misgiving("predict", run, photos / "red", "--device", "cpu")
-    assert code == 0, error
+    succeed(*words)
+    output = succeed("predict", run, photos / "red", "--device", "cpu").out
     rows = list(csv.DictReader(output.splitlines()))
     assert [row["predicted_loss"] for row in rows] == [""] * 12
 
 
-def test_only_a_run_is_replaced_and_only_if_that_is_asked(misgiving, run_folder, photos):
+def test_only_a_run_is_replaced_and_only_if_that_is_asked(misgiving, succeed, run_folder, photos):
     before = (run_folder / "model.safetensors").stat().st_mtime_ns
     words = ("train", f"folder:{photos}", *TRAIN, "--out")
     code, _, error = misgiving(*words, run_folder)
@@ -186,8 +189,7 @@ def test_only_a_run_is_replaced_and_only_if_that_is_asked(misgiving, run_folder,
     assert code == 2
     assert "choose another --out, or --overwrite where it has a split.csv" in one_line(error)
     assert len(list(photos.rglob("*.png"))) == 24
-    code, _, error = misgiving(*words, run_folder, "--overwrite")
-    assert code == 0, error
+    _, _, error = succeed(*words, run_folder, "--overwrite")
     assert (run_folder / "model.safetensors").stat().st_mtime_ns > before
     assert [path.name for path in run_folder.parent.iterdir() if path.name.startswith(".")] == []
 

@@ -53,10 +53,9 @@ def test_all_bad_images_are_listed_below_one_line(misgiving, run_folder, damaged
     assert not (run_folder / "policy").exists()
 
 
-def test_train_without_bad_images_says_and_records_which(misgiving, damaged, tmp_path):
+def test_train_without_bad_images_says_and_records_which(succeed, damaged, tmp_path):
     out = tmp_path / "new"
-    code, _, error = misgiving("train", f"folder:{damaged}", "--out", out, *TRAIN, *SKIP)
-    assert code == 0, error
+    _, _, error = succeed("train", f"folder:{damaged}", "--out", out, *TRAIN, *SKIP)
     assert "left out: 3 images that cannot be read" in error
     assert is_listed(error)
     data = json.loads((out / "config.json").read_text())["data"]
@@ -66,14 +65,13 @@ def test_train_without_bad_images_says_and_records_which(misgiving, damaged, tmp
     assert {row["id"] for row in rows(out / "split.csv")}.isdisjoint(BAD)
 
 
-def test_evaluate_without_bad_images_accounts_for_them(misgiving, run_folder, damaged, tmp_path):
+def test_evaluate_without_bad_images_accounts_for_them(succeed, run_folder, damaged, tmp_path):
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / "broken.png").write_bytes(b"")
     for name in "ab":
         Image.new("RGB", (20, 20), "white").save(tmp_path / "scans" / f"{name}.png")
     words = ("evaluate", run_folder, f"folder:{damaged}", "--ood", tmp_path / "scans")
-    code, output, error = misgiving(*words, *SKIP, *CPU)
-    assert code == 0, error
+    _, output, error = succeed(*words, *SKIP, *CPU)
     assert "left out: 3 of 24 images of folder:" in error
     assert "left out: 1 of 3 images of scans that cannot be read" in error
     assert "are classified correctly" in output
@@ -83,14 +81,13 @@ def test_evaluate_without_bad_images_accounts_for_them(misgiving, run_folder, da
 
 
 def test_predict_has_a_row_for_a_bad_image_and_those_of_the_others_are_as_without_it(
-    misgiving, run_folder, photos, tmp_path
+    misgiving, succeed, run_folder, photos, tmp_path
 ):
     good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
     assert misgiving("predict", run_folder, photos, "--out", good, *CPU)[0] == 0
     for name, content in BAD.items():
         (photos / name).write_bytes(content)
-    code, _, error = misgiving("predict", run_folder, photos, "--out", bad, *SKIP, *CPU)
-    assert code == 0, error
+    _, _, error = succeed("predict", run_folder, photos, "--out", bad, *SKIP, *CPU)
     assert is_listed(error)
     unreadable = {row["path"] for row in rows(bad) if row["unreadable"]}
     assert unreadable == {str(photos / name) for name in BAD}
@@ -123,9 +120,8 @@ def test_calibrate_does_not_pass_over_bad_images_of_the_training_data(
     assert "red/0.png: the file is empty" in one_line(error)
 
 
-def test_data_ood_leaves_bad_images_out_on_demand(misgiving, damaged, tmp_path):
+def test_data_ood_leaves_bad_images_out_on_demand(succeed, damaged, tmp_path):
     words = ("data", "ood", "mine", f"folder:{damaged}", "--place", damaged, *SKIP)
-    code, _, error = misgiving(*words, "--out", tmp_path / "set")
-    assert code == 0, error
+    _, _, error = succeed(*words, "--out", tmp_path / "set")
     assert "left out: 3 images" in error
     assert len(list((tmp_path / "set").glob("*.png"))) == 21

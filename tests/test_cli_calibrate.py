@@ -124,7 +124,7 @@ def test_the_command_gives_the_policy_of_the_library_on_sets_that_share_no_image
 
 
 def test_a_policy_is_replaced_only_when_that_is_said_and_every_further_one_warns(
-    misgiving, with_policy
+    misgiving, succeed, with_policy
 ):
     file = with_policy / "policy" / "policy.json"
     before = file.read_bytes()
@@ -133,8 +133,7 @@ def test_a_policy_is_replaced_only_when_that_is_said_and_every_further_one_warns
     assert code == 2
     assert "--overwrite" in one_line(error)
     assert file.read_bytes() == before
-    code, _, error = misgiving(*arguments, "--overwrite", "--seed", "1")
-    assert code == 0, error
+    _, _, error = succeed(*arguments, "--overwrite", "--seed", "1")
     cases = cases_of(with_policy)
     assert (cases["calibrations"], cases["repeated_images"]) == (1, 1487)
     groups = cases["repeated_groups"]
@@ -256,9 +255,8 @@ def test_evaluate_measures_the_policy_by_class_and_on_ood_images(evaluated):
     assert f"the policy accepts {len(accepted) / 15.28:.1f} % (95 % interval" in said.out
 
 
-def test_images_that_set_the_policy_do_not_measure_it(misgiving, calibrated):
-    code, output, error = misgiving("evaluate", calibrated[0], "digits", *CPU)
-    assert code == 0, error
+def test_images_that_set_the_policy_do_not_measure_it(succeed, calibrated):
+    _, output, error = succeed("evaluate", calibrated[0], "digits", *CPU)
     assert "1487 of these 1528 images; its decisions are measured on the others" in error
     assert re.search(r"of 41 images \(\d+ groups\) are classified correctly", output)
     rows = table(calibrated[0] / "evaluation" / "decisions.csv")
@@ -270,11 +268,10 @@ def test_images_that_set_the_policy_do_not_measure_it(misgiving, calibrated):
             assert error <= 0.5
 
 
-def test_costs_are_recorded_and_named_in_the_reasons(misgiving, run_folder):
-    code, _, error = misgiving(
+def test_costs_are_recorded_and_named_in_the_reasons(misgiving, succeed, run_folder):
+    _, _, error = succeed(
         "calibrate", run_folder, "digits", "--max-error", "0.2", "--cost", "3=10", *CPU
     )
-    assert code == 0, error
     for rule in ("most_probable", "balanced", "logits", "costs"):
         assert re.search(rf"{rule}: 0: \d+ %, .*3: \d+ %", error)
     assert re.search(r"Warning: no class has a target. .* bound this by --class-max-miss\.", error)

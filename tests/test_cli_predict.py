@@ -27,12 +27,9 @@ def rows_of(path):
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-def test_a_run_and_its_bundle_give_the_same_table(misgiving, exported, photos, tmp_path):
+def test_a_run_and_its_bundle_give_the_same_table(succeed, exported, photos, tmp_path):
     for name, place in zip(("run", "bundle"), exported, strict=True):
-        code, _, error = misgiving(
-            "predict", place, photos, "--out", tmp_path / f"{name}.csv", "--device", "cpu"
-        )
-        assert code == 0, error
+        succeed("predict", place, photos, "--out", tmp_path / f"{name}.csv", "--device", "cpu")
     run, bundle = rows_of(tmp_path / "run.csv"), rows_of(tmp_path / "bundle.csv")
     assert len(run) == 36
     for ours, theirs in zip(bundle, run, strict=True):
@@ -45,11 +42,10 @@ def test_a_run_and_its_bundle_give_the_same_table(misgiving, exported, photos, t
 
 
 def test_a_contact_sheet_is_written_and_the_table_is_on_the_screen_even_where_that_fails(
-    misgiving, exported, photos, tmp_path, monkeypatch
+    misgiving, succeed, exported, photos, tmp_path, monkeypatch
 ):
     words = ("predict", exported[1], photos, "--contact-sheet", tmp_path / "sheet.html")
-    code, output, error = misgiving(*words)
-    assert code == 0, error
+    _, output, error = succeed(*words)
     assert f"wrote {tmp_path / 'sheet.html'}" in error
     decided = [row["decision"] for row in csv.DictReader(output.splitlines())]
     sheet = (tmp_path / "sheet.html").read_text()
@@ -135,7 +131,7 @@ def killed_after(bundle, photos, out, moment, count):
     "kills", [pytest.param(1, id="one"), pytest.param(12, id="twelve", marks=pytest.mark.soak)]
 )
 def test_a_prediction_that_was_killed_loses_and_doubles_nothing(
-    misgiving, exported, photos, tmp_path, kills, monkeypatch
+    misgiving, succeed, exported, photos, tmp_path, kills, monkeypatch
 ):
     out, chance = tmp_path / "killed.csv", random.Random(kills)
     count = 0
@@ -147,8 +143,7 @@ def test_a_prediction_that_was_killed_loses_and_doubles_nothing(
         count = kept
     assert out.exists() or 0 < count < 9
     monkeypatch.setattr("misgiving.bundle.decide_files.PART", 4)
-    code, _, error = misgiving("predict", exported[1], photos, "--out", out)
-    assert code == 0, error
+    succeed("predict", exported[1], photos, "--out", out)
     rows = rows_of(out)
     assert [Path(row["path"]).name for row in rows] == [f"{n:03d}.png" for n in range(36)]
     misgiving("predict", exported[1], photos, "--out", tmp_path / "whole.csv")

@@ -76,7 +76,7 @@ def calibrate(
     folder = out or run / POLICY_FOLDER
     check_replaceable(folder, POLICY, overwrite=overwrite)
     deferral = Deferral(**vars(targets), **vars(rule), ood_detector=ood_detector, seed=seed)
-    sources = read_source(
+    source, _ = read_source(
         run,
         data,
         settings,
@@ -86,10 +86,10 @@ def calibrate(
         training_data=training_data,
         check_classes=deferral.check_classes,
     )
-    ((name, source),) = sources.items()
+    name = data or str(run)
     deferral.fit(source.predictions).save(folder)
     say(f"{name}: {len(source.predictions)} images")
-    say_left_out(sources)
+    say_left_out([(name, source)])
     for sentence in summarize(deferral):
         say(sentence)
     say(f"wrote {folder}")

@@ -158,9 +158,8 @@ def check(
         _show_findings(data, out, seed)
     if is_file or model is not None:
         place, images = (Path(data), None) if model is None else (model, data)
-        sources = read_source(place, images, settings, cache=cache)
-        say_left_out(sources)
-        (source,) = sources.values()
+        source, _ = read_source(place, images, settings, cache=cache)
+        say_left_out([(data, source)])
         review = suspect_labels(source.predictions, seed=seed)
         _show_suspects(review, None if out is None else out / SUSPECTS_FILE)
 

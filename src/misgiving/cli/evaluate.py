@@ -74,15 +74,15 @@ def evaluate(
     check_folder(out, [run, *places.values()] if is_file else tables_of(str(data)))
     deferral = None if policy is None else Deferral.load(policy)
     chosen = partial(measured_sets, set_name=set_name)
-    sources = read_source(
+    predicted, outliers = read_source(
         run, data, settings, cache=cache, ood=places, deferral=deferral, sets=chosen
     )
-    predicted, *_ = sources.values()
     if not is_file:
         deferral = Deferral.of_run(run, model=predicted.predictions.model)
-    outliers = {name: sources[name].predictions for name in places}
-    evaluation = measure(predicted.predictions, deferral, set=set_name, ood=outliers)
-    skipped = [(name, *bad) for name, each in sources.items() for bad in each.skipped]
+    ood_predictions = {name: each.predictions for name, each in outliers.items()}
+    evaluation = measure(predicted.predictions, deferral, set=set_name, ood=ood_predictions)
+    sources = [(data or str(run), predicted), *outliers.items()]
+    skipped = [(name, *bad) for name, each in sources for bad in each.skipped]
     write_evaluation(evaluation, out, skipped=skipped)
     write_report(evaluation, out / REPORT, title=data or run.name, pictures=predicted.picture)
     say_left_out(sources)

@@ -199,13 +199,10 @@ def _of_field(option: Field[Any], selection: Fields) -> Parameter:
 
 def _defaults_of(name: str, configurations: Mapping[str, Any]) -> str:
     """Sentence on the default of a field: the first configuration's, and those that differ."""
-    words = {True: "yes", False: "no"}
-    values = {key: getattr(config, name) for key, config in configurations.items()}
-    texts = {
-        key: words[value] if isinstance(value, bool) else str(value)
-        for key, value in values.items()
-        if value is not None
-    }
+    texts = {}
+    for key, config in configurations.items():
+        if (value := getattr(config, name)) is not None:
+            texts[key] = ("no", "yes")[value] if isinstance(value, bool) else str(value)
     if not texts:
         return ""
     first, *others = texts.items()

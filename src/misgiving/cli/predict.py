@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from misgiving.cli.options import PREDICTION_FILE, BadImages, Device, Values, command
+from misgiving.cli.options import BadImages, Device, Values, command
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
 from misgiving.cli.sources import check_source, is_prediction_file, read_file
 from misgiving.errors import BadImage, UsageError
@@ -21,18 +21,11 @@ if TYPE_CHECKING:
     from misgiving.deferral.decision_tables import DecisionRow
     from misgiving.deferral.deferral import Deferral
 
-Images = Annotated[
-    list[Path],
-    typer.Argument(
-        metavar="IMAGES...", help=f"Image files, or folders of them; or one {PREDICTION_FILE}"
-    ),
-]
-
 
 @command
 def predict(
     model: Path,
-    images: Images,
+    images: list[Path],
     *,
     settings: Annotated[Values, BadImages, Device],
     out: Path | None = None,
@@ -61,6 +54,8 @@ def predict(
     Args:
         model (MODEL): A folder that `train` or `export` wrote; for predictions, also one that
             `calibrate` wrote.
+        images (IMAGES...): Image files, or folders of them; or one file of predictions: .csv, .npz
+            or .parquet.
         out (FILE): File for the table: .csv, .parquet or .jsonl. Default: the screen, as CSV.
         contact_sheet (FILE.html): Also write the images that were not accepted as one page, worst
             first.

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,7 @@ def read_source(
     deferral: "Deferral | None" = None,
     check_classes: Callable[[tuple[str, ...]], None] = lambda _: None,
     **choices: Any,
-) -> "dict[str, PredictedData]":
+) -> "tuple[PredictedData, dict[str, PredictedData]]":
     """Predict DATA by a run, or read a file of predictions in place of both.
 
     Args:
@@ -81,16 +81,17 @@ def read_source(
         choices: What a run is to predict, as `TrainedRun.predict` takes it.
 
     Returns:
-        Predictions by DATA or the file, and by the names in `ood`.
+        Predictions for DATA or of the file, and those of `ood` by name.
     """
     from misgiving.predictions.predict import PredictedData, TrainedRun
 
     places = ood or {}
     if data is None:
-        return {
-            name: PredictedData(read_file(path, deferral), Counter(), ())
-            for name, path in {str(run): run, **places}.items()
-        }
+        main, *others = (
+            PredictedData(read_file(path, deferral), Counter(), ())
+            for path in (run, *places.values())
+        )
+        return main, dict(zip(places, others, strict=True))
     from misgiving.data.ood_sets import read_ood_folder
     from misgiving.training.processes import device_named
 
@@ -107,7 +108,7 @@ def read_source(
         check_classes(trained.checkpoint.classes)
         predicted = trained.predict(data, odin=bool(ood), **choices)
         outliers = {name: trained.predict_outliers(folder) for name, folder in folders.items()}
-    return {data: predicted, **outliers}
+    return predicted, outliers
 
 
 def read_file(path: Path, deferral: "Deferral | None") -> "Predictions":
@@ -123,12 +124,12 @@ def read_file(path: Path, deferral: "Deferral | None") -> "Predictions":
     return predictions
 
 
-def say_left_out(sources: "Mapping[str, PredictedData]") -> None:
+def say_left_out(sources: "Iterable[tuple[str, PredictedData]]") -> None:
     """Report the images of each set that were not predicted, and what was not found."""
     from misgiving.data.decoding import skipped_sentences
     from misgiving.report.rendering import lines
 
-    for name, predicted in sources.items():
+    for name, predicted in sources:
         skipped = skipped_sentences(predicted.skipped, predicted.counts.total(), name=name)
         for sentence in (*lines("policy.txt", "not_predicted", predicted), *skipped):
             say(sentence)
