@@ -4,7 +4,7 @@ import json
 import pytest
 from pyarrow import parquet
 
-from misgiving.deferral.decision_tables import DecisionRow, columns_of, writer_for
+from misgiving.deferral.decision_tables import DecisionRow, check_kind, columns_of, write_table
 from misgiving.errors import UsageError
 
 ACCEPTED = DecisionRow(
@@ -44,7 +44,7 @@ READERS = {
 
 
 def written(path, rows, **columns):
-    writer_for(path)(path, columns_of(**columns), iter(rows))
+    write_table(path, columns_of(**columns), iter(rows))
     return READERS[path.suffix](path)
 
 
@@ -82,4 +82,4 @@ def test_numbers_in_parquet_are_numbers_also_where_all_are_missing(tmp_path):
 
 def test_another_suffix_is_refused(tmp_path):
     with pytest.raises(UsageError):
-        writer_for(tmp_path / "table.xlsx")
+        check_kind(tmp_path / "table.xlsx")

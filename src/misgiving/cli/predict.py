@@ -61,7 +61,7 @@ def predict(
             first.
     """
     from misgiving.data.datasets.folders import image_names
-    from misgiving.deferral.decision_tables import columns_of, writer_for
+    from misgiving.deferral.decision_tables import check_kind, columns_of, write_table
 
     is_file = any(map(is_prediction_file, images))
     names = images if is_file else list(map(Path, image_names(images)))
@@ -69,7 +69,9 @@ def predict(
         if file is not None:
             check_writable(file, option=option)
             check_not_input(file, names, option=option)
-    write = _show if out is None else partial(writer_for(out), out)
+    if out is not None:
+        check_kind(out)
+    write = _show if out is None else partial(write_table, out)
     with _parts(out) as parts:
         rows: Iterable[DecisionRow]
         deferral: Deferral | None

@@ -5,8 +5,7 @@ It is CSV, Parquet or JSON lines, by the suffix of the file.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +34,7 @@ class DecisionRow(NamedTuple):
 
 PREDICTION_COLUMNS, POLICY_COLUMNS = DecisionRow._fields[:4], DecisionRow._fields[4:-1]
 UNREADABLE = "unreadable"
+KINDS = (".csv", ".parquet", ".jsonl")  # by suffix
 BATCH = 10_000  # rows of a Parquet file that are written at a time
 TEXTS = ("path", "predicted_class", "decision", "reason", UNREADABLE)  # the others are numbers
 
@@ -75,13 +75,6 @@ def _json_lines(columns: Columns, rows: Rows) -> Iterator[str]:
         yield f"{json.dumps({name: getattr(row, name) for name in columns})}\n"
 
 
-def _write_lines(
-    lines_of: Callable[[Columns, Rows], Iterator[str]], path: Path, columns: Columns, rows: Rows
-) -> None:
-    with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        file.writelines(lines_of(columns, rows))
-
-
 def _write_parquet(path: Path, columns: Columns, rows: Rows) -> None:
     import pyarrow
     from pyarrow import parquet
@@ -89,26 +82,27 @@ def _write_parquet(path: Path, columns: Columns, rows: Rows) -> None:
     texts, numbers = pyarrow.string(), pyarrow.float64()
     schema = pyarrow.schema([(name, texts if name in TEXTS else numbers) for name in columns])
     cells = ({name: getattr(row, name) for name in columns} for row in rows)
-    with whole_file(path) as temporary, parquet.ParquetWriter(temporary, schema) as writer:
+    with parquet.ParquetWriter(path, schema) as writer:
         while batch := list(islice(cells, BATCH)):
             writer.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
 
 
-WRITERS: dict[str, Callable[[Path, Columns, Rows], None]] = {
-    ".csv": partial(_write_lines, csv_table),
-    ".parquet": _write_parquet,
-    ".jsonl": partial(_write_lines, _json_lines),
-    "": partial(_write_lines, csv_table),
-}
-"""By suffix."""
-
-
-def writer_for(path: Path) -> Callable[[Path, Columns, Rows], None]:
-    """The function that writes a table to this file; call it before the work is done.
+def check_kind(path: Path) -> None:
+    """Check that there is a kind of table with this suffix.
 
     Raises:
-        UsageError: No kind of table has this suffix.
+        UsageError: There is none.
     """
-    if path.suffix.lower() not in WRITERS:
-        raise UsageError(f"{path}: choose a name that ends in {', '.join(filter(None, WRITERS))}")
-    return WRITERS[path.suffix.lower()]
+    if path.suffix.lower() not in ("", *KINDS):
+        raise UsageError(f"{path}: choose a name that ends in {', '.join(KINDS)}")
+
+
+def write_table(path: Path, columns: Columns, rows: Rows) -> None:
+    """Write a table, whole or not at all; its kind is that of the suffix, or CSV."""
+    suffix = path.suffix.lower()
+    with whole_file(path) as temporary:
+        if suffix == ".parquet":
+            _write_parquet(temporary, columns, rows)
+            return
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.writelines((_json_lines if suffix == ".jsonl" else csv_table)(columns, rows))

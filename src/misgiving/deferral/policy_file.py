@@ -79,7 +79,8 @@ class PolicyFile(BaseModel):
         checksum = content.pop("checksum", None)
         with explain_damage(path, remedy=AGAIN):
             policy = cls.model_validate(content)
-            _check_unchanged(path, sha256_of_json(content) == checksum)
+            if sha256_of_json(content) != checksum:
+                raise ValueError("changed after it was written")
         return policy
 
     def read_detectors(self, folder: Path) -> FittedDetectors:
@@ -90,13 +91,9 @@ class PolicyFile(BaseModel):
         """
         path = folder / DETECTORS
         with explain_damage(path, remedy=AGAIN):
-            _check_unchanged(path, sha256_of_file(path) == self.detectors)
+            if sha256_of_file(path) != self.detectors:
+                raise ValueError("changed after it was written")
         return FittedDetectors.load(path)
-
-
-def _check_unchanged(path: Path, has_checksum: bool) -> None:
-    if not has_checksum:
-        raise DataError(f"{path}: was changed after it was written; {AGAIN}")
 
 
 def check_policy_folder(folder: Path) -> None:
