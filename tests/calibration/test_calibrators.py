@@ -7,12 +7,7 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from misgiving.calibration.apply import (
-    CALIBRATED,
-    COMBINATION,
-    Scaling,
-    named_classes,
-)
+from misgiving.calibration.apply import CALIBRATED, COMBINATION, Scaling, named_classes
 from misgiving.calibration.fit import (
     TuningSet,
     cross_fitted,
@@ -88,12 +83,8 @@ def test_scaling_is_the_minimum_of_its_objective_by_another_search():
             total += math.log(sum(math.exp(value) for value in scaled)) - scaled[label]
         return total + sum(value**2 for value in parameters) / 18
 
-    best = minimize(
-        objective,
-        np.zeros(4),
-        method="Nelder-Mead",
-        options={"xatol": 1e-6, "fatol": 1e-9, "maxiter": 5000},
-    )
+    options = {"xatol": 1e-6, "fatol": 1e-9, "maxiter": 5000}
+    best = minimize(objective, np.zeros(4), method="Nelder-Mead", options=options)
     scaling = fit_scaling(logits, labels)
     own = objective([math.log(scaling.temperature), *scaling.biases])
     assert own == pytest.approx(best.fun, abs=1e-5)

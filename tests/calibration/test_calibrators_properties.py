@@ -10,18 +10,11 @@ from pydantic import TypeAdapter
 from scipy.special import log_softmax
 from strategies import DISTINCT, columns, generators, heights
 
-from misgiving.calibration.apply import (
-    Calibrator,
-    Combination,
-    Isotonic,
-    Scaling,
-)
+from misgiving.calibration.apply import Calibrator, Combination, Isotonic, Scaling
 from misgiving.calibration.fit import COMBINED, fit_isotonic, fit_scaling
 
 pairs = columns(DISTINCT, 5, size=9)  # inputs with ties, and quarters that they should give
 finite = st.floats(-1e6, 1e6)
-
-CALIBRATORS = TypeAdapter(Calibrator)
 
 
 def means_by_input(inputs, quarters):
@@ -152,43 +145,31 @@ def test_a_combination_moves_with_each_confidence_as_its_weight_says(
     assert (rises <= 0).all() if weights[at] >= 0 else (rises >= 0).all()
 
 
-def isotonic(points):
-    columns_of_points = tuple(zip(*sorted(points or ()), strict=True))
-    return points and Isotonic(knots=columns_of_points[0], values=columns_of_points[1])
-
-
-def combination(names):
-    each = tuple(float(at) for at in range(len(names or ())))
-    return names and Combination(
-        names=tuple(names), centres=each, scales=each, weights=each, intercept=0.5
-    )
-
-
 floats = st.lists(finite, max_size=4).map(tuple)
-maps = st.lists(st.tuples(finite, finite), min_size=1, max_size=4)
-names_of_scores = st.lists(st.sampled_from(COMBINED), min_size=1, unique=True)
-plain_values = st.fixed_dictionaries(
-    {
-        "scaling": st.fixed_dictionaries({"temperature": st.floats(0.01, 100), "biases": floats}),
-        "weights": st.none() | floats,
-        "score": st.sampled_from(COMBINED),
-        "combination": st.none() | names_of_scores,
-        "error_estimator": st.none() | floats,
-        "error": maps,
-        "loss": st.none() | maps,
-        "tried": st.dictionaries(st.sampled_from(COMBINED), finite),
-        "samples": st.integers(0, 10**6),
-    }
+maps = st.builds(Isotonic, knots=floats, values=floats)
+combinations = st.builds(
+    Combination,
+    names=st.lists(st.sampled_from(COMBINED), unique=True).map(tuple),
+    centres=floats,
+    scales=floats,
+    weights=floats,
+    intercept=finite,
+)
+calibrators = st.builds(
+    Calibrator,
+    scaling=st.builds(Scaling, temperature=st.floats(0.01, 100), biases=floats),
+    weights=st.none() | floats,
+    combination=st.none() | combinations,
+    error_estimator=st.none() | floats,
+    score=st.sampled_from(COMBINED),
+    error=maps,
+    loss=st.none() | maps,
+    tried=st.dictionaries(st.sampled_from(COMBINED), finite),
+    samples=st.integers(0, 10**6),
 )
 
 
-@given(plain_values)
-def test_any_calibrator_survives_json(values):
-    parts = {
-        "scaling": Scaling(**values["scaling"]),
-        "combination": combination(values["combination"]),
-        "error": isotonic(values["error"]),
-        "loss": isotonic(values["loss"]),
-    }
-    calibrator = Calibrator(**{**values, **parts})
-    assert CALIBRATORS.validate_json(CALIBRATORS.dump_json(calibrator)) == calibrator
+@given(calibrators)
+def test_any_calibrator_survives_json(calibrator):
+    kind = TypeAdapter(Calibrator)
+    assert kind.validate_json(kind.dump_json(calibrator)) == calibrator

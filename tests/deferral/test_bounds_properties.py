@@ -108,23 +108,31 @@ def test_the_ood_rank_rises_with_cases_and_rate_and_falls_with_the_confidence(
     assert tolerance_rank(cases, rate=float(rates[0]), level=float(chances[0])) <= loose
 
 
-@given(nested(most=6), st.lists(st.integers(0, 30), min_size=6, max_size=6), percents)
-def test_certified_thresholds_are_those_of_the_fallback_procedure_in_fractions(
-    drawn, starts, max_error
-):
-    accepted, wrong = drawn
-    shares = [Fraction(start, 100) for start in starts]
-    expected, carried = [], Fraction(0)
+def fallback(accepted, wrong, shares, max_error):
+    """The thresholds that the fallback procedure rejects, in fractions."""
+    rejected, carried = [], Fraction(0)
     for n, k, share in zip(accepted.tolist(), wrong.tolist(), shares, strict=True):
         carried += share
         p_value = at_most(k, n, max_error)
         assume(abs(p_value - carried) > Fraction(1, 10**12))
-        expected.append(p_value <= carried)
-        carried = carried if expected[-1] else Fraction(0)
-    found = fallback_procedure(
+        rejected.append(p_value <= carried)
+        carried = carried if rejected[-1] else Fraction(0)
+    return rejected
+
+
+@given(
+    nested(most=6), nested(most=6), st.lists(st.integers(0, 30), min_size=6, max_size=6), percents
+)
+def test_certified_thresholds_are_those_of_the_fallback_procedure_in_fractions(
+    first, second, starts, max_error
+):
+    shares = [Fraction(start, 100) for start in starts]
+    expected = [fallback(*drawn, shares, max_error) for drawn in (first, second)]
+    accepted, wrong = np.stack([first, second], axis=1)
+    rejected = fallback_procedure(
         accepted, wrong, max_error=float(max_error), levels=np.array(shares, dtype=float)
     )
-    assert found.tolist() == expected
+    assert rejected.tolist() == expected
 
 
 six_levels = st.lists(st.floats(0, 0.2), min_size=6, max_size=6).map(np.array)
@@ -186,8 +194,10 @@ def test_candidate_thresholds_follow_a_strictly_increasing_map_of_the_score(scor
 def test_a_threshold_accepts_the_counted_cases_that_reach_it(drawn, steps):
     scores, counted = drawn[0] / 1.0, drawn[1] == 1
     thresholds = np.append(np.unique(steps / 1.0)[::-1], -np.inf)
-    expected = [int((counted & (scores >= threshold)).sum()) for threshold in thresholds]
-    assert counts_by_threshold(scores, counted, thresholds).tolist() == expected
+    masks = np.stack([counted, ~counted])
+    expected = [[int((mask & (scores >= t)).sum()) for t in thresholds] for mask in masks]
+    assert counts_by_threshold(np.stack([scores, scores]), masks, thresholds).tolist() == expected
+    assert counts_by_threshold(scores, counted, thresholds).tolist() == expected[0]
 
 
 @given(nested(), st.integers(1, 300), percents, levels)

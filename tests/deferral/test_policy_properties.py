@@ -8,20 +8,19 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, reject
 from hypothesis import strategies as st
+from policies import CLASSES, certificate_of, policy_with
 from policies import decided as decided_by
-from policies import policy_with
 from scipy import stats
 from strategies import heights
 
 from misgiving import Deferral
-from misgiving.deferral.certificate import CertifiableError, Certificate, ClassOutcome
+from misgiving.deferral.certificate import CertifiableError, ClassOutcome
 from misgiving.deferral.policy_file import PolicyFile
 from misgiving.deferral.settings import Targets
 from misgiving.deferral.thresholds import ScoredCases, certify_thresholds
 from misgiving.errors import DataError
 from misgiving.groups import one_per_group
 
-CLASSES = ("NV", "MEL", "BCC")
 SCORES = 40  # distinct, so that many cases are tied
 STRICTNESS = {"ood": 0, "defer": 1, "accept": 2}
 seeds = st.integers(0, 2**32 - 1)
@@ -136,28 +135,20 @@ def test_one_more_wrong_answer_never_loosens_a_policy(drawn, asked, at):
     assert after is None or (before is not None and before <= after)
 
 
+BASE = replace(
+    certificate_of(Targets(max_error=0.1), 20, 20),
+    thresholds=(0.5, -math.inf),
+    scores=(0.5,),
+    errors=(False,),
+    kept=(True,),
+)
+
+
 def policy(*, accept, limit=None, ood_scores=(), **changes):
     """The certificate of a policy with any thresholds and calibration OOD scores."""
-    found = Certificate(
-        targets=Targets(max_error=0.1),
-        classes=CLASSES,
-        cases=100,
-        tuning_cases=50,
-        thresholds_tried=20,
-        accept_threshold=accept,
-        ood_threshold=limit,
-        ood_rank=None if limit is None else 1,
-        ood_scores=tuple(sorted(ood_scores)),
-        accepted=50,
-        wrong=1,
-        class_outcomes=(),
-        smallest_certifiable=None,
-        thresholds=(0.5, -math.inf),
-        scores=(0.5,),
-        errors=(False,),
-        kept=(True,),
-    )
-    return replace(found, **changes)
+    ood = {"ood_threshold": limit, "ood_rank": None if limit is None else 1}
+    ood["ood_scores"] = tuple(sorted(ood_scores))
+    return replace(BASE, accept_threshold=accept, **ood, **changes)
 
 
 levels = st.integers(-2, 2).map(lambda level: level / 2)  # few, so that many are met exactly

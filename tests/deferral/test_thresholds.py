@@ -81,9 +81,8 @@ def test_targets_are_met_in_all_but_few_draws(mask, attained):
 def test_where_nothing_is_acceptable_nothing_is_accepted():
     certificate = certified(changed(acceptable=lambda cases: cases.scores < 0))
     assert certificate.accept_threshold is None
-    first, *others = certificate_sentences(policy_with(certificate, unit="image"))
-    assert "none of the 400 calibration cases can be accepted at any threshold" in first
-    assert not [sentence for sentence in (first, *others) if "certif" in sentence]
+    sentences = certificate_sentences(policy_with(certificate, unit="image"))
+    assert not [sentence for sentence in sentences if "certif" in sentence]
 
 
 def test_the_level_is_shared_among_all_targets_unless_each_holds_by_itself():
