@@ -1,5 +1,6 @@
 """What tests of the command line share."""
 
+import csv
 import io
 import json
 import os
@@ -21,6 +22,11 @@ QUICK = (
     "--recipe", "paper", "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", *CPU,
 )  # fmt: skip
 TRAIN = (*QUICK, "--image-size", "16", "--validation-share", "0.25", "--batch-size", "8")
+
+
+def rows_of(path):
+    """Rows of a CSV file by column."""
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
 def one_line(error):

@@ -5,16 +5,11 @@ import sys
 
 import numpy as np
 import pytest
-from commands import QUICK, TRAIN, one_line
+from commands import QUICK, TRAIN, one_line, rows_of
 from PIL import Image
 from typer.main import get_command
 
 from misgiving import cli
-
-
-def table(path):
-    return list(csv.DictReader(path.read_text().splitlines()))
-
 
 HEAVY = (
     *("torch", "sklearn", "scipy", "pandas", "numpy", "PIL", "matplotlib", "ray", "fastapi"),
@@ -136,7 +131,7 @@ def test_evaluate_measures_held_out_and_ood_images(
     assert "6 of 6 images are measured" in error
     assert "left out: 18 images on which the model was trained" in error
     assert "of 6 images are classified correctly" in output
-    rows = table(run_folder / "evaluation" / "measurements.csv")
+    rows = rows_of(run_folder / "evaluation" / "measurements.csv")
     assert next(float(row["value"]) for row in rows if row["metric"] == "images") == 6
     values = {(r["dataset"], r["detector"], r["metric"]): float(r["value"]) for r in rows}
     assert {"b_box", "scans", "others"} <= {
@@ -162,7 +157,7 @@ def test_predict_gives_a_row_for_each_image(misgiving, run_folder, photos, tmp_p
     assert code == 0
     assert misgiving(*words, "--out", tmp_path / "p.csv")[0] == 0
     assert (tmp_path / "p.csv").read_text() == printed
-    rows = table(tmp_path / "p.csv")
+    rows = rows_of(tmp_path / "p.csv")
     assert list(rows[0]) == ["path", "predicted_class", "probability", "predicted_loss"]
     assert [row["path"] for row in rows][-1] == str(single)
     assert len(rows) == 13

@@ -1,11 +1,10 @@
 """What commands do with images that cannot be read."""
 
-import csv
 import json
 import shutil
 
 import pytest
-from commands import CPU, TRAIN, one_line, reseal
+from commands import CPU, TRAIN, one_line, reseal, rows_of
 from PIL import Image
 
 BAD = {"blue/3.png": b"", "blue/8.png": b"not an image", "red/2.png": b"\x89PNG\r\n\x1a\ncut"}
@@ -18,10 +17,6 @@ def damaged(photos):
     for name, content in BAD.items():
         (photos / name).write_bytes(content)
     return photos
-
-
-def rows(path):
-    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
 def is_listed(error):
@@ -62,7 +57,7 @@ def test_train_without_bad_images_says_and_records_which(succeed, damaged, tmp_p
     assert sum(data["images"].values()) == 21
     assert [row["image"] for row in data["skipped"]] == sorted(BAD)
     assert all(row["reason"] for row in data["skipped"])
-    assert {row["id"] for row in rows(out / "split.csv")}.isdisjoint(BAD)
+    assert {row["id"] for row in rows_of(out / "split.csv")}.isdisjoint(BAD)
 
 
 def test_evaluate_without_bad_images_accounts_for_them(succeed, run_folder, damaged, tmp_path):
@@ -75,7 +70,7 @@ def test_evaluate_without_bad_images_accounts_for_them(succeed, run_folder, dama
     assert "left out: 3 of 24 images of folder:" in error
     assert "left out: 1 of 3 images of scans that cannot be read" in error
     assert "are classified correctly" in output
-    skipped = rows(run_folder / "evaluation" / "skipped.csv")
+    skipped = rows_of(run_folder / "evaluation" / "skipped.csv")
     names = [row["image"].removeprefix(f"{tmp_path}/") for row in skipped]
     assert names == [*sorted(BAD), "scans/broken.png"]
 
@@ -89,9 +84,9 @@ def test_predict_has_a_row_for_a_bad_image_and_those_of_the_others_are_as_withou
         (photos / name).write_bytes(content)
     _, _, error = succeed("predict", run_folder, photos, "--out", bad, *SKIP, *CPU)
     assert is_listed(error)
-    unreadable = {row["path"] for row in rows(bad) if row["unreadable"]}
+    unreadable = {row["path"] for row in rows_of(bad) if row["unreadable"]}
     assert unreadable == {str(photos / name) for name in BAD}
-    for before, after in zip(rows(good), rows(bad), strict=True):
+    for before, after in zip(rows_of(good), rows_of(bad), strict=True):
         assert list(after) == [*before, "unreadable"]
         assert after["path"] == before["path"]
         if after["unreadable"]:
@@ -105,7 +100,7 @@ def test_predict_has_a_row_for_a_bad_image_and_those_of_the_others_are_as_withou
 def test_calibrate_does_not_pass_over_bad_images_of_the_training_data(
     misgiving, run_folder, photos, tmp_path
 ):
-    held_out = {row["id"] for row in rows(run_folder / "split.csv") if row["set"] != "train"}
+    held_out = {row["id"] for row in rows_of(run_folder / "split.csv") if row["set"] != "train"}
     others = shutil.copytree(photos, tmp_path / "others")
     for path in others.rglob("*.png"):
         if path.relative_to(others).as_posix() not in held_out:

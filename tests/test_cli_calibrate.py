@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 import torch
-from commands import CPU, call, one_line, reseal
+from commands import CPU, call, one_line, reseal, rows_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
@@ -85,10 +85,6 @@ def cases_of(run):
     return json.loads((run / "policy" / "policy.json").read_text())["cases"]
 
 
-def table(path):
-    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-
-
 def test_calibrate_reports_its_data_and_the_limits_of_its_guarantee(calibrated):
     run, error = calibrated
     for words in (
@@ -116,7 +112,7 @@ def test_the_command_gives_the_policy_of_the_library_on_sets_that_share_no_image
         assert (tmp_path / "policy" / name).read_bytes() == (run / "policy" / name).read_bytes()
     cases = cases_of(run)
     tune, calibration = (set(cases[name]["contents"]) for name in ("tuning", "calibration"))
-    training = {row["hash"] for row in table(run / "split.csv") if row["set"] == "train"}
+    training = {row["hash"] for row in rows_of(run / "split.csv") if row["set"] == "train"}
     assert tune
     assert calibration
     assert not tune & calibration
@@ -165,7 +161,7 @@ def test_predict_gives_an_image_the_score_that_calibrate_gave_it(
         assert row["reason"]
         assert 0 < float(row["ood_p_value"]) <= 1
     predicted = {Path(row["path"]).stem: row for row in rows}
-    decided = {row["id"]: row for row in table(evaluated[0] / "decisions.csv")}
+    decided = {row["id"]: row for row in rows_of(evaluated[0] / "decisions.csv")}
     shared = sorted(predicted.keys() & decided.keys())
     threshold = Deferral.load(calibrated[0] / "policy").certificate_.ood_threshold
     assert len(shared) > 20, error
@@ -230,13 +226,13 @@ def test_evaluate_measures_the_policy_by_class_and_on_ood_images(evaluated):
     assert optimistic in page
     assert "class 3</th>" in page
     assert page.count("data:image/jpeg") == 24
-    groups = table(folder / "subgroups.csv")
+    groups = rows_of(folder / "subgroups.csv")
     units = set(Predictions.read(folder / "predictions.npz").units)
     assert sum(int(row["cases"]) for row in groups) == len(units) < 1528  # near duplicates
-    decisions = table(folder / "decisions.csv")
+    decisions = rows_of(folder / "decisions.csv")
     assert len(decisions) == 1528
     accepted = [row for row in decisions if row["decision"] == "accept"]
-    rows = table(folder / "measurements.csv")
+    rows = rows_of(folder / "measurements.csv")
     measured, outliers = (
         {row["metric"]: float(row["value"]) for row in rows if row[column] == name}
         for column, name in (("detector", "policy"), ("dataset", "photographs"))
@@ -259,7 +255,7 @@ def test_images_that_set_the_policy_do_not_measure_it(succeed, calibrated):
     _, output, error = succeed("evaluate", calibrated[0], "digits", *CPU)
     assert "1487 of these 1528 images; its decisions are measured on the others" in error
     assert re.search(r"of 41 images \(\d+ groups\) are classified correctly", output)
-    rows = table(calibrated[0] / "evaluation" / "decisions.csv")
+    rows = rows_of(calibrated[0] / "evaluation" / "decisions.csv")
     assert len(rows) == 1528 - 1487
     for row in rows:
         error = float(row["error_probability"])
@@ -278,7 +274,7 @@ def test_costs_are_recorded_and_named_in_the_reasons(misgiving, succeed, run_fol
     policy = json.loads((run_folder / "policy" / "policy.json").read_text())
     assert (policy["rule"]["rule"], policy["rule"]["costs"]) == ("costs", {"3": 10.0})
     misgiving("evaluate", run_folder, "digits", "--set", "validation", *CPU)
-    rows = table(run_folder / "evaluation" / "decisions.csv")
+    rows = rows_of(run_folder / "evaluation" / "decisions.csv")
     costly = [row for row in rows if "missing it costs 10" in row["reason"]]
     assert costly
     assert {row["predicted_class"] for row in costly} == {"3"}

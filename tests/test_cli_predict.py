@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import one_line
+from commands import one_line, rows_of
 from PIL import Image
 
 
@@ -21,10 +21,6 @@ def photos(tmp_path_factory):
         pixels = chance.integers(0, 256, (40, 50, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:03d}.png")
     return folder
-
-
-def rows_of(path):
-    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 def test_a_run_and_its_bundle_give_the_same_table(succeed, exported, photos, tmp_path):

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from commands import one_line
+from commands import one_line, rows_of
 from PIL import Image
 from scipy.stats import binomtest
 
@@ -35,14 +35,9 @@ def write_rows(file, count=400, seed=0, **columns):
     return file
 
 
-def read(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def measured(folder):
     """Measurements by set, detector and metric."""
-    rows = read(folder / "measurements.csv")
+    rows = rows_of(folder / "measurements.csv")
     return {(row["dataset"], row["detector"], row["metric"]): float(row["value"]) for row in rows}
 
 
@@ -80,7 +75,7 @@ def test_calibrate_and_predict_say_what_python_says(run, policy, tmp_path):
 
     new = write_rows(tmp_path / "new.csv", 200, seed=1, label=[""] * 200)
     assert run("predict", policy, new, "--out", tmp_path / "decisions.csv").code == 0
-    rows = read(tmp_path / "decisions.csv")
+    rows = rows_of(tmp_path / "decisions.csv")
     assert [row["path"] for row in rows] == [f"1-{number}" for number in range(200)]
     expected = again.decide(Predictions.read(new))
     assert [row["decision"] for row in rows] == [each.decision for each in expected]
@@ -104,13 +99,13 @@ def test_evaluate_measures_the_predictions_and_the_policy(run, policy, tmp_path)
     table, values = Predictions.read(new), measured(folder)
     name = "predictions"
     assert values[name, "", "accuracy"] == pytest.approx((table.choices == table.labels).mean())
-    decided = read(folder / "decisions.csv")
+    decided = rows_of(folder / "decisions.csv")
     decisions = [each.decision for each in Deferral.load(policy).decide(table)]
     assert [row["decision"] for row in decided] == decisions
     assert values["policy_test", "policy", "coverage"] == pytest.approx(
         decisions.count("accept") / 300
     )
-    groups = {(row["name"], row["value"]) for row in read(folder / "subgroups.csv")}
+    groups = {(row["name"], row["value"]) for row in rows_of(folder / "subgroups.csv")}
     assert {("site", "north"), ("column class", "site 0"), ("class", "owl")} <= groups
 
     topics = [line.partition(":")[0] for line in result.out.splitlines()]
@@ -140,7 +135,7 @@ def test_a_patient_is_the_unit_wherever_one_is_named(run, tmp_path):
     new = write_rows(tmp_path / "new.csv", 100, seed=5, patient=some)
     result = run("evaluate", new, "--policy", policy, "--out", tmp_path / "out")
     assert "on 0 of these 100 images, and on others of the groups of 50; its" in result.err
-    assert len(read(tmp_path / "out" / "decisions.csv")) == 50
+    assert len(rows_of(tmp_path / "out" / "decisions.csv")) == 50
     assert re.search(r"for one image of each patient, drawn like the \d+ calibration", result.out)
     result = run("predict", policy, new)
     assert "drawn like the calibration cases, one of each patient" in result.err

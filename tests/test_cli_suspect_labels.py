@@ -1,6 +1,5 @@
 """`misgiving data check` on runs and predictions, end to end."""
 
-import csv
 import shutil
 from dataclasses import replace
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 from bundled import SIDE, checkpoint, policy_of, write_run
 from coloured import coloured_set
-from commands import CPU, one_line
+from commands import CPU, one_line, rows_of
 from PIL import Image
 from test_cli_predictions import write_rows
 
@@ -17,11 +16,6 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.splits import Split
 
 NAMES = ("cat", "dog", "owl")
-
-
-def read(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def columns_with_errors(count=300):
@@ -47,7 +41,7 @@ def write(path, columns):
 
 def suspects(succeed, path, tmp_path):
     _, _, error = succeed("data", "check", path, "--out", tmp_path / "audit")
-    return read(tmp_path / "audit" / "suspect_labels.csv"), error
+    return rows_of(tmp_path / "audit" / "suspect_labels.csv"), error
 
 
 def test_planted_errors_in_held_out_predictions_are_listed_first(succeed, tmp_path):
@@ -151,7 +145,7 @@ def test_a_run_lists_suspect_labels_beside_the_check_of_the_images(succeed, fold
         "findings.csv",
         "suspect_labels.csv",
     }
-    rows = read(tmp_path / "out" / "suspect_labels.csv")
+    rows = rows_of(tmp_path / "out" / "suspect_labels.csv")
     held_out = [row for row in rows if row["basis"] == "held-out"]
     assert sum(int(row["id"][2:5]) < 15 for row in held_out[:10]) >= 6
     for row in rows:
