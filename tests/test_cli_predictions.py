@@ -239,7 +239,7 @@ REFUSED = {  # exit code, and what the line names
     f"{FITTING} --ood-detector vim": (2, "--ood-detector 'vim'"),
     f"{FITTING} --class-max-miss MEL=0.1": (2, "MEL"),
     "calibrate few.csv --max-error 0.1 --out p": (1, "few groups of images (3)"),
-    "calibrate u.csv --max-error 0.1 --out p": (1, "u.csv: no such file"),
+    "calibrate u.csv --max-error 0.1 --out p": (1, "u.csv: missing"),
     "predict run t.csv": (1, "policy.json: missing"),
     "predict policy a.png": (1, "a.png"),
     "predict run t.csv t.csv": (2, "one file of predictions alone"),
