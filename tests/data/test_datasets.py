@@ -201,7 +201,7 @@ def test_real_isic_images_are_read(real_data):
 @pytest.mark.parametrize(
     ("spec", "hint"),
     [
-        ("mnist", ", ".join(FORMS.values())),
+        ("mnist", ", ".join(form for form, _ in FORMS.values())),
         ("digits:x", "digits"),
         ("folder", "folder:FOLDER"),
         ("table:", "table:FILE"),

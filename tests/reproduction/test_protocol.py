@@ -5,7 +5,6 @@ from typing import get_args
 import pytest
 from tiny import TINY
 
-from misgiving.data.datasets.dataset import PAPER_PREPROCESSING
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
 from misgiving.reproduction.config import MODELS, ModelName, OodSource, Unit, settings_of
@@ -54,7 +53,7 @@ def test_the_protocol_of_dermoscopy_is_the_papers():
     assert protocol.unseen == ("BKL", "VASC", "SCC")
     assert (
         Preprocessing(image_size=224, crop=0.85, color_constancy="shades_of_gray")
-        == PAPER_PREPROCESSING
+        == Preprocessing()
     )
     classes = {"in_distribution": ("a", "b"), "unseen": ("c",)}
     assert protocol_for("folder:photos", tuning_set="b_box", **classes).ood_sets == DERIVED

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from misgiving.data.cache import ImageSet
 from misgiving.data.decoding import in_order
 from misgiving.data.preprocessing import AugmentationSettings
-from misgiving.errors import UsageError
 from misgiving.registry import Registry
 
 Images = Float[Tensor, "batch 3 height width"]
@@ -48,8 +47,6 @@ def batches(
     A thread reads two batches ahead. Pixels travel to the device as bytes, from pinned memory to a
     GPU, and become float32 there.
     """
-    if batch_size < 1:
-        raise UsageError(f"`batch_size` must be at least 1, got {batch_size}")
     order = np.arange(len(images)) if order is None else order
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     pinned = torch.device(device).type == "cuda"

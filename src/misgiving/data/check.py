@@ -1,7 +1,7 @@
 """Check of a labelled image set before training: damage, duplicates and contradictions."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from misgiving.data.cache import Report
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.decoding import in_order
 from misgiving.data.duplicates import PICTURE_HASH, Hashes, near_duplicates, picture_hash
@@ -16,9 +17,6 @@ from misgiving.data.splits import SetNames, count_shared_groups, paper_split
 from misgiving.errors import ExplainedError, reason_of
 from misgiving.files import write_csv
 from misgiving.manifests import sha256_of
-
-Report = Callable[[int, int], None]
-"""Called with the number of images that are done, and the total."""
 
 FINDINGS_FILE = "findings.csv"
 DARK = 16  # of 255: the brightest value of 12 bits that are stored as 16

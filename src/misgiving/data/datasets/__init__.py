@@ -18,7 +18,6 @@ from misgiving.data.datasets.folders import (
 from misgiving.data.datasets.medmnist import read_medmnist
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import UsageError
-from misgiving.registry import Registry
 
 
 def _read_digits(_: str) -> Dataset:
@@ -41,30 +40,20 @@ def _read_digits(_: str) -> Dataset:
     )
 
 
-DATASETS: Registry[Callable[[str], Dataset]] = Registry(
-    "data",
-    digits=_read_digits,
-    folder=read_folder,
-    table=read_labelled_table,
-    isic2019=read_isic2019,
-    ham10000=read_ham10000,
-    medmnist=read_medmnist,
-)
-"""Readers of each kind of data, given the text after the colon."""
-
-FORMS = {
-    "digits": "digits",
-    "folder": "folder:FOLDER",
-    "table": "table:FILE.csv",
-    "isic2019": "isic2019:FOLDER",
-    "ham10000": "ham10000:FOLDER",
-    "medmnist": "medmnist:FILE.npz",
+FORMS: dict[str, tuple[str, Callable[[str], Dataset]]] = {
+    "digits": ("digits", _read_digits),
+    "folder": ("folder:FOLDER", read_folder),
+    "table": ("table:FILE.csv", read_labelled_table),
+    "isic2019": ("isic2019:FOLDER", read_isic2019),
+    "ham10000": ("ham10000:FOLDER", read_ham10000),
+    "medmnist": ("medmnist:FILE.npz", read_medmnist),
 }
-"""The form in which data of each kind are named."""
+"""The form in which data of each kind are named, and their reader, given the text after the colon.
+"""
 
 
 def load_dataset(spec: str) -> Dataset:
-    """The data set named `digits`, `folder:FOLDER`, `ham10000:FOLDER` and so on, as in `DATASETS`.
+    """The data set named `digits`, `folder:FOLDER`, `ham10000:FOLDER` and so on, as in `FORMS`.
 
     No image is opened.
 
@@ -76,11 +65,12 @@ def load_dataset(spec: str) -> Dataset:
     ('0', '1', '2')
     """
     kind, _, place = spec.partition(":")
-    if kind not in DATASETS:
+    form, read = FORMS.get(kind, ("", None))
+    if read is None:
         raise UsageError(f"unknown data {spec!r}; {_hint(spec)}")
-    if bool(place) != (":" in FORMS[kind]):
-        raise UsageError(f"data {spec!r} must be written {FORMS[kind]}")
-    return replace(DATASETS[kind](place), name=spec)
+    if bool(place) != (":" in form):
+        raise UsageError(f"data {spec!r} must be written {form}")
+    return replace(read(place), name=spec)
 
 
 def tables_of(spec: str) -> list[Path]:
@@ -100,4 +90,4 @@ def _hint(spec: str) -> str:
     }
     for kind in filter(kinds.get, kinds):
         return f"did you mean {kind}:{spec}?"
-    return f"choose from {', '.join(FORMS.values())}"
+    return f"choose from {', '.join(form for form, _ in FORMS.values())}"

@@ -28,9 +28,6 @@ Metadata = Mapping[str, tuple[str, ...]]
 
 Labelled = TypeVar("Labelled", bound="LabelledImages")
 
-PAPER_PREPROCESSING = Preprocessing()
-DERMOSCOPY_AUGMENTATION = AugmentationSettings()
-
 
 class HashedImage(NamedTuple):
     """A decoded image and the SHA-256 of the content that it was decoded from."""
@@ -175,8 +172,8 @@ class Dataset(LabelledImages):
 
     name: str
     images: ImageSource
-    preprocessing: Preprocessing = PAPER_PREPROCESSING
-    augmentation: AugmentationSettings = DERMOSCOPY_AUGMENTATION
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     contents: str = ""
     masks: Path | None = None
     metadata: Metadata = field(default_factory=dict)

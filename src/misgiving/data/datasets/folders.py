@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from misgiving.data.datasets.dataset import Dataset, ImageFiles, check_utf8
-from misgiving.data.decoding import read_bytes, unreadable
+from misgiving.data.decoding import read_bytes
 from misgiving.errors import DataError, reason_of
 from misgiving.files import unescape_formulas
 from misgiving.groups import UNITS, groups_of_columns
@@ -258,10 +258,7 @@ def existing_folder(place: str) -> Path:
 
 def listing(folder: Path) -> set[str]:
     """Names in a folder, without hidden ones."""
-    try:
-        return {name for name in os.listdir(folder) if not name.startswith(".")}  # noqa: PTH208
-    except OSError as failure:
-        raise unreadable(folder, failure) from failure
+    return {name for name in os.listdir(folder) if not name.startswith(".")}  # noqa: PTH208
 
 
 def _images_in(folder: Path) -> list[str]:
@@ -272,7 +269,7 @@ def _images_in(folder: Path) -> list[str]:
     above = [folder.resolve(), folder.absolute().parent.resolve()]
     names: list[str] = []
     read: set[Path] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_raise_unreadable):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
         real = Path(os.path.realpath(parent))
         if real in read or (read and any(path.is_relative_to(real) for path in above)):
             folders.clear()
@@ -290,8 +287,8 @@ def _images_in(folder: Path) -> list[str]:
     return sorted(names, key=lambda name: name.replace(os.sep, "\0"))  # as paths are ordered
 
 
-def _raise_unreadable(failure: OSError) -> None:
-    raise unreadable(Path(failure.filename), failure) from failure
+def _raise(failure: OSError) -> None:
+    raise failure
 
 
 def read_table(path: Path, columns: Sequence[str], *, may_have_tabs: bool = False) -> "DataFrame":

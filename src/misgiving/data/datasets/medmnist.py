@@ -19,7 +19,6 @@ import numpy as np
 from jaxtyping import Int, Num, UInt8
 
 from misgiving.data.datasets.dataset import (
-    DERMOSCOPY_AUGMENTATION,
     Dataset,
     HashedImage,
     Indices,
@@ -37,7 +36,7 @@ REMEDY = "fetch the .npz file again"
 FILES = {
     "dermamnist": (
         ("AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC"),
-        DERMOSCOPY_AUGMENTATION,
+        AugmentationSettings(),
         "; the file does not identify lesions, and its sets share some",
     ),
     "pathmnist": (
