@@ -123,7 +123,7 @@ REVERSED = named_rows(200, 5, classes=CLASSES[::-1], features=RANDOM_FEATURES[:2
         ([(LOGITS, LABELS)] * 2, "60 rows of the calibration set are also in the tuning"),
         ([(LOGITS, LABELS), COPIES], "40 rows of the calibration set"),
         ([named_rows(400, set=["tune"] * 400)], "'calibrate'"),
-        ([named_rows(400, label=[""] * 400)], "100 of 100 rows have no label"),
+        ([named_rows(400, label=[""] * 400)], "400 of 400 rows have no label"),
         ([named_rows(400, group=["one"] * 400)], r"\(1\)"),
         (MODELS, "'model 1' .*'model 0'"),
         ([named_rows(50, 1, group=["one"] * 50), named_rows(50, 2, group=["one"] * 50)], "'one'"),

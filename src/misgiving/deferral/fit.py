@@ -95,6 +95,7 @@ def drawn_sets(predictions: Predictions, *, seed: int) -> tuple[Predictions, Pre
             "all images were used for training or are only measured; give labelled images that "
             "are new to the model"
         )
+    predictions.select(free).check_labelled()  # counts all rows
     parts = max(QUARTERS, math.ceil(len(np.unique(units[free])) / MOST_TUNED))
     drawn = partition_groups(units[free], parts, seed=seed)[0]
     tuning, calibration = (
