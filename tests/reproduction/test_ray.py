@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -102,7 +102,8 @@ def test_ctrl_c_leaves_neither_a_process_nor_a_half_written_unit(
     def interrupt():
         until(lambda: unfinished(tmp_path / "out"))
         for pid in (*(pid for pid, _ in started(mine)), os.getpid()):  # as a terminal does
-            os.kill(pid, signal.SIGINT)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)
 
     command = ["reproduce", "--trials", "1", "--models", "vanilla", "--epochs", "500"]
     command += ["--experiment", "generalization"]
@@ -167,8 +168,7 @@ def test_a_unit_takes_a_gpu_where_its_device_may_be_one_and_a_node_has_room(
     threads, asked, device, share
 ):
     nodes = [{"CPU": 4.0}, {"CPU": 2.0, "GPU": 1.0}]
-    refused = pytest.raises(UsageError)
-    with nullcontext() if share is not None else refused:
+    with pytest.raises(UsageError) if share is None else nullcontext():
         assert cluster.gpus_of_unit(nodes, threads, asked, device) == share
     assert cluster.gpus_of_unit(nodes[:1], 4, None, "auto") == 0.0
 
