@@ -15,7 +15,8 @@ from misgiving.report.sentences import certificate_sentences
 from misgiving.serve.routes.model import command
 
 
-def test_the_model_is_described_with_a_summary_of_its_policy(serving):
+def test_the_model_is_described_with_a_summary_of_its_policy(serving, monkeypatch):
+    monkeypatch.setattr("misgiving.serve.routes.model.PACKAGES", ("numpy", "not-installed"))
     model = Calibrated()
     client = serving(model, max_bytes=1234, max_files=5, queue=6, timeout=7.0)
     answer = client.get("/model").json()
@@ -27,6 +28,7 @@ def test_the_model_is_described_with_a_summary_of_its_policy(serving):
     own = {"max_pixels": 50_000_000, "max_decoded_bytes": 1_500_000_000}
     assert answer["limits"] == {**given, **own}
     assert "Not a medical device" in answer["notice"]
+    assert answer["versions"].keys() == {"python", "numpy"}
     assert re.fullmatch(r"\d+\.\d+\.\d+", answer["versions"]["numpy"])
 
 

@@ -94,7 +94,9 @@ class Calibration(BaseModel):
 async def describe_model(service: ServiceDep) -> ModelDescription:
     """Describe the model: card, policy, versions, and limits of a request."""
     model = service.model
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    # another distribution may provide a package, such as onnxruntime-gpu
+    installed = {package.name.lower() for package in importlib.metadata.distributions()}
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
     return ModelDescription(
         classes=list(model.classes),
         model_fingerprint=model.fingerprint,
