@@ -93,7 +93,7 @@ def test_file_and_folders_are_durable_before_the_response(tmp_path, monkeypatch)
 class Weighted(Standin):
     """The probability of "light" is the mean of the red pixels, each with a weight of its own."""
 
-    weights = np.random.default_rng(1).random((32, 32))
+    weights = np.random.default_rng(1).random((48, 48))
 
     def __init__(self):
         self.sizes = []
@@ -123,7 +123,7 @@ def drops_in_loops(model, model_input):
 
 
 def test_saliency_agrees_with_scalar_loops_and_asks_for_bounded_batches():
-    model_input = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
+    model_input = np.random.default_rng(0).integers(256, size=(48, 48, 3), dtype=np.uint8)
     model, before = Weighted(), model_input.copy()
     answer = _saliency(model, "light", model_input)
     np.testing.assert_allclose(answer.drops, drops_in_loops(model, model_input), rtol=1e-12)
