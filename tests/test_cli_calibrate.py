@@ -21,7 +21,7 @@ from misgiving.predictions.predict import TrainedRun
 from misgiving.predictions.record import Predictions
 from misgiving.scores.features import FEATURE_SCORES
 from misgiving.scores.logits import LOGIT_SCORES
-from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
+from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig
 from misgiving.training.train_run import prepare_training, train_run
 
 
@@ -29,13 +29,12 @@ from misgiving.training.train_run import prepare_training, train_run
 def places(tmp_path_factory):
     """A run of a small network on the digits that is often wrong; 1,528 images are held out."""
     place = tmp_path_factory.mktemp("deferring")
-    prepared = prepare_training(
-        "digits",
+    recipe = Recipe(
         model=ModelConfig(backbone="vgg16_mini", pretrained=False, reads_logits=True),
         training=TrainingConfig(epochs=8, batch_size=16, learning_rate=1e-3, device="cpu"),
         images=DataConfig(validation_share=0.85),
-        cache=place / "cache" / "misgiving",
     )
+    prepared = prepare_training("digits", recipe, cache=place / "cache" / "misgiving")
     train_run(prepared, place / "trained")
     (place / "photographs").mkdir()
     for number, pixels in enumerate(load_sample_images().images):

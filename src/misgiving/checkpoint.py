@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -70,6 +71,8 @@ class Architecture:
             model that was trained here.
     """
 
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  # of values in a file
+
     backbone: str
     num_classes: int
     image_size: int
@@ -100,16 +103,6 @@ class Architecture:
             std=self.attached.std if self.attached else None,
         )
         return model.freeze_classifier()
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Architecture":
-        """Inverse of `asdict`, for values in a file."""
-        taps, attached = values["taps"], values["attached"]
-        changed = {
-            "taps": None if taps is None else tuple(taps),
-            "attached": None if attached is None else ModuleSource.from_dict(attached),
-        }
-        return cls(**{**values, **changed})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +191,7 @@ def load(folder: str | Path) -> Checkpoint:
     with explain_damage(folder / "split.csv", remedy=AGAIN):
         split = read_split(folder / "split.csv")
     with explain_damage(place, remedy=AGAIN):
-        architecture = Architecture.from_dict(config["architecture"])
+        architecture = TypeAdapter(Architecture).validate_python(config["architecture"])
         checkpoint = Checkpoint(
             model=architecture.build().eval(),
             architecture=architecture,

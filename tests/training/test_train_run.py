@@ -7,11 +7,10 @@ import pytest
 from misgiving.checkpoint import load
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import DataError, UsageError
-from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
+from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig
 from misgiving.training.train_run import TrainingSetup, prepare_training, train_run
 
 MODEL = ModelConfig(backbone="vgg16_mini", pretrained=False)
-IMAGES = DataConfig()
 TRAINING = TrainingConfig(epochs=1, batch_size=8, device="cpu")
 
 
@@ -53,8 +52,9 @@ def test_the_seed_alone_decides_the_run(run, tmp_path):
         assert b"nan" not in first or file == "model.safetensors"
 
 
-def prepared(cache, images=IMAGES, model=MODEL, training=TRAINING):
-    return prepare_training("digits", images=images, model=model, training=training, cache=cache)
+def prepared(cache, **changes):
+    recipe = replace(Recipe(model=MODEL, training=TRAINING), **changes)
+    return prepare_training("digits", recipe, cache=cache)
 
 
 def test_preparing_a_run_splits_by_class_with_the_seed(tmp_path):
@@ -64,7 +64,7 @@ def test_preparing_a_run_splits_by_class_with_the_seed(tmp_path):
     assert len(runs[0].images_of("validation")) == pytest.approx(180, abs=1)
     assert np.bincount(runs[0].images_of("validation").labels).min() >= 17
     # settings change the data's own preprocessing
-    run = prepared(tmp_path, DataConfig(image_size=24, augment=False))
+    run = prepared(tmp_path, images=DataConfig(image_size=24, augment=False))
     assert run.images_of("train").images.shape[1:] == (24, 24, 3)
     assert run.preprocessing.color_constancy == "none"
     assert run.augmentation == AugmentationSettings.none()

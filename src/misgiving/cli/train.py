@@ -83,10 +83,7 @@ def train(
 
     with progress_bars() as progress:
         setup = prepare_training(
-            data,
-            **vars(configured),
-            cache=cache,
-            on_image=Bar(progress, "preparing images").at,
+            data, configured, cache=cache, on_image=Bar(progress, "preparing images").at
         )
         say_skipped(setup.images.skipped)
         if configured.images.augment and setup.augmentation == AugmentationSettings.none():

@@ -163,12 +163,6 @@ class ModuleSource:
         """Build the module with random weights."""
         return LIBRARIES[self.library](self.config)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "ModuleSource":
-        """Inverse of `asdict`, for values in a file."""
-        mean, std = (tuple(map(float, values[name])) for name in ("mean", "std"))
-        return cls(library=values["library"], config=dict(values["config"]), mean=mean, std=std)
-
 
 def _from_timm(config: Mapping[str, Any]) -> nn.Module:
     return create_backbone(

@@ -29,7 +29,7 @@ from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import model_fingerprint
 from misgiving.training import processes
-from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig, recorded
+from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig, recorded
 from misgiving.training.loop import Step, class_weights, seeded, train
 from misgiving.training.processes import start_fabric
 from misgiving.training.resume import ResumeFile, resume_path, stop_on_sigterm
@@ -68,10 +68,8 @@ class TrainingSetup:
 
 def prepare_training(
     data: str,
+    recipe: Recipe,
     *,
-    images: DataConfig,
-    model: ModelConfig,
-    training: TrainingConfig,
     cache: Path,
     on_image: Callable[[int, int], None] | None = None,
 ) -> TrainingSetup:
@@ -79,9 +77,7 @@ def prepare_training(
 
     Args:
         data: The data as the user names it.
-        images: Preparation and split of the images.
-        model: The network.
-        training: How to train it; its seed also draws the split.
+        recipe: How to prepare and train; the seed of the training also draws the split.
         cache: Folder for prepared images.
         on_image: Called with the number of prepared images and of all.
 
@@ -89,23 +85,23 @@ def prepare_training(
         UsageError: A setting of the network or the machine does not work; known before any image
             is prepared.
     """
-    dataset = load_dataset(data)
+    dataset, config = load_dataset(data), recipe.images
     dataset.check_class_sizes()
-    preprocessing = replace(dataset.preprocessing, **images.preprocessing)
-    check_settings(model, training, len(dataset.classes), preprocessing.image_size)
+    preprocessing = replace(dataset.preprocessing, **config.preprocessing)
+    check_settings(recipe.model, recipe.training, len(dataset.classes), preprocessing.image_size)
     prepared = prepare(
-        dataset, preprocessing, cache=cache, report=on_image, on_bad_image=images.on_bad_image
+        dataset, preprocessing, cache=cache, report=on_image, on_bad_image=config.on_bad_image
     )
-    grouped = grouped_images(prepared, images.split)
+    grouped = grouped_images(prepared, config.split)
     return TrainingSetup(
         data=data,
         images=grouped,
-        sets=draw_sets(grouped, images, seed=training.seed),
+        sets=draw_sets(grouped, config, seed=recipe.training.seed),
         preprocessing=preprocessing,
-        augmentation=dataset.augmentation if images.augment else AugmentationSettings.none(),
-        model=model,
-        training=training,
-        evaluation_sets=SPLITS[images.split],
+        augmentation=dataset.augmentation if config.augment else AugmentationSettings.none(),
+        model=recipe.model,
+        training=recipe.training,
+        evaluation_sets=SPLITS[config.split],
     )
 
 
