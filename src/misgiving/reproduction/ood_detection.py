@@ -106,10 +106,7 @@ def measure_detectors(trained: TrainedUnit) -> dict[str, list[Measurement]]:
 
     def measure(dataset: str, scores: Scores, groups: tuple[str, ...]) -> list[Measurement]:
         save_scores(folder, dataset, scores, groups)
-        return [
-            *measure_detection(inlier_scores, scores, dataset),
-            called_ood(dataset, scores),
-        ]
+        return [*measure_detection(inlier_scores, scores, dataset), called_ood(dataset, scores)]
 
     rows = [
         *measure_classification(trained.predictions, measured),
