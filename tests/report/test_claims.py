@@ -4,7 +4,7 @@ from math import sqrt
 from statistics import mean, stdev
 
 import pytest
-from fabricated import SETTINGS, Interval, Result, run_of
+from fabricated import SETTINGS, Result, interval, run_of
 from pages import read, table, texts
 from scipy import stats
 
@@ -34,15 +34,11 @@ def rows_of(name, differences, **place):
             yield Result(**where, trial=trial, model=model, value=value)
 
 
-def paired(name, lower, upper, **changes):
+def paired(name, *bounds, **changes):
     """A bootstrap interval about its middle in the place of a claim."""
     experiment, dataset, detector, metric, baseline = PLACES[name]
-    middle = 0.0 if lower is None else (lower + upper) / 2
-    row = Interval(
-        experiment, "proposed", baseline, dataset, detector, metric, middle, lower, upper,
-        n=90, trials=5, tuned=False,
-    )  # fmt: skip
-    return row._replace(**changes)
+    place = {"experiment": experiment, "dataset": dataset, "baseline": baseline}
+    return interval(detector, metric, *bounds, **place)._replace(**changes)
 
 
 def row_of(run, name):
@@ -54,16 +50,10 @@ def of_all(differences):
     return [row for name in PLACES for row in rows_of(name, differences)]
 
 
-def with_ratio(measured, trained):
-    sizes = [
-        {"experiment": name, "trained": trained, "measured": measured, "images": 0}
-        for name in ("generalization", "ood_detection")
-    ]
-    return SETTINGS | {"sizes": sizes}
-
-
 def test_the_interval_over_trials_counts_the_split_of_the_settings():
-    verdict = verdicts(run_of(of_all(MIXED), settings=with_ratio(30, 60)))["accuracy"]
+    sizes = [size | {"trained": 60, "measured": 30} for size in SETTINGS["sizes"]]
+    run = run_of(of_all(MIXED), settings=SETTINGS | {"sizes": sizes})
+    verdict = verdicts(run)["accuracy"]
     error = stdev(MIXED) * sqrt(1 / 5 + 30 / 60)
     margin = stats.t.ppf(0.975, 4) * error
     expected = (mean(MIXED), mean(MIXED) - margin, mean(MIXED) + margin)
@@ -294,7 +284,7 @@ def test_harms_are_listed_worst_first_with_the_values_of_each_trial():
 
 
 def test_a_set_without_an_interval_is_named_because_no_harm_can_be_seen_there():
-    rows = [paired("ood", None, None, dataset="histology"), paired("ood", -0.1, 0.1)]
+    rows = [paired("ood", dataset="histology"), paired("ood", -0.1, 0.1)]
     assert unjudged_sets(verdicts(run_of(of_all(MIXED), rows))) == ["histology"]
 
 
@@ -306,7 +296,7 @@ def test_every_bootstrap_interval_in_a_sentence_is_labelled(complete):
     assert all("bootstrap, unadjusted" in text for text in intervals)
 
 
-ABOVE, ACROSS, BELOW, NONE = (0.05, 0.15), (-0.02, 0.22), (-0.3, -0.1), (None, None)
+ABOVE, ACROSS, BELOW, NONE = (0.05, 0.15), (-0.02, 0.22), (-0.3, -0.1), ()
 
 
 @pytest.mark.parametrize(

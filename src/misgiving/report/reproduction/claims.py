@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from misgiving.evaluation.measures import UNSEEN_SET
 from misgiving.metrics.trials import TrialInterval, holm, t_interval
-from misgiving.report.reproduction.run import Quantity, Run, distinct
+from misgiving.report.reproduction.run import Quantity, Run, distinct, select
 
 MODEL = "proposed"
 LEVEL = 0.05
@@ -135,7 +135,7 @@ def primary_claims(run: Run) -> dict[str, Claim]:
 
 def verdicts(run: Run) -> dict[str, Verdict]:
     """Judge every primary claim."""
-    evidence = {name: _evidence(run, *claim) for name, claim in primary_claims(run).items()}
+    evidence = {name: _evidence(run, claim) for name, claim in primary_claims(run).items()}
     # a claim without a test keeps its place among those that are adjusted for
     adjusted = holm([verdict.p_value for verdict in evidence.values()])
     return {
@@ -144,14 +144,9 @@ def verdicts(run: Run) -> dict[str, Verdict]:
     }
 
 
-def _evidence(
-    run: Run,
-    experiment: str,
-    baseline: str,
-    quantities: list[Quantity],
-    family: list[dict[str, str]],
-) -> Verdict:
+def _evidence(run: Run, claim: Claim) -> Verdict:
     """The evidence on one claim, before the adjustment of its p-value."""
+    experiment, baseline, quantities, family = claim
     # a quantity that no trial has, such as a class without a measured image, is left out
     measured = [part for part in quantities if len(run.rows(**part._asdict()))]
     differences = run.differences(measured, MODEL, baseline)
@@ -170,7 +165,7 @@ def _evidence(
         interval.p_value if interval else 1.0,
         [row for rows in paired for row in rows],
         {
-            name: rows[(rows["metric"] == "diverged") & (rows["value"] > 0)]["trial"].nunique()
+            name: select(rows, metric="diverged", value=1.0)["trial"].nunique()
             for name, rows in models.items()
         },
         {name: rows["trial"].nunique() for name, rows in models.items()},

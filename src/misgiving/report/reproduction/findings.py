@@ -123,19 +123,18 @@ def convergence_of(run: Run) -> Convergence | None:
 
 def diverged(run: Run) -> list[tuple[str, int]]:
     """Model and trial of each training in Section 4.1 that diverged."""
-    rows = run.rows(experiment="generalization", metric="diverged")
-    rows = rows[rows["value"] > 0]
-    return sorted(set(zip(rows["model"], rows["trial"], strict=True)))
+    return _trainings(run, metric="diverged", value=1.0)
 
 
 def uncalibrated(run: Run) -> list[tuple[str, int]]:
     """Model and trial of each policy that is missing, though the classifier was measured."""
-    trained, calibrated = (
-        set(zip(rows["model"], rows["trial"], strict=True))
-        for name in (run.measured, POLICY_SET)
-        for rows in [run.rows(experiment="generalization", dataset=name)]
-    )
-    return sorted(trained - calibrated - set(diverged(run)))
+    lost = {*_trainings(run, dataset=POLICY_SET), *diverged(run)}
+    return [training for training in _trainings(run, dataset=run.measured) if training not in lost]
+
+
+def _trainings(run: Run, **columns: object) -> list[tuple[str, int]]:
+    rows = run.rows(experiment="generalization", **columns)
+    return sorted(set(zip(rows["model"], rows["trial"], strict=True)))
 
 
 def sensitivities(metrics: Iterable[str], classes: Iterable[str]) -> list[str]:
