@@ -51,9 +51,8 @@ def complete_figures(complete):
 
 @pytest.fixture(scope="session")
 def deferral():
-    return Deferral(max_error=0.3, max_ood_false_alarms=0.1).fit(
-        predictions(300, seed=1), predictions(300, seed=2)
-    )
+    rules = {"max_ood_false_alarms": 0.1, "max_error_probability": 0.6}
+    return Deferral(max_error=0.3, **rules).fit(predictions(300, seed=1), predictions(300, seed=2))
 
 
 @pytest.fixture(scope="session")

@@ -108,7 +108,7 @@ def measured(experiment, datasets, detectors, metrics, *, level=0.7):
     places = product(TRIALS, MODELS, datasets, detectors, metrics)
     for trial, model, dataset, detector, metric in places:
         if (model, detector) != ("vanilla", "predicted_loss"):
-            value = level + GAINS[model] + random.normal(0, 0.01)
+            value = level + GAINS[model] + random.normal(0, 0.03)
             yield Result(experiment, trial, model, dataset, detector, metric, value)
 
 

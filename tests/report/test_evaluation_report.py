@@ -150,6 +150,8 @@ def test_the_page_is_one_file_that_runs_nothing_and_describes_its_figures(hostil
     page = parse(hostile_page)
     assert {"certified", "groups", "errors", "ood", "images"} <= page.ids
     assert "details" in page.tags
+    assert page.texts("p", "missing")[0].startswith("Warning: answers that are more likely wrong")
+    assert "Certified: at most 30 % of the accepted predictions are wrong." in page.texts("li")
     assert "script" not in page.tags
     assert all(link.startswith(("#", "data:image/")) for link in page.links)
     assert page.handlers == []
@@ -191,7 +193,7 @@ def test_many_classes_fit_on_the_page(tmp_path):
     given = Predictions.of({"logits": 9 * np.eye(240)[labels], "label": labels, "classes": classes})
     page = read(evaluate(given), tmp_path)
     assert "The 225 classes with the fewest errors are one row and column." in page.text
-    assert "14 more with fewer errors are not shown." in page.text
+    assert "14 more with fewer errors are not shown." in page.texts("p", "note")
 
 
 def test_the_figure_of_acceptance_has_the_policy_and_its_target():

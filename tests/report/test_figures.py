@@ -20,6 +20,7 @@ from misgiving.report.reproduction.figures import (
     examples_figure,
     learning_figure,
     new_classes_figure,
+    ood_figure,
     rates_figure,
     risk_figure,
     sensitivity_figure,
@@ -135,6 +136,12 @@ def test_unseen_classes_are_drawn_all_together_first_and_then_each(results):
     assert left.lines[0].get_ydata() == pytest.approx([mean])
     others = [row._replace(model="another") for row in results]  # without a style of its own
     assert new_classes(others).axes[0].has_data()
+
+
+def test_the_set_that_odin_is_tuned_on_is_marked(results):
+    figure = ood_figure(table_of(results, "results.csv"), tuning_set="histology")
+    names = ticks_of(figure.axes[0])
+    assert names == ["histology\n(tuned here)", "photographs", "boxes", "clinical skin"]
 
 
 @pytest.mark.parametrize(("level", "drawn"), [(0.95, False), (0.52, True)])
