@@ -224,11 +224,8 @@ def test_bad_data_is_one_line_that_names_the_culprit(
 REFUSED = [
     ("--backbone resnet19", 2, "resnet18"),
     ("--learning-rate 1e30 --validation-share 0.25", 1, "not finite"),
-    ("--weights nowhere.safetensors", 1, "nowhere.safetensors"),
-    ("--taps 77", 2, "77"),
     ("--validation-share 0.4 --split grouped", 2, "--validation-share has no effect"),
     ("--image-size 15", 2, "vgg16_mini"),
-    ("--dropout 1", 2, "dropout"),
     ("--batch-size 1", 2, "--batch-size"),
     ("--epoch 3", 2, "--epoch"),
     ("--seed -1", 2, "--seed"),

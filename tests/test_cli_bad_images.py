@@ -113,10 +113,3 @@ def test_calibrate_does_not_pass_over_bad_images_of_the_training_data(
     code, _, error = misgiving(*words)
     assert code == 1
     assert "red/0.png: the file is empty" in one_line(error)
-
-
-def test_data_ood_leaves_bad_images_out_on_demand(succeed, damaged, tmp_path):
-    words = ("data", "ood", "mine", f"folder:{damaged}", "--place", damaged, *SKIP)
-    _, _, error = succeed(*words, "--out", tmp_path / "set")
-    assert "left out: 3 images" in error
-    assert len(list((tmp_path / "set").glob("*.png"))) == 21

@@ -77,16 +77,13 @@ def test_the_help_of_an_option_is_the_text_of_its_field():
     assert texts["tin"] == ("TIN", "Tin to bake in.")
 
 
-def test_options_that_are_not_given_keep_the_defaults_of_the_fields(bake):
-    assert bake("loaf")[1] == ("loaf", Baking(), 1)
-
-
 def test_every_kind_of_field_is_filled(bake):
     words = "--flour rye --grams 3 --tin t --no-salted --vegan --folds 1,2 --toppings a, --each"
     _, (_, baking, times) = bake(
         "loaf", *words.split(), "--shares", "oat=0.5", "--shares", "a, b=1", "--times", "2"
     )
     assert times == 2
+    assert bake("loaf")[1] == ("loaf", Baking(), 1)  # what is not given keeps its default
     assert baking == Baking(
         flour="rye",
         grams=3.0,

@@ -84,17 +84,6 @@ def test_one_image_of_each_patient_counts(succeed, pictures):
     assert "error, all 3 cases accepted" in output
 
 
-def test_tables_fit_100_columns(succeed, real_data, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "100")
-    _, output, error = succeed(
-        "plan", f"isic2019:{real_data / 'isic2019-half'}", "--max-error", "0.05",
-        "--class-max-miss", "MEL=0.1",
-    )  # fmt: skip
-    assert max(map(len, output.splitlines())) <= 100
-    assert "unit: lesion (column lesion_id)" in error
-    assert cells_of(output, "missed MEL")[0].endswith("certified")  # nothing is wrapped
-
-
 def test_a_class_with_too_few_groups_is_refused_with_the_option_of_train(misgiving, pictures):
     folder, rows = pictures
     lines = [f"{path},{label},{label if label == 'y' else path}" for path, label, _ in rows]

@@ -23,20 +23,6 @@ def photos(tmp_path_factory):
     return folder
 
 
-def test_a_run_and_its_bundle_give_the_same_table(succeed, exported, photos, tmp_path):
-    for name, place in zip(("run", "bundle"), exported, strict=True):
-        succeed("predict", place, photos, "--out", tmp_path / f"{name}.csv", "--device", "cpu")
-    run, bundle = rows_of(tmp_path / "run.csv"), rows_of(tmp_path / "bundle.csv")
-    assert len(run) == 36
-    for ours, theirs in zip(bundle, run, strict=True):
-        assert ours.keys() == theirs.keys()
-        for name in ("path", "predicted_class", "decision"):
-            assert ours[name] == theirs[name]
-        assert float(ours["acceptance_score"]) == pytest.approx(
-            float(theirs["acceptance_score"]), rel=1e-3
-        )
-
-
 def test_a_contact_sheet_is_written_and_the_table_is_on_the_screen_even_where_that_fails(
     misgiving, succeed, exported, photos, tmp_path, monkeypatch
 ):

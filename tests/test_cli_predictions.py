@@ -41,11 +41,6 @@ def measured(folder):
     return {(row["dataset"], row["detector"], row["metric"]): float(row["value"]) for row in rows}
 
 
-@pytest.fixture
-def run(misgiving):
-    return misgiving
-
-
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     """A policy on 400 rows, made once, beside these rows."""
@@ -61,12 +56,11 @@ def policy(fitted, tmp_path):
     return tmp_path / "policy"
 
 
-def test_calibrate_and_predict_say_what_python_says(run, policy, tmp_path):
+def test_calibrate_and_predict_say_what_python_says(misgiving, succeed, policy, tmp_path):
     table = tmp_path / "predictions.csv"
     options = ("--max-error", 0.1, "--seed", 1, "--rule", "balanced", "--out", policy)
-    assert run("calibrate", table, *options).code == 2  # it is there
-    result = run("calibrate", table, *options, "--overwrite")
-    assert result.code == 0
+    assert misgiving("calibrate", table, *options).code == 2  # it is there
+    result = succeed("calibrate", table, *options, "--overwrite")
     assert "predictions.csv: 400 images" in result.err
     assert "calibrated before with 400 of these images" in result.err
     again = Deferral(max_error=0.1, seed=1, rule="balanced").fit(Predictions.read(table))
@@ -74,7 +68,7 @@ def test_calibrate_and_predict_say_what_python_says(run, policy, tmp_path):
     assert json.loads((policy / "policy.json").read_text())["seed"] == 1
 
     new = write_rows(tmp_path / "new.csv", 200, seed=1, label=[""] * 200)
-    assert run("predict", policy, new, "--out", tmp_path / "decisions.csv").code == 0
+    succeed("predict", policy, new, "--out", tmp_path / "decisions.csv")
     rows = rows_of(tmp_path / "decisions.csv")
     assert [row["path"] for row in rows] == [f"1-{number}" for number in range(200)]
     expected = again.decide(Predictions.read(new))
@@ -85,7 +79,7 @@ def test_calibrate_and_predict_say_what_python_says(run, policy, tmp_path):
         assert float(row["probability"]) + float(row["error_probability"]) == pytest.approx(1, 1e-5)
 
 
-def test_evaluate_measures_the_predictions_and_the_policy(run, policy, tmp_path):
+def test_evaluate_measures_the_predictions_and_the_policy(succeed, policy, tmp_path):
     Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
     columns = {
         "path": ["a.png", "missing.png"] * 150,
@@ -94,8 +88,7 @@ def test_evaluate_measures_the_predictions_and_the_policy(run, policy, tmp_path)
     }
     new = write_rows(tmp_path / "new.csv", 300, seed=3, **columns)
     folder = tmp_path / "evaluation"
-    result = run("evaluate", new, "--policy", policy, "--out", folder)
-    assert result.code == 0
+    result = succeed("evaluate", new, "--policy", policy, "--out", folder)
     table, values = Predictions.read(new), measured(folder)
     name = "predictions"
     assert values[name, "", "accuracy"] == pytest.approx((table.choices == table.labels).mean())
@@ -123,47 +116,47 @@ def test_evaluate_measures_the_predictions_and_the_policy(run, policy, tmp_path)
     assert str(folder / "report.html") in result.err
 
 
-def test_a_patient_is_the_unit_wherever_one_is_named(run, tmp_path):
+def test_a_patient_is_the_unit_wherever_one_is_named(misgiving, tmp_path):
     patients = [f"p{number % 150}" for number in range(400)]
     table = Predictions.read(write_rows(tmp_path / "t.csv", patient=patients))
     table.write(tmp_path / "t.npz")
     assert Predictions.read(tmp_path / "t.npz").groups == table.groups
     policy = tmp_path / "policy"
-    result = run("calibrate", tmp_path / "t.npz", "--max-error", 0.2, "--out", policy)
+    result = misgiving("calibrate", tmp_path / "t.npz", "--max-error", 0.2, "--out", policy)
     assert "unit: patient (column patient)." in result.err
     some = [f"p{number}" for number in range(100, 200)]
     new = write_rows(tmp_path / "new.csv", 100, seed=5, patient=some)
-    result = run("evaluate", new, "--policy", policy, "--out", tmp_path / "out")
+    result = misgiving("evaluate", new, "--policy", policy, "--out", tmp_path / "out")
     assert "on 0 of these 100 images, and on others of the groups of 50; its" in result.err
     assert len(rows_of(tmp_path / "out" / "decisions.csv")) == 50
     assert re.search(r"for one image of each patient, drawn like the \d+ calibration", result.out)
-    result = run("predict", policy, new)
+    result = misgiving("predict", policy, new)
     assert "drawn like the calibration cases, one of each patient" in result.err
 
 
-def test_training_images_are_called_optimistic_and_ood_predictions_are_measured(run, tmp_path):
+def test_training_images_are_optimistic_and_ood_predictions_are_measured(misgiving, tmp_path):
     columns = {"set": ["test"] * 60 + ["train"] * 40, "predicted_loss": np.linspace(0, 1, 100)}
     table = write_rows(tmp_path / "t.csv", 100, **columns)
     flat = {f"probability_{name}": [1 / 3] * 30 for name in CLASSES}
     far = write_rows(tmp_path / "far.csv", 30, seed=9, label=[""] * 30, **flat)
-    result = run("evaluate", table, "--ood", f"flat={far}", "--out", tmp_path / "test")
+    result = misgiving("evaluate", table, "--ood", f"flat={far}", "--out", tmp_path / "test")
     assert "optimistic" not in result.err
     values = measured(tmp_path / "test")
     assert values["test", "", "images"] == 60
     assert values["flat", "msp", "auroc"] == 1
     assert not (tmp_path / "test" / "decisions.csv").exists()
-    result = run("evaluate", table, "--set", "train", "--out", tmp_path / "train")
+    result = misgiving("evaluate", table, "--set", "train", "--out", tmp_path / "train")
     assert "optimistic: the model was trained on these images" in result.err
 
 
 @pytest.mark.parametrize("words", ["{kept}", "{table} --ood far={kept}"])
-def test_evaluate_does_not_remove_what_it_reads(run, tmp_path, words):
+def test_evaluate_does_not_remove_what_it_reads(misgiving, tmp_path, words):
     table = write_rows(tmp_path / "t.csv", 100)
     kept = tmp_path / "ev" / "predictions.npz"
     kept.parent.mkdir()
     Predictions.read(table).write(kept)
     arguments = words.format(kept=kept, table=table).split()
-    result = run("evaluate", *arguments, "--out", kept.parent)
+    result = misgiving("evaluate", *arguments, "--out", kept.parent)
     assert "is read, and would be replaced; choose another --out" in one_line(result.err)
     assert [*kept.parent.iterdir()] == [kept]
 
@@ -174,12 +167,12 @@ def test_evaluate_does_not_remove_what_it_reads(run, tmp_path, words):
      "data check suspect_labels.csv --out ."],
 )  # fmt: skip
 @pytest.mark.usefixtures("policy")
-def test_predictions_are_not_replaced(run, tmp_path, monkeypatch, words):
+def test_predictions_are_not_replaced(misgiving, tmp_path, monkeypatch, words):
     for name in ("t.csv", "suspect_labels.csv"):
         before = write_rows(tmp_path / name, 100).read_bytes()
     (tmp_path / "link.csv").symlink_to("t.csv")
     monkeypatch.chdir(tmp_path)
-    result = run(*words.split())
+    result = misgiving(*words.split())
     assert "is read, and would be replaced; choose another --out" in one_line(result.err)
     assert {path.read_bytes() for path in tmp_path.glob("[ts]*.csv")} == {before}
 
@@ -191,9 +184,8 @@ def test_predictions_are_not_replaced(run, tmp_path, monkeypatch, words):
         ({"set": ["tune"] * 40 + ["calibrate"] * 60}, "The calibration set has 60 images."),
     ],
 )
-def test_plan_counts_the_calibration_cases(run, tmp_path, sets, said):
-    result = run("plan", write_rows(tmp_path / "t.csv", 100, **sets), "--max-error", 0.05)
-    assert result.code == 0
+def test_plan_counts_the_calibration_cases(succeed, tmp_path, sets, said):
+    result = succeed("plan", write_rows(tmp_path / "t.csv", 100, **sets), "--max-error", 0.05)
     assert said in result.err
 
 
@@ -209,21 +201,21 @@ HALVES = ["tune"] * 50 + ["calibrate"] * 50
         ({"label": [""] * 90 + ["cat"] * 10}, "90 of 100 rows have no label"),
     ],
 )
-def test_plan_refuses_what_calibrate_refuses(run, tmp_path, columns, message):
+def test_plan_refuses_what_calibrate_refuses(misgiving, tmp_path, columns, message):
     table = write_rows(tmp_path / "t.csv", 100, **columns)
     for command, out in (("plan", ()), ("calibrate", ("--out", tmp_path / "p"))):
-        result = run(command, table, "--max-error", 0.05, *out)
+        result = misgiving(command, table, "--max-error", 0.05, *out)
         assert result.code == 1
         assert message in one_line(result.err)
 
 
-def test_a_file_without_the_features_of_the_policy_is_named(run, tmp_path):
+def test_a_file_without_the_features_of_the_policy_is_named(misgiving, succeed, tmp_path):
     features = {f"feature_{at}": np.random.default_rng(at).normal(size=400) for at in range(8)}
     sets = ["train"] * 100 + ["tune"] * 100 + ["calibrate"] * 200
     table = write_rows(tmp_path / "t.csv", 400, set=sets, **features)
     options = ("--max-error", 0.1, "--max-ood-false-alarms", 0.1, "--out", tmp_path / "policy")
-    assert run("calibrate", table, *options).code == 0
-    result = run("predict", tmp_path / "policy", write_rows(tmp_path / "new.csv", 20, seed=1))
+    succeed("calibrate", table, *options)
+    result = misgiving("predict", tmp_path / "policy", write_rows(tmp_path / "new.csv", 20, seed=1))
     assert result.code == 1
     assert "new.csv: the policy needs the columns feature_0 to feature_7" in one_line(result.err)
 
@@ -258,7 +250,7 @@ REFUSED = {  # exit code, and what the line names
 
 @pytest.mark.parametrize("words", REFUSED)
 @pytest.mark.usefixtures("policy")
-def test_wrong_usage_is_one_line(run, tmp_path, monkeypatch, words):
+def test_wrong_usage_is_one_line(misgiving, tmp_path, monkeypatch, words):
     code, message = REFUSED[words]
     write_rows(tmp_path / "t.csv")
     write_rows(tmp_path / "few.csv", 3)
@@ -267,7 +259,7 @@ def test_wrong_usage_is_one_line(run, tmp_path, monkeypatch, words):
     (tmp_path / "other" / "notes.txt").touch()
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    result = run(*words.split())
+    result = misgiving(*words.split())
     assert result.code == code
     assert message in one_line(result.err)
     assert sorted(tmp_path.rglob("*")) == before
