@@ -78,14 +78,16 @@ def small_protocol(isic, sources, **changes):
 
 def by_command(isic, tiles, out):
     """With all sets but NCT made of the data, and another learning rate, by the command."""
-    code, _, error = call(
-        "reproduce", "--data", f"isic2019:{isic}", "--out", out, "--cache", out / "cache",
-        "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", 1, "--batch-size", 16,
-        "--device", "cpu", "--image-size", 16, "--validation-share", 0.25, "--trials", 1,
-        "--models", "vanilla", "--learning-rates", "1e-3", "--jobs", 1, "--on-bad-image", "skip",
-        "--ood", tiles, "--about", "tiles=noise of one source",
-        cache=out / "cache",
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patched:  # files of figures take most of the time
+        patched.setattr("misgiving.report.reproduction.page.render", lambda *_: b"")
+        code, _, error = call(
+            "reproduce", "--data", f"isic2019:{isic}", "--out", out, "--cache", out / "cache",
+            "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", 1, "--batch-size", 16,
+            "--device", "cpu", "--image-size", 16, "--validation-share", 0.25, "--trials", 1,
+            "--models", "vanilla", "--learning-rates", "1e-3", "--jobs", 1,
+            "--on-bad-image", "skip", "--ood", tiles, "--about", "tiles=noise of one source",
+            cache=out / "cache",
+        )  # fmt: skip
     assert code == 0, error
     images = {"image_size": 16, "validation_share": 0.25, "on_bad_image": "skip"}
     rest = {"trials": 1, "models": ("vanilla",), "learning_rates": (1e-3,)}
