@@ -62,8 +62,8 @@ def test_every_image_of_a_batch_has_its_own_draw(name):
 
 def test_each_flip_happens_to_half_of_the_images():
     flipped = augment(images(1).expand(2000, -1, -1, -1), replace(NONE, flips=True), generator())
-    kept = (flipped - images(1)).abs().amax(dim=(1, 2, 3)) < 1e-4
-    assert abs(kept.float().mean().item() - 0.25) < 0.04
+    upright = (flipped - images(1)).abs().amax(dim=(1, 2, 3)) < 1e-4
+    assert abs(upright.float().mean().item() - 0.25) < 0.04
 
 
 @pytest.mark.parametrize(("width", "middle"), [(9, slice(0, 9)), (21, slice(6, 15))])
@@ -167,7 +167,7 @@ def test_any_variation_is_by_the_seed_alone_keeps_the_shape_and_stays_in_0_to_1(
 @given(batches, settings, seeds)
 def test_an_image_is_varied_as_if_those_after_it_were_not_there(batch, chosen, seed):
     given_images = drawn_images(batch)
-    together, alone = (varied(of, chosen, seed) for of in (given_images, given_images[:1]))
+    together, alone = (varied(some, chosen, seed) for some in (given_images, given_images[:1]))
     torch.testing.assert_close(alone, together[:1], atol=1e-6, rtol=0)
 
 

@@ -43,7 +43,7 @@ def photos(tmp_path):
 
 
 def found_by(result, check):
-    return [(found.image[0], found.other[:1]) for found in result.findings if found.check == check]
+    return [(row.image[0], row.other[:1]) for row in result.findings if row.check == check]
 
 
 def count_of(result, check):
@@ -84,9 +84,9 @@ def test_images_of_12_bits_in_16_are_nearly_black_and_the_remedy_is_stated(tmp_p
             pixels = values.astype(np.uint8 if bits == 8 else np.uint16)
             Image.fromarray(pixels).save(tmp_path / label / f"{bits}.png")
     result = data_check(load_dataset(f"folder:{tmp_path}"))
-    found = [row for row in result.findings if row.check == "nearly black images"]
-    assert [row.image for row in found] == ["a/12.png", "b/12.png"]
-    assert {row.detail for row in found} == {"brightest value 16 of 255"}
+    rows = [row for row in result.findings if row.check == "nearly black images"]
+    assert [row.image for row in rows] == ["a/12.png", "b/12.png"]
+    assert {row.detail for row in rows} == {"brightest value 16 of 255"}
     name, count, remark = result.summary[-1]
     assert (name, count) == ("nearly black images", 2)
     assert "save them with the whole range of values" in remark
@@ -110,12 +110,12 @@ def test_an_image_that_fails_in_any_way_does_not_end_the_data_check():
 def test_the_papers_split_is_drawn_with_the_seed():
     digits = load_dataset("digits").select(np.arange(400))
     paired = replace(digits, groups=tuple(f"g{n // 2}" for n in range(400)))
-    found = [
+    findings = [
         [row for row in data_check(paired, seed=seed).findings if "several sets" in row.check]
         for seed in (0, 0, 1)
     ]
-    assert found[0] == found[1] != found[2]
-    assert 20 < len(found[0]) < 60
+    assert findings[0] == findings[1] != findings[2]
+    assert 20 < len(findings[0]) < 60
 
 
 def test_a_set_that_cannot_be_split_is_checked_without(photos):
@@ -157,5 +157,5 @@ def test_real_groups_in_several_sets_are_those_of_a_count_by_hand(real_data):
     sets = paper_split(dataset.labels, dataset.classes, seed=3)
     held_out = {g for g, part in zip(dataset.groups, sets, strict=True) if part == "validation"}
     trained = {g for g, part in zip(dataset.groups, sets, strict=True) if part == "train"}
-    found = count_of(data_check(dataset, seed=3), "groups in several sets of the split")
-    assert found == len(held_out & trained)
+    shared = count_of(data_check(dataset, seed=3), "groups in several sets of the split")
+    assert shared == len(held_out & trained)

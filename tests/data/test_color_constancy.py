@@ -133,6 +133,6 @@ def test_balancing_twice_changes_nothing_but_rounding(balance, random, height, w
 @given(generators(), sides, sides)
 def test_brighter_stays_brighter_in_every_channel(balance, random, height, width):
     image = drawn(random, height, width)
-    before, after = (of.reshape(-1, 3).astype(int) for of in (image, balanced(balance, image)))
+    before, after = (some.reshape(-1, 3).astype(int) for some in (image, balanced(balance, image)))
     order = np.argsort(before, axis=0)
     assert (np.diff(np.take_along_axis(after, order, axis=0), axis=0) >= 0).all()

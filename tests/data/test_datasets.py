@@ -130,7 +130,7 @@ def test_a_table_names_images_from_its_own_folder_on_and_describes_them(folder, 
 
 
 @pytest.mark.parametrize(
-    ("rows", "named"),
+    ("rows", "reason"),
     [
         (["file,label", "b/1.jpg,x"], "path"),
         (["path;label", "b/1.jpg;x"], "path, label"),
@@ -144,11 +144,11 @@ def test_a_table_names_images_from_its_own_folder_on_and_describes_them(folder, 
         (["path,label", "na\udcefve.jpg,x"], "UTF-8"),
     ],
 )
-def test_a_table_that_cannot_be_used_is_named_with_the_place(folder, rows, named):
+def test_a_table_that_cannot_be_used_is_named_with_the_place(folder, rows, reason):
     table = write_table(folder / "t.csv", *rows)
     with pytest.raises(DataError) as failure:
         load_dataset(f"table:{table}")
-    assert named in str(failure.value).partition("t.csv: ")[2]
+    assert reason in str(failure.value).partition("t.csv: ")[2]
 
 
 def test_a_table_that_was_made_of_our_lists_finds_images_whose_name_is_a_formula(folder):
@@ -300,7 +300,7 @@ def test_ham10000_masks_are_found(ham, name):
 
 
 @pytest.mark.parametrize(
-    ("table", "old", "new", "named"),
+    ("table", "old", "new", "reason"),
     [
         (TRUTH, "ISIC_2,1.0", "ISIC_2,0.0", "row 3"),
         (TRUTH, "ISIC_2,1.0,0.0", "ISIC_2,1.0,1.0", "row 3"),
@@ -318,12 +318,12 @@ def test_ham10000_masks_are_found(ham, name):
         (HAM, None, None, HAM),
     ],
 )
-def test_a_published_layout_that_cannot_be_used_names_the_place(isic, ham, table, old, new, named):
+def test_a_published_layout_that_cannot_be_used_names_the_place(isic, ham, table, old, new, reason):
     """The text of a table is replaced, or a file removed."""
     spec = f"ham10000:{ham}" if table == HAM else f"isic2019:{isic}"
     path = Path(spec.partition(":")[2]) / table
     path.write_text(path.read_text().replace(old, new)) if old else path.unlink()
     with pytest.raises(DataError) as failure:
         load_dataset(spec)
-    assert named in str(failure.value)
+    assert reason in str(failure.value)
     assert "\n" not in str(failure.value)

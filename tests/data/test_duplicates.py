@@ -79,22 +79,22 @@ def test_flat_images_are_copies_of_each_other_if_they_are_about_as_light():
 def test_correlation_is_that_of_numpy():
     first, second = np.random.default_rng(0).normal(0, 40, (2, 5, 32, 32)).astype(np.float32)
     second += first
-    found = duplicates._correlation(first, second[:3])
-    assert found.shape == (5, 3)
+    correlation = duplicates._correlation(first, second[:3])
+    assert correlation.shape == (5, 3)
     for row in range(5):
         for column in range(3):
             pair = first[row].reshape(-1), second[column].reshape(-1)
-            assert found[row, column] == pytest.approx(np.corrcoef(*pair)[0, 1], abs=1e-5)
+            assert correlation[row, column] == pytest.approx(np.corrcoef(*pair)[0, 1], abs=1e-5)
 
 
 def test_detail_is_the_difference_from_the_means_of_squares():
     grey = np.random.default_rng(0).normal(0, 40, (2, 32, 32)).astype(np.float32)
-    found = duplicates._detail(grey)
+    detail = duplicates._detail(grey)
     for row in range(32):
         for column in range(32):
             top, left = row // 8 * 8, column // 8 * 8
             square = grey[1, top : top + 8, left : left + 8]
-            assert found[1, row, column] == pytest.approx(
+            assert detail[1, row, column] == pytest.approx(
                 grey[1, row, column] - square.mean(), abs=1e-3
             )
 

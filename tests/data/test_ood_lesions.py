@@ -110,11 +110,11 @@ masks = arrays(bool, shapes)
 
 @given(masks, st.floats(0, 20))
 def test_a_widened_mask_has_every_pixel_within_the_margin_and_no_other(mask, margin):
-    found = widened(mask, margin)
+    wider = widened(mask, margin)
     set_pixels = np.argwhere(mask)
     for row, column in np.ndindex(mask.shape):
         squares = ((set_pixels - (row, column)) ** 2).sum(axis=1)
-        assert found[row, column] == bool((squares**0.5 <= margin).any())
+        assert wider[row, column] == bool((squares**0.5 <= margin).any())
 
 
 @given(masks, st.integers(1, 30), st.integers(1, 30))
@@ -160,8 +160,8 @@ def test_masks_are_found_by_the_name_of_the_file_without_its_folder(photos, tmp_
 def test_masks_of_another_folder_replace_those_beside_the_data_or_automatic_location(
     photos, tmp_path
 ):
-    known = replace(photos, masks=tmp_path / "masks")
-    assert with_masks(known, "automatic").masks is None
-    assert with_masks(known, None).masks == tmp_path / "masks"
+    masked = replace(photos, masks=tmp_path / "masks")
+    assert with_masks(masked, "automatic").masks is None
+    assert with_masks(masked, None).masks == tmp_path / "masks"
     with pytest.raises(DataError):
         with_masks(photos, str(tmp_path / "photos"))  # holds no masks

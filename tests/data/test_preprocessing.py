@@ -173,12 +173,12 @@ def test_a_jpeg_is_decoded_no_larger_than_its_square_takes(cropped_sizes, size, 
 def test_a_jpeg_is_not_decoded_smaller_than_its_square_takes(height, width, crop, shape):
     sizes = []
     process = plain(image_size=20, crop=crop, crop_shape=shape)
-    whole = process._kept(height, width)
+    whole = process._edges(height, width)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(COLOR_CONSTANCY, "none", lambda image: sizes.append(image.size) or image)
         process.from_file(jpeg(Image.new("RGB", (width, height))), "x")
-    for kept, full in zip(sizes[0], (whole[2] - whole[0], whole[3] - whole[1]), strict=True):
-        assert kept >= min(full, 20)
+    for part, full in zip(sizes[0], (whole[2] - whole[0], whole[3] - whole[1]), strict=True):
+        assert part >= min(full, 20)
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
@@ -242,16 +242,14 @@ def difference(one, other):
 @pytest.mark.parametrize("shape", ["both", "square"])
 @given(sides, sides, shares)
 def test_a_crop_is_inside_in_the_middle_and_never_empty(shape, height, width, share):
-    left, top, right, bottom = Preprocessing(crop=share, crop_shape=shape)._kept(height, width)
+    left, top, right, bottom = Preprocessing(crop=share, crop_shape=shape)._edges(height, width)
     assert 0 <= top < bottom <= height
     assert 0 <= left < right <= width
     assert abs(top - (height - bottom)) <= 1
     assert abs(left - (width - right)) <= 1
-    wanted = (
-        [share * height, share * width] if shape == "both" else [min(share * width, height)] * 2
-    )
-    for kept, exact in zip((bottom - top, right - left), wanted, strict=True):
-        assert abs(kept - max(exact, 1)) <= 0.5
+    sides = [share * height, share * width] if shape == "both" else [min(share * width, height)] * 2
+    for side, exact in zip((bottom - top, right - left), sides, strict=True):
+        assert abs(side - max(exact, 1)) <= 0.5
 
 
 @given(

@@ -136,11 +136,11 @@ def first_names(bad: Sequence[BadImage]) -> str:
     return f"{names} and {len(bad) - MAX_NAMES} more" if len(bad) > MAX_NAMES else names
 
 
-def skipped_sentences(bad: Sequence[BadImage], kept: int, *, name: str = "") -> list[str]:
+def skipped_sentences(bad: Sequence[BadImage], readable: int, *, name: str = "") -> list[str]:
     """A sentence about the images that were left out, if there are any."""
     if not bad:
         return []
-    total = f"{len(bad)} of {len(bad) + kept} images" + (f" of {name}" if name else "")
+    total = f"{len(bad)} of {len(bad) + readable} images" + (f" of {name}" if name else "")
     return [f"left out: {total} that cannot be read ({first_names(bad)})"]
 
 

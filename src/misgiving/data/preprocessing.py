@@ -138,24 +138,23 @@ class Preprocessing:
         def largest_reduction(height: int, width: int) -> float:
             if not self.reduce_jpeg:
                 return 1.0
-            kept = CROPS[self.crop_shape](height, width, self.crop)
-            return min(kept) / (SPARE * self.image_size)
+            return min(CROPS[self.crop_shape](height, width, self.crop)) / (SPARE * self.image_size)
 
         return self._square(decode_reduced(data, name, largest_reduction))
 
     def _square(self, decoded: Decoded) -> Square:
         if self.crop_shape in RESIZED_FIRST:
             return self._resized_square(decoded)
-        kept = [edge / decoded.reduction for edge in self._kept(decoded.height, decoded.width)]
-        left, top = math.floor(kept[0]), math.floor(kept[1])
-        cropped = decoded.image.crop((left, top, math.ceil(kept[2]), math.ceil(kept[3])))
+        edges = [edge / decoded.reduction for edge in self._edges(decoded.height, decoded.width)]
+        left, top = math.floor(edges[0]), math.floor(edges[1])
+        cropped = decoded.image.crop((left, top, math.ceil(edges[2]), math.ceil(edges[3])))
         balanced = COLOR_CONSTANCY[self.color_constancy](cropped)
         # The crop begins within a reduced pixel; half a pixel of error changes fine textures.
-        within = (kept[0] - left, kept[1] - top, kept[2] - left, kept[3] - top)
+        within = (edges[0] - left, edges[1] - top, edges[2] - left, edges[3] - top)
         size = (self.image_size, self.image_size)
         return np.array(balanced.resize(size, INTERPOLATIONS[self.interpolation], box=within))
 
-    def _kept(self, height: int, width: int) -> tuple[int, int, int, int]:
+    def _edges(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Left, top, right and bottom edge of the crop in an image of this size."""
         crop = CROPS[self.crop_shape](height, width, self.crop)
         rows, columns = (max(1, round(side)) for side in crop)

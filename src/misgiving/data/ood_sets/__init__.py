@@ -169,17 +169,17 @@ def _contents(drawn: Dataset) -> str:
     return "; ".join(contents)
 
 
-def _origin(kept: Dataset) -> str:
-    if isinstance(kept.images, DerivedImages):
-        automatic = sum(located for _, located in kept.images.regions)
+def _origin(drawn: Dataset) -> str:
+    if isinstance(drawn.images, DerivedImages):
+        automatic = sum(located for _, located in drawn.images.regions)
         remark = f"; lesion located automatically in {automatic}" if automatic else ""
-        return f"{len(kept)} images with {KINDS[kept.images.kind][1]}{remark}"
-    counts = Counter(kept.groups)
-    if len(counts) == len(kept):
-        return f"{len(kept)} images, resampled one by one as their sources are not known"
+        return f"{len(drawn)} images with {KINDS[drawn.images.kind][1]}{remark}"
+    counts = Counter(drawn.groups)
+    if len(counts) == len(drawn):
+        return f"{len(drawn)} images, resampled one by one as their sources are not known"
     listed = ", ".join(f"{source} {count}" for source, count in sorted(counts.items()))
     sources = listed if len(counts) <= MAX_LISTED else f"{len(counts)} sources"
-    return f"{len(kept)} images of {kept.name} ({sources})"
+    return f"{len(drawn)} images of {drawn.name} ({sources})"
 
 
 def images_at(place: str, name: str) -> Dataset:
