@@ -5,7 +5,7 @@ from statistics import mean, stdev
 
 import pytest
 from fabricated import SETTINGS, Result, interval, run_of
-from pages import read, table, texts
+from pages import table, texts
 from scipy import stats
 
 from misgiving.report.reproduction.claims import effect_of, harms_of, unjudged_sets, verdicts
@@ -96,23 +96,19 @@ def test_claims_that_are_not_measured_keep_their_place_in_the_adjustment():
     assert judged["ood"].status == "inconclusive"
 
 
-@pytest.mark.parametrize("differences", [GAINS, (0.30, 0.31, 0.32), ()])
-def test_an_effect_stands_with_its_interval_its_trials_and_the_adjusted_p_value(differences):
-    run = run_of(of_all(differences))
+def test_an_effect_stands_with_its_interval_its_trials_and_the_adjusted_p_value():
+    lost = [*diverging("mse", 1), *diverging("proposed", 5), *diverging("vanilla", 1)]
+    run = run_of([*of_all(GAINS), *lost])
     judged = verdicts(run)["accuracy"]
     _, effect, verdict, _ = row_of(run, "accuracy")
-    assert verdict.text == judged.status
-    if len(differences) < 5:
-        assert verdict.small == ("fewer than 5 trials",)
-    else:
-        assert verdict.small == (f"p = {judged.p_value:.3f}",)
-    if differences:
-        ends = " to ".join(f"{100 * end:.1f}" for end in judged.interval[1:3])
-        trials = ", ".join(f"{100 * difference:+.1f}" for difference in differences)
-        assert effect.text == f"{100 * mean(differences):+.1f} points"
-        assert effect.small == (f"({ends})", f"by trial: {trials}")
-    else:
-        assert effect.text == "not measured"
+    ends = " to ".join(f"{100 * end:.1f}" for end in judged.interval[1:3])
+    trials = ", ".join(f"{100 * difference:+.1f}" for difference in GAINS)
+    assert effect == (f"{100 * mean(GAINS):+.1f} points", (f"({ends})", f"by trial: {trials}"))
+    assert verdict.small == (
+        f"p = {judged.p_value:.3f}",
+        "proposed diverged in 5 of 10 trials",
+        "vanilla diverged in 1 of 6 trials",
+    )
 
 
 def test_a_trial_counts_only_where_both_models_are_finished():
@@ -133,19 +129,12 @@ def test_minority_classes_are_judged_by_their_mean_sensitivity():
     assert list(differences.values()) == pytest.approx([0.08, 0.08])
 
 
-@pytest.mark.parametrize(
-    ("classes", "minority", "words"),
-    [
-        (("MEL", "BCC", "AKIEC"), ["BCC", "AKIEC"], "sensitivity for BCC, AKIEC,"),
-        (("a", "b", "c", "d"), ["d", "b", "a"], "sensitivity for the rarest classes, d, b, a,"),
-    ],
-)
-def test_minority_classes_are_the_papers_or_else_the_rarest(classes, minority, words):
-    images = dict(zip(classes, (30, 20, 40, 10), strict=False))
-    counts = {name: {"train": count} for name, count in images.items()}
-    run = run_of(of_all(MIXED), settings=SETTINGS | {"classes": classes, "class_counts": counts})
-    assert run.minority == minority
-    assert words in row_of(run, "minority")[0].small[0]
+def test_minority_classes_are_the_papers_or_else_the_rarest():
+    for classes, minority in (("MEL", "BCC", "AKIEC"), ["BCC", "AKIEC"]), ("abcd", ["d", "b", "a"]):
+        images = dict(zip(classes, (30, 20, 40, 10), strict=False))
+        counts = {name: {"train": count} for name, count in images.items()}
+        run = run_of(settings=SETTINGS | {"classes": classes, "class_counts": counts})
+        assert run.minority == minority
 
 
 def test_odin_is_judged_by_its_mean_over_the_sets_that_did_not_tune_it():
@@ -207,19 +196,6 @@ def test_unseen_classes_are_judged_with_the_models_of_ood_detection():
     assert judged["accuracy"].status == "supported"
 
 
-def test_divergence_is_named_beside_the_verdict_and_the_harms():
-    results = [*of_all(GAINS), *diverging("proposed", 5), *diverging("vanilla", 1)]
-    run = run_of(results)
-    _, _, verdict, _ = row_of(run, "accuracy")
-    assert verdict.text == "inconclusive"
-    assert verdict.small[1:] == (
-        "proposed diverged in 5 of 10 trials",
-        "vanilla diverged in 1 of 6 trials",
-    )
-    (said,) = [text for text in read(run).texts("p") if text.startswith("Harms: ")]
-    assert said.endswith("In 4.1, proposed diverged in 5 of 10 trials, which are not compared.")
-
-
 # the digits report once showed this harm in a table, and a summary that named AUROC alone
 FPR = paired("ood", 0.381, 0.899, metric="fpr_at_tpr95", estimate=0.596)
 
@@ -270,30 +246,14 @@ def test_harms_are_listed_worst_first_with_the_values_of_each_trial():
     rows = [paired("ood", -0.2, -0.1), FPR, paired("accuracy", -0.4, -0.2)]
     results = [*of_all(MIXED), *rows_of("ood", (0.6, 0.7), metric="fpr_at_tpr95")]
     run = run_of(results, rows)
-    lines = texts(table(run, HARMS))
-    (said,) = [text for text in read(run).texts("p") if text.startswith("Harms: ")]
-    assert said.startswith("Harms: proposed is worse than the baseline in 3 of 3 metrics of these")
-    assert [line[0] for line in lines] == [
-        "FPR@TPR95 of ODIN on boxes",
-        "balanced accuracy",
-        "AUROC of ODIN on boxes",
-    ]
-    assert lines[0][2:] == [
-        "+59.6 points", "(38.1 to 89.9)", "(no interval)", "+60.0, +70.0",
-    ]  # fmt: skip
+    first, second, third = texts(table(run, HARMS))
+    assert first[2:] == ["+59.6 points", "(38.1 to 89.9)", "(no interval)", "+60.0, +70.0"]
+    assert (second[0], third[0]) == ("balanced accuracy", "AUROC of ODIN on boxes")
 
 
 def test_a_set_without_an_interval_is_named_because_no_harm_can_be_seen_there():
     rows = [paired("ood", dataset="histology"), paired("ood", -0.1, 0.1)]
     assert unjudged_sets(verdicts(run_of(of_all(MIXED), rows))) == ["histology"]
-
-
-def test_every_bootstrap_interval_in_a_sentence_is_labelled(complete):
-    paragraphs = [text for _, _, text in read(complete).paragraphs]
-    said = [text for text in paragraphs if "over trials" not in text or "bootstrap" in text]
-    intervals = [text for text in said if "95 % interval" in text or "bootstrap" in text]
-    assert intervals
-    assert all("bootstrap, unadjusted" in text for text in intervals)
 
 
 ABOVE, ACROSS, BELOW, NONE = (0.05, 0.15), (-0.02, 0.22), (-0.3, -0.1), ()

@@ -14,7 +14,6 @@ from misgiving.report.reproduction.published import (
     METRICS,
     SETS,
     SETTINGS,
-    paper_set_of,
     table_1,
 )
 from misgiving.reproduction.tables import table_of
@@ -51,29 +50,23 @@ def like_the_paper(**values):
         ({"model": {"pretrained": False}}, ("weights", None)),
         ({"model": {"weights": "mine.safetensors"}}, ("weights", "mine.safetensors")),
         ({"model": {"dropout": 0.5}}, ("dropout", 0.5, 0.4)),
-        ({"preprocessing": {"image_size": 112}}, ("image_size", 112, 224)),
         ({"preprocessing": {"crop": 1.0}}, ("crop", 1.0, 0.85)),
         ({"preprocessing": {"color_constancy": "none"}}, ("color_constancy",)),
         ({"training": {"epochs": 20}}, ("epochs", 20, 50)),
-        ({"training": {"learning_rate": 3e-4}}, ("learning_rate", 3e-4, 1e-4)),
         ({"training": {"class_weights": "none"}}, ("class_weights", "none")),
         ({"training": {"sampling": "sqrt"}}, ("sampling", "sqrt")),
         ({"training": {"estimator_rate": 10.0}}, ("estimator_rate", 10.0)),
         ({"augmentation": {"flips": False, "jitter": 0.0}}, ("augmentation", ("flips", "jitter"))),
         ({"validation_share": 0.2}, ("validation_share", 0.2, 0.1)),
-        ({"trials": 1}, ("trials", 1, 3)),
         ({"split": "grouped"}, ("split",)),
         ({"measured_set": "test"}, ("measured_set", "test")),
         ({"unseen": ("BKL",)}, ("unseen", ("BKL",), ("BKL", "VASC", "SCC"))),
         ({"odin": {"tuning_set": "b_box"}}, ("tuning_set", "b_box")),
     ],
 )
-def test_one_change_is_one_difference_with_a_sentence(values, expected):
+def test_one_change_is_one_difference(values, expected):
     assert departures(like_the_paper()) == []
-    run = like_the_paper(**values)
-    assert departures(run) == [Departure(*expected)]
-    said = read(run).texts("li")[0]
-    assert said.endswith((".", "constancy."))
+    assert departures(like_the_paper(**values)) == [Departure(*expected)]
 
 
 def test_sets_that_are_missing_smaller_or_stood_in_for_are_told(complete):
@@ -108,11 +101,6 @@ def test_every_number_of_the_paper_is_in_the_table(complete):
     assert all(row[4:] == ["not measured"] for row in body_of(complete, "Clin-Skin"))
 
 
-def test_another_reading_of_a_set_is_beside_the_same_numbers(complete):
-    small = {row[0].text: row[0].small for row in table(complete, NUMBERS)}
-    assert "another reading of the paper's B-Box-70" in small["B-Box-70 of the image"]
-
-
 @pytest.mark.parametrize(
     ("bounds", "over_trials", "answer", "difference"),
     [
@@ -131,22 +119,11 @@ def test_the_papers_difference_of_48_points_is_looked_for_in_our_interval_over_t
     assert body_of(run, "Figure 3")[0][-2:] == [difference, answer]
 
 
-def test_only_a_run_that_compares_has_the_section(complete, finished):
-    assert NUMBERS in read(complete).tables
-    assert NUMBERS not in read(finished).tables
-
-
 def test_the_papers_differences_that_our_intervals_include_are_counted(complete):
     told = [row[-1].text for row in table(complete, NUMBERS)]
     yes, no = told.count("yes"), told.count("no")
     assert agreement(complete) == (yes, yes + no)
     assert yes + no > 0
-
-
-def test_examples_stand_in_the_order_of_the_paper(complete):
-    assert complete.example_sets[2:8] == [
-        *("colon", "b_box", "b_box_70", "b_box_70_image", "photographs", "derm_skin")
-    ]
 
 
 @pytest.mark.parametrize("row", SETS)
@@ -163,11 +140,3 @@ def test_a_row_of_table_1_agrees_with_itself_and_the_proposed_model_is_never_wor
 @pytest.mark.parametrize(("cell", "points"), [(FIGURE_3, 4.8), (FIGURE_5, 8.96)])
 def test_differences_of_the_figures_are_those_worked_out_by_hand(cell, points):
     assert 100 * cell.difference == pytest.approx(points)
-
-
-@pytest.mark.parametrize(
-    ("name", "stands_for", "row"),
-    [("colon", "nct", "nct"), ("mine", "", ""), ("mine", "something else", "")],
-)
-def test_a_set_stands_beside_its_own_row_or_that_which_it_stands_for(name, stands_for, row):
-    assert paper_set_of(name, stands_for) == row

@@ -98,19 +98,6 @@ def test_each_panel_shows_its_sets_and_models(histories):
         assert same_color(line.get_color(), STYLES[model][0])
 
 
-@pytest.mark.parametrize(("factor", "scale"), [(1.0, "linear"), (1e4, "log")])
-def test_losses_of_very_different_size_are_drawn_on_a_logarithmic_axis(histories, factor, scale):
-    rows = [
-        row._replace(auxiliary_loss=factor if row.epoch == 1 else 1.0)
-        for row in where(histories, model="mse")
-    ]
-    rows = [r._replace(accuracy=0.0) if (r.trial, r.epoch) == (0, 1) else r for r in rows]
-    axes = learning(rows)
-    assert axes["mse"].get_yscale() == scale
-    assert words_of(axes["ranking"]) == ["not measured"]
-    assert axes["accuracy"].get_ylim()[0] <= 0  # it holds the whiskers, too
-
-
 def test_sensitivities_stand_by_class_with_mean_deviation_and_trials(results):
     axes = sensitivities(results).axes[0]
     assert ticks_of(axes) == [*CLASSES, "balanced\naccuracy"]
@@ -142,14 +129,6 @@ def test_the_set_that_odin_is_tuned_on_is_marked(results):
     figure = ood_figure(table_of(results, "results.csv"), tuning_set="histology")
     names = ticks_of(figure.axes[0])
     assert names == ["histology\n(tuned here)", "photographs", "boxes", "clinical skin"]
-
-
-@pytest.mark.parametrize(("level", "drawn"), [(0.95, False), (0.52, True)])
-def test_chance_is_drawn_only_where_it_is_near(results, level, drawn):
-    rows = [row._replace(value=level + row.value / 100) for row in results]
-    axes = new_classes(rows).axes[0]
-    assert any(set(line.get_ydata()) == {50} for line in axes.lines) == drawn
-    assert (axes.get_ylim()[0] < 60) == drawn
 
 
 def test_a_model_keeps_its_colour_through_the_figures(results):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from fabricated import Epoch, Result, interval, ood, policies, policy, run_of
-from pages import findings, missing, read, table, texts
+from pages import findings, missing, read, texts
 
 from misgiving.report.reproduction.findings import (
     by_effect,
@@ -146,24 +146,6 @@ def test_a_score_beats_msp_only_where_the_paired_interval_says_so(bounds, effect
     assert len(findings(elsewhere, "was not compared with MSP")) == 4
 
 
-def test_every_acceptance_score_of_a_model_has_a_row_with_its_difference_from_msp(complete):
-    heads, *rows = texts(read(complete).tables["Every score of every model"])
-    column = heads.index("AURC \N{MINUS SIGN} MSP's") - len(heads)
-    models = ("vanilla", "mse", "detached", "proposed")
-    starts = [[row[0] for row in rows].index(model) for model in models]
-    lengths = [end - start for start, end in zip(starts, [*starts[1:], len(rows)], strict=True)]
-    assert lengths == [3, 4, 4, 4]
-    assert "\N{MINUS SIGN}0.020" in [row[column] for row in rows]
-
-
-def test_the_choice_is_listed_trial_by_trial_and_measured_elsewhere(complete):
-    words = "Highest AUROC on colon, trial by trial: vanilla kNN / ViM / ViM;"
-    assert any(words in text for text in read(complete).texts("caption"))
-    names = [row[0].text for row in table(complete, "The chosen detector beside ODIN and MSP")]
-    assert names.count("B-Box") == 1
-    assert "colon" not in names
-
-
 def targets(*trials, intervals=()):
     """The target of policies that are given trial by trial, and their run."""
     rows = [row for k, facts in enumerate(trials) for row in policy(k, "proposed", 0.1, **facts)]
@@ -223,21 +205,12 @@ def test_a_target_is_judged_by_one_image_of_each_group_as_it_is_certified():
     assert (line[first], line[second]) == ("7.0", "12.0")
 
 
-def test_trials_without_an_error_leave_the_others_and_no_interval():
-    target, run = targets({"error": 0.041}, {"smallest": 0.2})
-    assert (target.status, target.met, target.smallest) == ("no_interval", 1, [0.2])
-    ((_, rate, certified, _, errors, *_),) = table(run, TARGETS)
-    assert (rate.text, certified.text) == ("10", "1 of 2")
-    assert (errors.text, errors.small) == ("4.1", ("(no interval)",))
-
-
 @pytest.mark.parametrize(
     ("metric", "bounds", "words"),
     [
         ("coverage", (0.02, 0.06), "Cases accepted: more than with vanilla, +4.0 points"),
         ("coverage", (-0.06, -0.02), "Cases accepted: fewer than with vanilla"),
         ("coverage", (-0.01, 0.05), "Cases accepted: no clear difference from vanilla ("),
-        ("coverage", (), "Cases accepted: no clear difference from vanilla ("),
         ("error_among_accepted", (0.02, 0.06), "higher than with vanilla"),
         ("error_among_accepted", (-0.06, -0.02), "lower than with vanilla"),
     ],
@@ -254,31 +227,15 @@ def test_the_main_target_is_one_in_ten_of_the_proposed_model_or_else_the_plaines
     assert main_target(targets_of(run_of(rows))).model == "vanilla"
 
 
-@pytest.mark.parametrize(
-    ("shares", "words"),
-    [
-        ({}, "3.0 ± 0.0 % of in-distribution images are called OOD by mistake (at most 5 % in 3"),
-        ({"validation": 0.08}, "at most 5 % in 0 of 3 trials"),
-        (dict.fromkeys(("validation", "histology", "photographs", "boxes"), 0.0), "no image"),
-    ],
-)
-def test_false_alarms_are_held_against_what_the_rule_is_calibrated_to(shares, words):
-    rows = [row._replace(value=shares.get(row.dataset, row.value)) for row in ood()]
-    assert findings(run_of(rows), words)
-
-
 def test_the_sets_stand_by_the_share_of_ood_images_that_is_detected():
     run = run_of(ood())
     model, shares = ood_shares(run)
     assert model == "proposed"
     assert list(shares) == ["validation", "boxes", "photographs", "histology"]
-    kinds = [cell for row in texts(table(run, "Share called OOD, by set")) for cell in row]
-    assert (kinds.count("false alarms ↓"), kinds.count("detected ↑")) == (1, 3)
+    assert findings(run, "called OOD by mistake (at most 5 % in 3 of 3 trials")
 
 
-def test_a_model_names_its_score_and_a_split_by_image_has_a_warning(complete):
-    small = [row[0].small for row in table(complete, TARGETS)]
-    assert small.count(("accepts by MSP",)) == 4
+def test_a_split_by_image_has_a_warning(complete):
     by_image = replace(complete, settings=complete.settings | {"split": "paper"})
     assert "Paper's split" in missing(by_image)
     assert "Paper's split" not in missing(complete)
