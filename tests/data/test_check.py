@@ -7,9 +7,11 @@ import pytest
 from coloured import dataset_of
 from PIL import Image
 
+from misgiving.data import check
 from misgiving.data.check import data_check
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import HashedImage, ImageArray
+from misgiving.data.splits import paper_split
 
 SETS = np.array(["train"] * 6 + ["validation"] * 4)
 
@@ -42,16 +44,13 @@ def photos(tmp_path):
     return load_dataset(f"table:{tmp_path / 't.csv'}")
 
 
-def found_by(result, check):
-    return [(row.image[0], row.other[:1]) for row in result.findings if row.check == check]
+@pytest.fixture
+def result(photos, monkeypatch):
+    monkeypatch.setattr(check, "paper_split", lambda *_, **__: SETS)
+    return data_check(photos)
 
 
-def count_of(result, check):
-    return next(count for name, count, _ in result.summary if name == check)
-
-
-def test_every_fault_is_found_and_nothing_else(photos):
-    result = data_check(photos, sets=SETS)
+def test_every_fault_is_found_and_nothing_else(result):
     expected = {
         "unreadable files": [("5", "")],
         "files of the same content": [("1", "0")],
@@ -64,10 +63,15 @@ def test_every_fault_is_found_and_nothing_else(photos):
         "groups with different labels": [("9", "3"), ("5", "4")],
         "nearly black images": [],
     }
-    assert {check: found_by(result, check) for check in expected} == expected
-    counts = {name: count for name, count, _ in result.summary if name in expected}
-    assert counts == {check: len(pairs) for check, pairs in expected.items()}
+    faults = {
+        name: [(row.image[0], row.other[:1]) for row in result.findings if row.check == name]
+        for name in expected
+    }
+    assert faults == expected
     rows = {name: row for name, *row in result.summary}
+    assert {name: rows[name][0] for name in expected} == {
+        name: len(pairs) for name, pairs in expected.items()
+    }
     assert rows["images"] == [10, "in 2 classes"]
     assert rows["images of b"] == [4, ""]
     assert rows["near duplicates"] == [1, "1 of different groups"]
@@ -102,8 +106,9 @@ class Unlucky(ImageArray):
 def test_an_image_that_fails_in_any_way_does_not_end_the_data_check():
     images = np.random.default_rng(0).integers(0, 256, (6, 9, 9, 3), dtype=np.uint8)
     dataset = dataset_of(Unlucky(images))
-    result = data_check(dataset)
-    details = [row.detail for row in result.findings if row.check == "unreadable files"]
+    details = [
+        row.detail for row in data_check(dataset).findings if row.check == "unreadable files"
+    ]
     assert details == ["no room for 1", "no room for 3", "no room for 5"]
 
 
@@ -141,8 +146,7 @@ def test_images_are_not_kept():
     assert peak < 300 * 400 * 3 * 100  # a third of all pixels
 
 
-def test_the_written_file_holds_all_findings(photos, tmp_path):
-    result = data_check(photos, sets=SETS)
+def test_the_written_file_holds_all_findings(result, tmp_path):
     result.write(tmp_path / "new" / "folder")
     with (tmp_path / "new" / "folder" / "findings.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
@@ -151,11 +155,9 @@ def test_the_written_file_holds_all_findings(photos, tmp_path):
 
 
 def test_real_groups_in_several_sets_are_those_of_a_count_by_hand(real_data):
-    from misgiving.data.splits import paper_split
-
     dataset = load_dataset(f"isic2019:{real_data / 'isic2019-mini'}")
     sets = paper_split(dataset.labels, dataset.classes, seed=3)
     held_out = {g for g, part in zip(dataset.groups, sets, strict=True) if part == "validation"}
     trained = {g for g, part in zip(dataset.groups, sets, strict=True) if part == "train"}
-    shared = count_of(data_check(dataset, seed=3), "groups in several sets of the split")
-    assert shared == len(held_out & trained)
+    counts = {name: count for name, count, _ in data_check(dataset, seed=3).summary}
+    assert counts["groups in several sets of the split"] == len(held_out & trained)

@@ -13,7 +13,7 @@ from misgiving.data.cache import Report
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.decoding import in_order
 from misgiving.data.duplicates import PICTURE_HASH, Hashes, near_duplicates, picture_hash
-from misgiving.data.splits import SetNames, count_shared_groups, paper_split
+from misgiving.data.splits import paper_split
 from misgiving.errors import ExplainedError, reason_of
 from misgiving.files import write_csv
 from misgiving.manifests import sha256_of
@@ -23,8 +23,8 @@ DARK = 16  # of 255: the brightest value of 12 bits that are stored as 16
 SEVERAL_SETS = "in several sets of the split"
 
 SAME_CONTENT, SAME_PIXELS, NEAR = "same content", "same pixels", "near duplicates"
-Copy = tuple[int, int, str]
-"""Positions of two images that show the same, the earlier first, and the kind of agreement."""
+Pair = tuple[int, int, str]
+"""Positions of two copies or of two images of a group, the earlier first, and the kind or group."""
 
 Facts = tuple[tuple[str, str], Hashes, int]
 """SHA-256 of an image's content and of its pixels, its picture hash and its brightest value."""
@@ -70,13 +70,11 @@ class DataCheck:
         write_csv(folder / FINDINGS_FILE, Finding._fields, self.findings)
 
 
-def data_check(
-    dataset: Dataset, *, sets: SetNames | None = None, seed: int = 0, report: Report | None = None
-) -> DataCheck:
+def data_check(dataset: Dataset, *, seed: int = 0, report: Report | None = None) -> DataCheck:
     """Check every image and label of a set; an unreadable image is a finding.
 
-    Only hashes and a thumbnail of each image are kept. `sets` is the split whose sets are compared;
-    by default it is the paper's, by image, with this seed.
+    Only hashes and a thumbnail of each image are kept. The sets that are compared are those of the
+    paper's split, by image, with this seed.
     """
     images: dict[int, Facts] = {}
     unreadable: list[tuple[str, str, str]] = []
@@ -93,7 +91,7 @@ def data_check(
     for name, count in zip(dataset.classes, counts, strict=True):
         result.add(f"images of {name}", count=count)
     result.add("unreadable files", unreadable, remark=unreadable[0][2] if unreadable else "")
-    _add_relations(result, dataset, _copies(images), sets, seed)
+    _add_relations(result, dataset, _copies(images), seed)
     dark = [
         (dataset.ids[index], "", f"brightest value {brightest} of 255")
         for index, (*_, brightest) in images.items()
@@ -114,14 +112,14 @@ def _facts_of(dataset: Dataset, index: int) -> Facts | str:
         return reason_of(failure).encode(errors="backslashreplace").decode()
 
 
-def _copies(images: Mapping[int, Facts]) -> list[Copy]:
+def _copies(images: Mapping[int, Facts]) -> list[Pair]:
     """Each image that repeats an earlier one, with the first such; then near duplicates.
 
     A pair is listed once, by its closest agreement.
     """
     first_with: dict[tuple[str, str], int] = {}
     distinct: dict[int, Hashes] = {}
-    exact: list[Copy] = []
+    exact: list[Pair] = []
     for index, (hashes, picture, _) in images.items():
         for key in zip((SAME_CONTENT, SAME_PIXELS), hashes, strict=True):
             if (first := first_with.setdefault(key, index)) != index:
@@ -134,61 +132,61 @@ def _copies(images: Mapping[int, Facts]) -> list[Copy]:
     return exact + [(positions[first], positions[second], NEAR) for first, second in near]
 
 
-def _add_relations(
-    result: DataCheck, dataset: Dataset, copies: Sequence[Copy], sets: SetNames | None, seed: int
-) -> None:
-    """Add the checks of copies and of groups."""
-    add = partial(_add_pairs, result, dataset)
+def _add_relations(result: DataCheck, dataset: Dataset, copies: Sequence[Pair], seed: int) -> None:
+    """Add the checks of copies and of groups, each image of which is compared with the first."""
+    add_copies = partial(_add_copies, result, dataset)
+    add_groups = partial(_add_groups, result, dataset)
     for name, kind in (
         ("files of the same content", SAME_CONTENT),
         ("files of the same pixels alone", SAME_PIXELS),
         ("near duplicates", NEAR),
     ):
-        add(name, [pair for pair in copies if pair[2] == kind])
+        add_copies(name, [pair for pair in copies if pair[2] == kind])
     first: dict[str, int] = {}
     members = [
         (first.setdefault(group, index), index, group) for index, group in enumerate(dataset.groups)
     ]
     groups = sorted(pair for pair in members if pair[0] != pair[1])
-    several = len({earliest for earliest, *_ in groups})
-    total = f"{several + len(groups)} images; {len(first)} groups in all"
-    add("groups with several images", groups, count=several, remark=total)
+    images = len(groups) + len({earliest for earliest, *_ in groups})
+    add_groups("groups with several images", groups, f"{images} images; {len(first)} groups in all")
     try:
-        sets = paper_split(dataset.labels, dataset.classes, seed=seed) if sets is None else sets
+        sets = paper_split(dataset.labels, dataset.classes, seed=seed).tolist()
     except ExplainedError as failure:
         for kind in ("groups", "copies"):
             result.add(f"{kind} {SEVERAL_SETS}", remark=f"there is no split: {failure}")
     else:
-        names = sets.tolist()
-        sizes = ", ".join(f"{size} in {name}" for name, size in Counter(names).most_common())
-        shared = count_shared_groups(dataset.groups, sets)
-        add(f"groups {SEVERAL_SETS}", groups, names, count=shared, remark=sizes)
-        add(f"copies {SEVERAL_SETS}", copies, names)
+        sizes = ", ".join(f"{size} in {name}" for name, size in Counter(sets).most_common())
+        add_groups(f"groups {SEVERAL_SETS}", _differing(groups, sets), sizes)
+        add_copies(f"copies {SEVERAL_SETS}", _differing(copies, sets))
     labels = [dataset.classes[label] for label in dataset.labels]
-    add("copies with different labels", copies, labels)
-    shared = count_shared_groups(dataset.groups, dataset.labels)
-    add("groups with different labels", groups, labels, count=shared, remark="")
+    add_copies("copies with different labels", _differing(copies, labels))
+    add_groups("groups with different labels", _differing(groups, labels))
 
 
-def _add_pairs(
-    result: DataCheck,
-    dataset: Dataset,
-    name: str,
-    pairs: Iterable[Copy],
-    values: Sequence[str] | None = None,
-    *,
-    count: int | None = None,
-    remark: str | None = None,
+def _differing(pairs: Sequence[Pair], values: Sequence[str]) -> list[Pair]:
+    """The pairs of images whose values differ, which are added to the detail."""
+    return [
+        (first, second, f"{detail}: {values[second]}, {values[first]}")
+        for first, second, detail in pairs
+        if values[first] != values[second]
+    ]
+
+
+def _add_copies(result: DataCheck, dataset: Dataset, name: str, pairs: Sequence[Pair]) -> None:
+    between_groups = sum(
+        dataset.groups[first] != dataset.groups[second] for first, second, _ in pairs
+    )
+    remark = f"{between_groups} of different groups" if pairs else ""
+    result.add(name, _rows(dataset, pairs), remark=remark)
+
+
+def _add_groups(
+    result: DataCheck, dataset: Dataset, name: str, pairs: Sequence[Pair], remark: str = ""
 ) -> None:
-    """Add a check with a finding for each pair, or only for those whose `values` differ."""
-    rows, between_groups = [], 0
-    for first, second, detail in pairs:
-        if values is not None:
-            if values[first] == values[second]:
-                continue
-            detail = f"{detail}: {values[second]}, {values[first]}"
-        rows.append((dataset.ids[second], dataset.ids[first], detail))
-        between_groups += dataset.groups[first] != dataset.groups[second]
-    if remark is None:
-        remark = f"{between_groups} of different groups" if rows else ""
-    result.add(name, rows, count=count, remark=remark)
+    """Add a check that counts groups."""
+    groups = {first for first, *_ in pairs}
+    result.add(name, _rows(dataset, pairs), count=len(groups), remark=remark)
+
+
+def _rows(dataset: Dataset, pairs: Sequence[Pair]) -> list[tuple[str, str, str]]:
+    return [(dataset.ids[second], dataset.ids[first], detail) for first, second, detail in pairs]

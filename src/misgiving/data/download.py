@@ -164,15 +164,10 @@ def _unpack(archive: Path, folder: Path, report: Callable[[int, int | None], Non
             ]
             done, total = 0, sum(info.file_size for info in members)
             for info in members:
+                info.filename = info.filename.removeprefix(f"{folder.name}/")
                 opened.extract(info, unfinished)  # stays in the folder, and checks the CRC
                 done += info.file_size
                 report(done, total)
-            leading = unfinished / folder.name
-            if leading.is_dir():
-                inner = leading.rename(unfinished / ".leading")
-                for path in inner.iterdir():
-                    path.rename(unfinished / path.name)
-                inner.rmdir()
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as failure:
         raise DataError(
             f"{archive}: not a valid zip archive ({reason_of(failure)}); remove it, and run the "

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -47,9 +48,8 @@ def paper_split(
     sets = np.full(len(labels), "train", dtype="<U10")
     # 0.07 * 100 is 7.000000000000001 in binary floating point: round up the decimal number
     size = math.ceil(Fraction(str(validation_share)) * len(labels))
-    smallest_set, smallest_class = min(size, len(labels) - size), counts[counts > 0].min()
-    if smallest_set >= np.count_nonzero(counts) and smallest_class > 1:  # for scikit-learn
-        chosen = {"test_size": size, "stratify": labels, "random_state": seed}
+    chosen = {"test_size": size, "stratify": labels, "random_state": seed}
+    with suppress(ValueError):  # there are too few images of a class, which is explained below
         sets[train_test_split(np.arange(len(labels)), **chosen)[1]] = "validation"
     validation = np.bincount(labels[sets == "validation"], minlength=len(classes))
     in_one_set = (counts > 0) & ((validation == 0) | (validation == counts))
@@ -220,9 +220,6 @@ class Split:
     labels: tuple[str, ...]
     groups: tuple[str, ...]
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
     def hashes_of(self, set_name: str) -> frozenset[str]:
         """Hashes of the images in one set."""
         pairs = zip(self.hashes, self.sets, strict=True)
@@ -236,17 +233,14 @@ def leaks(split: Split) -> tuple[str, ...]:
     ...             labels=("NV",) * 3, groups=("lesion", "lesion", "other")))
     ('test', 'train', '')
     """
-    sets_with: dict[tuple[str, str], set[str]] = defaultdict(set)
-    keys = [
-        (("group", group), ("content", content))
-        for group, content in zip(split.groups, split.hashes, strict=True)
-    ]
-    for name, of_image in zip(split.sets, keys, strict=True):
-        for key in of_image:
-            sets_with[key].add(name)
+    sets_with_group, sets_with_content = defaultdict(set), defaultdict(set)
+    images = list(zip(split.sets, split.groups, split.hashes, strict=True))
+    for name, group, content in images:
+        sets_with_group[group].add(name)
+        sets_with_content[content].add(name)
     return tuple(
-        " ".join(sorted(set().union(*(sets_with[key] for key in of_image)) - {name}))
-        for name, of_image in zip(split.sets, keys, strict=True)
+        " ".join(sorted((sets_with_group[group] | sets_with_content[content]) - {name}))
+        for name, group, content in images
     )
 
 

@@ -57,16 +57,15 @@ def box_over_share(lesion: Mask) -> Box | None:
         _spans(scales, size, float(np.mean(places)) + 0.5)
         for size, places in zip(inside.shape, np.nonzero(inside), strict=True)
     )
-    rows, columns = np.array([0, 1, 0, 1]), np.array([0, 0, 1, 1])  # each side down or up
-    tops, lefts = tops[rows], lefts[columns]
-    bottoms, rights = tops + heights[rows], lefts + widths[columns]
+    boxes = np.broadcast_arrays(tops, lefts[:, None], heights, widths[:, None])
+    tops, lefts, heights, widths = boxes  # each side rounded down or up
+    bottoms, rights = tops + heights, lefts + widths
     corners = _integral(inside)
     counts = corners[bottoms, rights] + corners[tops, lefts]
     counts = counts - corners[tops, rights] - corners[bottoms, lefts]
     best = np.abs(counts / inside.sum() - COVERED).argmin()
-    top, left, bottom, right = (edge.flat[best].item() for edge in (tops, lefts, bottoms, rights))
-    start = around[0].start + top, around[1].start + left
-    return _box(*start, bottom - top, right - left)
+    top, left, height, width = (values.flat[best].item() for values in boxes)
+    return _box(around[0].start + top, around[1].start + left, height, width)
 
 
 def _box(top: int, left: int, height: int, width: int) -> Box:
@@ -202,15 +201,20 @@ def _over_ink(dataset: Dataset, index: int, _seed: int) -> Region | None:
     return None if box is None else (box, False)
 
 
-_over_lesion = partial(_box_lesion, rule=bounding_box, margin=BOX_MARGIN)
-_over_share = partial(_box_lesion, rule=box_over_share)
-_over_image = partial(_box_lesion, rule=box_over_image)
-
 KINDS: Mapping[str, tuple[Callable[[Dataset, int, int], Region | None], str]] = {
     "boxes": (_over_ink, "a black box over the ink"),
-    "b_box": (_over_lesion, "a black box over the lesion"),
-    "b_box_70": (_over_share, "a black box over about 70 % of the lesion"),
-    "b_box_70_image": (_over_image, "a black box over 70 % of the image"),
+    "b_box": (
+        partial(_box_lesion, rule=bounding_box, margin=BOX_MARGIN),
+        "a black box over the lesion",
+    ),
+    "b_box_70": (
+        partial(_box_lesion, rule=box_over_share),
+        "a black box over about 70 % of the lesion",
+    ),
+    "b_box_70_image": (
+        partial(_box_lesion, rule=box_over_image),
+        "a black box over 70 % of the image",
+    ),
     CROPPED: (_skin_beside_lesion, "only a square of the skin beside the lesion"),
 }
 """The region of an image by data set, position and seed, and a description, by name of the set."""

@@ -101,18 +101,13 @@ def widened(mask: Mask, margin: float) -> Mask:
 
 
 def _located(image: Picture) -> Mask:
-    nothing = np.zeros(image.shape[:2], dtype=bool)
     seen = ~widened(dark_rim(image), RIM_EDGE)
-    if not seen.any():
-        return nothing
     darkness = np.maximum(*(_against_skin(image[..., channel], seen) for channel in (1, 2)))
-    if np.ptp(darkness[seen]) < 1:  # of 255 levels: nothing stands out
-        return nothing
+    if not seen.any() or np.ptp(darkness[seen]) < 1:  # of 255 levels: nothing stands out
+        return np.zeros(image.shape[:2], dtype=bool)
     otsu = _otsu(darkness[seen])
     skin = darkness[seen][darkness[seen] <= otsu].mean()
     components, count = ndimage.label(seen & (darkness > otsu - LOWERED * (otsu - skin)))
-    if not count:
-        return nothing
     rows, columns = _coordinates(darkness.shape)
     centrality = np.exp(-CENTRED * (rows**2 + columns**2))
     weights = ndimage.sum_labels(centrality, components, np.arange(1, count + 1))
