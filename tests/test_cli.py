@@ -267,11 +267,15 @@ def test_train_says_that_images_of_an_unknown_kind_are_not_augmented(
 
 
 @pytest.mark.parametrize(
-    "words", ["evaluate P folder:P", "predict P P", "calibrate P folder:P --max-error 0.1"]
+    "words",
+    [
+        *("evaluate P folder:P", "predict P P", "calibrate P folder:P --max-error 0.1"),
+        "data check folder:P --model P",
+    ],
 )
-def test_a_folder_that_is_no_run_is_named(misgiving, words, photos):
-    code, _, error = misgiving(*words.replace("P", str(photos)).split())
-    assert code == 1
+def test_a_folder_that_is_no_run_is_named_before_any_work(misgiving, words, photos):
+    code, output, error = misgiving(*words.replace("P", str(photos)).split())
+    assert (code, output) == (1, "")
     assert one_line(error).startswith(f"error: {photos}: n")  # not a run, neither ...
     assert "give a folder that `misgiving train` or" in one_line(error)
 

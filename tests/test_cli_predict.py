@@ -48,6 +48,7 @@ def test_a_contact_sheet_is_written_and_the_table_is_on_the_screen_even_where_th
         (["--contact-sheet", "/proc/sheet.html"], "/proc/sheet.html: cannot be written"),
         (["--out", "."], "is not an ordinary file"),
         (["--out", "table.xlsx"], "choose a name that ends in .csv, .parquet, .jsonl"),
+        (["--out", "f.csv", "--contact-sheet", "./f.csv"], "--out and --contact-sheet are both"),
     ],
 )
 def test_what_cannot_be_written_is_refused_in_one_line(

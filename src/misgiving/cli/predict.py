@@ -61,16 +61,11 @@ def predict(
             first.
     """
     from misgiving.data.datasets.folders import image_names
-    from misgiving.deferral.decision_tables import check_kind, columns_of, write_table
+    from misgiving.deferral.decision_tables import columns_of, write_table
 
     is_file = any(map(is_prediction_file, images))
     names = images if is_file else list(map(Path, image_names(images)))
-    for file, option in ((out, "out"), (contact_sheet, "contact_sheet")):
-        if file is not None:
-            check_writable(file, option=option)
-            check_not_input(file, names, option=option)
-    if out is not None:
-        check_kind(out)
+    _check_files(names, out=out, contact_sheet=contact_sheet)
     write = _show if out is None else partial(write_table, out)
     with _parts(out) as parts:
         rows: Iterable[DecisionRow]
@@ -90,6 +85,19 @@ def predict(
         say_skipped([BadImage(row.path, row.unreadable) for row in rows if row.unreadable])
         _say_what_was_written(rows, out, contact_sheet, deferral)
         shutil.rmtree(parts, ignore_errors=True)
+
+
+def _check_files(names: Iterable[Path], *, out: Path | None, contact_sheet: Path | None) -> None:
+    from misgiving.deferral.decision_tables import check_kind
+
+    for option, file in {"out": out, "contact_sheet": contact_sheet}.items():
+        if file is not None:
+            check_writable(file, option=option)
+            check_not_input(file, names, option=option)
+    if out is not None:
+        check_kind(out)
+        if contact_sheet is not None and contact_sheet.resolve() == out.resolve():
+            raise UsageError(f"`out` and `contact_sheet` are both {out}; choose another file")
 
 
 def _decide_images(

@@ -65,7 +65,7 @@ def create_backbone(
 
 def _create_timm(name: str, image_size: int | None, **options: Any) -> Any:
     if not timm.is_model(name):
-        similar = get_close_matches(name, [*timm.list_models(), "vgg16_mini"], n=3)
+        similar = get_close_matches(name, timm.list_models(), n=3)
         raise UsageError(
             f"timm has no backbone {name!r}; choose {' or '.join(similar) or 'another'}, or "
             "vgg16_mini with `pretrained=False`"

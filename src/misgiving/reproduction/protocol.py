@@ -218,9 +218,11 @@ def chosen_units(
         and model in (None, unit.model)
     ]
     if not matching:
+        asked = {"experiment": experiment, "trial": trial, "model": model}
+        given = (f"`{name}` {value}" for name, value in asked.items() if value is not None)
+        experiments = ", ".join((*EXPERIMENTS, *rate_experiments(protocol)))
         raise UsageError(
-            f"no unit has `experiment` {experiment}, `trial` {trial} and `model` {model}; choose "
-            f"from {', '.join((*EXPERIMENTS, *rate_experiments(protocol)))}, trials 0 to "
-            f"{protocol.trials - 1}, models {', '.join(protocol.models)}"
+            f"no unit has {' and '.join(given)}; choose from {experiments}, "
+            f"trials 0 to {protocol.trials - 1}, models {', '.join(protocol.models)}"
         )
     return matching

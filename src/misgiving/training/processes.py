@@ -69,8 +69,8 @@ def start_fabric(
             atexit.register(distributed.destroy_process_group)
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UsageError(
-            f'`device="{device}"` with `precision="{precision}"`, `devices={devices}` and '
-            f"`nodes={nodes}` is not available here ({error}); "
+            f'cannot compute here with `device="{device}"`, `precision="{precision}"`, '
+            f"`devices={devices}` and `nodes={nodes}` ({error}); "
             'try `device="cpu"` and `precision="32-true"`'
         ) from error
     return fabric
