@@ -81,17 +81,17 @@ def test_the_help_of_train_describes_parameters_and_gives_the_defaults_of_both_r
 def test_train_follows_a_recipe_but_for_what_is_given(misgiving, monkeypatch, options, expected):
     from misgiving.training import train_run as workflow
 
-    found = {}
+    found = []
 
-    def prepare(_, **configurations):
-        found.update(configurations)
+    def prepare(_, recipe, **__):
+        found.append(recipe)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(workflow, "prepare_training", prepare)
     assert misgiving("train", "digits", "--out", "run", *options).code == 130
-    training = vars(found["training"])
+    training = vars(found[0].training)
     assert {name: training[name] for name in expected} == expected
-    assert found["images"].split == ("paper" if "paper" in options else "grouped")
+    assert found[0].images.split == ("paper" if "paper" in options else "grouped")
 
 
 @pytest.mark.parametrize("there", [True, False])

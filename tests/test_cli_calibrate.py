@@ -34,8 +34,8 @@ def places(tmp_path_factory):
         training=TrainingConfig(epochs=8, batch_size=16, learning_rate=1e-3, device="cpu"),
         images=DataConfig(validation_share=0.85),
     )
-    prepared = prepare_training("digits", recipe, cache=place / "cache" / "misgiving")
-    train_run(prepared, place / "trained")
+    prepared, model = prepare_training("digits", recipe, cache=place / "cache" / "misgiving")
+    train_run(prepared, model, place / "trained")
     (place / "photographs").mkdir()
     for number, pixels in enumerate(load_sample_images().images):
         Image.fromarray(pixels).save(place / "photographs" / f"{number}.png")

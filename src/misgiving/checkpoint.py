@@ -82,13 +82,13 @@ class Architecture:
     reads_logits: bool = False
     attached: ModuleSource | None = None
 
-    def build(self, *, pretrained: bool = False) -> JointClassifier:
-        """Build the model with random initial weights, or with timm's ImageNet weights."""
+    def build(self) -> JointClassifier:
+        """Build the model with random weights."""
         if self.attached is not None:
             return self.around(self.attached.build())
         settings = {option.name: getattr(self, option.name) for option in fields(self)}
         del settings["attached"]
-        return JointClassifier(**settings, pretrained=pretrained)
+        return JointClassifier(**settings, pretrained=False)
 
     def around(self, module: nn.Module) -> JointClassifier:
         """The model around a classifier that `attached` stands for, which is frozen."""

@@ -14,7 +14,7 @@ IMBALANCED = np.repeat([0, 1, 2], [9000, 900, 100])
 
 @pytest.mark.parametrize(("weighted", "power"), [("inverse", 1.0), ("sqrt", 0.5)])
 def test_classes_are_drawn_in_proportion_to_their_weights(weighted, power):
-    order = sampling_order(IMBALANCED, class_weighted=weighted, seed=0, epoch=0)
+    order = sampling_order(IMBALANCED, weighting=weighted, seed=0, epoch=0)
     counts = np.array([9000.0, 900.0, 100.0])
     expected = counts * counts**-power / (counts * counts**-power).sum()
     drawn = np.bincount(IMBALANCED[order]) / len(order)
@@ -23,7 +23,7 @@ def test_classes_are_drawn_in_proportion_to_their_weights(weighted, power):
 
 
 def test_without_weights_every_sample_is_drawn_once():
-    order = sampling_order(IMBALANCED, class_weighted="none", seed=0, epoch=0)
+    order = sampling_order(IMBALANCED, weighting="none", seed=0, epoch=0)
     assert sorted(order.tolist()) == list(range(len(IMBALANCED)))
     assert order.tolist() != sorted(order.tolist())
 
@@ -32,7 +32,7 @@ def test_without_weights_every_sample_is_drawn_once():
 def test_seed_and_epoch_decide_the_order(weighted):
     def order(seed, epoch):
         return sampling_order(
-            np.arange(50) % 3, class_weighted=weighted, seed=seed, epoch=epoch
+            np.arange(50) % 3, weighting=weighted, seed=seed, epoch=epoch
         ).tolist()
 
     first = order(1, 2)

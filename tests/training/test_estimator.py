@@ -73,7 +73,7 @@ def test_fitting_is_a_plain_loop_over_standardised_averages(auxiliary, loss):
         [{"params": biases, "weight_decay": 0.0}, {"params": others, "weight_decay": 0.1}], 1e-2
     )
     for epoch in (1, 2, 3):
-        order = sampling_order(predictions.labels, class_weighted="none", seed=3, epoch=epoch)
+        order = sampling_order(predictions.labels, weighting="none", seed=3, epoch=epoch)
         for rows in torch.from_numpy(order).split(16):
             given = list(standard[rows].split([4, 6], dim=1))
             optimizer.zero_grad()

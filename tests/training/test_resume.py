@@ -33,7 +33,7 @@ def trained(images, *, resume=None, stop_after=None, config=CONFIG):
         config,
         augmentation=AugmentationSettings(),
         on_step=steps.append,
-        resume=resume,
+        **({"restore": resume.restore, "save": resume.save} if resume else {}),
         stop=lambda: len(steps) == stop_after,
     )
     return model, history, steps

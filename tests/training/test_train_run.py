@@ -8,7 +8,12 @@ from misgiving.checkpoint import load
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import DataError, UsageError
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig
-from misgiving.training.train_run import TrainingSetup, prepare_training, train_run
+from misgiving.training.train_run import (
+    TrainingSetup,
+    initial_model,
+    prepare_training,
+    train_run,
+)
 
 MODEL = ModelConfig(backbone="vgg16_mini", pretrained=False)
 TRAINING = TrainingConfig(epochs=1, batch_size=8, device="cpu")
@@ -28,8 +33,12 @@ def run(images):
     )
 
 
+def trained(run, folder):
+    return train_run(run, initial_model(run.model, run.training, 3, 16), folder)
+
+
 def test_a_run_folder_holds_model_configuration_split_and_history(run, tmp_path):
-    train_run(run, tmp_path / "run")
+    trained(run, tmp_path / "run")
     files = {"checksums.json", "config.json", "history.csv", "model.safetensors", "split.csv"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == files
     checkpoint = load(tmp_path / "run")
@@ -45,7 +54,7 @@ def test_the_seed_alone_decides_the_run(run, tmp_path):
     """The plain target gives no class weights; undefined values are empty cells."""
     vanilla = replace(run, training=replace(TRAINING, auxiliary="none", target="plain"))
     for name in ("first", "second"):
-        assert set(train_run(vanilla, tmp_path / name).class_weights) == {1.0}
+        assert set(trained(vanilla, tmp_path / name).class_weights) == {1.0}
     for file in ("model.safetensors", "history.csv", "split.csv"):
         first, second = ((tmp_path / name / file).read_bytes() for name in ("first", "second"))
         assert first == second
@@ -54,7 +63,7 @@ def test_the_seed_alone_decides_the_run(run, tmp_path):
 
 def prepared(cache, **changes):
     recipe = replace(Recipe(model=MODEL, training=TRAINING), **changes)
-    return prepare_training("digits", recipe, cache=cache)
+    return prepare_training("digits", recipe, cache=cache)[0]
 
 
 def test_preparing_a_run_splits_by_class_with_the_seed(tmp_path):
@@ -74,6 +83,7 @@ IMPOSSIBLE = [
     ({"model": replace(MODEL, backbone="resnet19")}, "resnet19"),
     ({"model": replace(MODEL, dropout=1.0)}, "dropout"),
     ({"model": replace(MODEL, taps=(77,))}, "77"),
+    ({"model": replace(MODEL, taps=())}, "taps"),
     ({"images": DataConfig(image_size=8)}, "8 pixels"),
     ({"model": replace(MODEL, weights=Path("nowhere.safetensors"))}, "nowhere.safetensors"),
     ({"training": replace(TRAINING, precision="transformer-engine")}, "precision"),

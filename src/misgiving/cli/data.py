@@ -54,7 +54,7 @@ def prepare(
     with progress_bars() as progress:
         images = prepare_images(
             dataset,
-            replace(dataset.preprocessing, **config.preprocessing),
+            replace(dataset.preprocessing, **config.preprocessing_changes),
             cache=cache,
             report=Bar(progress, "preparing images").at,
             on_bad_image=config.on_bad_image,

@@ -82,8 +82,12 @@ def train(
     from misgiving.training.train_run import prepare_training, split_of, train_run
 
     with progress_bars() as progress:
-        setup = prepare_training(
-            data, configured, cache=cache, on_image=Bar(progress, "preparing images").at
+        setup, first_model = prepare_training(
+            data,
+            configured,
+            cache=cache,
+            on_image=Bar(progress, "preparing images").at,
+            on_weights=lambda report: say(f"weights: {report}"),
         )
         say_skipped(setup.images.skipped)
         if configured.images.augment and setup.augmentation == AugmentationSettings.none():
@@ -91,10 +95,10 @@ def train(
             say(f"{data}: images are not augmented, {why}")
         train_run(
             setup,
+            first_model,
             out,
             overwrite=overwrite,
             on_step=partial(Steps(progress, "training").show, each_epoch=True),
-            on_weights=lambda report: say(f"weights: {report}"),
             on_resume=lambda epoch, step: say(f"resuming in epoch {epoch}, after step {step}"),
         )
     show_last_epoch(out)

@@ -77,13 +77,13 @@ def _on_device(
 
 
 SAMPLING: Registry[Callable[[Tensor], Tensor] | None] = Registry(
-    "`class_weighted`", inverse=torch.reciprocal, sqrt=torch.rsqrt, none=None
+    "weighting of the sampling", inverse=torch.reciprocal, sqrt=torch.rsqrt, none=None
 )
 """Weight of a sample, given the size of its class; None draws each sample once."""
 
 
 def sampling_order(
-    labels: Int[np.ndarray, " n"], *, class_weighted: str, seed: int, epoch: int
+    labels: Int[np.ndarray, " n"], *, weighting: str, seed: int, epoch: int
 ) -> Int64[np.ndarray, " n"]:
     """Positions to train on in one epoch, as many as there are samples.
 
@@ -91,7 +91,7 @@ def sampling_order(
     the size of the sample's class; with `inverse` all classes are equally frequent. `none` is a
     permutation. Depends on seed and epoch alone, not on torch's global generator.
     """
-    weigh = SAMPLING[class_weighted]
+    weigh = SAMPLING[weighting]
     mixed = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(mixed[0]))
     if weigh is None:

@@ -41,7 +41,7 @@ from misgiving.reproduction.trial_data import TrainedUnit, TrialData
 from misgiving.reproduction.workers import usual_jobs, worker_pool
 from misgiving.training.processes import device_named
 from misgiving.training.resume import resume_path
-from misgiving.training.train_run import train_run
+from misgiving.training.train_run import initial_model, train_run
 
 Record = dict[str, Any]
 """Settings, data and code that a unit depends on."""
@@ -212,8 +212,11 @@ def _results(trial_data: TrialData, unit: Unit, folder: Path) -> list[Result]:
 def _trained(trial_data: TrialData, unit: Unit, folder: Path) -> TrainedUnit:
     """Train the model of a unit, and predict the measured set."""
     setup = trial_data.setup(unit)
+    side = setup.preprocessing.image_size
+    model = initial_model(setup.model, setup.training, len(setup.images.classes), side)
     checkpoint = train_run(
         setup,
+        model,
         folder / "run",
         resume_file=resume_path(folder.with_name(unit.model)),
         overwrite=True,

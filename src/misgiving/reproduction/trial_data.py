@@ -29,9 +29,9 @@ from misgiving.training.config import ModelConfig, TrainingConfig, recorded
 from misgiving.training.loop import Step
 from misgiving.training.train_run import (
     TrainingSetup,
-    check_settings,
     draw_sets,
     grouped_images,
+    initial_model,
     split_of,
 )
 
@@ -72,7 +72,9 @@ class TrialData:
         for source in protocol.sources:
             if source.location != SCIKIT_IMAGE:
                 images_at(source.location, source.name)  # refused before anything is prepared
-        self.preprocessing = replace(self.dataset.preprocessing, **protocol.images.preprocessing)
+        self.preprocessing = replace(
+            self.dataset.preprocessing, **protocol.images.preprocessing_changes
+        )
         self.augmentation = (
             self.dataset.augmentation if protocol.images.augment else AugmentationSettings.none()
         )
@@ -80,7 +82,7 @@ class TrialData:
             self.dataset.restrict(classes)  # refuses a class that the data does not have
         if trains:
             count, side = len(self.dataset.classes), self.preprocessing.image_size
-            check_settings(protocol.model, protocol.training, count, side)
+            initial_model(protocol.model, protocol.training, count, side)
         self.images = grouped_images(self._prepare(self.dataset), protocol.images.split)
         self.dataset = without(self.dataset, self.images.skipped)
         self.inliers, _ = self.images.align(protocol.in_distribution)

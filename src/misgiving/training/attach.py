@@ -183,7 +183,7 @@ def fit_estimator(
         schedule = schedule_of(optimizer, config, steps)
         for epoch in range(1, config.epochs + 1):
             order = sampling_order(
-                training.labels, class_weighted=config.sampling, seed=config.seed, epoch=epoch
+                training.labels, weighting=config.sampling, seed=config.seed, epoch=epoch
             )
             batches = torch.split(torch.from_numpy(order[:used]), config.batch_size)
             for step, rows in enumerate(batches):

@@ -45,8 +45,8 @@ class DataConfig:
         require(self, "validation_share", 0 < self.validation_share < 1, "be in (0, 1)")
 
     @property
-    def preprocessing(self) -> dict[str, Any]:
-        """Changes of the data set's own preprocessing."""
+    def preprocessing_changes(self) -> dict[str, Any]:
+        """Fields of the data set's own preprocessing that are replaced, and their values."""
         changes = {name: getattr(self, name) for name in ("image_size", "crop", "color_constancy")}
         return {name: value for name, value in changes.items() if value is not None}
 
@@ -73,6 +73,12 @@ class ModelConfig:
     taps: tuple[int, ...] | None = None
     hidden: int = 128
     reads_logits: bool = False
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The settings by which the network is built again, all but its initial weights."""
+        initial = ("pretrained", "weights")
+        return {name: value for name, value in vars(self).items() if name not in initial}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,26 +253,29 @@ class Recipe:
         return configured
 
 
-ATTACHED = TrainingConfig(
-    optimizer="adamw",
-    weight_decay=0.05,
-    learning_rate=1e-3,
-    schedule="cosine",
-    warmup=0.08,
-    class_weights="none",
-    sampling="none",
-    target="plain",
-)
-"""Default for the loss estimator of a classifier that was trained elsewhere."""
-
 RECIPES: Registry[Recipe] = Registry(
     "recipe",
     modern=Recipe(
         images=DataConfig(color_constancy="none", crop=1.0, split="grouped"),
         model=ModelConfig(backbone="tf_efficientnet_lite0", dropout=0.2),
-        training=replace(ATTACHED, epochs=12, batch_size=32, estimator_rate=10.0),
+        training=TrainingConfig(
+            epochs=12,
+            batch_size=32,
+            optimizer="adamw",
+            weight_decay=0.05,
+            learning_rate=1e-3,
+            estimator_rate=10.0,
+            schedule="cosine",
+            warmup=0.08,
+            class_weights="none",
+            sampling="none",
+            target="plain",
+        ),
     ),
     paper=Recipe(),
 )
 """`paper` is section 4.1 of the paper, and the default of `reproduce`; `modern` that of `train`,
 chosen in trainings on half of ISIC 2019 (docs/explanation/loss_estimator.md)."""
+
+ATTACHED = replace(RECIPES["modern"].training, epochs=50, batch_size=64, estimator_rate=1.0)
+"""Default for the loss estimator of a classifier that was trained elsewhere."""

@@ -5,8 +5,9 @@ follows: Eq. 2 with the options of a training, optimizer and schedule, and a rec
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -24,7 +25,7 @@ from misgiving.checkpoint import EpochRecord
 from misgiving.data.batching import augment, batches, sampling_order
 from misgiving.data.cache import ImageSet
 from misgiving.data.preprocessing import AugmentationSettings
-from misgiving.errors import StoppedError, TrainingError
+from misgiving.errors import StoppedError, TrainingError, UsageError
 from misgiving.losses import AUXILIARY_LOSSES, Objective, joint_objective, ranking_loss
 from misgiving.metrics.classification import accuracy, balanced_accuracy
 from misgiving.metrics.loss_estimation import r_squared, spearman, spread_ratio
@@ -33,7 +34,6 @@ from misgiving.predictions.record import Predictions
 from misgiving.training import processes
 from misgiving.training.config import TrainingConfig, Weighting
 from misgiving.training.processes import gathered, start_fabric
-from misgiving.training.resume import ResumeFile, TrainingState
 
 ObjectiveFunction = Callable[..., Objective]
 """Computes Eq. 2 from logits, predicted losses and labels."""
@@ -50,6 +50,32 @@ class Step(NamedTuple):
     auxiliary: float
 
 
+@dataclass(kw_only=True)
+class TrainingState:
+    """All that the later steps of a training depend on.
+
+    Attributes:
+        model: The model that is trained.
+        optimizer: Its optimizer.
+        epoch: The current epoch, from 1.
+        step: Finished steps of the current epoch.
+        loss_sums: Sums of the primary and the auxiliary loss over these steps.
+        history: Records of the finished epochs, two for each, the monitored set's last.
+        best_weights: Those of the epoch with the highest balanced accuracy on the monitored set so
+            far, where they are to be kept.
+        augmentation: Random numbers of the current epoch's augmentation.
+    """
+
+    model: JointClassifier
+    optimizer: Optimizer
+    epoch: int = 1
+    step: int = 0
+    loss_sums: Float[np.ndarray, " 2"] = field(default_factory=lambda: np.zeros(2))
+    history: list[EpochRecord] = field(default_factory=list)
+    best_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    augmentation: torch.Generator = field(default_factory=torch.Generator)
+
+
 @processes.explain_lost_process()
 def train(
     model: JointClassifier,
@@ -60,7 +86,8 @@ def train(
     augmentation: AugmentationSettings | None = None,
     monitored_name: str = "validation",
     on_step: Callable[[Step], None] = lambda *_: None,
-    resume: ResumeFile | None = None,
+    restore: Callable[[TrainingState], None] = lambda _: None,
+    save: Callable[[TrainingState], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[EpochRecord]:
     """Train a model in place and return its history, two records for each epoch.
@@ -76,14 +103,17 @@ def train(
         augmentation: Augmentation of the training images.
         monitored_name: Name of the monitored set in the history.
         on_step: Called after every step.
-        resume: File of the state: read at the start, written after every epoch.
+        restore: Called at the start; may bring the state to where a training was interrupted.
+        save: Called with the state after every epoch, and where `stop` ends the training.
         stop: Asked after every step; if true, the state is saved and training ends.
 
     Raises:
         StoppedError: `stop` returned true.
         TrainingError: The loss is no longer finite, or another process has ended.
-        UsageError: The device or precision is not available.
+        UsageError: The device or precision is not available, or the model lacks the loss estimator
+            that is to be trained.
     """
+    check_estimator(model, config)
     fabric = start_fabric(
         config.device, devices=config.devices, nodes=config.nodes, precision=config.precision
     )
@@ -95,22 +125,24 @@ def train(
     state = TrainingState(model=model, optimizer=optimizer)
     rank = processes.rank()  # processes draw different dropout masks
     with seeded(_mixed_seed(config.seed, 0, rank) if rank else config.seed):
-        if resume is not None:
-            resume.restore(state)
+        restore(state)
         forward = cast(nn.Module, torch.compile(module)) if config.compiled else module
         while state.epoch <= config.epochs:
             for step in train_epoch(
                 fabric, forward, state, training, config, objective, augmentation
             ):
                 on_step(step)
-                _end_if(stop(), state, resume)
-            records = [
+                _end_if(stop(), state, save)
+            state.history += [
                 measure(fabric, module, images, config, objective, state.epoch, name)
                 for name, images in sets.items()
             ]
-            state.end_epoch(records, keep_best=config.keep == "best")
-            if resume is not None:
-                resume.save(state)
+            if config.keep == "best" and _last_is_best(state.history[1::2]):
+                weights = model.state_dict().items()
+                state.best_weights = {name: tensor.cpu().clone() for name, tensor in weights}
+            state.epoch, state.step, state.loss_sums = state.epoch + 1, 0, np.zeros(2)
+            if save is not None:
+                save(state)
     model.load_state_dict(state.best_weights or model.state_dict())
     model.to("cpu", torch.float32).eval()
     return state.history
@@ -128,7 +160,7 @@ def train_epoch(
     """Take the remaining steps of an epoch, each when the caller asks for it."""
     count = processes.count()
     order = sampling_order(
-        training.labels, class_weighted=config.sampling, seed=config.seed, epoch=state.epoch
+        training.labels, weighting=config.sampling, seed=config.seed, epoch=state.epoch
     )
     order = order[: usable_count(len(order), config.batch_size, count)]
     steps = math.ceil(len(order) / config.batch_size)
@@ -304,6 +336,16 @@ def record_of(
     )
 
 
+def check_estimator(model: JointClassifier, config: TrainingConfig) -> None:
+    """Check that a loss estimator that is to be trained is there.
+
+    Raises:
+        UsageError: The model has none.
+    """
+    if config.estimates_losses and model.loss_estimator is None:
+        raise UsageError('`taps` of a loss estimator cannot be none; or use `auxiliary="none"`')
+
+
 def check_finite(losses: Tensor, config: TrainingConfig, epoch: int, place: str) -> None:
     """Check that training can continue.
 
@@ -323,13 +365,21 @@ def _same_size_draw(training: ImageSet, monitored: ImageSet, seed: int) -> Image
     return training.select(np.sort(drawn))
 
 
-def _end_if(stopped: bool, state: TrainingState, resume: ResumeFile | None) -> None:
+def _last_is_best(monitored: Sequence[EpochRecord]) -> bool:
+    """True if the last of these epochs has a higher balanced accuracy than all before."""
+    *earlier, last = (record.balanced_accuracy for record in monitored)
+    return all(last > accuracy for accuracy in earlier)
+
+
+def _end_if(
+    stopped: bool, state: TrainingState, save: Callable[[TrainingState], None] | None
+) -> None:
     """Save the state and end the training in all processes, if one was asked to stop."""
     if not processes.any_of(stopped):
         return
-    remedy = "the training is not saved" if resume is None else "run the same command to resume"
-    if resume is not None:
-        resume.save(state)
+    remedy = "the training is not saved" if save is None else "run the same command to resume"
+    if save is not None:
+        save(state)
     raise StoppedError(f"stopped in epoch {state.epoch}, after step {state.step}; {remedy}")
 
 

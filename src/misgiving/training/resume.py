@@ -1,24 +1,22 @@
-"""Resumable training: its state after every epoch, in one file beside the run.
+"""Resumable training: its state is stored after every epoch in one file beside the run.
 
 The file appears whole or not at all. It holds all that later steps depend on, so that a training
 that was interrupted ends, on a CPU, in the same weights as one that was not.
 """
 
 import json
-import math
 import signal
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -27,8 +25,8 @@ from torch.optim import Optimizer
 from misgiving.checkpoint import EpochRecord
 from misgiving.errors import DataError, explain_damage
 from misgiving.files import whole_file
-from misgiving.models.joint import JointClassifier
 from misgiving.training import processes
+from misgiving.training.loop import TrainingState
 
 SUFFIX = ".unfinished.safetensors"
 REMEDY = "remove it or use `overwrite=True` to start over"
@@ -39,43 +37,6 @@ NamedTensors = Mapping[str, Tensor]
 def resume_path(folder: Path) -> Path:
     """The file for a training whose run folder does not exist yet."""
     return folder.with_name(folder.name + SUFFIX)
-
-
-@dataclass(kw_only=True)
-class TrainingState:
-    """All that the later steps of a training depend on.
-
-    Attributes:
-        model: The model that is trained.
-        optimizer: Its optimizer.
-        epoch: The current epoch, from 1.
-        step: Finished steps of the current epoch.
-        loss_sums: Sums of the primary and the auxiliary loss over these steps.
-        history: Records of the finished epochs.
-        best_weights: Those of the epoch with the highest balanced accuracy on the monitored set so
-            far, where they are to be kept.
-        augmentation: Random numbers of the current epoch's augmentation.
-    """
-
-    model: JointClassifier
-    optimizer: Optimizer
-    epoch: int = 1
-    step: int = 0
-    loss_sums: Float[np.ndarray, " 2"] = field(default_factory=lambda: np.zeros(2))
-    history: list[EpochRecord] = field(default_factory=list)
-    best_weights: NamedTensors = field(default_factory=dict)
-    augmentation: torch.Generator = field(default_factory=torch.Generator)
-
-    def end_epoch(self, records: list[EpochRecord], *, keep_best: bool) -> None:
-        """Add the two records of an epoch, the monitored set's last, and begin the next epoch."""
-        best = max((record.balanced_accuracy for record in self.history[1::2]), default=-math.inf)
-        self.history += records
-        if keep_best and records[-1].balanced_accuracy > best:  # the first of equals
-            self.best_weights = {
-                name: value.detach().cpu().clone()
-                for name, value in self.model.state_dict().items()
-            }
-        self.epoch, self.step, self.loss_sums = self.epoch + 1, 0, np.zeros(2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,11 +30,9 @@ from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import model_fingerprint
 from misgiving.training import processes
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig, recorded
-from misgiving.training.loop import Step, class_weights, seeded, train
+from misgiving.training.loop import Step, check_estimator, class_weights, seeded, train
 from misgiving.training.processes import start_fabric
 from misgiving.training.resume import ResumeFile, resume_path, stop_on_sigterm
-
-INITIAL_WEIGHTS = ("pretrained", "weights")  # settings of a network that leave its architecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +70,16 @@ def prepare_training(
     *,
     cache: Path,
     on_image: Callable[[int, int], None] | None = None,
-) -> TrainingSetup:
-    """Load, prepare and split data for one training.
+    on_weights: Callable[[WeightsReport], None] = lambda _: None,
+) -> tuple[TrainingSetup, JointClassifier]:
+    """Load, prepare and split data for one training, and build its network.
 
     Args:
         data: The data as the user names it.
         recipe: How to prepare and train; the seed of the training also draws the split.
         cache: Folder for prepared images.
         on_image: Called with the number of prepared images and of all.
+        on_weights: Called with what a weights file has filled.
 
     Raises:
         UsageError: A setting of the network or the machine does not work; known before any image
@@ -87,13 +87,20 @@ def prepare_training(
     """
     dataset, config = load_dataset(data), recipe.images
     dataset.check_class_sizes()
-    preprocessing = replace(dataset.preprocessing, **config.preprocessing)
-    check_settings(recipe.model, recipe.training, len(dataset.classes), preprocessing.image_size)
+    preprocessing = replace(dataset.preprocessing, **config.preprocessing_changes)
+    model = initial_model(
+        recipe.model,
+        recipe.training,
+        len(dataset.classes),
+        preprocessing.image_size,
+        on_weights,
+    )
+    check_estimator(model, recipe.training)
     prepared = prepare(
         dataset, preprocessing, cache=cache, report=on_image, on_bad_image=config.on_bad_image
     )
     grouped = grouped_images(prepared, config.split)
-    return TrainingSetup(
+    setup = TrainingSetup(
         data=data,
         images=grouped,
         sets=draw_sets(grouped, config, seed=recipe.training.seed),
@@ -103,14 +110,28 @@ def prepare_training(
         training=recipe.training,
         evaluation_sets=SPLITS[config.split],
     )
+    return setup, model
 
 
-def check_settings(
-    config: ModelConfig, training: TrainingConfig, num_classes: int, image_size: int
-) -> None:
-    """Check that the network can be built and run, and that weights and device are available."""
+def initial_model(
+    config: ModelConfig,
+    training: TrainingConfig,
+    num_classes: int,
+    image_size: int,
+    on_weights: Callable[[WeightsReport], None] = lambda _: None,
+) -> JointClassifier:
+    """The network with its initial weights, tried on a blank image.
+
+    Raises:
+        UsageError: It cannot be built or run, or its weights or the device are not available.
+    """
     start_fabric(training.device, precision=training.precision)
-    _, model = _initial_model(config, num_classes, image_size, training.seed)
+    pretrained = config.pretrained and config.weights is None
+    sizes: dict[str, Any] = {"num_classes": num_classes, "image_size": image_size}
+    with seeded(training.seed):
+        model = JointClassifier(**config.architecture, **sizes, pretrained=pretrained)
+    if config.weights is not None:
+        on_weights(load_weights(model.backbone, config.weights))
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, 3, image_size, image_size))
@@ -119,6 +140,7 @@ def check_settings(
             f"backbone {config.backbone!r} cannot take images of {image_size} pixels "
             f"({reason_of(error)}); choose another `image_size`"
         ) from error
+    return model
 
 
 def draw_sets(images: ImageSet, config: DataConfig, *, seed: int) -> SetNames:
@@ -139,33 +161,30 @@ def grouped_images(images: ImageSet, split: str) -> ImageSet:
 
 def train_run(
     setup: TrainingSetup,
+    model: JointClassifier,
     folder: Path,
     *,
     resume_file: Path | None = None,
     overwrite: bool = False,
     on_step: Callable[[Step], None] = lambda *_: None,
-    on_weights: Callable[[WeightsReport], None] = lambda *_: None,
     on_resume: Callable[[int, int], None] = lambda *_: None,
 ) -> Checkpoint:
-    """Train one model and write its run folder: weights, configuration, split, `history.csv`.
+    """Train a model in place and write its run folder: weights, settings, split, `history.csv`.
 
     The state is saved beside it after every epoch, and at SIGTERM; a training of the same run that
     was stopped resumes there.
 
     Args:
-        setup: What to train, and how.
+        setup: The images, and how to train.
+        model: The network of `initial_model`.
         folder: The run folder; it appears whole.
         resume_file: File for the state, which the caller removes; None for one beside `folder`,
             which is removed when the run is complete.
         overwrite: Start over if the saved state is damaged or another training's.
         on_step: Called after every step.
-        on_weights: Called with what a weights file has filled.
         on_resume: Called with the epoch and the step after which training resumes.
     """
-    classes, image_size = setup.images.classes, setup.preprocessing.image_size
-    architecture, model = _initial_model(
-        setup.model, len(classes), image_size, setup.training.seed, on_weights
-    )
+    classes = setup.images.classes
     configuration = {
         "data": data_facts(setup.data, setup.images, setup.sets),
         "model": recorded(setup.model),
@@ -195,7 +214,8 @@ def train_run(
             augmentation=setup.augmentation,
             on_step=on_step,
             monitored_name=setup.evaluation_sets.monitored,
-            resume=resume,
+            restore=resume.restore,
+            save=resume.save,
             stop=stop,
         )
     # The estimator learned the loss without class weights where its target was the plain one.
@@ -203,7 +223,11 @@ def train_run(
     weights = class_weights(training.labels, len(classes), weighting)
     checkpoint = Checkpoint(
         model=model,
-        architecture=architecture,
+        architecture=Architecture(
+            **setup.model.architecture,
+            num_classes=len(classes),
+            image_size=setup.preprocessing.image_size,
+        ),
         classes=classes,
         preprocessing=setup.preprocessing,
         split=split_of(setup.images, setup.sets),
@@ -217,22 +241,6 @@ def train_run(
             resume.path.unlink(missing_ok=True)
     processes.wait_for_all()
     return checkpoint
-
-
-def _initial_model(
-    config: ModelConfig,
-    num_classes: int,
-    image_size: int,
-    seed: int,
-    on_weights: Callable[[WeightsReport], None] = lambda _: None,
-) -> tuple[Architecture, JointClassifier]:
-    settings = {name: value for name, value in vars(config).items() if name not in INITIAL_WEIGHTS}
-    architecture = Architecture(num_classes=num_classes, image_size=image_size, **settings)
-    with seeded(seed):
-        model = architecture.build(pretrained=config.pretrained and config.weights is None)
-    if config.weights is not None:
-        on_weights(load_weights(model.backbone, config.weights))
-    return architecture, model
 
 
 def split_of(images: ImageSet, sets: SetNames) -> Split:
