@@ -21,8 +21,7 @@ from serving import SIZE, Load, Service, bundle_with_policy, served
 from side_by_side import Reading
 
 from misgiving.bundle.bundle import Bundle
-from misgiving.serve.schemas import Case
-from misgiving.serve.store import CaseQuery, Store
+from misgiving.serve.store import Case, CaseQuery, Store
 
 FILES = 64
 AT_ONCE = 5000

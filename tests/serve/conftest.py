@@ -4,8 +4,8 @@ from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
 import pytest
-from databases import emptied, postgresql
 from fastapi.testclient import TestClient
+from services import emptied, postgresql
 from standin import NO_TIMEOUT, Standin
 
 from misgiving.serve.app import create_app

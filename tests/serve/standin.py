@@ -1,20 +1,40 @@
-"""A simple model for tests: its decision follows from the mean colour of an image."""
+"""A simple model whose decision follows from the mean colour, with and without a policy; cases."""
 
 import io
+import json
 import math
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from policies import decided, policy_with
 
 from misgiving.bundle.bundle import Bundle
 from misgiving.data.decoding import decode
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.decisions import Decision
+from misgiving.deferral.settings import Targets
+from misgiving.deferral.thresholds import ScoredCases, certify_thresholds
+from misgiving.serve import middleware, server
+from misgiving.serve.app import create_app
+from misgiving.serve.server import address, listen, run
+from misgiving.serve.settings import Settings
+from misgiving.serve.store import Case, Review, Store
+from misgiving.training.allocator import return_freed_memory
 
 CLASSES = ("dark", "light")
 PREPROCESSING = Preprocessing(image_size=16, color_constancy="none")
 KEY = "a-key-of-the-tests-0123456789"
 NO_TIMEOUT = 3600.0  # seconds; a machine that stalls for longer than the default is no failure
+TARGETS = Targets(max_error=0.1, max_ood_false_alarms=0.05)
+START = datetime(2026, 1, 1, tzinfo=UTC)
+CHOICES = ("accept", "defer", "ood")
+CONSTANTS = {
+    server: ("HEAD_SECONDS", "UNREAD_SECONDS", "MAX_CONNECTIONS", "CLOSED_TOGETHER"),
+    middleware: ("IDLE_SECONDS",),
+}
 
 
 class Standin(Bundle):
@@ -56,6 +76,49 @@ def decision_of(model_input):
     )
 
 
+def cases_like_the_standins(count, seed):
+    """Scores from 0.5 to 1; higher ones are less often wrong, and most images are not green."""
+    random = np.random.default_rng(seed)
+    scores = random.uniform(0.5, 1, count)
+    return ScoredCases(
+        scores=scores,
+        ood_scores=-random.uniform(0, 255, count),
+        wrong=random.random(count) < 1.6 * (1 - scores) ** 1.5,
+        labels=random.integers(2, size=count),
+        acceptable=np.ones(count, dtype=bool),
+    )
+
+
+def made_policy(targets=TARGETS, classes=CLASSES, **fields):
+    certificate = certify_thresholds(
+        cases_like_the_standins(400, 1), cases_like_the_standins(500, 2), targets, classes=classes
+    )
+    return policy_with(certificate, score="combination", **fields)
+
+
+class Calibrated(Standin):
+    """Decides by its policy; its scores still follow from the mean colour."""
+
+    def __init__(self, deferral=None):
+        self.deferral = deferral or made_policy()
+
+    def decide_inputs(self, inputs):
+        return [self._decided(decision_of(model_input)) for model_input in inputs]
+
+    def _decided(self, decision):
+        numbers = decision.acceptance_score, decision.ood_score, decision.error_probability
+        named = CLASSES.index(decision.predicted_class)
+        by_policy = decided(
+            self.deferral,
+            *(math.nan if number is None else number for number in numbers),
+            scaled=named,
+            predicted=np.array([named]),
+            probabilities=np.array([[*decision.probabilities.values()]]),
+        )
+        changed = ("decision", "reason", "ood_p_value")
+        return decision._replace(**{name: getattr(by_policy, name) for name in changed})
+
+
 def picture(level=0.5, size=(40, 30), kind="PNG", colour=None):
     """An encoded image of one grey level, or of a colour."""
     shade = colour or (round(255 * level),) * 3
@@ -68,3 +131,61 @@ def sent(client, data=None, name="lesion.png"):
     """The case of an image that is sent to a service."""
     files = {"files": (name, picture() if data is None else data)}
     return client.post("/decisions", files=files).json()["results"][0]["case"]
+
+
+def case(number, **values):
+    """A case at this second; everything else is random, with many ties."""
+    drawn = random.Random(number)
+    error = drawn.choice([0.1, 0.2, 0.3, None])
+    return Case(
+        **{
+            "id": f"{number:032x}",
+            "received": START + timedelta(seconds=number),
+            "name": f"{number}.jpg",
+            "predicted_class": drawn.choice(["MEL", "NV"]),
+            "probability": 0.7,
+            "probabilities": {"MEL": 0.7, "NV": 0.3},
+            "error_probability": error,
+            "expected_loss": 0.5,
+            "predicted_loss": -1.5,
+            "ood_p_value": 0.04,
+            "decision": drawn.choice(CHOICES),
+            "reason": "because",
+            "acceptance_score": 1 / 3,
+            "ood_score": -2.0,
+            "sha256": f"{number:064x}",
+            "model_fingerprint": "b" * 64,
+            "policy_fingerprint": None,
+            "image_kept": False,
+        }
+        | values
+    )
+
+
+def review(note, **values):
+    return Review(
+        **{
+            "verdict": "agree",
+            "final_class": "MEL",
+            "note": note,
+            "reviewer": "A. B.",
+            "reviewed_at": START,
+        }
+        | values
+    )
+
+
+def serve(place, *options):
+    """Serve the stand-in with settings, each as NAME=VALUE; prints its URL."""
+    given = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in options)}
+    if "keep_images" in given:
+        given["keep_images"] = Path(given["keep_images"])
+    for module, constants in CONSTANTS.items():
+        for constant in constants:
+            setattr(module, constant, given.pop(constant.lower(), getattr(module, constant)))
+    settings = Settings(**{"threads": 1, "timeout": NO_TIMEOUT} | given)
+    listener = listen("127.0.0.1", 0, has_key=False)
+    return_freed_memory()
+    app = create_app(Standin(), Store.open(place), settings)
+    print(address(listener), flush=True)
+    run(app, listener, settings)

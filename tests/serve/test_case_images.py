@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from calibrated import Calibrated
 from PIL import Image
-from standin import Standin, picture, sent
+from standin import Calibrated, Standin, picture, sent
 
 from misgiving.deferral.decisions import Decision
 from misgiving.serve.routes.cases import BATCH_SIZE, CELLS, GREY, _saliency

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from processes import standin_at
+from services import standin_at
 from standin import picture
 from test_limits import multipart, part, post
 from waiting import until

@@ -4,8 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from calibrated import made_policy
-from store_cases import case
+from standin import case, made_policy
 from waiting import until
 
 from misgiving.deferral.drift import DriftMonitor, expected_errors

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from processes import standin_at
+from services import standin_at
 from standin import picture
 from waiting import until
 

@@ -10,7 +10,7 @@ import time
 from urllib.request import urlopen
 
 import pytest
-from processes import ask, standin_at
+from services import ask, standin_at
 from standin import picture
 from waiting import until
 

@@ -6,8 +6,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from calibrated import Calibrated, cases_like_the_standins, made_policy
-from standin import Standin
+from standin import Calibrated, Standin, cases_like_the_standins, made_policy
 
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import UsageError

@@ -2,22 +2,17 @@
 
 import errno
 import json
-import math
 import re
 import threading
 from functools import partial
 
-import pytest
 from anyio import to_thread
-from calibrated import Calibrated
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
-from standin import Standin, picture, sent
+from standin import Calibrated, Standin, picture, sent
 from waiting import until
 
-from misgiving.errors import UsageError
 from misgiving.serve import service as service_module
-from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
 
 NAME = "Jane Doe.png"
@@ -185,12 +180,3 @@ def test_requests_decisions_batches_and_refusals_are_counted_and_logged(serving,
     assert (line["level"], 0 <= line["seconds"] < 60) == ("info", True)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
     assert NAME not in json.dumps(logged())
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("max_bytes", 10**9), ("timeout", math.nan), ("max_files", 300), ("max_pixels", 0)],
-)
-def test_impossible_settings_are_refused(name, value):
-    with pytest.raises(UsageError, match=f"`{name}` must .*{value}"):
-        Settings(**{name: value})

@@ -14,7 +14,7 @@ import pytest
 from commands import one_line
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from processes import split, started
+from services import split, started
 from standin import picture
 
 import misgiving

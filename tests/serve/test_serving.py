@@ -9,7 +9,7 @@ from urllib.request import urlopen
 
 import pytest
 from commands import one_line
-from processes import ask, standin_at
+from services import ask, standin_at
 from standin import KEY, picture
 from waiting import until
 
@@ -42,9 +42,9 @@ def test_arguments_that_cannot_be_used_are_explained(misgiving, exported, tmp_pa
         for options, reason in (
             (["--host", "::"], "MISGIVING_API_KEY"),
             (["--host", "example.org"], "MISGIVING_API_KEY"),
-            (["--port", 70000], "65535"),
             (["--port", port], str(port)),
-            (["--api-key-file", "nothing"], "nothing"),
+            (["--max-files", 300], "`max_files`"),
+            (["--timeout", "nan"], "`timeout`"),
             (["--api-key-file", "short"], "16 characters"),
             (["--api-key-file", "binary"], "binary"),
         ):

@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from databases import emptied
+from services import emptied
 from sqlalchemy import event, text
 from sqlalchemy.exc import IntegrityError, OperationalError
-from store_cases import START, case, review
+from standin import START, case, review
 
 from misgiving.errors import DataError, UsageError
-from misgiving.serve import store as store_module
-from misgiving.serve.store import CaseQuery, Store
+from misgiving.serve import database as database_module
+from misgiving.serve.store import METADATA, CaseQuery, Store
 
 
 @pytest.fixture
@@ -191,14 +191,14 @@ def test_the_same_file_is_one_case_for_one_model_and_policy(store):
 
 
 def test_tables_of_another_schema_are_refused(place):
-    engine = store_module.engine_for(place)
+    engine = database_module.engine_for(place)
     for statement in (
         "ALTER TABLE reviews DROP COLUMN note",
         "ALTER TABLE cases ADD COLUMN colour TEXT",
     ):
         with engine.begin() as connection:
-            store_module.METADATA.drop_all(connection)
-            store_module.create_tables(connection)
+            METADATA.drop_all(connection)
+            database_module.create_tables(connection, METADATA)
             connection.exec_driver_sql(statement)
         with pytest.raises(DataError, match=f"its table {statement.split()[2]} has another schema"):
             Store.open(place)
@@ -255,8 +255,8 @@ def test_on_postgresql_a_ping_waits_for_no_writer_and_a_long_statement_is_cancel
     url, long, short = f"{database}&options=-c%20statement_timeout%3D100ms", "15s", "100ms"
     for location, limit in (url, long), (database, short):  # the URL may give another limit
         options = f"-c statement_timeout={limit}"
-        monkeypatch.setitem(store_module.POSTGRESQL_LIMITS, "options", options)
-        engine = store_module.engine_for(location)
+        monkeypatch.setitem(database_module.POSTGRESQL_LIMITS, "options", options)
+        engine = database_module.engine_for(location)
         with pytest.raises(OperationalError), engine.begin() as connection:
             connection.execute(text("SELECT pg_sleep(9)"))
         engine.dispose()

@@ -1,12 +1,8 @@
 """Reviews on the page: keys, notes, undoing, and two people at once; axe judges these states."""
 
-from itertools import chain
-
 from browsing import needs_chromium
 from triage import (
-    CASES,
     barriers,
-    changing,
     choose,
     expect,
     no_pictures,
@@ -37,10 +33,8 @@ def with_cases(opened, fragment=""):
 def test_cases_are_reviewed_with_the_keyboard_alone_and_a_key_that_is_held_reviews_one(opened):
     page = with_cases(opened)
     name, status = page.locator("#case-name"), page.locator("#status")
-    page.locator("#setting summary").first.click()
-    for control in ("#target", "#choose-files", "[name=decision]", "#csv"):
-        page.locator(control).first.focus()
-        press(page, "a", "j")  # no keys of the list
+    page.locator("#csv").focus()
+    press(page, "a", "j")  # no keys of the list
     expect(name).to_have_text("")
     page.locator("#list").focus()
     page.keyboard.press("j")
@@ -58,13 +52,8 @@ def test_cases_are_reviewed_with_the_keyboard_alone_and_a_key_that_is_held_revie
     expect(status).to_have_text("Saved: light for middling.png.")
     page.keyboard.press("k")
     expect(page.locator("#case-class")).to_have_text("light")
-    expect(page.locator("#case-was")).to_have_text("was dark")
     expect(page.locator("#history")).to_contain_text("overrode, light\na jk note")
     expect(page.locator(".row .done")).to_have_count(2)
-    for _ in range(2):
-        page.keyboard.down("j")  # this one moves through many
-    page.keyboard.up("j")
-    expect(name).to_have_text("sure.png")
     page.keyboard.press("?")
     expect(page.get_by_role("dialog")).to_be_visible()
     assert barriers(page) == []
@@ -78,45 +67,19 @@ def test_cases_are_reviewed_with_the_keyboard_alone_and_a_key_that_is_held_revie
     expect(page.locator(".row .done")).to_have_count(2)
 
 
-def test_keys_of_classes_that_are_numbers(page_service, opened):
-    classes = ["1", "10", "2"]
-
-    def rename(answer):
-        for row in answer.get("cases", [answer]):
-            row |= {"probabilities": dict.fromkeys(classes, 0.3), "predicted_class": classes[0]}
-
-    def prepare(page):
-        no_pictures(page)
-        changing(page, "**/model", lambda model: model.update(classes=classes))
-        changing(page, CASES, rename)
-
-    stored(page_service, 1)
-    page = opened(prepare=prepare)
-    for values, keys in (["1", "10", "2"], ["1", "2", "3"]), (["0", "4", "7"], ["0", "4", "7"]):
-        classes[:] = values
-        reload(page)
-        page.locator(".row").click()
-        expect(page.locator(".panel #classes .label")).to_have_text(classes)  # in this order
-        assert page.locator("#classes kbd").all_inner_texts() == keys
-
-
 def test_a_reviewer_may_name_no_class(page_service, opened):
     row = stored(page_service, 1)
     page = opened(prepare=no_pictures)
     page.locator(".row").click()
-    history = page.locator("#history li")
     for key, words in {"x": "none of these", "g": "ungradable", "d": "unsure"}.items():
-        count = history.count()
         page.get_by_role("button", name=words).click()
-        expect(page.locator("#case-class")).to_have_text(words)
         expect(page.get_by_role("button", name=words)).to_have_attribute("aria-pressed", "true")
-        page.keyboard.press("1")
-        expect(history).to_have_count(count + 2)
-        page.keyboard.press(key)
-        expect(history).to_have_count(count + 3)
+        for pressed, says in ("1", "dark"), (key, words):
+            page.keyboard.press(pressed)
+            expect(page.locator("#case-class")).to_have_text(says)
     verdicts = [review.verdict for review in page_service.store.reviews(row.id)]
-    expected = ((verdict, "agree", verdict) for verdict in ("none", "ungradable", "unsure"))
-    assert verdicts == list(chain(*expected))
+    expected = ("none", "agree", "none", "ungradable", "agree", "ungradable", "unsure", "agree")
+    assert verdicts == [*expected, "unsure"]
 
 
 def test_several_cases_are_reviewed_together_in_the_grid_and_undone(page_service, opened):
@@ -125,16 +88,11 @@ def test_several_cases_are_reviewed_together_in_the_grid_and_undone(page_service
     page = opened(prepare=no_pictures)
     page.keyboard.press("v")
     rows, count = page.locator(".row"), page.locator("#batch-count")
-    assert rows.nth(0).bounding_box()["y"] == rows.nth(1).bounding_box()["y"]
     rows.nth(1).click()
     rows.nth(3).click(modifiers=["Shift"])
     press(page, "ArrowRight", "Space")
     expect(count).to_have_text("4 selected")
     assert barriers(page) == []
-    page.locator("#search").fill("3")  # what is not shown is not reviewed
-    expect(count).to_have_text("1 selected")
-    page.locator("#search").fill("")
-    expect(count).to_have_text("4 selected")
     page.get_by_role("button", name="light").click()
     expect(page.locator("#saved")).to_contain_text("4 reviews")
     expect(page.locator("#tally-text")).to_have_text("4 of 6 reviewed")
@@ -145,7 +103,6 @@ def test_several_cases_are_reviewed_together_in_the_grid_and_undone(page_service
     expect(count).to_have_text("4 selected")
     page.keyboard.press("g")
     expect(page.locator(".row", has_text="ungradable")).to_have_count(4)
-    assert len(page_service.store.reviews(f"{2:032x}")) == 2
 
 
 def test_a_slow_review_makes_the_next_one_wait_and_does_not_move_the_reviewer(opened):

@@ -1,4 +1,4 @@
-"""Batches of work in threads, and the pool of threads that decode."""
+"""Batches of work in threads."""
 
 import asyncio
 import gc
@@ -11,7 +11,7 @@ from standin import Standin, picture
 from waiting import until
 
 from misgiving.serve import service as service_module
-from misgiving.serve.workers import Batcher, WorkerPool
+from misgiving.serve.service import Batcher
 
 
 class Work:
@@ -94,49 +94,39 @@ def test_health_fails_while_all_decoding_threads_hang(serving, monkeypatch):
     until(lambda: client.get("/health").status_code == 200)
 
 
-def test_a_cancelled_file_is_released_before_a_thread_reaches_it():
-    started, go_on = threading.Event(), threading.Event()
+def test_a_cancelled_item_is_released_before_a_thread_reaches_it():
+    work, batcher = started()
     data = b"x" * 1000
 
-    def hold(_):
-        started.set()
-        return go_on.wait(60)
-
     async def give_up_second():
-        first = asyncio.create_task(workers.run(hold, b""))
-        await asyncio.to_thread(started.wait, 60)
+        first = batcher.result(1)
+        await asyncio.to_thread(until, lambda: work.batches)
         counts = [sys.getrefcount(data)]
-        second = asyncio.create_task(workers.run(len, data))
-        await asyncio.sleep(0)  # the task runs until it waits for a thread
+        second = batcher.result(data)
         counts.append(sys.getrefcount(data))
         second.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await second
+        await asyncio.sleep(0)  # until its thread's future is cancelled too
         del second
         gc.collect()
         counts.append(sys.getrefcount(data))
-        go_on.set()
-        assert await first
+        work.go_on.set()
+        assert await first == 2
         return counts
 
-    workers = WorkerPool(1, overdue=9.0)
     before, waiting, after = asyncio.run(give_up_second())
     assert before == after < waiting
-    workers.close()
+    batcher.close()
 
 
 HANG = """
-import asyncio, threading
-from misgiving.serve.workers import WorkerPool
+import threading
+from misgiving.serve.service import Batcher
 
-async def hang():
-    task = asyncio.create_task(workers.run(lambda: begun.set() or threading.Event().wait()))
-    await asyncio.to_thread(begun.wait)
-    task.cancel()
-
-begun, workers = threading.Event(), WorkerPool(2, overdue=9.0)
-asyncio.run(hang())
-workers.close(0.01)
+begun = threading.Event()
+batcher = Batcher("test", lambda items: begun.set() or threading.Event().wait(), threads=2)
+batcher.submit(1)
+begun.wait()
+batcher.close(0.01)
 print("ended")
 """
 

@@ -1,13 +1,10 @@
 """Shared by the tests of the page, which run in a real browser against the real service."""
 
-import re
 import threading
 
 import uvicorn
 from browsing import SIZES, playwright, violations
-from calibrated import Calibrated
-from standin import NO_TIMEOUT, picture
-from store_cases import START, case, review
+from standin import NO_TIMEOUT, START, Calibrated, case, picture, review
 
 from misgiving.serve.app import create_app
 from misgiving.serve.settings import Settings
@@ -16,7 +13,6 @@ from misgiving.serve.store import Store
 expect = playwright.expect
 BLUES = {"sure": 0.02, "doubtful": 0.45, "middling": 0.3, "quite": 0.12}
 GREEN = (0, 255, 0)
-CASES = re.compile(r"/cases(\?.*|/[0-9a-f]{32})$")
 
 
 class Serving:
@@ -98,17 +94,6 @@ def said_by(reviewer, final_class="dark"):
     return review("", **values, reviewed_at=START)
 
 
-def changing(page, pattern, change):
-    """Let a function change the JSON of responses before the page gets them."""
-
-    def answer(route):
-        content = route.fetch().json()
-        change(content)
-        route.fulfill(json=content)
-
-    page.route(pattern, answer)
-
-
 def no_pictures(page):
     """Serve a blank thumbnail, for cases that are only in the store."""
     pixel = {"body": "<svg xmlns='http://www.w3.org/2000/svg'/>", "content_type": "image/svg+xml"}
@@ -117,11 +102,3 @@ def no_pictures(page):
 
 def names(page):
     return page.locator(".row .file").all_inner_texts()
-
-
-def drop(page, *paths):
-    """Drop files and folders of the disk on the page, as the system does."""
-    session = page.context.new_cdp_session(page)
-    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
-    for kind in ("dragEnter", "dragOver", "drop"):
-        session.send("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 300, "data": data})

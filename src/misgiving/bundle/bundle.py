@@ -47,7 +47,7 @@ class Bundle:
     """A trained model with everything that its decisions need; safe to share between threads.
 
     Attributes:
-        network: From model inputs to logits, predicted losses and features.
+        network: From model inputs to logits, predicted losses, features and tap averages.
         classes: Names of the classes, in the order of the logits.
         preprocessing: From an image file to a model input.
         estimates_losses: True where the loss estimator was trained.

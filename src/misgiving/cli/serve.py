@@ -91,11 +91,14 @@ def _serve(
     rows: "Sequence[Row]",
 ) -> None:
     from misgiving.serve.app import create_app
+    from misgiving.serve.database import shown
     from misgiving.serve.listed_cases import add_listed_cases
     from misgiving.serve.server import address, run
     from misgiving.serve.service import ImageFiles
-    from misgiving.serve.store import Store, shown
+    from misgiving.serve.store import Store
+    from misgiving.training.allocator import return_freed_memory
 
+    return_freed_memory()  # before there are threads
     if settings.keep_images is not None:
         ImageFiles(settings.keep_images).check(1)
     app = create_app(bundle, Store.open(location), settings)

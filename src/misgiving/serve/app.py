@@ -71,6 +71,7 @@ def create_app(model: Bundle, store: Store, settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
+    app.state.admission = decisions.Admission(settings, service.metrics)
     has_key = settings.api_key is not None
     for resource in (decisions, cases, model_routes):
         app.include_router(

@@ -74,20 +74,6 @@ class MemoryBudget:
                 self._free += count
                 self._changed.notify_all()
 
-    @contextmanager
-    def reserve_decoding(self, data: bytes, name: str, max_pixels: int) -> Iterator[None]:
-        """Hold the peak memory of decoding a file during the block.
-
-        Raises:
-            DataError: The file has too many pixels, or would take minutes.
-        """
-        check_jpeg(data, name)
-        check_netpbm(data, name)
-        with self.reserve(opening_bytes(data)):
-            count = decoding_bytes(data, name, max_pixels)
-        with self.reserve(count):
-            yield
-
 
 def opening_bytes(data: bytes) -> int:
     """Peak memory of reading the header."""

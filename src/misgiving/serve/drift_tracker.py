@@ -14,8 +14,7 @@ from misgiving.deferral import drift
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor, expected_errors
 from misgiving.report.sentences import drift_sentence, expected_sentences
-from misgiving.serve.schemas import Moment
-from misgiving.serve.store import Store
+from misgiving.serve.store import Moment, Store
 
 MAX_CASES = 10_000  # that one update takes into account
 MAX_LATEST = 10_000  # images whose expected errors are estimated

@@ -9,8 +9,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from misgiving.errors import BadImage, DataError, explain_damage
 from misgiving.files import csv_rows
 from misgiving.serve.problems import ImageNotStoredError, storage_reason
+from misgiving.serve.routes.decisions import clean_name
 from misgiving.serve.service import Service
-from misgiving.serve.uploads import clean_name
 
 BATCH_SIZE = 16  # images that are decided on at a time
 REMEDY = (

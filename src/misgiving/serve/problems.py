@@ -96,11 +96,6 @@ class ImageNotStoredError(Exception):
     """An image file could not be written."""
 
 
-def too_busy(detail: str) -> ProblemError:
-    """A problem of a request that may be sent again soon."""
-    return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"Retry-After": "1"})
-
-
 def content(media_type: str, schema: dict[str, Any]) -> Responses:
     """Document a successful response that is not JSON, for FastAPI's `responses`."""
     return {200: {"content": {media_type: {"schema": schema}}}}

@@ -14,7 +14,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from misgiving.errors import UsageError, explain_damage
 from misgiving.serve.middleware import is_loopback, log_as_json
 from misgiving.serve.settings import Settings
-from misgiving.training.allocator import return_freed_memory
 
 OPEN_FILES = 4096  # of which connections, the database and image files take a part
 BACKLOG = 256  # connections that are accepted before any of them is looked at
@@ -74,7 +73,6 @@ def read_key(file: Path | None, variable: str | None) -> str | None:
 def run(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
     """Serve until the process is told to stop, and then finish the requests in progress."""
     log_as_json()
-    return_freed_memory()
     _allow_open_files()
     config = uvicorn.Config(
         app,

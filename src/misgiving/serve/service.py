@@ -1,20 +1,23 @@
-"""The pipeline from an uploaded file to a stored case: decoding, model, image file, store."""
+"""The pipeline from a file to a stored case, in threads: decoding, model, image file, store."""
 
 import asyncio
 import itertools
 import math
 import os
+import queue
 import secrets
 import sys
+import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 from fastapi import Depends, Request
@@ -26,16 +29,22 @@ from misgiving.deferral.decisions import Decision
 from misgiving.errors import DataError, UsageError
 from misgiving.files import force_to_disk, whole_file
 from misgiving.manifests import sha256_of
-from misgiving.serve.decode_limits import MemoryBudget
+from misgiving.serve.decode_limits import (
+    MemoryBudget,
+    check_jpeg,
+    check_netpbm,
+    decoding_bytes,
+    opening_bytes,
+)
 from misgiving.serve.drift_tracker import DriftTracker
 from misgiving.serve.problems import ImageNotStoredError, Metrics, problem_of
-from misgiving.serve.schemas import Case
 from misgiving.serve.settings import Settings
-from misgiving.serve.store import Store
-from misgiving.serve.uploads import Admission
-from misgiving.serve.workers import Batcher, WorkerPool
+from misgiving.serve.store import Case, Store
 
 ModelInput = UInt8[np.ndarray, "size size 3"]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Job = tuple[list[Item], Future[Result]]
 
 COMMIT_SIZE = 256  # cases in one transaction
 CHECK_SECONDS = 5.0
@@ -98,6 +107,121 @@ class ImageFiles:
         return self._folder / sha256[:2] / sha256
 
 
+class Batcher(Generic[Item, Result]):
+    """Threads that process queued items in batches; a process may end before they do.
+
+    Args:
+        name: Name of the threads.
+        work: Returns the results in the order of the items. After an exception, it is called again
+            for each item alone.
+        size: Maximum number of items in a batch.
+        linger: Seconds that a first item waits for others.
+        not_retried: Exceptions that no item causes: each item would fail as the batch did.
+        threads: Number of threads.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[Sequence[Item]], Sequence[Result]],
+        *,
+        size: int = 1,
+        linger: float = 0.0,
+        not_retried: type[Exception] | tuple[()] = (),
+        threads: int = 1,
+    ) -> None:
+        self._work, self._size, self._linger = work, size, linger
+        self._not_retried = not_retried
+        self._queue: queue.SimpleQueue[Job[Item, Result] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._run, name=name, daemon=True) for _ in range(threads)
+        ]
+        self._started: dict[int, float] = {}  # the batch in progress, by thread
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, item: Item) -> "Future[Result]":
+        """Queue an item; a future that is cancelled in time saves the work.
+
+        The queue keeps a cancelled job until a thread reaches it, but not its item.
+        """
+        job, future = [item], Future[Result]()
+        future.add_done_callback(lambda _: job.clear())
+        self._queue.put((job, future))
+        return future
+
+    def result(self, item: Item) -> asyncio.Future[Result]:
+        """Queue an item, for a caller that waits for its result."""
+        # No coroutine: a traceback would hold its frame, and the frame the item and the future.
+        return asyncio.wrap_future(self.submit(item))
+
+    @property
+    def alive(self) -> bool:
+        """True while all threads run."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    def hung(self, seconds: float) -> int:
+        """Number of threads that have worked on one batch for longer than this."""
+        limit = time.monotonic() - seconds
+        return sum(started < limit for started in list(self._started.values()))
+
+    def close(self, seconds: float | None = None) -> None:
+        """Finish all queued items, and end the threads; wait for at most these seconds."""
+        for _ in self._threads:
+            self._queue.put(None)
+        deadline = None if seconds is None else time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+
+    def _run(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch, ended = self._fill(first)
+            self._started[threading.get_ident()] = time.monotonic()
+            self._process([job for job in batch if job[1].set_running_or_notify_cancel()])
+            del self._started[threading.get_ident()]
+            del first, batch  # while this thread waits, they would keep a result in memory
+            if ended:
+                return
+
+    def _fill(self, first: Job[Item, Result]) -> tuple[list[Job[Item, Result]], bool]:
+        """Collect a batch; the flag is True if the batcher is being closed."""
+        batch, deadline = [first], time.monotonic() + self._linger
+        while len(batch) < self._size:
+            try:
+                following = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+            if following is None:
+                return batch, True
+            batch.append(following)
+        return batch, False
+
+    def _process(self, batch: Sequence[Job[Item, Result]]) -> None:
+        if not batch:
+            return
+        try:
+            results = self._work([job[0] for job, _ in batch])
+        except Exception as failure:  # the thread keeps running
+            self._handle_failure(batch, failure)
+            del batch  # or its futures, the traceback and this frame would keep one another alive
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            future.set_result(result)
+
+    def _handle_failure(self, batch: Sequence[Job[Item, Result]], failure: Exception) -> None:
+        """Process each item alone, so that one bad item fails only itself."""
+        if len(batch) > 1 and not isinstance(failure, self._not_retried):
+            for job in batch:
+                self._process([job])
+            return
+        for _, future in batch:
+            future.set_exception(failure)
+
+
+def _call(works: Sequence[Callable[[], Any]]) -> Sequence[Any]:
+    return [work() for work in works]
+
+
 class Service:
     """The model, the store, and the threads between them."""
 
@@ -109,24 +233,20 @@ class Service:
             self.policy_fingerprint = model.deferral.fingerprint
             self.drift = DriftTracker(model.deferral, store)
             self.drift.start(partial(problem_of, metrics=self.metrics, path="/drift"))
-        self.admission = Admission(settings)
         self.recent: OrderedDict[str, ModelInput] = OrderedDict()  # by the id of the case
         self.files = None if settings.keep_images is None else ImageFiles(settings.keep_images)
         self._numbers = itertools.count()
         self._memory = MemoryBudget(settings.max_decoded_bytes)
-        overdue = max(MAX_DECODING_SECONDS, settings.timeout)
-        self.workers = WorkerPool(settings.threads, overdue=overdue)
+        self._workers = Batcher("worker", _call, threads=settings.threads)
         self._model_batches = Batcher(
-            "model", self._predict, size=settings.batch_size, linger=settings.linger
+            "model", self._decide, size=settings.batch_size, linger=settings.linger
         )
         self._store_batches = Batcher(
             "store", store.add, size=COMMIT_SIZE, not_retried=OperationalError
         )
         self._checked_at = -math.inf
         self._checks = Batcher("health", self._check, size=COMMIT_SIZE, not_retried=Exception)
-        self.metrics.waiting.set_function(lambda: self.admission.images)
-        self.metrics.held_bytes.set_function(lambda: self.admission.held_bytes)
-        self.metrics.hung_threads.set_function(lambda: self.workers.hung)
+        self.metrics.hung_threads.set_function(lambda: self.hung_threads)
 
     async def decide(
         self, name: str, data: bytes | None, *, place: int | None = None, remark: str | None = None
@@ -149,13 +269,23 @@ class Service:
         """
         if data is None or len(data) > self.settings.max_bytes:
             raise DataError(f"{name}: more than {self.settings.max_bytes} bytes; scale it down")
-        model_input, sha256 = await self.workers.run(
-            lambda data: (self._model_input(name, data), sha256_of(data)), data
-        )
+        model_input, sha256 = await self._workers.result(partial(self._read, name, data))
         decision = await self._model_batches.result(model_input)
-        case = self._case(decision, name=name, sha256=sha256, place=place, remark=remark)
+        case = Case(
+            id=self._new_id(),
+            received=datetime.now(UTC),
+            name=name,
+            **decision._asdict(),
+            probability=decision.probability,
+            sha256=sha256,
+            model_fingerprint=self.model.fingerprint,
+            policy_fingerprint=self.policy_fingerprint,
+            image_kept=self.files is not None,
+            place=place,
+            remark=remark,
+        )
         if self.files is not None:
-            await self.workers.run(partial(self.files.write, sha256), data)
+            await self._workers.result(partial(self.files.write, sha256, data))
         stored = await self._store_batches.result(case)
         self._keep_recent(stored.id, model_input)
         is_earlier = stored.id != case.id
@@ -182,7 +312,8 @@ class Service:
             data = self.image(case)
             return None if data is None else self._model_input(case.name, data)
 
-        return await self.workers.run(decode)  # in the pool, which bounds the open images
+        decoded: ModelInput | None = await self._workers.result(decode)  # bounds the open images
+        return decoded
 
     def image(self, case: Case) -> bytes | None:
         """The file of a case, if files are kept."""
@@ -210,38 +341,37 @@ class Service:
 
     @property
     def alive(self) -> bool:
-        """True while all threads can work."""
-        return self._model_batches.alive and self._store_batches.alive and self.workers.alive
+        """True while all threads can work, and at least one that decodes."""
+        decodes = self.hung_threads < self.settings.threads
+        return decodes and self._model_batches.alive and self._store_batches.alive
+
+    @property
+    def hung_threads(self) -> int:
+        """Number of threads that have worked on one file for too long."""
+        return self._workers.hung(max(MAX_DECODING_SECONDS, self.settings.timeout))
 
     def close(self) -> None:
         """Finish the work that has started, and close the store."""
         if self.drift is not None:
             self.drift.close(CLOSING_SECONDS)
-        for threads in (self.workers, self._model_batches, self._store_batches, self._checks):
+        for threads in (self._workers, self._model_batches, self._store_batches, self._checks):
             threads.close(CLOSING_SECONDS)
         self.store.close()
 
+    def _read(self, name: str, data: bytes) -> tuple[ModelInput, str]:
+        return self._model_input(name, data), sha256_of(data)
+
     def _model_input(self, name: str, data: bytes) -> ModelInput:
-        with self._memory.reserve_decoding(data, name, self.settings.max_pixels):
+        check_jpeg(data, name)
+        check_netpbm(data, name)
+        with self._memory.reserve(opening_bytes(data)):
+            count = decoding_bytes(data, name, self.settings.max_pixels)
+        with self._memory.reserve(count):
             return self.model.model_input(data, name)
 
-    def _predict(self, inputs: Sequence[ModelInput]) -> Sequence[Decision]:
+    def _decide(self, inputs: Sequence[ModelInput]) -> Sequence[Decision]:
         self.metrics.batch_sizes.observe(len(inputs))
         return self.model.decide_inputs(np.stack(inputs))
-
-    def _case(self, decision: Decision, **of_file: Any) -> Case:
-        return Case.model_validate(
-            {
-                **decision._asdict(),
-                **of_file,
-                "probability": decision.probability,
-                "id": self._new_id(),
-                "received": datetime.now(UTC),
-                "model_fingerprint": self.model.fingerprint,
-                "policy_fingerprint": self.policy_fingerprint,
-                "image_kept": self.files is not None,
-            }
-        )
 
     def _new_id(self) -> str:
         """An id that increases with time, even within a clock tick, and cannot be guessed."""

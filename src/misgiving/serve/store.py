@@ -1,45 +1,132 @@
-"""Cases and reviews in SQLite or PostgreSQL; a method that writes has committed when it returns."""
+"""Cases, reviews and their store in SQLite or PostgreSQL; a method that writes has committed."""
 
-import importlib
-import sqlite3
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import sqlalchemy as sa
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer
 from sqlalchemy import Column, ColumnElement, Connection, Select, Text, func, insert, select
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from misgiving.deferral.decisions import Outcome
 from misgiving.errors import DataError, UsageError, without_none
-from misgiving.serve.schemas import Case, CaseQuery, Review, zulu
+from misgiving.serve.database import WRITING, create_tables, engine_for, shown
 
 PAGE_SIZE = 500
 LAST_PLACE = 2**31 - 1  # of a case that is in no list
+MAX_NUMBER = 2**63 - 1  # that a database can hold
 
-MAX_CONNECTIONS = 48  # more than FastAPI has threads, so that none waits for a connection
-LOCK_SECONDS = 30.0  # for which SQLite waits for another writer
-POSTGRESQL_LIMITS = {
-    "connect_timeout": 5,
-    "options": "-c statement_timeout=15s",
-    "keepalives_idle": 10,  # the host is gone after 10 + 2 * 5 seconds
-    "keepalives_interval": 5,
-    "keepalives_count": 2,
-    "tcp_user_timeout": 20_000,  # milliseconds
-}
-"""Options of libpq (PostgreSQL's manual, 34.1.2); the URL of the store may give others."""
 
-WRITING = "misgiving_writing"
-"""Execution option of transactions that take the write lock, so that the numbers of their rows are
-committed in order; readers then miss none."""
-WRITE_LOCK = 7264837101  # PostgreSQL's key of the advisory lock
-NOT_A_STORE = (
-    "the store must be the path of an SQLite file, sqlite:///FILE or "
-    "postgresql://USER@HOST/DATABASE, with special characters of a password as in %40 for @"
-)
+def zulu(time: datetime) -> str:
+    """Format in UTC and with fixed width, so that texts sort as times do."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _finite_or_none(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Moment = Annotated[datetime, PlainSerializer(zulu)]
+Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
+StorableText = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # PostgreSQL cannot store NUL
+Verdict = Annotated[
+    Literal["agree", "override", "none", "ungradable", "unsure"],
+    Field(
+        description="On the model's class; or that it is none of the classes, that the image "
+        "cannot be judged, or that the reviewer is unsure."
+    ),
+]
+
+
+class Review(BaseModel):
+    """A person's verdict on a case."""
+
+    verdict: Verdict
+    final_class: str | None = Field(description="The class after this review; null: it names none.")
+    note: str = Field(description="Free text; may be empty.")
+    reviewer: str = Field(description="Name as given; may be empty.")
+    reviewed_at: Moment = Field(
+        description="Later than that of the case's earlier reviews, even if a clock is behind."
+    )
+
+
+class Case(BaseModel):
+    """The decision for one image; null where the model gives no value or no finite number."""
+
+    id: str = Field(description="Ids increase with time.")
+    received: Moment
+    name: str = Field(description="File name as sent. Show it as text: it is not escaped.")
+    predicted_class: str
+    probability: Number = Field(description="Of the predicted class.")
+    probabilities: dict[str, Number] = Field(description="By class.")
+    error_probability: Number = Field(description="Probability that the predicted class is wrong.")
+    expected_loss: Number = Field(description="Cross-entropy, in nats.")
+    predicted_loss: Number = Field(
+        description="Higher means that the prediction is more likely wrong; has no unit."
+    )
+    ood_p_value: Number = Field(
+        description="Share of images like the calibration set that look at least as unusual."
+    )
+    decision: Outcome
+    reason: str = Field(description="Explanation of the decision.")
+    acceptance_score: Number = Field(description="Higher means more likely correct.")
+    ood_score: Number = Field(description="Lower means more likely out-of-distribution.")
+    sha256: str = Field(description="Hash of the file.")
+    model_fingerprint: str
+    policy_fingerprint: str | None
+    image_kept: bool = Field(description="True if the service stores the file.")
+    place: int | None = Field(default=None, description="In the list of `serve --cases`, from 1.")
+    remark: str | None = Field(default=None, description="What this list says of the image.")
+    reviewed: bool = False
+    review: Review | None = Field(default=None, description="The last review.")
+
+    @property
+    def expected_error(self) -> float:
+        """Sort key of the worklist: the error probability, or the closest value to it.
+
+        A case without any finite probability comes first.
+        """
+        if self.error_probability is not None:
+            return self.error_probability
+        return 2.0 if self.probability is None else 1.0 - self.probability
+
+
+class CaseWithHistory(Case):
+    """A case with all its reviews."""
+
+    reviews: list[Review] = Field(description="Oldest first.")
+
+
+class CaseQuery(BaseModel, populate_by_name=True):
+    """Conditions on cases, and their order; None or empty means no condition."""
+
+    decisions: list[Outcome] = Field(
+        default=[], alias="decision", description="One or more decisions."
+    )
+    reviewed: bool | None = Field(default=None, description="Has a review.")
+    predicted_class: StorableText | None = Field(
+        default=None, alias="class", max_length=255, description="The predicted class."
+    )
+    name: StorableText | None = Field(
+        default=None,
+        max_length=255,
+        description="Part of the name, in upper or lower case (PostgreSQL: of its locale).",
+    )
+    arrived_after: int | None = Field(
+        default=None, ge=0, le=MAX_NUMBER, description="Arrived after an earlier `last_arrival`."
+    )
+    reviewed_after: int | None = Field(
+        default=None, ge=0, le=MAX_NUMBER, description="Reviewed after an earlier `last_review`."
+    )
+    order: Literal["expected_error", "newest", "listed"] = Field(
+        default="expected_error",
+        description="Most likely wrong first, newest first, or as in the list of `serve --cases`.",
+    )
+
 
 METADATA = sa.MetaData()
 
@@ -116,7 +203,7 @@ class Store:
         store = cls(engine_for(location))
         try:
             with store._writing.begin() as connection:
-                create_tables(connection)
+                create_tables(connection, METADATA)
         except (SQLAlchemyError, DataError) as error:
             store.close()
             raise DataError(
@@ -296,89 +383,3 @@ def _last_reviews(connection: Connection, ids: Sequence[str]) -> dict[str, Revie
     last = select(REVIEWS).where(REVIEWS.c.number.in_(numbers.group_by(REVIEWS.c.case_id)))
     rows = connection.execute(last) if ids else ()
     return {row.case_id: Review.model_validate(row._asdict()) for row in rows}
-
-
-def create_tables(connection: sa.Connection) -> None:
-    """Create the tables that do not exist, within the caller's transaction.
-
-    Raises:
-        DataError: The tables that exist have other columns.
-    """
-    inspector = sa.inspect(connection)
-    for name in METADATA.tables.keys() & inspector.get_table_names():
-        columns = {column["name"] for column in inspector.get_columns(name)}
-        if columns != set(METADATA.tables[name].columns.keys()):
-            raise DataError(f"its table {name} has another schema")
-    METADATA.create_all(connection)
-
-
-def engine_for(location: str) -> sa.Engine:
-    """Create an engine for a database URL or the path of an SQLite file.
-
-    Raises:
-        UsageError: The URL is malformed or not supported. The message has no part of it: a port
-            may be half a password with a special letter.
-        ModuleNotFoundError: The driver of PostgreSQL is not installed.
-    """
-    if location.startswith("postgresql:"):
-        importlib.import_module("psycopg")  # else it would seem to be another driver
-    with suppress(ArgumentError, ValueError, TypeError, ImportError):  # the last: another driver
-        is_file = "://" not in location
-        url = sa.URL.create("sqlite", database=location) if is_file else sa.make_url(location)
-        if url.get_backend_name() == "postgresql":
-            return _postgresql(url)
-        if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
-            return _sqlite(url)
-    raise UsageError(NOT_A_STORE)
-
-
-def _postgresql(url: sa.URL) -> sa.Engine:
-    limits = {name: POSTGRESQL_LIMITS[name] for name in POSTGRESQL_LIMITS.keys() - url.query.keys()}
-    return _engine(
-        url.set(drivername="postgresql+psycopg"),
-        {"client_encoding": "utf8", **limits},
-        pool_pre_ping=True,  # reconnects after a restart of the database
-    )
-
-
-def _sqlite(url: sa.URL) -> sa.Engine:
-    engine = _engine(url, {"timeout": LOCK_SECONDS})
-    sa.event.listen(engine, "connect", _configure_sqlite)
-    return engine
-
-
-def _engine(url: sa.URL, connect_args: dict[str, Any], **options: bool) -> sa.Engine:
-    engine = sa.create_engine(
-        url,
-        connect_args=connect_args,
-        hide_parameters=True,  # names and notes must not get into logs
-        pool_size=MAX_CONNECTIONS,
-        **options,
-    )
-    sa.event.listen(engine, "begin", _begin)
-    return engine
-
-
-def shown(location: str) -> str:
-    """A location without a database's address, which may hold a password."""
-    return "the database" if "://" in location else location
-
-
-def _configure_sqlite(connection: sqlite3.Connection, _: Any) -> None:
-    """Allow readers beside a writer, and make commits survive a loss of power."""
-    connection.isolation_level = None  # SQLAlchemy begins the transactions
-    connection.create_function(  # its own knows only a to z
-        "lower", 1, lambda text: text and text.lower(), deterministic=True
-    )
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-
-
-def _begin(connection: sa.Connection) -> None:
-    """Take the write lock at once: a reader of SQLite that becomes a writer could be refused it."""
-    writes = connection.get_execution_options().get(WRITING)
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-    elif writes:  # the lock is released with the transaction
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")

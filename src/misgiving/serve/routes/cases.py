@@ -20,7 +20,8 @@ from misgiving.deferral.decisions import Outcome
 from misgiving.errors import UsageError
 from misgiving.files import csv_lines
 from misgiving.serve.problems import ProblemError, content, documented
-from misgiving.serve.schemas import (
+from misgiving.serve.service import ModelInput, Service, ServiceDep
+from misgiving.serve.store import (
     Case,
     CaseQuery,
     CaseWithHistory,
@@ -29,7 +30,6 @@ from misgiving.serve.schemas import (
     StorableText,
     Verdict,
 )
-from misgiving.serve.service import ModelInput, Service, ServiceDep
 
 router = APIRouter(tags=["cases"])
 

@@ -15,8 +15,8 @@ from misgiving.deferral.deferral import Deferral
 from misgiving.report.sentences import certificate_sentences, naming_sentence
 from misgiving.serve.drift_tracker import Drift
 from misgiving.serve.problems import ProblemError, content, documented
-from misgiving.serve.schemas import Number
 from misgiving.serve.service import ServiceDep
+from misgiving.serve.store import Number
 
 router, without_key = APIRouter(), APIRouter()
 

@@ -1,17 +1,59 @@
-"""A PostgreSQL server for tests, from the system's packages."""
+"""Services in processes of their own, and a PostgreSQL server from the system's packages."""
 
+import http.client
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 from sqlalchemy import make_url
 
 PLACES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+START = f"import sys; sys.path[:0] = {sys.path!r}; from standin import serve; serve(*sys.argv[1:])"
+
+
+@contextmanager
+def standin_at(place, **settings):
+    """Start a service of the stand-in; yields the process and its host and port, and kills it."""
+    options = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+    command = [sys.executable, "-c", START, place, *options]
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        yield process, split(process.stdout.readline())
+
+
+@contextmanager
+def started(command, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, text=True, **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def split(line):
+    """Host and port of the URL in a line."""
+    found = urlsplit(next(word for word in line.split() if word.startswith("http")).rstrip(";"))
+    return found.hostname, found.port
+
+
+def ask(where, method, path, body=None, kind="image/png"):
+    """Status, headers and JSON of a response."""
+    connection = http.client.HTTPConnection(*where, timeout=120)
+    connection.request(method, path, body, {"Content-Type": kind} if body and kind else {})
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    return response.status, response.headers, json.loads(content)
 
 
 @contextmanager
@@ -36,8 +78,6 @@ def postgresql():
 @contextmanager
 def frozen(url):
     """Stop every process of the server, and continue them after the block."""
-    import psycopg
-
     folder = Path(make_url(url).query["host"])
     with psycopg.connect(url) as connection:
         others = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
@@ -63,8 +103,6 @@ def _run(program, *arguments):
 
 def emptied(url):
     """The same database without its tables."""
-    import psycopg
-
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     return url
