@@ -96,7 +96,7 @@ def with_features(options: argparse.Namespace) -> Images:
     from misgiving.data.datasets import load_dataset
     from misgiving.models.backbones import load_weights
     from misgiving.models.joint import JointClassifier
-    from misgiving.predictions.inference import predict
+    from misgiving.predictions.inference import predictions_of
     from misgiving.predictions.record import Predictions
 
     file = options.cache / "features.npz"
@@ -106,7 +106,7 @@ def with_features(options: argparse.Namespace) -> Images:
         model = JointClassifier(BACKBONE, num_classes=len(dataset.classes), pretrained=False)
         load_weights(model.backbone, options.weights)
         images = prepare(dataset, square, cache=options.cache)
-        predict(model.eval(), images, estimates_losses=False).write(file)
+        predictions_of(model.eval(), images, estimates_losses=False).write(file)
     predictions = Predictions.read(file)
     features = principal_features(predictions.features.astype(np.float64))
     return Images(features, predictions.labels, predictions.units, len(predictions.classes))

@@ -10,7 +10,7 @@ from misgiving.checkpoint import Architecture, Checkpoint, save
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.fit import fit_calibration
-from misgiving.predictions.inference import predict, predictions_of
+from misgiving.predictions.inference import predictions_of
 from misgiving.scores.detectors import FittedDetectors
 
 SIDE = 16
@@ -64,7 +64,7 @@ def _normalised(model, images):
 
 
 def _set_head(model, images):
-    found = predict(model, images)
+    found = predictions_of(model, images)
     means = np.stack([found.features[found.labels == label].mean(axis=0) for label in range(3)])
     about = means - means.mean(axis=0)
     scale = 10 / (about**2).sum()

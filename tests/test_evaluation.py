@@ -16,7 +16,7 @@ from misgiving.evaluation.measures import (
     measure_loss_estimation,
 )
 from misgiving.models.joint import JointClassifier
-from misgiving.predictions.inference import model_fingerprint, predict
+from misgiving.predictions.inference import model_fingerprint, predictions_of
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.tables import load_scores, save_scores
 from misgiving.scores.detectors import all_scores
@@ -50,7 +50,7 @@ def model():
 
 
 def test_predictions_are_what_the_model_says_and_name_it_by_its_weights(model, images, tmp_path):
-    predictions = predict(model, images, batch_size=5)
+    predictions = predictions_of(model, images, batch_size=5)
     pixels = images.read(np.arange(len(images))).transpose(0, 3, 1, 2) / np.float32(255)
     output = model(torch.from_numpy(pixels))
     np.testing.assert_allclose(predictions.logits, output.logits.detach(), atol=1e-5)
@@ -73,7 +73,7 @@ def test_predictions_are_what_the_model_says_and_name_it_by_its_weights(model, i
 
 
 def test_an_untrained_estimator_predicts_nothing(model, images):
-    assert predict(model, images, estimates_losses=False).predicted_losses is None
+    assert predictions_of(model, images, estimates_losses=False).predicted_losses is None
 
 
 def test_damaged_scores_are_refused_by_name(tmp_path):

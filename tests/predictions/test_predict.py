@@ -4,15 +4,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bundled import checkpoint, noisy_set, write_run
+from bundled import SIDE, checkpoint, noisy_set, write_run
 from coloured import split_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from misgiving.data.cache import prepare
+from misgiving.data.datasets.dataset import Dataset, ImageArray, ImageFiles
+from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
 from misgiving.evaluation.evaluate import evaluate
+from misgiving.manifests import sha256_of
 from misgiving.predictions import predict as predict_module
 from misgiving.predictions.predict import TrainedRun, sets_of
 from misgiving.predictions.record import Predictions
@@ -22,21 +27,30 @@ SETS = ("train",) * 100 + ("tune",) * 75 + ("calibrate",) * 125 + ("test",) * 50
 
 
 @pytest.fixture(scope="module")
-def images():
-    return noisy_set(SIZE, seed=7)
+def data():
+    drawn = noisy_set(SIZE, seed=7)
+    facts = {name: getattr(drawn, name) for name in ("classes", "labels", "ids", "groups")}
+    return Dataset(name="noisy", images=ImageArray(drawn.images), **facts)
+
+
+@pytest.fixture(scope="module")
+def images(data, tmp_path_factory):
+    plain = Preprocessing(image_size=SIDE, crop=1.0, color_constancy="none")
+    return prepare(data, plain, cache=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
 def run(images, tmp_path_factory):
     places = tmp_path_factory.mktemp("runs")
-    made = replace(checkpoint(), split=split_of(images, list(SETS)))
+    plain = replace(checkpoint().preprocessing, crop=1.0, color_constancy="none")
+    made = replace(checkpoint(), preprocessing=plain, split=split_of(images, list(SETS)))
     write_run(places / "run", made)
     return TrainedRun(places / "run", cache=places / "cache")
 
 
 @pytest.fixture(scope="module")
-def predicted(run, images):
-    return run.predict(images).predictions
+def predicted(run, data):
+    return run.predict(data).predictions
 
 
 def drawn(predicted, random, *, with_sets, share, columns):
@@ -94,7 +108,7 @@ def test_a_run_names_the_set_and_the_content_of_each_image(predicted, images):
     assert predicted.class_weights == (1.0, 1.0, 1.0)
 
 
-def test_only_the_chosen_sets_are_predicted_and_each_once(run, images, predicted, monkeypatch):
+def test_only_the_chosen_sets_are_predicted_and_each_once(run, data, predicted, monkeypatch):
     counted = []
     original = predict_module.predictions_of
     monkeypatch.setattr(
@@ -104,39 +118,64 @@ def test_only_the_chosen_sets_are_predicted_and_each_once(run, images, predicted
             counted.append(len(chosen)) or original(made, chosen, **options)
         ),
     )
-    fresh = replace(
-        images, ids=tuple(f"new {name}" for name in images.ids), labels=images.labels[::-1]
-    )
-    again = run.predict(fresh, sets=lambda _: {"test"})
-    assert counted == [50]  # other data: their fingerprint is another
-    assert run.predict(fresh, sets=lambda _: {"test"}).counts["calibrate"] == 125
-    assert counted == [50]
+    ids = tuple(f"new {name}" for name in data.ids)
+    fresh = replace(data, name="fresh", ids=ids, labels=data.labels[::-1])
+    for _ in range(2):
+        again = run.predict(fresh, sets=lambda _: {"test"})
+        assert counted == [50]
+        assert again.counts["calibrate"] == 125
     np.testing.assert_allclose(again.predictions.logits, predicted.in_set("test").logits, atol=1e-5)
-    run.predict(images)
+    assert again.predictions.ids == ids[-50:]
+    run.predict(data)
     assert counted == [50]
+    renamed = run.predict(replace(fresh, ids=data.ids, labels=data.labels), sets=lambda _: {"test"})
+    assert counted == [50]  # the same content: what is kept is used with the new names and labels
+    assert renamed.predictions.ids == data.ids[-50:]
+    np.testing.assert_array_equal(renamed.predictions.labels, data.labels[-50:])
 
 
-def test_damaged_predictions_in_a_run_are_made_again(run, images):
-    first = run.predict(images, sets=lambda _: {"tune"}).predictions
-    (path,) = run.folder.glob("predictions/*/tune.npz")
+def test_damaged_predictions_in_a_run_are_made_again(run, data):
+    first = run.predict(data, sets=lambda _: {"tune"}).predictions
+    path = run.folder / "predictions" / sha256_of(b"noisy")[:16] / "tune.npz"
     path.write_bytes(path.read_bytes()[:100])
-    again = run.predict(images, sets=lambda _: {"tune"}).predictions
+    again = run.predict(data, sets=lambda _: {"tune"}).predictions
     np.testing.assert_array_equal(first.logits, again.logits)
     assert len(Predictions.read(path)) == 75
 
 
-def test_a_policy_needs_training_images(run, images):
+def test_a_policy_needs_training_images(run, data):
     with pytest.raises(DataError, match="training_data"):
-        run.predict(images.select(np.arange(125, 200)), sets=lambda _: {"train", "tune"})
+        run.predict(data.select(np.arange(125, 200)), sets=lambda _: {"train", "tune"})
 
 
-def images_of(**columns):
-    count = len(columns["hashes"])
-    ids = tuple(f"{row}.png" for row in range(count))
-    made = {"groups": ("",) * count, "ids": ids} | columns
-    return Predictions(
-        logits=np.zeros((count, 0)), labels=np.zeros(count, dtype=int), classes=("a", "b"), **made
+def test_new_images_keep_paths_and_metadata_beside_training_images(
+    run, data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(predict_module, "load_dataset", lambda _: data)
+    pixels = noisy_set(3, seed=99).images
+    paths = tuple(tmp_path / f"{row}.png" for row in range(3))
+    for path, image in zip(paths, pixels, strict=True):
+        Image.fromarray(image).save(path)
+    new = replace(
+        data.select(np.arange(3)),
+        name="new",
+        images=ImageFiles(paths),
+        metadata={"age": ("30", "40", "50")},
     )
+    predicted = run.predict(new, training_data="noisy").predictions
+    assert predicted.sets == ("",) * 3 + ("train",) * 100
+    assert predicted.ids[:4] == (*data.ids[:3], f"{data.ids[0]} (training)")
+    assert predicted.paths == (*map(str, paths), *[""] * 100)
+    assert predicted.metadata == {"age": ("30", "40", "50", *[""] * 100)}
+
+
+def sets_by(split, hashes, groups=None, *, chosen_on_validation=False):
+    """Sets of images of these contents and groups, each a letter or two, in one line."""
+    hashes = tuple(hashes.split())
+    groups = tuple(groups.split()) if groups else ("",) * len(hashes)
+    images = replace(noisy_set(len(hashes), seed=0), hashes=hashes, groups=groups)
+    sets = sets_of([images], groups, split, chosen_on_validation=chosen_on_validation)
+    return " ".join(name or "-" for name in sets)
 
 
 def split(**sets):
@@ -165,24 +204,14 @@ def split(**sets):
     ],
 )
 def test_groups_are_in_one_set(hashes, groups, expected):
-    hashes = tuple(hashes.split())
-    groups = tuple(groups.split()) if groups else ("",) * len(hashes)
     known = split(train="a", test="t", calibrate="c", tune="u", validation="v")
-    sets = sets_of(
-        images_of(hashes=hashes, groups=groups), groups, known, chosen_on_validation=False
-    )
-    assert " ".join(name or "-" for name in sets) == expected
+    assert sets_by(known, hashes, groups) == expected
 
 
 def test_images_that_a_run_chose_its_epoch_on_are_excluded():
-    images = images_of(hashes=("v", "x"))
     known = split(train="a", validation="v")
-    assert sets_of(images, ("", ""), known, chosen_on_validation=True) == ("excluded", "")
+    assert sets_by(known, "v x", chosen_on_validation=True) == "excluded -"
 
 
 def test_new_images_of_a_patient_of_the_training_set_are_excluded_also_without_its_images():
-    images = images_of(hashes=("x", "y"), groups=("p", "q"))
-    assert sets_of(images, ("p", "q"), split(train="p1"), chosen_on_validation=False) == (
-        "excluded",
-        "",
-    )
+    assert sets_by(split(train="p1"), "x y", "p q") == "excluded -"

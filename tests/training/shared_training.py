@@ -17,7 +17,7 @@ from coloured import coloured_set
 from safetensors.torch import save_file
 
 from misgiving.models.joint import JointClassifier
-from misgiving.predictions.inference import predict
+from misgiving.predictions.inference import predictions_of
 from misgiving.training import processes
 from misgiving.training.config import TrainingConfig
 from misgiving.training.loop import seeded, train
@@ -33,7 +33,7 @@ def train_once(devices, out, options):
     steps = []
     images, validation = coloured_set(size=41, side=32), coloured_set(size=13, side=32, seed=1)
     history = train(model, images, validation, config, on_step=steps.append)
-    predicted = predict(model.double(), validation)
+    predicted = predictions_of(model.double(), validation)
     if processes.is_first():
         save_file(
             {name: t.contiguous() for name, t in model.state_dict().items()}, f"{out}.weights"

@@ -26,7 +26,7 @@ from misgiving.checkpoint import load
 from misgiving.data.splits import read_split
 from misgiving.errors import UsageError
 from misgiving.models.joint import attach
-from misgiving.predictions.inference import predict
+from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.predict import TrainedRun
 from misgiving.training.attach import attach_run
 from misgiving.training.config import ATTACHED, AttachConfig
@@ -115,7 +115,7 @@ def test_the_logits_of_a_run_are_the_models_and_its_estimator_knows_errors_of_ne
     assert config["architecture"]["attached"]["library"] == "timm"
     assert config["model"]["weights"] == "timm.pt"
     for run in (of_transformers, of_timm):
-        predictions = predict(load(run).model, hard_set(300, seed=11))
+        predictions = predictions_of(load(run).model, hard_set(300, seed=11))
         assert 0.03 < predictions.errors.mean() < 0.6
         assert roc_auc_score(predictions.errors, predictions.predicted_losses) > 0.65
 

@@ -18,7 +18,7 @@ from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import TrainingError, UsageError
 from misgiving.losses import AUXILIARY_LOSSES, PAIRS
 from misgiving.models.joint import JointClassifier
-from misgiving.predictions.inference import predict
+from misgiving.predictions.inference import predictions_of
 from misgiving.training.config import TrainingConfig, recorded
 from misgiving.training.loop import class_weights, schedule_of, seeded, train
 
@@ -108,7 +108,7 @@ def test_the_classifier_learns(images):
 
 def test_history_shows_how_well_predicted_losses_follow_the_true_ones(images):
     model, history = trained(images, auxiliary="mse")
-    found = predict(model, coloured_set(size=12, seed=1))  # the monitored set of `trained`
+    found = predictions_of(model, coloured_set(size=12, seed=1))  # the monitored set of `trained`
     predicted, true = found.predicted_losses.astype(float), found.true_losses()  # weights are 1
     last, error = history[-1], ((true - predicted) ** 2).mean()
     assert last.rank_correlation == pytest.approx(spearmanr(predicted, true).statistic, abs=1e-6)

@@ -6,9 +6,8 @@ what follows them, and does not ask for memory at each step.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -41,8 +40,8 @@ KEPT = 4  # graphs in a cache; those that were not used for longest are removed
 MADE_BY = ("misgiving", "torch", "onnx", "onnxscript")
 
 
-def predict(
-    model: JointClassifier,
+def predictions_of(
+    source: Checkpoint | JointClassifier,
     images: ImageSet,
     *,
     batch_size: int = 64,
@@ -52,14 +51,22 @@ def predict(
 ) -> Predictions:
     """Run a model once over a set, in evaluation mode, on the device where the model is.
 
+    Predictions of a run have the fingerprint of its preprocessing as well.
+
     Args:
-        model: The classifier with its loss estimator.
+        source: A run, or the classifier with its loss estimator alone.
         images: The set.
         batch_size: Images in one forward pass.
-        estimates_losses: False where the estimator was not trained: predicted losses are then None.
+        estimates_losses: False where the estimator of a classifier was not trained, as a run tells
+            by itself: predicted losses are then None.
         on_image: Called with the number of predicted images and of all.
         network: The graph of the same model, to run in its place.
     """
+    if isinstance(source, Checkpoint):
+        model, fingerprint = source.model, fingerprint_of(source)
+        estimates_losses = source.estimates_losses
+    else:
+        model, fingerprint = source, model_fingerprint(source)
     if network is None:
         batched = batches(images, batch_size=batch_size, device=device_of(model))
         inputs = (batch.images for batch in batched)
@@ -77,7 +84,7 @@ def predict(
         hashes=images.hashes,
         classes=images.classes,
         head=_linear_head(model),
-        model=model_fingerprint(model),
+        model=fingerprint,
         taps=output.taps.numpy() if output.taps.shape[1] else None,
         tap_widths=tuple(model.reader.channels) if output.taps.shape[1] else (),
     )
@@ -123,16 +130,6 @@ def _reported(batched: Iterable[Batch], total: int, on_image: OnImage | None) ->
         done += len(images)
         if on_image is not None:
             on_image(done, total)
-
-
-def predictions_of(checkpoint: Checkpoint, images: ImageSet, **options: Any) -> Predictions:
-    """Predictions with the fingerprint of their model and its preprocessing.
-
-    `options` are those of `predict` on progress and on the graph.
-    """
-    estimates = checkpoint.estimates_losses
-    predictions = predict(checkpoint.model, images, estimates_losses=estimates, **options)
-    return replace(predictions, model=fingerprint_of(checkpoint))
 
 
 def fingerprint_of(checkpoint: Checkpoint) -> str:

@@ -9,15 +9,15 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
 from misgiving.checkpoint import Checkpoint, load
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.dataset import Dataset, ImageFiles, Metadata
+from misgiving.data.datasets.dataset import Dataset, ImageFiles
 from misgiving.data.decoding import FAIL, SKIP
 from misgiving.data.duplicates import image_hashes, near_duplicates
 from misgiving.data.splits import Split
@@ -26,7 +26,6 @@ from misgiving.files import default_cache
 from misgiving.groups import chained, join_groups, named_groups
 from misgiving.manifests import sha256_of
 from misgiving.models.joint import JointClassifier
-from misgiving.predictions import inference
 from misgiving.predictions.inference import (
     OnImage,
     cached_network,
@@ -44,7 +43,6 @@ PRECEDENCE = ("train", "test", EXCLUDED, "calibrate", "tune")
 
 FOLDER = "predictions"  # in a run
 ODIN = "odin_default"
-KNOWN = ("labels", "ids", "groups", "group_columns", "paths", "sets", "metadata")  # without a model
 
 
 class PredictedData(NamedTuple):
@@ -83,28 +81,31 @@ def predict(
     Args:
         model: A run folder, or a model that is in memory.
         data: The data as a user names it, such as "folder:photos", or a data set; for a
-            `JointClassifier` a prepared set.
-        batch_size: Images in one forward pass.
+            `JointClassifier` a prepared set. A run adds what it knows of the images of the first
+            two: their sets, and groups of near duplicates.
+        batch_size: Images in one forward pass of a model in memory.
         estimates_losses: False for a `JointClassifier` whose estimator was not trained: there are
             then no predicted losses.
         on_image: Called with the number of predicted images and of all.
     """
-    if isinstance(model, JointClassifier):
+    if isinstance(model, str | Path):
         if not isinstance(data, ImageSet):
+            return TrainedRun(Path(model), on_predicted=on_image).predict(data).predictions
+        model = load(Path(model))
+    if not isinstance(data, ImageSet):
+        if isinstance(model, JointClassifier):
             raise UsageError("give a `JointClassifier` a set that `prepare` has made")
-        return inference.predict(
-            model,
-            data,
-            batch_size=batch_size,
-            estimates_losses=estimates_losses,
-            on_image=on_image,
-        )
+        dataset = load_dataset(data) if isinstance(data, str) else data
+        data = prepare(dataset, model.preprocessing, cache=default_cache())
     if isinstance(model, Checkpoint):
-        if not isinstance(data, ImageSet):
-            dataset = load_dataset(data) if isinstance(data, str) else data
-            data = prepare(dataset, model.preprocessing, cache=default_cache())
-        return predictions_of(model, data.align(model.classes)[0], on_image=on_image)
-    return TrainedRun(Path(model), on_predicted=on_image).predict(data).predictions
+        data = data.align(model.classes)[0]
+    return predictions_of(
+        model,
+        data,
+        batch_size=batch_size,
+        estimates_losses=estimates_losses,
+        on_image=on_image,
+    )
 
 
 class TrainedRun:
@@ -140,7 +141,7 @@ class TrainedRun:
 
     def predict(
         self,
-        data: str | Dataset | ImageSet,
+        data: str | Dataset,
         *,
         sets: Callable[[Collection[str]], Collection[str]] | None = None,
         training_data: str | None = None,
@@ -163,14 +164,14 @@ class TrainedRun:
                 is there.
         """
         dataset = load_dataset(data) if isinstance(data, str) else data
-        prepared = (
-            dataset if isinstance(dataset, ImageSet) else self._prepared(dataset, self.on_bad_image)
-        )
+        prepared = self._prepared(dataset, self.on_bad_image)
         images, unknown = prepared.align(self.checkpoint.classes)
         on_bad_image = self.on_bad_image if needs_training or training_data else SKIP
         others = self._training_images(images, training_data, on_bad_image)
-        described = self._described(dataset, images, others)
-        set_of = described.sets or ()
+        sources, split = [images, others], self.checkpoint.split
+        groups = related_groups(sources, split)
+        keep = self.checkpoint.configuration.get("training", {}).get("keep")
+        set_of = sets_of(sources, groups, split, chosen_on_validation=keep == "best")
         present = Counter(set_of)
         chosen = frozenset(present if sets is None else sets(present))
         if "train" in chosen and not present["train"]:
@@ -179,32 +180,38 @@ class TrainedRun:
                 "images, on which its detectors are fitted; give the data that it was trained on "
                 "as `training_data`"
             )
+        taken = {*dataset.ids}
+        ids = tuple(f"{name} (training)" if name in taken else name for name in others.ids)
+        images = replace(images, groups=groups[: len(images)])
+        others = replace(others, groups=groups[len(images) :], ids=ids)
 
         def picture(name: str) -> UInt8[np.ndarray, "size size 3"]:
-            row = described.ids.index(name)
-            source, row = (images, row) if row < len(images) else (others, row - len(images))
-            return np.asarray(source.read(np.array([row]))[0])
+            source = images if name in taken else others
+            return np.asarray(source.read(np.array([source.ids.index(name)]))[0])
 
-        rows = np.flatnonzero([name in chosen for name in set_of])
+        predictions = self._predictions(dataset.name, [images, others], set_of, chosen, odin=odin)
         return PredictedData(
-            self._predictions(dataset, [images, others], described, rows, odin=odin),
+            replace(predictions, **_columns(dataset, predictions.ids)),
             Counter(set_of[: len(images)]),
             prepared.skipped,
             picture,
             unknown,
             searched=present["train"],
-            trained_on=self.checkpoint.split.sets.count("train"),
+            trained_on=split.sets.count("train"),
         )
 
     def predict_outliers(self, dataset: Dataset) -> PredictedData:
         """Predict out-of-distribution images, which have no class, and score them by ODIN."""
         images = self._prepared(dataset, self.on_bad_image)
-        unknown = np.full(len(images), UNKNOWN)
-        images = replace(images, labels=unknown, classes=self.checkpoint.classes)
-        described = _described(dataset, images, named_groups(images.groups, images.ids))
-        rows = np.arange(len(images))
-        predictions = self._predictions(dataset, [images], described, rows, odin=True)
-        return PredictedData(predictions, Counter({"": len(images)}), images.skipped)
+        images = replace(
+            images,
+            labels=np.full(len(images), UNKNOWN),
+            classes=self.checkpoint.classes,
+            groups=named_groups(images.groups, images.ids),
+        )
+        sets = ("",) * len(images)
+        predictions = self._predictions(dataset.name, [images], sets, {""}, odin=True)
+        return PredictedData(predictions, Counter(sets), images.skipped)
 
     def _prepared(self, dataset: Dataset, on_bad_image: str) -> ImageSet:
         return prepare(
@@ -234,98 +241,75 @@ class TrainedRun:
         missing = hashes - offered
         return training.select(np.flatnonzero([name in missing for name in training.hashes]))
 
-    def _described(
-        self, dataset: Dataset | ImageSet, images: ImageSet, others: ImageSet
-    ) -> Predictions:
-        """All images with their sets and groups, training images from elsewhere last."""
-        split = self.checkpoint.split
-        keep = self.checkpoint.configuration.get("training", {}).get("keep")
-        groups = related_groups([images, others], split)
-        described = _described(dataset, images, groups[: len(images)])
-        if len(others):
-            taken = set(images.ids)
-            ids = tuple(f"{name} (training)" if name in taken else name for name in others.ids)
-            elsewhere = _described(others, replace(others, ids=ids), groups[len(images) :])
-            empty = {name: ("",) * len(others) for name in described.metadata}
-            described = Predictions.concatenated([described, replace(elsewhere, metadata=empty)])
-        groups_of_data = [*images.groups, *others.groups]
-        sets = sets_of(described, groups_of_data, split, chosen_on_validation=keep == "best")
-        return replace(described, sets=sets)
-
     def _predictions(
         self,
-        dataset: Dataset | ImageSet,
+        name: str,
         sources: Sequence[ImageSet],
-        described: Predictions,
-        rows: Int[np.ndarray, " chosen"],
+        sets: Sequence[str],
+        chosen: Collection[str],
         *,
         odin: bool,
     ) -> Predictions:
-        """Predict these rows of the sources together, each set of a source at a time."""
-        name = dataset.fingerprint if isinstance(dataset, ImageSet) else dataset.name
+        """Predict the chosen sets, each set of a source at a time; in the order of the sources."""
         folder = self.folder / FOLDER / sha256_of(name.encode())[:16]
-        network = cached_network(self.checkpoint, len(rows), self.cache)
-        sets = described.sets or ("",) * len(described)
-        firsts = np.cumsum([0, *map(len, sources)])
-        source_of = np.searchsorted(firsts, rows, side="right") - 1
-        part_of = [*zip(source_of, (sets[row] for row in rows), strict=True)]
-        parts, positions = [], []
-        for source, name in dict.fromkeys(part_of):
-            members = np.flatnonzero([part == (source, name) for part in part_of])
-            images = sources[source].select(rows[members] - firsts[source])
-            path = folder / f"{name or 'new'}{'_elsewhere' * source}.npz"
-            parts.append(self._reused(images, path, network, odin=odin))
-            positions.append(members)
-        ordered = Predictions.concatenated(parts).select(np.argsort(np.concatenate(positions)))
-        chosen = described.select(rows)
+        count = sum(name in chosen for name in sets)
+        network = cached_network(self.checkpoint, count, self.cache)
+        first, parts, positions = 0, [], []
+        for number, source in enumerate(sources):
+            own = np.array(sets[first : first + len(source)], dtype=str)
+            for name in dict.fromkeys(own.tolist()):
+                if name in chosen:
+                    members = np.flatnonzero(own == name)
+                    path = folder / f"{name or 'new'}{'_elsewhere' * number}.npz"
+                    part = self._predicted(source.select(members), path, network, odin=odin)
+                    parts.append(replace(part, sets=(name,) * len(members)))
+                    positions.append(first + members)
+            first += len(source)
+        return Predictions.concatenated(parts).select(np.argsort(np.concatenate(positions)))
+
+    def _predicted(
+        self, images: ImageSet, path: Path, network: Network | None, *, odin: bool
+    ) -> Predictions:
+        """Predictions of one set: by the outputs in this file of the run, or else new ones.
+
+        Images in the file have the same content, and may have other labels, names and groups.
+        """
+        predictions, report = None, self.on_predicted
+        with suppress(DataError):  # there are none, or they are damaged
+            stored = Predictions.read(path)
+            same = (stored.model, stored.hashes) == (self.model, images.hashes)
+            predictions = stored if same and (ODIN in stored.scores or not odin) else None
+        if predictions is None:
+            predictions = predictions_of(self.checkpoint, images, on_image=report, network=network)
+            if odin:
+                scores = odin_scores(self.checkpoint, images, [Odin()], on_image=report)
+                predictions = replace(predictions, scores={ODIN: scores[Odin()]})
+            with suppress(OSError, UsageError):  # a run that cannot be written to can be used
+                predictions.write(path)
         return replace(
-            ordered,
-            **{name: getattr(chosen, name) for name in KNOWN},
+            predictions,
+            labels=np.asarray(images.labels),
+            ids=images.ids,
+            groups=images.groups,
+            group_columns=images.group_columns,
             class_weights=tuple(self.checkpoint.class_weights),
         )
 
-    def _reused(
-        self, images: ImageSet, path: Path, network: Network | None, *, odin: bool
-    ) -> Predictions:
-        """Predictions of one set: those in this file of the run, or new ones, which are written."""
-        with suppress(DataError):  # there are none, or they are damaged
-            predictions = Predictions.read(path)
-            same = (predictions.model, predictions.hashes) == (self.model, images.hashes)
-            if same and (ODIN in predictions.scores or not odin):
-                return predictions
-        report = self.on_predicted
-        predictions = predictions_of(self.checkpoint, images, on_image=report, network=network)
-        if odin:
-            scores = odin_scores(self.checkpoint, images, [Odin()], on_image=report)
-            predictions = replace(predictions, scores={ODIN: scores[Odin()]})
-        with suppress(OSError, UsageError):  # a run that cannot be written to can be used
-            predictions.write(path)
-        return predictions
 
+def _columns(dataset: Dataset, ids: Sequence[str]) -> dict[str, Any]:
+    """Paths and metadata by field; empty for an image that is not in the data."""
+    row_of = {name: row for row, name in enumerate(dataset.ids)}
+    rows = [row_of.get(name) for name in ids]
 
-def _described(
-    dataset: Dataset | ImageSet, images: ImageSet, groups: tuple[str, ...]
-) -> Predictions:
-    """All that is known of images before a model sees them; the logits have no columns."""
-    paths: tuple[str, ...] | None = None
-    metadata: Metadata = {}
-    if isinstance(dataset, Dataset):
-        position = {name: row for row, name in enumerate(dataset.ids)}
-        dataset = dataset.select(np.array([position[name] for name in images.ids]))
-        metadata = dataset.metadata
-        if isinstance(dataset.images, ImageFiles):
-            paths = tuple(map(str, dataset.images.paths))
-    return Predictions(
-        logits=np.zeros((len(images), 0)),
-        labels=np.asarray(images.labels),
-        classes=images.classes,
-        ids=images.ids,
-        groups=groups,
-        group_columns=images.group_columns,
-        hashes=images.hashes,
-        paths=paths,
-        metadata=metadata,
-    )
+    def column(values: Sequence[object]) -> tuple[str, ...]:
+        return tuple("" if row is None else str(values[row]) for row in rows)
+
+    metadata = {name: column(values) for name, values in dataset.metadata.items()}
+    files = dataset.images
+    return {
+        "metadata": metadata,
+        "paths": column(files.paths) if isinstance(files, ImageFiles) else None,
+    }
 
 
 def related_groups(sources: Sequence[ImageSet], split: Split) -> tuple[str, ...]:
@@ -347,7 +331,11 @@ def related_groups(sources: Sequence[ImageSet], split: Split) -> tuple[str, ...]
 
 
 def sets_of(
-    images: Predictions, groups: Sequence[str], split: Split, *, chosen_on_validation: bool
+    sources: Sequence[ImageSet],
+    joined: Sequence[str],
+    split: Split,
+    *,
+    chosen_on_validation: bool,
 ) -> tuple[str, ...]:
     """Set of each image in the run's split, by its content.
 
@@ -356,27 +344,29 @@ def sets_of(
     images in another set as well, which is named before theirs in `PRECEDENCE`.
 
     Args:
-        images: With hashes and joined groups.
-        groups: Of the images as the data name them.
+        sources: The images, with the groups that the data name.
+        joined: Groups of all images, as `related_groups` joins them.
         split: Of the run.
         chosen_on_validation: True for a run that kept its best epoch.
     """
+    contents = [content for images in sources for content in images.hashes]
+    groups = [group for images in sources for group in images.groups]
     set_of = dict(zip(split.hashes, split.sets, strict=True))
     set_of |= dict.fromkeys(split.hashes_of("train"), "train")  # of copies in two sets
-    sets = [set_of.get(content, "") for content in images.hashes or ()]
-    is_new = [content not in set_of for content in images.hashes or ()]
+    sets = [set_of.get(content, "") for content in contents]
     if chosen_on_validation:
         sets = [EXCLUDED if name == VALIDATION else name for name in sets]
     rows = zip(split.groups, split.ids, split.sets, strict=True)
     trained = {group for group, name, in_set in rows if in_set == "train" and group != name}
-    units = images.units.tolist()
-    first: dict[int, str] = {}
+    first: dict[str, str] = {}
     for name in reversed(PRECEDENCE):
-        first |= {unit: name for unit, own in zip(units, sets, strict=True) if own == name}
+        first |= {
+            unit: name for unit, own in zip(joined, sets, strict=True) if own == name and unit
+        }
     return tuple(
         EXCLUDED
-        if (name in PRECEDENCE and name != first[unit])
-        or (new and (first.get(unit) == "train" or group in trained))
+        if (name in PRECEDENCE and name != first.get(unit, name))
+        or (content not in set_of and (first.get(unit) == "train" or group in trained))
         else name
-        for name, unit, new, group in zip(sets, units, is_new, groups, strict=True)
+        for name, unit, content, group in zip(sets, joined, contents, groups, strict=True)
     )

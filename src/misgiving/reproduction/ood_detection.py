@@ -21,7 +21,7 @@ from misgiving.evaluation.measures import (
 )
 from misgiving.groups import one_per_group
 from misgiving.metrics.ood import ood_metrics
-from misgiving.predictions.inference import odin_scores, predict
+from misgiving.predictions.inference import odin_scores, predictions_of
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import OdinGrid
 from misgiving.reproduction.generalization import MAX_OOD_FALSE_ALARMS, policy_sets
@@ -82,7 +82,9 @@ class TunedDetectors:
     def _with_plain(self, images: ImageSet, odin: Mapping[Odin, Float[np.ndarray, " _"]]) -> Scores:
         tuned = {name: odin[point] for name, point in self.odins.items()}
         estimates_losses = self._checkpoint.estimates_losses
-        predictions = predict(self._checkpoint.model, images, estimates_losses=estimates_losses)
+        predictions = predictions_of(
+            self._checkpoint.model, images, estimates_losses=estimates_losses
+        )
         return {**tuned, **all_scores(predictions, self._fitted)}
 
 

@@ -20,7 +20,7 @@ from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.splits import grouped_split
 from misgiving.errors import UsageError
 from misgiving.models.joint import JointClassifier, LossEstimator
-from misgiving.predictions.inference import predict
+from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.record import Predictions
 from misgiving.training.config import ATTACHED, AttachConfig, TrainingConfig, recorded
 from misgiving.training.loop import (
@@ -94,7 +94,7 @@ def attach_run(
     images = grouped_images(prepared.align(trained.classes)[0], "grouped")
     sets = grouped_split(images.labels, images.classes, images.groups, seed=training.seed)
     learned, tune = (
-        predict(joint, images.select(np.flatnonzero(sets == name)), on_image=on_predicted)
+        predictions_of(joint, images.select(np.flatnonzero(sets == name)), on_image=on_predicted)
         for name in ("train", "tune")
     )
     history = fit_estimator(joint, learned, tune, training)
