@@ -304,7 +304,6 @@ REFUSED = [
     (InPlace, {"mean": [0.5], "std": [0.5]}, "mean"),
     (InPlace, {"mean": [0.5] * 3}, "std"),
     (InPlace, {"mean": [0.5] * 3, "std": [0.5, 0.0, 0.5]}, "std"),
-    (InPlace, {"hidden": 0}, "hidden"),
     (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), {}, "image_size"),
     (after_convolution, {"taps": None}, "(2, 4, 14, 14)"),
     (lambda: Wrapped(InPlace(), lambda _: "cat"), {}, "str"),

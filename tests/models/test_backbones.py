@@ -5,11 +5,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from misgiving.errors import DataError, UsageError
-from misgiving.models.backbones import (
-    create_backbone,
-    load_weights,
-    read_timm,
-)
+from misgiving.models.backbones import create_backbone, load_weights, read_timm
 
 
 @pytest.mark.parametrize(("name", "behind"), [("vgg16", 1), ("vgg16_mini", 2)])  # their ReLUs
@@ -53,17 +49,6 @@ def test_a_backbone_that_cannot_be_built_is_refused(monkeypatch, name, pretraine
         create_backbone(name, num_classes=3, pretrained=pretrained)
 
 
-@pytest.fixture
-def source():
-    """Weights of the same backbone with another head, as ImageNet weights are."""
-    return create_backbone("test_convnext", num_classes=1000).state_dict()
-
-
-@pytest.fixture
-def model():
-    return create_backbone("test_convnext", num_classes=3)
-
-
 def write_safetensors(state, folder):
     save_file(state, folder / "weights.safetensors")
     return folder / "weights.safetensors"
@@ -75,7 +60,10 @@ def write_torch(state, folder):
 
 
 @pytest.mark.parametrize("write", [write_safetensors, write_torch])
-def test_a_weights_file_fills_what_matches_and_the_rest_is_named(model, source, write, tmp_path):
+def test_a_weights_file_fills_what_matches_and_the_rest_is_named(write, tmp_path):
+    """The weights are of another head, as ImageNet weights are."""
+    model = create_backbone("test_convnext", num_classes=3)
+    source = create_backbone("test_convnext", num_classes=1000).state_dict()
     source["another.layer"] = source.pop("stem.0.weight")
     head = model.head.fc.weight.clone()
     report = load_weights(model, write(source, tmp_path))

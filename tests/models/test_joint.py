@@ -79,7 +79,6 @@ def test_impossible_settings_are_refused():
     for backbone, name, value in (
         ("vgg16_mini", "dropout", 1.0),
         ("vgg16_mini", "hidden", 0),
-        ("vgg16_mini", "taps", (9,)),
         ("vgg16_mini", "num_classes", 1),
         ("test_vit", "image_size", 8),
     ):

@@ -172,11 +172,13 @@ def test_the_cosine_schedule_warms_up_and_ends_at_zero():
     assert rates == pytest.approx(expected)
 
 
-def test_a_loss_that_is_not_finite_and_an_unknown_precision_are_explained(images):
+def test_a_loss_that_is_not_finite_an_unknown_precision_and_no_estimator_are_explained(images):
     with pytest.raises(TrainingError, match=r"epoch 1, .*learning_rate.*1e\+30"):
         trained(images, learning_rate=1e30, epochs=3)
     with pytest.raises(UsageError):
         trained(images, precision="12")
+    with pytest.raises(UsageError, match="taps"):
+        trained(images, build_options={"taps": ()})
 
 
 @pytest.mark.parametrize(
