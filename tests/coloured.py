@@ -1,5 +1,7 @@
 """Small image sets: in memory, one that can be learned in seconds, and photographs in files."""
 
+from collections import Counter
+
 import numpy as np
 from PIL import Image
 
@@ -24,6 +26,20 @@ def coloured_set(size=24, classes=3, side=16, seed=0):
         hashes=tuple(f"{seed:04d}{number:060d}" for number in range(size)),
         classes=tuple("abcdefgh"[:classes]),
     )
+
+
+class Fragile(ImageArray):
+    """Images of which some cannot be read; counts how often each is tried."""
+
+    def __init__(self, images, bad=(), error=None):
+        super().__init__(images)
+        vars(self).update(bad=set(bad), error=error, tried=Counter())
+
+    def read(self, index):
+        self.tried[index] += 1
+        if index in self.bad:
+            raise self.error
+        return super().read(index)
 
 
 def dataset_of(images, **changes):

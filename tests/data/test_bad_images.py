@@ -3,16 +3,15 @@
 import errno
 import pickle
 import re
-from collections import Counter
 
 import numpy as np
 import pytest
-from coloured import dataset_of
+from coloured import Fragile, dataset_of
 from corpus import build, picture, rgb
 
 from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.dataset import ImageArray, ImageFiles, readable
+from misgiving.data.datasets.dataset import ImageFiles, readable
 from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.decoding import FAIL, SKIP
 from misgiving.data.ood_sets import readable_set, write_ood_set
@@ -55,20 +54,6 @@ def test_a_set_of_odd_and_bad_files_is_prepared_without_the_bad_ones(corpus, tmp
     for identity, pixels in zip(images.ids, images.read(np.arange(len(images))), strict=True):
         case = good[identity]
         assert np.abs(pixels.astype(int) - SMALL(case.pixels)).max() <= case.within, identity
-
-
-class Fragile(ImageArray):
-    """Images of which some cannot be read; counts how often each is tried."""
-
-    def __init__(self, images, bad, error):
-        super().__init__(images)
-        vars(self).update(bad=set(bad), error=error, tried=Counter())
-
-    def read(self, index):
-        self.tried[index] += 1
-        if index in self.bad:
-            raise self.error
-        return super().read(index)
 
 
 DAMAGED = DataError("it is damaged; replace it")
@@ -156,14 +141,6 @@ def test_a_file_that_is_deleted_or_damaged_is_a_bad_image_until_it_is_repaired(f
     assert len(skipping(load_dataset(f"folder:{files}"), files)) == 5
     (files / "a" / "2.png").write_bytes(rgb(picture()))
     assert len(skipping(load_dataset(f"folder:{files}"), files)) == 6
-
-
-def test_all_missing_files_of_a_table_are_reported_at_once(files):
-    rows = ["a/0.png,x", "a/nowhere.png,x", "b/1.png,y", "b,y"]
-    (files / "t.csv").write_text("\n".join(["path,label", *rows]))
-    with pytest.raises(BadImagesError) as caught:
-        prepare(load_dataset(f"table:{files / 't.csv'}"), SMALL, cache=files.parent / "cache")
-    assert names(caught.value.images) == ["a/nowhere.png", "b"]
 
 
 def test_a_reason_is_one_line_that_no_terminal_obeys(tmp_path):

@@ -127,14 +127,6 @@ def cropped_sizes(monkeypatch):
     return sizes
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_file_with_no_pixels_to_spare_gives_the_square_of_its_pixels(kind, orientation):
-    process = Preprocessing(image_size=40)
-    data = jpeg(textured(57, 90), orientation, kind)
-    np.testing.assert_array_equal(process.from_file(data, "x"), process(decode(data, "x")))
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(400, 400), (304, 416), (403, 301)])
 @pytest.mark.parametrize(("shape", "constancy"), [("both", "shades_of_gray"), ("square", "none")])
@@ -278,13 +270,6 @@ def test_resizing_stays_between_the_darkest_and_the_brightest_and_mirrors_with_t
         assert difference(process(image[mirrored]), process(image)[mirrored]) <= 1
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "PPM"])
-@given(generators(), sides, sides)
-def test_losslessly_saved_pixels_are_decoded_unchanged(kind, random, height, width):
-    image = drawn(random, height, width)
-    np.testing.assert_array_equal(decode(encoded(Image.fromarray(image), kind), "x"), image)
-
-
 def is_decoded_or_refused(data):
     """True if these are pixels, or are explained in one line that names the file."""
     try:
@@ -316,20 +301,10 @@ def test_a_damaged_file_is_pixels_or_refused_in_one_line(kind, random, changes, 
     assert is_decoded_or_refused(bytes(data[: len(data) - cut % len(data)]))
 
 
-preprocessings = st.fixed_dictionaries(
-    {},
-    optional={
-        "image_size": st.integers(1, 4096),
-        "crop": st.floats(LEAST_CROP, 1),
-        "crop_shape": st.sampled_from([*CROPS]),
-        "color_constancy": st.sampled_from([*COLOR_CONSTANCY]),
-        "interpolation": st.sampled_from([*INTERPOLATIONS]),
-        "reduce_jpeg": st.booleans(),
-    },
-)
-
-
-@given(drawn=preprocessings)
-def test_settings_come_back_from_json_as_they_were(drawn):
-    settings = Preprocessing(**drawn)
+def test_settings_come_back_from_json_as_they_were():
+    settings = Preprocessing(
+        image_size=7, crop=0.3, crop_shape="squashed", color_constancy="gray_world",
+        interpolation="box", reduce_jpeg=False,
+    )  # fmt: skip
     assert Preprocessing.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+    assert Preprocessing.from_dict({}) == Preprocessing()
