@@ -31,7 +31,6 @@ LEAST_DETAIL_CORRELATION = 0.975
 MOST_BRIGHTER = 48.0  # grey levels, on average
 FLAT = 0.5  # standard deviation in grey levels below which there is nothing to correlate
 
-
 PICTURE_HASH = np.dtype(
     [("bits", np.uint64, HASH_SIDE**2 // 64), ("thumbnail", np.uint8, (THUMBNAIL_SIDE,) * 2)]
 )
@@ -80,9 +79,7 @@ def near_duplicates(hashes: Hashes) -> list[Pair]:
         pairs = pairs[np.abs(np.subtract(*light[pairs.T])) <= MOST_BRIGHTER]
         for measure, least in (np.asarray, LEAST_CORRELATION), (_detail, LEAST_DETAIL_CORRELATION):
             first, second = (np.unique(side, return_inverse=True) for side in pairs.T)
-            grey = (
-                hashes["thumbnail"][numbers].astype(np.float32) for numbers, _ in (first, second)
-            )
+            grey = (thumbnails[numbers].astype(np.float32) for numbers, _ in (first, second))
             alike = _correlation(*map(measure, grey)) >= least
             pairs = pairs[alike[first[1], second[1]]]
         duplicates += map(tuple, pairs.tolist())

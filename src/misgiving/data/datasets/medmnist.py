@@ -18,12 +18,7 @@ from weakref import finalize
 import numpy as np
 from jaxtyping import Int, Num, UInt8
 
-from misgiving.data.datasets.dataset import (
-    Dataset,
-    HashedImage,
-    Indices,
-    file_key,
-)
+from misgiving.data.datasets.dataset import Dataset, HashedImage, Indices, file_key
 from misgiving.data.preprocessing import LARGEST_SIDE, AugmentationSettings, Preprocessing
 from misgiving.errors import DataError, explain_damage
 from misgiving.manifests import sha256_of
