@@ -23,6 +23,7 @@ from scipy.special import expit, ndtri, softmax
 from misgiving.calibration.apply import Calibrator
 from misgiving.calibration.fit import TuningSet, fit_calibrator
 from misgiving.deferral.bounds import binomial_cdf
+from misgiving.deferral.decisions import mark_acceptable
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.deferral.thresholds import CertificationPlan, ScoredCases, ThresholdCounts
 from misgiving.errors import DataError
@@ -226,7 +227,7 @@ def _ruled_cases(
         ood_scores=logits.max(axis=1) + random.normal(size=len(labels)),
         wrong=predicted != labels,
         labels=labels,
-        acceptable=rule.acceptable(errors, probabilities, predicted),
+        acceptable=mark_acceptable(rule, errors, probabilities, predicted),
     )
 
 

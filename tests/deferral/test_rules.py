@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from policies import CLASSES
 
+from misgiving.deferral.decisions import mark_acceptable
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import UsageError
 
@@ -67,8 +68,9 @@ def test_values_that_make_no_sense_are_refused_by_the_name_of_the_parameter(
 def test_only_answers_that_are_likely_right_are_acceptable():
     rule, probabilities = DecisionRule(), np.array([[0.5, 0.4, 0.1], [0.4, 0.3, 0.3]])
     errors, first = np.array([0.5, 0.6]), np.array([0, 0])
-    assert rule.acceptable(errors, probabilities, first).tolist() == [True, False]
-    assert not rule.acceptable(np.array([np.nan]), np.full((1, 3), np.nan), np.array([0])).any()
+    assert mark_acceptable(rule, errors, probabilities, first).tolist() == [True, False]
+    unknown = np.array([np.nan]), np.full((1, 3), np.nan), np.array([0])
+    assert not mark_acceptable(rule, *unknown).any()
 
 
 @pytest.mark.parametrize(
@@ -80,5 +82,5 @@ def test_a_class_that_another_surpasses_is_acceptable_only_where_classes_are_wei
 ):
     costs = COSTS if rule == "costs" else {}
     loose = DecisionRule(rule=rule, costs=costs, max_error_probability=0.9)
-    marked = loose.acceptable(np.array([0.6]), np.array([[0.6, 0.4, 0.0]]), np.array([1]))
+    marked = mark_acceptable(loose, np.array([0.6]), np.array([[0.6, 0.4, 0.0]]), np.array([1]))
     assert marked.tolist() == [acceptable]

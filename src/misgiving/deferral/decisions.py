@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy.special import softmax
 
 from misgiving.calibration.apply import Calibrator
@@ -298,7 +298,7 @@ def decide(
     outcomes, numbers["ood_p_value"] = certificate.decide(
         numbers["acceptance_score"],
         numbers["ood_score"],
-        rule.acceptable(errors, probabilities, predicted),
+        mark_acceptable(rule, errors, probabilities, predicted),
     )
     return Decisions(
         classes=certificate.classes,
@@ -314,6 +314,20 @@ def decide(
         knows_training=ood_detector in FEATURE_SCORES,
         **numbers,
     )
+
+
+def mark_acceptable(
+    rule: DecisionRule, errors: Values, probabilities: Logits, predicted: Classes
+) -> Bool[np.ndarray, " n"]:
+    """Mark the answers that can be accepted: their error probability is not too high.
+
+    Nor may another class have a higher probability, unless the rule weighs classes.
+    """
+    of_predicted = np.take_along_axis(probabilities, predicted[:, None], axis=1)[:, 0]
+    unsurpassed = probabilities.max(axis=1) <= of_predicted
+    if rule.rule in ("balanced", "costs"):
+        unsurpassed[:] = True
+    return np.asarray((errors <= rule.max_error_probability) & unsurpassed)
 
 
 def measure_outputs(

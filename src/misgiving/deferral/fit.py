@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from misgiving.calibration.fit import Fitted, TuningSet, cross_fitted, fit_calibrator
-from misgiving.deferral.decisions import Decisions
+from misgiving.deferral.decisions import Decisions, mark_acceptable
 from misgiving.deferral.settings import DecisionRule
 from misgiving.deferral.thresholds import ScoredCases
 from misgiving.errors import DataError, UsageError
@@ -211,7 +211,7 @@ def scored_cases(
         ood_scores=scores[ood_detector],
         wrong=predicted != predictions.labels,
         labels=predictions.labels,
-        acceptable=rule.acceptable(errors, probabilities, predicted),
+        acceptable=mark_acceptable(rule, errors, probabilities, predicted),
     )
 
 

@@ -12,7 +12,7 @@ from misgiving.errors import UsageError, require, require_choices
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Float, Int
 
 RuleName = Literal["most_probable", "balanced", "costs", "logits"]
 
@@ -118,21 +118,3 @@ class DecisionRule:
         if self.rule == "balanced":
             return len(labels) / np.maximum(np.bincount(labels, minlength=len(classes)), 1)
         return np.array([self.costs.get(name, 1.0) for name in classes])
-
-    def acceptable(
-        self,
-        errors: "Float[np.ndarray, ' n']",
-        probabilities: "Float[np.ndarray, 'n classes']",
-        predicted: "Int[np.ndarray, ' n']",
-    ) -> "Bool[np.ndarray, ' n']":
-        """Mark the answers that can be accepted: their error probability is not too high.
-
-        Nor may another class have a higher probability, unless the rule weighs classes.
-        """
-        import numpy as np
-
-        of_predicted = np.take_along_axis(probabilities, predicted[:, None], axis=1)[:, 0]
-        unsurpassed = probabilities.max(axis=1) <= of_predicted
-        if self.rule in ("balanced", "costs"):
-            unsurpassed[:] = True
-        return np.asarray((errors <= self.max_error_probability) & unsurpassed)
