@@ -1,12 +1,16 @@
 import json
 import logging
+import threading
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 from services import emptied, postgresql
-from standin import NO_TIMEOUT, Standin
+from standin import NO_TIMEOUT, Calibrated, Standin
+from waiting import until
 
 from misgiving.serve.app import create_app
 from misgiving.serve.middleware import JsonLines
@@ -64,11 +68,18 @@ def client(serving):
 
 @pytest.fixture
 def page_service(tmp_path):
-    from triage import Serving
-
-    service = Serving(tmp_path / "cases.sqlite", keep_images=tmp_path / "kept")
-    yield service
-    service.close()
+    """The service on a free port, in a thread."""
+    store = Store.open(str(tmp_path / "cases.sqlite"))
+    settings = Settings(threads=1, timeout=NO_TIMEOUT, keep_images=tmp_path / "kept")
+    app = create_app(Calibrated(), store, settings)
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    address = "http://{}:{}/".format(*server.servers[0].sockets[0].getsockname())
+    yield SimpleNamespace(store=store, service=app.state.service, address=address)
+    server.should_exit = True
+    thread.join()
 
 
 @pytest.fixture

@@ -28,12 +28,9 @@ OUTSIDE = [
 ]
 MALFORMED = [
     b"",
-    b"[]",
     b'{"verdict": "agree", "note": "\\ud800"}',
-    b'{"verdict": "doubt"}',
     b'{"verdict": "unsure", "class": "dark"}',
     b'{"verdict": "override", "class": "grey"}',
-    b'{"verdict": "override"}',
     b'{"verdict": "agree", "reviewer": "a\\u0000b"}',
     b'{"verdict": "agree", "note": "' + b"x" * 2001 + b'"}',
     b'{"verdict": "agree", "seen": "0001-01-01T00:00:00"}',

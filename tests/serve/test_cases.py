@@ -98,17 +98,6 @@ def test_a_review_that_misses_the_last_one_is_a_conflict_and_is_not_stored(clien
     assert [review["final_class"] for review in reviews] == ["dark", "light"]
 
 
-def test_a_later_query_finds_what_has_arrived_and_what_was_reviewed_since(client):
-    old = sent(client, picture(0.1), "old.png")
-    first = client.get("/cases?limit=1").json()
-    sent(client, picture(0.2), "new.png")
-    client.post(f"/cases/{old['id']}/review", json={"verdict": "agree"})
-    assert names(client.get(f"/cases?arrived_after={first['last_arrival']}")) == ["new.png"]
-    since = client.get(f"/cases?reviewed_after={first['last_review']}")
-    assert names(since) == ["old.png"]
-    assert names(client.get(f"/cases?reviewed_after={since.json()['last_review']}")) == []
-
-
 def test_no_text_in_the_csv_is_a_formula(client):
     case = sent(client, name="a;=1+1;.png")
     body = {"verdict": "agree", "note": "=HYPERLINK(1)\n=1", "reviewer": "\t@SUM(1)"}

@@ -95,23 +95,6 @@ def test_a_frozen_database_server_is_answered_with_503_until_it_continues(
     assert client.get("/cases").json()["total"] == 2
 
 
-class Fragile(Standin):
-    """Fails on black images, and with them on every batch that has one."""
-
-    def decide_inputs(self, inputs):
-        if (inputs == 0).all(axis=(1, 2, 3)).any():
-            raise RuntimeError("black")
-        return super().decide_inputs(inputs)
-
-
-def test_an_image_on_which_the_model_fails_affects_no_other_of_its_batch(serving):
-    client = serving(Fragile(), linger=0.2, threads=2)
-    results = send(client, *map(picture, (0.31, 0.0, 0.61, 0.7))).json()["results"]
-    assert [result["case"] is None for result in results] == [False, True, False, False]
-    assert results[1]["problem"]["status"] == 500
-    assert send(client, picture(0.0)).status_code == 500
-
-
 class Slow(Standin):
     """Waits before it decides about a light image until it is told to go on."""
 

@@ -6,7 +6,6 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -62,7 +61,6 @@ def tiff_of_a_tile(side):
 
 
 def test_memory_for_decoding_is_known_from_the_header():
-    grey_of_16_bits = Image.fromarray(np.zeros((SIDE, SIDE), np.uint16))
     for file, each, texts in (
         (blank("RGB", "PNG"), 20, TEXTS),
         (blank("L", "JPEG"), 20, 0),
@@ -70,7 +68,6 @@ def test_memory_for_decoding_is_known_from_the_header():
         (blank("RGB", "WEBP"), 30, 0),
         (blank("RGB", "JPEG2000"), 30, 0),
         (blank("F", "TIFF"), 30, 0),
-        (encoded(grey_of_16_bits, "PNG"), 30, TEXTS),
         (encoded(Image.new("L", (1, 65_535)), "PNG"), 20 * 65_535 / SIDE**2, TEXTS),
         (b"no image", 0, 0),
     ):
@@ -81,7 +78,6 @@ def test_memory_for_decoding_is_known_from_the_header():
     for file, pixels, limit in (
         (tiff_of_a_tile(30_000), 50_000_000, "50000000"),
         (encoded(Image.new("L", (1, 65_536)), "PNG"), PLENTY, "65535"),
-        (encoded(Image.new("L", (65_536, 1)), "PNG"), PLENTY, "65535"),
     ):
         with pytest.raises(DataError, match=limit):
             decoding_bytes(file, "x", pixels)
@@ -157,12 +153,9 @@ def test_a_jpeg_with_thousands_of_scans_or_segments_is_refused(client):
         with_scans(20),
         data[:2] + comment * 9_000 + data[2:],
         progressive((300, 200), quality=95),  # and what only looks like scans
-        progressive((300, 200), exif=b"Exif\0\0" + scans * 900),
         progressive((300, 200), comment=scans * 900),
         data + scans * 90_000,  # a phone's film after the photograph
         b"\x89PNG" + scans * 900,
-        b"\xff\xd8\xff",
-        b"",
     ):
         check_jpeg(quick, "x")
     for slow in (with_scans(200), data[:2] + comment * 10_000 + data[2:]):
@@ -180,7 +173,6 @@ def test_only_a_netpbm_file_that_is_read_byte_by_byte_is_refused():
         b"P6\n2 2\n254\n" + bytes(12),
         b"P6\n2 2\n65535\n" + bytes(24),
         b"P5\n#" + b"x" * 5000 + b"\n2 2\n255\n" + bytes(4),
-        b"P5\n" + b" " * 5000 + b"2 2\n255\n" + bytes(4),
         b"P5\n" + b"#\n" * 2500 + b"2 2\n255\n" + bytes(4),
         b"PyP 2 2 255\n" + bytes(4),
     ):

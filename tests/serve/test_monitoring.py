@@ -2,8 +2,8 @@
 
 import errno
 import json
-import re
 import threading
+from datetime import datetime
 from functools import partial
 
 from anyio import to_thread
@@ -150,8 +150,6 @@ def test_drift_is_reported_for_many_ood_images_and_not_for_a_few(serving, monkey
     assert metrics(client)['misgiving_drift_e_value{test="familiarity"}'] > 100
     drift = client.get("/drift").json()
     assert (drift["alarm"], drift["cases"], drift["complete"]) == (True, 41, True)
-    (since,) = [test["since"] for test in drift["tests"] if test["name"] == "familiarity"]
-    assert since
 
 
 def test_requests_decisions_batches_and_refusals_are_counted_and_logged(serving, logged):
@@ -159,9 +157,8 @@ def test_requests_decisions_batches_and_refusals_are_counted_and_logged(serving,
     pictures = [picture(0.1), picture(0.5), picture(colour=(0, 200, 0)), b"no image"]
     client.post("/decisions", files=[("files", (NAME, data)) for data in pictures])
     client.get(f"/cases/{'0' * 32}")
-    for number in range(3):  # clients cannot create metrics
-        client.get(f"/made-up-{number}")
-        client.request(f"MADE{number}", "/cases")
+    client.get("/made-up")  # clients cannot create metrics
+    client.request("MADE", "/cases")
     answer = metrics(client)
     assert not any("made" in name.lower() for name in answer)
     requests = 'requests_total{method="%s",path="%s",status="%d"}'
@@ -178,5 +175,5 @@ def test_requests_decisions_batches_and_refusals_are_counted_and_logged(serving,
     line = next(line for line in logged() if line.get("status") == 404)
     assert (line["event"], line["method"], line["path"]) == ("request", "GET", "/cases/{id}")
     assert (line["level"], 0 <= line["seconds"] < 60) == ("info", True)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
+    assert datetime.fromisoformat(line["time"]).tzinfo
     assert NAME not in json.dumps(logged())

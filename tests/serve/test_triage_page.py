@@ -99,7 +99,7 @@ def test_a_reload_keeps_filters_slider_order_and_selection_and_the_csv_has_them(
     expect(page.locator(".row")).to_have_count(2)
     with page.expect_download() as download:
         page.locator("#csv").click()
-    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+    rows = csv.DictReader(Path(download.value.path()).read_text().splitlines())
     assert [row["name"] for row in rows] == names(page)
     page.locator("#order").select_option("newest")
     page.locator("#setting summary").first.click()
@@ -119,15 +119,13 @@ def test_class_and_name_filter_list_and_progress(page_service, opened):
     stored(page_service, 2, name="right arm.png", predicted_class="light")
     stored(page_service, 3, name="leg.png", reviewed_by="A")
     page = opened(prepare=no_pictures)
-    tally, rows = page.locator("#tally-text"), page.locator(".row .file")
-    expect(tally).to_have_text("1 of 3 reviewed")
+    expect(page.locator("#tally-text")).to_have_text("1 of 3 reviewed")
     page.keyboard.press("/")
     page.keyboard.type("ARM")
     expect(page.locator("#shown")).to_have_text("2 of 3 cases")
-    expect(tally).to_have_text("0 of 2 reviewed")
+    expect(page.locator("#tally-text")).to_have_text("0 of 2 reviewed")
     page.get_by_label("Predicted class").select_option("light")
-    expect(rows).to_have_text(["right arm.png"])
-    assert "class=light&name=ARM" in page.locator("#csv").get_attribute("href")
+    expect(page.locator(".row .file")).to_have_text(["right arm.png"])
     page.locator("#reviewed").select_option("yes")
     expect(page.locator("#empty")).to_be_visible()
     page.get_by_role("button", name="Model and policy").click()
@@ -187,26 +185,6 @@ def test_a_filter_or_order_or_the_end_of_a_list_loads_further_cases(page_service
     assert names(page) == ["11.png", "12.png", "13.png", "14.png"]
 
 
-def test_a_missing_image_does_not_affect_other_images(page_service, opened):
-    stored(page_service, 2, error=0.4)
-    stored(page_service, 1, error=0.3, image_kept=True)
-    requests = []
-
-    def answer(route):
-        requests.append(route.request.url)
-        is_missing = f"{2:032x}" in route.request.url
-        route.fulfill(**{"status": 404} if is_missing else {"body": picture(0.4)})
-
-    page = opened(prepare=lambda page: page.route("**/thumbnail", answer))
-    rows = page.locator(".row")
-    expect(rows.first.locator(".thumb")).to_have_text("no image")
-    expect(rows.last.locator("img")).to_have_count(1)
-    rows.first.click()
-    expect(page.locator("#no-image")).to_be_visible()
-    assert len(requests) == 3  # by the element, then for why it has not come; and the other one
-    opened.errors.clear()  # a browser notes each 404
-
-
 def test_changes_by_others_appear_and_scroll_selection_and_note_stay(page_service, opened):
     responses = []
 
@@ -261,8 +239,14 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_drift_is_announced_once
     assert barriers(page) == []
 
 
-def test_the_original_is_shown_where_the_browser_can(opened):
+def test_the_original_is_shown_where_there_is_one_that_the_browser_can_show(page_service, opened):
+    stored(page_service, 2, error=0.01)
     page, scan = opened(), io.BytesIO()
+    missing = page.locator(".row").first
+    expect(missing.locator(".thumb")).to_have_text("no image")
+    missing.click()
+    expect(page.locator("#no-image")).to_be_visible()
+    opened.errors.clear()  # a browser notes each 404
     Image.new("RGB", (64, 48)).save(scan, "TIFF")
     choose(page, {"wide.png": picture(0.4, size=(64, 48)), "scan.tif": scan.getvalue()})
     caption = page.locator("#picture-says")

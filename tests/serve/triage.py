@@ -1,39 +1,11 @@
 """Shared by the tests of the page, which run in a real browser against the real service."""
 
-import threading
-
-import uvicorn
 from browsing import SIZES, playwright, violations
-from standin import NO_TIMEOUT, START, Calibrated, case, picture, review
-
-from misgiving.serve.app import create_app
-from misgiving.serve.settings import Settings
-from misgiving.serve.store import Store
+from standin import START, case, picture, review
 
 expect = playwright.expect
 BLUES = {"sure": 0.02, "doubtful": 0.45, "middling": 0.3, "quite": 0.12}
 GREEN = (0, 255, 0)
-
-
-class Serving:
-    """The service on a free port, in a thread."""
-
-    def __init__(self, location, **settings):
-        settings = {"threads": 1, "timeout": NO_TIMEOUT} | settings
-        self.store = Store.open(str(location))
-        app = create_app(Calibrated(), self.store, Settings(**settings))
-        self.service = app.state.service
-        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
-        self._thread = threading.Thread(target=self._server.run, daemon=True)
-        self._thread.start()
-        while not self._server.started:
-            self._thread.join(0.02)
-        port = self._server.servers[0].sockets[0].getsockname()[1]
-        self.address = f"http://127.0.0.1:{port}/"
-
-    def close(self):
-        self._server.should_exit = True
-        self._thread.join()
 
 
 def files(images):
