@@ -56,17 +56,10 @@ def test_every_command_and_every_option_says_what_it_does():
 def test_the_help_of_train_describes_parameters_and_gives_the_defaults_of_both_recipes():
     command = get_command(cli.app).commands["train"]
     assert "Args:" not in command.help
-    parameters = {parameter.name: parameter for parameter in command.params}
-    assert parameters["data"].param_type_name == "argument"
-    out = parameters["out"]
-    assert (out.opts, out.metavar, out.help) == (["--out"], "RUN", "Folder to write the run to.")
-    assert parameters["overwrite"].secondary_opts == []
-    texts = {name: parameter.help for name, parameter in parameters.items()}
+    texts = {parameter.name: parameter.help for parameter in command.params}
     assert texts["epochs"].endswith("Default: 12 (paper: 50).")
-    assert texts["margin"].endswith("Default: 1.0.")
     assert texts["split"].endswith("Default: grouped (paper: paper).")
     assert texts["augment"].endswith("`medmnist:` only DermaMNIST. Default: yes.")
-    assert texts["crop"].endswith("Default: 1.0.")
 
 
 @pytest.mark.parametrize(
@@ -189,11 +182,6 @@ def test_only_a_run_is_replaced_and_only_if_that_is_asked(misgiving, succeed, ru
     assert [path.name for path in run_folder.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def truncated(folder):
-    path = folder / "photos" / "red" / "0.png"
-    path.write_bytes(path.read_bytes()[:200])
-
-
 ONCE = "path,label\nphotos/blue/0.png,blue\n" + "".join(
     f"photos/red/{number}.png,red\n" for number in range(11)
 )
@@ -201,19 +189,18 @@ ONCE = "path,label\nphotos/blue/0.png,blue\n" + "".join(
 
 @pytest.mark.usefixtures("photos")
 @pytest.mark.parametrize(
-    ("data", "code", "culprit", "prepare"),
+    ("data", "code", "culprit", "table"),
     [
-        ("folder:{}/nowhere", 1, "nowhere", lambda _: None),
-        ("photos:{}", 2, "photos", lambda _: None),
-        ("folder:{}/photos", 1, "0.png", truncated),
-        ("table:{}/t.csv", 1, "label", lambda folder: (folder / "t.csv").write_text("path\nx")),
-        ("table:{}/t.csv", 1, "blue", lambda folder: (folder / "t.csv").write_text(ONCE)),
+        ("folder:{}/nowhere", 1, "nowhere", ""),
+        ("photos:{}", 2, "photos", ""),
+        ("table:{}/t.csv", 1, "label", "path\nx"),
+        ("table:{}/t.csv", 1, "blue", ONCE),
     ],
 )
 def test_bad_data_is_one_line_that_names_the_culprit(
-    misgiving, tmp_path, data, code, culprit, prepare
+    misgiving, tmp_path, data, code, culprit, table
 ):
-    prepare(tmp_path)
+    (tmp_path / "t.csv").write_text(table)
     found, _, error = misgiving("train", data.format(tmp_path), "--out", tmp_path / "run", *QUICK)
     assert found == code, error
     assert culprit in one_line(error)

@@ -60,13 +60,13 @@ def calibrated(places, cache_home):
 
 
 @pytest.fixture
-def run_folder(places, tmp_path):
-    return shutil.copytree(places / "trained", tmp_path / "run")
+def with_policy(calibrated, tmp_path):
+    return shutil.copytree(calibrated[0], tmp_path / "run")
 
 
 @pytest.fixture
-def with_policy(calibrated, tmp_path):
-    return shutil.copytree(calibrated[0], tmp_path / "run")
+def run_folder(places, tmp_path):
+    return shutil.copytree(places / "trained", tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
@@ -173,21 +173,11 @@ def test_predict_gives_an_image_the_score_that_calibrate_gave_it(
         assert at_threshold or predicted[name]["decision"] == decided[name]["decision"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected", "says"),
-    [
-        (["--max-error", "2"], 2, "--max-error"),
-        (["--max-error", "0.1", "--class-max-miss", "3"], 2, "takes CLASS=NUMBER, got '3'"),
-        (["--max-error", "0.1", "--class-max-miss", "3=0.001"], 1, "of 3 is 0.001"),
-        (["--max-error", "0.1", "--max-ood-false-alarms", "0.0001"], 1, "at least"),
-    ],
-)
-def test_targets_that_cannot_be_certified_are_refused(
-    misgiving, run_folder, arguments, expected, says
-):
-    code, _, error = misgiving("calibrate", run_folder, "digits", *arguments, *CPU)
-    assert code == expected
-    assert says in one_line(error)
+def test_targets_that_cannot_be_certified_are_refused(misgiving, run_folder):
+    words = ("--max-error", "0.1", "--class-max-miss", "3=0.001")
+    code, _, error = misgiving("calibrate", run_folder, "digits", *words, *CPU)
+    assert code == 1
+    assert "of 3 is 0.001" in one_line(error)
     assert not (run_folder / "policy").exists()
 
 
@@ -280,11 +270,6 @@ def test_costs_are_recorded_and_named_in_the_reasons(misgiving, succeed, run_fol
     assert max(float(row["probability"]) for row in costly) <= 0.5
 
 
-def edit_policy(run):
-    path = run / "policy" / "policy.json"
-    path.write_text(path.read_text().replace('"max_error": 0.2', '"max_error": 0.1'))
-
-
 def change_preprocessing(run):
     preprocessing = json.loads((run / "config.json").read_text())["preprocessing"]
     reseal(run, preprocessing={**preprocessing, "crop": 0.5})
@@ -298,21 +283,16 @@ def change_weights(run):
 
 
 @pytest.mark.parametrize(
-    ("command", "change", "says"),
-    [
-        ("predict", edit_policy, "policy.json"),
-        ("evaluate", change_preprocessing, "was calibrated for the model"),
-        ("predict", change_weights, "was calibrated for the model"),
-    ],
+    ("command", "change"), [("evaluate", change_preprocessing), ("predict", change_weights)]
 )
-def test_an_edited_policy_and_that_of_another_model_are_refused_in_one_line(
-    misgiving, with_policy, places, command, change, says
+def test_the_policy_of_another_model_is_refused_in_one_line(
+    misgiving, with_policy, places, command, change
 ):
     change(with_policy)
     data = "digits" if command == "evaluate" else places / "photographs"
     code, _, error = misgiving(command, with_policy, data, *CPU)
     assert code == 1
-    assert says in one_line(error)
+    assert "was calibrated for the model" in one_line(error)
     assert "misgiving calibrate" in error
 
 

@@ -45,11 +45,6 @@ def graph(elsewhere):
         (("net.onnx",), 2, "--preprocessing"),
         (("net.onnx", "--preprocessing", "none.json", "--policy", "new"), 1, "none.json"),
         (("net.onnx", "--preprocessing", "preprocessing.json"), 2, "--policy"),
-        (
-            ("net.onnx", "--preprocessing", "preprocessing.json", "--policy", "new"),
-            1,
-            "policy.json",
-        ),
     ],
 )
 def test_what_cannot_be_exported_is_refused_in_one_line(

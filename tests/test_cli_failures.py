@@ -11,7 +11,7 @@ import pytest
 import torch
 from commands import TRAIN, one_line
 
-from misgiving import checkpoint, cli
+from misgiving import checkpoint
 from misgiving.cli import explanation
 from misgiving.data import cache
 from misgiving.files import disk_errors
@@ -140,16 +140,6 @@ def test_a_lack_of_memory_is_recognised_in_all_its_wordings(error, says):
 @pytest.mark.parametrize("error", [RuntimeError("size mismatch"), KeyError("x"), ValueError("y")])
 def test_a_failure_that_nobody_foresaw_is_not_explained_away(error):
     assert explanation(error) is None
-
-
-def test_a_missing_extra_is_explained(monkeypatch, capsys):
-    def missing(**_):
-        raise ModuleNotFoundError("No module named 'torch'", name="torch")
-
-    monkeypatch.setattr(cli, "app", missing)
-    with pytest.raises(SystemExit, match="1"):
-        cli.run()
-    assert "pip install 'misgiving[train]'" in one_line(capsys.readouterr().err)
 
 
 def test_a_process_that_helps_another_names_its_number_in_errors(misgiving, monkeypatch):

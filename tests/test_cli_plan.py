@@ -65,14 +65,6 @@ def test_each_target_needs_cases_of_its_own(misgiving):
     assert [[cell.strip() for cell in row[3:]] for row in rows] == [["> 100000", "never"]] * 2
 
 
-def test_a_folder_has_images_as_its_unit(succeed, pictures):
-    _, output, error = succeed("plan", f"folder:{pictures[0] / 'pictures'}", "--max-error=0.1")
-    assert "One image of each image counts" not in error
-    assert "60 images" in error
-    assert "Each image counts: 9 cases." in error
-    assert cells_of(output, "│ x ") == ["x", "4", "4"]
-
-
 def test_one_image_of_each_patient_counts(succeed, pictures):
     folder, rows = pictures
     lines = [f"{path},{label},p{number // 3}" for path, label, number in rows]

@@ -42,7 +42,7 @@ def test_a_log_says_at_most_once_a_minute_how_far_the_work_is(clock, log):
     assert log()[8] == "preparing images  540/600 (0:09:00 elapsed, about 0:01:00 left)"
 
 
-def train(lines, clock, *, epochs, steps, seconds, each_epoch):
+def train(lines, clock, *, epochs, steps, seconds, each_epoch=True):
     show = partial(Steps(lines, "training").show, each_epoch=each_epoch)
     for epoch in range(1, epochs + 1):
         for step in range(1, steps + 1):
@@ -51,7 +51,7 @@ def train(lines, clock, *, epochs, steps, seconds, each_epoch):
 
 
 def test_every_epoch_of_a_training_is_a_line_of_the_log(clock, log):
-    train(LogLines(clock), clock, epochs=3, steps=5, seconds=1, each_epoch=True)
+    train(LogLines(clock), clock, epochs=3, steps=5, seconds=1)
     assert [line.partition("  (")[0] for line in log()] == [
         "epoch 1/3  primary loss 1.000  5/15 (0:00:05 elapsed, about 0:00:10 left)",
         "epoch 2/3  primary loss 0.500  10/15 (0:00:10 elapsed, about 0:00:05 left)",
@@ -60,7 +60,7 @@ def test_every_epoch_of_a_training_is_a_line_of_the_log(clock, log):
 
 
 def test_a_long_epoch_is_not_silent(clock, log):
-    train(LogLines(clock), clock, epochs=2, steps=15, seconds=10, each_epoch=True)
+    train(LogLines(clock), clock, epochs=2, steps=15, seconds=10)
     counts = [int(re.search(r"  (\d+)/30 ", line)[1]) for line in log()]
     assert counts == [6, 12, 15, 21, 27, 30]  # each minute since the last line, and each epoch
 

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from misgiving.cli.attach import attach
 from misgiving.cli.calibrate import calibrate
 from misgiving.cli.data import data_app
 from misgiving.cli.evaluate import evaluate
@@ -19,7 +18,7 @@ from misgiving.cli.predict import predict
 from misgiving.cli.progress import show_failure
 from misgiving.cli.reproduce import reproduce
 from misgiving.cli.serve import serve
-from misgiving.cli.train import train
+from misgiving.cli.train import attach, train
 from misgiving.errors import ExplainedError
 from misgiving.training.allocator import keep_freed_memory
 

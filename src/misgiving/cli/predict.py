@@ -4,7 +4,6 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -61,12 +60,11 @@ def predict(
             first.
     """
     from misgiving.data.datasets.folders import image_names
-    from misgiving.deferral.decision_tables import columns_of, write_table
+    from misgiving.deferral.decision_tables import columns_of, csv_table, write_table
 
     is_file = any(map(is_prediction_file, images))
     names = images if is_file else list(map(Path, image_names(images)))
     _check_files(names, out=out, contact_sheet=contact_sheet)
-    write = _show if out is None else partial(write_table, out)
     with _parts(out) as parts:
         rows: Iterable[DecisionRow]
         deferral: Deferral | None
@@ -77,7 +75,10 @@ def predict(
             rows, deferral = _decide_images(model, names, parts, settings, stop)
         skips = settings["on_bad_image"] == "skip"
         columns = columns_of(has_policy=deferral is not None, unreadable=skips)
-        write(columns, rows)
+        if out is None:
+            typer.echo("".join(csv_table(columns, rows)), nl=False)
+        else:
+            write_table(out, columns, rows)
         if contact_sheet is not None:
             from misgiving.report.contact_sheet import contact_sheet as sheet_of
 
@@ -128,12 +129,6 @@ def _decide_predictions(
     check_source(files[0], images=["contact_sheet"])
     deferral = Deferral.load(policy)
     return list(decide_rows(deferral, read_file(files[0], deferral))), deferral
-
-
-def _show(columns: Sequence[str], rows: "Iterable[DecisionRow]") -> None:
-    from misgiving.deferral.decision_tables import csv_table
-
-    typer.echo("".join(csv_table(columns, rows)), nl=False)
 
 
 @contextmanager

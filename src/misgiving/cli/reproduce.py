@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from misgiving.data.splits import SplitLeakage
     from misgiving.reproduction.runner import Runner
 
-SETTINGS = (
-    *("trials", "models", "in_distribution", "unseen", "masks"),
-    *("learning_rates", "seed"),
-)
+SETTINGS = ("trials", "models", "in_distribution", "unseen", "masks", "learning_rates", "seed")
+IMAGES = ("image_size", "split", "validation_share", "on_bad_image")
 TRAINING = (
     *("auxiliary_weight", "margin", "class_weights", "sampling", "epochs", "batch_size"),
     *("learning_rate", "estimator_rate", "device", "precision"),
@@ -30,12 +28,7 @@ TRAINING = (
 def reproduce(
     *,
     protocol: Annotated[Values, Fields(Protocol, SETTINGS, optional=True)],
-    images: Annotated[
-        Values,
-        Fields(
-            DataConfig, ("image_size", "split", "validation_share", "on_bad_image"), optional=True
-        ),
-    ],
+    images: Annotated[Values, Fields(DataConfig, IMAGES, optional=True)],
     network: Annotated[
         Values, Fields(ModelConfig, ("backbone", "pretrained", "weights"), optional=True)
     ],
@@ -114,9 +107,8 @@ def reproduce(
         **protocol,
     )
     chosen = chosen_units(chosen_protocol, experiment=experiment, trial=trial, model=model)
-    run = None
-    if not collect:
-        run = _runner(chosen_protocol, len(chosen), jobs, threads, ray, gpus_per_unit)
+    machine = (jobs, threads, ray, gpus_per_unit)
+    run = None if collect else _runner(chosen_protocol, len(chosen), *machine)
     with progress_bars() as progress:
         units, steps = Units(progress, "units"), Steps(progress, "training")
         callbacks = Progress(
@@ -129,7 +121,7 @@ def reproduce(
         trial_data = TrialData(chosen_protocol, cache, callbacks, trains=begins)
         say_skipped(trial_data.images.skipped)
         say_leakage(trial_data.leakage(), trial_data.evaluation_sets.measured)
-        if not collect:
+        if run is not None:
             reproduce_units(trial_data, out, run=run, chosen=chosen)
         if not one_unit:
             say("collecting: resampling for intervals, and examples; this may take a minute")

@@ -19,20 +19,14 @@ if TYPE_CHECKING:
     from misgiving.serve.listed_cases import Row
 
 KEY = "MISGIVING_API_KEY"
-SETTINGS = Fields(
-    Settings,
-    (
-        *("max_bytes", "max_pixels", "max_files", "queue", "timeout"),
-        *("threads", "keep_images"),
-    ),
-)
+LIMITS = ("max_bytes", "max_pixels", "max_files", "queue", "timeout", "threads", "keep_images")
 
 
 @command
 def serve(
     model: Path,
     *,
-    settings: Annotated[Values, SETTINGS],
+    settings: Annotated[Values, Fields(Settings, LIMITS)],
     host: str = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     store: Annotated[str | None, typer.Option(envvar="MISGIVING_STORE")] = None,
@@ -74,21 +68,16 @@ def _bundle(model: Path, threads: int) -> Iterator["Bundle"]:
     from misgiving.bundle.bundle import Bundle, is_bundle
 
     with TemporaryDirectory(prefix="misgiving-") as folder:
-        if is_bundle(model):
-            yield Bundle.load(model, threads=threads)
-            return
-        from misgiving.bundle.export_run import export_run
+        if not is_bundle(model):
+            from misgiving.bundle.export_run import export_run
 
-        export_run(model, Path(folder) / "bundle", overwrite=False)
-        yield Bundle.load(Path(folder) / "bundle", threads=threads)
+            run, model = model, Path(folder) / "bundle"
+            export_run(run, model)
+        yield Bundle.load(model, threads=threads)
 
 
 def _serve(
-    bundle: "Bundle",
-    location: str,
-    settings: Settings,
-    listener: socket,
-    rows: "Sequence[Row]",
+    bundle: "Bundle", location: str, settings: Settings, listener: socket, rows: "Sequence[Row]"
 ) -> None:
     from misgiving.serve.app import create_app
     from misgiving.serve.database import shown

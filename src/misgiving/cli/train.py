@@ -1,5 +1,6 @@
-"""`misgiving train`."""
+"""`misgiving train` and `misgiving attach`: commands that write a run."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,9 @@ from misgiving.cli.progress import (
 from misgiving.files import check_replaceable
 from misgiving.reproduction.config import MODELS, ModelName, settings_of
 from misgiving.training.config import (
+    ATTACHED,
     RECIPES,
+    AttachConfig,
     DataConfig,
     ModelConfig,
     RecipeName,
@@ -30,6 +33,15 @@ IMAGES = Fields(DataConfig, optional=True, defaults={k: v.images for k, v in REC
 NETWORK = Fields(ModelConfig, optional=True, defaults={k: v.model for k, v in RECIPES.items()})
 TRAINING = Fields(
     TrainingConfig, optional=True, defaults={k: v.training for k, v in RECIPES.items()}
+)
+ESTIMATOR = Fields(
+    TrainingConfig,
+    (
+        *("margin", "pairs", "reduction", "epochs", "batch_size", "learning_rate"),
+        *("weight_decay", "seed", "device"),
+    ),
+    optional=True,
+    defaults={"attach": ATTACHED},
 )
 
 
@@ -101,13 +113,63 @@ def train(
             on_step=partial(Steps(progress, "training").show, each_epoch=True),
             on_resume=lambda epoch, step: say(f"resuming in epoch {epoch}, after step {step}"),
         )
-    show_last_epoch(out)
+    _show_last_epoch(out)
     measured = setup.evaluation_sets.measured
     say(leakage_of(split_of(setup.images, setup.sets), measured).sentence(measured))
     say(f"wrote {out}")
 
 
-def show_last_epoch(run: Path) -> None:
+@command
+def attach(
+    model: str,
+    data: Data,
+    *,
+    out: Path,
+    config: AttachConfig,
+    training: Annotated[Values, ESTIMATOR],
+    cache: Cache,
+    overwrite: bool = False,
+) -> None:
+    """Give a classifier that was trained elsewhere a loss estimator.
+
+    The classifier stays as it is: its logits are the same, bit for bit. DATA are labelled images
+    that it was not trained on. They are split by group into a training, a tuning, a calibration and
+    a test set; the estimator learns the losses of the training set, on activations that are
+    computed once. These losses are held out, not cross-fitted: nothing of the classifier is
+    trained. RUN is a run as `train` writes it, for `calibrate`, `evaluate`, `predict`, `export` and
+    `serve`. Nothing is downloaded.
+
+    Example: misgiving attach my-vit folder:photos --out runs/my-vit
+
+    Args:
+        model (MODEL): A folder of Hugging Face's format with an image classifier (config.json,
+            model.safetensors, preprocessor_config.json), the name of a timm model, or
+            torchvision:NAME; a model by name needs --weights.
+        out (RUN): Folder to write the run to.
+        overwrite: Replace RUN.
+    """
+    check_replaceable(out, SPLIT, overwrite=overwrite)
+
+    from misgiving.training.attach import attach_run
+
+    with progress_bars() as progress:
+        checkpoint, images = attach_run(
+            model,
+            data,
+            out,
+            config=config,
+            training=replace(ATTACHED, **training),
+            cache=cache,
+            on_image=Bar(progress, "preparing images").at,
+            on_predicted=Bar(progress, "predicting").at,
+        )
+    say_skipped(images.skipped)
+    say(f"the loss estimator reads {', '.join(map(str, checkpoint.model.taps))}")
+    _show_last_epoch(out)
+    say(f"wrote {out}")
+
+
+def _show_last_epoch(run: Path) -> None:
     """Print the last epoch of a run as a table, with a column for each set."""
     import pandas as pd
 
