@@ -34,7 +34,6 @@ from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.deferral.decision_tables import row_of
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import ExpectedError, expected_performance
-from misgiving.deferral.fit import fit_calibration
 from misgiving.files import default_cache
 from misgiving.groups import QUARTERS, one_per_group, partition_groups
 from misgiving.predictions.inference import predictions_of
@@ -119,8 +118,7 @@ def divided(
     tuning = for_policy.select(tuned)
     calibration = for_policy.select(np.sort(np.concatenate(certified)))
     deferral = Deferral(max_error=max_error, max_ood_false_alarms=0.05, seed=seed)
-    fitted = fit_calibration(tuning, detectors)
-    return deferral.certify(tuning, calibration, detectors=detectors, fitted=fitted), left
+    return deferral.certify(tuning, calibration, detectors=detectors), left
 
 
 def altered(

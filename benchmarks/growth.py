@@ -23,8 +23,8 @@ from inputs import untrained
 from PIL import Image
 
 from misgiving.checkpoint import save
+from misgiving.deferral.cases import MOST_TUNED
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.fit import MOST_TUNED
 from misgiving.training.allocator import keep_freed_memory
 
 CASES, CLASSES = 2000, 8  # where they do not vary

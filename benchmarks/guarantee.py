@@ -23,7 +23,7 @@ from scipy.special import expit, ndtri, softmax
 from misgiving.calibration.apply import Calibrator
 from misgiving.calibration.fit import TuningSet, fit_calibrator
 from misgiving.deferral.bounds import binomial_cdf
-from misgiving.deferral.decisions import mark_acceptable
+from misgiving.deferral.certificate import mark_acceptable
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.deferral.thresholds import CertificationPlan, ScoredCases, ThresholdCounts
 from misgiving.errors import DataError

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from coloured import coloured_set, split_of
 
+from misgiving.calibration.fit import TuningSet, fit_calibrator
 from misgiving.checkpoint import Architecture, Checkpoint, save
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.fit import fit_calibration
 from misgiving.predictions.inference import predictions_of
 from misgiving.scores.detectors import FittedDetectors
 
@@ -81,9 +81,11 @@ def policy_of(made, *, ood_detector="knn", score=None):
         for seed, size in enumerate((150, 300, 300))
     )
     detectors = FittedDetectors.fit(train)
-    fitted = fit_calibration(tune, detectors)
+    fitted = None
     if score is not None:
-        fitted = fitted.accepting_by(score)
+        fitted = fit_calibrator(TuningSet.of(tune, detectors), lambda _: np.ones(3)).accepting_by(
+            score
+        )
     deferral = Deferral(max_error=0.45, max_ood_false_alarms=0.1, ood_detector=ood_detector)
     return deferral.certify(tune, calibration, detectors=detectors, fitted=fitted)
 

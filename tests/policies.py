@@ -4,10 +4,11 @@ import numpy as np
 
 from misgiving import Deferral
 from misgiving.calibration.apply import Calibrator, Isotonic, Scaling
+from misgiving.deferral.cases import Cases, Identities
+from misgiving.deferral.certificate import certify_thresholds
 from misgiving.deferral.decisions import Decisions
-from misgiving.deferral.fit import Cases, Identities
 from misgiving.deferral.settings import DecisionRule
-from misgiving.deferral.thresholds import ScoredCases, certify_thresholds
+from misgiving.deferral.thresholds import ScoredCases
 from misgiving.scores.detectors import FittedDetectors
 
 CLASSES = ("NV", "MEL", "BCC")

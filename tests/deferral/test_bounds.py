@@ -5,21 +5,24 @@ import pytest
 from scipy import stats
 
 from misgiving.deferral.bounds import (
-    candidate_thresholds,
     cases_for_tolerance,
     conformal_p_values,
-    fallback_procedure,
-    fixed_sequence,
     kth_lowest,
-    loosest,
     lower_bound,
-    starting_levels,
     tolerance_rank,
     two_sided_interval,
     upper_bound,
 )
 from misgiving.deferral.settings import Targets
-from misgiving.deferral.thresholds import CertificationPlan, ScoredCases
+from misgiving.deferral.thresholds import (
+    CertificationPlan,
+    ScoredCases,
+    candidate_thresholds,
+    fallback_procedure,
+    fixed_sequence,
+    loosest,
+    starting_levels,
+)
 
 PROBABILITIES = np.linspace(0.001, 0.999, 400)
 LEVELS = np.array([0.05, 0.15, 0.05])

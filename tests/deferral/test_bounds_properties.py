@@ -11,17 +11,19 @@ from strategies import DISTINCT, columns, generators, heights, ranks
 
 from misgiving.deferral.bounds import (
     binomial_cdf,
-    candidate_thresholds,
     conformal_p_values,
-    counts_by_threshold,
-    fallback_procedure,
-    fixed_sequence,
     kth_lowest,
     lower_bound,
-    starting_levels,
     tolerance_rank,
     two_sided_interval,
     upper_bound,
+)
+from misgiving.deferral.thresholds import (
+    candidate_thresholds,
+    counts_by_threshold,
+    fallback_procedure,
+    fixed_sequence,
+    starting_levels,
 )
 
 percents = st.integers(1, 99).map(lambda percent: Fraction(percent, 100))

@@ -5,10 +5,13 @@ import pytest
 from policies import CLASSES, certificate_of, drawn_cases
 from scipy import stats
 
-from misgiving.deferral.bounds import candidate_thresholds, counts_by_threshold
 from misgiving.deferral.certificate import simultaneous_bounds
 from misgiving.deferral.settings import Targets
-from misgiving.deferral.thresholds import CertificationPlan
+from misgiving.deferral.thresholds import (
+    CertificationPlan,
+    candidate_thresholds,
+    counts_by_threshold,
+)
 
 WORST = 0.6
 OOD = Targets(max_error=0.1, confidence=0.9, max_ood_false_alarms=0.1)

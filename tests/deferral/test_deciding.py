@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from misgiving import Deferral
+from misgiving.calibration.fit import TuningSet, fit_calibrator
 from misgiving.deferral.decisions import NO_POLICY, Decisions
-from misgiving.deferral.fit import fit_calibration
-from misgiving.deferral.settings import DecisionRule
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
@@ -50,12 +49,17 @@ def detectors():
     return FittedDetectors.fit(TRAIN)
 
 
+def calibrated(tuning, detectors):
+    """The calibration of the most probable class."""
+    return fit_calibrator(TuningSet.of(tuning, detectors), lambda _: np.ones(len(CLASSES)))
+
+
 @pytest.fixture(scope="module")
 def fitted(detectors):
-    return fit_calibration(TUNE, detectors)
+    return calibrated(TUNE, detectors)
 
 
-def certified(detectors, fitted, calibration=CALIBRATION, **parameters):
+def certified(detectors, fitted=None, calibration=CALIBRATION, **parameters):
     deferral = Deferral(**{"max_error": 0.1, "ood_detector": "knn", **parameters})
     return deferral.certify(TUNE, calibration, detectors=detectors, fitted=fitted)
 
@@ -104,10 +108,9 @@ def test_a_decision_contains_the_numbers_of_detectors_and_calibrator(policy, det
 
 
 def test_a_cost_is_the_reason_for_a_name_only_where_it_changed_the_name(detectors):
-    fitted = fit_calibration(TUNE, detectors, DecisionRule(costs={"a": 2.0}))
-    policy = certified(detectors, fitted, rule="costs", costs={"a": 2.0})
+    policy = certified(detectors, rule="costs", costs={"a": 2.0})
     fresh = predictions("fresh", 3000, seed=9)
-    most = fitted.calibrator.scaling(fresh.logits.astype(np.float64)).argmax(axis=1)
+    most = policy.calibration_.scaling(fresh.logits.astype(np.float64)).argmax(axis=1)
     reasons = {True: [], False: []}
     for decision, scaled in zip(policy.decide(fresh), most, strict=True):
         if "is named" in decision.reason:
@@ -196,7 +199,7 @@ def test_outputs_that_are_not_finite_are_deferred_also_where_they_decide_nothing
 
 
 def test_a_tuning_set_of_right_answers_gives_a_policy_all_the_same(detectors):
-    fitted = fit_calibration(replace(TUNE, labels=TUNE.choices), detectors)
+    fitted = calibrated(replace(TUNE, labels=TUNE.choices), detectors)
     decisions = certified(detectors, fitted, max_error=0.3).decide(CALIBRATION)
     assert np.isfinite(decisions.error_probability).all()
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from misgiving.deferral.fit import Cases, Identities
+from misgiving.deferral.cases import Cases, Identities
 from misgiving.predictions.record import Predictions
 
 

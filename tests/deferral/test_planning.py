@@ -6,9 +6,9 @@ import pytest
 from policies import CLASSES, drawn_cases
 from scipy.stats import beta
 
+from misgiving.deferral.certificate import certify_thresholds
 from misgiving.deferral.planning import WRONG_SHARES, plan_certification
 from misgiving.deferral.settings import Targets
-from misgiving.deferral.thresholds import certify_thresholds
 from misgiving.errors import UsageError
 
 

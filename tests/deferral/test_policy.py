@@ -8,9 +8,9 @@ import pytest
 from policies import CLASSES, certificate_of, drawn_cases, policy_with
 
 from misgiving import Deferral
+from misgiving.deferral.certificate import certify_thresholds
 from misgiving.deferral.policy_file import PolicyFile
 from misgiving.deferral.settings import DecisionRule, Targets
-from misgiving.deferral.thresholds import certify_thresholds
 from misgiving.errors import DataError
 from misgiving.manifests import sha256_of_json
 from misgiving.report.sentences import certificate_sentences

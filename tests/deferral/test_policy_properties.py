@@ -14,10 +14,10 @@ from scipy import stats
 from strategies import heights
 
 from misgiving import Deferral
-from misgiving.deferral.certificate import CertifiableError, ClassOutcome
+from misgiving.deferral.certificate import CertifiableError, ClassOutcome, certify_thresholds
 from misgiving.deferral.policy_file import PolicyFile
 from misgiving.deferral.settings import Targets
-from misgiving.deferral.thresholds import ScoredCases, certify_thresholds
+from misgiving.deferral.thresholds import ScoredCases
 from misgiving.errors import DataError
 from misgiving.groups import one_per_group
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from policies import CLASSES
 
-from misgiving.deferral.decisions import mark_acceptable
+from misgiving.deferral.certificate import mark_acceptable
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import UsageError
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from policies import CLASSES, drawn_cases, policy_with
 
+from misgiving.deferral.certificate import certify_thresholds
 from misgiving.deferral.settings import Targets
-from misgiving.deferral.thresholds import CertificationPlan, certify_thresholds
+from misgiving.deferral.thresholds import CertificationPlan
 from misgiving.errors import DataError
 from misgiving.groups import one_per_group
 from misgiving.report.sentences import certificate_sentences

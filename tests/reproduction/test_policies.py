@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from misgiving.deferral.fit import fit_calibration
-from misgiving.deferral.settings import DecisionRule
+from misgiving.calibration.fit import TuningSet, fit_calibrator
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.generalization import CERTIFIED_SCORES, PolicySets, certified_rows
 from misgiving.reproduction.ood_detection import ood_limit, ood_share
@@ -54,7 +53,7 @@ def sets():
 def test_a_certified_policy_accepts_the_highest_of_its_score_and_counts_their_errors(
     sets,
 ):
-    fitted = fit_calibration(sets.tune, sets.detectors, DecisionRule(rule="logits"))
+    fitted = fit_calibrator(TuningSet.of(sets.tune, sets.detectors))
     values = defaultdict(dict)
     for dataset, detector, metric, value in certified_rows(sets, fitted, seed=0):
         assert dataset == "policy_test"

@@ -14,9 +14,10 @@ from policies import decided, policy_with
 from misgiving.bundle.bundle import Bundle
 from misgiving.data.decoding import decode
 from misgiving.data.preprocessing import Preprocessing
+from misgiving.deferral.certificate import certify_thresholds
 from misgiving.deferral.decisions import Decision
 from misgiving.deferral.settings import Targets
-from misgiving.deferral.thresholds import ScoredCases, certify_thresholds
+from misgiving.deferral.thresholds import ScoredCases
 from misgiving.serve import middleware, server
 from misgiving.serve.app import create_app
 from misgiving.serve.server import address, listen, run

@@ -163,7 +163,7 @@ def write_bundle(
     }
     write_json(folder / FACTS, {"format": FORMAT, "estimates_losses": estimates_losses, **facts})
     if deferral is not None:
-        deferral.write(folder, used_alone=True)
+        deferral.write(folder)
     card = {
         **card,
         **facts,

@@ -192,3 +192,22 @@ class Calibrator:
         probabilities: Logits = shares * errors[:, None]
         np.put_along_axis(probabilities, columns, 1 - errors[:, None], axis=1)
         return probabilities
+
+    def predict_finite(self, logits: Logits, errors: Values) -> tuple[Classes, Classes, Logits]:
+        """The class that is named, the most probable one after scaling, and probabilities.
+
+        These agree with the errors. Where an error is NaN, they are the scaled ones; where a logit
+        is not finite, NaN.
+        """
+        predicted, probabilities = logits.argmax(axis=1), np.full(logits.shape, np.nan)
+        most_probable = predicted.copy()
+        finite = np.isfinite(logits).all(axis=1)
+        wide = logits[finite].astype(np.float64)
+        predicted[finite] = self.predict(wide)
+        most_probable[finite] = self.scaling.logarithms(wide).argmax(axis=1)
+        probabilities[finite] = self.scaling(wide)
+        judged = finite & np.isfinite(errors)
+        probabilities[judged] = self.probabilities(
+            logits[judged].astype(np.float64), predicted[judged], errors[judged]
+        )
+        return predicted, most_probable, probabilities

@@ -30,6 +30,8 @@ from misgiving.calibration.apply import (
     named_classes,
 )
 from misgiving.errors import DataError
+from misgiving.predictions.record import Predictions
+from misgiving.scores.detectors import FittedDetectors, all_scores
 from misgiving.scores.probes import Evidence
 
 COMBINED = ("msp", "entropy", "max_logit", "energy", "knn", "predicted_loss", CALIBRATED)
@@ -165,6 +167,17 @@ class TuningSet(NamedTuple):
     labels: Classes
     groups: Shaped[np.ndarray, " n"]
     evidence: Evidence | None = None
+
+    @classmethod
+    def of(cls, predictions: Predictions, detectors: FittedDetectors) -> "TuningSet":
+        """The set of these predictions, scored by the detectors too."""
+        return cls(
+            all_scores(predictions, detectors),
+            predictions.logits,
+            predictions.labels,
+            predictions.units,
+            detectors.evidence(predictions.features, predictions.taps),
+        )
 
     def select(self, rows: Int[np.ndarray, " _"]) -> "TuningSet":
         """These samples alone."""

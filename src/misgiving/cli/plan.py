@@ -29,7 +29,7 @@ def plan(data: DataOrPredictions, *, targets: Targets, seed: Seed = 0) -> None:
     Args:
         seed: Seed of the split, as in `train`.
     """
-    from misgiving.deferral.fit import drawn_sets
+    from misgiving.deferral.cases import drawn_sets
     from misgiving.deferral.planning import MOST_CASES, WRONG_SHARES, plan_certification
     from misgiving.predictions.record import Predictions
     from misgiving.report.rendering import lines, three_digits

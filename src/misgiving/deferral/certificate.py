@@ -1,5 +1,7 @@
 """Certificate of a policy: certified thresholds, and what was observed on the calibration set."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,11 +11,20 @@ from jaxtyping import Bool, Float, Int, Shaped
 from misgiving.deferral.bounds import (
     BinomialInterval,
     conformal_p_values,
-    counts_by_threshold,
     two_sided_interval,
     upper_bound,
 )
-from misgiving.deferral.settings import Targets
+from misgiving.deferral.settings import DecisionRule, Targets
+from misgiving.deferral.thresholds import (
+    CertificationPlan,
+    ScoredCases,
+    ThresholdCounts,
+    counts_by_threshold,
+)
+from misgiving.errors import DataError
+
+STEPS = 1000  # in which the smallest certifiable error is searched
+MOST_TIED = 0.05  # of the calibration cases, exactly at the OOD limit
 
 Scores = Float[np.ndarray, " n"]
 
@@ -169,6 +180,23 @@ class Certificate:
         return np.select([ood, accepted], ["ood", "accept"], "defer"), p_values
 
 
+def mark_acceptable(
+    rule: DecisionRule,
+    errors: Scores,
+    probabilities: Float[np.ndarray, "n classes"],
+    predicted: Int[np.ndarray, " n"],
+) -> Bool[np.ndarray, " n"]:
+    """Mark the answers that can be accepted: their error probability is not too high.
+
+    Nor may another class have a higher probability, unless the rule weighs classes.
+    """
+    of_predicted = np.take_along_axis(probabilities, predicted[:, None], axis=1)[:, 0]
+    unsurpassed = probabilities.max(axis=1) <= of_predicted
+    if rule.rule in ("balanced", "costs"):
+        unsurpassed[:] = True
+    return np.asarray((errors <= rule.max_error_probability) & unsurpassed)
+
+
 def simultaneous_bounds(
     wrong: Int[np.ndarray, "*draws thresholds"],
     accepted: Int[np.ndarray, "*draws thresholds"],
@@ -177,3 +205,97 @@ def simultaneous_bounds(
 ) -> Float[np.ndarray, "*draws thresholds"]:
     """Upper bounds on the error at each threshold, which hold together (Bonferroni)."""
     return upper_bound(wrong, accepted, level=(1 - confidence) / accepted.shape[-1])
+
+
+def certify_thresholds(
+    tuning: ScoredCases, calibration: ScoredCases, targets: Targets, *, classes: Sequence[str]
+) -> Certificate:
+    """Choose thresholds with the tuning set and certify them with the calibration set.
+
+    Args:
+        tuning: For all that is chosen; not the images that the model was trained on.
+        calibration: For the certification alone, one case for each group.
+        targets: Error rates to certify.
+        classes: Names of the classes, in the order of the labels.
+
+    Raises:
+        DataError: A set cannot be used, or the calibration cases cannot certify a target even if
+            none is wrong, or have too many ties at the OOD limit.
+    """
+    for name, cases in (("tuning", tuning), ("calibration", calibration)):
+        cases.check_usable(name)
+    plan = CertificationPlan.from_tuning(tuning, targets, classes=classes, cases=len(calibration))
+    plan.check_class_targets(calibration)
+    counts = plan.count(calibration)
+    limit = None if counts.ood_limit is None else float(counts.ood_limit)
+    if limit is not None:
+        _check_ties(calibration.ood_scores, limit)
+    position = int(plan.loosest_certified(counts))
+    certified = position >= 0
+    # Sorted, so that the order in which the cases came leaves no trace.
+    order = np.lexsort((counts.kept, calibration.wrong, -calibration.scores))
+    return Certificate(
+        targets=targets,
+        classes=plan.classes,
+        cases=len(calibration),
+        tuning_cases=len(tuning),
+        thresholds_tried=len(plan.thresholds),
+        accept_threshold=float(plan.thresholds[position]) if certified else None,
+        ood_threshold=limit,
+        ood_rank=plan.rank,
+        ood_scores=tuple(np.sort(calibration.ood_scores).astype(float).tolist()),
+        accepted=int(counts.accepted[position]) if certified else 0,
+        wrong=int(counts.wrong[position]) if certified else 0,
+        class_outcomes=_class_outcomes(plan, counts, max(position, 0)),
+        smallest_certifiable=None if certified else _smallest_certifiable(plan, counts),
+        thresholds=tuple(plan.thresholds.tolist()),
+        scores=tuple(calibration.scores[order].astype(float).tolist()),
+        errors=tuple(calibration.wrong[order].tolist()),
+        kept=tuple(counts.kept[order].tolist()),
+    )
+
+
+def _check_ties(ood_scores: Float[np.ndarray, " n"], limit: float) -> None:
+    """Check that a detector does not give many cases the same score as the limit."""
+    tied = int((ood_scores == limit).sum())
+    if tied > max(1, MOST_TIED * len(ood_scores)):
+        raise DataError(
+            f"ood_scores equals the limit {limit:g} in {tied} of {len(ood_scores)} calibration "
+            "cases, too many for one limit; choose another detector or `max_ood_false_alarms`"
+        )
+
+
+def _class_outcomes(
+    plan: CertificationPlan, counts: ThresholdCounts, position: int
+) -> tuple[ClassOutcome, ...]:
+    level = plan.targets.level
+    return tuple(
+        ClassOutcome(
+            name=name,
+            rate=rate,
+            cases=int(cases),
+            missed=int(missed[position]),
+            smallest_certifiable_rate=float(upper_bound(missed[0], cases, level=level)),
+        )
+        for (name, rate), missed, cases in zip(
+            plan.targets.class_max_miss.items(), counts.missed, counts.class_cases, strict=True
+        )
+    )
+
+
+def _smallest_certifiable(
+    plan: CertificationPlan, counts: ThresholdCounts
+) -> CertifiableError | None:
+    """Search in steps of 0.001, one by one, as the levels change with the target.
+
+    A threshold certifies no target below its own bound, so the search starts at the lowest bound
+    of those that meet the class targets.
+    """
+    bounds = upper_bound(counts.wrong, counts.accepted, level=plan.targets.level)
+    lowest_bound = float(np.min(bounds, where=plan.meets_class_targets(counts), initial=1.0))
+    lowest = max(plan.targets.max_error, lowest_bound - 1 / STEPS)
+    for step in range(math.floor(lowest * STEPS) + 1, STEPS):
+        position = int(plan.loosest_certified(counts, max_error=step / STEPS))
+        if position >= 0:
+            return CertifiableError(max_error=step / STEPS, accepted=int(counts.accepted[position]))
+    return None

@@ -1,4 +1,4 @@
-"""Decisions on a set of images from the outputs of a model, and the reason for each."""
+"""Decisions on a set of images, and the reason for each."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -6,15 +6,11 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from scipy.special import softmax
 
-from misgiving.calibration.apply import Calibrator
 from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.settings import DecisionRule
-from misgiving.predictions.record import Predictions
-from misgiving.scores.detectors import FittedDetectors, finite_rows, scores_of_outputs
-from misgiving.scores.features import FEATURE_SCORES
 
 NO_POLICY = "no policy is calibrated for this model, so every image is deferred"
 NOT_FINITE = "the model gave no finite score, so the image is deferred"
@@ -27,9 +23,6 @@ Outcome = Literal["accept", "defer", "ood"]
 Values = Float[np.ndarray, " n"]
 Classes = Int[np.ndarray, " n"]
 Logits = Float[np.ndarray, "n classes"]
-Features = Float[np.ndarray, "n width"]
-Taps = Float[np.ndarray, "n channels"]
-Outputs = tuple[Logits, Features | None, Values | None, Taps | None]
 
 
 class Decision(NamedTuple):
@@ -272,120 +265,3 @@ def comparison(subject: str, value: float, relation: str, limit: float, extreme:
         if rounded[0] != rounded[1] or value == limit:
             texts = rounded
     return f"{subject} {texts[0]} is {relation} {texts[1]}, the {extreme} that is accepted"
-
-
-def decide(
-    certificate: Certificate,
-    rule: DecisionRule,
-    calibration: Calibrator,
-    detectors: FittedDetectors,
-    ood_detector: str,
-    outputs: Outputs,
-) -> Decisions:
-    """Decide from the outputs of a model; one that is not finite is deferred.
-
-    Args:
-        certificate: Has the thresholds.
-        rule: Names the classes.
-        calibration: From scores to probabilities.
-        detectors: Those that decisions depend on.
-        ood_detector: Name of the OOD score.
-        outputs: Logits, features, predicted losses and averages of the taps.
-    """
-    numbers = measure_outputs(calibration, detectors, ood_detector, outputs)
-    errors, threshold = numbers["error_probability"], certificate.accept_threshold
-    predicted, most_probable, probabilities = predict_classes(calibration, outputs[0], errors)
-    outcomes, numbers["ood_p_value"] = certificate.decide(
-        numbers["acceptance_score"],
-        numbers["ood_score"],
-        mark_acceptable(rule, errors, probabilities, predicted),
-    )
-    return Decisions(
-        classes=certificate.classes,
-        decisions=outcomes,
-        predicted=predicted,
-        most_probable=most_probable,
-        probabilities=probabilities,
-        certificate=certificate,
-        rule=rule,
-        error_limit=None
-        if threshold is None
-        else float(calibration.error(np.array([threshold]))[0]),
-        knows_training=ood_detector in FEATURE_SCORES,
-        **numbers,
-    )
-
-
-def mark_acceptable(
-    rule: DecisionRule, errors: Values, probabilities: Logits, predicted: Classes
-) -> Bool[np.ndarray, " n"]:
-    """Mark the answers that can be accepted: their error probability is not too high.
-
-    Nor may another class have a higher probability, unless the rule weighs classes.
-    """
-    of_predicted = np.take_along_axis(probabilities, predicted[:, None], axis=1)[:, 0]
-    unsurpassed = probabilities.max(axis=1) <= of_predicted
-    if rule.rule in ("balanced", "costs"):
-        unsurpassed[:] = True
-    return np.asarray((errors <= rule.max_error_probability) & unsurpassed)
-
-
-def measure_outputs(
-    calibration: Calibrator, detectors: FittedDetectors, ood_detector: str, outputs: Outputs
-) -> dict[str, Values]:
-    """Numbers by the field of a decision; NaN where outputs are not finite, or there is none."""
-    logits, features, predicted_losses, taps = outputs
-    numbers = {name: np.full(len(logits), np.nan) for name in NUMBERS}
-    finite = finite_rows(logits, features, taps)
-    if predicted_losses is not None:
-        numbers["predicted_loss"] = predicted_losses
-    features, losses, taps = (
-        None if values is None else values[finite] for values in (features, predicted_losses, taps)
-    )
-    scores = scores_of_outputs(logits[finite], features, losses, taps, detectors)
-    evidence = detectors.evidence(features, taps)
-    acceptance = calibration.acceptance_scores(scores, logits[finite], evidence)
-    numbers["acceptance_score"][finite] = acceptance
-    numbers["error_probability"][finite] = calibration.error(acceptance)
-    if calibration.loss is not None:
-        numbers["expected_loss"][finite] = calibration.loss(scores["predicted_loss"])
-    numbers["ood_score"][finite] = scores[ood_detector]
-    return numbers
-
-
-def predict_classes(
-    calibration: Calibrator, logits: Logits, errors: Values
-) -> tuple[Classes, Classes, Logits]:
-    """The class that is named, the most probable one after scaling, and probabilities.
-
-    These agree with the error; where it is not available, they are the scaled ones, or NaN.
-    """
-    predicted, probabilities = logits.argmax(axis=1), np.full(logits.shape, np.nan)
-    most_probable = predicted.copy()
-    finite = np.isfinite(logits).all(axis=1)
-    wide = logits[finite].astype(np.float64)
-    predicted[finite] = calibration.predict(wide)
-    most_probable[finite] = calibration.scaling.logarithms(wide).argmax(axis=1)
-    probabilities[finite] = calibration.scaling(wide)
-    judged = finite & np.isfinite(errors)
-    probabilities[judged] = calibration.probabilities(
-        logits[judged].astype(np.float64), predicted[judged], errors[judged]
-    )
-    return predicted, most_probable, probabilities
-
-
-def lacking_columns(
-    predictions: Predictions, used: FittedDetectors, scores: Sequence[str]
-) -> list[str]:
-    """Columns that these detectors and scores read and the predictions do not have, in words."""
-    reads_taps = used.probes is not None and used.probes.reads_taps
-    reads_features = used.names or (used.probes is not None and not reads_taps)
-    width = used.directions.shape[1]
-    given = 0 if predictions.features is None else predictions.features.shape[1]
-    lacks = {
-        "the averages of the taps": reads_taps and predictions.taps is None,
-        f"the columns feature_0 to feature_{width - 1}": reads_features and given != width,
-        "the column predicted_loss": "predicted_loss" in scores
-        and predictions.predicted_losses is None,
-    }
-    return [columns for columns, is_lacking in lacks.items() if is_lacking]

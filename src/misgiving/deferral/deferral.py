@@ -1,50 +1,45 @@
 """`Deferral`: accept, defer or call out-of-distribution, with a guarantee; needs no torch."""
 
-import inspect
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from misgiving.calibration.apply import Calibrator
-from misgiving.calibration.fit import Fitted
-from misgiving.deferral.certificate import Certificate
-from misgiving.deferral.decisions import (
-    Decisions,
-    Features,
-    Logits,
-    Taps,
-    Values,
-    decide,
-    lacking_columns,
-)
-from misgiving.deferral.fit import (
+import numpy as np
+
+from misgiving.calibration.apply import Calibrator, Logits, Values
+from misgiving.calibration.fit import Fitted, TuningSet, fit_calibrator
+from misgiving.deferral.cases import (
     Cases,
-    fit_calibration,
     fitting_sets,
     most_missed,
     scored_cases,
     sensitivities_by_rule,
 )
+from misgiving.deferral.certificate import Certificate, certify_thresholds, mark_acceptable
+from misgiving.deferral.decisions import NUMBERS, Decisions
 from misgiving.deferral.policy_file import (
     FITTED,
     POLICY,
     POLICY_FOLDER,
     PolicyFile,
-    cases_after,
-    check_policy_folder,
 )
 from misgiving.deferral.settings import DecisionRule, RuleName, Targets, check_known
-from misgiving.deferral.thresholds import certify_thresholds
 from misgiving.errors import DataError, UsageError
-from misgiving.files import whole_folder
 from misgiving.groups import one_per_group, unit_of
 from misgiving.manifests import sha256_of
 from misgiving.predictions.record import Predictions
-from misgiving.scores.detectors import FittedDetectors, default_ood_detector
-from misgiving.scores.features import FEATURE_SCORES
+from misgiving.scores.detectors import (
+    FittedDetectors,
+    default_ood_detector,
+    finite_rows,
+    scores_of_outputs,
+)
+from misgiving.scores.features import FEATURE_SCORES, Features, Taps
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Deferral:
     """Accept, defer or call out-of-distribution, from the outputs of any classifier.
 
@@ -84,43 +79,28 @@ class Deferral:
     'accept'
     """
 
-    certificate_: Certificate
-    calibration_: Calibrator
-    detectors_: FittedDetectors
-    rule_: DecisionRule
-    ood_detector_: str
-    cases_: Cases
-    model_: str
-    unit_: str
-
-    def __init__(
-        self,
-        *,
-        max_error: float = 0.05,
-        class_max_miss: Mapping[str, float] | None = None,
-        max_ood_false_alarms: float | None = None,
-        confidence: float = 0.95,
-        simultaneous: bool = True,
-        rule: RuleName = "most_probable",
-        costs: Mapping[str, float] | None = None,
-        max_error_probability: float = 0.5,
-        ood_detector: str | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.max_error = max_error
-        self.class_max_miss = class_max_miss
-        self.max_ood_false_alarms = max_ood_false_alarms
-        self.confidence = confidence
-        self.simultaneous = simultaneous
-        self.rule = rule
-        self.costs = costs
-        self.max_error_probability = max_error_probability
-        self.ood_detector = ood_detector
-        self.seed = seed
+    max_error: float = 0.05
+    class_max_miss: Mapping[str, float] | None = None
+    max_ood_false_alarms: float | None = None
+    confidence: float = 0.95
+    simultaneous: bool = True
+    rule: RuleName = "most_probable"
+    costs: Mapping[str, float] | None = None
+    max_error_probability: float = 0.5
+    ood_detector: str | None = None
+    seed: int = 0
+    certificate_: Certificate = field(init=False)
+    calibration_: Calibrator = field(init=False)
+    detectors_: FittedDetectors = field(init=False)
+    rule_: DecisionRule = field(init=False)
+    ood_detector_: str = field(init=False)
+    cases_: Cases = field(init=False)
+    model_: str = field(init=False)
+    unit_: str = field(init=False)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002  # none is nested
         """Parameters by name, as they were given."""
-        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.init}
 
     def set_params(self, **parameters: Any) -> "Deferral":
         """Change parameters; they take effect when `fit` is called."""
@@ -128,13 +108,9 @@ class Deferral:
         return self
 
     def __repr__(self) -> str:
-        signature = inspect.signature(type(self)).parameters
-        changed = (
-            f"{name}={value!r}"
-            for name, value in self.get_params().items()
-            if value != signature[name].default
-        )
-        return f"Deferral({', '.join(changed)})"
+        given = [each for each in fields(self) if each.init]
+        changed = [each.name for each in given if getattr(self, each.name) != each.default]
+        return f"Deferral({', '.join(f'{name}={getattr(self, name)!r}' for name in changed)})"
 
     def fit(
         self, tuning: Any, calibration: Any = None, *, training: Any = None, classes: Any = None
@@ -157,22 +133,12 @@ class Deferral:
             UsageError: A parameter has a value that cannot be used.
             DataError: The sets cannot support a policy.
         """
-        targets, rule = self._settings()
+        _, rule = self._settings()
         tuning, calibration, detectors, facts = fitting_sets(
             tuning, calibration, training, classes=classes, seed=self.seed
         )
-        self.check_classes(tuning.classes)
-        fitted = fit_calibration(tuning, detectors, rule)
-        self.certify(tuning, calibration, detectors=detectors, fitted=fitted)
-        self.cases_ = replace(
-            self.cases_,
-            **facts,
-            sensitivities=sensitivities_by_rule(tuning, rule),
-            most_missed=None
-            if targets.class_max_miss
-            else most_missed(self.decide(calibration), calibration),
-        )
-        return self
+        facts["sensitivities"] = sensitivities_by_rule(tuning, rule)
+        return self.certify(tuning, calibration, detectors=detectors, **facts)
 
     def check_classes(self, classes: tuple[str, ...]) -> None:
         """Check the parameters for a model of these classes, before it has seen an image.
@@ -180,8 +146,7 @@ class Deferral:
         Raises:
             UsageError: One has a value that cannot be used, or names another class.
         """
-        targets, rule = self._settings()
-        check_known(classes, class_max_miss=targets.class_max_miss, costs=rule.costs)
+        self._settings(classes)
 
     def certify(
         self,
@@ -189,48 +154,57 @@ class Deferral:
         calibration: Predictions,
         *,
         detectors: FittedDetectors,
-        fitted: Fitted,
+        fitted: Fitted | None = None,
+        **facts: Any,
     ) -> "Deferral":
-        """Choose and certify thresholds by a calibration that is fitted already.
+        """Fit the calibration, and choose and certify thresholds, on sets that are checked already.
 
         Args:
-            tuning: The images that the calibration was fitted on.
+            tuning: For all that is chosen.
             calibration: One image of each group is drawn.
             detectors: Fitted on the training set.
-            fitted: The calibration, for the classes that the rule names.
+            fitted: The calibration, where it was fitted on the tuning set before.
+            facts: Further fields of `cases_`.
 
         Raises:
             DataError: The sets cannot support a policy.
             UsageError: A parameter has a value that cannot be used.
         """
-        targets, self.rule_ = self._settings()
+        targets, self.rule_ = self._settings(tuning.classes)
+        if fitted is None:
+            weigh = partial(self.rule_.class_weights, tuning.classes)
+            fitted = fit_calibrator(TuningSet.of(tuning, detectors), weigh)
         self.calibration_, self.detectors_ = fitted.calibrator, detectors
         self.ood_detector_ = self.ood_detector or default_ood_detector(detectors)
-        tuned, certified = (
-            scored_cases(
-                predictions,
-                detectors,
-                fitted,
-                self.rule_,
-                ood_detector=self.ood_detector_,
-                of_tuning=predictions is tuning,
-            )[one_per_group(predictions.units, seed=self.seed)]
-            for predictions in (tuning, calibration)
+        score = partial(
+            scored_cases,
+            detectors=detectors,
+            fitted=fitted,
+            rule=self.rule_,
+            ood_detector=self.ood_detector_,
         )
+        tuned, certified = score(tuning, of_tuning=True), score(calibration)
         self.certificate_ = certify_thresholds(
-            tuned, certified, targets, classes=calibration.classes
+            tuned[one_per_group(tuning.units, seed=self.seed)],
+            certified[one_per_group(calibration.units, seed=self.seed)],
+            targets,
+            classes=calibration.classes,
         )
+        if not targets.class_max_miss:
+            facts["most_missed"] = most_missed(certified, self.certificate_)
+        self.cases_ = Cases.of(tuning, calibration, **facts)
         self.model_ = tuning.model or "unnamed"
         self.unit_ = unit_of(calibration.group_columns)
-        self.cases_ = Cases.of(tuning, calibration)
         return self
 
-    def _settings(self) -> tuple[Targets, DecisionRule]:
-        """The parameters in groups, whose values are checked."""
+    def _settings(self, classes: Sequence[str] = ()) -> tuple[Targets, DecisionRule]:
+        """The parameters in groups, checked; for a model of these classes, where they are given."""
         values = self.get_params()
         values |= {name: values[name] or {} for name in ("class_max_miss", "costs")}
-        targets = Targets(**{field.name: values[field.name] for field in fields(Targets)})
-        rule = DecisionRule(**{field.name: values[field.name] for field in fields(DecisionRule)})
+        targets = Targets(**{each.name: values[each.name] for each in fields(Targets)})
+        rule = DecisionRule(**{each.name: values[each.name] for each in fields(DecisionRule)})
+        if classes:
+            check_known(classes, class_max_miss=targets.class_max_miss, costs=rule.costs)
         return targets, rule
 
     @property
@@ -246,11 +220,9 @@ class Deferral:
     @property
     def used_detectors(self) -> FittedDetectors:
         """The detectors that decisions depend on; the others are not computed."""
-        needed = (self.ood_detector_, *self.calibration_.needed)
-        return self.detectors_.only(
-            [name for name in self.detectors_.names if name in needed],
-            probes=self.calibration_.needs_evidence,
-        )
+        scores = (self.ood_detector_, *self.calibration_.needed)
+        names = [name for name in self.detectors_.names if name in scores]
+        return self.detectors_.only(names, probes=self.calibration_.needs_evidence)
 
     @property
     def _fitted(self) -> "Deferral":
@@ -291,14 +263,55 @@ class Deferral:
             predicted_losses: Outputs of a trained loss estimator.
             taps: Averages of the activations that the loss estimator reads.
         """
-        return decide(
-            self.certificate_,
-            self.rule_,
-            self.calibration_,
-            self.used_detectors,
-            self.ood_detector_,
-            (logits, features, predicted_losses, taps),
+        numbers = self._measure(logits, features, predicted_losses, taps)
+        certificate, errors = self.certificate_, numbers["error_probability"]
+        predicted, most_probable, probabilities = self.calibration_.predict_finite(logits, errors)
+        outcomes, numbers["ood_p_value"] = certificate.decide(
+            numbers["acceptance_score"],
+            numbers["ood_score"],
+            mark_acceptable(self.rule_, errors, probabilities, predicted),
         )
+        threshold = certificate.accept_threshold
+        limit = None if threshold is None else self.calibration_.error(np.array([threshold]))
+        return Decisions(
+            classes=certificate.classes,
+            decisions=outcomes,
+            predicted=predicted,
+            most_probable=most_probable,
+            probabilities=probabilities,
+            certificate=certificate,
+            rule=self.rule_,
+            error_limit=None if limit is None else float(limit[0]),
+            knows_training=self.compares_with_training,
+            **numbers,
+        )
+
+    def _measure(
+        self,
+        logits: Logits,
+        features: Features | None,
+        predicted_losses: Values | None,
+        taps: Taps | None,
+    ) -> dict[str, Values]:
+        """Numbers by the field of a decision; NaN where outputs are not finite, or lack it."""
+        numbers = {name: np.full(len(logits), np.nan) for name in NUMBERS}
+        if predicted_losses is not None:
+            numbers["predicted_loss"] = predicted_losses
+        finite = finite_rows(logits, features, taps)
+        features, losses, taps = (
+            None if values is None else values[finite]
+            for values in (features, predicted_losses, taps)
+        )
+        calibration, detectors = self.calibration_, self.used_detectors
+        scores = scores_of_outputs(logits[finite], features, losses, taps, detectors)
+        evidence = detectors.evidence(features, taps)
+        acceptance = calibration.acceptance_scores(scores, logits[finite], evidence)
+        numbers["acceptance_score"][finite] = acceptance
+        numbers["error_probability"][finite] = calibration.error(acceptance)
+        if calibration.loss is not None:
+            numbers["expected_loss"][finite] = calibration.loss(scores["predicted_loss"])
+        numbers["ood_score"][finite] = scores[self.ood_detector_]
+        return numbers
 
     def check_model(self, model: str, classes: tuple[str, ...] | None = None) -> None:
         """Check that a model, with these classes where they are given, is the calibrated one.
@@ -330,7 +343,7 @@ class Deferral:
                 f"{self.cases_.outputs}, with which their scores cannot be compared; give these"
             )
         scores = (self.ood_detector_, *self.calibration_.needed)
-        if lacking := lacking_columns(predictions, self.used_detectors, scores):
+        if lacking := self.used_detectors.lacking_columns(predictions, scores):
             raise DataError(
                 f"the policy needs {' and '.join(lacking)}, which these predictions do not have; "
                 "predict again with the run or its bundle"
@@ -344,21 +357,11 @@ class Deferral:
         Raises:
             UsageError: The folder has other files than those of a policy.
         """
-        folder = Path(folder)
-        check_policy_folder(folder)
-        self.cases_ = cases_after(folder, PolicyFile.of(self._fitted))
-        with whole_folder(folder) as partial:
-            self.write(partial)
+        self.cases_ = PolicyFile.of(self._fitted).save(Path(folder), self.detectors_)
 
-    def write(self, folder: Path, *, used_alone: bool = False) -> None:
-        """Write the two files of the policy into a folder that exists.
-
-        Args:
-            folder: Such as that of a bundle.
-            used_alone: Leave out detectors on which no decision depends.
-        """
-        detectors = self.used_detectors if used_alone else self.detectors_
-        PolicyFile.of(self).write(folder, detectors)
+    def write(self, folder: Path) -> None:
+        """Write the files of the policy into a folder that exists, without detectors not used."""
+        PolicyFile.of(self).write(folder, self.used_detectors)
 
     @property
     def fingerprint(self) -> str:

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from misgiving.deferral.bounds import SHARE_OF_BEST, cases_for_tolerance, upper_bound
+from misgiving.deferral.bounds import cases_for_tolerance, upper_bound
 from misgiving.deferral.settings import Targets, check_known
+from misgiving.deferral.thresholds import SHARE_OF_BEST
 from misgiving.groups import one_per_group
 
 WRONG_SHARES = (0.0, 0.01, 0.03, 0.05)

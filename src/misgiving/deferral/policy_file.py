@@ -8,11 +8,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from misgiving.calibration.apply import Calibrator
+from misgiving.deferral.cases import Cases
 from misgiving.deferral.certificate import Certificate
-from misgiving.deferral.fit import Cases
 from misgiving.deferral.settings import DecisionRule
 from misgiving.errors import DataError, UsageError, explain_damage
-from misgiving.files import read_json, write_json
+from misgiving.files import read_json, whole_folder, write_json
 from misgiving.manifests import sha256_of_file, sha256_of_json
 from misgiving.scores.detectors import FittedDetectors
 
@@ -66,6 +66,32 @@ class PolicyFile(BaseModel):
         content = json.loads(self.model_copy(update=update).model_dump_json())
         write_json(folder / POLICY, content | {"checksum": sha256_of_json(content)}, compact=True)
 
+    def save(self, folder: Path, detectors: FittedDetectors) -> Cases:
+        """Replace the policy in a folder, whole or not at all, and return the cases as written.
+
+        They tell which are those of the policy that was there; of the same policy, saved again,
+        they stay as they are.
+
+        Raises:
+            UsageError: The folder has other files than those of a policy.
+        """
+        if os.path.lexists(folder) and not (
+            folder.is_dir() and {path.name for path in folder.iterdir()} <= {POLICY, DETECTORS}
+        ):
+            raise UsageError(f"{folder}: exists and is not a policy; choose another folder")
+        cases = self.cases
+        if (folder / POLICY).exists():
+            try:
+                replaced = PolicyFile.read(folder)
+            except DataError:
+                cases = cases.after(None)
+            else:
+                is_same = self.model_copy(update={"detectors": replaced.detectors}) == replaced
+                cases = cases if is_same else cases.after(replaced.cases)
+        with whole_folder(folder) as partial:
+            self.model_copy(update={"cases": cases}).write(partial, detectors)
+        return cases
+
     @classmethod
     def read(cls, folder: Path) -> "PolicyFile":
         """Read `policy.json`.
@@ -94,30 +120,3 @@ class PolicyFile(BaseModel):
             if sha256_of_file(path) != self.detectors:
                 raise ValueError("changed after it was written")
         return FittedDetectors.load(path)
-
-
-def check_policy_folder(folder: Path) -> None:
-    """Check that a folder can be replaced by a policy: it is empty, or one.
-
-    Raises:
-        UsageError: It is something else.
-    """
-    if os.path.lexists(folder) and not (
-        folder.is_dir() and {path.name for path in folder.iterdir()} <= {POLICY, DETECTORS}
-    ):
-        raise UsageError(f"{folder}: exists and is not a policy; choose another folder")
-
-
-def cases_after(folder: Path, policy: PolicyFile) -> Cases:
-    """The cases of a policy that is to replace the one in a folder, if there is one.
-
-    Of the same policy, saved again, they stay as they are.
-    """
-    if not (folder / POLICY).exists():
-        return policy.cases
-    try:
-        replaced = PolicyFile.read(folder)
-    except DataError:
-        return policy.cases.after(None)
-    is_same = policy.model_copy(update={"detectors": replaced.detectors}) == replaced
-    return policy.cases if is_same else policy.cases.after(replaced.cases)

@@ -1,7 +1,9 @@
-"""Choose thresholds with the tuning set and certify them with the calibration set.
+"""Acceptance thresholds: planned with the tuning set, selected by multiple testing.
 
-Cases may have leading axes of independent draws: the benchmark draws thousands of calibration sets
-and certifies them with this code.
+The tuning set alone fixes the thresholds to test and the level at which each starts, so that the
+hypotheses are fixed before the calibration set is looked at. Counts by threshold have the
+thresholds on their last axis, strictest first. Leading axes are independent draws: the benchmark
+draws thousands of calibration sets and certifies them with this code.
 """
 
 import math
@@ -13,28 +15,25 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from misgiving.deferral.bounds import (
-    Thresholds,
-    candidate_thresholds,
+    binomial_cdf,
     cases_for_tolerance,
-    counts_by_threshold,
-    fallback_procedure,
-    fixed_sequence,
     kth_lowest,
-    loosest,
-    starting_levels,
     tolerance_rank,
-    upper_bound,
 )
-from misgiving.deferral.certificate import CertifiableError, Certificate, ClassOutcome
 from misgiving.deferral.settings import Targets
 from misgiving.errors import DataError
 
-STEPS = 1000  # in which the smallest certifiable error is searched
-MOST_TIED = 0.05  # of the calibration cases, exactly at the OOD limit
 FEWEST_CASES = 5
+MOST_THRESHOLDS = 50
+SPREAD_STARTS = (0.2, 0.4, 0.6, 0.8, 1.0)  # coverages at which the procedure starts in any case
+SHARE_OF_BEST = 0.9  # of the error budget, for the most promising threshold
+WEIGHT_OF_COVERAGE = 0.05  # against the power of a start; chosen with the share on simulated data
 
 Scores = Float[np.ndarray, "*draws n"]
 Limit = Float[np.ndarray, "*draws"] | np.floating | None
+Thresholds = Float[np.ndarray, " thresholds"]
+CountsByThreshold = Int[np.ndarray, "*draws thresholds"]
+Selected = Bool[np.ndarray, "*draws thresholds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,54 +89,6 @@ class ScoredCases:
                 f"scores of the {set_name} set are all {self.scores[0]:g}, so no threshold "
                 "separates the cases; give outputs that differ in confidence, not classes alone"
             )
-
-
-def certify_thresholds(
-    tuning: ScoredCases, calibration: ScoredCases, targets: Targets, *, classes: Sequence[str]
-) -> Certificate:
-    """Choose thresholds with the tuning set and certify them with the calibration set.
-
-    Args:
-        tuning: For all that is chosen; not the images that the model was trained on.
-        calibration: For the certification alone, one case for each group.
-        targets: Error rates to certify.
-        classes: Names of the classes, in the order of the labels.
-
-    Raises:
-        DataError: A set cannot be used, or the calibration cases cannot certify a target even if
-            none is wrong, or have too many ties at the OOD limit.
-    """
-    for name, cases in (("tuning", tuning), ("calibration", calibration)):
-        cases.check_usable(name)
-    plan = CertificationPlan.from_tuning(tuning, targets, classes=classes, cases=len(calibration))
-    plan.check_class_targets(calibration)
-    counts = plan.count(calibration)
-    limit = None if counts.ood_limit is None else float(counts.ood_limit)
-    if limit is not None:
-        _check_ties(calibration.ood_scores, limit)
-    position = int(plan.loosest_certified(counts))
-    certified = position >= 0
-    # Sorted, so that the order in which the cases came leaves no trace.
-    order = np.lexsort((counts.kept, calibration.wrong, -calibration.scores))
-    return Certificate(
-        targets=targets,
-        classes=plan.classes,
-        cases=len(calibration),
-        tuning_cases=len(tuning),
-        thresholds_tried=len(plan.thresholds),
-        accept_threshold=float(plan.thresholds[position]) if certified else None,
-        ood_threshold=limit,
-        ood_rank=plan.rank,
-        ood_scores=tuple(np.sort(calibration.ood_scores).astype(float).tolist()),
-        accepted=int(counts.accepted[position]) if certified else 0,
-        wrong=int(counts.wrong[position]) if certified else 0,
-        class_outcomes=_class_outcomes(plan, counts, max(position, 0)),
-        smallest_certifiable=None if certified else _smallest_certifiable(plan, counts),
-        thresholds=tuple(plan.thresholds.tolist()),
-        scores=tuple(calibration.scores[order].astype(float).tolist()),
-        errors=tuple(calibration.wrong[order].tolist()),
-        kept=tuple(counts.kept[order].tolist()),
-    )
 
 
 class ThresholdCounts(NamedTuple):
@@ -284,47 +235,141 @@ def ood_limit_rank(cases: int, *, rate: float, level: float) -> int:
     return rank
 
 
-def _check_ties(ood_scores: Float[np.ndarray, " n"], limit: float) -> None:
-    """Check that a detector does not give many cases the same score as the limit."""
-    tied = int((ood_scores == limit).sum())
-    if tied > max(1, MOST_TIED * len(ood_scores)):
-        raise DataError(
-            f"ood_scores equals the limit {limit:g} in {tied} of {len(ood_scores)} calibration "
-            "cases, too many for one limit; choose another detector or `max_ood_false_alarms`"
-        )
+def candidate_thresholds(scores: Float[np.ndarray, " n"]) -> Thresholds:
+    """At most 50 thresholds at evenly spaced coverages, strictest first; -inf accepts everything.
 
-
-def _class_outcomes(
-    plan: CertificationPlan, counts: ThresholdCounts, position: int
-) -> tuple[ClassOutcome, ...]:
-    level = plan.targets.level
-    return tuple(
-        ClassOutcome(
-            name=name,
-            rate=rate,
-            cases=int(cases),
-            missed=int(missed[position]),
-            smallest_certifiable_rate=float(upper_bound(missed[0], cases, level=level)),
-        )
-        for (name, rate), missed, cases in zip(
-            plan.targets.class_max_miss.items(), counts.missed, counts.class_cases, strict=True
-        )
-    )
-
-
-def _smallest_certifiable(
-    plan: CertificationPlan, counts: ThresholdCounts
-) -> CertifiableError | None:
-    """Search in steps of 0.001, one by one, as the levels change with the target.
-
-    A threshold certifies no target below its own bound, so the search starts at the lowest bound
-    of those that meet the class targets.
+    >>> candidate_thresholds(np.array([0.1, 0.5, 0.9]))
+    array([ 0.9,  0.5, -inf])
     """
-    bounds = upper_bound(counts.wrong, counts.accepted, level=plan.targets.level)
-    lowest_bound = float(np.min(bounds, where=plan.meets_class_targets(counts), initial=1.0))
-    lowest = max(plan.targets.max_error, lowest_bound - 1 / STEPS)
-    for step in range(math.floor(lowest * STEPS) + 1, STEPS):
-        position = int(plan.loosest_certified(counts, max_error=step / STEPS))
-        if position >= 0:
-            return CertifiableError(max_error=step / STEPS, accepted=int(counts.accepted[position]))
-    return None
+    coverages = np.arange(1, MOST_THRESHOLDS) / MOST_THRESHOLDS
+    ranks = np.ceil(coverages * len(scores) - 1e-9).astype(int)
+    thresholds = np.unique(np.sort(scores)[::-1][ranks - 1])[::-1]
+    return np.append(thresholds[thresholds > scores.min()], -np.inf)
+
+
+def counts_by_threshold(
+    scores: Float[np.ndarray, "*draws n"],
+    counted: Bool[np.ndarray, "*draws n"],
+    thresholds: Thresholds,
+) -> CountsByThreshold:
+    """Number of the counted cases whose score reaches each threshold.
+
+    >>> scores, counted = np.array([0.9, 0.5, 0.2]), np.array([True, True, False])
+    >>> counts_by_threshold(scores, counted, np.array([0.9, 0.5, -np.inf]))
+    array([1, 2, 2])
+    """
+    strictest = np.searchsorted(-thresholds, -scores)  # the strictest threshold that accepts
+    rows = strictest.reshape(-1, scores.shape[-1]) if scores.ndim > 1 else strictest[None]
+    cells = rows + len(thresholds) * np.arange(len(rows))[:, None]
+    added = np.bincount(
+        cells.ravel(), weights=counted.ravel(), minlength=len(rows) * len(thresholds)
+    ).astype(np.int64)
+    by_row = added.reshape(*scores.shape[:-1], len(thresholds))
+    return np.cumsum(by_row, axis=-1)
+
+
+def fallback_procedure(
+    accepted: CountsByThreshold,
+    wrong: CountsByThreshold,
+    *,
+    max_error: float,
+    levels: Float[np.ndarray, " thresholds"],
+) -> Selected:
+    """Select the thresholds at which "more than `max_error` of the accepted are wrong" is rejected.
+
+    The fallback procedure (Wiens, 2003): a threshold is tested at its own level plus the level that
+    its stricter neighbour was rejected at. The probability of selecting any threshold wrongly is at
+    most the sum of the levels, whatever the dependence between the tests.
+
+    >>> accepted, wrong = np.array([50, 100]), np.array([0, 2])
+    >>> fallback_procedure(accepted, wrong, max_error=0.1, levels=np.array([0.025, 0.025]))
+    array([ True,  True])
+    """
+    p_values = binomial_cdf(wrong, accepted, max_error)
+    rejected = np.zeros(p_values.shape, dtype=bool)
+    carried = np.zeros(p_values.shape[:-1])
+    for threshold, level in enumerate(levels):
+        carried = carried + level
+        rejected[..., threshold] = p_values[..., threshold] <= carried
+        carried = np.where(rejected[..., threshold], carried, 0.0)
+    return rejected
+
+
+def fixed_sequence(
+    missed: CountsByThreshold,
+    cases: Int[np.ndarray, "*draws"] | np.integer | int,
+    *,
+    rate: float,
+    level: float,
+) -> Selected:
+    """Select the thresholds up to which "more than `rate` of the class is missed" is rejected.
+
+    A fixed sequence from the strictest on, each at the whole level, until the first that fails.
+
+    Args:
+        missed: Cases of the class that are accepted as another class.
+        cases: All calibration cases of the class.
+        rate: The target.
+        level: Probability of selecting a threshold wrongly, at most.
+
+    >>> fixed_sequence(np.array([0, 0, 3]), 100, rate=0.05, level=0.05)
+    array([ True,  True, False])
+    """
+    p_values = binomial_cdf(missed, np.asarray(cases)[..., None], rate)
+    return np.logical_and.accumulate(p_values <= level, axis=-1)
+
+
+def loosest(selected: Selected) -> Int[np.ndarray, "*draws"]:
+    """Position of the last threshold that is selected, -1 where none is.
+
+    >>> loosest(np.array([[True, True, False], [False, False, False]]))
+    array([ 1, -1])
+    """
+    last = selected.shape[-1] - 1 - np.argmax(selected[..., ::-1], axis=-1)
+    return np.where(selected.any(axis=-1), last, -1)
+
+
+def starting_levels(
+    accepted: Int[np.ndarray, " thresholds"],
+    wrong: Int[np.ndarray, " thresholds"],
+    *,
+    cases: int,
+    max_error: float,
+    level: float,
+) -> Float[np.ndarray, " thresholds"]:
+    """Share the level among the thresholds: most goes to the most promising one.
+
+    Args:
+        accepted: Tuning cases that each threshold accepts; the last accepts all of them.
+        wrong: How many of these are wrong.
+        cases: Number of calibration cases that will be counted.
+        max_error: The target.
+        level: Sum of the levels.
+    """
+    coverages = accepted / max(accepted[-1], 1)
+    levels = np.zeros(len(accepted))
+    nearest = np.abs(coverages - np.array(SPREAD_STARTS)[:, None]).argmin(axis=1)
+    np.add.at(levels, nearest, level * (1 - SHARE_OF_BEST) / len(SPREAD_STARTS))
+    expected = np.rint(cases * coverages).astype(int)
+    smoothed_risks = (wrong + 1) / (accepted + 2)
+    level_of_best = level * SHARE_OF_BEST
+    most = most_errors(expected, max_error=max_error, level=level_of_best)
+    power = np.where(most >= 0, binomial_cdf(np.maximum(most, 0), expected, smoothed_risks), 0.0)
+    levels[np.argmax(power * coverages**WEIGHT_OF_COVERAGE)] += level_of_best
+    return levels
+
+
+def most_errors(
+    accepted: Int[np.ndarray, " thresholds"], *, max_error: float, level: float
+) -> Int[np.ndarray, " thresholds"]:
+    """Highest number of errors with which the test at `level` still rejects; -1 for none.
+
+    >>> most_errors(np.array([59, 58, 93]), max_error=0.05, level=0.05)
+    array([ 0, -1,  1])
+    """
+    passes, fails = np.full_like(accepted, -1), accepted  # p-values rise with the count, up to 1
+    while (fails - passes > 1).any():
+        middle = (passes + fails) // 2  # where the two are neighbours, the lower one
+        passed = (middle < 0) | (binomial_cdf(np.maximum(middle, 0), accepted, max_error) <= level)
+        passes, fails = np.where(passed, middle, passes), np.where(passed, fails, middle)
+    return passes

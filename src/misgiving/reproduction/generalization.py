@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from misgiving.calibration.apply import CALIBRATED, ERROR_ESTIMATOR, Calibrator
-from misgiving.calibration.fit import Fitted
+from misgiving.calibration.fit import Fitted, TuningSet, fit_calibrator
 from misgiving.deferral.bounds import tolerance_rank
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.fit import fit_calibration
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import DataError
 from misgiving.evaluation.evaluate import POLICY_SET
@@ -129,7 +128,7 @@ def measure_policies(
     rank = tolerance_rank(groups, rate=MAX_OOD_FALSE_ALARMS, level=targets.level)
     parameters = {"seed": seed, "max_ood_false_alarms": MAX_OOD_FALSE_ALARMS if rank else None}
     try:
-        fitted = fit_calibration(sets.tune, sets.detectors, LOGITS_RULE)
+        fitted = fit_calibrator(TuningSet.of(sets.tune, sets.detectors))
         policies = {
             target: _certified(sets, fitted, max_error=target, **parameters) for target in TARGETS
         }

@@ -101,6 +101,20 @@ class FittedDetectors:
             probes=self.probes if probes else None,
         )
 
+    def lacking_columns(self, predictions: Outputs, scores: Sequence[str]) -> list[str]:
+        """Columns that these and other scores read and the predictions do not have, in words."""
+        reads_taps = self.probes is not None and self.probes.reads_taps
+        reads_features = self.names or (self.probes is not None and not reads_taps)
+        width = self.directions.shape[1]
+        given = 0 if predictions.features is None else predictions.features.shape[1]
+        lacks = {
+            "the averages of the taps": reads_taps and predictions.taps is None,
+            f"the columns feature_0 to feature_{width - 1}": reads_features and given != width,
+            "the column predicted_loss": "predicted_loss" in scores
+            and predictions.predicted_losses is None,
+        }
+        return [columns for columns, is_lacking in lacks.items() if is_lacking]
+
     def evidence(self, features: Features | None, taps: Taps | None) -> Evidence | None:
         """Log-probabilities by the class probes.
 

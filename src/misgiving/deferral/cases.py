@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from misgiving.calibration.fit import Fitted, TuningSet, cross_fitted, fit_calibrator
-from misgiving.deferral.decisions import Decisions, mark_acceptable
+from misgiving.calibration.fit import Fitted, TuningSet, cross_fitted
+from misgiving.deferral.certificate import Certificate, mark_acceptable
 from misgiving.deferral.settings import DecisionRule
 from misgiving.deferral.thresholds import ScoredCases
 from misgiving.errors import DataError, UsageError
@@ -25,7 +25,6 @@ from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
 
 MOST_TUNED = 20_000  # groups to tune on; more would be slow, and bring nothing
-MOST_PROBABLE = DecisionRule()
 OWN_SETS = ("tune", "calibrate")
 FREE = ("", "validation")
 NOT_USED = ("train", "test", "excluded")
@@ -153,22 +152,6 @@ def check_copies(tuning: Predictions, calibration: Predictions) -> None:
         )
 
 
-def fit_calibration(
-    tuning: Predictions, detectors: FittedDetectors, rule: DecisionRule = MOST_PROBABLE
-) -> Fitted:
-    """Fit the calibration on the tuning set, for the classes that a rule names."""
-    return fit_calibrator(
-        TuningSet(
-            all_scores(tuning, detectors),
-            tuning.logits,
-            tuning.labels,
-            tuning.units,
-            detectors.evidence(tuning.features, tuning.taps),
-        ),
-        partial(rule.class_weights, tuning.classes),
-    )
-
-
 def scored_cases(
     predictions: Predictions,
     detectors: FittedDetectors,
@@ -234,10 +217,13 @@ def sensitivities_by_rule(
     return shares
 
 
-def most_missed(decisions: Decisions, calibration: Predictions) -> tuple[str, int, int] | None:
+def most_missed(calibration: ScoredCases, certificate: Certificate) -> tuple[str, int, int] | None:
     """The class of which most images are accepted as another one, with their number and of all."""
-    labels, classes = calibration.labels, calibration.classes
-    missed = labels[(decisions.decisions == "accept") & (decisions.predicted != labels)]
+    outcomes, _ = certificate.decide(
+        calibration.scores, calibration.ood_scores, calibration.acceptable
+    )
+    labels, classes = calibration.labels, certificate.classes
+    missed = labels[(outcomes == "accept") & calibration.wrong]
     cases, misses = (np.bincount(rows, minlength=len(classes)) for rows in (labels, missed))
     worst = int((misses / np.maximum(cases, 1)).argmax())
     return (classes[worst], int(misses[worst]), int(cases[worst])) if misses[worst] else None
@@ -357,13 +343,14 @@ class Cases:
     complete: bool = True
 
     @classmethod
-    def of(cls, tuning: Predictions, calibration: Predictions) -> "Cases":
-        """The images of both sets."""
+    def of(cls, tuning: Predictions, calibration: Predictions, **facts: Any) -> "Cases":
+        """The images of both sets, with further fields."""
         return cls(
             tuning=Identities.of(tuning),
             calibration=Identities.of(calibration),
             outputs=calibration.outputs,
             group_columns=calibration.group_columns,
+            **facts,
         )
 
     def among(self, predictions: Predictions) -> tuple[Mask, Mask]:
