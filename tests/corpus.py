@@ -62,22 +62,18 @@ def grey(values: np.ndarray) -> np.ndarray:
     return np.repeat(values[..., None], 3, axis=2).astype(np.uint8)
 
 
-Readable = dict[str, tuple[bytes, np.ndarray, int]]
-Refused = dict[str, tuple[bytes, str]]
-
-
 def build(folder: Path) -> list[Case]:
     """Write all of them into a folder; gives the expected result of each."""
     folder.mkdir(parents=True, exist_ok=True)
-    good, refused = {**plain(), **modes(), **exif()}, bad(folder)
-    for name, (data, *_) in {**good, **refused}.items():
+    cases = []
+    for name, (data, *expected) in {**plain(), **modes(), **exif(), **bad(folder)}.items():
         (folder / name).write_bytes(data)
-    read = [Case(name, pixels, within) for name, (_, pixels, within) in good.items()]
-    reasons = [Case(name, refused=reason) for name, (_, reason) in refused.items()]
-    return [*read, *reasons, *special(folder)]
+        is_read = len(expected) == 2
+        cases.append(Case(name, *expected) if is_read else Case(name, refused=expected[0]))
+    return [*cases, *special(folder)]
 
 
-def plain() -> Readable:
+def plain() -> dict:
     image = picture()
     data = rgb(image)
     few = image // 128 * 100
@@ -102,7 +98,7 @@ def plain() -> Readable:
     }
 
 
-def modes() -> Readable:
+def modes() -> dict:
     image = picture()
     levels, alpha = image[..., 0], image[..., 1]
     deep = Image.fromarray(levels.astype(np.uint16) * 257)
@@ -132,7 +128,7 @@ def modes() -> Readable:
     }
 
 
-def exif() -> Readable:
+def exif() -> dict:
     """Each orientation, stored as the standard says.
 
     It names the sides of the upright picture where the stored first row and first column are.
@@ -150,22 +146,19 @@ def exif() -> Readable:
         99: upright,
     }
     damaged = b"Exif\0\0II*\0\xff\xff\xff"
-    files: Readable = {"damaged_exif.jpg": (rgb(upright, exif=damaged, **CLOSE), upright, 8)}
+    files = {"damaged_exif.jpg": (rgb(upright, exif=damaged, **CLOSE), upright, 8)}
     for number, pixels in stored.items():
         image = Image.fromarray(np.ascontiguousarray(pixels))
         tags = image.getexif()
         tags[ORIENTATION] = number
-        for kind, options, within in (
-            ("png", {}, 0),
-            ("tif", {"kind": "TIFF"}, 0),
-            ("jpg", CLOSE, 8),
-        ):
+        kinds = ("png", {}, 0), ("tif", {"kind": "TIFF"}, 0), ("jpg", CLOSE, 8)
+        for kind, options, within in kinds:
             data = encoded(image, exif=tags, **options)
             files[f"orientation_{number}.{kind}"] = (data, upright, within)
     return files
 
 
-def bad(folder: Path) -> Refused:
+def bad(folder: Path) -> dict:
     random = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     kinds = {"jpg": "JPEG", "png": "PNG", "tif": "TIFF", "webp": "WEBP", "gif": "GIF", "bmp": "BMP"}
     cut = {f"cut.{suffix}": rgb(random, kind) for suffix, kind in kinds.items()}
@@ -190,15 +183,12 @@ def bad(folder: Path) -> Refused:
 
 def special(folder: Path) -> list[Case]:
     """Links, and files that are not ordinary or cannot be opened."""
-    for name, target in (
-        *(("loop_a.png", "loop_b.png"), ("loop_b.png", "loop_a.png")),
-        *(("dangling.png", "nowhere.png"), ("link.png", "plain.png"), ("device.png", "/dev/zero")),
-    ):
+    links = {"loop_a.png": "loop_b.png", "loop_b.png": "loop_a.png", "dangling.png": "nowhere.png"}
+    for name, target in {**links, "link.png": "plain.png", "device.png": "/dev/zero"}.items():
         (folder / name).symlink_to(target)
     os.mkfifo(folder / "pipe.jpg")
     return [
         Case("link.png", picture()),
-        *(Case(name, refused="cannot be read") for name in ("loop_a.png", "loop_b.png")),
-        Case("dangling.png", refused="cannot be read"),
+        *(Case(name, refused="cannot be read") for name in links),
         *(Case(name, refused="not an ordinary file") for name in ("device.png", "pipe.jpg")),
     ]

@@ -1,5 +1,7 @@
 """Cases, outputs of models, and policies with any certificate, made without fitting."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from misgiving import Deferral
@@ -79,23 +81,19 @@ def decided(deferral, score, ood_score, error, *, scaled=0, **given):
         np.array([score]), np.array([ood_score]), acceptable
     )
     threshold = deferral.certificate_.accept_threshold
-    fields = {
-        "classes": deferral.classes_[:2],
-        "decisions": outcomes,
-        "predicted": np.array([0]),
-        "most_probable": np.array([scaled]),
-        "probabilities": np.array([[1 - error, error]]),
-        "error_probability": np.array([error]),
-        "ood_p_value": p_values,
-        "acceptance_score": np.array([score]),
-        "ood_score": np.array([ood_score]),
-        "expected_loss": np.array([np.nan]),
-        "predicted_loss": np.array([np.nan]),
-        "certificate": deferral.certificate_,
-        "rule": deferral.rule_,
-        "error_limit": None
-        if threshold is None
-        else float(deferral.calibration_.error(np.array([threshold]))[0]),
-        "knows_training": deferral.compares_with_training,
-    }
-    return Decisions(**fields | given)[0]
+    limit = None if threshold is None else deferral.calibration_.error(np.array([threshold]))
+    decisions = replace(
+        Decisions.without_policy(deferral.classes_[:2], np.zeros((1, 2))),
+        decisions=outcomes,
+        most_probable=np.array([scaled]),
+        probabilities=np.array([[1 - error, error]]),
+        error_probability=np.array([error]),
+        ood_p_value=p_values,
+        acceptance_score=np.array([score]),
+        ood_score=np.array([ood_score]),
+        certificate=deferral.certificate_,
+        rule=deferral.rule_,
+        error_limit=None if limit is None else float(limit[0]),
+        knows_training=deferral.compares_with_training,
+    )
+    return replace(decisions, **given)[0]

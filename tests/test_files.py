@@ -95,11 +95,14 @@ def test_json_is_written_below_new_folders_for_others_to_read(tmp_path):
     assert names(path.parent) == ["config.json"]
 
 
-@pytest.mark.parametrize("text", [None, "{", "[1]", "[" * 100_000, '{"format": 3}', "{}"])
+DAMAGED = [None, "", "{", "[1]", "3", "[" * 100_000, "\udcff", '{"format": 3}', "{}"]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
 def test_json_that_is_damaged_or_of_another_format_is_refused(tmp_path, text):
     path = tmp_path / "facts.json"
     if text is not None:
-        path.write_text(text)
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(DataError, match=r"facts\.json: .*; make it again$"):
         read_json(path, version=2, remedy="make it again")
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from commands import one_line
 from corpus import Mark
-from PIL import Image
 
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
@@ -94,14 +93,3 @@ def test_objects_offered_as_medmnist_are_refused(misgiving, tmp_path, mark, part
     code, _, error = misgiving("data", "prepare", f"medmnist:{tmp_path / 'm.npz'}")
     assert code == 1
     assert "m.npz: " in one_line(error)
-
-
-def test_a_pickle_named_as_an_image_is_a_bad_image(misgiving, tmp_path, mark):
-    for name in ("a", "b"):
-        (tmp_path / "set" / name).mkdir(parents=True)
-        for number in range(2):
-            Image.new("RGB", (9, 9)).save(tmp_path / "set" / name / f"{number}.png")
-    plain_pickle(tmp_path / "set" / "a" / "trap.png", mark)
-    code, _, error = misgiving("data", "prepare", f"folder:{tmp_path / 'set'}")
-    assert code == 1
-    assert "trap.png: not an image" in one_line(error)

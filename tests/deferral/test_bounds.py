@@ -155,12 +155,6 @@ def test_no_class_is_missed_above_its_target_more_often_than_the_level_allows(ri
     assert 0.02 < missed <= level
 
 
-def test_no_threshold_beyond_the_first_that_fails_is_selected():
-    misses = np.array([[0, 5, 0], [5, 5, 5], [0, 0, 0]])
-    found = fixed_sequence(misses, np.array([50, 50, 200]), rate=0.1, level=0.05)
-    assert found.tolist() == [[True, False, False], [False] * 3, [True] * 3]
-
-
 def test_the_loosest_threshold_is_the_last_selected():
     chosen = np.array([[True, False, True, False], [False] * 4])
     assert loosest(chosen).tolist() == [2, -1]
