@@ -193,7 +193,7 @@ class Calibrator:
         np.put_along_axis(probabilities, columns, 1 - errors[:, None], axis=1)
         return probabilities
 
-    def predict_finite(self, logits: Logits, errors: Values) -> tuple[Classes, Classes, Logits]:
+    def predict_classes(self, logits: Logits, errors: Values) -> tuple[Classes, Classes, Logits]:
         """The class that is named, the most probable one after scaling, and probabilities.
 
         These agree with the errors. Where an error is NaN, they are the scaled ones; where a logit

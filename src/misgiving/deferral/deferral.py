@@ -19,12 +19,7 @@ from misgiving.deferral.cases import (
 )
 from misgiving.deferral.certificate import Certificate, certify_thresholds, mark_acceptable
 from misgiving.deferral.decisions import NUMBERS, Decisions
-from misgiving.deferral.policy_file import (
-    FITTED,
-    POLICY,
-    POLICY_FOLDER,
-    PolicyFile,
-)
+from misgiving.deferral.policy_file import FITTED, POLICY, POLICY_FOLDER, PolicyFile
 from misgiving.deferral.settings import DecisionRule, RuleName, Targets, check_known
 from misgiving.errors import DataError, UsageError
 from misgiving.groups import one_per_group, unit_of
@@ -265,7 +260,7 @@ class Deferral:
         """
         numbers = self._measure(logits, features, predicted_losses, taps)
         certificate, errors = self.certificate_, numbers["error_probability"]
-        predicted, most_probable, probabilities = self.calibration_.predict_finite(logits, errors)
+        predicted, most_probable, probabilities = self.calibration_.predict_classes(logits, errors)
         outcomes, numbers["ood_p_value"] = certificate.decide(
             numbers["acceptance_score"],
             numbers["ood_score"],
