@@ -20,7 +20,6 @@ from misgiving.predictions.inference import model_fingerprint, predictions_of
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.tables import load_scores, save_scores
 from misgiving.scores.detectors import all_scores
-from misgiving.scores.logits import LOGIT_SCORES
 
 
 @pytest.fixture
@@ -70,15 +69,11 @@ def test_predictions_are_what_the_model_says_and_name_it_by_its_weights(model, i
     with torch.no_grad():
         next(model.loss_estimator.parameters()).view(-1)[0] += 1e-3
     assert model_fingerprint(model) != again.model
-
-
-def test_an_untrained_estimator_predicts_nothing(model, images):
     assert predictions_of(model, images, estimates_losses=False).predicted_losses is None
 
 
 def test_damaged_scores_are_refused_by_name(tmp_path):
-    scores = {"msp": np.arange(40, dtype=np.float64)}
-    save_scores(tmp_path, "scans", scores, tuple(map(str, range(40))))
+    save_scores(tmp_path, "scans", {"msp": np.arange(40.0)}, tuple(map(str, range(40))))
     path = tmp_path / "scores" / "scans.safetensors"
     for content in (path.read_bytes()[:60], b""):
         path.write_bytes(content)
@@ -94,13 +89,6 @@ def test_true_losses_are_weighted_negative_log_probabilities(predictions):
         loss = math.log(sum(math.exp(logit) for logit in logits)) - logits[label]
         assert predictions.true_losses()[row] == pytest.approx(loss, rel=1e-12)
         assert predictions.true_losses(weights)[row] == pytest.approx(weights[label] * loss)
-
-
-def test_the_predicted_loss_is_negated_once_to_a_confidence(predictions):
-    confidences = all_scores(predictions)
-    assert set(confidences) == {*LOGIT_SCORES, "predicted_loss"}
-    np.testing.assert_array_equal(confidences["predicted_loss"], -predictions.predicted_losses)
-    assert set(all_scores(replace(predictions, predicted_losses=None))) == set(LOGIT_SCORES)
 
 
 def test_errors_and_accuracy_count_the_same_and_what_is_undefined_is_left_out(predictions):
@@ -145,20 +133,18 @@ def test_every_failure_score_is_measured_by_every_failure_measure(predictions):
             assert value(rows, name, "risk_at_coverage/0.5") == pytest.approx(expected)
 
 
-def test_calibration_is_measured_on_probabilities(predictions):
+def test_calibration_is_measured_on_the_probabilities_and_that_of_the_predicted_class(predictions):
     right = replace(predictions, labels=predictions.choices)
     rows = measure_calibration(np.eye(3)[right.labels], right, dataset="test", detector="oracle")
     names = ("ece", "ece_width", "classwise_ece", "brier", "nll")
     assert {row.metric: row.value for row in rows} == dict.fromkeys(names, 0.0)
 
-
-def test_the_probability_that_is_measured_is_that_of_the_predicted_class(predictions):
-    shown = np.full((40, 3), 0.05)
-    shown[np.arange(40), predictions.choices] = 0.4
-    shown[np.arange(40), (predictions.choices + 1) % 3] = 0.55
-    rows = measure_calibration(shown, predictions, dataset="test", detector="shown")
+    doubtful = np.full((40, 3), 0.05)
+    doubtful[np.arange(40), predictions.choices] = 0.4
+    doubtful[np.arange(40), (predictions.choices + 1) % 3] = 0.55
+    rows = measure_calibration(doubtful, predictions, dataset="test", detector="doubtful")
     expected = abs(0.4 - (1 - predictions.errors.mean()))
-    assert value(rows, "shown", "ece") == pytest.approx(expected)
+    assert value(rows, "doubtful", "ece") == pytest.approx(expected)
 
 
 def test_ood_rows_carry_set_and_detector():
