@@ -4,15 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bundled import SIDE, checkpoint, noisy_set, write_run
+from bundled import checkpoint, noisy_set, write_run
 from coloured import split_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from misgiving.data.cache import prepare
 from misgiving.data.datasets.dataset import Dataset, ImageArray, ImageFiles
-from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
@@ -28,23 +26,23 @@ SETS = ("train",) * 100 + ("tune",) * 75 + ("calibrate",) * 125 + ("test",) * 50
 
 @pytest.fixture(scope="module")
 def data():
-    drawn = noisy_set(SIZE, seed=7)
-    facts = {name: getattr(drawn, name) for name in ("classes", "labels", "ids", "groups")}
-    return Dataset(name="noisy", images=ImageArray(drawn.images), **facts)
+    noisy = noisy_set(SIZE, seed=7)
+    facts = {name: getattr(noisy, name) for name in ("classes", "labels", "ids", "groups")}
+    return Dataset(name="noisy", images=ImageArray(noisy.images), **facts)
 
 
 @pytest.fixture(scope="module")
-def images(data, tmp_path_factory):
-    plain = Preprocessing(image_size=SIDE, crop=1.0, color_constancy="none")
-    return prepare(data, plain, cache=tmp_path_factory.mktemp("cache"))
+def hashes(data):
+    return tuple(map(data.images.key, range(SIZE)))
 
 
 @pytest.fixture(scope="module")
-def run(images, tmp_path_factory):
+def run(hashes, tmp_path_factory):
     places = tmp_path_factory.mktemp("runs")
-    plain = replace(checkpoint().preprocessing, crop=1.0, color_constancy="none")
-    made = replace(checkpoint(), preprocessing=plain, split=split_of(images, list(SETS)))
-    write_run(places / "run", made)
+    split = split_of(replace(noisy_set(SIZE, seed=7), hashes=hashes), SETS)
+    made = checkpoint()
+    as_they_are = replace(made.preprocessing, crop=1.0, color_constancy="none")
+    write_run(places / "run", replace(made, preprocessing=as_they_are, split=split))
     return TrainedRun(places / "run", cache=places / "cache")
 
 
@@ -100,10 +98,10 @@ def test_a_run_and_its_exported_table_give_the_same_policy_and_evaluation(
         assert first == second
 
 
-def test_a_run_names_the_set_and_the_content_of_each_image(predicted, images):
+def test_a_run_names_the_set_and_the_content_of_each_image(predicted, data, hashes):
     assert predicted.sets == SETS
-    assert predicted.hashes == images.hashes
-    assert predicted.ids == images.ids
+    assert predicted.hashes == hashes
+    assert predicted.ids == data.ids
     assert predicted.groups == ("",) * SIZE
     assert predicted.class_weights == (1.0, 1.0, 1.0)
 

@@ -68,11 +68,13 @@ def test_the_command_changes_only_the_target_error_rate(targets, rule, misgiving
     policy = made_policy(targets, classes=("dark", "light spot"), rule=rule)
     policy.seed, asked = 7, []
 
-    def read_source(run, data, *_, check_classes, **__):
+    def predict_or_read(run, data, *_, check_classes, **__):
         asked.append((str(run), data, check_classes.__self__.get_params()))
         raise UsageError("asked")
 
-    monkeypatch.setattr(import_module("misgiving.cli.calibrate"), "read_source", read_source)
+    monkeypatch.setattr(
+        import_module("misgiving.cli.calibrate"), "predict_or_read", predict_or_read
+    )
     words = shlex.split(command(policy).replace("{max_error}", "0.2"))
     assert misgiving(*words[1:])[0] == 2
     ((run, data, parameters),) = asked

@@ -15,7 +15,7 @@ from misgiving.cli.options import (
     command,
 )
 from misgiving.cli.progress import say
-from misgiving.cli.sources import check_source, read_source, say_left_out
+from misgiving.cli.sources import check_source, predict_or_read, say_left_out
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.files import check_replaceable
 
@@ -76,7 +76,7 @@ def calibrate(
     folder = out or run / POLICY_FOLDER
     check_replaceable(folder, POLICY, overwrite=overwrite)
     deferral = Deferral(**vars(targets), **vars(rule), ood_detector=ood_detector, seed=seed)
-    source, _ = read_source(
+    source, _ = predict_or_read(
         run,
         data,
         settings,

@@ -20,7 +20,7 @@ from misgiving.cli.options import (
     command,
 )
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped, show_table
-from misgiving.cli.sources import check_source, read_source, say_left_out
+from misgiving.cli.sources import check_source, predict_or_read, say_left_out
 from misgiving.files import check_not_input, check_replaceable, check_writable
 from misgiving.training.config import DataConfig
 
@@ -161,7 +161,7 @@ def check(
         _show_findings(data, out, seed)
     if is_file or model is not None:
         place, images = (Path(data), None) if model is None else (model, data)
-        source, _ = read_source(place, images, settings, cache=cache)
+        source, _ = predict_or_read(place, images, settings, cache=cache)
         say_left_out([(data, source)])
         review = suspect_labels(source.predictions, seed=seed)
         _show_suspects(review, None if out is None else out / SUSPECTS_FILE)

@@ -16,7 +16,7 @@ from misgiving.cli.options import (
     command,
 )
 from misgiving.cli.progress import say
-from misgiving.cli.sources import check_source, read_source, say_left_out
+from misgiving.cli.sources import check_source, predict_or_read, say_left_out
 from misgiving.errors import UsageError, visible
 from misgiving.files import check_writable
 
@@ -74,7 +74,7 @@ def evaluate(
     check_folder(out, [run, *places.values()] if is_file else tables_of(str(data)))
     deferral = None if policy is None else Deferral.load(policy)
     chosen = partial(measured_sets, set_name=set_name)
-    predicted, outliers = read_source(
+    predicted, outliers = predict_or_read(
         run, data, settings, cache=cache, ood=places, deferral=deferral, sets=chosen
     )
     if not is_file:

@@ -57,7 +57,7 @@ def check_source(
     return False
 
 
-def read_source(
+def predict_or_read(
     run: Path,
     data: str | None,
     settings: Mapping[str, Any],

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Shaped
 
 from misgiving.deferral.decisions import Decisions
 from misgiving.groups import one_per_group
@@ -44,13 +45,13 @@ def harms_of(judged: Predictions, decisions: Decisions | None, *, seed: int) -> 
         for name, values in judged.metadata.items()
         if (bands := banded(name, values))
     }
-    everything = np.ones(len(rows), dtype=bool)
     wrong = drawn.errors if decisions is None else decisions.predicted[rows] != drawn.labels
-    errors = audit(columns, everything, ~everything, wrong)
-    decided: list[Subgroup | None] = [None] * len(errors)
-    if decisions is not None:
-        outcomes = decisions.decisions[rows]
-        decided = [*audit(columns, outcomes == "accept", outcomes == "ood", wrong)]
+
+    def audited(outcomes: Shaped[np.ndarray, " drawn"]) -> list[Subgroup]:
+        return audit(columns, outcomes == "accept", outcomes == "ood", wrong)
+
+    errors = audited(np.full(len(rows), "accept"))
+    decided = [None] * len(errors) if decisions is None else audited(decisions.decisions[rows])
     pairs = map(Harm, errors, decided)
     return sorted(pairs, key=lambda harm: (not harm.worse, -harm.errors.error_lower))
 

@@ -226,10 +226,9 @@ class TrainedRun:
         self, images: ImageSet, training_data: str | None, on_bad_image: str
     ) -> ImageSet:
         """The model's training images that are not among these; may be none."""
-        hashes, offered = self.checkpoint.split.hashes_of("train"), set(images.hashes)
-        name = training_data or self.data_name
-        none = images.select(np.arange(0))
-        if training_data is None and (not name or hashes <= offered):
+        missing = self.checkpoint.split.hashes_of("train") - {*images.hashes}
+        name, none = training_data or self.data_name, images.select(np.arange(0))
+        if training_data is None and not (name and missing):
             return none
         try:
             training = self._prepared(load_dataset(name), on_bad_image)
@@ -238,7 +237,6 @@ class TrainedRun:
             if training_data or (isinstance(failure, BadImagesError) and not failure.whole):
                 raise
             return none  # the run's data was moved: the images that are offered must do
-        missing = hashes - offered
         return training.select(np.flatnonzero([name in missing for name in training.hashes]))
 
     def _predictions(

@@ -29,6 +29,7 @@ and `class_weights`, those of the loss that the estimator learned.
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -255,10 +256,12 @@ def _numbers(name: str, values: Column, *, axes: int = 1) -> Float[np.ndarray, "
             array = np.stack([*array])
         numbers = array if array.dtype.kind == "f" else array.astype(np.float64)
     except (TypeError, ValueError) as error:
-        row = next((row for row, cell in enumerate(values) if not _is_numeric(cell)), None)
-        if row is None:
-            raise DataError(f"column {name}: {error}; give as many values for each image") from None
-        raise _at(row, name, f"{str(values[row])!r} is not a number") from error
+        for row, cell in enumerate(values):
+            with suppress(TypeError, ValueError):
+                np.asarray(cell, dtype=np.float64)
+                continue
+            raise _at(row, name, f"{str(cell)!r} is not a number") from error
+        raise DataError(f"column {name}: {error}; give as many values for each image") from None
     if numbers.ndim != axes:
         raise DataError(f"{name} has the shape {numbers.shape}; give a row for each image")
     finite = np.isfinite(numbers)
@@ -266,15 +269,6 @@ def _numbers(name: str, values: Column, *, axes: int = 1) -> Float[np.ndarray, "
         row = int(np.argwhere(~finite)[0][0])
         raise _at(row, name, f"{numbers[~finite][0]} is not a finite number")
     return np.asarray(numbers)
-
-
-def _is_numeric(cell: Any) -> bool:
-    """True for a number and for a list of numbers."""
-    try:
-        np.asarray(cell, dtype=np.float64)
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def _texts(values: Column) -> list[str]:
