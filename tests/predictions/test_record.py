@@ -208,39 +208,30 @@ def test_a_parquet_file_with_lists(tmp_path):
     assert predictions.labels.tolist() == [0, 1]
 
 
-def test_probabilities_of_zero_and_rounded_ones(tmp_path):
-    lines = ["a,cat,1,0,0", "b,dog,0.33,0.33,0.33"]
-    predictions = Predictions.read(csv_file(tmp_path, *lines))
-    assert np.isfinite(predictions.logits).all()
-    np.testing.assert_allclose(predictions.probabilities[0], [1, 0, 0], atol=1e-9)
-    np.testing.assert_allclose(predictions.probabilities[1], [1 / 3] * 3, atol=1e-12)
-
-
-def test_the_softmax_of_logits_is_kept():
+def test_probabilities_are_kept_and_rounded_ones_add_up_to_one():
     logits = np.random.default_rng(0).normal(size=(50, 4))
     wide = Predictions.of({"logits": logits})
     narrow = Predictions.of({"probabilities": softmax(logits, axis=1)})
     np.testing.assert_allclose(wide.probabilities, narrow.probabilities, atol=1e-12)
     assert (wide.outputs, narrow.outputs) == ("logits", "probabilities")
+    rounded = Predictions.of({"probabilities": [[1, 0, 0], [0.33, 0.33, 0.33]]})
+    assert np.isfinite(rounded.logits).all()
+    np.testing.assert_allclose(rounded.probabilities, [[1, 0, 0], [1 / 3] * 3], atol=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("label", "positions"),
+    ("changes", "positions"),
     [
-        (["0", "1", "1"], [0, 1, 1]),
-        (np.array([0, 1, 1]), [0, 1, 1]),
-        ([0.0, float("nan"), 1.0], [0, -1, 1]),
-        (np.array([b"0", b"1", b"1"]), [0, 1, 1]),
-        (None, [-1, -1, -1]),
+        ({"label": ["0", "1", "1"]}, [0, 1, 1]),
+        ({"label": np.array([0, 1, 1])}, [0, 1, 1]),
+        ({"label": [0.0, float("nan"), 1.0]}, [0, -1, 1]),
+        ({"label": np.array([b"0", b"1", b"1"])}, [0, 1, 1]),
+        ({"label": None}, [-1, -1, -1]),
+        ({"label": ["1", "2", "2"], "classes": ["1", "2"]}, [0, 1, 1]),  # names, not positions
     ],
 )
-def test_labels(label, positions):
-    assert Predictions.of(columns(label=label)).labels.tolist() == positions
-
-
-def test_labels_that_are_names_are_not_taken_as_positions():
-    named = columns(label=["1", "2", "2"])
-    assert Predictions.of(named, classes=["1", "2"]).labels.tolist() == [0, 1, 1]
+def test_labels(changes, positions):
+    assert Predictions.of(columns(**changes)).labels.tolist() == positions
 
 
 def test_arrays_without_ids_are_named_by_their_set():
