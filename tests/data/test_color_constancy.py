@@ -39,11 +39,13 @@ def balanced_by_loops(image, power):
 
 
 @pytest.mark.parametrize(("balance", "power"), [(shades_of_gray, 6), (gray_world, 1)])
-@given(generators(), sides, sides, st.integers(1, 255))
+@given(generators(), sides, sides, st.integers(1, 255), st.integers(0, 2), st.booleans())
 def test_color_constancy_is_a_division_by_the_minkowski_mean_without_saturated_pixels(
-    balance, power, random, height, width, highest
+    balance, power, random, height, width, highest, saturated, has_blue
 ):
     image = drawn(random, height, width, highest=highest)
+    image[:saturated] = (255, 3, 9)
+    image[..., 2] *= has_blue
     exact = balanced_by_loops(image, power)
     assert np.abs(balanced(balance, image) - exact).max() <= 0.5 + 1e-9
 
