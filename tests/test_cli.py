@@ -267,6 +267,12 @@ def test_a_folder_that_is_no_run_is_named_before_any_work(misgiving, words, phot
     assert "give a folder that `misgiving train` or" in one_line(error)
 
 
+def test_an_empty_argument_is_wrong_usage_as_it_would_be_the_working_folder(misgiving):
+    result = misgiving("predict", "run", "")
+    assert (result.code, result.out) == (2, "")
+    assert "an argument is empty" in result.err
+
+
 def test_the_version_is_printed(misgiving):
     code, output, _ = misgiving("--version")
     assert (code, output.split()[0]) == (0, "misgiving")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 
@@ -62,7 +63,9 @@ def test_calibrate_and_predict_say_what_python_says(misgiving, succeed, policy, 
     assert json.loads((policy / "policy.json").read_text())["seed"] == 1
 
     new = write_rows(tmp_path / "new.csv", 200, seed=1, label=[""] * 200)
+    (tmp_path / "decisions.csv.parts").mkdir()  # of an interrupted prediction of images
     succeed("predict", policy, new, "--out", tmp_path / "decisions.csv")
+    assert (tmp_path / "decisions.csv.parts").exists()
     rows = rows_of(tmp_path / "decisions.csv")
     assert [row["path"] for row in rows] == [f"1-{number}" for number in range(200)]
     expected = again.decide(Predictions.read(new))
@@ -207,6 +210,7 @@ REFUSED = {  # exit code, and what the line names
     f"{FITTING} --class-max-miss MEL=0.1": (2, "MEL"),
     "calibrate few.csv --max-error 0.1 --out p": (1, "few groups of images (3)"),
     "calibrate u.csv --max-error 0.1 --out p": (1, "u.csv: missing"),
+    "calibrate pipe.csv --max-error 0.1 --out p": (1, "pipe.csv: is a pipe"),
     "predict run t.csv": (1, "policy.json: missing"),
     "predict policy a.png": (1, "a.png"),
     "predict run t.csv t.csv": (2, "one file of predictions alone"),
@@ -229,6 +233,7 @@ def test_wrong_usage_is_one_line(misgiving, tmp_path, monkeypatch, words):
     code, message = REFUSED[words]
     write_rows(tmp_path / "t.csv")
     write_rows(tmp_path / "few.csv", 3)
+    os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "run").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").touch()

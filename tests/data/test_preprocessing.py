@@ -56,7 +56,7 @@ def test_the_centre_crop_keeps_the_middle_and_is_resized_as_pillow_does(
     np.testing.assert_array_equal(process(image), np.asarray(expected))
 
 
-@pytest.mark.parametrize("size", [(40, 61), (83, 30), (24, 239), (7, 5)])
+@pytest.mark.parametrize("size", [(40, 61), (83, 30), (24, 239), (7, 5), (58, 62)])
 @pytest.mark.parametrize(("shorter", "side"), [(32, 28), (29, 24), (16, 16)])
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_resizing_and_then_cropping_gives_what_torchvision_gives(

@@ -126,6 +126,7 @@ REVERSED = named_rows(200, 5, classes=CLASSES[::-1], features=RANDOM_FEATURES[:2
         ([named_rows(400, label=[""] * 400)], "400 of 400 rows have no label"),
         ([named_rows(400, group=["one"] * 400)], r"\(1\)"),
         (MODELS, "'model 1' .*'model 0'"),
+        ([MODELS[0], named_rows(100, 1)], "'model 0'"),
         ([named_rows(50, 1, group=["one"] * 50), named_rows(50, 2, group=["one"] * 50)], "'one'"),
         (
             [named_rows(500, set=SETS, features=RANDOM_FEATURES, label=["", *["cat"] * 499])],

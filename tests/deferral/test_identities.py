@@ -7,10 +7,10 @@ from misgiving.deferral.cases import Cases, Identities
 from misgiving.predictions.record import Predictions
 
 
-def identities(count, *, contents=None, groups=None, first=0, has_ids=True, seed=0):
+def identities(count, *, contents=None, groups=None, first=0, has_ids=True, seed=0, decimals=9):
     return Identities.of(
         Predictions(
-            logits=np.random.default_rng(seed).normal(size=(count, 3)),
+            logits=np.random.default_rng(seed).normal(size=(count, 3)).round(decimals),
             labels=np.zeros(count, dtype=int),
             classes=("a", "b", "c"),
             ids=tuple(f"{first + number}.png" for number in range(count)),
@@ -36,6 +36,12 @@ AMONG = {  # images, those of the policy, and the numbers of the used and of the
     "content not known of the policy": ({"count": 3}, {"contents": (1, 2, 3)}, [0, 1, 2], []),
     "the same outputs": ({"has_ids": False}, {"has_ids": False}, [0, 1, 2], []),
     "other outputs": ({"has_ids": False, "seed": 1}, {"has_ids": False}, [], []),
+    "outputs that are alike, in other rows": (
+        {"has_ids": False, "decimals": -1, "first": 7},
+        {"has_ids": False, "decimals": -1},
+        [],
+        [],
+    ),
     "others of a named group": (
         {"first": 10, "groups": ("bo", "", "cy", "ann")},
         {"groups": ("ann", "", "bo")},

@@ -1,13 +1,17 @@
 from collections import defaultdict
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from scipy import stats
 
+import misgiving.reproduction.generalization as generalization
 from misgiving.calibration.fit import TuningSet, fit_calibrator
+from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.generalization import CERTIFIED_SCORES, PolicySets, certified_rows
 from misgiving.reproduction.ood_detection import ood_limit, ood_share
+from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.scores.detectors import FittedDetectors, all_scores
 
 CLASSES = ("ring", "spot", "star")
@@ -101,3 +105,10 @@ def test_without_enough_cases_no_image_is_called_ood(sets):
     few = predictions("cases", 58, 5)  # 59 are the least: 0.95 ** 59 < 0.05
     assert ood_limit(few, sets.detectors, seed=0) == -np.inf
     assert ood_limit(predictions("cases", 59, 5), sets.detectors, seed=0) > -np.inf
+
+
+def test_a_damaged_image_is_not_taken_for_a_collapsed_network(monkeypatch):
+    damaged = Mock(side_effect=DataError("a prepared image was damaged"))
+    monkeypatch.setattr(generalization, "predictions_of", damaged)
+    with pytest.raises(DataError, match="damaged"):
+        generalization.policy_sets(Mock(TrainedUnit, setup=Mock(), checkpoint=Mock()))

@@ -104,6 +104,10 @@ tiny, sets, units_of = partial(replace, TINY), ood_sources, partial(chosen_units
         (partial(protocol_for, "isic2019:ISIC_2019"), "tuning_set"),  # neither NCT nor a stand-in
         (partial(protocol_for, "digits", tuning_set="nct"), "histology, photographs, boxes"),
         (partial(protocol_for, "photos"), "digits"),
+        (
+            partial(protocol_for, "digits", images={"split": "grouped", "validation_share": 0.2}),
+            "validation_share",
+        ),
         (partial(sets, ["nct"]), "'nct'"),
         (partial(sets, ["=a"]), "'=a'"),
         (partial(sets, ["validation=a"]), "'validation'"),

@@ -19,7 +19,7 @@ from misgiving.cli.progress import show_failure
 from misgiving.cli.reproduce import reproduce
 from misgiving.cli.serve import serve
 from misgiving.cli.train import attach, train
-from misgiving.errors import ExplainedError
+from misgiving.errors import ExplainedError, UsageError
 from misgiving.training.allocator import keep_freed_memory
 
 INTERRUPTED = 130  # typer's exit code after Ctrl-C, of which it says nothing
@@ -83,6 +83,8 @@ def run() -> None:
         signal.signal(number, signal.default_int_handler)  # so that unfinished files are removed
     keep_freed_memory()
     try:
+        if "" in sys.argv[1:]:  # an empty path would stand for the working folder
+            raise UsageError("an argument is empty; omit it or give it a value")
         code = app(standalone_mode=False)
         if code == INTERRUPTED:
             show_failure("stopped")

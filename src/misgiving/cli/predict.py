@@ -65,7 +65,7 @@ def predict(
     is_file = any(map(is_prediction_file, images))
     names = images if is_file else list(map(Path, image_names(images)))
     _check_files(names, out=out, contact_sheet=contact_sheet)
-    with _parts(out) as parts:
+    with _parts(None if is_file else out) as parts:
         rows: Iterable[DecisionRow]
         deferral: Deferral | None
         if is_file:

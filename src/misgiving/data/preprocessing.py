@@ -169,7 +169,7 @@ class Preprocessing:
         box = np.concatenate([sides - middle, sides + middle]) / 2 / decoded.reduction
         image = COLOR_CONSTANCY[self.color_constancy](decoded.image)
         shorter = round(self.image_size / self.crop)
-        size = (shorter * (middle / middle if squashed else middle / middle.min())).astype(int)
+        size = (shorter * middle / (middle if squashed else middle.min())).astype(int)
         width, height = size.tolist()
         resized = image.resize(
             (width, height), INTERPOLATIONS[self.interpolation], box=tuple(box.tolist())

@@ -125,7 +125,7 @@ def check_sets(tuning: Predictions, calibration: Predictions) -> None:
 def check_same_model(tuning: Predictions, other: Predictions, name: str) -> None:
     """Check that another set is labelled, and of the model and classes of the tuning set."""
     other.check_labelled()
-    if (other.model or tuning.model, other.classes) != (tuning.model, tuning.classes):
+    if (other.model, other.classes) != (tuning.model, tuning.classes):
         raise DataError(
             f"the {name} set is of the model {other.model!r} for {', '.join(other.classes)}, and "
             f"the tuning set of {tuning.model!r} for {', '.join(tuning.classes)}; predict both "

@@ -173,10 +173,7 @@ class Evaluation:
 
     @cached_property
     def hindsight(self) -> dict[float, CurvePoint]:
-        """What can be accepted at errors below that of all images, by a threshold chosen on them.
-
-        By the largest error.
-        """
+        """Coverage at errors below that of all images, by a threshold chosen on them; by error."""
         scores = np.where(np.isfinite(self.scores), self.scores, np.finfo(float).min)
         ascending, points = np.sort(scores), {}
         curve = RiskCoverage(scores, self.wrong)

@@ -29,6 +29,8 @@ def read_columns(path: Path) -> dict[str, Column]:
         UsageError: No kind of file has this suffix.
     """
     read, _ = _format(path)
+    if path.is_fifo():
+        raise DataError(f"{path}: is a pipe, which cannot be read twice; write a file")
     with explain_damage(path, remedy="check the path, or write the file again"):
         return read(path)
 

@@ -233,7 +233,7 @@ class TrainedRun:
         try:
             training = self._prepared(load_dataset(name), on_bad_image)
             training = training.align(self.checkpoint.classes)[0]
-        except ExplainedError as failure:
+        except (ExplainedError, OSError) as failure:
             if training_data or (isinstance(failure, BadImagesError) and not failure.whole):
                 raise
             return none  # the run's data was moved: the images that are offered must do

@@ -59,8 +59,9 @@ class PolicySets(NamedTuple):
 def policy_sets(trained: TrainedUnit) -> PolicySets:
     """Fit the detectors, and predict the sets that are not predicted yet."""
     setup, checkpoint, measured = trained.setup, trained.checkpoint, trained.predictions
+    training = predictions_of(checkpoint, setup.images_of("train"))
     try:
-        detectors = FittedDetectors.fit(predictions_of(checkpoint, setup.images_of("train")))
+        detectors = FittedDetectors.fit(training)
     except DataError:  # the network has collapsed to one output
         detectors = FittedDetectors()
     if setup.evaluation_sets.has_tuning_set:

@@ -20,7 +20,7 @@ from misgiving.reproduction.config import (
     Unit,
 )
 from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES
-from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
+from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig
 
 EXPERIMENTS = ("generalization", "ood_detection")  # those with images of their own
 
@@ -160,15 +160,17 @@ def protocol_for(
             f"ODIN is tuned on an OOD set: choose `tuning_set` from {', '.join(ood_sets)}, or name "
             'the images of NCT by `ood="nct=FOLDER"`, or a stand-in by `ood="nct:NAME=FOLDER"`'
         )
+    recipe = Recipe(images=protocol.images, model=protocol.model, training=protocol.training)
+    recipe = recipe.configure(images or {}, model or {}, training or {})
     return replace(
         protocol,
         data=data,
         ood_sets=ood_sets,
         sources=sources,
         odin=replace(protocol.odin, tuning_set=tuned_on, **(odin or {})),
-        model=replace(protocol.model, **(model or {})),
-        training=replace(protocol.training, **(training or {})),
-        images=replace(protocol.images, **(images or {})),
+        model=recipe.model,
+        training=recipe.training,
+        images=recipe.images,
         **changes,
     )
 
