@@ -108,7 +108,7 @@ def test_without_enough_cases_no_image_is_called_ood(sets):
 
 
 def test_a_damaged_image_is_not_taken_for_a_collapsed_network(monkeypatch):
-    damaged = Mock(side_effect=DataError("a prepared image was damaged"))
+    damaged = Mock(side_effect=[DataError("a prepared image was damaged")])
     monkeypatch.setattr(generalization, "predictions_of", damaged)
     with pytest.raises(DataError, match="damaged"):
         generalization.policy_sets(Mock(TrainedUnit, setup=Mock(), checkpoint=Mock()))
