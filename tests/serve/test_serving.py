@@ -23,8 +23,8 @@ def test_a_run_is_exported_while_it_is_served(exported, monkeypatch):
     run, folder = exported
     made = []
 
-    def export(asked, out, *, overwrite):
-        assert (asked, overwrite) == (run, False)
+    def export(asked, out):
+        assert asked == run
         made.append(Path(shutil.copytree(folder, out)))
 
     monkeypatch.setattr(exporting, "export_run", export)
