@@ -29,37 +29,23 @@ def principal(directions):
     return lambda other: other.features.astype(np.float64) @ directions.T
 
 
-def squared_distance(point, mean, precision):
-    return float((point - mean) @ precision @ (point - mean))
-
-
-@pytest.fixture(scope="module")
-def distances(training, queries, principal):
-    """From each query to each class, under the covariance that the classes share, and to all."""
-    features, labels = principal(training), training.labels
+def test_mahalanobis_is_the_distance_to_the_nearest_class_and_the_relative_one_less_that_to_all(
+    detectors, training, queries, principal
+):
+    features, labels, count = principal(training), training.labels, len(training)
+    centre = features.mean(axis=0)
     means = [features[labels == label].mean(axis=0) for label in range(CLASSES)]
     centred = np.stack([row - means[label] for row, label in zip(features, labels, strict=True)])
-    shared = np.linalg.inv(centred.T @ centred / len(features))
+    shared = np.linalg.inv(centred.T @ centred / count)  # the covariance that the classes share
     whole = np.linalg.inv(np.cov(features.T, bias=True))
-    return [
-        (
-            [squared_distance(query, mean, shared) for mean in means],
-            squared_distance(query, features.mean(axis=0), whole),
-        )
-        for query in principal(queries)
-    ]
-
-
-def test_mahalanobis_is_the_distance_to_the_nearest_class(detectors, queries, distances):
-    expected = [-0.5 * min(of_classes) / 600 for of_classes, _ in distances]
-    actual = scores_of(detectors, queries)["mahalanobis"]
-    np.testing.assert_allclose(actual, expected, rtol=1e-6)  # the ridge is 1e-6
-
-
-def test_the_relative_distance_is_reduced_by_the_distance_to_all(detectors, queries, distances):
-    expected = [-(min(of_classes) - to_all) / 600 for of_classes, to_all in distances]
-    actual = scores_of(detectors, queries)["relative_mahalanobis"]
-    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-8)
+    nearest, relative = [], []
+    for query in principal(queries):
+        least = min(float((query - mean) @ shared @ (query - mean)) for mean in means)
+        nearest.append(-0.5 * least / count)
+        relative.append(-(least - float((query - centre) @ whole @ (query - centre))) / count)
+    scores = scores_of(detectors, queries)
+    np.testing.assert_allclose(scores["mahalanobis"], nearest, rtol=1e-6)  # the ridge is 1e-6
+    np.testing.assert_allclose(scores["relative_mahalanobis"], relative, rtol=1e-6, atol=1e-8)
 
 
 def test_knn_is_the_distance_to_the_30th_of_600_unit_neighbours(
