@@ -113,7 +113,8 @@ def test_a_patient_is_the_unit_wherever_one_is_named(succeed, tmp_path):
     patients = [f"p{number % 150}" for number in range(400)]
     table = write_rows(tmp_path / "t.csv", patient=patients)
     policy = tmp_path / "policy"
-    succeed("calibrate", table, "--max-error", 0.2, "--out", policy)
+    result = succeed("calibrate", table, "--max-error", 0.2, "--out", policy)
+    assert "unit: patient (column patient)." in result.err
     some = [f"p{number}" for number in range(100, 200)]
     new = write_rows(tmp_path / "new.csv", 100, seed=5, patient=some)
     result = succeed("evaluate", new, "--policy", policy, "--out", tmp_path / "out")
@@ -122,6 +123,14 @@ def test_a_patient_is_the_unit_wherever_one_is_named(succeed, tmp_path):
     assert re.search(r"for one image of each patient, drawn like the \d+ calibration", result.out)
     result = succeed("predict", policy, new)
     assert "drawn like the calibration cases, one of each patient" in result.err
+
+
+def test_one_set_of_a_table_is_measured_and_training_images_are_optimistic(succeed, tmp_path):
+    table = write_rows(tmp_path / "t.csv", 100, set=["test"] * 60 + ["train"] * 40)
+    assert "optimistic" not in succeed("evaluate", table, "--out", tmp_path / "test").err
+    assert not (tmp_path / "test" / "decisions.csv").exists()
+    result = succeed("evaluate", table, "--set", "train", "--out", tmp_path / "train")
+    assert "optimistic: the model was trained on these images" in result.err
 
 
 @pytest.mark.parametrize(
@@ -159,16 +168,24 @@ def test_plan_counts_the_calibration_cases(succeed, tmp_path, sets, said):
     assert said in result.err
 
 
-def test_plan_refuses_what_calibrate_refuses(misgiving, tmp_path):
-    for columns, message in (
+HALVES = ["tune"] * 50 + ["calibrate"] * 50
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
         ({"set": ["train"] * 60 + ["test"] * 40}, "all images were used for training"),
-        ({"label": [*["cat", "dog"] * 45, *[""] * 10]}, "rows have no label, the first is '0-90'"),
-    ):
-        table = write_rows(tmp_path / "t.csv", 100, **columns)
-        for command, out in (("plan", ()), ("calibrate", ("--out", tmp_path / "p"))):
-            result = misgiving(command, table, "--max-error", 0.05, *out)
-            assert result.code == 1
-            assert message in one_line(result.err)
+        ({"label": ["", *["cat", "dog"] * 49, "cat"], "set": HALVES}, "first is '0-0'"),
+        ({"label": [*["cat", "dog"] * 25, "", *["cat"] * 49], "set": HALVES}, "first is '0-50'"),
+        ({"label": [""] * 90 + ["cat"] * 10}, "rows have no label"),
+    ],
+)
+def test_plan_refuses_what_calibrate_refuses(misgiving, tmp_path, columns, message):
+    table = write_rows(tmp_path / "t.csv", 100, **columns)
+    for command, out in (("plan", ()), ("calibrate", ("--out", tmp_path / "p"))):
+        result = misgiving(command, table, "--max-error", 0.05, *out)
+        assert result.code == 1
+        assert message in one_line(result.err)
 
 
 def test_a_file_without_the_features_of_the_policy_is_named(misgiving, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from pytorch_ood.detector import ODIN
 from torch import nn
+from torch.nn import functional as F
 
 from misgiving.errors import UsageError
 from misgiving.scores.logits import LOGIT_SCORES
@@ -196,3 +197,20 @@ def test_the_choice_without_ood_images_maximises_the_mean_confidence(classify, i
     chosen = id_only_odin(score_grid(classify, [images], grid), grid)
     means = {eta: float(equations_3_and_4(classify, images, 100.0, eta).mean()) for eta in epsilons}
     assert chosen == Odin(temperature=100.0, epsilon=max(means, key=means.get))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 1000.0])
+def test_the_comparison_with_the_equations_sees_published_faults(classify, images, temperature):
+    x = images.clone().requires_grad_()
+    logits = classify(x) / temperature
+    raw = torch.autograd.grad(F.nll_loss(logits, logits.argmax(1), reduction="sum"), x)[0]
+    (right,) = torch.autograd.grad((classify(x) / temperature).log_softmax(1).amax(1).sum(), x)
+    faults = {
+        "wrong sign": images - 0.05 * right.sign(),
+        "no gradient": images,
+        "gradient of the raw logit": images - 0.05 * raw.sign(),
+    }
+    expected = resolved(equations_3_and_4(classify, images, temperature, 0.05), temperature)
+    for name, perturbed in faults.items():
+        scores = (classify(perturbed) / temperature).softmax(1).amax(1)
+        assert (resolved(scores, temperature) - expected).abs().max() > 1e-6, name
