@@ -8,16 +8,13 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from fabricated import MODELS, Confusion, Result, RiskPoint, bins, risk_points, where
+from fabricated import MODELS, Confusion, bins, risk_points, where
 from matplotlib.colors import same_color
 
 from misgiving.report.figures import SCORE_STYLES, STYLES, inline, render
 from misgiving.report.reproduction.figures import (
-    MAX_EXAMPLES,
-    MAX_PIXELS,
     calibration_figure,
     confusion_figure,
-    examples_figure,
     learning_figure,
     new_classes_figure,
     ood_figure,
@@ -64,10 +61,6 @@ def words_of(axes):
 
 def ticks_of(axes):
     return [label.get_text() for label in axes.get_xticklabels()]
-
-
-def picture(height, width):
-    return np.zeros((height, width, 3), dtype=np.uint8)
 
 
 def test_a_curve_is_the_mean_over_trials_with_whiskers_of_their_range_and_their_last(histories):
@@ -163,20 +156,6 @@ def test_names_in_an_inline_figure_are_no_markup(results):
     assert any(html.unescape(text).startswith(f"{hostile}, vanilla: ") for text in words)
 
 
-def test_examples_are_as_many_as_fit_and_neither_distorted_nor_enlarged():
-    sets = [("few", "", [picture(400, 200)] * 2), ("many", "", [picture(8, 32)] * 20)]
-    images = examples_figure(sets).axes[0].images
-    assert len(images) == 2 + MAX_EXAMPLES
-    for image, (height, width) in (
-        (images[0], (MAX_PIXELS, MAX_PIXELS // 2)),
-        (images[2], (8, 32)),
-    ):
-        assert image.get_array().shape[:2] == (height, width)
-        left, right, bottom, top = image.get_extent()
-        assert (right - left) / (bottom - top) == pytest.approx(width / height)
-    assert render(examples_figure([]), "png")
-
-
 def test_a_matrix_for_each_model_counts_over_the_trials_of_one_experiment():
     cells = (("MEL", "MEL", 3), ("MEL", "NV", 1), ("NV", "NV", 20))
     units = product(("generalization", "ood_detection"), range(2), ("vanilla", "proposed"))
@@ -207,25 +186,6 @@ def test_risks_are_drawn_in_percent_with_intervals_side_by_side():
     assert len(across) == len(set(across)) == 4 * 3
     names = [text.get_text() for text in figure.legends[0].texts]  # one is not of every model
     assert names == ["MSP", "entropy", "combination", "predicted loss"]
-
-
-def test_panels_of_risks_show_the_worst_model_and_a_dot_for_every_trial_at_80_percent():
-    rows = [
-        RiskPoint(model, "msp", share, risk * share, None, None)  # without intervals
-        for (model, risk), share in product((("mse", 0.05), ("proposed", 0.3)), (0.5, 1.0))
-    ]
-    place = ("mse", "validation", "msp")
-    trials = [
-        Result("generalization", trial, *place, f"risk_at_coverage/{level}", 0.11 + 0.01 * trial)
-        for trial, level in product(range(3), (0.8, 0.5))
-    ]
-    panels = risks(rows, trials).axes[:2]
-    for axes in panels:
-        assert axes.get_ylim()[0] == 0
-        assert axes.get_ylim()[1] >= 30
-    (dots,) = [line for line in panels[0].lines if line.get_marker() == "o"]
-    assert list(dots.get_xdata()) == [80, 80, 80]
-    assert dots.get_ydata() == pytest.approx([11, 12, 13])
 
 
 def test_marks_of_calibration_stand_at_percents_and_vanilla_has_no_expected_loss():
