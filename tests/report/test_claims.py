@@ -267,8 +267,6 @@ ABOVE, ACROSS, BELOW, NONE = (0.05, 0.15), (-0.02, 0.22), (-0.3, -0.1), ()
         ("spearman", BELOW, "worse"),
         ("spearman", NONE, "unknown"),
         ("spearman", (0.0, 0.2), "undecided"),
-        ("spearman", (-0.2, 0.0), "undecided"),
-        ("aupr_out", BELOW, "worse"),
         ("detection_error", ABOVE, "worse"),
         *((metric, BELOW, "better") for metric in ("fpr_at_tpr95", "aurc", "errors")),
         ("risk_at_coverage/0.8", BELOW, "better"),

@@ -187,15 +187,6 @@ def test_numbers_that_are_optimistic_are_said_to_be_before_all_others(tmp_path):
     assert "Answers with the lowest acceptance score" in page.text
 
 
-def test_many_classes_fit_on_the_page(tmp_path):
-    classes = tuple(f"class {number}" for number in range(240))
-    labels = np.arange(480) % 239
-    given = Predictions.of({"logits": 9 * np.eye(240)[labels], "label": labels, "classes": classes})
-    page = read(evaluate(given), tmp_path)
-    assert "The 225 classes with the fewest errors are one row and column." in page.text
-    assert "14 more with fewer errors are not shown." in page.texts("p", "note")
-
-
 def test_the_figure_of_acceptance_has_the_policy_and_its_target():
     curve = [
         CurvePoint(0.5, 0.5, Share(10, 100, 0.05, 0.2)),

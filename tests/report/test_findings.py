@@ -156,19 +156,10 @@ def error(*bounds):
     return interval(POLICY, "error_among_accepted", *bounds)
 
 
-@pytest.mark.parametrize(
-    ("trials", "words"),
-    [
-        (({}, {}), "accept 31.0 % of new cases (95 % interval 28.0 to 34.0, bootstrap"),
-        (({"coverage": 0.29}, {"coverage": 0.33}, {"smallest": 0.123}),
-         "29.0 to 33.0 % of new cases (no interval over these trials alone) in 2 of 3 trials"),
-        (({"smallest": 0.12}, {"smallest": 0.14}), "could not be certified in any of 2 trials"),
-    ],
-)  # fmt: skip
-def test_the_accepted_share_has_its_interval_where_every_trial_is_certified(trials, words):
-    target, run = targets(*trials, intervals=[interval(POLICY, "coverage", 0.28, 0.34)])
-    assert target.certified == sum("smallest" not in facts for facts in trials)
-    assert findings(run, words)
+def test_a_target_counts_the_trials_in_which_it_is_certified():
+    target, _ = targets({"error": 0.041}, {"smallest": 0.2})
+    counts = (target.certified, target.met, target.smallest)
+    assert (target.status, *counts) == ("no_interval", 1, 1, [0.2])
 
 
 @pytest.mark.parametrize(

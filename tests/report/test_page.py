@@ -8,7 +8,6 @@ from fabricated import ALWAYS, BLANK, SETTINGS, SOMETIMES, Result, run_of, where
 from pages import missing, read, table
 
 from misgiving.report.reproduction.page import render_page, write_report
-from misgiving.report.reproduction.run import Quantity
 from misgiving.reproduction.tables import table_of
 
 MINUS = "\N{MINUS SIGN}"
@@ -68,18 +67,6 @@ def test_a_table_has_means_over_trials_in_percent_and_differences_below(finished
         *("vanilla", "mse", "detached", "proposed"),
         *(f"proposed {MINUS} vanilla", f"proposed {MINUS} detached"),
     ]
-
-
-def test_a_difference_shows_its_intervals_and_the_value_of_each_trial(finished):
-    rows = table(finished, "Sensitivity of each class, and accuracy")
-    (row,) = [row for row in rows if row[0].text == "accuracy"]
-    difference = row[-2]
-    ends, over_trials, by_trial = difference.small
-    assert re.fullmatch(r"\(.* to .*\)", ends)
-    assert over_trials.startswith("t (")
-    accuracy = Quantity("generalization", "validation", "", "accuracy")
-    values = finished.differences([accuracy], "proposed", "vanilla").values()
-    assert by_trial == ", ".join(f"{100 * value:+.1f}".replace("-", MINUS) for value in values)
 
 
 @pytest.mark.parametrize(

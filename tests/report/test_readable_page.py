@@ -10,17 +10,7 @@ from fabricated import BLANK, EMPTY, SOMETIMES
 from misgiving.report.reproduction.page import render_page
 
 pytestmark = needs_chromium
-MOST_WORDS = 2500
 A4 = 703  # pixels between the margins
-WORDS = """() => {
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  let words = 0;
-  while (walker.nextNode()) {
-    const { data, parentElement } = walker.currentNode;
-    if (parentElement.checkVisibility()) words += (data.match(/\\S+/g) ?? []).length;
-  }
-  return words;
-}"""
 ROWS = """table => [...table.tBodies].map(body => [...body.rows].map(
   row => [...row.cells].map(cell => cell.firstChild?.data ?? "")))"""
 OPEN = "for (const fold of document.querySelectorAll('details')) fold.open = true"
@@ -86,20 +76,6 @@ def by_name(bodies):
     return [
         (body[0][0], sorted(row[index == 0 :] for index, row in enumerate(body))) for body in bodies
     ]
-
-
-def test_the_unfolded_page_has_few_words_and_all_verdicts_are_seen_without_scrolling(visit):
-    page = visit()
-    assert 300 < page.evaluate(WORDS) <= MOST_WORDS
-    assert [it.is_visible() for it in page.locator("table").all()].count(True) == 1
-    verdicts = page.locator("table").first
-    heads = [it.inner_text().strip() for it in verdicts.locator("thead th").all()]
-    assert heads == ["Claim", "Effect", "Verdict", "Harms"]
-    last = verdicts.locator("tbody tr").nth(4).bounding_box()
-    assert last["y"] + last["height"] < 900 < page.locator("figure").first.bounding_box()["y"] + 250
-    page.get_by_role("link", name="OOD detection").click()
-    assert abs(page.locator("#table-1").bounding_box()["y"]) < 100
-    assert 0 <= page.get_by_role("navigation").bounding_box()["y"] < 100  # it stays in view
 
 
 def test_a_click_on_a_heading_sorts_within_and_between_the_groups_of_a_table(visit):

@@ -119,21 +119,6 @@ def test_a_unit_that_is_measured_again_replaces_its_rows_and_no_others(tmp_path)
     assert len(remaining) == len(rows) - (1 + len(OOD) + 1) + 1
 
 
-def test_the_page_is_written_from_unfinished_parts(tmp_path):
-    for part in ("modern", "paper"):
-        study.add_rows(tmp_path / f"{part}.csv", rows_of(2))
-    measures = "vanilla", "test", study_hypotheses.REGISTERED, "aurc"
-    registered = [Result("generalization", trial, *measures, 0.1) for trial in range(2)]
-    study.add_rows(tmp_path / "registered.csv", registered)
-    study_results.write_page(tmp_path)
-    _, modern, paper = (tmp_path / "results.md").read_text().split("## Part ")
-    assert modern.count("**open**") == 4  # (e) is tested by the confirmation
-    assert paper.count("**open**") == 5
-    assert "| e | AURC, error estimator - calibrated, of vanilla |" in modern
-    assert "(first form)" in modern
-    assert "no confirmation" not in modern + paper
-
-
 def test_the_confirmation_needs_all_its_trials(tmp_path):
     values = [-0.004, -0.006, -0.005, -0.007, -0.003, -0.005, -0.006, -0.004, -0.005, -0.005]
     rows = []
