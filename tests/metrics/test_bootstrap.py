@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from strategies import columns, orders, ranks
 
 from misgiving.metrics.bootstrap import bootstrap, percentile_interval
+from misgiving.metrics.ood import ood_metrics
 
 REPLICATES = 40
 LESIONS = np.array(["b", "a", "b", "c", "a", "b"])
@@ -37,6 +38,12 @@ def weights_of(*sets, replicates=REPLICATES, seed=0):
 def replicates_of_mean(values, groups, seed, trials=1):
     statistics, of_trials = [mean_of(values / 4)] * trials, [(groups,)] * trials
     return bootstrap(statistics, of_trials, replicates=REPLICATES, seed=seed)["mean"]
+
+
+@given(ranks(30), st.lists(levels, min_size=2, max_size=2).map(sorted))
+def test_a_wider_level_holds_the_narrower_interval_and_both_the_median(values, both):
+    inner, outer = (percentile_interval(values / 4, level=level) for level in both)
+    assert outer[0] <= inner[0] <= np.median(values / 4) <= inner[1] <= outer[1]
 
 
 @given(ranks(30), levels)
@@ -144,6 +151,13 @@ def test_the_spread_of_a_mean_is_its_standard_error(random, trials):
     assert drawn.std() == pytest.approx(values.std() / np.sqrt(40), rel=0.05)
 
 
+def test_photographing_every_lesion_three_times_adds_no_certainty(random):
+    values = random.normal(size=10)
+    once = bootstrap([mean_of(values)], [(np.arange(10),)], seed=1)["mean"]
+    thrice = bootstrap([mean_of(np.tile(values, 3))], [(np.tile(np.arange(10), 3),)], seed=1)
+    np.testing.assert_allclose(thrice["mean"], once, atol=1e-12)
+
+
 def test_trials_vary_as_a_sample_of_them_does():
     trials = [constant(value) for value in (0.0, 1.0, 5.0)]
     drawn = bootstrap(trials, [(LESIONS,)] * 3, replicates=20_000, seed=0)["mean"]
@@ -184,6 +198,22 @@ def test_sets_of_samples_are_drawn_independently():
     assert abs(np.corrcoef(inliers[:, 0], outliers[:, 0])[0, 1]) < 0.15
 
 
+def test_all_measures_of_a_table_share_the_draws(random):
+    inliers, outliers = random.normal(1, 1, size=20), random.normal(size=15)
+
+    def both(of_inliers, of_outliers):
+        return ood_metrics(
+            inliers, outliers, inlier_weights=of_inliers, outlier_weights=of_outliers
+        )
+
+    def only_auroc(of_inliers, of_outliers):
+        return {"auroc": both(of_inliers, of_outliers)["auroc"]}
+
+    groups = [(np.arange(20), np.arange(15))]
+    table, alone = (bootstrap([of], groups, replicates=30, seed=2) for of in (both, only_auroc))
+    np.testing.assert_array_equal(table["auroc"], alone["auroc"])
+
+
 def test_a_call_of_a_statistic_is_bounded_in_memory(monkeypatch):
     monkeypatch.setattr("misgiving.metrics.bootstrap.WEIGHTS_AT_ONCE", 60)
     sizes = []
@@ -195,6 +225,11 @@ def test_a_call_of_a_statistic_is_bounded_in_memory(monkeypatch):
     drawn = bootstrap([statistic], [(LESIONS,)], replicates=25, seed=0)["mean"]
     assert sizes == [60, 60, 30]
     np.testing.assert_array_equal(drawn, np.r_[0:10, 0:10, 0:5])
+
+
+def test_an_interval_of_normal_draws_has_the_normal_bounds(random):
+    bounds = percentile_interval(random.normal(size=200_000))
+    np.testing.assert_allclose(bounds, (-1.96, 1.96), atol=0.03)
 
 
 def test_an_interval_of_undefined_replicates_is_undefined():

@@ -50,6 +50,40 @@ def test_a_calibration_error_lies_between_the_gap_of_the_means_and_1(scheme, dra
     assert gap - 1e-12 <= ece(drawn, bins, scheme) <= 1
 
 
+@SCHEMES
+@given(outcomes)
+def test_with_one_bin_the_calibration_error_is_the_gap_of_the_means(scheme, drawn):
+    gap = abs(drawn[0].mean() / 16 - drawn[1].mean())
+    assert ece(drawn, 1, scheme) == pytest.approx(gap, abs=1e-12)
+
+
+@SCHEMES
+@given(outcomes, numbers_of_bins)
+def test_exact_predictions_have_no_calibration_error(scheme, drawn, bins):
+    _, observed = drawn
+    assert ece((16 * observed, observed), bins, scheme) == 0
+
+
+@SCHEMES
+@given(outcomes, numbers_of_bins)
+def test_bins_separate_the_samples_by_prediction_and_lose_none(scheme, drawn, bins):
+    shares, observed = drawn
+    found = reliability(shares / 16, observed, bins=bins, scheme=scheme)
+    assert found.counts.sum() == len(shares)
+    assert 1 <= len(found.counts) <= bins
+    assert (np.diff(found.predicted) > 0).all()
+    assert found.counts @ found.predicted == pytest.approx(shares.sum() / 16)
+    assert found.counts @ found.observed == pytest.approx(observed.sum())
+
+
+@given(outcomes, numbers_of_bins)
+def test_a_bin_of_mass_holds_no_more_than_its_share_except_for_ties(drawn, bins):
+    shares, observed = drawn
+    found = reliability(shares / 16, observed, bins=bins)
+    most = max(np.count_nonzero(shares == share) for share in shares)
+    assert found.counts.max() < len(shares) / bins + most
+
+
 @given(outcomes, numbers_of_bins, st.integers(-8, 8), st.integers(1, 4))
 def test_the_calibration_error_of_losses_is_in_their_unit(drawn, bins, shift, factor):
     predicted, true = (factor * column + float(shift) for column in drawn)
@@ -86,6 +120,12 @@ def test_the_log_likelihood_is_infinite_where_the_truth_was_impossible_and_else_
 
 MEASURES = [brier_score, negative_log_likelihood, classwise_calibration_error]
 OF_CLASSES = pytest.mark.parametrize("measure", MEASURES)
+
+
+@OF_CLASSES
+@given(st.lists(st.integers(0, CLASSES - 1), min_size=1, max_size=10))
+def test_certainty_of_the_true_class_scores_best(measure, labels):
+    assert measure(np.eye(CLASSES)[labels], np.array(labels)) == 0
 
 
 @pytest.mark.parametrize("measure", [brier_score, negative_log_likelihood])
@@ -156,6 +196,14 @@ def test_without_ties_the_bins_are_those_of_scikit_learn(scheme, strategy, seed)
     found = reliability(predicted, observed, bins=10, scheme=scheme)
     np.testing.assert_allclose(found.observed, shares, atol=1e-12)
     np.testing.assert_allclose(found.predicted, means, atol=1e-12)
+
+
+@pytest.mark.parametrize("bins", [1, 3, 7, 40])
+def test_bins_of_mass_differ_by_one_sample_at_most(bins):
+    predicted = np.random.default_rng(0).random(40)
+    counts = reliability(predicted, predicted, bins=bins).counts
+    assert len(counts) == bins
+    assert np.ptp(counts) <= 1
 
 
 @given(outcomes, numbers_of_bins, heights(SIXTEENTHS, largest=1e6))

@@ -50,6 +50,14 @@ def test_class_frequencies_do_not_change_the_sensitivities(drawn, often, times):
     )
 
 
+@given(answers)
+def test_metrics_are_1_if_and_only_if_every_prediction_is_correct(drawn):
+    labels, predicted = drawn
+    assert measures(labels, labels) == (1, 1)
+    right = bool((labels == predicted).all())
+    assert [value == 1 for value in measures(labels, predicted)] == [right, right]
+
+
 @given(scored, st.lists(heights(), min_size=CLASSES, max_size=CLASSES))
 def test_a_strictly_increasing_map_of_each_class_does_not_change_the_macro_auroc(drawn, steps):
     labels, ranks = table(drawn)

@@ -102,6 +102,22 @@ def test_fpr_at_tpr95_needs_exactly_95_percent_of_the_inliers(inliers, outliers)
 
 
 @given(ranks(), ranks())
+def test_every_measure_lies_between_0_and_1_and_no_detection_error_is_above_one_half(
+    inliers, outliers
+):
+    found = measures(inliers, outliers)
+    assert all(0 <= value <= 1 for value in found.values())
+    assert found["detection_error"] <= 0.5
+
+
+@given(ranks(), ranks())
+def test_repeating_the_outliers_changes_no_measure_of_rates(inliers, outliers):
+    once, twice = measures(inliers, outliers), measures(inliers, np.repeat(outliers, 2))
+    for name in ("fpr_at_tpr95", "detection_error", "auroc"):
+        assert twice[name] == pytest.approx(once[name], abs=1e-12)
+
+
+@given(ranks(), ranks())
 def test_swapping_the_sets_turns_the_auroc_into_its_complement(inliers, outliers):
     swapped = measures(outliers, inliers)["auroc"]
     assert swapped == pytest.approx(1 - measures(inliers, outliers)["auroc"], abs=1e-12)
@@ -137,6 +153,14 @@ def test_no_detection_error_exceeds_that_at_95_percent_of_the_inliers(inliers, o
     assert found["detection_error"] <= (0.05 + found["fpr_at_tpr95"]) / 2 + 1e-12
 
 
+@given(ranks(), ranks())
+def test_confidences_that_are_all_equal_are_no_better_than_chance(inliers, outliers):
+    found = measures(np.zeros_like(inliers), np.zeros_like(outliers))
+    assert (found["auroc"], found["detection_error"], found["fpr_at_tpr95"]) == (0.5, 0.5, 1.0)
+    share = len(inliers) / (len(inliers) + len(outliers))
+    assert found["average_precision_in"] == pytest.approx(share)
+
+
 def confidences(seed, inliers=41, outliers=29):
     """Two overlapping sets on a coarse grid, so that many confidences are tied."""
     random = np.random.default_rng(seed)
@@ -157,6 +181,16 @@ def aupr_of_odin_pytorch(positives, negatives):
         area += (looser - recall) * last
         looser = recall
     return area + looser * last
+
+
+@pytest.mark.parametrize("name", ["aupr_in", "aupr_out"])
+def test_for_sets_of_one_size_aupr_is_near_that_of_odin_pytorch(name):
+    random = np.random.default_rng(0)
+    inliers, outliers = random.normal(1, 1, 1000), random.normal(0, 1, 1000)
+    sides = (inliers, outliers) if name == "aupr_in" else (-outliers, -inliers)
+    assert ood_metrics(inliers, outliers)[name] == pytest.approx(
+        aupr_of_odin_pytorch(*sides), abs=2e-3
+    )
 
 
 def test_for_sets_of_unequal_size_aupr_depends_on_the_sizes_and_that_of_odin_pytorch_does_not():

@@ -141,6 +141,13 @@ def test_the_more_risk_is_allowed_the_more_is_covered(drawn, allowed):
     assert less <= more
 
 
+@given(cases)
+def test_full_coverage_has_the_mean_loss_as_risk(drawn):
+    mean_loss = float(drawn[1].mean() / 4)
+    assert curve(*drawn).risk_at_coverage(1.0) == pytest.approx(mean_loss)
+    assert curve(*drawn).coverage_at_risk(mean_loss) == 1
+
+
 @given(columns(DISTINCT, QUARTERS, size=DISTINCT), st.data())
 def test_of_a_single_class_without_ties_the_balanced_area_is_the_plain_one(drawn, data):
     quarters = drawn[1]

@@ -1,6 +1,6 @@
 """Laws of the audit of subgroups: counts that add up, exact intervals, careful naming."""
 
-from math import comb
+from math import comb, isnan
 
 import numpy as np
 import pytest
@@ -152,6 +152,38 @@ def test_one_of_two_groups_is_named_where_exact_tails_say_so(young, old, few, mo
     accepted = np.concatenate([np.arange(young) < few, np.arange(old) < more])
     decided = ages, accepted, ~accepted, accepted & False
     assert named_worse(audit(*decided)) == brute_force_worse(counted(*decided), 0.05)
+
+
+def two_groups(accepted_first, accepted_second):
+    accepted = np.r_[accepted_first, accepted_second].astype(bool)
+    groups = ["a"] * len(accepted_first) + ["b"] * len(accepted_second)
+    return groups, accepted, np.zeros_like(accepted), np.zeros_like(accepted)
+
+
+def test_a_group_can_fare_worse_in_everything():
+    groups, accepted, ood, _ = two_groups([1, 0] * 20, [1] * 40)
+    wrong = np.array(groups) == "a"
+    worse, better = audit({"site": groups}, accepted, ood, wrong)
+    assert worse.worse == QUANTITIES
+    assert better.worse == ()
+
+
+def test_other_columns_make_the_tests_stricter():
+    groups, *decisions = two_groups([0] * 5 + [1] * 15, [1] * 20)  # p is 0.0236 twice
+    columns = {"site": groups, "sex": ["f", "m"] * 20, "age": ["y", "o"] * 20}
+    alone, *_ = audit({"site": groups}, *decisions, confidence=0.8)
+    together, *_ = audit(columns, *decisions, confidence=0.8)
+    assert alone.worse == ("coverage", "deferral")
+    assert together.worse == ()
+
+
+def test_groups_of_ood_or_deferred_cases_alone():
+    no, yes = np.zeros(30, dtype=bool), np.ones(30, dtype=bool)
+    (group,) = audit({"site": ["a"] * 30}, no, yes, no)
+    assert (group.cases, group.accepted, group.deferred) == (30, 0, 0)
+    (group,) = audit({"site": ["a"] * 30}, no, no, yes, confidence=0.01)
+    assert (group.errors, group.worse) == (0, ())  # compared with nothing
+    assert all(map(isnan, (group.error, group.error_lower, group.error_upper)))
 
 
 def test_groups_are_sorted_by_column_and_value_and_a_blank_is_unknown():

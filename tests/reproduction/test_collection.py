@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 from tiny import TINY
 
+from misgiving.cli.reproduce import say_unfinished
 from misgiving.errors import DataError
 from misgiving.files import write_json
 from misgiving.metrics.ood import ood_metrics
@@ -208,6 +209,21 @@ def test_a_value_that_no_resampled_set_changes_has_no_interval(tmp_path):
     assert found[["lower", "upper"]].isna().all(axis=None)
 
 
+def test_documents_name_the_sets_with_examples_and_the_open_choices(reproduction):
+    sets = of_json(reproduction / "datasets.json")
+    assert sets["histology"]["groups"] == 1
+    assert sets["histology"]["contents"].startswith("256 crops of 64 x 64 pixels from one")
+    assert sets["boxes"]["contents"].startswith("of held-out images: ")
+    unseen = [sets[f"unseen/{name}"]["images"] for name in TINY.unseen]
+    assert sets["unseen_classes"]["images"] == sum(unseen)
+    for name in sets:
+        assert list((reproduction / "examples" / name.replace("/", "-")).glob("*.png"))
+    settings = of_json(reproduction / "settings.json")
+    assert settings["training"]["margin"] == TINY.training.margin
+    assert settings["odin"]["tuning_set"] == "histology"
+    assert settings["sizes"][0]["images"] == settings["images"]
+
+
 def test_only_what_was_lost_or_has_changed_is_collected_anew(trial_data, reproduction, tmp_path):
     with pytest.raises(DataError):  # nothing is there
         collect(trial_data, tmp_path)
@@ -225,3 +241,10 @@ def test_only_what_was_lost_or_has_changed_is_collected_anew(trial_data, reprodu
         assert (copy / table).read_bytes() == (reproduction / table).read_bytes()
     before, after = (of_json(out / "settings.json") for out in (reproduction, copy))
     assert after["unit_threads"] == [*before["unit_threads"], 64]
+
+
+def test_the_command_says_how_many_units_its_numbers_lack(tmp_path, capsys):
+    for missing in ([Unit("generalization", 0, "mse")._asdict()] * 2, []):
+        write_json(tmp_path / "settings.json", {"missing_units": missing})
+        say_unfinished(tmp_path)
+        assert ("2 units" in capsys.readouterr().err) == bool(missing)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import call, one_line
+from elements import parse
 from PIL import Image
 
 from misgiving.errors import BadImagesError
@@ -206,10 +207,11 @@ def test_a_sensitivity_counts_the_lesions_of_its_class_and_confusions_the_images
     assert last["images"].sum() == len(images)
 
 
-def test_published_sets_replace_those_that_are_made_here(reproduced, isic):
+def test_published_sets_replace_those_that_are_made_here(reproduced, page_of, isic):
     trial_data, out = reproduced
     account = of_json(out / "datasets.json")
     given = {source.name for source in trial_data.protocol.sources}
+    differences = parse(page_of(out)).texts("li")
     for name in DERIVED:
         files = sorted((isic / name).iterdir())
         hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
@@ -226,8 +228,13 @@ def test_published_sets_replace_those_that_are_made_here(reproduced, isic):
         else:
             assert account[name]["origin"] == "made here"
             assert not manifest.isin(hashes).any()
+    made = "B-Box: made here of held-out images instead of the published set."
+    assert (made in differences) == ("b_box" not in given)
+    assert ("B-Box: 6 images instead of 2,025." in differences) == ("b_box" in given)
     assert (account["tiles"]["origin"], account["tiles"]["paper_set"]) == ("given", "nct")
+    assert account["tiles"]["contents"].startswith("noise of one source")
     assert account["b_box"]["paper_images"] == 2025
+    assert account[trial_data.evaluation_sets.measured]["origin"] == ""
 
 
 @only([grouped_by_lesion])
@@ -250,11 +257,13 @@ def test_a_part_of_the_units_is_reported_as_such(reproduced, tmp_path):
 @only([grouped_by_lesion])
 def test_a_grouped_reproduction_is_tuned_and_monitored_on_the_tuning_set(reproduced, page_of):
     _, out = reproduced
-    settings = of_json(out / "settings.json")
+    settings, page = of_json(out / "settings.json"), parse(page_of(out))
     sets = [settings[f"{name}_set"] for name in ("monitored", "tuning", "measured")]
     assert sets == ["tune", "tune", "test"]
     assert set(read_table(out / "histories.csv")["set"]) == {"train", "tune"}
-    assert "ODIN is tuned on the in-distribution images of the tune set" in page_of(out)
+    remarks = " ".join(page.texts("li"))
+    assert "ODIN is tuned on the in-distribution images of the tune set" in remarks
+    assert "validation" not in " ".join(page.texts("figcaption"))
 
 
 @only([grouped_by_lesion])
@@ -273,12 +282,20 @@ def test_every_trial_of_a_grouped_reproduction_has_an_error_estimator(reproduced
 
 
 @pytest.mark.parametrize(
-    ("given", "named"), [("b/box={}", "--ood b/box="), ("b_box={}/gone", "gone")]
+    ("given", "named"),
+    [
+        ("b/box={published}", "--ood b/box="),
+        ("b_box={empty}", "empty"),
+        ("b_box={published}/given0.png", "given0.png"),
+        ("b_box={published}/gone", "gone"),
+        ("b_box", "--ood"),
+    ],
 )
 def test_a_set_that_cannot_be_taken_is_refused_before_any_image_is_prepared(
     misgiving, isic, tmp_path, given, named
 ):
-    given = given.format(isic / "b_box")
+    (tmp_path / "empty").mkdir()
+    given = given.format(published=isic / "b_box", empty=tmp_path / "empty")
     places = ("--data", f"isic2019:{isic}", "--out", tmp_path / "out")
     code, _, error = misgiving("reproduce", *places, "--tuning-set", "b_box", "--ood", given)
     assert code != 0

@@ -98,6 +98,7 @@ tiny, sets, units_of = partial(replace, TINY), ood_sources, partial(chosen_units
     [
         (partial(tiny, trials=0), "trials"),
         (partial(tiny, models=("vanila",)), "'vanila'"),
+        (partial(tiny, unseen=()), "in_distribution"),
         (partial(tiny, unseen=("2",)), "'2'"),
         (partial(protocol_for, "folder:photos", tuning_set="b_box"), "in_distribution"),
         (partial(protocol_for, "isic2019:ISIC_2019"), "tuning_set"),  # neither NCT nor a stand-in
@@ -108,10 +109,15 @@ tiny, sets, units_of = partial(replace, TINY), ood_sources, partial(chosen_units
             "validation_share",
         ),
         (partial(sets, ["nct"]), "'nct'"),
+        (partial(sets, ["=a"]), "'=a'"),
         (partial(sets, ["validation=a"]), "'validation'"),
+        (partial(sets, ["a/b=a"]), "'a/b'"),
         (partial(sets, ["ntc:histology=a"]), "'ntc'"),
+        (partial(sets, ["unseen-BKL=a"]), "'unseen-BKL'"),
         (partial(sets, ["nct=a", "nct=b"]), "'nct'"),
+        (partial(sets, ["nct=a"], ["imagenet=b"]), "imagenet"),
         (partial(units_of, trial=2), "trials 0 to 1"),
+        (partial(units_of, model="mse"), "models vanilla, proposed"),
         (partial(units_of, experiment="4.1"), "generalization, ood_detection"),
     ],
 )

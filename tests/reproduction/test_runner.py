@@ -130,6 +130,7 @@ def test_only_the_chosen_units_run_each_with_the_threads_it_records(
         ("cpu", 2, 60, 2),
         ("cpu", 2, 1, 1),
         ("cpu", 64, 60, 8),
+        ("cpu", 2, 0, 1),
         ("cuda", 64, 60, 1),
     ],
 )

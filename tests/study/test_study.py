@@ -119,6 +119,35 @@ def test_a_unit_that_is_measured_again_replaces_its_rows_and_no_others(tmp_path)
     assert len(remaining) == len(rows) - (1 + len(OOD) + 1) + 1
 
 
+def test_the_page_is_written_from_unfinished_parts(tmp_path):
+    for part in ("modern", "paper"):
+        study.add_rows(tmp_path / f"{part}.csv", rows_of(2))
+    measures = "vanilla", "test", study_hypotheses.REGISTERED, "aurc"
+    registered = [Result("generalization", trial, *measures, 0.1) for trial in range(2)]
+    study.add_rows(tmp_path / "registered.csv", registered)
+    study_results.write_page(tmp_path)
+    _, modern, paper = (tmp_path / "results.md").read_text().split("## Part ")
+    assert modern.count("**open**") == 4  # (e) is tested by the confirmation
+    assert paper.count("**open**") == 5
+    assert "| e | AURC, error estimator - calibrated, of vanilla |" in modern
+    assert "(first form)" in modern
+    assert "no confirmation" not in modern + paper
+
+
+def test_the_table_of_detectors_has_the_means_of_both_models():
+    rows = rows_of(3)
+    *_, odin, _ = study_results.of_detectors(study_hypotheses.Rows(rows))
+    sets = [*sorted(OOD), "unseen_classes"]
+    means = [
+        " / ".join(
+            f"{np.mean([value_of(rows, trial, model, dataset=name) for trial in range(3)]):.2f}"
+            for model in ("vanilla", "proposed")
+        )
+        for name in sets
+    ]
+    assert odin == f"| ODIN | {' | '.join(means)} |"
+
+
 def test_the_confirmation_needs_all_its_trials(tmp_path):
     values = [-0.004, -0.006, -0.005, -0.007, -0.003, -0.005, -0.006, -0.004, -0.005, -0.005]
     rows = []
@@ -136,6 +165,23 @@ def test_the_confirmation_needs_all_its_trials(tmp_path):
         assert (f"| {p_value:.2g} |" in page) == (trials == 10)
 
 
+def test_settings_are_compared_with_the_default_by_trial(tmp_path):
+    random, settings = np.random.default_rng(0), (study_results.DEFAULT, "no estimator")
+    rows, values = [], {setting: random.random(3) for setting in settings}
+    for trial, setting in product(range(3), settings):
+        where = setting, trial, "vanilla" if setting == "no estimator" else "proposed"
+        rows += [
+            Result(*where, "", "", "split_ratio", 0.2),
+            Result(*where, "test", "", "accuracy", values[setting][trial]),
+        ]
+    study.add_rows(tmp_path / "sensitivity.csv", rows)
+    study_results.write_page(tmp_path)
+    line = (tmp_path / "results.md").read_text().splitlines()[-1]
+    changes = values["no estimator"] - values[study_results.DEFAULT]
+    cell = ", ".join(study_format.number(value, signed=True) for value in changes)
+    assert line.startswith(f"| no estimator | {cell} | - |")
+
+
 def test_differences_have_an_interval_from_five_trials_on():
     values = np.random.default_rng(0).normal(size=5)
     half = np.std(values, ddof=1) * np.sqrt(1 / 5 + 0.2) * stats.t.ppf(0.975, 4)
@@ -145,6 +191,27 @@ def test_differences_have_an_interval_from_five_trials_on():
     assert study_format.with_interval(by_trial, 0.2) == f"{mean} ({lower} to {upper})"
     del by_trial[2]
     assert study_format.with_interval(by_trial, 0.2) == study_format.by_trial(by_trial)
+
+
+def test_errors_of_certified_policies_are_counted_by_images_and_by_lesions():
+    policy = ("policy_test", "certified/msp/0.1")
+    rows = [
+        Result("generalization", trial, "vanilla", *policy, metric, value)
+        for trial, metric, value in [
+            (0, "coverage", 0.2),
+            (0, "error_among_accepted", 0.5),
+            (0, "error_per_group", 0.3),
+            (1, "coverage", 0.6),
+            (1, "error_among_accepted", 0.1),
+            (1, "error_per_group", 0.1),
+            (2, "coverage", 0.0),
+        ]
+    ]
+    cell = study_results._of_policy(study_hypotheses.Rows(rows), "vanilla", "msp", 0.1)
+    assert cell == "0.2667 (0.3000; 0.2000, 1 of 2)"
+    of_one = [row for row in rows if (row.trial, row.metric) != (0, "error_per_group")]
+    cell = study_results._of_policy(study_hypotheses.Rows(of_one), "vanilla", "msp", 0.1)
+    assert cell == "0.2667 (0.1000; 0.1000, 0 of 1)"  # both over the trial that has both
 
 
 def test_the_models_of_the_hypotheses_run_first_and_one_classifier_once():
