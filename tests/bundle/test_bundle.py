@@ -51,11 +51,11 @@ def assert_decides_as_the_run(decisions, run, images):
     policy = Deferral.load(run / "policy")
     expected = policy.decide(predictions_of(load(run), images))
     for name in ("decision", "predicted_class", *NUMBERS, *SCORES):
-        ours, theirs = ([getattr(row, name) for row in rows] for rows in (decisions, expected))
+        values, of_run = ([getattr(row, name) for row in rows] for rows in (decisions, expected))
         if name in ("decision", "predicted_class"):
-            assert ours == theirs
+            assert values == of_run
         else:
-            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+            np.testing.assert_allclose(values, of_run, rtol=0, atol=1e-4 * np.abs(of_run).max())
 
 
 def test_a_bundle_decides_on_drawn_images_as_the_run_does(exported, bundle):

@@ -42,10 +42,10 @@ def assert_gives_what_the_model_gives(path, model, size):
     random = np.random.default_rng(0)
     for count in (1, 2, 7):
         images = pixels_of(random.integers(0, 256, (count, size, size, 3), dtype=np.uint8))
-        found = session.run(OUTPUTS, {"images": images.numpy()})
-        for ours, theirs in zip(found, full_outputs_of(model, [images]), strict=True):
-            largest = float(theirs.abs().max())
-            np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-5 * largest)
+        outputs = session.run(OUTPUTS, {"images": images.numpy()})
+        for output, expected in zip(outputs, full_outputs_of(model, [images]), strict=True):
+            largest = float(expected.abs().max())
+            np.testing.assert_allclose(output, expected.numpy(), rtol=1e-4, atol=1e-5 * largest)
 
 
 def error_log_odds(policy, logits, taps):

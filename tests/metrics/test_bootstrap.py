@@ -84,9 +84,9 @@ def test_every_set_has_as_many_groups_as_there_are_each_drawn_whole(drawn, seed)
 def test_a_mean_over_equal_trials_lies_between_the_means_of_the_groups(drawn, seed, trials):
     values, groups = drawn
     means = [values[groups == name].mean() / 4 for name in set(groups.tolist())]
-    found = replicates_of_mean(values, groups, seed, trials)
-    assert len(found) == REPLICATES
-    assert min(means) - 1e-12 <= found.min() <= found.max() <= max(means) + 1e-12
+    replicates = replicates_of_mean(values, groups, seed, trials)
+    assert len(replicates) == REPLICATES
+    assert min(means) - 1e-12 <= replicates.min() <= replicates.max() <= max(means) + 1e-12
 
 
 @given(grouped, seeds, st.data())

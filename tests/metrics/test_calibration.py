@@ -182,8 +182,8 @@ def test_the_classwise_error_is_the_mean_over_one_class_against_the_rest(scheme,
     errors = [
         brute_force_ece(rows[:, k], labels == k, bins=bins, scheme=scheme) for k in range(CLASSES)
     ]
-    found = classwise_calibration_error(rows, labels, bins=bins, scheme=scheme)
-    assert found == pytest.approx(sum(errors) / CLASSES, abs=1e-12)
+    error = classwise_calibration_error(rows, labels, bins=bins, scheme=scheme)
+    assert error == pytest.approx(sum(errors) / CLASSES, abs=1e-12)
 
 
 @pytest.mark.parametrize(("scheme", "strategy"), [("mass", "quantile"), ("width", "uniform")])

@@ -113,7 +113,7 @@ def measured(experiment, datasets, detectors, metrics, *, level=0.7):
 
 
 def tuning(tuning_set):
-    """What was chosen without OOD images must not be taken for what was tuned."""
+    """Tuned points of ODIN, beside others that were chosen without OOD images."""
     chosen = {"odin": (10.0, 0.0014), "odin_id_only": (777.0, 0.0777)}
     for trial, model, (detector, values) in product(TRIALS, MODELS, chosen.items()):
         for metric, value in zip(("temperature", "epsilon"), values, strict=True):

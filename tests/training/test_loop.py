@@ -108,8 +108,9 @@ def test_the_classifier_learns(images):
 
 def test_history_shows_how_well_predicted_losses_follow_the_true_ones(images):
     model, history = trained(images, auxiliary="mse")
-    found = predictions_of(model, coloured_set(size=12, seed=1))  # the monitored set of `trained`
-    predicted, true = found.predicted_losses.astype(float), found.true_losses()  # weights are 1
+    monitored = predictions_of(model, coloured_set(size=12, seed=1))  # the set of `trained`
+    predicted = monitored.predicted_losses.astype(float)
+    true = monitored.true_losses()  # weights are 1
     last, error = history[-1], ((true - predicted) ** 2).mean()
     assert last.rank_correlation == pytest.approx(spearmanr(predicted, true).statistic, abs=1e-6)
     assert last.spread_ratio == pytest.approx(predicted.std() / true.std(), rel=1e-3)

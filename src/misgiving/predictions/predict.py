@@ -250,17 +250,17 @@ class TrainedRun:
     ) -> Predictions:
         """Predict the chosen sets, each set of a source at a time; in the order of the sources."""
         folder = self.folder / FOLDER / sha256_of(name.encode())[:16]
-        count = sum(name in chosen for name in sets)
+        count = sum(set_name in chosen for set_name in sets)
         network = cached_network(self.checkpoint, count, self.cache)
         first, parts, positions = 0, [], []
         for number, source in enumerate(sources):
             own = np.array(sets[first : first + len(source)], dtype=str)
-            for name in dict.fromkeys(own.tolist()):
-                if name in chosen:
-                    members = np.flatnonzero(own == name)
-                    path = folder / f"{name or 'new'}{'_elsewhere' * number}.npz"
+            for set_name in dict.fromkeys(own.tolist()):
+                if set_name in chosen:
+                    members = np.flatnonzero(own == set_name)
+                    path = folder / f"{set_name or 'new'}{'_elsewhere' * number}.npz"
                     part = self._predicted(source.select(members), path, network, odin=odin)
-                    parts.append(replace(part, sets=(name,) * len(members)))
+                    parts.append(replace(part, sets=(set_name,) * len(members)))
                     positions.append(first + members)
             first += len(source)
         return Predictions.concatenated(parts).select(np.argsort(np.concatenate(positions)))
