@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import shutil
 
@@ -210,7 +209,6 @@ REFUSED = {  # exit code, and what the line names
     f"{FITTING} --class-max-miss MEL=0.1": (2, "MEL"),
     "calibrate few.csv --max-error 0.1 --out p": (1, "few groups of images (3)"),
     "calibrate u.csv --max-error 0.1 --out p": (1, "u.csv: missing"),
-    "calibrate pipe.csv --max-error 0.1 --out p": (1, "pipe.csv: is a pipe"),
     "predict run t.csv": (1, "policy.json: missing"),
     "predict policy a.png": (1, "a.png"),
     "predict run t.csv t.csv": (2, "one file of predictions alone"),
@@ -233,7 +231,6 @@ def test_wrong_usage_is_one_line(misgiving, tmp_path, monkeypatch, words):
     code, message = REFUSED[words]
     write_rows(tmp_path / "t.csv")
     write_rows(tmp_path / "few.csv", 3)
-    os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "run").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").touch()

@@ -48,8 +48,11 @@ def model():
     return JointClassifier("vgg16_mini", num_classes=3, pretrained=False).eval()
 
 
-def test_predictions_are_what_the_model_says_and_name_it_by_its_weights(model, images, tmp_path):
-    predictions = predictions_of(model, images, batch_size=5)
+def test_predictions_are_what_the_model_says_and_name_it_by_its_weights(
+    model, images, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("misgiving.predictions.inference.MODEL_BATCH", 5)
+    predictions = predictions_of(model, images)
     pixels = images.read(np.arange(len(images))).transpose(0, 3, 1, 2) / np.float32(255)
     output = model(torch.from_numpy(pixels))
     np.testing.assert_allclose(predictions.logits, output.logits.detach(), atol=1e-5)

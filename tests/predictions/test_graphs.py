@@ -1,6 +1,7 @@
 """The graph of a run, which predicts in the place of its model."""
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -10,7 +11,7 @@ from bundled import checkpoint, noisy_set
 
 from misgiving.errors import DataError
 from misgiving.predictions import inference
-from misgiving.predictions.inference import cached_network, predictions_of, write_compared_graph
+from misgiving.predictions.inference import kept_network, predictions_of, write_compared_graph
 
 SHIFT = 0.5
 
@@ -60,7 +61,7 @@ def exports(written, monkeypatch):
 @pytest.mark.parametrize("size", [1, 32, 75])
 def test_a_graph_predicts_what_the_model_predicts(made, size, tmp_path):
     images, reports = noisy_set(size, seed=5), []
-    network = cached_network(made, 100, tmp_path)
+    network = kept_network(made, 100, tmp_path)
     predicted = predictions_of(
         made, images, network=network, on_image=lambda *done: reports.append(done)
     )
@@ -73,44 +74,31 @@ def test_a_graph_predicts_what_the_model_predicts(made, size, tmp_path):
 
 
 def test_for_few_images_and_other_devices_the_model_predicts(made, tmp_path, exports):
-    assert cached_network(made, 99, tmp_path) is None
+    assert kept_network(made, 99, tmp_path) is None
     elsewhere = replace(made, model=made.architecture.build().to("meta"))
-    assert cached_network(elsewhere, 100, tmp_path) is None
+    assert kept_network(elsewhere, 100, tmp_path) is None
     assert not exports
 
 
-def test_a_graph_is_kept_for_its_model(made, shifted, tmp_path, exports):
-    squares = noisy_set(2, seed=1).images
-    for _ in range(2):
-        first, second = (cached_network(run, 100, tmp_path)(squares)[0] for run in (made, shifted))
-        np.testing.assert_allclose(second - first, SHIFT, atol=1e-3)
-    assert exports == [made.model, shifted.model]
-
-
 @pytest.mark.parametrize("damage", ["cut", "of another model"])
-def test_a_damaged_graph_is_written_again(made, shifted, written, damage, tmp_path):
-    assert cached_network(made, 100, tmp_path)
-    (path,) = (tmp_path / "graphs").iterdir()
-    whole = path.read_bytes()
+def test_a_graph_is_written_once_and_again_where_it_is_damaged(
+    made, shifted, written, damage, tmp_path, exports
+):
+    for _ in range(2):
+        assert kept_network(made, 100, tmp_path)
+    assert exports == [made.model]
+    path, whole = tmp_path / "model.onnx", written[made.model]
     path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else written[shifted.model])
-    logits = predictions_of(made, noisy_set(2, seed=1)).logits
-    squares = noisy_set(2, seed=1).images
-    np.testing.assert_allclose(cached_network(made, 100, tmp_path)(squares)[0], logits, atol=1e-3)
+    images = noisy_set(2, seed=1)
+    logits = kept_network(made, 100, tmp_path)(images.images)[0]
+    np.testing.assert_allclose(logits, predictions_of(made, images).logits, atol=1e-3)
     assert path.read_bytes() == whole
 
 
-def test_a_backbone_that_cannot_be_exported_predicts_itself(made, monkeypatch, tmp_path):
-    def export(*_, **__):
-        raise DataError("this backbone cannot be exported")
-
-    monkeypatch.setattr(inference, "write_graph", export)
-    assert cached_network(made, 100, tmp_path) is None
-    assert not list((tmp_path / "graphs").iterdir())
-
-
-def test_graphs_that_were_not_used_for_long_are_removed(made, tmp_path):
-    (tmp_path / "graphs").mkdir()
-    for number in range(6):
-        (tmp_path / "graphs" / f"{number}.onnx").touch()
-    cached_network(made, 100, tmp_path)
-    assert len(list((tmp_path / "graphs").iterdir())) == inference.KEPT
+@pytest.mark.parametrize("failure", [DataError("no export"), OSError("read-only")])
+def test_a_model_whose_graph_cannot_be_written_predicts_itself(
+    made, monkeypatch, tmp_path, failure
+):
+    monkeypatch.setattr(inference, "write_graph", Mock(side_effect=failure))
+    assert kept_network(made, 100, tmp_path) is None
+    assert not [*tmp_path.iterdir()]

@@ -26,7 +26,7 @@ from misgiving.data.decoding import (
 from misgiving.deferral.decision_tables import DecisionRow, row_of
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import BadImage, DataError
-from misgiving.files import default_cache, write_text
+from misgiving.files import write_text
 from misgiving.manifests import sha256_of_json
 from misgiving.predictions.network import ModelInputs
 from misgiving.predictions.record import Predictions
@@ -42,7 +42,7 @@ def load_model(folder: Path, *, count: int = 0, device: str = "auto") -> Bundle:
 
     Args:
         folder: The folder.
-        count: Number of images in all; many are scored by the run's graph (`cached_network`).
+        count: Number of images in all; many are scored by the run's graph (`kept_network`).
         device: Of a run. A bundle uses all cores of the processor.
 
     Raises:
@@ -54,7 +54,7 @@ def load_model(folder: Path, *, count: int = 0, device: str = "auto") -> Bundle:
 
     from misgiving.checkpoint import load
     from misgiving.models.joint import full_outputs_of
-    from misgiving.predictions.inference import cached_network, fingerprint_of
+    from misgiving.predictions.inference import fingerprint_of, kept_network
     from misgiving.training.processes import device_named
 
     checkpoint = load(folder)
@@ -69,7 +69,7 @@ def load_model(folder: Path, *, count: int = 0, device: str = "auto") -> Bundle:
         return tuple(out.numpy() for out in full_outputs_of(model, [images.to(place)]))
 
     return Bundle(
-        network=cached_network(checkpoint, count, default_cache()) or run_model,
+        network=kept_network(checkpoint, count, folder) or run_model,
         classes=checkpoint.classes,
         preprocessing=checkpoint.preprocessing,
         estimates_losses=checkpoint.estimates_losses,

@@ -3,7 +3,6 @@
 import csv
 import json
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +16,6 @@ from misgiving.predictions.schema import NUMBERS, ONCE, WHOLE, WIDE, Column
 if TYPE_CHECKING:
     import pandas
 
-USUAL_BYTES = 2**30  # of the arrays in an `.npz`, however much it is compressed
-MAX_COMPRESSION = 100  # times the size of the file, where they have more; logits hardly shrink
-
 
 def read_columns(path: Path) -> dict[str, Column]:
     """Read a file.
@@ -29,8 +25,6 @@ def read_columns(path: Path) -> dict[str, Column]:
         UsageError: No kind of file has this suffix.
     """
     read, _ = _format(path)
-    if path.is_fifo():
-        raise DataError(f"{path}: is a pipe, which cannot be read twice; write a file")
     with explain_damage(path, remedy="check the path, or write the file again"):
         return read(path)
 
@@ -49,22 +43,21 @@ def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
 def _read_csv(path: Path) -> dict[str, Column]:
     import pandas
 
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file, warnings.catch_warnings():
         header = [unescape_formulas(name.strip()) for name in next(csv.reader(file), [])]
-    if len(header) == 1:
-        raise DataError(f"{path}: its only column is {header[0]!r}; separate columns by commas")
-    kinds = {name: str for name in header if not name.startswith(NUMBERS)}
-    with warnings.catch_warnings():
+        file.seek(0)  # a pipe has no second reading, and fails
+        if len(header) == 1:
+            raise DataError(f"{path}: its only column is {header[0]!r}; separate columns by commas")
+        kinds = {name: str for name in header if not name.startswith(NUMBERS)}
         warnings.simplefilter("error", pandas.errors.ParserWarning)  # of cells left out
         frame = pandas.read_csv(
-            path,
+            file,
             names=header,
             header=0,
             dtype=kinds,
             index_col=False,
             keep_default_na=False,
             low_memory=False,
-            encoding="utf-8-sig",
         )
     for name in kinds:
         frame[name] = frame[name].fillna("").map(unescape_formulas)
@@ -123,14 +116,7 @@ def _frame(columns: Mapping[str, Any]) -> "pandas.DataFrame":
 
 
 def _read_npz(path: Path) -> dict[str, Column]:
-    with zipfile.ZipFile(path) as archive:
-        size = sum(entry.file_size for entry in archive.infolist())
-    if size > max(USUAL_BYTES, MAX_COMPRESSION * path.stat().st_size):
-        raise DataError(
-            f"{path}: its arrays have {size / 2**30:.0f} GiB, over {MAX_COMPRESSION} times the "
-            "size of the file; save them without compression"
-        )
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 

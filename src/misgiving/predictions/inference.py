@@ -12,18 +12,18 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from misgiving.checkpoint import Checkpoint, versions
+from misgiving.checkpoint import Checkpoint
 from misgiving.data.batching import BATCHES_AHEAD, batches
 from misgiving.data.cache import ImageSet
 from misgiving.data.decoding import in_order
-from misgiving.errors import DataError
+from misgiving.errors import DataError, UsageError
 from misgiving.files import whole_file
 from misgiving.groups import named_groups
 from misgiving.manifests import sha256_of_chunks, sha256_of_json
 from misgiving.models.folding import folded
 from misgiving.models.joint import FullOutput, JointClassifier, full_outputs_of
 from misgiving.models.onnx_export import write_graph
-from misgiving.predictions.network import BATCH, INPUT, OUTPUTS, Network
+from misgiving.predictions.network import BATCH, GRAPH, INPUT, OUTPUTS, Network
 from misgiving.predictions.record import Predictions
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import GridScores, score_grid
@@ -31,20 +31,17 @@ from misgiving.scores.outputs import Head
 
 Batch = TypeVar("Batch", bound=Sized)
 OnImage = Callable[[int, int], None]
-ODIN_BATCH = 64  # images
+MODEL_BATCH = 64  # images in one forward pass
 
 CLOSE = 1e-4  # how far an output of a graph may be off, as a share of the largest
 TRIED = 5  # images on which graph and model are compared
 PAYS = 16_000_000  # pixels; for fewer, writing a graph takes longer than it saves
-KEPT = 4  # graphs in a cache; those that were not used for longest are removed
-MADE_BY = ("misgiving", "torch", "onnx", "onnxscript")
 
 
 def predictions_of(
     source: Checkpoint | JointClassifier,
     images: ImageSet,
     *,
-    batch_size: int = 64,
     estimates_losses: bool = True,
     on_image: OnImage | None = None,
     network: Network | None = None,
@@ -56,7 +53,6 @@ def predictions_of(
     Args:
         source: A run, or the classifier with its loss estimator alone.
         images: The set.
-        batch_size: Images in one forward pass.
         estimates_losses: False where the estimator of a classifier was not trained, as a run tells
             by itself: predicted losses are then None.
         on_image: Called with the number of predicted images and of all.
@@ -68,7 +64,7 @@ def predictions_of(
     else:
         model, fingerprint = source, model_fingerprint(source)
     if network is None:
-        batched = batches(images, batch_size=batch_size, device=device_of(model))
+        batched = batches(images, batch_size=MODEL_BATCH, device=device_of(model))
         inputs = (batch.images for batch in batched)
         output = full_outputs_of(model, _reported(inputs, len(images), on_image))
     else:
@@ -151,42 +147,34 @@ def odin_scores(
     on_image: OnImage | None = None,
 ) -> GridScores:
     """ODIN's scores of a set."""
-    batched = batches(images, batch_size=ODIN_BATCH, device=device_of(checkpoint.model))
+    batched = batches(images, batch_size=MODEL_BATCH, device=device_of(checkpoint.model))
     reported = _reported((batch.images for batch in batched), len(images), on_image)
     model = folded(checkpoint.model, checkpoint.architecture.image_size)
     return score_grid(model.classify, reported, grid)
 
 
-def cached_network(checkpoint: Checkpoint, count: int, cache: Path) -> Network | None:
+def kept_network(checkpoint: Checkpoint, count: int, folder: Path) -> Network | None:
     """The graph of a run that is to score so many images; None where the model itself is to.
 
     That is on other devices than processors, for few images, and where the backbone cannot be
-    exported. It depends on the images and not on what the cache has, so that the same command gives
-    the same numbers again.
+    exported or the folder cannot be written to. It depends on the images and not on whether there
+    is a graph already, so that the same command gives the same numbers again.
 
     Args:
         checkpoint: The run.
         count: Number of images in all.
-        cache: Folder for prepared images, in which graphs have a folder.
+        folder: Of the run, where the graph is kept.
     """
     pixels = count * checkpoint.architecture.image_size**2
     if device_of(checkpoint.model).type != "cpu" or pixels < PAYS:
         return None
-    facts = {"model": fingerprint_of(checkpoint), **versions(MADE_BY)}
-    path = cache / "graphs" / f"{sha256_of_json(facts)}.onnx"
-    with suppress(DataError, OSError):  # there is none, or it is damaged
-        network = _compared(checkpoint, path)
-        path.touch()
-        return network
-    try:
-        with whole_file(path) as partial:
-            network = write_compared_graph(checkpoint, partial)
-    except DataError:  # the model gives the same answers in more time
-        return None
-    by_use = sorted(path.parent.glob("*.onnx"), key=lambda graph: graph.stat().st_mtime)
-    for old in by_use[:-KEPT]:
-        old.unlink(missing_ok=True)
-    return network
+    path = folder / GRAPH
+    with suppress(DataError):  # there is none, or it is damaged or of another model
+        return _compared(checkpoint, path)
+    # where that fails, the model gives the same answers in more time
+    with suppress(DataError, UsageError, OSError), whole_file(path) as partial:
+        return write_compared_graph(checkpoint, partial)
+    return None
 
 
 def write_compared_graph(checkpoint: Checkpoint, path: Path) -> Network:

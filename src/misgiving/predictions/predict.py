@@ -25,11 +25,10 @@ from misgiving.errors import BadImage, BadImagesError, DataError, ExplainedError
 from misgiving.files import default_cache
 from misgiving.groups import chained, join_groups, named_groups
 from misgiving.manifests import sha256_of
-from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import (
     OnImage,
-    cached_network,
     fingerprint_of,
+    kept_network,
     odin_scores,
     predictions_of,
 )
@@ -69,43 +68,24 @@ class PredictedData(NamedTuple):
 
 
 def predict(
-    model: str | Path | Checkpoint | JointClassifier,
-    data: str | Dataset | ImageSet,
+    model: str | Path | Checkpoint,
+    data: str | Dataset,
     *,
-    batch_size: int = 64,
-    estimates_losses: bool = True,
     on_image: OnImage | None = None,
 ) -> Predictions:
     """Run a model once over a set of images.
 
     Args:
-        model: A run folder, or a model that is in memory.
-        data: The data as a user names it, such as "folder:photos", or a data set; for a
-            `JointClassifier` a prepared set. A run adds what it knows of the images of the first
-            two: their sets, and groups of near duplicates.
-        batch_size: Images in one forward pass of a model in memory.
-        estimates_losses: False for a `JointClassifier` whose estimator was not trained: there are
-            then no predicted losses.
+        model: A run folder, which adds what it knows of the images: their sets, and groups of near
+            duplicates; or a model that `load` has read.
+        data: The data as a user names it, such as "folder:photos", or a data set.
         on_image: Called with the number of predicted images and of all.
     """
-    if isinstance(model, str | Path):
-        if not isinstance(data, ImageSet):
-            return TrainedRun(Path(model), on_predicted=on_image).predict(data).predictions
-        model = load(Path(model))
-    if not isinstance(data, ImageSet):
-        if isinstance(model, JointClassifier):
-            raise UsageError("give a `JointClassifier` a set that `prepare` has made")
-        dataset = load_dataset(data) if isinstance(data, str) else data
-        data = prepare(dataset, model.preprocessing, cache=default_cache())
-    if isinstance(model, Checkpoint):
-        data = data.align(model.classes)[0]
-    return predictions_of(
-        model,
-        data,
-        batch_size=batch_size,
-        estimates_losses=estimates_losses,
-        on_image=on_image,
-    )
+    if not isinstance(model, Checkpoint):
+        return TrainedRun(Path(model), on_predicted=on_image).predict(data).predictions
+    dataset = load_dataset(data) if isinstance(data, str) else data
+    images = prepare(dataset, model.preprocessing, cache=default_cache())
+    return predictions_of(model, images.align(model.classes)[0], on_image=on_image)
 
 
 class TrainedRun:
@@ -251,7 +231,7 @@ class TrainedRun:
         """Predict the chosen sets, each set of a source at a time; in the order of the sources."""
         folder = self.folder / FOLDER / sha256_of(name.encode())[:16]
         count = sum(set_name in chosen for set_name in sets)
-        network = cached_network(self.checkpoint, count, self.cache)
+        network = kept_network(self.checkpoint, count, self.folder)
         first, parts, positions = 0, [], []
         for number, source in enumerate(sources):
             own = np.array(sets[first : first + len(source)], dtype=str)

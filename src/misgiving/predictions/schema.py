@@ -44,6 +44,7 @@ SETS = ("train", "tune", "calibrate", "test")
 VALIDATION, EXCLUDED = "validation", "excluded"
 UNKNOWN = -1  # the label of an image whose true class is not known
 ADDS_UP = 0.02  # how far probabilities, which may be rounded, may be from adding up to 1
+ROUNDING = 1e-6  # how far one may be outside of 0 to 1
 LEAST_PROBABILITY = 1e-12  # logits are finite
 WIDE = {
     "logits": re.compile(r"logit_(.*)", re.DOTALL),
@@ -236,13 +237,13 @@ def _take_wide(
 
 
 def _logarithms(probabilities: Matrix) -> Matrix:
-    least, total = probabilities.min(axis=1), probabilities.sum(axis=1)
-    off = (least < 0) | (np.abs(total - 1) > ADDS_UP)
+    total, least, most = (function(probabilities, axis=1) for function in (np.sum, np.min, np.max))
+    off = (least < -ROUNDING) | (most > 1 + ROUNDING) | (np.abs(total - 1) > ADDS_UP)
     if off.any():
         row = int(off.argmax())
         raise DataError(
-            f"row {row + 1}: the probabilities are at least {least[row]:.4g} and add up to "
-            f"{total[row]:.4g}; give one from 0 to 1 for each class, in all 1, or give logits"
+            f"row {row + 1}: the probabilities are {least[row]:.4g} to {most[row]:.4g} and add up "
+            f"to {total[row]:.4g}; give one from 0 to 1 for each class, in all 1, or give logits"
         )
     logarithms: Matrix = np.log(np.maximum(probabilities, LEAST_PROBABILITY))
     return logarithms
