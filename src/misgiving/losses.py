@@ -59,21 +59,23 @@ def ranking_loss(
     """
     if not margin >= 0:
         raise UsageError(f"`margin` must not be negative, got {margin}")
+    _check_choice("pairs", pairs, Pairs)
     _check_choice("reduction", reduction, Reduction)
-    at_least_single = torch.promote_types(predicted.dtype, torch.float32)
-    total, count = PAIRS[pairs](predicted.to(at_least_single), true.detach(), margin)
+    predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
+    true, size = true.detach(), len(true)
+    count = size // 2 if pairs == "halves" else size * (size - 1)
+    if pairs == "halves":
+        order = torch.where(true > true.flip(0), 1.0, -1.0)[:count]
+        gap = (predicted - predicted.flip(0))[:count]
+        total = F.relu(margin - order * gap).sum()
+    elif size > MAX_MATRIX_SAMPLES and true.device.type != "mps":
+        total = _sum_by_counting(predicted, true, margin).to(predicted)
+    else:
+        order = torch.where(true[:, None] > true, 1.0, -1.0)
+        gap = predicted[:, None] - predicted
+        margins = torch.full_like(gap, margin).fill_diagonal_(0)  # a sample has no pair with itself
+        total = F.relu(margins - order * gap).sum()
     return total if reduction == "sum" else total / max(count, 1)
-
-
-def _all_pairs(predicted: Losses, true: Losses, margin: float) -> tuple[Scalar, int]:
-    """Every ordered pair: the matrix of penalties, or its sum by counting for a large batch."""
-    count = len(true) * (len(true) - 1)
-    if len(true) > MAX_MATRIX_SAMPLES and true.device.type != "mps":
-        return _sum_by_counting(predicted, true, margin).to(predicted), count
-    order = torch.where(true[:, None] > true, 1.0, -1.0)
-    gap = predicted[:, None] - predicted
-    margins = torch.full_like(gap, margin).fill_diagonal_(0)  # a sample forms no pair with itself
-    return F.relu(margins - order * gap).sum(), count
 
 
 def _sum_by_counting(predicted: Losses, true: Losses, margin: float) -> Scalar:
@@ -129,18 +131,6 @@ def _penalised_pairs(
         half *= 2
         blocks = blocks.view(-1, half).sort(dim=1).values
     return pairs, torch.empty_like(order).index_copy_(0, order, difference[:size])
-
-
-def _halves(predicted: Losses, true: Losses, margin: float) -> tuple[Scalar, int]:
-    count = len(predicted) // 2
-    order = torch.where(true > true.flip(0), 1.0, -1.0)[:count]
-    gap = (predicted - predicted.flip(0))[:count]
-    return F.relu(margin - order * gap).sum(), count
-
-
-PAIRS: Registry[Callable[[Losses, Losses, float], tuple[Scalar, int]]] = Registry(
-    "pairing", all=_all_pairs, halves=_halves
-)
 
 
 def mse_loss(predicted: Losses, true: Losses) -> Scalar:

@@ -34,7 +34,7 @@ def train_once(devices, out, options):
     images, validation = coloured_set(size=41, side=32), coloured_set(size=13, side=32, seed=1)
     history = train(model, images, validation, config, on_step=steps.append)
     predicted = predictions_of(model.double(), validation)
-    if processes.is_first():
+    if processes.rank() == 0:
         save_file(
             {name: t.contiguous() for name, t in model.state_dict().items()}, f"{out}.weights"
         )

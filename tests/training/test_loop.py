@@ -16,7 +16,7 @@ from torch.optim import Adam
 from misgiving.data.batching import augment, batches, sampling_order
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import TrainingError, UsageError
-from misgiving.losses import AUXILIARY_LOSSES, PAIRS
+from misgiving.losses import AUXILIARY_LOSSES
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import predictions_of
 from misgiving.training.config import TrainingConfig, recorded
@@ -205,8 +205,6 @@ def test_settings_survive_their_file_need_no_torch_and_know_every_registered_los
     assert TrainingConfig(**recorded(CONFIG)) == CONFIG
     for name in AUXILIARY_LOSSES:
         assert replace(CONFIG, auxiliary=name).auxiliary == name
-    for name in PAIRS:
-        assert replace(CONFIG, pairs=name).pairs == name
     code = "import sys, misgiving.training.config; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -81,7 +81,6 @@ def test_preparing_a_run_splits_by_class_with_the_seed(tmp_path):
 
 IMPOSSIBLE = [
     ({"model": replace(MODEL, backbone="resnet19")}, "resnet19"),
-    ({"model": replace(MODEL, taps=())}, "taps"),
     ({"images": DataConfig(image_size=8)}, "8 pixels"),
     ({"model": replace(MODEL, weights=Path("nowhere.safetensors"))}, "nowhere.safetensors"),
     ({"training": replace(TRAINING, precision="transformer-engine")}, "precision"),

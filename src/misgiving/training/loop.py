@@ -5,7 +5,7 @@ follows: Eq. 2 with the options of a training, optimizer and schedule, and a rec
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -87,7 +87,7 @@ def train(
     monitored_name: str = "validation",
     on_step: Callable[[Step], None] = lambda *_: None,
     restore: Callable[[TrainingState], None] = lambda _: None,
-    save: Callable[[TrainingState], None] | None = None,
+    save: Callable[[TrainingState], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[EpochRecord]:
     """Train a model in place and return its history, two records for each epoch.
@@ -113,11 +113,11 @@ def train(
         UsageError: The device or precision is not available, or the model lacks the loss estimator
             that is to be trained.
     """
-    check_estimator(model, config)
     fabric = start_fabric(
         config.device, devices=config.devices, nodes=config.nodes, precision=config.precision
     )
-    sets = {"train": _same_size_draw(training, monitored, config.seed), monitored_name: monitored}
+    drawn = np.random.default_rng(config.seed).permutation(len(training))[: len(monitored)]
+    sets = {"train": training.select(np.sort(drawn)), monitored_name: monitored}
     if model.loss_estimator is not None:  # processes would wait for its gradients in `vanilla`
         model.loss_estimator.requires_grad_(config.estimates_losses)
     module, optimizer = fabric.setup(model, optimizer_of(model, config))
@@ -132,17 +132,20 @@ def train(
                 fabric, forward, state, training, config, objective, augmentation
             ):
                 on_step(step)
-                _end_if(stop(), state, save)
+                if processes.any_of(stop()):
+                    save(state)
+                    place = f"epoch {step.epoch}, after step {step.step}"
+                    raise StoppedError(f"stopped in {place}; run the same command to resume")
             state.history += [
                 measure(fabric, module, images, config, objective, state.epoch, name)
                 for name, images in sets.items()
             ]
-            if config.keep == "best" and _last_is_best(state.history[1::2]):
+            accuracies = [record.balanced_accuracy for record in state.history[1::2]]
+            if config.keep == "best" and max(accuracies) > max(accuracies[:-1], default=-1.0):
                 weights = model.state_dict().items()
                 state.best_weights = {name: tensor.cpu().clone() for name, tensor in weights}
             state.epoch, state.step, state.loss_sums = state.epoch + 1, 0, np.zeros(2)
-            if save is not None:
-                save(state)
+            save(state)
     model.load_state_dict(state.best_weights or model.state_dict())
     model.to("cpu", torch.float32).eval()
     return state.history
@@ -253,7 +256,13 @@ def class_weights(
 
 
 def optimizer_of(model: JointClassifier, config: TrainingConfig) -> Optimizer:
-    """The optimizer of a training, with the loss estimator's own learning rate."""
+    """The optimizer of a training, with the loss estimator's own learning rate.
+
+    Raises:
+        UsageError: The model lacks the loss estimator that is to be trained.
+    """
+    if config.estimates_losses and model.loss_estimator is None:
+        raise UsageError('`taps` of a loss estimator cannot be none; or use `auxiliary="none"`')
     groups: list[dict[str, Any]] = []
     for module, rate in ((model.backbone, 1.0), (model.loss_estimator, config.estimator_rate)):
         if module is None:
@@ -336,16 +345,6 @@ def record_of(
     )
 
 
-def check_estimator(model: JointClassifier, config: TrainingConfig) -> None:
-    """Check that a loss estimator that is to be trained is there.
-
-    Raises:
-        UsageError: The model has none.
-    """
-    if config.estimates_losses and model.loss_estimator is None:
-        raise UsageError('`taps` of a loss estimator cannot be none; or use `auxiliary="none"`')
-
-
 def check_finite(losses: Tensor, config: TrainingConfig, epoch: int, place: str) -> None:
     """Check that training can continue.
 
@@ -357,30 +356,6 @@ def check_finite(losses: Tensor, config: TrainingConfig, epoch: int, place: str)
             f"the loss is not finite in epoch {epoch}, {place}; lower `learning_rate` (now "
             f'{config.learning_rate:g}) or use `precision="32-true"`'
         )
-
-
-def _same_size_draw(training: ImageSet, monitored: ImageSet, seed: int) -> ImageSet:
-    size = min(len(training), len(monitored))
-    drawn = np.random.default_rng(seed).permutation(len(training))[:size]
-    return training.select(np.sort(drawn))
-
-
-def _last_is_best(monitored: Sequence[EpochRecord]) -> bool:
-    """True if the last of these epochs has a higher balanced accuracy than all before."""
-    *earlier, last = (record.balanced_accuracy for record in monitored)
-    return all(last > accuracy for accuracy in earlier)
-
-
-def _end_if(
-    stopped: bool, state: TrainingState, save: Callable[[TrainingState], None] | None
-) -> None:
-    """Save the state and end the training in all processes, if one was asked to stop."""
-    if not processes.any_of(stopped):
-        return
-    remedy = "the training is not saved" if save is None else "run the same command to resume"
-    if save is not None:
-        save(state)
-    raise StoppedError(f"stopped in epoch {state.epoch}, after step {state.step}; {remedy}")
 
 
 @contextmanager

@@ -82,13 +82,8 @@ def count() -> int:
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Number of this process; the first, 0, writes files and prints."""
     return distributed.get_rank() if _together() else 0
-
-
-def is_first() -> bool:
-    """True in the one process that writes files and prints."""
-    return rank() == 0
 
 
 def share_of(total: int) -> Int[np.ndarray, " share"]:

@@ -31,8 +31,6 @@ from misgiving.training.loop import TrainingState
 SUFFIX = ".unfinished.safetensors"
 REMEDY = "remove it or use `overwrite=True` to start over"
 
-NamedTensors = Mapping[str, Tensor]
-
 
 def resume_path(folder: Path) -> Path:
     """The file for a training whose run folder does not exist yet."""
@@ -84,7 +82,7 @@ class ResumeFile:
             torch.cuda.set_rng_state(random["cuda"])
         self.on_resume(state.epoch, state.step)
 
-    def _read(self) -> tuple[Mapping[str, NamedTensors], dict[str, Any]]:
+    def _read(self) -> tuple[Mapping[str, Mapping[str, Tensor]], dict[str, Any]]:
         """Tensors by group and name, and what is no tensor."""
         with safe_open(self.path, framework="pt") as file:
             facts = json.loads(file.metadata()["facts"])
@@ -110,17 +108,14 @@ class ResumeFile:
         if next(state.model.parameters()).is_cuda:
             random["cuda"] = torch.cuda.get_rng_state()
         random = {name: processes.stacked(value) for name, value in random.items()}
-        if not processes.is_first():
+        if processes.rank() > 0:
             return
-        groups: dict[str, NamedTensors] = {
+        optimizer = state.optimizer.state_dict()["state"]
+        groups: dict[str, Mapping[str, Tensor]] = {
             "model": state.model.state_dict(),
             "best": state.best_weights,
             "random": random,
-            "optimizer": {
-                f"{number}.{name}": value
-                for number, values in state.optimizer.state_dict()["state"].items()
-                for name, value in values.items()
-            },
+            **{f"optimizer.{number}": values for number, values in optimizer.items()},
         }
         facts = {
             "identity": self.identity,
@@ -138,18 +133,15 @@ class ResumeFile:
             save_file(tensors, partial, {"facts": json.dumps(facts)})
 
 
-def _restore_optimizer(optimizer: Optimizer, tensors: NamedTensors) -> None:
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    values: dict[int, dict[str, Tensor]] = defaultdict(dict)
+def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, value in tensors.items():
         number, _, quantity = name.partition(".")
         parameter = parameters[int(number)]
-        if value.shape == parameter.shape:
-            # In the memory layout of its parameter: another layout may round differently.
-            value = torch.empty_like(parameter).copy_(value)
-        values[int(number)][quantity] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": dict(values), "param_groups": groups})
+        # In the memory layout of its parameter: another layout may round differently.
+        like = parameter if value.shape == parameter.shape else value
+        restored = torch.empty_like(like, device=parameter.device).copy_(value)
+        optimizer.state[parameter][quantity] = restored
 
 
 @contextmanager

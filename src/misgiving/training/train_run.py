@@ -30,7 +30,7 @@ from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import model_fingerprint
 from misgiving.training import processes
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig, recorded
-from misgiving.training.loop import Step, check_estimator, class_weights, seeded, train
+from misgiving.training.loop import Step, class_weights, seeded, train
 from misgiving.training.processes import start_fabric
 from misgiving.training.resume import ResumeFile, resume_path, stop_on_sigterm
 
@@ -95,7 +95,6 @@ def prepare_training(
         preprocessing.image_size,
         on_weights,
     )
-    check_estimator(model, recipe.training)
     prepared = prepare(
         dataset, preprocessing, cache=cache, report=on_image, on_bad_image=config.on_bad_image
     )
@@ -235,7 +234,7 @@ def train_run(
         estimates_losses=setup.training.estimates_losses,
         configuration=configuration,
     )
-    if processes.is_first():
+    if processes.rank() == 0:
         save(folder, checkpoint, history=history)
         if resume_file is None:
             resume.path.unlink(missing_ok=True)
