@@ -23,7 +23,7 @@ from misgiving.data.ood_sets import (
     write_ood_set,
 )
 from misgiving.data.splits import Split, without_training_images, write_split
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import UsageError
 from misgiving.manifests import sha256_of
 
 UNTOLD = ", resampled one by one as their sources are not known"
@@ -82,8 +82,6 @@ def test_photographs_are_balanced_over_the_pictures_which_are_their_groups(held_
     assert "from 12 photographs" in renamed.contents
     assert "256 of the paper's 3000" in renamed.contents
     np.testing.assert_array_equal(pixels(renamed)[9], pixels(crops)[9])
-    with pytest.raises(DataError):
-        ood_sets.picture_crops(held_out, 0, pictures=("gone.png",))
 
 
 def test_a_box_is_black_over_the_ink_and_white_paper_stays(held_out):

@@ -12,7 +12,6 @@ from strategies import columns, orders
 
 from misgiving.data.splits import (
     Split,
-    count_shared_groups,
     grouped_split,
     leakage_of,
     leaks,
@@ -71,16 +70,14 @@ def test_a_decimal_share_holds_out_exactly_so_many_images(percent, count):
     assert (sets == "validation").sum() * 100 == percent * count
 
 
-def test_a_share_that_leaves_a_class_out_names_the_rarest_and_shares_that_work():
+def test_a_share_that_leaves_a_class_out_names_the_rarest():
     labels = np.repeat([0, 1, 2], [40, 150, 10])
     for share in (0.00001, 0.01, 0.02, 0.99, 0.99999):
-        with pytest.raises(UsageError, match=r"'DF' .*from 0\.1 to 0\.9"):
+        with pytest.raises(UsageError, match="'DF'"):
             paper_split(labels, CLASSES, validation_share=share, seed=0)
     for share, seed in product((0.1, 0.9), range(5)):
         sets = paper_split(labels, CLASSES, validation_share=share, seed=seed)
         assert {*sets[labels == 2]} == {"train", "validation"}
-    with pytest.raises(UsageError, match=r"'NV' .*add images"):
-        paper_split(np.array([0] * 20 + [1]), CLASSES, seed=0)
 
 
 @given(with_lesions(), seeds, seeds)
@@ -190,8 +187,9 @@ def test_leaks_are_the_other_sets_of_all_images_that_share_group_or_content(draw
         others = {s for s, g, c in images if s != name and (g == group or c == content)}
         assert leak.split() == sorted(others)
     apart = {g for s, g, _ in images for t, h, _ in images if g == h and s != t}
-    assert count_shared_groups(split.groups, np.array(split.sets)) == len(apart)
-    assert leakage_of(split, "test").separate == (not any(leaks(split)))
+    leakage = leakage_of(split, "test")
+    assert leakage.shared_groups == len(apart)
+    assert leakage.separate == (not any(leaks(split)))
 
 
 @pytest.fixture(scope="module")

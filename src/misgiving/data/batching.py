@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64, UInt8
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -58,23 +58,13 @@ def batches(
         tensors = map(torch.from_numpy, (images.read(indices), *numbers))
         return tuple(tensor.pin_memory() if pinned else tensor for tensor in tensors)
 
-    ahead = in_order(read, len(chunks), workers=1, ahead=1 + BATCHES_AHEAD)
-    return (_on_device(*tensors, device=device) for tensors in ahead)
+    def on_device(tensors: tuple[Tensor, ...]) -> Batch:
+        pixels, labels, indices = (tensor.to(device, non_blocking=pinned) for tensor in tensors)
+        channels_first = pixels.permute(0, 3, 1, 2)
+        fractions = uninitialized(channels_first, torch.float32).copy_(channels_first)
+        return Batch(fractions.div_(255), labels, indices)
 
-
-def _on_device(
-    pixels: UInt8[Tensor, "batch size size 3"],
-    labels: Int64[Tensor, " batch"],
-    indices: Int64[Tensor, " batch"],
-    *,
-    device: torch.device | str,
-) -> Batch:
-    pixels, labels, indices = (
-        tensor.to(device, non_blocking=tensor.is_pinned()) for tensor in (pixels, labels, indices)
-    )
-    channels_first = pixels.permute(0, 3, 1, 2)
-    fractions = uninitialized(channels_first, torch.float32).copy_(channels_first)
-    return Batch(fractions.div_(255), labels, indices)
+    return map(on_device, in_order(read, len(chunks), workers=1, ahead=1 + BATCHES_AHEAD))
 
 
 def uninitialized(like: Tensor, dtype: torch.dtype) -> Tensor:

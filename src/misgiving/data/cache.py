@@ -151,13 +151,7 @@ def preprocessed(images: ImageSource, index: int, preprocessing: Preprocessing) 
 
 def _entry_name(dataset: Dataset, preprocessing: Preprocessing) -> str:
     """SHA-256 of everything that determines the pixels; labels do not."""
-
-    def key(index: int) -> str | None:
-        try:
-            return dataset.images.key(index)
-        except DataError:  # as of a file that is gone
-            return None
-
+    key = returning_bad_images(dataset.images.key, dataset.ids)  # a file may be gone
     return sha256_of_json(
         {
             "format": FORMAT,
@@ -177,10 +171,9 @@ def _load(folder: Path, dataset: Dataset, shape: tuple[int, ...]) -> ImageSet | 
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         verify(folder, [RECORD], remedy="")
         record = read_json(folder / RECORD, remedy="")
+        if (images.dtype, images.shape) != (np.uint8, shape):
+            return None
     except Exception:  # numpy's reader raises almost anything on damaged files
-        return None
-    mapped = isinstance(images, np.memmap) and images.dtype == np.uint8
-    if not mapped or images.shape != shape:
         return None
     bad = tuple(BadImage(*image) for image in record["bad"])
     retry = returning_bad_images(dataset.images.read, dataset.ids)

@@ -1,11 +1,10 @@
 """Check of a labelled image set before training: damage, duplicates and contradictions."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,24 +18,21 @@ from misgiving.files import write_csv
 from misgiving.manifests import sha256_of
 
 FINDINGS_FILE = "findings.csv"
+COLUMNS = ("check", "image", "other", "detail")  # of that file
 DARK = 16  # of 255: the brightest value of 12 bits that are stored as 16
 SEVERAL_SETS = "in several sets of the split"
 
 SAME_CONTENT, SAME_PIXELS, NEAR = "same content", "same pixels", "near duplicates"
+COPIES = {
+    "files of the same content": SAME_CONTENT,
+    "files of the same pixels alone": SAME_PIXELS,
+    "near duplicates": NEAR,
+}
 Pair = tuple[int, int, str]
-"""Positions of two copies or of two images of a group, the earlier first, and the kind or group."""
+"""Position of an image, of the earlier one it is compared with or else its own, and the detail."""
 
 Facts = tuple[tuple[str, str], Hashes, int]
 """SHA-256 of an image's content and of its pixels, its picture hash and its brightest value."""
-
-
-class Finding(NamedTuple):
-    """An image with a problem, and the image that it is compared with, if any, by id."""
-
-    check: str
-    image: str
-    other: str
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -44,30 +40,41 @@ class DataCheck:
     """Result of all checks of a set.
 
     Attributes:
+        dataset: The set.
         summary: Name, count and remark of the images, of each class and of each check. The count of
             a check is the number of images, pairs or groups concerned.
-        findings: All images with problems.
+        findings: Each image with a problem: check, its id, that of the image it is compared with,
+            if any, and detail.
     """
 
+    dataset: Dataset
     summary: list[tuple[str, int, str]] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[tuple[str, str, str, str]] = field(default_factory=list)
 
     def add(
-        self,
-        name: str,
-        rows: Iterable[tuple[str, str, str]] = (),
-        *,
-        count: int | None = None,
-        remark: str = "",
+        self, name: str, pairs: Sequence[Pair] = (), *, count: int | None = None, remark: str = ""
     ) -> None:
-        """Add a check with its findings: image, other image and detail of each."""
-        findings = [Finding(name, *row) for row in rows]
-        self.summary.append((name, len(findings) if count is None else count, remark))
-        self.findings.extend(findings)
+        """Add a check with its findings."""
+        self.summary.append((name, len(pairs) if count is None else count, remark))
+        ids = self.dataset.ids
+        self.findings.extend(
+            (name, ids[index], "" if other == index else ids[other], detail)
+            for index, other, detail in pairs
+        )
+
+    def add_copies(self, name: str, pairs: Sequence[Pair]) -> None:
+        """Add a check of copies, each with the image that it repeats."""
+        groups = self.dataset.groups
+        apart = sum(groups[index] != groups[other] for index, other, _ in pairs)
+        self.add(name, pairs, remark=f"{apart} of different groups" if pairs else "")
+
+    def add_groups(self, name: str, pairs: Sequence[Pair], remark: str = "") -> None:
+        """Add a check that counts groups; each image is compared with the first of its group."""
+        self.add(name, pairs, count=len({first for _, first, _ in pairs}), remark=remark)
 
     def write(self, folder: Path) -> None:
         """Write the findings to `findings.csv`."""
-        write_csv(folder / FINDINGS_FILE, Finding._fields, self.findings)
+        write_csv(folder / FINDINGS_FILE, COLUMNS, self.findings)
 
 
 def data_check(dataset: Dataset, *, seed: int = 0, report: Report | None = None) -> DataCheck:
@@ -77,23 +84,23 @@ def data_check(dataset: Dataset, *, seed: int = 0, report: Report | None = None)
     paper's split, by image, with this seed.
     """
     images: dict[int, Facts] = {}
-    unreadable: list[tuple[str, str, str]] = []
+    unreadable: list[Pair] = []
     for index, facts in enumerate(in_order(partial(_facts_of, dataset), len(dataset))):
         if isinstance(facts, str):
-            unreadable.append((dataset.ids[index], "", facts))
+            unreadable.append((index, index, facts))
         else:
             images[index] = facts
         if report:
             report(index + 1, len(dataset))
-    result = DataCheck()
+    result = DataCheck(dataset)
     result.add("images", count=len(dataset), remark=f"in {len(dataset.classes)} classes")
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
     for name, count in zip(dataset.classes, counts, strict=True):
         result.add(f"images of {name}", count=count)
     result.add("unreadable files", unreadable, remark=unreadable[0][2] if unreadable else "")
-    _add_relations(result, dataset, _copies(images), seed)
+    _add_relations(result, _copies(images), seed)
     dark = [
-        (dataset.ids[index], "", f"brightest value {brightest} of 255")
+        (index, index, f"brightest value {brightest} of 255")
         for index, (*_, brightest) in images.items()
         if brightest <= DARK
     ]
@@ -123,32 +130,28 @@ def _copies(images: Mapping[int, Facts]) -> list[Pair]:
     for index, (hashes, picture, _) in images.items():
         for key in zip((SAME_CONTENT, SAME_PIXELS), hashes, strict=True):
             if (first := first_with.setdefault(key, index)) != index:
-                exact.append((first, index, key[0]))
+                exact.append((index, first, key[0]))
                 break
         else:
             distinct[index] = picture
     positions = list(distinct)
     near = near_duplicates(np.array([*distinct.values()], dtype=PICTURE_HASH))
-    return exact + [(positions[first], positions[second], NEAR) for first, second in near]
+    return exact + [(positions[second], positions[first], NEAR) for first, second in near]
 
 
-def _add_relations(result: DataCheck, dataset: Dataset, copies: Sequence[Pair], seed: int) -> None:
-    """Add the checks of copies and of groups, each image of which is compared with the first."""
-    add_copies = partial(_add_copies, result, dataset)
-    add_groups = partial(_add_groups, result, dataset)
-    for name, kind in (
-        ("files of the same content", SAME_CONTENT),
-        ("files of the same pixels alone", SAME_PIXELS),
-        ("near duplicates", NEAR),
-    ):
-        add_copies(name, [pair for pair in copies if pair[2] == kind])
+def _add_relations(result: DataCheck, copies: Sequence[Pair], seed: int) -> None:
+    """Add the checks of copies and of groups."""
+    dataset = result.dataset
+    for name, kind in COPIES.items():
+        result.add_copies(name, [pair for pair in copies if pair[2] == kind])
     first: dict[str, int] = {}
     members = [
-        (first.setdefault(group, index), index, group) for index, group in enumerate(dataset.groups)
+        (index, first.setdefault(group, index), group) for index, group in enumerate(dataset.groups)
     ]
-    groups = sorted(pair for pair in members if pair[0] != pair[1])
-    images = len(groups) + len({earliest for earliest, *_ in groups})
-    add_groups("groups with several images", groups, f"{images} images; {len(first)} groups in all")
+    groups = sorted((pair for pair in members if pair[0] != pair[1]), key=lambda pair: pair[1])
+    images = len(groups) + len({earliest for _, earliest, _ in groups})
+    remark = f"{images} images; {len(first)} groups in all"
+    result.add_groups("groups with several images", groups, remark)
     try:
         sets = paper_split(dataset.labels, dataset.classes, seed=seed).tolist()
     except ExplainedError as failure:
@@ -156,37 +159,17 @@ def _add_relations(result: DataCheck, dataset: Dataset, copies: Sequence[Pair], 
             result.add(f"{kind} {SEVERAL_SETS}", remark=f"there is no split: {failure}")
     else:
         sizes = ", ".join(f"{size} in {name}" for name, size in Counter(sets).most_common())
-        add_groups(f"groups {SEVERAL_SETS}", _differing(groups, sets), sizes)
-        add_copies(f"copies {SEVERAL_SETS}", _differing(copies, sets))
+        result.add_groups(f"groups {SEVERAL_SETS}", _differing(groups, sets), sizes)
+        result.add_copies(f"copies {SEVERAL_SETS}", _differing(copies, sets))
     labels = [dataset.classes[label] for label in dataset.labels]
-    add_copies("copies with different labels", _differing(copies, labels))
-    add_groups("groups with different labels", _differing(groups, labels))
+    result.add_copies("copies with different labels", _differing(copies, labels))
+    result.add_groups("groups with different labels", _differing(groups, labels))
 
 
 def _differing(pairs: Sequence[Pair], values: Sequence[str]) -> list[Pair]:
     """The pairs of images whose values differ, which are added to the detail."""
     return [
-        (first, second, f"{detail}: {values[second]}, {values[first]}")
-        for first, second, detail in pairs
-        if values[first] != values[second]
+        (index, other, f"{detail}: {values[index]}, {values[other]}")
+        for index, other, detail in pairs
+        if values[index] != values[other]
     ]
-
-
-def _add_copies(result: DataCheck, dataset: Dataset, name: str, pairs: Sequence[Pair]) -> None:
-    between_groups = sum(
-        dataset.groups[first] != dataset.groups[second] for first, second, _ in pairs
-    )
-    remark = f"{between_groups} of different groups" if pairs else ""
-    result.add(name, _rows(dataset, pairs), remark=remark)
-
-
-def _add_groups(
-    result: DataCheck, dataset: Dataset, name: str, pairs: Sequence[Pair], remark: str = ""
-) -> None:
-    """Add a check that counts groups."""
-    groups = {first for first, *_ in pairs}
-    result.add(name, _rows(dataset, pairs), count=len(groups), remark=remark)
-
-
-def _rows(dataset: Dataset, pairs: Sequence[Pair]) -> list[tuple[str, str, str]]:
-    return [(dataset.ids[second], dataset.ids[first], detail) for first, second, detail in pairs]

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -49,20 +49,8 @@ MAX_NAMES = 3  # bad images that are named in one line
 MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the file
 
 
-class Decoded(NamedTuple):
-    """An upright RGB image that may be smaller than the one in its file.
-
-    Attributes:
-        image: The pixels.
-        height: Height of the upright image in the file.
-        width: Width of the upright image in the file.
-        reduction: Pixels of the file per pixel of `image`, along a side.
-    """
-
-    image: Image.Image
-    height: int
-    width: int
-    reduction: int = 1
+Decoded = tuple[Image.Image, int, int, int]
+"""Upright RGB image, its height and width in the file, and pixels of the file per pixel of it."""
 
 
 def in_order(
@@ -174,7 +162,7 @@ def decode(data: bytes, name: str) -> Picture:
 
     Errors name the image by `name`.
     """
-    return np.array(decode_reduced(data, name, lambda *_: 1.0).image)
+    return np.array(decode_reduced(data, name, lambda *_: 1.0)[0])
 
 
 def decode_reduced(data: bytes, name: str, largest: Callable[[int, int], float]) -> Decoded:
@@ -185,8 +173,11 @@ def decode_reduced(data: bytes, name: str, largest: Callable[[int, int], float])
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f"more than {MAX_PIXELS} pixels")
+            raise Image.DecompressionBombError
         return _load(image, largest)
+    except Image.DecompressionBombError as failure:  # Pillow's own above twice as many pixels
+        message = f"{name}: more than {MAX_PIXELS} pixels; make the image smaller"
+        raise DataError(message) from failure
     except Exception as failure:  # Pillow's decoders raise almost anything on damaged files
         reason = f"the image cannot be decoded ({reason_of(failure)})"
         if isinstance(failure, UnidentifiedImageError):
@@ -222,7 +213,7 @@ def _load(image: Image.Image, largest: Callable[[int, int], float]) -> Decoded:
         image.draft(None, (image.width // reduction, image.height // reduction))
     image.load()
     upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
-    return Decoded(_as_rgb(upright), height, width, reduction)
+    return _as_rgb(upright), height, width, reduction
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

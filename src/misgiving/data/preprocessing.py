@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageChops
 
-from misgiving.data.decoding import Decoded, Picture, decode_reduced
+from misgiving.data.decoding import Picture, decode_reduced
 from misgiving.errors import require
 from misgiving.registry import Registry
 
@@ -126,7 +126,7 @@ class Preprocessing:
 
     def __call__(self, image: Picture) -> Square:
         """Square of an upright image."""
-        return self._square(Decoded(Image.fromarray(image), *image.shape[:2]))
+        return self._square(Image.fromarray(image), *image.shape[:2])
 
     def from_file(self, data: bytes, name: str) -> Square:
         """Square of an encoded image, which is decoded no larger than necessary.
@@ -140,14 +140,14 @@ class Preprocessing:
                 return 1.0
             return min(CROPS[self.crop_shape](height, width, self.crop)) / (SPARE * self.image_size)
 
-        return self._square(decode_reduced(data, name, largest_reduction))
+        return self._square(*decode_reduced(data, name, largest_reduction))
 
-    def _square(self, decoded: Decoded) -> Square:
+    def _square(self, image: Image.Image, height: int, width: int, reduction: int = 1) -> Square:
         if self.crop_shape in RESIZED_FIRST:
-            return self._resized_square(decoded)
-        edges = [edge / decoded.reduction for edge in self._edges(decoded.height, decoded.width)]
+            return self._resized_square(image, np.array([width, height]), reduction)
+        edges = [edge / reduction for edge in self._edges(height, width)]
         left, top = math.floor(edges[0]), math.floor(edges[1])
-        cropped = decoded.image.crop((left, top, math.ceil(edges[2]), math.ceil(edges[3])))
+        cropped = image.crop((left, top, math.ceil(edges[2]), math.ceil(edges[3])))
         balanced = COLOR_CONSTANCY[self.color_constancy](cropped)
         # The crop begins within a reduced pixel; half a pixel of error changes fine textures.
         within = (edges[0] - left, edges[1] - top, edges[2] - left, edges[3] - top)
@@ -161,21 +161,19 @@ class Preprocessing:
         top, left = (height - rows) // 2, (width - columns) // 2
         return left, top, left + columns, top + rows
 
-    def _resized_square(self, decoded: Decoded) -> Square:
+    def _resized_square(
+        self, image: Image.Image, sides: Int[np.ndarray, "2"], reduction: int
+    ) -> Square:
         """Resize, and then crop, with the roundings of torchvision or of transformers."""
         squashed = self.crop_shape in SQUASHED
-        sides = np.array([decoded.width, decoded.height])
         middle = sides if squashed else np.minimum(sides, LONGEST * sides.min())
-        box = np.concatenate([sides - middle, sides + middle]) / 2 / decoded.reduction
-        image = COLOR_CONSTANCY[self.color_constancy](decoded.image)
+        box = tuple((np.concatenate([sides - middle, sides + middle]) / 2 / reduction).tolist())
+        balanced = COLOR_CONSTANCY[self.color_constancy](image)
         shorter = round(self.image_size / self.crop)
-        size = (shorter * middle / (middle if squashed else middle.min())).astype(int)
-        width, height = size.tolist()
-        resized = image.resize(
-            (width, height), INTERPOLATIONS[self.interpolation], box=tuple(box.tolist())
-        )
+        size = (shorter * middle / (middle if squashed else middle.min())).astype(int).tolist()
+        resized = balanced.resize(size, INTERPOLATIONS[self.interpolation], box=box)
         rounded = round if self.crop_shape in ROUNDED else math.floor
-        left, top = (rounded((side - self.image_size) / 2) for side in (width, height))
+        left, top = (rounded((side - self.image_size) / 2) for side in size)
         return np.array(resized.crop((left, top, left + self.image_size, top + self.image_size)))
 
     def to_dict(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import product
@@ -37,7 +36,7 @@ def paper_split(
 ) -> SetNames:
     """Split at random by image into `train` and `validation`, stratified by class (paper, 4.1).
 
-    Images of one group may end up in both sets; `count_shared_groups` counts such groups.
+    Images of one group may end up in both sets; `leakage_of` counts such groups.
 
     Raises:
         UsageError: The share leaves a set without images of a class.
@@ -55,12 +54,10 @@ def paper_split(
     in_one_set = (counts > 0) & ((validation == 0) | (validation == counts))
     if in_one_set.any():
         rarest = int(np.argmin(np.where(in_one_set, counts, counts.max() + 1)))
-        least = math.ceil(1000 / counts[rarest]) / 1000
-        remedy = f"choose a share from {least:g} to {1 - least:g}"
         raise UsageError(
             f"`validation_share` {validation_share} leaves one set without images of class "
-            f"{classes[rarest]!r} ({counts[rarest]} in all); "
-            f"{remedy if counts[rarest] > 1 else 'add images of it or leave the class out'}"
+            f"{classes[rarest]!r} ({counts[rarest]} in all); choose a share nearer to 0.5, add "
+            "images of the class or leave it out"
         )
     return sets
 
@@ -78,14 +75,6 @@ def grouped_split(
         DataError: A class has too few groups to be in all four sets.
     """
     numbered = np.unique(np.array(groups), return_inverse=True)[1]
-    for label in np.unique(labels):
-        count = len(np.unique(numbered[labels == label]))
-        if count < len(GROUPED_SETS):
-            raise DataError(
-                f"class {classes[label]!r} has {count} group{'s' * (count > 1)}, too few for the "
-                "four sets of a grouped split; add images of it, leave the class out or use "
-                '`split="paper"`'
-            )
     tenth = stratified_folds(labels, numbered, TENTHS, seed)
     sets = np.full(len(labels), "train", dtype="<U10")
     sets[tenth == 0] = "test"
@@ -128,9 +117,11 @@ def _complete(
         spares = (_spare_groups(labels, numbered, sets == other, label) for other in GROUPED_SETS)
         spare = max(spares, key=len)
         if not len(spare):
+            count = len(np.unique(numbered[labels == label]))
             raise DataError(
-                f"with this seed, the set {name!r} has no image of class {classes[label]!r}; "
-                "try another `seed`, add images of it or leave the class out"
+                f"class {classes[label]!r} has {count} group{'s' * (count > 1)}, too few for the "
+                "four sets of a grouped split; add images of it, leave the class out or use "
+                '`split="paper"`'
             )
         sets[numbered == random.choice(spare)] = name
 
@@ -200,18 +191,7 @@ SPLITS: Registry[EvaluationSets] = Registry(
 )
 
 
-def count_shared_groups(groups: Sequence[str], sets: SetNames) -> int:
-    """Number of groups that have images in more than one set.
-
-    >>> count_shared_groups(["a", "a", "b"], np.array(["train", "validation", "train"]))
-    1
-    """
-    sets_of = Counter(group for group, _ in set(zip(groups, sets.tolist(), strict=True)))
-    return sum(count > 1 for count in sets_of.values())
-
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
+class Split(NamedTuple):
     """The content of `split.csv`: for each image its hash, set, class name and group."""
 
     ids: tuple[str, ...]
@@ -249,10 +229,11 @@ def leakage_of(
 ) -> SplitLeakage:
     """Count the groups and images that sets share."""
     pairs = list(zip(split.sets, leaks(split), strict=True))
+    sets_of = Counter(group for group, _ in {*zip(split.groups, split.sets, strict=True)})
     return SplitLeakage(
         experiment,
         trial,
-        shared_groups=count_shared_groups(split.groups, np.array(split.sets)),
+        shared_groups=sum(count > 1 for count in sets_of.values()),
         leaking_images=sum(
             name == measured and "train" in others.split() for name, others in pairs
         ),
@@ -263,8 +244,7 @@ def leakage_of(
 
 def write_split(path: Path, split: Split) -> None:
     """Write `split.csv`, with the leakage check of each image."""
-    columns = (split.ids, split.hashes, split.sets, split.labels, split.groups, leaks(split))
-    write_csv(path, COLUMNS, zip(*columns, strict=True))
+    write_csv(path, COLUMNS, zip(*split, leaks(split), strict=True))
 
 
 def read_split(path: Path) -> Split:
@@ -274,8 +254,8 @@ def read_split(path: Path) -> Split:
         header, *rows = (tuple(cells) for _, cells in csv_rows(file))
         if header != COLUMNS or not all(len(row) == len(COLUMNS) and all(row[:-1]) for row in rows):
             raise ValueError("a column is missing, or a cell is empty")
-        ids, hashes, sets, labels, groups, _ = zip(*rows, strict=True) if rows else ((),) * 6
-    return Split(ids=ids, hashes=hashes, sets=sets, labels=labels, groups=groups)
+        columns = [*zip(*rows, strict=True)] or [()] * len(COLUMNS)
+    return Split(*columns[:-1])
 
 
 def without_training_images(dataset: Dataset, run: Path) -> Dataset:

@@ -18,7 +18,7 @@ from misgiving.data.datasets.folders import read_table, unlabelled_images
 from misgiving.data.decoding import FAIL, Picture, decode, skipped_sentences
 from misgiving.data.ood_sets.derived import KINDS, DerivedImages, derive, ood_dataset
 from misgiving.data.splits import without_training_images
-from misgiving.errors import BadImage, DataError
+from misgiving.errors import BadImage
 from misgiving.files import whole_folder, write_csv, write_json
 from misgiving.manifests import sha256_of, sha256_of_lines
 from misgiving.registry import Registry
@@ -69,8 +69,9 @@ def picture_crops(
     """Crops at random positions, evenly from all pictures; the picture is the group."""
     random = np.random.default_rng(seed)
     shares = [len(part) for part in np.array_split(np.arange(CROPS), len(pictures))]
+    data = files("skimage") / "data"
     crops = [
-        random_crops(_picture(picture), share, random)
+        random_crops(decode((data / picture).read_bytes(), picture), share, random)
         for picture, share in zip(pictures, shares, strict=True)
     ]
     sources = np.repeat([picture.partition(".")[0] for picture in pictures], shares)
@@ -83,16 +84,6 @@ def picture_crops(
         contents=f"{CROPS} crops of {CROP_SIZE} x {CROP_SIZE} pixels from {described} in "
         "scikit-image",
     )
-
-
-def _picture(name: str) -> Picture:
-    try:
-        data = (files("skimage") / "data" / name).read_bytes()
-    except (ModuleNotFoundError, FileNotFoundError) as failure:
-        raise DataError(
-            f"{name}: not in an installed scikit-image; run: pip install 'misgiving[train]'"
-        ) from failure
-    return decode(data, name)
 
 
 def random_crops(

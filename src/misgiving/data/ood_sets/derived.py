@@ -36,21 +36,19 @@ Box = tuple[slice, slice]
 """Rows and columns of a rectangle: `image[box]` are its pixels."""
 
 
-def bounding_box(lesion: Mask) -> Box | None:
-    """The smallest box around the lesion; None where there is none."""
-    boxes = ndimage.find_objects(lesion.astype(np.uint8))
-    return boxes[0] if boxes else None
+def bounding_box(lesion: Mask) -> Box:
+    """The smallest box around the lesion."""
+    rows, columns = ndimage.find_objects(lesion.astype(np.uint8))[0]
+    return rows, columns
 
 
-def box_over_share(lesion: Mask) -> Box | None:
+def box_over_share(lesion: Mask) -> Box:
     """A box that covers about 70 % of the lesion's pixels.
 
     The box has the shape of the bounding box, lies inside it around the lesion's centre of mass,
     and has the size whose share is nearest to 70 %.
     """
     around = bounding_box(lesion)
-    if around is None:
-        return None
     inside = lesion[around]
     scales = np.linspace(0, 1, 2 * sum(inside.shape) + 1)
     (heights, tops), (widths, lefts) = (
@@ -82,17 +80,16 @@ def _spans(
     return lengths, starts
 
 
-def box_over_image(lesion: Mask) -> Box | None:
+def box_over_image(lesion: Mask) -> Box:
     """A box of the image's shape over 70 % of it, centred on the lesion as far as possible."""
-    around = bounding_box(lesion)
-    if around is None:
-        return None
     rows, columns = lesion.shape
     height = max(round(rows * COVERED**0.5), 1)
     width = min(max(round(COVERED * rows * columns / height), 1), columns)
     top, left = (
         min(max(round((edges.start + edges.stop - size) / 2), 0), side - size)
-        for edges, size, side in zip(around, (height, width), lesion.shape, strict=True)
+        for edges, size, side in zip(
+            bounding_box(lesion), (height, width), lesion.shape, strict=True
+        )
     )
     return _box(top, left, height, width)
 
@@ -157,65 +154,58 @@ Region = tuple[Box, bool]
 """The box or crop of an image, and True if its lesion was located automatically."""
 
 
-def _lesion_of(dataset: Dataset, index: int, margin: float) -> tuple[Picture, Mask, bool]:
-    """An image with its lesion's pixels by a mask file, or else located, and True if located.
+def _by_lesion(
+    rule: Callable[[Mask, Picture, np.random.Generator], Box | None],
+    margin: float,
+    dataset: Dataset,
+    index: int,
+    seed: int,
+) -> Region | None:
+    """The region by the lesion's pixels in a mask file, or else where it is located.
 
     A located lesion is widened by the margin, a share of the image's shorter side.
     """
-    image = dataset.images.read(index).image
-    path = None if dataset.masks is None else mask_of(dataset.masks, dataset.ids[index])
+    image, identity = dataset.images.read(index).image, dataset.ids[index]
+    path = None if dataset.masks is None else mask_of(dataset.masks, identity)
     if path is None:
-        return image, widened(locate_lesion(image), margin * min(image.shape[:2])), True
-    mask = decode(read_bytes(path), str(path))[..., 0] >= 128
-    return image, resized(mask, image.shape[:2]), False
-
-
-def _box_lesion(
-    dataset: Dataset,
-    index: int,
-    _seed: int,
-    *,
-    rule: Callable[[Mask], Box | None],
-    margin: float = 0.0,
-) -> Region | None:
-    _, lesion, located = _lesion_of(dataset, index, margin)
-    box = rule(lesion)
-    return None if box is None else (box, located)
-
-
-def _skin_beside_lesion(dataset: Dataset, index: int, seed: int) -> Region | None:
-    image, lesion, located = _lesion_of(dataset, index, SKIN_MARGIN)
-    if not lesion.any():
-        return None
-    soiled = lesion | widened(dark_rim(image), RIM_MARGIN * min(lesion.shape))
+        lesion = widened(locate_lesion(image), margin * min(image.shape[:2]))
+    else:
+        lesion = resized(decode(read_bytes(path), str(path))[..., 0] >= 128, image.shape[:2])
     # by id, so that an image has the same crop whatever other images are in the set
-    random = np.random.default_rng([seed, zlib.crc32(dataset.ids[index].encode())])
-    box = clean_square(soiled, random)
-    return None if box is None else (box, located)
+    random = np.random.default_rng([seed, zlib.crc32(identity.encode())])
+    box = rule(lesion, image, random) if lesion.any() else None
+    return None if box is None else (box, path is None)
 
 
-def _over_ink(dataset: Dataset, index: int, _seed: int) -> Region | None:
+def _skin_beside(lesion: Mask, image: Picture, random: np.random.Generator) -> Box | None:
+    rim = widened(dark_rim(image), RIM_MARGIN * min(lesion.shape))
+    return clean_square(lesion | rim, random)
+
+
+def _over_ink(dataset: Dataset, index: int, _seed: int) -> Region:
     """Box the pixels at least half as dark as the darkest; fainter ones are soft edges."""
     darkness = 255 - dataset.images.read(index).image.mean(axis=2)
-    box = bounding_box(darkness >= darkness.max() / 2)
-    return None if box is None else (box, False)
+    return bounding_box(darkness >= darkness.max() / 2), False
 
 
 KINDS: Mapping[str, tuple[Callable[[Dataset, int, int], Region | None], str]] = {
     "boxes": (_over_ink, "a black box over the ink"),
     "b_box": (
-        partial(_box_lesion, rule=bounding_box, margin=BOX_MARGIN),
+        partial(_by_lesion, lambda lesion, *_: bounding_box(lesion), BOX_MARGIN),
         "a black box over the lesion",
     ),
     "b_box_70": (
-        partial(_box_lesion, rule=box_over_share),
+        partial(_by_lesion, lambda lesion, *_: box_over_share(lesion), 0.0),
         "a black box over about 70 % of the lesion",
     ),
     "b_box_70_image": (
-        partial(_box_lesion, rule=box_over_image),
+        partial(_by_lesion, lambda lesion, *_: box_over_image(lesion), 0.0),
         "a black box over 70 % of the image",
     ),
-    CROPPED: (_skin_beside_lesion, "only a square of the skin beside the lesion"),
+    CROPPED: (
+        partial(_by_lesion, _skin_beside, SKIN_MARGIN),
+        "only a square of the skin beside the lesion",
+    ),
 }
 """The region of an image by data set, position and seed, and a description, by name of the set."""
 
