@@ -35,7 +35,7 @@ from torch.optim import Adam
 from misgiving.bundle.decide_files import decide_files, load_model
 from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load, save
-from misgiving.data.datasets.folders import image_names
+from misgiving.data.datasets import image_names
 from misgiving.data.decoding import read_bytes
 from misgiving.losses import joint_objective
 from misgiving.models.folding import folded

@@ -28,9 +28,8 @@ from PIL import Image, ImageFilter
 
 from misgiving.checkpoint import Checkpoint, load
 from misgiving.data.cache import ImageSet, prepare
-from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets import load_dataset, unlabelled_images
 from misgiving.data.datasets.dataset import Dataset
-from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.deferral.decision_tables import row_of
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import ExpectedError, expected_performance

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from misgiving.checkpoint import Architecture, Checkpoint
-from misgiving.data.datasets.folders import unlabelled_images
+from misgiving.data.datasets import unlabelled_images
 from misgiving.data.ood_sets import HISTOLOGY, PHOTOGRAPHS
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split

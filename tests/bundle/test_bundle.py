@@ -15,7 +15,7 @@ from PIL import Image
 from misgiving.bundle.bundle import FORMAT, Bundle
 from misgiving.checkpoint import load
 from misgiving.data.cache import prepare
-from misgiving.data.datasets.folders import unlabelled_images
+from misgiving.data.datasets import unlabelled_images
 from misgiving.deferral.decisions import NO_POLICY
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError

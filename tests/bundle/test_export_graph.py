@@ -26,7 +26,7 @@ from onnx import helper
 from misgiving.bundle.bundle import Bundle
 from misgiving.bundle.decide_files import decide_files, load_model
 from misgiving.bundle.export_graph import UNCHECKED, export_graph, read_preprocessing
-from misgiving.data.datasets.folders import image_names
+from misgiving.data.datasets import image_names
 from misgiving.errors import DataError, UsageError
 
 

@@ -10,9 +10,8 @@ from coloured import Fragile, dataset_of
 from corpus import build, picture, rgb
 
 from misgiving.data.cache import prepare
-from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets import load_dataset, unlabelled_images
 from misgiving.data.datasets.dataset import ImageFiles, readable
-from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.decoding import FAIL, SKIP
 from misgiving.data.ood_sets import readable_set, write_ood_set
 from misgiving.data.preprocessing import Preprocessing

@@ -14,8 +14,7 @@ from PIL import Image
 
 from misgiving.data import cache
 from misgiving.data.cache import prepare
-from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.folders import unlabelled_images
+from misgiving.data.datasets import load_dataset, unlabelled_images
 from misgiving.data.decoding import decode
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError

@@ -59,7 +59,7 @@ def predict(
         contact_sheet (FILE.html): Also write the images that were not accepted as one page, worst
             first.
     """
-    from misgiving.data.datasets.folders import image_names
+    from misgiving.data.datasets import image_names
     from misgiving.deferral.decision_tables import columns_of, csv_table, write_table
 
     is_file = any(map(is_prediction_file, images))

@@ -1,23 +1,140 @@
-"""Labelled image sets, not decoded yet, and the forms in which they are named."""
+"""Labelled image sets that are not decoded yet: the forms in which they are named, and folders."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from misgiving.data.datasets.dataset import Dataset, ImageArray
-from misgiving.data.datasets.folders import (
-    ISIC_TRUTH,
-    ham10000_table,
-    read_folder,
+from misgiving.data.datasets.dataset import Dataset, ImageArray, ImageFiles, check_utf8
+from misgiving.data.datasets.medmnist import read_medmnist
+from misgiving.data.datasets.tables import (
+    existing_folder,
+    listing,
     read_ham10000,
     read_isic2019,
     read_labelled_table,
 )
-from misgiving.data.datasets.medmnist import read_medmnist
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
-from misgiving.errors import UsageError
+from misgiving.errors import DataError, UsageError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+
+
+def load_dataset(spec: str) -> Dataset:
+    """The data set named `digits`, `folder:FOLDER`, `ham10000:FOLDER` and so on, as in `FORMS`.
+
+    No image is opened.
+
+    Raises:
+        UsageError: The name has none of these forms.
+        DataError: The named data cannot be used.
+
+    >>> load_dataset("digits").classes[:3]
+    ('0', '1', '2')
+    """
+    kind, _, place = spec.partition(":")
+    form, read = FORMS.get(kind, ("", None))
+    if read is None or bool(place) != (":" in form):
+        forms = ", ".join(form for form, _ in FORMS.values())
+        raise UsageError(f"unknown data {spec!r}; write {form or f'one of {forms}'}")
+    return replace(read(place), name=spec)
+
+
+def tables_of(spec: str) -> list[Path]:
+    """The user's own table of `table:FILE.csv`; an `out` must not replace it."""
+    kind, _, place = spec.partition(":")
+    return [Path(place).expanduser()] if kind == "table" else []
+
+
+def read_folder(place: str) -> Dataset:
+    """A folder with one sub-folder per class, in which images are found at any depth."""
+    folder = existing_folder(place)
+    classes = sorted(name for name in listing(folder) if (folder / name).is_dir())
+    if len(classes) < 2:
+        raise DataError(f"{folder}: fewer than two class folders; give each class its own folder")
+    by_class = [_images_in(folder / name) for name in classes]
+    paths = tuple(Path(name) for names in by_class for name in names)
+    ids = tuple(path.relative_to(folder).as_posix() for path in paths)
+    return Dataset(
+        name=place,
+        classes=tuple(classes),
+        labels=np.repeat(np.arange(len(classes)), [*map(len, by_class)]),
+        ids=ids,
+        groups=ids,
+        images=ImageFiles(paths),
+    )
+
+
+def _images_in(folder: Path) -> list[str]:
+    """Images at any depth, ordered by their paths; links are followed, but no folder is read twice.
+
+    A link to a folder above leads nowhere: its images may be of other classes.
+    """
+    above = [folder.resolve(), folder.absolute().parent.resolve()]
+    names: list[str] = []
+    read: set[Path] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
+        real = Path(os.path.realpath(parent))
+        if real in read or (read and any(path.is_relative_to(real) for path in above)):
+            folders.clear()
+            continue
+        read.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        names += [
+            f"{parent}/{name}".removeprefix("./")
+            for name in files
+            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+        ]
+    if not names:
+        kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
+        raise DataError(f"{folder}: contains no images ({kinds}); add some, or leave it out")
+    return sorted(names, key=lambda name: name.replace(os.sep, "\0"))  # as paths are ordered
+
+
+def _raise(failure: OSError) -> None:
+    raise failure
+
+
+def image_names(places: Sequence[Path]) -> list[str]:
+    """These image files, and all images in these folders at any depth, each once.
+
+    A file that is found twice has the name under which it was found first. Names take a quarter of
+    the memory of paths, of which there may be millions.
+
+    Raises:
+        DataError: A file or folder does not exist, a folder has no image, or a name is not UTF-8.
+    """
+    names: list[str] = []
+    for place in places:
+        if place.is_dir():
+            names += _images_in(place)
+        elif place.is_file():
+            names.append(str(place))
+        else:
+            raise DataError(f"{place}: no such file or folder; check the path")
+    check_utf8(names, "images")
+    if len(places) == 1:
+        return names
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(os.path.abspath(name), name)  # noqa: PTH100  # paths take ten times as long
+    return list(first.values())
+
+
+def unlabelled_images(places: Sequence[Path], *, name: str) -> Dataset:
+    """The images of `image_names`, without classes."""
+    ids = tuple(image_names(places))
+    return Dataset(
+        name=name,
+        classes=("unlabelled",),
+        labels=np.zeros(len(ids), dtype=np.int64),
+        ids=ids,
+        groups=ids,
+        images=ImageFiles(tuple(map(Path, ids))),
+        contents=f"{len(ids)} images of {name}",
+    )
 
 
 def _read_digits(_: str) -> Dataset:
@@ -50,44 +167,3 @@ FORMS: dict[str, tuple[str, Callable[[str], Dataset]]] = {
 }
 """The form in which data of each kind are named, and their reader, given the text after the colon.
 """
-
-
-def load_dataset(spec: str) -> Dataset:
-    """The data set named `digits`, `folder:FOLDER`, `ham10000:FOLDER` and so on, as in `FORMS`.
-
-    No image is opened.
-
-    Raises:
-        UsageError: The name has none of these forms.
-        DataError: The named data cannot be used.
-
-    >>> load_dataset("digits").classes[:3]
-    ('0', '1', '2')
-    """
-    kind, _, place = spec.partition(":")
-    form, read = FORMS.get(kind, ("", None))
-    if read is None:
-        raise UsageError(f"unknown data {spec!r}; {_hint(spec)}")
-    if bool(place) != (":" in form):
-        raise UsageError(f"data {spec!r} must be written {form}")
-    return replace(read(place), name=spec)
-
-
-def tables_of(spec: str) -> list[Path]:
-    """The user's own table of `table:FILE.csv`; an `out` must not replace it."""
-    kind, _, place = spec.partition(":")
-    return [Path(place).expanduser()] if kind == "table" else []
-
-
-def _hint(spec: str) -> str:
-    path = Path(spec).expanduser()
-    kinds = {
-        "medmnist": path.is_file() and path.suffix.lower() == ".npz",
-        "table": path.is_file(),
-        "isic2019": (path / ISIC_TRUTH).is_file(),
-        "ham10000": path.is_dir() and ham10000_table(path) is not None,
-        "folder": path.is_dir(),
-    }
-    for kind in filter(kinds.get, kinds):
-        return f"did you mean {kind}:{spec}?"
-    return f"choose from {', '.join(form for form, _ in FORMS.values())}"

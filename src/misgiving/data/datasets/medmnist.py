@@ -7,9 +7,9 @@ earlier row is reached by reading the array again from its start.
 
 import math
 import zipfile
-from collections import OrderedDict
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import IO
@@ -67,19 +67,14 @@ class PackedArray:
             raise ValueError(f"{name} must be uint8 (n, s, s) or (n, s, s, 3), got {shape}")
         self._row = math.prod(self.shape[1:])
         self._per_block = max(1, BLOCK // max(1, self._row))
-        self._blocks: OrderedDict[int, UInt8[np.ndarray, ...]] = OrderedDict()
+        self._block = lru_cache(BLOCKS_IN_MEMORY)(self._read)
         self._file: IO[bytes] | None = None
         self._lock = Lock()
 
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "..."]:
         number, row = divmod(index, self._per_block)
         with self._lock:
-            if number not in self._blocks:
-                self._blocks[number] = self._read(number)
-                if len(self._blocks) > BLOCKS_IN_MEMORY:
-                    self._blocks.popitem(last=False)
-            self._blocks.move_to_end(number)
-            return np.asarray(self._blocks[number][row])
+            return np.asarray(self._block(number)[row])
 
     def _read(self, number: int) -> UInt8[np.ndarray, "..."]:
         first = number * self._per_block

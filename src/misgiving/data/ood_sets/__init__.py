@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets import load_dataset, unlabelled_images
 from misgiving.data.datasets.dataset import Dataset, ImageArray, readable
-from misgiving.data.datasets.folders import read_table, unlabelled_images
+from misgiving.data.datasets.tables import read_table
 from misgiving.data.decoding import FAIL, Picture, decode, skipped_sentences
 from misgiving.data.ood_sets.derived import KINDS, DerivedImages, derive, ood_dataset
 from misgiving.data.splits import without_training_images

@@ -1,7 +1,4 @@
-"""`folder:`, `table:`, `isic2019:` and `ham10000:` data, and images without labels.
-
-The last two are in the layouts of their publishers.
-"""
+"""`table:`, `isic2019:` and `ham10000:` data; the last two in the layouts of their publishers."""
 
 import io
 import os
@@ -13,16 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from misgiving.data.datasets.dataset import Dataset, ImageFiles, check_utf8
+from misgiving.data.datasets.dataset import Dataset, ImageFiles
 from misgiving.data.decoding import read_bytes
-from misgiving.errors import DataError, reason_of
-from misgiving.files import unescape_formulas
+from misgiving.errors import DataError, explain_damage
+from misgiving.files import csv_rows
 from misgiving.groups import UNITS, groups_of_columns
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 OWN_COLUMNS = ("path", "label", *UNITS)
 
 ISIC_TRUTH = "ISIC_2019_Training_GroundTruth.csv"
@@ -34,26 +30,7 @@ HAM_COLUMNS = ("lesion_id", "image_id", "dx")
 HAM_TABLES = ("ham10000_metadata.csv", "ham10000_metadata", "ham10000_metadata.tab")
 HAM_FOLDERS = ("ham10000_images_part_1", "ham10000_images_part_2", "images")
 HAM_METADATA = {"age": "age", "sex": "sex", "localization": "site", "dx_type": "dx_type"}
-HAM_MASKS = ("HAM10000_segmentations_lesion_tschandl", "masks")
-
-
-def read_folder(place: str) -> Dataset:
-    """A folder with one sub-folder per class, in which images are found at any depth."""
-    folder = existing_folder(place)
-    classes = sorted(name for name in listing(folder) if (folder / name).is_dir())
-    if len(classes) < 2:
-        raise DataError(f"{folder}: fewer than two class folders; give each class its own folder")
-    by_class = [_images_in(folder / name) for name in classes]
-    paths = tuple(Path(name) for names in by_class for name in names)
-    ids = tuple(path.relative_to(folder).as_posix() for path in paths)
-    return Dataset(
-        name=place,
-        classes=tuple(classes),
-        labels=np.repeat(np.arange(len(classes)), [*map(len, by_class)]),
-        ids=ids,
-        groups=ids,
-        images=ImageFiles(paths),
-    )
+HAM_MASKS = ("ham10000_segmentations_lesion_tschandl", "masks")
 
 
 def read_labelled_table(place: str) -> Dataset:
@@ -110,7 +87,7 @@ def read_isic2019(place: str) -> Dataset:
         ids=ids,
         images=ImageFiles(tuple(images / name for name in names)),
         metadata=ISIC_METADATA,
-        masks=_first_folder(folder, ["masks"]),
+        masks=folder / "masks" if (folder / "masks").is_dir() else None,
     )
 
 
@@ -121,17 +98,17 @@ def _check_complete(where: Path, names: Sequence[str], present: AbstractSet[str]
         raise DataError(f"{where}: lacks {count}, first {missing[0]}; fetch it again in full")
 
 
-def _first_folder(folder: Path, names: Sequence[str]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_dir()), None)
-
-
 def read_ham10000(place: str) -> Dataset:
     """HAM10000 (Tschandl et al., 2018); classes without images are left out.
 
     Images are in the two published folders, in `images` or in the folder itself.
     """
     folder = existing_folder(place)
-    table = ham10000_table(folder)
+    there = {name.lower(): folder / name for name in sorted(listing(folder))}
+    table, masks = (
+        next((there[name] for name in names if name in there), None)
+        for names in (HAM_TABLES, HAM_MASKS)
+    )
     if table is None:
         raise DataError(f"{folder}: lacks HAM10000_metadata.csv; give the folder that contains it")
     rows = read_table(table, HAM_COLUMNS, may_have_tabs=True)  # as Dataverse writes it
@@ -144,7 +121,7 @@ def read_ham10000(place: str) -> Dataset:
     parts = [
         folder / name
         for name in sorted(listing(folder), reverse=True)
-        if name.lower() in HAM_FOLDERS and (folder / name).is_dir()
+        if name.lower() in HAM_FOLDERS
     ]
     paths = {name.lower(): part / name for part in [folder, *parts] for name in listing(part)}
     ids = rows["image_id"].tolist()
@@ -158,14 +135,8 @@ def read_ham10000(place: str) -> Dataset:
         ids=ids,
         images=ImageFiles(tuple(paths[name] for name in names)),
         metadata=HAM_METADATA,
-        masks=_first_folder(folder, HAM_MASKS),
+        masks=masks,
     )
-
-
-def ham10000_table(folder: Path) -> Path | None:
-    """The metadata table of a HAM10000 folder, in any spelling; None where there is none."""
-    there = {name.lower(): folder / name for name in sorted(listing(folder))}
-    return next((there[name] for name in HAM_TABLES if name in there), None)
 
 
 def dataset_of_rows(
@@ -181,15 +152,8 @@ def dataset_of_rows(
 ) -> Dataset:
     """A data set that a table describes; classes without images are left out.
 
-    Args:
-        place: Name of the data.
-        rows: Groups and other facts of the images, one row for each.
-        labels: Class name of each image.
-        classes: All class names in their order.
-        ids: Name of each image.
-        images: The images.
-        metadata: Columns of the table that are kept where they exist, and their new names.
-        masks: Folder of lesion masks.
+    `rows` has groups and other facts, one row for each image; `metadata` are the columns of it that
+    are kept where they exist, and their new names.
     """
     present = tuple(name for name in classes if name in {*labels})
     position = {name: number for number, name in enumerate(present)}
@@ -208,46 +172,6 @@ def dataset_of_rows(
     )
 
 
-def image_names(places: Sequence[Path]) -> list[str]:
-    """These image files, and all images in these folders at any depth, each once.
-
-    A file that is found twice has the name under which it was found first. Names take a quarter of
-    the memory of paths, of which there may be millions.
-
-    Raises:
-        DataError: A file or folder does not exist, a folder has no image, or a name is not UTF-8.
-    """
-    names: list[str] = []
-    for place in places:
-        if place.is_dir():
-            names += _images_in(place)
-        elif place.is_file():
-            names.append(str(place))
-        else:
-            raise DataError(f"{place}: no such file or folder; check the path")
-    check_utf8(names, "images")
-    if len(places) == 1:
-        return names
-    first: dict[str, str] = {}
-    for name in names:
-        first.setdefault(os.path.abspath(name), name)  # noqa: PTH100  # paths take ten times as long
-    return list(first.values())
-
-
-def unlabelled_images(places: Sequence[Path], *, name: str) -> Dataset:
-    """The images of `image_names`, without classes."""
-    ids = tuple(image_names(places))
-    return Dataset(
-        name=name,
-        classes=("unlabelled",),
-        labels=np.zeros(len(ids), dtype=np.int64),
-        ids=ids,
-        groups=ids,
-        images=ImageFiles(tuple(map(Path, ids))),
-        contents=f"{len(ids)} images of {name}",
-    )
-
-
 def existing_folder(place: str) -> Path:
     """The folder of this name, in which `~` is the home folder."""
     folder = Path(place).expanduser()
@@ -261,36 +185,6 @@ def listing(folder: Path) -> set[str]:
     return {name for name in os.listdir(folder) if not name.startswith(".")}  # noqa: PTH208
 
 
-def _images_in(folder: Path) -> list[str]:
-    """Images at any depth, ordered by their paths; links are followed, but no folder is read twice.
-
-    A link to a folder above leads nowhere: its images may be of other classes.
-    """
-    above = [folder.resolve(), folder.absolute().parent.resolve()]
-    names: list[str] = []
-    read: set[Path] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_raise):
-        real = Path(os.path.realpath(parent))
-        if real in read or (read and any(path.is_relative_to(real) for path in above)):
-            folders.clear()
-            continue
-        read.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        names += [
-            f"{parent}/{name}".removeprefix("./")
-            for name in files
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
-    if not names:
-        kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
-        raise DataError(f"{folder}: contains no images ({kinds}); add some, or leave it out")
-    return sorted(names, key=lambda name: name.replace(os.sep, "\0"))  # as paths are ordered
-
-
-def _raise(failure: OSError) -> None:
-    raise failure
-
-
 def read_table(path: Path, columns: Sequence[str], *, may_have_tabs: bool = False) -> "DataFrame":
     """Stripped texts of a UTF-8 CSV file that must have these columns, with commas or else tabs.
 
@@ -300,30 +194,22 @@ def read_table(path: Path, columns: Sequence[str], *, may_have_tabs: bool = Fals
 
     data = read_bytes(path)
     tabs = may_have_tabs and b"\t" in data.partition(b"\n")[0]
-    try:
-        rows = pd.read_csv(
-            io.BytesIO(data),
-            sep="\t" if tabs else ",",
-            header=None,  # keeps repeated names
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-            engine="python",  # which tells missing cells from empty ones
-        )
-    except ValueError as failure:
-        raise DataError(
-            f"{path}: not a table in UTF-8 with commas ({reason_of(failure)}); correct it"
-        ) from failure
-    if incomplete := rows.index[rows.isna().any(axis=1)].tolist():
-        raise DataError(f"{path}: row {incomplete[0] + 1} has too few cells; fill them in")
-    rows = rows.map(lambda cell: unescape_formulas(cell).strip())
-    header = rows.iloc[0].tolist()
-    rows = rows.iloc[1:].set_axis(header, axis=1).set_axis(range(2, len(rows) + 1), axis=0)
+    with explain_damage(path, remedy="correct the table, in UTF-8 with commas"):
+        text = io.StringIO(data.decode("utf-8-sig"), newline="")
+        header, *rows = [
+            [cell.strip() for cell in cells]
+            for _, cells in csv_rows(text, delimiter="\t" if tabs else ",")
+            if cells
+        ] or [[]]
     if missing := [name for name in columns if header.count(name) != 1]:
         raise DataError(
             f"{path}: needs the column {', '.join(missing)} once; its columns are "
             f"{', '.join(header)}"
         )
-    if rows.empty:
+    for number, cells in enumerate(rows, start=2):
+        if len(cells) != len(header):
+            raise DataError(f"{path}: row {number} must have {len(header)} cells; correct it")
+    if not rows:
         raise DataError(f"{path}: has no rows; add one for each image")
-    return rows.loc[:, ~rows.columns.duplicated()]
+    table = pd.DataFrame(rows, columns=header, index=range(2, len(rows) + 2))
+    return table.loc[:, ~table.columns.duplicated()]
