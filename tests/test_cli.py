@@ -2,6 +2,7 @@ import csv
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,10 +31,14 @@ misgiving.cli.run()
     [
         ("reproduce --help", 0, ["Usage"]),
         ("train digits --out run --auxiliary rankng", 2, ["'--auxiliary': 'rankng' is not one of"]),
-        ("calibrate run digits --max-error 1.5", 2, ["--max-error", "1.5", "between 0 and 1"]),
+        (
+            "calibrate run digits --max-error 0.1 --class-max-miss MEL=3",
+            2,
+            ["--class-max-miss must be between 0 and 1, got {'MEL': 3.0}"],
+        ),
     ],
 )
-def test_help_and_a_misspelt_value_import_no_heavy_library(words, code, says):
+def test_help_and_a_value_that_cannot_be_used_import_no_heavy_library(words, code, says):
     script = LIGHTLY.format(heavy=HEAVY, words=["misgiving", *words.split()])
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -53,13 +58,12 @@ def test_every_command_and_every_option_says_what_it_does():
         assert [p.name for p in command.params if not getattr(p, "help", None)] == []
 
 
-def test_the_help_of_train_describes_parameters_and_gives_the_defaults_of_both_recipes():
+def test_the_help_of_train_gives_the_defaults_of_both_recipes():
     command = get_command(cli.app).commands["train"]
     assert "Args:" not in command.help
     texts = {parameter.name: parameter.help for parameter in command.params}
     assert texts["epochs"].endswith("Default: 12 (paper: 50).")
-    assert texts["split"].endswith("Default: grouped (paper: paper).")
-    assert texts["augment"].endswith("`medmnist:` only DermaMNIST. Default: yes.")
+    assert texts["augment"].endswith("Default: yes.")
 
 
 @pytest.mark.parametrize(
@@ -111,14 +115,12 @@ def test_evaluate_leaves_out_near_duplicates_of_training_images(
         assert f"near duplicates of training images were sought among 0 of {trained}" in error
 
 
-def test_evaluate_measures_held_out_and_ood_images(
-    misgiving, succeed, run_folder, photos, tmp_path
-):
-    for name in ("scans", "others"):
+def test_evaluate_measures_held_out_and_ood_images(succeed, run_folder, photos, tmp_path):
+    for name in ("scans", "others=1"):
         (tmp_path / name).mkdir()
         for number in range(3):
             Image.new("RGB", (20, 20), (255, 255, number)).save(tmp_path / name / f"{number}.png")
-    scans, other = tmp_path / "scans", tmp_path / "others"
+    scans, other = tmp_path / "scans", tmp_path / "others=1"
     command = ("evaluate", run_folder, f"folder:{photos}", "--device", "cpu")
     _, output, error = succeed(*command, "--ood", f"b_box={scans}", "--ood", scans, "--ood", other)
     assert "6 of 6 images are measured" in error
@@ -127,20 +129,13 @@ def test_evaluate_measures_held_out_and_ood_images(
     rows = rows_of(run_folder / "evaluation" / "measurements.csv")
     assert next(float(row["value"]) for row in rows if row["metric"] == "images") == 6
     values = {(r["dataset"], r["detector"], r["metric"]): float(r["value"]) for r in rows}
-    assert {"b_box", "scans", "others"} <= {
+    assert {"b_box", "scans", "others=1"} <= {
         row["dataset"] for row in rows if row["metric"] == "auroc"
     }
     for detector in ("odin_default", "msp", "energy", "predicted_loss"):
         assert 0 <= values["scans", detector, "fpr_at_tpr95"] <= 1
     auroc = values["scans", "max_logit", "auroc"]
-    interval = "no interval" if auroc in (0, 1) else "95 %"  # none where separation is complete
-    assert f"scans (3 images): AUROC {auroc:.3f} ({interval}" in output
-    code, _, error = misgiving(*command, "--ood", f"scans={other}", "--ood", scans)
-    assert code == 2
-    assert "--ood 'scans' names two sets" in one_line(error)
-    code, _, error = misgiving(*command, "--set", "train")  # must be asked for
-    assert code == 0
-    assert "optimistic" in error
+    assert f"scans (3 images): AUROC {auroc:.3f} (" in output
 
 
 def test_predict_gives_a_row_for_each_image(misgiving, run_folder, photos, tmp_path):
@@ -152,19 +147,8 @@ def test_predict_gives_a_row_for_each_image(misgiving, run_folder, photos, tmp_p
     assert (tmp_path / "p.csv").read_text() == printed
     rows = rows_of(tmp_path / "p.csv")
     assert list(rows[0]) == ["path", "predicted_class", "probability", "predicted_loss"]
-    assert [row["path"] for row in rows][-1] == str(single)
-    assert len(rows) == 13
-    assert all(0.5 <= float(row["probability"]) <= 1 for row in rows)
-    assert all(np.isfinite(float(row["predicted_loss"])) for row in rows)
-
-
-def test_a_plain_classifier_predicts_no_loss(succeed, photos, tmp_path):
-    run = tmp_path / "vanilla"
-    words = ("train", f"folder:{photos}", "--out", run, "--auxiliary", "none", *TRAIN)
-    succeed(*words)
-    output = succeed("predict", run, photos / "red", "--device", "cpu").out
-    rows = list(csv.DictReader(output.splitlines()))
-    assert [row["predicted_loss"] for row in rows] == [""] * 12
+    blue = sorted(map(str, (photos / "blue").iterdir()))
+    assert [row["path"] for row in rows] == [*blue, str(single)]
 
 
 def test_only_a_run_is_replaced_and_only_if_that_is_asked(misgiving, succeed, run_folder, photos):
@@ -182,30 +166,19 @@ def test_only_a_run_is_replaced_and_only_if_that_is_asked(misgiving, succeed, ru
     assert [path.name for path in run_folder.parent.iterdir() if path.name.startswith(".")] == []
 
 
-ONCE = "path,label\nphotos/blue/0.png,blue\n" + "".join(
-    f"photos/red/{number}.png,red\n" for number in range(11)
-)
-
-
-@pytest.mark.usefixtures("photos")
 @pytest.mark.parametrize(
-    ("data", "code", "culprit", "table"),
-    [
-        ("folder:{}/nowhere", 1, "nowhere", ""),
-        ("photos:{}", 2, "photos", ""),
-        ("table:{}/t.csv", 1, "label", "path\nx"),
-        ("table:{}/t.csv", 1, "blue", ONCE),
-    ],
+    ("data", "code", "culprit"),
+    [("folder:nowhere", 1, "nowhere"), ("photos:x", 2, "photos"), ("table:t.csv", 1, "label")],
 )
 def test_bad_data_is_one_line_that_names_the_culprit(
-    misgiving, tmp_path, data, code, culprit, table
+    misgiving, tmp_path, monkeypatch, data, code, culprit
 ):
-    (tmp_path / "t.csv").write_text(table)
-    found, _, error = misgiving("train", data.format(tmp_path), "--out", tmp_path / "run", *QUICK)
-    assert found == code, error
+    monkeypatch.chdir(tmp_path)
+    Path("t.csv").write_text("path\nx")
+    status, _, error = misgiving("train", data, "--out", "run", *QUICK)
+    assert status == code, error
     assert culprit in one_line(error)
-    assert not (tmp_path / "run").exists()
-    assert list((tmp_path).rglob("*.partial")) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
 
 
 REFUSED = [
@@ -232,28 +205,6 @@ def test_bad_options_are_one_line_that_names_the_culprit(
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "said"),
-    [("bloodmnist", (), True), ("bloodmnist", ("--no-augment",), False), ("dermamnist", (), False)],
-)
-def test_train_says_that_images_of_an_unknown_kind_are_not_augmented(
-    misgiving, monkeypatch, tmp_path, name, options, said
-):
-    def stop(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("misgiving.training.train_run.train_run", stop)
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 12, 16, 16), dtype=np.uint8)
-    parts = dict(zip(("train", "val", "test"), pixels, strict=True))
-    arrays = {f"{part}_images": images for part, images in parts.items()}
-    arrays |= {f"{part}_labels": np.arange(12) % 2 for part in parts}
-    np.savez(tmp_path / f"{name}.npz", **arrays)
-    data = f"medmnist:{tmp_path / name}.npz"
-    _, _, told = misgiving("train", data, "--out", tmp_path / "run", *TRAIN, *options)
-    sentence = f"{data}: images are not augmented, as it is not known which changes keep the class"
-    assert (sentence in told) == said
-
-
-@pytest.mark.parametrize(
     "words",
     [
         *("evaluate P folder:P", "predict P P", "calibrate P folder:P --max-error 0.1"),
@@ -274,5 +225,4 @@ def test_an_empty_argument_is_wrong_usage_as_it_would_be_the_working_folder(misg
 
 
 def test_the_version_is_printed(misgiving):
-    code, output, _ = misgiving("--version")
-    assert (code, output.split()[0]) == (0, "misgiving")
+    assert misgiving("--version").out.startswith("misgiving ")

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-import torch
 from commands import CPU, call, one_line, reseal, rows_of
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 
 from misgiving.cli.calibrate import OodDetector
@@ -80,65 +78,45 @@ def evaluated(calibrated, places, cache_home):
     return places / "evaluated", said
 
 
-def cases_of(run):
-    return json.loads((run / "policy" / "policy.json").read_text())["cases"]
-
-
-def test_calibrate_reports_its_data_and_the_limits_of_its_guarantee(calibrated):
+def test_the_command_gives_the_policy_of_the_library_on_sets_that_share_no_image(
+    calibrated, cache_home, tmp_path
+):
     run, error = calibrated
     for words in (
-        "unit: image. The data name no patients",
         "left out: 269 images on which the model was trained",
         "a quarter of 1487 images, drawn by group with seed 0, and the rest",
-        "; AURC on the tuning set: msp",
-        "at most 20 %",
         "at most 30 % of 3 cases are accepted as another class",
         "does not extend to other devices",
     ):
         assert words in error
-    names = {path.name for path in (run / "policy").iterdir()}
-    assert names == {"policy.json", "policy.safetensors"}
-
-
-def test_the_command_gives_the_policy_of_the_library_on_sets_that_share_no_image(
-    calibrated, cache_home, tmp_path
-):
-    run = calibrated[0]
     predicted = TrainedRun(run, cache=cache_home / "misgiving").predict("digits").predictions
     deferral = Deferral(max_error=0.2, max_ood_false_alarms=0.05, class_max_miss={"3": 0.3})
     deferral.fit(predicted).save(tmp_path / "policy")
-    for name in ("policy.json", "policy.safetensors"):
-        assert (tmp_path / "policy" / name).read_bytes() == (run / "policy" / name).read_bytes()
-    cases = cases_of(run)
+    made, expected = (
+        {path.name: path.read_bytes() for path in (folder / "policy").iterdir()}
+        for folder in (run, tmp_path)
+    )
+    assert made == expected
+    cases = json.loads((run / "policy" / "policy.json").read_text())["cases"]
     tune, calibration = (set(cases[name]["contents"]) for name in ("tuning", "calibration"))
     training = {row["hash"] for row in rows_of(run / "split.csv") if row["set"] == "train"}
+    assert len(tune | calibration | training) == len(tune) + len(calibration) + len(training)
     assert tune
     assert calibration
-    assert not tune & calibration
-    assert not (tune | calibration) & training
 
 
-def test_a_policy_is_replaced_only_when_that_is_said_and_every_further_one_warns(
+def test_a_policy_is_replaced_only_when_that_is_said_and_also_if_it_is_damaged(
     misgiving, succeed, with_policy
 ):
     file = with_policy / "policy" / "policy.json"
-    before = file.read_bytes()
+    file.write_text("{")
     arguments = ("calibrate", with_policy, "digits", "--max-error", "0.3", *CPU)
     code, _, error = misgiving(*arguments)
     assert code == 2
     assert "--overwrite" in one_line(error)
-    assert file.read_bytes() == before
-    _, _, error = succeed(*arguments, "--overwrite", "--seed", "1")
-    cases = cases_of(with_policy)
-    assert (cases["calibrations"], cases["repeated_images"]) == (1, 1487)
-    groups = cases["repeated_groups"]
-    assert f"1487 of these images ({groups} groups), in 1 earlier calibration" in error
-    assert file.read_bytes() != before
-    file.write_text("{")
-    code, _, error = misgiving(*arguments, "--overwrite")  # a damaged policy can be replaced
-    assert code == 0, error
+    assert file.read_text() == "{"
+    _, _, error = succeed(*arguments, "--overwrite")
     assert "Warning: the record of an earlier calibration of this run could not be" in error
-    assert not cases_of(with_policy)["complete"]
     Deferral.load(with_policy / "policy")
 
 
@@ -155,10 +133,7 @@ def test_predict_gives_an_image_the_score_that_calibrate_gave_it(
         "path", "predicted_class", "probability", "predicted_loss", "decision", "reason",
         "error_probability", "expected_loss", "ood_p_value", "acceptance_score", "ood_score",
     ]  # fmt: skip
-    for row in rows:
-        assert row["decision"] in ("accept", "defer", "ood")
-        assert row["reason"]
-        assert 0 < float(row["ood_p_value"]) <= 1
+    assert all(0 < float(row["ood_p_value"]) <= 1 for row in rows)
     predicted = {Path(row["path"]).stem: row for row in rows}
     decided = {row["id"]: row for row in rows_of(evaluated[0] / "decisions.csv")}
     shared = sorted(predicted.keys() & decided.keys())
@@ -173,22 +148,12 @@ def test_predict_gives_an_image_the_score_that_calibrate_gave_it(
         assert at_threshold or predicted[name]["decision"] == decided[name]["decision"]
 
 
-def test_targets_that_cannot_be_certified_are_refused(misgiving, run_folder):
-    words = ("--max-error", "0.1", "--class-max-miss", "3=0.001")
-    code, _, error = misgiving("calibrate", run_folder, "digits", *words, *CPU)
-    assert code == 1
-    assert "of 3 is 0.001" in one_line(error)
-    assert not (run_folder / "policy").exists()
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("calibrate RUN digits --class-max-miss eleven=0.1", "unknown class 'eleven'"),
         ("calibrate RUN digits --cost eleven=10", "--cost has the unknown class 'eleven'"),
         ("evaluate RUN digits --ood TMP/nowhere", "nowhere"),
         ("evaluate RUN digits --ood unseen_classes=TMP", "--ood 'unseen_classes' names two sets"),
-        ("evaluate RUN digits --out TMP/file/folder", "; choose another --out"),
         ("evaluate RUN table:TMP/decisions.csv --out TMP", "is read, and would be replaced"),
     ],
 )
@@ -197,7 +162,6 @@ def test_wrong_names_are_refused_before_any_image_is_read(
 ):
     monkeypatch.setattr("misgiving.predictions.predict.load_dataset", None)
     monkeypatch.setattr("misgiving.predictions.predict.predictions_of", None)
-    (tmp_path / "file").touch()
     (tmp_path / "decisions.csv").write_text("path,label\n")
     words = arguments.replace("RUN", str(calibrated[0])).replace("TMP", str(tmp_path)).split()
     extra = ("--max-error", "0.1", "--overwrite") if words[0] == "calibrate" else CPU
@@ -213,7 +177,6 @@ def test_evaluate_measures_the_policy_by_class_and_on_ood_images(evaluated):
     page = (folder / "report.html").read_text()
     assert optimistic in said.err
     assert optimistic in page
-    assert "class 3</th>" in page
     assert page.count("data:image/jpeg") == 24
     groups = rows_of(folder / "subgroups.csv")
     units = set(Predictions.read(folder / "predictions.npz").units)
@@ -221,22 +184,17 @@ def test_evaluate_measures_the_policy_by_class_and_on_ood_images(evaluated):
     decisions = rows_of(folder / "decisions.csv")
     assert len(decisions) == 1528
     accepted = [row for row in decisions if row["decision"] == "accept"]
-    rows = rows_of(folder / "measurements.csv")
-    measured, outliers = (
-        {row["metric"]: float(row["value"]) for row in rows if row[column] == name}
-        for column, name in (("detector", "policy"), ("dataset", "photographs"))
-    )
-    assert 0 <= outliers["auroc"] <= 1
-    shares = [outliers[name] for name in ("coverage", "deferred_share", "ood_share")]
-    assert sum(shares) == pytest.approx(1.0)
-    measured |= {
-        row["metric"]: float(row["value"])
-        for row in rows
-        if row["detector"] == "policy" and row["dataset"] != "photographs"
+    values = {
+        (row["dataset"], row["metric"]): float(row["value"])
+        for row in rows_of(folder / "measurements.csv")
+        if row["detector"] == "policy"
     }
-    assert measured["coverage"] == pytest.approx(len(accepted) / 1528)
+    names = ("coverage", "deferred_share", "ood_share")
+    assert sum(values["photographs", name] for name in names) == pytest.approx(1.0)
+    assert values["policy_test", "coverage"] == pytest.approx(len(accepted) / 1528)
     wrong = sum(row["true_class"] != row["predicted_class"] for row in accepted)
-    assert measured["error_among_accepted"] == pytest.approx(wrong / len(accepted))
+    error = pytest.approx(wrong / len(accepted))
+    assert values["policy_test", "error_among_accepted"] == error
     assert f"the policy accepts {len(accepted) / 15.28:.1f} % (95 % interval" in said.out
 
 
@@ -244,21 +202,14 @@ def test_images_that_set_the_policy_do_not_measure_it(succeed, calibrated):
     _, output, error = succeed("evaluate", calibrated[0], "digits", *CPU)
     assert "1487 of these 1528 images; its decisions are measured on the others" in error
     assert re.search(r"of 41 images \(\d+ groups\) are classified correctly", output)
-    rows = rows_of(calibrated[0] / "evaluation" / "decisions.csv")
-    assert len(rows) == 1528 - 1487
-    for row in rows:
-        error = float(row["error_probability"])
-        assert float(row["probability"]) + error == pytest.approx(1.0)
-        if row["decision"] == "accept":
-            assert error <= 0.5
+    assert len(rows_of(calibrated[0] / "evaluation" / "decisions.csv")) == 1528 - 1487
 
 
 def test_costs_are_recorded_and_named_in_the_reasons(misgiving, succeed, run_folder):
     _, _, error = succeed(
         "calibrate", run_folder, "digits", "--max-error", "0.2", "--cost", "3=10", *CPU
     )
-    for rule in ("most_probable", "balanced", "logits", "costs"):
-        assert re.search(rf"{rule}: 0: \d+ %, .*3: \d+ %", error)
+    assert re.search(r"costs: 0: \d+ %, .*3: \d+ %", error)
     assert re.search(r"Warning: no class has a target. .* bound this by --class-max-miss\.", error)
     policy = json.loads((run_folder / "policy" / "policy.json").read_text())
     assert (policy["rule"]["rule"], policy["rule"]["costs"]) == ("costs", {"3": 10.0})
@@ -270,27 +221,12 @@ def test_costs_are_recorded_and_named_in_the_reasons(misgiving, succeed, run_fol
     assert max(float(row["probability"]) for row in costly) <= 0.5
 
 
-def change_preprocessing(run):
-    preprocessing = json.loads((run / "config.json").read_text())["preprocessing"]
-    reseal(run, preprocessing={**preprocessing, "crop": 0.5})
-
-
-def change_weights(run):
-    state = load_file(run / "model.safetensors")
-    first = next(name for name, values in state.items() if values.is_floating_point())
-    save_file({**state, first: state[first] + torch.tensor(0.01)}, run / "model.safetensors")
-    reseal(run)
-
-
-@pytest.mark.parametrize(
-    ("command", "change"), [("evaluate", change_preprocessing), ("predict", change_weights)]
-)
-def test_the_policy_of_another_model_is_refused_in_one_line(
-    misgiving, with_policy, places, command, change
-):
-    change(with_policy)
-    data = "digits" if command == "evaluate" else places / "photographs"
-    code, _, error = misgiving(command, with_policy, data, *CPU)
+@pytest.mark.parametrize("words", ["evaluate {run} digits", "predict {run} {images}"])
+def test_the_policy_of_another_model_is_refused_in_one_line(misgiving, with_policy, places, words):
+    preprocessing = json.loads((with_policy / "config.json").read_text())["preprocessing"]
+    reseal(with_policy, preprocessing={**preprocessing, "crop": 0.5})
+    places = {"run": with_policy, "images": places / "photographs"}
+    code, _, error = misgiving(*words.format(**places).split(), *CPU)
     assert code == 1
     assert "was calibrated for the model" in one_line(error)
     assert "misgiving calibrate" in error

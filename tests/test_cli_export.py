@@ -40,9 +40,7 @@ def graph(elsewhere):
 @pytest.mark.parametrize(
     ("arguments", "expected", "says"),
     [
-        ((".",), 1, "not a run"),
         ((".", "--policy", "p"), 2, "--policy has no effect for a run"),
-        (("net.onnx",), 2, "--preprocessing"),
         (("net.onnx", "--preprocessing", "none.json", "--policy", "new"), 1, "none.json"),
         (("net.onnx", "--preprocessing", "preprocessing.json"), 2, "--policy"),
     ],

@@ -3,7 +3,6 @@
 import errno
 import os
 import resource
-import subprocess
 import sys
 
 import numpy as np
@@ -14,7 +13,6 @@ from commands import TRAIN, one_line
 from misgiving import checkpoint
 from misgiving.cli import explanation
 from misgiving.data import cache
-from misgiving.files import disk_errors
 
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has a total of 79 GiB"
 
@@ -63,48 +61,6 @@ def test_a_limit_on_the_size_of_files_stops_the_weights_and_nothing_else(
     assert nothing_is_left(tmp_path)
 
 
-def test_the_error_of_a_library_about_a_disk_becomes_the_systems(tmp_path):
-    told = RuntimeError("serializing: I/O error: No space left on device (os error 28)")
-    with pytest.raises(OSError, match="No space left") as caught, disk_errors(tmp_path / "x"):
-        raise told
-    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "x"))
-    with pytest.raises(RuntimeError) as caught, disk_errors(tmp_path):
-        raise RuntimeError("invalid header")
-    assert explanation(caught.value) is None
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A real file system of 64 kB, where one can be made."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "misgiving-test", place]
-    try:
-        done = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    except OSError:
-        done = False
-    if not done:
-        pytest.skip("no file system can be mounted here: that takes an administrator")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
-def test_a_read_only_disk_is_refused_before_training_and_its_cache_is_used(
-    misgiving, succeed, photos, small_disk, tmp_path
-):
-    cache = ["--cache", small_disk / "cache"]
-    assert misgiving("data", "prepare", f"folder:{photos}", "--image-size", "16", *cache)[0] == 0
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    code, _, error = misgiving("train", f"folder:{photos}", "--out", small_disk / "run", *TRAIN)
-    assert code == 2
-    assert "; choose another --out" in one_line(error)
-    code, _, error = misgiving("data", "prepare", f"folder:{photos}", "--image-size", "8", *cache)
-    assert code == 1
-    assert "Read-only file system; check the path" in one_line(error)
-    data = ["train", f"folder:{photos}", "--out", tmp_path / "run", *TRAIN, *cache]
-    _, _, error = succeed(*data)
-
-
 def test_a_flipped_bit_in_the_cache_is_one_line_and_the_next_run_works(train, cache_home, tmp_path):
     assert train()[0] == 0
     (stored,) = cache_home.rglob("images.npy")
@@ -128,18 +84,14 @@ def test_a_flipped_bit_in_the_cache_is_one_line_and_the_next_run_works(train, ca
         (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), "the GPU is out of"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling x"), "the GPU is out"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "the machine is"),
-        (MemoryError(), "the machine is out of memory"),
         (np._core._exceptions._ArrayMemoryError((9,), np.dtype("u1")), "the machine is out of"),
+        (RuntimeError("size mismatch"), ""),
+        (ValueError("out of memory"), ""),
     ],
 )
-def test_a_lack_of_memory_is_recognised_in_all_its_wordings(error, says):
-    assert says in explanation(error)
-    assert "--batch-size" in explanation(error)
-
-
-@pytest.mark.parametrize("error", [RuntimeError("size mismatch"), KeyError("x"), ValueError("y")])
-def test_a_failure_that_nobody_foresaw_is_not_explained_away(error):
-    assert explanation(error) is None
+def test_a_lack_of_memory_is_recognised_and_an_unforeseen_failure_is_not_explained(error, says):
+    assert says in (explanation(error) or "")
+    assert (explanation(error) is None) == (not says)
 
 
 def test_a_process_that_helps_another_names_its_number_in_errors(misgiving, monkeypatch):

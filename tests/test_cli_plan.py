@@ -43,7 +43,6 @@ def test_the_table_has_the_bounds_of_clopper_and_pearson(succeed):
     ]
     assert cells_of(output, "if so many")[1:] == ["0 %", "1 %", "3 %", "5 %"]
     assert "Enough cases for an error of 5 %, if no accepted answer is wrong." in error
-    assert "unit: image" in error
 
 
 def test_each_target_needs_cases_of_its_own(misgiving):
@@ -59,8 +58,6 @@ def test_each_target_needs_cases_of_its_own(misgiving):
     assert cells_of(output, "more cases of 3 for 10 %")[1] == str(needed - int(cases))
     needed = math.ceil(math.log(0.05) / math.log(0.99))
     assert f"1 % OOD false alarms needs {needed - 269} more cases" in error
-    for half in ("all 269 cases accepted", "134 accepted"):
-        assert cells_of(output, half)
     rows = [line.split("│")[1:-1] for line in output.splitlines() if "more cases for 3.01" in line]
     assert [[cell.strip() for cell in row[3:]] for row in rows] == [["> 100000", "never"]] * 2
 

@@ -7,7 +7,6 @@ import pytest
 from scipy import stats
 from tiny import TINY
 
-from misgiving.cli.reproduce import say_unfinished
 from misgiving.errors import DataError
 from misgiving.files import write_json
 from misgiving.metrics.ood import ood_metrics
@@ -241,10 +240,3 @@ def test_only_what_was_lost_or_has_changed_is_collected_anew(trial_data, reprodu
         assert (copy / table).read_bytes() == (reproduction / table).read_bytes()
     before, after = (of_json(out / "settings.json") for out in (reproduction, copy))
     assert after["unit_threads"] == [*before["unit_threads"], 64]
-
-
-def test_the_command_says_how_many_units_its_numbers_lack(tmp_path, capsys):
-    for missing in ([Unit("generalization", 0, "mse")._asdict()] * 2, []):
-        write_json(tmp_path / "settings.json", {"missing_units": missing})
-        say_unfinished(tmp_path)
-        assert ("2 units" in capsys.readouterr().err) == bool(missing)

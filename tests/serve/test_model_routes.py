@@ -3,11 +3,13 @@
 import re
 import shlex
 from importlib import import_module
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 from standin import Calibrated, Standin, cases_like_the_standins, made_policy
 
+from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import UsageError
 from misgiving.report.sentences import certificate_sentences
@@ -68,17 +70,16 @@ def test_the_command_changes_only_the_target_error_rate(targets, rule, misgiving
     policy = made_policy(targets, classes=("dark", "light spot"), rule=rule)
     policy.seed, asked = 7, []
 
-    def predict_or_read(run, data, *_, check_classes, **__):
-        asked.append((str(run), data, check_classes.__self__.get_params()))
+    def check_classes(deferral, _):
+        asked.append(deferral.get_params())
         raise UsageError("asked")
 
-    monkeypatch.setattr(
-        import_module("misgiving.cli.calibrate"), "predict_or_read", predict_or_read
-    )
+    monkeypatch.setattr(import_module("misgiving.cli.calibrate"), "open_run", MagicMock())
+    monkeypatch.setattr(Deferral, "check_classes", check_classes)
     words = shlex.split(command(policy).replace("{max_error}", "0.2"))
+    assert words[1:4] == ["calibrate", "RUN", "NEW_CASES"]
     assert misgiving(*words[1:])[0] == 2
-    ((run, data, parameters),) = asked
-    assert (run, data) == ("RUN", "NEW_CASES")
+    (parameters,) = asked
     expected = policy.get_params() | {"max_error": 0.2}
     assert {name: value or None for name, value in parameters.items()} == {
         name: value or None for name, value in expected.items()

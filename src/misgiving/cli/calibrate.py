@@ -15,7 +15,7 @@ from misgiving.cli.options import (
     command,
 )
 from misgiving.cli.progress import say
-from misgiving.cli.sources import check_source, predict_or_read, say_left_out
+from misgiving.cli.sources import check_source, open_run, read_file, say_left_out
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.files import check_replaceable
 
@@ -76,16 +76,14 @@ def calibrate(
     folder = out or run / POLICY_FOLDER
     check_replaceable(folder, POLICY, overwrite=overwrite)
     deferral = Deferral(**vars(targets), **vars(rule), ood_detector=ood_detector, seed=seed)
-    source, _ = predict_or_read(
-        run,
-        data,
-        settings,
-        cache=cache,
-        sets=fitted_sets,
-        needs_training=True,
-        training_data=training_data,
-        check_classes=deferral.check_classes,
-    )
+    if data is None:
+        source = read_file(run)
+    else:
+        with open_run(run, settings, cache=cache) as trained:
+            deferral.check_classes(trained.checkpoint.classes)
+            source = trained.predict(
+                data, sets=fitted_sets, needs_training=True, training_data=training_data
+            )
     name = data or str(run)
     deferral.fit(source.predictions).save(folder)
     say(f"{name}: {len(source.predictions)} images")

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,11 +16,10 @@ from misgiving.cli.options import (
     Fields,
     Seed,
     Values,
-    check_options,
     command,
 )
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped, show_table
-from misgiving.cli.sources import check_source, predict_or_read, say_left_out
+from misgiving.cli.sources import check_source, open_run, read_file, say_left_out
 from misgiving.files import check_not_input, check_replaceable, check_writable
 from misgiving.training.config import DataConfig
 
@@ -157,14 +156,17 @@ def check(
             check_not_input(out / name, [Path(data)] if is_file else tables_of(data))
     if model is not None:
         load(model)  # so that a wrong one fails before the images are checked
-    if not is_file:
+    if is_file:
+        source = read_file(Path(data))
+    else:
         _show_findings(data, out, seed)
-    if is_file or model is not None:
-        place, images = (Path(data), None) if model is None else (model, data)
-        source, _ = predict_or_read(place, images, settings, cache=cache)
-        say_left_out([(data, source)])
-        review = suspect_labels(source.predictions, seed=seed)
-        _show_suspects(review, None if out is None else out / SUSPECTS_FILE)
+        if model is None:
+            return
+        with open_run(model, settings, cache=cache) as trained:
+            source = trained.predict(data)
+    say_left_out([(data, source)])
+    review = suspect_labels(source.predictions, seed=seed)
+    _show_suspects(review, None if out is None else out / SUSPECTS_FILE)
 
 
 def _show_findings(data: str, out: Path | None, seed: int) -> None:
@@ -196,27 +198,22 @@ def _show_suspects(review: "LabelReview", file: Path | None) -> None:
 
 @data_app.command()
 @command
-def fetch(name: str, folder: Path | None = None, *, mirror: str | None = None) -> None:
+def fetch(name: str, folder: Path, *, mirror: str | None = None) -> None:
     """Download a published image set, with checksums; interrupted transfers are resumed.
 
-    Shows the licence and the publication to cite. A second call fetches only missing files.
+    Shows what it is, the licence and the publication to cite. A second call fetches only missing
+    files.
 
     Example: misgiving data fetch isic2019 ISIC_2019
 
     Args:
-        name: Name of the image set; `list` shows all names.
+        name: isic2019, ham10000, nct, dermamnist, dermamnist_c or pathmnist.
         folder (FOLDER): Folder to write it to.
         mirror (URL): Download from this web folder instead.
     """
     from misgiving.data.download import CATALOGUE
     from misgiving.data.download import fetch as fetch_set
 
-    if name == "list":
-        descriptions = ((key, published.description) for key, published in CATALOGUE.items())
-        show_table(("name", "description"), descriptions)
-        return
-    check_options("to fetch a set", needed=["folder"])
-    folder = cast(Path, folder)
     with progress_bars("stopped; the same command resumes") as progress:
         bar = Bar(progress, "MB")
 
@@ -228,5 +225,5 @@ def fetch(name: str, folder: Path | None = None, *, mirror: str | None = None) -
     published = CATALOGUE[name]
     for path in (folder / file.result for file in published.files):
         say(f"fetched {path}" if path in new else f"{path} exists already")
-    say(f"licence: {published.licence}\nplease cite: {published.citation}")
+    say(f"{published.description}\nlicence: {published.licence}\nplease cite: {published.citation}")
     say(f"use it as {published.data.format(folder=folder)}")

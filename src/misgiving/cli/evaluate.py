@@ -1,6 +1,5 @@
 """`misgiving evaluate`."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +15,9 @@ from misgiving.cli.options import (
     command,
 )
 from misgiving.cli.progress import say
-from misgiving.cli.sources import check_source, predict_or_read, say_left_out
+from misgiving.cli.sources import check_source, open_run, read_file, say_left_out
 from misgiving.errors import UsageError, visible
 from misgiving.files import check_writable
-
-OWN_SETS = ("test", "validation", "held_out", "predictions")  # that may be measured
 
 
 @command
@@ -65,6 +62,7 @@ def evaluate(
     places = named_places(ood or [], set_name)
     out = out or run / "evaluation"
     from misgiving.data.datasets import tables_of
+    from misgiving.data.ood_sets import read_ood_folder
     from misgiving.deferral.deferral import Deferral
     from misgiving.evaluation.evaluate import REPORT, check_folder, measured_sets, write_evaluation
     from misgiving.evaluation.evaluate import evaluate as measure
@@ -72,13 +70,18 @@ def evaluate(
 
     check_writable(out, folder=True)
     check_folder(out, [run, *places.values()] if is_file else tables_of(str(data)))
-    deferral = None if policy is None else Deferral.load(policy)
-    chosen = partial(measured_sets, set_name=set_name)
-    predicted, outliers = predict_or_read(
-        run, data, settings, cache=cache, ood=places, deferral=deferral, sets=chosen
-    )
-    if not is_file:
-        deferral = Deferral.of_run(run, model=predicted.predictions.model)
+    if data is None:
+        deferral = None if policy is None else Deferral.load(policy)
+        predicted, *others = (read_file(path, deferral) for path in (run, *places.values()))
+    else:
+        folders = [read_ood_folder(folder, name=name) for name, folder in places.items()]
+        with open_run(run, settings, cache=cache) as trained:
+            deferral = Deferral.of_run(run, model=trained.model)
+            predicted = trained.predict(
+                data, sets=lambda sets: measured_sets(sets, set_name), odin=bool(places)
+            )
+            others = [trained.predict_outliers(folder) for folder in folders]
+    outliers = dict(zip(places, others, strict=True))
     ood_predictions = {name: each.predictions for name, each in outliers.items()}
     evaluation = measure(predicted.predictions, deferral, set=set_name, ood=ood_predictions)
     sources = [(data or str(run), predicted), *outliers.items()]
@@ -95,16 +98,19 @@ def evaluate(
 
 
 def named_places(words: list[str], set_name: str | None) -> dict[str, Path]:
-    """Folders or files by name, from NAME=PATH or the path alone; no name stands for two sets."""
+    """Folders or files by name, from NAME=PATH or the path alone; no name stands for two sets.
+
+    A path that exists is not split at its equals sign.
+    """
     from misgiving.evaluation.evaluate import RESERVED_NAMES
 
     places: dict[str, Path] = {}
     for word in words:
         name, equals, place = word.partition("=")
-        if not equals:
+        if not equals or Path(word).exists():
             path = Path(word).resolve()
             name, place = path.name if path.is_dir() else path.stem, word
-        if name in (set_name, *OWN_SETS, *RESERVED_NAMES, *places):
+        if name in (set_name, *RESERVED_NAMES, *places):
             raise UsageError(f"`ood` {name!r} names two sets; write NAME={place} with another name")
         places[name] = Path(place)
     return places

@@ -1,9 +1,7 @@
 """`misgiving predict`."""
 
 import shutil
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -60,14 +58,15 @@ def predict(
             first.
     """
     from misgiving.data.datasets import image_names
-    from misgiving.deferral.decision_tables import columns_of, csv_table, write_table
+    from misgiving.deferral.decision_tables import check_kind, columns_of, csv_table, write_table
 
     is_file = any(map(is_prediction_file, images))
     names = images if is_file else list(map(Path, image_names(images)))
     _check_files(names, out=out, contact_sheet=contact_sheet)
-    with _parts(None if is_file else out) as parts:
-        rows: Iterable[DecisionRow]
-        deferral: Deferral | None
+    if out is not None:
+        check_kind(out)
+    with TemporaryDirectory() as folder:
+        parts = Path(folder) if is_file or out is None else out.with_name(f"{out.name}.parts")
         if is_file:
             rows, deferral = _decide_predictions(model, images)
         else:
@@ -79,26 +78,21 @@ def predict(
             typer.echo("".join(csv_table(columns, rows)), nl=False)
         else:
             write_table(out, columns, rows)
+            say(f"wrote {out}")
         if contact_sheet is not None:
             from misgiving.report.contact_sheet import contact_sheet as sheet_of
 
             write_text(contact_sheet, sheet_of(rows))
-        say_skipped([BadImage(row.path, row.unreadable) for row in rows if row.unreadable])
-        _say_what_was_written(rows, out, contact_sheet, deferral)
+            say(f"wrote {contact_sheet}")
+        _say_facts(rows, deferral)
         shutil.rmtree(parts, ignore_errors=True)
 
 
-def _check_files(names: Iterable[Path], *, out: Path | None, contact_sheet: Path | None) -> None:
-    from misgiving.deferral.decision_tables import check_kind
-
-    for option, file in {"out": out, "contact_sheet": contact_sheet}.items():
+def _check_files(images: Iterable[Path], **files: Path | None) -> None:
+    for option, file in files.items():
         if file is not None:
             check_writable(file, option=option)
-            check_not_input(file, names, option=option)
-    if out is not None:
-        check_kind(out)
-        if contact_sheet is not None and contact_sheet.resolve() == out.resolve():
-            raise UsageError(f"`out` and `contact_sheet` are both {out}; choose another file")
+            check_not_input(file, images, option=option)
 
 
 def _decide_images(
@@ -120,7 +114,7 @@ def _decide_images(
 
 def _decide_predictions(
     policy: Path, files: Sequence[Path]
-) -> "tuple[Iterable[DecisionRow], Deferral]":
+) -> "tuple[Iterable[DecisionRow], Deferral | None]":
     from misgiving.bundle.decide_files import decide_rows
     from misgiving.deferral.deferral import Deferral
 
@@ -128,35 +122,15 @@ def _decide_predictions(
         raise UsageError(f"give one file of predictions alone, not {len(files)} files")
     check_source(files[0], images=["contact_sheet"])
     deferral = Deferral.load(policy)
-    return list(decide_rows(deferral, read_file(files[0], deferral))), deferral
+    return list(decide_rows(deferral, read_file(files[0], deferral).predictions)), deferral
 
 
-@contextmanager
-def _parts(out: Path | None) -> Iterator[Path]:
-    """The folder for the parts of a table, beside it or for this command alone."""
-    if out is None:
-        with TemporaryDirectory() as folder:
-            yield Path(folder)
-    else:
-        yield out.with_name(f"{out.name}.parts")
-
-
-def _say_what_was_written(
-    rows: "Iterable[DecisionRow]",
-    out: Path | None,
-    contact_sheet: Path | None,
-    deferral: "Deferral | None",
-) -> None:
-    """Name the files, and the performance to expect where there is a policy."""
+def _say_facts(rows: "Iterable[DecisionRow]", deferral: "Deferral | None") -> None:
+    """Report unreadable images, and with a policy the performance to expect."""
     from misgiving.deferral.drift import expected_performance
     from misgiving.report.sentences import performance_sentences
 
-    counts = Counter(row.decision for row in rows)
-    if out is not None:
-        say(f"wrote {out} ({counts.total()} images)")
-    if contact_sheet is not None:
-        not_accepted = counts["defer"] + counts["ood"]
-        say(f"wrote {contact_sheet} ({not_accepted} images that were not accepted)")
+    say_skipped([BadImage(row.path, row.unreadable) for row in rows if row.unreadable])
     if deferral is not None and (expected := expected_performance(deferral, rows)):
         for sentence in performance_sentences(expected, deferral):
             say(sentence)

@@ -126,7 +126,6 @@ def reproduce(
         if not one_unit:
             say("collecting: resampling for intervals, and examples; this may take a minute")
             collect_units(trial_data, out, jobs=jobs or usual_jobs())
-            say_unfinished(out)
     say(f"wrote {out if one_unit else write_report(read_run(out), out)}")
 
 
@@ -137,15 +136,6 @@ def say_leakage(leakage: "Iterable[SplitLeakage]", measured: str) -> None:
         trials.setdefault((row.experiment, row.sentence(measured)), []).append(str(row.trial))
     for (experiment, sentence), numbers in trials.items():
         say(f"{experiment}, trial{'s' * (len(numbers) > 1)} {', '.join(numbers)}: {sentence}")
-
-
-def say_unfinished(out: Path) -> None:
-    """Report the units that collected numbers do not have, if any."""
-    from misgiving.files import read_json
-    from misgiving.reproduction.tables import REMEDY
-
-    if missing := read_json(out / "settings.json", remedy=REMEDY)["missing_units"]:
-        say(f"unfinished: {len(missing)} units are not in these numbers; the report names them")
 
 
 def _runner(

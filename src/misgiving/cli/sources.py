@@ -2,7 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,22 +13,19 @@ from misgiving.errors import DataError
 
 if TYPE_CHECKING:
     from misgiving.deferral.deferral import Deferral
-    from misgiving.predictions.predict import PredictedData
-    from misgiving.predictions.record import Predictions
+    from misgiving.predictions.predict import TrainedRun
+    from misgiving.predictions.record import PredictedData
 
 PREDICTIONS = (".csv", ".npz", ".parquet")
 
 
 def is_prediction_file(source: str | Path) -> bool:
-    """True for a file of predictions in place of a run or of data, by its suffix.
+    """True for a file of predictions in place of a run or of data, by its name.
 
     >>> is_prediction_file("p.csv"), is_prediction_file("table:p.csv")
     (True, False)
     """
-    path = Path(source)
-    if path.suffix.lower() not in PREDICTIONS or path.is_dir():
-        return False
-    return path.exists() or not re.match(r"\w+:", str(source))
+    return Path(source).suffix.lower() in PREDICTIONS and not re.match(r"\w+:", str(source))
 
 
 def check_source(
@@ -46,58 +44,24 @@ def check_source(
         files: Parameters that have an effect only on a file of predictions.
         needed: Parameters that a file of predictions needs.
     """
-    if is_prediction_file(source):
+    if is_file := is_prediction_file(source):
         unused = ("on_bad_image", "cache", "device", *images)
         check_options(f"for {source}, a file of predictions", needed=needed, unused=unused)
-        return True
-    required = ["data"] if "data" in images else ()
-    check_options(
-        f"for {source}, which is not a file of predictions", needed=required, unused=files
-    )
-    return False
+    else:
+        required = {"data"}.intersection(images)
+        case = f"for {source}, which is not a file of predictions"
+        check_options(case, needed=[*required], unused=files)
+    return is_file
 
 
-def predict_or_read(
-    run: Path,
-    data: str | None,
-    settings: Mapping[str, Any],
-    *,
-    cache: Path,
-    ood: Mapping[str, Path] | None = None,
-    deferral: "Deferral | None" = None,
-    check_classes: Callable[[tuple[str, ...]], None] = lambda _: None,
-    **choices: Any,
-) -> "tuple[PredictedData, dict[str, PredictedData]]":
-    """Predict DATA by a run, or read a file of predictions in place of both.
-
-    Args:
-        run: The run, or the file.
-        data: DATA.
-        settings: Values of the options on bad images and the device.
-        cache: Folder for prepared images.
-        ood: Folders of out-of-distribution images, or files of their predictions, by name.
-        deferral: The policy that predictions in files must be for, if they name a model.
-        check_classes: Called with those of a run before any image is read.
-        choices: What a run is to predict, as `TrainedRun.predict` takes it.
-
-    Returns:
-        Predictions for DATA or of the file, and those of `ood` by name.
-    """
-    from misgiving.predictions.predict import PredictedData, TrainedRun
-
-    places = ood or {}
-    if data is None:
-        main, *others = (
-            PredictedData(read_file(path, deferral), Counter(), ())
-            for path in (run, *places.values())
-        )
-        return main, dict(zip(places, others, strict=True))
-    from misgiving.data.ood_sets import read_ood_folder
+@contextmanager
+def open_run(run: Path, settings: Mapping[str, Any], *, cache: Path) -> Iterator["TrainedRun"]:
+    """A run that is ready to predict; bars show its progress."""
+    from misgiving.predictions.predict import TrainedRun
     from misgiving.training.processes import device_named
 
-    folders = {name: read_ood_folder(folder, name=name) for name, folder in places.items()}
     with progress_bars() as progress:
-        trained = TrainedRun(
+        yield TrainedRun(
             run,
             device=str(device_named(settings["device"])),
             cache=cache,
@@ -105,15 +69,11 @@ def predict_or_read(
             on_predicted=Bar(progress, "predicting").at,
             on_bad_image=settings["on_bad_image"],
         )
-        check_classes(trained.checkpoint.classes)
-        predicted = trained.predict(data, odin=bool(ood), **choices)
-        outliers = {name: trained.predict_outliers(folder) for name, folder in folders.items()}
-    return predicted, outliers
 
 
-def read_file(path: Path, deferral: "Deferral | None") -> "Predictions":
+def read_file(path: Path, deferral: "Deferral | None" = None) -> "PredictedData":
     """Predictions in a file, which is named where they are not those of the policy's model."""
-    from misgiving.predictions.record import Predictions
+    from misgiving.predictions.record import PredictedData, Predictions
 
     predictions = Predictions.read(path)
     if deferral is not None:
@@ -121,7 +81,7 @@ def read_file(path: Path, deferral: "Deferral | None") -> "Predictions":
             deferral.check_predictions(predictions)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
-    return predictions
+    return PredictedData(predictions, Counter(), ())
 
 
 def say_left_out(sources: "Iterable[tuple[str, PredictedData]]") -> None:

@@ -43,7 +43,9 @@ from misgiving.scores.detectors import WITHOUT_FEATURES, all_scores
 POLICY_SET = "policy_test"
 """Name, in results, of the images on which a policy is measured."""
 
-RESERVED_NAMES = (POLICY_SET, UNSEEN_SET)
+RESERVED_NAMES = (POLICY_SET, UNSEEN_SET, "test", "validation", "held_out", "predictions")
+"""Names, in results, of rows that are of no OOD set."""
+
 NOT_MEASURED = frozenset(("train", "excluded"))
 HINDSIGHT_ERRORS = (0.05, 0.1, 0.2)
 REPORT, MEASUREMENTS = "report.html", "measurements.csv"
