@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from socket import create_server
 from tempfile import TemporaryDirectory
@@ -65,7 +66,7 @@ with TemporaryDirectory() as name:
     (folder / "predictions.csv").write_text("\n".join(lines))
     write_graph(classifier, folder / "net.onnx")
     settings = Preprocessing(image_size=8, crop=1.0, color_constancy="none")
-    (folder / "settings.json").write_text(json.dumps(settings.to_dict()))
+    (folder / "settings.json").write_text(json.dumps(asdict(settings)))
     for words in (
         "calibrate predictions.csv --max-error 0.1 --out policy",
         "export net.onnx --preprocessing settings.json --predictions predictions.csv "

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 from commands import one_line
@@ -20,7 +21,7 @@ def elsewhere(tmp_path_factory):
     """A graph with its preprocessing, its predictions, and those of new images."""
     place = tmp_path_factory.mktemp("elsewhere")
     write_colour_graph(place / "net.onnx")
-    (place / "preprocessing.json").write_text(json.dumps(COLOURS.to_dict()))
+    (place / "preprocessing.json").write_text(json.dumps(asdict(COLOURS)))
     for name, count, seed in (("held-out", 240, 1), ("new", 60, 2)):
         images = write_images(place / name, count, seed=seed)
         write_predictions(place / f"{name}.csv", *images, colour_logits(images[0]))

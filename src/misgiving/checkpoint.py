@@ -152,7 +152,7 @@ def save(
         "format": FORMAT,
         "architecture": asdict(checkpoint.architecture),
         "classes": list(checkpoint.classes),
-        "preprocessing": checkpoint.preprocessing.to_dict(),
+        "preprocessing": asdict(checkpoint.preprocessing),
         "class_weights": list(checkpoint.class_weights),
         "estimates_losses": checkpoint.estimates_losses,
         **checkpoint.configuration,

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -10,7 +11,6 @@ from threading import Thread
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from PIL import Image
 
 from misgiving.data import download
@@ -24,14 +24,14 @@ NAME = "images.npz"
 
 
 class Server(ThreadingHTTPServer):
-    """Files with an ETag; `answers` holds what happens to the next requests instead of a success.
+    """Files of a version; `answers` holds what happens to the next requests instead of a success.
 
     An answer is a status, or the number of bytes after which the connection breaks.
     """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.etag, self.answers, self.ranges = {}, '"first"', [], []
+        self.files, self.version, self.answers, self.ranges = {}, ("ETag", '"first"'), [], []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -43,13 +43,14 @@ class Handler(BaseHTTPRequestHandler):
         if content is None or isinstance(answer, str):
             self.send_error(int(answer or 404))
             return
-        same = self.headers.get("If-Range", server.etag) == server.etag
+        header, version = server.version
+        same = self.headers.get("If-Range", version) == version
         start = int(self.headers.get("Range", "bytes=0-")[6:-1]) if same else 0
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))
-        self.send_header("ETag", server.etag)
+        self.send_header(header, version)
         self.end_headers()
         self.wfile.write(content[start:][:answer])
 
@@ -120,13 +121,22 @@ def test_a_transfer_that_keeps_breaking_off_is_resumed_by_the_next_call(get, ser
     assert left_in(to) == [NAME]
 
 
-@pytest.mark.parametrize("etag", ['"second"', 'W/"weak"'])
-def test_a_file_that_changed_meanwhile_or_tells_no_version_is_not_spliced(get, server, to, etag):
-    server.answers = [100_000, *["503"] * 5]
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (("ETag", '"1"'), ("ETag", '"2"')),
+        (("ETag", 'W/"1"'), ("ETag", 'W/"1"')),  # a weak one allows for other bytes
+        (("Last-Modified", "Sun, 01 Nov 2026"), ("Last-Modified", "Mon, 02 Nov 2026")),
+        (("Server", "none"), ("Server", "none")),
+    ],
+)
+def test_a_file_that_changed_meanwhile_or_has_no_version_is_not_mixed(
+    get, server, to, first, second
+):
+    server.version, server.answers = first, [100_000, *["503"] * 5]
     with pytest.raises(DataError):
         get()
-    server.files[NAME], server.etag = CONTENT[::-1], etag
-    server.answers = [50_000]
+    server.files[NAME], server.version, server.answers = CONTENT[::-1], second, [50_000]
     get()
     assert (to / NAME).read_bytes() == CONTENT[::-1]
 
@@ -162,10 +172,11 @@ def test_a_file_that_is_another_is_never_replaced(get, to):
     assert (to / NAME).read_bytes() == b"mine"
 
 
-def test_a_second_process_is_refused(get, to):
-    to.mkdir()
-    with FileLock(to / ".download.lock"), pytest.raises(DataError, match="another process"):
-        get()
+def test_of_two_that_fetch_at_once_one_downloads_and_the_other_waits(get, server, to):
+    with ThreadPoolExecutor() as threads:
+        new = sorted(threads.map(lambda _: get(md5=MD5), range(2)), key=len)
+    assert new == [[], [to / NAME]]
+    assert len(server.ranges) == 1
 
 
 def test_unknown_sets_and_folders_that_are_files_are_usage_errors(get, to):

@@ -1,6 +1,7 @@
 """Reproductions and predictions with made-up numbers."""
 
 from collections import namedtuple
+from dataclasses import asdict
 from itertools import product
 
 import numpy as np
@@ -64,8 +65,8 @@ SETTINGS = dict(
     learning_rates=(1e-4,),
     model=recorded(ModelConfig()),
     training=recorded(TrainingConfig(epochs=12, batch_size=64, learning_rate=1e-4)),
-    preprocessing=Preprocessing(image_size=96).to_dict(),
-    augmentation=AugmentationSettings().to_dict(),
+    preprocessing=asdict(Preprocessing(image_size=96)),
+    augmentation=asdict(AugmentationSettings()),
     compares_with_paper=False,
     versions={"misgiving": "0.1.0", "torch": "2.9.0"},
     fingerprint="4f1c8e90b2a7",
@@ -239,7 +240,7 @@ COMPLETE_SETTINGS = SETTINGS | dict(
     measured_set="test",
     classes=ALL_CLASSES,
     odin=SETTINGS["odin"] | {"tuning_set": "colon"},
-    preprocessing=Preprocessing(image_size=112).to_dict(),
+    preprocessing=asdict(Preprocessing(image_size=112)),
     class_counts={name: {"train": 40, "validation": 10, "test": 10} for name in ALL_CLASSES},
     leakage=[leakage_of("generalization", 0)],
     compares_with_paper=True,

@@ -1,7 +1,7 @@
 """A bundle: from image files to decisions, with its files and its model card."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ def write_bundle(
     facts = {
         "classes": list(classes),
         "fingerprint": fingerprint,
-        "preprocessing": preprocessing.to_dict(),
+        "preprocessing": asdict(preprocessing),
     }
     write_json(folder / FACTS, {"format": FORMAT, "estimates_losses": estimates_losses, **facts})
     if deferral is not None:

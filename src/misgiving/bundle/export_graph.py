@@ -6,7 +6,7 @@ last linear layer) and `predicted_losses`.
 """
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -84,7 +84,7 @@ def export_graph(
         compared = _compare(network, preprocessing, table)
     with whole_folder(out) as partial:
         _copy(graph, partial / GRAPH)
-        facts = {"classes": classes, "preprocessing": preprocessing.to_dict()}
+        facts = {"classes": classes, "preprocessing": asdict(preprocessing)}
         fingerprint = sha256_of_json({"graph": sha256_of_file(partial / GRAPH), **facts})
         deferral.model_ = fingerprint
         return write_bundle(

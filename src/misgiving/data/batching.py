@@ -147,7 +147,7 @@ def _vary(
             images, grid.permute(0, 2, 3, 1), padding_mode="reflection", align_corners=False
         )
     if settings.jitter > 0:
-        factors = 1 + settings.jitter * _either_way(draws[:, 5:])
+        factors = 1 + settings.jitter * (2 * draws[:, 5:] - 1)
         _jitter(images, factors, scratch[:, 2:], out=out)
     else:
         out.copy_(images)
@@ -163,17 +163,12 @@ def _affine(
     """
     mirrored = (draws[:, :2] < 0.5) & settings.flips
     flip_x, flip_y = torch.where(mirrored, -1.0, 1.0).T
-    angle = torch.deg2rad(settings.rotation * _either_way(draws[:, 2]))
-    shift_x, shift_y = (2 * settings.translation * _either_way(draws[:, 3:5])).T
+    angle = torch.deg2rad(settings.rotation * (2 * draws[:, 2] - 1))
+    shift_x, shift_y = (2 * settings.translation * (2 * draws[:, 3:5] - 1)).T
     cosine, sine = angle.cos(), angle.sin()
     along_x = torch.stack([flip_x * cosine, -flip_y * sine / aspect, shift_x], dim=1)
     along_y = torch.stack([flip_x * sine * aspect, flip_y * cosine, shift_y], dim=1)
     return torch.stack([along_x, along_y], dim=1)
-
-
-def _either_way(draws: Tensor) -> Tensor:
-    """Map [0, 1) to [-1, 1)."""
-    return 2 * draws - 1
 
 
 def _write_grid(affine: Float[Tensor, "batch 2 3"], grid: Planes) -> None:

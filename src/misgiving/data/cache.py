@@ -7,7 +7,7 @@ import os
 import zlib
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,7 @@ def _entry_name(dataset: Dataset, preprocessing: Preprocessing) -> str:
     return sha256_of_json(
         {
             "format": FORMAT,
-            "preprocessing": preprocessing.to_dict(),
+            "preprocessing": asdict(preprocessing),
             "ids": dataset.ids,
             "keys": [key(index) for index in range(len(dataset))],
         }
@@ -175,7 +175,6 @@ def _load(folder: Path, dataset: Dataset, shape: tuple[int, ...]) -> ImageSet | 
             return None
     except Exception:  # numpy's reader raises almost anything on damaged files
         return None
-    bad = tuple(BadImage(*image) for image in record["bad"])
     retry = returning_bad_images(dataset.images.read, dataset.ids)
     hashes = np.array(record["hashes"])
     for index in np.flatnonzero(hashes == ""):
@@ -191,7 +190,7 @@ def _load(folder: Path, dataset: Dataset, shape: tuple[int, ...]) -> ImageSet | 
         groups=readable.groups,
         hashes=tuple(hashes[rows].tolist()),
         classes=readable.classes,
-        skipped=bad,
+        skipped=tuple(BadImage(*image) for image in record["bad"]),
         unchecked=dict(enumerate(record["checksums"])),
         record=folder / RECORD,
         group_columns=readable.group_columns,

@@ -38,19 +38,13 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""The transposition that undoes each EXIF orientation; 1 is upright."""
-
-SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
+"""The transposition that undoes each EXIF orientation; 5 to 8 swap height and width."""
 
 WORKERS = min(8, os.cpu_count() or 1)
 LOOK_AHEAD = 4 * WORKERS  # decoded images that may wait, which bounds memory
 FAIL, SKIP = "fail", "skip"  # treatments of images that cannot be read
 MAX_NAMES = 3  # bad images that are named in one line
 MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the file
-
-
-Decoded = tuple[Image.Image, int, int, int]
-"""Upright RGB image, its height and width in the file, and pixels of the file per pixel of it."""
 
 
 def in_order(
@@ -165,10 +159,13 @@ def decode(data: bytes, name: str) -> Picture:
     return np.array(decode_reduced(data, name, lambda *_: 1.0)[0])
 
 
-def decode_reduced(data: bytes, name: str, largest: Callable[[int, int], float]) -> Decoded:
+def decode_reduced(
+    data: bytes, name: str, largest: Callable[[int, int], float]
+) -> tuple[Image.Image, int, int, int]:
     """Decode an image, and let a JPEG decoder reduce it, which leaves out most of its work.
 
-    `largest` gives the largest acceptable reduction for an upright height and width.
+    `largest` gives the largest acceptable reduction for an upright height and width. Returns the
+    upright RGB image, height and width in the file, and pixels of the file per pixel of the image.
     """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -188,7 +185,9 @@ def decode_reduced(data: bytes, name: str, largest: Callable[[int, int], float])
         ) from failure
 
 
-def _load(image: Image.Image, largest: Callable[[int, int], float]) -> Decoded:
+def _load(
+    image: Image.Image, largest: Callable[[int, int], float]
+) -> tuple[Image.Image, int, int, int]:
     """Load the pixels, a JPEG's reduced.
 
     Where a side is no multiple of the reduction, the reduced image has pixels beyond its edge. They
@@ -200,7 +199,7 @@ def _load(image: Image.Image, largest: Callable[[int, int], float]) -> Decoded:
         orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF data says nothing about the pixels, which are fine
         orientation = 1
-    width, height = image.size[::-1] if orientation in SIDEWAYS else image.size
+    width, height = image.size[::-1] if 5 <= orientation <= 8 else image.size
     reduction = 1
     if isinstance(image, JpegImageFile):
         allowed = (

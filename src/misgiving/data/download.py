@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pooch
 import requests
-from filelock import Timeout
 from pydantic import TypeAdapter
 
 from misgiving.errors import DataError, reason_of, visible
@@ -89,7 +88,7 @@ def fetch(
 
     MD5 is checked where it is published. An interrupted transfer leaves hidden files, from which
     the next call resumes. A zip archive that is in the folder already is unpacked from there. No
-    file that is there is replaced.
+    file that is there is replaced. Of several processes, one downloads and the others wait.
 
     Args:
         name: Of the set.
@@ -103,20 +102,15 @@ def fetch(
 
     Raises:
         UsageError: There is no such set, or the folder cannot be made.
-        DataError: A file is not available or wrong, or another process downloads here.
+        DataError: A file is not available or wrong.
     """
     published = CATALOGUE[name]
     check_writable(folder, folder=True, option="folder")
-    missing = [file for file in published.files if not (folder / file.result).exists()]
-    try:
-        with locked(folder / ".download.lock", blocking=False):
-            for file in published.files:
-                url = file.url if mirror is None else f"{mirror.rstrip('/')}/{file.name}"
-                _fetch_file(file, url, folder, report)
-    except Timeout as failure:
-        raise DataError(
-            f"{folder}: another process downloads into it; wait until it has finished"
-        ) from failure
+    with locked(folder / ".download.lock"):
+        missing = [file for file in published.files if not (folder / file.result).exists()]
+        for file in published.files:
+            url = file.url if mirror is None else f"{mirror.rstrip('/')}/{file.name}"
+            _fetch_file(file, url, folder, report)
     return [folder / file.result for file in missing]
 
 
@@ -204,7 +198,7 @@ def _transfer(
     """Request the missing bytes once.
 
     If the server has another version by now, or gives neither a strong ETag nor a date to tell, the
-    transfer starts anew.
+    transfer starts anew; under a weak ETag other bytes are possible.
 
     Raises:
         requests.HTTPError: The server does not have the file.
@@ -219,9 +213,8 @@ def _transfer(
         if response.status_code != HTTPStatus.PARTIAL_CONTENT:
             size = 0
             unfinished.unlink(missing_ok=True)  # first: no bytes are taken for another version
-            etag = response.headers.get("ETag", "W/")  # a weak one allows for other bytes
-            dated = response.headers.get("Last-Modified", "")
-            version.write_text(dated if etag.startswith("W/") else etag, "utf-8")
+            validator = response.headers.get("ETag", response.headers.get("Last-Modified", ""))
+            version.write_text("" if validator.startswith("W/") else validator, "utf-8")
         length = response.headers.get("Content-Length")
         total = None if length is None else size + int(length)
         try:

@@ -5,12 +5,12 @@ The order is the paper's (4.1, setup): centre crop, colour constancy, resize. No
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image, ImageChops
 
 from misgiving.data.decoding import Picture, decode_reduced
@@ -18,12 +18,11 @@ from misgiving.errors import require
 from misgiving.registry import Registry
 
 Square = UInt8[np.ndarray, "size size 3"]
-Illuminant = Float[np.ndarray, "3"]
 
 SATURATED = 255
 LARGEST_SIDE = 4096  # a larger square is a typing error, and would fill the memory
 LONGEST = 10  # times the shorter side; of a longer image, the middle is resized
-LEAST_CROP = 0.01  # of the shorter side of an image that is resized first
+LEAST_CROP = 0.01  # with less, an image that is resized first would fill the memory
 VALUES = np.arange(256) / 255.0
 UNSATURATED = [1] * SATURATED + [0]
 SPARE = 1.25  # decoded pixels per pixel of the result, along a side; with fewer, edges get harder
@@ -44,29 +43,21 @@ RESIZED_FIRST = ("resized", "resized_floor", *SQUASHED)
 ROUNDED = ("resized", "squashed_round")  # edges of the crop, which the others round down
 
 
-def _illuminant(image: Image.Image, *, power: int) -> Illuminant:
-    """Colour of the light as a unit vector; zeros if no pixel shows it.
+def divide_by_light(image: Image.Image, *, power: int) -> Image.Image:
+    """The image under white light; the light's colour is taken as a Minkowski mean of the image.
 
-    Saturated pixels are left out, as they no longer show their colour.
+    A power of 6 is shades of gray (Finlayson & Trezzi, 2004), of 1 gray world (Buchsbaum, 1980).
+    Saturated pixels no longer show their colour, and are left out of the mean. A channel without
+    light is left as it is. Values are clipped before the cast to 8 bits, which would turn 300 into
+    44.
     """
     red, green, blue = image.split()
     brightest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
     counts = np.reshape(image.histogram(brightest.point(UNSATURATED)), (3, 256))
-    estimate: Illuminant = (counts @ VALUES**power) ** (1 / power)
-    length = float(np.linalg.norm(estimate))
-    return estimate / length if length > 0 else estimate
-
-
-def divide_by_light(image: Image.Image, *, power: int) -> Image.Image:
-    """The image under white light; the light's colour is taken as a Minkowski mean of the image.
-
-    A power of 6 is shades of gray (Finlayson & Trezzi, 2004), of 1 gray world (Buchsbaum, 1980). A
-    channel without light is left as it is. Values are clipped before the cast to 8 bits, which
-    would turn 300 into 44.
-    """
-    illuminant = _illuminant(image, power=power)
-    lit = illuminant > 0
-    gains = np.where(lit, 1 / (np.where(lit, illuminant, 1.0) * math.sqrt(3)), 1.0)
+    light = (counts @ VALUES**power) ** (1 / power)
+    lit = light > 0
+    colour = np.where(lit, light, 1.0) / (np.linalg.norm(light) or 1.0)  # a unit vector
+    gains = np.where(lit, 1 / (colour * math.sqrt(3)), 1.0)
     table = np.rint(255 * np.clip(gains[:, None] * VALUES, 0, 1)).astype(np.uint8)
     return image.point(table.ravel().tolist())
 
@@ -93,7 +84,7 @@ class Preprocessing:
 
     Attributes:
         image_size: Side of the result in pixels.
-        crop: Share of the side that the centre crop keeps, in (0, 1]; the paper's 0.85.
+        crop: Share of the side that the centre crop keeps, in [0.01, 1]; the paper's 0.85.
         crop_shape: `both` crops both sides; `square` takes a square of `crop` times the width;
             `resized` is torchvision's: the shorter side is resized to `image_size / crop` pixels,
             and then the centre is cropped. `resized_floor` rounds the crop's edges down, as
@@ -119,8 +110,7 @@ class Preprocessing:
         possible = 1 <= self.image_size <= LARGEST_SIDE
         require(self, "image_size", possible, f"be from 1 to {LARGEST_SIDE} pixels")
         CROPS[self.crop_shape]
-        least = LEAST_CROP if self.crop_shape in RESIZED_FIRST else 0
-        require(self, "crop", 0 < self.crop <= 1 and self.crop >= least, f"be in ({least}, 1]")
+        require(self, "crop", LEAST_CROP <= self.crop <= 1, f"be in [{LEAST_CROP}, 1]")
         COLOR_CONSTANCY[self.color_constancy]
         INTERPOLATIONS[self.interpolation]
 
@@ -176,12 +166,9 @@ class Preprocessing:
         left, top = (rounded((side - self.image_size) / 2) for side in size)
         return np.array(resized.crop((left, top, left + self.image_size, top + self.image_size)))
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """Inverse of `to_dict`, for values in a file; missing fields get their defaults.
+        """Inverse of `asdict`, for values in a file; missing fields get their defaults.
 
         Raises:
             pydantic.ValidationError: A field is unknown, or has a wrong type or value.
@@ -219,6 +206,3 @@ class AugmentationSettings:
     def none(cls) -> "AugmentationSettings":
         """Leave every image as it is."""
         return cls(flips=False, jitter=0.0, rotation=0.0, translation=0.0)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)

@@ -6,6 +6,7 @@ what follows them, and does not ask for memory at each step.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
@@ -133,7 +134,7 @@ def fingerprint_of(checkpoint: Checkpoint) -> str:
     facts = {
         "weights": model_fingerprint(checkpoint.model),
         "classes": checkpoint.classes,
-        "preprocessing": checkpoint.preprocessing.to_dict(),
+        "preprocessing": asdict(checkpoint.preprocessing),
         "estimates_losses": checkpoint.estimates_losses,
     }
     return sha256_of_json(facts)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,11 +188,11 @@ def train_run(
         "data": data_facts(setup.data, setup.images, setup.sets),
         "model": recorded(setup.model),
         "training": recorded(setup.training),
-        "augmentation": setup.augmentation.to_dict(),
+        "augmentation": asdict(setup.augmentation),
     }
     identity = {  # what must be the same for a training to resume
         **configuration,
-        "preprocessing": setup.preprocessing.to_dict(),
+        "preprocessing": asdict(setup.preprocessing),
         "split": sha256_of_lines(map(str, setup.sets)),
         "first weights": model_fingerprint(model),
         "versions": versions(),

@@ -78,7 +78,7 @@ def picture_crops(
     return ood_dataset(
         held_out,
         name,
-        ids=tuple(f"{name}-{number:04d}" for number in range(CROPS)),
+        tuple(f"{name}-{number:04d}" for number in range(CROPS)),
         groups=tuple(sources.tolist()),
         images=ImageArray(np.concatenate(crops)),
         contents=f"{CROPS} crops of {CROP_SIZE} x {CROP_SIZE} pixels from {described} in "
@@ -142,7 +142,7 @@ def build(
         if run is not None:
             others = without_training_images(replace(others, name=place), run)
         ids = tuple(f"{name}-{identity}" for identity in others.ids)
-        whole = ood_dataset(held_out, name, ids, others.groups, others.images)
+        whole = ood_dataset(held_out, name, ids, groups=others.groups, images=others.images)
     size = min(count or PAPER_COUNTS.get(name, len(whole)), len(whole))
     chosen = np.random.default_rng(seed).choice(len(whole), size=size, replace=False)
     drawn = whole.select(np.sort(chosen))

@@ -9,13 +9,14 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
 from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageSource
-from misgiving.data.decoding import Picture, decode, in_order, read_bytes
+from misgiving.data.decoding import decode, in_order, read_bytes
 from misgiving.data.ood_sets.lesions import dark_rim, locate_lesion, mask_of, resized, widened
 from misgiving.errors import DataError
 from misgiving.manifests import sha256_of
@@ -63,11 +64,8 @@ def box_over_share(lesion: Mask) -> Box:
     counts = counts - corners[tops, rights] - corners[bottoms, lefts]
     best = np.abs(counts / inside.sum() - COVERED).argmin()
     top, left, height, width = (values.flat[best].item() for values in boxes)
-    return _box(around[0].start + top, around[1].start + left, height, width)
-
-
-def _box(top: int, left: int, height: int, width: int) -> Box:
-    return slice(top, top + height), slice(left, left + width)
+    top, left = around[0].start + top, around[1].start + left
+    return np.s_[top : top + height, left : left + width]
 
 
 def _spans(
@@ -91,7 +89,7 @@ def box_over_image(lesion: Mask) -> Box:
             bounding_box(lesion), (height, width), lesion.shape, strict=True
         )
     )
-    return _box(top, left, height, width)
+    return np.s_[top : top + height, left : left + width]
 
 
 def clean_square(soiled: Mask, random: np.random.Generator) -> Box | None:
@@ -119,7 +117,7 @@ def clean_square(soiled: Mask, random: np.random.Generator) -> Box | None:
         return None
     clean = is_clean(sides[best])
     top, left = divmod(int(random.choice(np.flatnonzero(clean))), clean.shape[1])
-    return _box(top, left, sides[best], sides[best])
+    return np.s_[top : top + sides[best], left : left + sides[best]]
 
 
 def _integral(mask: Mask) -> Int[np.ndarray, "rows columns"]:
@@ -127,27 +125,11 @@ def _integral(mask: Mask) -> Int[np.ndarray, "rows columns"]:
     return np.pad(mask.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
 
 
-def ood_dataset(
-    held_out: Dataset,
-    name: str,
-    ids: tuple[str, ...],
-    groups: tuple[str, ...],
-    images: ImageSource,
-    contents: str = "",
-) -> Dataset:
-    """A set of one class with the preprocessing of the held-out images."""
-    return replace(
-        held_out,
-        name=name,
-        classes=("ood",),
-        labels=np.zeros(len(ids), dtype=np.int64),
-        ids=ids,
-        groups=groups,
-        images=images,
-        contents=contents,
-        masks=None,
-        metadata={},
-    )
+def ood_dataset(held_out: Dataset, name: str, ids: tuple[str, ...], **facts: Any) -> Dataset:
+    """A set of one class with the preprocessing of the held-out images, and with other facts."""
+    labels = np.zeros(len(ids), dtype=np.int64)
+    facts = {"contents": "", "masks": None, "metadata": {}, **facts}
+    return replace(held_out, name=name, classes=("ood",), labels=labels, ids=ids, **facts)
 
 
 Region = tuple[Box, bool]
@@ -155,13 +137,9 @@ Region = tuple[Box, bool]
 
 
 def _by_lesion(
-    rule: Callable[[Mask, Picture, np.random.Generator], Box | None],
-    margin: float,
-    dataset: Dataset,
-    index: int,
-    seed: int,
+    rule: Callable[[Mask], Box] | None, margin: float, dataset: Dataset, index: int, seed: int
 ) -> Region | None:
-    """The region by the lesion's pixels in a mask file, or else where it is located.
+    """A box by the lesion's pixels in a mask file, or else where it is located; or a crop beside.
 
     A located lesion is widened by the margin, a share of the image's shorter side.
     """
@@ -171,15 +149,15 @@ def _by_lesion(
         lesion = widened(locate_lesion(image), margin * min(image.shape[:2]))
     else:
         lesion = resized(decode(read_bytes(path), str(path))[..., 0] >= 128, image.shape[:2])
+    if not lesion.any():
+        return None
+    if rule is not None:
+        return rule(lesion), path is None
+    rim = widened(dark_rim(image), RIM_MARGIN * min(lesion.shape))
     # by id, so that an image has the same crop whatever other images are in the set
     random = np.random.default_rng([seed, zlib.crc32(identity.encode())])
-    box = rule(lesion, image, random) if lesion.any() else None
-    return None if box is None else (box, path is None)
-
-
-def _skin_beside(lesion: Mask, image: Picture, random: np.random.Generator) -> Box | None:
-    rim = widened(dark_rim(image), RIM_MARGIN * min(lesion.shape))
-    return clean_square(lesion | rim, random)
+    crop = clean_square(lesion | rim, random)
+    return None if crop is None else (crop, path is None)
 
 
 def _over_ink(dataset: Dataset, index: int, _seed: int) -> Region:
@@ -190,20 +168,17 @@ def _over_ink(dataset: Dataset, index: int, _seed: int) -> Region:
 
 KINDS: Mapping[str, tuple[Callable[[Dataset, int, int], Region | None], str]] = {
     "boxes": (_over_ink, "a black box over the ink"),
-    "b_box": (
-        partial(_by_lesion, lambda lesion, *_: bounding_box(lesion), BOX_MARGIN),
-        "a black box over the lesion",
-    ),
+    "b_box": (partial(_by_lesion, bounding_box, BOX_MARGIN), "a black box over the lesion"),
     "b_box_70": (
-        partial(_by_lesion, lambda lesion, *_: box_over_share(lesion), 0.0),
+        partial(_by_lesion, box_over_share, 0.0),
         "a black box over about 70 % of the lesion",
     ),
     "b_box_70_image": (
-        partial(_by_lesion, lambda lesion, *_: box_over_image(lesion), 0.0),
+        partial(_by_lesion, box_over_image, 0.0),
         "a black box over 70 % of the image",
     ),
     CROPPED: (
-        partial(_by_lesion, _skin_beside, SKIN_MARGIN),
+        partial(_by_lesion, None, SKIN_MARGIN),
         "only a square of the skin beside the lesion",
     ),
 }
@@ -227,9 +202,7 @@ class DerivedImages:
 
     def key(self, index: int) -> str:
         """Image and region; the region depends on seed and mask."""
-        rows, columns = self.regions[index][0]
-        edges = [rows.start, columns.start, rows.stop, columns.stop]
-        return f"{self.kind}|{edges}|{self.source.key(index)}"
+        return f"{self.kind}|{self.regions[index][0]}|{self.source.key(index)}"
 
     def select(self, indices: Int[np.ndarray, " m"]) -> "DerivedImages":
         regions = tuple(self.regions[index] for index in indices)
@@ -250,5 +223,5 @@ def derive(name: str, held_out: Dataset, seed: int) -> Dataset:
     chosen = held_out.select(np.array([*regions]))
     ids = tuple(f"{name}-{identity}" for identity in chosen.ids)
     images = DerivedImages(chosen.images, name, tuple(regions.values()))
-    made = ood_dataset(held_out, name, ids, chosen.groups, images)
-    return replace(made, left_out=len(held_out) - len(made))
+    left_out = len(held_out) - len(ids)
+    return ood_dataset(held_out, name, ids, groups=chosen.groups, images=images, left_out=left_out)

@@ -41,12 +41,9 @@ def mask_of(folder: Path, identity: str) -> Path | None:
 
 
 def with_masks(dataset: Dataset, masks: str | None) -> Dataset:
-    """A dermoscopic set with the lesion masks of a folder.
+    """A dermoscopic set with the lesion masks of a folder of `ID_segmentation.png` files.
 
-    Args:
-        dataset: Dermoscopic images.
-        masks: A folder of `ID_segmentation.png` files; `automatic` to locate lesions instead; None
-            for the masks that belong to the data.
+    With `automatic`, lesions are located instead; None is for the masks that belong to the data.
     """
     if masks is None:
         return dataset
