@@ -72,7 +72,7 @@ def test_the_help_of_train_gives_the_defaults_of_both_recipes():
         ([], {"optimizer": "adamw", "schedule": "cosine", "class_weights": "none"}),
         (["--recipe", "paper"], {"optimizer": "adam", "schedule": "steps", "learning_rate": 1e-4}),
         (["--model", "vanilla"], {"auxiliary": "none", "optimizer": "adamw"}),
-        (["--model", "proposed", "--margin", "0.5"], {"auxiliary": "ranking", "margin": 0.5}),
+        (["--model", "detached", "--no-detached"], {"auxiliary": "ranking", "detached": False}),
     ],
 )
 def test_train_follows_a_recipe_but_for_what_is_given(misgiving, monkeypatch, options, expected):
@@ -189,7 +189,6 @@ REFUSED = [
     ("--batch-size 1", 2, "--batch-size"),
     ("--epoch 3", 2, "--epoch"),
     ("--seed -1", 2, "--seed"),
-    ("--model proposed --detached", 2, "--detached has no effect with --model"),
 ]
 
 

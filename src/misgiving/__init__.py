@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from misgiving.evaluation.evaluate import evaluate
     from misgiving.losses import joint_objective, ranking_loss
     from misgiving.metrics.ood import ood_metrics
-    from misgiving.models.joint import JointClassifier, LossEstimator, Output, attach
+    from misgiving.models.attached import attach
+    from misgiving.models.joint import JointClassifier, LossEstimator, Output
     from misgiving.predictions.predict import predict
     from misgiving.predictions.record import Predictions
     from misgiving.scores.odin import Odin
@@ -33,7 +34,7 @@ _HOMES = {
     "Output": "models.joint",
     "Predictions": "predictions.record",
     "TrainingConfig": "training.config",
-    "attach": "models.joint",
+    "attach": "models.attached",
     "evaluate": "evaluation.evaluate",
     "joint_objective": "losses",
     "load": "checkpoint",

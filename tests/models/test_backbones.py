@@ -5,7 +5,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from misgiving.errors import DataError, UsageError
-from misgiving.models.backbones import create_backbone, load_weights, read_timm
+from misgiving.models.backbones import create_backbone, load_weights
+from misgiving.models.joint import read_timm
 
 
 @pytest.mark.parametrize(("name", "behind"), [("vgg16", 1), ("vgg16_mini", 2)])  # their ReLUs

@@ -25,7 +25,7 @@ from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load
 from misgiving.data.splits import read_split
 from misgiving.errors import UsageError
-from misgiving.models.joint import attach
+from misgiving.models.attached import attach
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.predict import TrainedRun
 from misgiving.training.attach import attach_run

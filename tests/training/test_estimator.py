@@ -10,7 +10,7 @@ from torch.optim import AdamW
 from misgiving.data.batching import sampling_order
 from misgiving.errors import UsageError
 from misgiving.losses import mse_loss, ranking_loss
-from misgiving.models.joint import attach
+from misgiving.models.attached import attach
 from misgiving.predictions.record import Predictions
 from misgiving.training.attach import fit_estimator
 from misgiving.training.config import TrainingConfig

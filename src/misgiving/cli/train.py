@@ -1,11 +1,15 @@
-"""`misgiving train` and `misgiving attach`: commands that write a run."""
+"""`misgiving train` and `misgiving attach`: commands that write a run.
+
+Every field of a configuration in `Fields` is an option, and its values arrive as a dictionary of
+those that are given; the settings of the recipe are in place of the others.
+"""
 
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from misgiving.cli.options import Cache, Data, Fields, Values, check_options, command
+from misgiving.cli.options import Cache, Data, Fields, Values, command
 from misgiving.cli.progress import (
     Bar,
     Steps,
@@ -16,7 +20,7 @@ from misgiving.cli.progress import (
     silence_all_but_first_process,
 )
 from misgiving.files import check_replaceable
-from misgiving.reproduction.config import MODELS, ModelName, settings_of
+from misgiving.reproduction.config import ModelName, settings_of
 from misgiving.training.config import (
     ATTACHED,
     RECIPES,
@@ -76,14 +80,13 @@ def train(
         out (RUN): Folder to write the run to.
         recipe: Settings for what is not given: a small strong network with AdamW, a cosine
             schedule and a split by group (modern), or Section 4.1 of the paper (paper).
-        model: Train one of the models that `reproduce` compares, in place of --auxiliary,
+        model: Train one of the models that `reproduce` compares: a name for values of --auxiliary,
             --detached, --pairs, --reduction and --reads-logits.
         overwrite: Replace RUN, or an unfinished training of it.
     """
     if model is not None:
-        check_options("with --model", unused=sorted(set().union(*MODELS.values())))
-        training = {**training, **settings_of(model, TrainingConfig)}
-        network = {**network, **settings_of(model, ModelConfig)}
+        training = {**settings_of(model, TrainingConfig), **training}
+        network = {**settings_of(model, ModelConfig), **network}
     configured = RECIPES[recipe].configure(images, network, training)
     check_replaceable(out, SPLIT, overwrite=overwrite)
     if configured.training.devices * configured.training.nodes > 1:

@@ -1,10 +1,7 @@
-"""Backbones: any timm model with the feature levels that the loss estimator can read; weights.
-
-Also classifiers of other libraries, built again from their own configuration.
-"""
+"""Backbones: any timm model by its name, classifiers of other libraries, and files of weights."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,7 +15,6 @@ from timm.models.vgg import VGG, ConvMlp
 from torch import Tensor, nn
 
 from misgiving.errors import DataError, UsageError, explain_damage, reason_of
-from misgiving.models.adapters import Reading
 from misgiving.registry import Registry
 
 
@@ -81,65 +77,6 @@ def _create_timm(name: str, image_size: int | None, **options: Any) -> Any:
             "choose another `image_size`"
         ) from error
     return model
-
-
-@dataclass(frozen=True)
-class TimmReader:
-    """Reads the activations of a timm model by its feature levels."""
-
-    taps: tuple[int, ...]
-    channels: tuple[int, ...]
-    num_classes: int
-
-    def __call__(self, model: Any, images: Tensor) -> Reading:
-        """Run the model once."""
-        activations: list[Tensor] = []
-        if self.taps:
-            final, activations = model.forward_intermediates(images, indices=list(self.taps))
-        else:
-            final = model.forward_features(images)
-        features = model.forward_head(final, pre_logits=True)
-        return model.get_classifier()(features), features, activations
-
-    def classify(self, model: Any, images: Tensor) -> Tensor:
-        """Compute the logits alone."""
-        logits: Tensor = model.forward_head(model.forward_features(images))
-        return logits
-
-    def head(self, model: Any) -> nn.Module | None:
-        """The linear layer that gives the logits."""
-        return cast(nn.Module, model.get_classifier())
-
-
-def read_timm(model: nn.Module, taps: Sequence[int] | Sequence[str] | None = None) -> TimmReader:
-    """Read a timm model at these feature levels: by default the paper's four of a VGG, or the last.
-
-    timm counts the output of a VGG's last pooling as a separate level; the paper's convolutions
-    4, 7, 10 and 13 of VGG-16 are the four levels before it.
-
-    Raises:
-        UsageError: They are not ascending levels of the model.
-    """
-    info = cast(Any, model).feature_info
-    levels = cast("Sequence[Mapping[str, Any]]", getattr(info, "info", info))
-    ends_in_pooling = isinstance(model, VGG) and not isinstance(model, MiniVgg)
-    last = len(levels) - 1 if ends_in_pooling else len(levels)
-    usual = tuple(range(max(0, last - 4), last))
-    chosen = usual if taps is None else cast("tuple[int, ...]", tuple(taps))
-    if chosen != tuple(level for level in range(len(levels)) if level in chosen):
-        raise UsageError(
-            f"`taps` must be ascending levels from 0 to {len(levels) - 1} of this backbone, each "
-            f"once, got {', '.join(map(str, chosen))}"
-        )
-    channels = tuple(int(levels[tap]["num_chs"]) for tap in chosen)
-    return TimmReader(chosen, channels, int(cast(Any, model).num_classes))
-
-
-def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel that the backbone's pretrained weights expect."""
-    settings = getattr(model, "pretrained_cfg", None) or {}
-    half = (0.5, 0.5, 0.5)
-    return tuple(settings.get("mean", half)), tuple(settings.get("std", half))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,16 +1,17 @@
 """The classifier F and its loss estimator G as one module (paper, section 3; Figure 1)."""
 
-from collections.abc import Iterable, Sequence
-from copy import deepcopy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
+from timm.models.vgg import VGG
 from torch import Tensor, nn
 
 from misgiving.errors import UsageError
-from misgiving.models.adapters import ModuleReader, averages, first_weight, read_module
-from misgiving.models.backbones import TimmReader, create_backbone, normalisation, read_timm
+from misgiving.models.adapters import ModuleReader, Reading, averages, first_weight, read_module
+from misgiving.models.backbones import MiniVgg, create_backbone
 
 Images = Float[Tensor, "batch 3 height width"]
 
@@ -122,6 +123,65 @@ class Normalise(nn.Module):
         # Convolutions on a CPU take half the time with channels last. Arithmetic on three channels
         # does not, so that the memory format changes after it.
         return normalised.contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class TimmReader:
+    """Reads the activations of a timm model by its feature levels."""
+
+    taps: tuple[int, ...]
+    channels: tuple[int, ...]
+    num_classes: int
+
+    def __call__(self, model: Any, images: Tensor) -> Reading:
+        """Run the model once."""
+        activations: list[Tensor] = []
+        if self.taps:
+            final, activations = model.forward_intermediates(images, indices=list(self.taps))
+        else:
+            final = model.forward_features(images)
+        features = model.forward_head(final, pre_logits=True)
+        return model.get_classifier()(features), features, activations
+
+    def classify(self, model: Any, images: Tensor) -> Tensor:
+        """Compute the logits alone."""
+        logits: Tensor = model.forward_head(model.forward_features(images))
+        return logits
+
+    def head(self, model: Any) -> nn.Module | None:
+        """The linear layer that gives the logits."""
+        return cast(nn.Module, model.get_classifier())
+
+
+def read_timm(model: nn.Module, taps: Sequence[int] | Sequence[str] | None = None) -> TimmReader:
+    """Read a timm model at these feature levels: by default the paper's four of a VGG, or the last.
+
+    timm counts the output of a VGG's last pooling as a separate level; the paper's convolutions
+    4, 7, 10 and 13 of VGG-16 are the four levels before it.
+
+    Raises:
+        UsageError: They are not ascending levels of the model.
+    """
+    info = cast(Any, model).feature_info
+    levels = cast("Sequence[Mapping[str, Any]]", getattr(info, "info", info))
+    ends_in_pooling = isinstance(model, VGG) and not isinstance(model, MiniVgg)
+    last = len(levels) - 1 if ends_in_pooling else len(levels)
+    usual = tuple(range(max(0, last - 4), last))
+    chosen = usual if taps is None else cast("tuple[int, ...]", tuple(taps))
+    if chosen != tuple(level for level in range(len(levels)) if level in chosen):
+        raise UsageError(
+            f"`taps` must be ascending levels from 0 to {len(levels) - 1} of this backbone, each "
+            f"once, got {', '.join(map(str, chosen))}"
+        )
+    channels = tuple(int(levels[tap]["num_chs"]) for tap in chosen)
+    return TimmReader(chosen, channels, int(cast(Any, model).num_classes))
+
+
+def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel that the backbone's pretrained weights expect."""
+    settings = getattr(model, "pretrained_cfg", None) or {}
+    half = (0.5, 0.5, 0.5)
+    return tuple(settings.get("mean", half)), tuple(settings.get("std", half))
 
 
 class JointClassifier(nn.Module):
@@ -257,52 +317,6 @@ class JointClassifier(nn.Module):
         if self.frozen:
             self.backbone.eval()
         return self
-
-
-def attach(
-    module: nn.Module,
-    *,
-    taps: Sequence[str] | None = None,
-    classes: Sequence[str] | None = None,
-    hidden: int = 128,
-    reads_logits: bool = True,
-    image_size: int | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> JointClassifier:
-    """Give a trained classifier a loss estimator that is still to be trained.
-
-    The classifier is a frozen copy: its logits are bit for bit those of the module in evaluation
-    mode, and the module itself stays as it is, whatever happens to the copy. Train the estimator
-    with `fit_estimator`, or in a loop of your own, on images that the classifier was not trained
-    on: on those that it was, it makes too few errors to learn from.
-
-    Args:
-        module: Any module from images (N, 3, H, W) to logits.
-        taps: As in `JointClassifier`.
-        classes: Names of the classes, in the order of the logits.
-        hidden: As in `JointClassifier`.
-        reads_logits: As in `JointClassifier`, but on by default: it ranks losses better.
-        image_size: As in `JointClassifier`.
-        mean: As in `JointClassifier`.
-        std: As in `JointClassifier`.
-
-    Raises:
-        UsageError: The module cannot be read, or has another number of classes.
-        RuntimeError: It cannot be copied, because it holds tensors of an earlier call.
-    """
-    model = JointClassifier(
-        deepcopy(module),
-        None if classes is None else len(classes),
-        taps=taps,
-        hidden=hidden,
-        reads_logits=reads_logits,
-        image_size=image_size,
-        mean=mean,
-        std=std,
-    )
-    model.classes = None if classes is None else tuple(classes)
-    return model.freeze_classifier().eval()
 
 
 @torch.no_grad()

@@ -216,8 +216,12 @@ def recorded(config: ModelConfig | AttachConfig | TrainingConfig) -> dict[str, A
     return {name: value.name if isinstance(value, Path) else value for name, value in values}
 
 
-OF_RANKING = ("margin", "pairs", "reduction")
-OF_ESTIMATOR = ("auxiliary_weight", *OF_RANKING, "detached", "estimator_rate", "reads_logits")
+REPLACED = {
+    "validation_share": ("split", "grouped"),
+    "decay_every": ("schedule", "cosine"),
+    "decay_factor": ("schedule", "cosine"),
+}
+"""Settings that have no effect beside a value of another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,17 +243,10 @@ class Recipe:
             model=replace(self.model, **model),
             training=replace(self.training, **training),
         )
-        unused: dict[str, str] = {}
-        if configured.images.split == "grouped":
-            unused["validation_share"] = 'with `split="grouped"`'
-        if configured.training.schedule == "cosine":
-            unused |= dict.fromkeys(("decay_every", "decay_factor"), 'with `schedule="cosine"`')
-        if configured.training.auxiliary == "mse":
-            unused |= dict.fromkeys(OF_RANKING, 'with `auxiliary="mse"`')
-        if configured.training.auxiliary == "none":
-            unused |= dict.fromkeys(OF_ESTIMATOR, "where no loss estimator is trained")
-        for name in filter(unused.get, (*images, *model, *training)):
-            raise UsageError(f"`{name}` has no effect {unused[name]}; leave it out")
+        values = vars(configured.images) | vars(configured.training)
+        for name, (other, value) in REPLACED.items():
+            if name in {**images, **training} and values[other] == value:
+                raise UsageError(f'`{name}` has no effect with `{other}="{value}"`; leave it out')
         return configured
 
 
