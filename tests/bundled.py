@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from coloured import coloured_set, split_of
+from coloured import coloured_set
 
 from misgiving.calibration.fit import TuningSet, fit_calibrator
 from misgiving.checkpoint import Architecture, Checkpoint, save
@@ -12,6 +12,7 @@ from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.deferral import Deferral
 from misgiving.predictions.inference import predictions_of
 from misgiving.scores.detectors import FittedDetectors
+from misgiving.training.train_run import split_of
 
 SIDE = 16
 
@@ -40,7 +41,7 @@ def checkpoint(**options):
         architecture=architecture,
         classes=images.classes,
         preprocessing=Preprocessing(image_size=architecture.image_size, crop=0.9),
-        split=split_of(images, ["train"] * 100 + ["validation"] * 50),
+        split=split_of(images, np.repeat(["train", "validation"], [100, 50])),
         class_weights=(1.0, 1.0, 1.0),
         estimates_losses=True,
         configuration={

@@ -7,7 +7,6 @@ from PIL import Image
 
 from misgiving.data.cache import ImageSet
 from misgiving.data.datasets.dataset import Dataset, ImageArray
-from misgiving.data.splits import Split
 
 
 def coloured_set(size=24, classes=3, side=16, seed=0):
@@ -58,14 +57,3 @@ def write_photos(folder):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((20, 30, 3), 200 + number, dtype=np.uint8)).save(path)
     return paths
-
-
-def split_of(images, sets):
-    """A split of these images into the named sets."""
-    return Split(
-        ids=images.ids,
-        hashes=images.hashes,
-        sets=tuple(sets),
-        labels=tuple(images.classes[label] for label in images.labels),
-        groups=images.groups,
-    )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from misgiving.cli import app, explanation
-from misgiving.cli.options import Fields, Values, command, texts_of
+from misgiving.cli.options import Fields, Values, command
 from misgiving.cli.progress import COMMAND, SET_BY_TRAIN, with_options
 from misgiving.errors import UsageError, require, require_choices
 
@@ -69,12 +69,6 @@ def invoke(function, *words):
     alone = typer.Typer()
     alone.command()(function)
     return alone(list(words), standalone_mode=False)
-
-
-def test_the_help_of_an_option_is_the_text_of_its_field():
-    texts = texts_of(Baking)
-    assert texts["grams"] == (None, "Weight of the flour.")
-    assert texts["tin"] == ("TIN", "Tin to bake in.")
 
 
 def test_every_kind_of_field_is_filled(bake):

@@ -1,7 +1,6 @@
 """Data sets of folders, tables and the published layouts, and what cannot be used."""
 
 import hashlib
-import io
 import os
 from pathlib import Path
 
@@ -40,8 +39,9 @@ def folder(tmp_path):
 @pytest.fixture
 def isic(tmp_path):
     """Three images in the official layout; the second has no lesion id."""
-    for number in (1, 2, 3):
-        save_image(tmp_path / "ISIC_2019_Training_Input" / f"ISIC_{number}.jpg")
+    (tmp_path / "ISIC_2019_Training_Input").mkdir()
+    for number in (1, 2, 3):  # no image is opened
+        (tmp_path / "ISIC_2019_Training_Input" / f"ISIC_{number}.jpg").touch()
     truth = ("ISIC_1,0.0,1.0,0.0,0.0", "ISIC_2,1.0,0.0,0.0,0.0", "ISIC_3,0.0,1.0,0.0,0.0")
     write_table(tmp_path / TRUTH, "image,MEL,NV,BCC,UNK", *truth)
     described = ("ISIC_1,50,,HAM_1,male", "ISIC_2,,,,", "ISIC_3,40,,HAM_1,female")
@@ -129,10 +129,8 @@ def test_a_table_names_images_from_its_own_folder_on_and_describes_them(folder, 
     ("rows", "reason"),
     [
         (["file,label", "b/1.jpg,x"], "path"),
-        (["path;label", "b/1.jpg;x"], "path, label"),
         (["path,label,label", "b/1.jpg,x,y"], "label"),
         (["path,label"], "no rows"),
-        ([""], ""),
         (["path,label", "b/1.jpg,x", ",x"], "row 3"),
         (["path,label", "b/1.jpg,x", "b/../b/1.jpg,y"], "b/1.jpg is in 2 rows"),
         (["path,label", "b/1.jpg"], "row 2"),
@@ -174,20 +172,6 @@ def test_isic_classes_keep_their_order_and_lesions_are_groups(isic):
     rows = ("ISIC_1,HAM_1,IP_1", "ISIC_2,HAM_2,IP_1", "ISIC_3,HAM_3,IP_2")
     write_table(isic / METADATA, "image,lesion_id,patient_id", *rows)
     assert load_dataset(f"isic2019:{isic}").groups == ("IP_1", "IP_1", "IP_2")
-
-
-def test_isic_2019_is_read_without_opening_images(isic, monkeypatch):
-    touched = []
-    for module, name in ((os, "stat"), (io, "open")):
-        call = getattr(module, name)
-        monkeypatch.setattr(
-            module,
-            name,
-            lambda place, *a, c=call, **k: touched.append(str(place)) or c(place, *a, **k),
-        )
-    load_dataset(f"isic2019:{isic}")
-    assert any(name.endswith(TRUTH) for name in touched)
-    assert not any(name.endswith(".jpg") for name in touched)
 
 
 def test_real_isic_images_are_read(real_data):
@@ -279,36 +263,34 @@ def test_ham10000_is_read_with_its_lesions_and_the_order_of_isic(ham, from_datav
 
 
 @pytest.mark.parametrize(
-    "place", ["ham10000_images_part_1/ISIC_1.JPG", "Images/isic_1.jpg", "./ISIC_1.jpg"]
+    ("place", "masks"),
+    [
+        ("ham10000_images_part_1/ISIC_1.JPG", None),
+        ("Images/isic_1.jpg", "masks"),
+        ("./ISIC_1.jpg", "HAM10000_segmentations_lesion_tschandl"),
+    ],
 )
-def test_ham10000_images_are_found_where_mirrors_put_them(ham, place):
+def test_ham10000_images_and_masks_are_found_where_mirrors_put_them(ham, place, masks):
     (ham / place).parent.mkdir(exist_ok=True)
     (ham / "HAM10000_images_part_1" / "ISIC_1.jpg").rename(ham / place)
-    assert load_dataset(f"ham10000:{ham}").images.paths[0] == ham / place
-
-
-@pytest.mark.parametrize("name", ["HAM10000_segmentations_lesion_tschandl", "masks"])
-def test_ham10000_masks_are_found(ham, name):
-    assert load_dataset(f"ham10000:{ham}").masks is None
-    (ham / name).mkdir()
-    assert load_dataset(f"ham10000:{ham}").masks == ham / name
+    if masks:
+        (ham / masks).mkdir()
+    dataset = load_dataset(f"ham10000:{ham}")
+    assert dataset.images.paths[0] == ham / place
+    assert dataset.masks == (masks and ham / masks)
 
 
 @pytest.mark.parametrize(
     ("table", "old", "new", "reason"),
     [
         (TRUTH, "ISIC_2,1.0", "ISIC_2,0.0", "row 3"),
-        (TRUTH, "ISIC_2,1.0,0.0", "ISIC_2,1.0,1.0", "row 3"),
         (TRUTH, "ISIC_2,1.0,0.0", "ISIC_2,1.0,0.3", "row 3"),
-        (TRUTH, "image,", "id,", "image"),
         (TRUTH, "ISIC_2", "ISIC_1", "'ISIC_1'"),
         (METADATA, "lesion_id", "lesion", "lesion_id"),
         (METADATA, "ISIC_3", "ISIC_4", "ISIC_3"),
         (METADATA, None, None, METADATA),
         ("ISIC_2019_Training_Input/ISIC_2.jpg", None, None, "lacks 1 image, first ISIC_2.jpg"),
-        (HAM, "lesion_id", "lesion", "lesion_id"),
         (HAM, ",nv,", ",naevus,", "row 2 has the dx 'naevus'"),
-        (HAM, "ISIC_3", "ISIC_1", "'ISIC_1'"),
         (HAM, "ISIC_3", "ISIC_9", "isic_9"),
         (HAM, None, None, HAM),
     ],

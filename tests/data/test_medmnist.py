@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from misgiving.data.datasets import load_dataset, medmnist
-from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
+from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import DataError
 
 SETS = ("train", "val", "test")
@@ -63,27 +63,19 @@ def test_the_key_of_a_packed_image_changes_with_the_file_and_the_place(tmp_path)
     assert images.key(0) != keys[0]
 
 
-@pytest.mark.parametrize(
-    ("name", "classes", "augmentation"),
-    [
+def test_packed_sets_have_the_names_and_settings_that_suit_them(tmp_path):
+    arrays = packed_arrays(counts=(7, 2, 1)) | {"train_labels": np.arange(7)}
+    for name, classes, augmentation in (
         ("dermamnist_64.npz", "AKIEC BCC BKL DF MEL NV VASC", AugmentationSettings()),
         ("pathmnist.npz", "ADI BACK DEB LYM MUC MUS NORM", AugmentationSettings.none()),
         ("other.npz", "0 1 2 3 4 5 6", AugmentationSettings.none()),
-    ],
-)
-def test_packed_sets_have_the_names_and_settings_that_suit_them(
-    tmp_path, name, classes, augmentation
-):
-    arrays = packed_arrays(counts=(7, 2, 1))
-    arrays["train_labels"] = np.arange(7)
-    np.savez(tmp_path / name, **arrays)
-    dataset = load_dataset(f"medmnist:{tmp_path / name}")
-    assert dataset.classes == tuple(classes.split())
-    assert dataset.augmentation == augmentation
-    assert dataset.preprocessing == Preprocessing(image_size=5, crop=1.0, color_constancy="none")
-    np.testing.assert_array_equal(
-        dataset.preprocessing(dataset.images.read(0).image), arrays["train_images"][0]
-    )
+    ):
+        np.savez(tmp_path / name, **arrays)
+        dataset = load_dataset(f"medmnist:{tmp_path / name}")
+        assert dataset.classes == tuple(classes.split())
+        assert dataset.augmentation == augmentation
+        square = dataset.preprocessing(dataset.images.read(0).image)
+        np.testing.assert_array_equal(square, arrays["train_images"][0])
 
 
 def changed(name, change):
@@ -99,9 +91,7 @@ def changed(name, change):
         changed("val_images", lambda a: a[..., :2]),
         changed("val_images", lambda a: a[:, :4, :4]),
         changed("val_images", np.asfortranarray),
-        changed("val_images", lambda a: a.astype(object)),
         changed("val_labels", lambda a: a.astype(object)),
-        changed("val_labels", lambda a: a.astype(float)),
         changed("val_images", lambda a: a[:1]),
         changed("val_labels", lambda a: a * 0 + 7),
         changed("val_labels", lambda a: a.astype(int) - 9),

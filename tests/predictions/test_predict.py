@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from bundled import checkpoint, noisy_set, write_run
-from coloured import split_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,6 +18,7 @@ from misgiving.manifests import sha256_of
 from misgiving.predictions import predict as predict_module
 from misgiving.predictions.predict import TrainedRun, sets_of
 from misgiving.predictions.record import Predictions
+from misgiving.training.train_run import split_of
 
 SIZE = 350
 SETS = ("train",) * 100 + ("tune",) * 75 + ("calibrate",) * 125 + ("test",) * 50
@@ -39,7 +39,7 @@ def hashes(data):
 @pytest.fixture(scope="module")
 def run(hashes, tmp_path_factory):
     places = tmp_path_factory.mktemp("runs")
-    split = split_of(replace(noisy_set(SIZE, seed=7), hashes=hashes), SETS)
+    split = split_of(replace(noisy_set(SIZE, seed=7), hashes=hashes), np.array(SETS))
     made = checkpoint()
     as_they_are = replace(made.preprocessing, crop=1.0, color_constancy="none")
     write_run(places / "run", replace(made, preprocessing=as_they_are, split=split))

@@ -10,7 +10,6 @@ from trained_elsewhere import picture, resnet, save_pretrained, vit
 
 from misgiving.errors import DataError, UsageError
 from misgiving.models.attached import attach
-from misgiving.training import trained_models
 from misgiving.training.trained_models import SETTINGS, load_hugging_face, load_named
 
 SQUARE = {"height": 16, "width": 16}
@@ -152,7 +151,7 @@ def test_images_that_timm_squashes_are_those_of_timm(name, side):
         np.testing.assert_array_equal(preprocessing(np.asarray(image)), expected)
 
 
-def test_a_named_model_without_its_weights_or_with_another_border_is_refused(tmp_path, monkeypatch):
+def test_a_named_model_without_its_own_weights_is_refused(tmp_path):
     weights = tmp_path / "weights.pt"
     torch.save(resnet().state_dict(), weights)
     for name, file, classes, culprit in (
@@ -164,8 +163,3 @@ def test_a_named_model_without_its_weights_or_with_another_border_is_refused(tmp
     ):
         with pytest.raises((UsageError, DataError), match=culprit):
             load_named(name, file, list(classes))
-    usual = {"input_size": (3, 16, 16), "crop_pct": 1.0, "crop_mode": "border"}
-    usual |= {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-    monkeypatch.setattr(trained_models, "resolve_data_config", lambda *_, **__: usual)
-    with pytest.raises(UsageError):
-        SETTINGS["timm"]("test_vit", 3, None)
