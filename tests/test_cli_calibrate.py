@@ -62,11 +62,6 @@ def with_policy(calibrated, tmp_path):
     return shutil.copytree(calibrated[0], tmp_path / "run")
 
 
-@pytest.fixture
-def run_folder(places, tmp_path):
-    return shutil.copytree(places / "trained", tmp_path / "run")
-
-
 @pytest.fixture(scope="module")
 def evaluated(calibrated, places, cache_home):
     """The folder of an evaluation of all held-out images, and what was said."""
@@ -205,20 +200,15 @@ def test_images_that_set_the_policy_do_not_measure_it(succeed, calibrated):
     assert len(rows_of(calibrated[0] / "evaluation" / "decisions.csv")) == 1528 - 1487
 
 
-def test_costs_are_recorded_and_named_in_the_reasons(misgiving, succeed, run_folder):
-    _, _, error = succeed(
-        "calibrate", run_folder, "digits", "--max-error", "0.2", "--cost", "3=10", *CPU
-    )
-    assert re.search(r"costs: 0: \d+ %, .*3: \d+ %", error)
-    assert re.search(r"Warning: no class has a target. .* bound this by --class-max-miss\.", error)
-    policy = json.loads((run_folder / "policy" / "policy.json").read_text())
-    assert (policy["rule"]["rule"], policy["rule"]["costs"]) == ("costs", {"3": 10.0})
-    misgiving("evaluate", run_folder, "digits", "--set", "validation", *CPU)
-    rows = rows_of(run_folder / "evaluation" / "decisions.csv")
-    costly = [row for row in rows if "missing it costs 10" in row["reason"]]
-    assert costly
-    assert {row["predicted_class"] for row in costly} == {"3"}
-    assert max(float(row["probability"]) for row in costly) <= 0.5
+@pytest.mark.usefixtures("evaluated")  # where one set has scores by ODIN
+def test_a_run_lists_suspect_labels_beside_the_check_of_the_images(succeed, calibrated, tmp_path):
+    succeed("data", "check", "digits", "--model", calibrated[0], "--out", tmp_path, *CPU)
+    assert (tmp_path / "findings.csv").is_file()
+    bases = {row["id"]: row["basis"] for row in rows_of(tmp_path / "suspect_labels.csv")}
+    split = rows_of(calibrated[0] / "split.csv")
+    trained = {row["id"] for row in split if row["set"] == "train"}
+    assert bases == {name: "cross-fitted" if name in trained else "held-out" for name in bases}
+    assert {*bases.values()} == {"cross-fitted", "held-out"}
 
 
 @pytest.mark.parametrize("words", ["evaluate {run} digits", "predict {run} {images}"])

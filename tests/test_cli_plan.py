@@ -3,10 +3,8 @@
 import math
 import re
 
-import numpy as np
 import pytest
 from commands import one_line
-from PIL import Image
 from scipy.stats import beta
 
 
@@ -27,7 +25,7 @@ def pictures(tmp_path):
     for number in range(60):
         path = tmp_path / "pictures" / "xy"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((4, 4, 3), number, dtype=np.uint8)).save(path)
+        path.touch()  # no image is opened
         rows.append((path, "xy"[number % 2], number))
     return tmp_path, rows
 

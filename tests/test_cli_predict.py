@@ -1,5 +1,4 @@
 import csv
-import errno
 import os
 import random
 import signal
@@ -23,23 +22,12 @@ def photos(tmp_path_factory):
     return folder
 
 
-def test_a_contact_sheet_is_written_and_the_table_is_on_the_screen_even_where_that_fails(
-    misgiving, succeed, exported, photos, tmp_path, monkeypatch
-):
-    words = ("predict", exported[1], photos, "--contact-sheet", tmp_path / "sheet.html")
-    _, output, error = succeed(*words)
-    assert f"wrote {tmp_path / 'sheet.html'}" in error
+def test_a_contact_sheet_has_the_images_that_are_not_accepted(succeed, exported, photos, tmp_path):
+    sheet = tmp_path / "sheet.html"
+    output = succeed("predict", exported[1], photos, "--contact-sheet", sheet).out
     decided = [row["decision"] for row in csv.DictReader(output.splitlines())]
-    sheet = (tmp_path / "sheet.html").read_text()
-    assert sheet.count("<article>") == sum(decision != "accept" for decision in decided)
-
-    def no_sheet(_):
-        raise OSError(errno.ENOSPC, "No space left on device", "s.html")
-
-    monkeypatch.setattr("misgiving.report.contact_sheet.contact_sheet", no_sheet)
-    code, again, error = misgiving(*words)
-    assert (code, again) == (1, output)
-    assert "No space left" in one_line(error)
+    articles = sheet.read_text().count("<article>")
+    assert articles == sum(decision != "accept" for decision in decided) > 0
 
 
 @pytest.mark.parametrize(

@@ -81,10 +81,9 @@ def evaluate(
                 data, sets=lambda sets: measured_sets(sets, set_name), odin=bool(places)
             )
             others = [trained.predict_outliers(folder) for folder in folders]
-    outliers = dict(zip(places, others, strict=True))
-    ood_predictions = {name: each.predictions for name, each in outliers.items()}
+    sources = [*zip((data or str(run), *places), (predicted, *others), strict=True)]
+    ood_predictions = {name: each.predictions for name, each in sources[1:]}
     evaluation = measure(predicted.predictions, deferral, set=set_name, ood=ood_predictions)
-    sources = [(data or str(run), predicted), *outliers.items()]
     skipped = [(name, *bad) for name, each in sources for bad in each.skipped]
     write_evaluation(evaluation, out, skipped=skipped)
     write_report(evaluation, out / REPORT, title=data or run.name, pictures=predicted.picture)
@@ -93,8 +92,7 @@ def evaluate(
         say(sentence)
     for sentence in findings(evaluation):
         typer.echo(visible(sentence))
-    say(f"the report is {out / REPORT}")
-    say(f"every measurement is in {out}")
+    say(f"wrote {out / REPORT}, and every measurement beside it")
 
 
 def named_places(words: list[str], set_name: str | None) -> dict[str, Path]:

@@ -70,8 +70,7 @@ def predict(
         if is_file:
             rows, deferral = _decide_predictions(model, images)
         else:
-            stop = "stopped" if out is None else "stopped; the same command resumes"
-            rows, deferral = _decide_images(model, names, parts, settings, stop)
+            rows, deferral = _decide_images(model, names, parts, settings)
         skips = settings["on_bad_image"] == "skip"
         columns = columns_of(has_policy=deferral is not None, unreadable=skips)
         if out is None:
@@ -96,11 +95,11 @@ def _check_files(images: Iterable[Path], **files: Path | None) -> None:
 
 
 def _decide_images(
-    model: Path, names: Sequence[Path], parts: Path, settings: Values, stop: str
+    model: Path, names: Sequence[Path], parts: Path, settings: Values
 ) -> "tuple[Iterable[DecisionRow], Deferral | None]":
     from misgiving.bundle.decide_files import decide_files, load_model
 
-    with progress_bars(stop) as progress:
+    with progress_bars("stopped; with `out`, the same command resumes") as progress:
         loaded = load_model(model, count=len(names), device=settings["device"])
         rows = decide_files(
             loaded,

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from misgiving.data.splits import SplitLeakage
-    from misgiving.reproduction.runner import Runner
 
 SETTINGS = ("trials", "models", "in_distribution", "unseen", "masks", "learning_rates", "seed")
 IMAGES = ("image_size", "split", "validation_share", "on_bad_image")
@@ -89,13 +88,11 @@ def reproduce(
     from misgiving.reproduction.collection import collect as collect_units
     from misgiving.reproduction.collection import read_run
     from misgiving.reproduction.protocol import chosen_units, ood_sources, protocol_for
-    from misgiving.reproduction.runner import reproduce_units
+    from misgiving.reproduction.runner import jobs_for, on_this_machine, reproduce_units
     from misgiving.reproduction.trial_data import Progress, TrialData
     from misgiving.reproduction.workers import usual_jobs
 
-    one_unit = any(choice is not None for choice in (experiment, trial, model))
-    if collect:
-        check_options("with --collect", unused=["experiment", "trial", "model"])
+    one_unit = (experiment, trial, model) != (None, None, None)
     chosen_protocol = protocol_for(
         data,
         model=network,
@@ -107,8 +104,17 @@ def reproduce(
         **protocol,
     )
     chosen = chosen_units(chosen_protocol, experiment=experiment, trial=trial, model=model)
-    machine = (jobs, threads, ray, gpus_per_unit)
-    run = None if collect else _runner(chosen_protocol, len(chosen), *machine)
+    if collect:
+        check_options("with --collect", unused=["experiment", "trial", "model"])
+    elif ray is None:
+        check_options("without --ray", unused=["gpus_per_unit"])
+        usual = jobs_for(chosen_protocol, len(chosen))
+        run = on_this_machine(jobs=jobs or usual, threads=threads)
+    else:
+        from misgiving.reproduction.ray import on_ray
+
+        check_options("with --ray", unused=["jobs"])
+        run = on_ray(ray, threads=threads or 1, gpus_per_unit=gpus_per_unit)
     with progress_bars() as progress:
         units, steps = Units(progress, "units"), Steps(progress, "training")
         callbacks = Progress(
@@ -121,7 +127,7 @@ def reproduce(
         trial_data = TrialData(chosen_protocol, cache, callbacks, trains=begins)
         say_skipped(trial_data.images.skipped)
         say_leakage(trial_data.leakage(), trial_data.evaluation_sets.measured)
-        if run is not None:
+        if not collect:
             reproduce_units(trial_data, out, run=run, chosen=chosen)
         if not one_unit:
             say("collecting: resampling for intervals, and examples; this may take a minute")
@@ -136,22 +142,3 @@ def say_leakage(leakage: "Iterable[SplitLeakage]", measured: str) -> None:
         trials.setdefault((row.experiment, row.sentence(measured)), []).append(str(row.trial))
     for (experiment, sentence), numbers in trials.items():
         say(f"{experiment}, trial{'s' * (len(numbers) > 1)} {', '.join(numbers)}: {sentence}")
-
-
-def _runner(
-    protocol: Protocol,
-    count: int,
-    jobs: int | None,
-    threads: int | None,
-    ray: str | None,
-    gpus: float | None,
-) -> "Runner":
-    if ray is None:
-        from misgiving.reproduction.runner import jobs_for, on_this_machine
-
-        check_options("without --ray", unused=["gpus_per_unit"])
-        return on_this_machine(jobs=jobs or jobs_for(protocol, count), threads=threads)
-    from misgiving.reproduction.ray import on_ray
-
-    check_options("with --ray", unused=["jobs"])
-    return on_ray(ray, threads=threads or 1, gpus_per_unit=gpus)

@@ -247,22 +247,21 @@ class TrainedRun:
             ids=images.ids,
             groups=images.groups,
             group_columns=images.group_columns,
+            scores=predictions.scores if odin else {},  # as other sets may have none
             class_weights=tuple(self.checkpoint.class_weights),
         )
 
 
 def _columns(dataset: Dataset, ids: Sequence[str]) -> dict[str, Any]:
     """Paths and metadata by field; empty for an image that is not in the data."""
-    row_of = {name: row for row, name in enumerate(dataset.ids)}
-    rows = [row_of.get(name) for name in ids]
 
     def column(values: Sequence[object]) -> tuple[str, ...]:
-        return tuple("" if row is None else str(values[row]) for row in rows)
+        value_of = dict(zip(dataset.ids, values, strict=True))
+        return tuple(str(value_of.get(name, "")) for name in ids)
 
-    metadata = {name: column(values) for name, values in dataset.metadata.items()}
     files = dataset.images
     return {
-        "metadata": metadata,
+        "metadata": {name: column(values) for name, values in dataset.metadata.items()},
         "paths": column(files.paths) if isinstance(files, ImageFiles) else None,
     }
 
