@@ -11,9 +11,9 @@ from corpus import build, picture, rgb
 
 from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset, unlabelled_images
-from misgiving.data.datasets.dataset import ImageFiles, readable
+from misgiving.data.datasets.dataset import ImageFiles
 from misgiving.data.decoding import FAIL, SKIP
-from misgiving.data.ood_sets import readable_set, write_ood_set
+from misgiving.data.ood_sets import readable, readable_set, write_ood_set
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImagesError, DataError
 

@@ -139,7 +139,7 @@ def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> N
         number, _, quantity = name.partition(".")
         parameter = parameters[int(number)]
         # In the memory layout of its parameter: another layout may round differently.
-        like = parameter if value.shape == parameter.shape else value
+        like = value if quantity == "step" else parameter
         restored = torch.empty_like(like, device=parameter.device).copy_(value)
         optimizer.state[parameter][quantity] = restored
 

@@ -1,7 +1,7 @@
 """Labelled image sets that are not decoded yet, and the sources of their pixels."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
@@ -9,15 +9,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from misgiving.data.decoding import (
-    FAIL,
-    check_bad_images,
-    decode,
-    in_order,
-    read_bytes,
-    returning_bad_images,
-    unreadable,
-)
+from misgiving.data.decoding import decode, read_bytes, unreadable
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import BadImage, BadImagesError, DataError, UsageError
 from misgiving.manifests import sha256_of
@@ -236,25 +228,3 @@ def without(dataset: Dataset, bad: Sequence[BadImage]) -> Dataset:
             len(dataset),
         )
     return good
-
-
-def readable(
-    dataset: Dataset,
-    *,
-    on_bad_image: str = FAIL,
-    report: Callable[[int, int], None] = lambda *_: None,
-) -> tuple[Dataset, list[BadImage]]:
-    """The readable images of a set, and the others; each image is decoded.
-
-    `report` is called with the number of images that are done, and the total.
-
-    Raises:
-        BadImagesError: There is a bad image and the rule is `fail`, or nothing is left.
-    """
-    bad: list[BadImage] = []
-    work = returning_bad_images(lambda index: dataset.images.read(index).hash, dataset.ids)
-    for done, result in enumerate(in_order(work, len(dataset)), start=1):
-        bad += [result] if isinstance(result, BadImage) else []
-        report(done, len(dataset))
-    check_bad_images(bad, len(dataset), on_bad_image)
-    return without(dataset, bad), bad

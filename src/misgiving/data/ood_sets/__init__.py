@@ -13,9 +13,17 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from misgiving.data.datasets import load_dataset, unlabelled_images
-from misgiving.data.datasets.dataset import Dataset, ImageArray, readable
+from misgiving.data.datasets.dataset import Dataset, ImageArray, without
 from misgiving.data.datasets.tables import read_table
-from misgiving.data.decoding import FAIL, Picture, decode, skipped_sentences
+from misgiving.data.decoding import (
+    FAIL,
+    Picture,
+    check_bad_images,
+    decode,
+    in_order,
+    returning_bad_images,
+    skipped_sentences,
+)
 from misgiving.data.ood_sets.derived import KINDS, DerivedImages, derive, ood_dataset
 from misgiving.data.splits import without_training_images
 from misgiving.errors import BadImage
@@ -216,6 +224,28 @@ def readable_set(
         usable = made
     contents = "; ".join([made.contents, *skipped_sentences(bad, len(usable))])
     return replace(made, contents=contents), bad
+
+
+def readable(
+    dataset: Dataset,
+    *,
+    on_bad_image: str = FAIL,
+    report: Callable[[int, int], None] = lambda *_: None,
+) -> tuple[Dataset, list[BadImage]]:
+    """The readable images of a set, and the others; each image is decoded.
+
+    `report` is called with the number of images that are done, and the total.
+
+    Raises:
+        BadImagesError: There is a bad image and the rule is `fail`, or nothing is left.
+    """
+    bad: list[BadImage] = []
+    work = returning_bad_images(lambda index: dataset.images.read(index).hash, dataset.ids)
+    for done, result in enumerate(in_order(work, len(dataset)), start=1):
+        bad += [result] if isinstance(result, BadImage) else []
+        report(done, len(dataset))
+    check_bad_images(bad, len(dataset), on_bad_image)
+    return without(dataset, bad), bad
 
 
 def read_ood_folder(folder: Path, *, name: str) -> Dataset:
