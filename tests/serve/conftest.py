@@ -37,6 +37,13 @@ def place(request):
     return emptied(request.getfixturevalue("database"))
 
 
+@pytest.fixture
+def store(place):
+    opened = Store.open(place)
+    yield opened
+    opened.close()
+
+
 @contextmanager
 def _service(place, model=None, store=None, **settings):
     settings = {"threads": 1, "timeout": NO_TIMEOUT} | settings

@@ -3,14 +3,12 @@
 import math
 
 import numpy as np
-import pytest
 from standin import case, made_policy
 from waiting import until
 
 from misgiving.deferral.drift import DriftMonitor, expected_errors
 from misgiving.report.sentences import drift_sentence, expected_sentences
 from misgiving.serve.drift_tracker import DriftTracker
-from misgiving.serve.store import Store
 
 FINGERPRINT = made_policy().fingerprint
 
@@ -21,33 +19,22 @@ def a_case(number, *, score=0.8, likeness=-100.0, **values):
     return case(number, **fixed | {"acceptance_score": score, "ood_score": likeness} | values)
 
 
-@pytest.fixture
-def store(sqlite_place):
-    opened = Store.open(sqlite_place)
-    yield opened
-    opened.close()
-
-
 def drawn(count):
     random = np.random.default_rng(0)
-    scores, likenesses = random.uniform(0.5, 1, count), -random.uniform(0, 255, count)
-    return [
-        a_case(number, score=score, likeness=likeness)
-        for number, (score, likeness) in enumerate(
-            zip(scores.tolist(), likenesses.tolist(), strict=True)
-        )
-    ]
+    pairs = random.uniform((0.5, -255), (1, 0), (count, 2)).tolist()
+    return [a_case(n, score=score, likeness=likeness) for n, (score, likeness) in enumerate(pairs)]
 
 
 def described(cases):
     """The tests of a monitor that gets these cases in order, as the service answers."""
     monitor = DriftMonitor(made_policy().certificate_)
     for row in cases:
-        score, ood_score = (
-            math.nan if value is None else value for value in (row.acceptance_score, row.ood_score)
+        monitor.update(
+            score=math.nan if row.acceptance_score is None else row.acceptance_score,
+            ood_score=math.nan if row.ood_score is None else row.ood_score,
+            accepted=row.decision == "accept",
+            content=row.sha256,
         )
-        accepted = row.decision == "accept"
-        monitor.update(score=score, ood_score=ood_score, accepted=accepted, content=row.sha256)
     return [
         {
             **{name: getattr(test, name) for name in ("name", "e_value", "highest", "alarm_at")},
@@ -60,13 +47,12 @@ def described(cases):
     ]
 
 
-def test_the_tracker_agrees_with_a_monitor_of_the_cases_in_order_of_arrival(place, monkeypatch):
+def test_the_tracker_agrees_with_a_monitor_of_the_cases_in_order_of_arrival(store, monkeypatch):
     """Also where the clock of a machine is late, after a restart, and in portions."""
     monkeypatch.setattr("misgiving.serve.drift_tracker.MAX_CASES", 50)
     unusual = (a_case(number, likeness=-1000.0) for number in range(50, 120))
     mute = (a_case(number, score=None, likeness=None) for number in range(120, 150))
     cases = [*drawn(40)[::-1], *unusual, *mute]
-    store = Store.open(place)
     watch = DriftTracker(made_policy(), store)
     store.add(cases[:25])
     assert watch.update().complete
@@ -80,7 +66,6 @@ def test_the_tracker_agrees_with_a_monitor_of_the_cases_in_order_of_arrival(plac
         assert [look.complete for look in looks] == [False, False, True]
         assert looks[-1].alarm
         assert [dict(test) for test in looks[-1].tests] == described(cases)
-    store.close()
 
 
 def test_the_thread_outlives_a_failure(store, monkeypatch):
@@ -114,18 +99,10 @@ def test_each_image_of_this_policy_counts_once_and_those_of_a_list_do_not(store)
     seen = watch.update()
     assert (seen.cases, seen.alarm) == (30, False)
     assert [dict(test) for test in seen.tests] == described(cases)
-    store.add([selection[0].model_copy(update={"id": "f" * 32})])  # sent by a client as well
-    assert watch.update().cases == 31
-
-
-def test_right_answers_are_expected_of_the_latest_cases(store):
-    cases, watch = drawn(40), DriftTracker(made_policy(unit="image"), store)
-    assert watch.update().expected == ""
-    listed = a_case(51, score=0.5).model_copy(update={"place": 1})
-    store.add([*cases, a_case(50, score=None), listed])
     errors = np.array([1 - case.acceptance_score for case in cases])
     accepted = np.array([case.decision == "accept" for case in cases])
     expected = expected_errors(made_policy(unit="image"), errors, accepted)
-    assert expected[0].images == 40
-    sentences = expected_sentences(expected, "image", drifted=False)
-    assert watch.update().expected == " ".join(sentences)
+    assert seen.expected == " ".join(expected_sentences(expected, "image", drifted=False))
+    store.add([selection[0].model_copy(update={"id": "f" * 32})])  # sent by a client as well
+    store.add([a_case(50, score=None)])  # of which no error is expected
+    assert watch.update().cases == 32

@@ -87,15 +87,7 @@ def test_a_list_is_stored_once_and_images_that_cannot_be_read_are_returned(start
     assert "1000 bytes" in bad[1].reason
 
 
-def test_a_folder_or_database_that_stores_nothing_is_one_line(
-    misgiving, exported, started, suspects, tmp_path, monkeypatch
-):
-    (tmp_path / "file").write_bytes(b"")
-    options = "--keep-images", tmp_path / "file", "--store", tmp_path / "other.sqlite", "--port", 0
-    code, _, error = misgiving("serve", exported[1], *options)
-    assert (code, (tmp_path / "other.sqlite").exists()) == (1, False)
-    assert f"{tmp_path / 'file'}: File exists" in one_line(error)
-
+def test_a_list_that_cannot_be_used_or_stored_is_one_line(started, suspects, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OperationalError("INSERT", {}, Exception("disk I/O error\nwith values"))
 
@@ -104,12 +96,7 @@ def test_a_folder_or_database_that_stores_nothing_is_one_line(
     with pytest.raises(DataError) as failure:
         add(service, suspects)
     assert "(disk I/O error)" in one_line(str(failure.value))
-
-
-def test_a_list_that_cannot_be_used_is_one_line(misgiving, exported, tmp_path):
     path = tmp_path / "list.csv"
-    code, _, error = misgiving("serve", exported[1], "--cases", path)  # before it loads the model
-    assert (code, str(path) in one_line(error)) == (1, True)
     for text in ("", "path,label\n", "id,label\n1,a\n", 'path\n"missing.png\n'):
         path.write_text(text)
         with pytest.raises(DataError) as failure:

@@ -20,17 +20,11 @@ from misgiving.serve import server
 
 
 def test_a_run_is_exported_while_it_is_served(exported, monkeypatch):
-    run, folder = exported
-    made = []
-
-    def export(asked, out):
-        assert asked == run
-        made.append(Path(shutil.copytree(folder, out)))
-
-    monkeypatch.setattr(exporting, "export_run", export)
-    with _bundle(run, 1) as bundle:
-        assert bundle.fingerprint == Bundle.load(folder).fingerprint
-    assert not made[0].exists()
+    made, copies = {}, lambda run, out: made.update({run: shutil.copytree(exported[1], out)})
+    monkeypatch.setattr(exporting, "export_run", copies)
+    with _bundle(exported[0], 1) as bundle:
+        assert bundle.fingerprint == Bundle.load(exported[1]).fingerprint
+    assert not made[exported[0]].exists()
 
 
 def test_arguments_that_cannot_be_used_are_explained(misgiving, exported, tmp_path, monkeypatch):
@@ -47,10 +41,13 @@ def test_arguments_that_cannot_be_used_are_explained(misgiving, exported, tmp_pa
             (["--timeout", "nan"], "--timeout"),
             (["--api-key-file", "short"], "16 characters"),
             (["--api-key-file", "binary"], "binary"),
+            (["--cases", "missing.csv"], "missing.csv"),
+            (["--keep-images", "short", "--port", 0], "short: File exists"),
         ):
-            code, _, error = misgiving("serve", exported[1], *options)
+            code, _, error = misgiving("serve", exported[1], "--store", "cases.sqlite", *options)
             assert code in (1, 2)
             assert reason in one_line(error)
+    assert not Path("cases.sqlite").exists()
     code, _, error = misgiving("serve", tmp_path, "--port", 0)
     assert (code, str(tmp_path) in one_line(error)) == (1, True)
 
