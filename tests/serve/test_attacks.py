@@ -48,8 +48,8 @@ def test_a_hostile_name_is_only_ever_text(serving, tmp_path):
         head = f'Content-Disposition: form-data; name="f"; filename="{quoted}"\r\n\r\n'
         body = b"--b\r\n" + head.encode() + picture() + b"%d\r\n--b--\r\n" % number
         kind = {"Content-Type": "multipart/form-data; boundary=b"}
-        response = client.post("/decisions", content=body, headers=kind)
-        case = response.json()["results"][0]["case"]
+        answer = client.post("/decisions", content=body, headers=kind).json()
+        case = answer["results"][0]["case"]
         shown = re.split(r"\\", name.partition("\r\n")[0])[-1][:255]
         assert case["name"].endswith(re.sub(r"[\0\x85]", "\ufffd", shown))
         assert "set-cookie" not in client.get(f"/cases/{case['id']}").headers

@@ -116,20 +116,18 @@ def test_small_files_that_need_much_memory_wait_their_turn(
 def test_memory_is_reserved_in_the_order_of_requests():
     budget, order, release = MemoryBudget(10), [], threading.Event()
 
-    def take(name, wanted):
-        with budget.reserve(wanted):
-            order.append(name)
+    def take(size):
+        with budget.reserve(size):
+            order.append(size)
             release.wait(10)
 
     with ThreadPoolExecutor(3) as threads:
-        threads.submit(take, "first", 6)
-        until(lambda: order)
-        for waiting, (name, wanted) in enumerate([("large", 99), ("small", 1)], 1):
-            threads.submit(take, name, wanted)
-            until(lambda waiting=waiting: len(budget._waiting) == waiting)
-        assert order == ["first"]
+        for waiting, size in enumerate([6, 99, 1]):  # the second is larger than the budget
+            threads.submit(take, size)
+            until(lambda waiting=waiting: order and len(budget._waiting) == waiting)
+        assert order == [6]
         release.set()
-    assert order == ["first", "large", "small"]
+    assert order == [6, 99, 1]
 
 
 def progressive(size=(64, 48), **options):

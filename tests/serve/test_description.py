@@ -1,8 +1,5 @@
 """The API agrees with its OpenAPI description for any input."""
 
-import http.client
-import json
-
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -14,7 +11,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from services import standin_at
+from services import ask, standin_at
 from standin import KEY, picture
 
 CHECKS = [
@@ -37,12 +34,10 @@ OPERATIONS = [
 def described(tmp_path_factory):
     """The description of a service, and one of its cases."""
     place = tmp_path_factory.mktemp("described") / "cases.sqlite"
-    with standin_at(str(place)) as (_, (host, port)):
-        connection = http.client.HTTPConnection(host, port)
-        connection.request("POST", "/decisions", picture(), {"Content-Type": "image/png"})
-        case = json.load(connection.getresponse())["results"][0]["case"]
-        connection.close()
-        yield schemathesis.openapi.from_url(f"http://{host}:{port}/openapi.json"), case
+    with standin_at(str(place)) as (_, where):
+        (result,) = ask(where, "POST", "/decisions", picture())[2]["results"]
+        url = "http://{}:{}/openapi.json".format(*where)
+        yield schemathesis.openapi.from_url(url), result["case"]
 
 
 def strategy_of(operation, known):

@@ -57,9 +57,9 @@ def test_a_file_that_is_too_large_does_not_affect_other_files(where):
     assert good["case"]["predicted_class"] == "light"
 
 
+@pytest.mark.usefixtures("nothing_stored")
 def test_a_body_that_cannot_be_used_is_a_problem_and_the_connection_stays_usable(where):
     connection = http.client.HTTPConnection(*where, timeout=60)
-    before = ask(where, "GET", "/cases")[2]["total"]
     for body, kind, status in (
         (b"x" * 150_000, "image/png", 413),  # its end comes after the refusal is certain
         (b"x" * 4_000_000, "image/png", 413),  # a client that sends all of it before it reads
@@ -82,8 +82,6 @@ def test_a_body_that_cannot_be_used_is_a_problem_and_the_connection_stays_usable
         assert response.status == json.load(response)["status"] == status, body[:99]
         assert response.headers["Content-Type"] == "application/problem+json"
         assert response.headers["Connection"] is None
-    connection.request("GET", "/cases")
-    assert json.load(connection.getresponse())["total"] == before
     connection.close()
 
 
@@ -176,15 +174,14 @@ def test_a_client_that_disconnects_leaves_nothing_behind(where):
         return urlopen("http://{}:{}/metrics".format(*where)).read().decode()
 
     def disconnected():
-        found = re.search(r'method="POST",path="/decisions",status="400"\} (.*)', metrics())
-        return float(found[1]) if found else 0.0
+        counts = re.findall(r'path="/decisions",status="400"\} (.*)', metrics())
+        return max(map(float, counts), default=0.0)
 
     before = disconnected()
     for _ in range(5):
         with socket.create_connection(where) as connection:
             connection.sendall(head(50_000) + b"x" * 1000)
     until(lambda: disconnected() == before + 5)
-    text = metrics()
-    assert "misgiving_waiting_images 0.0" in text
-    assert "misgiving_held_bytes 0.0" in text
-    assert 'status="500"' not in text
+    assert "misgiving_waiting_images 0.0" in metrics()
+    assert "misgiving_held_bytes 0.0" in metrics()
+    assert 'status="500"' not in metrics()

@@ -11,6 +11,7 @@ import pytest
 from commands import one_line
 from services import ask, standin_at
 from standin import KEY, picture
+from test_limits import GET, head
 from waiting import until
 
 from misgiving.bundle import export_run as exporting
@@ -64,7 +65,7 @@ def test_a_connection_without_a_request_is_closed(sqlite_place):
     with standin_at(sqlite_place, head_seconds=0.5) as (_, where):
         begun = time.monotonic()
         with socket.create_connection(where, timeout=60) as connection:
-            connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            connection.sendall(GET + b"\r\n")
             assert b"200 OK" in connection.recv(65536)
             connection.sendall(b"GET /")
             until(lambda: is_closed(connection))
@@ -73,10 +74,6 @@ def test_a_connection_without_a_request_is_closed(sqlite_place):
 
 def test_idle_connections_lock_nobody_out(sqlite_place):
     data = picture()
-    head = (
-        "POST /decisions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\n"
-        f"Content-Length: {len(data)}\r\n\r\n"
-    )
     options = {"max_connections": 10, "closed_together": 2, "head_seconds": 3600}
     with standin_at(sqlite_place, **options) as (_, where), ExitStack() as opened:
 
@@ -84,14 +81,14 @@ def test_idle_connections_lock_nobody_out(sqlite_place):
             return opened.enter_context(socket.create_connection(where, timeout=60))
 
         busy = connect()
-        busy.sendall(head.encode() + data[:10])
+        busy.sendall(head(len(data)) + data[:10])
         metrics = "http://{}:{}/metrics".format(*where)
         until(lambda: b"held_bytes 10.0" in urlopen(metrics).read())
         idle = [connect() for _ in range(50)]
         for _ in range(3):
             assert ask(where, "GET", "/health")[0] == 200
         until(lambda: is_closed(idle[0]))
-        idle[-1].sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        idle[-1].sendall(GET + b"\r\n")
         busy.sendall(data[10:])
         for connection in (idle[-1], busy):
             assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
