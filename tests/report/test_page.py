@@ -2,6 +2,7 @@ import re
 from dataclasses import replace
 from statistics import mean, stdev
 
+import matplotlib
 import pytest
 from elements import parse
 from fabricated import ALWAYS, BLANK, SETTINGS, SOMETIMES, Result, run_of, where
@@ -15,7 +16,11 @@ ODIN = "Five metrics on every set"
 
 
 def test_the_report_and_its_figures_are_written_alike_and_nothing_else(finished, tmp_path):
-    report = write_report(finished, tmp_path)
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        settings = dict(matplotlib.rcParams)
+        report = write_report(finished, tmp_path)
+        assert dict(matplotlib.rcParams) == settings
     figures = {f"{name}.{kind}" for name in ALWAYS for kind in ("png", "svg")}
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     assert {path.name for path in before} == {"report.html", *figures}
