@@ -19,7 +19,7 @@ def test_the_ood_come_first_and_then_the_most_probably_wrong(predicted):
     assert [row.path for row in worst_first(rows)] == ["1", "2", "0"]
 
 
-def test_the_sheet_holds_all_that_it_shows_and_names_are_never_markup(predicted):
+def test_the_sheet_holds_all_that_it_shows_and_names_are_never_markup(predicted, monkeypatch):
     page = parse(contact_sheet(predicted))
     assert "script" not in page.tags
     assert all(text in page.text for text in (FILE_NAME, "less < more", "a&b"))
@@ -28,10 +28,7 @@ def test_the_sheet_holds_all_that_it_shows_and_names_are_never_markup(predicted)
     assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
     thumbnail = Image.open(io.BytesIO(base64.b64decode(page.links[0].split(",")[1])))
     assert thumbnail.size == (240, 120)
-
-
-def test_no_more_than_a_browser_scrolls_through_are_shown(predicted, monkeypatch):
-    monkeypatch.setattr(module, "MAX_IMAGES", 3)
+    monkeypatch.setattr(module, "MAX_IMAGES", 3)  # that a browser scrolls through
     page = parse(contact_sheet(predicted))
     assert "The 3 worst of 4 are shown." in page.text
     assert len(page.images) == 3

@@ -91,11 +91,10 @@ def test_a_missing_model_experiment_or_detector_is_named_and_leaves_the_rest(res
     assert len(read(run).tables["Verdicts"]) == 6
 
 
-def test_a_figure_is_drawn_where_there_is_data_for_it(complete_figures):
+def test_a_figure_is_drawn_where_there_is_data_and_unfinished_units_and_leakage_are_told(
+    complete, complete_figures
+):
     assert complete_figures.keys() == {*ALWAYS, *SOMETIMES}  # others: see the first test
-
-
-def test_unfinished_units_and_leakage_are_on_the_page(complete):
     page = read(complete)
     assert "1 unit is not in these numbers: generalization, trial 2, mse." in missing(complete)
     said = "4.1, trial 0: no group and no identical image is in two sets (1682 images in test)"
