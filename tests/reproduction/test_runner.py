@@ -57,15 +57,11 @@ def test_a_unit_of_other_settings_or_code_is_not_finished(
 
 
 @pytest.mark.parametrize("experiment", ["generalization", "ood_detection"])
-@pytest.mark.parametrize("constant", ["features", "outputs"])
-def test_a_network_that_has_collapsed_is_measured(
-    trial_data, reproduction, tmp_path, experiment, constant
-):
+def test_a_network_that_has_collapsed_is_measured(trial_data, reproduction, tmp_path, experiment):
     unit = Unit(experiment, 0, "proposed")
     setup = trial_data.setup(unit)
     checkpoint = load(reproduction / unit.folder / "run")
-    network = checkpoint.model.backbone if constant == "features" else checkpoint.model
-    for parameter in network.parameters():
+    for parameter in checkpoint.model.parameters():
         parameter.data.zero_()
     predictions = predictions_of(checkpoint, setup.images_of(setup.evaluation_sets.measured))
     assert (np.ptp(predictions.features, axis=0) == 0).all()
@@ -145,7 +141,6 @@ def test_a_training_that_diverges_is_a_result_and_does_not_stop_the_others(
     cache, reproduction, tmp_path, monkeypatch
 ):
     trial_data = TrialData(replace(TINY, trials=1, learning_rates=(1.0,)), cache)
-
     diverge = Mock(side_effect=TrainingError("the loss is not finite"))
     monkeypatch.setattr(runner, "train_run", diverge)
     unit = Unit("ood_detection", 0, "proposed")

@@ -47,8 +47,8 @@ def test_pages_hold_every_case_once_in_order(store, many):
         return cases
 
     def key(row):
-        risk = 0.3 if row.error_probability is None else row.error_probability
-        return round(risk, 9), row.id
+        unsure = row.error_probability is None
+        return 1 - row.probability if unsure else row.error_probability, row.id
 
     for limit in (1, 7, 61, 500):
         assert pages("expected_error", limit) == [mute, *sorted(many, key=key, reverse=True)]
