@@ -1,11 +1,12 @@
 import shutil
-import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from waiting import until
 
 from misgiving.bundle import decide_files as deciding
 from misgiving.bundle.decide_files import decide_files, load_model
@@ -18,18 +19,13 @@ COUNT = 5 * LOOK_AHEAD
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
+def names(tmp_path_factory):
     """Pictures of which each has a size of its own; some are reduced when decoded."""
     folder, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for number in range(COUNT):
         pixels = random.integers(0, 256, (20 + number, 100 - number, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:03d}.{('png', 'jpg')[number % 2]}")
-    return sorted(folder.iterdir())
-
-
-@pytest.fixture(scope="module")
-def names(photos):
-    return list(map(str, photos))
+    return sorted(map(str, folder.iterdir()))
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +36,18 @@ def run(exported, tmp_path_factory):
     return run
 
 
-def on_its_own(checkpoint, path):
+def on_its_own(checkpoint, name):
     """Row of an image that is decoded, preprocessed and classified alone, in float64."""
-    square = checkpoint.preprocessing.from_file(path.read_bytes(), str(path))
+    square = checkpoint.preprocessing.from_file(Path(name).read_bytes(), name)
     image = torch.from_numpy(square).permute(2, 0, 1)[None].double() / 255
     with torch.no_grad():
         logits, losses, _ = checkpoint.model(image)
     probability, choice = logits[0].softmax(dim=0).max(dim=0)
-    return str(path), checkpoint.classes[choice], probability.item(), losses.item()
+    return name, checkpoint.classes[choice], probability.item(), losses.item()
 
 
 @pytest.mark.parametrize("batch_size", [7, COUNT])
-def test_predictions_are_those_of_every_image_on_its_own(run, photos, names, batch_size, tmp_path):
+def test_predictions_are_those_of_every_image_on_its_own(run, names, batch_size, tmp_path):
     reports = []
     options = {"batch_size": batch_size, "on_image": lambda *seen: reports.append(seen)}
     predicted = decide_files(load_model(run, device="cpu"), names, tmp_path / "parts", **options)
@@ -60,7 +56,7 @@ def test_predictions_are_those_of_every_image_on_its_own(run, photos, names, bat
     ]
     checkpoint = load(run)
     checkpoint.model.double()
-    expected = [on_its_own(checkpoint, path) for path in photos]
+    expected = [on_its_own(checkpoint, name) for name in names]
     assert [row[:2] for row in predicted] == [row[:2] for row in expected]
     numbers = [row[2:4] for row in predicted]
     np.testing.assert_allclose(numbers, [row[2:] for row in expected], rtol=1e-3, atol=2e-6)
@@ -69,23 +65,19 @@ def test_predictions_are_those_of_every_image_on_its_own(run, photos, names, bat
 def test_files_are_decoded_while_the_model_runs_but_not_far_ahead(
     run, names, monkeypatch, tmp_path
 ):
-    decoded, enough, waited, ahead = [], threading.Event(), [], []
-    read = Preprocessing.from_file
+    decoded, ahead, read = [], [], Preprocessing.from_file
 
     def watched(*arguments):
         decoded.append(arguments)
-        if len(decoded) >= 2 * LOOK_AHEAD:
-            enough.set()
         return read(*arguments)
 
     def see(done, _):
-        waited.append(enough.wait(timeout=120))
+        until(lambda: len(decoded) >= min(COUNT, done + LOOK_AHEAD - 1))
         ahead.append(len(decoded) - done)
 
     monkeypatch.setattr(Preprocessing, "from_file", watched)
     options = {"batch_size": LOOK_AHEAD + 1, "on_image": see}
     decide_files(load_model(run, device="cpu"), names, tmp_path / "parts", **options)
-    assert all(waited)
     assert max(ahead) <= LOOK_AHEAD + 1
 
 
@@ -131,13 +123,13 @@ def test_parts_that_are_there_are_not_decided_on_again(exported, names, tmp_path
     assert sum(asked) == COUNT
 
 
-def test_an_image_that_has_changed_is_decided_on_again(exported, photos, tmp_path):
+def test_an_image_that_has_changed_is_decided_on_again(exported, names, tmp_path):
     model, path, parts = load_model(exported[1]), tmp_path / "photo.png", tmp_path / "parts"
     path.write_bytes(b"no image")
-    both = [str(path), str(photos[0])]
+    both = [str(path), names[0]]
     rows = decide_files(model, both, parts, on_bad_image="skip")
     assert [bool(row.unreadable) for row in rows] == [True, False]
-    for source in photos[0], photos[2]:
-        path.write_bytes(source.read_bytes())
+    for number in (0, 2):
+        path.write_bytes(Path(names[number]).read_bytes())
         again = decide_files(model, both[:1], parts)
-        assert [*again] == [*decide_files(model, both[:1], tmp_path / source.stem)]
+        assert [*again] == [*decide_files(model, both[:1], tmp_path / str(number))]

@@ -76,11 +76,10 @@ def decisions_of(bundle, paths):
 
 def assert_same_decisions(found, expected):
     assert len({decision.decision for decision in expected}) >= 2
-    for name in ("decision", "predicted_class"):
-        assert [getattr(ours, name) for ours in found] == [getattr(row, name) for row in expected]
-    for name in ("error_probability", "acceptance_score", "ood_p_value"):
-        ours, theirs = ([getattr(row, name) for row in rows] for rows in (found, expected))
-        np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-3)
+    for ours, row in zip(found, expected, strict=True):
+        assert (ours.decision, ours.predicted_class) == (row.decision, row.predicted_class)
+        for name in ("error_probability", "acceptance_score", "ood_p_value"):
+            assert getattr(ours, name) == pytest.approx(getattr(row, name), rel=2e-3, abs=2e-3)
 
 
 def test_a_torchvision_model_decides_through_the_bundle_as_on_its_predictions(
@@ -163,12 +162,10 @@ def test_a_preprocessing_is_that_of_a_run(exported, tmp_path):
     path = tmp_path / "preprocessing.json"
     path.write_text(json.dumps(recorded))
     assert read_preprocessing(path) == Bundle.load(exported[1]).preprocessing
-    without_size = {name: value for name, value in recorded.items() if name != "image_size"}
     for content, culprit in (
         ({**recorded, "crop": None}, "crop"),
-        ({**recorded, "crop": 2}, "crop"),
         ({**recorded, "size": 16}, "size"),
-        (without_size, "'image_size'"),
+        ({"crop": 1.0}, "'image_size'"),
     ):
         path.write_text(json.dumps(content))
         with pytest.raises(DataError, match=culprit):
