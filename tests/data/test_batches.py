@@ -1,4 +1,6 @@
 import threading
+import time
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +9,7 @@ import torch
 from coloured import coloured_set
 
 from misgiving.data.batching import batches, sampling_order
+from misgiving.data.decoding import LOOK_AHEAD, WORKERS, in_order
 from misgiving.errors import DataError
 
 IMBALANCED = np.repeat([0, 1, 2], [9000, 900, 100])
@@ -103,3 +106,33 @@ def test_an_error_while_reading_ahead_is_raised_when_its_batch_is_requested(
     assert [next(running).indices.item() for _ in range(3)] == [0, 1, 2]
     with pytest.raises(DataError, match="the disk is gone"):
         next(running)
+
+
+@pytest.mark.parametrize("ahead", [1, 2, LOOK_AHEAD, 3 * LOOK_AHEAD])
+def test_work_runs_so_far_ahead_and_no_further(ahead):
+    begun, most, count = [], [], 4 * LOOK_AHEAD
+    for taken, _ in enumerate(in_order(begun.append, count, ahead=ahead)):
+        deadline = time.monotonic() + 120
+        while len(begun) < min(taken + ahead, count) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.002)  # the threads would go on if they could
+        most.append(len(begun) - taken)
+    assert max(most) == ahead
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_failure_or_stopping_early_does_not_wait_for_work_that_has_not_begun(fails):
+    begun = []
+
+    def work(index):
+        begun.append(index)
+        time.sleep(0.1 * (index > 0))
+        if fails:
+            raise ValueError(index)
+
+    with closing(in_order(work, 1000, ahead=500)) as results:
+        try:
+            next(results)
+        except ValueError:
+            assert fails
+    assert len(begun) <= 10 * WORKERS
