@@ -3,18 +3,18 @@ import hashlib
 import os
 import resource
 import signal
-import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from coloured import Fragile, dataset_of
+from coloured import Fragile, dataset_of, write_photos
 from PIL import Image
 
 from misgiving.data import cache
 from misgiving.data.cache import prepare
-from misgiving.data.datasets import load_dataset, unlabelled_images
+from misgiving.data.datasets import unlabelled_images
 from misgiving.data.decoding import decode
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError
@@ -24,15 +24,6 @@ SMALL = Preprocessing(image_size=4, crop=1.0, color_constancy="none")
 
 def pixels(count=7, side=6, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3)).astype(np.uint8)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for number, image in enumerate(pixels()):
-        path = tmp_path / "set" / "ab"[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
-    return tmp_path / "set"
 
 
 def left_in(cache):
@@ -66,10 +57,10 @@ def test_every_image_is_preprocessed_once_in_order_and_then_read_without_writing
     assert source.tried.total() == 50
 
 
-def test_a_changed_file_is_prepared_again(folder, tmp_path):
-    dataset = load_dataset(f"folder:{folder}")
+def test_a_changed_file_is_prepared_again(tmp_path):
+    changed, *_ = write_photos(tmp_path / "set")
+    dataset = unlabelled_images([changed], name="it")
     prepare(dataset, SMALL, cache=tmp_path / "cache")
-    changed = folder / dataset.ids[0]
     Image.new("RGB", (6, 6), (1, 2, 3)).save(changed)
     os.utime(changed, ns=(5, 5))
     prepared = prepare(dataset, SMALL, cache=tmp_path / "cache")
@@ -169,19 +160,9 @@ def test_a_full_disk_is_an_error_that_leaves_nothing_behind(tmp_path):
 def test_of_many_that_prepare_one_set_at_once_one_does_the_work(tmp_path):
     source = Fragile(pixels(40))
     dataset = dataset_of(source)
-    start, results = threading.Barrier(6), []
-
-    def work():
-        start.wait()
-        results.append(prepare(dataset, SMALL, cache=tmp_path).fingerprint)
-
-    threads = [threading.Thread(target=work) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 6
-    assert len(set(results)) == 1
+    with ThreadPoolExecutor(6) as threads:
+        work = [threads.submit(prepare, dataset, SMALL, cache=tmp_path) for _ in range(6)]
+    assert len({prepared.result().fingerprint for prepared in work}) == 1
     assert source.tried == Counter(range(40))
 
 

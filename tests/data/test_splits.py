@@ -175,14 +175,10 @@ def test_partitioned_groups_stay_together_with_every_image_once_in_any_order(
 @given(columns(4, 6, 8))
 def test_leaks_are_the_other_sets_of_all_images_that_share_group_or_content(drawn):
     sets, groups, contents = drawn
-    split = Split(
-        ids=tuple(map(str, range(len(sets)))),
-        hashes=tuple(f"content {content}" for content in contents),
-        sets=tuple(SETS[number] for number in sets),
-        labels=("NV",) * len(sets),
-        groups=tuple(f"lesion {group}" for group in groups),
-    )
-    images = list(zip(split.sets, split.groups, split.hashes, strict=True))
+    names = tuple(SETS[number] for number in sets)
+    hashes, lesions = (tuple(map(str, values)) for values in (contents, groups))
+    split = Split(tuple(map(str, range(len(sets)))), hashes, names, ("NV",) * len(sets), lesions)
+    images = list(zip(names, lesions, hashes, strict=True))
     for (name, group, content), leak in zip(images, leaks(split), strict=True):
         others = {s for s, g, c in images if s != name and (g == group or c == content)}
         assert leak.split() == sorted(others)
@@ -202,8 +198,7 @@ cells = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6
 
 @given(rows=st.lists(st.tuples(*[cells] * 5), min_size=1, max_size=5, unique_by=lambda row: row[0]))
 def test_a_split_of_any_names_survives_its_table(table, rows):
-    ids, hashes, sets, labels, groups = zip(*rows, strict=True)
-    split = Split(ids=ids, hashes=hashes, sets=sets, labels=labels, groups=groups)
+    split = Split(*zip(*rows, strict=True))
     write_split(table, split)
     assert table.read_text().splitlines()[0] == HEADER
     assert read_split(table) == split
