@@ -95,31 +95,21 @@ def test_areas_lie_between_the_extremes_of_the_loss(drawn):
     assert -1e-12 <= found["augrc"] <= losses.mean() + 1e-12
 
 
-@given(cases, st.integers(1, 7))
-def test_areas_are_in_units_of_the_loss(drawn, factor):
-    confidences, quarters = drawn
-    expected = {name: factor * value for name, value in areas(confidences, quarters).items()}
-    assert areas(confidences, factor * quarters) == pytest.approx(expected, abs=1e-11)
-
-
 @given(cases, st.integers(1, 20))
-def test_a_constant_added_to_the_loss_is_added_to_aurc_and_leaves_its_excess(drawn, quarters_more):
+def test_areas_are_in_units_of_the_loss_and_a_constant_added_to_it_leaves_the_excess(drawn, more):
     confidences, quarters = drawn
-    before, after = areas(confidences, quarters), areas(confidences, quarters + quarters_more)
-    assert after["aurc"] == pytest.approx(before["aurc"] + quarters_more / 4, abs=1e-11)
+    before, after = areas(confidences, quarters), areas(confidences, quarters + more)
+    assert after["aurc"] == pytest.approx(before["aurc"] + more / 4, abs=1e-11)
     assert after["excess_aurc"] == pytest.approx(before["excess_aurc"], abs=1e-11)
+    scaled = {name: more * value for name, value in before.items()}
+    assert areas(confidences, more * quarters) == pytest.approx(scaled, abs=1e-11)
 
 
 @given(cases)
-def test_augrc_of_an_order_and_of_its_reverse_sum_to_the_mean_loss(drawn):
+def test_augrc_and_its_reverse_sum_to_the_mean_loss_and_the_best_order_has_no_excess(drawn):
     confidences, quarters = drawn
     both = curve(*drawn).augrc() + curve(-confidences, quarters).augrc()
     assert both == pytest.approx(quarters.mean() / 4, abs=1e-12)
-
-
-@given(cases)
-def test_a_confidence_that_falls_with_the_loss_has_no_excess(drawn):
-    confidences, quarters = drawn
     assert areas(-quarters, quarters)["excess_aurc"] == 0
     assert areas(-quarters, quarters)["aurc"] <= areas(confidences, quarters)["aurc"] + 1e-12
 
@@ -127,25 +117,20 @@ def test_a_confidence_that_falls_with_the_loss_has_no_excess(drawn):
 @given(cases, st.integers(0, 4 * QUARTERS))
 def test_the_coverage_at_a_risk_is_the_largest_of_a_threshold_within_it(drawn, sixteenths):
     confidences, quarters = drawn
+    made, mean_loss = curve(*drawn), float(quarters.mean() / 4)
     accepted = [confidences >= threshold for threshold in confidences]
     within = [
         mask.mean() for mask in accepted if 4 * quarters[mask].sum() <= sixteenths * mask.sum()
     ]
-    found = curve(*drawn).coverage_at_risk(sixteenths / 16)
-    assert found == pytest.approx(max(within, default=0))
+    assert made.coverage_at_risk(sixteenths / 16) == pytest.approx(max(within, default=0))
+    assert made.coverage_at_risk(mean_loss) == 1
+    assert made.risk_at_coverage(1.0) == pytest.approx(mean_loss)
 
 
 @given(cases, st.lists(st.floats(0, 2), min_size=2, max_size=2).map(sorted))
 def test_the_more_risk_is_allowed_the_more_is_covered(drawn, allowed):
     less, more = (curve(*drawn).coverage_at_risk(risk) for risk in allowed)
     assert less <= more
-
-
-@given(cases)
-def test_full_coverage_has_the_mean_loss_as_risk(drawn):
-    mean_loss = float(drawn[1].mean() / 4)
-    assert curve(*drawn).risk_at_coverage(1.0) == pytest.approx(mean_loss)
-    assert curve(*drawn).coverage_at_risk(mean_loss) == 1
 
 
 @given(columns(DISTINCT, QUARTERS, size=DISTINCT), st.data())
