@@ -13,7 +13,7 @@ from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset, unlabelled_images
 from misgiving.data.datasets.dataset import ImageFiles
 from misgiving.data.decoding import FAIL, SKIP
-from misgiving.data.ood_sets import readable, readable_set, write_ood_set
+from misgiving.data.ood_sets import readable_set, write_ood_set
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImagesError, DataError
 
@@ -145,9 +145,9 @@ def test_a_file_that_is_deleted_or_damaged_is_a_bad_image_until_it_is_repaired(f
 def test_a_reason_is_one_line_that_no_terminal_obeys(tmp_path):
     (tmp_path / "line\nbreak\x1b[31m.png").write_bytes(b"")
     (tmp_path / "good.png").write_bytes(rgb(picture()))
-    _, bad = readable(unlabelled_images([tmp_path], name="x"), on_bad_image="skip")
-    assert "line\\nbreak\\x1b[31m.png: the file is empty" in str(bad[0])
-    assert str(bad[0]).isprintable()
+    (bad,) = skipping(unlabelled_images([tmp_path], name="x"), tmp_path).skipped
+    assert "line\\nbreak\\x1b[31m.png: the file is empty" in str(bad)
+    assert str(bad).isprintable()
 
 
 def test_an_ood_set_is_built_without_bad_images_and_says_so(files, tmp_path):

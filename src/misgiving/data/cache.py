@@ -7,7 +7,7 @@ import os
 import zlib
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -185,15 +185,11 @@ def _load(folder: Path, dataset: Dataset, shape: tuple[int, ...]) -> ImageSet | 
     return ImageSet(
         images=images,
         rows=rows,
-        labels=readable.labels,
-        ids=readable.ids,
-        groups=readable.groups,
         hashes=tuple(hashes[rows].tolist()),
-        classes=readable.classes,
         skipped=tuple(BadImage(*image) for image in record["bad"]),
         unchecked=dict(enumerate(record["checksums"])),
         record=folder / RECORD,
-        group_columns=readable.group_columns,
+        **{fact.name: getattr(readable, fact.name) for fact in fields(LabelledImages)},
     )
 
 

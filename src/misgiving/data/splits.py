@@ -178,11 +178,6 @@ class EvaluationSets(NamedTuple):
     tuning: str
     measured: str
 
-    @property
-    def has_tuning_set(self) -> bool:
-        """True where tuning and measuring use different images."""
-        return self.tuning != self.measured
-
 
 SPLITS: Registry[EvaluationSets] = Registry(
     "split",
@@ -229,15 +224,14 @@ def leakage_of(
 ) -> SplitLeakage:
     """Count the groups and images that sets share."""
     pairs = list(zip(split.sets, leaks(split), strict=True))
+    measured_leaks = [others.split() for name, others in pairs if name == measured]
     sets_of = Counter(group for group, _ in {*zip(split.groups, split.sets, strict=True)})
     return SplitLeakage(
         experiment,
         trial,
         shared_groups=sum(count > 1 for count in sets_of.values()),
-        leaking_images=sum(
-            name == measured and "train" in others.split() for name, others in pairs
-        ),
-        measured_images=sum(name == measured for name, _ in pairs),
+        leaking_images=sum("train" in others for others in measured_leaks),
+        measured_images=len(measured_leaks),
         separate=not any(others for _, others in pairs),
     )
 

@@ -64,7 +64,7 @@ def policy_sets(trained: TrainedUnit) -> PolicySets:
         detectors = FittedDetectors.fit(training)
     except DataError:  # the network has collapsed to one output
         detectors = FittedDetectors()
-    if setup.evaluation_sets.has_tuning_set:
+    if setup.evaluation_sets.tuning != trained.measured:
         tune, calibration = (
             predictions_of(checkpoint, setup.images_of(name)) for name in ("tune", "calibrate")
         )
@@ -84,7 +84,7 @@ def measure_generalization(trained: TrainedUnit) -> dict[str, list[Measurement]]
     sets = policy_sets(trained)
     of_policies, calibrator = measure_policies(sets, trained.folder, seed=setup.training.seed)
     confidences = all_scores(predictions, sets.detectors)
-    if calibrator is not None and setup.evaluation_sets.has_tuning_set:
+    if calibrator is not None and setup.evaluation_sets.tuning != trained.measured:
         evidence = sets.detectors.evidence(predictions.features, predictions.taps)
         confidences = dict(calibrator.with_learned(confidences, predictions.logits, evidence))
         confidences.setdefault(ERROR_ESTIMATOR, confidences[CALIBRATED])

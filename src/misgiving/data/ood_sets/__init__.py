@@ -72,9 +72,9 @@ def picture_crops(
     *,
     name: str = "photographs",
     pictures: tuple[str, ...] = PHOTOGRAPHS,
-    described: str = f"{len(PHOTOGRAPHS)} photographs",
 ) -> Dataset:
     """Crops at random positions, evenly from all pictures; the picture is the group."""
+    described = "one histology picture" if pictures == HISTOLOGY else f"{len(pictures)} photographs"
     random = np.random.default_rng(seed)
     shares = [len(part) for part in np.array_split(np.arange(CROPS), len(pictures))]
     data = files("skimage") / "data"
@@ -106,9 +106,7 @@ def random_crops(
 
 OOD_SETS: Registry[Callable[[Dataset, int], Dataset]] = Registry(
     "OOD set",
-    histology=partial(
-        picture_crops, name="histology", pictures=HISTOLOGY, described="one histology picture"
-    ),
+    histology=partial(picture_crops, name="histology", pictures=HISTOLOGY),
     photographs=picture_crops,
     **{name: partial(derive, name) for name in KINDS},
 )
@@ -215,7 +213,7 @@ def readable_set(
     Raises:
         BadImagesError: Images cannot be read, and are not skipped.
     """
-    check = partial(readable, on_bad_image=on_bad_image, report=report)
+    check = partial(_readable, on_bad_image=on_bad_image, report=report)
     if place is None:
         usable, bad = check(source if run is None else without_training_images(source, run))
         made = build(name, usable, seed=seed, count=count)
@@ -226,19 +224,10 @@ def readable_set(
     return replace(made, contents=contents), bad
 
 
-def readable(
-    dataset: Dataset,
-    *,
-    on_bad_image: str = FAIL,
-    report: Callable[[int, int], None] = lambda *_: None,
+def _readable(
+    dataset: Dataset, *, on_bad_image: str, report: Callable[[int, int], None]
 ) -> tuple[Dataset, list[BadImage]]:
-    """The readable images of a set, and the others; each image is decoded.
-
-    `report` is called with the number of images that are done, and the total.
-
-    Raises:
-        BadImagesError: There is a bad image and the rule is `fail`, or nothing is left.
-    """
+    """The readable images of a set, and the others; each image is decoded."""
     bad: list[BadImage] = []
     work = returning_bad_images(lambda index: dataset.images.read(index).hash, dataset.ids)
     for done, result in enumerate(in_order(work, len(dataset)), start=1):

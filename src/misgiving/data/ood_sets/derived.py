@@ -215,8 +215,7 @@ def derive(name: str, held_out: Dataset, seed: int) -> Dataset:
     Raises:
         DataError: No image is suitable, or an image or a mask cannot be read.
     """
-    find, _ = KINDS[name]
-    results = in_order(lambda index: find(held_out, index, seed), len(held_out))
+    results = in_order(lambda index: KINDS[name][0](held_out, index, seed), len(held_out))
     regions = {index: region for index, region in enumerate(results) if region is not None}
     if not regions:
         raise DataError(f"{held_out.name}: no held-out image is suitable for {name}; give masks")
