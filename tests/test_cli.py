@@ -185,6 +185,7 @@ REFUSED = [
     ("--backbone resnet19", 2, "resnet18"),
     ("--learning-rate 1e30 --validation-share 0.25", 1, "not finite"),
     ("--validation-share 0.4 --split grouped", 2, "--validation-share has no effect"),
+    ("--schedule cosine --decay-every 3", 2, "--decay-every has no effect with --schedule cosine"),
     ("--image-size 15", 2, "vgg16_mini"),
     ("--batch-size 1", 2, "--batch-size"),
     ("--epoch 3", 2, "--epoch"),

@@ -121,6 +121,7 @@ def train(
     if model.loss_estimator is not None:  # processes would wait for its gradients in `vanilla`
         model.loss_estimator.requires_grad_(config.estimates_losses)
     module, optimizer = fabric.setup(model, optimizer_of(model, config))
+    measure = partial(measured, fabric, module, config)
     objective = objective_of(config, training, fabric.device)
     state = TrainingState(model=model, optimizer=optimizer)
     rank = processes.rank()  # processes draw different dropout masks
@@ -137,7 +138,7 @@ def train(
                     place = f"epoch {step.epoch}, after step {step.step}"
                     raise StoppedError(f"stopped in {place}; run the same command to resume")
             state.history += [
-                measure(fabric, module, images, config, objective, state.epoch, name)
+                record_of(*measure(images), images, config, objective, state.epoch, name)
                 for name, images in sets.items()
             ]
             accuracies = [record.balanced_accuracy for record in state.history[1::2]]
@@ -197,24 +198,16 @@ def train_epoch(
 
 
 @torch.no_grad()
-def measure(
-    fabric: Fabric,
-    model: nn.Module,
-    images: ImageSet,
-    config: TrainingConfig,
-    objective: ObjectiveFunction,
-    epoch: int,
-    set_name: str,
-) -> EpochRecord:
-    """Measure a set in evaluation mode after an epoch."""
+def measured(
+    fabric: Fabric, model: nn.Module, config: TrainingConfig, images: ImageSet
+) -> tuple[Float[Tensor, "n classes"], Float[Tensor, " n"]]:
+    """Logits and predicted losses of a set in evaluation mode."""
     share = images.select(processes.share_of(len(images)))
     # No activations are kept, so that batches can be larger than in training.
     batch_size = max(config.batch_size // processes.count(), 64)
     batched = batches(share, batch_size=batch_size, device=fabric.device)
     output = outputs_of(model, (batch.images for batch in batched))
-    logits = gathered(output.logits, len(images))
-    predicted_losses = gathered(output.predicted_losses, len(images))
-    return record_of(logits, predicted_losses, images, config, objective, epoch, set_name)
+    return gathered(output.logits, len(images)), gathered(output.predicted_losses, len(images))
 
 
 def objective_of(
