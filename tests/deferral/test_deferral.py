@@ -3,7 +3,6 @@
 import inspect
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas
@@ -41,23 +40,6 @@ def fitted():
     return Deferral(max_error=0.1).fit(outputs(300), outputs(600, 1))
 
 
-def test_arrays_give_the_policy_that_predictions_give(fitted):
-    def predictions(name, count, seed):
-        logits, labels = outputs(count, seed)
-        return Predictions(
-            logits=logits,
-            labels=labels,
-            ids=tuple(f"{name} {number}" for number in range(1, count + 1)),
-            groups=("",) * count,
-            classes=("0", "1", "2"),
-        )
-
-    sets = predictions("tuning", 300, 0), predictions("calibration", 600, 1)
-    again = Deferral(max_error=0.1).fit(*sets)
-    assert again.certificate_ == fitted.certificate_
-    assert again.calibration_ == fitted.calibration_
-
-
 def test_decisions_on_new_outputs(fitted):
     logits, labels = outputs(2000, 2)
     decisions = fitted.decide(logits)
@@ -85,18 +67,6 @@ def test_every_form_of_the_same_outputs_gives_the_same_decisions(fitted):
         assert list(fitted.decide(form)) == expected
 
 
-def test_half_precision_of_every_column_is_read():
-    columns = {"probabilities": torch.tensor([[0.25, 0.75], [0.5, 0.5]])}
-    columns |= {"predicted_loss": torch.tensor([0.5, 2.0]), "features": torch.ones(2, 3)}
-    halves = {name: values.bfloat16() for name, values in columns.items()}
-    halves["label"] = torch.tensor([1, 0])
-    table = Predictions.of(halves)
-    np.testing.assert_array_equal(np.exp(table.logits), columns["probabilities"])
-    np.testing.assert_array_equal(table.predicted_losses, [0.5, 2.0])
-    assert table.features.shape == (2, 3)
-    assert table.labels.tolist() == [1, 0]
-
-
 def test_classes_may_come_before_the_outputs():
     (logits, labels), others = outputs(300), outputs(600, 1)
     first = {"classes": CLASSES, "logits": logits, "label": labels}
@@ -104,7 +74,8 @@ def test_classes_may_come_before_the_outputs():
 
 
 LOGITS, LABELS = outputs(60)
-NAMES = [CLASSES[label] for label in LABELS]
+
+
 MODELS = [named_rows(100, seed, model=[f"model {seed}"] * 100) for seed in (0, 1)]
 COPIES = (np.vstack([LOGITS[:40], outputs(20, 1)[0]]), LABELS)
 REVERSED = named_rows(200, 5, classes=CLASSES[::-1], features=RANDOM_FEATURES[:200])
@@ -113,13 +84,7 @@ REVERSED = named_rows(200, 5, classes=CLASSES[::-1], features=RANDOM_FEATURES[:2
 @pytest.mark.parametrize(
     ("sets", "says"),
     [
-        ([(LOGITS, LABELS[:-1])], "label has 59 rows, and logits has 60"),
-        ([(LOGITS, NAMES)] * 2, r"unknown class '\w+'"),
-        ([(LOGITS, [7] * 60), (LOGITS, LABELS)], "unknown class '7'; choose from 0, 1, 2$"),
-        ([(1, 2, 3)] * 2, r"\(1, 2, 3\)"),
         (["predictions.csv"], "predictions.csv.*Predictions.read"),
-        ([Path("predictions.csv")], "predictions.csv"),
-        ([None], "None"),
         ([(LOGITS, LABELS)] * 2, "60 rows of the calibration set are also in the tuning"),
         ([(LOGITS, LABELS), COPIES], "40 rows of the calibration set"),
         ([named_rows(400, set=["tune"] * 400)], "'calibrate'"),
