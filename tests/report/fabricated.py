@@ -284,10 +284,8 @@ def complete_run():
         settings=COMPLETE_SETTINGS,
         datasets=datasets,
         confusions=[
-            Confusion(
-                "generalization", trial, model, true, predicted, 7 if true == predicted else 1
-            )
-            for trial, model, true, predicted in product(TRIALS, MODELS, ALL_CLASSES, ALL_CLASSES)
+            Confusion("generalization", *place, 7 if place[2] == place[3] else 1)
+            for place in product(TRIALS, MODELS, ALL_CLASSES, ALL_CLASSES)
         ],
         reliability=bins(),
         risk_coverage=risk_points(),

@@ -68,9 +68,8 @@ def test_the_hypotheses_are_those_that_were_registered():
             "e": value_of(rows, trial, "vanilla", detector="error_estimator")
             - value_of(rows, trial, "vanilla", detector="calibrated"),
         }
-        assert {
-            hypothesis.name: hypothesis.values[trial] for hypothesis in measured
-        } == pytest.approx(by_hand)
+        found = {hypothesis.name: hypothesis.values[trial] for hypothesis in measured}
+        assert found == pytest.approx(by_hand)
     registered = [
         Result("generalization", trial, "vanilla", "test", study_hypotheses.REGISTERED, "aurc", 0.1)
         for trial in range(5)
@@ -82,24 +81,17 @@ def test_the_hypotheses_are_those_that_were_registered():
     assert [hypothesis.sign for hypothesis in measured] == [1, 1, 1, -1, -1]
 
 
-def hypothesis(values, sign):
-    by_trial = dict(enumerate(values))
-    return study_hypotheses.Hypothesis("a", "", by_trial, 0.2, sign)
-
-
 def test_a_verdict_needs_five_trials_and_the_stated_direction():
     clear, unclear = [-0.010, -0.011, -0.012, -0.010, -0.011], [-0.01, 0.02, 0.01, -0.02, 0.0]
-    tested = [
-        hypothesis(clear, -1),
-        hypothesis(clear, 1),
-        hypothesis(unclear, -1),
-        hypothesis(clear[:4], -1),
-        hypothesis([], -1),
-    ]
-    judged = study_hypotheses.verdicts(tested)
-    assert [verdict for _, verdict in judged] == [
-        "supported", "contradicted", "inconclusive", "open", "open",
-    ]  # fmt: skip
+    cases = [(clear, -1), (clear, 1), (unclear, -1), (clear[:4], -1), ([], -1)]
+    judged = study_hypotheses.verdicts(
+        [
+            study_hypotheses.Hypothesis("a", "", dict(enumerate(values)), 0.2, sign)
+            for values, sign in cases
+        ]
+    )
+    expected = ["supported", "contradicted", "inconclusive", "open", "open"]
+    assert [verdict for _, verdict in judged] == expected
     error = np.std(clear, ddof=1) * np.sqrt(1 / 5 + 0.2)  # Nadeau and Bengio
     p_value = 2 * stats.t.sf(abs(np.mean(clear)) / error, 4)
     assert judged[0][0] == pytest.approx(5 * p_value)  # Holm over all five, open ones too
@@ -134,20 +126,6 @@ def test_the_page_is_written_from_unfinished_parts(tmp_path):
     assert "no confirmation" not in modern + paper
 
 
-def test_the_table_of_detectors_has_the_means_of_both_models():
-    rows = rows_of(3)
-    *_, odin, _ = study_results.of_detectors(study_hypotheses.Rows(rows))
-    sets = [*sorted(OOD), "unseen_classes"]
-    means = [
-        " / ".join(
-            f"{np.mean([value_of(rows, trial, model, dataset=name) for trial in range(3)]):.2f}"
-            for model in ("vanilla", "proposed")
-        )
-        for name in sets
-    ]
-    assert odin == f"| ODIN | {' | '.join(means)} |"
-
-
 def test_the_confirmation_needs_all_its_trials(tmp_path):
     values = [-0.004, -0.006, -0.005, -0.007, -0.003, -0.005, -0.006, -0.004, -0.005, -0.005]
     rows = []
@@ -165,23 +143,6 @@ def test_the_confirmation_needs_all_its_trials(tmp_path):
         assert (f"| {p_value:.2g} |" in page) == (trials == 10)
 
 
-def test_settings_are_compared_with_the_default_by_trial(tmp_path):
-    random, settings = np.random.default_rng(0), (study_results.DEFAULT, "no estimator")
-    rows, values = [], {setting: random.random(3) for setting in settings}
-    for trial, setting in product(range(3), settings):
-        where = setting, trial, "vanilla" if setting == "no estimator" else "proposed"
-        rows += [
-            Result(*where, "", "", "split_ratio", 0.2),
-            Result(*where, "test", "", "accuracy", values[setting][trial]),
-        ]
-    study.add_rows(tmp_path / "sensitivity.csv", rows)
-    study_results.write_page(tmp_path)
-    line = (tmp_path / "results.md").read_text().splitlines()[-1]
-    changes = values["no estimator"] - values[study_results.DEFAULT]
-    cell = ", ".join(study_format.number(value, signed=True) for value in changes)
-    assert line.startswith(f"| no estimator | {cell} | - |")
-
-
 def test_differences_have_an_interval_from_five_trials_on():
     values = np.random.default_rng(0).normal(size=5)
     half = np.std(values, ddof=1) * np.sqrt(1 / 5 + 0.2) * stats.t.ppf(0.975, 4)
@@ -195,17 +156,11 @@ def test_differences_have_an_interval_from_five_trials_on():
 
 def test_errors_of_certified_policies_are_counted_by_images_and_by_lesions():
     policy = ("policy_test", "certified/msp/0.1")
+    metrics = ("coverage", "error_among_accepted", "error_per_group")
     rows = [
         Result("generalization", trial, "vanilla", *policy, metric, value)
-        for trial, metric, value in [
-            (0, "coverage", 0.2),
-            (0, "error_among_accepted", 0.5),
-            (0, "error_per_group", 0.3),
-            (1, "coverage", 0.6),
-            (1, "error_among_accepted", 0.1),
-            (1, "error_per_group", 0.1),
-            (2, "coverage", 0.0),
-        ]
+        for trial, values in enumerate([(0.2, 0.5, 0.3), (0.6, 0.1, 0.1), (0.0,)])
+        for metric, value in zip(metrics, values, strict=False)
     ]
     cell = study_results._of_policy(study_hypotheses.Rows(rows), "vanilla", "msp", 0.1)
     assert cell == "0.2667 (0.3000; 0.2000, 1 of 2)"
