@@ -1,11 +1,10 @@
 """Findings beside the claims: collapse, convergence, scores, targets, OOD rule."""
 
-from dataclasses import replace
 from itertools import product
 
 import pytest
 from fabricated import Epoch, Result, interval, ood, policies, policy, run_of
-from pages import findings, missing, read, texts
+from pages import findings, read, texts
 
 from misgiving.report.reproduction.findings import (
     by_effect,
@@ -116,7 +115,6 @@ def test_a_score_beats_msp_only_where_the_paired_interval_says_so(bounds, effect
     run = run_of([SCORED], rows)
     effects = by_effect(from_msp(run, "predicted_loss", "aurc").values())
     assert "proposed" in [row.model for row in effects[effect]]
-    assert "mse" in [row.model for row in effects["better"]]
     assert findings(run, words)
     elsewhere = run_of([SCORED], [row._replace(baseline="vanilla") for row in rows])
     assert from_msp(elsewhere, "predicted_loss", "aurc") == {}
@@ -172,9 +170,3 @@ def test_the_sets_stand_by_the_share_of_ood_images_that_is_detected():
     assert model == "proposed"
     assert list(shares) == ["validation", "boxes", "photographs", "histology"]
     assert findings(run, "called OOD by mistake (at most 5 % in 3 of 3 trials")
-
-
-def test_a_split_by_image_has_a_warning(complete):
-    by_image = replace(complete, settings=complete.settings | {"split": "paper"})
-    assert "Paper's split" in missing(by_image)
-    assert "Paper's split" not in missing(complete)

@@ -51,10 +51,8 @@ def test_examples_are_read_in_the_order_of_their_numbers(folder):
     ("name", "text"),
     [
         ("results.csv", None),
-        ("results.csv", ""),
         ("results.csv", "experiment,trial\n"),
         ("intervals.csv", ",".join(SCHEMAS["intervals.csv"]) + "\n" + 14 * "many,"),
-        ("settings.json", None),
         ("settings.json", "["),
         ("examples/unseen-BKL/0.png", "["),
     ],

@@ -79,10 +79,8 @@ def test_reviews_agree_or_override_and_all_are_kept(client):
     assert reviewed["review"] == reviewed["reviews"][-1] == last
     assert reviewed["predicted_class"] == "light"
     sent(client, picture(0.1))
-    for query, counted in {"": (2, 1), "class=dark": (1, 0), "reviewed=true": (1, 1)}.items():
-        answer = client.get(f"/cases?{query}").json()
-        assert (answer["total"], answer["reviewed"]) == counted
-    assert answer["cases"][0]["review"] == last
+    answer = client.get("/cases?reviewed=true").json()
+    assert (answer["total"], answer["reviewed"], answer["cases"][0]["review"]) == (1, 1, last)
 
 
 def test_a_review_that_misses_the_last_one_is_a_conflict_and_is_not_stored(client):

@@ -6,7 +6,6 @@ import json
 import re
 import select
 import socket
-import time
 from urllib.request import urlopen
 
 import pytest
@@ -86,32 +85,18 @@ def test_a_body_that_cannot_be_used_is_a_problem_and_the_connection_stays_usable
 
 
 def raw(where, *pieces, pause=0.0):
-    """Send these pieces, and return everything that arrives until the connection is closed."""
+    """Send pieces until there is a response, and return all that arrives until the end."""
+    received = b""
     with socket.create_connection(where, timeout=60) as connection:
         with contextlib.suppress(OSError):  # it was closed on us
             for piece in pieces:
+                if select.select([connection], [], [], pause)[0]:
+                    break
                 connection.sendall(piece)
-                time.sleep(pause)
-        return rest_of(connection)
-
-
-def rest_of(connection):
-    received = b""
-    with contextlib.suppress(ConnectionResetError):
-        while piece := connection.recv(65536):
-            received += piece
+        with contextlib.suppress(ConnectionResetError):
+            while piece := connection.recv(65536):
+                received += piece
     return received
-
-
-def sent_until_answered(where, start, piece):
-    """Send pieces, fewer than forty, until a response arrives."""
-    with socket.create_connection(where, timeout=60) as connection:
-        connection.sendall(start)
-        for _ in range(40):
-            if select.select([connection], [], [], 0.02)[0]:
-                return rest_of(connection)
-            connection.sendall(piece)
-    raise AssertionError("there is no response")
 
 
 def head(length, kind="image/png"):
@@ -135,7 +120,7 @@ def test_a_body_that_comes_too_slowly_or_is_endless_is_cut_off(where):
     declared = raw(where, head(10**15), b"x" * 1000)
     assert declared.startswith(b"HTTP/1.1 413")
     assert b"connection: close" in declared.lower()
-    unknown = sent_until_answered(where, CHUNKED, CHUNK)
+    unknown = raw(where, CHUNKED, *[CHUNK] * 40, pause=0.02)
     assert unknown.startswith(b"HTTP/1.1 413")
     assert b"more than 100000 bytes" in unknown
 
@@ -159,7 +144,7 @@ def test_an_endless_head_is_refused(where):
         (b"GET /", b"x" * 65536),
         (GET, b"X: x\r\n" * 10_000),
     ):
-        answer = sent_until_answered(where, start, piece)
+        answer = raw(where, start, *[piece] * 40, pause=0.02)
         assert answer.startswith(b"HTTP/1.1 431 ")
         assert b"more than 65536 bytes" in answer
     assert raw(where, CHUNKED + b"0\r\nX: ", b"x" * 200_000) == b""  # lines after a body

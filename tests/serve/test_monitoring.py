@@ -4,6 +4,7 @@ import errno
 import json
 import threading
 from functools import partial
+from unittest.mock import Mock
 
 from anyio import to_thread
 from sqlalchemy import event
@@ -48,23 +49,13 @@ def test_health_fails_where_a_case_or_an_image_could_not_be_stored(
     assert reasons == {"No space left on device", "attempt to write a readonly database"}
 
 
-class Unreachable(Store):
-    """Fails as a driver does; the second line is like those of PostgreSQL that contain values."""
-
-    def fail(self, *_, **__):
-        cause = OSError(f'connection to "db" (10.0.0.3) failed\n{NAME}')
-        raise OperationalError("x", {}, cause)
-
-    ping = add = page = fail
-
-
 class Broken(Standin):
     def decide_inputs(self, _):
         raise RuntimeError("out of order") from KeyError(NAME)
 
 
 def test_the_cause_of_a_failure_is_logged_counted_and_hidden_from_clients(
-    serving, sqlite_place, logged
+    serving, sqlite_place, logged, monkeypatch
 ):
     def failed(client, path):
         files = {"files": (NAME, picture())} if path == "/decisions" else None
@@ -73,7 +64,10 @@ def test_the_cause_of_a_failure_is_logged_counted_and_hidden_from_clients(
         assert line["path"] == path
         return answer, line
 
-    unreachable = serving(store=Unreachable(Store.open(sqlite_place)._engine))
+    cause = OSError(f'connection to "db" (10.0.0.3) failed\n{NAME}')  # as drivers fail
+    for name in ("ping", "add", "page"):
+        monkeypatch.setattr(Store, name, Mock(side_effect=OperationalError("x", {}, cause)))
+    unreachable = serving(store=Store.open(sqlite_place))
     for path in ("/health", "/cases", "/decisions"):
         answer, line = failed(unreachable, path)
         assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
@@ -81,6 +75,7 @@ def test_the_cause_of_a_failure_is_logged_counted_and_hidden_from_clients(
         assert "10.0.0.3" not in answer.text
         assert line["reason"] == 'connection to "db" (10.0.0.3) failed'
     assert metrics(unreachable)['misgiving_failures_total{part="store"}'] == 3
+    monkeypatch.undo()
     broken = serving(Broken())
     answer, line = failed(broken, "/decisions")
     assert (answer.status_code, "out of order" in answer.text) == (500, False)
