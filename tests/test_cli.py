@@ -1,5 +1,3 @@
-import csv
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,7 +94,7 @@ def test_evaluate_leaves_out_near_duplicates_of_training_images(
     succeed, run_folder, photos, tmp_path, there
 ):
     copies = tmp_path / "copies"
-    split = list(csv.DictReader((run_folder / "split.csv").read_text().splitlines()))
+    split = rows_of(run_folder / "split.csv")
     for row in split:  # all images of the run, a little lighter
         path = copies / row["id"]
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,15 +102,11 @@ def test_evaluate_leaves_out_near_duplicates_of_training_images(
     trained = sum(row["set"] == "train" for row in split)
     if not there:
         photos.rename(tmp_path / "moved")
-    words = ("evaluate", run_folder, f"folder:{copies}", "--device", "cpu")
-    _, _, error = succeed(*words)
-    left = re.search(r"left out: (\d+) images of groups on which the model was", error)
-    if there:
-        assert int(left[1]) == trained
-        assert f"{24 - trained} of {24 - trained} images are measured" in error
-    else:
-        assert left is None
-        assert f"near duplicates of training images were sought among 0 of {trained}" in error
+    error = succeed("evaluate", run_folder, f"folder:{copies}", "--device", "cpu").err
+    assert (f"left out: {trained} images of groups on which the model was" in error) == there
+    assert (f"{24 - trained} of {24 - trained} images are measured" in error) == there
+    sought = f"near duplicates of training images were sought among 0 of {trained}"
+    assert (sought in error) != there
 
 
 def test_evaluate_measures_held_out_and_ood_images(succeed, run_folder, photos, tmp_path):

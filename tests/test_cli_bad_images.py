@@ -19,10 +19,6 @@ def damaged(photos):
     return photos
 
 
-def is_listed(error):
-    return all(any(name in line for line in error.splitlines()[1:]) for name in BAD)
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -42,8 +38,7 @@ def test_all_bad_images_are_listed_below_one_line(misgiving, run_folder, damaged
     first, *others = error.strip().splitlines()
     assert "3 of 24 images cannot be read" in first
     assert "--on-bad-image skip" in first
-    assert len(others) == 3
-    assert is_listed(error)
+    assert all(name in line for name, line in zip(sorted(BAD), sorted(others), strict=True))
     assert not (tmp_path / "new").exists()
     assert not (run_folder / "policy").exists()
 
@@ -52,7 +47,6 @@ def test_train_without_bad_images_says_and_records_which(succeed, damaged, tmp_p
     out = tmp_path / "new"
     _, _, error = succeed("train", f"folder:{damaged}", "--out", out, *TRAIN, *SKIP)
     assert "left out: 3 images that cannot be read" in error
-    assert is_listed(error)
     data = json.loads((out / "config.json").read_text())["data"]
     assert [row["image"] for row in data["skipped"]] == sorted(BAD)
     assert len({row["id"] for row in rows_of(out / "split.csv")} - BAD.keys()) == 21
@@ -79,8 +73,7 @@ def test_predict_has_a_row_for_a_bad_image_and_those_of_the_others_are_as_withou
     assert misgiving("predict", run_folder, photos, "--out", good, *CPU)[0] == 0
     for name, content in BAD.items():
         (photos / name).write_bytes(content)
-    _, _, error = succeed("predict", run_folder, photos, "--out", bad, *SKIP, *CPU)
-    assert is_listed(error)
+    succeed("predict", run_folder, photos, "--out", bad, *SKIP, *CPU)
     unreadable = {row["path"] for row in rows_of(bad) if row["unreadable"]}
     assert unreadable == {str(photos / name) for name in BAD}
     for before, after in zip(rows_of(good), rows_of(bad), strict=True):

@@ -72,8 +72,7 @@ cli.run()
 
 
 def test_a_graph_is_exported_without_torch_and_its_targets_are_reported(graph, tmp_path):
-    arguments = ("export", *graph, "--out", tmp_path / "bundle")
-    command = [sys.executable, "-c", LISTING, *map(str, arguments)]
+    command = [sys.executable, "-c", LISTING, "export", *graph, "--out", tmp_path / "bundle"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == ["imported:"]

@@ -10,6 +10,9 @@ from misgiving.cli.progress import Bar, LogLines, Steps, Units, progress_bars, s
 from misgiving.reproduction.config import Unit
 from misgiving.training.loop import Step
 
+HEADER = ("check", "count", "remark")
+ROWS = [("near duplicates", 12, "dissimilarities between photographs [red]")]
+
 
 class Clock:
     now = 100.0
@@ -77,12 +80,9 @@ def test_a_reproduction_says_once_a_minute_which_units_are_done(clock, log):
 
 
 def test_a_bar_starts_anew_for_the_next_set(clock, log):
-    lines = LogLines(clock)
-    bar = Bar(lines, "predicting")
-    for total in (64, 64, 32):
-        bar.at(total // 2, total)
-        bar.at(total, total)
-    bar.at(63, 100)
+    bar = Bar(LogLines(clock), "predicting")
+    for done, total in ((64, 64), (16, 32), (32, 32), (63, 100)):
+        bar.at(done, total)
     clock.now += 60
     bar.at(64, 100)
     assert [line.partition(" (")[0] for line in log()] == ["predicting  64/100"]
@@ -107,10 +107,6 @@ def test_only_the_first_process_of_a_command_says_something(monkeypatch, capsys,
     show_table(HEADER, ROWS)
     printed, said = capsys.readouterr()
     assert (bool(printed), bool(said)) == (rank == "0", rank == "0")
-
-
-HEADER = ("check", "count", "remark")
-ROWS = [("near duplicates", 12, "dissimilarities between photographs [red]")]
 
 
 @pytest.mark.parametrize("width", [100, 30])

@@ -1,7 +1,7 @@
 """`misgiving reproduce`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -9,11 +9,6 @@ from misgiving.cli.options import Cache, Count, Fields, Values, check_options, c
 from misgiving.cli.progress import Bar, Steps, Units, progress_bars, say, say_skipped
 from misgiving.reproduction.config import ModelName, OdinGrid, Protocol
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from misgiving.data.splits import SplitLeakage
 
 SETTINGS = ("trials", "models", "in_distribution", "unseen", "masks", "learning_rates", "seed")
 IMAGES = ("image_size", "split", "validation_share", "on_bad_image")
@@ -126,19 +121,9 @@ def reproduce(
         begins = not (collect or ray or (out / "units").exists())  # else nothing may be to train
         trial_data = TrialData(chosen_protocol, cache, callbacks, trains=begins)
         say_skipped(trial_data.images.skipped)
-        say_leakage(trial_data.leakage(), trial_data.evaluation_sets.measured)
         if not collect:
             reproduce_units(trial_data, out, run=run, chosen=chosen)
         if not one_unit:
             say("collecting: resampling for intervals, and examples; this may take a minute")
             collect_units(trial_data, out, jobs=jobs or usual_jobs())
     say(f"wrote {out if one_unit else write_report(read_run(out), out)}")
-
-
-def say_leakage(leakage: "Iterable[SplitLeakage]", measured: str) -> None:
-    """Report groups and identical images that sets share; trials that share the same together."""
-    trials: dict[tuple[str, str], list[str]] = {}
-    for row in leakage:
-        trials.setdefault((row.experiment, row.sentence(measured)), []).append(str(row.trial))
-    for (experiment, sentence), numbers in trials.items():
-        say(f"{experiment}, trial{'s' * (len(numbers) > 1)} {', '.join(numbers)}: {sentence}")

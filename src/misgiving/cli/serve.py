@@ -1,10 +1,9 @@
 """`misgiving serve`."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from socket import socket
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,6 @@ from misgiving.serve.settings import Settings
 
 if TYPE_CHECKING:
     from misgiving.bundle.bundle import Bundle
-    from misgiving.serve.listed_cases import Row
 
 KEY = "MISGIVING_API_KEY"
 LIMITS = ("max_bytes", "max_pixels", "max_files", "queue", "timeout", "threads", "keep_images")
@@ -48,18 +46,38 @@ def serve(
             show them in its order.
         api_key_file (FILE): File with the key that clients must send. Or set MISGIVING_API_KEY.
     """
-    from misgiving.serve.listed_cases import read_review_list
-    from misgiving.serve.server import listen, read_key
+    from misgiving.serve.app import create_app
+    from misgiving.serve.database import shown
+    from misgiving.serve.listed_cases import add_listed_cases, read_review_list
+    from misgiving.serve.server import address, listen, read_key, run
+    from misgiving.serve.service import ImageFiles
+    from misgiving.serve.store import Store
+    from misgiving.training.allocator import return_freed_memory
 
     limits = Settings(**settings, api_key=read_key(api_key_file, os.environ.get(KEY)))
     rows = [] if cases is None else read_review_list(cases)
     whole = model.absolute()
+    location = store or str(whole.with_name(f"{whole.name}.cases.sqlite"))
     with (
         listen(host, port, has_key=limits.api_key is not None) as listener,
         _bundle(model, limits.threads) as bundle,
     ):
-        location = store or str(whole.with_name(f"{whole.name}.cases.sqlite"))
-        _serve(bundle, location, limits, listener, rows)
+        return_freed_memory()  # before there are threads
+        if limits.keep_images is not None:
+            ImageFiles(limits.keep_images).check(1)
+        app = create_app(bundle, Store.open(location), limits)
+        if rows:
+            with progress_bars() as progress:
+                bar = Bar(progress, "deciding")
+                say_skipped(add_listed_cases(app.state.service, rows, bar.at))
+            say(f"{len(rows)} listed images: {address(listener)}/#order=listed")
+        say(f"serving on {address(listener)}; Ctrl-C stops. Not a medical device")
+        images = limits.keep_images or "memory until this stops (--keep-images keeps them)"
+        say(f"cases are kept in {shown(location)}, images in {images}")
+        try:
+            run(app, listener, limits)
+        except KeyboardInterrupt:  # uvicorn has shut down in order, and passes the signal on
+            say("stopped")
 
 
 @contextmanager
@@ -74,32 +92,3 @@ def _bundle(model: Path, threads: int) -> Iterator["Bundle"]:
             run, model = model, Path(folder) / "bundle"
             export_run(run, model)
         yield Bundle.load(model, threads=threads)
-
-
-def _serve(
-    bundle: "Bundle", location: str, settings: Settings, listener: socket, rows: "Sequence[Row]"
-) -> None:
-    from misgiving.serve.app import create_app
-    from misgiving.serve.database import shown
-    from misgiving.serve.listed_cases import add_listed_cases
-    from misgiving.serve.server import address, run
-    from misgiving.serve.service import ImageFiles
-    from misgiving.serve.store import Store
-    from misgiving.training.allocator import return_freed_memory
-
-    return_freed_memory()  # before there are threads
-    if settings.keep_images is not None:
-        ImageFiles(settings.keep_images).check(1)
-    app = create_app(bundle, Store.open(location), settings)
-    if rows:
-        with progress_bars() as progress:
-            bar = Bar(progress, "deciding")
-            say_skipped(add_listed_cases(app.state.service, rows, bar.at))
-        say(f"{len(rows)} listed images: {address(listener)}/#order=listed")
-    say(f"serving on {address(listener)}; Ctrl-C stops. Not a medical device")
-    images = settings.keep_images or "memory until this stops (--keep-images keeps them)"
-    say(f"cases are kept in {shown(location)}, images in {images}")
-    try:
-        run(app, listener, settings)
-    except KeyboardInterrupt:  # uvicorn has shut down in order, and passes the signal on
-        say("stopped")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from misgiving.errors import DataError, UsageError, explain_damage
+from misgiving.errors import DataError, explain_damage
 from misgiving.files import escape_formulas, unescape_formulas, whole_file
 from misgiving.predictions.schema import NUMBERS, ONCE, WHOLE, WIDE, Column
+from misgiving.registry import Registry
 
 if TYPE_CHECKING:
     import pandas
@@ -24,7 +25,7 @@ def read_columns(path: Path) -> dict[str, Column]:
         DataError: The file is missing or damaged.
         UsageError: No kind of file has this suffix.
     """
-    read, _ = _format(path)
+    read, _ = FORMATS[path.suffix.lower()]
     with explain_damage(path, remedy="check the path, or write the file again"):
         return read(path)
 
@@ -35,7 +36,7 @@ def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
     Raises:
         UsageError: No kind of file has this suffix.
     """
-    _, write = _format(path)
+    _, write = FORMATS[path.suffix.lower()]
     with whole_file(path) as partial:
         write(partial, columns)
 
@@ -131,15 +132,12 @@ def _write_npz(path: Path, columns: Mapping[str, Any]) -> None:
 
 Read = Callable[[Path], dict[str, Column]]
 Write = Callable[[Path, Mapping[str, Any]], None]
-FORMATS: dict[str, tuple[Read, Write]] = {
-    ".csv": (_read_csv, _write_csv),
-    ".npz": (_read_npz, _write_npz),
-    ".parquet": (_read_parquet, _write_parquet),
-}
+FORMATS: Registry[tuple[Read, Write]] = Registry(
+    "kind of file",
+    **{
+        ".csv": (_read_csv, _write_csv),
+        ".npz": (_read_npz, _write_npz),
+        ".parquet": (_read_parquet, _write_parquet),
+    },
+)
 """Functions that read and write a kind of file, by its suffix."""
-
-
-def _format(path: Path) -> tuple[Read, Write]:
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"{path}: choose a name that ends in {', '.join(FORMATS)}")
-    return FORMATS[path.suffix.lower()]

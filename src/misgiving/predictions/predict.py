@@ -45,10 +45,7 @@ ODIN = "odin_default"
 
 
 def predict(
-    model: str | Path | Checkpoint,
-    data: str | Dataset,
-    *,
-    on_image: OnImage | None = None,
+    model: str | Path | Checkpoint, data: str | Dataset, *, on_image: OnImage | None = None
 ) -> Predictions:
     """Run a model once over a set of images.
 
