@@ -1,10 +1,10 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from commands import reseal
+from corpus import Mark
 
 from misgiving.checkpoint import Architecture, Checkpoint, EpochRecord, load, save
 from misgiving.data.preprocessing import Preprocessing
@@ -120,16 +120,6 @@ def test_one_flipped_bit_anywhere_in_a_run_is_noticed(checkpoint, tmp_path, name
             load(run)
     (run / name).write_bytes(content)
     load(run)
-
-
-class Mark:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (Path(self.path),)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "split.csv", "config.json"])

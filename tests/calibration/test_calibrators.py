@@ -157,19 +157,6 @@ def test_the_log_odds_are_those_of_the_predicted_class_by_hand():
     assert scaling.log_odds(surer, np.zeros(2, dtype=int)).tolist() == [900.0, 950.0]
 
 
-def test_out_of_fold_no_sample_is_scored_by_what_saw_its_group(tuning, held_out):
-    _, before = held_out
-    assert before.keys() == {CALIBRATED, COMBINATION}
-    _, first = next(iter(GroupKFold(5).split(tuning.labels, groups=tuning.groups)))
-    changed = tuning.labels.copy()
-    changed[first] = (changed[first] + 1) % 3
-    _, after = cross_fitted(tuning._replace(labels=changed), lambda _: None)
-    others = np.setdiff1d(np.arange(len(changed)), first)
-    for name, values in before.items():
-        np.testing.assert_array_equal(values[first], after[name][first])
-        assert not np.array_equal(values[others], after[name][others])
-
-
 def test_out_of_fold_classes_and_scores_are_those_of_the_fold_in_the_order_of_the_samples(
     tuning, held_out
 ):

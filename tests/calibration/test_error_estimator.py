@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
 
 from misgiving.calibration import fit
-from misgiving.calibration.apply import CALIBRATED, ERROR_ESTIMATOR
+from misgiving.calibration.apply import CALIBRATED, COMBINATION, ERROR_ESTIMATOR
 from misgiving.calibration.fit import (
     TuningSet,
     cross_fitted,
@@ -110,14 +110,18 @@ def test_it_is_chosen_exactly_where_its_log_loss_out_of_fold_is_lower(seed):
 
 
 def test_out_of_fold_no_image_is_scored_by_what_saw_its_group(fitted):
-    tuning, before = drawn(), fitted.candidates[ERROR_ESTIMATOR]
+    tuning = drawn()
+    _, before = cross_fitted(tuning, lambda _: None)
+    assert before.keys() == {CALIBRATED, COMBINATION, ERROR_ESTIMATOR}
     _, first = next(iter(GroupKFold(5).split(tuning.labels, groups=tuning.groups)))
-    labels = tuning.labels.copy()
-    labels[first] = (labels[first] + 1) % 3
-    after = cross_fitted(tuning._replace(labels=labels), lambda _: None)[1][ERROR_ESTIMATOR]
-    np.testing.assert_array_equal(before[first], after[first])
-    assert not np.array_equal(before, after)
-    np.testing.assert_array_equal(fitted.scores, before)
+    changed = tuning.labels.copy()
+    changed[first] = (changed[first] + 1) % 3
+    _, after = cross_fitted(tuning._replace(labels=changed), lambda _: None)
+    others = np.setdiff1d(np.arange(len(changed)), first)
+    for name, values in before.items():
+        np.testing.assert_array_equal(values[first], after[name][first])
+        assert not np.array_equal(values[others], after[name][others])
+    np.testing.assert_array_equal(fitted.scores, fitted.candidates[ERROR_ESTIMATOR])
 
 
 def test_without_probes_there_is_none():

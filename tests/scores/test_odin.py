@@ -5,7 +5,6 @@ import pytest
 import torch
 from pytorch_ood.detector import ODIN
 from torch import nn
-from torch.nn import functional as F
 
 from misgiving.errors import UsageError
 from misgiving.scores.logits import LOGIT_SCORES
@@ -62,10 +61,16 @@ def test_odin_is_equations_3_and_4_and_that_of_pytorch_ood(classify, images, tem
     assert difference.abs().max() < 1e-9
 
 
-def test_odin_without_perturbation_or_scaling_is_max_softmax(classify, images):
-    plain = Odin(temperature=1.0, epsilon=0.0)
+def test_odin_without_perturbation_or_scaling_is_max_softmax_and_needs_no_gradient(
+    classify, images
+):
+    def watched(batch):
+        assert not torch.is_grad_enabled()
+        return classify(batch)
+
     expected = LOGIT_SCORES["msp"](classify(images).numpy())
-    np.testing.assert_allclose(plain(classify, images).numpy(), expected, rtol=1e-12)
+    scores = Odin(temperature=1.0, epsilon=0.0)(watched, images)
+    np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
@@ -123,14 +128,6 @@ def test_odin_is_not_computed_in_tf32_and_restores_what_was_allowed(images, allo
     with pytest.raises(ZeroDivisionError):
         Odin()(lambda _: 1 / 0, images)
     assert (cudnn.allow_tf32, matmul.allow_tf32) == (True, allowed)
-
-
-def test_odin_without_perturbation_needs_no_gradient(images):
-    def classify(batch):
-        assert not torch.is_grad_enabled()
-        return batch.flatten(1)[:, :CLASSES]
-
-    assert len(Odin(epsilon=0.0)(classify, images)) == 6
 
 
 @pytest.mark.parametrize(
@@ -197,20 +194,3 @@ def test_the_choice_without_ood_images_maximises_the_mean_confidence(classify, i
     chosen = id_only_odin(score_grid(classify, [images], grid), grid)
     means = {eta: float(equations_3_and_4(classify, images, 100.0, eta).mean()) for eta in epsilons}
     assert chosen == Odin(temperature=100.0, epsilon=max(means, key=means.get))
-
-
-@pytest.mark.parametrize("temperature", [1.0, 2.0, 1000.0])
-def test_the_comparison_with_the_equations_sees_published_faults(classify, images, temperature):
-    x = images.clone().requires_grad_()
-    logits = classify(x) / temperature
-    raw = torch.autograd.grad(F.nll_loss(logits, logits.argmax(1), reduction="sum"), x)[0]
-    (right,) = torch.autograd.grad((classify(x) / temperature).log_softmax(1).amax(1).sum(), x)
-    faults = {
-        "wrong sign": images - 0.05 * right.sign(),
-        "no gradient": images,
-        "gradient of the raw logit": images - 0.05 * raw.sign(),
-    }
-    expected = resolved(equations_3_and_4(classify, images, temperature, 0.05), temperature)
-    for name, perturbed in faults.items():
-        scores = (classify(perturbed) / temperature).softmax(1).amax(1)
-        assert (resolved(scores, temperature) - expected).abs().max() > 1e-6, name
