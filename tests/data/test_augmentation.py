@@ -91,18 +91,14 @@ def test_jitter_is_brightness_then_contrast_then_saturation(monkeypatch):
     torch.testing.assert_close(jittered, expected, atol=2e-4, rtol=0)
 
 
-def test_leaving_one_kind_out_does_not_change_the_others():
-    def nearest_flips(settings):
-        varied = augment(images(), settings, generator())
-        distances = [
-            (images().flip(axes) - varied).abs().mean(dim=(1, 2, 3))
-            for axes in ([], [2], [3], [2, 3])
-        ]
-        return torch.stack(distances).argmin(dim=0).tolist()
-
-    alone = nearest_flips(replace(NONE, flips=True))
-    assert len(set(alone)) > 1
-    assert nearest_flips(replace(NONE, flips=True, jitter=0.1)) == alone
+def test_leaving_one_kind_out_takes_the_same_draws():
+    states = []
+    for chosen in (NONE, replace(NONE, flips=True), AugmentationSettings()):
+        drawn = generator()
+        augment(images(), chosen, drawn)
+        states.append(drawn.get_state())
+    assert torch.equal(states[0], states[1])
+    assert torch.equal(states[0], states[2])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

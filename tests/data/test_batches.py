@@ -56,21 +56,14 @@ def test_batches_hold_all_images_in_turn(batch_size):
     assert torch.cat([part.labels for part in parts]).tolist() == prepared.labels.tolist()
 
 
-def test_a_batch_holds_fractions_with_the_channels_first():
-    prepared = coloured_set(7)
-    images = next(batches(prepared, batch_size=2)).images
-    expected = prepared.images[:2].astype(np.float64).transpose(0, 3, 1, 2) / 255
-    np.testing.assert_allclose(images.numpy(), expected, rtol=1e-6)
-    assert images.is_contiguous()
-
-
-def test_batches_follow_the_order_that_is_given():
+def test_batches_follow_the_order_that_is_given_with_fractions_and_the_channels_first():
     prepared = coloured_set(8).select(np.array([5, 3, 0]))
     first, second = batches(prepared, batch_size=2, order=np.array([2, 0, 2]))
     assert first.indices.tolist() == [2, 0]
     assert second.indices.tolist() == [2]
     expected = prepared.images[[0, 5]].transpose(0, 3, 1, 2) / np.float32(255)
     np.testing.assert_array_equal(first.images.numpy(), expected)
+    assert first.images.is_contiguous()
 
 
 class CountedPixels:
