@@ -107,15 +107,13 @@ def test_a_run_names_the_set_and_the_content_of_each_image(predicted, data, hash
 
 
 def test_only_the_chosen_sets_are_predicted_and_each_once(run, data, predicted, monkeypatch):
-    counted = []
-    original = predict_module.predictions_of
-    monkeypatch.setattr(
-        predict_module,
-        "predictions_of",
-        lambda made, chosen, **options: (
-            counted.append(len(chosen)) or original(made, chosen, **options)
-        ),
-    )
+    counted, original = [], predict_module.predictions_of
+
+    def count(made, chosen, **options):
+        counted.append(len(chosen))
+        return original(made, chosen, **options)
+
+    monkeypatch.setattr(predict_module, "predictions_of", count)
     ids = tuple(f"new {name}" for name in data.ids)
     fresh = replace(data, name="fresh", ids=ids, labels=data.labels[::-1])
     for _ in range(2):
