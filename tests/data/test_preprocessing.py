@@ -180,12 +180,12 @@ def test_a_turned_file_whose_sides_do_not_divide_is_read_whole(cropped_sizes, or
     assert [max(size) for size in cropped_sizes] == [163, 40]
 
 
-@pytest.mark.parametrize(("mode", "kind"), [("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "MPO")])
-def test_every_kind_of_jpeg_may_be_reduced(cropped_sizes, mode, kind):
-    several = (
-        {"save_all": True, "append_images": [Image.new("RGB", (8, 8))]} if kind == "MPO" else {}
-    )
-    data = jpeg(textured(400, 400).convert(mode), kind=kind, **several)
+MPO = {"kind": "MPO", "save_all": True, "append_images": [Image.new("RGB", (8, 8))]}
+
+
+@pytest.mark.parametrize(("mode", "options"), [("L", {}), ("CMYK", {}), ("RGB", MPO)])
+def test_every_kind_of_jpeg_may_be_reduced(cropped_sizes, mode, options):
+    data = jpeg(textured(400, 400).convert(mode), **options)
     reduced, shifted = of_file_and_of_pixels(plain(image_size=80), data)
     assert reduced < shifted / 2
     assert (100, 100) in cropped_sizes
