@@ -22,20 +22,20 @@ TRAIN = [
     *("train", "digits", "--backbone", "vgg16_mini", "--no-pretrained", "--device", "cpu"),
     *("--learning-rate", "1e-3", "--split", "paper", "--validation-share", "0.8"),
 ]
-COMMAND = [sys.executable, "-m", "misgiving", "reproduce", "--trials", "1", "--epochs", "2"]
+REPRODUCE = ["reproduce", "--trials", "1", "--epochs", "2", "--models", "vanilla,proposed"]
 FILES = ("results.csv", "intervals.csv", "histories.csv", "confusions.csv")
 
 
-def start(out, cache):
+def start(out, cache, *words, **options):
+    """A command in a process of its own."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1"}
-    command = [*COMMAND, "--models", "vanilla,proposed", "--out", str(out)]
-    return subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, start_new_session=True, text=True
-    )
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-m", "misgiving", *words, "--out", str(out)]
+    return subprocess.Popen(command, env=environment, **pipes, **options)
 
 
 def finish(out, cache):
-    process = start(out, cache)
+    process = start(out, cache, *REPRODUCE)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
 
@@ -49,7 +49,7 @@ def test_a_reproduction_killed_at_random_moments_ends_in_the_same_results(tmp_pa
     chance = random.Random(kills)
     killed = 0
     for _ in range(20 * kills):
-        process = start(tmp_path / "killed", tmp_path / "cache")
+        process = start(tmp_path / "killed", tmp_path / "cache", *REPRODUCE, start_new_session=True)
         try:
             process.communicate(timeout=chance.uniform(0.2, 1.0) * seconds)
             shutil.rmtree(tmp_path / "killed")  # it ended before its moment: begin anew
@@ -65,19 +65,6 @@ def test_a_reproduction_killed_at_random_moments_ends_in_the_same_results(tmp_pa
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     leftovers = [path for path in (tmp_path / "killed").rglob("*.partial") if path.is_dir()]
     assert not leftovers
-
-
-def training(out, cache, epochs):
-    """A training in a process of its own."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "misgiving", *TRAIN, "--epochs", str(epochs)]
-    return subprocess.Popen(
-        [*command, "--out", str(out)],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 @pytest.fixture
@@ -100,7 +87,7 @@ def until_saved(process, out):
 
 def killed_after(moment, out, cache, epochs):
     """Kill a training a moment after its first state; False if it had ended and was removed."""
-    process = training(out, cache, epochs)
+    process = start(out, cache, *TRAIN, "--epochs", str(epochs))
     until_saved(process, out)
     if killed(process, moment):
         return True
@@ -144,7 +131,7 @@ def test_a_training_that_is_terminated_says_so_in_one_line_and_resumes_there(
     train, cache_home, tmp_path, monkeypatch
 ):
     run = tmp_path / "run"
-    process = training(run, cache_home, 10_000)
+    process = start(run, cache_home, *TRAIN, "--epochs", "10000")
     until_saved(process, run)
     process.terminate()
     _, said = process.communicate()

@@ -185,15 +185,6 @@ def test_the_estimators_target_is_the_loss_as_trained_or_plain(target, weighted)
     torch.testing.assert_close(objective.true_losses, expected)
 
 
-def test_the_classifier_gets_no_gradient_through_the_true_losses():
-    logits, labels, _ = batch()
-    logits.requires_grad_()
-    predicted = torch.randn(6, dtype=torch.double, requires_grad=True)
-    objective = joint_objective(logits, predicted, labels)
-    (gradient,) = torch.autograd.grad(objective.auxiliary, logits, allow_unused=True)
-    assert gradient is None
-
-
 @pytest.mark.parametrize("options", [{"auxiliary": None}, {"weight": 0.0}])
 def test_without_an_auxiliary_term_a_broken_estimate_cannot_spoil_the_total(options):
     logits, labels, _ = batch()

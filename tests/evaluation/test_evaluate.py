@@ -59,14 +59,26 @@ def test_the_set_test_is_measured_or_all_that_the_model_was_not_trained_on(
     assert codes == (["trained_on"] if set_name == "train" else [])
 
 
-def test_a_set_without_rows_is_refused_with_the_sets_that_there_are():
-    with pytest.raises(UsageError, match="calibrate, test, tune"):
-        evaluate(predictions(), set="train")
+def outliers(**columns):
+    return {"far": Predictions.of({"logits": np.eye(9, 3), "classes": CLASSES} | columns)}
 
 
-def test_an_image_without_a_label_is_refused():
-    with pytest.raises(DataError, match="image 0 2"):
-        evaluate(predictions(label=[0, 1, ""] * 300))
+@pytest.mark.parametrize(
+    ("columns", "options", "error", "says"),
+    [
+        ({}, {"set": "train"}, UsageError, "calibrate, test, tune"),
+        ({"label": [0, 1, ""] * 300}, {}, DataError, "image 0 2"),
+        ({"model": ["y"] * 900}, {"ood": outliers(model=["x"] * 9)}, DataError, "model"),
+        ({}, {"ood": outliers(classes=["a", "b", "c"])}, DataError, "classes"),
+        *(
+            ({}, {"ood": {name: outliers()["far"]}}, UsageError, name)
+            for name in ("test", POLICY_SET)
+        ),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_by_name(columns, options, error, says):
+    with pytest.raises(error, match=says):
+        evaluate(predictions(**columns), **options)
 
 
 def test_decisions_are_counted_for_the_class_that_the_policy_predicts(deferral):
@@ -124,23 +136,6 @@ def test_ood_sets_are_measured_by_every_score_that_both_have(deferral):
     share = np.mean([decision.decision == "ood" for decision in deferral.decide(flat)])
     assert values(evaluation, "flat", "policy")["ood_share"] == pytest.approx(share)
     assert result.decided["ood"].value == pytest.approx(share)
-
-
-@pytest.mark.parametrize(
-    ("changed", "name"),
-    [({"model": ["x"] * 9}, "model"), ({"classes": ["a", "b", "c"]}, "classes")],
-)
-def test_ood_predictions_of_another_model_or_classes_are_refused(changed, name):
-    given = predictions(model=["y"] * 900)
-    others = Predictions.of({"logits": np.eye(9, 3), "classes": CLASSES} | changed)
-    with pytest.raises(DataError, match=name):
-        evaluate(given, ood={"far": others})
-
-
-@pytest.mark.parametrize("name", ["test", POLICY_SET])
-def test_an_ood_set_does_not_take_the_name_of_other_rows(name):
-    with pytest.raises(UsageError, match=name):
-        evaluate(predictions(), ood={name: predictions(9)})
 
 
 def test_the_shares_that_could_be_accepted_are_the_largest_at_their_errors():
