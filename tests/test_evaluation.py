@@ -11,7 +11,6 @@ from misgiving.evaluation.measures import (
     FAILURE_SCORES,
     measure_calibration,
     measure_classification,
-    measure_detection,
     measure_failures,
     measure_loss_estimation,
 )
@@ -148,10 +147,3 @@ def test_calibration_is_measured_on_the_probabilities_and_that_of_the_predicted_
     rows = measure_calibration(doubtful, predictions, dataset="test", detector="doubtful")
     expected = abs(0.4 - (1 - predictions.errors.mean()))
     assert value(rows, "doubtful", "ece") == pytest.approx(expected)
-
-
-def test_ood_rows_carry_set_and_detector():
-    inliers, outliers = {"odin": np.array([0.9, 0.8])}, {"odin": np.array([0.1])}
-    rows = measure_detection(inliers, outliers, "nct")
-    assert {(row.dataset, row.detector) for row in rows} == {("nct", "odin")}
-    assert value(rows, "odin", "auroc") == 1.0

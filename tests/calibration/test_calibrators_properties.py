@@ -1,18 +1,16 @@
 """Laws of what gives scores a meaning."""
 
-from dataclasses import asdict
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
 from scipy.special import log_softmax
 from strategies import DISTINCT, columns, generators, heights
 
-from misgiving.calibration.apply import Calibrator, Combination, Scaling
-from misgiving.calibration.fit import COMBINED, fit_isotonic, fit_scaling
+from misgiving.calibration.apply import Combination, Scaling
+from misgiving.calibration.fit import fit_isotonic, fit_scaling
 
 pairs = columns(DISTINCT, 5, size=9)  # inputs with ties, and quarters that they should give
 finite = st.floats(-1e6, 1e6)
@@ -144,33 +142,3 @@ def test_a_combination_moves_with_each_confidence_as_its_weight_says(
     table = {name: np.zeros(5) for name in names} | {names[at]: steps}
     rises = np.diff(combined(table))
     assert (rises <= 0).all() if weights[at] >= 0 else (rises >= 0).all()
-
-
-floats = st.lists(finite, max_size=4).map(tuple)
-names_of_scores = st.lists(st.sampled_from(COMBINED), unique=True).map(tuple)
-maps = st.fixed_dictionaries({"knots": floats, "values": floats})
-combinations = st.fixed_dictionaries(
-    {"names": names_of_scores, "intercept": finite}
-    | dict.fromkeys(("centres", "scales", "weights"), floats)
-)
-calibrators = st.fixed_dictionaries(
-    {
-        "scaling": st.fixed_dictionaries({"temperature": st.floats(0.01, 100), "biases": floats}),
-        "weights": st.none() | floats,
-        "combination": st.none() | combinations,
-        "error_estimator": st.none() | floats,
-        "score": st.sampled_from(COMBINED),
-        "error": maps,
-        "loss": st.none() | maps,
-        "tried": st.dictionaries(st.sampled_from(COMBINED), finite),
-        "samples": st.integers(0, 10**6),
-    }
-)
-
-
-@given(calibrators)
-def test_any_calibrator_survives_json(values):
-    kind = TypeAdapter(Calibrator)
-    calibrator = kind.validate_python(values)
-    assert kind.validate_json(kind.dump_json(calibrator)) == calibrator
-    assert asdict(calibrator) == values

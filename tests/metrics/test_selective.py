@@ -26,8 +26,7 @@ def curve(confidences, quarters):
 
 
 def areas(confidences, quarters):
-    made = RiskCoverage(confidences.astype(float), quarters / 4)
-    return {name: getattr(made, name)() for name in AREAS}
+    return {name: getattr(curve(confidences, quarters), name)() for name in AREAS}
 
 
 def orders_of_acceptance(confidences):
