@@ -66,48 +66,33 @@ def test_a_table_that_cannot_be_written_leaves_no_run(checkpoint, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def remove(name):
-    return lambda run: (run / name).unlink()
-
-
-def replace_text(name, text):
-    return lambda run: (run / name).write_text(text)
-
-
-def cut(name):
-    return lambda run: (run / name).write_bytes((run / name).read_bytes()[:-100])
-
-
-def with_value(name, value):
-    return lambda run: reseal(run, **{name: value})
-
-
-DAMAGE = [
-    (remove("config.json"), "not a run"),
-    (remove("model.safetensors"), "model.safetensors"),
-    (remove("split.csv"), "split.csv"),
-    (remove("checksums.json"), "checksums.json"),
-    (replace_text("config.json", "{"), "config.json"),
-    (replace_text("config.json", "{}"), "config.json"),
-    (replace_text("split.csv", "id\n"), "split.csv"),
-    (cut("model.safetensors"), "model.safetensors"),
-    (with_value("format", 99), "config.json: .*format 99"),
-    (with_value("classes", None), "config.json"),
-    (with_value("architecture", None), "config.json"),
-    (with_value("preprocessing", []), "config.json"),
+CONFIG, SPLIT, WEIGHTS = "config.json", "split.csv", "model.safetensors"
+DAMAGED = [  # the new text of a file, none for no file; or other values under right checksums
+    (CONFIG, None, "not a run"),
+    *((name, None, name) for name in (WEIGHTS, SPLIT, "checksums.json")),
+    *((name, text, name) for name, text in ((CONFIG, "{"), (CONFIG, "{}"), (SPLIT, "id\n"))),
+    (CONFIG, {"format": 99}, "config.json: .*format 99"),
+    *((CONFIG, {name: None}, CONFIG) for name in ("classes", "architecture", "preprocessing")),
 ]
 
 
-@pytest.mark.parametrize(("damage", "message"), DAMAGE)
-def test_a_damaged_run_is_refused_by_the_name_of_the_file(checkpoint, tmp_path, damage, message):
+@pytest.mark.parametrize(("name", "content", "message"), DAMAGED)
+def test_a_damaged_run_is_refused_by_the_name_of_the_file(
+    checkpoint, tmp_path, name, content, message
+):
     run = tmp_path / "run"
     save(run, checkpoint)
-    damage(run)
+    if isinstance(content, dict):
+        reseal(run, **content)
+    elif content is None:
+        (run / name).unlink()
+    else:
+        (run / name).write_text(content)
     with pytest.raises(DataError, match=message):
         load(run)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "split.csv", "config.json"])
+@pytest.mark.parametrize("name", [WEIGHTS, SPLIT, CONFIG])
 def test_one_flipped_bit_anywhere_in_a_run_is_noticed(checkpoint, tmp_path, name):
     run = tmp_path / "run"
     save(run, checkpoint)
@@ -122,7 +107,7 @@ def test_one_flipped_bit_anywhere_in_a_run_is_noticed(checkpoint, tmp_path, name
     load(run)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "split.csv", "config.json"])
+@pytest.mark.parametrize("name", [WEIGHTS, SPLIT, CONFIG])
 @pytest.mark.parametrize("is_sealed", [True, False])
 def test_a_pickle_in_place_of_a_file_is_refused_and_not_executed(
     checkpoint, tmp_path, name, is_sealed
@@ -130,7 +115,7 @@ def test_a_pickle_in_place_of_a_file_is_refused_and_not_executed(
     run, mark = tmp_path / "run", tmp_path / "executed"
     save(run, checkpoint)
     torch.save({"weight": Mark(mark)}, run / name)
-    if is_sealed and name != "config.json":  # as somebody would who wants it to be loaded
+    if is_sealed and name != CONFIG:  # as somebody would who wants it to be loaded
         reseal(run)
     with pytest.raises(DataError, match=name):
         load(run)
