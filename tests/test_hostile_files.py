@@ -6,17 +6,12 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from commands import one_line
+from commands import QUICK, one_line
 from corpus import Mark
 
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors
-
-QUICK = [
-    "--recipe", "paper", "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1",
-    "--device", "cpu",
-]  # fmt: skip
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
 """Evaluation of predictions and of a policy: rows, measurements, findings and files."""
 
-import csv
-
 import numpy as np
 import pytest
+from commands import rows_of
 
 from misgiving import Deferral, Predictions
 from misgiving.errors import DataError, UsageError
@@ -33,10 +32,6 @@ def values(evaluation, dataset, detector):
         for row in evaluation.measurements
         if (row.dataset, row.detector) == (dataset, detector)
     }
-
-
-def rows_of(path):
-    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 @pytest.mark.parametrize(
@@ -176,26 +171,21 @@ def test_subgroups_that_fare_worse_come_first_and_count_one_image_of_each_group(
     assert evaluation.num_groups == 200
 
 
-def test_files_of_the_user_are_not_taken_for_those_of_an_earlier_evaluation(tmp_path, deferral):
-    (tmp_path / "skipped.csv").write_text("mine")
-    evaluation = evaluate(predictions(), deferral)
+def test_tables_say_what_was_decided_and_no_file_of_the_user_is_removed(tmp_path, deferral):
+    evaluation = evaluate(predictions(site=["north", "south"] * 450), deferral)
+    (tmp_path / "skipped.csv").write_text("of the user")
     write_evaluation(evaluation, tmp_path)
     assert (tmp_path / "skipped.csv").exists()
-    write_evaluation(evaluation, tmp_path)  # now there are measurements
+    write_evaluation(evaluation, tmp_path)  # now it is taken for one of an earlier evaluation
     assert not (tmp_path / "skipped.csv").exists()
-
-
-def test_tables_say_what_was_decided_and_measured(tmp_path, deferral):
-    evaluation = evaluate(predictions(site=["north", "south"] * 450), deferral)
-    write_evaluation(evaluation, tmp_path / "out")
-    rows = rows_of(tmp_path / "out" / "decisions.csv")
+    rows = rows_of(tmp_path / "decisions.csv")
     assert [row["id"] for row in rows] == list(evaluation.judged.ids)
     assert [row["decision"] for row in rows] == evaluation.decisions.decisions.tolist()
     truth = [CLASSES[label] for label in evaluation.judged.labels]
     assert [row["true_class"] for row in rows] == truth
-    groups = rows_of(tmp_path / "out" / "subgroups.csv")
+    groups = rows_of(tmp_path / "subgroups.csv")
     cases = {(row["name"], row["value"]): int(row["cases"]) for row in groups}
     assert cases["site", "north"] + cases["site", "south"] == 300
-    again = Predictions.read(tmp_path / "out" / "predictions.npz")
+    again = Predictions.read(tmp_path / "predictions.npz")
     np.testing.assert_array_equal(again.logits, evaluation.predictions.logits)
-    assert len(rows_of(tmp_path / "out" / "measurements.csv")) == len(evaluation.measurements)
+    assert len(rows_of(tmp_path / "measurements.csv")) == len(evaluation.measurements)
