@@ -56,13 +56,6 @@ def test_what_cannot_be_exported_is_refused_in_one_line(
     assert not (tmp_path / "b").exists()
 
 
-def test_a_missing_onnx_is_named_with_its_extra(misgiving, graph, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    code, _, error = misgiving("export", *graph, "--out", tmp_path / "b")
-    assert code == 1
-    assert "pip install 'misgiving[train]'" in one_line(error)
-
-
 LISTING = """
 import atexit, sys
 atexit.register(lambda: print("imported:", *{"torch", "timm", "sklearn"} & set(sys.modules)))

@@ -4,7 +4,6 @@ import math
 import re
 
 import pytest
-from commands import one_line
 from scipy.stats import beta
 
 
@@ -69,13 +68,3 @@ def test_one_image_of_each_patient_counts(succeed, pictures):
     assert "unit: patient (column patient)." in error
     assert "has 9 images. One image of each patient counts: 3 cases." in error
     assert "error, all 3 cases accepted" in output
-
-
-def test_a_class_with_too_few_groups_is_refused_with_the_option_of_train(misgiving, pictures):
-    folder, rows = pictures
-    lines = [f"{path},{label},{label if label == 'y' else path}" for path, label, _ in rows]
-    (folder / "t.csv").write_text("\n".join(["path,label,patient", *lines]))
-    code, _, error = misgiving("plan", f"table:{folder / 't.csv'}", "--max-error", "0.1")
-    assert code == 1
-    assert "class 'y' has 1 group, too few" in one_line(error)
-    assert one_line(error).endswith("leave the class out or use train --split paper")

@@ -172,18 +172,14 @@ FITTING = "calibrate t.csv --max-error 0.1 --out p"
 REFUSED = {  # exit code, and what the line names
     "calibrate t.csv --max-error 0.1": (2, "--out is required"),
     "calibrate t.csv digits --max-error 0.1 --out p": (2, "DATA has no effect"),
-    "calibrate run --max-error 0.1": (2, "DATA is required for run"),
     "calibrate run digits --max-error 0.1 --out p": (2, "--out has no effect for run"),
     f"{FITTING} --ood-detector vim": (2, "--ood-detector 'vim'"),
     "calibrate few.csv --max-error 0.1 --out p": (1, "few groups of images (3)"),
     "predict run t.csv": (1, "policy.json: missing"),
-    "predict run t.csv t.csv": (2, "one file of predictions alone"),
     "predict run t.csv --device cpu": (2, "--device"),
-    "serve policy": (1, "policy"),
     "data check t.csv --model run": (2, "--model"),
     "evaluate run digits --policy p": (2, "--policy"),
     "evaluate t.csv --out e --ood predictions.csv": (2, "--ood 'predictions'"),
-    "evaluate t.csv --out e --ood a=t.csv --ood a=t.csv": (2, "--ood 'a'"),
 }
 
 

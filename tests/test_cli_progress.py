@@ -6,8 +6,7 @@ import pytest
 from rich.console import Console
 
 from misgiving.cli import progress
-from misgiving.cli.progress import Bar, LogLines, Steps, Units, progress_bars, show_table
-from misgiving.reproduction.config import Unit
+from misgiving.cli.progress import Bar, LogLines, Steps, progress_bars, show_table
 from misgiving.training.loop import Step
 
 HEADER = ("check", "count", "remark")
@@ -47,9 +46,9 @@ def test_a_log_says_at_most_once_a_minute_how_far_the_work_is(clock, log):
     ]
 
 
-def train(lines, clock, *, epochs, steps, each_epoch=True):
+def train(lines, clock, *, epochs, steps):
     """A training with a step in ten seconds."""
-    show = partial(Steps(lines, "training").show, each_epoch=each_epoch)
+    show = partial(Steps(lines, "training").show, each_epoch=True)
     for epoch in range(1, epochs + 1):
         for step in range(1, steps + 1):
             clock.now += 10
@@ -65,27 +64,6 @@ def test_every_epoch_and_each_minute_of_a_training_is_a_line_of_the_log(clock, l
         *log()[3:5],
         "epoch 2/2  primary loss 0.500  30/30 (0:05:00 elapsed)",
     ]
-
-
-def test_a_reproduction_says_once_a_minute_which_units_are_done(clock, log):
-    lines = LogLines(clock)
-    units = Units(lines, "units")
-    units.start(todo=4, count=4)
-    train(lines, clock, epochs=8, steps=1, each_epoch=False)
-    units.show(Unit("generalization", 0, "vanilla"))
-    assert log() == [
-        "units  0/4, epoch 6/8  primary loss 0.167  6/8 (0:01:00 elapsed, about 0:00:20 left)",
-        "[1/4] finished generalization, trial 0, vanilla",
-    ]
-
-
-def test_a_bar_starts_anew_for_the_next_set(clock, log):
-    bar = Bar(LogLines(clock), "predicting")
-    for done, total in ((64, 64), (16, 32), (32, 32), (63, 100)):
-        bar.at(done, total)
-    clock.now += 60
-    bar.at(64, 100)
-    assert [line.partition(" (")[0] for line in log()] == ["predicting  64/100"]
 
 
 def test_a_terminal_shows_bars_and_no_lines(monkeypatch):

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from waiting import until
 
 from misgiving.bundle import decide_files as deciding
 from misgiving.bundle.decide_files import decide_files, load_model
 from misgiving.checkpoint import load
 from misgiving.data.decoding import LOOK_AHEAD
-from misgiving.data.preprocessing import Preprocessing
 from misgiving.predictions import inference
 
 COUNT = 5 * LOOK_AHEAD
@@ -60,25 +58,6 @@ def test_predictions_are_those_of_every_image_on_its_own(run, names, batch_size,
     assert [row[:2] for row in predicted] == [row[:2] for row in expected]
     numbers = [row[2:4] for row in predicted]
     np.testing.assert_allclose(numbers, [row[2:] for row in expected], rtol=1e-3, atol=2e-6)
-
-
-def test_files_are_decoded_while_the_model_runs_but_not_far_ahead(
-    run, names, monkeypatch, tmp_path
-):
-    decoded, ahead, read = [], [], Preprocessing.from_file
-
-    def watched(*arguments):
-        decoded.append(arguments)
-        return read(*arguments)
-
-    def see(done, _):
-        until(lambda: len(decoded) >= min(COUNT, done + LOOK_AHEAD - 1))
-        ahead.append(len(decoded) - done)
-
-    monkeypatch.setattr(Preprocessing, "from_file", watched)
-    options = {"batch_size": LOOK_AHEAD + 1, "on_image": see}
-    decide_files(load_model(run, device="cpu"), names, tmp_path / "parts", **options)
-    assert max(ahead) <= LOOK_AHEAD + 1
 
 
 def assert_the_same(ours, theirs):

@@ -13,7 +13,6 @@ from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset, unlabelled_images
 from misgiving.data.datasets.dataset import ImageFiles
 from misgiving.data.decoding import FAIL, SKIP
-from misgiving.data.ood_sets import readable_set, write_ood_set
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImagesError, DataError
 
@@ -145,14 +144,3 @@ def test_a_reason_is_one_line_that_no_terminal_obeys(tmp_path):
     (bad,) = skipping(unlabelled_images([tmp_path], name="x"), tmp_path).skipped
     assert "line\\nbreak\\x1b[31m.png: the file is empty" in str(bad)
     assert str(bad).isprintable()
-
-
-def test_an_ood_set_is_built_without_bad_images_and_says_so(files, tmp_path):
-    (files / "NV" / "two.png").write_bytes(b"")
-    source = load_dataset(f"folder:{files}")
-    with pytest.raises(BadImagesError):
-        readable_set("mine", source, place=str(files), seed=0)
-    built, bad = readable_set("mine", source, place=str(files), seed=0, on_bad_image="skip")
-    assert names(bad) == ["mine-NV/two.png"]
-    assert "left out: 1 of 4 images that cannot be read (mine-NV/two.png)" in built.contents
-    assert len(list(write_ood_set(built, tmp_path / "out", seed=8).glob("*.png"))) == 3

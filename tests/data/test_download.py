@@ -15,7 +15,7 @@ from PIL import Image
 from misgiving.data import download
 from misgiving.data.datasets import FORMS, load_dataset
 from misgiving.data.download import CATALOGUE, PublishedFile, PublishedSet, fetch
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError
 
 CONTENT = bytes(np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8))
 MD5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
@@ -176,12 +176,6 @@ def test_of_two_that_fetch_at_once_one_downloads_and_the_other_waits(get, server
         new = sorted(threads.map(lambda _: get(md5=MD5), range(2)), key=len)
     assert new == [[], [to / NAME]]
     assert len(server.ranges) == 1
-
-
-def test_a_file_cannot_be_the_folder(get, to):
-    to.write_text("")
-    with pytest.raises(UsageError):
-        get()
 
 
 MEMBERS = {"a.jpg": b"first", "b/c.jpg": b"second"}

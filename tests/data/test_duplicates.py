@@ -38,10 +38,8 @@ COPIES = {
     "itself": lambda image: image,
     "encoded": lambda image: encoded(image, 50),
     "halved": lambda image: scaled(image, 0.5),
-    "doubled": lambda image: scaled(image, 2.0),
     "squeezed": lambda image: image.resize((112, 112), Image.Resampling.BILINEAR),
     "lighter": lambda image: ImageEnhance.Brightness(image).enhance(1.1),
-    "darker": lambda image: ImageEnhance.Brightness(image).enhance(0.88),
     "flatter": lambda image: ImageEnhance.Contrast(image).enhance(0.85),
     "all at once": lambda image: encoded(
         scaled(ImageEnhance.Brightness(image).enhance(0.9), 0.5), 60

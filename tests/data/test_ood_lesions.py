@@ -55,8 +55,6 @@ def under_uneven_light(image):
 @pytest.mark.parametrize(
     ("options", "change"),
     [
-        ({"centre": (75, 100)}, np.array),
-        ({"centre": (50, 70)}, np.array),
         ({"centre": (95, 130)}, np.array),
         ({}, with_dark_rim),
         ({}, under_uneven_light),

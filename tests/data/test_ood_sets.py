@@ -110,17 +110,6 @@ def test_a_folder_is_one_class_with_names_from_it_on(folder, held_out):
     assert len({built.ids for built in drawn}) > 1
 
 
-def test_the_origin_of_a_set_is_told(folder, held_out):
-    made = build("nct", held_out, seed=0, place=str(folder))
-    assert made.contents == f"7 images{UNTOLD}; 7 of the paper's 1350"
-    rows = [f"{'deep/er/' if n % 2 else ''}tile{n}.png,x,{'ab'[n > 4]}" for n in range(7)]
-    table = folder / "table.csv"
-    table.write_text("\n".join(["path,label,group", *rows]) + "\n")
-    made = build("tiles", held_out, seed=0, place=f"table:{table}")
-    assert made.contents == "7 images of tiles (a 5, b 2)"
-    assert made.classes == ("ood",)
-
-
 def test_a_written_set_holds_the_pixels_by_id_with_hashes_and_how_it_was_made(
     folder, held_out, tmp_path
 ):

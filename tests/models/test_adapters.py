@@ -29,7 +29,6 @@ def network(name, **options):
 
 TORCHVISION = [
     ("resnet18", ["layer3", "layer4"], 64),
-    ("resnet18", ["layer1.0.conv1", "layer4.1.relu"], 64),
     ("mobilenet_v3_small", ["features.4", "features.12"], 64),
     ("swin_t", ["features.1", "features.7.1"], 64),
     ("squeezenet1_1", ["features.5", "features.12"], 64),
@@ -233,9 +232,7 @@ def test_in_mixed_or_half_precision_the_estimator_is_in_single_precision():
 DEFAULTS = [
     (lambda: network("resnet18"), "layer{}", (1, 2, 3, 4)),
     (lambda: nn.Sequential(nn.BatchNorm2d(3), network("resnet18")), "1.layer{}", (1, 2, 3, 4)),
-    (lambda: network("squeezenet1_1"), "features.{}", (9, 10, 11, 12)),
     (lambda: network("mobilenet_v3_small"), "features.{}", (8, 9, 10, 11)),
-    (lambda: network("mobilenet_v2", width_mult=0.25), "features.{}", (14, 15, 16, 17)),
     (lambda: network("densenet121"), "features.denseblock{}", (1, 2, 3, 4)),
     (
         lambda: torchvision.models.VisionTransformer(32, 8, 5, 2, 16, 32, num_classes=3),
@@ -253,7 +250,6 @@ HUGGING_FACE = [
     ("ViT", DEEP, "vit.layers.{}", (1, 2, 3, 4)),
     ("Swin", SWIN, "swin.encoder.layers.{}", (0, 1, 2, 3)),
     ("ConvNext", WIDTHS, "convnext.encoder.stages.{}", (0, 1, 2, 3)),
-    ("MobileNetV2", {"depth_multiplier": 0.35}, "mobilenet_v2.layer.{}", (12, 13, 14, 15)),
 ]
 
 
@@ -278,24 +274,14 @@ def after_convolution(*layers):
     return nn.Sequential(nn.Conv2d(3, 4, 3), *layers)
 
 
-def flat_tap(*axes):
-    """A module whose second part gives no channels, or no images."""
-    return after_convolution(nn.Flatten(*axes), nn.Unflatten(0, (2, -1)), *LAST)
-
-
 REFUSED = [
     (InPlace, {"taps": ["frist"]}, "try first"),
-    (InPlace, {"taps": []}, "taps"),
     (InPlace, {"taps": ["unused"]}, "'unused'"),
     (InPlace, {"classes": ["a", "b"]}, "3 logits"),
     (InPlace, {"mean": [0.5] * 3}, "std"),
-    (InPlace, {"mean": [0.5] * 3, "std": [0.5, 0.0, 0.5]}, "std"),
     (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), {}, "image_size"),
     (after_convolution, {"taps": None}, "(2, 4, 14, 14)"),
     (lambda: Wrapped(InPlace(), lambda _: "cat"), {}, "str"),
-    (lambda: InPlace(classes=1), {}, "1 logits"),
-    (lambda: flat_tap(0, -1), {"taps": ["1"]}, "(1568,)"),
-    (lambda: flat_tap(0, 1), {"taps": ["1"]}, "(8, 14, 14)"),
 ]
 
 
@@ -305,15 +291,3 @@ def test_a_module_that_cannot_be_read_so_is_refused_in_one_line(make, options, c
         attached(make(), **options)
     assert culprit in str(failure.value)
     assert "\n" not in str(failure.value)
-
-
-def test_the_size_of_the_images_is_what_the_module_notes():
-    for name, value in (
-        ("config", SimpleNamespace(image_size=16)),  # as transformers notes it
-        ("config", SimpleNamespace(image_size=[16, 16])),
-        ("pretrained_cfg", {"input_size": (3, 16, 16)}),  # as timm does
-        ("image_size", 16),  # as torchvision does
-    ):
-        module = after_convolution(*LAST).eval()
-        setattr(module, name, value)
-        assert attach(module, taps=["0"]).reader.num_classes == 3

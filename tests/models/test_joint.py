@@ -145,14 +145,3 @@ def test_an_activation_gets_the_gradient_of_its_average():
     taps = [tap.double().requires_grad_() for tap in taps]
     assert torch.autograd.gradcheck(lambda *taps: estimator(taps), taps)
     assert torch.autograd.gradgradcheck(lambda *taps: estimator(taps), taps)
-
-
-def test_a_gradient_with_its_channels_last_keeps_them_there():
-    estimator = LossEstimator(channels=(8,), hidden=4)
-    image = torch.randn(2, 8, 5, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
-    gradients = []
-    tapped = image * 1.0
-    tapped.register_hook(gradients.append)  # called with the sum of both gradients
-    after = tapped * 2.0
-    (estimator([tapped]).sum() + after.square().sum()).backward()
-    assert gradients[0].is_contiguous(memory_format=torch.channels_last)

@@ -190,19 +190,6 @@ def test_a_value_that_no_resampled_set_changes_has_no_interval(tmp_path):
     assert found[["lower", "upper"]].isna().all(axis=None)
 
 
-def test_documents_name_the_sets_with_examples_and_the_open_choices(reproduction):
-    sets = of_json(reproduction / "datasets.json")
-    assert sets["histology"]["groups"] == 1
-    unseen = [sets[f"unseen/{name}"]["images"] for name in TINY.unseen]
-    assert sets["unseen_classes"]["images"] == sum(unseen)
-    for name in sets:
-        assert list((reproduction / "examples" / name.replace("/", "-")).glob("*.png"))
-    settings = of_json(reproduction / "settings.json")
-    assert settings["training"]["margin"] == TINY.training.margin
-    assert settings["odin"]["tuning_set"] == "histology"
-    assert settings["sizes"][0]["images"] == settings["images"]
-
-
 def test_only_what_was_lost_or_has_changed_is_collected_anew(trial_data, reproduction, tmp_path):
     with pytest.raises(DataError):  # nothing is there
         collect(trial_data, tmp_path)

@@ -261,8 +261,6 @@ def test_every_trial_of_a_grouped_reproduction_has_an_error_estimator(reproduced
     [
         ("b/box={published}", "--ood b/box="),
         ("b_box={empty}", "empty"),
-        ("b_box={published}/given0.png", "given0.png"),
-        ("b_box={published}/gone", "gone"),
         ("b_box", "--ood"),
     ],
 )

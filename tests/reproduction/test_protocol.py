@@ -92,23 +92,18 @@ tiny, sets, units_of = partial(replace, TINY), ood_sources, partial(chosen_units
     [
         (partial(tiny, models=("vanila",)), "'vanila'"),
         (partial(tiny, unseen=()), "in_distribution"),
-        (partial(tiny, unseen=("2",)), "'2'"),
         (partial(protocol_for, "folder:photos", tuning_set="b_box"), "in_distribution"),
         (partial(protocol_for, "isic2019:ISIC_2019"), "tuning_set"),  # neither NCT nor a stand-in
         (partial(protocol_for, "digits", tuning_set="nct"), "histology, photographs, boxes"),
-        (partial(protocol_for, "photos"), "digits"),
         (
             partial(protocol_for, "digits", images={"split": "grouped", "validation_share": 0.2}),
             "validation_share",
         ),
-        (partial(sets, ["nct"]), "'nct'"),
         (partial(sets, ["validation=a"]), "'validation'"),
         (partial(sets, ["ntc:histology=a"]), "'ntc'"),
-        (partial(sets, ["unseen-BKL=a"]), "'unseen-BKL'"),
         (partial(sets, ["nct=a", "nct=b"]), "'nct'"),
         (partial(sets, ["nct=a"], ["imagenet=b"]), "imagenet"),
         (partial(units_of, trial=2), "trials 0 to 1"),
-        (partial(units_of, model="mse"), "models vanilla, proposed"),
     ],
 )
 @pytest.mark.usefixtures("as_in_use")

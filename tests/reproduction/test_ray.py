@@ -7,12 +7,11 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 from waiting import until
 
-from misgiving.errors import DataError, TrainingError, UsageError
+from misgiving.errors import DataError, UsageError
 from misgiving.reproduction import ray as cluster
 from misgiving.reproduction.config import Unit
 from misgiving.reproduction.runner import reproduce_units
@@ -116,20 +115,6 @@ def test_ctrl_c_leaves_neither_a_process_nor_a_half_written_unit(
     until(lambda: not list(started(mine)))
 
 
-def test_the_reason_of_a_lost_or_failed_unit_is_passed_on(monkeypatch):
-    from ray.exceptions import RayTaskError, WorkerCrashedError
-
-    refusal = UsageError("out: cannot be written")
-    failures = {RayTaskError("finish", "a traceback", refusal): refusal}
-    failures[WorkerCrashedError()] = TrainingError("generalization, trial 0, mse: ")
-    monkeypatch.setattr(cluster.ray, "wait", lambda waiting: (waiting[:1], waiting[1:]))
-    for failure, expected in failures.items():
-        monkeypatch.setattr(cluster.ray, "get", Mock(side_effect=failure))
-        with pytest.raises(type(expected)) as reason:
-            list(cluster._finished({"task": Unit("generalization", 0, "mse")}))
-        assert str(reason.value).startswith(str(expected))
-
-
 def test_where_there_is_no_cluster_and_no_ray_it_is_said(misgiving, monkeypatch, tmp_path):
     for address in ("nowhere", "127.0.0.1:1"):
         with pytest.raises(UsageError, match=address), cluster._cluster(address):
@@ -152,7 +137,6 @@ def test_where_there_is_no_cluster_and_no_ray_it_is_said(misgiving, monkeypatch,
     [
         (4, None, "cpu", 0.0),
         (2, None, "cuda", 1.0),
-        (2, None, "auto", 1.0),
         (2, 0.5, "cuda", 0.5),
         (4, None, "cuda", None),  # no single node has both
     ],

@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -118,23 +117,6 @@ def test_only_the_chosen_units_run_each_with_the_threads_it_records(
     assert seen == [{3}]
     assert json.loads((tmp_path / chosen[0].folder / "timing.json").read_text())["threads"] == 3
     assert numbers() == before
-
-
-@pytest.mark.parametrize(
-    ("device", "cores", "count", "jobs"),
-    [
-        ("cpu", 2, 60, 2),
-        ("cpu", 2, 1, 1),
-        ("cpu", 64, 60, 8),
-        ("cpu", 2, 0, 1),
-        ("cuda", 64, 60, 1),
-    ],
-)
-def test_units_use_the_cores_that_there_are(monkeypatch, device, cores, count, jobs):
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    monkeypatch.setattr(runner, "device_named", torch.device)
-    protocol = replace(TINY, training=replace(TINY.training, device=device))
-    assert runner.jobs_for(protocol, count) == jobs
 
 
 def test_a_training_that_diverges_is_a_result_and_does_not_stop_the_others(

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from tiny import TINY
 
-from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import UsageError
 from misgiving.reproduction.config import Unit
 from misgiving.reproduction.protocol import units
@@ -55,8 +54,3 @@ def test_settings_that_cannot_be_run_are_refused_before_images_are_prepared(
     with pytest.raises(UsageError, match=value):
         TrialData(replace(TINY, **changes), tmp_path, trains=True)
     assert not any(tmp_path.iterdir())
-
-
-def test_images_are_augmented_only_where_the_configuration_says_so(trial_data, cache):
-    plain = TrialData(replace(TINY, images=replace(TINY.images, augment=False)), cache)
-    assert plain.augmentation == AugmentationSettings.none() != trial_data.augmentation

@@ -30,17 +30,6 @@ def write_pid(path):
     time.sleep(600)  # work that only a kill ends
 
 
-def torch_is_there(_):
-    import misgiving.reproduction.intervals  # noqa: F401
-
-    return "torch" in sys.modules
-
-
-def test_a_process_that_computes_intervals_imports_no_torch():
-    with worker_pool(1, ignore_interrupts=True) as pool:
-        assert not pool.submit(torch_is_there, None).result()
-
-
 def test_a_killed_process_is_an_error_that_says_so():
     with pytest.raises(TrainingError), mapped(os._exit, [1, 2], jobs=2) as found:
         list(found)

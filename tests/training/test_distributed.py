@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from shared_training import train_all
 
-from misgiving.errors import TrainingError, UsageError
+from misgiving.errors import UsageError
 from misgiving.training import processes
-from misgiving.training.processes import explain_lost_process, start_fabric
+from misgiving.training.processes import start_fabric
 
 SCRIPT = Path(__file__).with_name("shared_training.py")
 TESTS = str(Path(__file__).parents[1])
@@ -71,19 +71,6 @@ def test_two_processes_train_as_one_does_on_the_same_batches(tmp_path, every):
         for name, weight in weights.items():
             torch.testing.assert_close(shared[name], weight, rtol=0, atol=1e-6)
         np.testing.assert_allclose(two["logits"], one["logits"], rtol=0, atol=1e-5)
-
-
-def test_the_end_of_another_process_is_explained(monkeypatch):
-    ended = RuntimeError("[gloo/transport/tcp/pair.cc:537] Connection reset by peer")
-    other = RuntimeError("another reason")
-    for together, error, kind in (
-        (True, ended, TrainingError),
-        (True, other, RuntimeError),
-        (False, ended, RuntimeError),
-    ):
-        monkeypatch.setattr(processes, "_together", lambda together=together: together)
-        with pytest.raises(kind), explain_lost_process():
-            raise error
 
 
 @pytest.mark.parametrize(("total", "count"), [(3, 1), (1, 2), (5, 2), (6, 3), (2, 4)])

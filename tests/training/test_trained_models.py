@@ -16,13 +16,6 @@ SQUARE = {"height": 16, "width": 16}
 LARGER, SHORTER = {"height": 20, "width": 20}, {"shortest_edge": 20}
 
 
-@pytest.fixture(autouse=True)
-def silent(monkeypatch):
-    monkeypatch.setattr(transformers.utils.logging, "disable_progress_bar", lambda: None)
-    transformers.utils.logging.disable_progress_bar()
-    transformers.logging.set_verbosity_error()
-
-
 PROCESSORS = {
     "bilinear": ("ViT", {"size": SQUARE}),
     "bicubic": ("Siglip", {"size": SQUARE}),
