@@ -4,20 +4,16 @@ import csv
 import json
 import shutil
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from commands import CPU, call, one_line, reseal, rows_of
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from misgiving.cli.calibrate import OodDetector
 from misgiving.data.datasets import load_dataset
 from misgiving.deferral.deferral import Deferral
 from misgiving.predictions.predict import TrainedRun
 from misgiving.predictions.record import Predictions
-from misgiving.scores.features import FEATURE_SCORES
-from misgiving.scores.logits import LOGIT_SCORES
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig
 from misgiving.training.train_run import prepare_training, train_run
 
@@ -212,8 +208,3 @@ def test_the_policy_of_another_model_is_refused_in_one_line(misgiving, with_poli
     assert code == 1
     assert "was calibrated for the model" in one_line(error)
     assert "misgiving calibrate" in error
-
-
-def test_every_score_can_detect_ood_images():
-    scores = {*LOGIT_SCORES, *FEATURE_SCORES, "predicted_loss"}
-    assert set(get_args(OodDetector)) == scores

@@ -1,6 +1,5 @@
 import threading
 import time
-from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 from coloured import coloured_set
 
 from misgiving.data.batching import batches, sampling_order
-from misgiving.data.decoding import LOOK_AHEAD, WORKERS, in_order
+from misgiving.data.decoding import LOOK_AHEAD, in_order
 from misgiving.errors import DataError
 
 IMBALANCED = np.repeat([0, 1, 2], [9000, 900, 100])
@@ -111,21 +110,3 @@ def test_work_runs_so_far_ahead_and_no_further(ahead):
         time.sleep(0.002)  # the threads would go on if they could
         most.append(len(begun) - taken)
     assert max(most) == ahead
-
-
-@pytest.mark.parametrize("fails", [True, False])
-def test_a_failure_or_stopping_early_does_not_wait_for_work_that_has_not_begun(fails):
-    begun = []
-
-    def work(index):
-        begun.append(index)
-        time.sleep(0.1 * (index > 0))
-        if fails:
-            raise ValueError(index)
-
-    with closing(in_order(work, 1000, ahead=500)) as results:
-        try:
-            next(results)
-        except ValueError:
-            assert fails
-    assert len(begun) <= 10 * WORKERS

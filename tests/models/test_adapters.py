@@ -291,3 +291,13 @@ def test_a_module_that_cannot_be_read_so_is_refused_in_one_line(make, options, c
         attached(make(), **options)
     assert culprit in str(failure.value)
     assert "\n" not in str(failure.value)
+
+
+def test_the_size_of_the_images_is_what_the_module_notes():
+    for name, value in (
+        ("pretrained_cfg", {"input_size": (3, 16, 16)}),  # as timm notes it
+        ("image_size", 16),  # as torchvision does
+    ):
+        module = after_convolution(*LAST).eval()
+        setattr(module, name, value)
+        assert attach(module, taps=["0"]).reader.num_classes == 3

@@ -287,6 +287,7 @@ BAD_FILES = {
         "a later long row": (lines(ROWS[0], "a,cat,0.7,0.2,0.1,0.3"), "line 3"),
         "text": (lines(ROWS[0], "b,dog,0.1,much,0.1"), "row 2, column probability_dog: 'much'"),
         "negative": (lines("a,cat,0.9,-0.1,0.2"), "row 1: the probabilities are -0.1 to 0.9"),
+        "above one": (lines("a,cat,1.015,0,0"), "row 1: the probabilities are 0 to 1.015"),
         "a sum below one": (lines(ROWS[0], "b,cat,0.3,0.1,0.1"), "row 2: the probabilities"),
         "a very long label": (lines("a," + "x" * 9000 + ",0.7,0.2,0.1"), "choose from cat, dog"),
         "names and positions": (lines(ROWS[0], "b,1,0.7,0.2,0.1"), "row 2, column label"),

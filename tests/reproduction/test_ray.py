@@ -137,6 +137,7 @@ def test_where_there_is_no_cluster_and_no_ray_it_is_said(misgiving, monkeypatch,
     [
         (4, None, "cpu", 0.0),
         (2, None, "cuda", 1.0),
+        (2, None, "auto", 1.0),
         (2, 0.5, "cuda", 0.5),
         (4, None, "cuda", None),  # no single node has both
     ],
