@@ -61,22 +61,6 @@ def test_a_limit_on_the_size_of_files_stops_the_weights_and_nothing_else(
     assert nothing_is_left(tmp_path)
 
 
-def test_a_flipped_bit_in_the_cache_is_one_line_and_the_next_run_works(train, cache_home, tmp_path):
-    assert train()[0] == 0
-    (stored,) = cache_home.rglob("images.npy")
-    pixels = np.load(stored)
-    pixels[:, 0, 0, 0] ^= 4  # of each image, as not all need be drawn
-    np.save(stored, pixels)
-    (tmp_path / "run").rename(tmp_path / "first")
-    code, _, error = train()
-    assert code == 1
-    assert "run the same command again" in one_line(error)
-    code, _, error = train()
-    assert code == 0, error
-    weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("first", "run")]
-    assert weights[0] == weights[1]
-
-
 @pytest.mark.parametrize(
     ("error", "says"),
     [

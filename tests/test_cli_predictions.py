@@ -146,18 +146,6 @@ def test_plan_counts_the_calibration_cases(succeed, tmp_path):
     assert said in result.err
 
 
-@pytest.mark.parametrize("row", [0, 50])
-def test_plan_refuses_what_calibrate_refuses(misgiving, tmp_path, row):
-    labels = ["cat", "dog"] * 50
-    labels[row] = ""
-    sets = ["tune"] * 50 + ["calibrate"] * 50
-    table = write_rows(tmp_path / "t.csv", 100, label=labels, set=sets)
-    for command, out in (("plan", ()), ("calibrate", ("--out", tmp_path / "p"))):
-        result = misgiving(command, table, "--max-error", 0.05, *out)
-        assert result.code == 1
-        assert f"first is '0-{row}'" in one_line(result.err)
-
-
 def test_a_file_without_the_features_of_the_policy_is_named(misgiving, tmp_path):
     features = {f"feature_{at}": np.random.default_rng(at).normal(size=400) for at in range(8)}
     sets = ["train"] * 100 + ["tune"] * 100 + ["calibrate"] * 200

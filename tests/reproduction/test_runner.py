@@ -9,9 +9,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-import torch
 from small import SMALL
-from threadpoolctl import threadpool_info
 from tiny import TINY
 from waiting import until
 
@@ -21,7 +19,7 @@ from misgiving.predictions.inference import predictions_of
 from misgiving.reproduction import runner
 from misgiving.reproduction.collection import collect
 from misgiving.reproduction.config import Unit
-from misgiving.reproduction.protocol import chosen_units, units
+from misgiving.reproduction.protocol import units
 from misgiving.reproduction.trial_data import Progress, TrainedUnit, TrialData
 from misgiving.training.config import DataConfig
 
@@ -98,25 +96,6 @@ def test_a_reproduction_that_is_killed_and_resumed_in_processes_gives_the_bytes_
     runner.reproduce_units(small, tmp_path, run=run)
     assert (tmp_path / first.folder / "unit.json").stat().st_mtime_ns == before
     check_small(tmp_path)
-
-
-def test_only_the_chosen_units_run_each_with_the_threads_it_records(
-    trial_data, tmp_path, monkeypatch
-):
-    def numbers():
-        return {torch.get_num_threads(), *(pool["num_threads"] for pool in threadpool_info())}
-
-    seen = []
-    monkeypatch.setattr(runner, "_results", lambda *_: seen.append(numbers()) or [])
-    before = numbers()
-    chosen = chosen_units(TINY, experiment="generalization", trial=1, model="vanilla")
-    run = runner.on_this_machine(threads=3)
-    runner.reproduce_units(trial_data, tmp_path, run=run, chosen=chosen)
-    finished = [unit for unit in units(TINY) if (tmp_path / unit.folder).exists()]
-    assert finished == chosen == [Unit("generalization", 1, "vanilla")]
-    assert seen == [{3}]
-    assert json.loads((tmp_path / chosen[0].folder / "timing.json").read_text())["threads"] == 3
-    assert numbers() == before
 
 
 def test_a_training_that_diverges_is_a_result_and_does_not_stop_the_others(

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from tiny import TINY
 
-from misgiving.errors import UsageError
 from misgiving.reproduction.config import Unit
 from misgiving.reproduction.protocol import units
 from misgiving.reproduction.trial_data import TrialData
@@ -42,15 +41,3 @@ def test_boxes_are_made_of_images_on_which_nothing_was_trained_or_chosen(cache, 
     leakage = trial_data.leakage()
     assert len(leakage) == 2 * TINY.trials
     assert all(row.separate for row in leakage)
-
-
-@pytest.mark.parametrize(
-    ("changes", "value"),
-    [({"unseen": ("MEL",)}, "MEL"), ({"model": replace(TINY.model, backbone="vgg99")}, "vgg99")],
-)
-def test_settings_that_cannot_be_run_are_refused_before_images_are_prepared(
-    tmp_path, changes, value
-):
-    with pytest.raises(UsageError, match=value):
-        TrialData(replace(TINY, **changes), tmp_path, trains=True)
-    assert not any(tmp_path.iterdir())
