@@ -112,17 +112,14 @@ def export_graph(
 
 
 def _network(graph: Path, size: int, num_classes: int) -> Network:
-    """The graph, tried on two blank images."""
+    """The graph, tried on blank images."""
     network = Network(graph, size=size, num_classes=num_classes)
-    try:
-        (logits, *_) = network(np.zeros((2, size, size, 3), dtype=np.uint8))
-        if logits.shape != (2, num_classes) or not np.isfinite(logits).all():
-            raise ValueError(f"not {num_classes} finite logits for each, but {logits.shape}")
-    except Exception as error:  # onnxruntime has a class of its own for each kind of failure
+    (logits, *_) = network(np.zeros((2, size, size, 3), dtype=np.uint8))
+    if not np.isfinite(logits).all():
         raise DataError(
-            f"{graph}: cannot be run on two blank images of {size} pixels ({reason_of(error)}); "
-            "export it in evaluation mode, for any number of images, as float32"
-        ) from error
+            f"{graph}: logits of blank images are not finite; export it in evaluation mode, as "
+            "float32"
+        )
     return network
 
 

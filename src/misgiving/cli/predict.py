@@ -65,6 +65,8 @@ def predict(
     _check_files(names, out=out, contact_sheet=contact_sheet)
     if out is not None:
         check_kind(out)
+        if contact_sheet is not None and contact_sheet.resolve() == out.resolve():
+            raise UsageError(f"`out` and `contact_sheet` are both {out}; choose another file")
     with TemporaryDirectory() as folder:
         parts = Path(folder) if is_file or out is None else out.with_name(f"{out.name}.parts")
         if is_file:

@@ -25,7 +25,8 @@ def is_prediction_file(source: str | Path) -> bool:
     >>> is_prediction_file("p.csv"), is_prediction_file("table:p.csv")
     (True, False)
     """
-    return Path(source).suffix.lower() in PREDICTIONS and not re.match(r"\w+:", str(source))
+    path, of_data = Path(source), re.match(r"\w+:", str(source))
+    return path.suffix.lower() in PREDICTIONS and not of_data and not path.is_dir()
 
 
 def check_source(

@@ -5,9 +5,10 @@ what follows them, and does not ask for memory at each step.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import numpy as np
@@ -158,7 +159,7 @@ def kept_network(checkpoint: Checkpoint, count: int, folder: Path) -> Network | 
     """The graph of a run that is to score so many images; None where the model itself is to.
 
     That is on other devices than processors, for few images, and where the backbone cannot be
-    exported or the folder cannot be written to. It depends on the images and not on whether there
+    exported. It depends on the images and not on whether there
     is a graph already, so that the same command gives the same numbers again.
 
     Args:
@@ -172,10 +173,13 @@ def kept_network(checkpoint: Checkpoint, count: int, folder: Path) -> Network | 
     path = folder / GRAPH
     with suppress(DataError):  # there is none, or it is damaged or of another model
         return _compared(checkpoint, path)
-    # where that fails, the model gives the same answers in more time
-    with suppress(DataError, UsageError, OSError), whole_file(path) as partial:
-        return write_compared_graph(checkpoint, partial)
-    return None
+    with suppress(DataError), ExitStack() as stack:
+        try:
+            place = stack.enter_context(whole_file(path))
+        except (UsageError, OSError):  # the folder cannot be written to
+            place = Path(stack.enter_context(TemporaryDirectory())) / GRAPH
+        return write_compared_graph(checkpoint, place)
+    return None  # the model gives the same answers in more time
 
 
 def write_compared_graph(checkpoint: Checkpoint, path: Path) -> Network:

@@ -42,16 +42,20 @@ class Network:
         options.log_severity_level = ONLY_ERRORS
         # Threads that wait without spinning: a busy neighbour then costs little.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        with explain_damage(path, remedy="export again"):
+        needed = f"images N x 3 x {size} x {size} and `logits` N x {num_classes}"
+        with explain_damage(path, remedy=f"export it again, with {needed} for any N"):
             self._session: Any = onnxruntime.InferenceSession(
                 str(path), sess_options=options, providers=["CPUExecutionProvider"]
             )
             given = [output.name for output in self._session.get_outputs()]
             self.outputs = tuple(name for name in OUTPUTS if name in given)
             self._input = self._session.get_inputs()[0].name
-            logits, *_ = self(np.zeros((2, size, size, 3), dtype=np.uint8))
-            if logits.shape != (2, num_classes):
-                raise ValueError(f"gives logits of shape {logits.shape} for two images")
+            if "logits" not in given:
+                raise ValueError(f"has no output `logits`, but {', '.join(given)}")
+            for count in (1, 2):
+                logits, *_ = self(np.zeros((count, size, size, 3), dtype=np.uint8))
+                if logits.shape != (count, num_classes):
+                    raise ValueError(f"gives logits of shape {logits.shape} for {count} images")
 
     def __call__(self, inputs: ModelInputs) -> tuple[Float[np.ndarray, "n ..."], ...]:
         """Logits, predicted losses, features and tap averages of preprocessed images.

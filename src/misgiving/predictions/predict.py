@@ -55,6 +55,8 @@ def predict(
         data: The data as a user names it, such as "folder:photos", or a data set.
         on_image: Called with the number of predicted images and of all.
     """
+    if not isinstance(model, Checkpoint | str | Path):
+        raise UsageError(f"`model` is a {type(model).__name__}; give a run, or what `load` reads")
     if not isinstance(model, Checkpoint):
         return TrainedRun(Path(model), on_predicted=on_image).predict(data).predictions
     dataset = load_dataset(data) if isinstance(data, str) else data

@@ -216,10 +216,13 @@ def recorded(config: ModelConfig | AttachConfig | TrainingConfig) -> dict[str, A
     return {name: value.name if isinstance(value, Path) else value for name, value in values}
 
 
-REPLACED = {
-    "validation_share": ("split", "grouped"),
-    "decay_every": ("schedule", "cosine"),
-    "decay_factor": ("schedule", "cosine"),
+OF_RANKING = ("margin", "pairs", "reduction")
+OF_ESTIMATOR = ("auxiliary_weight", *OF_RANKING, "detached", "estimator_rate", "reads_logits")
+WITHOUT_EFFECT = {
+    ("split", "grouped"): ("validation_share",),
+    ("schedule", "cosine"): ("decay_every", "decay_factor"),
+    ("auxiliary", "mse"): OF_RANKING,
+    ("auxiliary", "none"): OF_ESTIMATOR,
 }
 """Settings that have no effect beside a value of another."""
 
@@ -244,9 +247,10 @@ class Recipe:
             training=replace(self.training, **training),
         )
         values = vars(configured.images) | vars(configured.training)
-        for name, (other, value) in REPLACED.items():
-            if name in {**images, **training} and values[other] == value:
-                raise UsageError(f'`{name}` has no effect with `{other}="{value}"`; leave it out')
+        for (other, value), names in WITHOUT_EFFECT.items():
+            for name in names if values[other] == value else ():
+                if name in {**images, **model, **training}:
+                    raise UsageError(f'`{name}` has no effect with `{other}="{value}"`')
         return configured
 
 

@@ -30,7 +30,7 @@ from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import model_fingerprint
 from misgiving.training import processes
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig, recorded
-from misgiving.training.loop import Step, class_weights, seeded, train
+from misgiving.training.loop import Step, class_weights, optimizer_of, seeded, train
 from misgiving.training.processes import start_fabric
 from misgiving.training.resume import ResumeFile, resume_path, stop_on_sigterm
 
@@ -139,6 +139,7 @@ def initial_model(
             f"backbone {config.backbone!r} cannot take images of {image_size} pixels "
             f"({reason_of(error)}); choose another `image_size`"
         ) from error
+    optimizer_of(model, training)  # fails if there is no estimator to train
     return model
 
 

@@ -199,7 +199,7 @@ def read_table(path: Path, columns: Sequence[str], *, may_have_tabs: bool = Fals
         header, *rows = [
             [cell.strip() for cell in cells]
             for _, cells in csv_rows(text, delimiter="\t" if tabs else ",")
-            if cells
+            if any(map(str.strip, cells))
         ] or [[]]
     if missing := [name for name in columns if header.count(name) != 1]:
         raise DataError(
