@@ -1,7 +1,7 @@
 """Freeze the outputs of the package, and compare those of two versions of it.
 
     PYTHONPATH=OLD/src python tests/frozen.py make frozen/old
-    PYTHONPATH=src python tests/frozen.py make frozen/new --parts digits,isic,service
+    PYTHONPATH=src python tests/frozen.py make frozen/new digits isic service
     python tests/frozen.py compare frozen/old frozen/new      # exit status 1 if anything differs
 
 `make` uses only the command line, public names and files, so that it works for versions with other
@@ -16,7 +16,6 @@ modules. A training on one machine is the same for the same seed and number of t
 variables).
 """
 
-import argparse
 import csv
 import json
 import os
@@ -25,6 +24,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -251,25 +251,12 @@ def compare(old: Path, new: Path) -> bool:
 
 def main() -> None:
     """Make or compare."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    making = commands.add_parser("make")
-    making.add_argument("folder", type=Path)
-    making.add_argument("--parts", default="reproduce,digits,isic,service")
-    comparing = commands.add_parser("compare")
-    comparing.add_argument("old", type=Path)
-    comparing.add_argument("new", type=Path)
-    options = parser.parse_args()
-    if options.command == "compare":
-        sys.exit(not compare(options.old, options.new))
-    folder = options.folder.absolute()
-    for part in options.parts.split(","):
-        if part == "reproduce":
-            call("reproduce", out=folder)
-        elif part == "service":
-            make_answers(folder)
-        else:
-            make_model(part, folder)
+    command, folder, *rest = sys.argv[1:]
+    if command == "compare":
+        sys.exit(not compare(Path(folder), Path(*rest)))
+    makers = {"reproduce": lambda out: call("reproduce", out=out), "service": make_answers}
+    for part in rest or ("reproduce", "digits", "isic", "service"):
+        makers.get(part, partial(make_model, part))(Path(folder).absolute())
 
 
 if __name__ == "__main__":

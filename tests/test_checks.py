@@ -21,8 +21,3 @@ CALLS = {
 def test_what_an_annotation_does_not_allow_is_refused_in_tests(call):
     with pytest.raises(BeartypeCallHintViolation):
         call()
-
-
-@pytest.mark.usefixtures("as_in_use")
-def test_the_checks_can_be_switched_off():
-    ranking_loss(torch.zeros(3), torch.zeros(3), margin=1)

@@ -172,6 +172,8 @@ REFUSED = [
     ("--learning-rate 1e30 --validation-share 0.25", 1, "not finite"),
     ("--validation-share 0.4 --split grouped", 2, "--validation-share has no effect"),
     ("--schedule cosine --decay-every 3", 2, "--decay-every has no effect with --schedule cosine"),
+    ("--auxiliary none --margin 3", 2, "--margin has no effect with --auxiliary none"),
+    ("--taps none", 2, "--taps"),
     ("--image-size 15", 2, "vgg16_mini"),
     ("--epoch 3", 2, "--epoch"),
 ]

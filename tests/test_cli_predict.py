@@ -35,6 +35,7 @@ def test_a_contact_sheet_has_the_images_that_are_not_accepted(succeed, exported,
     [
         (["--contact-sheet", "/proc/sheet.html"], "/proc/sheet.html: cannot be written"),
         (["--out", "."], "is not an ordinary file"),
+        (["--out", "x.csv", "--contact-sheet", "x.csv"], "--out and --contact-sheet are both"),
         (["--out", "table.xlsx"], "choose a name that ends in .csv, .parquet, .jsonl"),
     ],
 )

@@ -138,6 +138,7 @@ TWICE = helper.make_node("Concat", ["scores", "scores"], ["logits"], axis=1)
 LOGARITHM = helper.make_node("Log", ["scores"], ["logits"])  # infinite
 GRAPHS = (
     colour_graph(shape=(1, 3, 16, 16)),  # takes one image
+    colour_graph(shape=(2, 3, 16, 16)),
     colour_graph(shape=("n", 16, 16, 3)),
     colour_graph(shape=("n", 3, 20, 20)),
     colour_graph(SAME, output="scores"),

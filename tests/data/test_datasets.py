@@ -110,7 +110,7 @@ def test_a_table_names_images_from_its_own_folder_on_and_describes_them(folder, 
     table = write_table(
         folder / "t.csv",
         "label,path,patient,lesion,scanner",
-        f"mole,b/1.jpg,7,1,old\nnevus,{far},,,new\nmole,./a/0.bmp,7,2,new",
+        f"mole,b/1.jpg,7,1,old\n  \nnevus,{far},,,new\nmole,./a/0.bmp,7,2,new",
     )
     dataset = load_dataset(f"table:{table}")
     assert dataset.classes == ("mole", "nevus")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from misgiving.reproduction.protocol import protocol_for
 from misgiving.reproduction.tables import Result
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "study"))
@@ -111,21 +110,6 @@ def test_a_unit_that_is_measured_again_replaces_its_rows_and_no_others(tmp_path)
     assert len(remaining) == len(rows) - (1 + len(OOD) + 1) + 1
 
 
-def test_the_page_is_written_from_unfinished_parts(tmp_path):
-    for part in ("modern", "paper"):
-        study.add_rows(tmp_path / f"{part}.csv", rows_of(2))
-    measures = "vanilla", "test", study_hypotheses.REGISTERED, "aurc"
-    registered = [Result("generalization", trial, *measures, 0.1) for trial in range(2)]
-    study.add_rows(tmp_path / "registered.csv", registered)
-    study_results.write_page(tmp_path)
-    _, modern, paper = (tmp_path / "results.md").read_text().split("## Part ")
-    assert modern.count("**open**") == 4  # (e) is tested by the confirmation
-    assert paper.count("**open**") == 5
-    assert "| e | AURC, error estimator - calibrated, of vanilla |" in modern
-    assert "(first form)" in modern
-    assert "no confirmation" not in modern + paper
-
-
 def test_the_confirmation_needs_all_its_trials(tmp_path):
     values = [-0.004, -0.006, -0.005, -0.007, -0.003, -0.005, -0.006, -0.004, -0.005, -0.005]
     rows = []
@@ -152,31 +136,3 @@ def test_differences_have_an_interval_from_five_trials_on():
     assert study_format.with_interval(by_trial, 0.2) == f"{mean} ({lower} to {upper})"
     del by_trial[2]
     assert study_format.with_interval(by_trial, 0.2) == study_format.by_trial(by_trial)
-
-
-def test_errors_of_certified_policies_are_counted_by_images_and_by_lesions():
-    policy = ("policy_test", "certified/msp/0.1")
-    metrics = ("coverage", "error_among_accepted", "error_per_group")
-    rows = [
-        Result("generalization", trial, "vanilla", *policy, metric, value)
-        for trial, values in enumerate([(0.2, 0.5, 0.3), (0.6, 0.1, 0.1), (0.0,)])
-        for metric, value in zip(metrics, values, strict=False)
-    ]
-    cell = study_results._of_policy(study_hypotheses.Rows(rows), "vanilla", "msp", 0.1)
-    assert cell == "0.2667 (0.3000; 0.2000, 1 of 2)"
-    of_one = [row for row in rows if (row.trial, row.metric) != (0, "error_per_group")]
-    cell = study_results._of_policy(study_hypotheses.Rows(of_one), "vanilla", "msp", 0.1)
-    assert cell == "0.2667 (0.1000; 0.1000, 0 of 1)"  # both over the trial that has both
-
-
-def test_the_models_of_the_hypotheses_run_first_and_one_classifier_once():
-    models = ("vanilla", "detached", "proposed", "mse")
-    protocol = protocol_for("digits", trials=2, models=models, learning_rates=())
-    expected = [
-        *product(["generalization"], range(2), ["vanilla", "proposed"]),
-        *product(["ood_detection"], range(2), ["vanilla", "proposed"]),
-        *product(["generalization"], range(2), ["detached", "mse"]),
-        *product(["ood_detection"], range(2), ["mse"]),
-    ]
-    units = study.in_order(study.PARTS["modern"], protocol)
-    assert [tuple(unit) for unit in units] == expected
