@@ -173,7 +173,7 @@ def kept_network(checkpoint: Checkpoint, count: int, folder: Path) -> Network | 
     path = folder / GRAPH
     with suppress(DataError):  # there is none, or it is damaged or of another model
         return _compared(checkpoint, path)
-    with suppress(DataError), ExitStack() as stack:
+    with suppress(DataError, OSError), ExitStack() as stack:
         try:
             place = stack.enter_context(whole_file(path))
         except (UsageError, OSError):  # the folder cannot be written to
