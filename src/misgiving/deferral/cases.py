@@ -192,6 +192,7 @@ def scored_cases(
     return ScoredCases(
         scores=acceptance,
         ood_scores=scores[ood_detector],
+        error_probabilities=errors,
         wrong=predicted != predictions.labels,
         labels=predictions.labels,
         acceptable=mark_acceptable(rule, errors, probabilities, predicted),
@@ -220,7 +221,10 @@ def sensitivities_by_rule(
 def most_missed(calibration: ScoredCases, certificate: Certificate) -> tuple[str, int, int] | None:
     """The class of which most images are accepted as another one, with their number and of all."""
     outcomes, _ = certificate.decide(
-        calibration.scores, calibration.ood_scores, calibration.acceptable
+        calibration.scores,
+        calibration.ood_scores,
+        calibration.acceptable,
+        certificate.accept_threshold,
     )
     labels, classes = calibration.labels, certificate.classes
     missed = labels[(outcomes == "accept") & calibration.wrong]

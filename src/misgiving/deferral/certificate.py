@@ -14,14 +14,16 @@ from misgiving.deferral.bounds import (
     two_sided_interval,
     upper_bound,
 )
+from misgiving.deferral.selection import Selection, check_batch, fit_selection
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.deferral.thresholds import (
     CertificationPlan,
+    RankCounts,
     ScoredCases,
-    ThresholdCounts,
-    counts_by_threshold,
+    number_reaching,
 )
 from misgiving.errors import DataError
+from misgiving.groups import one_per_group
 
 STEPS = 1000  # in which the smallest certifiable error is searched
 MOST_TIED = 0.05  # of the calibration cases, exactly at the OOD limit
@@ -86,16 +88,19 @@ class Certificate:
         classes: Names of the classes, in the order of the labels.
         cases: Number of calibration cases.
         tuning_cases: Number of cases with which the candidate thresholds were chosen.
-        thresholds_tried: Number of candidate thresholds.
         accept_threshold: Lowest accepted score; -inf: all; None: no threshold meets all targets.
+            Under the average guarantee of `max_error`, each batch has its own, and this is that of
+            the calibration cases.
+        selection: What decides a batch under the average guarantee; None: `accept_threshold`.
         ood_threshold: Limit below which an image is out-of-distribution; None: no OOD rule.
         ood_rank: Rank of the limit among the calibration cases, lowest first; None: no OOD rule.
         ood_scores: OOD scores of the calibration cases, sorted.
         accepted: Calibration cases that are accepted.
         wrong: How many of these are wrong.
+        accepted_on_average: Calibration cases that the average guarantee would accept.
         class_outcomes: One for each class with a target.
         smallest_certifiable: Smallest certifiable error where the target is not met; None: none is.
-        thresholds: Candidate thresholds, fixed by the tuning set, strictest first.
+        thresholds: Thresholds that were tested, strictest first.
         scores: Acceptance scores of the calibration cases, highest first.
         errors: For each of these scores, True where the predicted class is wrong.
         kept: For each, True where the case is acceptable and above the OOD limit: else it is never
@@ -106,13 +111,14 @@ class Certificate:
     classes: tuple[str, ...]
     cases: int
     tuning_cases: int
-    thresholds_tried: int
     accept_threshold: float | None
+    selection: Selection | None
     ood_threshold: float | None
     ood_rank: int | None
     ood_scores: tuple[float, ...]
     accepted: int
     wrong: int
+    accepted_on_average: int
     class_outcomes: tuple[ClassOutcome, ...]
     smallest_certifiable: CertifiableError | None
     thresholds: tuple[float, ...]
@@ -128,12 +134,26 @@ class Certificate:
         return two_sided_interval(self.accepted, self.cases, level=1 - self.targets.confidence)
 
     @property
+    def expected_error(self) -> float | None:
+        """Estimated share of wrong answers among the accepted; None where none is accepted.
+
+        With one wrong case more than were observed, as the threshold was chosen on these cases.
+        """
+        return (self.wrong + 1) / (self.accepted + 1) if self.accepted else None
+
+    @property
+    def error_bound(self) -> float | None:
+        """Upper bound on the error at `accept_threshold`, together with all other thresholds."""
+        points = {point.threshold: point.bound for point in self.operating_points}
+        return points.get(self.accept_threshold) if self.accepted else None
+
+    @property
     def operating_points(self) -> list[OperatingPoint]:
         """Every candidate threshold, with bounds that hold together, with the same confidence."""
         scores, thresholds = np.array(self.scores), np.array(self.thresholds)
         kept, wrong = np.array(self.kept), np.array(self.errors)
-        accepted = counts_by_threshold(scores, kept, thresholds)
-        mistaken = counts_by_threshold(scores, kept & wrong, thresholds)
+        accepted = number_reaching(scores[kept], thresholds)
+        mistaken = number_reaching(scores[kept & wrong], thresholds)
         bounds = simultaneous_bounds(mistaken, accepted, confidence=self.targets.confidence)
         columns = (values.tolist() for values in (thresholds, accepted, mistaken, bounds))
         return [
@@ -156,7 +176,11 @@ class Certificate:
         return two_sided_interval(accepted, len(self.scores) - ood_rule, level=each)
 
     def decide(
-        self, scores: Scores, ood_scores: Scores, acceptable: Bool[np.ndarray, " n"]
+        self,
+        scores: Scores,
+        ood_scores: Scores,
+        acceptable: Bool[np.ndarray, " n"],
+        threshold: float | None,
     ) -> tuple[Shaped[np.ndarray, " n"], Scores]:
         """Accept, defer or call out-of-distribution, image by image.
 
@@ -164,20 +188,48 @@ class Certificate:
             scores: Acceptance scores, as in the calibration.
             ood_scores: Higher means more in-distribution.
             acceptable: False where an image is deferred whatever its score, as in the calibration.
+            threshold: Lowest accepted score; None: none is accepted.
 
         Returns:
             "accept", "defer" or "ood" for each image, and the conformal p-value that it is
             in-distribution.
         """
-        limit, threshold = self.ood_threshold, self.accept_threshold
-        scores, ood_scores = (np.asarray(values, dtype=float) for values in (scores, ood_scores))
         reached = np.isfinite(scores) & (scores >= (np.inf if threshold is None else threshold))
-        accepted, ood = reached & acceptable, np.zeros(len(scores), dtype=bool)
-        if limit is not None:
-            ood = ood_scores < limit
-            accepted &= np.isfinite(ood_scores) & (ood_scores > limit)
+        accepted, ood = reached & acceptable & self.above(ood_scores), np.zeros(len(scores), bool)
+        if self.ood_threshold is not None:
+            ood = ood_scores < self.ood_threshold
         p_values = conformal_p_values(ood_scores, np.array(self.ood_scores))
         return np.select([ood, accepted], ["ood", "accept"], "defer"), p_values
+
+    def batch_threshold(
+        self,
+        scores: Scores,
+        ood_scores: Scores,
+        acceptable: Bool[np.ndarray, " n"],
+        units: Int[np.ndarray, " n"],
+        *,
+        seed: int,
+    ) -> float | None:
+        """The lowest accepted score of a batch, by one image of each group, in any order of them.
+
+        Raises:
+            DataError: They are too few for the average guarantee.
+        """
+        if self.selection is None:
+            return self.accept_threshold
+        if self.selection.rates:
+            check_batch(len(scores))
+        rows = np.lexsort((ood_scores, scores))
+        rows = rows[one_per_group(units[rows], seed=seed)]
+        above = self.above(ood_scores[rows])
+        candidates = above & acceptable[rows] & np.isfinite(scores[rows])
+        return self.selection.threshold(scores[rows][candidates], int(above.sum()))
+
+    def above(self, ood_scores: Scores) -> Bool[np.ndarray, " n"]:
+        """Mark the images above the OOD limit; without one, all."""
+        if self.ood_threshold is None:
+            return np.ones(len(ood_scores), dtype=bool)
+        return np.isfinite(ood_scores) & (ood_scores > self.ood_threshold)
 
 
 def mark_acceptable(
@@ -227,10 +279,13 @@ def certify_thresholds(
     plan = CertificationPlan.from_tuning(tuning, targets, classes=classes, cases=len(calibration))
     plan.check_class_targets(calibration)
     counts = plan.count(calibration)
-    limit = None if counts.ood_limit is None else float(counts.ood_limit)
-    if limit is not None:
-        _check_ties(calibration.ood_scores, limit)
-    position = int(plan.loosest_certified(counts))
+    if counts.ood_limit is not None:
+        _check_ties(calibration.ood_scores, counts.ood_limit)
+    selection = fit_selection(plan, tuning, calibration, counts)
+    lowest = selection.threshold(calibration.scores[counts.kept], counts.above)
+    position = on_average = _last_reaching(counts, lowest)
+    if not targets.is_average:
+        position = plan.loosest_certified(counts)
     certified = position >= 0
     # Sorted, so that the order in which the cases came leaves no trace.
     order = np.lexsort((counts.kept, calibration.wrong, -calibration.scores))
@@ -239,20 +294,29 @@ def certify_thresholds(
         classes=plan.classes,
         cases=len(calibration),
         tuning_cases=len(tuning),
-        thresholds_tried=len(plan.thresholds),
-        accept_threshold=float(plan.thresholds[position]) if certified else None,
-        ood_threshold=limit,
+        accept_threshold=float(counts.thresholds[position]) if certified else None,
+        selection=selection if targets.is_average else None,
+        ood_threshold=counts.ood_limit,
         ood_rank=plan.rank,
         ood_scores=tuple(np.sort(calibration.ood_scores).astype(float).tolist()),
-        accepted=int(counts.accepted[position]) if certified else 0,
+        accepted=int(counts.ranks[position]) if certified else 0,
         wrong=int(counts.wrong[position]) if certified else 0,
+        accepted_on_average=int(counts.ranks[on_average]) if on_average >= 0 else 0,
         class_outcomes=_class_outcomes(plan, counts, max(position, 0)),
         smallest_certifiable=None if certified else _smallest_certifiable(plan, counts),
-        thresholds=tuple(plan.thresholds.tolist()),
+        thresholds=tuple(counts.thresholds[~np.isnan(counts.thresholds)].tolist()),
         scores=tuple(calibration.scores[order].astype(float).tolist()),
         errors=tuple(calibration.wrong[order].tolist()),
         kept=tuple(counts.kept[order].tolist()),
     )
+
+
+def _last_reaching(counts: RankCounts, lowest: float | None) -> int:
+    """Position of the loosest tested threshold that is not below this score, -1 for none."""
+    if lowest is None:
+        return -1
+    reaching = np.flatnonzero(counts.thresholds >= lowest)
+    return int(reaching[-1]) if len(reaching) else -1
 
 
 def _check_ties(ood_scores: Float[np.ndarray, " n"], limit: float) -> None:
@@ -266,16 +330,16 @@ def _check_ties(ood_scores: Float[np.ndarray, " n"], limit: float) -> None:
 
 
 def _class_outcomes(
-    plan: CertificationPlan, counts: ThresholdCounts, position: int
+    plan: CertificationPlan, counts: RankCounts, position: int
 ) -> tuple[ClassOutcome, ...]:
-    level = plan.targets.level
+    level = plan.targets.level_of_misses
     return tuple(
         ClassOutcome(
             name=name,
             rate=rate,
-            cases=int(cases),
-            missed=int(missed[position]),
-            smallest_certifiable_rate=float(upper_bound(missed[0], cases, level=level)),
+            cases=cases,
+            missed=int(missed[position]) if len(missed) else 0,
+            smallest_certifiable_rate=float(upper_bound(missed[:1].sum(), cases, level=level)),
         )
         for (name, rate), missed, cases in zip(
             plan.targets.class_max_miss.items(), counts.missed, counts.class_cases, strict=True
@@ -283,19 +347,16 @@ def _class_outcomes(
     )
 
 
-def _smallest_certifiable(
-    plan: CertificationPlan, counts: ThresholdCounts
-) -> CertifiableError | None:
-    """Search in steps of 0.001, one by one, as the levels change with the target.
-
-    A threshold certifies no target below its own bound, so the search starts at the lowest bound
-    of those that meet the class targets.
-    """
-    bounds = upper_bound(counts.wrong, counts.accepted, level=plan.targets.level)
-    lowest_bound = float(np.min(bounds, where=plan.meets_class_targets(counts), initial=1.0))
-    lowest = max(plan.targets.max_error, lowest_bound - 1 / STEPS)
-    for step in range(math.floor(lowest * STEPS) + 1, STEPS):
-        position = int(plan.loosest_certified(counts, max_error=step / STEPS))
-        if position >= 0:
-            return CertifiableError(max_error=step / STEPS, accepted=int(counts.accepted[position]))
-    return None
+def _smallest_certifiable(plan: CertificationPlan, counts: RankCounts) -> CertifiableError | None:
+    """Search for the smallest `max_error` in steps of 0.001, by halving."""
+    if plan.targets.max_error is None or plan.targets.is_average:
+        return None
+    low, high = math.floor(plan.targets.max_error * STEPS), STEPS
+    while high - low > 1:
+        middle = (low + high) // 2
+        certified = plan.loosest_certified(counts, max_error=middle / STEPS) >= 0
+        low, high = (low, middle) if certified else (middle, high)
+    if high == STEPS:
+        return None
+    position = plan.loosest_certified(counts, max_error=high / STEPS)
+    return CertifiableError(max_error=high / STEPS, accepted=int(counts.ranks[position]))

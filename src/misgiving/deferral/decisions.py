@@ -86,6 +86,7 @@ class Decisions(Sequence[Decision]):
             error estimator changed it.
         probabilities: As in a `Decision`; so are the numbers after it.
         certificate: Of the policy that decided; None without a policy.
+        threshold: Lowest accepted score; -inf: all; None: none is accepted.
         rule: By which the policy names classes.
         error_limit: Highest error probability that is accepted; None: the score is no function of
             it, or nothing is accepted.
@@ -104,6 +105,7 @@ class Decisions(Sequence[Decision]):
     expected_loss: Values
     predicted_loss: Values
     certificate: Certificate | None = None
+    threshold: float | None = None
     rule: DecisionRule = field(default_factory=DecisionRule)
     error_limit: float | None = None
     knows_training: bool = False
@@ -206,7 +208,7 @@ class Decisions(Sequence[Decision]):
             cases = len(certificate.ood_scores)
             return ood_reason(numbers["ood_p_value"], cases, training_images=self.knows_training)
         score, ood_score = numbers["acceptance_score"], numbers["ood_score"]
-        limit, threshold = certificate.ood_threshold, certificate.accept_threshold
+        limit, threshold = certificate.ood_threshold, self.threshold
         error, highest = numbers["error_probability"], self.rule.max_error_probability
         if not math.isfinite(score) or (limit is not None and not math.isfinite(ood_score)):
             return NOT_FINITE

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from misgiving.calibration.apply import Calibrator, Logits, Values
 from misgiving.calibration.fit import Fitted, TuningSet, fit_calibrator
@@ -20,7 +21,7 @@ from misgiving.deferral.cases import (
 from misgiving.deferral.certificate import Certificate, certify_thresholds, mark_acceptable
 from misgiving.deferral.decisions import NUMBERS, Decisions
 from misgiving.deferral.policy_file import FITTED, POLICY, POLICY_FOLDER, PolicyFile
-from misgiving.deferral.settings import DecisionRule, RuleName, Targets, check_known
+from misgiving.deferral.settings import DecisionRule, Guarantee, RuleName, Targets, check_known
 from misgiving.errors import DataError, UsageError
 from misgiving.groups import one_per_group, unit_of
 from misgiving.manifests import sha256_of
@@ -42,8 +43,13 @@ class Deferral:
     `fit`, and attributes that are fitted end in an underscore.
 
     Args:
-        max_error: Largest share of wrong predictions among the accepted.
+        max_error: Largest share of wrong predictions among the accepted; None: there is no such
+            target.
+        guarantee: `confident`: the targets hold with a confidence for the calibration set at hand;
+            `average`: on average over calibration sets and batches of at least 50 images.
         class_max_miss: Largest share of a class that may be accepted as another class, by name.
+        max_silent_error: Largest share of all images that may be accepted with a wrong prediction,
+            for single images, too.
         max_ood_false_alarms: Largest share of ordinary images that may be called
             out-of-distribution; None: none is.
         confidence: Probability, over draws of the calibration set, that the targets hold.
@@ -74,8 +80,10 @@ class Deferral:
     'accept'
     """
 
-    max_error: float = 0.05
+    max_error: float | None = 0.05
+    guarantee: Guarantee = "confident"
     class_max_miss: Mapping[str, float] | None = None
+    max_silent_error: float | None = None
     max_ood_false_alarms: float | None = None
     confidence: float = 0.95
     simultaneous: bool = True
@@ -225,22 +233,30 @@ class Deferral:
             raise UsageError("this Deferral is not fitted yet; call `fit` first")
         return self
 
-    def decide(self, data: Any) -> Decisions:
+    def decide(self, data: Any, *, threshold: float | None = None) -> Decisions:
         """Decide for each image.
 
         Args:
             data: Logits as an array or tensor; or predictions in one of the forms that `fit` takes,
                 with features where the policy has a detector of features. Predictions that name no
                 model are taken to be of the policy's.
+            threshold: Lowest accepted score, as in the decisions on a batch that these images
+                belong to; None: that of the policy, or the one that it chooses for a batch.
 
         Raises:
             DataError: A value of an array or column is not finite; in `Predictions`, such an image
-                is deferred. Or they are of another model, or lack what the policy reads.
+                is deferred. Or they are of another model, or lack what the policy reads, or are
+                too few for the average guarantee.
         """
         predictions = Predictions.of(data, classes=self.classes_)
         self.check_predictions(predictions)
         return self.decide_outputs(
-            predictions.logits, predictions.features, predictions.predicted_losses, predictions.taps
+            predictions.logits,
+            predictions.features,
+            predictions.predicted_losses,
+            predictions.taps,
+            units=predictions.units,
+            threshold=threshold,
         )
 
     def decide_outputs(
@@ -249,6 +265,9 @@ class Deferral:
         features: Features | None = None,
         predicted_losses: Values | None = None,
         taps: Taps | None = None,
+        *,
+        units: Int[np.ndarray, " n"] | None = None,
+        threshold: float | None = None,
     ) -> Decisions:
         """Decide from the outputs of the policy's model; one that is not finite is deferred.
 
@@ -257,16 +276,21 @@ class Deferral:
             features: Input of the last linear layer.
             predicted_losses: Outputs of a trained loss estimator.
             taps: Averages of the activations that the loss estimator reads.
+            units: Number of the group of each image; None: each is its own.
+            threshold: As in `decide`.
+
+        Raises:
+            DataError: They are too few for the average guarantee.
         """
         numbers = self._measure(logits, features, predicted_losses, taps)
         certificate, errors = self.certificate_, numbers["error_probability"]
         predicted, most_probable, probabilities = self.calibration_.predict_classes(logits, errors)
-        outcomes, numbers["ood_p_value"] = certificate.decide(
-            numbers["acceptance_score"],
-            numbers["ood_score"],
-            mark_acceptable(self.rule_, errors, probabilities, predicted),
-        )
-        threshold = certificate.accept_threshold
+        acceptable = mark_acceptable(self.rule_, errors, probabilities, predicted)
+        judged = numbers["acceptance_score"], numbers["ood_score"], acceptable
+        if threshold is None:
+            units = np.arange(len(logits)) if units is None else units
+            threshold = certificate.batch_threshold(*judged, units, seed=self.seed)
+        outcomes, numbers["ood_p_value"] = certificate.decide(*judged, threshold)
         limit = None if threshold is None else self.calibration_.error(np.array([threshold]))
         return Decisions(
             classes=certificate.classes,
@@ -275,6 +299,7 @@ class Deferral:
             most_probable=most_probable,
             probabilities=probabilities,
             certificate=certificate,
+            threshold=threshold,
             rule=self.rule_,
             error_limit=None if limit is None else float(limit[0]),
             knows_training=self.compares_with_training,

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float, Int
 
+Guarantee = Literal["confident", "average"]
 RuleName = Literal["most_probable", "balanced", "costs", "logits"]
+
+SHARE_OF_ERROR = 0.3  # of the level, where there are other targets; these have few cases
 
 
 def check_known(classes: Sequence[str], **parameters: Mapping[str, float]) -> None:
@@ -28,43 +31,66 @@ def check_known(classes: Sequence[str], **parameters: Mapping[str, float]) -> No
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """Error rates to certify.
+    """Error rates, and the guarantee with which they hold.
 
     Attributes:
         max_error: Highest share of wrong predictions among the accepted.
+        guarantee: The targets hold with a confidence for this calibration set (confident), or on
+            average over calibration sets and batches of at least 50 images (average).
         confidence: Probability, over draws of the calibration set, that the targets hold.
         class_max_miss: Largest share of a class that may be accepted as another class.
+        max_silent_error: Largest share of all images that may be accepted with a wrong prediction;
+            holds for single images under both guarantees.
         max_ood_false_alarms: Largest share of ordinary images that may be flagged as
             out-of-distribution. Default: flag none.
         simultaneous: Apply the confidence to all targets jointly, or to each separately.
     """
 
-    max_error: float
+    max_error: float | None = None
+    guarantee: Guarantee = "confident"
     confidence: float = 0.95
     class_max_miss: Mapping[str, float] = field(default_factory=dict)
+    max_silent_error: float | None = None
     max_ood_false_alarms: float | None = None
     simultaneous: bool = True
 
     def __post_init__(self) -> None:
-        rates = {
-            "max_error": [self.max_error],
-            "confidence": [self.confidence],
-            "class_max_miss": [*self.class_max_miss.values()],
-        }
-        if self.max_ood_false_alarms is not None:
-            rates["max_ood_false_alarms"] = [self.max_ood_false_alarms]
-        for name, values in rates.items():
-            require(self, name, all(0 < rate < 1 for rate in values), "be between 0 and 1")
+        require_choices(self)
+        rates = ("max_error", "confidence", "max_silent_error", "max_ood_false_alarms")
+        for name in rates:
+            rate = getattr(self, name)
+            require(self, name, rate is None or 0 < rate < 1, "be between 0 and 1")
+        are_rates = all(0 < rate < 1 for rate in self.class_max_miss.values())
+        require(self, "class_max_miss", are_rates, "be between 0 and 1")
+        has_target = self.max_error is not None or self.max_silent_error is not None
+        require(self, "max_error", has_target, "be given, or `max_silent_error`")
+
+    @property
+    def is_average(self) -> bool:
+        """True where targets hold on average."""
+        return self.guarantee == "average"
 
     @property
     def level(self) -> float:
-        """Probability with which each single target may be missed.
+        """Probability that the OOD limit is too high; and that other targets are missed.
 
         >>> round(Targets(max_error=0.1, max_ood_false_alarms=0.05).level, 3)
         0.025
         """
-        count = 1 + len(self.class_max_miss) + (self.max_ood_false_alarms is not None)
-        return (1 - self.confidence) / (count if self.simultaneous else 1)
+        shared = self.simultaneous and self.max_ood_false_alarms is not None
+        return (1 - self.confidence) / (2 if shared else 1)
+
+    @property
+    def level_of_error(self) -> float:
+        """Probability that `max_error` is missed."""
+        has_others = bool(self.class_max_miss) or self.max_silent_error is not None
+        return self.level * (SHARE_OF_ERROR if self.simultaneous and has_others else 1)
+
+    @property
+    def level_of_misses(self) -> float:
+        """Probability that any target of classes or silent errors is missed."""
+        shared = self.simultaneous and self.max_error is not None
+        return self.level * (1 - SHARE_OF_ERROR if shared else 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,18 +1,23 @@
-"""Acceptance thresholds: planned with the tuning set, selected by multiple testing.
+"""Acceptance thresholds that hold with confidence: selected by how many of the best are wrong.
 
-The tuning set alone fixes the thresholds to test and the level at which each starts, so that the
-hypotheses are fixed before the calibration set is looked at. Counts by threshold have the
-thresholds on their last axis, strictest first. Leading axes are independent draws: the benchmark
-draws thousands of calibration sets and certifies them with this code.
+The k best calibration cases are counted at some ranks k. A rank is certified if few enough of them
+are wrong. The limits are such that the number of wrong cases would fall to any of them with a
+probability of at most the level, if each case were wrong with the probability `max_error`,
+whatever its score. No risk curve has a higher probability that a rank is certified above which more
+than `max_error` are wrong; docs/explanation/guarantee.md has the proof. Which ranks are promising
+is learned from the tuning set, so that the limits are fixed before the calibration set is looked
+at.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.stats import binom
 
 from misgiving.deferral.bounds import (
     binomial_cdf,
@@ -24,16 +29,16 @@ from misgiving.deferral.settings import Targets
 from misgiving.errors import DataError
 
 FEWEST_CASES = 5
-MOST_THRESHOLDS = 50
-SPREAD_STARTS = (0.2, 0.4, 0.6, 0.8, 1.0)  # coverages at which the procedure starts in any case
-SHARE_OF_BEST = 0.9  # of the error budget, for the most promising threshold
-WEIGHT_OF_COVERAGE = 0.05  # against the power of a start; chosen with the share on simulated data
+MOST_RANKS = 100
+PRIOR_CASES = 20.0  # tuning cases that the mean error probability is worth
+POWER_OF_PROMISING = (0.001, 0.999)  # ranks between these are tested at the highest level
+LEAST_WEIGHT = 0.1  # of the level of the other ranks
+STEPS_OF_LEVEL = 12  # halvings of the interval in which the level is searched, on a log scale
+NEGLIGIBLE = 1e-12  # probability of a number of wrong cases
 
-Scores = Float[np.ndarray, "*draws n"]
-Limit = Float[np.ndarray, "*draws"] | np.floating | None
-Thresholds = Float[np.ndarray, " thresholds"]
-CountsByThreshold = Int[np.ndarray, "*draws thresholds"]
-Selected = Bool[np.ndarray, "*draws thresholds"]
+Values = Float[np.ndarray, " n"]
+Mask = Bool[np.ndarray, " n"]
+Counts = Int[np.ndarray, " ranks"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,29 +48,31 @@ class ScoredCases:
     Attributes:
         scores: Acceptance scores; higher means more likely correct.
         ood_scores: Higher means more in-distribution.
-        wrong: True where the named class is wrong.
+        error_probabilities: Of the predicted class, as the policy gives it.
+        wrong: True where the predicted class is wrong.
         labels: Position of the true class.
         acceptable: False where an image is deferred whatever its score, by a rule that was fixed
             before.
     """
 
-    scores: Scores
-    ood_scores: Scores
-    wrong: Bool[np.ndarray, "*draws n"]
-    labels: Int[np.ndarray, "*draws n"]
-    acceptable: Bool[np.ndarray, "*draws n"]
+    scores: Values
+    ood_scores: Values
+    error_probabilities: Values
+    wrong: Mask
+    labels: Int[np.ndarray, " n"]
+    acceptable: Mask
 
     def __len__(self) -> int:
-        return int(self.scores.shape[-1])
+        return len(self.scores)
 
-    def __getitem__(self, chosen: Bool[np.ndarray, " n"] | Int[np.ndarray, "..."]) -> "ScoredCases":
+    def __getitem__(self, chosen: Mask | Int[np.ndarray, " _"]) -> "ScoredCases":
         return ScoredCases(**{name: values[chosen] for name, values in vars(self).items()})
 
-    def above(self, ood_limit: Limit) -> Bool[np.ndarray, "*draws n"]:
+    def above(self, ood_limit: float | None) -> Mask:
         """Mark the acceptable cases above the OOD limit, if there is one."""
         if ood_limit is None:
             return self.acceptable
-        return self.acceptable & (self.ood_scores > np.asarray(ood_limit)[..., None])
+        return self.acceptable & (self.ood_scores > ood_limit)
 
     def check_usable(self, set_name: str) -> None:
         """Check that a policy can be tuned or calibrated with these cases.
@@ -91,25 +98,29 @@ class ScoredCases:
             )
 
 
-class ThresholdCounts(NamedTuple):
-    """Calibration cases at each candidate threshold, strictest first.
+class RankCounts(NamedTuple):
+    """Calibration cases at each rank that is tested, strictest first.
 
     Attributes:
         ood_limit: None without an OOD rule.
-        kept: Acceptable cases above the limit: the only ones that certify the error.
-        accepted: Kept cases that are accepted.
-        wrong: How many of these are wrong.
+        above: Number of cases above it.
+        kept: True for the acceptable ones of these: the only ones that certify the error.
+        ranks: Number of kept cases that are accepted.
+        thresholds: Lowest accepted score; -inf: all. NaN where the next case has the same score.
+        wrong: How many of the accepted are wrong.
         missed: For each class with a target, its cases that are accepted as another class, without
             the OOD limit.
         class_cases: For each class with a target, all of its cases.
     """
 
-    ood_limit: Limit
-    kept: Bool[np.ndarray, "*draws n"]
-    accepted: Int[np.ndarray, "*draws thresholds"]
-    wrong: Int[np.ndarray, "*draws thresholds"]
-    missed: list[Int[np.ndarray, "*draws thresholds"]]
-    class_cases: list[Int[np.ndarray, "*draws"] | np.integer]
+    ood_limit: float | None
+    above: int
+    kept: Mask
+    ranks: Counts
+    thresholds: Float[np.ndarray, " ranks"]
+    wrong: Counts
+    missed: list[Counts]
+    class_cases: list[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,20 +130,14 @@ class CertificationPlan:
     Attributes:
         targets: Error rates to certify.
         classes: Names of the classes, in the order of the labels.
-        thresholds: Candidate thresholds, strictest first.
         rank: Rank of the OOD limit among the calibration cases, lowest first; None: no OOD rule.
-        accepted: Tuning cases that each threshold accepts.
-        wrong: How many of these are wrong.
-        expected: Calibration cases that can be accepted, as expected from the tuning set.
+        risks: Expected share of wrong cases among the 1, 2, ... best tuning cases.
     """
 
     targets: Targets
     classes: tuple[str, ...]
-    thresholds: Thresholds
     rank: int | None
-    accepted: Int[np.ndarray, " thresholds"]
-    wrong: Int[np.ndarray, " thresholds"]
-    expected: int
+    risks: Values
 
     @classmethod
     def from_tuning(
@@ -141,26 +146,22 @@ class CertificationPlan:
         """Plan the certification with so many calibration cases."""
         rank, limit = None, None
         if targets.max_ood_false_alarms is not None:
-            rank = ood_limit_rank(cases, rate=targets.max_ood_false_alarms, level=targets.level)
+            rank = ood_limit_rank(cases, targets)
             same_share = max(1, round(rank / cases * len(tuning)))
             limit = kth_lowest(tuning.ood_scores, same_share)
-        kept, acceptable = tuning.above(limit), tuning.acceptable
-        thresholds = candidate_thresholds(tuning.scores[acceptable if acceptable.any() else ...])
-        return cls(
-            targets=targets,
-            classes=tuple(classes),
-            thresholds=thresholds,
-            rank=rank,
-            accepted=counts_by_threshold(tuning.scores, kept, thresholds),
-            wrong=counts_by_threshold(tuning.scores, kept & tuning.wrong, thresholds),
-            expected=round((cases - (rank or 0)) * float(acceptable.mean())),
-        )
+        kept = tuning[np.flatnonzero(tuning.above(limit))]
+        best_first = kept[np.argsort(-kept.scores, kind="stable")]
+        numbers = np.arange(1, len(kept) + 1)
+        wrong, expected = np.cumsum([best_first.wrong, best_first.error_probabilities], axis=1)
+        risks = (wrong + PRIOR_CASES * expected / numbers) / (numbers + PRIOR_CASES)
+        return cls(targets=targets, classes=tuple(classes), rank=rank, risks=risks)
 
     def check_class_targets(self, calibration: ScoredCases) -> None:
         """Check that these cases could certify the class targets, if none were wrong."""
         for name, rate in self.targets.class_max_miss.items():
             cases = int((calibration.labels == self.classes.index(name)).sum())
-            smallest = 1 - self.targets.level ** (1 / cases) if cases else 1.0
+            confident = 1 - self.targets.level_of_misses ** (1 / cases) if cases else 1.0
+            smallest = 1 / (cases + 1) if self.targets.is_average else confident
             if smallest > rate:
                 raise DataError(
                     f"`class_max_miss` of {name} is {rate:g}, but {cases} calibration cases "
@@ -168,66 +169,88 @@ class CertificationPlan:
                     "cases"
                 )
 
-    def count(self, calibration: ScoredCases) -> ThresholdCounts:
-        """Count the calibration cases at each threshold."""
-        limit = None if self.rank is None else kth_lowest(calibration.ood_scores, self.rank)
+    def count(self, calibration: ScoredCases) -> RankCounts:
+        """Count the calibration cases at each rank."""
+        limit = None if self.rank is None else float(kth_lowest(calibration.ood_scores, self.rank))
         kept, missable = calibration.above(limit), calibration.acceptable & calibration.wrong
+        best_first = np.flatnonzero(kept)[np.argsort(-calibration.scores[kept], kind="stable")]
+        scores = np.append(calibration.scores[best_first], -np.inf)
+        ranks = tested_ranks(len(best_first))
+        thresholds = between(scores[ranks], scores[ranks - 1])
         of_class = [
             calibration.labels == self.classes.index(name) for name in self.targets.class_max_miss
         ]
-
-        def reaching(counted: Bool[np.ndarray, "*draws n"]) -> Int[np.ndarray, "*draws thresholds"]:
-            return counts_by_threshold(calibration.scores, counted, self.thresholds)
-
-        return ThresholdCounts(
+        return RankCounts(
             ood_limit=limit,
+            above=len(calibration) - (self.rank or 0),
             kept=kept,
-            accepted=reaching(kept),
-            wrong=reaching(kept & calibration.wrong),
-            missed=[reaching(members & missable) for members in of_class],
-            class_cases=[members.sum(axis=-1) for members in of_class],
+            ranks=ranks,
+            thresholds=thresholds,
+            wrong=np.cumsum(calibration.wrong[best_first])[ranks - 1],
+            missed=[
+                number_reaching(calibration.scores[members & missable], thresholds)
+                for members in of_class
+            ],
+            class_cases=[int(members.sum()) for members in of_class],
         )
 
-    def loosest_certified(
-        self, counts: ThresholdCounts, *, max_error: float | None = None
-    ) -> Int[np.ndarray, "*draws"]:
-        """Position of the loosest threshold that meets the targets, -1 for none.
+    def loosest_certified(self, counts: RankCounts, *, max_error: float | None = None) -> int:
+        """Position of the loosest rank that meets the targets, -1 for none.
 
         Args:
-            counts: The calibration cases at each threshold.
+            counts: The calibration cases at each rank.
             max_error: Target error rate instead of the planned one.
         """
+        selected = self.meets_other_targets(counts) & ~np.isnan(counts.thresholds)
         target = self.targets.max_error if max_error is None else max_error
-        levels = starting_levels(
-            self.accepted,
-            self.wrong,
-            cases=self.expected,
-            max_error=target,
-            level=self.targets.level,
-        )
-        selected = fallback_procedure(
-            counts.accepted, counts.wrong, max_error=target, levels=levels
-        )
-        return loosest(selected & self.meets_class_targets(counts))
+        if target is not None and len(counts.ranks):
+            most = self.most_wrong(counts.ranks, max_error=target)
+            selected &= counts.wrong <= most
+        return int(np.flatnonzero(selected)[-1]) if selected.any() else -1
 
-    def meets_class_targets(self, counts: ThresholdCounts) -> Bool[np.ndarray, "*draws thresholds"]:
-        """Mark the thresholds that certify every class target."""
-        selected = np.ones(counts.accepted.shape, dtype=bool)
-        rates = self.targets.class_max_miss.values()
-        for rate, missed, cases in zip(rates, counts.missed, counts.class_cases, strict=True):
-            selected &= fixed_sequence(missed, cases, rate=rate, level=self.targets.level)
-        return selected
+    def most_wrong(self, ranks: Counts, *, max_error: float) -> Counts:
+        """Highest number of wrong cases with which each rank is certified; -1: with none."""
+        level = self.targets.level_of_error
+        weights = np.ones(len(ranks))
+        if len(self.risks):
+            same_share = np.rint(ranks / ranks[-1] * len(self.risks)).astype(int)
+            risks = self.risks[np.maximum(same_share, 1) - 1]
+            most = most_errors(ranks, max_error=max_error, level=level / 2)
+            power = np.where(most >= 0, binomial_cdf(np.maximum(most, 0), ranks, risks), 0.0)
+            weights = weights_of_ranks(power)
+        return limits_of_ranks(tuple(ranks), tuple(weights), max_error, level)
+
+    def meets_other_targets(self, counts: RankCounts) -> Bool[np.ndarray, " ranks"]:
+        """Mark the ranks that certify the class targets and that of silent errors.
+
+        What is missed can only grow with the rank. So each target is tested in a fixed sequence
+        from the strictest rank on, at the whole level: a rank is certified wrongly only if the
+        strictest one that breaks a target passes the test of this target.
+        """
+        targets, level = self.targets, self.targets.level_of_misses
+        tests = [*zip(targets.class_max_miss.values(), counts.missed, counts.class_cases)]
+        if targets.max_silent_error is not None:
+            tests.append((targets.max_silent_error, counts.wrong, counts.above))
+        passed = np.ones(len(counts.ranks), dtype=bool)
+        for rate, missed, cases in tests:
+            passed &= np.logical_and.accumulate(binomial_cdf(missed, cases, rate) <= level)
+        return passed
 
 
-def ood_limit_rank(cases: int, *, rate: float, level: float) -> int:
+def ood_limit_rank(cases: int, targets: Targets) -> int:
     """Rank of the OOD limit among the calibration cases, lowest first (Wilks, 1941; Vovk, 2012).
 
     An image below the limit is out-of-distribution; one exactly at it is deferred. What is accepted
     lies strictly above, where the calibration cases are, given the limit, a simple random sample.
+    On average the share below the k-th lowest of n cases is k / (n + 1).
     """
-    rank = tolerance_rank(cases, rate=rate, level=level)
+    rate = targets.max_ood_false_alarms
+    if targets.is_average:
+        rank, needed = math.floor(rate * (cases + 1) + 1e-9), math.ceil(1 / rate - 1e-9) - 1
+    else:
+        rank = tolerance_rank(cases, rate=rate, level=targets.level)
+        needed = cases_for_tolerance(rate=rate, level=targets.level)
     if not rank:
-        needed = cases_for_tolerance(rate=rate, level=level)
         raise DataError(
             f"`max_ood_false_alarms` of {rate:g} needs at least {needed} calibration cases, got "
             f"{cases}; ask for more, or add cases"
@@ -235,133 +258,100 @@ def ood_limit_rank(cases: int, *, rate: float, level: float) -> int:
     return rank
 
 
-def candidate_thresholds(scores: Float[np.ndarray, " n"]) -> Thresholds:
-    """At most 50 thresholds at evenly spaced coverages, strictest first; -inf accepts everything.
+def tested_ranks(cases: int) -> Counts:
+    """At most 100 evenly spaced ranks among so many cases, the last of which is all of them.
 
-    >>> candidate_thresholds(np.array([0.1, 0.5, 0.9]))
-    array([ 0.9,  0.5, -inf])
+    >>> tested_ranks(3), len(tested_ranks(1234))
+    (array([1, 2, 3]), 100)
     """
-    coverages = np.arange(1, MOST_THRESHOLDS) / MOST_THRESHOLDS
-    ranks = np.ceil(coverages * len(scores) - 1e-9).astype(int)
-    thresholds = np.unique(np.sort(scores)[::-1][ranks - 1])[::-1]
-    return np.append(thresholds[thresholds > scores.min()], -np.inf)
+    shares = np.arange(1, MOST_RANKS + 1) / MOST_RANKS
+    return np.unique(np.ceil(shares * cases - 1e-9).astype(int)) if cases else np.arange(0)
 
 
-def counts_by_threshold(
-    scores: Float[np.ndarray, "*draws n"],
-    counted: Bool[np.ndarray, "*draws n"],
-    thresholds: Thresholds,
-) -> CountsByThreshold:
-    """Number of the counted cases whose score reaches each threshold.
+def between(lower: Values, upper: Values) -> Values:
+    """A number between two scores, above the lower one; NaN where they are equal."""
+    middle = np.where(np.isneginf(lower), lower, lower / 2 + upper / 2)
+    middle = np.where(middle > lower, middle, upper)
+    return np.where(upper > lower, np.where(np.isneginf(lower), lower, middle), np.nan)
 
-    >>> scores, counted = np.array([0.9, 0.5, 0.2]), np.array([True, True, False])
-    >>> counts_by_threshold(scores, counted, np.array([0.9, 0.5, -np.inf]))
-    array([1, 2, 2])
+
+def number_reaching(scores: Values, thresholds: Values) -> Counts:
+    """Number of scores that reach each threshold.
+
+    >>> number_reaching(np.array([0.9, 0.5, 0.2]), np.array([0.9, 0.5, -np.inf]))
+    array([1, 2, 3])
     """
-    strictest = np.searchsorted(-thresholds, -scores)  # the strictest threshold that accepts
-    rows = strictest.reshape(-1, scores.shape[-1]) if scores.ndim > 1 else strictest[None]
-    cells = rows + len(thresholds) * np.arange(len(rows))[:, None]
-    added = np.bincount(
-        cells.ravel(), weights=counted.ravel(), minlength=len(rows) * len(thresholds)
-    ).astype(np.int64)
-    by_row = added.reshape(*scores.shape[:-1], len(thresholds))
-    return np.cumsum(by_row, axis=-1)
+    return len(scores) - np.searchsorted(np.sort(scores), thresholds, side="left")
 
 
-def fallback_procedure(
-    accepted: CountsByThreshold,
-    wrong: CountsByThreshold,
-    *,
-    max_error: float,
-    levels: Float[np.ndarray, " thresholds"],
-) -> Selected:
-    """Select the thresholds at which "more than `max_error` of the accepted are wrong" is rejected.
+def weights_of_ranks(power: Float[np.ndarray, " ranks"]) -> Float[np.ndarray, " ranks"]:
+    """Level of each rank, relative to the highest, by the power that is expected of its test.
 
-    The fallback procedure (Wiens, 2003): a threshold is tested at its own level plus the level that
-    its stricter neighbour was rejected at. The probability of selecting any threshold wrongly is at
-    most the sum of the levels, whatever the dependence between the tests.
-
-    >>> accepted, wrong = np.array([50, 100]), np.array([0, 2])
-    >>> fallback_procedure(accepted, wrong, max_error=0.1, levels=np.array([0.025, 0.025]))
-    array([ True,  True])
+    It is highest from the last rank that is certified almost surely to the last one that can be.
     """
-    p_values = binomial_cdf(wrong, accepted, max_error)
-    rejected = np.zeros(p_values.shape, dtype=bool)
-    carried = np.zeros(p_values.shape[:-1])
-    for threshold, level in enumerate(levels):
-        carried = carried + level
-        rejected[..., threshold] = p_values[..., threshold] <= carried
-        carried = np.where(rejected[..., threshold], carried, 0.0)
-    return rejected
+    least, most = POWER_OF_PROMISING
+    weights = np.full(len(power), LEAST_WEIGHT)
+    possible, sure = np.flatnonzero(power >= least), np.flatnonzero(power >= most)
+    if not len(possible):
+        return np.ones(len(power))
+    weights[(sure[-1] if len(sure) else possible[0]) : possible[-1] + 1] = 1
+    return weights
 
 
-def fixed_sequence(
-    missed: CountsByThreshold,
-    cases: Int[np.ndarray, "*draws"] | np.integer | int,
-    *,
-    rate: float,
-    level: float,
-) -> Selected:
-    """Select the thresholds up to which "more than `rate` of the class is missed" is rejected.
+@lru_cache(maxsize=1024)
+def limits_of_ranks(
+    ranks: tuple[int, ...], weights: tuple[float, ...], max_error: float, level: float
+) -> Counts:
+    """Highest number of wrong cases at each rank, with the probability `level` to reach any.
 
-    A fixed sequence from the strictest on, each at the whole level, until the first that fails.
+    The level of the test at each rank is its weight times one number, the highest for which the
+    probability of reaching a limit at any rank is at most `level`.
 
-    Args:
-        missed: Cases of the class that are accepted as another class.
-        cases: All calibration cases of the class.
-        rate: The target.
-        level: Probability of selecting a threshold wrongly, at most.
-
-    >>> fixed_sequence(np.array([0, 0, 3]), 100, rate=0.05, level=0.05)
-    array([ True,  True, False])
+    >>> limits_of_ranks((59, 93), (1.0, 1.0), 0.05, 0.05)
+    array([0, 0])
     """
-    p_values = binomial_cdf(missed, np.asarray(cases)[..., None], rate)
-    return np.logical_and.accumulate(p_values <= level, axis=-1)
+    numbers, factors = np.array(ranks), np.array(weights)
+    low, high = np.log(level / len(ranks) / factors.max()), np.log(level)
+    limits = most_errors(numbers, max_error=max_error, level=np.exp(low) * factors)
+    for _ in range(STEPS_OF_LEVEL):
+        middle = (low + high) / 2
+        tried = most_errors(numbers, max_error=max_error, level=np.exp(middle) * factors)
+        if crossing_probability(numbers, tried, max_error) <= level:
+            low, limits = middle, tried
+        else:
+            high = middle
+    return limits
 
 
-def loosest(selected: Selected) -> Int[np.ndarray, "*draws"]:
-    """Position of the last threshold that is selected, -1 where none is.
+def crossing_probability(ranks: Counts, limits: Counts, probability: float) -> float:
+    """P(at some rank k at most the limit of k independent cases are wrong).
 
-    >>> loosest(np.array([[True, True, False], [False, False, False]]))
-    array([ 1, -1])
+    >>> crossing_probability(np.array([1, 2]), np.array([0, 0]), 0.25)  # only the first counts
+    0.75
     """
-    last = selected.shape[-1] - 1 - np.argmax(selected[..., ::-1], axis=-1)
-    return np.where(selected.any(axis=-1), last, -1)
+    steps = np.diff(ranks, prepend=0)
+    added = {step: _likely(binom.pmf(np.arange(step + 1), step, probability)) for step in steps}
+    # probabilities of numbers of wrong cases, from `lowest` on, without having crossed
+    going, lowest, crossed = np.ones(1), 0, 0.0
+    for step, limit in zip(steps, limits, strict=True):
+        going = _likely(np.convolve(going, added[step]))
+        reached = max(limit + 1 - lowest, 0)
+        crossed += going[:reached].sum()
+        going, lowest = going[reached:], lowest + min(reached, len(going))
+        if not len(going):
+            break
+    return float(crossed)
 
 
-def starting_levels(
-    accepted: Int[np.ndarray, " thresholds"],
-    wrong: Int[np.ndarray, " thresholds"],
-    *,
-    cases: int,
-    max_error: float,
-    level: float,
-) -> Float[np.ndarray, " thresholds"]:
-    """Share the level among the thresholds: most goes to the most promising one.
-
-    Args:
-        accepted: Tuning cases that each threshold accepts; the last accepts all of them.
-        wrong: How many of these are wrong.
-        cases: Number of calibration cases that will be counted.
-        max_error: The target.
-        level: Sum of the levels.
-    """
-    coverages = accepted / max(accepted[-1], 1)
-    levels = np.zeros(len(accepted))
-    nearest = np.abs(coverages - np.array(SPREAD_STARTS)[:, None]).argmin(axis=1)
-    np.add.at(levels, nearest, level * (1 - SHARE_OF_BEST) / len(SPREAD_STARTS))
-    expected = np.rint(cases * coverages).astype(int)
-    smoothed_risks = (wrong + 1) / (accepted + 2)
-    level_of_best = level * SHARE_OF_BEST
-    most = most_errors(expected, max_error=max_error, level=level_of_best)
-    power = np.where(most >= 0, binomial_cdf(np.maximum(most, 0), expected, smoothed_risks), 0.0)
-    levels[np.argmax(power * coverages**WEIGHT_OF_COVERAGE)] += level_of_best
-    return levels
+def _likely(probabilities: Values) -> Values:
+    """Without the end of the distribution that does not matter."""
+    likely = np.flatnonzero(probabilities > NEGLIGIBLE)
+    return probabilities[: likely[-1] + 1] if len(likely) else probabilities[:0]
 
 
 def most_errors(
-    accepted: Int[np.ndarray, " thresholds"], *, max_error: float, level: float
-) -> Int[np.ndarray, " thresholds"]:
+    accepted: Counts, *, max_error: float, level: Float[np.ndarray, " ranks"] | float
+) -> Counts:
     """Highest number of errors with which the test at `level` still rejects; -1 for none.
 
     >>> most_errors(np.array([59, 58, 93]), max_error=0.05, level=0.05)
