@@ -38,10 +38,6 @@ class Scaling:
     def __call__(self, logits: Logits) -> Logits:
         return np.asarray(softmax(self.logarithms(logits), axis=1))
 
-    def log_odds(self, logits: Logits, predicted: Classes) -> Values:
-        """Log-odds of the named classes against all others."""
-        return log_odds_of(self.logarithms(logits), predicted)
-
     def logarithms(self, logits: Logits) -> Logits:
         """Logarithms of the probabilities, up to a constant of each row."""
         return np.asarray(logits / np.float64(self.temperature) + np.asarray(self.biases))
@@ -98,11 +94,14 @@ def log_odds_of(logits: Logits, predicted: Classes) -> Values:
     return np.asarray(of_predicted - logsumexp(others, axis=1))
 
 
-def named_classes(scaling: Scaling, weights: ByClass | None, logits: Logits) -> Classes:
-    """Name the class whose probability times its weight is largest; without weights, by logit."""
-    if weights is None:
-        return np.asarray(logits.argmax(axis=1))
-    return np.asarray((scaling.logarithms(logits) + np.log(weights)).argmax(axis=1))
+def pooled(members: Members, weights: Sequence[float]) -> Logits:
+    """Log-probabilities by the weighted mean of the members' probabilities (a linear pool)."""
+    return np.asarray(logsumexp(members, axis=1, b=np.array(weights)[:, None]))
+
+
+def predicted_classes(vectors: Logits, weights: ByClass | None, logits: Logits) -> Classes:
+    """The class whose probability times its weight is largest; without weights, by logit."""
+    return np.asarray((logits if weights is None else vectors + np.log(weights)).argmax(axis=1))
 
 
 def columns(scores: Scores, names: Sequence[str]) -> Float[np.ndarray, "n columns"]:
@@ -112,16 +111,15 @@ def columns(scores: Scores, names: Sequence[str]) -> Float[np.ndarray, "n column
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrator:
-    """Maps from the scores of one model to probabilities, fitted on its tuning set.
+    """From the outputs of one model to class probabilities and scores, fitted on its tuning set.
 
     Attributes:
         scaling: From logits to class probabilities.
-        weights: Factor of each class's probability when a class is named; None: by the logits.
+        weights: Factor of each class's probability when a class is predicted; None: by the logits.
         combination: From several scores to one; None where too little is known to learn it.
         error_estimator: Weights of the calibrated softmax and of each class probe in a mean of
             their class probabilities (a linear opinion pool), which sum to 1; None without probes.
         score: Name of the acceptance score.
-        error: From the acceptance score to the probability of an error.
         loss: From the negated predicted loss to the expected cross-entropy in nats; None for a
             model without a loss estimator.
         tried: AURC of every candidate score on the tuning set; out of fold for learned scores.
@@ -133,33 +131,9 @@ class Calibrator:
     combination: Combination | None
     error_estimator: tuple[float, ...] | None
     score: str
-    error: Isotonic
     loss: Isotonic | None
     tried: Mapping[str, float]
     samples: int
-
-    def predict(self, logits: Logits) -> Classes:
-        """The class that is named for each image."""
-        weights = None if self.weights is None else np.array(self.weights)
-        return named_classes(self.scaling, weights, logits)
-
-    def with_learned(
-        self, scores: Scores, logits: Logits, evidence: Evidence | None = None
-    ) -> Scores:
-        """Add the learned scores to these: log-odds that the named class is right.
-
-        There is no `error_estimator` without the evidence that it reads.
-        """
-        predicted = self.predict(logits)
-        learned = {**scores, CALIBRATED: self.scaling.log_odds(logits, predicted)}
-        if self.error_estimator is not None and evidence is not None:
-            members = members_of(self.scaling, logits, evidence)
-            weights = np.array(self.error_estimator)[:, None]
-            pooled = np.asarray(logsumexp(members, axis=1, b=weights))
-            learned[ERROR_ESTIMATOR] = log_odds_of(pooled, predicted)
-        if self.combination is not None:
-            learned[COMBINATION] = self.combination(learned)
-        return learned
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -170,44 +144,60 @@ class Calibrator:
 
     @property
     def needs_evidence(self) -> bool:
-        """True where the acceptance score reads the class probes."""
+        """True where the class probes are part of the probabilities."""
         return self.score == ERROR_ESTIMATOR
 
-    def acceptance_scores(
+    @property
+    def accepts_by_probability(self) -> bool:
+        """True where the acceptance score is a function of the error probability."""
+        return self.score in (CALIBRATED, ERROR_ESTIMATOR)
+
+    def log_probabilities(self, logits: Logits, evidence: Evidence | None = None) -> Logits:
+        """Logarithms of the probabilities that are shown, by class.
+
+        They are those of the error estimator where it is the acceptance score, and else those of
+        the calibrated softmax. The error probability is one minus that of the predicted class.
+        """
+        if self.needs_evidence and self.error_estimator is not None and evidence is not None:
+            return pooled(members_of(self.scaling, logits, evidence), self.error_estimator)
+        return np.asarray(log_softmax(self.scaling.logarithms(logits), axis=1))
+
+    def predict(self, logits: Logits, evidence: Evidence | None = None) -> Classes:
+        """The predicted class of each image."""
+        weights = None if self.weights is None else np.array(self.weights)
+        return predicted_classes(self.log_probabilities(logits, evidence), weights, logits)
+
+    def with_learned(
+        self,
+        scores: Scores,
+        logits: Logits,
+        evidence: Evidence | None = None,
+        predicted: Classes | None = None,
+    ) -> Scores:
+        """Add the learned scores to these: log-odds that the predicted class is right.
+
+        There is no `error_estimator` without the evidence that it reads.
+        """
+        predicted = self.predict(logits, evidence) if predicted is None else predicted
+        learned = {**scores, CALIBRATED: log_odds_of(self.scaling.logarithms(logits), predicted)}
+        if self.error_estimator is not None and evidence is not None:
+            members = members_of(self.scaling, logits, evidence)
+            learned[ERROR_ESTIMATOR] = log_odds_of(pooled(members, self.error_estimator), predicted)
+        if self.combination is not None:
+            learned[COMBINATION] = self.combination(learned)
+        return learned
+
+    def judge(
         self, scores: Scores, logits: Logits, evidence: Evidence | None = None
-    ) -> Values:
-        """The scores that the policy accepts by; higher means more likely correct."""
-        return self.with_learned(scores, logits, evidence)[self.score].astype(np.float64)
+    ) -> tuple[Logits, Classes, Values]:
+        """Probabilities by class, predicted classes, and the scores that the policy accepts by."""
+        wide = logits.astype(np.float64)
+        vectors, predicted = self.log_probabilities(wide, evidence), self.predict(wide, evidence)
+        acceptance = self.with_learned(scores, wide, evidence, predicted)[self.score]
+        return np.exp(vectors), predicted, acceptance.astype(np.float64)
 
-    def probabilities(self, logits: Logits, predicted: Classes, errors: Values) -> Logits:
-        """Class probabilities in which the named class has 1 - its error probability.
 
-        The other classes share the error probability in the proportion of their own.
-        """
-        shown, columns = self.scaling(logits), predicted[:, None]
-        np.put_along_axis(shown, columns, 0.0, axis=1)
-        rest = shown.sum(axis=1, keepdims=True)
-        equal = np.full_like(shown, 1 / (shown.shape[1] - 1))  # where the others round to 0
-        shares = np.divide(shown, rest, out=equal, where=rest > 0)
-        probabilities: Logits = shares * errors[:, None]
-        np.put_along_axis(probabilities, columns, 1 - errors[:, None], axis=1)
-        return probabilities
-
-    def predict_classes(self, logits: Logits, errors: Values) -> tuple[Classes, Classes, Logits]:
-        """The class that is named, the most probable one after scaling, and probabilities.
-
-        These agree with the errors. Where an error is NaN, they are the scaled ones; where a logit
-        is not finite, NaN.
-        """
-        predicted, probabilities = logits.argmax(axis=1), np.full(logits.shape, np.nan)
-        most_probable = predicted.copy()
-        finite = np.isfinite(logits).all(axis=1)
-        wide = logits[finite].astype(np.float64)
-        predicted[finite] = self.predict(wide)
-        most_probable[finite] = self.scaling.logarithms(wide).argmax(axis=1)
-        probabilities[finite] = self.scaling(wide)
-        judged = finite & np.isfinite(errors)
-        probabilities[judged] = self.probabilities(
-            logits[judged].astype(np.float64), predicted[judged], errors[judged]
-        )
-        return predicted, most_probable, probabilities
+def error_probabilities(probabilities: Logits, predicted: Classes) -> Values:
+    """One minus the probability of the predicted class; NaN where it is."""
+    of_predicted = np.take_along_axis(probabilities, predicted[:, None], axis=1)[:, 0]
+    return np.asarray((1 - of_predicted).clip(0, 1))

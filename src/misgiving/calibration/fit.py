@@ -1,13 +1,13 @@
 """Fitting of calibrators on the tuning set, on which no threshold is set later."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 from scipy.optimize import minimize
-from scipy.special import expit, log_softmax
+from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
 from misgiving.calibration.apply import (
@@ -27,7 +27,7 @@ from misgiving.calibration.apply import (
     Values,
     columns,
     members_of,
-    named_classes,
+    predicted_classes,
 )
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
@@ -43,8 +43,9 @@ MOST_STEPS, ENOUGH = 1000, 1e-9  # of its weights
 FEWEST_OF_EACH = 10  # wrong and right answers from which a combination can be learned
 ClassWeights = Callable[[Classes], ByClass | None]
 Rows = Int[np.ndarray, " _"]
-PRIOR_SCALE = 3.0  # standard deviation of the priors of log T, biases and Platt's parameters
-LEAST_SLOPE = 1e-3  # of a standardised score by Platt's map, which keeps its order
+Fold = tuple[Calibrator, Rows]
+"""What is fitted on the other folds, and the positions of this one."""
+PRIOR_SCALE = 3.0  # standard deviation of the priors of log T and of the biases
 
 
 def fit_scaling(logits: Logits, labels: Classes) -> Scaling:
@@ -69,25 +70,20 @@ def fit_scaling(logits: Logits, labels: Classes) -> Scaling:
     return Scaling(temperature=float(np.exp(solution[0])), biases=tuple(solution[1:].tolist()))
 
 
-def fit_isotonic(
-    inputs: Values, targets: Values, *, increasing: bool, margin: float = 0.0
-) -> Isotonic:
+def fit_isotonic(inputs: Values, targets: Values, *, increasing: bool) -> Isotonic:
     """Isotonic regression: the monotone map with the least squared error.
 
     Args:
         inputs: Values to map.
         targets: Values to predict.
         increasing: True where larger inputs give larger values.
-        margin: Distance to keep from 0 and 1, which few samples cannot justify.
     """
     from sklearn.isotonic import IsotonicRegression
 
     fitted = IsotonicRegression(increasing=increasing, out_of_bounds="clip")
     fitted.fit(inputs.astype(np.float64), targets.astype(np.float64))
-    values = fitted.y_thresholds_
-    if margin:
-        values = values.clip(margin, 1 - margin)
-    return Isotonic(knots=tuple(fitted.X_thresholds_.tolist()), values=tuple(values.tolist()))
+    knots, values = fitted.X_thresholds_, fitted.y_thresholds_
+    return Isotonic(knots=tuple(knots.tolist()), values=tuple(values.tolist()))
 
 
 def fit_combination(
@@ -145,9 +141,14 @@ def fit_error_estimator(members: Members, labels: Classes) -> tuple[float, ...]:
 
 
 def group_folds(groups: Shaped[np.ndarray, " n"]) -> list[tuple[Rows, Rows]]:
-    """Positions that are kept and left out, for each fold; a group is in one fold."""
+    """Positions that are kept and left out, for each fold; a group is in one fold.
+
+    None where there are too few groups.
+    """
     from sklearn.model_selection import GroupKFold
 
+    if len(np.unique(groups)) < 2 * FOLDS:
+        return []
     return list(GroupKFold(FOLDS).split(groups, groups=groups))
 
 
@@ -190,47 +191,23 @@ class TuningSet(NamedTuple):
         )
 
 
-def cross_fitted(tuning: TuningSet, weigh: ClassWeights) -> tuple[Classes, dict[str, Values]]:
-    """Predicted classes and learned scores of each sample, fitted on the other groups alone.
-
-    Where there are too few groups, classes are predicted in sample and there is no learned score;
-    there is no combination where there are too few errors or right answers to learn from.
-    """
-    if len(np.unique(tuning.groups)) < 2 * FOLDS:
-        return _fit_maps(tuning._replace(scores={}), weigh).predict(tuning.logits), {}
-    folds = group_folds(tuning.groups)
-    predicted, scores_of_folds = [], list[Scores]()
-    for kept, left_out in folds:
-        maps, others = _fit_maps(tuning.select(kept), weigh), tuning.select(left_out)
-        scores = maps.with_learned(others.scores, others.logits, others.evidence)
-        predicted.append(maps.predict(others.logits))
-        scores_of_folds.append(scores)
-    order = np.argsort(np.concatenate([left_out for _, left_out in folds]))
-    names = [name for name in LEARNED if all(name in scores for scores in scores_of_folds)]
-    return np.concatenate(predicted)[order], {
-        name: np.concatenate([scores[name] for scores in scores_of_folds])[order] for name in names
-    }
-
-
-def _fit_maps(tuning: TuningSet, weigh: ClassWeights) -> Calibrator:
-    """Fit what can be learned; accepts by the calibrated softmax, with its errors in sample."""
-    scaling, weights = fit_scaling(tuning.logits, tuning.labels), weigh(tuning.labels)
-    predicted = named_classes(scaling, weights, tuning.logits)
-    wrong = predicted != tuning.labels
+def fit_maps(tuning: TuningSet, weights: ByClass | None) -> Calibrator:
+    """Fit what can be learned; accepts by the calibrated softmax."""
+    scaling = fit_scaling(tuning.logits, tuning.labels)
     maps = Calibrator(
         scaling=scaling,
         weights=None if weights is None else tuple(weights.tolist()),
         combination=None,
         error_estimator=None,
         score=CALIBRATED,
-        error=_fit_error(scaling.log_odds(tuning.logits, predicted), wrong),
         loss=None,
         tried={},
-        samples=len(wrong),
+        samples=len(tuning.labels),
     )
-    if tuning.scores and tuning.evidence is not None:
+    if tuning.evidence is not None:
         members = members_of(scaling, tuning.logits, tuning.evidence)
         maps = replace(maps, error_estimator=fit_error_estimator(members, tuning.labels))
+    wrong = maps.predict(tuning.logits) != tuning.labels
     if tuning.scores and _can_learn(wrong, tuning.groups):
         scores = maps.with_learned(tuning.scores, tuning.logits)
         maps = replace(maps, combination=fit_combination(scores, wrong, tuning.groups))
@@ -239,9 +216,10 @@ def _fit_maps(tuning: TuningSet, weigh: ClassWeights) -> Calibrator:
 
 def _can_learn(wrong: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]) -> bool:
     """True where the rest of each fold has right and wrong answers, and enough of them."""
-    if min(wrong.sum(), (~wrong).sum()) < FEWEST_OF_EACH or len(np.unique(groups)) < FOLDS:
+    folds = group_folds(groups)
+    if min(wrong.sum(), (~wrong).sum()) < FEWEST_OF_EACH or not folds:
         return False
-    return all(0 < wrong[kept].sum() < len(kept) for kept, _ in group_folds(groups))
+    return all(0 < wrong[kept].sum() < len(kept) for kept, _ in folds)
 
 
 class Fitted(NamedTuple):
@@ -249,15 +227,15 @@ class Fitted(NamedTuple):
 
     Attributes:
         calibrator: Fitted on the whole tuning set.
+        vectors: Log-probabilities by class of each tuning image, cross-fitted.
         predicted: The class of each tuning image, cross-fitted.
         candidates: All scores that could be the acceptance score; learned ones cross-fitted.
-        wrong: True where its class, cross-fitted, is wrong.
     """
 
     calibrator: Calibrator
+    vectors: Logits
     predicted: Classes
     candidates: Scores
-    wrong: Bool[np.ndarray, " n"]
 
     @property
     def scores(self) -> Values:
@@ -266,16 +244,15 @@ class Fitted(NamedTuple):
 
     def accepting_by(self, score: str) -> "Fitted":
         """The same with another acceptance score."""
-        error = _fit_error(self.candidates[score], self.wrong)
-        return self._replace(calibrator=replace(self.calibrator, score=score, error=error))
+        return self._replace(calibrator=replace(self.calibrator, score=score))
 
 
 def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> Fitted:
     """Fit all maps on the tuning set, and choose the acceptance score.
 
-    The acceptance score is the error estimator where its out-of-fold log-loss is lower than that of
-    `calibrated`, and otherwise the one with the lowest AURC, out of fold for learned scores; of
-    equal scores, one that is not learned.
+    The acceptance score is the error estimator where it gives the true classes of images that it
+    was not fitted on a higher likelihood than the calibrated softmax. Otherwise it is the score
+    with the lowest AURC, out of fold for learned scores; of equal scores, one that is not learned.
 
     Args:
         tuning: The set, with scores among which are some of `SINGLE` and `COMBINED`.
@@ -286,7 +263,8 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
     """
     names = [name for name in dict.fromkeys(SINGLE + COMBINED) if name in tuning.scores]
     used, labels = {name: tuning.scores[name] for name in names}, tuning.labels
-    tuning = tuning._replace(scores=used)
+    logits = tuning.logits.astype(np.float64)
+    tuning, weights = tuning._replace(scores=used, logits=logits), weigh(labels)
     for name, values in used.items():
         if not np.isfinite(values).all():
             raise DataError(
@@ -294,22 +272,72 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
                 "set; predict again"
             )
     with threadpool_limits(1):  # for so few numbers, threads take longer to meet than to work
-        choices, held_out = cross_fitted(tuning, weigh)
-        maps = _fit_maps(tuning, weigh)
+        maps = fit_maps(tuning, weights)
+        folds = [
+            (fit_maps(tuning.select(kept), weights), left_out)
+            for kept, left_out in group_folds(tuning.groups)
+        ]
+    vectors, mixes = _likelier_vectors(tuning, maps, folds)
+    predicted = predicted_classes(vectors, weights, logits)
+    held_out = _held_out_scores(tuning, folds, predicted)
     candidates = {name: used[name] for name in SINGLE if name in used} | held_out
-    wrong = choices != labels
-    tried = {name: aurc(values, wrong) for name, values in candidates.items()}
-    losses = -log_softmax(tuning.logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
-    predicted = used.get("predicted_loss")
+    tried = {name: aurc(values, predicted != labels) for name, values in candidates.items()}
+    others = [name for name in tried if name != ERROR_ESTIMATOR]
+    losses = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
+    loss = used.get("predicted_loss")
     calibrator = replace(
         maps,
         combination=maps.combination if COMBINATION in held_out else None,
         error_estimator=maps.error_estimator if ERROR_ESTIMATOR in held_out else None,
-        loss=None if predicted is None else fit_isotonic(predicted, losses, increasing=False),
+        score=ERROR_ESTIMATOR if mixes else min(others, key=lambda name: tried[name]),
+        loss=None if loss is None else fit_isotonic(loss, losses, increasing=False),
         tried=tried,
     )
-    fitted = Fitted(calibrator, choices, candidates, wrong)
-    return fitted.accepting_by(_acceptance_score(tried, held_out, wrong))
+    return Fitted(calibrator, vectors, predicted, candidates)
+
+
+def _likelier_vectors(
+    tuning: TuningSet, maps: Calibrator, folds: Sequence[Fold]
+) -> tuple[Logits, bool]:
+    """Cross-fitted log-probabilities by class, and whether they are those of the error estimator.
+
+    With too few groups for folds, they are those of the softmax in sample.
+    """
+    if not folds:
+        return maps.log_probabilities(tuning.logits), False
+    vectors = {score: np.empty(tuning.logits.shape) for score in (CALIBRATED, ERROR_ESTIMATOR)}
+    for fitted, rows in folds:
+        others = tuning.select(rows)
+        for score, of_all in vectors.items():
+            judging = replace(fitted, score=score)
+            of_all[rows] = judging.log_probabilities(others.logits, others.evidence)
+    of_truth = {
+        score: of_all[np.arange(len(of_all)), tuning.labels].sum()
+        for score, of_all in vectors.items()
+    }
+    mixes = bool(of_truth[ERROR_ESTIMATOR] > of_truth[CALIBRATED])
+    return vectors[ERROR_ESTIMATOR if mixes else CALIBRATED], mixes
+
+
+def _held_out_scores(
+    tuning: TuningSet, folds: Sequence[Fold], predicted: Classes
+) -> dict[str, Values]:
+    """Learned scores of each sample, fitted on the other groups alone; none without folds.
+
+    There is no combination where there are too few errors or right answers to learn from.
+    """
+    learned: dict[str, Values] = {}
+    for name in LEARNED if folds else ():
+        values = np.full(len(predicted), np.nan)
+        for fitted, rows in folds:
+            others = tuning.select(rows)
+            scores = fitted.with_learned(
+                others.scores, others.logits, others.evidence, predicted[rows]
+            )
+            values[rows] = scores.get(name, np.nan)
+        if not np.isnan(values).any():
+            learned[name] = values
+    return learned
 
 
 def aurc(scores: Values, wrong: Bool[np.ndarray, " n"]) -> float:
@@ -324,54 +352,3 @@ def aurc(scores: Values, wrong: Bool[np.ndarray, " n"]) -> float:
     )
     coverages = np.arange(1, len(tied) + 1)
     return float((np.interp(coverages, accepted, mistakes) / coverages).mean())
-
-
-def _fit_error(scores: Values, wrong: Bool[np.ndarray, " n"]) -> Isotonic:
-    """The error probability by acceptance score."""
-    return fit_isotonic(scores, wrong * 1.0, increasing=False, margin=1 / (len(scores) + 2))
-
-
-def _acceptance_score(
-    tried: Mapping[str, float], learned: Scores, wrong: Bool[np.ndarray, " n"]
-) -> str:
-    if ERROR_ESTIMATOR in learned:
-        losses = {name: log_loss_of(learned[name], wrong) for name in (ERROR_ESTIMATOR, CALIBRATED)}
-        if losses[ERROR_ESTIMATOR] < losses[CALIBRATED]:
-            return ERROR_ESTIMATOR
-    others = [name for name in tried if name != ERROR_ESTIMATOR]
-    return min(others, key=lambda name: tried[name])
-
-
-def log_loss_of(scores: Values, wrong: Bool[np.ndarray, " n"]) -> float:
-    """Mean negative log-likelihood of right and wrong answers by a score, after Platt scaling.
-
-    The scaling makes scores comparable: a mean of probabilities is less confident than it is right.
-    """
-    slope, intercept = fit_platt(scores, wrong)
-    log_odds = slope * scores + intercept
-    return float(np.logaddexp(0, np.where(wrong, log_odds, -log_odds)).mean())
-
-
-def fit_platt(scores: Values, wrong: Bool[np.ndarray, " n"]) -> tuple[float, float]:
-    """Slope and intercept of the log-odds of a right answer by a score (Platt, 1999).
-
-    By maximum likelihood with a weak prior, which keeps them finite where the score separates right
-    from wrong.
-    """
-    centre, scale = float(scores.mean()), float(scores.std()) or 1.0
-    standard = (scores - centre) / scale
-
-    def objective(parameters: Values) -> tuple[float, Values]:
-        slope, intercept = parameters
-        log_odds = slope * standard + intercept
-        value = np.logaddexp(0.0, np.where(wrong, log_odds, -log_odds)).sum()
-        residuals = expit(log_odds) - ~wrong
-        slopes = np.array([residuals @ standard, residuals.sum()])
-        prior = (parameters**2).sum() / 2 / PRIOR_SCALE**2
-        slopes += parameters / PRIOR_SCALE**2
-        return float(value + prior) / len(wrong), slopes / len(wrong)
-
-    bounds = [(LEAST_SLOPE, None), (None, None)]
-    solution = minimize(objective, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=bounds).x
-    slope = float(solution[0]) / scale
-    return slope, float(solution[1]) - slope * centre

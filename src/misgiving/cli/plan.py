@@ -84,18 +84,21 @@ def _table(outlook: "CertificationOutlook") -> Iterator[tuple[str, ...]]:
     from misgiving.report.rendering import three_digits
 
     targets, total = outlook.targets, outlook.total
+    target = targets.max_error or targets.max_silent_error or 0.0
     parts = [
-        (f"error, all {total} cases accepted", "", outlook.error, targets.max_error),
-        (f"error, {total // 2} accepted", "", outlook.accepted_half, targets.max_error),
+        (f"error, all {total} cases accepted", "", outlook.error, target),
+        (f"error, {total // 2} accepted", "", outlook.accepted_half, target),
     ]
-    for name, rates in outlook.classes.items():
+    for name, by_guarantee in outlook.classes.items():
         title = f"missed {name}, {outlook.cases[name]} cases"
-        parts.append((title, f" of {name}", rates, targets.class_max_miss[name]))
-    for title, suffix, rates, target in parts:
-        yield f"{title}: certified", *(three_digits(rate.smallest, up=True) for rate in rates)
-        more = [
-            f"> {MOST_CASES}" if rate.more is None and rate.wrong_share < target else rate.more
-            for rate in rates
-        ]
-        needs = ("never" if number is None else str(number) for number in more)
-        yield f"  more cases{suffix} for {100 * target:.3g} %", *needs
+        parts.append((title, f" of {name}", by_guarantee, targets.class_max_miss[name]))
+    for title, suffix, by_guarantee, limit in parts:
+        for guarantee, rates in by_guarantee.items():
+            smallest = (three_digits(rate.smallest, up=True) for rate in rates)
+            yield f"{title}: {guarantee}", *smallest
+            more = [
+                f"> {MOST_CASES}" if rate.more is None and rate.wrong_share < limit else rate.more
+                for rate in rates
+            ]
+            needs = ("never" if number is None else str(number) for number in more)
+            yield f"  more cases{suffix} for {100 * limit:.3g} %", *needs

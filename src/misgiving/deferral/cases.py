@@ -7,14 +7,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import count
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
-from misgiving.calibration.fit import Fitted, TuningSet, cross_fitted
+from misgiving.calibration.apply import error_probabilities, predicted_classes
+from misgiving.calibration.fit import Fitted
 from misgiving.deferral.certificate import Certificate, mark_acceptable
 from misgiving.deferral.settings import DecisionRule
 from misgiving.deferral.thresholds import ScoredCases
@@ -175,40 +175,38 @@ def scored_cases(
         DataError: Outputs or scores are not finite.
         UsageError: There is no such OOD score, or the detectors read other features or taps.
     """
-    scores, calibrator = all_scores(predictions, detectors), fitted.calibrator
+    scores = all_scores(predictions, detectors)
     if ood_detector not in scores:
         raise UsageError(
             f"`ood_detector` {ood_detector!r} is unknown, or needs what the predictions do not "
             "have: features or taps of images in the set train, the last layer, or predicted_loss; "
             f"choose from {', '.join(scores)}"
         )
-    predicted, acceptance = fitted.predicted, fitted.scores
-    if not of_tuning:
-        predicted = calibrator.predict(predictions.logits)
+    if of_tuning:
+        judged = np.exp(fitted.vectors), fitted.predicted, fitted.scores
+    else:
         evidence = detectors.evidence(predictions.features, predictions.taps)
-        acceptance = calibrator.acceptance_scores(scores, predictions.logits, evidence)
-    errors = calibrator.error(acceptance)
-    probabilities = calibrator.probabilities(predictions.logits, predicted, errors)
+        judged = fitted.calibrator.judge(scores, predictions.logits, evidence)
+    probabilities, predicted, acceptance = judged
     return ScoredCases(
         scores=acceptance,
         ood_scores=scores[ood_detector],
-        error_probabilities=errors,
+        error_probabilities=error_probabilities(probabilities, predicted),
         wrong=predicted != predictions.labels,
         labels=predictions.labels,
-        acceptable=mark_acceptable(rule, errors, probabilities, predicted),
+        acceptable=mark_acceptable(rule, probabilities, predicted),
     )
 
 
 def sensitivities_by_rule(
-    tuning: Predictions, chosen: DecisionRule
+    tuning: Predictions, fitted: Fitted, chosen: DecisionRule
 ) -> Mapping[str, Mapping[str, float]]:
     """The sensitivity for each class that occurs, by rule; that of costs only where given."""
     rules = [DecisionRule(), DecisionRule(rule="balanced"), DecisionRule(rule="logits")]
-    without_scores = TuningSet({}, tuning.logits, tuning.labels, tuning.units)
     shares: dict[str, Mapping[str, float]] = {}
     for rule in [*rules, *([chosen] if chosen.costs else [])]:
-        weigh = partial(rule.class_weights, tuning.classes)
-        predicted, _ = cross_fitted(without_scores, weigh)
+        weights = rule.class_weights(tuning.classes, tuning.labels)
+        predicted = predicted_classes(fitted.vectors, weights, tuning.logits)
         rows = [tuning.labels == label for label in range(len(tuning.classes))]
         shares[rule.rule] = {
             name: float((predicted[of_class] == label).mean())

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from misgiving.calibration.apply import error_probabilities
 from misgiving.deferral.bounds import (
     BinomialInterval,
     conformal_p_values,
@@ -105,6 +106,7 @@ class Certificate:
         errors: For each of these scores, True where the predicted class is wrong.
         kept: For each, True where the case is acceptable and above the OOD limit: else it is never
             accepted.
+        error_probabilities: Of each.
     """
 
     targets: Targets
@@ -125,6 +127,7 @@ class Certificate:
     scores: tuple[float, ...]
     errors: tuple[bool, ...]
     kept: tuple[bool, ...]
+    error_probabilities: tuple[float, ...]
 
     @property
     def coverage_interval(self) -> BinomialInterval:
@@ -144,8 +147,9 @@ class Certificate:
     @property
     def error_bound(self) -> float | None:
         """Upper bound on the error at `accept_threshold`, together with all other thresholds."""
-        points = {point.threshold: point.bound for point in self.operating_points}
-        return points.get(self.accept_threshold) if self.accepted else None
+        threshold = self.accept_threshold
+        points = (point for point in self.operating_points if point.threshold == threshold)
+        return next((point.bound for point in points), None)
 
     @property
     def operating_points(self) -> list[OperatingPoint]:
@@ -229,12 +233,11 @@ class Certificate:
         """Mark the images above the OOD limit; without one, all."""
         if self.ood_threshold is None:
             return np.ones(len(ood_scores), dtype=bool)
-        return np.isfinite(ood_scores) & (ood_scores > self.ood_threshold)
+        return np.asarray(np.isfinite(ood_scores) & (ood_scores > self.ood_threshold))
 
 
 def mark_acceptable(
     rule: DecisionRule,
-    errors: Scores,
     probabilities: Float[np.ndarray, "n classes"],
     predicted: Int[np.ndarray, " n"],
 ) -> Bool[np.ndarray, " n"]:
@@ -242,11 +245,11 @@ def mark_acceptable(
 
     Nor may another class have a higher probability, unless the rule weighs classes.
     """
-    of_predicted = np.take_along_axis(probabilities, predicted[:, None], axis=1)[:, 0]
-    unsurpassed = probabilities.max(axis=1) <= of_predicted
-    if rule.rule in ("balanced", "costs"):
-        unsurpassed[:] = True
-    return np.asarray((errors <= rule.max_error_probability) & unsurpassed)
+    errors = error_probabilities(probabilities, predicted)
+    acceptable = errors <= rule.max_error_probability
+    if rule.rule == "logits":
+        acceptable &= predicted == probabilities.argmax(axis=1)
+    return np.asarray(acceptable)
 
 
 def simultaneous_bounds(
@@ -308,6 +311,7 @@ def certify_thresholds(
         scores=tuple(calibration.scores[order].astype(float).tolist()),
         errors=tuple(calibration.wrong[order].tolist()),
         kept=tuple(counts.kept[order].tolist()),
+        error_probabilities=tuple(calibration.error_probabilities[order].tolist()),
     )
 
 

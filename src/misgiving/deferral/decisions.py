@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
-from scipy.special import softmax
+from scipy.special import expit, softmax
 
 from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.settings import DecisionRule
@@ -82,21 +82,17 @@ class Decisions(Sequence[Decision]):
         classes: Names of the classes, in the order of the logits.
         decisions: "accept", "defer" or "ood".
         predicted: Position of the class that is named.
-        most_probable: Position of the class with the largest calibrated probability, before the
-            error estimator changed it.
         probabilities: As in a `Decision`; so are the numbers after it.
         certificate: Of the policy that decided; None without a policy.
         threshold: Lowest accepted score; -inf: all; None: none is accepted.
         rule: By which the policy names classes.
-        error_limit: Highest error probability that is accepted; None: the score is no function of
-            it, or nothing is accepted.
+        accepts_by_probability: True if the acceptance score is a function of the error probability.
         knows_training: True if the OOD score compares an image with those of the training.
     """
 
     classes: tuple[str, ...]
     decisions: Shaped[np.ndarray, " n"]
     predicted: Classes
-    most_probable: Classes
     probabilities: Logits
     error_probability: Values
     ood_p_value: Values
@@ -107,7 +103,7 @@ class Decisions(Sequence[Decision]):
     certificate: Certificate | None = None
     threshold: float | None = None
     rule: DecisionRule = field(default_factory=DecisionRule)
-    error_limit: float | None = None
+    accepts_by_probability: bool = False
     knows_training: bool = False
 
     @classmethod
@@ -126,7 +122,6 @@ class Decisions(Sequence[Decision]):
             classes=tuple(classes),
             decisions=np.full(len(logits), "defer"),
             predicted=predicted,
-            most_probable=predicted,
             probabilities=probabilities,
             **missing,
         )
@@ -163,7 +158,6 @@ class Decisions(Sequence[Decision]):
         self,
         decisions: Outcome,
         predicted: int,
-        most_probable: int,
         probabilities: list[float],
         **numbers: float,
     ) -> Decision:
@@ -172,7 +166,7 @@ class Decisions(Sequence[Decision]):
         reason = NO_POLICY
         if self.certificate is not None:
             reason = self._decision_reason(self.certificate, decisions, numbers)
-            reason += self._naming_reason(name, by_class, self.classes[most_probable])
+            reason += self._naming_reason(name, by_class)
         return Decision(
             decision=decisions,
             predicted_class=name,
@@ -181,23 +175,17 @@ class Decisions(Sequence[Decision]):
             **{name: x if math.isfinite(x) else None for name, x in numbers.items()},
         )
 
-    def _naming_reason(self, name: str, probabilities: dict[str, float], most_probable: str) -> str:
-        """A clause on why a class is named that is not the most probable one; else empty.
-
-        The rules `balanced` and `costs` have changed the name only where they name another class
-        than the most probable one before the error estimator.
-        """
+    def _naming_reason(self, name: str, probabilities: dict[str, float]) -> str:
+        """A clause on why a class is predicted that is not the most probable one; else empty."""
         most = max(probabilities, key=lambda other: probabilities[other])
         if not probabilities[most] > probabilities[name]:  # also where they are NaN
             return ""
-        costs = [f"{self.rule.costs.get(other, 1.0):g}" for other in (name, most_probable)]
-        changed = self.rule.rule == "logits" or name != most_probable
+        costs = [f"{self.rule.costs.get(other, 1.0):g}" for other in (name, most)]
         why = {
-            "most_probable": "by the calibrated classifier alone",
             "balanced": "for its probability relative to its share of the cases",
-            "costs": f"because missing it costs {costs[0]}, and missing {most_probable} {costs[1]}",
+            "costs": f"because missing it costs {costs[0]}, and missing {most} {costs[1]}",
             "logits": "by the largest logit",
-        }[self.rule.rule if changed else "most_probable"]
+        }[self.rule.rule]
         return f"; {name} is named {why}, though {most} is more probable"
 
     def _decision_reason(
@@ -224,7 +212,8 @@ class Decisions(Sequence[Decision]):
         self, threshold: float, score: float, error: float, *, accepted: bool
     ) -> str:
         """In terms of the error, unless that would contradict the score, which decides."""
-        reached, limit = score >= threshold, self.error_limit
+        reached = score >= threshold
+        limit = float(expit(-threshold)) if self.accepts_by_probability else None
         if reached and not accepted:
             return SURPASSED
         if threshold == -math.inf:

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from misgiving.calibration.apply import Calibrator, Logits, Values
+from misgiving.calibration.apply import (
+    Calibrator,
+    Classes,
+    Logits,
+    Values,
+    error_probabilities,
+)
 from misgiving.calibration.fit import Fitted, TuningSet, fit_calibrator
 from misgiving.deferral.cases import (
     Cases,
@@ -136,11 +142,10 @@ class Deferral:
             UsageError: A parameter has a value that cannot be used.
             DataError: The sets cannot support a policy.
         """
-        _, rule = self._settings()
+        self._settings()
         tuning, calibration, detectors, facts = fitting_sets(
             tuning, calibration, training, classes=classes, seed=self.seed
         )
-        facts["sensitivities"] = sensitivities_by_rule(tuning, rule)
         return self.certify(tuning, calibration, detectors=detectors, **facts)
 
     def check_classes(self, classes: tuple[str, ...]) -> None:
@@ -195,6 +200,7 @@ class Deferral:
         )
         if not targets.class_max_miss:
             facts["most_missed"] = most_missed(certified, self.certificate_)
+        facts["sensitivities"] = sensitivities_by_rule(tuning, fitted, self.rule_)
         self.cases_ = Cases.of(tuning, calibration, **facts)
         self.model_ = tuning.model or "unnamed"
         self.unit_ = unit_of(calibration.group_columns)
@@ -282,41 +288,45 @@ class Deferral:
         Raises:
             DataError: They are too few for the average guarantee.
         """
-        numbers = self._measure(logits, features, predicted_losses, taps)
-        certificate, errors = self.certificate_, numbers["error_probability"]
-        predicted, most_probable, probabilities = self.calibration_.predict_classes(logits, errors)
-        acceptable = mark_acceptable(self.rule_, errors, probabilities, predicted)
-        judged = numbers["acceptance_score"], numbers["ood_score"], acceptable
+        numbers, predicted, probabilities = self._judge(logits, features, predicted_losses, taps)
+        certificate = self.certificate_
+        judged = (
+            numbers["acceptance_score"],
+            numbers["ood_score"],
+            mark_acceptable(self.rule_, probabilities, predicted),
+        )
         if threshold is None:
             units = np.arange(len(logits)) if units is None else units
             threshold = certificate.batch_threshold(*judged, units, seed=self.seed)
         outcomes, numbers["ood_p_value"] = certificate.decide(*judged, threshold)
-        limit = None if threshold is None else self.calibration_.error(np.array([threshold]))
         return Decisions(
             classes=certificate.classes,
             decisions=outcomes,
             predicted=predicted,
-            most_probable=most_probable,
             probabilities=probabilities,
             certificate=certificate,
             threshold=threshold,
             rule=self.rule_,
-            error_limit=None if limit is None else float(limit[0]),
+            accepts_by_probability=self.calibration_.accepts_by_probability,
             knows_training=self.compares_with_training,
             **numbers,
         )
 
-    def _measure(
+    def _judge(
         self,
         logits: Logits,
         features: Features | None,
         predicted_losses: Values | None,
         taps: Taps | None,
-    ) -> dict[str, Values]:
-        """Numbers by the field of a decision; NaN where outputs are not finite, or lack it."""
+    ) -> tuple[dict[str, Values], Classes, Logits]:
+        """Numbers by the field of a decision, predicted classes, and probabilities by class.
+
+        Numbers and probabilities are NaN where outputs are not finite, or lack them.
+        """
         numbers = {name: np.full(len(logits), np.nan) for name in NUMBERS}
         if predicted_losses is not None:
             numbers["predicted_loss"] = predicted_losses
+        predicted, probabilities = logits.argmax(axis=1), np.full(logits.shape, np.nan)
         finite = finite_rows(logits, features, taps)
         features, losses, taps = (
             None if values is None else values[finite]
@@ -325,13 +335,13 @@ class Deferral:
         calibration, detectors = self.calibration_, self.used_detectors
         scores = scores_of_outputs(logits[finite], features, losses, taps, detectors)
         evidence = detectors.evidence(features, taps)
-        acceptance = calibration.acceptance_scores(scores, logits[finite], evidence)
-        numbers["acceptance_score"][finite] = acceptance
-        numbers["error_probability"][finite] = calibration.error(acceptance)
+        judged = calibration.judge(scores, logits[finite], evidence)
+        probabilities[finite], predicted[finite], numbers["acceptance_score"][finite] = judged
+        numbers["error_probability"] = error_probabilities(probabilities, predicted)
         if calibration.loss is not None:
             numbers["expected_loss"][finite] = calibration.loss(scores["predicted_loss"])
         numbers["ood_score"][finite] = scores[self.ood_detector_]
-        return numbers
+        return numbers, predicted, probabilities
 
     def check_model(self, model: str, classes: tuple[str, ...] | None = None) -> None:
         """Check that a model, with these classes where they are given, is the calibrated one.

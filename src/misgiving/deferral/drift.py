@@ -357,7 +357,7 @@ def expected_errors(
     finite = np.isfinite(errors)
     certificate, lowest = deferral.certificate_, deferral.certificate_.accept_threshold
     scores = np.array(certificate.scores)
-    residuals = np.array(certificate.errors) - deferral.calibration_.error(scores)
+    residuals = np.array(certificate.errors) - np.array(certificate.error_probabilities)
     if len(residuals) < FEWEST_CASES or not finite.any():
         return None
     threshold = np.inf if lowest is None else lowest

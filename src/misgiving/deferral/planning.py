@@ -1,20 +1,25 @@
 """Before a training: what a calibration set of a given size can certify."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
-from misgiving.deferral.bounds import cases_for_tolerance, upper_bound
-from misgiving.deferral.settings import Targets, check_known
-from misgiving.deferral.thresholds import SHARE_OF_BEST
+from misgiving.deferral.bounds import upper_bound
+from misgiving.deferral.settings import Guarantee, Targets, check_known
+from misgiving.deferral.thresholds import ood_cases
 from misgiving.groups import one_per_group
 
 WRONG_SHARES = (0.0, 0.01, 0.03, 0.05)
 MOST_CASES = 100_000  # up to which enough cases are searched
+SHARE_OF_RANK = 0.5  # of the level, that the test of a promising rank has
+Sizes = Int[np.ndarray, " sizes"]
+Values = Float[np.ndarray, " sizes"]
+Rate = Callable[[Sizes, Sizes], Values]
+"""From numbers of wrong or missed cases, and of all cases, to the smallest rates that hold."""
 
 
 class RatePlan(NamedTuple):
@@ -40,18 +45,18 @@ class CertificationOutlook:
         targets: The error rates that are asked for.
         images: By class.
         cases: Calibration cases by class: one for each group.
-        error: Rates of errors, if all cases are accepted.
+        error: Rates of errors, if all cases are accepted, by guarantee.
         accepted_half: The same, if half of them are accepted.
-        classes: Rates of misses of each class with a target.
+        classes: Rates of misses of each class with a target, by guarantee.
         ood_cases: Cases that `max_ood_false_alarms` needs; None without that target.
     """
 
     targets: Targets
     images: Mapping[str, int]
     cases: Mapping[str, int]
-    error: tuple[RatePlan, ...]
-    accepted_half: tuple[RatePlan, ...]
-    classes: Mapping[str, tuple[RatePlan, ...]]
+    error: Mapping[Guarantee, tuple[RatePlan, ...]]
+    accepted_half: Mapping[Guarantee, tuple[RatePlan, ...]]
+    classes: Mapping[str, Mapping[Guarantee, tuple[RatePlan, ...]]]
     ood_cases: int | None
 
     @property
@@ -68,8 +73,7 @@ def plan_certification(
 ) -> CertificationOutlook:
     """Compute the rates that a calibration set can certify, with the cases that `fit` draws of it.
 
-    The error is tested at the level that the most promising threshold has, which is less than the
-    whole; a policy that must try several thresholds certifies somewhat less.
+    With confidence, the error is tested at half of its level, as about a promising rank is.
 
     Args:
         labels: True classes as positions in `classes`.
@@ -85,53 +89,58 @@ def plan_certification(
         dict(zip(classes, np.bincount(rows, minlength=len(classes)).tolist(), strict=True))
         for rows in (labels, labels[one_per_group(units, seed=0)])
     )
-    total, level = sum(cases.values()), SHARE_OF_BEST * targets.level
-    rate = targets.max_ood_false_alarms
+    total, level = sum(cases.values()), SHARE_OF_RANK * targets.level_of_error
+    rate, target = targets.max_ood_false_alarms, targets.max_error or targets.max_silent_error
     return CertificationOutlook(
         targets=targets,
         images=images,
         cases=cases,
-        error=_rates(total, targets.max_error, level),
-        accepted_half=_rates(total, targets.max_error, level, accepted=0.5),
+        error=_rates(total, target, level),
+        accepted_half=_rates(total, target, level, accepted=0.5),
         classes={
-            name: _rates(cases[name], limit, targets.level)
+            name: _rates(cases[name], limit, targets.level_of_misses)
             for name, limit in targets.class_max_miss.items()
         },
-        ood_cases=None if rate is None else cases_for_tolerance(rate=rate, level=targets.level),
+        ood_cases=None if rate is None else ood_cases(targets, rate=rate),
     )
 
 
 def _rates(
-    cases: int, target: float, level: float, *, accepted: float = 1.0
-) -> tuple[RatePlan, ...]:
-    rates = []
-    for share in WRONG_SHARES:
-        smallest = _smallest(int(accepted * cases), share, level)
-        needed = _needed(share, target, level)
-        more = None if needed is None else max(0, math.ceil(needed / accepted) - cases)
-        rates.append(RatePlan(share, smallest, 0 if smallest <= target else more))
-    return tuple(rates)
+    cases: int, target: float | None, level: float, *, accepted: float = 1.0
+) -> dict[Guarantee, tuple[RatePlan, ...]]:
+    def confident(wrong: Sizes, sizes: Sizes) -> Values:
+        return upper_bound(wrong, sizes, level=level)
+
+    def average(wrong: Sizes, sizes: Sizes) -> Values:
+        return (1 + wrong) / (sizes + accepted)
+
+    bounds: dict[Guarantee, Rate] = {"confident": confident, "average": average}
+    plans = {}
+    for guarantee, bound in bounds.items():
+        rates = []
+        for share in WRONG_SHARES:
+            needed = None if target is None else _needed(share, target, bound)
+            smallest = float(bound(*_assumed(share, np.array([int(accepted * cases)])))[0])
+            more = None if needed is None else max(0, math.ceil(needed / accepted) - cases)
+            rates.append(RatePlan(share, min(smallest, 1.0), more))
+        plans[guarantee] = tuple(rates)
+    return plans
 
 
-def _smallest(cases: int, share: float, level: float) -> float:
-    return float(upper_bound(math.ceil(share * cases - 1e-9), cases, level=level))
+def _assumed(share: float, sizes: Sizes) -> tuple[Sizes, Sizes]:
+    return np.ceil(share * sizes - 1e-9).astype(int), sizes
 
 
-def _needed(share: float, target: float, level: float) -> int | None:
-    """The smallest number of cases from which on the target is certified.
-
-    >>> _needed(0.0, 0.05, 0.05), _needed(0.05, 0.05, 0.05)
-    (59, None)
-    """
+def _needed(share: float, target: float, bound: Rate) -> int | None:
+    """The smallest number of accepted cases from which on the target holds."""
     if share >= target:
         return None
     enough = 1
-    while enough < MOST_CASES and _smallest(enough, share, level) > target:
+    while enough < MOST_CASES and bound(*_assumed(share, np.array([enough])))[0] > target:
         enough *= 2
     if enough > MOST_CASES:
         return None
     # One more wrong case may undo it, so that larger sizes are looked at as well.
-    sizes: Int[np.ndarray, " sizes"] = np.arange(enough // 2, 4 * enough + 1)
-    wrong = np.ceil(share * sizes - 1e-9).astype(int)
-    fails = np.flatnonzero(upper_bound(wrong, sizes, level=level) > target)
+    sizes = np.arange(enough // 2, 4 * enough + 1)
+    fails = np.flatnonzero(bound(*_assumed(share, sizes)) > target)
     return int(sizes[fails[-1]]) + 1 if len(fails) else int(sizes[0])

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from misgiving.deferral.thresholds import CertificationPlan, RankCounts, ScoredCases
+from misgiving.deferral.thresholds import ROUNDING, CertificationPlan, RankCounts, ScoredCases
 from misgiving.errors import DataError
 
 MIN_BATCH = 50  # images; an empty batch counts as without error, so that small ones promise little
 PRIOR_ERRORS = 2.0  # wrong tuning cases that each class with a target has more than observed
-ROUNDING = 1e-9
 
 Scores = Float[np.ndarray, " n"]
 
@@ -113,7 +112,9 @@ def divided_rate(
     to its wrong tuning cases.
     """
     wrong = tuning.labels[tuning.acceptable & tuning.wrong]
-    of_classes = [int((wrong == plan.classes.index(name)).sum()) for name in plan.targets.class_max_miss]
+    of_classes = [
+        int((wrong == plan.classes.index(name)).sum()) for name in plan.targets.class_max_miss
+    ]
     errors = np.array([*of_classes, len(wrong) - sum(of_classes)]) + PRIOR_ERRORS
     others = max(max_error * cases * float((plan.risks <= max_error).mean()) - len(errors), 1.0)
     places = 1 + others * errors / errors.sum()

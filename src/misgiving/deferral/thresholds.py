@@ -34,6 +34,7 @@ PRIOR_CASES = 20.0  # tuning cases that the mean error probability is worth
 POWER_OF_PROMISING = (0.001, 0.999)  # ranks between these are tested at the highest level
 LEAST_WEIGHT = 0.1  # of the level of the other ranks
 STEPS_OF_LEVEL = 12  # halvings of the interval in which the level is searched, on a log scale
+ROUNDING = 1e-9
 NEGLIGIBLE = 1e-12  # probability of a number of wrong cases
 
 Values = Float[np.ndarray, " n"]
@@ -146,9 +147,9 @@ class CertificationPlan:
         """Plan the certification with so many calibration cases."""
         rank, limit = None, None
         if targets.max_ood_false_alarms is not None:
-            rank = ood_limit_rank(cases, targets)
+            rank = ood_limit_rank(cases, targets, rate=targets.max_ood_false_alarms)
             same_share = max(1, round(rank / cases * len(tuning)))
-            limit = kth_lowest(tuning.ood_scores, same_share)
+            limit = float(kth_lowest(tuning.ood_scores, same_share))
         kept = tuning[np.flatnonzero(tuning.above(limit))]
         best_first = kept[np.argsort(-kept.scores, kind="stable")]
         numbers = np.arange(1, len(kept) + 1)
@@ -228,7 +229,8 @@ class CertificationPlan:
         strictest one that breaks a target passes the test of this target.
         """
         targets, level = self.targets, self.targets.level_of_misses
-        tests = [*zip(targets.class_max_miss.values(), counts.missed, counts.class_cases)]
+        rates = targets.class_max_miss.values()
+        tests = [*zip(rates, counts.missed, counts.class_cases, strict=True)]
         if targets.max_silent_error is not None:
             tests.append((targets.max_silent_error, counts.wrong, counts.above))
         passed = np.ones(len(counts.ranks), dtype=bool)
@@ -237,25 +239,30 @@ class CertificationPlan:
         return passed
 
 
-def ood_limit_rank(cases: int, targets: Targets) -> int:
+def ood_limit_rank(cases: int, targets: Targets, *, rate: float) -> int:
     """Rank of the OOD limit among the calibration cases, lowest first (Wilks, 1941; Vovk, 2012).
 
     An image below the limit is out-of-distribution; one exactly at it is deferred. What is accepted
     lies strictly above, where the calibration cases are, given the limit, a simple random sample.
     On average the share below the k-th lowest of n cases is k / (n + 1).
     """
-    rate = targets.max_ood_false_alarms
     if targets.is_average:
-        rank, needed = math.floor(rate * (cases + 1) + 1e-9), math.ceil(1 / rate - 1e-9) - 1
+        rank = math.floor(rate * (cases + 1) + ROUNDING)
     else:
         rank = tolerance_rank(cases, rate=rate, level=targets.level)
-        needed = cases_for_tolerance(rate=rate, level=targets.level)
     if not rank:
         raise DataError(
-            f"`max_ood_false_alarms` of {rate:g} needs at least {needed} calibration cases, got "
-            f"{cases}; ask for more, or add cases"
+            f"`max_ood_false_alarms` of {rate:g} needs at least {ood_cases(targets, rate=rate)} "
+            f"calibration cases, got {cases}; ask for more, or add cases"
         )
     return rank
+
+
+def ood_cases(targets: Targets, *, rate: float) -> int:
+    """Number of cases from which on there is an OOD limit."""
+    if targets.is_average:
+        return math.ceil(1 / rate - ROUNDING) - 1
+    return cases_for_tolerance(rate=rate, level=targets.level)
 
 
 def tested_ranks(cases: int) -> Counts:

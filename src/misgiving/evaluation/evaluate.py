@@ -230,7 +230,8 @@ def evaluate(
         decisions = deferral.decide(judged)
         measurements += _measure_policy(judged, deferral, decisions)
     detector = (deferral.ood_detector_ if deferral else None) or WITHOUT_FEATURES
-    inlier_scores, results, detected = _detection(measured, ood, deferral, detector)
+    threshold = None if decisions is None else decisions.threshold
+    inlier_scores, results, detected = _detection(measured, ood, deferral, detector, threshold)
     return Evaluation(
         predictions=measured,
         judged=judged,
@@ -315,15 +316,14 @@ def _measure_policy(
     """Measure decisions, scores and calibration as `POLICY_SET`, for the classes it predicts."""
     predicted, accepted = decisions.predicted, decisions.decisions == "accept"
     wrong = predicted != judged.labels
+    evidence = deferral.detectors_.evidence(judged.features, judged.taps)
     scores = deferral.calibration_.with_learned(
-        all_scores(judged, deferral.used_detectors),
-        judged.logits,
-        deferral.detectors_.evidence(judged.features, judged.taps),
+        all_scores(judged, deferral.used_detectors), judged.logits, evidence
     )
     return [
         *measure_classification(judged, POLICY_SET, detector="policy", predicted=predicted),
         *measure_failures(judged, scores, POLICY_SET, predicted=predicted),
-        *measure_scaling(judged, deferral.calibration_, POLICY_SET),
+        *measure_scaling(judged, deferral.calibration_, POLICY_SET, evidence),
         *measure_shares(decisions.decisions, POLICY_SET),
         *measurements_of(POLICY_SET, "policy", accepted_errors(accepted, wrong, judged.units)),
     ]
@@ -334,6 +334,7 @@ def _detection(
     ood: Mapping[str, Predictions],
     deferral: Deferral | None,
     detector: str,
+    threshold: float | None,
 ) -> tuple[Float[np.ndarray, " _"] | None, dict[str, OodResult], list[Measurement]]:
     """Scores of the measured images and results of each OOD set by one detector; metrics by all."""
     if not ood:
@@ -347,7 +348,7 @@ def _detection(
         rows += measure_detection(common, scores, name)
         decided = {}
         if deferral is not None:
-            outcomes = deferral.decide(outliers).decisions
+            outcomes = deferral.decide(outliers, threshold=threshold).decisions
             rows += measure_shares(outcomes, name)
             decided = shares_of_decisions(outcomes, outliers.units)
         sides, units = (inliers[detector], scores[detector]), (measured.units, outliers.units)

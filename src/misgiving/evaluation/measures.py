@@ -31,6 +31,7 @@ from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.selective import RiskCoverage
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import all_scores
+from misgiving.scores.probes import Evidence
 
 Measured = float | Float[np.ndarray, "*replicates"] | Int[np.ndarray, ""] | np.generic
 Confidences = Float[np.ndarray, " n"]
@@ -217,9 +218,9 @@ def measure_shares(outcomes: Shaped[np.ndarray, " n"], dataset: str) -> list[Mea
 
 
 def measure_scaling(
-    predictions: Predictions, calibrator: Calibrator, dataset: str
+    predictions: Predictions, calibrator: Calibrator, dataset: str, evidence: Evidence | None
 ) -> list[Measurement]:
-    """Calibration of the class probabilities before and after scaling."""
+    """Calibration of the class probabilities before and after scaling, for the predicted class."""
     vectors = {
         "softmax": predictions.probabilities,
         "scaled_softmax": calibrator.scaling(predictions.logits),
@@ -232,7 +233,7 @@ def measure_scaling(
             predictions,
             dataset=dataset,
             detector=name,
-            predicted=calibrator.predict(predictions.logits),
+            predicted=calibrator.predict(predictions.logits, evidence),
         )
     ]
 

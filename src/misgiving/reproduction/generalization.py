@@ -141,7 +141,7 @@ def measure_policies(
         for name in ("accept", "defer", "ood"):
             columns[f"{target:g}/{name}"] = (of_images.decisions == name).astype(np.float64)
     save_scores(folder, POLICY_SET, columns, group_names(sets.test))
-    rows = measure_scaling(sets.test, fitted.calibrator, POLICY_SET)
+    rows = measure_scaling(sets.test, fitted.calibrator, POLICY_SET, None)
     rows += _reliability(folder, sets.test, decisions[TARGETS[0]])
     rows.append(Measurement(POLICY_SET, fitted.calibrator.score, "acceptance_score", 1.0))
     for target, policy in policies.items():

@@ -70,7 +70,7 @@ class DriftTracker:
     def __init__(self, deferral: Deferral, store: Store) -> None:
         self._deferral, self._store = deferral, store
         self._monitor = DriftMonitor(deferral.certificate_)
-        self._latest_scores: deque[tuple[float, bool]] = deque(maxlen=MAX_LATEST)  # with: accepted
+        self._latest_errors: deque[tuple[float, bool]] = deque(maxlen=MAX_LATEST)  # with: accepted
         self._contents: set[int] = set()  # the last 64 bits, since there may be millions
         self._last_number = 0
         self._since: dict[str, datetime] = {}
@@ -136,7 +136,8 @@ class DriftTracker:
         self._contents.add(content)
         score = math.nan if case.acceptance_score is None else case.acceptance_score
         accepted = case.decision == "accept"
-        self._latest_scores.append((score, accepted))
+        error = math.nan if case.error_probability is None else case.error_probability
+        self._latest_errors.append((error, accepted))
         self._monitor.update(
             score=score,
             ood_score=math.nan if case.ood_score is None else case.ood_score,
@@ -163,12 +164,9 @@ class DriftTracker:
         )
 
     def _expected(self) -> str:
-        if not self._latest_scores:
+        if not self._latest_errors:
             return ""
-        scores, accepted = map(np.array, zip(*self._latest_scores, strict=True))
-        errors = np.full(len(scores), np.nan)
-        is_finite = np.isfinite(scores)
-        errors[is_finite] = self._deferral.calibration_.error(scores[is_finite])
+        errors, accepted = map(np.array, zip(*self._latest_errors, strict=True))
         expected = expected_errors(self._deferral, errors, accepted)
         if expected is None:
             return ""
