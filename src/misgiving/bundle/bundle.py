@@ -110,11 +110,24 @@ class Bundle:
 
     def decide_inputs(self, inputs: ModelInputs) -> Decisions:
         """Decide for preprocessed images, in their order."""
+        scored = self.score_inputs(inputs)
+        if self.deferral is None:
+            return scored
+        return scored.by_threshold(self.deferral.batch_threshold(*scored.judged))
+
+    def undecided(self, **columns: Any) -> Decisions:
+        """Decisions with these columns, without a decision yet."""
+        if self.deferral is None:
+            return Decisions.undecided(self.classes, **columns)
+        return self.deferral.undecided(**columns)
+
+    def score_inputs(self, inputs: ModelInputs) -> Decisions:
+        """Name the classes of preprocessed images, and score them, without a decision yet."""
         logits, predicted_losses, features, taps = self.network(inputs)
         losses = predicted_losses if self.estimates_losses else None
         if self.deferral is None:
             return Decisions.without_policy(self.classes, logits, losses)
-        return self.deferral.decide_outputs(logits, features, losses, taps)
+        return self.deferral.score_outputs(logits, features, losses, taps)
 
     def decide(self, images: Sequence[bytes], names: Sequence[str]) -> Sequence[Decision]:
         """Decide for encoded images, in their order.

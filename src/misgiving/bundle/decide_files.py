@@ -1,17 +1,20 @@
-"""Decisions on image files by a run or a bundle, part by part; no torch unless it is a run.
+"""Decisions on image files by a run or a bundle; no torch unless it is a run.
 
-Each part is a file that is named by the model, its policy and the images: one that is there is not
-decided on again, so that a command that was stopped resumes.
+Images are scored part by part, and decided together. Each part is a file that is named by the
+model, its policy and the images: one that is there is not scored again, so that a command that was
+stopped resumes.
 """
 
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from misgiving.bundle.bundle import Bundle, is_bundle
 from misgiving.data.datasets.dataset import file_key
@@ -23,10 +26,10 @@ from misgiving.data.decoding import (
     read_bytes,
     returning_bad_images,
 )
-from misgiving.deferral.decision_tables import DecisionRow, row_of
+from misgiving.deferral.decision_tables import UNREADABLE, DecisionRow, row_of
+from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import BadImage, DataError
-from misgiving.files import write_text
 from misgiving.manifests import sha256_of_json
 from misgiving.predictions.network import ModelInputs
 from misgiving.predictions.record import Predictions
@@ -80,14 +83,34 @@ def load_model(folder: Path, *, count: int = 0, device: str = "auto") -> Bundle:
 
 
 class DecidedFiles:
-    """Decisions on image files in their order, read from the parts at each iteration."""
+    """Decisions on image files in their order, read from the parts at each iteration.
 
-    def __init__(self, parts: Sequence[Path]) -> None:
-        self._parts = parts
+    Attributes:
+        bad: Images that cannot be read.
+    """
+
+    def __init__(self, model: Bundle, parts: Mapping[Path, Sequence[str]]) -> None:
+        self._model, self._parts = model, parts
+        self.bad = [BadImage(*each) for part in parts for each in _unreadable(part).items()]
+        self._threshold: float | None = None
+        if model.deferral is not None:
+            scored = [self._scored(part).judged for part in parts]
+            judged = [np.concatenate(columns) for columns in zip(*scored, strict=True)]
+            self._threshold = model.deferral.batch_threshold(*judged)
 
     def __iter__(self) -> Iterator[DecisionRow]:
-        for part in self._parts:
-            yield from _read_part(part)
+        for part, names in self._parts.items():
+            decisions = iter(self._scored(part).by_threshold(self._threshold))
+            reasons = _unreadable(part)
+            for name in names:
+                yield (
+                    DecisionRow(name, unreadable=reasons[name])
+                    if name in reasons
+                    else row_of(name, next(decisions))
+                )
+
+    def _scored(self, part: Path) -> Decisions:
+        return self._model.undecided(**load_file(part))
 
 
 def decide_files(
@@ -99,7 +122,7 @@ def decide_files(
     on_image: OnImage = lambda *_: None,
     on_bad_image: str = FAIL,
 ) -> DecidedFiles:
-    """Decide on image files.
+    """Decide on image files, as one batch.
 
     Args:
         model: A run or a bundle.
@@ -111,36 +134,43 @@ def decide_files(
 
     Raises:
         BadImagesError: Images cannot be read, and they are not to be skipped, or none can.
+        DataError: They are too few for the average guarantee.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    if model.deferral is not None:
+        model.deferral.certificate_.check_batch(len(names))
     parts = [names[start : start + PART] for start in range(0, len(names), PART)]
-    paths = [folder / f"{_part_name(model, part)}.jsonl" for part in parts]
-    remaining = [each for each in zip(parts, paths, strict=True) if not _is_finished(each[1])]
-    images = [name for part, _ in remaining for name in part]
+    paths = {folder / f"{_part_name(model, part)}.safetensors": part for part in parts}
+    remaining = {path: part for path, part in paths.items() if not _is_finished(path)}
+    images = [name for part in remaining.values() for name in part]
     done = len(names) - len(images)
     if done:
         on_image(done, len(names))
     with closing(_model_inputs(model, images, ahead=max(batch_size, LOOK_AHEAD))) as inputs:
-        for part, path in remaining:
-            unread, rows = iter(part), list[DecisionRow]()
+        for path, part in remaining.items():
+            unread, bad = iter(part), dict[str, str]()
+            scored = [Decisions.without_policy(model.classes, np.empty((0, len(model.classes))))]
             while batch := [*zip(islice(unread, batch_size), inputs, strict=False)]:
-                rows += _decided(model, batch)
+                bad |= {name: each.reason for name, each in batch if isinstance(each, BadImage)}
+                read = [each for _, each in batch if not isinstance(each, BadImage)]
+                if read:
+                    scored.append(model.score_inputs(np.stack(read)))
                 done += len(batch)
                 on_image(done, len(names))
-            write_text(path, "".join(f"{json.dumps(row)}\n" for row in rows))
-    decided = DecidedFiles(paths)
-    bad = [BadImage(row.path, row.unreadable) for row in decided if row.unreadable]
-    check_bad_images(bad, len(names), on_bad_image)
+            columns = {
+                name: np.concatenate([each.columns[name] for each in scored])
+                for name in scored[0].columns
+            }
+            with whole_file(path) as temporary:
+                save_file(columns, temporary, {UNREADABLE: json.dumps(bad)})
+    decided = DecidedFiles(model, paths)
+    check_bad_images(decided.bad, len(names), on_bad_image)
     return decided
 
 
-def decide_rows(
-    deferral: Deferral, predictions: Predictions, *, many: int = 10_000
-) -> Iterator[DecisionRow]:
-    """Decisions on predictions, with the path of each image, or its id; `many` at a time."""
-    names = predictions.paths or predictions.ids
-    for start in range(0, len(predictions), many):
-        rows = np.arange(start, min(start + many, len(predictions)))
-        yield from map(row_of, names[start:], deferral.decide(predictions.select(rows)))
+def decide_rows(deferral: Deferral, predictions: Predictions) -> Iterator[DecisionRow]:
+    """Decisions on predictions, with the path of each image, or its id."""
+    yield from map(row_of, predictions.paths or predictions.ids, deferral.decide(predictions))
 
 
 def _part_name(model: Bundle, names: Sequence[str]) -> str:
@@ -155,13 +185,14 @@ def _part_name(model: Bundle, names: Sequence[str]) -> str:
 
 def _is_finished(part: Path) -> bool:
     """True for a part of which all images could be read."""
-    return part.is_file() and not any(row.unreadable for row in _read_part(part))
+    return part.is_file() and not _unreadable(part)
 
 
-def _read_part(part: Path) -> Iterator[DecisionRow]:
-    with part.open(encoding="utf-8") as file:
-        for line in file:
-            yield DecisionRow(*json.loads(line))
+def _unreadable(part: Path) -> dict[str, str]:
+    """Names of images of a part that cannot be read, and why."""
+    with safe_open(part, "np") as arrays:
+        reasons: dict[str, str] = json.loads(arrays.metadata()[UNREADABLE])
+    return reasons
 
 
 def _model_inputs(
@@ -173,17 +204,3 @@ def _model_inputs(
         return model.model_input(read_bytes(Path(names[position])), names[position])
 
     return in_order(returning_bad_images(read, names), len(names), ahead=ahead)
-
-
-def _decided(
-    model: Bundle, batch: Sequence[tuple[str, ModelInput | BadImage]]
-) -> list[DecisionRow]:
-    """Rows of a batch; those of images that cannot be read say why."""
-    inputs = [model_input for _, model_input in batch if not isinstance(model_input, BadImage)]
-    decisions = iter(model.decide_inputs(np.stack(inputs)) if inputs else ())
-    return [
-        DecisionRow(name, unreadable=model_input.reason)
-        if isinstance(model_input, BadImage)
-        else row_of(name, next(decisions))
-        for name, model_input in batch
-    ]

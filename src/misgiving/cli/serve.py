@@ -91,4 +91,7 @@ def _bundle(model: Path, threads: int) -> Iterator["Bundle"]:
 
             run, model = model, Path(folder) / "bundle"
             export_run(run, model)
-        yield Bundle.load(model, threads=threads)
+        bundle = Bundle.load(model, threads=threads)
+        if bundle.deferral is not None:  # the service decides on single images
+            bundle.deferral.certificate_.check_batch(1)
+        yield bundle

@@ -218,7 +218,7 @@ def sensitivities_by_rule(
 
 def most_missed(calibration: ScoredCases, certificate: Certificate) -> tuple[str, int, int] | None:
     """The class of which most images are accepted as another one, with their number and of all."""
-    outcomes, _ = certificate.decide(
+    outcomes = certificate.decide(
         calibration.scores,
         calibration.ood_scores,
         calibration.acceptable,

@@ -15,7 +15,7 @@ from misgiving.deferral.bounds import (
     two_sided_interval,
     upper_bound,
 )
-from misgiving.deferral.selection import Selection, check_batch, fit_selection
+from misgiving.deferral.selection import MIN_BATCH, Selection, fit_selection
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.deferral.thresholds import (
     CertificationPlan,
@@ -185,7 +185,7 @@ class Certificate:
         ood_scores: Scores,
         acceptable: Bool[np.ndarray, " n"],
         threshold: float | None,
-    ) -> tuple[Shaped[np.ndarray, " n"], Scores]:
+    ) -> Shaped[np.ndarray, " n"]:
         """Accept, defer or call out-of-distribution, image by image.
 
         Args:
@@ -195,15 +195,35 @@ class Certificate:
             threshold: Lowest accepted score; None: none is accepted.
 
         Returns:
-            "accept", "defer" or "ood" for each image, and the conformal p-value that it is
-            in-distribution.
+            "accept", "defer" or "ood" for each image.
         """
         reached = np.isfinite(scores) & (scores >= (np.inf if threshold is None else threshold))
         accepted, ood = reached & acceptable & self.above(ood_scores), np.zeros(len(scores), bool)
         if self.ood_threshold is not None:
             ood = ood_scores < self.ood_threshold
-        p_values = conformal_p_values(ood_scores, np.array(self.ood_scores))
-        return np.select([ood, accepted], ["ood", "accept"], "defer"), p_values
+        return np.select([ood, accepted], ["ood", "accept"], "defer")
+
+    def ood_p_values(self, ood_scores: Scores) -> Scores:
+        """Conformal p-value of each image that it is in-distribution."""
+        return conformal_p_values(ood_scores, np.array(self.ood_scores))
+
+    @property
+    def needs_batch(self) -> bool:
+        """True where images are decided in batches only."""
+        return self.selection is not None and bool(self.selection.rates)
+
+    def check_batch(self, images: int) -> None:
+        """Check that so many images can be decided together.
+
+        Raises:
+            DataError: They are too few for the average guarantee.
+        """
+        if self.needs_batch and images < MIN_BATCH:
+            raise DataError(
+                "the average guarantee of `max_error` is for batches of at least "
+                f"{MIN_BATCH} images, got {images}; give more at once, or calibrate with "
+                "`max_silent_error` alone, which holds for each image"
+            )
 
     def batch_threshold(
         self,
@@ -221,8 +241,7 @@ class Certificate:
         """
         if self.selection is None:
             return self.accept_threshold
-        if self.selection.rates:
-            check_batch(len(scores))
+        self.check_batch(len(scores))
         rows = np.lexsort((ood_scores, scores))
         rows = rows[one_per_group(units[rows], seed=seed)]
         above = self.above(ood_scores[rows])

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy.special import expit, softmax
 
-from misgiving.deferral.certificate import Certificate
+from misgiving.deferral.certificate import Certificate, mark_acceptable
 from misgiving.deferral.settings import DecisionRule
 
 NO_POLICY = "no policy is calibrated for this model, so every image is deferred"
@@ -107,6 +107,25 @@ class Decisions(Sequence[Decision]):
     knows_training: bool = False
 
     @classmethod
+    def undecided(cls, classes: Sequence[str], **columns: Any) -> "Decisions":
+        """Defer every image for now; `by_threshold` decides where there is a policy."""
+        decisions = np.full(len(columns["predicted"]), "defer")
+        return cls(classes=tuple(classes), decisions=decisions, **columns)
+
+    def by_threshold(self, threshold: float | None) -> "Decisions":
+        """Decide by the lowest accepted score; None: no image is accepted."""
+        if self.certificate is None:
+            return self
+        outcomes = self.certificate.decide(*self.judged, threshold)
+        return replace(self, decisions=outcomes, threshold=threshold)
+
+    @property
+    def judged(self) -> tuple[Values, Values, Bool[np.ndarray, " n"]]:
+        """What decides: acceptance scores, OOD scores, and which answers can be accepted."""
+        acceptable = mark_acceptable(self.rule, self.probabilities, self.predicted)
+        return self.acceptance_score, self.ood_score, acceptable
+
+    @classmethod
     def without_policy(
         cls, classes: Sequence[str], logits: Logits, predicted_losses: Values | None = None
     ) -> "Decisions":
@@ -117,13 +136,8 @@ class Decisions(Sequence[Decision]):
         missing: dict[str, Any] = {name: np.full(len(logits), np.nan) for name in NUMBERS}
         if predicted_losses is not None:
             missing["predicted_loss"] = predicted_losses
-        predicted = logits.argmax(axis=1)
-        return cls(
-            classes=tuple(classes),
-            decisions=np.full(len(logits), "defer"),
-            predicted=predicted,
-            probabilities=probabilities,
-            **missing,
+        return cls.undecided(
+            classes, predicted=logits.argmax(axis=1), probabilities=probabilities, **missing
         )
 
     def __len__(self) -> int:
@@ -148,6 +162,11 @@ class Decisions(Sequence[Decision]):
         columns = {name: values.tolist() for name, values in self._arrays.items()}
         for values in zip(*columns.values(), strict=True):
             yield self._decision(**dict(zip(columns, values, strict=True)))
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """The arrays without the decisions, by name."""
+        return {name: values for name, values in self._arrays.items() if name != "decisions"}
 
     @property
     def _arrays(self) -> dict[str, Any]:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from misgiving.calibration.apply import (
     Calibrator,
-    Classes,
     Logits,
     Values,
     error_probabilities,
@@ -24,7 +23,7 @@ from misgiving.deferral.cases import (
     scored_cases,
     sensitivities_by_rule,
 )
-from misgiving.deferral.certificate import Certificate, certify_thresholds, mark_acceptable
+from misgiving.deferral.certificate import Certificate, certify_thresholds
 from misgiving.deferral.decisions import NUMBERS, Decisions
 from misgiving.deferral.policy_file import FITTED, POLICY, POLICY_FOLDER, PolicyFile
 from misgiving.deferral.settings import DecisionRule, Guarantee, RuleName, Targets, check_known
@@ -288,44 +287,41 @@ class Deferral:
         Raises:
             DataError: They are too few for the average guarantee.
         """
-        numbers, predicted, probabilities = self._judge(logits, features, predicted_losses, taps)
-        certificate = self.certificate_
-        judged = (
-            numbers["acceptance_score"],
-            numbers["ood_score"],
-            mark_acceptable(self.rule_, probabilities, predicted),
-        )
+        scored = self.score_outputs(logits, features, predicted_losses, taps)
         if threshold is None:
-            units = np.arange(len(logits)) if units is None else units
-            threshold = certificate.batch_threshold(*judged, units, seed=self.seed)
-        outcomes, numbers["ood_p_value"] = certificate.decide(*judged, threshold)
-        return Decisions(
-            classes=certificate.classes,
-            decisions=outcomes,
-            predicted=predicted,
-            probabilities=probabilities,
-            certificate=certificate,
-            threshold=threshold,
-            rule=self.rule_,
-            accepts_by_probability=self.calibration_.accepts_by_probability,
-            knows_training=self.compares_with_training,
-            **numbers,
-        )
+            threshold = self.batch_threshold(*scored.judged, units)
+        return scored.by_threshold(threshold)
 
-    def _judge(
+    def batch_threshold(
+        self,
+        scores: Values,
+        ood_scores: Values,
+        acceptable: Bool[np.ndarray, " n"],
+        units: Int[np.ndarray, " n"] | None = None,
+    ) -> float | None:
+        """The lowest accepted score of a whole batch; each image is its own group by default.
+
+        Raises:
+            DataError: They are too few for the average guarantee.
+        """
+        units = np.arange(len(scores)) if units is None else units
+        certificate = self.certificate_
+        return certificate.batch_threshold(scores, ood_scores, acceptable, units, seed=self.seed)
+
+    def score_outputs(
         self,
         logits: Logits,
-        features: Features | None,
-        predicted_losses: Values | None,
-        taps: Taps | None,
-    ) -> tuple[dict[str, Values], Classes, Logits]:
-        """Numbers by the field of a decision, predicted classes, and probabilities by class.
+        features: Features | None = None,
+        predicted_losses: Values | None = None,
+        taps: Taps | None = None,
+    ) -> Decisions:
+        """Name the class of each image, and score it, without a decision yet.
 
-        Numbers and probabilities are NaN where outputs are not finite, or lack them.
+        Args are those of `decide_outputs`.
         """
         numbers = {name: np.full(len(logits), np.nan) for name in NUMBERS}
         if predicted_losses is not None:
-            numbers["predicted_loss"] = predicted_losses
+            numbers["predicted_loss"] = predicted_losses.astype(np.float64)
         predicted, probabilities = logits.argmax(axis=1), np.full(logits.shape, np.nan)
         finite = finite_rows(logits, features, taps)
         features, losses, taps = (
@@ -334,14 +330,25 @@ class Deferral:
         )
         calibration, detectors = self.calibration_, self.used_detectors
         scores = scores_of_outputs(logits[finite], features, losses, taps, detectors)
-        evidence = detectors.evidence(features, taps)
-        judged = calibration.judge(scores, logits[finite], evidence)
+        judged = calibration.judge(scores, logits[finite], detectors.evidence(features, taps))
         probabilities[finite], predicted[finite], numbers["acceptance_score"][finite] = judged
         numbers["error_probability"] = error_probabilities(probabilities, predicted)
         if calibration.loss is not None:
             numbers["expected_loss"][finite] = calibration.loss(scores["predicted_loss"])
         numbers["ood_score"][finite] = scores[self.ood_detector_]
-        return numbers, predicted, probabilities
+        numbers["ood_p_value"] = self.certificate_.ood_p_values(numbers["ood_score"])
+        return self.undecided(predicted=predicted, probabilities=probabilities, **numbers)
+
+    def undecided(self, **columns: Any) -> Decisions:
+        """Decisions of this policy with these columns, without a decision yet."""
+        return Decisions.undecided(
+            self.classes_,
+            certificate=self.certificate_,
+            rule=self.rule_,
+            accepts_by_probability=self.calibration_.accepts_by_probability,
+            knows_training=self.compares_with_training,
+            **columns,
+        )
 
     def check_model(self, model: str, classes: tuple[str, ...] | None = None) -> None:
         """Check that a model, with these classes where they are given, is the calibrated one.

@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float
 
 from misgiving.deferral.thresholds import ROUNDING, CertificationPlan, RankCounts, ScoredCases
-from misgiving.errors import DataError
 
 MIN_BATCH = 50  # images; an empty batch counts as without error, so that small ones promise little
 PRIOR_ERRORS = 2.0  # wrong tuning cases that each class with a target has more than observed
@@ -119,17 +118,3 @@ def divided_rate(
     others = max(max_error * cases * float((plan.risks <= max_error).mean()) - len(errors), 1.0)
     places = 1 + others * errors / errors.sum()
     return tuple((max_error * places / places.sum()).tolist())
-
-
-def check_batch(images: int) -> None:
-    """Check that a batch is large enough for the average guarantee.
-
-    Raises:
-        DataError: It is not.
-    """
-    if images < MIN_BATCH:
-        raise DataError(
-            f"the average guarantee of `max_error` is for batches of at least {MIN_BATCH} images, "
-            f"got {images}; give more at once, or calibrate with `max_silent_error` alone, which "
-            "holds for each image"
-        )

@@ -300,8 +300,8 @@ class Store:
         Those of a list of images are left out: they are a selection, and no sample of the images
         that the service gets.
         """
-        values = ("received", "decision", "acceptance_score", "error_probability")
-        values += ("ood_score", "sha256")
+        numbers = ("acceptance_score", "error_probability", "ood_score")
+        values = ("received", "decision", *numbers, "sha256")
         return self._read(
             select(ARRIVALS.c.number, *(CASES.c[name] for name in values))
             .join(CASES, CASES.c.id == ARRIVALS.c.case_id)

@@ -63,7 +63,11 @@ class OperatingPoint(BaseModel):
 class SavedPolicy(BaseModel):
     """The policy that decides."""
 
-    max_error: float = Field(description="Target error rate among accepted images.")
+    max_error: float | None = Field(description="Target error rate among accepted images.")
+    max_silent_error: float | None = Field(
+        description="Target share of all images that are accepted with a wrong answer."
+    )
+    guarantee: str = Field(description="Targets hold with a confidence (confident) or on average.")
     accepts: bool = Field(description="False if it defers everything.")
     threshold: Number = Field(description="Lowest accepted score; null: none, or accepts all.")
     ood_threshold: float | None
@@ -126,6 +130,8 @@ def list_operating_points(service: ServiceDep) -> Calibration:
         ],
         policy=SavedPolicy(
             max_error=targets.max_error,
+            max_silent_error=targets.max_silent_error,
+            guarantee=targets.guarantee,
             accepts=threshold is not None,
             threshold=threshold,
             ood_threshold=certificate.ood_threshold,
