@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from misgiving import Deferral
-from misgiving.calibration.apply import Calibrator, Isotonic, Scaling
+from misgiving.calibration.apply import Calibrator, Scaling
 from misgiving.deferral.cases import Cases, Identities
 from misgiving.deferral.certificate import certify_thresholds
 from misgiving.deferral.decisions import Decisions
@@ -52,7 +52,7 @@ def calibrator(score="msp"):
         combination=None,
         error_estimator=None,
         score=score,
-        error=Isotonic(knots=(0.0, 1.0), values=(1.0, 0.0)),
+        
         loss=None,
         tried={},
         samples=400,

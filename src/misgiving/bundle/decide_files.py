@@ -30,6 +30,7 @@ from misgiving.deferral.decision_tables import UNREADABLE, DecisionRow, row_of
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import BadImage, DataError
+from misgiving.files import whole_file
 from misgiving.manifests import sha256_of_json
 from misgiving.predictions.network import ModelInputs
 from misgiving.predictions.record import Predictions
