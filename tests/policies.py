@@ -31,6 +31,7 @@ def drawn_cases(count, seed=0):
     return ScoredCases(
         scores=scores,
         ood_scores=random.normal(size=count),
+        error_probabilities=0.6 * (1 - scores) ** 2,
         wrong=random.random(count) < 0.6 * (1 - scores) ** 2,
         labels=random.integers(len(CLASSES), size=count),
         acceptable=np.ones(count, dtype=bool),
@@ -52,7 +53,6 @@ def calibrator(score="msp"):
         combination=None,
         error_estimator=None,
         score=score,
-        
         loss=None,
         tried={},
         samples=400,

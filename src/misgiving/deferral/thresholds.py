@@ -40,6 +40,7 @@ NEGLIGIBLE = 1e-12  # probability of a number of wrong cases
 Values = Float[np.ndarray, " n"]
 Mask = Bool[np.ndarray, " n"]
 Counts = Int[np.ndarray, " ranks"]
+Thresholds = Float[np.ndarray, " ranks"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +119,7 @@ class RankCounts(NamedTuple):
     above: int
     kept: Mask
     ranks: Counts
-    thresholds: Float[np.ndarray, " ranks"]
+    thresholds: Thresholds
     wrong: Counts
     missed: list[Counts]
     class_cases: list[int]
@@ -176,7 +177,7 @@ class CertificationPlan:
         kept, missable = calibration.above(limit), calibration.acceptable & calibration.wrong
         best_first = np.flatnonzero(kept)[np.argsort(-calibration.scores[kept], kind="stable")]
         scores = np.append(calibration.scores[best_first], -np.inf)
-        ranks = tested_ranks(len(best_first))
+        ranks = ranks_to_test(len(best_first))
         thresholds = between(scores[ranks], scores[ranks - 1])
         of_class = [
             calibration.labels == self.classes.index(name) for name in self.targets.class_max_miss
@@ -219,7 +220,7 @@ class CertificationPlan:
             most = most_errors(ranks, max_error=max_error, level=level / 2)
             power = np.where(most >= 0, binomial_cdf(np.maximum(most, 0), ranks, risks), 0.0)
             weights = weights_of_ranks(power)
-        return limits_of_ranks(tuple(ranks), tuple(weights), max_error, level)
+        return limits_of_ranks(tuple(ranks.tolist()), tuple(weights.tolist()), max_error, level)
 
     def meets_other_targets(self, counts: RankCounts) -> Bool[np.ndarray, " ranks"]:
         """Mark the ranks that certify the class targets and that of silent errors.
@@ -265,24 +266,24 @@ def ood_cases(targets: Targets, *, rate: float) -> int:
     return cases_for_tolerance(rate=rate, level=targets.level)
 
 
-def tested_ranks(cases: int) -> Counts:
+def ranks_to_test(cases: int) -> Counts:
     """At most 100 evenly spaced ranks among so many cases, the last of which is all of them.
 
-    >>> tested_ranks(3), len(tested_ranks(1234))
+    >>> ranks_to_test(3), len(ranks_to_test(1234))
     (array([1, 2, 3]), 100)
     """
     shares = np.arange(1, MOST_RANKS + 1) / MOST_RANKS
     return np.unique(np.ceil(shares * cases - 1e-9).astype(int)) if cases else np.arange(0)
 
 
-def between(lower: Values, upper: Values) -> Values:
+def between(lower: Thresholds, upper: Thresholds) -> Thresholds:
     """A number between two scores, above the lower one; NaN where they are equal."""
     middle = np.where(np.isneginf(lower), lower, lower / 2 + upper / 2)
     middle = np.where(middle > lower, middle, upper)
     return np.where(upper > lower, np.where(np.isneginf(lower), lower, middle), np.nan)
 
 
-def number_reaching(scores: Values, thresholds: Values) -> Counts:
+def number_reaching(scores: Values, thresholds: Thresholds) -> Counts:
     """Number of scores that reach each threshold.
 
     >>> number_reaching(np.array([0.9, 0.5, 0.2]), np.array([0.9, 0.5, -np.inf]))
@@ -350,7 +351,7 @@ def crossing_probability(ranks: Counts, limits: Counts, probability: float) -> f
     return float(crossed)
 
 
-def _likely(probabilities: Values) -> Values:
+def _likely(probabilities: Values) -> Float[np.ndarray, " likely"]:
     """Without the end of the distribution that does not matter."""
     likely = np.flatnonzero(probabilities > NEGLIGIBLE)
     return probabilities[: likely[-1] + 1] if len(likely) else probabilities[:0]
