@@ -18,7 +18,7 @@ export function renderSlider() {
     ? describePolicy(policy) : `preview at ${percent(target)}; the saved policy still decides${onLoaded()}`;
   at("back-to-policy").disabled = target == null;
   if (!usable) return;
-  const aim = target ?? policy.max_error;
+  const aim = target ?? policy.max_error ?? policy.max_silent_error;
   const point = target == null ? savedPoint() : operatingPointFor(target);
   at("target").value = 100 * aim;
   at("target-text").textContent = percent(aim);
@@ -38,8 +38,14 @@ function onLoaded() {
 
 function describePolicy(policy) {
   if (!policy) return "no policy";
-  const target = `at most ${atMost(policy.max_error)} errors`;
-  return policy.accepts ? `saved policy: ${target}` : `${target} cannot be certified: all deferred`;
+  return policy.accepts ? `saved policy: ${targetOf(policy)}` : `${targetOf(policy)} cannot be certified: all deferred`;
+}
+
+function targetOf(policy) {
+  const target = policy.max_error == null
+    ? `at most ${atMost(policy.max_silent_error)} of all images accepted with a wrong answer`
+    : `at most ${atMost(policy.max_error)} errors`;
+  return policy.guarantee === "average" ? `on average ${target}` : target;
 }
 
 function savedPoint() {
@@ -59,7 +65,7 @@ function explain(point) {
   const classes = policy.class_targets.length
     ? ` Limits on missed ${policy.class_targets.join(", ")} are not part of the preview.` : "";
   const own = state.target == null && point
-    ? ` The saved policy itself is certified for at most ${atMost(policy.max_error)}.` : "";
+    ? ` The saved policy itself: ${targetOf(policy)}.` : "";
   const basis = `With ${percent(confidence, 0)} confidence, the bounds hold for all operating points `
     + `at once, for images like the ${cases} calibration cases.`;
   const rest = `${classes} ${policy.naming}`;
