@@ -27,13 +27,14 @@ def outputs(count, seed=0, signal=3.0):
 def drawn_cases(count, seed=0):
     """ScoredCases whose errors become rarer with the score; the OOD score is its own."""
     random = np.random.default_rng(seed)
-    scores = random.random(count)
+    scores, labels = random.random(count), random.integers(len(CLASSES), size=count)
+    wrong = random.random(count) < 0.6 * (1 - scores) ** 2
     return ScoredCases(
         scores=scores,
         ood_scores=random.normal(size=count),
         error_probabilities=0.6 * (1 - scores) ** 2,
-        wrong=random.random(count) < 0.6 * (1 - scores) ** 2,
-        labels=random.integers(len(CLASSES), size=count),
+        predicted=(labels + wrong) % len(CLASSES),
+        labels=labels,
         acceptable=np.ones(count, dtype=bool),
     )
 

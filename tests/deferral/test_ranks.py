@@ -69,7 +69,7 @@ def drawn(random, count, curve, rate, steps):
         scores=-np.ceil(shares * steps) / steps,
         ood_scores=np.zeros(count),
         error_probabilities=curve(shares, rate).clip(0, 1),
-        wrong=random.random(count) < curve(shares, rate),
+        predicted=(random.random(count) < curve(shares, rate)).astype(int),
         labels=np.zeros(count, dtype=int),
         acceptable=np.ones(count, dtype=bool),
     )

@@ -15,7 +15,7 @@ from jaxtyping import Bool
 
 from misgiving.calibration.apply import error_probabilities, predicted_classes
 from misgiving.calibration.fit import Fitted
-from misgiving.deferral.certificate import Certificate, mark_acceptable
+from misgiving.deferral.certificate import mark_acceptable
 from misgiving.deferral.settings import DecisionRule
 from misgiving.deferral.thresholds import ScoredCases
 from misgiving.errors import DataError, UsageError
@@ -192,7 +192,7 @@ def scored_cases(
         scores=acceptance,
         ood_scores=scores[ood_detector],
         error_probabilities=error_probabilities(probabilities, predicted),
-        wrong=predicted != predictions.labels,
+        predicted=predicted,
         labels=predictions.labels,
         acceptable=mark_acceptable(rule, probabilities, predicted),
     )
@@ -214,21 +214,6 @@ def sensitivities_by_rule(
             if of_class.any()
         }
     return shares
-
-
-def most_missed(calibration: ScoredCases, certificate: Certificate) -> tuple[str, int, int] | None:
-    """The class of which most images are accepted as another one, with their number and of all."""
-    outcomes = certificate.decide(
-        calibration.scores,
-        calibration.ood_scores,
-        calibration.acceptable,
-        certificate.accept_threshold,
-    )
-    labels, classes = calibration.labels, certificate.classes
-    missed = labels[(outcomes == "accept") & calibration.wrong]
-    cases, misses = (np.bincount(rows, minlength=len(classes)) for rows in (labels, missed))
-    worst = int((misses / np.maximum(cases, 1)).argmax())
-    return (classes[worst], int(misses[worst]), int(cases[worst])) if misses[worst] else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,8 +304,6 @@ class Cases:
         left_out: Images of the data that were not used, by their set.
         sensitivities: Share of each class that is named rightly on the tuning set, by the rule
             that names and by class.
-        most_missed: The class of which most calibration images are accepted as another one, with
-            the number of these and of all; None: the policy has class targets, or there is none.
         earlier: Images of the policies that were in the same folder before, for tuning or
             calibration.
         calibrations: Number of these policies.
@@ -337,7 +320,6 @@ class Cases:
     training_images: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
     sensitivities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    most_missed: tuple[str, int, int] | None = None
     earlier: Identities = field(default_factory=Identities)
     calibrations: int = 0
     repeated_images: int = 0

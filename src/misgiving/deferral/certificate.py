@@ -81,6 +81,31 @@ class ClassOutcome:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassErrors:
+    """Accepted calibration cases with a wrong answer, by the true and by the predicted class.
+
+    The bounds hold together for all thresholds, for each class by itself.
+
+    Attributes:
+        name: The class.
+        cases: Calibration cases of the class.
+        missed: How many of these are accepted as another class.
+        missed_bound: Upper bound on the share of missed.
+        named: Accepted cases whose predicted class this is.
+        wrong: How many of these are of another class.
+        wrong_bound: Upper bound on the share of wrong.
+    """
+
+    name: str
+    cases: int
+    missed: int
+    missed_bound: float
+    named: int
+    wrong: int
+    wrong_bound: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Certificate:
     """Certified thresholds, and what was observed on the calibration set.
 
@@ -100,6 +125,8 @@ class Certificate:
         wrong: How many of these are wrong.
         accepted_on_average: Calibration cases that the average guarantee would accept.
         class_outcomes: One for each class with a target.
+        class_errors: One for each class that has cases or is predicted, that with the highest bound
+            on missed cases first; none where nothing is accepted.
         smallest_certifiable: Smallest certifiable error where the target is not met; None: none is.
         thresholds: Thresholds that were tested, strictest first.
         scores: Acceptance scores of the calibration cases, highest first.
@@ -122,6 +149,7 @@ class Certificate:
     wrong: int
     accepted_on_average: int
     class_outcomes: tuple[ClassOutcome, ...]
+    class_errors: tuple[ClassErrors, ...]
     smallest_certifiable: CertifiableError | None
     thresholds: tuple[float, ...]
     scores: tuple[float, ...]
@@ -150,6 +178,14 @@ class Certificate:
         threshold = self.accept_threshold
         points = (point for point in self.operating_points if point.threshold == threshold)
         return next((point.bound for point in points), None)
+
+    @property
+    def highest_error(self) -> float:
+        """Error among the accepted that is not exceeded with confidence; 1 if none is accepted."""
+        targets, bound = self.targets, self.error_bound
+        if bound is None or targets.is_average or targets.max_error is None:
+            return 1.0 if bound is None else bound
+        return min(targets.max_error, bound)
 
     @property
     def operating_points(self) -> list[OperatingPoint]:
@@ -325,6 +361,7 @@ def certify_thresholds(
         wrong=int(counts.wrong[position]) if certified else 0,
         accepted_on_average=int(counts.ranks[on_average]) if on_average >= 0 else 0,
         class_outcomes=_class_outcomes(plan, counts, max(position, 0)),
+        class_errors=_class_errors(calibration, counts, position, plan) if certified else (),
         smallest_certifiable=None if certified else _smallest_certifiable(plan, counts),
         thresholds=tuple(counts.thresholds[~np.isnan(counts.thresholds)].tolist()),
         scores=tuple(calibration.scores[order].astype(float).tolist()),
@@ -368,6 +405,36 @@ def _class_outcomes(
             plan.targets.class_max_miss.items(), counts.missed, counts.class_cases, strict=True
         )
     )
+
+
+def _class_errors(
+    calibration: ScoredCases, counts: RankCounts, position: int, plan: CertificationPlan
+) -> tuple[ClassErrors, ...]:
+    accepted = counts.kept & (calibration.scores >= counts.thresholds[position])
+    level = (1 - plan.targets.confidence) / len(counts.ranks)
+    errors = []
+    for label, name in enumerate(plan.classes):
+        of_class, named = calibration.labels == label, accepted & (calibration.predicted == label)
+        missed, wrong = (accepted & of_class & calibration.wrong).sum(), (named & ~of_class).sum()
+        if not (of_class.any() or named.any()):
+            continue
+        bounds = (
+            float(upper_bound(count, cases, level=level))
+            for count, cases in ((missed, of_class.sum()), (wrong, named.sum()))
+        )
+        missed_bound, wrong_bound = bounds
+        errors.append(
+            ClassErrors(
+                name=name,
+                cases=int(of_class.sum()),
+                missed=int(missed),
+                missed_bound=missed_bound,
+                named=int(named.sum()),
+                wrong=int(wrong),
+                wrong_bound=wrong_bound,
+            )
+        )
+    return tuple(sorted(errors, key=lambda each: each.missed_bound, reverse=True))
 
 
 def _smallest_certifiable(plan: CertificationPlan, counts: RankCounts) -> CertifiableError | None:

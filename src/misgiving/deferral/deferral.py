@@ -19,7 +19,6 @@ from misgiving.calibration.fit import Fitted, TuningSet, fit_calibrator
 from misgiving.deferral.cases import (
     Cases,
     fitting_sets,
-    most_missed,
     scored_cases,
     sensitivities_by_rule,
 )
@@ -197,8 +196,6 @@ class Deferral:
             targets,
             classes=calibration.classes,
         )
-        if not targets.class_max_miss:
-            facts["most_missed"] = most_missed(certified, self.certificate_)
         facts["sensitivities"] = sensitivities_by_rule(tuning, fitted, self.rule_)
         self.cases_ = Cases.of(tuning, calibration, **facts)
         self.model_ = tuning.model or "unnamed"

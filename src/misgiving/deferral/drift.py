@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import kolmogorov
+from scipy.stats import binom
 
 from misgiving.deferral.bounds import BinomialInterval
 from misgiving.deferral.certificate import Certificate
@@ -346,6 +347,10 @@ def expected_errors(
     of errors, given the corrected mean, from a binomial one, which is a little too wide. Images of
     one group count as independent, so that it is too narrow where there are many of each group.
 
+    The accepted calibration cases also chose the threshold, so that fewer of them are wrong than of
+    others. So the interval of the accepted reaches at least as high as for a batch with the error
+    that is certified, or that holds with confidence beside an average.
+
     Args:
         deferral: The policy by which the images were decided.
         errors: Error probabilities; images where one is not finite are left out.
@@ -365,11 +370,13 @@ def expected_errors(
     enough = both.any() and taken.sum() >= FEWEST_CASES
     return (
         _expected(errors[finite], residuals),
-        _expected(errors[both], residuals[taken]) if enough else None,
+        _expected(errors[both], residuals[taken], certificate.highest_error) if enough else None,
     )
 
 
-def _expected(errors: Values, residuals: Float[np.ndarray, " cases"]) -> ExpectedError:
+def _expected(
+    errors: Values, residuals: Float[np.ndarray, " cases"], highest: float = 0.0
+) -> ExpectedError:
     mean, correction = float(errors.mean()), float(residuals.mean())
     # one right and one wrong case more: that none was wrong does not mean that none can be
     widened = np.concatenate([residuals, [1 - mean, -mean]])
@@ -378,6 +385,7 @@ def _expected(errors: Values, residuals: Float[np.ndarray, " cases"]) -> Expecte
     means = (mean + correction + spread * random.standard_normal(DRAWS)).clip(0, 1)
     shares = random.binomial(len(errors), means) / len(errors)
     lower, upper = np.quantile(shares, [LEVEL / 2, 1 - LEVEL / 2])
+    upper = max(upper, binom.ppf(1 - LEVEL / 2, len(errors), highest) / len(errors))
     return ExpectedError(
         len(errors), min(max(mean + correction, 0.0), 1.0), float(lower), float(upper)
     )

@@ -51,7 +51,7 @@ class ScoredCases:
         scores: Acceptance scores; higher means more likely correct.
         ood_scores: Higher means more in-distribution.
         error_probabilities: Of the predicted class, as the policy gives it.
-        wrong: True where the predicted class is wrong.
+        predicted: Position of the predicted class.
         labels: Position of the true class.
         acceptable: False where an image is deferred whatever its score, by a rule that was fixed
             before.
@@ -60,9 +60,14 @@ class ScoredCases:
     scores: Values
     ood_scores: Values
     error_probabilities: Values
-    wrong: Mask
+    predicted: Int[np.ndarray, " n"]
     labels: Int[np.ndarray, " n"]
     acceptable: Mask
+
+    @property
+    def wrong(self) -> Mask:
+        """True where the predicted class is wrong."""
+        return np.asarray(self.predicted != self.labels)
 
     def __len__(self) -> int:
         return len(self.scores)
