@@ -132,7 +132,7 @@ def check(
     of several images, groups that the paper's split would put into both of its sets, contradictory
     labels, and images that are nearly black.
 
-    With --model, or for a file of predictions, also lists images whose label is probably wrong,
+    With --model, or for a file of predictions, also lists the images with the most doubtful labels,
     most suspect first, in `suspect_labels.csv`: the given label, the suggested class, the score
     (from 0.5 to 1) and the reason. For images that the model was trained on (in a file, `train` in
     the column `set`) logistic regressions on the features are cross-fitted instead.
@@ -190,7 +190,10 @@ def _show_suspects(review: "LabelReview", file: Path | None) -> None:
     if review.unlabelled or review.not_judged:
         why = f"{review.not_judged} of the training without features to cross-fit"
         say(f"left out: {review.unlabelled} images without a label, {why}")
-    say(f"{len(review.suspects)} of {review.judged} labels are suspect")
+    say(
+        f"{len(review.suspects)} of {review.judged} labels are doubtful: another class is more "
+        "probable. Most of them may be right, above all of rare classes"
+    )
     if file is not None:
         review.write(file)
         say(f"wrote {file}")

@@ -17,6 +17,7 @@ from misgiving.predictions.record import Predictions
 CLASS = "class"
 AGES: tuple[float, ...] = (30, 50, 70)
 AGE_BANDS: tuple[str, ...] = ("under 30", "30-49", "50-69", "70 or older")
+LEVEL = 0.05  # of naming any quantity of any subgroup wrongly
 MAX_VALUES = 12  # a column with at most so many values is kept as it is
 
 
@@ -28,7 +29,7 @@ class Harm(NamedTuple):
 
     @property
     def worse(self) -> tuple[str, ...]:
-        """Quantities that are significantly worse than elsewhere.
+        """Quantities that are significantly worse than elsewhere: errors and decisions together.
 
         `wrong` (if all were accepted), and of the policy `coverage`, `error` and `deferral`.
         """
@@ -47,8 +48,10 @@ def harms_of(judged: Predictions, decisions: Decisions | None, *, seed: int) -> 
     }
     wrong = drawn.errors if decisions is None else decisions.predicted[rows] != drawn.labels
 
+    level = LEVEL / (1 if decisions is None else 2)  # errors and decisions are one family
+
     def audited(outcomes: Shaped[np.ndarray, " drawn"]) -> list[Subgroup]:
-        return audit(columns, outcomes == "accept", outcomes == "ood", wrong)
+        return audit(columns, outcomes == "accept", outcomes == "ood", wrong, level=level)
 
     errors = audited(np.full(len(rows), "accept"))
     decided = [None] * len(errors) if decisions is None else audited(decisions.decisions[rows])

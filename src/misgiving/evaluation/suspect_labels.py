@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, judged by a model's predictions.
+"""The most doubtful labels, judged by a model's predictions.
 
 A model that was trained on an image may have learned its wrong label by heart. So its outputs count
 only for the images that it was not trained on. For the others, logistic regressions on the features
@@ -33,7 +33,7 @@ SUSPICIOUS = 0.5  # score above which a label is listed
 
 
 class SuspectLabel(NamedTuple):
-    """An image whose label is probably wrong; one row of `suspect_labels.csv`.
+    """An image whose label is doubtful; one row of `suspect_labels.csv`.
 
     Attributes:
         path: Of the image file; empty where it is not known.
@@ -58,7 +58,7 @@ class LabelReview(NamedTuple):
     """Suspect labels, most suspect first, and the numbers of images behind them.
 
     Attributes:
-        suspects: Images whose label is probably wrong.
+        suspects: Images whose label is doubtful.
         judged: Images whose label was judged.
         unlabelled: Images without a label.
         not_judged: Images that the model was trained on, and that have no features to cross-fit.

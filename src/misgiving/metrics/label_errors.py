@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, by outputs of a classifier that has not learned from them."""
+"""The most doubtful labels, by outputs of a classifier that has not learned from them."""
 
 import warnings
 from collections.abc import Sequence

@@ -54,6 +54,7 @@ def audit(
     wrong: Cases,
     *,
     confidence: float = 0.95,
+    level: float = 0.05,
 ) -> list[Subgroup]:
     """Audit coverage, error among the accepted and deferral of every subgroup.
 
@@ -69,8 +70,8 @@ def audit(
     cases, in the direction of harm: lower coverage, higher error among the accepted, higher
     deferral. No test is made where the subgroup or the rest has no case (for the error: no accepted
     case). Holm's method corrects all tests of the call together: the probability of naming any
-    quantity of any subgroup wrongly is at most 1 - `confidence`, whatever the dependence between
-    the tests. An empty `worse` does not show that the groups fare alike: in a small group only a
+    quantity of any subgroup wrongly is at most `level`, whatever the dependence between the tests.
+    An empty `worse` does not show that the groups fare alike: in a small group only a
     large difference is significant, so read the interval with it.
 
     Args:
@@ -78,7 +79,8 @@ def audit(
         accepted: The prediction is used without review.
         ood: The case is called out-of-distribution; never accepted.
         wrong: The prediction is wrong; used for accepted cases only.
-        confidence: Level of the intervals; 1 - confidence is the familywise level of the tests.
+        confidence: Level of the intervals.
+        level: Familywise level of the tests.
 
     >>> yes, no = np.array([True] * 9 + [False]), np.zeros(10, dtype=bool)
     >>> young, old = audit({"age": ["young"] * 5 + ["old"] * 5}, yes, no, no)[::-1]
@@ -98,7 +100,7 @@ def audit(
         for quantity, p_value in _comparisons(outcomes, members)
     }
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    worse = {key for key, p_value in adjusted.items() if p_value <= 1 - confidence}
+    worse = {key for key, p_value in adjusted.items() if p_value <= level}
     subgroups = []
     for position, (name, value, members) in enumerate(groups):
         counts = _counts(outcomes, members)
