@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from misgiving.deferral.selection import MIN_BATCH
 from misgiving.errors import visible
 from misgiving.groups import UNITS, unit_of
 from misgiving.report.names import PLAIN, POINTS, count, detector_name
@@ -23,6 +24,7 @@ def environment(*, html: bool = True) -> Environment:
         lstrip_blocks=True,
     )
     templates.globals |= {"count": count, "inf": math.inf, "units": UNITS, "unit_of": unit_of}
+    templates.globals["min_batch"] = MIN_BATCH
     templates.filters |= {
         "detector_name": detector_name,
         "mean": fmean,

@@ -2,7 +2,6 @@
 
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import DriftTest, Expected, ExpectedPerformance, Recent
-from misgiving.deferral.selection import MIN_BATCH
 from misgiving.deferral.settings import DecisionRule
 from misgiving.report.rendering import lines
 
@@ -16,7 +15,7 @@ def summarize(deferral: Deferral) -> list[str]:
 
 def certificate_sentences(deferral: Deferral) -> list[str]:
     """Sentences on targets, observations and limits of the guarantee."""
-    return lines(POLICY, "certified", deferral, min_batch=MIN_BATCH)
+    return lines(POLICY, "certified", deferral)
 
 
 def naming_sentence(rule: DecisionRule, classes: tuple[str, ...]) -> str:
