@@ -113,7 +113,9 @@ class Bundle:
         scored = self.score_inputs(inputs)
         if self.deferral is None:
             return scored
-        return scored.by_threshold(self.deferral.batch_threshold(*scored.judged))
+        return scored.by_threshold(
+            self.deferral.certificate_.batch_threshold(*scored.judged, seed=self.deferral.seed)
+        )
 
     def undecided(self, **columns: Any) -> Decisions:
         """Decisions with these columns, without a decision yet."""

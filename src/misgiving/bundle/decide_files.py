@@ -97,7 +97,9 @@ class DecidedFiles:
         if model.deferral is not None:
             scored = [self._scored(part).judged for part in parts]
             judged = [np.concatenate(columns) for columns in zip(*scored, strict=True)]
-            self._threshold = model.deferral.batch_threshold(*judged)
+            self._threshold = model.deferral.certificate_.batch_threshold(
+                *judged, seed=model.deferral.seed
+            )
 
     def __iter__(self) -> Iterator[DecisionRow]:
         for part, names in self._parts.items():

@@ -44,7 +44,7 @@ FEWEST_OF_EACH = 10  # wrong and right answers from which a combination can be l
 ClassWeights = Callable[[Classes], ByClass | None]
 Rows = Int[np.ndarray, " _"]
 Fold = tuple[Calibrator, Rows]
-"""What is fitted on the other folds, and the positions of this one."""
+"""A calibrator that is fitted on the other folds, and the positions of this one."""
 PRIOR_SCALE = 3.0  # standard deviation of the priors of log T and of the biases
 
 

@@ -13,16 +13,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from misgiving.calibration.apply import error_probabilities, predicted_classes
+from misgiving.calibration.apply import predicted_classes
 from misgiving.calibration.fit import Fitted
-from misgiving.deferral.certificate import mark_acceptable
 from misgiving.deferral.settings import DecisionRule
-from misgiving.deferral.thresholds import ScoredCases
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError
 from misgiving.groups import QUARTERS, partition_groups
 from misgiving.manifests import sha256_of
 from misgiving.predictions.record import Predictions
-from misgiving.scores.detectors import FittedDetectors, all_scores
+from misgiving.scores.detectors import FittedDetectors
 
 MOST_TUNED = 20_000  # groups to tune on; more would be slow, and bring nothing
 OWN_SETS = ("tune", "calibrate")
@@ -150,52 +148,6 @@ def check_copies(tuning: Predictions, calibration: Predictions) -> None:
             f"{shared} rows of the calibration set are also in the tuning set; give images that "
             "nothing was chosen on"
         )
-
-
-def scored_cases(
-    predictions: Predictions,
-    detectors: FittedDetectors,
-    fitted: Fitted,
-    rule: DecisionRule,
-    *,
-    ood_detector: str,
-    of_tuning: bool = False,
-) -> ScoredCases:
-    """All images as cases of a policy; draw one of each group before anything is certified.
-
-    Args:
-        predictions: Of the images.
-        detectors: Fitted on the training set.
-        fitted: The calibration, for the classes that the rule names.
-        rule: Names the classes.
-        ood_detector: Name of the OOD score.
-        of_tuning: True for the images of the tuning set, whose classes and scores are cross-fitted.
-
-    Raises:
-        DataError: Outputs or scores are not finite.
-        UsageError: There is no such OOD score, or the detectors read other features or taps.
-    """
-    scores = all_scores(predictions, detectors)
-    if ood_detector not in scores:
-        raise UsageError(
-            f"`ood_detector` {ood_detector!r} is unknown, or needs what the predictions do not "
-            "have: features or taps of images in the set train, the last layer, or predicted_loss; "
-            f"choose from {', '.join(scores)}"
-        )
-    if of_tuning:
-        judged = np.exp(fitted.vectors), fitted.predicted, fitted.scores
-    else:
-        evidence = detectors.evidence(predictions.features, predictions.taps)
-        judged = fitted.calibrator.judge(scores, predictions.logits, evidence)
-    probabilities, predicted, acceptance = judged
-    return ScoredCases(
-        scores=acceptance,
-        ood_scores=scores[ood_detector],
-        error_probabilities=error_probabilities(probabilities, predicted),
-        predicted=predicted,
-        labels=predictions.labels,
-        acceptable=mark_acceptable(rule, probabilities, predicted),
-    )
 
 
 def sensitivities_by_rule(

@@ -15,6 +15,12 @@ from misgiving.deferral.bounds import (
     two_sided_interval,
     upper_bound,
 )
+from misgiving.deferral.class_errors import (
+    ClassErrors,
+    ClassOutcome,
+    class_errors,
+    class_outcomes,
+)
 from misgiving.deferral.selection import MIN_BATCH, Selection, fit_selection
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.deferral.thresholds import (
@@ -58,51 +64,6 @@ class CertifiableError:
 
     max_error: float
     accepted: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassOutcome:
-    """Observed misses of a class with a target.
-
-    Attributes:
-        name: The class.
-        rate: The target.
-        cases: Calibration cases of the class.
-        missed: How many are accepted as another class, without the OOD limit; at the strictest
-            threshold where none meets all targets.
-        smallest_certifiable_rate: Smallest target that some threshold would meet.
-    """
-
-    name: str
-    rate: float
-    cases: int
-    missed: int
-    smallest_certifiable_rate: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassErrors:
-    """Accepted calibration cases with a wrong answer, by the true and by the predicted class.
-
-    The bounds hold together for all thresholds, for each class by itself.
-
-    Attributes:
-        name: The class.
-        cases: Calibration cases of the class.
-        missed: How many of these are accepted as another class.
-        missed_bound: Upper bound on the share of missed.
-        named: Accepted cases whose predicted class this is.
-        wrong: How many of these are of another class.
-        wrong_bound: Upper bound on the share of wrong.
-    """
-
-    name: str
-    cases: int
-    missed: int
-    missed_bound: float
-    named: int
-    wrong: int
-    wrong_bound: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,11 +227,13 @@ class Certificate:
         scores: Scores,
         ood_scores: Scores,
         acceptable: Bool[np.ndarray, " n"],
-        units: Int[np.ndarray, " n"],
+        units: Int[np.ndarray, " n"] | None = None,
         *,
         seed: int,
     ) -> float | None:
-        """The lowest accepted score of a batch, by one image of each group, in any order of them.
+        """The lowest accepted score of a whole batch, the same for any order of its images.
+
+        One image of each group decides; without the numbers of groups, each is its own.
 
         Raises:
             DataError: They are too few for the average guarantee.
@@ -278,6 +241,7 @@ class Certificate:
         if self.selection is None:
             return self.accept_threshold
         self.check_batch(len(scores))
+        units = np.arange(len(scores)) if units is None else units
         rows = np.lexsort((ood_scores, scores))
         rows = rows[one_per_group(units[rows], seed=seed)]
         above = self.above(ood_scores[rows])
@@ -360,8 +324,8 @@ def certify_thresholds(
         accepted=int(counts.ranks[position]) if certified else 0,
         wrong=int(counts.wrong[position]) if certified else 0,
         accepted_on_average=int(counts.ranks[on_average]) if on_average >= 0 else 0,
-        class_outcomes=_class_outcomes(plan, counts, max(position, 0)),
-        class_errors=_class_errors(calibration, counts, position, plan) if certified else (),
+        class_outcomes=class_outcomes(plan, counts, max(position, 0)),
+        class_errors=class_errors(calibration, counts, position, plan) if certified else (),
         smallest_certifiable=None if certified else _smallest_certifiable(plan, counts),
         thresholds=tuple(counts.thresholds[~np.isnan(counts.thresholds)].tolist()),
         scores=tuple(calibration.scores[order].astype(float).tolist()),
@@ -387,54 +351,6 @@ def _check_ties(ood_scores: Float[np.ndarray, " n"], limit: float) -> None:
             f"ood_scores equals the limit {limit:g} in {tied} of {len(ood_scores)} calibration "
             "cases, too many for one limit; choose another detector or `max_ood_false_alarms`"
         )
-
-
-def _class_outcomes(
-    plan: CertificationPlan, counts: RankCounts, position: int
-) -> tuple[ClassOutcome, ...]:
-    level = plan.targets.level_of_misses
-    return tuple(
-        ClassOutcome(
-            name=name,
-            rate=rate,
-            cases=cases,
-            missed=int(missed[position]) if len(missed) else 0,
-            smallest_certifiable_rate=float(upper_bound(missed[:1].sum(), cases, level=level)),
-        )
-        for (name, rate), missed, cases in zip(
-            plan.targets.class_max_miss.items(), counts.missed, counts.class_cases, strict=True
-        )
-    )
-
-
-def _class_errors(
-    calibration: ScoredCases, counts: RankCounts, position: int, plan: CertificationPlan
-) -> tuple[ClassErrors, ...]:
-    accepted = counts.kept & (calibration.scores >= counts.thresholds[position])
-    level = (1 - plan.targets.confidence) / len(counts.ranks)
-    errors = []
-    for label, name in enumerate(plan.classes):
-        of_class, named = calibration.labels == label, accepted & (calibration.predicted == label)
-        missed, wrong = (accepted & of_class & calibration.wrong).sum(), (named & ~of_class).sum()
-        if not (of_class.any() or named.any()):
-            continue
-        bounds = (
-            float(upper_bound(count, cases, level=level))
-            for count, cases in ((missed, of_class.sum()), (wrong, named.sum()))
-        )
-        missed_bound, wrong_bound = bounds
-        errors.append(
-            ClassErrors(
-                name=name,
-                cases=int(of_class.sum()),
-                missed=int(missed),
-                missed_bound=missed_bound,
-                named=int(named.sum()),
-                wrong=int(wrong),
-                wrong_bound=wrong_bound,
-            )
-        )
-    return tuple(sorted(errors, key=lambda each: each.missed_bound, reverse=True))
 
 
 def _smallest_certifiable(plan: CertificationPlan, counts: RankCounts) -> CertifiableError | None:

@@ -121,7 +121,7 @@ class Decisions(Sequence[Decision]):
 
     @property
     def judged(self) -> tuple[Values, Values, Bool[np.ndarray, " n"]]:
-        """What decides: acceptance scores, OOD scores, and which answers can be accepted."""
+        """Acceptance scores, OOD scores, and which answers can be accepted: they decide."""
         acceptable = mark_acceptable(self.rule, self.probabilities, self.predicted)
         return self.acceptance_score, self.ood_score, acceptable
 

@@ -7,24 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from misgiving.calibration.apply import (
     Calibrator,
     Logits,
     Values,
-    error_probabilities,
 )
 from misgiving.calibration.fit import Fitted, TuningSet, fit_calibrator
 from misgiving.deferral.cases import (
     Cases,
     fitting_sets,
-    scored_cases,
     sensitivities_by_rule,
 )
 from misgiving.deferral.certificate import Certificate, certify_thresholds
-from misgiving.deferral.decisions import NUMBERS, Decisions
+from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.policy_file import FITTED, POLICY, POLICY_FOLDER, PolicyFile
+from misgiving.deferral.scoring import scored_cases, scored_columns
 from misgiving.deferral.settings import DecisionRule, Guarantee, RuleName, Targets, check_known
 from misgiving.errors import DataError, UsageError
 from misgiving.groups import one_per_group, unit_of
@@ -33,8 +32,6 @@ from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import (
     FittedDetectors,
     default_ood_detector,
-    finite_rows,
-    scores_of_outputs,
 )
 from misgiving.scores.features import FEATURE_SCORES, Features, Taps
 
@@ -286,24 +283,8 @@ class Deferral:
         """
         scored = self.score_outputs(logits, features, predicted_losses, taps)
         if threshold is None:
-            threshold = self.batch_threshold(*scored.judged, units)
+            threshold = self.certificate_.batch_threshold(*scored.judged, units, seed=self.seed)
         return scored.by_threshold(threshold)
-
-    def batch_threshold(
-        self,
-        scores: Values,
-        ood_scores: Values,
-        acceptable: Bool[np.ndarray, " n"],
-        units: Int[np.ndarray, " n"] | None = None,
-    ) -> float | None:
-        """The lowest accepted score of a whole batch; each image is its own group by default.
-
-        Raises:
-            DataError: They are too few for the average guarantee.
-        """
-        units = np.arange(len(scores)) if units is None else units
-        certificate = self.certificate_
-        return certificate.batch_threshold(scores, ood_scores, acceptable, units, seed=self.seed)
 
     def score_outputs(
         self,
@@ -316,25 +297,14 @@ class Deferral:
 
         Args are those of `decide_outputs`.
         """
-        numbers = {name: np.full(len(logits), np.nan) for name in NUMBERS}
-        if predicted_losses is not None:
-            numbers["predicted_loss"] = predicted_losses.astype(np.float64)
-        predicted, probabilities = logits.argmax(axis=1), np.full(logits.shape, np.nan)
-        finite = finite_rows(logits, features, taps)
-        features, losses, taps = (
-            None if values is None else values[finite]
-            for values in (features, predicted_losses, taps)
+        columns = scored_columns(
+            (logits, features, predicted_losses, taps),
+            self.used_detectors,
+            self.calibration_,
+            ood_detector=self.ood_detector_,
         )
-        calibration, detectors = self.calibration_, self.used_detectors
-        scores = scores_of_outputs(logits[finite], features, losses, taps, detectors)
-        judged = calibration.judge(scores, logits[finite], detectors.evidence(features, taps))
-        probabilities[finite], predicted[finite], numbers["acceptance_score"][finite] = judged
-        numbers["error_probability"] = error_probabilities(probabilities, predicted)
-        if calibration.loss is not None:
-            numbers["expected_loss"][finite] = calibration.loss(scores["predicted_loss"])
-        numbers["ood_score"][finite] = scores[self.ood_detector_]
-        numbers["ood_p_value"] = self.certificate_.ood_p_values(numbers["ood_score"])
-        return self.undecided(predicted=predicted, probabilities=probabilities, **numbers)
+        columns["ood_p_value"] = self.certificate_.ood_p_values(columns["ood_score"])
+        return self.undecided(**columns)
 
     def undecided(self, **columns: Any) -> Decisions:
         """Decisions of this policy with these columns, without a decision yet."""

@@ -1,0 +1,107 @@
+"""Accepted answers that are wrong, by class."""
+
+from dataclasses import dataclass
+
+from misgiving.deferral.bounds import upper_bound
+from misgiving.deferral.thresholds import CertificationPlan, RankCounts, ScoredCases
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassOutcome:
+    """Observed misses of a class with a target.
+
+    Attributes:
+        name: The class.
+        rate: The target.
+        cases: Calibration cases of the class.
+        missed: How many are accepted as another class, without the OOD limit; at the strictest
+            threshold where none meets all targets.
+        smallest_certifiable_rate: Smallest target that some threshold would meet.
+    """
+
+    name: str
+    rate: float
+    cases: int
+    missed: int
+    smallest_certifiable_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassErrors:
+    """Accepted calibration cases with a wrong answer, by the true and by the predicted class.
+
+    The bounds hold together for all thresholds, for each class by itself.
+
+    Attributes:
+        name: The class.
+        cases: Calibration cases of the class.
+        missed: How many of these are accepted as another class.
+        missed_bound: Upper bound on the share of missed.
+        predicted: Accepted cases whose predicted class this is.
+        wrong: How many of these are of another class.
+        wrong_bound: Upper bound on the share of wrong.
+    """
+
+    name: str
+    cases: int
+    missed: int
+    missed_bound: float
+    predicted: int
+    wrong: int
+    wrong_bound: float
+
+
+def class_outcomes(
+    plan: CertificationPlan, counts: RankCounts, position: int
+) -> tuple[ClassOutcome, ...]:
+    """Misses of each class with a target, at this position of the ranks."""
+    level = plan.targets.level_of_misses
+    return tuple(
+        ClassOutcome(
+            name=name,
+            rate=rate,
+            cases=cases,
+            missed=int(missed[position]) if len(missed) else 0,
+            smallest_certifiable_rate=float(upper_bound(missed[:1].sum(), cases, level=level)),
+        )
+        for (name, rate), missed, cases in zip(
+            plan.targets.class_max_miss.items(), counts.missed, counts.class_cases, strict=True
+        )
+    )
+
+
+def class_errors(
+    calibration: ScoredCases, counts: RankCounts, position: int, plan: CertificationPlan
+) -> tuple[ClassErrors, ...]:
+    """Accepted answers of each class, at this position of the ranks."""
+    accepted = counts.kept & (calibration.scores >= counts.thresholds[position])
+    level = (1 - plan.targets.confidence) / len(counts.ranks)
+    errors = []
+    for label, name in enumerate(plan.classes):
+        of_class, predicted = (
+            calibration.labels == label,
+            accepted & (calibration.predicted == label),
+        )
+        missed, wrong = (
+            (accepted & of_class & calibration.wrong).sum(),
+            (predicted & ~of_class).sum(),
+        )
+        if not (of_class.any() or predicted.any()):
+            continue
+        bounds = (
+            float(upper_bound(count, cases, level=level))
+            for count, cases in ((missed, of_class.sum()), (wrong, predicted.sum()))
+        )
+        missed_bound, wrong_bound = bounds
+        errors.append(
+            ClassErrors(
+                name=name,
+                cases=int(of_class.sum()),
+                missed=int(missed),
+                missed_bound=missed_bound,
+                predicted=int(predicted.sum()),
+                wrong=int(wrong),
+                wrong_bound=wrong_bound,
+            )
+        )
+    return tuple(sorted(errors, key=lambda each: each.missed_bound, reverse=True))

@@ -1,0 +1,106 @@
+"""Scores, probabilities and predicted classes of images, from the outputs of their model."""
+
+from typing import Any
+
+import numpy as np
+
+from misgiving.calibration.apply import Calibrator, Logits, Values, error_probabilities
+from misgiving.calibration.fit import Fitted
+from misgiving.deferral.certificate import mark_acceptable
+from misgiving.deferral.decisions import NUMBERS
+from misgiving.deferral.settings import DecisionRule
+from misgiving.deferral.thresholds import ScoredCases
+from misgiving.errors import UsageError
+from misgiving.predictions.record import Predictions
+from misgiving.scores.detectors import (
+    FittedDetectors,
+    all_scores,
+    finite_rows,
+    scores_of_outputs,
+)
+from misgiving.scores.features import Features, Taps
+
+OutputsOfModel = tuple[Logits, Features | None, Values | None, Taps | None]
+"""Logits, features, predicted losses and taps."""
+
+
+def scored_cases(
+    predictions: Predictions,
+    detectors: FittedDetectors,
+    fitted: Fitted,
+    rule: DecisionRule,
+    *,
+    ood_detector: str,
+    of_tuning: bool = False,
+) -> ScoredCases:
+    """All images as cases of a policy; draw one of each group before anything is certified.
+
+    Args:
+        predictions: Of the images.
+        detectors: Fitted on the training set.
+        fitted: The calibration, for the classes that the rule names.
+        rule: Names the classes.
+        ood_detector: Name of the OOD score.
+        of_tuning: True for the images of the tuning set, whose classes and scores are cross-fitted.
+
+    Raises:
+        DataError: Outputs or scores are not finite.
+        UsageError: There is no such OOD score, or the detectors read other features or taps.
+    """
+    scores = all_scores(predictions, detectors)
+    if ood_detector not in scores:
+        raise UsageError(
+            f"`ood_detector` {ood_detector!r} is unknown, or needs what the predictions do not "
+            "have: features or taps of images in the set train, the last layer, or predicted_loss; "
+            f"choose from {', '.join(scores)}"
+        )
+    if of_tuning:
+        judged = np.exp(fitted.vectors), fitted.predicted, fitted.scores
+    else:
+        evidence = detectors.evidence(predictions.features, predictions.taps)
+        judged = fitted.calibrator.judge(scores, predictions.logits, evidence)
+    probabilities, predicted, acceptance = judged
+    return ScoredCases(
+        scores=acceptance,
+        ood_scores=scores[ood_detector],
+        error_probabilities=error_probabilities(probabilities, predicted),
+        predicted=predicted,
+        labels=predictions.labels,
+        acceptable=mark_acceptable(rule, probabilities, predicted),
+    )
+
+
+def scored_columns(
+    outputs: OutputsOfModel,
+    detectors: FittedDetectors,
+    calibration: Calibrator,
+    *,
+    ood_detector: str,
+) -> dict[str, Any]:
+    """Columns of decisions: numbers, predicted classes, and probabilities by class.
+
+    Numbers and probabilities are NaN where outputs are not finite, or lack them.
+
+    Args:
+        outputs: Of the policy's model.
+        detectors: Those that are used.
+        calibration: Of the policy.
+        ood_detector: Name of the OOD score.
+    """
+    logits, features, predicted_losses, taps = outputs
+    numbers = {name: np.full(len(logits), np.nan) for name in NUMBERS}
+    if predicted_losses is not None:
+        numbers["predicted_loss"] = predicted_losses.astype(np.float64)
+    predicted, probabilities = logits.argmax(axis=1), np.full(logits.shape, np.nan)
+    finite = finite_rows(logits, features, taps)
+    features, losses, taps = (
+        None if values is None else values[finite] for values in (features, predicted_losses, taps)
+    )
+    scores = scores_of_outputs(logits[finite], features, losses, taps, detectors)
+    judged = calibration.judge(scores, logits[finite], detectors.evidence(features, taps))
+    probabilities[finite], predicted[finite], numbers["acceptance_score"][finite] = judged
+    numbers["error_probability"] = error_probabilities(probabilities, predicted)
+    if calibration.loss is not None:
+        numbers["expected_loss"][finite] = calibration.loss(scores["predicted_loss"])
+    numbers["ood_score"][finite] = scores[ood_detector]
+    return {"predicted": predicted, "probabilities": probabilities, **numbers}
