@@ -15,12 +15,7 @@ from misgiving.deferral.bounds import (
     two_sided_interval,
     upper_bound,
 )
-from misgiving.deferral.class_errors import (
-    ClassErrors,
-    ClassOutcome,
-    class_errors,
-    class_outcomes,
-)
+from misgiving.deferral.class_errors import ClassErrors, ClassOutcome, class_errors, class_outcomes
 from misgiving.deferral.selection import MIN_BATCH, Selection, fit_selection
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.deferral.thresholds import (

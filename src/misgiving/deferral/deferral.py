@@ -9,17 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from misgiving.calibration.apply import (
-    Calibrator,
-    Logits,
-    Values,
-)
+from misgiving.calibration.apply import Calibrator, Logits, Values
 from misgiving.calibration.fit import Fitted, TuningSet, fit_calibrator
-from misgiving.deferral.cases import (
-    Cases,
-    fitting_sets,
-    sensitivities_by_rule,
-)
+from misgiving.deferral.cases import Cases, fitting_sets, sensitivities_by_rule
 from misgiving.deferral.certificate import Certificate, certify_thresholds
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.policy_file import FITTED, POLICY, POLICY_FOLDER, PolicyFile
@@ -29,10 +21,7 @@ from misgiving.errors import DataError, UsageError
 from misgiving.groups import one_per_group, unit_of
 from misgiving.manifests import sha256_of
 from misgiving.predictions.record import Predictions
-from misgiving.scores.detectors import (
-    FittedDetectors,
-    default_ood_detector,
-)
+from misgiving.scores.detectors import FittedDetectors, default_ood_detector
 from misgiving.scores.features import FEATURE_SCORES, Features, Taps
 
 

@@ -12,12 +12,7 @@ from misgiving.deferral.settings import DecisionRule
 from misgiving.deferral.thresholds import ScoredCases
 from misgiving.errors import UsageError
 from misgiving.predictions.record import Predictions
-from misgiving.scores.detectors import (
-    FittedDetectors,
-    all_scores,
-    finite_rows,
-    scores_of_outputs,
-)
+from misgiving.scores.detectors import FittedDetectors, all_scores, finite_rows, scores_of_outputs
 from misgiving.scores.features import Features, Taps
 
 OutputsOfModel = tuple[Logits, Features | None, Values | None, Taps | None]

@@ -19,12 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import binom
 
-from misgiving.deferral.bounds import (
-    binomial_cdf,
-    cases_for_tolerance,
-    kth_lowest,
-    tolerance_rank,
-)
+from misgiving.deferral.bounds import binomial_cdf, cases_for_tolerance, kth_lowest, tolerance_rank
 from misgiving.deferral.settings import Targets
 from misgiving.errors import DataError
 

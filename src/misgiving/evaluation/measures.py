@@ -14,12 +14,7 @@ from misgiving.metrics.calibration import (
     expected_calibration_error,
     negative_log_likelihood,
 )
-from misgiving.metrics.classification import (
-    accuracy,
-    balanced_accuracy,
-    macro_auroc,
-    sensitivities,
-)
+from misgiving.metrics.classification import accuracy, balanced_accuracy, macro_auroc, sensitivities
 from misgiving.metrics.loss_estimation import (
     error_auroc,
     order_agreement,

@@ -22,11 +22,7 @@ from misgiving.predictions.record import Predictions
 from misgiving.report.reproduction.run import Run
 from misgiving.reproduction.config import PAPER_SETS, Unit, learning_rate_of
 from misgiving.reproduction.generalization import RELIABILITY
-from misgiving.reproduction.intervals import (
-    MeasuredSet,
-    risk_curves,
-    values_by_trial,
-)
+from misgiving.reproduction.intervals import MeasuredSet, risk_curves, values_by_trial
 from misgiving.reproduction.ood_detection import unseen_sets
 from misgiving.reproduction.protocol import DERMOSCOPY, EXPERIMENTS, rate_experiments, units
 from misgiving.reproduction.runner import has_record, is_finished

@@ -20,13 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.files import clear_abandoned
 from misgiving.reproduction.config import Protocol, Unit
-from misgiving.reproduction.runner import (
-    Record,
-    Runner,
-    finish,
-    is_finished,
-    trial_data_of_process,
-)
+from misgiving.reproduction.runner import Record, Runner, finish, is_finished, trial_data_of_process
 from misgiving.reproduction.trial_data import TrialData
 from misgiving.training.allocator import keep_freed_memory
 

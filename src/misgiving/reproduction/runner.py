@@ -30,13 +30,7 @@ from misgiving.reproduction.generalization import (
 )
 from misgiving.reproduction.ood_detection import measure_detectors
 from misgiving.reproduction.protocol import units
-from misgiving.reproduction.tables import (
-    REMEDY,
-    Result,
-    predictions_path,
-    table_of,
-    write_table,
-)
+from misgiving.reproduction.tables import REMEDY, Result, predictions_path, table_of, write_table
 from misgiving.reproduction.trial_data import TrainedUnit, TrialData
 from misgiving.reproduction.workers import usual_jobs, worker_pool
 from misgiving.training.processes import device_named

@@ -11,14 +11,7 @@ from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.metrics.selective import BY_GROUPS, BY_IMAGES
 from misgiving.report.names import RATE, RATE_MODELS
 from misgiving.report.reproduction.claims import Effect, effect_of
-from misgiving.report.reproduction.run import (
-    Quantity,
-    Run,
-    in_order,
-    main_model,
-    models_of,
-    select,
-)
+from misgiving.report.reproduction.run import Quantity, Run, in_order, main_model, models_of, select
 
 MSP = "msp"
 COLLAPSED_SPREAD = 0.1  # an estimate with less than a tenth of the true spread counts as constant
