@@ -45,10 +45,10 @@ coverage: $(VENV)/.dev ## Tests with line and branch coverage.
 soak: $(VENV)/.dev ## Long tests: many kills, attacks and simulations, and a thousand examples of each property.
 	$(BIN)/pytest -m "soak or hypothesis" --hypothesis-profile soak
 
-bench: $(VENV)/.dev ## Benchmarks of speed (benchmarks/results.md), of its growth and of the guarantee.
+bench: $(VENV)/.dev ## Benchmarks of speed (benchmarks/results.md), of its growth and, with PREDICTIONS=FOLDER, of the guarantees.
 	$(BIN)/python benchmarks/run_all.py
 	$(BIN)/python benchmarks/growth.py
-	$(BIN)/python benchmarks/guarantee.py
+	$(if $(PREDICTIONS),$(BIN)/python benchmarks/guarantee.py $(PREDICTIONS))
 
 dist: $(VENV)/.made ## A source distribution and a wheel in dist/, as Containerfile needs it.
 	rm -rf dist

@@ -24,7 +24,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from guarantee import DRAWS, TUNES
+from guarantee import with_error_probabilities
 from jaxtyping import Float, Int
 from scipy.optimize import brentq
 from scipy.special import expit, ndtri
@@ -33,6 +33,7 @@ from misgiving.deferral.settings import Targets
 from misgiving.deferral.thresholds import CertificationPlan, ScoredCases
 from misgiving.groups import QUARTERS
 
+DRAWS, TUNES = 2000, 10  # calibration sets and tuning sets of each cell
 GROUPS = 4000
 LESIONS = (6, 20)
 MEAN_LESIONS = 13
@@ -166,7 +167,8 @@ def _population(
     cases = ScoredCases(
         scores=scores,
         ood_scores=scores,
-        wrong=wrong,
+        error_probabilities=np.zeros(len(groups)),  # fitted to tuning cases
+        predicted=wrong.astype(np.int64),
         labels=labels,
         acceptable=np.ones(len(groups), dtype=bool),
     )
@@ -180,20 +182,21 @@ def certify(
     target: float,
 ) -> Certified:
     """Certify calibration sets, a share of them with each tuning set."""
-    parts = []
-    for tune, chosen in zip(tuning, np.split(calibration, len(tuning)), strict=True):
+    thresholds = []
+    for tune, sets in zip(tuning, np.split(calibration, len(tuning)), strict=True):
         plan = CertificationPlan.from_tuning(
-            population.cases[tune],
+            with_error_probabilities(population.cases[tune]),
             Targets(max_error=target),
             classes=("all",),
-            cases=chosen.shape[1],
+            cases=sets.shape[1],
         )
-        position = plan.loosest_certified(plan.count(population.cases[chosen]))
-        thresholds = np.where(position < 0, np.inf, plan.thresholds[position])
-        _, by_group = population.by_group.at(thresholds)
-        coverage, by_case = population.by_case.at(thresholds)
-        parts.append(Certified(by_group, by_case, coverage))
-    return Certified(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        for chosen in sets:
+            counts = plan.count(population.cases[chosen])
+            position = plan.loosest_certified(counts)
+            thresholds.append(counts.thresholds[position] if position >= 0 else np.inf)
+    _, by_group = population.by_group.at(np.array(thresholds))
+    coverage, by_case = population.by_case.at(np.array(thresholds))
+    return Certified(by_group, by_case, coverage)
 
 
 def patients_table(options: argparse.Namespace) -> str:
@@ -248,7 +251,8 @@ def photographs_table(options: argparse.Namespace) -> str:
                     target,
                 )
                 accepting = policies.coverage > 0
-                means = [of[accepting].mean() for of in (policies.by_group, policies.by_case)]
+                units = (policies.by_group, policies.by_case)
+                means = [errors[accepting].mean() for errors in units]
                 rows.append(
                     (
                         f"{repeats:g}",
@@ -256,10 +260,7 @@ def photographs_table(options: argparse.Namespace) -> str:
                         f"{base:g}",
                         f"{target:g}",
                         *(f"{mean:.4f}" for mean in means),
-                        *(
-                            f"{np.mean(of > target + 1e-9):.3f}"
-                            for of in (policies.by_group, policies.by_case)
-                        ),
+                        *(f"{np.mean(errors > target + 1e-9):.3f}" for errors in units),
                     )
                 )
     header = (

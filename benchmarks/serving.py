@@ -178,7 +178,7 @@ async def _status(reader: asyncio.StreamReader) -> int:
 
 
 def _plain_loop(bundle: Path, files: Sequence[bytes]) -> Callable[[int], None]:
-    preprocessing = Bundle.load(bundle).square
+    model_input = Bundle.load(bundle).model_input
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as in the service
     session = onnxruntime.InferenceSession(bundle / GRAPH, options, ["CPUExecutionProvider"])
@@ -186,7 +186,7 @@ def _plain_loop(bundle: Path, files: Sequence[bytes]) -> Callable[[int], None]:
 
     def run(images: int) -> None:
         for number in range(images):
-            square = preprocessing(files[number % len(files)], "image")
+            square = model_input(files[number % len(files)], "image")
             planes = np.ascontiguousarray(square.transpose(2, 0, 1)[None], dtype=np.float32) / 255
             session.run(None, {name: planes})
 
@@ -194,7 +194,8 @@ def _plain_loop(bundle: Path, files: Sequence[bytes]) -> Callable[[int], None]:
 
 
 def _continuous_load(load: Load, service: Service, seconds: float) -> None:
-    load.latencies.clear(), load.statuses.clear()
+    load.latencies.clear()
+    load.statuses.clear()
     before = service.megabytes()
     load.send(10**9, seconds)
     answered = len(load.latencies)
