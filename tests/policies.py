@@ -8,12 +8,12 @@ from misgiving import Deferral
 from misgiving.calibration.apply import Calibrator, Scaling
 from misgiving.deferral.cases import Cases, Identities
 from misgiving.deferral.certificate import certify_thresholds
-from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.settings import DecisionRule
 from misgiving.deferral.thresholds import ScoredCases
 from misgiving.scores.detectors import FittedDetectors
 
 CLASSES = ("NV", "MEL", "BCC")
+WORST = 0.6  # risk at the score 0
 IMAGE = Identities(contents=("",), ids=("1" * 16,), outputs=("",), groups=("",))
 
 
@@ -28,15 +28,30 @@ def drawn_cases(count, seed=0):
     """ScoredCases whose errors become rarer with the score; the OOD score is its own."""
     random = np.random.default_rng(seed)
     scores, labels = random.random(count), random.integers(len(CLASSES), size=count)
-    wrong = random.random(count) < 0.6 * (1 - scores) ** 2
+    wrong, ood_scores = random.random(count) < risk_at(scores), random.normal(size=count)
+    return cases_of(scores, ood_scores, wrong, labels=labels)
+
+
+def risk_at(scores):
+    """Probability that a drawn case with this score is wrong."""
+    return WORST * (1 - scores) ** 2
+
+
+def cases_of(scores, ood_scores, wrong, *, labels):
+    """Acceptable cases, of which some are taken for the next class."""
     return ScoredCases(
         scores=scores,
-        ood_scores=random.normal(size=count),
-        error_probabilities=0.6 * (1 - scores) ** 2,
+        ood_scores=ood_scores,
+        error_probabilities=risk_at(scores),
         predicted=(labels + wrong) % len(CLASSES),
         labels=labels,
-        acceptable=np.ones(count, dtype=bool),
+        acceptable=np.ones(len(scores), dtype=bool),
     )
+
+
+def with_errors(cases, wrong):
+    """The same cases, of which others are wrong."""
+    return replace(cases, predicted=(cases.labels + wrong) % len(CLASSES))
 
 
 def certificate_of(targets, tuning=300, cases=400):
@@ -47,7 +62,7 @@ def certificate_of(targets, tuning=300, cases=400):
 
 
 def calibrator(score="msp"):
-    """The error probability is one minus the score."""
+    """Accepts by this score."""
     return Calibrator(
         scaling=Scaling(temperature=1.0, biases=(0.0, 0.0)),
         weights=None,
@@ -75,26 +90,23 @@ def policy_with(certificate, *, score="msp", ood_detector="knn", rule=None, unit
     return deferral
 
 
-def decided(deferral, score, ood_score, error, *, scaled=0, **given):
-    """The decision on one image with these numbers, by its policy."""
-    acceptable = np.array([not error > deferral.rule_.max_error_probability])
-    outcomes, p_values = deferral.certificate_.decide(
-        np.array([score]), np.array([ood_score]), acceptable
-    )
-    threshold = deferral.certificate_.accept_threshold
-    limit = None if threshold is None else deferral.calibration_.error(np.array([threshold]))
-    decisions = replace(
-        Decisions.without_policy(deferral.classes_[:2], np.zeros((1, 2))),
-        decisions=outcomes,
-        most_probable=np.array([scaled]),
-        probabilities=np.array([[1 - error, error]]),
+def decided(deferral, score, ood_score, error, *, predicted=0, probabilities=None):
+    """The decision on one image with these numbers, by its policy.
+
+    Without probabilities, all that the predicted class has not is that of the next one.
+    """
+    if probabilities is None:
+        probabilities = np.zeros(len(deferral.classes_))
+        probabilities[[predicted, predicted - 1]] = 1 - error, error
+    missing, ood_scores = np.full(1, np.nan), np.array([ood_score])
+    undecided = deferral.undecided(
+        predicted=np.array([predicted]),
+        probabilities=np.array([probabilities]),
         error_probability=np.array([error]),
-        ood_p_value=p_values,
+        ood_p_value=deferral.certificate_.ood_p_values(ood_scores),
         acceptance_score=np.array([score]),
-        ood_score=np.array([ood_score]),
-        certificate=deferral.certificate_,
-        rule=deferral.rule_,
-        error_limit=None if limit is None else float(limit[0]),
-        knows_training=deferral.compares_with_training,
+        ood_score=ood_scores,
+        expected_loss=missing,
+        predicted_loss=missing,
     )
-    return replace(decisions, **given)[0]
+    return undecided.by_threshold(deferral.certificate_.accept_threshold)[0]

@@ -18,12 +18,13 @@ from misgiving.deferral.bounds import (
     two_sided_interval,
     upper_bound,
 )
+from misgiving.deferral.settings import Targets
 from misgiving.deferral.thresholds import (
-    candidate_thresholds,
-    counts_by_threshold,
-    fallback_procedure,
-    fixed_sequence,
-    starting_levels,
+    CertificationPlan,
+    RankCounts,
+    between,
+    number_reaching,
+    ranks_to_test,
 )
 
 percents = st.integers(1, 99).map(lambda percent: Fraction(percent, 100))
@@ -39,14 +40,6 @@ def counted(draw, most=60):
     """A number of events and the cases that could have had one."""
     cases = draw(st.integers(0, most))
     return draw(st.integers(0, cases)), cases
-
-
-@st.composite
-def nested(draw, thresholds=6, most=30):
-    """Accepted and wrong cases at thresholds of which each accepts at least the stricter's."""
-    added = draw(st.lists(counted(most), min_size=thresholds, max_size=thresholds))
-    wrong, accepted = np.cumsum(np.array(added), axis=0).T
-    return accepted, wrong
 
 
 def at_most(count, cases, probability):
@@ -111,92 +104,46 @@ def test_the_ood_rank_rises_with_cases_and_rate_and_falls_with_the_confidence(
     assert tolerance_rank(cases, rate=float(rates[0]), level=float(chances[0])) <= loose
 
 
-def fallback(accepted, wrong, shares, max_error):
-    """The thresholds that the fallback procedure rejects, in fractions."""
-    rejected, carried = [], Fraction(0)
-    for n, k, share in zip(accepted.tolist(), wrong.tolist(), shares, strict=True):
-        carried += share
-        p_value = at_most(k, n, max_error)
-        assume(abs(p_value - carried) > Fraction(1, 10**12))
-        rejected.append(p_value <= carried)
-        carried = carried if rejected[-1] else Fraction(0)
-    return rejected
-
-
-@given(
-    nested(most=6), nested(most=6), st.lists(st.integers(0, 30), min_size=6, max_size=6), percents
-)
-def test_certified_thresholds_are_those_of_the_fallback_procedure_in_fractions(
-    first, second, starts, max_error
-):
-    shares = [Fraction(start, 100) for start in starts]
-    expected = [fallback(*drawn, shares, max_error) for drawn in (first, second)]
-    accepted, wrong = np.stack([first, second], axis=1)
-    rejected = fallback_procedure(
-        accepted, wrong, max_error=float(max_error), levels=np.array(shares, dtype=float)
-    )
-    assert rejected.tolist() == expected
-
-
-six_levels = st.lists(st.floats(0, 0.2), min_size=6, max_size=6).map(np.array)
-
-
-@given(nested(), six_levels, six_levels, in_order(percents), st.integers(0, 5))
-def test_a_larger_target_higher_levels_and_one_error_less_certify_no_less(
-    drawn, starts, more, errors, at
-):
-    accepted, wrong = drawn
-    strict, loose = map(float, errors)
-    worse = wrong + ((np.arange(6) >= at) & (wrong < accepted))
-    certified = fallback_procedure(accepted, wrong, max_error=strict, levels=starts)
-    for count, max_error, levels in ((wrong, loose, starts), (wrong, strict, starts + more)):
-        more_certified = fallback_procedure(accepted, count, max_error=max_error, levels=levels)
-        assert (certified <= more_certified).all()
-    assert (fallback_procedure(accepted, worse, max_error=strict, levels=starts) <= certified).all()
-
-
 @given(st.lists(st.integers(0, 9), min_size=6, max_size=6), st.integers(9, 60), percents, percents)
-def test_a_fixed_sequence_selects_up_to_the_first_threshold_that_fails(missed, cases, rate, level):
-    misses = np.array(missed)
+def test_targets_of_classes_and_silent_errors_are_met_up_to_the_first_rank_that_fails(
+    missed, cases, rate, level
+):
+    misses, number = np.array(missed), np.arange(1, 7)
     p_values = [at_most(k, cases, rate) for k in misses.tolist()]
     assume(all(abs(p - level) > Fraction(1, 10**12) for p in p_values))
     expected = [all(p <= level for p in p_values[: at + 1]) for at in range(6)]
-    found = fixed_sequence(misses, cases, rate=float(rate), level=float(level))
-    assert found.tolist() == expected
+    counts = RankCounts(None, cases, np.ones(cases, bool), number, number / -1, misses, [], [])
+    for limits in ({"max_silent_error": float(rate)}, {"class_max_miss": {"a": float(rate)}}):
+        if "class_max_miss" in limits:
+            counts = counts._replace(wrong=0 * misses, missed=[misses], class_cases=[cases])
+        targets = Targets(
+            **{"max_error": 0.5, "confidence": float(1 - level), "simultaneous": False} | limits
+        )
+        plan = CertificationPlan(targets=targets, classes=("a",), rank=None, risks=np.ones(1))
+        assert plan.meets_other_targets(counts).tolist() == expected
 
 
-@given(ranks(80, least=2, distinct=70))
-def test_candidate_thresholds_are_strictest_first_at_most_50_and_end_with_accepting_all(scores):
-    thresholds = candidate_thresholds(scores / 4)
-    assert 1 <= len(thresholds) <= 50
-    assert (np.diff(thresholds) < 0).all()
-    assert thresholds[-1] == -np.inf
-    assert set(thresholds[:-1]) <= set((scores / 4).tolist())
-    assert (thresholds[:-1] > scores.min() / 4).all()
+@given(st.integers(0, 1000))
+def test_ranks_are_at_most_100_even_steps_that_end_with_all(cases):
+    found = ranks_to_test(cases)
+    assert len(found) == min(cases, 100)
+    assert not cases or found[-1] == cases
+    steps = np.diff(found, prepend=0)
+    assert set(steps) <= ({1} if cases < 100 else {cases // 100, cases // 100 + 1})
 
 
-@given(ranks(60, least=2), heights())
-def test_candidate_thresholds_follow_a_strictly_increasing_map_of_the_score(scores, steps):
-    plain, mapped = candidate_thresholds(scores / 1.0), candidate_thresholds(steps[scores])
-    np.testing.assert_array_equal(mapped[:-1], steps[plain[:-1].astype(int)])
+@given(heights(2))
+def test_a_number_between_two_scores_separates_them(scores):
+    (middle,) = between(scores[:1], scores[1:])
+    assert scores[0] < middle <= scores[1]
+    assert np.isnan(between(scores, scores)).all()
 
 
 @given(columns(DISTINCT, 2, size=30), ranks(6, least=1))
-def test_a_threshold_accepts_the_counted_cases_that_reach_it(drawn, steps):
-    scores, counted = drawn[0] / 1.0, drawn[1] == 1
-    thresholds = np.append(np.unique(steps / 1.0)[::-1], -np.inf)
-    masks = np.stack([counted, ~counted])
-    expected = [[int((mask & (scores >= t)).sum()) for t in thresholds] for mask in masks]
-    assert counts_by_threshold(np.stack([scores, scores]), masks, thresholds).tolist() == expected
-    assert counts_by_threshold(scores, counted, thresholds).tolist() == expected[0]
-
-
-@given(nested(), st.integers(1, 300), percents, levels)
-def test_starting_levels_are_shares_of_the_whole_level(drawn, cases, max_error, level):
-    found = starting_levels(*drawn, cases=cases, max_error=float(max_error), level=level)
-    assert (found >= 0).all()
-    np.testing.assert_allclose(found.sum(), level)
-    assert found.max() >= 0.8 * level
+def test_the_scores_that_reach_a_threshold_are_counted(drawn, steps):
+    scores, thresholds = drawn[0] / 1.0, np.append(np.unique(steps / 1.0)[::-1], -np.inf)
+    expected = [sum(1 for score in scores if score >= t) for t in thresholds]
+    assert number_reaching(scores, thresholds).tolist() == expected
 
 
 @given(ranks(40), st.data())

@@ -81,11 +81,14 @@ def cases_like_the_standins(count, seed):
     """Scores from 0.5 to 1; higher ones are less often wrong, and most images are not green."""
     random = np.random.default_rng(seed)
     scores = random.uniform(0.5, 1, count)
+    ood_scores, risks = -random.uniform(0, 255, count), 1.6 * (1 - scores) ** 1.5
+    wrong, labels = random.random(count) < risks, random.integers(2, size=count)
     return ScoredCases(
         scores=scores,
-        ood_scores=-random.uniform(0, 255, count),
-        wrong=random.random(count) < 1.6 * (1 - scores) ** 1.5,
-        labels=random.integers(2, size=count),
+        ood_scores=ood_scores,
+        error_probabilities=1 - scores,
+        predicted=np.where(wrong, 1 - labels, labels),
+        labels=labels,
         acceptable=np.ones(count, dtype=bool),
     )
 
@@ -108,13 +111,11 @@ class Calibrated(Standin):
 
     def _decided(self, decision):
         numbers = decision.acceptance_score, decision.ood_score, decision.error_probability
-        named = CLASSES.index(decision.predicted_class)
         by_policy = decided(
             self.deferral,
             *(math.nan if number is None else number for number in numbers),
-            scaled=named,
-            predicted=np.array([named]),
-            probabilities=np.array([[*decision.probabilities.values()]]),
+            predicted=CLASSES.index(decision.predicted_class),
+            probabilities=[*decision.probabilities.values()],
         )
         changed = ("decision", "reason", "ood_p_value")
         return decision._replace(**{name: getattr(by_policy, name) for name in changed})
