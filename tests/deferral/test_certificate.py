@@ -2,18 +2,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from policies import CLASSES, certificate_of, drawn_cases
+from policies import CLASSES, WORST, certificate_of, drawn_cases
 from scipy import stats
 
-from misgiving.deferral.certificate import simultaneous_bounds
+from misgiving.deferral.certificate import certify_thresholds
 from misgiving.deferral.settings import Targets
-from misgiving.deferral.thresholds import (
-    CertificationPlan,
-    candidate_thresholds,
-    counts_by_threshold,
-)
 
-WORST = 0.6
 OOD = Targets(max_error=0.1, confidence=0.9, max_ood_false_alarms=0.1)
 
 
@@ -50,56 +44,35 @@ def test_an_operating_point_that_accepts_nothing_has_the_bound_1(certificate):
     assert (strict.accepted, strict.error, strict.bound) == (0, None, 1.0)
 
 
-MANY = candidate_thresholds(drawn_cases(300, 10**6).scores)
-
-
 @pytest.mark.parametrize(
-    ("thresholds", "draws", "size", "confidence"),
+    ("draws", "size", "confidence"),
     [
-        (np.array([0.6, 0.4, 0.2, -np.inf]), 5000, 200, 0.4),
-        *(
-            pytest.param(MANY, 10_000, size, 0.95, marks=pytest.mark.soak)
-            for size in (60, 300, 1000)
-        ),
+        (400, 20, 0.9),
+        *(pytest.param(2000, size, 0.95, marks=pytest.mark.soak) for size in (20, 60, 300)),
     ],
 )
-def test_no_bound_is_exceeded_in_more_draws_than_the_confidence_allows(
-    thresholds, draws, size, confidence
-):
-    random = np.random.default_rng(0)
-    scores = random.random((draws, size))
-    wrong = random.random((draws, size)) < WORST * (1 - scores) ** 2
-    mistaken, accepted = (
-        counts_by_threshold(scores, counted, thresholds) for counted in (wrong, scores >= 0)
-    )
-    bounds = simultaneous_bounds(mistaken, accepted, confidence=confidence)
-    # Scores are uniform and the risk at s is WORST (1 - s)^2: this is the error from t on.
-    true = WORST * (1 - np.maximum(thresholds, 0.0)) ** 2 / 3
-    share = (true > bounds).any(axis=-1).mean()
-    assert share <= 1 - confidence
-    assert share > 0.2 or confidence > 0.4
+def test_no_bound_is_exceeded_in_more_draws_than_the_confidence_allows(draws, size, confidence):
+    tuning, missed = drawn_cases(100, 10**6), 0
+    for draw in range(draws):
+        targets = Targets(max_error=0.2, confidence=confidence)
+        points = certify_thresholds(
+            tuning, drawn_cases(size, draw), targets, classes=CLASSES
+        ).operating_points
+        # Scores are uniform and the risk at s is WORST (1 - s)^2: this is the error from t on.
+        missed += any(WORST * (1 - max(at.threshold, 0)) ** 2 / 3 > at.bound for at in points)
+    assert missed <= (1 - confidence) * draws
 
 
-def test_the_acceptance_interval_covers_the_true_rate_whichever_threshold_was_chosen(certificate):
-    targets = replace(OOD, confidence=0.95)
-    tuning = drawn_cases(300, 10**6)
-    plan = CertificationPlan.from_tuning(tuning, targets, classes=CLASSES, cases=150)
-    drawn = drawn_cases(300 * 150, 0)[np.arange(300 * 150).reshape(300, 150)]
-    counts = plan.count(drawn)
-    thresholds = plan.thresholds[plan.loosest_certified(counts)]
-    missed = 0
-    for row, (threshold, limit) in enumerate(zip(thresholds, counts.ood_limit, strict=True)):
-        low, high = replace(
-            certificate,
-            accept_threshold=float(threshold),
-            thresholds=tuple(plan.thresholds.tolist()),
-            scores=tuple(drawn.scores[row].tolist()),
-            kept=tuple(counts.kept[row].tolist()),
-        ).acceptance_interval(level=0.1)
-        true = (1 - max(threshold, 0.0)) * stats.norm.sf(limit)
-        missed += not low <= true <= high
+def test_the_acceptance_interval_covers_the_true_rate_whichever_threshold_was_chosen():
+    targets, tuning, missed, accepting = replace(OOD, confidence=0.95), drawn_cases(300, 10**6), 0, 0
+    for draw in range(300):
+        found = certify_thresholds(tuning, drawn_cases(150, draw), targets, classes=CLASSES)
+        low, high = found.acceptance_interval(level=0.1)
+        at = 1.0 if found.accept_threshold is None else max(found.accept_threshold, 0.0)
+        missed += not low <= (1 - at) * stats.norm.sf(found.ood_threshold) <= high
+        accepting += at < 1
     assert missed <= 0.1 * 300
-    assert (thresholds > 0).sum() > 50
+    assert accepting > 50
 
 
 def test_the_acceptance_interval_excludes_the_limit_case_and_shares_the_level(certificate):
@@ -108,3 +81,45 @@ def test_the_acceptance_interval_excludes_the_limit_case_and_shares_the_level(ce
     each = 0.1 / (len(certificate.thresholds) * 400)
     assert stats.binom.cdf(accepted, 399, ruled.upper) == pytest.approx(each / 2, rel=1e-6)
     assert ruled.lower < alone.lower < accepted / 400 < alone.upper < ruled.upper
+
+
+@pytest.mark.parametrize("guarantee", ["confident", "average"])
+def test_errors_of_each_class_are_counted_by_hand_and_bounded_together(guarantee):
+    targets = Targets(max_error=0.2, max_ood_false_alarms=0.1, guarantee=guarantee)
+    certificate, cases = certificate_of(targets), drawn_cases(400, 2)
+    rows = [
+        (CLASSES[label], CLASSES[predicted])
+        for score, ood_score, label, predicted in zip(
+            cases.scores, cases.ood_scores, cases.labels, cases.predicted, strict=True
+        )
+        if score >= certificate.accept_threshold and ood_score > certificate.ood_threshold
+    ]
+    bounds = [each.missed_bound for each in certificate.class_errors]
+    assert bounds == sorted(bounds, reverse=True)
+    assert {each.name for each in certificate.class_errors} == {*CLASSES}
+    for each in certificate.class_errors:
+        assert each.cases == sum(CLASSES[label] == each.name for label in cases.labels)
+        assert each.predicted == sum(predicted == each.name for _, predicted in rows)
+        missed = sum(label == each.name != predicted for label, predicted in rows)
+        wrong = sum(predicted == each.name != label for label, predicted in rows)
+        assert (each.missed, each.wrong) == (missed, wrong)
+        assert missed
+        assert wrong
+        for count, among, bound in (
+            (missed, each.cases, each.missed_bound),
+            (wrong, each.predicted, each.wrong_bound),
+        ):
+            assert stats.binom.cdf(count, among, bound) == pytest.approx(0.05 / 100, rel=1e-6)
+
+
+def test_the_error_to_expect_and_its_bound_are_those_of_the_threshold(certificate):
+    points = {point.threshold: point for point in certificate.operating_points}
+    chosen = points[certificate.accept_threshold]
+    assert certificate.error_bound == chosen.bound
+    assert certificate.highest_error == min(0.1, chosen.bound)
+    assert certificate.expected_error == (chosen.wrong + 1) / (chosen.accepted + 1)
+    average = certificate_of(replace(OOD, guarantee="average"))
+    assert average.highest_error == average.error_bound > 0.1
+    nothing = replace(certificate, accept_threshold=None, accepted=0)
+    assert nothing.error_bound is nothing.expected_error is None
+    assert nothing.highest_error == 1

@@ -30,7 +30,8 @@ def sentence(test, recent, knows_training=True):
 def monitored(cases, monitor=None, name="stream", certificate=CERTIFICATE):
     """Tests by name after a monitor has seen cases as the service decides them."""
     monitor = monitor or DriftMonitor(certificate)
-    decided = certificate.decide(cases.scores, cases.ood_scores, cases.acceptable)[0]
+    judged = cases.scores, cases.ood_scores, cases.acceptable
+    decided = certificate.decide(*judged, certificate.accept_threshold)
     columns = zip(cases.scores.tolist(), cases.ood_scores.tolist(), decided, strict=True)
     for number, (score, ood_score, outcome) in enumerate(columns):
         accepted = bool(outcome == "accept")
@@ -176,7 +177,7 @@ def test_cases_like_the_calibration_cases_raise_no_alarm():
 
 def test_a_change_of_scores_and_of_acceptance_is_detected_and_described():
     cases = drawn_cases(150, 7)
-    cases.scores[:] = cases.scores / 3
+    cases.scores[:] = cases.scores / 4
     tests = monitored(cases)
     scores, acceptance = tests["scores"], tests["acceptance"]
     assert scores.since < 60

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from policies import CLASSES, certificate_of, drawn_cases, policy_with
+from policies import CLASSES, certificate_of, drawn_cases, policy_with, with_errors
 
 from misgiving import Deferral
 from misgiving.deferral.certificate import certify_thresholds
@@ -26,19 +26,18 @@ CERTIFICATES = {kind: certificate_of(targets) for kind, targets in KINDS.items()
 
 
 def test_a_score_of_single_precision_is_compared_as_it_is():
-    at, one = CERTIFICATES["plain"].accept_threshold, np.ones(1)
+    at, ones = CERTIFICATES["plain"].accept_threshold, np.ones(1)
     narrow = np.float32(at)
     assert float(narrow) != at
-    outcomes, _ = CERTIFICATES["plain"].decide(np.array([narrow]), one, one > 0)
+    outcomes = CERTIFICATES["plain"].decide(np.array([narrow]), ones, ones > 0, at)
     assert outcomes.tolist() == ["accept" if float(narrow) >= at else "defer"]
 
 
 def test_without_an_ood_rule_no_image_is_ood_but_p_values_are_given():
-    outcomes, p_values = CERTIFICATES["plain"].decide(
-        np.array([1.0, 1.0]), np.array([-99.0, np.nan]), np.array([True, True])
-    )
-    assert outcomes.tolist() == ["accept", "accept"]
-    assert p_values.tolist() == pytest.approx([1 / 401, np.nan], nan_ok=True)
+    certificate, ood_scores = CERTIFICATES["plain"], np.array([-99.0, np.nan])
+    at, ones = certificate.accept_threshold, np.ones(2)
+    assert certificate.decide(ones, ood_scores, ones > 0, at).tolist() == ["accept", "accept"]
+    assert certificate.ood_p_values(ood_scores).tolist() == pytest.approx([1 / 401, np.nan], nan_ok=True)
 
 
 @pytest.fixture
@@ -104,7 +103,7 @@ def test_the_summary_names_what_is_certified_and_what_weakens_it(kind, rule, fie
 
 
 def test_the_summary_names_a_class_target_that_no_threshold_certifies():
-    cases = replace(drawn_cases(400, 2), wrong=np.ones(400, dtype=bool))
+    cases = with_errors(drawn_cases(400, 3), np.ones(400, dtype=bool))
     asked = Targets(max_error=0.1, class_max_miss={"MEL": 0.03})
     certificate = certify_thresholds(drawn_cases(300, 1), cases, asked, classes=CLASSES)
     lines = certificate_sentences(policy_with(certificate))

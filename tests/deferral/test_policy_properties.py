@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, reject
 from hypothesis import strategies as st
-from policies import CLASSES, certificate_of, policy_with
+from policies import CLASSES, cases_of, certificate_of, policy_with, with_errors
 from policies import decided as decided_by
 from scipy import stats
+from scipy.special import expit
 from strategies import heights
 
 from misgiving import Deferral
-from misgiving.deferral.certificate import CertifiableError, ClassOutcome, certify_thresholds
+from misgiving.deferral.certificate import CertifiableError, certify_thresholds
+from misgiving.deferral.class_errors import ClassErrors, ClassOutcome
 from misgiving.deferral.policy_file import PolicyFile
-from misgiving.deferral.settings import Targets
-from misgiving.deferral.thresholds import ScoredCases
+from misgiving.deferral.selection import Selection
+from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import DataError
 from misgiving.groups import one_per_group
 
@@ -31,14 +33,10 @@ shares = st.floats(0.01, 0.99)
 def drawn_cases(seed, count, worst):
     """Whole scores, the highest of which are seldom wrong; random labels and OOD scores."""
     random = np.random.default_rng(seed)
-    scores = random.integers(SCORES, size=count)
-    return ScoredCases(
-        scores=scores / 1.0,
-        ood_scores=random.permutation(count) / 1.0,
-        wrong=random.random(count) < worst * (1 - scores / SCORES) ** 2,
-        labels=random.integers(3, size=count),
-        acceptable=np.ones(count, dtype=bool),
-    )
+    scores, labels = random.integers(SCORES, size=count), random.integers(3, size=count)
+    wrong = random.random(count) < worst * (1 - scores / SCORES) ** 2
+    cases = cases_of(scores / SCORES, random.permutation(count) / 1.0, wrong, labels=labels)
+    return replace(cases, scores=scores / 1.0, error_probabilities=random.random(count))
 
 
 drawn_sets = st.tuples(seeds, st.integers(20, 100), st.integers(60, 200), st.floats(0, 0.6))
@@ -49,6 +47,7 @@ targets = st.fixed_dictionaries(
         "class_max_miss": st.dictionaries(
             st.sampled_from(CLASSES), st.floats(0.1, 0.5), max_size=2
         ),
+        "max_silent_error": st.none() | st.floats(0.05, 0.5),
         "max_ood_false_alarms": st.none() | st.floats(0.1, 0.5),
         "simultaneous": st.booleans(),
     }
@@ -77,11 +76,16 @@ def test_every_target_of_an_accepting_policy_passes_its_binomial_test(drawn, ask
     accepted = reached & familiar
     wrong = (accepted & cases.wrong).sum()
     assert (found.accepted, found.wrong) == (accepted.sum(), wrong)
-    assert stats.binom.cdf(wrong, accepted.sum(), asked.max_error) <= asked.level * (1 + 1e-9)
+    tests = [(wrong, accepted.sum(), asked.max_error, asked.level_of_error)]
     for name, rate in asked.class_max_miss.items():
         of_class = cases.labels == CLASSES.index(name)
         missed = (reached & cases.wrong & of_class).sum()
-        assert stats.binom.cdf(missed, of_class.sum(), rate) <= asked.level * (1 + 1e-9)
+        tests.append((missed, of_class.sum(), rate, asked.level_of_misses))
+    if asked.max_silent_error is not None:
+        above = familiar | np.zeros(len(cases), dtype=bool)
+        tests.append((wrong, above.sum(), asked.max_silent_error, asked.level_of_misses))
+    for count, among, rate, level in tests:
+        assert stats.binom.cdf(count, among, rate) <= level * (1 + 1e-9)
 
 
 @given(drawn_sets, targets)
@@ -109,8 +113,10 @@ def test_a_strictly_increasing_map_of_the_scores_moves_the_threshold_along_and_n
     plain = calibrated(both, asked)
     changed = calibrated([mapped(cases) for cases in both], asked)
     at, limit = plain.accept_threshold, plain.ood_threshold
-    moved = at if at is None or at == -math.inf else steps[int(at)]
-    assert changed.accept_threshold == moved
+    accepted = [score >= at for score in plain.scores] if at is not None else []
+    moved = changed.accept_threshold
+    assert [score >= moved for score in changed.scores if at is not None] == accepted
+    assert (at is None) == (moved is None)
     assert changed.ood_threshold == (None if limit is None else factor * limit - 7)
     assert changed.scores == tuple(steps[int(score)] for score in plain.scores)
     moved = ("accept_threshold", "ood_threshold", "ood_scores", "scores", "thresholds")
@@ -125,7 +131,7 @@ def test_the_order_of_cases_changes_nothing_and_one_more_wrong_answer_never_loos
     random, found = np.random.default_rng(seed), calibrated((tuning, cases), asked)
     shuffled = [each[random.permutation(len(each))] for each in (tuning, cases)]
     assert calibrated(shuffled, asked) == found
-    worse = replace(cases, wrong=cases.wrong | (np.arange(len(cases)) == at))
+    worse = with_errors(cases, cases.wrong | (np.arange(len(cases)) == at))
     before, after = found.accept_threshold, calibrated((tuning, worse), asked).accept_threshold
     assert after is None or (before is not None and before <= after)
 
@@ -136,6 +142,7 @@ BASE = replace(
     scores=(0.5,),
     errors=(False,),
     kept=(True,),
+    error_probabilities=(0.5,),
 )
 
 
@@ -161,7 +168,9 @@ images = st.lists(st.tuples(anything, anything, shares), min_size=1, max_size=12
 
 def decided(policy, rows, acceptable=None):
     acceptable = np.ones(len(rows), bool) if acceptable is None else acceptable
-    return policy.decide(*np.array(rows, dtype=float).T[:2], acceptable)
+    scores, ood_scores = np.array(rows, dtype=float).T[:2]
+    outcomes = policy.decide(scores, ood_scores, acceptable, policy.accept_threshold)
+    return outcomes, policy.ood_p_values(ood_scores)
 
 
 def decisions(known, rows, acceptable=None):
@@ -196,7 +205,7 @@ def test_each_image_is_decided_as_if_it_were_alone(known, rows):
     whole = policy(**known)
     together, alone = decided(whole, rows), [decided(whole, [row]) for row in rows]
     for column in (0, 1):
-        separate = [one[column].item() for one in alone]
+        separate = [each[column].item() for each in alone]
         np.testing.assert_array_equal(together[column], separate)
 
 
@@ -216,15 +225,17 @@ def test_mapping_scores_and_thresholds_alike_changes_no_decision(known, rows, st
         np.testing.assert_array_equal(after, before)
 
 
-@given(facts, images, st.none() | shares)
+@given(facts, images, st.sampled_from(["calibrated", "msp"]))
 def test_a_reason_in_terms_of_the_error_is_never_on_the_other_side_of_its_limit(
-    known, rows, error_limit
+    known, rows, score_name
 ):
-    deferral = policy_with(policy(**known))
+    rule = DecisionRule(rule="balanced")  # whose predicted class may be less probable
+    deferral = policy_with(policy(**known), score=score_name, rule=rule)
     for score, ood_score, error in rows:
-        decision = decided_by(deferral, score, ood_score, error, error_limit=error_limit)
+        decision = decided_by(deferral, score, ood_score, error)
         if "probability of error" in decision.reason and error <= 0.5:
-            assert (error <= error_limit) == (decision.decision == "accept")
+            assert score_name == "calibrated"
+            assert (error <= expit(-known["accept"])) == (decision.decision == "accept")
         elif error > 0.5:
             assert decision.decision != "accept"
 
@@ -239,6 +250,24 @@ outcomes = st.builds(
     missed=counts,
     smallest_certifiable_rate=shares,
 )
+errors_by_class = st.builds(
+    ClassErrors,
+    name=names,
+    cases=counts,
+    missed=counts,
+    missed_bound=shares,
+    predicted=counts,
+    wrong=counts,
+    wrong_bound=shares,
+)
+selections = st.fixed_dictionaries(
+    {
+        "cases": counts,
+        "lowest": st.floats(allow_nan=False),
+        "rates": st.lists(shares, max_size=2).map(tuple),
+        "wrong": st.lists(st.lists(finite, max_size=3).map(tuple), max_size=2).map(tuple),
+    }
+)
 written = st.fixed_dictionaries(
     {
         "accept": st.none() | st.just(-math.inf) | finite,
@@ -246,6 +275,8 @@ written = st.fixed_dictionaries(
         "ood_scores": st.lists(finite, max_size=4),
         "classes": st.lists(names, min_size=1, max_size=3).map(tuple),
         "class_outcomes": st.lists(outcomes, max_size=2).map(tuple),
+        "class_errors": st.lists(errors_by_class, max_size=2).map(tuple),
+        "selection": st.none() | selections,
         "targets": targets.map(lambda drawn: Targets(**drawn)),
         "smallest_certifiable": st.none()
         | st.builds(CertifiableError, max_error=shares, accepted=counts),
@@ -262,7 +293,8 @@ def folder(tmp_path_factory):
 def test_any_policy_comes_back_from_its_file_as_it_was_unless_a_digit_was_changed(
     folder, drawn, data
 ):
-    certificate = policy(**drawn)
+    selection = drawn["selection"] and Selection(**drawn["selection"])
+    certificate = policy(**drawn | {"selection": selection})
     policy_with(certificate).write(folder)
     assert Deferral.load(folder).certificate_ == certificate
     file = folder / "policy.json"

@@ -56,6 +56,8 @@ def test_costs_name_the_class_with_the_least_expected_cost(seed):
             for rate in (0.0, 1.0, -0.1, math.nan)
         ),
         *((Targets, {"max_error": 0.1, "class_max_miss": {"a": x}}, "class") for x in (0.0, 1.0)),
+        *((Targets, {"max_silent_error": x}, "max_silent_error") for x in (0.0, 1.0)),
+        (Targets, {"class_max_miss": {"a": 0.1}}, "max_error` must be given, or `max_silent_error"),
     ],
 )
 def test_values_that_make_no_sense_are_refused_by_the_name_of_the_parameter(
@@ -67,20 +69,18 @@ def test_values_that_make_no_sense_are_refused_by_the_name_of_the_parameter(
 
 def test_only_answers_that_are_likely_right_are_acceptable():
     rule, probabilities = DecisionRule(), np.array([[0.5, 0.4, 0.1], [0.4, 0.3, 0.3]])
-    errors, first = np.array([0.5, 0.6]), np.array([0, 0])
-    assert mark_acceptable(rule, errors, probabilities, first).tolist() == [True, False]
-    unknown = np.array([np.nan]), np.full((1, 3), np.nan), np.array([0])
-    assert not mark_acceptable(rule, *unknown).any()
+    assert mark_acceptable(rule, probabilities, np.array([0, 0])).tolist() == [True, False]
+    assert not mark_acceptable(rule, np.full((1, 3), np.nan), np.array([0])).any()
 
 
 @pytest.mark.parametrize(
     ("rule", "acceptable"),
-    [("most_probable", False), ("logits", False), ("balanced", True), ("costs", True)],
+    [("logits", False), ("balanced", True), ("costs", True)],
 )
 def test_a_class_that_another_surpasses_is_acceptable_only_where_classes_are_weighed(
     rule, acceptable
 ):
     costs = COSTS if rule == "costs" else {}
     loose = DecisionRule(rule=rule, costs=costs, max_error_probability=0.9)
-    marked = mark_acceptable(loose, np.array([0.6]), np.array([[0.6, 0.4, 0.0]]), np.array([1]))
+    marked = mark_acceptable(loose, np.array([[0.6, 0.4, 0.0]]), np.array([1]))
     assert marked.tolist() == [acceptable]

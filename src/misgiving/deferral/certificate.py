@@ -189,7 +189,8 @@ class Certificate:
         Returns:
             "accept", "defer" or "ood" for each image.
         """
-        reached = np.isfinite(scores) & (scores >= (np.inf if threshold is None else threshold))
+        lowest = np.float64(np.inf if threshold is None else threshold)  # not rounded to float32
+        reached = np.isfinite(scores) & (scores >= lowest)
         accepted, ood = reached & acceptable & self.above(ood_scores), np.zeros(len(scores), bool)
         if self.ood_threshold is not None:
             ood = ood_scores < self.ood_threshold
@@ -305,7 +306,8 @@ def certify_thresholds(
         position = plan.loosest_certified(counts)
     certified = position >= 0
     # Sorted, so that the order in which the cases came leaves no trace.
-    order = np.lexsort((counts.kept, calibration.wrong, -calibration.scores))
+    keys = counts.kept, calibration.wrong, calibration.error_probabilities, -calibration.scores
+    order = np.lexsort(keys)
     return Certificate(
         targets=targets,
         classes=plan.classes,

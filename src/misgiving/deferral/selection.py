@@ -115,6 +115,7 @@ def divided_rate(
         int((wrong == plan.classes.index(name)).sum()) for name in plan.targets.class_max_miss
     ]
     errors = np.array([*of_classes, len(wrong) - sum(of_classes)]) + PRIOR_ERRORS
-    others = max(max_error * cases * float((plan.risks <= max_error).mean()) - len(errors), 1.0)
+    expected = float((plan.risks <= max_error).sum()) / max(1, len(plan.risks))  # accepted share
+    others = max(max_error * cases * expected - len(errors), 1.0)
     places = 1 + others * errors / errors.sum()
     return tuple((max_error * places / places.sum()).tolist())

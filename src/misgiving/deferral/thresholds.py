@@ -152,7 +152,7 @@ class CertificationPlan:
             same_share = max(1, round(rank / cases * len(tuning)))
             limit = float(kth_lowest(tuning.ood_scores, same_share))
         kept = tuning[np.flatnonzero(tuning.above(limit))]
-        best_first = kept[np.argsort(-kept.scores, kind="stable")]
+        best_first = kept[np.lexsort((kept.wrong, kept.error_probabilities, -kept.scores))]
         numbers = np.arange(1, len(kept) + 1)
         wrong, expected = np.cumsum([best_first.wrong, best_first.error_probabilities], axis=1)
         risks = (wrong + PRIOR_CASES * expected / numbers) / (numbers + PRIOR_CASES)
@@ -338,7 +338,9 @@ def crossing_probability(ranks: Counts, limits: Counts, probability: float) -> f
     0.75
     """
     steps = np.diff(ranks, prepend=0)
-    added = {step: _likely(binom.pmf(np.arange(step + 1), step, probability)) for step in steps}
+    added = {
+        step: _likely(binom.pmf(np.arange(step + 1), step, probability)) for step in np.unique(steps)
+    }
     # probabilities of numbers of wrong cases, from `lowest` on, without having crossed
     going, lowest, crossed = np.ones(1), 0, 0.0
     for step, limit in zip(steps, limits, strict=True):
