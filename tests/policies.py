@@ -93,11 +93,11 @@ def policy_with(certificate, *, score="msp", ood_detector="knn", rule=None, unit
 def decided(deferral, score, ood_score, error, *, predicted=0, probabilities=None):
     """The decision on one image with these numbers, by its policy.
 
-    Without probabilities, all that the predicted class has not is that of the next one.
+    Without probabilities, the other classes share what the predicted class has not.
     """
     if probabilities is None:
-        probabilities = np.zeros(len(deferral.classes_))
-        probabilities[[predicted, predicted - 1]] = 1 - error, error
+        probabilities = np.full(len(deferral.classes_), error / (len(deferral.classes_) - 1))
+        probabilities[predicted] = 1 - error
     missing, ood_scores = np.full(1, np.nan), np.array([ood_score])
     undecided = deferral.undecided(
         predicted=np.array([predicted]),

@@ -86,20 +86,17 @@ def test_a_decision_contains_the_numbers_of_detectors_and_calibrator(policy, det
     assert policy.used_detectors.names == ("knn",)  # the others are not computed
     assert len(policy.detectors_.names) > 1
     scores = all_scores(fresh, detectors)
-    acceptance = calibrator.acceptance_scores(
-        scores, fresh.logits, detectors.evidence(fresh.features, fresh.taps)
-    )
+    evidence = detectors.evidence(fresh.features, fresh.taps)
+    weights = calibrator.error_estimator
+    assert calibrator.score == "error_estimator"
     for row, decision in enumerate(policy.decide(fresh)):
-        scaled = calibrator.scaling(fresh.logits)[row]
-        most = scaled.argmax()
-        assert decision.predicted_class == CLASSES[most]
-        assert decision.probability == pytest.approx(1 - decision.error_probability)
-        for position, name in enumerate(CLASSES):
-            if position != most:
-                share = scaled[position] / (1 - scaled[most])
-                expected = share * decision.error_probability
-                assert decision.probabilities[name] == pytest.approx(expected)
-        assert decision.acceptance_score == pytest.approx(acceptance[row])
+        scaled = calibrator.scaling(fresh.logits[row : row + 1].astype(np.float64))
+        mixed = np.array(weights) @ np.concatenate([scaled, np.exp(evidence[row])])
+        assert decision.predicted_class == CLASSES[mixed.argmax()]
+        assert list(decision.probabilities.values()) == pytest.approx(mixed)
+        assert decision.error_probability == pytest.approx(1 - mixed.max())
+        right = mixed.max() / np.delete(mixed, mixed.argmax()).sum()
+        assert decision.acceptance_score == pytest.approx(np.log(right))
         assert decision.ood_score == pytest.approx(scores["knn"][row])
         assert decision.predicted_loss == pytest.approx(fresh.predicted_losses[row])
         assert 0 < decision.error_probability < 1
@@ -107,18 +104,15 @@ def test_a_decision_contains_the_numbers_of_detectors_and_calibrator(policy, det
         assert decision.reason
 
 
-def test_a_cost_is_the_reason_for_a_name_only_where_it_changed_the_name(detectors):
+def test_a_cost_is_the_reason_for_a_name_exactly_where_it_changed_the_name(detectors):
     policy = certified(detectors, rule="costs", costs={"a": 2.0})
-    fresh = predictions("fresh", 3000, seed=9)
-    most = policy.calibration_.scaling(fresh.logits.astype(np.float64)).argmax(axis=1)
-    reasons = {True: [], False: []}
-    for decision, scaled in zip(policy.decide(fresh), most, strict=True):
-        if "is named" in decision.reason:
-            reasons[decision.predicted_class != CLASSES[scaled]].append(decision.reason)
-    assert reasons[True]
-    assert reasons[False]
-    assert all("a is named because missing it costs 2" in reason for reason in reasons[True])
-    assert all("by the calibrated classifier alone" in reason for reason in reasons[False])
+    reasons = []
+    for decision in policy.decide(predictions("fresh", 3000, seed=9)):
+        most = max(decision.probabilities, key=decision.probabilities.get)
+        assert ("is named" in decision.reason) == (decision.predicted_class != most)
+        reasons += [decision.reason] * (decision.predicted_class != most)
+    assert reasons
+    assert all("a is named because missing it costs 2" in reason for reason in reasons)
 
 
 def test_without_a_policy_everything_is_deferred_and_the_reason_says_so():

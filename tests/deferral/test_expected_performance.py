@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from policies import outputs
-from scipy.stats import ks_2samp
+from scipy.stats import binom, ks_2samp
 
 from misgiving import Deferral
 from misgiving.deferral.decision_tables import DecisionRow, row_of
@@ -64,6 +64,21 @@ def test_the_interval_covers_the_error_of_new_batches(deferral):
         error = (decided.predicted != labels).mean()
         covered.append(everything.lower <= error <= everything.upper)
     assert np.mean(covered) >= 0.88
+
+
+def test_the_interval_of_the_accepted_reaches_a_batch_at_the_certified_rate(deferral):
+    """Although the calibration cases, on which the threshold was chosen, have fewer errors."""
+    certificate = deferral.certificate_
+    highest = min(0.1, certificate.error_bound)
+    for count in (40, 400):
+        errors, accepted = np.full(count, 1e-6), np.ones(count, dtype=bool)
+        everything, of_accepted = expected_errors(deferral, errors, accepted)
+        reached = binom.ppf(0.975, count, highest) / count
+        assert of_accepted.upper >= reached > everything.upper
+    average = Deferral(guarantee="average", max_error=0.1).fit(outputs(150, 0), outputs(400, 1))
+    bound = average.certificate_.error_bound
+    _, of_accepted = expected_errors(average, np.full(400, 1e-6), np.ones(400, dtype=bool))
+    assert of_accepted.upper >= binom.ppf(0.975, 400, bound) / 400
 
 
 def test_images_of_another_kind_are_noticed(deferral):

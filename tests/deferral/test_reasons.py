@@ -17,23 +17,27 @@ from misgiving.deferral.decisions import (
 )
 from misgiving.deferral.settings import DecisionRule, Targets
 
-CERTIFICATE = certificate_of(Targets(max_error=0.15, max_ood_false_alarms=0.1))
+CERTIFICATE = replace(
+    certificate_of(Targets(max_error=0.15, max_ood_false_alarms=0.1)),
+    accept_threshold=math.log(0.88 / 0.12),  # log-odds of an error probability of 0.12
+)
 
 
 def reason(
     *,
     certificate=CERTIFICATE,
-    score=1.0,
+    score=None,
     ood_score=9.0,
-    error=math.nan,
+    error=0.1,
     detector="knn",
-    limit=0.12,
-    scaled=0,
+    by="calibrated",
+    probabilities=None,
     **rule,
 ):
     """The reason for what a policy with this certificate decides."""
-    deferral = policy_with(certificate, ood_detector=detector, rule=DecisionRule(**rule))
-    return decided(deferral, score, ood_score, error, scaled=scaled, error_limit=limit).reason
+    deferral = policy_with(certificate, score=by, ood_detector=detector, rule=DecisionRule(**rule))
+    score = math.log((1 - error) / error) if score is None else score
+    return decided(deferral, score, ood_score, error, probabilities=probabilities).reason
 
 
 @pytest.mark.parametrize(
@@ -55,15 +59,16 @@ def test_the_reason_for_an_ood_image_says_how_unusual_it_is(detector, compared):
 @pytest.mark.parametrize(
     ("numbers", "expected"),
     [
-        ({"score": 0.0, "error": 0.31}, "0.31 is above 0.12"),
-        ({"score": 1.0, "error": 0.02}, "0.02 is within 0.12"),
+        ({"error": 0.31}, "0.31 is above 0.12"),
+        ({"error": 0.02}, "0.02 is within 0.12"),
         # the error would contradict the decision
-        ({"score": 1.0, "error": 0.5}, "score 1.00 is at least"),
+        ({"score": 3.0, "error": 0.5}, "score 3.00 is at least"),
         ({"score": 0.0, "error": 0.01}, "score 0.00 is below"),
-        ({"score": 0.0, "error": 0.4, "limit": None}, "score 0.00 is below"),
+        # the score is no function of the error
+        ({"score": 0.0, "error": 0.4, "by": "msp"}, "score 0.00 is below"),
         # an answer that is more likely wrong than right is deferred whatever its score
-        ({"score": 1.0, "error": 0.62}, "0.62 is above 0.50"),
-        ({"score": 1.0, "error": 0.62, "max_error_probability": 0.7}, "score 1.00 is at least"),
+        ({"score": 3.0, "error": 0.62}, "0.62 is above 0.50"),
+        ({"score": 3.0, "error": 0.62, "max_error_probability": 0.7}, "score 3.00 is at least"),
         ({"score": math.nan}, NOT_FINITE),
         ({"ood_score": math.nan}, NOT_FINITE),
         ({"ood_score": CERTIFICATE.ood_threshold}, AT_OOD_THRESHOLD),
@@ -76,7 +81,8 @@ def test_a_reason_is_in_terms_of_the_number_that_decided(numbers, expected):
 @pytest.mark.parametrize(("at", "expected"), [(None, NO_THRESHOLD), (-math.inf, ALL_ACCEPTED)])
 def test_a_reason_names_a_limit_that_does_not_exist(at, expected):
     certificate = replace(CERTIFICATE, accept_threshold=at)
-    assert reason(certificate=certificate) == reason(certificate=certificate, error=0.1) == expected
+    assert reason(certificate=certificate) == expected
+    assert reason(certificate=certificate, by="msp") == expected
     assert "0.62 is above 0.50" in reason(certificate=certificate, error=0.62)
 
 
@@ -86,24 +92,20 @@ def test_a_reason_names_a_limit_that_does_not_exist(at, expected):
         ("balanced", "relative to its share"),
         ("costs", "because missing it costs 10, and missing MEL 1"),
         ("logits", "largest logit"),
-        ("most_probable", "by the calibrated classifier alone"),
     ],
 )
 def test_the_reason_says_why_another_class_than_the_most_probable_is_named(rule, words):
-    ruled = {"score": 0.0, "rule": rule, "costs": {"NV": 10.0} if rule == "costs" else {}}
-    other_named = reason(error=0.8, scaled=1, **ruled)
+    ruled = {"rule": rule, "costs": {"NV": 10.0} if rule == "costs" else {}}
+    other_named = reason(error=0.8, probabilities=[0.2, 0.7, 0.1], **ruled)
     assert words in other_named
+    assert "NV is named" in other_named
     assert "MEL is more probable" in other_named
-    assert words not in reason(error=0.2, scaled=1, **ruled)
-    if rule != "logits":  # NV was the most probable class until the error estimator lowered it
-        unchanged = reason(error=0.8, **ruled)
-        assert "NV is named by the calibrated classifier alone, though MEL is more" in unchanged
+    assert "is named" not in reason(error=0.2, **ruled)
 
 
 def test_an_answer_that_another_class_surpasses_is_deferred_for_that():
-    deferral = policy_with(CERTIFICATE, rule=DecisionRule(max_error_probability=0.9))
-    decision = decided(deferral, 1.0, 9.0, 0.6, decisions=np.array(["defer"]))
-    assert SURPASSED in decision.reason
+    loose = {"rule": "logits", "max_error_probability": 0.9}
+    assert SURPASSED in reason(score=3.0, error=0.6, probabilities=[0.4, 0.5, 0.1], **loose)
 
 
 def test_the_probability_is_that_of_the_predicted_class():
