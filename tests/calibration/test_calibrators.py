@@ -7,10 +7,16 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from misgiving.calibration.apply import CALIBRATED, COMBINATION, Scaling, named_classes
+from misgiving.calibration.apply import (
+    CALIBRATED,
+    COMBINATION,
+    Scaling,
+    error_probabilities,
+    log_odds_of,
+    predicted_classes,
+)
 from misgiving.calibration.fit import (
     TuningSet,
-    cross_fitted,
     fit_calibrator,
     fit_combination,
     fit_isotonic,
@@ -55,12 +61,6 @@ def fitted(tuning):
     return fit_calibrator(tuning)
 
 
-@pytest.fixture(scope="module")
-def held_out(tuning):
-    """Classes by their logits, and learned scores, cross-fitted."""
-    return cross_fitted(tuning, lambda _: None)
-
-
 def test_scaling_finds_the_temperature_and_biases_that_made_the_labels():
     random = np.random.default_rng(1)
     logits = random.normal(size=(40000, 3)) * 3
@@ -103,10 +103,8 @@ def test_scaling_stays_finite_for_a_class_without_cases_and_where_every_answer_i
 def test_isotonic_pools_violators_as_by_hand():
     rising = fit_isotonic(np.array([1.0, 2, 3, 4]), np.array([0.0, 1, 0, 1]), increasing=True)
     assert rising(np.array([0.0, 1, 2, 3, 4, 9])).tolist() == [0, 0, 0.5, 0.5, 1, 1]
-    falling = fit_isotonic(
-        np.array([1.0, 2, 3, 4]), np.array([1.0, 0, 1, 0]), increasing=False, margin=0.1
-    )
-    assert falling(np.array([1.0, 2, 3, 4])).tolist() == [0.9, 0.5, 0.5, 0.1]
+    falling = fit_isotonic(np.array([1.0, 2, 3, 4]), np.array([1.0, 0, 1, 0]), increasing=False)
+    assert falling(np.array([1.0, 2, 3, 4])).tolist() == [1, 0.5, 0.5, 0]
 
 
 @pytest.mark.parametrize("has_fold_without_error", [False, True])
@@ -145,33 +143,37 @@ def _out_of_fold_loss(c, table, wrong, groups):
 def test_the_log_odds_are_those_of_the_predicted_class_by_hand():
     scaling = Scaling(temperature=2.0, biases=(0.5, 0.0, -1.0))
     logits = np.array([[4.0, 1.0, -2.0], [0.0, 3.0, 2.9]])
-    for row, log_odds in zip(
-        logits.tolist(), scaling.log_odds(logits, logits.argmax(axis=1)), strict=True
-    ):
+    found = log_odds_of(scaling.logarithms(logits), logits.argmax(axis=1))
+    for row, log_odds in zip(logits.tolist(), found, strict=True):
         powers = [math.exp(z / 2 + b) for z, b in zip(row, (0.5, 0.0, -1.0), strict=True)]
         right = powers[row.index(max(row))] / sum(powers)
         assert log_odds == pytest.approx(math.log(right / (1 - right)))
     # they differ where probabilities round to certainty
     scaling, surer = Scaling(temperature=1.0, biases=(0.0, 0.0)), np.array([[900.0, 0], [950, 0]])
     assert scaling(surer)[:, 0].tolist() == [1.0, 1.0]
-    assert scaling.log_odds(surer, np.zeros(2, dtype=int)).tolist() == [900.0, 950.0]
+    log_odds = log_odds_of(scaling.logarithms(surer), np.zeros(2, dtype=int))
+    assert log_odds.tolist() == [900.0, 950.0]
 
 
 def test_out_of_fold_classes_and_scores_are_those_of_the_fold_in_the_order_of_the_samples(
-    tuning, held_out
+    tuning, fitted
 ):
-    weighed, _ = cross_fitted(tuning._replace(scores={}), lambda _: np.ones(3))
+    weighed = fit_calibrator(tuning, lambda _: np.ones(3))
     for kept, left_out in GroupKFold(5).split(tuning.labels, groups=tuning.groups):
         scaling, logits = fit_scaling(tuning.logits[kept], tuning.labels[kept]), tuning.logits
-        log_odds = scaling.log_odds(logits[left_out], logits[left_out].argmax(axis=1))
-        np.testing.assert_allclose(held_out[1][CALIBRATED][left_out], log_odds)
-        np.testing.assert_array_equal(weighed[left_out], scaling(logits[left_out]).argmax(axis=1))
+        scaled, most = scaling(logits[left_out]), logits[left_out].argmax(axis=1)
+        right = scaled[np.arange(len(most)), most]
+        log_odds = np.log(right / (1 - right))
+        np.testing.assert_allclose(fitted.candidates[CALIBRATED][left_out], log_odds, rtol=1e-6)
+        np.testing.assert_array_equal(fitted.predicted[left_out], most)
+        np.testing.assert_array_equal(weighed.predicted[left_out], scaled.argmax(axis=1))
+        np.testing.assert_allclose(np.exp(weighed.vectors[left_out]), scaled)
 
 
-def test_the_combination_is_chosen_where_it_is_better_out_of_fold(tuning, fitted, held_out):
+def test_the_combination_is_chosen_where_it_is_better_out_of_fold(tuning, fitted):
     calibrator = fitted.calibrator
     assert calibrator.score == COMBINATION
-    area = aurc(held_out[1][COMBINATION], errors_of(tuning))
+    area = aurc(fitted.candidates[COMBINATION], errors_of(tuning))
     assert calibrator.tried[COMBINATION] == pytest.approx(area, rel=1e-12)
     others = (value for name, value in calibrator.tried.items() if name != COMBINATION)
     assert calibrator.tried[COMBINATION] < min(others)
@@ -188,8 +190,8 @@ def test_the_calibrated_probability_is_chosen_where_training_has_shifted_the_cla
     fresh = random.normal(size=(4000, 3)) * 2
     expected = 1 - shifted(fresh)[np.arange(4000), fresh.argmax(axis=1)]
     scores = {"msp": np.exp(log_softmax(fresh, axis=1)).max(axis=1)}
-    acceptance = calibrator.acceptance_scores(scores, fresh)
-    assert np.abs(calibrator.error(acceptance) - expected).mean() < 0.05
+    probabilities, predicted, acceptance = calibrator.judge(scores, fresh)
+    assert np.abs(error_probabilities(probabilities, predicted) - expected).mean() < 0.05
     assert aurc(acceptance, expected > 0.5) < 0.8 * aurc(scores["msp"], expected > 0.5)
 
 
@@ -197,8 +199,9 @@ def test_a_single_score_is_chosen_where_what_is_learned_adds_nothing(tuning):
     perfect = {**tuning.scores, "msp": 1.0 - errors_of(tuning) + 0.001 * tuning.scores["msp"]}
     calibrator = fit_calibrator(tuning._replace(scores=perfect)).calibrator
     assert calibrator.score == "msp"
-    acceptance = calibrator.acceptance_scores(perfect, tuning.logits)
+    _, _, acceptance = calibrator.judge(perfect, tuning.logits)
     np.testing.assert_array_equal(acceptance, perfect["msp"])
+    assert not calibrator.accepts_by_probability
 
 
 def test_with_too_few_errors_or_no_predicted_loss_there_are_fewer_maps(tuning):
@@ -209,30 +212,23 @@ def test_with_too_few_errors_or_no_predicted_loss_there_are_fewer_maps(tuning):
     assert calibrator.combination is calibrator.loss is None
     assert COMBINATION not in calibrator.tried
     assert CALIBRATED in calibrator.tried
-    assert calibrator.error(calibrator.acceptance_scores(scores, tuning.logits)).min() > 0
+    assert calibrator.score in calibrator.tried
 
 
-@pytest.fixture(scope="module")
-def many():
-    return drawn(count=4000)
-
-
-def test_probabilities_of_error_are_right_in_the_mean_and_fall_with_the_confidence(many):
-    calibrator, fresh = fit_calibrator(many).calibrator, drawn(seed=5, count=4000)
-    acceptance = calibrator.acceptance_scores(fresh.scores, fresh.logits)
-    probabilities = calibrator.error(acceptance)
-    assert probabilities.mean() == pytest.approx(errors_of(fresh).mean(), abs=0.03)
-    assert (np.diff(probabilities[np.argsort(acceptance)]) <= 1e-12).all()
-
-
-def test_errors_are_fitted_on_the_classes_that_are_named(many):
-    shifted = many.logits + np.array([2.0, 0.0, -2.0])  # the largest logit is not most probable
-    tuning = many._replace(logits=shifted)
-    by_rule = fit_calibrator(tuning, lambda _: np.ones(3)).calibrator
-    wrong = by_rule.predict(shifted) != many.labels
-    assert errors_of(tuning).mean() > wrong.mean() + 0.05
-    errors = by_rule.error(by_rule.acceptance_scores(many.scores, shifted))
-    assert errors.mean() == pytest.approx(wrong.mean(), abs=0.02)
+def test_probabilities_of_error_are_right_in_the_mean_for_the_class_that_is_predicted():
+    shift = np.array([2.0, 0.0, -2.0])  # the largest logit is not most probable
+    many, fresh = (
+        tuning._replace(logits=tuning.logits + shift)
+        for tuning in (drawn(count=4000), drawn(seed=5, count=4000))
+    )
+    wrong = []
+    for weigh in (lambda _: None, lambda _: np.ones(3)):
+        calibrator = fit_calibrator(many, weigh).calibrator
+        probabilities, predicted, _ = calibrator.judge(fresh.scores, fresh.logits)
+        wrong.append((predicted != fresh.labels).mean())
+        errors = error_probabilities(probabilities, predicted)
+        assert errors.mean() == pytest.approx(wrong[-1], abs=0.02)
+    assert wrong[0] > wrong[1] + 0.05
 
 
 def test_scores_that_are_not_finite_are_refused(tuning):
@@ -243,10 +239,11 @@ def test_scores_that_are_not_finite_are_refused(tuning):
 
 
 @pytest.mark.parametrize("factors", [None, [1.0, 1.0, 1.0], [1.0, 4.0, 0.5]])
-def test_the_named_class_has_the_largest_product_of_probability_and_weight(tuning, factors):
+def test_the_predicted_class_has_the_largest_product_of_probability_and_weight(tuning, factors):
     scaling = fit_scaling(tuning.logits, tuning.labels)
-    names = named_classes(scaling, None if factors is None else np.array(factors), tuning.logits)
-    for row, name in zip(tuning.logits, names, strict=True):
+    weights = None if factors is None else np.array(factors)
+    predicted = predicted_classes(np.log(scaling(tuning.logits)), weights, tuning.logits)
+    for row, label in zip(tuning.logits, predicted, strict=True):
         products = row
         if factors is not None:
             powers = [
@@ -254,18 +251,4 @@ def test_the_named_class_has_the_largest_product_of_probability_and_weight(tunin
                 for z, b in zip(row.tolist(), scaling.biases, strict=True)
             ]
             products = [f * p / sum(powers) for f, p in zip(factors, powers, strict=True)]
-        assert name == np.argmax(products)
-
-
-def test_the_named_class_has_the_probability_that_its_error_leaves(tuning, fitted):
-    calibrator, logits = fitted.calibrator, tuning.logits
-    named = calibrator.scaling(logits).argmax(axis=1)
-    errors, rows = np.linspace(0.01, 0.9, len(logits)), np.arange(len(logits))
-    shown, scaled = calibrator.probabilities(logits, named, errors), calibrator.scaling(logits)
-    np.testing.assert_allclose(shown[rows, named], 1 - errors)
-    np.testing.assert_allclose(shown.sum(axis=1), 1.0)
-    first, second = (k for k in range(3) if k != named[0])
-    assert shown[0, first] / shown[0, second] == pytest.approx(scaled[0, first] / scaled[0, second])
-    certain = np.array([[9e4, 0.0, 0.0]])  # probabilities that vanish share the error
-    shown = calibrator.probabilities(certain, np.array([0]), np.array([0.2]))
-    np.testing.assert_allclose(shown, [[0.8, 0.1, 0.1]])
+        assert label == np.argmax(products)

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 from strategies import DISTINCT, columns, generators, heights
 
-from misgiving.calibration.apply import Combination, Scaling
+from misgiving.calibration.apply import (
+    CALIBRATED,
+    ERROR_ESTIMATOR,
+    Calibrator,
+    Combination,
+    Scaling,
+    error_probabilities,
+)
 from misgiving.calibration.fit import fit_isotonic, fit_scaling
 
 pairs = columns(DISTINCT, 5, size=9)  # inputs with ties, and quarters that they should give
@@ -56,15 +63,16 @@ def test_a_falling_map_is_a_rising_one_of_turned_inputs(drawn):
 
 
 @pytest.mark.parametrize("increasing", [True, False])
-@given(pairs, st.lists(finite, min_size=2, max_size=9).map(sorted), st.floats(0, 0.4))
-def test_isotonic_is_monotone_everywhere_and_keeps_the_margin(increasing, drawn, places, margin):
-    found = fit_isotonic(drawn[0] / 1.0, drawn[1] / 4, increasing=increasing, margin=margin)
+@given(pairs, st.lists(finite, min_size=2, max_size=9).map(sorted))
+def test_isotonic_is_monotone_everywhere_and_within_the_range_of_its_targets(
+    increasing, drawn, places
+):
+    found = fit_isotonic(drawn[0] / 1.0, drawn[1] / 4, increasing=increasing)
     values = found(np.array(places))
     steps = np.diff(values if increasing else values[::-1])
     assert (steps >= -1e-12).all()
-    lowest, highest = (np.clip(of / 4, margin, 1 - margin) if margin else of / 4
-                       for of in (drawn[1].min(), drawn[1].max()))  # fmt: skip
-    assert lowest - 1e-12 <= values.min() <= values.max() <= highest + 1e-12
+    assert drawn[1].min() / 4 - 1e-12 <= values.min()
+    assert values.max() <= drawn[1].max() / 4 + 1e-12
 
 
 @given(pairs)
@@ -125,6 +133,42 @@ def test_no_other_scaling_is_more_probable_than_the_one_that_is_fitted(drawn, ot
         assert best <= penalised(other, logits, labels) + 1e-3
     identity = Scaling(temperature=1.0, biases=(0.0,) * logits.shape[1])
     assert best <= penalised(identity, logits, labels) + 1e-9
+
+
+@given(logits_of, st.integers(0, 3), st.sampled_from(["logits", "most_probable", "weighed"]))
+def test_the_probability_that_is_shown_is_what_the_error_probability_leaves(drawn, probes, rule):
+    """And the largest one is that of the predicted class, unless classes are weighed."""
+    random, count, classes = drawn
+    logits = 3 * random.normal(size=(count, classes))
+    evidence = log_softmax(3 * random.normal(size=(count, probes, classes)), axis=2)
+    shares = random.dirichlet(np.ones(probes + 1))
+    weights = {"logits": None, "weighed": random.uniform(0.1, 10, classes)}
+    weights = weights.get(rule, np.ones(classes))
+    calibrator = Calibrator(
+        scaling=Scaling(temperature=2.0, biases=tuple(random.normal(size=classes).tolist())),
+        weights=None if weights is None else tuple(weights.tolist()),
+        combination=None,
+        error_estimator=tuple(shares.tolist()),
+        score=ERROR_ESTIMATOR if probes else CALIBRATED,
+        loss=None,
+        tried={},
+        samples=0,
+    )
+    shown, predicted, score = calibrator.judge({}, logits, evidence if probes else None)
+    scaled = np.exp(logits / 2 + np.array(calibrator.scaling.biases))
+    scaled /= scaled.sum(axis=1, keepdims=True)
+    expected = scaled
+    if probes:
+        expected = shares[0] * scaled + np.einsum("m,nmk->nk", shares[1:], np.exp(evidence))
+    np.testing.assert_allclose(shown, expected, rtol=1e-9)
+    of_predicted = shown[np.arange(count), predicted]
+    errors = error_probabilities(shown, predicted)
+    np.testing.assert_allclose(of_predicted + errors, 1)
+    others = shown.sum(axis=1) - of_predicted  # the score has the same order as the probability
+    np.testing.assert_allclose(score, np.log(of_predicted / others), rtol=1e-6, atol=1e-9)
+    best = logits if weights is None else shown * weights
+    np.testing.assert_array_equal(predicted, best.argmax(axis=1))
+    assert rule != "most_probable" or (of_predicted == shown.max(axis=1)).all()
 
 
 numbers = st.lists(finite, min_size=2, max_size=2).map(tuple)

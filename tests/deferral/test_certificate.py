@@ -64,7 +64,12 @@ def test_no_bound_is_exceeded_in_more_draws_than_the_confidence_allows(draws, si
 
 
 def test_the_acceptance_interval_covers_the_true_rate_whichever_threshold_was_chosen():
-    targets, tuning, missed, accepting = replace(OOD, confidence=0.95), drawn_cases(300, 10**6), 0, 0
+    targets, tuning, missed, accepting = (
+        replace(OOD, confidence=0.95),
+        drawn_cases(300, 10**6),
+        0,
+        0,
+    )
     for draw in range(300):
         found = certify_thresholds(tuning, drawn_cases(150, draw), targets, classes=CLASSES)
         low, high = found.acceptance_interval(level=0.1)

@@ -37,7 +37,9 @@ def test_without_an_ood_rule_no_image_is_ood_but_p_values_are_given():
     certificate, ood_scores = CERTIFICATES["plain"], np.array([-99.0, np.nan])
     at, ones = certificate.accept_threshold, np.ones(2)
     assert certificate.decide(ones, ood_scores, ones > 0, at).tolist() == ["accept", "accept"]
-    assert certificate.ood_p_values(ood_scores).tolist() == pytest.approx([1 / 401, np.nan], nan_ok=True)
+    assert certificate.ood_p_values(ood_scores).tolist() == pytest.approx(
+        [1 / 401, np.nan], nan_ok=True
+    )
 
 
 @pytest.fixture

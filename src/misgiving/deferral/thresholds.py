@@ -339,7 +339,8 @@ def crossing_probability(ranks: Counts, limits: Counts, probability: float) -> f
     """
     steps = np.diff(ranks, prepend=0)
     added = {
-        step: _likely(binom.pmf(np.arange(step + 1), step, probability)) for step in np.unique(steps)
+        step: _likely(binom.pmf(np.arange(step + 1), step, probability))
+        for step in np.unique(steps)
     }
     # probabilities of numbers of wrong cases, from `lowest` on, without having crossed
     going, lowest, crossed = np.ones(1), 0, 0.0
