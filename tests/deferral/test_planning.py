@@ -1,4 +1,5 @@
 import math
+
 import numpy as np
 import pytest
 from policies import CLASSES, drawn_cases, with_errors
