@@ -44,7 +44,7 @@ def test_the_average_rates_count_one_case_more_that_is_wrong():
     ):
         expected = [(1 + count) / cases for count in wrong]
         assert [rate.smallest for rate in rates["average"]] == pytest.approx(expected)
-    assert [rate.more for rate in planned(Targets(max_error=0.1), a=5).error["average"]][0] == 4
+    assert planned(Targets(max_error=0.1), a=5).error["average"][0].more == 4
 
 
 def test_one_image_of_each_group_counts():

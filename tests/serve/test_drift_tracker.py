@@ -16,7 +16,12 @@ FINGERPRINT = made_policy().fingerprint
 def a_case(number, *, score=0.8, likeness=-100.0, **values):
     accepted = score is not None and score > 0.85
     fixed = {"policy_fingerprint": FINGERPRINT, "decision": "accept" if accepted else "defer"}
-    return case(number, **fixed | {"acceptance_score": score, "ood_score": likeness} | values)
+    numbers = {
+        "acceptance_score": score,
+        "error_probability": None if score is None else 1 - score,
+        "ood_score": likeness,
+    }
+    return case(number, **fixed | numbers | values)
 
 
 def drawn(count):

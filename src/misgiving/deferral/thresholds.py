@@ -337,10 +337,9 @@ def crossing_probability(ranks: Counts, limits: Counts, probability: float) -> f
     >>> crossing_probability(np.array([1, 2]), np.array([0, 0]), 0.25)  # only the first counts
     0.75
     """
-    steps = np.diff(ranks, prepend=0)
+    steps = np.diff(ranks, prepend=0).tolist()
     added = {
-        step: _likely(binom.pmf(np.arange(step + 1), step, probability))
-        for step in np.unique(steps)
+        step: _likely(binom.pmf(np.arange(step + 1), step, probability)) for step in set(steps)
     }
     # probabilities of numbers of wrong cases, from `lowest` on, without having crossed
     going, lowest, crossed = np.ones(1), 0, 0.0
