@@ -11,10 +11,11 @@ def percent(share):
     return f"{math.ceil(1000 * share) / 10:g} %"
 
 
-def cells_of(output, start):
-    """Cells of the table row that starts with these words."""
-    (line,) = (line for line in output.splitlines() if start in line)
-    return [cell.strip() for cell in re.split("[│┃]", line)[1:-1]]
+def cells_of(output, start, *, below=0):
+    """Cells of the table row that starts with these words, or of one so many rows below it."""
+    lines = output.splitlines()
+    (row,) = (row for row, line in enumerate(lines) if start in line)
+    return [cell.strip() for cell in re.split("[│┃]", lines[row + below])[1:-1]]
 
 
 @pytest.fixture
@@ -29,17 +30,18 @@ def pictures(tmp_path):
     return tmp_path, rows
 
 
-def test_the_table_has_the_bounds_of_clopper_and_pearson(succeed):
+def test_the_table_has_the_bounds_of_both_guarantees(succeed):
     _, output, error = succeed("plan", "digits", "--max-error", "0.05")
     shares = (0.0, 0.01, 0.03, 0.05)
     wrong = [math.ceil(share * 269 - 1e-9) for share in shares]
-    expected = [percent(beta.isf(0.9 * 0.05, k + 1, 269 - k)) for k in wrong]
-    assert cells_of(output, "all 269 cases accepted") == [
-        "error, all 269 cases accepted: certified",
-        *expected,
-    ]
+    for guarantee, expected in (
+        ("confident", [beta.isf(0.5 * 0.05, k + 1, 269 - k) for k in wrong]),
+        ("average", [(k + 1) / 270 for k in wrong]),
+    ):
+        name = f"error, all 269 cases accepted: {guarantee}"
+        assert cells_of(output, name) == [name, *map(percent, expected)]
     assert cells_of(output, "if so many")[1:] == ["0 %", "1 %", "3 %", "5 %"]
-    assert "Enough cases for an error of 5 %, if no accepted answer is wrong." in error
+    assert "an error of 5 % has enough cases if none is wrong, has enough if 1 % are." in error
 
 
 def test_each_target_needs_cases_of_its_own(misgiving):
@@ -52,11 +54,13 @@ def test_each_target_needs_cases_of_its_own(misgiving):
     assert images == cases
     needed = math.ceil(math.log(0.05) / math.log(0.9))  # without a miss: 0.9**n = 0.05
     assert f"10 % of 3 missed needs {needed - int(cases)} more cases" in error
-    assert cells_of(output, "more cases of 3 for 10 %")[1] == str(needed - int(cases))
+    (_, more, *_) = cells_of(output, f"missed 3, {cases} cases: confident", below=1)
+    assert more == str(needed - int(cases))
     needed = math.ceil(math.log(0.05) / math.log(0.99))
     assert f"1 % OOD false alarms needs {needed - 269} more cases" in error
-    rows = [line.split("│")[1:-1] for line in output.splitlines() if "more cases for 3.01" in line]
-    assert [[cell.strip() for cell in row[3:]] for row in rows] == [["> 100000", "never"]] * 2
+    for accepted in ("all 269 cases", "134"):
+        row = cells_of(output, f"error, {accepted} accepted: confident", below=1)
+        assert row[3:] == ["> 100000", "never"]
 
 
 def test_one_image_of_each_patient_counts(succeed, pictures):

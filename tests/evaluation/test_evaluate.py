@@ -5,8 +5,10 @@ import pytest
 from commands import rows_of
 
 from misgiving import Deferral, Predictions
+from misgiving.deferral.decisions import Decisions
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.evaluate import POLICY_SET, evaluate, write_evaluation
+from misgiving.evaluation.harms import harms_of
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -143,6 +145,22 @@ def test_the_shares_that_could_be_accepted_are_the_largest_at_their_errors():
         count = max(np.flatnonzero(errors <= limit)) + 1
         assert point.coverage == pytest.approx(count / 300)
         assert point.error.events == evaluation.wrong[order[:count]].sum()
+
+
+def test_errors_and_decisions_of_subgroups_are_tested_as_one_family():
+    """The p-value of the site's errors, 0.005, is within 0.05 / 6 and not within half of it."""
+    wrong, labels = np.isin(np.arange(60), range(30, 37)), np.zeros(60, dtype=int)
+    given = Predictions.of(
+        {
+            "logits": np.eye(2)[wrong.astype(int)] * np.linspace(1, 3, 60)[:, None],
+            "label": labels,
+            "site": np.repeat(["north", "south"], 30),
+        }
+    )
+    decisions = Decisions.without_policy(given.classes, given.logits)
+    for decided, worse in ((None, ("wrong",)), (decisions, ())):
+        first, *_ = harms_of(given, decided, seed=0)
+        assert (first.errors.value, first.worse) == ("south", worse)
 
 
 def test_subgroups_that_fare_worse_come_first_and_count_one_image_of_each_group():

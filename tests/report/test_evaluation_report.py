@@ -55,7 +55,10 @@ def test_the_findings_with_decisions(evaluation):
         f"{percent(np.mean(decided == 'defer'))} and calls {percent(np.mean(decided == 'ood'))} "
         "out-of-distribution."
     )
-    assert "with 95 % confidence, at most 30 % of the accepted answers" in sentences["Certified"]
+    assert sentences["Certified"].startswith(
+        "with 95 % confidence at most 30 % of the accepted answers are wrong ("
+        f"{percent(evaluation.deferral.certificate_.expected_error)} are to be expected); "
+    )
     called_ood = evaluation.ood["scans"].decided["ood"].events
     assert sentences["OOD"].startswith(
         f"scans (40 images): {interval(called_ood, 40)} called out-of-distribution, "
@@ -66,7 +69,7 @@ def test_the_findings_where_nothing_is_certified_or_nothing_is_wrong():
     hopeless = Deferral(max_error=0.001).fit(predictions(60, seed=1), predictions(60, seed=2))
     sentences = texts(evaluate(predictions(), hopeless))
     assert sentences["Acceptance"].startswith("the policy accepts none of the 120 images.")
-    assert sentences["Certified"].startswith("nothing: no threshold certifies at most 0.1 % errors")
+    assert sentences["Certified"].startswith("nothing: no threshold meets the targets")
     labels = np.arange(120) % 3
     perfect = evaluate(predictions(logits=10 * np.eye(3)[labels], label=labels))
     sentences = texts(perfect)
