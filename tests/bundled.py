@@ -75,7 +75,7 @@ def _set_head(model, images):
         head.bias.copy_(torch.from_numpy(-(about @ means.mean(axis=0)) * scale))
 
 
-def policy_of(made, *, ood_detector="knn", score=None):
+def policy_of(made, *, ood_detector="knn", score=None, guarantee="confident"):
     """Its policy, calibrated on drawn images."""
     train, tune, calibration = (
         predictions_of(made, noisy_set(size, seed=seed))
@@ -87,7 +87,9 @@ def policy_of(made, *, ood_detector="knn", score=None):
         fitted = fit_calibrator(TuningSet.of(tune, detectors), lambda _: np.ones(3)).accepting_by(
             score
         )
-    deferral = Deferral(max_error=0.45, max_ood_false_alarms=0.1, ood_detector=ood_detector)
+    deferral = Deferral(
+        max_error=0.45, max_ood_false_alarms=0.1, ood_detector=ood_detector, guarantee=guarantee
+    )
     return deferral.certify(tune, calibration, detectors=detectors, fitted=fitted)
 
 

@@ -159,6 +159,7 @@ def test_a_file_without_the_features_of_the_policy_is_named(misgiving, tmp_path)
 FITTING = "calibrate t.csv --max-error 0.1 --out p"
 REFUSED = {  # exit code, and what the line names
     "calibrate t.csv --max-error 0.1": (2, "--out is required"),
+    "calibrate t.csv --out p": (2, "--max-error must be given, or --max-silent-error"),
     "calibrate t.csv digits --max-error 0.1 --out p": (2, "DATA has no effect"),
     "calibrate run digits --max-error 0.1 --out p": (2, "--out has no effect for run"),
     f"{FITTING} --ood-detector vim": (2, "--ood-detector 'vim'"),

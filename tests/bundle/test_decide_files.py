@@ -5,12 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bundled import noisy_set, policy_of
 from PIL import Image
 
 from misgiving.bundle import decide_files as deciding
 from misgiving.bundle.decide_files import decide_files, load_model
 from misgiving.checkpoint import load
 from misgiving.data.decoding import LOOK_AHEAD
+from misgiving.data.preprocessing import Preprocessing
+from misgiving.deferral.decision_tables import row_of
+from misgiving.errors import BadImagesError, DataError
 from misgiving.predictions import inference
 
 COUNT = 5 * LOOK_AHEAD
@@ -100,6 +104,66 @@ def test_parts_that_are_there_are_not_decided_on_again(exported, names, tmp_path
         decide_files(counting, names, parts), decide_files(model, names, tmp_path / "whole")
     )
     assert sum(asked) == COUNT
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Pictures of the kind that the policy was calibrated with."""
+    folder = tmp_path_factory.mktemp("alike")
+    for number, pixels in enumerate(noisy_set(60, seed=31).images):
+        Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+    return sorted(map(str, folder.iterdir()))
+
+
+@pytest.fixture(scope="module")
+def average(exported):
+    """The bundle with a policy that decides batches."""
+    deferral = policy_of(load(exported[0]), guarantee="average")
+    return replace(load_model(exported[1]), deferral=deferral)
+
+
+def test_a_stopped_command_resumes_and_decides_all_parts_as_one_batch_in_any_order(
+    average, photos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(deciding, "PART", 20)  # fewer than a batch needs
+    inputs = np.stack([average.model_input(Path(name).read_bytes(), name) for name in photos])
+    whole = [row_of(*each) for each in zip(photos, average.decide_inputs(inputs), strict=True)]
+    assert {row.decision for row in whole} >= {"accept", "defer"}
+
+    def stop(done, _):
+        if done > 35:
+            raise KeyboardInterrupt
+
+    parts = tmp_path / "parts"
+    with pytest.raises(KeyboardInterrupt):
+        decide_files(average, photos, parts, batch_size=9, on_image=stop)
+    assert len([*parts.iterdir()]) == 1
+    seen = []
+    resumed = decide_files(average, photos, parts, on_image=lambda done, _: seen.append(done))
+    assert seen == [20, 40, 60]
+    assert_the_same(resumed, whole)
+    assert_the_same(decide_files(average, photos[::-1], tmp_path / "turned"), whole[::-1])
+    with pytest.raises(DataError, match="at least 50 images, got 49"):
+        decide_files(average, photos[:49], parts)
+
+
+def test_images_that_cannot_be_read_change_no_other_decision_also_where_a_part_has_no_other(
+    average, photos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(deciding, "PART", 2)
+    expected = [*decide_files(average, photos, tmp_path / "whole")]
+    broken = [str(tmp_path / f"{number}.png") for number in range(3)]
+    for name in broken:
+        Path(name).write_bytes(b"no image")
+    names = [*photos[:4], *broken[:2], *photos[4:], broken[2]]
+    decided = decide_files(average, names, tmp_path / "parts", on_bad_image="skip")
+    rows = [*decided]
+    assert [row.path for row in rows] == names
+    assert [each.image for each in decided.bad] == broken
+    assert [row.path for row in rows if row.unreadable] == broken
+    assert [row for row in rows if not row.unreadable] == expected
+    with pytest.raises(BadImagesError, match="3 of 63 images cannot be read"):
+        decide_files(average, names, tmp_path / "parts")
 
 
 def test_an_image_that_has_changed_is_decided_on_again(exported, names, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from bundled import policy_of
 from commands import one_line
 from services import ask, standin_at
 from standin import KEY, picture
@@ -16,7 +17,9 @@ from waiting import until
 
 from misgiving.bundle import export_run as exporting
 from misgiving.bundle.bundle import Bundle
+from misgiving.checkpoint import load
 from misgiving.cli.serve import _bundle
+from misgiving.manifests import seal
 from misgiving.serve import server
 
 
@@ -50,6 +53,17 @@ def test_arguments_that_cannot_be_used_are_explained(misgiving, exported, tmp_pa
     assert not Path("cases.sqlite").exists()
     code, _, error = misgiving("serve", tmp_path, "--port", 0)
     assert (code, str(tmp_path) in one_line(error)) == (1, True)
+
+
+def test_a_policy_that_decides_batches_is_refused_in_one_line(misgiving, exported, tmp_path):
+    folder = shutil.copytree(exported[1], tmp_path / "bundle")
+    policy_of(load(exported[0]), guarantee="average").write(folder)
+    (folder / "checksums.json").unlink()
+    seal(folder)
+    code, _, error = misgiving("serve", folder, "--port", 0)
+    assert code == 1
+    assert "for batches of at least 50 images, got 1;" in one_line(error)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_other_machines_are_admitted_with_a_key_from_the_file_or_the_environment(tmp_path):
