@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from misgiving.groups import groups_of_columns, join_groups
+from misgiving.groups import groups_of_columns, join_groups, one_per_group
 from misgiving.report.rendering import environment
 
 
@@ -78,3 +78,13 @@ def test_the_sentences_say_what_is_independent(columns, groups, said):
     text = words.unit(columns, len(groups), list(groups).count(""))
     assert all(words in text for words in said)
     assert ("Warning" in text) == ("Warning" in said[0])
+
+
+def test_every_group_gives_one_image_each_equally_often_by_the_seed():
+    groups = np.array([1, 0, 1, 2, 1])
+    drawn = [one_per_group(groups, seed=seed).tolist() for seed in range(900)]
+    assert all(sorted(groups[rows].tolist()) == [0, 1, 2] for rows in drawn)
+    assert all(sorted(rows) == rows for rows in drawn)
+    assert drawn[:9] == [one_per_group(groups, seed=seed).tolist() for seed in range(9)]
+    of_largest = [np.mean([at in rows for rows in drawn]) for at in (0, 2, 4)]
+    np.testing.assert_allclose(of_largest, 1 / 3, atol=0.06)

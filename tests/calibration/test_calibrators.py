@@ -2,7 +2,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
@@ -13,13 +12,11 @@ from misgiving.calibration.apply import (
     Scaling,
     error_probabilities,
     log_odds_of,
-    predicted_classes,
 )
 from misgiving.calibration.fit import (
     TuningSet,
     fit_calibrator,
     fit_combination,
-    fit_isotonic,
     fit_scaling,
 )
 from misgiving.errors import DataError
@@ -61,35 +58,6 @@ def fitted(tuning):
     return fit_calibrator(tuning)
 
 
-def test_scaling_finds_the_temperature_and_biases_that_made_the_labels():
-    random = np.random.default_rng(1)
-    logits = random.normal(size=(40000, 3)) * 3
-    true = Scaling(temperature=2.0, biases=(1.0, 0.0, -1.0))
-    labels = (true(logits).cumsum(axis=1)[:, :2] < random.random((40000, 1))).sum(axis=1)
-    scaling = fit_scaling(logits, labels)
-    assert scaling.temperature == pytest.approx(2.0, rel=0.05)
-    assert np.diff(scaling.biases) == pytest.approx([-1.0, -1.0], abs=0.08)
-
-
-def test_scaling_is_the_minimum_of_its_objective_by_another_search():
-    _, logits, labels, _, _ = drawn(count=60)
-
-    def objective(parameters):
-        total = 0.0
-        for row, label in zip(logits, labels, strict=True):
-            scaled = [
-                z / math.exp(parameters[0]) + b for z, b in zip(row, parameters[1:], strict=True)
-            ]
-            total += math.log(sum(math.exp(value) for value in scaled)) - scaled[label]
-        return total + sum(value**2 for value in parameters) / 18
-
-    options = {"xatol": 1e-6, "fatol": 1e-9, "maxiter": 5000}
-    best = minimize(objective, np.zeros(4), method="Nelder-Mead", options=options)
-    scaling = fit_scaling(logits, labels)
-    own = objective([math.log(scaling.temperature), *scaling.biases])
-    assert own == pytest.approx(best.fun, abs=1e-5)
-
-
 def test_scaling_stays_finite_for_a_class_without_cases_and_where_every_answer_is_right():
     scaling = fit_scaling(np.array([[1.0, 0.0, -1.0]] * 20), np.array([0, 1] * 10))
     assert np.isfinite(scaling.biases).all()
@@ -98,13 +66,6 @@ def test_scaling_stays_finite_for_a_class_without_cases_and_where_every_answer_i
     scaling = fit_scaling(logits, logits.argmax(axis=1))
     assert 0.001 < scaling.temperature < 1
     assert np.isfinite(scaling(logits)).all()
-
-
-def test_isotonic_pools_violators_as_by_hand():
-    rising = fit_isotonic(np.array([1.0, 2, 3, 4]), np.array([0.0, 1, 0, 1]), increasing=True)
-    assert rising(np.array([0.0, 1, 2, 3, 4, 9])).tolist() == [0, 0, 0.5, 0.5, 1, 1]
-    falling = fit_isotonic(np.array([1.0, 2, 3, 4]), np.array([1.0, 0, 1, 0]), increasing=False)
-    assert falling(np.array([1.0, 2, 3, 4])).tolist() == [1, 0.5, 0.5, 0]
 
 
 @pytest.mark.parametrize("has_fold_without_error", [False, True])
@@ -140,15 +101,7 @@ def _out_of_fold_loss(c, table, wrong, groups):
     return sum(means) / len(means)
 
 
-def test_the_log_odds_are_those_of_the_predicted_class_by_hand():
-    scaling = Scaling(temperature=2.0, biases=(0.5, 0.0, -1.0))
-    logits = np.array([[4.0, 1.0, -2.0], [0.0, 3.0, 2.9]])
-    found = log_odds_of(scaling.logarithms(logits), logits.argmax(axis=1))
-    for row, log_odds in zip(logits.tolist(), found, strict=True):
-        powers = [math.exp(z / 2 + b) for z, b in zip(row, (0.5, 0.0, -1.0), strict=True)]
-        right = powers[row.index(max(row))] / sum(powers)
-        assert log_odds == pytest.approx(math.log(right / (1 - right)))
-    # they differ where probabilities round to certainty
+def test_log_odds_differ_where_probabilities_round_to_certainty():
     scaling, surer = Scaling(temperature=1.0, biases=(0.0, 0.0)), np.array([[900.0, 0], [950, 0]])
     assert scaling(surer)[:, 0].tolist() == [1.0, 1.0]
     log_odds = log_odds_of(scaling.logarithms(surer), np.zeros(2, dtype=int))
@@ -177,22 +130,6 @@ def test_the_combination_is_chosen_where_it_is_better_out_of_fold(tuning, fitted
     assert calibrator.tried[COMBINATION] == pytest.approx(area, rel=1e-12)
     others = (value for name, value in calibrator.tried.items() if name != COMBINATION)
     assert calibrator.tried[COMBINATION] < min(others)
-
-
-def test_the_calibrated_probability_is_chosen_where_training_has_shifted_the_classes():
-    random = np.random.default_rng(2)
-    shifted = Scaling(temperature=1.0, biases=(3.0, 0.0, -3.0))  # of a rare and a common class
-    logits = random.normal(size=(600, 3)) * 2
-    labels = np.array([random.choice(3, p=row) for row in shifted(logits)])
-    scores = {"msp": np.exp(log_softmax(logits, axis=1)).max(axis=1)}
-    calibrator = fit_calibrator(TuningSet(scores, logits, labels, np.arange(600))).calibrator
-    assert calibrator.score in (CALIBRATED, COMBINATION)
-    fresh = random.normal(size=(4000, 3)) * 2
-    expected = 1 - shifted(fresh)[np.arange(4000), fresh.argmax(axis=1)]
-    scores = {"msp": np.exp(log_softmax(fresh, axis=1)).max(axis=1)}
-    probabilities, predicted, acceptance = calibrator.judge(scores, fresh)
-    assert np.abs(error_probabilities(probabilities, predicted) - expected).mean() < 0.05
-    assert aurc(acceptance, expected > 0.5) < 0.8 * aurc(scores["msp"], expected > 0.5)
 
 
 def test_a_single_score_is_chosen_where_what_is_learned_adds_nothing(tuning):
@@ -236,19 +173,3 @@ def test_scores_that_are_not_finite_are_refused(tuning):
     broken[7] = np.nan
     with pytest.raises(DataError, match=r"msp .*position 7"):
         fit_calibrator(tuning._replace(scores={**tuning.scores, "msp": broken}))
-
-
-@pytest.mark.parametrize("factors", [None, [1.0, 1.0, 1.0], [1.0, 4.0, 0.5]])
-def test_the_predicted_class_has_the_largest_product_of_probability_and_weight(tuning, factors):
-    scaling = fit_scaling(tuning.logits, tuning.labels)
-    weights = None if factors is None else np.array(factors)
-    predicted = predicted_classes(np.log(scaling(tuning.logits)), weights, tuning.logits)
-    for row, label in zip(tuning.logits, predicted, strict=True):
-        products = row
-        if factors is not None:
-            powers = [
-                math.exp(z / scaling.temperature + b)
-                for z, b in zip(row.tolist(), scaling.biases, strict=True)
-            ]
-            products = [f * p / sum(powers) for f, p in zip(factors, powers, strict=True)]
-        assert label == np.argmax(products)

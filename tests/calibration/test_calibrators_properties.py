@@ -3,7 +3,6 @@
 from fractions import Fraction
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax
@@ -62,53 +61,12 @@ def test_a_falling_map_is_a_rising_one_of_turned_inputs(drawn):
     np.testing.assert_allclose(falling(inputs), rising(-inputs), atol=1e-12)
 
 
-@pytest.mark.parametrize("increasing", [True, False])
-@given(pairs, st.lists(finite, min_size=2, max_size=9).map(sorted))
-def test_isotonic_is_monotone_everywhere_and_within_the_range_of_its_targets(
-    increasing, drawn, places
-):
-    found = fit_isotonic(drawn[0] / 1.0, drawn[1] / 4, increasing=increasing)
-    values = found(np.array(places))
-    steps = np.diff(values if increasing else values[::-1])
-    assert (steps >= -1e-12).all()
-    assert drawn[1].min() / 4 - 1e-12 <= values.min()
-    assert values.max() <= drawn[1].max() / 4 + 1e-12
-
-
-@given(pairs)
-def test_isotonic_keeps_the_mean_and_leaves_what_is_monotone(drawn):
-    inputs, targets = drawn[0] / 1.0, drawn[1] / 4
-    once = fit_isotonic(inputs, targets, increasing=True)(inputs)
-    assert once.mean() == pytest.approx(targets.mean())
-    again = fit_isotonic(inputs, once, increasing=True)(inputs)
-    np.testing.assert_allclose(again, once, atol=1e-12)
-
-
 logits_of = st.tuples(generators(), st.integers(1, 30), st.integers(2, 4))
 
 
 def drawn_logits(drawn):
     random, count, classes = drawn
     return 3 * random.normal(size=(count, classes)), random.integers(classes, size=count)
-
-
-@given(logits_of, st.floats(0.05, 20))
-def test_a_temperature_keeps_the_order_of_classes_and_the_rows_sum_to_1(drawn, temperature):
-    logits, _ = drawn_logits(drawn)
-    found = Scaling(temperature=temperature, biases=(0.0,) * logits.shape[1])(logits)
-    np.testing.assert_array_equal(found.argmax(axis=1), logits.argmax(axis=1))
-    np.testing.assert_allclose(found.sum(axis=1), 1)
-    order = np.argsort(logits, axis=1)
-    assert (np.diff(np.take_along_axis(found, order, axis=1), axis=1) >= 0).all()
-
-
-@given(logits_of, finite)
-def test_adding_the_same_to_all_logits_or_biases_changes_no_probability(drawn, shift):
-    logits, _ = drawn_logits(drawn)
-    biases = np.arange(logits.shape[1]) / 4
-    plain = Scaling(temperature=2.0, biases=tuple(biases.tolist()))(logits)
-    shifted = Scaling(temperature=2.0, biases=tuple((biases + shift).tolist()))(logits + shift)
-    np.testing.assert_allclose(shifted, plain, atol=1e-8)
 
 
 def penalised(scaling, logits, labels):

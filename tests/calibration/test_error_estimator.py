@@ -15,7 +15,6 @@ from misgiving.calibration.apply import (
     CALIBRATED,
     COMBINATION,
     ERROR_ESTIMATOR,
-    error_probabilities,
 )
 from misgiving.calibration.fit import (
     TuningSet,
@@ -43,18 +42,6 @@ def fitted():
     return fit_calibrator(drawn())
 
 
-def test_it_gives_the_log_odds_of_the_mean_probability_by_hand(fitted):
-    tuning = drawn(count=20)
-    calibrator = replace(fitted.calibrator, error_estimator=(0.5, 0.3, 0.2))
-    named = calibrator.predict(tuning.logits)
-    found = calibrator.with_learned(tuning.scores, tuning.logits, tuning.evidence)
-    for row, value in enumerate(found[ERROR_ESTIMATOR]):
-        shown = [*np.exp(tuning.evidence[row, :, named[row]])]
-        by_softmax = calibrator.scaling(tuning.logits[row : row + 1])[0, named[row]]
-        right = 0.5 * by_softmax + 0.3 * shown[0] + 0.2 * shown[1]
-        assert value == pytest.approx(math.log(right / (1 - right)))
-
-
 def test_its_weights_have_the_highest_posterior_density():
     tuning = drawn(count=100)
     calibrator = fit_calibrator(tuning).calibrator
@@ -80,22 +67,6 @@ def test_impossible_images_do_not_spoil_its_weights():
     weights = fit_error_estimator(members, np.zeros(30, int))
     assert sum(weights) == pytest.approx(1)
     assert weights[0] > 0.5
-
-
-def test_it_is_chosen_where_probes_tell_more_and_orders_errors_better(fitted):
-    fresh = drawn(seed=1, count=3000)
-    calibrator, wrong = fitted.calibrator, fresh.logits.argmax(axis=1) != fresh.labels
-    assert calibrator.score == ERROR_ESTIMATOR
-    scores = calibrator.with_learned(fresh.scores, fresh.logits, fresh.evidence)
-    areas = {name: fit.aurc(scores[name], wrong) for name in (ERROR_ESTIMATOR, CALIBRATED)}
-    assert areas[ERROR_ESTIMATOR] < areas[CALIBRATED] - 0.01
-    probabilities, predicted, acceptance = calibrator.judge(
-        fresh.scores, fresh.logits, fresh.evidence
-    )
-    np.testing.assert_array_equal(acceptance, scores[ERROR_ESTIMATOR])
-    errors = error_probabilities(probabilities, predicted)
-    # a mean of independent opinions is less sure than both together could be, and no surer
-    assert wrong.mean() - 0.02 < errors.mean() < wrong.mean() + 0.1
 
 
 @pytest.mark.parametrize("seed", range(6))
