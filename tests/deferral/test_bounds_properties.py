@@ -12,7 +12,6 @@ from strategies import generators, heights, ranks
 from misgiving.deferral.bounds import (
     binomial_cdf,
     conformal_p_values,
-    kth_lowest,
     lower_bound,
     tolerance_rank,
     upper_bound,
@@ -111,13 +110,6 @@ def test_a_number_between_two_scores_separates_them(scores):
     (middle,) = between(scores[:1], scores[1:])
     assert scores[0] < middle <= scores[1]
     assert np.isnan(between(scores, scores)).all()
-
-
-@given(ranks(40), st.data())
-def test_the_limit_has_fewer_scores_below_than_its_rank_and_enough_up_to_it(scores, data):
-    rank = data.draw(st.integers(1, len(scores)))
-    limit = kth_lowest(scores / 4, rank)
-    assert (scores / 4 < limit).sum() < rank <= (scores / 4 <= limit).sum()
 
 
 @given(ranks(40), ranks(10), heights())
