@@ -69,6 +69,34 @@ def test_calibrate_and_predict_say_what_python_says(misgiving, succeed, policy, 
     assert [row["predicted_class"] for row in rows] == [each.predicted_class for each in expected]
 
 
+def test_an_average_policy_says_what_it_promises_and_decides_a_file_as_one_batch(
+    misgiving, succeed, tmp_path
+):
+    table, policy = write_rows(tmp_path / "t.csv"), tmp_path / "policy"
+    options = ("--guarantee", "average", "--max-error", 0.02, "--max-silent-error", 0.015)
+    said = succeed("calibrate", table, *options, "--out", policy).err
+    deferral = Deferral(guarantee="average", max_error=0.02, max_silent_error=0.015)
+    certificate = deferral.fit(Predictions.read(table)).certificate_
+    assert Deferral.load(policy).certificate_ == certificate
+    bound = f"{np.ceil(1000 * certificate.error_bound) / 10:g} %"
+    for words in (
+        "On average at most 2 % of the accepted predictions are wrong.",
+        "On average at most 1.5 % of all images are accepted with a wrong prediction.",
+        f"With 95 % confidence at most {bound} of the accepted are wrong at this threshold.",
+        "on average over calibrations and batches of at least 50 images",
+    ):
+        assert words in said
+    new = write_rows(tmp_path / "new.csv", 200, seed=1)
+    succeed("predict", policy, new, "--out", tmp_path / "decisions.csv")
+    rows = rows_of(tmp_path / "decisions.csv")
+    expected = deferral.decide(Predictions.read(new)).decisions
+    assert [row["decision"] for row in rows] == expected.tolist()
+    assert {*expected} == {"accept", "defer"}
+    result = misgiving("predict", policy, write_rows(tmp_path / "few.csv", 49, seed=2))
+    assert result.code == 1
+    assert "for batches of at least 50 images, got 49" in one_line(result.err)
+
+
 def test_evaluate_writes_what_python_measures(succeed, policy, tmp_path):
     Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
     columns = {"path": ["a.png", "missing.png"] * 150, "site": ["north", "south"] * 150}

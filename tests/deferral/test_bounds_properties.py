@@ -98,10 +98,10 @@ def test_targets_of_classes_and_silent_errors_are_met_up_to_the_first_rank_that_
 
 @given(st.integers(0, 1000))
 def test_ranks_are_at_most_100_even_steps_that_end_with_all(cases):
-    found = ranks_to_test(cases)
-    assert len(found) == min(cases, 100)
-    assert not cases or found[-1] == cases
-    steps = np.diff(found, prepend=0)
+    tested = ranks_to_test(cases)
+    assert len(tested) == min(cases, 100)
+    assert not cases or tested[-1] == cases
+    steps = np.diff(tested, prepend=0)
     assert set(steps) <= ({1} if cases < 100 else {cases // 100, cases // 100 + 1})
 
 

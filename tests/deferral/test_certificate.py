@@ -71,10 +71,10 @@ def test_the_acceptance_interval_covers_the_true_rate_whichever_threshold_was_ch
         0,
     )
     for draw in range(300):
-        found = certify_thresholds(tuning, drawn_cases(150, draw), targets, classes=CLASSES)
-        low, high = found.acceptance_interval(level=0.1)
-        at = 1.0 if found.accept_threshold is None else max(found.accept_threshold, 0.0)
-        missed += not low <= (1 - at) * stats.norm.sf(found.ood_threshold) <= high
+        certificate = certify_thresholds(tuning, drawn_cases(150, draw), targets, classes=CLASSES)
+        low, high = certificate.acceptance_interval(level=0.1)
+        at = 1.0 if certificate.accept_threshold is None else max(certificate.accept_threshold, 0.0)
+        missed += not low <= (1 - at) * stats.norm.sf(certificate.ood_threshold) <= high
         accepting += at < 1
     assert missed <= 0.1 * 300
     assert accepting > 50
