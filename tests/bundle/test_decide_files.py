@@ -12,7 +12,6 @@ from misgiving.bundle import decide_files as deciding
 from misgiving.bundle.decide_files import decide_files, load_model
 from misgiving.checkpoint import load
 from misgiving.data.decoding import LOOK_AHEAD
-from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.decision_tables import row_of
 from misgiving.errors import BadImagesError, DataError
 from misgiving.predictions import inference
