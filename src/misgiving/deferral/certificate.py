@@ -23,9 +23,10 @@ from misgiving.deferral.thresholds import (
     RankCounts,
     ScoredCases,
     number_reaching,
+    ranks_to_test,
 )
 from misgiving.errors import DataError
-from misgiving.groups import one_per_group
+from misgiving.manifests import sha256_of
 
 STEPS = 1000  # in which the smallest certifiable error is searched
 MOST_TIED = 0.05  # of the calibration cases, exactly at the OOD limit
@@ -139,9 +140,9 @@ class Certificate:
     def highest_error(self) -> float:
         """Error among the accepted that is not exceeded with confidence; 1 if none is accepted."""
         targets, bound = self.targets, self.error_bound
-        if bound is None or targets.is_average or targets.max_error is None:
-            return 1.0 if bound is None else bound
-        return min(targets.max_error, bound)
+        if bound is None:
+            return 1.0
+        return targets.max_error if targets.max_error and not targets.is_average else bound
 
     @property
     def operating_points(self) -> list[OperatingPoint]:
@@ -150,7 +151,12 @@ class Certificate:
         kept, wrong = np.array(self.kept), np.array(self.errors)
         accepted = number_reaching(scores[kept], thresholds)
         mistaken = number_reaching(scores[kept & wrong], thresholds)
-        bounds = simultaneous_bounds(mistaken, accepted, confidence=self.targets.confidence)
+        bounds = simultaneous_bounds(
+            mistaken,
+            accepted,
+            confidence=self.targets.confidence,
+            ranks=len(ranks_to_test(kept.sum())),
+        )
         columns = (values.tolist() for values in (thresholds, accepted, mistaken, bounds))
         return [
             OperatingPoint(threshold, n, k, n / len(scores), k / n if n else None, bound)
@@ -203,7 +209,7 @@ class Certificate:
     @property
     def needs_batch(self) -> bool:
         """True where images are decided in batches only."""
-        return self.selection is not None and bool(self.selection.rates)
+        return self.selection is not None
 
     def check_batch(self, images: int) -> None:
         """Check that so many images can be decided together.
@@ -237,9 +243,12 @@ class Certificate:
         if self.selection is None:
             return self.accept_threshold
         self.check_batch(len(scores))
-        units = np.arange(len(scores)) if units is None else units
-        rows = np.lexsort((ood_scores, scores))
-        rows = rows[one_per_group(units[rows], seed=seed)]
+        judged = zip(scores.tolist(), ood_scores.tolist(), acceptable.tolist(), strict=True)
+        rows = np.arange(len(scores))
+        if units is not None and len(np.unique(units)) < len(units):
+            digests = [sha256_of(repr((seed, *each)).encode()) for each in judged]
+            order = np.argsort(digests)  # at random, but the same for any order of the images
+            rows = order[np.unique(units[order], return_index=True)[1]]
         above = self.above(ood_scores[rows])
         candidates = above & acceptable[rows] & np.isfinite(scores[rows])
         return self.selection.threshold(scores[rows][candidates], int(above.sum()))
@@ -268,13 +277,14 @@ def mark_acceptable(
 
 
 def simultaneous_bounds(
-    wrong: Int[np.ndarray, "*draws thresholds"],
-    accepted: Int[np.ndarray, "*draws thresholds"],
+    wrong: Int[np.ndarray, " thresholds"],
+    accepted: Int[np.ndarray, " thresholds"],
     *,
     confidence: float,
-) -> Float[np.ndarray, "*draws thresholds"]:
-    """Upper bounds on the error at each threshold, which hold together (Bonferroni)."""
-    return upper_bound(wrong, accepted, level=(1 - confidence) / accepted.shape[-1])
+    ranks: int,
+) -> Float[np.ndarray, " thresholds"]:
+    """Upper bounds on the error at each of so many ranks, which hold together (Bonferroni)."""
+    return upper_bound(wrong, accepted, level=(1 - confidence) / ranks)
 
 
 def certify_thresholds(
@@ -314,7 +324,7 @@ def certify_thresholds(
         cases=len(calibration),
         tuning_cases=len(tuning),
         accept_threshold=float(counts.thresholds[position]) if certified else None,
-        selection=selection if targets.is_average else None,
+        selection=selection if targets.is_average and targets.max_error else None,
         ood_threshold=counts.ood_limit,
         ood_rank=plan.rank,
         ood_scores=tuple(np.sort(calibration.ood_scores).astype(float).tolist()),

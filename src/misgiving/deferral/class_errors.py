@@ -30,7 +30,8 @@ class ClassOutcome:
 class ClassErrors:
     """Accepted calibration cases with a wrong answer, by the true and by the predicted class.
 
-    The bounds hold together for all thresholds, for each class by itself.
+    The bounds are for each class by itself, and allow for the number of ranks that were tested.
+    They are approximate, as threshold and OOD limit come from the same cases.
 
     Attributes:
         name: The class.
@@ -55,14 +56,22 @@ def class_outcomes(
     plan: CertificationPlan, counts: RankCounts, position: int
 ) -> tuple[ClassOutcome, ...]:
     """Misses of each class with a target, at this position of the ranks."""
-    level = plan.targets.level_of_misses
+    level, average = plan.targets.level_of_misses, plan.targets.is_average
+
+    def smallest(missed: int, cases: int) -> float:
+        return (
+            (1 + missed) / (cases + 1)
+            if average
+            else float(upper_bound(missed, cases, level=level))
+        )
+
     return tuple(
         ClassOutcome(
             name=name,
             rate=rate,
             cases=cases,
             missed=int(missed[position]) if len(missed) else 0,
-            smallest_certifiable_rate=float(upper_bound(missed[:1].sum(), cases, level=level)),
+            smallest_certifiable_rate=smallest(int(missed[:1].sum()), cases),
         )
         for (name, rate), missed, cases in zip(
             plan.targets.class_max_miss.items(), counts.missed, counts.class_cases, strict=True

@@ -65,8 +65,8 @@ def fit_selection(
     targets, missable = plan.targets, calibration.acceptable & calibration.wrong
     lowest, wrong = -math.inf, counts.kept & calibration.wrong
     if targets.max_silent_error is not None:
-        scores = calibration.scores[wrong]
-        lowest = lowest_allowed(scores, counts.above, rate=targets.max_silent_error)
+        scores = calibration.scores[missable]
+        lowest = lowest_allowed(scores, counts.cases, rate=targets.max_silent_error)
     parts = []
     for name, rate in targets.class_max_miss.items():
         members = calibration.labels == plan.classes.index(name)

@@ -105,13 +105,15 @@ class RankCounts(NamedTuple):
 
     Attributes:
         ood_limit: None without an OOD rule.
-        above: Number of cases above it.
+        above: Number of cases above it, whether acceptable or not.
         kept: True for the acceptable ones of these: the only ones that certify the error.
         ranks: Number of kept cases that are accepted.
         thresholds: Lowest accepted score; -inf: all. NaN where the next case has the same score.
         wrong: How many of the accepted are wrong.
+        silent: Cases that are accepted with a wrong answer, without the OOD limit.
         missed: For each class with a target, its cases that are accepted as another class, without
             the OOD limit.
+        cases: All cases.
         class_cases: For each class with a target, all of its cases.
     """
 
@@ -121,7 +123,9 @@ class RankCounts(NamedTuple):
     ranks: Counts
     thresholds: Thresholds
     wrong: Counts
+    silent: Counts
     missed: list[Counts]
+    cases: int
     class_cases: list[int]
 
 
@@ -178,17 +182,21 @@ class CertificationPlan:
         best_first = np.flatnonzero(kept)[np.argsort(-calibration.scores[kept], kind="stable")]
         scores = np.append(calibration.scores[best_first], -np.inf)
         ranks = ranks_to_test(len(best_first))
-        thresholds = between(scores[ranks], scores[ranks - 1])
+        thresholds = just_above(scores[ranks], scores[ranks - 1])
         of_class = [
             calibration.labels == self.classes.index(name) for name in self.targets.class_max_miss
         ]
         return RankCounts(
             ood_limit=limit,
-            above=len(calibration) - (self.rank or 0),
+            above=len(calibration)
+            if limit is None
+            else int((calibration.ood_scores > limit).sum()),
             kept=kept,
             ranks=ranks,
             thresholds=thresholds,
             wrong=np.cumsum(calibration.wrong[best_first])[ranks - 1],
+            silent=number_reaching(calibration.scores[missable], thresholds),
+            cases=len(calibration),
             missed=[
                 number_reaching(calibration.scores[members & missable], thresholds)
                 for members in of_class
@@ -233,7 +241,7 @@ class CertificationPlan:
         rates = targets.class_max_miss.values()
         tests = [*zip(rates, counts.missed, counts.class_cases, strict=True)]
         if targets.max_silent_error is not None:
-            tests.append((targets.max_silent_error, counts.wrong, counts.above))
+            tests.append((targets.max_silent_error, counts.silent, counts.cases))
         passed = np.ones(len(counts.ranks), dtype=bool)
         for rate, missed, cases in tests:
             passed &= np.logical_and.accumulate(binomial_cdf(missed, cases, rate) <= level)
@@ -276,11 +284,10 @@ def ranks_to_test(cases: int) -> Counts:
     return np.unique(np.ceil(shares * cases - 1e-9).astype(int)) if cases else np.arange(0)
 
 
-def between(lower: Thresholds, upper: Thresholds) -> Thresholds:
-    """A number between two scores, above the lower one; NaN where they are equal."""
-    middle = np.where(np.isneginf(lower), lower, lower / 2 + upper / 2)
-    middle = np.where(middle > lower, middle, upper)
-    return np.where(upper > lower, np.where(np.isneginf(lower), lower, middle), np.nan)
+def just_above(excluded: Thresholds, accepted: Thresholds) -> Thresholds:
+    """The loosest threshold that does not accept a score; NaN where it equals an accepted one."""
+    lowest = np.where(np.isneginf(excluded), excluded, np.nextafter(excluded, np.inf))
+    return np.where(accepted > excluded, lowest, np.nan)
 
 
 def number_reaching(scores: Values, thresholds: Thresholds) -> Counts:
@@ -328,7 +335,9 @@ def limits_of_ranks(
             low, limits = middle, tried
         else:
             high = middle
-    return limits
+    # higher limits that are reached only where another one is
+    limits = np.maximum.accumulate(limits)
+    return numbers + np.maximum.accumulate((limits - numbers)[::-1])[::-1]
 
 
 def crossing_probability(ranks: Counts, limits: Counts, probability: float) -> float:
