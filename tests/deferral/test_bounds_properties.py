@@ -20,7 +20,7 @@ from misgiving.deferral.settings import Targets
 from misgiving.deferral.thresholds import (
     CertificationPlan,
     RankCounts,
-    between,
+    just_above,
     ranks_to_test,
 )
 
@@ -85,10 +85,11 @@ def test_targets_of_classes_and_silent_errors_are_met_up_to_the_first_rank_that_
     p_values = [at_most(k, cases, rate) for k in misses.tolist()]
     assume(all(abs(p - level) > Fraction(1, 10**12) for p in p_values))
     expected = [all(p <= level for p in p_values[: at + 1]) for at in range(6)]
-    counts = RankCounts(None, cases, np.ones(cases, bool), number, number / -1, misses, [], [])
+    kept = np.ones(cases, dtype=bool)
+    counts = RankCounts(None, cases, kept, number, number / -1, misses, misses, [], cases, [])
     for limits in ({"max_silent_error": float(rate)}, {"class_max_miss": {"a": float(rate)}}):
         if "class_max_miss" in limits:
-            counts = counts._replace(wrong=0 * misses, missed=[misses], class_cases=[cases])
+            counts = counts._replace(silent=0 * misses, missed=[misses], class_cases=[cases])
         targets = Targets(
             **{"max_error": 0.5, "confidence": float(1 - level), "simultaneous": False} | limits
         )
@@ -106,10 +107,11 @@ def test_ranks_are_at_most_100_even_steps_that_end_with_all(cases):
 
 
 @given(heights(2))
-def test_a_number_between_two_scores_separates_them(scores):
-    (middle,) = between(scores[:1], scores[1:])
-    assert scores[0] < middle <= scores[1]
-    assert np.isnan(between(scores, scores)).all()
+def test_the_lowest_threshold_above_a_score_separates_it_from_the_next(scores):
+    (lowest,) = just_above(scores[:1], scores[1:])
+    assert scores[0] < lowest <= scores[1]
+    assert np.nextafter(lowest, -np.inf) == scores[0]
+    assert np.isnan(just_above(scores, scores)).all()
 
 
 @given(ranks(40), ranks(10), heights())

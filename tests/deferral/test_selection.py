@@ -128,10 +128,23 @@ def test_a_batch_is_decided_whole_and_in_any_order(tmp_path):
         deferral.decide(logits[:49])
 
 
+def test_the_order_of_images_with_equal_scores_and_groups_does_not_matter():
+    deferral, random = fitted(max_error=0.1), np.random.default_rng(0)
+    scores, units = np.round(random.random(60), 1), np.arange(60) // 3
+    judged = scores, np.zeros(60), random.random(60) < 0.8
+    certificate = deferral.certificate_
+    thresholds = {
+        certificate.batch_threshold(*(each[order] for each in judged), units[order], seed=4)
+        for order in (random.permutation(60) for _ in range(50))
+    }
+    assert len(thresholds) == 1
+
+
 def test_silent_errors_alone_are_decided_image_by_image():
     deferral, (logits, _) = fitted(max_error=None, max_silent_error=0.02), outputs(60, seed=5)
     singly = [deferral.decide(row[None])[0].decision for row in logits]
     assert singly == deferral.decide(logits).decisions.tolist()
+    assert deferral.decide(logits).threshold == deferral.certificate_.accept_threshold
     assert "accept" in singly
 
 

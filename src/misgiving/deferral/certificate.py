@@ -155,7 +155,7 @@ class Certificate:
             mistaken,
             accepted,
             confidence=self.targets.confidence,
-            ranks=len(ranks_to_test(kept.sum())),
+            ranks=len(ranks_to_test(sum(self.kept))),
         )
         columns = (values.tolist() for values in (thresholds, accepted, mistaken, bounds))
         return [
