@@ -80,10 +80,10 @@ def test_an_average_policy_says_what_it_promises_and_decides_a_file_as_one_batch
     assert Deferral.load(policy).certificate_ == certificate
     bound = f"{np.ceil(1000 * certificate.error_bound) / 10:g} %"
     for words in (
-        "On average at most 2 % of the accepted predictions are wrong.",
-        "On average at most 1.5 % of all images are accepted with a wrong prediction.",
-        f"With 95 % confidence at most {bound} of the accepted are wrong at this threshold.",
-        "on average over calibrations and batches of at least 50 images",
+        "On average, at most 2 % of the accepted predictions are wrong.",
+        "On average, at most 1.5 % of all images are accepted with a wrong prediction.",
+        f"With 95 % confidence, at most {bound} of the accepted predictions are wrong at",
+        "over calibrations and batches of at least 50 images",
     ):
         assert words in said
     new = write_rows(tmp_path / "new.csv", 200, seed=1)
