@@ -100,10 +100,8 @@ def test_the_tutorial_for_engineers_runs():
     for example in blocks(ROOT / "docs" / "tutorials" / "engineer.md", "python"):
         exec(example, names)
     assert names["objective"].total.isfinite()
-    assert {one.decision for one in names["deferral"].decide(names["calibration"])} == {
-        "accept",
-        "defer",
-    }
+    decisions = names["deferral"].decide(names["calibration"]).decisions
+    assert "accept" in {*decisions} <= {"accept", "defer"}
 
 
 @pytest.mark.parametrize("line", COMMANDS)
