@@ -268,10 +268,13 @@ def comparison(subject: str, value: float, relation: str, limit: float, extreme:
     'score 0.40 is below 0.75, the lowest that is accepted'
     >>> comparison("score", 0.12301, "below", 0.12304, "lowest")
     'score 0.12301 is below 0.12304, the lowest that is accepted'
+    >>> comparison("probability of error", 0.0012, "within", 0.05, "highest")
+    'probability of error 0.001 is within 0.050, the highest that is accepted'
     """
     texts = repr(value), repr(limit)
     for digits in range(16, 1, -1):
         rounded = f"{value:.{digits}f}", f"{limit:.{digits}f}"
-        if rounded[0] != rounded[1] or value == limit:
+        differ = rounded[0] != rounded[1] or value == limit
+        if differ and (float(rounded[0]) or not value):  # only 0 is 0.00
             texts = rounded
     return f"{subject} {texts[0]} is {relation} {texts[1]}, the {extreme} that is accepted"
