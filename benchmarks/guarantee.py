@@ -80,7 +80,7 @@ class Task(NamedTuple):
 
 
 class Outcomes(NamedTuple):
-    """Of each draw, and of procedures that are measured beside the guarantees."""
+    """Results of each draw, and of procedures that are measured beside the guarantees."""
 
     coverage: PerDraw
     missed: Bool[np.ndarray, " draws"]

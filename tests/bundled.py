@@ -65,8 +65,9 @@ def _normalised(model, images):
 
 
 def _set_head(model, images):
-    found = predictions_of(model, images)
-    means = np.stack([found.features[found.labels == label].mean(axis=0) for label in range(3)])
+    predictions = predictions_of(model, images)
+    features, labels = predictions.features, predictions.labels
+    means = np.stack([features[labels == label].mean(axis=0) for label in range(3)])
     about = means - means.mean(axis=0)
     scale = 10 / (about**2).sum()
     head = model.backbone.get_classifier()

@@ -112,21 +112,22 @@ def test_the_probability_that_is_shown_is_what_the_error_probability_leaves(draw
         tried={},
         samples=0,
     )
-    shown, predicted, score = calibrator.judge({}, logits, evidence if probes else None)
+    probabilities, predicted, score = calibrator.judge({}, logits, evidence if probes else None)
     scaled = np.exp(logits / 2 + np.array(calibrator.scaling.biases))
     scaled /= scaled.sum(axis=1, keepdims=True)
     expected = scaled
     if probes:
         expected = shares[0] * scaled + np.einsum("m,nmk->nk", shares[1:], np.exp(evidence))
-    np.testing.assert_allclose(shown, expected, rtol=1e-9)
-    of_predicted = shown[np.arange(count), predicted]
-    errors = error_probabilities(shown, predicted)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-9)
+    of_predicted = probabilities[np.arange(count), predicted]
+    errors = error_probabilities(probabilities, predicted)
     np.testing.assert_allclose(of_predicted + errors, 1)
-    others = shown.sum(axis=1) - of_predicted  # the score has the same order as the probability
+    # the score has the same order as the probability
+    others = probabilities.sum(axis=1) - of_predicted
     np.testing.assert_allclose(score, np.log(of_predicted / others), rtol=1e-6, atol=1e-9)
-    best = logits if weights is None else shown * weights
+    best = logits if weights is None else probabilities * weights
     np.testing.assert_array_equal(predicted, best.argmax(axis=1))
-    assert rule != "most_probable" or (of_predicted == shown.max(axis=1)).all()
+    assert rule != "most_probable" or (of_predicted == probabilities.max(axis=1)).all()
 
 
 numbers = st.lists(finite, min_size=2, max_size=2).map(tuple)

@@ -18,7 +18,7 @@ lowest_scores = st.sampled_from([-math.inf, 0.0, 5.0, 11.5])
 
 
 def accepted_by_definition(new, images, wrong, cases, rate, lowest):
-    """How many of the best are accepted: every number is tried, with all that are tied."""
+    """Number of the best that are accepted: each is tried, with all that are tied."""
     best = 0
     for count in range(1, len(new) + 1):
         last = sorted(new, reverse=True)[count - 1]

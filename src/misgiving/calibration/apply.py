@@ -164,8 +164,11 @@ class Calibrator:
 
     def predict(self, logits: Logits, evidence: Evidence | None = None) -> Classes:
         """The predicted class of each image."""
+        return self._predicted(self.log_probabilities(logits, evidence), logits)
+
+    def _predicted(self, vectors: Logits, logits: Logits) -> Classes:
         weights = None if self.weights is None else np.array(self.weights)
-        return predicted_classes(self.log_probabilities(logits, evidence), weights, logits)
+        return predicted_classes(vectors, weights, logits)
 
     def with_learned(
         self,
@@ -192,7 +195,8 @@ class Calibrator:
     ) -> tuple[Logits, Classes, Values]:
         """Probabilities by class, predicted classes, and the scores that the policy accepts by."""
         wide = logits.astype(np.float64)
-        vectors, predicted = self.log_probabilities(wide, evidence), self.predict(wide, evidence)
+        vectors = self.log_probabilities(wide, evidence)
+        predicted = self._predicted(vectors, wide)
         acceptance = self.with_learned(scores, wide, evidence, predicted)[self.score]
         return np.exp(vectors), predicted, acceptance.astype(np.float64)
 

@@ -191,7 +191,7 @@ class TuningSet(NamedTuple):
         )
 
 
-def fit_maps(tuning: TuningSet, weights: ByClass | None) -> Calibrator:
+def _fit_maps(tuning: TuningSet, weights: ByClass | None) -> Calibrator:
     """Fit what can be learned; accepts by the calibrated softmax."""
     scaling = fit_scaling(tuning.logits, tuning.labels)
     maps = Calibrator(
@@ -272,9 +272,9 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
                 "set; predict again"
             )
     with threadpool_limits(1):  # for so few numbers, threads take longer to meet than to work
-        maps = fit_maps(tuning, weights)
+        maps = _fit_maps(tuning, weights)
         folds = [
-            (fit_maps(tuning.select(kept), weights), left_out)
+            (_fit_maps(tuning.select(kept), weights), left_out)
             for kept, left_out in group_folds(tuning.groups)
         ]
     vectors, mixes = _likelier_vectors(tuning, maps, folds)
@@ -326,18 +326,13 @@ def _held_out_scores(
 
     There is no combination where there are too few errors or right answers to learn from.
     """
-    learned: dict[str, Values] = {}
-    for name in LEARNED if folds else ():
-        values = np.full(len(predicted), np.nan)
-        for fitted, rows in folds:
-            others = tuning.select(rows)
-            scores = fitted.with_learned(
-                others.scores, others.logits, others.evidence, predicted[rows]
-            )
+    learned = {name: np.full(len(predicted), np.nan) for name in LEARNED}
+    for fitted, rows in folds:
+        others = tuning.select(rows)
+        scores = fitted.with_learned(others.scores, others.logits, others.evidence, predicted[rows])
+        for name, values in learned.items():
             values[rows] = scores.get(name, np.nan)
-        if not np.isnan(values).any():
-            learned[name] = values
-    return learned
+    return {name: values for name, values in learned.items() if not np.isnan(values).any()}
 
 
 def aurc(scores: Values, wrong: Bool[np.ndarray, " n"]) -> float:

@@ -70,7 +70,7 @@ class Certificate:
         targets: The error rates that were asked for.
         classes: Names of the classes, in the order of the labels.
         cases: Number of calibration cases.
-        tuning_cases: Number of cases with which the candidate thresholds were chosen.
+        tuning_cases: Number of cases with which the thresholds were planned.
         accept_threshold: Lowest accepted score; -inf: all; None: no threshold meets all targets.
             Under the average guarantee of `max_error`, each batch has its own, and this is that of
             the calibration cases.
@@ -146,7 +146,7 @@ class Certificate:
 
     @property
     def operating_points(self) -> list[OperatingPoint]:
-        """Every candidate threshold, with bounds that hold together, with the same confidence."""
+        """Every tested threshold, with bounds that hold together, with the same confidence."""
         scores, thresholds = np.array(self.scores), np.array(self.thresholds)
         kept, wrong = np.array(self.kept), np.array(self.errors)
         accepted = number_reaching(scores[kept], thresholds)
@@ -166,7 +166,7 @@ class Certificate:
     def acceptance_interval(self, *, level: float) -> BinomialInterval:
         """Interval of the share of all images that is accepted; misses with at most this level.
 
-        It holds for every candidate threshold and, with an OOD rule, whichever case is the limit:
+        It holds for every tested threshold and, with an OOD rule, whichever case is the limit:
         if that case had been chosen beforehand, the others would be a simple random sample. So it
         also holds for the threshold and the limit that were chosen.
         """
@@ -206,18 +206,13 @@ class Certificate:
         """Conformal p-value of each image that it is in-distribution."""
         return conformal_p_values(ood_scores, np.array(self.ood_scores))
 
-    @property
-    def needs_batch(self) -> bool:
-        """True where images are decided in batches only."""
-        return self.selection is not None
-
     def check_batch(self, images: int) -> None:
         """Check that so many images can be decided together.
 
         Raises:
             DataError: They are too few for the average guarantee.
         """
-        if self.needs_batch and images < MIN_BATCH:
+        if self.selection is not None and images < MIN_BATCH:
             raise DataError(
                 "the average guarantee of `max_error` is for batches of at least "
                 f"{MIN_BATCH} images, got {images}; give more at once, or calibrate with "
@@ -243,9 +238,9 @@ class Certificate:
         if self.selection is None:
             return self.accept_threshold
         self.check_batch(len(scores))
-        judged = zip(scores.tolist(), ood_scores.tolist(), acceptable.tolist(), strict=True)
         rows = np.arange(len(scores))
         if units is not None and len(np.unique(units)) < len(units):
+            judged = zip(scores.tolist(), ood_scores.tolist(), acceptable.tolist(), strict=True)
             digests = [sha256_of(repr((seed, *each)).encode()) for each in judged]
             order = np.argsort(digests)  # at random, but the same for any order of the images
             rows = order[np.unique(units[order], return_index=True)[1]]
@@ -364,12 +359,13 @@ def _smallest_certifiable(plan: CertificationPlan, counts: RankCounts) -> Certif
     """Search for the smallest `max_error` in steps of 0.001, by halving."""
     if plan.targets.max_error is None or plan.targets.is_average:
         return None
-    low, high = math.floor(plan.targets.max_error * STEPS), STEPS
+    low, high, smallest = math.floor(plan.targets.max_error * STEPS), STEPS, None
     while high - low > 1:
         middle = (low + high) // 2
-        certified = plan.loosest_certified(counts, max_error=middle / STEPS) >= 0
-        low, high = (low, middle) if certified else (middle, high)
-    if high == STEPS:
-        return None
-    position = plan.loosest_certified(counts, max_error=high / STEPS)
-    return CertifiableError(max_error=high / STEPS, accepted=int(counts.ranks[position]))
+        position = plan.loosest_certified(counts, max_error=middle / STEPS)
+        if position < 0:
+            low = middle
+        else:
+            high, accepted = middle, int(counts.ranks[position])
+            smallest = CertifiableError(max_error=middle / STEPS, accepted=accepted)
+    return smallest

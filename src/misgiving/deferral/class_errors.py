@@ -59,11 +59,8 @@ def class_outcomes(
     level, average = plan.targets.level_of_misses, plan.targets.is_average
 
     def smallest(missed: int, cases: int) -> float:
-        return (
-            (1 + missed) / (cases + 1)
-            if average
-            else float(upper_bound(missed, cases, level=level))
-        )
+        on_average = (1 + missed) / (cases + 1)
+        return on_average if average else float(upper_bound(missed, cases, level=level))
 
     return tuple(
         ClassOutcome(
@@ -87,30 +84,20 @@ def class_errors(
     level = (1 - plan.targets.confidence) / len(counts.ranks)
     errors = []
     for label, name in enumerate(plan.classes):
-        of_class, predicted = (
-            calibration.labels == label,
-            accepted & (calibration.predicted == label),
-        )
-        missed, wrong = (
-            (accepted & of_class & calibration.wrong).sum(),
-            (predicted & ~of_class).sum(),
-        )
-        if not (of_class.any() or predicted.any()):
-            continue
-        bounds = (
-            float(upper_bound(count, cases, level=level))
-            for count, cases in ((missed, of_class.sum()), (wrong, predicted.sum()))
-        )
-        missed_bound, wrong_bound = bounds
-        errors.append(
-            ClassErrors(
-                name=name,
-                cases=int(of_class.sum()),
-                missed=int(missed),
-                missed_bound=missed_bound,
-                predicted=int(predicted.sum()),
-                wrong=int(wrong),
-                wrong_bound=wrong_bound,
+        of_class = calibration.labels == label
+        answers = accepted & (calibration.predicted == label)
+        cases, missed = int(of_class.sum()), int((accepted & of_class & calibration.wrong).sum())
+        predicted, wrong = int(answers.sum()), int((answers & ~of_class).sum())
+        if cases or predicted:
+            errors.append(
+                ClassErrors(
+                    name=name,
+                    cases=cases,
+                    missed=missed,
+                    missed_bound=float(upper_bound(missed, cases, level=level)),
+                    predicted=predicted,
+                    wrong=wrong,
+                    wrong_bound=float(upper_bound(wrong, predicted, level=level)),
+                )
             )
-        )
     return tuple(sorted(errors, key=lambda each: each.missed_bound, reverse=True))

@@ -155,9 +155,9 @@ class CertificationPlan:
             rank = ood_limit_rank(cases, targets, rate=targets.max_ood_false_alarms)
             same_share = max(1, round(rank / cases * len(tuning)))
             limit = float(kth_lowest(tuning.ood_scores, same_share))
-        kept = tuning[np.flatnonzero(tuning.above(limit))]
-        best_first = kept[np.lexsort((kept.wrong, kept.error_probabilities, -kept.scores))]
-        numbers = np.arange(1, len(kept) + 1)
+        usable = tuning[np.flatnonzero(tuning.above(limit))]
+        best_first = usable[np.lexsort((usable.wrong, usable.error_probabilities, -usable.scores))]
+        numbers = np.arange(1, len(usable) + 1)
         wrong, expected = np.cumsum([best_first.wrong, best_first.error_probabilities], axis=1)
         risks = (wrong + PRIOR_CASES * expected / numbers) / (numbers + PRIOR_CASES)
         return cls(targets=targets, classes=tuple(classes), rank=rank, risks=risks)
@@ -188,9 +188,7 @@ class CertificationPlan:
         ]
         return RankCounts(
             ood_limit=limit,
-            above=len(calibration)
-            if limit is None
-            else int((calibration.ood_scores > limit).sum()),
+            above=int((calibration.ood_scores > (-np.inf if limit is None else limit)).sum()),
             kept=kept,
             ranks=ranks,
             thresholds=thresholds,
@@ -281,7 +279,7 @@ def ranks_to_test(cases: int) -> Counts:
     (array([1, 2, 3]), 100)
     """
     shares = np.arange(1, MOST_RANKS + 1) / MOST_RANKS
-    return np.unique(np.ceil(shares * cases - 1e-9).astype(int)) if cases else np.arange(0)
+    return np.unique(np.ceil(shares * cases - ROUNDING).astype(int)) if cases else np.arange(0)
 
 
 def just_above(excluded: Thresholds, accepted: Thresholds) -> Thresholds:
