@@ -155,7 +155,7 @@ class Certificate:
             mistaken,
             accepted,
             confidence=self.targets.confidence,
-            ranks=len(ranks_to_test(sum(self.kept))),
+            ranks=self._ranks,
         )
         columns = (values.tolist() for values in (thresholds, accepted, mistaken, bounds))
         return [
@@ -163,10 +163,15 @@ class Certificate:
             for threshold, n, k, bound in zip(*columns, strict=True)
         ]
 
+    @property
+    def _ranks(self) -> int:
+        """Number of tested ranks, also of those without a threshold because of ties."""
+        return max(1, len(ranks_to_test(sum(self.kept))))
+
     def acceptance_interval(self, *, level: float) -> BinomialInterval:
         """Interval of the share of all images that is accepted; misses with at most this level.
 
-        It holds for every tested threshold and, with an OOD rule, whichever case is the limit:
+        It holds for every tested rank and, with an OOD rule, whichever case is the limit:
         if that case had been chosen beforehand, the others would be a simple random sample. So it
         also holds for the threshold and the limit that were chosen.
         """
@@ -174,7 +179,7 @@ class Certificate:
         accepted = int((np.array(self.kept) & (np.array(self.scores) >= threshold)).sum())
         ood_rule = self.ood_threshold is not None
         limits = len(self.scores) if ood_rule else 1
-        each = level / (len(self.thresholds) * limits)
+        each = level / (self._ranks * limits)
         return two_sided_interval(accepted, len(self.scores) - ood_rule, level=each)
 
     def decide(

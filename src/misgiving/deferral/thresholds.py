@@ -4,15 +4,16 @@ The k best calibration cases are counted at some ranks k. A rank is certified if
 are wrong. The limits are such that the number of wrong cases would fall to any of them with a
 probability of at most the level, if each case were wrong with the probability `max_error`,
 whatever its score. No risk curve has a higher probability that a rank is certified above which more
-than `max_error` are wrong; docs/explanation/guarantee.md has the proof. Which ranks are promising
-is learned from the tuning set, so that the limits are fixed before the calibration set is looked
+than `max_error` are wrong; docs/explanation/guarantee.md has the proof. At which ranks the level is
+spent is chosen by the tuning set, so that the limits are fixed before the calibration set is looked
 at.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
@@ -26,15 +27,18 @@ from misgiving.errors import DataError
 FEWEST_CASES = 5
 MOST_RANKS = 100
 PRIOR_CASES = 20.0  # tuning cases that the mean error probability is worth
-POWER_OF_PROMISING = (0.001, 0.999)  # ranks between these are tested at the highest level
-LEAST_WEIGHT = 0.1  # of the level of the other ranks
-STEPS_OF_LEVEL = 12  # halvings of the interval in which the level is searched, on a log scale
+SPENT_EVENLY = 0.2  # of the level, over all ranks
+ENDS_OF_SPENDING = (0.05, 0.1, 0.25, 0.5, 0.75, 1)  # shares of the ranks
+GROWTH_OF_SPENDING = 1.5  # from a rank to 2.7 times as many cases, relative to the first rank
+PATHS = 300  # simulated calibration sets, by which ways to spend the level are compared
+OVERDISPERSION = 4.0  # of the number of errors in these, relative to the tuning set's Poisson
 ROUNDING = 1e-9
 NEGLIGIBLE = 1e-12  # probability of a number of wrong cases
 
 Values = Float[np.ndarray, " n"]
 Mask = Bool[np.ndarray, " n"]
 Counts = Int[np.ndarray, " ranks"]
+Shares = Float[np.ndarray, " ranks"]
 Thresholds = Float[np.ndarray, " ranks"]
 
 
@@ -218,15 +222,12 @@ class CertificationPlan:
 
     def most_wrong(self, ranks: Counts, *, max_error: float) -> Counts:
         """Highest number of wrong cases with which each rank is certified; -1: with none."""
-        level = self.targets.level_of_error
-        weights = np.ones(len(ranks))
-        if len(self.risks):
-            same_share = np.rint(ranks / ranks[-1] * len(self.risks)).astype(int)
-            risks = self.risks[np.maximum(same_share, 1) - 1]
-            most = most_errors(ranks, max_error=max_error, level=level / 2)
-            power = np.where(most >= 0, binomial_cdf(np.maximum(most, 0), ranks, risks), 0.0)
-            weights = weights_of_ranks(power)
-        return limits_of_ranks(tuple(ranks.tolist()), tuple(weights.tolist()), max_error, level)
+        return chosen_limits(
+            tuple(ranks.tolist()),
+            tuple(self.risks.tolist()),
+            max_error,
+            self.targets.level_of_error,
+        )
 
     def meets_other_targets(self, counts: RankCounts) -> Bool[np.ndarray, " ranks"]:
         """Mark the ranks that certify the class targets and that of silent errors.
@@ -297,86 +298,77 @@ def number_reaching(scores: Values, thresholds: Thresholds) -> Counts:
     return len(scores) - np.searchsorted(np.sort(scores), thresholds, side="left")
 
 
-def weights_of_ranks(power: Float[np.ndarray, " ranks"]) -> Float[np.ndarray, " ranks"]:
-    """Level of each rank, relative to the highest, by the power that is expected of its test.
+@lru_cache(maxsize=64)
+def chosen_limits(
+    ranks: tuple[int, ...], risks: tuple[float, ...], max_error: float, level: float
+) -> Counts:
+    """Limits of wrong cases, of the way to spend the level that accepts most by the tuning set."""
+    numbers, best, limits = np.array(ranks), -1.0, np.full(len(ranks), -1)
+    expected = expected_errors(numbers, np.array(risks))
+    for shares in ways_to_spend(len(ranks)):
+        tried = limits_of_ranks(ranks, tuple((level * shares).tolist()), max_error)
+        accepted = float((numbers * (expected <= tried)).max(axis=1).mean())
+        if accepted > best:
+            best, limits = accepted, tried
+    return limits
 
-    It is highest from the last rank that is certified almost surely to the last one that can be.
+
+def expected_errors(ranks: Counts, risks: Values) -> Int[np.ndarray, "paths ranks"]:
+    """Random numbers of wrong cases at each rank, by the risks among the best tuning cases."""
+    generator, tuning = np.random.default_rng(0), np.arange(len(risks) + 1)
+    wrong = np.maximum.accumulate(np.append(0.0, tuning[1:] * risks))
+    scale = ranks[-1] / max(1, len(risks))
+    steps = np.diff(ranks, prepend=0)
+    added = np.diff(scale * np.interp(ranks, scale * tuning, wrong), prepend=0) / steps
+    shape = (wrong[-1] + 1) / OVERDISPERSION
+    factors = generator.gamma(shape, 1 / shape, size=(PATHS, 1))
+    return np.cumsum(generator.binomial(steps, np.clip(added * factors, 0, 1)), axis=1)
+
+
+def ways_to_spend(ranks: int) -> Iterator[Shares]:
+    """Shares of a level that may be spent up to each of so many ranks.
+
+    A fifth is spent evenly over all, the rest between a first and a last rank: a part at the first,
+    and then with the logarithm of the rank, as tests at one level do whose numbers accumulate.
     """
-    least, most = POWER_OF_PROMISING
-    weights = np.full(len(power), LEAST_WEIGHT)
-    possible, sure = np.flatnonzero(power >= least), np.flatnonzero(power >= most)
-    if not len(possible):
-        return np.ones(len(power))
-    weights[(sure[-1] if len(sure) else possible[0]) : possible[-1] + 1] = 1
-    return weights
+    numbers = np.arange(1, ranks + 1)
+    ends = sorted({math.ceil(ranks * share) for share in ENDS_OF_SPENDING})
+    for first, last in combinations_with_replacement(ends, 2):
+        spent = 1 + GROWTH_OF_SPENDING * np.log(np.clip(numbers, first, last) / first)
+        between = np.where(numbers < first, 0, spent / spent[-1])
+        yield SPENT_EVENLY * numbers / ranks + (1 - SPENT_EVENLY) * between
+
+
+@lru_cache(maxsize=4096)
+def limits_of_ranks(
+    ranks: tuple[int, ...], spending: tuple[float, ...], max_error: float
+) -> Counts:
+    """Highest number of wrong cases at each rank that certifies it; -1: none does.
+
+    If each case is wrong with the probability `max_error`, the limit of any rank up to the k-th is
+    reached with a probability of at most `spending[k]`. What one rank cannot use, as numbers are
+    whole, is left to the next.
+
+    >>> limits_of_ranks((59, 93), (0.05, 0.05), 0.05)
+    array([0, 0])
+    """
+    limits = []
+    # probabilities of numbers of wrong cases, from `lowest` on, without having reached a limit
+    going, lowest, spent = np.ones(1), 0, 0.0
+    for step, most in zip(np.diff(ranks, prepend=0).tolist(), spending, strict=True):
+        going = np.convolve(going, _probabilities(step, max_error))
+        spent_with = spent + np.cumsum(going)
+        reached = int(np.searchsorted(spent_with, most, side="right"))
+        if reached:
+            spent = spent_with[reached - 1]
+        going, lowest = going[reached:], lowest + reached
+        limits.append(lowest - 1)
+    return np.array(limits)
 
 
 @lru_cache(maxsize=1024)
-def limits_of_ranks(
-    ranks: tuple[int, ...], weights: tuple[float, ...], max_error: float, level: float
-) -> Counts:
-    """Highest number of wrong cases at each rank, with the probability `level` to reach any.
-
-    The level of the test at each rank is its weight times one number, the highest for which the
-    probability of reaching a limit at any rank is at most `level`.
-
-    >>> limits_of_ranks((59, 93), (1.0, 1.0), 0.05, 0.05)
-    array([0, 0])
-    """
-    numbers, factors = np.array(ranks), np.array(weights)
-    low, high = np.log(level / len(ranks) / factors.max()), np.log(level)
-    limits = most_errors(numbers, max_error=max_error, level=np.exp(low) * factors)
-    for _ in range(STEPS_OF_LEVEL):
-        middle = (low + high) / 2
-        tried = most_errors(numbers, max_error=max_error, level=np.exp(middle) * factors)
-        if crossing_probability(numbers, tried, max_error) <= level:
-            low, limits = middle, tried
-        else:
-            high = middle
-    # higher limits that are reached only where another one is
-    limits = np.maximum.accumulate(limits)
-    return numbers + np.maximum.accumulate((limits - numbers)[::-1])[::-1]
-
-
-def crossing_probability(ranks: Counts, limits: Counts, probability: float) -> float:
-    """P(at some rank k at most the limit of k independent cases are wrong).
-
-    >>> crossing_probability(np.array([1, 2]), np.array([0, 0]), 0.25)  # only the first counts
-    0.75
-    """
-    steps = np.diff(ranks, prepend=0).tolist()
-    added = {
-        step: _likely(binom.pmf(np.arange(step + 1), step, probability)) for step in set(steps)
-    }
-    # probabilities of numbers of wrong cases, from `lowest` on, without having crossed
-    going, lowest, crossed = np.ones(1), 0, 0.0
-    for step, limit in zip(steps, limits, strict=True):
-        going = _likely(np.convolve(going, added[step]))
-        reached = max(limit + 1 - lowest, 0)
-        crossed += going[:reached].sum()
-        going, lowest = going[reached:], lowest + min(reached, len(going))
-        if not len(going):
-            break
-    return float(crossed)
-
-
-def _likely(probabilities: Values) -> Float[np.ndarray, " likely"]:
-    """Without the end of the distribution that does not matter."""
-    likely = np.flatnonzero(probabilities > NEGLIGIBLE)
-    return probabilities[: likely[-1] + 1] if len(likely) else probabilities[:0]
-
-
-def most_errors(
-    accepted: Counts, *, max_error: float, level: Float[np.ndarray, " ranks"] | float
-) -> Counts:
-    """Highest number of errors with which the test at `level` still rejects; -1 for none.
-
-    >>> most_errors(np.array([59, 58, 93]), max_error=0.05, level=0.05)
-    array([ 0, -1,  1])
-    """
-    passes, fails = np.full_like(accepted, -1), accepted  # p-values rise with the count, up to 1
-    while (fails - passes > 1).any():
-        middle = (passes + fails) // 2  # where the two are neighbours, the lower one
-        passed = (middle < 0) | (binomial_cdf(np.maximum(middle, 0), accepted, max_error) <= level)
-        passes, fails = np.where(passed, middle, passes), np.where(passed, fails, middle)
-    return passes
+def _probabilities(cases: int, probability: float) -> Values:
+    """Of the numbers of wrong cases, without the end of the distribution that does not matter."""
+    probabilities: Values = binom.pmf(np.arange(cases + 1), cases, probability)
+    likely = int(np.flatnonzero(probabilities > NEGLIGIBLE)[-1])
+    return probabilities[: likely + 1]
