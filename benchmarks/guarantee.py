@@ -2,11 +2,13 @@
 
     python benchmarks/guarantee.py PREDICTIONS [--draws 300] [--seed 0] [--cells] [--jobs 1]
 
-PREDICTIONS has the folders imagenet, logits and cifar10h. The table of a model's predictions is the
-population: labelled cases and batches are drawn from it with replacement, so that the truth is
-known. The score is the log-odds of the predicted class. One Markdown table has:
+PREDICTIONS has the folders imagenet, logits and cifar10h, and lesions with tables that `misgiving
+predict RUN DATA --out lesions/NAME.npz` has written, whose training images are left out. The table
+of a model's predictions is the population: labelled cases and batches are drawn from it with
+replacement, so that the truth is known. The score is the log-odds of the predicted class, and the
+OOD score that of all classes (energy). One Markdown table has:
 - confident: a quarter of the labelled cases tunes, the others certify.
-- average: all cases certify; with a class target, a quarter tunes.
+- average: all cases certify; with other targets, a quarter tunes.
 - SGR (Geifman and El-Yaniv, 2017, algorithm 2), written here from the paper: all cases.
 - MAPIE: `BinaryClassificationController`, default method, with the score's rank in the population.
 """
@@ -37,10 +39,15 @@ from misgiving.deferral.thresholds import CertificationPlan, ScoredCases, number
 from misgiving.groups import QUARTERS
 
 MAPIE = import_module("mapie.risk_control") if find_spec("mapie") else None
-TABLES = ("imagenet/*", "cifar10h/*", "logits/cifar*", "logits/pathmnist*")
+TABLES = ("imagenet/*", "cifar10h/*", "logits/cifar*", "logits/pathmnist*", "lesions/*")
 ERRORS, SIZES = (0.01, 0.02, 0.05, 0.1, 0.2), (100, 200, 500, 1000, 3000)
-WATCHED = {"cifar10_resnet-20": "3", "cifar10_vgg19_bn": "3", "pathmnist_resnet50": "7"}
-CLASS_ERROR, CLASS_MISS, CLASS_SIZES = 0.05, 0.1, (200, 500, 1000, 3000)
+WATCHED = {  # class with a target, and the target of the error beside it
+    "logits/cifar10_resnet-20": ("3", 0.05),
+    "logits/cifar10_vgg19_bn": ("3", 0.05),
+    "logits/pathmnist_resnet50": ("7", 0.05),
+    "lesions/*": ("4", 0.2),  # melanoma, in the alphabetical order of ISIC 2019
+}
+CLASS_MISS, CLASS_SIZES, OOD_ERRORS, FALSE_ALARMS = 0.1, (200, 500, 1000, 3000), (0.1, 0.2), 0.05
 POLICIES = ("cifar10_resnet-20", "pathmnist_resnet50")
 POLICY_ERROR, POLICY_SIZES, FITS = 0.05, (200, 1000), 20
 SHARING = 10  # draws with the same tuning cases, as planning takes most of the time
@@ -53,14 +60,16 @@ SUMMARY = {  # of the sizes of one table and target
     **dict.fromkeys(("average: coverage", "SGR", "MAPIE"), "mean"),
     **dict.fromkeys(("confident: missed", "mean error", "batches above", "95 % quantile"), "max"),
     **dict.fromkeys(("class", "confident: class missed", "average: class missed"), "first"),
+    "average: false alarms": "first",
 }
 LEGEND = f"""
 `best possible`: largest coverage with a true error within the target. Coverages are means; refusals
 count as 0. `confident: missed`: share of draws whose threshold truly misses a target. The share of
 wrong answers among the accepted of a batch of {BATCH}, on average: `mean error`; `batches above`
 the target; `95 % quantile`. Rows of several sizes have mean coverages and refusals, and otherwise
-the highest. {SHARING} draws share tuning cases. {MANY:,} cases without a class target have a third
-of the draws, whole policies (`Deferral.fit`) {FITS}, MAPIE {"a third" if MAPIE else "is missing"}.
+the highest. {SHARING} draws share tuning cases. `false alarms` are given where they have a target,
+{FALSE_ALARMS}. {MANY:,} cases without other targets have a third of the draws, whole policies
+(`Deferral.fit`) {FITS}, MAPIE {"a third" if MAPIE else "is missing"}.
 """
 
 PerDraw = Float[np.ndarray, " draws"]
@@ -77,6 +86,7 @@ class Task(NamedTuple):
     draws: int
     seed: int
     is_policy: bool = False
+    max_ood_false_alarms: float | None = None
 
 
 class Outcomes(NamedTuple):
@@ -110,17 +120,26 @@ def tasks_of(options: argparse.Namespace) -> Iterator[Task]:
     for size, max_error, path in product(SIZES, ERRORS, tables):
         draws = options.draws if size < MANY else math.ceil(options.draws / THIRD)
         yield Task(path, max_error, None, size, draws, options.seed)
-    logits = options.predictions / "logits"
-    for (stem, watched), size in product(WATCHED.items(), CLASS_SIZES):
-        yield Task(logits / f"{stem}.npz", CLASS_ERROR, watched, size, options.draws, options.seed)
+    rest = options.draws, options.seed
+    for (name, (watched, max_error)), size in product(WATCHED.items(), CLASS_SIZES):
+        for path in options.predictions.glob(f"{name}.npz"):
+            yield Task(path, max_error, watched, size, *rest)
+    lesions = sorted(options.predictions.glob("lesions/*.npz"))
+    for path, max_error, size in product(lesions, OOD_ERRORS, SIZES):
+        yield Task(path, max_error, None, size, *rest, max_ood_false_alarms=FALSE_ALARMS)
     for stem, size in product(POLICIES, POLICY_SIZES):
-        yield Task(logits / f"{stem}.npz", POLICY_ERROR, None, size, FITS, options.seed, True)
+        path = options.predictions / "logits" / f"{stem}.npz"
+        yield Task(path, POLICY_ERROR, None, size, FITS, options.seed, True)
 
 
 @cache
 def read_predictions(path: Path) -> tuple[ScoredCases, Float[np.ndarray, "n classes"]]:
     """All images, scored, without error probabilities; their logits, unless five are known."""
-    arrays, logits = np.load(path), np.empty((0, 0))
+    arrays, logits = dict(np.load(path)), np.empty((0, 0))
+    if "classes" in arrays:  # a table that `predict` has written
+        others = arrays["set"] != b"train"
+        label = np.argmax(arrays["label"][others, None] == arrays["classes"], axis=1)
+        arrays = {"logits": arrays["logits"][others], "label": label}
     if "top5_classes" in arrays:
         labels, predicted = arrays["labels"].astype(int), arrays["top5_classes"][:, 0].astype(int)
         top, *others = arrays["top5_probabilities"].astype(float).T
@@ -132,7 +151,7 @@ def read_predictions(path: Path) -> tuple[ScoredCases, Float[np.ndarray, "n clas
         scores = ordered[:, -1] - logsumexp(ordered[:, :-1], axis=1)
     cases = ScoredCases(
         scores=scores,
-        ood_scores=scores,
+        ood_scores=logsumexp(logits.astype(float), axis=1) if logits.size else scores,
         error_probabilities=np.zeros(len(labels)),
         predicted=predicted,
         labels=labels,
@@ -169,41 +188,62 @@ def threshold_outcomes(task: Task, random: np.random.Generator) -> Outcomes:
     cases, _ = read_predictions(task.path)
     rows = random.integers(len(cases), size=(task.draws, task.size))
     batches = random.integers(len(cases), size=(task.draws, BATCH))
-    confident, average = np.array([*lowest_accepted(task, rows, batches)], dtype=float).T
-    coverage, missed, class_missed = true_outcomes(task, confident)
-    coverages, above, _ = true_outcomes(task, np.unique(cases.scores))
-    accepted = cases.scores[batches] >= average[:, None]
+    thresholds = np.array([*lowest_accepted(task, rows, batches)], dtype=float)
+    (confident, limits), (average, batch_limits) = thresholds.transpose(1, 2, 0)
+    coverage, missed, class_missed = true_outcomes(task, confident, limits)
+    everything = np.unique(cases.scores)
+    coverages, above, _ = true_outcomes(task, everything, np.full(len(everything), -np.inf))
+    unfamiliar = cases.ood_scores[batches] <= batch_limits[:, None]
+    accepted = (cases.scores[batches] >= average[:, None]) & ~unfamiliar
     errors = (accepted & cases.wrong[batches]).sum(axis=1) / np.maximum(accepted.sum(axis=1), 1)
     others = {
         "best possible": coverages[~above].max(initial=0.0),
         "class": task.watched or "",
         "confident: class missed": class_missed.mean(),
-        "average: class missed": true_outcomes(task, average)[2].mean(),
+        "average: class missed": true_outcomes(task, average, batch_limits)[2].mean(),
+        "average: false alarms": false_alarms(task, batch_limits).mean(),
     }
-    if not task.watched:
+    if not (task.watched or task.max_ood_false_alarms):
         others |= {"SGR": coverage_of_sgr(task, rows), "MAPIE": coverage_of_mapie(task, rows)}
     return Outcomes(coverage, missed, accepted.mean(axis=1), errors, others)
 
 
-def lowest_accepted(task: Task, rows: Rows, batches: Rows) -> Iterator[tuple[float | None, ...]]:
-    """Threshold of each draw, confident, and for its batch on average; None, then NaN: none."""
+def lowest_accepted(
+    task: Task, rows: Rows, batches: Rows
+) -> Iterator[tuple[tuple[float, float], ...]]:
+    """Lowest score and OOD limit of each draw, confident, and for its batch on average."""
     (cases, _), tuning_cases = read_predictions(task.path), task.size // QUARTERS
-    rates = {task.watched: CLASS_MISS} if task.watched else {}
-    targets = Targets(max_error=task.max_error, class_max_miss=rates)
+    targets = Targets(
+        max_error=task.max_error,
+        class_max_miss={task.watched: CLASS_MISS} if task.watched else {},
+        max_ood_false_alarms=task.max_ood_false_alarms,
+    )
     classes = tuple(map(str, range(cases.labels.max() + 1)))
+    is_split = bool(task.watched or task.max_ood_false_alarms)
     for number, (chosen, batch) in enumerate(zip(rows, batches, strict=True)):
-        calibration = cases[chosen[tuning_cases:]]
+        calibration, certifying = cases[chosen[tuning_cases:]], cases[chosen]
+        if is_split:
+            certifying = calibration
         if number % SHARING == 0:
             tuning = with_error_probabilities(cases[chosen[:tuning_cases]])
-            plan = CertificationPlan.from_tuning(
-                tuning, targets, classes=classes, cases=len(calibration)
+            plan, on_average = (
+                CertificationPlan.from_tuning(tuning, given, classes=classes, cases=len(certified))
+                for given, certified in (
+                    (targets, calibration),
+                    (replace(targets, guarantee="average"), certifying),
+                )
             )
         counts = plan.count(calibration)
         position = plan.loosest_certified(counts)
-        confident = float(counts.thresholds[position]) if position >= 0 else None
-        calibration = cases[chosen[tuning_cases if task.watched else 0 :]]
-        selection = fit_selection(plan, tuning, calibration, plan.count(calibration))
-        yield confident, selection.threshold(cases.scores[batch], BATCH)
+        confident = float(counts.thresholds[position]) if position >= 0 else math.nan
+        batch_counts = on_average.count(certifying)
+        selection = fit_selection(on_average, tuning, certifying, batch_counts)
+        limits = [
+            -np.inf if each.ood_limit is None else each.ood_limit for each in (counts, batch_counts)
+        ]
+        familiar = cases.scores[batch][cases.ood_scores[batch] > limits[1]]
+        lowest = selection.threshold(familiar, len(familiar))
+        yield (confident, limits[0]), (math.nan if lowest is None else lowest, limits[1])
 
 
 def with_error_probabilities(tuning: ScoredCases) -> ScoredCases:
@@ -220,18 +260,29 @@ def with_error_probabilities(tuning: ScoredCases) -> ScoredCases:
 
 
 def true_outcomes(
-    task: Task, thresholds: PerDraw
+    task: Task, thresholds: PerDraw, limits: PerDraw
 ) -> tuple[PerDraw, Bool[np.ndarray, " _"], PerDraw]:
     """True coverage, whether a target is missed, and the share of the class that is missed."""
     cases, _ = read_predictions(task.path)
     of_class = cases.labels == int(task.watched or -1)
-    accepted, wrong, missed = (
-        number_reaching(cases.scores[kind], thresholds)
-        for kind in (cases.acceptable, cases.wrong, cases.wrong & of_class)
-    )
+    counts = np.zeros((3, len(thresholds)))
+    for limit in np.unique(limits):
+        above, same = cases.ood_scores > limit, limits == limit
+        kinds = above, above & cases.wrong, cases.wrong & of_class
+        for row, kind in zip(counts, kinds, strict=True):
+            row[same] = number_reaching(cases.scores[kind], thresholds[same])
+    accepted, wrong, missed = counts
     class_missed = missed / (of_class.sum() or np.nan)
     above = (wrong > (task.max_error + ROUNDING) * accepted) | (class_missed > CLASS_MISS)
+    above |= false_alarms(task, limits) > (task.max_ood_false_alarms or 1)
     return accepted / len(cases), above, class_missed
+
+
+def false_alarms(task: Task, limits: PerDraw) -> PerDraw:
+    """Share of the population that is below an OOD limit; NaN without such a target."""
+    scores = np.sort(read_predictions(task.path)[0].ood_scores)
+    shares = np.searchsorted(scores, limits, side="left") / len(scores)
+    return shares if task.max_ood_false_alarms else np.full(len(limits), np.nan)
 
 
 def coverage_of_mapie(task: Task, rows: Rows) -> float:
