@@ -13,6 +13,7 @@ from misgiving.deferral.settings import Targets
 from misgiving.deferral.thresholds import (
     CertificationPlan,
     ScoredCases,
+    chosen_limits,
     expected_errors,
     limits_of_ranks,
     ranks_to_test,
@@ -123,10 +124,7 @@ def test_no_risk_curve_breaks_the_target_more_often_than_the_level(cases, rate, 
 def test_a_misleading_tuning_set_costs_coverage_and_not_validity():
     ranks = ranks_to_test(100)
     for risks in (np.zeros(100), np.full(100, 0.2), np.linspace(0.2, 0, 100), np.empty(0)):
-        plan = CertificationPlan(
-            targets=Targets(max_error=0.1), classes=("a",), rank=None, risks=risks
-        )
-        limits = plan.most_wrong(ranks, max_error=0.1)
+        limits = chosen_limits(tuple(ranks.tolist()), tuple(risks.tolist()), 0.1, 0.05)
         assert 0.03 < reaching(ranks.tolist(), limits.tolist(), 0.1) <= 0.05
 
 

@@ -16,9 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import kolmogorov
-from scipy.stats import binom
 
-from misgiving.deferral.bounds import BinomialInterval
+from misgiving.deferral.bounds import BinomialInterval, binomial_cdf
 from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.deferral.deferral import Deferral
@@ -385,7 +384,8 @@ def _expected(
     means = (mean + correction + spread * random.standard_normal(DRAWS)).clip(0, 1)
     shares = random.binomial(len(errors), means) / len(errors)
     lower, upper = np.quantile(shares, [LEVEL / 2, 1 - LEVEL / 2])
-    upper = max(upper, binom.ppf(1 - LEVEL / 2, len(errors), highest) / len(errors))
+    shares_at_most = binomial_cdf(np.arange(len(errors) + 1), len(errors), highest)
+    upper = max(upper, np.searchsorted(shares_at_most, 1 - LEVEL / 2) / len(errors))
     return ExpectedError(
         len(errors), min(max(mean + correction, 0.0), 1.0), float(lower), float(upper)
     )

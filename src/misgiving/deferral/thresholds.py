@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import binom
 
 from misgiving.deferral.bounds import binomial_cdf, cases_for_tolerance, kth_lowest, tolerance_rank
 from misgiving.deferral.settings import Targets
@@ -216,18 +215,11 @@ class CertificationPlan:
         selected = self.meets_other_targets(counts) & ~np.isnan(counts.thresholds)
         target = self.targets.max_error if max_error is None else max_error
         if target is not None and len(counts.ranks):
-            most = self.most_wrong(counts.ranks, max_error=target)
-            selected &= counts.wrong <= most
+            ranks, risks = tuple(counts.ranks.tolist()), tuple(self.risks.tolist())
+            selected &= counts.wrong <= chosen_limits(
+                ranks, risks, target, self.targets.level_of_error
+            )
         return int(np.flatnonzero(selected)[-1]) if selected.any() else -1
-
-    def most_wrong(self, ranks: Counts, *, max_error: float) -> Counts:
-        """Highest number of wrong cases with which each rank is certified; -1: with none."""
-        return chosen_limits(
-            tuple(ranks.tolist()),
-            tuple(self.risks.tolist()),
-            max_error,
-            self.targets.level_of_error,
-        )
 
     def meets_other_targets(self, counts: RankCounts) -> Bool[np.ndarray, " ranks"]:
         """Mark the ranks that certify the class targets and that of silent errors.
@@ -302,7 +294,11 @@ def number_reaching(scores: Values, thresholds: Thresholds) -> Counts:
 def chosen_limits(
     ranks: tuple[int, ...], risks: tuple[float, ...], max_error: float, level: float
 ) -> Counts:
-    """Limits of wrong cases, of the way to spend the level that accepts most by the tuning set."""
+    """Highest number of wrong cases that certifies each rank; -1: none does.
+
+    By the way to spend the level with which most cases would be accepted, if the shares of wrong
+    cases among the best are those of the tuning set, `risks`.
+    """
     numbers, best, limits = np.array(ranks), -1.0, np.full(len(ranks), -1)
     expected = expected_errors(numbers, np.array(risks))
     for shares in ways_to_spend(len(ranks)):
@@ -369,6 +365,7 @@ def limits_of_ranks(
 @lru_cache(maxsize=1024)
 def _probabilities(cases: int, probability: float) -> Values:
     """Of the numbers of wrong cases, without the end of the distribution that does not matter."""
-    probabilities: Values = binom.pmf(np.arange(cases + 1), cases, probability)
+    cumulative = binomial_cdf(np.arange(cases + 1), cases, probability)
+    probabilities = np.diff(cumulative, prepend=0.0)
     likely = int(np.flatnonzero(probabilities > NEGLIGIBLE)[-1])
     return probabilities[: likely + 1]
