@@ -362,7 +362,9 @@ def page(parts: Mapping[str, Rows]) -> str:
         "hypotheses, measures and the rule of evidence, is in [README.md](README.md). Planned "
         "parts, models and trials that are missing here have no finished result. Commit 44cd948 "
         "can run all of them. The models `held_out`, `posthoc` and `proposed_neighbours`, the "
-        "setting `average of weights` and the score `error_or_ood` are no longer in the package.",
+        "setting `average of weights` and the score `error_or_ood` are no longer in the package. "
+        "Error estimators and policies are of that commit, too: the search for thresholds, and the "
+        "probabilities that the estimator gives, have been replaced since.",
         "",
     ]
     for part, rows in parts.items():

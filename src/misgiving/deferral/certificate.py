@@ -56,7 +56,11 @@ class OperatingPoint(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class CertifiableError:
-    """Smallest target error rate that these cases certify, and the number of cases accepted."""
+    """Smallest target error rate that these cases certify, and the number of cases accepted.
+
+    It is searched by halving. As each target has its own way to spend the level, a smaller one may
+    be certified, too.
+    """
 
     max_error: float
     accepted: int
