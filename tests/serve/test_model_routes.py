@@ -62,6 +62,13 @@ def test_the_command_changes_only_the_target_error_rate(misgiving, monkeypatch):
     assert words.startswith("misgiving calibrate NEW_PREDICTIONS.csv --out POLICY --max-error ")
 
 
+def test_the_command_of_a_policy_on_average_is_for_a_target_that_can_be_served():
+    policy = made_policy(Targets(max_silent_error=0.05, guarantee="average"))
+    words = command(policy)
+    assert "average" not in words
+    assert "--max-silent-error 0.05" in words
+
+
 def test_a_policy_that_accepts_nothing_and_a_model_without_a_policy_say_so(serving):
     client = serving(Calibrated(made_policy(Targets(max_error=0.001))))
     saved = client.get("/calibration").json()["policy"]

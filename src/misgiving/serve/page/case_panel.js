@@ -2,9 +2,10 @@
 
 import { ask } from "./api.js";
 import { classButtons, classesOf, otherButtons, wordsOf } from "./choices.js";
-import { at, atMost, element, isNarrow, percent, say } from "./dom.js";
+import { at, element, isNarrow, percent, say } from "./dom.js";
 import { classOf, labelOf, outcome, reasonOf, riskOf, wasPredicted } from "./outcomes.js";
 import { renderPicture, resetPicture } from "./picture.js";
+import { targetOf } from "./slider.js";
 import { emit, on, selectedCase, state, take } from "./state.js";
 import { draftOf, remember } from "./storage.js";
 import { renderRows, scrollTo } from "./worklist.js";
@@ -63,10 +64,10 @@ function renderOutcome(one) {
   at("case-risk").textContent = riskOf(one);
   at("case-risk").title = `Estimated probability that ${one.predicted_class} is wrong`;
   at("case-reason").textContent = reasonOf(one);
-  const most = state.calibration?.policy?.max_error;
+  const policy = state.calibration?.policy, most = policy?.max_error ?? policy?.max_silent_error;
   at("target-note").hidden = !(now === one.decision && now === "accept" && one.error_probability > most);
-  at("target-note").textContent = `The target error rate, at most ${atMost(most ?? 1)}, applies to all `
-    + "accepted images together, not to each one.";
+  at("target-note").textContent = policy
+    ? `The target, ${targetOf(policy)}, applies to all images together, not to each one.` : "";
 }
 
 on("target", () => {

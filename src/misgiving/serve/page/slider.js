@@ -18,16 +18,17 @@ export function renderSlider() {
     ? describePolicy(policy) : `preview at ${percent(target)}; the saved policy still decides${onLoaded()}`;
   at("back-to-policy").disabled = target == null;
   if (!usable) return;
-  const aim = target ?? policy.max_error ?? policy.max_silent_error;
+  const aim = target ?? policy.max_error; // null: the policy has no target for the accepted images
   const point = target == null ? savedPoint() : operatingPointFor(target);
-  at("target").value = 100 * aim;
+  at("target").value = 100 * (aim ?? point?.bound ?? 0);
   at("target-text").textContent = percent(aim);
   at("target").setAttribute("aria-valuetext", spoken(aim, point));
   at("fact-coverage").textContent = percent(point?.coverage ?? 0, 0);
   at("fact-error").textContent = percent(point?.error);
   at("fact-bound").textContent = point ? atMost(point.bound) : "–";
   at("setting-note").textContent = explain(point);
-  at("command").textContent = calibration.command.replace("{max_error}", Number(aim.toFixed(4)));
+  at("command").textContent = calibration.command
+    .replace("{max_error}", aim == null ? "TARGET" : Number(aim.toFixed(4)));
   drawCurve(aim, point);
 }
 
@@ -38,14 +39,16 @@ function onLoaded() {
 
 function describePolicy(policy) {
   if (!policy) return "no policy";
-  return policy.accepts ? `saved policy: ${targetOf(policy)}` : `${targetOf(policy)} cannot be certified: all deferred`;
+  return `saved policy: ${targetOf(policy)}${policy.accepts ? "" : "; no threshold meets this: all deferred"}`;
 }
 
-function targetOf(policy) {
-  const target = policy.max_error == null
-    ? `at most ${atMost(policy.max_silent_error)} of all images accepted with a wrong answer`
-    : `at most ${atMost(policy.max_error)} errors`;
-  return policy.guarantee === "average" ? `on average ${target}` : target;
+export function targetOf({ guarantee, max_error: error, max_silent_error: silent }) {
+  const targets = [];
+  if (error != null) targets.push(`at most ${atMost(error)} errors`);
+  if (silent != null) targets.push(`at most ${atMost(silent)} of all images accepted with a wrong answer`);
+  const holds = guarantee === "average"
+    ? "on average" : `with ${percent(state.calibration.confidence, 0)} confidence`;
+  return `${holds} ${targets.join(" and ")}`;
 }
 
 function savedPoint() {
@@ -55,20 +58,23 @@ function savedPoint() {
 }
 
 function spoken(aim, point) {
-  if (!point) return `${percent(aim)}: nothing could be accepted`;
-  return `${percent(aim)}: accepts ${percent(point.coverage, 0)}, with at most `
+  const goal = aim == null ? "no target" : percent(aim);
+  if (!point) return `${goal}: nothing could be accepted`;
+  return `${goal}: accepts ${percent(point.coverage, 0)}, with at most `
     + `${atMost(point.bound)} errors`;
 }
 
 function explain(point) {
   const { confidence, cases, policy } = state.calibration;
-  const classes = policy.class_targets.length
-    ? ` Limits on missed ${policy.class_targets.join(", ")} are not part of the preview.` : "";
+  const limits = policy.class_targets.length ? [`missed ${policy.class_targets.join(", ")}`] : [];
+  if (policy.max_silent_error != null) limits.push("wrong answers among all images");
+  const omitted = limits.length ? ` Limits on ${limits.join(" and ")} are not part of the preview.` : "";
   const own = state.target == null && point
     ? ` The saved policy itself: ${targetOf(policy)}.` : "";
   const basis = `With ${percent(confidence, 0)} confidence, the bounds hold for all operating points `
     + `at once, for images like the ${cases} calibration cases.`;
-  const rest = `${classes} ${policy.naming}`;
+  const rest = `${omitted} ${policy.naming}`;
+  if (!point && state.target == null) return `The saved policy accepts no answer.${rest}`;
   if (!point) return `No operating point has so low a bound: everything would be deferred.${rest}`;
   return `${point.wrong} of ${point.accepted} accepted calibration cases are wrong. `
     + basis + own + rest;
@@ -83,7 +89,7 @@ function drawCurve(aim, point) {
   const parts = [
     draw("path", { class: "axis", d: "M34 10V100H310" }),
     clip(
-      draw("line", { class: "aim", x1: 34, x2: 310, y1: y(aim), y2: y(aim) }),
+      ...(aim == null ? [] : [draw("line", { class: "aim", x1: 34, x2: 310, y1: y(aim), y2: y(aim) })]),
       draw("path", { class: "bound", d: path((one) => one.bound) }),
       draw("path", { class: "error", d: path((one) => one.error) }),
     ),

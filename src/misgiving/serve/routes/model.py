@@ -184,9 +184,10 @@ async def get_drift(service: ServiceDep) -> Drift:
 
 
 def command(deferral: Deferral, *, of_graph: bool = False) -> str:
-    """The command that calibrates for another target error rate and is otherwise the same.
+    """The command that certifies another target error rate and is otherwise the same.
 
-    A graph that was made elsewhere has no run, so that new predictions of it are calibrated on.
+    It has no `guarantee`: on average this target is for batches, which are not served. A graph that
+    was made elsewhere has no run, so that new predictions of it are calibrated on.
     """
     cases = ["NEW_PREDICTIONS.csv", "--out", "POLICY"] if of_graph else ["RUN", "NEW_CASES"]
     words = ["misgiving", "calibrate", *cases, "--max-error", "{max_error}"]
@@ -197,6 +198,6 @@ def command(deferral: Deferral, *, of_graph: bool = False) -> str:
             words += [f"{flag} {shlex.quote(f'{key}={number}')}" for key, number in value.items()]
         elif name == "simultaneous":
             words += [] if value else ["--each"]
-        elif name != "max_error" and value is not None:
+        elif name not in ("max_error", "guarantee") and value is not None:
             words += [flag, str(value)]
     return " ".join([*words, "--overwrite"])
