@@ -104,15 +104,15 @@ def test_a_decision_contains_the_numbers_of_detectors_and_calibrator(policy, det
         assert decision.reason
 
 
-def test_a_cost_is_the_reason_for_a_name_exactly_where_it_changed_the_name(detectors):
+def test_a_cost_is_the_reason_for_a_prediction_exactly_where_it_changed_it(detectors):
     policy = certified(detectors, rule="costs", costs={"a": 2.0})
     reasons = []
     for decision in policy.decide(predictions("fresh", 3000, seed=9)):
         most = max(decision.probabilities, key=decision.probabilities.get)
-        assert ("is named" in decision.reason) == (decision.predicted_class != most)
+        assert ("is predicted" in decision.reason) == (decision.predicted_class != most)
         reasons += [decision.reason] * (decision.predicted_class != most)
     assert reasons
-    assert all("a is named because missing it costs 2" in reason for reason in reasons)
+    assert all("a is predicted because missing it costs 2" in reason for reason in reasons)
 
 
 def test_without_a_policy_everything_is_deferred_and_the_reason_says_so():

@@ -93,13 +93,13 @@ def test_a_reason_names_a_limit_that_does_not_exist(at, expected):
         ("logits", "largest logit"),
     ],
 )
-def test_the_reason_says_why_another_class_than_the_most_probable_is_named(rule, words):
+def test_the_reason_says_why_another_class_than_the_most_probable_is_predicted(rule, words):
     ruled = {"rule": rule, "costs": {"NV": 10.0} if rule == "costs" else {}}
-    other_named = reason(error=0.8, probabilities=[0.2, 0.7, 0.1], **ruled)
-    assert words in other_named
-    assert "NV is named" in other_named
-    assert "MEL is more probable" in other_named
-    assert "is named" not in reason(error=0.2, **ruled)
+    surpassed = reason(error=0.8, probabilities=[0.2, 0.7, 0.1], **ruled)
+    assert words in surpassed
+    assert "NV is predicted" in surpassed
+    assert "MEL is more probable" in surpassed
+    assert "is predicted" not in reason(error=0.2, **ruled)
 
 
 def test_an_answer_that_another_class_surpasses_is_deferred_for_that():

@@ -124,7 +124,7 @@ class Bundle:
         return self.deferral.undecided(**columns)
 
     def score_inputs(self, inputs: ModelInputs) -> Decisions:
-        """Name the classes of preprocessed images, and score them, without a decision yet."""
+        """Predict the classes of preprocessed images, and score them, without a decision yet."""
         logits, predicted_losses, features, taps = self.network(inputs)
         losses = predicted_losses if self.estimates_losses else None
         if self.deferral is None:

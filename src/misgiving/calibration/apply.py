@@ -84,7 +84,7 @@ def members_of(scaling: Scaling, logits: Logits, evidence: Evidence) -> Members:
 
 
 def log_odds_of(logits: Logits, predicted: Classes) -> Values:
-    """Log-odds of the named classes against all others.
+    """Log-odds of the predicted classes against all others.
 
     Ordered as their probability, without the ties of probabilities that round to 1.
     """

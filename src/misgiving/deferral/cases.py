@@ -254,8 +254,8 @@ class Cases:
         group_columns: Columns of the data that define the groups; none: each image is its own.
         training_images: Images that the detectors are fitted on; 0: there are no detectors.
         left_out: Images of the data that were not used, by their set.
-        sensitivities: Share of each class that is named rightly on the tuning set, by the rule
-            that names and by class.
+        sensitivities: Share of each class that is predicted rightly on the tuning set, by rule and
+            by class.
         earlier: Images of the policies that were in the same folder before, for tuning or
             calibration.
         calibrations: Number of these policies.

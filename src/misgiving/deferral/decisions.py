@@ -16,7 +16,7 @@ NO_POLICY = "no policy is calibrated for this model, so every image is deferred"
 NOT_FINITE = "the model gave no finite score, so the image is deferred"
 NO_THRESHOLD = "no threshold certifies the target error rate, so every image is deferred"
 AT_OOD_THRESHOLD = "the OOD score is exactly at its threshold, so the image is deferred"
-SURPASSED = "another class is more probable than the one named"
+SURPASSED = "another class is more probable than the predicted one"
 ALL_ACCEPTED = "the policy accepts every image that is in-distribution and likely to be right"
 
 Outcome = Literal["accept", "defer", "ood"]
@@ -30,11 +30,11 @@ class Decision(NamedTuple):
 
     Attributes:
         decision: "accept", "defer" or "ood"; always "defer" without a policy.
-        predicted_class: The class that is named, by the rule of the policy; without a policy, the
-            one with the largest logit.
+        predicted_class: By the rule of the policy; without a policy, that of the largest logit.
         probabilities: By class, in the order of the logits; calibrated where there is a policy, and
-            NaN where outputs are not finite. That of the named class is 1 - `error_probability`.
-        error_probability: Probability that the named class is wrong.
+            NaN where outputs are not finite. That of the predicted class is 1 -
+            `error_probability`.
+        error_probability: Probability that the predicted class is wrong.
         ood_p_value: Share of in-distribution images that look as unusual as this one, or more so.
         reason: Why, in words.
         expected_loss: Expected cross-entropy in nats.
@@ -57,7 +57,7 @@ class Decision(NamedTuple):
 
     @property
     def probability(self) -> float:
-        """Probability of the named class."""
+        """Probability of the predicted class."""
         return self.probabilities[self.predicted_class]
 
 
@@ -81,11 +81,11 @@ class Decisions(Sequence[Decision]):
     Attributes:
         classes: Names of the classes, in the order of the logits.
         decisions: "accept", "defer" or "ood".
-        predicted: Position of the class that is named.
+        predicted: Position of the predicted class.
         probabilities: As in a `Decision`; so are the numbers after it.
         certificate: Of the policy that decided; None without a policy.
         threshold: Lowest accepted score; -inf: all; None: none is accepted.
-        rule: By which the policy names classes.
+        rule: By which the policy predicts classes.
         accepts_by_probability: True if the acceptance score is a function of the error probability.
         knows_training: True if the OOD score compares an image with those of the training.
     """
@@ -185,7 +185,7 @@ class Decisions(Sequence[Decision]):
         reason = NO_POLICY
         if self.certificate is not None:
             reason = self._decision_reason(self.certificate, decisions, numbers)
-            reason += self._naming_reason(name, by_class)
+            reason += self._prediction_reason(name, by_class)
         return Decision(
             decision=decisions,
             predicted_class=name,
@@ -194,7 +194,7 @@ class Decisions(Sequence[Decision]):
             **{name: x if math.isfinite(x) else None for name, x in numbers.items()},
         )
 
-    def _naming_reason(self, name: str, probabilities: dict[str, float]) -> str:
+    def _prediction_reason(self, name: str, probabilities: dict[str, float]) -> str:
         """A clause on why a class is predicted that is not the most probable one; else empty."""
         most = max(probabilities, key=lambda other: probabilities[other])
         if not probabilities[most] > probabilities[name]:  # also where they are NaN
@@ -205,7 +205,7 @@ class Decisions(Sequence[Decision]):
             "costs": f"because missing it costs {costs[0]}, and missing {most} {costs[1]}",
             "logits": "by the largest logit",
         }[self.rule.rule]
-        return f"; {name} is named {why}, though {most} is more probable"
+        return f"; {name} is predicted {why}, though {most} is more probable"
 
     def _decision_reason(
         self, certificate: Certificate, decision: Outcome, numbers: dict[str, float]

@@ -44,8 +44,8 @@ class Deferral:
             out-of-distribution; None: none is.
         confidence: Probability, over draws of the calibration set, that the targets hold.
         simultaneous: True: the confidence is for all targets jointly; False: for each.
-        rule: Names the classes: `most_probable`, `balanced`, `costs` or `logits`.
-        costs: Cost of naming another class for a case of a class; 1 for those not given.
+        rule: Predicts the class: `most_probable`, `balanced`, `costs` or `logits`.
+        costs: Cost of predicting another class for a case of a class; 1 for those not given.
         max_error_probability: Never accept an answer whose error probability is higher.
         ood_detector: Name of the OOD score; None: `knn`, or `max_logit` without features.
         seed: Of the draw of one image from each group, and of the set to tune on.
@@ -54,7 +54,7 @@ class Deferral:
         certificate_: Thresholds, what they certify, and what was observed on the calibration set.
         calibration_: From scores to class probabilities and error probabilities.
         detectors_: Fitted scores of features, and class probes.
-        rule_: Names the classes.
+        rule_: Predicts the class.
         ood_detector_: Name of the OOD score.
         cases_: Digests of the images that it was fitted on.
         model_: Fingerprint or name of the model that it is for.
@@ -282,7 +282,7 @@ class Deferral:
         predicted_losses: Values | None = None,
         taps: Taps | None = None,
     ) -> Decisions:
-        """Name the class of each image, and score it, without a decision yet.
+        """Predict the class of each image, and score it, without a decision yet.
 
         Args are those of `decide_outputs`.
         """
@@ -358,7 +358,7 @@ class Deferral:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the thresholds, what they are compared with, and how classes are named."""
+        """SHA-256 of the thresholds, what they are compared with, and how classes are predicted."""
         parts = (self._fitted.certificate_, self.calibration_, self.rule_, self.ood_detector_)
         return sha256_of(repr((self.model_, *parts)).encode())
 

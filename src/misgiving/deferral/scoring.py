@@ -34,7 +34,7 @@ def scored_cases(
         predictions: Of the images.
         detectors: Fitted on the training set.
         fitted: The calibration, for the classes that the rule names.
-        rule: Names the classes.
+        rule: Predicts the class.
         ood_detector: Name of the OOD score.
         of_tuning: True for the images of the tuning set, whose classes and scores are cross-fitted.
 

@@ -1,4 +1,4 @@
-"""Settings of a policy: the error rates that it must meet, and the rule that names a class.
+"""Settings of a policy: the error rates that it must meet, and the rule that predicts a class.
 
 The command line reads its options from here, so NumPy is imported only where it is used.
 """
@@ -95,14 +95,14 @@ class Targets:
 
 @dataclass(frozen=True, kw_only=True)
 class DecisionRule:
-    """The class that is named, and the answers that are never accepted.
+    """The class that is predicted, and the answers that are never accepted.
 
     Attributes:
-        rule: Class that is named: the one with the highest calibrated probability (most_probable),
-            the highest probability relative to its share of the tuning set (balanced), the least
-            expected cost (costs), or the largest logit (logits). Default: most_probable, or costs
-            where these are given.
-        costs: Cost of naming another class for a case of this class; 1 for classes not given.
+        rule: Class that is predicted: the one with the highest calibrated probability
+            (most_probable), the highest probability relative to its share of the tuning set
+            (balanced), the least expected cost (costs), or the largest logit (logits). Default:
+            most_probable, or costs where these are given.
+        costs: Cost of predicting another class for a case of this class; 1 for classes not given.
             Implies the rule costs.
         max_error_probability: Never accept an answer whose error probability is higher.
     """
@@ -125,10 +125,10 @@ class DecisionRule:
     def class_weights(
         self, classes: Sequence[str], labels: "Int[np.ndarray, ' n']"
     ) -> "Float[np.ndarray, ' classes'] | None":
-        """Factor of each class's probability: the class with the largest product is named.
+        """Factor of each class's probability: the class with the largest product is predicted.
 
-        The expected cost of naming class j is the sum of c_k p_k over the other classes k, which is
-        least where c_j p_j is largest.
+        The expected cost of predicting class j is the sum of c_k p_k over the other classes k,
+        which is least where c_j p_j is largest.
 
         Args:
             classes: Names of the classes, in the order of the labels.

@@ -18,9 +18,9 @@ def certificate_sentences(deferral: Deferral) -> list[str]:
     return lines(POLICY, "certified", deferral)
 
 
-def naming_sentence(rule: DecisionRule, classes: tuple[str, ...]) -> str:
-    """Sentence on the class that is named, with the costs that decide it, if any."""
-    return lines(POLICY, "naming", rule, classes)[0]
+def rule_sentence(rule: DecisionRule, classes: tuple[str, ...]) -> str:
+    """Sentence on the class that is predicted, with the costs that decide it, if any."""
+    return lines(POLICY, "predicts", rule, classes)[0]
 
 
 def drift_sentence(test: DriftTest, recent: Recent | None, *, knows_training: bool) -> str:

@@ -167,7 +167,7 @@ def certified_rows(sets: PolicySets, fitted: Fitted, *, seed: int) -> list[Measu
 
 
 def _certified(sets: PolicySets, fitted: Fitted, **parameters: Any) -> Deferral:
-    """A policy that names classes by their logits, with a calibration that is fitted already."""
+    """A policy that predicts classes by their logits, with a calibration that is fitted already."""
     return Deferral(rule=LOGITS_RULE.rule, **parameters).certify(
         sets.tune, sets.calibration, detectors=sets.detectors, fitted=fitted
     )

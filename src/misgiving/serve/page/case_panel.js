@@ -78,7 +78,7 @@ on("target", () => {
 function renderFacts(one) {
   const [likeliest, most] = Object.entries(one.probabilities).reduce((a, b) => (b[1] > a[1] ? b : a));
   at("shares-note").hidden = !(most > one.probabilities[one.predicted_class]);
-  at("shares-note").textContent = `${one.predicted_class} is named, although ${likeliest} is more `
+  at("shares-note").textContent = `${one.predicted_class} is predicted, although ${likeliest} is more `
     + "probable: the exact reason below says why.";
   at("case-exact").textContent = one.reason;
   const facts = {

@@ -127,7 +127,7 @@ function listenToFilters(on) {
       again();
     });
   }
-  for (const name of ["named", "reviewed", "order"]) {
+  for (const name of ["predicted", "reviewed", "order"]) {
     on(name, "change", () => { state[name] = at(name).value; again(); });
   }
   let typing = 0;
@@ -141,9 +141,9 @@ function listenToFilters(on) {
 function renderModel() {
   const { classes } = state.model, act = (choice) => emit("choice", choice);
   at("notice").textContent = state.model.notice;
-  at("named").append(...classes.map((name) => new Option(name, name)));
-  at("named").value = state.named;
-  state.named = at("named").value; // a link may name a class that the model does not know
+  at("predicted").append(...classes.map((name) => new Option(name, name)));
+  at("predicted").value = state.predicted;
+  state.predicted = at("predicted").value; // a link may name a class that the model does not know
   const all = element("button", "", "Agree with each ");
   all.type = "button";
   all.append(element("kbd", "", "a"));

@@ -25,8 +25,8 @@ export function outcome(one) {
 function isUsable(one) {
   if (one.acceptance_score == null || one.error_probability == null) return false;
   const { ood_threshold: limit, max_error_probability: highest, rule } = state.calibration.policy;
-  const named = one.probabilities[one.predicted_class], weighed = ["balanced", "costs"].includes(rule);
-  const surpassed = !weighed && Object.values(one.probabilities).some((share) => share > named);
+  const predicted = one.probabilities[one.predicted_class], weighed = ["balanced", "costs"].includes(rule);
+  const surpassed = !weighed && Object.values(one.probabilities).some((share) => share > predicted);
   if (one.error_probability > highest || surpassed) return false;
   return limit == null || (one.ood_score != null && one.ood_score > limit);
 }
@@ -53,10 +53,10 @@ const orderOfService = () =>
   (["newest", "listed"].includes(state.order) ? state.order : "expected_error");
 
 export function isShown(one) {
-  const { decisions, reviewed, named, search } = state;
+  const { decisions, reviewed, predicted, search } = state;
   return (!decisions.size || decisions.has(outcome(one)))
     && (reviewed === "all" || one.reviewed === (reviewed === "yes"))
-    && (!named || one.predicted_class === named)
+    && (!predicted || one.predicted_class === predicted)
     && one.name.toLowerCase().includes(search.toLowerCase());
 }
 
@@ -64,7 +64,7 @@ export function isShown(one) {
 export function filterOf(decisions, { reviewed = state.reviewed } = {}) {
   const query = new URLSearchParams([...decisions].map((one) => ["decision", one]));
   if (reviewed !== "all") query.set("reviewed", reviewed === "yes");
-  if (state.named) query.set("class", state.named);
+  if (state.predicted) query.set("class", state.predicted);
   if (state.search) query.set("name", state.search);
   query.set("order", orderOfService());
   return query;

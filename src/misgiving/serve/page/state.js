@@ -4,7 +4,7 @@ export const OUTCOMES = ["ood", "defer", "accept"];
 
 export const state = {
   cases: new Map(), counts: { accept: 0, defer: 0, ood: 0 }, rest: 0, shown: [], selected: null, target: null,
-  decisions: new Set(), reviewed: "all", order: "error", named: "", search: "",
+  decisions: new Set(), reviewed: "all", order: "error", predicted: "", search: "",
   layout: "list", marked: new Set(), tally: null,
   model: null, calibration: null, ready: false, saving: false,
 };

@@ -10,7 +10,7 @@ export function remember() {
   if (state.decisions.size) kept.set("show", [...state.decisions].sort().join("."));
   if (state.reviewed !== "all") kept.set("reviewed", state.reviewed);
   if (state.order !== "error") kept.set("order", state.order);
-  if (state.named) kept.set("class", state.named);
+  if (state.predicted) kept.set("class", state.predicted);
   if (state.search) kept.set("name", state.search);
   if (state.layout !== "list") kept.set("layout", state.layout);
   if (state.target != null) kept.set("target", Number(state.target.toFixed(4)));
@@ -30,10 +30,10 @@ export function recall() {
   state.selected = /^[0-9a-f]{32}$/.test(kept.get("case")) ? kept.get("case") : null;
   document.body.dataset.view = kept.get("view") === "case" && state.selected ? "case" : "list";
   for (const box of document.getElementsByName("decision")) box.checked = state.decisions.has(box.value);
-  state.named = kept.get("class") ?? "";
+  state.predicted = kept.get("class") ?? "";
   state.search = (kept.get("name") ?? "").slice(0, 255);
   state.layout = document.body.dataset.layout = kept.get("layout") === "grid" ? "grid" : "list";
-  for (const id of ["named", "search"]) at(id).value = state[id];
+  for (const id of ["predicted", "search"]) at(id).value = state[id];
   at("reviewed").value = state.reviewed;
   at("order").value = state.order;
   at("setting").open = state.target != null;

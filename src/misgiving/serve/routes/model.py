@@ -12,7 +12,7 @@ from prometheus_client import generate_latest
 from pydantic import BaseModel, Field
 
 from misgiving.deferral.deferral import Deferral
-from misgiving.report.sentences import certificate_sentences, naming_sentence
+from misgiving.report.sentences import certificate_sentences, rule_sentence
 from misgiving.serve.drift_tracker import Drift
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.service import ServiceDep
@@ -72,7 +72,7 @@ class SavedPolicy(BaseModel):
     threshold: Number = Field(description="Lowest accepted score; null: none, or accepts all.")
     ood_threshold: float | None
     class_targets: list[str] = Field(description="Classes with a limit on missed cases.")
-    rule: str = Field(description="Rule by which the class is named.")
+    rule: str = Field(description="Rule by which the class is predicted.")
     naming: str = Field(description="Sentence on that rule, with its costs.")
     max_error_probability: float = Field(
         description="Highest error probability of an answer that can be accepted."
@@ -137,7 +137,7 @@ def list_operating_points(service: ServiceDep) -> Calibration:
             ood_threshold=certificate.ood_threshold,
             class_targets=list(targets.class_max_miss),
             rule=deferral.rule_.rule,
-            naming=naming_sentence(deferral.rule_, deferral.classes_),
+            naming=rule_sentence(deferral.rule_, deferral.classes_),
             max_error_probability=deferral.rule_.max_error_probability,
         ),
         command=command(deferral, of_graph=service.model.card.get("training") == {}),
