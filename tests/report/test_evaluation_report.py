@@ -14,7 +14,7 @@ from misgiving.evaluation.evaluate import evaluate
 from misgiving.evaluation.shares import CurvePoint, Share
 from misgiving.report.evaluation import confusion, findings, gallery, write_report
 from misgiving.report.figures import acceptance_figure, histogram_figure
-from misgiving.report.rendering import percent
+from misgiving.report.rendering import percent, three_digits
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,8 @@ def test_the_findings_with_decisions(evaluation):
     )
     assert sentences["Certified"].startswith(
         "with 95 % confidence at most 30 % of the accepted answers are wrong ("
-        f"{percent(evaluation.deferral.certificate_.expected_error)} are to be expected); "
+        f"{three_digits(evaluation.deferral.certificate_.expected_error, up=True)} are to be "
+        "expected); "
     )
     called_ood = evaluation.ood["scans"].decided["ood"].events
     assert sentences["OOD"].startswith(
@@ -141,6 +142,14 @@ def test_the_page_is_one_file_that_runs_nothing_and_describes_its_figures(hostil
     assert "nan" not in page.text
 
 
+def test_bounds_of_operating_points_are_rounded_up(evaluation, tmp_path):
+    cells = read(evaluation, tmp_path).texts("td", "number")
+    bound = evaluation.deferral.certificate_.operating_points[-1].bound
+    shown = f"{np.ceil(1000 * bound) / 10:g} %"
+    assert shown in cells
+    assert shown != percent(bound)
+
+
 def test_figures_are_described_by_their_numbers(tmp_path):
     evaluation = evaluate(predictions())
     images = read(evaluation, tmp_path).images
@@ -177,6 +186,13 @@ def test_the_figure_of_acceptance_has_the_policy_and_its_target():
     assert {height for _, height in lines["target"]} == {20}
     (band,) = axes.collections
     assert band.get_paths()[0].get_extents().bounds == pytest.approx((50, 5, 50, 35))
+
+
+def test_a_rate_is_0_in_the_figure_of_acceptance_only_where_it_is_0():
+    curve = [CurvePoint(0.5, 0.004, Share(1, 10_000, 0.0, 0.0012))]
+    figure = acceptance_figure(curve, score="msp", chosen=None, limit=None)
+    words = "MSP: below 1 % accepted, below 0.1 % wrong (0 % to 0.1 %)"
+    assert any(part.get_gid() == f"hover:{words}" for part in figure.get_children())
 
 
 def test_histograms_are_shares_of_each_set_over_the_same_bars():

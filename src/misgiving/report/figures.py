@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from misgiving.evaluation.shares import CurvePoint, Share
 from misgiving.metrics.calibration import Reliability
 from misgiving.report.names import DETECTOR_TITLES, count
+from misgiving.report.rendering import percent
 
 Line = str | tuple[int, tuple[float, ...]]
 # Okabe and Ito's palette, distinct with the common colour blindnesses; grey for no estimator, and
@@ -210,9 +211,10 @@ def draw_risk(axes: Axes, detector: str, points: Points) -> str:
     colour, line = SCORE_STYLES.get(detector, (OTHER_COLOUR, "-"))
     name = DETECTOR_TITLES.get(detector, detector)
     axes.plot(*100 * points[:, :2].T, color=colour, linestyle=line, label=name)
-    for x, y, lower, upper in 100 * points:
-        ends = "" if np.isnan(upper) else f" ({lower:.1f} to {upper:.1f})"
-        hover(axes, x, y, f"{name}: {x:.0f} % accepted, {y:.1f} % wrong{ends}")
+    for accepted, wrong, lower, upper in points:
+        ends = "" if np.isnan(upper) else f" ({percent(lower)} to {percent(upper)})"
+        words = f"{name}: {percent(accepted, 0)} accepted, {percent(wrong)} wrong{ends}"
+        hover(axes, 100 * accepted, 100 * wrong, words)
     return colour
 
 

@@ -48,17 +48,20 @@ def lines(template: str, macro: str, *values: object, **variables: object) -> li
     return [line for line in words(*values).splitlines() if line]
 
 
-def percent(share: float) -> str:
-    """Percentage with one digit after the point; only a share of 0 or 1 is 0 % or 100 %.
+def percent(share: float, digits: int = 1) -> str:
+    """Percentage with digits after the point; only a share of 0 or 1 is 0 % or 100 %.
 
     >>> percent(0.8125), percent(1.0), percent(0.9999), percent(0.0001)
     ('81.2 %', '100 %', 'above 99.9 %', 'below 0.1 %')
+    >>> percent(0.8125, 0), percent(0.996, 0), percent(0.004, 0)
+    ('81 %', 'above 99 %', 'below 1 %')
     """
     if share in (0.0, 1.0):
         return f"{100 * share:.0f} %"
-    if share > 0.9995:
-        return "above 99.9 %"
-    return "below 0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
+    text, least = f"{100 * share:.{digits}f}", 10.0**-digits
+    if float(text) == 0:
+        return f"below {least:.{digits}f} %"
+    return f"above {100 - least:.{digits}f} %" if float(text) == 100 else f"{text} %"
 
 
 def three_digits(share: float, *, up: bool = False) -> str:
