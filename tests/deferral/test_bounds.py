@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from misgiving.deferral.bounds import (
+    bound_at_threshold,
     cases_for_tolerance,
     kth_lowest,
     tolerance_rank,
@@ -133,3 +134,33 @@ def test_the_error_above_a_limit_that_the_same_cases_set_is_certified_exactly():
         of_ranks = plan.count(drawn_of(cells, numbers, familiar))
         is_missed[row] = plan.loosest_certified(of_ranks) >= 0 and of_ranks.ood_limit == 0
     assert 0.01 < chances(counts, shares) @ is_missed <= 0.2
+
+
+def test_the_bound_at_a_threshold_is_that_of_the_looser_rank_over_the_share_of_the_stricter():
+    random = np.random.default_rng(0)
+    scores = random.integers(0, 9, 40) / 10  # with ties, of which the wrong cases come first
+    wrong, ranks = random.random(40) < 0.3, np.array([10, 23, 40])
+    best = sorted(zip(-scores, ~wrong, strict=True))
+    for threshold, j, k in ((0.45, 10, 23), (0.15, 23, 40), (-1.0, 23, 40)):
+        assert j < sum(score >= threshold for score in scores) <= k
+        mistaken = sum(not right for _, right in best[:k])
+        errors = stats.beta.isf(0.8 * 0.1 / 3, mistaken + 1, k - mistaken)
+        share = stats.beta.ppf(0.2 * 0.1 / 3, j, k - j + 1)
+        bound = bound_at_threshold(threshold, scores, wrong, ranks, level=0.1)
+        assert bound == pytest.approx(min(1, errors / share))
+    assert bound_at_threshold(0.85, scores, wrong, ranks, level=0.1) == 1
+
+
+@pytest.mark.parametrize("values", [None, 8], ids=["continuous", "tied"])
+def test_a_bound_is_seldom_exceeded_at_any_threshold_even_if_the_best_are_wrong(values):
+    """Half of those that score above 0.75 are wrong, and no others."""
+    random, ranks, exceeded = np.random.default_rng(1), np.array([10, 20]), 0
+    tried = np.arange(1, 40) / 40 if values is None else np.arange(1, values) / values
+    errors = np.minimum(0.5, 0.125 / (1 - tried))
+    for _ in range(400):
+        scores = random.random(20)
+        wrong = (scores > 0.75) & (random.random(20) < 0.5)
+        scores = scores if values is None else np.floor(values * scores) / values
+        bounds = [bound_at_threshold(at, scores, wrong, ranks, level=0.1) for at in tried.tolist()]
+        exceeded += (errors > np.array(bounds) + 1e-9).any()
+    assert exceeded <= 60  # 40 are expected at most

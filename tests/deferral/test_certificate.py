@@ -5,8 +5,10 @@ import pytest
 from policies import CLASSES, WORST, certificate_of, drawn_cases
 from scipy import stats
 
+from misgiving.deferral.bounds import bound_at_threshold
 from misgiving.deferral.certificate import certify_thresholds
 from misgiving.deferral.settings import Targets
+from misgiving.deferral.thresholds import ranks_to_test
 
 OOD = Targets(max_error=0.1, confidence=0.9, max_ood_false_alarms=0.1)
 
@@ -31,6 +33,16 @@ def test_every_operating_point_is_counted_and_bounded_as_by_scalar_loops(certifi
         assert point.error == sum(rows) / len(rows)
         level = stats.binom.cdf(sum(rows), len(rows), point.bound)
         assert level == pytest.approx(0.1 / len(points), rel=1e-6)
+
+
+def test_the_bound_at_any_threshold_is_that_of_the_cases_that_can_be_accepted(certificate):
+    cases = drawn_cases(400, 2)
+    familiar = cases[cases.ood_scores > certificate.ood_threshold]
+    at = certificate.accept_threshold + 1e-6
+    ranks = ranks_to_test(len(familiar))
+    bound = bound_at_threshold(at, familiar.scores, familiar.wrong, ranks, level=0.1)
+    assert certificate.error_bound_at(at) == bound
+    assert certificate.error_bound < bound < 1.3 * certificate.error_bound
 
 
 def test_an_operating_point_that_accepts_nothing_has_the_bound_1(certificate):

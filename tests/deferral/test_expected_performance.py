@@ -86,10 +86,30 @@ def test_the_interval_of_the_accepted_reaches_a_batch_at_the_certified_rate(defe
         everything, of_accepted = expected_errors(deferral, errors, accepted)
         reached = binom.ppf(0.975, count, highest) / count
         assert of_accepted.upper >= reached > everything.upper
-    average = Deferral(guarantee="average", max_error=0.1).fit(outputs(150, 0), outputs(400, 1))
-    bound = average.certificate_.error_bound
-    _, of_accepted = expected_errors(average, np.full(400, 1e-6), np.ones(400, dtype=bool))
-    assert of_accepted.upper >= binom.ppf(0.975, 400, bound) / 400
+
+
+def test_a_batch_with_its_own_threshold_has_the_bound_of_this_threshold():
+    sets = outputs(150, 0, signal=2.0), outputs(400, 1, signal=2.0)
+    average = Deferral(guarantee="average", max_error=0.05).fit(*sets)
+    certificate, bounds = average.certificate_, []
+    for signal in (2.0, 1.5):
+        expected, decided = expected_of(average, outputs(300, 2, signal=signal)[0])
+        accepted = decided.decisions == "accept"
+        assert expected.threshold == decided.acceptance_score[accepted].min() == decided.threshold
+        bounds.append(certificate.error_bound_at(decided.threshold))
+        shown = f"{np.ceil(1000 * bounds[-1]) / 10:g} % at the threshold of this batch."
+        said = performance_sentences(expected, average)[0]
+        assert said.startswith("On average over calibrations and batches, at most 5 % of")
+        assert said.endswith(f"with 95 % confidence, at most {shown}")
+        reached = binom.ppf(0.975, accepted.sum(), bounds[-1]) / accepted.sum()
+        assert expected.errors[1].upper >= reached
+    assert len({*bounds, certificate.error_bound}) == 3
+
+
+def test_a_policy_with_one_threshold_has_no_bound_of_a_batch(deferral):
+    expected, _ = expected_of(deferral, outputs(300, 2)[0])
+    assert expected.threshold is None
+    assert performance_sentences(expected, deferral)[0].startswith("Expected without labels")
 
 
 def test_images_of_another_kind_are_noticed(deferral):

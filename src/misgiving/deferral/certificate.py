@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from misgiving.calibration.apply import error_probabilities
 from misgiving.deferral.bounds import (
     BinomialInterval,
+    bound_at_threshold,
     conformal_p_values,
     two_sided_interval,
     upper_bound,
@@ -166,6 +167,13 @@ class Certificate:
             OperatingPoint(threshold, n, k, n / len(scores), k / n if n else None, bound)
             for threshold, n, k, bound in zip(*columns, strict=True)
         ]
+
+    def error_bound_at(self, threshold: float) -> float:
+        """Upper bound on the error at any threshold, as that of a batch; all hold together."""
+        kept = np.array(self.kept, dtype=bool)
+        scores, wrong = np.array(self.scores)[kept], np.array(self.errors)[kept]
+        level, ranks = 1 - self.targets.confidence, ranks_to_test(len(scores))
+        return bound_at_threshold(threshold, scores, wrong, ranks, level=level)
 
     @property
     def _ranks(self) -> int:

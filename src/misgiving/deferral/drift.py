@@ -39,6 +39,7 @@ LEVEL = 0.05
 DIFFERENT = 0.02  # probability that equal distributions are found to differ
 
 Values = Float[np.ndarray, " n"]
+Mask = Bool[np.ndarray, " n"]
 PerStream = Float[np.ndarray, "*streams"] | np.floating
 
 
@@ -264,11 +265,13 @@ class ExpectedPerformance(NamedTuple):
     Attributes:
         errors: Of all images, and of the accepted ones.
         alarms: The tests for drift that found the images to differ from the calibration cases.
+        threshold: Lowest accepted score, where the batch has its own threshold; else None.
         gaps: Largest difference between the distributions of the images and of the calibration
             cases, by score, where these differ; `acceptance` or `ood`.
     """
 
     errors: Expected
+    threshold: float | None
     alarms: tuple[DriftTest, ...]
     gaps: Mapping[str, float]
 
@@ -295,10 +298,12 @@ def expected_performance(
     numbers = np.array([numbers for _, numbers, _ in judged], dtype=float)
     errors, scores, ood_scores = numbers.reshape(-1, 3).T
     accepted = np.array([decision == "accept" for _, _, decision in judged], dtype=bool)
-    expected = expected_errors(deferral, errors, accepted)
+    certificate, monitor = deferral.certificate_, DriftMonitor(deferral.certificate_)
+    has_own = certificate.selection is not None and accepted.any()
+    threshold = float(scores[accepted].min()) if has_own else None
+    expected = expected_errors(deferral, errors, accepted, threshold=threshold)
     if expected is None:
         return None
-    certificate, monitor = deferral.certificate_, DriftMonitor(deferral.certificate_)
     # in a random order, since the images may be sorted
     for row in np.random.default_rng(0).permutation(len(names))[:MOST_TESTED]:
         monitor.update(
@@ -317,7 +322,7 @@ def expected_performance(
         if p_value <= DIFFERENT / len(compared):
             gaps[name] = gap
     alarms = tuple(test for test in monitor.tests if test.since is not None)
-    return ExpectedPerformance(expected, alarms, gaps)
+    return ExpectedPerformance(expected, threshold, alarms, gaps)
 
 
 def compare_distributions(first: Values, second: Float[np.ndarray, " m"]) -> tuple[float, float]:
@@ -336,7 +341,7 @@ def compare_distributions(first: Values, second: Float[np.ndarray, " m"]) -> tup
 
 
 def expected_errors(
-    deferral: Deferral, errors: Values, accepted: Bool[np.ndarray, " n"]
+    deferral: Deferral, errors: Values, accepted: Mask, *, threshold: float | None = None
 ) -> Expected | None:
     """Estimate the errors of images that are drawn like the calibration cases.
 
@@ -354,22 +359,25 @@ def expected_errors(
         deferral: The policy by which the images were decided.
         errors: Error probabilities; images where one is not finite are left out.
         accepted: True for the accepted images.
+        threshold: Lowest accepted score of a batch that has its own; None: that of the policy.
 
     Returns:
         None with fewer than 20 calibration cases, or without an image.
     """
     finite = np.isfinite(errors)
-    certificate, lowest = deferral.certificate_, deferral.certificate_.accept_threshold
-    scores = np.array(certificate.scores)
+    certificate, scores = deferral.certificate_, np.array(deferral.certificate_.scores)
+    lowest, highest = certificate.accept_threshold, certificate.highest_error
+    if threshold is not None:
+        lowest, highest = threshold, certificate.error_bound_at(threshold)
     residuals = np.array(certificate.errors) - np.array(certificate.error_probabilities)
     if len(residuals) < FEWEST_CASES or not finite.any():
         return None
-    threshold = np.inf if lowest is None else lowest
-    taken, both = np.array(certificate.kept) & (scores >= threshold), finite & accepted
+    reached = scores >= (np.inf if lowest is None else lowest)
+    taken, both = np.array(certificate.kept) & reached, finite & accepted
     enough = both.any() and taken.sum() >= FEWEST_CASES
     return (
         _expected(errors[finite], residuals),
-        _expected(errors[both], residuals[taken], certificate.highest_error) if enough else None,
+        _expected(errors[both], residuals[taken], highest) if enough else None,
     )
 
 
