@@ -87,7 +87,8 @@ def test_an_average_policy_says_what_it_promises_and_decides_a_file_as_one_batch
     ):
         assert words in said
     new = write_rows(tmp_path / "new.csv", 200, seed=1)
-    succeed("predict", policy, new, "--out", tmp_path / "decisions.csv")
+    said = succeed("predict", policy, new, "--out", tmp_path / "decisions.csv").err
+    assert " % at the threshold of this batch." in said
     rows = rows_of(tmp_path / "decisions.csv")
     expected = deferral.decide(Predictions.read(new)).decisions
     assert [row["decision"] for row in rows] == expected.tolist()
