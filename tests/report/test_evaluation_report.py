@@ -79,6 +79,17 @@ def test_the_findings_where_nothing_is_certified_or_nothing_is_wrong():
     assert not len(gallery(perfect)[0])
 
 
+@pytest.mark.parametrize(
+    ("guarantee", "holds"),
+    [("confident", "with 95 % confidence"), ("average", "on average over calibrations")],
+)
+def test_the_finding_on_a_target_of_silent_errors_is_a_sentence(guarantee, holds):
+    silent = Deferral(max_error=None, max_silent_error=0.3, guarantee=guarantee)
+    silent.fit(predictions(60, seed=1), predictions(60, seed=2))
+    certified = texts(evaluate(predictions(), silent))["Certified"]
+    assert certified.startswith(f"{holds} at most 30 % of all images are accepted with a wrong")
+
+
 @pytest.mark.parametrize("noun", ["patient", "lesion", "group"])
 def test_grouped_images_are_counted_by_the_unit_of_the_data(noun, deferral):
     groups = {noun: [str(row // 2) for row in range(120)]}
