@@ -121,7 +121,7 @@ def test_the_level_is_shared_among_all_targets_unless_each_holds_by_itself():
 
 
 @pytest.mark.parametrize(("seed", "class_max_miss"), [(0, {}), (1, {}), (2, {"MEL": 0.4})])
-def test_the_smallest_certifiable_error_is_certified_and_the_next_smaller_one_is_not(seed, class_max_miss):
+def test_the_smallest_certifiable_error_is_certified_and_the_next_is_not(seed, class_max_miss):
     sets = drawn_cases(80, seed), drawn_cases(60, seed + 50)
     asked = {"max_error": 0.001, "class_max_miss": class_max_miss}
     smallest = certified(sets, **asked).smallest_certifiable
