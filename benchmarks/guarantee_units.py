@@ -33,7 +33,7 @@ from misgiving.deferral.settings import Targets
 from misgiving.deferral.thresholds import CertificationPlan, ScoredCases
 from misgiving.groups import QUARTERS
 
-DRAWS, TUNES = 2000, 10  # calibration sets and tuning sets of each cell
+DRAWS, TUNES = 2000, 100  # calibration sets and tuning sets of each cell
 GROUPS = 4000
 LESIONS = (6, 20)
 MEAN_LESIONS = 13
