@@ -32,9 +32,8 @@ def main() -> None:
     parser.add_argument("predictions", type=Path)
     parser.add_argument("--draws", type=int, default=6)
     options = parser.parse_args()
-    print(
-        f"| cases | calibrations | median | lowest to highest | above {STEP} |\n|---|---|---|---|---|"
-    )
+    print(f"| cases | calibrations | median | lowest to highest | above {STEP} |")
+    print("|---" * 5 + "|")
     for size in SIZES:
         points = np.array(
             [
