@@ -54,11 +54,14 @@ def error_log_odds(policy, logits, taps):
         read = taps[:, probe.first : probe.first + len(probe.weight)]
         opinion = read @ torch.from_numpy(probe.weight) + torch.from_numpy(probe.bias)
         members.append(opinion.log_softmax(dim=1))
-    weights = torch.tensor(learned.error_estimator, dtype=torch.float64)
+    pool = learned.error_estimator
+    weights = torch.tensor(pool.weights, dtype=torch.float64)
     mean = torch.einsum("m,mnc->nc", weights, torch.stack(members).exp())
+    biases = torch.tensor(pool.scaling.biases, dtype=torch.float64)
+    mixed = (mean.log() / pool.scaling.temperature + biases).softmax(dim=1)
     return [
-        (mean[row, name].log() - sum(mean[row, c] for c in classes if c != name).log()).item()
-        for row, name in enumerate(mean.argmax(dim=1).tolist())
+        (mixed[row, name].log() - sum(mixed[row, c] for c in classes if c != name).log()).item()
+        for row, name in enumerate(mixed.argmax(dim=1).tolist())
     ]
 
 

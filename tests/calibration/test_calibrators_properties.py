@@ -13,6 +13,7 @@ from misgiving.calibration.apply import (
     ERROR_ESTIMATOR,
     Calibrator,
     Combination,
+    Pool,
     Scaling,
     error_probabilities,
 )
@@ -99,14 +100,17 @@ def test_the_probability_that_is_shown_is_what_the_error_probability_leaves(draw
     random, count, classes = drawn
     logits = 3 * random.normal(size=(count, classes))
     evidence = log_softmax(3 * random.normal(size=(count, probes, classes)), axis=2)
-    shares = random.dirichlet(np.ones(probes + 1))
+    shares, biases = random.dirichlet(np.ones(probes + 1)), random.normal(size=classes)
     weights = {"logits": None, "weighed": random.uniform(0.1, 10, classes)}
     weights = weights.get(rule, np.ones(classes))
     calibrator = Calibrator(
         scaling=Scaling(temperature=2.0, biases=tuple(random.normal(size=classes).tolist())),
         weights=None if weights is None else tuple(weights.tolist()),
         combination=None,
-        error_estimator=tuple(shares.tolist()),
+        error_estimator=Pool(
+            weights=tuple(shares.tolist()),
+            scaling=Scaling(temperature=0.8, biases=tuple(biases.tolist())),
+        ),
         score=ERROR_ESTIMATOR if probes else CALIBRATED,
         loss=None,
         tried={},
@@ -117,7 +121,9 @@ def test_the_probability_that_is_shown_is_what_the_error_probability_leaves(draw
     scaled /= scaled.sum(axis=1, keepdims=True)
     expected = scaled
     if probes:
-        expected = shares[0] * scaled + np.einsum("m,nmk->nk", shares[1:], np.exp(evidence))
+        mean = shares[0] * scaled + np.einsum("m,nmk->nk", shares[1:], np.exp(evidence))
+        expected = mean ** (1 / 0.8) * np.exp(biases)
+        expected /= expected.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(probabilities, expected, rtol=1e-9)
     of_predicted = probabilities[np.arange(count), predicted]
     errors = error_probabilities(probabilities, predicted)

@@ -15,6 +15,7 @@ from misgiving.calibration.apply import (
     CALIBRATED,
     COMBINATION,
     ERROR_ESTIMATOR,
+    Scaling,
 )
 from misgiving.calibration.fit import (
     TuningSet,
@@ -42,31 +43,56 @@ def fitted():
     return fit_calibrator(drawn())
 
 
-def test_its_weights_have_the_highest_posterior_density():
-    tuning = drawn(count=100)
-    calibrator = fit_calibrator(tuning).calibrator
-    by_softmax = calibrator.scaling(tuning.logits)
-    of_truth = [
-        [by_softmax[row, label], *np.exp(tuning.evidence[row, :, label])]
-        for row, label in enumerate(tuning.labels)
-    ]
+def held_out_members(tuning):
+    """Probabilities by the probes, and before them by a softmax calibrated on other groups."""
+    calibrated = np.empty(tuning.logits.shape)
+    for kept, left_out in GroupKFold(5).split(tuning.labels, groups=tuning.groups):
+        scaling = fit_scaling(tuning.logits[kept], tuning.labels[kept])
+        calibrated[left_out] = scaling(tuning.logits[left_out])
+    return np.concatenate([calibrated[:, None], np.exp(tuning.evidence)], axis=1)
 
-    def lost(free):
+
+def scaled_mean(pool, image):
+    """The weighted mean of these probabilities of one image, calibrated again."""
+    temperature, biases = pool.scaling.temperature, pool.scaling.biases
+    means = [sum(w * p for w, p in zip(pool.weights, each, strict=True)) for each in image.T]
+    values = [m ** (1 / temperature) * math.exp(b) for m, b in zip(means, biases, strict=True)]
+    return [value / sum(values) for value in values]
+
+
+def test_its_weights_and_then_its_scaling_have_the_highest_posterior_density():
+    tuning = drawn(count=100)
+    pool = fit_calibrator(tuning).calibrator.error_estimator
+    members, labels = held_out_members(tuning), tuning.labels
+
+    def weights_lost(free):
         weights = softmax(np.append(free, 0.0))
-        likelihood = sum(math.log(np.dot(weights, row)) for row in of_truth)
+        of_truth = (members[row, :, label] for row, label in enumerate(labels))
+        likelihood = sum(math.log(np.dot(weights, each)) for each in of_truth)
         return -likelihood - 20 / 3 * np.log(weights).sum()  # as 20 images, of each a third
 
-    found = minimize(lost, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-9}).x
-    expected = softmax(np.append(found, 0.0))
-    assert calibrator.error_estimator == pytest.approx(expected, abs=1e-5)
+    found = minimize(weights_lost, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-9}).x
+    assert pool.weights == pytest.approx(softmax(np.append(found, 0.0)), abs=1e-5)
+
+    def scaling_lost(parameters):
+        scaling = Scaling(temperature=math.exp(parameters[0]), biases=tuple(parameters[1:]))
+        shown = [scaled_mean(replace(pool, scaling=scaling), image) for image in members]
+        likelihood = sum(math.log(image[label]) for image, label in zip(shown, labels, strict=True))
+        return -likelihood + sum(value**2 for value in parameters) / 2 / 0.1**2
+
+    found = minimize(scaling_lost, np.zeros(4), method="BFGS").x
+    assert [math.log(pool.scaling.temperature), *pool.scaling.biases] == pytest.approx(
+        found, abs=1e-4
+    )
 
 
 def test_impossible_images_do_not_spoil_its_weights():
     members = np.log(np.array([[[0.9, 0.1], [0.6, 0.4]]] * 30))
     members[0] -= 2000  # both probabilities are 0 in float64
-    weights = fit_error_estimator(members, np.zeros(30, int))
-    assert sum(weights) == pytest.approx(1)
-    assert weights[0] > 0.5
+    pool = fit_error_estimator(members, np.zeros(30, int))
+    assert sum(pool.weights) == pytest.approx(1)
+    assert pool.weights[0] > 0.5
+    assert np.isfinite(pool(members)).all()
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -76,10 +102,13 @@ def test_it_is_chosen_exactly_where_it_makes_held_out_classes_more_likely(seed):
     shown = {name: np.empty((150, 3)) for name in (ERROR_ESTIMATOR, CALIBRATED)}
     for kept, left_out in GroupKFold(5).split(tuning.labels, groups=tuning.groups):
         scaling = fit_scaling(tuning.logits[kept], tuning.labels[kept])
-        members = np.concatenate([scaling(tuning.logits)[:, None], np.exp(tuning.evidence)], axis=1)
-        weights = fit_error_estimator(np.log(members[kept]), tuning.labels[kept])
-        shown[ERROR_ESTIMATOR][left_out] = np.einsum("m,nmk->nk", weights, members[left_out])
-        shown[CALIBRATED][left_out] = members[left_out, 0]
+        pool = fit_error_estimator(
+            np.log(held_out_members(tuning.select(kept))), tuning.labels[kept]
+        )
+        shown[CALIBRATED][left_out] = scaling(tuning.logits[left_out])
+        for row in left_out:
+            image = np.concatenate([shown[CALIBRATED][row, None], np.exp(tuning.evidence[row])])
+            shown[ERROR_ESTIMATOR][row] = scaled_mean(pool, image)
     losses = {name: log_loss(tuning.labels, each) for name, each in shown.items()}
     calibrator = fitted.calibrator
     preferred = losses[ERROR_ESTIMATOR] < losses[CALIBRATED]

@@ -87,11 +87,14 @@ def test_a_decision_contains_the_numbers_of_detectors_and_calibrator(policy, det
     assert len(policy.detectors_.names) > 1
     scores = all_scores(fresh, detectors)
     evidence = detectors.evidence(fresh.features, fresh.taps)
-    weights = calibrator.error_estimator
+    pool = calibrator.error_estimator
+    biases = np.exp(pool.scaling.biases)
     assert calibrator.score == "error_estimator"
     for row, decision in enumerate(policy.decide(fresh)):
         scaled = calibrator.scaling(fresh.logits[row : row + 1].astype(np.float64))
-        mixed = np.array(weights) @ np.concatenate([scaled, np.exp(evidence[row])])
+        mean = np.array(pool.weights) @ np.concatenate([scaled, np.exp(evidence[row])])
+        mixed = mean ** (1 / pool.scaling.temperature) * biases
+        mixed /= mixed.sum()
         assert decision.predicted_class == CLASSES[mixed.argmax()]
         assert list(decision.probabilities.values()) == pytest.approx(mixed)
         assert decision.error_probability == pytest.approx(1 - mixed.max())

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.special import log_softmax, logsumexp
 
 from misgiving.scores.probes import Evidence
 
@@ -36,11 +36,12 @@ class Scaling:
     biases: tuple[float, ...]
 
     def __call__(self, logits: Logits) -> Logits:
-        return np.asarray(softmax(self.logarithms(logits), axis=1))
+        return np.exp(self.logarithms(logits))
 
     def logarithms(self, logits: Logits) -> Logits:
-        """Logarithms of the probabilities, up to a constant of each row."""
-        return np.asarray(logits / np.float64(self.temperature) + np.asarray(self.biases))
+        """Logarithms of the probabilities."""
+        scaled = logits / np.float64(self.temperature) + np.asarray(self.biases)
+        return np.asarray(log_softmax(scaled, axis=1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +80,7 @@ class Combination:
 
 def members_of(scaling: Scaling, logits: Logits, evidence: Evidence) -> Members:
     """Log-probabilities by the calibrated softmax, and after it by each class probe."""
-    calibrated = log_softmax(scaling.logarithms(logits), axis=1)
-    return np.concatenate([calibrated[:, None], evidence], axis=1)
+    return np.concatenate([scaling.logarithms(logits)[:, None], evidence], axis=1)
 
 
 def log_odds_of(logits: Logits, predicted: Classes) -> Values:
@@ -110,6 +110,25 @@ def columns(scores: Scores, names: Sequence[str]) -> Float[np.ndarray, "n column
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pool:
+    """A weighted mean of several classifiers' probabilities, calibrated again.
+
+    A mean of calibrated probabilities is underconfident (Ranjan and Gneiting, 2010).
+
+    Attributes:
+        weights: Of the classifiers; they sum to 1.
+        scaling: Of the logarithms of the mean.
+    """
+
+    weights: tuple[float, ...]
+    scaling: Scaling
+
+    def __call__(self, members: Members) -> Logits:
+        """Log-probabilities of each class."""
+        return self.scaling.logarithms(pooled(members, self.weights))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibrator:
     """From the outputs of one model to class probabilities and scores, fitted on its tuning set.
 
@@ -117,8 +136,7 @@ class Calibrator:
         scaling: From logits to class probabilities.
         weights: Factor of each class's probability when a class is predicted; None: by the logits.
         combination: From several scores to one; None where too little is known to learn it.
-        error_estimator: Weights of the calibrated softmax and of each class probe in a mean of
-            their class probabilities (a linear opinion pool), which sum to 1; None without probes.
+        error_estimator: Pool of the calibrated softmax and each class probe; None without probes.
         score: Name of the acceptance score.
         loss: From the negated predicted loss to the expected cross-entropy in nats; None for a
             model without a loss estimator.
@@ -129,7 +147,7 @@ class Calibrator:
     scaling: Scaling
     weights: tuple[float, ...] | None
     combination: Combination | None
-    error_estimator: tuple[float, ...] | None
+    error_estimator: Pool | None
     score: str
     loss: Isotonic | None
     tried: Mapping[str, float]
@@ -159,8 +177,8 @@ class Calibrator:
         the calibrated softmax. The error probability is one minus that of the predicted class.
         """
         if self.needs_evidence and self.error_estimator is not None and evidence is not None:
-            return pooled(members_of(self.scaling, logits, evidence), self.error_estimator)
-        return np.asarray(log_softmax(self.scaling.logarithms(logits), axis=1))
+            return self.error_estimator(members_of(self.scaling, logits, evidence))
+        return self.scaling.logarithms(logits)
 
     def predict(self, logits: Logits, evidence: Evidence | None = None) -> Classes:
         """The predicted class of each image."""
@@ -185,7 +203,7 @@ class Calibrator:
         learned = {**scores, CALIBRATED: log_odds_of(self.scaling.logarithms(logits), predicted)}
         if self.error_estimator is not None and evidence is not None:
             members = members_of(self.scaling, logits, evidence)
-            learned[ERROR_ESTIMATOR] = log_odds_of(pooled(members, self.error_estimator), predicted)
+            learned[ERROR_ESTIMATOR] = log_odds_of(self.error_estimator(members), predicted)
         if self.combination is not None:
             learned[COMBINATION] = self.combination(learned)
         return learned

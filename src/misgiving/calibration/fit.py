@@ -22,11 +22,13 @@ from misgiving.calibration.apply import (
     Isotonic,
     Logits,
     Members,
+    Pool,
     Scaling,
     Scores,
     Values,
     columns,
     members_of,
+    pooled,
     predicted_classes,
 )
 from misgiving.errors import DataError
@@ -46,10 +48,11 @@ Rows = Int[np.ndarray, " _"]
 Fold = tuple[Calibrator, Rows]
 """A calibrator that is fitted on the other folds, and the positions of this one."""
 PRIOR_SCALE = 3.0  # standard deviation of the priors of log T and of the biases
+POOL_SCALE = 0.1  # the same of the error estimator's: a mean needs small corrections
 
 
-def fit_scaling(logits: Logits, labels: Classes) -> Scaling:
-    """Fit temperature and biases by maximum likelihood with a weak prior.
+def fit_scaling(logits: Logits, labels: Classes, scale: float = PRIOR_SCALE) -> Scaling:
+    """Fit temperature and biases by maximum likelihood with a prior of this standard deviation.
 
     The prior keeps the bias finite for a class with few or no cases, and the temperature where
     every prediction is right.
@@ -62,9 +65,9 @@ def fit_scaling(logits: Logits, labels: Classes) -> Scaling:
         inverse, biases = np.exp(-parameters[0]), parameters[1:]
         log_probabilities = log_softmax(wide * inverse + biases, axis=1)
         slope = np.exp(log_probabilities) - truth
-        value = -log_probabilities[truth > 0].sum() + (parameters**2).sum() / 2 / PRIOR_SCALE**2
+        value = -log_probabilities[truth > 0].sum() + (parameters**2).sum() / 2 / scale**2
         slopes = np.array([-(slope * wide).sum() * inverse, *slope.sum(axis=0)])
-        return float(value) / count, (slopes + parameters / PRIOR_SCALE**2) / count
+        return float(value) / count, (slopes + parameters / scale**2) / count
 
     solution = minimize(objective, np.zeros(classes + 1), jac=True, method="L-BFGS-B").x
     return Scaling(temperature=float(np.exp(solution[0])), biases=tuple(solution[1:].tolist()))
@@ -119,12 +122,12 @@ def fit_combination(
     )
 
 
-def fit_error_estimator(members: Members, labels: Classes) -> tuple[float, ...]:
-    """Fit weights of the classifiers, in a mean of their class probabilities, to the true classes.
+def fit_error_estimator(members: Members, labels: Classes) -> Pool:
+    """Fit the classifiers' weights, and then the scaling of their mean, to the true classes.
 
-    They maximise the likelihood, with a Dirichlet prior of equal weights that is worth
-    `PRIOR_IMAGES` images, by expectation maximisation. What the weights are fitted to are classes,
-    of which every image shows one, and not errors, of which a tuning set has few.
+    The weights maximise the likelihood, with a Dirichlet prior of equal weights that is worth
+    `PRIOR_IMAGES` images, by expectation maximisation. They are fitted to classes, of which every
+    image shows one, and not to errors, of which a tuning set has few.
     """
     logs = members[np.arange(len(labels)), :, labels]
     likelihoods = np.exp(logs - logs.max(axis=1, keepdims=True))
@@ -137,7 +140,9 @@ def fit_error_estimator(members: Members, labels: Classes) -> tuple[float, ...]:
         weights = (shares.sum(axis=0) + PRIOR_IMAGES * equal) / (len(labels) + PRIOR_IMAGES)
         if np.abs(weights - before).max() < ENOUGH:
             break
-    return tuple(weights.tolist())
+    fitted = tuple(weights.tolist())
+    scaling = fit_scaling(pooled(members, fitted), labels, POOL_SCALE)
+    return Pool(weights=fitted, scaling=scaling)
 
 
 def group_folds(groups: Shaped[np.ndarray, " n"]) -> list[tuple[Rows, Rows]]:
@@ -206,6 +211,9 @@ def _fit_maps(tuning: TuningSet, weights: ByClass | None) -> Calibrator:
     )
     if tuning.evidence is not None:
         members = members_of(scaling, tuning.logits, tuning.evidence)
+        for kept, left_out in group_folds(tuning.groups):  # the probes have not seen it either
+            others = fit_scaling(tuning.logits[kept], tuning.labels[kept])
+            members[left_out, 0] = others.logarithms(tuning.logits[left_out])
         maps = replace(maps, error_estimator=fit_error_estimator(members, tuning.labels))
     wrong = maps.predict(tuning.logits) != tuning.labels
     if tuning.scores and _can_learn(wrong, tuning.groups):
