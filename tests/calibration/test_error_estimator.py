@@ -97,7 +97,7 @@ def test_impossible_images_do_not_spoil_its_weights():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_it_is_chosen_exactly_where_it_makes_held_out_classes_more_likely(seed):
-    tuning = drawn(seed, count=150, told=0.3)
+    tuning = drawn(seed, count=150, told=0.7)
     fitted = fit_calibrator(tuning, lambda _: np.ones(3))
     shown = {name: np.empty((150, 3)) for name in (ERROR_ESTIMATOR, CALIBRATED)}
     for kept, left_out in GroupKFold(5).split(tuning.labels, groups=tuning.groups):

@@ -36,7 +36,7 @@ class Scaling:
     biases: tuple[float, ...]
 
     def __call__(self, logits: Logits) -> Logits:
-        return np.exp(self.logarithms(logits))
+        return np.asarray(np.exp(self.logarithms(logits)))
 
     def logarithms(self, logits: Logits) -> Logits:
         """Logarithms of the probabilities."""
