@@ -1,5 +1,6 @@
 """What is killed at random moments must end as if it had not been."""
 
+import itertools
 import os
 import random
 import re
@@ -152,12 +153,15 @@ def test_a_training_that_is_terminated_says_so_in_one_line_and_resumes_there(
 def test_a_reproduction_that_is_terminated_leaves_saved_trainings_and_no_process(
     misgiving, tmp_path
 ):
-    def saved():
-        return list(tmp_path.rglob("*.unfinished.safetensors"))
+    def saved():  # folders may vanish meanwhile, which `walk` passes over
+        names = itertools.chain.from_iterable(files for *_, files in os.walk(tmp_path))
+        return [name for name in names if name.endswith(".unfinished.safetensors")]
 
     def terminate():
-        until(lambda: len(saved()) == 2)
-        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            until(lambda: len(saved()) == 2)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     command = ["reproduce", "--trials", "1", "--epochs", "10000", "--jobs", "2"]
     command += ["--models", "vanilla,proposed", "--validation-share", "0.8"]
