@@ -6,6 +6,7 @@ Each kind of state is judged by axe where a test has reached it.
 import csv
 from pathlib import Path
 
+import pytest
 from browsing import needs_chromium
 from standin import made_policy, picture
 from triage import (
@@ -188,6 +189,28 @@ def test_changes_by_others_appear_and_scroll_selection_and_note_stay(page_servic
     option = page.locator("#list").get_by_role("option", selected=True)
     expect(option).to_be_in_viewport()
     assert option.get_attribute("aria-posinset") == option.get_attribute("aria-setsize") == "101"
+
+
+LEAST_VISIBLE = """() => Math.min(...[...document.querySelectorAll(".row img, .layers img")]
+    .filter((image) => image.offsetParent && image.naturalWidth)
+    .map((image) => {
+        const all = image.getBoundingClientRect();
+        const box = image.parentElement.getBoundingClientRect();
+        const width = Math.min(all.right, box.right) - Math.max(all.left, box.left);
+        const height = Math.min(all.bottom, box.bottom) - Math.max(all.top, box.top);
+        return width * height / (all.width * all.height);
+    }))"""
+
+
+@pytest.mark.parametrize("size", [(90, 60), (60, 90)])
+def test_no_view_cuts_off_a_picture(opened, size):
+    page = opened()
+    choose(page, {f"{n}.png": picture(0.4, size=size, colour=(0, n, 0)) for n in range(3)})
+    page.locator(".row").first.click()
+    for view in ("list and case", "grid"):
+        page.wait_for_function(f"() => ({LEAST_VISIBLE})() < Infinity")
+        assert page.evaluate(LEAST_VISIBLE) > 0.99, view
+        page.locator("#layout").click()
 
 
 def test_on_a_phone_nothing_is_wider_than_the_screen_and_drift_is_announced_once(opened):
