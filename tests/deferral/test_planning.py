@@ -26,10 +26,10 @@ def test_the_confident_rates_are_bounds_of_clopper_and_pearson():
     outlook = planned(targets, NV=264, MEL=32, BCC=72)
     assert (outlook.total, outlook.cases["MEL"], outlook.images["MEL"]) == (368, 32, 32)
     for share, rate in zip(WRONG_SHARES, outlook.error["confident"], strict=True):
-        expected = bound(math.ceil(share * 368), 368, 0.5 * 0.3 * 0.05)
+        expected = bound(math.ceil(share * 368), 368, 0.5 * 0.2 * 0.05)
         assert (rate.wrong_share, rate.smallest) == (share, pytest.approx(expected))
     assert outlook.classes["MEL"]["confident"][0].smallest == pytest.approx(
-        bound(0, 32, 0.7 * 0.05)
+        bound(0, 32, 0.8 * 0.05)
     )
     with pytest.raises(UsageError):
         planned(Targets(max_error=0.1, class_max_miss={"ELM": 0.1}), NV=264, MEL=32)

@@ -109,11 +109,11 @@ def test_the_level_is_shared_among_all_targets_unless_each_holds_by_itself():
     )
     levels = ("level", "level_of_error", "level_of_misses")
     for changes, expected in (
-        ({}, (0.06, 0.018, 0.042)),
-        ({"class_max_miss": {}, "max_silent_error": 0.1}, (0.06, 0.018, 0.042)),
-        ({"class_max_miss": {}}, (0.06, 0.06, 0.042)),
-        ({"max_error": None, "max_silent_error": 0.1}, (0.06, 0.06 * 0.3, 0.06)),
-        ({"max_ood_false_alarms": None}, (0.12, 0.036, 0.084)),
+        ({}, (0.06, 0.012, 0.048)),
+        ({"class_max_miss": {}, "max_silent_error": 0.1}, (0.06, 0.012, 0.048)),
+        ({"class_max_miss": {}}, (0.06, 0.06, 0.048)),
+        ({"max_error": None, "max_silent_error": 0.1}, (0.06, 0.06 * 0.2, 0.06)),
+        ({"max_ood_false_alarms": None}, (0.12, 0.024, 0.096)),
         ({"simultaneous": False}, (0.12, 0.12, 0.12)),
     ):
         given = replace(targets, **changes)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Guarantee = Literal["confident", "average"]
 RuleName = Literal["most_probable", "balanced", "costs", "logits"]
 
-SHARE_OF_ERROR = 0.3  # of the level, where there are other targets; these have few cases
+SHARE_OF_ERROR = 0.2  # of the level, where there are other targets; these have few cases
 
 
 def check_known(classes: Sequence[str], **parameters: Mapping[str, float]) -> None:
