@@ -122,6 +122,7 @@ def test_predict_gives_an_image_the_score_that_calibrate_gave_it(
     assert list(rows[0]) == [
         "path", "predicted_class", "probability", "predicted_loss", "decision", "reason",
         "error_probability", "expected_loss", "ood_p_value", "acceptance_score", "ood_score",
+        *(f"probability_{digit}" for digit in range(10)),
     ]  # fmt: skip
     assert all(0 < float(row["ood_p_value"]) <= 1 for row in rows)
     predicted = {Path(row["path"]).stem: row for row in rows}

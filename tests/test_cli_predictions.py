@@ -67,6 +67,22 @@ def test_calibrate_and_predict_say_what_python_says(misgiving, succeed, policy, 
     expected = again.decide(Predictions.read(new))
     assert [row["decision"] for row in rows] == [each.decision for each in expected]
     assert [row["predicted_class"] for row in rows] == [each.predicted_class for each in expected]
+    for name, values in expected.to_frame().items():
+        cells = [row[name] for row in rows]
+        if values.dtype.kind == "f":
+            cells = [float(cell or "nan") for cell in cells]
+            assert cells == pytest.approx(values.tolist(), rel=1e-5, nan_ok=True)
+        else:
+            assert cells == values.tolist()
+    assert {f"probability_{name}" for name in CLASSES} < {*rows[0]}
+
+
+def test_calibrate_lists_the_columns_that_it_does_not_use_and_doubts(succeed, tmp_path):
+    columns = {"patient_nr": ["a"] * 400, "age": ["1"] * 400, "probability_elk": ["0"] * 400}
+    table = write_rows(tmp_path / "t.csv", **columns)
+    said = succeed("calibrate", table, "--max-error", 0.2, "--out", tmp_path / "policy").err
+    assert "columns without a meaning to the policy: patient_nr, age" in said
+    assert "Warning: no calibration case is of the class elk; nothing is known" in said
 
 
 def test_an_average_policy_says_what_it_promises_and_decides_a_file_as_one_batch(

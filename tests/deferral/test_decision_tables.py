@@ -18,10 +18,16 @@ ACCEPTED = DecisionRow(
     ood_p_value=0.5,
     acceptance_score=3.0,
     ood_score=1.0,
+    probabilities=(0.75, 0.25),
 )
 BROKEN = ACCEPTED._replace(
-    path="b\nc.png", probability=None, decision="defer", acceptance_score=None
+    path="b\nc.png",
+    probability=None,
+    decision="defer",
+    acceptance_score=None,
+    probabilities=(None, 0.25),
 )
+CLASSES = ("mel, or not", "loss")
 UNREADABLE = DecisionRow("d.png", unreadable="not an image")
 FORMULAS = {  # as they are written in a CSV file
     '=HYPERLINK("http://x").png': '\'=HYPERLINK("http://x").png',
@@ -44,7 +50,7 @@ READERS = {
 
 
 def written(path, rows, **columns):
-    write_table(path, columns_of(**columns), iter(rows))
+    write_table(path, columns_of(CLASSES, **columns), iter(rows))
     return READERS[path.suffix](path)
 
 
@@ -54,11 +60,16 @@ def test_every_kind_of_file_says_the_same(tmp_path, suffix):
     decisions = [ACCEPTED, BROKEN, UNREADABLE]
     rows = written(path, decisions, has_policy=True, unreadable=True)
     for row, decision in zip(rows, decisions, strict=True):
-        for name, value in decision._asdict().items():
+        values = decision._asdict()
+        shares = values.pop("probabilities") or (None, None)
+        values |= zip(("probability_mel, or not", "probability_loss"), shares, strict=True)
+        for name, value in values.items():
             number = isinstance(value, float)
             assert (float(row[name]) if number else row[name]) == value
     (row,) = written(path, [ACCEPTED], has_policy=False)
-    assert list(row) == ["path", "predicted_class", "probability", "predicted_loss"]
+    of_classes = ["probability_mel, or not", "probability_loss"]
+    names = ["path", "predicted_class", "probability", "predicted_loss"]
+    assert list(row) == names + of_classes
 
 
 @pytest.mark.parametrize("suffix", READERS)

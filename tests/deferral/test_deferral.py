@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import pandas
@@ -11,6 +12,7 @@ import torch
 from policies import outputs
 from scipy.special import softmax
 from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from misgiving import Deferral, Predictions
@@ -56,6 +58,72 @@ def test_every_form_of_the_same_outputs_gives_the_same_decisions(fitted):
     expected = list(fitted.decide(halves.float().numpy()))
     for form in (halves, halves.requires_grad_()):
         assert list(fitted.decide(form)) == expected
+
+
+def test_every_form_of_the_same_cases_gives_the_same_policy():
+    logits, labels = outputs(600)
+    columns = {f"logit_{name}": logits[:, int(name)] for name in "012"}
+    expected = Deferral(max_error=0.1).fit({**columns, "label": labels})
+    assert expected.cases_.drawn_parts == 4
+    for form in (
+        (logits, labels),
+        (torch.tensor(logits), labels.tolist()),
+        (pandas.DataFrame(columns), pandas.Series(labels)),
+        ((logits, labels),),
+    ):
+        assert Deferral(max_error=0.1).fit(*form).fingerprint == expected.fingerprint
+
+
+def test_a_classifier_is_asked_for_its_probabilities():
+    inputs, positions = outputs(900)
+    labels = np.array(CLASSES)[positions]
+    classifier = LogisticRegression().fit(inputs[:300], labels[:300])
+    deferral = Deferral(max_error=0.1).fit(classifier, inputs[300:], labels[300:])
+    shares = classifier.predict_proba(inputs[300:])
+    pair = {"probabilities": shares}, labels[300:]
+    again = Deferral(max_error=0.1).fit(pair, classes=CLASSES)
+    assert deferral.classes_ == CLASSES
+    assert deferral.fingerprint == again.fingerprint
+    assert deferral.decide(shares) == deferral.decide({"probabilities": shares})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((softmax(outputs(60)[0], axis=1), outputs(60)[1]), "as probabilities do"),
+        ((*outputs(60), outputs(60)[1]), "give all three"),
+        ((LogisticRegression(), outputs(60)[0]), "give all three"),
+    ],
+)
+def test_arguments_that_are_not_what_they_seem(arguments, says):
+    with pytest.raises((DataError, UsageError), match=says):
+        Deferral().fit(*arguments)
+
+
+TWICE = np.repeat(outputs(300)[0], 2, axis=0), np.repeat(outputs(300)[1], 2)
+FEW_COPIES = np.vstack([TWICE[0][:24], outputs(600, 1)[0]]), [*TWICE[1][:24], *outputs(600, 1)[1]]
+PAIRS = [number // 2 for number in range(600)]
+
+
+@pytest.mark.parametrize(
+    ("cases", "warnings"),
+    [
+        (({"logits": TWICE[0]}, TWICE[1]), ["600 of 600 rows have exactly the outputs"]),
+        (({"logits": TWICE[0], "group": PAIRS}, TWICE[1]), []),
+        (({"logits": TWICE[0], "content_hash": PAIRS}, TWICE[1]), []),
+        (({"probabilities": softmax(TWICE[0], axis=1).round(3)}, TWICE[1]), []),
+        (FEW_COPIES, []),
+        (tuple(part[TWICE[1] < 2] for part in TWICE), ["is of the class 2;", "outputs of another"]),
+        (tuple(part[TWICE[1] == 1] for part in TWICE), ["the class 0 or 2;", "outputs of another"]),
+    ],
+)
+def test_cases_that_say_less_than_they_seem_to(cases, warnings):
+    with catch_warnings(record=True) as caught:
+        simplefilter("always")
+        Deferral(max_error=0.2).fit(cases)
+    for warning, words in zip(caught, warnings, strict=True):
+        assert warning.category is UserWarning
+        assert words in str(warning.message)
 
 
 def test_classes_may_come_before_the_outputs():

@@ -82,6 +82,14 @@ def test_everything_that_a_table_can_say(tmp_path):
     assert predictions.in_set("tune").ids == ("1", "2")
 
 
+def test_copies_are_in_one_group():
+    hashes = ["c", "", "", "c", "d", "d"]
+    patients = ["p", "", "", "", "", ""]
+    made = Predictions.of({"logits": np.zeros((6, 2)), "content_hash": hashes, "patient": patients})
+    assert made.groups == ("p", "", "", "p", "5", "5")
+    assert made.group_columns == ("patient",)
+
+
 def test_units_are_in_the_order_of_names_and_keep_groups_and_images_apart():
     predictions = Predictions.of(columns(id=["b", "2", "c"], patient=["2", "", "2"]))
     assert predictions.units.tolist() == [1, 0, 1]
@@ -226,7 +234,7 @@ def test_labels(changes, positions):
 
 
 def test_arrays_without_ids_are_named_by_their_set():
-    logits, labels = np.eye(2), np.array([0, 1])
+    logits, labels = 2 * np.eye(2), np.array([0, 1])
     made = Predictions.of((logits, labels), name="tuning")
     assert (made.ids, made.has_ids) == (("tuning 1", "tuning 2"), False)
     assert Predictions.of(logits).labels.tolist() == [-1, -1]
@@ -247,6 +255,14 @@ BAD_COLUMNS = {
     "a lesion in two sets": (
         {"set": ["tune", "tune", "test"], "patient": ["p", "q", "q"]},
         "row 3, column set: group 'q'",
+    ),
+    "probabilities": (
+        {"logits": [[1.0, 0.0], [0.33, 0.66], [0.5, 0.5]]},
+        "each row of the logits is from 0 to 1 and adds up to 1",
+    ),
+    "copies in two sets": (
+        {"set": ["tune", "test", "test"], "content_hash": ["a", "a", "b"]},
+        "row 2, column set: group '1'",
     ),
     "two models": ({"model": ["a", "b", "a"]}, "column model: names 'a' and 'b'"),
 }

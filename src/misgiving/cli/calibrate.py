@@ -1,5 +1,6 @@
 """`misgiving calibrate`."""
 
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,6 +18,7 @@ from misgiving.cli.options import (
 from misgiving.cli.progress import say
 from misgiving.cli.sources import check_source, open_run, read_file, say_left_out
 from misgiving.deferral.settings import DecisionRule, Targets
+from misgiving.errors import visible
 from misgiving.files import check_replaceable
 
 OodDetector = Literal[
@@ -85,9 +87,15 @@ def calibrate(
                 data, sets=fitted_sets, needs_training=True, training_data=training_data
             )
     name = data or str(run)
-    deferral.fit(source.predictions).save(folder)
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always", UserWarning)
+        deferral.fit(source.predictions).save(folder)
     say(f"{name}: {len(source.predictions)} images")
+    if data is None and (unused := list(map(visible, source.predictions.metadata))):
+        say(f"columns without a meaning to the policy: {', '.join(unused)}")
     say_left_out([(name, source)])
+    for doubt in doubts:
+        say(f"Warning: {doubt.message}.")
     for sentence in summarize(deferral):
         say(sentence)
     say(f"wrote {folder}")

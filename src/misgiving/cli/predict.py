@@ -31,9 +31,10 @@ def predict(
     """Predict the class and loss of each image, and write a table.
 
     Columns: path, predicted_class, probability (of that class), predicted_loss (higher means more
-    likely wrong; trained by ranking, it has no unit; empty without a trained loss estimator).
+    likely wrong; trained by ranking, it has no unit; empty without a trained loss estimator), and
+    probability_CLASS for each class.
 
-    If the run has a policy (`misgiving calibrate`), the probability is calibrated, and there are
+    If the run has a policy (`misgiving calibrate`), the probabilities are calibrated, and there are
     also: decision (accept, defer or ood), reason (in words), error_probability (that the class
     is wrong), expected_loss (cross-entropy, in nats), ood_p_value (share of images like the
     calibration cases that look at least as unusual), acceptance_score (higher means more likely
@@ -70,11 +71,11 @@ def predict(
     with TemporaryDirectory() as folder:
         parts = Path(folder) if is_file or out is None else out.with_name(f"{out.name}.parts")
         if is_file:
-            rows, deferral = _decide_predictions(model, images)
+            rows, deferral, classes = _decide_predictions(model, images)
         else:
-            rows, deferral = _decide_images(model, names, parts, settings)
+            rows, deferral, classes = _decide_images(model, names, parts, settings)
         skips = settings["on_bad_image"] == "skip"
-        columns = columns_of(has_policy=deferral is not None, unreadable=skips)
+        columns = columns_of(classes, has_policy=deferral is not None, unreadable=skips)
         if out is None:
             typer.echo("".join(csv_table(columns, rows)), nl=False)
         else:
@@ -98,7 +99,7 @@ def _check_files(images: Iterable[Path], **files: Path | None) -> None:
 
 def _decide_images(
     model: Path, names: Sequence[Path], parts: Path, settings: Values
-) -> "tuple[Iterable[DecisionRow], Deferral | None]":
+) -> "tuple[Iterable[DecisionRow], Deferral | None, Sequence[str]]":
     from misgiving.bundle.decide_files import decide_files, load_model
 
     with progress_bars("stopped; with `out`, the same command resumes") as progress:
@@ -110,12 +111,12 @@ def _decide_images(
             on_image=Bar(progress, "predicting").at,
             on_bad_image=settings["on_bad_image"],
         )
-    return rows, loaded.deferral
+    return rows, loaded.deferral, loaded.classes
 
 
 def _decide_predictions(
     policy: Path, files: Sequence[Path]
-) -> "tuple[Iterable[DecisionRow], Deferral | None]":
+) -> "tuple[Iterable[DecisionRow], Deferral | None, Sequence[str]]":
     from misgiving.bundle.decide_files import decide_rows
     from misgiving.deferral.deferral import Deferral
 
@@ -123,7 +124,8 @@ def _decide_predictions(
         raise UsageError(f"give one file of predictions alone, not {len(files)} files")
     check_source(files[0], images=["contact_sheet"])
     deferral = Deferral.load(policy)
-    return list(decide_rows(deferral, read_file(files[0], deferral).predictions)), deferral
+    rows = list(decide_rows(deferral, read_file(files[0], deferral).predictions))
+    return rows, deferral, deferral.classes_
 
 
 def _say_facts(rows: "Iterable[DecisionRow]", deferral: "Deferral | None") -> None:

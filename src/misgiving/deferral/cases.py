@@ -4,6 +4,7 @@ They are recognised by digests, so that a policy can be given away without the n
 """
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from jaxtyping import Bool
 from misgiving.calibration.apply import predicted_classes
 from misgiving.calibration.fit import Fitted
 from misgiving.deferral.settings import DecisionRule
-from misgiving.errors import DataError
+from misgiving.errors import DataError, UsageError, visible
 from misgiving.groups import QUARTERS, partition_groups
 from misgiving.manifests import sha256_of
 from misgiving.predictions.record import Predictions
@@ -28,12 +29,14 @@ FREE = ("", "validation")
 NOT_USED = ("train", "test", "excluded")
 DIGITS = 16  # of the digest of a name: of a million, two are the same with a probability of 3e-8
 DIFFERENT = 0.9  # share of different rows of logits from which on a row identifies an image
+COPIES = 0.05  # share of rows; fewer copies hardly change a bound
+DECIMALS, ROUNDING = 4, 1e-6  # of outputs that may be alike by rounding, and of these numbers
 
 Mask = Bool[np.ndarray, " n"]
 
 
 def fitting_sets(
-    tuning: Any, calibration: Any, training: Any, *, classes: Any, seed: int
+    tuning: Any, calibration: Any, labels: Any, training: Any, *, classes: Any, seed: int
 ) -> tuple[Predictions, Predictions, FittedDetectors, dict[str, Any]]:
     """Choose the sets to tune on and to certify with as `Deferral.fit` says, and fit the detectors.
 
@@ -41,8 +44,10 @@ def fitting_sets(
 
     Raises:
         DataError: They cannot support a policy.
+        UsageError: There is a classifier without labels, or labels without one.
     """
     facts: dict[str, Any] = {}
+    tuning, calibration = given_sets(tuning, calibration, labels)
     if calibration is None:
         data = Predictions.of(tuning, classes=classes)
         tuning, calibration, parts = drawn_sets(data, seed=seed)
@@ -61,7 +66,54 @@ def fitting_sets(
         if training.features is not None and len(training):
             check_same_model(tuning, training, "training")
             detectors, facts["training_images"] = FittedDetectors.fit(training), len(training)
+    warn_of_doubts(tuning, calibration)
     return tuning, calibration, detectors, facts
+
+
+def given_sets(first: Any, second: Any, labels: Any) -> tuple[Any, Any]:
+    """The sets in the arguments of `Deferral.fit`; the second is None where there is one alone."""
+    is_classifier = hasattr(first, "predict_proba")
+    if is_classifier != (labels is not None):
+        raise UsageError("a classifier needs its inputs and their labels; give all three, or sets")
+    if is_classifier:
+        outputs = {"probabilities": first.predict_proba(second), "classes": first.classes_}
+        return (outputs, labels), None
+    has_labels = isinstance(second, list) or getattr(second, "ndim", 0) == 1
+    return ((first, second), None) if has_labels else (first, second)
+
+
+def warn_of_doubts(tuning: Predictions, calibration: Predictions) -> None:
+    """Warn the caller of `Deferral.fit` of classes without cases, and of possible copies."""
+    present = {*calibration.labels.tolist()}
+    absent = [name for at, name in enumerate(calibration.classes) if at not in present]
+    texts = []
+    if absent:
+        texts.append(
+            f"no calibration case is of the class {' or '.join(map(visible, absent))}; nothing is "
+            "known about the errors on such images"
+        )
+    can_be_copies = not calibration.group_columns and calibration.hashes is None
+    repeated = repeated_outputs(tuning, calibration) if can_be_copies else 0
+    if repeated > COPIES * (count := len(tuning) + len(calibration)):
+        texts.append(
+            f"{repeated} of {count} rows have exactly the outputs of another row; if these are "
+            "copies, they are not independent: put each image's into one group, in a column `group`"
+        )
+    for text in texts:
+        warnings.warn(text, stacklevel=4)
+
+
+def repeated_outputs(*parts: Predictions) -> int:
+    """Number of rows with the outputs of another row.
+
+    Outputs in few decimals do not count, as those of different images are often the same.
+    """
+    counts = Counter[int]()
+    for part in parts:
+        outputs = part.logits if part.outputs == "logits" else np.exp(part.logits)
+        exact = (np.abs(outputs - outputs.round(DECIMALS)) > ROUNDING).any(axis=1)
+        counts.update(hash(row.tobytes()) for row in part.logits[exact])
+    return sum(count for count in counts.values() if count > 1)
 
 
 def drawn_sets(predictions: Predictions, *, seed: int) -> tuple[Predictions, Predictions, int]:

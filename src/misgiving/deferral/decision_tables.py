@@ -29,11 +29,13 @@ class DecisionRow(NamedTuple):
     ood_p_value: float | None = None
     acceptance_score: float | None = None
     ood_score: float | None = None
+    probabilities: tuple[float | None, ...] = ()
     unreadable: str | None = None
 
 
-PREDICTION_COLUMNS, POLICY_COLUMNS = DecisionRow._fields[:4], DecisionRow._fields[4:-1]
+PREDICTION_COLUMNS, POLICY_COLUMNS = DecisionRow._fields[:4], DecisionRow._fields[4:-2]
 UNREADABLE = "unreadable"
+OF_CLASS = "probability_"  # before the name of a class
 KINDS = (".csv", ".parquet", ".jsonl")  # by suffix
 BATCH = 10_000  # rows of a Parquet file that are written at a time
 TEXTS = ("path", "predicted_class", "decision", "reason", UNREADABLE)  # the others are numbers
@@ -44,18 +46,30 @@ Columns = Sequence[str]
 
 def row_of(path: str, decision: Decision) -> DecisionRow:
     """The row of a table for a decision."""
+    shares = (p if math.isfinite(p) else None for p in decision.probabilities.values())
     return DecisionRow(
         path,
         decision.predicted_class,
         decision.probability if math.isfinite(decision.probability) else None,
-        *(getattr(decision, name) for name in DecisionRow._fields[3:-1]),
+        **{name: getattr(decision, name) for name in DecisionRow._fields[3:-2]},
+        probabilities=tuple(shares),
     )
 
 
-def columns_of(*, has_policy: bool, unreadable: bool = False) -> Columns:
+def columns_of(classes: Columns, *, has_policy: bool, unreadable: bool = False) -> Columns:
     """The columns of a table: those of a policy, and of unreadable images, only if they apply."""
     columns = PREDICTION_COLUMNS + (POLICY_COLUMNS if has_policy else ())
+    columns += tuple(f"{OF_CLASS}{name}" for name in classes)
     return (*columns, UNREADABLE) if unreadable else columns
+
+
+def _cells(columns: Columns, rows: Rows) -> Iterator[dict[str, str | float | None]]:
+    """Values of each row by column."""
+    of_classes = [name for name in columns if name.startswith(OF_CLASS)]
+    missing = (None,) * len(of_classes)
+    for row in rows:
+        cells = row._asdict() | dict(zip(of_classes, row.probabilities or missing, strict=True))
+        yield {name: cells[name] for name in columns}
 
 
 def csv_table(columns: Columns, rows: Rows) -> Iterator[str]:
@@ -63,16 +77,16 @@ def csv_table(columns: Columns, rows: Rows) -> Iterator[str]:
     cells = (
         [
             "" if value is None else value if isinstance(value, str) else f"{value:.6g}"
-            for value in (getattr(row, name) for name in columns)
+            for value in row.values()
         ]
-        for row in rows
+        for row in _cells(columns, rows)
     )
     return csv_lines(columns, cells)
 
 
 def _json_lines(columns: Columns, rows: Rows) -> Iterator[str]:
-    for row in rows:
-        yield f"{json.dumps({name: getattr(row, name) for name in columns})}\n"
+    for row in _cells(columns, rows):
+        yield f"{json.dumps(row)}\n"
 
 
 def _write_parquet(path: Path, columns: Columns, rows: Rows) -> None:
@@ -81,7 +95,7 @@ def _write_parquet(path: Path, columns: Columns, rows: Rows) -> None:
 
     texts, numbers = pyarrow.string(), pyarrow.float64()
     schema = pyarrow.schema([(name, texts if name in TEXTS else numbers) for name in columns])
-    cells = ({name: getattr(row, name) for name in columns} for row in rows)
+    cells = _cells(columns, rows)
     with parquet.ParquetWriter(path, schema) as writer:
         while batch := list(islice(cells, BATCH)):
             writer.write_table(pyarrow.Table.from_pylist(batch, schema=schema))

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -11,6 +11,9 @@ from scipy.special import expit, softmax
 
 from misgiving.deferral.certificate import Certificate, mark_acceptable
 from misgiving.deferral.settings import DecisionRule
+
+if TYPE_CHECKING:
+    import pandas
 
 NO_POLICY = "no policy is calibrated for this model, so every image is deferred"
 NOT_FINITE = "the model gave no finite score, so the image is deferred"
@@ -162,6 +165,19 @@ class Decisions(Sequence[Decision]):
         columns = {name: values.tolist() for name, values in self._arrays.items()}
         for values in zip(*columns.values(), strict=True):
             yield self._decision(**dict(zip(columns, values, strict=True)))
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """A row for each image, by the columns that `misgiving predict` writes."""
+        import pandas
+
+        columns = {
+            "predicted_class": np.array(self.classes, dtype=object)[self.predicted],
+            "decision": self.decisions,
+            "reason": [each.reason for each in self],
+            **{name: getattr(self, name) for name in NUMBERS},
+        }
+        shares = zip(self.classes, self.probabilities.T, strict=True)
+        return pandas.DataFrame(columns | {f"probability_{name}": each for name, each in shares})
 
     @property
     def columns(self) -> dict[str, np.ndarray]:

@@ -106,18 +106,26 @@ class Deferral:
         return f"Deferral({', '.join(f'{name}={getattr(self, name)!r}' for name in changed)})"
 
     def fit(
-        self, tuning: Any, calibration: Any = None, *, training: Any = None, classes: Any = None
+        self,
+        tuning: Any,
+        calibration: Any = None,
+        labels: Any = None,
+        *,
+        training: Any = None,
+        classes: Any = None,
     ) -> "Deferral":
         """Choose thresholds with the tuning set, and certify them with the calibration set.
 
         Each set is `Predictions`, a data frame or a mapping with the columns of one, or a pair of
         arrays or tensors (logits, labels), with labels as positions or names of classes. The model
-        was trained on none of these images, except on `training`.
+        was trained on none of these images, except on `training`. One set alone may also be given
+        as `fit(logits, labels)` or as `fit(classifier, inputs, labels)`.
 
         Args:
             tuning: For all that is chosen.
             calibration: For the certification alone. None: `tuning` has both, named by its column
                 `set`; without these, a quarter by group of the images in no set is used for tuning.
+            labels: Of inputs in place of `calibration`, and of a classifier with `predict_proba`.
             training: Images that the model was trained on, with features, to fit OOD detectors; by
                 default those of the set `train`.
             classes: Names of the classes of arrays; by default 0 to K-1.
@@ -125,10 +133,13 @@ class Deferral:
         Raises:
             UsageError: A parameter has a value that cannot be used.
             DataError: The sets cannot support a policy.
+
+        Warns:
+            UserWarning: A class has no calibration case, or cases may be copies of one image.
         """
         self._settings()
         tuning, calibration, detectors, facts = fitting_sets(
-            tuning, calibration, training, classes=classes, seed=self.seed
+            tuning, calibration, labels, training, classes=classes, seed=self.seed
         )
         return self.certify(tuning, calibration, detectors=detectors, **facts)
 
@@ -225,9 +236,10 @@ class Deferral:
         """Decide for each image.
 
         Args:
-            data: Logits as an array or tensor; or predictions in one of the forms that `fit` takes,
-                with features where the policy has a detector of features. Predictions that name no
-                model are taken to be of the policy's.
+            data: An array or tensor of the outputs that the policy was fitted on, logits or
+                probabilities; or predictions in one of the forms that `fit` takes, with features
+                where the policy has a detector of features. Predictions that name no model are
+                taken to be of the policy's.
             threshold: Lowest accepted score, as in the decisions on a batch that these images
                 belong to; None: that of the policy, or the one that it chooses for a batch.
 
@@ -236,6 +248,8 @@ class Deferral:
                 is deferred. Or they are of another model, or lack what the policy reads, or are
                 too few for the average guarantee.
         """
+        if hasattr(data, "ndim") and not hasattr(data, "keys"):
+            data = {self._fitted.cases_.outputs: data}
         predictions = Predictions.of(data, classes=self.classes_)
         self.check_predictions(predictions)
         return self.decide_outputs(

@@ -89,9 +89,9 @@ class Predictions:
 
         Args:
             data: A mapping or a pandas data frame with the columns of a file, as
-                `misgiving.predictions.schema` lists them; a pair of logits and labels; logits; or
-                predictions, which are returned as they are.
-            classes: Names of the classes of `logits` without names; by default 0 to K-1.
+                `misgiving.predictions.schema` lists them; logits; a pair of one of these and
+                labels; or predictions, which are returned as they are.
+            classes: Names of the classes of an array without names; by default 0 to K-1.
             name: Of the set; begins the ids of images that have none.
 
         Raises:
@@ -100,17 +100,19 @@ class Predictions:
         """
         if isinstance(data, Predictions):
             return data
-        if hasattr(data, "keys"):  # a mapping or a data frame, which is no dict
-            columns = {str(key): data[key] for key in data.keys()}  # noqa: SIM118
-        elif hasattr(data, "ndim") or (isinstance(data, tuple) and len(data) == 2):
-            arrays = data if isinstance(data, tuple) else (data,)
-            columns = dict(zip(("logits", "label"), arrays, strict=False))
+        values, *labels = data if isinstance(data, tuple) and len(data) == 2 else (data,)
+        if hasattr(values, "keys"):  # a mapping or a data frame, which is no dict
+            columns = {str(key): values[key] for key in values.keys()}  # noqa: SIM118
+        elif hasattr(values, "ndim") or labels:
+            columns = {"logits": values}
         else:
             raise UsageError(
                 f"{data!r} has no predictions; give logits, or a pair of logits and labels, or "
                 "`Predictions.read(path)`"
             )
-        if classes is not None and "logits" in columns:
+        if labels:
+            columns["label"] = labels[0]
+        if classes is not None and not columns.keys().isdisjoint(("logits", "probabilities")):
             columns.setdefault("classes", list(classes))
         return cls(**fields_of(columns, name=name))
 

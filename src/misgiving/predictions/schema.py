@@ -15,7 +15,7 @@
 | `predicted_loss` | higher means more likely wrong |
 | `score_NAME` | another confidence: higher means more likely correct, or in-distribution |
 | `path` | path of the image file, in a file relative to it |
-| `content_hash` | SHA-256 of the content of the image file |
+| `content_hash` | SHA-256 of the content of the image file; copies are in one group |
 | `model` | name of the model, the same in all rows |
 | any other | metadata, by which decisions are audited |
 
@@ -34,10 +34,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from misgiving.errors import DataError
-from misgiving.groups import UNITS, groups_of_columns
+from misgiving.groups import UNITS, chained, groups_of_columns, join_groups
 from misgiving.scores.outputs import Head
 
 SETS = ("train", "tune", "calibrate", "test")
@@ -84,7 +84,13 @@ def fields_of(
     left = {column: _on_host(values) for column, values in columns.items()}
     count = _count_rows(left)
     once = {column: _same_in_all(column, left.pop(column, ())) for column in ONCE}
+    was_written = bool(once["outputs"])  # by `columns_of`; then nothing is inferred
     outputs, classes, logits = _take_outputs(left)
+    if not was_written and outputs == "logits" and _are_probabilities(logits).all():
+        raise DataError(
+            "each row of the logits is from 0 to 1 and adds up to 1, as probabilities do; name "
+            "them so: dict(probabilities=P, label=y), or columns probability_CLASS"
+        )
     features, _ = _take_wide(left, "features")
     taps, places = _take_wide(left, "taps")
     widths = left.pop("tap_widths", [*Counter(tap for tap, _ in places).values()])
@@ -97,7 +103,10 @@ def fields_of(
     texts = {
         column: _texts(left.pop(column)) for column in (*TEXTS, *UNITS, "label") if column in left
     }
+    ids = _ids(texts.get("id"), name, count)
     groups, group_columns = groups_of_columns(texts, [""] * count)
+    if not was_written:
+        groups = join_groups(groups, ids, chained(texts.get("content_hash", ())))
     if once["group_columns"]:
         groups = tuple(texts["group"])
         group_columns = tuple(once["group_columns"].replace(NO_COLUMNS, "").split())
@@ -106,7 +115,7 @@ def fields_of(
         "logits": logits,
         "labels": _labels(texts.get("label"), classes, count),
         "classes": classes,
-        "ids": _ids(texts.get("id"), name, count),
+        "ids": ids,
         "has_ids": "id" in texts,
         "groups": groups,
         "group_columns": group_columns,
@@ -236,14 +245,20 @@ def _take_wide(
     return np.stack(parts, axis=1) if parts else None, [*places.values()]
 
 
+def _are_probabilities(values: Matrix) -> Bool[np.ndarray, " n"]:
+    """Mark the rows that are from 0 to 1 and add up to 1, but for rounding."""
+    inside = (values.min(axis=1) >= -ROUNDING) & (values.max(axis=1) <= 1 + ROUNDING)
+    return np.asarray(inside & (np.abs(values.sum(axis=1) - 1) <= ADDS_UP))
+
+
 def _logarithms(probabilities: Matrix) -> Matrix:
-    total, least, most = (function(probabilities, axis=1) for function in (np.sum, np.min, np.max))
-    off = (least < -ROUNDING) | (most > 1 + ROUNDING) | (np.abs(total - 1) > ADDS_UP)
-    if off.any():
-        row = int(off.argmax())
+    right = _are_probabilities(probabilities)
+    if not right.all():
+        row = int(right.argmin())
+        least, most, total = (function(probabilities[row]) for function in (np.min, np.max, np.sum))
         raise DataError(
-            f"row {row + 1}: the probabilities are {least[row]:.4g} to {most[row]:.4g} and add up "
-            f"to {total[row]:.4g}; give one from 0 to 1 for each class, in all 1, or give logits"
+            f"row {row + 1}: the probabilities are {least:.4g} to {most:.4g} and add up to "
+            f"{total:.4g}; give one from 0 to 1 for each class, in all 1, or give logits"
         )
     logarithms: Matrix = np.log(np.maximum(probabilities, LEAST_PROBABILITY))
     return logarithms
