@@ -52,7 +52,7 @@ def test_folders_are_listed_worst_first_with_other_files_named_and_known_ones_on
     first, *others = (f"chosen/{name}.png" for name in ("doubtful", "middling", "quite", "sure"))
     assert names(page) == [first, SCRIPT, *others]
     expect(rows.first.locator(".badge")).to_have_text("defer")
-    expect(rows.first.locator(".risk")).to_have_text("45 % risk")
+    expect(rows.first.locator(".risk")).to_have_text("45.1 % risk")
     page.wait_for_function(
         "() => [...document.querySelectorAll('.row img')].every((image) => image.naturalWidth > 0)"
     )

@@ -90,5 +90,6 @@ function plainReason({ decision, error_probability: error }) {
     : "The policy accepts no answer: you decide.";
 }
 
+// In the digits that part an accepted image from a deferred one beside it.
 export const riskOf = (one) =>
-  (one.error_probability == null ? "" : `${percent(one.error_probability, 0)} risk`);
+  (one.error_probability == null ? "" : `${percent(one.error_probability)} risk`);
