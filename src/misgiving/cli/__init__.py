@@ -8,6 +8,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from misgiving.cli.calibrate import calibrate
 from misgiving.cli.data import data_app
@@ -40,13 +41,23 @@ SMALLER = (
     "wait until other programs release memory"
 )
 
+
+class OrderOfUse(TyperGroup):
+    """Commands in the order in which they are used; typer puts groups last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """`data` first, then the commands as they were added."""
+        return sorted(super().list_commands(ctx), key=lambda name: name != "data")
+
+
 app = typer.Typer(
+    cls=OrderOfUse,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for function in (plan, train, attach, evaluate, calibrate, predict, export, serve, reproduce):
+for function in (plan, train, attach, calibrate, evaluate, predict, export, serve, reproduce):
     app.command()(function)
 app.add_typer(data_app, name="data")
 
@@ -121,5 +132,6 @@ def _usage(error: Any) -> str:
     """Describe wrong usage and where to read more; empty if the help was shown already."""
     message: str = error.format_message().replace("Value error, ", "").rstrip(".")
     if message and (context := getattr(error, "ctx", None)):
-        message += f" (see {context.command_path} --help)"
+        more = "-all" if any(option.name == "help_all" for option in context.command.params) else ""
+        message += f" (see {context.command_path} --help{more})"
     return message[:1].lower() + message[1:]

@@ -5,6 +5,7 @@ An option has the name, the type and the default of its parameter or field; its 
 """
 
 import re
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
+from typer.models import OptionInfo
 
 from misgiving.cli.progress import COMMAND, with_options
-from misgiving.errors import ExplainedError, UsageError, without_none
+from misgiving.errors import ExplainedError, UsageError, explain_damage, without_none
 from misgiving.files import default_cache
 from misgiving.training.config import DataConfig, TrainingConfig
 
@@ -32,6 +34,14 @@ FLAGS = {
 MACHINE = ("seed", "device", "precision", "compiled", "devices", "nodes", "threads")
 INTERNAL = ("hidden",)  # fields that no command offers
 LIST, MAPPING = "A,B,...", "CLASS=NUMBER"  # how tuples and mappings are typed
+GIVEN = ("COMMANDLINE", "DEFAULT_MAP")  # typed, or in the file of --config
+
+BRIEF = (
+    *("data", "out", "overwrite", "ood", "trials", "models", "jobs", "recipe", "image_size"),
+    *("augment", "split", "on_bad_image", "backbone", "weights", "pretrained", "epochs"),
+    *("batch_size", "learning_rate", "seed", "device"),
+)
+"""Parameters that --help shows where there is --help-all."""
 
 Values = dict[str, Any]
 """Values of options by field name, annotated with the `Fields` that they are for."""
@@ -72,11 +82,67 @@ def check_options(case: str, *, needed: Sequence[str] = (), unused: Sequence[str
     """Check the parameters of the command that runs for a case, such as "with --ray"."""
     context = COMMAND.get()
     for name in unused:
-        if name in context.params and context.get_parameter_source(name).name == "COMMANDLINE":
+        if name in context.params and context.get_parameter_source(name).name in GIVEN:
             raise UsageError(f"`{name}` has no effect {case}; leave it out")
     for name in needed:
         if context.params[name] is None:
             raise UsageError(f"`{name}` is required {case}")
+
+
+def _show_all(context: typer.Context, asked: bool) -> None:
+    """Show the help with the options that --help leaves out."""
+    if asked:
+        for parameter in context.command.params:
+            parameter.hidden = False  # type: ignore[attr-defined]
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+def _read_config(context: typer.Context, file: Path | None) -> None:
+    """Make the values in a file the defaults of options."""
+    if file is None:
+        return
+    with explain_damage(file, remedy="give a TOML file of options"):
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    options = {
+        option.opts[0].removeprefix("--"): option
+        for option in context.command.params
+        if option.param_type_name == "option" and not option.is_eager
+    }
+    context.default_map = {}
+    for key, value in content.items():
+        if key not in options:
+            raise UsageError(f"{file}: {key!r} is not an option of {context.command.name}")
+        try:
+            context.default_map[options[key].name] = _as_typed(context, options[key], value)
+        except typer.BadParameter as error:
+            reason = error.message.replace("Value error, ", "").rstrip(".")
+            raise UsageError(f"{file}: {key!r} is {value!r}: {reason}") from None
+
+
+def _as_typed(context: typer.Context, option: Any, value: Any) -> str | list[str]:
+    """A value of a file as it is typed on the command line; refused if the option does not fit."""
+    if isinstance(value, dict) and option.metavar == MAPPING:
+        value = [f"{name}={number}" for name, number in value.items()]
+    items = [*map(str, value)] if isinstance(value, list) else [str(value)]
+    text = items if option.multiple else ",".join(items)
+    converted = option.process_value(context, text)
+    if isinstance(converted, str | Path) and text != value and option.metavar != LIST:
+        raise typer.BadParameter("text is expected")
+    return text
+
+
+def _more(
+    *,
+    config: Annotated[Path | None, typer.Option(is_eager=True, callback=_read_config)] = None,
+    help_all: Annotated[bool, typer.Option(is_eager=True, callback=_show_all)] = False,
+) -> None:
+    """Options of a command with many.
+
+    Args:
+        config (FILE): TOML file of options, such as `batch-size = 64`; the command line wins.
+        help_all: Show all options.
+    """
 
 
 @dataclass(frozen=True)
@@ -116,12 +182,13 @@ def texts_of(documented: Any) -> dict[str, tuple[str | None, str]]:
     return {name: (metavar or None, " ".join(text.split())) for name, metavar, text in described}
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
+def command(function: Callable[..., None], *, brief: bool = False) -> Callable[..., None]:
     """Make a command of a function: positional parameters are its arguments, others its options.
 
     A parameter whose type is a dataclass becomes one option for each field, and receives the filled
     dataclass; one of type `Annotated[Values, Fields(...), ...]` receives a dictionary. Failures
-    name the command's own options where the library names parameters.
+    name the command's own options where the library names parameters. A `brief` command shows only
+    the options of `BRIEF` in --help.
     """
     texts = texts_of(function)
     groups: dict[str, tuple[Callable[..., Any], list[Fields]]] = {}
@@ -136,9 +203,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             ]
         else:
             parameters.append(_described(parameter, *texts.get(parameter.name, (None, None))))
+    if brief:
+        parameters = _brief(parameters)
 
     @wraps(function)
-    def run(context: Any, **given: Any) -> None:
+    def run(context: Any, config: Any = None, help_all: Any = None, **given: Any) -> None:
+        del config, help_all  # their callbacks have done what they ask for
         COMMAND.set(context)
         try:
             filled = {name: make(**_take(given, part)) for name, (make, part) in groups.items()}
@@ -151,6 +221,15 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _brief(parameters: Sequence[Parameter]) -> list[Parameter]:
+    """Hide all options but `BRIEF` in --help, and add --help-all and --config."""
+    for parameter in parameters:
+        for option in get_args(parameter.annotation)[1:]:
+            option.hidden = isinstance(option, OptionInfo) and parameter.name not in BRIEF
+    texts, more = texts_of(_more), signature(_more).parameters.values()
+    return [*parameters, *(_described(parameter, *texts[parameter.name]) for parameter in more)]
 
 
 def _described(

@@ -1,5 +1,6 @@
 """`misgiving reproduce`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ TRAINING = (
 )
 
 
-@command
+@partial(command, brief=True)
 def reproduce(
     *,
     protocol: Annotated[Values, Fields(Protocol, SETTINGS, optional=True)],
@@ -119,7 +120,7 @@ def reproduce(
             on_image=Bar(progress, "preparing images").at,
         )
         begins = not (collect or ray or (out / "units").exists())  # else nothing may be to train
-        trial_data = TrialData(chosen_protocol, cache, callbacks, trains=begins)
+        trial_data = TrialData(chosen_protocol, cache, callbacks, trains=begins, out=out)
         say_skipped(trial_data.images.skipped)
         if not collect:
             reproduce_units(trial_data, out, run=run, chosen=chosen)

@@ -49,7 +49,7 @@ ESTIMATOR = Fields(
 )
 
 
-@command
+@partial(command, brief=True)
 def train(
     data: Data,
     *,
@@ -64,25 +64,18 @@ def train(
 ) -> None:
     """Train a classifier together with its loss estimator.
 
-    Splits DATA by group into a training, a tuning, a calibration and a test set, or with
-    `--recipe paper` at random into a training and a validation set (`plan` says what the
-    calibration set can certify); trains; and writes the folder RUN:
-    `model.safetensors`, `config.json`, `split.csv` (the set of every image, and the other sets that
-    hold its group or a copy of it) and `history.csv` (losses, accuracy and rank correlation of
-    predicted and true losses, per epoch and set).
-
-    The state is saved after every epoch, and at SIGTERM, in RUN.unfinished.safetensors: the same
-    command resumes a training that was stopped or killed.
+    Splits DATA, trains, and writes the folder RUN. The same command resumes a training that was
+    stopped or killed.
 
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
 
     Args:
         out (RUN): Folder to write the run to.
-        recipe: Settings for what is not given: a small strong network with AdamW, a cosine
-            schedule and a split by group (modern), or Section 4.1 of the paper (paper).
+        recipe: Settings for what is not given: a small strong network (modern), or Section 4.1 of
+            the paper.
         model: Train one of the models that `reproduce` compares: a name for values of --auxiliary,
             --detached, --pairs, --reduction and --reads-logits.
-        overwrite: Replace RUN, or an unfinished training of it.
+        overwrite: Replace RUN, or RUN.unfinished.safetensors of a training that was stopped.
     """
     if model is not None:
         training = {**settings_of(model, TrainingConfig), **training}

@@ -31,7 +31,7 @@ from misgiving.reproduction.generalization import (
 from misgiving.reproduction.ood_detection import measure_detectors
 from misgiving.reproduction.protocol import units
 from misgiving.reproduction.tables import REMEDY, Result, predictions_path, table_of, write_table
-from misgiving.reproduction.trial_data import TrainedUnit, TrialData
+from misgiving.reproduction.trial_data import TrainedUnit, TrialData, check_same_settings
 from misgiving.reproduction.workers import usual_jobs, worker_pool
 from misgiving.training.processes import device_named
 from misgiving.training.resume import resume_path
@@ -68,10 +68,12 @@ def reproduce_units(
         chosen: Only these units; None for all.
 
     Raises:
+        UsageError: A unit is finished with other settings or data.
         TrainingError: A process was killed, as happens when memory runs out.
     """
     asked = list(units(trial_data.protocol) if chosen is None else chosen)
     records = {unit: trial_data.record(unit) for unit in asked}
+    check_same_settings(out, records)
     todo = [unit for unit in asked if not is_finished(out / unit.folder, records[unit])]
     trial_data.progress.on_start(len(todo), len(asked))
     if todo:

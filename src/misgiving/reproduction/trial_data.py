@@ -20,11 +20,13 @@ from misgiving.data.ood_sets.derived import KINDS
 from misgiving.data.ood_sets.lesions import with_masks
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, SplitLeakage, leakage_of
-from misgiving.errors import BadImage
+from misgiving.errors import BadImage, DataError, UsageError
+from misgiving.files import read_json
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import Protocol, Unit, learning_rate_of, settings_of
-from misgiving.reproduction.protocol import EXPERIMENTS
+from misgiving.reproduction.protocol import EXPERIMENTS, units
+from misgiving.reproduction.tables import REMEDY
 from misgiving.training.config import ModelConfig, TrainingConfig, recorded
 from misgiving.training.loop import Step
 from misgiving.training.train_run import (
@@ -55,6 +57,7 @@ class TrialData:
         progress: What is reported.
         trains: Refuse, before images are prepared, settings with which no model can be trained on
             this machine.
+        out: Refuse as early settings other than those of the units that are finished there.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class TrialData:
         progress: Progress | None = None,
         *,
         trains: bool = False,
+        out: Path | None = None,
     ) -> None:
         self.protocol, self.cache = protocol, cache
         self.progress = progress or Progress()
@@ -83,6 +87,8 @@ class TrialData:
         if trains:
             count, side = len(self.dataset.classes), self.preprocessing.image_size
             initial_model(protocol.model, protocol.training, count, side)
+        if out is not None:
+            check_same_settings(out, {unit: self._settings(unit) for unit in units(protocol)})
         self.images = grouped_images(self._prepare(self.dataset), protocol.images.split)
         self.dataset = without(self.dataset, self.images.skipped)
         self.inliers, _ = self.images.align(protocol.in_distribution)
@@ -98,22 +104,25 @@ class TrialData:
     def setup(self, unit: Unit) -> TrainingSetup:
         """The training run of a unit; all models of a trial see the same split and batches."""
         images = self.inliers if unit.experiment == "ood_detection" else self.images
-        seed = self.protocol.seed + unit.trial
-        training = replace(
-            self.protocol.training, seed=seed, **settings_of(unit.model, TrainingConfig)
-        )
-        if (rate := learning_rate_of(unit.experiment)) is not None:
-            training = replace(training, learning_rate=rate)
+        model, training = self._configs(unit)
         return TrainingSetup(
             data=self.protocol.data,
             images=images,
-            sets=self._sets(images, seed),
+            sets=self._sets(images, training.seed),
             evaluation_sets=self.evaluation_sets,
             preprocessing=self.preprocessing,
             augmentation=self.augmentation,
-            model=replace(self.protocol.model, **settings_of(unit.model, ModelConfig)),
+            model=model,
             training=training,
         )
+
+    def _configs(self, unit: Unit) -> tuple[ModelConfig, TrainingConfig]:
+        changes = settings_of(unit.model, TrainingConfig)
+        if (rate := learning_rate_of(unit.experiment)) is not None:
+            changes["learning_rate"] = rate
+        seed = self.protocol.seed + unit.trial
+        model = replace(self.protocol.model, **settings_of(unit.model, ModelConfig))
+        return model, replace(self.protocol.training, seed=seed, **changes)
 
     def size(self, experiment: str) -> dict[str, Any]:
         """Images of an experiment in its first trial: all, those trained on, those measured."""
@@ -161,17 +170,24 @@ class TrialData:
             leakage.append(leakage_of(split, measured, experiment=experiment, trial=trial))
         return tuple(leakage)
 
-    def record(self, unit: Unit) -> dict[str, Any]:
-        """Settings, data and code that must be the same for a unit to be used again, as JSON."""
-        setup = self.setup(unit)
-        record = {
+    def _settings(self, unit: Unit) -> dict[str, Any]:
+        """The part of a unit's record that does not depend on images."""
+        model, training = self._configs(unit)
+        settings = {
             "unit": unit._asdict(),
             "data": self.protocol.data,
             "split": [self.protocol.images.split, self.protocol.images.validation_share],
-            "model": recorded(setup.model),
-            "training": recorded(setup.training),
-            "preprocessing": asdict(setup.preprocessing),
-            "augmentation": asdict(setup.augmentation),
+            "model": recorded(model),
+            "training": recorded(training),
+            "preprocessing": asdict(self.preprocessing),
+            "augmentation": asdict(self.augmentation),
+        }
+        return _as_json(settings)
+
+    def record(self, unit: Unit) -> dict[str, Any]:
+        """Settings, data and code that must be the same for a unit to be used again, as JSON."""
+        setup = self.setup(unit)
+        record = self._settings(unit) | {
             "images": [setup.images.fingerprint, sha256_of_lines(setup.images.groups)],
             "weights": setup.model.weights and sha256_of_file(setup.model.weights),
             "code": self._code,
@@ -187,7 +203,7 @@ class TrialData:
                     for name, (_, images) in self.outliers(unit.trial).items()
                 },
             }
-        return dict(json.loads(json.dumps(record)))  # tuples become lists, as in the file
+        return _as_json(record)
 
     def _ood_set(self, name: str, trial: int) -> Dataset:
         """One OOD set of a trial, before preprocessing."""
@@ -244,6 +260,46 @@ class TrainedUnit(NamedTuple):
     def measured(self) -> str:
         """The set of the predictions."""
         return self.setup.evaluation_sets.measured
+
+
+def check_same_settings(out: Path, records: Mapping[Unit, Mapping[str, Any]]) -> None:
+    """Refuse to replace finished units of other settings or data.
+
+    Units of other code or versions are replaced, and so are damaged ones.
+
+    Args:
+        out: Folder of the reproduction.
+        records: The record of each unit, or the part of it that is compared.
+
+    Raises:
+        UsageError: A finished unit differs.
+    """
+    for unit, record in records.items():
+        path = out / unit.folder / "unit.json"
+        try:
+            finished = _settings_in(read_json(path, remedy=REMEDY))
+        except DataError:
+            continue
+        expected = _settings_in(record).items()
+        if other := [f"`{name}`" for name, value in expected if value != finished.get(name)]:
+            raise UsageError(
+                f"{path}: was finished with other settings ({', '.join(other)}); repeat those to "
+                "resume, or choose another `out`"
+            )
+
+
+def _settings_in(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings and the data of a record by name, without code and versions."""
+    settings: dict[str, Any] = {}
+    for name, value in record.items():
+        if name not in ("code", "versions"):
+            settings |= value if isinstance(value, dict) else {name: value}
+    return settings
+
+
+def _as_json(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as it is read from a file, where tuples have become lists."""
+    return dict(json.loads(json.dumps(record)))
 
 
 AFTERWARDS = ("bundle", "cli", "report", "serve", "__main__.py")

@@ -25,11 +25,10 @@ class DataConfig:
         color_constancy: Colour correction. Recipe paper: shades_of_gray; digits: none.
         augment: Augment by flips, colour jitter, rotation and translation; digits without flips,
             and of `medmnist:` only DermaMNIST.
-        split: Random by image and stratified by class, into train and validation (paper); or by
-            group and near duplicate, into train, tune, calibrate and test (grouped).
+        split: By image into train and validation (paper), or by group and near duplicate into
+            train, tune, calibrate and test (grouped).
         validation_share: Share of the images, drawn by class, that the paper's split holds out.
-        on_bad_image: If images cannot be read: list all of them and fail, or list them, record them
-            and continue without them.
+        on_bad_image: If images cannot be read: list all of them and fail, or continue without them.
     """
 
     image_size: int | None = None
@@ -93,8 +92,7 @@ class AttachConfig:
         taps: Names of the submodules that the loss estimator reads. Default: the last four blocks.
         hidden: Units of the loss estimator for each tap.
         reads_logits: Give the loss estimator one more tap: the classifier's own output.
-        on_bad_image: If images cannot be read: list all of them and fail, or list them, record them
-            and continue without them.
+        on_bad_image: If images cannot be read: list all of them and fail, or continue without them.
     """
 
     weights: Path | None = None
@@ -133,8 +131,8 @@ class TrainingConfig:
         primary_mean: Mean of the weighted cross-entropy: divided by the sum of the weights, or by
             the number of samples.
         sampling: Draw images with weights 1 / n_k (inverse), 1 / sqrt(n_k) (sqrt), or each once
-            (none).
-        epochs: Number of epochs; each draws as many images as the training set contains.
+            (none): in an epoch as many as the training set contains.
+        epochs: Number of epochs.
         batch_size: Images in one step, of all processes together.
         optimizer: Adam with an L2 penalty, or AdamW with decoupled weight decay of all but biases
             and normalisation.
@@ -149,8 +147,7 @@ class TrainingConfig:
         weight_decay: Adam's L2 penalty, or AdamW's weight decay.
         keep: Keep the weights of the last epoch, or of the one with the best balanced accuracy on
             the monitored set, which then is no longer an independent test.
-        seed: Seed of the split, the initial weights, the order of images, augmentation and dropout.
-            On a CPU, the same seed gives the same run.
+        seed: Seed of all that is random. On a CPU, the same seed gives the same run.
         device: Device to compute on.
         precision: Precision of training: 32-true, bf16-mixed, 16-mixed, ...
         compiled: Compile the steps with torch.compile: slow to start, then faster on some machines.
