@@ -93,7 +93,7 @@ def _commands(name: str, command: Any) -> Iterator[str]:
         label = ", ".join([*parameter.opts, *parameter.secondary_opts])
         if parameter.param_type_name == "argument":
             label = parameter.metavar or parameter.name.upper()
-        if not getattr(parameter, "hidden", False) and "--help" not in label:
+        if "--help" not in label:
             yield f"| `{label}` | {_plain(getattr(parameter, 'help', '') or '')} |"
     yield ""
 

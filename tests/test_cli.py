@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,12 @@ def test_help_and_a_value_that_cannot_be_used_import_no_heavy_library(words, cod
 def commands_of(group):
     for command in group.commands.values():
         yield from commands_of(command) if hasattr(command, "commands") else [command]
+
+
+def test_commands_are_in_the_order_of_use(misgiving):
+    listed = misgiving("--help").out.partition("Commands")[2]
+    order = "data plan train attach calibrate evaluate predict export serve reproduce"
+    assert re.findall(r"^│ (\w+)", listed, re.MULTILINE) == order.split()
 
 
 def test_every_command_and_every_option_says_what_it_does():

@@ -1,5 +1,7 @@
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,11 +9,12 @@ import pytest
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.main import get_command
 
 from misgiving.cli import app, explanation
 from misgiving.cli.options import Fields, Values, command
 from misgiving.cli.progress import COMMAND, SET_BY_TRAIN, with_options
-from misgiving.errors import UsageError, require, require_choices
+from misgiving.errors import ExplainedError, UsageError, require, require_choices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,7 @@ def bake():
     """Run a command with options from `Baking`; gives what it received."""
     received = []
 
-    @command
+    @partial(command, brief=True)
     def bake(
         name: str,
         *,
@@ -108,6 +111,59 @@ def test_a_value_that_cannot_be_used_is_refused_with_the_name_of_its_option(bake
     assert all(word in explanation(caught.value) for word in named)
 
 
+@pytest.mark.parametrize(
+    ("written", "changes"),
+    [
+        ("grams = 3", {"grams": 3.0}),
+        ("salted = false\nvegan = true", {"salted": False, "vegan": True}),
+        ('tin = "t"\nflour = "rye"', {"tin": Path("t"), "flour": "rye"}),
+        ('folds = [1, 2]\ntoppings = ["a", "b"]', {"folds": (1, 2), "toppings": ("a", "b")}),
+        ('[shares]\noat = 0.5\n"a, b" = 1', {"shares": {"oat": 0.5, "a, b": 1.0}}),
+    ],
+)
+def test_a_file_gives_values_that_the_command_line_overrides(bake, tmp_path, written, changes):
+    (tmp_path / "c.toml").write_text(f"times = 2\n{written}")
+    words = ("loaf", "--config", str(tmp_path / "c.toml"))
+    assert bake(*words)[1] == ("loaf", replace(Baking(), **changes), 2)
+    typed = ["--grams", "4", "--salted", "--flour", "wheat", "--times", "3"]
+    expected = replace(Baking(), **changes | {"grams": 4.0, "salted": True, "flour": "wheat"})
+    assert bake(*words, *typed)[1] == ("loaf", expected, 3)
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        ("grms = 3", "'grms' is not an option of"),
+        ("config = 'other.toml'", "'config' is not an option of"),
+        ("times = 1.5", "'times' is 1.5"),
+        ("times = true", "'times' is True"),
+        ("salted = 3", "'salted' is 3"),
+        ("tin = ['t']", "'tin' is ['t']: text is expected"),
+        ("flour = 'rice'", "'rice' is not one of 'wheat', 'rye'"),
+        ("grams = = 3", "damaged"),
+    ],
+)
+def test_a_file_with_an_unknown_key_or_another_type_is_refused(bake, tmp_path, written, why):
+    file = tmp_path / "c.toml"
+    file.write_text(written)
+    with pytest.raises(ExplainedError) as caught:
+        bake("loaf", "--config", str(file))
+    assert str(file) in str(caught.value)
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "most"), [("train", 350), ("reproduce", 480)])
+def test_help_is_short_and_help_all_has_every_option(misgiving, name, most):
+    brief, whole = (misgiving(name, flag).out for flag in ("--help", "--help-all"))
+    assert len(re.findall(r"\S*\w\S*", brief)) < most
+    options = {flag for o in get_command(app).commands[name].params for flag in o.opts}
+    flags = {flag for flag in options if flag.startswith("--")}
+    assert flags <= set(whole.split())
+    common = {"--out", "--backbone", "--epochs", "--seed", "--config", "--help-all"}
+    assert common <= set(brief.split())
+    assert {"--margin", "--precision", "--cache"}.isdisjoint(brief.split())
+
+
 def test_changes_hold_only_what_is_given():
     received = []
 
@@ -134,7 +190,7 @@ def test_failures_name_options_in_place_of_parameters():
 
 
 def test_train_has_the_options_that_other_commands_refer_to():
-    COMMAND.set(typer.Context(typer.main.get_command(app).commands["train"]))
+    COMMAND.set(typer.Context(get_command(app).commands["train"]))
     for name, (option,) in SET_BY_TRAIN.items():
         assert f"train {with_options(f'`{name}`')}" == option
 

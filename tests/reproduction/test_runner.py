@@ -14,9 +14,10 @@ from tiny import TINY
 from waiting import until
 
 from misgiving.checkpoint import load
-from misgiving.errors import TrainingError
+from misgiving.errors import TrainingError, UsageError
 from misgiving.predictions.inference import predictions_of
 from misgiving.reproduction import runner
+from misgiving.reproduction import trial_data as module
 from misgiving.reproduction.collection import collect
 from misgiving.reproduction.config import Unit
 from misgiving.reproduction.protocol import units
@@ -51,6 +52,36 @@ def test_a_unit_of_other_settings_or_code_is_not_finished(
     (tmp_path / "unit.json").write_text(json.dumps(record | change))
     other = TrialData(replace(TINY, **settings), cache)
     assert runner.is_finished(tmp_path, other.record(unit)) == finished
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"seed": 9}, "`seed`"),
+        ({"images": DataConfig(image_size=8, validation_share=0.7)}, "`image_size`, `split`"),
+        ({"learning_rates": (3e-3,)}, None),
+        ({"trials": 3}, None),
+        ({"unseen": ("8", "9"), "ood_sets": ("histology",)}, "`outliers`, `unseen`"),
+    ],
+)
+def test_finished_units_of_other_settings_are_not_replaced(
+    cache, reproduction, monkeypatch, settings, names
+):
+    other = replace(TINY, **settings)
+    run = Mock()
+    if names is None:
+        runner.reproduce_units(TrialData(other, cache, out=reproduction), reproduction, run=run)
+        assert run.call_count == 1
+        return
+    with pytest.raises(UsageError) as caught:
+        runner.reproduce_units(TrialData(other, cache), reproduction, run=run)
+    assert f"({names})" in str(caught.value)
+    if "unseen" not in names:  # which are compared after images are prepared
+        monkeypatch.setattr(module, "prepare", Mock())
+        with pytest.raises(UsageError):
+            TrialData(other, cache, out=reproduction)
+        assert not module.prepare.called
+    assert not run.called
 
 
 @pytest.mark.parametrize("experiment", ["generalization", "ood_detection"])

@@ -89,16 +89,16 @@ def check_options(case: str, *, needed: Sequence[str] = (), unused: Sequence[str
             raise UsageError(f"`{name}` is required {case}")
 
 
-def _show_all(context: typer.Context, asked: bool) -> None:
+def _show_all(context: Any, asked: bool) -> None:
     """Show the help with the options that --help leaves out."""
     if asked:
         for parameter in context.command.params:
-            parameter.hidden = False  # type: ignore[attr-defined]
+            parameter.hidden = False
         typer.echo(context.get_help())
         raise typer.Exit
 
 
-def _read_config(context: typer.Context, file: Path | None) -> None:
+def _read_config(context: Any, file: Path | None) -> None:
     """Make the values in a file the defaults of options."""
     if file is None:
         return
@@ -120,7 +120,7 @@ def _read_config(context: typer.Context, file: Path | None) -> None:
             raise UsageError(f"{file}: {key!r} is {value!r}: {reason}") from None
 
 
-def _as_typed(context: typer.Context, option: Any, value: Any) -> str | list[str]:
+def _as_typed(context: Any, option: Any, value: Any) -> str | list[str]:
     """A value of a file as it is typed on the command line; refused if the option does not fit."""
     if isinstance(value, dict) and option.metavar == MAPPING:
         value = [f"{name}={number}" for name, number in value.items()]

@@ -50,8 +50,8 @@ def reproduce(
     plain classifier (vanilla), joint training with a squared error (mse), a ranking estimator that
     does not affect the classifier (detached) and the paper's joint training (proposed). Options
     that you omit default to the protocol for DATA. Writes `results.csv`, `intervals.csv`,
-    `report.html` and figures. Finished units of work are kept: the same command resumes, and does
-    nothing if nothing has changed.
+    `report.html` and figures. Finished units of work are kept: the same command resumes, and other
+    settings are refused.
 
     On a cluster, let each job run one unit with --experiment, --trial and --model, all with the
     same --out; then run the same command with --collect. With --ray, one command runs all of them.

@@ -1,7 +1,7 @@
 """The prepared images of a reproduction: its data, its splits and its OOD sets, trial by trial."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from itertools import product
@@ -277,24 +277,24 @@ def check_same_settings(out: Path, records: Mapping[Unit, Mapping[str, Any]]) ->
     for unit, record in records.items():
         path = out / unit.folder / "unit.json"
         try:
-            finished = _settings_in(read_json(path, remedy=REMEDY))
+            finished = read_json(path, remedy=REMEDY)
         except DataError:
             continue
-        expected = _settings_in(record).items()
-        if other := [f"`{name}`" for name, value in expected if value != finished.get(name)]:
+        if names := sorted({*_changed(finished, record)}):
             raise UsageError(
-                f"{path}: was finished with other settings ({', '.join(other)}); repeat those to "
+                f"{path}: was finished with other settings ({', '.join(names)}); repeat those to "
                 "resume, or choose another `out`"
             )
 
 
-def _settings_in(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings and the data of a record by name, without code and versions."""
-    settings: dict[str, Any] = {}
-    for name, value in record.items():
-        if name not in ("code", "versions"):
-            settings |= value if isinstance(value, dict) else {name: value}
-    return settings
+def _changed(finished: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the settings and data of a record that were others in a finished one."""
+    for name in record.keys() - {"code", "versions"}:
+        old, new = finished.get(name), record[name]
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from (f"`{key}`" for key in {**old, **new} if old.get(key) != new.get(key))
+        elif old != new:
+            yield f"`{name}`"
 
 
 def _as_json(record: Mapping[str, Any]) -> dict[str, Any]:
