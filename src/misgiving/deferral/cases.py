@@ -106,7 +106,8 @@ def warn_of_doubts(tuning: Predictions, calibration: Predictions) -> None:
 def repeated_outputs(*parts: Predictions) -> int:
     """Number of rows with the outputs of another row.
 
-    Outputs in few decimals do not count, as those of different images are often the same.
+    Outputs in few decimals do not count, as those of different images are often the same. Those of
+    a decision tree can be, too: such rows may be copies, and are not known to be.
     """
     counts = Counter[int]()
     for part in parts:
