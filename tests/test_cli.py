@@ -139,7 +139,8 @@ def test_predict_gives_a_row_for_each_image(misgiving, run_folder, photos, tmp_p
     assert misgiving(*words, "--out", tmp_path / "p.csv")[0] == 0
     assert (tmp_path / "p.csv").read_text() == printed
     rows = rows_of(tmp_path / "p.csv")
-    assert list(rows[0]) == ["path", "predicted_class", "probability", "predicted_loss"]
+    columns = ["path", "predicted_class", "probability", "predicted_loss"]
+    assert list(rows[0]) == [*columns, "probability_blue", "probability_red"]
     blue = sorted(map(str, (photos / "blue").iterdir()))
     assert [row["path"] for row in rows] == [*blue, str(single)]
 

@@ -303,6 +303,8 @@ def test_a_target_of_silent_errors_is_not_shown_as_an_error_among_the_accepted(
     )
     model.deferral = made_policy(Targets(max_silent_error=0.0001))
     page.locator("#back-to-policy").click()
+    expect(page.locator("#setting-now")).to_contain_text("saved policy")
+    page.wait_for_function("() => !location.hash.includes('target')")  # it is kept a little later
     reload(page)
     expect(page.locator("#setting-now")).to_contain_text("no threshold meets this: all deferred")
     expect(page.locator("#setting-note")).to_contain_text("The saved policy accepts no answer.")
