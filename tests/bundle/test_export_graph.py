@@ -89,7 +89,8 @@ def test_a_torchvision_model_decides_through_the_bundle_as_on_its_predictions(
     bundle = torch_made.export(tmp_path / "b", preprocessing=TORCH)
     assert bundle.card["compared"] == 32
     outputs = [values.double().numpy() for values in torch_outputs(torch_made.model, new_images)]
-    expected = torch_made.policy.decide_outputs(*outputs)
+    scored = torch_made.policy.score_outputs(*outputs)
+    expected = scored.by_threshold(torch_made.policy.certificate_.accept_threshold)
     assert_same_decisions(decisions_of(bundle, new_images), expected)
     rows = decide_files(load_model(tmp_path / "b"), image_names([place / "new"]), tmp_path / "p")
     assert [row.decision for row in rows] == [row.decision for row in expected]
@@ -99,7 +100,7 @@ def test_a_graph_decides_as_its_policy_on_its_predictions(colours_made, new_imag
     graph, export = colours_made.graph, colours_made.export
     checked = export(graph, tmp_path / "b1", predictions=colours_made.predictions)
     unchecked = export(graph, tmp_path / "b2")
-    expected = colours_made.policy.decide_outputs(colour_logits(new_images))
+    expected = colours_made.policy.decide(colour_logits(new_images))
     decisions = decisions_of(checked, new_images)
     assert_same_decisions(decisions, expected)
     assert decisions_of(unchecked, new_images) == decisions

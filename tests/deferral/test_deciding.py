@@ -169,14 +169,17 @@ def test_an_image_whose_outputs_are_not_finite_is_deferred_and_the_others_decide
     expected = policy.decide(fresh)
     features, logits = fresh.features.copy(), fresh.logits.copy()
     features[2], logits[4, 0] = np.nan, np.inf
-    decisions = policy.decide_outputs(logits, features, fresh.predicted_losses)
+    threshold = policy.certificate_.accept_threshold
+    scored = policy.score_outputs(logits, features, fresh.predicted_losses)
+    decisions = scored.by_threshold(threshold)
     for row, decision in enumerate(decisions):
         if row in (2, 4):
             assert (decision.decision, decision.error_probability) == ("defer", None)
         else:
             assert decision.decision == expected[row].decision
             assert decision.acceptance_score == pytest.approx(expected[row].acceptance_score)
-    lost = policy.decide_outputs(np.full_like(logits, np.nan), fresh.features, features[:, 0])
+    lost = policy.score_outputs(np.full_like(logits, np.nan), fresh.features, features[:, 0])
+    lost = lost.by_threshold(threshold)
     assert set(lost.decisions) == {"defer"}
 
 
@@ -189,9 +192,10 @@ def test_outputs_that_are_not_finite_are_deferred_also_where_they_decide_nothing
     fresh = predictions("fresh", 3, seed=5)
     outputs = {"features": fresh.features.copy(), "taps": np.zeros((3, 4), dtype=np.float32)}
     outputs[lost][1] = np.nan
-    decisions = policy.decide_outputs(
+    scored = policy.score_outputs(
         fresh.logits, outputs["features"], fresh.predicted_losses, outputs["taps"]
     )
+    decisions = scored.by_threshold(policy.certificate_.accept_threshold)
     assert decisions.decisions.tolist() == ["accept", "defer", "accept"]
 
 

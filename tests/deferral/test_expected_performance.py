@@ -23,7 +23,9 @@ def deferral():
 
 
 def expected_of(deferral, logits):
-    decided = deferral.decide_outputs(logits)
+    scored = deferral.score_outputs(logits)  # also those that are not finite
+    threshold = deferral.certificate_.batch_threshold(*scored.judged, seed=deferral.seed)
+    decided = scored.by_threshold(threshold)
     rows = [row_of(str(number), decision) for number, decision in enumerate(decided)]
     return expected_performance(deferral, rows), decided
 
@@ -69,7 +71,7 @@ def test_the_interval_covers_the_error_of_new_batches(deferral):
     covered = []
     for seed in range(100, 200):
         logits, labels = outputs(100, seed)
-        decided = deferral.decide_outputs(logits)
+        decided = deferral.decide(logits)
         accepted = decided.decisions == "accept"
         everything, _ = expected_errors(deferral, decided.error_probability, accepted)
         error = (decided.predicted != labels).mean()

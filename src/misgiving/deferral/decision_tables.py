@@ -7,10 +7,11 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from misgiving.deferral.decisions import Decision
+from misgiving.deferral.decisions import OF_CLASS, Decision
 from misgiving.errors import UsageError
 from misgiving.files import csv_lines, whole_file
 
@@ -35,7 +36,6 @@ class DecisionRow(NamedTuple):
 
 PREDICTION_COLUMNS, POLICY_COLUMNS = DecisionRow._fields[:4], DecisionRow._fields[4:-2]
 UNREADABLE = "unreadable"
-OF_CLASS = "probability_"  # before the name of a class
 KINDS = (".csv", ".parquet", ".jsonl")  # by suffix
 BATCH = 10_000  # rows of a Parquet file that are written at a time
 TEXTS = ("path", "predicted_class", "decision", "reason", UNREADABLE)  # the others are numbers
@@ -65,11 +65,11 @@ def columns_of(classes: Columns, *, has_policy: bool, unreadable: bool = False) 
 
 def _cells(columns: Columns, rows: Rows) -> Iterator[dict[str, str | float | None]]:
     """Values of each row by column."""
-    of_classes = [name for name in columns if name.startswith(OF_CLASS)]
-    missing = (None,) * len(of_classes)
+    missing = (None,) * sum(name.startswith(OF_CLASS) for name in columns)
+    single = attrgetter(*(name for name in columns if name in DecisionRow._fields[:-1]))
     for row in rows:
-        cells = row._asdict() | dict(zip(of_classes, row.probabilities or missing, strict=True))
-        yield {name: cells[name] for name in columns}
+        values = (*single(row), *(row.probabilities or missing), row.unreadable)
+        yield dict(zip(columns, values, strict=False))  # the last only where there is its column
 
 
 def csv_table(columns: Columns, rows: Rows) -> Iterator[str]:

@@ -15,6 +15,7 @@ from misgiving.deferral.settings import DecisionRule
 if TYPE_CHECKING:
     import pandas
 
+OF_CLASS = "probability_"  # before the name of a class
 NO_POLICY = "no policy is calibrated for this model, so every image is deferred"
 NOT_FINITE = "the model gave no finite score, so the image is deferred"
 NO_THRESHOLD = "no threshold certifies the target error rate, so every image is deferred"
@@ -177,7 +178,7 @@ class Decisions(Sequence[Decision]):
             **{name: getattr(self, name) for name in NUMBERS},
         }
         shares = zip(self.classes, self.probabilities.T, strict=True)
-        return pandas.DataFrame(columns | {f"probability_{name}": each for name, each in shares})
+        return pandas.DataFrame(columns | {f"{OF_CLASS}{name}": each for name, each in shares})
 
     @property
     def columns(self) -> dict[str, np.ndarray]:

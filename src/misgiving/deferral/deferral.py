@@ -6,9 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Int
-
 from misgiving.calibration.apply import Calibrator, Logits, Values
 from misgiving.calibration.fit import Fitted, TuningSet, fit_calibrator
 from misgiving.deferral.cases import Cases, fitting_sets, sensitivities_by_rule
@@ -116,10 +113,10 @@ class Deferral:
     ) -> "Deferral":
         """Choose thresholds with the tuning set, and certify them with the calibration set.
 
-        Each set is `Predictions`, a data frame or a mapping with the columns of one, or a pair of
-        arrays or tensors (logits, labels), with labels as positions or names of classes. The model
-        was trained on none of these images, except on `training`. One set alone may also be given
-        as `fit(logits, labels)` or as `fit(classifier, inputs, labels)`.
+        Each set is `Predictions`, a data frame or mapping with their columns, or a pair of arrays
+        or tensors (logits, labels), with labels as positions or names of classes. The model was
+        trained on none of these images, except on `training`. One set alone may also be given as
+        `fit(logits, labels)` or `fit(classifier, inputs, labels)`.
 
         Args:
             tuning: For all that is chosen.
@@ -236,10 +233,9 @@ class Deferral:
         """Decide for each image.
 
         Args:
-            data: An array or tensor of the outputs that the policy was fitted on, logits or
-                probabilities; or predictions in one of the forms that `fit` takes, with features
-                where the policy has a detector of features. Predictions that name no model are
-                taken to be of the policy's.
+            data: Outputs of the kind that the policy was fitted on; or predictions in one of the
+                forms that `fit` takes, with features where the policy has a detector of features.
+                Predictions that name no model are taken to be of the policy's.
             threshold: Lowest accepted score, as in the decisions on a batch that these images
                 belong to; None: that of the policy, or the one that it chooses for a batch.
 
@@ -248,45 +244,19 @@ class Deferral:
                 is deferred. Or they are of another model, or lack what the policy reads, or are
                 too few for the average guarantee.
         """
-        if hasattr(data, "ndim") and not hasattr(data, "keys"):
-            data = {self._fitted.cases_.outputs: data}
-        predictions = Predictions.of(data, classes=self.classes_)
+        outputs = self._fitted.cases_.outputs
+        predictions = Predictions.of(data, classes=self.classes_, outputs=outputs)
         self.check_predictions(predictions)
-        return self.decide_outputs(
+        scored = self.score_outputs(
             predictions.logits,
             predictions.features,
             predictions.predicted_losses,
             predictions.taps,
-            units=predictions.units,
-            threshold=threshold,
         )
-
-    def decide_outputs(
-        self,
-        logits: Logits,
-        features: Features | None = None,
-        predicted_losses: Values | None = None,
-        taps: Taps | None = None,
-        *,
-        units: Int[np.ndarray, " n"] | None = None,
-        threshold: float | None = None,
-    ) -> Decisions:
-        """Decide from the outputs of the policy's model; one that is not finite is deferred.
-
-        Args:
-            logits: Class scores before the softmax.
-            features: Input of the last linear layer.
-            predicted_losses: Outputs of a trained loss estimator.
-            taps: Averages of the activations that the loss estimator reads.
-            units: Number of the group of each image; None: each is its own.
-            threshold: As in `decide`.
-
-        Raises:
-            DataError: They are too few for the average guarantee.
-        """
-        scored = self.score_outputs(logits, features, predicted_losses, taps)
         if threshold is None:
-            threshold = self.certificate_.batch_threshold(*scored.judged, units, seed=self.seed)
+            threshold = self.certificate_.batch_threshold(
+                *scored.judged, predictions.units, seed=self.seed
+            )
         return scored.by_threshold(threshold)
 
     def score_outputs(
@@ -298,7 +268,12 @@ class Deferral:
     ) -> Decisions:
         """Predict the class of each image, and score it, without a decision yet.
 
-        Args are those of `decide_outputs`.
+        Args:
+            logits: Class scores before the softmax; an image with any output that is not finite
+                can only be deferred.
+            features: Input of the last linear layer.
+            predicted_losses: Outputs of a trained loss estimator.
+            taps: Averages of the activations that the loss estimator reads.
         """
         columns = scored_columns(
             (logits, features, predicted_losses, taps),

@@ -364,7 +364,7 @@ def limits_of_ranks(
 
 @lru_cache(maxsize=1024)
 def _probabilities(cases: int, probability: float) -> Values:
-    """Of the numbers of wrong cases, without the end of the distribution that does not matter."""
+    """Probabilities of the numbers of wrong cases, up to the last one that matters."""
     cumulative = binomial_cdf(np.arange(cases + 1), cases, probability)
     probabilities = np.diff(cumulative, prepend=0.0)
     likely = int(np.flatnonzero(probabilities > NEGLIGIBLE)[-1])

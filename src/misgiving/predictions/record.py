@@ -83,15 +83,21 @@ class Predictions:
 
     @classmethod
     def of(
-        cls, data: Any, *, classes: Sequence[str] | None = None, name: str = ""
+        cls,
+        data: Any,
+        *,
+        classes: Sequence[str] | None = None,
+        outputs: str = "logits",
+        name: str = "",
     ) -> "Predictions":
         """Take predictions from arrays, lists, tensors or a data frame.
 
         Args:
             data: A mapping or a pandas data frame with the columns of a file, as
-                `misgiving.predictions.schema` lists them; logits; a pair of one of these and
-                labels; or predictions, which are returned as they are.
+                `misgiving.predictions.schema` lists them; an array of outputs; a pair of one of
+                these and labels; or predictions, which are returned as they are.
             classes: Names of the classes of an array without names; by default 0 to K-1.
+            outputs: Kind of an array without a name: `logits` or `probabilities`.
             name: Of the set; begins the ids of images that have none.
 
         Raises:
@@ -104,7 +110,7 @@ class Predictions:
         if hasattr(values, "keys"):  # a mapping or a data frame, which is no dict
             columns = {str(key): values[key] for key in values.keys()}  # noqa: SIM118
         elif hasattr(values, "ndim") or labels:
-            columns = {"logits": values}
+            columns = {outputs: values}
         else:
             raise UsageError(
                 f"{data!r} has no predictions; give logits, or a pair of logits and labels, or "

@@ -88,7 +88,9 @@ class TrialData:
             count, side = len(self.dataset.classes), self.preprocessing.image_size
             initial_model(protocol.model, protocol.training, count, side)
         if out is not None:
-            check_same_settings(out, {unit: self._settings(unit) for unit in units(protocol)})
+            check_same_settings(
+                out, {unit: _as_json(self._settings(unit)) for unit in units(protocol)}
+            )
         self.images = grouped_images(self._prepare(self.dataset), protocol.images.split)
         self.dataset = without(self.dataset, self.images.skipped)
         self.inliers, _ = self.images.align(protocol.in_distribution)
@@ -173,7 +175,7 @@ class TrialData:
     def _settings(self, unit: Unit) -> dict[str, Any]:
         """The part of a unit's record that does not depend on images."""
         model, training = self._configs(unit)
-        settings = {
+        return {
             "unit": unit._asdict(),
             "data": self.protocol.data,
             "split": [self.protocol.images.split, self.protocol.images.validation_share],
@@ -182,7 +184,6 @@ class TrialData:
             "preprocessing": asdict(self.preprocessing),
             "augmentation": asdict(self.augmentation),
         }
-        return _as_json(settings)
 
     def record(self, unit: Unit) -> dict[str, Any]:
         """Settings, data and code that must be the same for a unit to be used again, as JSON."""
