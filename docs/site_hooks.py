@@ -20,7 +20,7 @@ from misgiving.cli import app
 ROOT = Path(__file__).parents[1]
 COMMANDS = "<!-- commands -->"
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+\.(?:md|py|png))(#[^)\s]*)?\)")
-STUDY = re.compile(r"\[([^\]]+)\]\([./]*study/README\.md\)")
+STUDY = re.compile(r"\[([^\]]+)\]\([./]*(study/\w+\.md)\)")
 FOLDERS = {  # of the repository, and of the site; the last takes all others
     "benchmarks/": "measurements/",
     "examples/": "examples/",
@@ -40,7 +40,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     del config, files
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, "\n".join(_commands("misgiving", get_command(app))))
-    markdown = STUDY.sub(r"\1 (`study/README.md` in the repository)", markdown)
+    markdown = STUDY.sub(r"\1 (`\2` in the repository)", markdown)
     return LINK.sub(lambda link: _redirected(link, page.file.src_uri), markdown)
 
 
