@@ -34,7 +34,7 @@ test: $(VENV)/.dev ## Tests and doctests, one process per core.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
 
 docs: $(VENV)/.dev ## The documentation site, in site/; a broken link is an error.
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-check: docs $(VENV)/lightning ## The documentation: the site, its commands, code blocks and examples.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m docs -n $(JOBS) --dist worksteal tests/docs
