@@ -49,16 +49,17 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(lock: Path, *, blocking: bool = True) -> Iterator[None]:
+def locked(lock: Path, *, timeout: float = -1.0) -> Iterator[None]:
     """Hold a lock that is removed afterwards, and is free when its process has died.
 
     Raises:
-        filelock.Timeout: Another process or thread holds it, and it is not `blocking`.
+        filelock.Timeout: Another process or thread still holds it after these seconds; a negative
+            number: waits without limit.
     """
     from filelock import FileLock  # a tenth of a second, which reading need not wait
 
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock, blocking=blocking):
+    with FileLock(lock, timeout=timeout):
         try:
             yield
         finally:
@@ -85,7 +86,7 @@ def clear_abandoned(paths: Iterable[Path]) -> None:
         with suppress(Timeout):
             partial = path.with_name(f".{path.name}{PARTIAL}")
             if partial.exists():
-                with locked(partial.with_suffix(LOCK), blocking=False):
+                with locked(partial.with_suffix(LOCK), timeout=0.0):
                     _remove(partial)
 
 

@@ -16,6 +16,7 @@ from misgiving.data import download
 from misgiving.data.datasets import FORMS, load_dataset
 from misgiving.data.download import CATALOGUE, PublishedFile, PublishedSet, fetch
 from misgiving.errors import DataError
+from misgiving.files import locked
 
 CONTENT = bytes(np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8))
 MD5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
@@ -176,6 +177,19 @@ def test_of_two_that_fetch_at_once_one_downloads_and_the_other_waits(get, server
         new = sorted(threads.map(lambda _: get(md5=MD5), range(2)), key=len)
     assert new == [[], [to / NAME]]
     assert len(server.ranges) == 1
+
+
+def test_without_a_network_the_command_ends_at_once(get, monkeypatch):
+    monkeypatch.setattr(download.time, "sleep", lambda _: pytest.fail("tried again"))
+    with pytest.raises(DataError, match=r"no connection to 127\.0\.0\.1"):
+        get(url="http://127.0.0.1:9/x")
+
+
+def test_a_fetch_does_not_wait_for_another_without_end(get, server, to, monkeypatch):
+    monkeypatch.setattr(download, "WAIT", 0.1)
+    with locked(to / ".download.lock"), pytest.raises(DataError, match="another command"):
+        get()
+    assert server.ranges == []
 
 
 MEMBERS = {"a.jpg": b"first", "b/c.jpg": b"second"}

@@ -11,9 +11,11 @@ from functools import partial
 from http import HTTPStatus
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pooch
 import requests
+from filelock import Timeout
 from pydantic import TypeAdapter
 
 from misgiving.errors import DataError, reason_of, visible
@@ -24,9 +26,10 @@ Report = Callable[[str, int, int | None], None]
 """Called with a file's name, its bytes that are done, and its size if that is known."""
 
 CHUNK = 1 << 16  # bytes; small, as an interrupted transfer loses the current chunk
-TIMEOUT = 60.0  # seconds of silence after which a transfer fails
+TIMEOUT = 10.0, 60.0  # seconds for a connection, and of silence, after which a transfer fails
 RETRIES = 4  # failures in a row, without progress, that are tolerated
 PAUSE = 1.0  # seconds before the first retry, doubled for each further one
+WAIT = 10.0  # seconds for another command that fetches into the same folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,7 @@ def fetch(
 
     MD5 is checked where it is published. An interrupted transfer leaves hidden files, from which
     the next call resumes. A zip archive that is in the folder already is unpacked from there. No
-    file that is there is replaced. Of several processes, one downloads and the others wait.
+    file that is there is replaced. Of several processes, one downloads.
 
     Args:
         name: Of the set.
@@ -102,15 +105,18 @@ def fetch(
 
     Raises:
         UsageError: There is no such set, or the folder cannot be made.
-        DataError: A file is not available or wrong.
+        DataError: A file is not available or wrong, or another process fetches into the folder.
     """
     published = CATALOGUE[name]
     check_writable(folder, folder=True, option="folder")
-    with locked(folder / ".download.lock"):
-        missing = [file for file in published.files if not (folder / file.result).exists()]
-        for file in published.files:
-            url = file.url if mirror is None else f"{mirror.rstrip('/')}/{file.name}"
-            _fetch_file(file, url, folder, report)
+    try:
+        with locked(folder / ".download.lock", timeout=WAIT):
+            missing = [file for file in published.files if not (folder / file.result).exists()]
+            for file in published.files:
+                url = file.url if mirror is None else f"{mirror.rstrip('/')}/{file.name}"
+                _fetch_file(file, url, folder, report)
+    except Timeout as failure:
+        raise DataError(f"{folder}: another command fetches into it; wait for its end") from failure
     return [folder / file.result for file in missing]
 
 
@@ -173,18 +179,23 @@ def _download(name: str, report: Report, url: str, output_file: str, _: object) 
     """Download a file for pooch, and after an interruption only the bytes that are missing.
 
     Until a file is complete, its bytes are in a hidden file beside the destination, which survives
-    the process. A transfer is resumed until several in a row have brought no progress.
+    the process. A transfer is resumed until several in a row have brought no progress. Where there
+    is no connection from the start, it is not tried again.
     """
     unfinished = Path(output_file).parent / f".{name}.download"
     version = unfinished.with_name(f"{unfinished.name}.version")
-    failures = 0
+    failures, start = 0, _size(unfinished)
     while True:
         size = _size(unfinished)
         try:
             _transfer(url, unfinished, version, partial(report, name))
             break
-        except (requests.ConnectionError, requests.Timeout):
+        except (requests.ConnectionError, requests.Timeout) as failure:
             failures = 1 if _size(unfinished) > size else failures + 1
+            unconnected = isinstance(failure, requests.ConnectionError) and failure.request
+            if unconnected and _size(unfinished) == start:
+                host = urlsplit(url).hostname
+                raise requests.ConnectionError(f"no connection to {host}") from failure
             if failures > RETRIES:
                 raise
         time.sleep(PAUSE * 2 ** (failures - 1))
