@@ -1,17 +1,21 @@
 """Data sets of folders, tables and the published layouts, and what cannot be used."""
 
+import json
 import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from coloured import dataset_of
 from PIL import Image
+from pyarrow import parquet
 from sklearn.datasets import load_digits
 
 from misgiving.data.datasets import FORMS, image_names, load_dataset
 from misgiving.errors import DataError, UsageError
 from misgiving.files import write_csv
+from misgiving.manifests import sha256_of
 
 TRUTH, METADATA = "ISIC_2019_Training_GroundTruth.csv", "ISIC_2019_Training_Metadata.csv"
 
@@ -142,6 +146,54 @@ def test_a_table_that_cannot_be_used_is_named_with_the_place(folder, rows, reaso
     assert reason in str(failure.value).partition("t.csv: ")[2]
 
 
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_a_folder_as_hugging_face_lays_it_out_has_its_labels_in_a_table(folder, name):
+    columns = ("file_name", "label", "patient")
+    rows = [("b/1.jpg", "mole", "ann"), ("a/0.bmp", "nevus", "ann")]
+    if name == "metadata.csv":
+        lines = map(",".join, [columns, *rows])
+    else:
+        lines = (json.dumps(dict(zip(columns, row, strict=True))) for row in rows)
+    write_table(folder / name, *lines)
+    for spec in (f"folder:{folder}", f"table:{folder / name}"):
+        dataset = load_dataset(spec)
+        assert (dataset.ids, dataset.classes) == (("b/1.jpg", "a/0.bmp"), ("mole", "nevus"))
+        assert (dataset.labels.tolist(), dataset.groups) == ([0, 1], ("ann", "ann"))
+        assert dataset.images.paths == (folder / "b/1.jpg", folder / "a/0.bmp")
+
+
+def write_parquet(path, images, labels):
+    """As `Dataset.to_parquet` of Hugging Face's `datasets` 5.2 does."""
+    cells = pa.array(images, pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    kind = {"names": ["nevus", "mole"], "_type": "ClassLabel"}
+    described = {"info": {"features": {"image": {"_type": "Image"}, "label": kind}}}
+    table = pa.table({"image": cells, "label": pa.array(labels, pa.int64())})
+    table = table.replace_schema_metadata({"huggingface": json.dumps(described)})
+    parquet.write_table(table, path, row_group_size=2)
+
+
+def test_parquet_files_hold_images_whose_classes_are_named_in_their_schema(tmp_path):
+    files = [save_image(tmp_path / f"{shade}.png", shade) for shade in range(0, 250, 50)]
+    cells = [{"bytes": file.read_bytes(), "path": "x.png"} for file in files]
+    cells[1] = {"bytes": None, "path": str(files[1])}  # images that were not embedded
+    place = tmp_path / "shards"
+    place.mkdir()
+    write_parquet(place / "train-00000-of-00002.parquet", cells[:3], [1, 0, 0])
+    write_parquet(place / "train-00001-of-00002.parquet", cells[3:], [1, 1])
+    dataset = load_dataset(f"folder:{place}")
+    assert dataset.classes == ("mole", "nevus")
+    assert dataset.labels.tolist() == [0, 1, 1, 0, 0]
+    chosen = dataset.select(np.array([4, 2, 1])).images
+    for index, file in enumerate([files[4], files[2], files[1]]):
+        hashed = chosen.read(index)
+        assert hashed.hash == sha256_of(file.read_bytes())
+        assert hashed.image[0, 0, 0] == int(file.stem)
+    assert len({dataset.images.key(index) for index in range(5)}) == 5
+    write_parquet(tmp_path / "t.parquet", cells[:2], [0, -1])  # -1: the label is not published
+    with pytest.raises(DataError, match="row 3 has no path or no label"):
+        load_dataset(f"table:{tmp_path / 't.parquet'}")
+
+
 def test_a_table_that_was_made_of_our_lists_finds_images_whose_name_is_a_formula(folder):
     (folder / "=1.jpg").write_bytes((folder / "b" / "1.jpg").read_bytes())
     write_csv(folder / "t.csv", ("path", "label"), [("=1.jpg", "+x"), ("b/1.jpg", "y")])
@@ -184,7 +236,7 @@ def test_real_isic_images_are_read(real_data):
         ("mnist", ", ".join(form for form, _ in FORMS.values())),
         ("digits:x", "write digits$"),
         ("folder", "write folder:FOLDER$"),
-        ("table:", "write table:FILE.csv$"),
+        ("table:", "write table:FILE$"),
     ],
 )
 def test_data_that_is_not_named_in_a_known_form_gets_a_hint(spec, hint):

@@ -48,7 +48,7 @@ Values = dict[str, Any]
 
 PREDICTION_FILE = "file of predictions: .csv, .npz or .parquet."
 DATA = (
-    "`digits`, `folder:FOLDER` (a folder per class), `table:FILE.csv` (columns path, label, "
+    "`digits`, `folder:FOLDER` (a folder per class), `table:FILE` (columns path, label, "
     "optional patient, lesion or group), `isic2019:FOLDER`, `ham10000:FOLDER` (the official "
     "layouts) or `medmnist:FILE.npz`."
 )

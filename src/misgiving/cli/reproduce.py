@@ -61,7 +61,7 @@ def reproduce(
     Args:
         data (DATA): As for `train`; `digits` ships with scikit-learn.
         out (FOLDER): Folder to write to, and to resume in.
-        ood (NAME=PLACE): An OOD set: a folder of images, `table:FILE.csv`, `medmnist:FILE.npz` or
+        ood (NAME=PLACE): An OOD set: a folder of images, `table:FILE`, `medmnist:FILE.npz` or
             `scikit-image` (its photographs). The names nct, b_box, b_box_70, b_box_70_image,
             imagenet, clin_skin and derm_skin are for the paper's sets as published, which replace
             those made here; for a stand-in, write PAPER_NAME:OWN_NAME=PLACE. Can be repeated.

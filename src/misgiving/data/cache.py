@@ -16,8 +16,8 @@ from jaxtyping import Int, UInt8
 
 from misgiving.data.datasets.dataset import (
     Dataset,
+    EncodedImages,
     HashedImage,
-    ImageFiles,
     ImageSource,
     LabelledImages,
     without,
@@ -26,7 +26,6 @@ from misgiving.data.decoding import (
     FAIL,
     check_bad_images,
     in_order,
-    read_bytes,
     returning_bad_images,
 )
 from misgiving.data.preprocessing import Preprocessing
@@ -141,10 +140,9 @@ def prepare(
 
 def preprocessed(images: ImageSource, index: int, preprocessing: Preprocessing) -> HashedImage:
     """Square of one image as the model sees it, and the hash of its content."""
-    if isinstance(images, ImageFiles):  # which are decoded no larger than necessary
-        path = images.paths[index]
-        data = read_bytes(path)
-        return HashedImage(sha256_of(data), preprocessing.from_file(data, str(path)))
+    if isinstance(images, EncodedImages):  # which are decoded no larger than necessary
+        data, name = images.encoded(index)
+        return HashedImage(sha256_of(data), preprocessing.from_file(data, name))
     name, image = images.read(index)
     return HashedImage(name, preprocessing(image))
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from misgiving.data.datasets.dataset import Dataset, ImageArray, ImageFiles, check_utf8
 from misgiving.data.datasets.medmnist import read_medmnist
+from misgiving.data.datasets.parquet import parquet_files
 from misgiving.data.datasets.tables import (
     existing_folder,
     listing,
@@ -20,6 +21,7 @@ from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import DataError, UsageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+METADATA = ("metadata.csv", "metadata.jsonl")
 
 
 def load_dataset(spec: str) -> Dataset:
@@ -43,14 +45,21 @@ def load_dataset(spec: str) -> Dataset:
 
 
 def tables_of(spec: str) -> list[Path]:
-    """The user's own table of `table:FILE.csv`; an `out` must not replace it."""
+    """The user's own table of `table:FILE`; an `out` must not replace it."""
     kind, _, place = spec.partition(":")
     return [Path(place).expanduser()] if kind == "table" else []
 
 
 def read_folder(place: str) -> Dataset:
-    """A folder with one sub-folder per class, in which images are found at any depth."""
+    """A folder with one sub-folder per class, in which images are found at any depth.
+
+    Or, as Hugging Face lays them out, with a table of them in `metadata.csv` or `metadata.jsonl`,
+    or with Parquet files that hold them.
+    """
     folder = existing_folder(place)
+    described = [name for name in METADATA if (folder / name).is_file()]
+    if described or parquet_files(folder):
+        return read_labelled_table(str(Path(place, *described[:1])))
     classes = sorted(name for name in listing(folder) if (folder / name).is_dir())
     if len(classes) < 2:
         raise DataError(f"{folder}: fewer than two class folders; give each class its own folder")
@@ -160,7 +169,7 @@ def _read_digits(_: str) -> Dataset:
 FORMS: dict[str, tuple[str, Callable[[str], Dataset]]] = {
     "digits": ("digits", _read_digits),
     "folder": ("folder:FOLDER", read_folder),
-    "table": ("table:FILE.csv", read_labelled_table),
+    "table": ("table:FILE", read_labelled_table),
     "isic2019": ("isic2019:FOLDER", read_isic2019),
     "ham10000": ("ham10000:FOLDER", read_ham10000),
     "medmnist": ("medmnist:FILE.npz", read_medmnist),

@@ -42,16 +42,27 @@ class ImageSource(Protocol):
         """These images in this order."""
 
 
+class EncodedImages:
+    """Images that are encoded, as JPEG or PNG for example."""
+
+    def encoded(self, index: int) -> tuple[bytes, str]:
+        """Content of one image, and its name for messages."""
+        raise NotImplementedError
+
+    def read(self, index: int) -> HashedImage:
+        data, name = self.encoded(index)
+        return HashedImage(sha256_of(data), decode(data, name))
+
+
 @dataclass(frozen=True, eq=False)
-class ImageFiles:
+class ImageFiles(EncodedImages):
     """Image files; the key is absolute path, size and time of change."""
 
     paths: tuple[Path, ...]
 
-    def read(self, index: int) -> HashedImage:
+    def encoded(self, index: int) -> tuple[bytes, str]:
         path = self.paths[index]
-        data = read_bytes(path)
-        return HashedImage(sha256_of(data), decode(data, str(path)))
+        return read_bytes(path), str(path)
 
     def key(self, index: int) -> str:
         return file_key(self.paths[index])
@@ -86,9 +97,9 @@ class ImageArray:
 
 
 def hash_of(images: ImageSource, index: int) -> str:
-    """SHA-256 of the content of one image; a file is not decoded for it."""
-    if isinstance(images, ImageFiles):
-        return sha256_of(read_bytes(images.paths[index]))
+    """SHA-256 of the content of one image, which is not decoded for it."""
+    if isinstance(images, EncodedImages):
+        return sha256_of(images.encoded(index)[0])
     return images.read(index).hash
 
 

@@ -1,6 +1,7 @@
 """`table:`, `isic2019:` and `ham10000:` data; the last two in the layouts of their publishers."""
 
 import io
+import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from misgiving.data.datasets.dataset import Dataset, ImageFiles
+from misgiving.data.datasets.dataset import Dataset, ImageFiles, ImageSource
+from misgiving.data.datasets.parquet import parquet_files, parquet_images, parquet_rows
 from misgiving.data.decoding import read_bytes
 from misgiving.errors import DataError, explain_damage
 from misgiving.files import csv_rows
@@ -34,10 +36,11 @@ HAM_MASKS = ("ham10000_segmentations_lesion_tschandl", "masks")
 
 
 def read_labelled_table(place: str) -> Dataset:
-    """A CSV file with the columns `path` and `label`, and optionally columns of groups.
+    """A table with the columns `path` and `label`, and optionally columns of groups.
 
-    Paths are relative to the file's folder. Images that share a `group`, a `patient` (or
-    `patient_id`) or a `lesion` (`lesion_id`) are one group. Other columns become metadata.
+    CSV, JSON lines or Parquet; the last may have the images themselves in the column `image`. Paths
+    are relative to the file's folder. Images that share a `group`, a `patient` (or `patient_id`) or
+    a `lesion` (`lesion_id`) are one group. Other columns become metadata.
     """
     table = Path(place).expanduser()
     folder = table.parent.absolute()
@@ -58,7 +61,7 @@ def read_labelled_table(place: str) -> Dataset:
         labels=rows["label"].tolist(),
         classes=sorted({*rows["label"]}),
         ids=ids,
-        images=ImageFiles(paths),
+        images=parquet_images(table) or ImageFiles(paths),
         metadata={str(name): str(name) for name in rows if name not in OWN_COLUMNS},
     )
 
@@ -146,7 +149,7 @@ def dataset_of_rows(
     labels: Sequence[str],
     classes: Sequence[str],
     ids: Sequence[str],
-    images: ImageFiles,
+    images: ImageSource,
     metadata: Mapping[str, str],
     masks: Path | None = None,
 ) -> Dataset:
@@ -186,21 +189,17 @@ def listing(folder: Path) -> set[str]:
 
 
 def read_table(path: Path, columns: Sequence[str], *, may_have_tabs: bool = False) -> "DataFrame":
-    """Stripped texts of a UTF-8 CSV file that must have these columns, with commas or else tabs.
+    """Stripped texts of a table that must have these columns; `file_name` is called `path`.
 
-    Rows are numbered from 2, as a spreadsheet does.
+    UTF-8 CSV, with commas or else tabs, or by its suffix JSON lines or Parquet. Rows are numbered
+    from 2, as a spreadsheet does.
     """
     import pandas as pd  # takes longer to import than a folder of images takes to list
 
-    data = read_bytes(path)
-    tabs = may_have_tabs and b"\t" in data.partition(b"\n")[0]
     with explain_damage(path, remedy="correct the table, in UTF-8 with commas"):
-        text = io.StringIO(data.decode("utf-8-sig"), newline="")
-        header, *rows = [
-            [cell.strip() for cell in cells]
-            for _, cells in csv_rows(text, delimiter="\t" if tabs else ",")
-            if any(map(str.strip, cells))
-        ] or [[]]
+        header, *rows = _cells(path, may_have_tabs)
+    if "path" not in header:
+        header = ["path" if name == "file_name" else name for name in header]
     if missing := [name for name in columns if header.count(name) != 1]:
         raise DataError(
             f"{path}: needs the column {', '.join(missing)} once; its columns are "
@@ -213,3 +212,23 @@ def read_table(path: Path, columns: Sequence[str], *, may_have_tabs: bool = Fals
         raise DataError(f"{path}: has no rows; add one for each image")
     table = pd.DataFrame(rows, columns=header, index=range(2, len(rows) + 2))
     return table.loc[:, ~table.columns.duplicated()]
+
+
+def _cells(path: Path, may_have_tabs: bool) -> list[list[str]]:
+    if parquet_files(path):
+        return _cells_of_records(parquet_rows(path))
+    data = read_bytes(path)
+    if path.suffix == ".jsonl":
+        return _cells_of_records([json.loads(line) for line in data.splitlines() if line.strip()])
+    tabs = may_have_tabs and b"\t" in data.partition(b"\n")[0]
+    rows = csv_rows(
+        io.StringIO(data.decode("utf-8-sig"), newline=""), delimiter="\t" if tabs else ","
+    )
+    stripped = ([cell.strip() for cell in cells] for _, cells in rows)
+    return [cells for cells in stripped if any(cells)] or [[]]
+
+
+def _cells_of_records(records: Sequence[Mapping[str, object]]) -> list[list[str]]:
+    header = [*dict.fromkeys(name for record in records for name in record)]
+    values = ([record.get(name) for name in header] for record in records)
+    return [header, *(["" if v is None else str(v).strip() for v in row] for row in values)]
