@@ -2,8 +2,11 @@ import math
 
 import pytest
 import torch
+from huggingface_hub import ModelCard, hub_mixin
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors.torch import load_file, save_file
 
-from misgiving.errors import UsageError
+from misgiving.errors import DataError, UsageError
 from misgiving.models.joint import (
     JointClassifier,
     LossEstimator,
@@ -145,3 +148,32 @@ def test_an_activation_gets_the_gradient_of_its_average():
     taps = [tap.double().requires_grad_() for tap in taps]
     assert torch.autograd.gradcheck(lambda *taps: estimator(taps), taps)
     assert torch.autograd.gradgradcheck(lambda *taps: estimator(taps), taps)
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
+def test_a_model_comes_back_from_its_folder_as_hugging_face_writes_it(backbone, images, tmp_path):
+    model = build(backbone, reads_logits=True).eval()
+    model._hub_mixin_config["pretrained"] = True  # no ImageNet weights are fetched for it again
+    model.save_pretrained(tmp_path, model_card_kwargs={"license": "mit"})
+    again = JointClassifier.from_pretrained(tmp_path)
+    assert all(map(torch.equal, again(images), model(images)))
+    facts = ModelCard.load(tmp_path / "README.md").data
+    assert (facts.library_name, facts.pipeline_tag) == ("misgiving", "image-classification")
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["loss_estimator.head.bias"]
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(RuntimeError, match=r"loss_estimator\.head\.bias"):
+        JointClassifier.from_pretrained(tmp_path)
+
+
+def test_pickled_weights_from_the_hub_are_not_loaded(monkeypatch, tmp_path):
+    build().save_pretrained(tmp_path)
+
+    def download(*, filename, **_):
+        if filename == "model.safetensors":
+            raise EntryNotFoundError(filename)
+        return tmp_path / filename
+
+    monkeypatch.setattr(hub_mixin, "hf_hub_download", download)
+    with pytest.raises(DataError, match="pickled"):
+        JointClassifier.from_pretrained("some/model")

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 import torch
+from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float
 from timm.models.vgg import VGG
 from torch import Tensor, nn
 
-from misgiving.errors import UsageError
+from misgiving.errors import DataError, UsageError
 from misgiving.models.adapters import ModuleReader, Reading, averages, first_weight, read_module
 from misgiving.models.backbones import MiniVgg, create_backbone
 
@@ -184,7 +185,12 @@ def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...
     return tuple(settings.get("mean", half)), tuple(settings.get("std", half))
 
 
-class JointClassifier(nn.Module):
+class JointClassifier(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="misgiving",
+    pipeline_tag="image-classification",
+):
     """A classifier with a loss estimator that reads its intermediate activations.
 
     Args:
@@ -212,6 +218,9 @@ class JointClassifier(nn.Module):
     Images are float in [0, 1]: the backbone's normalisation is a layer of this module. The
     estimator draws its initial weights from a separate generator, so that the classifier gets
     the same random numbers as one without an estimator.
+
+    `save_pretrained`, `push_to_hub` and `from_pretrained` are those of Hugging Face's hub. A module
+    is not saved but for its weights: pass it again, `from_pretrained(name, backbone=module)`.
 
     >>> model = JointClassifier("vgg16_mini", num_classes=3, pretrained=False).eval()
     >>> logits, predicted_losses, features = model(torch.rand(2, 3, 32, 32))
@@ -263,6 +272,16 @@ class JointClassifier(nn.Module):
         self.loss_estimator = _create_estimator(self, hidden, reads_logits)
         if not isinstance(backbone, nn.Module):  # another layout changes the last bits of a module
             cast(Any, self).to(memory_format=torch.channels_last)  # not in the stub of some torch
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> "JointClassifier":
+        """Load a model from a folder or from the hub, in evaluation mode; all weights must fit."""
+        settings = {"pretrained": False, "strict": True, **kwargs}
+        return super().from_pretrained(*args, **settings)
+
+    @classmethod
+    def _load_as_pickle(cls, *_: object) -> NoReturn:
+        raise DataError("the model has no model.safetensors, and pickled weights are not loaded")
 
     @property
     def taps(self) -> tuple[int, ...] | tuple[str, ...]:
