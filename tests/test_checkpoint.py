@@ -44,7 +44,8 @@ def test_a_loaded_run_is_the_saved_one(checkpoint, tmp_path):
     assert loaded.split == checkpoint.split
     assert loaded.configuration == {"training": {"epochs": 2}}
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"model.safetensors", "config.json", "split.csv", "checksums.json"}
+    files = {"model.safetensors", "config.json", "split.csv", "checksums.json"}
+    assert names == {*files, "README.md"}
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["versions"]["torch"] in torch.__version__
 

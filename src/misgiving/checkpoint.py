@@ -15,8 +15,8 @@ from torch import nn
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split, read_split, write_split
 from misgiving.errors import DataError, explain_damage
-from misgiving.files import read_json, whole_folder, write_csv, write_json
-from misgiving.manifests import seal, verify
+from misgiving.files import read_json, whole_folder, write_csv, write_json, write_text
+from misgiving.manifests import README, seal, verify
 from misgiving.models.backbones import ModuleSource
 from misgiving.models.joint import JointClassifier
 
@@ -37,6 +37,19 @@ PACKAGES = (
     "timm",
     "lightning-fabric",
 )
+
+CARD = """\
+---
+library_name: misgiving
+pipeline_tag: image-classification
+tags:
+- selective-prediction
+---
+# {name}
+
+A classifier ({backbone}) of {classes}{estimates}. `misgiving.load` reads this folder, and so do
+`misgiving calibrate`, `evaluate` and `export`.
+"""
 
 
 @dataclass(frozen=True)
@@ -162,6 +175,13 @@ def save(
         save_file(state, partial / "model.safetensors")
         write_split(partial / "split.csv", checkpoint.split)
         write_json(partial / "config.json", config)
+        card = CARD.format(
+            name=folder.name,
+            backbone=checkpoint.architecture.backbone,
+            classes=", ".join(checkpoint.classes),
+            estimates=" that estimates its own loss" if checkpoint.estimates_losses else "",
+        )
+        write_text(partial / README, card)
         seal(partial, SEALED)
         if history is not None:
             columns = [column.name for column in fields(EpochRecord)]

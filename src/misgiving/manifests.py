@@ -13,6 +13,7 @@ from misgiving.errors import DataError, explain_damage
 from misgiving.files import read_json, write_json
 
 CHECKSUMS = "checksums.json"
+README = "README.md"  # for people, who may edit it; a model hub adds hidden files, too
 
 
 def sha256_of(data: bytes) -> str:
@@ -66,7 +67,8 @@ def verify(folder: Path, names: Iterable[str] | None = None, *, remedy: str) -> 
     checksums = read_json(folder / CHECKSUMS, remedy=remedy)
     if names is None:
         names = checksums
-        for extra in sorted({path.name for path in folder.iterdir()} - {CHECKSUMS, *names}):
+        files = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+        for extra in sorted(files - {CHECKSUMS, README, *names}):
             raise DataError(f"{folder / extra}: does not belong here; remove it, or {remedy}")
     for name in sorted(names):
         with explain_damage(folder / name, remedy=remedy):

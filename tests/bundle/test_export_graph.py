@@ -106,7 +106,7 @@ def test_a_graph_decides_as_its_policy_on_its_predictions(colours_made, new_imag
     assert decisions_of(unchecked, new_images) == decisions
     assert [bundle.card["compared"] for bundle in (checked, unchecked)] == [32, 0]
     for name, says_so in (("b1", False), ("b2", True)):
-        assert (UNCHECKED in (tmp_path / name / "card.md").read_text()) == says_so
+        assert (UNCHECKED in (tmp_path / name / "README.md").read_text()) == says_so
     # weights beside the graph are taken into the bundle
     beside = {"save_as_external_data": True, "location": "net.data", "size_threshold": 0}
     onnx.save(onnx.load(graph), tmp_path / "net.onnx", **beside)

@@ -7,6 +7,7 @@ import onnxruntime
 import pytest
 import torch
 from bundled import SIDE, checkpoint, noisy_set, policy_of, write_run
+from huggingface_hub import ModelCard
 from onnx.reference import ReferenceEvaluator
 
 from misgiving.bundle.bundle import NO_GUARANTEE
@@ -126,7 +127,10 @@ def test_the_card_says_what_the_model_is_and_promises(exported):
     assert card["class_counts"]["train"] == {"a": 34, "b": 33, "c": 33}
     assert (card["fingerprint"], card["targets"]) == (policy.model_, certificate_sentences(policy))
     assert card["architecture"]["backbone"] == "vgg16_mini"
-    readable = (folder / "card.md").read_text()
+    readable = (folder / "README.md").read_text()
+    facts = ModelCard(readable).data
+    assert (facts.library_name, facts.pipeline_tag) == ("misgiving", "image-classification")
+    assert (facts.license, "onnx" in facts.tags) == (None, True)
     for sentence in (*card["targets"], *card["limits"], "| train | 34 | 33 | 33 |"):
         assert sentence in readable
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 
 from misgiving.checkpoint import load
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
@@ -40,7 +41,10 @@ def trained(run, folder):
 def test_a_run_folder_holds_model_configuration_split_and_history(run, tmp_path):
     trained(run, tmp_path / "run")
     files = {"checksums.json", "config.json", "history.csv", "model.safetensors", "split.csv"}
-    assert {path.name for path in (tmp_path / "run").iterdir()} == files
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {*files, "README.md"}
+    card = ModelCard.load(tmp_path / "run" / "README.md")
+    assert (card.data.library_name, card.data.license) == ("misgiving", None)
+    assert "a, b, c that estimates its own loss" in card.text
     checkpoint = load(tmp_path / "run")
     assert checkpoint.split.hashes == run.images.hashes
     assert list(checkpoint.split.sets) == list(run.sets)

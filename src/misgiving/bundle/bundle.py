@@ -15,12 +15,12 @@ from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.policy_file import POLICY
 from misgiving.errors import DataError, explain_damage
 from misgiving.files import read_json, write_json, write_text
-from misgiving.manifests import seal, verify
+from misgiving.manifests import README, seal, verify
 from misgiving.predictions.network import GRAPH, ModelInputs, Network
 from misgiving.report.sentences import certificate_sentences
 
 FORMAT = 1
-FACTS, CARD, READABLE_CARD = "bundle.json", "card.json", "card.md"
+FACTS, CARD = "bundle.json", "card.json"
 AGAIN = "run `misgiving export` again"
 
 LIMITS = (
@@ -192,6 +192,6 @@ def write_bundle(
     )
     # no text leaves its cell of a table
     templates.filters["cell"] = lambda text: " ".join(str(text).split()).replace("|", "\\|")
-    write_text(folder / READABLE_CARD, templates.get_template("card.jinja").render(card))
     seal(folder)
+    write_text(folder / README, templates.get_template("card.jinja").render(card))
     return Bundle.load(folder)

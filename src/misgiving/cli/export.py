@@ -19,7 +19,7 @@ def export(
     """Export a model as a bundle: a folder that makes decisions without torch.
 
     It contains one ONNX graph (`model.onnx`: images in [0, 1] to logits, predicted losses and
-    features), preprocessing, the policy with everything it needs, a model card (`card.md`,
+    features), preprocessing, the policy with everything it needs, a model card (`README.md`,
     `card.json`), and checksums. The graph is compared with the model before the bundle is written.
 
     An ONNX graph from elsewhere takes float32 images in [0, 1] (N x 3 x size x size) and gives
