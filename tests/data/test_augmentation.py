@@ -9,9 +9,9 @@ from torchvision.transforms import functional as TF
 
 from misgiving.data import batching
 from misgiving.data.batching import augment
-from misgiving.data.preprocessing import AugmentationSettings
+from misgiving.data.preprocessing import AUGMENTATIONS, AugmentationSettings
 
-NONE = AugmentationSettings.none()
+NONE = AUGMENTATIONS["none"]
 
 
 def images(batch=6, height=12, width=12, dtype=torch.float32):
@@ -58,6 +58,14 @@ def test_each_flip_happens_to_half_of_the_images():
     flipped = augment(images(1).expand(2000, -1, -1, -1), replace(NONE, flips=True), generator())
     upright = (flipped - images(1)).abs().amax(dim=(1, 2, 3)) < 1e-4
     assert abs(upright.float().mean().item() - 0.25) < 0.04
+
+
+def test_light_keeps_left_and_top_where_they_are():
+    quarters = torch.zeros(1, 3, 40, 40)
+    quarters[..., :20, :20] = 1
+    light = augment(quarters.expand(500, -1, -1, -1), AUGMENTATIONS["light"], generator())
+    corners = light[:, 0, [9, 9, 30, 30], [9, 30, 9, 30]].round()
+    assert torch.equal(corners, torch.tensor([[1.0, 0, 0, 0]]).expand(500, -1))
 
 
 @pytest.mark.parametrize(("width", "middle"), [(9, slice(0, 9)), (21, slice(6, 15))])

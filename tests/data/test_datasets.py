@@ -77,6 +77,7 @@ def test_a_folder_gives_a_class_for_each_sub_folder_and_no_image_for_other_files
     assert dataset.ids == ("a/0.bmp", "a/4.TIFF", "a/deep/er/3.webp", "b/1.jpg", "b/2.PNG")
     assert dataset.labels.tolist() == [0, 0, 0, 1, 1]
     assert dataset.groups == dataset.ids
+    assert dataset.augmentation == "light"
 
 
 def test_links_to_other_folders_are_followed_once_and_none_to_a_folder_above(folder, tmp_path):
@@ -217,7 +218,7 @@ def test_isic_classes_keep_their_order_and_lesions_are_groups(isic):
     assert dataset.labels.tolist() == [1, 0, 1]
     assert dataset.ids == ("ISIC_1", "ISIC_2", "ISIC_3")
     assert dataset.groups == ("HAM_1", "ISIC_2", "HAM_1")
-    assert dataset.group_columns == ("lesion_id",)
+    assert (dataset.group_columns, dataset.augmentation) == (("lesion_id",), "dermoscopy")
     rows = ("ISIC_1,HAM_1,IP_1", "ISIC_2,HAM_2,IP_1", "ISIC_3,HAM_3,IP_2")
     write_table(isic / METADATA, "image,lesion_id,patient_id", *rows)
     assert load_dataset(f"isic2019:{isic}").groups == ("IP_1", "IP_1", "IP_2")
@@ -298,6 +299,7 @@ def test_ham10000_is_read_with_its_lesions_and_the_order_of_isic(ham, from_datav
     assert dataset.ids == ("ISIC_1", "ISIC_2", "ISIC_3")
     assert dataset.groups == ("HAM_1", "HAM_2", "HAM_1")
     assert dataset.images.paths[1] == ham / "HAM10000_images_part_2" / "ISIC_2.jpg"
+    assert dataset.augmentation == "dermoscopy"
 
 
 @pytest.mark.parametrize(

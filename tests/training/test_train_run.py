@@ -6,7 +6,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from misgiving.checkpoint import load
-from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
+from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig
 from misgiving.training.train_run import (
@@ -28,7 +28,7 @@ def run(images):
         images=images,
         sets=parts,
         preprocessing=Preprocessing(image_size=16, crop=1.0, color_constancy="none"),
-        augmentation=AugmentationSettings.none(),
+        augmentation="light",
         model=MODEL,
         training=TRAINING,
     )
@@ -51,6 +51,8 @@ def test_a_run_folder_holds_model_configuration_split_and_history(run, tmp_path)
     data = checkpoint.configuration["data"]
     assert data["fingerprint"] == run.images.fingerprint
     assert data["images"] == {"train": 18, "validation": 6}
+    strengths = {"flips": False, "jitter": 0.2, "rotation": 10.0, "translation": 0.1}
+    assert checkpoint.configuration["augmentation"] == {"preset": "light", **strengths}
     assert TrainingConfig(**checkpoint.configuration["training"]) == TRAINING
 
 
@@ -77,10 +79,10 @@ def test_preparing_a_run_splits_by_class_with_the_seed(tmp_path):
     assert len(runs[0].images_of("validation")) == pytest.approx(180, abs=1)
     assert np.bincount(runs[0].images_of("validation").labels).min() >= 17
     # settings change the data's own preprocessing
-    run = prepared(tmp_path, images=DataConfig(image_size=24, augment=False))
+    run = prepared(tmp_path, images=DataConfig(image_size=24, augment="none"))
     assert run.images_of("train").images.shape[1:] == (24, 24, 3)
     assert run.preprocessing.color_constancy == "none"
-    assert run.augmentation == AugmentationSettings.none()
+    assert (run.augmentation, runs[0].augmentation) == ("none", "light")
 
 
 IMPOSSIBLE = [

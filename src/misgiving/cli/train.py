@@ -85,7 +85,7 @@ def train(
     if configured.training.devices * configured.training.nodes > 1:
         silence_all_but_first_process()
 
-    from misgiving.data.preprocessing import AugmentationSettings
+    from misgiving.data.preprocessing import AUGMENTATIONS
     from misgiving.data.splits import leakage_of
     from misgiving.training.train_run import prepare_training, split_of, train_run
 
@@ -98,9 +98,8 @@ def train(
             on_weights=lambda report: say(f"weights: {report}"),
         )
         say_skipped(setup.images.skipped)
-        if configured.images.augment and setup.augmentation == AugmentationSettings.none():
-            why = "as it is not known which changes keep the class"
-            say(f"{data}: images are not augmented, {why}")
+        others = [name for name in AUGMENTATIONS if name != setup.augmentation]
+        say(f"augmentation: {setup.augmentation} (change it with `augment` {'|'.join(others)})")
         train_run(
             setup,
             first_model,

@@ -202,7 +202,11 @@ class AugmentationSettings:
         for name, largest in (("jitter", 1), ("rotation", 180), ("translation", 1)):
             require(self, name, 0 <= getattr(self, name) <= largest, f"be in [0, {largest}]")
 
-    @classmethod
-    def none(cls) -> "AugmentationSettings":
-        """Leave every image as it is."""
-        return cls(flips=False, jitter=0.0, rotation=0.0, translation=0.0)
+
+AUGMENTATIONS: Registry[AugmentationSettings] = Registry(
+    "`augment`",
+    none=AugmentationSettings(flips=False, jitter=0.0, rotation=0.0, translation=0.0),
+    light=AugmentationSettings(flips=False, rotation=10.0),  # a turned 6 is a 9
+    dermoscopy=AugmentationSettings(),
+)
+"""Presets; `light` suits images whose mirror image may be of another class, or of none."""

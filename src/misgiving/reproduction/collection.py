@@ -14,6 +14,7 @@ from misgiving.checkpoint import versions
 from misgiving.data.cache import ImageSet
 from misgiving.data.decoding import Picture
 from misgiving.data.ood_sets import PAPER_COUNTS
+from misgiving.data.preprocessing import AUGMENTATIONS
 from misgiving.errors import DataError, explain_damage
 from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.evaluation.measures import UNSEEN_SET
@@ -207,7 +208,7 @@ def _settings(
         "model": recorded(protocol.model),
         "training": recorded(protocol.training),
         "preprocessing": asdict(trial_data.preprocessing),
-        "augmentation": asdict(trial_data.augmentation),
+        "augmentation": asdict(AUGMENTATIONS[trial_data.augmentation]),
         "compares_with_paper": set(protocol.in_distribution) == set(DERMOSCOPY.in_distribution),
         "versions": versions(),
         "fingerprint": trial_data.images.fingerprint,

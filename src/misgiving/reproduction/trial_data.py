@@ -18,7 +18,7 @@ from misgiving.data.decoding import skipped_sentences
 from misgiving.data.ood_sets import PAPER_COUNTS, SCIKIT_IMAGE, build, images_at
 from misgiving.data.ood_sets.derived import KINDS
 from misgiving.data.ood_sets.lesions import with_masks
-from misgiving.data.preprocessing import AugmentationSettings
+from misgiving.data.preprocessing import AUGMENTATIONS
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, SplitLeakage, leakage_of
 from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.files import read_json
@@ -79,9 +79,7 @@ class TrialData:
         self.preprocessing = replace(
             self.dataset.preprocessing, **protocol.images.preprocessing_changes
         )
-        self.augmentation = (
-            self.dataset.augmentation if protocol.images.augment else AugmentationSettings.none()
-        )
+        self.augmentation = protocol.images.augment or self.dataset.augmentation
         for classes in (protocol.in_distribution, protocol.unseen):
             self.dataset.restrict(classes)  # refuses a class that the data does not have
         if trains:
@@ -182,7 +180,7 @@ class TrialData:
             "model": recorded(model),
             "training": recorded(training),
             "preprocessing": asdict(self.preprocessing),
-            "augmentation": asdict(self.augmentation),
+            "augmentation": asdict(AUGMENTATIONS[self.augmentation]),
         }
 
     def record(self, unit: Unit) -> dict[str, Any]:

@@ -23,8 +23,9 @@ class DataConfig:
         image_size: Side of the square images in pixels. Default: 224; digits: 16.
         crop: Share of both sides that the centre crop keeps. Recipe paper: 0.85; digits: 1.
         color_constancy: Colour correction. Recipe paper: shades_of_gray; digits: none.
-        augment: Augment by flips, colour jitter, rotation and translation; digits without flips,
-            and of `medmnist:` only DermaMNIST.
+        augment: Random changes of training images: none; light (colours, shifts up to 10 %,
+            rotation up to 10 degrees); or dermoscopy (also flips, and any rotation). Default: what
+            suits DATA, light for `folder:` and `table:`.
         split: By image into train and validation (paper), or by group and near duplicate into
             train, tune, calibrate and test (grouped).
         validation_share: Share of the images, drawn by class, that the paper's split holds out.
@@ -34,7 +35,7 @@ class DataConfig:
     image_size: int | None = None
     crop: float | None = None
     color_constancy: Literal["shades_of_gray", "gray_world", "none"] | None = None
-    augment: bool = True
+    augment: Literal["none", "light", "dermoscopy"] | None = None
     split: Literal["paper", "grouped"] = "paper"
     validation_share: float = 0.1
     on_bad_image: Literal["fail", "skip"] = "fail"

@@ -13,7 +13,7 @@ from misgiving.checkpoint import Architecture, Checkpoint, save, versions
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.duplicates import image_hashes, near_duplicates
-from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
+from misgiving.data.preprocessing import AUGMENTATIONS, Preprocessing
 from misgiving.data.splits import (
     SPLITS,
     EvaluationSets,
@@ -45,7 +45,7 @@ class TrainingSetup:
         sets: Name of the set of each image.
         evaluation_sets: The sets that are monitored, tuned on and measured.
         preprocessing: Applied to all images.
-        augmentation: Applied in training.
+        augmentation: Preset of `AUGMENTATIONS`, applied in training.
         model: The network.
         training: How to train it.
     """
@@ -54,7 +54,7 @@ class TrainingSetup:
     images: ImageSet
     sets: SetNames
     preprocessing: Preprocessing
-    augmentation: AugmentationSettings
+    augmentation: str
     model: ModelConfig
     training: TrainingConfig
     evaluation_sets: EvaluationSets = SPLITS["paper"]
@@ -104,7 +104,7 @@ def prepare_training(
         images=grouped,
         sets=draw_sets(grouped, config, seed=recipe.training.seed),
         preprocessing=preprocessing,
-        augmentation=dataset.augmentation if config.augment else AugmentationSettings.none(),
+        augmentation=config.augment or dataset.augmentation,
         model=recipe.model,
         training=recipe.training,
         evaluation_sets=SPLITS[config.split],
@@ -184,12 +184,12 @@ def train_run(
         on_step: Called after every step.
         on_resume: Called with the epoch and the step after which training resumes.
     """
-    classes = setup.images.classes
+    classes, augmentation = setup.images.classes, AUGMENTATIONS[setup.augmentation]
     configuration = {
         "data": data_facts(setup.data, setup.images, setup.sets),
         "model": recorded(setup.model),
         "training": recorded(setup.training),
-        "augmentation": asdict(setup.augmentation),
+        "augmentation": {"preset": setup.augmentation, **asdict(augmentation)},
     }
     identity = {  # what must be the same for a training to resume
         **configuration,
@@ -211,7 +211,7 @@ def train_run(
             training,
             setup.images_of(setup.evaluation_sets.monitored),
             setup.training,
-            augmentation=setup.augmentation,
+            augmentation=augmentation,
             on_step=on_step,
             monitored_name=setup.evaluation_sets.monitored,
             restore=resume.restore,

@@ -17,7 +17,7 @@ from misgiving.data.datasets.tables import (
     read_isic2019,
     read_labelled_table,
 )
-from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
+from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
@@ -161,7 +161,6 @@ def _read_digits(_: str) -> Dataset:
         groups=ids,
         images=ImageArray(np.repeat(ink[..., None], 3, axis=3)),
         preprocessing=Preprocessing(image_size=16, crop=1.0, color_constancy="none"),
-        augmentation=AugmentationSettings(flips=False, rotation=10.0),  # a turned 6 is a 9
         contents="1797 handwritten digits of 8 x 8 pixels from scikit-learn",
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from misgiving.data.decoding import decode, read_bytes, unreadable
-from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
+from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImage, BadImagesError, DataError, UsageError
 from misgiving.manifests import sha256_of
 
@@ -165,7 +165,7 @@ class Dataset(LabelledImages):
         name: The name that was asked for, such as `folder:photos`.
         images: Source of the pixels.
         preprocessing: Suits this kind of data.
-        augmentation: Suits this kind of data.
+        augmentation: Preset of `AUGMENTATIONS` that suits this kind of data.
         contents: One sentence for a report, where the name does not say enough.
         masks: Folder of lesion masks, named by an image's id and `_segmentation.png`, as large as
             the image and white on the lesion.
@@ -176,7 +176,7 @@ class Dataset(LabelledImages):
     name: str
     images: ImageSource
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    augmentation: str = "light"
     contents: str = ""
     masks: Path | None = None
     metadata: Metadata = field(default_factory=dict)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Int, Num, UInt8
 
 from misgiving.data.datasets.dataset import Dataset, HashedImage, Indices, file_key
-from misgiving.data.preprocessing import LARGEST_SIDE, AugmentationSettings, Preprocessing
+from misgiving.data.preprocessing import LARGEST_SIDE, Preprocessing
 from misgiving.errors import DataError, explain_damage
 from misgiving.manifests import sha256_of
 
@@ -31,18 +31,18 @@ REMEDY = "fetch the .npz file again"
 FILES = {
     "dermamnist": (
         ("AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC"),
-        AugmentationSettings(),
+        "dermoscopy",
         "; the file does not identify lesions, and its sets share some",
     ),
     "pathmnist": (
         ("ADI", "BACK", "DEB", "LYM", "MUC", "MUS", "NORM", "STR", "TUM"),
-        AugmentationSettings.none(),
+        "none",
         "; the file does not identify patients",
     ),
 }
 """Classes, augmentation and a remark for files whose names start so."""
 
-OTHER: tuple[tuple[str, ...], AugmentationSettings, str] = ((), AugmentationSettings.none(), "")
+OTHER: tuple[tuple[str, ...], str, str] = ((), "none", "")
 
 
 class PackedArray:

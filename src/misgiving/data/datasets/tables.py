@@ -90,6 +90,7 @@ def read_isic2019(place: str) -> Dataset:
         ids=ids,
         images=ImageFiles(tuple(images / name for name in names)),
         metadata=ISIC_METADATA,
+        augmentation="dermoscopy",
         masks=folder / "masks" if (folder / "masks").is_dir() else None,
     )
 
@@ -138,6 +139,7 @@ def read_ham10000(place: str) -> Dataset:
         ids=ids,
         images=ImageFiles(tuple(paths[name] for name in names)),
         metadata=HAM_METADATA,
+        augmentation="dermoscopy",
         masks=masks,
     )
 
@@ -152,6 +154,7 @@ def dataset_of_rows(
     images: ImageSource,
     metadata: Mapping[str, str],
     masks: Path | None = None,
+    augmentation: str = "light",
 ) -> Dataset:
     """A data set that a table describes; classes without images are left out.
 
@@ -171,6 +174,7 @@ def dataset_of_rows(
         group_columns=group_columns,
         images=images,
         masks=masks,
+        augmentation=augmentation,
         metadata={name: tuple(rows[column]) for column, name in metadata.items() if column in rows},
     )
 
