@@ -1,10 +1,13 @@
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import nn
 
 from misgiving.errors import DataError, UsageError
+from misgiving.models import backbones
 from misgiving.models.backbones import create_backbone, load_weights
 from misgiving.models.joint import read_timm
 
@@ -48,6 +51,21 @@ def test_a_backbone_that_cannot_be_built_is_refused(monkeypatch, name, pretraine
         monkeypatch.setattr(timm, "create_model", no_network)
     with pytest.raises(UsageError, match=culprit):
         create_backbone(name, num_classes=3, pretrained=pretrained)
+
+
+def test_weights_that_cannot_be_downloaded_are_a_line_without_retries(monkeypatch):
+    def no_network():
+        raise OSError
+
+    def create(*_, **__):
+        assert constants.HF_HUB_OFFLINE
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(backbones, "get_session", no_network)
+    monkeypatch.setattr(timm, "create_model", create)
+    with pytest.raises(UsageError, match=r"cannot be downloaded.*`weights`"):
+        create_backbone("test_convnext", num_classes=3, pretrained=True)
+    assert not constants.HF_HUB_OFFLINE
 
 
 def write_safetensors(state, folder):

@@ -1,7 +1,8 @@
 """Backbones: any timm model by its name, classifiers of other libraries, and files of weights."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any, NamedTuple, cast
 
 import timm
 import torch
+from huggingface_hub import constants, get_session
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 from timm.layers.classifier import ClassifierHead
 from timm.models.vgg import VGG, ConvMlp
@@ -67,9 +70,14 @@ def _create_timm(name: str, image_size: int | None, **options: Any) -> Any:
             "vgg16_mini with `pretrained=False`"
         )
     try:
-        model: Any = timm.create_model(name, **options)
+        with _without_retries() if options["pretrained"] else nullcontext():
+            model: Any = timm.create_model(name, **options)
         if image_size is not None and hasattr(model, "set_input_size"):  # built for one size
             model.set_input_size(img_size=image_size)
+    except LocalEntryNotFoundError as error:
+        raise UsageError(
+            f"{name!r} cannot be downloaded; give a file as `weights`, or use `pretrained=False`"
+        ) from error
     except Exception as error:  # for weights that are not there, an unknown tag, another size
         raise UsageError(
             f"backbone {name!r} is not available for images of {image_size or 'any'} pixels "
@@ -77,6 +85,20 @@ def _create_timm(name: str, image_size: int | None, **options: Any) -> Any:
             "choose another `image_size`"
         ) from error
     return model
+
+
+@contextmanager
+def _without_retries() -> Iterator[None]:
+    """Use only cached weights where the model hub does not answer; its client retries a minute."""
+    offline = constants.HF_HUB_OFFLINE
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5.0)
+    except Exception:  # the client's kind of error depends on its version
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
 
 
 @dataclass(frozen=True, kw_only=True)
