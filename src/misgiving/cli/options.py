@@ -281,7 +281,7 @@ def _defaults_of(name: str, configurations: Mapping[str, Any]) -> str:
     texts = {}
     for key, config in configurations.items():
         if (value := getattr(config, name)) is not None:
-            texts[key] = ("no", "yes")[value] if isinstance(value, bool) else str(value)
+            texts[key] = ("no", "yes")[value] if isinstance(value, bool) else str(value).strip("()")
     if not texts:
         return ""
     first, *others = texts.items()
@@ -304,7 +304,8 @@ def _value(option: Field[Any], typed: Any) -> Any:
     kind: Any = without_none(option.type)
     value: Any
     if get_origin(kind) is tuple:
-        form, value = LIST, [] if typed == "none" else [item.strip() for item in typed.split(",")]
+        items = re.split("[,/]" if int in get_args(kind) else ",", typed)
+        form, value = LIST, [] if typed == "none" else [item.strip() for item in items]
     elif get_origin(kind) is Mapping:
         pairs = (text if "=" in text else f"{text}=" for text in typed)
         form, value = MAPPING, dict(pair.rpartition("=")[::2] for pair in pairs)

@@ -32,6 +32,7 @@ from misgiving.training.config import (
 )
 
 SPLIT = "split.csv"  # which only a run has
+MIN_TUNING_GROUPS = 100  # in the tuning set
 
 IMAGES = Fields(DataConfig, optional=True, defaults={k: v.images for k, v in RECIPES.items()})
 NETWORK = Fields(ModelConfig, optional=True, defaults={k: v.model for k, v in RECIPES.items()})
@@ -98,8 +99,11 @@ def train(
             on_weights=lambda report: say(f"weights: {report}"),
         )
         say_skipped(setup.images.skipped)
-        others = [name for name in AUGMENTATIONS if name != setup.augmentation]
-        say(f"augmentation: {setup.augmentation} (change it with `augment` {'|'.join(others)})")
+        say(f"augmentation: {setup.augmentation} (choose another with `augment`)")
+        tuning = len({*setup.images_of("tune").groups})
+        if 0 < tuning < MIN_TUNING_GROUPS:
+            doubt = f"{tuning} groups or images to tune on are few for reliable error probabilities"
+            say(f'Warning: {doubt}; add images, or use such as `split_shares="60/10/20/10"`.')
         train_run(
             setup,
             first_model,

@@ -18,7 +18,6 @@ from misgiving.data.datasets.dataset import Dataset, hash_of
 from misgiving.data.decoding import in_order, returning_bad_images
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import csv_rows, write_csv
-from misgiving.groups import QUARTERS
 from misgiving.registry import Registry
 
 SetNames = Shaped[np.ndarray, " n"]
@@ -28,7 +27,6 @@ Labels = Int[np.ndarray, " n"]
 
 GROUPED_SETS = ("train", "calibrate", "test", "tune")
 COLUMNS = ("id", "hash", "set", "label", "group", "leaks_to")  # of `split.csv`
-TENTHS = 10  # of a grouped split: one for the test, two for a policy, the others for training
 
 
 def paper_split(
@@ -63,9 +61,14 @@ def paper_split(
 
 
 def grouped_split(
-    labels: Labels, classes: Sequence[str], groups: Sequence[str], *, seed: int
+    labels: Labels,
+    classes: Sequence[str],
+    groups: Sequence[str],
+    *,
+    shares: Sequence[int] = (70, 5, 15, 10),
+    seed: int,
 ) -> SetNames:
-    """Split by group into `train`, `tune`, `calibrate` and `test`: 70, 5, 15 and 10 %.
+    """Split by group into `train`, `tune`, `calibrate` and `test`, by shares in percent.
 
     No group is in two sets, and every set has images of every class, in about equal shares. A set
     that has none of a rare class receives one of its groups, drawn at random, from the set with the
@@ -75,12 +78,14 @@ def grouped_split(
         DataError: A class has too few groups to be in all four sets.
     """
     numbered = np.unique(np.array(groups), return_inverse=True)[1]
-    tenth = stratified_folds(labels, numbered, TENTHS, seed)
+    train, tune, calibrate, test = shares
+    size, part = math.gcd(train, tune + calibrate, test), math.gcd(tune, calibrate)
+    fold = stratified_folds(labels, numbered, sum(shares) // size, seed)
     sets = np.full(len(labels), "train", dtype="<U10")
-    sets[tenth == 0] = "test"
-    of_policies = np.flatnonzero((tenth == 1) | (tenth == 2))
-    quarter = stratified_folds(labels[of_policies], numbered[of_policies], QUARTERS, seed)
-    sets[of_policies] = np.where(quarter == 0, "tune", "calibrate")
+    sets[fold < test // size] = "test"
+    rows = np.flatnonzero((fold >= test // size) & (fold < (sum(shares) - train) // size))
+    fold = stratified_folds(labels[rows], numbered[rows], (tune + calibrate) // part, seed)
+    sets[rows] = np.where(fold < tune // part, "tune", "calibrate")
     _complete(sets, labels, classes, numbered, seed)
     return sets
 

@@ -23,11 +23,12 @@ class DataConfig:
         image_size: Side of the square images in pixels. Default: 224; digits: 16.
         crop: Share of both sides that the centre crop keeps. Recipe paper: 0.85; digits: 1.
         color_constancy: Colour correction. Recipe paper: shades_of_gray; digits: none.
-        augment: Random changes of training images: none; light (colours, shifts up to 10 %,
-            rotation up to 10 degrees); or dermoscopy (also flips, and any rotation). Default: what
-            suits DATA, light for `folder:` and `table:`.
+        augment: Vary training images: colours, small shifts and rotations (light), also flips and
+            any rotation (dermoscopy), or none. Default: by the kind of DATA; of a folder, light.
         split: By image into train and validation (paper), or by group and near duplicate into
             train, tune, calibrate and test (grouped).
+        split_shares: Percent of the groups that the grouped split gives to train, tune, calibrate
+            and test, in steps of 5, such as 60/10/20/10.
         validation_share: Share of the images, drawn by class, that the paper's split holds out.
         on_bad_image: If images cannot be read: list all of them and fail, or continue without them.
     """
@@ -37,12 +38,16 @@ class DataConfig:
     color_constancy: Literal["shades_of_gray", "gray_world", "none"] | None = None
     augment: Literal["none", "light", "dermoscopy"] | None = None
     split: Literal["paper", "grouped"] = "paper"
+    split_shares: tuple[int, ...] = (70, 5, 15, 10)
     validation_share: float = 0.1
     on_bad_image: Literal["fail", "skip"] = "fail"
 
     def __post_init__(self) -> None:
         require_choices(self)
         require(self, "validation_share", 0 < self.validation_share < 1, "be in (0, 1)")
+        possible = all(share > 0 == share % 5 for share in self.split_shares)
+        possible = possible and (len(self.split_shares), sum(self.split_shares)) == (4, 100)
+        require(self, "split_shares", possible, "be four multiples of 5 with the sum 100")
 
     @property
     def preprocessing_changes(self) -> dict[str, Any]:
@@ -218,6 +223,7 @@ OF_RANKING = ("margin", "pairs", "reduction")
 OF_ESTIMATOR = ("auxiliary_weight", *OF_RANKING, "detached", "estimator_rate", "reads_logits")
 WITHOUT_EFFECT = {
     ("split", "grouped"): ("validation_share",),
+    ("split", "paper"): ("split_shares",),
     ("schedule", "cosine"): ("decay_every", "decay_factor"),
     ("auxiliary", "mse"): OF_RANKING,
     ("auxiliary", "none"): OF_ESTIMATOR,

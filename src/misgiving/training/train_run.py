@@ -146,7 +146,8 @@ def initial_model(
 def draw_sets(images: ImageSet, config: DataConfig, *, seed: int) -> SetNames:
     """Split images at random: the name of the set of each."""
     if config.split == "grouped":
-        return grouped_split(images.labels, images.classes, images.groups, seed=seed)
+        groups, shares = images.groups, config.split_shares
+        return grouped_split(images.labels, images.classes, groups, shares=shares, seed=seed)
     share = config.validation_share
     return paper_split(images.labels, images.classes, validation_share=share, seed=seed)
 
