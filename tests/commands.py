@@ -30,8 +30,9 @@ def rows_of(path):
 
 
 def one_line(error):
-    """The line that an explained failure consists of, after lines on epochs that are finished."""
-    lines = [line for line in error.splitlines() if line.strip() and line[:6] != "epoch "]
+    """The line that an explained failure consists of, after lines on a training's progress."""
+    progress = ("epoch ", "augmentation: ", "Warning: ")
+    lines = [line for line in error.splitlines() if line.strip() and not line.startswith(progress)]
     assert len(lines) == 1, error
     return lines[0]
 

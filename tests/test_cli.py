@@ -175,6 +175,20 @@ def test_bad_data_is_one_line_that_names_the_culprit(
     assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
 
 
+def test_train_says_how_well_it_does_what_is_little_and_what_is_next(succeed, photos, tmp_path):
+    run, data = tmp_path / "my run", f"folder:{photos}"
+    words = ("train", data, "--out", run, *QUICK, "--image-size", "16", "--batch-size", "8")
+    shares = ("--split", "grouped", "--split-shares", "40/20/20/20")
+    _, output, error = succeed(*words, *shares)
+    accuracy = 100 * float(rows_of(run / "history.csv")[-1]["accuracy"])
+    assert f"epoch 1/1: validation accuracy {accuracy:.1f} %" in error
+    assert f"next: misgiving calibrate '{run}' {data} --max-error 0.05" in error
+    tuning = sum(row["set"] == "tune" for row in rows_of(run / "split.csv"))
+    assert f"Warning: {tuning} groups" in error
+    assert tuning > 2
+    assert not re.search("squared|spread|tensors", output + error)
+
+
 REFUSED = [
     ("--backbone resnet19", 2, "resnet18"),
     ("--learning-rate 1e30 --validation-share 0.25", 1, "not finite"),
@@ -185,6 +199,7 @@ REFUSED = [
     ("--auxiliary none --margin 3", 2, "--margin has no effect with --auxiliary none"),
     ("--taps none", 2, "--taps"),
     ("--image-size 15", 2, "vgg16_mini"),
+    ("--device mps", 2, "PyTorch finds no --device mps here; use --device cpu"),
     ("--epoch 3", 2, "--epoch"),
 ]
 

@@ -1,6 +1,5 @@
 import io
 import re
-from functools import partial
 
 import pytest
 from rich.console import Console
@@ -33,37 +32,33 @@ def log(monkeypatch):
     return lambda: file.getvalue().splitlines()
 
 
-def test_a_log_says_at_most_once_a_minute_how_far_the_work_is(clock, log):
+def test_a_log_says_after_ten_seconds_and_then_each_minute_how_far_the_work_is(clock, log):
     lines = LogLines(clock)
     bar = Bar(lines, "preparing images")
     for second in range(1, 200):  # an image a second
         clock.now += 1
         bar.at(second, 600)
     assert log() == [
-        f"preparing images  {60 * minute}/600 (0:0{minute}:00 elapsed, about 0:0{10 - minute}:00 "
-        "left)"
-        for minute in (1, 2, 3)
+        f"preparing images  {60 * minute + 10}/600 (0:0{minute}:10 elapsed, about "
+        f"0:0{9 - minute}:50 left)"
+        for minute in (0, 1, 2, 3)
     ]
 
 
 def train(lines, clock, *, epochs, steps):
     """A training with a step in ten seconds."""
-    show = partial(Steps(lines, "training").show, each_epoch=True)
+    show = Steps(lines, "training").show
     for epoch in range(1, epochs + 1):
         for step in range(1, steps + 1):
             clock.now += 10
             show(Step(epoch, epochs, step, steps, 1 / epoch, float("nan")))
 
 
-def test_every_epoch_and_each_minute_of_a_training_is_a_line_of_the_log(clock, log):
+def test_a_log_tells_early_how_long_a_training_will_take(clock, log):
     train(LogLines(clock), clock, epochs=2, steps=15)
     counts = [int(re.search(r"  (\d+)/30 ", line)[1]) for line in log()]
-    assert counts == [6, 12, 15, 21, 27, 30]  # each minute since the last line, and each epoch
-    assert log()[2:] == [
-        "epoch 1/2  primary loss 1.000  15/30 (0:02:30 elapsed, about 0:02:30 left)",
-        *log()[3:5],
-        "epoch 2/2  primary loss 0.500  30/30 (0:05:00 elapsed)",
-    ]
+    assert counts == [1, 7, 13, 19, 25]
+    assert log()[2] == "epoch 1/2  primary loss 1.000  13/30 (0:02:10 elapsed, about 0:02:50 left)"
 
 
 def test_a_terminal_shows_bars_and_no_lines(monkeypatch):
@@ -71,7 +66,7 @@ def test_a_terminal_shows_bars_and_no_lines(monkeypatch):
     terminal = Console(file=file, force_terminal=True, width=80, _environ={"TERM": "xterm"})
     monkeypatch.setattr(progress, "console", terminal)
     with progress_bars() as bars:
-        Steps(bars, "training").show(Step(1, 2, 5, 5, 0.5, 0.25), each_epoch=True)
+        Steps(bars, "training").show(Step(1, 2, 5, 5, 0.5, 0.25))
     assert not isinstance(bars, LogLines)
     assert "elapsed" not in file.getvalue()
 

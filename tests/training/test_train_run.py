@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from safetensors.torch import save_file
 
 from misgiving.checkpoint import load
 from misgiving.data.preprocessing import Preprocessing
@@ -83,6 +84,17 @@ def test_preparing_a_run_splits_by_class_with_the_seed(tmp_path):
     assert run.images_of("train").images.shape[1:] == (24, 24, 3)
     assert run.preprocessing.color_constancy == "none"
     assert (run.augmentation, runs[0].augmentation) == ("none", "light")
+
+
+def test_a_weights_file_is_reported_only_if_more_than_its_classifier_is_missing(tmp_path):
+    state = initial_model(MODEL, TRAINING, 5, 16).backbone.state_dict()
+    reports = []
+    for number, absent in enumerate(("num_batches_tracked", "features.0.weight")):
+        path = tmp_path / f"{number}.safetensors"
+        weights = {k: v.contiguous() for k, v in state.items() if absent not in k}
+        save_file(weights, path)
+        initial_model(replace(MODEL, weights=path), TRAINING, 3, 16, reports.append)
+    assert [absent in report.unfilled for report in reports] == [True]
 
 
 IMPOSSIBLE = [

@@ -34,6 +34,7 @@ COMMAND: ContextVar[Any] = ContextVar("COMMAND", default=None)
 
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 SILENT_SECONDS = 60.0  # after which a log says how far the work is
+FIRST_SECONDS = 10.0  # after which it does so first, with the time that is left
 QUOTES = "'\""
 PARAMETER = re.compile(r"`(\w+)(?:=([^`]+))?`")
 MAX_LISTED = 50  # bad images on the screen
@@ -123,18 +124,19 @@ def show_table(header: Sequence[str], rows: Iterable[Iterable[object]], title: s
 
 
 class LogLines(Progress):
-    """Progress in a log: a line at each milestone, and after a minute without one."""
+    """Progress in a log: a line after a few seconds, and then each minute."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(
             console=console, disable=True, get_time=clock, speed_estimate_period=math.inf
         )
-        self._started = self._last = clock()
+        self._started = clock()
+        self._last = self._started + FIRST_SECONDS - SILENT_SECONDS
 
-    def update(self, task_id: TaskID, *, milestone: bool = False, **changes: Any) -> None:
-        """Change a task; a milestone is a line at once."""
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Change a task."""
         super().update(task_id, **changes)
-        if milestone or self.get_time() - self._last >= SILENT_SECONDS:
+        if self.get_time() - self._last >= SILENT_SECONDS:
             self._say([task for task in self.tasks if task.visible or task.id == task_id])
 
     def _say(self, tasks: Sequence[Task]) -> None:
@@ -186,15 +188,13 @@ class Bar:
 class Steps(Bar):
     """The steps of a training, with the epoch and its mean losses so far."""
 
-    def show(self, step: "Step", *, each_epoch: bool = False) -> None:
-        """Show a step; with `each_epoch`, the end of every epoch is a line in a log."""
+    def show(self, step: "Step") -> None:
         auxiliary = "" if step.auxiliary != step.auxiliary else f"  auxiliary {step.auxiliary:.3f}"
         self.at(
             (step.epoch - 1) * step.steps + step.step,
             step.epochs * step.steps,
             description=f"epoch {step.epoch}/{step.epochs}  primary loss {step.primary:.3f}"
             f"{auxiliary}",
-            milestone=each_epoch and step.step == step.steps,
         )
 
 

@@ -4,6 +4,7 @@ Every field of a configuration in `Fields` is an option, and its values arrive a
 those that are given; the settings of the recipe are in place of the others.
 """
 
+import shlex
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -86,7 +87,6 @@ def train(
     if configured.training.devices * configured.training.nodes > 1:
         silence_all_but_first_process()
 
-    from misgiving.data.preprocessing import AUGMENTATIONS
     from misgiving.data.splits import leakage_of
     from misgiving.training.train_run import prepare_training, split_of, train_run
 
@@ -109,13 +109,18 @@ def train(
             first_model,
             out,
             overwrite=overwrite,
-            on_step=partial(Steps(progress, "training").show, each_epoch=True),
+            on_step=Steps(progress, "training").show,
+            on_epoch=lambda record: say(
+                f"epoch {record.epoch}/{configured.training.epochs}: validation accuracy "
+                f"{100 * record.accuracy:.1f} %, loss {record.primary_loss:.3f}"
+            ),
             on_resume=lambda epoch, step: say(f"resuming in epoch {epoch}, after step {step}"),
         )
     _show_last_epoch(out)
     measured = setup.evaluation_sets.measured
     say(leakage_of(split_of(setup.images, setup.sets), measured).sentence(measured))
     say(f"wrote {out}")
+    say(f"next: {shlex.join(['misgiving', 'calibrate', str(out), data, '--max-error', '0.05'])}")
 
 
 @command
@@ -174,7 +179,7 @@ def _show_last_epoch(run: Path) -> None:
 
     last = pd.read_csv(run / "history.csv").tail(2)
     rows = [
-        (name.replace("_", " "), *(f"{value:.4g}".replace("nan", "") for value in column))
-        for name, column in last.drop(columns=["epoch", "set"]).items()
+        (name.replace("_", " "), *(f"{value:.4g}" for value in column))
+        for name, column in last.filter(regex="primary|accuracy|rank").dropna(axis=1).items()
     ]
     show_table(("", *last["set"]), rows, title=f"epoch {last['epoch'].iloc[-1]}")

@@ -86,6 +86,7 @@ def train(
     augmentation: AugmentationSettings | None = None,
     monitored_name: str = "validation",
     on_step: Callable[[Step], None] = lambda *_: None,
+    on_epoch: Callable[[EpochRecord], None] = lambda *_: None,
     restore: Callable[[TrainingState], None] = lambda _: None,
     save: Callable[[TrainingState], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
@@ -103,6 +104,7 @@ def train(
         augmentation: Augmentation of the training images.
         monitored_name: Name of the monitored set in the history.
         on_step: Called after every step.
+        on_epoch: Called after every epoch with the record of the monitored set.
         restore: Called at the start; may bring the state to where a training was interrupted.
         save: Called with the state after every epoch, and where `stop` ends the training.
         stop: Asked after every step; if true, the state is saved and training ends.
@@ -146,6 +148,7 @@ def train(
                 weights = model.state_dict().items()
                 state.best_weights = {name: tensor.cpu().clone() for name, tensor in weights}
             state.epoch, state.step, state.loss_sums = state.epoch + 1, 0, np.zeros(2)
+            on_epoch(state.history[-1])
             save(state)
     model.load_state_dict(state.best_weights or model.state_dict())
     model.to("cpu", torch.float32).eval()

@@ -4,12 +4,12 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
-from misgiving.checkpoint import Architecture, Checkpoint, save, versions
+from misgiving.checkpoint import Architecture, Checkpoint, EpochRecord, save, versions
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.duplicates import image_hashes, near_duplicates
@@ -79,7 +79,7 @@ def prepare_training(
         recipe: How to prepare and train; the seed of the training also draws the split.
         cache: Folder for prepared images.
         on_image: Called with the number of prepared images and of all.
-        on_weights: Called with what a weights file has filled.
+        on_weights: Called if a weights file lacks more than the classifier, or has more.
 
     Raises:
         UsageError: A setting of the network or the machine does not work; known before any image
@@ -130,7 +130,11 @@ def initial_model(
     with seeded(training.seed):
         model = JointClassifier(**config.architecture, **sizes, pretrained=pretrained)
     if config.weights is not None:
-        on_weights(load_weights(model.backbone, config.weights))
+        report, backbone = load_weights(model.backbone, config.weights), cast(Any, model.backbone)
+        new = {*map(id, backbone.get_classifier().parameters())}
+        needed = {name for name, value in backbone.named_parameters() if id(value) not in new}
+        if report.unknown or needed.intersection(report.unfilled):
+            on_weights(report)
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, 3, image_size, image_size))
@@ -168,6 +172,7 @@ def train_run(
     resume_file: Path | None = None,
     overwrite: bool = False,
     on_step: Callable[[Step], None] = lambda *_: None,
+    on_epoch: Callable[[EpochRecord], None] = lambda *_: None,
     on_resume: Callable[[int, int], None] = lambda *_: None,
 ) -> Checkpoint:
     """Train a model in place and write its run folder: weights, settings, split, `history.csv`.
@@ -183,6 +188,7 @@ def train_run(
             which is removed when the run is complete.
         overwrite: Start over if the saved state is damaged or another training's.
         on_step: Called after every step.
+        on_epoch: Called after every epoch with the record of the monitored set.
         on_resume: Called with the epoch and the step after which training resumes.
     """
     classes, augmentation = setup.images.classes, AUGMENTATIONS[setup.augmentation]
@@ -214,6 +220,7 @@ def train_run(
             setup.training,
             augmentation=augmentation,
             on_step=on_step,
+            on_epoch=on_epoch,
             monitored_name=setup.evaluation_sets.monitored,
             restore=resume.restore,
             save=resume.save,
