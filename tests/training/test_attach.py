@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -24,12 +25,14 @@ from misgiving.bundle.decide_files import decide_files, load_model
 from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load
 from misgiving.data.splits import read_split
-from misgiving.errors import UsageError
+from misgiving.errors import DataError, UsageError
 from misgiving.models.attached import attach
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.predict import TrainedRun
-from misgiving.training.attach import attach_run
+from misgiving.predictions.record import Predictions
+from misgiving.training.attach import attach_run, check_answers
 from misgiving.training.config import ATTACHED, AttachConfig
+from misgiving.training.trained_models import SETTINGS, TrainedModel
 
 IMAGENET = (
     torch.tensor([0.485, 0.456, 0.406])[:, None, None],
@@ -140,14 +143,57 @@ def test_settings_that_do_not_fit_the_model_are_refused(place, tmp_path):
             attached(place, place / "vit", tmp_path / "run", **{name: value})
 
 
+def outcomes(pairs):
+    """Predictions of three classes, given the numbers of images by answer and true class."""
+    answers, labels, counts = map(np.array, zip(*pairs, strict=True))
+    logits = 4 * np.eye(3)[np.repeat(answers, counts)]
+    return Predictions.of((logits, np.repeat(labels, counts)), classes="abc")
+
+
+def test_answers_are_compared_with_chance_whatever_the_mix_of_classes():
+    """A weak classifier may be right less often than the answer of the most frequent class."""
+    source, preprocessing = SETTINGS["timm"]("test_efficientnet", 3, 16)
+    trained = TrainedModel(source.build(), "net", source, tuple("abc"), preprocessing)
+    weak = [(0, 0, 200), (1, 0, 40), (2, 0, 30), (1, 1, 40), (2, 1, 10), (2, 2, 60), (1, 2, 20)]
+    check_answers(outcomes(weak), trained)
+    for pairs in ([(0, 0, 300), (0, 1, 60), (0, 2, 40)], [(0, 0, 40), (1, 0, 40), (0, 1, 45)]):
+        with pytest.raises(DataError, match="by chance"):
+            check_answers(outcomes(pairs), trained)
+
+
+def test_a_model_that_is_prepared_wrongly_is_refused_with_what_helps(place, tmp_path):
+    options = {"weights": place / "timm.pt", "image_size": 16}
+    for wrong, remedy in (
+        ({"std": (99.0,) * 3}, "`std`"),
+        ({"classes": tuple("cab")}, "`classes`"),
+    ):
+        with pytest.raises(DataError, match=remedy) as failure:
+            attached(place, "test_efficientnet", tmp_path / "run", **options, **wrong)
+        assert not (tmp_path / "run").exists()
+    assert str(failure.value).endswith(" a,b,c")
+
+
 def test_the_command_attaches_and_names_its_options(place, misgiving, tmp_path):
     data, out = f"folder:{place / 'new'}", tmp_path / "run"
-    code, _, told = misgiving(
-        "attach", place / "vit", data, "--out", out, "--epochs", 2, "--taps", "vit.layers.0"
-    )
+    words = ("attach", place / "vit", data, "--taps", "vit.layers.0", "--overwrite", "--out", out)
+    code, _, told = misgiving(*words)
     assert code == 0, told
-    assert "the loss estimator reads vit.layers.0" in told
-    assert len(load(out).model.reader.channels) == 1
+    assert "no label was spent on a loss estimator" in told
+    checkpoint = load(out)
+    shares = {name: checkpoint.split.sets.count(name) / 360 for name in {*checkpoint.split.sets}}
+    expected = {"train": 0.3, "tune": 0.15, "calibrate": 0.45, "test": 0.1}
+    assert shares == pytest.approx(expected, abs=0.01)
+    assert len(checkpoint.model.reader.channels) == 1
+    assert not (out / "history.csv").exists()
+    assert predictions_of(checkpoint, hard_set(3, seed=5)).predicted_losses is None
+    code, _, told = misgiving(*words, "--epochs", 2)
+    assert (code, "--epochs has no effect" in told) == (2, True)
+    code, _, told = misgiving(*words, "--auxiliary", "ranking", "--epochs", 2)
+    assert code == 0, told
+    assert load(out).estimates_losses
+    assert load(out).split.sets.count("train") == pytest.approx(0.7 * 360, abs=4)
     code, _, error = misgiving("attach", "resnet18", data, "--out", tmp_path / "other")
     assert code == 2
     assert "--weights" in one_line(error)
+    code, _, error = misgiving("attach", "net.onnx", data, "--out", tmp_path / "other")
+    assert (code, "misgiving export" in one_line(error)) == (2, True)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from misgiving.cli.options import Cache, Data, Fields, Values, command
+from misgiving.cli.options import Cache, Data, Fields, Values, check_options, command
 from misgiving.cli.progress import (
     Bar,
     Steps,
@@ -40,14 +40,15 @@ NETWORK = Fields(ModelConfig, optional=True, defaults={k: v.model for k, v in RE
 TRAINING = Fields(
     TrainingConfig, optional=True, defaults={k: v.training for k, v in RECIPES.items()}
 )
+OF_TRAINING = (
+    *("margin", "pairs", "reduction", "epochs", "batch_size", "learning_rate"),
+    "weight_decay",
+)
 ESTIMATOR = Fields(
     TrainingConfig,
-    (
-        *("margin", "pairs", "reduction", "epochs", "batch_size", "learning_rate"),
-        *("weight_decay", "seed", "device"),
-    ),
+    ("auxiliary", *OF_TRAINING, "seed", "device"),
     optional=True,
-    defaults={"attach": ATTACHED},
+    defaults={"attach": replace(ATTACHED, auxiliary="none")},
 )
 
 
@@ -134,14 +135,14 @@ def attach(
     cache: Cache,
     overwrite: bool = False,
 ) -> None:
-    """Give a classifier that was trained elsewhere a loss estimator.
+    """Make a run of a classifier that was trained elsewhere.
 
     The classifier stays as it is: its logits are the same, bit for bit. DATA are labelled images
-    that it was not trained on. They are split by group into a training, a tuning, a calibration and
-    a test set; the estimator learns the losses of the training set, on activations that are
-    computed once. These losses are held out, not cross-fitted: nothing of the classifier is
-    trained. RUN is a run as `train` writes it, for `calibrate`, `evaluate`, `predict`, `export` and
-    `serve`. Nothing is downloaded.
+    that it was not trained on. They are split by group: 30 % are for OOD detection and the error
+    estimator (train), 15 % for tuning, 45 % for calibration, 10 % for the test. With --auxiliary
+    ranking, a loss estimator is trained, too, on the shares of `train`: 70, 5, 15 and 10 %. RUN is
+    a run as `train` writes it, for `calibrate`, `evaluate`, `predict`, `export` and `serve`.
+    Nothing is downloaded.
 
     Example: misgiving attach my-vit folder:photos --out runs/my-vit
 
@@ -153,6 +154,9 @@ def attach(
         overwrite: Replace RUN.
     """
     check_replaceable(out, SPLIT, overwrite=overwrite)
+    training = {"auxiliary": "none", **training}
+    if training["auxiliary"] == "none":
+        check_options('with `auxiliary="none"`', unused=[*OF_TRAINING, "reads_logits"])
 
     from misgiving.training.attach import attach_run
 
@@ -166,10 +170,16 @@ def attach(
             cache=cache,
             on_image=Bar(progress, "preparing images").at,
             on_predicted=Bar(progress, "predicting").at,
+            on_accuracy=lambda right, count: say(
+                f"the model is right on {right} of {count} images ({right / count:.1%})"
+            ),
         )
     say_skipped(images.skipped)
-    say(f"the loss estimator reads {', '.join(map(str, checkpoint.model.taps))}")
-    _show_last_epoch(out)
+    say(f"reads {', '.join(map(str, checkpoint.model.taps))}")
+    if checkpoint.estimates_losses:
+        _show_last_epoch(out)
+    else:
+        say('no label was spent on a loss estimator; `auxiliary="ranking"` trains one')
     say(f"wrote {out}")
 
 

@@ -1,15 +1,18 @@
-"""A loss estimator for a classifier that another program trained: what `misgiving attach` does.
+"""A run of a classifier that another program trained: what `misgiving attach` does.
 
-The classifier runs over the images once; the estimator then learns from averages of its
-activations, in seconds. Objective, optimizer and schedule are those of `loop`.
+Where a loss estimator is asked for, it learns from averages of the classifier's activations, which
+are computed once, in seconds. Objective, optimizer and schedule are those of `loop`.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from misgiving.checkpoint import Architecture, Checkpoint, EpochRecord, save
@@ -17,12 +20,13 @@ from misgiving.data.batching import sampling_order
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
+from misgiving.data.decoding import SKIP
 from misgiving.data.splits import grouped_split
-from misgiving.errors import UsageError
+from misgiving.errors import DataError, UsageError
 from misgiving.models.joint import JointClassifier, LossEstimator
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.record import Predictions
-from misgiving.training.config import ATTACHED, AttachConfig, TrainingConfig, recorded
+from misgiving.training.config import ATTACHED, AttachConfig, DataConfig, TrainingConfig, recorded
 from misgiving.training.loop import (
     objective_of,
     optimizer_of,
@@ -36,6 +40,11 @@ from misgiving.training.train_run import data_facts, grouped_images, split_of
 from misgiving.training.trained_models import TrainedModel, load_hugging_face, load_named
 
 MIN_DEVIATION = 1e-6  # share of the largest deviation below which a channel counts as constant
+OF_NAMED = ("weights", "image_size", "crop", "interpolation", "mean", "std")
+"""Settings of a model by name; a Hugging Face folder has its own."""
+SAMPLE = 400  # images on which the classifier is tried before the others are prepared
+LEVEL = 0.05  # of the test against chance
+SHARES = (30, 15, 45, 10)  # of the split, in percent, where no loss estimator is trained
 
 
 def attach_run(
@@ -48,30 +57,78 @@ def attach_run(
     cache: Path,
     on_image: Callable[[int, int], None] | None = None,
     on_predicted: Callable[[int, int], None] | None = None,
+    on_accuracy: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Checkpoint, ImageSet]:
-    """Give a trained classifier a loss estimator, write both as a run, and return it and its data.
+    """Write a run of a trained classifier, and return it and its data.
 
-    The classifier is not trained. The data are split by group into the sets train, tune, calibrate
-    and test; the estimator learns the losses of the set `train`. No image of the data may be one
-    that the classifier was trained on: its losses on these are not those of new images.
+    The classifier is not trained. The data are split by group into the sets train (30 %), tune
+    (15 %), calibrate (45 %) and test (10 %); OOD detectors and the error estimator are fitted on
+    `train` when the run is calibrated. Where `training` has an auxiliary loss, the sets are those
+    of `train`, and a loss estimator learns the losses of the set `train`. No image of the data may
+    be one that the classifier was trained on: its losses on these are not those of new images.
 
     Args:
         model: A Hugging Face folder, the name of a timm model, or `torchvision:NAME`.
         data: Labelled images that are new to the model, as the user names them.
         folder: The run folder; it appears whole.
-        config: The model, and what its estimator reads.
-        training: How the estimator is trained; its seed also draws the split.
+        config: The model, and what is read of it.
+        training: How a loss estimator is trained, if at all; its seed also draws the split.
         cache: Folder for prepared images.
         on_image: Called with the number of prepared images and of all.
         on_predicted: Called with the number of predicted images and of all of a set.
+        on_accuracy: Called with the number of right answers on a sample, and of its images.
 
     Raises:
-        DataError: The model cannot be loaded, or its images cannot be prepared as it does it.
+        DataError: The model cannot be loaded, its images cannot be prepared as it does it, or it
+            is right as often as by chance.
         UsageError: The classes of the data are not the model's.
     """
     dataset = load_dataset(data)
     dataset.check_class_sizes()
     trained = _load(model, dataset, config)
+    architecture, joint = _joint(trained, config, training)
+
+    def prepared(part: Dataset, on_bad_image: str) -> ImageSet:
+        images = prepare(
+            part, trained.preprocessing, cache=cache, report=on_image, on_bad_image=on_bad_image
+        )
+        return images.align(trained.classes)[0]
+
+    drawn = np.random.default_rng(training.seed).permutation(len(dataset))[:SAMPLE]
+    sample = predictions_of(joint, prepared(dataset.select(np.sort(drawn)), SKIP))
+    check_answers(sample, trained)
+    on_accuracy(int((~sample.errors).sum()), len(sample))
+    images = grouped_images(prepared(dataset, config.on_bad_image), "grouped")
+    shares = DataConfig.split_shares if training.estimates_losses else SHARES
+    labelled = images.labels, images.classes, images.groups
+    sets = grouped_split(*labelled, shares=shares, seed=training.seed)
+    history = None
+    if training.estimates_losses:
+        parts = (images.select(np.flatnonzero(sets == name)) for name in ("train", "tune"))
+        learned, tune = (predictions_of(joint, part, on_image=on_predicted) for part in parts)
+        history = fit_estimator(joint, learned, tune, training)
+    checkpoint = Checkpoint(
+        model=joint.eval(),
+        architecture=architecture,
+        classes=trained.classes,
+        preprocessing=trained.preprocessing,
+        split=split_of(images, sets),
+        class_weights=(1.0,) * len(trained.classes),
+        estimates_losses=training.estimates_losses,
+        configuration={
+            "data": data_facts(data, images, sets),
+            "model": recorded(config),
+            "training": recorded(training),
+        },
+    )
+    save(folder, checkpoint, history=history)
+    return checkpoint, images
+
+
+def _joint(
+    trained: TrainedModel, config: AttachConfig, training: TrainingConfig
+) -> tuple[Architecture, JointClassifier]:
+    """The frozen classifier with a loss estimator of random weights, and what builds it again."""
     architecture = Architecture(
         backbone=trained.name,
         num_classes=len(trained.classes),
@@ -83,48 +140,27 @@ def attach_run(
     )
     with seeded(training.seed):
         joint = architecture.around(trained.module).eval()
-    joint.to(device_named(training.device))
-    prepared = prepare(
-        dataset,
-        trained.preprocessing,
-        cache=cache,
-        report=on_image,
-        on_bad_image=config.on_bad_image,
-    )
-    images = grouped_images(prepared.align(trained.classes)[0], "grouped")
-    sets = grouped_split(images.labels, images.classes, images.groups, seed=training.seed)
-    learned, tune = (
-        predictions_of(joint, images.select(np.flatnonzero(sets == name)), on_image=on_predicted)
-        for name in ("train", "tune")
-    )
-    history = fit_estimator(joint, learned, tune, training)
-    checkpoint = Checkpoint(
-        model=joint.eval(),
-        architecture=architecture,
-        classes=trained.classes,
-        preprocessing=trained.preprocessing,
-        split=split_of(images, sets),
-        class_weights=(1.0,) * len(trained.classes),
-        estimates_losses=True,
-        configuration={
-            "data": data_facts(data, images, sets),
-            "model": recorded(config),
-            "training": recorded(training),
-        },
-    )
-    save(folder, checkpoint, history=history)
-    return checkpoint, images
+    return architecture, joint.to(device_named(training.device))
 
 
 def _load(model: str, dataset: Dataset, config: AttachConfig) -> TrainedModel:
     """The trained model, whose classes have the names that the data give them."""
     if Path(model).is_dir():
-        if config.weights is not None or config.image_size is not None:
-            raise UsageError("`weights` and `image_size` are for models by name; leave them out")
+        for name in config.given(*OF_NAMED):
+            raise UsageError(f"`{name}` is for models by name; leave it out")
         trained = load_hugging_face(Path(model))
+    elif Path(model).suffix == ".onnx":
+        raise UsageError(
+            f"{model}: an ONNX graph; predict labelled images with it, calibrate on the table, and "
+            "make a bundle by `misgiving export`"
+        )
     else:
         names = config.classes or dataset.classes
         trained = load_named(model, config.weights, names, config.image_size)
+        trained = trained._replace(
+            source=replace(trained.source, **config.given("mean", "std")),
+            preprocessing=replace(trained.preprocessing, **config.given("crop", "interpolation")),
+        )
     classes = config.classes or trained.classes
     fits = len(classes) == len({*classes}) == len(trained.classes)
     if not (fits and {*dataset.classes} <= {*classes}):
@@ -134,6 +170,38 @@ def _load(model: str, dataset: Dataset, config: AttachConfig) -> TrainedModel:
             "each logit of the model in their order, with all that the data have"
         )
     return trained._replace(classes=tuple(classes))
+
+
+def check_answers(predictions: Predictions, trained: TrainedModel) -> None:
+    """Check that a classifier is right more often than its answers in random order would be.
+
+    A one-sided binomial test at 5 %. Chance is the sum over classes of their share of the labels
+    times their share of the answers: for always the most frequent class, that class's share.
+
+    Raises:
+        DataError: It is not, or its classes are clearly in another order.
+    """
+    count, classes, number = len(predictions), predictions.classes, len(predictions.classes)
+    pairs = np.bincount(predictions.choices * number + predictions.labels, minlength=number**2)
+    table = pairs.reshape(number, number)
+    right, chance = int(np.trace(table)), table.sum(axis=0) @ table.sum(axis=1) / count**2
+    answers, order = linear_sum_assignment(table, maximize=True)
+    ordered = table[answers, order].sum()
+    is_mixed = ordered > max(count / 2, 2 * right)
+    if not is_mixed and binomtest(right, count, chance, alternative="greater").pvalue <= LEVEL:
+        return
+    remedy = f"give its `classes` in the order of its logits (now {', '.join(classes)})"
+    if is_mixed:
+        better = ",".join(classes[label] for label in order)
+        remedy = f"in another order of its classes, it would be on {ordered}: `classes` {better}"
+    elif trained.source.library != "transformers":
+        settings = {**vars(trained.preprocessing), **vars(trained.source)}
+        listed = ", ".join(f"`{name}` (now {settings[name]})" for name in OF_NAMED[1:])
+        remedy = f"give what it was trained with as {listed}; or {remedy}"
+    raise DataError(
+        f"{trained.name} is right on {right} of {count} images, and by chance it would be on "
+        f"{chance * count:.0f}; {remedy}"
+    )
 
 
 def fit_estimator(

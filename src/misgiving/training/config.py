@@ -95,7 +95,13 @@ class AttachConfig:
         classes: Names of the model's classes in the order of its logits, as DATA names them.
             Default: the model's own; of a model by name those of DATA.
         image_size: Side of the images of a model by name in pixels. Default: the model's.
-        taps: Names of the submodules that the loss estimator reads. Default: the last four blocks.
+        crop: Share of both sides that the centre crop keeps, for a model by name. Default: the
+            model's.
+        interpolation: Filter that resizes images, for a model by name. Default: the model's.
+        mean: Mean of each channel by which images in [0, 1] are normalised, for a model by name.
+            Default: the model's.
+        std: Standard deviation of each channel, likewise.
+        taps: Names of the submodules that are read. Default: the last four blocks.
         hidden: Units of the loss estimator for each tap.
         reads_logits: Give the loss estimator one more tap: the classifier's own output.
         on_bad_image: If images cannot be read: list all of them and fail, or continue without them.
@@ -104,6 +110,10 @@ class AttachConfig:
     weights: Path | None = None
     classes: tuple[str, ...] | None = None
     image_size: int | None = None
+    crop: float | None = None
+    interpolation: Literal["bilinear", "bicubic", "lanczos", "box", "nearest"] | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     taps: tuple[str, ...] | None = None
     hidden: int = 128
     reads_logits: bool = True
@@ -111,6 +121,11 @@ class AttachConfig:
 
     def __post_init__(self) -> None:
         require_choices(self)
+        require(self, "std", all(value > 0 for value in self.std or ()), "be positive")
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """Values of these fields that replace the model's own."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
