@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from misgiving.errors import UsageError
-from misgiving.registry import Registry
+from misgiving.registry import Registry, own_function
 
 Losses = Float[Tensor, " batch"]
 Scalar = Float[Tensor, ""]
@@ -141,6 +141,21 @@ def mse_loss(predicted: Losses, true: Losses) -> Scalar:
 AUXILIARY_LOSSES: Registry[AuxiliaryLoss] = Registry(
     "auxiliary loss", ranking=ranking_loss, mse=mse_loss
 )
+
+
+def auxiliary_loss(name: str) -> AuxiliaryLoss | None:
+    """A loss of `AUXILIARY_LOSSES`, or the user's own `module:function`; None for `none`.
+
+    Raises:
+        UsageError: There is none, or it gives no loss that can be trained by.
+    """
+    if ":" not in name:
+        return None if name == "none" else AUXILIARY_LOSSES[name]
+    own: AuxiliaryLoss = own_function(name)
+    loss: Any = own(torch.arange(4.0, requires_grad=True), torch.ones(4))
+    if not (isinstance(loss, Tensor) and loss.shape == () and loss.requires_grad):
+        raise UsageError(f"{name!r} must return one number that depends on the predicted losses")
+    return own
 
 
 def primary_losses(

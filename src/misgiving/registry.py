@@ -1,8 +1,12 @@
 """Named choices: the losses, scores, data sets and so on that an option can name."""
 
-from typing import NoReturn, TypeVar
+import inspect
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
-from misgiving.errors import UsageError
+from misgiving.errors import UsageError, reason_of
 
 Choice = TypeVar("Choice")
 
@@ -22,3 +26,29 @@ class Registry(dict[str, Choice]):
 
     def __missing__(self, name: str) -> NoReturn:
         raise UsageError(f"unknown {self.kind} {name!r}; choose from {', '.join(self)}")
+
+
+def own_function(name: str) -> Any:
+    """The user's own `module:function`, of a file in the current folder or of a package.
+
+    Raises:
+        UsageError: There is none.
+    """
+    module, _, function = name.partition(":")
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(folder)
+    try:
+        return getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(
+            f"{name!r} cannot be imported ({reason_of(error)}); write MODULE:FUNCTION, of a file "
+            "MODULE.py in this folder"
+        ) from error
+
+
+def own_source(name: str) -> str:
+    """Code of the module of `own_function`; empty for a name that is none."""
+    if ":" not in name:
+        return ""
+    own_function(name)
+    return inspect.getsource(sys.modules[name.partition(":")[0]])

@@ -1,11 +1,16 @@
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
+from commands import TRAIN, rows_of, trained_on_photos
+from sklearn.metrics import roc_auc_score
 from typer.main import get_command
 
+from misgiving.checkpoint import load
 from misgiving.cli import app
+from misgiving.predictions.record import Predictions
 
 pytestmark = pytest.mark.docs
 
@@ -19,6 +24,7 @@ BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 EXECUTED = {
     "README.md": 2,
+    "docs/how_to/own_loss_or_score.md": 1,
     "docs/how_to/own_model.md": 1,  # by test_examples.py
     "docs/how_to/own_predictions.md": 1,
     "docs/tutorials/engineer.md": 2,
@@ -93,6 +99,36 @@ def test_the_examples_of_the_page_on_predictions_run(tmp_path, monkeypatch):
     for example in blocks(ROOT / "docs" / "how_to" / "own_predictions.md", "python"):
         exec(example, names)
     assert names["again"].certificate_ == names["deferral"].certificate_
+
+
+def test_a_loss_and_a_score_of_ones_own_need_one_file(tmp_path, monkeypatch, misgiving):
+    page = ROOT / "docs" / "how_to" / "own_loss_or_score.md"
+    (source,), (console,) = blocks(page, "python"), blocks(page, "console")
+    train, evaluate, _ = map(shlex.split, COMMAND.findall(console))
+    trained_on_photos(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "mine.py").write_text(source)
+    for words in ((*train, *TRAIN), evaluate):
+        code, _, error = misgiving(*words)
+        assert code == 0, error
+    run = tmp_path / "runs" / "mine"
+    measured = Predictions.read(run / "evaluation" / "predictions.npz")
+    expected = sys.modules.pop("mine").margin(measured)
+    rows = rows_of(run / "evaluation" / "measurements.csv")
+    (auroc,) = (
+        float(row["value"])
+        for row in rows
+        if (row["detector"], row["metric"]) == ("mine:margin", "error_auroc")
+    )
+    assert auroc == pytest.approx(roc_auc_score(~measured.errors, expected))
+    assert "mine:margin" in (run / "evaluation" / "report.html").read_text()
+    (tmp_path / "mine.py").unlink()
+    assert load(run).configuration["training"]["auxiliary"] == "mine:log_loss"
+    assert misgiving(*evaluate[:-2]).code == 0
+    for words in ((*train[:-1], "again", *TRAIN), evaluate):
+        code, _, error = misgiving(*words)
+        assert (code, "cannot be imported" in error) == (2, True)
 
 
 def test_the_tutorial_for_engineers_runs():

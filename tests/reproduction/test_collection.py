@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from scipy import stats
 from tiny import TINY
 
-from misgiving.errors import DataError
+from misgiving.errors import DataError, UsageError
 from misgiving.files import write_json
 from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.selective import accepted_errors
@@ -16,6 +17,7 @@ from misgiving.reproduction.collection import TABLES, collect
 from misgiving.reproduction.config import Unit
 from misgiving.reproduction.intervals import MeasuredSet
 from misgiving.reproduction.tables import load_scores, read_table, save_scores
+from misgiving.reproduction.trial_data import TrialData
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +140,11 @@ def test_policies_are_measured_with_intervals_and_bins_hold_every_image(
     assert len(set(counts)) == 1
 
 
-def intervals_of_policies(folders, values):
+def intervals_of_policies(folders, values, challenger=None):
     names = {"experiment": "generalization", "dataset": "policy_test", "measured": "test"}
     numbers = {"split_ratio": 0.25, "replicates": 50, "seed": 0, "tuned": False}
-    return MeasuredSet(folders=folders, values=values, **names, **numbers).intervals()
+    given = {"folders": folders, "values": values, "challenger": challenger}
+    return MeasuredSet(**given, **names, **numbers).intervals()
 
 
 def test_the_error_of_a_policy_counts_the_groups_that_this_policy_accepts(tmp_path):
@@ -177,17 +180,36 @@ def test_the_error_of_a_policy_counts_the_groups_that_this_policy_accepts(tmp_pa
 def test_a_value_that_no_resampled_set_changes_has_no_interval(tmp_path):
     groups = tuple(f"lesion-{row}" for row in range(40))
     columns = {"wrong": (np.arange(40) % 4 == 0) * 1.0, "0.2/ood": np.zeros(40)}
-    accepted = {"vanilla": np.ones(40), "proposed": np.zeros(40)}
+    accepted = {"vanilla": np.ones(40), "proposed": np.zeros(40), "mine:loss": np.ones(40)}
     for name, values in accepted.items():
         save_scores(tmp_path / name, "policy_test", columns | {"0.2/accept": values}, groups)
     coverages = {(name, "policy/0.2", "coverage"): {0: accepted[name][0]} for name in accepted}
-    found = intervals_of_policies({name: {0: tmp_path / name} for name in accepted}, coverages)
+    folders = {name: {0: tmp_path / name} for name in accepted}
+    found = intervals_of_policies(folders, coverages, challenger="mine:loss")
     assert {(row.model, row.baseline, row.estimate) for row in found.itertuples()} == {
         ("vanilla", "", 1.0),
         ("proposed", "", 0.0),
         ("proposed", "vanilla", -1.0),
+        ("proposed", "mine:loss", -1.0),
+        ("mine:loss", "", 1.0),
+        ("mine:loss", "vanilla", 0.0),
+        ("mine:loss", "proposed", 1.0),
     }
     assert found[["lower", "upper"]].isna().all(axis=None)
+
+
+def test_a_challenger_is_compared_without_another_training(cache, reproduction, page_of, tmp_path):
+    copy = shutil.copytree(reproduction, tmp_path / "copy")
+    collect(TrialData(replace(TINY, challenger="vanilla"), cache, out=copy), copy)
+    measured = {"experiment": "generalization", "dataset": "validation", "metric": "accuracy"}
+    found = read_table(copy / "intervals.csv")
+    pair = only(found, model="vanilla", baseline="proposed", **measured)
+    other = only(found, model="proposed", baseline="vanilla", **measured)
+    assert (pair.lower, pair.upper) == pytest.approx((-other.upper, -other.lower))
+    assert (pair.trial_lower, pair.p_value) == pytest.approx((-other.trial_upper, other.p_value))
+    assert "vanilla against each other model" in page_of(copy)
+    with pytest.raises(UsageError, match=r"challenger.*vanilla, proposed"):
+        replace(TINY, challenger="mse")
 
 
 def test_only_what_was_lost_or_has_changed_is_collected_anew(trial_data, reproduction, tmp_path):

@@ -1,3 +1,4 @@
+import sys
 from dataclasses import replace
 from functools import partial
 from typing import get_args
@@ -30,6 +31,23 @@ def test_every_model_changes_the_training_or_the_network_and_proposed_neither():
     assert made["proposed"] == (TINY.training, TINY.model)
     assert len(set(made.values())) == len(MODELS)
     assert [name for name in made if not made[name][0].estimates_losses] == ["vanilla"]
+
+
+def test_a_model_of_ones_own_is_an_auxiliary_loss(trial_data, tmp_path, monkeypatch):
+    """Its units depend on the file that has the loss."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("first", "second"):
+        text = f"def loss(predicted, true):\n    return predicted.mean()  # {name}\n"
+        (tmp_path / f"{name}_own_loss.py").write_text(text)
+    names = ("proposed", "first_own_loss:loss", "second_own_loss:loss")
+    records = [trial_data.record(Unit("generalization", 0, name)) for name in names]
+    assert [record["training"]["auxiliary"] for record in records] == ["ranking", *names[1:]]
+    assert len({record["code"] for record in records}) == 3
+    assert protocol_for("digits", models=names).models == names
+    for unknown in ("absent_own_loss:loss", "proposal"):
+        with pytest.raises(UsageError, match=unknown):
+            protocol_for("digits", models=("vanilla", unknown))
 
 
 def test_the_protocol_of_dermoscopy_is_the_papers():

@@ -16,6 +16,7 @@ from torch.optim import Adam
 from misgiving.data.batching import augment, batches, sampling_order
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import TrainingError, UsageError
+from misgiving.losses import auxiliary_loss
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import predictions_of
 from misgiving.training.config import TrainingConfig
@@ -54,6 +55,31 @@ def test_the_seed_alone_decides_weights_and_history(images):
     assert same(first, second)
     assert history == again
     assert not same(first.backbone, trained(images, seed=6)[0].backbone)
+
+
+def own_mse(predicted, true):
+    return (predicted - true).square().mean()
+
+
+def of_each_image(predicted, true):
+    return (predicted - true).square()
+
+
+def without_gradient(predicted, true):
+    return own_mse(predicted, true).item()
+
+
+def test_a_loss_of_ones_own_takes_the_place_of_the_auxiliary_loss(images):
+    own, history = trained(images, auxiliary=f"{__name__}:own_mse")
+    built_in, expected = trained(images, auxiliary="mse")
+    for mine, theirs in zip(own.parameters(), built_in.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+    assert [record.auxiliary_loss for record in history] == pytest.approx(
+        [record.auxiliary_loss for record in expected], rel=1e-4
+    )
+    for name in ("of_each_image", "without_gradient", "absent"):
+        with pytest.raises(UsageError, match=name):
+            auxiliary_loss(f"{__name__}:{name}")
 
 
 @pytest.fixture(scope="module")

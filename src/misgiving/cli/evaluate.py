@@ -30,6 +30,7 @@ def evaluate(
     policy: Path | None = None,
     ood: list[str] | None = None,
     set_name: str | None = None,
+    score: list[str] | None = None,
     out: Path | None = None,
 ) -> None:
     """Measure a trained model on images that it was not trained on, and write a report.
@@ -55,6 +56,8 @@ def evaluate(
         set_name: Measure only this set of the run's split, or of the column set, such as
             validation or test. Default: its set test, or else all images that the model was not
             trained on.
+        score (MODULE:FUNCTION): A failure score of your own, from `Predictions` to confidences,
+            which is measured beside the others. Can be repeated.
         out (FOLDER): Folder for report.html, measurements.csv and predictions. Default:
             RUN/evaluation; required for a file of predictions.
     """
@@ -66,8 +69,10 @@ def evaluate(
     from misgiving.deferral.deferral import Deferral
     from misgiving.evaluation.evaluate import REPORT, check_folder, measured_sets, write_evaluation
     from misgiving.evaluation.evaluate import evaluate as measure
+    from misgiving.registry import own_function
     from misgiving.report.evaluation import findings, notes, write_report
 
+    scores = {name: own_function(name) for name in score or ()}
     check_writable(out, folder=True)
     check_folder(out, [run, *places.values()] if is_file else tables_of(str(data)))
     if data is None:
@@ -81,6 +86,11 @@ def evaluate(
                 data, sets=lambda sets: measured_sets(sets, set_name), odin=bool(places)
             )
             others = [trained.predict_outliers(folder) for folder in folders]
+    for name, function in scores.items():
+        predicted, *others = (
+            each._replace(predictions=each.predictions.with_score(name, function))
+            for each in (predicted, *others)
+        )
     sources = [*zip((data or str(run), *places), (predicted, *others), strict=True)]
     ood_predictions = {name: each.predictions for name, each in sources[1:]}
     evaluation = measure(predicted.predictions, deferral, set=set_name, ood=ood_predictions)

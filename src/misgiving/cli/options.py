@@ -39,7 +39,7 @@ GIVEN = ("COMMANDLINE", "DEFAULT_MAP")  # typed, or in the file of --config
 BRIEF = (
     *("data", "out", "overwrite", "ood", "trials", "models", "jobs", "recipe", "image_size"),
     *("augment", "split", "on_bad_image", "backbone", "weights", "pretrained", "epochs"),
-    *("batch_size", "learning_rate", "seed", "device"),
+    *("batch_size", "learning_rate", "seed", "device", "classes"),
 )
 """Parameters that --help shows where there is --help-all."""
 

@@ -8,10 +8,13 @@ import typer
 
 from misgiving.cli.options import Cache, Count, Fields, Values, check_options, command
 from misgiving.cli.progress import Bar, Steps, Units, progress_bars, say, say_skipped
-from misgiving.reproduction.config import ModelName, OdinGrid, Protocol
+from misgiving.reproduction.config import OdinGrid, Protocol
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
-SETTINGS = ("trials", "models", "in_distribution", "unseen", "masks", "learning_rates", "seed")
+SETTINGS = (
+    *("trials", "models", "challenger", "in_distribution", "unseen", "masks", "learning_rates"),
+    "seed",
+)
 IMAGES = ("image_size", "split", "validation_share", "on_bad_image")
 TRAINING = (
     *("auxiliary_weight", "margin", "class_weights", "sampling", "epochs", "batch_size"),
@@ -41,7 +44,7 @@ def reproduce(
     gpus_per_unit: Annotated[float | None, typer.Option(min=0.0)] = None,
     experiment: str | None = None,
     trial: int | None = None,
-    model: ModelName | None = None,
+    model: str | None = None,
     collect: bool = False,
 ) -> None:
     """Run the paper's three experiments over trials and write the report.

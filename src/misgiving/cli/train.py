@@ -124,7 +124,7 @@ def train(
     say(f"next: {shlex.join(['misgiving', 'calibrate', str(out), data, '--max-error', '0.05'])}")
 
 
-@command
+@partial(command, brief=True)
 def attach(
     model: str,
     data: Data,

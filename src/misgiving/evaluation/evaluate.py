@@ -4,13 +4,14 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from misgiving.deferral.decisions import Decisions
+from misgiving.deferral.decisions import OF_CLASS, Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.harms import Harm, harms_of
@@ -221,7 +222,7 @@ def evaluate(
     measurements = [
         *measure_classification(measured, dataset),
         *measure_loss_estimation(measured, dataset, class_weights=measured.class_weights),
-        *measure_failures(measured, all_scores(measured), dataset),
+        *measure_failures(measured, {**measured.scores, **all_scores(measured)}, dataset),
     ]
     judged, decisions = measured, None
     if deferral is not None:
@@ -318,7 +319,7 @@ def _measure_policy(
     wrong = predicted != judged.labels
     evidence = deferral.detectors_.evidence(judged.features, judged.taps)
     scores = deferral.calibration_.with_learned(
-        all_scores(judged, deferral.used_detectors), judged.logits, evidence
+        {**judged.scores, **all_scores(judged, deferral.used_detectors)}, judged.logits, evidence
     )
     return [
         *measure_classification(judged, POLICY_SET, detector="policy", predicted=predicted),
@@ -383,13 +384,15 @@ def write_evaluation(
     if evaluation.decisions is not None:
         judged = evaluation.judged
         truth = [judged.classes[label] for label in judged.labels]
+        values = attrgetter(*DECISION_COLUMNS)
         rows = (
-            (identity, name, *(getattr(decision, column) for column in DECISION_COLUMNS))
+            (identity, name, *values(decision), *decision.probabilities.values())
             for identity, name, decision in zip(
                 judged.ids, truth, evaluation.decisions, strict=True
             )
         )
-        write_csv(folder / "decisions.csv", ("id", "true_class", *DECISION_COLUMNS), rows)
+        header = ("id", "true_class", *DECISION_COLUMNS, *map(OF_CLASS.__add__, judged.classes))
+        write_csv(folder / "decisions.csv", header, rows)
         subgroups = [harm.decisions for harm in evaluation.harms if harm.decisions]
         write_csv(folder / "subgroups.csv", Subgroup._fields, subgroups)
     write_csv(folder / MEASUREMENTS, Measurement._fields, evaluation.measurements)

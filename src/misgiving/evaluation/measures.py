@@ -151,10 +151,10 @@ def measure_failures(
     *,
     predicted: Classes | None = None,
 ) -> list[Measurement]:
-    """Every failure measure of every failure score among these confidences."""
+    """Every failure measure of every failure score, and of the predictions' own scores."""
     return [
         measurement
-        for name in FAILURE_SCORES
+        for name in dict.fromkeys((*FAILURE_SCORES, *predictions.scores))
         if name in confidences
         for measurement in measurements_of(
             dataset, name, failure_measures(confidences[name], predictions, predicted=predicted)

@@ -162,6 +162,17 @@ class Predictions:
 
         return replace(self, **{name: chosen(getattr(self, name)) for name in PER_IMAGE})
 
+    def with_score(self, name: str, score: Callable[["Predictions"], Any]) -> "Predictions":
+        """Add a confidence by a function of predictions.
+
+        Raises:
+            UsageError: It does not give a finite number for each image.
+        """
+        values = np.asarray(score(self), dtype=np.float64)
+        if values.shape != (len(self),) or not np.isfinite(values).all():
+            raise UsageError(f"{name!r} must return a finite number for each of {len(self)} images")
+        return replace(self, scores={**self.scores, name: values})
+
     def in_set(self, *names: str) -> "Predictions":
         """Predictions for the images of these sets."""
         return self.select(np.flatnonzero(np.isin(np.array(self.sets or (), dtype=str), names)))

@@ -131,6 +131,7 @@ def _measured_sets(
             tuned=where == ("ood_detection", protocol.odin.tuning_set),
             values=values.get(where, {}),
             split_ratio=trial_data.split_ratio(measured_by),
+            challenger=protocol.challenger,
             replicates=protocol.replicates,
             seed=seed,
         )
@@ -202,6 +203,7 @@ def _settings(
         "sizes": [trial_data.size(experiment) for experiment in EXPERIMENTS],
         "odin": asdict(protocol.odin),
         "models": protocol.models,
+        "challenger": protocol.challenger,
         "trials": protocol.trials,
         "seed": protocol.seed,
         "learning_rates": sorted({protocol.training.learning_rate, *protocol.learning_rates}),

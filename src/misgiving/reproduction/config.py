@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from misgiving.errors import UsageError, require, require_choices
 from misgiving.registry import Registry
+from misgiving.report.names import RATE
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
 ModelName = Literal[
@@ -43,11 +44,14 @@ one half of the batch with one of the other, as LL4AL does (Yoo and Kweon, 2019)
 def settings_of(model: str, config: type[ModelConfig] | type[TrainingConfig]) -> dict[str, Any]:
     """The settings that define a model and are fields of this configuration.
 
+    A model `module:function` is trained jointly with this auxiliary loss of the user's own.
+
     >>> settings_of("proposed+logits", ModelConfig)
     {'reads_logits': True}
     """
     names = {field.name for field in fields(config)}
-    return {name: value for name, value in MODELS[model].items() if name in names}
+    settings = {"auxiliary": model} if ":" in model else MODELS[model]
+    return {name: value for name, value in settings.items() if name in names}
 
 
 PAPER_MODELS: tuple[ModelName, ...] = ("vanilla", "mse", "detached", "proposed")
@@ -61,12 +65,6 @@ FAILURES = "failures"  # the acceptance scores of the measured set
 
 MOST_JOBS = 8
 """Units that run at the same time where no number is given; each needs the memory of a training."""
-
-
-RATE_MODELS: tuple[ModelName, ...] = ("vanilla", "proposed")
-"""The models that are also trained at other learning rates, as the paper compares them."""
-
-RATE = "learning_rate/"  # before the value, in the name of an experiment
 
 
 def learning_rate_of(experiment: str) -> float | None:
@@ -130,7 +128,9 @@ class Protocol:
             is decided. Default: 5 for digits, else the paper's 3.
         models: Models to compare: vanilla, mse, detached, proposed; and proposed_halves,
             proposed_sum (other readings of Eq. 1), proposed+logits (the estimator also reads the
-            classifier's output). Default: the first four.
+            classifier's output), MODULE:FUNCTION (an auxiliary loss of your own). Default: the
+            first four.
+        challenger (MODEL): Also compare this model with each other one, by paired intervals.
         in_distribution: In-distribution classes of Sections 4.2 and 4.3; Section 4.1 uses all
             classes. Default: the paper's five.
         unseen: Classes of 4.3 that no model is trained on. Default: the paper's three.
@@ -151,7 +151,8 @@ class Protocol:
     """
 
     trials: int = 3
-    models: tuple[ModelName, ...] = PAPER_MODELS
+    models: tuple[str, ...] = PAPER_MODELS
+    challenger: str | None = None
     in_distribution: tuple[str, ...]
     unseen: tuple[str, ...]
     masks: str | None = None
@@ -170,7 +171,9 @@ class Protocol:
     def __post_init__(self) -> None:
         require(self, "trials", self.trials >= 1, "be at least 1")
         for name in self.models:
-            MODELS[name]
+            settings_of(name, TrainingConfig)  # refuses a name that is unknown
+        choices = ", ".join(self.models)
+        require(self, "challenger", self.challenger in (None, *self.models), f"be one of {choices}")
         if len(self.in_distribution) < 2 or not self.unseen:
             raise UsageError(
                 "sections 4.2 and 4.3 need at least two in-distribution classes and one unseen "

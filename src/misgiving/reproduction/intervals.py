@@ -84,6 +84,7 @@ class MeasuredSet:
         tuned: True if ODIN was tuned on it.
         values: All results.
         split_ratio: Measured images for each training image.
+        challenger: Model that is compared with each other one, as `proposed` is; None for none.
         replicates: Bootstrap replicates of each interval.
         seed: The same seed and trials meet the same resampled sets, which makes differences paired.
     """
@@ -95,6 +96,7 @@ class MeasuredSet:
     tuned: bool
     values: Values
     split_ratio: float
+    challenger: str | None
     replicates: int
     seed: int
     _drawn: dict[tuple[str, Trials], Mapping[Key, Replicates]] = field(
@@ -117,9 +119,9 @@ class MeasuredSet:
 
     def _rows(self) -> Iterator[tuple[object, ...]]:
         models = list(self._samples)
-        compared = [model for model in models if model != "proposed" and "proposed" in models]
-        alone = [(model, "") for model in models]
-        for model, baseline in [*alone, *(("proposed", other) for other in compared)]:
+        challengers = [model for model in models if model in ("proposed", self.challenger)]
+        pairs = [(name, other) for name in challengers for other in models if other != name]
+        for model, baseline in [*((model, "") for model in models), *pairs]:
             shared = self._samples[baseline or model]
             trials = tuple(trial for trial in self._samples[model] if trial in shared)
             for key in self._replicates(model, trials):

@@ -9,15 +9,16 @@ from misgiving.data.ood_sets import OOD_SETS
 from misgiving.errors import UsageError
 from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.evaluation.measures import UNSEEN_SET
+from misgiving.losses import auxiliary_loss
 from misgiving.registry import Registry
+from misgiving.report.names import RATE, RATE_MODELS
 from misgiving.reproduction.config import (
     PAPER_SETS,
-    RATE,
-    RATE_MODELS,
     OdinGrid,
     OodSource,
     Protocol,
     Unit,
+    settings_of,
 )
 from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig
@@ -162,7 +163,7 @@ def protocol_for(
         )
     recipe = Recipe(images=protocol.images, model=protocol.model, training=protocol.training)
     recipe = recipe.configure(images or {}, model or {}, training or {})
-    return replace(
+    protocol = replace(
         protocol,
         data=data,
         ood_sets=ood_sets,
@@ -173,6 +174,9 @@ def protocol_for(
         images=recipe.images,
         **changes,
     )
+    for name in protocol.models:
+        auxiliary_loss(settings_of(name, TrainingConfig)["auxiliary"])  # fails if there is none
+    return protocol
 
 
 def rate_experiments(protocol: Protocol) -> list[str]:

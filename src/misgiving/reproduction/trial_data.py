@@ -24,6 +24,7 @@ from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.files import read_json
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
 from misgiving.predictions.record import Predictions
+from misgiving.registry import own_source
 from misgiving.reproduction.config import Protocol, Unit, learning_rate_of, settings_of
 from misgiving.reproduction.protocol import EXPERIMENTS, units
 from misgiving.reproduction.tables import REMEDY
@@ -189,7 +190,7 @@ class TrialData:
         record = self._settings(unit) | {
             "images": [setup.images.fingerprint, sha256_of_lines(setup.images.groups)],
             "weights": setup.model.weights and sha256_of_file(setup.model.weights),
-            "code": self._code,
+            "code": self._code + own_source(unit.model),
             "versions": versions(),
         }
         if unit.experiment == "ood_detection":

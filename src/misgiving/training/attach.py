@@ -23,6 +23,7 @@ from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.decoding import SKIP
 from misgiving.data.splits import grouped_split
 from misgiving.errors import DataError, UsageError
+from misgiving.losses import auxiliary_loss
 from misgiving.models.joint import JointClassifier, LossEstimator
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.record import Predictions
@@ -140,6 +141,7 @@ def _joint(
     )
     with seeded(training.seed):
         joint = architecture.around(trained.module).eval()
+    auxiliary_loss(training.auxiliary)  # fails if there is none of this name
     return architecture, joint.to(device_named(training.device))
 
 

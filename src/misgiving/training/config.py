@@ -135,8 +135,9 @@ class TrainingConfig:
     One deviates: Eq. 1 is printed as a sum over pairs, and the default is their mean.
 
     Attributes:
-        auxiliary: What the loss estimator learns: the order of the losses (ranking, Eq. 1), the
-            losses themselves (mse), or nothing (none: the plain classifier).
+        auxiliary (LOSS): What the loss estimator learns: the order of the losses (ranking, Eq. 1),
+            the losses themselves (mse), nothing (none: the plain classifier), or a loss of your own
+            (MODULE:FUNCTION, from predicted and true losses to one number).
         auxiliary_weight: Lambda of Eq. 2. With the mean over pairs it is B (B - 1) times weaker
             than with the sum that the paper prints, 4,032 times at a batch of 64.
         margin: Gamma of Eq. 1.
@@ -177,7 +178,7 @@ class TrainingConfig:
             SLURM, or with MASTER_ADDR and NODE_RANK set.
     """
 
-    auxiliary: Literal["ranking", "mse", "none"] = "ranking"
+    auxiliary: str = "ranking"
     auxiliary_weight: float = 0.5
     margin: float = 1.0
     pairs: Literal["all", "halves"] = "all"
@@ -266,7 +267,9 @@ class Recipe:
             training=replace(self.training, **training),
         )
         values = vars(configured.images) | vars(configured.training)
-        for (other, value), names in WITHOUT_EFFECT.items():
+        own = configured.training.auxiliary
+        rules = WITHOUT_EFFECT | ({("auxiliary", own): OF_RANKING} if ":" in own else {})
+        for (other, value), names in rules.items():
             for name in names if values[other] == value else ():
                 if name in {**images, **model, **training}:
                     raise UsageError(f'`{name}` has no effect with `{other}="{value}"`')

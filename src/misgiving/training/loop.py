@@ -26,7 +26,7 @@ from misgiving.data.batching import augment, batches, sampling_order
 from misgiving.data.cache import ImageSet
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import StoppedError, TrainingError, UsageError
-from misgiving.losses import AUXILIARY_LOSSES, Objective, joint_objective, ranking_loss
+from misgiving.losses import Objective, auxiliary_loss, joint_objective, ranking_loss
 from misgiving.metrics.classification import accuracy, balanced_accuracy
 from misgiving.metrics.loss_estimation import r_squared, spearman, spread_ratio
 from misgiving.models.joint import JointClassifier, Output, outputs_of
@@ -218,7 +218,7 @@ def objective_of(
 ) -> ObjectiveFunction:
     """Eq. 2 with the options of a training."""
     weights = class_weights(training.labels, len(training.classes), config.class_weights)
-    auxiliary = AUXILIARY_LOSSES[config.auxiliary] if config.estimates_losses else None
+    auxiliary = auxiliary_loss(config.auxiliary)
     if auxiliary is ranking_loss:
         auxiliary = partial(
             ranking_loss, margin=config.margin, pairs=config.pairs, reduction=config.reduction

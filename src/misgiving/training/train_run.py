@@ -24,6 +24,7 @@ from misgiving.data.splits import (
 )
 from misgiving.errors import UsageError, reason_of
 from misgiving.groups import join_groups
+from misgiving.losses import auxiliary_loss
 from misgiving.manifests import sha256_of_lines
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier
@@ -144,6 +145,7 @@ def initial_model(
             f"({reason_of(error)}); choose another `image_size`"
         ) from error
     optimizer_of(model, training)  # fails if there is no estimator to train
+    auxiliary_loss(training.auxiliary)  # fails if there is none of this name
     return model
 
 
