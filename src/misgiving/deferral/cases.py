@@ -29,7 +29,8 @@ FREE = ("", "validation")
 NOT_USED = ("train", "test", "excluded")
 DIGITS = 16  # of the digest of a name: of a million, two are the same with a probability of 3e-8
 DIFFERENT = 0.9  # share of different rows of logits from which on a row identifies an image
-COPIES = 0.05  # share of rows; fewer copies hardly change a bound
+COPIES = 0.25  # share of rows; fewer copies hardly change a bound
+MOST_COPIES, CHANCE = 4, 0.1  # of an image; share of rows with outputs that occur more often
 DECIMALS, ROUNDING = 4, 1e-6  # of outputs that may be alike by rounding, and of these numbers
 
 Mask = Bool[np.ndarray, " n"]
@@ -96,7 +97,7 @@ def warn_of_doubts(tuning: Predictions, calibration: Predictions) -> None:
     repeated = repeated_outputs(tuning, calibration) if can_be_copies else 0
     if repeated > COPIES * (count := len(tuning) + len(calibration)):
         texts.append(
-            f"{repeated} of {count} rows have exactly the outputs of another row; if these are "
+            f"{repeated} of {count} rows have the outputs of another row; if these are "
             "copies, they are not independent: put each image's into one group, in a column `group`"
         )
     for text in texts:
@@ -104,17 +105,19 @@ def warn_of_doubts(tuning: Predictions, calibration: Predictions) -> None:
 
 
 def repeated_outputs(*parts: Predictions) -> int:
-    """Number of rows with the outputs of another row.
+    """Number of rows with the outputs of another row, but for rounding; 0 if that may be chance.
 
-    Outputs in few decimals do not count, as those of different images are often the same. Those of
-    a decision tree can be, too: such rows may be copies, and are not known to be.
+    Copies occur a few times each. Nearest neighbours and trees give some outputs to many different
+    images, and outputs in few decimals, which do not count, are often the same.
     """
-    counts = Counter[int]()
+    kinds = []
     for part in parts:
         outputs = part.logits if part.outputs == "logits" else np.exp(part.logits)
         exact = (np.abs(outputs - outputs.round(DECIMALS)) > ROUNDING).any(axis=1)
-        counts.update(hash(row.tobytes()) for row in part.logits[exact])
-    return sum(count for count in counts.values() if count > 1)
+        kinds.append(part.logits[exact].round(DECIMALS))
+    counts = np.unique(np.concatenate(kinds), axis=0, return_counts=True)[1]
+    often = counts[counts > MOST_COPIES].sum()
+    return int(counts[counts > 1].sum() - often) if often <= CHANCE * counts.sum() else 0
 
 
 def drawn_sets(predictions: Predictions, *, seed: int) -> tuple[Predictions, Predictions, int]:
