@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 
 from misgiving.errors import UsageError, require, require_choices
 from misgiving.registry import Registry
-from misgiving.report.names import RATE
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
 ModelName = Literal[
@@ -65,6 +64,12 @@ FAILURES = "failures"  # the acceptance scores of the measured set
 
 MOST_JOBS = 8
 """Units that run at the same time where no number is given; each needs the memory of a training."""
+
+
+RATE_MODELS = ("vanilla", "proposed")
+"""The models that are also trained at other learning rates, as the paper compares them."""
+
+RATE = "learning_rate/"  # before the value, in the name of an experiment
 
 
 def learning_rate_of(experiment: str) -> float | None:

@@ -11,9 +11,10 @@ from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.evaluation.measures import UNSEEN_SET
 from misgiving.losses import auxiliary_loss
 from misgiving.registry import Registry
-from misgiving.report.names import RATE, RATE_MODELS
 from misgiving.reproduction.config import (
     PAPER_SETS,
+    RATE,
+    RATE_MODELS,
     OdinGrid,
     OodSource,
     Protocol,
