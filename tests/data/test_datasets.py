@@ -12,7 +12,7 @@ from PIL import Image
 from pyarrow import parquet
 from sklearn.datasets import load_digits
 
-from misgiving.data.datasets import FORMS, image_names, load_dataset
+from misgiving.data.datasets import FORMS, image_names, load_dataset, write_sample
 from misgiving.errors import DataError, UsageError
 from misgiving.files import write_csv
 from misgiving.manifests import sha256_of
@@ -66,6 +66,20 @@ def test_digits_are_dark_ink_on_white_paper():
     for row, column in np.ndindex(8, 8):
         ink = bunch.images[5][row][column]
         assert image[row, column].tolist() == [round(255 - ink * 255 / 16)] * 3
+
+
+def test_the_sample_and_the_new_images_are_the_digits_in_class_folders(tmp_path):
+    counts = [write_sample(tmp_path / name, new=name == "new") for name in ("photos", "new")]
+    assert counts == [1000, 797]
+    photos, new = (load_dataset(f"folder:{tmp_path / name}") for name in ("photos", "new"))
+    assert {Path(name).stem for name in photos.ids}.isdisjoint(Path(name).stem for name in new.ids)
+    digits = load_dataset("digits")
+    for index in (0, 500, 999):
+        number = digits.ids.index(Path(photos.ids[index]).stem)
+        assert photos.labels[index] == digits.labels[number]
+        assert (photos.images.read(index).image == digits.images.read(number).image).all()
+    with pytest.raises(UsageError, match="exists"):
+        write_sample(tmp_path / "photos")
 
 
 def test_a_folder_gives_a_class_for_each_sub_folder_and_no_image_for_other_files(folder):

@@ -8,6 +8,7 @@ from commands import TRAIN, rows_of, trained_on_photos
 from sklearn.metrics import roc_auc_score
 from typer.main import get_command
 
+from misgiving.bundle.bundle import Bundle
 from misgiving.checkpoint import load
 from misgiving.cli import app
 from misgiving.predictions.record import Predictions
@@ -53,6 +54,11 @@ def links():
                 yield pytest.param(page.parent / target, id=f"{page.name}: {target}")
 
 
+DEVELOPER = [
+    line
+    for block in blocks(ROOT / "docs" / "tutorials" / "developer.md", "console")
+    for line in COMMAND.findall(block)
+]
 COMMANDS, LINKS = list(commands()), list(links())
 
 
@@ -129,6 +135,16 @@ def test_a_loss_and_a_score_of_ones_own_need_one_file(tmp_path, monkeypatch, mis
     for words in ((*train[:-1], "again", *TRAIN), evaluate):
         code, _, error = misgiving(*words)
         assert (code, "cannot be imported" in error) == (2, True)
+
+
+def test_each_line_of_the_tutorial_for_developers_can_be_copied(tmp_path, monkeypatch, misgiving):
+    monkeypatch.chdir(tmp_path)
+    (serve,) = (line for line in DEVELOPER if line.startswith("serve "))
+    for line in DEVELOPER[: DEVELOPER.index(serve)]:
+        code, _, error = misgiving(*shlex.split(line))
+        assert code == 0, error
+        assert not line.startswith("calibrate") or "Certified: at most 5 %" in error
+    assert Bundle.load(shlex.split(serve)[1]).deferral.certificate_.accepted > 0
 
 
 def test_the_tutorial_for_engineers_runs():

@@ -38,6 +38,22 @@ data_app = typer.Typer(
 
 @data_app.command()
 @command
+def sample(folder: Path, *, new: bool = False) -> None:
+    """Write handwritten digits as PNG files in class folders, to try the commands on.
+
+    Example: misgiving data sample photos
+
+    Args:
+        folder (FOLDER): Folder to write.
+        new: Write digits that are not in the sample, as new images.
+    """
+    from misgiving.data.datasets import write_sample
+
+    say(f"wrote {write_sample(folder, new=new)} images; use them as folder:{folder}")
+
+
+@data_app.command()
+@command
 def prepare(
     data: Data,
     *,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from misgiving.data.datasets.dataset import Dataset, ImageArray, ImageFiles, check_utf8
 from misgiving.data.datasets.medmnist import read_medmnist
@@ -19,8 +20,10 @@ from misgiving.data.datasets.tables import (
 )
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError
+from misgiving.files import whole_folder
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+SAMPLE = 1000  # images: enough to certify an error rate of 5 % on 15 % of them
 METADATA = ("metadata.csv", "metadata.jsonl")
 
 
@@ -163,6 +166,25 @@ def _read_digits(_: str) -> Dataset:
         preprocessing=Preprocessing(image_size=16, crop=1.0, color_constancy="none"),
         contents="1797 handwritten digits of 8 x 8 pixels from scikit-learn",
     )
+
+
+def write_sample(folder: Path, *, new: bool = False) -> int:
+    """Write 1,000 digits, or the 797 others as `new` ones, as PNG files in a folder for each class.
+
+    Returns:
+        The number of images.
+    """
+    if folder.exists():
+        raise UsageError(f"{folder}: exists; choose another `folder`")
+    digits = _read_digits("")
+    order = np.random.default_rng(0).permutation(len(digits))
+    chosen = digits.select(order[SAMPLE:] if new else order[:SAMPLE])
+    with whole_folder(folder) as partial:
+        for index, (name, label) in enumerate(zip(chosen.ids, chosen.labels, strict=True)):
+            file = partial / chosen.classes[label] / f"{name}.png"
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(chosen.images.read(index).image).save(file)
+    return len(chosen)
 
 
 FORMS: dict[str, tuple[str, Callable[[str], Dataset]]] = {
