@@ -4,6 +4,7 @@ Examples, results of the benchmarks and the changelog become pages. The referenc
 line is written from the commands themselves. The study stays in the repository.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from misgiving.cli import app
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = "<!-- commands -->"
-LINK = re.compile(r"\]\((?!https?:)([^)#\s]+\.(?:md|py|png))(#[^)\s]*)?\)")
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+\.(?:md|py|ipynb|png))(#[^)\s]*)?\)")
 STUDY = re.compile(r"\[([^\]]+)\]\([./]*(study/\w+\.md)\)")
 FOLDERS = {  # of the repository, and of the site; the last takes all others
     "benchmarks/": "measurements/",
@@ -45,17 +46,26 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def _pages() -> Iterator[tuple[str, str]]:
-    examples = sorted((ROOT / "examples").glob("*.py"))
-    for path in examples:
-        yield f"examples/{path.stem}.md", f"# {_title(path)}\n\n```python\n{path.read_text()}```\n"
-    links = "\n".join(f"- [{_title(path)}]({path.stem}.md)" for path in examples)
+    files = sorted(path for kind in ("*.py", "*.ipynb") for path in (ROOT / "examples").glob(kind))
+    examples = {f"{path.stem}.md": _example(path) for path in files}
+    yield from ((f"examples/{name}", text) for name, text in examples.items())
+    titles = [(text.partition("\n")[0].strip("# "), name) for name, text in examples.items()]
+    links = "\n".join(f"- [{title}]({name})" for title, name in titles)
     yield "examples/index.md", f"# Examples\n\nEach runs in less than a minute.\n\n{links}\n"
     yield "measurements/results.md", (ROOT / "benchmarks" / "results.md").read_text()
     yield "changelog.md", (ROOT / "CHANGELOG.md").read_text()
 
 
-def _title(path: Path) -> str:
-    return path.read_text().partition("\n")[0].strip('#". ')
+def _example(path: Path) -> str:
+    """A script or a notebook as Markdown that begins with a title."""
+    text = path.read_text()
+    if path.suffix == ".py":
+        title = text.partition("\n")[0].strip('#". ')
+        return f"# {title}\n\n```python\n{text}```\n"
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+    return "\n\n".join(
+        source if kind == "markdown" else f"```python\n{source}\n```" for kind, source in cells
+    )
 
 
 def _redirected(link: re.Match[str], source: str) -> str:
@@ -71,7 +81,7 @@ def _moved(path: str, *, to_repository: bool) -> str:
         old, new = (page, file) if to_repository else (file, page)
         if path.startswith(old):
             moved = new + path.removeprefix(old)
-            return moved if to_repository else re.sub(r"\.py$", ".md", moved)
+            return moved if to_repository else re.sub(r"\.(py|ipynb)$", ".md", moved)
     return path
 
 

@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch.nn import functional as F
@@ -56,6 +57,27 @@ def test_every_example_prints_what_it_is_about(name, tmp_path):
 
 def test_every_example_is_executed():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == {*PRINTED, *REVIEW_TOOLS}
+
+
+def test_the_notebook_plots_the_error_for_each_coverage_and_the_point_that_was_chosen(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)
+    (path,) = EXAMPLES.glob("*.ipynb")
+    cells = [
+        cell
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+        if cell["cell_type"] == "code"
+    ]
+    assert not any(cell["outputs"] for cell in cells)
+    names = {}
+    for cell in cells:
+        exec("".join(cell["source"]), names)
+    curve, point, _ = plt.gca().get_lines()
+    coverage, error = point.get_xydata()[0]
+    assert coverage > 0.5
+    assert error <= 0.05
+    assert [coverage, error] in curve.get_xydata().tolist()
+    assert curve.get_ydata()[-1] == pytest.approx(names["wrong"].mean())
+    plt.close()
 
 
 def test_label_studio_reads_decisions_with_its_own_package(tmp_path):
