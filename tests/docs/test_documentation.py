@@ -63,7 +63,7 @@ COMMANDS, LINKS = list(commands()), list(links())
 
 
 @pytest.mark.parametrize(
-    ("pages", "most"), [([PAGES[0]], 900), ([PAGES[0], *DOCS], 12_600), ([MEASURED], 3_300)]
+    ("pages", "most"), [([PAGES[0]], 600), ([PAGES[0], *DOCS], 12_600), ([MEASURED], 3_300)]
 )
 def test_the_documentation_has_no_more_words_than_a_reader_has_time_for(pages, most):
     assert sum(len(page.read_text(encoding="utf-8").split()) for page in pages) <= most
@@ -84,19 +84,21 @@ def test_the_readme_example_computes_the_joint_objective():
     assert all(p.grad is not None for p in names["model"].loss_estimator.parameters())
 
 
-def test_the_readme_makes_a_policy_of_a_table(tmp_path, monkeypatch, misgiving):
-    (example,) = (code for code in blocks(PAGES[0], "python") if "predictions.csv" in code)
-    assert len(example.strip().splitlines()) <= 10
+def test_the_readme_decides_on_a_file_of_predictions(tmp_path, monkeypatch, misgiving, capsys):
+    (example,) = (code for code in blocks(PAGES[0], "python") if "Deferral" in code)
     monkeypatch.chdir(tmp_path)
-    exec(example, {})
-    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 601
-    lines = [line for line in COMMAND.findall(README) if "predictions.csv" in line]
-    assert [line.split()[0] for line in lines] == ["calibrate", "evaluate"]
-    for line in lines:
-        code, _, error = misgiving(*shlex.split(line))
-        assert code == 0, error
-        assert "optimistic" not in error
-        assert line.startswith("evaluate") or "Certified: at most 10 %" in error
+    code, _, error = misgiving("data", "sample", "digits.csv")
+    assert code == 0, error
+    names = {}
+    exec(example, names)
+    printed = dict(re.findall(r"(accept|defer|ood) +(\d+)", capsys.readouterr().out))
+    claimed = dict(re.findall(r"^(accept|defer|ood) +(\d+)$", README, re.MULTILINE))
+    assert printed.keys() == claimed.keys()
+    # scikit-learn's solver may differ a little from machine to machine
+    assert int(printed["accept"]) == pytest.approx(int(claimed["accept"]), abs=15)
+    wrong = names["predictions"].in_set("test").errors
+    accepted = (names["decisions"]["decision"] == "accept").to_numpy()
+    assert (wrong.sum(), wrong[accepted].sum()) == pytest.approx((60, 17), abs=3)
 
 
 def test_the_examples_of_the_page_on_predictions_run(tmp_path, monkeypatch):

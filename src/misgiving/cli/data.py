@@ -38,18 +38,24 @@ data_app = typer.Typer(
 
 @data_app.command()
 @command
-def sample(folder: Path, *, new: bool = False) -> None:
-    """Write handwritten digits as PNG files in class folders, to try the commands on.
+def sample(place: Path, *, new: bool = False) -> None:
+    """Write handwritten digits to try the commands on, or a classifier's predictions for them.
 
     Example: misgiving data sample photos
 
     Args:
-        folder (FOLDER): Folder to write.
+        place (FOLDER|FILE.csv): Folder for PNG files in class folders, or file of predictions.
         new: Write digits that are not in the sample, as new images.
     """
     from misgiving.data.datasets import write_sample
+    from misgiving.predictions.sample import sample_predictions
 
-    say(f"wrote {write_sample(folder, new=new)} images; use them as folder:{folder}")
+    if place.suffix == ".csv":
+        predictions = sample_predictions()
+        predictions.write(place)
+        say(f"wrote {len(predictions)} predictions to {place}")
+    else:
+        say(f"wrote {write_sample(place, new=new)} images; use them as folder:{place}")
 
 
 @data_app.command()
