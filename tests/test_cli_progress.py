@@ -5,7 +5,16 @@ import pytest
 from rich.console import Console
 
 from misgiving.cli import progress
-from misgiving.cli.progress import Bar, LogLines, Steps, progress_bars, show_table
+from misgiving.cli.progress import (
+    Bar,
+    LogLines,
+    Steps,
+    list_bad_images,
+    progress_bars,
+    say,
+    show_table,
+)
+from misgiving.errors import BadImage
 from misgiving.training.loop import Step
 
 HEADER = ("check", "count", "remark")
@@ -91,3 +100,14 @@ def test_a_table_fits_the_terminal_and_loses_nothing(monkeypatch, capsys, width)
     cells = [re.split("[│┃]", line)[1:-1] for line in printed.splitlines() if "│" in line]
     for column, expected in zip(zip(*cells, strict=True), ROWS[0], strict=True):
         assert "".join("".join(column).split()) == "".join(str(expected).split())
+
+
+def test_codes_for_the_terminal_in_names_are_printed_harmlessly(log, capsys):
+    name = "\x1b[2Ja.png"
+    say(f"left out: {name}\nb.png")
+    show_table(("image",), [(name,)])
+    list_bad_images([BadImage("b", f"{name} is no image")])
+    said = capsys.readouterr()
+    assert log() == [r"left out: \x1b[2Ja.png", "b.png"]
+    assert r"\x1b[2Ja.png" in said.out
+    assert "\x1b" not in said.out + said.err

@@ -116,6 +116,8 @@ def test_an_effect_stands_with_its_interval_its_trials_and_the_adjusted_p_value(
     ends = " to ".join(f"{100 * end:.1f}" for end in judged.interval[1:3])
     trials = ", ".join(f"{100 * difference:+.1f}" for difference in GAINS)
     assert effect == (f"{100 * mean(GAINS):+.1f} points", (f"({ends})", f"by trial: {trials}"))
+    _, (_, (interval, _)), *_ = row_of(run_of(of_all([0.4, -0.3])), "accuracy")
+    assert interval == "(needs more trials)"  # the limits are beyond 100 points
     assert verdict.small == (
         f"p = {judged.p_value:.3f}",
         "proposed diverged in 5 of 10 trials",

@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pandas
 import pytest
 from elements import parse
 from fabricated import PETS, predictions
@@ -15,6 +16,7 @@ from misgiving.evaluation.shares import CurvePoint, Share
 from misgiving.report.evaluation import confusion, findings, gallery, write_report
 from misgiving.report.figures import acceptance_figure, histogram_figure
 from misgiving.report.rendering import percent, three_digits
+from misgiving.report.reproduction.figures import confusion_figure, sensitivity_figure
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +157,7 @@ def test_the_page_is_one_file_that_runs_nothing_and_describes_its_figures(hostil
 
 def test_bounds_of_operating_points_are_rounded_up(evaluation, tmp_path):
     cells = read(evaluation, tmp_path).texts("td", "number")
-    bound = evaluation.deferral.certificate_.operating_points[-1].bound
+    bound = evaluation.deferral.certificate_.operating_points[0].bound
     shown = f"{np.ceil(1000 * bound) / 10:g} %"
     assert shown in cells
     assert shown != percent(bound)
@@ -204,6 +206,15 @@ def test_a_rate_is_0_in_the_figure_of_acceptance_only_where_it_is_0():
     figure = acceptance_figure(curve, score="msp", chosen=None, limit=None)
     words = "MSP: below 1 % accepted, below 0.1 % wrong (0 % to 0.1 %)"
     assert any(part.get_gid() == f"hover:{words}" for part in figure.get_children())
+
+
+def test_names_of_classes_are_no_formulas_in_figures_of_a_reproduction():
+    rows = {"experiment": "generalization", "model": "mse", "true": "$a$", "predicted": "$a$"}
+    axes = confusion_figure(pandas.DataFrame([rows | {"images": 1}]), classes=["$a$"]).axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == [r"\$a\$"]
+    rows |= {"metric": "sensitivity/$a$", "trial": 0, "value": 0.5}
+    axes = sensitivity_figure(pandas.DataFrame([rows]), classes=["$a$"]).axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == [r"\$a\$"]
 
 
 def test_histograms_are_shares_of_each_set_over_the_same_bars():

@@ -84,8 +84,8 @@ def with_options(message: str) -> str:
 
 
 def say(text: str) -> None:
-    """Print a message on standard error; the terminal wraps long lines."""
-    console.print(with_options(text), soft_wrap=True)
+    """Print a message on standard error, harmless to the terminal, which wraps long lines."""
+    console.print("\n".join(map(visible, with_options(text).split("\n"))), soft_wrap=True)
 
 
 def show_failure(message: str, images: Sequence[BadImage] = ()) -> None:
@@ -108,7 +108,7 @@ def say_skipped(bad: Sequence[BadImage]) -> None:
 def list_bad_images(bad: Sequence[BadImage]) -> None:
     """Print one line for each image, up to a number that fits the screen."""
     for image in bad[:MAX_LISTED]:
-        sys.stderr.write(f"  {image}\n")
+        sys.stderr.write(f"  {visible(str(image))}\n")
     if len(bad) > MAX_LISTED:
         sys.stderr.write(f"  and {len(bad) - MAX_LISTED} more; `misgiving data check` lists all\n")
 
@@ -119,7 +119,7 @@ def show_table(header: Sequence[str], rows: Iterable[Iterable[object]], title: s
     for column in header:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(visible(str(cell)) for cell in row))
     Console(markup=False, emoji=False, highlight=False, quiet=console.quiet).print(table)
 
 

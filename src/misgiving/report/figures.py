@@ -302,7 +302,7 @@ def matrix_figure(counts: Counts, names: Sequence[str]) -> Figure:
     side = max(3.8, 0.42 * len(names) + 1.0)
     figure = Figure(figsize=(side + 2.0, side))
     axes = figure.subplots()
-    draw_matrix(axes, counts, [*map(shortened, names)], unit="images")
+    draw_matrix(axes, counts, names, unit="images")
     axes.tick_params(axis="x", rotation=0 if max(map(len, names)) < 5 else 90)
     figure.draw_without_rendering()  # the layout of long labels needs two passes
     return figure
@@ -318,8 +318,9 @@ def draw_matrix(axes: Axes, counts: Counts, names: Sequence[str], *, unit: str) 
         axes.text(column, row, f"{images}", ha="center", va="center", color=colour, fontsize=7)
         words = f"true {names[row]}, predicted {names[column]}: {images} of {totals[row]}"
         hover(axes, float(column), float(row), words)
-    with_totals = [f"{name} ({total})" for name, total in zip(names, totals, strict=True)]
-    axes.set_xticks(range(len(names)), names, fontsize=7.5)
+    labels = [*map(shortened, names)]
+    with_totals = [f"{name} ({total})" for name, total in zip(labels, totals, strict=True)]
+    axes.set_xticks(range(len(names)), labels, fontsize=7.5)
     axes.set_yticks(range(len(names)), with_totals, fontsize=7.5)
     axes.set(xlabel="predicted class", ylabel=f"true class ({unit})")
     axes.grid(visible=False)

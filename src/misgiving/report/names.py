@@ -100,8 +100,14 @@ class Scale(NamedTuple):
     unit: str
 
     def number(self, value: float, *, sign: str = "") -> str:
-        """The value without its unit; a value that rounds to zero has no minus sign."""
+        """The value without its unit; a value that rounds to zero has no minus sign.
+
+        >>> POINTS.number(0.0003), POINTS.number(0.0003, sign="+")
+        ('<0.1', '+0.0')
+        """
         rounded = round(self.factor * value, self.digits) + 0.0
+        if value > 0 == rounded and not sign:
+            return f"<{10**-self.digits:.{self.digits}f}"
         return f"{rounded:{sign}.{self.digits}f}".replace("-", MINUS)
 
     def range(self, values: Collection[float]) -> str:

@@ -216,7 +216,7 @@ def _draw_groups(
             position = middle + (index - (len(models) - 1) / 2) * width
             words = _draw_trials(axes, values, model, position, width)
             hover(axes, position, values.mean(), f"{' '.join(label.split())}, {model}: {words}")
-    axes.set_xticks(range(len(groups)), [label for _, label in groups])
+    axes.set_xticks(range(len(groups)), [label.replace("$", r"\$") for _, label in groups])
     axes.set_xlim(-0.6, len(groups) - 0.4)
     if legend:
         handles = [Line2D([], [], label=model, ls="none", **_mark(model)) for model in models]

@@ -6,7 +6,7 @@ import { loadMore, countReviews } from "./cases.js";
 import { verdictOn, wordsOf } from "./choices.js";
 import { at, complain, isNarrow, say } from "./dom.js";
 import { emit, on, selectedCase, state, take } from "./state.js";
-import { draft, draftOf } from "./storage.js";
+import { draft, draftOf, local } from "./storage.js";
 import { markedCases, renderAll, setLayout } from "./worklist.js";
 
 const SHOWN_FOR = 20_000; // milliseconds; the key undoes later, too
@@ -22,6 +22,7 @@ export async function review(choice) {
   if (state.saving) say("The previous review is still being saved.");
   else if (grid && !cases.length) say("Select cases first, with a click or the space key.");
   if (state.saving || !cases.length) return;
+  askName();
   const here = state.shown.findIndex((other) => other.id === cases[0].id), saved = [];
   state.saving = true;
   try {
@@ -36,6 +37,17 @@ export async function review(choice) {
   loadMore();
   countReviews().catch(complain);
   state.saving = false;
+}
+
+// Once: a review without a name tells nobody whose judgement it was.
+let asked = false;
+function askName() {
+  if (asked || at("reviewer").value || local("misgiving-reviewer-asked")) return;
+  asked = true;
+  local("misgiving-reviewer-asked", "yes");
+  const name = prompt("Your name, which is stored with your reviews (you can leave it empty):");
+  at("reviewer").value = (name ?? "").trim().slice(0, 200);
+  at("reviewer").dispatchEvent(new Event("change"));
 }
 
 async function save(one, choice, note) {

@@ -179,6 +179,7 @@ function ending(one, now) {
   const end = element("div", "end");
   end.append(element("span", `badge ${now}`, labelOf(now)));
   const line = element("span", "risk", riskOf(one));
+  line.title = one.reason; // equal risks can be decided differently: scores are compared in full
   if (one.reviewed) line.append(" ", done());
   if (now !== one.decision) line.append(" ", element("span", "was", `was ${labelOf(one.decision)}`));
   end.append(line);
