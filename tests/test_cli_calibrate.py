@@ -45,8 +45,8 @@ def calibrated(places, cache_home):
     """The run with a policy, and what `calibrate` said."""
     run = shutil.copytree(places / "trained", places / "calibrated")
     said = call(
-        "calibrate", run, "digits", "--max-error", "0.2", "--max-ood-false-alarms", "0.05",
-        "--class-max-miss", "3=0.3", *CPU, cache=cache_home,
+        "calibrate", run, "digits", "--max-error", "0.2", "--class-max-miss", "3=0.3",
+        "--verbose", *CPU, cache=cache_home,
     )  # fmt: skip
     assert said.code == 0, said.err
     return run, said.err
@@ -80,7 +80,7 @@ def test_the_command_gives_the_policy_of_the_library_on_sets_that_share_no_image
     ):
         assert words in error
     predicted = TrainedRun(run, cache=cache_home / "misgiving").predict("digits").predictions
-    deferral = Deferral(max_error=0.2, max_ood_false_alarms=0.05, class_max_miss={"3": 0.3})
+    deferral = Deferral(max_error=0.2, class_max_miss={"3": 0.3})
     deferral.fit(predicted).save(tmp_path / "policy")
     made, expected = (
         {path.name: path.read_bytes() for path in (folder / "policy").iterdir()}
@@ -106,8 +106,29 @@ def test_a_policy_is_replaced_only_when_that_is_said_and_also_if_it_is_damaged(
     assert "--overwrite" in one_line(error)
     assert file.read_text() == "{"
     _, _, error = succeed(*arguments, "--overwrite")
+    lines = [line.split(":")[0] for line in error.splitlines()]
+    assert lines == [
+        "Accepted", "Wrong", "Worst class", "Out-of-distribution",
+        "Warning", "Next",
+    ]  # fmt: skip
     assert "Warning: the record of an earlier calibration of this run could not be" in error
-    Deferral.load(with_policy / "policy")
+    assert f"Next: misgiving evaluate {with_policy} digits (wrote {with_policy}/policy" in error
+    assert Deferral.load(with_policy / "policy").certificate_.ood_rank > 1
+    _, _, error = succeed(*arguments, "--overwrite", "--max-ood-false-alarms", "off")
+    assert Deferral.load(with_policy / "policy").certificate_.ood_rank is None
+    assert "--max-ood-false-alarms is off" in error
+
+
+def test_where_everything_is_deferred_the_command_says_why_and_where_to_read_on(
+    succeed, with_policy
+):
+    arguments = ("calibrate", with_policy, "digits", "--max-error", "0.0001", "--overwrite", *CPU)
+    _, _, error = succeed(*arguments)
+    page = "docs/how_to/everything_is_deferred.md"
+    assert "Accepted: nothing" in error
+    assert "the smallest certifiable error is" in error
+    assert f"Next: {page}" in error
+    assert (Path(__file__).parents[1] / page).is_file()
 
 
 def test_predict_gives_an_image_the_score_that_calibrate_gave_it(

@@ -57,7 +57,7 @@ def test_each_target_needs_cases_of_its_own(misgiving):
     (_, more, *_) = cells_of(output, f"missed 3, {cases} cases: confident", below=1)
     assert more == str(needed - int(cases))
     needed = math.ceil(math.log(0.05) / math.log(0.99))
-    assert f"1 % OOD false alarms needs {needed - 269} more cases" in error
+    assert f"a limit of 1 % false alarms needs {needed - 269} more cases" in error
     for accepted in ("all 269 cases", "134"):
         row = cells_of(output, f"error, {accepted} accepted: confident", below=1)
         assert row[3:] == ["> 100000", "never"]

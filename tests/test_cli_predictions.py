@@ -90,7 +90,7 @@ def test_an_average_policy_says_what_it_promises_and_decides_a_file_as_one_batch
 ):
     table, policy = write_rows(tmp_path / "t.csv"), tmp_path / "policy"
     options = ("--guarantee", "average", "--max-error", 0.02, "--max-silent-error", 0.015)
-    said = succeed("calibrate", table, *options, "--out", policy).err
+    said = succeed("calibrate", table, *options, "--out", policy, "--verbose").err
     deferral = Deferral(guarantee="average", max_error=0.02, max_silent_error=0.015)
     certificate = deferral.fit(Predictions.read(table)).certificate_
     assert Deferral.load(policy).certificate_ == certificate
@@ -147,7 +147,7 @@ def test_a_patient_is_the_unit_wherever_one_is_named(succeed, tmp_path):
     patients = [f"p{number % 150}" for number in range(400)]
     table = write_rows(tmp_path / "t.csv", patient=patients)
     policy = tmp_path / "policy"
-    result = succeed("calibrate", table, "--max-error", 0.2, "--out", policy)
+    result = succeed("calibrate", table, "--max-error", 0.2, "--out", policy, "--verbose")
     assert "unit: patient (column patient)." in result.err
     some = [f"p{number}" for number in range(100, 200)]
     new = write_rows(tmp_path / "new.csv", 100, seed=5, patient=some)

@@ -6,7 +6,6 @@ from scipy import stats
 
 from misgiving.deferral.bounds import (
     bound_at_threshold,
-    cases_for_tolerance,
     kth_lowest,
     tolerance_rank,
     two_sided_interval,
@@ -34,16 +33,6 @@ def test_effective_numbers_have_the_quantiles_of_beta_distributions(count, cases
 def test_a_tiny_level_loses_no_digits():
     bound = float(upper_bound(3, 100, level=1e-13))
     assert stats.binom.cdf(3, 100, bound) == pytest.approx(1e-13, rel=1e-6)
-
-
-def test_so_many_cases_have_a_tolerance_limit_also_where_the_level_is_a_power_and_fewer_none():
-    # As at 0.64**2, where by rounding the 2 cases that the logarithms give have no rank.
-    for rate in (np.arange(1, 100) / 100).tolist():
-        for level in (0.051, 0.026, *((1 - rate) ** power for power in range(1, 11))):
-            cases = cases_for_tolerance(rate=rate, level=level)
-            assert tolerance_rank(cases, rate=rate, level=level) > 0
-            if level in (0.051, 0.026):
-                assert tolerance_rank(cases - 1, rate=rate, level=level) == 0
 
 
 def every_count(cells, cases):

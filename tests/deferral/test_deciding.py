@@ -40,7 +40,7 @@ def predictions(name, count, *, seed, far=0.0):
 
 
 TRAIN, TUNE, CALIBRATION = (
-    predictions(name, 600, seed=seed) for seed, name in enumerate(["train", "tune", "cal"])
+    predictions(name, 600, seed=seed) for seed, name in enumerate(["train", "tune", "cal"], 4)
 )
 
 

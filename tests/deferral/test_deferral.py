@@ -298,10 +298,34 @@ def test_one_table_without_sets_is_divided_by_group():
 def test_training_images_with_features_fit_detectors():
     features = RANDOM_FEATURES + 10
     rows = named_rows(500, set=SETS, features=features)
-    deferral = Deferral(max_error=0.1, max_ood_false_alarms=0.1).fit(rows)
+    deferral = Deferral(max_error=0.1).fit(rows)
     assert (deferral.ood_detector_, deferral.cases_.training_images) == ("knn", 200)
     new = {"logits": rows["logits"][:2], "features": np.stack([features[0], -features[0]])}
     assert deferral.decide(new).decisions.tolist() == ["accept", "ood"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "parameters", "has_limit"),
+    [
+        ({"features": RANDOM_FEATURES}, {}, True),
+        ({"features": RANDOM_FEATURES}, {"max_ood_false_alarms": None}, False),
+        ({}, {}, False),
+        ({}, {"ood_detector": "energy"}, True),
+    ],
+    ids=["features", "off", "logits alone", "a detector of logits"],
+)
+def test_ood_images_are_called_so_by_default_where_there_is_something_to_compare_them_with(
+    columns, parameters, has_limit, tmp_path
+):
+    deferral = Deferral(max_error=0.1, **parameters).fit(named_rows(500, set=SETS, **columns))
+    certificate = deferral.certificate_
+    assert (certificate.ood_threshold is not None) == has_limit
+    without = Deferral(max_error=0.1, **parameters | {"max_ood_false_alarms": None})
+    without.fit(named_rows(500, set=SETS, **columns))
+    if not has_limit:
+        assert certificate == without.certificate_
+    deferral.save(tmp_path / "policy")
+    assert Deferral.load(tmp_path / "policy").get_params() == deferral.get_params()
 
 
 LOGITS_ONLY = {"logits": LOGITS[:2]}

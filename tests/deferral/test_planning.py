@@ -1,12 +1,13 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from policies import CLASSES, drawn_cases, with_errors
+from policies import CLASSES, certificate_of, drawn_cases, with_errors
 from scipy.stats import beta
 
 from misgiving.deferral.certificate import certify_thresholds
-from misgiving.deferral.planning import WRONG_SHARES, plan_certification
+from misgiving.deferral.planning import WRONG_SHARES, find_remedies, plan_certification
 from misgiving.deferral.settings import Targets
 from misgiving.errors import UsageError
 
@@ -84,12 +85,42 @@ def test_calibration_certifies_the_planned_rate_where_no_case_is_wrong():
     smallest = planned(Targets(max_error=0.5), a=200).error["confident"][0].smallest
     right = np.zeros(200, dtype=bool)
     sets = [with_errors(drawn_cases(200, seed), right) for seed in (0, 1)]
-    targets = Targets(max_error=math.ceil(1000 * smallest) / 1000)
+    targets = Targets(max_error=math.ceil(1000 * smallest) / 1000, max_ood_false_alarms=None)
     assert certify_thresholds(*sets, targets, classes=CLASSES).accepted == 200
-    below = Targets(max_error=0.8 * smallest)
+    below = replace(targets, max_error=0.8 * smallest)
     assert certify_thresholds(*sets, below, classes=CLASSES).accept_threshold is None
 
 
-def test_ood_false_alarms_need_as_many_cases_as_calibration_asks_for():
-    targets = Targets(max_error=0.1, max_ood_false_alarms=0.05, simultaneous=False)
-    assert planned(targets, a=40).ood_cases == 59
+def test_an_ood_limit_needs_as_many_cases_as_scipys_beta_distribution_says():
+    # the share below the k-th lowest of n cases is Beta(k, n - k + 1)
+    def rank(cases):
+        ranks = np.arange(1, cases + 1)
+        return int((beta.sf(0.05, ranks, cases - ranks + 1) <= 0.05).sum())
+
+    first, half = planned(Targets(max_error=0.1), a=40).ood_cases
+    assert [rank(first - 1), rank(first)] == [0, 1]
+    assert rank(half - 1) / half < 0.025 <= rank(half) / (half + 1)
+    outlooks = [planned(Targets(max_error=0.1), a=cases) for cases in (first - 1, first, 400)]
+    assert [outlook.ood_rank for outlook in outlooks] == [None, 1, rank(400)]
+
+
+def test_ways_out_are_more_cases_another_target_and_the_other_guarantee():
+    targets = Targets(max_error=0.02, max_ood_false_alarms=None)
+    right = [with_errors(drawn_cases(60, seed), np.zeros(60, dtype=bool)) for seed in (0, 1)]
+    few = certify_thresholds(*right, targets, classes=CLASSES)
+    remedies = find_remedies(few)
+    # all are accepted, and half a case more than none of 60 is wrong
+    needed = next(n for n in range(60, 999) if bound(n * 0.5 / 60.5, n, 0.5 * 0.05) <= 0.02)
+    assert 60 + remedies["more_cases"] == pytest.approx(needed, rel=0.03)
+    assert remedies["higher_target"] == few.smallest_certifiable.max_error > 0.02
+    assert remedies["average_guarantee"] == few.accepted_on_average > 0
+    assert "better_model" not in remedies
+    enough = with_errors(drawn_cases(needed, 2), np.zeros(needed, dtype=bool))
+    certificate = certify_thresholds(right[0], enough, targets, classes=CLASSES)
+    assert (certificate.accepted, find_remedies(certificate)) == (needed, {})
+
+
+def test_a_model_is_too_weak_where_the_most_confident_half_has_more_errors_than_the_target():
+    targets, cases = Targets(max_error=0.01, max_ood_false_alarms=None), drawn_cases(400, 2)
+    error = cases.wrong[np.argsort(-cases.scores)[:200]].mean()
+    assert find_remedies(certificate_of(targets))["better_model"] == error > 0.01

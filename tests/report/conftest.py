@@ -51,7 +51,7 @@ def complete_figures(complete):
 
 @pytest.fixture(scope="session")
 def deferral():
-    rules = {"max_ood_false_alarms": 0.1, "max_error_probability": 0.6}
+    rules = {"ood_detector": "max_logit", "max_ood_false_alarms": 0.1, "max_error_probability": 0.6}
     return Deferral(max_error=0.3, **rules).fit(predictions(300, seed=1), predictions(300, seed=2))
 
 

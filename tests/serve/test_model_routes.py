@@ -67,6 +67,9 @@ def test_the_command_of_a_policy_on_average_is_for_a_target_that_can_be_served()
     words = command(policy)
     assert "average" not in words
     assert "--max-silent-error 0.05" in words
+    of_logits = made_policy(Targets(max_error=0.1, max_ood_false_alarms=None))
+    of_logits.max_ood_false_alarms = 0.05
+    assert "--max-ood-false-alarms off" in command(of_logits)
 
 
 def test_a_policy_that_accepts_nothing_and_a_model_without_a_policy_say_so(serving):

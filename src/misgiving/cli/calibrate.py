@@ -15,12 +15,13 @@ from misgiving.cli.options import (
     Values,
     command,
 )
-from misgiving.cli.progress import say
+from misgiving.cli.progress import say, say_skipped
 from misgiving.cli.sources import check_source, open_run, read_file, say_left_out
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import visible
 from misgiving.files import check_replaceable
 
+HOW_TO = "docs/how_to/everything_is_deferred.md"
 OodDetector = Literal[
     "knn", "knn_taps", "mahalanobis", "relative_mahalanobis", "vim", "nnguide", "nci", "fdbd",
     "kl_matching", "msp", "energy", "max_logit", "entropy", "gen", "max_logit_norm",
@@ -42,6 +43,7 @@ def calibrate(
     training_data: str | None = None,
     seed: Seed = 0,
     overwrite: bool = False,
+    verbose: bool = False,
 ) -> None:
     """Calibrate the deferral policy of a model: which answers it may give, with a guarantee.
 
@@ -49,14 +51,14 @@ def calibrate(
     quarter, by group, of the images on which the model was not trained is used for tuning, and the
     rest for the certification. Writes RUN/policy, which `predict` and `evaluate` then apply.
 
-    If the targets cannot be certified, the policy defers everything, and the command reports what
-    these cases could certify. Choose the targets before looking at results.
+    If the targets cannot be certified, the policy defers everything, and the command says why, and
+    what would help. Choose the targets before looking at results.
 
     A model that was trained elsewhere is calibrated by a file of its predictions (.csv, .npz or
     .parquet) in place of RUN and DATA: columns logit_CLASS or probability_CLASS for each class, and
     label; optional are id, group, set, features and metadata.
 
-    Example: misgiving calibrate RUN isic2019:ISIC_2019 --max-error 0.1 --max-ood-false-alarms 0.05
+    Example: misgiving calibrate RUN isic2019:ISIC_2019 --max-error 0.1
 
     Example: misgiving calibrate predictions.csv --max-error 0.1 --out policy
 
@@ -69,10 +71,11 @@ def calibrate(
             else the data that the run was trained with.
         seed: Seed for drawing one image per group and the quarter to tune on.
         overwrite: Replace the policy that is there.
+        verbose: Print how the policy was fitted, bounds for each class, and what is guaranteed.
     """
     from misgiving.deferral.deferral import Deferral
     from misgiving.deferral.policy_file import POLICY, POLICY_FOLDER
-    from misgiving.report.sentences import summarize
+    from misgiving.report.sentences import certificate_sentences, summarize
 
     check_source(run, images=["data", "training_data"], files=["out"], needed=["out"])
     folder = out or run / POLICY_FOLDER
@@ -86,19 +89,25 @@ def calibrate(
             source = trained.predict(
                 data, sets=fitted_sets, needs_training=True, training_data=training_data
             )
-    name = data or str(run)
     with warnings.catch_warnings(record=True) as doubts:
         warnings.simplefilter("always", UserWarning)
         deferral.fit(source.predictions).save(folder)
-    say(f"{name}: {len(source.predictions)} images")
     if data is None and (unused := list(map(visible, source.predictions.metadata))):
         say(f"columns without a meaning to the policy: {', '.join(unused)}")
-    say_left_out([(name, source)])
     for doubt in doubts:
         say(f"Warning: {doubt.message}.")
-    for sentence in summarize(deferral):
+    details = summarize(deferral)
+    if verbose:
+        say_left_out([(data or str(run), source)])
+    else:
+        say_skipped(source.skipped)
+        warned = [sentence for sentence in details if sentence.startswith("Warning")]
+        details = [*certificate_sentences(deferral, brief=True), *warned]
+    for sentence in details:
         say(sentence)
-    say(f"wrote {folder}")
+    command = f"evaluate {run} {data}" if data else f"predict {folder} NEW_PREDICTIONS.csv"
+    command = f"misgiving {command}" if deferral.certificate_.accepted else HOW_TO
+    say(f"Next: {command} (wrote {folder}{'' if verbose else '; --verbose says more'})")
 
 
 def fitted_sets(sets: Collection[str]) -> Collection[str]:

@@ -34,6 +34,7 @@ FLAGS = {
 MACHINE = ("seed", "device", "precision", "compiled", "devices", "nodes", "threads")
 INTERNAL = ("hidden",)  # fields that no command offers
 LIST, MAPPING = "A,B,...", "CLASS=NUMBER"  # how tuples and mappings are typed
+RATE = "NUMBER|off"  # how a number is typed that can be None
 GIVEN = ("COMMANDLINE", "DEFAULT_MAP")  # typed, or in the file of --config
 
 BRIEF = (
@@ -255,6 +256,7 @@ def _of_field(option: Field[Any], selection: Fields) -> Parameter:
     """The parameter of which typer makes the option of a field, in the panel of its dataclass."""
     words = re.findall("[A-Z][a-z]+", selection.config.__name__.removesuffix("Config"))
     kind, (metavar, text) = without_none(option.type), texts_of(selection.config)[option.name]
+    can_be_off = kind is float and kind is not option.type and option.default is not None
     default = (
         None if selection.optional or option.default_factory is not MISSING else option.default
     )
@@ -265,6 +267,8 @@ def _of_field(option: Field[Any], selection: Fields) -> Parameter:
         kind, metavar, text = list[str], MAPPING, f"{text} Can be repeated."
     elif kind is Path:
         metavar = metavar or "FILE"
+    elif can_be_off:
+        kind, metavar, default = str, RATE, str(default)
     parameter = Parameter(
         option.name,
         Parameter.KEYWORD_ONLY,
@@ -309,6 +313,8 @@ def _value(option: Field[Any], typed: Any) -> Any:
     elif get_origin(kind) is Mapping:
         pairs = (text if "=" in text else f"{text}=" for text in typed)
         form, value = MAPPING, dict(pair.rpartition("=")[::2] for pair in pairs)
+    elif kind is float and isinstance(typed, str):
+        form, value, kind = RATE, None if typed == "off" else typed, option.type
     else:
         return typed
     from pydantic import TypeAdapter, ValidationError

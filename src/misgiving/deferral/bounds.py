@@ -1,6 +1,5 @@
 """Exact tests and bounds of proportions and quantiles."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -109,17 +108,6 @@ def tolerance_rank(cases: int, *, rate: float, level: float) -> int:
     """
     ranks = np.arange(1, cases + 1)
     return int((betainc(ranks, cases - ranks + 1, rate) >= 1 - level).sum())
-
-
-def cases_for_tolerance(*, rate: float, level: float) -> int:
-    """Number of cases from which on `tolerance_rank` is not 0 (Wilks, 1941).
-
-    >>> cases_for_tolerance(rate=0.05, level=0.05)
-    59
-    """
-    cases = math.ceil(math.log(level) / math.log1p(-rate))
-    # Where the level is a power of 1 - rate, rounding may leave so many cases no rank.
-    return cases if tolerance_rank(cases, rate=rate, level=level) else cases + 1
 
 
 def kth_lowest(

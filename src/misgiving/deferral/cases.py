@@ -14,9 +14,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from misgiving.calibration.apply import predicted_classes
-from misgiving.calibration.fit import Fitted
-from misgiving.deferral.settings import DecisionRule
 from misgiving.errors import DataError, UsageError, visible
 from misgiving.groups import QUARTERS, partition_groups
 from misgiving.manifests import sha256_of
@@ -31,6 +28,7 @@ DIGITS = 16  # of the digest of a name: of a million, two are the same with a pr
 DIFFERENT = 0.9  # share of different rows of logits from which on a row identifies an image
 COPIES = 0.25  # share of rows; fewer copies hardly change a bound
 MOST_COPIES, CHANCE = 4, 0.1  # of an image; share of rows with outputs that occur more often
+MOST_NAMED = 5  # classes in a message
 DECIMALS, ROUNDING = 4, 1e-6  # of outputs that may be alike by rounding, and of these numbers
 
 Mask = Bool[np.ndarray, " n"]
@@ -86,11 +84,13 @@ def given_sets(first: Any, second: Any, labels: Any) -> tuple[Any, Any]:
 def warn_of_doubts(tuning: Predictions, calibration: Predictions) -> None:
     """Warn the caller of `Deferral.fit` of classes without cases, and of possible copies."""
     present = {*calibration.labels.tolist()}
-    absent = [name for at, name in enumerate(calibration.classes) if at not in present]
+    absent = [visible(name) for at, name in enumerate(calibration.classes) if at not in present]
+    if len(absent) > MOST_NAMED:
+        absent[MOST_NAMED:] = [f"{len(absent) - MOST_NAMED} others"]
     texts = []
     if absent:
         texts.append(
-            f"no calibration case is of the class {' or '.join(map(visible, absent))}; nothing is "
+            f"no calibration case is of the class {' or '.join(absent)}; nothing is "
             "known about the errors on such images"
         )
     can_be_copies = not calibration.group_columns and calibration.hashes is None
@@ -206,24 +206,6 @@ def check_copies(tuning: Predictions, calibration: Predictions) -> None:
         )
 
 
-def sensitivities_by_rule(
-    tuning: Predictions, fitted: Fitted, chosen: DecisionRule
-) -> Mapping[str, Mapping[str, float]]:
-    """The sensitivity for each class that occurs, by rule; that of costs only where given."""
-    rules = [DecisionRule(), DecisionRule(rule="balanced"), DecisionRule(rule="logits")]
-    shares: dict[str, Mapping[str, float]] = {}
-    for rule in [*rules, *([chosen] if chosen.costs else [])]:
-        weights = rule.class_weights(tuning.classes, tuning.labels)
-        predicted = predicted_classes(fitted.vectors, weights, tuning.logits)
-        rows = [tuning.labels == label for label in range(len(tuning.classes))]
-        shares[rule.rule] = {
-            name: float((predicted[of_class] == label).mean())
-            for label, (name, of_class) in enumerate(zip(tuning.classes, rows, strict=True))
-            if of_class.any()
-        }
-    return shares
-
-
 @dataclass(frozen=True, kw_only=True)
 class Identities:
     """Digests by which images are recognised; empty where an image has none of a kind.
@@ -310,8 +292,6 @@ class Cases:
         group_columns: Columns of the data that define the groups; none: each image is its own.
         training_images: Images that the detectors are fitted on; 0: there are no detectors.
         left_out: Images of the data that were not used, by their set.
-        sensitivities: Share of each class that is predicted rightly on the tuning set, by rule and
-            by class.
         earlier: Images of the policies that were in the same folder before, for tuning or
             calibration.
         calibrations: Number of these policies.
@@ -327,7 +307,6 @@ class Cases:
     group_columns: tuple[str, ...] = ()
     training_images: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
-    sensitivities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     earlier: Identities = field(default_factory=Identities)
     calibrations: int = 0
     repeated_images: int = 0

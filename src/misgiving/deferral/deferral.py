@@ -1,14 +1,14 @@
 """`Deferral`: accept, defer or call out-of-distribution, with a guarantee; needs no torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from misgiving.calibration.apply import Calibrator, Logits, Values
 from misgiving.calibration.fit import Fitted, TuningSet, fit_calibrator
-from misgiving.deferral.cases import Cases, fitting_sets, sensitivities_by_rule
+from misgiving.deferral.cases import Cases, fitting_sets
 from misgiving.deferral.certificate import Certificate, certify_thresholds
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.policy_file import FITTED, POLICY, POLICY_FOLDER, PolicyFile
@@ -38,9 +38,10 @@ class Deferral:
         max_silent_error: Largest share of all images that may be accepted with a wrong prediction,
             for single images, too.
         max_ood_false_alarms: Largest share of ordinary images that may be called
-            out-of-distribution; None: none is.
+            out-of-distribution, with a confidence of its own; None: none is. It takes effect where
+            the cases are enough for it, and there are features or an `ood_detector` is named.
         confidence: Probability, over draws of the calibration set, that the targets hold.
-        simultaneous: True: the confidence is for all targets jointly; False: for each.
+        simultaneous: True: the confidence is for all targets of errors jointly; False: for each.
         rule: Predicts the class: `most_probable`, `balanced`, `costs` or `logits`.
         costs: Cost of predicting another class for a case of a class; 1 for those not given.
         max_error_probability: Never accept an answer whose error probability is higher.
@@ -71,7 +72,7 @@ class Deferral:
     guarantee: Guarantee = "confident"
     class_max_miss: Mapping[str, float] | None = None
     max_silent_error: float | None = None
-    max_ood_false_alarms: float | None = None
+    max_ood_false_alarms: float | None = 0.05
     confidence: float = 0.95
     simultaneous: bool = True
     rule: RuleName = "most_probable"
@@ -176,6 +177,8 @@ class Deferral:
             fitted = fit_calibrator(TuningSet.of(tuning, detectors), weigh)
         self.calibration_, self.detectors_ = fitted.calibrator, detectors
         self.ood_detector_ = self.ood_detector or default_ood_detector(detectors)
+        if not (self.ood_detector or self.compares_with_training):
+            targets = replace(targets, max_ood_false_alarms=None)
         score = partial(
             scored_cases,
             detectors=detectors,
@@ -190,7 +193,6 @@ class Deferral:
             targets,
             classes=calibration.classes,
         )
-        facts["sensitivities"] = sensitivities_by_rule(tuning, fitted, self.rule_)
         self.cases_ = Cases.of(tuning, calibration, **facts)
         self.model_ = tuning.model or "unnamed"
         self.unit_ = unit_of(calibration.group_columns)

@@ -1,25 +1,29 @@
-"""Before a training: what a calibration set of a given size can certify."""
+"""Certification with more or fewer cases: before a training, and where nothing is certified."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from misgiving.deferral.bounds import upper_bound
+from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.settings import Guarantee, Targets, check_known
-from misgiving.deferral.thresholds import ood_cases
+from misgiving.deferral.thresholds import ood_limit_rank
 from misgiving.groups import one_per_group
 
 WRONG_SHARES = (0.0, 0.01, 0.03, 0.05)
 MOST_CASES = 100_000  # up to which enough cases are searched
 SHARE_OF_RANK = 0.5  # of the level, that the test of a promising rank has
+PRIOR_WRONG = 0.5  # wrong cases more than observed, as one among 100 ranks is chosen
 Sizes = Int[np.ndarray, " sizes"]
 Values = Float[np.ndarray, " sizes"]
-Rate = Callable[[Sizes, Sizes], Values]
+Rate = Callable[[Sizes | Values, Sizes | Values], Values]
 """From numbers of wrong or missed cases, and of all cases, to the smallest rates that hold."""
+Remedy = Literal["more_cases", "higher_target", "better_model", "average_guarantee"]
 
 
 class RatePlan(NamedTuple):
@@ -48,7 +52,9 @@ class CertificationOutlook:
         error: Rates of errors, if all cases are accepted, by guarantee.
         accepted_half: The same, if half of them are accepted.
         classes: Rates of misses of each class with a target, by guarantee.
-        ood_cases: Cases that `max_ood_false_alarms` needs; None without that target.
+        ood_rank: Rank of the OOD limit among the cases, lowest first; None: there is none.
+        ood_cases: Numbers of cases from which on there is such a limit, and from which on it flags
+            half of `max_ood_false_alarms` on average; None without that target.
     """
 
     targets: Targets
@@ -57,7 +63,8 @@ class CertificationOutlook:
     error: Mapping[Guarantee, tuple[RatePlan, ...]]
     accepted_half: Mapping[Guarantee, tuple[RatePlan, ...]]
     classes: Mapping[str, Mapping[Guarantee, tuple[RatePlan, ...]]]
-    ood_cases: int | None
+    ood_rank: int | None
+    ood_cases: tuple[int, int] | None
 
     @property
     def total(self) -> int:
@@ -101,22 +108,75 @@ def plan_certification(
             name: _rates(cases[name], limit, targets.level_of_misses)
             for name, limit in targets.class_max_miss.items()
         },
-        ood_cases=None if rate is None else ood_cases(targets, rate=rate),
+        ood_rank=ood_limit_rank(total, targets),
+        ood_cases=None
+        if rate is None
+        else (_ood_cases(targets, 0.0), _ood_cases(targets, rate / 2)),
     )
+
+
+def find_remedies(certificate: Certificate) -> dict[Remedy, int | float]:
+    """Ways out where no threshold is certified, each with its number.
+
+    These are further cases, as wrong as these (an estimate); the error among the most confident
+    half, where it is not below `max_error`; the smallest certifiable error; and the number of
+    cases that the average guarantee accepts.
+    """
+    if certificate.accept_threshold is not None:
+        return {}
+    targets, smallest = certificate.targets, certificate.smallest_certifiable
+    errors = [(abs(at.coverage - 0.5), at.error or 0.0) for at in certificate.operating_points]
+    _, of_half = min(errors, default=(0.0, 0.0))
+    numbers: dict[Remedy, int | float | None] = {
+        "more_cases": _more_cases(certificate),
+        "better_model": of_half if of_half >= (targets.max_error or 1.0) else None,
+        "higher_target": None if smallest is None else smallest.max_error,
+        "average_guarantee": None if targets.is_average else certificate.accepted_on_average,
+    }
+    return {remedy: number for remedy, number in numbers.items() if number}
+
+
+def _more_cases(certificate: Certificate) -> int | None:
+    """The fewest further cases with which some threshold would be certified, if any number does."""
+    targets, fewest = certificate.targets, []
+    sizes = np.unique(np.geomspace(certificate.cases, MOST_CASES, 400).astype(int))
+    for point in certificate.operating_points:
+        accepted = point.coverage * sizes
+        wrong = accepted * (point.wrong + PRIOR_WRONG) / (point.accepted + PRIOR_WRONG)
+        limits = (
+            (targets.max_error, SHARE_OF_RANK * targets.level_of_error, point.coverage, accepted),
+            (targets.max_silent_error, targets.level_of_misses, 1.0, sizes),
+        )
+        meets = np.ones(len(sizes), dtype=bool)
+        for rate, level, share, cases in limits:
+            if rate is not None:
+                meets &= _bounds(level, share)[targets.guarantee](wrong, cases) <= rate
+        fewest += sizes[meets][:1].tolist()
+    return min(fewest) - certificate.cases if fewest else None
+
+
+def _ood_cases(targets: Targets, share: float) -> int:
+    """The fewest cases with an OOD limit that flags at least such a share on average."""
+
+    def is_enough(cases: int) -> bool:
+        return (ood_limit_rank(cases, targets) or -1) >= share * (cases + 1)
+
+    return bisect_left(range(MOST_CASES), True, key=is_enough)
+
+
+def _bounds(level: float, accepted: float) -> dict[Guarantee, Rate]:
+    """The smallest rate that holds, by guarantee, where such a share of all cases is accepted."""
+    return {
+        "confident": lambda wrong, sizes: upper_bound(wrong, sizes, level=level),
+        "average": lambda wrong, sizes: (1 + wrong) / (sizes + accepted),
+    }
 
 
 def _rates(
     cases: int, target: float | None, level: float, *, accepted: float = 1.0
 ) -> dict[Guarantee, tuple[RatePlan, ...]]:
-    def confident(wrong: Sizes, sizes: Sizes) -> Values:
-        return upper_bound(wrong, sizes, level=level)
-
-    def average(wrong: Sizes, sizes: Sizes) -> Values:
-        return (1 + wrong) / (sizes + accepted)
-
-    bounds: dict[Guarantee, Rate] = {"confident": confident, "average": average}
     plans = {}
-    for guarantee, bound in bounds.items():
+    for guarantee, bound in _bounds(level, accepted).items():
         rates = []
         for share in WRONG_SHARES:
             needed = None if target is None else _needed(share, target, bound)

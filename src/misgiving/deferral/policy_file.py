@@ -18,6 +18,7 @@ from misgiving.scores.detectors import FittedDetectors
 
 POLICY, DETECTORS = "policy.json", "policy.safetensors"
 POLICY_FOLDER = "policy"  # in a run
+GIVEN = ("max_ood_false_alarms", "ood_detector", "seed")  # beside those of targets and rule
 FITTED = ("certificate", "calibration", "rule", "cases", "model", "unit")  # with a `_`
 AGAIN = "run `misgiving calibrate` again"
 
@@ -28,6 +29,7 @@ class PolicyFile(BaseModel):
     Attributes:
         model: Fingerprint or name of the model that the policy is for.
         unit: The unit of the guarantee: a patient, a lesion, an image, or another group.
+        max_ood_false_alarms: As it was asked for; that of the certificate's targets is in force.
         ood_detector: The name that was asked for; None: the default.
         detectors: SHA-256 of `policy.safetensors`.
     """
@@ -38,6 +40,7 @@ class PolicyFile(BaseModel):
     model: str
     unit: str
     rule: DecisionRule
+    max_ood_false_alarms: float | None
     ood_detector: str | None
     seed: int
     calibration: Calibrator
@@ -49,14 +52,14 @@ class PolicyFile(BaseModel):
     def of(cls, deferral: Any) -> "PolicyFile":
         """The file of a fitted `Deferral`."""
         parts = {name: getattr(deferral, f"{name}_") for name in FITTED}
-        return cls(**parts, ood_detector=deferral.ood_detector, seed=deferral.seed)
+        return cls(**parts, **{name: getattr(deferral, name) for name in GIVEN})
 
     @property
     def parameters(self) -> dict[str, Any]:
         """Parameters of the `Deferral`."""
         values = vars(self.certificate.targets) | vars(self.rule)
         values |= {name: values[name] or None for name in ("class_max_miss", "costs")}
-        return values | {"ood_detector": self.ood_detector, "seed": self.seed}
+        return values | {name: getattr(self, name) for name in GIVEN}
 
     def write(self, folder: Path, detectors: FittedDetectors) -> None:
         """Write both files into a folder that exists, each whole or not at all."""

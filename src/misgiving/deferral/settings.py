@@ -42,8 +42,8 @@ class Targets:
         max_silent_error: Largest share of all images that may be accepted with a wrong prediction;
             holds for single images under both guarantees.
         max_ood_false_alarms: Largest share of ordinary images that may be flagged as
-            out-of-distribution. Default: flag none.
-        simultaneous: Apply the confidence to all targets jointly, or to each separately.
+            out-of-distribution, with a confidence of its own; off: flag none.
+        simultaneous: Apply the confidence to all targets of errors jointly, or to each separately.
     """
 
     max_error: float | None = None
@@ -51,7 +51,7 @@ class Targets:
     confidence: float = 0.95
     class_max_miss: Mapping[str, float] = field(default_factory=dict)
     max_silent_error: float | None = None
-    max_ood_false_alarms: float | None = None
+    max_ood_false_alarms: float | None = 0.05
     simultaneous: bool = True
 
     def __post_init__(self) -> None:
@@ -72,13 +72,8 @@ class Targets:
 
     @property
     def level(self) -> float:
-        """Probability that the OOD limit is too high; and that other targets are missed.
-
-        >>> round(Targets(max_error=0.1, max_ood_false_alarms=0.05).level, 3)
-        0.025
-        """
-        shared = self.simultaneous and self.max_ood_false_alarms is not None
-        return (1 - self.confidence) / (2 if shared else 1)
+        """Probability that the targets are missed; also that the OOD limit is too high."""
+        return 1 - self.confidence
 
     @property
     def level_of_error(self) -> float:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from misgiving.deferral.bounds import binomial_cdf, cases_for_tolerance, kth_lowest, tolerance_rank
+from misgiving.deferral.bounds import binomial_cdf, kth_lowest, tolerance_rank
 from misgiving.deferral.settings import Targets
 from misgiving.errors import DataError
 
@@ -153,9 +153,8 @@ class CertificationPlan:
         cls, tuning: ScoredCases, targets: Targets, *, classes: Sequence[str], cases: int
     ) -> "CertificationPlan":
         """Plan the certification with so many calibration cases."""
-        rank, limit = None, None
-        if targets.max_ood_false_alarms is not None:
-            rank = ood_limit_rank(cases, targets, rate=targets.max_ood_false_alarms)
+        rank, limit = ood_limit_rank(cases, targets), None
+        if rank is not None:
             same_share = max(1, round(rank / cases * len(tuning)))
             limit = float(kth_lowest(tuning.ood_scores, same_share))
         usable = tuning[np.flatnonzero(tuning.above(limit))]
@@ -164,19 +163,6 @@ class CertificationPlan:
         wrong, expected = np.cumsum([best_first.wrong, best_first.error_probabilities], axis=1)
         risks = (wrong + PRIOR_CASES * expected / numbers) / (numbers + PRIOR_CASES)
         return cls(targets=targets, classes=tuple(classes), rank=rank, risks=risks)
-
-    def check_class_targets(self, calibration: ScoredCases) -> None:
-        """Check that these cases could certify the class targets, if none were wrong."""
-        for name, rate in self.targets.class_max_miss.items():
-            cases = int((calibration.labels == self.classes.index(name)).sum())
-            confident = 1 - self.targets.level_of_misses ** (1 / cases) if cases else 1.0
-            smallest = 1 / (cases + 1) if self.targets.is_average else confident
-            if smallest > rate:
-                raise DataError(
-                    f"`class_max_miss` of {name} is {rate:g}, but {cases} calibration cases "
-                    f"certify {math.ceil(smallest * 1000) / 1000:g} at best; ask for more, or add "
-                    "cases"
-                )
 
     def count(self, calibration: ScoredCases) -> RankCounts:
         """Count the calibration cases at each rank."""
@@ -239,30 +225,18 @@ class CertificationPlan:
         return passed
 
 
-def ood_limit_rank(cases: int, targets: Targets, *, rate: float) -> int:
+def ood_limit_rank(cases: int, targets: Targets) -> int | None:
     """Rank of the OOD limit among the calibration cases, lowest first (Wilks, 1941; Vovk, 2012).
 
     An image below the limit is out-of-distribution; one exactly at it is deferred. What is accepted
     lies strictly above, where the calibration cases are, given the limit, a simple random sample.
-    On average the share below the k-th lowest of n cases is k / (n + 1).
+    On average the share below the k-th lowest of n cases is k / (n + 1). None: there is no such
+    target, or there are too few cases.
     """
+    rate = targets.max_ood_false_alarms or 0.0  # for which there is no rank
     if targets.is_average:
-        rank = math.floor(rate * (cases + 1) + ROUNDING)
-    else:
-        rank = tolerance_rank(cases, rate=rate, level=targets.level)
-    if not rank:
-        raise DataError(
-            f"`max_ood_false_alarms` of {rate:g} needs at least {ood_cases(targets, rate=rate)} "
-            f"calibration cases, got {cases}; ask for more, or add cases"
-        )
-    return rank
-
-
-def ood_cases(targets: Targets, *, rate: float) -> int:
-    """Number of cases from which on there is an OOD limit."""
-    if targets.is_average:
-        return math.ceil(1 / rate - ROUNDING) - 1
-    return cases_for_tolerance(rate=rate, level=targets.level)
+        return math.floor(rate * (cases + 1) + ROUNDING) or None
+    return tolerance_rank(cases, rate=rate, level=targets.level) or None
 
 
 def ranks_to_test(cases: int) -> Counts:

@@ -21,6 +21,7 @@ from misgiving.report.figures import (
 )
 from misgiving.report.names import detector_name
 from misgiving.report.rendering import environment, lines
+from misgiving.report.sentences import certificate_sentences
 
 MAX_CLASSES = 15  # of the confusion matrix; the others are one row and column
 GALLERY_IMAGES = 12  # of each kind
@@ -50,6 +51,7 @@ def write_report(
     text = page.render(
         evaluation=evaluation,
         title=title,
+        certificate_sentences=certificate_sentences,
         thumbnail=None if read is None else lambda identity: thumbnail_link(read(identity)),
         figures=_figures(evaluation, numbers),
         **numbers,

@@ -2,6 +2,7 @@
 
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import DriftTest, Expected, ExpectedPerformance, Recent
+from misgiving.deferral.planning import find_remedies
 from misgiving.deferral.settings import DecisionRule
 from misgiving.report.rendering import lines
 
@@ -13,9 +14,10 @@ def summarize(deferral: Deferral) -> list[str]:
     return [*lines(POLICY, "fitted", deferral), *certificate_sentences(deferral)]
 
 
-def certificate_sentences(deferral: Deferral) -> list[str]:
-    """Sentences on targets, observations and limits of the guarantee."""
-    return lines(POLICY, "certified", deferral)
+def certificate_sentences(deferral: Deferral, *, brief: bool = False) -> list[str]:
+    """Sentences on targets, observations and limits of the guarantee; a few if `brief`."""
+    macro = "brief" if brief else "certified"
+    return lines(POLICY, macro, deferral, find_remedies(deferral.certificate_))
 
 
 def rule_sentence(rule: DecisionRule, classes: tuple[str, ...]) -> str:

@@ -7,10 +7,9 @@ import numpy as np
 
 from misgiving.calibration.apply import CALIBRATED, ERROR_ESTIMATOR, Calibrator
 from misgiving.calibration.fit import Fitted, TuningSet, fit_calibrator
-from misgiving.deferral.bounds import tolerance_rank
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.settings import DecisionRule, Targets
+from misgiving.deferral.settings import DecisionRule
 from misgiving.errors import DataError
 from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.evaluation.measures import (
@@ -123,11 +122,7 @@ def measure_policies(
     Writes into `folder` a reliability table, and the decisions as numbers, so that intervals need
     no model; nothing where the sets are too small.
     """
-    # false alarms are certified where there are enough groups for that
-    targets = Targets(max_error=TARGETS[0], max_ood_false_alarms=MAX_OOD_FALSE_ALARMS)
-    groups = len(np.unique(sets.calibration.units))
-    rank = tolerance_rank(groups, rate=MAX_OOD_FALSE_ALARMS, level=targets.level)
-    parameters = {"seed": seed, "max_ood_false_alarms": MAX_OOD_FALSE_ALARMS if rank else None}
+    parameters = {"seed": seed, "max_ood_false_alarms": MAX_OOD_FALSE_ALARMS}
     try:
         fitted = fit_calibrator(TuningSet.of(sets.tune, sets.detectors))
         policies = {
@@ -158,7 +153,9 @@ def certified_rows(sets: PolicySets, fitted: Fitted, *, seed: int) -> list[Measu
     for score in (score for score in CERTIFIED_SCORES if score in fitted.candidates):
         accepting = fitted.accepting_by(score)
         for target in CERTIFIED_TARGETS:
-            policy = _certified(sets, accepting, max_error=target, seed=seed)
+            policy = _certified(
+                sets, accepting, max_error=target, max_ood_false_alarms=None, seed=seed
+            )
             accepted = policy.decide(sets.test).decisions == "accept"
             errors = accepted_errors(accepted, sets.test.errors, sets.test.units)
             values = {"coverage": float(accepted.mean()), **errors}

@@ -151,8 +151,7 @@ def _tuned(
 def ood_limit(calibration: Predictions, fitted: FittedDetectors, *, seed: int) -> float:
     """The score below which at most `MAX_OOD_FALSE_ALARMS` are called OOD, at 95 % confidence.
 
-    It is that of a policy, which there shares the confidence with the target error rate. It is
-    -inf, so that no image is OOD, where there are too few groups to certify that.
+    It is that of a policy, and -inf, so that no image is OOD, where there are too few groups.
     """
     rows = one_per_group(calibration.units, seed=seed)
     rank = tolerance_rank(len(rows), rate=MAX_OOD_FALSE_ALARMS, level=0.05)

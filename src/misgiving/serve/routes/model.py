@@ -191,7 +191,9 @@ def command(deferral: Deferral, *, of_graph: bool = False) -> str:
     """
     cases = ["NEW_PREDICTIONS.csv", "--out", "POLICY"] if of_graph else ["RUN", "NEW_CASES"]
     words = ["misgiving", "calibrate", *cases, "--max-error", "{max_error}"]
-    options = deferral.get_params() | {"ood_detector": deferral.ood_detector_}
+    false_alarms = deferral.certificate_.targets.max_ood_false_alarms or "off"
+    options = deferral.get_params() | {"max_ood_false_alarms": false_alarms}
+    options["ood_detector"] = deferral.ood_detector_
     for name, value in options.items():
         flag = f"--{name.replace('_', '-').replace('costs', 'cost')}"
         if isinstance(value, dict):
