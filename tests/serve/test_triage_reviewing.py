@@ -35,6 +35,8 @@ def test_cases_are_reviewed_with_the_keyboard_alone_and_a_key_that_is_held_revie
     page.keyboard.up("a")
     expect(status).to_have_text("Saved: dark for doubtful.png.")
     expect(name).to_have_text("middling.png")
+    ask = page.locator("#ask-name")
+    expect(ask).to_be_visible()  # once, as the review has no name
     page.keyboard.press("n")
     page.keyboard.type("a jk note")
     press(page, "Escape", "o")
@@ -51,6 +53,7 @@ def test_cases_are_reviewed_with_the_keyboard_alone_and_a_key_that_is_held_revie
     page.locator("#shortcuts").uncheck()  # single keys stay switched off
     page.keyboard.press("Escape")
     reload(page)
+    expect(ask).to_be_hidden()
     page.locator("#list").focus()
     press(page, "Home", "ArrowDown", "a", "j")
     expect(page.locator("#agree kbd")).to_be_hidden()

@@ -91,7 +91,10 @@ function listen() {
   on("agree", "click", agree);
   on("review", "submit", (event) => event.preventDefault());
   on("note", "input", () => draft(state.selected, at("note").value));
-  on("reviewer", "change", () => local("misgiving-reviewer", at("reviewer").value));
+  on("reviewer", "change", () => {
+    local("misgiving-reviewer", at("reviewer").value);
+    at("ask-name").hidden = true;
+  });
   on("undo", "click", undo);
   on("layout", "click", KEYS.v);
   on("mark-all", "click", () => {

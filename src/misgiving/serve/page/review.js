@@ -40,14 +40,10 @@ export async function review(choice) {
 }
 
 // Once: a review without a name tells nobody whose judgement it was.
-let asked = false;
 function askName() {
-  if (asked || at("reviewer").value || local("misgiving-reviewer-asked")) return;
-  asked = true;
+  if (at("reviewer").value || local("misgiving-reviewer-asked")) return;
   local("misgiving-reviewer-asked", "yes");
-  const name = prompt("Your name, which is stored with your reviews (you can leave it empty):");
-  at("reviewer").value = (name ?? "").trim().slice(0, 200);
-  at("reviewer").dispatchEvent(new Event("change"));
+  at("ask-name").hidden = false;
 }
 
 async function save(one, choice, note) {
