@@ -10,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce check lint types imports test docs docs-check coverage soak bench dist fix clean
+.PHONY: help reproduce check lint types imports test docs docs-check extras-check coverage soak bench dist fix clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -38,6 +38,9 @@ docs: $(VENV)/.dev ## The documentation site, in site/; a broken link is an erro
 
 docs-check: docs $(VENV)/lightning ## The documentation: the site, its commands, code blocks and examples.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m docs -n $(JOBS) --dist worksteal tests/docs
+
+extras-check: $(VENV)/.dev ## Each extra in an environment of its own, with the lines of the documentation that name it.
+	$(BIN)/pytest -m extras --durations=0 tests/serve/test_extras.py
 
 coverage: $(VENV)/.dev ## Tests with line and branch coverage.
 	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered

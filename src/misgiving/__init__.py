@@ -74,7 +74,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'misgiving' has no attribute {name!r}")
-    return getattr(import_module(f"misgiving.{_HOMES[name]}"), name)
+    try:
+        return getattr(import_module(f"misgiving.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        error.add_note("It comes with: pip install 'misgiving[train]'")
+        raise
 
 
 def __dir__() -> list[str]:

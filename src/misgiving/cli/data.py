@@ -166,7 +166,6 @@ def check(
         model (RUN): Also list suspect labels, by this trained run.
         seed: Seed of the paper's split that is checked, and of folds.
     """
-    from misgiving.checkpoint import load
     from misgiving.data.check import FINDINGS_FILE
     from misgiving.data.datasets import tables_of
     from misgiving.evaluation.suspect_labels import SUSPECTS_FILE, suspect_labels
@@ -177,6 +176,8 @@ def check(
         for name in (FINDINGS_FILE, SUSPECTS_FILE):
             check_not_input(out / name, [Path(data)] if is_file else tables_of(data))
     if model is not None:
+        from misgiving.checkpoint import load  # needs torch
+
         load(model)  # so that a wrong one fails before the images are checked
     if is_file:
         source = read_file(Path(data))

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from jaxtyping import Float, UInt8
 
 from misgiving.errors import UsageError, explain_damage
@@ -35,6 +34,8 @@ class Network:
     def __init__(
         self, path: Path, *, size: int, num_classes: int, threads: int | None = None
     ) -> None:
+        import onnxruntime  # late: a table of predictions needs none
+
         self.size = size
         onnxruntime.disable_telemetry_events()  # some builds report events to their vendor
         options = onnxruntime.SessionOptions()
