@@ -18,7 +18,7 @@ from study_results import write_page
 
 from misgiving.files import default_cache
 from misgiving.metrics.selective import ACCEPTED_ERRORS
-from misgiving.reproduction.config import ModelName, Protocol, Unit
+from misgiving.reproduction.config import Protocol, Unit
 from misgiving.reproduction.protocol import chosen_units, ood_sources, protocol_for
 from misgiving.reproduction.ray import on_ray
 from misgiving.reproduction.runner import on_this_machine, reproduce_units
@@ -34,7 +34,7 @@ class Setting(NamedTuple):
 
     training: Mapping[str, Any] = {}
     model: Mapping[str, Any] = {}
-    models: tuple[ModelName, ...] = ()
+    models: tuple[str, ...] = ()
 
 
 class Part(NamedTuple):
@@ -51,14 +51,14 @@ class Part(NamedTuple):
         without_4_2: Models that Section 4.2 is not run for.
     """
 
-    models: tuple[ModelName, ...]
+    models: tuple[str, ...]
     model: Mapping[str, Any]
     training: Mapping[str, Any]
     images: Mapping[str, Any]
     trials: int = 5
     experiments: frozenset[str] = frozenset({"generalization", "ood_detection"})
     settings: Mapping[str, Setting] = {"": Setting()}
-    without_4_2: tuple[ModelName, ...] = ()
+    without_4_2: tuple[str, ...] = ()
 
 
 MODERN = RECIPES["modern"]

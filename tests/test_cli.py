@@ -29,7 +29,7 @@ misgiving.cli.run()
     ("words", "code", "says"),
     [
         ("reproduce --help", 0, ["Usage"]),
-        ("train digits --out run --auxiliary rankng", 2, ["'rankng' is not one of", "--help-all"]),
+        ("train digits --out run --optimizer adm", 2, ["'adm' is not one of", "--help-all"]),
         (
             "calibrate run digits --max-error 0.1 --class-max-miss MEL=3",
             2,

@@ -12,6 +12,10 @@ import pytest
 from commands import one_line, rows_of
 from PIL import Image
 
+from misgiving.cli.evaluate import named_places
+from misgiving.data.datasets import load_dataset
+from misgiving.errors import UsageError
+
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
@@ -20,6 +24,16 @@ def photos(tmp_path_factory):
         pixels = chance.integers(0, 256, (40, 50, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{number:03d}.png")
     return folder
+
+
+def test_a_folder_may_be_named_as_data_are(succeed, exported, photos, tmp_path):
+    tables = [succeed("predict", exported[1], f"{kind}{photos}").out for kind in ("", "folder:")]
+    assert tables[0] == tables[1] != ""
+    words = [f"{name}{kind}{photos}" for kind in ("", "folder:") for name in ("", "noise=")]
+    places = [named_places([word], None) for word in words]
+    assert places == [{photos.name: photos}, {"noise": photos}] * 2
+    with pytest.raises(UsageError, match=f"write folder:{tmp_path}$"):
+        load_dataset(str(tmp_path))
 
 
 def test_a_contact_sheet_has_the_images_that_are_not_accepted(succeed, exported, photos, tmp_path):

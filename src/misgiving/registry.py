@@ -1,6 +1,5 @@
 """Named choices: the losses, scores, data sets and so on that an option can name."""
 
-import inspect
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -44,11 +43,3 @@ def own_function(name: str) -> Any:
             f"{name!r} cannot be imported ({reason_of(error)}); write MODULE:FUNCTION, of a file "
             "MODULE.py in this folder"
         ) from error
-
-
-def own_source(name: str) -> str:
-    """Code of the module of `own_function`; empty for a name that is none."""
-    if ":" not in name:
-        return ""
-    own_function(name)
-    return inspect.getsource(sys.modules[name.partition(":")[0]])

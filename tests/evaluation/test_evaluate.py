@@ -201,6 +201,8 @@ def test_tables_say_what_was_decided_and_no_file_of_the_user_is_removed(tmp_path
     assert [row["decision"] for row in rows] == evaluation.decisions.decisions.tolist()
     truth = [CLASSES[label] for label in evaluation.judged.labels]
     assert [row["true_class"] for row in rows] == truth
+    shares = [[float(row[f"probability_{name}"]) for name in CLASSES] for row in rows]
+    np.testing.assert_array_equal(shares, evaluation.decisions.probabilities)
     groups = rows_of(tmp_path / "subgroups.csv")
     cases = {(row["name"], row["value"]): int(row["cases"]) for row in groups}
     assert cases["site", "north"] + cases["site", "south"] == 300

@@ -116,9 +116,10 @@ def named_places(words: list[str], set_name: str | None) -> dict[str, Path]:
     for word in words:
         name, equals, place = word.partition("=")
         if not equals or Path(word).exists():
-            path = Path(word).resolve()
-            name, place = path.name if path.is_dir() else path.stem, word
+            place = word.removeprefix("folder:")
+            path = Path(place).resolve()
+            name = path.name if path.is_dir() else path.stem
         if name in (set_name, *RESERVED_NAMES, *places):
             raise UsageError(f"`ood` {name!r} names two sets; write NAME={place} with another name")
-        places[name] = Path(place)
+        places[name] = Path(place.removeprefix("folder:"))
     return places

@@ -61,6 +61,7 @@ def predict(
     from misgiving.data.datasets import image_names
     from misgiving.deferral.decision_tables import check_kind, columns_of, csv_table, write_table
 
+    images = [Path(str(place).removeprefix("folder:")) for place in images]
     is_file = any(map(is_prediction_file, images))
     names = images if is_file else list(map(Path, image_names(images)))
     _check_files(names, out=out, contact_sheet=contact_sheet)

@@ -21,7 +21,7 @@ from misgiving.cli.progress import (
     silence_all_but_first_process,
 )
 from misgiving.files import check_replaceable
-from misgiving.reproduction.config import ModelName, settings_of
+from misgiving.reproduction.config import settings_of
 from misgiving.training.config import (
     ATTACHED,
     RECIPES,
@@ -62,7 +62,7 @@ def train(
     training: Annotated[Values, TRAINING],
     cache: Cache,
     recipe: RecipeName = "modern",
-    model: ModelName | None = None,
+    model: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Train a classifier together with its loss estimator.
@@ -170,9 +170,7 @@ def attach(
             cache=cache,
             on_image=Bar(progress, "preparing images").at,
             on_predicted=Bar(progress, "predicting").at,
-            on_accuracy=lambda right, count: say(
-                f"the model is right on {right} of {count} images ({right / count:.1%})"
-            ),
+            on_accuracy=lambda right, count: say(f"right on {right} of {count} images"),
         )
     say_skipped(images.skipped)
     say(f"reads {', '.join(map(str, checkpoint.model.taps))}")

@@ -9,17 +9,6 @@ from misgiving.errors import UsageError, require, require_choices
 from misgiving.registry import Registry
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
-ModelName = Literal[
-    "vanilla",
-    "mse",
-    "detached",
-    "proposed",
-    "proposed_halves",
-    "proposed_sum",
-    "proposed+logits",
-]
-"""The models that a reproduction compares, in the order of its tables."""
-
 MODELS: Registry[Mapping[str, Any]] = Registry(
     "model",
     vanilla={"auxiliary": "none"},
@@ -53,7 +42,7 @@ def settings_of(model: str, config: type[ModelConfig] | type[TrainingConfig]) ->
     return {name: value for name, value in settings.items() if name in names}
 
 
-PAPER_MODELS: tuple[ModelName, ...] = ("vanilla", "mse", "detached", "proposed")
+PAPER_MODELS: tuple[str, ...] = ("vanilla", "mse", "detached", "proposed")
 """`detached` shows the effect of joint training in `proposed`."""
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
+from inspect import getmodule, getsource
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.files import read_json
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
 from misgiving.predictions.record import Predictions
-from misgiving.registry import own_source
+from misgiving.registry import own_function
 from misgiving.reproduction.config import Protocol, Unit, learning_rate_of, settings_of
 from misgiving.reproduction.protocol import EXPERIMENTS, units
 from misgiving.reproduction.tables import REMEDY
@@ -187,10 +188,11 @@ class TrialData:
     def record(self, unit: Unit) -> dict[str, Any]:
         """Settings, data and code that must be the same for a unit to be used again, as JSON."""
         setup = self.setup(unit)
+        own = getmodule(own_function(unit.model)) if ":" in unit.model else None
         record = self._settings(unit) | {
             "images": [setup.images.fingerprint, sha256_of_lines(setup.images.groups)],
             "weights": setup.model.weights and sha256_of_file(setup.model.weights),
-            "code": self._code + own_source(unit.model),
+            "code": self._code + (getsource(own) if own else ""),
             "versions": versions(),
         }
         if unit.experiment == "ood_detection":

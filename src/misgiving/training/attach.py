@@ -152,10 +152,7 @@ def _load(model: str, dataset: Dataset, config: AttachConfig) -> TrainedModel:
             raise UsageError(f"`{name}` is for models by name; leave it out")
         trained = load_hugging_face(Path(model))
     elif Path(model).suffix == ".onnx":
-        raise UsageError(
-            f"{model}: an ONNX graph; predict labelled images with it, calibrate on the table, and "
-            "make a bundle by `misgiving export`"
-        )
+        raise UsageError(f"{model}: `misgiving export` takes an ONNX graph, with its predictions")
     else:
         names = config.classes or dataset.classes
         trained = load_named(model, config.weights, names, config.image_size)
@@ -183,23 +180,22 @@ def check_answers(predictions: Predictions, trained: TrainedModel) -> None:
     Raises:
         DataError: It is not, or its classes are clearly in another order.
     """
-    count, classes, number = len(predictions), predictions.classes, len(predictions.classes)
-    pairs = np.bincount(predictions.choices * number + predictions.labels, minlength=number**2)
-    table = pairs.reshape(number, number)
-    right, chance = int(np.trace(table)), table.sum(axis=0) @ table.sum(axis=1) / count**2
+    count, classes = len(predictions), predictions.classes
+    table = np.zeros((len(classes), len(classes)), dtype=int)
+    np.add.at(table, (predictions.choices, predictions.labels), 1)
+    right, chance = int(table.trace()), table.sum(axis=0) @ table.sum(axis=1) / count**2
     answers, order = linear_sum_assignment(table, maximize=True)
     ordered = table[answers, order].sum()
-    is_mixed = ordered > max(count / 2, 2 * right)
-    if not is_mixed and binomtest(right, count, chance, alternative="greater").pvalue <= LEVEL:
+    if ordered > max(count / 2, 2 * right):
+        remedy = f"in another order of its classes, it would be on {ordered}: `classes` "
+        remedy += ",".join(classes[label] for label in order)
+    elif binomtest(right, count, chance, alternative="greater").pvalue <= LEVEL:
         return
-    remedy = f"give its `classes` in the order of its logits (now {', '.join(classes)})"
-    if is_mixed:
-        better = ",".join(classes[label] for label in order)
-        remedy = f"in another order of its classes, it would be on {ordered}: `classes` {better}"
-    elif trained.source.library != "transformers":
-        settings = {**vars(trained.preprocessing), **vars(trained.source)}
-        listed = ", ".join(f"`{name}` (now {settings[name]})" for name in OF_NAMED[1:])
-        remedy = f"give what it was trained with as {listed}; or {remedy}"
+    else:
+        values = vars(trained.preprocessing) | vars(trained.source)
+        named = trained.source.library != "transformers"  # of which a folder has its own
+        listed = "".join(f"`{name}` (now {values[name]}), " for name in OF_NAMED[1:] if named)
+        remedy = f"give what it was trained with: {listed}`classes` in the order of its logits"
     raise DataError(
         f"{trained.name} is right on {right} of {count} images, and by chance it would be on "
         f"{chance * count:.0f}; {remedy}"

@@ -43,6 +43,7 @@ def load_dataset(spec: str) -> Dataset:
     form, read = FORMS.get(kind, ("", None))
     if read is None or bool(place) != (":" in form):
         forms = ", ".join(form for form, _ in FORMS.values())
+        form = form or (f"folder:{spec}" if Path(spec).is_dir() else "")
         raise UsageError(f"unknown data {spec!r}; write {form or f'one of {forms}'}")
     return replace(read(place), name=spec)
 
