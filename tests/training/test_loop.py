@@ -19,8 +19,9 @@ from misgiving.errors import TrainingError, UsageError
 from misgiving.losses import auxiliary_loss
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import predictions_of
-from misgiving.training.config import TrainingConfig
+from misgiving.training.config import ModelConfig, TrainingConfig
 from misgiving.training.loop import class_weights, schedule_of, seeded, train
+from misgiving.training.train_run import initial_model
 
 CONFIG = TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-3, device="cpu", seed=5)
 VANILLA = {"auxiliary": "none"}
@@ -80,6 +81,9 @@ def test_a_loss_of_ones_own_takes_the_place_of_the_auxiliary_loss(images):
     for name in ("of_each_image", "without_gradient", "absent"):
         with pytest.raises(UsageError, match=name):
             auxiliary_loss(f"{__name__}:{name}")
+    network = ModelConfig(backbone="vgg16_mini", pretrained=False)
+    with pytest.raises(UsageError, match="absent"):  # before an image is prepared
+        initial_model(network, replace(CONFIG, auxiliary="absent:loss"), 3, 16)
 
 
 @pytest.fixture(scope="module")
