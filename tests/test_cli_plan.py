@@ -72,3 +72,7 @@ def test_one_image_of_each_patient_counts(succeed, pictures):
     assert "unit: patient (column patient)." in error
     assert "has 9 images. One image of each patient counts: 3 cases." in error
     assert "error, all 3 cases accepted" in output
+    assert "without a meaning" not in error
+    (folder / "t.csv").write_text("\n".join(["path,label,pateint", *lines]))
+    error = succeed("plan", f"table:{folder / 't.csv'}", "--max-error", "0.1").err
+    assert "columns without a meaning to the policy: pateint" in error

@@ -74,6 +74,7 @@ def _grouped_split(data: str, seed: int) -> "Predictions":
         ids=dataset.ids,
         groups=named_groups(dataset.groups, dataset.ids),
         group_columns=dataset.group_columns,
+        metadata=dataset.metadata,
         sets=tuple(sets.tolist()),
     )
 
