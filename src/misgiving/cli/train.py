@@ -100,7 +100,7 @@ def train(
             on_weights=lambda report: say(f"weights: {report}"),
         )
         say_skipped(setup.images.skipped)
-        say(f"augmentation: {setup.augmentation} (choose another with `augment`)")
+        say(f"augmentation: {setup.augmentation} (`augment` none|light|dermoscopy changes it)")
         tuning = len({*setup.images_of("tune").groups})
         if 0 < tuning < MIN_TUNING_GROUPS:
             doubt = f"{tuning} groups or images to tune on are few for reliable error probabilities"
