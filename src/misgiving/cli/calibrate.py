@@ -106,6 +106,8 @@ def calibrate(
     for sentence in details:
         say(sentence)
     command = f"evaluate {run} {data}" if data else f"predict {folder} NEW_PREDICTIONS.csv"
+    if data is None and "test" in deferral.cases_.left_out:
+        command = f"evaluate {run} --policy {folder} --out report"
     command = f"misgiving {command}" if deferral.certificate_.accepted else HOW_TO
     say(f"Next: {command} (wrote {folder}{'' if verbose else '; --verbose says more'})")
 
