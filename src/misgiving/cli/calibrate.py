@@ -1,9 +1,10 @@
 """`misgiving calibrate`."""
 
+import shlex
 import warnings
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from misgiving.cli.options import (
     BadImages,
@@ -20,6 +21,9 @@ from misgiving.cli.sources import check_source, open_run, read_file, say_left_ou
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import visible
 from misgiving.files import check_replaceable
+
+if TYPE_CHECKING:
+    from misgiving.deferral.deferral import Deferral
 
 HOW_TO = "docs/how_to/everything_is_deferred.md"
 OodDetector = Literal[
@@ -96,20 +100,27 @@ def calibrate(
         say(f"columns without a meaning to the policy: {', '.join(unused)}")
     for doubt in doubts:
         say(f"Warning: {doubt.message}.")
-    details = summarize(deferral)
     if verbose:
         say_left_out([(data or str(run), source)])
     else:
         say_skipped(source.skipped)
-        warned = [sentence for sentence in details if sentence.startswith("Warning")]
-        details = [*certificate_sentences(deferral, brief=True), *warned]
-    for sentence in details:
-        say(sentence)
-    command = f"evaluate {run} {data}" if data else f"predict {folder} NEW_PREDICTIONS.csv"
-    if data is None and "test" in deferral.cases_.left_out:
-        command = f"evaluate {run} --policy {folder} --out report"
-    command = f"misgiving {command}" if deferral.certificate_.accepted else HOW_TO
-    say(f"Next: {command} (wrote {folder}{'' if verbose else '; --verbose says more'})")
+    for text in summarize(deferral) if verbose else certificate_sentences(deferral, brief=True):
+        say(text)
+    more = "" if verbose else "; --verbose says more"
+    say(f"Next: {_next_command(deferral, run, data, folder)} (wrote {folder}{more})")
+
+
+def _next_command(deferral: "Deferral", run: Path, data: str | None, folder: Path) -> str:
+    """The command after a calibration: an evaluation where there are test images."""
+    if not deferral.certificate_.accepted:
+        return HOW_TO
+    if data is not None:
+        return shlex.join(["misgiving", "evaluate", str(run), data])
+    if "test" in deferral.cases_.left_out:
+        return shlex.join(
+            ["misgiving", "evaluate", str(run), "--policy", str(folder), "--out", "report"]
+        )
+    return f"misgiving predict {shlex.quote(str(folder))} NEW_PREDICTIONS.csv"
 
 
 def fitted_sets(sets: Collection[str]) -> Collection[str]:
