@@ -67,7 +67,7 @@ def test_a_log_tells_early_how_long_a_training_will_take(clock, log):
     train(LogLines(clock), clock, epochs=2, steps=15)
     counts = [int(re.search(r"  (\d+)/30 ", line)[1]) for line in log()]
     assert counts == [1, 7, 13, 19, 25]
-    assert log()[2] == "epoch 1/2  primary loss 1.000  13/30 (0:02:10 elapsed, about 0:02:50 left)"
+    assert log()[2] == "epoch 1/2  loss 1.000  13/30 (0:02:10 elapsed, about 0:02:50 left)"
 
 
 def test_a_terminal_shows_bars_and_no_lines(monkeypatch):

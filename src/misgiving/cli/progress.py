@@ -186,15 +186,13 @@ class Bar:
 
 
 class Steps(Bar):
-    """The steps of a training, with the epoch and its mean losses so far."""
+    """The steps of a training, with the epoch and its mean loss so far."""
 
     def show(self, step: "Step") -> None:
-        auxiliary = "" if step.auxiliary != step.auxiliary else f"  auxiliary {step.auxiliary:.3f}"
         self.at(
             (step.epoch - 1) * step.steps + step.step,
             step.epochs * step.steps,
-            description=f"epoch {step.epoch}/{step.epochs}  primary loss {step.primary:.3f}"
-            f"{auxiliary}",
+            description=f"epoch {step.epoch}/{step.epochs}  loss {step.primary:.3f}",
         )
 
 

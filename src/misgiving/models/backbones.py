@@ -76,7 +76,7 @@ def _create_timm(name: str, image_size: int | None, **options: Any) -> Any:
             model.set_input_size(img_size=image_size)
     except LocalEntryNotFoundError as error:
         raise UsageError(
-            f"{name!r} cannot be downloaded; give a file as `weights`, or use `pretrained=False`"
+            f"weights of {name!r} cannot be downloaded; give `weights`, or use `pretrained=False`"
         ) from error
     except Exception as error:  # for weights that are not there, an unknown tag, another size
         raise UsageError(
