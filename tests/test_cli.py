@@ -182,7 +182,7 @@ def test_train_says_how_well_it_does_what_is_little_and_what_is_next(succeed, ph
     _, output, error = succeed(*words, *shares)
     accuracy = 100 * float(rows_of(run / "history.csv")[-1]["accuracy"])
     assert f"epoch 1/1: validation accuracy {accuracy:.1f} %" in error
-    assert f"next: misgiving calibrate '{run}' {data} --max-error 0.05" in error
+    assert f"Next: misgiving calibrate '{run}' {data} --max-error 0.05" in error
     tuning = sum(row["set"] == "tune" for row in rows_of(run / "split.csv"))
     assert f"Warning: {tuning} groups" in error
     assert tuning > 2

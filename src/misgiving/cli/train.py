@@ -103,8 +103,8 @@ def train(
         say(f"augmentation: {setup.augmentation} (`augment` none|light|dermoscopy changes it)")
         tuning = len({*setup.images_of("tune").groups})
         if 0 < tuning < MIN_TUNING_GROUPS:
-            doubt = f"{tuning} groups or images to tune on are few for reliable error probabilities"
-            say(f'Warning: {doubt}; add images, or use such as `split_shares="60/10/20/10"`.')
+            doubt = f"{tuning} groups (or images) to tune on, fewer than {MIN_TUNING_GROUPS}"
+            say(f'Warning: {doubt}; add images, or tune on more: `split_shares="60/10/20/10"`.')
         train_run(
             setup,
             first_model,
@@ -121,7 +121,7 @@ def train(
     measured = setup.evaluation_sets.measured
     say(leakage_of(split_of(setup.images, setup.sets), measured).sentence(measured))
     say(f"wrote {out}")
-    say(f"next: {shlex.join(['misgiving', 'calibrate', str(out), data, '--max-error', '0.05'])}")
+    say(f"Next: {shlex.join(['misgiving', 'calibrate', str(out), data, '--max-error', '0.05'])}")
 
 
 @partial(command, brief=True)
