@@ -115,6 +115,10 @@ def test_ways_out_are_more_cases_another_target_and_the_other_guarantee():
     assert remedies["higher_target"] == few.smallest_certifiable.max_error > 0.02
     assert remedies["average_guarantee"] == few.accepted_on_average > 0
     assert "better_model" not in remedies
+    silent = Targets(max_error=None, max_silent_error=0.001, max_ood_false_alarms=None)
+    remedies = find_remedies(certify_thresholds(*right, silent, classes=CLASSES))
+    needed_in_silence = math.ceil(math.log(0.05) / math.log(0.999))  # without an error
+    assert 60 + remedies["more_cases"] == pytest.approx(needed_in_silence, rel=0.03)
     enough = with_errors(drawn_cases(needed, 2), np.zeros(needed, dtype=bool))
     certificate = certify_thresholds(right[0], enough, targets, classes=CLASSES)
     assert (certificate.accepted, find_remedies(certificate)) == (needed, {})

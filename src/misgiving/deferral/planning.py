@@ -143,14 +143,11 @@ def _more_cases(certificate: Certificate) -> int | None:
     for point in certificate.operating_points:
         accepted = point.coverage * sizes
         wrong = accepted * (point.wrong + PRIOR_WRONG) / (point.accepted + PRIOR_WRONG)
-        limits = (
-            (targets.max_error, SHARE_OF_RANK * targets.level_of_error, point.coverage, accepted),
-            (targets.max_silent_error, targets.level_of_misses, 1.0, sizes),
-        )
-        meets = np.ones(len(sizes), dtype=bool)
-        for rate, level, share, cases in limits:
-            if rate is not None:
-                meets &= _bounds(level, share)[targets.guarantee](wrong, cases) <= rate
+        silent = sizes * point.wrong / certificate.cases
+        error = _bounds(SHARE_OF_RANK * targets.level_of_error, point.coverage)[targets.guarantee]
+        misses = _bounds(targets.level_of_misses, 1.0)[targets.guarantee]
+        meets = error(wrong, accepted) <= (targets.max_error or 1.0)
+        meets &= misses(silent, sizes) <= (targets.max_silent_error or 1.0)
         fewest += sizes[meets][:1].tolist()
     return min(fewest) - certificate.cases if fewest else None
 
