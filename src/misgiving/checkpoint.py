@@ -45,10 +45,10 @@ pipeline_tag: image-classification
 tags:
 - selective-prediction
 ---
-# {name}
+# {}
 
-A classifier ({backbone}) of {classes}{estimates}. `misgiving.load` reads this folder, and so do
-`misgiving calibrate`, `evaluate` and `export`.
+A classifier ({}) of {}. `misgiving.load` reads this folder, and so do `misgiving calibrate`,
+`evaluate` and `export`.
 """
 
 
@@ -175,13 +175,8 @@ def save(
         save_file(state, partial / "model.safetensors")
         write_split(partial / "split.csv", checkpoint.split)
         write_json(partial / "config.json", config)
-        card = CARD.format(
-            name=folder.name,
-            backbone=checkpoint.architecture.backbone,
-            classes=", ".join(checkpoint.classes),
-            estimates=" that estimates its own loss" if checkpoint.estimates_losses else "",
-        )
-        write_text(partial / README, card)
+        classes, architecture = ", ".join(checkpoint.classes), checkpoint.architecture
+        write_text(partial / README, CARD.format(folder.name, architecture.backbone, classes))
         seal(partial, SEALED)
         if history is not None:
             columns = [column.name for column in fields(EpochRecord)]

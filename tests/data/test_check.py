@@ -1,17 +1,12 @@
 import csv
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from coloured import Fragile, dataset_of
 from PIL import Image
 
-from misgiving.data import check
 from misgiving.data.check import data_check
 from misgiving.data.datasets import load_dataset
-from misgiving.data.splits import paper_split
-
-SETS = np.array(["train"] * 6 + ["validation"] * 4)
 
 
 def noise(seed):
@@ -44,8 +39,7 @@ def photos(tmp_path):
 
 
 @pytest.fixture
-def result(photos, monkeypatch):
-    monkeypatch.setattr(check, "paper_split", lambda *_, **__: SETS)
+def result(photos):
     return data_check(photos)
 
 
@@ -56,8 +50,6 @@ def test_every_fault_is_found_and_nothing_else(result):
         "files of the same pixels alone": [("6", "2"), ("8", "2")],
         "near duplicates": [("7", "3")],
         "groups with several images": [("6", "2"), ("8", "2"), ("9", "3"), ("5", "4")],
-        "groups in several sets of the split": [("6", "2"), ("8", "2"), ("9", "3")],
-        "copies in several sets of the split": [("6", "2"), ("8", "2"), ("7", "3")],
         "copies with different labels": [("1", "0"), ("8", "2")],
         "groups with different labels": [("8", "2"), ("9", "3"), ("5", "4")],
         "nearly black images": [],
@@ -77,7 +69,6 @@ def test_every_fault_is_found_and_nothing_else(result):
     assert rows["near duplicates"] == [1, "1 of different groups"]
     assert rows["groups with several images"] == [3, "7 images; 6 groups in all"]
     assert rows["files of the same pixels alone"] == [2, "0 of different groups"]
-    assert rows["copies in several sets of the split"] == [3, "1 of different groups"]
 
 
 def test_an_image_no_brighter_than_12_bits_in_16_is_nearly_black_and_the_remedy_is_stated():
@@ -99,23 +90,6 @@ def test_an_image_that_fails_in_any_way_does_not_end_the_data_check():
         ("i1", "", "no room for it"),
         ("i5", "", "no room for it"),
     ]
-
-
-def test_the_sets_are_those_of_the_papers_split_with_the_seed():
-    digits = load_dataset("digits").select(np.arange(400))
-    paired = replace(digits, groups=tuple(f"g{n // 2}" for n in range(400)))
-    for seed in (0, 1):
-        sets = paper_split(paired.labels, paired.classes, seed=seed).tolist()
-        apart = [paired.ids[n] for n in range(1, 400, 2) if sets[n] != sets[n - 1]]
-        findings = data_check(paired, seed=seed).findings
-        assert [row[1] for row in findings if row[0].startswith("groups in several sets")] == apart
-
-
-def test_a_set_that_cannot_be_split_is_checked_without(photos):
-    alone = photos.select(np.array([0, 1, 2]))
-    rows = {name: row for name, *row in data_check(alone).summary}
-    assert "class 'b'" in rows["groups in several sets of the split"][1]
-    assert rows["copies in several sets of the split"][0] == 0
 
 
 def test_the_written_file_holds_all_findings(result, tmp_path):

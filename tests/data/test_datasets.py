@@ -69,9 +69,10 @@ def test_digits_are_dark_ink_on_white_paper():
 
 
 def test_the_sample_and_the_new_images_are_the_digits_in_class_folders(tmp_path):
-    counts = [write_sample(tmp_path / name, new=name == "new") for name in ("photos", "new")]
-    assert counts == [1000, 797]
+    for name in ("photos", "new"):
+        write_sample(tmp_path / name, new=name == "new")
     photos, new = (load_dataset(f"folder:{tmp_path / name}") for name in ("photos", "new"))
+    assert (len(photos), len(new)) == (1000, 797)
     assert {Path(name).stem for name in photos.ids}.isdisjoint(Path(name).stem for name in new.ids)
     digits = load_dataset("digits")
     for index in (0, 500, 999):
@@ -159,6 +160,15 @@ def test_a_table_that_cannot_be_used_is_named_with_the_place(folder, rows, reaso
     with pytest.raises(DataError) as failure:
         load_dataset(f"table:{table}")
     assert reason in str(failure.value).partition("t.csv: ")[2]
+
+
+def test_other_tables_in_a_folder_of_class_folders_do_not_matter(folder):
+    write_table(folder / "metadata.csv", "image,age", "1,50")
+    parquet.write_table(pa.table({"age": [50]}), folder / "ages.parquet")
+    assert load_dataset(f"folder:{folder}").classes == ("a", "b")
+    (folder / "ages.parquet").write_text("nothing")
+    with pytest.raises(DataError, match=r"ages\.parquet: missing or damaged"):
+        load_dataset(f"folder:{folder}")
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])

@@ -45,7 +45,7 @@ def test_a_run_folder_holds_model_configuration_split_and_history(run, tmp_path)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {*files, "README.md"}
     card = ModelCard.load(tmp_path / "run" / "README.md")
     assert (card.data.library_name, card.data.license) == ("misgiving", None)
-    assert "a, b, c that estimates its own loss" in card.text
+    assert "(vgg16_mini) of a, b, c." in card.text
     checkpoint = load(tmp_path / "run")
     assert checkpoint.split.hashes == run.images.hashes
     assert list(checkpoint.split.sets) == list(run.sets)

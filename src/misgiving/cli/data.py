@@ -55,7 +55,8 @@ def sample(place: Path, *, new: bool = False) -> None:
         predictions.write(place)
         say(f"wrote {len(predictions)} predictions to {place}")
     else:
-        say(f"wrote {write_sample(place, new=new)} images; use them as folder:{place}")
+        write_sample(place, new=new)
+        say(f"wrote {place}; use it as folder:{place}")
 
 
 @data_app.command()
@@ -151,8 +152,7 @@ def check(
     """Check images and labels: counts, damaged files, duplicates, wrong labels.
 
     Counts the images of each class, and reports unreadable files, exact and near duplicates, groups
-    of several images, groups that the paper's split would put into both of its sets, contradictory
-    labels, and images that are nearly black.
+    of several images, contradictory labels, and images that are nearly black.
 
     With --model, or for a file of predictions, also lists the images with the most doubtful labels,
     most suspect first, in `suspect_labels.csv`: the given label, the suggested class, the score
@@ -164,7 +164,7 @@ def check(
     Args:
         out (FOLDER): Folder for the findings. Default: none.
         model (RUN): Also list suspect labels, by this trained run.
-        seed: Seed of the paper's split that is checked, and of folds.
+        seed: Seed of folds.
     """
     from misgiving.data.check import FINDINGS_FILE
     from misgiving.data.datasets import tables_of
@@ -182,7 +182,7 @@ def check(
     if is_file:
         source = read_file(Path(data))
     else:
-        _show_findings(data, out, seed)
+        _show_findings(data, out)
         if model is None:
             return
         with open_run(model, settings, cache=cache) as trained:
@@ -192,13 +192,13 @@ def check(
     _show_suspects(review, None if out is None else out / SUSPECTS_FILE)
 
 
-def _show_findings(data: str, out: Path | None, seed: int) -> None:
+def _show_findings(data: str, out: Path | None) -> None:
     from misgiving.data.check import data_check
     from misgiving.data.datasets import load_dataset
 
     with progress_bars() as progress:
         report = Bar(progress, "checking images").at
-        result = data_check(load_dataset(data), seed=seed, report=report)
+        result = data_check(load_dataset(data), report=report)
     show_table(("check", "count", "remark"), result.summary)
     if out is not None:
         result.write(out)

@@ -1,6 +1,5 @@
 """Check of a labelled image set before training: damage, duplicates and contradictions."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,15 +11,13 @@ from misgiving.data.cache import Report
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.decoding import in_order
 from misgiving.data.duplicates import PICTURE_HASH, Hashes, near_duplicates, picture_hash
-from misgiving.data.splits import paper_split
-from misgiving.errors import ExplainedError, reason_of
+from misgiving.errors import reason_of
 from misgiving.files import write_csv
 from misgiving.manifests import sha256_of
 
 FINDINGS_FILE = "findings.csv"
 COLUMNS = ("check", "image", "other", "detail")  # of that file
 DARK = 16  # of 255: the brightest value of 12 bits that are stored as 16
-SEVERAL_SETS = "in several sets of the split"
 
 SAME_CONTENT, SAME_PIXELS, NEAR = "same content", "same pixels", "near duplicates"
 COPIES = {
@@ -77,11 +74,10 @@ class DataCheck:
         write_csv(folder / FINDINGS_FILE, COLUMNS, self.findings)
 
 
-def data_check(dataset: Dataset, *, seed: int = 0, report: Report | None = None) -> DataCheck:
+def data_check(dataset: Dataset, *, report: Report | None = None) -> DataCheck:
     """Check every image and label of a set; an unreadable image is a finding.
 
-    Only hashes and a thumbnail of each image are kept. The sets that are compared are those of the
-    paper's split, by image, with this seed.
+    Only hashes and a thumbnail of each image are kept.
     """
     images: dict[int, Facts] = {}
     unreadable: list[Pair] = []
@@ -98,7 +94,7 @@ def data_check(dataset: Dataset, *, seed: int = 0, report: Report | None = None)
     for name, count in zip(dataset.classes, counts, strict=True):
         result.add(f"images of {name}", count=count)
     result.add("unreadable files", unreadable, remark=unreadable[0][2] if unreadable else "")
-    _add_relations(result, _copies(images), seed)
+    _add_relations(result, _copies(images))
     dark = [
         (index, index, f"brightest value {brightest} of 255")
         for index, (*_, brightest) in images.items()
@@ -139,7 +135,7 @@ def _copies(images: Mapping[int, Facts]) -> list[Pair]:
     return exact + [(positions[second], positions[first], NEAR) for first, second in near]
 
 
-def _add_relations(result: DataCheck, copies: Sequence[Pair], seed: int) -> None:
+def _add_relations(result: DataCheck, copies: Sequence[Pair]) -> None:
     """Add the checks of copies and of groups."""
     dataset = result.dataset
     for name, kind in COPIES.items():
@@ -152,15 +148,6 @@ def _add_relations(result: DataCheck, copies: Sequence[Pair], seed: int) -> None
     images = len(groups) + len({earliest for _, earliest, _ in groups})
     remark = f"{images} images; {len(first)} groups in all"
     result.add_groups("groups with several images", groups, remark)
-    try:
-        sets = paper_split(dataset.labels, dataset.classes, seed=seed).tolist()
-    except ExplainedError as failure:
-        for kind in ("groups", "copies"):
-            result.add(f"{kind} {SEVERAL_SETS}", remark=f"there is no split: {failure}")
-    else:
-        sizes = ", ".join(f"{size} in {name}" for name, size in Counter(sets).most_common())
-        result.add_groups(f"groups {SEVERAL_SETS}", _differing(groups, sets), sizes)
-        result.add_copies(f"copies {SEVERAL_SETS}", _differing(copies, sets))
     labels = [dataset.classes[label] for label in dataset.labels]
     result.add_copies("copies with different labels", _differing(copies, labels))
     result.add_groups("groups with different labels", _differing(groups, labels))

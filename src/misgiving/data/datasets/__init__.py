@@ -10,7 +10,7 @@ from PIL import Image
 
 from misgiving.data.datasets.dataset import Dataset, ImageArray, ImageFiles, check_utf8
 from misgiving.data.datasets.medmnist import read_medmnist
-from misgiving.data.datasets.parquet import parquet_files
+from misgiving.data.datasets.parquet import parquet_images
 from misgiving.data.datasets.tables import (
     existing_folder,
     listing,
@@ -18,6 +18,7 @@ from misgiving.data.datasets.tables import (
     read_isic2019,
     read_labelled_table,
 )
+from misgiving.data.decoding import read_bytes
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError
 from misgiving.files import whole_folder
@@ -61,9 +62,10 @@ def read_folder(place: str) -> Dataset:
     or with Parquet files that hold them.
     """
     folder = existing_folder(place)
-    described = [name for name in METADATA if (folder / name).is_file()]
-    if described or parquet_files(folder):
-        return read_labelled_table(str(Path(place, *described[:1])))
+    tables = [folder / name for name in METADATA if (folder / name).is_file()]
+    tables = [table for table in tables if b"file_name" in read_bytes(table)]
+    if tables or parquet_images(folder):
+        return read_labelled_table(str([*tables, folder][0]))
     classes = sorted(name for name in listing(folder) if (folder / name).is_dir())
     if len(classes) < 2:
         raise DataError(f"{folder}: fewer than two class folders; give each class its own folder")
@@ -169,23 +171,18 @@ def _read_digits(_: str) -> Dataset:
     )
 
 
-def write_sample(folder: Path, *, new: bool = False) -> int:
-    """Write 1,000 digits, or the 797 others as `new` ones, as PNG files in a folder for each class.
-
-    Returns:
-        The number of images.
-    """
+def write_sample(folder: Path, *, new: bool = False) -> None:
+    """Write 1,000 digits, or the 797 others, as PNG files in a folder for each class."""
     if folder.exists():
         raise UsageError(f"{folder}: exists; choose another `folder`")
     digits = _read_digits("")
-    order = np.random.default_rng(0).permutation(len(digits))
-    chosen = digits.select(order[SAMPLE:] if new else order[:SAMPLE])
+    order = np.random.default_rng(0).permutation(len(digits)).tolist()
     with whole_folder(folder) as partial:
-        for index, (name, label) in enumerate(zip(chosen.ids, chosen.labels, strict=True)):
-            file = partial / chosen.classes[label] / f"{name}.png"
-            file.parent.mkdir(exist_ok=True)
-            Image.fromarray(chosen.images.read(index).image).save(file)
-    return len(chosen)
+        for name in digits.classes:
+            (partial / name).mkdir()
+        for index in order[SAMPLE:] if new else order[:SAMPLE]:
+            file = partial / digits.classes[digits.labels[index]] / f"{digits.ids[index]}.png"
+            Image.fromarray(digits.images.read(index).image).save(file)
 
 
 FORMS: dict[str, tuple[str, Callable[[str], Dataset]]] = {

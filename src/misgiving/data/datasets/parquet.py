@@ -14,6 +14,7 @@ from misgiving.errors import explain_damage
 
 IMAGE = "image"  # the column of images
 GROUPS_IN_MEMORY = 2  # threads that read ahead may be in the next row group
+REMEDY = "make or fetch it again"
 _reading = Lock()
 
 
@@ -25,7 +26,7 @@ class ParquetImages(EncodedImages):
 
     def encoded(self, index: int) -> tuple[bytes, str]:
         file, group, row = self.places[index]
-        with explain_damage(file, remedy="make or fetch it again"), _reading:
+        with explain_damage(file, remedy=REMEDY), _reading:
             image = _images_of(file, group, file_key(file))[row]
             data = image["bytes"] or read_bytes(file.parent / str(image["path"]))
         return data, f"{file}: row {row} of row group {group}"
@@ -50,17 +51,13 @@ def parquet_images(place: Path) -> ParquetImages | None:
     """The images of `parquet_rows`, which stay in the files; None where these hold none."""
     from pyarrow.parquet import read_metadata, read_schema
 
-    files = parquet_files(place)
-    if not files or IMAGE not in read_schema(files[0]).names:
-        return None
-    return ParquetImages(
-        [
-            (file, group, row)
-            for file, facts in zip(files, map(read_metadata, files), strict=True)
-            for group in range(facts.num_row_groups)
-            for row in range(facts.row_group(group).num_rows)
-        ]
-    )
+    places = []
+    for file in parquet_files(place):
+        with explain_damage(file, remedy=REMEDY):
+            facts, has_images = read_metadata(file), IMAGE in read_schema(file).names
+        for group in range(facts.num_row_groups if has_images else 0):
+            places += [(file, group, row) for row in range(facts.row_group(group).num_rows)]
+    return ParquetImages(places) if places else None
 
 
 def parquet_rows(place: Path) -> list[dict[str, Any]]:
