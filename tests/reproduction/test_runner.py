@@ -16,10 +16,12 @@ from waiting import until
 from misgiving.checkpoint import load
 from misgiving.errors import TrainingError, UsageError
 from misgiving.predictions.inference import predictions_of
+from misgiving.report.reproduction.run import select
 from misgiving.reproduction import runner
 from misgiving.reproduction import trial_data as module
 from misgiving.reproduction.collection import collect
 from misgiving.reproduction.config import Unit
+from misgiving.reproduction.intervals import MeasuredSet
 from misgiving.reproduction.protocol import units
 from misgiving.reproduction.trial_data import Progress, TrainedUnit, TrialData
 from misgiving.training.config import DataConfig
@@ -82,6 +84,33 @@ def test_finished_units_of_other_settings_are_not_replaced(
             TrialData(other, cache, out=reproduction)
         assert not module.prepare.called
     assert not run.called
+
+
+def negated_entropy(predictions):
+    shares = predictions.probabilities
+    return (shares * np.log(np.maximum(shares, 1e-300))).sum(axis=1)
+
+
+def test_a_score_of_ones_own_is_measured_beside_msp(cache, reproduction, tmp_path):
+    name, unit = f"{__name__}:negated_entropy", Unit("generalization", 0, "vanilla")
+    data = TrialData(replace(TINY, scores=(name,)), cache)
+    folder = shutil.copytree(reproduction / unit.folder, tmp_path / "unit")
+    assert not runner.is_finished(folder, data.record(unit))
+    setup, checkpoint = data.setup(unit), load(folder / "run")
+    predictions = predictions_of(checkpoint, setup.images_of("validation"))
+    trained = TrainedUnit(data, unit, setup, checkpoint, predictions, folder)
+    rows = runner.MEASURES["generalization"](trained)["generalization"]
+    values = {("vanilla", row.detector, row.metric): {0: row.value} for row in rows}
+    assert values["vanilla", name, "aurc"] == values["vanilla", "entropy", "aurc"]
+    numbers = {"split_ratio": 1.0, "replicates": 20, "seed": 0, "tuned": False, "challenger": None}
+    names = {"experiment": "generalization", "dataset": "validation", "measured": "validation"}
+    folders = {"vanilla": {0: folder}}
+    found = MeasuredSet(folders=folders, values=values, **names, **numbers).intervals()
+    own, entropy = (
+        select(found, detector=detector, metric="aurc", baseline="msp")["lower"].item()
+        for detector in (name, "entropy")
+    )
+    assert own == entropy
 
 
 @pytest.mark.parametrize("experiment", ["generalization", "ood_detection"])

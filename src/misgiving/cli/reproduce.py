@@ -11,7 +11,8 @@ from misgiving.cli.progress import Bar, Steps, Units, progress_bars, say, say_sk
 from misgiving.reproduction.config import OdinGrid, Protocol
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
-SETTINGS = ("trials", "models", "in_distribution", "unseen", "masks", "learning_rates", "seed")
+SETTINGS = ("trials", "in_distribution", "unseen", "masks", "learning_rates", "seed")
+OWN = ("models", "scores", "challenger")
 IMAGES = ("image_size", "split", "validation_share", "on_bad_image")
 TRAINING = (
     *("auxiliary_weight", "margin", "class_weights", "sampling", "epochs", "batch_size"),
@@ -22,7 +23,7 @@ TRAINING = (
 @partial(command, brief=True)
 def reproduce(
     *,
-    protocol: Annotated[Values, Fields(Protocol, (*SETTINGS, "challenger"), optional=True)],
+    protocol: Annotated[Values, Fields(Protocol, (*SETTINGS, *OWN), optional=True)],
     images: Annotated[Values, Fields(DataConfig, IMAGES, optional=True)],
     network: Annotated[
         Values, Fields(ModelConfig, ("backbone", "pretrained", "weights"), optional=True)

@@ -124,6 +124,7 @@ class Protocol:
             proposed_sum (other readings of Eq. 1), proposed+logits (the estimator also reads the
             classifier's output), MODULE:FUNCTION (an auxiliary loss of your own). Default: the
             first four.
+        scores: Failure scores of your own, as MODULE:FUNCTION, measured beside the others in 4.1.
         challenger (MODEL): Also compare this model with each other one, by paired intervals.
         in_distribution: In-distribution classes of Sections 4.2 and 4.3; Section 4.1 uses all
             classes. Default: the paper's five.
@@ -146,6 +147,7 @@ class Protocol:
 
     trials: int = 3
     models: tuple[str, ...] = PAPER_MODELS
+    scores: tuple[str, ...] = ()
     challenger: str | None = None
     in_distribution: tuple[str, ...]
     unseen: tuple[str, ...]

@@ -26,6 +26,7 @@ from misgiving.metrics.calibration import expected_calibration_error, reliabilit
 from misgiving.metrics.selective import accepted_errors
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.record import Predictions
+from misgiving.registry import own_function
 from misgiving.reproduction.config import FAILURES
 from misgiving.reproduction.tables import group_names, save_scores, table_of, write_table
 from misgiving.reproduction.trial_data import TrainedUnit
@@ -79,6 +80,9 @@ def measure_generalization(trained: TrainedUnit) -> dict[str, list[Measurement]]
     measured. Where no error estimator can be fitted, it is `calibrated`, to which a policy falls
     back, so that all trials have one.
     """
+    for name in trained.trial_data.protocol.scores:
+        scored = trained.predictions.with_score(name, own_function(name))
+        trained = trained._replace(predictions=scored)
     setup, predictions = trained.setup, trained.predictions
     sets = policy_sets(trained)
     of_policies, calibrator = measure_policies(sets, trained.folder, seed=setup.training.seed)
@@ -88,6 +92,7 @@ def measure_generalization(trained: TrainedUnit) -> dict[str, list[Measurement]]
         confidences = dict(calibrator.with_learned(confidences, predictions.logits, evidence))
         confidences.setdefault(ERROR_ESTIMATOR, confidences[CALIBRATED])
     failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}
+    failure_scores |= predictions.scores
     save_scores(trained.folder, FAILURES, failure_scores, group_names(predictions))
     return {"generalization": [*_measured(trained, failure_scores), *of_policies]}
 

@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float, Real, Shaped
 
 from misgiving.evaluation.evaluate import POLICY_SET
-from misgiving.evaluation.measures import CHOSEN, FAILURE_SCORES, failure_measures
+from misgiving.evaluation.measures import CHOSEN, failure_measures
 from misgiving.files import read_json
 from misgiving.metrics.bootstrap import bootstrap, percentile_interval
 from misgiving.metrics.classification import accuracy, balanced_accuracy, sensitivities
@@ -130,7 +130,7 @@ class MeasuredSet:
             trials = tuple(samples)
             scored = self._replicates(model, trials) if self.dataset == self.measured else {}
             for detector, metric in scored:
-                if detector in FAILURE_SCORES and detector != MSP:
+                if detector not in ("", MSP):
                     beside = (model, (MSP, metric))
                     yield from self._row(model, (detector, metric), trials, MSP, beside)
 

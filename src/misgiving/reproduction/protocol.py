@@ -10,7 +10,7 @@ from misgiving.errors import UsageError
 from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.evaluation.measures import UNSEEN_SET
 from misgiving.losses import auxiliary_loss
-from misgiving.registry import Registry
+from misgiving.registry import Registry, own_function
 from misgiving.reproduction.config import (
     PAPER_SETS,
     RATE,
@@ -175,6 +175,8 @@ def protocol_for(
         images=recipe.images,
         **changes,
     )
+    for name in protocol.scores:
+        own_function(name)
     for name in protocol.models:
         auxiliary_loss(settings_of(name, TrainingConfig)["auxiliary"])  # fails if there is none
     return protocol

@@ -188,13 +188,14 @@ class TrialData:
     def record(self, unit: Unit) -> dict[str, Any]:
         """Settings, data and code that must be the same for a unit to be used again, as JSON."""
         setup = self.setup(unit)
-        own = getmodule(own_function(unit.model)) if ":" in unit.model else None
         record = self._settings(unit) | {
             "images": [setup.images.fingerprint, sha256_of_lines(setup.images.groups)],
             "weights": setup.model.weights and sha256_of_file(setup.model.weights),
-            "code": self._code + (getsource(own) if own else ""),
+            "code": self._code + own_source(unit.model),
             "versions": versions(),
         }
+        if unit.experiment == "generalization" and self.protocol.scores:
+            record["scores"] = {name: own_source(name) for name in self.protocol.scores}
         if unit.experiment == "ood_detection":
             record["detection"] = {
                 "search": asdict(self.protocol.odin),
@@ -262,6 +263,12 @@ class TrainedUnit(NamedTuple):
     def measured(self) -> str:
         """The set of the predictions."""
         return self.setup.evaluation_sets.measured
+
+
+def own_source(name: str) -> str:
+    """Code of the module of the user's own `module:function`; empty for another name."""
+    module = getmodule(own_function(name)) if ":" in name else None
+    return getsource(module) if module else ""
 
 
 def check_same_settings(out: Path, records: Mapping[Unit, Mapping[str, Any]]) -> None:
