@@ -27,7 +27,7 @@ NOT_USED = ("train", "test", "excluded")
 DIGITS = 16  # of the digest of a name: of a million, two are the same with a probability of 3e-8
 DIFFERENT = 0.9  # share of different rows of logits from which on a row identifies an image
 COPIES = 0.25  # share of rows; fewer copies hardly change a bound
-MOST_COPIES, CHANCE = 4, 0.1  # of an image; share of rows with outputs that occur more often
+ALIKE = 0.9  # share of repeated rows that occur equally often, above that of chance
 MOST_NAMED = 5  # classes in a message
 DECIMALS, ROUNDING = 4, 1e-6  # of outputs that may be alike by rounding, and of these numbers
 
@@ -107,8 +107,8 @@ def warn_of_doubts(tuning: Predictions, calibration: Predictions) -> None:
 def repeated_outputs(*parts: Predictions) -> int:
     """Number of rows with the outputs of another row, but for rounding; 0 if that may be chance.
 
-    Copies occur a few times each. Nearest neighbours and trees give some outputs to many different
-    images, and outputs in few decimals, which do not count, are often the same.
+    Images of a doubled set occur twice each. Nearest neighbours and trees give the same output to
+    some different images, but one more often than another. Outputs in few decimals do not count.
     """
     kinds = []
     for part in parts:
@@ -116,8 +116,8 @@ def repeated_outputs(*parts: Predictions) -> int:
         exact = (np.abs(outputs - outputs.round(DECIMALS)) > ROUNDING).any(axis=1)
         kinds.append(part.logits[exact].round(DECIMALS))
     counts = np.unique(np.concatenate(kinds), axis=0, return_counts=True)[1]
-    often = counts[counts > MOST_COPIES].sum()
-    return int(counts[counts > 1].sum() - often) if often <= CHANCE * counts.sum() else 0
+    rows = np.bincount(counts[counts > 1], weights=counts[counts > 1])  # by times that each occurs
+    return int(rows.sum()) if rows.max(initial=0) >= ALIKE * rows.sum() else 0
 
 
 def drawn_sets(predictions: Predictions, *, seed: int) -> tuple[Predictions, Predictions, int]:
