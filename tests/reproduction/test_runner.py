@@ -15,6 +15,7 @@ from waiting import until
 
 from misgiving.checkpoint import load
 from misgiving.errors import TrainingError, UsageError
+from misgiving.files import write_json
 from misgiving.predictions.inference import predictions_of
 from misgiving.report.reproduction.run import select
 from misgiving.reproduction import runner
@@ -91,6 +92,9 @@ def negated_entropy(predictions):
     return (shares * np.log(np.maximum(shares, 1e-300))).sum(axis=1)
 
 
+another = negated_entropy
+
+
 def test_a_score_of_ones_own_is_measured_beside_msp(cache, reproduction, tmp_path):
     name, unit = f"{__name__}:negated_entropy", Unit("generalization", 0, "vanilla")
     data = TrialData(replace(TINY, scores=(name,)), cache)
@@ -100,6 +104,12 @@ def test_a_score_of_ones_own_is_measured_beside_msp(cache, reproduction, tmp_pat
     predictions = predictions_of(checkpoint, setup.images_of("validation"))
     trained = TrainedUnit(data, unit, setup, checkpoint, predictions, folder)
     rows = runner.MEASURES["generalization"](trained)["generalization"]
+    write_json(folder / "unit.json", data.record(unit))
+    for scores in ((), (f"{__name__}:another",)):
+        other = replace(TINY, scores=scores, trials=1, models=("vanilla",))
+        shutil.copytree(folder, tmp_path / unit.folder, dirs_exist_ok=True)
+        with pytest.raises(UsageError, match="negated_entropy"):
+            TrialData(other, cache, out=tmp_path)
     values = {("vanilla", row.detector, row.metric): {0: row.value} for row in rows}
     assert values["vanilla", name, "aurc"] == values["vanilla", "entropy", "aurc"]
     numbers = {"split_ratio": 1.0, "replicates": 20, "seed": 0, "tuned": False, "challenger": None}

@@ -175,8 +175,10 @@ class TrialData:
     def _settings(self, unit: Unit) -> dict[str, Any]:
         """The part of a unit's record that does not depend on images."""
         model, training = self._configs(unit)
+        scores = self.protocol.scores if unit.experiment == "generalization" else ()
         return {
             "unit": unit._asdict(),
+            "scores": {name: own_source(name) for name in scores},
             "data": self.protocol.data,
             "split": [self.protocol.images.split, self.protocol.images.validation_share],
             "model": recorded(model),
@@ -194,8 +196,6 @@ class TrialData:
             "code": self._code + own_source(unit.model),
             "versions": versions(),
         }
-        if unit.experiment == "generalization" and self.protocol.scores:
-            record["scores"] = {name: own_source(name) for name in self.protocol.scores}
         if unit.experiment == "ood_detection":
             record["detection"] = {
                 "search": asdict(self.protocol.odin),
@@ -299,7 +299,7 @@ def check_same_settings(out: Path, records: Mapping[Unit, Mapping[str, Any]]) ->
 def _changed(finished: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:
     """Names of the settings and data of a record that were others in a finished one."""
     for name in record.keys() - {"code", "versions"}:
-        old, new = finished.get(name), record[name]
+        old, new = finished.get(name, {}), record[name]
         if isinstance(old, dict) and isinstance(new, dict):
             yield from (f"`{key}`" for key in {**old, **new} if old.get(key) != new.get(key))
         elif old != new:
