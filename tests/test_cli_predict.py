@@ -26,12 +26,14 @@ def photos(tmp_path_factory):
     return folder
 
 
-def test_a_folder_may_be_named_as_data_are(succeed, exported, photos, tmp_path):
+def test_a_folder_may_be_named_as_data_are(succeed, exported, photos, tmp_path, monkeypatch):
     tables = [succeed("predict", exported[1], f"{kind}{photos}").out for kind in ("", "folder:")]
     assert tables[0] == tables[1] != ""
     words = [f"{name}{kind}{photos}" for kind in ("", "folder:") for name in ("", "noise=")]
     places = [named_places([word], None) for word in words]
     assert places == [{photos.name: photos}, {"noise": photos}] * 2
+    monkeypatch.chdir(photos.parent)
+    assert named_places([f"folder:{photos.name}"], None) == {photos.name: Path(photos.name)}
     with pytest.raises(UsageError, match=f"write folder:{tmp_path}$"):
         load_dataset(str(tmp_path))
 

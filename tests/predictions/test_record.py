@@ -353,3 +353,10 @@ def test_files_of_other_programs_are_read(tmp_path):
     assert_equal(Predictions.read(path), Predictions.read(csv_file(tmp_path, *ROWS)))
     path.write_text(f"{HEADER},note\n" + 'a,cat,0.7,0.2,0.1,"two\nlines"\n')
     assert Predictions.read(path).metadata == {"note": ("two\nlines",)}
+
+
+@pytest.mark.parametrize("values", [[0.5, np.nan, 0.1], [0.5, 0.1], [[0.5], [0.1], [0.2]]])
+def test_a_score_of_ones_own_is_a_finite_number_for_each_image(values):
+    predictions = Predictions.of({"logits": np.eye(3) * 4})
+    with pytest.raises(UsageError, match=r"'mine'.* 3 images"):
+        predictions.with_score("mine", lambda _: values)
