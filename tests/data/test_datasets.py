@@ -79,7 +79,7 @@ def test_the_sample_and_the_new_images_are_the_digits_in_class_folders(tmp_path)
         number = digits.ids.index(Path(photos.ids[index]).stem)
         assert photos.labels[index] == digits.labels[number]
         assert (photos.images.read(index).image == digits.images.read(number).image).all()
-    with pytest.raises(UsageError, match="exists"):
+    with pytest.raises(UsageError):
         write_sample(tmp_path / "photos")
 
 

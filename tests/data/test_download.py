@@ -187,7 +187,7 @@ def test_without_a_network_the_command_ends_at_once(get, monkeypatch):
 
 def test_a_fetch_does_not_wait_for_another_without_end(get, server, to, monkeypatch):
     monkeypatch.setattr(download, "WAIT", 0.1)
-    with locked(to / ".download.lock"), pytest.raises(DataError, match="another command"):
+    with locked(to / ".download.lock"), pytest.raises(DataError):
         get()
     assert server.ranges == []
 

@@ -108,7 +108,7 @@ def test_a_score_of_ones_own_is_measured_beside_msp(cache, reproduction, tmp_pat
     for scores in ((), (f"{__name__}:another",)):
         other = replace(TINY, scores=scores, trials=1, models=("vanilla",))
         shutil.copytree(folder, tmp_path / unit.folder, dirs_exist_ok=True)
-        with pytest.raises(UsageError, match="negated_entropy"):
+        with pytest.raises(UsageError):
             TrialData(other, cache, out=tmp_path)
     values = {("vanilla", row.detector, row.metric): {0: row.value} for row in rows}
     assert values["vanilla", name, "aurc"] == values["vanilla", "entropy", "aurc"]
