@@ -21,8 +21,8 @@ print(
 )
 
 decisions = deferral.decide(logits[new])
-accepted = np.array([one.decision == "accept" for one in decisions])
-wrong = logits[new].argmax(axis=1) != labels[new]
+accepted = decisions.decisions == "accept"
+wrong = decisions.predicted != labels[new]  # not the classifier's answers: see decisions.rule
 print(f"of all answers {wrong.mean():.3f} are wrong")
 print(f"accepted {accepted.mean():.3f}, of which {wrong[accepted].mean():.3f} are wrong")
 (first, *_) = (one for one in decisions if one.decision == "defer")

@@ -112,6 +112,8 @@ def test_ways_out_are_more_cases_another_target_and_the_other_guarantee():
     # all are accepted, and half a case more than none of 60 is wrong
     needed = next(n for n in range(60, 999) if bound(n * 0.5 / 60.5, n, 0.5 * 0.05) <= 0.02)
     assert 60 + remedies["more_cases"] == pytest.approx(needed, rel=0.03)
+    fewest = next(n for n in range(60, 999) if bound(0, n, 0.5 * 0.05) <= 0.02)
+    assert 60 + remedies["fewest_cases"] == pytest.approx(fewest, rel=0.03)
     assert remedies["higher_target"] == few.smallest_certifiable.max_error > 0.02
     assert remedies["average_guarantee"] == few.accepted_on_average > 0
     assert "better_model" not in remedies

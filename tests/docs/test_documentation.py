@@ -98,7 +98,7 @@ def test_the_readme_decides_on_a_file_of_predictions(tmp_path, monkeypatch, misg
     assert int(printed["accept"]) == pytest.approx(int(claimed["accept"]), abs=15)
     wrong = names["predictions"].in_set("test").errors
     accepted = (names["decisions"]["decision"] == "accept").to_numpy()
-    assert (wrong.sum(), wrong[accepted].sum()) == pytest.approx((60, 17), abs=3)
+    assert (wrong.sum(), wrong[accepted].sum()) == pytest.approx((60, 14), abs=3)
 
 
 def test_the_examples_of_the_page_on_predictions_run(tmp_path, monkeypatch):

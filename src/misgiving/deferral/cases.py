@@ -97,8 +97,8 @@ def warn_of_doubts(tuning: Predictions, calibration: Predictions) -> None:
     repeated = repeated_outputs(tuning, calibration) if can_be_copies else 0
     if repeated > COPIES * (count := len(tuning) + len(calibration)):
         texts.append(
-            f"{repeated} of {count} rows have the outputs of another row; if these are "
-            "copies, they are not independent: put each image's into one group, in a column `group`"
+            f"{repeated} of {count} rows have the outputs of another row; copies are not "
+            "independent: give those of one image the same value in a column `group`"
         )
     for text in texts:
         warnings.warn(text, stacklevel=4)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -105,18 +105,18 @@ class Certificate:
     selection: Selection | None
     ood_threshold: float | None
     ood_rank: int | None
-    ood_scores: tuple[float, ...]
+    ood_scores: tuple[float, ...] = field(repr=False)
     accepted: int
     wrong: int
     accepted_on_average: int
     class_outcomes: tuple[ClassOutcome, ...]
     class_errors: tuple[ClassErrors, ...]
     smallest_certifiable: CertifiableError | None
-    thresholds: tuple[float, ...]
-    scores: tuple[float, ...]
-    errors: tuple[bool, ...]
-    kept: tuple[bool, ...]
-    error_probabilities: tuple[float, ...]
+    thresholds: tuple[float, ...] = field(repr=False)
+    scores: tuple[float, ...] = field(repr=False)
+    errors: tuple[bool, ...] = field(repr=False)
+    kept: tuple[bool, ...] = field(repr=False)
+    error_probabilities: tuple[float, ...] = field(repr=False)
 
     @property
     def coverage_interval(self) -> BinomialInterval:

@@ -23,7 +23,7 @@ Sizes = Int[np.ndarray, " sizes"]
 Values = Float[np.ndarray, " sizes"]
 Rate = Callable[[Sizes | Values, Sizes | Values], Values]
 """From numbers of wrong or missed cases, and of all cases, to the smallest rates that hold."""
-Remedy = Literal["more_cases", "higher_target", "better_model", "average_guarantee"]
+Remedy = Literal["fewest_cases", "more_cases", "higher_target", "better_model", "average_guarantee"]
 
 
 class RatePlan(NamedTuple):
@@ -118,9 +118,9 @@ def plan_certification(
 def find_remedies(certificate: Certificate) -> dict[Remedy, int | float]:
     """Ways out where no threshold is certified, each with its number.
 
-    These are further cases, as wrong as these (an estimate); the error among the most confident
-    half, where it is not below `max_error`; the smallest certifiable error; and the number of
-    cases that the average guarantee accepts.
+    These are further cases, if as many of them are wrong as of these, and a likelier number; the
+    error among the most confident half, where it is not below `max_error`; the smallest certifiable
+    error; and the number of cases that the average guarantee accepts.
     """
     if certificate.accept_threshold is not None:
         return {}
@@ -128,7 +128,8 @@ def find_remedies(certificate: Certificate) -> dict[Remedy, int | float]:
     errors = [(abs(at.coverage - 0.5), at.error or 0.0) for at in certificate.operating_points]
     _, of_half = min(errors, default=(0.0, 0.0))
     numbers: dict[Remedy, int | float | None] = {
-        "more_cases": _more_cases(certificate),
+        "fewest_cases": _more_cases(certificate, prior=0.0),
+        "more_cases": _more_cases(certificate, prior=PRIOR_WRONG),
         "better_model": of_half if of_half >= (targets.max_error or 1.0) else None,
         "higher_target": None if smallest is None else smallest.max_error,
         "average_guarantee": None if targets.is_average else certificate.accepted_on_average,
@@ -136,13 +137,13 @@ def find_remedies(certificate: Certificate) -> dict[Remedy, int | float]:
     return {remedy: number for remedy, number in numbers.items() if number}
 
 
-def _more_cases(certificate: Certificate) -> int | None:
+def _more_cases(certificate: Certificate, *, prior: float) -> int | None:
     """The fewest further cases with which some threshold would be certified, if any number does."""
     targets, fewest = certificate.targets, []
     sizes = np.unique(np.geomspace(certificate.cases, MOST_CASES, 400).astype(int))
     for point in certificate.operating_points:
         accepted = point.coverage * sizes
-        wrong = accepted * (point.wrong + PRIOR_WRONG) / (point.accepted + PRIOR_WRONG)
+        wrong = accepted * (point.wrong + prior) / (point.accepted + prior)
         silent = sizes * point.wrong / certificate.cases
         error = _bounds(SHARE_OF_RANK * targets.level_of_error, point.coverage)[targets.guarantee]
         misses = _bounds(targets.level_of_misses, 1.0)[targets.guarantee]

@@ -20,7 +20,7 @@ def sample_predictions() -> Predictions:
         {
             "set": sets[sets != "train"].tolist(),
             "label": labels[others],
-            "probabilities": model.predict_proba(pixels[others]),
+            "logits": model.decision_function(pixels[others]),
             "classes": [str(number) for number in model.classes_],
         }
     )

@@ -28,7 +28,7 @@ and `class_weights`, those of the loss that the estimator learned.
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def fields_of(
     _check_sets(texts.get("set", ()), groups)
     return {
         "logits": logits,
-        "labels": _labels(texts.get("label"), classes, count),
+        "labels": _labels(texts.get("label"), classes, count, unused=left),
         "classes": classes,
         "ids": ids,
         "has_ids": "id" in texts,
@@ -316,7 +316,7 @@ def _ids(texts: Sequence[str] | None, prefix: str, count: int) -> tuple[str, ...
 
 
 def _labels(
-    texts: Sequence[str] | None, classes: Sequence[str], count: int
+    texts: Sequence[str] | None, classes: Sequence[str], count: int, *, unused: Iterable[str]
 ) -> Int[np.ndarray, " n"]:
     """Positions of the true classes, from their names, or from positions where none is a name."""
     if texts is None:
@@ -325,10 +325,9 @@ def _labels(
     positions = {"": UNKNOWN} | {name: position for position, name in enumerate(names)}
     labels = [positions.get(text) for text in texts]
     if None in labels:
-        row = labels.index(None)
-        raise _at(
-            row, "label", f"unknown class {texts[row]!r:.60}; choose from {', '.join(classes)}"
-        )
+        row, others = labels.index(None), ", ".join(unused) or "none"
+        problem = f"unknown class {texts[row]!r:.60}; choose from {', '.join(classes)}"
+        raise _at(row, "label", f"{problem} (columns without a meaning: {others})")
     return np.array(labels, dtype=np.int64)
 
 
