@@ -201,7 +201,9 @@ def acceptance_figure(
         at = [100 * share for share in chosen]
         axes.plot(*at, "o", color=POLICY_COLOUR, markersize=8, zorder=3, label="the policy")
     axes.set(xlabel="accepted (%)", ylabel="error among accepted (%)", xlim=(0, 101))
-    axes.set_ylim(bottom=0, top=max(1.0, axes.get_ylim()[1]))
+    # the interval of the first few images, which may reach 100 %, would flatten the curve
+    highest = [*upper[coverage >= 10], *100 * points[:, 1], 100 * (limit or 0)]
+    axes.set_ylim(0, max(1.0, 1.05 * np.nanmax(highest)))
     axes.legend()
     return figure
 
