@@ -265,7 +265,7 @@ def check_replaceable(out: Path, mark: str, *, overwrite: bool) -> None:
         check_writable(out, folder=True)
     elif not overwrite or out.is_symlink() or not (out / mark).is_file():
         raise UsageError(
-            f"{out}: exists; choose another `out`, or `overwrite=True` where it has a {mark}"
+            f"{out}: exists; choose another folder, or `overwrite=True` where it has a {mark}"
         )
 
 

@@ -152,7 +152,7 @@ def auxiliary_loss(name: str) -> AuxiliaryLoss | None:
     if ":" not in name:
         return None if name == "none" else AUXILIARY_LOSSES[name]
     own: AuxiliaryLoss = own_function(name)
-    loss: Any = own(torch.arange(4.0, requires_grad=True), torch.ones(4))
+    loss: Any = own(torch.arange(64.0, requires_grad=True), torch.ones(64))
     if not (isinstance(loss, Tensor) and loss.shape == () and loss.requires_grad):
         raise UsageError(f"{name!r} must return one number that depends on the predicted losses")
     return own

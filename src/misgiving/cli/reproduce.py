@@ -112,7 +112,7 @@ def reproduce(
 
         check_options("with --ray", unused=["jobs"])
         run = on_ray(ray, threads=threads or 1, gpus_per_unit=gpus_per_unit)
-    with progress_bars() as progress:
+    with progress_bars("stopped; the same command resumes") as progress:
         units, steps = Units(progress, "units"), Steps(progress, "training")
         callbacks = Progress(
             on_start=units.start,

@@ -91,7 +91,7 @@ def train(
     from misgiving.data.splits import leakage_of
     from misgiving.training.train_run import prepare_training, split_of, train_run
 
-    with progress_bars() as progress:
+    with progress_bars("stopped; the same command resumes") as progress:
         setup, first_model = prepare_training(
             data,
             configured,
@@ -170,7 +170,10 @@ def attach(
             cache=cache,
             on_image=Bar(progress, "preparing images").at,
             on_predicted=Bar(progress, "predicting").at,
-            on_accuracy=lambda right, count: say(f"right on {right} of {count} images"),
+            on_accuracy=lambda right, count: say(
+                f"right on {right} of {count} images ({right / count:.0%}); if too few, look at "
+                "--image-size, --crop, --mean, --std and --classes"
+            ),
         )
     say_skipped(images.skipped)
     say(f"reads {', '.join(map(str, checkpoint.model.taps))}")

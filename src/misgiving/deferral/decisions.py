@@ -20,6 +20,7 @@ NO_POLICY = "no policy is calibrated for this model, so every image is deferred"
 NOT_FINITE = "the model gave no finite score, so the image is deferred"
 NO_THRESHOLD = "no threshold certifies the target error rate, so every image is deferred"
 AT_OOD_THRESHOLD = "the OOD score is exactly at its threshold, so the image is deferred"
+ALL_LIMITED = "the limit for all answers"
 SURPASSED = "another class is more probable than the predicted one"
 ALL_ACCEPTED = "the policy accepts every image that is in-distribution and likely to be right"
 
@@ -237,7 +238,7 @@ class Decisions(Sequence[Decision]):
         if not math.isfinite(score) or (limit is not None and not math.isfinite(ood_score)):
             return NOT_FINITE
         if error > highest:
-            return comparison("probability of error", error, "above", highest, "highest")
+            return comparison("probability of error", error, "above", highest, ALL_LIMITED)
         if threshold is None:
             return NO_THRESHOLD
         if ood_score == limit:
@@ -256,9 +257,11 @@ class Decisions(Sequence[Decision]):
             return ALL_ACCEPTED
         if limit is None or not (error <= limit if reached else error > limit):
             relation = "at least" if reached else "below"
-            return comparison("score", score, relation, threshold, "lowest")
+            return comparison("score", score, relation, threshold, "the lowest that is accepted")
         relation = "within" if reached else "above"
-        return comparison("probability of error", error, relation, limit, "highest")
+        return comparison(
+            "probability of error", error, relation, limit, "the highest that is accepted"
+        )
 
 
 def ood_reason(p_value: float, cases: int, *, training_images: bool) -> str:
@@ -278,15 +281,15 @@ def ood_reason(p_value: float, cases: int, *, training_images: bool) -> str:
     return f"{less} all{share} calibration cases (p = {p_value:.2g})"
 
 
-def comparison(subject: str, value: float, relation: str, limit: float, extreme: str) -> str:
+def comparison(subject: str, value: float, relation: str, limit: float, role: str) -> str:
     """Reason that compares a number with its limit, in as many digits as show that they differ.
 
-    >>> comparison("score", 0.4, "below", 0.75, "lowest")
+    >>> comparison("score", 0.4, "below", 0.75, "the lowest that is accepted")
     'score 0.40 is below 0.75, the lowest that is accepted'
-    >>> comparison("score", 0.12301, "below", 0.12304, "lowest")
+    >>> comparison("score", 0.12301, "below", 0.12304, "the lowest that is accepted")
     'score 0.12301 is below 0.12304, the lowest that is accepted'
-    >>> comparison("probability of error", 0.0012, "within", 0.05, "highest")
-    'probability of error 0.001 is within 0.050, the highest that is accepted'
+    >>> comparison("probability of error", 0.0012, "within", 0.05, "the limit for all")
+    'probability of error 0.001 is within 0.050, the limit for all'
     """
     texts = repr(value), repr(limit)
     for digits in range(16, 1, -1):
@@ -294,4 +297,4 @@ def comparison(subject: str, value: float, relation: str, limit: float, extreme:
         differ = rounded[0] != rounded[1] or value == limit
         if differ and (float(rounded[0]) or not value):  # only 0 is 0.00
             texts = rounded
-    return f"{subject} {texts[0]} is {relation} {texts[1]}, the {extreme} that is accepted"
+    return f"{subject} {texts[0]} is {relation} {texts[1]}, {role}"

@@ -32,7 +32,7 @@ ON_LOCATION = np.array([0.0, *STAKES, *(0 * STAKES)])
 ON_SPREAD = np.array([0.0, *(0 * STAKES), *STAKES])
 FRACTIONS = np.array([0.1, 0.3, 0.6, 0.9])  # of the highest stake on the acceptance rate
 
-FEWEST_CASES = 20  # calibration cases from which an estimate is corrected
+FEWEST_CASES = 20  # calibration cases and images, from which on errors are estimated
 DRAWS = 10_000
 MOST_TESTED = 5000  # images that are tested for drift, drawn at random
 LEVEL = 0.05
@@ -362,7 +362,7 @@ def expected_errors(
         threshold: Lowest accepted score of a batch that has its own; None: that of the policy.
 
     Returns:
-        None with fewer than 20 calibration cases, or without an image.
+        None with fewer than 20 calibration cases or images.
     """
     finite = np.isfinite(errors)
     certificate, scores = deferral.certificate_, np.array(deferral.certificate_.scores)
@@ -370,7 +370,7 @@ def expected_errors(
     if threshold is not None:
         lowest, highest = threshold, certificate.error_bound_at(threshold)
     residuals = np.array(certificate.errors) - np.array(certificate.error_probabilities)
-    if len(residuals) < FEWEST_CASES or not finite.any():
+    if min(len(residuals), finite.sum()) < FEWEST_CASES:
         return None
     reached = scores >= (np.inf if lowest is None else lowest)
     taken, both = np.array(certificate.kept) & reached, finite & accepted

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
-from inspect import getmodule, getsource
+from inspect import getsource
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -266,9 +266,8 @@ class TrainedUnit(NamedTuple):
 
 
 def own_source(name: str) -> str:
-    """Code of the module of the user's own `module:function`; empty for another name."""
-    module = getmodule(own_function(name)) if ":" in name else None
-    return getsource(module) if module else ""
+    """Code of the user's own `module:function`; empty for another name."""
+    return getsource(own_function(name)) if ":" in name else ""
 
 
 def check_same_settings(out: Path, records: Mapping[Unit, Mapping[str, Any]]) -> None:

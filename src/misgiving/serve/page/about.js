@@ -4,7 +4,9 @@ import { at, element } from "./dom.js";
 import { state } from "./state.js";
 
 export function openAbout() {
-  if (state.model) at("about").showModal();
+  if (!state.model) return;
+  at("about").showModal();
+  at("about").scrollTop = 0; // the browser scrolls to the button that it focuses
 }
 
 export function renderAbout() {
@@ -29,7 +31,7 @@ export function renderAbout() {
 function draw(value) {
   if (Array.isArray(value)) {
     const list = element("ul");
-    list.append(...value.map((one) => element("li", "", typeof one === "object" ? JSON.stringify(one) : one)));
+    list.append(...value.map((one) => element("li", "", typeof one === "object" ? JSON.stringify(one) : one.replaceAll("`", ""))));
     return list;
   }
   if (value === null || typeof value !== "object") return element("p", "", String(value));

@@ -90,6 +90,7 @@ function plainReason({ decision, error_probability: error }) {
     : "The policy accepts no answer: you decide.";
 }
 
-// In the digits that part an accepted image from a deferred one beside it.
+// In the digits that part an accepted image from a deferred one beside it; of an unfamiliar image it
+// means nothing.
 export const riskOf = (one) =>
-  (one.error_probability == null ? "" : `${percent(one.error_probability)} risk`);
+  (one.error_probability == null || outcome(one) === "ood" ? "" : `${percent(one.error_probability)} risk`);
