@@ -153,7 +153,7 @@ def test_only_a_run_is_replaced_and_only_if_that_is_asked(misgiving, succeed, ru
     assert "--overwrite" in one_line(error)
     code, _, error = misgiving(*words, photos, "--overwrite")
     assert code == 2
-    assert "choose another --out, or --overwrite where it has a split.csv" in one_line(error)
+    assert "choose another folder, or --overwrite where it has a split.csv" in one_line(error)
     assert len(list(photos.rglob("*.png"))) == 24
     _, _, error = succeed(*words, run_folder, "--overwrite")
     assert (run_folder / "model.safetensors").stat().st_mtime_ns > before
