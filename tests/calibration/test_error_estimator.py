@@ -71,18 +71,20 @@ def test_its_weights_and_then_its_scaling_have_the_highest_posterior_density():
         likelihood = sum(math.log(np.dot(weights, each)) for each in of_truth)
         return -likelihood - 20 / 3 * np.log(weights).sum()  # as 20 images, of each a third
 
-    found = minimize(weights_lost, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-9}).x
-    assert pool.weights == pytest.approx(softmax(np.append(found, 0.0)), abs=1e-5)
+    optimum = minimize(weights_lost, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-9}).x
+    assert pool.weights == pytest.approx(softmax(np.append(optimum, 0.0)), abs=1e-5)
 
     def scaling_lost(parameters):
         scaling = Scaling(temperature=math.exp(parameters[0]), biases=tuple(parameters[1:]))
-        shown = [scaled_mean(replace(pool, scaling=scaling), image) for image in members]
-        likelihood = sum(math.log(image[label]) for image, label in zip(shown, labels, strict=True))
+        pooled = [scaled_mean(replace(pool, scaling=scaling), image) for image in members]
+        likelihood = sum(
+            math.log(image[label]) for image, label in zip(pooled, labels, strict=True)
+        )
         return -likelihood + sum(value**2 for value in parameters) / 2 / 0.1**2
 
-    found = minimize(scaling_lost, np.zeros(4), method="BFGS").x
+    optimum = minimize(scaling_lost, np.zeros(4), method="BFGS").x
     assert [math.log(pool.scaling.temperature), *pool.scaling.biases] == pytest.approx(
-        found, abs=1e-4
+        optimum, abs=1e-4
     )
 
 

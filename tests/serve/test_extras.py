@@ -33,7 +33,7 @@ class Environment:
         assert where.startswith(str(place))
 
     def run(self, program, *words, code=0):
-        """What a program says; it ends with this code."""
+        """Output of a program that ends with this code."""
         command = [self.programs / program, *map(str, words)]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stdout + done.stderr

@@ -115,11 +115,11 @@ def named_places(words: list[str], set_name: str | None) -> dict[str, Path]:
     places: dict[str, Path] = {}
     for word in words:
         name, equals, place = word.partition("=")
-        if not equals or Path(word).exists():
-            place = word.removeprefix("folder:")
-            path = Path(place).resolve()
-            name = path.name if path.is_dir() else path.stem
+        whole = not equals or Path(word).exists()
+        path = Path((word if whole else place).removeprefix("folder:"))
+        if whole:
+            name = path.resolve().name if path.is_dir() else path.resolve().stem
         if name in (set_name, *RESERVED_NAMES, *places):
-            raise UsageError(f"`ood` {name!r} names two sets; write NAME={place} with another name")
-        places[name] = Path(place.removeprefix("folder:"))
+            raise UsageError(f"`ood` {name!r} names two sets; write NAME={path} with another name")
+        places[name] = path
     return places

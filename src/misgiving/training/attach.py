@@ -193,8 +193,8 @@ def check_answers(predictions: Predictions, trained: TrainedModel) -> None:
         return
     else:
         values = vars(trained.preprocessing) | vars(trained.source)
-        named = trained.source.library != "transformers"  # of which a folder has its own
-        listed = "".join(f"`{name}` (now {values[name]}), " for name in OF_NAMED[1:] if named)
+        by_name = trained.source.library != "transformers"  # of which a folder has its own
+        listed = "".join(f"`{name}` (now {values[name]}), " for name in OF_NAMED[1:] if by_name)
         remedy = f"give what it was trained with: {listed}`classes` in the order of its logits"
     raise DataError(
         f"{trained.name} is right on {right} of {count} images, and by chance it would be on "

@@ -1,5 +1,6 @@
 """Labelled image sets that are not decoded yet, and the sources of their pixels."""
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,12 +43,12 @@ class ImageSource(Protocol):
         """These images in this order."""
 
 
-class EncodedImages:
+class EncodedImages(ABC):
     """Images that are encoded, as JPEG or PNG for example."""
 
+    @abstractmethod
     def encoded(self, index: int) -> tuple[bytes, str]:
         """Content of one image, and its name for messages."""
-        raise NotImplementedError
 
     def read(self, index: int) -> HashedImage:
         data, name = self.encoded(index)

@@ -49,10 +49,12 @@ def _images_of(file: Path, group: int, _: str) -> list[dict[str, Any]]:
 
 def parquet_images(place: Path) -> ParquetImages | None:
     """The images of `parquet_rows`, which stay in the files; None where these hold none."""
-    from pyarrow.parquet import read_metadata, read_schema
+    if not (files := parquet_files(place)):
+        return None
+    from pyarrow.parquet import read_metadata, read_schema  # a tenth of a second
 
     places = []
-    for file in parquet_files(place):
+    for file in files:
         with explain_damage(file, remedy=REMEDY):
             facts, has_images = read_metadata(file), IMAGE in read_schema(file).names
         for group in range(facts.num_row_groups if has_images else 0):
