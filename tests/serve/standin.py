@@ -12,7 +12,6 @@ from PIL import Image
 from policies import decided, policy_with
 
 from misgiving.bundle.bundle import Bundle
-from misgiving.data.decoding import decode
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.certificate import certify_thresholds
 from misgiving.deferral.decisions import Decision
@@ -33,8 +32,8 @@ TARGETS = Targets(max_error=0.1, max_ood_false_alarms=0.05)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CHOICES = ("accept", "defer", "ood")
 CONSTANTS = {
-    server: ("HEAD_SECONDS", "UNREAD_SECONDS", "MAX_CONNECTIONS", "CLOSED_TOGETHER"),
-    middleware: ("IDLE_SECONDS",),
+    server: ("IDLE_SECONDS", "MAX_CONNECTIONS", "ENDED_TOGETHER"),
+    middleware: ("UNREAD_SECONDS",),
 }
 
 
@@ -42,13 +41,11 @@ class Standin(Bundle):
     """The probability of "light" is the share of blue; green images are OOD, red ones give NaN."""
 
     classes, card, fingerprint, deferral = CLASSES, {"name": "standin"}, "f" * 64, None
+    preprocessing = PREPROCESSING
     __setattr__ = object.__setattr__  # tests change some
 
     def __init__(self):
         """Needs no graph."""
-
-    def model_input(self, data, name):
-        return PREPROCESSING(decode(data, name))
 
     def decide_inputs(self, inputs):
         return [decision_of(model_input) for model_input in inputs]
@@ -180,6 +177,8 @@ def review(note, **values):
 def serve(place, *options):
     """Serve the stand-in with settings, each as NAME=VALUE; prints its URL."""
     given = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in options)}
+    if "formats" in given:
+        given["formats"] = tuple(given["formats"])
     if "keep_images" in given:
         given["keep_images"] = Path(given["keep_images"])
     for module, constants in CONSTANTS.items():
@@ -190,4 +189,4 @@ def serve(place, *options):
     return_freed_memory()
     app = create_app(Standin(), Store.open(place), settings)
     print(address(listener), flush=True)
-    run(app, listener, settings)
+    run(app, listener)

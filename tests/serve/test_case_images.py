@@ -50,7 +50,8 @@ def test_kept_images_are_private_and_survive_a_restart(serving, tmp_path, sqlite
 def test_the_media_type_follows_from_the_content_and_another_models_view_is_not_cached(
     serving, tmp_path
 ):
-    client = serving(keep_images=tmp_path / "kept", recent_bytes=0)  # on disk only
+    options = {"keep_images": tmp_path / "kept", "formats": ("PNG", "GIF")}
+    client = serving(**options, recent_bytes=0)  # on disk only
     case = sent(client, picture(kind="GIF") + b"<script>alert(1)</script>", "page.html")
     thumbnail, image = (f"/cases/{case['id']}/{part}" for part in ("thumbnail", "image"))
     assert client.get(image).headers["content-type"] == "image/gif"

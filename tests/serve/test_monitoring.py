@@ -65,7 +65,7 @@ def test_the_cause_of_a_failure_is_logged_counted_and_hidden_from_clients(
         return answer, line
 
     cause = OSError(f'connection to "db" (10.0.0.3) failed\n{NAME}')  # as drivers fail
-    for name in ("ping", "add", "page"):
+    for name in ("check", "add", "page"):
         monkeypatch.setattr(Store, name, Mock(side_effect=OperationalError("x", {}, cause)))
     unreachable = serving(store=Store.open(sqlite_place))
     for path in ("/health", "/cases", "/decisions"):

@@ -12,7 +12,7 @@ from bundled import policy_of
 from commands import one_line
 from services import ask, standin_at
 from standin import KEY, picture
-from test_limits import GET, head
+from test_limits import GET, head, is_closed
 from waiting import until
 
 from misgiving.bundle import export_run as exporting
@@ -78,7 +78,7 @@ def test_other_machines_are_admitted_with_a_key_from_the_file_or_the_environment
 
 
 def test_a_connection_without_a_request_is_closed(sqlite_place):
-    with standin_at(sqlite_place, head_seconds=0.5) as (_, where):
+    with standin_at(sqlite_place, idle_seconds=0.5) as (_, where):
         begun = time.monotonic()
         with socket.create_connection(where, timeout=60) as connection:
             connection.sendall(GET + b"\r\n")
@@ -90,7 +90,7 @@ def test_a_connection_without_a_request_is_closed(sqlite_place):
 
 def test_idle_connections_lock_nobody_out(sqlite_place):
     data = picture()
-    options = {"max_connections": 10, "closed_together": 2, "head_seconds": 3600}
+    options = {"max_connections": 10, "ended_together": 2, "idle_seconds": 3600}
     with standin_at(sqlite_place, **options) as (_, where), ExitStack() as opened:
 
         def connect():
@@ -110,13 +110,13 @@ def test_idle_connections_lock_nobody_out(sqlite_place):
             assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
 
 
-NOT_CONNECTED = 3  # sockets: the listener, and the pair by which asyncio wakes itself
+NOT_CONNECTED = 4  # sockets: the listener, a pair by which asyncio wakes itself, and a decoder's
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux lists open sockets")
 def test_a_client_that_does_not_read_is_disconnected(sqlite_place, tmp_path):
-    data = picture(size=(2400, 2400), kind="BMP")  # more than sockets buffer
-    options = {"keep_images": str(tmp_path / "kept"), "unread_seconds": 0.2}
+    data = picture(size=(2400, 2400), kind="TIFF")  # more than sockets buffer
+    options = {"keep_images": str(tmp_path / "kept"), "unread_seconds": 0.2, "idle_seconds": 0.5}
     with standin_at(sqlite_place, **options) as (process, where), socket.socket() as connection:
         (result,) = ask(where, "POST", "/decisions", data)[2]["results"]
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -135,11 +135,3 @@ def sockets_of(process):
         with suppress(FileNotFoundError):  # it was closed since
             count += str(handle.readlink()).startswith("socket:")
     return count
-
-
-def is_closed(connection):
-    try:
-        connection.sendall(b"a")
-    except OSError:
-        return True
-    return False

@@ -206,14 +206,14 @@ def test_sqlite_waits_for_the_disk_at_every_commit_and_readers_for_no_writer(sql
     store.close()
 
 
-def test_on_postgresql_a_ping_waits_for_no_writer_and_a_long_statement_is_cancelled(
+def test_on_postgresql_a_check_waits_for_no_writer_and_a_long_statement_is_cancelled(
     database, monkeypatch
 ):
     options = "-c statement_timeout=100ms"
     monkeypatch.setitem(database_module.POSTGRESQL_LIMITS, "options", options)
     store = Store.open(emptied(database))
     with store._writing.begin() as connection:
-        store.ping()
+        store.check(case(1))
         with pytest.raises(OperationalError):
             connection.execute(text("SELECT pg_sleep(9)"))
     store.close()

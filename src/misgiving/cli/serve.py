@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from misgiving.bundle.bundle import Bundle
 
 KEY = "MISGIVING_API_KEY"
-LIMITS = ("max_bytes", "max_pixels", "max_files", "queue", "timeout", "threads", "keep_images")
+LIMITS = (
+    *("max_bytes", "max_pixels", "formats", "max_files", "queue", "timeout", "threads"),
+    "keep_images",
+)
 
 
 @command
@@ -75,7 +78,7 @@ def serve(
         images = limits.keep_images or "memory until this stops (--keep-images keeps them)"
         say(f"cases are kept in {shown(location)}, images in {images}")
         try:
-            run(app, listener, limits)
+            run(app, listener)
         except KeyboardInterrupt:  # uvicorn has shut down in order, and passes the signal on
             say("stopped")
 

@@ -7,6 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +28,7 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 """Formats by Pillow's names. It knows more, but some run other programs (EPS: Ghostscript)."""
 
 MAX_PIXELS = 1024**3 // 4 // 3  # Pillow suspects a decompression bomb above this
+BAND = 64  # rows that are converted at a time
 REDUCTIONS = (8, 4, 2)  # factors by which a JPEG decoder can shrink both sides
 
 UPRIGHT = {
@@ -160,7 +162,12 @@ def decode(data: bytes, name: str) -> Picture:
 
 
 def decode_reduced(
-    data: bytes, name: str, largest: Callable[[int, int], float]
+    data: bytes,
+    name: str,
+    largest: Callable[[int, int], float],
+    *,
+    formats: Sequence[str] = FORMATS,
+    max_pixels: int = MAX_PIXELS,
 ) -> tuple[Image.Image, int, int, int]:
     """Decode an image, and let a JPEG decoder reduce it, which leaves out most of its work.
 
@@ -168,21 +175,25 @@ def decode_reduced(
     upright RGB image, height and width in the file, and pixels of the file per pixel of the image.
     """
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        if image.width * image.height > MAX_PIXELS:
-            raise Image.DecompressionBombError
-        return _load(image, largest)
+        return _load(_opened(data, formats, max_pixels), largest)
     except Image.DecompressionBombError as failure:  # Pillow's own above twice as many pixels
-        message = f"{name}: more than {MAX_PIXELS} pixels; make the image smaller"
+        message = f"{name}: more than {max_pixels} pixels; make the image smaller"
         raise DataError(message) from failure
     except Exception as failure:  # Pillow's decoders raise almost anything on damaged files
         reason = f"the image cannot be decoded ({reason_of(failure)})"
         if isinstance(failure, UnidentifiedImageError):
-            reason = f"not an image in a supported format ({', '.join(FORMATS)})"
+            reason = f"not an image in a supported format ({', '.join(formats)})"
         raise DataError(
             f"{name}: {reason if data else 'the file is empty'}; replace it with an intact copy in "
             "JPEG or PNG, or remove it"
         ) from failure
+
+
+def _opened(data: bytes, formats: Sequence[str], max_pixels: int) -> Image.Image:
+    image = Image.open(io.BytesIO(data), formats=tuple(formats))
+    if image.width * image.height > max_pixels:
+        raise Image.DecompressionBombError
+    return image
 
 
 def _load(
@@ -211,28 +222,55 @@ def _load(
         reduction = max(allowed, default=1)
         image.draft(None, (image.width // reduction, image.height // reduction))
     image.load()
-    upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
-    return _as_rgb(upright), height, width, reduction
+    if orientation in UPRIGHT:
+        image = image.transpose(UPRIGHT[orientation])
+    return _as_rgb(image), height, width, reduction
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
+    """Convert in bands: whole copies on the way would take most of the memory of decoding."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image.copy()  # the image of a file may hold its decoder's memory
+    convert = _over_white if image.has_transparency_data else _plain
     if image.mode == "F" or image.mode.startswith("I"):
-        return _eight_bit(image).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
+        convert = partial(_eight_bit, full_scale=_full_scale(image))
+    rgb = Image.new("RGB", image.size)
+    for box in _bands(image):
+        rgb.paste(convert(image.crop(box)), box)
+    return rgb
+
+
+def _bands(image: Image.Image) -> list[tuple[int, int, int, int]]:
+    width, height = image.size
+    return [(0, top, width, min(top + BAND, height)) for top in range(0, height, BAND)]
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    return image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
     layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit integers and fractions, which Pillow's own conversion would clip at 255.
+def _full_scale(image: Image.Image) -> float:
+    """The value of white in a mode of 16-bit integers or of fractions.
 
     No scale is guessed from the values of one image, as others of its set may have larger ones.
     """
     full_scale = 1.0 if image.mode == "F" else 65535.0
-    values = np.asarray(image).astype(np.float64)
-    if not (values.min() >= 0 and values.max() <= full_scale):
+    values = (np.asarray(image.crop(box)) for box in _bands(image))
+    extremes = np.array([(band.min(), band.max()) for band in values], dtype=np.float64)
+    lowest, highest = extremes.min(), extremes.max()  # NaN if any is
+    if not (lowest >= 0 and highest <= full_scale):
         raise ValueError(f"mode {image.mode} with values outside 0 to {full_scale:g}")
-    if image.mode == "I" and 0 < values.max() <= 255:  # an 8-bit image in 32 bits, nearly always
+    if image.mode == "I" and 0 < highest <= 255:  # an 8-bit image in 32 bits, nearly always
         raise ValueError(f"mode I with no value above 255, where {full_scale:g} is white")
-    return Image.fromarray(np.rint(values * (255 / full_scale)).astype(np.uint8))
+    return full_scale
+
+
+def _eight_bit(image: Image.Image, full_scale: float) -> Image.Image:
+    """Scale to 255, where Pillow's own conversion would clip."""
+    values = np.asarray(image).astype(np.float64) * (255 / full_scale)
+    return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")

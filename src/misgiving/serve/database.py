@@ -3,10 +3,11 @@
 import importlib
 import sqlite3
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 from misgiving.errors import DataError, UsageError
 
@@ -25,6 +26,8 @@ POSTGRESQL_LIMITS = {
 WRITING = "misgiving_writing"
 """Execution option of transactions that take the write lock, so that the numbers of their rows are
 committed in order; readers then miss none."""
+FILE = "misgiving_file"
+"""Key of the inode of a connection's SQLite file."""
 WRITE_LOCK = 7264837101  # PostgreSQL's key of the advisory lock
 NOT_A_STORE = (
     "the store must be the path of an SQLite file, sqlite:///FILE or "
@@ -78,6 +81,19 @@ def _postgresql(url: sa.URL) -> sa.Engine:
 def _sqlite(url: sa.URL) -> sa.Engine:
     engine = _engine(url, {"timeout": LOCK_SECONDS})
     sa.event.listen(engine, "connect", _configure_sqlite)
+    file = Path(str(url.database))
+
+    def remember_file(_: sqlite3.Connection, record: Any) -> None:
+        record.info[FILE] = file.stat().st_ino
+
+    def check_file(connection: sa.Connection) -> None:
+        """A connection would go on to write into a file that was deleted."""
+        if not file.exists() or file.stat().st_ino != connection.info[FILE]:
+            reason = OSError("the file was deleted or replaced; restart the service")
+            raise OperationalError("BEGIN", None, reason)
+
+    sa.event.listen(engine, "connect", remember_file)
+    sa.event.listen(engine, "begin", check_file)
     return engine
 
 
@@ -101,9 +117,6 @@ def shown(location: str) -> str:
 def _configure_sqlite(connection: sqlite3.Connection, _: Any) -> None:
     """Allow readers beside a writer, and make commits survive a loss of power."""
     connection.isolation_level = None  # SQLAlchemy begins the transactions
-    connection.create_function(  # its own knows only a to z
-        "lower", 1, lambda text: text and text.lower(), deterministic=True
-    )
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")

@@ -7,10 +7,10 @@ import hmac
 import ipaddress
 import json
 import logging.config
-import math
 import time
 import traceback
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from http import HTTPStatus
 from urllib.parse import urlsplit
@@ -20,7 +20,6 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from misgiving.serve.problems import Metrics, ProblemError, problem_of
-from misgiving.serve.settings import Settings
 
 log = logging.getLogger("misgiving.serve")
 
@@ -42,10 +41,12 @@ CHALLENGE = {"WWW-Authenticate": 'Basic realm="misgiving", charset="UTF-8"'}
 
 GRACE_SECONDS = 5.0  # beyond the limit of a request, so that its own message comes first
 
+UNREAD_SECONDS = 30.0  # in which a client reads some of a response
+PIECE = 65_536  # bytes of a response that are given to the server at once
+
 SMALL_BODY = 100_000  # bytes; for everything but images
-STREAMED = ("/decisions",)  # routes that limit their bodies themselves
-DRAINED_BYTES = 4 * 2**20  # or one file, if that is larger
-DRAINED_SECONDS, IDLE_SECONDS = 10.0, 2.0
+STREAMED = ("/decisions",)  # routes that limit bodies and clients themselves
+MAX_REQUESTS = 64  # of one client at once
 
 
 class RequestLog:
@@ -214,7 +215,9 @@ def _sent_key(authorization: str) -> bytes:
 class SendDeadline:
     """Answers 503, or ends a response, where a route gives nothing to send for some time.
 
-    PostgreSQL's driver waits indefinitely for a server that is stopped but still connected.
+    PostgreSQL's driver waits indefinitely for a server that is stopped but still connected. Also
+    ends a response that its client does not read; bodies go out in pieces, since the server keeps
+    in memory what it was given.
     """
 
     def __init__(self, app: ASGIApp, *, seconds: float) -> None:
@@ -225,14 +228,11 @@ class SendDeadline:
             await self._app(scope, receive, send)
             return
 
-        def extend(seconds: float) -> None:
-            if not deadline.expired():
-                deadline.reschedule(asyncio.get_running_loop().time() + seconds)
-
         async def send_and_extend(message: Message) -> None:
-            extend(math.inf)  # connections have their own limit on slow readers
-            await send(message)
-            extend(self._seconds)
+            for piece in _pieces(message):
+                _extend(deadline, UNREAD_SECONDS)
+                await send(piece)
+            _extend(deadline, self._seconds)
 
         try:
             async with asyncio.timeout(self._seconds) as deadline:
@@ -245,88 +245,74 @@ class SendDeadline:
             ) from error
 
 
+def _extend(deadline: asyncio.Timeout, seconds: float) -> None:
+    if not deadline.expired():
+        deadline.reschedule(asyncio.get_running_loop().time() + seconds)
+
+
+def _pieces(message: Message) -> Iterator[Message]:
+    body = message.get("body", b"")
+    while len(body) > PIECE:
+        yield {**message, "body": body[:PIECE], "more_body": True}
+        body = body[PIECE:]
+    yield {**message, "body": body} if body else message
+
+
 class BodyLimits:
-    """Cuts off bodies that are too long or too slow.
+    """Cuts off bodies that are too long or too slow, where a route does not do so itself."""
 
-    A response that does not wait for the whole body is sent at once; then the rest of the body is
-    read and dropped, within limits. Closing the connection earlier could reset it before a client
-    that is still sending has read the response.
-    """
-
-    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
-        self._app, self._timeout = app, settings.timeout
-        self._drained_bytes = max(DRAINED_BYTES, settings.max_bytes)
+    def __init__(self, app: ASGIApp, *, seconds: float) -> None:
+        self._app, self._seconds = app, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in STREAMED:
             await self._app(scope, receive, send)
             return
-        body = _Body(Headers(scope=scope), receive, send, self._drained_bytes)
-        if scope["path"] not in STREAMED:
-            body.limit(SMALL_BODY, self._timeout)
-        await self._app(scope, body.receive, body.send)
+        deadline = asyncio.get_running_loop().time() + self._seconds
+        length, complete = 0, False
+
+        async def limited() -> Message:
+            nonlocal length, complete
+            if complete:  # the caller waits for the client to disconnect
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                detail = "the body did not arrive in time"
+                raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, detail) from error
+            length += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if length > SMALL_BODY:
+                detail = f"the body may have at most {SMALL_BODY} bytes"
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+            return message
+
+        await self._app(scope, limited, send)
 
 
-class _Body:
-    """The body of one request, and the response to it."""
+class ClientLimits:
+    """Answers 429 to a client with too many requests in progress; uploads have their own limits."""
 
-    def __init__(self, headers: Headers, receive: Receive, send: Send, drained_bytes: int) -> None:
-        self._receive, self._send, self._drained_bytes = receive, send, drained_bytes
-        declared = headers.get("content-length", "0")
-        is_declared = declared.isdecimal() and "transfer-encoding" not in headers
-        self._declared = int(declared) if is_declared else None
-        self._complete = self._declared == 0
-        self._length = 0
-        self._max_bytes: float = math.inf
-        self._deadline: float | None = None
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._requests = Counter[str]()  # by client
 
-    def limit(self, max_bytes: int, seconds: float) -> None:
-        self._max_bytes = max_bytes
-        self._deadline = asyncio.get_running_loop().time() + seconds
-
-    async def receive(self) -> Message:
-        if self._complete:  # the caller waits for the client to disconnect
-            return await self._receive()
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in STREAMED:
+            await self._app(scope, receive, send)
+            return
+        client = client_of(scope)
+        if self._requests[client] >= MAX_REQUESTS:
+            detail = f"more than {MAX_REQUESTS} requests at once; send them one after the other"
+            raise ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"Retry-After": "1"})
+        self._requests[client] += 1
         try:
-            async with asyncio.timeout_at(self._deadline):
-                message = await self._next()
-        except TimeoutError as error:
-            raise HTTPException(
-                HTTPStatus.REQUEST_TIMEOUT, "the body did not arrive in time"
-            ) from error
-        if self._length > self._max_bytes:
-            raise HTTPException(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"the body may have at most {self._max_bytes} bytes",
-            )
-        return message
+            await self._app(scope, receive, send)
+        finally:
+            self._requests -= Counter([client])  # drops a client that has none
 
-    async def _next(self) -> Message:
-        message = await self._receive()
-        self._length += len(message.get("body", b""))
-        self._complete = not message.get("more_body", False)  # as after a disconnect
-        return message
 
-    async def send(self, message: Message) -> None:
-        if self._complete:
-            await self._send(message)
-        elif message["type"] == "http.response.start":
-            declared = math.inf if self._declared is None else self._declared
-            ends_soon = declared - self._length <= self._drained_bytes
-            if not ends_soon or message["status"] == HTTPStatus.REQUEST_TIMEOUT:
-                MutableHeaders(scope=message)["Connection"] = "close"
-            await self._send(message)
-        elif message.get("more_body", False):
-            await self._send(message)
-        else:
-            await self._send({**message, "more_body": True})
-            await self._drain()
-            await self._send({"type": "http.response.body", "body": b""})
-
-    async def _drain(self) -> None:
-        until = self._length + self._drained_bytes
-        with suppress(TimeoutError):
-            async with asyncio.timeout(DRAINED_SECONDS):
-                while not self._complete and self._length <= until:
-                    async with asyncio.timeout(IDLE_SECONDS):
-                        await self._next()
+def client_of(scope: Scope) -> str:
+    """The address of the client; behind a proxy on this machine, as the proxy forwards it."""
+    return str((scope.get("client") or ("",))[0])

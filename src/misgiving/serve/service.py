@@ -1,8 +1,8 @@
-"""The pipeline from a file to a stored case, in threads: decoding, model, image file, store."""
+"""The pipeline from a file to a stored case: decoding, model, image file, store."""
 
 import asyncio
+import io
 import itertools
-import math
 import os
 import queue
 import secrets
@@ -21,36 +21,27 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 from fastapi import Depends, Request
-from jaxtyping import UInt8
+from PIL import Image
 from sqlalchemy.exc import OperationalError
 
 from misgiving.bundle.bundle import Bundle
 from misgiving.deferral.decisions import Decision
 from misgiving.errors import DataError, UsageError
 from misgiving.files import force_to_disk, whole_file
-from misgiving.manifests import sha256_of
-from misgiving.serve.decode_limits import (
-    MemoryBudget,
-    check_jpeg,
-    check_netpbm,
-    decoding_bytes,
-    opening_bytes,
-)
 from misgiving.serve.drift_tracker import DriftTracker
 from misgiving.serve.problems import ImageNotStoredError, Metrics, problem_of
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Case, Store
+from misgiving.serve.workers import Decoders, ModelInput
 
-ModelInput = UInt8[np.ndarray, "size size 3"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Job = tuple[list[Item], Future[Result]]
 
 COMMIT_SIZE = 256  # cases in one transaction
 CHECK_SECONDS = 5.0
-CHECK_VALID_SECONDS = 1.0  # for which a good result holds, because anyone may ask
-CLOSING_SECONDS = 10.0  # in which each thread ends, unless it hangs
-MAX_DECODING_SECONDS = 30.0  # many times what any image within the limits takes
+CHECK_VALID_SECONDS = 3.0  # for which a good result holds, because anyone may ask
+CLOSING_SECONDS = 1.5  # in which all threads end, unless one hangs
 
 
 @contextmanager
@@ -96,12 +87,10 @@ class ImageFiles:
                 file.write(bytes(size))
                 file.flush()
 
-    def read(self, sha256: str) -> bytes | None:
-        """The content of a file, or None if there is none."""
-        try:
-            return self._path(sha256).read_bytes()
-        except FileNotFoundError:
-            return None
+    def path(self, sha256: str) -> Path | None:
+        """Of a file that was stored, if it is still there."""
+        path = self._path(sha256)
+        return path if path.is_file() else None
 
     def _path(self, sha256: str) -> Path:
         return self._folder / sha256[:2] / sha256
@@ -136,7 +125,6 @@ class Batcher(Generic[Item, Result]):
         self._threads = [
             threading.Thread(target=self._run, name=name, daemon=True) for _ in range(threads)
         ]
-        self._started: dict[int, float] = {}  # the batch in progress, by thread
         for thread in self._threads:
             thread.start()
 
@@ -160,11 +148,6 @@ class Batcher(Generic[Item, Result]):
         """True while all threads run."""
         return all(thread.is_alive() for thread in self._threads)
 
-    def hung(self, seconds: float) -> int:
-        """Number of threads that have worked on one batch for longer than this."""
-        limit = time.monotonic() - seconds
-        return sum(started < limit for started in list(self._started.values()))
-
     def close(self, seconds: float | None = None) -> None:
         """Finish all queued items, and end the threads; wait for at most these seconds."""
         for _ in self._threads:
@@ -176,9 +159,7 @@ class Batcher(Generic[Item, Result]):
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
             batch, ended = self._fill(first)
-            self._started[threading.get_ident()] = time.monotonic()
             self._process([job for job in batch if job[1].set_running_or_notify_cancel()])
-            del self._started[threading.get_ident()]
             del first, batch  # while this thread waits, they would keep a result in memory
             if ended:
                 return
@@ -218,6 +199,12 @@ class Batcher(Generic[Item, Result]):
             future.set_exception(failure)
 
 
+def _blank(kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, kind)
+    return file.getvalue()
+
+
 def _call(works: Sequence[Callable[[], Any]]) -> Sequence[Any]:
     return [work() for work in works]
 
@@ -236,26 +223,33 @@ class Service:
         self.recent: OrderedDict[str, ModelInput] = OrderedDict()  # by the id of the case
         self.files = None if settings.keep_images is None else ImageFiles(settings.keep_images)
         self._numbers = itertools.count()
-        self._memory = MemoryBudget(settings.max_decoded_bytes)
-        self._workers = Batcher("worker", _call, threads=settings.threads)
+        self._decoders = Decoders(model.preprocessing, settings)
+        self._file_threads = Batcher("files", _call, threads=settings.threads)
         self._model_batches = Batcher(
             "model", self._decide, size=settings.batch_size, linger=settings.linger
         )
         self._store_batches = Batcher(
             "store", store.add, size=COMMIT_SIZE, not_retried=OperationalError
         )
-        self._checked_at = -math.inf
-        self._checks = Batcher("health", self._check, size=COMMIT_SIZE, not_retried=Exception)
-        self.metrics.hung_threads.set_function(lambda: self.hung_threads)
+        self._check_thread = Batcher("health", _call)
+        self._check: asyncio.Task[None] | None = None
+        self._checked_at = 0.0
 
     async def decide(
-        self, name: str, data: bytes | None, *, place: int | None = None, remark: str | None = None
+        self,
+        name: str,
+        data: bytes | None,
+        *,
+        client: str = "",
+        place: int | None = None,
+        remark: str | None = None,
     ) -> tuple[Case, bool]:
         """Decide about one file, and commit the case before it is returned.
 
         Args:
             name: As given by the sender.
             data: The content of the file; None if it exceeds the limit for one file.
+            client: The sender, with whom others share the processes that decode.
             place: In a list of images, from 1; None for a file that a client sends.
             remark: Text of the list on the image.
 
@@ -269,23 +263,13 @@ class Service:
         """
         if data is None or len(data) > self.settings.max_bytes:
             raise DataError(f"{name}: more than {self.settings.max_bytes} bytes; scale it down")
-        model_input, sha256 = await self._workers.result(partial(self._read, name, data))
+        model_input, sha256 = await self._decoders.decode(name, data, client)
         decision = await self._model_batches.result(model_input)
-        case = Case(
-            id=self._new_id(),
-            received=datetime.now(UTC),
-            name=name,
-            **decision._asdict(),
-            probability=decision.probability,
-            sha256=sha256,
-            model_fingerprint=self.model.fingerprint,
-            policy_fingerprint=self.policy_fingerprint,
-            image_kept=self.files is not None,
-            place=place,
-            remark=remark,
+        case = self._case(
+            name, decision, sha256, image_kept=self.files is not None, place=place, remark=remark
         )
         if self.files is not None:
-            await self._workers.result(partial(self.files.write, sha256, data))
+            await self._file_threads.result(partial(self.files.write, sha256, data))
         stored = await self._store_batches.result(case)
         self._keep_recent(stored.id, model_input)
         is_earlier = stored.id != case.id
@@ -295,6 +279,19 @@ class Service:
                 self.drift.notice()
         return stored, is_earlier
 
+    def _case(self, name: str, decision: Decision, sha256: str, **values: Any) -> Case:
+        return Case(
+            id=self._new_id(),
+            received=datetime.now(UTC),
+            name=name,
+            **decision._asdict(),
+            probability=decision.probability,
+            sha256=sha256,
+            model_fingerprint=self.model.fingerprint,
+            policy_fingerprint=self.policy_fingerprint,
+            **values,
+        )
+
     def _keep_recent(self, id: str, model_input: ModelInput) -> None:
         """Keep a model input, all of which have one size, and drop the oldest beyond the limit."""
         self.recent[id] = model_input
@@ -302,72 +299,55 @@ class Service:
         while len(self.recent) * model_input.nbytes > self.settings.recent_bytes:
             self.recent.popitem(last=False)
 
-    async def model_input(self, case: Case) -> ModelInput | None:
+    async def model_input(self, case: Case, client: str) -> ModelInput | None:
         """The image of a case as this model sees it, if it is still available."""
-        recent = self.recent.get(case.id)
-        if recent is not None:
+        recent, path = self.recent.get(case.id), self.image(case)
+        if recent is not None or path is None:
             return recent
+        data = await self._file_threads.result(path.read_bytes)
+        return (await self._decoders.decode(case.name, data, client))[0]
 
-        def decode() -> ModelInput | None:
-            data = self.image(case)
-            return None if data is None else self._model_input(case.name, data)
-
-        decoded: ModelInput | None = await self._workers.result(decode)  # bounds the open images
-        return decoded
-
-    def image(self, case: Case) -> bytes | None:
+    def image(self, case: Case) -> Path | None:
         """The file of a case, if files are kept."""
-        return self.files.read(case.sha256) if self.files and case.image_kept else None
+        return self.files.path(case.sha256) if self.files and case.image_kept else None
 
     async def check(self) -> None:
-        """Check that a case could be stored, in a thread of its own, once for all who wait.
+        """Check that an image could be decided and stored now, once for all who ask.
 
         Raises:
+            DataError: The image of the check cannot be decoded.
             ImageNotStoredError: There is no room for an image file.
             SQLAlchemyError: The database stores nothing.
-            TimeoutError: It does not respond in time.
+            TimeoutError: One of them does not respond in time.
         """
+        is_old = time.monotonic() > self._checked_at + CHECK_VALID_SECONDS
+        if self._check is None or (self._check.done() and is_old):
+            self._check = asyncio.create_task(self._check_all())
         async with asyncio.timeout(CHECK_SECONDS):
-            await self._checks.result(None)
+            await asyncio.shield(self._check)
 
-    def _check(self, waiting: Sequence[None]) -> Sequence[None]:
-        if time.monotonic() > self._checked_at + CHECK_VALID_SECONDS:
-            self.store.ping()
-            if self.files is not None:
-                with _image_failures():
-                    self.files.check(self.settings.max_bytes)
-            self._checked_at = time.monotonic()
-        return waiting
-
-    @property
-    def alive(self) -> bool:
-        """True while all threads can work, and at least one that decodes."""
-        decodes = self.hung_threads < self.settings.threads
-        return decodes and self._model_batches.alive and self._store_batches.alive
-
-    @property
-    def hung_threads(self) -> int:
-        """Number of threads that have worked on one file for too long."""
-        return self._workers.hung(max(MAX_DECODING_SECONDS, self.settings.timeout))
+    async def _check_all(self) -> None:
+        image = _blank(self.settings.formats[0])
+        model_input, sha256 = await self._decoders.decode("check", image, "")
+        decision = await self._model_batches.result(model_input)
+        case = self._case("check", decision, sha256, image_kept=False)
+        await self._check_thread.result(partial(self.store.check, case))
+        if self.files is not None:
+            with _image_failures():
+                room = partial(self.files.check, self.settings.max_bytes)
+                await self._check_thread.result(room)
+        self._checked_at = time.monotonic()
 
     def close(self) -> None:
         """Finish the work that has started, and close the store."""
         if self.drift is not None:
             self.drift.close(CLOSING_SECONDS)
-        for threads in (self._workers, self._model_batches, self._store_batches, self._checks):
-            threads.close(CLOSING_SECONDS)
+        self._decoders.close()
+        deadline = time.monotonic() + CLOSING_SECONDS
+        batchers = self._model_batches, self._file_threads, self._store_batches, self._check_thread
+        for threads in batchers:
+            threads.close(max(0.0, deadline - time.monotonic()))
         self.store.close()
-
-    def _read(self, name: str, data: bytes) -> tuple[ModelInput, str]:
-        return self._model_input(name, data), sha256_of(data)
-
-    def _model_input(self, name: str, data: bytes) -> ModelInput:
-        check_jpeg(data, name)
-        check_netpbm(data, name)
-        with self._memory.reserve(opening_bytes(data)):
-            count = decoding_bytes(data, name, self.settings.max_pixels)
-        with self._memory.reserve(count):
-            return self.model.model_input(data, name)
 
     def _decide(self, inputs: Sequence[ModelInput]) -> Sequence[Decision]:
         self.metrics.batch_sizes.observe(len(inputs))

@@ -10,21 +10,32 @@ from misgiving.errors import UsageError, require
 MIN_KEY_LENGTH = 16
 
 
+def share_of_one(total: int) -> int:
+    """How much of something shared one client can take; never nothing.
+
+    >>> share_of_one(256), share_of_one(1)
+    (192, 1)
+    """
+    return max(1, total * 3 // 4)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Limits and behaviour of the service.
 
     Attributes:
         max_bytes: Largest file, in bytes.
-        max_pixels: Largest image, in pixels. Decoding takes up to 30 bytes for each pixel; images
-            wait for memory.
+        max_pixels: Largest image, in pixels.
+        formats: Formats that are accepted, by Pillow's names.
         max_files: Files in one request.
-        max_held_bytes: Memory for all requests in progress.
-        max_decoded_bytes: Memory for all images that are being decoded; a larger one is decoded
-            alone.
+        max_held_bytes: Memory for all requests in progress; one client can take three quarters of
+            it, and of the queue.
+        max_decoding_bytes: Memory for decoding one image; about 15 are needed for each pixel.
+        max_decoding_seconds: Processor time for decoding one image.
         queue: Images that may wait in the queue.
         timeout: Seconds for one request, including the time to receive it.
-        threads: Threads that decode images, and threads of the model. Default: one for each core.
+        threads: Threads of the model, and processes that decode the images of one client; there is
+            one more for all others. Default: one for each core.
         batch_size: Largest number of images that the model sees at once.
         linger: Seconds that a first image waits for others to join its batch.
         recent_bytes: Memory for images that are kept for thumbnails.
@@ -34,9 +45,11 @@ class Settings:
 
     max_bytes: int = 20_000_000
     max_pixels: int = 50_000_000
+    formats: tuple[str, ...] = ("JPEG", "PNG", "TIFF", "WEBP")
     max_files: int = 100
-    max_held_bytes: int = 500_000_000
-    max_decoded_bytes: int = 1_500_000_000
+    max_held_bytes: int = 120_000_000
+    max_decoding_bytes: int = 750_000_000
+    max_decoding_seconds: float = 10.0
     queue: int = 256
     timeout: float = 30.0
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
@@ -47,14 +60,19 @@ class Settings:
     api_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        from misgiving.data.decoding import MAX_PIXELS  # needs Pillow, which --help does without
+        from misgiving.data.decoding import (
+            FORMATS,
+            MAX_PIXELS,
+        )  # needs Pillow, which --help does without
 
         for name in ("max_bytes", "max_pixels", "max_files", "queue", "threads", "batch_size"):
             require(self, name, getattr(self, name) >= 1, "be at least 1")
         require(self, "timeout", 0 < self.timeout < math.inf, "be a number of seconds above 0")
-        require(self, "max_files", self.max_files <= self.queue, f"fit into `queue` ({self.queue})")
-        held = self.max_held_bytes
+        most, held = share_of_one(self.queue), share_of_one(self.max_held_bytes)
+        require(self, "max_files", self.max_files <= most, f"be at most 3/4 of `queue` ({most})")
         require(self, "max_bytes", self.max_bytes <= held, f"be at most {held}")
+        is_possible = bool(self.formats) and set(self.formats) <= set(FORMATS)
+        require(self, "formats", is_possible, f"be some of {', '.join(FORMATS)}")
         require(self, "max_pixels", self.max_pixels <= MAX_PIXELS, f"be at most {MAX_PIXELS}")
         if self.api_key is not None and len(self.api_key) < MIN_KEY_LENGTH:
             raise UsageError(

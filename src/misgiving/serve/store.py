@@ -1,6 +1,7 @@
 """Cases, reviews and their store in SQLite or PostgreSQL; a method that writes has committed."""
 
 import math
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -16,6 +17,8 @@ from misgiving.errors import DataError, UsageError, without_none
 from misgiving.serve.database import WRITING, create_tables, engine_for, shown
 
 PAGE_SIZE = 500
+PAGE_NUMBERS = 50_000  # probabilities, of about 30 bytes each
+IN_PIECES = {"yield_per": 50}  # rows that PostgreSQL's driver holds at a time
 LAST_PLACE = 2**31 - 1  # of a case that is in no list
 MAX_NUMBER = 2**63 - 1  # that a database can hold
 
@@ -114,7 +117,7 @@ class CaseQuery(BaseModel, populate_by_name=True):
     name: StorableText | None = Field(
         default=None,
         max_length=255,
-        description="Part of the name, in upper or lower case (PostgreSQL: of its locale).",
+        description="Part of the name, in upper or lower case.",
     )
     arrived_after: int | None = Field(
         default=None, ge=0, le=MAX_NUMBER, description="Arrived after an earlier `last_arrival`."
@@ -152,9 +155,11 @@ CASES = sa.Table(
     METADATA,
     *_columns(Case),
     Column("expected_error", sa.Double, nullable=False),
+    Column("folded_name", Text, nullable=False),
     sa.Index("cases_by_expected_error", "expected_error", "id"),
     sa.Index("cases_by_decision", "decision", "reviewed"),
     sa.Index("cases_by_class", "predicted_class", "expected_error", "id", "decision", "reviewed"),
+    sa.Index("cases_by_name", "folded_name", "id"),  # has all that a search reads
     sa.Index("ix_cases_sha256", "sha256"),
 )
 REVIEWS = sa.Table(
@@ -272,6 +277,8 @@ class Store:
     ) -> tuple[list[Case], str | None]:
         """At most `limit` cases after the case `cursor`, and the cursor of the next page, if any.
 
+        With many classes there are fewer: at least one, and about `PAGE_NUMBERS` probabilities.
+
         Raises:
             UsageError: There is no case of the cursor.
         """
@@ -283,7 +290,15 @@ class Store:
                 if last is None:
                     raise UsageError(f"there is no case of the cursor {cursor}")
                 selected = selected.where(sa.tuple_(*keys) < tuple(last))
-            cases = _cases(connection, selected.limit(limit + 1))
+            rows, numbers = list[Any](), 0
+            with connection.execute(selected.limit(limit + 1), execution_options=IN_PIECES) as all:
+                for row in all:
+                    rows.append(row)
+                    numbers += len(row.probabilities)
+                    if numbers > PAGE_NUMBERS and len(rows) > 1:
+                        limit = len(rows) - 1
+                        break
+            cases = _with_reviews(connection, rows)
         return cases[:limit], cases[limit - 1].id if len(cases) > limit else None
 
     def all(self, query: CaseQuery) -> Iterator[Case]:
@@ -329,11 +344,19 @@ class Store:
         rows = self._read(select(CASES.c.decision, func.count()).group_by(CASES.c.decision))
         return dict.fromkeys(get_args(Outcome), 0) | {row[0]: row[1] for row in rows}
 
-    def ping(self) -> None:
-        """Raise SQLAlchemyError if the database does not store anything."""
+    def check(self, case: Case) -> None:
+        """Raise SQLAlchemyError where this case could not be stored now, or none be read.
+
+        It is not kept.
+        """
         with self._engine.begin() as connection:  # waits for no lock of another process
             connection.execute(sa.delete(PINGS))
             connection.execute(insert(PINGS).values(time=zulu(datetime.now(UTC))))
+            with connection.begin_nested() as attempt:
+                connection.execute(insert(CASES).values(_row(case)))
+                connection.execute(insert(ARRIVALS).values(case_id=case.id))
+                _last_reviews(connection, [case.id])
+                attempt.rollback()
 
     def _read(self, query: Select[Any]) -> list[Any]:
         with self._engine.begin() as connection:
@@ -350,11 +373,21 @@ def _conditions(query: CaseQuery) -> ColumnElement[bool]:
         (query.decisions or None, CASES.c.decision.in_),
         (query.reviewed, CASES.c.reviewed.is_),
         (query.predicted_class, CASES.c.predicted_class.__eq__),
-        (query.name, partial(CASES.c.name.icontains, autoescape=True)),
+        (query.name, _is_named),
         (query.arrived_after, partial(_is_numbered_after, ARRIVALS)),
         (query.reviewed_after, partial(_is_numbered_after, REVIEWS)),
     ]
     return sa.and_(True, *(clause(value) for value, clause in conditions if value is not None))
+
+
+def _folded(name: str) -> str:
+    """A name for searching: in lower case, and letters with accents as one character."""
+    return unicodedata.normalize("NFC", name.casefold())
+
+
+def _is_named(part: str) -> ColumnElement[bool]:
+    matches = CASES.c.folded_name.contains(_folded(part), autoescape=True)
+    return CASES.c.id.in_(select(CASES.c.id).where(matches))
 
 
 def _is_numbered_after(table: sa.Table, number: int) -> ColumnElement[bool]:
@@ -369,14 +402,20 @@ def _identity(case: Case) -> tuple[object, ...]:
 
 def _row(case: Case) -> dict[str, Any]:
     values = case.model_dump(mode="json", exclude={"review"})  # reviews have their own table
-    return values | {"expected_error": case.expected_error}
+    return values | {
+        "expected_error": case.expected_error,
+        "folded_name": _folded(case.name),
+    }
 
 
 def _cases(connection: Connection, query: Select[Any]) -> list[Case]:
     """The cases of a query, each with its last review."""
-    rows = [row._asdict() for row in connection.execute(query)]
-    last = _last_reviews(connection, [row["id"] for row in rows if row["reviewed"]])
-    return [Case.model_validate({**row, "review": last.get(row["id"])}) for row in rows]
+    return _with_reviews(connection, list(connection.execute(query)))
+
+
+def _with_reviews(connection: Connection, rows: Sequence[Any]) -> list[Case]:
+    last = _last_reviews(connection, [row.id for row in rows if row.reviewed])
+    return [Case.model_validate({**row._asdict(), "review": last.get(row.id)}) for row in rows]
 
 
 def _last_reviews(connection: Connection, ids: Sequence[str]) -> dict[str, Review]:

@@ -8,19 +8,19 @@ from itertools import chain, islice, product
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import FileResponse, Response, StreamingResponse
 from PIL import Image
 from pydantic import AwareDatetime, BaseModel, Field, model_validator
 
 from misgiving.bundle.bundle import Bundle
-from misgiving.data.decoding import FORMATS
 from misgiving.deferral.decisions import Outcome
 from misgiving.errors import UsageError
 from misgiving.files import csv_lines
+from misgiving.serve.middleware import client_of
 from misgiving.serve.problems import ProblemError, content, documented
-from misgiving.serve.service import ModelInput, Service, ServiceDep
+from misgiving.serve.service import Service, ServiceDep
 from misgiving.serve.store import (
     Case,
     CaseQuery,
@@ -30,6 +30,7 @@ from misgiving.serve.store import (
     StorableText,
     Verdict,
 )
+from misgiving.serve.workers import ModelInput
 
 router = APIRouter(tags=["cases"])
 
@@ -56,7 +57,17 @@ CELLS = 8  # of a saliency map along each side
 GREY = 128
 BATCH_SIZE = 16  # images at once
 BINARY = {"type": "string", "format": "binary"}
-SHOWABLE = {"image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp", "image/tiff"}
+SHOWABLE = {
+    b"\xff\xd8\xff": "image/jpeg",
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"RIFF": "image/webp",
+    b"II*\0": "image/tiff",
+    b"MM\0*": "image/tiff",
+    b"GIF8": "image/gif",
+    b"BM": "image/bmp",
+}
+"""Types by the first bytes of a file."""
+LONGEST_START = max(map(len, SHOWABLE))
 UNKNOWN = "application/octet-stream"
 NO_IMAGE = (
     "this instance does not have the image: it has left the memory, or another instance received "
@@ -226,13 +237,13 @@ def _csv_row(case: Case) -> list[Any]:
     responses={**content("image/jpeg", BINARY), **NO_CASE},
     response_class=Response,
 )
-async def get_thumbnail(service: ServiceDep, case: CaseDep) -> Response:
+async def get_thumbnail(request: Request, service: ServiceDep, case: CaseDep) -> Response:
     """Get the image as the model saw it, if the case is recent or files are kept.
 
     The image of another model's case is as this model sees it, and must not be cached.
     """
     file = io.BytesIO()
-    model_input = _available(await service.model_input(case))
+    model_input = _available(await service.model_input(case, client_of(request.scope)))
     Image.fromarray(model_input).save(file, "JPEG", quality=85)
     headers = CACHED if case.model_fingerprint == service.model.fingerprint else None
     return Response(file.getvalue(), media_type="image/jpeg", headers=headers)
@@ -243,23 +254,27 @@ async def get_thumbnail(service: ServiceDep, case: CaseDep) -> Response:
     responses={**content("image/*", BINARY), **NO_CASE},
     response_class=Response,
 )
-def get_image(service: ServiceDep, case: CaseDep) -> Response:
+def get_image(service: ServiceDep, case: CaseDep) -> FileResponse:
     """Get the file as it was sent, if files are kept."""
-    data = _available(service.image(case))
-    kind = _media_type(data)
+    path = _available(service.image(case))
+    with path.open("rb") as file:
+        start = file.read(LONGEST_START)
+    # The type as which a browser may show it, whatever the sender said.
+    kind = next((kind for begin, kind in SHOWABLE.items() if start.startswith(begin)), UNKNOWN)
     disposition = "attachment" if kind == UNKNOWN else "inline"
-    return Response(data, media_type=kind, headers={**CACHED, "Content-Disposition": disposition})
+    headers = {**CACHED, "Content-Disposition": disposition}
+    return FileResponse(path, media_type=kind, headers=headers)
 
 
 @router.get(
     "/cases/{id}/saliency",
     responses={**NO_CASE, **documented(HTTPStatus.CONFLICT)},
 )
-async def get_saliency(service: ServiceDep, case: CaseDep) -> Saliency:
+async def get_saliency(request: Request, service: ServiceDep, case: CaseDep) -> Saliency:
     """Compute the parts of the image that the predicted class depends on."""
     if case.model_fingerprint != service.model.fingerprint:
         raise ProblemError(HTTPStatus.CONFLICT, OTHER_MODEL)
-    model_input = _available(await service.model_input(case))
+    model_input = _available(await service.model_input(case, client_of(request.scope)))
     return await run_in_threadpool(_saliency, service.model, case.predicted_class, model_input)
 
 
@@ -267,16 +282,6 @@ def _available(image: Stored | None) -> Stored:
     if image is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, NO_IMAGE)
     return image
-
-
-def _media_type(data: bytes) -> str:
-    """The type as which a browser may show a file; it ignores the sender's claims."""
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            media_type = image.get_format_mimetype()
-    except Exception:  # Pillow raises almost anything
-        return UNKNOWN
-    return media_type if media_type in SHOWABLE else UNKNOWN
 
 
 def _saliency(model: Bundle, name: str, model_input: ModelInput) -> Saliency:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -14,9 +15,10 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from misgiving.errors import DataError
+from misgiving.serve.middleware import client_of
 from misgiving.serve.problems import Metrics, Problem, ProblemError, documented, problem_of
 from misgiving.serve.service import Service, ServiceDep
-from misgiving.serve.settings import Settings
+from misgiving.serve.settings import Settings, share_of_one
 from misgiving.serve.store import Case
 
 router = APIRouter(tags=["decisions"])
@@ -97,10 +99,10 @@ async def decide(request: Request, service: ServiceDep, name: ImageName = "") ->
     """
     deadline = asyncio.get_running_loop().time() + service.settings.timeout
     admission: Admission = request.app.state.admission
-    with admission.request() as share:
+    client = client_of(request.scope)
+    with admission.request(client) as share:
         try:
             async with asyncio.timeout_at(deadline):
-                admission.check(images=1)  # before any of the body is read
                 uploads = await read_uploads(request, name, share, service.settings)
         except TimeoutError as error:
             raise ProblemError(
@@ -109,19 +111,24 @@ async def decide(request: Request, service: ServiceDep, name: ImageName = "") ->
                 "files at once",
             ) from error
         results = await asyncio.gather(
-            *(_result(index, upload, service, deadline) for index, upload in enumerate(uploads))
+            *(
+                _result(index, upload, service, client, deadline)
+                for index, upload in enumerate(uploads)
+            )
         )
     if all(result.case is None for result in results):
         raise _most_serious(results)
     return Results(results=results)
 
 
-async def _result(index: int, upload: Upload, service: Service, deadline: float) -> Result:
+async def _result(
+    index: int, upload: Upload, service: Service, client: str, deadline: float
+) -> Result:
     """The case of a file, or a problem, which does not affect the other files."""
     name, data = upload
     try:
         async with asyncio.timeout_at(deadline):
-            case, is_earlier = await service.decide(name, data)
+            case, is_earlier = await service.decide(name, data, client=client)
     except Exception as failure:
         if isinstance(failure, DataError):
             service.metrics.refused_images.inc()
@@ -155,51 +162,53 @@ class Admission:
     """Counts queued images and the bytes of requests in progress; for the event loop's thread."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self._settings = settings
-        self.images = self.held_bytes = 0
-        metrics.waiting.set_function(lambda: self.images)
-        metrics.held_bytes.set_function(lambda: self.held_bytes)
+        self._queue, self._memory = settings.queue, settings.max_held_bytes
+        self._images, self._held_bytes = Counter[str](), Counter[str]()  # by client
+        metrics.waiting.set_function(self._images.total)
+        metrics.held_bytes.set_function(self._held_bytes.total)
 
     @contextmanager
-    def request(self) -> Iterator["Share"]:
+    def request(self, client: str) -> Iterator["Share"]:
         """The share of one request, which is given back at its end."""
-        share = Share(self)
+        share = Share(self, client)
         try:
             yield share
         finally:
-            self.images -= share.images
-            self.held_bytes -= share.held_bytes
+            self._images -= Counter({client: share.images})  # drops what is no longer above 0
+            self._held_bytes -= Counter({client: share.held_bytes})
 
-    def check(self, *, images: int = 0, held_bytes: int = 0) -> None:
-        """Raise ProblemError for images beyond the queue, or bytes beyond the requests' memory."""
-        if self.images + images > self._settings.queue:
-            raise _too_busy(
-                f"{self.images} images are waiting, and the queue holds {self._settings.queue}; "
-                "send the request again after the seconds in Retry-After"
-            )
-        if self.held_bytes + held_bytes > self._settings.max_held_bytes:
-            raise _too_busy(
-                "the requests in progress use all of their memory; send the request again after "
-                "the seconds in Retry-After"
-            )
+    def take(self, client: str, *, images: int = 0, held_bytes: int = 0) -> None:
+        """Count these; ProblemError where they are beyond the client's part or all together."""
+        if _is_beyond(self._images, client, images, self._queue):
+            raise _too_busy(f"too many images are waiting; the queue holds {self._queue}")
+        if _is_beyond(self._held_bytes, client, held_bytes, self._memory):
+            raise _too_busy("the requests in progress use all of their memory")
+        self._images[client] += images
+        self._held_bytes[client] += held_bytes
 
 
-def _too_busy(detail: str) -> ProblemError:
-    return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"Retry-After": "1"})
+def _is_beyond(counts: Counter[str], client: str, count: int, limit: int) -> bool:
+    return counts[client] + count > share_of_one(limit) or counts.total() + count > limit
+
+
+def _too_busy(reason: str) -> ProblemError:
+    return ProblemError(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        f"{reason}; send the request again after the seconds in Retry-After",
+        headers={"Retry-After": "1"},
+    )
 
 
 class Share:
     """The share of one request in the queue and the memory."""
 
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
+    def __init__(self, admission: Admission, client: str) -> None:
+        self._admission, self._client = admission, client
         self.images = self.held_bytes = 0
 
     def take(self, *, images: int = 0, held_bytes: int = 0) -> None:
         """Reserve room in the queue, and memory."""
-        self._admission.check(images=images, held_bytes=held_bytes)
-        self._admission.images += images
-        self._admission.held_bytes += held_bytes
+        self._admission.take(self._client, images=images, held_bytes=held_bytes)
         self.images += images
         self.held_bytes += held_bytes
 
@@ -231,19 +240,19 @@ def clean_name(name: str) -> str:
 
 
 async def _read_raw(request: Request, share: Share, settings: Settings) -> bytes:
-    share.take(images=1)
     content = bytearray()
     async for chunk in request.stream():
         share.take(held_bytes=len(chunk))
         content += chunk
         if len(content) > settings.max_bytes:
             raise _too_large(f"the image has more than {settings.max_bytes} bytes; scale it down")
+    share.take(images=1)  # now that it is here: a body that never comes takes nobody's place
     return bytes(content)
 
 
 def _longest_body(settings: Settings) -> int:
     all_files = settings.max_files * (settings.max_bytes + OVERHEAD_BYTES)
-    return min(all_files, settings.max_held_bytes)
+    return min(all_files, share_of_one(settings.max_held_bytes))
 
 
 def _body_too_large(settings: Settings) -> ProblemError:
@@ -329,7 +338,6 @@ class _Multipart:
             raise _too_large(
                 f"a request may have {self._settings.max_files} files; send several requests"
             )
-        self._share.take(images=1)
         self._name = clean_name(options[b"filename"].decode(errors="replace"))
 
     def _data(self, data: bytes, start: int, end: int) -> None:
@@ -343,6 +351,7 @@ class _Multipart:
         self._content += data[start:end]
 
     def _end_part(self) -> None:
+        self._share.take(images=1)
         self._uploads.append((self._name, None if self._too_long else bytes(self._content)))
 
     def _end(self) -> None:

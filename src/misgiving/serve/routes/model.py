@@ -12,6 +12,7 @@ from prometheus_client import generate_latest
 from pydantic import BaseModel, Field
 
 from misgiving.deferral.deferral import Deferral
+from misgiving.errors import DataError
 from misgiving.report.sentences import certificate_sentences, rule_sentence
 from misgiving.serve.drift_tracker import Drift
 from misgiving.serve.problems import ProblemError, content, documented
@@ -26,7 +27,7 @@ NOTICE = (
     "For research, and for experts who check every decision. Not a medical device; not for "
     "diagnosis."
 )
-LIMITS = ("max_bytes", "max_pixels", "max_decoded_bytes", "max_files", "queue", "timeout")
+LIMITS = ("max_bytes", "max_pixels", "max_files", "queue", "timeout")
 NO_POLICY = "this model has no policy; run `misgiving calibrate` and export the model again"
 
 
@@ -40,8 +41,8 @@ class ModelDescription(BaseModel):
     card: dict[str, Any] = Field(description="The model card.")
     versions: dict[str, str]
     limits: dict[str, int | float] = Field(
-        description="Bytes and pixels of one image, bytes of all that are decoded at once, files "
-        "and seconds of one request, and images that may wait."
+        description="Bytes and pixels of one image, files and seconds of one request, and images "
+        "that may wait."
     )
     keeps_images: bool
     notice: str
@@ -148,15 +149,14 @@ def list_operating_points(service: ServiceDep) -> Calibration:
     "/health", tags=["monitoring"], responses=documented(HTTPStatus.SERVICE_UNAVAILABLE)
 )
 async def check_health(service: ServiceDep) -> dict[Literal["status"], Literal["ok"]]:
-    """Check the database and the threads; needs no key."""
-    ended = "a thread of the service has ended, or all decoding threads hang; restart the service"
-    problem = None if service.alive else ended
+    """Check that an image could be decided, and its case stored, some seconds ago; needs no key."""
     try:
         await service.check()
-    except TimeoutError:
-        problem = "the database does not respond in time"
-    if problem:
-        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, problem)
+    except (TimeoutError, DataError) as failure:
+        raise ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "an image cannot be decided and stored in time; restart the service if this lasts",
+        ) from failure
     return {"status": "ok"}
 
 

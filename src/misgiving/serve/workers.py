@@ -1,0 +1,172 @@
+"""Processes that decode files, shared fairly among clients."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter, deque
+from dataclasses import asdict
+
+import numpy as np
+from jaxtyping import UInt8
+
+from misgiving.data.preprocessing import Preprocessing
+from misgiving.errors import DataError
+from misgiving.serve.decoding import READY, REPLY, REQUEST
+from misgiving.serve.settings import Settings
+
+ModelInput = UInt8[np.ndarray, "size size 3"]
+
+START = "import sys; sys.path[:] = {path!r}; from misgiving.serve.decoding import main; main({!r})"
+STARTING_SECONDS = 60.0  # of a process, on a busy machine
+HASH_BYTES = 32
+TOO_EXPENSIVE = (
+    "takes too much memory or time to decode; save it again with another program, as JPEG or PNG, "
+    "or scale it down"
+)
+
+
+class Decoders:
+    """One process more than one client can occupy, so that nobody waits for another's slow files.
+
+    Args:
+        preprocessing: Of the model.
+        settings: Limits of a file; `threads` processes are for one client.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, settings: Settings) -> None:
+        self._size, self._seconds = preprocessing.image_size, settings.timeout
+        self._for_one = settings.threads
+        options = {
+            "preprocessing": asdict(preprocessing),
+            "formats": settings.formats,
+            "max_pixels": settings.max_pixels,
+            "max_memory": settings.max_decoding_bytes,
+            "max_seconds": settings.max_decoding_seconds,
+        }
+        self._start = START.format(json.dumps(options), path=sys.path)
+        self._idle: list[_Process] = []
+        self._busy = Counter[str]()  # processes by client
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    async def decode(self, name: str, data: bytes, client: str) -> tuple[ModelInput, str]:
+        """The model input of a file, and the SHA-256 of its content.
+
+        Where the caller no longer waits, the process is killed.
+
+        Raises:
+            DataError: It is no image of an accepted format, or is beyond a limit.
+        """
+        await self._turn(client)
+        process = self._idle.pop() if self._idle else _Process(self._start)
+        try:
+            read, content = await process.ask(name.encode(), data, self._seconds)
+            self._idle.append(process)
+        except (OSError, EOFError) as failure:  # also TimeoutError
+            process.kill()
+            raise DataError(f"{name}: {TOO_EXPENSIVE}") from failure
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            self._leave(client)
+        if not read:
+            raise DataError(content.decode())
+        pixels = np.frombuffer(content, np.uint8, offset=HASH_BYTES)
+        return pixels.reshape(self._size, self._size, 3), content[:HASH_BYTES].hex()
+
+    def close(self) -> None:
+        """End the processes that wait; no file may be in progress."""
+        while self._idle:
+            self._idle.pop().kill()
+
+    def _is_free(self, client: str) -> bool:
+        return self._busy[client] < self._for_one and self._busy.total() <= self._for_one
+
+    async def _turn(self, client: str) -> None:
+        if self._is_free(client):
+            self._busy[client] += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(client, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():  # it came at the same moment
+                self._leave(client)
+            raise
+
+    def _leave(self, client: str) -> None:
+        """Give the process to the client that has waited longest since its last turn."""
+        self._busy[client] -= 1
+        if not self._busy[client]:
+            del self._busy[client]
+        for other in list(self._waiting):
+            turns = self._waiting[other]
+            while turns and turns[0].done():  # cancelled
+                turns.popleft()
+            if turns and self._is_free(other):
+                self._busy[other] += 1
+                turns.popleft().set_result(None)
+                self._waiting[other] = self._waiting.pop(other)  # to the end
+                return
+            if not turns:
+                del self._waiting[other]
+
+
+class _Process:
+    """A process of `misgiving.serve.decoding` and the socket to it."""
+
+    def __init__(self, start: str) -> None:
+        self._socket, remote = socket.socketpair()
+        self._socket.setblocking(False)
+        with remote:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", start],
+                stdin=remote.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # libraries write warnings there
+                env={
+                    **os.environ,
+                    "OPENBLAS_NUM_THREADS": "1",
+                    "MALLOC_TRIM_THRESHOLD_": "1000000",
+                },
+            )
+        self._ready = False
+
+    async def ask(self, name: bytes, data: bytes, seconds: float) -> tuple[bool, bytes]:
+        """Whether the file could be read, and the rest of the reply.
+
+        Raises:
+            OSError: The process has ended, or takes longer than these seconds.
+        """
+        loop = asyncio.get_running_loop()
+        if not self._ready:
+            async with asyncio.timeout(STARTING_SECONDS):
+                if await loop.sock_recv(self._socket, 1) != READY:
+                    raise RuntimeError("a process for decoding does not start")
+            self._ready = True
+        async with asyncio.timeout(seconds):
+            await loop.sock_sendall(self._socket, REQUEST.pack(len(name), len(data)) + name)
+            await loop.sock_sendall(self._socket, data)
+            read, length = REPLY.unpack(await self._receive(REPLY.size))
+            return read, await self._receive(length)
+
+    async def _receive(self, count: int) -> bytes:
+        loop, content = asyncio.get_running_loop(), bytearray(count)
+        view = memoryview(content)
+        while view:
+            received = await loop.sock_recv_into(self._socket, view)
+            if not received:
+                raise ConnectionResetError
+            view = view[received:]
+        return bytes(content)
+
+    def kill(self) -> None:
+        """End the process at once, without waiting until the system has taken its memory back."""
+        self._socket.close()
+        self._process.kill()
+        threading.Thread(target=self._process.wait, name="decoder-end").start()

@@ -1,0 +1,106 @@
+"""Processes that decode: equal pixels, limits of memory and time, and the turns of clients."""
+
+import asyncio
+import hashlib
+from contextlib import closing
+
+import numpy as np
+import pytest
+from standin import PREPROCESSING, Standin, picture, sent
+
+from misgiving.errors import DataError
+from misgiving.serve import workers
+from misgiving.serve.settings import Settings
+from misgiving.serve.workers import Decoders
+
+JPEG = picture(kind="JPEG")
+SLOW = JPEG[:2] + b"\xff" * 10_000_000 + JPEG[2:]  # Pillow reads them one by one
+
+
+def decoders(**settings):
+    return closing(Decoders(PREPROCESSING, Settings(threads=1, timeout=60.0, **settings)))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_a_process_gives_the_input_and_the_hash_of_a_file(kind):
+    data = picture(colour=(10, 200, 90), kind=kind)
+    with decoders() as processes:
+        for _ in range(2):  # the second time in the same process
+            model_input, sha256 = asyncio.run(processes.decode("a", data, "client"))
+            np.testing.assert_array_equal(model_input, PREPROCESSING.from_file(data, "a"))
+            assert sha256 == hashlib.sha256(data).hexdigest()
+        (process,) = processes._idle
+        assert process._process.poll() is None
+
+
+@pytest.mark.parametrize(
+    ("data", "settings", "reason"),
+    [
+        (picture(size=(4000, 4000)), {"max_decoding_bytes": 40_000_000}, "too much memory or time"),
+        (SLOW, {"max_decoding_seconds": 1.0}, "too much memory or time"),
+        (picture(size=(4000, 4000)), {"max_pixels": 15_999_999}, "more than 15999999 pixels"),
+        (picture(kind="BMP"), {}, "not an image in a supported format (JPEG, PNG, TIFF, WEBP)"),
+        (picture(), {"formats": ("BMP",)}, "not an image in a supported format (BMP)"),
+    ],
+    ids=["memory", "time", "pixels", "format", "formats"],
+)
+def test_a_file_beyond_a_limit_is_refused_and_the_next_one_is_decided(
+    serving, data, settings, reason
+):
+    client = serving(Standin(), **settings)
+    answer = client.post("/decisions", files={"files": ("a", data)})
+    assert answer.status_code == 422
+    assert reason in answer.json()["detail"]
+    assert sent(client, picture(0.9, kind=settings.get("formats", ["PNG"])[0])) is not None
+
+
+def test_a_process_ends_with_a_caller_who_no_longer_waits():
+    with decoders() as processes:
+
+        async def leave():
+            async with asyncio.timeout(1.0):
+                await processes.decode("a", SLOW, "client")
+
+        with pytest.raises(TimeoutError):
+            asyncio.run(leave())
+        assert not processes._idle
+        assert not processes._busy
+
+
+class Waiting:
+    """Stands for a process that takes as long as the test wants."""
+
+    asked: list[bytes]
+
+    def __init__(self, _):
+        pass
+
+    async def ask(self, name, *_):
+        self.asked.append(name.decode())
+        await self.go_on.wait()
+        return False, name
+
+    def kill(self):
+        pass
+
+
+def test_one_client_leaves_a_process_to_others_and_they_take_turns(monkeypatch):
+    monkeypatch.setattr(workers, "_Process", Waiting)
+
+    async def run():
+        Waiting.asked, Waiting.go_on = [], asyncio.Event()
+        with decoders() as processes:  # one for each client, and one more
+            files = ["a1", "a2", "a3", "a4", "b1", "b2", "c1"]
+            tasks = [asyncio.create_task(processes.decode(file, b"", file[0])) for file in files]
+            await asyncio.sleep(0)
+            assert Waiting.asked == ["a1", "b1"]
+            tasks[1].cancel()  # a2, which waits
+            Waiting.go_on.set()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert sorted(Waiting.asked) == sorted(set(files) - {"a2"})
+            assert Waiting.asked.index("c1") < Waiting.asked.index("a4")
+            assert [type(result) for result in results].count(DataError) == 6
+            assert not processes._busy
+            assert not processes._waiting
+
+    asyncio.run(run())
