@@ -4,20 +4,17 @@ import asyncio
 import io
 import itertools
 import os
-import queue
 import secrets
 import sys
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import Depends, Request
@@ -32,11 +29,7 @@ from misgiving.serve.drift_tracker import DriftTracker
 from misgiving.serve.problems import ImageNotStoredError, Metrics, problem_of
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Case, Store
-from misgiving.serve.workers import Decoders, ModelInput
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-Job = tuple[list[Item], Future[Result]]
+from misgiving.serve.workers import Batcher, Decoders, ModelInput
 
 COMMIT_SIZE = 256  # cases in one transaction
 CHECK_SECONDS = 5.0
@@ -94,109 +87,6 @@ class ImageFiles:
 
     def _path(self, sha256: str) -> Path:
         return self._folder / sha256[:2] / sha256
-
-
-class Batcher(Generic[Item, Result]):
-    """Threads that process queued items in batches; a process may end before they do.
-
-    Args:
-        name: Name of the threads.
-        work: Returns the results in the order of the items. After an exception, it is called again
-            for each item alone.
-        size: Maximum number of items in a batch.
-        linger: Seconds that a first item waits for others.
-        not_retried: Exceptions that no item causes: each item would fail as the batch did.
-        threads: Number of threads.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        work: Callable[[Sequence[Item]], Sequence[Result]],
-        *,
-        size: int = 1,
-        linger: float = 0.0,
-        not_retried: type[Exception] | tuple[()] = (),
-        threads: int = 1,
-    ) -> None:
-        self._work, self._size, self._linger = work, size, linger
-        self._not_retried = not_retried
-        self._queue: queue.SimpleQueue[Job[Item, Result] | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._run, name=name, daemon=True) for _ in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def submit(self, item: Item) -> "Future[Result]":
-        """Queue an item; a future that is cancelled in time saves the work.
-
-        The queue keeps a cancelled job until a thread reaches it, but not its item.
-        """
-        job, future = [item], Future[Result]()
-        future.add_done_callback(lambda _: job.clear())
-        self._queue.put((job, future))
-        return future
-
-    def result(self, item: Item) -> asyncio.Future[Result]:
-        """Queue an item, for a caller that waits for its result."""
-        # No coroutine: a traceback would hold its frame, and the frame the item and the future.
-        return asyncio.wrap_future(self.submit(item))
-
-    @property
-    def alive(self) -> bool:
-        """True while all threads run."""
-        return all(thread.is_alive() for thread in self._threads)
-
-    def close(self, seconds: float | None = None) -> None:
-        """Finish all queued items, and end the threads; wait for at most these seconds."""
-        for _ in self._threads:
-            self._queue.put(None)
-        deadline = None if seconds is None else time.monotonic() + seconds
-        for thread in self._threads:
-            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
-
-    def _run(self) -> None:
-        while (first := self._queue.get()) is not None:
-            batch, ended = self._fill(first)
-            self._process([job for job in batch if job[1].set_running_or_notify_cancel()])
-            del first, batch  # while this thread waits, they would keep a result in memory
-            if ended:
-                return
-
-    def _fill(self, first: Job[Item, Result]) -> tuple[list[Job[Item, Result]], bool]:
-        """Collect a batch; the flag is True if the batcher is being closed."""
-        batch, deadline = [first], time.monotonic() + self._linger
-        while len(batch) < self._size:
-            try:
-                following = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                break
-            if following is None:
-                return batch, True
-            batch.append(following)
-        return batch, False
-
-    def _process(self, batch: Sequence[Job[Item, Result]]) -> None:
-        if not batch:
-            return
-        try:
-            results = self._work([job[0] for job, _ in batch])
-        except Exception as failure:  # the thread keeps running
-            self._handle_failure(batch, failure)
-            del batch  # or its futures, the traceback and this frame would keep one another alive
-            return
-        for (_, future), result in zip(batch, results, strict=True):
-            future.set_result(result)
-
-    def _handle_failure(self, batch: Sequence[Job[Item, Result]], failure: Exception) -> None:
-        """Process each item alone, so that one bad item fails only itself."""
-        if len(batch) > 1 and not isinstance(failure, self._not_retried):
-            for job in batch:
-                self._process([job])
-            return
-        for _, future in batch:
-            future.set_exception(failure)
 
 
 def _blank(kind: str) -> bytes:
