@@ -78,7 +78,7 @@ class Waiting:
     async def ask(self, name, *_):
         self.asked.append(name.decode())
         await self.go_on.wait()
-        return False, name
+        return False, False, name
 
     def kill(self):
         pass

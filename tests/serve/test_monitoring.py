@@ -2,10 +2,15 @@
 
 import errno
 import json
+import shutil
+import sqlite3
 import threading
+from contextlib import closing
 from functools import partial
+from pathlib import Path
 from unittest.mock import Mock
 
+import pytest
 from anyio import to_thread
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
@@ -47,6 +52,48 @@ def test_health_fails_where_a_case_or_an_image_could_not_be_stored(
     assert client.get("/cases").status_code == 200
     reasons = {line["reason"] for line in logged() if line["level"] == "error"}
     assert reasons == {"No space left on device", "attempt to write a readonly database"}
+
+
+def drop(place, table):
+    with closing(sqlite3.connect(place)) as connection:
+        connection.execute(f"DROP TABLE {table}")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda place: Path(place).unlink(),
+        lambda place: Path(place).rename(f"{place}.old"),
+        lambda place: shutil.copy(place, f"{place}.new") and Path(f"{place}.new").replace(place),
+        lambda place: drop(place, "reviews"),
+        lambda place: drop(place, "arrivals"),
+    ],
+    ids=["deleted", "renamed", "replaced", "no reviews", "no arrivals"],
+)
+def test_health_fails_where_the_database_lost_its_file_or_a_table(
+    serving, sqlite_place, damage, monkeypatch
+):
+    monkeypatch.setattr("misgiving.serve.service.CHECK_VALID_SECONDS", -1.0)
+    client = serving()
+    assert client.get("/health").status_code == 200
+    damage(sqlite_place)
+    assert client.get("/health").status_code == 503
+    if not Path(sqlite_place).exists():  # a case would go into a file that nobody finds
+        answer = client.post("/decisions", files={"files": ("a", picture())})
+        assert answer.status_code == 503
+
+
+def test_health_fails_while_the_model_hangs(serving, monkeypatch):
+    monkeypatch.setattr("misgiving.serve.service.CHECK_VALID_SECONDS", -1.0)
+    monkeypatch.setattr("misgiving.serve.service.CHECK_SECONDS", 1.0)
+    go_on, model = threading.Event(), Standin()
+    client = serving(model)
+    assert client.get("/health").status_code == 200
+    monkeypatch.setattr(model, "decide_inputs", lambda _: go_on.wait(60))
+    assert client.get("/health").status_code == 503
+    go_on.set()
+    monkeypatch.undo()
+    until(lambda: client.get("/health").status_code == 200)
 
 
 class Broken(Standin):

@@ -21,7 +21,10 @@ from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError
 
 REQUEST = struct.Struct("!IQ")  # bytes of the name and of the file, which follow
-REPLY = struct.Struct("!?Q")  # True: hash and pixels follow; False: the text of a DataError
+REPLY = struct.Struct("!??Q")
+"""True where hash and pixels follow, else the text of a DataError; True where this process has
+grown, so that it is to be replaced; bytes of what follows."""
+GROWN = 100_000_000  # bytes above those at the start
 READY = b"+"
 
 
@@ -39,11 +42,13 @@ def main(settings: str) -> None:
         _limit_memory(options["max_memory"])
         stream.write(READY)
         stream.flush()
+        before = _most_memory()
         while head := stream.read(REQUEST.size):
             name, data = (stream.read(length) for length in REQUEST.unpack(head))
             _limit_time(options["max_seconds"])
             read, content = _decoded(preprocessing, data, name.decode(), options)
-            stream.write(REPLY.pack(read, len(content)) + content)
+            has_grown = _most_memory() > before + GROWN
+            stream.write(REPLY.pack(read, has_grown, len(content)) + content)
             stream.flush()
             del data, content  # while this process waits, they would stay in memory
 
@@ -59,6 +64,12 @@ def _decoded(
             raise failure.__cause__ from failure  # this process ends, and all that it holds
         return False, str(failure).encode()
     return True, sha256(data).digest() + square.tobytes()
+
+
+def _most_memory() -> int:
+    """Highest resident memory of this process so far, in bytes."""
+    count = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return count if sys.platform == "darwin" else 1024 * count
 
 
 def _limit_memory(count: int) -> None:

@@ -23,7 +23,7 @@ ENDED_TOGETHER = 50  # connections, where there are too many
 IDLE_SECONDS = 10.0  # of a connection on which no request is in progress
 MAX_HEAD_BYTES = 65_536  # of a request
 SWITCH_SECONDS = 0.0005  # else the event loop waits 5 ms after a system call for other threads
-STOPPING_SECONDS = 3  # for requests in progress
+STOPPING_SECONDS = 2  # for requests in progress
 
 
 def listen(host: str, port: int, *, has_key: bool) -> socket.socket:
@@ -99,8 +99,8 @@ def _allow_open_files() -> None:
 class Connection(H11Protocol):
     """Ends a connection without a request: uvicorn has a limit of time between requests alone.
 
-    Where there are too many connections, those that have waited for longest end, so that they lock
-    nobody out; last of these are those with a request whose body does not come.
+    Where there are too many connections, the oldest end of those that wait for a request or its
+    body, so that they lock nobody out.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -136,9 +136,6 @@ class Connection(H11Protocol):
             for other in self.connections
             if isinstance(other, Connection) and (other._is_idle or other.cycle.more_body)
         ]
-        by_age = heapq.nsmallest(
-            ENDED_TOGETHER, waiting, key=lambda other: (not other._is_idle, other._since)
-        )
-        for other in by_age:
+        for other in heapq.nsmallest(ENDED_TOGETHER, waiting, key=lambda other: other._since):
             self.connections.discard(other)  # at once, though it is lost a little later
             other.transport.abort()

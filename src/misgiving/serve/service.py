@@ -34,7 +34,7 @@ from misgiving.serve.workers import Batcher, Decoders, ModelInput
 COMMIT_SIZE = 256  # cases in one transaction
 CHECK_SECONDS = 5.0
 CHECK_VALID_SECONDS = 3.0  # for which a good result holds, because anyone may ask
-CLOSING_SECONDS = 1.5  # in which all threads end, unless one hangs
+CLOSING_SECONDS = 1.0  # in which all threads end, unless one hangs
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class Settings:
     max_pixels: int = 50_000_000
     formats: tuple[str, ...] = ("JPEG", "PNG", "TIFF", "WEBP")
     max_files: int = 100
-    max_held_bytes: int = 120_000_000
+    max_held_bytes: int = 80_000_000
     max_decoding_bytes: int = 750_000_000
     max_decoding_seconds: float = 10.0
     queue: int = 256

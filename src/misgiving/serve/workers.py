@@ -31,6 +31,7 @@ ModelInput = UInt8[np.ndarray, "size size 3"]
 START = "import sys; sys.path[:] = {path!r}; from misgiving.serve.decoding import main; main({!r})"
 STARTING_SECONDS = 60.0  # of a process, on a busy machine
 HASH_BYTES = 32
+PIECE = 65_536  # bytes that are worth a copy
 TOO_EXPENSIVE = (
     "takes too much memory or time to decode; save it again with another program, as JPEG or PNG, "
     "or scale it down"
@@ -171,8 +172,11 @@ class Decoders:
         await self._turn(client)
         process = self._idle.pop() if self._idle else _Process(self._start)
         try:
-            read, content = await process.ask(name.encode(), data, self._seconds)
-            self._idle.append(process)
+            read, has_grown, content = await process.ask(name.encode(), data, self._seconds)
+            if has_grown:
+                process.kill()
+            else:
+                self._idle.append(process)
         except (OSError, EOFError) as failure:  # also TimeoutError
             process.kill()
             raise DataError(f"{name}: {TOO_EXPENSIVE}") from failure
@@ -245,8 +249,8 @@ class _Process:
             )
         self._ready = False
 
-    async def ask(self, name: bytes, data: bytes, seconds: float) -> tuple[bool, bytes]:
-        """Whether the file could be read, and the rest of the reply.
+    async def ask(self, name: bytes, data: bytes, seconds: float) -> tuple[bool, bool, bytes]:
+        """The parts of `decoding.REPLY`.
 
         Raises:
             OSError: The process has ended, or takes longer than these seconds.
@@ -259,9 +263,12 @@ class _Process:
             self._ready = True
         async with asyncio.timeout(seconds):
             head = REQUEST.pack(len(name), len(data)) + name
-            await loop.sock_sendall(self._socket, head + data)
-            read, length = REPLY.unpack(await self._receive(REPLY.size))
-            return read, await self._receive(length)
+            if len(data) < PIECE:  # one system call, after which other threads may take over
+                head, data = head + data, b""
+            await loop.sock_sendall(self._socket, head)
+            await loop.sock_sendall(self._socket, data)
+            read, has_grown, length = REPLY.unpack(await self._receive(REPLY.size))
+            return read, has_grown, await self._receive(length)
 
     async def _receive(self, count: int) -> bytes:
         loop, content = asyncio.get_running_loop(), bytearray(count)
