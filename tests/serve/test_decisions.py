@@ -104,6 +104,7 @@ class Slow(Standin):
 def test_a_file_that_takes_too_long_is_a_problem_and_not_stored_later(serving):
     model = Slow()
     client = serving(model, timeout=1.0, batch_size=1)
+    until(lambda: client.get("/health").status_code == 200)  # a process that decodes has started
     first, late = send(client, picture(0.1), picture(0.9)).json()["results"]
     assert (first["case"] is None, late["case"], late["problem"]["status"]) == (False, None, 503)
     response = send(client, picture(0.9))

@@ -1,8 +1,11 @@
 """Batches of work in threads."""
 
+import asyncio
+import threading
+
 import pytest
 
-from misgiving.serve.service import Batcher
+from misgiving.serve.workers import Batcher
 
 
 @pytest.mark.parametrize("retried", [True, False])
@@ -13,12 +16,36 @@ def test_a_batch_that_fails_is_tried_item_by_item_unless_none_can_have_caused_it
             raise ValueError("zero")
         return [2 * item for item in items]
 
+    async def run():
+        results = (batcher.result(number) for number in (1, 0, 2))
+        return await asyncio.gather(*results, return_exceptions=True)
+
     batches, not_retried = [], KeyError if retried else ValueError
     batcher = Batcher("test", double, size=3, linger=600.0, not_retried=not_retried)
-    first, bad, last = (batcher.submit(number) for number in (1, 0, 2))
-    assert isinstance(bad.exception(60), ValueError)
-    assert (first.exception(60) is None) == (last.exception(60) is None) == retried
+    first, bad, last = asyncio.run(run())
+    assert isinstance(bad, ValueError)
+    assert (first == 2) == (last == 4) == retried
     assert batches == [[1, 0, 2], *[[1], [0], [2]] * retried]
-    fourth = batcher.submit(4)
-    batcher.close()  # which finishes what is queued
-    assert fourth.result(0) == 8
+    batcher.close()
+
+
+def test_items_that_come_while_a_thread_works_are_a_batch_without_those_that_were_cancelled():
+    def record(items):
+        batches.append(list(items))
+        if items == ["first"]:
+            go_on.wait(60)
+        return items
+
+    async def run():
+        first, *rest = (batcher.result(item) for item in ("first", "a", "b", "c"))
+        rest[1].cancel()
+        go_on.set()
+        assert await asyncio.gather(first, rest[0], rest[2]) == ["first", "a", "c"]
+        async with asyncio.timeout(60):
+            assert await batcher.result("d") == "d"
+
+    batches, go_on = [], threading.Event()
+    batcher = Batcher("test", record, size=9)
+    asyncio.run(run())
+    assert batches == [["first"], ["a", "c"], ["d"]]
+    batcher.close()

@@ -28,8 +28,7 @@ EXTRAS = {
     module: extra
     for extra, modules in {
         "train": "torch timm lightning_fabric onnx onnxscript skimage transformers",
-        "serve": "onnxruntime fastapi httptools prometheus_client python_multipart sqlalchemy "
-        "uvicorn",
+        "serve": "onnxruntime fastapi h11 prometheus_client python_multipart sqlalchemy uvicorn",
         "postgresql": "psycopg",
         "ray": "ray",
     }.items()

@@ -45,7 +45,6 @@ class Metrics:
         self.failures = counter("failures", "Failures of store, images or other.", ("part",))
         self.batch_sizes = histogram("batch_images", "Images in one batch.", buckets=SIZES)
         self.waiting = gauge("waiting_images", "Images in the queue.")
-        self.hung_threads = gauge("hung_threads", "Threads that are stuck at one image.")
         self.held_bytes = gauge("held_bytes", "Bytes of requests in progress.")
         self.drift_alarm = gauge("drift_alarm", "1 since an alarm of the drift tests, else 0.")
         self.drift_cases = gauge("drift_cases", "Images that the drift tests have seen.")

@@ -1,7 +1,6 @@
 """The application behind a socket, by uvicorn, with limits on connections."""
 
 import asyncio
-import heapq
 import socket
 import sys
 from contextlib import suppress
@@ -99,8 +98,8 @@ def _allow_open_files() -> None:
 class Connection(H11Protocol):
     """Ends a connection without a request: uvicorn has a limit of time between requests alone.
 
-    Where there are too many connections, the oldest end of those that wait for a request or its
-    body, so that they lock nobody out.
+    Where there are too many connections, the oldest without a request end, and then those whose body
+    does not come, so that they lock nobody out.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -131,11 +130,11 @@ class Connection(H11Protocol):
             self._timer = self.loop.call_later(IDLE_SECONDS, self._end_if_idle)
 
     def _make_room(self) -> None:
-        waiting = [
-            other
-            for other in self.connections
-            if isinstance(other, Connection) and (other._is_idle or other.cycle.more_body)
-        ]
-        for other in heapq.nsmallest(ENDED_TOGETHER, waiting, key=lambda other: other._since):
+        all = (other for other in self.connections if isinstance(other, Connection))
+        oldest_first = sorted(all, key=lambda other: other._since)
+        old = oldest_first[:-ENDED_TOGETHER]  # the newest may not have had the time for a request
+        idle = [other for other in old if other._is_idle]
+        others = [other for other in old if not other._is_idle and other.cycle.more_body]
+        for other in [*idle, *others][:ENDED_TOGETHER]:
             self.connections.discard(other)  # at once, though it is lost a little later
             other.transport.abort()
