@@ -98,8 +98,8 @@ def _allow_open_files() -> None:
 class Connection(H11Protocol):
     """Ends a connection without a request: uvicorn has a limit of time between requests alone.
 
-    Where there are too many connections, the oldest without a request end, and then those whose body
-    does not come, so that they lock nobody out.
+    Of too many connections, the oldest without a request end, and then those whose body does not
+    come, so that they lock nobody out.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
