@@ -152,9 +152,11 @@ def auxiliary_loss(name: str) -> AuxiliaryLoss | None:
     if ":" not in name:
         return None if name == "none" else AUXILIARY_LOSSES[name]
     own: AuxiliaryLoss = own_function(name)
-    loss: Any = own(torch.arange(64.0, requires_grad=True), torch.ones(64))
+    loss: Any = own(torch.linspace(-2, 4, 64, requires_grad=True), torch.linspace(0, 6, 64))
     if not (isinstance(loss, Tensor) and loss.shape == () and loss.requires_grad):
         raise UsageError(f"{name!r} must return one number that depends on the predicted losses")
+    if not loss.isfinite():
+        raise UsageError(f"{name!r} returns {loss.item()} for predicted losses from -2 to 4")
     return own
 
 

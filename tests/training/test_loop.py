@@ -70,6 +70,14 @@ def without_gradient(predicted, true):
     return own_mse(predicted, true).item()
 
 
+def logarithm(predicted, _):
+    return predicted.log().mean()  # a predicted loss can be negative
+
+
+def misspelled(predicted, _):
+    return predicted.sub(true).mean()  # noqa: F821
+
+
 def test_a_loss_of_ones_own_takes_the_place_of_the_auxiliary_loss(images):
     own, history = trained(images, auxiliary=f"{__name__}:own_mse")
     built_in, expected = trained(images, auxiliary="mse")
@@ -78,7 +86,7 @@ def test_a_loss_of_ones_own_takes_the_place_of_the_auxiliary_loss(images):
     assert [record.auxiliary_loss for record in history] == pytest.approx(
         [record.auxiliary_loss for record in expected], rel=1e-4
     )
-    for name in ("of_each_image", "without_gradient", "absent"):
+    for name in ("of_each_image", "without_gradient", "logarithm", "misspelled", "absent"):
         with pytest.raises(UsageError, match=name):
             auxiliary_loss(f"{__name__}:{name}")
     network = ModelConfig(backbone="vgg16_mini", pretrained=False)
