@@ -152,6 +152,7 @@ REVERSED = named_rows(200, 5, classes=CLASSES[::-1], features=RANDOM_FEATURES[:2
         ([(LOGITS, LABELS), COPIES], "40 rows of the calibration set"),
         ([named_rows(400, set=["tune"] * 400)], "'calibrate'"),
         ([named_rows(400, label=[""] * 400)], "400 of 400 rows have no label"),
+        ([named_rows(400, label=[""] * 400, lable=["a"] * 400)], "as the column label, not lable$"),
         ([named_rows(400, group=["one"] * 400)], r"\(1\)"),
         (MODELS, "'model 1' .*'model 0'"),
         ([MODELS[0], named_rows(100, 1)], "'model 0'"),

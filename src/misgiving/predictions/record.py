@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
@@ -240,9 +241,10 @@ class Predictions:
         unknown = self.labels == UNKNOWN
         if unknown.any():
             name = self.ids[int(unknown.argmax())]
+            near = "".join(f", not {x}" for x in get_close_matches("label", self.metadata, n=1))
             raise DataError(
                 f"{unknown.sum()} of {len(self)} rows have no label, the first is {name!r}; give "
-                "the true class of each as the column label"
+                f"the true class of each as the column label{near}"
             )
 
 
