@@ -15,6 +15,7 @@ OOD score that of all classes (energy). One Markdown table has:
 
 import argparse
 import math
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -38,6 +39,7 @@ from misgiving.deferral.settings import Guarantee, Targets
 from misgiving.deferral.thresholds import CertificationPlan, ScoredCases, number_reaching
 from misgiving.groups import QUARTERS
 
+warnings.filterwarnings("ignore", "nothing is accepted")  # in some of the draws
 MAPIE = import_module("mapie.risk_control") if find_spec("mapie") else None
 TABLES = ("imagenet/*", "cifar10h/*", "logits/cifar*", "logits/pathmnist*", "lesions/*")
 ERRORS, SIZES = (0.01, 0.02, 0.05, 0.1, 0.2), (100, 200, 500, 1000, 3000)

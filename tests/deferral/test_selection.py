@@ -83,6 +83,7 @@ def test_the_mean_error_of_batches_is_within_the_target(curve, cases, images, ra
     assert shares.mean() <= rate + 3 * shares.std() / math.sqrt(draws)
 
 
+@pytest.mark.filterwarnings("ignore:nothing is accepted")
 @pytest.mark.parametrize("silent", [False, True])
 def test_targets_hold_on_average_over_policies_and_batches(silent):
     """The error of the accepted, the misses of a class, and OOD false alarms, all at once."""

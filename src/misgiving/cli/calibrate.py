@@ -95,6 +95,7 @@ def calibrate(
             )
     with warnings.catch_warnings(record=True) as doubts:
         warnings.simplefilter("always", UserWarning)
+        warnings.filterwarnings("ignore", "nothing is accepted")  # said in sentences below
         deferral.fit(source.predictions).save(folder)
     if data is None and (unused := list(map(visible, source.predictions.metadata))):
         say(f"columns without a meaning to the policy: {', '.join(unused)}")

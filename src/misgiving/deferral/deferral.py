@@ -1,5 +1,6 @@
 """`Deferral`: accept, defer or call out-of-distribution, with a guarantee; needs no torch."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -11,6 +12,7 @@ from misgiving.calibration.fit import Fitted, TuningSet, fit_calibrator
 from misgiving.deferral.cases import Cases, fitting_sets
 from misgiving.deferral.certificate import Certificate, certify_thresholds
 from misgiving.deferral.decisions import Decisions
+from misgiving.deferral.planning import find_remedies
 from misgiving.deferral.policy_file import FITTED, POLICY, POLICY_FOLDER, PolicyFile
 from misgiving.deferral.scoring import scored_cases, scored_columns
 from misgiving.deferral.settings import DecisionRule, Guarantee, RuleName, Targets, check_known
@@ -133,13 +135,19 @@ class Deferral:
             DataError: The sets cannot support a policy.
 
         Warns:
-            UserWarning: A class has no calibration case, or cases may be copies of one image.
+            UserWarning: Nothing is accepted, a class has no calibration case, or cases may be
+                copies of one image.
         """
         self._settings()
         tuning, calibration, detectors, facts = fitting_sets(
             tuning, calibration, labels, training, classes=classes, seed=self.seed
         )
-        return self.certify(tuning, calibration, detectors=detectors, **facts)
+        self.certify(tuning, calibration, detectors=detectors, **facts)
+        if not self.certificate_.accepted:
+            numbers = find_remedies(self.certificate_).items()
+            remedies = "".join(f"; {name}: {number:.3g}" for name, number in numbers)
+            warnings.warn(f"nothing is accepted, as no target is met{remedies}", stacklevel=2)
+        return self
 
     def check_classes(self, classes: tuple[str, ...]) -> None:
         """Check the parameters for a model of these classes, before it has seen an image.
