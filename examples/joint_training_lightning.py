@@ -1,6 +1,6 @@
 """Train a torchvision model jointly with its loss estimator, in Lightning."""
 
-import lightning
+import pytorch_lightning
 import torch
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
@@ -10,7 +10,7 @@ from misgiving import JointClassifier, joint_objective
 from misgiving.metrics.loss_estimation import spearman
 
 
-class Joint(lightning.LightningModule):
+class Joint(pytorch_lightning.LightningModule):
     """The joint model with the paper's objective."""
 
     def __init__(self):
@@ -35,7 +35,7 @@ class Joint(lightning.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=3e-3)
 
 
-lightning.seed_everything(0)
+pytorch_lightning.seed_everything(0)
 digits = load_digits()
 pixels = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None]
 images = torch.nn.functional.interpolate(pixels, size=32).expand(-1, 3, -1, -1)
@@ -43,7 +43,7 @@ labels = torch.tensor(digits.target)
 training = DataLoader(TensorDataset(images[:900], labels[:900]), 60, shuffle=True)
 new = DataLoader(TensorDataset(images[900:], labels[900:]), 100)
 
-trainer = lightning.Trainer(
+trainer = pytorch_lightning.Trainer(
     max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False
 )
 trainer.fit(joint := Joint(), training)
