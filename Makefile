@@ -1,6 +1,12 @@
 # `make reproduce` and `make check` do all the set-up; they need Python 3.11 or newer.
 PYTHON ?= python3
-VENV ?= .venv
+# With LOCKED=1, in an environment of its own, versions and hashes are those of requirements.lock.
+VENV ?= .venv$(if $(LOCKED),-locked)
+LOCK := --no-require-hashes --constraint requirements.lock --build-constraint requirements.lock
+# pip verifies the hashes of constraints, and installs what has none beside them, from 26.2.
+PIP := pip>=26.2
+# Each machine takes the build for its processor or GPU, so only the versions are locked.
+TORCH := torch==2.13.0 torchvision==0.28.0
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
 BIN := $(VENV)/bin
 OUT ?= runs/reproduce
@@ -10,7 +16,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce check lint types imports test docs docs-check extras-check coverage soak bench dist fix clean
+.PHONY: help reproduce check lint types imports test docs docs-check extras-check coverage soak bench dist lock sbom audit fix clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -59,6 +65,27 @@ dist: $(VENV)/.made ## A source distribution and a wheel in dist/, as Containerf
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
 
+lock: $(VENV)/.supply ## requirements.lock: the newest releases that are at least three days old, for each platform.
+	printf '%s\n' $(TORCH) editables hatchling | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	  --exclude-newer '3 days' --extra train --extra serve --extra postgresql --generate-hashes --no-annotate --no-header \
+	  --output-file $(VENV)/lock pyproject.toml -
+	{ echo '# `make lock` writes this. Not locked: pip, and the builds of torch (only its version is).'; \
+	  sed -E '/^torch/,/[^\\]$$/{/^ /d;s/ \\$$//;}' $(VENV)/lock; } > requirements.lock
+
+sbom: dist $(VENV)/.supply ## Bills of materials (CycloneDX) of the wheel with [train,serve] and of the container's Python, in dist/.
+	for part in wheel:train,serve container:serve,postgresql; do \
+	  $(PYTHON) -m venv --clear $(VENV)/sbom && \
+	  $(VENV)/sbom/bin/python -m pip install --quiet --upgrade '$(PIP)' && \
+	  $(VENV)/sbom/bin/python -m pip install --quiet --no-compile $(LOCK) "misgiving[$${part#*:}] @ file://$$(ls $$PWD/dist/*.whl)" && \
+	  $(BIN)/cyclonedx-py environment --output-file $(VENV)/sbom.json $(VENV)/sbom && \
+	  sed "s|$$PWD/||" $(VENV)/sbom.json > dist/$${part%:*}.cdx.json || exit; \
+	done
+
+audit: $(VENV)/.supply ## Known vulnerabilities of the releases in requirements.lock.
+	sed '/^ /d;s/ \\$$//' requirements.lock > $(VENV)/releases
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/releases || \
+	  { echo "make audit: a release is vulnerable, or the service of pip-audit did not answer (see above)"; exit 1; }
+
 fix: $(VENV)/.dev ## Fix code style automatically.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
@@ -70,15 +97,19 @@ $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; say make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade '$(PIP)'
 	@touch $@
 
-$(VENV)/.train: $(VENV)/.made pyproject.toml
-	$(BIN)/python -m pip install --quiet --no-compile -e '.[train,serve]'
+$(VENV)/.train: $(VENV)/.made pyproject.toml $(if $(LOCKED),requirements.lock)
+	$(BIN)/python -m pip install --quiet --no-compile $(if $(LOCKED),$(LOCK)) -e '.[train,serve]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train
 	$(BIN)/python -m pip install --quiet --no-compile -e '.[all]' --group dev
+	@touch $@
+
+$(VENV)/.supply: $(VENV)/.made
+	$(BIN)/python -m pip install --quiet --no-compile --group supply
 	@touch $@
 
 $(VENV)/lightning: $(VENV)/.dev

@@ -1,11 +1,15 @@
 """What is published beside the code agrees with it."""
 
 import re
+import tomllib
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 import misgiving
 
 ROOT = Path(__file__).parents[1]
+LOCKED_EXTRAS = ("train", "serve", "postgresql")
 
 
 def test_the_citation_names_the_version():
@@ -22,3 +26,18 @@ def test_the_container_serves_as_a_user_without_privileges():
     order = [instruction for instruction, _ in words]
     assert order.index("RUN") < order.index("USER") < order.index("ENTRYPOINT")
     assert "RUN" not in order[order.index("USER") :]
+
+
+def test_the_lock_holds_every_dependency_with_hashes_and_no_address():
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert not re.search(r"://|file:|^-", text, re.MULTILINE)
+    releases = re.findall(r"^([\w-]+)==([^ \n]+)(.*(?:\n .+)*)", text, re.MULTILINE)
+    unhashed = {name for name, _, rest in releases if "--hash=sha256:" not in rest}
+    assert unhashed == {"torch", "torchvision"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    for line in sum((extras[extra] for extra in LOCKED_EXTRAS), project["dependencies"]):
+        needed = Requirement(line)
+        versions = [version for name, version, _ in releases if name == needed.name]
+        assert versions, f"{line}: make lock"
+        assert all(needed.specifier.contains(version) for version in versions), line
