@@ -68,6 +68,7 @@ def test_the_findings_with_decisions(evaluation):
     )
 
 
+@pytest.mark.filterwarnings("ignore:nothing is accepted")
 def test_the_findings_where_nothing_is_certified_or_nothing_is_wrong():
     hopeless = Deferral(max_error=0.001).fit(predictions(60, seed=1), predictions(60, seed=2))
     sentences = texts(evaluate(predictions(), hopeless))

@@ -58,6 +58,15 @@ def test_a_curve_is_the_mean_over_trials_with_whiskers_of_their_range_and_their_
         assert same_color(line.get_color(), STYLES[model][0])
 
 
+def test_a_loss_of_ones_own_has_its_curve_and_a_model_that_was_not_trained_no_panel(histories):
+    frame = table_of(where(histories, set="validation"), "histories.csv")
+    own = frame[frame["model"] != "detached"].replace({"model": {"mse": "mine:loss"}})
+    *panels, _ = learning_figure(own, monitored="validation").axes
+    titles = {axes.get_title("left").split(", ")[1].split()[0] for axes in panels}
+    assert titles == {"mine:loss", "ranking"}
+    assert all(lines_of(axes)["validation"].get_xdata().tolist() for axes in panels)
+
+
 def test_sensitivities_stand_by_class_with_mean_deviation_and_trials(results):
     def drawn(rows, classes=CLASSES):
         rows = where(rows, experiment="generalization", dataset="validation", detector="")

@@ -91,6 +91,12 @@ def test_a_missing_model_experiment_or_detector_is_named_and_leaves_the_rest(res
     assert len(read(run).tables["Verdicts"]) == 6
 
 
+def test_a_model_that_was_not_asked_for_is_not_called_missing(results):
+    rows = [row for row in results if row.model != "mse"]
+    models = [name for name in SETTINGS["models"] if name != "mse"]
+    assert "mse" not in missing(run_of(rows, settings=SETTINGS | {"models": models}))
+
+
 def test_a_figure_is_drawn_where_there_is_data_and_unfinished_units_and_leakage_are_told(
     complete, complete_figures
 ):
