@@ -60,7 +60,7 @@ def test_each_target_needs_cases_of_its_own(misgiving):
     assert f"a limit of 1 % false alarms needs {needed - 269} more cases" in error
     for accepted in ("all 269 cases", "134"):
         row = cells_of(output, f"error, {accepted} accepted: confident", below=1)
-        assert row[3:] == ["> 100000", "never"]
+        assert row[3:] == ["> 100000", "impossible"]
 
 
 def test_one_image_of_each_patient_counts(succeed, pictures):

@@ -98,7 +98,7 @@ def predicting(bundle, photos, out):
 
 
 def parts_kept(out):
-    return len(list(out.with_name(f"{out.name}.parts").glob("*.jsonl")))
+    return len(list(out.with_name(f"{out.name}.parts").glob("*.safetensors")))
 
 
 def killed_after(bundle, photos, out, moment, count):
@@ -128,9 +128,11 @@ def test_a_prediction_that_was_killed_loses_and_doubles_nothing(
         count = kept
     assert out.exists() or 0 < count < 9
     monkeypatch.setattr("misgiving.bundle.decide_files.PART", 4)
-    succeed("predict", exported[1], photos, "--out", out)
+    succeed("predict", exported[1], photos, "--out", out, "--overwrite")
     rows = rows_of(out)
     assert [Path(row["path"]).name for row in rows] == [f"{n:03d}.png" for n in range(36)]
+    code, _, error = misgiving("predict", exported[1], photos, "--out", out)
+    assert (code, "or --overwrite" in error) == (2, True)
     misgiving("predict", exported[1], photos, "--out", tmp_path / "whole.csv")
     for ours, theirs in zip(rows, rows_of(tmp_path / "whole.csv"), strict=True):
         assert ours["decision"] == theirs["decision"]

@@ -187,7 +187,7 @@ def test_what_is_read_is_not_replaced(misgiving, tmp_path, monkeypatch, words):
 
 def test_plan_counts_the_calibration_cases(succeed, tmp_path):
     result = succeed("plan", write_rows(tmp_path / "t.csv", 100), "--max-error", 0.05)
-    said = "three quarters of the groups, has 75 images. Each image counts: 75 cases"
+    said = "three quarters of the groups, has 75 rows. Each image counts: 75 cases"
     assert said in result.err
 
 

@@ -1,5 +1,6 @@
 """`misgiving export`."""
 
+import shlex
 from pathlib import Path
 
 from misgiving.cli.options import check_options, command
@@ -69,4 +70,4 @@ def export(
     for sentence in (bundle.card["what"], *bundle.card["targets"]):
         say(sentence)
     size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
-    say(f"wrote {out} ({size:.1f} MB)")
+    say(f"Next: misgiving serve {shlex.quote(str(out))} (wrote {out}, {size:.1f} MB)")

@@ -47,7 +47,7 @@ def plan(data: DataOrPredictions, *, targets: Targets, seed: Seed = 0) -> None:
     for sentence in lines("plan.txt", "planned", *facts):
         say(sentence)
     counts = [(name, outlook.images[name], cases) for name, cases in outlook.cases.items()]
-    show_table(("class", "images", "cases"), counts, title="calibration set")
+    show_table(("class", "rows" if is_file else "images", "cases"), counts, title="calibration set")
     shares = (three_digits(share) for share in WRONG_SHARES)
     show_table(("if so many are wrong", *shares), _table(outlook), title="what it certifies")
 
@@ -101,5 +101,5 @@ def _table(outlook: "CertificationOutlook") -> Iterator[tuple[str, ...]]:
                 f"> {MOST_CASES}" if rate.more is None and rate.wrong_share < limit else rate.more
                 for rate in rates
             ]
-            needs = ("never" if number is None else str(number) for number in more)
+            needs = ("impossible" if number is None else str(number) for number in more)
             yield f"  more cases{suffix} for {100 * limit:.3g} %", *needs

@@ -27,6 +27,7 @@ def predict(
     settings: Annotated[Values, BadImages, Device],
     out: Path | None = None,
     contact_sheet: Path | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Predict the class and loss of each image, and write a table.
 
@@ -57,6 +58,7 @@ def predict(
         out (FILE): File for the table: .csv, .parquet or .jsonl. Default: the screen, as CSV.
         contact_sheet (FILE.html): Also write the images that were not accepted as one page, worst
             first.
+        overwrite: Replace existing files.
     """
     from misgiving.data.datasets import image_names
     from misgiving.deferral.decision_tables import check_kind, columns_of, csv_table, write_table
@@ -64,7 +66,7 @@ def predict(
     images = [Path(str(place).removeprefix("folder:")) for place in images]
     is_file = any(map(is_prediction_file, images))
     names = images if is_file else list(map(Path, image_names(images)))
-    _check_files(names, out=out, contact_sheet=contact_sheet)
+    _check_files(names, overwrite=overwrite, out=out, contact_sheet=contact_sheet)
     if out is not None:
         check_kind(out)
         if contact_sheet is not None and contact_sheet.resolve() == out.resolve():
@@ -91,11 +93,13 @@ def predict(
         shutil.rmtree(parts, ignore_errors=True)
 
 
-def _check_files(images: Iterable[Path], **files: Path | None) -> None:
+def _check_files(images: Iterable[Path], *, overwrite: bool, **files: Path | None) -> None:
     for option, file in files.items():
         if file is not None:
             check_writable(file, option=option)
             check_not_input(file, images, option=option)
+            if file.exists() and not overwrite:
+                raise UsageError(f"{file}: exists; choose another `{option}`, or `overwrite=True`")
 
 
 def _decide_images(

@@ -201,8 +201,8 @@ class Units(Bar):
 
     def start(self, todo: int, count: int) -> None:
         self.at(count - todo, count)
-        if count > todo:
-            say(f"{count - todo} of {count} units were already finished")
+        finished = f"; {count - todo} were already finished" if count > todo else ""
+        say(f"{todo} units to train and measure{finished}")
 
     def show(self, unit: "Unit") -> None:
         self.at(self.done + 1, self.total)
