@@ -63,10 +63,11 @@ def test_calibrate_and_predict_say_what_python_says(misgiving, succeed, policy, 
     succeed("predict", policy, new, "--out", tmp_path / "decisions.csv")
     assert (tmp_path / "decisions.csv.parts").exists()
     rows = rows_of(tmp_path / "decisions.csv")
-    assert [row["path"] for row in rows] == [f"1-{number}" for number in range(200)]
+    assert [row["id"] for row in rows] == [f"1-{number}" for number in range(200)]
     expected = again.decide(Predictions.read(new))
     assert [row["decision"] for row in rows] == [each.decision for each in expected]
     assert [row["predicted_class"] for row in rows] == [each.predicted_class for each in expected]
+    assert expected[3:5].to_frame()["id"].tolist() == ["1-3", "1-4"]
     for name, values in expected.to_frame().items():
         cells = [row[name] for row in rows]
         if values.dtype.kind == "f":

@@ -31,9 +31,9 @@ def predict(
 ) -> None:
     """Predict the class and loss of each image, and write a table.
 
-    Columns: path, predicted_class, probability (of that class), predicted_loss (higher means more
-    likely wrong; trained by ranking, it has no unit; empty without a trained loss estimator), and
-    probability_CLASS for each class.
+    Columns: path (id, of predictions without paths), predicted_class, probability (of that class),
+    predicted_loss (higher means more likely wrong; trained by ranking, it has no unit; empty
+    without a trained loss estimator), and probability_CLASS for each class.
 
     If the run has a policy (`misgiving calibrate`), the probabilities are calibrated, and there are
     also: decision (accept, defer or ood), reason (in words), error_probability (that the class
@@ -74,11 +74,12 @@ def predict(
     with TemporaryDirectory() as folder:
         parts = Path(folder) if is_file or out is None else out.with_name(f"{out.name}.parts")
         if is_file:
-            rows, deferral, classes = _decide_predictions(model, images)
+            key, rows, deferral, classes = _decide_predictions(model, images)
         else:
-            rows, deferral, classes = _decide_images(model, names, parts, settings)
+            key, (rows, deferral, classes) = "path", _decide_images(model, names, parts, settings)
         skips = settings["on_bad_image"] == "skip"
         columns = columns_of(classes, has_policy=deferral is not None, unreadable=skips)
+        columns = (key, *columns[1:])
         if out is None:
             typer.echo("".join(csv_table(columns, rows)), nl=False)
         else:
@@ -121,7 +122,7 @@ def _decide_images(
 
 def _decide_predictions(
     policy: Path, files: Sequence[Path]
-) -> "tuple[Iterable[DecisionRow], Deferral | None, Sequence[str]]":
+) -> "tuple[str, Iterable[DecisionRow], Deferral | None, Sequence[str]]":
     from misgiving.bundle.decide_files import decide_rows
     from misgiving.deferral.deferral import Deferral
 
@@ -129,8 +130,9 @@ def _decide_predictions(
         raise UsageError(f"give one file of predictions alone, not {len(files)} files")
     check_source(files[0], images=["contact_sheet"])
     deferral = Deferral.load(policy)
-    rows = list(decide_rows(deferral, read_file(files[0], deferral).predictions))
-    return rows, deferral, deferral.classes_
+    predictions = read_file(files[0], deferral).predictions
+    rows = list(decide_rows(deferral, predictions))
+    return "path" if predictions.paths else "id", rows, deferral, deferral.classes_
 
 
 def _say_facts(rows: "Iterable[DecisionRow]", deferral: "Deferral | None") -> None:

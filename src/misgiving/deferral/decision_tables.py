@@ -38,7 +38,7 @@ PREDICTION_COLUMNS, POLICY_COLUMNS = DecisionRow._fields[:4], DecisionRow._field
 UNREADABLE = "unreadable"
 KINDS = (".csv", ".parquet", ".jsonl")  # by suffix
 BATCH = 10_000  # rows of a Parquet file that are written at a time
-TEXTS = ("path", "predicted_class", "decision", "reason", UNREADABLE)  # the others are numbers
+TEXTS = ("path", "id", "predicted_class", "decision", "reason", UNREADABLE)  # others: numbers
 
 Rows = Iterable[DecisionRow]
 Columns = Sequence[str]
@@ -66,7 +66,7 @@ def columns_of(classes: Columns, *, has_policy: bool, unreadable: bool = False) 
 def _cells(columns: Columns, rows: Rows) -> Iterator[dict[str, str | float | None]]:
     """Values of each row by column."""
     missing = (None,) * sum(name.startswith(OF_CLASS) for name in columns)
-    single = attrgetter(*(name for name in columns if name in DecisionRow._fields[:-1]))
+    single = attrgetter("path", *(x for x in columns[1:] if x in DecisionRow._fields[:-1]))
     for row in rows:
         values = (*single(row), *(row.probabilities or missing), row.unreadable)
         yield dict(zip(columns, values, strict=False))  # the last only where there is its column

@@ -93,6 +93,7 @@ class Decisions(Sequence[Decision]):
         rule: By which the policy predicts classes.
         accepts_by_probability: True if the acceptance score is a function of the error probability.
         knows_training: True if the OOD score compares an image with those of the training.
+        ids: Names of the images, where the predictions have some.
     """
 
     classes: tuple[str, ...]
@@ -110,6 +111,7 @@ class Decisions(Sequence[Decision]):
     rule: DecisionRule = field(default_factory=DecisionRule)
     accepts_by_probability: bool = False
     knows_training: bool = False
+    ids: tuple[str, ...] = ()
 
     @classmethod
     def undecided(cls, classes: Sequence[str], **columns: Any) -> "Decisions":
@@ -159,7 +161,8 @@ class Decisions(Sequence[Decision]):
     def __getitem__(self, row: slice) -> "Decisions": ...
     def __getitem__(self, row: int | slice) -> "Decision | Decisions":
         if isinstance(row, slice):
-            return replace(self, **{name: values[row] for name, values in self._arrays.items()})
+            arrays = {name: values[row] for name, values in self._arrays.items()}
+            return replace(self, ids=self.ids[row], **arrays)
         position = range(len(self))[row]
         return next(iter(self[position : position + 1]))
 
@@ -172,7 +175,8 @@ class Decisions(Sequence[Decision]):
         """A row for each image, by the columns that `misgiving predict` writes."""
         import pandas
 
-        columns = {
+        columns: dict[str, Any] = {"id": self.ids} if self.ids else {}
+        columns |= {
             "predicted_class": np.array(self.classes, dtype=object)[self.predicted],
             "decision": self.decisions,
             "reason": [each.reason for each in self],

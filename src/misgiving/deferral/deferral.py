@@ -267,7 +267,8 @@ class Deferral:
             threshold = self.certificate_.batch_threshold(
                 *scored.judged, predictions.units, seed=self.seed
             )
-        return scored.by_threshold(threshold)
+        ids = predictions.ids if predictions.has_ids else ()
+        return replace(scored.by_threshold(threshold), ids=ids)
 
     def score_outputs(
         self,
