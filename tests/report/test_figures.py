@@ -63,7 +63,7 @@ def test_a_loss_of_ones_own_has_its_curve_and_a_model_that_was_not_trained_no_pa
     own = frame[frame["model"] != "detached"].replace({"model": {"mse": "mine:loss"}})
     *panels, _ = learning_figure(own, monitored="validation").axes
     titles = {axes.get_title("left").split(", ")[1].split()[0] for axes in panels}
-    assert titles == {"mine:loss", "ranking"}
+    assert titles == {"mine:loss", "proposed"}
     assert all(lines_of(axes)["validation"].get_xdata().tolist() for axes in panels)
 
 

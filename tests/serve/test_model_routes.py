@@ -48,12 +48,12 @@ def test_the_command_changes_only_the_target_error_rate(misgiving, monkeypatch):
     policy = made_policy(targets, classes=("dark", "light spot"), rule=rule)
     policy.seed, asked = 7, []
 
-    def check_classes(deferral, _):
+    def check_parameters(deferral, _):
         asked.append(deferral.get_params())
         raise UsageError("asked")
 
     monkeypatch.setattr(import_module("misgiving.cli.calibrate"), "open_run", MagicMock())
-    monkeypatch.setattr(Deferral, "check_classes", check_classes)
+    monkeypatch.setattr(Deferral, "check_parameters", check_parameters)
     words = shlex.split(command(policy).replace("{max_error}", "0.2"))
     assert words[1:4] == ["calibrate", "RUN", "NEW_CASES"]
     assert misgiving(*words[1:])[0] == 2

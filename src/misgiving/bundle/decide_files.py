@@ -33,7 +33,6 @@ from misgiving.errors import BadImage, DataError
 from misgiving.files import whole_file
 from misgiving.manifests import sha256_of_json
 from misgiving.predictions.network import ModelInputs
-from misgiving.predictions.record import Predictions
 
 OnImage = Callable[[int, int], None]
 PART = 256  # images
@@ -169,11 +168,6 @@ def decide_files(
     decided = DecidedFiles(model, paths)
     check_bad_images(decided.bad, len(names), on_bad_image)
     return decided
-
-
-def decide_rows(deferral: Deferral, predictions: Predictions) -> Iterator[DecisionRow]:
-    """Decisions on predictions, with the path of each image, or its id."""
-    yield from map(row_of, predictions.paths or predictions.ids, deferral.decide(predictions))
 
 
 def _part_name(model: Bundle, names: Sequence[str]) -> str:

@@ -89,7 +89,7 @@ def calibrate(
         source = read_file(run)
     else:
         with open_run(run, settings, cache=cache) as trained:
-            deferral.check_classes(trained.checkpoint.classes)
+            deferral.check_parameters(trained.checkpoint.classes)
             source = trained.predict(
                 data, sets=fitted_sets, needs_training=True, training_data=training_data
             )

@@ -78,8 +78,7 @@ def predict(
         else:
             key, (rows, deferral, classes) = "path", _decide_images(model, names, parts, settings)
         skips = settings["on_bad_image"] == "skip"
-        columns = columns_of(classes, has_policy=deferral is not None, unreadable=skips)
-        columns = (key, *columns[1:])
+        columns = (key, *columns_of(classes, has_policy=deferral is not None, unreadable=skips)[1:])
         if out is None:
             typer.echo("".join(csv_table(columns, rows)), nl=False)
         else:
@@ -123,7 +122,7 @@ def _decide_images(
 def _decide_predictions(
     policy: Path, files: Sequence[Path]
 ) -> "tuple[str, Iterable[DecisionRow], Deferral | None, Sequence[str]]":
-    from misgiving.bundle.decide_files import decide_rows
+    from misgiving.deferral.decision_tables import row_of
     from misgiving.deferral.deferral import Deferral
 
     if len(files) > 1:
@@ -131,7 +130,7 @@ def _decide_predictions(
     check_source(files[0], images=["contact_sheet"])
     deferral = Deferral.load(policy)
     predictions = read_file(files[0], deferral).predictions
-    rows = list(decide_rows(deferral, predictions))
+    rows = list(map(row_of, predictions.paths or predictions.ids, deferral.decide(predictions)))
     return "path" if predictions.paths else "id", rows, deferral, deferral.classes_
 
 

@@ -93,7 +93,7 @@ class Decisions(Sequence[Decision]):
         rule: By which the policy predicts classes.
         accepts_by_probability: True if the acceptance score is a function of the error probability.
         knows_training: True if the OOD score compares an image with those of the training.
-        ids: Names of the images, where the predictions have some.
+        ids: Names of the images, where they are of predictions.
     """
 
     classes: tuple[str, ...]
@@ -161,8 +161,7 @@ class Decisions(Sequence[Decision]):
     def __getitem__(self, row: slice) -> "Decisions": ...
     def __getitem__(self, row: int | slice) -> "Decision | Decisions":
         if isinstance(row, slice):
-            arrays = {name: values[row] for name, values in self._arrays.items()}
-            return replace(self, ids=self.ids[row], **arrays)
+            return replace(self, ids=self.ids[row], **{k: x[row] for k, x in self._arrays.items()})
         position = range(len(self))[row]
         return next(iter(self[position : position + 1]))
 
@@ -175,8 +174,8 @@ class Decisions(Sequence[Decision]):
         """A row for each image, by the columns that `misgiving predict` writes."""
         import pandas
 
-        columns: dict[str, Any] = {"id": self.ids} if self.ids else {}
-        columns |= {
+        columns = {
+            **({"id": self.ids} if self.ids else {}),
             "predicted_class": np.array(self.classes, dtype=object)[self.predicted],
             "decision": self.decisions,
             "reason": [each.reason for each in self],

@@ -101,8 +101,7 @@ class Deferral:
         return self
 
     def __repr__(self) -> str:
-        given = [each for each in fields(self) if each.init]
-        changed = [each.name for each in given if getattr(self, each.name) != each.default]
+        changed = [x.name for x in fields(self) if x.init and getattr(self, x.name) != x.default]
         return f"Deferral({', '.join(f'{name}={getattr(self, name)!r}' for name in changed)})"
 
     def fit(
@@ -135,27 +134,17 @@ class Deferral:
             DataError: The sets cannot support a policy.
 
         Warns:
-            UserWarning: Nothing is accepted, a class has no calibration case, or cases may be
-                copies of one image.
+            UserWarning: Nothing is accepted, a class has no case, or cases may be copies.
         """
-        self._settings()
+        self.check_parameters()
         tuning, calibration, detectors, facts = fitting_sets(
             tuning, calibration, labels, training, classes=classes, seed=self.seed
         )
         self.certify(tuning, calibration, detectors=detectors, **facts)
         if not self.certificate_.accepted:
-            numbers = find_remedies(self.certificate_).items()
-            remedies = "".join(f"; {name}: {number:.3g}" for name, number in numbers)
-            warnings.warn(f"nothing is accepted, as no target is met{remedies}", stacklevel=2)
+            remedies = [f"{way}: {x:.3g}" for way, x in find_remedies(self.certificate_).items()]
+            warnings.warn("; ".join(["nothing is accepted", *remedies]), stacklevel=2)
         return self
-
-    def check_classes(self, classes: tuple[str, ...]) -> None:
-        """Check the parameters for a model of these classes, before it has seen an image.
-
-        Raises:
-            UsageError: One has a value that cannot be used, or names another class.
-        """
-        self._settings(classes)
 
     def certify(
         self,
@@ -179,7 +168,7 @@ class Deferral:
             DataError: The sets cannot support a policy.
             UsageError: A parameter has a value that cannot be used.
         """
-        targets, self.rule_ = self._settings(tuning.classes)
+        targets, self.rule_ = self.check_parameters(tuning.classes)
         if fitted is None:
             weigh = partial(self.rule_.class_weights, tuning.classes)
             fitted = fit_calibrator(TuningSet.of(tuning, detectors), weigh)
@@ -206,8 +195,12 @@ class Deferral:
         self.unit_ = unit_of(calibration.group_columns)
         return self
 
-    def _settings(self, classes: Sequence[str] = ()) -> tuple[Targets, DecisionRule]:
-        """The parameters in groups, checked; for a model of these classes, where they are given."""
+    def check_parameters(self, classes: Sequence[str] = ()) -> tuple[Targets, DecisionRule]:
+        """The parameters in groups, checked; for a model of these classes, where they are given.
+
+        Raises:
+            UsageError: One has a value that cannot be used, or names another class.
+        """
         values = self.get_params()
         values |= {name: values[name] or {} for name in ("class_max_miss", "costs")}
         targets = Targets(**{each.name: values[each.name] for each in fields(Targets)})
@@ -267,8 +260,7 @@ class Deferral:
             threshold = self.certificate_.batch_threshold(
                 *scored.judged, predictions.units, seed=self.seed
             )
-        ids = predictions.ids if predictions.has_ids else ()
-        return replace(scored.by_threshold(threshold), ids=ids)
+        return replace(scored.by_threshold(threshold), ids=predictions.ids)
 
     def score_outputs(
         self,

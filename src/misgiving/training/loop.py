@@ -348,10 +348,9 @@ def check_finite(losses: Tensor, config: TrainingConfig, epoch: int, place: str)
         TrainingError: A loss is not finite; `place` says where in the epoch.
     """
     if not losses.isfinite().all():
-        own = f"check {config.auxiliary}, " if ":" in config.auxiliary else ""
         raise TrainingError(
-            f"the loss is not finite in epoch {epoch}, {place}; {own}lower `learning_rate` (now "
-            f'{config.learning_rate:g}) or use `precision="32-true"`'
+            f"the loss (with {config.auxiliary}) is not finite in epoch {epoch}, {place}; lower "
+            f'`learning_rate` (now {config.learning_rate:g}) or use `precision="32-true"`'
         )
 
 

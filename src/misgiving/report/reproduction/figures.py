@@ -61,10 +61,9 @@ ABOVE = 1.12  # height of "never", as a multiple of the longest time that was ne
 
 @styled
 def learning_figure(histories: DataFrame, *, monitored: str) -> Figure:
-    """Figure 2: the auxiliary loss with mse, ranking and one's own; accuracy of the classifiers."""
+    """Figure 2: the auxiliary losses of the paper and one's own; accuracy of the classifiers."""
     rows = select(histories, experiment="generalization")
-    names = {"mse": "mse", "proposed": "ranking"}
-    auxiliary = [each for each in models_of(rows) if each in names or ":" in each] or [*names]
+    auxiliary = [x for x in models_of(rows) if x in ("mse", "proposed") or ":" in x] or ["mse"]
     figure = Figure(figsize=(WIDTH, 3.3))
     *panels, right = figure.subplots(1, len(auxiliary) + 1)
     for axes, model in zip(panels, auxiliary, strict=True):
@@ -76,9 +75,7 @@ def learning_figure(histories: DataFrame, *, monitored: str) -> Figure:
         drawn = losses[losses["set"].isin(["train", monitored])]["auxiliary_loss"]
         is_wide = drawn.min() > 0 and drawn.max() > LOG_RANGE * drawn.min()
         axes.set_yscale("log" if is_wide else "linear")
-        axes.set_title(
-            f"Auxiliary loss, {names.get(model, model)}{' (logarithmic)' if is_wide else ''}"
-        )
+        axes.set_title(f"Auxiliary loss, {model}{' (logarithmic)' if is_wide else ''}")
     right.set_title(f"Accuracy on the {monitored} set (%)")
     rows = select(rows, set=monitored).dropna(subset="accuracy")
     models = models_of(rows)
