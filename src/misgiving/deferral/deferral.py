@@ -142,7 +142,7 @@ class Deferral:
         )
         self.certify(tuning, calibration, detectors=detectors, **facts)
         if not self.certificate_.accepted:
-            remedies = [f"{way}: {x:.3g}" for way, x in find_remedies(self.certificate_).items()]
+            remedies = [f"{way}: {x:g}" for way, x in find_remedies(self.certificate_).items()]
             warnings.warn("; ".join(["nothing is accepted", *remedies]), stacklevel=2)
         return self
 
