@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from contextlib import closing
+from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
@@ -17,20 +17,26 @@ JPEG = picture(kind="JPEG")
 SLOW = JPEG[:2] + b"\xff" * 10_000_000 + JPEG[2:]  # Pillow reads them one by one
 
 
-def decoders(**settings):
-    return closing(Decoders(PREPROCESSING, Settings(threads=1, timeout=60.0, **settings)))
+@asynccontextmanager
+async def decoders():
+    processes = Decoders(PREPROCESSING, Settings(threads=1, timeout=60.0))
+    yield processes
+    await processes.close()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
 def test_a_process_gives_the_input_and_the_hash_of_a_file(kind):
-    data = picture(colour=(10, 200, 90), kind=kind)
-    with decoders() as processes:
-        for _ in range(2):  # the second time in the same process
-            model_input, sha256 = asyncio.run(processes.decode("a", data, "client"))
-            np.testing.assert_array_equal(model_input, PREPROCESSING.from_file(data, "a"))
-            assert sha256 == hashlib.sha256(data).hexdigest()
-        (process,) = processes._idle
-        assert process._process.poll() is None
+    async def run():
+        data = picture(colour=(10, 200, 90), kind=kind)
+        async with decoders() as processes:
+            for _ in range(2):  # the second time in the same process
+                model_input, sha256 = await processes.decode("a", data, "client")
+                np.testing.assert_array_equal(model_input, PREPROCESSING.from_file(data, "a"))
+                assert sha256 == hashlib.sha256(data).hexdigest()
+            (process,) = processes._idle
+            assert process._process.poll() is None
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(
@@ -55,16 +61,15 @@ def test_a_file_beyond_a_limit_is_refused_and_the_next_one_is_decided(
 
 
 def test_a_process_ends_with_a_caller_who_no_longer_waits():
-    with decoders() as processes:
+    async def run():
+        async with decoders() as processes:
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await processes.decode("a", SLOW, "client")
+            assert not processes._idle
+            assert not processes._busy
 
-        async def leave():
-            async with asyncio.timeout(1.0):
-                await processes.decode("a", SLOW, "client")
-
-        with pytest.raises(TimeoutError):
-            asyncio.run(leave())
-        assert not processes._idle
-        assert not processes._busy
+    asyncio.run(run())
 
 
 class Waiting:
@@ -89,7 +94,7 @@ def test_one_client_leaves_a_process_to_others_and_they_take_turns(monkeypatch):
 
     async def run():
         Waiting.asked, Waiting.go_on = [], asyncio.Event()
-        with decoders() as processes:  # one for each client, and one more
+        async with decoders() as processes:  # one for each client, and one more
             files = ["a1", "a2", "a3", "a4", "b1", "b2", "c1"]
             tasks = [asyncio.create_task(processes.decode(file, b"", file[0])) for file in files]
             await asyncio.sleep(0)

@@ -68,7 +68,12 @@ def test_listed_images_are_cases_with_place_and_remark_in_the_order_of_the_list(
     # They are no traffic of clients, and cases of no list come after them.
     counted = service.metrics.registry.get_sample_value
     assert counted("misgiving_decisions_total", {"decision": "accept"}) is None
-    asyncio.run(service.decide("sent.png", picture(0.9)))
+
+    async def send():
+        await service.decide("sent.png", picture(0.9))
+        await service.decoders.close()
+
+    asyncio.run(send())
     assert counted("misgiving_decisions_total", {"decision": "accept"}) == 1
     assert [case.place for case in in_order(service)] == [1, 2, 3, None]
 

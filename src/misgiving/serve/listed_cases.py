@@ -75,6 +75,7 @@ async def _add(
         batch = places[start : start + BATCH_SIZE]
         bad += await asyncio.gather(*(_add_image(service, rows[n - 1], n) for n in batch))
         on_image(start + len(batch), len(rows))
+    await service.decoders.close()  # they are of this event loop, and the server has another
     return [image for image in reversed(bad) if image]
 
 

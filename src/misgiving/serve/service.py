@@ -32,6 +32,7 @@ from misgiving.serve.store import Case, Store
 from misgiving.serve.workers import Batcher, Decoders, ModelInput
 
 COMMIT_SIZE = 256  # cases in one transaction
+COMMIT_LINGER = 0.002  # seconds that a first case waits for others
 CHECK_SECONDS = 5.0
 CHECK_VALID_SECONDS = 3.0  # for which a good result holds, because anyone may ask
 CLOSING_SECONDS = 1.0  # in which all threads end, unless one hangs
@@ -113,13 +114,17 @@ class Service:
         self.recent: OrderedDict[str, ModelInput] = OrderedDict()  # by the id of the case
         self.files = None if settings.keep_images is None else ImageFiles(settings.keep_images)
         self._numbers = itertools.count()
-        self._decoders = Decoders(model.preprocessing, settings)
+        self.decoders = Decoders(model.preprocessing, settings)
         self._file_threads = Batcher("files", _call, threads=settings.threads)
         self._model_batches = Batcher(
             "model", self._decide, size=settings.batch_size, linger=settings.linger
         )
         self._store_batches = Batcher(
-            "store", store.add, size=COMMIT_SIZE, not_retried=OperationalError
+            "store",
+            store.add,
+            size=COMMIT_SIZE,
+            linger=COMMIT_LINGER,
+            not_retried=OperationalError,
         )
         self._check_thread = Batcher("health", _call)
         self._check: asyncio.Task[None] | None = None
@@ -153,7 +158,7 @@ class Service:
         """
         if data is None or len(data) > self.settings.max_bytes:
             raise DataError(f"{name}: more than {self.settings.max_bytes} bytes; scale it down")
-        model_input, sha256 = await self._decoders.decode(name, data, client)
+        model_input, sha256 = await self.decoders.decode(name, data, client)
         decision = await self._model_batches.result(model_input)
         case = self._case(
             name, decision, sha256, image_kept=self.files is not None, place=place, remark=remark
@@ -195,7 +200,7 @@ class Service:
         if recent is not None or path is None:
             return recent
         data = await self._file_threads.result(path.read_bytes)
-        return (await self._decoders.decode(case.name, data, client))[0]
+        return (await self.decoders.decode(case.name, data, client))[0]
 
     def image(self, case: Case) -> Path | None:
         """The file of a case, if files are kept."""
@@ -218,7 +223,7 @@ class Service:
 
     async def _check_all(self) -> None:
         image = _blank(self.settings.formats[0])
-        model_input, sha256 = await self._decoders.decode("check", image, "")
+        model_input, sha256 = await self.decoders.decode("check", image, "")
         decision = await self._model_batches.result(model_input)
         case = self._case("check", decision, sha256, image_kept=False)
         await self._check_thread.result(partial(self.store.check, case))
@@ -232,7 +237,6 @@ class Service:
         """Finish the work that has started, and close the store."""
         if self.drift is not None:
             self.drift.close(CLOSING_SECONDS)
-        self._decoders.close()
         deadline = time.monotonic() + CLOSING_SECONDS
         batchers = self._model_batches, self._file_threads, self._store_batches, self._check_thread
         for threads in batchers:

@@ -31,7 +31,6 @@ ModelInput = UInt8[np.ndarray, "size size 3"]
 START = "import sys; sys.path[:] = {path!r}; from misgiving.serve.decoding import main; main({!r})"
 STARTING_SECONDS = 60.0  # of a process, on a busy machine
 HASH_BYTES = 32
-PIECE = 65_536  # bytes that are worth a copy
 TOO_EXPENSIVE = (
     "takes too much memory or time to decode; save it again with another program, as JPEG or PNG, "
     "or scale it down"
@@ -190,10 +189,11 @@ class Decoders:
         pixels = np.frombuffer(content, np.uint8, offset=HASH_BYTES)
         return pixels.reshape(self._size, self._size, 3), content[:HASH_BYTES].hex()
 
-    def close(self) -> None:
-        """End the processes that wait; no file may be in progress."""
+    async def close(self) -> None:
+        """End the processes that wait, in the event loop that asked them."""
         while self._idle:
             self._idle.pop().kill()
+        await asyncio.sleep(0)  # in which their connections are lost
 
     def _is_free(self, client: str) -> bool:
         return self._busy[client] < self._for_one and self._busy.total() <= self._for_one
@@ -234,54 +234,42 @@ class _Process:
 
     def __init__(self, start: str) -> None:
         self._socket, remote = socket.socketpair()
-        self._socket.setblocking(False)
         with remote:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", start],
                 stdin=remote.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # libraries write warnings there
-                env={
-                    **os.environ,
-                    "OPENBLAS_NUM_THREADS": "1",
-                    "MALLOC_TRIM_THRESHOLD_": "1000000",
-                },
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # threads take address space
             )
-        self._ready = False
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, name: bytes, data: bytes, seconds: float) -> tuple[bool, bool, bytes]:
         """The parts of `decoding.REPLY`.
 
         Raises:
             OSError: The process has ended, or takes longer than these seconds.
+            EOFError: The process has ended.
         """
-        loop = asyncio.get_running_loop()
-        if not self._ready:
+        if self._streams is None:
+            reader, writer = await asyncio.open_connection(sock=self._socket)
             async with asyncio.timeout(STARTING_SECONDS):
-                if await loop.sock_recv(self._socket, 1) != READY:
+                if await reader.read(1) != READY:
                     raise RuntimeError("a process for decoding does not start")
-            self._ready = True
+            self._streams = reader, writer
+        reader, writer = self._streams
         async with asyncio.timeout(seconds):
             head = REQUEST.pack(len(name), len(data)) + name
-            if len(data) < PIECE:  # one system call, after which other threads may take over
-                head, data = head + data, b""
-            await loop.sock_sendall(self._socket, head)
-            await loop.sock_sendall(self._socket, data)
-            read, has_grown, length = REPLY.unpack(await self._receive(REPLY.size))
-            return read, has_grown, await self._receive(length)
-
-    async def _receive(self, count: int) -> bytes:
-        loop, content = asyncio.get_running_loop(), bytearray(count)
-        view = memoryview(content)
-        while view:
-            received = await loop.sock_recv_into(self._socket, view)
-            if not received:
-                raise ConnectionResetError
-            view = view[received:]
-        return bytes(content)
+            writer.writelines([head, data])
+            await writer.drain()
+            read, has_grown, length = REPLY.unpack(await reader.readexactly(REPLY.size))
+            return read, has_grown, await reader.readexactly(length)
 
     def kill(self) -> None:
         """End the process at once, without waiting until the system has taken its memory back."""
-        self._socket.close()
         self._process.kill()
+        if self._streams is None:
+            self._socket.close()
+        else:
+            self._streams[1].transport.abort()
         threading.Thread(target=self._process.wait, name="decoder-end").start()
