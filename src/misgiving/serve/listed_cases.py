@@ -71,11 +71,13 @@ async def _add(
     service: Service, rows: Sequence[Row], on_image: Callable[[int, int], None]
 ) -> list[BadImage]:
     places, bad = range(len(rows), 0, -1), list[BadImage | None]()
-    for start in range(0, len(places), BATCH_SIZE):
-        batch = places[start : start + BATCH_SIZE]
-        bad += await asyncio.gather(*(_add_image(service, rows[n - 1], n) for n in batch))
-        on_image(start + len(batch), len(rows))
-    await service.decoders.close()  # they are of this event loop, and the server has another
+    try:
+        for start in range(0, len(places), BATCH_SIZE):
+            batch = places[start : start + BATCH_SIZE]
+            bad += await asyncio.gather(*(_add_image(service, rows[n - 1], n) for n in batch))
+            on_image(start + len(batch), len(rows))
+    finally:
+        await service.decoders.close()  # they are of this event loop, and the server has another
     return [image for image in reversed(bad) if image]
 
 
