@@ -3,8 +3,6 @@
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-RATE_MODELS = ("vanilla", "proposed")  # also trained at other learning rates
-RATE = "learning_rate/"  # before the value, in the name of an experiment
 DETECTOR_TITLES = {
     "odin": "ODIN",
     "odin_default": "ODIN, untuned",

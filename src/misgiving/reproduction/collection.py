@@ -17,11 +17,11 @@ from misgiving.data.ood_sets import PAPER_COUNTS
 from misgiving.data.preprocessing import AUGMENTATIONS
 from misgiving.errors import DataError, explain_damage
 from misgiving.evaluation.evaluate import POLICY_SET
-from misgiving.evaluation.measures import UNSEEN_SET
+from misgiving.evaluation.measures import UNSEEN_SET, learning_rate_of
 from misgiving.files import read_json, whole_folder, write_json
 from misgiving.predictions.record import Predictions
 from misgiving.report.reproduction.run import Run
-from misgiving.reproduction.config import PAPER_SETS, Unit, learning_rate_of
+from misgiving.reproduction.config import PAPER_SETS, Unit
 from misgiving.reproduction.generalization import RELIABILITY
 from misgiving.reproduction.intervals import MeasuredSet, risk_curves, values_by_trial
 from misgiving.reproduction.ood_detection import unseen_sets

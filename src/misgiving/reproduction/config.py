@@ -55,21 +55,6 @@ MOST_JOBS = 8
 """Units that run at the same time where no number is given; each needs the memory of a training."""
 
 
-RATE_MODELS = ("vanilla", "proposed")
-"""The models that are also trained at other learning rates, as the paper compares them."""
-
-RATE = "learning_rate/"  # before the value, in the name of an experiment
-
-
-def learning_rate_of(experiment: str) -> float | None:
-    """The learning rate that an experiment repeats 4.1 at; None for the protocol's own.
-
-    >>> learning_rate_of("learning_rate/0.001"), learning_rate_of("generalization")
-    (0.001, None)
-    """
-    return float(experiment.removeprefix(RATE)) if experiment.startswith(RATE) else None
-
-
 @dataclass(frozen=True, kw_only=True)
 class OdinGrid:
     """ODIN's grid, and the OOD set and the criterion by which its best point was chosen.

@@ -8,13 +8,11 @@ from typing import Any
 from misgiving.data.ood_sets import OOD_SETS
 from misgiving.errors import UsageError
 from misgiving.evaluation.evaluate import POLICY_SET
-from misgiving.evaluation.measures import UNSEEN_SET
+from misgiving.evaluation.measures import RATE, RATE_MODELS, UNSEEN_SET
 from misgiving.losses import auxiliary_loss
 from misgiving.registry import Registry, own_function
 from misgiving.reproduction.config import (
     PAPER_SETS,
-    RATE,
-    RATE_MODELS,
     OdinGrid,
     OodSource,
     Protocol,

@@ -22,11 +22,12 @@ from misgiving.data.ood_sets.lesions import with_masks
 from misgiving.data.preprocessing import AUGMENTATIONS
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, SplitLeakage, leakage_of
 from misgiving.errors import BadImage, DataError, UsageError
+from misgiving.evaluation.measures import learning_rate_of
 from misgiving.files import read_json
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
 from misgiving.predictions.record import Predictions
 from misgiving.registry import own_function
-from misgiving.reproduction.config import Protocol, Unit, learning_rate_of, settings_of
+from misgiving.reproduction.config import Protocol, Unit, settings_of
 from misgiving.reproduction.protocol import EXPERIMENTS, units
 from misgiving.reproduction.tables import REMEDY
 from misgiving.training.config import ModelConfig, TrainingConfig, recorded

@@ -15,7 +15,7 @@ from pandas import DataFrame, Series
 from PIL import Image
 
 from misgiving.data.decoding import Picture
-from misgiving.evaluation.measures import CHOSEN, UNSEEN_SET
+from misgiving.evaluation.measures import CHOSEN, RATE_MODELS, UNSEEN_SET
 from misgiving.report.figures import (
     INK,
     OTHER_STYLE,
@@ -30,7 +30,7 @@ from misgiving.report.figures import (
     mark_missing,
     styled,
 )
-from misgiving.report.names import DETECTOR_TITLES, POINTS, RATE_MODELS
+from misgiving.report.names import DETECTOR_TITLES, POINTS
 from misgiving.report.reproduction.findings import Convergence
 from misgiving.report.reproduction.published import title
 from misgiving.report.reproduction.run import distinct, in_order, models_of, select

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from misgiving.evaluation.evaluate import POLICY_SET
+from misgiving.evaluation.measures import RATE_MODELS, learning_rate_of
 from misgiving.metrics.selective import BY_GROUPS, BY_IMAGES
-from misgiving.report.names import RATE, RATE_MODELS
 from misgiving.report.reproduction.claims import Effect, effect_of
 from misgiving.report.reproduction.run import Quantity, Run, in_order, main_model, models_of, select
 
@@ -109,8 +109,8 @@ def convergence_of(run: Run) -> Convergence | None:
     runs["diverged"] = runs["diverged"] > 0
     runs.loc[runs["diverged"], ["epochs", "last"]] = float("nan")
     runs = runs.reset_index()
-    rates = {n: float(n.removeprefix(RATE)) for n in runs["experiment"] if n.startswith(RATE)}
-    runs["rate"] = runs["experiment"].map({"generalization": own_rate} | rates)
+    rates = runs["experiment"].map(learning_rate_of).astype(float)
+    runs["rate"] = rates.mask(runs["experiment"] == "generalization", own_rate)
     return Convergence(own_rate, level, runs.dropna(subset="rate"))
 
 

@@ -10,18 +10,7 @@ from misgiving.files import whole_file, write_text
 from misgiving.report import names
 from misgiving.report.figures import KINDS, figure_link, inline, render
 from misgiving.report.rendering import environment
-from misgiving.report.reproduction import claims, comparison, findings, published
-from misgiving.report.reproduction.figures import (
-    calibration_figure,
-    confusion_figure,
-    examples_figure,
-    learning_figure,
-    new_classes_figure,
-    ood_figure,
-    rates_figure,
-    risk_figure,
-    sensitivity_figure,
-)
+from misgiving.report.reproduction import claims, comparison, figures, findings, published
 from misgiving.report.reproduction.run import (
     Quantity,
     Run,
@@ -52,21 +41,21 @@ def draw_figures(run: Run) -> dict[str, Figure]:
         (published.title(name), caption(run, name), run.pictures[name]) for name in run.example_sets
     ]
     drawn = {
-        "figure-2": learning_figure(run.histories, monitored=monitored),
-        "figure-3": sensitivity_figure(select(measured, detector=""), classes=classes),
-        "figure-4": examples_figure(examples),
-        "figure-5": new_classes_figure(run.results),
-        "table-1": ood_figure(run.results, tuning_set=run.tuning_set),
+        "figure-2": figures.learning_figure(run.histories, monitored=monitored),
+        "figure-3": figures.sensitivity_figure(select(measured, detector=""), classes=classes),
+        "figure-4": figures.examples_figure(examples),
+        "figure-5": figures.new_classes_figure(run.results),
+        "table-1": figures.ood_figure(run.results, tuning_set=run.tuning_set),
     }
     if len(run.confusions):
-        drawn["confusions"] = confusion_figure(run.confusions, classes=classes)
+        drawn["confusions"] = figures.confusion_figure(run.confusions, classes=classes)
     convergence = findings.convergence_of(run)
     if convergence and len(convergence.rates) > 1:
-        drawn["learning-rates"] = rates_figure(convergence, monitored=monitored)
+        drawn["learning-rates"] = figures.rates_figure(convergence, monitored=monitored)
     if len(run.risk_coverage):
-        drawn["risk-coverage"] = risk_figure(run.risk_coverage, measured)
+        drawn["risk-coverage"] = figures.risk_figure(run.risk_coverage, measured)
     if len(run.reliability):
-        drawn["reliability"] = calibration_figure(run.reliability)
+        drawn["reliability"] = figures.calibration_figure(run.reliability)
     return drawn
 
 
@@ -81,23 +70,17 @@ def caption(run: Run, dataset: str) -> str:
 def render_page(run: Run, drawn: Mapping[str, Figure]) -> str:
     """The page as HTML; `drawn` as from `draw_figures`."""
     page = environment().get_template("reproduction/page.html")
+    functions = (Quantity, distinct, figure_link, in_order, inline, main_model, models_of, select)
     return page.render(
         run=run,
         settings=run.settings,
         verdicts=claims.verdicts(run),
         drawn=drawn,
-        figure_link=figure_link,
-        inline=inline,
-        Quantity=Quantity,
         CHOSEN=CHOSEN,
         claims=claims,
         comparison=comparison,
         findings=findings,
         names=names,
         published=published,
-        distinct=distinct,
-        in_order=in_order,
-        main_model=main_model,
-        models_of=models_of,
-        select=select,
+        **{function.__name__: function for function in functions},
     )
