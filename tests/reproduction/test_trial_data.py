@@ -40,4 +40,4 @@ def test_boxes_are_made_of_images_on_which_nothing_was_trained_or_chosen(cache, 
     assert set(boxes.groups) <= set(setup.images_of(measured).ids)
     leakage = trial_data.leakage()
     assert len(leakage) == 2 * TINY.trials
-    assert all(row.separate for row in leakage)
+    assert all(row["separate"] for row in leakage)

@@ -89,6 +89,7 @@ def train(
         silence_all_but_first_process()
 
     from misgiving.data.splits import leakage_of
+    from misgiving.report.rendering import lines
     from misgiving.training.train_run import prepare_training, split_of, train_run
 
     with progress_bars("stopped; the same command resumes") as progress:
@@ -119,7 +120,8 @@ def train(
         )
     _show_last_epoch(out)
     measured = setup.evaluation_sets.measured
-    say(leakage_of(split_of(setup.images, setup.sets), measured).sentence(measured))
+    leakage = leakage_of(split_of(setup.images, setup.sets), measured)
+    say(*lines("leakage.txt", "shared", leakage, measured))
     say(f"wrote {out}")
     say(f"Next: {shlex.join(['misgiving', 'calibrate', str(out), data, '--max-error', '0.05'])}")
 

@@ -148,32 +148,16 @@ class SplitLeakage(NamedTuple):
     """Groups and identical images that the sets of a split share.
 
     Attributes:
-        experiment: Of the trial; empty for a single training.
         shared_groups: Groups with images in more than one set.
         leaking_images: Measured images whose group, or a copy of which, is in the training set.
         measured_images: Images of the measured set.
         separate: Whether neither a group nor an identical image is in two sets.
     """
 
-    experiment: str
-    trial: int
     shared_groups: int
     leaking_images: int
     measured_images: int
     separate: bool
-
-    def sentence(self, measured: str) -> str:
-        """Summary, given the name of the measured set."""
-        if self.separate:
-            return (
-                "no group and no identical image is in two sets "
-                f"({self.measured_images} images in {measured})"
-            )
-        return (
-            f"{self.shared_groups} groups have images in more than one set; of "
-            f"{self.measured_images} {measured} images, {self.leaking_images} have another image "
-            "of their group, or a copy, in the training set"
-        )
 
 
 class EvaluationSets(NamedTuple):
@@ -224,16 +208,12 @@ def leaks(split: Split) -> tuple[str, ...]:
     )
 
 
-def leakage_of(
-    split: Split, measured: str, *, experiment: str = "", trial: int = 0
-) -> SplitLeakage:
+def leakage_of(split: Split, measured: str) -> SplitLeakage:
     """Count the groups and images that sets share."""
     pairs = list(zip(split.sets, leaks(split), strict=True))
     measured_leaks = [others.split() for name, others in pairs if name == measured]
     sets_of = Counter(group for group, _ in {*zip(split.groups, split.sets, strict=True)})
     return SplitLeakage(
-        experiment,
-        trial,
         shared_groups=sum(count > 1 for count in sets_of.values()),
         leaking_images=sum("train" in others for others in measured_leaks),
         measured_images=len(measured_leaks),

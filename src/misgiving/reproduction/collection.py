@@ -214,7 +214,7 @@ def _settings(
         "compares_with_paper": set(protocol.in_distribution) == set(DERMOSCOPY.in_distribution),
         "versions": versions(),
         "fingerprint": trial_data.images.fingerprint,
-        "leakage": [row._asdict() for row in trial_data.leakage()],
+        "leakage": trial_data.leakage(),
         "missing_units": [unit._asdict() for unit in units(protocol) if unit not in finished],
         "skipped": [
             {"set": name, **image._asdict()}

@@ -20,7 +20,7 @@ from misgiving.data.ood_sets import PAPER_COUNTS, SCIKIT_IMAGE, build, images_at
 from misgiving.data.ood_sets.derived import KINDS
 from misgiving.data.ood_sets.lesions import with_masks
 from misgiving.data.preprocessing import AUGMENTATIONS
-from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, SplitLeakage, leakage_of
+from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of
 from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.evaluation.measures import learning_rate_of
 from misgiving.files import read_json
@@ -163,15 +163,14 @@ class TrialData:
                 skipped.setdefault(name, {}).update(dict.fromkeys(images.skipped))
         return {name: tuple(bad) for name, bad in skipped.items() if bad}
 
-    def leakage(self) -> tuple[SplitLeakage, ...]:
+    def leakage(self) -> list[dict[str, Any]]:
         """The groups and images that sets share, in each trial of each experiment."""
         leakage = []
         for experiment, trial in product(EXPERIMENTS, range(self.protocol.trials)):
-            unit = Unit(experiment, trial, self.protocol.models[0])
-            setup, measured = self.setup(unit), self.evaluation_sets.measured
-            split = split_of(setup.images, setup.sets)
-            leakage.append(leakage_of(split, measured, experiment=experiment, trial=trial))
-        return tuple(leakage)
+            setup = self.setup(Unit(experiment, trial, self.protocol.models[0]))
+            shared = leakage_of(split_of(setup.images, setup.sets), self.evaluation_sets.measured)
+            leakage.append({"experiment": experiment, "trial": trial, **shared._asdict()})
+        return leakage
 
     def _settings(self, unit: Unit) -> dict[str, Any]:
         """The part of a unit's record that does not depend on images."""

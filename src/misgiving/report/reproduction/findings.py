@@ -1,6 +1,6 @@
 """Findings beside the claims, as numbers and codes: what the templates turn into sentences."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
@@ -167,16 +167,6 @@ def ood_shares(run: Run) -> tuple[str, dict[str, list[float]]]:
     own = select(rows, experiment="ood_detection", model=model)
     shares = {name: values.to_list() for name, values in own.groupby("dataset")["value"]}
     return model, dict(sorted(shares.items(), key=lambda item: (fmean(item[1]), item[0])))
-
-
-def grouped_by(
-    rows: Iterable[Mapping[str, Any]], key: Callable[[Mapping[str, Any]], str]
-) -> dict[str, list[Mapping[str, Any]]]:
-    """The rows under each value of a function of them."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    return groups
 
 
 TargetStatus = Literal["met", "missed", "inconclusive", "no_interval", "nothing_accepted"]
