@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from misgiving.checkpoint import Checkpoint
 from misgiving.data.cache import ImageSet
 from misgiving.deferral.bounds import kth_lowest, tolerance_rank
 from misgiving.evaluation.measures import (
@@ -23,7 +22,6 @@ from misgiving.groups import one_per_group
 from misgiving.metrics.ood import ood_metrics
 from misgiving.predictions.inference import odin_scores, predictions_of
 from misgiving.predictions.record import Predictions
-from misgiving.reproduction.config import OdinGrid
 from misgiving.reproduction.generalization import MAX_OOD_FALSE_ALARMS, policy_sets
 from misgiving.reproduction.tables import save_scores, write_table
 from misgiving.reproduction.trial_data import TrainedUnit
@@ -42,34 +40,34 @@ class TunedDetectors:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        trained: TrainedUnit,
         fitted: FittedDetectors,
-        search: OdinGrid,
-        *,
         inliers: ImageSet,
-        outliers: ImageSet,
+        outliers: Mapping[str, ImageSet],
     ) -> None:
-        """Tune ODIN on these in-distribution images and these images of the tuning set."""
-        self._checkpoint, self._fitted = checkpoint, fitted
+        """Tune ODIN on `inliers`, or on the set to tune on where there is one; write the grid."""
+        self._checkpoint, self._fitted = trained.checkpoint, fitted
+        search, tuning = trained.trial_data.protocol.odin, trained.setup.evaluation_sets.tuning
+        inside = inliers if tuning == trained.measured else trained.setup.images_of(tuning)
         grid = odin_grid(search.temperatures, search.epsilons)
         points = list(dict.fromkeys([*grid, Odin()]))
-        of_inliers, of_outliers = (
-            odin_scores(checkpoint, images, points) for images in (inliers, outliers)
-        )
-        self.tuning = best_of_grid(of_inliers, of_outliers, grid, criterion=search.criterion)
+        sets = inside, outliers[search.tuning_set]
+        scored = [odin_scores(self._checkpoint, images, points) for images in sets]
+        tuned = best_of_grid(scored[0], scored[1], grid, criterion=search.criterion)
         self.odins = {
-            "odin": self.tuning.best,
+            "odin": tuned.best,
             "odin_default": Odin(),
-            "odin_id_only": id_only_odin(of_inliers, grid),
+            "odin_id_only": id_only_odin(scored[0], grid),
         }
-        self._scored = [  # the grid's scores serve for the tables too
-            (inliers, self._with_plain(inliers, of_inliers)),
-            (outliers, self._with_plain(outliers, of_outliers)),
-        ]
+        # the grid's scores serve for the tables too
+        self._scored = [*zip(sets, map(self._with_plain, sets, scored), strict=True)]
         (_, familiar), (_, strange) = self._scored
         self.chosen = max(
             familiar, key=lambda name: float(ood_metrics(familiar[name], strange[name])["auroc"])
         )
+        rows = [(odin.temperature, odin.epsilon, *values) for odin, *values in tuned.grid]
+        columns = ["temperature", "epsilon", "auroc", "fpr_at_tpr95"]
+        write_table(trained.folder / "odin_grid.csv", pd.DataFrame(rows, columns=columns))
 
     def __call__(self, images: ImageSet) -> Scores:
         """Scores of a set by every detector."""
@@ -81,11 +79,7 @@ class TunedDetectors:
 
     def _with_plain(self, images: ImageSet, odin: Mapping[Odin, Float[np.ndarray, " _"]]) -> Scores:
         tuned = {name: odin[point] for name, point in self.odins.items()}
-        estimates_losses = self._checkpoint.estimates_losses
-        predictions = predictions_of(
-            self._checkpoint.model, images, estimates_losses=estimates_losses
-        )
-        return {**tuned, **all_scores(predictions, self._fitted)}
+        return {**tuned, **all_scores(predictions_of(self._checkpoint, images), self._fitted)}
 
 
 def measure_detectors(trained: TrainedUnit) -> dict[str, list[Measurement]]:
@@ -100,7 +94,7 @@ def measure_detectors(trained: TrainedUnit) -> dict[str, list[Measurement]]:
     outliers = {
         name: images for name, (_, images) in trial_data.outliers(trained.unit.trial).items()
     }
-    detectors = _tuned(trained, fitted, inliers, outliers)
+    detectors = TunedDetectors(trained, fitted, inliers, outliers)
     inlier_scores = detectors(inliers)
     save_scores(folder, measured, inlier_scores, inliers.groups)
     limit = ood_limit(sets.calibration, fitted, seed=trained.setup.training.seed)
@@ -125,27 +119,6 @@ def measure_detectors(trained: TrainedUnit) -> dict[str, list[Measurement]]:
         of_set = {detector: values[members] for detector, values in scores.items()}
         unseen_rows += measure(name, of_set, unseen.select(members).groups)
     return {"ood_detection": rows, "new_classes": unseen_rows}
-
-
-def _tuned(
-    trained: TrainedUnit,
-    fitted: FittedDetectors,
-    inliers: ImageSet,
-    outliers: Mapping[str, ImageSet],
-) -> TunedDetectors:
-    """Tune the detectors, and write the values of the grid."""
-    search, tuning = trained.trial_data.protocol.odin, trained.setup.evaluation_sets.tuning
-    detectors = TunedDetectors(
-        trained.checkpoint,
-        fitted,
-        search,
-        inliers=inliers if tuning == trained.measured else trained.setup.images_of(tuning),
-        outliers=outliers[search.tuning_set],
-    )
-    grid = [(odin.temperature, odin.epsilon, *values) for odin, *values in detectors.tuning.grid]
-    columns = ["temperature", "epsilon", "auroc", "fpr_at_tpr95"]
-    write_table(trained.folder / "odin_grid.csv", pd.DataFrame(grid, columns=columns))
-    return detectors
 
 
 def ood_limit(calibration: Predictions, fitted: FittedDetectors, *, seed: int) -> float:
