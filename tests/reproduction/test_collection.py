@@ -142,10 +142,10 @@ def test_policies_are_measured_with_intervals_and_bins_hold_every_image(
 
 
 def intervals_of_policies(folders, values, challenger=None):
-    names = {"experiment": "generalization", "dataset": "policy_test", "measured": "test"}
-    numbers = {"split_ratio": 0.25, "replicates": 50, "seed": 0, "tuned": False}
-    given = {"folders": folders, "values": values, "challenger": challenger}
-    return MeasuredSet(**given, **names, **numbers).intervals()
+    protocol = replace(TINY, models=(*TINY.models, "mine:loss"), challenger=challenger)
+    names = {"experiment": "generalization", "dataset": "policy_test", "protocol": protocol}
+    given = {"folders": folders, "values": values, "split_ratio": 0.25, "seed": 0}
+    return MeasuredSet(**names, **given).intervals()
 
 
 def test_the_error_of_a_policy_counts_the_groups_that_this_policy_accepts(tmp_path):

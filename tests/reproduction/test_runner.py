@@ -112,10 +112,9 @@ def test_a_score_of_ones_own_is_measured_beside_msp(cache, reproduction, tmp_pat
             TrialData(other, cache, out=tmp_path)
     values = {("vanilla", row.detector, row.metric): {0: row.value} for row in rows}
     assert values["vanilla", name, "aurc"] == values["vanilla", "entropy", "aurc"]
-    numbers = {"split_ratio": 1.0, "replicates": 20, "seed": 0, "tuned": False, "challenger": None}
-    names = {"experiment": "generalization", "dataset": "validation", "measured": "validation"}
-    folders = {"vanilla": {0: folder}}
-    found = MeasuredSet(folders=folders, values=values, **names, **numbers).intervals()
+    names = {"experiment": "generalization", "dataset": "validation", "protocol": TINY}
+    numbers = {"values": values, "split_ratio": 1.0, "seed": 0}
+    found = MeasuredSet(folders={"vanilla": {0: folder}}, **names, **numbers).intervals()
     own, entropy = (
         select(found, detector=detector, metric="aurc", baseline="msp")["lower"].item()
         for detector in (name, "entropy")

@@ -46,6 +46,9 @@ COLLECTION = (
     *("datasets.json", "manifests", "examples", "settings.json"),
 )
 
+AS_GIVEN = ("data", "in_distribution", "unseen", "models", "challenger", "trials", "seed", "notes")
+"""Fields of a protocol in `settings.json`."""
+
 
 def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
     """Write the collected tables and documents of all units that are finished.
@@ -79,12 +82,7 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
         write_table(out / "histories.csv", _of_units(finished, out, "run/history.csv"))
         write_table(out / "confusions.csv", _confusions(trial_data, finished, out))
         write_table(out / RELIABILITY, _of_units(finished, out, RELIABILITY, schema="bins.csv"))
-        curves = risk_curves(
-            _folders(finished, out, "generalization"),
-            trial_data.evaluation_sets.measured,
-            replicates=protocol.replicates,
-            seed=protocol.seed,
-        )
+        curves = risk_curves(_folders(finished, out, "generalization"), protocol)
         write_table(out / "risk_coverage.csv", curves)
         _write_sets(trial_data, out)
         write_json(out / "settings.json", _settings(trial_data, finished, timings))
@@ -122,17 +120,13 @@ def _measured_sets(
         *((name, measured, name) for name in rate_experiments(protocol)),
     ]
     for seed, (experiment, dataset, measured_by) in enumerate(sets, protocol.seed):
-        where = (experiment, dataset)
         yield MeasuredSet(
             experiment=experiment,
             dataset=dataset,
+            protocol=protocol,
             folders=_folders(finished, out, measured_by),
-            measured=measured,
-            tuned=where == ("ood_detection", protocol.odin.tuning_set),
-            values=values.get(where, {}),
+            values=values.get((experiment, dataset), {}),
             split_ratio=trial_data.split_ratio(measured_by),
-            challenger=protocol.challenger,
-            replicates=protocol.replicates,
             seed=seed,
         )
 
@@ -186,26 +180,18 @@ def _settings(
     the `tuning_set`, and every table is of the `measured_set`. `training` is before what each
     model changes. `unit_seconds` sums training and measuring over units.
     """
-    protocol, sets = trial_data.protocol, trial_data.evaluation_sets
+    protocol = trial_data.protocol
     return {
-        "data": protocol.data,
+        **{name: getattr(protocol, name) for name in AS_GIVEN},
         "images": len(trial_data.images),
         "in_distribution_images": len(trial_data.inliers),
         "classes": trial_data.images.classes,
-        "in_distribution": protocol.in_distribution,
-        "unseen": protocol.unseen,
         "class_counts": _class_counts(trial_data),
         "split": protocol.images.split,
         "validation_share": protocol.images.validation_share,
-        "monitored_set": sets.monitored,
-        "tuning_set": sets.tuning,
-        "measured_set": sets.measured,
+        **{f"{use}_set": name for use, name in trial_data.evaluation_sets._asdict().items()},
         "sizes": [trial_data.size(experiment) for experiment in EXPERIMENTS],
         "odin": asdict(protocol.odin),
-        "models": protocol.models,
-        "challenger": protocol.challenger,
-        "trials": protocol.trials,
-        "seed": protocol.seed,
         "learning_rates": sorted({protocol.training.learning_rate, *protocol.learning_rates}),
         "model": recorded(protocol.model),
         "training": recorded(protocol.training),
@@ -216,14 +202,9 @@ def _settings(
         "fingerprint": trial_data.images.fingerprint,
         "leakage": trial_data.leakage(),
         "missing_units": [unit._asdict() for unit in units(protocol) if unit not in finished],
-        "skipped": [
-            {"set": name, **image._asdict()}
-            for name, images in trial_data.skipped().items()
-            for image in images
-        ],
+        "skipped": trial_data.skipped(),
         "unit_seconds": sum(timing["seconds"] for timing in timings),
         "unit_threads": sorted({timing["threads"] for timing in timings}),
-        "notes": protocol.notes,
     }
 
 
@@ -263,14 +244,15 @@ def _exhibits(trial_data: TrialData) -> Iterator[tuple[str, ImageSet, dict[str, 
     """
     protocol, measured = trial_data.protocol, trial_data.evaluation_sets.measured
     classes = ", ".join(protocol.in_distribution)
-    described = {
-        measured: "held-out images of all classes (4.1)",
-        f"{measured} (in-distribution classes)": f"held-out images of the classes {classes} "
-        "(in-distribution in 4.2 and 4.3)",
-    }
-    for experiment, (name, contents) in zip(EXPERIMENTS, described.items(), strict=True):
-        setup = trial_data.setup(Unit(experiment, 0, protocol.models[0]))
-        images = setup.images_of(measured)
+    described = (
+        (measured, "held-out images of all classes (4.1)"),
+        (
+            f"{measured} (in-distribution classes)",
+            f"held-out images of the classes {classes} (in-distribution in 4.2 and 4.3)",
+        ),
+    )
+    for experiment, (name, contents) in zip(EXPERIMENTS, described, strict=True):
+        images = trial_data.setup(Unit(experiment, 0, protocol.models[0])).images_of(measured)
         yield name, images, _facts(images, contents)
     for name, (dataset, images) in trial_data.outliers(0).items():
         facts = _facts(images, dataset.contents, protocol.row(name))
@@ -315,10 +297,8 @@ def read_run(folder: Path) -> Run:
 
 def _pictures(folder: Path, dataset: str) -> list[Picture]:
     """The examples of a set in the order of their numbers."""
-    paths = (folder / dataset.replace("/", "-")).glob("*.png")
-    numbered = sorted(paths, key=lambda path: (len(path.stem), path.stem))  # 2 before 10
-    pictures = []
-    for path in numbered:
+    pictures, paths = [], (folder / dataset.replace("/", "-")).glob("*.png")
+    for path in sorted(paths, key=lambda path: (len(path.stem), path.stem)):  # 2 before 10
         with explain_damage(path, remedy=REMEDY), Image.open(path) as image:
             pictures.append(np.asarray(image.convert("RGB")))
     return pictures

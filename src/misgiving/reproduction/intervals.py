@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Real, Shaped
 
+from misgiving.data.splits import SPLITS
 from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.evaluation.measures import CHOSEN, failure_measures
 from misgiving.files import read_json
@@ -24,7 +25,7 @@ from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.selective import ACCEPTED_ERRORS, RiskCoverage, accepted_errors
 from misgiving.metrics.trials import t_interval
 from misgiving.predictions.record import Predictions
-from misgiving.reproduction.config import FAILURES
+from misgiving.reproduction.config import FAILURES, Protocol
 from misgiving.reproduction.tables import (
     REMEDY,
     group_names,
@@ -79,25 +80,19 @@ class MeasuredSet:
     Attributes:
         experiment: Its name in the results.
         dataset: Name of the set.
+        protocol: Of the reproduction.
         folders: Of the units that measured it, by model and trial.
-        measured: Name of the set with the in-distribution images.
-        tuned: True if ODIN was tuned on it.
         values: All results.
         split_ratio: Measured images for each training image.
-        challenger: Model that is compared with each other one, as `proposed` is; None for none.
-        replicates: Bootstrap replicates of each interval.
         seed: The same seed and trials meet the same resampled sets, which makes differences paired.
     """
 
     experiment: str
     dataset: str
+    protocol: Protocol
     folders: Mapping[str, Mapping[int, Path]]
-    measured: str
-    tuned: bool
     values: Values
     split_ratio: float
-    challenger: str | None
-    replicates: int
     seed: int
     _drawn: dict[tuple[str, Trials], Mapping[Key, Replicates]] = field(
         default_factory=dict, init=False, repr=False
@@ -107,19 +102,24 @@ class MeasuredSet:
         """All intervals on the set; a difference is over the trials that both models have."""
         return table_of(self._rows(), "intervals.csv")
 
+    @property
+    def measured(self) -> str:
+        """Name of the set with the in-distribution images."""
+        return SPLITS[self.protocol.images.split].measured
+
     @cached_property
     def _samples(self) -> dict[str, dict[int, Sample]]:
         """The units that have the arrays by which the set is measured, by model and trial."""
         samples: dict[str, dict[int, Sample]] = {}
         for model, folders in self.folders.items():
             for trial, folder in folders.items():
-                if sample := _sample(self, folder):
+                if sample := _sample(self.experiment, folder, self.measured, self.dataset):
                     samples.setdefault(model, {})[trial] = sample
         return samples
 
     def _rows(self) -> Iterator[tuple[object, ...]]:
         models = list(self._samples)
-        challengers = [model for model in models if model in ("proposed", self.challenger)]
+        challengers = [name for name in models if name in ("proposed", self.protocol.challenger)]
         pairs = [(name, other) for name in challengers for other in models if other != name]
         for model, baseline in [*((model, "") for model in models), *pairs]:
             shared = self._samples[baseline or model]
@@ -146,6 +146,7 @@ class MeasuredSet:
         differences, replicates = values[0], drawn[0]
         if baseline:
             differences, replicates = differences - values[1], replicates - drawn[1]
+        tuned = self.experiment == "ood_detection" and self.dataset == self.protocol.odin.tuning_set
         n = min(self._samples[name][trial].size_of(k) for name, k in sides for trial in trials)
         t_values: tuple[float | None, ...] = (None, None, None)  # ends and p-value
         if len(trials) > 1:
@@ -153,14 +154,14 @@ class MeasuredSet:
         yield (
             *(self.experiment, model, baseline, self.dataset, *key),
             *(float(differences.mean()), *_bounds(replicates, n)),
-            *(n, len(trials), self.tuned and key[0] in ("odin", CHOSEN)),
+            *(n, len(trials), tuned and key[0] in ("odin", CHOSEN)),
             *t_values,
         )
 
     def _replicates(self, model: str, trials: Trials) -> Mapping[Key, Replicates]:
         if trials and (model, trials) not in self._drawn:
             samples = [self._samples[model][trial] for trial in trials]
-            self._drawn[model, trials] = _resampled(samples, self.replicates, self.seed)
+            self._drawn[model, trials] = _resampled(samples, self.protocol.replicates, self.seed)
         return self._drawn.get((model, trials), {})
 
     def _by_trial(self, model: str, key: Key, trials: Trials) -> Float[np.ndarray, " trials"]:
@@ -181,15 +182,15 @@ def _bounds(replicates: Replicates, n: int) -> tuple[float | None, float | None]
     return (None, None) if n < 2 or math.isnan(lower) or lower == upper else (lower, upper)
 
 
-def _sample(where: MeasuredSet, folder: Path) -> Sample | None:
+def _sample(experiment: str, folder: Path, measured: str, dataset: str) -> Sample | None:
     """The arrays of a unit by which a set is measured; none where its training diverged."""
-    if where.dataset == POLICY_SET:
+    if dataset == POLICY_SET:
         return _policies(folder) if scores_path(folder, POLICY_SET).is_file() else None
     if not (folder / "predictions").is_dir():
         return None
-    if where.dataset == where.measured:
-        return _in_distribution(where.experiment, folder, where.measured)
-    return _detection(folder, where.measured, where.dataset)
+    if dataset == measured:
+        return _in_distribution(experiment, folder, measured)
+    return _detection(folder, measured, dataset)
 
 
 def _in_distribution(experiment: str, folder: Path, measured: str) -> Sample:
@@ -289,18 +290,12 @@ def _detection(folder: Path, measured: str, dataset: str) -> Sample:
     return Sample(statistic, (np.array(inlier_groups), np.array(outlier_groups)), {})
 
 
-def risk_curves(
-    folders: Mapping[str, Mapping[int, Path]], measured: str, *, replicates: int, seed: int
-) -> pd.DataFrame:
+def risk_curves(folders: Mapping[str, Mapping[int, Path]], protocol: Protocol) -> pd.DataFrame:
     """The error among the accepted in 4.1 by acceptance score, at every twentieth of coverage.
 
-    Args:
-        folders: Of the units, by model and trial.
-        measured: Name of the measured set.
-        replicates: Bootstrap replicates of each interval.
-        seed: Of their draws.
+    `folders` are those of the units, by model and trial.
     """
-    rows = []
+    measured, rows = SPLITS[protocol.images.split].measured, []
     for model, trials in folders.items():
         samples = [
             _risks(folder, measured)
@@ -310,7 +305,7 @@ def risk_curves(
         if not samples:
             continue
         means = [sample.statistic() for sample in samples]
-        for key, values in _resampled(samples, replicates, seed).items():
+        for key, values in _resampled(samples, protocol.replicates, protocol.seed).items():
             mean = float(np.mean([of_trial[key] for of_trial in means]))
             lower, upper = _bounds(values, min(sample.size_of(key) for sample in samples))
             if not math.isnan(mean):

@@ -21,7 +21,7 @@ from misgiving.data.ood_sets.derived import KINDS
 from misgiving.data.ood_sets.lesions import with_masks
 from misgiving.data.preprocessing import AUGMENTATIONS
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of
-from misgiving.errors import BadImage, DataError, UsageError
+from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import learning_rate_of
 from misgiving.files import read_json
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
@@ -155,13 +155,13 @@ class TrialData:
                 outliers[name] = replace(usable, contents=contents), images
         return self._outliers[trial]
 
-    def skipped(self) -> dict[str, tuple[BadImage, ...]]:
+    def skipped(self) -> list[dict[str, str]]:
         """The images of the data and of the OOD sets of all trials that cannot be read."""
-        skipped = {self.protocol.data: dict.fromkeys(self.images.skipped)}
+        sets = [(self.protocol.data, self.images)]
         for trial in range(self.protocol.trials):
-            for name, (_, images) in self.outliers(trial).items():
-                skipped.setdefault(name, {}).update(dict.fromkeys(images.skipped))
-        return {name: tuple(bad) for name, bad in skipped.items() if bad}
+            sets += [(name, images) for name, (_, images) in self.outliers(trial).items()]
+        skipped = dict.fromkeys((name, image) for name, images in sets for image in images.skipped)
+        return [{"set": name, **image._asdict()} for name, image in skipped]
 
     def leakage(self) -> list[dict[str, Any]]:
         """The groups and images that sets share, in each trial of each experiment."""
