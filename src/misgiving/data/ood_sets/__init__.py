@@ -213,28 +213,20 @@ def readable_set(
     Raises:
         BadImagesError: Images cannot be read, and are not skipped.
     """
-    check = partial(_readable, on_bad_image=on_bad_image, report=report)
-    if place is None:
-        usable, bad = check(source if run is None else without_training_images(source, run))
-        made = build(name, usable, seed=seed, count=count)
+    if place is not None:
+        checked = build(name, source, seed=seed, place=place, count=count, run=run)
     else:
-        made, bad = check(build(name, source, seed=seed, place=place, count=count, run=run))
-        usable = made
+        checked = source if run is None else without_training_images(source, run)
+    bad: list[BadImage] = []
+    work = returning_bad_images(lambda index: checked.images.read(index).hash, checked.ids)
+    for done, result in enumerate(in_order(work, len(checked)), start=1):
+        bad += [result] if isinstance(result, BadImage) else []
+        report(done, len(checked))
+    check_bad_images(bad, len(checked), on_bad_image)
+    usable = without(checked, bad)
+    made = build(name, usable, seed=seed, count=count) if place is None else usable
     contents = "; ".join([made.contents, *skipped_sentences(bad, len(usable))])
     return replace(made, contents=contents), bad
-
-
-def _readable(
-    dataset: Dataset, *, on_bad_image: str, report: Callable[[int, int], None]
-) -> tuple[Dataset, list[BadImage]]:
-    """The readable images of a set, and the others; each image is decoded."""
-    bad: list[BadImage] = []
-    work = returning_bad_images(lambda index: dataset.images.read(index).hash, dataset.ids)
-    for done, result in enumerate(in_order(work, len(dataset)), start=1):
-        bad += [result] if isinstance(result, BadImage) else []
-        report(done, len(dataset))
-    check_bad_images(bad, len(dataset), on_bad_image)
-    return without(dataset, bad), bad
 
 
 def read_ood_folder(folder: Path, *, name: str) -> Dataset:
