@@ -178,13 +178,6 @@ def read_timm(model: nn.Module, taps: Sequence[int] | Sequence[str] | None = Non
     return TimmReader(chosen, channels, int(cast(Any, model).num_classes))
 
 
-def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation per channel that the backbone's pretrained weights expect."""
-    settings = getattr(model, "pretrained_cfg", None) or {}
-    half = (0.5, 0.5, 0.5)
-    return tuple(settings.get("mean", half)), tuple(settings.get("std", half))
-
-
 class JointClassifier(
     nn.Module,
     PyTorchModelHubMixin,
@@ -268,7 +261,9 @@ class JointClassifier(
                 image_size=image_size,
             )
             self.reader = read_timm(self.backbone, taps)
-            self.normalise = Normalise(*normalisation(self.backbone), channels_last=True)
+            settings = getattr(self.backbone, "pretrained_cfg", None) or {}
+            mean, std = (settings.get(name, (0.5, 0.5, 0.5)) for name in ("mean", "std"))
+            self.normalise = Normalise(mean, std, channels_last=True)
         self.loss_estimator = _create_estimator(self, hidden, reads_logits)
         if not isinstance(backbone, nn.Module):  # another layout changes the last bits of a module
             cast(Any, self).to(memory_format=torch.channels_last)  # not in the stub of some torch
@@ -338,26 +333,17 @@ class JointClassifier(
         return self
 
 
-@torch.no_grad()
-def outputs_of(model: nn.Module, batches: Iterable[Tensor]) -> Output:
-    """Run a joint model in evaluation mode over batches; all outputs in float32 on the CPU.
-
-    The model returns to the mode it was in, and no random number is drawn. The features have no
-    columns, which saves memory.
-    """
-    outputs = (Output(*model(images)) for images in batches)
-    narrow = (output._replace(features=output.features[:, :0]) for output in outputs)
-    return Output(*_evaluated(model, narrow))
-
-
-@torch.no_grad()
 def full_outputs_of(model: JointClassifier, batches: Iterable[Tensor]) -> FullOutput:
-    """All outputs as in `outputs_of`, with features and the averages of the taps."""
-    return FullOutput(*_evaluated(model, map(model.full_output, batches)))
+    """All outputs of a joint model for some batches, as `evaluated` gives them."""
+    return FullOutput(*evaluated(model, map(model.full_output, batches)))
 
 
-def _evaluated(model: nn.Module, outputs: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
-    """Compute outputs in evaluation mode, and put the batches together."""
+@torch.no_grad()
+def evaluated(model: nn.Module, outputs: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Compute the outputs of batches in evaluation mode; joined, in float32 on the CPU.
+
+    The model returns to the mode it was in, and no random number is drawn.
+    """
     was_training = model.training
     model.eval()
     batches = [tuple(tensor.float().cpu() for tensor in output) for output in outputs]

@@ -29,7 +29,7 @@ from misgiving.errors import StoppedError, TrainingError, UsageError
 from misgiving.losses import Objective, auxiliary_loss, joint_objective, ranking_loss
 from misgiving.metrics.classification import accuracy, balanced_accuracy
 from misgiving.metrics.loss_estimation import r_squared, spearman, spread_ratio
-from misgiving.models.joint import JointClassifier, Output, outputs_of
+from misgiving.models.joint import JointClassifier, Output, evaluated
 from misgiving.predictions.record import Predictions
 from misgiving.training import processes
 from misgiving.training.config import TrainingConfig, Weighting
@@ -209,8 +209,8 @@ def measured(
     # No activations are kept, so that batches can be larger than in training.
     batch_size = max(config.batch_size // processes.count(), 64)
     batched = batches(share, batch_size=batch_size, device=fabric.device)
-    output = outputs_of(model, (batch.images for batch in batched))
-    return gathered(output.logits, len(images)), gathered(output.predicted_losses, len(images))
+    logits, losses = evaluated(model, (model(batch.images)[:2] for batch in batched))
+    return gathered(logits, len(images)), gathered(losses, len(images))
 
 
 def objective_of(
