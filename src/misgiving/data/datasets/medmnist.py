@@ -7,12 +7,10 @@ earlier row is reached by reading the array again from its start.
 
 import math
 import zipfile
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import IO
 from weakref import finalize
 
 import numpy as np
@@ -51,15 +49,16 @@ class PackedArray:
     Args:
         path: The file.
         name: Of the array in it.
-        archive: The opened file.
+        archive: The opened file, which may be closed afterwards.
     """
 
     def __init__(self, path: Path, name: str, archive: zipfile.ZipFile) -> None:
         self.path, self.name = path, name
-        with archive.open(f"{name}.npy") as file:
-            np.lib.format.read_magic(file)
-            self.shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
-            self._start = file.tell()
+        self._file = archive.open(f"{name}.npy")
+        finalize(self, self._file.close)
+        np.lib.format.read_magic(self._file)
+        self.shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(self._file)
+        self._start = self._file.tell()
         side = self.shape[1] if len(self.shape) > 2 else 0
         are_squares = self.shape[1:] in ((side, side), (side, side, 3))
         if is_fortran or dtype != np.uint8 or not are_squares:
@@ -68,7 +67,6 @@ class PackedArray:
         self._row = math.prod(self.shape[1:])
         self._per_block = max(1, BLOCK // max(1, self._row))
         self._block = lru_cache(BLOCKS_IN_MEMORY)(self._read)
-        self._file: IO[bytes] | None = None
         self._lock = Lock()
 
     def __getitem__(self, index: int) -> UInt8[np.ndarray, "..."]:
@@ -80,11 +78,6 @@ class PackedArray:
         first = number * self._per_block
         count = min(self._per_block, self.shape[0] - first)
         with explain_damage(self.path, remedy=REMEDY):
-            if self._file is None:
-                stack = ExitStack()
-                finalize(self, stack.close)
-                archive = stack.enter_context(zipfile.ZipFile(self.path))
-                self._file = stack.enter_context(archive.open(f"{self.name}.npy"))
             self._file.seek(self._start + first * self._row)
             data = self._file.read(count * self._row)
             return np.frombuffer(data, np.uint8).reshape(count, *self.shape[1:])
