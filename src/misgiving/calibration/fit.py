@@ -198,7 +198,7 @@ class TuningSet(NamedTuple):
 
 def _fit_maps(tuning: TuningSet, weights: ByClass | None) -> Calibrator:
     """Fit what can be learned; accepts by the calibrated softmax."""
-    scaling = fit_scaling(tuning.logits, tuning.labels)
+    scaling, folds = fit_scaling(tuning.logits, tuning.labels), group_folds(tuning.groups)
     maps = Calibrator(
         scaling=scaling,
         weights=None if weights is None else tuple(weights.tolist()),
@@ -211,23 +211,17 @@ def _fit_maps(tuning: TuningSet, weights: ByClass | None) -> Calibrator:
     )
     if tuning.evidence is not None:
         members = members_of(scaling, tuning.logits, tuning.evidence)
-        for kept, left_out in group_folds(tuning.groups):  # the probes have not seen it either
+        for kept, left_out in folds:  # the probes have not seen it either
             others = fit_scaling(tuning.logits[kept], tuning.labels[kept])
             members[left_out, 0] = others.logarithms(tuning.logits[left_out])
         maps = replace(maps, error_estimator=fit_error_estimator(members, tuning.labels))
     wrong = maps.predict(tuning.logits) != tuning.labels
-    if tuning.scores and _can_learn(wrong, tuning.groups):
+    enough = min(wrong.sum(), (~wrong).sum()) >= FEWEST_OF_EACH
+    mixed = all(0 < wrong[kept].sum() < len(kept) for kept, _ in folds)
+    if tuning.scores and folds and enough and mixed:
         scores = maps.with_learned(tuning.scores, tuning.logits)
         maps = replace(maps, combination=fit_combination(scores, wrong, tuning.groups))
     return maps
-
-
-def _can_learn(wrong: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]) -> bool:
-    """True where the rest of each fold has right and wrong answers, and enough of them."""
-    folds = group_folds(groups)
-    if min(wrong.sum(), (~wrong).sum()) < FEWEST_OF_EACH or not folds:
-        return False
-    return all(0 < wrong[kept].sum() < len(kept) for kept, _ in folds)
 
 
 class Fitted(NamedTuple):

@@ -17,7 +17,7 @@ from misgiving.cli.options import (
 from misgiving.cli.progress import say
 from misgiving.cli.sources import check_source, open_run, read_file, say_left_out
 from misgiving.errors import UsageError, visible
-from misgiving.files import check_writable
+from misgiving.files import check_not_input, check_writable
 
 
 @command
@@ -67,14 +67,15 @@ def evaluate(
     from misgiving.data.datasets import tables_of
     from misgiving.data.ood_sets import read_ood_folder
     from misgiving.deferral.deferral import Deferral
-    from misgiving.evaluation.evaluate import REPORT, check_folder, measured_sets, write_evaluation
+    from misgiving.evaluation.evaluate import FILES, REPORT, measured_sets, write_evaluation
     from misgiving.evaluation.evaluate import evaluate as measure
     from misgiving.registry import own_function
     from misgiving.report.evaluation import findings, notes, write_report
 
     scores = {name: own_function(name) for name in score or ()}
     check_writable(out, folder=True)
-    check_folder(out, [run, *places.values()] if is_file else tables_of(str(data)))
+    for name in FILES:
+        check_not_input(out / name, [run, *places.values()] if is_file else tables_of(str(data)))
     if data is None:
         deferral = None if policy is None else Deferral.load(policy)
         predicted, *others = (read_file(path, deferral) for path in (run, *places.values()))

@@ -116,11 +116,18 @@ def _complete(
 ) -> None:
     """Move a group into each set that lacks a class, from the set with the most groups of it."""
     random = np.random.default_rng(seed)
+
+    def spare_groups(within: Bool[np.ndarray, " n"], label: int) -> Int[np.ndarray, " _"]:
+        """Groups of a class in a set without which the set still has all its classes."""
+        pairs = np.unique(np.column_stack([numbered, labels])[within], axis=0)
+        only = np.bincount(pairs[:, 1], minlength=label + 1) < 2
+        needed = pairs[only[pairs[:, 1]], 0]
+        return np.setdiff1d(pairs[pairs[:, 1] == label, 0], needed)
+
     for label, name in product(np.unique(labels).tolist(), GROUPED_SETS):
         if (labels[sets == name] == label).any():
             continue
-        spares = (_spare_groups(labels, numbered, sets == other, label) for other in GROUPED_SETS)
-        spare = max(spares, key=len)
+        spare = max((spare_groups(sets == other, label) for other in GROUPED_SETS), key=len)
         if not len(spare):
             count = len(np.unique(numbered[labels == label]))
             raise DataError(
@@ -129,19 +136,6 @@ def _complete(
                 '`split="paper"`'
             )
         sets[numbered == random.choice(spare)] = name
-
-
-def _spare_groups(
-    labels: Labels,
-    numbered: Int[np.ndarray, " n"],
-    within: Bool[np.ndarray, " n"],
-    label: int,
-) -> Int[np.ndarray, " _"]:
-    """Groups of a class in a set without which the set still has all its classes."""
-    pairs = np.unique(np.column_stack([numbered, labels])[within], axis=0)
-    only = np.bincount(pairs[:, 1], minlength=label + 1) < 2
-    needed = pairs[only[pairs[:, 1]], 0]
-    return np.setdiff1d(pairs[pairs[:, 1] == label, 0], needed)
 
 
 class SplitLeakage(NamedTuple):

@@ -35,7 +35,7 @@ from misgiving.evaluation.shares import (
     shares,
     shares_of_decisions,
 )
-from misgiving.files import check_not_input, write_csv
+from misgiving.files import write_csv
 from misgiving.metrics.selective import RiskCoverage, accepted_errors
 from misgiving.metrics.subgroups import Subgroup
 from misgiving.predictions.record import Predictions
@@ -355,12 +355,6 @@ def _detection(
         sides, units = (inliers[detector], scores[detector]), (measured.units, outliers.units)
         results[name] = OodResult(scores[detector], separation(sides, units, seed=seed), decided)
     return inliers[detector], results, rows
-
-
-def check_folder(folder: Path, inputs: Sequence[Path]) -> None:
-    """Check that an evaluation would replace or remove no file in this folder that it reads."""
-    for name in FILES:
-        check_not_input(folder / name, inputs)
 
 
 def write_evaluation(

@@ -90,10 +90,23 @@ def on_this_machine(*, jobs: int = 1, threads: int | None = None) -> Runner:
         threads: Threads of each unit; by default torch's own number for one job, and an equal
             share of the cores for several.
     """
-    if jobs == 1:
-        return partial(_in_turn, threads=threads or torch.get_num_threads())
-    share = max(1, (os.cpu_count() or 1) // jobs)
-    return partial(_in_processes, jobs=jobs, threads=threads or share)
+    share = torch.get_num_threads() if jobs == 1 else max(1, (os.cpu_count() or 1) // jobs)
+    each = threads or share
+
+    def run(trial_data: TrialData, records: Mapping[Unit, Record], out: Path) -> None:
+        if jobs == 1:
+            for unit, record in records.items():
+                finish(trial_data, unit, out, record, threads=each)
+                trial_data.progress.on_unit(unit)
+            return
+        work = partial(_finish_in_process, trial_data.protocol, trial_data.cache, each, out)
+        with worker_pool(jobs) as pool:
+            futures = {pool.submit(work, unit, record): unit for unit, record in records.items()}
+            for future in as_completed(futures):
+                future.result()
+                trial_data.progress.on_unit(futures[future])
+
+    return run
 
 
 def jobs_for(protocol: Protocol, count: int) -> int:
@@ -146,25 +159,6 @@ def threads_at(threads: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
-
-
-def _in_turn(
-    trial_data: TrialData, records: Mapping[Unit, Record], out: Path, *, threads: int
-) -> None:
-    for unit, record in records.items():
-        finish(trial_data, unit, out, record, threads=threads)
-        trial_data.progress.on_unit(unit)
-
-
-def _in_processes(
-    trial_data: TrialData, records: Mapping[Unit, Record], out: Path, *, jobs: int, threads: int
-) -> None:
-    work = partial(_finish_in_process, trial_data.protocol, trial_data.cache, threads, out)
-    with worker_pool(jobs) as pool:
-        futures = {pool.submit(work, unit, record): unit for unit, record in records.items()}
-        for future in as_completed(futures):
-            future.result()
-            trial_data.progress.on_unit(futures[future])
 
 
 def _finish_in_process(
