@@ -35,9 +35,9 @@ from misgiving.evaluation.shares import (
     shares,
     shares_of_decisions,
 )
+from misgiving.evaluation.subgroups import Subgroup
 from misgiving.files import write_csv
 from misgiving.metrics.selective import RiskCoverage, accepted_errors
-from misgiving.metrics.subgroups import Subgroup
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import WITHOUT_FEATURES, all_scores
 

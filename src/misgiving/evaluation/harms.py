@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Shaped
 
 from misgiving.deferral.decisions import Decisions
+from misgiving.evaluation.subgroups import Subgroup, audit
 from misgiving.groups import one_per_group
-from misgiving.metrics.subgroups import Subgroup, audit
 from misgiving.predictions.record import Predictions
 
 CLASS = "class"

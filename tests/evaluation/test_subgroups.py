@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from strategies import columns, orders
 
-from misgiving.metrics.subgroups import audit
+from misgiving.evaluation.subgroups import audit
 
 FATES = 4  # accepted and right, accepted and wrong, deferred, ood
 drawn_cases = columns(FATES, 3, 2, size=20)

@@ -1,20 +1,21 @@
 """Subgroup audit of a deferral policy: coverage, error and deferral by subgroup."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
-from scipy.special import betaincinv
 from scipy.stats import fisher_exact
 
+from misgiving.deferral.bounds import BinomialInterval, two_sided_interval
 from misgiving.metrics.trials import holm
 
 Cases = Bool[np.ndarray, " n"]
 Outcomes = Mapping[str, tuple[Cases, Cases]]
 
 UNKNOWN = "unknown"
+UNDEFINED = BinomialInterval(math.nan, math.nan)
 WORSE_IS = {"coverage": "less", "error": "greater", "deferral": "greater"}
 
 
@@ -93,7 +94,10 @@ def audit(
         "error": (accepted & wrong, accepted),
         "deferral": (~accepted & ~ood, everyone),
     }
-    groups = list(_groups(columns))
+    groups: list[tuple[str, str, Cases]] = []
+    for name, column in columns.items():
+        values = np.array([value.strip() or UNKNOWN for value in column])
+        groups += [(name, str(value), values == value) for value in np.unique(values)]
     p_values = {
         (position, quantity): p_value
         for position, (_, _, members) in enumerate(groups)
@@ -103,18 +107,13 @@ def audit(
     worse = {key for key, p_value in adjusted.items() if p_value <= level}
     subgroups = []
     for position, (name, value, members) in enumerate(groups):
-        counts = _counts(outcomes, members)
-        shares = (_proportion(*counts[quantity], confidence) for quantity in WORSE_IS)
+        shares: list[float] = []
+        for events, cases in _counts(outcomes, members).values():
+            ends = two_sided_interval(events, cases, level=1 - confidence) if cases else UNDEFINED
+            shares += [events, events / cases if cases else math.nan, *ends]
         flagged = tuple(quantity for quantity in WORSE_IS if (position, quantity) in worse)
-        cases = counts["coverage"][1]
-        subgroups.append(Subgroup._make((name, value, cases, *chain(*shares), flagged)))
+        subgroups.append(Subgroup._make((name, value, int(members.sum()), *shares, flagged)))
     return subgroups
-
-
-def _groups(columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, Cases]]:
-    for name, column in columns.items():
-        values = np.array([value.strip() or UNKNOWN for value in column])
-        yield from ((name, str(value), values == value) for value in np.unique(values))
 
 
 def _counts(outcomes: Outcomes, members: Cases) -> dict[str, tuple[int, int]]:
@@ -123,21 +122,6 @@ def _counts(outcomes: Outcomes, members: Cases) -> dict[str, tuple[int, int]]:
         quantity: (int(np.sum(members & events)), int(np.sum(members & cases)))
         for quantity, (events, cases) in outcomes.items()
     }
-
-
-def _proportion(events: int, cases: int, confidence: float) -> tuple[int, float, float, float]:
-    """Events, their share and its Clopper-Pearson interval.
-
-    >>> _, share, lower, upper = _proportion(0, 10, 0.95)
-    >>> share, lower, round(upper, 4)  # 1 - 0.025 ** (1 / 10)
-    (0.0, 0.0, 0.3085)
-    """
-    if not cases:
-        return events, float("nan"), float("nan"), float("nan")
-    tail, others = (1 - confidence) / 2, cases - events
-    lower = float(betaincinv(events, others + 1, tail)) if events else 0.0
-    upper = float(betaincinv(events + 1, others, 1 - tail)) if others else 1.0
-    return events, events / cases, lower, upper
 
 
 def _comparisons(outcomes: Outcomes, members: Cases) -> Iterator[tuple[str, float]]:
