@@ -27,6 +27,7 @@ from misgiving.checkpoint import load
 from misgiving.data.splits import read_split
 from misgiving.errors import DataError, UsageError
 from misgiving.models.attached import attach
+from misgiving.models.backbones import ModuleSource
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.predict import TrainedRun
 from misgiving.predictions.record import Predictions
@@ -152,8 +153,9 @@ def outcomes(pairs):
 
 def test_answers_are_compared_with_chance_whatever_the_mix_of_classes():
     """A weak classifier may be right less often than the answer of the most frequent class."""
-    source, preprocessing = SETTINGS["timm"]("test_efficientnet", 3, 16)
-    trained = TrainedModel(source.build(), "net", source, tuple("abc"), preprocessing)
+    preprocessing, mean, std = SETTINGS["timm"]("test_efficientnet", 3, 16)
+    source = ModuleSource(library="timm", config={}, mean=mean, std=std)
+    trained = TrainedModel(torch.nn.Identity(), "net", source, tuple("abc"), preprocessing)
     weak = [(0, 0, 170), (1, 0, 60), (2, 0, 40), (1, 1, 35), (2, 1, 25), (2, 2, 45), (1, 2, 25)]
     check_answers(outcomes(weak), trained)
     for pairs in ([(0, 0, 300), (0, 1, 60), (0, 2, 40)], [(0, 0, 40), (1, 0, 40), (0, 1, 45)]):

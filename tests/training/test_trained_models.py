@@ -133,7 +133,7 @@ def test_images_that_timm_squashes_are_those_of_timm(name, side):
     from timm.data import create_transform, resolve_data_config
     from timm.models import get_pretrained_cfg
 
-    preprocessing = SETTINGS["timm"](name, 3, side)[1]
+    preprocessing = SETTINGS["timm"](name, 3, side)[0]
     wanted = resolve_data_config({}, pretrained_cfg=get_pretrained_cfg(name).to_dict())
     if side:
         wanted["input_size"] = (3, side, side)

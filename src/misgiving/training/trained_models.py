@@ -68,7 +68,10 @@ def load_named(
             f"{model}: neither a folder of Hugging Face's format, nor are there `weights`; give "
             "the file of the trained weights of a timm or torchvision model"
         )
-    source, preprocessing = SETTINGS[library or "timm"](name, len(classes), image_size)
+    library = library or "timm"
+    preprocessing, mean, std = SETTINGS[library](name, len(classes), image_size)
+    config = {"name": name, "num_classes": len(classes), "image_size": preprocessing.image_size}
+    source = ModuleSource(library=library, config=config, mean=mean, std=std)
     module = source.build()
     unfilled = load_weights(module, weights).unfilled
     if unfilled:
@@ -80,7 +83,8 @@ def load_named(
     return TrainedModel(module.eval(), name, source, tuple(classes), preprocessing)
 
 
-Settings = tuple[ModuleSource, Preprocessing]
+Settings = tuple[Preprocessing, tuple[float, ...], tuple[float, ...]]
+"""Preparation of an image, and the mean and standard deviation that normalise it."""
 
 
 def _cropped(side: int, resized: int, shape: str, interpolation: str) -> Preprocessing:
@@ -99,15 +103,12 @@ def _settings_of_timm(name: str, num_classes: int, image_size: int | None) -> Se
     module = create_backbone(name, num_classes=num_classes, image_size=image_size)
     usual = resolve_data_config({}, model=module)
     side = image_size or int(usual["input_size"][-1])
-    config = {"name": name, "num_classes": num_classes, "image_size": side}
+    resized, shape = math.floor(side / usual["crop_pct"]), CROPS_OF_TIMM[usual["crop_mode"]]
     mean, std = (tuple(map(float, usual[name])) for name in ("mean", "std"))
-    source = ModuleSource(library="timm", config=config, mean=mean, std=std)
-    resized = math.floor(side / usual["crop_pct"])
-    shape = CROPS_OF_TIMM[usual["crop_mode"]]
-    return source, _cropped(side, resized, shape, usual["interpolation"])
+    return _cropped(side, resized, shape, usual["interpolation"]), mean, std
 
 
-def _settings_of_torchvision(name: str, num_classes: int, image_size: int | None) -> Settings:
+def _settings_of_torchvision(name: str, _: int, image_size: int | None) -> Settings:
     from torchvision.models import get_model_weights
 
     try:
@@ -119,11 +120,9 @@ def _settings_of_torchvision(name: str, num_classes: int, image_size: int | None
             "torchvision.models.list_models()"
         ) from error
     side = image_size or cropped
-    config = {"name": name, "num_classes": num_classes, "image_size": side}
-    mean, std = tuple(usual.mean), tuple(usual.std)
-    source = ModuleSource(library="torchvision", config=config, mean=mean, std=std)
     resized = math.floor(side * resized / cropped)
-    return source, _cropped(side, resized, "resized", usual.interpolation.value)
+    preprocessing = _cropped(side, resized, "resized", usual.interpolation.value)
+    return preprocessing, tuple(usual.mean), tuple(usual.std)
 
 
 SETTINGS: Registry[Callable[[str, int, int | None], Settings]] = Registry(
@@ -178,9 +177,7 @@ def load_hugging_face(folder: Path) -> TrainedModel:
     )
 
 
-def _settings_of_processor(
-    settings: Mapping[str, Any],
-) -> tuple[Preprocessing, tuple[float, ...], tuple[float, ...]]:
+def _settings_of_processor(settings: Mapping[str, Any]) -> Settings:
     """Resizing, centre crop, scale and normalisation of an image processor."""
     size = settings["size"]
     keeps_shape = "shortest_edge" in size
