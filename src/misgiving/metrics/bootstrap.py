@@ -54,7 +54,11 @@ def bootstrap(
     """
     random = np.random.default_rng(seed)
     slots = random.integers(len(statistics), size=(replicates, len(statistics)))
-    sets = [_number_groups(of_set) for of_set in zip(*groups, strict=True)]
+    sets = []
+    for of_trials in zip(*groups, strict=True):  # groups of all trials are numbered together
+        distinct, members = np.unique(np.concatenate(of_trials), return_inverse=True)
+        ends = np.cumsum([len(of_trial) for of_trial in of_trials])
+        sets.append((len(distinct), np.split(members, ends[:-1])))
     block = max(1, WEIGHTS_AT_ONCE // max(sum(map(len, of_trial)) for of_trial in groups))
     values: dict[Key, Float[np.ndarray, "trials replicates"]] = {}
     for start in range(0, replicates, block):
@@ -86,15 +90,6 @@ def percentile_interval(replicates: Replicates, *, level: float = 0.95) -> tuple
         return float("nan"), float("nan")
     lower, upper = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return float(lower), float(upper)
-
-
-def _number_groups(
-    of_trials: Sequence[Groups],
-) -> tuple[int, list[Int[np.ndarray, " _"]]]:
-    """Number the groups of all trials together: how many, and each sample's number by trial."""
-    distinct, members = np.unique(np.concatenate(of_trials), return_inverse=True)
-    ends = np.cumsum([len(groups) for groups in of_trials])
-    return len(distinct), np.split(members, ends[:-1])
 
 
 def _draw(

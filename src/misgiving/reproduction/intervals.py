@@ -139,9 +139,10 @@ class MeasuredSet:
     ) -> Iterator[tuple[object, ...]]:
         """One interval; none where either side was not measured in every trial."""
         sides = [(model, key), *([beside] if baseline else [])]
-        values = [self._by_trial(*side, trials) for side in sides]
-        if not all(map(len, values)):  # the baseline has no such detector, for one
-            return
+        measured = [self.values.get((name, *k), {}) for name, k in sides]
+        if not all(of_side.keys() >= {*trials} for of_side in measured):
+            return  # the baseline has no such detector, for one
+        values = [np.array([of_side[trial] for trial in trials]) for of_side in measured]
         drawn = [self._replicates(name, trials)[k] for name, k in sides]
         differences, replicates = values[0], drawn[0]
         if baseline:
@@ -163,11 +164,6 @@ class MeasuredSet:
             samples = [self._samples[model][trial] for trial in trials]
             self._drawn[model, trials] = _resampled(samples, self.protocol.replicates, self.seed)
         return self._drawn.get((model, trials), {})
-
-    def _by_trial(self, model: str, key: Key, trials: Trials) -> Float[np.ndarray, " trials"]:
-        """The values of these trials; none where one of them is missing."""
-        values = self.values.get((model, *key), {})
-        return np.array([values[trial] for trial in trials] if values.keys() >= set(trials) else [])
 
 
 def _resampled(samples: Sequence[Sample], replicates: int, seed: int) -> Mapping[Key, Replicates]:
