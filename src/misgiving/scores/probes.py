@@ -5,6 +5,7 @@ likely the true one.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -68,17 +69,11 @@ class ClassProbes:
         inputs = training.features if training.taps is None else training.taps
         if inputs is None:
             return None
-        probes = {}
+        probes, classes = {}, training.logits.shape[1]
         for name, first, width in _columns(training):
-            try:
-                probes[name] = _fit(
-                    inputs[:, first : first + width],
-                    training.labels,
-                    classes=training.logits.shape[1],
-                    first=first,
-                )
-            except DataError:
-                continue
+            with suppress(DataError):
+                read = inputs[:, first : first + width]
+                probes[name] = _fit(read, training.labels, classes=classes, first=first)
         return cls(probes=probes, width=inputs.shape[1]) if probes else None
 
     @property
