@@ -1,6 +1,6 @@
 import pytest
 
-from misgiving.evaluation.harms import banded
+from misgiving.evaluation.subgroups import banded
 
 HUNDRED = [str(number) for number in range(100)]
 

@@ -8,7 +8,7 @@ from misgiving import Deferral, Predictions
 from misgiving.deferral.decisions import Decisions
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.evaluate import POLICY_SET, evaluate, write_evaluation
-from misgiving.evaluation.harms import harms_of
+from misgiving.evaluation.subgroups import harms_of
 
 CLASSES = ("cat", "dog", "owl")
 

@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float, Int
 from misgiving.deferral.decisions import OF_CLASS, Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError
-from misgiving.evaluation.harms import Harm, harms_of
 from misgiving.evaluation.measures import (
     UNSEEN_SET,
     Measurement,
@@ -35,7 +34,7 @@ from misgiving.evaluation.shares import (
     shares,
     shares_of_decisions,
 )
-from misgiving.evaluation.subgroups import Subgroup
+from misgiving.evaluation.subgroups import Harm, Subgroup, harms_of
 from misgiving.files import write_csv
 from misgiving.metrics.selective import RiskCoverage, accepted_errors
 from misgiving.predictions.record import Predictions
