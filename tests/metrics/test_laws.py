@@ -78,10 +78,13 @@ WEIGHTED = OF_CONFIDENCES | {
     "balanced_accuracy": of_arrays(
         classification.balanced_accuracy, "labels", "answers", **ANSWERS
     ),
+    "spearman": of_arrays(loss_estimation.spearman, "predicted", "true"),
+}
+UNWEIGHTED = {
     "macro_auroc": of_arrays(classification.macro_auroc, "labels", "probabilities"),
     **{
         name: of_arrays(getattr(loss_estimation, name), "predicted", "true")
-        for name in ("spearman", "order_agreement", "spread_ratio", "r_squared")
+        for name in ("order_agreement", "spread_ratio", "r_squared")
     },
 }
 OF_PROBABILITIES = {
@@ -94,11 +97,10 @@ OF_BINS = {
     for scheme in ("mass", "width")
     for bins in (1, 2, 7, 20)
 }
-MEASURES = WEIGHTED | OF_PROBABILITIES | OF_BINS
+MEASURES = WEIGHTED | UNWEIGHTED | OF_PROBABILITIES | OF_BINS
 OF_CLASSES = ("accuracy", "balanced_accuracy", "macro_auroc", "balanced_aurc", *OF_PROBABILITIES)
 OF_ORDER = ("spearman", "order_agreement")
 OF_RANKS = ("aurc", "excess_aurc", "risks")  # depend on the number of samples
-OF_WHOLE_SAMPLES = ("order_agreement", *OF_RANKS)
 
 
 def changed(drawn, change):
@@ -165,7 +167,7 @@ def test_without_any_weight_a_measure_is_undefined(name):
     assert np.isnan(MEASURES[name](one_set(), weights=np.zeros((2, 9)))).all()
 
 
-@pytest.mark.parametrize("name", OF_WHOLE_SAMPLES)
+@pytest.mark.parametrize("name", OF_RANKS)
 def test_fractions_of_a_sample_are_refused_where_samples_are_whole(name):
     with pytest.raises(UsageError):
         MEASURES[name](one_set(), weights=np.full(9, 0.5))

@@ -1,1 +1,1 @@
-"""Pure measures on arrays; each takes optional sample weights, so that it can be bootstrapped."""
+"""Pure measures on arrays; those that are bootstrapped take optional sample weights."""

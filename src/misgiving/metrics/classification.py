@@ -57,12 +57,7 @@ def balanced_accuracy(
     return metric_value(mean_without_nan(recalls), weights)
 
 
-def macro_auroc(
-    labels: Classes,
-    probabilities: Float[np.ndarray, "n classes"],
-    *,
-    weights: Weights | None = None,
-) -> MetricValue:
+def macro_auroc(labels: Classes, probabilities: Float[np.ndarray, "n classes"]) -> float:
     """Mean over classes of the AUROC of each class's probability against all other classes.
 
     A class that does not occur, or is the only one, is left out of the mean.
@@ -72,9 +67,9 @@ def macro_auroc(
     """
     _, columns = checked_arrays(labels=labels, probabilities=probabilities)
     check_classes(probabilities.shape[1], labels=labels)
-    counts = checked_weights(weights, len(labels))
-    areas = [auroc(column, labels == k, counts) for k, column in enumerate(columns.T)]
-    return metric_value(mean_without_nan(np.stack(areas, axis=-1)), weights)
+    ones = np.ones(len(labels))
+    areas = [auroc(column, labels == k, ones) for k, column in enumerate(columns.T)]
+    return float(mean_without_nan(np.stack(areas, axis=-1)))
 
 
 def check_classes(num_classes: int, **classes: Int[np.ndarray, "..."]) -> None:

@@ -14,7 +14,6 @@ from misgiving.metrics._weighted import (
     metric_value,
     ratio,
     ties,
-    whole_weights,
 )
 
 Losses = Float[np.ndarray, " n"]
@@ -35,25 +34,27 @@ def spearman(predicted: Losses, true: Losses, *, weights: Weights | None = None)
     return metric_value(ratio(_sum(counts, ranks, true_ranks), scale), weights)
 
 
-def order_agreement(
-    predicted: Losses, true: Losses, *, weights: Weights | None = None
-) -> MetricValue:
+def order_agreement(predicted: Losses, true: Losses) -> float:
     """Share of pairs with different true losses in the correct predicted order, ties half.
 
-    Weights must be whole numbers. NaN if no two true losses differ. Takes n log n time for each
-    replicate.
+    NaN if no two true losses differ. It is (1 + D) / 2 with Somers' D, from scipy's tau-b in
+    n log n time.
 
     >>> order_agreement(np.array([0.5, 0.5, 0.9]), np.array([1.0, 2.0, 3.0]))
     0.8333333333333333
     """
     predicted, true = checked_arrays(predicted=predicted, true=true)
-    counts = whole_weights(weights, len(true))
-    rows = counts.reshape(-1, len(true)).astype(np.int64)
-    shares = [_share_in_order(np.repeat(predicted, row), np.repeat(true, row)) for row in rows]
-    return metric_value(np.array(shares, dtype=np.float64).reshape(counts.shape[:-1]), weights)
+    comparable, predicted_apart = _untied_pairs(true), _untied_pairs(predicted)
+    if comparable == 0:
+        return float("nan")
+    if predicted_apart == 0:
+        return 0.5
+    tau = kendalltau(predicted, true).statistic
+    correct_less_wrong: int = round(tau * np.sqrt(comparable) * np.sqrt(predicted_apart))
+    return 0.5 + 0.5 * correct_less_wrong / comparable
 
 
-def spread_ratio(predicted: Losses, true: Losses, *, weights: Weights | None = None) -> MetricValue:
+def spread_ratio(predicted: Losses, true: Losses) -> float:
     """Standard deviation of the predicted losses over that of the true ones.
 
     0 means a collapse to a constant. NaN if the true losses are constant.
@@ -62,12 +63,10 @@ def spread_ratio(predicted: Losses, true: Losses, *, weights: Weights | None = N
     0.25
     """
     predicted, true = checked_arrays(predicted=predicted, true=true)
-    counts = checked_weights(weights, len(true))
-    squared = ratio(_squared_deviations(predicted, counts), _squared_deviations(true, counts))
-    return metric_value(np.sqrt(squared), weights)
+    return float(np.sqrt(ratio(_squared_deviations(predicted), _squared_deviations(true))))
 
 
-def r_squared(predicted: Losses, true: Losses, *, weights: Weights | None = None) -> MetricValue:
+def r_squared(predicted: Losses, true: Losses) -> float:
     """Share of the true losses' variance that the prediction explains; below 0 if it adds error.
 
     The reference is the constant mean of the true losses. NaN if these are constant.
@@ -76,9 +75,8 @@ def r_squared(predicted: Losses, true: Losses, *, weights: Weights | None = None
     0.75
     """
     predicted, true = checked_arrays(predicted=predicted, true=true)
-    counts = checked_weights(weights, len(true))
-    unexplained = counts @ (predicted - true) ** 2
-    return metric_value(1.0 - ratio(unexplained, _squared_deviations(true, counts)), weights)
+    unexplained = np.ones(len(true)) @ (predicted - true) ** 2
+    return float(1.0 - ratio(unexplained, _squared_deviations(true)))
 
 
 def error_auroc(
@@ -116,30 +114,14 @@ def _sum(weights: WeightRows, left: WeightRows, right: WeightRows) -> PerReplica
     return np.asarray(np.einsum("...n,...n,...n->...", weights, left, right))
 
 
-def _squared_deviations(values: Losses, weights: WeightRows) -> PerReplicate:
-    """Weighted sum of squared distances from the weighted mean.
+def _squared_deviations(values: Losses) -> PerReplicate:
+    """Sum of squared distances from the mean.
 
-    Distances are first taken from a sample that has weight, so that a constant gives exactly 0.
+    Distances are first taken from one of the values, so that a constant gives exactly 0.
     """
-    reference = values[np.argmax(weights > 0, axis=-1)]
-    shifted = values - reference[..., None]
-    total = weights.sum(axis=-1)
-    mean = np.einsum("...n,...n->...", weights, shifted) / np.where(total > 0, total, 1.0)
-    deviations = shifted - mean[..., None]
-    return _sum(weights, deviations, deviations)
-
-
-def _share_in_order(predicted: Losses, true: Losses) -> float:
-    """(1 + D) / 2 with Somers' D, from scipy's tau-b in n log n time."""
-    comparable = _untied_pairs(true)
-    if comparable == 0:
-        return float("nan")
-    predicted_apart = _untied_pairs(predicted)
-    if predicted_apart == 0:
-        return 0.5
-    tau = kendalltau(predicted, true).statistic
-    correct_less_wrong: int = round(tau * np.sqrt(comparable) * np.sqrt(predicted_apart))
-    return 0.5 + 0.5 * correct_less_wrong / comparable
+    ones, shifted = np.ones(len(values)), values - values[0]
+    deviations = shifted - np.einsum("n,n->", ones, shifted) / len(values)
+    return _sum(ones, deviations, deviations)
 
 
 def _untied_pairs(values: Losses) -> int:
