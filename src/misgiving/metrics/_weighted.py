@@ -61,14 +61,6 @@ def checked_weights(
     return weights.astype(np.int64 if small else np.float64)
 
 
-def whole_weights(weights: Real[np.ndarray, "..."] | None, count: int) -> Real[np.ndarray, "..."]:
-    """Weights of a metric that is defined for whole samples only."""
-    counts = checked_weights(weights, count)
-    if not np.array_equal(counts, np.floor(counts)):
-        raise UsageError("weights must be whole numbers; give how often each sample occurs")
-    return counts
-
-
 def metric_value(
     values: Float[np.ndarray, "*replicates"] | np.float64,
     *weights: Real[np.ndarray, "..."] | None,

@@ -22,7 +22,6 @@ from misgiving.metrics._weighted import (
     metric_value,
     ratio,
     ties,
-    whole_weights,
 )
 from misgiving.metrics.classification import Classes, check_classes
 
@@ -172,7 +171,8 @@ class RiskCoverage:
     @cached_property
     def _whole_steps(self) -> _Steps:
         """The same, for measures of whole samples."""
-        whole_weights(self._weights, len(self._errors))
+        if not np.array_equal(self._weights, np.floor(self._weights)):
+            raise UsageError("weights must be whole numbers; give how often each sample occurs")
         return self._steps
 
     @cached_property
