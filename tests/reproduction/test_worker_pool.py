@@ -11,7 +11,7 @@ import pytest
 from waiting import until
 
 from misgiving.errors import TrainingError
-from misgiving.reproduction.workers import mapped, worker_pool
+from misgiving.reproduction.workers import worker_pool
 
 
 def written(paths):
@@ -31,8 +31,8 @@ def write_pid(path):
 
 
 def test_a_killed_process_is_an_error_that_says_so():
-    with pytest.raises(TrainingError), mapped(os._exit, [1, 2], jobs=2) as found:
-        list(found)
+    with pytest.raises(TrainingError), worker_pool(2) as pool:
+        list(pool.map(os._exit, [1, 2]))
 
 
 def test_an_error_ends_the_processes_and_what_waits_but_no_process_of_others(tmp_path):
@@ -41,7 +41,8 @@ def test_an_error_ends_the_processes_and_what_waits_but_no_process_of_others(tmp
     other.start()
     try:
         until(lambda: written([tmp_path / "other"]))
-        with suppress(ZeroDivisionError), mapped(write_pid, paths, jobs=2):
+        with suppress(ZeroDivisionError), worker_pool(2, ignore_interrupts=True) as pool:
+            pool.map(write_pid, paths)
             until(lambda: written(paths[:2]))
             raise ZeroDivisionError
         assert sum(path.exists() for path in paths) < len(paths)

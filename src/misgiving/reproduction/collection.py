@@ -35,7 +35,7 @@ from misgiving.reproduction.tables import (
     write_table,
 )
 from misgiving.reproduction.trial_data import TrialData, code_fingerprint
-from misgiving.reproduction.workers import mapped
+from misgiving.reproduction.workers import worker_pool
 from misgiving.training.config import recorded
 
 EXAMPLES = 6  # of each set
@@ -77,7 +77,8 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
     (out / COLLECTED).unlink(missing_ok=True)
     results = _of_units(finished, out, "results.csv")
     sets = list(_measured_sets(trial_data, finished, out, results))
-    with mapped(MeasuredSet.intervals, sets, jobs) as intervals:
+    with worker_pool(jobs, ignore_interrupts=True) as pool:
+        intervals = pool.map(MeasuredSet.intervals, sets)
         write_table(out / "results.csv", results)
         write_table(out / "histories.csv", _of_units(finished, out, "run/history.csv"))
         write_table(out / "confusions.csv", _confusions(trial_data, finished, out))

@@ -51,9 +51,6 @@ PAPER_SETS = ("nct", "b_box", "b_box_70", "b_box_70_image", "imagenet", "clin_sk
 
 FAILURES = "failures"  # the acceptance scores of the measured set
 
-MOST_JOBS = 8
-"""Units that run at the same time where no number is given; each needs the memory of a training."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class OdinGrid:

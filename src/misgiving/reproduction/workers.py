@@ -2,36 +2,21 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
 from threading import Thread
-from typing import TypeVar
 
 from misgiving.errors import TrainingError
-from misgiving.reproduction.config import MOST_JOBS
 
-Argument = TypeVar("Argument")
-Value = TypeVar("Value")
+MOST_JOBS = 8  # each needs the memory of a training
 
 
 def usual_jobs() -> int:
     """The number of processes where none is given: one for each core, at most `MOST_JOBS`."""
     return min(os.cpu_count() or 1, MOST_JOBS)
-
-
-@contextmanager
-def mapped(
-    function: Callable[[Argument], Value], arguments: Sequence[Argument], jobs: int
-) -> Iterator[Iterator[Value]]:
-    """The values of a function, which other processes compute if `jobs` is more than 1."""
-    if jobs == 1:
-        yield map(function, arguments)
-        return
-    with worker_pool(jobs, ignore_interrupts=True) as pool:
-        yield pool.map(function, arguments)
 
 
 @contextmanager
