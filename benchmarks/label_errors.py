@@ -25,7 +25,7 @@ from scipy.stats import t as student
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
-from misgiving.metrics.label_errors import (
+from misgiving.evaluation.suspect_labels import (
     cross_fitted_outputs,
     neighbour_outputs,
     principal_features,

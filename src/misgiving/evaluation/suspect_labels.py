@@ -5,24 +5,21 @@ only for the images that it was not trained on. For the others, logistic regress
 are cross-fitted by group. Where there are features, the labels of similar images count as well.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.optimize import minimize
 from scipy.special import log_softmax
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
 
 from misgiving.errors import DataError
 from misgiving.files import write_csv
-from misgiving.metrics.label_errors import (
-    FOLDS,
-    LogProbabilities,
-    cross_fitted_outputs,
-    neighbour_outputs,
-    principal_features,
-    suspicion,
-)
 from misgiving.predictions.record import Predictions
 from misgiving.predictions.schema import UNKNOWN
 
@@ -30,6 +27,20 @@ Basis = Literal["held-out", "cross-fitted"]
 EVIDENCE = ("the model gives", "of similar images")
 SUSPECTS_FILE = "suspect_labels.csv"
 SUSPICIOUS = 0.5  # score above which a label is listed
+
+Features = Float[np.ndarray, "n width"]
+Groups = Sequence[str] | Int[np.ndarray, " n"]
+Labels = Int[np.ndarray, " n"]
+LogProbabilities = Float[np.ndarray, "n classes"]
+
+FOLDS = 5
+NEIGHBOURS = 20
+MOST_COMPARED = 20_000  # images among which neighbours are sought; more would be slow
+BLOCK = 1000  # images whose neighbours are sought at a time
+LEAST = 1e-12  # probability
+RAREST = 1e-4  # share of a confusion that has not been seen
+MOST_WIDTH = 128  # principal components of features
+PRIOR_SCALE = 3.0  # standard deviation of a class's bias, in nats
 
 
 class SuspectLabel(NamedTuple):
@@ -40,7 +51,7 @@ class SuspectLabel(NamedTuple):
         id: Name of the image.
         label: The given label.
         suggested_class: The most probable other class.
-        score: From 0.5 to 1, the higher the more suspect; see `metrics.label_errors.suspicion`.
+        score: From 0.5 to 1, the higher the more suspect; see `suspicion`.
         basis: `held-out` outputs of the model, or `cross-fitted` ones.
         why: The evidence in words.
     """
@@ -166,3 +177,158 @@ def _listed(
             )
         )
     return suspects
+
+
+def suspicion(
+    outputs: Sequence[LogProbabilities], labels: Labels
+) -> tuple[Float[np.ndarray, " n"], Labels]:
+    """Judge labels by one or several kinds of log-probabilities.
+
+    Returns scores from 0 to 1, the higher the more suspect, and the most probable classes other
+    than the given ones.
+
+    The kinds are added up with weights, and with a bias for each class, that make the given labels
+    most likely: a multinomial logistic regression with few parameters, which cannot learn a single
+    label by heart. With one kind it is a calibration, as by vector scaling with one temperature.
+
+    The score is the mean of two numbers from 0 to 1. One is (1 + p - q) / 2, where p and q are the
+    probabilities of the suggested class and of the given one. The other is the probability that the
+    label is wrong if labels of each class are confused as often as the confident joint says
+    (Northcutt, Jiang and Chuang, 2021): it distrusts labels of classes that many images of another
+    class have been given.
+
+    Args:
+        outputs: Log-probabilities by a model that has not learned from the image's own label.
+        labels: The given labels as positions of the classes.
+
+    The third of these labels contradicts its output:
+
+    >>> outputs = np.log([[0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.8, 0.2], [0.1, 0.9]])
+    >>> suspicion([outputs], np.array([0, 1, 1, 0, 1]))[0].argmax()
+    np.int64(2)
+    """
+    log_probabilities = _combined(outputs, labels)
+    probabilities, rows = np.exp(log_probabilities), np.arange(len(labels))
+    others = probabilities.copy()
+    others[rows, labels] = -1
+    suggested = others.argmax(axis=1)
+    margin = others[rows, suggested] - probabilities[rows, labels]
+    posterior = log_softmax(
+        log_probabilities + np.log(_confusion(probabilities, labels)[labels]), axis=1
+    )
+    wrong = 1 - np.exp(posterior[rows, labels])
+    return ((1 + margin) / 2 + wrong) / 2, suggested
+
+
+def _confusion(
+    probabilities: Float[np.ndarray, "n classes"], labels: Labels
+) -> Float[np.ndarray, "given true"]:
+    """Estimated probability of each given label by true class; columns add up to 1.
+
+    An image counts as of the class that is most probable among those whose probability reaches the
+    mean over the images with this label. One more image of each class counts as labelled rightly.
+    """
+    classes = probabilities.shape[1]
+    counts = np.bincount(labels, minlength=classes)
+    sums = np.bincount(labels, probabilities[np.arange(len(labels)), labels], minlength=classes)
+    thresholds = np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
+    confident = np.where(probabilities >= thresholds, probabilities, -1)
+    counted = confident.max(axis=1) >= 0
+    joint = np.eye(classes)
+    np.add.at(joint, (labels[counted], confident[counted].argmax(axis=1)), 1)
+    joint *= np.maximum(counts, 1)[:, None] / joint.sum(axis=1, keepdims=True)
+    return np.asarray(np.maximum(joint / joint.sum(axis=0), RAREST))
+
+
+def _combined(outputs: Sequence[LogProbabilities], labels: Labels) -> LogProbabilities:
+    """Log-probabilities of the most likely weighted sum, under a weak prior on the biases."""
+    kinds = np.stack(outputs).astype(np.float64)
+    count, _, classes = kinds.shape
+    truth = np.eye(classes)[labels]
+
+    def value_and_slope(
+        parameters: Float[np.ndarray, " _"],
+    ) -> tuple[float, Float[np.ndarray, " _"]]:
+        weights, biases = parameters[:count], parameters[count:]
+        log_probabilities = log_softmax(np.tensordot(weights, kinds, 1) + biases, axis=1)
+        slope = np.exp(log_probabilities) - truth
+        value = -(log_probabilities * truth).sum() + (biases**2).sum() / 2 / PRIOR_SCALE**2
+        slopes = [(kinds * slope).sum(axis=(1, 2)), slope.sum(axis=0) + biases / PRIOR_SCALE**2]
+        return float(value) / len(labels), np.concatenate(slopes) / len(labels)
+
+    start = np.concatenate([np.full(count, 1 / count), np.zeros(classes)])
+    limits = [(0.0, None)] * count + [(None, None)] * classes
+    fitted = minimize(value_and_slope, start, jac=True, method="L-BFGS-B", bounds=limits).x
+    combined = np.tensordot(fitted[:count], kinds, 1) + fitted[count:]
+    return np.asarray(log_softmax(combined, axis=1))
+
+
+def principal_features(features: Features) -> Float[np.ndarray, "n components"]:
+    """At most `MOST_WIDTH` principal components, and at most one for each ten images.
+
+    Directions of little variance, in which a model of few images would learn noise, are left out.
+    """
+    spread = features.std()
+    if not spread > 0:
+        return np.zeros((len(features), 1))
+    width = max(1, min(MOST_WIDTH, len(features) // 10, features.shape[1]))
+    return np.asarray(PCA(width, random_state=0).fit_transform(features) / spread)
+
+
+def cross_fitted_outputs(
+    features: Features, labels: Labels, groups: Groups, classes: int, *, seed: int = 0
+) -> LogProbabilities:
+    """Log-probabilities by logistic regressions that were fitted on other groups.
+
+    Args:
+        features: See `principal_features`.
+        labels: The given labels.
+        groups: Images of one group are in one fold.
+        classes: Number of classes.
+        seed: Of the folds.
+    """
+    probabilities = np.full((len(labels), classes), LEAST)
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    numbered = np.unique(np.array(groups), return_inverse=True)[1]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")
+        warnings.filterwarnings("ignore", message="lbfgs failed to converge")
+        for fitted, left_out in folds.split(features, labels, numbered):
+            model = LogisticRegression(max_iter=300).fit(features[fitted], labels[fitted])
+            columns = np.ix_(left_out, model.classes_)
+            probabilities[columns] = model.predict_proba(features[left_out])
+    return np.asarray(np.log(np.maximum(probabilities, LEAST)))
+
+
+def neighbour_outputs(
+    features: Features, labels: Labels, groups: Groups, classes: int, *, seed: int = 0
+) -> LogProbabilities:
+    """Logarithms of the shares of the classes among the nearest neighbours of other groups.
+
+    The distance is the angle of the features. One imaginary neighbour has all classes in the shares
+    that they have overall. Of very many images, neighbours are sought among a random part.
+
+    Args:
+        features: See `principal_features`.
+        labels: The given labels.
+        groups: Images of the same group are not neighbours of each other.
+        classes: Number of classes.
+        seed: Of the random part.
+    """
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    units = (features / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    numbered = np.unique(np.array(groups), return_inverse=True)[1]
+    compared = np.random.default_rng(seed).permutation(len(labels))[:MOST_COMPARED]
+    truth = np.eye(classes)[labels[compared]]
+    number = min(NEIGHBOURS, len(compared) - 1)
+    shares = np.empty((len(labels), classes))
+    for start in range(0, len(labels), BLOCK):
+        block = slice(start, start + BLOCK)
+        cosines = units[block] @ units[compared].T
+        cosines[numbered[block, None] == numbered[compared]] = -np.inf
+        nearest = np.argpartition(-cosines, number - 1, axis=1)[:, :number]
+        other = np.isfinite(np.take_along_axis(cosines, nearest, axis=1))
+        shares[block] = (truth[nearest] * other[..., None]).sum(axis=1)
+    prior = np.bincount(labels, minlength=classes) / len(labels)
+    shares = (shares + prior) / (shares.sum(axis=1, keepdims=True) + 1)
+    return np.asarray(np.log(np.maximum(shares, LEAST)))

@@ -6,7 +6,7 @@ from scipy.special import log_softmax
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
-from misgiving.metrics.label_errors import (
+from misgiving.evaluation.suspect_labels import (
     _combined,
     _confusion,
     cross_fitted_outputs,
