@@ -168,9 +168,7 @@ def protocol_for(
         ood_sets=ood_sets,
         sources=sources,
         odin=replace(protocol.odin, tuning_set=tuned_on, **(odin or {})),
-        model=recipe.model,
-        training=recipe.training,
-        images=recipe.images,
+        **vars(recipe),
         **changes,
     )
     for name in protocol.scores:
