@@ -16,7 +16,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
@@ -136,11 +135,10 @@ class LogLines(Progress):
     def update(self, task_id: TaskID, **changes: Any) -> None:
         """Change a task."""
         super().update(task_id, **changes)
-        if self.get_time() - self._last >= SILENT_SECONDS:
-            self._say([task for task in self.tasks if task.visible or task.id == task_id])
-
-    def _say(self, tasks: Sequence[Task]) -> None:
+        if self.get_time() - self._last < SILENT_SECONDS:
+            return
         self._last = self.get_time()
+        tasks = [task for task in self.tasks if task.visible or task.id == task_id]
         counts = [
             f"{task.description}  {task.completed:.0f}/{task.total:.0f}"
             for task in tasks

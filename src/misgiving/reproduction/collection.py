@@ -219,11 +219,27 @@ def _class_counts(trial_data: TrialData) -> dict[str, dict[str, int]]:
 def _write_sets(trial_data: TrialData, out: Path) -> None:
     """Write `datasets.json`, the images of each set into `manifests`, and a few into `examples`.
 
-    The latter are spread evenly, so that several classes or source pictures are among them.
+    The latter are spread evenly, so that several classes or source pictures are among them. Facts
+    are `contents`, number of `images` and of independent `groups`, `checksum` of all images,
+    `paper_set` (the set of the paper's Table 1 that it is or stands in for; empty for none) with
+    `paper_images`, the images `left_out` because no sample could be made of them, and `origin`
+    (`published set` if it was given under the paper's name, `given` under another, or `made here`;
+    empty for the data).
     """
-    facts = {}
+    facts, protocol, outliers = {}, trial_data.protocol, trial_data.outliers(0)
     with whole_folder(out / "manifests") as manifests, whole_folder(out / "examples") as examples:
-        for name, images, facts[name] in _exhibits(trial_data):
+        for name, images, contents in _exhibits(trial_data):
+            row = protocol.row(name)
+            facts[name] = {
+                "contents": contents,
+                "images": len(images),
+                "groups": len(set(images.groups)),
+                "checksum": images.fingerprint,
+                "paper_set": row if row in PAPER_SETS else "",
+                "paper_images": PAPER_COUNTS.get(row),
+                "left_out": outliers[name][0].left_out if name in outliers else 0,
+                "origin": protocol.origin(name) if name in outliers else "",
+            }
             file_name = name.replace("/", "-")
             columns = {"id": images.ids, "group": images.groups, "sha256": images.hashes}
             write_table(manifests / f"{file_name}.csv", pd.DataFrame(columns))
@@ -234,50 +250,25 @@ def _write_sets(trial_data: TrialData, out: Path) -> None:
     write_json(out / "datasets.json", facts)
 
 
-def _exhibits(trial_data: TrialData) -> Iterator[tuple[str, ImageSet, dict[str, Any]]]:
-    """All sets that are measured: name, images, and facts for `datasets.json`.
-
-    Sets are of the first trial where they differ between trials. Facts are `contents`, number of
-    `images` and of independent `groups`, `checksum` of all images, `paper_set` (the set of the
-    paper's Table 1 that it is or stands in for; empty for none) with `paper_images`, the images
-    `left_out` because no sample could be made of them, and `origin` (`published set` if it was
-    given under the paper's name, `given` under another, or `made here`; empty for the data).
-    """
+def _exhibits(trial_data: TrialData) -> Iterator[tuple[str, ImageSet, str]]:
+    """All sets that are measured: name, images and contents, in the first trial."""
     protocol, measured = trial_data.protocol, trial_data.evaluation_sets.measured
     classes = ", ".join(protocol.in_distribution)
-    described = (
-        (measured, "held-out images of all classes (4.1)"),
-        (
-            f"{measured} (in-distribution classes)",
-            f"held-out images of the classes {classes} (in-distribution in 4.2 and 4.3)",
-        ),
-    )
-    for experiment, (name, contents) in zip(EXPERIMENTS, described, strict=True):
-        images = trial_data.setup(Unit(experiment, 0, protocol.models[0])).images_of(measured)
-        yield name, images, _facts(images, contents)
+    within = f"held-out images of the classes {classes} (in-distribution in 4.2 and 4.3)"
+    described = {
+        measured: "held-out images of all classes (4.1)",
+        f"{measured} (in-distribution classes)": within,
+    }
+    for experiment, (name, contents) in zip(EXPERIMENTS, described.items(), strict=True):
+        setup = trial_data.setup(Unit(experiment, 0, protocol.models[0]))
+        yield name, setup.images_of(measured), contents
     for name, (dataset, images) in trial_data.outliers(0).items():
-        facts = _facts(images, dataset.contents, protocol.row(name))
-        yield name, images, facts | {"left_out": dataset.left_out, "origin": protocol.origin(name)}
+        yield name, images, dataset.contents
     together, rows_of = unseen_sets(trial_data.images, protocol.unseen)
     for name, rows in rows_of.items():
         members = "all unseen classes" if name == UNSEEN_SET else f"class {name.split('/', 1)[1]}"
-        images = together.select(rows)
         contents = f"images of {members}, on which no model of 4.3 was trained"
-        yield name, images, _facts(images, contents)
-
-
-def _facts(images: ImageSet, contents: str, row: str = "") -> dict[str, Any]:
-    """Count a set; `row` is that of the paper's Table 1."""
-    return {
-        "contents": contents,
-        "images": len(images),
-        "groups": len(set(images.groups)),
-        "checksum": images.fingerprint,
-        "paper_set": row if row in PAPER_SETS else "",
-        "paper_images": PAPER_COUNTS.get(row),
-        "left_out": 0,
-        "origin": "",
-    }
+        yield name, together.select(rows), contents
 
 
 def read_run(folder: Path) -> Run:
