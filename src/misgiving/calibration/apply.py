@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -52,12 +51,7 @@ class Isotonic:
     values: tuple[float, ...]
 
     def __call__(self, inputs: Values) -> Values:
-        return np.asarray(np.interp(inputs, *self._arrays))
-
-    @cached_property
-    def _arrays(self) -> tuple[Values, Values]:
-        """Converted once: a map has thousands of knots, and is applied to every batch."""
-        return np.array(self.knots), np.array(self.values)
+        return np.asarray(np.interp(inputs, self.knots, self.values))
 
 
 @dataclass(frozen=True, kw_only=True)
