@@ -24,15 +24,11 @@ from misgiving.errors import ExplainedError, UsageError
 from misgiving.training.allocator import keep_freed_memory
 
 INTERRUPTED = 130  # typer's exit code after Ctrl-C, of which it says nothing
-EXTRAS = {
-    module: extra
-    for extra, modules in {
-        "train": "torch timm lightning_fabric onnx onnxscript skimage transformers",
-        "serve": "onnxruntime fastapi h11 prometheus_client python_multipart sqlalchemy uvicorn",
-        "postgresql": "psycopg",
-        "ray": "ray",
-    }.items()
-    for module in modules.split()
+EXTRAS = {  # by the modules that they install
+    "torch timm lightning_fabric onnx onnxscript skimage transformers": "train",
+    "onnxruntime fastapi h11 prometheus_client python_multipart sqlalchemy uvicorn": "serve",
+    "psycopg": "postgresql",
+    "ray": "ray",
 }
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "unable to allocate")
 SMALLER = (
@@ -114,7 +110,8 @@ def explanation(error: Exception) -> str | None:
     if hasattr(error, "format_message"):  # typer's own: wrong usage
         return _usage(error)
     if isinstance(error, ModuleNotFoundError):
-        extra = EXTRAS.get((error.name or "").split(".")[0])
+        module = (error.name or "").split(".")[0]
+        extra = next((EXTRAS[modules] for modules in EXTRAS if module in modules.split()), None)
         return extra and f"{error.name} is not installed; run: pip install 'misgiving[{extra}]'"
     if isinstance(error, OSError):
         file = f"{error.filename}: " if error.filename else ""

@@ -121,13 +121,14 @@ def _measured_sets(
         *((name, measured, name) for name in rate_experiments(protocol)),
     ]
     for seed, (experiment, dataset, measured_by) in enumerate(sets, protocol.seed):
+        size = trial_data.size(measured_by)
         yield MeasuredSet(
             experiment=experiment,
             dataset=dataset,
             protocol=protocol,
             folders=_folders(finished, out, measured_by),
             values=values.get((experiment, dataset), {}),
-            split_ratio=trial_data.split_ratio(measured_by),
+            split_ratio=size["measured"] / size["trained"],
             seed=seed,
         )
 

@@ -9,7 +9,6 @@ from misgiving.calibration.apply import CALIBRATED, ERROR_ESTIMATOR, Calibrator
 from misgiving.calibration.fit import Fitted, TuningSet, fit_calibrator
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.settings import DecisionRule
 from misgiving.errors import DataError
 from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.evaluation.measures import (
@@ -39,7 +38,6 @@ CERTIFIED_SCORES = ("msp", CALIBRATED, ERROR_ESTIMATOR)
 CERTIFIED_TARGETS = (0.05, 0.1)
 RELIABILITY = "reliability.csv"
 BINS = 10  # of the figure
-LOGITS_RULE = DecisionRule(rule="logits")
 
 
 class PolicySets(NamedTuple):
@@ -101,7 +99,7 @@ def measure_other_rate(trained: TrainedUnit) -> dict[str, list[Measurement]]:
     """Measure a model at another learning rate, and remove its weights, which fill disks."""
     (trained.folder / "run" / "model.safetensors").unlink()
     rows = _measured(trained, all_scores(trained.predictions))
-    return {trained.unit.experiment: [*rows, divergence(trained.measured, diverged=False)]}
+    return {trained.unit.experiment: [*rows, Measurement(trained.measured, "", "diverged", 0.0)]}
 
 
 def _measured(trained: TrainedUnit, confidences: Scores) -> list[Measurement]:
@@ -112,11 +110,6 @@ def _measured(trained: TrainedUnit, confidences: Scores) -> list[Measurement]:
         *measure_loss_estimation(predictions, measured, class_weights=class_weights),
         *measure_failures(predictions, confidences, measured),
     ]
-
-
-def divergence(dataset: str, *, diverged: bool) -> Measurement:
-    """Result of a training whose loss became, or did not become, infinite or NaN."""
-    return Measurement(dataset, "", "diverged", float(diverged))
 
 
 def measure_policies(
@@ -170,7 +163,7 @@ def certified_rows(sets: PolicySets, fitted: Fitted, *, seed: int) -> list[Measu
 
 def _certified(sets: PolicySets, fitted: Fitted, **parameters: Any) -> Deferral:
     """A policy that predicts classes by their logits, with a calibration that is fitted already."""
-    return Deferral(rule=LOGITS_RULE.rule, **parameters).certify(
+    return Deferral(rule="logits", **parameters).certify(
         sets.tune, sets.calibration, detectors=sets.detectors, fitted=fitted
     )
 

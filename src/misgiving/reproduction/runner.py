@@ -23,11 +23,7 @@ from misgiving.files import read_json, whole_folder, write_json
 from misgiving.predictions.inference import predictions_of
 from misgiving.registry import Registry
 from misgiving.reproduction.config import Protocol, Unit
-from misgiving.reproduction.generalization import (
-    divergence,
-    measure_generalization,
-    measure_other_rate,
-)
+from misgiving.reproduction.generalization import measure_generalization, measure_other_rate
 from misgiving.reproduction.ood_detection import measure_detectors
 from misgiving.reproduction.protocol import units
 from misgiving.reproduction.tables import REMEDY, Result, predictions_path, table_of, write_table
@@ -191,7 +187,7 @@ def _results(trial_data: TrialData, unit: Unit, folder: Path) -> list[Result]:
         results = measure(_trained(trial_data, unit, folder))
     except TrainingError:
         measured = trial_data.evaluation_sets.measured
-        results = {unit.experiment: [divergence(measured, diverged=True)]}
+        results = {unit.experiment: [Measurement(measured, "", "diverged", 1.0)]}
     return [
         Result(experiment, unit.trial, unit.model, *measurement)
         for experiment, measurements in results.items()

@@ -134,11 +134,6 @@ class TrialData:
         counts = {key: len(setup.images_of(name)) for key, name in names.items()}
         return {"experiment": experiment, "images": len(setup.images), **counts}
 
-    def split_ratio(self, experiment: str) -> float:
-        """Measured images for each training image of an experiment, in the first trial."""
-        size = self.size(experiment)
-        return float(size["measured"] / size["trained"])
-
     def outliers(self, trial: int) -> Mapping[str, tuple[Dataset, ImageSet]]:
         """The OOD sets of a trial, before and after preparation, without unreadable images.
 
