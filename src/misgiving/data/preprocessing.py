@@ -39,7 +39,6 @@ CROPS: Registry[Callable[[int, int, float], tuple[float, float]]] = Registry(
 """Height and width of a centre crop, given those of the image and the share to keep."""
 
 SQUASHED = ("squashed", "squashed_round")
-RESIZED_FIRST = ("resized", "resized_floor", *SQUASHED)
 ROUNDED = ("resized", "squashed_round")  # edges of the crop, which the others round down
 
 
@@ -144,7 +143,7 @@ class Preprocessing:
         return self._square(*decode_reduced(data, name, largest_reduction, **limits))
 
     def _square(self, image: Image.Image, height: int, width: int, reduction: int = 1) -> Square:
-        if self.crop_shape in RESIZED_FIRST:
+        if self.crop_shape not in ("both", "square"):
             return self._resized_square(image, np.array([width, height]), reduction)
         edges = [edge / reduction for edge in self._edges(height, width)]
         left, top = math.floor(edges[0]), math.floor(edges[1])

@@ -21,20 +21,16 @@ from misgiving.metrics._weighted import (
     ratio,
 )
 
-Inliers = Float[np.ndarray, " n_in"]
-Outliers = Float[np.ndarray, " n_out"]
-InlierWeights = Real[np.ndarray, "... n_in"] | None
-OutlierWeights = Real[np.ndarray, "... n_out"] | None
 TINY = 1e-300  # makes 1 of 0 / 0, and is lost in any other sum
 PerReplicate = Float[np.ndarray, "..."]
 
 
 def ood_metrics(
-    inliers: Inliers,
-    outliers: Outliers,
+    inliers: Float[np.ndarray, " n_in"],
+    outliers: Float[np.ndarray, " n_out"],
     *,
-    inlier_weights: InlierWeights = None,
-    outlier_weights: OutlierWeights = None,
+    inlier_weights: Real[np.ndarray, "... n_in"] | None = None,
+    outlier_weights: Real[np.ndarray, "... n_out"] | None = None,
 ) -> dict[str, MetricValue]:
     """All metrics of separation by name, each in [0, 1]; the last four depend on the set sizes.
 
