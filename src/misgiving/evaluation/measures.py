@@ -180,9 +180,9 @@ def measure_failures(
 def measure_calibration(
     probabilities: Float[np.ndarray, "n classes"],
     predictions: Predictions,
-    *,
     dataset: str,
     detector: str,
+    *,
     predicted: Classes | None = None,
 ) -> list[Measurement]:
     """Calibration of class probabilities: of the predicted class, by class, and as a whole.
@@ -231,20 +231,11 @@ def measure_scaling(
     predictions: Predictions, calibrator: Calibrator, dataset: str, evidence: Evidence | None
 ) -> list[Measurement]:
     """Calibration of the class probabilities before and after scaling, for the predicted class."""
-    vectors = {
-        "softmax": predictions.probabilities,
-        "scaled_softmax": calibrator.scaling(predictions.logits),
-    }
+    predicted = calibrator.predict(predictions.logits, evidence)
+    before, after = predictions.probabilities, calibrator.scaling(predictions.logits)
     return [
-        row
-        for name, probabilities in vectors.items()
-        for row in measure_calibration(
-            probabilities,
-            predictions,
-            dataset=dataset,
-            detector=name,
-            predicted=calibrator.predict(predictions.logits, evidence),
-        )
+        *measure_calibration(before, predictions, dataset, "softmax", predicted=predicted),
+        *measure_calibration(after, predictions, dataset, "scaled_softmax", predicted=predicted),
     ]
 
 
