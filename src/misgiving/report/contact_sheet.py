@@ -20,15 +20,12 @@ def contact_sheet(decisions: Iterable[DecisionRow]) -> str:
     """The sheet of deferred and OOD images; files are read again for their thumbnails."""
     ordered = worst_first(decisions)
     counts = Counter(row.decision for row in decisions if row.decision is not None)
-    return (
-        environment()
-        .get_template("contact_sheet.html")
-        .render(
-            counts=counts,
-            not_accepted=len(ordered),
-            rows=ordered[:MAX_IMAGES],
-            thumbnail=lambda row: thumbnail_link(picture_of(Path(row.path))),
-        )
+    page = environment().get_template("contact_sheet.html")
+    return page.render(
+        counts=counts,
+        not_accepted=len(ordered),
+        rows=ordered[:MAX_IMAGES],
+        thumbnail=lambda row: thumbnail_link(picture_of(Path(row.path))),
     )
 
 
