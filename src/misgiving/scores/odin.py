@@ -70,7 +70,7 @@ def score_points(
                 if point.epsilon > 0:
                     with torch.no_grad():
                         scored = classify(images.detach() + point.epsilon * direction)
-                scores[point] = _confidence(scored, temperature)
+                scores[point] = (_wide(scored) / temperature).softmax(dim=1).amax(dim=1)  # Eq. 3
     return scores
 
 
@@ -80,11 +80,6 @@ def _direction(logits: Logits, inputs: Images, temperature: float, *, retain_gra
         log_confidence = (logits / temperature).log_softmax(dim=1).amax(dim=1)
         (gradient,) = torch.autograd.grad(log_confidence.sum(), inputs, retain_graph=retain_graph)
     return gradient.sign()
-
-
-def _confidence(logits: Logits, temperature: float) -> Scores:
-    """Maximum of the temperature-scaled softmax (paper, Eq. 3)."""
-    return (_wide(logits) / temperature).softmax(dim=1).amax(dim=1)
 
 
 def _wide(logits: Logits) -> Logits:
