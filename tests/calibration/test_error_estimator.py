@@ -146,7 +146,7 @@ def test_without_probes_there_is_none():
 
 def test_another_acceptance_score_shows_the_calibrated_softmax(fitted):
     tuning = drawn()
-    other = fitted.accepting_by("msp")
+    other = fitted._replace(calibrator=replace(fitted.calibrator, score="msp"))
     np.testing.assert_array_equal(other.scores, tuning.scores["msp"])
     shown, _, acceptance = other.calibrator.judge(tuning.scores, tuning.logits, tuning.evidence)
     np.testing.assert_allclose(shown, fitted.calibrator.scaling(tuning.logits))

@@ -244,10 +244,6 @@ class Fitted(NamedTuple):
         """The acceptance score of each tuning image, cross-fitted."""
         return self.candidates[self.calibrator.score].astype(np.float64)
 
-    def accepting_by(self, score: str) -> "Fitted":
-        """The same with another acceptance score."""
-        return self._replace(calibrator=replace(self.calibrator, score=score))
-
 
 def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> Fitted:
     """Fit all maps on the tuning set, and choose the acceptance score.

@@ -1,5 +1,6 @@
 """Section 4.1 of the paper: classification, loss estimation and deferral of one trained model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -149,7 +150,7 @@ def certified_rows(sets: PolicySets, fitted: Fitted, *, seed: int) -> list[Measu
     """
     rows = []
     for score in (score for score in CERTIFIED_SCORES if score in fitted.candidates):
-        accepting = fitted.accepting_by(score)
+        accepting = fitted._replace(calibrator=replace(fitted.calibrator, score=score))
         for target in CERTIFIED_TARGETS:
             policy = _certified(
                 sets, accepting, max_error=target, max_ood_false_alarms=None, seed=seed
