@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from importlib.resources import files
 from typing import Any, Literal, ParamSpec
 
 import matplotlib
@@ -36,34 +37,9 @@ STYLES: dict[str, tuple[str, Line, str]] = {  # colour, stroke and marker of eac
 OTHER_COLOUR = "#56b4e9"
 OTHER_STYLE: tuple[str, Line, str] = (OTHER_COLOUR, "-", "o")
 INK = "#2b2b2b"
-STYLE: dict[Any, Any] = {  # newer matplotlib types each key, older takes any text
-    "font.family": "DejaVu Sans",
-    "font.size": 8.5,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 8.5,
-    "axes.edgecolor": "#8c8c8c",
-    "axes.linewidth": 0.7,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "#e3e3e3",
-    "grid.linewidth": 0.6,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "figure.facecolor": "white",
-    "figure.constrained_layout.use": True,
-    "svg.hashsalt": "misgiving",  # without one, the ids in an SVG are drawn anew each time
-    "svg.fonttype": "path",
-}
+STYLE = matplotlib.rc_params_from_file(
+    str(files(__package__) / "figures.mplstyle"), use_default_template=False
+)
 Kind = Literal["png", "svg", "jpg"]
 MEDIA = {"svg": "image/svg+xml", "jpg": "image/jpeg"}
 KINDS: tuple[Kind, ...] = ("png", "svg")  # those that are written beside the page
