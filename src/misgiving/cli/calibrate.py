@@ -2,7 +2,6 @@
 
 import shlex
 import warnings
-from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from misgiving.deferral.deferral import Deferral
 
 HOW_TO = "docs/how_to/everything_is_deferred.md"
+FITTED = {"train", "tune", "calibrate"}  # sets that a policy of a run is fitted on
 OodDetector = Literal[
     "knn", "knn_taps", "mahalanobis", "relative_mahalanobis", "vim", "nnguide", "nci", "fdbd",
     "kl_matching", "msp", "energy", "max_logit", "entropy", "gen", "max_logit_norm",
@@ -91,7 +91,10 @@ def calibrate(
         with open_run(run, settings, cache=cache) as trained:
             deferral.check_parameters(trained.checkpoint.classes)
             source = trained.predict(
-                data, sets=fitted_sets, needs_training=True, training_data=training_data
+                data,
+                sets=lambda sets: FITTED if {*sets, "train"} >= FITTED else sets,  # else drawn
+                needs_training=True,
+                training_data=training_data,
             )
     with warnings.catch_warnings(record=True) as doubts:
         warnings.simplefilter("always", UserWarning)
@@ -122,9 +125,3 @@ def _next_command(deferral: "Deferral", run: Path, data: str | None, folder: Pat
             ["misgiving", "evaluate", str(run), "--policy", str(folder), "--out", "report"]
         )
     return f"misgiving predict {shlex.quote(str(folder))} NEW_PREDICTIONS.csv"
-
-
-def fitted_sets(sets: Collection[str]) -> Collection[str]:
-    """The sets that a policy of a run is fitted on; all, if these are to be drawn."""
-    own = {"train", "tune", "calibrate"}
-    return own if own.issubset({*sets, "train"}) else sets

@@ -167,14 +167,12 @@ def measure_failures(
     predicted: Classes | None = None,
 ) -> list[Measurement]:
     """Every failure measure of every failure score, and of the predictions' own scores."""
-    return [
-        measurement
-        for name in dict.fromkeys((*FAILURE_SCORES, *predictions.scores))
-        if name in confidences
-        for measurement in measurements_of(
-            dataset, name, failure_measures(confidences[name], predictions, predicted=predicted)
-        )
-    ]
+    rows: list[Measurement] = []
+    for name in dict.fromkeys((*FAILURE_SCORES, *predictions.scores)):
+        if name in confidences:
+            values = failure_measures(confidences[name], predictions, predicted=predicted)
+            rows += measurements_of(dataset, name, values)
+    return rows
 
 
 def measure_calibration(
@@ -209,13 +207,10 @@ def measure_detection(
     dataset: str,
 ) -> list[Measurement]:
     """OOD metrics of every detector on one set; in-distribution is the positive class."""
-    return [
-        measurement
-        for detector in inliers
-        for measurement in measurements_of(
-            dataset, detector, ood_metrics(inliers[detector], outliers[detector])
-        )
-    ]
+    rows: list[Measurement] = []
+    for detector, scores in inliers.items():
+        rows += measurements_of(dataset, detector, ood_metrics(scores, outliers[detector]))
+    return rows
 
 
 def measure_shares(outcomes: Shaped[np.ndarray, " n"], dataset: str) -> list[Measurement]:
