@@ -56,7 +56,6 @@ DECISION_COLUMNS = (
     *("decision", "reason", "acceptance_score", "ood_score"),
 )
 
-NoteCode = Literal["measured", "trained_on", "fitted_on_left_out", "fitted_on"]
 Mask = Bool[np.ndarray, " n"]
 
 
@@ -72,7 +71,7 @@ class Note(NamedTuple):
         values: The numbers and names of the code.
     """
 
-    code: NoteCode
+    code: Literal["measured", "trained_on", "fitted_on_left_out", "fitted_on"]
     values: Mapping[str, Any]
 
     @property

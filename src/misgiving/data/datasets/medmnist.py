@@ -40,8 +40,6 @@ FILES = {
 }
 """Classes, augmentation and a remark for files whose names start so."""
 
-OTHER: tuple[tuple[str, ...], str, str] = ((), "none", "")
-
 
 class PackedArray:
     """Square images of one side in an array of an `.npz` file, read in blocks from any thread.
@@ -116,7 +114,7 @@ def read_medmnist(place: str) -> Dataset:
     """
     path = Path(place).expanduser()
     facts = (facts for start, facts in FILES.items() if path.name.startswith(start))
-    names, augmentation, remark = next(facts, OTHER)
+    names, augmentation, remark = next(facts, ((), "none", ""))
     with explain_damage(path, remedy=REMEDY), zipfile.ZipFile(path) as archive:
         arrays = tuple(PackedArray(path, f"{name}_images", archive) for name in SETS)
         parts = [_read(archive, f"{name}_labels").reshape(-1) for name in SETS]
