@@ -116,7 +116,7 @@ def test_vanilla_is_bit_for_bit_training_without_an_estimator_and_a_plain_loop(i
             random = np.random.SeedSequence([5, epoch, 1]).generate_state(1)[0]
             generator = torch.Generator().manual_seed(int(random))
             order = sampling_order(images.labels, weighting="inverse", seed=5, epoch=epoch)
-            for pixels, labels, _ in batches(images, batch_size=8, order=order):
+            for pixels, labels in batches(images, batch_size=8, order=order):
                 augmented = augment(pixels, AugmentationSettings(), generator)
                 loss = F.cross_entropy(model(augmented).logits, labels, weights)
                 optimizer.zero_grad()

@@ -28,11 +28,10 @@ BATCHES_AHEAD = 2  # batches that are read while one is used
 
 
 class Batch(NamedTuple):
-    """Images in [0, 1] with their labels and their positions in the image set."""
+    """Images in [0, 1] with their labels."""
 
     images: Float[Tensor, "batch 3 size size"]
     labels: Int64[Tensor, " batch"]
-    indices: Int64[Tensor, " batch"]
 
 
 def batches(
@@ -52,17 +51,16 @@ def batches(
     pinned = torch.device(device).type == "cuda"
 
     def read(number: int) -> tuple[Tensor, ...]:
-        """Pixels as bytes, labels and positions, in memory."""
-        indices = chunks[number]
-        numbers = (images.labels[indices].astype(np.int64), indices.astype(np.int64))
-        tensors = map(torch.from_numpy, (images.read(indices), *numbers))
+        """Pixels as bytes, and labels, in memory."""
+        pixels, labels = images.read(chunks[number]), images.labels[chunks[number]]
+        tensors = map(torch.from_numpy, (pixels, labels.astype(np.int64)))
         return tuple(tensor.pin_memory() if pinned else tensor for tensor in tensors)
 
     def on_device(tensors: tuple[Tensor, ...]) -> Batch:
-        pixels, labels, indices = (tensor.to(device, non_blocking=pinned) for tensor in tensors)
+        pixels, labels = (tensor.to(device, non_blocking=pinned) for tensor in tensors)
         channels_first = pixels.permute(0, 3, 1, 2)
         fractions = uninitialized(channels_first, torch.float32).copy_(channels_first)
-        return Batch(fractions.div_(255), labels, indices)
+        return Batch(fractions.div_(255), labels)
 
     return map(on_device, in_order(read, len(chunks), workers=1, ahead=1 + BATCHES_AHEAD))
 

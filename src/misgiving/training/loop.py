@@ -177,7 +177,7 @@ def train_epoch(
         state.augmentation.manual_seed(_mixed_seed(config.seed, state.epoch, 1))
     schedule = schedule_of(state.optimizer, config, steps)
     forward.train()
-    for images, labels, _ in batches(
+    for images, labels in batches(
         training, batch_size=config.batch_size // count, order=share, device=fabric.device
     ):
         if augmentation is not None:
