@@ -89,13 +89,8 @@ def prepare_training(
     dataset, config = load_dataset(data), recipe.images
     dataset.check_class_sizes()
     preprocessing = replace(dataset.preprocessing, **config.preprocessing_changes)
-    model = initial_model(
-        recipe.model,
-        recipe.training,
-        len(dataset.classes),
-        preprocessing.image_size,
-        on_weights,
-    )
+    count, side = len(dataset.classes), preprocessing.image_size
+    model = initial_model(recipe.model, recipe.training, count, side, on_weights)
     prepared = prepare(
         dataset, preprocessing, cache=cache, report=on_image, on_bad_image=config.on_bad_image
     )
