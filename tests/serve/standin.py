@@ -19,9 +19,10 @@ from misgiving.deferral.settings import Targets
 from misgiving.deferral.thresholds import ScoredCases
 from misgiving.serve import middleware, server
 from misgiving.serve.app import create_app
+from misgiving.serve.records import Case, Review
 from misgiving.serve.server import address, listen, run
 from misgiving.serve.settings import Settings
-from misgiving.serve.store import Case, Review, Store
+from misgiving.serve.store import Store
 from misgiving.training.allocator import return_freed_memory
 
 CLASSES = ("dark", "light")

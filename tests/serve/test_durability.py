@@ -18,7 +18,8 @@ from services import standin_at
 from standin import picture
 from waiting import until
 
-from misgiving.serve.store import CaseQuery, Store
+from misgiving.serve.records import CaseQuery
+from misgiving.serve.store import Store
 
 CLIENTS = 8
 

@@ -70,7 +70,7 @@ def test_a_body_that_cannot_be_used_is_a_problem_and_the_connection_stays_usable
     for body, kind, status in (
         (b"x" * 150_000, "image/png", 413),  # its end comes after the refusal is certain
         (b"x" * 4_000_000, "image/png", 413),  # a client that sends all of it before it reads
-        (multipart(*[part(picture())] * 5), MULTIPART, 413),
+        (multipart(*[part(picture())] * 5), MULTIPART, 422),
         (multipart(part(picture(size=(2000, 501)))), MULTIPART, 422),
         (b"", MULTIPART, 422),
         (part(picture()), MULTIPART, 422),
@@ -129,7 +129,7 @@ def test_a_body_that_comes_too_slowly_or_is_endless_is_cut_off(where):
     assert declared.startswith(b"HTTP/1.1 413")
     unknown = raw(where, CHUNKED, *[CHUNK] * 40, pause=0.02)
     assert unknown.startswith(b"HTTP/1.1 413")
-    assert b"more than 100000 bytes" in unknown
+    assert b"100000 bytes" in unknown
 
 
 @pytest.mark.usefixtures("nothing_stored")

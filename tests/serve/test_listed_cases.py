@@ -12,9 +12,10 @@ from misgiving.errors import DataError
 from misgiving.evaluation.suspect_labels import SUSPECTS_FILE, SuspectLabel
 from misgiving.files import write_csv
 from misgiving.serve.listed_cases import add_listed_cases, read_review_list
+from misgiving.serve.records import CaseQuery
 from misgiving.serve.service import Service
 from misgiving.serve.settings import Settings
-from misgiving.serve.store import CaseQuery, Store
+from misgiving.serve.store import Store
 
 LEVELS = {"light": 0.9, "dark": 0.05, "doubtful": 0.4}
 

@@ -14,7 +14,8 @@ from standin import START, case, review
 
 from misgiving.errors import DataError, UsageError
 from misgiving.serve import database as database_module
-from misgiving.serve.store import CaseQuery, Store
+from misgiving.serve.records import CaseQuery
+from misgiving.serve.store import Store
 
 
 @pytest.fixture

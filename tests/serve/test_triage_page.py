@@ -24,7 +24,7 @@ from triage import (
 )
 
 from misgiving.deferral.settings import Targets
-from misgiving.serve.store import CaseQuery
+from misgiving.serve.records import CaseQuery
 
 pytestmark = needs_chromium
 

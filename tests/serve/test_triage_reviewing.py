@@ -3,7 +3,7 @@
 from browsing import needs_chromium
 from triage import barriers, choose, expect, no_pictures, reload, said_by, shades, stored
 
-from misgiving.serve.store import CaseQuery
+from misgiving.serve.records import CaseQuery
 
 pytestmark = needs_chromium
 

@@ -15,7 +15,8 @@ from misgiving.deferral import drift
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor, expected_errors
 from misgiving.report.sentences import drift_sentence, expected_sentences
-from misgiving.serve.store import Moment, Store
+from misgiving.serve.records import Moment
+from misgiving.serve.store import Store
 
 MAX_CASES = 10_000  # that one update takes into account
 CASES_PER_TURN = 16  # after which waiting requests are let through, in about a millisecond

@@ -130,8 +130,8 @@ class Connection(H11Protocol):
             self._timer = self.loop.call_later(IDLE_SECONDS, self._end_if_idle)
 
     def _make_room(self) -> None:
-        all = (other for other in self.connections if isinstance(other, Connection))
-        oldest_first = sorted(all, key=lambda other: other._since)
+        open_ones = [other for other in self.connections if isinstance(other, Connection)]
+        oldest_first = sorted(open_ones, key=lambda other: other._since)
         old = oldest_first[:-ENDED_TOGETHER]  # the newest may not have had the time for a request
         idle = [other for other in old if other._is_idle]
         others = [other for other in old if not other._is_idle and other.cycle.more_body]

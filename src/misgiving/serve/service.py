@@ -27,8 +27,9 @@ from misgiving.errors import DataError, UsageError
 from misgiving.files import force_to_disk, whole_file
 from misgiving.serve.drift_tracker import DriftTracker
 from misgiving.serve.problems import ImageNotStoredError, Metrics, problem_of
+from misgiving.serve.records import Case
 from misgiving.serve.settings import Settings
-from misgiving.serve.store import Case, Store
+from misgiving.serve.store import Store
 from misgiving.serve.workers import Batcher, Decoders, ModelInput
 
 COMMIT_SIZE = 256  # cases in one transaction
@@ -82,7 +83,7 @@ class ImageFiles:
                 file.flush()
 
     def path(self, sha256: str) -> Path | None:
-        """Of a file that was stored, if it is still there."""
+        """The file, if it was stored and is still there."""
         path = self._path(sha256)
         return path if path.is_file() else None
 

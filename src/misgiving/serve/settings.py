@@ -11,7 +11,7 @@ MIN_KEY_LENGTH = 16
 
 
 def share_of_one(total: int) -> int:
-    """How much of something shared one client can take; never nothing.
+    """The part of something shared that one client can take, at least 1.
 
     >>> share_of_one(256), share_of_one(1)
     (192, 1)

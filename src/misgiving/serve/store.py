@@ -1,136 +1,25 @@
 """Cases, reviews and their store in SQLite or PostgreSQL; a method that writes has committed."""
 
-import math
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import sqlalchemy as sa
-from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer
+from pydantic import BaseModel
 from sqlalchemy import Column, ColumnElement, Connection, Select, Text, func, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from misgiving.deferral.decisions import Outcome
 from misgiving.errors import DataError, UsageError, without_none
 from misgiving.serve.database import WRITING, create_tables, engine_for, shown
+from misgiving.serve.records import Case, CaseQuery, Review, zulu
 
 PAGE_SIZE = 500
 PAGE_NUMBERS = 50_000  # probabilities, of about 30 bytes each
 IN_PIECES = {"yield_per": 50}  # rows that PostgreSQL's driver holds at a time
 LAST_PLACE = 2**31 - 1  # of a case that is in no list
-MAX_NUMBER = 2**63 - 1  # that a database can hold
-
-
-def zulu(time: datetime) -> str:
-    """Format in UTC and with fixed width, so that texts sort as times do."""
-    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def _finite_or_none(value: Any) -> Any:
-    """Replace NaN and infinity, which JSON does not have."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-Moment = Annotated[datetime, PlainSerializer(zulu)]
-Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
-StorableText = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # PostgreSQL cannot store NUL
-Verdict = Annotated[
-    Literal["agree", "override", "none", "ungradable", "unsure"],
-    Field(
-        description="On the model's class; or that it is none of the classes, that the image "
-        "cannot be judged, or that the reviewer is unsure."
-    ),
-]
-
-
-class Review(BaseModel):
-    """A person's verdict on a case."""
-
-    verdict: Verdict
-    final_class: str | None = Field(description="The class after this review; null: it names none.")
-    note: str = Field(description="Free text; may be empty.")
-    reviewer: str = Field(description="Name as given; may be empty.")
-    reviewed_at: Moment = Field(
-        description="Later than that of the case's earlier reviews, even if a clock is behind."
-    )
-
-
-class Case(BaseModel):
-    """The decision for one image; null where the model gives no value or no finite number."""
-
-    id: str = Field(description="Ids increase with time.")
-    received: Moment
-    name: str = Field(description="File name as sent. Show it as text: it is not escaped.")
-    predicted_class: str
-    probability: Number = Field(description="Of the predicted class.")
-    probabilities: dict[str, Number] = Field(description="By class.")
-    error_probability: Number = Field(description="Probability that the predicted class is wrong.")
-    expected_loss: Number = Field(description="Cross-entropy, in nats.")
-    predicted_loss: Number = Field(
-        description="Higher means that the prediction is more likely wrong; has no unit."
-    )
-    ood_p_value: Number = Field(
-        description="Share of images like the calibration set that look at least as unusual."
-    )
-    decision: Outcome
-    reason: str = Field(description="Explanation of the decision.")
-    acceptance_score: Number = Field(description="Higher means more likely correct.")
-    ood_score: Number = Field(description="Lower means more likely out-of-distribution.")
-    sha256: str = Field(description="Hash of the file.")
-    model_fingerprint: str
-    policy_fingerprint: str | None
-    image_kept: bool = Field(description="True if the service stores the file.")
-    place: int | None = Field(default=None, description="In the list of `serve --cases`, from 1.")
-    remark: str | None = Field(default=None, description="What this list says of the image.")
-    reviewed: bool = False
-    review: Review | None = Field(default=None, description="The last review.")
-
-    @property
-    def expected_error(self) -> float:
-        """Sort key of the worklist: the error probability, or the closest value to it.
-
-        A case without any finite probability comes first.
-        """
-        if self.error_probability is not None:
-            return self.error_probability
-        return 2.0 if self.probability is None else 1.0 - self.probability
-
-
-class CaseWithHistory(Case):
-    """A case with all its reviews."""
-
-    reviews: list[Review] = Field(description="Oldest first.")
-
-
-class CaseQuery(BaseModel, populate_by_name=True):
-    """Conditions on cases, and their order; None or empty means no condition."""
-
-    decisions: list[Outcome] = Field(
-        default=[], alias="decision", description="One or more decisions."
-    )
-    reviewed: bool | None = Field(default=None, description="Has a review.")
-    predicted_class: StorableText | None = Field(
-        default=None, alias="class", max_length=255, description="The predicted class."
-    )
-    name: StorableText | None = Field(
-        default=None,
-        max_length=255,
-        description="Part of the name, in upper or lower case.",
-    )
-    arrived_after: int | None = Field(
-        default=None, ge=0, le=MAX_NUMBER, description="Arrived after an earlier `last_arrival`."
-    )
-    reviewed_after: int | None = Field(
-        default=None, ge=0, le=MAX_NUMBER, description="Reviewed after an earlier `last_review`."
-    )
-    order: Literal["expected_error", "newest", "listed"] = Field(
-        default="expected_error",
-        description="Most likely wrong first, newest first, or as in the list of `serve --cases`.",
-    )
-
-
 METADATA = sa.MetaData()
 
 
@@ -291,8 +180,10 @@ class Store:
                     raise UsageError(f"there is no case of the cursor {cursor}")
                 selected = selected.where(sa.tuple_(*keys) < tuple(last))
             rows, numbers = list[Any](), 0
-            with connection.execute(selected.limit(limit + 1), execution_options=IN_PIECES) as all:
-                for row in all:
+            with connection.execute(
+                selected.limit(limit + 1), execution_options=IN_PIECES
+            ) as result:
+                for row in result:
                     rows.append(row)
                     numbers += len(row.probabilities)
                     if numbers > PAGE_NUMBERS and len(rows) > 1:

@@ -20,8 +20,7 @@ from misgiving.errors import UsageError
 from misgiving.files import csv_lines
 from misgiving.serve.middleware import client_of
 from misgiving.serve.problems import ProblemError, content, documented
-from misgiving.serve.service import Service, ServiceDep
-from misgiving.serve.store import (
+from misgiving.serve.records import (
     Case,
     CaseQuery,
     CaseWithHistory,
@@ -30,6 +29,7 @@ from misgiving.serve.store import (
     StorableText,
     Verdict,
 )
+from misgiving.serve.service import Service, ServiceDep
 from misgiving.serve.workers import ModelInput
 
 router = APIRouter(tags=["cases"])

@@ -4,22 +4,23 @@ import asyncio
 import logging
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import Headers
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from misgiving.errors import DataError
 from misgiving.serve.middleware import client_of
 from misgiving.serve.problems import Metrics, Problem, ProblemError, documented, problem_of
+from misgiving.serve.records import Case
 from misgiving.serve.service import Service, ServiceDep
 from misgiving.serve.settings import Settings, share_of_one
-from misgiving.serve.store import Case
 
 router = APIRouter(tags=["decisions"])
 log = logging.getLogger("misgiving.serve")
@@ -46,14 +47,13 @@ CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029]")
 RAW = (b"image/", b"application/octet-stream")
 MAX_NAME = 255  # characters
 OVERHEAD_BYTES = 10_000  # boundary and headers of one file, at most
-MAX_HEAD_BYTES = 8_000  # headers of one file
 ACCEPTED = (
     "send multipart/form-data with image files, or one image as image/* or application/octet-stream"
 )
 
 
-Upload = tuple[str, bytes | None]
-"""Name and content of a file; None if the content exceeds the limit for one file."""
+Upload = tuple[str, bytes]
+"""Name and content of a file."""
 
 
 ImageName = Annotated[str, Query(description="Name of an image that is the body itself.")]
@@ -221,17 +221,54 @@ async def read_uploads(
     Raises:
         ProblemError: The body is of another type, malformed or too large, or the queue is full.
     """
-    kind, options = parse_options_header(request.headers.get("content-type"))
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > _longest_body(settings):
-        raise _body_too_large(settings)
+    kind, _ = parse_options_header(request.headers.get("content-type"))
     if kind == b"multipart/form-data":
-        form = _Multipart(options.get(b"boundary", b""), share, settings)
-        return await form.read(request.stream())
-    if kind.startswith(RAW):
-        content = await _read_raw(request, share, settings)
-        return [(clean_name(name), content)]
-    raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, ACCEPTED)
+        all_files = settings.max_files * (settings.max_bytes + OVERHEAD_BYTES)
+        limit = min(all_files, share_of_one(settings.max_held_bytes))
+        uploads = await _read_form(request.headers, _body(request, share, limit), settings)
+    elif kind.startswith(RAW):
+        content = bytearray()
+        async for chunk in _body(request, share, settings.max_bytes):
+            content += chunk
+        uploads = [(clean_name(name), bytes(content))]
+    else:
+        raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, ACCEPTED)
+    share.take(
+        images=len(uploads)
+    )  # now that they are here: a body that never comes takes no place
+    return uploads
+
+
+async def _body(request: Request, share: Share, limit: int) -> AsyncGenerator[bytes]:
+    """The chunks of a body, whose bytes are counted."""
+    declared, length = request.headers.get("content-length", ""), 0
+    if declared.isdecimal() and int(declared) > limit:
+        raise _too_large(limit)
+    async for chunk in request.stream():
+        length += len(chunk)
+        if length > limit:
+            raise _too_large(limit)
+        share.take(held_bytes=len(chunk))
+        yield chunk
+
+
+async def _read_form(
+    headers: Headers, body: AsyncGenerator[bytes], settings: Settings
+) -> list[Upload]:
+    parser = MultiPartParser(headers, body, max_files=settings.max_files, max_fields=0)
+    parser.spool_max_size = settings.max_held_bytes  # in memory, which is counted
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise _malformed(error.message) from error
+    uploads = []
+    for _, file in form.multi_items():
+        assert not isinstance(file, str)  # there are no fields
+        uploads.append((clean_name(file.filename or ""), await file.read()))
+        await file.close()
+    if not uploads:
+        raise _malformed("it has no file, or ends before its last boundary")
+    return uploads
 
 
 def clean_name(name: str) -> str:
@@ -239,131 +276,11 @@ def clean_name(name: str) -> str:
     return CONTROL.sub("\ufffd", name)[:MAX_NAME] or "image"
 
 
-async def _read_raw(request: Request, share: Share, settings: Settings) -> bytes:
-    content = bytearray()
-    async for chunk in request.stream():
-        share.take(held_bytes=len(chunk))
-        content += chunk
-        if len(content) > settings.max_bytes:
-            raise _too_large(f"the image has more than {settings.max_bytes} bytes; scale it down")
-    share.take(images=1)  # now that it is here: a body that never comes takes nobody's place
-    return bytes(content)
-
-
-def _longest_body(settings: Settings) -> int:
-    all_files = settings.max_files * (settings.max_bytes + OVERHEAD_BYTES)
-    return min(all_files, share_of_one(settings.max_held_bytes))
-
-
-def _body_too_large(settings: Settings) -> ProblemError:
-    return _too_large(
-        f"a request may have {_longest_body(settings)} bytes; send the files in several requests"
+def _too_large(limit: int) -> ProblemError:
+    return ProblemError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"the body may have {limit} bytes; scale the image down, or send several requests",
     )
-
-
-def _too_large(detail: str) -> ProblemError:
-    return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
-
-
-class _Multipart:
-    """Collects the files of a multipart body while it arrives."""
-
-    def __init__(self, boundary: bytes, share: Share, settings: Settings) -> None:
-        if not boundary:
-            raise _malformed("its Content-Type names no boundary")
-        self._share, self._settings = share, settings
-        self._uploads: list[Upload] = []
-        self._field = self._value = b""
-        self._headers: dict[bytes, bytes] = {}
-        self._content = bytearray()
-        self._complete = False
-        with _parser_errors_explained():
-            self._parser = MultipartParser(
-                boundary,
-                {
-                    "on_part_begin": self._begin,
-                    "on_part_data": self._data,
-                    "on_part_end": self._end_part,
-                    "on_header_field": self._header_field,
-                    "on_header_value": self._header_value,
-                    "on_header_end": self._end_header,
-                    "on_headers_finished": self._headers_finished,
-                    "on_end": self._end,
-                },
-            )
-
-    async def read(self, chunks: AsyncIterator[bytes]) -> list[Upload]:
-        length = 0
-        async for chunk in chunks:
-            length += len(chunk)
-            if length > _longest_body(self._settings):
-                raise _body_too_large(self._settings)
-            with _parser_errors_explained():
-                self._parser.write(chunk)
-        if not self._complete:
-            raise _malformed("it ends before its last boundary")
-        if not self._uploads:
-            raise _malformed("it has no file")
-        return self._uploads
-
-    def _begin(self) -> None:
-        self._headers, self._content = {}, bytearray()
-        self._head = 0
-        self._too_long = False
-        self._name = ""
-
-    def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._count_head(end - start)
-        self._field += data[start:end]
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._count_head(end - start)
-        self._value += data[start:end]
-
-    def _count_head(self, length: int) -> None:
-        self._head += length
-        if self._head > MAX_HEAD_BYTES:
-            raise _malformed(f"the headers of a file have more than {MAX_HEAD_BYTES} bytes")
-
-    def _end_header(self) -> None:
-        self._headers[self._field.lower()] = self._value
-        self._field = self._value = b""
-
-    def _headers_finished(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition"))
-        if b"filename" not in options:
-            field = options.get(b"name", b"").decode(errors="replace")
-            raise _malformed(f"the field {field!r} has no file name; send each image as a file")
-        if len(self._uploads) == self._settings.max_files:
-            raise _too_large(
-                f"a request may have {self._settings.max_files} files; send several requests"
-            )
-        self._name = clean_name(options[b"filename"].decode(errors="replace"))
-
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        """Drop a file that is too large; the other files still count."""
-        if self._too_long:
-            return
-        if len(self._content) + end - start > self._settings.max_bytes:
-            self._too_long, self._content = True, bytearray()
-            return
-        self._share.take(held_bytes=end - start)
-        self._content += data[start:end]
-
-    def _end_part(self) -> None:
-        self._share.take(images=1)
-        self._uploads.append((self._name, None if self._too_long else bytes(self._content)))
-
-    def _end(self) -> None:
-        self._complete = True
-
-
-@contextmanager
-def _parser_errors_explained() -> Iterator[None]:
-    try:
-        yield
-    except FormParserError as error:
-        raise _malformed(str(error)) from error
 
 
 def _malformed(reason: str) -> ProblemError:

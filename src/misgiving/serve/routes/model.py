@@ -16,8 +16,8 @@ from misgiving.errors import DataError
 from misgiving.report.sentences import certificate_sentences, rule_sentence
 from misgiving.serve.drift_tracker import Drift
 from misgiving.serve.problems import ProblemError, content, documented
+from misgiving.serve.records import Number
 from misgiving.serve.service import ServiceDep
-from misgiving.serve.store import Number
 
 router, without_key = APIRouter(), APIRouter()
 
