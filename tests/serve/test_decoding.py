@@ -34,7 +34,10 @@ def test_a_process_gives_the_input_and_the_hash_of_a_file(kind):
                 np.testing.assert_array_equal(model_input, PREPROCESSING.from_file(data, "a"))
                 assert sha256 == hashlib.sha256(data).hexdigest()
             (process,) = processes._idle
-            assert process._process.poll() is None
+            process._process.kill()  # as the system may do
+            process._process.wait()
+            assert (await processes.decode("a", data, "client"))[1] == sha256
+            assert processes._idle != [process]
 
     asyncio.run(run())
 
@@ -67,7 +70,7 @@ def test_a_process_ends_with_a_caller_who_no_longer_waits():
                 async with asyncio.timeout(1.0):
                     await processes.decode("a", SLOW, "client")
             assert not processes._idle
-            assert not processes._busy
+            assert processes._turns._value == 2
 
     asyncio.run(run())
 
@@ -105,7 +108,6 @@ def test_one_client_leaves_a_process_to_others_and_they_take_turns(monkeypatch):
             assert sorted(Waiting.asked) == sorted(set(files) - {"a2"})
             assert Waiting.asked.index("c1") < Waiting.asked.index("a4")
             assert [type(result) for result in results].count(DataError) == 6
-            assert not processes._busy
-            assert not processes._waiting
+            assert processes._turns._value == 2
 
     asyncio.run(run())

@@ -160,7 +160,7 @@ def test_health_and_drift_wait_for_no_thread_of_another_request(serving, sqlite_
     go_on.set()
     waiting.join()
     until(lambda: client.get("/drift").json()["complete"])
-    client.app.state.service._model_batches.close()
+    client.app.state.service._model_batches.close(60.0)
     response = client.get("/health")
     assert (response.status_code, "restart" in response.json()["detail"]) == (503, True)
 

@@ -26,7 +26,7 @@ def test_a_batch_that_fails_is_tried_item_by_item_unless_none_can_have_caused_it
     assert isinstance(bad, ValueError)
     assert (first == 2) == (last == 4) == retried
     assert batches == [[1, 0, 2], *[[1], [0], [2]] * retried]
-    batcher.close()
+    batcher.close(60.0)
 
 
 def test_items_that_come_while_a_thread_works_are_a_batch_without_those_that_were_cancelled():
@@ -48,4 +48,4 @@ def test_items_that_come_while_a_thread_works_are_a_batch_without_those_that_wer
     batcher = Batcher("test", record, size=9)
     asyncio.run(run())
     assert batches == [["first"], ["a", "c"], ["d"]]
-    batcher.close()
+    batcher.close(60.0)

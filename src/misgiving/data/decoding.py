@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import TypeVar
 
@@ -175,7 +176,7 @@ def decode_reduced(
     upright RGB image, height and width in the file, and pixels of the file per pixel of the image.
     """
     try:
-        return _load(_opened(data, formats, max_pixels), largest)
+        return _load(Image.open(io.BytesIO(data), formats=tuple(formats)), largest, max_pixels)
     except Image.DecompressionBombError as failure:  # Pillow's own above twice as many pixels
         message = f"{name}: more than {max_pixels} pixels; make the image smaller"
         raise DataError(message) from failure
@@ -189,21 +190,16 @@ def decode_reduced(
         ) from failure
 
 
-def _opened(data: bytes, formats: Sequence[str], max_pixels: int) -> Image.Image:
-    image = Image.open(io.BytesIO(data), formats=tuple(formats))
-    if image.width * image.height > max_pixels:
-        raise Image.DecompressionBombError
-    return image
-
-
 def _load(
-    image: Image.Image, largest: Callable[[int, int], float]
+    image: Image.Image, largest: Callable[[int, int], float], max_pixels: int
 ) -> tuple[Image.Image, int, int, int]:
     """Load the pixels, a JPEG's reduced.
 
     Where a side is no multiple of the reduction, the reduced image has pixels beyond its edge. They
     are at the right and bottom only while the image is not turned; others are then not reduced.
     """
+    if image.width * image.height > max_pixels:
+        raise Image.DecompressionBombError
     if not isinstance(image, JpegImageFile):
         image.load()  # turns a TIFF upright, and removes its orientation
     try:
@@ -231,7 +227,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     """Convert in bands: whole copies on the way would take most of the memory of decoding."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image.copy()  # the image of a file may hold its decoder's memory
-    convert = _over_white if image.has_transparency_data else _plain
+    convert = _over_white if image.has_transparency_data else methodcaller("convert", "RGB")
     if image.mode == "F" or image.mode.startswith("I"):
         convert = partial(_eight_bit, full_scale=_full_scale(image))
     rgb = Image.new("RGB", image.size)
@@ -243,10 +239,6 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 def _bands(image: Image.Image) -> list[tuple[int, int, int, int]]:
     width, height = image.size
     return [(0, top, width, min(top + BAND, height)) for top in range(0, height, BAND)]
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    return image.convert("RGB")
 
 
 def _over_white(image: Image.Image) -> Image.Image:

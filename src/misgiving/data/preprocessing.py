@@ -4,7 +4,7 @@ The order is the paper's (4.1, setup): centre crop, colour constancy, resize. No
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageChops
 
-from misgiving.data.decoding import FORMATS, MAX_PIXELS, Picture, decode_reduced
+from misgiving.data.decoding import Picture, decode_reduced
 from misgiving.errors import require
 from misgiving.registry import Registry
 
@@ -117,21 +117,12 @@ class Preprocessing:
         """Square of an upright image."""
         return self._square(Image.fromarray(image), *image.shape[:2])
 
-    def from_file(
-        self,
-        data: bytes,
-        name: str,
-        *,
-        formats: Sequence[str] = FORMATS,
-        max_pixels: int = MAX_PIXELS,
-    ) -> Square:
+    def from_file(self, data: bytes, name: str, **limits: Any) -> Square:
         """Square of an encoded image, which is decoded no larger than necessary.
 
         Equal to the square of `decode`, except for rounding where a JPEG is reduced: less than one
-        of 255 grey levels on average over ordinary photographs. Errors name the image by `name`.
-
-        Raises:
-            DataError: It cannot be decoded, has another format, or more pixels.
+        of 255 grey levels on average over ordinary photographs. Errors name the image by `name`;
+        `limits` are `formats` and `max_pixels` of `decode_reduced`.
         """
 
         def largest_reduction(height: int, width: int) -> float:
@@ -139,7 +130,6 @@ class Preprocessing:
                 return 1.0
             return min(CROPS[self.crop_shape](height, width, self.crop)) / (SPARE * self.image_size)
 
-        limits: dict[str, Any] = {"formats": formats, "max_pixels": max_pixels}
         return self._square(*decode_reduced(data, name, largest_reduction, **limits))
 
     def _square(self, image: Image.Image, height: int, width: int, reduction: int = 1) -> Square:

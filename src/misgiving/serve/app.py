@@ -20,8 +20,7 @@ from misgiving.errors import ExplainedError
 from misgiving.serve.middleware import (
     GRACE_SECONDS,
     Authentication,
-    BodyLimits,
-    ClientLimits,
+    RequestLimits,
     RequestLog,
     SendDeadline,
     route_of,
@@ -86,8 +85,7 @@ def create_app(model: Bundle, store: Store, settings: Settings) -> FastAPI:
     # A request passes them from the last to the first.
     app.add_middleware(SendDeadline, seconds=settings.timeout + GRACE_SECONDS)
     app.add_middleware(Authentication, api_key=settings.api_key)
-    app.add_middleware(BodyLimits, seconds=settings.timeout)
-    app.add_middleware(ClientLimits)
+    app.add_middleware(RequestLimits, seconds=settings.timeout)
     app.add_middleware(RequestLog, metrics=service.metrics)
     return app
 

@@ -57,8 +57,9 @@ def _decoded(
     preprocessing: Preprocessing, data: bytes, name: str, options: dict[str, Any]
 ) -> tuple[bool, bytes]:
     try:
-        limits = {"formats": options["formats"], "max_pixels": options["max_pixels"]}
-        square = preprocessing.from_file(data, name, **limits)
+        square = preprocessing.from_file(
+            data, name, formats=options["formats"], max_pixels=options["max_pixels"]
+        )
     except DataError as failure:
         if isinstance(failure.__cause__, MemoryError):
             raise failure.__cause__ from failure  # this process ends, and all that it holds

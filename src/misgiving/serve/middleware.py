@@ -258,44 +258,14 @@ def _pieces(message: Message) -> Iterator[Message]:
     yield {**message, "body": body} if body else message
 
 
-class BodyLimits:
-    """Cuts off bodies that are too long or too slow, where a route does not do so itself."""
+class RequestLimits:
+    """Limits of requests, where a route has none of its own: of their bodies, and of each client.
+
+    A body must be short and come in time, and one client has so many requests at once.
+    """
 
     def __init__(self, app: ASGIApp, *, seconds: float) -> None:
         self._app, self._seconds = app, seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in STREAMED:
-            await self._app(scope, receive, send)
-            return
-        deadline = asyncio.get_running_loop().time() + self._seconds
-        length, complete = 0, False
-
-        async def limited() -> Message:
-            nonlocal length, complete
-            if complete:  # the caller waits for the client to disconnect
-                return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError as error:
-                detail = "the body did not arrive in time"
-                raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, detail) from error
-            length += len(message.get("body", b""))
-            complete = not message.get("more_body", False)
-            if length > SMALL_BODY:
-                detail = f"the body may have at most {SMALL_BODY} bytes"
-                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
-            return message
-
-        await self._app(scope, limited, send)
-
-
-class ClientLimits:
-    """Answers 429 to a client with too many requests in progress; uploads have their own limits."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
         self._requests = Counter[str]()  # by client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -308,9 +278,33 @@ class ClientLimits:
             raise ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"Retry-After": "1"})
         self._requests[client] += 1
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, _limited(receive, self._seconds), send)
         finally:
-            self._requests -= Counter([client])  # drops a client that has none
+            self._requests -= Counter([client])  # which drops a client that has none
+
+
+def _limited(receive: Receive, seconds: float) -> Receive:
+    deadline = asyncio.get_running_loop().time() + seconds
+    length, complete = 0, False
+
+    async def receive_within_limits() -> Message:
+        nonlocal length, complete
+        if complete:  # the caller waits for the client to disconnect
+            return await receive()
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await receive()
+        except TimeoutError as error:
+            detail = "the body did not arrive in time"
+            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, detail) from error
+        length += len(message.get("body", b""))
+        complete = not message.get("more_body", False)
+        if length > SMALL_BODY:
+            detail = f"the body may have at most {SMALL_BODY} bytes"
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+        return message
+
+    return receive_within_limits
 
 
 def client_of(scope: Scope) -> str:

@@ -9,12 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
 from typing import Generic, TypeVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 from jaxtyping import UInt8
@@ -83,13 +83,13 @@ class Batcher(Generic[Item, Result]):
         self._start_or_linger()
         return future
 
-    def close(self, seconds: float | None = None) -> None:
+    def close(self, seconds: float) -> None:
         """Finish the batches that have started, and end the threads; wait for these seconds."""
         for _ in self._threads:
             self._batches.put(None)
-        deadline = None if seconds is None else time.monotonic() + seconds
+        deadline = time.monotonic() + seconds
         for thread in self._threads:
-            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _start_or_linger(self) -> None:
         if len(self._waiting) >= self._size or not self._linger:
@@ -147,7 +147,6 @@ class Decoders:
 
     def __init__(self, preprocessing: Preprocessing, settings: Settings) -> None:
         self._size, self._seconds = preprocessing.image_size, settings.timeout
-        self._for_one = settings.threads
         options = {
             "preprocessing": asdict(preprocessing),
             "formats": settings.formats,
@@ -157,8 +156,9 @@ class Decoders:
         }
         self._start = START.format(json.dumps(options), path=sys.path)
         self._idle: list[_Process] = []
-        self._busy = Counter[str]()  # processes by client
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._threads = settings.threads
+        self._turns = asyncio.Semaphore(settings.threads + 1)
+        self._turns_of = WeakValueDictionary[str, asyncio.Semaphore]()  # while a client waits
 
     async def decode(self, name: str, data: bytes, client: str) -> tuple[ModelInput, str]:
         """The model input of a file, and the SHA-256 of its content.
@@ -168,22 +168,9 @@ class Decoders:
         Raises:
             DataError: It is no image of an accepted format, or is beyond a limit.
         """
-        await self._turn(client)
-        process = self._idle.pop() if self._idle else _Process(self._start)
-        try:
-            read, has_grown, content = await process.ask(name.encode(), data, self._seconds)
-            if has_grown:
-                process.kill()
-            else:
-                self._idle.append(process)
-        except (OSError, EOFError) as failure:  # also TimeoutError
-            process.kill()
-            raise DataError(f"{name}: {TOO_EXPENSIVE}") from failure
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            self._leave(client)
+        of_client = self._turns_of.setdefault(client, asyncio.Semaphore(self._threads))
+        async with of_client, self._turns:
+            read, content = await self._decode(name, data)
         if not read:
             raise DataError(content.decode())
         pixels = np.frombuffer(content, np.uint8, offset=HASH_BYTES)
@@ -195,38 +182,23 @@ class Decoders:
             self._idle.pop().kill()
         await asyncio.sleep(0)  # in which their connections are lost
 
-    def _is_free(self, client: str) -> bool:
-        return self._busy[client] < self._for_one and self._busy.total() <= self._for_one
-
-    async def _turn(self, client: str) -> None:
-        if self._is_free(client):
-            self._busy[client] += 1
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(client, deque()).append(turn)
+    async def _decode(self, name: str, data: bytes) -> tuple[bool, bytes]:
+        while self._idle and self._idle[-1].has_ended:  # the system may have killed it
+            self._idle.pop().kill()
+        process = self._idle.pop() if self._idle else _Process(self._start)
         try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it came at the same moment
-                self._leave(client)
+            read, has_grown, content = await process.ask(name.encode(), data, self._seconds)
+        except (OSError, EOFError) as failure:  # also TimeoutError
+            process.kill()
+            raise DataError(f"{name}: {TOO_EXPENSIVE}") from failure
+        except BaseException:
+            process.kill()
             raise
-
-    def _leave(self, client: str) -> None:
-        """Give the process to the client that has waited longest since its last turn."""
-        self._busy[client] -= 1
-        if not self._busy[client]:
-            del self._busy[client]
-        for other in list(self._waiting):
-            turns = self._waiting[other]
-            while turns and turns[0].done():  # cancelled
-                turns.popleft()
-            if turns and self._is_free(other):
-                self._busy[other] += 1
-                turns.popleft().set_result(None)
-                self._waiting[other] = self._waiting.pop(other)  # to the end
-                return
-            if not turns:
-                del self._waiting[other]
+        if has_grown:
+            process.kill()
+        else:
+            self._idle.append(process)
+        return read, content
 
 
 class _Process:
@@ -243,6 +215,11 @@ class _Process:
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # threads take address space
             )
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """True if the process does not run any more."""
+        return self._process.poll() is not None
 
     async def ask(self, name: bytes, data: bytes, seconds: float) -> tuple[bool, bool, bytes]:
         """The parts of `decoding.REPLY`.

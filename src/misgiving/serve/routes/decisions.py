@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -52,6 +52,7 @@ ACCEPTED = (
 )
 
 
+Take = Callable[..., None]
 Upload = tuple[str, bytes]
 """Name and content of a file."""
 
@@ -100,10 +101,10 @@ async def decide(request: Request, service: ServiceDep, name: ImageName = "") ->
     deadline = asyncio.get_running_loop().time() + service.settings.timeout
     admission: Admission = request.app.state.admission
     client = client_of(request.scope)
-    with admission.request(client) as share:
+    with admission.request(client) as take:
         try:
             async with asyncio.timeout_at(deadline):
-                uploads = await read_uploads(request, name, share, service.settings)
+                uploads = await read_uploads(request, name, take, service.settings)
         except TimeoutError as error:
             raise ProblemError(
                 HTTPStatus.REQUEST_TIMEOUT,
@@ -168,23 +169,27 @@ class Admission:
         metrics.held_bytes.set_function(self._held_bytes.total)
 
     @contextmanager
-    def request(self, client: str) -> Iterator["Share"]:
-        """The share of one request, which is given back at its end."""
-        share = Share(self, client)
-        try:
-            yield share
-        finally:
-            self._images -= Counter({client: share.images})  # drops what is no longer above 0
-            self._held_bytes -= Counter({client: share.held_bytes})
+    def request(self, client: str) -> Iterator[Take]:
+        """A function that counts what a request takes, until its end.
 
-    def take(self, client: str, *, images: int = 0, held_bytes: int = 0) -> None:
-        """Count these; ProblemError where they are beyond the client's part or all together."""
-        if _is_beyond(self._images, client, images, self._queue):
-            raise _too_busy(f"too many images are waiting; the queue holds {self._queue}")
-        if _is_beyond(self._held_bytes, client, held_bytes, self._memory):
-            raise _too_busy("the requests in progress use all of their memory")
-        self._images[client] += images
-        self._held_bytes[client] += held_bytes
+        It raises ProblemError for what is beyond the client's part, or all together.
+        """
+        taken = Counter[str]()
+
+        def take(*, images: int = 0, held_bytes: int = 0) -> None:
+            if _is_beyond(self._images, client, images, self._queue):
+                raise _too_busy(f"too many images are waiting; the queue holds {self._queue}")
+            if _is_beyond(self._held_bytes, client, held_bytes, self._memory):
+                raise _too_busy("the requests in progress use all of their memory")
+            self._images[client] += images
+            self._held_bytes[client] += held_bytes
+            taken.update(images=images, held_bytes=held_bytes)
+
+        try:
+            yield take
+        finally:
+            self._images -= Counter({client: taken["images"]})  # drops a client that has none
+            self._held_bytes -= Counter({client: taken["held_bytes"]})
 
 
 def _is_beyond(counts: Counter[str], client: str, count: int, limit: int) -> bool:
@@ -199,23 +204,7 @@ def _too_busy(reason: str) -> ProblemError:
     )
 
 
-class Share:
-    """The share of one request in the queue and the memory."""
-
-    def __init__(self, admission: Admission, client: str) -> None:
-        self._admission, self._client = admission, client
-        self.images = self.held_bytes = 0
-
-    def take(self, *, images: int = 0, held_bytes: int = 0) -> None:
-        """Reserve room in the queue, and memory."""
-        self._admission.take(self._client, images=images, held_bytes=held_bytes)
-        self.images += images
-        self.held_bytes += held_bytes
-
-
-async def read_uploads(
-    request: Request, name: str, share: Share, settings: Settings
-) -> list[Upload]:
+async def read_uploads(request: Request, name: str, take: Take, settings: Settings) -> list[Upload]:
     """Read all files of a request; the name is that of an image that is the body itself.
 
     Raises:
@@ -225,21 +214,19 @@ async def read_uploads(
     if kind == b"multipart/form-data":
         all_files = settings.max_files * (settings.max_bytes + OVERHEAD_BYTES)
         limit = min(all_files, share_of_one(settings.max_held_bytes))
-        uploads = await _read_form(request.headers, _body(request, share, limit), settings)
+        uploads = await _read_form(request.headers, _body(request, take, limit), settings)
     elif kind.startswith(RAW):
         content = bytearray()
-        async for chunk in _body(request, share, settings.max_bytes):
+        async for chunk in _body(request, take, settings.max_bytes):
             content += chunk
         uploads = [(clean_name(name), bytes(content))]
     else:
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, ACCEPTED)
-    share.take(
-        images=len(uploads)
-    )  # now that they are here: a body that never comes takes no place
+    take(images=len(uploads))  # only now: a body that never comes takes nobody's place
     return uploads
 
 
-async def _body(request: Request, share: Share, limit: int) -> AsyncGenerator[bytes]:
+async def _body(request: Request, take: Take, limit: int) -> AsyncGenerator[bytes]:
     """The chunks of a body, whose bytes are counted."""
     declared, length = request.headers.get("content-length", ""), 0
     if declared.isdecimal() and int(declared) > limit:
@@ -248,7 +235,7 @@ async def _body(request: Request, share: Share, limit: int) -> AsyncGenerator[by
         length += len(chunk)
         if length > limit:
             raise _too_large(limit)
-        share.take(held_bytes=len(chunk))
+        take(held_bytes=len(chunk))
         yield chunk
 
 
