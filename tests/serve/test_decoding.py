@@ -78,7 +78,8 @@ def test_a_process_ends_with_a_caller_who_no_longer_waits():
 class Waiting:
     """Stands for a process that takes as long as the test wants."""
 
-    asked: list[bytes]
+    asked: list[str]
+    has_ended = False
 
     def __init__(self, _):
         pass

@@ -2,7 +2,6 @@
 
 import math
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
@@ -19,7 +18,6 @@ from misgiving.serve.records import Moment
 from misgiving.serve.store import Store
 
 MAX_CASES = 10_000  # that one update takes into account
-CASES_PER_TURN = 16  # after which waiting requests are let through, in about a millisecond
 MAX_LATEST = 10_000  # images whose expected errors are estimated
 PAUSE_SECONDS, IDLE_SECONDS = 2.0, 20.0  # between updates: with new cases, and without
 NO_DRIFT = "There is no evidence that the images have changed since the calibration."
@@ -121,8 +119,6 @@ class DriftTracker:
         for case in cases:
             self._last_number = case.number
             self._test(case)
-            if case.number % CASES_PER_TURN == 0:
-                time.sleep(0)  # requests come first: else each waits for the interpreter's turn
         self._drift = Drift(
             alarm=bool(self._since),
             summary=DRIFT if self._since else NO_DRIFT,
