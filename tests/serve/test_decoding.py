@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from contextlib import asynccontextmanager
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -34,8 +35,8 @@ def test_a_process_gives_the_input_and_the_hash_of_a_file(kind):
                 np.testing.assert_array_equal(model_input, PREPROCESSING.from_file(data, "a"))
                 assert sha256 == hashlib.sha256(data).hexdigest()
             (process,) = processes._idle
-            process._process.kill()  # as the system may do
-            process._process.wait()
+            process.popen.kill()  # as the system may do
+            process.popen.wait()
             assert (await processes.decode("a", data, "client"))[1] == sha256
             assert processes._idle != [process]
 
@@ -79,7 +80,7 @@ class Waiting:
     """Stands for a process that takes as long as the test wants."""
 
     asked: list[str]
-    has_ended = False
+    popen = Mock(poll=lambda: None)
 
     def __init__(self, _):
         pass

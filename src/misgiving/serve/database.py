@@ -26,8 +26,6 @@ POSTGRESQL_LIMITS = {
 WRITING = "misgiving_writing"
 """Execution option of transactions that take the write lock, so that the numbers of their rows are
 committed in order; readers then miss none."""
-FILE = "misgiving_file"
-"""Key of the inode of a connection's SQLite file."""
 WRITE_LOCK = 7264837101  # PostgreSQL's key of the advisory lock
 NOT_A_STORE = (
     "the store must be the path of an SQLite file, sqlite:///FILE or "
@@ -81,19 +79,6 @@ def _postgresql(url: sa.URL) -> sa.Engine:
 def _sqlite(url: sa.URL) -> sa.Engine:
     engine = _engine(url, {"timeout": LOCK_SECONDS})
     sa.event.listen(engine, "connect", _configure_sqlite)
-    file = Path(str(url.database))
-
-    def remember_file(_: sqlite3.Connection, record: Any) -> None:
-        record.info[FILE] = file.stat().st_ino
-
-    def check_file(connection: sa.Connection) -> None:
-        """A connection would go on to write into a file that was deleted."""
-        if not file.exists() or file.stat().st_ino != connection.info[FILE]:
-            reason = OSError("the file was deleted or replaced; restart the service")
-            raise OperationalError("BEGIN", None, reason)
-
-    sa.event.listen(engine, "connect", remember_file)
-    sa.event.listen(engine, "begin", check_file)
     return engine
 
 
@@ -114,8 +99,10 @@ def shown(location: str) -> str:
     return "the database" if "://" in location else location
 
 
-def _configure_sqlite(connection: sqlite3.Connection, _: Any) -> None:
+def _configure_sqlite(connection: sqlite3.Connection, record: Any) -> None:
     """Allow readers beside a writer, and make commits survive a loss of power."""
+    file = Path(connection.execute("PRAGMA database_list").fetchone()[2])
+    record.info.update(file=file, inode=file.stat().st_ino)
     connection.isolation_level = None  # SQLAlchemy begins the transactions
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
@@ -123,9 +110,16 @@ def _configure_sqlite(connection: sqlite3.Connection, _: Any) -> None:
 
 
 def _begin(connection: sa.Connection) -> None:
-    """Take the write lock at once: a reader of SQLite that becomes a writer could be refused it."""
+    """Take the write lock at once: a reader of SQLite that becomes a writer could be refused it.
+
+    A deleted SQLite file could still be written to.
+    """
     writes = connection.get_execution_options().get(WRITING)
     if connection.dialect.name == "sqlite":
+        file = connection.info["file"]
+        if not file.exists() or file.stat().st_ino != connection.info["inode"]:
+            reason = OSError("the file was deleted or replaced; restart the service")
+            raise OperationalError("BEGIN", None, reason)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
     elif writes:  # the lock is released with the transaction
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")

@@ -183,7 +183,7 @@ class Decoders:
         await asyncio.sleep(0)  # in which their connections are lost
 
     async def _decode(self, name: str, data: bytes) -> tuple[bool, bytes]:
-        while self._idle and self._idle[-1].has_ended:  # the system may have killed it
+        while self._idle and self._idle[-1].popen.poll() is not None:  # the system killed it
             self._idle.pop().kill()
         process = self._idle.pop() if self._idle else _Process(self._start)
         try:
@@ -207,7 +207,7 @@ class _Process:
     def __init__(self, start: str) -> None:
         self._socket, remote = socket.socketpair()
         with remote:
-            self._process = subprocess.Popen(
+            self.popen = subprocess.Popen(
                 [sys.executable, "-c", start],
                 stdin=remote.fileno(),
                 stdout=subprocess.DEVNULL,
@@ -215,11 +215,6 @@ class _Process:
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # threads take address space
             )
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    @property
-    def has_ended(self) -> bool:
-        """True if the process does not run any more."""
-        return self._process.poll() is not None
 
     async def ask(self, name: bytes, data: bytes, seconds: float) -> tuple[bool, bool, bytes]:
         """The parts of `decoding.REPLY`.
@@ -244,9 +239,9 @@ class _Process:
 
     def kill(self) -> None:
         """End the process at once, without waiting until the system has taken its memory back."""
-        self._process.kill()
+        self.popen.kill()
         if self._streams is None:
             self._socket.close()
         else:
             self._streams[1].transport.abort()
-        threading.Thread(target=self._process.wait, name="decoder-end").start()
+        threading.Thread(target=self.popen.wait, name="decoder-end").start()

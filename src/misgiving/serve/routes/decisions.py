@@ -46,7 +46,6 @@ BODY: dict[str, Any] = {
 CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029]")
 RAW = (b"image/", b"application/octet-stream")
 MAX_NAME = 255  # characters
-OVERHEAD_BYTES = 10_000  # boundary and headers of one file, at most
 ACCEPTED = (
     "send multipart/form-data with image files, or one image as image/* or application/octet-stream"
 )
@@ -212,8 +211,7 @@ async def read_uploads(request: Request, name: str, take: Take, settings: Settin
     """
     kind, _ = parse_options_header(request.headers.get("content-type"))
     if kind == b"multipart/form-data":
-        all_files = settings.max_files * (settings.max_bytes + OVERHEAD_BYTES)
-        limit = min(all_files, share_of_one(settings.max_held_bytes))
+        limit = share_of_one(settings.max_held_bytes)
         uploads = await _read_form(request.headers, _body(request, take, limit), settings)
     elif kind.startswith(RAW):
         content = bytearray()
