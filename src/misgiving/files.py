@@ -16,14 +16,20 @@ from typing import Any, Literal
 from misgiving.errors import UsageError, explain_damage, reason_of
 
 PARTIAL, LOCK = ".partial", ".lock"  # a temporary file or folder, and the lock of its writer
-FORMULA = re.compile(r"[\s']*[=+\-@\uff1d\uff0b\uff0d\uff20]|'*[\t\r]")
-"""Start of text that a spreadsheet would compute, also with the full-width signs of East Asian
-keyboards; or of such text behind apostrophes."""
+SIGNS = r"=+\-@\uff1d\uff0b\uff0d\uff20\ufe62\ufe63\ufe66\ufe6b"
+BLANK = r"\s'\u200b\ufeff"
+FORMULA = re.compile(rf"[{BLANK}]*[{SIGNS}]|'*[\t\r]")
+"""Start of text that a spreadsheet would compute, also with the full-width and small signs of East
+Asian keyboards and behind characters without width; or of such text behind apostrophes."""
 
-NEXT_FORMULA = re.compile(rf"(?<=[;\r\n])(?={FORMULA.pattern})")
-"""Formulas within a text: a semicolon separates cells in many countries."""
+RUN = re.compile(rf"(;[{BLANK}]*+|[{BLANK}]++)([{SIGNS}]?)")
+"""Blank characters and the sign that makes formulas of all parts of them, matched once: a semicolon
+or line end separates cells in many programs."""
 
-NEXT_ESCAPED = re.compile(rf"(?<=[;\r\n])'(?={FORMULA.pattern})")
+STARTS = re.compile(r"(?<=[;\r\n])(?='*[\t\r])"), re.compile(r"(?<=[;\r\n])")
+ESCAPED = re.compile(r"(?<=[;\r\n])'(?='*[\t\r])"), re.compile(r"(?<=[;\r\n])'")
+"""Formulas in a run without a sign, and in one with a sign."""
+
 NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?|inf)", re.ASCII)
 
 
@@ -99,9 +105,13 @@ def _remove(path: Path) -> None:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Raise the OSError behind a library's own error about a failed write of `path`."""
+    """Raise the OSError behind a library's own error about a failed write, with the path."""
     try:
         yield
+    except OSError as error:
+        if error.errno and PARTIAL in str(error.filename or PARTIAL):
+            error.filename = str(path)  # where a disk is full, the system names none
+        raise
     except Exception as error:
         code = re.search(r"\(os error (\d+)\)", str(error))  # from a library in Rust
         if code is None:
@@ -141,12 +151,19 @@ def read_json(path: Path, *, remedy: str, version: int | None = None) -> dict[st
         DataError: The file is missing, damaged or of another format; the message ends in `remedy`.
     """
     with explain_damage(path, remedy=remedy):
+        check_ordinary(path)
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise TypeError("not a JSON object")
         if version is not None and content.get("format") != version:
             raise ValueError(f"format {content.get('format')!r} where {version} is expected")
     return content
+
+
+def check_ordinary(path: Path) -> None:
+    """Raise a ValueError for what is no file: reading a named pipe could wait for ever."""
+    if path.exists() and not path.is_file():
+        raise ValueError("not an ordinary file")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -211,7 +228,7 @@ def escape_formulas(text: str) -> str:
     if NUMBER.fullmatch(text):
         return text
     if ";" in text or "\n" in text or "\r" in text:  # the search takes longer
-        text = NEXT_FORMULA.sub("'", text)
+        text = RUN.sub(lambda run: STARTS[bool(run[2])].sub("'", run[1]) + run[2], text)
     return f"'{text}" if FORMULA.match(text) else text
 
 
@@ -221,7 +238,7 @@ def unescape_formulas(text: str) -> str:
     >>> unescape_formulas("'=1+1"), unescape_formulas("''=1+1"), unescape_formulas("it's")
     ('=1+1', "'=1+1", "it's")
     """
-    text = NEXT_ESCAPED.sub("", text)
+    text = RUN.sub(lambda run: ESCAPED[bool(run[2])].sub("", run[1]) + run[2], text)
     return text[1:] if text.startswith("'") and FORMULA.match(text, 1) else text
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from misgiving.errors import DataError, explain_damage
-from misgiving.files import read_json, write_json
+from misgiving.files import check_ordinary, read_json, write_json
 
 CHECKSUMS = "checksums.json"
 README = "README.md"  # for people, who may edit it; a model hub adds hidden files, too
@@ -41,7 +41,8 @@ def sha256_of_json(content: Any) -> str:
 
 
 def sha256_of_file(path: Path) -> str:
-    """SHA-256 of a file's content."""
+    """SHA-256 of an ordinary file's content."""
+    check_ordinary(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

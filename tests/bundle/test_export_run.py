@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import onnxruntime
@@ -152,6 +153,13 @@ def test_another_policy_is_exported_with_what_it_needs_alone(tmp_path, detector,
         assert ours.decision == theirs.decision
         scores = theirs.ood_score, theirs.acceptance_score
         assert (ours.ood_score, ours.acceptance_score) == pytest.approx(scores, rel=1e-4, abs=1e-4)
+
+
+def test_a_full_disk_is_no_fault_of_the_backbone(exported, tmp_path, monkeypatch):
+    failure = Mock(side_effect=OSError(28, "No space left on device"))
+    monkeypatch.setattr(torch.onnx, "export", failure)
+    with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path / 'bundle'}'"):
+        export_run(exported[0], tmp_path / "bundle")
 
 
 @pytest.mark.usefixtures("graph_of")

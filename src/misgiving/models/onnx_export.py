@@ -46,6 +46,8 @@ def write_graph(
     except ModuleNotFoundError:
         raise
     except Exception as error:  # torch raises whatever the backbone's operations raise
+        if isinstance(error, OSError) and error.errno:  # as on a full disk
+            raise
         raise DataError(
             f"this backbone cannot be exported ({reason_of(error)}); "
             "train another, such as resnet18"
