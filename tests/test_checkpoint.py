@@ -74,6 +74,7 @@ DAMAGED = [  # the new text of a file, none for no file; or other values under r
     *((name, text, name) for name, text in ((CONFIG, "{"), (CONFIG, "{}"), (SPLIT, "id\n"))),
     (CONFIG, {"format": 99}, "config.json: .*format 99"),
     *((CONFIG, {name: None}, CONFIG) for name in ("classes", "architecture", "preprocessing")),
+    (CONFIG, {"classes": ["1", "2"]}, CONFIG),
 ]
 
 

@@ -142,6 +142,8 @@ class Checkpoint:
     estimates_losses: bool
     configuration: Mapping[str, Any] = field(default_factory=dict)
 
+    __pydantic_config__ = {"arbitrary_types_allowed": True}  # noqa: RUF012  # of values in a file
+
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
@@ -207,16 +209,13 @@ def load(folder: str | Path) -> Checkpoint:
         split = read_split(folder / "split.csv")
     with explain_damage(place, remedy=AGAIN):
         architecture = TypeAdapter(Architecture).validate_python(config["architecture"])
-        checkpoint = Checkpoint(
-            model=architecture.build().eval(),
-            architecture=architecture,
-            classes=tuple(config["classes"]),
-            preprocessing=Preprocessing.from_dict(config["preprocessing"]),
-            split=split,
-            class_weights=tuple(config["class_weights"]),
-            estimates_losses=config["estimates_losses"],
-            configuration={key: config[key] for key in config if key not in OWN_KEYS},
+        own = {key: config.pop(key, None) for key in OWN_KEYS}
+        own |= {"architecture": architecture, "model": architecture.build().eval()}
+        checkpoint = TypeAdapter(Checkpoint).validate_python(
+            {**own, "split": split, "configuration": config}
         )
+        if not len(checkpoint.classes) == len(checkpoint.class_weights) == architecture.num_classes:
+            raise ValueError("classes, their weights and the outputs of the model differ in number")
     with explain_damage(folder / "model.safetensors", remedy=AGAIN):
         checkpoint.model.load_state_dict(load_file(folder / "model.safetensors"))
     return checkpoint

@@ -14,7 +14,6 @@ from scipy import stats
 from scipy.special import expit
 from strategies import heights
 
-from misgiving import Deferral
 from misgiving.deferral.certificate import certify_thresholds
 from misgiving.deferral.policy_file import PolicyFile
 from misgiving.deferral.settings import DecisionRule, Targets
@@ -189,33 +188,10 @@ WRITTEN = {
 }
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("policy")
-
-
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_a_policy_comes_back_from_its_file_as_it_was(tmp_path, kind):
     certificate = certificate_of(WRITTEN[kind])
     policy_with(certificate).write(tmp_path)
-    assert Deferral.load(tmp_path).certificate_ == certificate
+    assert PolicyFile.read(tmp_path).certificate == certificate
     text = (tmp_path / "policy.json").read_text()
     json.loads(text, parse_constant=pytest.fail)  # has no NaN nor infinity
-
-
-@given(data=st.data())
-def test_a_policy_of_which_a_digit_was_changed_is_refused(folder, data):
-    policy_with(certificate_of(WRITTEN["average"])).write(folder)
-    file = folder / "policy.json"
-    text = file.read_text()
-    digits = [at for at, letter in enumerate(text) if letter in "0123456789"]
-    at = data.draw(st.sampled_from(digits))
-    other = data.draw(st.sampled_from("0123456789"))
-    try:
-        content = json.loads(text[:at] + other + text[at + 1 :])
-    except ValueError:
-        reject()
-    assume(content != json.loads(text))
-    file.write_text(json.dumps(content))
-    with pytest.raises(DataError):
-        PolicyFile.read(folder)

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 from scenes import WIDTH, predictions, scene, scores_of
 
 from misgiving.errors import DataError, UsageError
@@ -119,23 +118,6 @@ def test_all_scores_are_those_of_logits_losses_and_detectors(detectors, queries)
     found = all_scores(replace(queries, predicted_losses=losses), detectors)
     assert set(found) == {*LOGIT_SCORES, "predicted_loss", *FEATURE_SCORES}
     np.testing.assert_array_equal(found["predicted_loss"], -losses)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda path: path.unlink(),
-        lambda path: path.write_bytes(path.read_bytes()[:-100]),
-        lambda path: save_file(load_file(path), path, {"names": '["knn"]'}),
-        lambda path: save_file(load_file(path), path, {"facts": '{"names": ["x"], "probes": []}'}),
-    ],
-)
-def test_a_missing_or_damaged_file_is_refused_in_one_line(training, tmp_path, damage):
-    path = tmp_path / "detectors.safetensors"
-    FittedDetectors.fit(training, ["knn"]).save(path)
-    damage(path)
-    with pytest.raises(DataError, match=r"^.*detectors.safetensors: .*calibrate or export again$"):
-        FittedDetectors.load(path)
 
 
 def with_third(values, value):

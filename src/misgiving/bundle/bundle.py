@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import TypeAdapter
 
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.decisions import Decision, Decisions
@@ -22,6 +23,13 @@ from misgiving.report.sentences import certificate_sentences
 FORMAT = 1
 FACTS, CARD = "bundle.json", "card.json"
 AGAIN = "run `misgiving export` again"
+KINDS: dict[str, TypeAdapter[Any]] = {
+    "classes": TypeAdapter(tuple[str, ...]),
+    "fingerprint": TypeAdapter(str),
+    "preprocessing": TypeAdapter(Preprocessing),
+    "estimates_losses": TypeAdapter(bool),
+}
+"""Fields of a `Bundle` in `bundle.json`."""
 
 LIMITS = (
     "The guarantee holds for images drawn as the calibration images were: the same population, "
@@ -76,29 +84,29 @@ class Bundle:
             DataError: It is not a bundle, or a file is missing, changed, extra or damaged.
         """
         folder = Path(folder)
-        facts = read_json(folder / FACTS, remedy=AGAIN, version=FORMAT)
+        content = read_json(folder / FACTS, remedy=AGAIN, version=FORMAT)
         verify(folder, remedy=AGAIN)
         with explain_damage(folder / FACTS, remedy=AGAIN):
-            classes = tuple(facts["classes"])
-            preprocessing = Preprocessing.from_dict(facts["preprocessing"])
-            estimates_losses, fingerprint = facts["estimates_losses"], facts["fingerprint"]
+            facts = {key: kind.validate_python(content[key]) for key, kind in KINDS.items()}
+        size, num_classes = facts["preprocessing"].image_size, len(facts["classes"])
         deferral = Deferral.load(folder) if (folder / POLICY).is_file() else None
         if deferral is not None:
-            deferral.check_model(fingerprint, classes)
-        return cls(
-            network=Network(
-                folder / GRAPH,
-                size=preprocessing.image_size,
-                num_classes=len(classes),
-                threads=threads,
-            ),
-            classes=classes,
-            preprocessing=preprocessing,
-            estimates_losses=estimates_losses,
+            deferral.check_model(facts["fingerprint"], facts["classes"], where=folder / POLICY)
+        bundle = cls(
+            network=Network(folder / GRAPH, size=size, num_classes=num_classes, threads=threads),
             deferral=deferral,
             card=read_json(folder / CARD, remedy=AGAIN),
-            fingerprint=fingerprint,
+            **facts,
         )
+        return bundle.tried(folder)
+
+    def tried(self, folder: Path) -> "Bundle":
+        """The same, or a DataError if it cannot decide on a blank image."""
+        side = self.preprocessing.image_size
+        with explain_damage(folder / POLICY, remedy=AGAIN), np.errstate(all="ignore"):
+            scored = self.score_inputs(np.zeros((1, side, side, 3), dtype=np.uint8))
+            scored.by_threshold(0.0)[0]
+        return self
 
     def model_input(self, data: bytes, name: str) -> UInt8[np.ndarray, "size size 3"]:
         """Preprocess an encoded image, such as the bytes of a JPEG file.

@@ -29,6 +29,7 @@ from misgiving.data.decoding import (
 from misgiving.deferral.decision_tables import UNREADABLE, DecisionRow, row_of
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.policy_file import POLICY_FOLDER
 from misgiving.errors import BadImage, DataError
 from misgiving.files import whole_file
 from misgiving.manifests import sha256_of_json
@@ -71,7 +72,7 @@ def load_model(folder: Path, *, count: int = 0, device: str = "auto") -> Bundle:
         images = torch.from_numpy(inputs).permute(0, 3, 1, 2).float() / 255
         return tuple(out.numpy() for out in full_outputs_of(model, [images.to(place)]))
 
-    return Bundle(
+    bundle = Bundle(
         network=kept_network(checkpoint, count, folder) or run_model,
         classes=checkpoint.classes,
         preprocessing=checkpoint.preprocessing,
@@ -80,6 +81,7 @@ def load_model(folder: Path, *, count: int = 0, device: str = "auto") -> Bundle:
         card={},
         fingerprint=fingerprint,
     )
+    return bundle.tried(folder / POLICY_FOLDER)
 
 
 class DecidedFiles:

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from misgiving.bundle.bundle import FACTS, Bundle, write_bundle
 from misgiving.data.decoding import read_bytes
@@ -42,7 +43,7 @@ def read_preprocessing(path: Path) -> Preprocessing:
     with explain_damage(path, remedy=remedy):
         values = read_json(path, remedy=remedy)
         every = {field.name: values[field.name] for field in fields(Preprocessing)}
-        return Preprocessing.from_dict({**values, **every})
+        return TypeAdapter(Preprocessing).validate_python({**values, **every})
 
 
 def export_graph(
@@ -75,7 +76,7 @@ def export_graph(
     if deferral.cases_.outputs == "probabilities":
         raise UsageError(f"{policy}: was calibrated on probabilities; calibrate on logits")
     classes = deferral.classes_
-    network = _network(graph, preprocessing.image_size, len(classes))
+    network = Network(graph, size=preprocessing.image_size, num_classes=len(classes))
     _check_outputs(deferral, network.outputs)
     compared = 0
     if predictions is not None:
@@ -109,18 +110,6 @@ def export_graph(
                 "limits": [] if compared else [UNCHECKED],
             },
         )
-
-
-def _network(graph: Path, size: int, num_classes: int) -> Network:
-    """The graph, tried on blank images."""
-    network = Network(graph, size=size, num_classes=num_classes)
-    (logits, *_) = network(np.zeros((2, size, size, 3), dtype=np.uint8))
-    if not np.isfinite(logits).all():
-        raise DataError(
-            f"{graph}: logits of blank images are not finite; export it in evaluation mode, as "
-            "float32"
-        )
-    return network
 
 
 def _compare(network: Network, preprocessing: Preprocessing, table: Predictions) -> int:

@@ -4,7 +4,7 @@ The order is the paper's (4.1, setup): centre crop, colour constancy, resize. No
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -103,7 +103,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
     reduce_jpeg: bool = True
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  # of `from_dict`
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  # of values in a file
 
     def __post_init__(self) -> None:
         possible = 1 <= self.image_size <= LARGEST_SIDE
@@ -165,17 +165,6 @@ class Preprocessing:
         rounded = round if self.crop_shape in ROUNDED else math.floor
         left, top = (rounded((side - self.image_size) / 2) for side in size)
         return np.array(resized.crop((left, top, left + self.image_size, top + self.image_size)))
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """Inverse of `asdict`, for values in a file; missing fields get their defaults.
-
-        Raises:
-            pydantic.ValidationError: A field is unknown, or has a wrong type or value.
-        """
-        from pydantic import TypeAdapter  # a fifth of a second, which training need not wait
-
-        return TypeAdapter(cls).validate_python(values)
 
 
 @dataclass(frozen=True, kw_only=True)

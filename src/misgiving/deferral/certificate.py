@@ -17,7 +17,7 @@ from misgiving.deferral.bounds import (
     upper_bound,
 )
 from misgiving.deferral.class_errors import ClassErrors, ClassOutcome, class_errors, class_outcomes
-from misgiving.deferral.selection import MIN_BATCH, Selection, fit_selection
+from misgiving.deferral.selection import MIN_BATCH, Selection, Threshold, fit_selection
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.deferral.thresholds import (
     CertificationPlan,
@@ -101,7 +101,7 @@ class Certificate:
     classes: tuple[str, ...]
     cases: int
     tuning_cases: int
-    accept_threshold: float | None
+    accept_threshold: Threshold | None
     selection: Selection | None
     ood_threshold: float | None
     ood_rank: int | None
@@ -112,7 +112,7 @@ class Certificate:
     class_outcomes: tuple[ClassOutcome, ...]
     class_errors: tuple[ClassErrors, ...]
     smallest_certifiable: CertifiableError | None
-    thresholds: tuple[float, ...] = field(repr=False)
+    thresholds: tuple[Threshold, ...] = field(repr=False)
     scores: tuple[float, ...] = field(repr=False)
     errors: tuple[bool, ...] = field(repr=False)
     kept: tuple[bool, ...] = field(repr=False)

@@ -218,14 +218,14 @@ class Decisions(Sequence[Decision]):
     def _prediction_reason(self, name: str, probabilities: dict[str, float]) -> str:
         """A clause on why a class is predicted that is not the most probable one; else empty."""
         most = max(probabilities, key=lambda other: probabilities[other])
-        if not probabilities[most] > probabilities[name]:  # also where they are NaN
-            return ""
         costs = [f"{self.rule.costs.get(other, 1.0):g}" for other in (name, most)]
         why = {
             "balanced": "for its probability relative to its share of the cases",
             "costs": f"because missing it costs {costs[0]}, and missing {most} {costs[1]}",
             "logits": "by the largest logit",
-        }[self.rule.rule]
+        }.get(self.rule.rule)
+        if why is None or not probabilities[most] > probabilities[name]:  # also where they are NaN
+            return ""
         return f"; {name} is predicted {why}, though {most} is more probable"
 
     def _decision_reason(

@@ -7,16 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from misgiving.calibration.apply import Calibrator, Logits, Values
 from misgiving.calibration.fit import Fitted, TuningSet, fit_calibrator
 from misgiving.deferral.cases import Cases, fitting_sets
 from misgiving.deferral.certificate import Certificate, certify_thresholds
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.planning import find_remedies
-from misgiving.deferral.policy_file import FITTED, POLICY, POLICY_FOLDER, PolicyFile
+from misgiving.deferral.policy_file import AGAIN, FITTED, POLICY, POLICY_FOLDER, PolicyFile
 from misgiving.deferral.scoring import scored_cases, scored_columns
+from misgiving.deferral.selection import MIN_BATCH
 from misgiving.deferral.settings import DecisionRule, Guarantee, RuleName, Targets, check_known
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.groups import one_per_group, unit_of
 from misgiving.manifests import sha256_of
 from misgiving.predictions.record import Predictions
@@ -298,20 +301,23 @@ class Deferral:
             **columns,
         )
 
-    def check_model(self, model: str, classes: tuple[str, ...] | None = None) -> None:
+    def check_model(
+        self, model: str, classes: tuple[str, ...] | None = None, *, where: Path | None = None
+    ) -> None:
         """Check that a model, with these classes where they are given, is the calibrated one.
 
         Raises:
-            DataError: It is another one.
+            DataError: It is another one; the message begins with `where`, if that is given.
         """
+        place = f"{where}: " if where else ""
         if classes not in (None, self.classes_):
             raise DataError(
-                f"the policy is for the classes {', '.join(self.classes_)}, and the predictions "
-                f"are for {', '.join(classes or ())}; they must be the same in the same order"
+                f"{place}the policy is for the classes {', '.join(self.classes_)}, and the "
+                f"predictions for {', '.join(classes or ())}; they must be the same in this order"
             )
         if model != self._fitted.model_:
             raise DataError(
-                f"the policy was calibrated for the model {self.model_[:12]}, not for "
+                f"{place}the policy was calibrated for the model {self.model_[:12]}, not for "
                 f"{model[:12]}; run `misgiving calibrate` for this model"
             )
 
@@ -364,12 +370,14 @@ class Deferral:
         if not (run / POLICY_FOLDER).exists():
             return None
         deferral = cls.load(run / POLICY_FOLDER)
-        deferral.check_model(model)
+        deferral.check_model(model, where=run / POLICY_FOLDER / POLICY)
         return deferral
 
     @classmethod
     def load(cls, folder: str | Path) -> "Deferral":
         """Read the policy in a folder that `save` wrote, or in that of a run or a bundle.
+
+        It decides on blank outputs first, so that one that cannot decide is refused here.
 
         Raises:
             DataError: There is none, or a file is missing, damaged or was edited.
@@ -382,4 +390,10 @@ class Deferral:
             setattr(deferral, f"{name}_", getattr(policy, name))
         deferral.detectors_ = policy.read_detectors(folder)
         deferral.ood_detector_ = policy.ood_detector or default_ood_detector(deferral.detectors_)
+        with explain_damage(folder / POLICY, remedy=AGAIN), np.errstate(all="ignore"):
+            widths = (len(deferral.classes_), *deferral.used_detectors.widths)
+            logits, features, taps = (np.zeros((MIN_BATCH, width)) for width in widths)
+            scored = deferral.score_outputs(logits, features, logits[:, 0], taps)
+            chosen = deferral.certificate_.batch_threshold(*scored.judged, seed=deferral.seed)
+            scored.by_threshold(chosen)[0]
         return deferral

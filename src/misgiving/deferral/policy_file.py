@@ -2,10 +2,11 @@
 
 import json
 import os
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from misgiving.calibration.apply import Calibrator
 from misgiving.deferral.cases import Cases
@@ -34,7 +35,9 @@ class PolicyFile(BaseModel):
         detectors: SHA-256 of `policy.safetensors`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, ser_json_inf_nan="strings", allow_inf_nan=False
+    )
 
     format: Literal[1] = 1
     model: str
@@ -47,6 +50,16 @@ class PolicyFile(BaseModel):
     certificate: Certificate
     cases: Cases
     detectors: str = ""
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> "PolicyFile":
+        """Check that the columns of each table of cases are of one length."""
+        certified = attrgetter("scores", "ood_scores", "errors", "kept", "error_probabilities")
+        identified = attrgetter("tuning", "calibration", "earlier")(self.cases)
+        for table in (certified(self.certificate), *(vars(each).values() for each in identified)):
+            if len({*map(len, table)}) > 1:
+                raise ValueError("columns of cases differ in length")
+        return self
 
     @classmethod
     def of(cls, deferral: Any) -> "PolicyFile":
@@ -116,10 +129,10 @@ class PolicyFile(BaseModel):
         """Read `policy.safetensors`.
 
         Raises:
-            DataError: It is missing, or another file than the one that was written.
+            DataError: It is missing, or not the file that was written.
         """
         path = folder / DETECTORS
         with explain_damage(path, remedy=AGAIN):
             if sha256_of_file(path) != self.detectors:
                 raise ValueError("changed after it was written")
-        return FittedDetectors.load(path)
+        return FittedDetectors.load(path, classes=len(self.certificate.classes))

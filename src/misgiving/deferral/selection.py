@@ -9,9 +9,12 @@ batches (Jin and Candes, 2023). docs/explanation/guarantee.md derives it and the
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge
 from jaxtyping import Float
+from pydantic import AllowInfNan
 
 from misgiving.deferral.thresholds import ROUNDING, CertificationPlan, RankCounts, ScoredCases
 
@@ -19,6 +22,8 @@ MIN_BATCH = 50  # images; an empty batch counts as without error, so that small 
 PRIOR_ERRORS = 2.0  # wrong tuning cases that each class with a target has more than observed
 
 Scores = Float[np.ndarray, " n"]
+Threshold = Annotated[float, AllowInfNan(True), Ge(-math.inf)]
+"""A number that may be infinite in the file of a policy, as no other, but not NaN."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,7 @@ class Selection:
     """
 
     cases: int
-    lowest: float
+    lowest: Threshold
     rates: tuple[float, ...]
     wrong: tuple[tuple[float, ...], ...]
 

@@ -11,8 +11,9 @@ from misgiving.errors import UsageError, explain_damage
 GRAPH = "model.onnx"
 INPUT = "images"
 OUTPUTS = ("logits", "predicted_losses", "features", "taps")
+AXES = (2, 1, 2, 2)  # of each output
 BATCH = 32  # images in one run of the graph, which bounds its memory
-ONLY_ERRORS = 3  # of onnxruntime's levels
+SILENT = 4  # of onnxruntime's levels: an error is raised as well
 
 ModelInputs = UInt8[np.ndarray, "n size size 3"]
 
@@ -40,7 +41,7 @@ class Network:
         onnxruntime.disable_telemetry_events()  # some builds report events to their vendor
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
-        options.log_severity_level = ONLY_ERRORS
+        options.log_severity_level = SILENT
         # Threads that wait without spinning: a busy neighbour then costs little.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         needed = f"images N x 3 x {size} x {size} and `logits` N x {num_classes}"
@@ -54,9 +55,13 @@ class Network:
             if "logits" not in given:
                 raise ValueError(f"has no output `logits`, but {', '.join(given)}")
             for count in (1, 2):
-                logits, *_ = self(np.zeros((count, size, size, 3), dtype=np.uint8))
-                if logits.shape != (count, num_classes):
-                    raise ValueError(f"gives logits of shape {logits.shape} for {count} images")
+                outputs = self(np.zeros((count, size, size, 3), dtype=np.uint8))
+                if not np.isfinite(outputs[0]).all():
+                    raise ValueError("gives logits of a blank image that are not finite")
+                for name, output, axes in zip(OUTPUTS, outputs, AXES, strict=True):
+                    columns = (num_classes,) if name == "logits" else output.shape[1:]
+                    if output.shape != (count, *columns) or output.ndim != axes:
+                        raise ValueError(f"gives {name} of shape {output.shape} for {count} images")
 
     def __call__(self, inputs: ModelInputs) -> tuple[Float[np.ndarray, "n ..."], ...]:
         """Logits, predicted losses, features and tap averages of preprocessed images.

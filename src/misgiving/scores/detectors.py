@@ -21,6 +21,7 @@ from misgiving.scores.features import (
     Statistics,
     Taps,
     Training,
+    check_arrays,
     principal_directions,
 )
 from misgiving.scores.logits import LOGIT_SCORES, Logits, Scores
@@ -103,17 +104,27 @@ class FittedDetectors:
 
     def lacking_columns(self, predictions: Outputs, scores: Sequence[str]) -> list[str]:
         """Columns that these and other scores read and the predictions do not have, in words."""
-        reads_taps = self.probes is not None and self.probes.reads_taps
-        reads_features = self.names or (self.probes is not None and not reads_taps)
-        width = self.directions.shape[1]
-        given = 0 if predictions.features is None else predictions.features.shape[1]
+        given = predictions.features, predictions.taps
+        features, taps = (0 if array is None else array.shape[1] for array in given)
+        width, channels = self.widths
         lacks = {
-            "the averages of the taps": reads_taps and predictions.taps is None,
-            f"the columns feature_0 to feature_{width - 1}": reads_features and given != width,
+            "the averages of the taps": channels and taps != channels,
+            f"the columns feature_0 to feature_{width - 1}": width and features != width,
             "the column predicted_loss": "predicted_loss" in scores
             and predictions.predicted_losses is None,
         }
         return [columns for columns, is_lacking in lacks.items() if is_lacking]
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Columns of features and of taps that are read; 0: none are."""
+        reading = [name for name in self.names if FEATURE_SCORES[name].reads_taps]
+        widths = [self.directions.shape[1] if self.names else 0, 0]
+        for name in reading:
+            widths[1] = len(self.statistics[name]["mean"])
+        if self.probes is not None:
+            widths[self.probes.reads_taps] = self.probes.width
+        return widths[0], widths[1]
 
     def evidence(self, features: Features | None, taps: Taps | None) -> Evidence | None:
         """Log-probabilities by the class probes.
@@ -169,25 +180,37 @@ class FittedDetectors:
             save_file(contiguous, partial, {FACTS: json.dumps(facts)})
 
     @classmethod
-    def load(cls, path: Path) -> "FittedDetectors":
-        """Read a file that `save` wrote.
+    def load(cls, path: Path, **sizes: int) -> "FittedDetectors":
+        """Read a file that `save` wrote; `sizes` may give the number of classes.
 
         Raises:
-            DataError: The file is missing or damaged.
+            DataError: The file is missing or damaged, or its arrays do not fit together.
         """
         with explain_damage(path, remedy=AGAIN):
             with safe_open(path, framework="np") as file:
                 facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
             arrays = load_file(path)
+            check_arrays(arrays, _shapes(**facts), **sizes)
             directions = arrays.pop("directions")
             statistics: dict[str, dict[str, Shaped[np.ndarray, ...]]]
-            statistics = {name: {} for name in facts["names"] if FEATURE_SCORES[name]}
+            statistics = {name: {} for name in facts["names"]}
             of_probes: dict[str, Shaped[np.ndarray, ...]] = {}
             for path_of_array, array in arrays.items():
                 name, key = path_of_array.split("/", 1)
                 (of_probes if name == PROBES else statistics[name])[key] = array
             probes = ClassProbes.from_arrays(of_probes, facts[PROBES]) if facts[PROBES] else None
             return cls(directions=directions, statistics=statistics, probes=probes)
+
+
+def _shapes(names: Sequence[str], probes: Sequence[str]) -> dict[str, str]:
+    """The shapes of all arrays of a file, by name."""
+    shapes = {"directions": "directions width"}
+    for name in names:
+        shapes |= {f"{name}/{key}": shape for key, shape in FEATURE_SCORES[name].shapes.items()}
+    for name in probes:
+        fields = {"first": "", "weight": f"columns_of_{name} classes", "bias": "classes"}
+        shapes |= {f"{PROBES}/{name}/{key}": shape for key, shape in fields.items()}
+    return shapes | ({f"{PROBES}/width": ""} if probes else {})
 
 
 def default_ood_detector(detectors: FittedDetectors) -> str:

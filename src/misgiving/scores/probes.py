@@ -115,7 +115,7 @@ class ClassProbes:
         """Inverse of `arrays`, for probes of these names in this order.
 
         Raises:
-            KeyError: An array is missing.
+            ValueError: A probe reads other columns than there are.
         """
         probes = {
             name: Probe(
@@ -125,7 +125,10 @@ class ClassProbes:
             )
             for name in names
         }
-        return cls(probes=probes, width=int(arrays["width"]))
+        width = int(arrays["width"])
+        if width != max(probe.first + len(probe.weight) for probe in probes.values()):
+            raise ValueError(f"the probes do not read {width} columns")
+        return cls(probes=probes, width=width)
 
 
 def _columns(training: Outputs) -> Iterator[tuple[str, int, int]]:
@@ -162,7 +165,8 @@ def fit_multinomial(
     The penalty of the weights is half their squares over `INVERSE_STRENGTH`.
     """
     count, width = inputs.shape
-    truth = np.eye(classes)[labels]
+    truth = np.zeros((count, classes))
+    truth[np.arange(count), labels] = 1
     strengths = np.repeat([1 / INVERSE_STRENGTH, 1 / BIAS_SCALE**2], [width * classes, classes])
     extended = np.hstack([inputs, np.ones((count, 1))])
 
