@@ -12,6 +12,7 @@ from scipy.special import softmax
 
 from misgiving import Predictions
 from misgiving.errors import DataError, UsageError
+from misgiving.predictions import files
 from misgiving.scores.outputs import Head
 
 HEADER = "id,label,probability_cat,probability_dog,probability_owl"
@@ -247,6 +248,7 @@ BAD_COLUMNS = {
     "mixed lengths": ({"label": ["0", "1"]}, "column label has 2 rows"),
     "logits by class": ({"logits": np.zeros(3)}, "logits has the shape (3,)"),
     "NaN": ({"logits": np.array([[0, 1], [np.nan, 0], [0, 0]])}, "row 2, column logits: nan"),
+    "infinite halves": ({"logits": np.full((3, 2), np.inf, "f2")}, "row 1, column logits: inf"),
     "lists of two lengths": ({"logits": [[1.0, 2.0], [1.0], [2.0, 1.0]]}, "column logits"),
     "names": ({"classes": ["a", "b", "c"]}, "('a', 'b', 'c')"),
     "equal names": ({"classes": ["a", "a"]}, "different names"),
@@ -301,6 +303,11 @@ BAD_FILES = {
         "semicolons": (lines("a;cat;0,7;0,2;0,1", header=HEADER.replace(",", ";")), "commas"),
         "a short row": (lines(ROWS[0], "b,cat,0.7,0.3"), "row 2, column probability_owl"),
         "a later long row": (lines(ROWS[0], "a,cat,0.7,0.2,0.1,0.3"), "line 3"),
+        "a huge number": (
+            lines(ROWS[0], "b,cat,0.7,1e39,0"),
+            "row 2, column probability_dog: 1e+39",
+        ),
+        "many columns": (lines(header="logit_," * 32_768 + "label"), "has 32769 columns; at most"),
         "text": (lines(ROWS[0], "b,dog,0.1,much,0.1"), "row 2, column probability_dog: 'much'"),
         "negative": (lines("a,cat,0.9,-0.1,0.2"), "row 1: the probabilities are -0.1 to 0.9"),
         "above one": (lines("a,cat,1.015,0,0"), "row 1: the probabilities are 0 to 1.015"),
@@ -339,6 +346,23 @@ def test_a_bad_file_is_named_in_one_line(tmp_path, name, content, place):
     assert place in text
     assert "\n" not in text
     assert len(text) < 600 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["p.npz", "p.parquet"])
+def test_a_small_file_that_would_fill_the_memory_is_refused_before_it_is_read(
+    tmp_path, monkeypatch, name
+):
+    path, zeros = tmp_path / name, np.zeros((100_000, 2))
+    if name == "p.npz":
+        np.savez_compressed(path, logits=zeros)
+    else:
+        pandas.DataFrame(zeros, columns=["logit_a", "logit_b"]).to_parquet(path)
+    assert len(Predictions.read(path)) == len(zeros)
+    monkeypatch.setattr(files, "ALWAYS_READ", 1_000_000)
+    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", None)
+    monkeypatch.setattr(pandas, "read_parquet", None)
+    with pytest.raises(DataError, match=rf"{name}: holds 1 MB, more than 100 times its size"):
+        Predictions.read(path)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("gone.csv", DataError), ("p.txt", UsageError)])

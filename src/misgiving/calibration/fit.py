@@ -59,13 +59,14 @@ def fit_scaling(logits: Logits, labels: Classes, scale: float = PRIOR_SCALE) -> 
     """
     wide = logits.astype(np.float64)
     count, classes = wide.shape
-    truth = np.eye(classes)[labels]
+    truth = np.arange(count), labels
 
     def objective(parameters: Values) -> tuple[float, Values]:
         inverse, biases = np.exp(-parameters[0]), parameters[1:]
         log_probabilities = log_softmax(wide * inverse + biases, axis=1)
-        slope = np.exp(log_probabilities) - truth
-        value = -log_probabilities[truth > 0].sum() + (parameters**2).sum() / 2 / scale**2
+        slope = np.exp(log_probabilities)
+        slope[truth] -= 1
+        value = -log_probabilities[truth].sum() + (parameters**2).sum() / 2 / scale**2
         slopes = np.array([-(slope * wide).sum() * inverse, *slope.sum(axis=0)])
         return float(value) / count, (slopes + parameters / scale**2) / count
 

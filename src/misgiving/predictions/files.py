@@ -4,6 +4,7 @@ import csv
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,10 @@ from misgiving.registry import Registry
 
 if TYPE_CHECKING:
     import pandas
+
+MAX_COLUMNS = 32_768
+ALWAYS_READ, MAX_EXPANSION = 256 * 10**6, 100
+"""Bytes of values that any file may hold, and beyond these how many for each byte of the file."""
 
 
 def read_columns(path: Path) -> dict[str, Column]:
@@ -41,6 +46,16 @@ def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
         write(partial, columns)
 
 
+def _check_size(path: Path, *, columns: int = 0, unpacked: int = 0) -> None:
+    """Check the size that a file declares, before there are arrays of it."""
+    if columns > MAX_COLUMNS:
+        most = f"at most {MAX_COLUMNS} of classes, features and others are read"
+        raise DataError(f"{path}: has {columns} columns; {most}, or give arrays in .npz")
+    if unpacked > max(ALWAYS_READ, MAX_EXPANSION * path.stat().st_size):
+        held = f"holds {unpacked // 10**6} MB, more than {MAX_EXPANSION} times its size"
+        raise DataError(f"{path}: {held}; write it as .npz without compression")
+
+
 def _read_csv(path: Path) -> dict[str, Column]:
     import pandas
 
@@ -49,7 +64,8 @@ def _read_csv(path: Path) -> dict[str, Column]:
         file.seek(0)  # a pipe has no second reading, and fails
         if len(header) == 1:
             raise DataError(f"{path}: its only column is {header[0]!r}; separate columns by commas")
-        kinds = {name: str for name in header if not name.startswith(NUMBERS)}
+        _check_size(path, columns=len(header))
+        kinds = {name: object for name in header if not name.startswith(NUMBERS)}
         warnings.simplefilter("error", pandas.errors.ParserWarning)  # of cells left out
         frame = pandas.read_csv(
             file,
@@ -60,9 +76,12 @@ def _read_csv(path: Path) -> dict[str, Column]:
             keep_default_na=False,
             low_memory=False,
         )
+    columns = {name: frame[name].to_numpy() for name in header}
     for name in kinds:
-        frame[name] = frame[name].fillna("").map(unescape_formulas)
-    return {name: frame[name].to_numpy() for name in header}
+        columns[name] = [  # of a short row, the last cells are NaN
+            unescape_formulas(cell) if isinstance(cell, str) else "" for cell in columns[name]
+        ]
+    return columns
 
 
 def _write_csv(path: Path, columns: Mapping[str, Any]) -> None:
@@ -78,7 +97,12 @@ def _write_csv(path: Path, columns: Mapping[str, Any]) -> None:
 
 def _read_parquet(path: Path) -> dict[str, Column]:
     import pandas
+    from pyarrow.parquet import read_metadata
 
+    facts = read_metadata(path)
+    parts = product(range(facts.num_row_groups), range(facts.num_columns))
+    cells = sum(facts.row_group(group).column(at).num_values for group, at in parts)
+    _check_size(path, columns=facts.num_columns, unpacked=cells * np.float64().itemsize)
     frame = pandas.read_parquet(path)
     columns: dict[str, Any] = {name: frame[name].to_numpy() for name in frame.columns}
     return columns | {name: np.array(json.loads(value)) for name, value in frame.attrs.items()}
@@ -118,6 +142,7 @@ def _frame(columns: Mapping[str, Any]) -> "pandas.DataFrame":
 
 def _read_npz(path: Path) -> dict[str, Column]:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        _check_size(path, unpacked=sum(part.file_size for part in arrays.zip.infolist()))
         return {name: arrays[name] for name in arrays.files}
 
 

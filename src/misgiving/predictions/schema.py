@@ -45,6 +45,7 @@ VALIDATION, EXCLUDED = "validation", "excluded"
 UNKNOWN = -1  # the label of an image whose true class is not known
 ADDS_UP = 0.02  # how far probabilities, which may be rounded, may be from adding up to 1
 ROUNDING = 1e-6  # how far one may be outside of 0 to 1
+LARGEST = np.finfo(np.float32).max
 LEAST_PROBABILITY = 1e-12  # logits are finite
 WIDE = {
     "logits": re.compile(r"logit_(.*)", re.DOTALL),
@@ -280,10 +281,10 @@ def _numbers(name: str, values: Column, *, axes: int = 1) -> Float[np.ndarray, "
         raise DataError(f"column {name}: {error}; give as many values for each image") from None
     if numbers.ndim != axes:
         raise DataError(f"{name} has the shape {numbers.shape}; give a row for each image")
-    finite = np.isfinite(numbers)
-    if not finite.all():
-        row = int(np.argwhere(~finite)[0][0])
-        raise _at(row, name, f"{numbers[~finite][0]} is not a finite number")
+    usable = np.abs(numbers) <= LARGEST  # NaN is not
+    if not usable.all():
+        row = int(np.argwhere(~usable)[0][0])
+        raise _at(row, name, f"{numbers[~usable][0]} is not a finite number of single precision")
     return np.asarray(numbers)
 
 
