@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import re
 import zipfile
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,12 +28,14 @@ NAME = "images.npz"
 class Server(ThreadingHTTPServer):
     """Files of a version; `answers` holds what happens to the next requests instead of a success.
 
-    An answer is a status, or the number of bytes after which the connection breaks.
+    An answer is a status, or the number of bytes after which the connection breaks. If it does not
+    say how many bytes come, there are `more` of them.
     """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.version, self.answers, self.ranges = {}, ("ETag", '"first"'), [], []
+        self.more, self.users = b"", []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -39,6 +43,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server, content = self.server, self.server.files.get(self.path[1:])
         server.ranges.append(self.headers.get("Range"))
+        server.users.append(self.headers.get("Authorization"))
         answer = server.answers.pop(0) if server.answers else None
         if content is None or isinstance(answer, str):
             self.send_error(int(answer or 404))
@@ -49,10 +54,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("Content-Length", str(len(content) - start))
+        if answer is not None or not server.more:
+            self.send_header("Content-Length", str(len(content) - start))
         self.send_header(header, version)
         self.end_headers()
-        self.wfile.write(content[start:][:answer])
+        self.wfile.write((content + server.more)[start:][:answer])
 
     def log_message(self, *_):
         pass
@@ -148,6 +154,36 @@ def test_a_server_that_cannot_resume_gives_the_whole_file_again(get, server, to,
     assert (to / NAME).read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize(("answers", "most"), [([100_000], 300_000), ([], 310_000)])
+def test_no_more_is_taken_than_a_server_declares_or_any_file_has(
+    get, server, to, monkeypatch, answers, most
+):
+    server.answers, server.more = answers, bytes(20_000)
+    monkeypatch.setattr(download, "MOST_BYTES", 310_000)
+    with pytest.raises(DataError, match=f"more than {most} bytes come"):
+        get()
+    assert {".images.npz.download", NAME}.isdisjoint(left_in(to))
+    server.answers, server.more = [], bytes(10_000)
+    get()  # without a declaration
+    assert (to / NAME).stat().st_size == 310_000
+
+
+def test_a_password_is_sent_and_never_shown(get, server):
+    mirror = server.url.replace("://", "://me:s%65cret@")
+    server.answers = ["404", "401"]
+    for place in (
+        *[mirror] * 2,
+        f"{mirror}:x",
+        "http://me:sec/ret@h",
+        "http://me:secret@127.0.0.1:9",
+    ):
+        with pytest.raises(DataError) as failure:
+            get(mirror=place)
+        assert not re.search("secret|s%65cret|ret@|me:", str(failure.value))
+    get(mirror=mirror)
+    assert server.users == [f"Basic {b64encode(b'me:secret').decode()}"] * 3
+
+
 def test_a_file_with_another_checksum_is_removed(get, server, to):
     server.files[NAME] = CONTENT[:-1]
     with pytest.raises(DataError, match=MD5):
@@ -231,8 +267,12 @@ def test_an_archive_that_was_there_is_unpacked_and_kept(get, server, to):
 
 @pytest.mark.parametrize(
     "content",
-    [zip_of(MEMBERS)[:-30], zip_of(MEMBERS).replace(b"first", b"First")],
-    ids=["truncated", "wrong CRC"],
+    [
+        zip_of(MEMBERS)[:-30],
+        zip_of(MEMBERS).replace(b"first", b"First"),
+        zip_of({"d/" * 2000 + "x": b""}),
+    ],
+    ids=["truncated", "wrong CRC", "deep"],
 )
 def test_a_damaged_archive_leaves_no_folder(get, server, to, content):
     server.files["photos.zip"] = content

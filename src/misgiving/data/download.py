@@ -1,6 +1,7 @@
 """Download published image sets in the layout that the readers of data sets expect."""
 
 import re
+import shutil
 import time
 import tomllib
 import zipfile
@@ -17,6 +18,7 @@ import pooch
 import requests
 from filelock import Timeout
 from pydantic import TypeAdapter
+from requests.utils import get_auth_from_url, urldefragauth
 
 from misgiving.errors import DataError, reason_of, visible
 from misgiving.files import check_writable, locked, whole_folder
@@ -25,10 +27,15 @@ from misgiving.registry import Registry
 Report = Callable[[str, int, int | None], None]
 """Called with a file's name, its bytes that are done, and its size if that is known."""
 
+Get = Callable[..., requests.Response]
+
 CHUNK = 1 << 16  # bytes; small, as an interrupted transfer loses the current chunk
 TIMEOUT = 10.0, 60.0  # seconds for a connection, and of silence, after which a transfer fails
 RETRIES = 4  # failures in a row, without progress, that are tolerated
 PAUSE = 1.0  # seconds before the first retry, doubled for each further one
+SIZES = "Content-Range", "Content-Length"  # headers; the first has the size of the whole file
+MOST_BYTES = 20 * 10**9  # of a file whose size the server does not say
+DEEPEST = 50  # folders within each other in an archive
 WAIT = 10.0  # seconds for another command that fetches into the same folder
 
 
@@ -127,20 +134,24 @@ def _fetch_file(file: PublishedFile, url: str, folder: Path, report: Report) -> 
     if is_archive and target.is_dir():
         return
     had_archive = path.exists()
-    registry = pooch.Pooch(
-        path=folder,
-        base_url="",
-        urls={file.name: url},
-        registry={file.name: file.md5 and f"md5:{file.md5}"},
-        allow_updates=False,
-    )
     pooch.get_logger().setLevel("WARNING")
     try:
-        registry.fetch(file.name, downloader=partial(_download, file.name, report))
+        auth = get_auth_from_url(url) if "@" in url else None
+        registry = pooch.Pooch(
+            path=folder,
+            base_url="",
+            urls={file.name: urldefragauth(url)},  # so that no message has the password
+            registry={file.name: file.md5 and f"md5:{file.md5}"},
+            allow_updates=False,
+        )
+        get = partial(requests.get, auth=auth, stream=True, timeout=TIMEOUT)
+        registry.fetch(file.name, downloader=partial(_download, file.name, report, get))
     except (OSError, ValueError) as failure:  # requests raises OSErrors, pooch ValueErrors
+        of_address = isinstance(failure, OSError) and isinstance(failure, ValueError)
+        reason = "not a web address" if of_address else visible(reason_of(failure))
         raise DataError(
-            f"{path}: cannot be downloaded ({visible(reason_of(failure))}); run the same command "
-            "again to resume, or give a `mirror`"
+            f"{path}: cannot be downloaded ({reason}); run the same command again to resume, or "
+            "give a `mirror`"
         ) from failure
     if is_archive:
         _unpack(path, target, partial(report, f"{file.name}, unpacking"))
@@ -162,6 +173,8 @@ def _unpack(archive: Path, folder: Path, report: Callable[[int, int | None], Non
                 for info in opened.infolist()
                 if not (info.is_dir() or re.search(r"(^|/)(\.[^./]|__MACOSX/)", info.filename))
             ]
+            if any(info.filename.count("/") > DEEPEST for info in members):
+                raise zipfile.BadZipFile(f"folders are more than {DEEPEST} deep")
             done, total = 0, sum(info.file_size for info in members)
             for info in members:
                 info.filename = info.filename.removeprefix(f"{folder.name}/")
@@ -175,7 +188,7 @@ def _unpack(archive: Path, folder: Path, report: Callable[[int, int | None], Non
         ) from failure
 
 
-def _download(name: str, report: Report, url: str, output_file: str, _: object) -> None:
+def _download(name: str, report: Report, get: Get, url: str, output_file: str, _: object) -> None:
     """Download a file for pooch, and after an interruption only the bytes that are missing.
 
     Until a file is complete, its bytes are in a hidden file beside the destination, which survives
@@ -188,7 +201,7 @@ def _download(name: str, report: Report, url: str, output_file: str, _: object) 
     while True:
         size = _size(unfinished)
         try:
-            _transfer(url, unfinished, version, partial(report, name))
+            _transfer(partial(get, url), unfinished, version, partial(report, name))
             break
         except (requests.ConnectionError, requests.Timeout) as failure:
             failures = 1 if _size(unfinished) > size else failures + 1
@@ -204,7 +217,7 @@ def _download(name: str, report: Report, url: str, output_file: str, _: object) 
 
 
 def _transfer(
-    url: str, unfinished: Path, version: Path, report: Callable[[int, int | None], None]
+    get: Get, unfinished: Path, version: Path, report: Callable[[int, int | None], None]
 ) -> None:
     """Request the missing bytes once.
 
@@ -214,25 +227,29 @@ def _transfer(
     Raises:
         requests.HTTPError: The server does not have the file.
         requests.ConnectionError: The transfer was interrupted, or may succeed later.
+        ValueError: The server sends more than it declares; without that, more than 20 GB or half of
+            the free space.
     """
-    headers = {"Accept-Encoding": "identity"}
     size, validator = _size(unfinished), version.read_text("utf-8") if version.exists() else ""
-    if size and validator:
-        headers |= {"Range": f"bytes={size}-", "If-Range": validator}
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+    rest = {"Range": f"bytes={size}-", "If-Range": validator} if size and validator else {}
+    with get(headers={"Accept-Encoding": "identity", **rest}) as response:
         _check_status(response, unfinished)
         if response.status_code != HTTPStatus.PARTIAL_CONTENT:
             size = 0
             unfinished.unlink(missing_ok=True)  # first: no bytes are taken for another version
             validator = response.headers.get("ETag", response.headers.get("Last-Modified", ""))
             version.write_text("" if validator.startswith("W/") else validator, "utf-8")
-        length = response.headers.get("Content-Length")
-        total = None if length is None else size + int(length)
+        whole, length = (response.headers.get(name, "") for name in SIZES)
+        total = int(whole.rpartition("/")[2] or length or 0) or None
+        limit = total or min(MOST_BYTES, shutil.disk_usage(unfinished.parent).free // 2)
         try:
             with unfinished.open("ab") as file:
                 for chunk in response.iter_content(CHUNK):
-                    file.write(chunk)
                     size += len(chunk)
+                    if size > limit:
+                        unfinished.unlink()
+                        raise ValueError(f"more than {limit} bytes come")
+                    file.write(chunk)
                     report(size, total)
         except requests.RequestException as failure:  # a broken stream has a type of its own
             raise requests.ConnectionError(reason_of(failure)) from failure
@@ -242,7 +259,8 @@ def _transfer(
 
 def _check_status(response: requests.Response, unfinished: Path) -> None:
     status, start = response.status_code, f"bytes {_size(unfinished)}-"
-    is_rest = response.headers.get("Content-Range", "").startswith(start)
+    part, _, whole = response.headers.get("Content-Range", "").partition("/")
+    is_rest = part.startswith(start) and whole.isdigit()
     cannot_resume = status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
     if cannot_resume or (status == HTTPStatus.PARTIAL_CONTENT and not is_rest):
         unfinished.unlink(missing_ok=True)
