@@ -1,3 +1,5 @@
+from unittest.mock import Mock
+
 import pytest
 import timm
 import torch
@@ -53,15 +55,21 @@ def test_a_backbone_that_cannot_be_built_is_refused(monkeypatch, name, pretraine
         create_backbone(name, num_classes=3, pretrained=pretrained)
 
 
-def test_weights_that_cannot_be_downloaded_are_a_line_without_retries(monkeypatch):
-    def no_network():
-        raise OSError
+def no_network():
+    raise OSError
 
+
+def no_service():
+    return Mock(head=Mock(return_value=Mock(status_code=503)))
+
+
+@pytest.mark.parametrize("get_session", [no_network, no_service])
+def test_weights_that_cannot_be_downloaded_are_a_line_without_retries(monkeypatch, get_session):
     def create(*_, **__):
         assert constants.HF_HUB_OFFLINE
         raise LocalEntryNotFoundError("offline")
 
-    monkeypatch.setattr(backbones, "get_session", no_network)
+    monkeypatch.setattr(backbones, "get_session", get_session)
     monkeypatch.setattr(timm, "create_model", create)
     with pytest.raises(UsageError, match=r"cannot be downloaded.*`weights`"):
         create_backbone("test_convnext", num_classes=3, pretrained=True)

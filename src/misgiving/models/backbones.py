@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -92,9 +93,10 @@ def _without_retries() -> Iterator[None]:
     """Use only cached weights where the model hub does not answer; its client retries a minute."""
     offline = constants.HF_HUB_OFFLINE
     try:
-        get_session().head(constants.ENDPOINT, timeout=5.0)
+        status = get_session().head(constants.ENDPOINT, timeout=5.0).status_code
     except Exception:  # the client's kind of error depends on its version
-        constants.HF_HUB_OFFLINE = True
+        status = HTTPStatus.SERVICE_UNAVAILABLE
+    constants.HF_HUB_OFFLINE = offline or status >= HTTPStatus.INTERNAL_SERVER_ERROR
     try:
         yield
     finally:

@@ -56,12 +56,15 @@ def read_key(file: Path | None, variable: str | None) -> str | None:
     """The API key from a file, else from the environment variable's value, else None.
 
     Raises:
-        DataError: The file is missing, or is no text.
+        DataError: The file is missing, or is not the text of one key.
     """
     if file is None:
-        return variable
+        return variable and variable.strip()
     with explain_damage(file, remedy="write a key into it with: openssl rand -hex 32"):
-        return file.read_text(encoding="utf-8").strip()
+        words = file.read_text(encoding="utf-8").split()
+        if len(words) != 1:
+            raise ValueError(f"{len(words)} words, where a key is one")
+        return words[0]
 
 
 def run(app: FastAPI, listener: socket.socket) -> None:
