@@ -23,8 +23,7 @@ FORMULA = re.compile(rf"[{BLANK}]*[{SIGNS}]|'*[\t\r]")
 Asian keyboards and behind characters without width; or of such text behind apostrophes."""
 
 RUN = re.compile(rf"(;[{BLANK}]*+|[{BLANK}]++)([{SIGNS}]?)")
-"""Blank characters and the sign that makes formulas of all parts of them, matched once: a semicolon
-or line end separates cells in many programs."""
+"""Blank characters, of which semicolons and line ends begin cells, and a sign after all of them."""
 
 STARTS = re.compile(r"(?<=[;\r\n])(?='*[\t\r])"), re.compile(r"(?<=[;\r\n])")
 ESCAPED = re.compile(r"(?<=[;\r\n])'(?='*[\t\r])"), re.compile(r"(?<=[;\r\n])'")
