@@ -24,7 +24,8 @@ REQUEST = struct.Struct("!IQ")  # bytes of the name and of the file, which follo
 REPLY = struct.Struct("!??Q")
 """True where hash and pixels follow, else the text of a DataError; True where this process has
 grown, so that it is to be replaced; bytes of what follows."""
-GROWN = 100_000_000  # bytes above those at the start
+GROWN = 50_000_000  # bytes of memory above those at the start
+VIRTUAL, RESIDENT = 0, 1  # columns of /proc/self/statm
 READY = b"+"
 
 
@@ -35,19 +36,20 @@ def main(settings: str) -> None:
         settings: JSON with `preprocessing`, `formats`, `max_pixels`, `max_memory` (bytes that one
             file may take) and `max_seconds` (of processor time).
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the service's
+    for ending in (signal.SIGINT, signal.SIGTERM):  # also sent to the service, which closes this
+        signal.signal(ending, signal.SIG_IGN)
     options = json.loads(settings)
     preprocessing = Preprocessing(**options["preprocessing"])
     with socket.socket(fileno=0) as connection, connection.makefile("rwb") as stream:
         _limit_memory(options["max_memory"])
         stream.write(READY)
         stream.flush()
-        before = _most_memory()
+        before = _memory(RESIDENT)
         while head := stream.read(REQUEST.size):
             name, data = (stream.read(length) for length in REQUEST.unpack(head))
             _limit_time(options["max_seconds"])
             read, content = _decoded(preprocessing, data, name.decode(), options)
-            has_grown = _most_memory() > before + GROWN
+            has_grown = _memory(RESIDENT) > before + GROWN
             stream.write(REPLY.pack(read, has_grown, len(content)) + content)
             stream.flush()
             del data, content  # while this process waits, they would stay in memory
@@ -67,19 +69,19 @@ def _decoded(
     return True, sha256(data).digest() + square.tobytes()
 
 
-def _most_memory() -> int:
-    """Highest resident memory of this process so far, in bytes."""
-    count = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return count if sys.platform == "darwin" else 1024 * count
+def _memory(column: int) -> int:
+    """Bytes that this process uses; 0 where there is no /proc."""
+    with suppress(FileNotFoundError):
+        pages = Path("/proc/self/statm").read_text().split()
+        return int(pages[column]) * resource.getpagesize()
+    return 0
 
 
 def _limit_memory(count: int) -> None:
-    """Allow as many bytes of address space beyond those in use; only Linux tells how many."""
+    """Allow as many bytes of address space beyond those in use, if these are known."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(OSError, ValueError):
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + count
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    if used := _memory(VIRTUAL):
+        resource.setrlimit(resource.RLIMIT_AS, (used + count, used + count))
 
 
 def _limit_time(seconds: float) -> None:

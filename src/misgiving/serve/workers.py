@@ -29,6 +29,8 @@ Result = TypeVar("Result")
 ModelInput = UInt8[np.ndarray, "size size 3"]
 
 START = "import sys; sys.path[:] = {path!r}; from misgiving.serve.decoding import main; main({!r})"
+ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1000000"}
+"""Threads take address space, and glibc keeps smaller blocks when they are freed."""
 STARTING_SECONDS = 60.0  # of a process, on a busy machine
 HASH_BYTES = 32
 TOO_EXPENSIVE = (
@@ -212,9 +214,10 @@ class _Process:
                 stdin=remote.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # libraries write warnings there
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # threads take address space
+                env=os.environ | ENVIRONMENT,
             )
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._is_ready = False
 
     async def ask(self, name: bytes, data: bytes, seconds: float) -> tuple[bool, bool, bytes]:
         """The parts of `decoding.REPLY`.
@@ -224,12 +227,13 @@ class _Process:
             EOFError: The process has ended.
         """
         if self._streams is None:
-            reader, writer = await asyncio.open_connection(sock=self._socket)
+            self._streams = await asyncio.open_connection(sock=self._socket)
+        reader, writer = self._streams
+        if not self._is_ready:
             async with asyncio.timeout(STARTING_SECONDS):
                 if await reader.read(1) != READY:
                     raise RuntimeError("a process for decoding does not start")
-            self._streams = reader, writer
-        reader, writer = self._streams
+            self._is_ready = True
         async with asyncio.timeout(seconds):
             head = REQUEST.pack(len(name), len(data)) + name
             writer.writelines([head, data])
