@@ -10,12 +10,12 @@ import logging.config
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import lru_cache, partial
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,16 +24,17 @@ from misgiving.serve.problems import Metrics, ProblemError, problem_of
 log = logging.getLogger("misgiving.serve")
 
 METHODS = ("GET", "HEAD", "POST", "OPTIONS")
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        "img-src 'self' blob: data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+HEADERS = [
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        b"img-src 'self' blob: data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
     ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+]
 
 OPEN_PATHS = ("/health",)  # needs no key
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -65,9 +66,9 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                missing = HEADERS.keys() - {name.title() for name in headers}
-                headers.update({name: HEADERS[name] for name in missing})
+                given = {name for name, _ in message["headers"]}
+                missing = [(name, value) for name, value in HEADERS if name not in given]
+                message = {**message, "headers": [*message["headers"], *missing]}
             await send(message)
 
         try:
@@ -173,6 +174,7 @@ class Authentication:
         )
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """True for a name or address of this machine itself.
 
@@ -185,6 +187,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+@lru_cache(maxsize=64)
 def _host(value: str) -> str:
     try:
         return urlsplit(f"//{value}").hostname or ""
@@ -228,15 +231,10 @@ class SendDeadline:
             await self._app(scope, receive, send)
             return
 
-        async def send_and_extend(message: Message) -> None:
-            for piece in _pieces(message):
-                _extend(deadline, UNREAD_SECONDS)
-                await send(piece)
-            _extend(deadline, self._seconds)
-
         try:
             async with asyncio.timeout(self._seconds) as deadline:
-                await self._app(scope, receive, send_and_extend)
+                in_pieces = partial(_send_in_pieces, send, deadline, self._seconds)
+                await self._app(scope, receive, in_pieces)
         except TimeoutError as error:
             raise ProblemError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
@@ -245,17 +243,24 @@ class SendDeadline:
             ) from error
 
 
+async def _send_in_pieces(
+    send: Send, deadline: asyncio.Timeout, seconds: float, message: Message
+) -> None:
+    body, more_follows = message.get("body", b""), message.get("more_body", False)
+    while len(body) > PIECE:
+        _extend(deadline, UNREAD_SECONDS)
+        await send({**message, "body": body[:PIECE], "more_body": True})
+        body = body[PIECE:]
+    if more_follows:
+        _extend(deadline, UNREAD_SECONDS)
+    await send({**message, "body": body} if body else message)
+    if more_follows:
+        _extend(deadline, seconds)
+
+
 def _extend(deadline: asyncio.Timeout, seconds: float) -> None:
     if not deadline.expired():
         deadline.reschedule(asyncio.get_running_loop().time() + seconds)
-
-
-def _pieces(message: Message) -> Iterator[Message]:
-    body = message.get("body", b"")
-    while len(body) > PIECE:
-        yield {**message, "body": body[:PIECE], "more_body": True}
-        body = body[PIECE:]
-    yield {**message, "body": body} if body else message
 
 
 class RequestLimits:

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
@@ -19,7 +20,7 @@ from misgiving.errors import DataError
 from misgiving.serve.middleware import client_of
 from misgiving.serve.problems import Metrics, Problem, ProblemError, documented, problem_of
 from misgiving.serve.records import Case
-from misgiving.serve.service import Service, ServiceDep
+from misgiving.serve.service import Service
 from misgiving.serve.settings import Settings, share_of_one
 
 router = APIRouter(tags=["decisions"])
@@ -80,6 +81,7 @@ class Results(BaseModel):
 @router.post(
     "/decisions",
     openapi_extra=BODY,
+    response_model=Results,
     responses=documented(
         HTTPStatus.REQUEST_TIMEOUT,
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -89,7 +91,7 @@ class Results(BaseModel):
         HTTPStatus.SERVICE_UNAVAILABLE,
     ),
 )
-async def decide(request: Request, service: ServiceDep, name: ImageName = "") -> Results:
+async def decide(request: Request, name: ImageName = "") -> Response:
     """Decide about one or more images.
 
     Each file becomes a case or a problem; a problem with one file does not affect the others. If no
@@ -97,8 +99,9 @@ async def decide(request: Request, service: ServiceDep, name: ImageName = "") ->
     serious one: 422 if none of the files can be read. A case is stored before it is returned. 429
     means that the queue is full: try again.
     """
-    deadline = asyncio.get_running_loop().time() + service.settings.timeout
+    service: Service = request.app.state.service
     admission: Admission = request.app.state.admission
+    deadline = asyncio.get_running_loop().time() + service.settings.timeout
     client = client_of(request.scope)
     with admission.request(client) as take:
         try:
@@ -110,15 +113,11 @@ async def decide(request: Request, service: ServiceDep, name: ImageName = "") ->
                 f"the body did not arrive within {service.settings.timeout:g} seconds; send fewer "
                 "files at once",
             ) from error
-        results = await asyncio.gather(
-            *(
-                _result(index, upload, service, client, deadline)
-                for index, upload in enumerate(uploads)
-            )
-        )
+        files = [_result(n, upload, service, client, deadline) for n, upload in enumerate(uploads)]
+        results = await asyncio.gather(*files) if len(files) > 1 else [await files[0]]
     if all(result.case is None for result in results):
         raise _most_serious(results)
-    return Results(results=results)
+    return Response(Results(results=results).model_dump_json(), media_type="application/json")
 
 
 async def _result(
