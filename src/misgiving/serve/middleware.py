@@ -131,6 +131,8 @@ def log_as_json() -> None:
         }
     )
     logging.captureWarnings(True)
+    # What Python's "Optimization" of logging names: no line says in which thread it was logged.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 class Authentication:

@@ -148,7 +148,7 @@ class Decoders:
     """
 
     def __init__(self, preprocessing: Preprocessing, settings: Settings) -> None:
-        self._size, self._seconds = preprocessing.image_size, settings.timeout
+        self._size = preprocessing.image_size
         options = {
             "preprocessing": asdict(preprocessing),
             "formats": settings.formats,
@@ -189,8 +189,8 @@ class Decoders:
             self._idle.pop().kill()
         process = self._idle.pop() if self._idle else _Process(self._start)
         try:
-            read, has_grown, content = await process.ask(name.encode(), data, self._seconds)
-        except (OSError, EOFError) as failure:  # also TimeoutError
+            read, has_grown, content = await process.ask(name.encode(), data)
+        except (OSError, EOFError) as failure:
             process.kill()
             raise DataError(f"{name}: {TOO_EXPENSIVE}") from failure
         except BaseException:
@@ -219,12 +219,11 @@ class _Process:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         self._is_ready = False
 
-    async def ask(self, name: bytes, data: bytes, seconds: float) -> tuple[bool, bool, bytes]:
+    async def ask(self, name: bytes, data: bytes) -> tuple[bool, bool, bytes]:
         """The parts of `decoding.REPLY`.
 
         Raises:
-            OSError: The process has ended, or takes longer than these seconds.
-            EOFError: The process has ended.
+            OSError, EOFError: The process has ended.
         """
         if self._streams is None:
             self._streams = await asyncio.open_connection(sock=self._socket)
@@ -234,12 +233,10 @@ class _Process:
                 if await reader.read(1) != READY:
                     raise RuntimeError("a process for decoding does not start")
             self._is_ready = True
-        async with asyncio.timeout(seconds):
-            head = REQUEST.pack(len(name), len(data)) + name
-            writer.writelines([head, data])
-            await writer.drain()
-            read, has_grown, length = REPLY.unpack(await reader.readexactly(REPLY.size))
-            return read, has_grown, await reader.readexactly(length)
+        writer.writelines([REQUEST.pack(len(name), len(data)), name, data])
+        await writer.drain()
+        read, has_grown, length = REPLY.unpack(await reader.readexactly(REPLY.size))
+        return read, has_grown, await reader.readexactly(length)
 
     def kill(self) -> None:
         """End the process at once, without waiting until the system has taken its memory back."""

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from python_multipart.multipart import parse_options_header
@@ -32,7 +32,12 @@ FILES = {
     "properties": {"files": {"type": "array", "items": BINARY, "minItems": 1}},
     "required": ["files"],
 }
-BODY: dict[str, Any] = {
+NAME = {
+    **{"name": "name", "in": "query", "schema": {"type": "string", "default": ""}},
+    "description": "Name of an image that is the body itself.",
+}
+REQUEST: dict[str, Any] = {
+    "parameters": [NAME],
     "requestBody": {
         "required": True,
         "content": {
@@ -40,7 +45,7 @@ BODY: dict[str, Any] = {
             "image/*": {"schema": BINARY},
             "application/octet-stream": {"schema": BINARY},
         },
-    }
+    },
 }
 
 # Line ends among others, and NUL, which databases refuse
@@ -53,11 +58,7 @@ ACCEPTED = (
 
 
 Take = Callable[..., None]
-Upload = tuple[str, bytes]
-"""Name and content of a file."""
-
-
-ImageName = Annotated[str, Query(description="Name of an image that is the body itself.")]
+Upload = tuple[str, bytes]  # name and content of a file
 
 
 class Result(BaseModel):
@@ -80,7 +81,7 @@ class Results(BaseModel):
 
 @router.post(
     "/decisions",
-    openapi_extra=BODY,
+    openapi_extra=REQUEST,
     response_model=Results,
     responses=documented(
         HTTPStatus.REQUEST_TIMEOUT,
@@ -91,7 +92,7 @@ class Results(BaseModel):
         HTTPStatus.SERVICE_UNAVAILABLE,
     ),
 )
-async def decide(request: Request, name: ImageName = "") -> Response:
+async def decide(request: Request) -> Response:
     """Decide about one or more images.
 
     Each file becomes a case or a problem; a problem with one file does not affect the others. If no
@@ -106,7 +107,7 @@ async def decide(request: Request, name: ImageName = "") -> Response:
     with admission.request(client) as take:
         try:
             async with asyncio.timeout_at(deadline):
-                uploads = await read_uploads(request, name, take, service.settings)
+                uploads = await read_uploads(request, take, service.settings)
         except TimeoutError as error:
             raise ProblemError(
                 HTTPStatus.REQUEST_TIMEOUT,
@@ -202,8 +203,8 @@ def _too_busy(reason: str) -> ProblemError:
     )
 
 
-async def read_uploads(request: Request, name: str, take: Take, settings: Settings) -> list[Upload]:
-    """Read all files of a request; the name is that of an image that is the body itself.
+async def read_uploads(request: Request, take: Take, settings: Settings) -> list[Upload]:
+    """Read all files of a request.
 
     Raises:
         ProblemError: The body is of another type, malformed or too large, or the queue is full.
@@ -216,7 +217,7 @@ async def read_uploads(request: Request, name: str, take: Take, settings: Settin
         content = bytearray()
         async for chunk in _body(request, take, settings.max_bytes):
             content += chunk
-        uploads = [(clean_name(name), bytes(content))]
+        uploads = [(clean_name(request.query_params.get("name", "")), bytes(content))]
     else:
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, ACCEPTED)
     take(images=len(uploads))  # only now: a body that never comes takes nobody's place
