@@ -155,12 +155,8 @@ class Certificate:
         kept, wrong = np.array(self.kept), np.array(self.errors)
         accepted = number_reaching(scores[kept], thresholds)
         mistaken = number_reaching(scores[kept & wrong], thresholds)
-        bounds = simultaneous_bounds(
-            mistaken,
-            accepted,
-            confidence=self.targets.confidence,
-            ranks=self._ranks,
-        )
+        each = (1 - self.targets.confidence) / self._ranks  # Bonferroni
+        bounds = upper_bound(mistaken, accepted, level=each)
         columns = (values.tolist() for values in (thresholds, accepted, mistaken, bounds))
         return [
             OperatingPoint(threshold, n, k, n / len(scores), k / n if n else None, bound)
@@ -287,17 +283,6 @@ def mark_acceptable(
     return np.asarray(acceptable)
 
 
-def simultaneous_bounds(
-    wrong: Int[np.ndarray, " thresholds"],
-    accepted: Int[np.ndarray, " thresholds"],
-    *,
-    confidence: float,
-    ranks: int,
-) -> Float[np.ndarray, " thresholds"]:
-    """Upper bounds on the error at each of so many ranks, which hold together (Bonferroni)."""
-    return upper_bound(wrong, accepted, level=(1 - confidence) / ranks)
-
-
 def certify_thresholds(
     tuning: ScoredCases, calibration: ScoredCases, targets: Targets, *, classes: Sequence[str]
 ) -> Certificate:
@@ -318,7 +303,9 @@ def certify_thresholds(
     counts = plan.count(calibration)
     selection = fit_selection(plan, tuning, calibration, counts)
     lowest = selection.threshold(calibration.scores[counts.kept], counts.above)
-    position = on_average = _last_reaching(counts, lowest)
+    # the loosest tested threshold that is not below this score
+    reaching = np.flatnonzero(counts.thresholds >= (math.inf if lowest is None else lowest))
+    position = on_average = max(reaching.tolist(), default=-1)
     if not targets.is_average:
         position = plan.loosest_certified(counts)
     certified = position >= 0
@@ -347,14 +334,6 @@ def certify_thresholds(
         kept=tuple(counts.kept[order].tolist()),
         error_probabilities=tuple(calibration.error_probabilities[order].tolist()),
     )
-
-
-def _last_reaching(counts: RankCounts, lowest: float | None) -> int:
-    """Position of the loosest tested threshold that is not below this score, -1 for none."""
-    if lowest is None:
-        return -1
-    reaching = np.flatnonzero(counts.thresholds >= lowest)
-    return int(reaching[-1]) if len(reaching) else -1
 
 
 def _smallest_certifiable(plan: CertificationPlan, counts: RankCounts) -> CertifiableError | None:
