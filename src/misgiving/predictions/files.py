@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from misgiving.errors import DataError, explain_damage
-from misgiving.files import escape_formulas, unescape_formulas, whole_file
+from misgiving.errors import DataError
+from misgiving.files import escape_formulas, unescape_formulas
 from misgiving.predictions.schema import NUMBERS, ONCE, WHOLE, WIDE, Column
 from misgiving.registry import Registry
 
@@ -21,29 +21,6 @@ if TYPE_CHECKING:
 MAX_COLUMNS = 32_768
 ALWAYS_READ, MAX_EXPANSION = 256 * 10**6, 100
 """Bytes of values that any file may hold, and beyond these how many for each byte of the file."""
-
-
-def read_columns(path: Path) -> dict[str, Column]:
-    """Read a file.
-
-    Raises:
-        DataError: The file is missing or damaged.
-        UsageError: No kind of file has this suffix.
-    """
-    read, _ = FORMATS[path.suffix.lower()]
-    with explain_damage(path, remedy="check the path, or write the file again"):
-        return read(path)
-
-
-def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
-    """Write a file, whole or not at all.
-
-    Raises:
-        UsageError: No kind of file has this suffix.
-    """
-    _, write = FORMATS[path.suffix.lower()]
-    with whole_file(path) as partial:
-        write(partial, columns)
 
 
 def _check_size(path: Path, *, columns: int = 0, unpacked: int = 0) -> None:

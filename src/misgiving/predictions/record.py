@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from scipy.special import log_softmax
 
-from misgiving.errors import BadImage, DataError, UsageError, visible
-from misgiving.predictions.files import read_columns, write_columns
+from misgiving.errors import BadImage, DataError, UsageError, explain_damage, visible
+from misgiving.files import whole_file
+from misgiving.predictions.files import FORMATS
 from misgiving.predictions.schema import UNKNOWN, columns_of, fields_of
 from misgiving.scores.outputs import Head
 
@@ -130,9 +131,12 @@ class Predictions:
         Raises:
             DataError: The file is missing, damaged, or has no predictions; the message names the
                 row and column.
+            UsageError: The suffix is none of `.csv`, `.parquet` and `.npz`.
         """
         path = Path(path)
-        columns = read_columns(path)
+        read_columns, _ = FORMATS[path.suffix.lower()]
+        with explain_damage(path, remedy="check the path, or write the file again"):
+            columns = read_columns(path)
         try:
             return cls(**fields_of(columns, folder=path.parent))
         except DataError as error:
@@ -148,7 +152,9 @@ class Predictions:
             UsageError: The suffix is none of `.csv`, `.parquet` and `.npz`.
         """
         path = Path(path)
-        write_columns(path, columns_of(vars(self), folder=path.parent))
+        _, write_columns = FORMATS[path.suffix.lower()]
+        with whole_file(path) as partial:
+            write_columns(partial, columns_of(vars(self), folder=path.parent))
 
     def select(self, rows: Rows) -> "Predictions":
         """Predictions for these images alone, in this order."""
