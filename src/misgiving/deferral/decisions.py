@@ -233,8 +233,11 @@ class Decisions(Sequence[Decision]):
     ) -> str:
         """In terms of the number that decided."""
         if decision == "ood":
-            cases = len(certificate.ood_scores)
-            return ood_reason(numbers["ood_p_value"], cases, training_images=self.knows_training)
+            p_value, cases = numbers["ood_p_value"], len(certificate.ood_scores)
+            below = round(p_value * (cases + 1)) - 1  # calibration cases that are no more familiar
+            share = f" but {100 * below / cases:.2g} % of the" if below else ""
+            less = "less like the training images" if self.knows_training else "lower OOD score"
+            return f"{less} than all{share} calibration cases (p = {p_value:.2g})"
         score, ood_score = numbers["acceptance_score"], numbers["ood_score"]
         limit, threshold = certificate.ood_threshold, self.threshold
         error, highest = numbers["error_probability"], self.rule.max_error_probability
@@ -265,23 +268,6 @@ class Decisions(Sequence[Decision]):
         return comparison(
             "probability of error", error, relation, limit, "the highest that is accepted"
         )
-
-
-def ood_reason(p_value: float, cases: int, *, training_images: bool) -> str:
-    """Reason of an OOD image.
-
-    Args:
-        p_value: Among the calibration cases.
-        cases: Number of these.
-        training_images: True if the OOD score compares an image with those of the training.
-
-    >>> ood_reason(9 / 1001, 1000, training_images=True)
-    'less like the training images than all but 0.8 % of the calibration cases (p = 0.009)'
-    """
-    below = round(p_value * (cases + 1)) - 1  # calibration cases that are no more familiar
-    share = f" but {100 * below / cases:.2g} % of the" if below else ""
-    less = "less like the training images than" if training_images else "lower OOD score than"
-    return f"{less} all{share} calibration cases (p = {p_value:.2g})"
 
 
 def comparison(subject: str, value: float, relation: str, limit: float, role: str) -> str:
