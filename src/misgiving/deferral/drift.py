@@ -57,18 +57,13 @@ class Wealth:
 
     def multiply(self, factors: Float[np.ndarray, "*streams stakes"]) -> None:
         """Multiply each stake by its factor for one more case of each stream."""
-        won = self.moved() * factors[..., None, :]
+        mean = self.shares.mean(axis=-1, keepdims=True)
+        moved = (1 - JUMPS) * self.shares + JUMPS * mean  # wealth moves between the stakes
+        won = moved * factors[..., None, :]
         total = won.sum(axis=(-2, -1))
         self.shares = won / total[..., None, None]  # shares, so that wealth can exceed all floats
         self.log = self.log + np.log(total)
         self.highest = np.maximum(self.highest, self.log)
-
-    def moved(self) -> Float[np.ndarray, "*streams jumps stakes"]:
-        """Shares after wealth has moved between the stakes."""
-        moved: Float[np.ndarray, "*streams jumps stakes"] = (
-            1 - JUMPS
-        ) * self.shares + JUMPS * self.shares.mean(axis=-1, keepdims=True)
-        return moved
 
 
 class Recent(NamedTuple):
