@@ -22,7 +22,6 @@ from misgiving.files import check_replaceable, read_json, whole_folder
 from misgiving.manifests import sha256_of_file, sha256_of_json
 from misgiving.predictions.network import GRAPH, OUTPUTS, Network
 from misgiving.predictions.record import Predictions
-from misgiving.scores.features import FEATURE_SCORES
 
 MAX_COMPARED = 32  # images that are predicted again
 MAX_DIFFERENCE = 1e-3  # of a repeated prediction, as a share of the largest value
@@ -138,13 +137,10 @@ def _compare(network: Network, preprocessing: Preprocessing, table: Predictions)
 
 def _check_outputs(deferral: Deferral, outputs: Sequence[str]) -> None:
     """Check that the graph gives all that decisions depend on."""
-    used = deferral.used_detectors
+    features, taps = deferral.used_detectors.widths
     scores = (deferral.ood_detector_, *deferral.calibration_.needed)
-    needed = {"predicted_losses"} if "predicted_loss" in scores else set()
-    reads_taps = {FEATURE_SCORES[name].reads_taps for name in used.names}
-    reads_taps |= set() if used.probes is None else {used.probes.reads_taps}
-    needed |= {"taps" if taps else "features" for taps in reads_taps}
-    if missing := sorted(needed.difference(outputs)):
+    reads = {"features": features, "predicted_losses": "predicted_loss" in scores, "taps": taps}
+    if missing := [name for name in reads if reads[name] and name not in outputs]:
         raise UsageError(
             f"the policy needs the output {missing[0]!r}, and the graph gives "
             f"{', '.join(outputs)}; export it with an output of this name, or calibrate without"
