@@ -145,7 +145,9 @@ def decide_files(
         model.deferral.certificate_.check_batch(len(names))
     parts = [names[start : start + PART] for start in range(0, len(names), PART)]
     paths = {folder / f"{_part_name(model, part)}.safetensors": part for part in parts}
-    remaining = {path: part for path, part in paths.items() if not _is_finished(path)}
+    remaining = {  # parts of which not all images could be read are tried again
+        path: part for path, part in paths.items() if not path.is_file() or _unreadable(path)
+    }
     images = [name for part in remaining.values() for name in part]
     done = len(names) - len(images)
     if done:
@@ -180,11 +182,6 @@ def _part_name(model: Bundle, names: Sequence[str]) -> str:
             keys[name] = file_key(Path(name))
     policy = model.deferral and model.deferral.fingerprint
     return sha256_of_json([model.fingerprint, policy, names, keys])[:32]
-
-
-def _is_finished(part: Path) -> bool:
-    """True for a part of which all images could be read."""
-    return part.is_file() and not _unreadable(part)
 
 
 def _unreadable(part: Path) -> dict[str, str]:
