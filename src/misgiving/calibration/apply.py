@@ -93,7 +93,9 @@ def pooled(members: Members, weights: Sequence[float]) -> Logits:
     return np.asarray(logsumexp(members, axis=1, b=np.array(weights)[:, None]))
 
 
-def predicted_classes(vectors: Logits, weights: ByClass | None, logits: Logits) -> Classes:
+def predicted_classes(
+    vectors: Logits, weights: ByClass | Sequence[float] | None, logits: Logits
+) -> Classes:
     """The class whose probability times its weight is largest; without weights, by logit."""
     return np.asarray((logits if weights is None else vectors + np.log(weights)).argmax(axis=1))
 
@@ -176,11 +178,8 @@ class Calibrator:
 
     def predict(self, logits: Logits, evidence: Evidence | None = None) -> Classes:
         """The predicted class of each image."""
-        return self._predicted(self.log_probabilities(logits, evidence), logits)
-
-    def _predicted(self, vectors: Logits, logits: Logits) -> Classes:
-        weights = None if self.weights is None else np.array(self.weights)
-        return predicted_classes(vectors, weights, logits)
+        vectors = self.log_probabilities(logits, evidence)
+        return predicted_classes(vectors, self.weights, logits)
 
     def with_learned(
         self,
@@ -208,7 +207,7 @@ class Calibrator:
         """Probabilities by class, predicted classes, and the scores that the policy accepts by."""
         wide = logits.astype(np.float64)
         vectors = self.log_probabilities(wide, evidence)
-        predicted = self._predicted(vectors, wide)
+        predicted = predicted_classes(vectors, self.weights, wide)
         acceptance = self.with_learned(scores, wide, evidence, predicted)[self.score]
         return np.exp(vectors), predicted, acceptance.astype(np.float64)
 
