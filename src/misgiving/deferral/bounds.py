@@ -110,17 +110,6 @@ def tolerance_rank(cases: int, *, rate: float, level: float) -> int:
     return int((betainc(ranks, cases - ranks + 1, rate) >= 1 - level).sum())
 
 
-def kth_lowest(
-    scores: Float[np.ndarray, "*draws n"], k: int
-) -> Float[np.ndarray, "*draws"] | np.floating:
-    """The k-th lowest score, counted from 1.
-
-    >>> float(kth_lowest(np.array([0.4, 0.1, 0.3]), 2))
-    0.3
-    """
-    return np.partition(scores, k - 1, axis=-1)[..., k - 1]
-
-
 def conformal_p_values(
     scores: Float[np.ndarray, " n"], calibration: Float[np.ndarray, " m"]
 ) -> Float[np.ndarray, " n"]:

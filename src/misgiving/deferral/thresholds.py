@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from misgiving.deferral.bounds import binomial_cdf, kth_lowest, tolerance_rank
+from misgiving.deferral.bounds import binomial_cdf, tolerance_rank
 from misgiving.deferral.settings import Targets
 from misgiving.errors import DataError
 
@@ -156,7 +156,7 @@ class CertificationPlan:
         rank, limit = ood_limit_rank(cases, targets), None
         if rank is not None:
             same_share = max(1, round(rank / cases * len(tuning)))
-            limit = float(kth_lowest(tuning.ood_scores, same_share))
+            limit = float(np.sort(tuning.ood_scores)[same_share - 1])
         usable = tuning[np.flatnonzero(tuning.above(limit))]
         best_first = usable[np.lexsort((usable.wrong, usable.error_probabilities, -usable.scores))]
         numbers = np.arange(1, len(usable) + 1)
@@ -166,7 +166,7 @@ class CertificationPlan:
 
     def count(self, calibration: ScoredCases) -> RankCounts:
         """Count the calibration cases at each rank."""
-        limit = None if self.rank is None else float(kth_lowest(calibration.ood_scores, self.rank))
+        limit = None if self.rank is None else float(np.sort(calibration.ood_scores)[self.rank - 1])
         kept, missable = calibration.above(limit), calibration.acceptable & calibration.wrong
         best_first = np.flatnonzero(kept)[np.argsort(-calibration.scores[kept], kind="stable")]
         scores = np.append(calibration.scores[best_first], -np.inf)

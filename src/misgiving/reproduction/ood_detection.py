@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from misgiving.data.cache import ImageSet
-from misgiving.deferral.bounds import kth_lowest, tolerance_rank
+from misgiving.deferral.bounds import tolerance_rank
 from misgiving.evaluation.measures import (
     CHOSEN,
     UNSEEN_SET,
@@ -129,7 +129,7 @@ def ood_limit(calibration: Predictions, fitted: FittedDetectors, *, seed: int) -
     rows = one_per_group(calibration.units, seed=seed)
     rank = tolerance_rank(len(rows), rate=MAX_OOD_FALSE_ALARMS, level=0.05)
     confidences = all_scores(calibration, fitted)[default_ood_detector(fitted)][rows]
-    return float(kth_lowest(confidences, rank)) if rank else -math.inf
+    return float(np.sort(confidences)[rank - 1]) if rank else -math.inf
 
 
 def ood_share(dataset: str, scores: Scores, *, detector: str, limit: float) -> Measurement:
