@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -26,10 +26,10 @@ from misgiving.scores.features import (
 )
 from misgiving.scores.logits import LOGIT_SCORES, Logits, Scores
 from misgiving.scores.outputs import Outputs
-from misgiving.scores.probes import ClassProbes, Evidence
+from misgiving.scores.probes import PROBES, ClassProbes, Evidence
 
 AGAIN = "calibrate or export again"
-FACTS, PROBES = "facts", "probes"
+FACTS = "facts"
 OOD_DETECTOR = "knn"  # the default: needs no OOD image to be tuned on, and no gradient
 WITHOUT_FEATURES = "max_logit"
 Values = Float[np.ndarray, "n _"]  # each has its own width
@@ -170,8 +170,7 @@ class FittedDetectors:
         arrays = {"directions": self.directions}
         for name, statistics in self.statistics.items():
             arrays |= {f"{name}/{key}": value for key, value in statistics.items()}
-        probes = {} if self.probes is None else self.probes.arrays()
-        arrays |= {f"{PROBES}/{name}": value for name, value in probes.items()}
+        arrays |= {} if self.probes is None else self.probes.arrays()
         contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         probed = [] if self.probes is None else list(self.probes.probes)
         facts = {"names": self.names, PROBES: probed}
@@ -191,15 +190,12 @@ class FittedDetectors:
                 facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
             arrays = load_file(path)
             check_arrays(arrays, _shapes(**facts), **sizes)
-            directions = arrays.pop("directions")
-            statistics: dict[str, dict[str, Shaped[np.ndarray, ...]]]
-            statistics = {name: {} for name in facts["names"]}
-            of_probes: dict[str, Shaped[np.ndarray, ...]] = {}
-            for path_of_array, array in arrays.items():
-                name, key = path_of_array.split("/", 1)
-                (of_probes if name == PROBES else statistics[name])[key] = array
-            probes = ClassProbes.from_arrays(of_probes, facts[PROBES]) if facts[PROBES] else None
-            return cls(directions=directions, statistics=statistics, probes=probes)
+            statistics = {
+                name: {key: arrays[f"{name}/{key}"] for key in FEATURE_SCORES[name].shapes}
+                for name in facts["names"]
+            }
+            probes = ClassProbes.from_arrays(arrays, facts[PROBES]) if facts[PROBES] else None
+            return cls(directions=arrays["directions"], statistics=statistics, probes=probes)
 
 
 def _shapes(names: Sequence[str], probes: Sequence[str]) -> dict[str, str]:

@@ -28,6 +28,7 @@ MOST_DIRECTIONS = 60
 INVERSE_STRENGTH = 0.05  # C of scikit-learn's penalised logistic regression
 BIAS_SCALE = 3.0  # standard deviation of the prior of a bias: finite for a class without images
 FEATURES, TOGETHER = "features", "together"
+PROBES = "probes"  # before the names of their arrays in a file
 
 
 class Probe(NamedTuple):
@@ -102,11 +103,11 @@ class ClassProbes:
     def arrays(self) -> dict[str, Shaped[np.ndarray, "..."]]:
         """Everything as named arrays."""
         fields = {
-            f"{name}/{field}": np.asarray(value)
+            f"{PROBES}/{name}/{field}": np.asarray(value)
             for name, probe in self.probes.items()
             for field, value in probe._asdict().items()
         }
-        return {"width": np.array(self.width), **fields}
+        return {f"{PROBES}/width": np.array(self.width), **fields}
 
     @classmethod
     def from_arrays(
@@ -119,13 +120,13 @@ class ClassProbes:
         """
         probes = {
             name: Probe(
-                first=int(arrays[f"{name}/first"]),
-                weight=arrays[f"{name}/weight"],
-                bias=arrays[f"{name}/bias"],
+                first=int(arrays[f"{PROBES}/{name}/first"]),
+                weight=arrays[f"{PROBES}/{name}/weight"],
+                bias=arrays[f"{PROBES}/{name}/bias"],
             )
             for name in names
         }
-        width = int(arrays["width"])
+        width = int(arrays[f"{PROBES}/width"])
         if width != max(probe.first + len(probe.weight) for probe in probes.values()):
             raise ValueError(f"the probes do not read {width} columns")
         return cls(probes=probes, width=width)
