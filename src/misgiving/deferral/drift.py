@@ -157,10 +157,8 @@ class RankTest(DriftTest):
 def rank_factors(p_values: PerStream) -> Float[np.ndarray, "*streams stakes"]:
     """Factors of the stakes: none, on the location and on the spread of the ranks."""
     ranks = np.asarray(p_values)[..., None]
-    factors: Float[np.ndarray, "*streams stakes"] = (
-        1 + ON_LOCATION * (ranks - 0.5) + ON_SPREAD * (abs(2 * ranks - 1) - 0.5)
-    )
-    return factors
+    spreads = abs(2 * ranks - 1)
+    return np.asarray(1 + ON_LOCATION * (ranks - 0.5) + ON_SPREAD * (spreads - 0.5))
 
 
 class AcceptanceTest(DriftTest):

@@ -210,8 +210,7 @@ class Predictions:
         numbers = np.unique(names, return_inverse=True)[1]
         grouped = np.array([bool(group) for group in self.groups], dtype=int)
         # a group may have the name of an image that is not in it
-        units: Int[np.ndarray, " n"] = np.unique(2 * numbers + grouped, return_inverse=True)[1]
-        return units
+        return np.asarray(np.unique(2 * numbers + grouped, return_inverse=True)[1])
 
     @property
     def choices(self) -> Int[np.ndarray, " n"]:

@@ -261,8 +261,7 @@ def _logarithms(probabilities: Matrix) -> Matrix:
             f"row {row + 1}: the probabilities are {least:.4g} to {most:.4g} and add up to "
             f"{total:.4g}; give one from 0 to 1 for each class, in all 1, or give logits"
         )
-    logarithms: Matrix = np.log(np.maximum(probabilities, LEAST_PROBABILITY))
-    return logarithms
+    return np.asarray(np.log(np.maximum(probabilities, LEAST_PROBABILITY)))
 
 
 def _numbers(name: str, values: Column, *, axes: int = 1) -> Float[np.ndarray, "n ..."]:
