@@ -26,18 +26,15 @@ def checked_arrays(**arrays: Shaped[np.ndarray, "..."]) -> tuple[Float[np.ndarra
                 f"{name} has length {len(values)} but {first} has length {len(arrays[first])}; "
                 "give one entry for each sample"
             )
-    return tuple(_finite(name, values) for name, values in arrays.items())
-
-
-def _finite(name: str, values: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    if not len(values):
-        raise UsageError(f"{name} is empty; give at least one sample")
-    if not np.isfinite(values).all():
-        position = np.argwhere(~np.isfinite(values))[0][0]
-        raise UsageError(
-            f"{name} is not finite at position {position}; leave such samples out before measuring"
-        )
-    return values.astype(np.float64)
+        if not len(values):
+            raise UsageError(f"{name} is empty; give at least one sample")
+        if not np.isfinite(values).all():
+            position = np.argwhere(~np.isfinite(values))[0][0]
+            raise UsageError(
+                f"{name} is not finite at position {position}; leave such samples out before "
+                "measuring"
+            )
+    return tuple(values.astype(np.float64) for values in arrays.values())
 
 
 def checked_weights(
