@@ -31,7 +31,8 @@ GIVEN_BACK = 50.0  # MB
 )
 def test_any_file_is_answered_in_time_and_leaves_nothing_behind(sqlite_place, first, count):
     seeds = list(itertools.product(FORMATS, range(first, first + count)))
-    with standin_at(sqlite_place, threads=2, timeout=TIMEOUT) as (process, where):
+    limits = {"timeout": TIMEOUT, "max_decoding_seconds": 2.0, "threads": 2}
+    with standin_at(sqlite_place, **limits) as (process, where):
         send(where, [(data,) for kind in FORMATS for data in originals(kind)], bytes)
         before = megabytes(process.pid)
         with asking_for_health(where) as waits:
