@@ -200,8 +200,7 @@ class Service:
         recent, path = self.recent.get(case.id), self.image(case)
         if recent is not None or path is None:
             return recent
-        data = await self._file_threads.result(path.read_bytes)
-        return (await self.decoders.decode(case.name, data, client))[0]
+        return (await self.decoders.decode(case.name, path, client))[0]
 
     def image(self, case: Case) -> Path | None:
         """The file of a case, if files are kept."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
+from pathlib import Path
 from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
 
@@ -162,8 +163,8 @@ class Decoders:
         self._turns = asyncio.Semaphore(settings.threads + 1)
         self._turns_of = WeakValueDictionary[str, asyncio.Semaphore]()  # while a client waits
 
-    async def decode(self, name: str, data: bytes, client: str) -> tuple[ModelInput, str]:
-        """The model input of a file, and the SHA-256 of its content.
+    async def decode(self, name: str, file: bytes | Path, client: str) -> tuple[ModelInput, str]:
+        """The model input of a file, which is read in its turn, and the SHA-256 of its content.
 
         Where the caller no longer waits, the process is killed.
 
@@ -172,6 +173,7 @@ class Decoders:
         """
         of_client = self._turns_of.setdefault(client, asyncio.Semaphore(self._threads))
         async with of_client, self._turns:
+            data = file if isinstance(file, bytes) else await asyncio.to_thread(file.read_bytes)
             read, content = await self._decode(name, data)
         if not read:
             raise DataError(content.decode())
