@@ -113,3 +113,24 @@ def test_one_client_leaves_a_process_to_others_and_they_take_turns(monkeypatch):
             assert processes._turns._value == 2
 
     asyncio.run(run())
+
+
+def test_a_file_that_waits_for_its_turn_is_not_in_memory_and_a_check_has_no_turn(
+    monkeypatch, tmp_path
+):
+    monkeypatch.setattr(workers, "_Process", Waiting)
+
+    async def run():
+        Waiting.asked, Waiting.go_on = [], asyncio.Event()
+        async with decoders() as processes:
+            files = [("a", b"", "x"), ("b", tmp_path / "later", "x"), ("c", b"", "y")]
+            decoded = [*(processes.decode(*file) for file in files)]
+            tasks = [*map(asyncio.create_task, (*decoded, processes.decode_now("check", b"")))]
+            await asyncio.sleep(0.01)
+            assert Waiting.asked == ["a", "c", "check"]
+            (tmp_path / "later").write_bytes(JPEG)  # it could not have been read before
+            Waiting.go_on.set()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert "b" in Waiting.asked
+
+    asyncio.run(run())

@@ -127,6 +127,7 @@ class Service:
             linger=COMMIT_LINGER,
             not_retried=OperationalError,
         )
+        self.saliency_thread = Batcher("saliency", _call)  # one map at a time, which bounds memory
         self._check_thread = Batcher("health", _call)
         self._check: asyncio.Task[None] | None = None
         self._checked_at = 0.0
@@ -223,7 +224,7 @@ class Service:
 
     async def _check_all(self) -> None:
         image = _blank(self.settings.formats[0])
-        model_input, sha256 = await self.decoders.decode("check", image, "")
+        model_input, sha256 = await self.decoders.decode_now("check", image)
         decision = await self._model_batches.result(model_input)
         case = self._case("check", decision, sha256, image_kept=False)
         await self._check_thread.result(partial(self.store.check, case))
@@ -239,7 +240,7 @@ class Service:
             self.drift.close(CLOSING_SECONDS)
         deadline = time.monotonic() + CLOSING_SECONDS
         batchers = self._model_batches, self._file_threads, self._store_batches, self._check_thread
-        for threads in batchers:
+        for threads in (*batchers, self.saliency_thread):
             threads.close(max(0.0, deadline - time.monotonic()))
         self.store.close()
 

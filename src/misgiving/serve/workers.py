@@ -174,19 +174,10 @@ class Decoders:
         of_client = self._turns_of.setdefault(client, asyncio.Semaphore(self._threads))
         async with of_client, self._turns:
             data = file if isinstance(file, bytes) else await asyncio.to_thread(file.read_bytes)
-            read, content = await self._decode(name, data)
-        if not read:
-            raise DataError(content.decode())
-        pixels = np.frombuffer(content, np.uint8, offset=HASH_BYTES)
-        return pixels.reshape(self._size, self._size, 3), content[:HASH_BYTES].hex()
+            return await self.decode_now(name, data)
 
-    async def close(self) -> None:
-        """End the processes that wait, in the event loop that asked them."""
-        while self._idle:
-            self._idle.pop().kill()
-        await asyncio.sleep(0)  # in which their connections are lost
-
-    async def _decode(self, name: str, data: bytes) -> tuple[bool, bytes]:
+    async def decode_now(self, name: str, data: bytes) -> tuple[ModelInput, str]:
+        """The same as `decode`, without a turn."""
         while self._idle and self._idle[-1].popen.poll() is not None:  # the system killed it
             self._idle.pop().kill()
         process = self._idle.pop() if self._idle else _Process(self._start)
@@ -202,7 +193,16 @@ class Decoders:
             process.kill()
         else:
             self._idle.append(process)
-        return read, content
+        if not read:
+            raise DataError(content.decode())
+        pixels = np.frombuffer(content, np.uint8, offset=HASH_BYTES)
+        return pixels.reshape(self._size, self._size, 3), content[:HASH_BYTES].hex()
+
+    async def close(self) -> None:
+        """End the processes that wait, in the event loop that asked them."""
+        while self._idle:
+            self._idle.pop().kill()
+        await asyncio.sleep(0)  # in which their connections are lost
 
 
 class _Process:

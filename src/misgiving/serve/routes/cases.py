@@ -3,13 +3,13 @@
 import csv
 import io
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from itertools import chain, islice, product
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Depends, Path, Query, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, Response, StreamingResponse
 from PIL import Image
 from pydantic import AwareDatetime, BaseModel, Field, model_validator
@@ -86,8 +86,6 @@ def _case(
 
 
 CaseDep = Annotated[Case, Depends(_case)]
-
-
 Stored = TypeVar("Stored")
 
 
@@ -275,7 +273,9 @@ async def get_saliency(request: Request, service: ServiceDep, case: CaseDep) -> 
     if case.model_fingerprint != service.model.fingerprint:
         raise ProblemError(HTTPStatus.CONFLICT, OTHER_MODEL)
     model_input = _available(await service.model_input(case, client_of(request.scope)))
-    return await run_in_threadpool(_saliency, service.model, case.predicted_class, model_input)
+    compute = partial(_saliency, service.model, case.predicted_class, model_input)
+    saliency: Saliency = await service.saliency_thread.result(compute)
+    return saliency
 
 
 def _available(image: Stored | None) -> Stored:

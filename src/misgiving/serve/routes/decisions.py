@@ -55,8 +55,6 @@ MAX_NAME = 255  # characters
 ACCEPTED = (
     "send multipart/form-data with image files, or one image as image/* or application/octet-stream"
 )
-
-
 Take = Callable[..., None]
 Upload = tuple[str, bytes]  # name and content of a file
 
