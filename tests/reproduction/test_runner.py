@@ -114,9 +114,9 @@ def test_a_score_of_ones_own_is_measured_beside_msp(cache, reproduction, tmp_pat
     assert values["vanilla", name, "aurc"] == values["vanilla", "entropy", "aurc"]
     names = {"experiment": "generalization", "dataset": "validation", "protocol": TINY}
     numbers = {"values": values, "split_ratio": 1.0, "seed": 0}
-    found = MeasuredSet(folders={"vanilla": {0: folder}}, **names, **numbers).intervals()
+    intervals = MeasuredSet(folders={"vanilla": {0: folder}}, **names, **numbers).intervals()
     own, entropy = (
-        select(found, detector=detector, metric="aurc", baseline="msp")["lower"].item()
+        select(intervals, detector=detector, metric="aurc", baseline="msp")["lower"].item()
         for detector in (name, "entropy")
     )
     assert own == entropy

@@ -167,4 +167,4 @@ FORMATS = {
     "TIFF": (tiff_parts, [tag.to_bytes(2, "little") for tag in range(254, 350)], tiff_joined),
     "WEBP": (webp_parts, [b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF"], webp_joined),
 }
-"""Of each format: its parts, their possible names, and the file of parts."""
+"""The parts of a file, their possible names, and the file of parts, by format."""

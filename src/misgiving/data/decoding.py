@@ -18,6 +18,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from misgiving.errors import BadImage, BadImagesError, DataError, reason_of, visible
+from misgiving.files import check_ordinary
 
 # Once for all threads: `warnings.catch_warnings` in one of them would change the others' filters.
 warnings.filterwarnings("ignore", module=r"PIL\b")
@@ -138,10 +139,11 @@ def unreadable(path: Path, failure: OSError) -> DataError:
 
 def read_bytes(path: Path) -> bytes:
     """Content of an ordinary file, or a DataError that names it."""
-    if path.exists() and not path.is_file():  # reading a pipe would block for ever
-        raise DataError(f"{path}: not an ordinary file; remove it or give another path")
     try:
+        check_ordinary(path)
         return path.read_bytes()
+    except ValueError as failure:
+        raise DataError(f"{path}: {failure}; remove it or give another path") from failure
     except OSError as failure:
         raise unreadable(path, failure) from failure
 

@@ -10,7 +10,6 @@ import resource
 import signal
 import socket
 import struct
-import sys
 import time
 from contextlib import suppress
 from hashlib import sha256
@@ -88,7 +87,3 @@ def _limit_time(seconds: float) -> None:
     """Allow as many more seconds of processor time, after which the system ends the process."""
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + seconds), hard))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

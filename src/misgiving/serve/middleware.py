@@ -232,7 +232,6 @@ class SendDeadline:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-
         try:
             async with asyncio.timeout(self._seconds) as deadline:
                 in_pieces = partial(_send_in_pieces, send, deadline, self._seconds)

@@ -1,6 +1,7 @@
 """The application behind a socket, by uvicorn, with limits on connections."""
 
 import asyncio
+import resource
 import socket
 import sys
 from contextlib import suppress
@@ -89,9 +90,7 @@ def run(app: FastAPI, listener: socket.socket) -> None:
 
 def _allow_open_files() -> None:
     """Raise the soft limit on open files, up to the hard limit."""
-    with suppress(ImportError, OSError, ValueError):
-        import resource
-
+    with suppress(OSError, ValueError):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         limit = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
         if soft != resource.RLIM_INFINITY and soft < limit:

@@ -60,10 +60,8 @@ class Settings:
     api_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        from misgiving.data.decoding import (
-            FORMATS,
-            MAX_PIXELS,
-        )  # needs Pillow, which --help does without
+        # Needs Pillow, which --help does without.
+        from misgiving.data.decoding import FORMATS, MAX_PIXELS
 
         for name in ("max_bytes", "max_pixels", "max_files", "queue", "threads", "batch_size"):
             require(self, name, getattr(self, name) >= 1, "be at least 1")
