@@ -144,7 +144,7 @@ def test_a_policy_needs_training_images(run, data):
         run.predict(data.select(np.arange(125, 200)), sets=lambda _: {"train", "tune"})
 
 
-def test_new_images_keep_paths_and_metadata_beside_training_images(
+def test_new_images_keep_paths_readers_and_metadata_beside_training_images(
     run, data, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(predict_module, "load_dataset", lambda _: data)
@@ -156,13 +156,14 @@ def test_new_images_keep_paths_and_metadata_beside_training_images(
         data.select(np.arange(3)),
         name="new",
         images=ImageFiles(paths),
-        metadata={"age": ("30", "40", "50")},
+        metadata={"age": ("30", "40", "50"), "reader_ann": (data.classes[1], "", data.classes[0])},
     )
     predicted = run.predict(new, training_data="noisy").predictions
     assert predicted.sets == ("",) * 3 + ("train",) * 100
     assert predicted.ids[:4] == (*data.ids[:3], f"{data.ids[0]} (training)")
     assert predicted.paths == (*map(str, paths), *[""] * 100)
     assert predicted.metadata == {"age": ("30", "40", "50", *[""] * 100)}
+    assert predicted.readers["ann"].tolist() == [1, -1, 0, *[-1] * 100]
 
 
 def sets_by(split, hashes, groups=None, *, chosen_on_validation=False):

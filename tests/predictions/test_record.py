@@ -55,10 +55,11 @@ def test_a_table_by_hand(tmp_path):
 def test_everything_that_a_table_can_say(tmp_path):
     header = "site,set,patient,lesion,predicted_loss,path,model,feature_1,feature_0,label"
     header += ",logit_a,logit_b,probability_a,score_odin,tap_1_0,tap_0_1,tap_0_0,content_hash"
+    header += ",reader_ann,reader_bo"
     lines = [
-        "north,tune,p1,l1,0.5,x/1.png,net,2,1,a,1.5,-2,9,0.1,30,20,10,ab",
-        "south,tune,p1,l2,-0.5,x/2.png,net,4,3,b,0.5,0.25,9,0.2,31,21,11,cd",
-        "north,,,l3,1,,net,6,5,b,0,1,9,0.3,32,22,12,ef",
+        "north,tune,p1,l1,0.5,x/1.png,net,2,1,a,1.5,-2,9,0.1,30,20,10,ab,b,1",
+        "south,tune,p1,l2,-0.5,x/2.png,net,4,3,b,0.5,0.25,9,0.2,31,21,11,cd,,",
+        "north,,,l3,1,,net,6,5,b,0,1,9,0.3,32,22,12,ef,a,0",
     ]
     predictions = Predictions.read(csv_file(tmp_path, *lines, header=header))
     assert predictions.logits.tolist() == [[1.5, -2], [0.5, 0.25], [0, 1]]
@@ -75,7 +76,10 @@ def test_everything_that_a_table_can_say(tmp_path):
     assert predictions.paths == (str(tmp_path / "x/1.png"), str(tmp_path / "x/2.png"), "")
     assert predictions.hashes == ("ab", "cd", "ef")
     assert predictions.metadata == {"site": ("north", "south", "north")}
+    answers = {name: column.tolist() for name, column in predictions.readers.items()}
+    assert answers == {"ann": [1, -1, 0], "bo": [1, -1, 0]}
     chosen = predictions.select(np.array([2, 0]))
+    assert chosen.readers["ann"].tolist() == [0, 1]
     assert chosen.sets == ("", "tune")
     assert chosen.metadata == {"site": ("north", "north")}
     assert chosen.ids == ("3", "1")
@@ -150,11 +154,12 @@ def all_fields(draw):
         return make() if draw(st.booleans()) else None
 
     classes = tuple(draw(st.lists(texts, min_size=2, max_size=3, unique=True)))
+    positions = arrays(np.int64, count, elements=st.integers(-1, len(classes) - 1))
     taps = perhaps(lambda: numbers(3))
     groups = some(st.sampled_from(["", *draw(st.lists(texts, max_size=2))]))
     return dict(
         logits=numbers(len(classes)),
-        labels=draw(arrays(np.int64, count, elements=st.integers(-1, len(classes) - 1))),
+        labels=draw(positions),
         classes=classes,
         ids=tuple(draw(st.lists(texts, min_size=count, max_size=count, unique=True))),
         groups=groups,
@@ -174,10 +179,13 @@ def all_fields(draw):
         metadata={
             name: some(texts)
             for name in draw(
-                st.sets(texts | st.sampled_from(["set", "model", "score_a"]), max_size=2)
+                st.sets(
+                    texts | st.sampled_from(["set", "model", "score_a", "reader_a"]), max_size=2
+                )
             )
         },
         scores={"odin": numbers()} if draw(st.booleans()) else {},
+        readers={name: draw(positions) for name in draw(st.sets(texts, max_size=2))},
     )
 
 
@@ -253,6 +261,10 @@ BAD_COLUMNS = {
     "names": ({"classes": ["a", "b", "c"]}, "('a', 'b', 'c')"),
     "equal names": ({"classes": ["a", "a"]}, "different names"),
     "an unknown position": ({"label": [0, 1, 2]}, "row 3, column label: unknown class '2'"),
+    "an unknown answer": (
+        {"classes": ["a", "b"], "label": ["a"] * 3, "reader_ann": ["a", "", "x"]},
+        "row 3, column reader_ann: unknown class 'x'; choose from a, b",
+    ),
     "a set": ({"set": ["train", "val", "test"]}, "row 2, column set: 'val'"),
     "a lesion in two sets": (
         {"set": ["tune", "tune", "test"], "patient": ["p", "q", "q"]},

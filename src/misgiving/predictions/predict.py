@@ -34,7 +34,7 @@ from misgiving.predictions.inference import (
 )
 from misgiving.predictions.network import Network
 from misgiving.predictions.record import PredictedData, Predictions
-from misgiving.predictions.schema import EXCLUDED, UNKNOWN, VALIDATION
+from misgiving.predictions.schema import EXCLUDED, UNKNOWN, VALIDATION, take_readers
 from misgiving.scores.odin import Odin
 
 PRECEDENCE = ("train", "test", EXCLUDED, "calibrate", "tune")
@@ -147,7 +147,7 @@ class TrainedRun:
 
         predictions = self._predictions(dataset.name, [images, others], set_of, chosen, odin=odin)
         return PredictedData(
-            replace(predictions, **_columns(dataset, predictions.ids)),
+            replace(predictions, **_columns(dataset, predictions)),
             Counter(set_of[: len(images)]),
             prepared.skipped,
             picture,
@@ -251,16 +251,18 @@ class TrainedRun:
         )
 
 
-def _columns(dataset: Dataset, ids: Sequence[str]) -> dict[str, Any]:
-    """Paths and metadata by field; empty for an image that is not in the data."""
+def _columns(dataset: Dataset, predictions: Predictions) -> dict[str, Any]:
+    """Paths, readers and metadata by field; empty for an image that is not in the data."""
 
     def column(values: Sequence[object]) -> tuple[str, ...]:
         value_of = dict(zip(dataset.ids, values, strict=True))
-        return tuple(str(value_of.get(name, "")) for name in ids)
+        return tuple(str(value_of.get(name, "")) for name in predictions.ids)
 
     files = dataset.images
+    metadata = {name: column(values) for name, values in dataset.metadata.items()}
     return {
-        "metadata": {name: column(values) for name, values in dataset.metadata.items()},
+        "readers": take_readers(metadata, predictions.classes),
+        "metadata": metadata,
         "paths": column(files.paths) if isinstance(files, ImageFiles) else None,
     }
 

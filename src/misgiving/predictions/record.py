@@ -23,7 +23,7 @@ Rows = Int[np.ndarray, " _"]
 MAX_MESSAGE = 400  # characters of a message, which may quote a cell or name a thousand classes
 PER_IMAGE = (
     *("logits", "labels", "ids", "groups", "hashes", "paths", "sets"),
-    *("features", "taps", "predicted_losses", "metadata", "scores"),
+    *("features", "taps", "predicted_losses", "metadata", "scores", "readers"),
 )
 
 
@@ -57,6 +57,7 @@ class Predictions:
         has_ids: Whether the ids are names of the images, and not numbers of rows.
         metadata: Other columns, by which decisions are audited.
         scores: Confidences by name that need the image itself, as ODIN's.
+        readers: Positions in `classes` of the answers of people by name; -1 where one gave none.
     """
 
     logits: Float[np.ndarray, "n classes"]
@@ -79,6 +80,7 @@ class Predictions:
     has_ids: bool = True
     metadata: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     scores: Mapping[str, Float[np.ndarray, " n"]] = field(default_factory=dict)
+    readers: Mapping[str, Int[np.ndarray, " n"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -14,6 +14,7 @@
 | `tap_0_0`, ... | averages of the activations that a loss estimator reads, by layer and channel |
 | `predicted_loss` | higher means more likely wrong |
 | `score_NAME` | another confidence: higher means more likely correct, or in-distribution |
+| `reader_NAME` | class that this reader gave, without seeing the model's; empty where unread |
 | `path` | path of the image file, in a file relative to it |
 | `content_hash` | SHA-256 of the content of the image file; copies are in one group |
 | `model` | name of the model, the same in all rows |
@@ -62,6 +63,7 @@ ONCE = ("model", "outputs", "group_columns", "class_weights")  # the same for al
 WHOLE = (*ONCE, "classes", "tap_widths", "head_weight", "head_bias")  # no value for each image
 NUMBERS = ("logit_", "probability_", "feature_", "tap_", "score_", "predicted_loss")
 """Beginnings of the names of columns of numbers."""
+READER = "reader_"  # before the name of a reader
 ESCAPE = "metadata_"  # before the name of metadata that is the name of another column
 NO_COLUMNS = "none"  # in `group_columns`, of groups of near duplicates alone
 
@@ -104,6 +106,7 @@ def fields_of(
     texts = {
         column: _texts(left.pop(column)) for column in (*TEXTS, *UNITS, "label") if column in left
     }
+    readers = take_readers(left, classes)
     ids = _ids(texts.get("id"), name, count)
     groups, group_columns = groups_of_columns(texts, [""] * count)
     if not was_written:
@@ -114,7 +117,7 @@ def fields_of(
     _check_sets(texts.get("set", ()), groups)
     return {
         "logits": logits,
-        "labels": _labels(texts.get("label"), classes, count, unused=left),
+        "labels": _positions("label", texts.get("label", [""] * count), classes, unused=left),
         "classes": classes,
         "ids": ids,
         "has_ids": "id" in texts,
@@ -135,13 +138,31 @@ def fields_of(
         "outputs": once["outputs"] or outputs,
         "metadata": {column.removeprefix(ESCAPE): tuple(_texts(left[column])) for column in left},
         "scores": {column.removeprefix("score_"): numbers[column] for column in numbers},
+        "readers": readers,
+    }
+
+
+def take_readers(
+    columns: dict[str, Any], classes: Sequence[str]
+) -> dict[str, Int[np.ndarray, " n"]]:
+    """Take the columns `reader_NAME`: positions of classes by name, -1 where there is no answer.
+
+    Raises:
+        DataError: A class is unknown; names its row and column.
+    """
+    return {
+        column.removeprefix(READER): _positions(column, _texts(columns.pop(column)), classes)
+        for column in [*columns]
+        if column.startswith(READER)
     }
 
 
 def columns_of(fields: Mapping[str, Any], *, folder: Path) -> dict[str, Any]:
     """Columns of the fields of `Predictions`, of which `fields_of` makes the same fields."""
     columns = {column: fields[field] for column, field in FIELDS.items()}
-    columns["label"] = np.array([*fields["classes"], ""], dtype=object)[fields["labels"]]
+    names = np.array([*fields["classes"], ""], dtype=object)
+    columns["label"] = names[fields["labels"]]
+    columns |= {f"{READER}{name}": names[answers] for name, answers in fields["readers"].items()}
     columns["head_weight"], columns["head_bias"] = fields["head"] or (None, None)
     columns["class_weights"] = " ".join(map(repr, fields["class_weights"] or ()))
     columns["group"] = columns["group_columns"] = None
@@ -155,7 +176,7 @@ def columns_of(fields: Mapping[str, Any], *, folder: Path) -> dict[str, Any]:
     taken = {*columns, *UNITS, "id", "probabilities"}
     columns |= {f"score_{name}": values for name, values in fields["scores"].items()}
     for name, values in fields["metadata"].items():
-        is_taken = name in taken or name.startswith((*NUMBERS, ESCAPE))
+        is_taken = name in taken or name.startswith((*NUMBERS, READER, ESCAPE))
         columns[f"{ESCAPE}{name}" if is_taken else name] = values
     return {
         name: values
@@ -315,20 +336,19 @@ def _ids(texts: Sequence[str] | None, prefix: str, count: int) -> tuple[str, ...
     return tuple(texts)
 
 
-def _labels(
-    texts: Sequence[str] | None, classes: Sequence[str], count: int, *, unused: Iterable[str]
+def _positions(
+    column: str, texts: Sequence[str], classes: Sequence[str], *, unused: Iterable[str] = ()
 ) -> Int[np.ndarray, " n"]:
-    """Positions of the true classes, from their names, or from positions where none is a name."""
-    if texts is None:
-        return np.full(count, UNKNOWN)
+    """Positions of classes, from their names, or from positions where none is a name."""
     names = [*classes] if {*texts} & {*classes} else [*map(str, range(len(classes)))]
-    positions = {"": UNKNOWN} | {name: position for position, name in enumerate(names)}
-    labels = [positions.get(text) for text in texts]
-    if None in labels:
-        row, others = labels.index(None), ", ".join(unused) or "none"
+    position_of = {"": UNKNOWN} | {name: position for position, name in enumerate(names)}
+    positions = [position_of.get(text) for text in texts]
+    if None in positions:
+        row, others = positions.index(None), ", ".join(unused)
         problem = f"unknown class {texts[row]!r:.60}; choose from {', '.join(classes)}"
-        raise _at(row, "label", f"{problem} (columns without a meaning: {others})")
-    return np.array(labels, dtype=np.int64)
+        meaning = f" (columns without a meaning: {others})" if others else ""
+        raise _at(row, column, f"{problem}{meaning}")
+    return np.array(positions, dtype=np.int64)
 
 
 def _check_sets(texts: Sequence[str], groups: Sequence[str]) -> None:
