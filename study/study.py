@@ -79,6 +79,13 @@ PARTS = {
         {**MODERN_IMAGES, "image_size": 128},
         without_4_2=("detached",),  # it has the classifier of `vanilla`, so its detection
     ),
+    "folds": Part(
+        ("vanilla", "proposed", "proposed_sum"),
+        vars(MODERN.model),
+        vars(MODERN.training),
+        {**MODERN_IMAGES, "image_size": 96, "split": "folds"},
+        trials=10,
+    ),
     "paper": Part(
         ("vanilla", "mse", "proposed", "proposed_sum"),
         {"backbone": "vgg16"},

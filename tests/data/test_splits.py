@@ -12,6 +12,7 @@ from strategies import columns, orders
 
 from misgiving.data.splits import (
     Split,
+    cross_validation_split,
     grouped_split,
     leakage_of,
     leaks,
@@ -116,6 +117,20 @@ def test_a_grouped_split_gives_each_set_its_share_of_each_class(shares, seed):
     for name, percent in zip(SETS, shares, strict=True):
         counts = np.bincount(labels[sets == name], minlength=3)
         assert np.abs(counts - np.array([120, 450, 36]) * percent / 100).max() <= 5
+
+
+def test_ten_folds_test_each_image_once_and_part_no_group():
+    labels = np.repeat([0, 1, 2], [400, 700, 60])
+    groups = lesions(labels)
+    sets = np.stack([cross_validation_split(labels, groups, seed=30 + fold) for fold in range(10)])
+    assert ((sets == "test").sum(axis=0) == 1).all()
+    for of_fold in sets:
+        assert len({*zip(groups, of_fold.tolist(), strict=True)}) == len({*groups})
+        for name, percent in (("train", 80), ("test", 10), ("tune", 5), ("calibrate", 5)):
+            counts = np.bincount(labels[of_fold == name], minlength=3)
+            assert np.abs(counts - np.array([400, 700, 60]) * percent / 100).max() <= 12
+    other = cross_validation_split(labels, groups, seed=40)
+    assert (other != sets[0]).any()
 
 
 @pytest.mark.parametrize("count", [4, 9])

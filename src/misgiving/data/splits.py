@@ -26,6 +26,7 @@ SetNames = Shaped[np.ndarray, " n"]
 Labels = Int[np.ndarray, " n"]
 
 GROUPED_SETS = ("train", "calibrate", "test", "tune")
+FOLDS = 10
 COLUMNS = ("id", "hash", "set", "label", "group", "leaks_to")  # of `split.csv`
 
 
@@ -88,6 +89,20 @@ def grouped_split(
     sets[rows] = np.where(fold < tune // part, "tune", "calibrate")
     _complete(sets, labels, classes, numbered, seed)
     return sets
+
+
+def cross_validation_split(labels: Labels, groups: Sequence[str], *, seed: int) -> SetNames:
+    """Split by group into the sets of one of ten folds: the last digit of `seed` is its number.
+
+    Over seeds 0 to 9 each image is in `test` once. Eight tenths of the images train; half a tenth
+    each is in `tune` and `calibrate`. Tens of the seed draw other folds.
+    """
+    numbered = np.unique(np.array(groups), return_inverse=True)[1]
+    partition, number = divmod(seed, FOLDS)
+    twentieth = stratified_folds(labels, numbered, 2 * FOLDS, partition)
+    place = (twentieth - 2 * number) % (2 * FOLDS)
+    names = np.array(["test", "test", "tune", "calibrate", *["train"] * (2 * FOLDS - 4)])
+    return np.asarray(names[place])
 
 
 def stratified_folds(
@@ -166,6 +181,7 @@ SPLITS: Registry[EvaluationSets] = Registry(
     "split",
     paper=EvaluationSets("validation", "validation", "validation"),
     grouped=EvaluationSets("tune", "tune", "test"),
+    folds=EvaluationSets("tune", "tune", "test"),
 )
 
 

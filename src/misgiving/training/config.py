@@ -26,7 +26,8 @@ class DataConfig:
         augment: Vary training images: colours, small shifts and rotations (light), also flips and
             any rotation (dermoscopy), or none. Default: by the kind of DATA; of a folder, light.
         split: By image into train and validation (paper), or by group and near duplicate into
-            train, tune, calibrate and test (grouped).
+            train, tune, calibrate and test (grouped); or so in ten folds, of which the last digit
+            of the seed is tested (folds).
         split_shares: Percent of the groups that the grouped split gives to train, tune, calibrate
             and test, in steps of 5, such as 60/10/20/10.
         validation_share: Share of the images, drawn by class, that the paper's split holds out.
@@ -37,7 +38,7 @@ class DataConfig:
     crop: float | None = None
     color_constancy: Literal["shades_of_gray", "gray_world", "none"] | None = None
     augment: Literal["none", "light", "dermoscopy"] | None = None
-    split: Literal["paper", "grouped"] = "paper"
+    split: Literal["paper", "grouped", "folds"] = "paper"
     split_shares: tuple[int, ...] = (70, 5, 15, 10)
     validation_share: float = 0.1
     on_bad_image: Literal["fail", "skip"] = "fail"
@@ -239,6 +240,7 @@ OF_RANKING = ("margin", "pairs", "reduction")
 OF_ESTIMATOR = ("auxiliary_weight", *OF_RANKING, "detached", "estimator_rate", "reads_logits")
 WITHOUT_EFFECT = {
     ("split", "grouped"): ("validation_share",),
+    ("split", "folds"): ("validation_share", "split_shares"),
     ("split", "paper"): ("split_shares",),
     ("schedule", "cosine"): ("decay_every", "decay_factor"),
     ("auxiliary", "mse"): OF_RANKING,

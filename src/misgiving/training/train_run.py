@@ -19,6 +19,7 @@ from misgiving.data.splits import (
     EvaluationSets,
     SetNames,
     Split,
+    cross_validation_split,
     grouped_split,
     paper_split,
 )
@@ -149,13 +150,15 @@ def draw_sets(images: ImageSet, config: DataConfig, *, seed: int) -> SetNames:
     if config.split == "grouped":
         groups, shares = images.groups, config.split_shares
         return grouped_split(images.labels, images.classes, groups, shares=shares, seed=seed)
+    if config.split == "folds":
+        return cross_validation_split(images.labels, images.groups, seed=seed)
     share = config.validation_share
     return paper_split(images.labels, images.classes, validation_share=share, seed=seed)
 
 
 def grouped_images(images: ImageSet, split: str) -> ImageSet:
     """Put near duplicates in one group, if the split is by group."""
-    if split != "grouped":
+    if split == "paper":
         return images
     pairs = near_duplicates(image_hashes(images))
     return replace(images, groups=join_groups(images.groups, images.ids, pairs))
