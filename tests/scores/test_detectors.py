@@ -106,9 +106,11 @@ def test_a_model_without_a_linear_head_has_the_scores_that_need_none(training):
     assert FittedDetectors.fit(replace(training, head=None)).names == (
         "mahalanobis",
         "relative_mahalanobis",
+        "residual_mahalanobis",
         "knn",
         "knn_taps",
         "kl_matching",
+        "mahalanobis++",
     )
 
 

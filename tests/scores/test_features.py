@@ -10,6 +10,7 @@ from pytorch_ood.detector import KNN, NCI, RMD, KLMatching, Mahalanobis, NNGuide
 from scenes import CLASSES, WIDTH, predictions, scene, scores_of
 from sklearn.metrics import roc_auc_score
 from torch import nn
+from torch.nn import functional as F
 
 from misgiving.errors import UsageError
 from misgiving.scores.detectors import FittedDetectors
@@ -46,6 +47,27 @@ def test_mahalanobis_is_the_distance_to_the_nearest_class_and_the_relative_one_l
     scores = scores_of(detectors, queries)
     np.testing.assert_allclose(scores["mahalanobis"], nearest, rtol=1e-6)  # the ridge is 1e-6
     np.testing.assert_allclose(scores["relative_mahalanobis"], relative, rtol=1e-6, atol=1e-8)
+
+
+def test_residual_mahalanobis_is_that_of_what_a_reconstruction_by_half_of_the_directions_leaves(
+    detectors, training, queries
+):
+    features = training.features.astype(np.float64)
+    mean, half = features.mean(axis=0), WIDTH // 2
+    directions = np.linalg.svd(features - mean, full_matrices=False)[2]
+
+    def residual(row):
+        left = row - mean
+        for direction in directions[:half]:
+            left = left - (left @ direction) * direction
+        return left
+
+    scatter = sum(np.outer(left, left) for left in map(residual, features))
+    inverse = np.linalg.pinv(scatter, rcond=1e-9)  # it is singular along the other half
+    rest = map(residual, queries.features.astype(np.float64))
+    expected = [-math.sqrt(left @ inverse @ left) for left in rest]
+    scores = scores_of(detectors, queries)["residual_mahalanobis"]
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)  # the ridge is 1e-6
 
 
 def test_knn_is_the_distance_to_the_30th_of_600_unit_neighbours(
@@ -174,7 +196,9 @@ def in_pytorch_ood(training, queries, directions, principal):
         "fdbd": fDBD(None, head),
     }
     single = ("nnguide",)  # the others take float64, some of which they make float32
-    found = {}
+    unit, queried = (F.normalize(values) for values in (known, features))
+    normalised = Mahalanobis(None).fit_features(unit, labels)
+    found = {"mahalanobis++": -normalised.predict_features(queried).numpy()}
     for name, detector in detectors.items():
         detector.fit_features(known, labels)
         queried = features.float() if name in single else features
@@ -199,7 +223,7 @@ IN_SINGLE_PRECISION = {"vim": 3e-4, "nnguide": 1e-5, "nci": 1e-5, "fdbd": 1e-5}
 
 
 @pytest.mark.parametrize(
-    "name", sorted(FEATURE_SCORES.keys() - {"knn_taps"})
+    "name", sorted(FEATURE_SCORES.keys() - {"knn_taps", "residual_mahalanobis"})
 )  # which it does not have
 def test_every_score_of_features_is_that_of_pytorch_ood(name, detectors, queries, by_pytorch_ood):
     assert np.ptp(by_pytorch_ood[name]) > 0
@@ -228,10 +252,11 @@ def test_every_score_is_higher_for_samples_like_the_training_set(name, training)
 
 @pytest.mark.parametrize("samples", [600, 2000])
 def test_distances_are_never_negative_where_features_are_wider_than_samples(samples):
-    wide = scene(samples, classes=8, width=1280)
-    detectors = FittedDetectors.fit(wide, ["mahalanobis"])
+    wide, names = scene(samples, classes=8, width=1280), ("mahalanobis", "mahalanobis++")
+    detectors = FittedDetectors.fit(wide, names)
     for some in (wide, scene(200, classes=8, width=1280, seed=1)):
-        assert (scores_of(detectors, some)["mahalanobis"] < 0).all()
+        for scores in scores_of(detectors, some).values():
+            assert (scores < 0).all()
 
 
 def test_a_class_mean_itself_is_at_no_negative_distance(training):
@@ -242,9 +267,10 @@ def test_a_class_mean_itself_is_at_no_negative_distance(training):
     np.testing.assert_allclose(scores, 0, atol=1e-9)
 
 
-def test_knn_does_not_change_when_a_feature_vector_is_scaled(detectors, queries):
-    scaled = detectors.only(["knn"])(queries.logits, queries.features * np.float32(4.0))["knn"]
-    np.testing.assert_allclose(scaled, scores_of(detectors, queries)["knn"], rtol=1e-12)
+@pytest.mark.parametrize("name", ["knn", "mahalanobis++"])
+def test_some_scores_do_not_change_when_a_feature_vector_is_scaled(name, detectors, queries):
+    scaled = detectors.only([name])(queries.logits, queries.features * np.float32(4.0))[name]
+    np.testing.assert_allclose(scaled, scores_of(detectors, queries)[name], rtol=1e-12)
 
 
 def test_a_score_that_is_not_defined_is_not_finite_and_no_failure(detectors, queries):

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 HOW_TO = "docs/how_to/everything_is_deferred.md"
 FITTED = {"train", "tune", "calibrate"}  # sets that a policy of a run is fitted on
 OodDetector = Literal[
-    "knn", "knn_taps", "mahalanobis", "relative_mahalanobis", "vim", "nnguide", "nci", "fdbd",
-    "kl_matching", "msp", "energy", "max_logit", "entropy", "gen", "max_logit_norm",
-    "predicted_loss",
+    "knn", "knn_taps", "mahalanobis", "mahalanobis++", "relative_mahalanobis",
+    "residual_mahalanobis", "vim", "nnguide", "nci", "fdbd", "kl_matching", "msp", "energy",
+    "max_logit", "entropy", "gen", "max_logit_norm", "predicted_loss",
 ]  # fmt: skip
 
 

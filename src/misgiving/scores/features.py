@@ -159,6 +159,16 @@ def score_mahalanobis(statistics: Statistics, _: Logits, features: Reduced) -> S
     return -0.5 * _nearest_class(statistics, features)
 
 
+def fit_normalised(training: Training) -> Statistics:
+    """`fit_mahalanobis` of unit features."""
+    return fit_mahalanobis(training._replace(features=unit_vectors(training.features)))
+
+
+def score_normalised(statistics: Statistics, logits: Logits, features: Reduced) -> Scores:
+    """Mahalanobis++: features are divided by their norm first (Mueller and Hein, 2025)."""
+    return score_mahalanobis(statistics, logits, unit_vectors(features))
+
+
 def fit_relative(training: Training) -> Statistics:
     """Also the mean and the covariance of all samples."""
     mean = training.features.mean(axis=0)
@@ -220,22 +230,48 @@ def _head_logits(head: Statistics, features: Reduced) -> Logits:
     return np.asarray(features @ head["weight"].T + head["bias"])
 
 
+def _residual_space(centred: Reduced) -> Float[np.ndarray, "directions rest"]:
+    """The later half of the principal directions, in which a reconstruction leaves a residual."""
+    vectors = np.linalg.eigh(centred.T @ centred)[1]  # in ascending order of variance
+    width = centred.shape[1]
+    return np.asarray(vectors[:, : width - width // 2])
+
+
+def _residual_norm(statistics: Statistics, features: Reduced) -> Scores:
+    residual = (features - statistics["origin"]) @ statistics["residual"]
+    return np.asarray(np.linalg.norm(residual, axis=1))
+
+
+def fit_residual(training: Training) -> Statistics:
+    """Whitened residual space about the mean."""
+    mean = training.features.mean(axis=0)
+    space = _residual_space(training.features - mean)
+    whitening = _whitening((training.features - mean) @ space)
+    return {"origin": mean, "residual": space @ whitening}
+
+
+def score_residual(statistics: Statistics, _: Logits, features: Reduced) -> Scores:
+    """Negated Mahalanobis norm of the residual of a reconstruction (Di Salvo et al., 2026).
+
+    They reconstruct features by an autoencoder; here it is linear, the first half of directions.
+    """
+    return -_residual_norm(statistics, features)
+
+
 def fit_vim(training: Training) -> Statistics:
-    """Residual space: the later half of directions about the origin where all logits are 0."""
+    """Residual space about the origin where all logits are 0."""
     features, head = training.features, training.head
     origin = -np.linalg.pinv(head["weight"]) @ head["bias"]
-    centred = features - origin
-    vectors = np.linalg.eigh(centred.T @ centred)[1]  # in ascending order of variance
-    residual = vectors[:, : features.shape[1] - features.shape[1] // 2]
-    norms = np.linalg.norm(centred @ residual, axis=1)
+    space = {"origin": origin, "residual": _residual_space(features - origin)}
+    norms = _residual_norm(space, features)
     alpha = _head_logits(head, features).max(axis=1).mean() / norms.mean()
-    return {**head, "origin": origin, "residual": residual * alpha}
+    return {**head, "origin": origin, "residual": space["residual"] * alpha}
 
 
 def score_vim(statistics: Statistics, _: Logits, features: Reduced) -> Scores:
     """Virtual-logit matching (Wang et al., 2022); the later half of directions is its residual."""
-    virtual = np.linalg.norm((features - statistics["origin"]) @ statistics["residual"], axis=1)
-    return np.asarray(energy(_head_logits(statistics, features)) - virtual)
+    logits = _head_logits(statistics, features)
+    return np.asarray(energy(logits) - _residual_norm(statistics, features))
 
 
 def fit_nnguide(training: Training) -> Statistics:
@@ -307,7 +343,7 @@ def score_kl_matching(statistics: Statistics, logits: Logits, _: Reduced) -> Sco
 HEAD = {"weight": "classes directions", "bias": "classes"}
 NEAREST = {"whitening": "directions directions", "means": "present directions"}
 OF_ALL = {"all_whitening": "directions directions", "all_mean": "directions"}
-AT_ORIGIN = HEAD | {"origin": "directions", "residual": "directions rest"}
+RESIDUAL = {"origin": "directions", "residual": "directions rest"}
 GUIDED = HEAD | {"guides": "samples directions"}
 ABOUT_MEAN = HEAD | {"mean": "directions"}
 OF_TAPS = {"mean": "channels", "scale": "channels", "neighbours": "samples channels", "k": ""}
@@ -316,11 +352,13 @@ FEATURE_SCORES: Registry[FeatureScore] = Registry(
     "score of features",
     mahalanobis=FeatureScore(fit_mahalanobis, score_mahalanobis, NEAREST),
     relative_mahalanobis=FeatureScore(fit_relative, score_relative, NEAREST | OF_ALL),
+    residual_mahalanobis=FeatureScore(fit_residual, score_residual, RESIDUAL),
     knn=FeatureScore(fit_knn, score_knn, {"neighbours": "samples directions", "k": ""}),
     knn_taps=FeatureScore(fit_knn_taps, score_knn_taps, OF_TAPS, reads_taps=True),
-    vim=FeatureScore(fit_vim, score_vim, AT_ORIGIN, needs_head=True),
+    vim=FeatureScore(fit_vim, score_vim, HEAD | RESIDUAL, needs_head=True),
     nnguide=FeatureScore(fit_nnguide, score_nnguide, GUIDED, needs_head=True),
     nci=FeatureScore(fit_about_mean, score_nci, ABOUT_MEAN, needs_head=True),
     fdbd=FeatureScore(fit_about_mean, score_fdbd, ABOUT_MEAN, needs_head=True),
     kl_matching=FeatureScore(fit_kl_matching, score_kl_matching, {"typical": "predicted classes"}),
+    **{"mahalanobis++": FeatureScore(fit_normalised, score_normalised, NEAREST)},
 )
