@@ -133,6 +133,50 @@ def test_every_format_and_every_kind_of_array_gives_the_same_table(tmp_path):
     assert Predictions.of(table) is table
 
 
+def test_an_opinion_has_its_classes_by_name_and_follows_its_images():
+    made = Predictions.of(
+        {
+            "probability_a": [0.9, 0.2, 0.4],
+            "probability_b": [0.1, 0.8, 0.6],
+            "probability_b@net": [0.3, 0.6, 0.5],
+            "probability_a@net": [0.7, 0.4, 0.5],
+            "probabilities@other": [[0.1, 0.9], [0.2, 0.8], [0.3, 0.7]],
+        }
+    )
+    assert (made.classes, made.metadata) == (("a", "b"), {})
+    assert made.opinions["net"].tolist() == [[0.7, 0.3], [0.4, 0.6], [0.5, 0.5]]
+    chosen = Predictions.concatenated([made.select(np.array([2])), made.select(np.array([0, 1]))])
+    assert chosen.opinions["other"].tolist() == [[0.3, 0.7], [0.1, 0.9], [0.2, 0.8]]
+
+
+def test_another_models_predictions_are_found_by_content_and_else_by_id():
+    first = Predictions.of(columns(id=["a", "b", "c"], content_hash=["x", "y", "z"]))
+    logits = np.arange(8).reshape(4, 2) ** 2.0
+    facts = {"logits": logits, "id": ["c", "a", "new", "b"], "model": ["0123456789abcdef"] * 4}
+    by_id = first.with_opinion(Predictions.of(facts))
+    expected = softmax(logits, axis=1)
+    np.testing.assert_allclose(by_id.opinions["0123456789ab"], expected[[1, 3, 0]])
+    hashed = Predictions.of({**facts, "content_hash": ["y", "x", "w", "z"]})
+    by_content = first.with_opinion(hashed, "net")
+    np.testing.assert_allclose(by_content.opinions["net"], expected[[1, 0, 3]])
+    assert by_content.logits is first.logits
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"id": ["a", "b", "d"]}, "lacks 1 of 3 images, the first is 'c'"),
+        ({"classes": ["1", "0"]}, "the same classes in this order"),
+        ({"set": ["train", "train", ""]}, "was trained on 'b'"),
+    ],
+)
+def test_an_opinion_on_other_images_or_classes_is_refused(changes, problem):
+    first = Predictions.of(columns(id=["a", "b", "c"], set=["train", "test", "test"]))
+    other = Predictions.of(columns(**{"id": ["a", "b", "c"], **changes}))
+    with pytest.raises(DataError, match=problem):
+        first.with_opinion(other)
+
+
 texts = st.text(
     st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=5
 ) | st.sampled_from(["=1+1", "it's", "NA", "nan", "a;=b", "1.0", 'a"b', "x,y", "a\r\nb", "'=2"])
@@ -180,12 +224,19 @@ def all_fields(draw):
             name: some(texts)
             for name in draw(
                 st.sets(
-                    texts | st.sampled_from(["set", "model", "score_a", "reader_a"]), max_size=2
+                    texts
+                    | st.sampled_from(["set", "model", "reader_a", "probability_a@b"])
+                    | st.sampled_from(["probabilities@b"]),
+                    max_size=2,
                 )
             )
         },
         scores={"odin": numbers()} if draw(st.booleans()) else {},
         readers={name: draw(positions) for name in draw(st.sets(texts, max_size=2))},
+        opinions={
+            name: softmax(numbers(len(classes)).astype(np.float64), axis=1)
+            for name in draw(st.sets(texts.filter(lambda name: "@" not in name), max_size=2))
+        },
     )
 
 
@@ -278,6 +329,12 @@ BAD_COLUMNS = {
         {"set": ["tune", "test", "test"], "content_hash": ["a", "a", "b"]},
         "row 2, column set: group '1'",
     ),
+    "an opinion on other classes": (
+        {"probability_0@net": [0.5, 0, 1], "probability_2@net": [0.5, 1, 0]},
+        "the opinion of net is not on the classes 0, 1",
+    ),
+    "an opinion on more classes": ({"probabilities@net": np.full((3, 3), 1 / 3)}, "of net is not"),
+    "an opinion in percent": ({"probabilities@net": np.full((3, 2), 50)}, "row 1: the prob"),
     "two models": ({"model": ["a", "b", "a"]}, "column model: names 'a' and 'b'"),
 }
 

@@ -3,7 +3,7 @@
 import csv
 import json
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from misgiving.errors import DataError
 from misgiving.files import escape_formulas, unescape_formulas
-from misgiving.predictions.schema import NUMBERS, ONCE, WHOLE, WIDE, Column
+from misgiving.predictions.schema import ARRAY_OF_OPINION, NUMBERS, ONCE, WHOLE, Column
 from misgiving.registry import Registry
 
 if TYPE_CHECKING:
@@ -98,16 +98,19 @@ def _frame(columns: Mapping[str, Any]) -> "pandas.DataFrame":
 
     count, none = len(columns["label"]), np.zeros((0, 0))
     widths = columns.get("tap_widths", columns.get("taps", none).shape[1:])
-    endings: dict[str, Iterable[object]] = {
-        "logit": columns["classes"],
-        "feature": range(columns.get("features", none).shape[1]),
-        "tap": [f"{tap}_{number}" for tap, width in enumerate(widths) for number in range(width)],
+    wide = {
+        "logits": [f"logit_{label}" for label in columns["classes"]],
+        "features": [f"feature_{at}" for at in range(columns.get("features", none).shape[1])],
+        "taps": [f"tap_{tap}_{at}" for tap, width in enumerate(widths) for at in range(width)],
     }
-    single = {name: columns[name] for name in columns if name not in (*WHOLE, *WIDE)}
-    for name, ends in endings.items():
-        if f"{name}s" in columns:
-            values = columns[f"{name}s"].T
-            single |= {f"{name}_{end}": row for end, row in zip(ends, values, strict=True)}
+    for opinion in columns:
+        if opinion.startswith(ARRAY_OF_OPINION):
+            name = opinion.removeprefix(ARRAY_OF_OPINION)
+            wide[opinion] = [f"probability_{label}@{name}" for label in columns["classes"]]
+    single = {name: columns[name] for name in columns if name not in (*WHOLE, *wide)}
+    for array, names in wide.items():
+        if array in columns:
+            single |= dict(zip(names, columns[array].T, strict=True))
     single |= {name: [columns[name]] * count for name in ONCE if name in columns}
     return pandas.DataFrame(
         {

@@ -20,10 +20,11 @@ from misgiving.predictions.schema import UNKNOWN, columns_of, fields_of
 from misgiving.scores.outputs import Head
 
 Rows = Int[np.ndarray, " _"]
+FINGERPRINT_DIGITS = 12  # of a model's, which name its opinion
 MAX_MESSAGE = 400  # characters of a message, which may quote a cell or name a thousand classes
 PER_IMAGE = (
     *("logits", "labels", "ids", "groups", "hashes", "paths", "sets"),
-    *("features", "taps", "predicted_losses", "metadata", "scores", "readers"),
+    *("features", "taps", "predicted_losses", "metadata", "scores", "opinions", "readers"),
 )
 
 
@@ -58,6 +59,8 @@ class Predictions:
         metadata: Other columns, by which decisions are audited.
         scores: Confidences by name that need the image itself, as ODIN's.
         readers: Positions in `classes` of the answers of people by name; -1 where one gave none.
+        opinions: Probabilities of the classes by other models, by the names of these: second
+            opinions.
     """
 
     logits: Float[np.ndarray, "n classes"]
@@ -81,6 +84,7 @@ class Predictions:
     metadata: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     scores: Mapping[str, Float[np.ndarray, " n"]] = field(default_factory=dict)
     readers: Mapping[str, Int[np.ndarray, " n"]] = field(default_factory=dict)
+    opinions: Mapping[str, Float[np.ndarray, "n classes"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -181,6 +185,48 @@ class Predictions:
         if values.shape != (len(self),) or not np.isfinite(values).all():
             raise UsageError(f"{name!r} must return a finite number for each of {len(self)} images")
         return replace(self, scores={**self.scores, name: values})
+
+    def with_opinion(self, other: "Predictions", name: str = "") -> "Predictions":
+        """Add the probabilities by another model for these images as a second opinion.
+
+        An image is found by its content where both know it, and else by its id.
+
+        Args:
+            other: Predictions of that model for all of these images, and possibly for others.
+            name: Of that model; by default the first digits of its fingerprint.
+
+        Raises:
+            DataError: An image is missing or was used to train that model and not this one, or the
+                classes are others.
+        """
+        if other.classes != self.classes:
+            raise DataError(
+                f"the second opinion is on {', '.join(other.classes)}, and the predictions are on "
+                f"{', '.join(self.classes)}; they must be the same classes in this order"
+            )
+        by_content = self.hashes is not None and other.hashes is not None
+        keys, others = (
+            [hashed or name for hashed, name in zip(each.hashes or each.ids, each.ids, strict=True)]
+            if by_content
+            else each.ids
+            for each in (self, other)
+        )
+        rows = {key: row for row, key in enumerate(others)}
+        if missing := [name for name, key in zip(self.ids, keys, strict=True) if key not in rows]:
+            raise DataError(
+                f"the second opinion lacks {len(missing)} of {len(self)} images, the first is "
+                f"{missing[0]!r}; predict the same images with both models"
+            )
+        chosen = other.select(np.array([rows[key] for key in keys]))
+        own = self.sets or ("",) * len(self)
+        for image, *sets in zip(self.ids, own, chosen.sets or (), strict=False):
+            if sets[1] == "train" != sets[0]:
+                raise DataError(
+                    f"the model of the second opinion was trained on {image!r}, which is new to "
+                    "this one; train both on the same images"
+                )
+        name = name or other.model[:FINGERPRINT_DIGITS] or "other"
+        return replace(self, opinions={**self.opinions, name: chosen.probabilities})
 
     def in_set(self, *names: str) -> "Predictions":
         """Predictions for the images of these sets."""

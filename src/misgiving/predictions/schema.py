@@ -4,6 +4,8 @@
 |---|---|
 | `logit_CLASS` or `probability_CLASS` | outputs of the model, one column for each class;
   probabilities are ignored where there are logits |
+| `probability_CLASS@NAME` | probabilities by another model of this name, for each class: a second
+  opinion, which helps to judge the answer and never changes it |
 | `label` | true class; empty where it is not known |
 | `id` | name of the image, each once; by default the number of its row, counted from 1 |
 | `group`, `patient`, `lesion` | images that are not independent have the same value; empty where an
@@ -21,10 +23,10 @@
 | any other | metadata, by which decisions are audited |
 
 Instead of columns for each class, feature or channel there may be arrays with a row for each image:
-`logits`, `probabilities`, `features` and `taps`, with the names of the classes as `classes` and the
-columns of each tap as `tap_widths`. Three columns serve to read what was written: `outputs`, the
-kind of output that the logits were made of, `group_columns`, the columns that `group` was made of,
-and `class_weights`, those of the loss that the estimator learned.
+`logits`, `probabilities`, `probabilities@NAME`, `features` and `taps`, with the names of the
+classes as `classes` and the columns of each tap as `tap_widths`. Three columns serve to read what
+was written: `outputs`, the kind of output that the logits were made of, `group_columns`, the
+columns that `group` was made of, and `class_weights`, those of the loss that the estimator learned.
 """
 
 import re
@@ -50,18 +52,24 @@ LARGEST = np.finfo(np.float32).max
 LEAST_PROBABILITY = 1e-12  # logits are finite
 WIDE = {
     "logits": re.compile(r"logit_(.*)", re.DOTALL),
-    "probabilities": re.compile(r"probability_(.*)", re.DOTALL),
+    "probabilities": re.compile(r"probability_([^@]*)"),
     "features": re.compile(r"feature_(\d+)"),
     "taps": re.compile(r"tap_(\d+)_(\d+)"),
 }
 """Names of the columns that one array may replace, by its name."""
+OPINION = re.compile(r"(?:probability_(.*)|probabilities)@([^@]+)", re.DOTALL)
+"""Names of the columns of second opinions, and of the array that may replace them."""
 TEXTS = {"id": "ids", "content_hash": "hashes", "path": "paths", "set": "sets"}
 UNCHANGED = ("logits", "classes", "features", "taps", "tap_widths", "model", "outputs")
 FIELDS = {**TEXTS, "predicted_loss": "predicted_losses", **{name: name for name in UNCHANGED}}
 """Fields of `Predictions` by the column that holds them."""
 ONCE = ("model", "outputs", "group_columns", "class_weights")  # the same for all images
 WHOLE = (*ONCE, "classes", "tap_widths", "head_weight", "head_bias")  # no value for each image
-NUMBERS = ("logit_", "probability_", "feature_", "tap_", "score_", "predicted_loss")
+ARRAY_OF_OPINION = "probabilities@"
+NUMBERS = (
+    *("logit_", "probability_", "feature_", "tap_", "score_", "predicted_loss"),
+    ARRAY_OF_OPINION,
+)
 """Beginnings of the names of columns of numbers."""
 READER = "reader_"  # before the name of a reader
 ESCAPE = "metadata_"  # before the name of metadata that is the name of another column
@@ -89,6 +97,7 @@ def fields_of(
     once = {column: _same_in_all(column, left.pop(column, ())) for column in ONCE}
     was_written = bool(once["outputs"])  # by `columns_of`; then nothing is inferred
     outputs, classes, logits = _take_outputs(left)
+    opinions = _take_opinions(left, classes)
     if not was_written and outputs == "logits" and _are_probabilities(logits).all():
         raise DataError(
             "each row of the logits is from 0 to 1 and adds up to 1, as probabilities do; name "
@@ -139,6 +148,7 @@ def fields_of(
         "metadata": {column.removeprefix(ESCAPE): tuple(_texts(left[column])) for column in left},
         "scores": {column.removeprefix("score_"): numbers[column] for column in numbers},
         "readers": readers,
+        "opinions": opinions,
     }
 
 
@@ -175,6 +185,7 @@ def columns_of(fields: Mapping[str, Any], *, folder: Path) -> dict[str, Any]:
         del columns["id"]
     taken = {*columns, *UNITS, "id", "probabilities"}
     columns |= {f"score_{name}": values for name, values in fields["scores"].items()}
+    columns |= {f"{ARRAY_OF_OPINION}{name}": each for name, each in fields["opinions"].items()}
     for name, values in fields["metadata"].items():
         is_taken = name in taken or name.startswith((*NUMBERS, READER, ESCAPE))
         columns[f"{ESCAPE}{name}" if is_taken else name] = values
@@ -249,7 +260,31 @@ def _take_outputs(columns: dict[str, Column]) -> tuple[str, tuple[str, ...], Mat
             f"{kind} have {values.shape[1]} columns, and the classes {classes}; give two classes "
             "or more, with different names"
         )
-    return kind, classes, values if kind == "logits" else _logarithms(values)
+    if kind == "probabilities":
+        _check_probabilities(values)
+        values = np.asarray(np.log(np.maximum(values, LEAST_PROBABILITY)))
+    return kind, classes, values
+
+
+def _take_opinions(columns: dict[str, Column], classes: Sequence[str]) -> dict[str, Matrix]:
+    """Take the probabilities by other models, by their names, in the order of the classes."""
+    taken: dict[str, dict[Any, Column]] = {}
+    for column in [*columns]:
+        if match := OPINION.fullmatch(column):
+            label, name = match.groups()
+            values = _numbers(column, columns.pop(column), axes=2 if label is None else 1)
+            labels = (*classes, *range(values.shape[1])) if label is None else (label,)
+            taken.setdefault(name, {}).update(zip(labels, np.atleast_2d(values.T), strict=False))
+    opinions = {}
+    for name, by_class in taken.items():
+        if by_class.keys() != {*classes}:
+            raise DataError(
+                f"the opinion of {name} is not on the classes {', '.join(classes)}; give a column "
+                f"probability_CLASS@{name} for each"
+            )
+        opinions[name] = np.stack([by_class[label] for label in classes], axis=1)
+        _check_probabilities(opinions[name])
+    return opinions
 
 
 def _take_wide(
@@ -273,7 +308,7 @@ def _are_probabilities(values: Matrix) -> Bool[np.ndarray, " n"]:
     return np.asarray(inside & (np.abs(values.sum(axis=1) - 1) <= ADDS_UP))
 
 
-def _logarithms(probabilities: Matrix) -> Matrix:
+def _check_probabilities(probabilities: Matrix) -> None:
     right = _are_probabilities(probabilities)
     if not right.all():
         row = int(right.argmin())
@@ -282,7 +317,6 @@ def _logarithms(probabilities: Matrix) -> Matrix:
             f"row {row + 1}: the probabilities are {least:.4g} to {most:.4g} and add up to "
             f"{total:.4g}; give one from 0 to 1 for each class, in all 1, or give logits"
         )
-    return np.asarray(np.log(np.maximum(probabilities, LEAST_PROBABILITY)))
 
 
 def _numbers(name: str, values: Column, *, axes: int = 1) -> Float[np.ndarray, "n ..."]:
