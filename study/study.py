@@ -61,7 +61,14 @@ class Part(NamedTuple):
     without_4_2: tuple[str, ...] = ()
 
 
-MODERN = RECIPES["modern"]
+def changes_of(config: object) -> dict[str, Any]:
+    """The settings of a configuration that are not its defaults."""
+    usual = type(config)()
+    return {name: x for name, x in vars(config).items() if x != getattr(usual, name)}
+
+
+MODERN = changes_of(RECIPES["modern"].training)
+NETWORK = changes_of(RECIPES["modern"].model)
 MODERN_IMAGES = {"color_constancy": "none", "crop": 1.0, "split": "grouped"}
 GRID = {
     f"lambda {weight:g}, margin {margin:g}": Setting({"auxiliary_weight": weight, "margin": margin})
@@ -74,15 +81,15 @@ PARTS = {
             "vanilla", "mse", "detached", "proposed", "proposed_halves", "proposed_sum",
             "proposed+logits",
         ),
-        vars(MODERN.model),
-        {**vars(MODERN.training), "epochs": 6},
+        NETWORK,
+        {**MODERN, "epochs": 6},
         {**MODERN_IMAGES, "image_size": 128},
         without_4_2=("detached",),  # it has the classifier of `vanilla`, so its detection
     ),
     "folds": Part(
         ("vanilla", "proposed", "proposed_sum"),
-        vars(MODERN.model),
-        vars(MODERN.training),
+        NETWORK,
+        MODERN,
         {**MODERN_IMAGES, "image_size": 96, "split": "folds"},
         trials=10,
     ),
@@ -95,8 +102,8 @@ PARTS = {
     ),
     "sensitivity": Part(
         ("proposed",),
-        vars(MODERN.model),
-        {**vars(MODERN.training), "epochs": 4},
+        NETWORK,
+        {**MODERN, "epochs": 4},
         {**MODERN_IMAGES, "image_size": 64},
         trials=3,
         experiments=frozenset({"generalization"}),

@@ -97,6 +97,17 @@ def test_a_verdict_needs_five_trials_and_the_stated_direction():
     assert judged[3][0] is None
 
 
+@pytest.mark.parametrize("part", study.PARTS)
+def test_every_setting_of_a_part_can_be_run(part):
+    ood, chosen = Path("ood"), study.PARTS[part]
+    for setting in chosen.settings.values():
+        protocol = study.protocol_of(chosen, setting, "isic2019:x", Path("w"), ood)
+        units = study.in_order(chosen, protocol)
+        assert {unit.trial for unit in units} == set(range(chosen.trials))
+    if part != "paper":
+        assert protocol.training.optimizer == "adamw"
+
+
 def test_a_unit_that_is_measured_again_replaces_its_rows_and_no_others(tmp_path):
     table = tmp_path / "modern.csv"
     rows = rows_of(2)
