@@ -76,3 +76,16 @@ def test_one_image_of_each_patient_counts(succeed, pictures):
     (folder / "t.csv").write_text("\n".join(["path,label,pateint", *lines]))
     error = succeed("plan", f"table:{folder / 't.csv'}", "--max-error", "0.1").err
     assert "columns without a meaning to the policy: pateint" in error
+
+
+def test_an_audit_costs_reviews_and_finds_a_doubled_error(misgiving):
+    arguments = ("--audit", "0.1", "--cases-per-week", "200")
+    _, output, _ = misgiving("plan", "digits", "--max-error", "0.1", *arguments)
+    assert cells_of(output, "reviews each week")[1:] == ["", "20", "10"]
+    assert cells_of(output, "(10 % wrong)")[1:] == ["", "2", "1"]
+    _, answers, *weeks = cells_of(output, "20 % from the start: median")
+    assert 80 < int(answers) < 130
+    assert weeks == [f"{int(answers) / number:.1f} weeks" for number in (20, 10)]
+    assert int(cells_of(output, "20 % after 500 audits: median")[1]) > int(answers)
+    _, output, _ = misgiving("plan", "digits", "--max-silent-error", "0.1", *arguments)
+    assert cells_of(output, "20 % from the start: median")[1:] == [answers, weeks[0], weeks[0]]

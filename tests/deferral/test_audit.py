@@ -10,6 +10,7 @@ from misgiving.deferral.audit import (
     ALARM_FACTORS,
     BOUND_FACTORS,
     alarm_evidence,
+    answers_until_alarm,
     anytime_upper_bound,
     audit_state,
     bound_evidence,
@@ -112,3 +113,11 @@ def test_an_alarm_stays_and_comes_no_later_when_more_is_confirmed():
 def test_without_answers_everything_is_possible():
     state = audit_state([], target=0.05)
     assert (state.estimate, state.lower, state.upper, state.e_value) == (None, 0, 1, 1)
+
+
+def test_a_doubled_error_is_noticed_in_time():
+    median, ninth = answers_until_alarm(0.05)
+    assert median <= 260
+    assert median < ninth
+    assert answers_until_alarm(0.05, change=3.0)[0] < median
+    assert median < answers_until_alarm(0.05, after=500)[0] <= 600

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from misgiving.cli.options import DataOrPredictions, Seed, command
 from misgiving.cli.progress import say, show_table
@@ -15,7 +17,14 @@ if TYPE_CHECKING:
 
 
 @command
-def plan(data: DataOrPredictions, *, targets: Targets, seed: Seed = 0) -> None:
+def plan(
+    data: DataOrPredictions,
+    *,
+    targets: Targets,
+    seed: Seed = 0,
+    audit: Annotated[float | None, typer.Option(min=0.0001, max=1.0)] = None,
+    cases_per_week: Annotated[int, typer.Option(min=1)] = 1000,
+) -> None:
     """Say before training what a calibration set of DATA can certify.
 
     Splits DATA by group, as `train` does by default, and counts the calibration cases by class.
@@ -28,6 +37,9 @@ def plan(data: DataOrPredictions, *, targets: Targets, seed: Seed = 0) -> None:
 
     Args:
         seed: Seed of the split, as in `train`.
+        audit (SHARE): Also say after how many audited answers an error twice as high as the target
+            is noticed, and how many reviews it costs to audit this share of the cases.
+        cases_per_week: Cases a week, for --audit.
     """
     from misgiving.deferral.cases import drawn_sets
     from misgiving.deferral.planning import MOST_CASES, WRONG_SHARES, plan_certification
@@ -50,6 +62,10 @@ def plan(data: DataOrPredictions, *, targets: Targets, seed: Seed = 0) -> None:
     show_table(("class", "rows" if is_file else "images", "cases"), counts, title="calibration set")
     shares = (three_digits(share) for share in WRONG_SHARES)
     show_table(("if so many are wrong", *shares), _table(outlook), title="what it certifies")
+    if audit is not None:
+        title = f"audit of {three_digits(audit)} of {cases_per_week} cases a week"
+        heads = ("", "answers", "all accepted", "half accepted")
+        show_table(heads, _audits(targets, audit * cases_per_week), title=title)
 
 
 def _grouped_split(data: str, seed: int) -> "Predictions":
@@ -103,3 +119,21 @@ def _table(outlook: "CertificationOutlook") -> Iterator[tuple[str, ...]]:
             ]
             needs = ("impossible" if number is None else str(number) for number in more)
             yield f"  more cases{suffix} for {100 * limit:.3g} %", *needs
+
+
+def _audits(targets: Targets, audited: float) -> Iterator[tuple[str, ...]]:
+    """Cells of a table: reviews and weeks, by the share that is accepted of all audited cases."""
+    from misgiving.deferral.audit import answers_until_alarm
+    from misgiving.report.rendering import three_digits
+
+    target = targets.max_error or targets.max_silent_error or 0.0
+    accepted = [audited, audited / 2]
+    stream = accepted if targets.max_error else [audited, audited]
+    yield "reviews each week", "", *(f"{number:.3g}" for number in accepted)
+    readings = (f"{target * number:.3g}" for number in stream)
+    yield f"second readings ({three_digits(target)} wrong)", "", *readings
+    doubled = three_digits(min(2 * target, 1.0))
+    for words, after in ((f"{doubled} from the start", 0), (f"{doubled} after 500 audits", 500)):
+        delays = answers_until_alarm(target, after=after)
+        for row, answers in zip((f"{words}: median", "  9 of 10 by"), delays, strict=True):
+            yield row, str(answers), *(f"{answers / number:.1f} weeks" for number in stream)

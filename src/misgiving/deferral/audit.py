@@ -6,6 +6,7 @@ Given all earlier answers it is 1 on average, so that a mixture of such products
 1 / level with a probability of at most the level (Ville, 1939; docs/explanation/guarantee.md).
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -23,6 +24,9 @@ ALARM_LEVEL = 0.01  # probability of any alarm in the life of a policy that meet
 ALARM_FACTORS = (1.5, 2.0, 3.0)  # of the odds of the target
 FROM_START = 0.5  # share of the wealth that bets from the first answer on
 MEDIAN_START = 500  # audited answers after which half of the remaining wealth bets
+
+LIVES = 300  # that are simulated for a plan
+LONGEST = 30  # errors at the target, after which a simulated life ends
 
 Outcome = Literal["right", "wrong", "unconfirmed", "overdue"]
 
@@ -140,3 +144,26 @@ def alarm_evidence(
         stakes = np.logaddexp.accumulate(starting - product + ratio, axis=-1)
         total = np.logaddexp(total, product + stakes - np.log(len(ALARM_FACTORS)))
     return total
+
+
+def answers_until_alarm(target: float, *, change: float = 2.0, after: int = 0) -> tuple[int, int]:
+    """Audited answers from a change of the error until the alarm: median, and ninth of ten lives.
+
+    Lives are simulated, with readers who do not err.
+
+    Args:
+        target: The error until the change.
+        change: Factor by which it grows.
+        after: Answers that were audited before the change.
+
+    >>> answers_until_alarm(0.05)
+    (231, 493)
+    """
+    random, delays = np.random.default_rng(0), []
+    numbers = np.arange(after + math.ceil(LONGEST / target))
+    errors = np.where(numbers < after, target, min(change * target, 1.0))
+    for _ in range(LIVES):
+        alarms = alarm_evidence(random.random(len(errors)) < errors, target) >= -np.log(ALARM_LEVEL)
+        delays.append(int(alarms.argmax()) + 1 - after if alarms.any() else len(errors) - after)
+    delays = sorted(delay for delay in delays if delay > 0)
+    return delays[len(delays) // 2], delays[9 * len(delays) // 10]
