@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from study_folds import FOLDS, IMAGES, RIGHT, VARIANCE, class_counts, joint_variances
 from study_hypotheses import RATIO, read_results
 from study_results import write_page
 
@@ -91,7 +92,7 @@ PARTS = {
         NETWORK,
         MODERN,
         {**MODERN_IMAGES, "image_size": 96, "split": "folds"},
-        trials=10,
+        trials=FOLDS,
     ),
     "paper": Part(
         ("vanilla", "mse", "proposed", "proposed_sum"),
@@ -125,7 +126,7 @@ ODIN = {
 }
 KEPT = {
     "accuracy", "balanced_accuracy", "spearman", "aurc", "coverage_at_risk/0.1", "error_auroc",
-    "auroc", "coverage", *ACCEPTED_ERRORS, "nll", "ece", RATIO,
+    "auroc", "coverage", *ACCEPTED_ERRORS, "nll", "ece", RATIO, IMAGES, RIGHT, VARIANCE,
 }  # fmt: skip
 KEPT_OF_ODIN = {"fpr_at_tpr95", "detection_error", "aupr_in", "aupr_out"}
 
@@ -230,10 +231,8 @@ def run_setting(part: Part, protocol: Protocol, setting: str, options: argparse.
     ]
 
     def keep(unit: Unit) -> None:
-        ratio = trial_data.split_ratio(unit.experiment)
-        of_split = Result(*unit, "", "", RATIO, ratio)
-        results = [of_split, *read_results(out / unit.folder / "results.csv")]
-        add_rows(table, [with_setting(row, setting) for row in results])
+        rows = rows_of(trial_data, unit, out)
+        add_rows(table, [with_setting(row, setting) for row in rows])
         write_page(options.tables)
         label = setting or unit.experiment
         print(f"finished {label}, trial {unit.trial}, {unit.model}", flush=True)
@@ -246,6 +245,16 @@ def run_setting(part: Part, protocol: Protocol, setting: str, options: argparse.
         return
     run = on_ray(options.ray) if options.ray else on_this_machine(jobs=options.jobs)
     reproduce_units(trial_data, out, run=run, chosen=units)
+
+
+def rows_of(trial_data: TrialData, unit: Unit, out: Path) -> list[Result]:
+    """The rows of a finished unit; in folds also those of all folds, when these are finished."""
+    size = trial_data.size(unit.experiment)
+    of_split = Result(*unit, "", "", RATIO, size["measured"] / size["trained"])
+    rows = [of_split, *read_results(out / unit.folder / "results.csv")]
+    if trial_data.protocol.images.split == "folds":
+        rows += [*class_counts(out, unit), *joint_variances(out)]
+    return rows
 
 
 if __name__ == "__main__":

@@ -43,6 +43,11 @@ class Rows:
         """The models that have rows."""
         return list(dict.fromkeys(model for _, model, *_ in self._values))
 
+    def detectors(self, experiment: str, model: str, dataset: str, metric: str) -> list[str]:
+        """Detectors, or classes, with values of this metric."""
+        asked = (experiment, model, dataset)
+        return [each[3] for each in self._values if each[:3] == asked and each[4] == metric]
+
     def model_of(self, setting: str) -> str:
         """The model of a setting; where there is no estimator, it is `vanilla`."""
         return next(model for experiment, model, *_ in self._values if experiment == setting)

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from statistics import mean
 
+from study_folds import of_folds
 from study_format import FEWER, average, by_trial, table, with_interval
 from study_hypotheses import (
     REGISTERED,
@@ -21,17 +21,11 @@ from study_hypotheses import (
     read_results,
     verdicts,
 )
+from study_published import beside_published, of_effects
 
 from misgiving.metrics.selective import ACCEPTED_ERRORS
 from misgiving.report.names import DETECTOR_TITLES
-from misgiving.report.reproduction.published import (
-    FIGURE_3,
-    FIGURE_5,
-    SETS,
-    TUNING_SET,
-    table_1,
-    title,
-)
+from misgiving.report.reproduction.published import title
 
 HERE = Path(__file__).resolve().parent
 CONFIRMING = 10  # trials of the confirmation
@@ -44,7 +38,6 @@ NOTES = {
 }
 UNSEEN = "unseen"  # the images of calibration and test set together
 DEFAULT = "lambda 0.5, margin 1"  # of the part on sensitivity
-STAND_INS = {"histology": "nct", "photographs": "imagenet", "clinical_skin": "clin_skin"}
 SCORES = ("msp", "calibrated", "error_estimator", "predicted_loss")
 PLAIN = (("", "accuracy"), ("", "balanced_accuracy"), ("predicted_loss", "spearman"))
 PLAIN_TITLES = ("accuracy", "balanced accuracy", "Spearman, predicted and trained loss")
@@ -299,35 +292,6 @@ def of_reviewer(rows: Rows) -> Iterator[str]:
     yield from table(head, lines)
 
 
-def beside_published(rows: Rows) -> Iterator[str]:
-    """Every published number of ODIN's table and of the figures, beside ours."""
-    stand_ins = {STAND_INS.get(name, name): name for name in rows.ood_sets()}
-    cells = [(FIGURE_3, "test")]
-    for paper_set in SETS:
-        if paper_set in stand_ins:
-            cells += [(cell, stand_ins[paper_set]) for cell in table_1(paper_set)]
-    cells.append((FIGURE_5, UNSEEN_CLASSES))
-    lines = []
-    for cell, dataset in cells:
-        models = [
-            rows(cell.experiment, model, dataset, cell.detector, cell.metric)
-            for model in ("vanilla", "proposed")
-        ]
-        if models[0]:
-            means = [f"{100 * mean(values.values()):.1f}" if values else "-" for values in models]
-            name = title(dataset) if dataset != "test" else "classifier (4.1)"
-            tuned = " (tuned)" if STAND_INS.get(dataset) == TUNING_SET else ""
-            lines.append(
-                (f"{name}{tuned}", cell.metric, f"{cell.vanilla}", f"{cell.proposed}", *means)
-            )
-    yield (
-        "Published numbers (other images, network, resolution and epochs) beside ours, in %. Of "
-        "FPR and detection error lower is better, of the others higher.\n"
-    )
-    head = ("set", "metric", "paper: vanilla", "paper: proposed", "ours: vanilla", "ours: proposed")
-    yield from table(head, lines)
-
-
 def of_settings(rows: Rows) -> Iterator[str]:
     """Sensitivity of `proposed` to its settings."""
     lines, differences = [], []
@@ -353,6 +317,18 @@ def of_settings(rows: Rows) -> Iterator[str]:
     yield from table(("setting", *PLAIN_TITLES, *AREA_TITLES[2:]), differences)
 
 
+OF_TRIALS = (
+    of_hypotheses, of_effects, of_error_estimator, of_models, against_vanilla, of_ood_sets,
+    of_detectors, of_reviewer, beside_published,
+)  # fmt: skip
+SECTIONS = {
+    "folds": (of_folds,),
+    "confirmation": (of_confirmation, of_error_estimator),
+    "sensitivity": (of_settings,),
+}
+"""Of the parts that are not `OF_TRIALS`."""
+
+
 def page(parts: Mapping[str, Rows]) -> str:
     """The page of results."""
     lines = [
@@ -361,25 +337,16 @@ def page(parts: Mapping[str, Rows]) -> str:
         "Made by `study/study_results.py` from the tables beside this page. The plan, with "
         "hypotheses, measures and the rule of evidence, is in [README.md](README.md). Planned "
         "parts, models and trials that are missing here have no finished result. Commit 44cd948 "
-        "can run all of them. The models `held_out`, `posthoc` and `proposed_neighbours`, the "
-        "setting `average of weights` and the score `error_or_ood` are no longer in the package. "
+        "can run all parts but `folds`. The models `held_out`, `posthoc` and "
+        "`proposed_neighbours`, the setting `average of weights` and the score `error_or_ood` are "
+        "no longer in the package. "
         "Error estimators and policies are of that commit, too: the search for thresholds, and the "
         "probabilities that the estimator gives, have been replaced since.",
         "",
     ]
     for part, rows in parts.items():
-        lines += [f"## Part {part}", ""]
-        if part == "sensitivity":
-            lines += of_settings(rows)
-            continue
-        if part == "confirmation":
-            lines += [*of_confirmation(rows), *of_error_estimator(rows)]
-            continue
-        lines += [NOTES[part]]
-        for section in (
-            of_hypotheses, of_error_estimator, of_models, against_vanilla, of_ood_sets,
-            of_detectors, of_reviewer, beside_published,
-        ):  # fmt: skip
+        lines += [f"## Part {part}", "", *([NOTES[part]] if part in NOTES else ())]
+        for section in SECTIONS.get(part, OF_TRIALS):
             lines += section(rows)
     return "\n".join(lines).rstrip() + "\n"
 
@@ -388,7 +355,7 @@ def write_page(folder: Path) -> None:
     """Write `results.md` from the tables of a folder."""
     tables = {
         part: read_results(folder / f"{part}.csv")
-        for part in ("confirmation", "modern", "paper", "sensitivity", "registered")
+        for part in ("folds", "confirmation", "modern", "paper", "sensitivity", "registered")
         if (folder / f"{part}.csv").exists()
     }
     registered = tables.pop("registered", [])

@@ -1,4 +1,6 @@
 import sys
+from argparse import Namespace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -6,9 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from misgiving.reproduction.tables import Result
+from misgiving.reproduction.protocol import DIGITS
+from misgiving.reproduction.tables import Result, save_scores
+from misgiving.training.config import DataConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "study"))
+import study_folds
 import study_format
 import study_hypotheses
 import study_results
@@ -147,3 +152,138 @@ def test_differences_have_an_interval_from_five_trials_on():
     assert study_format.with_interval(by_trial, 0.2) == f"{mean} ({lower} to {upper})"
     del by_trial[2]
     assert study_format.with_interval(by_trial, 0.2) == study_format.by_trial(by_trial)
+
+
+def rows_of_folds(folds, *, seed=0):
+    """Rows as the units of the part in folds give them, of three models and three classes."""
+    random = np.random.default_rng(seed)
+    rows, images = [], random.integers(2, 40, (folds, 3))
+    for fold, model in product(range(folds), ("vanilla", "proposed", "proposed_sum")):
+        measures = [
+            ("generalization", "test", "msp", "aurc"),
+            ("generalization", "test", "error_estimator", "aurc"),
+            ("generalization", "test", "predicted_loss", "aurc"),
+            *(("ood_detection", name, "odin", "auroc") for name in (*OOD, "clinical_skin")),
+            ("new_classes", "unseen_classes", "odin", "auroc"),
+        ]
+        rows += [Result(x, fold, model, *place, random.random()) for x, *place in measures]
+        for experiment in ("generalization", "ood_detection"):
+            rows.append(Result(experiment, fold, model, "", "", "split_ratio", 0.125))
+            for name, count in zip("abc", images[fold], strict=True):
+                right = int(random.integers(0, count + 1))
+                place = experiment, fold, model, "test", name
+                rows.append(Result(*place, "images", float(count)))
+                rows.append(Result(*place, "right_answers", float(right)))
+    if folds == study_folds.FOLDS:
+        for name in ("colon", "clinical_skin"):
+            place = "ood_detection", study_folds.ALL_FOLDS, "proposed", name, "odin"
+            rows.append(Result(*place, study_folds.VARIANCE, 4e-4))
+    return rows
+
+
+def test_balanced_accuracy_of_folds_is_that_of_pooled_counts_with_pseudo_values():
+    rows = rows_of_folds(10)
+    a, b, c = study_folds.primary_measures(study_hypotheses.Rows(rows), "proposed")
+
+    def balanced(model, folds):
+        shares = []
+        for name in "abc":
+            right, images = (
+                sum(
+                    row.value
+                    for row in rows
+                    if (row.experiment, row.model, row.detector, row.metric)
+                    == ("generalization", model, name, metric)
+                    and row.trial in folds
+                )
+                for metric in ("right_answers", "images")
+            )
+            shares.append(right / images)
+        return sum(shares) / 3
+
+    def gain(folds):
+        return balanced("proposed", folds) - balanced("vanilla", folds)
+
+    everything = set(range(10))
+    pseudo = [10 * gain(everything) - 9 * gain(everything - {fold}) for fold in range(10)]
+    assert [a.values[fold] for fold in range(10)] == pytest.approx(pseudo)
+    half = stats.t.ppf(0.975, 9) * np.std(pseudo, ddof=1) * np.sqrt(1 / 10 + 0.125)
+    assert a.interval().upper == pytest.approx(np.mean(pseudo) + half)
+    values = [
+        np.mean([value_of(rows, fold, "proposed", dataset=name) for name in kept])
+        - np.mean([value_of(rows, fold, "vanilla", dataset=name) for name in kept])
+        for kept in [("boxes", "colon", "clinical_skin")]
+        for fold in range(10)
+    ]
+    error = np.sqrt(np.var(values, ddof=1) * (1 / 10 + 0.125) + 2 * 4e-4 / 3**2)
+    assert b.interval().lower == pytest.approx(np.mean(values) - stats.t.ppf(0.975, 9) * error)
+    of_losses = [
+        value_of(rows, fold, "proposed", detector="predicted_loss")
+        - value_of(rows, fold, "proposed", detector="msp")
+        for fold in range(10)
+    ]
+    assert [c.values[fold] for fold in range(10)] == pytest.approx(of_losses)
+    assert all(
+        each.verdict(0.01) == "open"
+        for each in study_folds.primary_measures(
+            study_hypotheses.Rows(rows_of_folds(9)), "proposed"
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("middle", "spread", "sign", "expected"),
+    [
+        (0.06, 0.01, 1, "gain"),
+        (0.03, 0.01, 1, "gain, smaller than the paper's"),
+        (0.005, 0.01, 1, "smaller than the paper's, equivalent"),
+        (0.0, 0.2, 1, "inconclusive"),
+        (-0.06, 0.01, 1, "loss, smaller than the paper's"),
+        (0.06, 0.01, -1, "loss"),
+    ],
+)
+def test_verdicts_of_folds(middle, spread, sign, expected):
+    values = middle + spread * stats.norm.ppf((np.arange(10) + 0.5) / 10)
+    gain = 0.048 if sign > 0 else None
+    measure = study_folds.Measure("", dict(enumerate(values)), 0.125, gain, sign)
+    assert measure.verdict(measure.interval().p_value) == expected
+
+
+def test_joint_draws_take_the_same_sources_in_all_folds_and_models(tmp_path):
+    """With one image of each source, the variance is that of a mean over sources."""
+    random = np.random.default_rng(0)
+    sources, gains = [f"source {number}" for number in range(40)], np.zeros(40)
+    for fold, (model, sign) in product(range(10), (("vanilla", -1), ("proposed", 1))):
+        inliers, outliers = random.normal(size=30), random.normal(size=40)
+        folder = tmp_path / "units" / "ood_detection" / f"trial-{fold}" / model
+        save_scores(folder, "test", {"odin": inliers}, ["x"] * 30)
+        save_scores(folder, "colon", {"odin": outliers}, sources)
+        gains += sign * (inliers[:, None] > outliers).mean(axis=0) / 10
+    drawn = study_folds.joint_draws(tmp_path, "proposed", "colon")
+    assert drawn.mean() == pytest.approx(gains.mean(), abs=4 * gains.std() / np.sqrt(40 * 2000))
+    assert drawn.std() == pytest.approx(gains.std() / np.sqrt(40), rel=0.1)
+
+
+def test_a_part_runs_and_keeps_the_rows_of_its_units(tmp_path):
+    protocol = replace(
+        DIGITS,
+        trials=2,
+        models=("vanilla",),
+        images=DataConfig(split="folds"),
+        training=replace(DIGITS.training, epochs=1),
+    )
+    part = study.Part((), {}, {}, {}, trials=2, experiments=frozenset({"generalization"}))
+    options = Namespace(
+        part="folds", out=tmp_path / "runs", tables=tmp_path, cache=tmp_path / "cache",
+        trial=1, again=False, collect=False, ray=None, jobs=1,
+    )  # fmt: skip
+    study.run_setting(part, protocol, "", options)
+    rows = study_hypotheses.Rows(study_hypotheses.read_results(tmp_path / "folds.csv"))
+    of_unit = "generalization", "vanilla"
+    right, images = (
+        sum(rows(*of_unit, "test", name, metric)[1] for name in map(str, range(10)))
+        for metric in ("right_answers", "images")
+    )
+    assert rows(*of_unit, "test", "", "accuracy")[1] == pytest.approx(right / images)
+    assert rows.ratio("generalization") == pytest.approx(1 / 8, abs=0.02)
+    assert "Primary" in (tmp_path / "results.md").read_text()

@@ -1,0 +1,241 @@
+"""The part in ten folds: its measures, intervals and verdicts, as README.md registers them."""
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from statistics import variance
+from typing import NamedTuple
+
+import numpy as np
+from study_format import by_trial, number, table
+from study_hypotheses import LEVEL, UNSEEN_CLASSES, Rows, Values, difference
+from study_published import GAINS
+
+from misgiving.metrics.trials import TrialInterval, holm, t_interval
+from misgiving.predictions.record import Predictions
+from misgiving.reproduction.config import Unit
+from misgiving.reproduction.tables import Result, load_scores, predictions_path
+
+FOLDS = 10
+SAME_IN_ALL = ("colon", "clinical_skin", "photographs")  # OOD sets; of photographs the pictures
+DRAWS = 2000
+ALL_FOLDS = -1  # the trial of rows that belong to no single fold
+VARIANCE, IMAGES, RIGHT = "variance_of_joint_draws", "images", "right_answers"  # metrics
+VANILLA, PRIMARY, SECONDARY = "vanilla", "proposed", "proposed_sum"
+
+
+def class_counts(folder: Path, unit: Unit) -> list[Result]:
+    """Test images of each class in a unit, and how many of these were answered rightly."""
+    tested = Predictions.read(predictions_path(folder / unit.folder, "test"))
+    right = tested.labels[~tested.errors]
+    return [
+        Result(*unit, "test", name, metric, float((labels == position).sum()))
+        for metric, labels in ((IMAGES, tested.labels), (RIGHT, right))
+        for position, name in enumerate(tested.classes)
+    ]
+
+
+def joint_variances(folder: Path) -> list[Result]:
+    """Variance of a model's difference from vanilla over joint draws of the images of each OOD set.
+
+    For models of which, as of vanilla, all folds are finished.
+    """
+    rows = []
+    for model in (PRIMARY, SECONDARY):
+        for name in (*SAME_IN_ALL, UNSEEN_CLASSES) if all_finished(folder, model) else ():
+            experiment = "new_classes" if name == UNSEEN_CLASSES else "ood_detection"
+            spread = float(np.var(joint_draws(folder, model, name), ddof=1))
+            rows.append(Result(experiment, ALL_FOLDS, model, name, "odin", VARIANCE, spread))
+    return rows
+
+
+def all_finished(folder: Path, model: str) -> bool:
+    """Check that all folds of a model and of vanilla have results."""
+    names = product(range(FOLDS), (model, VANILLA))
+    units = [Unit("ood_detection", *name) for name in names]
+    return all((folder / unit.folder / "results.csv").exists() for unit in units)
+
+
+def joint_draws(folder: Path, model: str, ood_set: str) -> np.ndarray:
+    """The difference from vanilla in AUROC, mean over the folds, in each draw.
+
+    A draw takes the sources of the set with replacement, the same in every fold and both models.
+    """
+    units = [Unit("ood_detection", *name) for name in product(range(FOLDS), (model, VANILLA))]
+    ranks = [outlier_ranks(folder / unit.folder, ood_set) for unit in units]
+    sources = np.unique([source for _, groups in ranks for source in groups])
+    shares = np.full(len(sources), 1 / len(sources))
+    drawn = np.random.default_rng(0).multinomial(len(sources), shares, DRAWS)
+    areas = []
+    for values, groups in ranks:
+        places = np.searchsorted(sources, groups)
+        sums, counts = (np.bincount(places, weights, len(sources)) for weights in (values, None))
+        areas.append((drawn @ sums) / (drawn @ counts))
+    return np.mean(areas[::2], axis=0) - np.mean(areas[1::2], axis=0)
+
+
+def outlier_ranks(folder: Path, ood_set: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """For each OOD image the share of test images with a higher confidence, and its source.
+
+    Ties count half, so that the mean is the AUROC.
+    """
+    (inliers, _), (outliers, groups) = (load_scores(folder, name) for name in ("test", ood_set))
+    ordered = np.sort(inliers["odin"])
+    below = np.mean([np.searchsorted(ordered, outliers["odin"], x) for x in ("left", "right")], 0)
+    return 1 - below / len(ordered), groups
+
+
+def pseudo_values(rows: Rows, experiment: str, model: str) -> Values:
+    """Delete-one-fold pseudo-values of the difference from vanilla in balanced accuracy.
+
+    Counts are pooled over the folds, so that each image counts once.
+    """
+    classes = rows.detectors(experiment, model, "test", IMAGES)
+
+    def counts(name: str, metric: str) -> np.ndarray:
+        of_classes = [rows(experiment, name, "test", each, metric) for each in classes]
+        folds = sorted({*of_classes[0]} & {*range(FOLDS)})
+        return np.array([[values[fold] for values in of_classes] for fold in folds])
+
+    if not classes or len(counts(model, IMAGES)) < FOLDS or len(counts(VANILLA, IMAGES)) < FOLDS:
+        return {}
+    gained = counts(model, RIGHT) - counts(VANILLA, RIGHT)
+    images = counts(model, IMAGES)
+    whole = (gained.sum(axis=0) / images.sum(axis=0)).mean()
+    left_out = (gained.sum(axis=0) - gained) / (images.sum(axis=0) - images)
+    return dict(enumerate((FOLDS * whole - (FOLDS - 1) * left_out.mean(axis=1)).tolist()))
+
+
+class Measure(NamedTuple):
+    """A registered measure with its value in each fold.
+
+    Attributes:
+        name: In words.
+        values: By fold.
+        ratio: Test images for each training image.
+        gain: The paper's; None where the paper has none.
+        sign: 1 if a gain is above zero, -1 if it is below.
+        variance: Of the estimate over joint draws of the OOD images; 0 without these.
+    """
+
+    name: str
+    values: Values
+    ratio: float
+    gain: float | None = None
+    sign: int = 1
+    variance: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        """True if all folds are finished."""
+        return len(self.values) == FOLDS
+
+    def interval(self, level: float = 0.95) -> TrialInterval:
+        """Approximate t-interval over the folds."""
+        values = [*self.values.values()]
+        ratio = self.ratio + self.variance / variance(values)
+        return t_interval(values, split_ratio=ratio, level=level)
+
+    def verdict(self, p_value: float) -> str:
+        """By the registered rule, for an adjusted p-value against zero."""
+        if not self.complete:
+            return "open"
+        interval, narrow = self.interval(), self.interval(0.9)
+        holds = {}
+        if p_value < LEVEL:
+            holds["gain" if interval.mean * self.sign > 0 else "loss"] = True
+        if self.gain is not None:
+            holds["smaller than the paper's"] = interval.upper < self.gain
+            half = self.gain / 2
+            holds["equivalent"] = -half < narrow.lower and narrow.upper < half
+        return ", ".join(name for name, true in holds.items() if true) or "inconclusive"
+
+
+def primary_measures(rows: Rows, model: str) -> list[Measure]:
+    """The measures A, B and C of a model."""
+    eight, five = rows.ratio("generalization"), rows.ratio("ood_detection")
+    ood = difference(rows.ood_mean(model), rows.ood_mean(VANILLA))
+    drawn = [rows("ood_detection", model, name, "odin", VARIANCE) for name in SAME_IN_ALL]
+    sets = len(rows.ood_sets()) - 1  # without the one on which ODIN is tuned
+    spread = sum(sum(values.values()) for values in drawn) / sets**2 if sets > 0 else 0.0
+    of_losses, of_msp = (
+        rows("generalization", model, "test", score, "aurc") for score in ("predicted_loss", "msp")
+    )
+    less = f"{model} - vanilla"
+    return [
+        Measure(
+            f"A: balanced accuracy, 8 classes, {less}",
+            pseudo_values(rows, "generalization", model),
+            eight,
+            GAINS["a"],
+        ),
+        Measure(f"B: AUROC of ODIN, {less}", ood, five, GAINS["b"], variance=spread),
+        Measure(
+            f"C: AURC, predicted loss - MSP, of {model}",
+            difference(of_losses, of_msp),
+            eight,
+            sign=-1,
+        ),
+    ]
+
+
+def secondary_measures(rows: Rows) -> list[Measure]:
+    """The other registered measures, without adjustment."""
+    eight, five = rows.ratio("generalization"), rows.ratio("ood_detection")
+    measures = primary_measures(rows, SECONDARY)
+    for model in (PRIMARY, SECONDARY):
+        unseen, areas_msp, areas_estimator = (
+            difference(*(rows(experiment, name, *place) for name in (model, VANILLA)))
+            for experiment, *place in (
+                ("new_classes", UNSEEN_CLASSES, "odin", "auroc"),
+                ("generalization", "test", "msp", "aurc"),
+                ("generalization", "test", "error_estimator", "aurc"),
+            )
+        )
+        drawn = rows("new_classes", model, UNSEEN_CLASSES, "odin", VARIANCE)
+        less = f"{model} - vanilla"
+        measures += [
+            Measure(
+                f"AUROC of ODIN, unseen classes, {less}",
+                {fold: value for fold, value in unseen.items() if fold != ALL_FOLDS},
+                five,
+                GAINS["c"],
+                variance=sum(drawn.values()),
+            ),
+            Measure(
+                f"balanced accuracy, 5 classes, {less}",
+                pseudo_values(rows, "ood_detection", model),
+                five,
+                GAINS["a"],
+            ),
+            Measure(f"AURC of MSP, {less}", areas_msp, eight, sign=-1),
+            Measure(f"AURC of the error estimator, {less}", areas_estimator, eight, sign=-1),
+        ]
+    return measures
+
+
+def lines_of(measures: Sequence[Measure], *, adjusted: bool) -> Iterator[tuple[str, ...]]:
+    """A line of the table for each measure."""
+    p_values = [each.interval().p_value if each.complete else 1.0 for each in measures]
+    for each, p_value in zip(measures, holm(p_values) if adjusted else p_values, strict=True):
+        gain = "-" if each.gain is None else number(each.gain, signed=True)
+        estimate, shown = "-", "-"
+        if each.complete:
+            interval, shown = each.interval(), f"{p_value:.3f}"
+            ends = " to ".join(number(x, signed=True) for x in (interval.lower, interval.upper))
+            estimate = f"{number(interval.mean, signed=True)} ({ends})"
+        folds = by_trial(dict(sorted(each.values.items())))
+        yield each.name, folds, estimate, gain, shown, f"**{each.verdict(p_value)}**"
+
+
+def of_folds(rows: Rows) -> Iterator[str]:
+    """The measures with their values by fold, and the verdicts."""
+    head = ("measure", "by fold", "estimate (95 %)", "the paper's gain", "p", "verdict")
+    yield (
+        "EfficientNet-Lite0, 96 px, 12 epochs; ten folds, every image tested once. In balanced "
+        "accuracy the values by fold are pseudo-values of pooled counts.\n"
+    )
+    yield "### Primary: Eq. 1 as a mean; p with Holm's adjustment\n"
+    yield from table(head, lines_of(primary_measures(rows, PRIMARY), adjusted=True))
+    yield "### Secondary, without adjustment\n"
+    yield from table(head, lines_of(secondary_measures(rows), adjusted=False))
