@@ -144,6 +144,22 @@ def test_evaluate_writes_what_python_measures(succeed, policy, tmp_path):
     assert "The file cannot be read." in page
 
 
+def test_evaluate_measures_readers_where_it_is_asked_to(misgiving, succeed, policy, tmp_path):
+    columns = {"set": ["tune", "test"] * 150, "reader_ann": ["cat", "", "owl"] * 100}
+    new = write_rows(tmp_path / "new.csv", 300, seed=3, **columns)
+    words = ("evaluate", new, "--policy", policy, "--out", tmp_path / "evaluation")
+    assert "Readers" not in succeed(*words).out
+    assert "Readers: with ann on the " in succeed(*words, "--readers").out
+    expected = evaluate(Predictions.read(new), Deferral.load(policy), readers=True)
+    rows = {tuple(row.values()) for row in rows_of(tmp_path / "evaluation" / "measurements.csv")}
+    assert {(*row[:3], str(row.value)) for row in expected.measurements} == rows
+    columns["reader_ann"][5] = "fish"
+    write_rows(new, 300, seed=3, **columns)
+    failed = misgiving(*words, "--readers")
+    assert failed.code == 1
+    assert "new.csv: row 6, column reader_ann: unknown class 'fish'" in one_line(failed.err)
+
+
 def test_a_patient_is_the_unit_wherever_one_is_named(succeed, tmp_path):
     patients = [f"p{number % 150}" for number in range(400)]
     table = write_rows(tmp_path / "t.csv", patient=patients)

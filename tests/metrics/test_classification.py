@@ -10,6 +10,7 @@ from strategies import DISTINCT, columns
 from misgiving.metrics.classification import (
     accuracy,
     balanced_accuracy,
+    krippendorff_alpha,
     macro_auroc,
     sensitivities,
 )
@@ -69,3 +70,15 @@ def test_sensitivities_and_macro_auroc_are_those_of_scikit_learn(seed):
 
 def test_macro_auroc_of_a_single_class_is_undefined():
     assert np.isnan(macro_auroc(np.array([1, 1]), np.array([[0.1, 0.9], [0.6, 0.4]])))
+
+
+def test_agreement_is_that_of_the_example_of_krippendorff_and_of_repeated_images():
+    # "Computing Krippendorff's alpha-reliability" (2011), example C: four observers, twelve units
+    rows = ("123321412...", "1233224125.3", ".3332342251.", "12332441251.")
+    answers = np.array([[int(cell) if cell != "." else -1 for cell in row] for row in rows])
+    assert krippendorff_alpha(answers, 6) == pytest.approx(0.743, abs=5e-4)
+    weights = np.array([np.ones(12), np.arange(12) % 3])
+    repeated = np.repeat(answers, weights[1].astype(int), axis=1)
+    expected = [krippendorff_alpha(each, 6) for each in (answers, repeated)]
+    np.testing.assert_allclose(krippendorff_alpha(answers, 6, weights), expected)
+    assert np.isnan(krippendorff_alpha(answers[:1], 6))

@@ -57,12 +57,14 @@ def deferral():
 
 @pytest.fixture(scope="session")
 def hostile_page(deferral, tmp_path_factory):
-    """A page with every part: folded groups, images that cannot be read, OOD sets, a policy."""
+    """A page with every part: folded groups, unreadable images, OOD sets, a policy, readers."""
     picture = np.full((30, 400, 3), 90, np.uint8)
-    metadata = {
-        f"site {HOSTILE} {k}": [f"no. {row % k}" for row in range(120)] for k in (9, 10, 11)
+    columns = {
+        f"site {HOSTILE} {k}": [f"no. {row // 2 % k}" for row in range(240)] for k in (9, 10, 11)
     }
-    evaluation = evaluate(predictions(**metadata), deferral, ood={HOSTILE: predictions(seed=5)})
+    columns |= {f"reader_{name}": [*map(str, np.arange(240) % 3)] for name in (HOSTILE, "bo")}
+    given = predictions(240, set=["test", "tune"] * 120, **columns)
+    evaluation = evaluate(given, deferral, ood={HOSTILE: predictions(seed=5)}, readers=True)
     path = write_report(
         evaluation,
         tmp_path_factory.mktemp("report") / "report.html",

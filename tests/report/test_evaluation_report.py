@@ -7,14 +7,14 @@ import pandas
 import pytest
 from elements import parse
 from fabricated import PETS, predictions
-from scipy.stats import binomtest
+from scipy.stats import beta, binomtest
 from sklearn.metrics import confusion_matrix
 
 from misgiving import Deferral, Predictions
 from misgiving.evaluation.evaluate import evaluate
 from misgiving.evaluation.shares import CurvePoint, Share
 from misgiving.report.evaluation import confusion, findings, gallery, write_report
-from misgiving.report.figures import acceptance_figure, histogram_figure
+from misgiving.report.figures import acceptance_figure, histogram_figure, team_figure
 from misgiving.report.rendering import percent, three_digits
 from misgiving.report.reproduction.figures import confusion_figure, sensitivity_figure
 
@@ -116,15 +116,16 @@ def test_confusions_of_many_classes_keep_those_with_most_errors():
     random = np.random.default_rng(3)
     true = random.integers(100, size=4000)
     predicted = np.where(random.random(4000) < true / 100, random.integers(100, size=4000), true)
-    counts, names = confusion([f"c{k}" for k in range(100)], true, predicted)
+    counts = confusion_matrix(true, predicted, labels=range(100))
+    counts, names = confusion([f"c{k}" for k in range(100)], counts)
     assert (len(names), names[-1]) == (16, "85 others")
     most = [int(name[1:]) for name in names[:-1]]
     both = (np.where(np.isin(classes, most), classes, 100) for classes in (true, predicted))
     np.testing.assert_array_equal(counts, confusion_matrix(*both, labels=[*most, 100]))
     errors = [((true == k) ^ (predicted == k)).sum() for k in range(100)]
     assert min(errors[k] for k in most) >= max(errors[k] for k in set(range(100)) - set(most))
-    few = confusion(PETS, true % 3, predicted % 3)[0]
-    np.testing.assert_array_equal(few, confusion_matrix(true % 3, predicted % 3))
+    few = counts[:3, :3]
+    assert confusion(PETS, few)[0] is few
 
 
 def test_the_gallery_has_the_most_confident_errors_and_the_most_doubtful_answers(evaluation):
@@ -141,7 +142,7 @@ def read(evaluation, folder, **options):
 
 def test_the_page_is_one_file_that_runs_nothing_and_describes_its_figures(hostile_page):
     page = parse(hostile_page)
-    assert {"certified", "groups", "errors", "ood", "images"} <= page.ids
+    assert {"certified", "groups", "errors", "ood", "readers", "images"} <= page.ids
     assert "details" in page.tags
     assert page.texts("p", "missing")[0].startswith("Warning: answers that are more likely wrong")
     assert "Certified: at most 30 % of the accepted predictions are wrong." in page.texts("li")
@@ -200,6 +201,27 @@ def test_the_figure_of_acceptance_has_the_policy_and_its_target():
     assert {height for _, height in lines["target"]} == {20}
     (band,) = axes.collections
     assert band.get_paths()[0].get_extents().bounds == pytest.approx((50, 5, 50, 35))
+
+
+def test_the_findings_and_the_figure_of_a_team_have_its_numbers(deferral):
+    given = predictions(240, set=["test", "tune"] * 120, reader_ann=["0", "1", "2", "0"] * 60)
+    evaluation = evaluate(given, deferral, readers=True)
+    (team,) = evaluation.readers.teams
+    right = team.accuracy["policy"].events
+    bound = three_digits(beta.ppf(0.95, 120 - right + 1, right), up=True)
+    reader = np.mean(evaluation.judged.readers["ann"] == evaluation.judged.labels)
+    assert texts(evaluation)["Readers"] == (
+        f"with ann on the {percent(team.deferred)} that the policy does not accept, "
+        f"{interval(right, 120)} are right, and with 95 % confidence at most {bound} are wrong "
+        f"(the model alone: {percent(1 - evaluation.wrong.mean())} right; ann alone: "
+        f"{percent(reader)})."
+    )
+    axes = team_figure(team).axes[0]
+    lines = {line.get_label(): line.get_xydata() for line in axes.lines}
+    for way in ("deferral", "combination"):
+        assert lines[way][8].tolist() == pytest.approx([20, 100 * team.curves[way][8].value])
+    np.testing.assert_allclose(lines["the policy"], [[100 * team.deferred, 100 * right / 120]])
+    assert {height for _, height in lines["reader alone"]} == {100 * reader}
 
 
 def test_a_rate_is_0_in_the_figure_of_acceptance_only_where_it_is_0():

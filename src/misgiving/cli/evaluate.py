@@ -30,6 +30,7 @@ def evaluate(
     policy: Path | None = None,
     ood: list[str] | None = None,
     set_name: str | None = None,
+    readers: bool = False,
     score: list[str] | None = None,
     out: Path | None = None,
 ) -> None:
@@ -56,6 +57,9 @@ def evaluate(
         set_name: Measure only this set of the run's split, or of the column set, such as
             validation or test. Default: its set test, or else all images that the model was not
             trained on.
+        readers: Also measure those who read the images, whose answers are the columns reader_NAME:
+            each alone, their agreement, and the team of each with the policy. It is tuned on the
+            sets tune and calibrate.
         score (MODULE:FUNCTION): A failure score of your own, from `Predictions` to confidences,
             which is measured beside the others. Can be repeated.
         out (FOLDER): Folder for report.html, measurements.csv and predictions. Default:
@@ -69,6 +73,7 @@ def evaluate(
     from misgiving.deferral.deferral import Deferral
     from misgiving.evaluation.evaluate import FILES, REPORT, measured_sets, write_evaluation
     from misgiving.evaluation.evaluate import evaluate as measure
+    from misgiving.evaluation.readers import TUNING
     from misgiving.registry import own_function
     from misgiving.report.evaluation import findings, notes, write_report
 
@@ -84,7 +89,9 @@ def evaluate(
         with open_run(run, settings, cache=cache) as trained:
             deferral = Deferral.of_run(run, model=trained.model)
             predicted = trained.predict(
-                data, sets=lambda sets: measured_sets(sets, set_name), odin=bool(places)
+                data,
+                sets=lambda sets: {*measured_sets(sets, set_name), *(TUNING if readers else ())},
+                odin=bool(places),
             )
             others = [trained.predict_outliers(folder) for folder in folders]
     for name, function in scores.items():
@@ -94,7 +101,9 @@ def evaluate(
         )
     sources = [*zip((data or str(run), *places), (predicted, *others), strict=True)]
     ood_predictions = {name: each.predictions for name, each in sources[1:]}
-    evaluation = measure(predicted.predictions, deferral, set=set_name, ood=ood_predictions)
+    evaluation = measure(
+        predicted.predictions, deferral, set=set_name, ood=ood_predictions, readers=readers
+    )
     skipped = [(name, *bad) for name, each in sources for bad in each.skipped]
     write_evaluation(evaluation, out, skipped=skipped)
     write_report(evaluation, out / REPORT, title=data or run.name, pictures=predicted.picture)

@@ -25,6 +25,7 @@ from misgiving.evaluation.measures import (
     measure_shares,
     measurements_of,
 )
+from misgiving.evaluation.readers import TUNING, Readers, measure_readers
 from misgiving.evaluation.shares import (
     CurvePoint,
     Separation,
@@ -105,6 +106,7 @@ class Evaluation:
         ood: By name of the set.
         ood_detector: Name of the OOD score of `ood` and `inliers`.
         inlier_scores: OOD scores of the measured images; None without OOD sets.
+        readers: Teams with those who read the images; None unless asked for.
         notes: Facts about the images.
     """
 
@@ -118,6 +120,7 @@ class Evaluation:
     ood: Mapping[str, OodResult]
     ood_detector: str
     inlier_scores: Float[np.ndarray, " _"] | None
+    readers: Readers | None
     notes: Sequence[Note]
 
     @cached_property
@@ -200,6 +203,7 @@ def evaluate(
     *,
     set: str | None = None,
     ood: Mapping[str, Predictions] | None = None,
+    readers: bool = False,
 ) -> Evaluation:
     """Measure predictions, and a policy on those that it was not fitted on.
 
@@ -209,10 +213,11 @@ def evaluate(
         set: Measure only this set; None: `test`, or else all images that the model was not trained
             on.
         ood: Predictions for out-of-distribution images by name of the set; labels are not read.
+        readers: Also measure who read the images; the sets `tune` and `calibrate` tune the teams.
 
     Raises:
-        DataError: A label is missing, or predictions are of another model, class list or kind.
-        UsageError: There is no row to measure, or a name is taken.
+        DataError: A label or answer is missing, or predictions are of another model or kind.
+        UsageError: There is no row to measure, no reader or policy, or a name is taken.
     """
     ood = ood or {}
     dataset, measured, notes = _rows_to_measure(predictions, set)
@@ -228,6 +233,10 @@ def evaluate(
         notes += cautions
         decisions = deferral.decide(judged)
         measurements += _measure_policy(judged, deferral, decisions)
+    teams = None
+    if readers:
+        teams = measure_readers(predictions.in_set(*TUNING), judged, decisions, deferral)
+        measurements += teams.measurements(POLICY_SET)
     detector = (deferral.ood_detector_ if deferral else None) or WITHOUT_FEATURES
     threshold = None if decisions is None else decisions.threshold
     inlier_scores, results, detected = _detection(measured, ood, deferral, detector, threshold)
@@ -242,6 +251,7 @@ def evaluate(
         ood=results,
         ood_detector=detector,
         inlier_scores=inlier_scores,
+        readers=teams,
         notes=notes,
     )
 
@@ -253,11 +263,10 @@ def _rows_to_measure(
     sets = predictions.sets or ("",) * len(predictions)
     chosen = measured_sets({*sets}, set_name)
     rows = np.flatnonzero([name in chosen for name in sets])
-    name = set_name or ("test" if "test" in chosen else None)
+    name = set_name or ("test" if "test" in chosen else "")
     measured = predictions.select(rows)
     measured.check_labelled()
-    facts = {"rows": len(rows), "total": len(predictions), "set": name or ""}
-    notes = [Note("measured", facts)]
+    notes = [Note("measured", {"rows": len(rows), "total": len(predictions), "set": name})]
     if name == "train":
         notes.append(Note("trained_on", {}))
     return name or ("held_out" if predictions.sets else "predictions"), measured, notes

@@ -1,4 +1,4 @@
-"""Classification metrics: accuracy, balanced accuracy, sensitivities and macro AUROC."""
+"""Classification metrics: accuracy, sensitivities, macro AUROC, and agreement of readers."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -70,6 +70,33 @@ def macro_auroc(labels: Classes, probabilities: Float[np.ndarray, "n classes"]) 
     ones = np.ones(len(labels))
     areas = [auroc(column, labels == k, ones) for k, column in enumerate(columns.T)]
     return float(mean_without_nan(np.stack(areas, axis=-1)))
+
+
+def krippendorff_alpha(
+    answers: Int[np.ndarray, "readers n"], num_classes: int, weights: Weights | None = None
+) -> MetricValue:
+    """Agreement of readers on nominal classes: 1 is perfect, 0 is that of chance.
+
+    One minus the observed disagreement of two answers to one image over that of two answers to any
+    images (Krippendorff, 2011). An image with fewer than two answers does not count.
+
+    Args:
+        answers: Classes by reader; negative where one gave no answer.
+        num_classes: Number of classes.
+        weights: Of the images.
+
+    >>> answers = np.array([[0, 0, 1, 1, -1], [0, 1, 1, 1, 0]])
+    >>> round(krippendorff_alpha(answers, num_classes=2), 3)
+    0.533
+    """
+    counts = (answers[..., None] == np.arange(num_classes)).sum(axis=0)
+    each = counts.sum(axis=1)
+    images = checked_weights(weights, len(each)) * (each > 1)
+    pairs = ratio(each**2 - (counts**2).sum(axis=1), np.maximum(each - 1, 1))
+    totals = (images @ counts).astype(np.float64)
+    total = totals.sum(axis=-1)
+    by_chance = ratio(total**2 - (totals**2).sum(axis=-1), total - 1)
+    return metric_value(1 - ratio(images @ pairs, by_chance), weights)
 
 
 def check_classes(num_classes: int, **classes: Int[np.ndarray, "..."]) -> None:

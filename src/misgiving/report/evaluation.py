@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from misgiving.data.decoding import Picture, picture_of
 from misgiving.evaluation.evaluate import Evaluation
+from misgiving.evaluation.readers import Counts, confusion_of
 from misgiving.evaluation.shares import reliability_with_intervals
 from misgiving.files import write_text
 from misgiving.report.contact_sheet import thumbnail_link
@@ -18,6 +19,7 @@ from misgiving.report.figures import (
     histogram_figure,
     matrix_figure,
     reliability_figure,
+    team_figure,
 )
 from misgiving.report.names import detector_name
 from misgiving.report.rendering import environment, lines
@@ -89,14 +91,13 @@ def gallery(evaluation: Evaluation) -> tuple[Int[np.ndarray, " _"], Int[np.ndarr
 
 
 def confusion(
-    classes: Sequence[str], true: Int[np.ndarray, " n"], predicted: Int[np.ndarray, " n"]
-) -> tuple[Int[np.ndarray, "true predicted"], list[str]]:
+    classes: Sequence[str], counts: Counts
+) -> tuple[Int[np.ndarray, "rows columns"], list[str]]:
     """Images of each true class (row) by predicted class; beyond 15, the others are pooled.
 
     Those with most errors are kept, in the order of the classes.
     """
     count = len(classes)
-    counts = np.bincount(true * count + predicted, minlength=count**2).reshape(count, count)
     if count <= MAX_CLASSES:
         return counts, list(classes)
     errors = counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diag(counts)
@@ -131,7 +132,8 @@ def _numbers(evaluation: Evaluation) -> dict[str, Any]:
     if evaluation.inlier_scores is not None:
         ood_sets = {"in-distribution": evaluation.inlier_scores}
         ood_sets |= {name: result.scores for name, result in evaluation.ood.items()}
-    counts, names = confusion(judged.classes, judged.labels, evaluation.classes)
+    counts = confusion_of(judged.labels, evaluation.classes, num_classes=len(judged.classes))
+    counts, names = confusion(judged.classes, counts)
     errors = counts * (1 - np.eye(len(names), dtype=int))
     most = [divmod(int(cell), len(names)) for cell in np.argsort(-errors, axis=None)[:ERRORS]]
     accepts = bool(decided) and decided["accept"].events > 0
@@ -189,4 +191,8 @@ def _figures(evaluation: Evaluation, numbers: Mapping[str, Any]) -> dict[str, st
             limit=None if certificate is None else certificate.ood_threshold,
             limit_label="OOD limit",
         )
+    for number, team in enumerate(evaluation.readers.teams if evaluation.readers else ()):
+        drawn[f"team {number}"] = team_figure(team)
+        table = confusion(evaluation.judged.classes, team.confusion)
+        drawn[f"reader {number}"] = matrix_figure(*table, xlabel="answer of the reader")
     return {name: figure_link(figure, "svg") for name, figure in drawn.items()}

@@ -17,6 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from misgiving.evaluation.readers import DEFERRED, Team
 from misgiving.evaluation.shares import CurvePoint, Share
 from misgiving.metrics.calibration import Reliability
 from misgiving.report.names import DETECTOR_TITLES, count
@@ -76,6 +77,9 @@ OUTLINES = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 # transparent where none are, so that they suit a dark page too
 SHADES = LinearSegmentedColormap.from_list("shades", ["#08519c00", "#08519cff"])
 DARK = 0.55  # share of a class from which white figures are easier to read than black ones
+
+TEAM_STYLES = {"deferral": ("#0072b2", "-", "o"), "combination": ("#d55e00", "--", "s")}
+ALONE = {"model": (INK, "--"), "reader": ("#009e73", ":")}
 
 Points = Float[np.ndarray, "points 4"]  # coverage, risk, and the ends of its interval
 Column = Float[np.ndarray, " bins"]
@@ -197,6 +201,28 @@ def draw_risk(axes: Axes, detector: str, points: Points) -> str:
 
 
 @styled
+def team_figure(team: Team) -> Figure:
+    """Right answers of a team over the share that its reader answers, with the best shares."""
+    figure = Figure(figsize=PANEL)
+    axes = figure.subplots()
+    for way, curve in team.curves.items():
+        colour, line, marker = TEAM_STYLES[way]
+        right, lower, upper = 100 * np.array([(x.value, x.lower, x.upper) for x in curve]).T
+        axes.plot(100 * DEFERRED, right, color=colour, linestyle=line, label=way)
+        axes.fill_between(100 * DEFERRED, lower, upper, color=colour, alpha=0.1, linewidth=0)
+        best = 100 * team.best[way], 100 * team.accuracy[way].value
+        axes.plot(*best, marker, color=colour, markersize=7)
+    for way, (colour, line) in ALONE.items():
+        height = 100 * team.accuracy[way].value
+        axes.axhline(height, color=colour, linestyle=line, linewidth=1.0, label=f"{way} alone")
+    at = 100 * team.deferred, 100 * team.accuracy["policy"].value
+    axes.plot(*at, "D", color=INK, markersize=6, label="the policy")
+    axes.set(xlabel="answered by the reader (%)", ylabel="right answers (%)", xlim=(0, 101))
+    axes.legend(loc="lower right", frameon=True, edgecolor="none")
+    return figure
+
+
+@styled
 def reliability_figure(bins: Reliability, shares: Sequence[Share]) -> Figure:
     """Share that is right over the predicted probability, by bin, with the intervals of shares."""
     figure = Figure(figsize=PANEL)
@@ -275,12 +301,15 @@ def histogram_figure(
 
 
 @styled
-def matrix_figure(counts: Counts, names: Sequence[str]) -> Figure:
+def matrix_figure(
+    counts: Counts, names: Sequence[str], *, xlabel: str = "predicted class"
+) -> Figure:
     """One matrix: counts in the cells, shades by the share of the true class."""
     side = max(3.8, 0.42 * len(names) + 1.0)
     figure = Figure(figsize=(side + 2.0, side))
     axes = figure.subplots()
     draw_matrix(axes, counts, names, unit="images")
+    axes.set_xlabel(xlabel)
     axes.tick_params(axis="x", rotation=0 if max(map(len, names)) < 5 else 90)
     figure.draw_without_rendering()  # the layout of long labels needs two passes
     return figure
