@@ -259,6 +259,17 @@ def test_distances_are_never_negative_where_features_are_wider_than_samples(samp
             assert (scores < 0).all()
 
 
+def test_features_are_divided_by_their_whole_norm_before_directions_are_left_out():
+    wide, queries = (scene(600, classes=8, width=1280, seed=seed) for seed in (0, 1))
+    units = [
+        replace(some, features=some.features / np.linalg.norm(some.features, axis=1, keepdims=True))
+        for some in (wide, queries)
+    ]
+    expected = scores_of(FittedDetectors.fit(units[0], ["mahalanobis"]), units[1])["mahalanobis"]
+    actual = scores_of(FittedDetectors.fit(wide, ["mahalanobis++"]), queries)["mahalanobis++"]
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)  # units are in float32 here
+
+
 def test_a_class_mean_itself_is_at_no_negative_distance(training):
     detectors = FittedDetectors.fit(training, ["mahalanobis"])
     means = [training.features[training.labels == label].mean(axis=0) for label in range(CLASSES)]

@@ -68,7 +68,7 @@ class FittedDetectors:
                 name
                 for name, score in FEATURE_SCORES.items()
                 if (training.head is not None or not score.needs_head)
-                and (training.taps is not None or not score.reads_taps)
+                and (training.taps is not None or score.reads != "taps")
             ]
         fits = {name: FEATURE_SCORES[name].fit for name in names}
         features = training.features
@@ -80,10 +80,12 @@ class FittedDetectors:
                     f"training {name} contain NaN or infinity; train and predict again"
                 )
         directions = principal_directions(features)
-        reduced = _reduce(training, features.astype(np.float64), directions)
-        taps = reduced._replace(features=_averages_of_taps(training.taps, names, len(training)))
+        wide = features.astype(np.float64)
+        reduced = _reduce(training, wide, directions)
+        taps = _averages_of_taps(training.taps, names, len(training))
+        inputs = {"reduced": reduced.features, "features": wide, "taps": taps}
         statistics = {
-            name: fit(taps if FEATURE_SCORES[name].reads_taps else reduced)
+            name: fit(reduced._replace(features=inputs[FEATURE_SCORES[name].reads]))
             for name, fit in fits.items()
         }
         probes = ClassProbes.fit(training)
@@ -118,7 +120,7 @@ class FittedDetectors:
     @property
     def widths(self) -> tuple[int, int]:
         """Columns of features and of taps that are read; 0: none are."""
-        reading = [name for name in self.names if FEATURE_SCORES[name].reads_taps]
+        reading = [name for name in self.names if FEATURE_SCORES[name].reads == "taps"]
         widths = [self.directions.shape[1] if self.names else 0, 0]
         for name in reading:
             widths[1] = len(self.statistics[name]["mean"])
@@ -156,12 +158,11 @@ class FittedDetectors:
         return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in self.names}
 
     def _score(self, logits: Logits, features: Features, taps: Taps) -> dict[str, Scores]:
-        wide, reduced = logits.astype(np.float64), features.astype(np.float64) @ self.directions.T
-        averages = taps.astype(np.float64)
+        wide, features = logits.astype(np.float64), features.astype(np.float64)
+        reduced, averages = features @ self.directions.T, taps.astype(np.float64)
+        inputs = {"reduced": reduced, "features": features, "taps": averages}
         return {
-            name: FEATURE_SCORES[name].score(
-                statistics, wide, averages if FEATURE_SCORES[name].reads_taps else reduced
-            )
+            name: FEATURE_SCORES[name].score(statistics, wide, inputs[FEATURE_SCORES[name].reads])
             for name, statistics in self.statistics.items()
         }
 
@@ -270,7 +271,7 @@ def _averages_of_taps(taps: Taps | None, names: Sequence[str], count: int) -> Ta
     """The averages of the taps, which some scores need; no columns where they are not known."""
     if taps is not None:
         return taps
-    if reading := [name for name in names if FEATURE_SCORES[name].reads_taps]:
+    if reading := [name for name in names if FEATURE_SCORES[name].reads == "taps"]:
         raise UsageError(f"{reading[0]} needs the averages of the taps; predict again")
     return np.zeros((count, 0))
 

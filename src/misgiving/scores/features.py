@@ -14,7 +14,7 @@ Left out, though they too need only logits or features:
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -46,8 +46,8 @@ class Training(NamedTuple):
 
     Attributes:
         logits: Class scores before the softmax.
-        features: Along the principal directions, about the features' own origin; or, for a score
-            that reads them, the averages of the taps.
+        features: Along the principal directions, about the features' own origin; or the other
+            input that a score reads.
         labels: True classes.
         head: `weight` and `bias` of the last layer in these coordinates; zero for a model without a
             linear head.
@@ -67,14 +67,14 @@ class FeatureScore(NamedTuple):
         score: From statistics, float64 logits and reduced features to scores.
         shapes: Names of the dimensions of each statistic.
         needs_head: Uses the weights of the last linear layer.
-        reads_taps: Takes the averages of the taps in place of the reduced features.
+        reads: Reduced features, features in float64, or the averages of the taps.
     """
 
     fit: Callable[[Training], Statistics]
     score: Callable[[Statistics, Logits, Reduced], Scores]
     shapes: Mapping[str, str]
     needs_head: bool = False
-    reads_taps: bool = False
+    reads: Literal["reduced", "features", "taps"] = "reduced"
 
 
 def check_arrays(
@@ -160,13 +160,17 @@ def score_mahalanobis(statistics: Statistics, _: Logits, features: Reduced) -> S
 
 
 def fit_normalised(training: Training) -> Statistics:
-    """`fit_mahalanobis` of unit features."""
-    return fit_mahalanobis(training._replace(features=unit_vectors(training.features)))
+    """`fit_mahalanobis` of unit features, along principal directions of their own."""
+    unit = unit_vectors(training.features)
+    directions = principal_directions(unit)
+    fitted = fit_mahalanobis(training._replace(features=unit @ directions.T))
+    return {"unit_directions": directions, **fitted}
 
 
-def score_normalised(statistics: Statistics, logits: Logits, features: Reduced) -> Scores:
+def score_normalised(statistics: Statistics, logits: Logits, features: Features) -> Scores:
     """Mahalanobis++: features are divided by their norm first (Mueller and Hein, 2025)."""
-    return score_mahalanobis(statistics, logits, unit_vectors(features))
+    unit = unit_vectors(features)
+    return score_mahalanobis(statistics, logits, unit @ statistics["unit_directions"].T)
 
 
 def fit_relative(training: Training) -> Statistics:
@@ -343,6 +347,7 @@ def score_kl_matching(statistics: Statistics, logits: Logits, _: Reduced) -> Sco
 HEAD = {"weight": "classes directions", "bias": "classes"}
 NEAREST = {"whitening": "directions directions", "means": "present directions"}
 OF_ALL = {"all_whitening": "directions directions", "all_mean": "directions"}
+NORMALISED = {"unit_directions": "unit width", "whitening": "unit unit", "means": "present unit"}
 RESIDUAL = {"origin": "directions", "residual": "directions rest"}
 GUIDED = HEAD | {"guides": "samples directions"}
 ABOUT_MEAN = HEAD | {"mean": "directions"}
@@ -354,11 +359,13 @@ FEATURE_SCORES: Registry[FeatureScore] = Registry(
     relative_mahalanobis=FeatureScore(fit_relative, score_relative, NEAREST | OF_ALL),
     residual_mahalanobis=FeatureScore(fit_residual, score_residual, RESIDUAL),
     knn=FeatureScore(fit_knn, score_knn, {"neighbours": "samples directions", "k": ""}),
-    knn_taps=FeatureScore(fit_knn_taps, score_knn_taps, OF_TAPS, reads_taps=True),
+    knn_taps=FeatureScore(fit_knn_taps, score_knn_taps, OF_TAPS, reads="taps"),
     vim=FeatureScore(fit_vim, score_vim, HEAD | RESIDUAL, needs_head=True),
     nnguide=FeatureScore(fit_nnguide, score_nnguide, GUIDED, needs_head=True),
     nci=FeatureScore(fit_about_mean, score_nci, ABOUT_MEAN, needs_head=True),
     fdbd=FeatureScore(fit_about_mean, score_fdbd, ABOUT_MEAN, needs_head=True),
     kl_matching=FeatureScore(fit_kl_matching, score_kl_matching, {"typical": "predicted classes"}),
-    **{"mahalanobis++": FeatureScore(fit_normalised, score_normalised, NEAREST)},
+)
+FEATURE_SCORES["mahalanobis++"] = FeatureScore(
+    fit_normalised, score_normalised, NORMALISED, reads="features"
 )
