@@ -6,7 +6,13 @@ from torch.nn import functional as F
 
 from misgiving import losses
 from misgiving.errors import UsageError
-from misgiving.losses import AUXILIARY_LOSSES, joint_objective, primary_losses, ranking_loss
+from misgiving.losses import (
+    AUXILIARY_LOSSES,
+    correctness_ranking_loss,
+    joint_objective,
+    primary_losses,
+    ranking_loss,
+)
 
 
 def penalty(predicted, true, i, j, margin):
@@ -118,13 +124,35 @@ def test_a_batch_without_a_pair_has_nothing_in_the_wrong_order(pairs, size):
     assert torch.equal(predicted.grad, torch.zeros(size))
 
 
-@pytest.mark.parametrize("name", AUXILIARY_LOSSES)
+@pytest.mark.parametrize("name", [name for name, loss in AUXILIARY_LOSSES.items() if loss])
 def test_no_auxiliary_loss_pulls_the_true_losses(name):
     predicted = torch.randn(4, requires_grad=True)
     true = torch.rand(4, requires_grad=True)
     AUXILIARY_LOSSES[name](predicted, true).backward()
     assert predicted.grad.abs().sum() > 0
     assert true.grad is None
+
+
+def test_correctness_ranking_is_the_margin_loss_of_neighbours_in_a_ring():
+    random = torch.Generator().manual_seed(1)
+    logits = 3 * torch.randn(9, 4, generator=random, dtype=torch.double, requires_grad=True)
+    correctness = torch.tensor([0, 0.1, 0.1, 0.3, 0.05, 0.4, 0, 0, 0.2]).double()
+    terms = []
+    for first in range(9):
+        second = (first + 1) % 9
+        confidences = [max(F.softmax(logits[at], dim=0)) for at in (first, second)]
+        margin = correctness[first] - correctness[second]
+        gap = confidences[0] - confidences[1]
+        if margin > 0 and gap < margin:
+            terms.append(margin - gap)
+        elif margin < 0 and -gap < -margin:
+            terms.append(-margin + gap)
+    expected = sum(terms) / 9
+    loss = correctness_ranking_loss(logits, correctness)
+    assert 0 < len(terms) < 7  # of the 7 pairs that differ, some are ordered
+    torch.testing.assert_close(loss, expected)
+    gradients = (torch.autograd.grad(value, logits)[0] for value in (loss, expected))
+    torch.testing.assert_close(*gradients)
 
 
 def batch(classes=3):

@@ -142,6 +142,8 @@ def _joint(
     with seeded(training.seed):
         joint = architecture.around(trained.module).eval()
     auxiliary_loss(training.auxiliary)  # fails if there is none of this name
+    if training.auxiliary == "correctness_ranking":
+        raise UsageError('`auxiliary="correctness_ranking"` trains the classifier; use `train`')
     return architecture, joint.to(device_named(training.device))
 
 

@@ -26,7 +26,14 @@ from misgiving.data.batching import augment, batches, sampling_order
 from misgiving.data.cache import ImageSet
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import StoppedError, TrainingError, UsageError
-from misgiving.losses import Objective, auxiliary_loss, joint_objective, ranking_loss
+from misgiving.losses import (
+    AuxiliaryLoss,
+    Objective,
+    auxiliary_loss,
+    correctness_ranking_loss,
+    joint_objective,
+    ranking_loss,
+)
 from misgiving.metrics.classification import accuracy, balanced_accuracy
 from misgiving.metrics.loss_estimation import r_squared, spearman, spread_ratio
 from misgiving.models.joint import JointClassifier, Output, evaluated
@@ -64,6 +71,8 @@ class TrainingState:
         best_weights: Those of the epoch with the highest balanced accuracy on the monitored set so
             far, where they are to be kept.
         augmentation: Random numbers of the current epoch's augmentation.
+        occurrences: Of each training image in the steps so far, those in which it was classified
+            correctly, and all; counted for `correctness_ranking`.
     """
 
     model: JointClassifier
@@ -74,6 +83,7 @@ class TrainingState:
     history: list[EpochRecord] = field(default_factory=list)
     best_weights: Mapping[str, Tensor] = field(default_factory=dict)
     augmentation: torch.Generator = field(default_factory=torch.Generator)
+    occurrences: Float[Tensor, "2 n"] = field(default_factory=lambda: torch.zeros(2, 0))
 
 
 @processes.explain_lost_process()
@@ -125,7 +135,8 @@ def train(
     module, optimizer = fabric.setup(model, optimizer_of(model, config))
     measure = partial(measured, fabric, module, config)
     objective = objective_of(config, training, fabric.device)
-    state = TrainingState(model=model, optimizer=optimizer)
+    occurrences = torch.zeros(2, len(training), device=fabric.device)
+    state = TrainingState(model=model, optimizer=optimizer, occurrences=occurrences)
     rank = processes.rank()  # processes draw different dropout masks
     with seeded(_mixed_seed(config.seed, 0, rank) if rank else config.seed):
         restore(state)
@@ -186,7 +197,11 @@ def train_epoch(
         # Eq. 1 ranks the pairs of the whole batch: the shares of all processes are gathered.
         size, shares = len(labels) * count, (output.logits, output.predicted_losses, labels)
         batch = [gathered(values, size) for values in shares]
-        losses = objective(*batch)  # Eq. 2: primary + lambda * auxiliary
+        other = {}
+        if config.auxiliary == "correctness_ranking":
+            rows = order[state.step * config.batch_size :][:size]
+            other["auxiliary"] = correctness_ranking(state.occurrences, rows, *batch[::2])
+        losses = objective(*batch, **other)  # Eq. 2: primary + lambda * auxiliary
         schedule.step_update((state.epoch - 1) * steps + state.step)  # the learning rate
         state.optimizer.zero_grad()
         # The gradients of all shares are averaged; those of the whole batch are their sum.
@@ -198,6 +213,20 @@ def train_epoch(
         state.loss_sums += terms[1:].numpy()
         means = (state.loss_sums / state.step).tolist()
         yield Step(state.epoch, config.epochs, state.step, steps, *means)
+
+
+def correctness_ranking(
+    occurrences: Float[Tensor, "2 n"],
+    rows: Int[np.ndarray, " batch"],
+    logits: Float[Tensor, "batch classes"],
+    labels: Int[Tensor, " batch"],
+) -> AuxiliaryLoss:
+    """The correctness ranking loss of a batch, whose images are then counted in `occurrences`."""
+    at = torch.from_numpy(rows).to(occurrences.device)
+    correct, count = occurrences[:, at]
+    right = (logits.argmax(dim=1) == labels).to(occurrences)
+    occurrences.index_add_(1, at, torch.stack([right, torch.ones_like(right)]))
+    return lambda *_: correctness_ranking_loss(logits, correct / count.clamp(min=1))
 
 
 @torch.no_grad()

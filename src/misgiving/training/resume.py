@@ -75,6 +75,7 @@ class ResumeFile:
         state.loss_sums = np.array(facts["loss_sums"])
         state.history = [EpochRecord(*record) for record in facts["history"]]
         state.best_weights = tensors["best"]
+        state.occurrences.copy_(tensors["training"]["occurrences"])
         random = {name: states[processes.rank()] for name, states in tensors["random"].items()}
         torch.set_rng_state(random["cpu"])
         state.augmentation.set_state(random["augmentation"])
@@ -115,6 +116,7 @@ class ResumeFile:
             "model": state.model.state_dict(),
             "best": state.best_weights,
             "random": random,
+            "training": {"occurrences": state.occurrences},
             **{f"optimizer.{number}": values for number, values in optimizer.items()},
         }
         facts = {
