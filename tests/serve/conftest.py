@@ -74,10 +74,11 @@ def client(serving):
 
 
 @pytest.fixture
-def page_service(tmp_path):
-    """The service on a free port, in a thread."""
+def page_service(tmp_path, request):
+    """The service on a free port, in a thread; a test can give further settings."""
     store = Store.open(str(tmp_path / "cases.sqlite"))
-    settings = Settings(threads=1, timeout=NO_TIMEOUT, keep_images=tmp_path / "kept")
+    fixed = {"threads": 1, "timeout": NO_TIMEOUT, "keep_images": tmp_path / "kept"}
+    settings = Settings(**fixed, **getattr(request, "param", {}))
     app = create_app(Calibrated(), store, settings)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
     thread = threading.Thread(target=server.run, daemon=True)

@@ -188,6 +188,7 @@ def serve(place, *options):
     settings = Settings(**{"threads": 1, "timeout": NO_TIMEOUT} | given)
     listener = listen("127.0.0.1", 0, has_key=False)
     return_freed_memory()
-    app = create_app(Standin(), Store.open(place), settings)
+    model = Calibrated() if settings.audit_share else Standin()
+    app = create_app(model, Store.open(place), settings)
     print(address(listener), flush=True)
     run(app, listener)

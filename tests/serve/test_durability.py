@@ -11,17 +11,22 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from services import standin_at
-from standin import picture
+from standin import Calibrated, picture
+from standin import case as case_of
 from waiting import until
 
-from misgiving.serve.records import CaseQuery
+from misgiving.serve.audits import Audits
+from misgiving.serve.records import CaseQuery, standing
+from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
 
 CLIENTS = 8
+JSON = {"Content-Type": "application/json"}
 
 
 def ask(where, answered, client, images=math.inf):
@@ -74,6 +79,77 @@ def test_every_returned_case_survives_kills(place, tmp_path, kills):
         content = (kept / case["sha256"][:2] / case["sha256"]).read_bytes()
         assert hashlib.sha256(content).hexdigest() == case["sha256"]
     assert len(answered) > kills
+
+
+def answer_blind(where, given, reader):
+    """Answer blind cases until the connection breaks; collect what was acknowledged."""
+    with (
+        closing(http.client.HTTPConnection(*where, timeout=120)) as connection,
+        suppress(OSError, http.client.HTTPException),
+    ):
+        cursor = ""
+        while cursor is not None:
+            query = f"reader={reader}&order=newest&limit=500{cursor and f'&cursor={cursor}'}"
+            connection.request("GET", f"/cases?{query}")
+            page = json.loads(connection.getresponse().read())
+            cursor = page["cursor"]
+            for case in filter(lambda case: case.get("blind"), page["cases"]):
+                choice = case["classes"][(int(case["id"][-7:], 16) + reader) % 3 % 2]
+                body = {"verdict": "override", "class": choice, "reviewer": str(reader)}
+                url = f"/cases/{case['id']}/review"
+                connection.request("POST", url, json.dumps(body), JSON)
+                response = connection.getresponse()
+                content = json.loads(response.read())
+                assert response.status == 200, content
+                if content["reviews"][-1]["blind"]:  # else another reader has settled it meanwhile
+                    given.append((case["id"], str(reader), choice))
+
+
+AUDITS = [
+    pytest.param("sqlite", 1000, 2, id="two"),
+    pytest.param("postgresql", 1000, 1, id="one"),
+    pytest.param("sqlite", 50_000, 10, id="ten", marks=pytest.mark.soak),
+    pytest.param("postgresql", 50_000, 10, id="ten in PostgreSQL", marks=pytest.mark.soak),
+]
+
+
+@pytest.mark.parametrize(("place", "count", "kills"), AUDITS, indirect=["place"])
+def test_no_audit_answer_is_lost_and_none_is_counted_twice(place, count, kills):
+    chance, policy, share, given = random.Random(kills), Calibrated().deferral, 0.2, []
+    with closing(Store.open(place)) as store:
+        row = store.audit(policy.fingerprint, share)
+        audits = Audits(store, policy, Settings(), row)
+        fixed = {"policy_fingerprint": policy.fingerprint, "predicted_class": "dark"}
+        rows = (
+            audits.draw(case_of(n, probabilities={"dark": 0.7, "light": 0.3}, **fixed))
+            for n in range(count)
+        )
+        while some := list(islice(rows, 500)):
+            store.add(some)
+    for _ in range(kills):
+        enough, sent = len(given) + 50, []
+        with ThreadPoolExecutor(4) as clients, standin_at(place, audit_share=share) as service:
+            process, where = service
+            sending = clients.submit(ask, where, sent, 0)
+            reading = clients.map(partial(answer_blind, where, given), range(3))
+            until(lambda enough=enough: len(given) > enough)
+            time.sleep(chance.uniform(0.0, 0.5))
+            process.send_signal(signal.SIGKILL)
+            list(reading)
+            sending.result()
+    with closing(Store.open(place)) as store:
+        audits, answers = Audits(store, policy, Settings(), row), store.blind_answers()
+        for case_id, reader, choice in given:
+            first = [one for one in answers[case_id] if one.reviewer == reader]
+            assert [one.final_class for one in first] == [choice]
+        for stored in store.all(CaseQuery()):
+            readers = [one.reviewer for one in answers.get(stored.id, [])]
+            assert len(readers) == len(set(readers))
+            assert stored.audited == audits.draw(stored).audited
+            if readers:
+                unsettled = standing(answers[stored.id]) == "unconfirmed"
+                assert (stored.blind, stored.reviewed) == (unsettled, not unsettled)
+    assert len(given) > 50 * kills
 
 
 def test_a_stopping_service_finishes_its_requests(sqlite_place):

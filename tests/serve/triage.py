@@ -1,5 +1,7 @@
 """Shared by the tests of the page, which run in a real browser against the real service."""
 
+from datetime import UTC, datetime
+
 from browsing import SIZES, playwright, violations
 from standin import START, case, picture, review
 
@@ -57,6 +59,14 @@ def stored(page_service, number, *, error=0.3, reviewed_by=None, **values):
     if reviewed_by:
         page_service.store.review(row.id, said_by(reviewed_by))
     return row
+
+
+def stored_blind(page_service, number, **values):
+    """Store a blind case of the audit sample: accepted, if nothing else is said."""
+    fixed = {"decision": "accept", "error": 0.02, "audited": True, "blind": True, "position": 0.3}
+    fixed["received"] = datetime.now(UTC)
+    policy = {"policy_fingerprint": page_service.service.policy_fingerprint}
+    return stored(page_service, number, **(fixed | policy | values))
 
 
 def said_by(reviewer, final_class="dark"):

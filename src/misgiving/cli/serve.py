@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 KEY = "MISGIVING_API_KEY"
 LIMITS = (
     *("max_bytes", "max_pixels", "formats", "max_files", "queue", "timeout", "threads"),
-    "keep_images",
+    *("keep_images", "audit_share", "audit_days", "after_alarm", "look_again"),
 )
 
 
@@ -33,6 +33,7 @@ def serve(
     store: Annotated[str | None, typer.Option(envvar="MISGIVING_STORE")] = None,
     cases: Path | None = None,
     api_key_file: Path | None = None,
+    reviewer_keys_file: Path | None = None,
 ) -> None:
     """Serve a model: upload images to a page, get decisions, and review what was deferred.
 
@@ -48,16 +49,22 @@ def serve(
         cases (FILE.csv): Decide on the images of a list that `data check` or `predict` wrote, and
             show them in its order.
         api_key_file (FILE): File with the key that clients must send. Or set MISGIVING_API_KEY.
+        reviewer_keys_file (FILE): Keys of reviewers, a line of KEY NAME for each. They open no
+            decision of a blind case before its reviewer has answered.
     """
     from misgiving.serve.app import create_app
     from misgiving.serve.database import shown
     from misgiving.serve.listed_cases import add_listed_cases, read_review_list
-    from misgiving.serve.server import address, listen, read_key, run
+    from misgiving.serve.server import address, listen, read_key, read_reviewer_keys, run
     from misgiving.serve.service import ImageFiles
     from misgiving.serve.store import Store
     from misgiving.training.allocator import return_freed_memory
 
-    limits = Settings(**settings, api_key=read_key(api_key_file, os.environ.get(KEY)))
+    limits = Settings(
+        **settings,
+        api_key=read_key(api_key_file, os.environ.get(KEY)),
+        reviewer_keys=read_reviewer_keys(reviewer_keys_file),
+    )
     rows = [] if cases is None else read_review_list(cases)
     whole = model.absolute()
     location = store or str(whole.with_name(f"{whole.name}.cases.sqlite"))

@@ -14,6 +14,7 @@ from misgiving.deferral import drift
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor, expected_errors
 from misgiving.report.sentences import drift_sentence, expected_sentences
+from misgiving.serve.audits import Audits
 from misgiving.serve.records import Moment
 from misgiving.serve.store import Store
 
@@ -68,8 +69,8 @@ class DriftTracker:
     second. A thread updates it, so that nobody who asks for it waits.
     """
 
-    def __init__(self, deferral: Deferral, store: Store) -> None:
-        self._deferral, self._store = deferral, store
+    def __init__(self, deferral: Deferral, store: Store, audits: Audits | None = None) -> None:
+        self._deferral, self._store, self._audits = deferral, store, audits
         self._monitor = DriftMonitor(deferral.certificate_)
         self._latest_errors: deque[tuple[float, bool]] = deque(maxlen=MAX_LATEST)  # with: accepted
         self._contents: set[int] = set()  # the last 64 bits, since there may be millions
@@ -104,6 +105,8 @@ class DriftTracker:
     def _run(self, on_failure: Callable[[Exception], object]) -> None:
         while not self._stopped.is_set():
             try:
+                if self._audits is not None:
+                    self._audits.report()  # other services take reviews, too
                 if not self.update().complete:
                     continue
             except Exception as failure:  # the thread keeps running

@@ -10,6 +10,7 @@ import logging.config
 import time
 import traceback
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -37,6 +38,9 @@ HEADERS = [
 ]
 
 OPEN_PATHS = ("/health",)  # needs no key
+REVIEWER_PATHS = ("/page/", "/cases", "/model", "/calibration", "/audit", "/openapi.json")
+READER = "misgiving.reader"
+"""Key of a scope for the name of the reader to whom the API key belongs."""
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="misgiving", charset="UTF-8"'}
 
@@ -138,11 +142,13 @@ def log_as_json() -> None:
 class Authentication:
     """Requires the API key, or without one a loopback address; refuses cross-site requests.
 
-    None of the body of a refused request is read.
+    None of the body of a refused request is read. The key of a reviewer is for the worklist alone.
     """
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None) -> None:
-        self._app, self._key = app, api_key
+    def __init__(
+        self, app: ASGIApp, *, api_key: str | None, reviewer_keys: Mapping[str, str]
+    ) -> None:
+        self._app, self._key, self._reviewer_keys = app, api_key, reviewer_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         problem = self._problem(scope) if scope["type"] == "http" else None
@@ -165,9 +171,18 @@ class Authentication:
             )
         if scope["path"] in OPEN_PATHS or self._key is None:
             return None
+        return self._problem_of_key(scope, headers, self._key)
+
+    def _problem_of_key(self, scope: Scope, headers: Headers, expected: str) -> ProblemError | None:
         key = _sent_key(headers.get("authorization", ""))
-        if hmac.compare_digest(key, self._key.encode()):  # in constant time
+        if hmac.compare_digest(key, expected.encode()):  # in constant time
             return None
+        readers = self._reviewer_keys.items()
+        if names := [name for own, name in readers if hmac.compare_digest(key, own.encode())]:
+            scope[READER], path = names[0], scope["path"]
+            detail = "the key of a reviewer is for the worklist alone"
+            is_allowed = path == "/" or path.startswith(REVIEWER_PATHS)
+            return None if is_allowed else ProblemError(HTTPStatus.FORBIDDEN, detail)
         return ProblemError(
             HTTPStatus.UNAUTHORIZED,
             "send the API key as `Authorization: Bearer KEY`, or as the password of Basic "

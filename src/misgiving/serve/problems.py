@@ -46,6 +46,7 @@ class Metrics:
         self.batch_sizes = histogram("batch_images", "Images in one batch.", buckets=SIZES)
         self.waiting = gauge("waiting_images", "Images in the queue.")
         self.held_bytes = gauge("held_bytes", "Bytes of requests in progress.")
+        self.audit_alarm = gauge("audit_alarm", "1 since an alarm of the audits, else 0.")
         self.drift_alarm = gauge("drift_alarm", "1 since an alarm of the drift tests, else 0.")
         self.drift_cases = gauge("drift_cases", "Images that the drift tests have seen.")
         self.drift_e_value = gauge("drift_e_value", "Evidence of a drift test.", ("test",))

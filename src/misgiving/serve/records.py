@@ -1,6 +1,7 @@
 """Cases and their reviews, and conditions on them."""
 
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -8,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer
 
 from misgiving.deferral.decisions import Outcome
 
+ANY_READER = "\0"  # sees what any reader has answered; no client can give this name
 MAX_NUMBER = 2**63 - 1  # that a database can hold
 
 
@@ -31,6 +33,10 @@ Verdict = Annotated[
         "cannot be judged, or that the reviewer is unsure."
     ),
 ]
+OverrideReason = Literal["image quality", "not visible", "atypical", "other finding", "other"]
+Standing = Literal["right", "wrong", "unconfirmed"]
+"""Of the model's answer, by the blind answers of readers."""
+AGAINST: tuple[Verdict, ...] = ("override", "none")  # of readers who find the answer wrong
 
 
 class Review(BaseModel):
@@ -38,11 +44,52 @@ class Review(BaseModel):
 
     verdict: Verdict
     final_class: str | None = Field(description="The class after this review; null: it names none.")
+    override_reason: OverrideReason | None = Field(
+        default=None, description="Of a reviewer who chose another class."
+    )
     note: str = Field(description="Free text; may be empty.")
     reviewer: str = Field(description="Name as given; may be empty.")
     reviewed_at: Moment = Field(
         description="Later than that of the case's earlier reviews, even if a clock is behind."
     )
+    blind: bool = Field(
+        default=False, description="Given before its reviewer could see the model's answer."
+    )
+
+
+def standing(reviews: Sequence[Review]) -> Standing | None:
+    """Judge a model's answer by the blind answers to its case; None without any.
+
+    The first reader who agrees settles it; after one who does not, two of a kind do.
+    """
+    verdicts = [review.verdict for review in reviews if review.blind]
+    right, wrong = verdicts.count("agree"), sum(verdicts.count(verdict) for verdict in AGAINST)
+    if wrong >= 2:
+        return "wrong"
+    if right >= 2 or (right and not wrong):
+        return "right"
+    return "unconfirmed" if verdicts else None
+
+
+def label_of(predicted_class: str, answers: Sequence[Review]) -> str | None:
+    """The class that blind answers settle: of two readers who do not agree, the later one's."""
+    judged = standing(answers)
+    if judged != "wrong":
+        return predicted_class if judged == "right" else None
+    classes = [answer.final_class for answer in answers if answer.verdict in AGAINST]
+    return max(reversed(classes), key=classes.count)
+
+
+class BlindCase(BaseModel):
+    """A case whose decision this reader may not see before answering."""
+
+    id: str = Field(description="Ids increase with time.")
+    received: Moment
+    name: str = Field(description="File name as sent. Show it as text: it is not escaped.")
+    image_kept: bool = Field(description="True if the service stores the file.")
+    blind: Literal[True] = True
+    position: float = Field(description="Random place among the error probabilities of others.")
+    classes: list[str] = Field(description="From which the reader chooses.")
 
 
 class Case(BaseModel):
@@ -51,6 +98,7 @@ class Case(BaseModel):
     id: str = Field(description="Ids increase with time.")
     received: Moment
     name: str = Field(description="File name as sent. Show it as text: it is not escaped.")
+    group: str | None = Field(default=None, description="Lesion or patient, as its sender said.")
     predicted_class: str
     probability: Number = Field(description="Of the predicted class.")
     probabilities: dict[str, Number] = Field(description="By class.")
@@ -74,13 +122,24 @@ class Case(BaseModel):
     remark: str | None = Field(default=None, description="What this list says of the image.")
     reviewed: bool = False
     review: Review | None = Field(default=None, description="The last review.")
+    # No response has these: they would tell which blind cases are accepted.
+    audited: bool = Field(default=False, exclude=True)
+    blind: bool = Field(default=False, exclude=True)  # for the reader who asks
+    position: float | None = Field(default=None, exclude=True)
+
+    @property
+    def listed_decision(self) -> Outcome:
+        """The decision by which the worklist has it: blind cases lie among the deferred."""
+        return "defer" if self.blind else self.decision
 
     @property
     def expected_error(self) -> float:
         """Sort key of the worklist: the error probability, or the closest value to it.
 
-        A case without any finite probability comes first.
+        A case without any finite probability comes first; a blind one has a random place.
         """
+        if self.blind and self.position is not None:
+            return self.position
         if self.error_probability is not None:
             return self.error_probability
         return 2.0 if self.probability is None else 1.0 - self.probability
@@ -112,6 +171,11 @@ class CaseQuery(BaseModel, populate_by_name=True):
     )
     reviewed_after: int | None = Field(
         default=None, ge=0, le=MAX_NUMBER, description="Reviewed after an earlier `last_review`."
+    )
+    reader: StorableText = Field(
+        default="",
+        max_length=200,
+        description="Name of the reader: blind cases stay so until this reader has answered.",
     )
     order: Literal["expected_error", "newest", "listed"] = Field(
         default="expected_error",

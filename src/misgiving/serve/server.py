@@ -68,6 +68,19 @@ def read_key(file: Path | None, variable: str | None) -> str | None:
         return words[0]
 
 
+def read_reviewer_keys(file: Path | None) -> dict[str, str]:
+    """Names of readers by their keys, from lines of a key and a name.
+
+    Raises:
+        DataError: The file is missing, or a line has no name.
+    """
+    if file is None:
+        return {}
+    with explain_damage(file, remedy="give a line of KEY NAME for each reader"):
+        lines = filter(str.strip, file.read_text(encoding="utf-8").splitlines())
+        return {key: name.strip() for key, name in (line.split(maxsplit=1) for line in lines)}
+
+
 def run(app: FastAPI, listener: socket.socket) -> None:
     """Serve until the process is told to stop, and then finish requests for some seconds."""
     sys.setswitchinterval(SWITCH_SECONDS)

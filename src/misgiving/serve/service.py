@@ -17,7 +17,7 @@ from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 from PIL import Image
 from sqlalchemy.exc import OperationalError
 
@@ -25,9 +25,11 @@ from misgiving.bundle.bundle import Bundle
 from misgiving.deferral.decisions import Decision
 from misgiving.errors import DataError, UsageError
 from misgiving.files import force_to_disk, whole_file
+from misgiving.serve.audits import Audits
 from misgiving.serve.drift_tracker import DriftTracker
+from misgiving.serve.middleware import READER
 from misgiving.serve.problems import ImageNotStoredError, Metrics, problem_of
-from misgiving.serve.records import Case
+from misgiving.serve.records import ANY_READER, Case, StorableText
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
 from misgiving.serve.workers import Batcher, Decoders, ModelInput
@@ -107,11 +109,15 @@ class Service:
     def __init__(self, model: Bundle, store: Store, settings: Settings) -> None:
         self.model, self.store, self.settings = model, store, settings
         self.metrics = Metrics()
-        self.policy_fingerprint, self.drift = None, None
+        self.policy_fingerprint, self.drift, self.audits = None, None, None
         if model.deferral is not None:
             self.policy_fingerprint = model.deferral.fingerprint
-            self.drift = DriftTracker(model.deferral, store)
+            if row := store.audit(model.deferral.fingerprint, settings.audit_share):
+                self.audits = Audits(store, model.deferral, settings, row)
+            self.drift = DriftTracker(model.deferral, store, self.audits)
             self.drift.start(partial(problem_of, metrics=self.metrics, path="/drift"))
+        elif settings.audit_share is not None:
+            raise UsageError("`audit_share` requires a model with a policy")
         self.recent: OrderedDict[str, ModelInput] = OrderedDict()  # by the id of the case
         self.files = None if settings.keep_images is None else ImageFiles(settings.keep_images)
         self._numbers = itertools.count()
@@ -138,6 +144,7 @@ class Service:
         data: bytes | None,
         *,
         client: str = "",
+        group: str | None = None,
         place: int | None = None,
         remark: str | None = None,
     ) -> tuple[Case, bool]:
@@ -147,6 +154,7 @@ class Service:
             name: As given by the sender.
             data: The content of the file; None if it exceeds the limit for one file.
             client: The sender, with whom others share the processes that decode.
+            group: Lesion or patient that the image shows.
             place: In a list of images, from 1; None for a file that a client sends.
             remark: Text of the list on the image.
 
@@ -162,9 +170,9 @@ class Service:
             raise DataError(f"{name}: more than {self.settings.max_bytes} bytes; scale it down")
         model_input, sha256 = await self.decoders.decode(name, data, client)
         decision = await self._model_batches.result(model_input)
-        case = self._case(
-            name, decision, sha256, image_kept=self.files is not None, place=place, remark=remark
-        )
+        kept = self.files is not None
+        values = {"group": group, "image_kept": kept, "place": place, "remark": remark}
+        case = self._case(name, decision, sha256, **values)
         if self.files is not None:
             await self._file_threads.result(partial(self.files.write, sha256, data))
         stored = await self._store_batches.result(case)
@@ -177,7 +185,7 @@ class Service:
         return stored, is_earlier
 
     def _case(self, name: str, decision: Decision, sha256: str, **values: Any) -> Case:
-        return Case(
+        case = Case(
             id=self._new_id(),
             received=datetime.now(UTC),
             name=name,
@@ -188,6 +196,7 @@ class Service:
             policy_fingerprint=self.policy_fingerprint,
             **values,
         )
+        return case if self.audits is None or case.place else self.audits.draw(case)
 
     def _keep_recent(self, id: str, model_input: ModelInput) -> None:
         """Keep a model input, all of which have one size, and drop the oldest beyond the limit."""
@@ -226,7 +235,7 @@ class Service:
         image = _blank(self.settings.formats[0])
         model_input, sha256 = await self.decoders.decode_now("check", image)
         decision = await self._model_batches.result(model_input)
-        case = self._case("check", decision, sha256, image_kept=False)
+        case = self._case("check", decision, sha256, image_kept=False, place=1)
         await self._check_thread.result(partial(self.store.check, case))
         if self.files is not None:
             with _image_failures():
@@ -246,7 +255,8 @@ class Service:
 
     def _decide(self, inputs: Sequence[ModelInput]) -> Sequence[Decision]:
         self.metrics.batch_sizes.observe(len(inputs))
-        return self.model.decide_inputs(np.stack(inputs))
+        decisions = self.model.decide_inputs(np.stack(inputs))
+        return decisions if self.audits is None else [*map(self.audits.decided, decisions)]
 
     def _new_id(self) -> str:
         """An id that increases with time, even within a clock tick, and cannot be guessed."""
@@ -254,10 +264,31 @@ class Service:
         return f"{microseconds:014x}{next(self._numbers) % 2**16:04x}{secrets.token_hex(7)}"
 
 
+def reader_of(request: Request, given: str) -> str:
+    """The reader whose key was sent, or else the name that was given.
+
+    Where readers have keys, the other key without a name sees what any reader has answered.
+    """
+    service: Service = request.app.state.service
+    everyone = ANY_READER if service.settings.reviewer_keys else ""
+    return str(request.scope.get(READER) or given.strip() or everyone)
+
+
 async def _service_of(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
+async def _reader_of(
+    request: Request,
+    reader: Annotated[
+        StorableText, Query(max_length=200, description="Name; blind cases depend on it.")
+    ] = "",
+) -> str:
+    return reader_of(request, reader)
+
+
 ServiceDep = Annotated[Service, Depends(_service_of)]
 """The service as a parameter of a route."""
+ReaderDep = Annotated[str, Depends(_reader_of)]
+"""The reader who asks as a parameter of a route."""

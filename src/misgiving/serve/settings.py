@@ -2,10 +2,12 @@
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from misgiving.errors import UsageError, require
+from misgiving.errors import UsageError, require, require_choices
 
 MIN_KEY_LENGTH = 16
 
@@ -40,6 +42,13 @@ class Settings:
         linger: Seconds that a first image waits for others to join its batch.
         recent_bytes: Memory for images that are kept for thumbnails.
         keep_images (FOLDER): Folder for image files. Default: they are not kept.
+        audit_share: Share of the cases that is audited blind, drawn by group. It is fixed for the
+            life of a policy. Default: as the store has it for this policy, else none.
+        audit_days: Days after which a blind case without an answer is overdue.
+        after_alarm: After an alarm of the audits, warn, or defer every image.
+        look_again: Ask readers to look again where the model is certain of another class, after
+            their blind answer.
+        reviewer_keys: Name of the reader by key; these keys open no decision before an answer.
         api_key: The key that clients must send; None: only this machine is served, without a key.
     """
 
@@ -57,6 +66,11 @@ class Settings:
     linger: float = 0.002
     recent_bytes: int = 64_000_000
     keep_images: Path | None = None
+    audit_share: float | None = None
+    audit_days: float = 14.0
+    after_alarm: Literal["warn", "defer"] = "warn"
+    look_again: bool = False
+    reviewer_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     api_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -72,8 +86,16 @@ class Settings:
         is_possible = bool(self.formats) and set(self.formats) <= set(FORMATS)
         require(self, "formats", is_possible, f"be some of {', '.join(FORMATS)}")
         require(self, "max_pixels", self.max_pixels <= MAX_PIXELS, f"be at most {MAX_PIXELS}")
-        if self.api_key is not None and len(self.api_key) < MIN_KEY_LENGTH:
+        require_choices(self)
+        if self.audit_share is not None:
+            require(self, "audit_share", 0 < self.audit_share <= 1, "be above 0 and at most 1")
+        require(self, "audit_days", self.audit_days > 0, "be above 0")
+        if self.reviewer_keys and self.api_key is None:
+            raise UsageError("`reviewer_keys` need an API key beside them")
+        if any(
+            len(key) < MIN_KEY_LENGTH for key in filter(None, (*self.reviewer_keys, self.api_key))
+        ):
             raise UsageError(
-                f"the API key is shorter than {MIN_KEY_LENGTH} characters; make one with: "
+                f"an API key is shorter than {MIN_KEY_LENGTH} characters; make one with: "
                 "openssl rand -hex 32"
             )

@@ -1,82 +1,35 @@
 """Cases, reviews and their store in SQLite or PostgreSQL; a method that writes has committed."""
 
-import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+import secrets
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import Any, get_args, get_origin
+from typing import Any, get_args
 
 import sqlalchemy as sa
-from pydantic import BaseModel
-from sqlalchemy import Column, ColumnElement, Connection, Select, Text, func, insert, select
+from sqlalchemy import Connection, Select, func, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from misgiving.deferral.decisions import Outcome
-from misgiving.errors import DataError, UsageError, without_none
+from misgiving.errors import DataError, UsageError
 from misgiving.serve.database import WRITING, create_tables, engine_for, shown
-from misgiving.serve.records import Case, CaseQuery, Review, zulu
+from misgiving.serve.records import ANY_READER, Case, CaseQuery, Review, standing, zulu
+from misgiving.serve.tables import (
+    ARRIVALS,
+    AUDITS,
+    CASES,
+    METADATA,
+    PINGS,
+    REVIEWS,
+    SORT_KEYS,
+    conditions,
+    folded,
+    is_answered,
+    is_reviewed,
+)
 
 PAGE_SIZE = 500
 PAGE_NUMBERS = 50_000  # probabilities, of about 30 bytes each
 IN_PIECES = {"yield_per": 50}  # rows that PostgreSQL's driver holds at a time
-LAST_PLACE = 2**31 - 1  # of a case that is in no list
-METADATA = sa.MetaData()
-
-
-def _number() -> Column[int]:
-    integer = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-    return Column("number", integer, sa.Identity(always=True), primary_key=True)
-
-
-def _columns(model: type[BaseModel]) -> Iterator[Column[Any]]:
-    """A column for each field that is no record of another table."""
-    types = {bool: sa.Boolean, int: sa.Integer, float: sa.Double, dict: sa.JSON}
-    for name, field in model.model_fields.items():
-        kind = without_none(field.annotation)
-        if kind is not Review:
-            column = types.get(get_origin(kind) or kind, Text)
-            optional = kind is not field.annotation
-            yield Column(name, column, nullable=optional, primary_key=name == "id")
-
-
-CASES = sa.Table(
-    "cases",
-    METADATA,
-    *_columns(Case),
-    Column("expected_error", sa.Double, nullable=False),
-    Column("folded_name", Text, nullable=False),
-    sa.Index("cases_by_expected_error", "expected_error", "id"),
-    sa.Index("cases_by_decision", "decision", "reviewed"),
-    sa.Index("cases_by_class", "predicted_class", "expected_error", "id", "decision", "reviewed"),
-    sa.Index("cases_by_name", "folded_name", "id"),  # has all that a search reads
-    sa.Index("ix_cases_sha256", "sha256"),
-)
-REVIEWS = sa.Table(
-    "reviews",
-    METADATA,
-    _number(),
-    Column("case_id", sa.ForeignKey(CASES.c.id), nullable=False),
-    *_columns(Review),
-    sa.Index("reviews_by_case", "case_id", "number"),
-    sqlite_autoincrement=True,
-)
-ARRIVALS = sa.Table(
-    "arrivals",
-    METADATA,
-    _number(),
-    Column("case_id", sa.ForeignKey(CASES.c.id), nullable=False, unique=True),
-    sqlite_autoincrement=True,
-)
-"""Cases in the order of their arrival in the database: clocks of several machines differ."""
-
-PINGS = sa.Table("pings", METADATA, Column("time", Text, primary_key=True))
-"""Written to check that the database stores anything."""
-
-SORT_KEYS = {
-    "expected_error": (CASES.c.expected_error, CASES.c.id),
-    "newest": (CASES.c.id,),
-    "listed": (-func.coalesce(CASES.c.place, LAST_PLACE), CASES.c.id),
-}
 
 
 class Store:
@@ -122,13 +75,32 @@ class Store:
                 connection.execute(insert(ARRIVALS), [{"case_id": case.id} for case in new])
         return [stored[_identity(case)] for case in cases]
 
+    def audit(self, policy_fingerprint: str, share: float | None) -> Any:
+        """The row of `AUDITS` of a policy, which is made once for a share; None without either.
+
+        Raises:
+            UsageError: The policy has another share.
+        """
+        made = select(AUDITS).where(AUDITS.c.policy_fingerprint == policy_fingerprint)
+        with self._writing.begin() as connection:
+            if share is not None and connection.execute(made).first() is None:
+                now, secret = zulu(datetime.now(UTC)), secrets.token_hex(32)
+                connection.execute(insert(AUDITS).values((policy_fingerprint, share, secret, now)))
+            row = connection.execute(made).first()
+        if row is not None and share not in (None, row.share):
+            raise UsageError(
+                f"`audit_share` is {row.share:g} for the life of this policy, got {share:g}"
+            )
+        return row
+
     def review(
         self, id: str, review: Review, *, last_seen: datetime | None = None, check: bool = False
     ) -> bool:
         """Commit a review of an existing case.
 
         It gets a later time than the last review, even if that came from a server whose clock is
-        ahead: the page knows the newer one of two by its time.
+        ahead: the page knows the newer one of two by its time. The first review of a blind case by
+        each reviewer is a blind answer, for which `check` does not matter.
 
         Args:
             id: The case.
@@ -141,20 +113,24 @@ class Store:
         """
         with self._writing.begin() as connection:  # other reviewers wait
             last = _last_reviews(connection, [id]).get(id)
-            if check and last_seen != (last.reviewed_at if last else None):
+            (case,) = _cases(connection, select(CASES).where(CASES.c.id == id), review.reviewer)
+            review = review.model_copy(update={"blind": case.blind})
+            if check and not case.blind and last_seen != (last.reviewed_at if last else None):
                 return False
             if last and last.reviewed_at >= review.reviewed_at:
                 later = last.reviewed_at + timedelta(microseconds=1)
                 review = review.model_copy(update={"reviewed_at": later})
             values = {"case_id": id, **review.model_dump(mode="json")}
+            values["folded_reviewer"] = folded(review.reviewer.strip())
             connection.execute(insert(REVIEWS).values(values))
-            connection.execute(sa.update(CASES).where(CASES.c.id == id).values(reviewed=True))
+            _settle(connection, id)
         return True
 
-    def case(self, id: str) -> Case | None:
-        """The case with this id."""
+    def case(self, id: str, reader: str = "") -> Case | None:
+        """The case with this id, blind or not for this reader."""
+        query = select(CASES).where(CASES.c.id == id)
         with self._engine.begin() as connection:
-            return next(iter(_cases(connection, select(CASES).where(CASES.c.id == id))), None)
+            return next(iter(_cases(connection, query, reader)), None)
 
     def reviews(self, id: str) -> list[Review]:
         """All reviews of a case, oldest first."""
@@ -172,7 +148,7 @@ class Store:
             UsageError: There is no case of the cursor.
         """
         keys = SORT_KEYS[query.order]
-        selected = select(CASES).where(_conditions(query)).order_by(*(key.desc() for key in keys))
+        selected = select(CASES).where(conditions(query)).order_by(*(key.desc() for key in keys))
         with self._engine.begin() as connection:
             if cursor is not None:
                 last = connection.execute(select(*keys).where(CASES.c.id == cursor)).first()
@@ -189,7 +165,7 @@ class Store:
                     if numbers > PAGE_NUMBERS and len(rows) > 1:
                         limit = len(rows) - 1
                         break
-            cases = _with_reviews(connection, rows)
+            cases = _with_reviews(connection, rows, query.reader)
         return cases[:limit], cases[limit - 1].id if len(cases) > limit else None
 
     def all(self, query: CaseQuery) -> Iterator[Case]:
@@ -219,9 +195,41 @@ class Store:
 
     def count(self, query: CaseQuery, *, reviewed: bool | None = None) -> int:
         """Number of cases; with `reviewed`, of those of them that are or are not."""
-        counted = select(func.count()).select_from(CASES).where(_conditions(query))
+        counted = select(func.count()).select_from(CASES).where(conditions(query))
         if reviewed is not None:
-            counted = counted.where(CASES.c.reviewed.is_(reviewed))
+            counted = counted.where(is_reviewed(query.reader, reviewed))
+        return int(self._read(counted)[0][0])
+
+    def audited(self, policy_fingerprint: str, reader: str = "") -> list[Case]:
+        """The audit sample of a policy, oldest first; blind or not for this reader."""
+        is_sample = sa.and_(CASES.c.audited, CASES.c.policy_fingerprint == policy_fingerprint)
+        with self._engine.begin() as connection:
+            return _cases(connection, select(CASES).where(is_sample).order_by(CASES.c.id), reader)
+
+    def blind_answers(self) -> dict[str, list[Review]]:
+        """All blind answers by case, oldest first."""
+        answers = dict[str, list[Review]]()
+        for row in self._read(select(REVIEWS).where(REVIEWS.c.blind).order_by(REVIEWS.c.number)):
+            answers.setdefault(row.case_id, []).append(Review.model_validate(row._asdict()))
+        return answers
+
+    def open_blind(self, before: str) -> int:
+        """Number of blind cases that came before this time and that nobody has answered."""
+        is_open = sa.and_(CASES.c.blind, CASES.c.received < before, ~is_answered(ANY_READER))
+        return int(self._read(select(func.count()).select_from(CASES).where(is_open))[0][0])
+
+    def accepted(self, policy_fingerprint: str, since: str) -> int:
+        """Number of accepted answers of a policy since this time, without open blind cases."""
+        counted = (
+            select(func.count())
+            .select_from(CASES)
+            .where(
+                CASES.c.policy_fingerprint == policy_fingerprint,
+                CASES.c.listed_decision == "accept",
+                CASES.c.place.is_(None),
+                CASES.c.received >= since,
+            )
+        )
         return int(self._read(counted)[0][0])
 
     def latest(self) -> tuple[int, int]:
@@ -231,8 +239,9 @@ class Store:
         return case or 0, review or 0
 
     def counts(self) -> dict[Outcome, int]:
-        """Number of cases by decision."""
-        rows = self._read(select(CASES.c.decision, func.count()).group_by(CASES.c.decision))
+        """Number of cases by decision; blind ones are counted with the deferred."""
+        listed = CASES.c.listed_decision
+        rows = self._read(select(listed, func.count()).group_by(listed))
         return dict.fromkeys(get_args(Outcome), 0) | {row[0]: row[1] for row in rows}
 
     def check(self, case: Case) -> None:
@@ -258,33 +267,6 @@ class Store:
         self._engine.dispose()
 
 
-def _conditions(query: CaseQuery) -> ColumnElement[bool]:
-    """The conditions as an SQL clause with bound values."""
-    conditions: list[tuple[Any, Callable[[Any], ColumnElement[bool]]]] = [
-        (query.decisions or None, CASES.c.decision.in_),
-        (query.reviewed, CASES.c.reviewed.is_),
-        (query.predicted_class, CASES.c.predicted_class.__eq__),
-        (query.name, _is_named),
-        (query.arrived_after, partial(_is_numbered_after, ARRIVALS)),
-        (query.reviewed_after, partial(_is_numbered_after, REVIEWS)),
-    ]
-    return sa.and_(True, *(clause(value) for value, clause in conditions if value is not None))
-
-
-def _folded(name: str) -> str:
-    """A name for searching: in lower case, and letters with accents as one character."""
-    return unicodedata.normalize("NFC", name.casefold())
-
-
-def _is_named(part: str) -> ColumnElement[bool]:
-    matches = CASES.c.folded_name.contains(_folded(part), autoescape=True)
-    return CASES.c.id.in_(select(CASES.c.id).where(matches))
-
-
-def _is_numbered_after(table: sa.Table, number: int) -> ColumnElement[bool]:
-    return CASES.c.id.in_(select(table.c.case_id).where(table.c.number > number))
-
-
 def _identity(case: Case) -> tuple[object, ...]:
     """Key that two uploads of one file share if they are the same case."""
     decided_by = case.model_fingerprint, case.policy_fingerprint
@@ -293,20 +275,48 @@ def _identity(case: Case) -> tuple[object, ...]:
 
 def _row(case: Case) -> dict[str, Any]:
     values = case.model_dump(mode="json", exclude={"review"})  # reviews have their own table
-    return values | {
-        "expected_error": case.expected_error,
-        "folded_name": _folded(case.name),
-    }
+    hidden = ("audited", "blind", "position", "listed_decision", "expected_error")
+    values |= {name: getattr(case, name) for name in hidden}
+    return values | {"folded_name": folded(case.name)}
 
 
-def _cases(connection: Connection, query: Select[Any]) -> list[Case]:
+def _settle(connection: Connection, id: str) -> None:
+    """Mark a case as reviewed; a blind one only when the answers of its readers settle it."""
+    values = dict[str, Any](reviewed=True)
+    (case,) = _cases(connection, select(CASES).where(CASES.c.id == id))
+    if case.blind:
+        answers = connection.execute(select(REVIEWS).where(REVIEWS.c.case_id == id))
+        if standing([Review.model_validate(row._asdict()) for row in answers]) == "unconfirmed":
+            return
+        case = case.model_copy(update={"blind": False})
+        visible = ("blind", "listed_decision", "expected_error")
+        values |= {name: getattr(case, name) for name in visible}
+    connection.execute(sa.update(CASES).where(CASES.c.id == id).values(values))
+
+
+def _cases(connection: Connection, query: Select[Any], reader: str = "") -> list[Case]:
     """The cases of a query, each with its last review."""
-    return _with_reviews(connection, list(connection.execute(query)))
+    return _with_reviews(connection, list(connection.execute(query)), reader)
 
 
-def _with_reviews(connection: Connection, rows: Sequence[Any]) -> list[Case]:
-    last = _last_reviews(connection, [row.id for row in rows if row.reviewed])
-    return [Case.model_validate({**row._asdict(), "review": last.get(row.id)}) for row in rows]
+def _with_reviews(connection: Connection, rows: Sequence[Any], reader: str) -> list[Case]:
+    blind = {row.id for row in rows if row.blind}
+    if blind and reader:
+        answered = select(CASES.c.id).where(CASES.c.id.in_(blind), is_answered(reader))
+        blind -= set(connection.execute(answered).scalars())
+    reviewed = {row.id: row.reviewed or (row.blind and row.id not in blind) for row in rows}
+    last = _last_reviews(connection, [id for id, is_reviewed in reviewed.items() if is_reviewed])
+    return [
+        Case.model_validate(
+            {
+                **row._asdict(),
+                "blind": row.id in blind,
+                "reviewed": reviewed[row.id],
+                "review": last.get(row.id),
+            }
+        )
+        for row in rows
+    ]
 
 
 def _last_reviews(connection: Connection, ids: Sequence[str]) -> dict[str, Review]:

@@ -3,7 +3,7 @@
 import { ask } from "./api.js";
 import { classButtons, classesOf, otherButtons, wordsOf } from "./choices.js";
 import { at, element, isNarrow, percent, say } from "./dom.js";
-import { classOf, labelOf, outcome, reasonOf, riskOf, wasPredicted } from "./outcomes.js";
+import { badgeOf, classOf, labelOf, outcome, reasonOf, riskOf, wasPredicted } from "./outcomes.js";
 import { renderPicture, resetPicture } from "./picture.js";
 import { targetOf } from "./slider.js";
 import { emit, on, selectedCase, state, take } from "./state.js";
@@ -46,6 +46,7 @@ export function renderCase() {
   at("case-remark").textContent = one.remark ? `Number ${one.place} of the list: ${one.remark}` : "";
   at("case-remark").hidden = !one.remark;
   at("note").value = draftOf(one.id);
+  at("agree").hidden = at("case-scores").hidden = Boolean(one.blind);
   at("agree").replaceChildren(`Agree: ${one.predicted_class} `, element("kbd", "", "a"));
   at("case").scrollTop = 0;
   renderOutcome(one);
@@ -58,11 +59,11 @@ export function renderCase() {
 
 function renderOutcome(one) {
   const now = outcome(one), badge = at("case-decision");
-  badge.className = `badge ${now}`;
+  badge.className = `badge ${badgeOf(one)}`;
   badge.textContent = now === one.decision
-    ? labelOf(now) : `${labelOf(now)} in this preview (was ${labelOf(one.decision)})`;
+    ? labelOf(badgeOf(one)) : `${labelOf(now)} in this preview (was ${labelOf(one.decision)})`;
   at("case-risk").textContent = riskOf(one);
-  at("case-risk").title = `Estimated probability that ${one.predicted_class} is wrong`;
+  at("case-risk").title = one.blind ? "" : `Estimated probability that ${one.predicted_class} is wrong`;
   at("case-reason").textContent = reasonOf(one);
   const policy = state.calibration?.policy, most = policy?.max_error ?? policy?.max_silent_error;
   at("target-note").hidden = !(now === one.decision && now === "accept" && one.error_probability > most);
@@ -76,6 +77,7 @@ on("target", () => {
 });
 
 function renderFacts(one) {
+  if (one.blind) return;
   const [likeliest, most] = Object.entries(one.probabilities).reduce((a, b) => (b[1] > a[1] ? b : a));
   at("shares-note").hidden = !(most > one.probabilities[one.predicted_class]);
   at("shares-note").textContent = `${one.predicted_class} is predicted, although ${likeliest} is more `
@@ -125,14 +127,33 @@ export function renderReviews(one) {
   at("case-was").textContent = wasPredicted(one);
   const focused = document.activeElement?.closest(".choices button")?.title;
   at("classes").replaceChildren(...classButtons(names, act,
-    { shares: one.probabilities, model: one.predicted_class, final: one.review?.final_class ?? null }));
+    { shares: one.blind ? {} : one.probabilities, model: one.predicted_class, final: one.review?.final_class ?? null }));
   at("others").replaceChildren(...otherButtons(act, one.review?.verdict ?? null));
   if (focused) [...at("review").querySelectorAll(".choices button")].find((each) => each.title === focused)?.focus();
+  renderBlindAnswer(one, reviews);
   at("history").replaceChildren(...reviews.toReversed().map((one) => {
+    const reason = one.override_reason ? ` (${one.override_reason})` : "", blind = one.blind ? "blind, " : "";
     const who = one.reviewer ? `${one.reviewer}, ` : "";
     const verdict = { agree: "agreed, ", override: "overrode, " }[one.verdict] ?? "";
     const note = one.note ? `\n${one.note}` : "";
     const when = new Date(one.reviewed_at).toLocaleString();
-    return element("li", "", `${who}${when}: ${verdict}${wordsOf(one)}${note}`);
+    return element("li", "", `${who}${when}: ${blind}${verdict}${wordsOf(one)}${reason}${note}`);
   }));
+}
+
+const CERTAIN = 0.1; // error probability below which a reader of another class is asked to look again
+
+// After a blind answer: what the model said, and what follows from it.
+function renderBlindAnswer(one, reviews) {
+  const own = reviews.filter(({ reviewer }) => reviewer === at("reviewer").value.trim());
+  const first = own.find(({ blind }) => blind), differs = first && first.verdict !== "agree";
+  const certain = one.error_probability != null && one.error_probability < CERTAIN;
+  const again = state.model?.look_again && differs && certain && own.at(-1) === first;
+  const texts = [
+    `Your blind answer is ${first && wordsOf(first)}; the model's is ${one.predicted_class}.`,
+    differs && one.decision === "accept" ? "The model's was accepted: tell whoever may have acted on it." : "",
+    again ? "Please look again: the model is certain of its answer. You may choose another class now." : "",
+  ];
+  at("blind-answer").hidden = !differs;
+  at("blind-answer").textContent = texts.join(" ").trimEnd();
 }

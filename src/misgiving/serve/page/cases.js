@@ -87,16 +87,12 @@ function decided() {
 }
 
 let latest = null; // numbers of the last case and review at the last look
-let looking = false;
+let looking = null;
 
 // The first look only finds out what is there; the list is loaded after it.
-export async function lookForNew() {
-  if (looking) return;
-  looking = true;
-  try {
-    await look();
-  } catch { /* the next look may succeed */ }
-  looking = false;
+export function lookForNew() {
+  looking ??= look().catch(() => { /* the next look may succeed */ }).finally(() => { looking = null; });
+  return looking;
 }
 
 async function look() {

@@ -2,6 +2,7 @@
 
 import { openAbout, renderAbout } from "./about.js";
 import { ask } from "./api.js";
+import { lookForAudit } from "./audit.js";
 import { move, renderCase, select } from "./case_panel.js";
 import { loadCases, lookForNew } from "./cases.js";
 import { choiceOf, classButtons, classesOf, otherButtons } from "./choices.js";
@@ -24,6 +25,7 @@ const KEYS = {
   " ": () => { if (selectedCase()) mark(state.selected); },
   Enter: () => { if (selectedCase()) openCase(); },
   a: agree, o: () => at("classes").firstElementChild?.focus(),
+  r: () => { if (selectedCase()) at("why").focus(); },
   n: () => { if (selectedCase()) at("note").focus(); },
   s: toggleHeat, u: undo, v: () => setLayout(isGrid() ? "list" : "grid"),
   "+": () => enlarge(1), "-": () => enlarge(-1), "/": () => at("search").focus(), "?": () => at("help").showModal(),
@@ -94,6 +96,7 @@ function listen() {
   on("reviewer", "change", () => {
     local("misgiving-reviewer", at("reviewer").value);
     at("ask-name").hidden = true;
+    if (state.model?.audits) changeReader();
   });
   on("undo", "click", undo);
   on("layout", "click", KEYS.v);
@@ -123,6 +126,20 @@ function listen() {
   addEventListener("hashchange", () => { recall(); showLayout(); renderCase(); again(); });
 }
 
+// Another reader may not see what this one has answered.
+async function changeReader() {
+  const { selected } = state;
+  state.cases.clear();
+  lookForAudit();
+  try {
+    await loadCases();
+    if (selected && !state.cases.has(selected)) take(await ask(`cases/${selected}`));
+  } catch (error) {
+    complain(error);
+  }
+  if (state.selected === selected) renderCase();
+}
+
 function listenToFilters(on) {
   for (const box of document.getElementsByName("decision")) {
     box.addEventListener("change", () => {
@@ -139,11 +156,19 @@ function listenToFilters(on) {
     typing = setTimeout(() => { state.search = at("search").value; again(); }, 200);
   });
   onEvent("filters", again);
+  onEvent("open", async (id) => {
+    if (!state.cases.has(id)) take(await ask(`cases/${id}`).catch(complain));
+    setLayout("list");
+    select(id, { open: true });
+  });
 }
 
 function renderModel() {
   const { classes } = state.model, act = (choice) => emit("choice", choice);
   at("notice").textContent = state.model.notice;
+  if (state.model.reader) at("reviewer").value = state.model.reader;
+  at("reviewer").readOnly = Boolean(state.model.reader);
+  for (const id of ["choose-files", "choose-folder"]) at(id).hidden = Boolean(state.model.reader);
   at("predicted").append(...classes.map((name) => new Option(name, name)));
   at("predicted").value = state.predicted;
   state.predicted = at("predicted").value; // a link may name a class that the model does not know
@@ -217,7 +242,9 @@ async function start() {
   }
   document.body.dataset.ready = "yes";
   lookForDrift();
+  lookForAudit();
   setInterval(lookForDrift, 60_000);
+  setInterval(lookForAudit, 60_000);
   setInterval(lookAround, 20_000);
   document.addEventListener("visibilitychange", lookAround);
 }

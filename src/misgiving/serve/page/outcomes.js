@@ -4,8 +4,9 @@ import { wordsOf } from "./choices.js";
 import { percent } from "./dom.js";
 import { OUTCOMES, state } from "./state.js";
 
-const LABELS = { accept: "accept", defer: "defer", ood: "unfamiliar" };
+const LABELS = { accept: "accept", defer: "defer", ood: "unfamiliar", blind: "blind" };
 export const labelOf = (decision) => LABELS[decision];
+export const badgeOf = (one) => (one.blind ? "blind" : outcome(one));
 
 // The operating point with the highest coverage whose bound is within the target; null: none.
 export function operatingPointFor(target) {
@@ -71,18 +72,20 @@ export function filterOf(decisions, { reviewed = state.reviewed } = {}) {
 }
 
 // What the reviewer said, or else the model.
-export const classOf = (one) => (one.review ? wordsOf(one.review) : one.predicted_class);
+export const classOf = (one) =>
+  (one.blind ? "Read blind" : one.review ? wordsOf(one.review) : one.predicted_class);
 
 // The model's class, if the reviewer chose another one.
 export const wasPredicted = (one) =>
-  classOf(one) === one.predicted_class ? "" : `was ${one.predicted_class}`;
+  one.blind || classOf(one) === one.predicted_class ? "" : `was ${one.predicted_class}`;
 
 // In words; the exact reason has the numbers. It is that of the saved policy, even if the previewed
 // target decides differently.
 export const reasonOf = (one) =>
   (outcome(one) === one.decision ? "" : "By the saved policy: ") + plainReason(one);
 
-function plainReason({ decision, error_probability: error }) {
+function plainReason({ blind, decision, error_probability: error }) {
+  if (blind) return "Choose a class first: you see the model's answer after yours.";
   if (decision === "accept") return "The risk is low enough to accept the answer.";
   if (decision === "ood") return "Unlike the images that the model knows: do not rely on its answer.";
   if (error == null) return "The model gives no usable risk: you decide.";
@@ -93,4 +96,4 @@ function plainReason({ decision, error_probability: error }) {
 // In the digits that part an accepted image from a deferred one beside it; of an unfamiliar image it
 // means nothing.
 export const riskOf = (one) =>
-  (one.error_probability == null || outcome(one) === "ood" ? "" : `${percent(one.error_probability)} risk`);
+  (one.blind || one.error_probability == null || outcome(one) === "ood" ? "" : `${percent(one.error_probability)} risk`);

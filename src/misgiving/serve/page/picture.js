@@ -16,7 +16,8 @@ export function renderPicture(one) {
   at("layers").hidden = gone;
   at("no-image").hidden = !gone;
   for (const id of ["saliency", "zoom-in", "zoom-out"]) at(id).disabled = gone;
-  image.alt = gone ? "" : `Image of this case, predicted class ${one.predicted_class}`;
+  image.alt = gone ? "" : `Image of this case${one.blind ? "" : `, predicted class ${one.predicted_class}`}`;
+  at("saliency").hidden = Boolean(one.blind);
   const source = gone ? null : `cases/${one.id}/${original ? "image" : "thumbnail"}`;
   if (image.getAttribute("src") !== source) at("picture-says").textContent = "";
   if (gone) image.removeAttribute("src");
@@ -86,7 +87,7 @@ function hideHeat() {
 // Regions of the image that the predicted class depends on.
 export async function toggleHeat() {
   const one = selectedCase();
-  if (!one || at("saliency").disabled) return;
+  if (!one || one.blind || at("saliency").disabled) return;
   if (!at("heat").hidden) {
     hideHeat();
     renderPicture(one);

@@ -1,6 +1,7 @@
 // Saves reviews, moves on to the next case, and undoes.
 
 import { ask } from "./api.js";
+import { lookForAudit } from "./audit.js";
 import { askAgain, renderCase, renderReviews, select } from "./case_panel.js";
 import { loadMore, countReviews } from "./cases.js";
 import { verdictOn, wordsOf } from "./choices.js";
@@ -21,9 +22,10 @@ export async function review(choice) {
   const grid = state.layout === "grid", cases = grid ? markedCases() : [selectedCase()].filter(Boolean);
   if (state.saving) say("The previous review is still being saved.");
   else if (grid && !cases.length) say("Select cases first, with a click or the space key.");
-  if (state.saving || !cases.length) return;
+  if (state.saving || !cases.length || !canAnswer(cases, choice)) return;
   askName();
-  const here = state.shown.findIndex((other) => other.id === cases[0].id), saved = [];
+  const isBlind = cases[0].blind, here = state.shown.findIndex((other) => other.id === cases[0].id), saved = [];
+  const following = state.shown[here + 1]?.id; // a blind case gets its own place in the order
   state.saving = true;
   try {
     for (const one of cases) saved.push(await save(one, choice, grid ? draftOf(one.id) : at("note").value));
@@ -33,10 +35,25 @@ export async function review(choice) {
   }
   if (saved.length) showSaved(saved);
   if (grid) renderAll();
-  else if (saved.length) afterReview(cases[0].id, here);
+  else if (saved.length && isBlind && saved[0].review.verdict !== "agree") showAnswer(saved[0].id);
+  else if (saved.length) afterReview(cases[0].id, here, following);
+  at("why").value = "";
+  lookForAudit();
   loadMore();
   countReviews().catch(complain);
   state.saving = false;
+}
+
+// A blind case takes a class, and the name of its reader.
+function canAnswer(cases, choice) {
+  if (!cases.some((one) => one.blind)) return true;
+  if (choice.verdict === "agree") say("A blind case has no answer to agree with: choose a class.");
+  else if (at("reviewer").value.trim()) return true;
+  else {
+    at("ask-name").hidden = false;
+    at("reviewer").focus();
+  }
+  return false;
 }
 
 // Once: a review without a name tells nobody whose judgement it was.
@@ -47,7 +64,7 @@ function askName() {
 }
 
 async function save(one, choice, note) {
-  const remark = { ...verdictOn(one, choice), note, reviewer: at("reviewer").value,
+  const remark = { ...verdictOn(one, choice), note, reviewer: at("reviewer").value.trim(), override_reason: at("why").value || null,
     seen: one.review?.reviewed_at ?? null };
   const saved = await ask(`cases/${one.id}/review`, {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(remark),
@@ -60,21 +77,29 @@ async function save(one, choice, note) {
 
 // Move on to the next case, even if the filter hides the reviewed one; but a reviewer who has moved
 // elsewhere in the meantime, or is writing, is not interrupted.
-function afterReview(id, position) {
+function afterReview(id, position, following) {
   renderAll();
   if (id !== state.selected) return;
   if (document.activeElement.matches("#note, #reviewer")) {
     renderReviews(selectedCase());
     return;
   }
-  const stays = state.shown.some((one) => one.id === id);
   const next = state.cases.get(cameFrom) ?? (position < 0 ? null
-    : state.shown[position + (stays ? 1 : 0)] ?? state.shown.at(-1));
+    : state.cases.get(following) ?? state.shown.at(-1));
   cameFrom = null;
   const open = document.body.dataset.view === "case"; // on a phone, scroll to the top of the next case
   focusList();
   if (next && next.id !== id) select(next.id, { open });
   else renderCase();
+}
+
+// The reviewer sees what the model said, and may answer again.
+function showAnswer(id) {
+  renderAll();
+  if (id !== state.selected) return;
+  renderCase();
+  focusList();
+  say(at("blind-answer").textContent);
 }
 
 // Unless another control has the focus.

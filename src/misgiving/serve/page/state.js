@@ -17,13 +17,18 @@ export const on = (name, act) => events.addEventListener(name, ({ detail }) => a
 export const emit = (name, detail) => events.dispatchEvent(new CustomEvent(name, { detail }));
 
 // Responses may overtake each other: a known review is not replaced by an older one.
-export function take(one) {
+export function take(given) {
+  const one = given.blind ? asDeferred(given) : given;
   const known = state.cases.get(one.id);
   const [before, now] = [known, one].map((each) => each?.review?.reviewed_at ?? "");
   if (before > now) return;
   const reviews = one.reviews ?? (before === now ? known?.reviews : undefined);
   state.cases.set(one.id, reviews ? { ...one, reviews } : one);
 }
+
+// A blind case lies among the deferred, at a random place.
+const asDeferred = (one) => ({ ...one, decision: "defer", reviewed: false, predicted_class: "", reason: "",
+  error_probability: one.position, probabilities: Object.fromEntries(one.classes.map((name) => [name, null])) });
 
 export const inStore = () => Object.values(state.counts).reduce((sum, count) => sum + count, 0);
 export const selectedCase = () => state.cases.get(state.selected) ?? null;

@@ -39,7 +39,7 @@ async function sendAll() {
   Object.assign(sending, { files: [], next: 0, sent: 0, run: null, stopped: false });
   renderSending();
   lookForDrift();
-  lookForNew();
+  lookForNew().then(lookForNew); // one that had begun may have missed the last
 }
 
 async function sendOn() {
@@ -87,17 +87,19 @@ async function settleOrSendAgain(files, results, attempt) {
 }
 
 function settle(files, results, attempt) {
+  const audits = state.model?.audits; // the list has a blind case without the decision for its sender
   for (const { name, case: one, known, problem } of results) {
     if (one) {
       if (known && !attempt) { // not a file that was stored although the answer came too late
         sending.known.push({ name, as: one.name });
         isBack(one.id);
-      } else if (!state.cases.has(one.id)) state.counts[one.decision] += 1;
-      take(one);
+      } else if (!audits && !state.cases.has(one.id)) state.counts[one.decision] += 1;
+      if (!audits) take(one);
     } else sending.failed.push(named(name, problem?.detail ?? "no decision"));
   }
   sending.sent += files.length;
   renderSending();
+  if (audits) lookForNew();
   emit("change");
 }
 

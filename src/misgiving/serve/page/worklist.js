@@ -1,8 +1,9 @@
 // The cases as a list or a grid; only visible ones are in the document.
 
+import { asReader } from "./api.js";
 import { at, element } from "./dom.js";
 import {
-  ORDERS, classOf, filterOf, isShown, labelOf, outcome, riskOf, wasPredicted,
+  ORDERS, badgeOf, classOf, filterOf, isShown, labelOf, outcome, riskOf, wasPredicted,
 } from "./outcomes.js";
 import { renderSlider } from "./slider.js";
 import { emit, inStore, on, state } from "./state.js";
@@ -37,7 +38,7 @@ export function renderAll() {
   at("empty").hidden = !empty;
   at("list").hidden = empty;
   at("empty").textContent = "No matching cases.";
-  at("csv").href = `cases.csv?${filterOf(state.decisions)}`;
+  at("csv").href = asReader(`cases.csv?${filterOf(state.decisions)}`);
   at("listed").hidden = state.order !== "listed" && ![...state.cases.values()].some((one) => one.place);
   renderBatch();
   renderRows();
@@ -177,7 +178,7 @@ function said(one) {
 
 function ending(one, now) {
   const end = element("div", "end");
-  end.append(element("span", `badge ${now}`, labelOf(now)));
+  end.append(element("span", `badge ${badgeOf(one)}`, labelOf(badgeOf(one))));
   const line = element("span", "risk", riskOf(one));
   line.title = one.reason; // equal risks can be decided differently: scores are compared in full
   if (one.reviewed) line.append(" ", done());

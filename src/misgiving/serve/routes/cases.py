@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
@@ -18,18 +19,22 @@ from misgiving.bundle.bundle import Bundle
 from misgiving.deferral.decisions import Outcome
 from misgiving.errors import UsageError
 from misgiving.files import csv_lines
-from misgiving.serve.middleware import client_of
+from misgiving.serve.middleware import READER, client_of
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.records import (
+    BlindCase,
     Case,
     CaseQuery,
     CaseWithHistory,
     Number,
+    OverrideReason,
     Review,
     StorableText,
     Verdict,
+    label_of,
+    standing,
 )
-from misgiving.serve.service import Service, ServiceDep
+from misgiving.serve.service import ReaderDep, Service, ServiceDep, reader_of
 from misgiving.serve.workers import ModelInput
 
 router = APIRouter(tags=["cases"])
@@ -49,9 +54,10 @@ CASE_COLUMNS = (
     "id received name decision predicted_class probability error_probability expected_loss "
     "predicted_loss ood_p_value acceptance_score ood_score reason place remark reviewed"
 )
+AUDIT_COLUMNS = ["group", "audited", "standing", "label"]
 REVIEW_COLUMNS = list(Review.model_fields)
 ORIGIN_COLUMNS = ["sha256", "model_fingerprint", "policy_fingerprint"]
-CSV_COLUMNS = [*CASE_COLUMNS.split(), *REVIEW_COLUMNS, *ORIGIN_COLUMNS]
+CSV_COLUMNS = [*CASE_COLUMNS.split(), *REVIEW_COLUMNS, *ORIGIN_COLUMNS, *AUDIT_COLUMNS]
 CACHED = {"Cache-Control": "private, max-age=86400"}  # the input of one model never changes
 CELLS = 8  # of a saliency map along each side
 GREY = 128
@@ -73,13 +79,16 @@ NO_IMAGE = (
     "this instance does not have the image: it has left the memory, or another instance received "
     "it, and image files are not kept (option keep_images)"
 )
+BLIND = "this case is read blind until its reader has answered"
 OTHER_MODEL = "this case was decided by another model; send the image again"
 
 
 def _case(
-    id: Annotated[str, Path(pattern=CASE_ID, description="The id of a case.")], service: ServiceDep
+    id: Annotated[str, Path(pattern=CASE_ID, description="The id of a case.")],
+    service: ServiceDep,
+    reader: ReaderDep,
 ) -> Case:
-    case = service.store.case(id)
+    case = service.store.case(id, reader)
     if case is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, f"there is no case {id}; GET /cases lists them")
     return case
@@ -92,7 +101,7 @@ Stored = TypeVar("Stored")
 class Cases(BaseModel):
     """One page of the worklist."""
 
-    cases: list[Case]
+    cases: list[Case | BlindCase]
     total: int = Field(description="Number of cases that match the filter.")
     reviewed: int = Field(description="Number of these that are reviewed.")
     counts: dict[Outcome, int] = Field(description="Number of all cases by decision.")
@@ -114,6 +123,7 @@ class Remark(BaseModel, extra="forbid"):
         max_length=255,
         description="The class after this review; only with `override`.",
     )
+    override_reason: OverrideReason | None = None
     note: StorableText = Field(default="", max_length=2000)
     reviewer: StorableText = Field(default="", max_length=200)
     seen: AwareDatetime | None = Field(
@@ -149,13 +159,16 @@ class CasePageQuery(CaseQuery):
 
 
 @router.get("/cases", responses=BAD_QUERY)
-def list_cases(service: ServiceDep, query: Annotated[CasePageQuery, Query()]) -> Cases:
+def list_cases(
+    request: Request, service: ServiceDep, query: Annotated[CasePageQuery, Query()]
+) -> Cases:
     """List the worklist page by page."""
+    query = query.model_copy(update={"reader": reader_of(request, query.reader)})
     # Before the page, so that a later query finds what arrives in between.
     last_arrival, last_review = service.store.latest()
     cases, cursor = service.store.page(query, limit=query.limit, cursor=query.cursor)
     return Cases(
-        cases=cases,
+        cases=[*map(_visible, cases)],
         cursor=cursor,
         total=service.store.count(query),
         reviewed=service.store.count(query, reviewed=True),
@@ -166,12 +179,21 @@ def list_cases(service: ServiceDep, query: Annotated[CasePageQuery, Query()]) ->
 
 
 @router.get("/cases.csv", responses={**CSV, **BAD_QUERY}, response_class=Response)
-def export_cases(service: ServiceDep, query: Annotated[CaseQuery, Query()]) -> StreamingResponse:
-    """Export the worklist as CSV; text that a spreadsheet would evaluate starts with `'`."""
+def export_cases(
+    request: Request, service: ServiceDep, query: Annotated[CaseQuery, Query()]
+) -> StreamingResponse:
+    """Export the worklist as CSV; text that a spreadsheet would evaluate starts with `'`.
+
+    The columns `reader_NAME` have the class of each reader's blind answer.
+    """
+    query = query.model_copy(update={"reader": reader_of(request, query.reader)})
     headers = {"Content-Disposition": 'attachment; filename="cases.csv"'}
-    rows = map(_csv_row, service.store.all(query))
+    answers = service.store.blind_answers()
+    readers = sorted({answer.reviewer for given in answers.values() for answer in given})
+    rows = (_csv_row(case, answers.get(case.id, []), readers) for case in service.store.all(query))
+    columns = [*CSV_COLUMNS, *(f"reader_{name}" for name in readers)]
     # As in RFC 4180; texts are quoted, so that no separator within one ends its cell.
-    lines = csv_lines(CSV_COLUMNS, rows, end="\r\n", quoting=csv.QUOTE_NONNUMERIC)
+    lines = csv_lines(columns, rows, end="\r\n", quoting=csv.QUOTE_NONNUMERIC)
     chunks = iter(lambda: "".join(islice(lines, CSV_ROWS)), "")
     first = next(chunks)  # a database that fails is a problem, not a response without an end
     return StreamingResponse(
@@ -180,21 +202,35 @@ def export_cases(service: ServiceDep, query: Annotated[CaseQuery, Query()]) -> S
 
 
 @router.get("/cases/{id}", responses=NO_CASE)
-def get_case(service: ServiceDep, case: CaseDep) -> CaseWithHistory:
+def get_case(service: ServiceDep, case: CaseDep) -> CaseWithHistory | BlindCase:
     """Get one case with all its reviews."""
-    return _with_history(service, case)
+    visible = _visible(case)
+    return visible if isinstance(visible, BlindCase) else _with_history(service, visible)
 
 
 @router.post("/cases/{id}/review", responses={**NO_CASE, **BAD_REVIEW})
-def review_case(service: ServiceDep, case: CaseDep, remark: Remark) -> CaseWithHistory:
-    """Confirm the model's class, choose another one, or name none; earlier reviews are kept."""
+def review_case(
+    request: Request, service: ServiceDep, case: CaseDep, remark: Remark
+) -> CaseWithHistory:
+    """Confirm the model's class, choose another one, or name none; earlier reviews are kept.
+
+    A reader who has not answered a blind case chooses a class by `override`; the response has the
+    decision.
+    """
+    reviewer = str(request.scope.get(READER) or remark.reviewer)
+    case = service.store.case(case.id, reviewer) or case
+    if case.blind and (remark.verdict == "agree" or not reviewer.strip()):
+        raise UsageError(f"{BLIND}: give `reviewer`, and `class` with override")
     final_class = case.predicted_class if remark.verdict == "agree" else remark.chosen_class
     if final_class is not None and final_class not in case.probabilities:
         raise UsageError(
             f"unknown class {final_class!r}; choose from {', '.join(case.probabilities)}"
         )
+    agrees = remark.verdict == "override" and final_class == case.predicted_class
     review = Review(
-        **remark.model_dump(include={"verdict", "note", "reviewer"}),
+        verdict="agree" if agrees else remark.verdict,
+        **remark.model_dump(include={"note", "override_reason"}),
+        reviewer=reviewer,
         final_class=final_class,
         reviewed_at=datetime.now(UTC),
     )
@@ -223,11 +259,26 @@ def _with_history(service: Service, case: Case) -> CaseWithHistory:
     return CaseWithHistory.model_validate({**values, "review": reviews[-1] if reviews else None})
 
 
-def _csv_row(case: Case) -> list[Any]:
+def _visible(case: Case) -> Case | BlindCase:
+    """What the reader who asks may see."""
+    if not case.blind:
+        return case
+    values = {**case.model_dump(), "position": case.position, "classes": list(case.probabilities)}
+    return BlindCase.model_validate(values)
+
+
+def _csv_row(case: Case, answers: Sequence[Review], readers: Sequence[str]) -> list[Any]:
     values = case.model_dump(mode="json")
+    if case.blind:
+        values = {name: values[name] for name in ("id", "received", "name")}
+        return [*map(values.get, CSV_COLUMNS), *(None for _ in readers)]
     values |= {"reviewed": "yes" if case.reviewed else "no"}
-    values |= values["review"] or dict.fromkeys(REVIEW_COLUMNS)
-    return [values[name] for name in CSV_COLUMNS]
+    values |= values["review"] or {}
+    values |= {"audited": "yes" if case.audited else "no", "standing": standing(answers)}
+    last = values.get("final_class")
+    values["label"] = label_of(case.predicted_class, answers) if answers else last
+    classes = {answer.reviewer: answer.final_class for answer in answers}
+    return [*map(values.get, CSV_COLUMNS), *map(classes.get, readers)]
 
 
 @router.get(
@@ -270,6 +321,8 @@ def get_image(service: ServiceDep, case: CaseDep) -> FileResponse:
 )
 async def get_saliency(request: Request, service: ServiceDep, case: CaseDep) -> Saliency:
     """Compute the parts of the image that the predicted class depends on."""
+    if case.blind:
+        raise ProblemError(HTTPStatus.CONFLICT, BLIND)
     if case.model_fingerprint != service.model.fingerprint:
         raise ProblemError(HTTPStatus.CONFLICT, OTHER_MODEL)
     model_input = _available(await service.model_input(case, client_of(request.scope)))

@@ -4,8 +4,9 @@ import asyncio
 import logging
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -36,8 +37,12 @@ NAME = {
     **{"name": "name", "in": "query", "schema": {"type": "string", "default": ""}},
     "description": "Name of an image that is the body itself.",
 }
+GROUP = {
+    **{"name": "group", "in": "query", "schema": {"type": "string"}},
+    "description": "Lesion or patient that the images of this request show.",
+}
 REQUEST: dict[str, Any] = {
-    "parameters": [NAME],
+    "parameters": [NAME, GROUP],
     "requestBody": {
         "required": True,
         "content": {
@@ -56,6 +61,7 @@ ACCEPTED = (
     "send multipart/form-data with image files, or one image as image/* or application/octet-stream"
 )
 Take = Callable[..., None]
+Decide = Callable[[str, bytes], Awaitable[tuple[Case, bool]]]
 Upload = tuple[str, bytes]  # name and content of a file
 
 
@@ -96,7 +102,7 @@ async def decide(request: Request) -> Response:
     Each file becomes a case or a problem; a problem with one file does not affect the others. If no
     file becomes a case, `results` gives the problem of each, and the status is that of the most
     serious one: 422 if none of the files can be read. A case is stored before it is returned. 429
-    means that the queue is full: try again.
+    means that the queue is full: try again. The sender sees the decision even of a blind case.
     """
     service: Service = request.app.state.service
     admission: Admission = request.app.state.admission
@@ -112,7 +118,9 @@ async def decide(request: Request) -> Response:
                 f"the body did not arrive within {service.settings.timeout:g} seconds; send fewer "
                 "files at once",
             ) from error
-        files = [_result(n, upload, service, client, deadline) for n, upload in enumerate(uploads)]
+        group = clean_name(request.query_params.get("group", ""), "") or None
+        decide = partial(service.decide, client=client, group=group)
+        files = [_result(n, upload, service, decide, deadline) for n, upload in enumerate(uploads)]
         results = await asyncio.gather(*files) if len(files) > 1 else [await files[0]]
     if all(result.case is None for result in results):
         raise _most_serious(results)
@@ -120,13 +128,13 @@ async def decide(request: Request) -> Response:
 
 
 async def _result(
-    index: int, upload: Upload, service: Service, client: str, deadline: float
+    index: int, upload: Upload, service: Service, decide: Decide, deadline: float
 ) -> Result:
     """The case of a file, or a problem, which does not affect the other files."""
     name, data = upload
     try:
         async with asyncio.timeout_at(deadline):
-            case, is_earlier = await service.decide(name, data, client=client)
+            case, is_earlier = await decide(name, data)
     except Exception as failure:
         if isinstance(failure, DataError):
             service.metrics.refused_images.inc()
@@ -254,9 +262,9 @@ async def _read_form(
     return uploads
 
 
-def clean_name(name: str) -> str:
+def clean_name(name: str, otherwise: str = "image") -> str:
     """Remove control characters from a file name, and shorten it to the usual limit."""
-    return CONTROL.sub("\ufffd", name)[:MAX_NAME] or "image"
+    return CONTROL.sub("\ufffd", name)[:MAX_NAME] or otherwise
 
 
 def _too_large(limit: int) -> ProblemError:

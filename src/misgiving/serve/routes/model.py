@@ -1,4 +1,4 @@
-"""`/model`, `/calibration`, `/drift`, `/health` and `/metrics`: the model and its state."""
+"""`/model`, `/calibration`, `/drift`, `/audit`, `/health`, `/metrics`: the model and its state."""
 
 import importlib.metadata
 import platform
@@ -6,7 +6,7 @@ import shlex
 from http import HTTPStatus
 from typing import Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client import generate_latest
 from pydantic import BaseModel, Field
@@ -14,10 +14,12 @@ from pydantic import BaseModel, Field
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
 from misgiving.report.sentences import certificate_sentences, rule_sentence
+from misgiving.serve.audits import Audit
 from misgiving.serve.drift_tracker import Drift
+from misgiving.serve.middleware import READER
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.records import Number
-from misgiving.serve.service import ServiceDep
+from misgiving.serve.service import ReaderDep, ServiceDep
 
 router, without_key = APIRouter(), APIRouter()
 
@@ -28,6 +30,7 @@ NOTICE = (
     "diagnosis."
 )
 LIMITS = ("max_bytes", "max_pixels", "max_files", "queue", "timeout")
+BAD_READER = documented(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
 NO_POLICY = "this model has no policy; run `misgiving calibrate` and export the model again"
 
 
@@ -45,6 +48,9 @@ class ModelDescription(BaseModel):
         "that may wait."
     )
     keeps_images: bool
+    audits: bool = Field(description="Some cases are read blind.")
+    look_again: bool = Field(description="Readers are asked to look again at some answers.")
+    reader: str | None = Field(description="The reader whose key was sent.")
     notice: str
 
 
@@ -96,7 +102,7 @@ class Calibration(BaseModel):
 
 
 @router.get("/model", tags=["model"])
-async def describe_model(service: ServiceDep) -> ModelDescription:
+async def describe_model(request: Request, service: ServiceDep) -> ModelDescription:
     """Describe the model: card, policy, versions, and limits of a request."""
     model = service.model
     # another distribution may provide a package, such as onnxruntime-gpu
@@ -111,6 +117,9 @@ async def describe_model(service: ServiceDep) -> ModelDescription:
         versions={"python": platform.python_version(), **versions},
         limits={name: getattr(service.settings, name) for name in LIMITS},
         keeps_images=service.files is not None,
+        audits=service.audits is not None,
+        look_again=service.settings.look_again,
+        reader=request.scope.get(READER),
         notice=NOTICE,
     )
 
@@ -168,6 +177,7 @@ async def check_health(service: ServiceDep) -> dict[Literal["status"], Literal["
 )
 async def get_metrics(service: ServiceDep) -> Response:
     """Get the metrics in Prometheus' text format."""
+    service.metrics.audit_alarm.set(service.audits is not None and service.audits.alarm)
     if service.drift is not None:
         drift = service.drift.latest
         service.metrics.drift_alarm.set(drift.alarm)
@@ -181,6 +191,15 @@ async def get_metrics(service: ServiceDep) -> Response:
 async def get_drift(service: ServiceDep) -> Drift:
     """Get the drift tests, which are updated a few seconds after a case and may always be read."""
     return Drift(summary=NO_POLICY) if service.drift is None else service.drift.latest
+
+
+@router.get("/audit", tags=["monitoring"], responses=BAD_READER)
+def get_audit(service: ServiceDep, reader: ReaderDep) -> Audit | None:
+    """Get what audits say of the accepted answers; null: the policy has none."""
+    if service.audits is None:
+        return None
+    wrong = service.audits.found_wrong(reader)
+    return service.audits.report().model_copy(update={"found_wrong": wrong})
 
 
 def command(deferral: Deferral, *, of_graph: bool = False) -> str:

@@ -1,0 +1,193 @@
+"""Blind audits: the draw of the cases, and what the answers of readers say of the accepted ones.
+
+A case is audited if a keyed hash of its group, or else of its content, is below the share: nobody
+can predict or repeat the draw. Audited cases are blind, and so are others that were deferred, among
+which accepted ones cannot be told.
+"""
+
+import hmac
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import takewhile
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from misgiving.deferral.audit import ALARM_LEVEL, audit_state
+from misgiving.deferral.audit import Outcome as Judged
+from misgiving.deferral.decisions import Decision, Outcome
+from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.drift import FALSE_ALARMS
+from misgiving.errors import UsageError
+from misgiving.serve.records import AGAINST, Case, Moment, Review, standing, zulu
+from misgiving.serve.settings import Settings
+from misgiving.serve.store import Store
+
+RECENT = 2000  # cases that tell how many are accepted, and their error probabilities
+BLIND_PER_AUDITED = 1.5  # deferred per accepted case, so that chance seldom leaves fewer
+VALID_SECONDS = 60  # of a report, unless there is a new review
+DEFERRED = (
+    "The audits found more errors among the accepted answers than the target allows: every image "
+    "is deferred"
+)
+
+
+class WrongAnswer(BaseModel):
+    """An accepted answer that a blind reader found wrong: somebody may have acted on it."""
+
+    id: str
+    name: str
+    predicted_class: str
+    final_class: str | None = Field(description="The reader's class; null: none of the classes.")
+    confirmed: bool = Field(description="By a second blind reader.")
+
+
+class Audit(BaseModel):
+    """What the audited answers say, in the order of the cases, valid at any time."""
+
+    share: float = Field(description="Of the cases that are audited.")
+    since: Moment
+    target: float
+    among: Literal["accepted", "all"] = Field(description="Images of which it limits the errors.")
+    accepted: int = Field(description="Accepted answers since then, without open blind cases.")
+    audited: int = Field(description="Answers that were audited.")
+    wrong: int = Field(description="Errors that a second blind reader confirmed.")
+    unconfirmed: int = Field(description="Disagreements that nobody has confirmed yet.")
+    overdue: int = Field(description="Blind cases of all kinds that wait for too long.")
+    later: int = Field(description="Answers that count when older cases are answered, too.")
+    estimate: float | None = Field(description="Share of confirmed errors.")
+    lower: float
+    upper: float = Field(description="Counts what is unconfirmed or overdue as wrong.")
+    e_value: float = Field(description="Evidence that there are more errors than the target.")
+    highest: float
+    alarm: bool
+    alarm_since: Moment | None = Field(description="Time of the answer that raised the alarm.")
+    after_alarm: Literal["warn", "defer"]
+    false_alarms: float = Field(
+        default=ALARM_LEVEL, description="Probability of a false alarm in the life of the policy."
+    )
+    with_drift: float = Field(
+        default=ALARM_LEVEL + FALSE_ALARMS, description="The same together with the drift tests."
+    )
+    found_wrong: list[WrongAnswer] = Field(
+        default=[], description="Newest first, without those that are still blind to who asks."
+    )
+
+
+class Audits:
+    """The draw of a policy's cases, and the state of its audits, which follows from the store.
+
+    Args:
+        store: The database of cases.
+        deferral: The policy.
+        settings: `audit_days` and `after_alarm`.
+        row: The policy's row of `AUDITS`.
+
+    Raises:
+        UsageError: The policy has no target that audits can judge.
+    """
+
+    def __init__(self, store: Store, deferral: Deferral, settings: Settings, row: Any) -> None:
+        self._store, self._settings, self._row = store, settings, row
+        self._fingerprint, targets = deferral.fingerprint, deferral.certificate_.targets
+        target = targets.max_error or targets.max_silent_error
+        if target is None:
+            raise UsageError("`audit_share` requires a policy with a target for errors")
+        self._target, self._counts_all = target, targets.max_error is None
+        self._accepted, self._errors = deque[bool](maxlen=RECENT), deque[float](maxlen=RECENT)
+        after = max(0, store.latest()[0] - RECENT)
+        for case in store.decided(self._fingerprint, after=after, limit=RECENT):
+            self._notice(case.decision, case.error_probability)
+        self._lock = threading.Lock()
+        self._computed: tuple[tuple[int, int], Audit] | None = None
+        self.report()
+
+    def decided(self, decision: Decision) -> Decision:
+        """The decision; deferred after an alarm where the settings say so."""
+        if self.alarm and self._settings.after_alarm == "defer":
+            return decision._replace(decision="defer", reason=DEFERRED)
+        return decision
+
+    def draw(self, case: Case) -> Case:
+        """Draw whether a new case is audited, and whether and where it is listed blind."""
+        drawn = self._uniform(f"group {case.group}" if case.group else f"image {case.sha256}")
+        share, errors, accepted = self._row.share, self._errors, sum(self._accepted)
+        blind_share = share
+        if case.decision != "accept":
+            per_deferred = accepted / max(1, len(self._accepted) - accepted)
+            blind_share *= max(1.0, BLIND_PER_AUDITED * per_deferred)
+        place = self._uniform(f"place {case.id}")
+        position = errors[int(place * len(errors))] if errors else place
+        self._notice(case.decision, case.error_probability)
+        flags = {"audited": drawn < share, "blind": drawn < blind_share, "position": position}
+        return case.model_copy(update=flags)
+
+    def _notice(self, decision: Outcome, error: float | None) -> None:
+        self._accepted.append(decision == "accept")
+        if decision != "accept" and error is not None:
+            self._errors.append(error)
+
+    def _uniform(self, text: str) -> float:
+        digest = hmac.digest(self._row.secret.encode(), text.encode(), "sha256")
+        return int.from_bytes(digest[:8]) / 2**64
+
+    def report(self) -> Audit:
+        """The state of the audits; computed when there is a new review, and each minute."""
+        with self._lock:
+            key = self._store.latest()[1], int(time.time() / VALID_SECONDS)
+            if self._computed is None or self._computed[0] != key:
+                self._computed = key, self._report(datetime.now(UTC))
+            self.alarm = self._computed[1].alarm
+            return self._computed[1]
+
+    def found_wrong(self, reader: str) -> list[WrongAnswer]:
+        """Accepted answers that blind readers found wrong, and are not blind to this reader."""
+        answers, wrong = self._store.blind_answers(), list[WrongAnswer]()
+        for case in self._store.audited(self._fingerprint, reader):
+            given = answers.get(case.id, [])
+            against = [answer for answer in given if answer.verdict in AGAINST]
+            judged = standing(given)
+            if against and judged != "right" and case.decision == "accept" and not case.blind:
+                values = case.model_dump(include={"id", "name", "predicted_class"})
+                values |= {"final_class": against[-1].final_class, "confirmed": judged == "wrong"}
+                wrong.append(WrongAnswer.model_validate(values))
+        return wrong[::-1]
+
+    def _report(self, now: datetime) -> Audit:
+        late = now - timedelta(days=self._settings.audit_days)
+        answers, groups = self._store.blind_answers(), set[str | None]()
+        judged, times = list[Judged | None](), list[datetime]()
+        for case in self._store.audited(self._fingerprint):
+            is_repeated = case.group is not None and case.group in groups
+            if is_repeated or not (case.decision == "accept" or self._counts_all):
+                continue  # answers of one group are not independent
+            groups.add(case.group)
+            given = answers.get(case.id, [])
+            judged.append(_judged(case, given, late))
+            times.append(given[-1].reviewed_at if given else case.received)
+        outcomes = list(takewhile(bool, judged))
+        state = audit_state([outcome for outcome in outcomes if outcome], target=self._target)
+        counts = state._asdict() | {"overdue": self._store.open_blind(zulu(late))}
+        return Audit(
+            **counts,
+            share=self._row.share,
+            since=self._row.since,
+            target=self._target,
+            among="all" if self._counts_all else "accepted",
+            accepted=self._store.accepted(self._fingerprint, self._row.since),
+            later=sum(outcome is not None for outcome in judged) - len(outcomes),
+            alarm=state.alarm_at is not None,
+            alarm_since=max(times[: state.alarm_at]) if state.alarm_at else None,
+            after_alarm=self._settings.after_alarm,
+        )
+
+
+def _judged(case: Case, given: Sequence[Review], late: datetime) -> Judged | None:
+    """What is known of an answer; None while it may still be reviewed in time."""
+    if case.decision != "accept":
+        return "right"  # no wrong answer was accepted
+    is_overdue = not given and case.received < late
+    return "overdue" if is_overdue else standing(given)

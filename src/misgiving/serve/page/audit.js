@@ -1,0 +1,59 @@
+// What blind audits say of the accepted answers, and those that were found wrong.
+
+import { ask } from "./api.js";
+import { at, atMost, element, say } from "./dom.js";
+import { emit, state } from "./state.js";
+
+const FULL = 50; // answers in the list; the CSV has all
+let announced = false;
+
+export async function lookForAudit() {
+  if (!state.model?.audits) return;
+  const found = await ask("audit").catch(() => null);
+  if (!found) return;
+  at("audit").hidden = false;
+  at("audit-now").textContent = describe(found);
+  at("audit-levels").textContent = explain(found);
+  at("audit-alarm").hidden = !found.alarm;
+  at("audit-alarm-says").textContent = alarmOf(found);
+  if (found.alarm && !announced) say(alarmOf(found));
+  announced = found.alarm;
+  renderWrong(found.found_wrong);
+}
+
+const many = (count) => count.toLocaleString("en");
+
+function describe({ audited, accepted, since, wrong, unconfirmed, upper, among }) {
+  if (!audited) return "no audited answer counts yet";
+  const day = new Date(since).toLocaleDateString("en-GB", { day: "numeric", month: "long" });
+  const subject = among === "all" ? "cases were accepted with a wrong answer" : "accepted answers are wrong";
+  return `audited ${many(audited)} of ${many(accepted)} accepted answers since ${day}: ${many(wrong)} wrong, `
+    + `${many(unconfirmed)} unconfirmed; at most ${atMost(upper)} of the ${subject}`;
+}
+
+function explain({ overdue, later, target, false_alarms: alone, with_drift: both }) {
+  const waits = overdue ? ` ${many(overdue)} blind cases are overdue.` : "";
+  const more = later ? ` ${many(later)} more answers count when the older cases are answered.` : "";
+  return `With 95 % confidence at any time; the target is ${atMost(target)}. What is unconfirmed or overdue counts `
+    + `as wrong.${waits}${more} False alarms in the life of a policy: at most ${atMost(alone, 0)}, with those of the `
+    + `drift tests ${atMost(both, 0)}.`;
+}
+
+function alarmOf({ alarm_since: since, target, after_alarm: after }) {
+  const follows = after === "defer" ? "Every image is deferred now." : "Do not rely on accepted answers.";
+  return `The audits show more errors than the target, ${atMost(target)}, since `
+    + `${new Date(since).toLocaleString()}. ${follows} Find the cause, and calibrate with new cases.`;
+}
+
+function renderWrong(wrong) {
+  at("wrong").hidden = !wrong.length;
+  at("wrong-count").textContent = `${many(wrong.length)}; somebody may have acted on them`;
+  at("wrong-list").replaceChildren(...wrong.slice(0, FULL).map((one) => {
+    const line = element("li"), open = element("button", "quiet", one.name);
+    open.type = "button";
+    open.addEventListener("click", () => emit("open", one.id));
+    line.append(open, ` accepted as ${one.predicted_class}, read as ${one.final_class ?? "none of the classes"}`
+      + ` (${one.confirmed ? "confirmed" : "not confirmed yet"})`);
+    return line;
+  }));
+}

@@ -1,0 +1,228 @@
+"""Blind audits over HTTP: the draw, what is blind for whom, and what the answers count for."""
+
+import csv
+import io
+
+import pytest
+from standin import KEY, Calibrated, case, picture, review, sent
+
+from misgiving.errors import UsageError
+from misgiving.serve.records import CaseQuery
+from misgiving.serve.store import Store
+
+KEYS = {f"a-key-of-reader-{name}-0123": name for name in ("Ann", "Ben", "Cem")}
+POLICY = Calibrated().deferral.fingerprint
+ACCEPTED = {"decision": "accept", "error_probability": 0.02, "policy_fingerprint": POLICY}
+
+
+@pytest.fixture(autouse=True)
+def _same_draws(monkeypatch):
+    monkeypatch.setattr("secrets.token_hex", lambda count: 2 * count * "5")
+
+
+def auditing(serving, **settings):
+    return serving(Calibrated(), **({"audit_share": 1.0} | settings))
+
+
+def as_reader(key):
+    return {"Authorization": f"Bearer {key}"}
+
+
+def answers(client, id, **body):
+    response = client.post(f"/cases/{id}/review", json={"verdict": "override"} | body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def rows_of(response):
+    return list(csv.DictReader(io.StringIO(response.text, newline="")))
+
+
+def test_a_blind_case_shows_its_reader_nothing_but_the_image_until_the_answer(serving):
+    client = auditing(serving)
+    accepted, deferred = (sent(client, picture(level), f"{level}.png") for level in (0.02, 0.45))
+    assert (accepted["decision"], deferred["decision"]) == ("accept", "defer")  # for the sender
+    assert not {"audited", "blind", "position"} & accepted.keys()
+    listed = client.get("/cases?reader=Ann").json()
+    assert listed["counts"] == {"accept": 0, "defer": 2, "ood": 0}
+    assert len({frozenset(blind) for blind in listed["cases"]}) == 1
+    assert {*listed["cases"][0]} == {
+        *("id", "received", "name", "image_kept", "blind", "position", "classes")
+    }
+    for id in (accepted["id"], deferred["id"]):
+        assert client.get(f"/cases/{id}").json()["blind"]
+        assert client.get(f"/cases/{id}/saliency").status_code == 409
+        (row,) = rows_of(client.get("/cases.csv?name=0.02"))
+        assert {name for name, value in row.items() if value} == {"id", "received", "name"}
+    for query in ("decision=accept", "class=dark", "reviewed=true", "reviewed_after=0"):
+        assert client.get(f"/cases?{query}").json()["cases"] == []
+    for body in ({"verdict": "agree", "reviewer": "Ann"}, {"verdict": "override", "class": "dark"}):
+        refused = client.post(f"/cases/{accepted['id']}/review", json=body)
+        assert (refused.status_code, "blind" in refused.json()["detail"]) == (422, True)
+    told = answers(client, accepted["id"], **{"class": "dark"}, reviewer="Ann")
+    assert (told["decision"], told["review"]["verdict"]) == ("accept", "agree")
+    assert told["review"]["blind"]
+    assert client.get("/cases?decision=accept").json()["total"] == 1
+
+
+def test_a_disagreement_is_open_to_other_readers_until_two_agree_with_each_other(serving):
+    client = auditing(serving)
+    id = sent(client, picture(0.02))["id"]
+
+    def audit(reader):
+        found = client.get(f"/audit?reader={reader}").json()
+        wrong = [one["confirmed"] for one in found["found_wrong"]]
+        return found["wrong"], found["unconfirmed"], wrong
+
+    answers(client, id, **{"class": "light"}, reviewer="Ann", override_reason="atypical")
+    assert audit("ann") == (0, 1, [False])  # at once, for who has answered
+    assert audit("Ben") == (0, 1, [])
+    assert client.get("/cases?reader=Ben&reviewed=false").json()["total"] == 1
+    assert client.get("/cases?reader=Ann&reviewed=true").json()["total"] == 1
+    assert client.get(f"/cases/{id}?reader=Ben").json()["blind"]
+    assert client.get("/cases?reader=Ben&reviewed_after=0").json()["cases"] == []
+    again = answers(client, id, verdict="agree", reviewer="Ann", note="seen")  # after the reveal
+    assert [(one["blind"], one["final_class"]) for one in again["reviews"]] == [
+        (True, "light"),
+        (False, "dark"),
+    ]
+    assert audit("Ann")[:2] == (0, 1)  # her first answer counts
+    answers(client, id, verdict="none", reviewer="Ben", **{"seen": None})
+    assert audit("anyone") == (1, 0, [True])
+    assert client.get(f"/cases/{id}").json()["decision"] == "accept"
+    (row,) = rows_of(client.get("/cases.csv"))
+    assert (row["standing"], row["audited"], row["label"]) == ("wrong", "yes", "")
+    assert (row["reader_Ann"], row["reader_Ben"]) == ("light", "")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        (["agree"], "right"),
+        (["override", "agree"], "unconfirmed"),
+        (["override", "agree", "agree"], "right"),
+        (["unsure"], "unconfirmed"),
+        (["unsure", "agree"], "right"),
+        (["override", "unsure", "none"], "wrong"),
+    ],
+)
+def test_the_first_who_agrees_settles_a_case_and_then_two_of_a_kind(store, verdicts, expected):
+    row = case(1, audited=True, blind=True, position=0.3, **ACCEPTED)
+    store.add([row])
+    for reader, verdict in enumerate(verdicts):
+        assert store.case(row.id).blind
+        for name in (f" READER {reader}", f"reader {reader} "):  # the second is no blind answer
+            store.review(row.id, review("", verdict=verdict, reviewer=name))
+    blind = [one.blind for one in store.reviews(row.id)]
+    assert sum(blind) == len(verdicts)
+    (audited,) = store.audited(row.policy_fingerprint)
+    assert (audited.blind, audited.reviewed) == (expected == "unconfirmed", not audited.blind)
+
+
+def test_the_key_of_a_reviewer_opens_the_worklist_alone_and_gives_the_name(serving):
+    client = auditing(serving, api_key=KEY, reviewer_keys=KEYS)
+    ann, ben, _ = map(as_reader, KEYS)
+    client.headers = as_reader(KEY)
+    id = sent(client, picture(0.02))["id"]
+    upload = {"files": ("again.png", picture(0.02))}
+    assert client.post("/decisions", files=upload, headers=ann).status_code == 403
+    for path in ("/metrics", "/drift", "/health/", "/decisions"):
+        assert client.get(path, headers=ann).status_code == 403, path
+    assert client.get("/model", headers=ann).json()["reader"] == "Ann"
+    for path in (f"/cases/{id}", f"/cases/{id}?reader=Ben"):
+        assert client.get(path, headers=ann).json()["blind"]
+    body = {"verdict": "override", "class": "light", "reviewer": "Ben"}
+    told = client.post(f"/cases/{id}/review", json=body, headers=ann).json()
+    assert told["review"]["reviewer"] == "Ann"
+    for path in (f"/cases/{id}?reader=Ann", "/cases?reader=Ann", "/audit?reader=Ann"):
+        assert "light" not in client.get(path, headers=ben).text.replace('["dark","light"]', "")
+    assert len(client.get("/audit").json()["found_wrong"]) == 1  # the other key sees it at once
+    assert client.get(f"/cases/{id}").json()["decision"] == "accept"
+    assert rows_of(client.get("/cases.csv"))[0]["standing"] == "unconfirmed"
+
+
+def test_the_draw_is_by_group_and_the_share_is_for_the_life_of_a_policy(serving, sqlite_place):
+    client = auditing(serving, audit_share=0.4)
+    for number in range(60):
+        level = 0.02 if number % 3 else 0.45
+        data = {"files": (f"{number}.png", picture(level, size=(9, 9 + number)))}
+        client.post(f"/decisions?group=patient {number // 6}", files=data)
+    store = Store.open(sqlite_place)
+    cases = {row.name: row for row in store.all(CaseQuery())}
+    groups = {}
+    for row in cases.values():
+        groups.setdefault(row.group, set()).add(row.audited)
+    assert len(groups) == 10
+    assert sorted(map(len, groups.values())) == [1] * 10
+    assert {frozenset(flags) for flags in groups.values()} == {
+        frozenset([True]),
+        frozenset([False]),
+    }
+    blind = [row.decision for row in cases.values() if row.blind]
+    assert blind.count("accept") == sum(
+        row.audited and row.decision == "accept" for row in cases.values()
+    )
+    with pytest.raises(UsageError, match=r"`audit_share` is 0\.4 for the life of this policy"):
+        store.audit(POLICY, 0.3)
+    (row,) = [store.audit(POLICY, share) for share in (0.4, None)][:1]
+    assert row.secret == store.audit(POLICY, None).secret
+    assert store.audit("another", None) is None
+    store.close()
+
+
+def test_deferred_cases_are_blind_at_least_as_often_as_accepted_ones(serving):
+    audits = auditing(serving, audit_share=0.05).app.state.service.audits
+    for accepted_of_ten in (5, 8):
+        drawn = [
+            audits.draw(case(n, decision=decision, error_probability=n * 37 % 1000 / 1000))
+            for n in range(6000)
+            for decision in ["accept" if n % 10 < accepted_of_ten else "defer"]
+        ]
+        accepted, deferred = (
+            [row for row in drawn if row.decision == choice] for choice in ("accept", "defer")
+        )
+        assert 0.04 < sum(row.blind for row in accepted) / len(accepted) < 0.06
+        assert all(row.blind == row.audited for row in accepted)
+        assert sum(row.blind for row in deferred) > sum(row.blind for row in accepted)
+        assert 0.04 < sum(row.audited for row in deferred) / len(deferred) < 0.06
+        middle = sorted(row.position for row in deferred)[len(deferred) // 2]
+        above = [row.position > middle for row in accepted if row.blind]
+        assert 0.3 < sum(above) / len(above) < 0.7  # among the deferred, not at an end
+
+
+def test_after_an_alarm_every_image_is_deferred_also_after_a_restart(serving, sqlite_place):
+    client = auditing(serving, after_alarm="defer", audit_days=3650.0)
+    store = Store.open(sqlite_place)
+    for number in range(40):
+        row = case(number, audited=True, blind=True, position=0.3, **ACCEPTED)
+        store.add([row])
+        verdict = "none" if number % 2 else "agree"
+        for name in ("Ann", "Ben"):
+            store.review(row.id, review("", verdict=verdict, reviewer=name))
+    store.close()
+    found = client.get("/audit").json()
+    assert (found["audited"], found["wrong"], found["alarm"]) == (40, 20, True)
+    assert found["with_drift"] == pytest.approx(0.02)
+    assert "misgiving_audit_alarm 1.0" in client.get("/metrics").text
+    for service in (client, auditing(serving, after_alarm="defer", audit_share=None)):
+        told = sent(service, picture(0.02), "a.png")
+        assert (told["decision"], "audits" in told["reason"]) == ("defer", True)
+    assert sent(auditing(serving), picture(0.01))["decision"] == "accept"  # warns only
+
+
+def test_unanswered_cases_count_against_the_bound_once_they_are_overdue(serving, sqlite_place):
+    client = auditing(serving, audit_days=3650.0)
+    store = Store.open(sqlite_place)
+    same = {"audited": True, "blind": True, "position": 0.3} | ACCEPTED
+    store.add(
+        [case(0, **same), *(case(n, **same, group="patient") for n in (1, 2)), case(3, **same)]
+    )
+    for number in (1, 2, 3):
+        store.review(case(number).id, review("", verdict="agree", reviewer="Ann"))
+    found = client.get("/audit").json()
+    assert (found["audited"], found["later"], found["overdue"]) == (0, 2, 0)  # one of each group
+    late = auditing(serving, audit_days=1.0)
+    found = late.get("/audit").json()
+    assert (found["audited"], found["later"], found["overdue"], found["wrong"]) == (2, 0, 1, 0)
+    assert found["upper"] > 0.7  # as if one of three were wrong
+    store.close()

@@ -1,0 +1,161 @@
+"""Blind cases on the page: nothing tells them apart, two readers, an alarm, and all by keyboard."""
+
+import json
+import re
+
+import pytest
+from browsing import needs_chromium
+from standin import review
+from triage import (
+    barriers,
+    choose,
+    expect,
+    no_pictures,
+    reload,
+    shades,
+    stored,
+    stored_blind,
+)
+
+from misgiving.serve.records import CaseQuery
+
+pytestmark = needs_chromium
+
+audited = pytest.mark.parametrize(
+    "page_service", [{"audit_share": 1.0, "look_again": True, "audit_days": 3650.0}], indirect=True
+)
+
+
+def press(page, *keys):
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def as_reader(page, name):
+    """Enter the name by keyboard, and return to the list."""
+    page.locator("#list").focus()
+    press(page, "j", "n", "Tab", "Control+a")
+    page.keyboard.type(name)
+    leave_name(page, name)
+    expect(page.locator("#list")).to_be_focused()
+
+
+def leave_name(page, name):
+    """Leave the field, and wait for the cases as this reader may see them."""
+    page.keyboard.press("Escape")
+    expect(page.locator("#csv")).to_have_attribute("href", re.compile(f"reader={name}"))
+
+
+def without_identity(text, row):
+    """A text without what says which case it is, and where it lies."""
+    place = r'aria-posinset="\d+"|style="top[^"]*"|"position":[\d.]+|"received":"[^"]+"'
+    return re.sub(f"{place}|{row.id}|{row.name}", "", text)
+
+
+def all_of(page, row):
+    """The elements of a case on the page, and every response about it."""
+    answers = []
+    page.on("response", lambda answer: row.id in answer.url and answers.append(answer))
+    with page.expect_response(f"**/cases/{row.id}*"):
+        page.locator(".row", has_text=row.name).click()
+    expect(page.locator("#case-name")).to_have_text(row.name)
+    elements = [f"#case-{row.id}", "#detail"]
+    texts = [page.locator(name).evaluate("(it) => it.outerHTML") for name in elements]
+    texts += [answer.text() for answer in answers if "json" in answer.headers["content-type"]]
+    texts += [json.dumps(sorted(answer.headers)) for answer in answers]
+    return [without_identity(text, row) for text in texts]
+
+
+@audited
+def test_nothing_tells_an_accepted_case_from_a_deferred_one_before_the_answer(page_service, opened):
+    rows = [
+        stored_blind(page_service, 1),
+        stored_blind(page_service, 2, decision="defer", error=0.4, audited=False),
+        stored_blind(page_service, 3, decision="ood", error=0.1, predicted_class="light"),
+    ]
+    stored(page_service, 4, error=0.31)
+    page = opened(prepare=no_pictures)
+    as_reader(page, "Ann")
+    first, *others = [all_of(page, row) for row in rows]
+    assert others == [first, first]
+    expect(page.locator(".row .badge")).to_have_text(["defer", "blind", "blind", "blind"])
+    expect(page.locator("#counts")).to_contain_text("accept 0")
+    expect(page.locator("#saliency")).to_be_hidden()
+    assert barriers(page) == []
+    page.locator("#list").focus()
+    press(page, "a", "s")
+    expect(page.locator("#status")).to_contain_text("choose a class")
+    assert page_service.store.count(CaseQuery(reader="Ann", reviewed=True)) == 0
+
+
+@audited
+def test_sending_an_image_does_not_open_its_blind_case_on_the_page(opened):
+    page = opened()
+    choose(page, shades())
+    expect(page.locator(".row .badge")).to_have_text(["blind"] * 4)
+    expect(page.locator("#counts")).to_contain_text("accept 0")
+
+
+@audited
+def test_a_wrong_accepted_answer_is_listed_at_once_and_a_second_reader_confirms_it(
+    page_service, opened
+):
+    row = stored_blind(page_service, 1)
+    ann, ben = opened(prepare=no_pictures), opened(prepare=no_pictures)
+    as_reader(ann, "Ann")
+    press(ann, "r")
+    ann.keyboard.type("atyp")
+    press(ann, "Escape", "2")
+    expect(ann.locator("#blind-answer")).to_contain_text("Your blind answer is light; the model's")
+    expect(ann.locator("#blind-answer")).to_contain_text("Please look again")
+    expect(ann.locator("#case-decision")).to_have_text("accept")
+    expect(ann.locator("#wrong-list")).to_contain_text("accepted as dark, read as light (not conf")
+    assert barriers(ann) == []
+    press(ann, "a")
+    expect(ann.locator("#blind-answer")).not_to_contain_text("Please look again")
+    as_reader(ben, "Ben")
+    expect(ben.locator(".row .badge")).to_have_text(["blind"])
+    expect(ben.locator("#wrong")).to_be_hidden()
+    assert "light" not in ben.locator(".row, #history, #blind-answer").all_inner_texts()[0]
+    press(ben, "x")
+    expect(ben.locator("#wrong-list")).to_contain_text("(confirmed)")
+    expect(ben.locator("#audit-now")).to_contain_text("audited 1 of 1 accepted answers")
+    ben.locator("#wrong-list button").focus()
+    press(ben, "Enter")
+    expect(ben.locator("#history li")).to_have_count(3)
+    expect(ben.locator("#history")).to_contain_text("blind, overrode, light (atypical)")
+    given = [(one.reviewer, one.blind) for one in page_service.store.reviews(row.id)]
+    assert given == [("Ann", True), ("Ann", False), ("Ben", True)]
+
+
+@audited
+def test_a_blind_answer_needs_a_name_and_one_that_agrees_moves_on(page_service, opened):
+    for number in (1, 2):
+        stored_blind(page_service, number)
+    page = opened(prepare=no_pictures)
+    page.locator("#list").focus()
+    press(page, "j", "1")
+    expect(page.locator("#ask-name")).to_be_visible()
+    expect(page.locator("#reviewer")).to_be_focused()
+    page.keyboard.type("Ann")
+    leave_name(page, "Ann")
+    page.keyboard.press("1")
+    expect(page.locator("#case-name")).to_have_text("1.png")
+    expect(page.locator("#tally-text")).to_have_text("1 of 2 reviewed")
+
+
+@audited
+def test_an_alarm_of_the_audits_stands_on_top_with_both_levels(page_service, opened):
+    for number in range(40):
+        row = stored_blind(page_service, number)
+        for reader in ("Ann", "Ben"):
+            answer = {"verdict": "none", "final_class": None, "reviewer": reader}
+            page_service.store.review(row.id, review("", **answer))
+    page = opened(prepare=no_pictures)
+    expect(page.locator("#audit-alarm")).to_contain_text("more errors than the target, 10.0 %")
+    expect(page.locator("#audit-now")).to_contain_text("40 wrong, 0 unconfirmed; at most 100.0 %")
+    page.locator("#audit summary").click()
+    expect(page.locator("#audit-levels")).to_contain_text("at most 1 %, with those of the drift")
+    assert barriers(page) == []
+    reload(page)
+    expect(page.locator("#audit-alarm")).to_be_visible()
