@@ -71,11 +71,11 @@ def test_a_disagreement_is_open_to_other_readers_until_two_agree_with_each_other
 
     def audit(reader):
         found = client.get(f"/audit?reader={reader}").json()
-        wrong = [one["confirmed"] for one in found["found_wrong"]]
+        wrong = [len(row["reviews"]) for row in found["found_wrong"]]
         return found["wrong"], found["unconfirmed"], wrong
 
     answers(client, id, **{"class": "light"}, reviewer="Ann", override_reason="atypical")
-    assert audit("ann") == (0, 1, [False])  # at once, for who has answered
+    assert audit("ann") == (0, 1, [1])  # at once, for who has answered
     assert audit("Ben") == (0, 1, [])
     assert client.get("/cases?reader=Ben&reviewed=false").json()["total"] == 1
     assert client.get("/cases?reader=Ann&reviewed=true").json()["total"] == 1
@@ -88,7 +88,7 @@ def test_a_disagreement_is_open_to_other_readers_until_two_agree_with_each_other
     ]
     assert audit("Ann")[:2] == (0, 1)  # her first answer counts
     answers(client, id, verdict="none", reviewer="Ben", **{"seen": None})
-    assert audit("anyone") == (1, 0, [True])
+    assert audit("anyone") == (1, 0, [2])
     assert client.get(f"/cases/{id}").json()["decision"] == "accept"
     (row,) = rows_of(client.get("/cases.csv"))
     assert (row["standing"], row["audited"], row["label"]) == ("wrong", "yes", "")

@@ -25,7 +25,7 @@ OPERATIONS = [
     ("POST", "/decisions"),
     ("POST", "/cases/{id}/review"),
     *(("GET", f"/{path}") for path in ("cases", "cases.csv", "health", "model", "metrics")),
-    *(("GET", f"/{path}") for path in ("calibration", "drift", "audit")),
+    *(("GET", f"/{path}") for path in ("calibration", "drift", "audit", "audit.csv")),
     *(("GET", f"/cases/{{id}}{part}") for part in ("", "/thumbnail", "/image", "/saliency")),
 ]
 

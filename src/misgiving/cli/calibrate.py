@@ -16,7 +16,7 @@ from misgiving.cli.options import (
     command,
 )
 from misgiving.cli.progress import say, say_skipped
-from misgiving.cli.sources import check_source, open_run, read_file, say_left_out
+from misgiving.cli.sources import audited_data, check_source, open_run, read_file, say_left_out
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import visible
 from misgiving.files import check_replaceable
@@ -45,6 +45,7 @@ def calibrate(
     ood_detector: OodDetector | None = None,
     out: Path | None = None,
     training_data: str | None = None,
+    from_cases: Path | None = None,
     seed: Seed = 0,
     overwrite: bool = False,
     verbose: bool = False,
@@ -73,6 +74,8 @@ def calibrate(
             run.
         training_data (DATA): Images that the model was trained on, to fit detectors. Default: DATA,
             else the data that the run was trained with.
+        from_cases (FILE.csv): In place of DATA, the audit sample of a service that keeps images:
+            its /audit.csv. Other reviews are a selection, and are refused.
         seed: Seed for drawing one image per group and the quarter to tune on.
         overwrite: Replace the policy that is there.
         verbose: Print how the policy was fitted, bounds for each class, and what is guaranteed.
@@ -81,7 +84,9 @@ def calibrate(
     from misgiving.deferral.policy_file import POLICY, POLICY_FOLDER
     from misgiving.report.sentences import certificate_sentences, summarize
 
-    check_source(run, images=["data", "training_data"], files=["out"], needed=["out"])
+    images = ["data" if from_cases is None else "from_cases", "training_data"]
+    check_source(run, images=images, files=["out"], needed=["out"])
+    data = data if from_cases is None else audited_data(from_cases)
     folder = out or run / POLICY_FOLDER
     check_replaceable(folder, POLICY, overwrite=overwrite)
     deferral = Deferral(**vars(targets), **vars(rule), ood_detector=ood_detector, seed=seed)

@@ -1,5 +1,6 @@
 """Predictions that a command works on: of a run for DATA, or those in a file."""
 
+import csv
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from misgiving.cli.options import check_options
 from misgiving.cli.progress import Bar, progress_bars, say
-from misgiving.errors import DataError
+from misgiving.errors import DataError, explain_damage
 
 if TYPE_CHECKING:
     from misgiving.deferral.deferral import Deferral
@@ -53,6 +54,23 @@ def check_source(
         case = f"for {source}, which is not a file of predictions"
         check_options(case, needed=[*required], unused=files)
     return is_file
+
+
+def audited_data(path: Path) -> str:
+    """DATA of the audit sample that a service has exported.
+
+    Raises:
+        DataError: It has other cases: what is reviewed is a selection, and no sample.
+    """
+    check_options("with `from_cases`", unused=["data"])
+    remedy = "give /audit.csv of a service with audits that keeps images"
+    with explain_damage(path, remedy=remedy), path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+        others = [row["id"] for row in rows if (row["audited"], bool(row["path"])) != ("yes", True)]
+    if others or not rows:
+        reason = f"{others[0]} is not audited, or has no image" if others else "has no cases"
+        raise DataError(f"{path}: {reason}; {remedy}")
+    return f"table:{path}"
 
 
 @contextmanager

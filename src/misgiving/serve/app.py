@@ -84,9 +84,7 @@ def create_app(model: Bundle, store: Store, settings: Settings) -> FastAPI:
     app.mount("/page", StaticFiles(packages=[("misgiving.serve", "page")]))
     # A request passes them from the last to the first.
     app.add_middleware(SendDeadline, seconds=settings.timeout + GRACE_SECONDS)
-    app.add_middleware(
-        Authentication, api_key=settings.api_key, reviewer_keys=settings.reviewer_keys
-    )
+    app.add_middleware(Authentication, settings=settings)
     app.add_middleware(RequestLimits, seconds=settings.timeout)
     app.add_middleware(RequestLog, metrics=service.metrics)
     return app

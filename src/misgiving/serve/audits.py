@@ -9,7 +9,6 @@ import hmac
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Any, Literal
@@ -22,27 +21,21 @@ from misgiving.deferral.decisions import Decision, Outcome
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import FALSE_ALARMS
 from misgiving.errors import UsageError
-from misgiving.serve.records import AGAINST, Case, Moment, Review, standing, zulu
+from misgiving.serve.records import (
+    Case,
+    CaseWithHistory,
+    Moment,
+    classes_against,
+    standing,
+    zulu,
+)
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
 
 RECENT = 2000  # cases that tell how many are accepted, and their error probabilities
 BLIND_PER_AUDITED = 1.5  # deferred per accepted case, so that chance seldom leaves fewer
 VALID_SECONDS = 60  # of a report, unless there is a new review
-DEFERRED = (
-    "The audits found more errors among the accepted answers than the target allows: every image "
-    "is deferred"
-)
-
-
-class WrongAnswer(BaseModel):
-    """An accepted answer that a blind reader found wrong: somebody may have acted on it."""
-
-    id: str
-    name: str
-    predicted_class: str
-    final_class: str | None = Field(description="The reader's class; null: none of the classes.")
-    confirmed: bool = Field(description="By a second blind reader.")
+DEFERRED = "audits found too many errors among accepted answers, so every image is deferred"
 
 
 class Audit(BaseModel):
@@ -62,32 +55,20 @@ class Audit(BaseModel):
     lower: float
     upper: float = Field(description="Counts what is unconfirmed or overdue as wrong.")
     e_value: float = Field(description="Evidence that there are more errors than the target.")
-    highest: float
     alarm: bool
     alarm_since: Moment | None = Field(description="Time of the answer that raised the alarm.")
     after_alarm: Literal["warn", "defer"]
-    false_alarms: float = Field(
-        default=ALARM_LEVEL, description="Probability of a false alarm in the life of the policy."
-    )
-    with_drift: float = Field(
-        default=ALARM_LEVEL + FALSE_ALARMS, description="The same together with the drift tests."
-    )
-    found_wrong: list[WrongAnswer] = Field(
-        default=[], description="Newest first, without those that are still blind to who asks."
+    false_alarms: float = Field(default=ALARM_LEVEL, description="In the life of the policy.")
+    with_drift: float = ALARM_LEVEL + FALSE_ALARMS
+    found_wrong: list[CaseWithHistory] = Field(
+        default=[], description="Accepted, and not blind to who asks: somebody may have acted."
     )
 
 
 class Audits:
     """The draw of a policy's cases, and the state of its audits, which follows from the store.
 
-    Args:
-        store: The database of cases.
-        deferral: The policy.
-        settings: `audit_days` and `after_alarm`.
-        row: The policy's row of `AUDITS`.
-
-    Raises:
-        UsageError: The policy has no target that audits can judge.
+    Raises UsageError for a policy without a target that audits can judge.
     """
 
     def __init__(self, store: Store, deferral: Deferral, settings: Settings, row: Any) -> None:
@@ -143,18 +124,19 @@ class Audits:
             self.alarm = self._computed[1].alarm
             return self._computed[1]
 
-    def found_wrong(self, reader: str) -> list[WrongAnswer]:
+    def sample(self) -> list[Case]:
+        """The audit sample, whatever was decided, oldest first and before the first open case."""
+        return [*takewhile(lambda case: not case.blind, self._store.audited(self._fingerprint))]
+
+    def found_wrong(self, reader: str) -> list[CaseWithHistory]:
         """Accepted answers that blind readers found wrong, and are not blind to this reader."""
-        answers, wrong = self._store.blind_answers(), list[WrongAnswer]()
-        for case in self._store.audited(self._fingerprint, reader):
-            given = answers.get(case.id, [])
-            against = [answer for answer in given if answer.verdict in AGAINST]
-            judged = standing(given)
-            if against and judged != "right" and case.decision == "accept" and not case.blind:
-                values = case.model_dump(include={"id", "name", "predicted_class"})
-                values |= {"final_class": against[-1].final_class, "confirmed": judged == "wrong"}
-                wrong.append(WrongAnswer.model_validate(values))
-        return wrong[::-1]
+        answers = self._store.blind_answers()
+        return [
+            CaseWithHistory(**case.model_dump(), reviews=answers[case.id])
+            for case in reversed(self._store.audited(self._fingerprint, reader))
+            if case.decision == "accept" and not case.blind and case.id in answers
+            if standing(answers[case.id]) != "right" and classes_against(answers[case.id])
+        ]
 
     def _report(self, now: datetime) -> Audit:
         late = now - timedelta(days=self._settings.audit_days)
@@ -166,7 +148,9 @@ class Audits:
                 continue  # answers of one group are not independent
             groups.add(case.group)
             given = answers.get(case.id, [])
-            judged.append(_judged(case, given, late))
+            is_overdue = not given and case.received < late
+            is_right = case.decision != "accept"  # no wrong answer was accepted
+            judged.append("right" if is_right else "overdue" if is_overdue else standing(given))
             times.append(given[-1].reviewed_at if given else case.received)
         outcomes = list(takewhile(bool, judged))
         state = audit_state([outcome for outcome in outcomes if outcome], target=self._target)
@@ -183,11 +167,3 @@ class Audits:
             alarm_since=max(times[: state.alarm_at]) if state.alarm_at else None,
             after_alarm=self._settings.after_alarm,
         )
-
-
-def _judged(case: Case, given: Sequence[Review], late: datetime) -> Judged | None:
-    """What is known of an answer; None while it may still be reviewed in time."""
-    if case.decision != "accept":
-        return "right"  # no wrong answer was accepted
-    is_overdue = not given and case.received < late
-    return "overdue" if is_overdue else standing(given)

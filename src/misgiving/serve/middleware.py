@@ -10,7 +10,6 @@ import logging.config
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -21,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from misgiving.serve.problems import Metrics, ProblemError, problem_of
+from misgiving.serve.settings import Settings
 
 log = logging.getLogger("misgiving.serve")
 
@@ -39,8 +39,7 @@ HEADERS = [
 
 OPEN_PATHS = ("/health",)  # needs no key
 REVIEWER_PATHS = ("/page/", "/cases", "/model", "/calibration", "/audit", "/openapi.json")
-READER = "misgiving.reader"
-"""Key of a scope for the name of the reader to whom the API key belongs."""
+READER = "misgiving.reader"  # key of a scope for the name of the reader whose API key was sent
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="misgiving", charset="UTF-8"'}
 
@@ -145,10 +144,8 @@ class Authentication:
     None of the body of a refused request is read. The key of a reviewer is for the worklist alone.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, api_key: str | None, reviewer_keys: Mapping[str, str]
-    ) -> None:
-        self._app, self._key, self._reviewer_keys = app, api_key, reviewer_keys
+    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+        self._app, self._key, self._reviewer_keys = app, settings.api_key, settings.reviewer_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         problem = self._problem(scope) if scope["type"] == "http" else None
@@ -179,10 +176,10 @@ class Authentication:
             return None
         readers = self._reviewer_keys.items()
         if names := [name for own, name in readers if hmac.compare_digest(key, own.encode())]:
-            scope[READER], path = names[0], scope["path"]
-            detail = "the key of a reviewer is for the worklist alone"
-            is_allowed = path == "/" or path.startswith(REVIEWER_PATHS)
-            return None if is_allowed else ProblemError(HTTPStatus.FORBIDDEN, detail)
+            scope[READER] = names[0]
+            if scope["path"] == "/" or scope["path"].startswith(REVIEWER_PATHS):
+                return None
+            return ProblemError(HTTPStatus.FORBIDDEN, "this key opens the worklist alone")
         return ProblemError(
             HTTPStatus.UNAUTHORIZED,
             "send the API key as `Authorization: Bearer KEY`, or as the password of Basic "

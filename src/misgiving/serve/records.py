@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer
 from misgiving.deferral.decisions import Outcome
 
 ANY_READER = "\0"  # sees what any reader has answered; no client can give this name
+READER_NAME = "Name of who asks: a case is blind until this reader has answered."
 MAX_NUMBER = 2**63 - 1  # that a database can hold
 
 
@@ -36,7 +37,6 @@ Verdict = Annotated[
 OverrideReason = Literal["image quality", "not visible", "atypical", "other finding", "other"]
 Standing = Literal["right", "wrong", "unconfirmed"]
 """Of the model's answer, by the blind answers of readers."""
-AGAINST: tuple[Verdict, ...] = ("override", "none")  # of readers who find the answer wrong
 
 
 class Review(BaseModel):
@@ -57,27 +57,24 @@ class Review(BaseModel):
     )
 
 
+def classes_against(reviews: Sequence[Review]) -> list[str | None]:
+    """Classes of the blind answers that find the model's wrong; None: none of the classes."""
+    against = [each for each in reviews if each.blind and each.verdict in ("override", "none")]
+    return [review.final_class for review in against]
+
+
 def standing(reviews: Sequence[Review]) -> Standing | None:
     """Judge a model's answer by the blind answers to its case; None without any.
 
     The first reader who agrees settles it; after one who does not, two of a kind do.
     """
     verdicts = [review.verdict for review in reviews if review.blind]
-    right, wrong = verdicts.count("agree"), sum(verdicts.count(verdict) for verdict in AGAINST)
+    right, wrong = verdicts.count("agree"), len(classes_against(reviews))
     if wrong >= 2:
         return "wrong"
     if right >= 2 or (right and not wrong):
         return "right"
     return "unconfirmed" if verdicts else None
-
-
-def label_of(predicted_class: str, answers: Sequence[Review]) -> str | None:
-    """The class that blind answers settle: of two readers who do not agree, the later one's."""
-    judged = standing(answers)
-    if judged != "wrong":
-        return predicted_class if judged == "right" else None
-    classes = [answer.final_class for answer in answers if answer.verdict in AGAINST]
-    return max(reversed(classes), key=classes.count)
 
 
 class BlindCase(BaseModel):
@@ -129,7 +126,7 @@ class Case(BaseModel):
 
     @property
     def listed_decision(self) -> Outcome:
-        """The decision by which the worklist has it: blind cases lie among the deferred."""
+        """The decision in the worklist, where blind cases lie among the deferred."""
         return "defer" if self.blind else self.decision
 
     @property
@@ -172,11 +169,7 @@ class CaseQuery(BaseModel, populate_by_name=True):
     reviewed_after: int | None = Field(
         default=None, ge=0, le=MAX_NUMBER, description="Reviewed after an earlier `last_review`."
     )
-    reader: StorableText = Field(
-        default="",
-        max_length=200,
-        description="Name of the reader: blind cases stay so until this reader has answered.",
-    )
+    reader: StorableText = Field(default="", max_length=200, description=READER_NAME)
     order: Literal["expected_error", "newest", "listed"] = Field(
         default="expected_error",
         description="Most likely wrong first, newest first, or as in the list of `serve --cases`.",

@@ -29,7 +29,7 @@ from misgiving.serve.audits import Audits
 from misgiving.serve.drift_tracker import DriftTracker
 from misgiving.serve.middleware import READER
 from misgiving.serve.problems import ImageNotStoredError, Metrics, problem_of
-from misgiving.serve.records import ANY_READER, Case, StorableText
+from misgiving.serve.records import ANY_READER, READER_NAME, Case, StorableText
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
 from misgiving.serve.workers import Batcher, Decoders, ModelInput
@@ -264,31 +264,24 @@ class Service:
         return f"{microseconds:014x}{next(self._numbers) % 2**16:04x}{secrets.token_hex(7)}"
 
 
-def reader_of(request: Request, given: str) -> str:
+async def _service_of(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def reader_of(
+    request: Request,
+    reader: Annotated[StorableText, Query(max_length=200, description=READER_NAME)] = "",
+) -> str:
     """The reader whose key was sent, or else the name that was given.
 
     Where readers have keys, the other key without a name sees what any reader has answered.
     """
     service: Service = request.app.state.service
     everyone = ANY_READER if service.settings.reviewer_keys else ""
-    return str(request.scope.get(READER) or given.strip() or everyone)
-
-
-async def _service_of(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
-async def _reader_of(
-    request: Request,
-    reader: Annotated[
-        StorableText, Query(max_length=200, description="Name; blind cases depend on it.")
-    ] = "",
-) -> str:
-    return reader_of(request, reader)
+    return str(request.scope.get(READER) or reader.strip() or everyone)
 
 
 ServiceDep = Annotated[Service, Depends(_service_of)]
 """The service as a parameter of a route."""
-ReaderDep = Annotated[str, Depends(_reader_of)]
-"""The reader who asks as a parameter of a route."""
+ReaderDep = Annotated[str, Depends(reader_of)]

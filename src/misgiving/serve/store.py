@@ -78,8 +78,7 @@ class Store:
     def audit(self, policy_fingerprint: str, share: float | None) -> Any:
         """The row of `AUDITS` of a policy, which is made once for a share; None without either.
 
-        Raises:
-            UsageError: The policy has another share.
+        Raises UsageError if the policy has another share.
         """
         made = select(AUDITS).where(AUDITS.c.policy_fingerprint == policy_fingerprint)
         with self._writing.begin() as connection:
@@ -195,10 +194,8 @@ class Store:
 
     def count(self, query: CaseQuery, *, reviewed: bool | None = None) -> int:
         """Number of cases; with `reviewed`, of those of them that are or are not."""
-        counted = select(func.count()).select_from(CASES).where(conditions(query))
-        if reviewed is not None:
-            counted = counted.where(is_reviewed(query.reader, reviewed))
-        return int(self._read(counted)[0][0])
+        part = () if reviewed is None else (is_reviewed(query.reader, reviewed),)
+        return self._count(conditions(query), *part)
 
     def audited(self, policy_fingerprint: str, reader: str = "") -> list[Case]:
         """The audit sample of a policy, oldest first; blind or not for this reader."""
@@ -215,22 +212,13 @@ class Store:
 
     def open_blind(self, before: str) -> int:
         """Number of blind cases that came before this time and that nobody has answered."""
-        is_open = sa.and_(CASES.c.blind, CASES.c.received < before, ~is_answered(ANY_READER))
-        return int(self._read(select(func.count()).select_from(CASES).where(is_open))[0][0])
+        return self._count(CASES.c.blind, CASES.c.received < before, ~is_answered(ANY_READER))
 
     def accepted(self, policy_fingerprint: str, since: str) -> int:
         """Number of accepted answers of a policy since this time, without open blind cases."""
-        counted = (
-            select(func.count())
-            .select_from(CASES)
-            .where(
-                CASES.c.policy_fingerprint == policy_fingerprint,
-                CASES.c.listed_decision == "accept",
-                CASES.c.place.is_(None),
-                CASES.c.received >= since,
-            )
-        )
-        return int(self._read(counted)[0][0])
+        is_accepted = (CASES.c.listed_decision == "accept") & CASES.c.place.is_(None)
+        of_policy = CASES.c.policy_fingerprint == policy_fingerprint
+        return self._count(of_policy, is_accepted, CASES.c.received >= since)
 
     def latest(self) -> tuple[int, int]:
         """Numbers of the last case and the last review that arrived; 0: there is none."""
@@ -257,6 +245,9 @@ class Store:
                 connection.execute(insert(ARRIVALS).values(case_id=case.id))
                 _last_reviews(connection, [case.id])
                 attempt.rollback()
+
+    def _count(self, *conditions: sa.ColumnElement[bool]) -> int:
+        return int(self._read(select(func.count()).select_from(CASES).where(*conditions))[0][0])
 
     def _read(self, query: Select[Any]) -> list[Any]:
         with self._engine.begin() as connection:
@@ -306,17 +297,11 @@ def _with_reviews(connection: Connection, rows: Sequence[Any], reader: str) -> l
         blind -= set(connection.execute(answered).scalars())
     reviewed = {row.id: row.reviewed or (row.blind and row.id not in blind) for row in rows}
     last = _last_reviews(connection, [id for id, is_reviewed in reviewed.items() if is_reviewed])
-    return [
-        Case.model_validate(
-            {
-                **row._asdict(),
-                "blind": row.id in blind,
-                "reviewed": reviewed[row.id],
-                "review": last.get(row.id),
-            }
-        )
+    values = (
+        {"blind": row.id in blind, "reviewed": reviewed[row.id], "review": last.get(row.id)}
         for row in rows
-    ]
+    )
+    return [Case.model_validate(row._asdict() | own) for row, own in zip(rows, values, strict=True)]
 
 
 def _last_reviews(connection: Connection, ids: Sequence[str]) -> dict[str, Review]:

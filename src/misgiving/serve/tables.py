@@ -74,8 +74,7 @@ AUDITS = sa.Table(
     METADATA,
     Column("policy_fingerprint", Text, primary_key=True),
     Column("share", sa.Double, nullable=False),
-    Column("secret", Text, nullable=False),
-    Column("since", Text, nullable=False),
+    *(Column(name, Text, nullable=False) for name in ("secret", "since")),
 )
 """The share of a policy's cases that is audited, for its life, and the key that draws them."""
 
@@ -94,7 +93,7 @@ def conditions(query: CaseQuery) -> ColumnElement[bool]:
     clauses: list[tuple[Any, Callable[[Any], ColumnElement[bool]]]] = [
         (query.decisions or None, CASES.c.listed_decision.in_),
         (query.reviewed, partial(is_reviewed, query.reader)),
-        (query.predicted_class, _is_predicted),
+        (query.predicted_class, lambda name: (CASES.c.predicted_class == name) & ~CASES.c.blind),
         (query.name, _is_named),
         (query.arrived_after, partial(_is_numbered_after, ARRIVALS)),
         (query.reviewed_after, partial(_is_reviewed_after, query.reader)),
@@ -110,10 +109,6 @@ def folded(name: str) -> str:
 def _is_named(part: str) -> ColumnElement[bool]:
     matches = CASES.c.folded_name.contains(folded(part), autoescape=True)
     return CASES.c.id.in_(select(CASES.c.id).where(matches))
-
-
-def _is_predicted(name: str) -> ColumnElement[bool]:
-    return sa.and_(CASES.c.predicted_class == name, CASES.c.blind.is_(False))
 
 
 def is_answered(reader: str) -> ColumnElement[bool]:
@@ -135,8 +130,7 @@ def is_reviewed(reader: str, reviewed: bool) -> ColumnElement[bool]:
 
 def _is_reviewed_after(reader: str, number: int) -> ColumnElement[bool]:
     """Blind cases tell nobody else that somebody has answered."""
-    visible = sa.or_(CASES.c.blind.is_(False), is_answered(reader))
-    return sa.and_(_is_numbered_after(REVIEWS, number), visible)
+    return _is_numbered_after(REVIEWS, number) & (~CASES.c.blind | is_answered(reader))
 
 
 def _is_numbered_after(table: sa.Table, number: int) -> ColumnElement[bool]:

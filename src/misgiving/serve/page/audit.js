@@ -1,6 +1,7 @@
 // What blind audits say of the accepted answers, and those that were found wrong.
 
 import { ask } from "./api.js";
+import { wordsOf } from "./choices.js";
 import { at, atMost, element, say } from "./dom.js";
 import { emit, state } from "./state.js";
 
@@ -52,8 +53,9 @@ function renderWrong(wrong) {
     const line = element("li"), open = element("button", "quiet", one.name);
     open.type = "button";
     open.addEventListener("click", () => emit("open", one.id));
-    line.append(open, ` accepted as ${one.predicted_class}, read as ${one.final_class ?? "none of the classes"}`
-      + ` (${one.confirmed ? "confirmed" : "not confirmed yet"})`);
+    const against = one.reviews.filter(({ verdict }) => ["override", "none"].includes(verdict));
+    line.append(open, ` accepted as ${one.predicted_class}, read as ${against.map(wordsOf).join(" and ")}`
+      + ` (${against.length > 1 ? "confirmed" : "not confirmed yet"})`);
     return line;
   }));
 }

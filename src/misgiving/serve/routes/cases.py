@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
@@ -31,7 +31,7 @@ from misgiving.serve.records import (
     Review,
     StorableText,
     Verdict,
-    label_of,
+    classes_against,
     standing,
 )
 from misgiving.serve.service import ReaderDep, Service, ServiceDep, reader_of
@@ -187,11 +187,31 @@ def export_cases(
     The columns `reader_NAME` have the class of each reader's blind answer.
     """
     query = query.model_copy(update={"reader": reader_of(request, query.reader)})
-    headers = {"Content-Disposition": 'attachment; filename="cases.csv"'}
+    return _as_csv(service, "cases.csv", service.store.all(query))
+
+
+@router.get("/audit.csv", responses={**CSV, **NO_CASE}, response_class=Response)
+def export_audit(service: ServiceDep) -> StreamingResponse:
+    """Export the audit sample for `misgiving calibrate --from-cases`, with the paths of images.
+
+    It ends before the first case that is open: those that are settled sooner are a selection.
+    """
+    if service.audits is None:
+        raise ProblemError(HTTPStatus.NOT_FOUND, "the policy has no audits (option audit_share)")
+    return _as_csv(service, "audit.csv", service.audits.sample(), with_paths=True)
+
+
+def _as_csv(
+    service: Service, file: str, cases: Iterable[Case], *, with_paths: bool = False
+) -> StreamingResponse:
+    headers = {"Content-Disposition": f'attachment; filename="{file}"'}
     answers = service.store.blind_answers()
     readers = sorted({answer.reviewer for given in answers.values() for answer in given})
-    rows = (_csv_row(case, answers.get(case.id, []), readers) for case in service.store.all(query))
-    columns = [*CSV_COLUMNS, *(f"reader_{name}" for name in readers)]
+    columns = [*CSV_COLUMNS, *(f"reader_{name}" for name in readers), *with_paths * ["path"]]
+    rows = (
+        [*_csv_row(case, answers.get(case.id, []), readers), *with_paths * [service.image(case)]]
+        for case in cases
+    )
     # As in RFC 4180; texts are quoted, so that no separator within one ends its cell.
     lines = csv_lines(columns, rows, end="\r\n", quoting=csv.QUOTE_NONNUMERIC)
     chunks = iter(lambda: "".join(islice(lines, CSV_ROWS)), "")
@@ -274,9 +294,10 @@ def _csv_row(case: Case, answers: Sequence[Review], readers: Sequence[str]) -> l
         return [*map(values.get, CSV_COLUMNS), *(None for _ in readers)]
     values |= {"reviewed": "yes" if case.reviewed else "no"}
     values |= values["review"] or {}
-    values |= {"audited": "yes" if case.audited else "no", "standing": standing(answers)}
-    last = values.get("final_class")
-    values["label"] = label_of(case.predicted_class, answers) if answers else last
+    judged, against = standing(answers), [None, *classes_against(answers)]
+    labels = {"right": case.predicted_class, "wrong": against[-1], "unconfirmed": None}
+    values["label"] = values.get("final_class") if judged is None else labels[judged]
+    values |= {"audited": "yes" if case.audited else "no", "standing": judged}
     classes = {answer.reviewer: answer.final_class for answer in answers}
     return [*map(values.get, CSV_COLUMNS), *map(classes.get, readers)]
 
