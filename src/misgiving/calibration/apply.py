@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import log_softmax, logsumexp
 
+from misgiving.predictions.schema import LEAST_PROBABILITY
 from misgiving.scores.probes import Evidence
 
 Logits = Float[np.ndarray, "n classes"]
@@ -18,8 +19,12 @@ ByClass = Float[np.ndarray, " classes"]
 Scores = Mapping[str, Values]
 """Scores of each image by name; higher means more likely correct."""
 
+Opinions = Mapping[str, Logits]
+"""Probabilities of the classes by other models, by the names of these."""
+
 CALIBRATED, COMBINATION, ERROR_ESTIMATOR = "calibrated", "combination", "error_estimator"
-LEARNED = (CALIBRATED, COMBINATION, ERROR_ESTIMATOR)
+SECOND_OPINION = "second_opinion"
+LEARNED = (CALIBRATED, COMBINATION, ERROR_ESTIMATOR, SECOND_OPINION)
 """Names of the scores that are learned on the tuning set."""
 
 
@@ -124,6 +129,40 @@ class Pool:
         return self.scaling.logarithms(pooled(members, self.weights))
 
 
+def logarithms_of(probabilities: Logits) -> Logits:
+    """Finite logarithms, in float64."""
+    return np.asarray(np.log(np.maximum(probabilities.astype(np.float64), LEAST_PROBABILITY)))
+
+
+def log_pool(members: Members, weights: Float[np.ndarray, " members"]) -> Logits:
+    """Log-probabilities proportional to the weighted sum of the members' (a logarithmic pool)."""
+    return np.asarray(log_softmax(np.einsum("nmc,m->nc", members, weights), axis=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpinionPool:
+    """Judges a model's answers by its own and other models' probabilities of the classes.
+
+    Their logarithmic pool (Genest and Zidek, 1986): a product of powers of the probabilities.
+
+    Attributes:
+        scalings: Calibrates each of the other models, by name.
+        weights: Exponents: of the model itself, and after it of the others. 1, 0, ... changes
+            nothing.
+    """
+
+    scalings: Mapping[str, Scaling]
+    weights: tuple[float, ...]
+
+    def __call__(self, own: Logits, opinions: Opinions) -> Logits:
+        """Log-probabilities of each class, from the model's own and the others' probabilities."""
+        others = [
+            scaling.logarithms(logarithms_of(opinions[name]))
+            for name, scaling in self.scalings.items()
+        ]
+        return log_pool(np.stack([own, *others], axis=1), np.array(self.weights))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Calibrator:
     """From the outputs of one model to class probabilities and scores, fitted on its tuning set.
@@ -138,6 +177,9 @@ class Calibrator:
             model without a loss estimator.
         tried: AURC of every candidate score on the tuning set; out of fold for learned scores.
         samples: Size of the tuning set.
+        opinions: Judges the answers together with other models; None: none is used.
+        opinion_worth: By how much these lower the AURC of the tuning set, out of fold; None
+            without any. They are used where it is above 0.
     """
 
     scaling: Scaling
@@ -148,6 +190,8 @@ class Calibrator:
     loss: Isotonic | None
     tried: Mapping[str, float]
     samples: int
+    opinions: OpinionPool | None = None
+    opinion_worth: float | None = None
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -159,18 +203,24 @@ class Calibrator:
     @property
     def needs_evidence(self) -> bool:
         """True where the class probes are part of the probabilities."""
-        return self.score == ERROR_ESTIMATOR
+        judged = self.score == SECOND_OPINION and self.error_estimator is not None
+        return self.score == ERROR_ESTIMATOR or judged
+
+    @property
+    def needs_opinions(self) -> tuple[str, ...]:
+        """Names of the other models whose probabilities must be given."""
+        return () if self.opinions is None else tuple(self.opinions.scalings)
 
     @property
     def accepts_by_probability(self) -> bool:
         """True where the acceptance score is a function of the error probability."""
-        return self.score in (CALIBRATED, ERROR_ESTIMATOR)
+        return self.score in (CALIBRATED, ERROR_ESTIMATOR, SECOND_OPINION)
 
     def log_probabilities(self, logits: Logits, evidence: Evidence | None = None) -> Logits:
-        """Logarithms of the probabilities that are shown, by class.
+        """Logarithms of the model's own probabilities by class, by which a class is predicted.
 
-        They are those of the error estimator where it is the acceptance score, and else those of
-        the calibrated softmax. The error probability is one minus that of the predicted class.
+        They are those of the error estimator where it is used, and else those of the calibrated
+        softmax.
         """
         if self.needs_evidence and self.error_estimator is not None and evidence is not None:
             return self.error_estimator(members_of(self.scaling, logits, evidence))
@@ -187,28 +237,43 @@ class Calibrator:
         logits: Logits,
         evidence: Evidence | None = None,
         predicted: Classes | None = None,
+        opinions: Opinions | None = None,
     ) -> Scores:
         """Add the learned scores to these: log-odds that the predicted class is right.
 
-        There is no `error_estimator` without the evidence that it reads.
+        There is no `error_estimator` without the evidence that it reads, and no `second_opinion`
+        without opinions.
         """
         predicted = self.predict(logits, evidence) if predicted is None else predicted
         learned = {**scores, CALIBRATED: log_odds_of(self.scaling.logarithms(logits), predicted)}
         if self.error_estimator is not None and evidence is not None:
             members = members_of(self.scaling, logits, evidence)
             learned[ERROR_ESTIMATOR] = log_odds_of(self.error_estimator(members), predicted)
+        if self.opinions is not None and opinions is not None:
+            joint = self.opinions(self.log_probabilities(logits, evidence), opinions)
+            learned[SECOND_OPINION] = log_odds_of(joint, predicted)
         if self.combination is not None:
             learned[COMBINATION] = self.combination(learned)
         return learned
 
     def judge(
-        self, scores: Scores, logits: Logits, evidence: Evidence | None = None
+        self,
+        scores: Scores,
+        logits: Logits,
+        evidence: Evidence | None = None,
+        opinions: Opinions | None = None,
     ) -> tuple[Logits, Classes, Values]:
-        """Probabilities by class, predicted classes, and the scores that the policy accepts by."""
+        """Probabilities by class, predicted classes, and the scores that the policy accepts by.
+
+        The error probability is one minus that of the predicted class. Opinions are part of the
+        probabilities, and never change the predicted class.
+        """
         wide = logits.astype(np.float64)
         vectors = self.log_probabilities(wide, evidence)
         predicted = predicted_classes(vectors, self.weights, wide)
-        acceptance = self.with_learned(scores, wide, evidence, predicted)[self.score]
+        acceptance = self.with_learned(scores, wide, evidence, predicted, opinions)[self.score]
+        if self.opinions is not None and opinions is not None:
+            vectors = self.opinions(vectors, opinions)
         return np.exp(vectors), predicted, acceptance.astype(np.float64)
 
 

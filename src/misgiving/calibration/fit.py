@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
-from scipy.optimize import minimize
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
@@ -15,147 +14,71 @@ from misgiving.calibration.apply import (
     COMBINATION,
     ERROR_ESTIMATOR,
     LEARNED,
+    SECOND_OPINION,
     ByClass,
     Calibrator,
     Classes,
-    Combination,
-    Isotonic,
     Logits,
-    Members,
-    Pool,
-    Scaling,
+    OpinionPool,
+    Opinions,
     Scores,
     Values,
-    columns,
+    log_odds_of,
+    log_pool,
+    logarithms_of,
     members_of,
-    pooled,
     predicted_classes,
+)
+from misgiving.calibration.maps import (
+    COMBINED,
+    Rows,
+    fit_combination,
+    fit_error_estimator,
+    fit_isotonic,
+    fit_opinion_weights,
+    fit_scaling,
+    group_folds,
 )
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
 from misgiving.scores.probes import Evidence
 
-COMBINED = ("msp", "entropy", "max_logit", "energy", "knn", "predicted_loss", CALIBRATED)
 SINGLE = ("msp", "entropy", "max_logit", "predicted_loss")
-FOLDS = 5
-PENALTIES = (0.01, 0.1, 1.0)  # inverse strengths
-PRIOR_IMAGES = 20.0  # images that equal weights of the error estimator's classifiers are worth
-MOST_STEPS, ENOUGH = 1000, 1e-9  # of its weights
 FEWEST_OF_EACH = 10  # wrong and right answers from which a combination can be learned
 ClassWeights = Callable[[Classes], ByClass | None]
-Rows = Int[np.ndarray, " _"]
 Fold = tuple[Calibrator, Rows]
 """A calibrator that is fitted on the other folds, and the positions of this one."""
-PRIOR_SCALE = 3.0  # standard deviation of the priors of log T and of the biases
-POOL_SCALE = 0.1  # the same of the error estimator's: a mean needs small corrections
 
 
-def fit_scaling(logits: Logits, labels: Classes, scale: float = PRIOR_SCALE) -> Scaling:
-    """Fit temperature and biases by maximum likelihood with a prior of this standard deviation.
-
-    The prior keeps the bias finite for a class with few or no cases, and the temperature where
-    every prediction is right.
-    """
-    wide = logits.astype(np.float64)
-    count, classes = wide.shape
-    truth = np.arange(count), labels
-
-    def objective(parameters: Values) -> tuple[float, Values]:
-        inverse, biases = np.exp(-parameters[0]), parameters[1:]
-        log_probabilities = log_softmax(wide * inverse + biases, axis=1)
-        slope = np.exp(log_probabilities)
-        slope[truth] -= 1
-        value = -log_probabilities[truth].sum() + (parameters**2).sum() / 2 / scale**2
-        slopes = np.array([-(slope * wide).sum() * inverse, *slope.sum(axis=0)])
-        return float(value) / count, (slopes + parameters / scale**2) / count
-
-    solution = minimize(objective, np.zeros(classes + 1), jac=True, method="L-BFGS-B").x
-    return Scaling(temperature=float(np.exp(solution[0])), biases=tuple(solution[1:].tolist()))
-
-
-def fit_isotonic(inputs: Values, targets: Values, *, increasing: bool) -> Isotonic:
-    """Isotonic regression: the monotone map with the least squared error.
-
-    Args:
-        inputs: Values to map.
-        targets: Values to predict.
-        increasing: True where larger inputs give larger values.
-    """
-    from sklearn.isotonic import IsotonicRegression
-
-    fitted = IsotonicRegression(increasing=increasing, out_of_bounds="clip")
-    fitted.fit(inputs.astype(np.float64), targets.astype(np.float64))
-    knots, values = fitted.X_thresholds_, fitted.y_thresholds_
-    return Isotonic(knots=tuple(knots.tolist()), values=tuple(values.tolist()))
-
-
-def fit_combination(
-    scores: Scores, wrong: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]
-) -> Combination:
-    """Fit penalised logistic regression; the penalty is cross-validated over groups."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    names = tuple(name for name in COMBINED if name in scores)
-    table, folds = columns(scores, names), group_folds(groups)
-
-    def fitted(rows: Rows, penalty: float) -> tuple[StandardScaler, LogisticRegression]:
-        scaler = StandardScaler().fit(table[rows])
-        logistic = LogisticRegression(C=penalty, max_iter=1000)
-        return scaler, logistic.fit(scaler.transform(table[rows]), wrong[rows])
-
-    def log_loss(penalty: float) -> float:
-        losses = []
-        for kept, left_out in folds:
-            scaler, logistic = fitted(kept, penalty)
-            log_odds = logistic.decision_function(scaler.transform(table[left_out]))
-            losses.append(np.logaddexp(0, np.where(wrong[left_out], -log_odds, log_odds)).mean())
-        return float(np.mean(losses))
-
-    scaler, logistic = fitted(np.arange(len(wrong)), min(PENALTIES, key=log_loss))
-    return Combination(
-        names=names,
-        centres=tuple(scaler.mean_.tolist()),
-        scales=tuple(scaler.scale_.tolist()),
-        weights=tuple(logistic.coef_[0].tolist()),
-        intercept=float(logistic.intercept_[0]),
+def fit_opinions(
+    own: Logits, opinions: Opinions, labels: Classes, folds: Sequence[tuple[Rows, Rows]]
+) -> tuple[OpinionPool, Logits]:
+    """Fit a pool to the model's cross-fitted log-probabilities; also give its own, cross-fitted."""
+    logits = [*map(logarithms_of, opinions.values())]
+    members = [own, *(_cross_fitted_scaling(each, labels, folds) for each in logits)]
+    stacked, vectors = np.stack(members, axis=1), np.empty_like(own)
+    for kept, left_out in folds:
+        weights = fit_opinion_weights(stacked[kept], labels[kept])
+        vectors[left_out] = log_pool(stacked[left_out], weights)
+    pool = OpinionPool(
+        scalings={
+            name: fit_scaling(each, labels) for name, each in zip(opinions, logits, strict=True)
+        },
+        weights=tuple(fit_opinion_weights(stacked, labels).tolist()),
     )
+    return pool, vectors
 
 
-def fit_error_estimator(members: Members, labels: Classes) -> Pool:
-    """Fit the classifiers' weights, and then the scaling of their mean, to the true classes.
-
-    The weights maximise the likelihood, with a Dirichlet prior of equal weights that is worth
-    `PRIOR_IMAGES` images, by expectation maximisation. They are fitted to classes, of which every
-    image shows one, and not to errors, of which a tuning set has few.
-    """
-    logs = members[np.arange(len(labels)), :, labels]
-    likelihoods = np.exp(logs - logs.max(axis=1, keepdims=True))
-    equal = np.full(logs.shape[1], 1 / logs.shape[1])
-    weights = equal
-    for _ in range(MOST_STEPS):
-        shares = likelihoods * weights
-        shares /= shares.sum(axis=1, keepdims=True)
-        before = weights
-        weights = (shares.sum(axis=0) + PRIOR_IMAGES * equal) / (len(labels) + PRIOR_IMAGES)
-        if np.abs(weights - before).max() < ENOUGH:
-            break
-    fitted = tuple(weights.tolist())
-    scaling = fit_scaling(pooled(members, fitted), labels, POOL_SCALE)
-    return Pool(weights=fitted, scaling=scaling)
-
-
-def group_folds(groups: Shaped[np.ndarray, " n"]) -> list[tuple[Rows, Rows]]:
-    """Positions that are kept and left out, for each fold; a group is in one fold.
-
-    None where there are too few groups.
-    """
-    from sklearn.model_selection import GroupKFold
-
-    if len(np.unique(groups)) < 2 * FOLDS:
-        return []
-    return list(GroupKFold(FOLDS).split(groups, groups=groups))
+def _cross_fitted_scaling(
+    logits: Logits, labels: Classes, folds: Sequence[tuple[Rows, Rows]]
+) -> Logits:
+    """Calibrated log-probabilities of each image, fitted on the other folds."""
+    vectors = np.empty_like(logits)
+    for kept, left_out in folds:
+        others = fit_scaling(logits[kept], labels[kept])
+        vectors[left_out] = others.logarithms(logits[left_out])
+    return vectors
 
 
 class TuningSet(NamedTuple):
@@ -167,6 +90,7 @@ class TuningSet(NamedTuple):
         labels: True classes.
         groups: Samples of one group stay in one fold.
         evidence: Log-probabilities by the class probes; None without probes.
+        opinions: Probabilities by other models.
     """
 
     scores: Scores
@@ -174,6 +98,7 @@ class TuningSet(NamedTuple):
     labels: Classes
     groups: Shaped[np.ndarray, " n"]
     evidence: Evidence | None = None
+    opinions: Opinions | None = None
 
     @classmethod
     def of(cls, predictions: Predictions, detectors: FittedDetectors) -> "TuningSet":
@@ -184,10 +109,11 @@ class TuningSet(NamedTuple):
             predictions.labels,
             predictions.units,
             detectors.evidence(predictions.features, predictions.taps),
+            predictions.opinions,
         )
 
     def select(self, rows: Int[np.ndarray, " _"]) -> "TuningSet":
-        """These samples alone."""
+        """These samples alone, without opinions."""
         return TuningSet(
             {name: values[rows] for name, values in self.scores.items()},
             self.logits[rows],
@@ -212,9 +138,8 @@ def _fit_maps(tuning: TuningSet, weights: ByClass | None) -> Calibrator:
     )
     if tuning.evidence is not None:
         members = members_of(scaling, tuning.logits, tuning.evidence)
-        for kept, left_out in folds:  # the probes have not seen it either
-            others = fit_scaling(tuning.logits[kept], tuning.labels[kept])
-            members[left_out, 0] = others.logarithms(tuning.logits[left_out])
+        if folds:  # the probes have not seen it either
+            members[:, 0] = _cross_fitted_scaling(tuning.logits, tuning.labels, folds)
         maps = replace(maps, error_estimator=fit_error_estimator(members, tuning.labels))
     wrong = maps.predict(tuning.logits) != tuning.labels
     enough = min(wrong.sum(), (~wrong).sum()) >= FEWEST_OF_EACH
@@ -246,12 +171,15 @@ class Fitted(NamedTuple):
         return self.candidates[self.calibrator.score].astype(np.float64)
 
 
+# for so few numbers, threads take longer to meet than to work
+@threadpool_limits.wrap(limits=1)  # type: ignore[untyped-decorator]
 def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> Fitted:
     """Fit all maps on the tuning set, and choose the acceptance score.
 
     The acceptance score is the error estimator where it gives the true classes of images that it
     was not fitted on a higher likelihood than the calibrated softmax. Otherwise it is the score
     with the lowest AURC, out of fold for learned scores; of equal scores, one that is not learned.
+    A second opinion takes its place where it lowers this AURC.
 
     Args:
         tuning: The set, with scores among which are some of `SINGLE` and `COMBINED`.
@@ -270,27 +198,37 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
                 f"{name} is not finite at position {np.isfinite(values).argmin()} of the tuning "
                 "set; predict again"
             )
-    with threadpool_limits(1):  # for so few numbers, threads take longer to meet than to work
-        maps = _fit_maps(tuning, weights)
-        folds = [
-            (_fit_maps(tuning.select(kept), weights), left_out)
-            for kept, left_out in group_folds(tuning.groups)
-        ]
+    maps = _fit_maps(tuning, weights)
+    folds = [
+        (_fit_maps(tuning.select(kept), weights), left_out)
+        for kept, left_out in group_folds(tuning.groups)
+    ]
     vectors, mixes = _likelier_vectors(tuning, maps, folds)
     predicted = predicted_classes(vectors, weights, logits)
     held_out = _held_out_scores(tuning, folds, predicted)
     candidates = {name: used[name] for name in SINGLE if name in used} | held_out
     tried = {name: aurc(values, predicted != labels) for name, values in candidates.items()}
     others = [name for name in tried if name != ERROR_ESTIMATOR]
+    score = ERROR_ESTIMATOR if mixes else min(others, key=lambda name: tried[name])
+    pool = worth = None
+    if tuning.opinions and folds:
+        pool, joint = fit_opinions(vectors, tuning.opinions, labels, group_folds(tuning.groups))
+        candidates[SECOND_OPINION] = log_odds_of(joint, predicted)
+        tried[SECOND_OPINION] = aurc(candidates[SECOND_OPINION], predicted != labels)
+        worth = tried[score] - tried[SECOND_OPINION]
+        pool, vectors = (pool, joint) if worth > 0 else (None, vectors)
+    keeps = ERROR_ESTIMATOR in held_out and pool is None
     losses = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
     loss = used.get("predicted_loss")
     calibrator = replace(
         maps,
         combination=maps.combination if COMBINATION in held_out else None,
-        error_estimator=maps.error_estimator if ERROR_ESTIMATOR in held_out else None,
-        score=ERROR_ESTIMATOR if mixes else min(others, key=lambda name: tried[name]),
+        error_estimator=maps.error_estimator if mixes or keeps else None,
+        score=score if pool is None else SECOND_OPINION,
         loss=None if loss is None else fit_isotonic(loss, losses, increasing=False),
         tried=tried,
+        opinions=pool,
+        opinion_worth=worth,
     )
     return Fitted(calibrator, vectors, predicted, candidates)
 

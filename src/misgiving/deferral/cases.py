@@ -165,6 +165,11 @@ def check_sets(tuning: Predictions, calibration: Predictions) -> None:
     """
     tuning.check_labelled()
     check_same_model(tuning, calibration, "calibration")
+    if tuning.opinions.keys() != calibration.opinions.keys():
+        raise DataError(
+            f"the tuning set has the opinions of {', '.join(tuning.opinions) or 'none'}, and the "
+            f"calibration set of {', '.join(calibration.opinions) or 'none'}; give both the same"
+        )
     shared = sorted(set(tuning.groups) & set(calibration.groups) - {""})
     if tuning.has_ids and calibration.has_ids:
         shared += sorted(set(tuning.ids) & set(calibration.ids))

@@ -274,12 +274,14 @@ def mark_acceptable(
 ) -> Bool[np.ndarray, " n"]:
     """Mark the answers that can be accepted: their error probability is not too high.
 
-    Nor may another class have a higher probability, unless the rule weighs classes.
+    Nor may another class have a higher probability, as by a second opinion, unless the rule weighs
+    classes.
     """
     errors = error_probabilities(probabilities, predicted)
     acceptable = errors <= rule.max_error_probability
-    if rule.rule == "logits":
-        acceptable &= predicted == probabilities.argmax(axis=1)
+    if rule.rule in ("logits", "most_probable"):
+        of_predicted = probabilities[np.arange(len(predicted)), predicted]
+        acceptable &= of_predicted >= probabilities.max(axis=1)
     return np.asarray(acceptable)
 
 

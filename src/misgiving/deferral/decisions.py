@@ -216,7 +216,7 @@ class Decisions(Sequence[Decision]):
         )
 
     def _prediction_reason(self, name: str, probabilities: dict[str, float]) -> str:
-        """A clause on why a class is predicted that is not the most probable one; else empty."""
+        """A clause on why the predicted class is not the most probable one; empty where it is."""
         most = max(probabilities, key=lambda other: probabilities[other])
         costs = [f"{self.rule.costs.get(other, 1.0):g}" for other in (name, most)]
         why = {
@@ -224,8 +224,10 @@ class Decisions(Sequence[Decision]):
             "costs": f"because missing it costs {costs[0]}, and missing {most} {costs[1]}",
             "logits": "by the largest logit",
         }.get(self.rule.rule)
-        if why is None or not probabilities[most] > probabilities[name]:  # also where they are NaN
+        if not probabilities[most] > probabilities[name]:  # also where they are NaN
             return ""
+        if why is None:
+            return f"; the second opinion prefers {most}"
         return f"; {name} is predicted {why}, though {most} is more probable"
 
     def _decision_reason(

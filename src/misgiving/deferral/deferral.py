@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from misgiving.calibration.apply import Calibrator, Logits, Values
+from misgiving.calibration.apply import Calibrator, Logits, Opinions, Values
 from misgiving.calibration.fit import Fitted, TuningSet, fit_calibrator
 from misgiving.deferral.cases import Cases, fitting_sets
 from misgiving.deferral.certificate import Certificate, certify_thresholds
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.planning import find_remedies
 from misgiving.deferral.policy_file import AGAIN, FITTED, POLICY, POLICY_FOLDER, PolicyFile
-from misgiving.deferral.scoring import scored_cases, scored_columns
+from misgiving.deferral.scoring import outputs_of, scored_cases, scored_columns
 from misgiving.deferral.selection import MIN_BATCH
 from misgiving.deferral.settings import DecisionRule, Guarantee, RuleName, Targets, check_known
 from misgiving.errors import DataError, UsageError, explain_damage
@@ -63,7 +63,6 @@ class Deferral:
         model_: Fingerprint or name of the model that it is for.
         unit_: The unit of the guarantee: a patient, a lesion, an image, or another group.
 
-    >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> labels = rng.integers(0, 3, 900)
     >>> logits = rng.normal(size=(900, 3)) + 4 * np.eye(3)[labels]
@@ -250,15 +249,9 @@ class Deferral:
                 is deferred. Or they are of another model, or lack what the policy reads, or are
                 too few for the average guarantee.
         """
-        outputs = self._fitted.cases_.outputs
-        predictions = Predictions.of(data, classes=self.classes_, outputs=outputs)
+        predictions = Predictions.of(data, classes=self.classes_, outputs=self.cases_.outputs)
         self.check_predictions(predictions)
-        scored = self.score_outputs(
-            predictions.logits,
-            predictions.features,
-            predictions.predicted_losses,
-            predictions.taps,
-        )
+        scored = self.score_outputs(*outputs_of(predictions))
         if threshold is None:
             threshold = self.certificate_.batch_threshold(
                 *scored.judged, predictions.units, seed=self.seed
@@ -271,6 +264,7 @@ class Deferral:
         features: Features | None = None,
         predicted_losses: Values | None = None,
         taps: Taps | None = None,
+        opinions: Opinions | None = None,
     ) -> Decisions:
         """Predict the class of each image, and score it, without a decision yet.
 
@@ -280,9 +274,10 @@ class Deferral:
             features: Input of the last linear layer.
             predicted_losses: Outputs of a trained loss estimator.
             taps: Averages of the activations that the loss estimator reads.
+            opinions: Probabilities by each model of `calibration_.needs_opinions`, by name.
         """
         columns = scored_columns(
-            (logits, features, predicted_losses, taps),
+            (logits, features, predicted_losses, taps, opinions or {}),
             self.used_detectors,
             self.calibration_,
             ood_detector=self.ood_detector_,
@@ -334,7 +329,10 @@ class Deferral:
                 f"{self.cases_.outputs}, with which their scores cannot be compared; give these"
             )
         scores = (self.ood_detector_, *self.calibration_.needed)
-        if lacking := self.used_detectors.lacking_columns(predictions, scores):
+        lacking = self.used_detectors.lacking_columns(predictions, scores)
+        needed = self.calibration_.needs_opinions
+        lacking += [f"the second opinion of {x}" for x in needed if x not in predictions.opinions]
+        if lacking:
             raise DataError(
                 f"the policy needs {' and '.join(lacking)}, which these predictions do not have; "
                 "predict again with the run or its bundle"
@@ -393,7 +391,8 @@ class Deferral:
         with explain_damage(folder / POLICY, remedy=AGAIN), np.errstate(all="ignore"):
             widths = (len(deferral.classes_), *deferral.used_detectors.widths)
             logits, features, taps = (np.zeros((MIN_BATCH, width)) for width in widths)
-            scored = deferral.score_outputs(logits, features, logits[:, 0], taps)
+            opinions = dict.fromkeys(deferral.calibration_.needs_opinions, logits)
+            scored = deferral.score_outputs(logits, features, logits[:, 0], taps, opinions)
             chosen = deferral.certificate_.batch_threshold(*scored.judged, seed=deferral.seed)
             scored.by_threshold(chosen)[0]
         return deferral

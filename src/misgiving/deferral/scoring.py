@@ -1,10 +1,11 @@
 """Scores, probabilities and predicted classes of images, from the outputs of their model."""
 
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 
-from misgiving.calibration.apply import Calibrator, Logits, Values, error_probabilities
+from misgiving.calibration.apply import Calibrator, Logits, Opinions, Values, error_probabilities
 from misgiving.calibration.fit import Fitted
 from misgiving.deferral.certificate import mark_acceptable
 from misgiving.deferral.decisions import NUMBERS
@@ -15,8 +16,9 @@ from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores, finite_rows, scores_of_outputs
 from misgiving.scores.features import Features, Taps
 
-OutputsOfModel = tuple[Logits, Features | None, Values | None, Taps | None]
-"""Logits, features, predicted losses and taps."""
+OutputsOfModel = tuple[Logits, Features | None, Values | None, Taps | None, Opinions]
+"""Logits, features, predicted losses and taps, and other models' probabilities."""
+outputs_of = attrgetter("logits", "features", "predicted_losses", "taps", "opinions")
 
 
 def scored_cases(
@@ -53,7 +55,7 @@ def scored_cases(
         judged = np.exp(fitted.vectors), fitted.predicted, fitted.scores
     else:
         evidence = detectors.evidence(predictions.features, predictions.taps)
-        judged = fitted.calibrator.judge(scores, predictions.logits, evidence)
+        judged = fitted.calibrator.judge(scores, predictions.logits, evidence, predictions.opinions)
     probabilities, predicted, acceptance = judged
     return ScoredCases(
         scores=acceptance,
@@ -77,22 +79,28 @@ def scored_columns(
     Numbers and probabilities are NaN where outputs are not finite, or lack them.
 
     Args:
-        outputs: Of the policy's model.
+        outputs: Of the policy's model, and other models' probabilities.
         detectors: Those that are used.
         calibration: Of the policy.
         ood_detector: Name of the OOD score.
     """
-    logits, features, predicted_losses, taps = outputs
+    logits, features, predicted_losses, taps, opinions = outputs
     numbers = {name: np.full(len(logits), np.nan) for name in NUMBERS}
     if predicted_losses is not None:
         numbers["predicted_loss"] = predicted_losses.astype(np.float64)
     predicted, probabilities = logits.argmax(axis=1), np.full(logits.shape, np.nan)
-    finite = finite_rows(logits, features, taps)
+    needed = {name: opinions[name] for name in calibration.needs_opinions}
+    finite = finite_rows(logits, features, taps, *needed.values())
     features, losses, taps = (
         None if values is None else values[finite] for values in (features, predicted_losses, taps)
     )
     scores = scores_of_outputs(logits[finite], features, losses, taps, detectors)
-    judged = calibration.judge(scores, logits[finite], detectors.evidence(features, taps))
+    judged = calibration.judge(
+        scores,
+        logits[finite],
+        detectors.evidence(features, taps),
+        {name: values[finite] for name, values in needed.items()},
+    )
     probabilities[finite], predicted[finite], numbers["acceptance_score"][finite] = judged
     numbers["error_probability"] = error_probabilities(probabilities, predicted)
     if calibration.loss is not None:

@@ -326,7 +326,11 @@ def _measure_policy(
     wrong = predicted != judged.labels
     evidence = deferral.detectors_.evidence(judged.features, judged.taps)
     scores = deferral.calibration_.with_learned(
-        {**judged.scores, **all_scores(judged, deferral.used_detectors)}, judged.logits, evidence
+        {**judged.scores, **all_scores(judged, deferral.used_detectors)},
+        judged.logits,
+        evidence,
+        predicted,
+        judged.opinions,
     )
     return [
         *measure_classification(judged, POLICY_SET, detector="policy", predicted=predicted),

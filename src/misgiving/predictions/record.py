@@ -204,27 +204,21 @@ class Predictions:
                 f"the second opinion is on {', '.join(other.classes)}, and the predictions are on "
                 f"{', '.join(self.classes)}; they must be the same classes in this order"
             )
-        by_content = self.hashes is not None and other.hashes is not None
-        keys, others = (
-            [hashed or name for hashed, name in zip(each.hashes or each.ids, each.ids, strict=True)]
-            if by_content
-            else each.ids
-            for each in (self, other)
-        )
-        rows = {key: row for row, key in enumerate(others)}
+        kind = "ids" if None in (self.hashes, other.hashes) else "hashes"
+        rows = {key: row for row, key in enumerate(getattr(other, kind)) if key}
+        keys = getattr(self, kind)
         if missing := [name for name, key in zip(self.ids, keys, strict=True) if key not in rows]:
             raise DataError(
                 f"the second opinion lacks {len(missing)} of {len(self)} images, the first is "
                 f"{missing[0]!r}; predict the same images with both models"
             )
         chosen = other.select(np.array([rows[key] for key in keys]))
-        own = self.sets or ("",) * len(self)
-        for image, *sets in zip(self.ids, own, chosen.sets or (), strict=False):
-            if sets[1] == "train" != sets[0]:
-                raise DataError(
-                    f"the model of the second opinion was trained on {image!r}, which is new to "
-                    "this one; train both on the same images"
-                )
+        own, others = (np.array(each.sets or "") == "train" for each in (self, chosen))
+        if (used := others & ~own).any():
+            raise DataError(
+                f"the model of the second opinion was trained on {self.ids[used.argmax()]!r}, "
+                "which is new to this one; train both on the same images"
+            )
         name = name or other.model[:FINGERPRINT_DIGITS] or "other"
         return replace(self, opinions={**self.opinions, name: chosen.probabilities})
 
