@@ -11,6 +11,7 @@ from scipy.special import softmax
 from misgiving.deferral.bounds import upper_bound
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.scoring import outputs_of
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import Measurement
 from misgiving.evaluation.shares import Share, shares
@@ -114,8 +115,7 @@ def measure_readers(
     if deferral is None or decisions is None or not measured.readers:
         raise UsageError("`readers` needs a policy, and columns reader_NAME of the predictions")
     tuning = tuning.select(np.flatnonzero(tuning.labels != UNKNOWN))
-    outputs = (tuning.logits, tuning.features, tuning.predicted_losses, tuning.taps)
-    sides = [(tuning, deferral.score_outputs(*outputs)), (measured, decisions)]
+    sides = [(tuning, deferral.score_outputs(*outputs_of(tuning))), (measured, decisions)]
     used = np.isin(measured.ids, tuning.ids)
     used |= np.isin(measured.groups, [*{*tuning.groups} - {""}])
     teams = []
