@@ -230,3 +230,24 @@ def test_the_policy_of_another_model_is_refused_in_one_line(misgiving, with_poli
     assert code == 1
     assert "was calibrated for the model" in one_line(error)
     assert "misgiving calibrate" in error
+
+
+def test_from_cases_takes_an_audit_sample_and_refuses_other_reviews(
+    with_policy, tmp_path, misgiving
+):
+    assert misgiving("data", "sample", tmp_path / "digits").code == 0
+    paths = sorted((tmp_path / "digits").rglob("*.png"))[::3]
+    rows = [[number, "yes", path.parent.name, path] for number, path in enumerate(paths)]
+    sample, reviews = tmp_path / "audit.csv", tmp_path / "cases.csv"
+    for file, audited in (sample, "yes"), (reviews, "no"):
+        rows[7][1] = audited
+        with file.open("w", newline="") as opened:
+            csv.writer(opened).writerows([["id", "audited", "label", "path"], *rows])
+    command = ("calibrate", with_policy, "--max-error", "0.5", "--overwrite", *CPU)
+    refused = misgiving(*command, "--from-cases", reviews)
+    assert (refused.code, "7 is not audited" in refused.err) == (1, True)
+    assert misgiving(*command, "digits", "--from-cases", sample).code == 2
+    for _ in range(2):
+        assert misgiving(*command, "--from-cases", sample).code == 0
+    cases = Deferral.load(with_policy / "policy").cases_
+    assert cases.repeated_images == len(cases.tuning) + len(cases.calibration) <= len(paths)

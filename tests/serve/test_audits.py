@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
 from standin import KEY, Calibrated, case, picture, review, sent
@@ -208,6 +209,21 @@ def test_after_an_alarm_every_image_is_deferred_also_after_a_restart(serving, sq
         told = sent(service, picture(0.02), "a.png")
         assert (told["decision"], "audits" in told["reason"]) == ("defer", True)
     assert sent(auditing(serving), picture(0.01))["decision"] == "accept"  # warns only
+
+
+def test_the_audit_sample_has_images_and_ends_before_the_first_open_case(serving, tmp_path):
+    client = auditing(serving, keep_images=tmp_path / "kept")
+    levels = (0.02, 0.45, 0.03, 0.04)
+    ids = [sent(client, picture(level), f"{level}.png")["id"] for level in levels]
+    for id in (ids[0], ids[1], ids[3]):
+        answers(client, id, **{"class": "dark"}, reviewer="Ann")
+    rows = rows_of(client.get("/audit.csv"))
+    assert [(row["name"], row["decision"], row["label"]) for row in rows] == [
+        ("0.02.png", "accept", "dark"),
+        ("0.45.png", "defer", "dark"),
+    ]
+    assert Path(rows[1]["path"]).read_bytes() == picture(0.45)
+    assert serving().get("/audit.csv").status_code == 404
 
 
 def test_unanswered_cases_count_against_the_bound_once_they_are_overdue(serving, sqlite_place):

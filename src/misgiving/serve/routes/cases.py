@@ -249,7 +249,8 @@ def review_case(
     agrees = remark.verdict == "override" and final_class == case.predicted_class
     review = Review(
         verdict="agree" if agrees else remark.verdict,
-        **remark.model_dump(include={"note", "override_reason"}),
+        override_reason=None if agrees else remark.override_reason,
+        note=remark.note,
         reviewer=reviewer,
         final_class=final_class,
         reviewed_at=datetime.now(UTC),
