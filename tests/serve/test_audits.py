@@ -5,8 +5,9 @@ import io
 from pathlib import Path
 
 import pytest
-from standin import KEY, Calibrated, case, picture, review, sent
+from standin import KEY, Calibrated, case, made_policy, picture, review, sent
 
+from misgiving.deferral.settings import Targets
 from misgiving.errors import UsageError
 from misgiving.serve.records import CaseQuery
 from misgiving.serve.store import Store
@@ -174,11 +175,12 @@ def test_the_draw_is_by_group_and_the_share_is_for_the_life_of_a_policy(serving,
 def test_deferred_cases_are_blind_at_least_as_often_as_accepted_ones(serving):
     audits = auditing(serving, audit_share=0.05).app.state.service.audits
     for accepted_of_ten in (5, 8):
-        drawn = [
-            audits.draw(case(n, decision=decision, error_probability=n * 37 % 1000 / 1000))
-            for n in range(6000)
-            for decision in ["accept" if n % 10 < accepted_of_ten else "defer"]
-        ]
+        drawn = []
+        for number in range(6000):
+            is_accepted = number % 10 < accepted_of_ten
+            error = number * 37 % 1000 / (9999 if is_accepted else 999)
+            decision = "accept" if is_accepted else "defer"
+            drawn.append(audits.draw(case(number, decision=decision, error_probability=error)))
         accepted, deferred = (
             [row for row in drawn if row.decision == choice] for choice in ("accept", "defer")
         )
@@ -209,6 +211,18 @@ def test_after_an_alarm_every_image_is_deferred_also_after_a_restart(serving, sq
         told = sent(service, picture(0.02), "a.png")
         assert (told["decision"], "audits" in told["reason"]) == ("defer", True)
     assert sent(auditing(serving), picture(0.01))["decision"] == "accept"  # warns only
+
+
+def test_a_target_for_all_images_counts_every_member_of_the_sample(serving):
+    policy = made_policy(Targets(max_silent_error=0.1))
+    client = serving(Calibrated(policy), audit_share=1.0)
+    accepted, deferred = (sent(client, picture(level)) for level in (0.02, 0.45))
+    assert (accepted["decision"], deferred["decision"]) == ("accept", "defer")
+    for reader in ("Ann", "Ben"):
+        answers(client, accepted["id"], verdict="none", reviewer=reader)
+    found = client.get("/audit").json()
+    assert (found["among"], found["target"]) == ("all", 0.1)
+    assert (found["audited"], found["wrong"], found["estimate"]) == (2, 1, 0.5)
 
 
 def test_the_audit_sample_has_images_and_ends_before_the_first_open_case(serving, tmp_path):

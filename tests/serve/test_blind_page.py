@@ -21,6 +21,15 @@ from misgiving.serve.records import CaseQuery
 
 pytestmark = needs_chromium
 
+SEEN = """() => {
+    window.seen = new Set();
+    const look = () => {
+        const badges = document.querySelectorAll(".row .badge");
+        badges.forEach((badge) => window.seen.add(badge.textContent));
+    };
+    const all = { childList: true, subtree: true };
+    new MutationObserver(look).observe(document.getElementById("rows"), all);
+}"""
 audited = pytest.mark.parametrize(
     "page_service", [{"audit_share": 1.0, "look_again": True, "audit_days": 3650.0}], indirect=True
 )
@@ -81,6 +90,7 @@ def test_nothing_tells_an_accepted_case_from_a_deferred_one_before_the_answer(pa
     expect(page.locator(".row .badge")).to_have_text(["defer", "blind", "blind", "blind"])
     expect(page.locator("#counts")).to_contain_text("accept 0")
     expect(page.locator("#saliency")).to_be_hidden()
+    expect(page.locator("#case-risk")).to_have_text("")
     assert barriers(page) == []
     page.locator("#list").focus()
     press(page, "a", "s")
@@ -91,8 +101,10 @@ def test_nothing_tells_an_accepted_case_from_a_deferred_one_before_the_answer(pa
 @audited
 def test_sending_an_image_does_not_open_its_blind_case_on_the_page(opened):
     page = opened()
+    page.evaluate(SEEN)
     choose(page, shades())
     expect(page.locator(".row .badge")).to_have_text(["blind"] * 4)
+    assert page.evaluate("() => [...window.seen]") == ["blind"]
     expect(page.locator("#counts")).to_contain_text("accept 0")
 
 

@@ -24,8 +24,8 @@ export async function lookForAudit() {
 
 const many = (count) => count.toLocaleString("en");
 
-function describe({ audited, accepted, since, wrong, unconfirmed, upper, among }) {
-  if (!audited) return "no audited answer counts yet";
+function describe({ audited, later, accepted, since, wrong, unconfirmed, upper, among }) {
+  if (!audited) return later ? "answers count when the older cases are answered, too" : "no audited answer yet";
   const day = new Date(since).toLocaleDateString("en-GB", { day: "numeric", month: "long" });
   const subject = among === "all" ? "cases were accepted with a wrong answer" : "accepted answers are wrong";
   return `audited ${many(audited)} of ${many(accepted)} accepted answers since ${day}: ${many(wrong)} wrong, `
