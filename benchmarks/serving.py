@@ -178,17 +178,20 @@ async def _status(reader: asyncio.StreamReader) -> int:
 
 
 def _plain_loop(bundle: Path, files: Sequence[bytes]) -> Callable[[int], None]:
-    model_input = Bundle.load(bundle).model_input
+    model_inputs = Bundle.load(bundle).model_inputs
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as in the service
-    session = onnxruntime.InferenceSession(bundle / GRAPH, options, ["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
+    sessions = [
+        onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+        for path in (bundle / GRAPH, *sorted(bundle.glob("opinion_*.onnx")))
+    ]
 
     def run(images: int) -> None:
         for number in range(images):
-            square = model_input(files[number % len(files)], "image")
-            planes = np.ascontiguousarray(square.transpose(2, 0, 1)[None], dtype=np.float32) / 255
-            session.run(None, {name: planes})
+            squares = model_inputs(files[number % len(files)], "image")
+            for square, session in zip(squares, sessions, strict=True):
+                planes = np.ascontiguousarray(square.transpose(2, 0, 1)[None], dtype=np.float32)
+                session.run(None, {session.get_inputs()[0].name: planes / 255})
 
     return run
 

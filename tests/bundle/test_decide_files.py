@@ -127,7 +127,7 @@ def test_a_stopped_command_resumes_and_decides_all_parts_as_one_batch_in_any_ord
     average, photos, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(deciding, "PART", 20)  # fewer than a batch needs
-    inputs = np.stack([average.model_input(Path(name).read_bytes(), name) for name in photos])
+    inputs = np.stack([average.model_inputs(Path(name).read_bytes(), name)[0] for name in photos])
     whole = [row_of(*each) for each in zip(photos, average.decide_inputs(inputs), strict=True)]
     assert {row.decision for row in whole} >= {"accept", "defer"}
 

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from strategies import generators
 from torchvision import transforms
 
+from misgiving.data import decoding
 from misgiving.data.decoding import decode
 from misgiving.data.preprocessing import (
     COLOR_CONSTANCY,
@@ -304,3 +305,17 @@ def test_a_gray_scene_under_light_of_any_colour_comes_out_gray(
     lit = drawn(random, height, width, highest=63)[..., :1] * np.array(light, dtype=np.uint8)
     result = np.asarray(balance(Image.fromarray(lit))).astype(int)
     assert np.ptp(result, axis=2).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_an_image_is_decoded_once_for_all_that_reduce_it_alike(kind, monkeypatch):
+    data = encoded(Image.fromarray(picture(163, 161)), kind)
+    processes = [plain(image_size=size) for size in (15, 16, 60)]  # a JPEG is reduced by 8, 8, 2
+    expected = [process.from_file(data, "x") for process in processes]
+    made, as_rgb = [], decoding._as_rgb
+    monkeypatch.setattr(decoding, "_as_rgb", lambda image: made.append(image) or as_rgb(image))
+    loaded = {}
+    for process, square in zip(processes, expected, strict=True):
+        shared = process.from_file(data, "x", loaded=loaded)
+        np.testing.assert_array_equal(shared, square)
+    assert len(made) == (2 if kind == "JPEG" else 1)

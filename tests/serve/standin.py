@@ -42,7 +42,7 @@ class Standin(Bundle):
     """The probability of "light" is the share of blue; green images are OOD, red ones give NaN."""
 
     classes, card, fingerprint, deferral = CLASSES, {"name": "standin"}, "f" * 64, None
-    preprocessing = PREPROCESSING
+    preprocessing, opinions = PREPROCESSING, {}
     __setattr__ = object.__setattr__  # tests change some
 
     def __init__(self):

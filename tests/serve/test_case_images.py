@@ -102,7 +102,7 @@ def test_saliency_agrees_with_scalar_loops_and_asks_for_bounded_batches():
         drops[cell] = share(model_input) - share(covered)
     model, before = Standin(), model_input.copy()
     model.decide_inputs = decide_inputs
-    answer = _saliency(model, "light", model_input)
+    answer = _saliency(model, "light", (model_input,))
     np.testing.assert_allclose(answer.drops, drops, rtol=1e-12)
     assert answer.probability == share(model_input)
     assert (max(sizes), sum(sizes)) == (BATCH_SIZE, CELLS**2 + 1)

@@ -20,7 +20,7 @@ SLOW = JPEG[:2] + b"\xff" * 10_000_000 + JPEG[2:]  # Pillow reads them one by on
 
 @asynccontextmanager
 async def decoders():
-    processes = Decoders(PREPROCESSING, Settings(threads=1, timeout=60.0))
+    processes = Decoders([PREPROCESSING], Settings(threads=1, timeout=60.0))
     yield processes
     await processes.close()
 
@@ -31,7 +31,7 @@ def test_a_process_gives_the_input_and_the_hash_of_a_file(kind):
         data = picture(colour=(10, 200, 90), kind=kind)
         async with decoders() as processes:
             for _ in range(2):  # the second time in the same process
-                model_input, sha256 = await processes.decode("a", data, "client")
+                (model_input,), sha256 = await processes.decode("a", data, "client")
                 np.testing.assert_array_equal(model_input, PREPROCESSING.from_file(data, "a"))
                 assert sha256 == hashlib.sha256(data).hexdigest()
             (process,) = processes._idle

@@ -84,7 +84,7 @@ def test_a_list_is_stored_once_and_images_that_cannot_be_read_are_returned(start
     restarted = started(max_bytes=1000)
     assert add(restarted, suspects) == []
     for case, level in zip(in_order(restarted), LEVELS.values(), strict=True):
-        assert restarted.recent[case.id].mean() == pytest.approx(255 * level, abs=1)
+        assert restarted.recent[case.id][0].mean() == pytest.approx(255 * level, abs=1)
     damaged, large = suspects.with_name("light.png"), suspects.with_name("doubtful.png")
     damaged.write_bytes(b"no image")
     large.write_bytes(picture(0.4) + bytes(1000))

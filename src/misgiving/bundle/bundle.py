@@ -1,7 +1,7 @@
 """A bundle: from image files to decisions, with its files and its model card."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import TypeAdapter
+from scipy.special import softmax
 
+from misgiving.data.decoding import Decoded
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.decisions import Decision, Decisions
 from misgiving.deferral.deferral import Deferral
@@ -49,6 +51,10 @@ NO_GUARANTEE = "Nothing is certified: no policy was calibrated, and every image 
 DECIDES = "By its policy it accepts an image, defers it, or calls it out-of-distribution."
 DEFERS = "It has no policy and defers every image."
 
+SquareInputs = tuple[UInt8[np.ndarray, "_ _ 3"], ...]
+"""An image as the model sees it, and after it as each model of a second opinion does."""
+Squares = UInt8[np.ndarray, "n _ _ 3"]
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Bundle:
@@ -62,6 +68,7 @@ class Bundle:
         deferral: From the outputs of the network to decisions; None: every image is deferred.
         card: The model card.
         fingerprint: SHA-256 of weights, classes and preprocessing.
+        opinions: Models whose second opinions the policy uses, by name; they have no policy.
     """
 
     network: Callable[[ModelInputs], tuple[Float[np.ndarray, "n ..."], ...]]
@@ -71,6 +78,7 @@ class Bundle:
     deferral: Deferral | None
     card: Mapping[str, Any]
     fingerprint: str
+    opinions: Mapping[str, "Bundle"] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: str | Path, *, threads: int | None = None) -> "Bundle":
@@ -86,39 +94,50 @@ class Bundle:
         folder = Path(folder)
         content = read_json(folder / FACTS, remedy=AGAIN, version=FORMAT)
         verify(folder, remedy=AGAIN)
-        with explain_damage(folder / FACTS, remedy=AGAIN):
-            facts = {key: kind.validate_python(content[key]) for key, kind in KINDS.items()}
-        size, num_classes = facts["preprocessing"].image_size, len(facts["classes"])
         deferral = Deferral.load(folder) if (folder / POLICY).is_file() else None
+        card = read_json(folder / CARD, remedy=AGAIN)
+
+        def part(facts: Mapping[str, Any], graph: str, **values: Any) -> Bundle:
+            valid = {key: kind.validate_python(facts[key]) for key, kind in KINDS.items()}
+            size, num_classes = valid["preprocessing"].image_size, len(valid["classes"])
+            network = Network(folder / graph, size=size, num_classes=num_classes, threads=threads)
+            return cls(network=network, **valid, **values)
+
+        with explain_damage(folder / FACTS, remedy=AGAIN):
+            opinions = {
+                facts["name"]: part({**content, **facts}, graph, deferral=None, card={})
+                for graph, facts in content["opinions"].items()
+            }
+            bundle = part(content, GRAPH, deferral=deferral, card=card, opinions=opinions)
         if deferral is not None:
-            deferral.check_model(facts["fingerprint"], facts["classes"], where=folder / POLICY)
-        bundle = cls(
-            network=Network(folder / GRAPH, size=size, num_classes=num_classes, threads=threads),
-            deferral=deferral,
-            card=read_json(folder / CARD, remedy=AGAIN),
-            **facts,
-        )
+            deferral.check_model(bundle.fingerprint, bundle.classes, where=folder / POLICY)
         return bundle.tried(folder)
 
     def tried(self, folder: Path) -> "Bundle":
         """The same, or a DataError if it cannot decide on a blank image."""
-        side = self.preprocessing.image_size
+        sides = (each.image_size for each in self.preprocessings)
         with explain_damage(folder / POLICY, remedy=AGAIN), np.errstate(all="ignore"):
-            scored = self.score_inputs(np.zeros((1, side, side, 3), dtype=np.uint8))
-            scored.by_threshold(0.0)[0]
+            blank = (np.zeros((1, side, side, 3), dtype=np.uint8) for side in sides)
+            self.score_inputs(*blank).by_threshold(0.0)[0]
         return self
 
-    def model_input(self, data: bytes, name: str) -> UInt8[np.ndarray, "size size 3"]:
-        """Preprocess an encoded image, such as the bytes of a JPEG file.
+    @property
+    def preprocessings(self) -> tuple[Preprocessing, ...]:
+        """That of the model, and after it that of each model of a second opinion."""
+        return (self.preprocessing, *(each.preprocessing for each in self.opinions.values()))
+
+    def model_inputs(self, data: bytes, name: str) -> SquareInputs:
+        """Preprocess an encoded image, such as the bytes of a JPEG file, for each model.
 
         Raises:
             DataError: It cannot be decoded; the message has its name.
         """
-        return self.preprocessing.from_file(data, name)
+        loaded: dict[int, Decoded] = {}
+        return tuple(each.from_file(data, name, loaded=loaded) for each in self.preprocessings)
 
-    def decide_inputs(self, inputs: ModelInputs) -> Decisions:
-        """Decide for preprocessed images, in their order."""
-        scored = self.score_inputs(inputs)
+    def decide_inputs(self, *inputs: Squares) -> Decisions:
+        """Decide for images as each model sees them (see `model_inputs`), in their order."""
+        scored = self.score_inputs(*inputs)
         if self.deferral is None:
             return scored
         return scored.by_threshold(
@@ -131,13 +150,17 @@ class Bundle:
             return Decisions.undecided(self.classes, **columns)
         return self.deferral.undecided(**columns)
 
-    def score_inputs(self, inputs: ModelInputs) -> Decisions:
+    def score_inputs(self, inputs: Squares, *others: Squares) -> Decisions:
         """Predict the classes of preprocessed images, and score them, without a decision yet."""
         logits, predicted_losses, features, taps = self.network(inputs)
         losses = predicted_losses if self.estimates_losses else None
         if self.deferral is None:
             return Decisions.without_policy(self.classes, logits, losses)
-        return self.deferral.score_outputs(logits, features, losses, taps)
+        opinions = {
+            name: softmax(other.network(seen)[0].astype(np.float64), axis=1)
+            for (name, other), seen in zip(self.opinions.items(), others, strict=True)
+        }
+        return self.deferral.score_outputs(logits, features, losses, taps, opinions)
 
     def decide(self, images: Sequence[bytes], names: Sequence[str]) -> Sequence[Decision]:
         """Decide for encoded images, in their order.
@@ -147,8 +170,8 @@ class Bundle:
         """
         if not images:
             return []
-        inputs = [self.model_input(data, name) for data, name in zip(images, names, strict=True)]
-        return self.decide_inputs(np.stack(inputs))
+        inputs = [self.model_inputs(data, name) for data, name in zip(images, names, strict=True)]
+        return self.decide_inputs(*map(np.stack, zip(*inputs, strict=True)))
 
 
 def is_bundle(folder: Path) -> bool:
@@ -174,23 +197,30 @@ def write_bundle(
     classes: Sequence[str],
     deferral: Deferral | None,
     card: Mapping[str, Any],
+    opinions: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Bundle:
-    """Write everything else of a bundle beside the graph in `folder`, seal it, and read it.
+    """Write everything else of a bundle beside the graphs in `folder`, seal it, and read it.
 
-    The arguments are as in `Bundle`; `card` describes the model, its data and its making.
+    The arguments are as in `Bundle`; `card` describes the model, its data and its making, and
+    `opinions` has name, fingerprint and preprocessing of the models of second opinions, by graph.
     """
     facts = {
         "classes": list(classes),
         "fingerprint": fingerprint,
         "preprocessing": asdict(preprocessing),
+        "opinions": opinions or {},
     }
     write_json(folder / FACTS, {"format": FORMAT, "estimates_losses": estimates_losses, **facts})
     if deferral is not None:
         deferral.write(folder)
+    what = f"{card['what']} {DEFERS if deferral is None else DECIDES}"
+    if opinions:
+        names = ", ".join(each["name"] for each in opinions.values())
+        what += f" Second opinions help to judge its answers: {names}."
     card = {
         **card,
         **facts,
-        "what": f"{card['what']} {DEFERS if deferral is None else DECIDES}",
+        "what": what,
         "targets": [NO_GUARANTEE] if deferral is None else certificate_sentences(deferral),
         "limits": [*card.get("limits", ()), *LIMITS],
     }

@@ -10,13 +10,14 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from misgiving.bundle.bundle import Bundle, is_bundle
+from misgiving.bundle.bundle import Bundle, SquareInputs, is_bundle
 from misgiving.data.datasets.dataset import file_key
 from misgiving.data.decoding import (
     FAIL,
@@ -28,59 +29,72 @@ from misgiving.data.decoding import (
 )
 from misgiving.deferral.decision_tables import UNREADABLE, DecisionRow, row_of
 from misgiving.deferral.decisions import Decisions
-from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.policy_file import POLICY_FOLDER
 from misgiving.errors import BadImage, DataError
 from misgiving.files import whole_file
 from misgiving.manifests import sha256_of_json
 from misgiving.predictions.network import ModelInputs
 
+if TYPE_CHECKING:
+    from misgiving.checkpoint import Checkpoint  # needs torch
+
 OnImage = Callable[[int, int], None]
 PART = 256  # images
 
-ModelInput = UInt8[np.ndarray, "size size 3"]
 
-
-def load_model(folder: Path, *, count: int = 0, device: str = "auto") -> Bundle:
+def load_model(
+    folder: Path,
+    *,
+    opinions: Mapping[str, Path] | None = None,
+    count: int = 0,
+    device: str = "auto",
+) -> Bundle:
     """Load the bundle in a folder, or a run as one without a card.
 
     Args:
         folder: The folder.
+        opinions: Runs whose second opinions the policy of a run uses, by name.
         count: Number of images in all; many are scored by the run's graph (`kept_network`).
         device: Of a run. A bundle uses all cores of the processor.
 
     Raises:
-        DataError: It is neither, or damaged.
+        DataError: It is neither, or damaged, or a second opinion is of another model.
+        UsageError: A second opinion is missing.
     """
     if is_bundle(folder):
         return Bundle.load(folder)
     import torch
 
-    from misgiving.checkpoint import load
+    from misgiving.bundle.export_run import load_runs
     from misgiving.models.joint import full_outputs_of
     from misgiving.predictions.inference import fingerprint_of, kept_network
     from misgiving.training.processes import device_named
 
-    checkpoint = load(folder)
-    fingerprint = fingerprint_of(checkpoint)
-    deferral = Deferral.of_run(folder, model=fingerprint)
     place = device_named(device)
-    model = checkpoint.model.to(place)
+    checkpoint, deferral, others = load_runs(folder, opinions)
 
-    def run_model(inputs: ModelInputs) -> tuple[Float[np.ndarray, "n ..."], ...]:
-        """Outputs of the model itself, in the form that a graph gives them."""
-        images = torch.from_numpy(inputs).permute(0, 3, 1, 2).float() / 255
-        return tuple(out.numpy() for out in full_outputs_of(model, [images.to(place)]))
+    def as_bundle(run: Path, source: "Checkpoint", **values: Any) -> Bundle:
+        model = source.model.to(place)
 
-    bundle = Bundle(
-        network=kept_network(checkpoint, count, folder) or run_model,
-        classes=checkpoint.classes,
-        preprocessing=checkpoint.preprocessing,
-        estimates_losses=checkpoint.estimates_losses,
-        deferral=deferral,
-        card={},
-        fingerprint=fingerprint,
-    )
+        def run_model(inputs: ModelInputs) -> tuple[Float[np.ndarray, "n ..."], ...]:
+            """Outputs of the model itself, in the form that a graph gives them."""
+            images = torch.from_numpy(inputs).permute(0, 3, 1, 2).float() / 255
+            return tuple(out.numpy() for out in full_outputs_of(model, [images.to(place)]))
+
+        return Bundle(
+            network=kept_network(source, count, run) or run_model,
+            classes=source.classes,
+            preprocessing=source.preprocessing,
+            estimates_losses=source.estimates_losses,
+            card={},
+            fingerprint=fingerprint_of(source),
+            **values,
+        )
+
+    seconds = {
+        name: as_bundle(run, source, deferral=None) for name, (run, source) in others.items()
+    }
+    bundle = as_bundle(folder, checkpoint, deferral=deferral, opinions=seconds)
     return bundle.tried(folder / POLICY_FOLDER)
 
 
@@ -160,7 +174,7 @@ def decide_files(
                 bad |= {name: each.reason for name, each in batch if isinstance(each, BadImage)}
                 read = [each for _, each in batch if not isinstance(each, BadImage)]
                 if read:
-                    scored.append(model.score_inputs(np.stack(read)))
+                    scored.append(model.score_inputs(*map(np.stack, zip(*read, strict=True))))
                 done += len(batch)
                 on_image(done, len(names))
             columns = {
@@ -193,10 +207,10 @@ def _unreadable(part: Path) -> dict[str, str]:
 
 def _model_inputs(
     model: Bundle, names: Sequence[str], *, ahead: int
-) -> Generator[ModelInput | BadImage]:
+) -> Generator[SquareInputs | BadImage]:
     """Preprocessed images in their order; threads read the next while some are decided on."""
 
-    def read(position: int) -> ModelInput:
-        return model.model_input(read_bytes(Path(names[position])), names[position])
+    def read(position: int) -> SquareInputs:
+        return model.model_inputs(read_bytes(Path(names[position])), names[position])
 
     return in_order(returning_bad_images(read, names), len(names), ahead=ahead)

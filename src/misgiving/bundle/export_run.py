@@ -2,12 +2,15 @@
 
 import json
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from misgiving.bundle.bundle import FACTS, Bundle, write_bundle
 from misgiving.checkpoint import Checkpoint, load, versions
 from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.scoring import check_opinions, used_opinions
 from misgiving.files import check_replaceable, whole_folder
 from misgiving.predictions.inference import fingerprint_of, write_compared_graph
 from misgiving.predictions.network import GRAPH
@@ -15,30 +18,63 @@ from misgiving.predictions.network import GRAPH
 EXPORTED_WITH = ("misgiving", "torch", "onnx", "onnxscript", "onnxruntime")
 
 
-def export_run(run: Path, out: Path, *, overwrite: bool = False) -> Bundle:
+def load_runs(
+    run: Path, opinions: Mapping[str, Path] | None = None
+) -> tuple[Checkpoint, Deferral | None, dict[str, tuple[Path, Checkpoint]]]:
+    """A run, its policy, and by name the runs whose second opinions the policy uses.
+
+    Raises:
+        DataError: A folder is not a run, or one is not of the model that the policy is for.
+        UsageError: A second opinion is missing.
+    """
+    checkpoint = load(run)
+    deferral = Deferral.of_run(run, model=fingerprint_of(checkpoint))
+    used = {} if deferral is None else used_opinions(deferral.calibration_, opinions or {})
+    others = {name: (folder, load(folder)) for name, folder in used.items()}
+    if deferral is not None:
+        models = {name: fingerprint_of(other) for name, (_, other) in others.items()}
+        check_opinions(deferral.calibration_, models)
+    return checkpoint, deferral, others
+
+
+def export_run(
+    run: Path, out: Path, *, opinions: Mapping[str, Path] | None = None, overwrite: bool = False
+) -> Bundle:
     """Write a run as a bundle, whole or not at all, after comparing the outputs of both.
 
     Args:
         run: A run folder.
         out: The bundle.
+        opinions: Runs whose second opinions the policy uses, by name; each becomes a graph.
         overwrite: Replace a bundle; anything else is refused.
 
     Raises:
-        DataError: The graph cannot be exported or its outputs differ from the model's.
+        DataError: A graph cannot be exported or its outputs differ from the model's; or a second
+            opinion is of another model than that of the policy.
+        UsageError: A second opinion is missing.
     """
     check_replaceable(out, FACTS, overwrite=overwrite)
-    checkpoint = load(run)
-    fingerprint = fingerprint_of(checkpoint)
+    checkpoint, deferral, others = load_runs(run, opinions)
     with whole_folder(out) as partial:
         write_compared_graph(checkpoint, partial / GRAPH)
+        graphs = {}
+        for number, (name, (_, other)) in enumerate(others.items(), 1):
+            write_compared_graph(other, partial / (graph := f"opinion_{number}.onnx"))
+            preprocessing, fingerprint = asdict(other.preprocessing), fingerprint_of(other)
+            graphs[graph] = {
+                "name": name,
+                "fingerprint": fingerprint,
+                "preprocessing": preprocessing,
+            }
         return write_bundle(
             partial,
             preprocessing=checkpoint.preprocessing,
             estimates_losses=checkpoint.estimates_losses,
-            fingerprint=fingerprint,
+            fingerprint=fingerprint_of(checkpoint),
             classes=checkpoint.classes,
-            deferral=Deferral.of_run(run, model=fingerprint),
+            deferral=deferral,
             card=_card(run, checkpoint),
+            opinions=graphs,
         )
 
 

@@ -1,7 +1,7 @@
 """Fitted maps from logits and scores to probabilities and expected losses."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -149,10 +149,12 @@ class OpinionPool:
         scalings: Calibrates each of the other models, by name.
         weights: Exponents: of the model itself, and after it of the others. 1, 0, ... changes
             nothing.
+        models: Fingerprints of the other models that are known, by name.
     """
 
     scalings: Mapping[str, Scaling]
     weights: tuple[float, ...]
+    models: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, own: Logits, opinions: Opinions) -> Logits:
         """Log-probabilities of each class, from the model's own and the others' probabilities."""

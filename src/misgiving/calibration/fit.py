@@ -1,6 +1,6 @@
 """Fitting of calibrators on the tuning set, on which no threshold is set later."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -91,6 +91,7 @@ class TuningSet(NamedTuple):
         groups: Samples of one group stay in one fold.
         evidence: Log-probabilities by the class probes; None without probes.
         opinions: Probabilities by other models.
+        opinion_models: Fingerprints of these models, by name.
     """
 
     scores: Scores
@@ -99,6 +100,7 @@ class TuningSet(NamedTuple):
     groups: Shaped[np.ndarray, " n"]
     evidence: Evidence | None = None
     opinions: Opinions | None = None
+    opinion_models: Mapping[str, str] = {}
 
     @classmethod
     def of(cls, predictions: Predictions, detectors: FittedDetectors) -> "TuningSet":
@@ -110,6 +112,7 @@ class TuningSet(NamedTuple):
             predictions.units,
             detectors.evidence(predictions.features, predictions.taps),
             predictions.opinions,
+            predictions.opinion_models,
         )
 
     def select(self, rows: Int[np.ndarray, " _"]) -> "TuningSet":
@@ -216,6 +219,7 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
         candidates[SECOND_OPINION] = log_odds_of(joint, predicted)
         tried[SECOND_OPINION] = aurc(candidates[SECOND_OPINION], predicted != labels)
         worth = tried[score] - tried[SECOND_OPINION]
+        pool = replace(pool, models=tuning.opinion_models)
         pool, vectors = (pool, joint) if worth > 0 else (None, vectors)
     keeps = ERROR_ESTIMATOR in held_out and pool is None
     losses = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels]

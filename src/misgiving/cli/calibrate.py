@@ -11,17 +11,26 @@ from misgiving.cli.options import (
     DataOrNone,
     Device,
     RunOrPredictions,
+    SecondOpinion,
     Seed,
     Values,
     command,
 )
 from misgiving.cli.progress import say, say_skipped
-from misgiving.cli.sources import audited_data, check_source, open_run, read_file, say_left_out
+from misgiving.cli.sources import (
+    audited_data,
+    check_source,
+    named_places,
+    open_run,
+    read_file,
+    say_left_out,
+)
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import visible
 from misgiving.files import check_replaceable
 
 if TYPE_CHECKING:
+    from misgiving.calibration.apply import Calibrator
     from misgiving.deferral.deferral import Deferral
 
 HOW_TO = "docs/how_to/everything_is_deferred.md"
@@ -46,6 +55,7 @@ def calibrate(
     out: Path | None = None,
     training_data: str | None = None,
     from_cases: Path | None = None,
+    second_opinion: SecondOpinion = None,
     seed: Seed = 0,
     overwrite: bool = False,
     verbose: bool = False,
@@ -90,10 +100,11 @@ def calibrate(
     folder = out or run / POLICY_FOLDER
     check_replaceable(folder, POLICY, overwrite=overwrite)
     deferral = Deferral(**vars(targets), **vars(rule), ood_detector=ood_detector, seed=seed)
+    opinions = named_places("second_opinion", second_opinion)
     if data is None:
-        source = read_file(run)
+        source = read_file(run, opinions=opinions)
     else:
-        with open_run(run, settings, cache=cache) as trained:
+        with open_run(run, settings, cache=cache, opinions=opinions) as trained:
             deferral.check_parameters(trained.checkpoint.classes)
             source = trained.predict(
                 data,
@@ -113,20 +124,38 @@ def calibrate(
         say_left_out([(data or str(run), source)])
     else:
         say_skipped(source.skipped)
-    for text in summarize(deferral) if verbose else certificate_sentences(deferral, brief=True):
+    sentences = summarize(deferral) if verbose else certificate_sentences(deferral, brief=True)
+    for text in (*sentences, *_worth([*source.predictions.opinions], deferral.calibration_)):
         say(text)
     more = "" if verbose else "; --verbose says more"
-    say(f"Next: {_next_command(deferral, run, data, folder)} (wrote {folder}{more})")
+    following = _next_command(deferral, run, data, folder, second_opinion)
+    say(f"Next: {following} (wrote {folder}{more})")
 
 
-def _next_command(deferral: "Deferral", run: Path, data: str | None, folder: Path) -> str:
+def _worth(names: list[str], calibration: "Calibrator") -> list[str]:
+    """A line on what second opinions are worth, out of fold on the tuning set, where there are."""
+    if not names:
+        return []
+    text = f"Second opinion {', '.join(names)}: "
+    if calibration.opinion_worth is None:
+        return [f"{text}left out, as the tuning set has too few groups to judge it"]
+    with_them = calibration.tried["second_opinion"]
+    areas = f"{with_them:.4f} with it, {with_them + calibration.opinion_worth:.4f} without"
+    left_out = "" if calibration.needs_opinions else "left out, as it is worth nothing; "
+    return [f"{text}{left_out}AURC on the tuning set {areas} (cross-fitted)"]
+
+
+def _next_command(
+    deferral: "Deferral", run: Path, data: str | None, folder: Path, opinions: list[str] | None
+) -> str:
     """The command after a calibration: an evaluation where there are test images."""
+    used = opinions or [] if deferral.calibration_.needs_opinions else []
+    options = [word for place in used for word in ("--second-opinion", place)]
     if not deferral.certificate_.accepted:
         return HOW_TO
     if data is not None:
-        return shlex.join(["misgiving", "evaluate", str(run), data])
+        return shlex.join(["misgiving", "evaluate", str(run), data, *options])
     if "test" in deferral.cases_.left_out:
-        return shlex.join(
-            ["misgiving", "evaluate", str(run), "--policy", str(folder), "--out", "report"]
-        )
+        words = ["--policy", str(folder), *options, "--out", "report"]
+        return shlex.join(["misgiving", "evaluate", str(run), *words])
     return f"misgiving predict {shlex.quote(str(folder))} NEW_PREDICTIONS.csv"

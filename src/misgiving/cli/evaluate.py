@@ -11,12 +11,19 @@ from misgiving.cli.options import (
     DataOrNone,
     Device,
     RunOrPredictions,
+    SecondOpinion,
     Values,
     command,
 )
 from misgiving.cli.progress import say
-from misgiving.cli.sources import check_source, open_run, read_file, say_left_out
-from misgiving.errors import UsageError, visible
+from misgiving.cli.sources import (
+    check_source,
+    named_places,
+    open_run,
+    read_file,
+    say_left_out,
+)
+from misgiving.errors import visible
 from misgiving.files import check_not_input, check_writable
 
 
@@ -32,6 +39,7 @@ def evaluate(
     set_name: str | None = None,
     readers: bool = False,
     score: list[str] | None = None,
+    second_opinion: SecondOpinion = None,
     out: Path | None = None,
 ) -> None:
     """Measure a trained model on images that it was not trained on, and write a report.
@@ -66,28 +74,42 @@ def evaluate(
             RUN/evaluation; required for a file of predictions.
     """
     is_file = check_source(run, images=["data"], files=["policy"], needed=["out"])
-    places = named_places(ood or [], set_name)
     out = out or run / "evaluation"
     from misgiving.data.datasets import tables_of
     from misgiving.data.ood_sets import read_ood_folder
     from misgiving.deferral.deferral import Deferral
-    from misgiving.evaluation.evaluate import FILES, REPORT, measured_sets, write_evaluation
+    from misgiving.deferral.scoring import used_opinions
+    from misgiving.evaluation.evaluate import (
+        FILES,
+        REPORT,
+        RESERVED_NAMES,
+        measured_sets,
+        write_evaluation,
+    )
     from misgiving.evaluation.evaluate import evaluate as measure
     from misgiving.evaluation.readers import TUNING
     from misgiving.registry import own_function
     from misgiving.report.evaluation import findings, notes, write_report
 
+    places = named_places("ood", ood, taken=(set_name, *RESERVED_NAMES))
+    opinions = named_places("second_opinion", second_opinion)
     scores = {name: own_function(name) for name in score or ()}
     check_writable(out, folder=True)
     for name in FILES:
         check_not_input(out / name, [run, *places.values()] if is_file else tables_of(str(data)))
     if data is None:
         deferral = None if policy is None else Deferral.load(policy)
-        predicted, *others = (read_file(path, deferral) for path in (run, *places.values()))
+        predicted, *others = (
+            read_file(path, deferral, opinions) for path in (run, *places.values())
+        )
     else:
         folders = [read_ood_folder(folder, name=name) for name, folder in places.items()]
-        with open_run(run, settings, cache=cache) as trained:
+        with open_run(run, settings, cache=cache, opinions=opinions) as trained:
             deferral = Deferral.of_run(run, model=trained.model)
+            given = trained.opinions
+            trained.opinions = (
+                {} if deferral is None else used_opinions(deferral.calibration_, given)
+            )
             predicted = trained.predict(
                 data,
                 sets=lambda sets: {*measured_sets(sets, set_name), *(TUNING if readers else ())},
@@ -113,23 +135,3 @@ def evaluate(
     for sentence in findings(evaluation):
         typer.echo(visible(sentence))
     say(f"wrote {out / REPORT}, and every measurement beside it")
-
-
-def named_places(words: list[str], set_name: str | None) -> dict[str, Path]:
-    """Folders or files by name, from NAME=PATH or the path alone; no name stands for two sets.
-
-    A path that exists is not split at its equals sign.
-    """
-    from misgiving.evaluation.evaluate import RESERVED_NAMES
-
-    places: dict[str, Path] = {}
-    for word in words:
-        name, equals, place = word.partition("=")
-        whole = not equals or Path(word).exists()
-        path = Path((word if whole else place).removeprefix("folder:"))
-        if whole:
-            name = path.resolve().name if path.is_dir() else path.resolve().stem
-        if name in (set_name, *RESERVED_NAMES, *places):
-            raise UsageError(f"`ood` {name!r} names two sets; write NAME={path} with another name")
-        places[name] = path
-    return places

@@ -3,8 +3,9 @@
 import shlex
 from pathlib import Path
 
-from misgiving.cli.options import check_options, command
+from misgiving.cli.options import SecondOpinion, check_options, command
 from misgiving.cli.progress import progress_bars, say
+from misgiving.cli.sources import named_places
 
 
 @command
@@ -12,6 +13,7 @@ def export(
     model: Path,
     *,
     out: Path,
+    second_opinion: SecondOpinion = None,
     overwrite: bool = False,
     preprocessing: Path | None = None,
     predictions: Path | None = None,
@@ -20,8 +22,9 @@ def export(
     """Export a model as a bundle: a folder that makes decisions without torch.
 
     It contains one ONNX graph (`model.onnx`: images in [0, 1] to logits, predicted losses and
-    features), preprocessing, the policy with everything it needs, a model card (`README.md`,
-    `card.json`), and checksums. The graph is compared with the model before the bundle is written.
+    features), one more for each second opinion that the policy uses, preprocessing, the policy with
+    everything it needs, a model card (`README.md`, `card.json`), and checksums. Each graph is
+    compared with its model before the bundle is written.
 
     An ONNX graph from elsewhere takes float32 images in [0, 1] (N x 3 x size x size) and gives
     `logits`; `features` and `predicted_losses` are found by the names of outputs. It needs
@@ -45,14 +48,16 @@ def export(
         policy (FOLDER): The policy that `calibrate` fitted to predictions of a graph.
     """
     if model.suffix.lower() == ".onnx":
-        check_options("for an ONNX graph", needed=["preprocessing", "policy"])
+        needed = ["preprocessing", "policy"]
+        check_options("for an ONNX graph", needed=needed, unused=["second_opinion"])
     else:
         check_options("for a run", unused=["preprocessing", "predictions", "policy"])
     with progress_bars():
         if preprocessing is None or policy is None:
             from misgiving.bundle.export_run import export_run
 
-            bundle = export_run(model, out, overwrite=overwrite)
+            opinions = named_places("second_opinion", second_opinion)
+            bundle = export_run(model, out, opinions=opinions, overwrite=overwrite)
         else:
             from misgiving.bundle.export_graph import export_graph, read_preprocessing
 

@@ -66,6 +66,15 @@ RunOrPredictions = Annotated[
         metavar="RUN|PREDICTIONS", help=f"A folder that `train` wrote, or a {PREDICTION_FILE}"
     ),
 ]
+SecondOpinion = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]RUN|PREDICTIONS",
+        help="Another model of the same classes, or its predictions for the same images, which "
+        "helps to judge the answers and never changes them. Default name: that of the folder or "
+        "file. Can be repeated.",
+    ),
+]
 Cache = Annotated[
     Path,
     typer.Option(

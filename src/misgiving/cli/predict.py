@@ -1,16 +1,16 @@
 """`misgiving predict`."""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from misgiving.cli.options import BadImages, Device, Values, command
+from misgiving.cli.options import BadImages, Device, SecondOpinion, Values, command
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
-from misgiving.cli.sources import check_source, is_prediction_file, read_file
+from misgiving.cli.sources import check_source, is_prediction_file, named_places, read_file
 from misgiving.errors import BadImage, UsageError
 from misgiving.files import check_not_input, check_writable, write_text
 
@@ -25,6 +25,7 @@ def predict(
     images: list[Path],
     *,
     settings: Annotated[Values, BadImages, Device],
+    second_opinion: SecondOpinion = None,
     out: Path | None = None,
     contact_sheet: Path | None = None,
     overwrite: bool = False,
@@ -66,6 +67,7 @@ def predict(
     images = [Path(str(place).removeprefix("folder:")) for place in images]
     is_file = any(map(is_prediction_file, images))
     names = images if is_file else list(map(Path, image_names(images)))
+    opinions = named_places("second_opinion", second_opinion)
     _check_files(names, overwrite=overwrite, out=out, contact_sheet=contact_sheet)
     if out is not None:
         check_kind(out)
@@ -74,9 +76,10 @@ def predict(
     with TemporaryDirectory() as folder:
         parts = Path(folder) if is_file or out is None else out.with_name(f"{out.name}.parts")
         if is_file:
-            key, rows, deferral, classes = _decide_predictions(model, images)
+            key, rows, deferral, classes = _decide_predictions(model, images, opinions)
         else:
-            key, (rows, deferral, classes) = "path", _decide_images(model, names, parts, settings)
+            key = "path"
+            rows, deferral, classes = _decide_images(model, names, opinions, parts, settings)
         skips = settings["on_bad_image"] == "skip"
         columns = (key, *columns_of(classes, has_policy=deferral is not None, unreadable=skips)[1:])
         if out is None:
@@ -103,12 +106,17 @@ def _check_files(images: Iterable[Path], *, overwrite: bool, **files: Path | Non
 
 
 def _decide_images(
-    model: Path, names: Sequence[Path], parts: Path, settings: Values
+    model: Path,
+    names: Sequence[Path],
+    opinions: Mapping[str, Path],
+    parts: Path,
+    settings: Values,
 ) -> "tuple[Iterable[DecisionRow], Deferral | None, Sequence[str]]":
     from misgiving.bundle.decide_files import decide_files, load_model
 
     with progress_bars("stopped; with `out`, the same command resumes") as progress:
-        loaded = load_model(model, count=len(names), device=settings["device"])
+        device = settings["device"]
+        loaded = load_model(model, opinions=opinions, count=len(names), device=device)
         rows = decide_files(
             loaded,
             list(map(str, names)),
@@ -120,7 +128,7 @@ def _decide_images(
 
 
 def _decide_predictions(
-    policy: Path, files: Sequence[Path]
+    policy: Path, files: Sequence[Path], opinions: Mapping[str, Path]
 ) -> "tuple[str, Iterable[DecisionRow], Deferral | None, Sequence[str]]":
     from misgiving.deferral.decision_tables import row_of
     from misgiving.deferral.deferral import Deferral
@@ -129,7 +137,7 @@ def _decide_predictions(
         raise UsageError(f"give one file of predictions alone, not {len(files)} files")
     check_source(files[0], images=["contact_sheet"])
     deferral = Deferral.load(policy)
-    predictions = read_file(files[0], deferral).predictions
+    predictions = read_file(files[0], deferral, opinions).predictions
     rows = list(map(row_of, predictions.paths or predictions.ids, deferral.decide(predictions)))
     return "path" if predictions.paths else "id", rows, deferral, deferral.classes_
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from misgiving.cli.options import Fields, Values, command
+from misgiving.cli.options import Fields, SecondOpinion, Values, command
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
+from misgiving.cli.sources import named_places
 from misgiving.serve.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def serve(
     host: str = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     store: Annotated[str | None, typer.Option(envvar="MISGIVING_STORE")] = None,
+    second_opinion: SecondOpinion = None,
     cases: Path | None = None,
     api_key_file: Path | None = None,
     reviewer_keys_file: Path | None = None,
@@ -70,7 +72,7 @@ def serve(
     location = store or str(whole.with_name(f"{whole.name}.cases.sqlite"))
     with (
         listen(host, port, has_key=limits.api_key is not None) as listener,
-        _bundle(model, limits.threads) as bundle,
+        _bundle(model, second_opinion, limits.threads) as bundle,
     ):
         return_freed_memory()  # before there are threads
         if limits.keep_images is not None:
@@ -91,7 +93,7 @@ def serve(
 
 
 @contextmanager
-def _bundle(model: Path, threads: int) -> Iterator["Bundle"]:
+def _bundle(model: Path, second_opinion: list[str] | None, threads: int) -> Iterator["Bundle"]:
     """Load a bundle; export a run as a temporary one."""
     from misgiving.bundle.bundle import Bundle, is_bundle
 
@@ -100,7 +102,7 @@ def _bundle(model: Path, threads: int) -> Iterator["Bundle"]:
             from misgiving.bundle.export_run import export_run
 
             run, model = model, Path(folder) / "bundle"
-            export_run(run, model)
+            export_run(run, model, opinions=named_places("second_opinion", second_opinion))
         bundle = Bundle.load(model, threads=threads)
         if bundle.deferral is not None:  # the service decides on single images
             bundle.deferral.certificate_.check_batch(1)

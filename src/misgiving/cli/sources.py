@@ -5,12 +5,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from misgiving.cli.options import check_options
 from misgiving.cli.progress import Bar, progress_bars, say
-from misgiving.errors import DataError, explain_damage
+from misgiving.errors import DataError, UsageError, explain_damage
 
 if TYPE_CHECKING:
     from misgiving.deferral.deferral import Deferral
@@ -73,28 +74,66 @@ def audited_data(path: Path) -> str:
     return f"table:{path}"
 
 
+def named_places(
+    option: str, words: Sequence[str] | None, *, taken: Sequence[str | None] = ()
+) -> dict[str, Path]:
+    """Folders or files by name, from NAME=PATH or the path alone; no name stands for two.
+
+    A path that exists is not split at its equals sign.
+    """
+    places: dict[str, Path] = {}
+    for word in words or ():
+        name, equals, place = word.partition("=")
+        whole = not equals or Path(word).exists()
+        path = Path((word if whole else place).removeprefix("folder:"))
+        if whole:
+            name = path.resolve().name if path.is_dir() else path.resolve().stem
+        if name in (*taken, *places):
+            raise UsageError(
+                f"`{option}` {name!r} names two sets; write NAME={path} with another name"
+            )
+        places[name] = path
+    return places
+
+
 @contextmanager
-def open_run(run: Path, settings: Mapping[str, Any], *, cache: Path) -> Iterator["TrainedRun"]:
-    """A run that is ready to predict; bars show its progress."""
+def open_run(
+    run: Path,
+    settings: Mapping[str, Any],
+    *,
+    cache: Path,
+    opinions: Mapping[str, Path] | None = None,
+) -> Iterator["TrainedRun"]:
+    """A run that is ready to predict, with second opinions; bars show its progress."""
     from misgiving.predictions.predict import TrainedRun
+    from misgiving.predictions.record import Predictions
     from misgiving.training.processes import device_named
 
     with progress_bars() as progress:
-        yield TrainedRun(
-            run,
+        opened = partial(
+            TrainedRun,
             device=str(device_named(settings["device"])),
             cache=cache,
             on_image=Bar(progress, "preparing images").at,
             on_predicted=Bar(progress, "predicting").at,
             on_bad_image=settings["on_bad_image"],
         )
+        others = {
+            name: Predictions.read(path) if is_prediction_file(path) else opened(path)
+            for name, path in (opinions or {}).items()
+        }
+        yield opened(run, opinions=others)
 
 
-def read_file(path: Path, deferral: "Deferral | None" = None) -> "PredictedData":
-    """Predictions in a file, which is named where they are not those of the policy's model."""
+def read_file(
+    path: Path, deferral: "Deferral | None" = None, opinions: Mapping[str, Path] | None = None
+) -> "PredictedData":
+    """Predictions in a file, which is named where they do not suit the policy, with opinions."""
     from misgiving.predictions.record import PredictedData, Predictions
 
     predictions = Predictions.read(path)
+    for name, file in (opinions or {}).items():
+        predictions = predictions.with_opinion(Predictions.read(file), name)
     if deferral is not None:
         try:
             deferral.check_predictions(predictions)

@@ -24,6 +24,7 @@ from misgiving.files import check_ordinary
 warnings.filterwarnings("ignore", module=r"PIL\b")
 
 Picture = UInt8[np.ndarray, "height width 3"]
+Decoded = tuple[Image.Image, int, int, int]
 Result = TypeVar("Result")
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
@@ -171,14 +172,20 @@ def decode_reduced(
     *,
     formats: Sequence[str] = FORMATS,
     max_pixels: int = MAX_PIXELS,
-) -> tuple[Image.Image, int, int, int]:
+    loaded: dict[int, Decoded] | None = None,
+) -> Decoded:
     """Decode an image, and let a JPEG decoder reduce it, which leaves out most of its work.
 
-    `largest` gives the largest acceptable reduction for an upright height and width. Returns the
-    upright RGB image, height and width in the file, and pixels of the file per pixel of the image.
+    `largest` gives the largest acceptable reduction for an upright height and width; `loaded` keeps
+    what was decoded of this image, by its reduction, for the next call. Returns the upright RGB
+    image, height and width in the file, and pixels of the file per pixel of the image.
     """
+    loaded = {} if loaded is None else loaded
     try:
-        return _load(Image.open(io.BytesIO(data), formats=tuple(formats)), largest, max_pixels)
+        image = Image.open(io.BytesIO(data), formats=tuple(formats))
+        if image.width * image.height > max_pixels:
+            raise Image.DecompressionBombError
+        return _load(image, largest, loaded)
     except Image.DecompressionBombError as failure:  # Pillow's own above twice as many pixels
         message = f"{name}: more than {max_pixels} pixels; make the image smaller"
         raise DataError(message) from failure
@@ -193,36 +200,42 @@ def decode_reduced(
 
 
 def _load(
-    image: Image.Image, largest: Callable[[int, int], float], max_pixels: int
-) -> tuple[Image.Image, int, int, int]:
+    image: Image.Image, largest: Callable[[int, int], float], loaded: dict[int, Decoded]
+) -> Decoded:
     """Load the pixels, a JPEG's reduced.
 
     Where a side is no multiple of the reduction, the reduced image has pixels beyond its edge. They
     are at the right and bottom only while the image is not turned; others are then not reduced.
     """
-    if image.width * image.height > max_pixels:
-        raise Image.DecompressionBombError
     if not isinstance(image, JpegImageFile):
+        if 1 in loaded:
+            return loaded[1]
         image.load()  # turns a TIFF upright, and removes its orientation
     try:
         orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF data says nothing about the pixels, which are fine
         orientation = 1
     width, height = image.size[::-1] if 5 <= orientation <= 8 else image.size
-    reduction = 1
-    if isinstance(image, JpegImageFile):
-        allowed = (
-            factor
-            for factor in REDUCTIONS
-            if factor <= largest(height, width)
-            and (orientation not in UPRIGHT or height % factor == width % factor == 0)
-        )
-        reduction = max(allowed, default=1)
+    reduction = _reduction(image, largest(height, width), orientation)
+    if reduction not in loaded:
         image.draft(None, (image.width // reduction, image.height // reduction))
-    image.load()
-    if orientation in UPRIGHT:
-        image = image.transpose(UPRIGHT[orientation])
-    return _as_rgb(image), height, width, reduction
+        image.load()
+        if orientation in UPRIGHT:
+            image = image.transpose(UPRIGHT[orientation])
+        loaded[reduction] = _as_rgb(image), height, width, reduction
+    return loaded[reduction]
+
+
+def _reduction(image: Image.Image, largest: float, orientation: int) -> int:
+    """The largest factor up to this one by which a decoder of JPEG can shrink it; else 1."""
+    factors = (
+        factor
+        for factor in REDUCTIONS
+        if factor <= largest
+        and isinstance(image, JpegImageFile)
+        and (orientation not in UPRIGHT or image.height % factor == image.width % factor == 0)
+    )
+    return max(factors, default=1)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -122,7 +122,7 @@ class Preprocessing:
 
         Equal to the square of `decode`, except for rounding where a JPEG is reduced: less than one
         of 255 grey levels on average over ordinary photographs. Errors name the image by `name`;
-        `limits` are `formats` and `max_pixels` of `decode_reduced`.
+        `limits` are `formats`, `max_pixels` and `loaded` of `decode_reduced`.
         """
 
         def largest_reduction(height: int, width: int) -> float:

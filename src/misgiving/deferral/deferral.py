@@ -16,7 +16,7 @@ from misgiving.deferral.certificate import Certificate, certify_thresholds
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.planning import find_remedies
 from misgiving.deferral.policy_file import AGAIN, FITTED, POLICY, POLICY_FOLDER, PolicyFile
-from misgiving.deferral.scoring import outputs_of, scored_cases, scored_columns
+from misgiving.deferral.scoring import check_opinions, outputs_of, scored_cases, scored_columns
 from misgiving.deferral.selection import MIN_BATCH
 from misgiving.deferral.settings import DecisionRule, Guarantee, RuleName, Targets, check_known
 from misgiving.errors import DataError, UsageError, explain_damage
@@ -328,6 +328,7 @@ class Deferral:
                 f"the predictions are {predictions.outputs}, and the policy was fitted on "
                 f"{self.cases_.outputs}, with which their scores cannot be compared; give these"
             )
+        check_opinions(self.calibration_, predictions.opinion_models)
         scores = (self.ood_detector_, *self.calibration_.needed)
         lacking = self.used_detectors.lacking_columns(predictions, scores)
         needed = self.calibration_.needs_opinions

@@ -1,7 +1,8 @@
 """Scores, probabilities and predicted classes of images, from the outputs of their model."""
 
+from collections.abc import Mapping
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -11,14 +12,45 @@ from misgiving.deferral.certificate import mark_acceptable
 from misgiving.deferral.decisions import NUMBERS
 from misgiving.deferral.settings import DecisionRule
 from misgiving.deferral.thresholds import ScoredCases
-from misgiving.errors import UsageError
+from misgiving.errors import DataError, UsageError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores, finite_rows, scores_of_outputs
 from misgiving.scores.features import Features, Taps
 
+T = TypeVar("T")
 OutputsOfModel = tuple[Logits, Features | None, Values | None, Taps | None, Opinions]
 """Logits, features, predicted losses and taps, and other models' probabilities."""
 outputs_of = attrgetter("logits", "features", "predicted_losses", "taps", "opinions")
+
+
+def used_opinions(calibration: Calibrator, given: Mapping[str, T]) -> dict[str, T]:
+    """Those of the second opinions, by name, that a policy with this calibration uses.
+
+    Raises:
+        UsageError: One is missing.
+    """
+    for name in calibration.needs_opinions:
+        if name not in given:
+            raise UsageError(
+                f"the policy uses the second opinion of {name}; give that model as "
+                f"`second_opinion` {name}=RUN"
+            )
+    return {name: given[name] for name in calibration.needs_opinions}
+
+
+def check_opinions(calibration: Calibrator, models: Mapping[str, str]) -> None:
+    """Check that second opinions are by the models whose fingerprints the calibration knows.
+
+    Raises:
+        DataError: One is not.
+    """
+    expected = {} if calibration.opinions is None else calibration.opinions.models
+    for name in expected.keys() & models.keys():
+        if models[name] != expected[name]:
+            raise DataError(
+                f"the policy uses the second opinion {name} of the model {expected[name][:12]}, "
+                f"not of {models[name][:12]}; give that one, or run `misgiving calibrate` again"
+            )
 
 
 def scored_cases(

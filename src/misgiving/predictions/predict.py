@@ -5,7 +5,7 @@ belongs to, its group, content and path.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +33,7 @@ from misgiving.predictions.inference import (
     predictions_of,
 )
 from misgiving.predictions.network import Network
-from misgiving.predictions.record import PredictedData, Predictions
+from misgiving.predictions.record import PredictedData, Predictions, check_classes
 from misgiving.predictions.schema import EXCLUDED, UNKNOWN, VALIDATION, take_readers
 from misgiving.scores.odin import Odin
 
@@ -74,6 +74,10 @@ class TrainedRun:
         on_image: Called with the number of prepared images and of all.
         on_predicted: Called with the number of predicted images and of all of a set.
         on_bad_image: `fail`, or `skip` to leave out images that cannot be read.
+        opinions: Runs, or predictions by other models, whose second opinions are added by name.
+
+    Raises:
+        DataError: The folder is not a run; or a second opinion is on other classes.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class TrainedRun:
         on_image: OnImage | None = None,
         on_predicted: OnImage | None = None,
         on_bad_image: str = FAIL,
+        opinions: "Mapping[str, TrainedRun | Predictions] | None" = None,
     ) -> None:
         self.folder = folder
         self.checkpoint = load(folder)
@@ -94,6 +99,9 @@ class TrainedRun:
         self.data_name = str(self.checkpoint.configuration.get("data", {}).get("name", ""))
         self.cache = cache or default_cache()
         self.on_image, self.on_predicted, self.on_bad_image = on_image, on_predicted, on_bad_image
+        self.classes, self.opinions = self.checkpoint.classes, opinions or {}
+        for name, other in self.opinions.items():
+            check_classes(self.classes, other.classes, name)
 
     def predict(
         self,
@@ -146,6 +154,8 @@ class TrainedRun:
             return np.asarray(source.read(np.array([source.ids.index(name)]))[0])
 
         predictions = self._predictions(dataset.name, [images, others], set_of, chosen, odin=odin)
+        asked = ("train",) if needs_training else ()  # detectors alone read these images
+        predictions = self._with_opinions(predictions, dataset, without=asked)
         return PredictedData(
             replace(predictions, **_columns(dataset, predictions)),
             Counter(set_of[: len(images)]),
@@ -167,7 +177,42 @@ class TrainedRun:
         )
         sets = ("",) * len(images)
         predictions = self._predictions(dataset.name, [images], sets, {""}, odin=True)
+        predictions = self._with_opinions(predictions, dataset)
         return PredictedData(predictions, Counter(sets), images.skipped)
+
+    def predict_again(self, predictions: Predictions, dataset: Dataset) -> Predictions:
+        """Predict the images of another run's predictions, found in the data by their content.
+
+        Raises:
+            DataError: This run was trained on one of them, and the other run was not.
+        """
+        set_of = dict(zip(predictions.hashes or (), predictions.sets or (), strict=True))
+        images = self._prepared(dataset, SKIP)
+        images = images.select(np.flatnonzero([name in set_of for name in images.hashes]))
+        unknown = np.full(len(images), UNKNOWN)
+        images = replace(images, labels=unknown, classes=self.classes)
+        sets = [set_of[content] for content in images.hashes]
+        new = images.select(np.flatnonzero([name != "train" for name in sets]))
+        training = self.checkpoint.split.hashes_of("train")
+        if trained_on := [x for x, key in zip(new.ids, new.hashes, strict=True) if key in training]:
+            raise DataError(
+                f"{self.folder}: was trained on {len(trained_on)} of these images, the first is "
+                f"{trained_on[0]!r}; a second opinion is on images that are new to both models, so "
+                "train both with the same data and seed"
+            )
+        return self._predictions(dataset.name, [images], sets, {*sets}, odin=False)
+
+    def _with_opinions(
+        self, predictions: Predictions, dataset: Dataset, *, without: Sequence[str] = ()
+    ) -> Predictions:
+        """Add the second opinions on the images that are not in these sets."""
+        rows = np.flatnonzero(~np.isin(np.array(predictions.sets), without))
+        asked = predictions.select(rows)
+        for name, other in self.opinions.items():
+            if isinstance(other, TrainedRun):
+                other = other.predict_again(asked, dataset)
+            predictions = predictions.with_opinion(other, name)
+        return predictions
 
     def _prepared(self, dataset: Dataset, on_bad_image: str) -> ImageSet:
         return prepare(

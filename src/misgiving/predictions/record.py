@@ -61,6 +61,7 @@ class Predictions:
         readers: Positions in `classes` of the answers of people by name; -1 where one gave none.
         opinions: Probabilities of the classes by other models, by the names of these: second
             opinions.
+        opinion_models: Fingerprints of these models that are known, by name; not in a file.
     """
 
     logits: Float[np.ndarray, "n classes"]
@@ -85,6 +86,7 @@ class Predictions:
     scores: Mapping[str, Float[np.ndarray, " n"]] = field(default_factory=dict)
     readers: Mapping[str, Int[np.ndarray, " n"]] = field(default_factory=dict)
     opinions: Mapping[str, Float[np.ndarray, "n classes"]] = field(default_factory=dict)
+    opinion_models: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -197,30 +199,31 @@ class Predictions:
 
         Raises:
             DataError: An image is missing or was used to train that model and not this one, or the
-                classes are others.
+                classes are others. Images of the set `train` may be missing.
         """
-        if other.classes != self.classes:
-            raise DataError(
-                f"the second opinion is on {', '.join(other.classes)}, and the predictions are on "
-                f"{', '.join(self.classes)}; they must be the same classes in this order"
-            )
+        check_classes(self.classes, other.classes, name)
         kind = "ids" if None in (self.hashes, other.hashes) else "hashes"
         rows = {key: row for row, key in enumerate(getattr(other, kind)) if key}
         keys = getattr(self, kind)
-        if missing := [name for name, key in zip(self.ids, keys, strict=True) if key not in rows]:
+        lacks = np.array([key not in rows for key in keys], dtype=bool)
+        own = np.array(self.sets or ("",) * len(self)) == "train"
+        if missing := np.flatnonzero(lacks & ~own).tolist():
             raise DataError(
                 f"the second opinion lacks {len(missing)} of {len(self)} images, the first is "
-                f"{missing[0]!r}; predict the same images with both models"
+                f"{self.ids[missing[0]]!r}; predict the same images with both models"
             )
-        chosen = other.select(np.array([rows[key] for key in keys]))
-        own, others = (np.array(each.sets or "") == "train" for each in (self, chosen))
+        chosen = other.select(np.array([rows.get(key, 0) for key in keys]))
+        others = np.array(chosen.sets or "") == "train"
         if (used := others & ~own).any():
             raise DataError(
                 f"the model of the second opinion was trained on {self.ids[used.argmax()]!r}, "
                 "which is new to this one; train both on the same images"
             )
         name = name or other.model[:FINGERPRINT_DIGITS] or "other"
-        return replace(self, opinions={**self.opinions, name: chosen.probabilities})
+        probabilities = np.where(lacks[:, None], np.nan, chosen.probabilities)
+        opinions = {**self.opinions, name: probabilities}
+        models = {**self.opinion_models, **({name: other.model} if other.model else {})}
+        return replace(self, opinions=opinions, opinion_models=models)
 
     def in_set(self, *names: str) -> "Predictions":
         """Predictions for the images of these sets."""
@@ -293,6 +296,19 @@ class Predictions:
                 f"{unknown.sum()} of {len(self)} rows have no label, the first is {name!r}; give "
                 f"the true class of each as the column label{near}"
             )
+
+
+def check_classes(classes: Sequence[str], others: Sequence[str], name: str) -> None:
+    """Check that the model of this second opinion has the same classes.
+
+    Raises:
+        DataError: It has others, or in another order.
+    """
+    if [*classes] != [*others]:
+        raise DataError(
+            f"the second opinion {name} is on {', '.join(others)}, and the predictions are on "
+            f"{', '.join(classes)}; they must be the same classes in this order"
+        )
 
 
 class PredictedData(NamedTuple):

@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -32,13 +33,13 @@ def main(settings: str) -> None:
     """Answer requests on standard input, a socket, until it is closed.
 
     Args:
-        settings: JSON with `preprocessing`, `formats`, `max_pixels`, `max_memory` (bytes that one
+        settings: JSON with `preprocessings`, `formats`, `max_pixels`, `max_memory` (bytes that one
             file may take) and `max_seconds` (of processor time).
     """
     for ending in (signal.SIGINT, signal.SIGTERM):  # also sent to the service, which closes this
         signal.signal(ending, signal.SIG_IGN)
     options = json.loads(settings)
-    preprocessing = Preprocessing(**options["preprocessing"])
+    preprocessings = [Preprocessing(**values) for values in options["preprocessings"]]
     with socket.socket(fileno=0) as connection, connection.makefile("rwb") as stream:
         _limit_memory(options["max_memory"])
         stream.write(READY)
@@ -47,7 +48,7 @@ def main(settings: str) -> None:
         while head := stream.read(REQUEST.size):
             name, data = (stream.read(length) for length in REQUEST.unpack(head))
             _limit_time(options["max_seconds"])
-            read, content = _decoded(preprocessing, data, name.decode(), options)
+            read, content = _decoded(preprocessings, data, name.decode(), options)
             has_grown = _memory(RESIDENT) > before + GROWN
             stream.write(REPLY.pack(read, has_grown, len(content)) + content)
             stream.flush()
@@ -55,17 +56,16 @@ def main(settings: str) -> None:
 
 
 def _decoded(
-    preprocessing: Preprocessing, data: bytes, name: str, options: dict[str, Any]
+    preprocessings: Sequence[Preprocessing], data: bytes, name: str, options: dict[str, Any]
 ) -> tuple[bool, bytes]:
+    limits = {"formats": options["formats"], "max_pixels": options["max_pixels"], "loaded": {}}
     try:
-        square = preprocessing.from_file(
-            data, name, formats=options["formats"], max_pixels=options["max_pixels"]
-        )
+        squares = [each.from_file(data, name, **limits) for each in preprocessings]
     except DataError as failure:
         if isinstance(failure.__cause__, MemoryError):
             raise failure.__cause__ from failure  # this process ends, and all that it holds
         return False, str(failure).encode()
-    return True, sha256(data).digest() + square.tobytes()
+    return True, b"".join([sha256(data).digest(), *(square.tobytes() for square in squares)])
 
 
 def _memory(column: int) -> int:

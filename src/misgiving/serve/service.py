@@ -21,7 +21,7 @@ from fastapi import Depends, Query, Request
 from PIL import Image
 from sqlalchemy.exc import OperationalError
 
-from misgiving.bundle.bundle import Bundle
+from misgiving.bundle.bundle import Bundle, SquareInputs
 from misgiving.deferral.decisions import Decision
 from misgiving.errors import DataError, UsageError
 from misgiving.files import force_to_disk, whole_file
@@ -32,7 +32,7 @@ from misgiving.serve.problems import ImageNotStoredError, Metrics, problem_of
 from misgiving.serve.records import ANY_READER, READER_NAME, Case, StorableText
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
-from misgiving.serve.workers import Batcher, Decoders, ModelInput
+from misgiving.serve.workers import Batcher, Decoders
 
 COMMIT_SIZE = 256  # cases in one transaction
 COMMIT_LINGER = 0.002  # seconds that a first case waits for others
@@ -118,10 +118,10 @@ class Service:
             self.drift.start(partial(problem_of, metrics=self.metrics, path="/drift"))
         elif settings.audit_share is not None:
             raise UsageError("`audit_share` requires a model with a policy")
-        self.recent: OrderedDict[str, ModelInput] = OrderedDict()  # by the id of the case
+        self.recent: OrderedDict[str, SquareInputs] = OrderedDict()  # by the id of the case
         self.files = None if settings.keep_images is None else ImageFiles(settings.keep_images)
         self._numbers = itertools.count()
-        self.decoders = Decoders(model.preprocessing, settings)
+        self.decoders = Decoders(model.preprocessings, settings)
         self._file_threads = Batcher("files", _call, threads=settings.threads)
         self._model_batches = Batcher(
             "model", self._decide, size=settings.batch_size, linger=settings.linger
@@ -168,15 +168,15 @@ class Service:
         """
         if data is None or len(data) > self.settings.max_bytes:
             raise DataError(f"{name}: more than {self.settings.max_bytes} bytes; scale it down")
-        model_input, sha256 = await self.decoders.decode(name, data, client)
-        decision = await self._model_batches.result(model_input)
+        inputs, sha256 = await self.decoders.decode(name, data, client)
+        decision = await self._model_batches.result(inputs)
         kept = self.files is not None
         values = {"group": group, "image_kept": kept, "place": place, "remark": remark}
         case = self._case(name, decision, sha256, **values)
         if self.files is not None:
             await self._file_threads.result(partial(self.files.write, sha256, data))
         stored = await self._store_batches.result(case)
-        self._keep_recent(stored.id, model_input)
+        self._keep_recent(stored.id, inputs)
         is_earlier = stored.id != case.id
         if place is None and not is_earlier:
             self.metrics.decisions.labels(case.decision).inc()
@@ -198,15 +198,16 @@ class Service:
         )
         return case if self.audits is None or case.place else self.audits.draw(case)
 
-    def _keep_recent(self, id: str, model_input: ModelInput) -> None:
-        """Keep a model input, all of which have one size, and drop the oldest beyond the limit."""
-        self.recent[id] = model_input
+    def _keep_recent(self, id: str, inputs: SquareInputs) -> None:
+        """Keep model inputs, always of the same sizes, and drop the oldest beyond the limit."""
+        self.recent[id] = inputs
         self.recent.move_to_end(id)  # the same file, sent again
-        while len(self.recent) * model_input.nbytes > self.settings.recent_bytes:
+        size = sum(square.nbytes for square in inputs)
+        while len(self.recent) * size > self.settings.recent_bytes:
             self.recent.popitem(last=False)
 
-    async def model_input(self, case: Case, client: str) -> ModelInput | None:
-        """The image of a case as this model sees it, if it is still available."""
+    async def model_inputs(self, case: Case, client: str) -> SquareInputs | None:
+        """The image of a case as the models see it, if it is still available."""
         recent, path = self.recent.get(case.id), self.image(case)
         if recent is not None or path is None:
             return recent
@@ -233,8 +234,8 @@ class Service:
 
     async def _check_all(self) -> None:
         image = _blank(self.settings.formats[0])
-        model_input, sha256 = await self.decoders.decode_now("check", image)
-        decision = await self._model_batches.result(model_input)
+        inputs, sha256 = await self.decoders.decode_now("check", image)
+        decision = await self._model_batches.result(inputs)
         case = self._case("check", decision, sha256, image_kept=False, place=1)
         await self._check_thread.result(partial(self.store.check, case))
         if self.files is not None:
@@ -253,9 +254,9 @@ class Service:
             threads.close(max(0.0, deadline - time.monotonic()))
         self.store.close()
 
-    def _decide(self, inputs: Sequence[ModelInput]) -> Sequence[Decision]:
+    def _decide(self, inputs: Sequence[SquareInputs]) -> Sequence[Decision]:
         self.metrics.batch_sizes.observe(len(inputs))
-        decisions = self.model.decide_inputs(np.stack(inputs))
+        decisions = self.model.decide_inputs(*map(np.stack, zip(*inputs, strict=True)))
         return decisions if self.audits is None else [*map(self.audits.decided, decisions)]
 
     def _new_id(self) -> str:

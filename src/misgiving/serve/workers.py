@@ -18,8 +18,8 @@ from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
 
 import numpy as np
-from jaxtyping import UInt8
 
+from misgiving.bundle.bundle import SquareInputs
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError
 from misgiving.serve.decoding import READY, REPLY, REQUEST
@@ -27,7 +27,6 @@ from misgiving.serve.settings import Settings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-ModelInput = UInt8[np.ndarray, "size size 3"]
 
 START = "import sys; sys.path[:] = {path!r}; from misgiving.serve.decoding import main; main({!r})"
 ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1000000"}
@@ -144,14 +143,14 @@ class Decoders:
     """One process more than one client can occupy, so that nobody waits for another's slow files.
 
     Args:
-        preprocessing: Of the model.
+        preprocessings: Of the models.
         settings: Limits of a file; `threads` processes are for one client.
     """
 
-    def __init__(self, preprocessing: Preprocessing, settings: Settings) -> None:
-        self._size = preprocessing.image_size
+    def __init__(self, preprocessings: Sequence[Preprocessing], settings: Settings) -> None:
+        self._sides = [each.image_size for each in preprocessings]
         options = {
-            "preprocessing": asdict(preprocessing),
+            "preprocessings": [*map(asdict, preprocessings)],
             "formats": settings.formats,
             "max_pixels": settings.max_pixels,
             "max_memory": settings.max_decoding_bytes,
@@ -163,8 +162,8 @@ class Decoders:
         self._turns = asyncio.Semaphore(settings.threads + 1)
         self._turns_of = WeakValueDictionary[str, asyncio.Semaphore]()  # while a client waits
 
-    async def decode(self, name: str, file: bytes | Path, client: str) -> tuple[ModelInput, str]:
-        """The model input of a file, which is read in its turn, and the SHA-256 of its content.
+    async def decode(self, name: str, file: bytes | Path, client: str) -> tuple[SquareInputs, str]:
+        """The model inputs of a file, which is read in its turn, and the SHA-256 of its content.
 
         Where the caller no longer waits, the process is killed.
 
@@ -176,7 +175,7 @@ class Decoders:
             data = file if isinstance(file, bytes) else await asyncio.to_thread(file.read_bytes)
             return await self.decode_now(name, data)
 
-    async def decode_now(self, name: str, data: bytes) -> tuple[ModelInput, str]:
+    async def decode_now(self, name: str, data: bytes) -> tuple[SquareInputs, str]:
         """The same as `decode`, without a turn."""
         while self._idle and self._idle[-1].popen.poll() is not None:  # the system killed it
             self._idle.pop().kill()
@@ -196,7 +195,10 @@ class Decoders:
         if not read:
             raise DataError(content.decode())
         pixels = np.frombuffer(content, np.uint8, offset=HASH_BYTES)
-        return pixels.reshape(self._size, self._size, 3), content[:HASH_BYTES].hex()
+        ends = np.cumsum([3 * side**2 for side in self._sides])[:-1]
+        parts = zip(np.split(pixels, ends), self._sides, strict=True)
+        squares = tuple(part.reshape(side, side, 3) for part, side in parts)
+        return squares, content[:HASH_BYTES].hex()
 
     async def close(self) -> None:
         """End the processes that wait, in the event loop that asked them."""

@@ -15,7 +15,7 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from PIL import Image
 from pydantic import AwareDatetime, BaseModel, Field, model_validator
 
-from misgiving.bundle.bundle import Bundle
+from misgiving.bundle.bundle import Bundle, SquareInputs
 from misgiving.deferral.decisions import Outcome
 from misgiving.errors import UsageError
 from misgiving.files import csv_lines
@@ -35,7 +35,6 @@ from misgiving.serve.records import (
     standing,
 )
 from misgiving.serve.service import ReaderDep, Service, ServiceDep, reader_of
-from misgiving.serve.workers import ModelInput
 
 router = APIRouter(tags=["cases"])
 
@@ -314,8 +313,8 @@ async def get_thumbnail(request: Request, service: ServiceDep, case: CaseDep) ->
     The image of another model's case is as this model sees it, and must not be cached.
     """
     file = io.BytesIO()
-    model_input = _available(await service.model_input(case, client_of(request.scope)))
-    Image.fromarray(model_input).save(file, "JPEG", quality=85)
+    inputs = _available(await service.model_inputs(case, client_of(request.scope)))
+    Image.fromarray(inputs[0]).save(file, "JPEG", quality=85)
     headers = CACHED if case.model_fingerprint == service.model.fingerprint else None
     return Response(file.getvalue(), media_type="image/jpeg", headers=headers)
 
@@ -347,8 +346,8 @@ async def get_saliency(request: Request, service: ServiceDep, case: CaseDep) -> 
         raise ProblemError(HTTPStatus.CONFLICT, BLIND)
     if case.model_fingerprint != service.model.fingerprint:
         raise ProblemError(HTTPStatus.CONFLICT, OTHER_MODEL)
-    model_input = _available(await service.model_input(case, client_of(request.scope)))
-    compute = partial(_saliency, service.model, case.predicted_class, model_input)
+    inputs = _available(await service.model_inputs(case, client_of(request.scope)))
+    compute = partial(_saliency, service.model, case.predicted_class, inputs)
     saliency: Saliency = await service.saliency_thread.result(compute)
     return saliency
 
@@ -359,20 +358,22 @@ def _available(image: Stored | None) -> Stored:
     return image
 
 
-def _saliency(model: Bundle, name: str, model_input: ModelInput) -> Saliency:
+def _saliency(model: Bundle, name: str, squares: SquareInputs) -> Saliency:
     """Drop in the probability of a class where a grey patch covers each cell of the image.
 
     The patch is twice as wide as a cell, so that patches overlap and borders are covered (Zeiler
     and Fergus, 2014). Negative where the class becomes more probable.
     """
-    edges = (np.arange(CELLS)[:, None] + [-0.5, 1.5]) * len(model_input) / CELLS
-    spans = [slice(max(0, round(start)), round(end)) for start, end in edges.tolist()]
-    inputs = np.repeat(model_input[None], CELLS**2 + 1, axis=0)  # the last stays whole
-    for covered, (rows, columns) in zip(inputs, product(spans, spans), strict=False):
-        covered[rows, columns] = GREY
+    inputs = [np.repeat(square[None], CELLS**2 + 1, axis=0) for square in squares]
+    for images in inputs:
+        edges = (np.arange(CELLS)[:, None] + [-0.5, 1.5]) * images.shape[1] / CELLS
+        spans = [slice(max(0, round(start)), round(end)) for start, end in edges.tolist()]
+        # the last stays whole
+        for covered, (rows, columns) in zip(images, product(spans, spans), strict=False):
+            covered[rows, columns] = GREY
     decisions = chain.from_iterable(
-        model.decide_inputs(inputs[start : start + BATCH_SIZE])
-        for start in range(0, len(inputs), BATCH_SIZE)
+        model.decide_inputs(*(images[start : start + BATCH_SIZE] for images in inputs))
+        for start in range(0, CELLS**2 + 1, BATCH_SIZE)
     )
     *probabilities, whole = (decision.probabilities[name] for decision in decisions)
     drops = np.subtract(whole, probabilities).reshape(CELLS, CELLS)

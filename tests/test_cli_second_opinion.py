@@ -1,0 +1,159 @@
+"""Second opinions in `calibrate`, `evaluate`, `predict`, `export` and `serve`, on digits."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from commands import CPU, QUICK, call, one_line, rows_of
+from fastapi.testclient import TestClient
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from misgiving.bundle.bundle import Bundle
+from misgiving.checkpoint import load, save
+from misgiving.deferral.deferral import Deferral
+from misgiving.predictions.predict import TrainedRun
+from misgiving.serve.app import create_app
+from misgiving.serve.settings import Settings
+from misgiving.serve.store import Store
+
+CACHE = "cache"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Runs `weak` and `strong`, which see images of other sizes, and some images as files."""
+    place = tmp_path_factory.mktemp("opinions")
+    for name, size, rate in (("weak", 16, 0.001), ("strong", 24, 0.002)):
+        words = (*QUICK, "--epochs", 4, "--validation-share", 0.6, "--learning-rate", rate)
+        done = call(
+            "train", "digits", "--out", place / name, "--image-size", size, *words,
+            cache=place / CACHE,
+        )  # fmt: skip
+        assert done.code == 0, done.err
+    (place / "images").mkdir()
+    for number, pixels in enumerate(load_digits().images[1000:1100]):
+        grey = Image.fromarray((pixels * 15).astype(np.uint8))
+        grey.convert("RGB").save(place / "images" / f"{number:03}.png")
+    words = ("--second-opinion", place / "strong", "--max-error", "0.05", *CPU)
+    said = call("calibrate", place / "weak", "digits", *words, cache=place / CACHE)
+    assert said.code == 0, said.err
+    (place / "said").write_text(said.err)
+    words = ("--second-opinion", place / "strong", "--out", place / "bundle")
+    assert call("export", place / "weak", *words, cache=place / CACHE).code == 0
+    return place
+
+
+@pytest.fixture
+def cache_home(place):
+    return place / CACHE
+
+
+def test_calibrate_says_what_a_second_opinion_is_worth_and_the_policy_needs_it(
+    misgiving, succeed, place, tmp_path
+):
+    calibration = Deferral.load(place / "weak").calibration_
+    tried = calibration.tried
+    assert tried["second_opinion"] < tried["error_estimator"]
+    assert (
+        f"Second opinion strong: AURC on the tuning set {tried['second_opinion']:.4f} with it, "
+        f"{tried['error_estimator']:.4f} without (cross-fitted)\n"
+        f"Next: misgiving evaluate {place / 'weak'} digits --second-opinion {place / 'strong'} "
+    ) in (place / "said").read_text()
+    for words in (
+        ("evaluate", place / "weak", "digits", *CPU),
+        ("predict", place / "weak", place / "images", *CPU),
+        ("export", place / "weak", "--out", tmp_path / "bundle"),
+    ):
+        code, _, error = misgiving(*words)
+        assert code == 2
+        assert "the policy uses the second opinion of strong; give that model as --second-op" in (
+            one_line(error)
+        )
+    words = ("digits", "--second-opinion", place / "strong", "--out", tmp_path / "report", *CPU)
+    succeed("evaluate", place / "weak", *words)
+    assert rows_of(tmp_path / "report" / "decisions.csv")
+
+
+def test_a_bundle_of_two_graphs_and_the_two_runs_agree(succeed, place, tmp_path):
+    assert {path.name for path in (place / "bundle").iterdir()} >= {"model.onnx", "opinion_1.onnx"}
+    runs = ("--second-opinion", place / "strong", *CPU)
+    for name, options in (("weak", runs), ("bundle", ())):
+        table = tmp_path / f"{name}.csv"
+        succeed("predict", place / name, place / "images", *options, "--out", table)
+    by_run, by_bundle = (rows_of(tmp_path / f"{name}.csv") for name in ("weak", "bundle"))
+    names = [name for name in by_run[0] if name.startswith("probability_")]
+    shares = [
+        np.array([[row[name] for name in names] for row in rows], float)
+        for rows in (by_run, by_bundle)
+    ]
+    np.testing.assert_allclose(*shares, atol=1e-4)
+    certificate = Deferral.load(place / "weak").certificate_
+    for run, bundle in zip(by_run, by_bundle, strict=True):
+        far = abs(float(run["acceptance_score"]) - certificate.accept_threshold) > 1e-3
+        far &= abs(float(run["ood_score"]) - certificate.ood_threshold) > 1e-4
+        assert not far or run["decision"] == bundle["decision"]
+    assert {row["decision"] for row in by_run} >= {"accept", "defer"}
+
+
+def test_the_service_decides_with_both_graphs_and_shows_that_the_second_opinion_differs(
+    place, tmp_path
+):
+    bundle = Bundle.load(place / "bundle", threads=1)
+    paths = sorted((place / "images").iterdir())
+    expected = bundle.decide([path.read_bytes() for path in paths], [path.name for path in paths])
+    differs = next(x for x in range(len(paths)) if "second opinion prefers" in expected[x].reason)
+    app = create_app(bundle, Store.open(str(tmp_path / "cases.sqlite")), Settings(threads=1))
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        files = {"files": (paths[differs].name, paths[differs].read_bytes())}
+        case = client.post("/decisions", files=files).json()["results"][0]["case"]
+        saliency = client.get(f"/cases/{case['id']}/saliency").json()
+        assert client.get(f"/cases/{case['id']}/thumbnail").status_code == 200
+    assert (case["decision"], case["reason"]) == ("defer", expected[differs].reason)
+    assert case["probability"] == pytest.approx(expected[differs].probability)
+    assert saliency["probability"] == pytest.approx(case["probability"])
+    assert np.abs(saliency["drops"]).max() > 0.01
+
+
+def test_a_second_opinion_that_is_worth_nothing_is_left_out_and_takes_no_graph(
+    succeed, place, tmp_path
+):
+    first = shutil.copytree(place / "strong", tmp_path / "first")
+    other = load(place / "weak")
+    head = other.model.backbone.get_classifier()
+    head.weight.data.zero_()
+    save(tmp_path / "ignorant", other)
+    words = ("--second-opinion", tmp_path / "ignorant", "--max-error", "0.05", *CPU)
+    said = succeed("calibrate", first, "digits", *words)
+    assert "Second opinion ignorant: left out, as it is worth nothing; AURC" in said.err
+    succeed("export", first, "--out", tmp_path / "bundle")
+    assert not (tmp_path / "bundle" / "opinion_1.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"classes": tuple("1023456789")}, "the second opinion other is on 1, 0, 2"),
+        ({"sets": "train"}, "was trained on 1"),
+    ],
+)
+def test_another_second_opinion_is_refused_in_one_line(misgiving, place, tmp_path, changes, says):
+    other = load(place / "strong")
+    if "sets" in changes:
+        changes = {"split": other.split._replace(sets=("train",) * len(other.split.sets))}
+    save(tmp_path / "other", replace(other, **changes))
+    words = ("--second-opinion", tmp_path / "other", "--max-error", "0.05", "--overwrite", *CPU)
+    code, _, error = misgiving("calibrate", place / "weak", "digits", *words)
+    assert code == 1
+    assert says in one_line(error)
+
+
+def test_files_of_predictions_have_the_same_policy_as_the_runs(succeed, place, tmp_path):
+    for name in ("weak", "strong"):
+        run = TrainedRun(place / name, cache=place / CACHE / "misgiving")
+        run.predict("digits").predictions.write(tmp_path / f"{name}.npz")
+    words = ("--second-opinion", tmp_path / "strong.npz", "--max-error", "0.05")
+    succeed("calibrate", tmp_path / "weak.npz", *words, "--out", tmp_path / "policy")
+    policies = [Deferral.load(place / "weak"), Deferral.load(tmp_path / "policy")]
+    assert policies[0].certificate_ == policies[1].certificate_
