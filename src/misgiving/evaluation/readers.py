@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Real, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy.special import softmax
 
 from misgiving.deferral.bounds import upper_bound
@@ -13,7 +13,7 @@ from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.scoring import outputs_of
 from misgiving.errors import DataError, UsageError
-from misgiving.evaluation.measures import Measurement
+from misgiving.evaluation.measures import Classes, Measurement, Weights
 from misgiving.evaluation.shares import Share, shares
 from misgiving.groups import one_per_group
 from misgiving.metrics.bootstrap import bootstrap, percentile_interval
@@ -26,10 +26,7 @@ DEFERRED = np.arange(41) / 40  # shares of the images that the reader answers
 PRIOR = 1.0  # answers, spread evenly, that are added to those for each class
 
 Mask = Bool[np.ndarray, " n"]
-Classes = Int[np.ndarray, " n"]
-Values = Float[np.ndarray, " n"]
 Probabilities = Float[np.ndarray, "n classes"]
-Weights = Real[np.ndarray, "*replicates n"]
 Counts = Int[np.ndarray, "true answer"]
 Likelihood = Float[np.ndarray, "true answer"]
 Column = Shaped[np.ndarray, "_ ..."]
@@ -116,8 +113,8 @@ def measure_readers(
         raise UsageError("`readers` needs a policy, and columns reader_NAME of the predictions")
     tuning = tuning.select(np.flatnonzero(tuning.labels != UNKNOWN))
     sides = [(tuning, deferral.score_outputs(*outputs_of(tuning))), (measured, decisions)]
-    used = np.isin(measured.ids, tuning.ids)
-    used |= np.isin(measured.groups, [*{*tuning.groups} - {""}])
+    groups = {*tuning.groups} - {""}
+    used = np.isin(measured.ids, tuning.ids) | np.isin(measured.groups, [*groups])
     teams = []
     for name, given in measured.readers.items():
         answers = [tuning.readers[name], np.where(used, UNKNOWN, given)]
@@ -221,7 +218,7 @@ def _right(masks: Iterable[Mask], units: Classes) -> list[Share]:
     return shares(((~wrong, np.ones_like(wrong)) for wrong in masks), units)
 
 
-def _mean(values: Values, weights: Weights) -> Float[np.ndarray, "*replicates"]:
+def _mean(values: Float[np.ndarray, " n"], weights: Weights) -> Float[np.ndarray, "*replicates"]:
     return np.asarray(weights @ values / weights.sum(axis=-1))
 
 

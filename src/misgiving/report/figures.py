@@ -206,18 +206,16 @@ def team_figure(team: Team) -> Figure:
     """Right answers of a team over the share that its reader answers, with the best shares."""
     figure = Figure(figsize=PANEL)
     axes = figure.subplots()
+    right = {way: 100 * share.value for way, share in team.accuracy.items()}
     for way, curve in team.curves.items():
         colour, line, marker = TEAM_STYLES[way]
-        right, lower, upper = 100 * np.array([(x.value, x.lower, x.upper) for x in curve]).T
-        axes.plot(100 * DEFERRED, right, color=colour, linestyle=line, label=way)
+        values, lower, upper = 100 * np.array([(x.value, x.lower, x.upper) for x in curve]).T
+        axes.plot(100 * DEFERRED, values, color=colour, linestyle=line, label=way)
         axes.fill_between(100 * DEFERRED, lower, upper, color=colour, alpha=0.1, linewidth=0)
-        best = 100 * team.best[way], 100 * team.accuracy[way].value
-        axes.plot(*best, marker, color=colour, markersize=7)
+        axes.plot(100 * team.best[way], right[way], marker, color=colour, markersize=7)
     for way, (colour, line) in ALONE.items():
-        height = 100 * team.accuracy[way].value
-        axes.axhline(height, color=colour, linestyle=line, linewidth=1.0, label=f"{way} alone")
-    at = 100 * team.deferred, 100 * team.accuracy["policy"].value
-    axes.plot(*at, "D", color=INK, markersize=6, label="the policy")
+        axes.axhline(right[way], color=colour, linestyle=line, linewidth=1.0, label=f"{way} alone")
+    axes.plot(100 * team.deferred, right["policy"], "D", color=INK, label="the policy")
     axes.set(xlabel="answered by the reader (%)", ylabel="right answers (%)", xlim=(0, 101))
     axes.legend(loc="lower right", frameon=True, edgecolor="none")
     return figure
