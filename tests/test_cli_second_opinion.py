@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 
 from misgiving.bundle.bundle import Bundle
 from misgiving.checkpoint import load, save
+from misgiving.data.ood_sets import read_ood_folder
 from misgiving.deferral.deferral import Deferral
 from misgiving.predictions.predict import TrainedRun
 from misgiving.serve.app import create_app
@@ -71,6 +72,9 @@ def test_calibrate_says_what_a_second_opinion_is_worth_and_the_policy_needs_it(
         assert "the policy uses the second opinion of strong; give that model as --second-op" in (
             one_line(error)
         )
+    words = ("--second-opinion", f"strong={place / 'weak'}", *CPU)
+    code, _, error = misgiving("predict", place / "weak", place / "images", *words)
+    assert (code, "uses the second opinion strong of the model" in one_line(error)) == (1, True)
     words = ("digits", "--second-opinion", place / "strong", "--out", tmp_path / "report", *CPU)
     succeed("evaluate", place / "weak", *words)
     assert rows_of(tmp_path / "report" / "decisions.csv")
@@ -89,6 +93,12 @@ def test_a_bundle_of_two_graphs_and_the_two_runs_agree(succeed, place, tmp_path)
         for rows in (by_run, by_bundle)
     ]
     np.testing.assert_allclose(*shares, atol=1e-4)
+    strong = TrainedRun(place / "strong", cache=place / CACHE / "misgiving")
+    weak = TrainedRun(place / "weak", cache=strong.cache, opinions={"strong": strong})
+    images = read_ood_folder(place / "images", name="images")
+    predictions = weak.predict_outliers(images).predictions
+    decided = Deferral.load(place / "weak").decide(predictions)
+    np.testing.assert_allclose(decided.probabilities, shares[1], atol=1e-4)
     certificate = Deferral.load(place / "weak").certificate_
     for run, bundle in zip(by_run, by_bundle, strict=True):
         far = abs(float(run["acceptance_score"]) - certificate.accept_threshold) > 1e-3
@@ -138,8 +148,12 @@ def test_a_second_opinion_that_is_worth_nothing_is_left_out_and_takes_no_graph(
         ({"sets": "train"}, "was trained on 1"),
     ],
 )
-def test_another_second_opinion_is_refused_in_one_line(misgiving, place, tmp_path, changes, says):
+def test_another_second_opinion_is_refused_in_one_line(
+    misgiving, place, tmp_path, monkeypatch, changes, says
+):
     other = load(place / "strong")
+    if "classes" in changes:  # before any image is read
+        monkeypatch.setattr("misgiving.predictions.predict.load_dataset", None)
     if "sets" in changes:
         changes = {"split": other.split._replace(sets=("train",) * len(other.split.sets))}
     save(tmp_path / "other", replace(other, **changes))

@@ -16,6 +16,7 @@ from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.decisions import Decision, Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.policy_file import POLICY
+from misgiving.deferral.scoring import check_opinions
 from misgiving.errors import DataError, explain_damage
 from misgiving.files import read_json, write_json, write_text
 from misgiving.manifests import README, seal, verify
@@ -116,6 +117,9 @@ class Bundle:
     def tried(self, folder: Path) -> "Bundle":
         """The same, or a DataError if it cannot decide on a blank image."""
         sides = (each.image_size for each in self.preprocessings)
+        if self.deferral is not None:
+            models = {name: other.fingerprint for name, other in self.opinions.items()}
+            check_opinions(self.deferral.calibration_, models)
         with explain_damage(folder / POLICY, remedy=AGAIN), np.errstate(all="ignore"):
             blank = (np.zeros((1, side, side, 3), dtype=np.uint8) for side in sides)
             self.score_inputs(*blank).by_threshold(0.0)[0]

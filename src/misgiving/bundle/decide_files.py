@@ -92,7 +92,8 @@ def load_model(
         )
 
     seconds = {
-        name: as_bundle(run, source, deferral=None) for name, (run, source) in others.items()
+        name: as_bundle((opinions or {})[name], other, deferral=None)
+        for name, other in others.items()
     }
     bundle = as_bundle(folder, checkpoint, deferral=deferral, opinions=seconds)
     return bundle.tried(folder / POLICY_FOLDER)

@@ -10,7 +10,7 @@ from typing import Any
 from misgiving.bundle.bundle import FACTS, Bundle, write_bundle
 from misgiving.checkpoint import Checkpoint, load, versions
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.scoring import check_opinions, used_opinions
+from misgiving.deferral.scoring import used_opinions
 from misgiving.files import check_replaceable, whole_folder
 from misgiving.predictions.inference import fingerprint_of, write_compared_graph
 from misgiving.predictions.network import GRAPH
@@ -20,21 +20,12 @@ EXPORTED_WITH = ("misgiving", "torch", "onnx", "onnxscript", "onnxruntime")
 
 def load_runs(
     run: Path, opinions: Mapping[str, Path] | None = None
-) -> tuple[Checkpoint, Deferral | None, dict[str, tuple[Path, Checkpoint]]]:
-    """A run, its policy, and by name the runs whose second opinions the policy uses.
-
-    Raises:
-        DataError: A folder is not a run, or one is not of the model that the policy is for.
-        UsageError: A second opinion is missing.
-    """
+) -> tuple[Checkpoint, Deferral | None, dict[str, Checkpoint]]:
+    """A run, its policy, and by name the runs whose second opinions the policy uses."""
     checkpoint = load(run)
     deferral = Deferral.of_run(run, model=fingerprint_of(checkpoint))
     used = {} if deferral is None else used_opinions(deferral.calibration_, opinions or {})
-    others = {name: (folder, load(folder)) for name, folder in used.items()}
-    if deferral is not None:
-        models = {name: fingerprint_of(other) for name, (_, other) in others.items()}
-        check_opinions(deferral.calibration_, models)
-    return checkpoint, deferral, others
+    return checkpoint, deferral, {name: load(folder) for name, folder in used.items()}
 
 
 def export_run(
@@ -58,14 +49,10 @@ def export_run(
     with whole_folder(out) as partial:
         write_compared_graph(checkpoint, partial / GRAPH)
         graphs = {}
-        for number, (name, (_, other)) in enumerate(others.items(), 1):
+        for number, (name, other) in enumerate(others.items(), 1):
             write_compared_graph(other, partial / (graph := f"opinion_{number}.onnx"))
-            preprocessing, fingerprint = asdict(other.preprocessing), fingerprint_of(other)
-            graphs[graph] = {
-                "name": name,
-                "fingerprint": fingerprint,
-                "preprocessing": preprocessing,
-            }
+            facts = {"name": name, "fingerprint": fingerprint_of(other)}
+            graphs[graph] = {**facts, "preprocessing": asdict(other.preprocessing)}
         return write_bundle(
             partial,
             preprocessing=checkpoint.preprocessing,
