@@ -112,7 +112,8 @@ def answer(connection, given, id, reader, choice):
         response = connection.getresponse()
         content = json.loads(response.read())
         assert response.status == 200, content
-        is_blind = content["reviews"][-1]["blind"]  # else it was settled, or stored before a kill
+        own = [review for review in content["reviews"] if review["reviewer"] == reader]
+        is_blind = own[-1]["blind"]  # else it was settled, or stored before a kill
         assert not (is_blind and is_repeated)
         if is_blind:
             given.append((id, reader, choice))

@@ -52,7 +52,6 @@ class Audit(BaseModel):
     overdue: int = Field(description="Blind cases of all kinds that wait for too long.")
     later: int = Field(description="Answers that count when older cases are answered, too.")
     estimate: float | None = Field(description="Share of confirmed errors.")
-    lower: float
     upper: float = Field(description="Counts what is unconfirmed or overdue as wrong.")
     e_value: float = Field(description="Evidence that there are more errors than the target.")
     alarm: bool
@@ -66,10 +65,7 @@ class Audit(BaseModel):
 
 
 class Audits:
-    """The draw of a policy's cases, and the state of its audits, which follows from the store.
-
-    Raises UsageError for a policy without a target that audits can judge.
-    """
+    """The draw of a policy's cases, and the state of its audits, which follows from the store."""
 
     def __init__(self, store: Store, deferral: Deferral, settings: Settings, row: Any) -> None:
         self._store, self._settings, self._row = store, settings, row

@@ -35,8 +35,7 @@ Verdict = Annotated[
     ),
 ]
 OverrideReason = Literal["image quality", "not visible", "atypical", "other finding", "other"]
-Standing = Literal["right", "wrong", "unconfirmed"]
-"""Of the model's answer, by the blind answers of readers."""
+Standing = Literal["right", "wrong", "unconfirmed"]  # of an answer, by those of blind readers
 
 
 class Review(BaseModel):
