@@ -30,6 +30,7 @@ SEEN = """() => {
     const all = { childList: true, subtree: true };
     new MutationObserver(look).observe(document.getElementById("rows"), all);
 }"""
+READY = "() => import('./page/state.js').then((module) => module.state.ready)"
 audited = pytest.mark.parametrize(
     "page_service", [{"audit_share": 1.0, "look_again": True, "audit_days": 3650.0}], indirect=True
 )
@@ -52,6 +53,7 @@ def as_reader(page, name):
 def leave_name(page, name):
     """Leave the field, and wait for the cases as this reader may see them."""
     page.keyboard.press("Escape")
+    page.wait_for_function(READY)
     expect(page.locator("#csv")).to_have_attribute("href", re.compile(f"reader={name}"))
 
 

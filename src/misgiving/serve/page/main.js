@@ -129,6 +129,7 @@ function listen() {
 // Another reader may not see what this one has answered.
 async function changeReader() {
   const { selected } = state;
+  state.ready = false; // the list stays, with its focus, until its cases are there
   state.cases.clear();
   lookForAudit();
   try {
@@ -137,6 +138,8 @@ async function changeReader() {
   } catch (error) {
     complain(error);
   }
+  state.ready = true;
+  renderAll();
   if (state.selected === selected) renderCase();
 }
 

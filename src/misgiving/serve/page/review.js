@@ -85,7 +85,7 @@ function afterReview(id, position, following) {
     return;
   }
   const next = state.cases.get(cameFrom) ?? (position < 0 ? null
-    : state.cases.get(following) ?? state.shown.at(-1));
+    : state.cases.get(following) ?? state.shown.filter((other) => other.id !== id).at(-1));
   cameFrom = null;
   const open = document.body.dataset.view === "case"; // on a phone, scroll to the top of the next case
   focusList();
