@@ -12,7 +12,7 @@ import pytest
 from commands import one_line, rows_of
 from PIL import Image
 
-from misgiving.cli.evaluate import named_places
+from misgiving.cli.sources import named_places
 from misgiving.data.datasets import load_dataset
 from misgiving.errors import UsageError
 
@@ -30,10 +30,10 @@ def test_a_folder_may_be_named_as_data_are(succeed, exported, photos, tmp_path, 
     tables = [succeed("predict", exported[1], f"{kind}{photos}").out for kind in ("", "folder:")]
     assert tables[0] == tables[1] != ""
     words = [f"{name}{kind}{photos}" for kind in ("", "folder:") for name in ("", "noise=")]
-    places = [named_places([word], None) for word in words]
+    places = [named_places("ood", [word]) for word in words]
     assert places == [{photos.name: photos}, {"noise": photos}] * 2
     monkeypatch.chdir(photos.parent)
-    assert named_places([f"folder:{photos.name}"], None) == {photos.name: Path(photos.name)}
+    assert named_places("ood", [f"folder:{photos.name}"]) == {photos.name: Path(photos.name)}
     with pytest.raises(UsageError, match=f"write folder:{tmp_path}$"):
         load_dataset(str(tmp_path))
 

@@ -24,9 +24,9 @@ from misgiving.serve import server
 
 
 def test_a_run_is_exported_while_it_is_served(exported, monkeypatch):
-    made, copies = {}, lambda run, out: made.update({run: shutil.copytree(exported[1], out)})
+    made, copies = {}, lambda run, out, **_: made.update({run: shutil.copytree(exported[1], out)})
     monkeypatch.setattr(exporting, "export_run", copies)
-    with _bundle(exported[0], 1) as bundle:
+    with _bundle(exported[0], None, 1) as bundle:
         assert bundle.fingerprint == Bundle.load(exported[1]).fingerprint
     assert not made[exported[0]].exists()
 

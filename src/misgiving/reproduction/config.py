@@ -107,8 +107,8 @@ class Protocol:
             is decided. Default: 5 for digits, else the paper's 3.
         models: Models to compare: vanilla, mse, detached, proposed; and proposed_halves,
             proposed_sum (other readings of Eq. 1), proposed+logits (the estimator also reads the
-            classifier's output), correctness_ranking (the classifier's confidence ordered, without
-            an estimator), MODULE:FUNCTION (an auxiliary loss of your own). Default: the first four.
+            classifier's output), correctness_ranking (orders the classifier's confidence; no
+            estimator), MODULE:FUNCTION (an auxiliary loss of your own). Default: the first four.
         scores: Failure scores of your own, as MODULE:FUNCTION, measured beside the others in 4.1.
         challenger (MODEL): Also compare this model with each other one, by paired intervals.
         in_distribution: In-distribution classes of Sections 4.2 and 4.3; Section 4.1 uses all
