@@ -39,7 +39,7 @@ DEFERRED = "audits found too many errors among accepted answers, so every image 
 
 
 class Audit(BaseModel):
-    """What the audited answers say, in the order of the cases, valid at any time."""
+    """Evidence from the audited answers, in the order of the cases, valid at any time."""
 
     share: float = Field(description="Of the cases that are audited.")
     since: Moment

@@ -170,9 +170,8 @@ class Service:
             raise DataError(f"{name}: more than {self.settings.max_bytes} bytes; scale it down")
         inputs, sha256 = await self.decoders.decode(name, data, client)
         decision = await self._model_batches.result(inputs)
-        kept = self.files is not None
-        values = {"group": group, "image_kept": kept, "place": place, "remark": remark}
-        case = self._case(name, decision, sha256, **values)
+        values = {"group": group, "place": place, "remark": remark}
+        case = self._case(name, decision, sha256, image_kept=self.files is not None, **values)
         if self.files is not None:
             await self._file_threads.result(partial(self.files.write, sha256, data))
         stored = await self._store_batches.result(case)

@@ -280,7 +280,7 @@ def _with_history(service: Service, case: Case) -> CaseWithHistory:
 
 
 def _visible(case: Case) -> Case | BlindCase:
-    """What the reader who asks may see."""
+    """The case as the reader who asks may see it."""
     if not case.blind:
         return case
     values = {**case.model_dump(), "position": case.position, "classes": list(case.probabilities)}
