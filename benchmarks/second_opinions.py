@@ -58,8 +58,8 @@ def main() -> None:
         measure = partial(measured, paths, asked.images)
         tasks = [*product(range(asked.draws), paths)]
         with ProcessPoolExecutor(asked.workers) as pool:
-            found = [*pool.map(measure, tasks)]
-        print_table(name, [*chain(*found)])
+            rows = [*chain(*pool.map(measure, tasks))]
+        print_table(name, rows)
 
 
 def print_table(title: str, rows: list[Row]) -> None:

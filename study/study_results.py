@@ -326,7 +326,7 @@ SECTIONS = {
     "confirmation": (of_confirmation, of_error_estimator),
     "sensitivity": (of_settings,),
 }
-"""Of the parts that are not `OF_TRIALS`."""
+"""Sections of a part's results that differ from `OF_TRIALS`."""
 
 
 def page(parts: Mapping[str, Rows]) -> str:

@@ -198,13 +198,13 @@ def in_pytorch_ood(training, queries, directions, principal):
     single = ("nnguide",)  # the others take float64, some of which they make float32
     unit, queried = (F.normalize(values) for values in (known, features))
     normalised = Mahalanobis(None).fit_features(unit, labels)
-    found = {"mahalanobis++": -normalised.predict_features(queried).numpy()}
+    scores = {"mahalanobis++": -normalised.predict_features(queried).numpy()}
     for name, detector in detectors.items():
         detector.fit_features(known, labels)
         queried = features.float() if name in single else features
-        found[name] = -detector.predict_features(queried).double().numpy()
+        scores[name] = -detector.predict_features(queried).double().numpy()
     matching = KLMatching(None).fit_logits(torch.tensor(training.logits.astype(float)))
-    return found | {"kl_matching": -matching.predict_logits(logits).numpy()}
+    return scores | {"kl_matching": -matching.predict_logits(logits).numpy()}
 
 
 @pytest.fixture(scope="module")

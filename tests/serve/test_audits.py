@@ -72,9 +72,9 @@ def test_a_disagreement_is_open_to_other_readers_until_two_agree_with_each_other
     id = sent(client, picture(0.02))["id"]
 
     def audit(reader):
-        found = client.get(f"/audit?reader={reader}").json()
-        wrong = [len(row["reviews"]) for row in found["found_wrong"]]
-        return found["wrong"], found["unconfirmed"], wrong
+        state = client.get(f"/audit?reader={reader}").json()
+        wrong = [len(row["reviews"]) for row in state["found_wrong"]]
+        return state["wrong"], state["unconfirmed"], wrong
 
     answers(client, id, **{"class": "light"}, reviewer="Ann", override_reason="atypical")
     assert audit("ann") == (0, 1, [1])  # at once, for who has answered
@@ -84,7 +84,7 @@ def test_a_disagreement_is_open_to_other_readers_until_two_agree_with_each_other
     assert client.get(f"/cases/{id}?reader=Ben").json()["blind"]
     assert client.get("/cases?reader=Ben&reviewed_after=0").json()["cases"] == []
     again = answers(client, id, verdict="agree", reviewer="Ann", note="seen")  # after the reveal
-    assert [(one["blind"], one["final_class"]) for one in again["reviews"]] == [
+    assert [(review["blind"], review["final_class"]) for review in again["reviews"]] == [
         (True, "light"),
         (False, "dark"),
     ]
@@ -115,7 +115,7 @@ def test_the_first_who_agrees_settles_a_case_and_then_two_of_a_kind(store, verdi
         assert store.case(row.id).blind
         for name in (f" READER {reader}", f"reader {reader} "):  # the second is no blind answer
             store.review(row.id, review("", verdict=verdict, reviewer=name))
-    blind = [one.blind for one in store.reviews(row.id)]
+    blind = [review.blind for review in store.reviews(row.id)]
     assert sum(blind) == len(verdicts)
     (audited,) = store.audited(row.policy_fingerprint)
     assert (audited.blind, audited.reviewed) == (expected == "unconfirmed", not audited.blind)
@@ -203,9 +203,9 @@ def test_after_an_alarm_every_image_is_deferred_also_after_a_restart(serving, sq
         for name in ("Ann", "Ben"):
             store.review(row.id, review("", verdict=verdict, reviewer=name))
     store.close()
-    found = client.get("/audit").json()
-    assert (found["audited"], found["wrong"], found["alarm"]) == (40, 20, True)
-    assert found["with_drift"] == pytest.approx(0.02)
+    audit = client.get("/audit").json()
+    assert (audit["audited"], audit["wrong"], audit["alarm"]) == (40, 20, True)
+    assert audit["with_drift"] == pytest.approx(0.02)
     assert "misgiving_audit_alarm 1.0" in client.get("/metrics").text
     for service in (client, auditing(serving, after_alarm="defer", audit_share=None)):
         told = sent(service, picture(0.02), "a.png")
@@ -220,9 +220,9 @@ def test_a_target_for_all_images_counts_every_member_of_the_sample(serving):
     assert (accepted["decision"], deferred["decision"]) == ("accept", "defer")
     for reader in ("Ann", "Ben"):
         answers(client, accepted["id"], verdict="none", reviewer=reader)
-    found = client.get("/audit").json()
-    assert (found["among"], found["target"]) == ("all", 0.1)
-    assert (found["audited"], found["wrong"], found["estimate"]) == (2, 1, 0.5)
+    audit = client.get("/audit").json()
+    assert (audit["among"], audit["target"]) == ("all", 0.1)
+    assert (audit["audited"], audit["wrong"], audit["estimate"]) == (2, 1, 0.5)
 
 
 def test_the_audit_sample_has_images_and_ends_before_the_first_open_case(serving, tmp_path):
@@ -249,10 +249,10 @@ def test_unanswered_cases_count_against_the_bound_once_they_are_overdue(serving,
     )
     for number in (1, 2, 3):
         store.review(case(number).id, review("", verdict="agree", reviewer="Ann"))
-    found = client.get("/audit").json()
-    assert (found["audited"], found["later"], found["overdue"]) == (0, 2, 0)  # one of each group
+    audit = client.get("/audit").json()
+    assert (audit["audited"], audit["later"], audit["overdue"]) == (0, 2, 0)  # one of each group
     late = auditing(serving, audit_days=1.0)
-    found = late.get("/audit").json()
-    assert (found["audited"], found["later"], found["overdue"], found["wrong"]) == (2, 0, 1, 0)
-    assert found["upper"] > 0.7  # as if one of three were wrong
+    audit = late.get("/audit").json()
+    assert (audit["audited"], audit["later"], audit["overdue"], audit["wrong"]) == (2, 0, 1, 0)
+    assert audit["upper"] > 0.7  # as if one of three were wrong
     store.close()

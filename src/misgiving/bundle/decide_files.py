@@ -29,6 +29,7 @@ from misgiving.data.decoding import (
 )
 from misgiving.deferral.decision_tables import UNREADABLE, DecisionRow, row_of
 from misgiving.deferral.decisions import Decisions
+from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.policy_file import POLICY_FOLDER
 from misgiving.errors import BadImage, DataError
 from misgiving.files import whole_file
@@ -65,13 +66,17 @@ def load_model(
         return Bundle.load(folder)
     import torch
 
-    from misgiving.bundle.export_run import load_runs
+    from misgiving.bundle.export_run import load_opinions
+    from misgiving.checkpoint import load
     from misgiving.models.joint import full_outputs_of
     from misgiving.predictions.inference import fingerprint_of, kept_network
     from misgiving.training.processes import device_named
 
     place = device_named(device)
-    checkpoint, deferral, others = load_runs(folder, opinions)
+    checkpoint = load(folder)
+    fingerprint = fingerprint_of(checkpoint)
+    deferral = Deferral.of_run(folder, model=fingerprint)
+    others = load_opinions(deferral, opinions)
 
     def as_bundle(run: Path, source: "Checkpoint", **values: Any) -> Bundle:
         model = source.model.to(place)
@@ -87,15 +92,18 @@ def load_model(
             preprocessing=source.preprocessing,
             estimates_losses=source.estimates_losses,
             card={},
-            fingerprint=fingerprint_of(source),
             **values,
         )
 
     seconds = {
-        name: as_bundle((opinions or {})[name], other, deferral=None)
+        name: as_bundle(
+            (opinions or {})[name], other, fingerprint=fingerprint_of(other), deferral=None
+        )
         for name, other in others.items()
     }
-    bundle = as_bundle(folder, checkpoint, deferral=deferral, opinions=seconds)
+    bundle = as_bundle(
+        folder, checkpoint, fingerprint=fingerprint, deferral=deferral, opinions=seconds
+    )
     return bundle.tried(folder / POLICY_FOLDER)
 
 

@@ -18,14 +18,12 @@ from misgiving.predictions.network import GRAPH
 EXPORTED_WITH = ("misgiving", "torch", "onnx", "onnxscript", "onnxruntime")
 
 
-def load_runs(
-    run: Path, opinions: Mapping[str, Path] | None = None
-) -> tuple[Checkpoint, Deferral | None, dict[str, Checkpoint]]:
-    """A run, its policy, and by name the runs whose second opinions the policy uses."""
-    checkpoint = load(run)
-    deferral = Deferral.of_run(run, model=fingerprint_of(checkpoint))
+def load_opinions(
+    deferral: Deferral | None, opinions: Mapping[str, Path] | None
+) -> dict[str, Checkpoint]:
+    """By name the runs whose second opinions a policy uses, of those in these folders."""
     used = {} if deferral is None else used_opinions(deferral.calibration_, opinions or {})
-    return checkpoint, deferral, {name: load(folder) for name, folder in used.items()}
+    return {name: load(folder) for name, folder in used.items()}
 
 
 def export_run(
@@ -45,7 +43,10 @@ def export_run(
         UsageError: A second opinion is missing.
     """
     check_replaceable(out, FACTS, overwrite=overwrite)
-    checkpoint, deferral, others = load_runs(run, opinions)
+    checkpoint = load(run)
+    fingerprint = fingerprint_of(checkpoint)
+    deferral = Deferral.of_run(run, model=fingerprint)
+    others = load_opinions(deferral, opinions)
     with whole_folder(out) as partial:
         write_compared_graph(checkpoint, partial / GRAPH)
         graphs = {}
@@ -57,7 +58,7 @@ def export_run(
             partial,
             preprocessing=checkpoint.preprocessing,
             estimates_losses=checkpoint.estimates_losses,
-            fingerprint=fingerprint_of(checkpoint),
+            fingerprint=fingerprint,
             classes=checkpoint.classes,
             deferral=deferral,
             card=_card(run, checkpoint),

@@ -273,9 +273,10 @@ class Calibrator:
         wide = logits.astype(np.float64)
         vectors = self.log_probabilities(wide, evidence)
         predicted = predicted_classes(vectors, self.weights, wide)
-        acceptance = self.with_learned(scores, wide, evidence, predicted, opinions)[self.score]
         if self.opinions is not None and opinions is not None:
             vectors = self.opinions(vectors, opinions)
+            return np.exp(vectors), predicted, log_odds_of(vectors, predicted)
+        acceptance = self.with_learned(scores, wide, evidence, predicted)[self.score]
         return np.exp(vectors), predicted, acceptance.astype(np.float64)
 
 

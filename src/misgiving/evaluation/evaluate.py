@@ -325,9 +325,9 @@ def _measure_policy(
     predicted, accepted = decisions.predicted, decisions.decisions == "accept"
     wrong = predicted != judged.labels
     evidence = deferral.detectors_.evidence(judged.features, judged.taps)
-    scores = {**judged.scores, **all_scores(judged, deferral.used_detectors)}
+    plain = {**judged.scores, **all_scores(judged, deferral.used_detectors)}
     scores = deferral.calibration_.with_learned(
-        scores, judged.logits, evidence, predicted, judged.opinions
+        plain, judged.logits, evidence, predicted, judged.opinions
     )
     return [
         *measure_classification(judged, POLICY_SET, detector="policy", predicted=predicted),
