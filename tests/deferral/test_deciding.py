@@ -203,10 +203,3 @@ def test_a_tuning_set_of_right_answers_gives_a_policy_all_the_same(detectors):
     fitted = calibrated(replace(TUNE, labels=TUNE.choices), detectors)
     decisions = certified(detectors, fitted, max_error=0.3).decide(CALIBRATION)
     assert np.isfinite(decisions.error_probability).all()
-
-
-def test_calibration_images_whose_features_are_not_finite_are_refused(detectors, fitted):
-    features = CALIBRATION.features.copy()
-    features[3] = np.nan
-    with pytest.raises(DataError, match="NaN or infinite for 1 of 600"):
-        certified(detectors, fitted, replace(CALIBRATION, features=features))

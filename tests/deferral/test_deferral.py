@@ -170,12 +170,6 @@ def test_sets_that_cannot_support_a_policy(sets, says):
         Deferral().fit(tuning, calibration, training=training)
 
 
-def test_rounded_outputs_that_are_alike_are_not_taken_for_copies():
-    (first, labels), (second, others) = outputs(300), outputs(600, 1)
-    sets = (first.round(), labels), (second.round(), others)
-    assert Deferral(max_error=0.3).fit(*sets).certificate_
-
-
 def test_doubled_images_are_told_from_classifiers_that_repeat_their_outputs():
     """A second pass over a copy may differ in the last digit."""
     random = np.random.default_rng(0)

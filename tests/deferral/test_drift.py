@@ -202,24 +202,6 @@ def test_scores_whose_spread_alone_changes_are_detected_and_described_by_it(quan
         assert where in sentence(test, recent)
 
 
-@pytest.mark.parametrize(
-    ("ranks", "words"),
-    [
-        ([0.1, 0.3], ["less sure", "last 2 cases", "20 %"]),
-        ([0.9, 0.7], ["more sure", "last 2 cases", "80 %"]),
-        ([0.3, 0.8], ["a little more sure"]),
-        ([0.45, 0.55], ["scores of the last 2 cases", "in the middle", "10 %"]),
-        ([0.0, 1.0], ["scores of the last 2 cases", "at the ends", "100 %"]),
-        ([0.0, 0.0, 0.0, 0.9], ["less sure"]),
-        ([], ["No case"]),
-    ],
-)
-def test_ranks_are_described_by_their_mean_or_where_that_is_usual_by_their_spread(ranks, words):
-    test = rank_test()
-    test.recent.extend(ranks)
-    assert all(word in sentence(test, test.latest) for word in words)
-
-
 def test_an_alarm_and_its_reason_stay_when_later_cases_are_ordinary_or_differ_the_other_way():
     low, high = drawn_cases(60, 7), drawn_cases(120, 9)
     low.scores[:] = low.scores / 5

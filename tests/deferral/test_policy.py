@@ -5,10 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from policies import CLASSES, certificate_of, drawn_cases, policy_with, with_errors
+from policies import certificate_of, policy_with
 
 from misgiving import Deferral
-from misgiving.deferral.certificate import certify_thresholds
 from misgiving.deferral.policy_file import PolicyFile
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import DataError
@@ -93,12 +92,3 @@ def test_the_summary_names_what_is_certified_and_what_weakens_it(kind, rule, fie
     assert all(any(words in line for line in lines) for words in said), lines
     plain = certificate_sentences(policy_with(CERTIFICATES[kind]))
     assert not any("Warning" in line for line in plain)
-
-
-def test_the_summary_names_a_class_target_that_no_threshold_certifies():
-    cases = with_errors(drawn_cases(400, 3), np.ones(400, dtype=bool))
-    asked = Targets(max_error=0.1, class_max_miss={"MEL": 0.03})
-    certificate = certify_thresholds(drawn_cases(300, 1), cases, asked, classes=CLASSES)
-    lines = certificate_sentences(policy_with(certificate))
-    assert any("MEL" in line and "3 %" in line for line in lines)
-    assert not any("smallest certifiable error" in line for line in lines)  # the class fails

@@ -12,7 +12,6 @@ from misgiving.deferral.decisions import (
     NO_THRESHOLD,
     NOT_FINITE,
     SURPASSED,
-    Decision,
 )
 from misgiving.deferral.settings import DecisionRule, Targets
 
@@ -85,28 +84,6 @@ def test_a_reason_names_a_limit_that_does_not_exist(at, expected):
     assert "0.62 is above 0.50" in reason(certificate=certificate, error=0.62)
 
 
-@pytest.mark.parametrize(
-    ("rule", "words"),
-    [
-        ("balanced", "relative to its share"),
-        ("costs", "because missing it costs 10, and missing MEL 1"),
-        ("logits", "largest logit"),
-    ],
-)
-def test_the_reason_says_why_another_class_than_the_most_probable_is_predicted(rule, words):
-    ruled = {"rule": rule, "costs": {"NV": 10.0} if rule == "costs" else {}}
-    surpassed = reason(error=0.8, probabilities=[0.2, 0.7, 0.1], **ruled)
-    assert words in surpassed
-    assert "NV is predicted" in surpassed
-    assert "MEL is more probable" in surpassed
-    assert "is predicted" not in reason(error=0.2, **ruled)
-
-
 def test_an_answer_that_another_class_surpasses_is_deferred_for_that():
     loose = {"rule": "logits", "max_error_probability": 0.9}
     assert SURPASSED in reason(score=3.0, error=0.6, probabilities=[0.4, 0.5, 0.1], **loose)
-
-
-def test_the_probability_is_that_of_the_predicted_class():
-    decision = Decision("defer", "b", {"a": 0.7, "b": 0.3}, *[None] * 2, "why", *[None] * 4)
-    assert decision.probability == 0.3
