@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
 from misgiving.data import batching
@@ -34,15 +33,6 @@ def test_a_batch_is_varied_alike_in_chunks_of_any_size(monkeypatch, values):
     monkeypatch.setattr(batching, "CHUNK", values)
     in_parts = augment(images(6), AugmentationSettings(), generator())
     torch.testing.assert_close(in_parts, whole)
-
-
-@pytest.mark.parametrize("size", [(7, 11), (224, 224)])
-def test_the_grid_is_that_of_torch(size):
-    affine = torch.randn(3, 2, 3, dtype=torch.float64, generator=generator())
-    grid = torch.empty(3, 2, *size, dtype=torch.float64)
-    batching._write_grid(affine, grid)
-    expected = F.affine_grid(affine, [3, 1, *size], align_corners=False)
-    torch.testing.assert_close(grid.permute(0, 2, 3, 1), expected)
 
 
 @pytest.mark.parametrize("name", ["flips", "jitter", "rotation", "translation"])

@@ -41,19 +41,6 @@ def test_every_file_is_read_correctly_or_refused_by_name_with_reason_and_remedy(
     assert [path.name for path in folder.parent.iterdir()] == ["files"]  # no file is executed
 
 
-def test_a_set_of_odd_and_bad_files_is_prepared_without_the_bad_ones(corpus, tmp_path):
-    folder, cases = corpus
-    dataset = unlabelled_images([folder], name="corpus")
-    images = prepare(dataset, SMALL, cache=tmp_path, on_bad_image="skip")
-    bad = sorted(str(folder / case.name) for case in cases if case.refused)
-    assert sorted(names(images.skipped)) == bad
-    good = {str(folder / case.name): case for case in cases if not case.refused}
-    assert len(images) == len(good)
-    for identity, pixels in zip(images.ids, images.read(np.arange(len(images))), strict=True):
-        case = good[identity]
-        assert np.abs(pixels.astype(int) - SMALL(case.pixels)).max() <= case.within, identity
-
-
 DAMAGED = DataError("it is damaged; replace it")
 
 

@@ -50,16 +50,6 @@ def test_seed_and_epoch_decide_the_order(weighted):
     assert order(0, 3) != order(3, 0)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
-def test_batches_hold_all_images_in_turn(batch_size):
-    prepared = coloured_set(7)
-    parts = list(batches(prepared, batch_size=batch_size))
-    assert [len(part.labels) for part in parts[:-1]] == [batch_size] * (len(parts) - 1)
-    images = torch.cat([part.images for part in parts])
-    np.testing.assert_array_equal(images.numpy(), fractions_of(prepared.images))
-    assert torch.cat([part.labels for part in parts]).tolist() == prepared.labels.tolist()
-
-
 def test_batches_follow_the_order_that_is_given_with_fractions_and_the_channels_first():
     prepared = coloured_set(8).select(np.array([5, 3, 0]))
     first, second = batches(prepared, batch_size=2, order=np.array([2, 0, 2]))
