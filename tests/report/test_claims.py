@@ -181,21 +181,6 @@ def test_a_gain_of_the_trials_that_did_not_diverge_supports_no_claim(
 FPR = paired("ood", 0.381, 0.899, metric="fpr_at_tpr95", estimate=0.596)
 
 
-@pytest.mark.parametrize(
-    ("intervals", "text", "small"),
-    [
-        ([], "not judged: no metric has an interval", ()),
-        ([paired("ood", -0.3, 0.1)], "none in 1 metric", ()),
-        ([paired("ood", -0.3, 0.1), FPR], "worse in 1 of 2 metrics",
-         ("FPR@TPR95 of ODIN on boxes +59.6 points (38.1 to 89.9)",)),
-    ],
-)  # fmt: skip
-def test_a_verdict_names_the_harm_beside_an_inconclusive_claim(intervals, text, small):
-    run = run_of(of_all(MIXED), intervals)
-    assert verdicts(run)["ood"].status == "inconclusive"
-    assert row_of(run, "ood")[3] == (text, small)
-
-
 HARMFUL = [  # and the claims of whose family each is
     (paired("accuracy", -0.2, -0.1), [1]),
     (paired("accuracy", 0.1, 0.2, detector="msp", metric="aurc"), [1]),

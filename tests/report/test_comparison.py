@@ -10,8 +10,6 @@ from misgiving.data.ood_sets import PAPER_COUNTS
 from misgiving.report.reproduction.claims import LOWER_IS_BETTER
 from misgiving.report.reproduction.comparison import Departure, agreement, departures
 from misgiving.report.reproduction.published import (
-    FIGURE_3,
-    FIGURE_5,
     METRICS,
     SETS,
     SETTINGS,
@@ -127,8 +125,3 @@ def test_a_row_of_table_1_agrees_with_itself_and_the_proposed_model_is_never_wor
     rate, error = cells[:2]  # an error is at most that of the threshold at 95 %
     assert error.vanilla <= 0.5 * 5 + 0.5 * rate.vanilla
     assert error.proposed <= 0.5 * 5 + 0.5 * rate.proposed
-
-
-@pytest.mark.parametrize(("cell", "points"), [(FIGURE_3, 4.8), (FIGURE_5, 8.96)])
-def test_differences_of_the_figures_are_those_worked_out_by_hand(cell, points):
-    assert 100 * cell.difference == pytest.approx(points)

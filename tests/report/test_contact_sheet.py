@@ -1,7 +1,6 @@
 import base64
 import io
 
-import pytest
 from elements import parse
 from fabricated import FILE_NAME, decision_row
 from PIL import Image
@@ -40,11 +39,3 @@ def test_an_image_that_is_gone_or_damaged_by_now_leaves_its_answer_on_the_sheet(
     assert len(page.images) == 2
     assert page.text.count("The file can no longer be read.") == 2
     assert "mild.png" in page.text
-
-
-@pytest.mark.parametrize(
-    ("probability", "shown"), [(0.004, "below 1 %"), (0.0, "0 %"), (0.6, "60 %"), (None, "unknown")]
-)
-def test_a_probability_is_0_on_the_sheet_only_where_it_is_0(probability, shown):
-    row = decision_row("defer", 0.5)._replace(probability=probability)
-    assert f"probability of the class {shown}" in parse(contact_sheet([row])).text

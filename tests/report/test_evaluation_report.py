@@ -35,18 +35,6 @@ def interval(events, cases):
     return f"{percent(events / cases)} (95 % interval {percent(ends.low)} to {percent(ends.high)})"
 
 
-def test_the_findings_without_a_policy():
-    evaluation = evaluate(predictions())
-    sentences = texts(evaluation)
-    right = 120 - evaluation.wrong.sum()
-    expected = f"{interval(right, 120)} of 120 images are classified correctly."
-    assert sentences["Accuracy"] == expected
-    for point in evaluation.hindsight.values():
-        if point.error.cases:
-            share = f"{percent(point.coverage)} with {percent(point.error.value)} (95 %"
-            assert share in sentences["Acceptance"]
-
-
 def test_the_findings_with_decisions(evaluation):
     decided = evaluation.decisions.decisions
     accepted = decided == "accept"
@@ -80,36 +68,6 @@ def test_the_findings_where_nothing_is_certified_or_nothing_is_wrong():
     assert sentences["Accuracy"].startswith("100 % (95 % interval 97.0 % to 100 %)")
     assert sentences["Acceptance"] == "no answer is wrong, so any share can be accepted."
     assert not len(gallery(perfect)[0])
-
-
-@pytest.mark.parametrize(
-    ("guarantee", "holds"),
-    [("confident", "with 95 % confidence"), ("average", "on average over calibrations")],
-)
-def test_the_finding_on_a_target_of_silent_errors_is_a_sentence(guarantee, holds):
-    silent = Deferral(max_error=None, max_silent_error=0.3, guarantee=guarantee)
-    silent.fit(predictions(60, seed=1), predictions(60, seed=2))
-    certified = texts(evaluate(predictions(), silent))["Certified"]
-    assert certified.startswith(f"{holds} at most 30 % of all images are accepted with a wrong")
-
-
-@pytest.mark.parametrize("noun", ["patient", "lesion", "group"])
-def test_grouped_images_are_counted_by_the_unit_of_the_data(noun, deferral):
-    groups = {noun: [str(row // 2) for row in range(120)]}
-    sentences = texts(evaluate(predictions(**groups), deferral))
-    assert f"of 120 images (60 {noun}s) are classified" in sentences["Accuracy"]
-    assert f"of one image of each {noun}, as a policy certifies, " in sentences["Acceptance"]
-    assert f"{noun}s, one image of each" in sentences["Groups"]
-
-
-def test_a_group_that_fares_worse_is_a_finding():
-    labels = np.arange(120) % 2
-    wrong = np.arange(120) >= 105
-    columns = {"logits": 5 * np.eye(2)[np.where(wrong, 1 - labels, labels)], "label": labels}
-    given = Predictions.of(columns | {"site": ["north"] * 100 + ["south"] * 20})
-    assert texts(evaluate(given))["Groups"] == (
-        f"significantly worse than the others: site south: wrong {interval(15, 20)} of 20 images."
-    )
 
 
 def test_confusions_of_many_classes_keep_those_with_most_errors():
@@ -222,13 +180,6 @@ def test_the_findings_and_the_figure_of_a_team_have_its_numbers(deferral):
         assert lines[way][8].tolist() == pytest.approx([20, 100 * team.curves[way][8].value])
     np.testing.assert_allclose(lines["the policy"], [[100 * team.deferred, 100 * right / 120]])
     assert {height for _, height in lines["reader alone"]} == {100 * reader}
-
-
-def test_a_rate_is_0_in_the_figure_of_acceptance_only_where_it_is_0():
-    curve = [CurvePoint(0.5, 0.004, Share(1, 10_000, 0.0, 0.0012))]
-    figure = acceptance_figure(curve, score="msp", chosen=None, limit=None)
-    words = "MSP: below 1 % accepted, below 0.1 % wrong (0 % to 0.1 %)"
-    assert any(part.get_gid() == f"hover:{words}" for part in figure.get_children())
 
 
 def test_names_of_classes_are_no_formulas_in_figures_of_a_reproduction():
