@@ -25,7 +25,7 @@ GIVEN_BACK = 50.0  # MB
 @pytest.mark.parametrize(
     ("first", "count"),
     [
-        pytest.param(0, 60, id="short"),
+        pytest.param(0, 30, id="short"),
         pytest.param(random.randrange(10**9), 2000, id="long", marks=pytest.mark.soak),
     ],
 )

@@ -9,7 +9,6 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
-from commands import one_line
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from services import ask, split, started
@@ -94,10 +93,3 @@ def test_a_bundle_is_served_and_predicts_with_the_extra_alone_and_loads_no_large
     subprocess.run(command, check=True, timeout=120, capture_output=True)
     (row,) = csv.DictReader(out.read_text().splitlines())
     assert row["decision"] == case["decision"]
-
-
-def test_a_missing_extra_is_explained_without_torch(alone, tmp_path):
-    command = [*alone, "train", "digits", "--out", "run"]
-    done = subprocess.run(command, timeout=120, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 1
-    assert "run: pip install 'misgiving[train]'" in one_line(done.stderr)

@@ -19,6 +19,7 @@ from misgiving.bundle import export_run as exporting
 from misgiving.bundle.bundle import Bundle
 from misgiving.checkpoint import load
 from misgiving.cli.serve import _bundle
+from misgiving.errors import DataError
 from misgiving.manifests import seal
 from misgiving.serve import server
 
@@ -72,7 +73,11 @@ def test_a_policy_that_decides_batches_is_refused_in_one_line(
 def test_other_machines_are_admitted_with_a_key_from_the_file_or_the_environment(tmp_path):
     (tmp_path / "key").write_text(f"{KEY}\n")
     assert server.read_key(tmp_path / "key", "of the environment") == KEY
-    assert server.read_key(None, "of the environment") == "of the environment"
+    assert server.read_key(None, "of the environment\n") == "of the environment"
+    for content in ("", "two\nlines\n", "two words"):
+        (tmp_path / "key").write_text(content)
+        with pytest.raises(DataError):
+            server.read_key(tmp_path / "key", None)
     with server.listen("0.0.0.0", 0, has_key=True) as listener:
         assert server.address(listener).startswith("http://0.0.0.0:")
 
