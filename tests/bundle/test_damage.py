@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from contextlib import suppress
+from itertools import islice
 
 import numpy as np
 import onnx
@@ -109,21 +110,28 @@ def is_refused(folder):
     return bundle is None
 
 
+EVERY = pytest.mark.parametrize(
+    "step", [pytest.param(4, id="some"), pytest.param(1, id="all", marks=pytest.mark.soak)]
+)
+
+
+@EVERY
 @pytest.mark.parametrize("name", ["bundle.json", "policy.json"])
-def test_any_changed_value_is_refused_or_harmless(copied, name):
+def test_any_changed_value_is_refused_or_harmless(copied, name, step):
     refused = []
-    for content in changed(json.loads((copied / name).read_text())):
+    for content in islice(changed(json.loads((copied / name).read_text())), 0, None, step):
         (copied / name).write_text(json.dumps(content))
         refused.append(is_refused(copied))
     assert 0.5 < np.mean(refused) < 1
 
 
-def test_any_changed_array_of_the_policy_is_refused_or_harmless(copied):
+@EVERY
+def test_any_changed_array_of_the_policy_is_refused_or_harmless(copied, step):
     file, refused = copied / "policy.safetensors", []
     with safe_open(file, "np") as opened:
         facts = opened.metadata()
     arrays = load_file(file)
-    for made in changed_arrays(arrays):
+    for made in islice(changed_arrays(arrays), 0, None, step):
         save_file(made, file, facts)
         refused.append(is_refused(copied))
     assert 0.5 < np.mean(refused) < 1
