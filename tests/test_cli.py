@@ -1,7 +1,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,12 +48,6 @@ def test_help_and_a_value_that_cannot_be_used_import_no_heavy_library(words, cod
 def commands_of(group):
     for command in group.commands.values():
         yield from commands_of(command) if hasattr(command, "commands") else [command]
-
-
-def test_commands_are_in_the_order_of_use(misgiving):
-    listed = misgiving("--help").out.partition("Commands")[2]
-    order = "data plan train attach calibrate evaluate predict export serve reproduce"
-    assert re.findall(r"^│ (\w+)", listed, re.MULTILINE) == order.split()
 
 
 def test_every_command_and_every_option_says_what_it_does():
@@ -131,20 +124,6 @@ def test_evaluate_measures_held_out_and_ood_images(succeed, run_folder, photos, 
     assert f"scans (3 images): AUROC {auroc:.3f} (" in output
 
 
-def test_predict_gives_a_row_for_each_image(misgiving, run_folder, photos, tmp_path):
-    single = photos / "red" / "0.png"
-    words = ("predict", run_folder, photos / "blue", single, "--device", "cpu")
-    code, printed, _ = misgiving(*words)
-    assert code == 0
-    assert misgiving(*words, "--out", tmp_path / "p.csv")[0] == 0
-    assert (tmp_path / "p.csv").read_text() == printed
-    rows = rows_of(tmp_path / "p.csv")
-    columns = ["path", "predicted_class", "probability", "predicted_loss"]
-    assert list(rows[0]) == [*columns, "probability_blue", "probability_red"]
-    blue = sorted(map(str, (photos / "blue").iterdir()))
-    assert [row["path"] for row in rows] == [*blue, str(single)]
-
-
 def test_only_a_run_is_replaced_and_only_if_that_is_asked(misgiving, succeed, run_folder, photos):
     before = (run_folder / "model.safetensors").stat().st_mtime_ns
     words = ("train", f"folder:{photos}", *TRAIN, "--out")
@@ -158,21 +137,6 @@ def test_only_a_run_is_replaced_and_only_if_that_is_asked(misgiving, succeed, ru
     _, _, error = succeed(*words, run_folder, "--overwrite")
     assert (run_folder / "model.safetensors").stat().st_mtime_ns > before
     assert [path.name for path in run_folder.parent.iterdir() if path.name.startswith(".")] == []
-
-
-@pytest.mark.parametrize(
-    ("data", "code", "culprit"),
-    [("folder:nowhere", 1, "nowhere"), ("photos:x", 2, "photos"), ("table:t.csv", 1, "label")],
-)
-def test_bad_data_is_one_line_that_names_the_culprit(
-    misgiving, tmp_path, monkeypatch, data, code, culprit
-):
-    monkeypatch.chdir(tmp_path)
-    Path("t.csv").write_text("path\nx")
-    status, _, error = misgiving("train", data, "--out", "run", *QUICK)
-    assert status == code, error
-    assert culprit in one_line(error)
-    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
 
 
 def test_train_says_how_well_it_does_what_is_little_and_what_is_next(succeed, photos, tmp_path):

@@ -3,7 +3,6 @@
 import math
 import re
 
-import pytest
 from scipy.stats import beta
 
 
@@ -16,18 +15,6 @@ def cells_of(output, start, *, below=0):
     lines = output.splitlines()
     (row,) = (row for row, line in enumerate(lines) if start in line)
     return [cell.strip() for cell in re.split("[│┃]", lines[row + below])[1:-1]]
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """Sixty images of two classes in a folder, and the rows of a table of them."""
-    rows = []
-    for number in range(60):
-        path = tmp_path / "pictures" / "xy"[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()  # no image is opened
-        rows.append((path, "xy"[number % 2], number))
-    return tmp_path, rows
 
 
 def test_the_table_has_the_bounds_of_both_guarantees(succeed):
@@ -61,21 +48,6 @@ def test_each_target_needs_cases_of_its_own(misgiving):
     for accepted in ("all 269 cases", "134"):
         row = cells_of(output, f"error, {accepted} accepted: confident", below=1)
         assert row[3:] == ["> 100000", "impossible"]
-
-
-def test_one_image_of_each_patient_counts(succeed, pictures):
-    folder, rows = pictures
-    lines = [f"{path},{label},p{number // 3}" for path, label, number in rows]
-    (folder / "t.csv").write_text("\n".join(["path,label,patient", *lines]))
-    _, output, error = succeed("plan", f"table:{folder / 't.csv'}", "--max-error", "0.1")
-    assert "60 images of 20 groups" in error
-    assert "unit: patient (column patient)." in error
-    assert "has 9 images. One image of each patient counts: 3 cases." in error
-    assert "error, all 3 cases accepted" in output
-    assert "without a meaning" not in error
-    (folder / "t.csv").write_text("\n".join(["path,label,pateint", *lines]))
-    error = succeed("plan", f"table:{folder / 't.csv'}", "--max-error", "0.1").err
-    assert "columns without a meaning to the policy: pateint" in error
 
 
 def test_an_audit_costs_reviews_and_finds_a_doubled_error(misgiving):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from misgiving.groups import groups_of_columns, join_groups, one_per_group
-from misgiving.report.rendering import environment
 
 
 def rows_of(columns, *cells):
@@ -62,22 +61,6 @@ def test_the_columns_that_define_groups_are_those_with_values():
     rows = rows_of(["lesion_id", "patient_id", "group"], "1,,", "2,,", "2,p,")
     assert groups_of_columns(rows, ["a", "b", "c"])[1] == ("patient_id", "lesion_id")
     assert groups_of_columns(rows_of(["sex"], "f"), ["a"]) == (("a",), ())
-
-
-@pytest.mark.parametrize(
-    ("columns", "groups", "said"),
-    [
-        ((), ["", ""], ["unit: image.", "no patients, lesions or groups"]),
-        (("lesion_id",), "xx", ["unit: lesion (column lesion_id)", "not independent"]),
-        (("patient", "lesion"), "xx", ["unit: patient (columns patient, lesion).", "next column"]),
-        (("patient",), ["x", ""], ["Warning: 1 of 2 images have no value in the column patient"]),
-    ],
-)
-def test_the_sentences_say_what_is_independent(columns, groups, said):
-    words = environment(html=False).get_template("policy.txt").module
-    text = words.unit(columns, len(groups), list(groups).count(""))
-    assert all(words in text for words in said)
-    assert ("Warning" in text) == ("Warning" in said[0])
 
 
 def test_every_group_gives_one_image_each_equally_often_by_the_seed():

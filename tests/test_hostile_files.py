@@ -5,8 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
-import torch
-from commands import QUICK, one_line
+from commands import one_line
 from corpus import Mark
 
 from misgiving.errors import DataError
@@ -23,35 +22,6 @@ def mark(tmp_path):
 
 def plain_pickle(path, mark):
     path.write_bytes(pickle.dumps({"weight": mark}))
-
-
-def of_torch(path, mark):
-    torch.save({"weight": torch.zeros(2), "more": mark}, path)
-
-
-def of_old_torch(path, mark):
-    torch.save({"weight": mark}, path, _use_new_zipfile_serialization=False)
-
-
-def whole_module(path, _):
-    torch.save(torch.nn.Linear(2, 2), path)
-
-
-@pytest.mark.parametrize(
-    ("write", "name"),
-    [
-        *((plain_pickle, f"w.{suffix}") for suffix in ("pt", "pth", "safetensors", "bin")),
-        *((write, "w.pth") for write in (of_torch, of_old_torch, whole_module)),
-    ],
-)
-def test_a_pickle_offered_as_weights_is_refused(misgiving, tmp_path, mark, write, name):
-    write(tmp_path / name, mark)
-    code, _, error = misgiving(
-        "train", "digits", "--out", tmp_path / "run", "--weights", tmp_path / name, *QUICK
-    )
-    assert code == 1
-    assert name in one_line(error)
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import pickle
 from unittest.mock import Mock
 
 import pytest
@@ -108,6 +109,9 @@ class Trap:
         return print, ("ran",)
 
 
+PICKLE, PICKLED = pickle.dumps({"weight": Trap()}), (".safetensors", ".bin", ".pt", ".pth")
+
+
 def counters_of(model):
     return {n: t for n, t in model.state_dict().items() if n.endswith("num_batches_tracked")}
 
@@ -119,6 +123,11 @@ def counters_of(model):
         lambda path: save_file(counters_of(create_backbone("test_resnet", num_classes=3)), path),
         lambda path: torch.save({"weight": Trap()}, path.with_suffix(".pth")),
         lambda path: torch.save([torch.zeros(2)], path.with_suffix(".pth")),
+        lambda path: torch.save(nn.Linear(2, 2), path.with_suffix(".pth")),
+        lambda path: torch.save(
+            {"weight": Trap()}, path.with_suffix(".pt"), _use_new_zipfile_serialization=False
+        ),
+        *(lambda path, s=s: path.with_suffix(s).write_bytes(PICKLE) for s in PICKLED),
         lambda path: path.write_text("not weights"),
         lambda path: path.with_suffix(".pth").write_text("not weights"),
         lambda _: None,
