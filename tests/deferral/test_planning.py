@@ -7,7 +7,8 @@ from policies import CLASSES, certificate_of, drawn_cases, with_errors
 from scipy.stats import beta
 
 from misgiving.deferral.certificate import certify_thresholds
-from misgiving.deferral.planning import WRONG_SHARES, find_remedies, plan_certification
+from misgiving.deferral.planning import WRONG_SHARES, plan_certification
+from misgiving.deferral.remedies import find_remedies
 from misgiving.deferral.settings import Targets
 from misgiving.errors import UsageError
 

@@ -1,29 +1,24 @@
-"""Certification with more or fewer cases: before a training, and where nothing is certified."""
+"""The rates that a calibration set can certify, computed before a training."""
 
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from misgiving.deferral.bounds import upper_bound
-from misgiving.deferral.certificate import Certificate
+from misgiving.deferral.remedies import MOST_CASES, SHARE_OF_RANK, smallest_rate
 from misgiving.deferral.settings import Guarantee, Targets, check_known
 from misgiving.deferral.thresholds import ood_limit_rank
 from misgiving.groups import one_per_group
 
 WRONG_SHARES = (0.0, 0.01, 0.03, 0.05)
-MOST_CASES = 100_000  # up to which enough cases are searched
-SHARE_OF_RANK = 0.5  # of the level, that the test of a promising rank has
-PRIOR_WRONG = 0.5  # wrong cases more than observed, as one among 100 ranks is chosen
 Sizes = Int[np.ndarray, " sizes"]
-Values = Float[np.ndarray, " sizes"]
-Rate = Callable[[Sizes | Values, Sizes | Values], Values]
-"""From numbers of wrong or missed cases, and of all cases, to the smallest rates that hold."""
-Remedy = Literal["fewest_cases", "more_cases", "higher_target", "better_model", "average_guarantee"]
+Rate = Callable[[Sizes, Sizes], Float[np.ndarray, " sizes"]]
+"""From numbers of wrong cases, and of all, to the smallest rates that are certified."""
 
 
 class RatePlan(NamedTuple):
@@ -115,44 +110,6 @@ def plan_certification(
     )
 
 
-def find_remedies(certificate: Certificate) -> dict[Remedy, int | float]:
-    """Ways out where no threshold is certified, each with its number.
-
-    These are further cases, if as many of them are wrong as of these, and a likelier number; the
-    error among the most confident half, where it is not below `max_error`; the smallest certifiable
-    error; and the number of cases that the average guarantee accepts.
-    """
-    if certificate.accept_threshold is not None:
-        return {}
-    targets, smallest = certificate.targets, certificate.smallest_certifiable
-    errors = [(abs(at.coverage - 0.5), at.error or 0.0) for at in certificate.operating_points]
-    _, of_half = min(errors, default=(0.0, 0.0))
-    numbers: dict[Remedy, int | float | None] = {
-        "fewest_cases": _more_cases(certificate, prior=0.0),
-        "more_cases": _more_cases(certificate, prior=PRIOR_WRONG),
-        "better_model": of_half if of_half >= (targets.max_error or 1.0) else None,
-        "higher_target": None if smallest is None else smallest.max_error,
-        "average_guarantee": None if targets.is_average else certificate.accepted_on_average,
-    }
-    return {remedy: number for remedy, number in numbers.items() if number}
-
-
-def _more_cases(certificate: Certificate, *, prior: float) -> int | None:
-    """The fewest further cases with which some threshold would be certified, if any number does."""
-    targets, fewest = certificate.targets, []
-    sizes = np.unique(np.geomspace(certificate.cases, MOST_CASES, 400).astype(int))
-    for point in certificate.operating_points:
-        accepted = point.coverage * sizes
-        wrong = accepted * (point.wrong + prior) / (point.accepted + prior)
-        silent = sizes * point.wrong / certificate.cases
-        error = _bounds(SHARE_OF_RANK * targets.level_of_error, point.coverage)[targets.guarantee]
-        misses = _bounds(targets.level_of_misses, 1.0)[targets.guarantee]
-        meets = error(wrong, accepted) <= (targets.max_error or 1.0)
-        meets &= misses(silent, sizes) <= (targets.max_silent_error or 1.0)
-        fewest += sizes[meets][:1].tolist()
-    return min(fewest) - certificate.cases if fewest else None
-
-
 def _ood_cases(targets: Targets, share: float) -> int:
     """The fewest cases with an OOD limit that flags at least such a share on average."""
 
@@ -162,19 +119,12 @@ def _ood_cases(targets: Targets, share: float) -> int:
     return bisect_left(range(MOST_CASES), True, key=is_enough)
 
 
-def _bounds(level: float, accepted: float) -> dict[Guarantee, Rate]:
-    """The smallest rate that holds, by guarantee, where such a share of all cases is accepted."""
-    return {
-        "confident": lambda wrong, sizes: upper_bound(wrong, sizes, level=level),
-        "average": lambda wrong, sizes: (1 + wrong) / (sizes + accepted),
-    }
-
-
 def _rates(
     cases: int, target: float | None, level: float, *, accepted: float = 1.0
 ) -> dict[Guarantee, tuple[RatePlan, ...]]:
     plans = {}
-    for guarantee, bound in _bounds(level, accepted).items():
+    for guarantee in get_args(Guarantee):
+        bound = partial(smallest_rate, guarantee, level=level, accepted=accepted)
         rates = []
         for share in WRONG_SHARES:
             needed = None if target is None else _needed(share, target, bound)

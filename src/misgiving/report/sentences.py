@@ -2,7 +2,7 @@
 
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import DriftTest, Expected, ExpectedPerformance, Recent
-from misgiving.deferral.planning import find_remedies
+from misgiving.deferral.remedies import find_remedies
 from misgiving.deferral.settings import DecisionRule
 from misgiving.report.rendering import lines
 

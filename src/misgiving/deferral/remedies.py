@@ -1,0 +1,75 @@
+"""Ways out where no threshold is certified, each with its number."""
+
+from functools import partial
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from misgiving.deferral.bounds import upper_bound
+from misgiving.deferral.certificate import Certificate
+from misgiving.deferral.settings import Guarantee
+
+MOST_CASES = 100_000  # up to which enough cases are searched
+SHARE_OF_RANK = 0.5  # of the level, that the test of a promising rank has
+PRIOR_WRONG = 0.5  # wrong cases more than observed, as one among 100 ranks is chosen
+Values = Float[np.ndarray, " sizes"]
+Counts = Int[np.ndarray, " sizes"] | Values
+Remedy = Literal["fewest_cases", "more_cases", "higher_target", "better_model", "average_guarantee"]
+
+
+def find_remedies(certificate: Certificate) -> dict[Remedy, int | float]:
+    """Numbers of the remedies that apply; none where a threshold is certified.
+
+    These are further cases, if as many of them are wrong as of these, and a likelier number; the
+    error among the most confident half, where it is not below `max_error`; the smallest certifiable
+    error; and the number of cases that the average guarantee accepts.
+    """
+    if certificate.accept_threshold is not None:
+        return {}
+    targets, smallest = certificate.targets, certificate.smallest_certifiable
+    errors = [(abs(at.coverage - 0.5), at.error or 0.0) for at in certificate.operating_points]
+    _, of_half = min(errors, default=(0.0, 0.0))
+    numbers: dict[Remedy, int | float | None] = {
+        "fewest_cases": _more_cases(certificate, prior=0.0),
+        "more_cases": _more_cases(certificate, prior=PRIOR_WRONG),
+        "better_model": of_half if of_half >= (targets.max_error or 1.0) else None,
+        "higher_target": None if smallest is None else smallest.max_error,
+        "average_guarantee": None if targets.is_average else certificate.accepted_on_average,
+    }
+    return {remedy: number for remedy, number in numbers.items() if number}
+
+
+def _more_cases(certificate: Certificate, *, prior: float) -> int | None:
+    """The fewest further cases with which some threshold would be certified, if any number does."""
+    targets, fewest = certificate.targets, []
+    rate = partial(smallest_rate, targets.guarantee)
+    level_of_error = SHARE_OF_RANK * targets.level_of_error
+    sizes = np.unique(np.geomspace(certificate.cases, MOST_CASES, 400).astype(int))
+    for point in certificate.operating_points:
+        accepted = point.coverage * sizes
+        wrong = accepted * (point.wrong + prior) / (point.accepted + prior)
+        silent = sizes * point.wrong / certificate.cases
+        error = rate(wrong, accepted, level=level_of_error, accepted=point.coverage)
+        silent_error = rate(silent, sizes, level=targets.level_of_misses)
+        meets = error <= (targets.max_error or 1.0)
+        meets &= silent_error <= (targets.max_silent_error or 1.0)
+        fewest += sizes[meets][:1].tolist()
+    return min(fewest) - certificate.cases if fewest else None
+
+
+def smallest_rate(
+    guarantee: Guarantee, wrong: Counts, cases: Counts, *, level: float, accepted: float = 1.0
+) -> Values:
+    """The smallest rate that is certified where so many cases are wrong, or are missed.
+
+    Args:
+        guarantee: Under which it holds.
+        wrong: Wrong cases among these.
+        cases: Accepted cases, or all.
+        level: Of the test; without effect on the average guarantee.
+        accepted: Share of all cases that is accepted.
+    """
+    if guarantee == "average":
+        return (1 + wrong) / (cases + accepted)
+    return upper_bound(wrong, cases, level=level)
