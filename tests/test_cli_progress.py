@@ -14,7 +14,7 @@ from misgiving.cli.progress import (
     say,
     show_table,
 )
-from misgiving.errors import BadImage
+from misgiving.data.decoding import BadImage
 from misgiving.training.loop import Step
 
 HEADER = ("check", "count", "remark")

@@ -5,12 +5,12 @@ Messages name parameters in backticks, as they are written in Python: `learning_
 --learning-rate, --no-pretrained, --on-bad-image skip.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 LONGEST_REASON = 200  # characters of a message that another library wrote
 
@@ -39,30 +39,6 @@ class StoppedError(ExplainedError):
     """The user or the system has stopped the command."""
 
     exit_code = 130
-
-
-class BadImage(NamedTuple):
-    """Id of an image that cannot be read, and the reason in one line that names the file."""
-
-    image: str
-    reason: str
-
-    def __str__(self) -> str:
-        name = visible(self.image)
-        return self.reason if name in self.reason else f"{name}: {self.reason}"
-
-
-class BadImagesError(DataError):
-    """Images that cannot be read; the message names the first.
-
-    Attributes:
-        images: All of them.
-        whole: True if no image of the set can be read.
-    """
-
-    def __init__(self, message: str, images: Sequence[BadImage] = (), total: int = 0) -> None:
-        super().__init__(message)
-        self.images, self.whole = tuple(images), 0 < total == len(images)
 
 
 def visible(text: str) -> str:

@@ -11,9 +11,9 @@ from PIL import Image
 from misgiving.bundle import decide_files as deciding
 from misgiving.bundle.decide_files import decide_files, load_model
 from misgiving.checkpoint import load
-from misgiving.data.decoding import LOOK_AHEAD
+from misgiving.data.decoding import LOOK_AHEAD, BadImagesError
 from misgiving.deferral.decision_tables import row_of
-from misgiving.errors import BadImagesError, DataError
+from misgiving.errors import DataError
 from misgiving.predictions import inference
 
 COUNT = 5 * LOOK_AHEAD

@@ -12,9 +12,9 @@ from corpus import build, picture, rgb
 from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset, unlabelled_images
 from misgiving.data.datasets.dataset import ImageFiles
-from misgiving.data.decoding import FAIL, SKIP
+from misgiving.data.decoding import FAIL, SKIP, BadImagesError
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.errors import BadImagesError, DataError
+from misgiving.errors import DataError
 
 SMALL = Preprocessing(image_size=4, crop=1.0, color_constancy="none")
 

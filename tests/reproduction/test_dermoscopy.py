@@ -12,7 +12,7 @@ from commands import call, one_line
 from elements import parse
 from PIL import Image
 
-from misgiving.errors import BadImagesError
+from misgiving.data.decoding import BadImagesError
 from misgiving.metrics.selective import RiskCoverage
 from misgiving.predictions.record import Predictions
 from misgiving.report.reproduction.run import select

@@ -22,6 +22,7 @@ from misgiving.data.datasets.dataset import file_key
 from misgiving.data.decoding import (
     FAIL,
     LOOK_AHEAD,
+    BadImage,
     check_bad_images,
     in_order,
     read_bytes,
@@ -31,7 +32,7 @@ from misgiving.deferral.decision_tables import UNREADABLE, DecisionRow, row_of
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.policy_file import POLICY_FOLDER
-from misgiving.errors import BadImage, DataError
+from misgiving.errors import DataError
 from misgiving.files import whole_file
 from misgiving.manifests import sha256_of_json
 from misgiving.predictions.network import ModelInputs

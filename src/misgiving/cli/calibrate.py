@@ -101,8 +101,9 @@ def calibrate(
     check_replaceable(folder, POLICY, overwrite=overwrite)
     deferral = Deferral(**vars(targets), **vars(rule), ood_detector=ood_detector, seed=seed)
     opinions = named_places("second_opinion", second_opinion)
+    sources = []
     if data is None:
-        source = read_file(run, opinions=opinions)
+        predictions = read_file(run, opinions=opinions)
     else:
         with open_run(run, settings, cache=cache, opinions=opinions) as trained:
             deferral.check_parameters(trained.checkpoint.classes)
@@ -112,20 +113,21 @@ def calibrate(
                 needs_training=True,
                 training_data=training_data,
             )
+        predictions, sources = source.predictions, [(data, source)]
     with warnings.catch_warnings(record=True) as doubts:
         warnings.simplefilter("always", UserWarning)
         warnings.filterwarnings("ignore", "nothing is accepted")  # said in sentences below
-        deferral.fit(source.predictions).save(folder)
-    if data is None and (unused := list(map(visible, source.predictions.metadata))):
+        deferral.fit(predictions).save(folder)
+    if data is None and (unused := list(map(visible, predictions.metadata))):
         say(f"columns without a meaning to the policy: {', '.join(unused)}")
     for doubt in doubts:
         say(f"Warning: {doubt.message}.")
     if verbose:
-        say_left_out([(data or str(run), source)])
+        say_left_out(sources)
     else:
-        say_skipped(source.skipped)
+        say_skipped([bad for _, source in sources for bad in source.skipped])
     sentences = summarize(deferral) if verbose else certificate_sentences(deferral, brief=True)
-    for text in (*sentences, *_worth([*source.predictions.opinions], deferral.calibration_)):
+    for text in (*sentences, *_worth([*predictions.opinions], deferral.calibration_)):
         say(text)
     more = "" if verbose else "; --verbose says more"
     following = _next_command(deferral, run, data, folder, second_opinion)

@@ -180,15 +180,16 @@ def check(
 
         load(model)  # so that a wrong one fails before the images are checked
     if is_file:
-        source = read_file(Path(data))
+        predictions = read_file(Path(data))
     else:
         _show_findings(data, out)
         if model is None:
             return
         with open_run(model, settings, cache=cache) as trained:
             source = trained.predict(data)
-    say_left_out([(data, source)])
-    review = suspect_labels(source.predictions, seed=seed)
+        say_left_out([(data, source)])
+        predictions = source.predictions
+    review = suspect_labels(predictions, seed=seed)
     _show_suspects(review, None if out is None else out / SUSPECTS_FILE)
 
 

@@ -97,11 +97,10 @@ def evaluate(
     check_writable(out, folder=True)
     for name in FILES:
         check_not_input(out / name, [run, *places.values()] if is_file else tables_of(str(data)))
+    sources, picture = [], None
     if data is None:
         deferral = None if policy is None else Deferral.load(policy)
-        predicted, *others = (
-            read_file(path, deferral, opinions) for path in (run, *places.values())
-        )
+        predictions = [read_file(path, deferral, opinions) for path in (run, *places.values())]
     else:
         folders = [read_ood_folder(folder, name=name) for name, folder in places.items()]
         with open_run(run, settings, cache=cache, opinions=opinions) as trained:
@@ -116,19 +115,17 @@ def evaluate(
                 odin=bool(places),
             )
             others = [trained.predict_outliers(folder) for folder in folders]
+        sources = [*zip((data, *places), (predicted, *others), strict=True)]
+        predictions = [each.predictions for _, each in sources]
+        picture = predicted.picture
     for name, function in scores.items():
-        predicted, *others = (
-            each._replace(predictions=each.predictions.with_score(name, function))
-            for each in (predicted, *others)
-        )
-    sources = [*zip((data or str(run), *places), (predicted, *others), strict=True)]
-    ood_predictions = {name: each.predictions for name, each in sources[1:]}
-    evaluation = measure(
-        predicted.predictions, deferral, set=set_name, ood=ood_predictions, readers=readers
-    )
+        predictions = [each.with_score(name, function) for each in predictions]
+    measured, *unfamiliar = predictions
+    ood_predictions = dict(zip(places, unfamiliar, strict=True))
+    evaluation = measure(measured, deferral, set=set_name, ood=ood_predictions, readers=readers)
     skipped = [(name, *bad) for name, each in sources for bad in each.skipped]
     write_evaluation(evaluation, out, skipped=skipped)
-    write_report(evaluation, out / REPORT, title=data or run.name, pictures=predicted.picture)
+    write_report(evaluation, out / REPORT, title=data or run.name, pictures=picture)
     say_left_out(sources)
     for sentence in notes(evaluation):
         say(sentence)

@@ -11,7 +11,7 @@ import typer
 from misgiving.cli.options import BadImages, Device, SecondOpinion, Values, command
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
 from misgiving.cli.sources import check_source, is_prediction_file, named_places, read_file
-from misgiving.errors import BadImage, UsageError
+from misgiving.errors import UsageError
 from misgiving.files import check_not_input, check_writable, write_text
 
 if TYPE_CHECKING:
@@ -137,13 +137,14 @@ def _decide_predictions(
         raise UsageError(f"give one file of predictions alone, not {len(files)} files")
     check_source(files[0], images=["contact_sheet"])
     deferral = Deferral.load(policy)
-    predictions = read_file(files[0], deferral, opinions).predictions
+    predictions = read_file(files[0], deferral, opinions)
     rows = list(map(row_of, predictions.paths or predictions.ids, deferral.decide(predictions)))
     return "path" if predictions.paths else "id", rows, deferral, deferral.classes_
 
 
 def _say_facts(rows: "Iterable[DecisionRow]", deferral: "Deferral | None") -> None:
     """Report unreadable images, and with a policy the performance to expect."""
+    from misgiving.data.decoding import BadImage
     from misgiving.deferral.drift import expected_performance
     from misgiving.report.sentences import performance_sentences
 

@@ -22,9 +22,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from misgiving.errors import BadImage, StoppedError, visible
+from misgiving.errors import StoppedError, visible
 
 if TYPE_CHECKING:
+    from misgiving.data.decoding import BadImage
     from misgiving.reproduction.config import Unit
     from misgiving.training.loop import Step
 
@@ -87,7 +88,7 @@ def say(text: str) -> None:
     console.print("\n".join(map(visible, with_options(text).split("\n"))), soft_wrap=True)
 
 
-def show_failure(message: str, images: Sequence[BadImage] = ()) -> None:
+def show_failure(message: str, images: "Sequence[BadImage]" = ()) -> None:
     """Print one line on standard error, and below it the images if there are several."""
     if message:
         sys.stderr.write(f"process {number}: " if (number := process_number()) else "")
@@ -96,7 +97,7 @@ def show_failure(message: str, images: Sequence[BadImage] = ()) -> None:
         list_bad_images(images)
 
 
-def say_skipped(bad: Sequence[BadImage]) -> None:
+def say_skipped(bad: "Sequence[BadImage]") -> None:
     """Report the images that were left out, if any."""
     if bad:
         noun = "image" if len(bad) == 1 else "images"
@@ -104,7 +105,7 @@ def say_skipped(bad: Sequence[BadImage]) -> None:
         list_bad_images(bad)
 
 
-def list_bad_images(bad: Sequence[BadImage]) -> None:
+def list_bad_images(bad: "Sequence[BadImage]") -> None:
     """Print one line for each image, up to a number that fits the screen."""
     for image in bad[:MAX_LISTED]:
         sys.stderr.write(f"  {visible(str(image))}\n")

@@ -2,7 +2,6 @@
 
 import csv
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,8 +14,8 @@ from misgiving.errors import DataError, UsageError, explain_damage
 
 if TYPE_CHECKING:
     from misgiving.deferral.deferral import Deferral
-    from misgiving.predictions.predict import TrainedRun
-    from misgiving.predictions.record import PredictedData
+    from misgiving.predictions.predict import PredictedData, TrainedRun
+    from misgiving.predictions.record import Predictions
 
 PREDICTIONS = (".csv", ".npz", ".parquet")
 
@@ -127,9 +126,9 @@ def open_run(
 
 def read_file(
     path: Path, deferral: "Deferral | None" = None, opinions: Mapping[str, Path] | None = None
-) -> "PredictedData":
+) -> "Predictions":
     """Predictions in a file, which is named where they do not suit the policy, with opinions."""
-    from misgiving.predictions.record import PredictedData, Predictions
+    from misgiving.predictions.record import Predictions
 
     predictions = Predictions.read(path)
     for name, file in (opinions or {}).items():
@@ -139,7 +138,7 @@ def read_file(
             deferral.check_predictions(predictions)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
-    return PredictedData(predictions, Counter(), ())
+    return predictions
 
 
 def say_left_out(sources: "Iterable[tuple[str, PredictedData]]") -> None:

@@ -24,12 +24,13 @@ from misgiving.data.datasets.dataset import (
 )
 from misgiving.data.decoding import (
     FAIL,
+    BadImage,
     check_bad_images,
     in_order,
     returning_bad_images,
 )
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.errors import BadImage, DataError
+from misgiving.errors import DataError
 from misgiving.files import locked, read_json, whole_folder, write_json
 from misgiving.manifests import seal, sha256_of, sha256_of_json, sha256_of_lines, verify
 

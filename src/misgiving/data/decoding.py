@@ -10,14 +10,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from misgiving.errors import BadImage, BadImagesError, DataError, reason_of, visible
+from misgiving.errors import DataError, reason_of, visible
 from misgiving.files import check_ordinary
 
 # Once for all threads: `warnings.catch_warnings` in one of them would change the others' filters.
@@ -50,6 +50,30 @@ LOOK_AHEAD = 4 * WORKERS  # decoded images that may wait, which bounds memory
 FAIL, SKIP = "fail", "skip"  # treatments of images that cannot be read
 MAX_NAMES = 3  # bad images that are named in one line
 MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the file
+
+
+class BadImage(NamedTuple):
+    """Id of an image that cannot be read, and the reason in one line that names the file."""
+
+    image: str
+    reason: str
+
+    def __str__(self) -> str:
+        name = visible(self.image)
+        return self.reason if name in self.reason else f"{name}: {self.reason}"
+
+
+class BadImagesError(DataError):
+    """Images that cannot be read; the message names the first.
+
+    Attributes:
+        images: All of them.
+        whole: True if no image of the set can be read.
+    """
+
+    def __init__(self, message: str, images: Sequence[BadImage] = (), total: int = 0) -> None:
+        super().__init__(message)
+        self.images, self.whole = tuple(images), 0 < total == len(images)
 
 
 def in_order(

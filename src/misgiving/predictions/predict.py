@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,10 +18,10 @@ from misgiving.checkpoint import Checkpoint, load
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, ImageFiles
-from misgiving.data.decoding import FAIL, SKIP
+from misgiving.data.decoding import FAIL, SKIP, BadImage, BadImagesError
 from misgiving.data.duplicates import image_hashes, near_duplicates
 from misgiving.data.splits import Split
-from misgiving.errors import BadImagesError, DataError, ExplainedError, UsageError
+from misgiving.errors import DataError, ExplainedError, UsageError
 from misgiving.files import default_cache
 from misgiving.groups import chained, join_groups, named_groups
 from misgiving.manifests import sha256_of
@@ -33,7 +33,7 @@ from misgiving.predictions.inference import (
     predictions_of,
 )
 from misgiving.predictions.network import Network
-from misgiving.predictions.record import PredictedData, Predictions, check_classes
+from misgiving.predictions.record import Predictions, check_classes
 from misgiving.predictions.schema import EXCLUDED, UNKNOWN, VALIDATION, take_readers
 from misgiving.scores.odin import Odin
 
@@ -42,6 +42,29 @@ PRECEDENCE = ("train", "test", EXCLUDED, "calibrate", "tune")
 
 FOLDER = "predictions"  # in a run
 ODIN = "odin_default"
+
+
+class PredictedData(NamedTuple):
+    """Predictions of a run for a data set.
+
+    Attributes:
+        predictions: For the images of the chosen sets, in the order of the data; last come training
+            images from elsewhere.
+        counts: Images by set, whether chosen or not.
+        skipped: Images that cannot be read.
+        picture: Reads the image of this id as the model saw it, (size, size, 3).
+        unknown: Number of images of classes that the model does not know.
+        searched: Training images among which near duplicates were sought.
+        trained_on: All training images of the model.
+    """
+
+    predictions: Predictions
+    counts: Counter[str]
+    skipped: tuple[BadImage, ...]
+    picture: Callable[[str], UInt8[np.ndarray, "size size 3"]] | None = None
+    unknown: int = 0
+    searched: int = 0
+    trained_on: int = 0
 
 
 def predict(

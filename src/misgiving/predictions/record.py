@@ -1,19 +1,18 @@
 """Predictions: all that any later step needs of a model and of the images that it saw."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from scipy.special import log_softmax
 
-from misgiving.errors import BadImage, DataError, UsageError, explain_damage, visible
+from misgiving.errors import DataError, UsageError, explain_damage, visible
 from misgiving.files import whole_file
 from misgiving.predictions.files import FORMATS
 from misgiving.predictions.schema import UNKNOWN, columns_of, fields_of
@@ -309,26 +308,3 @@ def check_classes(classes: Sequence[str], others: Sequence[str], name: str) -> N
             f"the second opinion {name} is on {', '.join(others)}, and the predictions are on "
             f"{', '.join(classes)}; they must be the same classes in this order"
         )
-
-
-class PredictedData(NamedTuple):
-    """Predictions of a run for a data set.
-
-    Attributes:
-        predictions: For the images of the chosen sets, in the order of the data; last come training
-            images from elsewhere.
-        counts: Images by set, whether chosen or not.
-        skipped: Images that cannot be read.
-        picture: Reads the image of this id as the model saw it, (size, size, 3).
-        unknown: Number of images of classes that the model does not know.
-        searched: Training images among which near duplicates were sought.
-        trained_on: All training images of the model.
-    """
-
-    predictions: Predictions
-    counts: Counter[str]
-    skipped: tuple[BadImage, ...]
-    picture: Callable[[str], UInt8[np.ndarray, "size size 3"]] | None = None
-    unknown: int = 0
-    searched: int = 0
-    trained_on: int = 0

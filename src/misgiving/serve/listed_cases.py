@@ -6,7 +6,8 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from misgiving.errors import BadImage, DataError, explain_damage
+from misgiving.data.decoding import BadImage
+from misgiving.errors import DataError, explain_damage
 from misgiving.files import csv_rows
 from misgiving.serve.problems import ImageNotStoredError, storage_reason
 from misgiving.serve.routes.decisions import clean_name

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from misgiving.data.decoding import decode, read_bytes, unreadable
+from misgiving.data.decoding import BadImage, BadImagesError, decode, read_bytes, unreadable
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.errors import BadImage, BadImagesError, DataError, UsageError
+from misgiving.errors import DataError, UsageError
 from misgiving.manifests import sha256_of
 
 Indices = Int[np.ndarray, " selected"]

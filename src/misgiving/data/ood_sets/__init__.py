@@ -17,6 +17,7 @@ from misgiving.data.datasets.dataset import Dataset, ImageArray, without
 from misgiving.data.datasets.tables import read_table
 from misgiving.data.decoding import (
     FAIL,
+    BadImage,
     Picture,
     check_bad_images,
     decode,
@@ -26,7 +27,6 @@ from misgiving.data.decoding import (
 )
 from misgiving.data.ood_sets.derived import KINDS, DerivedImages, derive, ood_dataset
 from misgiving.data.splits import without_training_images
-from misgiving.errors import BadImage
 from misgiving.files import whole_folder, write_csv, write_json
 from misgiving.manifests import sha256_of, sha256_of_lines
 from misgiving.registry import Registry
