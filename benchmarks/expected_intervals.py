@@ -18,7 +18,7 @@ from guarantee import read_predictions
 from jaxtyping import Float, Int
 
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.drift import ExpectedError, expected_errors
+from misgiving.deferral.expected_performance import ExpectedError, expected_errors
 from misgiving.groups import QUARTERS
 
 MODEL, MAX_ERROR = "logits/pathmnist_resnet50.npz", 0.15

@@ -32,7 +32,7 @@ from misgiving.data.datasets import load_dataset, unlabelled_images
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.deferral.decision_tables import row_of
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.drift import ExpectedError, expected_performance
+from misgiving.deferral.expected_performance import ExpectedError, expected_performance
 from misgiving.files import default_cache
 from misgiving.groups import QUARTERS, one_per_group, partition_groups
 from misgiving.predictions.inference import predictions_of

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from misgiving.bundle.bundle import Bundle
 from misgiving.deferral.decision_tables import row_of
-from misgiving.deferral.drift import expected_performance
+from misgiving.deferral.expected_performance import expected_performance
 from misgiving.errors import DataError
 from misgiving.manifests import seal, sha256_of_file, sha256_of_json
 from misgiving.predictions.network import OUTPUTS

@@ -5,11 +5,11 @@ import pytest
 from scipy import stats
 
 from misgiving.deferral.bounds import (
-    bound_at_threshold,
     tolerance_rank,
     two_sided_interval,
     upper_bound,
 )
+from misgiving.deferral.expected_performance import bound_at_threshold
 from misgiving.deferral.settings import Targets
 from misgiving.deferral.thresholds import CertificationPlan, ScoredCases
 

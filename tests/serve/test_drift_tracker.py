@@ -6,7 +6,8 @@ import numpy as np
 from standin import case, made_policy
 from waiting import until
 
-from misgiving.deferral.drift import DriftMonitor, expected_errors
+from misgiving.deferral.drift import DriftMonitor
+from misgiving.deferral.expected_performance import expected_errors
 from misgiving.report.sentences import drift_sentence, expected_sentences
 from misgiving.serve.drift_tracker import DriftTracker
 

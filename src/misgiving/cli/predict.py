@@ -145,7 +145,7 @@ def _decide_predictions(
 def _say_facts(rows: "Iterable[DecisionRow]", deferral: "Deferral | None") -> None:
     """Report unreadable images, and with a policy the performance to expect."""
     from misgiving.data.decoding import BadImage
-    from misgiving.deferral.drift import expected_performance
+    from misgiving.deferral.expected_performance import expected_performance
     from misgiving.report.sentences import performance_sentences
 
     say_skipped([BadImage(row.path, row.unreadable) for row in rows if row.unreadable])

@@ -3,10 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.special import betainc, betaincc, betainccinv, betaincinv
-
-LEVEL_OF_SHARES = 0.2  # part of the level of a bound between ranks
 
 Counts = Int[np.ndarray, "..."] | int | np.integer
 Values = Float[np.ndarray, "..."]
@@ -52,37 +50,6 @@ def lower_bound(count: Cases, cases: Cases, *, level: float) -> Values:
     others = np.subtract(cases, count)
     inside = betaincinv(np.where(np.equal(count, 0), 1, count), np.add(others, 1.0), level)
     return np.where(np.equal(count, 0), 0.0, inside)
-
-
-def bound_at_threshold(
-    threshold: float,
-    scores: Float[np.ndarray, " n"],
-    wrong: Bool[np.ndarray, " n"],
-    ranks: Int[np.ndarray, " ranks"],
-    *,
-    level: float,
-) -> float:
-    """Upper bound on the share that is wrong among the cases with a score of at least a threshold.
-
-    The probability that it is exceeded at any threshold is at most `level`. Between ranks j and k,
-    no more is wrong than at k, and the j best are accepted: a share of what k accepts that is at
-    least Beta(j, k - j + 1), where equal scores are ordered at random. Each k has one bound on the
-    errors and one on this share. The bound is 1 for fewer cases than the lowest rank.
-
-    Args:
-        threshold: Any; it may depend on the cases.
-        scores: Of independent cases.
-        wrong: Which are wrong; of equal scores, these are counted first.
-        ranks: Increasing, up to the number of cases.
-        level: Divided among the ranks.
-    """
-    position = np.searchsorted(ranks, (scores >= threshold).sum())
-    if not position:
-        return 1.0
-    j, k = ranks[position - 1], ranks[position]
-    mistaken, each = wrong[np.lexsort((~wrong, -scores))[:k]].sum(), level / len(ranks)
-    errors = upper_bound(mistaken, k, level=(1 - LEVEL_OF_SHARES) * each)
-    return min(1.0, float(errors / lower_bound(j, k, level=LEVEL_OF_SHARES * each)))
 
 
 def two_sided_interval(count: int | float, cases: int | float, *, level: float) -> BinomialInterval:

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Int, Shaped
 from misgiving.calibration.apply import error_probabilities
 from misgiving.deferral.bounds import (
     BinomialInterval,
-    bound_at_threshold,
     conformal_p_values,
     two_sided_interval,
     upper_bound,
@@ -141,21 +140,13 @@ class Certificate:
         return next((point.bound for point in points), None)
 
     @property
-    def highest_error(self) -> float:
-        """Error among the accepted that is not exceeded with confidence; 1 if none is accepted."""
-        targets, bound = self.targets, self.error_bound
-        if bound is None:
-            return 1.0
-        return targets.max_error if targets.max_error and not targets.is_average else bound
-
-    @property
     def operating_points(self) -> list[OperatingPoint]:
         """Every tested threshold, with bounds that hold together, with the same confidence."""
         scores, thresholds = np.array(self.scores), np.array(self.thresholds)
         kept, wrong = np.array(self.kept), np.array(self.errors)
         accepted = number_reaching(scores[kept], thresholds)
         mistaken = number_reaching(scores[kept & wrong], thresholds)
-        each = (1 - self.targets.confidence) / self._ranks  # Bonferroni
+        each = (1 - self.targets.confidence) / self.num_ranks  # Bonferroni
         bounds = upper_bound(mistaken, accepted, level=each)
         columns = (values.tolist() for values in (thresholds, accepted, mistaken, bounds))
         return [
@@ -163,31 +154,10 @@ class Certificate:
             for threshold, n, k, bound in zip(*columns, strict=True)
         ]
 
-    def error_bound_at(self, threshold: float) -> float:
-        """Upper bound on the error at any threshold, as that of a batch; all hold together."""
-        kept = np.array(self.kept, dtype=bool)
-        scores, wrong = np.array(self.scores)[kept], np.array(self.errors)[kept]
-        level, ranks = 1 - self.targets.confidence, ranks_to_test(len(scores))
-        return bound_at_threshold(threshold, scores, wrong, ranks, level=level)
-
     @property
-    def _ranks(self) -> int:
+    def num_ranks(self) -> int:
         """Number of tested ranks, also of those without a threshold because of ties."""
         return max(1, len(ranks_to_test(sum(self.kept))))
-
-    def acceptance_interval(self, *, level: float) -> BinomialInterval:
-        """Interval of the share of all images that is accepted; misses with at most this level.
-
-        It holds for every tested rank and, with an OOD rule, whichever case is the limit:
-        if that case had been chosen beforehand, the others would be a simple random sample. So it
-        also holds for the threshold and the limit that were chosen.
-        """
-        threshold = np.inf if self.accept_threshold is None else self.accept_threshold
-        accepted = int((np.array(self.kept) & (np.array(self.scores) >= threshold)).sum())
-        ood_rule = self.ood_threshold is not None
-        limits = len(self.scores) if ood_rule else 1
-        each = level / (self._ranks * limits)
-        return two_sided_interval(accepted, len(self.scores) - ood_rule, level=each)
 
     def decide(
         self,

@@ -1,7 +1,8 @@
 """A policy in words: its fit and certificate, drift, and the expected performance."""
 
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.drift import DriftTest, Expected, ExpectedPerformance, Recent
+from misgiving.deferral.drift import DriftTest, Recent
+from misgiving.deferral.expected_performance import Expected, ExpectedPerformance
 from misgiving.deferral.remedies import find_remedies
 from misgiving.deferral.settings import DecisionRule
 from misgiving.report.rendering import lines

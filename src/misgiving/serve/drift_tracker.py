@@ -12,7 +12,8 @@ from pydantic import BaseModel, Field
 
 from misgiving.deferral import drift
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor, expected_errors
+from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor
+from misgiving.deferral.expected_performance import expected_errors
 from misgiving.report.sentences import drift_sentence, expected_sentences
 from misgiving.serve.audits import Audits
 from misgiving.serve.records import Moment

@@ -1,0 +1,231 @@
+"""Errors that are expected of images without labels, and whether the estimate may hold."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.special import kolmogorov
+
+from misgiving.deferral.bounds import binomial_cdf, lower_bound, upper_bound
+from misgiving.deferral.certificate import Certificate
+from misgiving.deferral.decision_tables import DecisionRow
+from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.drift import DriftMonitor, DriftTest
+from misgiving.deferral.thresholds import ranks_to_test
+
+FEWEST_CASES = 20  # calibration cases and images, from which on errors are estimated
+DRAWS = 10_000
+MOST_TESTED = 5000  # images that are tested for drift, drawn at random
+LEVEL = 0.05
+DIFFERENT = 0.02  # probability that equal distributions are found to differ
+LEVEL_OF_SHARES = 0.2  # part of the level of a bound between ranks
+
+Values = Float[np.ndarray, " n"]
+Mask = Bool[np.ndarray, " n"]
+
+
+class ExpectedError(NamedTuple):
+    """The share of wrong answers that is expected, with an interval for the share in this set."""
+
+    images: int
+    error: float
+    lower: float
+    upper: float
+
+
+Expected = tuple[ExpectedError, ExpectedError | None]
+"""Expected errors of all images whose outputs are finite, and of the accepted ones.
+
+None where no image is accepted, or too few calibration cases are.
+"""
+
+
+class ExpectedPerformance(NamedTuple):
+    """Expected errors of a set of images without labels, and whether to trust them.
+
+    Attributes:
+        errors: Of all images, and of the accepted ones.
+        alarms: The tests for drift that found the images to differ from the calibration cases.
+        error_bound: Upper bound on the error among the accepted, where the batch has its own
+            threshold; else None.
+        gaps: Largest difference between the distributions of the images and of the calibration
+            cases, by score, where these differ; `acceptance` or `ood`.
+    """
+
+    errors: Expected
+    error_bound: float | None
+    alarms: tuple[DriftTest, ...]
+    gaps: Mapping[str, float]
+
+
+def expected_performance(
+    deferral: Deferral, decisions: Iterable[DecisionRow]
+) -> ExpectedPerformance | None:
+    """Estimate the errors of images without labels, and test whether the estimate may hold.
+
+    Args:
+        deferral: The policy by which the images were decided.
+        decisions: Images without a finite error probability are left out; the paths break ties in
+            the tests for drift.
+
+    Returns:
+        None where `expected_errors` is None.
+    """
+    judged = [
+        (row.path, (row.error_probability, row.acceptance_score, row.ood_score), row.decision)
+        for row in decisions
+        if row.error_probability is not None
+    ]
+    names = [name for name, _, _ in judged]
+    numbers = np.array([numbers for _, numbers, _ in judged], dtype=float)
+    errors, scores, ood_scores = numbers.reshape(-1, 3).T
+    accepted = np.array([decision == "accept" for _, _, decision in judged], dtype=bool)
+    certificate, monitor = deferral.certificate_, DriftMonitor(deferral.certificate_)
+    has_own = certificate.selection is not None and accepted.any()
+    threshold = float(scores[accepted].min()) if has_own else None
+    expected = expected_errors(deferral, errors, accepted, threshold=threshold)
+    if expected is None:
+        return None
+    # in a random order, since the images may be sorted
+    for row in np.random.default_rng(0).permutation(len(names))[:MOST_TESTED]:
+        monitor.update(
+            score=float(scores[row]),
+            ood_score=float(ood_scores[row]),
+            accepted=bool(accepted[row]),
+            content=names[row],
+        )
+    compared = {
+        "acceptance": (scores, certificate.scores),
+        "ood": (ood_scores, certificate.ood_scores),
+    }
+    gaps = {}
+    for name, (new, calibration) in compared.items():
+        gap, p_value = compare_distributions(new, np.array(calibration))
+        if p_value <= DIFFERENT / len(compared):
+            gaps[name] = gap
+    alarms = tuple(test for test in monitor.tests if test.since is not None)
+    bound = None if threshold is None else error_bound_at(certificate, threshold)
+    return ExpectedPerformance(expected, bound, alarms, gaps)
+
+
+def compare_distributions(first: Values, second: Float[np.ndarray, " m"]) -> tuple[float, float]:
+    """Kolmogorov and Smirnov's test: the largest difference of two distributions, and its p-value.
+
+    For a set that is complete it finds smaller changes than the tests of `DriftMonitor`, which hold
+    at any time. The p-value is that for large sets, and too high where values are equal.
+    """
+    values = np.concatenate([first, second])
+    below = (
+        np.searchsorted(np.sort(part), values, side="right") / len(part) for part in (first, second)
+    )
+    gap = float(np.abs(np.subtract(*below)).max())
+    effective = len(first) * len(second) / len(values)
+    return gap, float(kolmogorov(math.sqrt(effective) * gap))
+
+
+def expected_errors(
+    deferral: Deferral, errors: Values, accepted: Mask, *, threshold: float | None = None
+) -> Expected | None:
+    """Estimate the errors of images that are drawn like the calibration cases.
+
+    The mean error probability is corrected by the mean difference between errors and error
+    probabilities of the calibration cases, which the calibrator has not seen. The interval has 95 %
+    of a predictive distribution: the correction is drawn from a normal distribution, and the number
+    of errors, given the corrected mean, from a binomial one, which is a little too wide. Images of
+    one group count as independent, so that it is too narrow where there are many of each group.
+
+    The accepted calibration cases also chose the threshold, so that fewer of them are wrong than of
+    others. So the interval of the accepted reaches at least as high as for a batch with the error
+    that is certified, or that holds with confidence beside an average.
+
+    Args:
+        deferral: The policy by which the images were decided.
+        errors: Error probabilities; images where one is not finite are left out.
+        accepted: True for the accepted images.
+        threshold: Lowest accepted score of a batch that has its own; None: that of the policy.
+
+    Returns:
+        None with fewer than 20 calibration cases or images.
+    """
+    finite = np.isfinite(errors)
+    certificate, scores = deferral.certificate_, np.array(deferral.certificate_.scores)
+    lowest, highest = certificate.accept_threshold, highest_error(certificate)
+    if threshold is not None:
+        lowest, highest = threshold, error_bound_at(certificate, threshold)
+    residuals = np.array(certificate.errors) - np.array(certificate.error_probabilities)
+    if min(len(residuals), finite.sum()) < FEWEST_CASES:
+        return None
+    reached = scores >= (np.inf if lowest is None else lowest)
+    taken, both = np.array(certificate.kept) & reached, finite & accepted
+    enough = both.any() and taken.sum() >= FEWEST_CASES
+    return (
+        _expected(errors[finite], residuals),
+        _expected(errors[both], residuals[taken], highest) if enough else None,
+    )
+
+
+def _expected(
+    errors: Values, residuals: Float[np.ndarray, " cases"], highest: float = 0.0
+) -> ExpectedError:
+    mean, correction = float(errors.mean()), float(residuals.mean())
+    # one right and one wrong case more: that none was wrong does not mean that none can be
+    widened = np.concatenate([residuals, [1 - mean, -mean]])
+    spread = widened.std(ddof=1) / np.sqrt(len(residuals))
+    random = np.random.default_rng(0)
+    means = (mean + correction + spread * random.standard_normal(DRAWS)).clip(0, 1)
+    shares = random.binomial(len(errors), means) / len(errors)
+    lower, upper = np.quantile(shares, [LEVEL / 2, 1 - LEVEL / 2])
+    shares_at_most = binomial_cdf(np.arange(len(errors) + 1), len(errors), highest)
+    upper = max(upper, np.searchsorted(shares_at_most, 1 - LEVEL / 2) / len(errors))
+    return ExpectedError(
+        len(errors), min(max(mean + correction, 0.0), 1.0), float(lower), float(upper)
+    )
+
+
+def highest_error(certificate: Certificate) -> float:
+    """Error among the accepted that is not exceeded with confidence; 1 if none is accepted."""
+    targets, bound = certificate.targets, certificate.error_bound
+    if bound is None:
+        return 1.0
+    return targets.max_error if targets.max_error and not targets.is_average else bound
+
+
+def error_bound_at(certificate: Certificate, threshold: float) -> float:
+    """Upper bound on the error at any threshold, as that of a batch; all hold together."""
+    kept = np.array(certificate.kept, dtype=bool)
+    scores, wrong = np.array(certificate.scores)[kept], np.array(certificate.errors)[kept]
+    level, ranks = 1 - certificate.targets.confidence, ranks_to_test(len(scores))
+    return bound_at_threshold(threshold, scores, wrong, ranks, level=level)
+
+
+def bound_at_threshold(
+    threshold: float,
+    scores: Float[np.ndarray, " n"],
+    wrong: Bool[np.ndarray, " n"],
+    ranks: Int[np.ndarray, " ranks"],
+    *,
+    level: float,
+) -> float:
+    """Upper bound on the share that is wrong among the cases with a score of at least a threshold.
+
+    The probability that it is exceeded at any threshold is at most `level`. Between ranks j and k,
+    no more is wrong than at k, and the j best are accepted: a share of what k accepts that is at
+    least Beta(j, k - j + 1), where equal scores are ordered at random. Each k has one bound on the
+    errors and one on this share. The bound is 1 for fewer cases than the lowest rank.
+
+    Args:
+        threshold: Any; it may depend on the cases.
+        scores: Of independent cases.
+        wrong: Which are wrong; of equal scores, these are counted first.
+        ranks: Increasing, up to the number of cases.
+        level: Divided among the ranks.
+    """
+    position = np.searchsorted(ranks, (scores >= threshold).sum())
+    if not position:
+        return 1.0
+    j, k = ranks[position - 1], ranks[position]
+    mistaken, each = wrong[np.lexsort((~wrong, -scores))[:k]].sum(), level / len(ranks)
+    errors = upper_bound(mistaken, k, level=(1 - LEVEL_OF_SHARES) * each)
+    return min(1.0, float(errors / lower_bound(j, k, level=LEVEL_OF_SHARES * each)))
