@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -17,7 +17,7 @@ from misgiving.deferral.decisions import Decision, Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.policy_file import POLICY
 from misgiving.deferral.scoring import check_opinions
-from misgiving.errors import DataError, explain_damage
+from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import read_json, write_json, write_text
 from misgiving.manifests import README, seal, verify
 from misgiving.predictions.network import GRAPH, ModelInputs, Network
@@ -52,6 +52,7 @@ NO_GUARANTEE = "Nothing is certified: no policy was calibrated, and every image 
 DECIDES = "By its policy it accepts an image, defers it, or calls it out-of-distribution."
 DEFERS = "It has no policy and defers every image."
 
+T = TypeVar("T")
 SquareInputs = tuple[UInt8[np.ndarray, "_ _ 3"], ...]
 """An image as the model sees it, and after it as each model of a second opinion does."""
 Squares = UInt8[np.ndarray, "n _ _ 3"]
@@ -176,6 +177,22 @@ class Bundle:
             return []
         inputs = [self.model_inputs(data, name) for data, name in zip(images, names, strict=True)]
         return self.decide_inputs(*map(np.stack, zip(*inputs, strict=True)))
+
+
+def used_opinions(deferral: Deferral | None, given: Mapping[str, T]) -> dict[str, T]:
+    """Those of the second opinions, by name, that a policy uses; none without a policy.
+
+    Raises:
+        UsageError: One is missing.
+    """
+    used = () if deferral is None else deferral.calibration_.needs_opinions
+    for name in used:
+        if name not in given:
+            raise UsageError(
+                f"the policy uses the second opinion of {name}; give that model as "
+                f"`second_opinion` {name}=RUN"
+            )
+    return {name: given[name] for name in used}
 
 
 def is_bundle(folder: Path) -> bool:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from misgiving.bundle.bundle import Bundle, SquareInputs, is_bundle
+from misgiving.bundle.bundle import Bundle, SquareInputs, is_bundle, used_opinions
 from misgiving.data.datasets.dataset import file_key
 from misgiving.data.decoding import (
     FAIL,
@@ -67,7 +67,6 @@ def load_model(
         return Bundle.load(folder)
     import torch
 
-    from misgiving.bundle.export_run import load_opinions
     from misgiving.checkpoint import load
     from misgiving.models.joint import full_outputs_of
     from misgiving.predictions.inference import fingerprint_of, kept_network
@@ -77,7 +76,6 @@ def load_model(
     checkpoint = load(folder)
     fingerprint = fingerprint_of(checkpoint)
     deferral = Deferral.of_run(folder, model=fingerprint)
-    others = load_opinions(deferral, opinions)
 
     def as_bundle(run: Path, source: "Checkpoint", **values: Any) -> Bundle:
         model = source.model.to(place)
@@ -96,12 +94,10 @@ def load_model(
             **values,
         )
 
-    seconds = {
-        name: as_bundle(
-            (opinions or {})[name], other, fingerprint=fingerprint_of(other), deferral=None
-        )
-        for name, other in others.items()
-    }
+    seconds = {}
+    for name, run in used_opinions(deferral, opinions or {}).items():
+        other = load(run)
+        seconds[name] = as_bundle(run, other, fingerprint=fingerprint_of(other), deferral=None)
     bundle = as_bundle(
         folder, checkpoint, fingerprint=fingerprint, deferral=deferral, opinions=seconds
     )

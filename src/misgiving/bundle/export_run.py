@@ -7,23 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from misgiving.bundle.bundle import FACTS, Bundle, write_bundle
+from misgiving.bundle.bundle import FACTS, Bundle, used_opinions, write_bundle
 from misgiving.checkpoint import Checkpoint, load, versions
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.scoring import used_opinions
 from misgiving.files import check_replaceable, whole_folder
 from misgiving.predictions.inference import fingerprint_of, write_compared_graph
 from misgiving.predictions.network import GRAPH
 
 EXPORTED_WITH = ("misgiving", "torch", "onnx", "onnxscript", "onnxruntime")
-
-
-def load_opinions(
-    deferral: Deferral | None, opinions: Mapping[str, Path] | None
-) -> dict[str, Checkpoint]:
-    """By name the runs whose second opinions a policy uses, of those in these folders."""
-    used = {} if deferral is None else used_opinions(deferral.calibration_, opinions or {})
-    return {name: load(folder) for name, folder in used.items()}
 
 
 def export_run(
@@ -46,7 +37,8 @@ def export_run(
     checkpoint = load(run)
     fingerprint = fingerprint_of(checkpoint)
     deferral = Deferral.of_run(run, model=fingerprint)
-    others = load_opinions(deferral, opinions)
+    used = used_opinions(deferral, opinions or {})
+    others = {name: load(folder) for name, folder in used.items()}
     with whole_folder(out) as partial:
         write_compared_graph(checkpoint, partial / GRAPH)
         graphs = {}

@@ -75,10 +75,10 @@ def evaluate(
     """
     is_file = check_source(run, images=["data"], files=["policy"], needed=["out"])
     out = out or run / "evaluation"
+    from misgiving.bundle.bundle import used_opinions
     from misgiving.data.datasets import tables_of
     from misgiving.data.ood_sets import read_ood_folder
     from misgiving.deferral.deferral import Deferral
-    from misgiving.deferral.scoring import used_opinions
     from misgiving.evaluation.evaluate import (
         FILES,
         REPORT,
@@ -105,10 +105,7 @@ def evaluate(
         folders = [read_ood_folder(folder, name=name) for name, folder in places.items()]
         with open_run(run, settings, cache=cache, opinions=opinions) as trained:
             deferral = Deferral.of_run(run, model=trained.model)
-            given = trained.opinions
-            trained.opinions = (
-                {} if deferral is None else used_opinions(deferral.calibration_, given)
-            )
+            trained.opinions = used_opinions(deferral, trained.opinions)
             predicted = trained.predict(
                 data,
                 sets=lambda sets: {*measured_sets(sets, set_name), *(TUNING if readers else ())},

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from operator import attrgetter
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -17,25 +17,9 @@ from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores, finite_rows, scores_of_outputs
 from misgiving.scores.features import Features, Taps
 
-T = TypeVar("T")
 OutputsOfModel = tuple[Logits, Features | None, Values | None, Taps | None, Opinions]
 """Logits, features, predicted losses and taps, and other models' probabilities."""
 outputs_of = attrgetter("logits", "features", "predicted_losses", "taps", "opinions")
-
-
-def used_opinions(calibration: Calibrator, given: Mapping[str, T]) -> dict[str, T]:
-    """Those of the second opinions, by name, that a policy with this calibration uses.
-
-    Raises:
-        UsageError: One is missing.
-    """
-    for name in calibration.needs_opinions:
-        if name not in given:
-            raise UsageError(
-                f"the policy uses the second opinion of {name}; give that model as "
-                f"`second_opinion` {name}=RUN"
-            )
-    return {name: given[name] for name in calibration.needs_opinions}
 
 
 def check_opinions(calibration: Calibrator, models: Mapping[str, str]) -> None:
