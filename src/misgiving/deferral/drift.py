@@ -181,10 +181,13 @@ def acceptance_interval(certificate: Certificate, *, level: float) -> BinomialIn
     had been chosen beforehand, the others would be a simple random sample. So it also holds for the
     threshold and the limit that were chosen.
     """
-    ood_rule, cases = certificate.ood_threshold is not None, len(certificate.scores)
-    limits = cases if ood_rule else 1
+    scores, threshold = np.array(certificate.scores), certificate.accept_threshold
+    reached = scores >= (np.inf if threshold is None else threshold)
+    accepted = int((np.array(certificate.kept) & reached).sum())
+    ood_rule = certificate.ood_threshold is not None
+    limits = len(scores) if ood_rule else 1
     each = level / (certificate.num_ranks * limits)
-    return two_sided_interval(certificate.accepted, cases - ood_rule, level=each)
+    return two_sided_interval(accepted, len(scores) - ood_rule, level=each)
 
 
 class DriftMonitor:

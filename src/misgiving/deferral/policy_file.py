@@ -135,4 +135,4 @@ class PolicyFile(BaseModel):
         with explain_damage(path, remedy=AGAIN):
             if sha256_of_file(path) != self.detectors:
                 raise ValueError("changed after it was written")
-        return FittedDetectors.load(path, classes=len(self.certificate.classes))
+        return FittedDetectors.load(path)

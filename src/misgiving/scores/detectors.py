@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -21,15 +22,14 @@ from misgiving.scores.features import (
     Statistics,
     Taps,
     Training,
-    check_arrays,
     principal_directions,
 )
 from misgiving.scores.logits import LOGIT_SCORES, Logits, Scores
 from misgiving.scores.outputs import Outputs
-from misgiving.scores.probes import PROBES, ClassProbes, Evidence
+from misgiving.scores.probes import ClassProbes, Evidence, Probe
 
 AGAIN = "calibrate or export again"
-FACTS = "facts"
+FACTS, PROBES = "facts", "probes"
 OOD_DETECTOR = "knn"  # the default: needs no OOD image to be tuned on, and no gradient
 WITHOUT_FEATURES = "max_logit"
 Values = Float[np.ndarray, "n _"]  # each has its own width
@@ -168,46 +168,52 @@ class FittedDetectors:
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, whole or not at all."""
-        arrays = {"directions": self.directions}
-        for name, statistics in self.statistics.items():
-            arrays |= {f"{name}/{key}": value for key, value in statistics.items()}
-        arrays |= {} if self.probes is None else self.probes.arrays()
+        probes = {} if self.probes is None else self.probes.probes
+        tables = {f"{PROBES}/{name}": probe._asdict() for name, probe in probes.items()}
+        arrays: dict[str, Any] = {"directions": self.directions}
+        if self.probes is not None:
+            arrays[f"{PROBES}/width"] = self.probes.width
+        for name, table in {**self.statistics, **tables}.items():
+            arrays |= {f"{name}/{key}": value for key, value in table.items()}
         contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-        probed = [] if self.probes is None else list(self.probes.probes)
-        facts = {"names": self.names, PROBES: probed}
+        facts = {"names": self.names, PROBES: [*probes]}
         with whole_file(path) as partial:
             # one entry: the order of several is another in each file
             save_file(contiguous, partial, {FACTS: json.dumps(facts)})
 
     @classmethod
-    def load(cls, path: Path, **sizes: int) -> "FittedDetectors":
-        """Read a file that `save` wrote; `sizes` may give the number of classes.
+    def load(cls, path: Path) -> "FittedDetectors":
+        """Read a file that `save` wrote.
 
         Raises:
-            DataError: The file is missing or damaged, or its arrays do not fit together.
+            DataError: The file is missing or damaged, or has other scores or infinite values.
         """
         with explain_damage(path, remedy=AGAIN):
             with safe_open(path, framework="np") as file:
                 facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
             arrays = load_file(path)
-            check_arrays(arrays, _shapes(**facts), **sizes)
-            statistics = {
-                name: {key: arrays[f"{name}/{key}"] for key in FEATURE_SCORES[name].shapes}
-                for name in facts["names"]
-            }
-            probes = ClassProbes.from_arrays(arrays, facts[PROBES]) if facts[PROBES] else None
-            return cls(directions=arrays["directions"], statistics=statistics, probes=probes)
+            if unknown := {*facts["names"]} - {*FEATURE_SCORES}:
+                raise ValueError(f"unknown scores {unknown}")
+            if not all(np.isfinite(array).all() for array in arrays.values()):
+                raise ValueError("an array is not finite")
+            statistics = {name: _table(name, arrays) for name in facts["names"]}
+            probes = {}
+            for name in facts[PROBES]:
+                table = _table(f"{PROBES}/{name}", arrays)
+                probes[name] = Probe(int(table["first"]), table["weight"], table["bias"])
+            return cls(
+                directions=arrays["directions"],
+                statistics=statistics,
+                probes=ClassProbes(probes=probes) if probes else None,
+            )
 
 
-def _shapes(names: Sequence[str], probes: Sequence[str]) -> dict[str, str]:
-    """The shapes of all arrays of a file, by name."""
-    shapes = {"directions": "directions width"}
-    for name in names:
-        shapes |= {f"{name}/{key}": shape for key, shape in FEATURE_SCORES[name].shapes.items()}
-    for name in probes:
-        fields = {"first": "", "weight": f"columns_of_{name} classes", "bias": "classes"}
-        shapes |= {f"{PROBES}/{name}/{key}": shape for key, shape in fields.items()}
-    return shapes | ({f"{PROBES}/width": ""} if probes else {})
+def _table(name: str, arrays: Statistics) -> dict[str, Any]:
+    """The arrays of a file of which the names begin with this one."""
+    prefix = f"{name}/"
+    return {
+        key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)
+    }
 
 
 def default_ood_detector(detectors: FittedDetectors) -> str:

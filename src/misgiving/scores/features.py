@@ -1,8 +1,8 @@
 """Scores of features, fitted on a model's predictions for its training set.
 
-To add one, write a function that fits and one that scores, enter both in `FEATURE_SCORES` with the
-shapes of what is kept, and add the name to `OodDetector` in `cli/calibrate.py`. All compute in
-float64 on features in principal coordinates (see `detectors`).
+To add one, write a function that fits and one that scores, enter both in `FEATURE_SCORES`, and add
+the name to `OodDetector` in `cli/calibrate.py`. All compute in float64 on features in principal
+coordinates (see `detectors`).
 
 Left out, though they too need only logits or features:
 
@@ -65,36 +65,14 @@ class FeatureScore(NamedTuple):
     Attributes:
         fit: From training predictions to the statistics that are kept.
         score: From statistics, float64 logits and reduced features to scores.
-        shapes: Names of the dimensions of each statistic.
         needs_head: Uses the weights of the last linear layer.
         reads: Reduced features, features in float64, or the averages of the taps.
     """
 
     fit: Callable[[Training], Statistics]
     score: Callable[[Statistics, Logits, Reduced], Scores]
-    shapes: Mapping[str, str]
     needs_head: bool = False
     reads: Literal["reduced", "features", "taps"] = "reduced"
-
-
-def check_arrays(
-    arrays: Mapping[str, Shaped[np.ndarray, "..."]], shapes: Mapping[str, str], **sizes: int
-) -> None:
-    """Check the arrays of a file, of which `shapes` has the names of dimensions: each is one size.
-
-    Raises:
-        ValueError: An array is missing, unknown, not finite or of another shape.
-    """
-    if unmatched := sorted(arrays.keys() ^ shapes.keys()):
-        raise ValueError(f"the array {unmatched[0]} is missing or unknown")
-    for name, dimensions in shapes.items():
-        array, names = arrays[name], dimensions.split()
-        fits = array.ndim == len(names) and all(
-            sizes.setdefault(dimension, size) == size
-            for dimension, size in zip(names, array.shape, strict=True)
-        )
-        if not (fits and np.isfinite(array).all()):
-            raise ValueError(f"the array {name} is not finite, or not of ({dimensions})")
 
 
 def principal_directions(
@@ -344,28 +322,17 @@ def score_kl_matching(statistics: Statistics, logits: Logits, _: Reduced) -> Sco
     return -np.asarray((negative_entropies - probabilities @ log_typical.T).min(axis=1))
 
 
-HEAD = {"weight": "classes directions", "bias": "classes"}
-NEAREST = {"whitening": "directions directions", "means": "present directions"}
-OF_ALL = {"all_whitening": "directions directions", "all_mean": "directions"}
-NORMALISED = {"unit_directions": "unit width", "whitening": "unit unit", "means": "present unit"}
-RESIDUAL = {"origin": "directions", "residual": "directions rest"}
-GUIDED = HEAD | {"guides": "samples directions"}
-ABOUT_MEAN = HEAD | {"mean": "directions"}
-OF_TAPS = {"mean": "channels", "scale": "channels", "neighbours": "samples channels", "k": ""}
-
 FEATURE_SCORES: Registry[FeatureScore] = Registry(
     "score of features",
-    mahalanobis=FeatureScore(fit_mahalanobis, score_mahalanobis, NEAREST),
-    relative_mahalanobis=FeatureScore(fit_relative, score_relative, NEAREST | OF_ALL),
-    residual_mahalanobis=FeatureScore(fit_residual, score_residual, RESIDUAL),
-    knn=FeatureScore(fit_knn, score_knn, {"neighbours": "samples directions", "k": ""}),
-    knn_taps=FeatureScore(fit_knn_taps, score_knn_taps, OF_TAPS, reads="taps"),
-    vim=FeatureScore(fit_vim, score_vim, HEAD | RESIDUAL, needs_head=True),
-    nnguide=FeatureScore(fit_nnguide, score_nnguide, GUIDED, needs_head=True),
-    nci=FeatureScore(fit_about_mean, score_nci, ABOUT_MEAN, needs_head=True),
-    fdbd=FeatureScore(fit_about_mean, score_fdbd, ABOUT_MEAN, needs_head=True),
-    kl_matching=FeatureScore(fit_kl_matching, score_kl_matching, {"typical": "predicted classes"}),
+    mahalanobis=FeatureScore(fit_mahalanobis, score_mahalanobis),
+    relative_mahalanobis=FeatureScore(fit_relative, score_relative),
+    residual_mahalanobis=FeatureScore(fit_residual, score_residual),
+    knn=FeatureScore(fit_knn, score_knn),
+    knn_taps=FeatureScore(fit_knn_taps, score_knn_taps, reads="taps"),
+    vim=FeatureScore(fit_vim, score_vim, needs_head=True),
+    nnguide=FeatureScore(fit_nnguide, score_nnguide, needs_head=True),
+    nci=FeatureScore(fit_about_mean, score_nci, needs_head=True),
+    fdbd=FeatureScore(fit_about_mean, score_fdbd, needs_head=True),
+    kl_matching=FeatureScore(fit_kl_matching, score_kl_matching),
 )
-FEATURE_SCORES["mahalanobis++"] = FeatureScore(
-    fit_normalised, score_normalised, NORMALISED, reads="features"
-)
+FEATURE_SCORES["mahalanobis++"] = FeatureScore(fit_normalised, score_normalised, reads="features")

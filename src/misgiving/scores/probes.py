@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
@@ -28,7 +28,6 @@ MOST_DIRECTIONS = 60
 INVERSE_STRENGTH = 0.05  # C of scikit-learn's penalised logistic regression
 BIAS_SCALE = 3.0  # standard deviation of the prior of a bias: finite for a class without images
 FEATURES, TOGETHER = "features", "together"
-PROBES = "probes"  # before the names of their arrays in a file
 
 
 class Probe(NamedTuple):
@@ -55,11 +54,9 @@ class ClassProbes:
 
     Attributes:
         probes: By name, in the order of their log-probabilities.
-        width: Columns of what they read.
     """
 
     probes: Mapping[str, Probe]
-    width: int
 
     @classmethod
     def fit(cls, training: Outputs) -> "ClassProbes | None":
@@ -71,16 +68,21 @@ class ClassProbes:
         if inputs is None:
             return None
         probes, classes = {}, training.logits.shape[1]
-        for name, first, width in _columns(training):
+        for name, first, width in _columns(training, inputs.shape[1]):
             with suppress(DataError):
                 read = inputs[:, first : first + width]
                 probes[name] = _fit(read, training.labels, classes=classes, first=first)
-        return cls(probes=probes, width=inputs.shape[1]) if probes else None
+        return cls(probes=probes) if probes else None
 
     @property
     def reads_taps(self) -> bool:
         """True where they read taps, False for features."""
         return FEATURES not in self.probes
+
+    @property
+    def width(self) -> int:
+        """Columns of what they read."""
+        return max(probe.first + len(probe.weight) for probe in self.probes.values())
 
     def __call__(self, features: Inputs | None, taps: Taps | None) -> Evidence | None:
         """Log-probabilities by each probe, in float64.
@@ -100,45 +102,13 @@ class ClassProbes:
             )
         return np.stack([probe(inputs) for probe in self.probes.values()], axis=1)
 
-    def arrays(self) -> dict[str, Shaped[np.ndarray, "..."]]:
-        """Everything as named arrays."""
-        fields = {
-            f"{PROBES}/{name}/{field}": np.asarray(value)
-            for name, probe in self.probes.items()
-            for field, value in probe._asdict().items()
-        }
-        return {f"{PROBES}/width": np.array(self.width), **fields}
 
-    @classmethod
-    def from_arrays(
-        cls, arrays: Mapping[str, Shaped[np.ndarray, "..."]], names: list[str]
-    ) -> "ClassProbes":
-        """Inverse of `arrays`, for probes of these names in this order.
-
-        Raises:
-            ValueError: A probe reads other columns than there are.
-        """
-        probes = {
-            name: Probe(
-                first=int(arrays[f"{PROBES}/{name}/first"]),
-                weight=arrays[f"{PROBES}/{name}/weight"],
-                bias=arrays[f"{PROBES}/{name}/bias"],
-            )
-            for name in names
-        }
-        width = int(arrays[f"{PROBES}/width"])
-        if width != max(probe.first + len(probe.weight) for probe in probes.values()):
-            raise ValueError(f"the probes do not read {width} columns")
-        return cls(probes=probes, width=width)
-
-
-def _columns(training: Outputs) -> Iterator[tuple[str, int, int]]:
-    """Name, first column and number of columns of each probe."""
+def _columns(training: Outputs, width: int) -> Iterator[tuple[str, int, int]]:
+    """Name, first column and number of columns of each probe of inputs of this width."""
     if training.taps is None:
-        if training.features is not None and training.features.shape[1]:
-            yield FEATURES, 0, training.features.shape[1]
+        yield FEATURES, 0, width
         return
-    widths = training.tap_widths or (training.taps.shape[1],)
+    widths = training.tap_widths or (width,)
     firsts = np.cumsum([0, *widths])
     for number, width in enumerate(widths):
         yield f"tap_{number}", int(firsts[number]), width
