@@ -78,3 +78,6 @@ def test_an_image_on_which_the_other_model_fails_is_deferred(policy):
     assert "no finite score" in decided[2].reason
     assert decided.decisions[2] == "defer"
     assert np.isfinite(np.delete(decided.acceptance_score, 2)).all()
+    whole = policy.decide(few)  # the model's own answer stands
+    np.testing.assert_array_equal(decided.predicted, whole.predicted)
+    np.testing.assert_array_equal(decided.ood_score, whole.ood_score)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 OF_CLASS = "probability_"  # before the name of a class
 NO_POLICY = "no policy is calibrated for this model, so every image is deferred"
-NOT_FINITE = "the model gave no finite score, so the image is deferred"
+NOT_FINITE = "there is no finite score, so the image is deferred"
 NO_THRESHOLD = "no threshold certifies the target error rate, so every image is deferred"
 AT_OOD_THRESHOLD = "the OOD score is exactly at its threshold, so the image is deferred"
 ALL_LIMITED = "the limit for all answers"

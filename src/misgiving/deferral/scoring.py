@@ -92,7 +92,8 @@ def scored_columns(
 ) -> dict[str, Any]:
     """Columns of decisions: numbers, predicted classes, and probabilities by class.
 
-    Numbers and probabilities are NaN where outputs are not finite, or lack them.
+    Numbers and probabilities are NaN where outputs are not finite, or lack them. An image of which
+    a second opinion alone is not finite lacks only probabilities and what depends on them.
 
     Args:
         outputs: Of the policy's model, and other models' probabilities.
@@ -105,8 +106,7 @@ def scored_columns(
     if predicted_losses is not None:
         numbers["predicted_loss"] = predicted_losses.astype(np.float64)
     predicted, probabilities = logits.argmax(axis=1), np.full(logits.shape, np.nan)
-    needed = {name: opinions[name] for name in calibration.needs_opinions}
-    finite = finite_rows(logits, features, taps, *needed.values())
+    finite = finite_rows(logits, features, taps)
     features, losses, taps = (
         None if values is None else values[finite] for values in (features, predicted_losses, taps)
     )
@@ -115,7 +115,7 @@ def scored_columns(
         scores,
         logits[finite],
         detectors.evidence(features, taps),
-        {name: values[finite] for name, values in needed.items()},
+        {name: opinions[name][finite] for name in calibration.needs_opinions},
     )
     probabilities[finite], predicted[finite], numbers["acceptance_score"][finite] = judged
     numbers["error_probability"] = error_probabilities(probabilities, predicted)
