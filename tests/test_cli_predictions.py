@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from commands import one_line, rows_of
 from PIL import Image
+from scipy.stats import binomtest
 
 from misgiving import Deferral, Predictions, evaluate
 
@@ -85,7 +86,9 @@ def test_calibrate_lists_the_columns_that_it_does_not_use_and_doubts(succeed, tm
     assert "Warning: no calibration case is of the class elk; nothing is known" in said
 
 
-def test_an_average_policy_says_what_it_promises_and_decides_a_file_as_one_batch(succeed, tmp_path):
+def test_an_average_policy_says_what_it_promises_and_decides_a_file_as_one_batch(
+    misgiving, succeed, tmp_path
+):
     table, policy = write_rows(tmp_path / "t.csv"), tmp_path / "policy"
     options = ("--guarantee", "average", "--max-error", 0.02, "--max-silent-error", 0.015)
     said = succeed("calibrate", table, *options, "--out", policy, "--verbose").err
@@ -107,6 +110,9 @@ def test_an_average_policy_says_what_it_promises_and_decides_a_file_as_one_batch
     expected = deferral.decide(Predictions.read(new)).decisions
     assert [row["decision"] for row in rows] == expected.tolist()
     assert {*expected} == {"accept", "defer"}
+    result = misgiving("predict", policy, write_rows(tmp_path / "few.csv", 49, seed=2))
+    assert result.code == 1
+    assert "for batches of at least 50 images, got 49" in one_line(result.err)
 
 
 def test_evaluate_writes_what_python_measures(succeed, policy, tmp_path):
@@ -116,7 +122,7 @@ def test_evaluate_writes_what_python_measures(succeed, policy, tmp_path):
     flat = {f"probability_{name}": [1 / 3] * 30 for name in CLASSES}
     far = write_rows(tmp_path / "far.csv", 30, seed=9, label=[""] * 30, **flat)
     folder = tmp_path / "evaluation"
-    succeed("evaluate", new, "--policy", policy, "--ood", f"flat={far}", "--out", folder)
+    result = succeed("evaluate", new, "--policy", policy, "--ood", f"flat={far}", "--out", folder)
     expected = evaluate(
         Predictions.read(new), Deferral.load(policy), ood={"flat": Predictions.read(far)}
     )
@@ -124,12 +130,21 @@ def test_evaluate_writes_what_python_measures(succeed, policy, tmp_path):
     assert rows == [(*row[:3], str(row.value)) for row in expected.measurements]
     decided = rows_of(folder / "decisions.csv")
     assert [row["decision"] for row in decided] == expected.decisions.decisions.tolist()
+    topics = [line.partition(":")[0] for line in result.out.splitlines()]
+    assert topics == ["Accuracy", "Acceptance", "Certified", "Groups", "OOD"]
+    accepted = [row for row in decided if row["decision"] == "accept"]
+    wrong = sum(row["true_class"] != row["predicted_class"] for row in accepted)
+    low, high = binomtest(wrong, len(accepted)).proportion_ci(0.95, method="exact")
+    assert (
+        f"of these, {100 * wrong / len(accepted):.1f} % (95 % interval {100 * low:.1f} % to "
+        f"{100 * high:.1f} %) are wrong"
+    ) in result.out
     page = (folder / "report.html").read_text()
     assert "data:image/jpeg" in page
     assert "The file cannot be read." in page
 
 
-def test_evaluate_measures_readers_where_it_is_asked_to(succeed, policy, tmp_path):
+def test_evaluate_measures_readers_where_it_is_asked_to(misgiving, succeed, policy, tmp_path):
     columns = {"set": ["tune", "test"] * 150, "reader_ann": ["cat", "", "owl"] * 100}
     new = write_rows(tmp_path / "new.csv", 300, seed=3, **columns)
     words = ("evaluate", new, "--policy", policy, "--out", tmp_path / "evaluation")
@@ -138,6 +153,11 @@ def test_evaluate_measures_readers_where_it_is_asked_to(succeed, policy, tmp_pat
     expected = evaluate(Predictions.read(new), Deferral.load(policy), readers=True)
     rows = {tuple(row.values()) for row in rows_of(tmp_path / "evaluation" / "measurements.csv")}
     assert {(*row[:3], str(row.value)) for row in expected.measurements} == rows
+    columns["reader_ann"][5] = "fish"
+    write_rows(new, 300, seed=3, **columns)
+    failed = misgiving(*words, "--readers")
+    assert failed.code == 1
+    assert "new.csv: row 6, column reader_ann: unknown class 'fish'" in one_line(failed.err)
 
 
 def test_a_patient_is_the_unit_wherever_one_is_named(succeed, tmp_path):
@@ -186,6 +206,16 @@ def test_plan_counts_the_calibration_cases(succeed, tmp_path):
     result = succeed("plan", write_rows(tmp_path / "t.csv", 100), "--max-error", 0.05)
     said = "three quarters of the groups, has 75 rows. Each image counts: 75 cases"
     assert said in result.err
+
+
+def test_a_file_without_the_features_of_the_policy_is_named(misgiving, tmp_path):
+    features = {f"feature_{at}": np.random.default_rng(at).normal(size=400) for at in range(8)}
+    sets = ["train"] * 100 + ["tune"] * 100 + ["calibrate"] * 200
+    table = Predictions.read(write_rows(tmp_path / "t.csv", 400, set=sets, **features))
+    Deferral(max_error=0.1, max_ood_false_alarms=0.1).fit(table).save(tmp_path / "policy")
+    result = misgiving("predict", tmp_path / "policy", write_rows(tmp_path / "new.csv", 20, seed=1))
+    assert result.code == 1
+    assert "new.csv: the policy needs the columns feature_0 to feature_7" in one_line(result.err)
 
 
 FITTING = "calibrate t.csv --max-error 0.1 --out p"

@@ -9,17 +9,13 @@ import pytest
 from graphs import (
     CLASSES,
     COLOURS,
-    TORCH,
-    Normalised,
     colour_graph,
     colour_logits,
-    torch_model,
-    torch_outputs,
+    colour_means,
     write_colour_graph,
     write_images,
     write_policy,
     write_predictions,
-    write_torch_graph,
 )
 from onnx import helper
 
@@ -47,17 +43,17 @@ def new_images(place):
 
 
 @pytest.fixture(scope="module")
-def torch_made(place, images):
-    """A network with its graph, its predictions and a policy that is fitted to these."""
-    model, predictions = Normalised(torch_model(*images)), place / "torch.npz"
-    graph = write_torch_graph(model.eval(), place / "net.onnx")
-    logits, features = (values.numpy() for values in torch_outputs(model, images[0]))
+def features_made(place, images):
+    """A graph that gives features, too, and a policy that is fitted to these."""
+    predictions, means = place / "features.npz", colour_means(images[0])
+    onnx.save(colour_graph(FEATURES, outputs=("logits", "features")), place / "net.onnx")
     sets = np.repeat(["train", "tune", "calibrate"], 80)
-    columns = {"logits": logits, "features": features, "label": images[1], "classes": CLASSES}
-    np.savez(predictions, **columns, set=sets, path=[str(path) for path in images[0]])
-    policy = write_policy(place / "torch-policy", predictions)
-    export = partial(export_graph, graph, predictions=predictions, policy=place / "torch-policy")
-    return SimpleNamespace(model=model, policy=policy, export=export)
+    columns = {"logits": colour_logits(images[0]), "label": images[1], "classes": CLASSES}
+    paths = [str(path) for path in images[0]]
+    np.savez(predictions, **columns, features=means, set=sets, path=paths)
+    files = {"predictions": predictions, "policy": place / "knn-policy"}
+    policy = write_policy(files["policy"], predictions)
+    return SimpleNamespace(policy=policy, export=partial(export_graph, place / "net.onnx", **files))
 
 
 @pytest.fixture(scope="module")
@@ -82,15 +78,14 @@ def assert_same_decisions(found, expected):
             assert getattr(ours, name) == pytest.approx(getattr(row, name), rel=2e-3, abs=2e-3)
 
 
-def test_a_torchvision_model_decides_through_the_bundle_as_on_its_predictions(
-    torch_made, new_images, place, tmp_path
+def test_a_graph_with_features_decides_through_the_bundle_as_on_its_predictions(
+    features_made, new_images, place, tmp_path
 ):
-    assert torch_made.policy.ood_detector_ == "knn"
-    bundle = torch_made.export(tmp_path / "b", preprocessing=TORCH)
+    assert features_made.policy.ood_detector_ == "knn"
+    bundle = features_made.export(tmp_path / "b", preprocessing=COLOURS)
     assert bundle.card["compared"] == 32
-    outputs = [values.double().numpy() for values in torch_outputs(torch_made.model, new_images)]
-    scored = torch_made.policy.score_outputs(*outputs)
-    expected = scored.by_threshold(torch_made.policy.certificate_.accept_threshold)
+    scored = features_made.policy.score_outputs(colour_logits(new_images), colour_means(new_images))
+    expected = scored.by_threshold(features_made.policy.certificate_.accept_threshold)
     assert_same_decisions(decisions_of(bundle, new_images), expected)
     rows = decide_files(load_model(tmp_path / "b"), image_names([place / "new"]), tmp_path / "p")
     assert [row.decision for row in rows] == [row.decision for row in expected]
@@ -115,25 +110,29 @@ def test_a_graph_decides_as_its_policy_on_its_predictions(colours_made, new_imag
     assert decisions_of(Bundle.load(tmp_path / "b3"), new_images) == decisions
 
 
-def test_predictions_of_other_preprocessing_are_refused(torch_made, tmp_path):
+def test_predictions_of_other_preprocessing_are_refused(features_made, tmp_path):
     for changes in ({"crop": 0.8}, {"interpolation": "nearest"}):
         with pytest.raises(DataError, match="logits of the predictions"):
-            torch_made.export(tmp_path / "b", preprocessing=replace(TORCH, **changes))
+            features_made.export(tmp_path / "b", preprocessing=replace(COLOURS, **changes))
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("torch_made")
+@pytest.mark.usefixtures("features_made")
 def test_a_policy_for_other_outputs_is_refused(colours_made, images, place, tmp_path):
     """For probabilities, or for the features of another graph."""
     logits = np.exp(colour_logits(images[0]))
     outputs = logits / logits.sum(axis=1, keepdims=True)
     predictions = write_predictions(place / "p.csv", *images, outputs, prefix="probability")
     write_policy(tmp_path / "policy", predictions)
-    for policy, culprit in ((tmp_path / "policy", "probabilities"), ("torch-policy", "'features'")):
+    for policy, culprit in (
+        (tmp_path / "policy", "probabilities"),
+        ("knn-policy", "'features'"),
+    ):
         with pytest.raises(UsageError, match=culprit):
             colours_made.export(colours_made.graph, tmp_path / "b", policy=place / policy)
 
 
+FEATURES = helper.make_node("Identity", ["means"], ["features"])
 SAME = helper.make_node("Identity", ["logits"], ["scores"])
 TWICE = helper.make_node("Concat", ["scores", "scores"], ["logits"], axis=1)
 LOGARITHM = helper.make_node("Log", ["scores"], ["logits"])  # infinite
@@ -142,7 +141,7 @@ GRAPHS = (
     colour_graph(shape=(2, 3, 16, 16)),
     colour_graph(shape=("n", 16, 16, 3)),
     colour_graph(shape=("n", 3, 20, 20)),
-    colour_graph(SAME, output="scores"),
+    colour_graph(SAME, outputs=("scores",)),
     colour_graph(TWICE, gives="scores", width="k"),
     colour_graph(LOGARITHM, gives="scores"),
 )
