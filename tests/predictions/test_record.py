@@ -39,19 +39,6 @@ def assert_equal(one, other, *, but=()):
         np.testing.assert_equal(getattr(one, name), getattr(other, name), err_msg=name)
 
 
-def test_a_table_by_hand(tmp_path):
-    predictions = Predictions.read(csv_file(tmp_path, *ROWS))
-    assert predictions.classes == ("cat", "dog", "owl")
-    assert predictions.ids == ("a", "b", "c", "d")
-    assert predictions.groups == ("", "", "", "")
-    assert predictions.labels.tolist() == [0, 1, 2, -1]
-    np.testing.assert_allclose(predictions.probabilities[0], [0.7, 0.2, 0.1], atol=1e-12)
-    for name in ("predicted_losses", "features", "taps", "sets", "paths", "hashes"):
-        assert getattr(predictions, name) is None
-    with pytest.raises(DataError, match="'d'"):
-        predictions.check_labelled()
-
-
 def test_everything_that_a_table_can_say(tmp_path):
     header = "site,set,patient,lesion,predicted_loss,path,model,feature_1,feature_0,label"
     header += ",logit_a,logit_b,probability_a,score_odin,tap_1_0,tap_0_1,tap_0_0,content_hash"
