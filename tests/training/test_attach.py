@@ -115,6 +115,7 @@ def test_the_logits_of_a_run_are_the_models_and_its_estimator_knows_errors_of_ne
         assert torch.equal(model.classify(images), expected)
         assert model.frozen
     assert in_python.reader.channels == (SIDE,) * 4
+    assert in_python.taps == tuple(f"vit.layers.{number}" for number in range(4))
     config = json.loads((of_timm / "config.json").read_text())
     assert config["architecture"]["attached"]["library"] == "timm"
     assert config["model"]["weights"] == "timm.pt"
