@@ -85,9 +85,10 @@ def test_the_mean_error_of_batches_is_within_the_target(curve, cases, images, ra
 
 @pytest.mark.filterwarnings("ignore:nothing is accepted")
 @pytest.mark.parametrize("silent", [False, True])
-def test_targets_hold_on_average_over_policies_and_batches(silent):
+@pytest.mark.parametrize("draws", [80, pytest.param(600, marks=pytest.mark.soak)])
+def test_targets_hold_on_average_over_policies_and_batches(silent, draws):
     """The error of the accepted, the misses of a class, and OOD false alarms, all at once."""
-    random, draws = np.random.default_rng(0), 150
+    random = np.random.default_rng(0)
     logits, labels = outputs(20_000, signal=2.0)
     targets = {"max_silent_error": 0.05, "max_error": None} if silent else {"max_error": 0.08}
     seen = []
