@@ -1,5 +1,4 @@
 import json
-import re
 import shutil
 from dataclasses import replace
 from itertools import product
@@ -9,7 +8,7 @@ import pytest
 from scipy import stats
 from tiny import TINY
 
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError
 from misgiving.files import write_json
 from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.selective import accepted_errors
@@ -18,7 +17,6 @@ from misgiving.reproduction.collection import TABLES, collect
 from misgiving.reproduction.config import Unit
 from misgiving.reproduction.intervals import MeasuredSet
 from misgiving.reproduction.tables import load_scores, read_table, save_scores
-from misgiving.reproduction.trial_data import TrialData
 
 
 @pytest.fixture(scope="module")
@@ -197,20 +195,6 @@ def test_a_value_that_no_resampled_set_changes_has_no_interval(tmp_path):
         ("mine:loss", "proposed", 1.0),
     }
     assert found[["lower", "upper"]].isna().all(axis=None)
-
-
-def test_a_challenger_is_compared_without_another_training(cache, reproduction, page_of, tmp_path):
-    copy = shutil.copytree(reproduction, tmp_path / "copy")
-    collect(TrialData(replace(TINY, challenger="vanilla"), cache, out=copy), copy)
-    measured = {"experiment": "generalization", "dataset": "validation", "metric": "accuracy"}
-    found = read_table(copy / "intervals.csv")
-    pair = only(found, model="vanilla", baseline="proposed", **measured)
-    other = only(found, model="proposed", baseline="vanilla", **measured)
-    assert (pair.lower, pair.upper) == pytest.approx((-other.upper, -other.lower))
-    assert (pair.trial_lower, pair.p_value) == pytest.approx((-other.trial_upper, other.p_value))
-    assert re.search(r"In balanced accuracy: .* compared with proposed", page_of(copy))
-    with pytest.raises(UsageError, match=r"challenger.*vanilla, proposed"):
-        replace(TINY, challenger="mse")
 
 
 def test_only_what_was_lost_or_has_changed_is_collected_anew(trial_data, reproduction, tmp_path):

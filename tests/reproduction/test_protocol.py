@@ -111,6 +111,7 @@ tiny, sets, units_of = partial(replace, TINY), ood_sources, partial(chosen_units
     [
         (partial(tiny, models=("vanila",)), "'vanila'"),
         (partial(tiny, unseen=()), "in_distribution"),
+        (partial(tiny, challenger="mse"), r"challenger.*vanilla, proposed"),
         (partial(protocol_for, "folder:photos", tuning_set="b_box"), "in_distribution"),
         (partial(protocol_for, "isic2019:ISIC_2019"), "tuning_set"),  # neither NCT nor a stand-in
         (partial(protocol_for, "digits", tuning_set="nct"), "histology, photographs, boxes"),

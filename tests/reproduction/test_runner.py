@@ -40,6 +40,7 @@ def test_a_finished_unit_is_not_done_again_whatever_its_threads(trial_data, repr
     ("settings", "change", "finished"),
     [
         ({}, {}, True),
+        ({"challenger": "vanilla"}, {}, True),  # it only compares
         ({"seed": 9}, {}, False),
         ({"images": DataConfig(validation_share=0.7)}, {}, False),
         ({"unseen": ("8", "9")}, {}, False),  # other outliers
