@@ -174,14 +174,6 @@ def test_a_patient_is_the_unit_wherever_one_is_named(succeed, tmp_path):
     assert re.search(r"for one image of each patient, drawn like the \d+ calibration", result.out)
 
 
-def test_one_set_of_a_table_is_measured_and_training_images_are_optimistic(succeed, tmp_path):
-    table = write_rows(tmp_path / "t.csv", 100, set=["test"] * 60 + ["train"] * 40)
-    assert "optimistic" not in succeed("evaluate", table, "--out", tmp_path / "test").err
-    assert not (tmp_path / "test" / "decisions.csv").exists()
-    result = succeed("evaluate", table, "--set", "train", "--out", tmp_path / "train")
-    assert "optimistic: the model was trained on these images" in result.err
-
-
 @pytest.mark.parametrize(
     "words",
     [

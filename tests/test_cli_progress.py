@@ -54,22 +54,6 @@ def test_a_log_says_after_ten_seconds_and_then_each_minute_how_far_the_work_is(c
     ]
 
 
-def train(lines, clock, *, epochs, steps):
-    """A training with a step in ten seconds."""
-    show = Steps(lines, "training").show
-    for epoch in range(1, epochs + 1):
-        for step in range(1, steps + 1):
-            clock.now += 10
-            show(Step(epoch, epochs, step, steps, 1 / epoch, float("nan")))
-
-
-def test_a_log_tells_early_how_long_a_training_will_take(clock, log):
-    train(LogLines(clock), clock, epochs=2, steps=15)
-    counts = [int(re.search(r"  (\d+)/30 ", line)[1]) for line in log()]
-    assert counts == [1, 7, 13, 19, 25]
-    assert log()[2] == "epoch 1/2  loss 1.000  13/30 (0:02:10 elapsed, about 0:02:50 left)"
-
-
 def test_a_terminal_shows_bars_and_no_lines(monkeypatch):
     file = io.StringIO()
     terminal = Console(file=file, force_terminal=True, width=80, _environ={"TERM": "xterm"})

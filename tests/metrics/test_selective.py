@@ -18,7 +18,6 @@ CLASSES = 3
 AREAS = ("aurc", "excess_aurc", "augrc")
 cases = columns(DISTINCT, QUARTERS)
 few_cases = columns(3, QUARTERS, size=5)
-classified = columns(DISTINCT, QUARTERS, CLASSES)
 
 
 def curve(confidences, quarters):

@@ -42,11 +42,6 @@ def paired(name, *bounds, **changes):
     return interval(detector, metric, *bounds, **place)._replace(**changes)
 
 
-def row_of(run, name):
-    """The row of a claim in the table of verdicts."""
-    return table(run, "Verdicts")[list(PLACES).index(name)]
-
-
 def of_all(differences):
     return [row for name in PLACES for row in rows_of(name, differences)]
 
@@ -106,23 +101,6 @@ def test_p_values_are_adjusted_for_five_claims_by_holm():
     p_value = alone["accuracy"].interval.p_value
     assert alone["accuracy"].p_value == pytest.approx(5 * p_value)
     assert alone["ood"].status == "inconclusive"
-
-
-def test_an_effect_stands_with_its_interval_its_trials_and_the_adjusted_p_value():
-    lost = [*diverging("mse", 1), *diverging("proposed", 5), *diverging("vanilla", 1)]
-    run = run_of([*of_all(GAINS), *lost])
-    judged = verdicts(run)["accuracy"]
-    _, effect, verdict, _ = row_of(run, "accuracy")
-    ends = " to ".join(f"{100 * end:.1f}" for end in judged.interval[1:3])
-    trials = ", ".join(f"{100 * difference:+.1f}" for difference in GAINS)
-    assert effect == (f"{100 * mean(GAINS):+.1f} points", (f"({ends})", f"by trial: {trials}"))
-    _, (_, (interval, _)), *_ = row_of(run_of(of_all([0.4, -0.3])), "accuracy")
-    assert interval == "(needs more trials)"  # the limits are beyond 100 points
-    assert verdict.small == (
-        f"p = {judged.p_value:.3f}",
-        "proposed diverged in 5 of 10 trials",
-        "vanilla diverged in 1 of 6 trials",
-    )
 
 
 def test_minority_classes_are_the_papers_or_else_the_rarest(complete):

@@ -5,11 +5,10 @@ from statistics import mean, stdev
 import matplotlib
 import pytest
 from elements import parse
-from fabricated import ALWAYS, BLANK, SETTINGS, SOMETIMES, Result, run_of, where
+from fabricated import ALWAYS, BLANK, SETTINGS, SOMETIMES, run_of, where
 from pages import missing, read, table
 
 from misgiving.report.reproduction.page import render_page, write_report
-from misgiving.reproduction.tables import table_of
 
 MINUS = "\N{MINUS SIGN}"
 ODIN = "Five metrics on every set"
@@ -91,12 +90,6 @@ def test_a_missing_model_experiment_or_detector_is_named_and_leaves_the_rest(res
     assert len(read(run).tables["Verdicts"]) == 6
 
 
-def test_a_model_that_was_not_asked_for_is_not_called_missing(results):
-    rows = [row for row in results if row.model != "mse"]
-    models = [name for name in SETTINGS["models"] if name != "mse"]
-    assert "mse" not in missing(run_of(rows, settings=SETTINGS | {"models": models}))
-
-
 def test_a_figure_is_drawn_where_there_is_data_and_unfinished_units_and_leakage_are_told(
     complete, complete_figures
 ):
@@ -107,15 +100,3 @@ def test_a_figure_is_drawn_where_there_is_data_and_unfinished_units_and_leakage_
     assert "1 unit is not in these numbers: generalization, trial 2, mse." in missing(complete)
     said = "4.1, trial 0: no group and no identical image is in two sets (1682 images in test)"
     assert said in page.texts("li")
-
-
-def test_trials_without_a_policy_or_with_a_diverged_training_are_named(complete):
-    rows = complete.results
-    of_trial = (rows["model"] == "mse") & (rows["trial"] == 1)
-    policies = of_trial & (rows["dataset"] == "policy_test")
-    assert "policies of mse, trial 1." in missing(replace(complete, results=rows[~policies]))
-    lost = [*rows[~of_trial].itertuples(index=False)]
-    lost.append(Result("generalization", 1, "mse", "test", "", "diverged", 1.0))
-    said = missing(replace(complete, results=table_of(lost, "results.csv")))
-    assert "as the training diverged: mse, trial 1." in said
-    assert "policies of" not in said
