@@ -166,6 +166,16 @@ def test_of_many_that_prepare_one_set_at_once_one_does_the_work(tmp_path):
     assert source.tried == Counter(range(40))
 
 
+def test_a_selection_shares_the_pixels_and_keeps_the_facts(tmp_path):
+    prepared = prepare(dataset_of(pixels()), SMALL, cache=tmp_path)
+    twice = prepared.select(np.array([6, 2, 4, 1])).select(np.array([2, 0]))
+    assert twice.images is prepared.images
+    assert (twice.ids, twice.groups) == (("i4", "i6"), ("i4", "i6"))
+    assert twice.labels.tolist() == [0, 0]
+    assert twice.hashes == (prepared.hashes[4], prepared.hashes[6])
+    np.testing.assert_array_equal(twice.read(np.array([1, 0])), prepared.images[[6, 4]])
+
+
 def test_the_fingerprint_is_that_of_content_and_labels(tmp_path):
     prepared = prepare(dataset_of(pixels()), SMALL, cache=tmp_path)
     text = "".join(
