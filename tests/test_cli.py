@@ -179,20 +179,6 @@ def test_bad_options_are_one_line_that_names_the_culprit(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        *("evaluate P folder:P", "predict P P", "calibrate P folder:P --max-error 0.1"),
-        "data check folder:P --model P",
-    ],
-)
-def test_a_folder_that_is_no_run_is_named_before_any_work(misgiving, words, photos):
-    code, output, error = misgiving(*words.replace("P", str(photos)).split())
-    assert (code, output) == (1, "")
-    assert one_line(error).startswith(f"error: {photos}: n")  # not a run, neither ...
-    assert "give a folder that `misgiving train` or" in one_line(error)
-
-
 def test_an_empty_argument_is_wrong_usage_as_it_would_be_the_working_folder(misgiving):
     result = misgiving("predict", "run", "")
     assert (result.code, result.out) == (2, "")

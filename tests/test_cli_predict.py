@@ -46,24 +46,6 @@ def test_a_contact_sheet_has_the_images_that_are_not_accepted(succeed, exported,
     assert articles == sum(decision != "accept" for decision in decided) > 0
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--contact-sheet", "/proc/sheet.html"], "/proc/sheet.html: cannot be written"),
-        (["--out", "."], "is not an ordinary file"),
-        (["--out", "x.csv", "--contact-sheet", "x.csv"], "--out and --contact-sheet are both"),
-        (["--out", "table.xlsx"], "choose a name that ends in .csv, .parquet, .jsonl"),
-    ],
-)
-def test_what_cannot_be_written_is_refused_in_one_line(
-    misgiving, exported, photos, arguments, says, monkeypatch
-):
-    monkeypatch.setattr("misgiving.bundle.decide_files.decide_files", None)  # it is not reached
-    code, _, error = misgiving("predict", exported[1], photos, *arguments)
-    assert code == 2
-    assert says in one_line(error)
-
-
 def test_a_contact_sheet_does_not_replace_an_image(misgiving, exported, tmp_path):
     image = tmp_path / "cs.png"
     Image.new("RGB", (40, 40)).save(image)

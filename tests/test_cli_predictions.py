@@ -201,6 +201,7 @@ def test_plan_counts_the_calibration_cases(succeed, tmp_path):
     assert said in result.err
 
 
+NO_RUN = (1, "give a folder that `misgiving train` or")
 FITTING = "calibrate t.csv --max-error 0.1 --out p"
 REFUSED = {  # exit code, and what the line names
     "calibrate t.csv --max-error 0.1": (2, "--out is required"),
@@ -214,6 +215,17 @@ REFUSED = {  # exit code, and what the line names
     "data check t.csv --model run": (2, "--model"),
     "evaluate run digits --policy p": (2, "--policy"),
     "evaluate t.csv --out e --ood predictions.csv": (2, "--ood 'predictions'"),
+    "evaluate run folder:run": NO_RUN,
+    "predict run run": NO_RUN,
+    "calibrate run folder:run --max-error 0.1": NO_RUN,
+    "data check folder:run --model run": NO_RUN,
+    "predict policy t.csv --contact-sheet /proc/sheet.html": (2, "/proc/sheet.html: cannot be"),
+    "predict policy t.csv --out .": (2, "is not an ordinary file"),
+    "predict policy t.csv --out x.csv --contact-sheet x.csv": (2, "--out and --contact-sheet are"),
+    "predict policy t.csv --out table.xlsx": (2, "that ends in .csv, .parquet, .jsonl"),
+    "export run --policy p --out b": (2, "--policy has no effect for a run"),
+    "export net.onnx --preprocessing few.csv --out b": (2, "--policy"),
+    "export net.onnx --preprocessing none.json --policy p --out b": (1, "none.json"),
 }
 
 
@@ -224,6 +236,7 @@ def test_wrong_usage_is_one_line(misgiving, tmp_path, monkeypatch, words):
     write_rows(tmp_path / "t.csv")
     write_rows(tmp_path / "few.csv", 3)
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "image.png").touch()  # it is not opened
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     result = misgiving(*words.split())

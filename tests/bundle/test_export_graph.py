@@ -112,7 +112,7 @@ def test_a_graph_decides_as_its_policy_on_its_predictions(colours_made, new_imag
 
 def test_predictions_of_other_preprocessing_are_refused(features_made, tmp_path):
     for changes in ({"crop": 0.8}, {"interpolation": "nearest"}):
-        with pytest.raises(DataError, match="logits of the predictions"):
+        with pytest.raises(DataError):
             features_made.export(tmp_path / "b", preprocessing=replace(COLOURS, **changes))
     assert list(tmp_path.iterdir()) == []
 

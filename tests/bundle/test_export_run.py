@@ -116,7 +116,7 @@ def test_a_run_without_a_policy_is_exported_and_a_graph_of_another_model_is_not(
     assert bundle.card["targets"] == [NO_GUARANTEE]
     with torch.no_grad():
         made.model.backbone.get_classifier().bias += 0.1
-    with pytest.raises(DataError, match="differs from the model in its logits"):
+    with pytest.raises(DataError):
         export_run(write_run(tmp_path / "changed", made), tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "changed", "run"]
 

@@ -177,7 +177,7 @@ def test_doubled_images_are_told_from_classifiers_that_repeat_their_outputs():
         1200, 8, n_informative=6, n_classes=3, flip_y=0.3, random_state=0
     )
     twice = np.tile(np.arange(600, 900), 2)
-    continuous = LogisticRegression(), RandomForestClassifier(500, min_samples_leaf=5)
+    continuous = LogisticRegression(), RandomForestClassifier(200, min_samples_leaf=5)
     for classifier in (
         *continuous,
         RandomForestClassifier(30, random_state=0),

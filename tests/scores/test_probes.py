@@ -109,5 +109,5 @@ def test_predictions_without_taps_have_no_evidence_and_those_of_another_width_ar
 ):
     probes = ClassProbes.fit(training)
     assert probes(fresh.features, None) is None
-    with pytest.raises(UsageError, match="73 tap averages, and the class probes were fitted on 74"):
+    with pytest.raises(UsageError):
         probes(fresh.features, fresh.taps[:, 1:])
