@@ -35,6 +35,12 @@ def write_rows(file, count=400, seed=0, **columns):
 
 
 @pytest.fixture(scope="module")
+def cache_home(tmp_path_factory):
+    """Beside the folders of the tests, which compare what these hold."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     """A policy on 400 rows, made once, beside these rows."""
     place = tmp_path_factory.mktemp("fitted")
