@@ -128,7 +128,7 @@ def test_the_key_of_a_reviewer_opens_the_worklist_alone_and_gives_the_name(servi
     id = sent(client, picture(0.02))["id"]
     upload = {"files": ("again.png", picture(0.02))}
     assert client.post("/decisions", files=upload, headers=ann).status_code == 403
-    for path in ("/metrics", "/drift", "/health/", "/decisions"):
+    for path in ("/metrics", "/drift", "/health/", "/decisions", "/audit.csv"):
         assert client.get(path, headers=ann).status_code == 403, path
     assert client.get("/model", headers=ann).json()["reader"] == "Ann"
     for path in (f"/cases/{id}", f"/cases/{id}?reader=Ben"):
@@ -138,6 +138,9 @@ def test_the_key_of_a_reviewer_opens_the_worklist_alone_and_gives_the_name(servi
     assert told["review"]["reviewer"] == "Ann"
     for path in (f"/cases/{id}?reader=Ann", "/cases?reader=Ann", "/audit?reader=Ann"):
         assert "light" not in client.get(path, headers=ben).text.replace('["dark","light"]', "")
+    numbers = ("audited", "wrong", "unconfirmed", "later", "estimate", "upper", "e_value")
+    assert {client.get("/audit", headers=ben).json()[name] for name in numbers} == {None}
+    assert client.get("/audit").json()["unconfirmed"] == 1
     assert len(client.get("/audit").json()["found_wrong"]) == 1  # the other key sees it at once
     assert client.get(f"/cases/{id}").json()["decision"] == "accept"
     assert rows_of(client.get("/cases.csv"))[0]["standing"] == "unconfirmed"

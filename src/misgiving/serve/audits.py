@@ -32,6 +32,7 @@ from misgiving.serve.records import (
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
 
+EVIDENCE = ("audited", "wrong", "unconfirmed", "later", "estimate", "upper", "e_value")
 RECENT = 2000  # cases that tell how many are accepted, and their error probabilities
 BLIND_PER_AUDITED = 1.5  # deferred per accepted case, so that chance seldom leaves fewer
 VALID_SECONDS = 60  # of a report, unless there is a new review
@@ -39,21 +40,24 @@ DEFERRED = "audits found too many errors among accepted answers, so every image 
 
 
 class Audit(BaseModel):
-    """Evidence from the audited answers, in the order of the cases, valid at any time."""
+    """Evidence from the audited answers, in the order of the cases, valid at any time.
+
+    It is null for the key of a reviewer, whom it would tell which blind cases are accepted.
+    """
 
     share: float = Field(description="Of the cases that are audited.")
     since: Moment
     target: float
     among: Literal["accepted", "all"] = Field(description="Images of which it limits the errors.")
     accepted: int = Field(description="Accepted answers since then, without open blind cases.")
-    audited: int = Field(description="Answers that were audited.")
-    wrong: int = Field(description="Errors that a second blind reader confirmed.")
-    unconfirmed: int = Field(description="Disagreements that nobody has confirmed yet.")
+    audited: int | None = Field(description="Answers that were audited.")
+    wrong: int | None = Field(description="Errors that a second blind reader confirmed.")
+    unconfirmed: int | None = Field(description="Disagreements that nobody has confirmed yet.")
     overdue: int = Field(description="Blind cases of all kinds that wait for too long.")
-    later: int = Field(description="Answers that count when older cases are answered, too.")
+    later: int | None = Field(description="Answers that count when older cases are answered, too.")
     estimate: float | None = Field(description="Share of confirmed errors.")
-    upper: float = Field(description="Counts what is unconfirmed or overdue as wrong.")
-    e_value: float = Field(description="Evidence that there are more errors than the target.")
+    upper: float | None = Field(description="Counts what is unconfirmed or overdue as wrong.")
+    e_value: float | None = Field(description="Evidence that there are more errors than the target.")
     alarm: bool
     alarm_since: Moment | None = Field(description="Time of the answer that raised the alarm.")
     after_alarm: Literal["warn", "defer"]

@@ -38,7 +38,7 @@ HEADERS = [
 ]
 
 OPEN_PATHS = ("/health",)  # needs no key
-REVIEWER_PATHS = ("/page/", "/cases", "/model", "/calibration", "/audit", "/openapi.json")
+REVIEWER_PATHS = ("/page/", "/cases", "/model", "/calibration", "/openapi.json")
 READER = "misgiving.reader"  # key of a scope for the name of the reader whose API key was sent
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="misgiving", charset="UTF-8"'}
@@ -177,7 +177,7 @@ class Authentication:
         readers = self._reviewer_keys.items()
         if names := [name for own, name in readers if hmac.compare_digest(key, own.encode())]:
             scope[READER] = names[0]
-            if scope["path"] == "/" or scope["path"].startswith(REVIEWER_PATHS):
+            if scope["path"] in ("/", "/audit") or scope["path"].startswith(REVIEWER_PATHS):
                 return None
             return ProblemError(HTTPStatus.FORBIDDEN, "this key opens the worklist alone")
         return ProblemError(

@@ -12,9 +12,11 @@ export async function lookForAudit() {
   if (!state.model?.audits) return;
   const found = await ask("audit").catch(() => null);
   if (!found) return;
-  at("audit").hidden = false;
-  at("audit-now").textContent = describe(found);
-  at("audit-levels").textContent = explain(found);
+  at("audit").hidden = found.audited == null; // the key of a reviewer does not get the numbers
+  if (!at("audit").hidden) {
+    at("audit-now").textContent = describe(found);
+    at("audit-levels").textContent = explain(found);
+  }
   at("audit-alarm").hidden = !found.alarm;
   at("audit-alarm-says").textContent = alarmOf(found);
   if (found.alarm && !announced) say(alarmOf(found));

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
 from misgiving.report.sentences import certificate_sentences, rule_sentence
-from misgiving.serve.audits import Audit
+from misgiving.serve.audits import EVIDENCE, Audit
 from misgiving.serve.drift_tracker import Drift
 from misgiving.serve.middleware import READER
 from misgiving.serve.problems import ProblemError, content, documented
@@ -194,12 +194,13 @@ async def get_drift(service: ServiceDep) -> Drift:
 
 
 @router.get("/audit", tags=["monitoring"], responses=BAD_READER)
-def get_audit(service: ServiceDep, reader: ReaderDep) -> Audit | None:
+def get_audit(request: Request, service: ServiceDep, reader: ReaderDep) -> Audit | None:
     """Get what audits say of the accepted answers; null: the policy has none."""
     if service.audits is None:
         return None
-    wrong = service.audits.found_wrong(reader)
-    return service.audits.report().model_copy(update={"found_wrong": wrong})
+    hidden = dict.fromkeys(EVIDENCE if READER in request.scope else ())
+    values = hidden | {"found_wrong": service.audits.found_wrong(reader)}
+    return service.audits.report().model_copy(update=values)
 
 
 def command(deferral: Deferral, *, of_graph: bool = False) -> str:
