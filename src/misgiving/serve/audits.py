@@ -57,7 +57,7 @@ class Audit(BaseModel):
     later: int | None = Field(description="Answers that count when older cases are answered, too.")
     estimate: float | None = Field(description="Share of confirmed errors.")
     upper: float | None = Field(description="Counts what is unconfirmed or overdue as wrong.")
-    e_value: float | None = Field(description="Evidence that there are more errors than the target.")
+    e_value: float | None = Field(description="Evidence for more errors than the target.")
     alarm: bool
     alarm_since: Moment | None = Field(description="Time of the answer that raised the alarm.")
     after_alarm: Literal["warn", "defer"]

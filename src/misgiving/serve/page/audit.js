@@ -50,13 +50,13 @@ function alarmOf({ alarm_since: since, target, after_alarm: after }) {
 
 function renderWrong(wrong) {
   at("wrong").hidden = !wrong.length;
-  at("wrong-count").textContent = `${many(wrong.length)}; somebody may have acted on them`;
+  at("wrong-count").textContent = `${many(wrong.length)}: tell whoever may have acted on ${wrong.length === 1 ? "it" : "them"}`;
   at("wrong-list").replaceChildren(...wrong.slice(0, FULL).map((one) => {
     const line = element("li"), open = element("button", "quiet", one.name);
     open.type = "button";
     open.addEventListener("click", () => emit("open", one.id));
     const against = one.reviews.filter(({ verdict }) => ["override", "none"].includes(verdict));
-    line.append(open, ` accepted as ${one.predicted_class}, read as ${against.map(wordsOf).join(" and ")}`
+    line.append(open, ` accepted as ${one.predicted_class}, read as ${[...new Set(against.map(wordsOf))].join(" and ")}`
       + ` (${against.length > 1 ? "confirmed" : "not confirmed yet"})`);
     return line;
   }));
