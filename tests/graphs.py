@@ -7,8 +7,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from misgiving import Deferral, Predictions
+from misgiving.csv_tables import write_csv
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.files import write_csv
 
 CLASSES = ("a", "b", "c")
 COLOURS = Preprocessing(image_size=16, crop=1.0, color_constancy="none", reduce_jpeg=False)

@@ -13,18 +13,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from misgiving.csv_tables import csv_lines, csv_rows, write_csv
 from misgiving.errors import DataError, UsageError
 from misgiving.files import (
     clear_abandoned,
-    csv_lines,
-    csv_rows,
     default_cache,
     escape_formulas,
     read_json,
     unescape_formulas,
     whole_file,
     whole_folder,
-    write_csv,
     write_json,
 )
 

@@ -12,10 +12,11 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from misgiving.csv_tables import write_csv
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split, read_split, write_split
 from misgiving.errors import DataError, explain_damage
-from misgiving.files import read_json, whole_folder, write_csv, write_json, write_text
+from misgiving.files import read_json, whole_folder, write_json, write_text
 from misgiving.manifests import README, seal, verify
 from misgiving.models.backbones import ModuleSource
 from misgiving.models.joint import JointClassifier

@@ -1,6 +1,6 @@
 """Groups of images that are not independent: of one patient, one lesion or one named group."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -21,19 +21,6 @@ UNITS = {
     "lesion_id": "lesion",
 }
 """Columns of tables that define groups, the first one to name them, and what each identifies."""
-
-
-def named_groups(groups: Sequence[str], ids: Sequence[str]) -> tuple[str, ...]:
-    """Groups, without those that are only the id of their one image.
-
-    >>> named_groups(["ann", "ann", "c.png"], ["a.png", "b.png", "c.png"])
-    ('ann', 'ann', '')
-    """
-    counts = Counter(groups)
-    return tuple(
-        "" if group == name and counts[group] == 1 else group
-        for group, name in zip(groups, ids, strict=True)
-    )
 
 
 def groups_of_columns(

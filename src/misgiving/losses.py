@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from misgiving.errors import UsageError
-from misgiving.registry import Registry, own_function
+from misgiving.own_functions import own_function
+from misgiving.registry import Registry
 
 Losses = Float[Tensor, " batch"]
 Scalar = Float[Tensor, ""]

@@ -16,10 +16,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from misgiving.bundle.bundle import Bundle
+from misgiving.checksums import sha256_of_file, sha256_of_json
 from misgiving.deferral.decision_tables import row_of
 from misgiving.deferral.expected_performance import expected_performance
 from misgiving.errors import DataError
-from misgiving.manifests import seal, sha256_of_file, sha256_of_json
+from misgiving.manifests import seal
 from misgiving.predictions.network import OUTPUTS
 
 pytestmark = [

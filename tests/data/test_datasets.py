@@ -12,10 +12,10 @@ from PIL import Image
 from pyarrow import parquet
 from sklearn.datasets import load_digits
 
+from misgiving.checksums import sha256_of
+from misgiving.csv_tables import write_csv
 from misgiving.data.datasets import FORMS, image_names, load_dataset, write_sample
 from misgiving.errors import DataError, UsageError
-from misgiving.files import write_csv
-from misgiving.manifests import sha256_of
 
 TRUTH, METADATA = "ISIC_2019_Training_GroundTruth.csv", "ISIC_2019_Training_Metadata.csv"
 

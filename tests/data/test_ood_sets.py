@@ -11,6 +11,7 @@ import pytest
 from coloured import dataset_of, write_photos
 from PIL import Image
 
+from misgiving.checksums import sha256_of
 from misgiving.data import ood_sets
 from misgiving.data.datasets import load_dataset
 from misgiving.data.ood_sets import (
@@ -23,7 +24,6 @@ from misgiving.data.ood_sets import (
 )
 from misgiving.data.splits import Split, without_training_images, write_split
 from misgiving.errors import UsageError
-from misgiving.manifests import sha256_of
 
 UNTOLD = ", resampled one by one as their sources are not known"
 

@@ -8,9 +8,9 @@ from commands import one_line
 from sqlalchemy.exc import OperationalError
 from standin import Standin, picture
 
+from misgiving.csv_tables import write_csv
 from misgiving.errors import DataError
 from misgiving.evaluation.suspect_labels import SUSPECTS_FILE, SuspectLabel
-from misgiving.files import write_csv
 from misgiving.serve.listed_cases import add_listed_cases, read_review_list
 from misgiving.serve.records import CaseQuery
 from misgiving.serve.service import Service

@@ -15,7 +15,7 @@ from misgiving.data.decoding import Decoded
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.decisions import Decision, Decisions
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.policy_file import POLICY
+from misgiving.deferral.policy_file import POLICY, PolicyFile
 from misgiving.deferral.scoring import check_opinions
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import read_json, write_json, write_text
@@ -233,7 +233,7 @@ def write_bundle(
     }
     write_json(folder / FACTS, {"format": FORMAT, "estimates_losses": estimates_losses, **facts})
     if deferral is not None:
-        deferral.write(folder)
+        PolicyFile.of(deferral).write(folder, deferral.used_detectors)
     what = f"{card['what']} {DEFERS if deferral is None else DECIDES}"
     if opinions:
         names = ", ".join(each["name"] for each in opinions.values())

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from misgiving.bundle.bundle import Bundle, SquareInputs, is_bundle, used_opinions
+from misgiving.checksums import sha256_of_json
 from misgiving.data.datasets.dataset import file_key
 from misgiving.data.decoding import (
     FAIL,
@@ -34,7 +35,6 @@ from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.policy_file import POLICY_FOLDER
 from misgiving.errors import DataError
 from misgiving.files import whole_file
-from misgiving.manifests import sha256_of_json
 from misgiving.predictions.network import ModelInputs
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from misgiving.bundle.bundle import FACTS, Bundle, write_bundle
+from misgiving.checksums import sha256_of_file, sha256_of_json
 from misgiving.data.decoding import read_bytes
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import check_replaceable, read_json, whole_folder
-from misgiving.manifests import sha256_of_file, sha256_of_json
 from misgiving.predictions.network import GRAPH, OUTPUTS, Network
 from misgiving.predictions.record import Predictions
 

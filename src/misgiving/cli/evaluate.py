@@ -88,7 +88,7 @@ def evaluate(
     )
     from misgiving.evaluation.evaluate import evaluate as measure
     from misgiving.evaluation.readers import TUNING
-    from misgiving.registry import own_function
+    from misgiving.own_functions import own_function
     from misgiving.report.evaluation import findings, notes, write_report
 
     places = named_places("ood", ood, taken=(set_name, *RESERVED_NAMES))

@@ -78,8 +78,8 @@ def _grouped_split(data: str, seed: int) -> "Predictions":
     import numpy as np
 
     from misgiving.data.datasets import load_dataset
+    from misgiving.data.datasets.dataset import named_groups
     from misgiving.data.splits import grouped_split
-    from misgiving.groups import named_groups
     from misgiving.predictions.record import Predictions
 
     dataset = load_dataset(data)

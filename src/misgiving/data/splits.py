@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
+from misgiving.csv_tables import csv_rows, write_csv
 from misgiving.data.datasets.dataset import Dataset, hash_of
 from misgiving.data.decoding import in_order, returning_bad_images
 from misgiving.errors import DataError, UsageError, explain_damage
-from misgiving.files import csv_rows, write_csv
 from misgiving.registry import Registry
 
 SetNames = Shaped[np.ndarray, " n"]

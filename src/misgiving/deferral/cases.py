@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from misgiving.checksums import sha256_of
 from misgiving.errors import DataError, UsageError, visible
 from misgiving.groups import QUARTERS, partition_groups
-from misgiving.manifests import sha256_of
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from misgiving.calibration.apply import error_probabilities
+from misgiving.checksums import sha256_of
 from misgiving.deferral.bounds import (
     BinomialInterval,
     conformal_p_values,
@@ -26,7 +27,6 @@ from misgiving.deferral.thresholds import (
     ranks_to_test,
 )
 from misgiving.errors import DataError
-from misgiving.manifests import sha256_of
 
 STEPS = 1000  # in which the smallest certifiable error is searched
 

@@ -1,8 +1,9 @@
 """Accepted answers that are wrong, by class."""
 
 from dataclasses import dataclass
+from functools import partial
 
-from misgiving.deferral.bounds import upper_bound
+from misgiving.deferral.bounds import smallest_rate, upper_bound
 from misgiving.deferral.thresholds import CertificationPlan, RankCounts, ScoredCases
 
 
@@ -56,22 +57,18 @@ def class_outcomes(
     plan: CertificationPlan, counts: RankCounts, position: int
 ) -> tuple[ClassOutcome, ...]:
     """Misses of each class with a target, at this position of the ranks."""
-    level, average = plan.targets.level_of_misses, plan.targets.is_average
-
-    def smallest(missed: int, cases: int) -> float:
-        on_average = (1 + missed) / (cases + 1)
-        return on_average if average else float(upper_bound(missed, cases, level=level))
-
+    targets = plan.targets
+    smallest = partial(smallest_rate, guarantee=targets.guarantee, level=targets.level_of_misses)
     return tuple(
         ClassOutcome(
             name=name,
             rate=rate,
             cases=cases,
             missed=int(missed[position]) if len(missed) else 0,
-            smallest_certifiable_rate=smallest(int(missed[:1].sum()), cases),
+            smallest_certifiable_rate=float(smallest(int(missed[:1].sum()), cases)),
         )
         for (name, rate), missed, cases in zip(
-            plan.targets.class_max_miss.items(), counts.missed, counts.class_cases, strict=True
+            targets.class_max_miss.items(), counts.missed, counts.class_cases, strict=True
         )
     )
 

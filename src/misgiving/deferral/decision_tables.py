@@ -11,9 +11,10 @@ from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
+from misgiving.csv_tables import csv_lines
 from misgiving.deferral.decisions import OF_CLASS, Decision
 from misgiving.errors import UsageError
-from misgiving.files import csv_lines, whole_file
+from misgiving.files import whole_file
 
 
 class DecisionRow(NamedTuple):

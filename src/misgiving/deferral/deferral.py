@@ -11,6 +11,7 @@ import numpy as np
 
 from misgiving.calibration.apply import Calibrator, Logits, Opinions, Values
 from misgiving.calibration.fit import Fitted, TuningSet, fit_calibrator
+from misgiving.checksums import sha256_of
 from misgiving.deferral.cases import Cases, fitting_sets
 from misgiving.deferral.certificate import Certificate, certify_thresholds
 from misgiving.deferral.decisions import Decisions
@@ -21,7 +22,6 @@ from misgiving.deferral.selection import MIN_BATCH
 from misgiving.deferral.settings import DecisionRule, Guarantee, RuleName, Targets, check_known
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.groups import one_per_group, unit_of
-from misgiving.manifests import sha256_of
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
 from misgiving.scores.features import FEATURE_SCORES, Features, Taps
@@ -348,10 +348,6 @@ class Deferral:
             UsageError: The folder has other files than those of a policy.
         """
         self.cases_ = PolicyFile.of(self._fitted).save(Path(folder), self.detectors_)
-
-    def write(self, folder: Path) -> None:
-        """Write the files of the policy into a folder that exists, without detectors not used."""
-        PolicyFile.of(self).write(folder, self.used_detectors)
 
     @property
     def fingerprint(self) -> str:

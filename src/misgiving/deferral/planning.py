@@ -10,7 +10,8 @@ from typing import NamedTuple, get_args
 import numpy as np
 from jaxtyping import Float, Int
 
-from misgiving.deferral.remedies import MOST_CASES, SHARE_OF_RANK, smallest_rate
+from misgiving.deferral.bounds import smallest_rate
+from misgiving.deferral.remedies import MOST_CASES, SHARE_OF_RANK
 from misgiving.deferral.settings import Guarantee, Targets, check_known
 from misgiving.deferral.thresholds import ood_limit_rank
 from misgiving.groups import one_per_group
@@ -124,7 +125,7 @@ def _rates(
 ) -> dict[Guarantee, tuple[RatePlan, ...]]:
     plans = {}
     for guarantee in get_args(Guarantee):
-        bound = partial(smallest_rate, guarantee, level=level, accepted=accepted)
+        bound = partial(smallest_rate, guarantee=guarantee, level=level, accepted=accepted)
         rates = []
         for share in WRONG_SHARES:
             needed = None if target is None else _needed(share, target, bound)

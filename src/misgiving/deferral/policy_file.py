@@ -9,12 +9,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from misgiving.calibration.apply import Calibrator
+from misgiving.checksums import sha256_of_file, sha256_of_json
 from misgiving.deferral.cases import Cases
 from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.settings import DecisionRule
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import read_json, whole_folder, write_json
-from misgiving.manifests import sha256_of_file, sha256_of_json
 from misgiving.scores.detectors import FittedDetectors
 
 POLICY, DETECTORS = "policy.json", "policy.safetensors"

@@ -4,17 +4,13 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
 
-from misgiving.deferral.bounds import upper_bound
+from misgiving.deferral.bounds import smallest_rate
 from misgiving.deferral.certificate import Certificate
-from misgiving.deferral.settings import Guarantee
 
 MOST_CASES = 100_000  # up to which enough cases are searched
 SHARE_OF_RANK = 0.5  # of the level, that the test of a promising rank has
 PRIOR_WRONG = 0.5  # wrong cases more than observed, as one among 100 ranks is chosen
-Values = Float[np.ndarray, " sizes"]
-Counts = Int[np.ndarray, " sizes"] | Values
 Remedy = Literal["fewest_cases", "more_cases", "higher_target", "better_model", "average_guarantee"]
 
 
@@ -43,7 +39,7 @@ def find_remedies(certificate: Certificate) -> dict[Remedy, int | float]:
 def _more_cases(certificate: Certificate, *, prior: float) -> int | None:
     """The fewest further cases with which some threshold would be certified, if any number does."""
     targets, fewest = certificate.targets, []
-    rate = partial(smallest_rate, targets.guarantee)
+    rate = partial(smallest_rate, guarantee=targets.guarantee)
     level_of_error = SHARE_OF_RANK * targets.level_of_error
     sizes = np.unique(np.geomspace(certificate.cases, MOST_CASES, 400).astype(int))
     for point in certificate.operating_points:
@@ -56,20 +52,3 @@ def _more_cases(certificate: Certificate, *, prior: float) -> int | None:
         meets &= silent_error <= (targets.max_silent_error or 1.0)
         fewest += sizes[meets][:1].tolist()
     return min(fewest) - certificate.cases if fewest else None
-
-
-def smallest_rate(
-    guarantee: Guarantee, wrong: Counts, cases: Counts, *, level: float, accepted: float = 1.0
-) -> Values:
-    """The smallest rate that is certified where so many cases are wrong, or are missed.
-
-    Args:
-        guarantee: Under which it holds.
-        wrong: Wrong cases among these.
-        cases: Accepted cases, or all.
-        level: Of the test; without effect on the average guarantee.
-        accepted: Share of all cases that is accepted.
-    """
-    if guarantee == "average":
-        return (1 + wrong) / (cases + accepted)
-    return upper_bound(wrong, cases, level=level)

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from misgiving.csv_tables import write_csv
 from misgiving.deferral.decisions import OF_CLASS, Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError
@@ -36,7 +37,6 @@ from misgiving.evaluation.shares import (
     shares_of_decisions,
 )
 from misgiving.evaluation.subgroups import Harm, Subgroup, harms_of
-from misgiving.files import write_csv
 from misgiving.metrics.selective import RiskCoverage, accepted_errors
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import WITHOUT_FEATURES, all_scores

@@ -18,8 +18,8 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
+from misgiving.csv_tables import write_csv
 from misgiving.errors import DataError
-from misgiving.files import write_csv
 from misgiving.predictions.record import Predictions
 from misgiving.predictions.schema import UNKNOWN
 

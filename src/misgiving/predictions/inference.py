@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from misgiving.checkpoint import Checkpoint
+from misgiving.checksums import sha256_of_chunks, sha256_of_json
 from misgiving.data.batching import BATCHES_AHEAD, batches
 from misgiving.data.cache import ImageSet
+from misgiving.data.datasets.dataset import named_groups
 from misgiving.data.decoding import in_order
 from misgiving.errors import DataError, UsageError
 from misgiving.files import whole_file
-from misgiving.groups import named_groups
-from misgiving.manifests import sha256_of_chunks, sha256_of_json
 from misgiving.models.folding import folded
 from misgiving.models.joint import FullOutput, JointClassifier, full_outputs_of
 from misgiving.models.onnx_export import write_graph

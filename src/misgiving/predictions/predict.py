@@ -15,16 +15,16 @@ import numpy as np
 from jaxtyping import UInt8
 
 from misgiving.checkpoint import Checkpoint, load
+from misgiving.checksums import sha256_of
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.dataset import Dataset, ImageFiles
+from misgiving.data.datasets.dataset import Dataset, ImageFiles, named_groups
 from misgiving.data.decoding import FAIL, SKIP, BadImage, BadImagesError
 from misgiving.data.duplicates import image_hashes, near_duplicates
 from misgiving.data.splits import Split
 from misgiving.errors import DataError, ExplainedError, UsageError
 from misgiving.files import default_cache
-from misgiving.groups import chained, join_groups, named_groups
-from misgiving.manifests import sha256_of
+from misgiving.groups import chained, join_groups
 from misgiving.predictions.inference import (
     OnImage,
     fingerprint_of,

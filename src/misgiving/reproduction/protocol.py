@@ -10,7 +10,8 @@ from misgiving.errors import UsageError
 from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.evaluation.measures import RATE, RATE_MODELS, UNSEEN_SET
 from misgiving.losses import auxiliary_loss
-from misgiving.registry import Registry, own_function
+from misgiving.own_functions import own_function
+from misgiving.registry import Registry
 from misgiving.reproduction.config import (
     PAPER_SETS,
     OdinGrid,

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from misgiving.checkpoint import Checkpoint, versions
+from misgiving.checksums import sha256_of_chunks, sha256_of_file, sha256_of_lines
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, without
@@ -24,9 +25,8 @@ from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import learning_rate_of
 from misgiving.files import read_json
-from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
+from misgiving.own_functions import own_function
 from misgiving.predictions.record import Predictions
-from misgiving.registry import own_function
 from misgiving.reproduction.config import Protocol, Unit, settings_of
 from misgiving.reproduction.protocol import EXPERIMENTS, units
 from misgiving.reproduction.tables import REMEDY

@@ -70,7 +70,6 @@ class FittedDetectors:
                 if (training.head is not None or not score.needs_head)
                 and (training.taps is not None or score.reads != "taps")
             ]
-        fits = {name: FEATURE_SCORES[name].fit for name in names}
         features = training.features
         if features is None:
             return cls()
@@ -85,8 +84,10 @@ class FittedDetectors:
         taps = _averages_of_taps(training.taps, names, len(training))
         inputs = {"reduced": reduced.features, "features": wide, "taps": taps}
         statistics = {
-            name: fit(reduced._replace(features=inputs[FEATURE_SCORES[name].reads]))
-            for name, fit in fits.items()
+            name: FEATURE_SCORES[name].fit(
+                reduced._replace(features=inputs[FEATURE_SCORES[name].reads])
+            )
+            for name in names
         }
         probes = ClassProbes.fit(training)
         return cls(directions=directions, statistics=statistics, probes=probes)

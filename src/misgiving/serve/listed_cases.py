@@ -6,9 +6,9 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from misgiving.csv_tables import csv_rows
 from misgiving.data.decoding import BadImage
 from misgiving.errors import DataError, explain_damage
-from misgiving.files import csv_rows
 from misgiving.serve.problems import ImageNotStoredError, storage_reason
 from misgiving.serve.routes.decisions import clean_name
 from misgiving.serve.service import Service

@@ -24,7 +24,7 @@ from sqlalchemy.exc import OperationalError
 from misgiving.bundle.bundle import Bundle, SquareInputs
 from misgiving.deferral.decisions import Decision
 from misgiving.errors import DataError, UsageError
-from misgiving.files import force_to_disk, whole_file
+from misgiving.files import whole_file
 from misgiving.serve.audits import Audits
 from misgiving.serve.drift_tracker import DriftTracker
 from misgiving.serve.middleware import READER
@@ -67,12 +67,12 @@ class ImageFiles:
         for folder in (self._folder, path.parent):
             if not folder.is_dir():
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                force_to_disk(folder.parent)
+                _force_to_disk(folder.parent)
         if not path.exists():
             with whole_file(path, mode=0o600) as partial:
                 partial.write_bytes(data)
-                force_to_disk(partial)
-        force_to_disk(path.parent)
+                _force_to_disk(partial)
+        _force_to_disk(path.parent)
 
     def check(self, size: int) -> None:
         """Raise OSError where there is no room for a file of this size."""
@@ -285,3 +285,12 @@ def reader_of(
 ServiceDep = Annotated[Service, Depends(_service_of)]
 """The service as a parameter of a route."""
 ReaderDep = Annotated[str, Depends(reader_of)]
+
+
+def _force_to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, survives a power failure."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from misgiving.checkpoint import Architecture, Checkpoint, EpochRecord, save, versions
+from misgiving.checksums import sha256_of_lines
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.duplicates import image_hashes, near_duplicates
@@ -26,7 +27,6 @@ from misgiving.data.splits import (
 from misgiving.errors import UsageError, reason_of
 from misgiving.groups import join_groups
 from misgiving.losses import auxiliary_loss
-from misgiving.manifests import sha256_of_lines
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import model_fingerprint

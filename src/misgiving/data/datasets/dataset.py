@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from misgiving.checksums import sha256_of
 from misgiving.data.decoding import BadImage, BadImagesError, decode, read_bytes, unreadable
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError
-from misgiving.manifests import sha256_of
 
 Indices = Int[np.ndarray, " selected"]
 Metadata = Mapping[str, tuple[str, ...]]
@@ -240,3 +240,16 @@ def without(dataset: Dataset, bad: Sequence[BadImage]) -> Dataset:
             len(dataset),
         )
     return good
+
+
+def named_groups(groups: Sequence[str], ids: Sequence[str]) -> tuple[str, ...]:
+    """Groups, without those that are only the id of their one image.
+
+    >>> named_groups(["ann", "ann", "c.png"], ["a.png", "b.png", "c.png"])
+    ('ann', 'ann', '')
+    """
+    counts = Counter(groups)
+    return tuple(
+        "" if group == name and counts[group] == 1 else group
+        for group, name in zip(groups, ids, strict=True)
+    )

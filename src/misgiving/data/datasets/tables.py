@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from misgiving.csv_tables import csv_rows
 from misgiving.data.datasets.dataset import Dataset, ImageFiles, ImageSource
 from misgiving.data.datasets.parquet import parquet_files, parquet_images, parquet_rows
 from misgiving.data.decoding import read_bytes
 from misgiving.errors import DataError, explain_damage
-from misgiving.files import csv_rows
 from misgiving.groups import UNITS, groups_of_columns
 
 if TYPE_CHECKING:

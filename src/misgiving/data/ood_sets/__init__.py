@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from misgiving.checksums import sha256_of, sha256_of_lines
+from misgiving.csv_tables import write_csv
 from misgiving.data.datasets import load_dataset, unlabelled_images
 from misgiving.data.datasets.dataset import Dataset, ImageArray, without
 from misgiving.data.datasets.tables import read_table
@@ -27,8 +29,7 @@ from misgiving.data.decoding import (
 )
 from misgiving.data.ood_sets.derived import KINDS, DerivedImages, derive, ood_dataset
 from misgiving.data.splits import without_training_images
-from misgiving.files import whole_folder, write_csv, write_json
-from misgiving.manifests import sha256_of, sha256_of_lines
+from misgiving.files import whole_folder, write_json
 from misgiving.registry import Registry
 
 MANIFEST, FACTS = "manifest.csv", "manifest.json"

@@ -16,9 +16,9 @@ from PIL import Image
 from pydantic import AwareDatetime, BaseModel, Field, model_validator
 
 from misgiving.bundle.bundle import Bundle, SquareInputs
+from misgiving.csv_tables import csv_lines
 from misgiving.deferral.decisions import Outcome
 from misgiving.errors import UsageError
-from misgiving.files import csv_lines
 from misgiving.serve.middleware import READER, client_of
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.records import (
