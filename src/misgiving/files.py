@@ -224,12 +224,6 @@ def check_replaceable(out: Path, mark: str, *, overwrite: bool) -> None:
         )
 
 
-def check_not_input(out: Path, inputs: Iterable[Path], *, option: str = "out") -> None:
-    """Check that no file that is read would be replaced, also under the name of a link."""
-    if out.exists() and any(path.exists() and path.samefile(out) for path in inputs):
-        raise UsageError(f"{out}: is read, and would be replaced; choose another `{option}`")
-
-
 def default_cache() -> Path:
     """Folder for prepared images: `misgiving` in XDG_CACHE_HOME, or else in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "misgiving"

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from misgiving import Deferral
+from misgiving.bundle.bundle import without_policy
 from misgiving.calibration.fit import TuningSet, fit_calibrator
-from misgiving.deferral.decisions import NO_POLICY, Decisions
+from misgiving.deferral.decisions import NO_POLICY
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
@@ -122,7 +123,7 @@ def test_without_a_policy_everything_is_deferred_and_the_reason_says_so():
     fresh = predictions("fresh", 5, seed=9)
     logits = fresh.logits.copy()
     logits[3] = np.nan
-    decisions = Decisions.without_policy(CLASSES, logits)
+    decisions = without_policy(CLASSES, logits)
     assert {(row.decision, row.reason) for row in decisions} == {("defer", NO_POLICY)}
     first = decisions[0]
     assert list(first.probabilities.values()) == pytest.approx(fresh.probabilities[0])

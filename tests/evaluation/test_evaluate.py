@@ -5,7 +5,7 @@ import pytest
 from commands import rows_of
 
 from misgiving import Deferral, Predictions
-from misgiving.deferral.decisions import Decisions
+from misgiving.bundle.bundle import without_policy
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.evaluate import POLICY_SET, evaluate, write_evaluation
 from misgiving.evaluation.subgroups import harms_of
@@ -157,7 +157,7 @@ def test_errors_and_decisions_of_subgroups_are_tested_as_one_family():
             "site": np.repeat(["north", "south"], 30),
         }
     )
-    decisions = Decisions.without_policy(given.classes, given.logits)
+    decisions = without_policy(given.classes, given.logits)
     for decided, worse in ((None, ("wrong",)), (decisions, ())):
         first, *_ = harms_of(given, decided, seed=0)
         assert (first.errors.value, first.worse) == ("south", worse)

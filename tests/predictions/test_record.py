@@ -12,6 +12,7 @@ from scipy.special import softmax
 
 from misgiving import Predictions
 from misgiving.errors import DataError, UsageError
+from misgiving.evaluation.measures import with_score
 from misgiving.predictions import files
 from misgiving.scores.outputs import Head
 
@@ -439,4 +440,4 @@ def test_files_of_other_programs_are_read(tmp_path):
 def test_a_score_of_ones_own_is_a_finite_number_for_each_image(values):
     predictions = Predictions.of({"logits": np.eye(3) * 4})
     with pytest.raises(UsageError, match=r"'mine'.* 3 images"):
-        predictions.with_score("mine", lambda _: values)
+        with_score(predictions, "mine", lambda _: values)

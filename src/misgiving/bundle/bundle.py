@@ -13,7 +13,7 @@ from scipy.special import softmax
 
 from misgiving.data.decoding import Decoded
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.deferral.decisions import Decision, Decisions
+from misgiving.deferral.decisions import NUMBERS, Decision, Decisions, Logits, Values
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.policy_file import POLICY, PolicyFile
 from misgiving.deferral.scoring import check_opinions
@@ -160,7 +160,7 @@ class Bundle:
         logits, predicted_losses, features, taps = self.network(inputs)
         losses = predicted_losses if self.estimates_losses else None
         if self.deferral is None:
-            return Decisions.without_policy(self.classes, logits, losses)
+            return without_policy(self.classes, logits, losses)
         opinions = {
             name: softmax(other.network(seen)[0].astype(np.float64), axis=1)
             for (name, other), seen in zip(self.opinions.items(), others, strict=True)
@@ -177,6 +177,21 @@ class Bundle:
             return []
         inputs = [self.model_inputs(data, name) for data, name in zip(images, names, strict=True)]
         return self.decide_inputs(*map(np.stack, zip(*inputs, strict=True)))
+
+
+def without_policy(
+    classes: Sequence[str], logits: Logits, predicted_losses: Values | None = None
+) -> Decisions:
+    """Defer every image, because no policy is calibrated for the model."""
+    probabilities = np.full(logits.shape, np.nan)
+    finite = np.isfinite(logits).all(axis=1)
+    probabilities[finite] = softmax(logits[finite].astype(np.float64), axis=1)
+    missing: dict[str, Any] = {name: np.full(len(logits), np.nan) for name in NUMBERS}
+    if predicted_losses is not None:
+        missing["predicted_loss"] = predicted_losses
+    return Decisions.undecided(
+        classes, predicted=logits.argmax(axis=1), probabilities=probabilities, **missing
+    )
 
 
 def used_opinions(deferral: Deferral | None, given: Mapping[str, T]) -> dict[str, T]:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from misgiving.bundle.bundle import Bundle, SquareInputs, is_bundle, used_opinions
+from misgiving.bundle.bundle import Bundle, SquareInputs, is_bundle, used_opinions, without_policy
 from misgiving.checksums import sha256_of_json
 from misgiving.data.datasets.dataset import file_key
 from misgiving.data.decoding import (
@@ -175,7 +175,7 @@ def decide_files(
     with closing(_model_inputs(model, images, ahead=max(batch_size, LOOK_AHEAD))) as inputs:
         for path, part in remaining.items():
             unread, bad = iter(part), dict[str, str]()
-            scored = [Decisions.without_policy(model.classes, np.empty((0, len(model.classes))))]
+            scored = [without_policy(model.classes, np.empty((0, len(model.classes))))]
             while batch := [*zip(islice(unread, batch_size), inputs, strict=False)]:
                 bad |= {name: each.reason for name, each in batch if isinstance(each, BadImage)}
                 read = [each for _, each in batch if not isinstance(each, BadImage)]

@@ -13,6 +13,7 @@ from misgiving.cli.options import (
     RunOrPredictions,
     SecondOpinion,
     Values,
+    check_not_input,
     command,
 )
 from misgiving.cli.progress import say
@@ -24,7 +25,7 @@ from misgiving.cli.sources import (
     say_left_out,
 )
 from misgiving.errors import visible
-from misgiving.files import check_not_input, check_writable
+from misgiving.files import check_writable
 
 
 @command
@@ -87,6 +88,7 @@ def evaluate(
         write_evaluation,
     )
     from misgiving.evaluation.evaluate import evaluate as measure
+    from misgiving.evaluation.measures import with_score
     from misgiving.evaluation.readers import TUNING
     from misgiving.own_functions import own_function
     from misgiving.report.evaluation import findings, notes, write_report
@@ -116,7 +118,7 @@ def evaluate(
         predictions = [each.predictions for _, each in sources]
         picture = predicted.picture
     for name, function in scores.items():
-        predictions = [each.with_score(name, function) for each in predictions]
+        predictions = [with_score(each, name, function) for each in predictions]
     measured, *unfamiliar = predictions
     ood_predictions = dict(zip(places, unfamiliar, strict=True))
     evaluation = measure(measured, deferral, set=set_name, ood=ood_predictions, readers=readers)

@@ -6,7 +6,7 @@ An option has the name, the type and the default of its parameter or field; its 
 
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import wraps
@@ -334,3 +334,9 @@ def _value(option: Field[Any], typed: Any) -> Any:
         got = typed if isinstance(typed, str) else ", ".join(typed)
         problem = error.errors()[0]["msg"].lower()
         raise UsageError(f"`{option.name}` takes {form}, got {got!r} ({problem})") from None
+
+
+def check_not_input(out: Path, inputs: Iterable[Path], *, option: str = "out") -> None:
+    """Check that no file that is read would be replaced, also under the name of a link."""
+    if out.exists() and any(path.exists() and path.samefile(out) for path in inputs):
+        raise UsageError(f"{out}: is read, and would be replaced; choose another `{option}`")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from misgiving.cli.options import BadImages, Device, SecondOpinion, Values, command
+from misgiving.cli.options import BadImages, Device, SecondOpinion, Values, check_not_input, command
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
 from misgiving.cli.sources import check_source, is_prediction_file, named_places, read_file
 from misgiving.errors import UsageError
-from misgiving.files import check_not_input, check_writable, write_text
+from misgiving.files import check_writable, write_text
 
 if TYPE_CHECKING:
     from misgiving.deferral.decision_tables import DecisionRow

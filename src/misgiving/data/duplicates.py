@@ -4,13 +4,17 @@ Dermoscopic images look alike, a blob in the middle, so that a hash alone would 
 ones. A pair must agree in a difference hash (Krawetz, 2013) and in its grey thumbnails.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Shaped, UInt64
 from PIL import Image
 
 from misgiving.data.cache import ImageSet
+from misgiving.data.datasets.dataset import named_groups
 from misgiving.data.decoding import Picture
-from misgiving.groups import Pair
+from misgiving.data.splits import Split
+from misgiving.groups import Pair, chained, join_groups
 
 Grey = Float32[np.ndarray, "_ side side"]
 Hashes = Shaped[np.ndarray, "*images"]
@@ -84,6 +88,24 @@ def near_duplicates(hashes: Hashes) -> list[Pair]:
             pairs = pairs[alike[first[1], second[1]]]
         duplicates += map(tuple, pairs.tolist())
     return duplicates
+
+
+def related_groups(sources: Sequence[ImageSet], split: Split) -> tuple[str, ...]:
+    """Group of each image, joined where images may show the same object; empty for a single one.
+
+    Joined are images of one named group, of one group of the run's split, of the same content, and
+    near duplicates.
+    """
+    contents = [content for images in sources for content in images.hashes]
+    groups = [g for images in sources for g in named_groups(images.groups, images.ids)]
+    ids = [name for images in sources for name in images.ids]
+    group_of = dict(zip(split.hashes, split.groups, strict=True))
+    pairs = [
+        *near_duplicates(np.concatenate([*map(image_hashes, sources)])),
+        *chained(contents),
+        *chained([group_of.get(content, "") for content in contents]),
+    ]
+    return join_groups(groups, ids, pairs)
 
 
 def _similar_bits(bits: UInt64[np.ndarray, "n words"], start: int) -> Int[np.ndarray, "pairs 2"]:

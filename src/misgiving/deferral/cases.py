@@ -87,21 +87,20 @@ def warn_of_doubts(tuning: Predictions, calibration: Predictions) -> None:
     absent = [visible(name) for at, name in enumerate(calibration.classes) if at not in present]
     if len(absent) > MOST_NAMED:
         absent[MOST_NAMED:] = [f"{len(absent) - MOST_NAMED} others"]
-    texts = []
     if absent:
-        texts.append(
+        warnings.warn(
             f"no calibration case is of the class {' or '.join(absent)}; nothing is "
-            "known about the errors on such images"
+            "known about the errors on such images",
+            stacklevel=4,
         )
     can_be_copies = not calibration.group_columns and calibration.hashes is None
     repeated = repeated_outputs(tuning, calibration) if can_be_copies else 0
     if repeated > COPIES * (count := len(tuning) + len(calibration)):
-        texts.append(
+        warnings.warn(
             f"{repeated} of {count} rows have the outputs of another row; copies are not "
-            "independent: give those of one image the same value in a column `group`"
+            "independent: give those of one image the same value in a column `group`",
+            stacklevel=4,
         )
-    for text in texts:
-        warnings.warn(text, stacklevel=4)
 
 
 def repeated_outputs(*parts: Predictions) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
-from scipy.special import expit, softmax
+from scipy.special import expit
 
 from misgiving.deferral.certificate import Certificate, mark_acceptable
 from misgiving.deferral.settings import DecisionRule
@@ -131,21 +131,6 @@ class Decisions(Sequence[Decision]):
         """Acceptance scores, OOD scores, and which answers can be accepted: they decide."""
         acceptable = mark_acceptable(self.rule, self.probabilities, self.predicted)
         return self.acceptance_score, self.ood_score, acceptable
-
-    @classmethod
-    def without_policy(
-        cls, classes: Sequence[str], logits: Logits, predicted_losses: Values | None = None
-    ) -> "Decisions":
-        """Defer every image, because no policy is calibrated for the model."""
-        probabilities = np.full(logits.shape, np.nan)
-        finite = np.isfinite(logits).all(axis=1)
-        probabilities[finite] = softmax(logits[finite].astype(np.float64), axis=1)
-        missing: dict[str, Any] = {name: np.full(len(logits), np.nan) for name in NUMBERS}
-        if predicted_losses is not None:
-            missing["predicted_loss"] = predicted_losses
-        return cls.undecided(
-            classes, predicted=logits.argmax(axis=1), probabilities=probabilities, **missing
-        )
 
     def __len__(self) -> int:
         return len(self.decisions)

@@ -1,13 +1,15 @@
 """Measurements of predictions: pure functions that give rows of the results."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
 
 from misgiving.calibration.apply import Calibrator
+from misgiving.errors import UsageError
 from misgiving.metrics.calibration import (
     brier_score,
     classwise_calibration_error,
@@ -75,6 +77,20 @@ class Measurement(NamedTuple):
     detector: str
     metric: str
     value: float
+
+
+def with_score(
+    predictions: Predictions, name: str, score: Callable[[Predictions], Any]
+) -> Predictions:
+    """Add a confidence by a function of predictions.
+
+    Raises:
+        UsageError: It does not give a finite number for each image.
+    """
+    values, count = np.asarray(score(predictions), dtype=np.float64), len(predictions)
+    if values.shape != (count,) or not np.isfinite(values).all():
+        raise UsageError(f"{name!r} must return a finite number for each of {count} images")
+    return replace(predictions, scores={**predictions.scores, name: values})
 
 
 def measure_classification(

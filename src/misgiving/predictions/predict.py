@@ -20,11 +20,10 @@ from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, ImageFiles, named_groups
 from misgiving.data.decoding import FAIL, SKIP, BadImage, BadImagesError
-from misgiving.data.duplicates import image_hashes, near_duplicates
+from misgiving.data.duplicates import related_groups
 from misgiving.data.splits import Split
 from misgiving.errors import DataError, ExplainedError, UsageError
 from misgiving.files import default_cache
-from misgiving.groups import chained, join_groups
 from misgiving.predictions.inference import (
     OnImage,
     fingerprint_of,
@@ -33,7 +32,7 @@ from misgiving.predictions.inference import (
     predictions_of,
 )
 from misgiving.predictions.network import Network
-from misgiving.predictions.record import Predictions, check_classes
+from misgiving.predictions.record import PER_IMAGE, Predictions, check_classes
 from misgiving.predictions.schema import EXCLUDED, UNKNOWN, VALIDATION, take_readers
 from misgiving.scores.odin import Odin
 
@@ -287,7 +286,7 @@ class TrainedRun:
                     parts.append(replace(part, sets=(set_name,) * len(members)))
                     positions.append(first + members)
             first += len(source)
-        return Predictions.concatenated(parts).select(np.argsort(np.concatenate(positions)))
+        return concatenated(parts).select(np.argsort(np.concatenate(positions)))
 
     def _predicted(
         self, images: ImageSet, path: Path, network: Network | None, *, odin: bool
@@ -335,22 +334,20 @@ def _columns(dataset: Dataset, predictions: Predictions) -> dict[str, Any]:
     }
 
 
-def related_groups(sources: Sequence[ImageSet], split: Split) -> tuple[str, ...]:
-    """Group of each image, joined where images may show the same object; empty for a single one.
+def concatenated(parts: Sequence[Predictions]) -> Predictions:
+    """Predictions of one model for the images of all parts, which have the same fields."""
 
-    Joined are images of one named group, of one group of the run's split, of the same content, and
-    near duplicates.
-    """
-    contents = [content for images in sources for content in images.hashes]
-    groups = [g for images in sources for g in named_groups(images.groups, images.ids)]
-    ids = [name for images in sources for name in images.ids]
-    group_of = dict(zip(split.hashes, split.groups, strict=True))
-    pairs = [
-        *near_duplicates(np.concatenate([*map(image_hashes, sources)])),
-        *chained(contents),
-        *chained([group_of.get(content, "") for content in contents]),
-    ]
-    return join_groups(groups, ids, pairs)
+    def together(columns: Sequence[Any]) -> Any:
+        if any(values is None for values in columns):
+            return None
+        if isinstance(columns[0], Mapping):
+            return {name: together([values[name] for values in columns]) for name in columns[0]}
+        if isinstance(columns[0], tuple):
+            return tuple(value for values in columns for value in values)
+        return np.concatenate(columns)
+
+    joined = {name: together([getattr(part, name) for part in parts]) for name in PER_IMAGE}
+    return replace(parts[0], **joined)
 
 
 def sets_of(

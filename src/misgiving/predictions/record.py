@@ -1,6 +1,6 @@
 """Predictions: all that any later step needs of a model and of the images that it saw."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -176,17 +176,6 @@ class Predictions:
 
         return replace(self, **{name: chosen(getattr(self, name)) for name in PER_IMAGE})
 
-    def with_score(self, name: str, score: Callable[["Predictions"], Any]) -> "Predictions":
-        """Add a confidence by a function of predictions.
-
-        Raises:
-            UsageError: It does not give a finite number for each image.
-        """
-        values = np.asarray(score(self), dtype=np.float64)
-        if values.shape != (len(self),) or not np.isfinite(values).all():
-            raise UsageError(f"{name!r} must return a finite number for each of {len(self)} images")
-        return replace(self, scores={**self.scores, name: values})
-
     def with_opinion(self, other: "Predictions", name: str = "") -> "Predictions":
         """Add the probabilities by another model for these images as a second opinion.
 
@@ -227,22 +216,6 @@ class Predictions:
     def in_set(self, *names: str) -> "Predictions":
         """Predictions for the images of these sets."""
         return self.select(np.flatnonzero(np.isin(np.array(self.sets or (), dtype=str), names)))
-
-    @classmethod
-    def concatenated(cls, parts: Sequence["Predictions"]) -> "Predictions":
-        """Predictions of one model for the images of all parts, which have the same fields."""
-
-        def together(columns: Sequence[Any]) -> Any:
-            if any(values is None for values in columns):
-                return None
-            if isinstance(columns[0], Mapping):
-                return {name: together([values[name] for values in columns]) for name in columns[0]}
-            if isinstance(columns[0], tuple):
-                return tuple(value for values in columns for value in values)
-            return np.concatenate(columns)
-
-        joined = {name: together([getattr(part, name) for part in parts]) for name in PER_IMAGE}
-        return replace(parts[0], **joined)
 
     @cached_property
     def units(self) -> Int[np.ndarray, " n"]:

@@ -20,6 +20,7 @@ from misgiving.evaluation.measures import (
     measure_loss_estimation,
     measure_scaling,
     measurements_of,
+    with_score,
 )
 from misgiving.groups import partition_groups
 from misgiving.metrics.calibration import expected_calibration_error, reliability
@@ -28,10 +29,9 @@ from misgiving.own_functions import own_function
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import FAILURES
-from misgiving.reproduction.tables import group_names, save_scores, table_of, write_table
+from misgiving.reproduction.tables import Scores, group_names, save_scores, table_of, write_table
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.scores.detectors import FittedDetectors, all_scores
-from misgiving.scores.outputs import Scores
 
 TARGETS = (0.05, 0.1, 0.2)
 MAX_OOD_FALSE_ALARMS = 0.05
@@ -80,7 +80,7 @@ def measure_generalization(trained: TrainedUnit) -> dict[str, list[Measurement]]
     back, so that all trials have one.
     """
     for name in trained.trial_data.protocol.scores:
-        scored = trained.predictions.with_score(name, own_function(name))
+        scored = with_score(trained.predictions, name, own_function(name))
         trained = trained._replace(predictions=scored)
     setup, predictions = trained.setup, trained.predictions
     sets = policy_sets(trained)

@@ -28,13 +28,13 @@ from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import FAILURES, Protocol
 from misgiving.reproduction.tables import (
     REMEDY,
+    Scores,
     group_names,
     load_scores,
     predictions_path,
     scores_path,
     table_of,
 )
-from misgiving.scores.outputs import Scores
 
 Weights = Real[np.ndarray, "replicates _"]  # sets differ in size
 Replicates = Float[np.ndarray, " replicates"]

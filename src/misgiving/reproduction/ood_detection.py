@@ -23,12 +23,11 @@ from misgiving.metrics.ood import ood_metrics
 from misgiving.predictions.inference import odin_scores, predictions_of
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.generalization import MAX_OOD_FALSE_ALARMS, policy_sets
-from misgiving.reproduction.tables import save_scores, write_table
+from misgiving.reproduction.tables import Scores, save_scores, write_table
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.scores.detectors import FittedDetectors, all_scores, default_ood_detector
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import best_of_grid, id_only_odin, odin_grid
-from misgiving.scores.outputs import Scores
 
 
 class TunedDetectors:

@@ -1,22 +1,23 @@
 """The files of units and the tables that are collected: by schema, and the scores of each set."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from misgiving.errors import explain_damage
 from misgiving.files import escape_formulas, unescape_formulas, whole_file
 from misgiving.predictions.record import Predictions
-from misgiving.scores.outputs import Scores
 
 REMEDY = "run the command that wrote it again"
+Scores = Mapping[str, Float[np.ndarray, " _"]]
+"""Confidences by the name of a score."""
 
 
 class Result(NamedTuple):

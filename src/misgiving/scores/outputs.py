@@ -1,13 +1,9 @@
 """The part of a model's predictions that scores read."""
 
-from collections.abc import Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
-
-Scores = Mapping[str, Float[np.ndarray, " _"]]
-"""Confidences by the name of a score."""
 
 
 class Head(NamedTuple):
