@@ -14,6 +14,7 @@ from misgiving import Predictions
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import with_score
 from misgiving.predictions import files
+from misgiving.predictions.predict import concatenated
 from misgiving.scores.outputs import Head
 
 HEADER = "id,label,probability_cat,probability_dog,probability_owl"
@@ -133,7 +134,7 @@ def test_an_opinion_has_its_classes_by_name_and_follows_its_images():
     )
     assert (made.classes, made.metadata) == (("a", "b"), {})
     assert made.opinions["net"].tolist() == [[0.7, 0.3], [0.4, 0.6], [0.5, 0.5]]
-    chosen = Predictions.concatenated([made.select(np.array([2])), made.select(np.array([0, 1]))])
+    chosen = concatenated([made.select(np.array([2])), made.select(np.array([0, 1]))])
     assert chosen.opinions["other"].tolist() == [[0.3, 0.7], [0.1, 0.9], [0.2, 0.8]]
 
 

@@ -22,6 +22,7 @@ from misgiving.csv_tables import write_csv
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
 from misgiving.predictions.schema import UNKNOWN
+from misgiving.scores.logits import unit_vectors
 
 Basis = Literal["held-out", "cross-fitted"]
 EVIDENCE = ("the model gives", "of similar images")
@@ -315,8 +316,7 @@ def neighbour_outputs(
         classes: Number of classes.
         seed: Of the random part.
     """
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    units = (features / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    units = unit_vectors(features).astype(np.float32)
     numbered = np.unique(np.array(groups), return_inverse=True)[1]
     compared = np.random.default_rng(seed).permutation(len(labels))[:MOST_COMPARED]
     truth = np.eye(classes)[labels[compared]]

@@ -142,8 +142,8 @@ def _joint(
     with seeded(training.seed):
         joint = architecture.around(trained.module).eval()
     auxiliary_loss(training.auxiliary)  # fails if there is none of this name
-    if training.auxiliary == "correctness_ranking":
-        raise UsageError('`auxiliary="correctness_ranking"` trains the classifier; use `train`')
+    if training.ranks_confidence:
+        raise UsageError(f'`auxiliary="{training.auxiliary}"` trains the classifier; use `train`')
     return architecture, joint.to(device_named(training.device))
 
 

@@ -229,7 +229,13 @@ class TrainingConfig:
     @property
     def estimates_losses(self) -> bool:
         """True if the loss estimator is trained."""
-        return self.auxiliary not in ("none", "correctness_ranking") and self.auxiliary_weight > 0
+        is_for_estimator = self.auxiliary != "none" and not self.ranks_confidence
+        return is_for_estimator and self.auxiliary_weight > 0
+
+    @property
+    def ranks_confidence(self) -> bool:
+        """True if the classifier's own confidence is ordered, in place of predicted losses."""
+        return self.auxiliary == "correctness_ranking"
 
 
 def recorded(config: ModelConfig | AttachConfig | TrainingConfig) -> dict[str, Any]:

@@ -198,7 +198,7 @@ def train_epoch(
         size, shares = len(labels) * count, (output.logits, output.predicted_losses, labels)
         batch = [gathered(values, size) for values in shares]
         other = {}
-        if config.auxiliary == "correctness_ranking":
+        if config.ranks_confidence:
             rows = order[state.step * config.batch_size :][:size]
             other["auxiliary"] = correctness_ranking(state.occurrences, rows, *batch[::2])
         losses = objective(*batch, **other)  # Eq. 2: primary + lambda * auxiliary
