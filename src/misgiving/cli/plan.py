@@ -78,7 +78,6 @@ def _grouped_split(data: str, seed: int) -> "Predictions":
     import numpy as np
 
     from misgiving.data.datasets import load_dataset
-    from misgiving.data.datasets.dataset import named_groups
     from misgiving.data.splits import grouped_split
     from misgiving.predictions.record import Predictions
 
@@ -89,7 +88,7 @@ def _grouped_split(data: str, seed: int) -> "Predictions":
         labels=dataset.labels,
         classes=dataset.classes,
         ids=dataset.ids,
-        groups=named_groups(dataset.groups, dataset.ids),
+        groups=dataset.named_groups,
         group_columns=dataset.group_columns,
         metadata=dataset.metadata,
         sets=tuple(sets.tolist()),

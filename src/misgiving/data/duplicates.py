@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float32, Int, Shaped, UInt64
 from PIL import Image
 
 from misgiving.data.cache import ImageSet
-from misgiving.data.datasets.dataset import named_groups
 from misgiving.data.decoding import Picture
 from misgiving.data.splits import Split
 from misgiving.groups import Pair, chained, join_groups
@@ -97,7 +96,7 @@ def related_groups(sources: Sequence[ImageSet], split: Split) -> tuple[str, ...]
     near duplicates.
     """
     contents = [content for images in sources for content in images.hashes]
-    groups = [g for images in sources for g in named_groups(images.groups, images.ids)]
+    groups = [g for images in sources for g in images.named_groups]
     ids = [name for images in sources for name in images.ids]
     group_of = dict(zip(split.hashes, split.groups, strict=True))
     pairs = [

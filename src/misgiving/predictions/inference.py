@@ -18,7 +18,6 @@ from misgiving.checkpoint import Checkpoint
 from misgiving.checksums import sha256_of_chunks, sha256_of_json
 from misgiving.data.batching import BATCHES_AHEAD, batches
 from misgiving.data.cache import ImageSet
-from misgiving.data.datasets.dataset import named_groups
 from misgiving.data.decoding import in_order
 from misgiving.errors import DataError, UsageError
 from misgiving.files import whole_file
@@ -77,7 +76,7 @@ def predictions_of(
         predicted_losses=output.predicted_losses.numpy() if estimates_losses else None,
         labels=np.asarray(images.labels),
         ids=images.ids,
-        groups=named_groups(images.groups, images.ids),
+        groups=images.named_groups,
         group_columns=images.group_columns,
         hashes=images.hashes,
         classes=images.classes,

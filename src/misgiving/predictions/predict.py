@@ -18,7 +18,7 @@ from misgiving.checkpoint import Checkpoint, load
 from misgiving.checksums import sha256_of
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.dataset import Dataset, ImageFiles, named_groups
+from misgiving.data.datasets.dataset import Dataset, ImageFiles
 from misgiving.data.decoding import FAIL, SKIP, BadImage, BadImagesError
 from misgiving.data.duplicates import related_groups
 from misgiving.data.splits import Split
@@ -195,7 +195,7 @@ class TrainedRun:
             images,
             labels=np.full(len(images), UNKNOWN),
             classes=self.checkpoint.classes,
-            groups=named_groups(images.groups, images.ids),
+            groups=images.named_groups,
         )
         sets = ("",) * len(images)
         predictions = self._predictions(dataset.name, [images], sets, {""}, odin=True)

@@ -126,6 +126,15 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def named_groups(self) -> tuple[str, ...]:
+        """Groups, without those that are only the id of their one image: these are empty."""
+        counts = Counter(self.groups)
+        return tuple(
+            "" if group == name and counts[group] == 1 else group
+            for group, name in zip(self.groups, self.ids, strict=True)
+        )
+
     def select(self: Labelled, indices: Indices) -> Labelled:
         """These images in this order."""
         return replace(
@@ -240,16 +249,3 @@ def without(dataset: Dataset, bad: Sequence[BadImage]) -> Dataset:
             len(dataset),
         )
     return good
-
-
-def named_groups(groups: Sequence[str], ids: Sequence[str]) -> tuple[str, ...]:
-    """Groups, without those that are only the id of their one image.
-
-    >>> named_groups(["ann", "ann", "c.png"], ["a.png", "b.png", "c.png"])
-    ('ann', 'ann', '')
-    """
-    counts = Counter(groups)
-    return tuple(
-        "" if group == name and counts[group] == 1 else group
-        for group, name in zip(groups, ids, strict=True)
-    )
