@@ -29,8 +29,6 @@ ON_LOCATION = np.array([0.0, *STAKES, *(0 * STAKES)])
 ON_SPREAD = np.array([0.0, *(0 * STAKES), *STAKES])
 FRACTIONS = np.array([0.1, 0.3, 0.6, 0.9])  # of the highest stake on the acceptance rate
 
-Values = Float[np.ndarray, " n"]
-Mask = Bool[np.ndarray, " n"]
 PerStream = Float[np.ndarray, "*streams"] | np.floating
 
 
