@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from misgiving.calibration.apply import SECOND_OPINION, Calibrator, log_odds_of
+from misgiving.calibration.apply import SECOND_OPINION, Calibrator
 from misgiving.calibration.fit import Fitted, TuningSet, aurc, fit_calibrator, fit_opinions
 from misgiving.calibration.maps import group_folds
 from misgiving.predictions.record import Predictions
@@ -114,10 +114,8 @@ def measured(paths: list[Path], images: int, task: tuple[int, Path]) -> list[Row
 
 def with_opinion(alone: Fitted, tuning: TuningSet, opinions: Mapping[str, Any]) -> Calibrator:
     """The calibration with an opinion, as `fit_calibrator` makes it, from the one without."""
-    folds, wrong = group_folds(tuning.groups), alone.predicted != tuning.labels
-    pool, vectors = fit_opinions(alone.vectors, opinions, tuning.labels, folds)
-    worth = aurc(alone.scores, wrong) - aurc(log_odds_of(vectors, alone.predicted), wrong)
-    if worth <= 0:
+    pool, _ = fit_opinions(alone.vectors, opinions, tuning.labels, group_folds(tuning.groups))
+    if pool is None:
         return alone.calibrator
     return replace(alone.calibrator, opinions=pool, score=SECOND_OPINION, combination=None)
 

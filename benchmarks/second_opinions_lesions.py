@@ -8,8 +8,8 @@ beside it. With each network in turn as the model, prints the AURC on the test s
 the test set that policies accept, for targets of 5 and 10 % errors and for both guarantees: of the
 model alone, with one and with two second opinions, which never change its answer; and of an
 ensemble that may change it, the calibrated mean of all softmaxes. A policy uses second opinions
-where they are worth something on its tuning set: "used" counts these trials, and "always used" is
-the AURC if it did in any case. Intervals are t-intervals over the trials, with the correction of
+where they are worth something on its tuning set: "used" counts these trials. Intervals are
+t-intervals over the trials, with the correction of
 Nadeau and Bengio (2003). The time is that of the processor for one image, decoded and seen by each
 network.
 """
@@ -25,9 +25,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from misgiving.calibration.apply import log_odds_of
-from misgiving.calibration.fit import TuningSet, aurc, fit_calibrator, fit_opinions
-from misgiving.calibration.maps import group_folds
+from misgiving.calibration.fit import TuningSet, aurc, fit_calibrator
 from misgiving.checkpoint import load
 from misgiving.data.datasets import load_dataset
 from misgiving.data.decoding import Decoded
@@ -60,14 +58,15 @@ def main() -> None:
         trials.setdefault(trial, {})[name] = predicted(config.parent, asked.data)
     times = times_of(runs, asked.data)
     columns = [f"{guarantee}, {error:.0%}" for guarantee, error in TARGETS]
-    header = ("model", "judged by", "error", "AURC", "always used", *columns, "used", "ms")
+    header = ("model", "judged by", "error", "AURC", *columns, "AURC - alone", "used", "ms")
     print(f"| {' | '.join(header)} |\n{'|---' * len(header)}|")
     for name in runs:
         others = [other for other in runs if other != name]
+        alone = np.array([measured(trial[name]) for trial in trials.values()])
         for used in ([], *([other] for other in others), others):
-            row(name, used, "", [*trials.values()], times)
+            row(name, used, "", [*trials.values()], alone, times)
             if used and name < min(used):  # an ensemble is the same for each of its networks
-                row(name, used, "ensemble: ", [*trials.values()], times)
+                row(name, used, "ensemble: ", [*trials.values()], alone, times)
 
 
 def predicted(run: Path, data: str) -> Predictions:
@@ -79,19 +78,24 @@ def predicted(run: Path, data: str) -> Predictions:
 
 
 def row(
-    name: str, others: Sequence[str], kind: str, trials: Sequence[Trial], times: Mapping[str, float]
+    name: str,
+    others: Sequence[str],
+    kind: str,
+    trials: Sequence[Trial],
+    alone: np.ndarray,
+    times: Mapping[str, float],
 ) -> None:
-    """Measure one way to judge a model in each trial that has all networks, and print it."""
+    """Measure one way to judge a model in each trial, and print it."""
     make = partial(ensemble if kind else with_opinions, name, others)
-    whole = [trial for trial in trials if {name, *others} <= trial.keys()]
-    values = np.array([measured(make(trial)) for trial in whole])
-    first = whole[0][name]
+    values = np.array([measured(make(trial)) for trial in trials]) if others else alone
+    first = trials[0][name]
     ratio = len(first.in_set("test")) / len(first.in_set("train"))
-    intervals = [t_interval(column, split_ratio=ratio) for column in values[:, :-1].T]
-    cells = [f"{each.mean:.3f} ({each.lower:.3f} to {each.upper:.3f})" for each in intervals]
+    columns = np.column_stack([values[:, :-1], values[:, 1] - alone[:, 1]]).T
+    intervals = [t_interval(column, split_ratio=ratio) for column in columns]
+    cells = [f"{each.mean:.4f} ({each.lower:.4f} to {each.upper:.4f})" for each in intervals]
     cost = times["decoding"] + sum(times[each] for each in (name, *others))
     judge = f"{kind}{', '.join(others) or 'itself'}"
-    used = f"{values[:, -1].sum():.0f} of {len(whole)}"
+    used = f"{values[:, -1].sum():.0f} of {len(trials)}"
     print(f"| {' | '.join((name, judge, *cells, used, f'{cost:.1f}'))} |", flush=True)
 
 
@@ -113,7 +117,7 @@ def ensemble(name: str, others: Sequence[str], trial: Trial) -> Predictions:
 
 
 def measured(predictions: Predictions) -> list[float]:
-    """Error, AURC and AURC with opinions always used; accepted shares; 1 if they are used."""
+    """Error and AURC; accepted shares; 1 if opinions are used."""
     tuning, calibration, test, training = (
         predictions.in_set(name) for name in ("tune", "calibrate", "test", "train")
     )
@@ -131,20 +135,8 @@ def measured(predictions: Predictions) -> list[float]:
         shares.append(float((decisions.decisions == "accept").mean()))
     wrong = decisions.predicted != test.labels
     area = aurc(decisions.acceptance_score, wrong)
-    always = area if not tuning.opinions else aurc(always_used(tuned, test, detectors), wrong)
     used = bool(fitted.calibrator.needs_opinions)
-    return [float(wrong.mean()), area, always, *shares, float(used)]
-
-
-def always_used(tuned: TuningSet, test: Predictions, detectors: FittedDetectors) -> np.ndarray:
-    """Acceptance scores with second opinions, whatever they are worth on the tuning set."""
-    even = np.ones(len(test.classes))
-    alone = fit_calibrator(tuned._replace(opinions=None), lambda _: even)
-    folds = group_folds(tuned.groups)
-    pool, _ = fit_opinions(alone.vectors, tuned.opinions or {}, tuned.labels, folds)
-    evidence = detectors.evidence(test.features, test.taps)
-    own = alone.calibrator.log_probabilities(test.logits.astype(np.float64), evidence)
-    return log_odds_of(pool(own, test.opinions), own.argmax(axis=1))
+    return [float(wrong.mean()), area, *shares, float(used)]
 
 
 def times_of(runs: Mapping[str, Path], data: str) -> dict[str, float]:

@@ -55,10 +55,11 @@ def test_calibrate_says_what_a_second_opinion_is_worth_and_the_policy_needs_it(
     misgiving, succeed, place, tmp_path
 ):
     calibration = Deferral.load(place / "weak").calibration_
-    tried = calibration.tried
+    tried, (_, weight) = calibration.tried, calibration.opinions.weights
     assert tried["second_opinion"] < tried["error_estimator"]
     assert (
-        f"Second opinion strong: AURC on the tuning set {tried['second_opinion']:.4f} with it, "
+        f"Second opinion strong: weight {weight:.2f} of strong; AURC on the tuning set "
+        f"{tried['second_opinion']:.4f} with it, "
         f"{tried['error_estimator']:.4f} without (cross-fitted)\n"
         f"Next: misgiving evaluate {place / 'weak'} digits --second-opinion {place / 'strong'} "
     ) in (place / "said").read_text()
@@ -130,13 +131,13 @@ def test_a_second_opinion_that_is_worth_nothing_is_left_out_and_takes_no_graph(
     succeed, place, tmp_path
 ):
     first = shutil.copytree(place / "strong", tmp_path / "first")
-    other = load(place / "weak")
-    head = other.model.backbone.get_classifier()
-    head.weight.data.zero_()
-    save(tmp_path / "ignorant", other)
-    words = ("--second-opinion", tmp_path / "ignorant", "--max-error", "0.05", *CPU)
+    other = TrainedRun(place / "weak", cache=place / CACHE / "misgiving").predict("digits")
+    other = other.predictions
+    order = np.random.default_rng(0).permutation(len(other.logits))
+    replace(other, logits=other.logits[order]).write(tmp_path / "misled.npz")
+    words = ("--second-opinion", tmp_path / "misled.npz", "--max-error", "0.05", *CPU)
     said = succeed("calibrate", first, "digits", *words)
-    assert "Second opinion ignorant: left out, as it is worth nothing; AURC" in said.err
+    assert "Second opinion misled: left out, as it is worth nothing on the tuning set" in said.err
     succeed("export", first, "--out", tmp_path / "bundle")
     assert not (tmp_path / "bundle" / "opinion_1.onnx").exists()
 

@@ -181,7 +181,7 @@ class Calibrator:
         samples: Size of the tuning set.
         opinions: Judges the answers together with other models; None: none is used.
         opinion_worth: By how much these lower the AURC of the tuning set, out of fold; None
-            without any. They are used where it is above 0.
+            without any. It is an estimate from few errors, and can be negative by chance.
     """
 
     scaling: Scaling

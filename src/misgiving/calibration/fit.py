@@ -53,21 +53,25 @@ Fold = tuple[Calibrator, Rows]
 
 def fit_opinions(
     own: Logits, opinions: Opinions, labels: Classes, folds: Sequence[tuple[Rows, Rows]]
-) -> tuple[OpinionPool, Logits]:
-    """Fit a pool to the model's cross-fitted log-probabilities; also give its own, cross-fitted."""
+) -> tuple[OpinionPool | None, Logits]:
+    """Fit a pool to the model's cross-fitted log-probabilities; also give its own, cross-fitted.
+
+    There is no pool where it does not make the true classes of the tuning set more likely by more
+    than a factor e for each opinion (Akaike, 1974).
+    """
     logits = [*map(logarithms_of, opinions.values())]
     members = [own, *(_cross_fitted_scaling(each, labels, folds) for each in logits)]
     stacked, vectors = np.stack(members, axis=1), np.empty_like(own)
     for kept, left_out in folds:
         weights = fit_opinion_weights(stacked[kept], labels[kept])
         vectors[left_out] = log_pool(stacked[left_out], weights)
-    pool = OpinionPool(
-        scalings={
-            name: fit_scaling(each, labels) for name, each in zip(opinions, logits, strict=True)
-        },
-        weights=tuple(fit_opinion_weights(stacked, labels).tolist()),
-    )
-    return pool, vectors
+    weights, alone = fit_opinion_weights(stacked, labels), fit_opinion_weights(own[:, None], labels)
+    gains = log_pool(stacked, weights) - log_pool(own[:, None], alone)
+    if gains[np.arange(len(labels)), labels].sum() <= len(opinions):
+        return None, vectors
+    scalings = (fit_scaling(each, labels) for each in logits)
+    scalings_by_name = dict(zip(opinions, scalings, strict=True))
+    return OpinionPool(scalings=scalings_by_name, weights=tuple(weights.tolist())), vectors
 
 
 def _cross_fitted_scaling(
@@ -182,7 +186,8 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
     The acceptance score is the error estimator where it gives the true classes of images that it
     was not fitted on a higher likelihood than the calibrated softmax. Otherwise it is the score
     with the lowest AURC, out of fold for learned scores; of equal scores, one that is not learned.
-    A second opinion takes its place where it lowers this AURC.
+    Second opinions take its place where they make the true classes more likely: that rests on all
+    images of the set, and the AURC on its errors alone.
 
     Args:
         tuning: The set, with scores among which are some of `SINGLE` and `COMBINED`.
@@ -219,8 +224,8 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
         candidates[SECOND_OPINION] = log_odds_of(joint, predicted)
         tried[SECOND_OPINION] = aurc(candidates[SECOND_OPINION], predicted != labels)
         worth = tried[score] - tried[SECOND_OPINION]
-        pool = replace(pool, models=tuning.opinion_models)
-        pool, vectors = (pool, joint) if worth > 0 else (None, vectors)
+    if pool is not None:
+        pool, vectors = replace(pool, models=tuning.opinion_models), joint
     keeps = ERROR_ESTIMATOR in held_out and pool is None
     losses = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
     loss = used.get("predicted_loss")

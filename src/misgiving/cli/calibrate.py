@@ -141,10 +141,14 @@ def _worth(names: list[str], calibration: "Calibrator") -> list[str]:
     text = f"Second opinion {', '.join(names)}: "
     if calibration.opinion_worth is None:
         return [f"{text}left out, as the tuning set has too few groups to judge it"]
+    pool = calibration.opinions
+    if pool is None:
+        return [f"{text}left out, as it is worth nothing on the tuning set"]
+    weights = zip(pool.scalings, pool.weights[1:], strict=True)
+    used = ", ".join(f"weight {weight:.2f} of {name}" for name, weight in weights)
     with_them = calibration.tried["second_opinion"]
     areas = f"{with_them:.4f} with it, {with_them + calibration.opinion_worth:.4f} without"
-    left_out = "" if calibration.needs_opinions else "left out, as it is worth nothing; "
-    return [f"{text}{left_out}AURC on the tuning set {areas} (cross-fitted)"]
+    return [f"{text}{used}; AURC on the tuning set {areas} (cross-fitted)"]
 
 
 def _next_command(
