@@ -1,3 +1,4 @@
+import threading
 import time
 from dataclasses import replace
 
@@ -57,23 +58,35 @@ def test_batches_follow_the_order_that_is_given_with_fractions_and_the_channels_
     assert first.images.is_contiguous()
 
 
-class CutOff:
-    """Pixels of a file whose end is missing."""
+class CountedPixels:
+    """Counts how many batches have been read, and sets an event when there are three."""
 
     def __init__(self, array):
-        self.array, self.shape = array, array.shape
+        self.array, self.read, self.third = array, 0, threading.Event()
+        self.shape = array.shape
 
     def __getitem__(self, rows):
+        self.read += 1
+        if self.read == 3:
+            self.third.set()
         if len(self.array) <= rows.max():
             raise DataError("the disk is gone")
         return self.array[rows]
+
+
+def test_two_batches_are_read_while_the_first_is_used(as_in_use):  # noqa: ARG001
+    prepared = coloured_set(12)
+    counted = CountedPixels(prepared.images)
+    running = batches(replace(prepared, images=counted), batch_size=1)
+    next(running)
+    assert counted.third.wait(60)
 
 
 def test_an_error_while_reading_ahead_is_raised_when_its_batch_is_requested(
     as_in_use,  # noqa: ARG001
 ):
     prepared = coloured_set(4)
-    broken = replace(prepared, images=CutOff(prepared.images[:3]))
+    broken = replace(prepared, images=CountedPixels(prepared.images[:3]))
     running = batches(broken, batch_size=1)
     for expected in fractions_of(prepared.images[:3]):
         np.testing.assert_array_equal(next(running).images[0].numpy(), expected)

@@ -3,6 +3,7 @@ from dataclasses import replace
 from statistics import mean, stdev
 
 import matplotlib
+import pytest
 from elements import parse
 from fabricated import ALWAYS, BLANK, SETTINGS, SOMETIMES, run_of, where
 from pages import missing, read, table
@@ -70,6 +71,23 @@ def test_a_table_has_means_over_trials_in_percent_and_differences_below(finished
         *("vanilla", "mse", "detached", "proposed"),
         *(f"proposed {MINUS} vanilla", f"proposed {MINUS} detached"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("lost", "words"),
+    [
+        ({"model": "mse"}, "Missing in results.csv, experiment ood_detection: mse."),
+        ({"experiment": "new_classes"}, "results.csv, experiment new_classes: every model."),
+        ({"detector": "odin"}, "Missing in results.csv: ODIN"),
+        ({"detector": ""}, "Missing in results.csv: policies"),
+        ({}, "histories.csv, experiment generalization: every model"),
+    ],
+)
+def test_a_missing_model_experiment_or_detector_is_named_and_leaves_the_rest(results, lost, words):
+    dropped = where(results, **lost) if lost else []
+    run = run_of(row for row in results if row not in dropped)
+    assert words in missing(run)
+    assert len(read(run).tables["Verdicts"]) == 6
 
 
 def test_a_figure_is_drawn_where_there_is_data_and_unfinished_units_and_leakage_are_told(

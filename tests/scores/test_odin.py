@@ -147,6 +147,17 @@ def test_a_grid_gives_the_scores_of_its_points_one_by_one(classify, images):
         np.testing.assert_allclose(scores[point], point(classify, images).numpy(), rtol=1e-12)
 
 
+def test_a_grid_shares_its_work(classify, images):
+    passes = []
+
+    def counting(batch):
+        passes.append(len(batch))
+        return classify(batch)
+
+    score_grid(counting, [images], GRID)
+    assert len(passes) == 1 + 3 * 2  # one unperturbed pass, and one for each (T, epsilon > 0)
+
+
 def test_tuning_chooses_the_point_with_the_highest_auroc_by_brute_force(classify, images):
     outliers = torch.rand(9, 3, 4, 4, dtype=torch.double) * 2
     tuning = tune_odin(classify, [images], [outliers], (1.0, 10.0), (0.0, 0.05))
