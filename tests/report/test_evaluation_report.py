@@ -10,7 +10,7 @@ from fabricated import PETS, predictions
 from scipy.stats import beta, binomtest
 from sklearn.metrics import confusion_matrix
 
-from misgiving import Predictions
+from misgiving import Deferral, Predictions
 from misgiving.evaluation.evaluate import evaluate
 from misgiving.evaluation.shares import CurvePoint, Share
 from misgiving.report.evaluation import confusion, findings, gallery, write_report
@@ -54,6 +54,20 @@ def test_the_findings_with_decisions(evaluation):
     assert sentences["OOD"].startswith(
         f"scans (40 images): {interval(called_ood, 40)} called out-of-distribution, "
     )
+
+
+@pytest.mark.filterwarnings("ignore:nothing is accepted")
+def test_the_findings_where_nothing_is_certified_or_nothing_is_wrong():
+    hopeless = Deferral(max_error=0.001).fit(predictions(60, seed=1), predictions(60, seed=2))
+    sentences = texts(evaluate(predictions(), hopeless))
+    assert sentences["Acceptance"].startswith("the policy accepts none of the 120 images.")
+    assert sentences["Certified"].startswith("nothing: no threshold meets the targets")
+    labels = np.arange(120) % 3
+    perfect = evaluate(predictions(logits=10 * np.eye(3)[labels], label=labels))
+    sentences = texts(perfect)
+    assert sentences["Accuracy"].startswith("100 % (95 % interval 97.0 % to 100 %)")
+    assert sentences["Acceptance"] == "no answer is wrong, so any share can be accepted."
+    assert not len(gallery(perfect)[0])
 
 
 def test_confusions_of_many_classes_keep_those_with_most_errors():
