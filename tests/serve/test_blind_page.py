@@ -16,6 +16,7 @@ from triage import (
     stored,
     stored_blind,
 )
+from waiting import until
 
 from misgiving.serve.records import CaseQuery
 
@@ -53,7 +54,7 @@ def as_reader(page, name):
 def leave_name(page, name):
     """Leave the field, and wait for the cases as this reader may see them."""
     page.keyboard.press("Escape")
-    page.wait_for_function(READY)
+    until(lambda: page.evaluate(READY))  # `wait_for_function` takes a promise for true
     expect(page.locator("#csv")).to_have_attribute("href", re.compile(f"reader={name}"))
 
 
