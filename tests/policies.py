@@ -8,6 +8,7 @@ from misgiving import Deferral
 from misgiving.calibration.apply import Calibrator, Scaling
 from misgiving.deferral.cases import Cases, Identities
 from misgiving.deferral.certificate import certify_thresholds
+from misgiving.deferral.policy_file import PolicyFile
 from misgiving.deferral.settings import DecisionRule
 from misgiving.deferral.thresholds import ScoredCases
 from misgiving.scores.detectors import FittedDetectors
@@ -88,6 +89,11 @@ def policy_with(certificate, *, score="msp", ood_detector="knn", rule=None, unit
     deferral.ood_detector_, deferral.model_, deferral.unit_ = ood_detector, "f" * 64, unit
     deferral.cases_ = Cases(tuning=IMAGE, calibration=IMAGE, **cases)
     return deferral
+
+
+def write(deferral, folder):
+    """Write the file of a policy, which need not have been fitted."""
+    PolicyFile.of(deferral).write(folder, deferral.used_detectors)
 
 
 def decided(deferral, score, ood_score, error, *, predicted=0, probabilities=None):

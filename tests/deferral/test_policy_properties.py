@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, reject
 from hypothesis import strategies as st
-from policies import CLASSES, cases_of, certificate_of, policy_with, with_errors
+from policies import CLASSES, cases_of, certificate_of, policy_with, with_errors, write
 from policies import decided as decided_by
 from scipy import stats
 from scipy.special import expit
@@ -191,7 +191,7 @@ WRITTEN = {
 @pytest.mark.parametrize("kind", WRITTEN)
 def test_a_policy_comes_back_from_its_file_as_it_was(tmp_path, kind):
     certificate = certificate_of(WRITTEN[kind])
-    policy_with(certificate).write(tmp_path)
+    write(policy_with(certificate), tmp_path)
     assert PolicyFile.read(tmp_path).certificate == certificate
     text = (tmp_path / "policy.json").read_text()
     json.loads(text, parse_constant=pytest.fail)  # has no NaN nor infinity

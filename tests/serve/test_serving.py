@@ -10,6 +10,7 @@ from urllib.request import urlopen
 import pytest
 from bundled import policy_of
 from commands import one_line
+from policies import write
 from services import ask, standin_at
 from standin import KEY, picture
 from test_limits import GET, head, is_closed
@@ -61,7 +62,7 @@ def test_a_policy_that_decides_batches_is_refused_in_one_line(
 ):
     monkeypatch.setattr(server, "run", lambda *_: None)
     folder = shutil.copytree(exported[1], tmp_path / "bundle")
-    policy_of(load(exported[0]), guarantee="average").write(folder)
+    write(policy_of(load(exported[0]), guarantee="average"), folder)
     (folder / "checksums.json").unlink()
     seal(folder)
     code, _, error = misgiving("serve", folder, "--port", 0)

@@ -56,7 +56,7 @@ def smallest_rate(
         accepted: Share of all cases that is accepted.
     """
     if guarantee == "average":
-        return np.divide(np.add(1, wrong), np.add(cases, accepted))
+        return np.asarray(np.add(1, wrong) / np.add(cases, accepted))
     return upper_bound(wrong, cases, level=level)
 
 
