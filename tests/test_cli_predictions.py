@@ -1,7 +1,6 @@
 """Commands on files of predictions, in place of a run and its data."""
 
 import csv
-import re
 import shutil
 
 import numpy as np
@@ -92,35 +91,6 @@ def test_calibrate_lists_the_columns_that_it_does_not_use_and_doubts(succeed, tm
     assert "Warning: no calibration case is of the class elk; nothing is known" in said
 
 
-def test_an_average_policy_says_what_it_promises_and_decides_a_file_as_one_batch(
-    misgiving, succeed, tmp_path
-):
-    table, policy = write_rows(tmp_path / "t.csv"), tmp_path / "policy"
-    options = ("--guarantee", "average", "--max-error", 0.02, "--max-silent-error", 0.015)
-    said = succeed("calibrate", table, *options, "--out", policy, "--verbose").err
-    deferral = Deferral(guarantee="average", max_error=0.02, max_silent_error=0.015)
-    certificate = deferral.fit(Predictions.read(table)).certificate_
-    assert Deferral.load(policy).certificate_ == certificate
-    bound = f"{np.ceil(1000 * certificate.error_bound) / 10:g} %"
-    for words in (
-        "On average, at most 2 % of the accepted predictions are wrong.",
-        "On average, at most 1.5 % of all images are accepted with a wrong prediction.",
-        f"With 95 % confidence, at most {bound} of the accepted predictions are wrong at",
-        "over calibrations and batches of at least 50 images",
-    ):
-        assert words in said
-    new = write_rows(tmp_path / "new.csv", 200, seed=1)
-    said = succeed("predict", policy, new, "--out", tmp_path / "decisions.csv").err
-    assert " % at the threshold of this batch." in said
-    rows = rows_of(tmp_path / "decisions.csv")
-    expected = deferral.decide(Predictions.read(new)).decisions
-    assert [row["decision"] for row in rows] == expected.tolist()
-    assert {*expected} == {"accept", "defer"}
-    result = misgiving("predict", policy, write_rows(tmp_path / "few.csv", 49, seed=2))
-    assert result.code == 1
-    assert "for batches of at least 50 images, got 49" in one_line(result.err)
-
-
 def test_evaluate_writes_what_python_measures(succeed, policy, tmp_path):
     Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
     columns = {"path": ["a.png", "missing.png"] * 150, "site": ["north", "south"] * 150}
@@ -164,20 +134,6 @@ def test_evaluate_measures_readers_where_it_is_asked_to(misgiving, succeed, poli
     failed = misgiving(*words, "--readers")
     assert failed.code == 1
     assert "new.csv: row 6, column reader_ann: unknown class 'fish'" in one_line(failed.err)
-
-
-def test_a_patient_is_the_unit_wherever_one_is_named(succeed, tmp_path):
-    patients = [f"p{number % 150}" for number in range(400)]
-    table = write_rows(tmp_path / "t.csv", patient=patients)
-    policy = tmp_path / "policy"
-    result = succeed("calibrate", table, "--max-error", 0.2, "--out", policy, "--verbose")
-    assert "unit: patient (column patient)." in result.err
-    some = [f"p{number}" for number in range(100, 200)]
-    new = write_rows(tmp_path / "new.csv", 100, seed=5, patient=some)
-    result = succeed("evaluate", new, "--policy", policy, "--out", tmp_path / "out")
-    assert "on 0 of these 100 images, and on others of the groups of 50; its" in result.err
-    assert len(rows_of(tmp_path / "out" / "decisions.csv")) == 50
-    assert re.search(r"for one image of each patient, drawn like the \d+ calibration", result.out)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from policies import certificate_of, policy_with
+from policies import certificate_of, policy_with, write
 
 from misgiving import Deferral
 from misgiving.checksums import sha256_of_json
@@ -19,6 +19,7 @@ KINDS = {
     "everything": EVERYTHING,
     "plain": Targets(max_error=0.1, max_ood_false_alarms=None),
     "accepts all": Targets(max_error=0.9),
+    "average": Targets(max_error=0.15, max_silent_error=0.1, guarantee="average"),
     "nothing attainable": replace(EVERYTHING, max_error=0.001),
 }
 CERTIFICATES = {kind: certificate_of(targets) for kind, targets in KINDS.items()}
@@ -44,7 +45,7 @@ def test_without_an_ood_rule_no_image_is_ood_but_p_values_are_given():
 @pytest.fixture
 def content(tmp_path):
     """The content of a policy file, without its checksum."""
-    policy_with(CERTIFICATES["everything"]).write(tmp_path)
+    write(policy_with(CERTIFICATES["everything"]), tmp_path)
     content = json.loads((tmp_path / "policy.json").read_text())
     del content["checksum"]
     return content
@@ -64,7 +65,7 @@ def test_only_the_layout_of_a_file_may_change_and_only_its_format_is_read(conten
 
 
 def test_a_policy_that_cannot_decide_is_refused_when_it_is_read(tmp_path):
-    policy_with(CERTIFICATES["everything"], ood_detector="max_logit").write(tmp_path)
+    write(policy_with(CERTIFICATES["everything"], ood_detector="max_logit"), tmp_path)
     with pytest.raises(DataError):  # of two biases
         Deferral.load(tmp_path)
 
@@ -79,6 +80,9 @@ REPEATED = {"calibrations": 2, "repeated_images": 7, "repeated_groups": 5}
         ("everything", {}, {}, ["at most 20 % of MEL cases", "targets of errors together hold"]),
         ("accepts all", {}, {}, ["every acceptable prediction accepted", "the target of errors"]),
         ("nothing attainable", {}, {}, ["Every prediction is deferred", "not certified"]),
+        ("average", {}, {}, ["On average, at most 15 % of the accepted predictions are wrong."]),
+        ("average", {}, {}, ["On average, at most 10 % of all images are accepted with a wrong"]),
+        ("average", {}, {}, ["over calibrations and batches of at least 50 images"]),
         ("plain", {}, {"unit": "patient"}, ["For one image of each patient,"]),
         ("plain", {"costs": {"MEL": 10.0, "NV": 0.5}}, {}, [COST_WORDS]),
         ("plain", {"max_error_probability": 0.7}, {}, ["Warning: answers that are more"]),
