@@ -186,8 +186,7 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
     The acceptance score is the error estimator where it gives the true classes of images that it
     was not fitted on a higher likelihood than the calibrated softmax. Otherwise it is the score
     with the lowest AURC, out of fold for learned scores; of equal scores, one that is not learned.
-    Second opinions take its place where they make the true classes more likely: that rests on all
-    images of the set, and the AURC on its errors alone.
+    Second opinions take its place where they make the true classes more likely.
 
     Args:
         tuning: The set, with scores among which are some of `SINGLE` and `COMBINED`.
