@@ -59,7 +59,10 @@ def test_the_search_finds_a_page_where_the_site_is_opened_from_the_disk(name, br
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto((SITE / f"{name}.html").as_uri())
-    page.get_by_role("textbox", name="Search").fill("Clopper-Pearson")
+    box, ready = page.get_by_role("textbox", name="Search"), "Type to start searching"
+    box.focus()
+    page.locator(".md-search-result__meta", has_text=ready).wait_for(state="attached")
+    box.press_sequentially("Clopper-Pearson")
     found = page.locator(".md-search-result__link").first
     found.wait_for()
     assert found.get_attribute("href").startswith(SITE.as_uri())
