@@ -139,7 +139,7 @@ def test_a_wrong_accepted_answer_is_listed_at_once_and_a_second_reader_confirms_
     press(ben, "Enter")
     expect(ben.locator("#history li")).to_have_count(3)
     expect(ben.locator("#history")).to_contain_text("blind, overrode, light (atypical)")
-    given = [(one.reviewer, one.blind) for one in page_service.store.reviews(row.id)]
+    given = [(x.reviewer, x.blind) for x in page_service.store.reviews(row.id)]
     assert given == [("Ann", True), ("Ann", False), ("Ben", True)]
 
 

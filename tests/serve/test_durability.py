@@ -146,13 +146,14 @@ def check_audits(place, acknowledged, given):
     for case in cases.values():
         digest = hmac.digest(secret, f"image {case.sha256}".encode(), "sha256")
         assert case.audited == (int.from_bytes(digest) < SHARE * 2**256)
-        readers = [one.reviewer for one in answers.get(case.id, [])]
+        readers = [review.reviewer for review in answers.get(case.id, [])]
         assert len(readers) == len(set(readers))
         if readers:
             unsettled = standing(answers[case.id]) == "unconfirmed"
             assert (case.blind, case.reviewed) == (unsettled, not unsettled)
     for id, reader, choice in given:
-        assert [one.final_class for one in answers[id] if one.reviewer == reader] == [choice]
+        own = [review.final_class for review in answers[id] if review.reviewer == reader]
+        assert own == [choice]
 
 
 AUDITS = [
@@ -184,7 +185,7 @@ def test_no_case_and_no_answer_is_lost_and_none_is_audited_twice(place, count, k
                     or any(task.done() for task in tasks)
                 )
             )
-            time.sleep(chance.uniform(0.0, 0.5))
+            time.sleep(chance.uniform(0.0, 0.5))  # to be killed in any step of the work
             process.send_signal(signal.SIGKILL)
             for task in tasks:
                 task.result()

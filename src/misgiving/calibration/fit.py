@@ -206,10 +206,8 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
                 "set; predict again"
             )
     maps = _fit_maps(tuning, weights)
-    folds = [
-        (_fit_maps(tuning.select(kept), weights), left_out)
-        for kept, left_out in group_folds(tuning.groups)
-    ]
+    pairs = group_folds(tuning.groups)
+    folds = [(_fit_maps(tuning.select(most), weights), left_out) for most, left_out in pairs]
     vectors, mixes = _likelier_vectors(tuning, maps, folds)
     predicted = predicted_classes(vectors, weights, logits)
     held_out = _held_out_scores(tuning, folds, predicted)
@@ -219,7 +217,7 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
     score = ERROR_ESTIMATOR if mixes else min(others, key=lambda name: tried[name])
     pool = worth = None
     if tuning.opinions and folds:
-        pool, joint = fit_opinions(vectors, tuning.opinions, labels, group_folds(tuning.groups))
+        pool, joint = fit_opinions(vectors, tuning.opinions, labels, pairs)
         candidates[SECOND_OPINION] = log_odds_of(joint, predicted)
         tried[SECOND_OPINION] = aurc(candidates[SECOND_OPINION], predicted != labels)
         worth = tried[score] - tried[SECOND_OPINION]

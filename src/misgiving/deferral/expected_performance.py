@@ -47,9 +47,9 @@ class ExpectedPerformance(NamedTuple):
 
     Attributes:
         errors: Of all images, and of the accepted ones.
-        alarms: The tests for drift that found the images to differ from the calibration cases.
         error_bound: Upper bound on the error among the accepted, where the batch has its own
             threshold; else None.
+        alarms: The tests for drift that found the images to differ from the calibration cases.
         gaps: Largest difference between the distributions of the images and of the calibration
             cases, by score, where these differ; `acceptance` or `ood`.
     """
@@ -194,8 +194,8 @@ def highest_error(certificate: Certificate) -> float:
 
 def error_bound_at(certificate: Certificate, threshold: float) -> float:
     """Upper bound on the error at any threshold, as that of a batch; all hold together."""
-    kept = np.array(certificate.kept, dtype=bool)
-    scores, wrong = np.array(certificate.scores)[kept], np.array(certificate.errors)[kept]
+    certify = np.array(certificate.kept, dtype=bool)
+    scores, wrong = np.array(certificate.scores)[certify], np.array(certificate.errors)[certify]
     level, ranks = 1 - certificate.targets.confidence, ranks_to_test(len(scores))
     return bound_at_threshold(threshold, scores, wrong, ranks, level=level)
 
