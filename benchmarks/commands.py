@@ -41,8 +41,7 @@ from misgiving.losses import joint_objective
 from misgiving.models.folding import folded
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import write_compared_graph
-from misgiving.scores.odin import Odin
-from misgiving.scores.odin_tuning import score_grid
+from misgiving.scores.odin import Odin, score_grid
 from misgiving.training.allocator import SETTINGS, keep_freed_memory
 
 CLASSES = 8

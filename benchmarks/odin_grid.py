@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from misgiving.models.joint import JointClassifier
-from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES, odin_grid, score_grid, tune_odin
+from misgiving.scores.odin import EPSILONS, TEMPERATURES, odin_grid, score_grid, tune_odin
 
 
 class Logits(torch.nn.Module):

@@ -31,7 +31,7 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.decoding import Decoded
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.settings import DecisionRule
-from misgiving.metrics.trials import t_interval
+from misgiving.metrics.uncertainty import t_interval
 from misgiving.predictions.inference import write_compared_graph
 from misgiving.predictions.network import GRAPH, Network
 from misgiving.predictions.predict import TrainedRun

@@ -24,8 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from misgiving.metrics.bootstrap import bootstrap, percentile_interval
-from misgiving.metrics.trials import t_interval
+from misgiving.metrics.uncertainty import bootstrap, percentile_interval, t_interval
 
 TRIALS = (3, 5, 10)
 SPREADS = (0.0, 0.5, 1.0, 2.0)

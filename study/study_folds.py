@@ -11,7 +11,7 @@ from study_format import by_trial, number, table
 from study_hypotheses import LEVEL, UNSEEN_CLASSES, Rows, Values, difference
 from study_published import GAINS
 
-from misgiving.metrics.trials import TrialInterval, holm, t_interval
+from misgiving.metrics.uncertainty import TrialInterval, holm, t_interval
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import Unit
 from misgiving.reproduction.tables import Result, load_scores, predictions_path

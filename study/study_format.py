@@ -5,7 +5,7 @@ from statistics import mean
 
 from study_hypotheses import ENOUGH_TRIALS, Values
 
-from misgiving.metrics.trials import t_interval
+from misgiving.metrics.uncertainty import t_interval
 
 FEWER = f"the value of each trial if there are fewer than {ENOUGH_TRIALS}"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
-from misgiving.metrics.trials import TrialInterval, holm, t_interval
+from misgiving.metrics.uncertainty import TrialInterval, holm, t_interval
 from misgiving.reproduction.tables import Result, read_table
 
 ENOUGH_TRIALS = 5

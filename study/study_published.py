@@ -6,7 +6,7 @@ from statistics import mean
 from study_format import number, table
 from study_hypotheses import UNSEEN_CLASSES, Rows, difference, hypotheses
 
-from misgiving.metrics.trials import t_interval
+from misgiving.metrics.uncertainty import t_interval
 from misgiving.report.reproduction.published import (
     FIGURE_3,
     FIGURE_5,

@@ -14,12 +14,11 @@ if TYPE_CHECKING:
     from misgiving.evaluation.evaluate import evaluate
     from misgiving.losses import joint_objective, ranking_loss
     from misgiving.metrics.ood import ood_metrics
-    from misgiving.models.attached import attach
     from misgiving.models.joint import JointClassifier, LossEstimator, Output
     from misgiving.predictions.predict import predict
     from misgiving.predictions.record import Predictions
-    from misgiving.scores.odin import Odin
-    from misgiving.scores.odin_tuning import tune_odin
+    from misgiving.scores.odin import Odin, tune_odin
+    from misgiving.training.attach import attach
     from misgiving.training.config import TrainingConfig
     from misgiving.training.loop import train
 
@@ -34,7 +33,7 @@ _HOMES = {
     "Output": "models.joint",
     "Predictions": "predictions.record",
     "TrainingConfig": "training.config",
-    "attach": "models.attached",
+    "attach": "training.attach",
     "evaluate": "evaluation.evaluate",
     "joint_objective": "losses",
     "load": "checkpoint",
@@ -44,7 +43,7 @@ _HOMES = {
     "ranking_loss": "losses",
     "save": "checkpoint",
     "train": "training.loop",
-    "tune_odin": "scores.odin_tuning",
+    "tune_odin": "scores.odin",
 }
 
 __all__ = [

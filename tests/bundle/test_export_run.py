@@ -21,7 +21,7 @@ from misgiving.models.onnx_export import write_graph
 from misgiving.predictions import inference
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.network import INPUT, OUTPUTS
-from misgiving.report.sentences import certificate_sentences
+from misgiving.report.rendering import certificate_sentences
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from misgiving.deferral.decisions import NO_POLICY
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
-from misgiving.scores.outputs import Head
+from misgiving.scores.logits import Head
 
 CLASSES = ("a", "b", "c")
 CENTRES = np.eye(3, 6) * 4

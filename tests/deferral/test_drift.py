@@ -18,7 +18,7 @@ from misgiving.deferral.drift import (
     tie_breaker,
 )
 from misgiving.deferral.settings import Targets
-from misgiving.report.sentences import drift_sentence
+from misgiving.report.rendering import drift_sentence
 
 CERTIFICATE = certificate_of(Targets(max_error=0.15, max_ood_false_alarms=0.1), cases=200)
 

@@ -13,7 +13,7 @@ from misgiving.deferral.expected_performance import (
     expected_errors,
     expected_performance,
 )
-from misgiving.report.sentences import performance_sentences
+from misgiving.report.rendering import performance_sentences
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,8 @@ import pytest
 from policies import CLASSES, certificate_of, drawn_cases, with_errors
 from scipy.stats import beta
 
-from misgiving.deferral.certificate import certify_thresholds
+from misgiving.deferral.certificate import certify_thresholds, find_remedies
 from misgiving.deferral.planning import WRONG_SHARES, plan_certification
-from misgiving.deferral.remedies import find_remedies
 from misgiving.deferral.settings import Targets
 from misgiving.errors import UsageError
 

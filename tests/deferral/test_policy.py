@@ -12,7 +12,7 @@ from misgiving.checksums import sha256_of_json
 from misgiving.deferral.policy_file import PolicyFile
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import DataError
-from misgiving.report.sentences import certificate_sentences
+from misgiving.report.rendering import certificate_sentences
 
 EVERYTHING = Targets(max_error=0.15, class_max_miss={"MEL": 0.2}, max_ood_false_alarms=0.1)
 KINDS = {

@@ -9,7 +9,7 @@ from misgiving.deferral.certificate import certify_thresholds
 from misgiving.deferral.settings import Targets
 from misgiving.deferral.thresholds import CertificationPlan
 from misgiving.errors import DataError
-from misgiving.report.sentences import certificate_sentences
+from misgiving.report.rendering import certificate_sentences
 
 TARGETS = Targets(max_error=0.1, max_ood_false_alarms=None)
 

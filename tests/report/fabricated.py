@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from misgiving import Predictions
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.deferral.decision_tables import DecisionRow
-from misgiving.metrics.trials import t_interval
+from misgiving.metrics.uncertainty import t_interval
 from misgiving.report.reproduction.published import METRICS
 from misgiving.report.reproduction.run import Run
 from misgiving.reproduction.tables import SCHEMAS, Result, table_of

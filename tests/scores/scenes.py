@@ -3,7 +3,7 @@
 import numpy as np
 
 from misgiving.predictions.record import Predictions
-from misgiving.scores.outputs import Head
+from misgiving.scores.logits import Head
 
 WIDTH, CLASSES = 40, 4
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from misgiving.errors import UsageError
 from misgiving.scores.logits import LOGIT_SCORES
-from misgiving.scores.odin import Odin
-from misgiving.scores.odin_tuning import (
+from misgiving.scores.odin import (
+    Odin,
     best_of_grid,
     id_only_odin,
     odin_grid,

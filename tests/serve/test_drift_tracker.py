@@ -8,7 +8,7 @@ from waiting import until
 
 from misgiving.deferral.drift import DriftMonitor
 from misgiving.deferral.expected_performance import expected_errors
-from misgiving.report.sentences import drift_sentence, expected_sentences
+from misgiving.report.rendering import drift_sentence, expected_sentences
 from misgiving.serve.drift_tracker import DriftTracker
 
 FINGERPRINT = made_policy().fingerprint

@@ -10,7 +10,7 @@ from standin import Calibrated, Standin, cases_like_the_standins, made_policy
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import UsageError
-from misgiving.report.sentences import certificate_sentences
+from misgiving.report.rendering import certificate_sentences
 from misgiving.serve.routes.model import command
 
 

@@ -26,12 +26,11 @@ from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load
 from misgiving.data.splits import read_split
 from misgiving.errors import DataError, UsageError
-from misgiving.models.attached import attach
 from misgiving.models.backbones import ModuleSource
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.predict import TrainedRun
 from misgiving.predictions.record import Predictions
-from misgiving.training.attach import attach_run, check_answers
+from misgiving.training.attach import attach, attach_run, check_answers
 from misgiving.training.config import ATTACHED, AttachConfig
 from misgiving.training.trained_models import SETTINGS, TrainedModel
 

@@ -10,9 +10,8 @@ from torch.optim import AdamW
 from misgiving.data.batching import sampling_order
 from misgiving.errors import UsageError
 from misgiving.losses import mse_loss, ranking_loss
-from misgiving.models.attached import attach
 from misgiving.predictions.record import Predictions
-from misgiving.training.attach import fit_estimator
+from misgiving.training.attach import attach, fit_estimator
 from misgiving.training.config import TrainingConfig
 from misgiving.training.loop import seeded
 

@@ -9,7 +9,7 @@ from PIL import Image
 from trained_elsewhere import picture, resnet, save_pretrained, vit
 
 from misgiving.errors import DataError, UsageError
-from misgiving.models.attached import attach
+from misgiving.training.attach import attach
 from misgiving.training.trained_models import SETTINGS, load_hugging_face, load_named
 
 SQUARE = {"height": 16, "width": 16}

@@ -21,7 +21,7 @@ from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import read_json, write_json, write_text
 from misgiving.manifests import README, seal, verify
 from misgiving.predictions.network import GRAPH, ModelInputs, Network
-from misgiving.report.sentences import certificate_sentences
+from misgiving.report.rendering import certificate_sentences
 
 FORMAT = 1
 FACTS, CARD = "bundle.json", "card.json"

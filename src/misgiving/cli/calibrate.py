@@ -92,7 +92,7 @@ def calibrate(
     """
     from misgiving.deferral.deferral import Deferral
     from misgiving.deferral.policy_file import POLICY, POLICY_FOLDER
-    from misgiving.report.sentences import certificate_sentences, summarize
+    from misgiving.report.rendering import certificate_sentences, summarize
 
     images = ["data" if from_cases is None else "from_cases", "training_data"]
     check_source(run, images=images, files=["out"], needed=["out"])

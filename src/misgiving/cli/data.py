@@ -26,9 +26,11 @@ from misgiving.training.config import DataConfig
 
 if TYPE_CHECKING:
     from misgiving.evaluation.suspect_labels import LabelReview
+    from misgiving.predictions.record import Predictions
 
 MEGABYTE = 10**6
 SHOWN = 20  # suspect labels on the screen
+SAMPLE_SETS = {"train": 97, "tune": 300, "calibrate": 800, "test": 600}  # digits
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -49,15 +51,37 @@ def sample(place: Path, *, new: bool = False) -> None:
         new: Write digits that are not in the sample, as new images.
     """
     from misgiving.data.datasets import write_sample
-    from misgiving.predictions.sample import sample_predictions
 
     if place.suffix == ".csv":
-        predictions = sample_predictions()
+        predictions = _sample_predictions()
         predictions.write(place)
         say(f"wrote {len(predictions)} predictions to {place}")
     else:
         write_sample(place, new=new)
         say(f"wrote {place}; use it as folder:{place}")
+
+
+def _sample_predictions() -> "Predictions":
+    """Predictions for the sets tune, calibrate and test, by a logistic regression of `train`."""
+    import numpy as np
+    from sklearn.datasets import load_digits
+    from sklearn.linear_model import LogisticRegression
+
+    from misgiving.predictions.record import Predictions
+
+    pixels, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(labels))
+    sets = np.repeat(list(SAMPLE_SETS), list(SAMPLE_SETS.values()))
+    learned, others = order[sets == "train"], order[sets != "train"]
+    model = LogisticRegression(max_iter=1000).fit(pixels[learned], labels[learned])
+    return Predictions.of(
+        {
+            "set": sets[sets != "train"].tolist(),
+            "label": labels[others],
+            "logits": model.decision_function(pixels[others]),
+            "classes": [str(number) for number in model.classes_],
+        }
+    )
 
 
 @data_app.command()

@@ -13,10 +13,9 @@ from misgiving.calibration.apply import Calibrator, Logits, Opinions, Values
 from misgiving.calibration.fit import Fitted, TuningSet, fit_calibrator
 from misgiving.checksums import sha256_of
 from misgiving.deferral.cases import Cases, fitting_sets
-from misgiving.deferral.certificate import Certificate, certify_thresholds
+from misgiving.deferral.certificate import Certificate, certify_thresholds, find_remedies
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.policy_file import AGAIN, FITTED, POLICY, POLICY_FOLDER, PolicyFile
-from misgiving.deferral.remedies import find_remedies
 from misgiving.deferral.scoring import check_opinions, outputs_of, scored_cases, scored_columns
 from misgiving.deferral.selection import MIN_BATCH
 from misgiving.deferral.settings import DecisionRule, Guarantee, RuleName, Targets, check_known

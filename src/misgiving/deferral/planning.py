@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from misgiving.deferral.bounds import smallest_rate
-from misgiving.deferral.remedies import MOST_CASES, SHARE_OF_RANK
+from misgiving.deferral.certificate import MOST_CASES, SHARE_OF_RANK
 from misgiving.deferral.settings import Guarantee, Targets, check_known
 from misgiving.deferral.thresholds import ood_limit_rank
 from misgiving.groups import one_per_group

@@ -16,8 +16,8 @@ from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import Classes, Measurement, Weights
 from misgiving.evaluation.shares import Share, shares
 from misgiving.groups import one_per_group
-from misgiving.metrics.bootstrap import bootstrap, percentile_interval
 from misgiving.metrics.classification import krippendorff_alpha
+from misgiving.metrics.uncertainty import bootstrap, percentile_interval
 from misgiving.predictions.record import Predictions
 from misgiving.predictions.schema import UNKNOWN
 

@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from misgiving.deferral.bounds import two_sided_interval
-from misgiving.metrics.bootstrap import bootstrap, percentile_interval
 from misgiving.metrics.calibration import Reliability, reliability
 from misgiving.metrics.loss_estimation import error_auroc
 from misgiving.metrics.ood import ood_metrics
+from misgiving.metrics.uncertainty import bootstrap, percentile_interval
 
 LEVEL = 0.05
 MAX_DRAWS = 10**8  # of groups; a large set, whose intervals are narrow, has fewer replicates

@@ -13,7 +13,7 @@ from scipy.stats import fisher_exact
 from misgiving.deferral.bounds import BinomialInterval, two_sided_interval
 from misgiving.deferral.decisions import Decisions
 from misgiving.groups import one_per_group
-from misgiving.metrics.trials import holm
+from misgiving.metrics.uncertainty import holm
 from misgiving.predictions.record import Predictions
 
 Cases = Bool[np.ndarray, " n"]

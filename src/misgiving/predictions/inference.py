@@ -26,9 +26,8 @@ from misgiving.models.joint import FullOutput, JointClassifier, full_outputs_of
 from misgiving.models.onnx_export import write_graph
 from misgiving.predictions.network import BATCH, GRAPH, INPUT, OUTPUTS, Network
 from misgiving.predictions.record import Predictions
-from misgiving.scores.odin import Odin
-from misgiving.scores.odin_tuning import GridScores, score_grid
-from misgiving.scores.outputs import Head
+from misgiving.scores.logits import Head
+from misgiving.scores.odin import GridScores, Odin, score_grid
 
 Batch = TypeVar("Batch", bound=Sized)
 OnImage = Callable[[int, int], None]

@@ -16,7 +16,7 @@ from misgiving.errors import DataError, UsageError, explain_damage, visible
 from misgiving.files import whole_file
 from misgiving.predictions.files import FORMATS
 from misgiving.predictions.schema import UNKNOWN, columns_of, fields_of
-from misgiving.scores.outputs import Head
+from misgiving.scores.logits import Head
 
 Rows = Int[np.ndarray, " _"]
 FINGERPRINT_DIGITS = 12  # of a model's, which name its opinion

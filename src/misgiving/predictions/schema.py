@@ -41,7 +41,7 @@ from jaxtyping import Bool, Float, Int
 
 from misgiving.errors import DataError
 from misgiving.groups import UNITS, chained, groups_of_columns, join_groups
-from misgiving.scores.outputs import Head
+from misgiving.scores.logits import Head
 
 SETS = ("train", "tune", "calibrate", "test")
 VALIDATION, EXCLUDED = "validation", "excluded"

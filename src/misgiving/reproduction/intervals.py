@@ -18,12 +18,11 @@ from misgiving.data.splits import SPLITS
 from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.evaluation.measures import CHOSEN, failure_measures
 from misgiving.files import read_json
-from misgiving.metrics.bootstrap import bootstrap, percentile_interval
 from misgiving.metrics.classification import accuracy, balanced_accuracy, sensitivities
 from misgiving.metrics.loss_estimation import spearman
 from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.selective import ACCEPTED_ERRORS, RiskCoverage, accepted_errors
-from misgiving.metrics.trials import t_interval
+from misgiving.metrics.uncertainty import bootstrap, percentile_interval, t_interval
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import FAILURES, Protocol
 from misgiving.reproduction.tables import (

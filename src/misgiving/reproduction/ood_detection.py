@@ -26,8 +26,7 @@ from misgiving.reproduction.generalization import MAX_OOD_FALSE_ALARMS, policy_s
 from misgiving.reproduction.tables import Scores, save_scores, write_table
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.scores.detectors import FittedDetectors, all_scores, default_ood_detector
-from misgiving.scores.odin import Odin
-from misgiving.scores.odin_tuning import best_of_grid, id_only_odin, odin_grid
+from misgiving.scores.odin import Odin, best_of_grid, id_only_odin, odin_grid
 
 
 class TunedDetectors:

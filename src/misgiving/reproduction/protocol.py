@@ -20,7 +20,7 @@ from misgiving.reproduction.config import (
     Unit,
     settings_of,
 )
-from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES
+from misgiving.scores.odin import EPSILONS, TEMPERATURES
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig
 
 EXPERIMENTS = ("generalization", "ood_detection")  # those with images of their own

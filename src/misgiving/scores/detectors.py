@@ -24,8 +24,7 @@ from misgiving.scores.features import (
     Training,
     principal_directions,
 )
-from misgiving.scores.logits import LOGIT_SCORES, Logits, Scores
-from misgiving.scores.outputs import Outputs
+from misgiving.scores.logits import LOGIT_SCORES, Logits, Outputs, Scores
 from misgiving.scores.probes import ClassProbes, Evidence, Probe
 
 AGAIN = "calibrate or export again"

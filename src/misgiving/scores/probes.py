@@ -16,7 +16,7 @@ from scipy.special import log_softmax
 
 from misgiving.errors import DataError, UsageError
 from misgiving.scores.features import principal_directions
-from misgiving.scores.outputs import Outputs
+from misgiving.scores.logits import Outputs
 
 Inputs = Float[np.ndarray, "n width"]
 Taps = Float[np.ndarray, "n channels"]

@@ -14,7 +14,7 @@ from misgiving.deferral import drift
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor
 from misgiving.deferral.expected_performance import expected_errors
-from misgiving.report.sentences import drift_sentence, expected_sentences
+from misgiving.report.rendering import drift_sentence, expected_sentences
 from misgiving.serve.audits import Audits
 from misgiving.serve.records import Moment
 from misgiving.serve.store import Store

@@ -11,9 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from misgiving.deferral.decisions import Outcome
 from misgiving.errors import DataError, UsageError
-from misgiving.serve.database import WRITING, create_tables, engine_for, shown
-from misgiving.serve.records import ANY_READER, Case, CaseQuery, Review, standing, zulu
-from misgiving.serve.tables import (
+from misgiving.serve.database import (
     ARRIVALS,
     AUDITS,
     CASES,
@@ -21,11 +19,16 @@ from misgiving.serve.tables import (
     PINGS,
     REVIEWS,
     SORT_KEYS,
+    WRITING,
     conditions,
+    create_tables,
+    engine_for,
     folded,
     is_answered,
     is_reviewed,
+    shown,
 )
+from misgiving.serve.records import ANY_READER, Case, CaseQuery, Review, standing, zulu
 
 PAGE_SIZE = 500
 PAGE_NUMBERS = 50_000  # probabilities, of about 30 bytes each

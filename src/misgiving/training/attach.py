@@ -1,10 +1,11 @@
-"""A run of a classifier that another program trained: what `misgiving attach` does.
+"""Loss estimators for trained classifiers: `attach`, and a run as `misgiving attach` makes it.
 
 Where a loss estimator is asked for, it learns from averages of the classifier's activations, which
 are computed once, in seconds. Objective, optimizer and schedule are those of `loop`.
 """
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -46,6 +47,52 @@ OF_NAMED = ("weights", "image_size", "crop", "interpolation", "mean", "std")
 SAMPLE = 400  # images on which the classifier is tried before the others are prepared
 LEVEL = 0.05  # of the test against chance
 SHARES = (30, 15, 45, 10)  # of the split, in percent, where no loss estimator is trained
+
+
+def attach(
+    module: nn.Module,
+    *,
+    taps: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+    hidden: int = 128,
+    reads_logits: bool = True,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> JointClassifier:
+    """Give a trained classifier a loss estimator that is still to be trained.
+
+    The classifier is a frozen copy: its logits are bit for bit those of the module in evaluation
+    mode, and the module itself stays as it is, whatever happens to the copy. Train the estimator
+    with `fit_estimator`, or in a loop of your own, on images that the classifier was not trained
+    on: on those that it was, it makes too few errors to learn from.
+
+    Args:
+        module: Any module from images (N, 3, H, W) to logits.
+        taps: As in `JointClassifier`.
+        classes: Names of the classes, in the order of the logits.
+        hidden: As in `JointClassifier`.
+        reads_logits: As in `JointClassifier`, but on by default: it ranks losses better.
+        image_size: As in `JointClassifier`.
+        mean: As in `JointClassifier`.
+        std: As in `JointClassifier`.
+
+    Raises:
+        UsageError: The module cannot be read, or has another number of classes.
+        RuntimeError: It cannot be copied, because it holds tensors of an earlier call.
+    """
+    model = JointClassifier(
+        deepcopy(module),
+        None if classes is None else len(classes),
+        taps=taps,
+        hidden=hidden,
+        reads_logits=reads_logits,
+        image_size=image_size,
+        mean=mean,
+        std=std,
+    )
+    model.classes = None if classes is None else tuple(classes)
+    return model.freeze_classifier().eval()
 
 
 def attach_run(

@@ -10,7 +10,7 @@ from misgiving.files import whole_file, write_text
 from misgiving.report import names
 from misgiving.report.figures import KINDS, figure_link, inline, render
 from misgiving.report.rendering import environment
-from misgiving.report.reproduction import claims, comparison, figures, findings, published
+from misgiving.report.reproduction import claims, figures, findings, published
 from misgiving.report.reproduction.run import (
     Quantity,
     Run,
@@ -78,7 +78,6 @@ def render_page(run: Run, drawn: Mapping[str, Figure]) -> str:
         drawn=drawn,
         CHOSEN=CHOSEN,
         claims=claims,
-        comparison=comparison,
         findings=findings,
         names=names,
         published=published,

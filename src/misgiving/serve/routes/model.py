@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
-from misgiving.report.sentences import certificate_sentences, rule_sentence
+from misgiving.report.rendering import certificate_sentences, rule_sentence
 from misgiving.serve.audits import EVIDENCE, Audit
 from misgiving.serve.drift_tracker import Drift
 from misgiving.serve.middleware import READER

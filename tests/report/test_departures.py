@@ -7,8 +7,7 @@ from fabricated import COMPLETE_SETTINGS, Interval, Result, facts_of, run_of
 from pages import read, table, texts
 
 from misgiving.data.ood_sets import PAPER_COUNTS
-from misgiving.report.reproduction.claims import LOWER_IS_BETTER
-from misgiving.report.reproduction.comparison import Departure, agreement, departures
+from misgiving.report.reproduction.claims import LOWER_IS_BETTER, Departure, agreement, departures
 from misgiving.report.reproduction.published import (
     METRICS,
     SETS,
