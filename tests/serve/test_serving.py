@@ -1,5 +1,6 @@
 """`misgiving serve` as people start it, and its limits on connections."""
 
+import asyncio
 import shutil
 import socket
 import time
@@ -23,6 +24,8 @@ from misgiving.cli.serve import _bundle
 from misgiving.errors import DataError
 from misgiving.manifests import seal
 from misgiving.serve import server
+from misgiving.serve.middleware import Authentication
+from misgiving.serve.settings import Settings
 
 
 def test_a_run_is_exported_while_it_is_served(exported, monkeypatch):
@@ -136,3 +139,35 @@ def connections_to(where):
     """Number of established ones."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
     return sum(row[1].endswith(f":{where[1]:04X}") and row[3] == "01" for row in rows)
+
+
+def test_a_small_answer_does_not_wait_for_the_client_to_acknowledge_the_last():
+    with (
+        server.listen("127.0.0.1", 0, has_key=False) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_one_request_begins_in_a_round_of_the_event_loop_and_an_upload_at_once():
+    begun, rounds = [], [0]
+
+    async def app(scope, *_):
+        begun.append((scope["path"], rounds[0]))
+
+    async def count_rounds():
+        while len(begun) < 6:
+            rounds[0] += 1
+            await asyncio.sleep(0)
+
+    async def main():
+        guard = Authentication(app, settings=Settings())
+        scope = {"type": "http", "method": "GET", "headers": [(b"host", b"localhost")]}
+        paths = ["/"] * 5 + ["/decisions"]
+        asked = (guard({**scope, "path": path}, None, None) for path in paths)
+        await asyncio.gather(count_rounds(), *asked)
+
+    asyncio.run(main())
+    assert begun[0][0] == "/decisions"
+    assert len({number for _, number in begun}) == 6

@@ -142,13 +142,19 @@ class Authentication:
     """Requires the API key, or without one a loopback address; refuses cross-site requests.
 
     None of the body of a refused request is read. The key of a reviewer is for the worklist alone.
+    In a round of the event loop one request begins, beside uploads: many connections that send
+    request after request, which takes no key, would else make each step of an upload wait for all.
     """
 
     def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
         self._app, self._key, self._reviewer_keys = app, settings.api_key, settings.reviewer_keys
+        self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         problem = self._problem(scope) if scope["type"] == "http" else None
+        if problem is not None or scope.get("path") not in STREAMED:
+            async with self._turn:
+                await asyncio.sleep(0)
         app = self._app if problem is None else problem.response()
         await app(scope, receive, send)
 
