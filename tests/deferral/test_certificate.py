@@ -134,6 +134,15 @@ def test_errors_of_each_class_are_counted_by_hand_and_bounded_together(guarantee
             assert stats.binom.cdf(count, among, bound) == pytest.approx(0.05 / 100, rel=1e-6)
 
 
+def test_a_class_without_cases_is_the_last_of_all():
+    cases = drawn_cases(400, 2)
+    merged = replace(cases, labels=np.where(cases.labels == 2, 0, cases.labels))
+    targets = Targets(max_error=0.5)
+    errors = certify_thresholds(drawn_cases(100, 1), merged, targets, classes=CLASSES).class_errors
+    assert [each.cases > 0 for each in errors] == [True, True, False]
+    assert errors[-1].predicted
+
+
 def test_the_error_to_expect_and_its_bound_are_those_of_the_threshold(certificate):
     points = {point.threshold: point for point in certificate.operating_points}
     chosen = points[certificate.accept_threshold]

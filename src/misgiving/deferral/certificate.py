@@ -87,8 +87,8 @@ class Certificate:
         wrong: How many of these are wrong.
         accepted_on_average: Calibration cases that the average guarantee would accept.
         class_outcomes: One for each class with a target.
-        class_errors: One for each class that has cases or is predicted, that with the highest bound
-            on missed cases first; none where nothing is accepted.
+        class_errors: One for each class that has cases or is predicted, in the order of the bounds
+            on missed cases, those without cases last; none where nothing is accepted.
         smallest_certifiable: Smallest certifiable error where the target is not met; None: none is.
         thresholds: Thresholds that were tested, strictest first.
         scores: Acceptance scores of the calibration cases, highest first.

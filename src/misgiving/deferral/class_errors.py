@@ -97,4 +97,4 @@ def class_errors(
                     wrong_bound=float(upper_bound(wrong, predicted, level=level)),
                 )
             )
-    return tuple(sorted(errors, key=lambda each: each.missed_bound, reverse=True))
+    return tuple(sorted(errors, key=lambda each: (each.cases > 0, each.missed_bound), reverse=True))
