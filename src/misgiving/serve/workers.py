@@ -33,6 +33,7 @@ ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1000000"}
 """Threads take address space, and glibc keeps smaller blocks when they are freed."""
 STARTING_SECONDS = 60.0  # of a process, on a busy machine
 HASH_BYTES = 32
+PIECE = 1 << 18  # bytes of a file that are given to a process at once
 TOO_EXPENSIVE = (
     "takes too much memory or time to decode; save it again with another program, as JPEG or PNG, "
     "or scale it down"
@@ -237,8 +238,10 @@ class _Process:
                 if await reader.read(1) != READY:
                     raise RuntimeError("a process for decoding does not start")
             self._is_ready = True
-        writer.writelines([REQUEST.pack(len(name), len(data)), name, data])
-        await writer.drain()
+        writer.write(REQUEST.pack(len(name), len(data)) + name)
+        for start in range(0, len(data), PIECE):  # a copy of all would keep other requests waiting
+            writer.write(data[start : start + PIECE])
+            await writer.drain()
         read, has_grown, length = REPLY.unpack(await reader.readexactly(REPLY.size))
         return read, has_grown, await reader.readexactly(length)
 

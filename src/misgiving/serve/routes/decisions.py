@@ -220,10 +220,8 @@ async def read_uploads(request: Request, take: Take, settings: Settings) -> list
         limit = share_of_one(settings.max_held_bytes)
         uploads = await _read_form(request.headers, _body(request, take, limit), settings)
     elif kind.startswith(RAW):
-        content = bytearray()
-        async for chunk in _body(request, take, settings.max_bytes):
-            content += chunk
-        uploads = [(clean_name(request.query_params.get("name", "")), bytes(content))]
+        chunks = [chunk async for chunk in _body(request, take, settings.max_bytes)]
+        uploads = [(clean_name(request.query_params.get("name", "")), b"".join(chunks))]
     else:
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, ACCEPTED)
     take(images=len(uploads))  # only now: a body that never comes takes nobody's place
