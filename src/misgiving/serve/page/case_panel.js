@@ -46,7 +46,9 @@ export function renderCase() {
   at("case-remark").textContent = one.remark ? `Number ${one.place} of the list: ${one.remark}` : "";
   at("case-remark").hidden = !one.remark;
   at("note").value = draftOf(one.id);
-  at("agree").hidden = at("case-scores").hidden = Boolean(one.blind);
+  const reason = at("why"); // of this case, and not before a blind answer
+  reason.value = "";
+  for (const part of [at("agree"), at("case-scores"), reason, ...reason.labels]) part.hidden = Boolean(one.blind);
   at("agree").replaceChildren(`Agree: ${one.predicted_class} `, element("kbd", "", "a"));
   at("case").scrollTop = 0;
   renderOutcome(one);

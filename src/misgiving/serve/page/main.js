@@ -6,7 +6,7 @@ import { lookForAudit } from "./audit.js";
 import { move, renderCase, select } from "./case_panel.js";
 import { loadCases, lookForNew } from "./cases.js";
 import { choiceOf, classButtons, classesOf, otherButtons } from "./choices.js";
-import { at, complain, element, say } from "./dom.js";
+import { at, complain, element, isNarrow, say } from "./dom.js";
 import { lookForDrift } from "./drift.js";
 import { enlarge, listenToPicture, toggleHeat } from "./picture.js";
 import { review, undo } from "./review.js";
@@ -224,6 +224,7 @@ async function start() {
   at("reviewer").value = local("misgiving-reviewer");
   at("shortcuts").checked = local("misgiving-shortcuts") !== "off";
   showKeys();
+  at("wrong").open = !isNarrow(); // three alarms would fill a phone
   recall();
   showLayout();
   listen();
