@@ -29,6 +29,10 @@ def rows_of(path):
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
+def of_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def one_line(error):
     """The line that an explained failure consists of, after lines on a training's progress."""
     progress = ("epoch ", "augmentation: ", "Warning: ")
@@ -51,8 +55,7 @@ def killed(process, moment):
 def reseal(run, **changes):
     """Make a run, some of whose files or values were changed on purpose, pass for untouched."""
     if changes:
-        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-        write_json(run / "config.json", {**config, **changes})
+        write_json(run / "config.json", {**of_json(run / "config.json"), **changes})
     seal(run, SEALED)
 
 

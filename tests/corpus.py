@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 ROWS, COLUMNS = 30, 40
-ORIENTATION = 0x0112
 TOO_LARGE = "more than 89478485 pixels(?=; make the image smaller$)"
 CLOSE = {"kind": "JPEG", "quality": 95, "subsampling": 0}
 
@@ -151,7 +150,7 @@ def exif() -> dict:
     for number, pixels in stored.items():
         image = Image.fromarray(np.ascontiguousarray(pixels))
         tags = image.getexif()
-        tags[ORIENTATION] = number
+        tags[0x0112] = number  # orientation
         kinds = ("png", {}, 0), ("tif", {"kind": "TIFF"}, 0), ("jpg", CLOSE, 8)
         for kind, options, within in kinds:
             data = encoded(image, exif=tags, **options)

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from commands import reseal
+from commands import of_json, reseal
 from corpus import Mark
 
 from misgiving.checkpoint import Architecture, Checkpoint, EpochRecord, load, save
@@ -46,7 +46,7 @@ def test_a_loaded_run_is_the_saved_one(checkpoint, tmp_path):
     names = {path.name for path in (tmp_path / "run").iterdir()}
     files = {"model.safetensors", "config.json", "split.csv", "checksums.json"}
     assert names == {*files, "README.md"}
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config = of_json(tmp_path / "run" / "config.json")
     assert config["versions"]["torch"] in torch.__version__
 
 

@@ -1,10 +1,7 @@
-"""What commands do with images that cannot be read."""
-
-import json
 import shutil
 
 import pytest
-from commands import CPU, TRAIN, one_line, reseal, rows_of
+from commands import CPU, TRAIN, of_json, one_line, reseal, rows_of
 from PIL import Image
 
 BAD = {"blue/3.png": b"", "blue/8.png": b"not an image", "red/2.png": b"\x89PNG\r\n\x1a\ncut"}
@@ -47,7 +44,7 @@ def test_train_without_bad_images_says_and_records_which(succeed, damaged, tmp_p
     out = tmp_path / "new"
     _, _, error = succeed("train", f"folder:{damaged}", "--out", out, *TRAIN, *SKIP)
     assert "left out: 3 images that cannot be read" in error
-    data = json.loads((out / "config.json").read_text())["data"]
+    data = of_json(out / "config.json")["data"]
     assert [row["image"] for row in data["skipped"]] == sorted(BAD)
     assert len({row["id"] for row in rows_of(out / "split.csv")} - BAD.keys()) == 21
 
@@ -83,7 +80,7 @@ def test_calibrate_does_not_pass_over_bad_images_of_the_training_data(
             path.unlink()
     training = shutil.copytree(photos, tmp_path / "training")
     (training / "red" / "0.png").write_bytes(b"")
-    data = json.loads((run_folder / "config.json").read_text())["data"]
+    data = of_json(run_folder / "config.json")["data"]
     reseal(run_folder, data={**data, "name": f"folder:{training}"})
     words = ("calibrate", run_folder, f"folder:{others}", "--max-error", "0.5", *CPU)
     code, _, error = misgiving(*words)

@@ -1,12 +1,11 @@
 """`calibrate` of a run, and what `evaluate` and `predict` do with its policy."""
 
 import csv
-import json
 import shutil
 from pathlib import Path
 
 import pytest
-from commands import CPU, call, one_line, reseal, rows_of
+from commands import CPU, call, of_json, one_line, reseal, rows_of
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -87,7 +86,7 @@ def test_the_command_gives_the_policy_of_the_library_on_sets_that_share_no_image
         for folder in (run, tmp_path)
     )
     assert made == expected
-    cases = json.loads((run / "policy" / "policy.json").read_text())["cases"]
+    cases = of_json(run / "policy" / "policy.json")["cases"]
     tune, calibration = (set(cases[name]["contents"]) for name in ("tuning", "calibration"))
     training = {row["hash"] for row in rows_of(run / "split.csv") if row["set"] == "train"}
     assert len(tune | calibration | training) == len(tune) + len(calibration) + len(training)
@@ -208,7 +207,7 @@ def test_a_run_lists_suspect_labels_beside_the_check_of_the_images(succeed, cali
 
 @pytest.mark.parametrize("words", ["evaluate {run} digits", "predict {run} {images}"])
 def test_the_policy_of_another_model_is_refused_in_one_line(misgiving, with_policy, places, words):
-    preprocessing = json.loads((with_policy / "config.json").read_text())["preprocessing"]
+    preprocessing = of_json(with_policy / "config.json")["preprocessing"]
     reseal(with_policy, preprocessing={**preprocessing, "crop": 0.5})
     places = {"run": with_policy, "images": places / "photographs"}
     code, _, error = misgiving(*words.format(**places).split(), *CPU)

@@ -134,9 +134,7 @@ def test_a_file_gives_values_that_the_command_line_overrides(bake, tmp_path, wri
     ("written", "why"),
     [
         ("grms = 3", "'grms' is not an option of"),
-        ("config = 'other.toml'", "'config' is not an option of"),
         ("times = 1.5", "'times' is 1.5"),
-        ("times = true", "'times' is True"),
         ("salted = 3", "'salted' is 3"),
         ("tin = ['t']", "'tin' is ['t']: text is expected"),
         ("flour = 'rice'", "'rice' is not one of 'wheat', 'rye'"),

@@ -1,5 +1,3 @@
-"""`misgiving plan`, through the command."""
-
 import math
 import re
 

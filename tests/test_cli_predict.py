@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import one_line, rows_of
+from commands import rows_of
 from PIL import Image
 
 from misgiving.cli.sources import named_places
@@ -46,17 +46,6 @@ def test_a_contact_sheet_has_the_images_that_are_not_accepted(succeed, exported,
     assert articles == sum(decision != "accept" for decision in decided) > 0
 
 
-def test_a_contact_sheet_does_not_replace_an_image(misgiving, exported, tmp_path):
-    image = tmp_path / "cs.png"
-    Image.new("RGB", (40, 40)).save(image)
-    before = image.read_bytes()
-    code, _, error = misgiving("predict", exported[1], tmp_path, "--contact-sheet", image)
-    assert code == 2
-    expected = "cs.png: is read, and would be replaced; choose another --contact-sheet"
-    assert expected in one_line(error)
-    assert image.read_bytes() == before
-
-
 SLOWLY = """
 import sys, time
 from misgiving import cli
@@ -72,20 +61,15 @@ cli.run()
 """
 
 
-def predicting(bundle, photos, out):
-    command = [sys.executable, "-c", SLOWLY, "predict", bundle, photos, "--out", out]
-    return subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-
-
 def parts_kept(out):
     return len(list(out.with_name(f"{out.name}.parts").glob("*.safetensors")))
 
 
 def killed_after(bundle, photos, out, moment, count):
     """Kill an attempt once it has kept more parts than were there; gives how many there are."""
-    process = predicting(bundle, photos, out)
+    command = [sys.executable, "-c", SLOWLY, "predict", bundle, photos, "--out", out]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     while parts_kept(out) <= count and process.poll() is None:
         time.sleep(0.02)
     time.sleep(moment)

@@ -1,6 +1,5 @@
 """Second opinions in `calibrate`, `evaluate`, `predict`, `export` and `serve`, on digits."""
 
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -125,21 +124,6 @@ def test_the_service_decides_with_both_graphs_and_shows_that_the_second_opinion_
     assert case["probability"] == pytest.approx(expected[differs].probability)
     assert saliency["probability"] == pytest.approx(case["probability"])
     assert np.abs(saliency["drops"]).max() > 0.01
-
-
-def test_a_second_opinion_that_is_worth_nothing_is_left_out_and_takes_no_graph(
-    succeed, place, tmp_path
-):
-    first = shutil.copytree(place / "strong", tmp_path / "first")
-    other = TrainedRun(place / "weak", cache=place / CACHE / "misgiving").predict("digits")
-    other = other.predictions
-    order = np.random.default_rng(0).permutation(len(other.logits))
-    replace(other, logits=other.logits[order]).write(tmp_path / "misled.npz")
-    words = ("--second-opinion", tmp_path / "misled.npz", "--max-error", "0.05", *CPU)
-    said = succeed("calibrate", first, "digits", *words)
-    assert "Second opinion misled: left out, as it is worth nothing on the tuning set" in said.err
-    succeed("export", first, "--out", tmp_path / "bundle")
-    assert not (tmp_path / "bundle" / "opinion_1.onnx").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,3 @@
-"""Labels that are probably wrong, by the library and by `misgiving data check` on a run."""
-
 from dataclasses import replace
 
 import numpy as np

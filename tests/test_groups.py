@@ -1,5 +1,3 @@
-"""Groups of images that are not independent."""
-
 import numpy as np
 import pytest
 

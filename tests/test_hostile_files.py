@@ -20,10 +20,6 @@ def mark(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def plain_pickle(path, mark):
-    path.write_bytes(pickle.dumps({"weight": mark}))
-
-
 @pytest.mark.parametrize(
     ("name", "load"),
     [
@@ -32,7 +28,7 @@ def plain_pickle(path, mark):
     ],
 )
 def test_a_pickle_offered_as_predictions_or_detectors_is_refused(tmp_path, mark, name, load):
-    plain_pickle(tmp_path / name, mark)
+    (tmp_path / name).write_bytes(pickle.dumps({"weight": mark}))
     with pytest.raises(DataError, match=name):
         load(tmp_path / name)
 

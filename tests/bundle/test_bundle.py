@@ -100,9 +100,7 @@ def test_a_bundle_has_the_policy_of_its_run_and_no_other_files(bundle, exported)
 def test_a_file_that_was_changed_or_does_not_belong_there_is_refused(copied, exported):
     for name in FILES[1:]:
         content = (copied / name).read_bytes()
-        middle = len(content) // 2
-        changed = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-        (copied / name).write_bytes(changed)
+        (copied / name).write_bytes(bytes([content[0] ^ 1]) + content[1:])
         with pytest.raises(DataError):
             Bundle.load(copied)
         (copied / name).write_bytes(content)
@@ -117,17 +115,12 @@ def test_a_file_that_was_changed_or_does_not_belong_there_is_refused(copied, exp
         Bundle.load(exported[0])
 
 
-def sealed_again(folder):
-    """A bundle that was changed by someone who sealed it anew."""
-    (folder / "checksums.json").unlink()
-    seal(folder)
-    return folder
-
-
 def test_a_bundle_without_a_policy_defers_every_image(copied):
     for name in POLICY:
         (copied / name).unlink()
-    bundle = Bundle.load(sealed_again(copied))
+    (copied / "checksums.json").unlink()
+    seal(copied)
+    bundle = Bundle.load(copied)
     squares = noisy_set(5, seed=16).images
     logits = torch.from_numpy(bundle.network(squares)[0]).double()
     for row, expected in zip(bundle.decide_inputs(squares), logits.softmax(1), strict=True):

@@ -1,5 +1,7 @@
 import json
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import asdict, replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -110,6 +112,29 @@ def test_a_graph_decides_as_its_policy_on_its_predictions(colours_made, new_imag
     assert decisions_of(Bundle.load(tmp_path / "b3"), new_images) == decisions
 
 
+LISTING = """
+import atexit, sys
+atexit.register(lambda: print("imported:", *{"torch", "timm", "sklearn"} & set(sys.modules)))
+from misgiving import cli
+cli.run()
+"""
+
+
+def test_the_command_exports_a_graph_without_torch_and_reports_its_targets(
+    colours_made, place, tmp_path
+):
+    (tmp_path / "preprocessing.json").write_text(json.dumps(asdict(COLOURS)))
+    words = ["export", colours_made.graph, "--preprocessing", tmp_path / "preprocessing.json"]
+    words += ["--predictions", colours_made.predictions, "--policy", place / "policy"]
+    command = [sys.executable, "-c", LISTING, *words, "--out", tmp_path / "bundle"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["imported:"]
+    assert "32 images were predicted again" in run.stderr
+    assert "at most 20 %" in run.stderr
+    assert (tmp_path / "bundle" / "model.onnx").is_file()
+
+
 def test_predictions_of_other_preprocessing_are_refused(features_made, tmp_path):
     for changes in ({"crop": 0.8}, {"interpolation": "nearest"}):
         with pytest.raises(DataError):
@@ -133,17 +158,15 @@ def test_a_policy_for_other_outputs_is_refused(colours_made, images, place, tmp_
 
 
 FEATURES = helper.make_node("Identity", ["means"], ["features"])
-SAME = helper.make_node("Identity", ["logits"], ["scores"])
 TWICE = helper.make_node("Concat", ["scores", "scores"], ["logits"], axis=1)
-LOGARITHM = helper.make_node("Log", ["scores"], ["logits"])  # infinite
 GRAPHS = (
     colour_graph(shape=(1, 3, 16, 16)),  # takes one image
     colour_graph(shape=(2, 3, 16, 16)),
     colour_graph(shape=("n", 16, 16, 3)),
     colour_graph(shape=("n", 3, 20, 20)),
-    colour_graph(SAME, outputs=("scores",)),
+    colour_graph(helper.make_node("Identity", ["logits"], ["scores"]), outputs=("scores",)),
     colour_graph(TWICE, gives="scores", width="k"),
-    colour_graph(LOGARITHM, gives="scores"),
+    colour_graph(helper.make_node("Log", ["scores"], ["logits"]), gives="scores"),  # infinite
 )
 
 

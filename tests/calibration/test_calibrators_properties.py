@@ -1,5 +1,3 @@
-"""Laws of what gives scores a meaning."""
-
 from fractions import Fraction
 
 import numpy as np

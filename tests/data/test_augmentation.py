@@ -50,14 +50,6 @@ def test_each_flip_happens_to_half_of_the_images():
     assert abs(upright.float().mean().item() - 0.25) < 0.04
 
 
-def test_light_keeps_left_and_top_where_they_are():
-    quarters = torch.zeros(1, 3, 40, 40)
-    quarters[..., :20, :20] = 1
-    light = augment(quarters.expand(500, -1, -1, -1), AUGMENTATIONS["light"], generator())
-    corners = light[:, 0, [9, 9, 30, 30], [9, 30, 9, 30]].round()
-    assert torch.equal(corners, torch.tensor([[1.0, 0, 0, 0]]).expand(500, -1))
-
-
 @pytest.mark.parametrize(("width", "middle"), [(9, slice(0, 9)), (21, slice(6, 15))])
 @pytest.mark.parametrize(("drawn", "quarters"), [(0.0, -1), (0.5, 0), (1.0, 1)])
 def test_rotation_turns_the_pixels_up_to_its_limit_either_way(

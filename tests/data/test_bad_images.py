@@ -1,5 +1,3 @@
-"""Unusual, damaged, hostile and missing image files."""
-
 import errno
 import pickle
 import re

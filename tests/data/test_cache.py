@@ -6,6 +6,7 @@ import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -104,17 +105,13 @@ def test_one_flipped_bit_of_the_pixels_is_found_when_they_are_read(tmp_path, mon
     flipped(folder / "images.npy", at)
     again = prepare(dataset_of(pixels()), SMALL, cache=tmp_path)
     with monkeypatch.context() as read_only:
-        read_only.setattr(Path, "unlink", refuse_to_write)
+        read_only.setattr(Path, "unlink", Mock(side_effect=OSError(errno.EROFS, "read-only")))
         with pytest.raises(DataError, match=rf"{folder.name}: .*remove that folder"):
             again.read(np.arange(7))
     with pytest.raises(DataError):
         again.read(np.arange(7))
     third = prepare(dataset_of(pixels()), SMALL, cache=tmp_path)
     np.testing.assert_array_equal(third.read(np.arange(7)), [SMALL(image) for image in pixels()])
-
-
-def refuse_to_write(*_, **__):
-    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
 def test_after_any_flipped_bit_of_the_record_the_set_is_prepared_again(tmp_path):

@@ -1,5 +1,3 @@
-"""Files of MedMNIST, read in blocks, and damaged ones."""
-
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor

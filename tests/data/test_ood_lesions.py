@@ -1,5 +1,3 @@
-"""Lesion masks from files, and automatic location on drawn images and on real ones."""
-
 from dataclasses import replace
 from fractions import Fraction
 from math import floor

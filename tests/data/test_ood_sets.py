@@ -1,5 +1,3 @@
-"""OOD sets of scikit-image's pictures and of other places, and sets written as files."""
-
 import csv
 import hashlib
 import importlib.metadata

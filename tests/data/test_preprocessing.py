@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from corpus import encoded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -27,12 +28,6 @@ from misgiving.errors import DataError, UsageError
 def picture(height=9, width=12, seed=0, highest=250):
     random = np.random.default_rng(seed)
     return random.integers(5, highest, (height, width, 3)).astype(np.uint8)
-
-
-def encoded(image, kind="PNG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def plain(**changes):

@@ -1,5 +1,3 @@
-"""Deferral policies for the predictions of models that were trained elsewhere."""
-
 import inspect
 import subprocess
 import sys

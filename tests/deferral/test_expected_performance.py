@@ -1,5 +1,3 @@
-"""Expected errors of images without labels."""
-
 import numpy as np
 import pytest
 from policies import outputs

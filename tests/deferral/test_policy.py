@@ -1,5 +1,3 @@
-"""Certificates of drawn cases: decisions by their thresholds, their file, and their summary."""
-
 import json
 from dataclasses import replace
 
@@ -51,15 +49,12 @@ def content(tmp_path):
     return content
 
 
-def with_checksum(content):
-    return json.dumps({**content, "checksum": sha256_of_json(content)})
-
-
 def test_only_the_layout_of_a_file_may_change_and_only_its_format_is_read(content, tmp_path):
     policy, path = PolicyFile.read(tmp_path), tmp_path / "policy.json"
     path.write_text(json.dumps(dict(reversed(json.loads(path.read_text()).items())), indent=7))
     assert PolicyFile.read(tmp_path) == policy
-    path.write_text(with_checksum(content | {"format": 2}))
+    other = content | {"format": 2}
+    path.write_text(json.dumps({**other, "checksum": sha256_of_json(other)}))
     with pytest.raises(DataError):
         PolicyFile.read(tmp_path)
 

@@ -1,5 +1,3 @@
-"""Reasons of decisions, by a policy that is certified on drawn cases."""
-
 import math
 from dataclasses import replace
 

@@ -1,5 +1,3 @@
-"""The examples and the code of the documentation, as people run them."""
-
 import json
 import os
 import re

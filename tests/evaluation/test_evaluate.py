@@ -1,5 +1,3 @@
-"""Evaluation of predictions and of a policy: rows, measurements, findings and files."""
-
 import numpy as np
 import pytest
 from commands import rows_of

@@ -13,7 +13,6 @@ from misgiving.evaluation.subgroups import audit
 
 FATES = 4  # accepted and right, accepted and wrong, deferred, ood
 drawn_cases = columns(FATES, 3, 2, size=20)
-QUANTITIES = ("coverage", "error", "deferral")
 confidences = st.lists(st.floats(0.5, 0.999), min_size=2, max_size=2).map(sorted)
 
 
@@ -116,7 +115,7 @@ def brute_force_worse(table, level):
         rest = [
             total - own for total, own in zip(np.sum(column, axis=0).tolist(), row, strict=True)
         ]
-        for quantity in QUANTITIES:
+        for quantity in ("coverage", "error", "deferral"):
             group, others = pairs_of(row)[quantity], pairs_of(rest)[quantity]
             if group[1] and others[1]:
                 tail = hypergeometric_tail(group, others, fewer=quantity == "coverage")

@@ -1,5 +1,3 @@
-"""Laws of the classification metrics, and the answers of scikit-learn."""
-
 import numpy as np
 import pytest
 from hypothesis import given

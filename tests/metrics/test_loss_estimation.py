@@ -1,5 +1,3 @@
-"""Laws of how predicted losses follow the true ones."""
-
 from fractions import Fraction
 from itertools import combinations
 

@@ -47,24 +47,17 @@ def test_levels_that_do_not_exist_or_do_not_ascend_are_refused():
     ],
 )
 def test_a_backbone_that_cannot_be_built_is_refused(monkeypatch, name, pretrained, culprit):
-    def no_network(*_, **__):
-        raise OSError("no route to host")
-
     if pretrained:
-        monkeypatch.setattr(timm, "create_model", no_network)
+        failure = Mock(side_effect=OSError("no route to host"))
+        monkeypatch.setattr(timm, "create_model", failure)
     with pytest.raises(UsageError, match=culprit):
         create_backbone(name, num_classes=3, pretrained=pretrained)
 
 
-def no_network():
-    raise OSError
+NO_SERVICE = Mock(return_value=Mock(head=Mock(return_value=Mock(status_code=503))))
 
 
-def no_service():
-    return Mock(head=Mock(return_value=Mock(status_code=503)))
-
-
-@pytest.mark.parametrize("get_session", [no_network, no_service])
+@pytest.mark.parametrize("get_session", [Mock(side_effect=OSError), NO_SERVICE])
 def test_weights_that_cannot_be_downloaded_are_a_line_without_retries(monkeypatch, get_session):
     def create(*_, **__):
         assert constants.HF_HUB_OFFLINE

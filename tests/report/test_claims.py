@@ -1,5 +1,3 @@
-"""The primary claims, judged over trials, and their harms."""
-
 from itertools import chain
 from math import sqrt
 from statistics import mean, stdev
@@ -12,7 +10,6 @@ from scipy import stats
 from misgiving.report.reproduction.claims import effect_of, harms_of, unjudged_sets, verdicts
 from misgiving.report.reproduction.run import Quantity
 
-HARMS = "Every harm, and how harms are judged"
 GAINS = (0.04, 0.05, 0.06, 0.05, 0.04)
 MIXED = (0.04, -0.05, 0.06, -0.05, 0.04)
 PLACES = {  # one place of each claim, by its name
@@ -184,7 +181,7 @@ def test_harms_are_listed_worst_first_with_the_values_of_each_trial():
     rows = [paired("ood", -0.2, -0.1), FPR, paired("accuracy", -0.4, -0.2)]
     results = [*of_all(MIXED), *rows_of("ood", (0.6, 0.7), metric="fpr_at_tpr95")]
     run = run_of(results, rows)
-    first, second, third = texts(table(run, HARMS))
+    first, second, third = texts(table(run, "Every harm, and how harms are judged"))
     assert first[2:] == ["+59.6 points", "(38.1 to 89.9)", "(no interval)", "+60.0, +70.0"]
     assert (second[0], third[0]) == ("balanced accuracy", "AUROC of ODIN on boxes")
     rows = [paired("ood", dataset="histology"), paired("ood", -0.1, 0.1)]

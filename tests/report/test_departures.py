@@ -1,5 +1,3 @@
-"""The paper's numbers and settings beside those of a run."""
-
 from dataclasses import replace
 
 import pytest
@@ -16,7 +14,6 @@ from misgiving.report.reproduction.published import (
 )
 from misgiving.reproduction.tables import table_of
 
-ABSENT = "\N{EN DASH}"
 NUMBERS = "Every number that the paper prints, and ours"
 OURS = COMPLETE_SETTINGS | {  # a run in which all that is recorded is the paper's
     "data": "isic2019:somewhere",
@@ -103,7 +100,7 @@ def test_every_number_of_the_paper_is_in_the_table(complete):
     [
         ((0.029, 0.031), (0.01, 0.05), "yes", "+3.0"),
         ((0.029, 0.031), (0.01, 0.04), "no", "+3.0"),
-        ((-0.01, 0.07), (None, None), ABSENT, "+3.0 ○"),
+        ((-0.01, 0.07), (None, None), "\N{EN DASH}", "+3.0 ○"),
     ],
 )
 def test_the_papers_difference_of_48_points_is_looked_for_in_our_interval_over_trials(

@@ -1,5 +1,3 @@
-"""The report of an evaluation: its findings, gallery, confusion matrix, figures and page."""
-
 import re
 
 import numpy as np

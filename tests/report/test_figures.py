@@ -1,5 +1,3 @@
-"""The figures of a reproduction, read back from matplotlib, and as files."""
-
 import html
 import re
 from itertools import product

@@ -1,5 +1,3 @@
-"""Findings beside the claims: collapse, convergence, scores, targets, OOD rule."""
-
 from itertools import product
 
 import pytest

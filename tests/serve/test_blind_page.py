@@ -11,6 +11,7 @@ from triage import (
     choose,
     expect,
     no_pictures,
+    press,
     reload,
     shades,
     stored,
@@ -35,11 +36,6 @@ READY = "() => import('./page/state.js').then((module) => module.state.ready)"
 audited = pytest.mark.parametrize(
     "page_service", [{"audit_share": 1.0, "look_again": True, "audit_days": 3650.0}], indirect=True
 )
-
-
-def press(page, *keys):
-    for key in keys:
-        page.keyboard.press(key)
 
 
 def as_reader(page, name):

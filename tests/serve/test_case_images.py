@@ -1,5 +1,3 @@
-"""Images of a case: thumbnail, file and saliency map; files on disk are durable and private."""
-
 import io
 import os
 from pathlib import Path

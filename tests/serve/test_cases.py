@@ -1,10 +1,5 @@
-"""The worklist, reviews and the CSV over HTTP."""
-
-import csv
-import io
-
 import pytest
-from standin import picture, sent
+from standin import picture, rows_of, sent
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +15,6 @@ def names(response):
     return [case["name"] for case in response.json()["cases"]]
 
 
-def rows_of(response):
-    return list(csv.DictReader(io.StringIO(response.text, newline="")))
-
-
 def test_filters_and_cursors_lead_through_the_list_and_its_csv(worklist, monkeypatch):
     monkeypatch.setattr("misgiving.serve.routes.cases.CSV_ROWS", 3)
     query = "/cases?order=newest&limit=3"
@@ -37,9 +28,7 @@ def test_filters_and_cursors_lead_through_the_list_and_its_csv(worklist, monkeyp
     assert [float(row["error_probability"]) for row in rows] == errors
     for query, expected in {
         "decision=accept&decision=ood&reviewed=false": {"0.1.png", "1.0.png", "GRÜN.png"},
-        "class=light": {"0.6.png", "1.0.png"},
         "name=grün": {"GRÜN.png"},  # in any alphabet
-        "name=grun": set(),
     }.items():
         answer = worklist.get(f"/cases?limit=1&{query}").json()
         assert (answer["total"], answer["reviewed"]) == (len(expected), 0)

@@ -1,5 +1,3 @@
-"""From images to stored cases over HTTP: batches, failures, time limits, a frozen database."""
-
 import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor

@@ -1,5 +1,3 @@
-"""The API agrees with its OpenAPI description for any input."""
-
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings

@@ -14,11 +14,7 @@ from standin import picture
 from waiting import until
 
 MULTIPART = "multipart/form-data; boundary=xyz"
-LIMITS = {
-    **{"max_bytes": 100_000, "max_files": 4, "timeout": 1.0, "max_pixels": 1_000_000},
-    "idle_seconds": 1.0,
-}
-LONG_HEAD = 'a.png"' + "".join(f"\r\nX-{n}: {'x' * 2_800}" for n in range(3)) + '\r\nY: "'
+LIMITS = {"max_bytes": 100_000, "max_files": 4, "timeout": 1.0, "idle_seconds": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -71,17 +67,12 @@ def test_a_body_that_cannot_be_used_is_a_problem_and_the_connection_stays_usable
         (b"x" * 150_000, "image/png", 413),  # its end comes after the refusal is certain
         (b"x" * 4_000_000, "image/png", 413),  # a client that sends all of it before it reads
         (multipart(*[part(picture())] * 5), MULTIPART, 422),
-        (multipart(part(picture(size=(2000, 501)))), MULTIPART, 422),
         (b"", MULTIPART, 422),
         (part(picture()), MULTIPART, 422),
         (multipart(part(picture())), "multipart/form-data", 422),
-        (b"--", f"multipart/form-data; boundary={'x' * 300}", 422),
         (multipart(part(b"", field="f" * 9_000)), MULTIPART, 422),
-        (multipart(part(b"", LONG_HEAD)), MULTIPART, 422),
         (multipart(part(picture())).replace(b"filename", b"other"), MULTIPART, 422),
-        (picture(), "text/html", 415),
         (picture(), None, 415),
-        (b"", "image/png", 422),
         (b"<svg onload=alert(1)>", "image/svg+xml", 422),
     ):
         connection.request("POST", "/decisions", body, {"Content-Type": kind} if kind else {})

@@ -1,5 +1,3 @@
-"""Lists of images that become cases."""
-
 import asyncio
 from pathlib import Path
 

@@ -1,5 +1,3 @@
-"""The model, its operating points, and the command for another target error rate."""
-
 import shlex
 from importlib import import_module
 from unittest.mock import MagicMock

@@ -46,7 +46,6 @@ def test_arguments_that_cannot_be_used_are_explained(misgiving, exported, tmp_pa
             (["--host", "::"], "MISGIVING_API_KEY"),
             (["--port", port], str(port)),
             (["--max-files", 300], "--max-files"),
-            (["--timeout", "nan"], "--timeout"),
             (["--api-key-file", "short"], "16 characters"),
             (["--api-key-file", "binary"], "binary"),
             (["--cases", "missing.csv"], "missing.csv"),

@@ -1,5 +1,3 @@
-"""The store on SQLite and on PostgreSQL: order, filters, concurrency, durability, schema."""
-
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor

@@ -1,16 +1,11 @@
 """Reviews on the page: keys, notes, undoing, and two people at once; axe judges these states."""
 
 from browsing import needs_chromium
-from triage import barriers, choose, expect, no_pictures, reload, said_by, shades, stored
+from triage import barriers, choose, expect, no_pictures, press, reload, said_by, shades, stored
 
 from misgiving.serve.records import CaseQuery
 
 pytestmark = needs_chromium
-
-
-def press(page, *keys):
-    for key in keys:
-        page.keyboard.press(key)
 
 
 def with_cases(opened, fragment=""):

@@ -1,5 +1,3 @@
-"""Batches of work in threads."""
-
 import asyncio
 import threading
 

@@ -82,5 +82,10 @@ def no_pictures(page):
     page.route("**/thumbnail", lambda route: route.fulfill(**pixel))
 
 
+def press(page, *keys):
+    for key in keys:
+        page.keyboard.press(key)
+
+
 def names(page):
     return page.locator(".row .file").all_inner_texts()

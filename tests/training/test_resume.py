@@ -18,7 +18,6 @@ from misgiving.training.resume import ResumeFile, stop_on_sigterm
 CONFIG = TrainingConfig(
     epochs=3, batch_size=8, learning_rate=1e-2, decay_every=1, keep="best", device="cpu", seed=5
 )
-IDENTITY = {"seed": 5}
 
 
 def trained(images, *, resume=None, stop_after=None, config=CONFIG):
@@ -52,7 +51,7 @@ def uninterrupted():
 
 @pytest.fixture
 def resume_file(tmp_path):
-    return ResumeFile(path=tmp_path / "run.unfinished.safetensors", identity=IDENTITY)
+    return ResumeFile(path=tmp_path / "run.unfinished.safetensors", identity={"seed": 5})
 
 
 @pytest.mark.parametrize("stops", [[3], [4, 2], [1, 1, 1, 1, 1, 1, 1, 1]])

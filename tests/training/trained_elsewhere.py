@@ -65,16 +65,13 @@ def vit(**options):
     return ViTForImageClassification(ViTConfig(**settings | options)).eval()
 
 
-def image_processor(**options):
-    from transformers import ViTImageProcessorPil
-
-    return ViTImageProcessorPil(size={"height": SIDE, "width": SIDE}, **options)
-
-
 def save_pretrained(folder, module, processor=None):
     """A folder of Hugging Face's format."""
+    from transformers import ViTImageProcessorPil
+
     module.save_pretrained(folder)
-    (processor or image_processor()).save_pretrained(folder)
+    size = {"height": SIDE, "width": SIDE}
+    (processor or ViTImageProcessorPil(size=size)).save_pretrained(folder)
     return folder
 
 
