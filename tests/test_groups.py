@@ -49,13 +49,10 @@ def test_images_that_share_a_group_a_patient_or_a_lesion_are_one_group(columns, 
     assert [first_seen.index(group) for group in groups] == expected
 
 
-def test_a_group_is_named_by_a_patient_wherever_one_of_its_images_is():
+def test_a_group_is_named_by_a_patient_and_the_columns_that_define_groups_are_those_with_values():
     rows = rows_of(["patient", "lesion"], ",1", "mary,1", ",2", ",2")
     groups, _ = groups_of_columns(rows, ["a", "b", "c", "d"])
     assert groups == ("mary", "mary", "lesion 2", "lesion 2")
-
-
-def test_the_columns_that_define_groups_are_those_with_values():
     rows = rows_of(["lesion_id", "patient_id", "group"], "1,,", "2,,", "2,p,")
     assert groups_of_columns(rows, ["a", "b", "c"])[1] == ("patient_id", "lesion_id")
     assert groups_of_columns(rows_of(["sex"], "f"), ["a"]) == (("a",), ())

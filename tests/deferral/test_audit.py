@@ -75,6 +75,8 @@ def test_the_bound_is_the_least_error_that_is_rejected():
         bound = float(anytime_upper_bound(wrong, answers))
         assert evidence(bound - 1e-6) < 20 <= evidence(bound + 1e-6)
     assert float(anytime_upper_bound(2, 2)) == 1
+    state = audit_state([], target=0.05)
+    assert (state.estimate, state.lower, state.upper, state.e_value) == (None, 0, 1, 1)
 
 
 def test_the_bound_of_a_changing_error_is_broken_in_at_most_a_twentieth_of_the_lives():
@@ -108,11 +110,6 @@ def test_an_alarm_stays_and_comes_no_later_when_more_is_confirmed():
     assert after.e_value < 100 <= after.highest
     assert after.alarm_at < before.alarm_at
     assert after.upper == before.upper
-
-
-def test_without_answers_everything_is_possible():
-    state = audit_state([], target=0.05)
-    assert (state.estimate, state.lower, state.upper, state.e_value) == (None, 0, 1, 1)
 
 
 def test_a_doubled_error_is_noticed_in_time():

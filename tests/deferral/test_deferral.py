@@ -48,13 +48,7 @@ def test_every_form_of_the_same_outputs_gives_the_same_decisions(fitted):
     logits, labels = outputs(50, 3)
     expected = list(fitted.decide(logits))
     frame = pandas.DataFrame({f"logit_{name}": logits[:, int(name)] for name in "012"})
-    for form in (
-        torch.tensor(logits),
-        (logits, labels),
-        {"logits": logits},
-        frame,
-        Predictions.of(frame),
-    ):
+    for form in (torch.tensor(logits), (logits, labels), {"logits": logits}, frame):
         assert list(fitted.decide(form)) == expected
     halves = torch.tensor(logits).bfloat16()
     expected = list(fitted.decide(halves.float().numpy()))

@@ -47,6 +47,8 @@ def test_the_estimate_is_the_mean_error_probability_corrected_by_the_calibration
     for number in (*(f"{100 * rate:.1f}" for rate in rates), "of 300"):
         assert number in first
     assert f"of {accepted.images}." in second
+    assert expected.error_bound is None  # which a batch with its own threshold has
+    assert first.startswith("Expected without labels")
 
 
 def test_on_the_calibration_cases_themselves_it_is_their_error(deferral):
@@ -99,12 +101,6 @@ def test_a_batch_with_its_own_threshold_has_the_bound_of_this_threshold():
         reached = binom.ppf(0.975, accepted.sum(), bounds[-1]) / accepted.sum()
         assert expected.errors[1].upper >= reached
     assert len({*bounds, certificate.error_bound}) == 3
-
-
-def test_a_policy_with_one_threshold_has_no_bound_of_a_batch(deferral):
-    expected, _ = expected_of(deferral, outputs(300, 2)[0])
-    assert expected.error_bound is None
-    assert performance_sentences(expected, deferral)[0].startswith("Expected without labels")
 
 
 def test_images_of_another_kind_are_noticed(deferral):

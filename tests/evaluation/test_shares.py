@@ -177,8 +177,5 @@ def test_without_variation_or_with_one_group_a_separation_has_no_interval(outsid
         np.mean([(a > b) + 0.5 * (a == b) for a in inside for b in outside])
     )
     assert np.isnan(result[1:3]).all()
-
-
-def test_without_a_finite_score_there_is_no_separation():
-    nothing = np.array([np.nan])
+    nothing = np.array([np.nan])  # nor is there one without a finite score
     assert np.isnan(separation((nothing, nothing), (np.zeros(1), np.zeros(1)), seed=0)).all()

@@ -12,6 +12,7 @@ from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.selective import RiskCoverage
 
 CLASSES = 4
+COVERAGES = [0.1, 0.25, 0.5, 0.55, 0.8, 1.0]
 
 
 def samples(random, count=9):
@@ -64,7 +65,7 @@ def of_sets(of, weights=None):
 OF_CONFIDENCES = {
     **{name: of_curve((name,)) for name in ("aurc", "excess_aurc", "augrc")},
     "balanced_aurc": balanced_aurc,
-    "risks": of_curve(*(("risk_at_coverage", share) for share in (0.1, 0.25, 0.5, 0.55, 0.8, 1))),
+    "risks": of_curve(*(("risk_at_coverage", share) for share in COVERAGES)),
     "coverages": of_curve(*(("coverage_at_risk", risk) for risk in (0.0, 0.3, 0.5, 0.7, 1.0, 5.0))),
     "error_auroc": of_arrays(loss_estimation.error_auroc, "confidences", "errors"),
     "ood": of_sets,

@@ -205,10 +205,7 @@ def test_groups_are_in_one_set(hashes, groups, expected):
     assert sets_by(known, hashes, groups) == expected
 
 
-def test_images_that_a_run_chose_its_epoch_on_are_excluded():
+def test_images_that_a_run_chose_its_epoch_on_and_new_ones_of_a_training_patient_are_excluded():
     known = split(train="a", validation="v")
     assert sets_by(known, "v x", chosen_on_validation=True) == "excluded -"
-
-
-def test_new_images_of_a_patient_of_the_training_set_are_excluded_also_without_its_images():
-    assert sets_by(split(train="p1"), "x y", "p q") == "excluded -"
+    assert sets_by(split(train="p1"), "x y", "p q") == "excluded -"  # also without its images

@@ -29,11 +29,11 @@ def visit(browser, address):
     """Open the page at a width; it must have no error on its console."""
     pages, errors = [], []
 
-    def opened(width=1400, **options):
+    def opened(width=1400, place=address, **options):
         page = browser.new_page(viewport={"width": width, "height": 900}, **options)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda said: errors.append(said.text))
-        page.goto(address)
+        page.goto(place)
         pages.append(page)
         return page
 
@@ -44,18 +44,14 @@ def visit(browser, address):
 
 
 @pytest.fixture
-def violations_in(browser, tmp_path):
+def violations_in(visit, tmp_path):
     """Violations of WCAG 2.1 AA that axe finds in HTML with everything unfolded, light and dark."""
 
     def look(html):
-        path = tmp_path / "page.html"
-        path.write_text(html, encoding="utf-8")
-        page = browser.new_page()
-        page.goto(path.as_uri())
+        (tmp_path / "page.html").write_text(html, encoding="utf-8")
+        page = visit(place=(tmp_path / "page.html").as_uri())
         page.evaluate(OPEN)
-        violated = violations(page)
-        page.close()
-        return violated
+        return violations(page)
 
     return look
 
