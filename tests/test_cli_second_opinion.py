@@ -148,11 +148,19 @@ def test_another_second_opinion_is_refused_in_one_line(
     assert says in one_line(error)
 
 
-def test_files_of_predictions_have_the_same_policy_as_the_runs(succeed, place, tmp_path):
+def test_files_have_the_policy_of_the_runs_and_an_opinion_that_is_worth_nothing_is_left_out(
+    succeed, place, tmp_path
+):
     for name in ("weak", "strong"):
         run = TrainedRun(place / name, cache=place / CACHE / "misgiving")
-        run.predict("digits").predictions.write(tmp_path / f"{name}.npz")
+        predicted = run.predict("digits").predictions
+        predicted.write(tmp_path / f"{name}.npz")
     words = ("--second-opinion", tmp_path / "strong.npz", "--max-error", "0.05")
     succeed("calibrate", tmp_path / "weak.npz", *words, "--out", tmp_path / "policy")
     policies = [Deferral.load(place / "weak"), Deferral.load(tmp_path / "policy")]
     assert policies[0].certificate_ == policies[1].certificate_
+    order = np.random.default_rng(0).permutation(len(predicted))
+    replace(predicted, logits=predicted.logits[order]).write(tmp_path / "misled.npz")
+    words = ("--second-opinion", tmp_path / "misled.npz", *words[2:], "--out", tmp_path / "other")
+    said = succeed("calibrate", tmp_path / "weak.npz", *words).err
+    assert "Second opinion misled: left out, as it is worth nothing" in said
