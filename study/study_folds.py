@@ -90,7 +90,7 @@ def pseudo_values(rows: Rows, experiment: str, model: str) -> Values:
 
     Counts are pooled over the folds, so that each image counts once.
     """
-    classes = rows.detectors(experiment, model, "test", IMAGES)
+    classes = rows.detectors(experiment, model, "test", RIGHT)
 
     def counts(name: str, metric: str) -> np.ndarray:
         of_classes = [rows(experiment, name, "test", each, metric) for each in classes]

@@ -221,15 +221,18 @@ def test_from_cases_takes_an_audit_sample_and_refuses_other_reviews(
 ):
     assert misgiving("data", "sample", tmp_path / "digits").code == 0
     paths = sorted((tmp_path / "digits").rglob("*.png"))[::3]
-    rows = [[number, "yes", path.parent.name, path] for number, path in enumerate(paths)]
-    sample, reviews = tmp_path / "audit.csv", tmp_path / "cases.csv"
-    for file, audited in (sample, "yes"), (reviews, "no"):
-        rows[7][1] = audited
+    rows = [[number, "yes", path.parent.name, path, "right"] for number, path in enumerate(paths)]
+    names = ("audit.csv", "cases.csv", "unnamed.csv")
+    sample, reviews, unnamed = (tmp_path / name for name in names)
+    for file, *judged in (sample, "yes", "0"), (reviews, "no", "0"), (unnamed, "yes", ""):
+        rows[7][1:3], rows[7][4] = judged, "wrong"
         with file.open("w", newline="") as opened:
-            csv.writer(opened).writerows([["id", "audited", "label", "path"], *rows])
+            csv.writer(opened).writerows([["id", "audited", "label", "path", "standing"], *rows])
     command = ("calibrate", with_policy, "--max-error", "0.5", "--overwrite", *CPU)
     refused = misgiving(*command, "--from-cases", reviews)
     assert (refused.code, "7 is not audited" in refused.err) == (1, True)
+    refused = misgiving(*command, "--from-cases", unnamed)
+    assert (refused.code, "found no class of the model for 7" in refused.err) == (1, True)
     assert misgiving(*command, "digits", "--from-cases", sample).code == 2
     for _ in range(2):
         assert misgiving(*command, "--from-cases", sample).code == 0

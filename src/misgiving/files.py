@@ -210,20 +210,6 @@ def check_writable(out: Path, *, folder: bool = False, option: str = "out") -> N
         ) from error
 
 
-def check_replaceable(out: Path, mark: str, *, overwrite: bool) -> None:
-    """Check that a folder can be written: it does not exist, or has the file `mark` of its kind.
-
-    Raises:
-        UsageError: It exists, and is of another kind or not to be replaced.
-    """
-    if not os.path.lexists(out):
-        check_writable(out, folder=True)
-    elif not overwrite or out.is_symlink() or not (out / mark).is_file():
-        raise UsageError(
-            f"{out}: exists; choose another folder, or `overwrite=True` where it has a {mark}"
-        )
-
-
 def default_cache() -> Path:
     """Folder for prepared images: `misgiving` in XDG_CACHE_HOME, or else in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "misgiving"

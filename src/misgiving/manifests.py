@@ -1,14 +1,15 @@
-"""Sealed folders, which show whether a file was changed.
+"""Sealed folders, which show whether a file was changed, and what may replace them.
 
 They guard against accidents and unintended edits, not against forgery: anyone can seal a folder.
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from misgiving.checksums import sha256_of_file
-from misgiving.errors import DataError, explain_damage
-from misgiving.files import read_json, write_json
+from misgiving.errors import DataError, UsageError, explain_damage
+from misgiving.files import check_writable, read_json, write_json
 
 CHECKSUMS = "checksums.json"
 README = "README.md"  # for people, who may edit it; a model hub adds hidden files, too
@@ -43,3 +44,17 @@ def verify(folder: Path, names: Iterable[str] | None = None, *, remedy: str) -> 
             unchanged = sha256_of_file(folder / name) == checksums.get(name)
         if not unchanged:
             raise DataError(f"{folder / name}: damaged or changed after it was written; {remedy}")
+
+
+def check_replaceable(out: Path, mark: str, *, overwrite: bool) -> None:
+    """Check that a folder can be written: it does not exist, or has the file `mark` of its kind.
+
+    Raises:
+        UsageError: It exists, and is of another kind or not to be replaced.
+    """
+    if not os.path.lexists(out):
+        check_writable(out, folder=True)
+    elif not overwrite or out.is_symlink() or not (out / mark).is_file():
+        raise UsageError(
+            f"{out}: exists; choose another folder, or `overwrite=True` where it has a {mark}"
+        )

@@ -310,6 +310,10 @@ def test_one_table_without_sets_is_divided_by_group():
     assert not set(tuning.groups) & set(calibration.groups)
     assert deferral.unit_ == "patient"
     assert deferral.certificate_.cases == 75
+    rows = Predictions.of(named_rows(400, patient=patients))
+    shuffled = rows.select(np.random.default_rng(0).permutation(400))
+    again = Deferral(max_error=0.1, seed=7).fit(shuffled).certificate_
+    np.testing.assert_allclose(again.scores, deferral.certificate_.scores)
 
 
 def test_training_images_with_features_fit_detectors():

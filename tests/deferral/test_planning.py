@@ -48,6 +48,18 @@ def test_the_average_rates_count_one_case_more_that_is_wrong():
     assert planned(Targets(max_error=0.1), a=5).error["average"][0].more == 4
 
 
+def test_silent_errors_are_counted_among_all_cases_at_a_level_of_their_own():
+    for targets, level in (
+        (Targets(max_silent_error=0.02), 0.05),
+        (Targets(max_error=0.1, max_silent_error=0.02), 0.8 * 0.05),
+    ):
+        (none, *_) = planned(targets, a=100).silent["confident"]
+        assert none.smallest == pytest.approx(bound(0, 100, level))
+        fewest = 100 + none.more
+        assert bound(0, fewest, level) <= 0.02 < bound(0, fewest - 1, level)
+    assert not planned(Targets(max_silent_error=0.02), a=100).error
+
+
 def test_one_image_of_each_group_counts():
     outlook = plan_certification(
         np.array([0, 0, 0, 1]), np.array([7, 7, 8, 9]), ("a", "b"), Targets(max_error=0.5)

@@ -1,6 +1,7 @@
 """The average guarantee, against its definition in scalar loops, and by simulation."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from policies import outputs
 
 from misgiving import Deferral
+from misgiving.deferral.drift import DriftMonitor
 from misgiving.deferral.selection import Selection, lowest_allowed
 from misgiving.errors import DataError
 
@@ -128,6 +130,18 @@ def test_a_batch_is_decided_whole_and_in_any_order(tmp_path):
     assert (again.decisions == decided.decisions[:10]).all()
     with pytest.raises(DataError, match="at least 50 images, got 49"):
         deferral.decide(logits[:49])
+
+
+def test_where_nothing_is_certified_no_batch_is_accepted():
+    certificate = fitted(max_error=0.1).certificate_
+    judged = np.linspace(3, 9, 60), np.zeros(60), np.ones(60, dtype=bool)
+    assert certificate.batch_threshold(*judged, seed=0) is not None
+    assert replace(certificate, accept_threshold=None).batch_threshold(*judged, seed=0) is None
+
+
+def test_a_batch_with_a_threshold_of_its_own_has_no_test_of_the_share_that_is_accepted():
+    names = [test.name for test in DriftMonitor(fitted(max_error=0.1).certificate_).tests]
+    assert names == ["familiarity", "scores"]
 
 
 def test_the_order_of_images_with_equal_scores_and_groups_does_not_matter():

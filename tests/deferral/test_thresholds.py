@@ -76,6 +76,14 @@ def test_targets_are_met_in_all_but_few_draws_also_where_some_are_never_acceptab
     assert missed <= stats.binom.ppf(1 - 1e-4, 1000, 0.05)
 
 
+def test_what_a_class_misses_is_counted_where_the_most_confident_cases_are_tied():
+    cases = changed(scores=lambda cases: np.where(cases.scores > 0.5, 1.0, cases.scores))
+    targets = {"class_max_miss": {"MEL": 0.01}, "max_ood_false_alarms": None}
+    (outcome,) = certified(cases, **targets).class_outcomes
+    tied = cases[1].scores == 1
+    assert outcome.missed == (tied & cases[1].wrong & (cases[1].labels == 1)).sum() > 0
+
+
 def test_where_nothing_is_acceptable_nothing_is_accepted():
     certificate = certified(changed(acceptable=lambda cases: cases.scores < 0))
     assert certificate.accept_threshold is None

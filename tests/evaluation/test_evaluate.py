@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from commands import rows_of
@@ -131,6 +133,14 @@ def test_ood_sets_are_measured_by_every_score_that_both_have(deferral):
     share = np.mean([decision.decision == "ood" for decision in deferral.decide(flat)])
     assert values(evaluation, "flat", "policy")["ood_share"] == pytest.approx(share)
     assert result.decided["ood"].value == pytest.approx(share)
+
+
+def test_ood_images_are_decided_by_the_batch_that_is_measured_also_where_it_accepts_none():
+    policy = Deferral(max_error=0.15, guarantee="average").fit(predictions())
+    policy.certificate_ = replace(policy.certificate_, accept_threshold=None)
+    certain = Predictions.of({"logits": 9 * np.eye(30, 3) + 1, "classes": CLASSES})
+    evaluation = evaluate(predictions(), policy, ood={"certain": certain})
+    assert values(evaluation, "certain", "policy")["coverage"] == 0
 
 
 def test_the_shares_that_could_be_accepted_are_the_largest_at_their_errors():

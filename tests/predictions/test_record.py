@@ -149,6 +149,8 @@ def test_another_models_predictions_are_found_by_content_and_else_by_id():
     by_content = first.with_opinion(hashed, "net")
     np.testing.assert_allclose(by_content.opinions["net"], expected[[1, 0, 3]])
     assert by_content.logits is first.logits
+    rows = Predictions.of(columns(label=[0, 1, ""])).with_opinion(Predictions.of(columns()), "net")
+    np.testing.assert_allclose(rows.opinions["net"], rows.probabilities)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +159,8 @@ def test_another_models_predictions_are_found_by_content_and_else_by_id():
         ({"id": ["a", "b", "d"]}, "lacks 1 of 3 images, the first is 'c'"),
         ({"classes": ["1", "0"]}, "the same classes in this order"),
         ({"set": ["train", "train", ""]}, "was trained on 'b'"),
+        ({"id": None, "label": [0, 0, ""]}, "has other rows"),
+        ({"id": None, "logits": np.zeros((4, 2)), "label": None}, "has other rows"),
     ],
 )
 def test_an_opinion_on_other_images_or_classes_is_refused(changes, problem):

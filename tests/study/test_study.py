@@ -169,6 +169,9 @@ def rows_of_folds(folds, *, seed=0):
         rows += [Result(x, fold, model, *place, random.random()) for x, *place in measures]
         for experiment in ("generalization", "ood_detection"):
             rows.append(Result(experiment, fold, model, "", "", "split_ratio", 0.125))
+            rows.append(
+                Result(experiment, fold, model, "test", "", "images", float(images[fold].sum()))
+            )
             for name, count in zip("abc", images[fold], strict=True):
                 right = int(random.integers(0, count + 1))
                 place = experiment, fold, model, "test", name

@@ -19,7 +19,8 @@ from misgiving.data.decoding import read_bytes
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError, explain_damage
-from misgiving.files import check_replaceable, read_json, whole_folder
+from misgiving.files import read_json, whole_folder
+from misgiving.manifests import check_replaceable
 from misgiving.predictions.network import GRAPH, OUTPUTS, Network
 from misgiving.predictions.record import Predictions
 

@@ -10,7 +10,8 @@ from typing import Any
 from misgiving.bundle.bundle import FACTS, Bundle, used_opinions, write_bundle
 from misgiving.checkpoint import Checkpoint, load, versions
 from misgiving.deferral.deferral import Deferral
-from misgiving.files import check_replaceable, whole_folder
+from misgiving.files import whole_folder
+from misgiving.manifests import check_replaceable
 from misgiving.predictions.inference import fingerprint_of, write_compared_graph
 from misgiving.predictions.network import GRAPH
 

@@ -16,7 +16,7 @@ from misgiving.cli.options import (
     Values,
     command,
 )
-from misgiving.cli.progress import say, say_skipped
+from misgiving.cli.progress import say
 from misgiving.cli.sources import (
     audited_data,
     check_source,
@@ -27,7 +27,7 @@ from misgiving.cli.sources import (
 )
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.errors import visible
-from misgiving.files import check_replaceable
+from misgiving.manifests import check_replaceable
 
 if TYPE_CHECKING:
     from misgiving.calibration.apply import Calibrator
@@ -122,10 +122,7 @@ def calibrate(
         say(f"columns without a meaning to the policy: {', '.join(unused)}")
     for doubt in doubts:
         say(f"Warning: {doubt.message}.")
-    if verbose:
-        say_left_out(sources)
-    else:
-        say_skipped([bad for _, source in sources for bad in source.skipped])
+    say_left_out(sources, brief=not verbose)
     sentences = summarize(deferral) if verbose else certificate_sentences(deferral, brief=True)
     for text in (*sentences, *_worth([*predictions.opinions], deferral.calibration_)):
         say(text)

@@ -21,7 +21,8 @@ from misgiving.cli.options import (
 )
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped, show_table
 from misgiving.cli.sources import check_source, open_run, read_file, say_left_out
-from misgiving.files import check_replaceable, check_writable
+from misgiving.files import check_writable
+from misgiving.manifests import check_replaceable
 from misgiving.training.config import DataConfig
 
 if TYPE_CHECKING:

@@ -67,6 +67,13 @@ def audited_data(path: Path) -> str:
     with explain_damage(path, remedy=remedy), path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
         others = [row["id"] for row in rows if (row["audited"], bool(row["path"])) != ("yes", True)]
+        unnamed = [row["id"] for row in rows if row["standing"] == "wrong" and not row["label"]]
+    if unnamed:
+        raise DataError(
+            f"{path}: readers found no class of the model for {unnamed[0]} and {len(unnamed) - 1} "
+            "others, and a calibration cannot count these errors; train a model with a class for "
+            "such images"
+        )
     if others or not rows:
         reason = f"{others[0]} is not audited, or has no image" if others else "has no cases"
         raise DataError(f"{path}: {reason}; {remedy}")
@@ -141,12 +148,16 @@ def read_file(
     return predictions
 
 
-def say_left_out(sources: "Iterable[tuple[str, PredictedData]]") -> None:
-    """Report the images of each set that were not predicted, and what was not found."""
+def say_left_out(sources: "Iterable[tuple[str, PredictedData]]", *, brief: bool = False) -> None:
+    """Report the images of each set that were not predicted, and what was not found.
+
+    If `brief`, only what could not be read or has an unknown class, not what is left out as usual.
+    """
     from misgiving.data.decoding import skipped_sentences
     from misgiving.report.rendering import lines
 
     for name, predicted in sources:
         skipped = skipped_sentences(predicted.skipped, predicted.counts.total(), name=name)
-        for sentence in (*lines("policy.txt", "not_predicted", predicted), *skipped):
+        macro = "unknown" if brief else "not_predicted"
+        for sentence in (*lines("policy.txt", macro, predicted), *skipped):
             say(sentence)

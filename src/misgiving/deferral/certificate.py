@@ -219,9 +219,9 @@ class Certificate:
         Raises:
             DataError: They are too few for the average guarantee.
         """
-        if self.selection is None:
-            return self.accept_threshold
         self.check_batch(len(scores))
+        if self.selection is None or self.accept_threshold is None:
+            return self.accept_threshold
         rows = np.arange(len(scores))
         if units is not None and len(np.unique(units)) < len(units):
             judged = zip(scores.tolist(), ood_scores.tolist(), acceptable.tolist(), strict=True)
@@ -299,7 +299,7 @@ def certify_thresholds(
         accepted=int(counts.ranks[position]) if certified else 0,
         wrong=int(counts.wrong[position]) if certified else 0,
         accepted_on_average=int(counts.ranks[on_average]) if on_average >= 0 else 0,
-        class_outcomes=class_outcomes(plan, counts, max(position, 0)),
+        class_outcomes=class_outcomes(plan, counts, position),
         class_errors=class_errors(calibration, counts, position, plan) if certified else (),
         smallest_certifiable=None if certified else _smallest_certifiable(plan, counts),
         thresholds=tuple(counts.thresholds[~np.isnan(counts.thresholds)].tolist()),

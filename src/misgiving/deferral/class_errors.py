@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from misgiving.deferral.bounds import smallest_rate, upper_bound
 from misgiving.deferral.thresholds import CertificationPlan, RankCounts, ScoredCases
 
@@ -56,19 +58,20 @@ class ClassErrors:
 def class_outcomes(
     plan: CertificationPlan, counts: RankCounts, position: int
 ) -> tuple[ClassOutcome, ...]:
-    """Misses of each class with a target, at this position of the ranks."""
-    targets = plan.targets
+    """Misses of each class with a target, at this position of the ranks; -1: at the strictest."""
+    targets, usable = plan.targets, ~np.isnan(counts.thresholds)
+    fewest = [int(missed[usable][:1].sum()) for missed in counts.missed]
     smallest = partial(smallest_rate, guarantee=targets.guarantee, level=targets.level_of_misses)
     return tuple(
         ClassOutcome(
             name=name,
             rate=rate,
             cases=cases,
-            missed=int(missed[position]) if len(missed) else 0,
-            smallest_certifiable_rate=float(smallest(int(missed[:1].sum()), cases)),
+            missed=int(missed[position]) if position >= 0 else least,
+            smallest_certifiable_rate=float(smallest(least, cases)),
         )
-        for (name, rate), missed, cases in zip(
-            targets.class_max_miss.items(), counts.missed, counts.class_cases, strict=True
+        for (name, rate), missed, least, cases in zip(
+            targets.class_max_miss.items(), counts.missed, fewest, counts.class_cases, strict=True
         )
     )
 

@@ -20,7 +20,7 @@ from misgiving.deferral.scoring import check_opinions, outputs_of, scored_cases,
 from misgiving.deferral.selection import MIN_BATCH
 from misgiving.deferral.settings import DecisionRule, Guarantee, RuleName, Targets, check_known
 from misgiving.errors import DataError, UsageError, explain_damage
-from misgiving.groups import one_per_group, unit_of
+from misgiving.groups import unit_of
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
 from misgiving.scores.features import FEATURE_SCORES, Features, Taps
@@ -186,8 +186,8 @@ class Deferral:
         )
         tuned, certified = score(tuning, of_tuning=True), score(calibration)
         self.certificate_ = certify_thresholds(
-            tuned[one_per_group(tuning.units, seed=self.seed)],
-            certified[one_per_group(calibration.units, seed=self.seed)],
+            tuned[tuning.one_per_group(seed=self.seed)],
+            certified[calibration.one_per_group(seed=self.seed)],
             targets,
             classes=calibration.classes,
         )

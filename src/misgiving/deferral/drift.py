@@ -192,7 +192,7 @@ class DriftMonitor:
     """Tests of one policy's cases, one after another.
 
     Attributes:
-        tests: Of the scores, and of the acceptance where the policy accepts anything.
+        tests: Of the scores, and of the acceptance where the policy accepts by one threshold.
     """
 
     def __init__(self, certificate: Certificate) -> None:
@@ -201,7 +201,8 @@ class DriftMonitor:
             RankTest("familiarity", certificate.ood_scores, level=each),
             RankTest("scores", certificate.scores, level=each),
         ]
-        if certificate.accept_threshold is not None:
+        # A batch of the average guarantee has a threshold of its own.
+        if certificate.accept_threshold is not None and certificate.selection is None:
             # half of the level is for the interval, and the other half for the bets
             interval = acceptance_interval(certificate, level=each / 2)
             self.tests.append(AcceptanceTest(interval, level=each / 2))

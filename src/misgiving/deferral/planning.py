@@ -45,8 +45,10 @@ class CertificationOutlook:
         targets: The error rates that are asked for.
         images: By class.
         cases: Calibration cases by class: one for each group.
-        error: Rates of errors, if all cases are accepted, by guarantee.
+        error: Rates of errors, if all cases are accepted, by guarantee; none without the target.
         accepted_half: The same, if half of them are accepted.
+        silent: Rates of accepted errors among all images, if all are accepted, by guarantee; none
+            without the target.
         classes: Rates of misses of each class with a target, by guarantee.
         ood_rank: Rank of the OOD limit among the cases, lowest first; None: there is none.
         ood_cases: Numbers of cases from which on there is such a limit, and from which on it flags
@@ -58,6 +60,7 @@ class CertificationOutlook:
     cases: Mapping[str, int]
     error: Mapping[Guarantee, tuple[RatePlan, ...]]
     accepted_half: Mapping[Guarantee, tuple[RatePlan, ...]]
+    silent: Mapping[Guarantee, tuple[RatePlan, ...]]
     classes: Mapping[str, Mapping[Guarantee, tuple[RatePlan, ...]]]
     ood_rank: int | None
     ood_cases: tuple[int, int] | None
@@ -93,13 +96,14 @@ def plan_certification(
         for rows in (labels, labels[one_per_group(units, seed=0)])
     )
     total, level = sum(cases.values()), SHARE_OF_RANK * targets.level_of_error
-    rate, target = targets.max_ood_false_alarms, targets.max_error or targets.max_silent_error
+    rate = targets.max_ood_false_alarms
     return CertificationOutlook(
         targets=targets,
         images=images,
         cases=cases,
-        error=_rates(total, target, level),
-        accepted_half=_rates(total, target, level, accepted=0.5),
+        error=_rates(total, targets.max_error, level),
+        accepted_half=_rates(total, targets.max_error, level, accepted=0.5),
+        silent=_rates(total, targets.max_silent_error, targets.level_of_misses),
         classes={
             name: _rates(cases[name], limit, targets.level_of_misses)
             for name, limit in targets.class_max_miss.items()
@@ -123,12 +127,14 @@ def _ood_cases(targets: Targets, share: float) -> int:
 def _rates(
     cases: int, target: float | None, level: float, *, accepted: float = 1.0
 ) -> dict[Guarantee, tuple[RatePlan, ...]]:
-    plans = {}
+    plans: dict[Guarantee, tuple[RatePlan, ...]] = {}
+    if target is None:
+        return plans
     for guarantee in get_args(Guarantee):
         bound = partial(smallest_rate, guarantee=guarantee, level=level, accepted=accepted)
         rates = []
         for share in WRONG_SHARES:
-            needed = None if target is None else _needed(share, target, bound)
+            needed = _needed(share, target, bound)
             smallest = float(bound(*_assumed(share, np.array([int(accepted * cases)])))[0])
             more = None if needed is None else max(0, math.ceil(needed / accepted) - cases)
             rates.append(RatePlan(share, min(smallest, 1.0), more))

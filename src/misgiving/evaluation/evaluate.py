@@ -57,8 +57,6 @@ DECISION_COLUMNS = (
     *("decision", "reason", "acceptance_score", "ood_score"),
 )
 
-Mask = Bool[np.ndarray, " n"]
-
 
 class Note(NamedTuple):
     """A fact about the images that a reader of the numbers must know.
@@ -129,7 +127,7 @@ class Evaluation:
         return self.judged.choices if self.decisions is None else self.decisions.predicted
 
     @cached_property
-    def wrong(self) -> Mask:
+    def wrong(self) -> Bool[np.ndarray, " n"]:
         """True for each judged image whose predicted class is not the true one."""
         return np.asarray(self.classes != self.judged.labels)
 
@@ -349,6 +347,7 @@ def _detection(
     if not ood:
         return None, {}, []
     fitted, seed = (deferral.detectors_, deferral.seed) if deferral else (None, 0)
+    lowest = math.inf if threshold is None else threshold
     inliers = {**measured.scores, **all_scores(measured, fitted)}
     results, rows = {}, list[Measurement]()
     for name, outliers in ood.items():
@@ -357,7 +356,7 @@ def _detection(
         rows += measure_detection(common, scores, name)
         decided = {}
         if deferral is not None:
-            outcomes = deferral.decide(outliers, threshold=threshold).decisions
+            outcomes = deferral.decide(outliers, threshold=lowest).decisions
             rows += measure_shares(outcomes, name)
             decided = shares_of_decisions(outcomes, outliers.units)
         sides, units = (inliers[detector], scores[detector]), (measured.units, outliers.units)

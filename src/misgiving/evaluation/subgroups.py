@@ -12,7 +12,6 @@ from scipy.stats import fisher_exact
 
 from misgiving.deferral.bounds import BinomialInterval, two_sided_interval
 from misgiving.deferral.decisions import Decisions
-from misgiving.groups import one_per_group
 from misgiving.metrics.uncertainty import holm
 from misgiving.predictions.record import Predictions
 
@@ -161,7 +160,7 @@ class Harm(NamedTuple):
 
 def harms_of(judged: Predictions, decisions: Decisions | None, *, seed: int) -> list[Harm]:
     """Subgroups by class and metadata, on one image of each group, in the order of harm."""
-    rows = one_per_group(judged.units, seed=seed)
+    rows = judged.one_per_group(seed=seed)
     drawn = judged.select(rows)
     columns = {CLASS: [drawn.classes[label] for label in drawn.labels]} | {
         f"column {name}" if name == CLASS else name: [bands[row] for row in rows]

@@ -14,6 +14,7 @@ from scipy.special import log_softmax
 
 from misgiving.errors import DataError, UsageError, explain_damage, visible
 from misgiving.files import whole_file
+from misgiving.groups import one_per_group
 from misgiving.predictions.files import FORMATS
 from misgiving.predictions.schema import UNKNOWN, columns_of, fields_of
 from misgiving.scores.logits import Head
@@ -179,7 +180,8 @@ class Predictions:
     def with_opinion(self, other: "Predictions", name: str = "") -> "Predictions":
         """Add the probabilities by another model for these images as a second opinion.
 
-        An image is found by its content where both know it, and else by its id.
+        An image is found by its content where both know it, and else by its id; without ids the
+        rows are the same.
 
         Args:
             other: Predictions of that model for all of these images, and possibly for others.
@@ -191,6 +193,12 @@ class Predictions:
         """
         check_classes(self.classes, other.classes, name)
         kind = "ids" if None in (self.hashes, other.hashes) else "hashes"
+        if kind == "ids" and not (self.has_ids and other.has_ids):
+            first, second = self.labels, other.labels
+            if len(first) != len(second) or (first != second)[(first >= 0) & (second >= 0)].any():
+                raise DataError(
+                    "the second opinion has other rows than the first; give both a column `id`"
+                )
         rows = {key: row for row, key in enumerate(getattr(other, kind)) if key}
         keys = getattr(self, kind)
         lacks = np.array([key not in rows for key in keys], dtype=bool)
@@ -228,6 +236,11 @@ class Predictions:
         grouped = np.array([bool(group) for group in self.groups], dtype=int)
         # a group may have the name of an image that is not in it
         return np.asarray(np.unique(2 * numbers + grouped, return_inverse=True)[1])
+
+    def one_per_group(self, *, seed: int) -> Int[np.ndarray, " groups"]:
+        """Draw one image of each group at random, the same whatever the order of the rows."""
+        order = np.argsort(np.array(self.ids), kind="stable")
+        return np.sort(order[one_per_group(self.units[order], seed=seed)])
 
     @property
     def choices(self) -> Int[np.ndarray, " n"]:

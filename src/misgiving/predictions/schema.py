@@ -121,6 +121,8 @@ def fields_of(
     if not was_written:
         groups = join_groups(groups, ids, chained(texts.get("content_hash", ())))
     if once["group_columns"]:
+        if others := [column for column in UNITS if column in texts and column != "group"]:
+            raise DataError(f"the groups are in the column group; put those of {others[0]} into it")
         groups = tuple(texts["group"])
         group_columns = tuple(once["group_columns"].replace(NO_COLUMNS, "").split())
     _check_sets(texts.get("set", ()), groups)
@@ -364,9 +366,7 @@ def _ids(texts: Sequence[str] | None, prefix: str, count: int) -> tuple[str, ...
     for row, name in enumerate(texts):
         if first.setdefault(name, row) != row:
             problem = f"is also in row {first[name] + 1}" if name else "is empty"
-            raise _at(
-                row, "id", f"{name!r} {problem}; name each image once, or leave out the column"
-            )
+            raise _at(row, "id", f"{name!r} {problem}; name each image once, or give no ids")
     return tuple(texts)
 
 

@@ -18,7 +18,6 @@ from misgiving.evaluation.measures import (
     measure_detection,
     measurements_of,
 )
-from misgiving.groups import one_per_group
 from misgiving.metrics.ood import ood_metrics
 from misgiving.predictions.inference import odin_scores, predictions_of
 from misgiving.predictions.record import Predictions
@@ -124,7 +123,7 @@ def ood_limit(calibration: Predictions, fitted: FittedDetectors, *, seed: int) -
 
     It is that of a policy, and -inf, so that no image is OOD, where there are too few groups.
     """
-    rows = one_per_group(calibration.units, seed=seed)
+    rows = calibration.one_per_group(seed=seed)
     rank = tolerance_rank(len(rows), rate=MAX_OOD_FALSE_ALARMS, level=0.05)
     confidences = all_scores(calibration, fitted)[default_ood_detector(fitted)][rows]
     return float(np.sort(confidences)[rank - 1]) if rank else -math.inf
