@@ -52,6 +52,23 @@ def test_pages_hold_every_case_once_in_order(store, many):
     for limit in (1, 7, 61, 500):
         assert pages("expected_error", limit) == [mute, *sorted(many, key=key, reverse=True)]
         assert pages("newest", limit) == [mute, *many[::-1]]
+        assert pages("listed", limit) == [mute, *many[::-1]]
+
+
+@pytest.mark.usefixtures("many")
+def test_a_review_that_moves_the_last_case_of_a_page_hides_none_of_the_next(store):
+    moved = case(1000, blind=True, audited=True, position=0.5, error_probability=0.1)
+    store.add([moved])
+    query = CaseQuery(reader="Ann")
+    before = [row.id for row in store.all(query)]
+    place = before.index(moved.id) + 1
+    first, cursor = store.page(query, limit=place)
+    assert first[-1].blind
+    for name in ("Ann", "Ben"):
+        store.review(moved.id, review("", reviewer=name))
+    assert store.case(moved.id).expected_error != first[-1].expected_error
+    after = store.page(query, limit=500, cursor=cursor)[0]
+    assert [row.id for row in after if row.id != moved.id] == before[place:]
 
 
 def test_filters_select_and_count_cases(store, many):

@@ -54,6 +54,9 @@ CASES = sa.Table(
     sa.Index("cases_by_name", "folded_name", "id"),  # has all that a search reads
     sa.Index("ix_cases_sha256", "sha256"),
 )
+# A number in the query itself, as SQLite does not find the index by a parameter.
+LISTED = -func.coalesce(CASES.c.place, sa.literal_column(str(LAST_PLACE)))
+sa.Index("cases_by_place", LISTED, CASES.c.id)
 REVIEWS = sa.Table(
     "reviews",
     METADATA,
@@ -89,7 +92,7 @@ PINGS = sa.Table("pings", METADATA, Column("time", Text, primary_key=True))
 SORT_KEYS = {
     "expected_error": (CASES.c.expected_error, CASES.c.id),
     "newest": (CASES.c.id,),
-    "listed": (-func.coalesce(CASES.c.place, LAST_PLACE), CASES.c.id),
+    "listed": (LISTED, CASES.c.id),
 }
 
 

@@ -1,5 +1,6 @@
 """Cases, reviews and their store in SQLite or PostgreSQL; a method that writes has committed."""
 
+import json
 import secrets
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -142,21 +143,24 @@ class Store:
     def page(
         self, query: CaseQuery, *, limit: int = PAGE_SIZE, cursor: str | None = None
     ) -> tuple[list[Case], str | None]:
-        """At most `limit` cases after the case `cursor`, and the cursor of the next page, if any.
+        """At most `limit` cases after the place of a cursor, and that of the next page, if any.
 
-        With many classes there are fewer: at least one, and about `PAGE_NUMBERS` probabilities.
+        With many classes there are fewer: at least one, and about `PAGE_NUMBERS` probabilities. A
+        cursor has the values that sort the last case of a page, which a review may change later.
 
         Raises:
-            UsageError: There is no case of the cursor.
+            UsageError: The cursor is of another order.
         """
         keys = SORT_KEYS[query.order]
-        selected = select(CASES).where(conditions(query)).order_by(*(key.desc() for key in keys))
+        sorting = [key.label("sorting") for key in keys[:-1]]  # one, or none
+        selected = select(CASES, *sorting).where(conditions(query))
+        selected = selected.order_by(*(key.desc() for key in keys))
+        if cursor is not None:
+            *values, id = cursor.split("_")
+            if len(values) != len(sorting):
+                raise UsageError(f"the cursor {cursor} is of another order")
+            selected = selected.where(sa.tuple_(*keys) < (*map(json.loads, values), id))
         with self._engine.begin() as connection:
-            if cursor is not None:
-                last = connection.execute(select(*keys).where(CASES.c.id == cursor)).first()
-                if last is None:
-                    raise UsageError(f"there is no case of the cursor {cursor}")
-                selected = selected.where(sa.tuple_(*keys) < tuple(last))
             rows, numbers = list[Any](), 0
             with connection.execute(
                 selected.limit(limit + 1), execution_options=IN_PIECES
@@ -168,7 +172,10 @@ class Store:
                         limit = len(rows) - 1
                         break
             cases = _with_reviews(connection, rows, query.reader)
-        return cases[:limit], cases[limit - 1].id if len(cases) > limit else None
+        if len(cases) <= limit:
+            return cases, None
+        last = rows[limit - 1]
+        return cases[:limit], "_".join([*(str(last.sorting) for _ in sorting), last.id])
 
     def all(self, query: CaseQuery) -> Iterator[Case]:
         """Every case, read page by page to bound the memory."""

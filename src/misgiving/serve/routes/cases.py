@@ -39,6 +39,7 @@ from misgiving.serve.service import ReaderDep, Service, ServiceDep, reader_of
 router = APIRouter(tags=["cases"])
 
 CASE_ID = "^[0-9a-f]{32}$"
+CURSOR = r"^(-?\d+(\.\d+)?(e-\d+)?_)?[0-9a-f]{32}$"
 BAD_QUERY = documented(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
 NO_CASE = {**documented(HTTPStatus.NOT_FOUND), **BAD_QUERY}
 BAD_REVIEW = documented(
@@ -153,7 +154,7 @@ class CasePageQuery(CaseQuery):
 
     limit: int = Field(default=50, ge=1, le=500, description="Cases per page.")
     cursor: str | None = Field(
-        default=None, pattern=CASE_ID, description="`cursor` of the previous page."
+        default=None, pattern=CURSOR, description="`cursor` of the previous page."
     )
 
 
