@@ -1,6 +1,7 @@
 """Reviews on the page: keys, notes, undoing, and two people at once; axe judges these states."""
 
 from browsing import needs_chromium
+from standin import picture
 from triage import barriers, choose, expect, no_pictures, press, reload, said_by, shades, stored
 
 from misgiving.serve.records import CaseQuery
@@ -93,6 +94,23 @@ def test_several_cases_are_reviewed_together_in_the_grid_and_undone(page_service
     expect(page.locator(".row", has_text="ungradable")).to_have_count(4)
 
 
+def test_nothing_is_saved_before_the_image_is_on_the_screen(page_service, opened):
+    row, waiting = stored(page_service, 1), []
+
+    def hold(page):
+        page.route("**/thumbnail", lambda route: waiting.append(route))
+
+    page = opened(prepare=hold)
+    page.locator(".row").click()
+    page.keyboard.press("a")
+    expect(page.locator("#problem")).to_contain_text("still being loaded")
+    for route in waiting:
+        route.fulfill(body=picture(), content_type="image/png")
+    press(page, "a")
+    expect(page.locator("#status")).to_contain_text("Saved: dark")
+    assert len(page_service.store.reviews(row.id)) == 1
+
+
 def test_a_slow_review_makes_the_next_one_wait_and_does_not_move_the_reviewer(opened):
     page, waiting = with_cases(opened), []
     page.route("**/review", lambda route: waiting.append(route))
@@ -145,6 +163,8 @@ def test_a_faster_review_by_someone_else_is_shown_before_reviewing_again(page_se
     with page.expect_response(f"**/cases/{row.id}"):
         page.keyboard.press("j")
     page_service.store.review(row.id, said_by("B. C.", "light"))
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # the page looks for new
+    expect(page.locator("#history")).to_contain_text("B. C., ")
     page.locator("#note").fill("mine")
     page.get_by_text("Scores and exact reason").click()
     page.locator("#zoom-in").click()
@@ -154,7 +174,6 @@ def test_a_faster_review_by_someone_else_is_shown_before_reviewing_again(page_se
     expect(page.locator("#problem")).to_contain_text("B. C. has reviewed this case")
     assert barriers(page) == []
     opened.errors.clear()  # a browser notes each 409
-    expect(page.locator("#history")).to_contain_text("B. C., ")
     expect(page.locator("#note")).to_have_value("mine")
     page.locator("#agree").click()
     expect(page.locator("#status")).to_have_text("Saved: dark for doubtful.png.")

@@ -82,8 +82,13 @@ def no_pictures(page):
     page.route("**/thumbnail", lambda route: route.fulfill(**pixel))
 
 
+SHOWN = "() => document.getElementById('case-image').complete"
+
+
 def press(page, *keys):
+    """Press keys one after the other, each with the image on the screen."""
     for key in keys:
+        page.wait_for_function(SHOWN)
         page.keyboard.press(key)
 
 

@@ -6,7 +6,7 @@ import { at, element, isNarrow, percent, say } from "./dom.js";
 import { badgeOf, classOf, labelOf, outcome, reasonOf, riskOf, wasPredicted } from "./outcomes.js";
 import { renderPicture, resetPicture } from "./picture.js";
 import { targetOf } from "./slider.js";
-import { emit, on, selectedCase, state, take } from "./state.js";
+import { emit, on, see, selectedCase, state, take } from "./state.js";
 import { draftOf, remember } from "./storage.js";
 import { renderRows, scrollTo } from "./worklist.js";
 
@@ -42,6 +42,7 @@ export function renderCase() {
   at("case").hidden = !one;
   resetPicture();
   if (!one) return;
+  see(one);
   at("case-name").textContent = one.name;
   at("case-remark").textContent = one.remark ? `Number ${one.place} of the list: ${one.remark}` : "";
   at("case-remark").hidden = !one.remark;
@@ -101,11 +102,12 @@ function renderFacts(one) {
 }
 
 // Others may have reviewed the case since it was loaded.
-export async function askAgain(id) {
+export async function askAgain(id, { opens = true } = {}) {
   const found = await ask(`cases/${id}`).catch(() => null);
   if (!found) return;
   const isNewer = found.review && found.review.reviewed_at > (state.cases.get(id)?.review?.reviewed_at ?? "");
   take(found);
+  if (opens) see(state.cases.get(id));
   if (state.selected === id) renderReviews(selectedCase());
   if (state.selected === id && isNewer && !state.saving) announceReview(found);
   emit("change");
@@ -114,7 +116,7 @@ export async function askAgain(id) {
 on("outside-review", (one) => {
   if (state.saving) return;
   announceReview(one);
-  askAgain(one.id);
+  askAgain(one.id, { opens: false });
 });
 
 function announceReview({ review }) {

@@ -11,7 +11,7 @@ import { lookForDrift } from "./drift.js";
 import { enlarge, listenToPicture, toggleHeat } from "./picture.js";
 import { review, undo } from "./review.js";
 import { setTarget } from "./slider.js";
-import { emit, on as onEvent, selectedCase, state, take } from "./state.js";
+import { emit, on as onEvent, see, selectedCase, state, take } from "./state.js";
 import { draft, local, recall, remember } from "./storage.js";
 import { chosen, dropped, send, sending, stopSending } from "./uploads.js";
 import { columns, mark, renderAll, renderRows, scrollTo, setLayout, showLayout } from "./worklist.js";
@@ -102,6 +102,7 @@ function listen() {
   on("layout", "click", KEYS.v);
   on("mark-all", "click", () => {
     state.marked = new Set(state.shown.map((one) => one.id));
+    state.shown.forEach(see);
     renderAll();
   });
   on("unmark", "click", clearMarks);

@@ -6,7 +6,7 @@ import { askAgain, renderCase, renderReviews, select } from "./case_panel.js";
 import { loadMore, countReviews } from "./cases.js";
 import { verdictOn, wordsOf } from "./choices.js";
 import { at, complain, isNarrow, say } from "./dom.js";
-import { emit, on, selectedCase, state, take } from "./state.js";
+import { emit, on, see, selectedCase, state, take } from "./state.js";
 import { draft, draftOf, local } from "./storage.js";
 import { markedCases, renderAll, setLayout } from "./worklist.js";
 
@@ -21,14 +21,23 @@ on("choice", review);
 export async function review(choice) {
   const grid = state.layout === "grid", cases = grid ? markedCases() : [selectedCase()].filter(Boolean);
   if (state.saving) say("The previous review is still being saved.");
-  else if (grid && !cases.length) say("Select cases first, with a click or the space key.");
-  if (state.saving || !cases.length || !canAnswer(cases, choice)) return;
+  else if (!cases.length) say(grid ? "Select cases first, with a click or the space key." : "Select a case first.");
+  else if (!grid && isLoading()) complain({ message: "The image is still being loaded: nothing is saved." });
+  else if (canAnswer(cases, choice)) await saveAll(cases, choice, grid);
+}
+
+const isLoading = () => !at("layers").hidden && !at("case-image").complete;
+
+async function saveAll(cases, choice, grid) {
   askName();
   const isBlind = cases[0].blind, here = state.shown.findIndex((other) => other.id === cases[0].id), saved = [];
   const following = state.shown[here + 1]?.id; // a blind case gets its own place in the order
   state.saving = true;
   try {
-    for (const one of cases) saved.push(await save(one, choice, grid ? draftOf(one.id) : at("note").value));
+    for (const one of cases) {
+      const [note, reason] = grid ? [draftOf(one.id), null] : [at("note").value, at("why").value || null];
+      saved.push(await save(one, choice, note, reason));
+    }
   } catch (error) {
     complain(error);
     if (error.status === 409) askAgain(cases[saved.length].id); // someone else was first
@@ -37,7 +46,6 @@ export async function review(choice) {
   if (grid) renderAll();
   else if (saved.length && isBlind && saved[0].review.verdict !== "agree") showAnswer(saved[0].id);
   else if (saved.length) afterReview(cases[0].id, here, following);
-  at("why").value = "";
   lookForAudit();
   loadMore();
   countReviews().catch(complain);
@@ -63,13 +71,14 @@ function askName() {
   at("ask-name").hidden = false;
 }
 
-async function save(one, choice, note) {
-  const remark = { ...verdictOn(one, choice), note, reviewer: at("reviewer").value.trim(), override_reason: at("why").value || null,
-    seen: one.review?.reviewed_at ?? null };
+async function save(one, choice, note, reason) {
+  const remark = { ...verdictOn(one, choice), note, reviewer: at("reviewer").value.trim(), override_reason: reason,
+    seen: state.seen.get(one.id) };
   const saved = await ask(`cases/${one.id}/review`, {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(remark),
   });
   take(saved);
+  see(saved);
   state.marked.delete(one.id);
   if (draftOf(one.id) === note) draft(one.id, "");
   return saved;
@@ -152,6 +161,7 @@ function undoTogether(last) {
   setLayout("grid");
   if (state.reviewed === "no") state.reviewed = at("reviewed").value = "all";
   state.marked = new Set(last.map((one) => one.id));
+  last.forEach(see);
   emit("filters");
   focusList();
   say(`Back to ${last.length} cases: a new review replaces the last one.`);

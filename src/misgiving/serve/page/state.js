@@ -5,7 +5,7 @@ export const OUTCOMES = ["ood", "defer", "accept"];
 export const state = {
   cases: new Map(), counts: { accept: 0, defer: 0, ood: 0 }, rest: 0, shown: [], selected: null, target: null,
   decisions: new Set(), reviewed: "all", order: "error", predicted: "", search: "",
-  layout: "list", marked: new Set(), tally: null,
+  layout: "list", marked: new Set(), seen: new Map(), tally: null,
   model: null, calibration: null, ready: false, saving: false,
 };
 
@@ -25,6 +25,9 @@ export function take(given) {
   const reviews = one.reviews ?? (before === now ? known?.reviews : undefined);
   state.cases.set(one.id, reviews ? { ...one, reviews } : one);
 }
+
+// The reviewer sees a case, with its last review; a review by someone else after that is a conflict.
+export const see = (one) => state.seen.set(one.id, one.review?.reviewed_at ?? null);
 
 // A blind case lies among the deferred, at a random place.
 const asDeferred = (one) => ({ ...one, decision: "defer", reviewed: false, predicted_class: "", reason: "",

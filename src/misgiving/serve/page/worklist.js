@@ -6,7 +6,7 @@ import {
   ORDERS, badgeOf, classOf, filterOf, isShown, labelOf, outcome, riskOf, wasPredicted,
 } from "./outcomes.js";
 import { renderSlider } from "./slider.js";
-import { emit, inStore, on, state } from "./state.js";
+import { emit, inStore, on, see, state } from "./state.js";
 import { remember } from "./storage.js";
 import { drawingOf, isMissing, lookAgain } from "./thumbnails.js";
 
@@ -105,13 +105,18 @@ export function showLayout() {
   at("rows").replaceChildren();
 }
 
+function add(one) {
+  state.marked.add(one.id);
+  see(one);
+}
+
 // With `through`, all from the last marked one to this one.
 let lastMarked = null;
 export function mark(id, { through = false } = {}) {
   const [here, from] = [id, lastMarked].map((each) => state.shown.findIndex((one) => one.id === each));
   if (through && from >= 0) {
-    for (const one of state.shown.slice(Math.min(here, from), Math.max(here, from) + 1)) state.marked.add(one.id);
-  } else if (!state.marked.delete(id)) state.marked.add(id);
+    for (const one of state.shown.slice(Math.min(here, from), Math.max(here, from) + 1)) add(one);
+  } else if (!state.marked.delete(id)) add(state.cases.get(id));
   lastMarked = id;
   renderBatch();
   renderRows();

@@ -247,9 +247,10 @@ def review_case(
             f"unknown class {final_class!r}; choose from {', '.join(case.probabilities)}"
         )
     agrees = remark.verdict == "override" and final_class == case.predicted_class
+    verdict: Verdict = "agree" if agrees else remark.verdict
     review = Review(
-        verdict="agree" if agrees else remark.verdict,
-        override_reason=None if agrees else remark.override_reason,
+        verdict=verdict,
+        override_reason=remark.override_reason if verdict in ("override", "none") else None,
         note=remark.note,
         reviewer=reviewer,
         final_class=final_class,
