@@ -50,11 +50,15 @@ def test_arguments_that_cannot_be_used_are_explained(misgiving, exported, tmp_pa
             (["--api-key-file", "binary"], "binary"),
             (["--cases", "missing.csv"], "missing.csv"),
             (["--keep-images", "short", "--port", 0], "short: File exists"),
+            (["--second-opinion", "two=runs/two", "--port", 0], "--second-opinion"),
         ):
             code, _, error = misgiving("serve", exported[1], "--store", "cases.sqlite", *options)
             assert code in (1, 2)
             assert reason in one_line(error)
     assert not Path("cases.sqlite").exists()
+    unaudited = ("--port", 0, "--store", "cases.sqlite", "--after-alarm", "defer")
+    code, _, error = misgiving("serve", exported[1], *unaudited)
+    assert (code, "--audit-share" in one_line(error)) == (2, True)
     code, _, error = misgiving("serve", tmp_path, "--port", 0)
     assert (code, str(tmp_path) in one_line(error)) == (1, True)
 

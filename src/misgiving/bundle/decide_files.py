@@ -33,7 +33,7 @@ from misgiving.deferral.decision_tables import UNREADABLE, DecisionRow, row_of
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.policy_file import POLICY_FOLDER
-from misgiving.errors import DataError
+from misgiving.errors import DataError, UsageError
 from misgiving.files import whole_file
 from misgiving.predictions.network import ModelInputs
 
@@ -61,9 +61,11 @@ def load_model(
 
     Raises:
         DataError: It is neither, or damaged, or a second opinion is of another model.
-        UsageError: A second opinion is missing.
+        UsageError: A second opinion is missing, or given for a bundle.
     """
     if is_bundle(folder):
+        if opinions:
+            raise UsageError(f"`second_opinion` has no effect for {folder}, which has its own")
         return Bundle.load(folder)
     import torch
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from misgiving.cli.options import Fields, SecondOpinion, Values, command
+from misgiving.cli.options import Fields, SecondOpinion, Values, check_options, command
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
 from misgiving.cli.sources import named_places
 from misgiving.serve.settings import Settings
@@ -98,7 +98,9 @@ def _bundle(model: Path, second_opinion: list[str] | None, threads: int) -> Iter
     from misgiving.bundle.bundle import Bundle, is_bundle
 
     with TemporaryDirectory(prefix="misgiving-") as folder:
-        if not is_bundle(model):
+        if is_bundle(model):
+            check_options(f"for {model}, a bundle, which has its own", unused=["second_opinion"])
+        else:
             from misgiving.bundle.export_run import export_run
 
             run, model = model, Path(folder) / "bundle"

@@ -118,6 +118,8 @@ class Service:
             self.drift.start(partial(problem_of, metrics=self.metrics, path="/drift"))
         elif settings.audit_share is not None:
             raise UsageError("`audit_share` requires a model with a policy")
+        if self.audits is None and (settings.after_alarm == "defer" or settings.look_again):
+            raise UsageError("`after_alarm` and `look_again` need audits: give `audit_share`, too")
         self.recent: OrderedDict[str, SquareInputs] = OrderedDict()  # by the id of the case
         self.files = None if settings.keep_images is None else ImageFiles(settings.keep_images)
         self._numbers = itertools.count()
@@ -210,7 +212,9 @@ class Service:
         recent, path = self.recent.get(case.id), self.image(case)
         if recent is not None or path is None:
             return recent
-        return (await self.decoders.decode(case.name, path, client))[0]
+        inputs, _ = await self.decoders.decode(case.name, path, client)
+        self._keep_recent(case.id, inputs)
+        return inputs
 
     def image(self, case: Case) -> Path | None:
         """The file of a case, if files are kept."""

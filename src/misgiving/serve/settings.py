@@ -32,7 +32,7 @@ class Settings:
         max_files: Files in one request.
         max_held_bytes: Memory for all requests in progress; one client can take three quarters of
             it, and of the queue.
-        max_decoding_bytes: Memory for decoding one image; about 15 are needed for each pixel.
+        max_decoding_bytes: Memory for decoding one image; up to 16 are needed for each pixel.
         max_decoding_seconds: Processor time for decoding one image.
         queue: Images that may wait in the queue.
         timeout: Seconds for one request, including the time to receive it.
@@ -57,7 +57,7 @@ class Settings:
     formats: tuple[str, ...] = ("JPEG", "PNG", "TIFF", "WEBP")
     max_files: int = 100
     max_held_bytes: int = 80_000_000
-    max_decoding_bytes: int = 750_000_000
+    max_decoding_bytes: int = 800_000_000
     max_decoding_seconds: float = 10.0
     queue: int = 256
     timeout: float = 30.0

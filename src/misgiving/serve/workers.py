@@ -29,8 +29,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 START = "import sys; sys.path[:] = {path!r}; from misgiving.serve.decoding import main; main({!r})"
-ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "1000000"}
-"""Threads take address space, and glibc keeps smaller blocks when they are freed."""
+ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",  # threads take address space
+    "MALLOC_MMAP_THRESHOLD_": "1000000",  # glibc keeps smaller blocks when they are freed
+    "MALLOC_TRIM_THRESHOLD_": "131072",
+    "MALLOC_TOP_PAD_": "131072",
+}
+"""Processes give freed memory back, unlike the command that starts them (`keep_freed_memory`)."""
 STARTING_SECONDS = 60.0  # of a process, on a busy machine
 HASH_BYTES = 32
 PIECE = 1 << 18  # bytes of a file that are given to a process at once

@@ -3,6 +3,7 @@
 import importlib.metadata
 import platform
 import shlex
+from functools import cache
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -101,20 +102,25 @@ class Calibration(BaseModel):
     )
 
 
+@cache
+def _versions() -> dict[str, str]:
+    # another distribution may provide a package, such as onnxruntime-gpu
+    installed = {package.name.lower() for package in importlib.metadata.distributions()}
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
+    return {"python": platform.python_version(), **versions}
+
+
 @router.get("/model", tags=["model"])
 async def describe_model(request: Request, service: ServiceDep) -> ModelDescription:
     """Describe the model: card, policy, versions, and limits of a request."""
     model = service.model
-    # another distribution may provide a package, such as onnxruntime-gpu
-    installed = {package.name.lower() for package in importlib.metadata.distributions()}
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
     return ModelDescription(
         classes=list(model.classes),
         model_fingerprint=model.fingerprint,
         policy_fingerprint=service.policy_fingerprint,
         policy=None if model.deferral is None else certificate_sentences(model.deferral),
         card=dict(model.card),
-        versions={"python": platform.python_version(), **versions},
+        versions=_versions(),
         limits={name: getattr(service.settings, name) for name in LIMITS},
         keeps_images=service.files is not None,
         audits=service.audits is not None,
