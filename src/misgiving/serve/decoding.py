@@ -25,7 +25,7 @@ REQUEST = struct.Struct("!IQ")  # bytes of the name and of the file, which follo
 REPLY = struct.Struct("!??Q")
 """True where hash and pixels follow, else the text of a DataError; True where this process has
 grown, so that it is to be replaced; bytes of what follows."""
-BEHIND = 10  # the niceness, so that decoding does not delay the answers of the service
+NICENESS = 10  # so that decoding does not delay the answers of the service
 GROWN = 50_000_000  # bytes of memory above those at the start
 VIRTUAL, RESIDENT = 0, 1  # columns of /proc/self/statm
 READY = b"+"
@@ -43,7 +43,7 @@ def main(settings: str) -> None:
     options = json.loads(settings)
     preprocessings = [Preprocessing(**values) for values in options["preprocessings"]]
     with socket.socket(fileno=0) as connection, connection.makefile("rwb") as stream:
-        os.nice(BEHIND)
+        os.nice(NICENESS)
         _limit_memory(options["max_memory"])
         stream.write(READY)
         stream.flush()
