@@ -25,6 +25,7 @@ from misgiving.serve.records import (
     Case,
     CaseWithHistory,
     Moment,
+    Review,
     classes_against,
     standing,
     zulu,
@@ -83,6 +84,7 @@ class Audits:
         for case in store.decided(self._fingerprint, after=after, limit=RECENT):
             self._notice(case.decision, case.error_probability)
         self._lock = threading.Lock()
+        self._wrong: dict[str, list[Review]] = {}  # blind answers by accepted case, latest first
         self._computed: tuple[tuple[int, int], Audit] | None = None
         self.report()
 
@@ -130,19 +132,26 @@ class Audits:
 
     def found_wrong(self, reader: str) -> list[CaseWithHistory]:
         """Accepted answers that blind readers found wrong, and are not blind to this reader."""
-        answers = self._store.blind_answers()
+        self.report()
+        cases = ((self._store.case(id, reader), given) for id, given in self._wrong.items())
         return [
-            CaseWithHistory(**case.model_dump(), reviews=answers[case.id])
-            for case in reversed(self._store.audited(self._fingerprint, reader))
-            if case.decision == "accept" and not case.blind and case.id in answers
-            if standing(answers[case.id]) != "right" and classes_against(answers[case.id])
+            CaseWithHistory(**case.model_dump(), reviews=given)
+            for case, given in cases
+            if case is not None and not case.blind
         ]
 
     def _report(self, now: datetime) -> Audit:
         late = now - timedelta(days=self._settings.audit_days)
         answers, groups = self._store.blind_answers(), set[str | None]()
         judged, times = list[Judged | None](), list[datetime]()
-        for case in self._store.audited(self._fingerprint):
+        audited = self._store.audited(self._fingerprint)
+        self._wrong = {
+            case.id: answers[case.id]
+            for case in reversed(audited)
+            if case.decision == "accept" and case.id in answers
+            if standing(answers[case.id]) != "right" and classes_against(answers[case.id])
+        }
+        for case in audited:
             is_repeated = case.group is not None and case.group in groups
             if is_repeated or not (case.decision == "accept" or self._counts_all):
                 continue  # answers of one group are not independent

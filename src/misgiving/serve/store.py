@@ -207,11 +207,11 @@ class Store:
         part = () if reviewed is None else (is_reviewed(query.reader, reviewed),)
         return self._count(conditions(query), *part)
 
-    def audited(self, policy_fingerprint: str, reader: str = "") -> list[Case]:
-        """The audit sample of a policy, oldest first; blind or not for this reader."""
+    def audited(self, policy_fingerprint: str) -> list[Case]:
+        """The audit sample of a policy, oldest first."""
         is_sample = sa.and_(CASES.c.audited, CASES.c.policy_fingerprint == policy_fingerprint)
         with self._engine.begin() as connection:
-            return _cases(connection, select(CASES).where(is_sample).order_by(CASES.c.id), reader)
+            return _cases(connection, select(CASES).where(is_sample).order_by(CASES.c.id))
 
     def blind_answers(self) -> dict[str, list[Review]]:
         """All blind answers by case, oldest first."""
