@@ -151,7 +151,7 @@ def test_a_blind_answer_needs_a_name_and_one_that_agrees_moves_on(page_service, 
     expect(page.locator("#reviewer")).to_be_focused()
     page.keyboard.type("Ann")
     leave_name(page, "Ann")
-    page.keyboard.press("1")
+    press(page, "1")
     expect(page.locator("#case-name")).to_have_text("1.png")
     expect(page.locator("#tally-text")).to_have_text("1 of 2 reviewed")
 

@@ -17,6 +17,7 @@ from triage import (
     files,
     names,
     no_pictures,
+    press,
     reload,
     said_by,
     shades,
@@ -152,8 +153,7 @@ def test_a_filter_or_order_or_the_end_of_a_list_loads_further_cases(page_service
     page.locator("#reviewed").select_option("no")
     expect(page.locator("#shown")).to_contain_text("4 of 11 cases; 2 more match but are not loaded")
     page.locator("#list").focus()
-    page.keyboard.press("j")
-    page.keyboard.press("a")
+    press(page, "j", "a")
     expect(page.locator("#shown")).to_contain_text("4 of 11 cases; 1 more")
     assert names(page) == ["11.png", "12.png", "13.png", "14.png"]
 

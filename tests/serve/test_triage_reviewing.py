@@ -2,7 +2,18 @@
 
 from browsing import needs_chromium
 from standin import picture
-from triage import barriers, choose, expect, no_pictures, press, reload, said_by, shades, stored
+from triage import (
+    barriers,
+    choose,
+    expect,
+    no_pictures,
+    press,
+    reload,
+    said_by,
+    shades,
+    stored,
+    wait_for_image,
+)
 
 from misgiving.serve.records import CaseQuery
 
@@ -24,8 +35,9 @@ def test_cases_are_reviewed_with_the_keyboard_alone_and_a_key_that_is_held_revie
     press(page, "a", "j")  # no keys of the list
     expect(name).to_have_text("")
     page.locator("#list").focus()
-    page.keyboard.press("j")
+    press(page, "j")
     expect(name).to_have_text("doubtful.png")
+    wait_for_image(page)
     for _ in range(8):  # held down, the browser repeats it
         page.keyboard.down("a")
     page.keyboard.up("a")
@@ -33,21 +45,21 @@ def test_cases_are_reviewed_with_the_keyboard_alone_and_a_key_that_is_held_revie
     expect(name).to_have_text("middling.png")
     ask = page.locator("#ask-name")
     expect(ask).to_be_visible()  # once, as the review has no name
-    page.keyboard.press("n")
+    press(page, "n")
     page.keyboard.type("a jk note")
     press(page, "Escape", "o")
     expect(page.locator("#classes button")).to_have_count(2)
-    page.keyboard.press("2")
+    press(page, "2")
     expect(status).to_have_text("Saved: light for middling.png.")
-    page.keyboard.press("k")
+    press(page, "k")
     expect(page.locator("#case-class")).to_have_text("light")
     expect(page.locator("#history")).to_contain_text("overrode, light\na jk note")
     expect(page.locator(".row .done")).to_have_count(2)
-    page.keyboard.press("?")
+    press(page, "?")
     expect(page.get_by_role("dialog")).to_be_visible()
     assert barriers(page) == []
     page.locator("#shortcuts").uncheck()  # single keys stay switched off
-    page.keyboard.press("Escape")
+    press(page, "Escape")
     reload(page)
     expect(ask).to_be_hidden()
     page.locator("#list").focus()
@@ -62,10 +74,11 @@ def test_a_reviewer_may_name_no_class(page_service, opened):
     page = opened(prepare=no_pictures)
     page.locator(".row").click()
     for key, words in {"x": "none of these", "g": "ungradable", "d": "unsure"}.items():
+        wait_for_image(page)
         page.get_by_role("button", name=words).click()
         expect(page.get_by_role("button", name=words)).to_have_attribute("aria-pressed", "true")
         for pressed, says in ("1", "dark"), (key, words):
-            page.keyboard.press(pressed)
+            press(page, pressed)
             expect(page.locator("#case-class")).to_have_text(says)
     verdicts = [review.verdict for review in page_service.store.reviews(row.id)][::3]
     assert verdicts == ["none", "ungradable", "unsure"]
@@ -75,7 +88,7 @@ def test_several_cases_are_reviewed_together_in_the_grid_and_undone(page_service
     for number in range(6):
         stored(page_service, number, error=0.4 - number / 100)
     page = opened(prepare=no_pictures)
-    page.keyboard.press("v")
+    press(page, "v")
     rows, count = page.locator(".row"), page.locator("#batch-count")
     rows.nth(1).click()
     rows.nth(3).click(modifiers=["Shift"])
@@ -90,7 +103,7 @@ def test_several_cases_are_reviewed_together_in_the_grid_and_undone(page_service
     assert {review.final_class for review in reviews.values()} == {"light"}
     page.locator("#undo").click()
     expect(count).to_have_text("4 selected")
-    page.keyboard.press("g")
+    press(page, "g")
     expect(page.locator(".row", has_text="ungradable")).to_have_count(4)
 
 
@@ -133,20 +146,20 @@ def test_a_review_is_undone_by_another_one_and_a_note_stays_until_it_is_saved(pa
     page = with_cases(opened, "#reviewed=no")
     name, note = page.locator("#case-name"), page.locator("#note")
     script = "<script>alert(2)</script>"
-    page.keyboard.press("j")
+    press(page, "j")
     note.fill(script)
     press(page, "Escape", "j")
     expect(note).to_have_value("")
     reload(page)
     page.locator("#list").focus()
-    page.keyboard.press("k")
+    press(page, "k")
     expect(note).to_have_value(script)
-    page.keyboard.press("a")
+    press(page, "a")
     expect(name).to_have_text("middling.png")
     expect(note).to_have_value("")
     expect(page.locator("#saved")).to_contain_text("Saved: dark for doubtful.png.")
     assert barriers(page) == []
-    page.keyboard.press("u")
+    press(page, "u")
     expect(name).to_have_text("doubtful.png")
     expect(note).to_have_value(script)
     expect(page.locator("#history")).to_contain_text(script)
@@ -161,7 +174,7 @@ def test_a_faster_review_by_someone_else_is_shown_before_reviewing_again(page_se
     page = with_cases(opened)
     (row,) = page_service.store.all(CaseQuery(name="doubtful"))
     with page.expect_response(f"**/cases/{row.id}"):
-        page.keyboard.press("j")
+        press(page, "j")
     page_service.store.review(row.id, said_by("B. C.", "light"))
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # the page looks for new
     expect(page.locator("#history")).to_contain_text("B. C., ")
@@ -170,11 +183,13 @@ def test_a_faster_review_by_someone_else_is_shown_before_reviewing_again(page_se
     page.locator("#zoom-in").click()
     page.locator("#saliency").click()
     expect(page.locator("#heat")).to_be_visible()
+    wait_for_image(page)
     page.locator("#agree").click()
     expect(page.locator("#problem")).to_contain_text("B. C. has reviewed this case")
     assert barriers(page) == []
     opened.errors.clear()  # a browser notes each 409
     expect(page.locator("#note")).to_have_value("mine")
+    wait_for_image(page)
     page.locator("#agree").click()
     expect(page.locator("#status")).to_have_text("Saved: dark for doubtful.png.")
     reviews = [review.final_class for review in page_service.store.reviews(row.id)]

@@ -82,13 +82,14 @@ def no_pictures(page):
     page.route("**/thumbnail", lambda route: route.fulfill(**pixel))
 
 
-SHOWN = "() => document.getElementById('case-image').complete"
+def wait_for_image(page):
+    page.wait_for_function("() => document.getElementById('case-image').complete")
 
 
 def press(page, *keys):
     """Press keys one after the other, each with the image on the screen."""
     for key in keys:
-        page.wait_for_function(SHOWN)
+        wait_for_image(page)
         page.keyboard.press(key)
 
 

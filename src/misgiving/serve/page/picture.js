@@ -19,7 +19,8 @@ export function renderPicture(one) {
   image.alt = gone ? "" : `Image of this case${one.blind ? "" : `, predicted class ${one.predicted_class}`}`;
   at("saliency").hidden = Boolean(one.blind);
   const source = gone ? null : `cases/${one.id}/${original ? "image" : "thumbnail"}`;
-  if (image.getAttribute("src") !== source) at("picture-says").textContent = "";
+  if (image.getAttribute("src") === source) return; // it would be loaded again
+  at("picture-says").textContent = "";
   if (gone) image.removeAttribute("src");
   else image.src = source;
 }
@@ -56,7 +57,9 @@ async function onError() {
   if (!one) return;
   if (at("case-image").src.endsWith("/image")) unshown.add(one.id);
   else await lookAgain(one);
-  if (one.id === state.selected) renderPicture(one);
+  if (one.id !== state.selected) return;
+  at("case-image").removeAttribute("src");
+  renderPicture(one);
 }
 
 // The middle of the visible part stays in the middle, or the point of the pointer in its place.
