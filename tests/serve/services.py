@@ -49,7 +49,8 @@ def split(line):
 def ask(where, method, path, body=None, kind="image/png"):
     """Status, headers and JSON of a response."""
     connection = http.client.HTTPConnection(*where, timeout=120)
-    connection.request(method, path, body, {"Content-Type": kind} if body and kind else {})
+    headers = {} if body is None or not kind else {"Content-Type": kind}
+    connection.request(method, path, body, headers)
     response = connection.getresponse()
     content = response.read()
     connection.close()
