@@ -119,8 +119,8 @@ def make_model(part: str, out: Path) -> None:
 def write_table(at: Path, data: str, sets: dict[str, str]) -> None:
     """Write the exported predictions as another program would, with the sets of the run."""
     columns = exported(at, data)
-    kept = [sets.get(name) in ("tune", "calibrate", "test") for name in columns["id"].tolist()]
-    columns = {key: values if key == "classes" else values[kept] for key, values in columns.items()}
+    used = [sets.get(name) in ("tune", "calibrate", "test") for name in columns["id"].tolist()]
+    columns = {key: values if key == "classes" else values[used] for key, values in columns.items()}
     sizes = Counter(columns["group"].tolist())
     groups = [group if sizes[group] > 1 else "" for group in columns["group"].tolist()]
     columns |= {"set": np.array([sets[name] for name in columns["id"].tolist()])}
@@ -221,7 +221,7 @@ def read(file: Path) -> pd.DataFrame:
 
 
 def differences(old: pd.DataFrame, new: pd.DataFrame) -> Iterator[tuple[str, list[str]]]:
-    """What differs, and where."""
+    """Differences with their places."""
     yield "rows are missing", sorted(old.index.difference(new.index))
     yield "rows are new", sorted(new.index.difference(old.index))
     yield "columns are missing", sorted(old.columns.difference(new.columns))

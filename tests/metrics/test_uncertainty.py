@@ -54,8 +54,8 @@ def test_an_interval_ends_at_interpolated_percentiles_of_the_defined_replicates(
         below, above = sorted_values[int(place)], sorted_values[math.ceil(place)]
         expected.append(below + (place - int(place)) * (above - below))
     replicates = np.r_[np.nan, values[order] / 4, np.nan]
-    found = percentile_interval(replicates, level=level)
-    assert found == pytest.approx(expected, abs=1e-9)
+    interval = percentile_interval(replicates, level=level)
+    assert interval == pytest.approx(expected, abs=1e-9)
     assert np.isnan(percentile_interval(replicates[[0, -1]])).all()
 
 
@@ -85,17 +85,17 @@ def test_neither_the_order_of_samples_nor_the_names_of_groups_change_the_replica
     values, groups = drawn
     order = data.draw(orders(len(values)))
     names = np.array(["a", "bb", "b~", "c"])  # in the order of the numbers
-    found = replicates_of_mean(values[order], names[groups[order]], seed)
-    np.testing.assert_allclose(found, replicates_of_mean(values, groups, seed), rtol=1e-12)
+    drawn = replicates_of_mean(values[order], names[groups[order]], seed)
+    np.testing.assert_allclose(drawn, replicates_of_mean(values, groups, seed), rtol=1e-12)
 
 
 @given(st.lists(st.integers(-8, 8), min_size=1, max_size=4), seeds)
 def test_the_mean_over_trials_lies_between_the_trials_and_is_one_of_theirs_for_one(of_trials, seed):
     statistics = [lambda weights, v=v: {"value": np.full(len(weights), v / 1.0)} for v in of_trials]
     groups = [(np.arange(3),)] * len(of_trials)
-    found = bootstrap(statistics, groups, replicates=REPLICATES, seed=seed)["value"]
-    assert min(of_trials) <= found.min() <= found.max() <= max(of_trials)
-    steps = found * len(of_trials)
+    drawn = bootstrap(statistics, groups, replicates=REPLICATES, seed=seed)["value"]
+    assert min(of_trials) <= drawn.min() <= drawn.max() <= max(of_trials)
+    steps = drawn * len(of_trials)
     np.testing.assert_allclose(steps, np.rint(steps), atol=1e-9)  # a mean of so many draws
 
 
@@ -204,19 +204,19 @@ def test_an_interval_of_independent_trials_is_that_of_scipy():
     values = [0.02, -0.01, 0.05, 0.03, 0.015]
     expected = ttest_1samp(values, 0.0)
     ends = expected.confidence_interval(0.9)
-    found = t_interval(values, level=0.9)
-    assert found.mean == pytest.approx(np.mean(values))
-    assert (found.lower, found.upper) == pytest.approx((ends.low, ends.high))
-    assert found.p_value == pytest.approx(expected.pvalue)
+    interval = t_interval(values, level=0.9)
+    assert interval.mean == pytest.approx(np.mean(values))
+    assert (interval.lower, interval.upper) == pytest.approx((ends.low, ends.high))
+    assert interval.p_value == pytest.approx(expected.pvalue)
 
 
 def test_redrawn_splits_widen_the_interval_as_nadeau_and_bengio_say():
     values, ratio = [0.1, 0.2, 0.4], 0.25
     variance = sum((value - 0.7 / 3) ** 2 for value in values) / 2
     margin = 4.302652729749464 * math.sqrt(variance * (1 / 3 + ratio))  # t of 2 degrees, 97.5 %
-    found = t_interval(values, split_ratio=ratio)
-    assert found.upper - found.mean == pytest.approx(margin)
-    assert found.mean - found.lower == pytest.approx(margin)
+    interval = t_interval(values, split_ratio=ratio)
+    assert interval.upper - interval.mean == pytest.approx(margin)
+    assert interval.mean - interval.lower == pytest.approx(margin)
 
 
 @pytest.mark.parametrize("ratio", [0.0, 1 / 9])

@@ -43,8 +43,8 @@ def test_a_hostile_name_is_only_ever_text(serving, tmp_path):
         kind = {"Content-Type": "multipart/form-data; boundary=b"}
         answer = client.post("/decisions", content=body, headers=kind).json()
         case = answer["results"][0]["case"]
-        shown = name.partition("\r\n")[0][:255]
-        assert case["name"].endswith(re.sub(r"[\0\x85]", "\ufffd", shown))
+        expected = name.partition("\r\n")[0][:255]
+        assert case["name"].endswith(re.sub(r"[\0\x85]", "\ufffd", expected))
         assert "set-cookie" not in client.get(f"/cases/{case['id']}").headers
         hashes.add(case["sha256"])
     kept = {path.name for path in tmp_path.rglob("*") if path.is_file()}

@@ -144,23 +144,21 @@ class Audits:
         late = now - timedelta(days=self._settings.audit_days)
         answers, groups = self._store.blind_answers(), set[str | None]()
         judged, times = list[Judged | None](), list[datetime]()
-        audited = self._store.audited(self._fingerprint)
-        self._wrong = {
-            case.id: answers[case.id]
-            for case in reversed(audited)
-            if case.decision == "accept" and case.id in answers
-            if standing(answers[case.id]) != "right" and classes_against(answers[case.id])
-        }
-        for case in audited:
+        wrong = dict[str, list[Review]]()
+        for case in self._store.audited(self._fingerprint):
+            given = answers.get(case.id, [])
+            answer = standing(given)
+            if case.decision == "accept" and answer != "right" and classes_against(given):
+                wrong[case.id] = given
             is_repeated = case.group is not None and case.group in groups
             if is_repeated or not (case.decision == "accept" or self._counts_all):
                 continue  # answers of one group are not independent
             groups.add(case.group)
-            given = answers.get(case.id, [])
             is_overdue = not given and case.received < late
             is_right = case.decision != "accept"  # no wrong answer was accepted
-            judged.append("right" if is_right else "overdue" if is_overdue else standing(given))
+            judged.append("right" if is_right else "overdue" if is_overdue else answer)
             times.append(given[-1].reviewed_at if given else case.received)
+        self._wrong = dict(reversed(wrong.items()))
         outcomes = list(takewhile(bool, judged))
         state = audit_state([outcome for outcome in outcomes if outcome], target=self._target)
         counts = state._asdict() | {"overdue": self._store.open_blind(zulu(late))}
