@@ -107,6 +107,12 @@ def test_a_bundle_of_two_graphs_and_the_two_runs_agree(succeed, place, tmp_path)
     assert {row["decision"] for row in by_run} >= {"accept", "defer"}
 
 
+def test_a_bundle_takes_no_option_of_a_run(misgiving, place):
+    for option, value in (("--device", "cpu"), ("--second-opinion", place / "strong")):
+        code, _, error = misgiving("predict", place / "bundle", place / "images", option, value)
+        assert (code, f"{option} has no effect" in one_line(error)) == (2, True)
+
+
 def test_the_service_decides_with_both_graphs_and_shows_that_the_second_opinion_differs(
     place, tmp_path
 ):

@@ -21,6 +21,7 @@ from graphs import (
 )
 from onnx import helper
 
+from misgiving import Deferral, Predictions
 from misgiving.bundle.bundle import Bundle
 from misgiving.bundle.decide_files import decide_files, load_model
 from misgiving.bundle.export_graph import UNCHECKED, export_graph, read_preprocessing
@@ -144,14 +145,18 @@ def test_predictions_of_other_preprocessing_are_refused(features_made, tmp_path)
 
 @pytest.mark.usefixtures("features_made")
 def test_a_policy_for_other_outputs_is_refused(colours_made, images, place, tmp_path):
-    """For probabilities, or for the features of another graph."""
+    """For probabilities, for the features of another graph, or for second opinions."""
     logits = np.exp(colour_logits(images[0]))
     outputs = logits / logits.sum(axis=1, keepdims=True)
     predictions = write_predictions(place / "p.csv", *images, outputs, prefix="probability")
     write_policy(tmp_path / "policy", predictions)
+    table = Predictions.read(colours_made.predictions)
+    other = replace(table, logits=table.logits + 5 * np.eye(len(CLASSES))[table.labels])
+    Deferral().fit(table.with_opinion(other, "other")).save(tmp_path / "judged")
     for policy, culprit in (
         (tmp_path / "policy", "probabilities"),
         ("knn-policy", "'features'"),
+        (tmp_path / "judged", "second opinions"),
     ):
         with pytest.raises(UsageError, match=culprit):
             colours_made.export(colours_made.graph, tmp_path / "b", policy=place / policy)

@@ -184,6 +184,15 @@ def test_an_image_whose_outputs_are_not_finite_is_deferred_and_the_others_decide
     assert set(lost.decisions) == {"defer"}
 
 
+def test_blocks_of_images_are_judged_as_all_at_once(policy, monkeypatch):
+    fresh = predictions("fresh", 50, seed=5)
+    fresh.features[7] = np.nan
+    whole = policy.decide(fresh)
+    monkeypatch.setattr("misgiving.deferral.scoring.BLOCK", 3 * len(CLASSES))
+    for name, values in policy.decide(fresh).columns.items():
+        np.testing.assert_allclose(values, whole.columns[name], err_msg=name)
+
+
 @pytest.mark.parametrize("lost", ["features", "taps"])
 def test_outputs_that_are_not_finite_are_deferred_also_where_they_decide_nothing(
     detectors, fitted, lost

@@ -313,6 +313,10 @@ BAD_COLUMNS = {
         {"set": ["tune", "tune", "test"], "patient": ["p", "q", "q"]},
         "row 3, column set: group 'q'",
     ),
+    "another unit": (
+        {"group": ["a", "b", "c"], "group_columns": ["lesion"] * 3, "patient": ["p", "q", "q"]},
+        "put those of patient into it",
+    ),
     "probabilities": (
         {"logits": [[1.0, 0.0], [0.33, 0.66], [0.5, 0.5]]},
         "each row of the logits is from 0 to 1 and adds up to 1",

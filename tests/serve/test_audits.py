@@ -104,7 +104,7 @@ def test_the_first_who_agrees_settles_a_case_and_then_two_of_a_kind(store, verdi
     row = case(1, audited=True, blind=True, position=0.3, **ACCEPTED)
     store.add([row])
     for reader, verdict in enumerate(verdicts):
-        assert store.case(row.id).blind
+        assert store.cases([row.id])[row.id].blind
         for name in (f" READER {reader}", f"reader {reader} "):  # the second is no blind answer
             store.review(row.id, review("", verdict=verdict, reviewer=name))
     blind = [review.blind for review in store.reviews(row.id)]

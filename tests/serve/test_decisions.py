@@ -25,7 +25,7 @@ def test_a_case_has_every_value_of_the_decision_and_is_stored(client, serving, s
     values |= {"sha256": hashlib.sha256(data).hexdigest(), "model_fingerprint": "f" * 64}
     assert {name: case[name] for name in values} == values
     with closing(Store.open(sqlite_place)) as other:
-        assert other.case(case["id"]).model_dump(mode="json") == case
+        assert other.cases([case["id"]])[case["id"]].model_dump(mode="json") == case
     assert sent(client, data, "again.png") == case  # the same file, so the earlier case
     kind = {"Content-Type": "application/octet-stream"}  # a body may be the image itself
     answer = client.post("/decisions?name=a.png", content=data, headers=kind).json()

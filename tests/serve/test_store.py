@@ -30,8 +30,7 @@ def test_a_case_is_read_as_it_was_written_in_any_environment(place, monkeypatch)
     with closing(Store.open(place)) as store:
         store.add([given])
     with closing(Store.open(place)) as store:
-        assert store.case(given.id) == given
-        assert store.case("0" * 31 + "x") is None
+        assert store.cases([given.id, "0" * 31 + "x"]) == {given.id: given}
 
 
 def test_pages_hold_every_case_once_in_order(store, many):
@@ -66,7 +65,7 @@ def test_a_review_that_moves_the_last_case_of_a_page_hides_none_of_the_next(stor
     assert first[-1].blind
     for name in ("Ann", "Ben"):
         store.review(moved.id, review("", reviewer=name))
-    assert store.case(moved.id).expected_error != first[-1].expected_error
+    assert store.cases([moved.id])[moved.id].expected_error != first[-1].expected_error
     after = store.page(query, limit=500, cursor=cursor)[0]
     assert [row.id for row in after if row.id != moved.id] == before[place:]
 
@@ -97,7 +96,7 @@ def test_a_later_review_has_a_later_time_whatever_the_clock_of_its_server(store,
     reviews = [row.model_dump(mode="json") for row in store.reviews(many[3].id)]
     times = [row["reviewed_at"] for row in reviews]
     assert times == sorted(set(times))  # text, as the page compares it
-    assert store.case(many[3].id).model_dump(mode="json")["review"] == reviews[-1]
+    assert store.cases([many[3].id])[many[3].id].model_dump(mode="json")["review"] == reviews[-1]
 
 
 def at_once(count, task):
@@ -114,7 +113,7 @@ def test_only_one_of_several_simultaneous_reviews_is_stored(store, many):
     )
     assert sorted(stored) == [False] * 7 + [True]
     assert not store.review(many[4].id, review("early"), last_seen=START, check=True)
-    assert not store.case(many[4].id).reviewed
+    assert not store.cases([many[4].id])[many[4].id].reviewed
     assert store.review(many[3].id, review("then"), last_seen=START, check=True)
     assert len(store.reviews(many[3].id)) == 2
 

@@ -1,7 +1,6 @@
 """Reviews on the page: keys, notes, undoing, and two people at once; axe judges these states."""
 
 from browsing import needs_chromium
-from standin import picture
 from triage import (
     barriers,
     choose,
@@ -108,19 +107,33 @@ def test_several_cases_are_reviewed_together_in_the_grid_and_undone(page_service
 
 
 def test_nothing_is_saved_before_the_image_is_on_the_screen(page_service, opened):
+    """Not while it is awaited, nor while the page looks again for one that failed."""
     row, waiting = stored(page_service, 1), []
 
     def hold(page):
         page.route("**/thumbnail", lambda route: waiting.append(route))
 
+    def answer(status):
+        while not waiting:  # a request comes later than what the page shows
+            page.wait_for_timeout(20)
+        for route in [waiting.pop() for _ in range(len(waiting))]:
+            route.fulfill(status=status)
+
     page = opened(prepare=hold)
     page.locator(".row").click()
     page.keyboard.press("a")
-    expect(page.locator("#problem")).to_contain_text("still being loaded")
-    for route in waiting:
-        route.fulfill(body=picture(), content_type="image/png")
-    press(page, "a")
+    problem = page.locator("#problem")
+    expect(problem).to_contain_text("still being loaded")
+    problem.evaluate("(element) => { element.textContent = ''; }")
+    answer(503)
+    page.wait_for_function("() => document.getElementById('case-image').complete")
+    page.keyboard.press("a")
+    expect(problem).to_contain_text("still being loaded")
+    answer(404)
+    expect(page.locator("#no-image")).to_be_visible()
+    page.keyboard.press("a")
     expect(page.locator("#status")).to_contain_text("Saved: dark")
+    opened.errors.clear()  # a browser notes each 503 and 404
     assert len(page_service.store.reviews(row.id)) == 1
 
 

@@ -33,7 +33,7 @@ from misgiving.deferral.decision_tables import UNREADABLE, DecisionRow, row_of
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.policy_file import POLICY_FOLDER
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError
 from misgiving.files import whole_file
 from misgiving.predictions.network import ModelInputs
 
@@ -55,17 +55,16 @@ def load_model(
 
     Args:
         folder: The folder.
-        opinions: Runs whose second opinions the policy of a run uses, by name.
+        opinions: Runs whose second opinions the policy of a run uses, by name; a bundle has its
+            own.
         count: Number of images in all; many are scored by the run's graph (`kept_network`).
         device: Of a run. A bundle uses all cores of the processor.
 
     Raises:
         DataError: It is neither, or damaged, or a second opinion is of another model.
-        UsageError: A second opinion is missing, or given for a bundle.
+        UsageError: A second opinion is missing.
     """
     if is_bundle(folder):
-        if opinions:
-            raise UsageError(f"`second_opinion` has no effect for {folder}, which has its own")
         return Bundle.load(folder)
     import torch
 

@@ -69,12 +69,15 @@ def export_graph(
 
     Raises:
         DataError: The graph cannot be run, or gives something else than the predictions say.
-        UsageError: The policy is not for logits, or needs an output that the graph does not have.
+        UsageError: The policy is not for logits, or needs an output that the graph does not have,
+            or a second opinion.
     """
     check_replaceable(out, FACTS, overwrite=overwrite)
     deferral = Deferral.load(policy)
     if deferral.cases_.outputs == "probabilities":
         raise UsageError(f"{policy}: was calibrated on probabilities; calibrate on logits")
+    if deferral.calibration_.needs_opinions:
+        raise UsageError(f"{policy}: needs second opinions, which a graph lacks; calibrate without")
     classes = deferral.classes_
     network = Network(graph, size=preprocessing.image_size, num_classes=len(classes))
     _check_outputs(deferral, network.outputs)

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from misgiving.cli.options import BadImages, Device, SecondOpinion, Values, check_not_input, command
+from misgiving.cli.options import (
+    BadImages,
+    Device,
+    SecondOpinion,
+    Values,
+    check_not_input,
+    check_options,
+    command,
+)
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
 from misgiving.cli.sources import check_source, is_prediction_file, named_places, read_file
 from misgiving.errors import UsageError
@@ -112,8 +120,11 @@ def _decide_images(
     parts: Path,
     settings: Values,
 ) -> "tuple[Iterable[DecisionRow], Deferral | None, Sequence[str]]":
+    from misgiving.bundle.bundle import is_bundle
     from misgiving.bundle.decide_files import decide_files, load_model
 
+    if is_bundle(model):
+        check_options(f"for {model}, a bundle", unused=["second_opinion", "device"])
     with progress_bars("stopped; with `out`, the same command resumes") as progress:
         device = settings["device"]
         loaded = load_model(model, opinions=opinions, count=len(names), device=device)

@@ -99,7 +99,7 @@ def _bundle(model: Path, second_opinion: list[str] | None, threads: int) -> Iter
 
     with TemporaryDirectory(prefix="misgiving-") as folder:
         if is_bundle(model):
-            check_options(f"for {model}, a bundle, which has its own", unused=["second_opinion"])
+            check_options(f"for {model}, a bundle", unused=["second_opinion"])
         else:
             from misgiving.bundle.export_run import export_run
 

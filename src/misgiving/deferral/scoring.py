@@ -19,6 +19,7 @@ from misgiving.scores.features import Features, Taps
 
 OutputsOfModel = tuple[Logits, Features | None, Values | None, Taps | None, Opinions]
 """Logits, features, predicted losses and taps, and other models' probabilities."""
+BLOCK = 2**20  # class scores that are judged at once, which bounds the memory
 outputs_of = attrgetter("logits", "features", "predicted_losses", "taps", "opinions")
 
 
@@ -106,20 +107,22 @@ def scored_columns(
     if predicted_losses is not None:
         numbers["predicted_loss"] = predicted_losses.astype(np.float64)
     predicted, probabilities = logits.argmax(axis=1), np.full(logits.shape, np.nan)
-    finite = finite_rows(logits, features, taps)
-    features, losses, taps = (
-        None if values is None else values[finite] for values in (features, predicted_losses, taps)
-    )
-    scores = scores_of_outputs(logits[finite], features, losses, taps, detectors)
-    judged = calibration.judge(
-        scores,
-        logits[finite],
-        detectors.evidence(features, taps),
-        {name: opinions[name][finite] for name in calibration.needs_opinions},
-    )
-    probabilities[finite], predicted[finite], numbers["acceptance_score"][finite] = judged
+    finite = np.flatnonzero(finite_rows(logits, features, taps))
+    for rows in np.array_split(finite, 1 + len(finite) * logits.shape[1] // BLOCK):
+        activations, losses, averages = (
+            None if values is None else values[rows]
+            for values in (features, predicted_losses, taps)
+        )
+        scores = scores_of_outputs(logits[rows], activations, losses, averages, detectors)
+        judged = calibration.judge(
+            scores,
+            logits[rows],
+            detectors.evidence(activations, averages),
+            {name: opinions[name][rows] for name in calibration.needs_opinions},
+        )
+        probabilities[rows], predicted[rows], numbers["acceptance_score"][rows] = judged
+        if calibration.loss is not None:
+            numbers["expected_loss"][rows] = calibration.loss(scores["predicted_loss"])
+        numbers["ood_score"][rows] = scores[ood_detector]
     numbers["error_probability"] = error_probabilities(probabilities, predicted)
-    if calibration.loss is not None:
-        numbers["expected_loss"][finite] = calibration.loss(scores["predicted_loss"])
-    numbers["ood_score"][finite] = scores[ood_detector]
     return {"predicted": predicted, "probabilities": probabilities, **numbers}

@@ -133,11 +133,12 @@ class Audits:
     def found_wrong(self, reader: str) -> list[CaseWithHistory]:
         """Accepted answers that blind readers found wrong, and are not blind to this reader."""
         self.report()
-        cases = ((self._store.case(id, reader), given) for id, given in self._wrong.items())
+        wrong = self._wrong
+        cases = self._store.cases([*wrong], reader)
         return [
-            CaseWithHistory(**case.model_dump(), reviews=given)
-            for case, given in cases
-            if case is not None and not case.blind
+            CaseWithHistory(**cases[id].model_dump(), reviews=given)
+            for id, given in wrong.items()
+            if not cases[id].blind
         ]
 
     def _report(self, now: datetime) -> Audit:

@@ -129,11 +129,11 @@ class Store:
             _settle(connection, id)
         return True
 
-    def case(self, id: str, reader: str = "") -> Case | None:
-        """The case with this id, blind or not for this reader."""
-        query = select(CASES).where(CASES.c.id == id)
+    def cases(self, ids: Sequence[str], reader: str = "") -> dict[str, Case]:
+        """The cases with these ids by id, each blind or not for this reader."""
+        query = select(CASES).where(CASES.c.id.in_(ids))
         with self._engine.begin() as connection:
-            return next(iter(_cases(connection, query, reader)), None)
+            return {case.id: case for case in _cases(connection, query, reader)}
 
     def reviews(self, id: str) -> list[Review]:
         """All reviews of a case, oldest first."""

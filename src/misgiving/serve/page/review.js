@@ -26,7 +26,7 @@ export async function review(choice) {
   else if (canAnswer(cases, choice)) await saveAll(cases, choice, grid);
 }
 
-const isLoading = () => !at("layers").hidden && !at("case-image").complete;
+const isLoading = () => !at("layers").hidden && !(at("case-image").complete && at("case-image").naturalWidth);
 
 async function saveAll(cases, choice, grid) {
   askName();

@@ -88,10 +88,9 @@ def _case(
     service: ServiceDep,
     reader: ReaderDep,
 ) -> Case:
-    case = service.store.case(id, reader)
-    if case is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, f"there is no case {id}; GET /cases lists them")
-    return case
+    if case := service.store.cases([id], reader).get(id):
+        return case
+    raise ProblemError(HTTPStatus.NOT_FOUND, f"there is no case {id}; GET /cases lists them")
 
 
 CaseDep = Annotated[Case, Depends(_case)]
@@ -238,7 +237,7 @@ def review_case(
     decision.
     """
     reviewer = str(request.scope.get(READER) or remark.reviewer)
-    case = service.store.case(case.id, reviewer) or case
+    case = service.store.cases([case.id], reviewer)[case.id]
     if case.blind and (remark.verdict == "agree" or not reviewer.strip()):
         raise UsageError(f"{BLIND}: give `reviewer`, and `class` with override")
     final_class = case.predicted_class if remark.verdict == "agree" else remark.chosen_class
