@@ -13,7 +13,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from study_folds import FOLDS, IMAGES, RIGHT, VARIANCE, class_counts, joint_variances
+from study_folds import (
+    FOLDS,
+    IMAGES,
+    RIGHT,
+    SOURCES,
+    VARIANCE,
+    class_counts,
+    joint_variances,
+    with_areas,
+)
 from study_hypotheses import RATIO, read_results
 from study_results import write_page
 
@@ -231,7 +240,7 @@ def run_setting(part: Part, protocol: Protocol, setting: str, options: argparse.
     ]
 
     def keep(unit: Unit) -> None:
-        rows = rows_of(trial_data, unit, out)
+        rows = rows_of(trial_data, unit, out, options.tables / SOURCES)
         add_rows(table, [with_setting(row, setting) for row in rows])
         write_page(options.tables)
         label = setting or unit.experiment
@@ -247,13 +256,15 @@ def run_setting(part: Part, protocol: Protocol, setting: str, options: argparse.
     reproduce_units(trial_data, out, run=run, chosen=units)
 
 
-def rows_of(trial_data: TrialData, unit: Unit, out: Path) -> list[Result]:
+def rows_of(trial_data: TrialData, unit: Unit, out: Path, sources: Path) -> list[Result]:
     """The rows of a finished unit; in folds also those of all folds, when these are finished."""
     size = trial_data.size(unit.experiment)
     of_split = Result(*unit, "", "", RATIO, size["measured"] / size["trained"])
     rows = [of_split, *read_results(out / unit.folder / "results.csv")]
     if trial_data.protocol.images.split == "folds":
-        rows += [*class_counts(out, unit), *joint_variances(out)]
+        rows += class_counts(out, unit)
+        if unit.experiment == "ood_detection":
+            rows += joint_variances(with_areas(sources, out, unit))
     return rows
 
 

@@ -1,12 +1,12 @@
 """The part in ten folds: its measures, intervals and verdicts, as README.md registers them."""
 
 from collections.abc import Iterator, Sequence
-from itertools import product
 from pathlib import Path
 from statistics import variance
 from typing import NamedTuple
 
 import numpy as np
+import pandas
 from study_format import by_trial, number, table
 from study_hypotheses import LEVEL, UNSEEN_CLASSES, Rows, Values, difference
 from study_published import GAINS
@@ -19,6 +19,7 @@ from misgiving.reproduction.tables import Result, load_scores, predictions_path
 FOLDS = 10
 SAME_IN_ALL = ("colon", "clinical_skin", "photographs")  # OOD sets; of photographs the pictures
 DRAWS = 2000
+SOURCES = "folds_sources.csv"
 ALL_FOLDS = -1  # the trial of rows that belong to no single fold
 VARIANCE, IMAGES, RIGHT = "variance_of_joint_draws", "images", "right_answers"  # metrics
 VANILLA, PRIMARY, SECONDARY = "vanilla", "proposed", "proposed_sum"
@@ -35,43 +36,58 @@ def class_counts(folder: Path, unit: Unit) -> list[Result]:
     ]
 
 
-def joint_variances(folder: Path) -> list[Result]:
+def with_areas(table: Path, folder: Path, unit: Unit) -> pandas.DataFrame:
+    """Put AUROCs of a unit into the table of sources, a column for each unit, and return it.
+
+    They are of the images of each source of the sets that are the same in all folds.
+    """
+    column, sets = column_of(unit.model, unit.trial), []
+    for name in (*SAME_IN_ALL, UNSEEN_CLASSES):
+        ranks, groups = outlier_ranks(folder / unit.folder, name)
+        sets.append(pandas.DataFrame({"set": name, "source": groups, column: ranks}))
+    by_source = pandas.concat(sets).groupby(["set", "source"])[column]
+    areas = by_source.agg(["size", "mean"]).rename(columns={"size": "images", "mean": column})
+    areas = areas.set_index("images", append=True).round(6)
+    if table.exists():
+        earlier = pandas.read_csv(table, index_col=["set", "source", "images"])
+        areas = earlier.drop(columns=column, errors="ignore").join(areas, how="outer")
+    areas.sort_index(axis=1).to_csv(table)
+    return areas
+
+
+def column_of(model: str, fold: int) -> str:
+    """Name of a unit's column in the table of sources."""
+    return f"{model} {fold}"
+
+
+def joint_variances(areas: pandas.DataFrame) -> list[Result]:
     """Variance of a model's difference from vanilla over joint draws of the images of each OOD set.
 
-    For models of which, as of vanilla, all folds are finished.
+    For models of which, as of vanilla, all folds are in the table of sources.
     """
     rows = []
     for model in (PRIMARY, SECONDARY):
-        for name in (*SAME_IN_ALL, UNSEEN_CLASSES) if all_finished(folder, model) else ():
+        needed = {column_of(name, fold) for name in (model, VANILLA) for fold in range(FOLDS)}
+        for name in (*SAME_IN_ALL, UNSEEN_CLASSES) if needed <= {*areas.columns} else ():
             experiment = "new_classes" if name == UNSEEN_CLASSES else "ood_detection"
-            spread = float(np.var(joint_draws(folder, model, name), ddof=1))
+            spread = float(np.var(joint_draws(areas.loc[name], model), ddof=1))
             rows.append(Result(experiment, ALL_FOLDS, model, name, "odin", VARIANCE, spread))
     return rows
 
 
-def all_finished(folder: Path, model: str) -> bool:
-    """Check that all folds of a model and of vanilla have results."""
-    names = product(range(FOLDS), (model, VANILLA))
-    units = [Unit("ood_detection", *name) for name in names]
-    return all((folder / unit.folder / "results.csv").exists() for unit in units)
-
-
-def joint_draws(folder: Path, model: str, ood_set: str) -> np.ndarray:
+def joint_draws(areas: pandas.DataFrame, model: str) -> np.ndarray:
     """The difference from vanilla in AUROC, mean over the folds, in each draw.
 
-    A draw takes the sources of the set with replacement, the same in every fold and both models.
+    A draw takes the sources of a set with replacement, the same in every fold and both models.
     """
-    units = [Unit("ood_detection", *name) for name in product(range(FOLDS), (model, VANILLA))]
-    ranks = [outlier_ranks(folder / unit.folder, ood_set) for unit in units]
-    sources = np.unique([source for _, groups in ranks for source in groups])
-    shares = np.full(len(sources), 1 / len(sources))
-    drawn = np.random.default_rng(0).multinomial(len(sources), shares, DRAWS)
-    areas = []
-    for values, groups in ranks:
-        places = np.searchsorted(sources, groups)
-        sums, counts = (np.bincount(places, weights, len(sources)) for weights in (values, None))
-        areas.append((drawn @ sums) / (drawn @ counts))
-    return np.mean(areas[::2], axis=0) - np.mean(areas[1::2], axis=0)
+    of_model, of_vanilla = (
+        areas[[column_of(name, fold) for fold in range(FOLDS)]].to_numpy()
+        for name in (model, VANILLA)
+    )
+    shares = np.full(len(areas), 1 / len(areas))
+    drawn = np.random.default_rng(0).multinomial(len(areas), shares, DRAWS)
+    images = drawn * areas.index.get_level_values("images").to_numpy()
+    return images @ (of_model - of_vanilla).mean(axis=1) / images.sum(axis=1)
 
 
 def outlier_ranks(folder: Path, ood_set: str) -> tuple[np.ndarray, tuple[str, ...]]:

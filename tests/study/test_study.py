@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from misgiving.reproduction.config import Unit
 from misgiving.reproduction.protocol import DIGITS
 from misgiving.reproduction.tables import Result, save_scores
 from misgiving.training.config import DataConfig
@@ -258,11 +259,14 @@ def test_joint_draws_take_the_same_sources_in_all_folds_and_models(tmp_path):
     sources, gains = [f"source {number}" for number in range(40)], np.zeros(40)
     for fold, (model, sign) in product(range(10), (("vanilla", -1), ("proposed", 1))):
         inliers, outliers = random.normal(size=30), random.normal(size=40)
-        folder = tmp_path / "units" / "ood_detection" / f"trial-{fold}" / model
+        unit = Unit("ood_detection", fold, model)
+        folder = tmp_path / unit.folder
         save_scores(folder, "test", {"odin": inliers}, ["x"] * 30)
-        save_scores(folder, "colon", {"odin": outliers}, sources)
+        for name in (*study_folds.SAME_IN_ALL, study_folds.UNSEEN_CLASSES):
+            save_scores(folder, name, {"odin": outliers}, sources)
         gains += sign * (inliers[:, None] > outliers).mean(axis=0) / 10
-    drawn = study_folds.joint_draws(tmp_path, "proposed", "colon")
+        areas = study_folds.with_areas(tmp_path / "areas.csv", tmp_path, unit)
+    drawn = study_folds.joint_draws(areas.loc["colon"], "proposed")
     assert drawn.mean() == pytest.approx(gains.mean(), abs=4 * gains.std() / np.sqrt(40 * 2000))
     assert drawn.std() == pytest.approx(gains.std() / np.sqrt(40), rel=0.1)
 
