@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
+from scipy.linalg import eigh
 from scipy.special import entr, softmax
 
 from misgiving.errors import DataError
@@ -95,14 +96,14 @@ def principal_directions(
         )
     centred = features.astype(np.float64)
     centred -= centred.mean(axis=0)
-    if samples >= width:
-        ascending, vectors = np.linalg.eigh(centred.T @ centred)
-        variances, directions = ascending[::-1], vectors.T[::-1]
-    else:
-        _, singular, directions = np.linalg.svd(centred, full_matrices=False)
-        variances = singular**2
+    products = centred.T @ centred if samples >= width else centred @ centred.T
     most = min(MOST_DIRECTIONS, max(1, samples // SAMPLES_PER_DIRECTION), width)
-    directions = directions[:most][variances[:most] > LEAST_VARIANCE * variances[0]]
+    first = len(products) - most
+    ascending, vectors = eigh(products, subset_by_index=(first, first + most - 1))
+    large = ascending > LEAST_VARIANCE * ascending[-1]
+    directions = vectors.T[large][::-1]
+    if samples < width:
+        directions = directions @ centred / np.sqrt(ascending[large][::-1, None])
     largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
     return np.asarray(directions * np.sign(largest))
 
