@@ -1,11 +1,13 @@
 """Functions of the user's own, which an option names as `module:function`."""
 
+import inspect
 import sys
 from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from misgiving.checksums import sha256_of_file
 from misgiving.errors import UsageError, reason_of
 
 
@@ -34,3 +36,10 @@ def own_function(name: str) -> Any:
             raise UsageError(f"{name!r} fails: {type(error).__name__}: {error}") from error
 
     return call
+
+
+def own_source(name: str) -> str:
+    """SHA-256 of the file with the user's own `module:function`; empty for another name."""
+    if ":" not in name:
+        return ""
+    return sha256_of_file(Path(str(inspect.getsourcefile(inspect.unwrap(own_function(name))))))

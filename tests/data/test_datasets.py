@@ -117,7 +117,10 @@ def test_an_unusable_folder_is_named(folder):
     (folder / "b/1.jpg").rename(folder / "c" / os.fsdecode(b"\xff.jpg"))
     with pytest.raises(DataError, match="not UTF-8"):
         load_dataset(f"folder:{folder}")
-    for place in (folder / "b", folder / "moved"):  # without class folders, or not there
+    for name in ("train", "Test"):
+        save_image(folder / "sets" / name / "a" / "1.png")
+    # without class folders, not there, or with folders of sets in their place
+    for place in (folder / "b", folder / "moved", folder / "sets"):
         with pytest.raises(DataError, match=f"{place}: "):
             load_dataset(f"folder:{place}")
 
@@ -211,7 +214,11 @@ def test_parquet_files_hold_images_whose_classes_are_named_in_their_schema(tmp_p
         hashed = chosen.read(index)
         assert hashed.hash == sha256_of(file.read_bytes())
         assert hashed.image[0, 0, 0] == int(file.stem)
-    assert len({dataset.images.key(index) for index in range(5)}) == 5
+    keys = [dataset.images.key(index) for index in range(5)]
+    assert len({*keys}) == 5
+    files[1].write_bytes(files[0].read_bytes())  # what is prepared is prepared again
+    changed = [dataset.images.key(index) != key for index, key in enumerate(keys)]
+    assert changed == [False, True, False, False, False]
     write_parquet(tmp_path / "t.parquet", cells[:2], [0, -1])  # -1: the label is not published
     with pytest.raises(DataError, match="row 3 has no path or no label"):
         load_dataset(f"table:{tmp_path / 't.parquet'}")

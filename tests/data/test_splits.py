@@ -131,6 +131,9 @@ def test_ten_folds_test_each_image_once_and_part_no_group():
             assert np.abs(counts - np.array([400, 700, 60]) * percent / 100).max() <= 12
     other = cross_validation_split(labels, groups, seed=40)
     assert (other != sets[0]).any()
+    few = np.repeat(range(4), 19)
+    with pytest.raises(DataError):
+        cross_validation_split(few, lesions(few, per_lesion=1), seed=0)
 
 
 @pytest.mark.parametrize("count", [4, 9])

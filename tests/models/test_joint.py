@@ -92,9 +92,10 @@ def test_impossible_settings_are_refused():
 def test_outputs_over_batches_are_those_of_calls_with_the_averages_of_the_taps(images):
     """Mode and random numbers stay as they were."""
     model, before = build(dropout=0.5).train(), torch.random.get_rng_state()
+    frozen = model.backbone.eval()
     few = evaluated(model, (model(batch)[:2] for batch in [images]))
     all_of_them = full_outputs_of(model, [images[:1], images[1:]])
-    assert model.training
+    assert (model.training, frozen.training) == (True, False)
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.testing.assert_close(tuple(few), all_of_them[:2])
     with torch.no_grad():

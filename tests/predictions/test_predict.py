@@ -171,7 +171,8 @@ def sets_by(split, hashes, groups=None, *, chosen_on_validation=False):
     hashes = tuple(hashes.split())
     groups = tuple(groups.split()) if groups else ("",) * len(hashes)
     images = replace(noisy_set(len(hashes), seed=0), hashes=hashes, groups=groups)
-    sets = sets_of([images], groups, split, chosen_on_validation=chosen_on_validation)
+    facts = {"chosen_on_validation": chosen_on_validation, "is_same_data": False}
+    sets = sets_of([images], groups, split, **facts)
     return " ".join(name or "-" for name in sets)
 
 
@@ -203,6 +204,16 @@ def split(**sets):
 def test_groups_are_in_one_set(hashes, groups, expected):
     known = split(train="a", test="t", calibrate="c", tune="u", validation="v")
     assert sets_by(known, hashes, groups) == expected
+
+
+@pytest.mark.parametrize(("is_same_data", "expected"), [(True, "train test -"), (False, "- - -")])
+def test_images_of_the_runs_own_data_that_were_written_again_stay_in_their_sets(
+    is_same_data, expected
+):
+    again = replace(noisy_set(3, seed=0), hashes=("x", "y", "z"), ids=("a.png", "t.png", "b.png"))
+    facts = {"chosen_on_validation": False, "is_same_data": is_same_data}
+    sets = sets_of([again], ("",) * 3, split(train="a", test="t"), **facts)
+    assert " ".join(name or "-" for name in sets) == expected
 
 
 def test_images_that_a_run_chose_its_epoch_on_and_new_ones_of_a_training_patient_are_excluded():

@@ -14,7 +14,7 @@ from misgiving import Predictions
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import with_score
 from misgiving.predictions import files
-from misgiving.predictions.predict import concatenated
+from misgiving.predictions.inference import concatenated
 from misgiving.scores.logits import Head
 
 HEADER = "id,label,probability_cat,probability_dog,probability_owl"
@@ -267,6 +267,8 @@ def test_probabilities_are_kept_and_rounded_ones_add_up_to_one():
     narrow = Predictions.of({"probabilities": softmax(logits, axis=1)})
     np.testing.assert_allclose(wide.probabilities, narrow.probabilities, atol=1e-12)
     assert (wide.outputs, narrow.outputs) == ("logits", "probabilities")
+    halves = np.array([[1, 1e-9, 0], [0.5, 0.25, 0.25]], dtype=np.float16)
+    assert np.isfinite(Predictions.of({"probabilities": halves}).logits).all()
     rounded = Predictions.of({"probabilities": [[1 + 1e-7, -1e-7, 0], [0.33, 0.33, 0.33]]})
     assert np.isfinite(rounded.logits).all()
     np.testing.assert_allclose(rounded.probabilities, [[1, 0, 0], [1 / 3] * 3], atol=1e-9)

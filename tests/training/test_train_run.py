@@ -7,6 +7,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import save_file
 
 from misgiving.checkpoint import load
+from misgiving.data.datasets import load_dataset, write_sample
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig
@@ -66,6 +67,37 @@ def test_the_seed_alone_decides_the_run(run, tmp_path):
         first, second = ((tmp_path / name / file).read_bytes() for name in ("first", "second"))
         assert first == second
         assert b"nan" not in first or file == "model.safetensors"
+
+
+def test_a_training_does_not_resume_where_the_users_own_loss_has_changed(
+    run, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    source = "def loss(predicted, true):\n    return (predicted - {} * true).abs().mean()\n"
+    Path("mine.py").write_text(source.format(1))
+    own = replace(run, training=replace(TRAINING, epochs=2, auxiliary="mine:loss"))
+
+    def stop(step):
+        if step.epoch == 2:
+            raise InterruptedError
+
+    for _ in range(2):
+        model = initial_model(own.model, own.training, 3, 16)
+        with pytest.raises(InterruptedError):
+            train_run(own, model, tmp_path / "run", on_step=stop)
+    Path("mine.py").write_text(source.format(2))
+    with pytest.raises(DataError, match="own loss"):
+        trained(own, tmp_path / "run")
+
+
+def test_columns_of_readers_that_no_step_can_use_are_refused_before_images_are_prepared(tmp_path):
+    write_sample(tmp_path / "photos")
+    rows = [f"{name},{name[0]},R1" for name in load_dataset(f"folder:{tmp_path / 'photos'}").ids]
+    table = tmp_path / "photos" / "t.csv"
+    table.write_text("\n".join(["path,label,reader_id", *rows]))
+    with pytest.raises(DataError, match="reader_id"):
+        prepare_training(f"table:{table}", Recipe(model=MODEL), cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
 
 
 def prepared(cache, **changes):

@@ -78,7 +78,7 @@ def train(
             the paper.
         model: Train one of the models that `reproduce` compares: a name for values of --auxiliary,
             --detached, --pairs, --reduction and --reads-logits.
-        overwrite: Replace RUN, or RUN.unfinished.safetensors of a training that was stopped.
+        overwrite: Replace RUN, or RUN.unfinished.safetensors of another training.
     """
     if model is not None:
         training = {**settings_of(model, TrainingConfig), **training}

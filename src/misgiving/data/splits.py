@@ -96,10 +96,18 @@ def cross_validation_split(labels: Labels, groups: Sequence[str], *, seed: int) 
 
     Over seeds 0 to 9 each image is in `test` once. Eight tenths of the images train; half a tenth
     each is in `tune` and `calibrate`. Tens of the seed draw other folds.
+
+    Raises:
+        DataError: There are too few groups of images, or images of each class.
     """
     numbered = np.unique(np.array(groups), return_inverse=True)[1]
     partition, number = divmod(seed, FOLDS)
     twentieth = stratified_folds(labels, numbered, 2 * FOLDS, partition)
+    if len(np.unique(twentieth)) < 2 * FOLDS:
+        raise DataError(
+            f"too few images for ten folds, which take {2 * FOLDS} groups of images and as many "
+            'images of a class; give more, or choose `split="grouped"`'
+        )
     place = (twentieth - 2 * number) % (2 * FOLDS)
     names = np.array(["test", "test", "tune", "calibrate", *["train"] * (2 * FOLDS - 4)])
     return np.asarray(names[place])

@@ -223,7 +223,7 @@ def _tried(module: nn.Module, size: int) -> tuple[Shapes, str | None, int]:
             linear[name] = (inputs[0], output)
 
     noise = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    with _evaluating(module), _watched(module, layers.keys() - {""}, keep):
+    with evaluating(module), _watched(module, layers.keys() - {""}, keep):
         try:
             output = module(noise.to(first_weight(module)))
         except Exception as error:  # whatever the module's operations raise
@@ -241,7 +241,7 @@ def _tried(module: nn.Module, size: int) -> tuple[Shapes, str | None, int]:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; every submodule returns to the mode that it was in."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()

@@ -11,7 +11,14 @@ from timm.models.vgg import VGG
 from torch import Tensor, nn
 
 from misgiving.errors import DataError, UsageError
-from misgiving.models.adapters import ModuleReader, Reading, averages, first_weight, read_module
+from misgiving.models.adapters import (
+    ModuleReader,
+    Reading,
+    averages,
+    evaluating,
+    first_weight,
+    read_module,
+)
 from misgiving.models.backbones import MiniVgg, create_backbone
 
 Images = Float[Tensor, "batch 3 height width"]
@@ -338,16 +345,13 @@ def full_outputs_of(model: JointClassifier, batches: Iterable[Tensor]) -> FullOu
     return FullOutput(*evaluated(model, map(model.full_output, batches)))
 
 
-@torch.no_grad()
 def evaluated(model: nn.Module, outputs: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
     """Compute the outputs of batches in evaluation mode; joined, in float32 on the CPU.
 
     The model returns to the mode it was in, and no random number is drawn.
     """
-    was_training = model.training
-    model.eval()
-    batches = [tuple(tensor.float().cpu() for tensor in output) for output in outputs]
-    model.train(was_training)
+    with evaluating(model):
+        batches = [tuple(tensor.float().cpu() for tensor in output) for output in outputs]
     return [torch.cat(tensors) for tensors in zip(*batches, strict=True)]
 
 

@@ -4,12 +4,12 @@ On a processor the ONNX graph of a model is faster than torch: onnxruntime joins
 what follows them, and does not ask for memory at each step.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from misgiving.models.folding import folded
 from misgiving.models.joint import FullOutput, JointClassifier, full_outputs_of
 from misgiving.models.onnx_export import write_graph
 from misgiving.predictions.network import BATCH, GRAPH, INPUT, OUTPUTS, Network
-from misgiving.predictions.record import Predictions
+from misgiving.predictions.record import PER_IMAGE, Predictions
 from misgiving.scores.logits import Head
 from misgiving.scores.odin import GridScores, Odin, score_grid
 
@@ -96,6 +96,22 @@ def _outputs_of_graph(network: Network, images: ImageSet, on_image: OnImage | No
     return FullOutput(*(torch.from_numpy(np.concatenate(values)) for values in parts))
 
 
+def concatenated(parts: Sequence[Predictions]) -> Predictions:
+    """Predictions of one model for the images of all parts, which have the same fields."""
+
+    def together(columns: Sequence[Any]) -> Any:
+        if any(values is None for values in columns):
+            return None
+        if isinstance(columns[0], Mapping):
+            return {name: together([values[name] for values in columns]) for name in columns[0]}
+        if isinstance(columns[0], tuple):
+            return tuple(value for values in columns for value in values)
+        return np.concatenate(columns)
+
+    joined = {name: together([getattr(part, name) for part in parts]) for name in PER_IMAGE}
+    return replace(parts[0], **joined)
+
+
 def _linear_head(model: JointClassifier) -> Head | None:
     layer = model.head
     if layer is None:
@@ -109,7 +125,10 @@ def model_fingerprint(model: JointClassifier) -> str:
     return sha256_of_chunks(
         chunk
         for name, tensor in model.state_dict().items()
-        for chunk in (name.encode(), tensor.detach().cpu().numpy().tobytes())
+        for chunk in (
+            name.encode(),
+            tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes(),
+        )
     )
 
 

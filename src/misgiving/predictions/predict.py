@@ -26,13 +26,14 @@ from misgiving.errors import DataError, ExplainedError, UsageError
 from misgiving.files import default_cache
 from misgiving.predictions.inference import (
     OnImage,
+    concatenated,
     fingerprint_of,
     kept_network,
     odin_scores,
     predictions_of,
 )
 from misgiving.predictions.network import Network
-from misgiving.predictions.record import PER_IMAGE, Predictions, check_classes
+from misgiving.predictions.record import Predictions, check_classes
 from misgiving.predictions.schema import EXCLUDED, UNKNOWN, VALIDATION, take_readers
 from misgiving.scores.odin import Odin
 
@@ -157,7 +158,11 @@ class TrainedRun:
         sources, split = [images, others], self.checkpoint.split
         groups = related_groups(sources, split)
         keep = self.checkpoint.configuration.get("training", {}).get("keep")
-        set_of = sets_of(sources, groups, split, chosen_on_validation=keep == "best")
+        facts = {
+            "chosen_on_validation": keep == "best",
+            "is_same_data": dataset.name == self.data_name,
+        }
+        set_of = sets_of(sources, groups, split, **facts)
         present = Counter(set_of)
         chosen = frozenset(present if sets is None else sets(present))
         if "train" in chosen and not present["train"]:
@@ -334,30 +339,17 @@ def _columns(dataset: Dataset, predictions: Predictions) -> dict[str, Any]:
     }
 
 
-def concatenated(parts: Sequence[Predictions]) -> Predictions:
-    """Predictions of one model for the images of all parts, which have the same fields."""
-
-    def together(columns: Sequence[Any]) -> Any:
-        if any(values is None for values in columns):
-            return None
-        if isinstance(columns[0], Mapping):
-            return {name: together([values[name] for values in columns]) for name in columns[0]}
-        if isinstance(columns[0], tuple):
-            return tuple(value for values in columns for value in values)
-        return np.concatenate(columns)
-
-    joined = {name: together([getattr(part, name) for part in parts]) for name in PER_IMAGE}
-    return replace(parts[0], **joined)
-
-
 def sets_of(
     sources: Sequence[ImageSet],
     joined: Sequence[str],
     split: Split,
     *,
     chosen_on_validation: bool,
+    is_same_data: bool,
 ) -> tuple[str, ...]:
     """Set of each image in the run's split, by its content.
+
+    In the run's own data, an image of another content is found by its id: it was written again.
 
     Images of the validation set are excluded if the run chose its epoch on them. Excluded are also
     new images of a group on which the model was trained, and images of a group that has
@@ -368,12 +360,18 @@ def sets_of(
         joined: Groups of all images, as `related_groups` joins them.
         split: Of the run.
         chosen_on_validation: True for a run that kept its best epoch.
+        is_same_data: True for the data that the run was trained on.
     """
+    ids = [name for images in sources for name in images.ids]
     contents = [content for images in sources for content in images.hashes]
     groups = [group for images in sources for group in images.groups]
     set_of = dict(zip(split.hashes, split.sets, strict=True))
     set_of |= dict.fromkeys(split.hashes_of("train"), "train")  # of copies in two sets
-    sets = [set_of.get(content, "") for content in contents]
+    set_of_id = dict(zip(split.ids, split.sets, strict=True)) if is_same_data else {}
+    sets = [
+        set_of.get(content) or set_of_id.get(name, "")
+        for content, name in zip(contents, ids, strict=True)
+    ]
     if chosen_on_validation:
         sets = [EXCLUDED if name == VALIDATION else name for name in sets]
     rows = zip(split.groups, split.ids, split.sets, strict=True)
@@ -386,7 +384,7 @@ def sets_of(
     return tuple(
         EXCLUDED
         if (name in PRECEDENCE and name != first.get(unit, name))
-        or (content not in set_of and (first.get(unit) == "train" or group in trained))
+        or (not name and (first.get(unit) == "train" or group in trained))
         else name
-        for name, unit, content, group in zip(sets, joined, contents, groups, strict=True)
+        for name, unit, group in zip(sets, joined, groups, strict=True)
     )

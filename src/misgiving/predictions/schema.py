@@ -327,7 +327,8 @@ def _numbers(name: str, values: Column, *, axes: int = 1) -> Float[np.ndarray, "
         array = np.asarray(values)
         if axes == 2 and array.dtype == object:
             array = np.stack([*array])
-        numbers = array if array.dtype.kind == "f" else array.astype(np.float64)
+        is_wide = array.dtype.kind == "f" and array.itemsize >= np.float32().itemsize
+        numbers = array if is_wide else array.astype(np.float64)
     except (TypeError, ValueError) as error:
         for row, cell in enumerate(values):
             with suppress(TypeError, ValueError):

@@ -29,7 +29,9 @@ from misgiving.groups import join_groups
 from misgiving.losses import auxiliary_loss
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier
+from misgiving.own_functions import own_source
 from misgiving.predictions.inference import model_fingerprint
+from misgiving.predictions.schema import take_readers
 from misgiving.training import processes
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig, recorded
 from misgiving.training.loop import Step, class_weights, optimizer_of, seeded, train
@@ -89,6 +91,7 @@ def prepare_training(
     """
     dataset, config = load_dataset(data), recipe.images
     dataset.check_class_sizes()
+    take_readers(dict(dataset.metadata), dataset.classes)  # refused by every later step
     preprocessing = replace(dataset.preprocessing, **config.preprocessing_changes)
     count, side = len(dataset.classes), preprocessing.image_size
     model = initial_model(recipe.model, recipe.training, count, side, on_weights)
@@ -203,6 +206,7 @@ def train_run(
         "preprocessing": asdict(setup.preprocessing),
         "split": sha256_of_lines(map(str, setup.sets)),
         "first weights": model_fingerprint(model),
+        "own loss": own_source(setup.training.auxiliary),
         "versions": versions(),
     }
     resume = ResumeFile(

@@ -25,6 +25,7 @@ from misgiving.files import whole_folder
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 SAMPLE = 1000  # images: enough to certify an error rate of 5 % on 15 % of them
+SET_FOLDERS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 METADATA = ("metadata.csv", "metadata.jsonl")
 
 
@@ -69,6 +70,11 @@ def read_folder(place: str) -> Dataset:
     classes = sorted(name for name in listing(folder) if (folder / name).is_dir())
     if len(classes) < 2:
         raise DataError(f"{folder}: fewer than two class folders; give each class its own folder")
+    if SET_FOLDERS.issuperset(map(str.lower, classes)):
+        raise DataError(
+            f"{folder}: {' and '.join(classes)} are sets, not classes; give folder:{folder}/"
+            f"{classes[0]}, or another folder with one sub-folder for each class"
+        )
     by_class = [_images_in(folder / name) for name in classes]
     paths = tuple(Path(name) for names in by_class for name in names)
     ids = tuple(path.relative_to(folder).as_posix() for path in paths)

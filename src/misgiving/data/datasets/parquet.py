@@ -20,20 +20,24 @@ _reading = Lock()
 
 @dataclass(frozen=True, eq=False)
 class ParquetImages(EncodedImages):
-    """Images in Parquet files; `places` has file, row group and row in it for each image."""
+    """Images in Parquet files.
 
-    places: Sequence[tuple[Path, int, int]]
+    `places` has file, row group and row in it for each image, and its path, which is read where the
+    file does not hold the image.
+    """
+
+    places: Sequence[tuple[Path, int, int, Path]]
 
     def encoded(self, index: int) -> tuple[bytes, str]:
-        file, group, row = self.places[index]
+        file, group, row, path = self.places[index]
         with explain_damage(file, remedy=REMEDY), _reading:
-            image = _images_of(file, group, file_key(file))[row]
-            data = image["bytes"] or read_bytes(file.parent / str(image["path"]))
+            data = _images_of(file, group, file_key(file))[row]["bytes"] or read_bytes(path)
         return data, f"{file}: row {row} of row group {group}"
 
     def key(self, index: int) -> str:
-        file, *position = self.places[index]
-        return f"{file_key(file)}|{position}"
+        file, *position, path = self.places[index]
+        beside = file_key(path) if path.is_file() else ""
+        return f"{file_key(file)}|{position}|{beside}"
 
     def select(self, indices: Indices) -> "ParquetImages":
         return ParquetImages([self.places[index] for index in indices])
@@ -51,14 +55,18 @@ def parquet_images(place: Path) -> ParquetImages | None:
     """The images of `parquet_rows`, which stay in the files; None where these hold none."""
     if not (files := parquet_files(place)):
         return None
-    from pyarrow.parquet import read_metadata, read_schema  # a tenth of a second
+    from pyarrow.parquet import ParquetFile  # a tenth of a second
 
     places = []
     for file in files:
         with explain_damage(file, remedy=REMEDY):
-            facts, has_images = read_metadata(file), IMAGE in read_schema(file).names
-        for group in range(facts.num_row_groups if has_images else 0):
-            places += [(file, group, row) for row in range(facts.row_group(group).num_rows)]
+            content = ParquetFile(file)
+            if IMAGE not in content.schema_arrow.names:
+                continue
+            images = iter(content.read([f"{IMAGE}.path"])[0].to_pylist())
+        for group in range(content.num_row_groups):
+            rows = range(content.metadata.row_group(group).num_rows)
+            places += [(file, group, row, file.parent / str(next(images)["path"])) for row in rows]
     return ParquetImages(places) if places else None
 
 
