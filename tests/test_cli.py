@@ -97,7 +97,7 @@ def test_evaluate_leaves_out_near_duplicates_of_training_images(
     error = succeed("evaluate", run_folder, f"folder:{copies}", "--device", "cpu").err
     assert (f"left out: {trained} images of groups on which the model was" in error) == there
     assert (f"{24 - trained} of {24 - trained} images are measured" in error) == there
-    sought = f"near duplicates of training images were sought among 0 of {trained}"
+    sought = f"near duplicates were sought of 0 of {trained} training images"
     assert (sought in error) != there
 
 

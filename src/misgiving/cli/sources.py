@@ -151,13 +151,13 @@ def read_file(
 def say_left_out(sources: "Iterable[tuple[str, PredictedData]]", *, brief: bool = False) -> None:
     """Report the images of each set that were not predicted, and what was not found.
 
-    If `brief`, only what could not be read or has an unknown class, not what is left out as usual.
+    If `brief`, only what a user should know of, not what is left out as usual.
     """
     from misgiving.data.decoding import skipped_sentences
     from misgiving.report.rendering import lines
 
     for name, predicted in sources:
         skipped = skipped_sentences(predicted.skipped, predicted.counts.total(), name=name)
-        macro = "unknown" if brief else "not_predicted"
+        macro = "warnings" if brief else "not_predicted"
         for sentence in (*lines("policy.txt", macro, predicted), *skipped):
             say(sentence)
