@@ -198,7 +198,7 @@ def split(**sets):
         ("t c u", "g g g", "test excluded excluded"),
         ("c u x", "g g g", "calibrate excluded -"),
         ("v x", "g g", "validation -"),
-        ("a v", "g g", "train validation"),
+        ("a v", "g g", "train excluded"),
     ],
 )
 def test_groups_are_in_one_set(hashes, groups, expected):

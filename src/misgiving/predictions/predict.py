@@ -37,7 +37,7 @@ from misgiving.predictions.record import Predictions, check_classes
 from misgiving.predictions.schema import EXCLUDED, UNKNOWN, VALIDATION, take_readers
 from misgiving.scores.odin import Odin
 
-PRECEDENCE = ("train", "test", EXCLUDED, "calibrate", "tune")
+PRECEDENCE = ("train", "test", EXCLUDED, "calibrate", "tune", VALIDATION)
 """Sets by rank: of a group with images in several, those in the first one keep their set."""
 
 FOLDER = "predictions"  # in a run
