@@ -221,6 +221,15 @@ def test_a_bad_parameter_is_refused_by_fit(parameters, says):
         Deferral(**parameters).fit(named_rows(100))
 
 
+def test_the_energy_of_probabilities_which_is_noise_is_not_available():
+    logits, labels = outputs(600)
+    labels[::5] = 0  # errors, from which a combination is learned
+    data = {"probabilities": softmax(logits, axis=1), "label": labels}
+    assert "energy" not in Deferral(max_error=0.2).fit(data).calibration_.combination.names
+    with pytest.raises(UsageError, match=r"'energy'.*logits.*choose from msp, max_logit"):
+        Deferral(ood_detector="energy").fit(data)
+
+
 def test_saved_and_loaded(fitted, tmp_path):
     folder = tmp_path / "policy"
     folder.mkdir()  # an empty folder is replaced

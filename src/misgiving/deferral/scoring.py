@@ -65,7 +65,7 @@ def scored_cases(
     if ood_detector not in scores:
         raise UsageError(
             f"`ood_detector` {ood_detector!r} is unknown, or needs what the predictions do not "
-            "have: features or taps of images in the set train, the last layer, or predicted_loss; "
+            "have: logits, features or taps of the set train, the last layer, or predicted_loss; "
             f"choose from {', '.join(scores)}"
         )
     if of_tuning:

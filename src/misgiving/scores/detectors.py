@@ -227,16 +227,12 @@ def all_scores(predictions: Outputs, detectors: FittedDetectors | None = None) -
     Raises:
         DataError: Detectors are given and outputs or scores of an image are not finite.
     """
+    logits, features, taps = predictions.logits, predictions.features, predictions.taps
     if detectors is not None:
-        finite = finite_rows(predictions.logits, predictions.features, predictions.taps)
-        _check_finite("logits, features or taps", finite)
-    scores = scores_of_outputs(
-        predictions.logits,
-        predictions.features,
-        predictions.predicted_losses,
-        predictions.taps,
-        detectors,
-    )
+        _check_finite("logits, features or taps", finite_rows(logits, features, taps))
+    scores = scores_of_outputs(logits, features, predictions.predicted_losses, taps, detectors)
+    if predictions.outputs == "probabilities":
+        del scores["energy"]  # the logarithm of their sum, which is 1 but for rounding
     for name in () if detectors is None else detectors.names:
         _check_finite(f"scores of {name}", np.isfinite(scores[name]))
     return scores

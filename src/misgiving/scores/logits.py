@@ -48,6 +48,9 @@ class Outputs(Protocol):
     @property
     def head(self) -> Head | None: ...
 
+    @property
+    def outputs(self) -> str: ...
+
 
 Logits = Float[np.ndarray, "n classes"]
 Scores = Float[np.ndarray, " n"]
