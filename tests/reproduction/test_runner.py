@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -77,9 +78,10 @@ def test_finished_units_of_other_settings_are_not_replaced(
         runner.reproduce_units(TrialData(other, cache, out=reproduction), reproduction, run=run)
         assert run.call_count == 1
         return
-    with pytest.raises(UsageError) as caught:
-        runner.reproduce_units(TrialData(other, cache), reproduction, run=run)
-    assert f"({names})" in str(caught.value)
+    for use in (partial(runner.reproduce_units, run=run), collect):
+        with pytest.raises(UsageError) as caught:
+            use(TrialData(other, cache), reproduction)
+        assert f"({names})" in str(caught.value)
     if "unseen" not in names:  # which are compared after images are prepared
         monkeypatch.setattr(module, "prepare", Mock())
         with pytest.raises(UsageError):

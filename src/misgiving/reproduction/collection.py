@@ -34,7 +34,7 @@ from misgiving.reproduction.tables import (
     table_of,
     write_table,
 )
-from misgiving.reproduction.trial_data import TrialData, code_fingerprint
+from misgiving.reproduction.trial_data import TrialData, check_same_settings, code_fingerprint
 from misgiving.reproduction.workers import worker_pool
 from misgiving.training.config import recorded
 
@@ -62,6 +62,7 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
 
     Raises:
         DataError: No unit is finished.
+        UsageError: A unit is finished with other settings or data.
         TrainingError: A process was killed, as happens when memory runs out.
     """
     protocol, finished = trial_data.protocol, finished_units(trial_data, out)
@@ -93,11 +94,10 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
 
 def finished_units(trial_data: TrialData, out: Path) -> list[Unit]:
     """The units of the protocol that are finished, with these settings, data and code."""
-    finished = [
-        unit
-        for unit in units(trial_data.protocol)
-        if (out / unit.folder).is_dir() and is_finished(out / unit.folder, trial_data.record(unit))
-    ]
+    present = [unit for unit in units(trial_data.protocol) if (out / unit.folder).is_dir()]
+    records = {unit: trial_data.record(unit) for unit in present}
+    check_same_settings(out, records)
+    finished = [unit for unit in present if is_finished(out / unit.folder, records[unit])]
     if not finished:
         raise DataError(
             f"{out}: no unit is finished with these settings, data and code; "
