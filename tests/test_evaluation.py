@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from misgiving.calibration.apply import LEARNED
 from misgiving.errors import DataError
 from misgiving.evaluation.measures import (
     FAILURE_SCORES,
@@ -122,7 +123,7 @@ def test_loss_estimation_is_measured_against_the_trained_and_the_plain_loss(pred
 
 def test_every_failure_score_is_measured_by_every_failure_measure(predictions):
     confidences = {**all_scores(predictions), "combination": -1.0 * predictions.errors}
-    confidences["calibrated"] = confidences["error_estimator"] = confidences["msp"]
+    confidences = dict.fromkeys(LEARNED, confidences["msp"]) | confidences
     rows = measure_failures(predictions, confidences, "test")
     assert {row.detector for row in rows} == set(FAILURE_SCORES)
     assert value(rows, "combination", "error_auroc") == 1.0

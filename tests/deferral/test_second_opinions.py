@@ -6,6 +6,7 @@ from scipy.special import softmax
 
 from misgiving import Deferral, Predictions
 from misgiving.errors import DataError
+from misgiving.evaluation.evaluate import POLICY_SET, evaluate
 
 CLASSES = ["a", "b", "c"]
 
@@ -43,6 +44,8 @@ def test_a_second_opinion_accepts_more_and_never_changes_the_answer(policy):
     assert accepted.mean() > (alone.decisions == "accept").mean() + 0.1
     assert (decided.predicted != labels)[accepted].mean() <= 0.1
     assert policy.calibration_.opinion_worth > 0.02
+    measured = {(row.dataset, row.detector) for row in evaluate(NEW[1], policy).measurements}
+    assert (POLICY_SET, policy.calibration_.score) in measured
 
 
 @pytest.mark.parametrize("highest", [0.5, 1.0])

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from commands import rows_of
+from sklearn.metrics import roc_auc_score
 
 from misgiving import Deferral, Predictions
 from misgiving.bundle.bundle import without_policy
@@ -92,6 +93,11 @@ def test_decisions_are_counted_for_the_class_that_the_policy_predicts(deferral):
     assert measured["error_among_accepted"] == pytest.approx(np.mean(accepted))
     right = np.mean([d.predicted_class == name for d, name in zip(decisions, truth, strict=True)])
     assert measured["accuracy"] == pytest.approx(right)
+    vectors = np.array([list(decision.probabilities.values()) for decision in decisions])
+    labels = evaluation.judged.labels
+    of_truth = vectors[np.arange(300), labels]
+    assert measured["nll"] == pytest.approx(-np.log(of_truth).mean())
+    assert measured["auroc"] == pytest.approx(roc_auc_score(labels, vectors, multi_class="ovr"))
     assert evaluation.accuracy.value == pytest.approx(right)
     assert evaluation.decided["accept"].events == len(accepted)
     assert evaluation.decided["error"].events == sum(accepted)

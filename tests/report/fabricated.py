@@ -258,7 +258,7 @@ def complete_results():
     yield from measured("generalization", ["test"], ["entropy", "combination"], ["aurc"])
     yield from policies()
     yield from measured(*where, ["msp"], ["acceptance_score"])
-    yield from measured(*where, ["softmax", "scaled_softmax", "error_probability"], ["ece"])
+    yield from measured(*where, ["policy", "error_probability"], ["ece"])
     yield from ood({"test": 0.03, "colon": 0.9, "b_box": 0.1})
     for trial, model in product(TRIALS, MODELS):
         chosen = "vim" if trial else "knn"

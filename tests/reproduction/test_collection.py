@@ -123,6 +123,7 @@ def test_policies_are_measured_with_intervals_and_bins_hold_every_image(
 ):
     policies = {"policy/0.05", "policy/0.1", "policy/0.2"}
     assert set(select(results, metric="attained")["detector"]) == policies
+    assert {"policy", "error_probability"} <= {*select(results, metric="ece")["detector"]}
     covered = select(intervals, dataset="policy_test", metric="coverage", baseline="")
     assert len(covered) == 2 * 3  # models and targets
     bins = select(read_table(reproduction / "reliability.csv"), trial=0)

@@ -18,11 +18,11 @@ from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import (
     UNSEEN_SET,
     Measurement,
+    measure_calibration,
     measure_classification,
     measure_detection,
     measure_failures,
     measure_loss_estimation,
-    measure_scaling,
     measure_shares,
     measurements_of,
 )
@@ -327,10 +327,11 @@ def _measure_policy(
     scores = deferral.calibration_.with_learned(
         plain, judged.logits, evidence, predicted, judged.opinions
     )
+    vectors = decisions.probabilities
     return [
-        *measure_classification(judged, POLICY_SET, detector="policy", predicted=predicted),
+        *measure_classification(judged, POLICY_SET, decisions=decisions),
+        *measure_calibration(vectors, judged, POLICY_SET, "policy", predicted=predicted),
         *measure_failures(judged, scores, POLICY_SET, predicted=predicted),
-        *measure_scaling(judged, deferral.calibration_, POLICY_SET, evidence),
         *measure_shares(decisions.decisions, POLICY_SET),
         *measurements_of(POLICY_SET, "policy", accepted_errors(accepted, wrong, judged.units)),
     ]

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
 
-from misgiving.calibration.apply import Calibrator
+from misgiving.calibration.apply import LEARNED
+from misgiving.deferral.decisions import Decisions
 from misgiving.errors import UsageError
 from misgiving.metrics.calibration import (
     brier_score,
@@ -28,7 +29,6 @@ from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.selective import RiskCoverage
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import all_scores
-from misgiving.scores.probes import Evidence
 
 Measured = float | Float[np.ndarray, "*replicates"] | Int[np.ndarray, ""] | np.generic
 Confidences = Float[np.ndarray, " n"]
@@ -47,16 +47,7 @@ RATE = "learning_rate/"
 RATE_MODELS = ("vanilla", "proposed")
 """The models that are also trained at other learning rates, as the paper compares them."""
 
-FAILURE_SCORES = (
-    "msp",
-    "entropy",
-    "max_logit",
-    "max_logit_norm",
-    "predicted_loss",
-    "calibrated",
-    "combination",
-    "error_estimator",
-)
+FAILURE_SCORES = ("msp", "entropy", "max_logit", "max_logit_norm", "predicted_loss", *LEARNED)
 COVERAGES = (0.5, 0.8, 0.9)
 RISKS = (0.05, 0.1, 0.2)
 
@@ -94,28 +85,29 @@ def with_score(
 
 
 def measure_classification(
-    predictions: Predictions, dataset: str, *, detector: str = "", predicted: Classes | None = None
+    predictions: Predictions, dataset: str, *, decisions: Decisions | None = None
 ) -> list[Measurement]:
     """Accuracy, balanced accuracy, sensitivity per class, macro AUROC, and the count of errors.
 
     Args:
         predictions: Of the set.
         dataset: Its name in the results.
-        detector: Predicted the classes; its name in the results.
-        predicted: The classes; None for those of the largest logits.
+        decisions: Of a policy, whose classes and probabilities are measured; None: the classes of
+            the largest logits, and the softmax.
     """
     labels, classes = predictions.labels, predictions.classes
-    predicted = predictions.choices if predicted is None else predicted
+    outputs = predictions if decisions is None else decisions
+    predicted = predictions.choices if decisions is None else decisions.predicted
     per_class = sensitivities(labels, predicted, num_classes=len(classes))
     values = {
         "accuracy": accuracy(labels, predicted),
         "balanced_accuracy": balanced_accuracy(labels, predicted, num_classes=len(classes)),
-        "auroc": macro_auroc(labels, predictions.probabilities),
+        "auroc": macro_auroc(labels, outputs.probabilities),
         "errors": (predicted != labels).sum(),
         "images": len(predictions),
         **{f"sensitivity/{name}": value for name, value in zip(classes, per_class, strict=True)},
     }
-    return measurements_of(dataset, detector, values)
+    return measurements_of(dataset, "" if decisions is None else "policy", values)
 
 
 def measure_loss_estimation(
@@ -235,18 +227,6 @@ def measure_shares(outcomes: Shaped[np.ndarray, " n"], dataset: str) -> list[Mea
     return [
         Measurement(dataset, "policy", metric, float((outcomes == outcome).mean()))
         for metric, outcome in names.items()
-    ]
-
-
-def measure_scaling(
-    predictions: Predictions, calibrator: Calibrator, dataset: str, evidence: Evidence | None
-) -> list[Measurement]:
-    """Calibration of the class probabilities before and after scaling, for the predicted class."""
-    predicted = calibrator.predict(predictions.logits, evidence)
-    before, after = predictions.probabilities, calibrator.scaling(predictions.logits)
-    return [
-        *measure_calibration(before, predictions, dataset, "softmax", predicted=predicted),
-        *measure_calibration(after, predictions, dataset, "scaled_softmax", predicted=predicted),
     ]
 
 

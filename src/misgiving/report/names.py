@@ -18,6 +18,7 @@ DETECTOR_TITLES = {
     "calibrated": "calibrated",
     "combination": "combination",
     "error_estimator": "error estimator",
+    "second_opinion": "second opinion",
     "mahalanobis": "Mahalanobis",
     "mahalanobis++": "Mahalanobis++",
     "relative_mahalanobis": "relative Mahalanobis",

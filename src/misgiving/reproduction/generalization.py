@@ -15,10 +15,10 @@ from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.evaluation.measures import (
     FAILURE_SCORES,
     Measurement,
+    measure_calibration,
     measure_classification,
     measure_failures,
     measure_loss_estimation,
-    measure_scaling,
     measurements_of,
     with_score,
 )
@@ -135,7 +135,8 @@ def measure_policies(
         for name in ("accept", "defer", "ood"):
             columns[f"{target:g}/{name}"] = (of_images.decisions == name).astype(np.float64)
     save_scores(folder, POLICY_SET, columns, group_names(sets.test))
-    rows = measure_scaling(sets.test, fitted.calibrator, POLICY_SET, None)
+    vectors = decisions[TARGETS[0]].probabilities  # the same for every target
+    rows = measure_calibration(vectors, sets.test, POLICY_SET, "policy")
     rows += _reliability(folder, sets.test, decisions[TARGETS[0]])
     rows.append(Measurement(POLICY_SET, fitted.calibrator.score, "acceptance_score", 1.0))
     for target, policy in policies.items():
