@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from misgiving import Deferral, Predictions
 from misgiving.bundle.bundle import without_policy
 from misgiving.errors import DataError, UsageError
-from misgiving.evaluation.evaluate import POLICY_SET, evaluate, write_evaluation
+from misgiving.evaluation.evaluate import FILES, POLICY_SET, evaluate, write_evaluation
 from misgiving.evaluation.subgroups import harms_of
 
 CLASSES = ("cat", "dog", "owl")
@@ -203,12 +203,16 @@ def test_subgroups_that_fare_worse_come_first_and_count_one_image_of_each_group(
     assert evaluation.num_groups == 200
 
 
-def test_tables_say_what_was_decided_and_no_file_of_the_user_is_removed(tmp_path, deferral):
+def test_tables_say_what_was_decided_and_no_file_of_the_user_is_replaced(tmp_path, deferral):
     evaluation = evaluate(predictions(site=["north", "south"] * 450), deferral)
-    (tmp_path / "skipped.csv").write_text("of the user")
-    write_evaluation(evaluation, tmp_path)
-    assert (tmp_path / "skipped.csv").exists()
-    write_evaluation(evaluation, tmp_path)  # now it is taken for one of an earlier evaluation
+    for name in FILES[:-1]:
+        (tmp_path / name).write_text("of the user")
+        with pytest.raises(UsageError, match=f"{name}: is not of an evaluation"):
+            write_evaluation(evaluation, tmp_path)
+        assert (tmp_path / name).read_text() == "of the user"
+        (tmp_path / name).unlink()
+    write_evaluation(evaluation, tmp_path, skipped=[("photos", "a.png", "empty")])
+    write_evaluation(evaluation, tmp_path)  # in place of the earlier one
     assert not (tmp_path / "skipped.csv").exists()
     rows = rows_of(tmp_path / "decisions.csv")
     assert [row["id"] for row in rows] == list(evaluation.judged.ids)

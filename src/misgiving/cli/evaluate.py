@@ -84,6 +84,7 @@ def evaluate(
         FILES,
         REPORT,
         RESERVED_NAMES,
+        check_own_files,
         measured_sets,
         write_evaluation,
     )
@@ -99,6 +100,7 @@ def evaluate(
     check_writable(out, folder=True)
     for name in FILES:
         check_not_input(out / name, [run, *places.values()] if is_file else tables_of(str(data)))
+    check_own_files(out)
     sources, picture = [], None
     if data is None:
         deferral = None if policy is None else Deferral.load(policy)

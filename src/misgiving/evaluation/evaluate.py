@@ -29,7 +29,7 @@ from misgiving.evaluation.measures import (
 from misgiving.evaluation.readers import TUNING, Readers, measure_readers
 from misgiving.evaluation.shares import (
     CurvePoint,
-    Separation,
+    OodResult,
     Share,
     risk_over_coverage,
     separation,
@@ -77,14 +77,6 @@ class Note(NamedTuple):
     def is_warning(self) -> bool:
         """True where numbers are optimistic."""
         return self.code in ("trained_on", "fitted_on")
-
-
-class OodResult(NamedTuple):
-    """An OOD set: scores, separation, and the shares of the policy's decisions, if any."""
-
-    scores: Float[np.ndarray, " _"]
-    separation: Separation
-    decided: Mapping[str, Share]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -321,13 +313,12 @@ def _measure_policy(
 ) -> list[Measurement]:
     """Measure decisions, scores and calibration as `POLICY_SET`, for the classes it predicts."""
     predicted, accepted = decisions.predicted, decisions.decisions == "accept"
-    wrong = predicted != judged.labels
+    wrong, vectors = predicted != judged.labels, decisions.probabilities
     evidence = deferral.detectors_.evidence(judged.features, judged.taps)
     plain = {**judged.scores, **all_scores(judged, deferral.used_detectors)}
     scores = deferral.calibration_.with_learned(
         plain, judged.logits, evidence, predicted, judged.opinions
     )
-    vectors = decisions.probabilities
     return [
         *measure_classification(judged, POLICY_SET, decisions=decisions),
         *measure_calibration(vectors, judged, POLICY_SET, "policy", predicted=predicted),
@@ -365,36 +356,45 @@ def _detection(
     return inliers[detector], results, rows
 
 
+def check_own_files(folder: Path) -> None:
+    """Check that files of these names in a folder, if any, are those of an earlier evaluation.
+
+    Raises:
+        UsageError: They are not, as its measurements are missing.
+    """
+    present = [name for name in FILES if (folder / name).exists()]
+    if present and MEASUREMENTS not in present:
+        raise UsageError(f"{folder / present[0]}: is not of an evaluation; choose another `out`")
+
+
 def write_evaluation(
     evaluation: Evaluation, folder: Path, *, skipped: Sequence[tuple[str, str, str]] = ()
 ) -> None:
     """Write all tables of an evaluation, in place of those of an earlier one.
 
-    Without its measurements there was none, and files of these names are someone else's.
+    Its measurements are written first and removed last: without them, files are someone else's.
 
     Args:
         evaluation: To write.
         folder: Made if it does not exist.
         skipped: Set and id of each image that could not be read, and why.
+
+    Raises:
+        UsageError: A file is not of an earlier evaluation.
     """
-    if (folder / MEASUREMENTS).exists():
-        for name in FILES:
-            (folder / name).unlink(missing_ok=True)
+    check_own_files(folder)
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+    write_csv(folder / MEASUREMENTS, Measurement._fields, evaluation.measurements)
     evaluation.predictions.write(folder / "predictions.npz")
     if skipped:
         write_csv(folder / "skipped.csv", ("set", "image", "reason"), skipped)
     if evaluation.decisions is not None:
-        judged = evaluation.judged
+        judged, values = evaluation.judged, attrgetter(*DECISION_COLUMNS)
         truth = [judged.classes[label] for label in judged.labels]
-        values = attrgetter(*DECISION_COLUMNS)
-        rows = (
-            (identity, name, *values(decision), *decision.probabilities.values())
-            for identity, name, decision in zip(
-                judged.ids, truth, evaluation.decisions, strict=True
-            )
-        )
+        images = zip(judged.ids, truth, evaluation.decisions, strict=True)
+        rows = ((id_, name, *values(it), *it.probabilities.values()) for id_, name, it in images)
         header = ("id", "true_class", *DECISION_COLUMNS, *map(OF_CLASS.__add__, judged.classes))
         write_csv(folder / "decisions.csv", header, rows)
         subgroups = [harm.decisions for harm in evaluation.harms if harm.decisions]
         write_csv(folder / "subgroups.csv", Subgroup._fields, subgroups)
-    write_csv(folder / MEASUREMENTS, Measurement._fields, evaluation.measurements)

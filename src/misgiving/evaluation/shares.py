@@ -1,6 +1,6 @@
 """Shares of images with intervals, and what rests on them: risk over coverage, reliability, OOD."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +60,14 @@ class Separation(NamedTuple):
     lower: float
     upper: float
     fpr_at_tpr95: float
+
+
+class OodResult(NamedTuple):
+    """An OOD set: scores, separation, and the shares of the policy's decisions, if any."""
+
+    scores: Float[np.ndarray, " _"]
+    separation: Separation
+    decided: Mapping[str, Share]
 
 
 def shares(
