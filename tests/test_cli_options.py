@@ -150,11 +150,12 @@ def test_a_file_with_an_unknown_key_or_another_type_is_refused(bake, tmp_path, w
     assert why in str(caught.value)
 
 
-def test_a_value_of_a_file_that_has_no_effect_is_refused(misgiving, tmp_path):
-    (tmp_path / "c.toml").write_text('experiment = "generalization"')
+@pytest.mark.parametrize("line", ['experiment = "generalization"', 'ray = "auto"', "threads = 7"])
+def test_a_value_of_a_file_that_has_no_effect_is_refused(misgiving, tmp_path, line):
+    (tmp_path / "c.toml").write_text(line)
     words = ("--out", tmp_path / "out", "--config", tmp_path / "c.toml")
     code, _, error = misgiving("reproduce", "--collect", *words)
-    assert (code, "--experiment has no effect with --collect" in error) == (2, True)
+    assert (code, f"--{line.split()[0]} has no effect with --collect" in error) == (2, True)
 
 
 @pytest.mark.parametrize(("name", "most"), [("train", 350), ("reproduce", 480)])

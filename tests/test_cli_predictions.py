@@ -161,7 +161,14 @@ REFUSED = {  # exit code, and what the line names
     "predict run t.csv --device cpu": (2, "--device"),
     "data check t.csv --model run": (2, "--model"),
     "evaluate run digits --policy p": (2, "--policy"),
+    "data check folder:run --seed 3": (2, "--seed has no effect without --model"),
+    "data check folder:run --device cpu": (2, "--device has no effect without --model"),
+    "data check folder:run --on-bad-image skip": (
+        2,
+        "--on-bad-image has no effect without --model",
+    ),
     "evaluate t.csv --out e --ood predictions.csv": (2, "--ood 'predictions'"),
+    "evaluate t.csv --out run": (2, "run/report.html: is not of an evaluation; choose another --o"),
     "evaluate run folder:run": (1, "give a folder that `misgiving train` or"),
     "predict policy t.csv --contact-sheet /proc/sheet.html": (2, "/proc/sheet.html: cannot be"),
     "predict policy t.csv --out x.csv --contact-sheet x.csv": (2, "--out and --contact-sheet are"),
@@ -179,7 +186,8 @@ def test_wrong_usage_is_one_line(misgiving, tmp_path, monkeypatch, words):
     write_rows(tmp_path / "t.csv")
     write_rows(tmp_path / "few.csv", 3)
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "image.png").touch()  # it is not opened
+    for name in ("image.png", "report.html"):
+        (tmp_path / "run" / name).touch()  # it is not opened
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     result = misgiving(*words.split())

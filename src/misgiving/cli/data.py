@@ -17,6 +17,7 @@ from misgiving.cli.options import (
     Seed,
     Values,
     check_not_input,
+    check_options,
     command,
 )
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped, show_table
@@ -205,12 +206,14 @@ def check(
         from misgiving.checkpoint import load  # needs torch
 
         load(model)  # so that a wrong one fails before the images are checked
-    if is_file:
+    elif not is_file:
+        check_options("without --model", unused=["seed", "device", "on_bad_image"])
+        _show_findings(data, out)
+        return
+    if model is None:
         predictions = read_file(Path(data))
     else:
         _show_findings(data, out)
-        if model is None:
-            return
         with open_run(model, settings, cache=cache) as trained:
             source = trained.predict(data)
         say_left_out([(data, source)])

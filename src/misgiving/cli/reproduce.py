@@ -102,7 +102,8 @@ def reproduce(
     )
     chosen = chosen_units(chosen_protocol, experiment=experiment, trial=trial, model=model)
     if collect:
-        check_options("with --collect", unused=["experiment", "trial", "model"])
+        unused = ["experiment", "trial", "model", "ray", "gpus_per_unit", "threads"]
+        check_options("with --collect", unused=unused)
     elif ray is None:
         check_options("without --ray", unused=["gpus_per_unit"])
         usual = jobs_for(chosen_protocol, len(chosen))
