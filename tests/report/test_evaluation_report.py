@@ -1,4 +1,5 @@
 import re
+from unittest.mock import Mock
 
 import numpy as np
 import pandas
@@ -105,6 +106,16 @@ def test_the_page_is_one_file_that_runs_nothing_and_describes_its_figures(hostil
     assert len([image for image in page.images if "jpeg" in image["src"]]) <= 24
     assert {link[1:] for link in page.links if link.startswith("#")} <= page.ids
     assert "nan" not in page.text
+
+
+def test_the_histogram_of_scores_shows_the_threshold_of_the_measured_batch(monkeypatch, tmp_path):
+    policy = Deferral(max_error=0.3, guarantee="average")
+    policy.fit(predictions(300, seed=1), predictions(300, seed=2))
+    evaluation, drawn = evaluate(predictions(), policy), Mock(wraps=histogram_figure)
+    monkeypatch.setattr("misgiving.report.evaluation.histogram_figure", drawn)
+    write_report(evaluation, tmp_path / "report.html")
+    threshold = evaluation.decisions.threshold
+    assert drawn.call_args.kwargs["limit"] == threshold != policy.certificate_.accept_threshold
 
 
 def test_bounds_of_operating_points_are_rounded_up(evaluation, tmp_path):

@@ -176,7 +176,7 @@ def _figures(evaluation: Evaluation, numbers: Mapping[str, Any]) -> dict[str, st
         "scores": histogram_figure(
             numbers["score_sets"],
             xlabel=f"acceptance score: {detector_name(evaluation.score)}",
-            limit=None if certificate is None else certificate.accept_threshold,
+            limit=None if evaluation.decisions is None else evaluation.decisions.threshold,
             limit_label="threshold",
         ),
         "confusion": matrix_figure(*numbers["confusion"]),
