@@ -2,6 +2,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from commands import TRAIN, rows_of, trained_on_photos
@@ -11,6 +12,7 @@ from typer.main import get_command
 from misgiving.bundle.bundle import Bundle
 from misgiving.checkpoint import load
 from misgiving.cli import app
+from misgiving.errors import UsageError
 from misgiving.predictions.record import Predictions
 
 pytestmark = pytest.mark.docs
@@ -167,6 +169,18 @@ def test_every_documented_command_is_accepted_by_the_command_line(line):
         command = command.commands[name]
     context = command.make_context(name, arguments, resilient_parsing=False)
     assert context.params
+
+
+@pytest.mark.parametrize("line", [each for each in COMMANDS if "reproduce " in each.id])
+def test_every_documented_reproduction_has_a_protocol(line, misgiving, tmp_path, monkeypatch):
+    (source,) = blocks(ROOT / "docs" / "how_to" / "own_loss_or_score.md", "python")
+    (tmp_path / "mine.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    ready = Mock(side_effect=UsageError("the images are next"))
+    monkeypatch.setattr("misgiving.reproduction.trial_data.TrialData.__init__", ready)
+    assert "the images are next" in misgiving(*shlex.split(line)).err
+    sys.modules.pop("mine", None)
 
 
 @pytest.mark.parametrize("path", LINKS)
