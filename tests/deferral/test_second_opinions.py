@@ -6,7 +6,8 @@ from scipy.special import softmax
 
 from misgiving import Deferral, Predictions
 from misgiving.errors import DataError
-from misgiving.evaluation.evaluate import POLICY_SET, evaluate
+from misgiving.evaluation.evaluate import evaluate
+from misgiving.evaluation.measures import POLICY_SET
 
 CLASSES = ["a", "b", "c"]
 

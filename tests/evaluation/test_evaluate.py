@@ -8,7 +8,8 @@ from sklearn.metrics import roc_auc_score
 from misgiving import Deferral, Predictions
 from misgiving.bundle.bundle import without_policy
 from misgiving.errors import DataError, UsageError
-from misgiving.evaluation.evaluate import FILES, POLICY_SET, evaluate, write_evaluation
+from misgiving.evaluation.evaluate import FILES, evaluate, write_evaluation
+from misgiving.evaluation.measures import POLICY_SET
 from misgiving.evaluation.subgroups import harms_of
 
 CLASSES = ("cat", "dog", "owl")

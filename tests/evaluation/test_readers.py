@@ -6,7 +6,8 @@ from scipy.stats import beta
 
 from misgiving import Deferral, Predictions
 from misgiving.errors import DataError, UsageError
-from misgiving.evaluation.evaluate import POLICY_SET, evaluate
+from misgiving.evaluation.evaluate import evaluate
+from misgiving.evaluation.measures import POLICY_SET
 from misgiving.evaluation.readers import DEFERRED
 
 CLASSES = ("cat", "dog", "owl")

@@ -16,6 +16,7 @@ from misgiving.deferral.decisions import OF_CLASS, Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import (
+    POLICY_SET,
     UNSEEN_SET,
     Measurement,
     measure_calibration,
@@ -40,9 +41,6 @@ from misgiving.evaluation.subgroups import Harm, Subgroup, harms_of
 from misgiving.metrics.selective import RiskCoverage, accepted_errors
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import WITHOUT_FEATURES, all_scores
-
-POLICY_SET = "policy_test"
-"""Name, in results, of the images on which a policy is measured."""
 
 RESERVED_NAMES = (POLICY_SET, UNSEEN_SET, "test", "validation", "held_out", "predictions")
 """Names, in results, of rows that are of no OOD set."""

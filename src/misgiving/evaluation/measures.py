@@ -3,13 +3,12 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Real, Shaped
 
 from misgiving.calibration.apply import LEARNED
-from misgiving.deferral.decisions import Decisions
 from misgiving.errors import UsageError
 from misgiving.metrics.calibration import (
     brier_score,
@@ -30,10 +29,16 @@ from misgiving.metrics.selective import RiskCoverage
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import all_scores
 
+if TYPE_CHECKING:
+    from misgiving.deferral.decisions import Decisions
+
 Measured = float | Float[np.ndarray, "*replicates"] | Int[np.ndarray, ""] | np.generic
 Confidences = Float[np.ndarray, " n"]
 Classes = Int[np.ndarray, " n"]
 Weights = Real[np.ndarray, "*replicates n"]
+
+POLICY_SET = "policy_test"
+"""Name, in results, of the images on which a policy is measured."""
 
 UNSEEN_SET = "unseen_classes"
 """Name, in results, of the images of all classes that a model was not trained on."""
@@ -85,7 +90,7 @@ def with_score(
 
 
 def measure_classification(
-    predictions: Predictions, dataset: str, *, decisions: Decisions | None = None
+    predictions: Predictions, dataset: str, *, decisions: "Decisions | None" = None
 ) -> list[Measurement]:
     """Accuracy, balanced accuracy, sensitivity per class, macro AUROC, and the count of errors.
 

@@ -16,8 +16,7 @@ from misgiving.data.decoding import Picture
 from misgiving.data.ood_sets import PAPER_COUNTS
 from misgiving.data.preprocessing import AUGMENTATIONS
 from misgiving.errors import DataError, explain_damage
-from misgiving.evaluation.evaluate import POLICY_SET
-from misgiving.evaluation.measures import UNSEEN_SET, learning_rate_of
+from misgiving.evaluation.measures import POLICY_SET, UNSEEN_SET, learning_rate_of
 from misgiving.files import read_json, whole_folder, write_json
 from misgiving.predictions.record import Predictions
 from misgiving.report.reproduction.run import Run

@@ -11,9 +11,9 @@ from misgiving.calibration.fit import Fitted, TuningSet, fit_calibrator
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
-from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.evaluation.measures import (
     FAILURE_SCORES,
+    POLICY_SET,
     Measurement,
     measure_calibration,
     measure_classification,

@@ -15,8 +15,7 @@ import pandas as pd
 from jaxtyping import Float, Real, Shaped
 
 from misgiving.data.splits import SPLITS
-from misgiving.evaluation.evaluate import POLICY_SET
-from misgiving.evaluation.measures import CHOSEN, failure_measures
+from misgiving.evaluation.measures import CHOSEN, POLICY_SET, failure_measures
 from misgiving.files import read_json
 from misgiving.metrics.classification import accuracy, balanced_accuracy, sensitivities
 from misgiving.metrics.loss_estimation import spearman

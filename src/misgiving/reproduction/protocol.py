@@ -7,8 +7,7 @@ from typing import Any
 
 from misgiving.data.ood_sets import OOD_SETS
 from misgiving.errors import UsageError
-from misgiving.evaluation.evaluate import POLICY_SET
-from misgiving.evaluation.measures import RATE, RATE_MODELS, UNSEEN_SET
+from misgiving.evaluation.measures import POLICY_SET, RATE, RATE_MODELS, UNSEEN_SET
 from misgiving.losses import auxiliary_loss
 from misgiving.own_functions import own_function
 from misgiving.registry import Registry

@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from misgiving.evaluation.evaluate import POLICY_SET
-from misgiving.evaluation.measures import RATE_MODELS, learning_rate_of
+from misgiving.evaluation.measures import POLICY_SET, RATE_MODELS, learning_rate_of
 from misgiving.metrics.selective import BY_GROUPS, BY_IMAGES
 from misgiving.report.reproduction.claims import Effect, effect_of
 from misgiving.report.reproduction.run import Quantity, Run, in_order, main_model, models_of, select
