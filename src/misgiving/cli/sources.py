@@ -158,6 +158,6 @@ def say_left_out(sources: "Iterable[tuple[str, PredictedData]]", *, brief: bool 
 
     for name, predicted in sources:
         skipped = skipped_sentences(predicted.skipped, predicted.counts.total(), name=name)
-        macro = "warnings" if brief else "not_predicted"
+        macro = "cautions" if brief else "not_predicted"
         for sentence in (*lines("policy.txt", macro, predicted), *skipped):
             say(sentence)
