@@ -1,6 +1,7 @@
 """The graph of a run, which predicts in the place of its model."""
 
 from dataclasses import replace
+from hashlib import sha256
 from unittest.mock import Mock
 
 import numpy as np
@@ -11,7 +12,12 @@ from bundled import checkpoint, noisy_set
 
 from misgiving.errors import DataError
 from misgiving.predictions import inference
-from misgiving.predictions.inference import kept_network, predictions_of, write_compared_graph
+from misgiving.predictions.inference import (
+    kept_network,
+    model_fingerprint,
+    predictions_of,
+    write_compared_graph,
+)
 
 SHIFT = 0.5
 
@@ -103,3 +109,12 @@ def test_a_model_whose_graph_cannot_be_written_predicts_itself(
     monkeypatch.setattr(inference, "write_graph", Mock(side_effect=failure))
     assert kept_network(made, 100, tmp_path) is None
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_fingerprint_is_of_the_bytes_of_all_weights_of_any_type(made):
+    model = made.architecture.build()
+    by_hand = sha256()
+    for name, tensor in model.state_dict().items():
+        by_hand.update(name.encode() + tensor.numpy().tobytes())
+    assert model_fingerprint(model) == by_hand.hexdigest()
+    assert model_fingerprint(model.bfloat16()) != by_hand.hexdigest()

@@ -91,7 +91,7 @@ def prepare_training(
     """
     dataset, config = load_dataset(data), recipe.images
     dataset.check_class_sizes()
-    take_readers(dict(dataset.metadata), dataset.classes)  # refused by every later step
+    take_readers(dict(dataset.metadata), dataset.classes)  # what later steps could not read
     preprocessing = replace(dataset.preprocessing, **config.preprocessing_changes)
     count, side = len(dataset.classes), preprocessing.image_size
     model = initial_model(recipe.model, recipe.training, count, side, on_weights)

@@ -63,10 +63,11 @@ def parquet_images(place: Path) -> ParquetImages | None:
             content = ParquetFile(file)
             if IMAGE not in content.schema_arrow.names:
                 continue
-            images = iter(content.read([f"{IMAGE}.path"])[0].to_pylist())
+            images = content.read([f"{IMAGE}.path"])[0].to_pylist()
+        paths = (file.parent / str(image and image["path"]) for image in images)
         for group in range(content.num_row_groups):
             rows = range(content.metadata.row_group(group).num_rows)
-            places += [(file, group, row, file.parent / str(next(images)["path"])) for row in rows]
+            places += [(file, group, row, next(paths)) for row in rows]
     return ParquetImages(places) if places else None
 
 
