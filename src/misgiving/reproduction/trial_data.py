@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
-from inspect import getsource
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import learning_rate_of
 from misgiving.files import read_json
-from misgiving.own_functions import own_function
+from misgiving.own_functions import own_source
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import Protocol, Unit, settings_of
 from misgiving.reproduction.protocol import EXPERIMENTS, units
@@ -258,11 +257,6 @@ class TrainedUnit(NamedTuple):
     def measured(self) -> str:
         """The set of the predictions."""
         return self.setup.evaluation_sets.measured
-
-
-def own_source(name: str) -> str:
-    """Code of the user's own `module:function`; empty for another name."""
-    return getsource(own_function(name)) if ":" in name else ""
 
 
 def check_same_settings(out: Path, records: Mapping[Unit, Mapping[str, Any]]) -> None:
