@@ -24,16 +24,15 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from guarantee import with_error_probabilities
 from jaxtyping import Float, Int
 from scipy.optimize import brentq
 from scipy.special import expit, ndtri
 
 from misgiving.deferral.settings import Targets
-from misgiving.deferral.thresholds import CertificationPlan, ScoredCases
+from misgiving.deferral.thresholds import ScoredCases, count_ranks, loosest_certified
 from misgiving.groups import QUARTERS
 
-DRAWS, TUNES = 2000, 100  # calibration sets and tuning sets of each cell
+DRAWS = 2000  # calibration sets of each cell
 GROUPS = 4000
 LESIONS = (6, 20)
 MEAN_LESIONS = 13
@@ -167,7 +166,7 @@ def _population(
     cases = ScoredCases(
         scores=scores,
         ood_scores=scores,
-        error_probabilities=np.zeros(len(groups)),  # fitted to tuning cases
+        error_probabilities=np.zeros(len(groups)),
         predicted=wrong.astype(np.int64),
         labels=labels,
         acceptable=np.ones(len(groups), dtype=bool),
@@ -175,25 +174,13 @@ def _population(
     return Population(cases, groups)
 
 
-def certify(
-    population: Population,
-    tuning: Positions,
-    calibration: Positions,
-    target: float,
-) -> Certified:
-    """Certify calibration sets, a share of them with each tuning set."""
-    thresholds = []
-    for tune, sets in zip(tuning, np.split(calibration, len(tuning)), strict=True):
-        plan = CertificationPlan.from_tuning(
-            with_error_probabilities(population.cases[tune]),
-            Targets(max_error=target),
-            classes=("all",),
-            cases=sets.shape[1],
-        )
-        for chosen in sets:
-            counts = plan.count(population.cases[chosen])
-            position = plan.loosest_certified(counts)
-            thresholds.append(counts.thresholds[position] if position >= 0 else np.inf)
+def certify(population: Population, calibration: Positions, target: float) -> Certified:
+    """Certify calibration sets."""
+    targets, thresholds = Targets(max_error=target, max_ood_false_alarms=None), []
+    for chosen in calibration:
+        counts = count_ranks(population.cases[chosen], targets, classes=("all",))
+        position = loosest_certified(counts, targets)
+        thresholds.append(counts.thresholds[position] if position >= 0 else np.inf)
     _, by_group = population.by_group.at(np.array(thresholds))
     coverage, by_case = population.by_case.at(np.array(thresholds))
     return Certified(by_group, by_case, coverage)
@@ -207,13 +194,11 @@ def patients_table(options: argparse.Namespace) -> str:
             random = np.random.default_rng([options.seed, round(10 * effect), round(10 * base)])
             population = patients(effect, base, random)
             for count in PATIENTS:
-                draw = population.whole_groups
-                sets = draw(TUNES, count, random), draw(options.draws, count, random)
-                draw = population.one_of_each
-                ones = draw(TUNES, count, random), draw(options.draws, count, random)
+                sets = population.whole_groups(options.draws, count, random)
+                ones = population.one_of_each(options.draws, count, random)
                 for target in ERRORS:
-                    by_lesion = certify(population, *sets, target)
-                    by_patient = certify(population, *ones, target)
+                    by_lesion = certify(population, sets, target)
+                    by_patient = certify(population, ones, target)
                     rows.append(
                         (
                             f"{effect:g}",
@@ -246,7 +231,6 @@ def photographs_table(options: argparse.Namespace) -> str:
             for target in ERRORS:
                 policies = certify(
                     population,
-                    population.one_of_each(TUNES, PHOTOGRAPHED, random),
                     population.one_of_each(options.draws, PHOTOGRAPHED, random),
                     target,
                 )
@@ -295,8 +279,7 @@ def _divided(
 ) -> tuple[bool, bool]:
     """Misses of the target: by the first of several divisions, and by the one that accepts most."""
     order = np.stack([random.permutation(cases) for _ in range(SEEDS)])
-    tuning, calibration = np.split(order, [len(cases) // QUARTERS], axis=1)
-    policies = certify(population, tuning, calibration, target)
+    policies = certify(population, order[:, len(cases) // QUARTERS :], target)
     missed = policies.by_case > target + 1e-9
     best = int(np.argmax(policies.coverage))
     return bool(missed[0]), bool(missed[best])

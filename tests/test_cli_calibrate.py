@@ -111,7 +111,7 @@ def test_a_policy_is_replaced_only_when_that_is_said_and_also_if_it_is_damaged(
         "Warning", "Next",
     ]  # fmt: skip
     assert "Warning: the record of an earlier calibration of this run could not be" in error
-    assert f"Next: misgiving evaluate {with_policy} digits (wrote {with_policy}/policy" in error
+    assert f"Next: misgiving predict {with_policy} NEW_IMAGES (wrote {with_policy}/policy" in error
     assert Deferral.load(with_policy / "policy").certificate_.ood_rank > 1
     _, _, error = succeed(*arguments, "--overwrite", "--max-ood-false-alarms", "off")
     assert Deferral.load(with_policy / "policy").certificate_.ood_rank is None

@@ -14,6 +14,7 @@ from misgiving.checkpoint import load, save
 from misgiving.data.ood_sets import read_ood_folder
 from misgiving.deferral.deferral import Deferral
 from misgiving.predictions.predict import TrainedRun
+from misgiving.predictions.record import Predictions
 from misgiving.serve.app import create_app
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
@@ -60,7 +61,7 @@ def test_calibrate_says_what_a_second_opinion_is_worth_and_the_policy_needs_it(
         f"Second opinion strong: weight {weight:.2f} of strong; AURC on the tuning set "
         f"{tried['second_opinion']:.4f} with it, "
         f"{tried['error_estimator']:.4f} without (cross-fitted)\n"
-        f"Next: misgiving evaluate {place / 'weak'} digits --second-opinion {place / 'strong'} "
+        f"Next: misgiving predict {place / 'weak'} NEW_IMAGES --second-opinion {place / 'strong'} "
     ) in (place / "said").read_text()
     for words in (
         ("evaluate", place / "weak", "digits", *CPU),
@@ -165,6 +166,14 @@ def test_files_have_the_policy_of_the_runs_and_an_opinion_that_is_worth_nothing_
     succeed("calibrate", tmp_path / "weak.npz", *words, "--out", tmp_path / "policy")
     policies = [Deferral.load(place / "weak"), Deferral.load(tmp_path / "policy")]
     assert policies[0].certificate_ == policies[1].certificate_
+    some = Predictions.read(tmp_path / "weak.npz").select(np.arange(100))
+    some.write(tmp_path / "without.npz")
+    some.with_opinion(predicted, "strong").write(tmp_path / "own.npz")
+    measured = ("evaluate", tmp_path / "weak.npz", *words[:2], "--policy", tmp_path / "policy")
+    for ood, code in (("own", 0), ("without", 1)):  # the ids are those of other images
+        options = ("--ood", f"far={tmp_path / ood}.npz", "--out", tmp_path / "report")
+        done = call(*measured, *options, cache=place / CACHE)
+        assert (done.code, "without.npz: " in done.err) == (code, code == 1), done.err
     order = np.random.default_rng(0).permutation(len(predicted))
     replace(predicted, logits=predicted.logits[order]).write(tmp_path / "misled.npz")
     words = ("--second-opinion", tmp_path / "misled.npz", *words[2:], "--out", tmp_path / "other")

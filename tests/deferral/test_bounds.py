@@ -11,7 +11,12 @@ from misgiving.deferral.bounds import (
 )
 from misgiving.deferral.expected_performance import bound_at_threshold
 from misgiving.deferral.settings import Targets
-from misgiving.deferral.thresholds import CertificationPlan, ScoredCases
+from misgiving.deferral.thresholds import (
+    ScoredCases,
+    count_ranks,
+    loosest_certified,
+    meets_other_targets,
+)
 
 
 @pytest.mark.parametrize(("count", "cases"), [(0, 7), (7, 7), (3, 40), (1, 1)])
@@ -58,13 +63,8 @@ def drawn_of(cells, counts, ood_scores=None):
     )
 
 
-def plan_of(rank=None, **targets):
-    return CertificationPlan(
-        targets=Targets(**{"simultaneous": False, **targets}),
-        classes=("a",),
-        rank=rank,
-        risks=np.array([0.2, 0.3, 0.4]),
-    )
+def targets_of(**targets):
+    return Targets(**{"simultaneous": False, "max_ood_false_alarms": None, **targets})
 
 
 @pytest.mark.parametrize("risks", [(0.451, 0.451, 0.451), (0.2, 0.75, 0.5), (0.5, 0.48, 0.47)])
@@ -74,11 +74,12 @@ def test_no_threshold_is_certified_wrongly_more_often_than_the_level_allows(risk
     right, wrong = shares * (1 - np.array(risks)), shares * np.array(risks)
     beyond = np.cumsum(wrong) > max_error * np.cumsum(shares)
     cells = [(score, is_wrong) for is_wrong in (0.0, 1.0) for score in (3.0, 2.0, 1.0)]
-    plan, counts = plan_of(max_error=max_error, confidence=0.7), np.array(list(every_count(6, 10)))
+    targets = targets_of(max_error=max_error, confidence=0.7)
+    counts = np.array(list(every_count(6, 10)))
     missed = np.zeros(len(counts), dtype=bool)
     for row, numbers in enumerate(counts):
-        of_ranks = plan.count(drawn_of(cells, numbers))
-        position = plan.loosest_certified(of_ranks)
+        of_ranks = count_ranks(drawn_of(cells, numbers), targets, classes=("a",))
+        position = loosest_certified(of_ranks, targets)
         if position >= 0:
             accepted = sum(score >= of_ranks.thresholds[position] for score in (3.0, 2.0, 1.0))
             missed[row] = beyond[accepted - 1]
@@ -90,12 +91,13 @@ def test_no_threshold_is_certified_wrongly_more_often_than_the_level_allows(risk
 def test_no_class_is_missed_above_its_target_more_often_than_the_level_allows(risks, target):
     rate, level, cases = 0.25, 0.2, 15
     limit = {target: {"a": rate} if target == "class_max_miss" else rate}
-    plan = plan_of(max_error=0.99, confidence=1 - level, **limit)
+    targets = targets_of(max_error=0.99, confidence=1 - level, **limit)
     counts = np.array(list(every_count(3, cases)))
     missed = np.zeros(len(counts), dtype=bool)
     for row, numbers in enumerate(counts):
-        of_ranks = plan.count(drawn_of([(2.0, 1.0), (1.0, 1.0), (0.0, 0.0)], numbers))
-        passed = plan.meets_other_targets(of_ranks) & ~np.isnan(of_ranks.thresholds)
+        drawn = drawn_of([(2.0, 1.0), (1.0, 1.0), (0.0, 0.0)], numbers)
+        of_ranks = count_ranks(drawn, targets, classes=("a",))
+        passed = meets_other_targets(of_ranks, targets) & ~np.isnan(of_ranks.thresholds)
         accepted = [score >= min(of_ranks.thresholds[passed], default=3.0) for score in (2.0, 1.0)]
         missed[row] = np.dot(accepted, risks) > rate
     assert 0.02 < chances(counts, [*risks, 1 - sum(risks)]) @ missed <= level
@@ -114,13 +116,13 @@ def test_few_are_called_ood_even_where_scores_are_tied(shares):
 def test_the_error_above_a_limit_that_the_same_cases_set_is_certified_exactly():
     # Only familiar images (OOD score 1) can be wrong; all have the same score.
     cells, familiar, shares = [(0.0, 0.0), (0.0, 0.0), (0.0, 1.0)], [0.0, 1.0, 1.0], (0.6, 0.2, 0.2)
-    plan = plan_of(rank=2, max_error=0.45, confidence=0.8, max_ood_false_alarms=0.9)
+    targets = targets_of(max_error=0.45, confidence=0.8, max_ood_false_alarms=0.25)
     counts = np.array(list(every_count(len(cells), 12)))
     # half of the images above a limit of 0 are wrong; above 1 there are none
     is_missed = np.zeros(len(counts), dtype=bool)
     for row, numbers in enumerate(counts):
-        of_ranks = plan.count(drawn_of(cells, numbers, familiar))
-        is_missed[row] = plan.loosest_certified(of_ranks) >= 0 and of_ranks.ood_limit == 0
+        of_ranks = count_ranks(drawn_of(cells, numbers, familiar), targets, classes=("a",))
+        is_missed[row] = loosest_certified(of_ranks, targets) >= 0 and of_ranks.ood_limit == 0
     assert 0.01 < chances(counts, shares) @ is_missed <= 0.2
 
 

@@ -177,7 +177,7 @@ def test_cases_like_the_calibration_cases_raise_no_alarm():
 
 def test_a_change_of_scores_and_of_acceptance_is_detected_and_described():
     cases = drawn_cases(150, 7)
-    cases.scores[:] = cases.scores / 4
+    cases.scores[:] = cases.scores / 10
     tests = monitored(cases)
     scores, acceptance = tests["scores"], tests["acceptance"]
     assert scores.since < 60

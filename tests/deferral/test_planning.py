@@ -27,31 +27,33 @@ def test_the_confident_rates_are_bounds_of_clopper_and_pearson():
     outlook = planned(targets, NV=264, MEL=32, BCC=72)
     assert (outlook.total, outlook.cases["MEL"], outlook.images["MEL"]) == (368, 32, 32)
     for share, rate in zip(WRONG_SHARES, outlook.error["confident"], strict=True):
-        expected = bound(math.ceil(share * 368), 368, 0.5 * 0.2 * 0.05)
+        expected = bound(math.ceil(share * 368), 368, 0.5 * 0.15 * 0.05)
         assert (rate.wrong_share, rate.smallest) == (share, pytest.approx(expected))
     assert outlook.classes["MEL"]["confident"][0].smallest == pytest.approx(
-        bound(0, 32, 0.8 * 0.05)
+        bound(0, 32, 0.85 * 0.05)
     )
     with pytest.raises(UsageError):
         planned(Targets(max_error=0.1, class_max_miss={"ELM": 0.1}), NV=264, MEL=32)
 
 
-def test_the_average_rates_count_one_case_more_that_is_wrong():
+def test_the_average_rates_count_one_case_more_that_is_wrong_for_each_class_counted_apart():
     outlook = planned(Targets(max_error=0.1, class_max_miss={"MEL": 0.2}), NV=264, MEL=32, BCC=72)
-    for rates, wrong, cases in (
-        (outlook.error, [0, 4, 12, 19], 369),
-        (outlook.accepted_half, [0, 2, 6, 10], 184.5),
-        (outlook.classes["MEL"], [0, 1, 1, 2], 33),
+    for rates, parts, wrong, cases in (
+        (outlook.error, 2, [0, 4, 12, 19], 369),
+        (outlook.accepted_half, 2, [0, 2, 6, 10], 184.5),
+        (outlook.classes["MEL"], 1, [0, 1, 1, 2], 33),
     ):
-        expected = [(1 + count) / cases for count in wrong]
+        expected = [(parts + count) / cases for count in wrong]
         assert [rate.smallest for rate in rates["average"]] == pytest.approx(expected)
     assert planned(Targets(max_error=0.1), a=5).error["average"][0].more == 4
+    two = planned(Targets(max_error=0.1, class_max_miss={"a": 0.5}), a=5, b=0)
+    assert two.error["average"][0].more == 14  # (2 + 0) / (19 + 1) = 0.1
 
 
 def test_silent_errors_are_counted_among_all_cases_at_a_level_of_their_own():
     for targets, level in (
         (Targets(max_silent_error=0.02), 0.05),
-        (Targets(max_error=0.1, max_silent_error=0.02), 0.8 * 0.05),
+        (Targets(max_error=0.1, max_silent_error=0.02), 0.85 * 0.05),
     ):
         (none, *_) = planned(targets, a=100).silent["confident"]
         assert none.smallest == pytest.approx(bound(0, 100, level))

@@ -7,7 +7,7 @@ from scipy import stats
 
 from misgiving.deferral.certificate import certify_thresholds
 from misgiving.deferral.settings import Targets
-from misgiving.deferral.thresholds import CertificationPlan
+from misgiving.deferral.thresholds import count_ranks, loosest_certified
 from misgiving.errors import DataError
 from misgiving.report.rendering import certificate_sentences
 
@@ -62,12 +62,12 @@ def test_a_certificate_counts_the_calibration_cases(mask):
 
 
 def test_targets_are_met_in_all_but_few_draws_also_where_some_are_never_acceptable():
-    population, tuning = masked(drawn_cases(20_000, 3), 5), masked(drawn_cases(200, 4), 6)
-    random, missed, accepting = np.random.default_rng(0), 0, 0
-    plan = CertificationPlan.from_tuning(tuning, TARGETS, classes=CLASSES, cases=200)
+    population, random = masked(drawn_cases(20_000, 3), 5), np.random.default_rng(0)
+    missed, accepting = 0, 0
     for _ in range(1000):
-        counts = plan.count(population[random.integers(len(population), size=200)])
-        position = plan.loosest_certified(counts)
+        drawn = population[random.integers(len(population), size=200)]
+        counts = count_ranks(drawn, TARGETS, classes=CLASSES)
+        position = loosest_certified(counts, TARGETS)
         if position >= 0:
             reached = population.scores >= counts.thresholds[position]
             missed += population.wrong[reached & population.acceptable].mean() > 0.1
@@ -95,11 +95,11 @@ def test_the_level_is_shared_among_the_targets_of_errors_unless_each_holds_by_it
     targets = Targets(max_error=0.1, confidence=0.88, class_max_miss={"A": 0.1, "B": 0.1})
     levels = ("level", "level_of_error", "level_of_misses")
     for changes, expected in (
-        ({}, (0.12, 0.024, 0.096)),
-        ({"class_max_miss": {}, "max_silent_error": 0.1}, (0.12, 0.024, 0.096)),
-        ({"class_max_miss": {}}, (0.12, 0.12, 0.096)),
-        ({"max_error": None, "max_silent_error": 0.1}, (0.12, 0.12 * 0.2, 0.12)),
-        ({"max_ood_false_alarms": None}, (0.12, 0.024, 0.096)),
+        ({}, (0.12, 0.018, 0.102)),
+        ({"class_max_miss": {}, "max_silent_error": 0.1}, (0.12, 0.018, 0.102)),
+        ({"class_max_miss": {}}, (0.12, 0.12, 0.102)),
+        ({"max_error": None, "max_silent_error": 0.1}, (0.12, 0.12 * 0.15, 0.12)),
+        ({"max_ood_false_alarms": None}, (0.12, 0.018, 0.102)),
         ({"simultaneous": False}, (0.12, 0.12, 0.12)),
     ):
         given = replace(targets, **changes)

@@ -190,6 +190,7 @@ def test_deferred_cases_are_blind_at_least_as_often_as_accepted_ones(serving):
 
 def test_after_an_alarm_every_image_is_deferred_also_after_a_restart(serving, sqlite_place):
     client = auditing(serving, after_alarm="defer", audit_days=3650.0)
+    assert sent(client, picture(0.02), "a.png")["decision"] == "accept"
     store = Store.open(sqlite_place)
     for number in range(40):
         row = case(number, audited=True, blind=True, position=0.3, **ACCEPTED)
@@ -203,8 +204,9 @@ def test_after_an_alarm_every_image_is_deferred_also_after_a_restart(serving, sq
     assert audit["with_drift"] == pytest.approx(0.02)
     assert "misgiving_audit_alarm 1.0" in client.get("/metrics").text
     for service in (client, auditing(serving, after_alarm="defer", audit_share=None)):
-        told = sent(service, picture(0.02), "a.png")
-        assert (told["decision"], "audits" in told["reason"]) == ("defer", True)
+        for level in (0.02, 0.03):  # the first was accepted before
+            told = sent(service, picture(level))
+            assert (told["decision"], "audits" in told["reason"]) == ("defer", True)
     assert sent(auditing(serving), picture(0.01))["decision"] == "accept"  # warns only
 
 
@@ -220,8 +222,11 @@ def test_a_target_for_all_images_counts_every_member_of_the_sample(serving):
     assert (audit["audited"], audit["wrong"], audit["estimate"]) == (2, 1, 0.5)
 
 
-def test_the_audit_sample_has_images_and_ends_before_the_first_open_case(serving, tmp_path):
-    client = auditing(serving, keep_images=tmp_path / "kept")
+def test_the_audit_sample_has_images_and_ends_before_the_first_open_case(
+    serving, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    client = auditing(serving, keep_images=Path("kept"))
     levels = (0.02, 0.45, 0.03, 0.04)
     ids = [sent(client, picture(level), f"{level}.png")["id"] for level in levels]
     for id in (ids[0], ids[1], ids[3]):
@@ -231,6 +236,7 @@ def test_the_audit_sample_has_images_and_ends_before_the_first_open_case(serving
         ("0.02.png", "accept", "dark"),
         ("0.45.png", "defer", "dark"),
     ]
+    monkeypatch.chdir("/")  # of another user
     assert Path(rows[1]["path"]).read_bytes() == picture(0.45)
     assert serving().get("/audit.csv").status_code == 404
 

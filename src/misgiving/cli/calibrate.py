@@ -127,7 +127,10 @@ def calibrate(
     for text in (*sentences, *_worth([*predictions.opinions], deferral.calibration_)):
         say(text)
     more = "" if verbose else "; --verbose says more"
-    following = _next_command(deferral, run, data, folder, second_opinion)
+    is_tested = any(source.counts["test"] for _, source in sources)
+    if data is None:
+        is_tested = "test" in deferral.cases_.left_out
+    following = _next_command(deferral, run, data, folder, second_opinion, is_tested=is_tested)
     say(f"Next: {following} (wrote {folder}{more})")
 
 
@@ -149,16 +152,22 @@ def _worth(names: list[str], calibration: "Calibrator") -> list[str]:
 
 
 def _next_command(
-    deferral: "Deferral", run: Path, data: str | None, folder: Path, opinions: list[str] | None
+    deferral: "Deferral",
+    run: Path,
+    data: str | None,
+    folder: Path,
+    opinions: list[str] | None,
+    *,
+    is_tested: bool,
 ) -> str:
     """The command after a calibration: an evaluation where there are test images."""
     used = opinions or [] if deferral.calibration_.needs_opinions else []
     options = [word for place in used for word in ("--second-opinion", place)]
     if not deferral.certificate_.accepted:
         return HOW_TO
-    if data is not None:
-        return shlex.join(["misgiving", "evaluate", str(run), data, *options])
-    if "test" in deferral.cases_.left_out:
-        words = ["--policy", str(folder), *options, "--out", "report"]
+    if is_tested:
+        of_file = ["--policy", str(folder), *options, "--out", "report"]
+        words = of_file if data is None else [data, *options]
         return shlex.join(["misgiving", "evaluate", str(run), *words])
-    return f"misgiving predict {shlex.quote(str(folder))} NEW_PREDICTIONS.csv"
+    model, new = (folder, "NEW_PREDICTIONS.csv") if data is None else (run, "NEW_IMAGES")
+    return shlex.join(["misgiving", "predict", str(model), new, *options])

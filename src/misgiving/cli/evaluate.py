@@ -104,7 +104,8 @@ def evaluate(
     sources, picture = [], None
     if data is None:
         deferral = None if policy is None else Deferral.load(policy)
-        predictions = [read_file(path, deferral, opinions) for path in (run, *places.values())]
+        others = [read_file(path, deferral) for path in places.values()]  # with opinions in them
+        predictions = [read_file(run, deferral, opinions), *others]
     else:
         folders = [read_ood_folder(folder, name=name) for name, folder in places.items()]
         with open_run(run, settings, cache=cache, opinions=opinions) as trained:
@@ -115,8 +116,8 @@ def evaluate(
                 sets=lambda sets: {*measured_sets(sets, set_name), *(TUNING if readers else ())},
                 odin=bool(places),
             )
-            others = [trained.predict_outliers(folder) for folder in folders]
-        sources = [*zip((data, *places), (predicted, *others), strict=True)]
+            outliers = [trained.predict_outliers(folder) for folder in folders]
+        sources = [*zip((data, *places), (predicted, *outliers), strict=True)]
         predictions = [each.predictions for _, each in sources]
         picture = predicted.picture
     for name, function in scores.items():

@@ -75,4 +75,7 @@ def export(
     for sentence in (bundle.card["what"], *bundle.card["targets"]):
         say(sentence)
     size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
-    say(f"Next: misgiving serve {shlex.quote(str(out))} (wrote {out}, {size:.1f} MB)")
+    following = f"serve {shlex.quote(str(out))}"
+    if bundle.deferral is not None and bundle.deferral.certificate_.selection is not None:
+        following = f"predict {shlex.quote(str(out))} IMAGES"
+    say(f"Next: misgiving {following} (wrote {out}, {size:.1f} MB)")

@@ -44,7 +44,13 @@ def upper_bound(count: Cases, cases: Cases, *, level: float) -> Values:
 
 
 def smallest_rate(
-    wrong: Cases, cases: Cases, *, guarantee: Guarantee, level: float, accepted: float = 1.0
+    wrong: Cases,
+    cases: Cases,
+    *,
+    guarantee: Guarantee,
+    level: float,
+    accepted: float = 1.0,
+    parts: int = 1,
 ) -> Values:
     """The smallest rate that is certified where so many cases are wrong, or are missed.
 
@@ -54,9 +60,10 @@ def smallest_rate(
         guarantee: Under which the rate holds.
         level: Of the test; without effect on the average guarantee.
         accepted: Share of all cases that is accepted.
+        parts: Classes whose wrong cases are counted apart, on average.
     """
     if guarantee == "average":
-        return np.asarray(np.add(1, wrong) / np.add(cases, accepted))
+        return np.asarray(np.add(parts, wrong) / np.add(cases, accepted))
     return upper_bound(wrong, cases, level=level)
 
 

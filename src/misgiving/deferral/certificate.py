@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -22,9 +22,10 @@ from misgiving.deferral.class_errors import ClassErrors, ClassOutcome, class_err
 from misgiving.deferral.selection import MIN_BATCH, Selection, Threshold, fit_selection
 from misgiving.deferral.settings import DecisionRule, Targets
 from misgiving.deferral.thresholds import (
-    CertificationPlan,
     RankCounts,
     ScoredCases,
+    count_ranks,
+    loosest_certified,
     number_reaching,
     ranks_to_test,
 )
@@ -59,8 +60,7 @@ class OperatingPoint(NamedTuple):
 class CertifiableError:
     """Smallest target error rate that these cases certify, and the number of cases accepted.
 
-    It is searched by halving. As each target has its own way to spend the level, a smaller one may
-    be certified, too.
+    It is searched by halving; as numbers of cases are whole, a smaller one may be certified, too.
     """
 
     max_error: float
@@ -260,10 +260,10 @@ def mark_acceptable(
 def certify_thresholds(
     tuning: ScoredCases, calibration: ScoredCases, targets: Targets, *, classes: Sequence[str]
 ) -> Certificate:
-    """Choose thresholds with the tuning set and certify them with the calibration set.
+    """Certify thresholds with the calibration set.
 
     Args:
-        tuning: For all that is chosen; not the images that the model was trained on.
+        tuning: Divides `max_error` among classes, on average; not the images of the training.
         calibration: For the certification alone, one case for each group.
         targets: Error rates to certify.
         classes: Names of the classes, in the order of the labels.
@@ -273,35 +273,38 @@ def certify_thresholds(
     """
     for name, cases in (("tuning", tuning), ("calibration", calibration)):
         cases.check_usable(name)
-    plan = CertificationPlan.from_tuning(tuning, targets, classes=classes, cases=len(calibration))
-    counts = plan.count(calibration)
-    selection = fit_selection(plan, tuning, calibration, counts)
+    counts = count_ranks(calibration, targets, classes=classes)
+    selection = fit_selection(tuning, calibration, counts, targets, classes=classes)
     lowest = selection.threshold(calibration.scores[counts.kept], counts.above)
     # the loosest tested threshold that is not below this score
     reaching = np.flatnonzero(counts.thresholds >= (math.inf if lowest is None else lowest))
     position = on_average = max(reaching.tolist(), default=-1)
     if not targets.is_average:
-        position = plan.loosest_certified(counts)
+        position = loosest_certified(counts, targets)
     certified = position >= 0
     # Sorted, so that the order in which the cases came leaves no trace.
     keys = counts.kept, calibration.wrong, calibration.error_probabilities, -calibration.scores
     order = np.lexsort(keys)
     return Certificate(
         targets=targets,
-        classes=plan.classes,
+        classes=tuple(classes),
         cases=len(calibration),
         tuning_cases=len(tuning),
         accept_threshold=float(counts.thresholds[position]) if certified else None,
         selection=selection if targets.is_average and targets.max_error else None,
         ood_threshold=counts.ood_limit,
-        ood_rank=plan.rank,
+        ood_rank=counts.ood_rank,
         ood_scores=tuple(np.sort(calibration.ood_scores).astype(float).tolist()),
         accepted=int(counts.ranks[position]) if certified else 0,
         wrong=int(counts.wrong[position]) if certified else 0,
         accepted_on_average=int(counts.ranks[on_average]) if on_average >= 0 else 0,
-        class_outcomes=class_outcomes(plan, counts, position),
-        class_errors=class_errors(calibration, counts, position, plan) if certified else (),
-        smallest_certifiable=None if certified else _smallest_certifiable(plan, counts),
+        class_outcomes=class_outcomes(targets, counts, position),
+        class_errors=class_errors(
+            calibration, counts, position, classes=classes, level=targets.level
+        )
+        if certified
+        else (),
+        smallest_certifiable=None if certified else _smallest_certifiable(targets, counts),
         thresholds=tuple(counts.thresholds[~np.isnan(counts.thresholds)].tolist()),
         scores=tuple(calibration.scores[order].astype(float).tolist()),
         errors=tuple(calibration.wrong[order].tolist()),
@@ -310,14 +313,14 @@ def certify_thresholds(
     )
 
 
-def _smallest_certifiable(plan: CertificationPlan, counts: RankCounts) -> CertifiableError | None:
+def _smallest_certifiable(targets: Targets, counts: RankCounts) -> CertifiableError | None:
     """Search for the smallest `max_error` in steps of 0.001, by halving."""
-    if plan.targets.max_error is None or plan.targets.is_average:
+    if targets.max_error is None or targets.is_average:
         return None
-    low, high, smallest = math.floor(plan.targets.max_error * STEPS), STEPS, None
+    low, high, smallest = math.floor(targets.max_error * STEPS), STEPS, None
     while high - low > 1:
         middle = (low + high) // 2
-        position = plan.loosest_certified(counts, max_error=middle / STEPS)
+        position = loosest_certified(counts, replace(targets, max_error=middle / STEPS))
         if position < 0:
             low = middle
         else:
@@ -364,7 +367,9 @@ def _more_cases(certificate: Certificate, *, prior: float) -> int | None:
         accepted = point.coverage * sizes
         wrong = accepted * (point.wrong + prior) / (point.accepted + prior)
         silent = sizes * point.wrong / certificate.cases
-        error = rate(wrong, accepted, level=level_of_error, accepted=point.coverage)
+        error = rate(
+            wrong, accepted, level=level_of_error, accepted=point.coverage, parts=targets.parts
+        )
         silent_error = rate(silent, sizes, level=targets.level_of_misses)
         meets = error <= (targets.max_error or 1.0)
         meets &= silent_error <= (targets.max_silent_error or 1.0)

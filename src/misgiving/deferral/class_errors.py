@@ -1,12 +1,14 @@
 """Accepted answers that are wrong, by class."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from misgiving.deferral.bounds import smallest_rate, upper_bound
-from misgiving.deferral.thresholds import CertificationPlan, RankCounts, ScoredCases
+from misgiving.deferral.settings import Targets
+from misgiving.deferral.thresholds import RankCounts, ScoredCases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +57,9 @@ class ClassErrors:
     wrong_bound: float
 
 
-def class_outcomes(
-    plan: CertificationPlan, counts: RankCounts, position: int
-) -> tuple[ClassOutcome, ...]:
+def class_outcomes(targets: Targets, counts: RankCounts, position: int) -> tuple[ClassOutcome, ...]:
     """Misses of each class with a target, at this position of the ranks; -1: at the strictest."""
-    targets, usable = plan.targets, ~np.isnan(counts.thresholds)
+    usable = ~np.isnan(counts.thresholds)
     fewest = [int(missed[usable][:1].sum()) for missed in counts.missed]
     smallest = partial(smallest_rate, guarantee=targets.guarantee, level=targets.level_of_misses)
     return tuple(
@@ -77,13 +77,17 @@ def class_outcomes(
 
 
 def class_errors(
-    calibration: ScoredCases, counts: RankCounts, position: int, plan: CertificationPlan
+    calibration: ScoredCases,
+    counts: RankCounts,
+    position: int,
+    *,
+    classes: Sequence[str],
+    level: float,
 ) -> tuple[ClassErrors, ...]:
-    """Accepted answers of each class, at this position of the ranks."""
+    """Accepted answers of each class, at this position of the ranks; `level` of the bounds."""
     accepted = counts.kept & (calibration.scores >= counts.thresholds[position])
-    level = (1 - plan.targets.confidence) / len(counts.ranks)
-    errors = []
-    for label, name in enumerate(plan.classes):
+    each, errors = level / len(counts.ranks), []
+    for label, name in enumerate(classes):
         of_class = calibration.labels == label
         answers = accepted & (calibration.predicted == label)
         cases, missed = int(of_class.sum()), int((accepted & of_class & calibration.wrong).sum())
@@ -94,10 +98,10 @@ def class_errors(
                     name=name,
                     cases=cases,
                     missed=missed,
-                    missed_bound=float(upper_bound(missed, cases, level=level)),
+                    missed_bound=float(upper_bound(missed, cases, level=each)),
                     predicted=predicted,
                     wrong=wrong,
-                    wrong_bound=float(upper_bound(wrong, predicted, level=level)),
+                    wrong_bound=float(upper_bound(wrong, predicted, level=each)),
                 )
             )
     return tuple(sorted(errors, key=lambda each: (each.cases > 0, each.missed_bound), reverse=True))

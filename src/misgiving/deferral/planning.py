@@ -101,8 +101,8 @@ def plan_certification(
         targets=targets,
         images=images,
         cases=cases,
-        error=_rates(total, targets.max_error, level),
-        accepted_half=_rates(total, targets.max_error, level, accepted=0.5),
+        error=_rates(total, targets.max_error, level, parts=targets.parts),
+        accepted_half=_rates(total, targets.max_error, level, accepted=0.5, parts=targets.parts),
         silent=_rates(total, targets.max_silent_error, targets.level_of_misses),
         classes={
             name: _rates(cases[name], limit, targets.level_of_misses)
@@ -125,13 +125,15 @@ def _ood_cases(targets: Targets, share: float) -> int:
 
 
 def _rates(
-    cases: int, target: float | None, level: float, *, accepted: float = 1.0
+    cases: int, target: float | None, level: float, *, accepted: float = 1.0, parts: int = 1
 ) -> dict[Guarantee, tuple[RatePlan, ...]]:
     plans: dict[Guarantee, tuple[RatePlan, ...]] = {}
     if target is None:
         return plans
     for guarantee in get_args(Guarantee):
-        bound = partial(smallest_rate, guarantee=guarantee, level=level, accepted=accepted)
+        bound = partial(
+            smallest_rate, guarantee=guarantee, level=level, accepted=accepted, parts=parts
+        )
         rates = []
         for share in WRONG_SHARES:
             needed = _needed(share, target, bound)

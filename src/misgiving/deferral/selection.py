@@ -8,6 +8,7 @@ batches (Jin and Candes, 2023). docs/explanation/guarantee.md derives it and the
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -16,7 +17,8 @@ from annotated_types import Ge
 from jaxtyping import Float
 from pydantic import AllowInfNan
 
-from misgiving.deferral.thresholds import ROUNDING, CertificationPlan, RankCounts, ScoredCases
+from misgiving.deferral.settings import Targets
+from misgiving.deferral.thresholds import ROUNDING, RankCounts, ScoredCases
 
 MIN_BATCH = 50  # images; an empty batch counts as without error, so that small ones promise little
 PRIOR_ERRORS = 2.0  # wrong tuning cases that each class with a target has more than observed
@@ -64,17 +66,22 @@ class Selection:
 
 
 def fit_selection(
-    plan: CertificationPlan, tuning: ScoredCases, calibration: ScoredCases, counts: RankCounts
+    tuning: ScoredCases,
+    calibration: ScoredCases,
+    counts: RankCounts,
+    targets: Targets,
+    *,
+    classes: Sequence[str],
 ) -> Selection:
     """Choose what decides a batch, with the limits that all images must meet."""
-    targets, missable = plan.targets, calibration.acceptable & calibration.wrong
+    missable, watched = calibration.acceptable & calibration.wrong, targets.class_max_miss
     lowest, wrong = -math.inf, counts.kept & calibration.wrong
     if targets.max_silent_error is not None:
         scores = calibration.scores[missable]
         lowest = lowest_allowed(scores, counts.cases, rate=targets.max_silent_error)
-    parts = []
-    for name, rate in targets.class_max_miss.items():
-        members = calibration.labels == plan.classes.index(name)
+    parts, labels = [], [classes.index(name) for name in watched]
+    for label, rate in zip(labels, watched.values(), strict=True):
+        members = calibration.labels == label
         scores = calibration.scores[members & missable]
         lowest = max(lowest, lowest_allowed(scores, int(members.sum()), rate=rate))
         parts.append(members)
@@ -84,7 +91,7 @@ def fit_selection(
     return Selection(
         cases=counts.above,
         lowest=lowest,
-        rates=divided_rate(plan, tuning, counts.above, targets.max_error),
+        rates=divided_rate(targets.max_error, tuning, labels, counts.above),
         wrong=tuple(tuple(np.sort(calibration.scores[part & wrong]).tolist()) for part in parts),
     )
 
@@ -108,19 +115,19 @@ def lowest_allowed(wrong_scores: Scores, cases: int, *, rate: float) -> float:
 
 
 def divided_rate(
-    plan: CertificationPlan, tuning: ScoredCases, cases: int, max_error: float
+    max_error: float, tuning: ScoredCases, labels: Sequence[int], cases: int
 ) -> tuple[float, ...]:
-    """Divide `max_error` among the classes with targets and the others, by the tuning set.
+    """Divide `max_error` among the classes with these labels and the others, by the tuning set.
 
     Each part has a place for the one case that its test adds, and shares the others in proportion
     to its wrong tuning cases.
     """
     wrong = tuning.labels[tuning.acceptable & tuning.wrong]
-    of_classes = [
-        int((wrong == plan.classes.index(name)).sum()) for name in plan.targets.class_max_miss
-    ]
+    of_classes = [int((wrong == label).sum()) for label in labels]
     errors = np.array([*of_classes, len(wrong) - sum(of_classes)]) + PRIOR_ERRORS
-    expected = float((plan.risks <= max_error).sum()) / max(1, len(plan.risks))  # accepted share
-    others = max(max_error * cases * expected - len(errors), 1.0)
+    best_first = np.argsort(-tuning.scores, kind="stable")
+    risks = tuning.error_probabilities[best_first].cumsum() / np.arange(1, len(tuning) + 1)
+    accepted = float((risks <= max_error).mean())  # share of cases, roughly
+    others = max(max_error * cases * accepted - len(errors), 1.0)
     places = 1 + others * errors / errors.sum()
     return tuple((max_error * places / places.sum()).tolist())

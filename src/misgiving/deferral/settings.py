@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Guarantee = Literal["confident", "average"]
 RuleName = Literal["most_probable", "balanced", "costs", "logits"]
 
-SHARE_OF_ERROR = 0.2  # of the level, where there are other targets; these have few cases
+SHARE_OF_ERROR = 0.15  # of the level, where there are other targets; these have few cases
 
 
 def check_known(classes: Sequence[str], **parameters: Mapping[str, float]) -> None:
@@ -69,6 +69,11 @@ class Targets:
     def is_average(self) -> bool:
         """True where targets hold on average."""
         return self.guarantee == "average"
+
+    @property
+    def parts(self) -> int:
+        """Number of parts of the errors that the average guarantee of `max_error` counts apart."""
+        return 1 + len(self.class_max_miss)
 
     @property
     def level(self) -> float:

@@ -3,17 +3,15 @@
 The k best calibration cases are counted at some ranks k. A rank is certified if few enough of them
 are wrong. The limits are such that the number of wrong cases would fall to any of them with a
 probability of at most the level, if each case were wrong with the probability `max_error`,
-whatever its score. No risk curve has a higher probability that a rank is certified above which more
-than `max_error` are wrong; docs/explanation/guarantee.md has the proof. At which ranks the level is
-spent is chosen by the tuning set, so that the limits are fixed before the calibration set is looked
-at.
+whatever its score. Certified ranks are left out, and the limits of the others computed again: a
+step-down procedure (Romano and Wolf, 2005). No risk curve has a higher probability that a rank is
+certified above which more than `max_error` are wrong; docs/explanation/guarantee.md has the proof.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
@@ -25,19 +23,14 @@ from misgiving.errors import DataError
 
 FEWEST_CASES = 5
 MOST_RANKS = 100
-PRIOR_CASES = 20.0  # tuning cases that the mean error probability is worth
-SPENT_EVENLY = 0.2  # of the level, over all ranks
-ENDS_OF_SPENDING = (0.05, 0.1, 0.25, 0.5, 0.75, 1)  # shares of the ranks
-GROWTH_OF_SPENDING = 1.5  # from a rank to 2.7 times as many cases, relative to the first rank
-PATHS = 300  # simulated calibration sets, by which ways to spend the level are compared
-OVERDISPERSION = 4.0  # of the number of errors in these, relative to the tuning set's Poisson
+HALVINGS = 12  # in which the level of each single rank is searched
 ROUNDING = 1e-9
+DEVIATIONS = 9.0  # below the expected number of wrong cases, where no limit is
 NEGLIGIBLE = 1e-12  # probability of a number of wrong cases
 
 Values = Float[np.ndarray, " n"]
 Mask = Bool[np.ndarray, " n"]
 Counts = Int[np.ndarray, " ranks"]
-Shares = Float[np.ndarray, " ranks"]
 Thresholds = Float[np.ndarray, " ranks"]
 
 
@@ -107,6 +100,7 @@ class RankCounts(NamedTuple):
     """Calibration cases at each rank that is tested, strictest first.
 
     Attributes:
+        ood_rank: Rank of the OOD limit among all cases, lowest first; None: no OOD rule.
         ood_limit: None without an OOD rule.
         above: Number of cases above it, whether acceptable or not.
         kept: True for the acceptable ones of these: the only ones that certify the error.
@@ -120,6 +114,7 @@ class RankCounts(NamedTuple):
         class_cases: For each class with a target, all of its cases.
     """
 
+    ood_rank: int | None
     ood_limit: float | None
     above: int
     kept: Mask
@@ -132,97 +127,78 @@ class RankCounts(NamedTuple):
     class_cases: list[int]
 
 
-@dataclass(frozen=True, kw_only=True)
-class CertificationPlan:
-    """Hypotheses that are fixed before the calibration set is looked at.
+def count_ranks(
+    calibration: ScoredCases, targets: Targets, *, classes: Sequence[str]
+) -> RankCounts:
+    """Count the calibration cases at each rank; `classes` in the order of the labels."""
+    limit, rank = None, ood_limit_rank(len(calibration), targets)
+    if rank is not None:
+        limit = float(np.sort(calibration.ood_scores)[rank - 1])
+    kept, missable = calibration.above(limit), calibration.acceptable & calibration.wrong
+    best_first = np.flatnonzero(kept)[np.argsort(-calibration.scores[kept], kind="stable")]
+    scores = np.append(calibration.scores[best_first], -np.inf)
+    ranks = ranks_to_test(len(best_first))
+    thresholds = just_above(scores[ranks], scores[ranks - 1])
+    of_class = [calibration.labels == classes.index(name) for name in targets.class_max_miss]
+    return RankCounts(
+        ood_rank=rank,
+        ood_limit=limit,
+        above=int((calibration.ood_scores > (-np.inf if limit is None else limit)).sum()),
+        kept=kept,
+        ranks=ranks,
+        thresholds=thresholds,
+        wrong=np.cumsum(calibration.wrong[best_first])[ranks - 1],
+        silent=number_reaching(calibration.scores[missable], thresholds),
+        cases=len(calibration),
+        missed=[
+            number_reaching(calibration.scores[members & missable], thresholds)
+            for members in of_class
+        ],
+        class_cases=[int(members.sum()) for members in of_class],
+    )
 
-    Attributes:
-        targets: Error rates to certify.
-        classes: Names of the classes, in the order of the labels.
-        rank: Rank of the OOD limit among the calibration cases, lowest first; None: no OOD rule.
-        risks: Expected share of wrong cases among the 1, 2, ... best tuning cases.
+
+def loosest_certified(counts: RankCounts, targets: Targets) -> int:
+    """Position of the loosest rank that meets the targets, -1 for none."""
+    selected = meets_other_targets(counts, targets) & ~np.isnan(counts.thresholds)
+    if targets.max_error is not None:
+        selected &= meets_error(counts, targets.max_error, targets.level_of_error)
+    return int(np.flatnonzero(selected)[-1]) if selected.any() else -1
+
+
+def meets_error(counts: RankCounts, max_error: float, level: float) -> Bool[np.ndarray, " ranks"]:
+    """Mark the ranks that certify `max_error`, in steps without the ranks certified before.
+
+    Ranks of so few cases that they have no limit at first are never tested.
     """
+    certified = np.zeros(len(counts.ranks), dtype=bool)
+    left = np.flatnonzero(limits_of_ranks(tuple(counts.ranks.tolist()), max_error, level) >= 0)
+    while len(left):
+        limits = limits_of_ranks(tuple(counts.ranks[left].tolist()), max_error, level)
+        added = (counts.wrong[left] <= limits) & ~np.isnan(counts.thresholds[left])
+        if not added.any():
+            break
+        certified[left[added]] = True
+        left = left[~added]
+    return certified
 
-    targets: Targets
-    classes: tuple[str, ...]
-    rank: int | None
-    risks: Values
 
-    @classmethod
-    def from_tuning(
-        cls, tuning: ScoredCases, targets: Targets, *, classes: Sequence[str], cases: int
-    ) -> "CertificationPlan":
-        """Plan the certification with so many calibration cases."""
-        rank, limit = ood_limit_rank(cases, targets), None
-        if rank is not None:
-            same_share = max(1, round(rank / cases * len(tuning)))
-            limit = float(np.sort(tuning.ood_scores)[same_share - 1])
-        usable = tuning[np.flatnonzero(tuning.above(limit))]
-        best_first = usable[np.lexsort((usable.wrong, usable.error_probabilities, -usable.scores))]
-        numbers = np.arange(1, len(usable) + 1)
-        wrong, expected = np.cumsum([best_first.wrong, best_first.error_probabilities], axis=1)
-        risks = (wrong + PRIOR_CASES * expected / numbers) / (numbers + PRIOR_CASES)
-        return cls(targets=targets, classes=tuple(classes), rank=rank, risks=risks)
+def meets_other_targets(counts: RankCounts, targets: Targets) -> Bool[np.ndarray, " ranks"]:
+    """Mark the ranks that certify the class targets and that of silent errors.
 
-    def count(self, calibration: ScoredCases) -> RankCounts:
-        """Count the calibration cases at each rank."""
-        limit = None if self.rank is None else float(np.sort(calibration.ood_scores)[self.rank - 1])
-        kept, missable = calibration.above(limit), calibration.acceptable & calibration.wrong
-        best_first = np.flatnonzero(kept)[np.argsort(-calibration.scores[kept], kind="stable")]
-        scores = np.append(calibration.scores[best_first], -np.inf)
-        ranks = ranks_to_test(len(best_first))
-        thresholds = just_above(scores[ranks], scores[ranks - 1])
-        of_class = [
-            calibration.labels == self.classes.index(name) for name in self.targets.class_max_miss
-        ]
-        return RankCounts(
-            ood_limit=limit,
-            above=int((calibration.ood_scores > (-np.inf if limit is None else limit)).sum()),
-            kept=kept,
-            ranks=ranks,
-            thresholds=thresholds,
-            wrong=np.cumsum(calibration.wrong[best_first])[ranks - 1],
-            silent=number_reaching(calibration.scores[missable], thresholds),
-            cases=len(calibration),
-            missed=[
-                number_reaching(calibration.scores[members & missable], thresholds)
-                for members in of_class
-            ],
-            class_cases=[int(members.sum()) for members in of_class],
-        )
-
-    def loosest_certified(self, counts: RankCounts, *, max_error: float | None = None) -> int:
-        """Position of the loosest rank that meets the targets, -1 for none.
-
-        Args:
-            counts: The calibration cases at each rank.
-            max_error: Target error rate instead of the planned one.
-        """
-        selected = self.meets_other_targets(counts) & ~np.isnan(counts.thresholds)
-        target = self.targets.max_error if max_error is None else max_error
-        if target is not None and len(counts.ranks):
-            ranks, risks = tuple(counts.ranks.tolist()), tuple(self.risks.tolist())
-            selected &= counts.wrong <= chosen_limits(
-                ranks, risks, target, self.targets.level_of_error
-            )
-        return int(np.flatnonzero(selected)[-1]) if selected.any() else -1
-
-    def meets_other_targets(self, counts: RankCounts) -> Bool[np.ndarray, " ranks"]:
-        """Mark the ranks that certify the class targets and that of silent errors.
-
-        What is missed can only grow with the rank. So each target is tested in a fixed sequence
-        from the strictest rank on, at the whole level: a rank is certified wrongly only if the
-        strictest one that breaks a target passes the test of this target.
-        """
-        targets, level = self.targets, self.targets.level_of_misses
-        rates = targets.class_max_miss.values()
-        tests = [*zip(rates, counts.missed, counts.class_cases, strict=True)]
-        if targets.max_silent_error is not None:
-            tests.append((targets.max_silent_error, counts.silent, counts.cases))
-        passed = np.ones(len(counts.ranks), dtype=bool)
-        for rate, missed, cases in tests:
-            passed &= np.logical_and.accumulate(binomial_cdf(missed, cases, rate) <= level)
-        return passed
+    What is missed can only grow with the rank. So each target is tested in a fixed sequence from
+    the strictest rank on, at the whole level: a rank is certified wrongly only if the strictest one
+    that breaks a target passes the test of this target.
+    """
+    rates = targets.class_max_miss.values()
+    tests = [*zip(rates, counts.missed, counts.class_cases, strict=True)]
+    if targets.max_silent_error is not None:
+        tests.append((targets.max_silent_error, counts.silent, counts.cases))
+    passed = np.ones(len(counts.ranks), dtype=bool)
+    for rate, missed, cases in tests:
+        p_values = binomial_cdf(missed, cases, rate)
+        passed &= np.logical_and.accumulate(p_values <= targets.level_of_misses)
+    return passed
 
 
 def ood_limit_rank(cases: int, targets: Targets) -> int | None:
@@ -264,76 +240,58 @@ def number_reaching(scores: Values, thresholds: Thresholds) -> Counts:
     return len(scores) - np.searchsorted(np.sort(scores), thresholds, side="left")
 
 
-@lru_cache(maxsize=64)
-def chosen_limits(
-    ranks: tuple[int, ...], risks: tuple[float, ...], max_error: float, level: float
-) -> Counts:
+@lru_cache(maxsize=4096)
+def limits_of_ranks(ranks: tuple[int, ...], max_error: float, level: float) -> Counts:
     """Highest number of wrong cases that certifies each rank; -1: none does.
 
-    By the way to spend the level with which most cases would be accepted, if the shares of wrong
-    cases among the best are those of the tuning set, `risks`.
+    Each rank is tested at the same level of its own: the highest (to 0.1 %) with which any limit is
+    reached with a probability of at most `level`, if each case is wrong with the probability
+    `max_error`.
+
+    >>> limits_of_ranks((59, 93), 0.05, 0.05), limits_of_ranks((93,), 0.05, 0.05)
+    (array([0, 0]), array([1]))
     """
-    numbers, best, limits = np.array(ranks), -1.0, np.full(len(ranks), -1)
-    expected = expected_errors(numbers, np.array(risks))
-    for shares in ways_to_spend(len(ranks)):
-        tried = limits_of_ranks(ranks, tuple((level * shares).tolist()), max_error)
-        accepted = float((numbers * (expected <= tried)).max(axis=1).mean())
-        if accepted > best:
-            best, limits = accepted, tried
-    return limits
+    p_values = [_cumulative(rank, max_error) for rank in ranks]
+
+    def limits_at(own: float) -> Counts:
+        limits = [first + np.searchsorted(each, own, side="right") - 1 for first, each in p_values]
+        return np.array(limits, dtype=int)
+
+    low, high = level / max(1, len(ranks)), level  # Bonferroni's inequality, and a single test
+    for _ in range(HALVINGS):
+        own = math.sqrt(low * high)
+        if probability_of_reaching(ranks, limits_at(own), max_error) <= level:
+            low = own
+        else:
+            high = own
+    return limits_at(low)
 
 
-def expected_errors(ranks: Counts, risks: Values) -> Int[np.ndarray, "paths ranks"]:
-    """Random numbers of wrong cases at each rank, by the risks among the best tuning cases."""
-    generator, tuning = np.random.default_rng(0), np.arange(len(risks) + 1)
-    wrong = np.maximum.accumulate(np.append(0.0, tuning[1:] * risks))
-    scale = ranks[-1] / max(1, len(risks))
-    steps = np.diff(ranks, prepend=0)
-    added = np.diff(scale * np.interp(ranks, scale * tuning, wrong), prepend=0) / steps
-    shape = (wrong[-1] + 1) / OVERDISPERSION
-    factors = generator.gamma(shape, 1 / shape, size=(PATHS, 1))
-    return np.cumsum(generator.binomial(steps, np.clip(added * factors, 0, 1)), axis=1)
+def probability_of_reaching(ranks: Sequence[int], limits: Counts, probability: float) -> float:
+    """Probability that the number of wrong cases is at any rank at most its limit.
 
-
-def ways_to_spend(ranks: int) -> Iterator[Shares]:
-    """Shares of a level that may be spent up to each of so many ranks.
-
-    A fifth is spent evenly over all, the rest between a first and a last rank: a part at the first,
-    and then with the logarithm of the rank, as tests at one level do whose numbers accumulate.
+    >>> probability_of_reaching((1, 2), np.array([0, 1]), 0.5)
+    0.75
     """
-    numbers = np.arange(1, ranks + 1)
-    ends = sorted({math.ceil(ranks * share) for share in ENDS_OF_SPENDING})
-    for first, last in combinations_with_replacement(ends, 2):
-        spent = 1 + GROWTH_OF_SPENDING * np.log(np.clip(numbers, first, last) / first)
-        between = np.where(numbers < first, 0, spent / spent[-1])
-        yield SPENT_EVENLY * numbers / ranks + (1 - SPENT_EVENLY) * between
+    # probabilities of numbers of wrong cases, from `lowest` on, without having reached a limit
+    going, lowest, reached = np.ones(1), 0, 0.0
+    for step, limit in zip(np.diff(ranks, prepend=0).tolist(), limits.tolist(), strict=True):
+        going = np.convolve(going, _probabilities(step, probability))
+        going = going[: np.flatnonzero(going > NEGLIGIBLE).max(initial=0) + 1]
+        within = max(0, limit + 1 - lowest)
+        reached += float(going[:within].sum())
+        going, lowest = going[within:], lowest + within
+        if not len(going):
+            break
+    return reached
 
 
 @lru_cache(maxsize=4096)
-def limits_of_ranks(
-    ranks: tuple[int, ...], spending: tuple[float, ...], max_error: float
-) -> Counts:
-    """Highest number of wrong cases at each rank that certifies it; -1: none does.
-
-    If each case is wrong with the probability `max_error`, the limit of any rank up to the k-th is
-    reached with a probability of at most `spending[k]`. What one rank cannot use, as numbers are
-    whole, is left to the next.
-
-    >>> limits_of_ranks((59, 93), (0.05, 0.05), 0.05)
-    array([0, 0])
-    """
-    limits = []
-    # probabilities of numbers of wrong cases, from `lowest` on, without having reached a limit
-    going, lowest, spent = np.ones(1), 0, 0.0
-    for step, most in zip(np.diff(ranks, prepend=0).tolist(), spending, strict=True):
-        going = np.convolve(going, _probabilities(step, max_error))
-        spent_with = spent + np.cumsum(going)
-        reached = int(np.searchsorted(spent_with, most, side="right"))
-        if reached:
-            spent = spent_with[reached - 1]
-        going, lowest = going[reached:], lowest + reached
-        limits.append(lowest - 1)
-    return np.array(limits)
+def _cumulative(cases: int, probability: float) -> tuple[int, Values]:
+    """The first number that is not negligible, and P(at most so many wrong), up to the expected."""
+    expected = cases * probability
+    first = max(0, int(expected - DEVIATIONS * math.sqrt(expected)))
+    return first, binomial_cdf(np.arange(first, int(expected) + 1), cases, probability)
 
 
 @lru_cache(maxsize=1024)

@@ -220,12 +220,13 @@ class TrainedRun:
         images = replace(images, labels=unknown, classes=self.classes)
         sets = [set_of[content] for content in images.hashes]
         new = images.select(np.flatnonzero([name != "train" for name in sets]))
-        training = self.checkpoint.split.hashes_of("train")
+        is_attached = self.checkpoint.architecture.attached is not None  # trained on other images
+        training = set() if is_attached else self.checkpoint.split.hashes_of("train")
         if trained_on := [x for x, key in zip(new.ids, new.hashes, strict=True) if key in training]:
             raise DataError(
                 f"{self.folder}: was trained on {len(trained_on)} of these images, the first is "
                 f"{trained_on[0]!r}; a second opinion is on images that are new to both models, so "
-                "train both with the same data and seed"
+                "train both with the same data, seed and image size"
             )
         return self._predictions(dataset.name, [images], sets, {*sets}, odin=False)
 

@@ -90,9 +90,13 @@ class Audits:
 
     def decided(self, decision: Decision) -> Decision:
         """The decision; deferred after an alarm where the settings say so."""
+        return decision._replace(**self.replaced())
+
+    def replaced(self) -> dict[str, Any]:
+        """What to replace in every answer, old or new: nothing, unless all must be deferred."""
         if self.alarm and self._settings.after_alarm == "defer":
-            return decision._replace(decision="defer", reason=DEFERRED)
-        return decision
+            return {"decision": "defer", "reason": DEFERRED}
+        return {}
 
     def draw(self, case: Case) -> Case:
         """Draw whether a new case is audited, and whether and where it is listed blind."""

@@ -15,7 +15,7 @@ from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor
 from misgiving.deferral.expected_performance import expected_errors
 from misgiving.report.rendering import drift_sentence, expected_sentences
-from misgiving.serve.audits import Audits
+from misgiving.serve.audits import DEFERRED, Audits
 from misgiving.serve.records import Moment
 from misgiving.serve.store import Store
 
@@ -134,9 +134,9 @@ class DriftTracker:
         return self._drift
 
     def _test(self, case: Any) -> None:
-        """Take a row of the store into account, unless its image was tested before."""
+        """Take a row of the store into account, if the policy decided, and on a new image."""
         content = int(case.sha256[-16:], 16)
-        if content in self._contents:
+        if content in self._contents or case.reason == DEFERRED:
             return
         self._contents.add(content)
         score = math.nan if case.acceptance_score is None else case.acceptance_score

@@ -54,7 +54,7 @@ class ImageFiles:
     """Image files named by the hash of their content, never by the name that the sender gave."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = folder.absolute()  # as `audit.csv` names its files
 
     @_image_failures()
     def write(self, sha256: str, data: bytes) -> None:
@@ -179,6 +179,8 @@ class Service:
         stored = await self._store_batches.result(case)
         self._keep_recent(stored.id, inputs)
         is_earlier = stored.id != case.id
+        if self.audits is not None:
+            stored = stored.model_copy(update=self.audits.replaced())
         if place is None and not is_earlier:
             self.metrics.decisions.labels(case.decision).inc()
             if self.drift is not None:

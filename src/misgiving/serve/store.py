@@ -192,7 +192,7 @@ class Store:
         that the service gets.
         """
         numbers = ("acceptance_score", "error_probability", "ood_score")
-        values = ("received", "decision", *numbers, "sha256")
+        values = ("received", "decision", "reason", *numbers, "sha256")
         return self._read(
             select(ARRIVALS.c.number, *(CASES.c[name] for name in values))
             .join(CASES, CASES.c.id == ARRIVALS.c.case_id)
