@@ -93,7 +93,7 @@ class Audits:
         return decision._replace(**self.replaced())
 
     def replaced(self) -> dict[str, Any]:
-        """What to replace in every answer, old or new: nothing, unless all must be deferred."""
+        """Values to replace in every answer, old or new: none, unless all must be deferred."""
         if self.alarm and self._settings.after_alarm == "defer":
             return {"decision": "defer", "reason": DEFERRED}
         return {}
