@@ -152,7 +152,7 @@ def test_another_policy_is_exported_with_what_it_needs_alone(tmp_path, detector,
     for ours, theirs in zip(bundle.decide_inputs(images.images), expected, strict=True):
         assert ours.decision == theirs.decision
         scores = theirs.ood_score, theirs.acceptance_score
-        assert (ours.ood_score, ours.acceptance_score) == pytest.approx(scores, rel=1e-4, abs=1e-4)
+        assert (ours.ood_score, ours.acceptance_score) == pytest.approx(scores, rel=3e-4, abs=3e-4)
 
 
 def test_a_full_disk_is_no_fault_of_the_backbone(exported, tmp_path, monkeypatch):
