@@ -203,12 +203,10 @@ def test_after_an_alarm_every_image_is_deferred_also_after_a_restart(serving, sq
     assert (audit["audited"], audit["wrong"], audit["alarm"]) == (40, 20, True)
     assert audit["with_drift"] == pytest.approx(0.02)
     assert "misgiving_audit_alarm 1.0" in client.get("/metrics").text
-    tested = client.get("/drift").json()["cases"]
     for service in (client, auditing(serving, after_alarm="defer", audit_share=None)):
         for level in (0.02, 0.03):  # the first was accepted before
             told = sent(service, picture(level))
             assert (told["decision"], "audits" in told["reason"]) == ("defer", True)
-    assert client.get("/drift").json()["cases"] == tested > 0  # the policy decided no other
     assert sent(auditing(serving), picture(0.01))["decision"] == "accept"  # warns only
 
 

@@ -9,6 +9,7 @@ from waiting import until
 from misgiving.deferral.drift import DriftMonitor
 from misgiving.deferral.expected_performance import expected_errors
 from misgiving.report.rendering import drift_sentence, expected_sentences
+from misgiving.serve.audits import DEFERRED
 from misgiving.serve.drift_tracker import DriftTracker
 
 FINGERPRINT = made_policy().fingerprint
@@ -51,6 +52,13 @@ def described(cases):
         }
         for test in monitor.tests
     ]
+
+
+def test_what_the_audits_deferred_is_not_tested(store):
+    deferred = [a_case(n, score=0.9, decision="defer", reason=DEFERRED) for n in range(40, 80)]
+    store.add([*drawn(40), *deferred])
+    drift = DriftTracker(made_policy(), store).update()
+    assert (drift.cases, drift.alarm) == (40, False)
 
 
 def test_the_tracker_agrees_with_a_monitor_of_the_cases_in_order_of_arrival(store, monkeypatch):
