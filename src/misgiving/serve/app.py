@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from importlib.resources import files
 
+from anyio import to_thread
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
@@ -36,6 +37,7 @@ DESCRIPTION = """Decides about images: accept, defer to a person, or out-of-dist
 
 Problems follow RFC 9457; their `detail` says how to fix them.
 """
+THREADS = 8  # that read the database; more of them keep the interpreter from the event loop
 HANDLED = (
     ProblemError,
     ExplainedError,
@@ -97,6 +99,7 @@ def _page() -> HTMLResponse:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    to_thread.current_default_thread_limiter().total_tokens = THREADS
     try:
         yield
     finally:
