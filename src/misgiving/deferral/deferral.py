@@ -114,7 +114,7 @@ class Deferral:
         training: Any = None,
         classes: Any = None,
     ) -> "Deferral":
-        """Choose thresholds with the tuning set, and certify them with the calibration set.
+        """Fit the probabilities to the tuning set, and certify thresholds with the calibration set.
 
         Each set is `Predictions`, a data frame or mapping with their columns, or a pair of arrays
         or tensors (logits, labels), with labels as positions or names of classes. The model was
@@ -122,7 +122,7 @@ class Deferral:
         `fit(logits, labels)` or `fit(classifier, inputs, labels)`.
 
         Args:
-            tuning: For all that is chosen.
+            tuning: For all that is fitted or chosen.
             calibration: For the certification alone. None: `tuning` has both, named by its column
                 `set`; without these, a quarter by group of the images in no set is used for tuning.
             labels: Of inputs in place of `calibration`, and of a classifier with `predict_proba`.
@@ -159,7 +159,7 @@ class Deferral:
         """Fit the calibration, and choose and certify thresholds, on sets that are checked already.
 
         Args:
-            tuning: For all that is chosen.
+            tuning: For all that is fitted or chosen.
             calibration: One image of each group is drawn.
             detectors: Fitted on the training set.
             fitted: The calibration, where it was fitted on the tuning set before.
