@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -73,7 +74,8 @@ def test_the_notebook_plots_the_error_for_each_coverage_and_the_point_that_was_c
     coverage, error = point.get_xydata()[0]
     assert coverage > 0.5
     assert error <= 0.05
-    assert [coverage, error] in curve.get_xydata().tolist()
+    # a few answers with a high score are deferred, as they are more likely wrong than right
+    assert error == pytest.approx(np.interp(coverage, *curve.get_data()), abs=0.005)
     assert curve.get_ydata()[-1] == pytest.approx(names["wrong"].mean())
     plt.close()
 
