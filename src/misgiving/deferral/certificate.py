@@ -75,7 +75,7 @@ class Certificate:
         targets: The error rates that were asked for.
         classes: Names of the classes, in the order of the labels.
         cases: Number of calibration cases.
-        tuning_cases: Number of cases with which the thresholds were planned.
+        tuning_cases: Number of cases to which the probabilities were fitted.
         accept_threshold: Lowest accepted score; -inf: all; None: no threshold meets all targets.
             Under the average guarantee of `max_error`, each batch has its own, and this is that of
             the calibration cases.
