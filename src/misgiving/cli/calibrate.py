@@ -127,9 +127,8 @@ def calibrate(
     for text in (*sentences, *_worth([*predictions.opinions], deferral.calibration_)):
         say(text)
     more = "" if verbose else "; --verbose says more"
-    is_tested = any(source.counts["test"] for _, source in sources)
-    if data is None:
-        is_tested = "test" in deferral.cases_.left_out
+    has_test = any(source.counts["test"] for _, source in sources)
+    is_tested = has_test or "test" in deferral.cases_.left_out
     following = _next_command(deferral, run, data, folder, second_opinion, is_tested=is_tested)
     say(f"Next: {following} (wrote {folder}{more})")
 

@@ -179,7 +179,7 @@ class Service:
         stored = await self._store_batches.result(case)
         self._keep_recent(stored.id, inputs)
         is_earlier = stored.id != case.id
-        if self.audits is not None:
+        if is_earlier and self.audits is not None:
             stored = stored.model_copy(update=self.audits.replaced())
         if place is None and not is_earlier:
             self.metrics.decisions.labels(case.decision).inc()
