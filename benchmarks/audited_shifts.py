@@ -41,7 +41,7 @@ from misgiving.deferral.audit import (
 )
 from misgiving.deferral.deferral import Deferral
 from misgiving.files import default_cache
-from misgiving.groups import QUARTERS, one_per_group
+from misgiving.groups import TUNING_PARTS, one_per_group
 from misgiving.predictions.inference import predictions_of
 from misgiving.scores.detectors import FittedDetectors
 
@@ -101,7 +101,7 @@ def of_logits(
     """Changes of a policy for the logits of a table."""
     random = np.random.default_rng(seed)
     new, old = np.array_split(random.permutation(len(labels)), 2)
-    tuning, calibration = np.split(old, [len(old) // QUARTERS])
+    tuning, calibration = np.split(old, [len(old) // TUNING_PARTS])
 
     def decided(deferral: Deferral, rows: np.ndarray, columns: np.ndarray) -> Population:
         decisions = deferral.decide(logits[rows][:, columns])

@@ -4,7 +4,7 @@
 
 The predictions of a model of PREDICTIONS, the folder that `guarantee.py` reads, are the population.
 With label noise, a share of its labels is replaced by another class, for cases and batches alike.
-Labelled cases are drawn with replacement, and a quarter of them tunes a policy for new batches.
+Labelled cases are drawn with replacement, and a fifth of them tunes a policy for new batches.
 Policies that accept too few calibration cases for an interval are left out: their share is
 `refused`. Prints a Markdown table.
 """
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.expected_performance import ExpectedError, expected_errors
-from misgiving.groups import QUARTERS
+from misgiving.groups import TUNING_PARTS
 
 MODEL, MAX_ERROR = "logits/pathmnist_resnet50.npz", 0.15
 NOISES, SIZES = (0.0, 0.05, 0.1), (80, 300, 1200)
@@ -64,7 +64,7 @@ def measured(
     intervals: list[ExpectedError] = []
     while len(intervals) < batches:
         rows = random.integers(len(labels), size=size)
-        sets = ((logits[part], labels[part]) for part in np.split(rows, [size // QUARTERS]))
+        sets = ((logits[part], labels[part]) for part in np.split(rows, [size // TUNING_PARTS]))
         deferral, policies = Deferral(max_error=MAX_ERROR).fit(*sets), policies + 1
         for images in random.integers(len(labels), size=(SHARING, IMAGES)):
             decided = deferral.decide(logits[images])

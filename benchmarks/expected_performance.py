@@ -3,7 +3,7 @@
     python benchmarks/expected_performance.py RUN DATA [--subgroup COLUMN=VALUE] [--other IMAGES]
 
 The images of DATA that RUN was not trained on are divided by group, at random: a third is for the
-batch, and of the rest a quarter tunes and three quarters certify a policy, as `calibrate` does with
+batch, and of the rest a fifth tunes and four fifths certify a policy, as `calibrate` does with
 new images. The batch has one image of each group, as the calibration cases are. In some divisions
 it is also altered: with all images of each group, other shares of classes, a part of its images,
 blurred, noisy or compressed, and images of another source, for which every answer is wrong. Prints
@@ -34,7 +34,7 @@ from misgiving.deferral.decision_tables import row_of
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.expected_performance import ExpectedError, expected_performance
 from misgiving.files import default_cache
-from misgiving.groups import QUARTERS, one_per_group, partition_groups
+from misgiving.groups import TUNING_PARTS, one_per_group, partition_groups
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors
@@ -113,7 +113,7 @@ def divided(
     """A policy, and the positions of the images that are left for a batch."""
     left, *rest = partition_groups(predictions.units, THIRDS, seed=seed)
     for_policy = predictions.select(np.sort(np.concatenate(rest)))
-    tuned, *certified = partition_groups(for_policy.units, QUARTERS, seed=seed)
+    tuned, *certified = partition_groups(for_policy.units, TUNING_PARTS, seed=seed)
     tuning = for_policy.select(tuned)
     calibration = for_policy.select(np.sort(np.concatenate(certified)))
     deferral = Deferral(max_error=max_error, max_ood_false_alarms=0.05, seed=seed)

@@ -7,8 +7,8 @@ PREDICTIONS has the folders imagenet, logits and cifar10h, and lesions with pred
 table of a model's predictions is the population: labelled cases and batches are drawn from it with
 replacement, so that the truth is known. The score is the log-odds of the predicted class, and the
 OOD score that of all classes (energy). One Markdown table has:
-- confident: a quarter of the labelled cases is left out, as it tunes a policy; the others certify.
-- average: all cases certify; with other targets, a quarter tunes.
+- confident: a fifth of the labelled cases is left out, as it tunes a policy; the others certify.
+- average: all cases certify; with other targets, a fifth tunes.
 - SGR (Geifman and El-Yaniv, 2017, algorithm 2), written here from the paper: all cases.
 - MAPIE: `BinaryClassificationController`, default method, with the score's rank in the population.
 """
@@ -42,7 +42,7 @@ from misgiving.deferral.thresholds import (
     loosest_certified,
     number_reaching,
 )
-from misgiving.groups import QUARTERS
+from misgiving.groups import TUNING_PARTS
 
 warnings.filterwarnings("ignore", "nothing is accepted")  # in some of the draws
 MAPIE = import_module("mapie.risk_control") if find_spec("mapie") else None
@@ -218,7 +218,7 @@ def lowest_accepted(
     task: Task, rows: Rows, batches: Rows
 ) -> Iterator[tuple[tuple[float, float], ...]]:
     """Lowest score and OOD limit of each draw, confident, and for its batch on average."""
-    (cases, _), tuning_cases = read_predictions(task.path), task.size // QUARTERS
+    (cases, _), tuning_cases = read_predictions(task.path), task.size // TUNING_PARTS
     targets = Targets(
         max_error=task.max_error,
         class_max_miss={task.watched: CLASS_MISS} if task.watched else {},
@@ -328,7 +328,7 @@ def policy_outcomes(task: Task, random: np.random.Generator) -> Outcomes:
     outcomes = np.empty((2, 2, task.draws))
     for (number, guarantee), draw in product(enumerate(get_args(Guarantee)), range(task.draws)):
         rows = random.integers(len(cases), size=task.size + BATCH)
-        *sets, batch = np.split(rows, [task.size // QUARTERS, task.size])
+        *sets, batch = np.split(rows, [task.size // TUNING_PARTS, task.size])
         tuning, calibration = ((logits[part], cases.labels[part]) for part in sets)
         images = batch if guarantee == "average" else np.arange(len(cases))
         deferral = Deferral(max_error=task.max_error, guarantee=guarantee)

@@ -11,7 +11,7 @@ with the patient as the unit (one lesion of each counts), and compared with the 
 (base errors are by photograph). One photograph of each lesion is a calibration case, and the policy
 is compared with the population by lesion, as is certified, and by photograph.
 
-*Seeds.* A data set is divided at random ten times, a quarter for tuning and the rest for
+*Seeds.* A data set is divided at random ten times, a fifth for tuning and the rest for
 calibration, and the policy with the highest coverage is kept; a quarter of the draws.
 
 Prints three Markdown tables; the same seed gives the same tables.
@@ -30,7 +30,7 @@ from scipy.special import expit, ndtri
 
 from misgiving.deferral.settings import Targets
 from misgiving.deferral.thresholds import ScoredCases, count_ranks, loosest_certified
-from misgiving.groups import QUARTERS
+from misgiving.groups import TUNING_PARTS
 
 DRAWS = 2000  # calibration sets of each cell
 GROUPS = 4000
@@ -44,7 +44,7 @@ SLOPE = 1.5  # of the log-odds of an error in the score, or in the difficulty
 REPEATS = (0.0, 0.25, 0.5, 1.0)  # slope of the log of further photographs in the difficulty
 PHOTOGRAPHED = 1000  # lesions in a calibration set
 MOST_PHOTOGRAPHS = 10
-DIVIDED = (200, 1000)  # cases of a data set, a quarter of them for tuning
+DIVIDED = (200, 1000)  # cases of a data set, a fifth of them for tuning
 SEEDS = 10
 
 Positions = Int[np.ndarray, "sets n"]
@@ -279,7 +279,7 @@ def _divided(
 ) -> tuple[bool, bool]:
     """Misses of the target: by the first of several divisions, and by the one that accepts most."""
     order = np.stack([random.permutation(cases) for _ in range(SEEDS)])
-    policies = certify(population, order[:, len(cases) // QUARTERS :], target)
+    policies = certify(population, order[:, len(cases) // TUNING_PARTS :], target)
     missed = policies.by_case > target + 1e-9
     best = int(np.argmax(policies.coverage))
     return bool(missed[0]), bool(missed[best])

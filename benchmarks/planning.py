@@ -3,7 +3,7 @@
     python benchmarks/planning.py PREDICTIONS [--draws 6]
 
 Labelled cases are drawn from the predictions of four models in PREDICTIONS, the folder that
-`guarantee.py` reads, and a quarter of them tunes. `plan` does not know how many answers will be
+`guarantee.py` reads, and a fifth of them tunes. `plan` does not know how many answers will be
 accepted or wrong, and here gets the numbers of the certificate. Prints a Markdown table of the
 differences in percentage points: above 0, the certificate is worse than the plan.
 """
@@ -18,7 +18,7 @@ from guarantee import read_predictions
 from misgiving.deferral.bounds import upper_bound
 from misgiving.deferral.certificate import SHARE_OF_RANK
 from misgiving.deferral.deferral import Deferral
-from misgiving.groups import QUARTERS
+from misgiving.groups import TUNING_PARTS
 
 MODELS = ("pathmnist_resnet50", "cifar10_resnet-20", "cifar10_vgg19_bn", "cifar100_resnet-20")
 SIZES = (100, 300, 1000)
@@ -52,7 +52,7 @@ def difference(path: Path, size: int, draw: int) -> float:
     """Smallest certified minus planned error, in percentage points; NaN if there is none."""
     cases, logits = read_predictions(path)
     rows = np.random.default_rng([draw, size]).integers(len(cases), size=size)
-    sets = ((logits[part], cases.labels[part]) for part in np.split(rows, [size // QUARTERS]))
+    sets = ((logits[part], cases.labels[part]) for part in np.split(rows, [size // TUNING_PARTS]))
     certificate = Deferral(max_error=UNREACHABLE).fit(*sets).certificate_
     smallest = certificate.smallest_certifiable
     if smallest is None:

@@ -146,7 +146,7 @@ def test_what_is_read_is_not_replaced(misgiving, tmp_path, monkeypatch, words):
 def test_plan_counts_the_calibration_cases(succeed, tmp_path):
     table = write_rows(tmp_path / "t.csv", 100, patient=[f"p{row // 2}" for row in range(100)])
     result = succeed("plan", table, "--max-error", 0.05)
-    said = "three quarters of the groups, has 74 rows. One image of each patient counts: 37 cases"
+    said = "four fifths of the groups, has 80 rows. One image of each patient counts: 40 cases"
     assert said in result.err
 
 

@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from misgiving.errors import DataError
 
 Pair = tuple[int, int]
-QUARTERS = 4  # of the images for a policy, one to tune it on; see docs/explanation/guarantee.md
+TUNING_PARTS = 5  # of the images for a policy, one to tune it on; see benchmarks/results.md
 
 UNITS = {
     "group": "group",

@@ -68,6 +68,31 @@ def test_scaling_stays_finite_for_a_class_without_cases_and_where_every_answer_i
     assert np.isfinite(scaling(logits)).all()
 
 
+@pytest.mark.parametrize(
+    ("count", "shift", "most"), [(10, 0, 0.06), (60, 0, 0.032), (10, 2, 0.16), (60, 2, 0.033)]
+)
+def test_few_images_harm_a_calibrated_model_little_and_correct_one_of_other_class_shares(
+    count, shift, most
+):
+    """Nats of log loss above the least possible; 0 and 0.23 without a fit."""
+    random = np.random.default_rng(0)
+    biases = shift * np.array([0.75, 0.25, -0.25, -0.75])
+
+    def drawn(size):
+        logits = 3 * random.normal(size=(size, 4))
+        truth = log_softmax(logits + biases, axis=1)
+        labels = [random.choice(4, p=row) for row in np.exp(truth)]
+        return logits, np.array(labels), truth
+
+    logits, labels, truth = drawn(2000)
+    least = -truth[np.arange(2000), labels].mean()
+    losses = []
+    for _ in range(40):
+        found = fit_scaling(*drawn(count)[:2]).logarithms(logits)
+        losses.append(-found[np.arange(2000), labels].mean())
+    assert np.mean(losses) - least < most
+
+
 @pytest.mark.parametrize("has_fold_without_error", [False, True])
 def test_the_combination_is_the_logistic_model_of_standardised_scores_with_the_best_penalty(
     tuning, has_fold_without_error

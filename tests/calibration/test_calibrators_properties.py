@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax
+from scipy.stats import multivariate_t, norm
 from strategies import DISTINCT, columns, generators, heights
 
 from misgiving.calibration.apply import (
@@ -69,11 +70,12 @@ def drawn_logits(drawn):
 
 
 def penalised(scaling, logits, labels):
-    """What the fit makes small: the loss, and the prior of standard deviation 3."""
+    """The loss, and the negative logarithms of a normal density of log T and a t of the biases."""
     scaled = logits / scaling.temperature + np.array(scaling.biases)
     losses = -log_softmax(scaled, axis=1)[np.arange(len(labels)), labels]
-    parameters = np.array([np.log(scaling.temperature), *scaling.biases])
-    return losses.sum() + (parameters**2).sum() / 18
+    of_temperature = norm(scale=0.7).logpdf(np.log(scaling.temperature))
+    of_biases = multivariate_t(shape=np.eye(len(scaling.biases)), df=10).logpdf(scaling.biases)
+    return losses.sum() - of_temperature - of_biases
 
 
 @given(logits_of, generators())
@@ -83,8 +85,6 @@ def test_no_other_scaling_is_more_probable_than_the_one_that_is_fitted(drawn, ot
     best = penalised(found, logits, labels)
     for spread in (0.01, 0.3, 3.0):
         moves = spread * others.normal(size=logits.shape[1] + 1)
-        if len(labels) < 5 * logits.shape[1]:
-            moves[1:] = 0  # so few images say nothing of a bias
         other = Scaling(
             temperature=found.temperature * float(np.exp(moves[0])),
             biases=tuple((np.array(found.biases) + moves[1:]).tolist()),

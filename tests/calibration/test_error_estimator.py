@@ -80,7 +80,10 @@ def test_its_weights_and_then_its_scaling_have_the_highest_posterior_density():
         likelihood = sum(
             math.log(image[label]) for image, label in zip(pooled, labels, strict=True)
         )
-        return -likelihood + sum(value**2 for value in parameters) / 2 / 0.1**2
+        of_temperature = parameters[0] ** 2 / 2 / 0.07**2  # normal, in log T
+        squares = sum(bias**2 for bias in parameters[1:])
+        of_biases = (10 + 3) / 2 * math.log(10 + squares / 0.1**2)  # t with 10 degrees of freedom
+        return -likelihood + of_temperature + of_biases
 
     optimum = minimize(scaling_lost, np.zeros(4), method="BFGS").x
     assert [math.log(pool.scaling.temperature), *pool.scaling.biases] == pytest.approx(

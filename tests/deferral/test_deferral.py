@@ -60,7 +60,7 @@ def test_every_form_of_the_same_cases_gives_the_same_policy():
     logits, labels = outputs(600)
     columns = {f"logit_{name}": logits[:, int(name)] for name in "012"}
     expected = Deferral(max_error=0.1).fit({**columns, "label": labels})
-    assert expected.cases_.drawn_parts == 4
+    assert expected.cases_.drawn_parts == 5
     for form in (
         (logits, labels),
         (torch.tensor(logits), labels.tolist()),
@@ -315,10 +315,10 @@ def test_one_table_without_sets_is_divided_by_group():
     patients = [f"p{number // 4}" for number in range(400)]
     deferral = Deferral(max_error=0.1, seed=7).fit(named_rows(400, patient=patients))
     tuning, calibration = deferral.cases_.tuning, deferral.cases_.calibration
-    assert (len(tuning), len(calibration), deferral.cases_.drawn_parts) == (100, 300, 4)
+    assert (len(tuning), len(calibration), deferral.cases_.drawn_parts) == (80, 320, 5)
     assert not set(tuning.groups) & set(calibration.groups)
     assert deferral.unit_ == "patient"
-    assert deferral.certificate_.cases == 75
+    assert deferral.certificate_.cases == 80
     rows = Predictions.of(named_rows(400, patient=patients))
     shuffled = rows.select(np.random.default_rng(0).permutation(400))
     again = Deferral(max_error=0.1, seed=7).fit(shuffled).certificate_

@@ -26,35 +26,37 @@ FOLDS = 5
 PENALTIES = (0.01, 0.1, 1.0)  # inverse strengths
 PRIOR_IMAGES = 20.0  # images that equal weights of the error estimator's classifiers are worth
 MOST_STEPS, ENOUGH = 1000, 1e-9  # of its weights
-MIN_PER_CLASS = 5  # images of a class on average from which on its bias can be learned
 OPINION_SCALE = 0.5  # standard deviation of the prior of the weights of opinions, about none
-PRIOR_SCALE = 3.0  # standard deviation of the priors of log T and of the biases
-POOL_SCALE = 0.1  # the same of the error estimator's: a mean needs small corrections
+LOG_T_SCALE = 0.7  # standard deviation of the prior of log T
+BIAS_FREEDOM = 10  # degrees of freedom of the prior of the biases, whose scale is 1
+POOL_SCALE = 0.1  # of both, of the error estimator's: a mean needs small corrections
 Rows = Int[np.ndarray, " _"]
 
 
-def fit_scaling(logits: Logits, labels: Classes, scale: float = PRIOR_SCALE) -> Scaling:
-    """Fit temperature and biases by maximum likelihood with a prior of this standard deviation.
+def fit_scaling(logits: Logits, labels: Classes, scale: float = 1.0) -> Scaling:
+    """Fit temperature and biases by maximum likelihood with priors, of which this is the scale.
 
-    The prior keeps the bias finite for a class with few or no cases, and the temperature where
-    every prediction is right. With less than `MIN_PER_CLASS` images a class there are no biases.
+    The temperature's is log-normal: few images, all predicted right, say little about it. The
+    biases' is a multivariate t: they are near 0 together, unless the images say otherwise, as for
+    a classifier that was trained on other shares of the classes.
     """
     wide = logits.astype(np.float64)
     count, classes = wide.shape
     truth = np.arange(count), labels
-    free = 1 + (classes if count >= MIN_PER_CLASS * classes else 0)
 
     def objective(parameters: Values) -> tuple[float, Values]:
-        inverse, biases = np.exp(-parameters[0]), parameters[1:] if free > 1 else 0.0
+        inverse, biases = np.exp(-parameters[0]), parameters[1:]
         log_probabilities = log_softmax(wide * inverse + biases, axis=1)
         slope = np.exp(log_probabilities)
         slope[truth] -= 1
-        value = -log_probabilities[truth].sum() + (parameters**2).sum() / 2 / scale**2
-        slopes = np.array([-(slope * wide).sum() * inverse, *slope.sum(axis=0)][:free])
-        return float(value) / count, (slopes + parameters / scale**2) / count
+        precision, freedom = 1 / (LOG_T_SCALE * scale) ** 2, BIAS_FREEDOM + classes
+        spread = BIAS_FREEDOM * scale**2 + (biases**2).sum()
+        prior = (precision * parameters[0] ** 2 + freedom * np.log(spread)) / 2
+        slopes = np.array([-(slope * wide).sum() * inverse, *slope.sum(axis=0)])
+        slopes += np.array([precision * parameters[0], *(freedom / spread * biases)])
+        return float(prior - log_probabilities[truth].sum()) / count, slopes / count
 
-    solution = np.zeros(1 + classes)
-    solution[:free] = minimize(objective, np.zeros(free), jac=True, method="L-BFGS-B").x
+    solution = minimize(objective, np.zeros(1 + classes), jac=True, method="L-BFGS-B").x
     return Scaling(temperature=float(np.exp(solution[0])), biases=tuple(solution[1:].tolist()))
 
 

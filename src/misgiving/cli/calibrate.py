@@ -63,7 +63,7 @@ def calibrate(
     """Calibrate the deferral policy of a model: which answers it may give, with a guarantee.
 
     Uses the tuning and the calibration set of the run's split if DATA contains them. Else a
-    quarter, by group, of the images on which the model was not trained is used for tuning, and the
+    fifth, by group, of the images on which the model was not trained is used for tuning, and the
     rest for the certification. Writes RUN/policy, which `predict` and `evaluate` then apply.
 
     If the targets cannot be certified, the policy defers everything, and the command says why, and
@@ -86,7 +86,7 @@ def calibrate(
             else the data that the run was trained with.
         from_cases (FILE.csv): In place of DATA, the audit sample of a service that keeps images:
             its /audit.csv. Other reviews are a selection, and are refused.
-        seed: Seed for drawing one image per group and the quarter to tune on.
+        seed: Seed for drawing one image per group and the fifth to tune on.
         overwrite: Replace the policy that is there.
         verbose: Print how the policy was fitted, bounds for each class, and what is guaranteed.
     """

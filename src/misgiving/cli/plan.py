@@ -31,7 +31,7 @@ def plan(
     Then it assumes that 0, 1, 3 or 5 % of the accepted answers are wrong, and gives the smallest
     error rate that these cases would certify, and how many more cases the target would need; the
     same for each class with a target. For a file of predictions, the calibration set is that of its
-    column set, or three quarters of it.
+    column set, or four fifths of it.
 
     Example: misgiving plan isic2019:ISIC_2019 --max-error 0.05 --class-max-miss MEL=0.1
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool
 
 from misgiving.checksums import sha256_of
 from misgiving.errors import DataError, UsageError, visible
-from misgiving.groups import QUARTERS, partition_groups
+from misgiving.groups import TUNING_PARTS, partition_groups
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors
 
@@ -148,7 +148,7 @@ def drawn_sets(predictions: Predictions, *, seed: int) -> tuple[Predictions, Pre
             "are new to the model"
         )
     predictions.select(free).check_labelled()  # counts all rows
-    parts = max(QUARTERS, math.ceil(len(np.unique(units[free])) / MOST_TUNED))
+    parts = max(TUNING_PARTS, math.ceil(len(np.unique(units[free])) / MOST_TUNED))
     drawn = partition_groups(units[free], parts, seed=seed)[0]
     tuning, calibration = (
         predictions.select(rows) for rows in (free[drawn], np.delete(free, drawn))

@@ -124,7 +124,7 @@ class Deferral:
         Args:
             tuning: For all that is fitted or chosen.
             calibration: For the certification alone. None: `tuning` has both, named by its column
-                `set`; without these, a quarter by group of the images in no set is used for tuning.
+                `set`; without these, a fifth by group of the images in no set is used for tuning.
             labels: Of inputs in place of `calibration`, and of a classifier with `predict_proba`.
             training: Images that the model was trained on, with features, to fit OOD detectors; by
                 default those of the set `train`.
