@@ -27,6 +27,7 @@ from PIL import Image
 from misgiving.checkpoint import save
 from misgiving.deferral.cases import MOST_TUNED
 from misgiving.deferral.deferral import Deferral
+from misgiving.groups import TUNING_PARTS
 from misgiving.training.allocator import keep_freed_memory
 
 CASES, CLASSES = 2000, 8  # where they do not vary
@@ -143,7 +144,7 @@ def _of_outputs(cases: int, classes: int, width: int) -> Iterator[tuple[str, Wor
         return drawn | ({"features": features} if width else {})
 
     training = outputs(CASES) if width else None
-    tuning = outputs(min(cases // 4, MOST_TUNED))
+    tuning = outputs(min(cases // TUNING_PARTS, MOST_TUNED))
     calibration = outputs(cases - len(tuning["label"]))
     deferral = Deferral(max_error=0.05)
     yield "fit", lambda: deferral.fit(tuning, calibration, training=training)

@@ -69,7 +69,7 @@ def test_scaling_stays_finite_for_a_class_without_cases_and_where_every_answer_i
 
 
 @pytest.mark.parametrize(
-    ("count", "shift", "most"), [(10, 0, 0.06), (60, 0, 0.032), (10, 2, 0.16), (60, 2, 0.033)]
+    ("count", "shift", "most"), [(10, 0, 0.07), (60, 0, 0.037), (10, 2, 0.18), (60, 2, 0.04)]
 )
 def test_few_images_harm_a_calibrated_model_little_and_correct_one_of_other_class_shares(
     count, shift, most

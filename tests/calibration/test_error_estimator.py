@@ -81,8 +81,7 @@ def test_its_weights_and_then_its_scaling_have_the_highest_posterior_density():
             math.log(image[label]) for image, label in zip(pooled, labels, strict=True)
         )
         of_temperature = parameters[0] ** 2 / 2 / 0.07**2  # normal, in log T
-        squares = sum(bias**2 for bias in parameters[1:])
-        of_biases = (10 + 3) / 2 * math.log(10 + squares / 0.1**2)  # t with 10 degrees of freedom
+        of_biases = sum(bias**2 for bias in parameters[1:]) / 2 / 0.1**2
         return -likelihood + of_temperature + of_biases
 
     optimum = minimize(scaling_lost, np.zeros(4), method="BFGS").x

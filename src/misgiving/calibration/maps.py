@@ -28,12 +28,14 @@ PRIOR_IMAGES = 20.0  # images that equal weights of the error estimator's classi
 MOST_STEPS, ENOUGH = 1000, 1e-9  # of its weights
 OPINION_SCALE = 0.5  # standard deviation of the prior of the weights of opinions, about none
 LOG_T_SCALE = 0.7  # standard deviation of the prior of log T
-BIAS_FREEDOM = 10  # degrees of freedom of the prior of the biases, whose scale is 1
-POOL_SCALE = 0.1  # of both, of the error estimator's: a mean needs small corrections
+BIAS_FREEDOM = 10.0  # degrees of freedom of the prior of the biases, whose scale is 1
+POOL_SCALE, POOL_FREEDOM = 0.1, 1e9  # of the error estimator's: a mean needs small corrections
 Rows = Int[np.ndarray, " _"]
 
 
-def fit_scaling(logits: Logits, labels: Classes, scale: float = 1.0) -> Scaling:
+def fit_scaling(
+    logits: Logits, labels: Classes, *, scale: float = 1.0, freedom: float = BIAS_FREEDOM
+) -> Scaling:
     """Fit temperature and biases by maximum likelihood with priors, of which this is the scale.
 
     The temperature's is log-normal: few images, all predicted right, say little about it. The
@@ -45,16 +47,17 @@ def fit_scaling(logits: Logits, labels: Classes, scale: float = 1.0) -> Scaling:
     truth = np.arange(count), labels
 
     def objective(parameters: Values) -> tuple[float, Values]:
-        inverse, biases = np.exp(-parameters[0]), parameters[1:]
-        log_probabilities = log_softmax(wide * inverse + biases, axis=1)
+        log_t, biases = parameters[0], parameters[1:]
+        log_probabilities = log_softmax(wide / np.exp(log_t) + biases, axis=1)
         slope = np.exp(log_probabilities)
         slope[truth] -= 1
-        precision, freedom = 1 / (LOG_T_SCALE * scale) ** 2, BIAS_FREEDOM + classes
-        spread = BIAS_FREEDOM * scale**2 + (biases**2).sum()
-        prior = (precision * parameters[0] ** 2 + freedom * np.log(spread)) / 2
-        slopes = np.array([-(slope * wide).sum() * inverse, *slope.sum(axis=0)])
-        slopes += np.array([precision * parameters[0], *(freedom / spread * biases)])
-        return float(prior - log_probabilities[truth].sum()) / count, slopes / count
+        variance, squares = freedom * scale**2, (biases**2).sum()
+        prior = (log_t / LOG_T_SCALE / scale) ** 2 / 2
+        prior += (freedom + classes) / 2 * np.log1p(squares / variance)
+        of_t = log_t / (LOG_T_SCALE * scale) ** 2 - (slope * wide).sum() / np.exp(log_t)
+        of_biases = (freedom + classes) / (variance + squares) * biases + slope.sum(axis=0)
+        value = float(prior - log_probabilities[truth].sum())
+        return value / count, np.array([of_t, *of_biases]) / count
 
     solution = minimize(objective, np.zeros(1 + classes), jac=True, method="L-BFGS-B").x
     return Scaling(temperature=float(np.exp(solution[0])), biases=tuple(solution[1:].tolist()))
@@ -128,7 +131,7 @@ def fit_error_estimator(members: Members, labels: Classes) -> Pool:
         if np.abs(weights - before).max() < ENOUGH:
             break
     fitted = tuple(weights.tolist())
-    scaling = fit_scaling(pooled(members, fitted), labels, POOL_SCALE)
+    scaling = fit_scaling(pooled(members, fitted), labels, scale=POOL_SCALE, freedom=POOL_FREEDOM)
     return Pool(weights=fitted, scaling=scaling)
 
 

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from misgiving.cli.options import SecondOpinion, check_options, command
+from misgiving.cli.options import OpinionOfRun, check_options, command
 from misgiving.cli.progress import progress_bars, say
 from misgiving.cli.sources import named_places
 
@@ -13,7 +13,7 @@ def export(
     model: Path,
     *,
     out: Path,
-    second_opinion: SecondOpinion = None,
+    second_opinion: OpinionOfRun = None,
     overwrite: bool = False,
     preprocessing: Path | None = None,
     predictions: Path | None = None,

@@ -66,13 +66,20 @@ RunOrPredictions = Annotated[
         metavar="RUN|PREDICTIONS", help=f"A folder that `train` wrote, or a {PREDICTION_FILE}"
     ),
 ]
+_JUDGES = "which helps to judge the answers and never changes them. Default name: that of the"
 SecondOpinion = Annotated[
     list[str] | None,
     typer.Option(
         metavar="[NAME=]RUN|PREDICTIONS",
-        help="Another model of the same classes, or its predictions for the same images, which "
-        "helps to judge the answers and never changes them. Default name: that of the folder or "
-        "file. Can be repeated.",
+        help="Another model of the same classes, or its predictions for the same images, "
+        f"{_JUDGES} folder or file. Can be repeated.",
+    ),
+]
+OpinionOfRun = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[NAME=]RUN",
+        help=f"Another model of the same classes, {_JUDGES} folder. Can be repeated.",
     ),
 ]
 Cache = Annotated[

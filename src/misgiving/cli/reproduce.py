@@ -70,7 +70,7 @@ def reproduce(
         tuning_set (NAME): OOD set that ODIN is tuned on. Default: nct or its stand-in.
         jobs: Units of work to run at the same time, each in a process with the memory of a
             training. Default: one for each core, at most 8; on a GPU, one. Intervals are computed
-            in as many processes; by default, one for each core.
+            in as many processes, which a GPU does not limit.
         threads: Threads of each unit; they affect the rounding of sums. Default: torch's own number
             for one job, an equal share of the cores for several, one on Ray.
         ray (ADDRESS): Run units on a Ray cluster; `auto` for the one on this machine, or a new one.

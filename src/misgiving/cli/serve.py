@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from misgiving.cli.options import Fields, SecondOpinion, Values, check_options, command
+from misgiving.cli.options import Fields, OpinionOfRun, Values, check_options, command
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
 from misgiving.cli.sources import named_places
 from misgiving.serve.settings import Settings
@@ -32,7 +32,7 @@ def serve(
     host: str = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     store: Annotated[str | None, typer.Option(envvar="MISGIVING_STORE")] = None,
-    second_opinion: SecondOpinion = None,
+    second_opinion: OpinionOfRun = None,
     cases: Path | None = None,
     api_key_file: Path | None = None,
     reviewer_keys_file: Path | None = None,

@@ -117,7 +117,7 @@ class Protocol:
         masks (FOLDER): Folder of lesion masks (ID_segmentation.png), or `automatic` to locate
             lesions. Default: the masks beside the data, else automatic.
         learning_rates: Other learning rates at which 4.1 is repeated; `none` for no sweep. Default:
-            3e-4,1e-3 for dermoscopy, else none.
+            3e-4,1e-3; for digits none.
         seed: Seed of the first trial.
         data: The images, as in `misgiving train DATA`.
         ood_sets: Out-of-distribution sets of 4.2 in the order of the table.
