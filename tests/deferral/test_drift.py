@@ -18,13 +18,13 @@ from misgiving.deferral.drift import (
     tie_breaker,
 )
 from misgiving.deferral.settings import Targets
-from misgiving.report.rendering import drift_sentence
+from misgiving.report.rendering import lines
 
 CERTIFICATE = certificate_of(Targets(max_error=0.15, max_ood_false_alarms=0.1), cases=200)
 
 
 def sentence(test, recent, knows_training=True):
-    return drift_sentence(test, recent, knows_training=knows_training)
+    return lines("drift.txt", "drift", test, recent, knows_training)[0]
 
 
 def monitored(cases, monitor=None, name="stream", certificate=CERTIFICATE):

@@ -8,7 +8,7 @@ from waiting import until
 
 from misgiving.deferral.drift import DriftMonitor
 from misgiving.deferral.expected_performance import expected_errors
-from misgiving.report.rendering import drift_sentence, expected_sentences
+from misgiving.report.rendering import lines
 from misgiving.serve.audits import DEFERRED
 from misgiving.serve.drift_tracker import DriftTracker
 
@@ -46,9 +46,9 @@ def described(cases):
         {
             **{name: getattr(test, name) for name in ("name", "e_value", "highest", "alarm_at")},
             "since": None if test.since is None else cases[test.since - 1].received,
-            "sentence": drift_sentence(test, test.latest, knows_training=True),
+            "sentence": lines("drift.txt", "drift", test, test.latest, True)[0],
             "alarmed_with": test.alarmed_with
-            and drift_sentence(test, test.alarmed_with, knows_training=True),
+            and lines("drift.txt", "drift", test, test.alarmed_with, True)[0],
         }
         for test in monitor.tests
     ]
@@ -116,7 +116,7 @@ def test_each_image_of_this_policy_counts_once_and_those_of_a_list_do_not(store)
     errors = np.array([1 - case.acceptance_score for case in cases])
     accepted = np.array([case.decision == "accept" for case in cases])
     expected = expected_errors(made_policy(unit="image"), errors, accepted)
-    assert seen.expected == " ".join(expected_sentences(expected, "image", drifted=False))
+    assert seen.expected == " ".join(lines("drift.txt", "expected", expected, "image", False))
     store.add([selection[0].model_copy(update={"id": "f" * 32})])  # sent by a client as well
     store.add([a_case(50, score=None)])  # of which no error is expected
     assert watch.update().cases == 32

@@ -92,7 +92,7 @@ def calibrate(
     """
     from misgiving.deferral.deferral import Deferral
     from misgiving.deferral.policy_file import POLICY, POLICY_FOLDER
-    from misgiving.report.rendering import certificate_sentences, summarize
+    from misgiving.report.rendering import certificate_sentences, lines
 
     images = ["data" if from_cases is None else "from_cases", "training_data"]
     check_source(run, images=images, files=["out"], needed=["out"])
@@ -123,8 +123,9 @@ def calibrate(
     for doubt in doubts:
         say(f"Warning: {doubt.message}.")
     say_left_out(sources, brief=not verbose)
-    sentences = summarize(deferral) if verbose else certificate_sentences(deferral, brief=True)
-    for text in (*sentences, *_worth([*predictions.opinions], deferral.calibration_)):
+    sentences = certificate_sentences(deferral, brief=not verbose)
+    fitted = lines("policy.txt", "fitted", deferral) if verbose else []
+    for text in (*fitted, *sentences, *_worth([*predictions.opinions], deferral.calibration_)):
         say(text)
     more = "" if verbose else "; --verbose says more"
     has_test = any(source.counts["test"] for _, source in sources)

@@ -157,9 +157,9 @@ def _say_facts(rows: "Iterable[DecisionRow]", deferral: "Deferral | None") -> No
     """Report unreadable images, and with a policy the performance to expect."""
     from misgiving.data.decoding import BadImage
     from misgiving.deferral.expected_performance import expected_performance
-    from misgiving.report.rendering import performance_sentences
+    from misgiving.report.rendering import lines
 
     say_skipped([BadImage(row.path, row.unreadable) for row in rows if row.unreadable])
     if deferral is not None and (expected := expected_performance(deferral, rows)):
-        for sentence in performance_sentences(expected, deferral):
+        for sentence in lines("drift.txt", "performance", expected, deferral):
             say(sentence)

@@ -40,12 +40,9 @@ class AuditState(NamedTuple):
         unconfirmed: Disagreements that nobody has confirmed.
         overdue: Answers that should have been audited by now.
         estimate: Share of confirmed errors among the audited answers; None without any.
-        lower: Exceeds the error of the answers so far with a probability of at most 5 %, ever;
-            confirmed errors alone count as wrong.
-        upper: Falls below it with a probability of at most 5 %, ever; unconfirmed and overdue
-            answers count as wrong.
+        upper: Falls below the error of the answers so far with a probability of at most 5 %, ever;
+            unconfirmed and overdue answers count as wrong.
         e_value: Evidence now that the error is above the target, from 1.
-        highest: The highest e-value so far; the alarm is raised at 1 / ALARM_LEVEL.
         alarm_at: Number of the answer that raised the alarm, from 1; None without an alarm. An
             alarm stays, as long as no confirmed error is taken back.
     """
@@ -55,10 +52,8 @@ class AuditState(NamedTuple):
     unconfirmed: int
     overdue: int
     estimate: float | None
-    lower: float
     upper: float
     e_value: float
-    highest: float
     alarm_at: int | None
 
 
@@ -88,10 +83,8 @@ def audit_state(outcomes: Sequence[Outcome], *, target: float) -> AuditState:
         unconfirmed=counts["unconfirmed"],
         overdue=counts["overdue"],
         estimate=wrong / audited if audited else None,
-        lower=1 - float(anytime_upper_bound(number - wrong, number)),
         upper=float(anytime_upper_bound(doubtful, number)),
         e_value=float(wealth[-1]) if number else 1.0,
-        highest=float(wealth.max(initial=1.0)),
         alarm_at=int(alarms[0]) + 1 if len(alarms) else None,
     )
 
@@ -99,8 +92,7 @@ def audit_state(outcomes: Sequence[Outcome], *, target: float) -> AuditState:
 def anytime_upper_bound(wrong: Counts, answers: Counts) -> Values:
     """Upper bound of the mean error of the answers so far, after each answer of a stream.
 
-    With a probability of at least 95 % it holds after all of them, also if the error changes. By
-    symmetry 1 minus the bound of the right answers is a lower bound of the error.
+    With a probability of at least 95 % it holds after all of them, also if the error changes.
 
     >>> round(float(anytime_upper_bound(0, 60)), 3)
     0.069

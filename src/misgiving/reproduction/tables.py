@@ -11,8 +11,9 @@ from jaxtyping import Float, Shaped
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from misgiving.csv_tables import write_csv
 from misgiving.errors import explain_damage
-from misgiving.files import escape_formulas, unescape_formulas, whole_file
+from misgiving.files import unescape_formulas, whole_file
 from misgiving.predictions.record import Predictions
 
 REMEDY = "run the command that wrote it again"
@@ -76,14 +77,7 @@ adjusted. `risk_coverage.csv` has the mean error among the accepted.
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
     """Write a table whole or not at all; NaN becomes an empty cell."""
-    cells = frame.copy()
-    for name, kind in frame.dtypes.items():
-        if pd.api.types.is_bool_dtype(kind):
-            cells[name] = np.where(frame[name], "yes", "no")
-        elif not pd.api.types.is_numeric_dtype(kind):
-            cells[name] = frame[name].map(escape_formulas)
-    with whole_file(path) as partial:
-        cells.to_csv(partial, index=False, lineterminator="\n")
+    write_csv(path, list(frame), frame.itertuples(index=False, name=None))
 
 
 def read_table(path: Path, *, schema: str = "") -> pd.DataFrame:

@@ -14,7 +14,7 @@ from misgiving.deferral import drift
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor
 from misgiving.deferral.expected_performance import expected_errors
-from misgiving.report.rendering import drift_sentence, expected_sentences
+from misgiving.report.rendering import lines
 from misgiving.serve.audits import DEFERRED, Audits
 from misgiving.serve.records import Moment
 from misgiving.serve.store import Store
@@ -155,7 +155,7 @@ class DriftTracker:
 
     def _described(self, test: drift.DriftTest) -> DriftTest:
         latest, at_alarm = (
-            drift_sentence(test, recent, knows_training=self._deferral.compares_with_training)
+            lines("drift.txt", "drift", test, recent, self._deferral.compares_with_training)[0]
             for recent in (test.latest, test.alarmed_with)
         )
         return DriftTest(
@@ -175,5 +175,5 @@ class DriftTracker:
         expected = expected_errors(self._deferral, errors, accepted)
         if expected is None:
             return ""
-        unit = self._deferral.unit_
-        return " ".join(expected_sentences(expected, unit, drifted=bool(self._since)))
+        values = expected, self._deferral.unit_, bool(self._since)
+        return " ".join(lines("drift.txt", "expected", *values))

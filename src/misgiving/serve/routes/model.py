@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
-from misgiving.report.rendering import certificate_sentences, rule_sentence
+from misgiving.report.rendering import certificate_sentences, lines
 from misgiving.serve.audits import EVIDENCE, Audit
 from misgiving.serve.drift_tracker import Drift
 from misgiving.serve.middleware import READER
@@ -153,7 +153,7 @@ def list_operating_points(service: ServiceDep) -> Calibration:
             ood_threshold=certificate.ood_threshold,
             class_targets=list(targets.class_max_miss),
             rule=deferral.rule_.rule,
-            naming=rule_sentence(deferral.rule_, deferral.classes_),
+            naming=lines("policy.txt", "predicts", deferral.rule_, deferral.classes_)[0],
             max_error_probability=deferral.rule_.max_error_probability,
         ),
         command=command(deferral, of_graph=service.model.card.get("training") == {}),
