@@ -29,7 +29,7 @@ MOST_STEPS, ENOUGH = 1000, 1e-9  # of its weights
 OPINION_SCALE = 0.5  # standard deviation of the prior of the weights of opinions, about none
 LOG_T_SCALE = 0.7  # standard deviation of the prior of log T
 BIAS_FREEDOM = 10.0  # degrees of freedom of the prior of the biases, whose scale is 1
-POOL_SCALE, POOL_FREEDOM = 0.1, 1e9  # of the error estimator's: a mean needs small corrections
+POOL_SCALE, POOL_FREEDOM = 0.1, 1e9  # nearly normal, as a mean needs small corrections alone
 Rows = Int[np.ndarray, " _"]
 
 
@@ -39,8 +39,8 @@ def fit_scaling(
     """Fit temperature and biases by maximum likelihood with priors, of which this is the scale.
 
     The temperature's is log-normal: few images, all predicted right, say little about it. The
-    biases' is a multivariate t: they are near 0 together, unless the images say otherwise, as for
-    a classifier that was trained on other shares of the classes.
+    biases' is a multivariate t with so many degrees of freedom: they are near 0 together, unless
+    the images say otherwise, as for a classifier that was trained on other shares of the classes.
     """
     wide = logits.astype(np.float64)
     count, classes = wide.shape
