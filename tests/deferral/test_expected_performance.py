@@ -6,6 +6,7 @@ from scipy.stats import binom, ks_2samp
 from misgiving import Deferral
 from misgiving.deferral.decision_tables import DecisionRow, row_of
 from misgiving.deferral.expected_performance import (
+    compare_distributions,
     error_bound_at,
     expected_errors,
     expected_performance,
@@ -125,6 +126,16 @@ def test_a_small_change_of_a_whole_set_is_noticed_where_no_sequential_test_alarm
 def test_sets_that_are_drawn_alike_are_seldom_found_to_differ(deferral):
     drawn = [expected_of(deferral, outputs(100, seed)[0])[0] for seed in range(300, 340)]
     assert sum(bool(expected.alarms or expected.gaps) for expected in drawn) <= 4  # 3 % of 40
+
+
+@pytest.mark.parametrize(("sizes", "shift"), [((300, 500), 0.2), ((484, 620), 0.1), ((50, 90), 0)])
+def test_distributions_are_compared_by_kolmogorov_and_smirnovs_test(sizes, shift):
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(shift, size=sizes[0]), rng.normal(size=sizes[1])
+    expected = ks_2samp(first, second)
+    gap, p_value = compare_distributions(first, second)
+    assert gap == pytest.approx(expected.statistic, abs=1e-12)
+    assert p_value == pytest.approx(expected.pvalue, rel=0.2)
 
 
 def test_images_without_finite_outputs_or_that_are_unreadable_are_left_out(deferral):
