@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from misgiving.calibration.apply import SECOND_OPINION, Calibrator
-from misgiving.calibration.fit import Fitted, TuningSet, aurc, fit_calibrator, fit_opinions
+from misgiving.calibration.fit import Fitted, aurc, fit_calibrator, fit_opinions
 from misgiving.calibration.maps import group_folds
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
@@ -96,9 +96,9 @@ def measured(paths: list[Path], images: int, task: tuple[int, Path]) -> list[Row
     arrays = dict(np.load(first))
     draw = np.random.default_rng(seed).permutation(len(next(iter(arrays.values()))))
     tuned, others = draw[:TUNED], draw[TUNED : TUNED + images]
-    tuning = TuningSet.of(predicted(arrays, tuned), FittedDetectors())
+    tuning = predicted(arrays, tuned)
     even = np.ones(tuning.logits.shape[1])
-    alone = fit_calibrator(tuning, lambda _: even)
+    alone = fit_calibrator(tuning, FittedDetectors(), lambda _: even)
     without = judged(alone.calibrator, arrays, others, {})
     rows = []
     for second in [path for path in paths if path != first]:
@@ -112,12 +112,12 @@ def measured(paths: list[Path], images: int, task: tuple[int, Path]) -> list[Row
     return rows
 
 
-def with_opinion(alone: Fitted, tuning: TuningSet, opinions: Mapping[str, Any]) -> Calibrator:
+def with_opinion(alone: Fitted, tuning: Predictions, opinions: Mapping[str, Any]) -> Calibrator:
     """The calibration with an opinion, as `fit_calibrator` makes it, from the one without."""
-    pool, _ = fit_opinions(alone.vectors, opinions, tuning.labels, group_folds(tuning.groups))
+    pool, _ = fit_opinions(alone.vectors, opinions, tuning.labels, group_folds(tuning.units))
     if pool is None:
         return alone.calibrator
-    return replace(alone.calibrator, opinions=pool, score=SECOND_OPINION, combination=None)
+    return replace(alone.calibrator, opinions=pool, score=SECOND_OPINION)
 
 
 def judged(

@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from misgiving.calibration.fit import TuningSet, aurc, fit_calibrator
+from misgiving.calibration.fit import aurc, fit_calibrator
 from misgiving.checkpoint import load
 from misgiving.data.datasets import load_dataset
 from misgiving.data.decoding import Decoded
@@ -125,8 +125,7 @@ def measured(predictions: Predictions) -> list[float]:
     if training.features is not None:
         detectors = FittedDetectors.fit(training)
     weigh = partial(DecisionRule().class_weights, tuning.classes)
-    tuned = TuningSet.of(tuning, detectors)
-    fitted = fit_calibrator(tuned, weigh)
+    fitted = fit_calibrator(tuning, detectors, weigh)
     shares, decisions = [], None
     for guarantee, error in TARGETS:
         deferral = Deferral(max_error=error, guarantee=guarantee, max_ood_false_alarms=None)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from coloured import coloured_set
 
-from misgiving.calibration.fit import TuningSet, fit_calibrator
+from misgiving.calibration.fit import fit_calibrator
 from misgiving.checkpoint import Architecture, Checkpoint, save
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.deferral import Deferral
@@ -85,7 +85,7 @@ def policy_of(made, *, ood_detector="knn", score=None, guarantee="confident"):
     detectors = FittedDetectors.fit(train)
     fitted = None
     if score is not None:
-        fitted = fit_calibrator(TuningSet.of(tune, detectors), lambda _: np.ones(3))
+        fitted = fit_calibrator(tune, detectors, lambda _: np.ones(3))
         fitted = fitted._replace(calibrator=replace(fitted.calibrator, score=score))
     deferral = Deferral(
         max_error=0.45, max_ood_false_alarms=0.1, ood_detector=ood_detector, guarantee=guarantee

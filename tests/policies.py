@@ -67,7 +67,6 @@ def calibrator(score="msp"):
     return Calibrator(
         scaling=Scaling(temperature=1.0, biases=(0.0, 0.0)),
         weights=None,
-        combination=None,
         error_estimator=None,
         score=score,
         loss=None,

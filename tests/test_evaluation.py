@@ -122,12 +122,12 @@ def test_loss_estimation_is_measured_against_the_trained_and_the_plain_loss(pred
 
 
 def test_every_failure_score_is_measured_by_every_failure_measure(predictions):
-    confidences = {**all_scores(predictions), "combination": -1.0 * predictions.errors}
+    confidences = {**all_scores(predictions), "calibrated": -1.0 * predictions.errors}
     confidences = dict.fromkeys(LEARNED, confidences["msp"]) | confidences
     rows = measure_failures(predictions, confidences, "test")
     assert {row.detector for row in rows} == set(FAILURE_SCORES)
-    assert value(rows, "combination", "error_auroc") == 1.0
-    assert value(rows, "combination", "excess_aurc") == pytest.approx(0.0)
+    assert value(rows, "calibrated", "error_auroc") == 1.0
+    assert value(rows, "calibrated", "excess_aurc") == pytest.approx(0.0)
     for name in FAILURE_SCORES:
         order = np.argsort(-confidences[name], kind="stable")
         accepted = order[: math.ceil(0.5 * len(order))]

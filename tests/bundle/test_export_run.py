@@ -80,8 +80,7 @@ def test_graph_and_model_agree_to_a_millionth_in_double_precision(exported, tmp_
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-6, atol=1e-9)
     policy, (logits, _, features, taps) = Deferral.load(exported[0] / "policy"), found
     evidence = policy.detectors_.evidence(features, taps)
-    learned = replace(policy.calibration_, combination=None)
-    scores = learned.with_learned({}, logits, evidence)
+    scores = policy.calibration_.with_learned({}, logits, evidence)
     of_torch = error_log_odds(policy, expected.logits, expected.taps)
     np.testing.assert_allclose(scores["error_estimator"], of_torch, rtol=1e-6, atol=1e-9)
 

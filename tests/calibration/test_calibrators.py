@@ -1,43 +1,45 @@
-import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.special import log_softmax
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from misgiving.calibration.apply import (
     CALIBRATED,
-    COMBINATION,
     Scaling,
     error_probabilities,
     log_odds_of,
 )
 from misgiving.calibration.fit import (
-    TuningSet,
     fit_calibrator,
-    fit_combination,
     fit_scaling,
 )
 from misgiving.errors import DataError
 from misgiving.metrics.selective import RiskCoverage
+from misgiving.predictions.record import Predictions
+from misgiving.scores.detectors import FittedDetectors, all_scores
 
 
 def drawn(seed=0, count=400):
-    """Logits of three classes, labels, scores by name, and a group for every two samples."""
+    """Logits of three classes, labels, predicted losses, and a group for every two images."""
     random = np.random.default_rng(seed)
     logits = random.normal(size=(count, 3)) * 2
     log_probabilities = log_softmax(logits, axis=1)
     labels = np.array([random.choice(3, p=row) for row in np.exp(log_probabilities)])
     wrong = logits.argmax(axis=1) != labels
-    scores = {
-        "msp": np.exp(log_probabilities).max(axis=1),
-        "entropy": (np.exp(log_probabilities) * log_probabilities).sum(axis=1),
-        "max_logit": logits.max(axis=1),
-        "knn": random.normal(size=count) - 1.5 * wrong,
-        "predicted_loss": random.normal(size=count) - wrong,
-    }
-    return TuningSet(scores, logits, labels, np.arange(count) // 2)
+    return Predictions.of(
+        {
+            "logits": logits,
+            "label": labels,
+            "group": np.arange(count) // 2,
+            "predicted_loss": random.normal(size=count) + wrong,
+        }
+    )
+
+
+def fit(tuning, weigh=lambda _: None):
+    return fit_calibrator(tuning, FittedDetectors(), weigh)
 
 
 def aurc(scores, wrong):
@@ -55,7 +57,7 @@ def tuning():
 
 @pytest.fixture(scope="module")
 def fitted(tuning):
-    return fit_calibrator(tuning)
+    return fit(tuning)
 
 
 def test_scaling_stays_finite_for_a_class_without_cases_and_where_every_answer_is_right():
@@ -93,39 +95,6 @@ def test_few_images_harm_a_calibrated_model_little_and_correct_one_of_other_clas
     assert np.mean(losses) - least < most
 
 
-@pytest.mark.parametrize("has_fold_without_error", [False, True])
-def test_the_combination_is_the_logistic_model_of_standardised_scores_with_the_best_penalty(
-    tuning, has_fold_without_error
-):
-    scores, groups, wrong = tuning.scores, tuning.groups, errors_of(tuning)
-    if has_fold_without_error:
-        first = next(iter(GroupKFold(5).split(groups, groups=groups)))[1]
-        wrong = np.random.default_rng(3).random(len(groups)) < 0.2
-        wrong[first] = False
-    combination = fit_combination(scores, wrong, groups)
-    table = np.column_stack([scores[name] for name in combination.names])
-    standard = (table - table.mean(axis=0)) / table.std(axis=0)
-    losses = {c: _out_of_fold_loss(c, table, wrong, groups) for c in (0.01, 0.1, 1.0)}
-    best = LogisticRegression(C=min(losses, key=losses.get), max_iter=1000).fit(standard, wrong)
-    np.testing.assert_allclose(combination(scores), -best.decision_function(standard), atol=1e-3)
-
-
-def _out_of_fold_loss(c, table, wrong, groups):
-    """Mean over the folds of the mean negative log-likelihood, in scalar loops."""
-    means = []
-    for kept, left_out in GroupKFold(5).split(table, groups=groups):
-        centre, scale = table[kept].mean(axis=0), table[kept].std(axis=0)
-        model = LogisticRegression(C=c, max_iter=1000)
-        model.fit((table[kept] - centre) / scale, wrong[kept])
-        odds = model.decision_function((table[left_out] - centre) / scale)
-        losses = [
-            math.log1p(math.exp(-value if is_wrong else value))
-            for value, is_wrong in zip(odds, wrong[left_out], strict=True)
-        ]
-        means.append(sum(losses) / len(losses))
-    return sum(means) / len(means)
-
-
 def test_log_odds_differ_where_probabilities_round_to_certainty():
     scaling, surer = Scaling(temperature=1.0, biases=(0.0, 0.0)), np.array([[900.0, 0], [950, 0]])
     assert scaling(surer)[:, 0].tolist() == [1.0, 1.0]
@@ -136,8 +105,8 @@ def test_log_odds_differ_where_probabilities_round_to_certainty():
 def test_out_of_fold_classes_and_scores_are_those_of_the_fold_in_the_order_of_the_samples(
     tuning, fitted
 ):
-    weighed = fit_calibrator(tuning, lambda _: np.ones(3))
-    for kept, left_out in GroupKFold(5).split(tuning.labels, groups=tuning.groups):
+    weighed = fit(tuning, lambda _: np.ones(3))
+    for kept, left_out in GroupKFold(5).split(tuning.labels, groups=tuning.units):
         scaling, logits = fit_scaling(tuning.logits[kept], tuning.labels[kept]), tuning.logits
         scaled, most = scaling(logits[left_out]), logits[left_out].argmax(axis=1)
         right = scaled[np.arange(len(most)), most]
@@ -148,45 +117,38 @@ def test_out_of_fold_classes_and_scores_are_those_of_the_fold_in_the_order_of_th
         np.testing.assert_allclose(np.exp(weighed.vectors[left_out]), scaled)
 
 
-def test_the_combination_is_chosen_where_it_is_better_out_of_fold(tuning, fitted):
-    calibrator = fitted.calibrator
-    assert calibrator.score == COMBINATION
-    area = aurc(fitted.candidates[COMBINATION], errors_of(tuning))
-    assert calibrator.tried[COMBINATION] == pytest.approx(area, rel=1e-12)
-    others = (value for name, value in calibrator.tried.items() if name != COMBINATION)
-    assert calibrator.tried[COMBINATION] < min(others)
-
-
 def test_a_single_score_is_chosen_where_what_is_learned_adds_nothing(tuning):
-    perfect = {**tuning.scores, "msp": 1.0 - errors_of(tuning) + 0.001 * tuning.scores["msp"]}
-    calibrator = fit_calibrator(tuning._replace(scores=perfect)).calibrator
-    assert calibrator.score == "msp"
-    _, _, acceptance = calibrator.judge(perfect, tuning.logits)
-    np.testing.assert_array_equal(acceptance, perfect["msp"])
+    perfect = replace(tuning, predicted_losses=tuning.errors - 0.1 * tuning.logits.max(axis=1))
+    calibrator = fit(perfect).calibrator
+    assert calibrator.score == "predicted_loss"
+    _, _, acceptance = calibrator.judge(all_scores(perfect), tuning.logits)
+    np.testing.assert_array_equal(acceptance, -perfect.predicted_losses)
     assert not calibrator.accepts_by_probability
 
 
-def test_with_too_few_errors_or_no_predicted_loss_there_are_fewer_maps(tuning):
-    labels = tuning.logits.argmax(axis=1)
-    labels[:3] = (labels[:3] + 1) % 3
-    scores = {name: values for name, values in tuning.scores.items() if name != "predicted_loss"}
-    calibrator = fit_calibrator(tuning._replace(scores=scores, labels=labels)).calibrator
-    assert calibrator.combination is calibrator.loss is None
-    assert COMBINATION not in calibrator.tried
-    assert CALIBRATED in calibrator.tried
-    assert calibrator.score in calibrator.tried
+def test_the_score_with_the_lowest_aurc_is_chosen_and_without_predicted_losses_no_loss_is_expected(
+    tuning, fitted
+):
+    for calibration in (fitted, fit(replace(tuning, predicted_losses=None))):
+        tried, wrong = calibration.calibrator.tried, errors_of(tuning)
+        assert tried.keys() == calibration.candidates.keys()
+        for name, area in tried.items():
+            assert area == pytest.approx(aurc(calibration.candidates[name], wrong), rel=1e-12)
+        assert calibration.calibrator.score == min(tried, key=tried.get)
+    assert calibration.calibrator.loss is None
+    assert fitted.calibrator.loss is not None
 
 
 def test_probabilities_of_error_are_right_in_the_mean_for_the_class_that_is_predicted():
     shift = np.array([2.0, 0.0, -2.0])  # the largest logit is not most probable
     many, fresh = (
-        tuning._replace(logits=tuning.logits + shift)
+        replace(tuning, logits=tuning.logits + shift)
         for tuning in (drawn(count=4000), drawn(seed=5, count=4000))
     )
     wrong = []
     for weigh in (lambda _: None, lambda _: np.ones(3)):
-        calibrator = fit_calibrator(many, weigh).calibrator
-        probabilities, predicted, _ = calibrator.judge(fresh.scores, fresh.logits)
+        calibrator = fit(many, weigh).calibrator
+        probabilities, predicted, _ = calibrator.judge(all_scores(fresh), fresh.logits)
         wrong.append((predicted != fresh.labels).mean())
         errors = error_probabilities(probabilities, predicted)
         assert errors.mean() == pytest.approx(wrong[-1], abs=0.02)
@@ -194,7 +156,7 @@ def test_probabilities_of_error_are_right_in_the_mean_for_the_class_that_is_pred
 
 
 def test_scores_that_are_not_finite_are_refused(tuning):
-    broken = tuning.scores["msp"].copy()
+    broken = tuning.predicted_losses.copy()
     broken[7] = np.nan
-    with pytest.raises(DataError, match=r"msp .*position 7"):
-        fit_calibrator(tuning._replace(scores={**tuning.scores, "msp": broken}))
+    with pytest.raises(DataError, match=r"predicted_loss are NaN .* for 1 of 400"):
+        fit(replace(tuning, predicted_losses=broken))

@@ -5,13 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 from scipy.stats import multivariate_t, norm
-from strategies import DISTINCT, columns, generators, heights
+from strategies import DISTINCT, columns, generators
 
 from misgiving.calibration.apply import (
     CALIBRATED,
     ERROR_ESTIMATOR,
     Calibrator,
-    Combination,
     Pool,
     Scaling,
     error_probabilities,
@@ -19,7 +18,6 @@ from misgiving.calibration.apply import (
 from misgiving.calibration.maps import fit_isotonic, fit_scaling
 
 pairs = columns(DISTINCT, 5, size=9)  # inputs with ties, and quarters that they should give
-finite = st.floats(-1e6, 1e6)
 
 
 def means_by_input(inputs, quarters):
@@ -106,7 +104,6 @@ def test_the_probability_that_is_shown_is_what_the_error_probability_leaves(draw
     calibrator = Calibrator(
         scaling=Scaling(temperature=2.0, biases=tuple(random.normal(size=classes).tolist())),
         weights=None if weights is None else tuple(weights.tolist()),
-        combination=None,
         error_estimator=Pool(
             weights=tuple(shares.tolist()),
             scaling=Scaling(temperature=0.8, biases=tuple(biases.tolist())),
@@ -134,20 +131,3 @@ def test_the_probability_that_is_shown_is_what_the_error_probability_leaves(draw
     best = logits if weights is None else probabilities * weights
     np.testing.assert_array_equal(predicted, best.argmax(axis=1))
     assert rule != "most_probable" or (of_predicted == probabilities.max(axis=1)).all()
-
-
-numbers = st.lists(finite, min_size=2, max_size=2).map(tuple)
-scales = st.lists(st.floats(0.01, 100), min_size=2, max_size=2).map(tuple)
-
-
-@given(numbers, scales, numbers, finite, st.integers(0, 1), heights(5, largest=1e6))
-def test_a_combination_moves_with_each_confidence_as_its_weight_says(
-    centres, spread, weights, intercept, at, steps
-):
-    names = ("msp", "knn")
-    combined = Combination(
-        names=names, centres=centres, scales=spread, weights=weights, intercept=intercept
-    )
-    table = {name: np.zeros(5) for name in names} | {names[at]: steps}
-    rises = np.diff(combined(table))
-    assert (rises <= 0).all() if weights[at] >= 0 else (rises >= 0).all()

@@ -10,20 +10,21 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
 
-from misgiving.calibration import fit
 from misgiving.calibration.apply import (
     CALIBRATED,
-    COMBINATION,
     ERROR_ESTIMATOR,
     Scaling,
 )
 from misgiving.calibration.fit import (
-    TuningSet,
+    aurc,
     fit_calibrator,
     fit_error_estimator,
     fit_scaling,
 )
 from misgiving.metrics.selective import RiskCoverage
+from misgiving.predictions.record import Predictions
+from misgiving.scores.detectors import FittedDetectors, all_scores
+from misgiving.scores.probes import FEATURES, ClassProbes, Probe
 
 
 def drawn(seed=0, count=400, *, told=1.5):
@@ -34,22 +35,42 @@ def drawn(seed=0, count=400, *, told=1.5):
     probe = random.normal(size=(count, 3)) + told * np.eye(3)[labels]
     noise = random.normal(size=(count, 3))
     evidence = log_softmax(np.stack([probe, noise], axis=1), axis=2)
-    scores = {"msp": np.exp(log_softmax(logits, axis=1)).max(axis=1)}
-    return TuningSet(scores, logits, labels, np.arange(count) // 2, evidence)
+    return Predictions.of(
+        {
+            "logits": logits,
+            "label": labels,
+            "group": np.arange(count) // 2,
+            "features": evidence.reshape(count, 6),
+        }
+    )
+
+
+IDENTITY = np.eye(3), np.zeros(3)
+DETECTORS = FittedDetectors(  # with probes whose logits are the features
+    probes=ClassProbes(probes={FEATURES: Probe(0, *IDENTITY), "noise": Probe(3, *IDENTITY)})
+)
+
+
+def fit(tuning, weigh=lambda _: None):
+    return fit_calibrator(tuning, DETECTORS, weigh)
+
+
+def evidence_of(tuning):
+    return DETECTORS.evidence(tuning.features, tuning.taps)
 
 
 @pytest.fixture(scope="module")
 def fitted():
-    return fit_calibrator(drawn())
+    return fit(drawn())
 
 
 def held_out_members(tuning):
     """Probabilities by the probes, and before them by a softmax calibrated on other groups."""
     calibrated = np.empty(tuning.logits.shape)
-    for kept, left_out in GroupKFold(5).split(tuning.labels, groups=tuning.groups):
+    for kept, left_out in GroupKFold(5).split(tuning.labels, groups=tuning.units):
         scaling = fit_scaling(tuning.logits[kept], tuning.labels[kept])
         calibrated[left_out] = scaling(tuning.logits[left_out])
-    return np.concatenate([calibrated[:, None], np.exp(tuning.evidence)], axis=1)
+    return np.concatenate([calibrated[:, None], np.exp(evidence_of(tuning))], axis=1)
 
 
 def scaled_mean(pool, image):
@@ -62,7 +83,7 @@ def scaled_mean(pool, image):
 
 def test_its_weights_and_then_its_scaling_have_the_highest_posterior_density():
     tuning = drawn(count=100)
-    pool = fit_calibrator(tuning).calibrator.error_estimator
+    pool = fit(tuning).calibrator.error_estimator
     members, labels = held_out_members(tuning), tuning.labels
 
     def weights_lost(free):
@@ -102,16 +123,16 @@ def test_impossible_images_do_not_spoil_its_weights():
 @pytest.mark.parametrize("seed", range(6))
 def test_it_is_chosen_exactly_where_it_makes_held_out_classes_more_likely(seed):
     tuning = drawn(seed, count=150, told=0.7)
-    fitted = fit_calibrator(tuning, lambda _: np.ones(3))
+    fitted = fit(tuning, lambda _: np.ones(3))
     shown = {name: np.empty((150, 3)) for name in (ERROR_ESTIMATOR, CALIBRATED)}
-    for kept, left_out in GroupKFold(5).split(tuning.labels, groups=tuning.groups):
+    for kept, left_out in GroupKFold(5).split(tuning.labels, groups=tuning.units):
         scaling = fit_scaling(tuning.logits[kept], tuning.labels[kept])
         pool = fit_error_estimator(
             np.log(held_out_members(tuning.select(kept))), tuning.labels[kept]
         )
         shown[CALIBRATED][left_out] = scaling(tuning.logits[left_out])
         for row in left_out:
-            image = np.concatenate([shown[CALIBRATED][row, None], np.exp(tuning.evidence[row])])
+            image = np.concatenate([shown[CALIBRATED][row, None], np.exp(evidence_of(tuning)[row])])
             shown[ERROR_ESTIMATOR][row] = scaled_mean(pool, image)
     losses = {name: log_loss(tuning.labels, each) for name, each in shown.items()}
     calibrator = fitted.calibrator
@@ -126,13 +147,13 @@ def test_it_is_chosen_exactly_where_it_makes_held_out_classes_more_likely(seed):
 
 def test_out_of_fold_no_image_is_scored_by_what_saw_its_group(fitted):
     tuning = drawn()
-    before = fit_calibrator(tuning).candidates
-    learned = {CALIBRATED, COMBINATION, ERROR_ESTIMATOR}
+    before = fit(tuning).candidates
+    learned = {CALIBRATED, ERROR_ESTIMATOR}
     assert before.keys() == learned | {"msp"}
-    _, first = next(iter(GroupKFold(5).split(tuning.labels, groups=tuning.groups)))
+    _, first = next(iter(GroupKFold(5).split(tuning.labels, groups=tuning.units)))
     changed = tuning.labels.copy()
     changed[first] = (changed[first] + 1) % 3
-    after = fit_calibrator(tuning._replace(labels=changed)).candidates
+    after = fit(replace(tuning, labels=changed)).candidates
     others = np.setdiff1d(np.arange(len(changed)), first)
     for name in learned:
         np.testing.assert_array_equal(before[name][first], after[name][first])
@@ -141,7 +162,7 @@ def test_out_of_fold_no_image_is_scored_by_what_saw_its_group(fitted):
 
 
 def test_without_probes_there_is_none():
-    calibrator = fit_calibrator(drawn()._replace(evidence=None)).calibrator
+    calibrator = fit(replace(drawn(), features=None)).calibrator
     assert calibrator.error_estimator is None
     assert ERROR_ESTIMATOR not in calibrator.tried
 
@@ -149,10 +170,12 @@ def test_without_probes_there_is_none():
 def test_another_acceptance_score_shows_the_calibrated_softmax(fitted):
     tuning = drawn()
     other = fitted._replace(calibrator=replace(fitted.calibrator, score="msp"))
-    np.testing.assert_array_equal(other.scores, tuning.scores["msp"])
-    shown, _, acceptance = other.calibrator.judge(tuning.scores, tuning.logits, tuning.evidence)
+    np.testing.assert_array_equal(other.scores, all_scores(tuning)["msp"])
+    shown, _, acceptance = other.calibrator.judge(
+        all_scores(tuning), tuning.logits, evidence_of(tuning)
+    )
     np.testing.assert_allclose(shown, fitted.calibrator.scaling(tuning.logits))
-    np.testing.assert_array_equal(acceptance, tuning.scores["msp"])
+    np.testing.assert_array_equal(acceptance, all_scores(tuning)["msp"])
     assert replace(fitted.calibrator, score="msp") == other.calibrator
 
 
@@ -160,4 +183,4 @@ def test_another_acceptance_score_shows_the_calibrated_softmax(fitted):
 def test_the_area_by_which_scores_are_compared_is_that_of_the_metrics(distinct):
     random = np.random.default_rng(1)
     score, wrong = random.integers(distinct, size=200) / 7, random.random(200) < 0.3
-    assert fit.aurc(score, wrong) == pytest.approx(RiskCoverage(score, wrong).aurc(), rel=1e-12)
+    assert aurc(score, wrong) == pytest.approx(RiskCoverage(score, wrong).aurc(), rel=1e-12)

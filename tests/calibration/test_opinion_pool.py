@@ -17,10 +17,11 @@ from misgiving.calibration.apply import (
     Pool,
     Scaling,
 )
-from misgiving.calibration.fit import TuningSet, fit_calibrator
 from misgiving.calibration.maps import OPINION_SCALE, fit_opinion_weights, fit_scaling
 from misgiving.metrics.selective import RiskCoverage
-from tests.calibration.test_error_estimator import drawn
+from misgiving.predictions.record import Predictions
+from misgiving.scores.detectors import all_scores
+from tests.calibration.test_error_estimator import drawn, evidence_of, fit
 from tests.strategies import generators
 
 EVEN = np.ones(3)
@@ -35,12 +36,12 @@ def opinion(tuning, *, told, seed=3):
 @pytest.fixture(scope="module")
 def tuning():
     made = drawn(count=600)
-    return made._replace(opinions={"net": opinion(made, told=2.5)})
+    return replace(made, opinions={"net": opinion(made, told=2.5)})
 
 
 @pytest.fixture(scope="module")
 def fitted(tuning):
-    return fit_calibrator(tuning, lambda _: EVEN)
+    return fit(tuning, lambda _: EVEN)
 
 
 def pool_of(random, names, classes):
@@ -78,7 +79,6 @@ def test_opinions_never_change_the_predicted_class_and_of_weight_zero_nothing(
     alone = Calibrator(
         scaling=scaling,
         weights=None if weights is None else tuple(weights),
-        combination=None,
         error_estimator=Pool(weights=(0.5, 0.3, 0.2), scaling=scaling) if probes else None,
         score=ERROR_ESTIMATOR if probes else CALIBRATED,
         loss=None,
@@ -130,8 +130,8 @@ def test_the_worth_of_an_opinion_is_what_it_lowers_the_aurc_of_images_it_was_not
     tuning, fitted
 ):
     calibrator, labels = fitted.calibrator, tuning.labels
-    folds = [*GroupKFold(5).split(labels, groups=tuning.groups)]
-    alone = fit_calibrator(tuning._replace(opinions=None), lambda _: EVEN)
+    folds = [*GroupKFold(5).split(labels, groups=tuning.units)]
+    alone = fit(replace(tuning, opinions={}), lambda _: EVEN)
     logs, scaled = np.log(tuning.opinions["net"]), np.empty(tuning.logits.shape)
     for kept, left_out in folds:
         scaled[left_out] = fit_scaling(logs[kept], labels[kept]).logarithms(logs[left_out])
@@ -152,27 +152,38 @@ def test_the_worth_of_an_opinion_is_what_it_lowers_the_aurc_of_images_it_was_not
 
 
 def test_an_opinion_that_is_worth_nothing_is_left_out(tuning):
-    alone = fit_calibrator(tuning._replace(opinions=None), lambda _: EVEN).calibrator
+    alone = fit(replace(tuning, opinions={}), lambda _: EVEN).calibrator
     noise = opinion(tuning, told=0.0, seed=5)
-    both = fit_calibrator(tuning._replace(opinions={"noise": noise}), lambda _: EVEN).calibrator
+    both = fit(replace(tuning, opinions={"noise": noise}), lambda _: EVEN).calibrator
     assert (both.opinions, both.needs_opinions, both.score) == (None, (), alone.score)
     assert both.error_estimator == alone.error_estimator
 
 
 def test_a_table_without_probes_has_an_opinion_too(tuning):
-    plain = fit_calibrator(tuning._replace(evidence=None), lambda _: EVEN).calibrator
+    plain = fit(replace(tuning, features=None), lambda _: EVEN).calibrator
     assert plain.error_estimator is None
     assert plain.opinion_worth > 0.02
-    probabilities, predicted, _ = plain.judge(tuning.scores, tuning.logits, None, tuning.opinions)
+    probabilities, predicted, _ = plain.judge(
+        all_scores(tuning), tuning.logits, None, tuning.opinions
+    )
     np.testing.assert_array_equal(predicted, plain.scaling(tuning.logits).argmax(axis=1))
     assert (probabilities.argmax(axis=1) != predicted).any()
+
+
+def test_beside_an_opinion_probes_of_noise_have_no_part_in_the_answer():
+    tuning = drawn(count=600, told=0.0)
+    both = replace(tuning, opinions={"net": opinion(tuning, told=2.5)})
+    calibrator = fit(both, lambda _: EVEN).calibrator
+    assert calibrator.score == SECOND_OPINION
+    judged = calibrator.judge(all_scores(both), both.logits, evidence_of(both), both.opinions)
+    np.testing.assert_array_equal(judged[1], calibrator.scaling(both.logits).argmax(axis=1))
 
 
 def test_few_images_of_many_classes_hardly_change_how_many_answers_are_right():
     random = np.random.default_rng(0)
     logits, new = 4 * random.normal(size=(300, 50)), 4 * random.normal(size=(10_000, 50))
     labels = np.array([random.choice(50, p=each) for each in softmax(logits, axis=1)])
-    few = fit_calibrator(TuningSet({}, logits, labels, np.arange(300)), lambda _: np.ones(50))
+    few = fit(Predictions.of({"logits": logits, "label": labels}), lambda _: np.ones(50))
     assert few.calibrator.opinion_worth is None
     predicted, probabilities = few.calibrator.predict(new), softmax(new, axis=1)
     lost = probabilities.max(axis=1) - probabilities[np.arange(len(new)), predicted]

@@ -7,7 +7,7 @@ import pytest
 
 from misgiving import Deferral
 from misgiving.bundle.bundle import without_policy
-from misgiving.calibration.fit import TuningSet, fit_calibrator
+from misgiving.calibration.fit import fit_calibrator
 from misgiving.deferral.decisions import NO_POLICY
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
@@ -52,7 +52,7 @@ def detectors():
 
 def calibrated(tuning, detectors):
     """The calibration of the most probable class."""
-    return fit_calibrator(TuningSet.of(tuning, detectors), lambda _: np.ones(len(CLASSES)))
+    return fit_calibrator(tuning, detectors, lambda _: np.ones(len(CLASSES)))
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ MODELS = tuple(GAINS)
 TRIALS = range(3)
 CLASSES = ("MEL", "NV", "BCC", "AK", "DF")
 DETECTORS = ("odin", "odin_default", "msp", "energy", "predicted_loss")
-SCORES = ("msp", "entropy", "predicted_loss", "combination")
+SCORES = ("msp", "entropy", "predicted_loss", "calibrated")
 OOD_SETS = ("histology", "photographs", "boxes", "clinical_skin")
 UNSEEN_SETS = ("unseen_classes", "unseen/BKL", "unseen/VASC")
 PLAIN_SETS = ("validation", "validation (in-distribution classes)", *OOD_SETS, *UNSEEN_SETS)
@@ -255,7 +255,7 @@ def complete_results():
     failures = ("augrc", "excess_aurc", "risk_at_coverage/0.8", "coverage_at_risk/0.1")
     yield from plain_results("test", ALL_CLASSES, sets, detectors)
     yield from measured("generalization", ["test"], SCORES, failures)
-    yield from measured("generalization", ["test"], ["entropy", "combination"], ["aurc"])
+    yield from measured("generalization", ["test"], ["entropy", "calibrated"], ["aurc"])
     yield from policies()
     yield from measured(*where, ["msp"], ["acceptance_score"])
     yield from measured(*where, ["policy", "error_probability"], ["ece"])
@@ -277,7 +277,7 @@ def complete_run():
         results,
         [
             *paired_intervals(results, "colon"),
-            interval("combination", "aurc", -0.03, -0.01, **beside_msp),
+            interval("calibrated", "aurc", -0.03, -0.01, **beside_msp),
             interval("policy/0.1", "coverage", 0.28, 0.32),
         ],
         [*plain_histories(), *plain_histories("learning_rate/0.001", ("vanilla", "proposed"))],

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 import misgiving.reproduction.generalization as generalization
-from misgiving.calibration.fit import TuningSet, fit_calibrator
+from misgiving.calibration.fit import fit_calibrator
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.generalization import CERTIFIED_SCORES, PolicySets, certified_rows
@@ -49,7 +49,7 @@ def sets():
 
 
 def test_a_certified_policy_accepts_the_highest_of_its_score_and_counts_their_errors(sets):
-    fitted = fit_calibrator(TuningSet.of(sets.tune, sets.detectors))
+    fitted = fit_calibrator(sets.tune, sets.detectors)
     values = defaultdict(dict)
     for dataset, detector, metric, value in certified_rows(sets, fitted, seed=0):
         assert dataset == "policy_test"

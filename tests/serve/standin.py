@@ -95,7 +95,7 @@ def made_policy(targets=TARGETS, classes=CLASSES, **fields):
     certificate = certify_thresholds(
         cases_like_the_standins(400, 1), cases_like_the_standins(500, 2), targets, classes=classes
     )
-    return policy_with(certificate, score="combination", **fields)
+    return policy_with(certificate, score="predicted_loss", **fields)
 
 
 class Calibrated(Standin):

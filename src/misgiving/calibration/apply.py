@@ -22,9 +22,8 @@ Scores = Mapping[str, Values]
 Opinions = Mapping[str, Logits]
 """Probabilities of the classes by other models, by the names of these."""
 
-CALIBRATED, COMBINATION, ERROR_ESTIMATOR = "calibrated", "combination", "error_estimator"
-SECOND_OPINION = "second_opinion"
-LEARNED = (CALIBRATED, COMBINATION, ERROR_ESTIMATOR, SECOND_OPINION)
+CALIBRATED, ERROR_ESTIMATOR, SECOND_OPINION = "calibrated", "error_estimator", "second_opinion"
+LEARNED = (CALIBRATED, ERROR_ESTIMATOR, SECOND_OPINION)
 """Names of the scores that are learned on the tuning set."""
 
 
@@ -59,24 +58,6 @@ class Isotonic:
         return np.asarray(np.interp(inputs, self.knots, self.values))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Combination:
-    """Logistic regression of errors on standardised scores."""
-
-    names: tuple[str, ...]
-    centres: tuple[float, ...]
-    scales: tuple[float, ...]
-    weights: tuple[float, ...]
-    intercept: float
-
-    def __call__(self, scores: Scores) -> Values:
-        """Negated log-odds of an error: ordered as probabilities, without ties by rounding."""
-        centred = columns(scores, self.names) - np.asarray(self.centres)
-        return np.asarray(
-            -((centred / np.asarray(self.scales)) @ np.asarray(self.weights) + self.intercept)
-        )
-
-
 def members_of(scaling: Scaling, logits: Logits, evidence: Evidence) -> Members:
     """Log-probabilities by the calibrated softmax, and after it by each class probe."""
     return np.concatenate([scaling.logarithms(logits)[:, None], evidence], axis=1)
@@ -103,11 +84,6 @@ def predicted_classes(
 ) -> Classes:
     """The class whose probability times its weight is largest; without weights, by logit."""
     return np.asarray((logits if weights is None else vectors + np.log(weights)).argmax(axis=1))
-
-
-def columns(scores: Scores, names: Sequence[str]) -> Float[np.ndarray, "n columns"]:
-    """The named scores as columns of a table."""
-    return np.column_stack([scores[name] for name in names]).astype(np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +148,6 @@ class Calibrator:
     Attributes:
         scaling: From logits to class probabilities.
         weights: Factor of each class's probability when a class is predicted; None: by the logits.
-        combination: From several scores to one; None where too little is known to learn it.
         error_estimator: Pool of the calibrated softmax and each class probe; None without probes.
         score: Name of the acceptance score.
         loss: From the negated predicted loss to the expected cross-entropy in nats; None for a
@@ -186,7 +161,6 @@ class Calibrator:
 
     scaling: Scaling
     weights: tuple[float, ...] | None
-    combination: Combination | None
     error_estimator: Pool | None
     score: str
     loss: Isotonic | None
@@ -198,8 +172,7 @@ class Calibrator:
     @property
     def needed(self) -> tuple[str, ...]:
         """Names of the scores that must be given."""
-        combined = () if self.combination is None else self.combination.names
-        used = (self.score, *combined, *(() if self.loss is None else ("predicted_loss",)))
+        used = (self.score, *(() if self.loss is None else ("predicted_loss",)))
         return tuple(name for name in used if name not in LEARNED)
 
     @property
@@ -254,8 +227,6 @@ class Calibrator:
         if self.opinions is not None and opinions is not None:
             joint = self.opinions(self.log_probabilities(logits, evidence), opinions)
             learned[SECOND_OPINION] = log_odds_of(joint, predicted)
-        if self.combination is not None:
-            learned[COMBINATION] = self.combination(learned)
         return learned
 
     def judge(

@@ -1,19 +1,17 @@
 """Fitting of calibrators on the tuning set, on which no threshold is set later."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Bool, Shaped
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
 from misgiving.calibration.apply import (
     CALIBRATED,
-    COMBINATION,
     ERROR_ESTIMATOR,
-    LEARNED,
     SECOND_OPINION,
     ByClass,
     Calibrator,
@@ -21,6 +19,8 @@ from misgiving.calibration.apply import (
     Logits,
     OpinionPool,
     Opinions,
+    Pool,
+    Scaling,
     Scores,
     Values,
     log_odds_of,
@@ -30,25 +30,21 @@ from misgiving.calibration.apply import (
     predicted_classes,
 )
 from misgiving.calibration.maps import (
-    COMBINED,
     Rows,
-    fit_combination,
     fit_error_estimator,
     fit_isotonic,
     fit_opinion_weights,
     fit_scaling,
     group_folds,
 )
-from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
 from misgiving.scores.probes import Evidence
 
-SINGLE = ("msp", "entropy", "max_logit", "predicted_loss")
-FEWEST_OF_EACH = 10  # wrong and right answers from which a combination can be learned
+NOT_LEARNED = ("msp", "predicted_loss")  # more choices would fit chance where errors are few
 ClassWeights = Callable[[Classes], ByClass | None]
-Fold = tuple[Calibrator, Rows]
-"""A calibrator that is fitted on the other folds, and the positions of this one."""
+Units = Shaped[np.ndarray, " n"]
+"""Group of each image, or the image itself."""
 
 
 def fit_opinions(
@@ -85,76 +81,17 @@ def _cross_fitted_scaling(
     return vectors
 
 
-class TuningSet(NamedTuple):
-    """Outputs and labels of the images that calibrators are fitted on.
-
-    Attributes:
-        scores: Scores by name.
-        logits: Class scores before the softmax.
-        labels: True classes.
-        groups: Samples of one group stay in one fold.
-        evidence: Log-probabilities by the class probes; None without probes.
-        opinions: Probabilities by other models.
-        opinion_models: Fingerprints of these models, by name.
-    """
-
-    scores: Scores
-    logits: Logits
-    labels: Classes
-    groups: Shaped[np.ndarray, " n"]
-    evidence: Evidence | None = None
-    opinions: Opinions | None = None
-    opinion_models: Mapping[str, str] = {}
-
-    @classmethod
-    def of(cls, predictions: Predictions, detectors: FittedDetectors) -> "TuningSet":
-        """The set of these predictions, scored by the detectors too."""
-        return cls(
-            all_scores(predictions, detectors),
-            predictions.logits,
-            predictions.labels,
-            predictions.units,
-            detectors.evidence(predictions.features, predictions.taps),
-            predictions.opinions,
-            predictions.opinion_models,
-        )
-
-    def select(self, rows: Int[np.ndarray, " _"]) -> "TuningSet":
-        """These samples alone, without opinions."""
-        return TuningSet(
-            {name: values[rows] for name, values in self.scores.items()},
-            self.logits[rows],
-            self.labels[rows],
-            self.groups[rows],
-            None if self.evidence is None else self.evidence[rows],
-        )
-
-
-def _fit_maps(tuning: TuningSet, weights: ByClass | None) -> Calibrator:
-    """Fit what can be learned; accepts by the calibrated softmax."""
-    scaling, folds = fit_scaling(tuning.logits, tuning.labels), group_folds(tuning.groups)
-    maps = Calibrator(
-        scaling=scaling,
-        weights=None if weights is None else tuple(weights.tolist()),
-        combination=None,
-        error_estimator=None,
-        score=CALIBRATED,
-        loss=None,
-        tried={},
-        samples=len(tuning.labels),
-    )
-    if tuning.evidence is not None:
-        members = members_of(scaling, tuning.logits, tuning.evidence)
-        if folds:  # the probes have not seen it either
-            members[:, 0] = _cross_fitted_scaling(tuning.logits, tuning.labels, folds)
-        maps = replace(maps, error_estimator=fit_error_estimator(members, tuning.labels))
-    wrong = maps.predict(tuning.logits) != tuning.labels
-    enough = min(wrong.sum(), (~wrong).sum()) >= FEWEST_OF_EACH
-    mixed = all(0 < wrong[kept].sum() < len(kept) for kept, _ in folds)
-    if tuning.scores and folds and enough and mixed:
-        scores = maps.with_learned(tuning.scores, tuning.logits)
-        maps = replace(maps, combination=fit_combination(scores, wrong, tuning.groups))
-    return maps
+def _fit_maps(
+    logits: Logits, labels: Classes, units: Units, evidence: Evidence | None
+) -> tuple[Scaling, Pool | None]:
+    """Fit the calibrated softmax, and with evidence the error estimator."""
+    scaling, folds = fit_scaling(logits, labels), group_folds(units)
+    if evidence is None:
+        return scaling, None
+    members = members_of(scaling, logits, evidence)
+    if folds:  # the probes have not seen it either
+        members[:, 0] = _cross_fitted_scaling(logits, labels, folds)
+    return scaling, fit_error_estimator(members, labels)
 
 
 class Fitted(NamedTuple):
@@ -180,7 +117,9 @@ class Fitted(NamedTuple):
 
 # for so few numbers, threads take longer to meet than to work
 @threadpool_limits.wrap(limits=1)  # type: ignore[untyped-decorator]
-def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> Fitted:
+def fit_calibrator(
+    tuning: Predictions, detectors: FittedDetectors, weigh: ClassWeights = lambda _: None
+) -> Fitted:
     """Fit all maps on the tuning set, and choose the acceptance score.
 
     The acceptance score is the error estimator where it gives the true classes of images that it
@@ -189,93 +128,71 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
     Second opinions take its place where they make the true classes more likely.
 
     Args:
-        tuning: The set, with scores among which are some of `SINGLE` and `COMBINED`.
+        tuning: Of the images that all is fitted on; an image of the same group is in the same fold.
+        detectors: With the class probes, fitted on the training set.
         weigh: From true classes to the weights by which classes are predicted; None: by the logits.
 
     Raises:
-        DataError: A score is not finite.
+        DataError: Outputs or a score are not finite.
     """
-    names = [name for name in dict.fromkeys(SINGLE + COMBINED) if name in tuning.scores]
-    used, labels = {name: tuning.scores[name] for name in names}, tuning.labels
-    logits = tuning.logits.astype(np.float64)
-    tuning, weights = tuning._replace(scores=used, logits=logits), weigh(labels)
-    for name, values in used.items():
-        if not np.isfinite(values).all():
-            raise DataError(
-                f"{name} is not finite at position {np.isfinite(values).argmin()} of the tuning "
-                "set; predict again"
-            )
-    maps = _fit_maps(tuning, weights)
-    pairs = group_folds(tuning.groups)
-    folds = [(_fit_maps(tuning.select(most), weights), left_out) for most, left_out in pairs]
-    vectors, mixes = _likelier_vectors(tuning, maps, folds)
+    scores = all_scores(tuning, detectors)
+    logits, labels, units = tuning.logits.astype(np.float64), tuning.labels, tuning.units
+    evidence, weights = detectors.evidence(tuning.features, tuning.taps), weigh(labels)
+    folds = group_folds(units)
+    scaling, estimator = _fit_maps(logits, labels, units, evidence)
+    learned = _cross_fitted_vectors(logits, labels, units, evidence, folds)
+    of_truth = {name: each[np.arange(len(labels)), labels].sum() for name, each in learned.items()}
+    likelier = max(of_truth, key=lambda name: of_truth[name], default=CALIBRATED)
+    vectors = learned.get(likelier, scaling.logarithms(logits))
     predicted = predicted_classes(vectors, weights, logits)
-    held_out = _held_out_scores(tuning, folds, predicted)
-    candidates = {name: used[name] for name in SINGLE if name in used} | held_out
+    candidates = {name: scores[name] for name in NOT_LEARNED if name in scores}
+    candidates |= {name: log_odds_of(each, predicted) for name, each in learned.items()}
     tried = {name: aurc(values, predicted != labels) for name, values in candidates.items()}
-    others = [name for name in tried if name != ERROR_ESTIMATOR]
+    mixes, others = likelier == ERROR_ESTIMATOR, [name for name in tried if name != ERROR_ESTIMATOR]
     score = ERROR_ESTIMATOR if mixes else min(others, key=lambda name: tried[name])
     pool = worth = None
     if tuning.opinions and folds:
-        pool, joint = fit_opinions(vectors, tuning.opinions, labels, pairs)
+        pool, joint = fit_opinions(vectors, tuning.opinions, labels, folds)
         candidates[SECOND_OPINION] = log_odds_of(joint, predicted)
         tried[SECOND_OPINION] = aurc(candidates[SECOND_OPINION], predicted != labels)
         worth = tried[score] - tried[SECOND_OPINION]
     if pool is not None:
         pool, vectors = replace(pool, models=tuning.opinion_models), joint
-    keeps = ERROR_ESTIMATOR in held_out and pool is None
+    keeps = ERROR_ESTIMATOR in learned and pool is None
     losses = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
-    loss = used.get("predicted_loss")
-    calibrator = replace(
-        maps,
-        combination=maps.combination if COMBINATION in held_out else None,
-        error_estimator=maps.error_estimator if mixes or keeps else None,
+    loss = scores.get("predicted_loss")
+    calibrator = Calibrator(
+        scaling=scaling,
+        weights=None if weights is None else tuple(weights.tolist()),
+        error_estimator=estimator if mixes or keeps else None,
         score=score if pool is None else SECOND_OPINION,
         loss=None if loss is None else fit_isotonic(loss, losses, increasing=False),
         tried=tried,
+        samples=len(labels),
         opinions=pool,
         opinion_worth=worth,
     )
     return Fitted(calibrator, vectors, predicted, candidates)
 
 
-def _likelier_vectors(
-    tuning: TuningSet, maps: Calibrator, folds: Sequence[Fold]
-) -> tuple[Logits, bool]:
-    """Cross-fitted log-probabilities by class, and whether they are those of the error estimator.
-
-    With too few groups for folds, they are those of the softmax in sample.
-    """
-    if not folds:
-        return maps.log_probabilities(tuning.logits), False
-    vectors = {score: np.empty(tuning.logits.shape) for score in (CALIBRATED, ERROR_ESTIMATOR)}
-    for fitted, rows in folds:
-        others = tuning.select(rows)
-        for score, of_all in vectors.items():
-            judging = replace(fitted, score=score)
-            of_all[rows] = judging.log_probabilities(others.logits, others.evidence)
-    of_truth = {
-        score: of_all[np.arange(len(of_all)), tuning.labels].sum()
-        for score, of_all in vectors.items()
-    }
-    mixes = bool(of_truth[ERROR_ESTIMATOR] > of_truth[CALIBRATED])
-    return vectors[ERROR_ESTIMATOR if mixes else CALIBRATED], mixes
-
-
-def _held_out_scores(
-    tuning: TuningSet, folds: Sequence[Fold], predicted: Classes
-) -> dict[str, Values]:
-    """Learned scores of each sample, fitted on the other groups alone; none without folds.
-
-    There is no combination where there are too few errors or right answers to learn from.
-    """
-    learned = {name: np.full(len(predicted), np.nan) for name in LEARNED}
-    for fitted, rows in folds:
-        others = tuning.select(rows)
-        scores = fitted.with_learned(others.scores, others.logits, others.evidence, predicted[rows])
-        for name, values in learned.items():
-            values[rows] = scores.get(name, np.nan)
-    return {name: values for name, values in learned.items() if not np.isnan(values).any()}
+def _cross_fitted_vectors(
+    logits: Logits,
+    labels: Classes,
+    units: Units,
+    evidence: Evidence | None,
+    folds: Sequence[tuple[Rows, Rows]],
+) -> dict[str, Logits]:
+    """Log-probabilities by class of each learned score, fitted on the other folds; none without."""
+    names = (CALIBRATED,) if evidence is None else (CALIBRATED, ERROR_ESTIMATOR)
+    vectors = {name: np.empty(logits.shape) for name in names if folds}
+    for most, left_out in folds:
+        seen, new = (None if evidence is None else evidence[rows] for rows in (most, left_out))
+        scaling, estimator = _fit_maps(logits[most], labels[most], units[most], seen)
+        vectors[CALIBRATED][left_out] = scaling.logarithms(logits[left_out])
+        if estimator is not None and new is not None:
+            members = members_of(scaling, logits[left_out], new)
+            vectors[ERROR_ESTIMATOR][left_out] = estimator(members)
+    return vectors
 
 
 def aurc(scores: Values, wrong: Bool[np.ndarray, " n"]) -> float:

@@ -1,29 +1,23 @@
 """Fitting of each map of a calibrator."""
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from misgiving.calibration.apply import (
-    CALIBRATED,
     Classes,
-    Combination,
     Isotonic,
     Logits,
     Members,
     Pool,
     Scaling,
-    Scores,
     Values,
-    columns,
     log_pool,
     pooled,
 )
 
-COMBINED = ("msp", "entropy", "max_logit", "energy", "knn", "predicted_loss", CALIBRATED)
 FOLDS = 5
-PENALTIES = (0.01, 0.1, 1.0)  # inverse strengths
 PRIOR_IMAGES = 20.0  # images that equal weights of the error estimator's classifiers are worth
 MOST_STEPS, ENOUGH = 1000, 1e-9  # of its weights
 OPINION_SCALE = 0.5  # standard deviation of the prior of the weights of opinions, about none
@@ -77,39 +71,6 @@ def fit_isotonic(inputs: Values, targets: Values, *, increasing: bool) -> Isoton
     fitted.fit(inputs.astype(np.float64), targets.astype(np.float64))
     knots, values = fitted.X_thresholds_, fitted.y_thresholds_
     return Isotonic(knots=tuple(knots.tolist()), values=tuple(values.tolist()))
-
-
-def fit_combination(
-    scores: Scores, wrong: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]
-) -> Combination:
-    """Fit penalised logistic regression; the penalty is cross-validated over groups."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    names = tuple(name for name in COMBINED if name in scores)
-    table, folds = columns(scores, names), group_folds(groups)
-
-    def fitted(rows: Rows, penalty: float) -> tuple[StandardScaler, LogisticRegression]:
-        scaler = StandardScaler().fit(table[rows])
-        logistic = LogisticRegression(C=penalty, max_iter=1000)
-        return scaler, logistic.fit(scaler.transform(table[rows]), wrong[rows])
-
-    def log_loss(penalty: float) -> float:
-        losses = []
-        for kept, left_out in folds:
-            scaler, logistic = fitted(kept, penalty)
-            log_odds = logistic.decision_function(scaler.transform(table[left_out]))
-            losses.append(np.logaddexp(0, np.where(wrong[left_out], -log_odds, log_odds)).mean())
-        return float(np.mean(losses))
-
-    scaler, logistic = fitted(np.arange(len(wrong)), min(PENALTIES, key=log_loss))
-    return Combination(
-        names=names,
-        centres=tuple(scaler.mean_.tolist()),
-        scales=tuple(scaler.scale_.tolist()),
-        weights=tuple(logistic.coef_[0].tolist()),
-        intercept=float(logistic.intercept_[0]),
-    )
 
 
 def fit_error_estimator(members: Members, labels: Classes) -> Pool:

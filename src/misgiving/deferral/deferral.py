@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from misgiving.calibration.apply import Calibrator, Logits, Opinions, Values
-from misgiving.calibration.fit import Fitted, TuningSet, fit_calibrator
+from misgiving.calibration.fit import Fitted, fit_calibrator
 from misgiving.checksums import sha256_of
 from misgiving.deferral.cases import Cases, fitting_sets
 from misgiving.deferral.certificate import Certificate, certify_thresholds, find_remedies
@@ -172,7 +172,7 @@ class Deferral:
         targets, self.rule_ = self.check_parameters(tuning.classes)
         if fitted is None:
             weigh = partial(self.rule_.class_weights, tuning.classes)
-            fitted = fit_calibrator(TuningSet.of(tuning, detectors), weigh)
+            fitted = fit_calibrator(tuning, detectors, weigh)
         self.calibration_, self.detectors_ = fitted.calibrator, detectors
         self.ood_detector_ = self.ood_detector or default_ood_detector(detectors)
         if not (self.ood_detector or self.compares_with_training):

@@ -66,7 +66,6 @@ SCORE_STYLES: dict[str, tuple[str, Line]] = {  # colour and stroke
     "max_logit_norm": ("#cc79a7", ":"),
     "predicted_loss": ("#0072b2", "-"),
     "calibrated": ("#56b4e9", "-"),
-    "combination": ("#d55e00", (0, (5.0, 1.0))),
     "error_estimator": ("#7a3b9c", "-"),
 }
 POLICY_COLOUR = "#d55e00"

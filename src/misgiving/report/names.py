@@ -16,7 +16,6 @@ DETECTOR_TITLES = {
     "max_logit_norm": "max logit, norm",
     "predicted_loss": "predicted loss",
     "calibrated": "calibrated",
-    "combination": "combination",
     "error_estimator": "error estimator",
     "second_opinion": "second opinion",
     "mahalanobis": "Mahalanobis",

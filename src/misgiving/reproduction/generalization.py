@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from misgiving.calibration.apply import CALIBRATED, ERROR_ESTIMATOR, Calibrator
-from misgiving.calibration.fit import Fitted, TuningSet, fit_calibrator
+from misgiving.calibration.fit import Fitted, fit_calibrator
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
@@ -123,7 +123,7 @@ def measure_policies(
     """
     parameters = {"seed": seed, "max_ood_false_alarms": MAX_OOD_FALSE_ALARMS}
     try:
-        fitted = fit_calibrator(TuningSet.of(sets.tune, sets.detectors))
+        fitted = fit_calibrator(sets.tune, sets.detectors)
         policies = {
             target: _certified(sets, fitted, max_error=target, **parameters) for target in TARGETS
         }

@@ -233,7 +233,8 @@ def all_scores(predictions: Outputs, detectors: FittedDetectors | None = None) -
     scores = scores_of_outputs(logits, features, predictions.predicted_losses, taps, detectors)
     if predictions.outputs == "probabilities":
         del scores["energy"]  # the logarithm of their sum, which is 1 but for rounding
-    for name in () if detectors is None else detectors.names:
+    checked = () if detectors is None else (*detectors.names, "predicted_loss")
+    for name in (name for name in checked if name in scores):
         _check_finite(f"scores of {name}", np.isfinite(scores[name]))
     return scores
 
