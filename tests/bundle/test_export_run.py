@@ -144,7 +144,7 @@ def test_another_policy_is_exported_with_what_it_needs_alone(tmp_path, detector,
     made, images = checkpoint(), noisy_set(60, seed=21)
     policy = policy_of(made, ood_detector=detector, score=score)
     bundle = export_run(write_run(tmp_path / "run", made, policy), tmp_path / "bundle")
-    assert set(bundle.deferral.detectors_.names) <= {detector, *policy.calibration_.needed}
+    assert set(bundle.deferral.detectors_.names) <= {detector}
     learned = score == "error_estimator"
     assert (bundle.deferral.detectors_.probes is not None) == learned
     expected = policy.decide(predictions_of(made, images))

@@ -15,6 +15,7 @@ from misgiving.calibration.fit import (
     fit_calibrator,
     fit_scaling,
 )
+from misgiving.calibration.maps import fit_isotonic
 from misgiving.errors import DataError
 from misgiving.metrics.selective import RiskCoverage
 from misgiving.predictions.record import Predictions
@@ -136,7 +137,10 @@ def test_the_score_with_the_lowest_aurc_is_chosen_and_without_predicted_losses_n
             assert area == pytest.approx(aurc(calibration.candidates[name], wrong), rel=1e-12)
         assert calibration.calibrator.score == min(tried, key=tried.get)
     assert calibration.calibrator.loss is None
-    assert fitted.calibrator.loss is not None
+    confidences, losses = -tuning.predicted_losses, tuning.true_losses()
+    assert fitted.calibrator.loss == fit_isotonic(confidences, losses, increasing=False)
+    all_equal = fit(replace(tuning, labels=tuning.logits.argmax(axis=1))).calibrator
+    assert (all_equal.score, {*all_equal.tried.values()}) == ("msp", {0.0})
 
 
 def test_probabilities_of_error_are_right_in_the_mean_for_the_class_that_is_predicted():
@@ -158,5 +162,5 @@ def test_probabilities_of_error_are_right_in_the_mean_for_the_class_that_is_pred
 def test_scores_that_are_not_finite_are_refused(tuning):
     broken = tuning.predicted_losses.copy()
     broken[7] = np.nan
-    with pytest.raises(DataError, match=r"predicted_loss are NaN .* for 1 of 400"):
+    with pytest.raises(DataError, match="predicted losses of the tuning set"):
         fit(replace(tuning, predicted_losses=broken))

@@ -138,6 +138,7 @@ def test_it_is_chosen_exactly_where_it_makes_held_out_classes_more_likely(seed):
     calibrator = fitted.calibrator
     preferred = losses[ERROR_ESTIMATOR] < losses[CALIBRATED]
     assert (calibrator.score == ERROR_ESTIMATOR) == preferred
+    assert calibrator.error_estimator is not None  # it is measured beside the others
     chosen = shown[ERROR_ESTIMATOR if preferred else CALIBRATED]
     np.testing.assert_allclose(np.exp(fitted.vectors), chosen)
     np.testing.assert_array_equal(fitted.predicted, chosen.argmax(axis=1))

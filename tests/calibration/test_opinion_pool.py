@@ -36,7 +36,8 @@ def opinion(tuning, *, told, seed=3):
 @pytest.fixture(scope="module")
 def tuning():
     made = drawn(count=600)
-    return replace(made, opinions={"net": opinion(made, told=2.5)})
+    opinions = {"net": opinion(made, told=2.5)}
+    return replace(made, opinions=opinions, opinion_models={"net": "of-the-net"})
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +148,7 @@ def test_the_worth_of_an_opinion_is_what_it_lowers_the_aurc_of_images_it_was_not
     assert calibrator.opinion_worth == pytest.approx(areas[0] - areas[1])
     assert calibrator.opinion_worth > 0.02
     assert (calibrator.score, calibrator.needs_opinions) == (SECOND_OPINION, ("net",))
+    assert calibrator.opinions.models == tuning.opinion_models
     assert calibrator.error_estimator == alone.calibrator.error_estimator
     assert calibrator.accepts_by_probability
 
@@ -168,6 +170,15 @@ def test_a_table_without_probes_has_an_opinion_too(tuning):
     )
     np.testing.assert_array_equal(predicted, plain.scaling(tuning.logits).argmax(axis=1))
     assert (probabilities.argmax(axis=1) != predicted).any()
+
+
+def test_of_fewer_than_ten_groups_only_the_softmax_is_fitted(tuning):
+    few = replace(tuning.select(np.arange(18)), predicted_losses=np.arange(18.0))
+    fitted = fit(few, lambda _: EVEN)
+    made = fitted.calibrator
+    assert made.error_estimator is made.opinions is made.opinion_worth is None
+    assert fitted.candidates.keys() == made.tried.keys() == {"msp", "predicted_loss"}
+    np.testing.assert_array_equal(fitted.vectors, made.scaling.logarithms(few.logits))
 
 
 def test_beside_an_opinion_probes_of_noise_have_no_part_in_the_answer():

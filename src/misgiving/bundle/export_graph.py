@@ -142,8 +142,8 @@ def _compare(network: Network, preprocessing: Preprocessing, table: Predictions)
 def _check_outputs(deferral: Deferral, outputs: Sequence[str]) -> None:
     """Check that the graph gives all that decisions depend on."""
     features, taps = deferral.used_detectors.widths
-    scores = (deferral.ood_detector_, *deferral.calibration_.needed)
-    reads = {"features": features, "predicted_losses": "predicted_loss" in scores, "taps": taps}
+    losses = deferral.needs_predicted_losses
+    reads = {"features": features, "predicted_losses": losses, "taps": taps}
     if missing := [name for name in reads if reads[name] and name not in outputs]:
         raise UsageError(
             f"the policy needs the output {missing[0]!r}, and the graph gives "

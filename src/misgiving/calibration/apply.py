@@ -148,7 +148,8 @@ class Calibrator:
     Attributes:
         scaling: From logits to class probabilities.
         weights: Factor of each class's probability when a class is predicted; None: by the logits.
-        error_estimator: Pool of the calibrated softmax and each class probe; None without probes.
+        error_estimator: Pool of the calibrated softmax and each class probe; None where it could
+            not be fitted, or has no part in the probabilities beside opinions.
         score: Name of the acceptance score.
         loss: From the negated predicted loss to the expected cross-entropy in nats; None for a
             model without a loss estimator.
@@ -170,12 +171,6 @@ class Calibrator:
     opinion_worth: float | None = None
 
     @property
-    def needed(self) -> tuple[str, ...]:
-        """Names of the scores that must be given."""
-        used = (self.score, *(() if self.loss is None else ("predicted_loss",)))
-        return tuple(name for name in used if name not in LEARNED)
-
-    @property
     def needs_evidence(self) -> bool:
         """True where the class probes are part of the probabilities."""
         judged = self.score == SECOND_OPINION and self.error_estimator is not None
@@ -189,7 +184,7 @@ class Calibrator:
     @property
     def accepts_by_probability(self) -> bool:
         """True where the acceptance score is a function of the error probability."""
-        return self.score in (CALIBRATED, ERROR_ESTIMATOR, SECOND_OPINION)
+        return self.score in LEARNED
 
     def log_probabilities(self, logits: Logits, evidence: Evidence | None = None) -> Logits:
         """Logarithms of the model's own probabilities by class, by which a class is predicted.

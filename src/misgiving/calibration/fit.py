@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Shaped
-from scipy.special import log_softmax
 from threadpoolctl import threadpool_limits
 
 from misgiving.calibration.apply import (
@@ -17,16 +16,15 @@ from misgiving.calibration.apply import (
     Calibrator,
     Classes,
     Logits,
+    Members,
     OpinionPool,
     Opinions,
     Pool,
-    Scaling,
     Scores,
     Values,
     log_odds_of,
     log_pool,
     logarithms_of,
-    members_of,
     predicted_classes,
 )
 from misgiving.calibration.maps import (
@@ -37,18 +35,19 @@ from misgiving.calibration.maps import (
     fit_scaling,
     group_folds,
 )
+from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
-from misgiving.scores.probes import Evidence
 
-NOT_LEARNED = ("msp", "predicted_loss")  # more choices would fit chance where errors are few
+UNLEARNED = ("msp", "predicted_loss")  # with more candidates chance decides where errors are few
 ClassWeights = Callable[[Classes], ByClass | None]
+Folds = Sequence[tuple[Rows, Rows]]
 Units = Shaped[np.ndarray, " n"]
 """Group of each image, or the image itself."""
 
 
 def fit_opinions(
-    own: Logits, opinions: Opinions, labels: Classes, folds: Sequence[tuple[Rows, Rows]]
+    own: Logits, opinions: Opinions, labels: Classes, folds: Folds
 ) -> tuple[OpinionPool | None, Logits]:
     """Fit a pool to the model's cross-fitted log-probabilities; also give its own, cross-fitted.
 
@@ -70,28 +69,29 @@ def fit_opinions(
     return OpinionPool(scalings=scalings_by_name, weights=tuple(weights.tolist())), vectors
 
 
-def _cross_fitted_scaling(
-    logits: Logits, labels: Classes, folds: Sequence[tuple[Rows, Rows]]
-) -> Logits:
-    """Calibrated log-probabilities of each image, fitted on the other folds."""
-    vectors = np.empty_like(logits)
-    for kept, left_out in folds:
+def _cross_fitted_scaling(logits: Logits, labels: Classes, folds: Folds) -> Logits:
+    """Calibrated log-probabilities of each image, fitted on the other folds, or on all."""
+    vectors, everything = np.empty_like(logits), np.arange(len(labels))
+    for kept, left_out in folds or [(everything, everything)]:
         others = fit_scaling(logits[kept], labels[kept])
         vectors[left_out] = others.logarithms(logits[left_out])
     return vectors
 
 
-def _fit_maps(
-    logits: Logits, labels: Classes, units: Units, evidence: Evidence | None
-) -> tuple[Scaling, Pool | None]:
-    """Fit the calibrated softmax, and with evidence the error estimator."""
-    scaling, folds = fit_scaling(logits, labels), group_folds(units)
-    if evidence is None:
-        return scaling, None
-    members = members_of(scaling, logits, evidence)
-    if folds:  # the probes have not seen it either
-        members[:, 0] = _cross_fitted_scaling(logits, labels, folds)
-    return scaling, fit_error_estimator(members, labels)
+def _fit_estimator(
+    members: Members, logits: Logits, labels: Classes, units: Units, folds: Folds
+) -> tuple[Pool, Logits]:
+    """Fit the error estimator to cross-fitted members; also give its vectors, cross-fitted.
+
+    The calibrated softmax is cross-fitted within each fold, too: the probes have not seen the
+    images that weigh them, and neither may it.
+    """
+    vectors = np.empty_like(logits)
+    for kept, left_out in folds:
+        seen = members[kept]
+        seen[:, 0] = _cross_fitted_scaling(logits[kept], labels[kept], group_folds(units[kept]))
+        vectors[left_out] = fit_error_estimator(seen, labels[kept])(members[left_out])
+    return fit_error_estimator(members, labels), vectors
 
 
 class Fitted(NamedTuple):
@@ -123,32 +123,37 @@ def fit_calibrator(
     """Fit all maps on the tuning set, and choose the acceptance score.
 
     The acceptance score is the error estimator where it gives the true classes of images that it
-    was not fitted on a higher likelihood than the calibrated softmax. Otherwise it is the score
-    with the lowest AURC, out of fold for learned scores; of equal scores, one that is not learned.
-    Second opinions take its place where they make the true classes more likely.
+    was not fitted on a higher likelihood than the calibrated softmax. Otherwise it is the one of
+    MSP, predicted loss and calibrated softmax (out of fold) with the lowest AURC, the first of
+    equal ones. Second opinions take its place where they make the true classes more likely.
 
     Args:
-        tuning: Of the images that all is fitted on; an image of the same group is in the same fold.
+        tuning: Images to fit on; those of one group are in one fold.
         detectors: With the class probes, fitted on the training set.
         weigh: From true classes to the weights by which classes are predicted; None: by the logits.
 
     Raises:
-        DataError: Outputs or a score are not finite.
+        DataError: Outputs are not finite.
     """
-    scores = all_scores(tuning, detectors)
+    scores = all_scores(tuning, detectors.only(()))
     logits, labels, units = tuning.logits.astype(np.float64), tuning.labels, tuning.units
     evidence, weights = detectors.evidence(tuning.features, tuning.taps), weigh(labels)
-    folds = group_folds(units)
-    scaling, estimator = _fit_maps(logits, labels, units, evidence)
-    learned = _cross_fitted_vectors(logits, labels, units, evidence, folds)
-    of_truth = {name: each[np.arange(len(labels)), labels].sum() for name, each in learned.items()}
-    likelier = max(of_truth, key=lambda name: of_truth[name], default=CALIBRATED)
-    vectors = learned.get(likelier, scaling.logarithms(logits))
+    loss = scores.get("predicted_loss")
+    if loss is not None and not np.isfinite(loss).all():
+        raise DataError("predicted losses of the tuning set are not finite; predict again")
+    folds, truth, estimator = group_folds(units), (np.arange(len(labels)), labels), None
+    vectors = _cross_fitted_scaling(logits, labels, folds)
+    learned = {CALIBRATED: vectors} if folds else {}
+    if evidence is not None and folds:
+        members = np.concatenate([vectors[:, None], evidence], axis=1)
+        estimator, learned[ERROR_ESTIMATOR] = _fit_estimator(members, logits, labels, units, folds)
+    mixes = estimator is not None and learned[ERROR_ESTIMATOR][truth].sum() > vectors[truth].sum()
+    vectors = learned[ERROR_ESTIMATOR] if mixes else vectors
     predicted = predicted_classes(vectors, weights, logits)
-    candidates = {name: scores[name] for name in NOT_LEARNED if name in scores}
+    candidates = {name: scores[name] for name in UNLEARNED if name in scores}
     candidates |= {name: log_odds_of(each, predicted) for name, each in learned.items()}
     tried = {name: aurc(values, predicted != labels) for name, values in candidates.items()}
-    mixes, others = likelier == ERROR_ESTIMATOR, [name for name in tried if name != ERROR_ESTIMATOR]
+    others = [name for name in tried if name != ERROR_ESTIMATOR]
     score = ERROR_ESTIMATOR if mixes else min(others, key=lambda name: tried[name])
     pool = worth = None
     if tuning.opinions and folds:
@@ -158,13 +163,11 @@ def fit_calibrator(
         worth = tried[score] - tried[SECOND_OPINION]
     if pool is not None:
         pool, vectors = replace(pool, models=tuning.opinion_models), joint
-    keeps = ERROR_ESTIMATOR in learned and pool is None
-    losses = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
-    loss = scores.get("predicted_loss")
+    losses = tuning.true_losses()
     calibrator = Calibrator(
-        scaling=scaling,
+        scaling=fit_scaling(logits, labels),
         weights=None if weights is None else tuple(weights.tolist()),
-        error_estimator=estimator if mixes or keeps else None,
+        error_estimator=estimator if mixes or pool is None else None,
         score=score if pool is None else SECOND_OPINION,
         loss=None if loss is None else fit_isotonic(loss, losses, increasing=False),
         tried=tried,
@@ -173,26 +176,6 @@ def fit_calibrator(
         opinion_worth=worth,
     )
     return Fitted(calibrator, vectors, predicted, candidates)
-
-
-def _cross_fitted_vectors(
-    logits: Logits,
-    labels: Classes,
-    units: Units,
-    evidence: Evidence | None,
-    folds: Sequence[tuple[Rows, Rows]],
-) -> dict[str, Logits]:
-    """Log-probabilities by class of each learned score, fitted on the other folds; none without."""
-    names = (CALIBRATED,) if evidence is None else (CALIBRATED, ERROR_ESTIMATOR)
-    vectors = {name: np.empty(logits.shape) for name in names if folds}
-    for most, left_out in folds:
-        seen, new = (None if evidence is None else evidence[rows] for rows in (most, left_out))
-        scaling, estimator = _fit_maps(logits[most], labels[most], units[most], seen)
-        vectors[CALIBRATED][left_out] = scaling.logarithms(logits[left_out])
-        if estimator is not None and new is not None:
-            members = members_of(scaling, logits[left_out], new)
-            vectors[ERROR_ESTIMATOR][left_out] = estimator(members)
-    return vectors
 
 
 def aurc(scores: Values, wrong: Bool[np.ndarray, " n"]) -> float:

@@ -223,9 +223,13 @@ class Deferral:
     @property
     def used_detectors(self) -> FittedDetectors:
         """The detectors that decisions depend on; the others are not computed."""
-        scores = (self.ood_detector_, *self.calibration_.needed)
-        names = [name for name in self.detectors_.names if name in scores]
+        names = [name for name in self.detectors_.names if name == self.ood_detector_]
         return self.detectors_.only(names, probes=self.calibration_.needs_evidence)
+
+    @property
+    def needs_predicted_losses(self) -> bool:
+        """True if decisions or expected losses depend on them."""
+        return self.calibration_.loss is not None or self.ood_detector_ == "predicted_loss"
 
     @property
     def _fitted(self) -> "Deferral":
@@ -328,8 +332,9 @@ class Deferral:
                 f"{self.cases_.outputs}, with which their scores cannot be compared; give these"
             )
         check_opinions(self.calibration_, predictions.opinion_models)
-        scores = (self.ood_detector_, *self.calibration_.needed)
-        lacking = self.used_detectors.lacking_columns(predictions, scores)
+        lacking = self.used_detectors.lacking_columns(
+            predictions, predicted_losses=self.needs_predicted_losses
+        )
         needed = self.calibration_.needs_opinions
         lacking += [f"the second opinion of {x}" for x in needed if x not in predictions.opinions]
         if lacking:

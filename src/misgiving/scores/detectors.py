@@ -104,16 +104,15 @@ class FittedDetectors:
             probes=self.probes if probes else None,
         )
 
-    def lacking_columns(self, predictions: Outputs, scores: Sequence[str]) -> list[str]:
-        """Columns that these and other scores read and the predictions do not have, in words."""
+    def lacking_columns(self, predictions: Outputs, *, predicted_losses: bool) -> list[str]:
+        """Columns that are needed and that the predictions do not have, in words."""
         given = predictions.features, predictions.taps
         features, taps = (0 if array is None else array.shape[1] for array in given)
         width, channels = self.widths
         lacks = {
             "the averages of the taps": channels and taps != channels,
             f"the columns feature_0 to feature_{width - 1}": width and features != width,
-            "the column predicted_loss": "predicted_loss" in scores
-            and predictions.predicted_losses is None,
+            "the column predicted_loss": predicted_losses and predictions.predicted_losses is None,
         }
         return [columns for columns, is_lacking in lacks.items() if is_lacking]
 
@@ -233,8 +232,7 @@ def all_scores(predictions: Outputs, detectors: FittedDetectors | None = None) -
     scores = scores_of_outputs(logits, features, predictions.predicted_losses, taps, detectors)
     if predictions.outputs == "probabilities":
         del scores["energy"]  # the logarithm of their sum, which is 1 but for rounding
-    checked = () if detectors is None else (*detectors.names, "predicted_loss")
-    for name in (name for name in checked if name in scores):
+    for name in () if detectors is None else detectors.names:
         _check_finite(f"scores of {name}", np.isfinite(scores[name]))
     return scores
 
