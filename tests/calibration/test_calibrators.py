@@ -162,5 +162,5 @@ def test_probabilities_of_error_are_right_in_the_mean_for_the_class_that_is_pred
 def test_scores_that_are_not_finite_are_refused(tuning):
     broken = tuning.predicted_losses.copy()
     broken[7] = np.nan
-    with pytest.raises(DataError, match="predicted losses of the tuning set"):
+    with pytest.raises(DataError, match=r"predicted_loss .*position 7"):
         fit(replace(tuning, predicted_losses=broken))

@@ -171,12 +171,11 @@ def test_without_probes_there_is_none():
 def test_another_acceptance_score_shows_the_calibrated_softmax(fitted):
     tuning = drawn()
     other = fitted._replace(calibrator=replace(fitted.calibrator, score="msp"))
-    np.testing.assert_array_equal(other.scores, all_scores(tuning)["msp"])
-    shown, _, acceptance = other.calibrator.judge(
-        all_scores(tuning), tuning.logits, evidence_of(tuning)
-    )
-    np.testing.assert_allclose(shown, fitted.calibrator.scaling(tuning.logits))
-    np.testing.assert_array_equal(acceptance, all_scores(tuning)["msp"])
+    scores, evidence = all_scores(tuning), evidence_of(tuning)
+    np.testing.assert_array_equal(other.scores, scores["msp"])
+    probabilities, _, acceptance = other.calibrator.judge(scores, tuning.logits, evidence)
+    np.testing.assert_allclose(probabilities, fitted.calibrator.scaling(tuning.logits))
+    np.testing.assert_array_equal(acceptance, scores["msp"])
     assert replace(fitted.calibrator, score="msp") == other.calibrator
 
 

@@ -140,7 +140,10 @@ def fit_calibrator(
     evidence, weights = detectors.evidence(tuning.features, tuning.taps), weigh(labels)
     loss = scores.get("predicted_loss")
     if loss is not None and not np.isfinite(loss).all():
-        raise DataError("predicted losses of the tuning set are not finite; predict again")
+        position = np.isfinite(loss).argmin()
+        raise DataError(
+            f"predicted_loss is not finite at position {position} of the tuning set; predict again"
+        )
     folds, truth, estimator = group_folds(units), (np.arange(len(labels)), labels), None
     vectors = _cross_fitted_scaling(logits, labels, folds)
     learned = {CALIBRATED: vectors} if folds else {}
