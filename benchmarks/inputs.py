@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from misgiving.checkpoint import Architecture, Checkpoint
+from misgiving.checkpoint import Architecture, Checkpoint, TrainingData
 from misgiving.data.datasets import unlabelled_images
 from misgiving.data.ood_sets import HISTOLOGY, PHOTOGRAPHS
 from misgiving.data.preprocessing import Preprocessing
@@ -65,5 +65,5 @@ def untrained(backbone: str, image_size: int) -> Checkpoint:
         split=Split(ids=("0",), hashes=("0" * 64,), sets=("train",), labels=("a",), groups=("0",)),
         class_weights=(1.0,) * len(CLASSES),
         estimates_losses=True,
-        configuration={"data": {"name": "drawn", "fingerprint": ""}, "training": {}},
+        data=TrainingData(name="drawn", fingerprint=""),
     )

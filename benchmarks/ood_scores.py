@@ -39,7 +39,7 @@ TEST = "test"
 def predicted(checkpoint: Checkpoint, data: str, ood: Path, cache: Path) -> dict[str, Predictions]:
     """Predictions for the training set, the test set and each OOD set, by name."""
     dataset, split = load_dataset(data), checkpoint.split
-    seed = checkpoint.configuration["training"]["seed"]
+    seed = checkpoint.settings["training"]["seed"]
     sets = dict(zip(split.ids, split.sets, strict=True))
     names = np.array([sets.get(identity, "") for identity in dataset.ids])
     parts = {name: dataset.select(np.flatnonzero(names == name)) for name in ("train", TEST)}

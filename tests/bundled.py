@@ -7,7 +7,7 @@ import torch
 from coloured import coloured_set
 
 from misgiving.calibration.fit import fit_calibrator
-from misgiving.checkpoint import Architecture, Checkpoint, save
+from misgiving.checkpoint import Architecture, Checkpoint, TrainingData, save
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.deferral import Deferral
 from misgiving.predictions.inference import predictions_of
@@ -44,10 +44,8 @@ def checkpoint(**options):
         split=split_of(images, np.repeat(["train", "validation"], [100, 50])),
         class_weights=(1.0, 1.0, 1.0),
         estimates_losses=True,
-        configuration={
-            "data": {"name": "folder:coloured", "fingerprint": images.fingerprint},
-            "training": {"epochs": 0},
-        },
+        data=TrainingData(name="folder:coloured", fingerprint=images.fingerprint),
+        settings={"training": {"epochs": 0}},
     )
     _set_head(model, images)
     return made

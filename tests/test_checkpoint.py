@@ -1,4 +1,5 @@
 import json
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 from commands import of_json, reseal
 from corpus import Mark
 
-from misgiving.checkpoint import Architecture, Checkpoint, EpochRecord, load, save
+from misgiving.checkpoint import Architecture, Checkpoint, EpochRecord, TrainingData, load, save
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split
 from misgiving.errors import DataError
@@ -29,7 +30,8 @@ def checkpoint():
         ),
         class_weights=(0.5, 1.0, 2.0),
         estimates_losses=True,
-        configuration={"training": {"epochs": 2}},
+        data=TrainingData(name="folder:photos", fingerprint="2" * 64, images={"train": 1}),
+        settings={"training": {"epochs": 2}},
     )
 
 
@@ -39,10 +41,8 @@ def test_a_loaded_run_is_the_saved_one(checkpoint, tmp_path):
     images = torch.rand(2, 3, 16, 16)
     for ours, theirs in zip(checkpoint.model(images), loaded.model(images), strict=True):
         assert torch.equal(ours, theirs)
-    for name in ("architecture", "classes", "preprocessing", "class_weights", "estimates_losses"):
+    for name in (field.name for field in fields(Checkpoint) if field.name != "model"):
         assert getattr(loaded, name) == getattr(checkpoint, name)
-    assert loaded.split == checkpoint.split
-    assert loaded.configuration == {"training": {"epochs": 2}}
     names = {path.name for path in (tmp_path / "run").iterdir()}
     files = {"model.safetensors", "config.json", "split.csv", "checksums.json"}
     assert names == {*files, "README.md"}
@@ -75,6 +75,7 @@ DAMAGED = [  # the new text of a file, none for no file; or other values under r
     (CONFIG, {"format": 99}, "config.json: .*format 99"),
     *((CONFIG, {name: None}, CONFIG) for name in ("classes", "architecture", "preprocessing")),
     (CONFIG, {"classes": ["1", "2"]}, CONFIG),
+    (CONFIG, {"training": {"keep": "best"}}, "config.json: .*training"),  # of an older version
 ]
 
 

@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,13 +21,9 @@ from misgiving.manifests import README, seal, verify
 from misgiving.models.backbones import ModuleSource
 from misgiving.models.joint import JointClassifier
 
-FORMAT = 1
-AGAIN = "train again"
+RUN_FORMAT = 1
+TRAIN_AGAIN = "train again"
 SEALED = ("config.json", "model.safetensors", "split.csv")
-OWN_KEYS = (
-    *("format", "architecture", "classes", "preprocessing", "class_weights"),
-    *("estimates_losses", "versions"),
-)
 PACKAGES = (
     "misgiving",
     "numpy",
@@ -39,7 +35,7 @@ PACKAGES = (
     "lightning-fabric",
 )
 
-CARD = """\
+MODEL_CARD = """\
 ---
 library_name: misgiving
 pipeline_tag: image-classification
@@ -119,33 +115,6 @@ class Architecture:
         return model.freeze_classifier()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A trained model with its classes, split, preprocessing and configuration.
-
-    Attributes:
-        model: The model in evaluation mode, on the CPU.
-        architecture: Its architecture.
-        classes: Names of the classes, in the order of the logits.
-        preprocessing: Preprocessing of its images.
-        split: Content hash and set of each image of its data.
-        class_weights: Weight of each class in the loss that the estimator learned.
-        estimates_losses: True if its loss estimator was trained (not in `vanilla`).
-        configuration: Settings of training and data, and the data's fingerprint.
-    """
-
-    model: JointClassifier
-    architecture: Architecture
-    classes: tuple[str, ...]
-    preprocessing: Preprocessing
-    split: Split
-    class_weights: tuple[float, ...]
-    estimates_losses: bool
-    configuration: Mapping[str, Any] = field(default_factory=dict)
-
-    __pydantic_config__ = {"arbitrary_types_allowed": True}  # noqa: RUF012  # of values in a file
-
-
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
     return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
@@ -159,27 +128,89 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """The data that a run was trained on.
+
+    Attributes:
+        name: As its user named it.
+        fingerprint: That of the prepared images and their labels.
+        group_columns: Columns that define the groups.
+        images: Number of images in each set.
+        skipped: Images that could not be read, and were left out.
+    """
+
+    name: str
+    fingerprint: str
+    group_columns: tuple[str, ...] = ()
+    images: Mapping[str, int] = field(default_factory=dict)
+    skipped: tuple[Mapping[str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The content of a run's `config.json`.
+
+    Attributes:
+        architecture: Architecture of the model.
+        classes: Names of the classes, in the order of the logits.
+        preprocessing: Preprocessing of its images.
+        class_weights: Weight of each class in the loss that the estimator learned.
+        estimates_losses: True if its loss estimator was trained (not in `vanilla`).
+        keeps_best_epoch: True if the weights are those of the epoch with the best balanced accuracy
+            on the monitored set, which is then no longer independent.
+        data: The data that it was trained on.
+        settings: Settings of the model, the training and the augmentation; nothing reads them but
+            people.
+        versions: Of the packages that trained it.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  # of values in a file
+
+    architecture: Architecture
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    class_weights: tuple[float, ...]
+    estimates_losses: bool
+    keeps_best_epoch: bool = False
+    data: TrainingData
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=lambda: versions())
+
+    def __post_init__(self) -> None:
+        numbers = len(self.classes), len(self.class_weights), self.architecture.num_classes
+        if len({*numbers}) > 1:
+            raise ValueError(f"classes, weights and outputs differ in number: {numbers}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(RunConfig):
+    """A trained model with its configuration and its split.
+
+    Attributes:
+        model: The model in evaluation mode, on the CPU.
+        split: Content hash and set of each image of its data.
+    """
+
+    model: JointClassifier
+    split: Split
+
+
+RUN_CONFIG: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)
+
+
 def save(
     folder: Path, checkpoint: Checkpoint, *, history: Iterable[EpochRecord] | None = None
 ) -> None:
     """Write a run folder, with `history.csv` where a history is given, whole or not at all."""
     state = {name: tensor.contiguous() for name, tensor in checkpoint.model.state_dict().items()}
-    config = {
-        "format": FORMAT,
-        "architecture": asdict(checkpoint.architecture),
-        "classes": list(checkpoint.classes),
-        "preprocessing": asdict(checkpoint.preprocessing),
-        "class_weights": list(checkpoint.class_weights),
-        "estimates_losses": checkpoint.estimates_losses,
-        **checkpoint.configuration,
-        "versions": versions(),
-    }
+    config = {"format": RUN_FORMAT, **RUN_CONFIG.dump_python(checkpoint, mode="json")}
     with whole_folder(folder) as partial:
         save_file(state, partial / "model.safetensors")
         write_split(partial / "split.csv", checkpoint.split)
         write_json(partial / "config.json", config)
         classes, architecture = ", ".join(checkpoint.classes), checkpoint.architecture
-        write_text(partial / README, CARD.format(folder.name, architecture.backbone, classes))
+        write_text(partial / README, MODEL_CARD.format(folder.name, architecture.backbone, classes))
         seal(partial, SEALED)
         if history is not None:
             columns = [column.name for column in fields(EpochRecord)]
@@ -198,25 +229,20 @@ def load(folder: str | Path) -> Checkpoint:
             f"{folder}: not a run (it has no config.json); give a folder that `misgiving train` "
             "or `misgiving attach` wrote"
         )
-    content = read_json(place, remedy=AGAIN)
+    content = read_json(place, remedy=TRAIN_AGAIN)
     if "format" not in content and {"model_type", "architectures"} & content.keys():
         raise DataError(
             f"{folder}: a Hugging Face model, not a run; run `misgiving attach {folder} DATA --out "
             "RUN` first"
         )
-    config = read_json(place, version=FORMAT, remedy=AGAIN)
+    content = read_json(place, version=RUN_FORMAT, remedy=TRAIN_AGAIN)
     verify(folder, SEALED, remedy="restore it from a copy, or train again")
-    with explain_damage(folder / "split.csv", remedy=AGAIN):
+    with explain_damage(folder / "split.csv", remedy=TRAIN_AGAIN):
         split = read_split(folder / "split.csv")
-    with explain_damage(place, remedy=AGAIN):
-        architecture = TypeAdapter(Architecture).validate_python(config["architecture"])
-        own = {key: config.pop(key, None) for key in OWN_KEYS}
-        own |= {"architecture": architecture, "model": architecture.build().eval()}
-        checkpoint = TypeAdapter(Checkpoint).validate_python(
-            {**own, "split": split, "configuration": config}
-        )
-        if not len(checkpoint.classes) == len(checkpoint.class_weights) == architecture.num_classes:
-            raise ValueError("classes, their weights and the outputs of the model differ in number")
-    with explain_damage(folder / "model.safetensors", remedy=AGAIN):
-        checkpoint.model.load_state_dict(load_file(folder / "model.safetensors"))
-    return checkpoint
+    with explain_damage(place, remedy=TRAIN_AGAIN):
+        del content["format"]
+        config = RUN_CONFIG.validate_python(content)
+        model = config.architecture.build().eval()
+    with explain_damage(folder / "model.safetensors", remedy=TRAIN_AGAIN):
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    return Checkpoint(**vars(config), model=model, split=split)

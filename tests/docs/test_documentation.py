@@ -137,7 +137,7 @@ def test_a_loss_and_a_score_of_ones_own_need_one_file(tmp_path, monkeypatch, mis
     assert auroc == pytest.approx(roc_auc_score(~measured.errors, expected))
     assert "mine:margin" in (run / "evaluation" / "report.html").read_text()
     (tmp_path / "mine.py").unlink()
-    assert load(run).configuration["training"]["auxiliary"] == "mine:log_loss"
+    assert load(run).settings["training"]["auxiliary"] == "mine:log_loss"
     assert misgiving(*evaluate[:-2]).code == 0
     for words in ((*train[:-1], "again", *TRAIN), evaluate):
         code, _, error = misgiving(*words)

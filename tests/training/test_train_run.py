@@ -50,12 +50,11 @@ def test_a_run_folder_holds_model_configuration_split_and_history(run, tmp_path)
     checkpoint = load(tmp_path / "run")
     assert checkpoint.split.hashes == run.images.hashes
     assert list(checkpoint.split.sets) == list(run.sets)
-    data = checkpoint.configuration["data"]
-    assert data["fingerprint"] == run.images.fingerprint
-    assert data["images"] == {"train": 18, "validation": 6}
+    assert checkpoint.data.fingerprint == run.images.fingerprint
+    assert checkpoint.data.images == {"train": 18, "validation": 6}
     strengths = {"flips": False, "jitter": 0.2, "rotation": 10.0, "translation": 0.1}
-    assert checkpoint.configuration["augmentation"] == {"preset": "light", **strengths}
-    assert TrainingConfig(**checkpoint.configuration["training"]) == TRAINING
+    assert checkpoint.settings["augmentation"] == {"preset": "light", **strengths}
+    assert TrainingConfig(**checkpoint.settings["training"]) == TRAINING
 
 
 def test_the_seed_alone_decides_the_run(run, tmp_path):

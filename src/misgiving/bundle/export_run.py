@@ -1,6 +1,5 @@
 """A bundle that decides as its run does, without torch; needs torch to be made."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -54,34 +53,29 @@ def export_run(
             fingerprint=fingerprint,
             classes=checkpoint.classes,
             deferral=deferral,
-            card=_card(run, checkpoint),
+            card=_card(checkpoint),
             opinions=graphs,
         )
 
 
-def _card(run: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+def _card(checkpoint: Checkpoint) -> dict[str, Any]:
     """Facts on a run for the model card, as JSON values."""
-    trained = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    data = checkpoint.configuration.get("data", {})
-    installed = versions(EXPORTED_WITH).items()
     estimates = " that estimates its own loss" if checkpoint.estimates_losses else ""
     split = checkpoint.split
     counts = Counter(zip(split.sets, split.labels, strict=True))
+    installed = versions(EXPORTED_WITH).items()
     return {
         "what": f"A classifier ({checkpoint.architecture.backbone}) of {len(checkpoint.classes)} "
         f"classes{estimates}.",
-        "data": {
-            "name": str(data.get("name", "unknown")),
-            "fingerprint": str(data.get("fingerprint", "unknown")),
-        },
+        "data": {"name": checkpoint.data.name, "fingerprint": checkpoint.data.fingerprint},
         "class_counts": {
             set_name: {name: counts[set_name, name] for name in checkpoint.classes}
             for set_name in dict.fromkeys(split.sets)
         },
-        "architecture": trained["architecture"],
-        "training": checkpoint.configuration.get("training", {}),
+        "architecture": asdict(checkpoint.architecture),
+        "training": checkpoint.settings.get("training", {}),
         "versions": {
-            **trained.get("versions", {}),
+            **checkpoint.versions,
             **{f"{name} at export": number for name, number in installed},
         },
     }

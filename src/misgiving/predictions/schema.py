@@ -24,9 +24,12 @@
 
 Instead of columns for each class, feature or channel there may be arrays with a row for each image:
 `logits`, `probabilities`, `probabilities@NAME`, `features` and `taps`, with the names of the
-classes as `classes` and the columns of each tap as `tap_widths`. Three columns serve to read what
-was written: `outputs`, the kind of output that the logits were made of, `group_columns`, the
-columns that `group` was made of, and `class_weights`, those of the loss that the estimator learned.
+classes as `classes` and the columns of each tap as `tap_widths`.
+
+Three more columns mark a table that was written here: `outputs`, the kind of output that the logits
+were made of, `group_columns`, the columns that `group` was made of, and `class_weights`, those of
+the loss that the estimator learned. Its groups are read as they are; in any other table copies are
+in one group, and logits that must be probabilities are refused.
 """
 
 import re
@@ -50,6 +53,13 @@ ADDS_UP = 0.02  # how far probabilities, which may be rounded, may be from addin
 ROUNDING = 1e-6  # how far one may be outside of 0 to 1
 LARGEST = np.finfo(np.float32).max
 LEAST_PROBABILITY = 1e-12  # logits are finite
+TEXTS = {"id": "ids", "content_hash": "hashes", "path": "paths", "set": "sets"}
+UNCHANGED = ("logits", "classes", "features", "taps", "tap_widths", "model", "outputs")
+FIELDS = {**TEXTS, "predicted_loss": "predicted_losses", **{name: name for name in UNCHANGED}}
+"""Fields of `Predictions` by the column that holds them."""
+WRITTEN = ("outputs", "group_columns", "class_weights")
+ONCE = ("model", *WRITTEN)  # the same for all images
+WHOLE = (*ONCE, "classes", "tap_widths", "head_weight", "head_bias")  # no value for each image
 WIDE = {
     "logits": re.compile(r"logit_(.*)", re.DOTALL),
     "probabilities": re.compile(r"probability_([^@]*)"),
@@ -59,24 +69,17 @@ WIDE = {
 """Names of the columns that one array may replace, by its name."""
 OPINION = re.compile(r"(?:probability_(.*)|probabilities)@([^@]+)", re.DOTALL)
 """Names of the columns of second opinions, and of the array that may replace them."""
-TEXTS = {"id": "ids", "content_hash": "hashes", "path": "paths", "set": "sets"}
-UNCHANGED = ("logits", "classes", "features", "taps", "tap_widths", "model", "outputs")
-FIELDS = {**TEXTS, "predicted_loss": "predicted_losses", **{name: name for name in UNCHANGED}}
-"""Fields of `Predictions` by the column that holds them."""
-ONCE = ("model", "outputs", "group_columns", "class_weights")  # the same for all images
-WHOLE = (*ONCE, "classes", "tap_widths", "head_weight", "head_bias")  # no value for each image
 ARRAY_OF_OPINION = "probabilities@"
-NUMBERS = (
-    *("logit_", "probability_", "feature_", "tap_", "score_", "predicted_loss"),
-    ARRAY_OF_OPINION,
-)
-"""Beginnings of the names of columns of numbers."""
-READER = "reader_"  # before the name of a reader
+SCORE, READER = (re.compile(f"{kind}_(.*)", re.DOTALL) for kind in ("score", "reader"))
+NUMERIC = (*WIDE.values(), OPINION, SCORE, *map(re.compile, (*WIDE, "predicted_loss")))
+MEANINGS = (*NUMERIC, READER, *map(re.compile, (*TEXTS, *UNITS, "label", *WHOLE)))
+"""Names of all columns that are no metadata."""
 ESCAPE = "metadata_"  # before the name of metadata that is the name of another column
 NO_COLUMNS = "none"  # in `group_columns`, of groups of near duplicates alone
 
 Matrix = Float[np.ndarray, "n columns"]
 Column = Sequence[Any] | np.ndarray
+Columns = Mapping[str, Column]
 
 
 def fields_of(
@@ -92,80 +95,94 @@ def fields_of(
     Raises:
         DataError: A column is missing, or a value cannot be used; names its row and column.
     """
-    left = {column: _on_host(values) for column, values in columns.items()}
-    count = _count_rows(left)
-    once = {column: _same_in_all(column, left.pop(column, ())) for column in ONCE}
-    was_written = bool(once["outputs"])  # by `columns_of`; then nothing is inferred
-    outputs, classes, logits = _take_outputs(left)
-    opinions = _take_opinions(left, classes)
-    if not was_written and outputs == "logits" and _are_probabilities(logits).all():
-        raise DataError(
-            "each row of the logits is from 0 to 1 and adds up to 1, as probabilities do; name "
-            "them so: dict(probabilities=P, label=y), or columns probability_CLASS"
-        )
-    features, _ = _take_wide(left, "features")
-    taps, places = _take_wide(left, "taps")
-    widths = left.pop("tap_widths", [*Counter(tap for tap, _ in places).values()])
-    head = [np.asarray(left.pop(part)) for part in ("head_weight", "head_bias") if part in left]
-    numbers = {
-        column: _numbers(column, left.pop(column))
-        for column in [*left]
-        if column == "predicted_loss" or column.startswith("score_")
-    }
-    texts = {
-        column: _texts(left.pop(column)) for column in (*TEXTS, *UNITS, "label") if column in left
-    }
-    readers = take_readers(left, classes)
+    table = {column: _on_host(values) for column, values in columns.items()}
+    count = _count_rows(table)
+    kind, classes, logits = _outputs(table)
+    taps, places = _array(table, "taps")
+    widths = table.get("tap_widths", [*Counter(tap for tap, _ in places).values()])
+    head = [np.asarray(table[part]) for part in ("head_weight", "head_bias") if part in table]
+    names = [column for column in (*TEXTS, *UNITS, "label") if column in table]
+    texts = {column: _texts(table[column]) for column in names}
+    once = {column: _same_in_all(column, table.get(column, ())) for column in ONCE}
     ids = _ids(texts.get("id"), name, count)
-    groups, group_columns = groups_of_columns(texts, [""] * count)
-    if not was_written:
-        groups = join_groups(groups, ids, chained(texts.get("content_hash", ())))
-    if once["group_columns"]:
-        if others := [column for column in UNITS if column in texts and column != "group"]:
-            raise DataError(f"the groups are in the column group; put those of {others[0]} into it")
-        groups = tuple(texts["group"])
-        group_columns = tuple(once["group_columns"].replace(NO_COLUMNS, "").split())
-    _check_sets(texts.get("set", ()), groups)
-    return {
+    others = [column for column in table if not is_one_of(column, MEANINGS)]
+    fields: dict[str, Any] = {
         "logits": logits,
-        "labels": _positions("label", texts.get("label", [""] * count), classes, unused=left),
+        "labels": _positions("label", texts.get("label", [""] * count), classes, unused=others),
         "classes": classes,
         "ids": ids,
         "has_ids": "id" in texts,
-        "groups": groups,
-        "group_columns": group_columns,
         "hashes": tuple(texts["content_hash"]) if "content_hash" in texts else None,
         "paths": tuple(str(folder / path) if path else "" for path in texts["path"])
         if "path" in texts
         else None,
         "sets": tuple(texts["set"]) if any(texts.get("set", ())) else None,
-        "features": features,
+        "features": _array(table, "features")[0],
         "taps": taps,
         "tap_widths": tuple(map(int, widths)),
-        "predicted_losses": numbers.pop("predicted_loss", None),
+        "predicted_losses": _numbers("predicted_loss", table["predicted_loss"])
+        if "predicted_loss" in table
+        else None,
         "head": Head(*head) if head else None,
         "model": once["model"],
+        "outputs": kind,
+        "metadata": {
+            column.removeprefix(ESCAPE): tuple(_texts(table[column])) for column in others
+        },
+        "scores": {
+            name: _numbers(column, table[column]) for column, (name,) in _named(table, SCORE)
+        },
+        "readers": answers_of(table, classes),
+        "opinions": _opinions(table, classes),
+    }
+    is_written = any(once[column] for column in WRITTEN)
+    fields |= _written_fields(texts, once, count) if is_written else _found_fields(texts, fields)
+    _check_sets(texts.get("set", ()), fields["groups"])
+    return fields
+
+
+def _written_fields(
+    texts: Mapping[str, Sequence[str]], once: Mapping[str, str], count: int
+) -> dict[str, Any]:
+    """Fields of a table that was written here, as `columns_of` had them."""
+    groups, group_columns = groups_of_columns(texts, [""] * count)
+    if once["group_columns"]:
+        if others := [column for column in group_columns if column != "group"]:
+            raise DataError(f"the groups are in the column group; put those of {others[0]} into it")
+        group_columns = tuple(once["group_columns"].replace(NO_COLUMNS, "").split())
+    return {
+        "outputs": once["outputs"] or "logits",
+        "groups": groups,
+        "group_columns": group_columns,
         "class_weights": tuple(map(float, once["class_weights"].split())) or None,
-        "outputs": once["outputs"] or outputs,
-        "metadata": {column.removeprefix(ESCAPE): tuple(_texts(left[column])) for column in left},
-        "scores": {column.removeprefix("score_"): numbers[column] for column in numbers},
-        "readers": readers,
-        "opinions": opinions,
     }
 
 
-def take_readers(
-    columns: dict[str, Any], classes: Sequence[str]
-) -> dict[str, Int[np.ndarray, " n"]]:
-    """Take the columns `reader_NAME`: positions of classes by name, -1 where there is no answer.
+def _found_fields(texts: Mapping[str, Sequence[str]], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of any other table: copies are in one group.
+
+    Raises:
+        DataError: The logits are probabilities.
+    """
+    if fields["outputs"] == "logits" and _are_probabilities(fields["logits"]).all():
+        raise DataError(
+            "each row of the logits is from 0 to 1 and adds up to 1, as probabilities do; name "
+            "them so: dict(probabilities=P, label=y), or columns probability_CLASS"
+        )
+    groups, group_columns = groups_of_columns(texts, [""] * len(fields["ids"]))
+    groups = join_groups(groups, fields["ids"], chained(texts.get("content_hash", ())))
+    return {"groups": groups, "group_columns": group_columns}
+
+
+def answers_of(columns: Columns, classes: Sequence[str]) -> dict[str, Int[np.ndarray, " n"]]:
+    """Positions of the classes that readers gave, by their names; -1 where there is no answer.
 
     Raises:
         DataError: A class is unknown; names its row and column.
     """
     return {
-        column.removeprefix(READER): _positions(column, _texts(columns.pop(column)), classes)
-        for column in [*columns]
-        if column.startswith(READER)
+        name: _positions(column, _texts(columns[column]), classes)
+        for column, (name,) in _named(columns, READER)
     }
 
 
@@ -174,7 +191,7 @@ def columns_of(fields: Mapping[str, Any], *, folder: Path) -> dict[str, Any]:
     columns = {column: fields[field] for column, field in FIELDS.items()}
     names = np.array([*fields["classes"], ""], dtype=object)
     columns["label"] = names[fields["labels"]]
-    columns |= {f"{READER}{name}": names[answers] for name, answers in fields["readers"].items()}
+    columns |= {f"reader_{name}": names[answers] for name, answers in fields["readers"].items()}
     columns["head_weight"], columns["head_bias"] = fields["head"] or (None, None)
     columns["class_weights"] = " ".join(map(repr, fields["class_weights"] or ()))
     columns["group"] = columns["group_columns"] = None
@@ -185,11 +202,10 @@ def columns_of(fields: Mapping[str, Any], *, folder: Path) -> dict[str, Any]:
         columns["path"] = [_relative(path, folder.absolute()) for path in fields["paths"]]
     if not fields["has_ids"]:
         del columns["id"]
-    taken = {*columns, *UNITS, "id", "probabilities"}
     columns |= {f"score_{name}": values for name, values in fields["scores"].items()}
     columns |= {f"{ARRAY_OF_OPINION}{name}": each for name, each in fields["opinions"].items()}
     for name, values in fields["metadata"].items():
-        is_taken = name in taken or name.startswith((*NUMBERS, READER, ESCAPE))
+        is_taken = name.startswith(ESCAPE) or is_one_of(name, MEANINGS)
         columns[f"{ESCAPE}{name}" if is_taken else name] = values
     return {
         name: values
@@ -203,6 +219,17 @@ def _relative(path: str, folder: Path) -> str:
         return ""
     place = Path(path).absolute()
     return str(place.relative_to(folder) if place.is_relative_to(folder) else place)
+
+
+def is_one_of(column: str, patterns: Iterable[re.Pattern[str]]) -> bool:
+    """True if the name of a column matches one of these."""
+    return any(pattern.fullmatch(column) for pattern in patterns)
+
+
+def _named(columns: Iterable[str], pattern: re.Pattern[str]) -> list[tuple[str, tuple[Any, ...]]]:
+    """Columns whose names match a pattern, and the parts of these."""
+    matches = ((column, pattern.fullmatch(column)) for column in columns)
+    return [(column, match.groups()) for column, match in matches if match]
 
 
 def _at(row: int, column: str, problem: str) -> DataError:
@@ -241,20 +268,19 @@ def _same_in_all(name: str, values: Column) -> str:
     return "".join(distinct)
 
 
-def _take_outputs(columns: dict[str, Column]) -> tuple[str, tuple[str, ...], Matrix]:
-    """Take the kind of outputs, the classes, and the logits or the logarithms of probabilities."""
-    names = [*columns]
-    listed = columns.pop("classes", None)
-    taken = {kind: _take_wide(columns, kind) for kind in ("logits", "probabilities")}
-    kind = "probabilities" if taken["logits"][0] is None else "logits"
-    values, places = taken[kind]
+def _outputs(table: Columns) -> tuple[str, tuple[str, ...], Matrix]:
+    """The kind of outputs, the classes, and the logits or the logarithms of probabilities."""
+    kind = "logits"
+    values, places = _array(table, kind)
+    if values is None:
+        kind = "probabilities"
+        values, places = _array(table, kind)
     if values is None:
         raise DataError(
-            f"no column logit_CLASS or probability_CLASS among {', '.join(names)}; give one for "
+            f"no column logit_CLASS or probability_CLASS among {', '.join(table)}; give one for "
             "each class, such as probability_melanoma, and separate columns by commas"
         )
-    if listed is None:
-        listed = [name for (name,) in places] or [*range(values.shape[1])]
+    listed = table.get("classes", [name for (name,) in places] or [*range(values.shape[1])])
     classes = tuple(_texts(listed))
     distinct = {*classes} - {""}
     if not 2 <= len(distinct) == len(classes) == values.shape[1]:
@@ -268,17 +294,15 @@ def _take_outputs(columns: dict[str, Column]) -> tuple[str, tuple[str, ...], Mat
     return kind, classes, values
 
 
-def _take_opinions(columns: dict[str, Column], classes: Sequence[str]) -> dict[str, Matrix]:
-    """Take the probabilities by other models, by their names, in the order of the classes."""
-    taken: dict[str, dict[Any, Column]] = {}
-    for column in [*columns]:
-        if match := OPINION.fullmatch(column):
-            label, name = match.groups()
-            values = _numbers(column, columns.pop(column), axes=2 if label is None else 1)
-            labels = (*classes, *range(values.shape[1])) if label is None else (label,)
-            taken.setdefault(name, {}).update(zip(labels, np.atleast_2d(values.T), strict=False))
+def _opinions(table: Columns, classes: Sequence[str]) -> dict[str, Matrix]:
+    """Probabilities by other models, by their names, in the order of the classes."""
+    given: dict[str, dict[Any, Column]] = {}
+    for column, (label, name) in _named(table, OPINION):
+        values = np.atleast_2d(_numbers(column, table[column], axes=2 if label is None else 1).T)
+        labels = (*classes, *range(len(values))) if label is None else (label,)
+        given.setdefault(name, {}).update(zip(labels, values, strict=False))
     opinions = {}
-    for name, by_class in taken.items():
+    for name, by_class in given.items():
         if by_class.keys() != {*classes}:
             raise DataError(
                 f"the opinion of {name} is not on the classes {', '.join(classes)}; give a column "
@@ -289,19 +313,16 @@ def _take_opinions(columns: dict[str, Column], classes: Sequence[str]) -> dict[s
     return opinions
 
 
-def _take_wide(
-    columns: dict[str, Column], name: str
-) -> tuple[Matrix | None, list[tuple[str, ...]]]:
-    """Take the array of this name, or its single columns and what their names end in."""
-    if name in columns:
-        values = _numbers(name, columns.pop(name), axes=2)
+def _array(table: Columns, name: str) -> tuple[Matrix | None, list[tuple[str, ...]]]:
+    """The array of this name, or of its single columns, with what the names of these end in."""
+    if name in table:
+        values = _numbers(name, table[name], axes=2)
         return values if values.shape[1] else None, []
-    matches = {column: WIDE[name].fullmatch(column) for column in columns}
-    places = {column: match.groups() for column, match in matches.items() if match}
+    places = _named(table, WIDE[name])
     if name in ("features", "taps"):  # in the order of their numbers
-        places = dict(sorted(places.items(), key=lambda place: [*map(int, place[1])]))
-    parts = [_numbers(column, columns.pop(column)) for column in places]
-    return np.stack(parts, axis=1) if parts else None, [*places.values()]
+        places.sort(key=lambda place: [*map(int, place[1])])
+    parts = [_numbers(column, table[column]) for column, _ in places]
+    return np.stack(parts, axis=1) if parts else None, [place for _, place in places]
 
 
 def _are_probabilities(values: Matrix) -> Bool[np.ndarray, " n"]:

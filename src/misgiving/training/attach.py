@@ -38,7 +38,7 @@ from misgiving.training.loop import (
     usable_count,
 )
 from misgiving.training.processes import device_named
-from misgiving.training.train_run import data_facts, grouped_images, split_of
+from misgiving.training.train_run import grouped_images, split_of, training_data
 from misgiving.training.trained_models import TrainedModel, load_hugging_face, load_named
 
 MIN_DEVIATION = 1e-6  # share of the largest deviation below which a channel counts as constant
@@ -163,11 +163,8 @@ def attach_run(
         split=split_of(images, sets),
         class_weights=(1.0,) * len(trained.classes),
         estimates_losses=training.estimates_losses,
-        configuration={
-            "data": data_facts(data, images, sets),
-            "model": recorded(config),
-            "training": recorded(training),
-        },
+        data=training_data(data, images, sets),
+        settings={"model": recorded(config), "training": recorded(training)},
     )
     save(folder, checkpoint, history=history)
     return checkpoint, images

@@ -1,6 +1,5 @@
 """From prepared images and a split to a run folder: what `misgiving train` does."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,7 +8,15 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from misgiving.checkpoint import Architecture, Checkpoint, EpochRecord, save, versions
+from misgiving.checkpoint import (
+    RUN_CONFIG,
+    Architecture,
+    Checkpoint,
+    EpochRecord,
+    RunConfig,
+    TrainingData,
+    save,
+)
 from misgiving.checksums import sha256_of_lines
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
@@ -31,7 +38,7 @@ from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier
 from misgiving.own_functions import own_source
 from misgiving.predictions.inference import model_fingerprint
-from misgiving.predictions.schema import take_readers
+from misgiving.predictions.schema import answers_of
 from misgiving.training import processes
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig, recorded
 from misgiving.training.loop import Step, class_weights, optimizer_of, seeded, train
@@ -91,7 +98,7 @@ def prepare_training(
     """
     dataset, config = load_dataset(data), recipe.images
     dataset.check_class_sizes()
-    take_readers(dict(dataset.metadata), dataset.classes)  # what later steps could not read
+    answers_of(dataset.metadata, dataset.classes)  # what later steps could not read
     preprocessing = replace(dataset.preprocessing, **config.preprocessing_changes)
     count, side = len(dataset.classes), preprocessing.image_size
     model = initial_model(recipe.model, recipe.training, count, side, on_weights)
@@ -194,28 +201,22 @@ def train_run(
         on_epoch: Called after every epoch with the record of the monitored set.
         on_resume: Called with the epoch and the step after which training resumes.
     """
-    classes, augmentation = setup.images.classes, AUGMENTATIONS[setup.augmentation]
-    configuration = {
-        "data": data_facts(setup.data, setup.images, setup.sets),
-        "model": recorded(setup.model),
-        "training": recorded(setup.training),
-        "augmentation": {"preset": setup.augmentation, **asdict(augmentation)},
-    }
-    identity = {  # what must be the same for a training to resume
-        **configuration,
-        "preprocessing": asdict(setup.preprocessing),
-        "split": sha256_of_lines(map(str, setup.sets)),
-        "first weights": model_fingerprint(model),
-        "own loss": own_source(setup.training.auxiliary),
-        "versions": versions(),
-    }
+    training, augmentation = setup.images_of("train"), AUGMENTATIONS[setup.augmentation]
+    split = split_of(setup.images, setup.sets)
+    config = _config_of(setup, training)
+    facts = RUN_CONFIG.dump_python(config, mode="json")
     resume = ResumeFile(
         path=resume_file or resume_path(folder),
-        identity=json.loads(json.dumps(identity)),  # tuples become lists, as in the file
+        identity={  # what must be the same for a training to resume
+            **facts.pop("settings"),
+            **facts,
+            "split": sha256_of_lines(split.sets),
+            "first weights": model_fingerprint(model),
+            "own loss": own_source(setup.training.auxiliary),
+        },
         overwrite=overwrite,
         on_resume=on_resume,
     )
-    training = setup.images_of("train")
     with stop_on_sigterm() as stop:
         history = train(
             model,
@@ -230,11 +231,23 @@ def train_run(
             save=resume.save,
             stop=stop,
         )
-    # The estimator learned the loss without class weights where its target was the plain one.
+    checkpoint = Checkpoint(**vars(config), model=model, split=split)
+    if processes.rank() == 0:
+        save(folder, checkpoint, history=history)
+        if resume_file is None:
+            resume.path.unlink(missing_ok=True)
+    processes.wait_for_all()
+    return checkpoint
+
+
+def _config_of(setup: TrainingSetup, training: ImageSet) -> RunConfig:
+    """The configuration of a run of these settings."""
+    classes = training.classes
+    # The estimator learns the loss without class weights where its target is the plain one.
     weighting = "none" if setup.training.target == "plain" else setup.training.class_weights
     weights = class_weights(training.labels, len(classes), weighting)
-    checkpoint = Checkpoint(
-        model=model,
+    augmentation = asdict(AUGMENTATIONS[setup.augmentation])
+    return RunConfig(
         architecture=Architecture(
             **setup.model.architecture,
             num_classes=len(classes),
@@ -242,17 +255,16 @@ def train_run(
         ),
         classes=classes,
         preprocessing=setup.preprocessing,
-        split=split_of(setup.images, setup.sets),
         class_weights=tuple(weights.tolist()),
         estimates_losses=setup.training.estimates_losses,
-        configuration=configuration,
+        keeps_best_epoch=setup.training.keep == "best",
+        data=training_data(setup.data, setup.images, setup.sets),
+        settings={
+            "model": recorded(setup.model),
+            "training": recorded(setup.training),
+            "augmentation": {"preset": setup.augmentation, **augmentation},
+        },
     )
-    if processes.rank() == 0:
-        save(folder, checkpoint, history=history)
-        if resume_file is None:
-            resume.path.unlink(missing_ok=True)
-    processes.wait_for_all()
-    return checkpoint
 
 
 def split_of(images: ImageSet, sets: SetNames) -> Split:
@@ -266,12 +278,12 @@ def split_of(images: ImageSet, sets: SetNames) -> Split:
     )
 
 
-def data_facts(name: str, images: ImageSet, sets: SetNames) -> dict[str, Any]:
-    """Facts about the data that a run records, as JSON."""
-    return {
-        "name": name,
-        "fingerprint": images.fingerprint,
-        "group_columns": list(images.group_columns),
-        "images": {name: int(np.sum(sets == name)) for name in np.unique(sets)},
-        "skipped": [image._asdict() for image in images.skipped],
-    }
+def training_data(name: str, images: ImageSet, sets: SetNames) -> TrainingData:
+    """The data that a run records."""
+    return TrainingData(
+        name=name,
+        fingerprint=images.fingerprint,
+        group_columns=images.group_columns,
+        images={name: int(np.sum(sets == name)) for name in np.unique(sets)},
+        skipped=tuple(image._asdict() for image in images.skipped),
+    )
