@@ -21,7 +21,7 @@ def coloured_set(size=24, classes=3, side=16, seed=0):
         rows=np.arange(size),
         labels=labels,
         ids=names,
-        groups=names,
+        groups=("",) * size,
         hashes=tuple(f"{seed:04d}{number:060d}" for number in range(size)),
         classes=tuple("abcdefgh"[:classes]),
     )
@@ -46,7 +46,8 @@ def dataset_of(images, **changes):
     source = ImageArray(images) if isinstance(images, np.ndarray) else images
     count = len(source.images)
     ids = changes.get("ids", tuple(f"i{number}" for number in range(count)))
-    fields = {"name": "toy", "classes": ("a", "b"), "labels": np.arange(count) % 2, "groups": ids}
+    fields = {"name": "toy", "classes": ("a", "b"), "labels": np.arange(count) % 2}
+    fields["groups"] = ("",) * count
     return Dataset(**{**fields, "images": source, "ids": ids, **changes})
 
 

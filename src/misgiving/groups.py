@@ -24,24 +24,24 @@ UNITS = {
 
 
 def groups_of_columns(
-    columns: Mapping[str, Sequence[str]], ids: Sequence[str]
+    columns: Mapping[str, Sequence[str]], count: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Put images that share a group, a patient or a lesion into one group.
 
-    Returns the group of each image, and the columns that define the groups. Other columns, and
-    columns without any value, are ignored. A group is named by the least value of the first column
-    that its images have; else by another column and its value, as in "lesion 3"; else by the id of
-    its only image.
+    Returns the group of each of `count` images, and the columns that define the groups. Other
+    columns, and columns without any value, are ignored. A group is named by the least value of the
+    first column that its images have, or else by another column and its value, as in "lesion 3". It
+    is empty where an image has no value: it is a group of its own.
 
     >>> columns = {"patient": ["ann", "ann", "", ""], "lesion_id": ["1", "2", "2", ""]}
-    >>> groups_of_columns(columns, ["a", "b", "c", "d"])
-    (('ann', 'ann', 'ann', 'd'), ('patient', 'lesion_id'))
+    >>> groups_of_columns(columns, 4)
+    (('ann', 'ann', 'ann', ''), ('patient', 'lesion_id'))
     """
     given = [column for column in UNITS if column in columns]
     cells = {column: [value.strip() for value in columns[column]] for column in given}
     cells = {column: values for column, values in cells.items() if any(values)}
     first = next(iter(cells), "")
-    names = list(ids)
+    names = [""] * count
     for column, values in reversed(cells.items()):
         names = [
             name if not value else value if column == first else f"{column} {value}"
@@ -49,7 +49,7 @@ def groups_of_columns(
         ]
     if len(cells) > 1:
         pairs = (pair for keys in cells.values() for pair in chained(keys))
-        names = list(join_groups(names, ids, pairs))
+        names = list(join_groups(names, names, pairs))
         values_of_groups = [*zip(names, cells[first], strict=True)]
         least = {group: value for group, value in sorted(values_of_groups, reverse=True) if value}
         names = [least.get(group, group) for group in names]
@@ -80,6 +80,23 @@ def join_groups(
         first_id = min(ids[image] for image in images) if len(images) > 1 else ""
         names[number] = min((groups[image] for image in images if groups[image]), default=first_id)
     return tuple(names[number] for number in component)
+
+
+def names_of_groups(groups: Sequence[str], ids: Sequence[str]) -> list[str]:
+    """Name of the group of each image: its own id where it is a group of its own."""
+    return [group or name for group, name in zip(groups, ids, strict=True)]
+
+
+def unit_numbers(groups: Sequence[str], ids: Sequence[str]) -> Int[np.ndarray, " n"]:
+    """Number of the group of each image, in the order of `names_of_groups`.
+
+    >>> unit_numbers(["b", "", "b", ""], ids=["1", "2", "3", "b"])
+    array([2, 0, 2, 1])
+    """
+    numbers = np.unique(np.array(names_of_groups(groups, ids)), return_inverse=True)[1]
+    grouped = np.array([bool(group) for group in groups], dtype=int)
+    # a group may have the name of an image that is not in it
+    return np.asarray(np.unique(2 * numbers + grouped, return_inverse=True)[1])
 
 
 def chained(keys: Sequence[str]) -> Iterator[Pair]:

@@ -187,7 +187,7 @@ def split(**sets):
         hashes=hashes,
         sets=tuple(name for _, name in names),
         labels=("a",) * len(names),
-        groups=tuple(f"{c}.png" if len(c) == 1 else c[0] for c in hashes),
+        groups=tuple("" if len(content) == 1 else content[0] for content in hashes),
     )
 
 

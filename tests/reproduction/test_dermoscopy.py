@@ -175,7 +175,7 @@ def test_a_sensitivity_counts_the_lesions_of_its_class_and_confusions_the_images
     for trial in range(trial_data.protocol.trials):
         setup = trial_data.setup(Unit("generalization", trial, "vanilla"))
         images = setup.images_of(setup.evaluation_sets.measured)
-        members = np.array(images.groups)[images.labels == images.classes.index("DF")]
+        members = images.units[images.labels == images.classes.index("DF")]
         counts.append(len(set(members)))
     rows = select(read_table(out / "intervals.csv"), experiment="generalization")
     assert set(select(rows, metric="sensitivity/DF")["n"]) == {min(counts)}

@@ -82,13 +82,13 @@ def _grouped_split(data: str, seed: int) -> "Predictions":
     from misgiving.predictions.record import Predictions
 
     dataset = load_dataset(data)
-    sets = grouped_split(dataset.labels, dataset.classes, dataset.groups, seed=seed)
+    sets = grouped_split(dataset.labels, dataset.classes, dataset.units, seed=seed)
     return Predictions(
         logits=np.zeros((len(dataset), 0)),
         labels=dataset.labels,
         classes=dataset.classes,
         ids=dataset.ids,
-        groups=dataset.named_groups,
+        groups=dataset.groups,
         group_columns=dataset.group_columns,
         metadata=dataset.metadata,
         sets=tuple(sets.tolist()),

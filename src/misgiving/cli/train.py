@@ -102,7 +102,7 @@ def train(
         )
         say_skipped(setup.images.skipped)
         say(f"augmentation: {setup.augmentation} (`augment` none|light|dermoscopy changes it)")
-        tuning = len({*setup.images_of("tune").groups})
+        tuning = len({*setup.images_of("tune").units.tolist()})
         if 0 < tuning < MIN_TUNING_GROUPS:
             doubt = f"{tuning} groups (or images) to tune on, fewer than {MIN_TUNING_GROUPS}"
             say(f'Warning: {doubt}; add images, or tune on more: `split_shares="60/10/20/10"`.')

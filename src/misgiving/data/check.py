@@ -61,8 +61,8 @@ class DataCheck:
 
     def add_copies(self, name: str, pairs: Sequence[Pair]) -> None:
         """Add a check of copies, each with the image that it repeats."""
-        groups = self.dataset.groups
-        apart = sum(groups[index] != groups[other] for index, other, _ in pairs)
+        units = self.dataset.units
+        apart = sum(bool(units[index] != units[other]) for index, other, _ in pairs)
         self.add(name, pairs, remark=f"{apart} of different groups" if pairs else "")
 
     def add_groups(self, name: str, pairs: Sequence[Pair], remark: str = "") -> None:
@@ -140,9 +140,10 @@ def _add_relations(result: DataCheck, copies: Sequence[Pair]) -> None:
     dataset = result.dataset
     for name, kind in COPIES.items():
         result.add_copies(name, [pair for pair in copies if pair[2] == kind])
-    first: dict[str, int] = {}
+    first: dict[int, int] = {}
     members = [
-        (index, first.setdefault(group, index), group) for index, group in enumerate(dataset.groups)
+        (index, first.setdefault(unit, index), dataset.groups[index])
+        for index, unit in enumerate(dataset.units.tolist())
     ]
     groups = sorted((pair for pair in members if pair[0] != pair[1]), key=lambda pair: pair[1])
     images = len(groups) + len({earliest for _, earliest, _ in groups})

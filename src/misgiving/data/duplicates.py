@@ -96,7 +96,7 @@ def related_groups(sources: Sequence[ImageSet], split: Split) -> tuple[str, ...]
     near duplicates.
     """
     contents = [content for images in sources for content in images.hashes]
-    groups = [g for images in sources for g in images.named_groups]
+    groups = [g for images in sources for g in images.groups]
     ids = [name for images in sources for name in images.ids]
     group_of = dict(zip(split.hashes, split.groups, strict=True))
     pairs = [

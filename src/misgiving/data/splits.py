@@ -18,12 +18,14 @@ from misgiving.csv_tables import csv_rows, write_csv
 from misgiving.data.datasets.dataset import Dataset, hash_of
 from misgiving.data.decoding import in_order, returning_bad_images
 from misgiving.errors import DataError, UsageError, explain_damage
+from misgiving.groups import unit_numbers
 from misgiving.registry import Registry
 
 SetNames = Shaped[np.ndarray, " n"]
 """For each image, the name of the set that it is in."""
 
 Labels = Int[np.ndarray, " n"]
+Units = Sequence[str] | Int[np.ndarray, " n"]
 
 GROUPED_SETS = ("train", "calibrate", "test", "tune")
 FOLDS = 10
@@ -64,7 +66,7 @@ def paper_split(
 def grouped_split(
     labels: Labels,
     classes: Sequence[str],
-    groups: Sequence[str],
+    units: Units,
     *,
     shares: Sequence[int] = (70, 5, 15, 10),
     seed: int,
@@ -78,7 +80,7 @@ def grouped_split(
     Raises:
         DataError: A class has too few groups to be in all four sets.
     """
-    numbered = np.unique(np.array(groups), return_inverse=True)[1]
+    numbered = np.unique(np.array(units), return_inverse=True)[1]
     train, tune, calibrate, test = shares
     size, part = math.gcd(train, tune + calibrate, test), math.gcd(tune, calibrate)
     fold = stratified_folds(labels, numbered, sum(shares) // size, seed)
@@ -91,7 +93,7 @@ def grouped_split(
     return sets
 
 
-def cross_validation_split(labels: Labels, groups: Sequence[str], *, seed: int) -> SetNames:
+def cross_validation_split(labels: Labels, units: Units, *, seed: int) -> SetNames:
     """Split by group into the sets of one of ten folds: the last digit of `seed` is its number.
 
     Over seeds 0 to 9 each image is in `test` once. Eight tenths of the images train; half a tenth
@@ -100,7 +102,7 @@ def cross_validation_split(labels: Labels, groups: Sequence[str], *, seed: int) 
     Raises:
         DataError: There are too few groups of images, or images of each class.
     """
-    numbered = np.unique(np.array(groups), return_inverse=True)[1]
+    numbered = np.unique(np.array(units), return_inverse=True)[1]
     partition, number = divmod(seed, FOLDS)
     twentieth = stratified_folds(labels, numbered, 2 * FOLDS, partition)
     if len(np.unique(twentieth)) < 2 * FOLDS:
@@ -194,7 +196,10 @@ SPLITS: Registry[EvaluationSets] = Registry(
 
 
 class Split(NamedTuple):
-    """The content of `split.csv`: for each image its hash, set, class name and group."""
+    """The content of `split.csv`: for each image its hash, set, class name and group.
+
+    The group is empty where an image is one of its own.
+    """
 
     ids: tuple[str, ...]
     hashes: tuple[str, ...]
@@ -216,7 +221,8 @@ def leaks(split: Split) -> tuple[str, ...]:
     ('test', 'train', '')
     """
     sets_with_group, sets_with_content = defaultdict(set), defaultdict(set)
-    images = list(zip(split.sets, split.groups, split.hashes, strict=True))
+    units = unit_numbers(split.groups, split.ids).tolist()
+    images = list(zip(split.sets, units, split.hashes, strict=True))
     for name, group, content in images:
         sets_with_group[group].add(name)
         sets_with_content[content].add(name)
@@ -230,7 +236,8 @@ def leakage_of(split: Split, measured: str) -> SplitLeakage:
     """Count the groups and images that sets share."""
     pairs = list(zip(split.sets, leaks(split), strict=True))
     measured_leaks = [others.split() for name, others in pairs if name == measured]
-    sets_of = Counter(group for group, _ in {*zip(split.groups, split.sets, strict=True)})
+    pairs_of_groups = {*zip(split.groups, split.sets, strict=True)}
+    sets_of = Counter(group for group, _ in pairs_of_groups if group)
     return SplitLeakage(
         shared_groups=sum(count > 1 for count in sets_of.values()),
         leaking_images=sum("train" in others for others in measured_leaks),
@@ -249,7 +256,7 @@ def read_split(path: Path) -> Split:
     remedy = "run the command that wrote it again"
     with explain_damage(path, remedy=remedy), path.open(encoding="utf-8", newline="") as file:
         header, *rows = (tuple(cells) for _, cells in csv_rows(file))
-        if header != COLUMNS or not all(len(row) == len(COLUMNS) and all(row[:-1]) for row in rows):
+        if header != COLUMNS or not all(len(row) == len(COLUMNS) and all(row[:4]) for row in rows):
             raise ValueError("a column is missing, or a cell is empty")
         columns = [*zip(*rows, strict=True)] or [()] * len(COLUMNS)
     return Split(*columns[:-1])

@@ -75,7 +75,7 @@ def predictions_of(
         predicted_losses=output.predicted_losses.numpy() if estimates_losses else None,
         labels=np.asarray(images.labels),
         ids=images.ids,
-        groups=images.named_groups,
+        groups=images.groups,
         group_columns=images.group_columns,
         hashes=images.hashes,
         classes=images.classes,

@@ -177,9 +177,9 @@ class TrainedRun:
     def predict_outliers(self, dataset: Dataset) -> PredictedData:
         """Predict out-of-distribution images, which have no class, and score them by ODIN."""
         images = self._prepared(dataset, self.on_bad_image)
-        images = replace(self._unlabelled(images), groups=images.named_groups)
         sets = ("",) * len(images)
-        predictions = self.stored.of_sets(dataset.name, [images], sets, odin=True)
+        sources = [self._unlabelled(images)]
+        predictions = self.stored.of_sets(dataset.name, sources, sets, odin=True)
         predictions = self._with_opinions(predictions, dataset)
         return PredictedData(predictions, Counter(sets), images.skipped)
 

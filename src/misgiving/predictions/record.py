@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 
 from misgiving.errors import DataError, UsageError, explain_damage, visible
 from misgiving.files import whole_file
-from misgiving.groups import one_per_group
+from misgiving.groups import one_per_group, unit_numbers
 from misgiving.predictions.files import FORMATS
 from misgiving.predictions.schema import UNKNOWN, columns_of, fields_of
 from misgiving.scores.logits import Head
@@ -231,11 +231,7 @@ class Predictions:
 
         Numbers are in the order of the groups' names and of the ids of images without a group.
         """
-        names = np.array([group or name for group, name in zip(self.groups, self.ids, strict=True)])
-        numbers = np.unique(names, return_inverse=True)[1]
-        grouped = np.array([bool(group) for group in self.groups], dtype=int)
-        # a group may have the name of an image that is not in it
-        return np.asarray(np.unique(2 * numbers + grouped, return_inverse=True)[1])
+        return unit_numbers(self.groups, self.ids)
 
     def one_per_group(self, *, seed: int) -> Int[np.ndarray, " groups"]:
         """Draw one image of each group at random, the same whatever the order of the rows."""

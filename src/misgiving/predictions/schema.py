@@ -145,7 +145,7 @@ def _written_fields(
     texts: Mapping[str, Sequence[str]], once: Mapping[str, str], count: int
 ) -> dict[str, Any]:
     """Fields of a table that was written here, as `columns_of` had them."""
-    groups, group_columns = groups_of_columns(texts, [""] * count)
+    groups, group_columns = groups_of_columns(texts, count)
     if once["group_columns"]:
         if others := [column for column in group_columns if column != "group"]:
             raise DataError(f"the groups are in the column group; put those of {others[0]} into it")
@@ -169,7 +169,7 @@ def _found_fields(texts: Mapping[str, Sequence[str]], fields: Mapping[str, Any])
             "each row of the logits is from 0 to 1 and adds up to 1, as probabilities do; name "
             "them so: dict(probabilities=P, label=y), or columns probability_CLASS"
         )
-    groups, group_columns = groups_of_columns(texts, [""] * len(fields["ids"]))
+    groups, group_columns = groups_of_columns(texts, len(fields["ids"]))
     groups = join_groups(groups, fields["ids"], chained(texts.get("content_hash", ())))
     return {"groups": groups, "group_columns": group_columns}
 

@@ -47,8 +47,8 @@ def sets_of(
     set_of |= dict.fromkeys(split.hashes_of("train"), "train")
     set_of_id = dict(zip(split.ids, split.sets, strict=True)) if is_same_data else {}
     replaced = {VALIDATION: EXCLUDED} if chosen_on_validation else {}
-    rows = zip(split.groups, split.ids, split.sets, strict=True)
-    trained = {group for group, name, in_set in rows if in_set == "train" and group != name}
+    rows = zip(split.groups, split.sets, strict=True)
+    trained = {group for group, name in rows if group and name == "train"}
     sets, was_trained = [], []
     for images in sources:
         for content, name, group in zip(images.hashes, images.ids, images.groups, strict=True):

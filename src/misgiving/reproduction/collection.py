@@ -233,7 +233,7 @@ def _write_sets(trial_data: TrialData, out: Path) -> None:
             facts[name] = {
                 "contents": contents,
                 "images": len(images),
-                "groups": len(set(images.groups)),
+                "groups": len(np.unique(images.units)),
                 "checksum": images.fingerprint,
                 "paper_set": row if row in PAPER_SETS else "",
                 "paper_images": PAPER_COUNTS.get(row),

@@ -22,7 +22,7 @@ from misgiving.metrics.ood import ood_metrics
 from misgiving.predictions.inference import odin_scores, predictions_of
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.generalization import MAX_OOD_FALSE_ALARMS, policy_sets
-from misgiving.reproduction.tables import Scores, save_scores, write_table
+from misgiving.reproduction.tables import Scores, group_names, save_scores, write_table
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.scores.detectors import FittedDetectors, all_scores, default_ood_detector
 from misgiving.scores.odin import Odin, best_of_grid, id_only_odin, odin_grid
@@ -93,12 +93,12 @@ def measure_detectors(trained: TrainedUnit) -> dict[str, list[Measurement]]:
     }
     detectors = TunedDetectors(trained, fitted, inliers, outliers)
     inlier_scores = detectors(inliers)
-    save_scores(folder, measured, inlier_scores, inliers.groups)
+    save_scores(folder, measured, inlier_scores, group_names(inliers))
     limit = ood_limit(sets.calibration, fitted, seed=trained.setup.training.seed)
     called_ood = partial(ood_share, detector=default_ood_detector(fitted), limit=limit)
 
-    def measure(dataset: str, scores: Scores, groups: tuple[str, ...]) -> list[Measurement]:
-        save_scores(folder, dataset, scores, groups)
+    def measure(dataset: str, scores: Scores, images: ImageSet) -> list[Measurement]:
+        save_scores(folder, dataset, scores, group_names(images))
         return [*measure_detection(inlier_scores, scores, dataset), called_ood(dataset, scores)]
 
     rows = [
@@ -109,12 +109,12 @@ def measure_detectors(trained: TrainedUnit) -> dict[str, list[Measurement]]:
         called_ood(measured, all_scores(sets.test, fitted)),  # images that did not set the limit
     ]
     for name, images in outliers.items():
-        rows += measure(name, detectors(images), images.groups)
+        rows += measure(name, detectors(images), images)
     unseen, members_of = unseen_sets(trial_data.images, trial_data.protocol.unseen)
     scores, unseen_rows = detectors(unseen), []
     for name, members in members_of.items():
         of_set = {detector: values[members] for detector, values in scores.items()}
-        unseen_rows += measure(name, of_set, unseen.select(members).groups)
+        unseen_rows += measure(name, of_set, unseen.select(members))
     return {"ood_detection": rows, "new_classes": unseen_rows}
 
 

@@ -12,8 +12,10 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from misgiving.csv_tables import write_csv
+from misgiving.data.cache import ImageSet
 from misgiving.errors import explain_damage
 from misgiving.files import unescape_formulas, whole_file
+from misgiving.groups import names_of_groups
 from misgiving.predictions.record import Predictions
 
 REMEDY = "run the command that wrote it again"
@@ -115,10 +117,9 @@ def predictions_path(folder: Path, name: str) -> Path:
     return folder / "predictions" / f"{name}.npz"
 
 
-def group_names(predictions: Predictions) -> Shaped[np.ndarray, " n"]:
+def group_names(images: Predictions | ImageSet) -> Shaped[np.ndarray, " n"]:
     """Name of the group of each image, and its own id where it has none, as in all trials."""
-    pairs = zip(predictions.groups, predictions.ids, strict=True)
-    return np.array([group or name for group, name in pairs])
+    return np.array(names_of_groups(images.groups, images.ids))
 
 
 def scores_path(folder: Path, name: str) -> Path:

@@ -148,7 +148,7 @@ def attach_run(
     on_accuracy(int((~sample.errors).sum()), len(sample))
     images = grouped_images(prepared(dataset, config.on_bad_image), "grouped")
     shares = DataConfig.split_shares if training.estimates_losses else SHARES
-    labelled = images.labels, images.classes, images.groups
+    labelled = images.labels, images.classes, images.units
     sets = grouped_split(*labelled, shares=shares, seed=training.seed)
     history = None
     if training.estimates_losses:

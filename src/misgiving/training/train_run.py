@@ -158,10 +158,10 @@ def initial_model(
 def draw_sets(images: ImageSet, config: DataConfig, *, seed: int) -> SetNames:
     """Split images at random: the name of the set of each."""
     if config.split == "grouped":
-        groups, shares = images.groups, config.split_shares
-        return grouped_split(images.labels, images.classes, groups, shares=shares, seed=seed)
+        units, shares = images.units, config.split_shares
+        return grouped_split(images.labels, images.classes, units, shares=shares, seed=seed)
     if config.split == "folds":
-        return cross_validation_split(images.labels, images.groups, seed=seed)
+        return cross_validation_split(images.labels, images.units, seed=seed)
     share = config.validation_share
     return paper_split(images.labels, images.classes, validation_share=share, seed=seed)
 

@@ -83,7 +83,7 @@ def read_folder(place: str) -> Dataset:
         classes=tuple(classes),
         labels=np.repeat(np.arange(len(classes)), [*map(len, by_class)]),
         ids=ids,
-        groups=ids,
+        groups=("",) * len(ids),
         images=ImageFiles(paths),
     )
 
@@ -152,7 +152,7 @@ def unlabelled_images(places: Sequence[Path], *, name: str) -> Dataset:
         classes=("unlabelled",),
         labels=np.zeros(len(ids), dtype=np.int64),
         ids=ids,
-        groups=ids,
+        groups=("",) * len(ids),
         images=ImageFiles(tuple(map(Path, ids))),
         contents=f"{len(ids)} images of {name}",
     )
@@ -170,7 +170,7 @@ def _read_digits(_: str) -> Dataset:
         classes=tuple(str(name) for name in bunch.target_names),
         labels=bunch.target.astype(np.int64),
         ids=ids,
-        groups=ids,
+        groups=("",) * len(ids),
         images=ImageArray(np.repeat(ink[..., None], 3, axis=3)),
         preprocessing=Preprocessing(image_size=16, crop=1.0, color_constancy="none"),
         contents="1797 handwritten digits of 8 x 8 pixels from scikit-learn",

@@ -14,6 +14,7 @@ from misgiving.checksums import sha256_of
 from misgiving.data.decoding import BadImage, BadImagesError, decode, read_bytes, unreadable
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError
+from misgiving.groups import unit_numbers
 
 Indices = Int[np.ndarray, " selected"]
 Metadata = Mapping[str, tuple[str, ...]]
@@ -112,8 +113,8 @@ class LabelledImages:
         classes: Class names; a label is a position in it.
         labels: One per image.
         ids: Unique: the path inside the folder, or the image's own name.
-        groups: Images of one group are not independent, such as those of a patient or a lesion; by
-            default the id.
+        groups: Images of one group are not independent, such as those of a patient or a lesion;
+            empty where an image is a group of its own.
         group_columns: Columns of the data that define the groups; none: each image is its own.
     """
 
@@ -127,13 +128,9 @@ class LabelledImages:
         return len(self.labels)
 
     @property
-    def named_groups(self) -> tuple[str, ...]:
-        """Groups, without those that are only the id of their one image: these are empty."""
-        counts = Counter(self.groups)
-        return tuple(
-            "" if group == name and counts[group] == 1 else group
-            for group, name in zip(self.groups, self.ids, strict=True)
-        )
+    def units(self) -> Int[np.ndarray, " n"]:
+        """Number of the group of each image."""
+        return unit_numbers(self.groups, self.ids)
 
     def select(self: Labelled, indices: Indices) -> Labelled:
         """These images in this order."""

@@ -143,7 +143,7 @@ def read_medmnist(place: str) -> Dataset:
         classes=tuple(names[label] for label in present),
         labels=np.searchsorted(present, labels.astype(np.int64)),
         ids=ids,
-        groups=ids,
+        groups=("",) * len(ids),
         images=PackedImages(arrays, np.array(rows)),
         preprocessing=Preprocessing(image_size=size, crop=1.0, color_constancy="none"),
         augmentation=augmentation,

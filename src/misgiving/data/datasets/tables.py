@@ -164,7 +164,7 @@ def dataset_of_rows(
     present = tuple(name for name in classes if name in {*labels})
     position = {name: number for number, name in enumerate(present)}
     cells = {str(name): column.tolist() for name, column in rows.items()}
-    groups, group_columns = groups_of_columns(cells, ids)
+    groups, group_columns = groups_of_columns(cells, len(ids))
     return Dataset(
         name=place,
         classes=present,

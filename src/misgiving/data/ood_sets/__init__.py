@@ -172,8 +172,8 @@ def _origin(drawn: Dataset) -> str:
         automatic = sum(located for _, located in drawn.images.regions)
         remark = f"; lesion located automatically in {automatic}" if automatic else ""
         return f"{len(drawn)} images with {KINDS[drawn.images.kind][1]}{remark}"
-    counts = Counter(drawn.groups)
-    if len(counts) == len(drawn):
+    counts = Counter(group for group in drawn.groups if group)
+    if len(counts) in (0, len(drawn)):
         return f"{len(drawn)} images, resampled one by one as their sources are not known"
     listed = ", ".join(f"{source} {count}" for source, count in sorted(counts.items()))
     sources = listed if len(counts) <= MAX_LISTED else f"{len(counts)} sources"
@@ -192,7 +192,7 @@ def images_at(place: str, name: str) -> Dataset:
         return load_dataset(place)
     images = unlabelled_images([folder], name=name)
     inside = tuple(Path(path).relative_to(folder).as_posix() for path in images.ids)
-    return replace(images, ids=inside, groups=inside)  # wherever the folder is
+    return replace(images, ids=inside)  # wherever the folder is
 
 
 def readable_set(
@@ -237,7 +237,7 @@ def read_ood_folder(folder: Path, *, name: str) -> Dataset:
         return images
     rows = read_table(manifest, ["id", "group"])
     group_of = dict(zip(map(_file_name, rows["id"]), rows["group"], strict=True))
-    groups = [group_of.get(Path(path).name, path) for path in images.ids]
+    groups = [group_of.get(Path(path).name, "") for path in images.ids]
     return replace(images, groups=tuple(groups), group_columns=("group",))
 
 

@@ -20,6 +20,7 @@ from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageSource
 from misgiving.data.decoding import decode, in_order, read_bytes
 from misgiving.data.ood_sets.lesions import dark_rim, locate_lesion, mask_of, resized, widened
 from misgiving.errors import DataError
+from misgiving.groups import names_of_groups
 
 Mask = Bool[np.ndarray, "height width"]
 
@@ -223,4 +224,7 @@ def derive(name: str, held_out: Dataset, seed: int) -> Dataset:
     ids = tuple(f"{name}-{identity}" for identity in chosen.ids)
     images = DerivedImages(chosen.images, name, tuple(regions.values()))
     left_out = len(held_out) - len(ids)
-    return ood_dataset(held_out, name, ids, groups=chosen.groups, images=images, left_out=left_out)
+    groups = tuple(
+        names_of_groups(chosen.groups, chosen.ids)
+    )  # of the image and what is made of it
+    return ood_dataset(held_out, name, ids, groups=groups, images=images, left_out=left_out)
