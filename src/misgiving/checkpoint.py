@@ -24,7 +24,7 @@ from misgiving.models.joint import JointClassifier
 RUN_FORMAT = 1
 TRAIN_AGAIN = "train again"
 SEALED = ("config.json", "model.safetensors", "split.csv")
-PACKAGES = (
+RESULT_PACKAGES = (
     "misgiving",
     "numpy",
     "scipy",
@@ -115,7 +115,7 @@ class Architecture:
         return model.freeze_classifier()
 
 
-def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+def versions(packages: Iterable[str] = RESULT_PACKAGES) -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
     return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from misgiving.training.allocator import SETTINGS
+from misgiving.training.allocator import MALLOC_SETTINGS
 
 SIZE = 100 << 20
 PAGES = SIZE // os.sysconf("SC_PAGE_SIZE")
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="this 
 def pages_of_the_second(before="", **environment):
     """Pages that are mapped for a block that is as large as one just freed."""
     command = [sys.executable, "-c", before + SECOND]
-    kept = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    kept = {name: value for name, value in os.environ.items() if name not in MALLOC_SETTINGS}
     done = subprocess.run(
         command, env=kept | environment, capture_output=True, text=True, check=True
     )

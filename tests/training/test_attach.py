@@ -32,7 +32,7 @@ from misgiving.predictions.predict import TrainedRun
 from misgiving.predictions.record import Predictions
 from misgiving.training.attach import attach, attach_run, check_answers
 from misgiving.training.config import ATTACHED, AttachConfig
-from misgiving.training.trained_models import SETTINGS, TrainedModel
+from misgiving.training.trained_models import USUAL_PREPARATIONS, TrainedModel
 
 IMAGENET = (
     torch.tensor([0.485, 0.456, 0.406])[:, None, None],
@@ -153,7 +153,7 @@ def outcomes(pairs):
 
 def test_answers_are_compared_with_chance_whatever_the_mix_of_classes():
     """A weak classifier may be right less often than the answer of the most frequent class."""
-    preprocessing, mean, std = SETTINGS["timm"]("test_efficientnet", 3, 16)
+    preprocessing, mean, std = USUAL_PREPARATIONS["timm"]("test_efficientnet", 3, 16)
     source = ModuleSource(library="timm", config={}, mean=mean, std=std)
     trained = TrainedModel(torch.nn.Identity(), "net", source, tuple("abc"), preprocessing)
     weak = [(0, 0, 170), (1, 0, 60), (2, 0, 40), (1, 1, 35), (2, 1, 25), (2, 2, 45), (1, 2, 25)]

@@ -10,7 +10,7 @@ from trained_elsewhere import picture, resnet, save_pretrained, vit
 
 from misgiving.errors import DataError, UsageError
 from misgiving.training.attach import attach
-from misgiving.training.trained_models import SETTINGS, load_hugging_face, load_named
+from misgiving.training.trained_models import USUAL_PREPARATIONS, load_hugging_face, load_named
 
 SQUARE = {"height": 16, "width": 16}
 LARGER, SHORTER = {"height": 20, "width": 20}, {"shortest_edge": 20}
@@ -133,7 +133,7 @@ def test_images_that_timm_squashes_are_those_of_timm(name, side):
     from timm.data import create_transform, resolve_data_config
     from timm.models import get_pretrained_cfg
 
-    preprocessing = SETTINGS["timm"](name, 3, side)[0]
+    preprocessing = USUAL_PREPARATIONS["timm"](name, 3, side)[0]
     wanted = resolve_data_config({}, pretrained_cfg=get_pretrained_cfg(name).to_dict())
     if side:
         wanted["input_size"] = (3, side, side)

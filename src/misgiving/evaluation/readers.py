@@ -19,7 +19,7 @@ from misgiving.groups import one_per_group
 from misgiving.metrics.classification import krippendorff_alpha
 from misgiving.metrics.uncertainty import bootstrap, percentile_interval
 from misgiving.predictions.record import Predictions
-from misgiving.predictions.schema import UNKNOWN
+from misgiving.predictions.schema import UNKNOWN_CLASS
 
 TUNING = ("tune", "calibrate")
 DEFERRED = np.arange(41) / 40  # shares of the images that the reader answers
@@ -111,14 +111,14 @@ def measure_readers(
     """
     if deferral is None or decisions is None or not measured.readers:
         raise UsageError("`readers` needs a policy, and columns reader_NAME of the predictions")
-    tuning = tuning.select(np.flatnonzero(tuning.labels != UNKNOWN))
+    tuning = tuning.select(np.flatnonzero(tuning.labels != UNKNOWN_CLASS))
     sides = [(tuning, deferral.score_outputs(*outputs_of(tuning))), (measured, decisions)]
     groups = {*tuning.groups} - {""}
     used = np.isin(measured.ids, tuning.ids) | np.isin(measured.groups, [*groups])
     teams = []
     for name, given in measured.readers.items():
-        answers = [tuning.readers[name], np.where(used, UNKNOWN, given)]
-        rows = [np.flatnonzero(column != UNKNOWN) for column in answers]
+        answers = [tuning.readers[name], np.where(used, UNKNOWN_CLASS, given)]
+        rows = [np.flatnonzero(column != UNKNOWN_CLASS) for column in answers]
         if not all(map(len, rows)):
             raise DataError(
                 f"column reader_{name}: {len(rows[0])} answers for labelled images of the sets "
@@ -131,7 +131,7 @@ def measure_readers(
         accepted = decisions.decisions[rows[1]] == "accept"
         teams.append(_measure_team(name, read, accepted, measured.units[rows[1]], deferral))
     everyone, alpha = np.stack([*measured.readers.values()]), None
-    if ((everyone != UNKNOWN).sum(axis=0) > 1).any():
+    if ((everyone != UNKNOWN_CLASS).sum(axis=0) > 1).any():
         statistic = partial(krippendorff_alpha, everyone, len(measured.classes))
         alpha = _estimate(statistic, measured.units, seed=deferral.seed)
     return Readers(teams, alpha)

@@ -21,7 +21,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from misgiving.csv_tables import write_csv
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
-from misgiving.predictions.schema import UNKNOWN
+from misgiving.predictions.schema import UNKNOWN_CLASS
 from misgiving.scores.logits import unit_vectors
 
 Basis = Literal["held-out", "cross-fitted"]
@@ -96,7 +96,7 @@ def suspect_labels(predictions: Predictions, *, seed: int = 0) -> LabelReview:
     Raises:
         DataError: There are no labels, or they cannot be judged.
     """
-    labelled = predictions.labels != UNKNOWN
+    labelled = predictions.labels != UNKNOWN_CLASS
     sets = np.array(predictions.sets or [""] * len(predictions))
     trained = np.isin(sets, ("train", "excluded"))
     judged = labelled & ~(trained & (predictions.features is None))

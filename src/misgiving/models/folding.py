@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from misgiving.models.joint import JointClassifier
 
-MAX_DIFFERENCE = 1e-4  # of a logit, as a share of the largest
+MAX_LOGIT_DIFFERENCE = 1e-4  # of a logit, as a share of the largest
 AFTER = ("drop", "act")  # what timm's normalisations do after they have normalised
 
 
@@ -42,7 +42,7 @@ def folded(model: JointClassifier, size: int) -> JointClassifier:
             rest = [getattr(norm, part) for part in AFTER if hasattr(norm, part)]
             copied.set_submodule(names[norm], nn.Sequential(*rest))
         folded_logits, logits = copied.classify(noise), model.classify(noise)
-    same = (folded_logits - logits).abs().max() <= MAX_DIFFERENCE * logits.abs().max()
+    same = (folded_logits - logits).abs().max() <= MAX_LOGIT_DIFFERENCE * logits.abs().max()
     return copied if same else model
 
 

@@ -137,7 +137,7 @@ def _write_npz(path: Path, columns: Mapping[str, Any]) -> None:
 
 Read = Callable[[Path], dict[str, Column]]
 Write = Callable[[Path, Mapping[str, Any]], None]
-FORMATS: Registry[tuple[Read, Write]] = Registry(
+FILE_FORMATS: Registry[tuple[Read, Write]] = Registry(
     "kind of file",
     **{
         ".csv": (_read_csv, _write_csv),

@@ -15,8 +15,8 @@ from scipy.special import log_softmax
 from misgiving.errors import DataError, UsageError, explain_damage, visible
 from misgiving.files import whole_file
 from misgiving.groups import one_per_group, unit_numbers
-from misgiving.predictions.files import FORMATS
-from misgiving.predictions.schema import UNKNOWN, columns_of, fields_of
+from misgiving.predictions.files import FILE_FORMATS
+from misgiving.predictions.schema import UNKNOWN_CLASS, columns_of, fields_of
 from misgiving.scores.logits import Head
 
 Rows = Int[np.ndarray, " _"]
@@ -142,7 +142,7 @@ class Predictions:
             UsageError: The suffix is none of `.csv`, `.parquet` and `.npz`.
         """
         path = Path(path)
-        read_columns, _ = FORMATS[path.suffix.lower()]
+        read_columns, _ = FILE_FORMATS[path.suffix.lower()]
         with explain_damage(path, remedy="check the path, or write the file again"):
             columns = read_columns(path)
         try:
@@ -160,7 +160,7 @@ class Predictions:
             UsageError: The suffix is none of `.csv`, `.parquet` and `.npz`.
         """
         path = Path(path)
-        _, write_columns = FORMATS[path.suffix.lower()]
+        _, write_columns = FILE_FORMATS[path.suffix.lower()]
         with whole_file(path) as partial:
             write_columns(partial, columns_of(vars(self), folder=path.parent))
 
@@ -269,7 +269,7 @@ class Predictions:
         Raises:
             DataError: Names the first such image.
         """
-        unknown = self.labels == UNKNOWN
+        unknown = self.labels == UNKNOWN_CLASS
         if unknown.any():
             name = self.ids[int(unknown.argmax())]
             near = "".join(f", not {x}" for x in get_close_matches("label", self.metadata, n=1))

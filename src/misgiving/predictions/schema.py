@@ -48,14 +48,14 @@ from misgiving.scores.logits import Head
 
 SETS = ("train", "tune", "calibrate", "test")
 VALIDATION, EXCLUDED = "validation", "excluded"
-UNKNOWN = -1  # the label of an image whose true class is not known
+UNKNOWN_CLASS = -1  # the label of an image whose true class is not known
 ADDS_UP = 0.02  # how far probabilities, which may be rounded, may be from adding up to 1
-ROUNDING = 1e-6  # how far one may be outside of 0 to 1
-LARGEST = np.finfo(np.float32).max
+MAX_OUTSIDE = 1e-6  # how far one may be outside of 0 to 1
+LARGEST_NUMBER = np.finfo(np.float32).max
 LEAST_PROBABILITY = 1e-12  # logits are finite
-TEXTS = {"id": "ids", "content_hash": "hashes", "path": "paths", "set": "sets"}
+TEXT_FIELDS = {"id": "ids", "content_hash": "hashes", "path": "paths", "set": "sets"}
 UNCHANGED = ("logits", "classes", "features", "taps", "tap_widths", "model", "outputs")
-FIELDS = {**TEXTS, "predicted_loss": "predicted_losses", **{name: name for name in UNCHANGED}}
+FIELDS = {**TEXT_FIELDS, "predicted_loss": "predicted_losses", **{name: name for name in UNCHANGED}}
 """Fields of `Predictions` by the column that holds them."""
 WRITTEN = ("outputs", "group_columns", "class_weights")
 ONCE = ("model", *WRITTEN)  # the same for all images
@@ -67,12 +67,19 @@ WIDE = {
     "taps": re.compile(r"tap_(\d+)_(\d+)"),
 }
 """Names of the columns that one array may replace, by its name."""
-OPINION = re.compile(r"(?:probability_(.*)|probabilities)@([^@]+)", re.DOTALL)
+OPINION_COLUMN = re.compile(r"(?:probability_(.*)|probabilities)@([^@]+)", re.DOTALL)
 """Names of the columns of second opinions, and of the array that may replace them."""
 ARRAY_OF_OPINION = "probabilities@"
-SCORE, READER = (re.compile(f"{kind}_(.*)", re.DOTALL) for kind in ("score", "reader"))
-NUMERIC = (*WIDE.values(), OPINION, SCORE, *map(re.compile, (*WIDE, "predicted_loss")))
-MEANINGS = (*NUMERIC, READER, *map(re.compile, (*TEXTS, *UNITS, "label", *WHOLE)))
+SCORE_COLUMN, READER_COLUMN = (
+    re.compile(f"{kind}_(.*)", re.DOTALL) for kind in ("score", "reader")
+)
+NUMERIC = (
+    *WIDE.values(),
+    OPINION_COLUMN,
+    SCORE_COLUMN,
+    *map(re.compile, (*WIDE, "predicted_loss")),
+)
+MEANINGS = (*NUMERIC, READER_COLUMN, *map(re.compile, (*TEXT_FIELDS, *UNITS, "label", *WHOLE)))
 """Names of all columns that are no metadata."""
 ESCAPE = "metadata_"  # before the name of metadata that is the name of another column
 NO_COLUMNS = "none"  # in `group_columns`, of groups of near duplicates alone
@@ -101,7 +108,7 @@ def fields_of(
     taps, places = _array(table, "taps")
     widths = table.get("tap_widths", [*Counter(tap for tap, _ in places).values()])
     head = [np.asarray(table[part]) for part in ("head_weight", "head_bias") if part in table]
-    names = [column for column in (*TEXTS, *UNITS, "label") if column in table]
+    names = [column for column in (*TEXT_FIELDS, *UNITS, "label") if column in table]
     texts = {column: _texts(table[column]) for column in names}
     once = {column: _same_in_all(column, table.get(column, ())) for column in ONCE}
     ids = _ids(texts.get("id"), name, count)
@@ -130,7 +137,7 @@ def fields_of(
             column.removeprefix(ESCAPE): tuple(_texts(table[column])) for column in others
         },
         "scores": {
-            name: _numbers(column, table[column]) for column, (name,) in _named(table, SCORE)
+            name: _numbers(column, table[column]) for column, (name,) in _named(table, SCORE_COLUMN)
         },
         "readers": answers_of(table, classes),
         "opinions": _opinions(table, classes),
@@ -182,7 +189,7 @@ def answers_of(columns: Columns, classes: Sequence[str]) -> dict[str, Int[np.nda
     """
     return {
         name: _positions(column, _texts(columns[column]), classes)
-        for column, (name,) in _named(columns, READER)
+        for column, (name,) in _named(columns, READER_COLUMN)
     }
 
 
@@ -297,7 +304,7 @@ def _outputs(table: Columns) -> tuple[str, tuple[str, ...], Matrix]:
 def _opinions(table: Columns, classes: Sequence[str]) -> dict[str, Matrix]:
     """Probabilities by other models, by their names, in the order of the classes."""
     given: dict[str, dict[Any, Column]] = {}
-    for column, (label, name) in _named(table, OPINION):
+    for column, (label, name) in _named(table, OPINION_COLUMN):
         values = np.atleast_2d(_numbers(column, table[column], axes=2 if label is None else 1).T)
         labels = (*classes, *range(len(values))) if label is None else (label,)
         given.setdefault(name, {}).update(zip(labels, values, strict=False))
@@ -327,7 +334,7 @@ def _array(table: Columns, name: str) -> tuple[Matrix | None, list[tuple[str, ..
 
 def _are_probabilities(values: Matrix) -> Bool[np.ndarray, " n"]:
     """Mark the rows that are from 0 to 1 and add up to 1, but for rounding."""
-    inside = (values.min(axis=1) >= -ROUNDING) & (values.max(axis=1) <= 1 + ROUNDING)
+    inside = (values.min(axis=1) >= -MAX_OUTSIDE) & (values.max(axis=1) <= 1 + MAX_OUTSIDE)
     return np.asarray(inside & (np.abs(values.sum(axis=1) - 1) <= ADDS_UP))
 
 
@@ -359,7 +366,7 @@ def _numbers(name: str, values: Column, *, axes: int = 1) -> Float[np.ndarray, "
         raise DataError(f"column {name}: {error}; give as many values for each image") from None
     if numbers.ndim != axes:
         raise DataError(f"{name} has the shape {numbers.shape}; give a row for each image")
-    usable = np.abs(numbers) <= LARGEST  # NaN is not
+    usable = np.abs(numbers) <= LARGEST_NUMBER  # NaN is not
     if not usable.all():
         row = int(np.argwhere(~usable)[0][0])
         raise _at(row, name, f"{numbers[~usable][0]} is not a finite number of single precision")
@@ -397,7 +404,7 @@ def _positions(
 ) -> Int[np.ndarray, " n"]:
     """Positions of classes, from their names, or from positions where none is a name."""
     names = [*classes] if {*texts} & {*classes} else [*map(str, range(len(classes)))]
-    position_of = {"": UNKNOWN} | {name: position for position, name in enumerate(names)}
+    position_of = {"": UNKNOWN_CLASS} | {name: position for position, name in enumerate(names)}
     positions = [position_of.get(text) for text in texts]
     if None in positions:
         row, others = positions.index(None), ", ".join(unused)

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 MIB = 1 << 20
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8  # of mallopt(3)
-SETTINGS = {  # bytes, for this process and for those that it starts
+MALLOC_SETTINGS = {  # bytes, for this process and for those that it starts
     "MALLOC_TRIM_THRESHOLD_": (TRIM_THRESHOLD, 2048 * MIB - 1),
     "MALLOC_TOP_PAD_": (TOP_PAD, 64 * MIB),
     "MALLOC_MMAP_THRESHOLD_": (MMAP_THRESHOLD, 1024 * MIB),
@@ -26,11 +26,11 @@ def keep_freed_memory() -> None:
 
     What the user has set is left as it is; nothing happens where there is no glibc.
     """
-    if any(name in os.environ for name in SETTINGS):
+    if any(name in os.environ for name in MALLOC_SETTINGS):
         return
     with suppress(OSError, TypeError, AttributeError):  # Windows, musl, macOS
         mallopt = ctypes.CDLL(None).mallopt
-        for name, (number, value) in SETTINGS.items():
+        for name, (number, value) in MALLOC_SETTINGS.items():
             os.environ[name] = str(value)
             if not mallopt(number, value):
                 mallopt(number, OLD_MMAP_THRESHOLD)

@@ -44,8 +44,8 @@ from misgiving.training.trained_models import TrainedModel, load_hugging_face, l
 MIN_DEVIATION = 1e-6  # share of the largest deviation below which a channel counts as constant
 OF_NAMED = ("weights", "image_size", "crop", "interpolation", "mean", "std")
 """Settings of a model by name; a Hugging Face folder has its own."""
-SAMPLE = 400  # images on which the classifier is tried before the others are prepared
-LEVEL = 0.05  # of the test against chance
+TRIED_IMAGES = 400  # images on which the classifier is tried before the others are prepared
+CHANCE_LEVEL = 0.05  # of the test against chance
 SHARES = (30, 15, 45, 10)  # of the split, in percent, where no loss estimator is trained
 
 
@@ -142,7 +142,7 @@ def attach_run(
         )
         return images.align(trained.classes)[0]
 
-    drawn = np.random.default_rng(training.seed).permutation(len(dataset))[:SAMPLE]
+    drawn = np.random.default_rng(training.seed).permutation(len(dataset))[:TRIED_IMAGES]
     sample = predictions_of(joint, prepared(dataset.select(np.sort(drawn)), SKIP))
     check_answers(sample, trained)
     on_accuracy(int((~sample.errors).sum()), len(sample))
@@ -235,7 +235,7 @@ def check_answers(predictions: Predictions, trained: TrainedModel) -> None:
     if ordered > max(count / 2, 2 * right):
         remedy = f"in another order of its classes, it would be on {ordered}: `classes` "
         remedy += ",".join(classes[label] for label in order)
-    elif binomtest(right, count, chance, alternative="greater").pvalue <= LEVEL:
+    elif binomtest(right, count, chance, alternative="greater").pvalue <= CHANCE_LEVEL:
         return
     else:
         values = vars(trained.preprocessing) | vars(trained.source)

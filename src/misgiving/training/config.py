@@ -10,9 +10,8 @@ from misgiving.registry import Registry
 
 RecipeName = Literal["modern", "paper"]
 Weighting = Literal["inverse", "sqrt", "none"]
-Settings = Mapping[str, Any]
 
-LARGEST = 1e30  # what single precision can still multiply a little
+MAX_SETTING = 1e30  # what single precision can still multiply a little
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,9 +218,9 @@ class TrainingConfig:
         shared = self.batch_size % processes == 0 and self.batch_size >= 2 * processes
         require(self, "batch_size", shared, rule)  # one image has no pair
         for name in ("learning_rate", "decay_factor", "estimator_rate"):
-            require(self, name, 0 < getattr(self, name) <= LARGEST, "be positive, at most 1e30")
+            require(self, name, 0 < getattr(self, name) <= MAX_SETTING, "be positive, at most 1e30")
         for name in ("weight_decay", "auxiliary_weight", "margin"):
-            require(self, name, 0 <= getattr(self, name) <= LARGEST, "be from 0 to 1e30")
+            require(self, name, 0 <= getattr(self, name) <= MAX_SETTING, "be from 0 to 1e30")
         require(self, "seed", 0 <= self.seed < 2**32, "be from 0 to 2**32 - 1")
         for name in ("beta1", "warmup"):
             require(self, name, 0 <= getattr(self, name) < 1, "be in [0, 1)")
@@ -266,7 +265,9 @@ class Recipe:
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
 
-    def configure(self, images: Settings, model: Settings, training: Settings) -> "Recipe":
+    def configure(
+        self, images: Mapping[str, Any], model: Mapping[str, Any], training: Mapping[str, Any]
+    ) -> "Recipe":
         """This recipe with the given settings in place of its own.
 
         Raises:

@@ -29,7 +29,7 @@ from misgiving.training import processes
 from misgiving.training.loop import TrainingState
 
 SUFFIX = ".unfinished.safetensors"
-REMEDY = "remove it or use `overwrite=True` to start over"
+START_OVER = "remove it or use `overwrite=True` to start over"
 
 
 def resume_path(folder: Path) -> Path:
@@ -63,7 +63,7 @@ class ResumeFile:
         if not self.path.exists():
             return
         try:
-            with explain_damage(self.path, remedy=REMEDY):
+            with explain_damage(self.path, remedy=START_OVER):
                 tensors, facts = self._read()
         except DataError:
             if self.overwrite:
@@ -92,7 +92,7 @@ class ResumeFile:
             if other := [name for name in names if saved.get(name) != self.identity.get(name)]:
                 raise DataError(
                     f"{self.path}: belongs to a training with different settings "
-                    f"({', '.join(other)}); {REMEDY}"
+                    f"({', '.join(other)}); {START_OVER}"
                 )
             tensors: dict[str, dict[str, Tensor]] = defaultdict(dict)
             for key in file.keys():  # noqa: SIM118  # not a dict

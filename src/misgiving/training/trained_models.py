@@ -22,8 +22,8 @@ from misgiving.registry import Registry
 CROPS_OF_TIMM = Registry("crop mode of timm", center="resized", squash="squashed_round")
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box")  # by Pillow's numbers
 UNCROPPED_SIDE = 384  # pixels from which on ConvNeXt's image processor does not crop
-MAX_DIFFERENCE = 1e-5  # of a normalised pixel from that of the model's own image processor
-AGAIN = "save the model again by its `save_pretrained`"
+MAX_PIXEL_DIFFERENCE = 1e-5  # of a normalised pixel from that of the model's own image processor
+SAVE_AGAIN = "save the model again by its `save_pretrained`"
 IN_PYTHON = "attach it in Python by `misgiving.attach`"
 
 
@@ -69,7 +69,7 @@ def load_named(
             "the file of the trained weights of a timm or torchvision model"
         )
     library = library or "timm"
-    preprocessing, mean, std = SETTINGS[library](name, len(classes), image_size)
+    preprocessing, mean, std = USUAL_PREPARATIONS[library](name, len(classes), image_size)
     config = {"name": name, "num_classes": len(classes), "image_size": preprocessing.image_size}
     source = ModuleSource(library=library, config=config, mean=mean, std=std)
     module = source.build()
@@ -83,7 +83,7 @@ def load_named(
     return TrainedModel(module.eval(), name, source, tuple(classes), preprocessing)
 
 
-Settings = tuple[Preprocessing, tuple[float, ...], tuple[float, ...]]
+Preparation = tuple[Preprocessing, tuple[float, ...], tuple[float, ...]]
 """Preparation of an image, and the mean and standard deviation that normalise it."""
 
 
@@ -99,7 +99,7 @@ def _cropped(side: int, resized: int, shape: str, interpolation: str) -> Preproc
     )
 
 
-def _settings_of_timm(name: str, num_classes: int, image_size: int | None) -> Settings:
+def _settings_of_timm(name: str, num_classes: int, image_size: int | None) -> Preparation:
     module = create_backbone(name, num_classes=num_classes, image_size=image_size)
     usual = resolve_data_config({}, model=module)
     side = image_size or int(usual["input_size"][-1])
@@ -108,7 +108,7 @@ def _settings_of_timm(name: str, num_classes: int, image_size: int | None) -> Se
     return _cropped(side, resized, shape, usual["interpolation"]), mean, std
 
 
-def _settings_of_torchvision(name: str, _: int, image_size: int | None) -> Settings:
+def _settings_of_torchvision(name: str, _: int, image_size: int | None) -> Preparation:
     from torchvision.models import get_model_weights
 
     try:
@@ -125,7 +125,7 @@ def _settings_of_torchvision(name: str, _: int, image_size: int | None) -> Setti
     return preprocessing, tuple(usual.mean), tuple(usual.std)
 
 
-SETTINGS: Registry[Callable[[str, int, int | None], Settings]] = Registry(
+USUAL_PREPARATIONS: Registry[Callable[[str, int, int | None], Preparation]] = Registry(
     "library", timm=_settings_of_timm, torchvision=_settings_of_torchvision
 )
 
@@ -155,11 +155,11 @@ def load_hugging_face(folder: Path) -> TrainedModel:
     except Exception as error:  # transformers raises almost anything on a folder of another kind
         raise DataError(
             f"{folder}: not an image classifier with config.json, preprocessor_config.json and "
-            f"*.safetensors ({reason_of(error)}); {AGAIN}"
+            f"*.safetensors ({reason_of(error)}); {SAVE_AGAIN}"
         ) from error
     try:
         preprocessing, mean, std = _settings_of_processor(processor.to_dict())
-        if (difference := _difference(processor, preprocessing, mean, std)) > MAX_DIFFERENCE:
+        if (difference := _difference(processor, preprocessing, mean, std)) > MAX_PIXEL_DIFFERENCE:
             raise ValueError(f"pixels differ by {difference:.2g}")
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(
@@ -177,7 +177,7 @@ def load_hugging_face(folder: Path) -> TrainedModel:
     )
 
 
-def _settings_of_processor(settings: Mapping[str, Any]) -> Settings:
+def _settings_of_processor(settings: Mapping[str, Any]) -> Preparation:
     """Resizing, centre crop, scale and normalisation of an image processor."""
     size = settings["size"]
     keeps_shape = "shortest_edge" in size
