@@ -25,8 +25,9 @@ from misgiving.data.cache import ImageSet
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.models.joint import JointClassifier
 from misgiving.training.config import TrainingConfig
-from misgiving.training.loop import TrainingState, objective_of, train_epoch
+from misgiving.training.loop import objective_of, train_epoch
 from misgiving.training.processes import start_fabric
+from misgiving.training.resume import TrainingState
 
 CLASSES = 8
 

@@ -13,14 +13,14 @@ from misgiving.errors import DataError, StoppedError
 from misgiving.models.joint import JointClassifier
 from misgiving.training.config import TrainingConfig
 from misgiving.training.loop import seeded, train
-from misgiving.training.resume import ResumeFile, stop_on_sigterm
+from misgiving.training.resume import NO_FILE, ResumeFile, stop_on_sigterm
 
 CONFIG = TrainingConfig(
     epochs=3, batch_size=8, learning_rate=1e-2, decay_every=1, keep="best", device="cpu", seed=5
 )
 
 
-def trained(images, *, resume=None, stop_after=None, config=CONFIG):
+def trained(images, *, resume=NO_FILE, stop_after=None, config=CONFIG):
     """A model, trained from the same first weights; asked to stop after so many steps in all."""
     with seeded(5):
         model = JointClassifier("vgg16_mini", num_classes=3, pretrained=False)
@@ -32,7 +32,7 @@ def trained(images, *, resume=None, stop_after=None, config=CONFIG):
         config,
         augmentation=AugmentationSettings(),
         on_step=steps.append,
-        **({"restore": resume.restore, "save": resume.save} if resume else {}),
+        resume=resume,
         stop=lambda: len(steps) == stop_after,
     )
     return model, history, steps

@@ -5,9 +5,8 @@ follows: Eq. 2 with the options of a training, optimizer and schedule, and a rec
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -41,6 +40,7 @@ from misgiving.predictions.record import Predictions
 from misgiving.training import processes
 from misgiving.training.config import TrainingConfig, Weighting
 from misgiving.training.processes import gathered, start_fabric
+from misgiving.training.resume import NO_FILE, ResumeFile, TrainingState
 
 ObjectiveFunction = Callable[..., Objective]
 """Computes Eq. 2 from logits, predicted losses and labels."""
@@ -57,35 +57,6 @@ class Step(NamedTuple):
     auxiliary: float
 
 
-@dataclass(kw_only=True)
-class TrainingState:
-    """All that the later steps of a training depend on.
-
-    Attributes:
-        model: The model that is trained.
-        optimizer: Its optimizer.
-        epoch: The current epoch, from 1.
-        step: Finished steps of the current epoch.
-        loss_sums: Sums of the primary and the auxiliary loss over these steps.
-        history: Records of the finished epochs, two for each, the monitored set's last.
-        best_weights: Those of the epoch with the highest balanced accuracy on the monitored set so
-            far, where they are to be kept.
-        augmentation: Random numbers of the current epoch's augmentation.
-        occurrences: Of each training image in the steps so far, those in which it was classified
-            correctly, and all; counted for `correctness_ranking`.
-    """
-
-    model: JointClassifier
-    optimizer: Optimizer
-    epoch: int = 1
-    step: int = 0
-    loss_sums: Float[np.ndarray, " 2"] = field(default_factory=lambda: np.zeros(2))
-    history: list[EpochRecord] = field(default_factory=list)
-    best_weights: Mapping[str, Tensor] = field(default_factory=dict)
-    augmentation: torch.Generator = field(default_factory=torch.Generator)
-    occurrences: Float[Tensor, "2 n"] = field(default_factory=lambda: torch.zeros(2, 0))
-
-
 @processes.explain_lost_process()
 def train(
     model: JointClassifier,
@@ -97,8 +68,7 @@ def train(
     monitored_name: str = "validation",
     on_step: Callable[[Step], None] = lambda *_: None,
     on_epoch: Callable[[EpochRecord], None] = lambda *_: None,
-    restore: Callable[[TrainingState], None] = lambda _: None,
-    save: Callable[[TrainingState], None] = lambda _: None,
+    resume: ResumeFile = NO_FILE,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[EpochRecord]:
     """Train a model in place and return its history, two records for each epoch.
@@ -115,9 +85,9 @@ def train(
         monitored_name: Name of the monitored set in the history.
         on_step: Called after every step.
         on_epoch: Called after every epoch with the record of the monitored set.
-        restore: Called at the start; may bring the state to where a training was interrupted.
-        save: Called with the state after every epoch, and where `stop` ends the training.
-        stop: Asked after every step; if true, the state is saved and training ends.
+        resume: File of the state, from which the training resumes; it is written after every epoch,
+            and where `stop` ends the training.
+        stop: Asked after every step; if true, the training ends.
 
     Raises:
         StoppedError: `stop` returned true.
@@ -139,7 +109,7 @@ def train(
     state = TrainingState(model=model, optimizer=optimizer, occurrences=occurrences)
     rank = processes.rank()  # processes draw different dropout masks
     with seeded(_mixed_seed(config.seed, 0, rank) if rank else config.seed):
-        restore(state)
+        resume.restore(state)
         forward = cast(nn.Module, torch.compile(module)) if config.compiled else module
         while state.epoch <= config.epochs:
             for step in train_epoch(
@@ -147,7 +117,7 @@ def train(
             ):
                 on_step(step)
                 if processes.any_of(stop()):
-                    save(state)
+                    resume.save(state)
                     place = f"epoch {step.epoch}, after step {step.step}"
                     raise StoppedError(f"stopped in {place}; run the same command to resume")
             state.history += [
@@ -160,7 +130,7 @@ def train(
                 state.best_weights = {name: tensor.cpu().clone() for name, tensor in weights}
             state.epoch, state.step, state.loss_sums = state.epoch + 1, 0, np.zeros(2)
             on_epoch(state.history[-1])
-            save(state)
+            resume.save(state)
     model.load_state_dict(state.best_weights or model.state_dict())
     model.to("cpu", torch.float32).eval()
     return state.history

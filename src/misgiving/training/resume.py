@@ -10,13 +10,14 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,11 +26,40 @@ from torch.optim import Optimizer
 from misgiving.checkpoint import EpochRecord
 from misgiving.errors import DataError, explain_damage
 from misgiving.files import whole_file
+from misgiving.models.joint import JointClassifier
 from misgiving.training import processes
-from misgiving.training.loop import TrainingState
 
 SUFFIX = ".unfinished.safetensors"
 START_OVER = "remove it or use `overwrite=True` to start over"
+
+
+@dataclass(kw_only=True)
+class TrainingState:
+    """All that the later steps of a training depend on.
+
+    Attributes:
+        model: The model that is trained.
+        optimizer: Its optimizer.
+        epoch: The current epoch, from 1.
+        step: Finished steps of the current epoch.
+        loss_sums: Sums of the primary and the auxiliary loss over these steps.
+        history: Records of the finished epochs, two for each, the monitored set's last.
+        best_weights: Those of the epoch with the highest balanced accuracy on the monitored set so
+            far, where they are to be kept.
+        augmentation: Random numbers of the current epoch's augmentation.
+        occurrences: Of each training image in the steps so far, those in which it was classified
+            correctly, and all; counted for `correctness_ranking`.
+    """
+
+    model: JointClassifier
+    optimizer: Optimizer
+    epoch: int = 1
+    step: int = 0
+    loss_sums: Float[np.ndarray, " 2"] = field(default_factory=lambda: np.zeros(2))
+    history: list[EpochRecord] = field(default_factory=list)
+    best_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    augmentation: torch.Generator = field(default_factory=torch.Generator)
+    occurrences: Float[Tensor, "2 n"] = field(default_factory=lambda: torch.zeros(2, 0))
 
 
 def resume_path(folder: Path) -> Path:
@@ -42,15 +72,15 @@ class ResumeFile:
     """The file of an unfinished training.
 
     Attributes:
-        path: Where it is.
+        path: Where it is; None for a training that cannot resume.
         identity: Settings, data and versions, as JSON; a training resumes only where they are the
             same.
         overwrite: Start over where the file is damaged or another training's, instead of refusing.
         on_resume: Called with the epoch and the step after which training resumes.
     """
 
-    path: Path
-    identity: Mapping[str, Any]
+    path: Path | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
     overwrite: bool = False
     on_resume: Callable[[int, int], None] = lambda *_: None
 
@@ -60,11 +90,11 @@ class ResumeFile:
         Raises:
             DataError: The file is damaged or another training's, and `overwrite` is not set.
         """
-        if not self.path.exists():
+        if self.path is None or not self.path.exists():
             return
         try:
             with explain_damage(self.path, remedy=START_OVER):
-                tensors, facts = self._read()
+                tensors, facts = self._read(self.path)
         except DataError:
             if self.overwrite:
                 return
@@ -83,15 +113,15 @@ class ResumeFile:
             torch.cuda.set_rng_state(random["cuda"])
         self.on_resume(state.epoch, state.step)
 
-    def _read(self) -> tuple[Mapping[str, Mapping[str, Tensor]], dict[str, Any]]:
+    def _read(self, path: Path) -> tuple[Mapping[str, Mapping[str, Tensor]], dict[str, Any]]:
         """Tensors by group and name, and what is no tensor."""
-        with safe_open(self.path, framework="pt") as file:
+        with safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()["facts"])
             saved = facts["identity"]
             names = sorted(saved.keys() | self.identity.keys())
             if other := [name for name in names if saved.get(name) != self.identity.get(name)]:
                 raise DataError(
-                    f"{self.path}: belongs to a training with different settings "
+                    f"{path}: belongs to a training with different settings "
                     f"({', '.join(other)}); {START_OVER}"
                 )
             tensors: dict[str, dict[str, Tensor]] = defaultdict(dict)
@@ -105,6 +135,8 @@ class ResumeFile:
 
         All processes take part, since each has its own random numbers; the first one writes.
         """
+        if self.path is None:
+            return
         random = {"cpu": torch.get_rng_state(), "augmentation": state.augmentation.get_state()}
         if next(state.model.parameters()).is_cuda:
             random["cuda"] = torch.cuda.get_rng_state()
@@ -144,6 +176,9 @@ def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> N
         like = value if quantity == "step" else parameter
         restored = torch.empty_like(like, device=parameter.device).copy_(value)
         optimizer.state[parameter][quantity] = restored
+
+
+NO_FILE = ResumeFile()
 
 
 @contextmanager

@@ -205,8 +205,9 @@ def train_run(
     split = split_of(setup.images, setup.sets)
     config = _config_of(setup, training)
     facts = RUN_CONFIG.dump_python(config, mode="json")
+    path = resume_file or resume_path(folder)
     resume = ResumeFile(
-        path=resume_file or resume_path(folder),
+        path=path,
         identity={  # what must be the same for a training to resume
             **facts.pop("settings"),
             **facts,
@@ -227,15 +228,14 @@ def train_run(
             on_step=on_step,
             on_epoch=on_epoch,
             monitored_name=setup.evaluation_sets.monitored,
-            restore=resume.restore,
-            save=resume.save,
+            resume=resume,
             stop=stop,
         )
     checkpoint = Checkpoint(**vars(config), model=model, split=split)
     if processes.rank() == 0:
         save(folder, checkpoint, history=history)
         if resume_file is None:
-            resume.path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
     processes.wait_for_all()
     return checkpoint
 
