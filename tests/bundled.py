@@ -9,10 +9,10 @@ from coloured import coloured_set
 from misgiving.calibration.fit import fit_calibrator
 from misgiving.checkpoint import Architecture, Checkpoint, TrainingData, save
 from misgiving.data.preprocessing import Preprocessing
+from misgiving.data.splits import split_of
 from misgiving.deferral.deferral import Deferral
 from misgiving.predictions.inference import predictions_of
 from misgiving.scores.detectors import FittedDetectors
-from misgiving.training.train_run import split_of
 
 SIDE = 16
 

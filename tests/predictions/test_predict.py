@@ -11,7 +11,7 @@ from PIL import Image
 
 from misgiving.checksums import sha256_of
 from misgiving.data.datasets.dataset import Dataset, ImageArray, ImageFiles
-from misgiving.data.splits import Split
+from misgiving.data.splits import Split, split_of
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
 from misgiving.evaluation.evaluate import evaluate
@@ -20,7 +20,6 @@ from misgiving.predictions import stored
 from misgiving.predictions.predict import TrainedRun
 from misgiving.predictions.record import Predictions
 from misgiving.predictions.sets import sets_of
-from misgiving.training.train_run import split_of
 
 SIZE = 350
 SETS = ("train",) * 100 + ("tune",) * 75 + ("calibrate",) * 125 + ("test",) * 50

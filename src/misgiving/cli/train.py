@@ -88,9 +88,9 @@ def train(
     if configured.training.devices * configured.training.nodes > 1:
         silence_all_but_first_process()
 
-    from misgiving.data.splits import leakage_of
+    from misgiving.data.splits import leakage_of, split_of
     from misgiving.report.rendering import lines
-    from misgiving.training.train_run import prepare_training, split_of, train_run
+    from misgiving.training.train_run import prepare_training, train_run
 
     with progress_bars("stopped; the same command resumes") as progress:
         setup, first_model = prepare_training(

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from misgiving.csv_tables import csv_rows, write_csv
+from misgiving.data.cache import ImageSet
 from misgiving.data.datasets.dataset import Dataset, hash_of
 from misgiving.data.decoding import in_order, returning_bad_images
 from misgiving.errors import DataError, UsageError, explain_damage
@@ -211,6 +212,17 @@ class Split(NamedTuple):
         """Hashes of the images in one set."""
         pairs = zip(self.hashes, self.sets, strict=True)
         return frozenset(content for content, name in pairs if name == set_name)
+
+
+def split_of(images: ImageSet, sets: SetNames) -> Split:
+    """The content of `split.csv`."""
+    return Split(
+        ids=images.ids,
+        hashes=images.hashes,
+        sets=tuple(str(name) for name in sets),
+        labels=tuple(images.classes[label] for label in images.labels),
+        groups=images.groups,
+    )
 
 
 def leaks(split: Split) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ import numpy as np
 
 from misgiving.errors import DataError
 from misgiving.files import escape_formulas, unescape_formulas
-from misgiving.predictions.schema import ARRAY_OF_OPINION, NUMERIC, ONCE, WHOLE, Column, is_one_of
+from misgiving.predictions.cells import Column
+from misgiving.predictions.schema import ARRAY_OF_OPINION, NUMERIC, ONCE, WHOLE, named
 from misgiving.registry import Registry
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def _read_csv(path: Path) -> dict[str, Column]:
         if len(header) == 1:
             raise DataError(f"{path}: its only column is {header[0]!r}; separate columns by commas")
         _check_size(path, columns=len(header))
-        kinds = {name: object for name in header if not is_one_of(name, NUMERIC)}
+        kinds = {name: object for name in header if not named(name, NUMERIC)}
         warnings.simplefilter("error", pandas.errors.ParserWarning)  # of cells left out
         frame = pandas.read_csv(
             file,
@@ -64,7 +65,7 @@ def _read_csv(path: Path) -> dict[str, Column]:
 def _write_csv(path: Path, columns: Mapping[str, Any]) -> None:
     frame = _frame(columns)
     for name in frame.columns:
-        if is_one_of(name, NUMERIC):
+        if named(name, NUMERIC):
             frame[name] = frame[name].astype(np.float64)
         else:
             frame[name] = [escape_formulas(cell) for cell in frame[name]]

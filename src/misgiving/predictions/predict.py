@@ -23,7 +23,7 @@ from misgiving.errors import DataError, ExplainedError, UsageError
 from misgiving.files import default_cache
 from misgiving.predictions.inference import OnImage, predictions_of
 from misgiving.predictions.record import Predictions, check_classes
-from misgiving.predictions.schema import READER_COLUMN, UNKNOWN_CLASS, answers_of
+from misgiving.predictions.schema import READER_COLUMN, UNKNOWN_CLASS, answers_of, named
 from misgiving.predictions.sets import sets_of
 from misgiving.predictions.stored import StoredPredictions
 
@@ -257,6 +257,6 @@ def _columns(dataset: Dataset, predictions: Predictions) -> dict[str, Any]:
     columns = {name: column(values) for name, values in dataset.metadata.items()}
     return {
         "readers": answers_of(columns, predictions.classes),
-        "metadata": {name: columns[name] for name in columns if not READER_COLUMN.fullmatch(name)},
+        "metadata": {name: columns[name] for name in columns if not named(name, READER_COLUMN)},
         "paths": column(files.paths) if isinstance(files, ImageFiles) else None,
     }

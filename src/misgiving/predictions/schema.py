@@ -35,23 +35,29 @@ in one group, and logits that must be probabilities are refused.
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 
 from misgiving.errors import DataError
 from misgiving.groups import UNITS, chained, groups_of_columns, join_groups
+from misgiving.predictions.cells import (
+    Column,
+    Matrix,
+    are_probabilities,
+    check_probabilities,
+    error_at,
+    numbers_of,
+    on_host,
+    texts_of,
+)
 from misgiving.scores.logits import Head
 
 SETS = ("train", "tune", "calibrate", "test")
 VALIDATION, EXCLUDED = "validation", "excluded"
 UNKNOWN_CLASS = -1  # the label of an image whose true class is not known
-ADDS_UP = 0.02  # how far probabilities, which may be rounded, may be from adding up to 1
-MAX_OUTSIDE = 1e-6  # how far one may be outside of 0 to 1
-LARGEST_NUMBER = np.finfo(np.float32).max
 LEAST_PROBABILITY = 1e-12  # logits are finite
 TEXT_FIELDS = {"id": "ids", "content_hash": "hashes", "path": "paths", "set": "sets"}
 UNCHANGED = ("logits", "classes", "features", "taps", "tap_widths", "model", "outputs")
@@ -61,31 +67,21 @@ WRITTEN = ("outputs", "group_columns", "class_weights")
 ONCE = ("model", *WRITTEN)  # the same for all images
 WHOLE = (*ONCE, "classes", "tap_widths", "head_weight", "head_bias")  # no value for each image
 WIDE = {
-    "logits": re.compile(r"logit_(.*)", re.DOTALL),
-    "probabilities": re.compile(r"probability_([^@]*)"),
-    "features": re.compile(r"feature_(\d+)"),
-    "taps": re.compile(r"tap_(\d+)_(\d+)"),
+    "logits": r"logit_(.*)",
+    "probabilities": r"probability_([^@]*)",
+    "features": r"feature_(\d+)",
+    "taps": r"tap_(\d+)_(\d+)",
 }
 """Names of the columns that one array may replace, by its name."""
-OPINION_COLUMN = re.compile(r"(?:probability_(.*)|probabilities)@([^@]+)", re.DOTALL)
-"""Names of the columns of second opinions, and of the array that may replace them."""
-ARRAY_OF_OPINION = "probabilities@"
-SCORE_COLUMN, READER_COLUMN = (
-    re.compile(f"{kind}_(.*)", re.DOTALL) for kind in ("score", "reader")
-)
-NUMERIC = (
-    *WIDE.values(),
-    OPINION_COLUMN,
-    SCORE_COLUMN,
-    *map(re.compile, (*WIDE, "predicted_loss")),
-)
-MEANINGS = (*NUMERIC, READER_COLUMN, *map(re.compile, (*TEXT_FIELDS, *UNITS, "label", *WHOLE)))
+OPINION_COLUMN = r"(?:probability_(.*)|probabilities)@([^@]+)"  # or an array in place of columns
+SCORE_COLUMN, READER_COLUMN = r"score_(.*)", r"reader_(.*)"
+NUMERIC = "|".join((*WIDE, *WIDE.values(), OPINION_COLUMN, SCORE_COLUMN, "predicted_loss"))
+MEANINGS = "|".join((NUMERIC, READER_COLUMN, *TEXT_FIELDS, *UNITS, "label", *WHOLE))
 """Names of all columns that are no metadata."""
+ARRAY_OF_OPINION = "probabilities@"
 ESCAPE = "metadata_"  # before the name of metadata that is the name of another column
 NO_COLUMNS = "none"  # in `group_columns`, of groups of near duplicates alone
 
-Matrix = Float[np.ndarray, "n columns"]
-Column = Sequence[Any] | np.ndarray
 Columns = Mapping[str, Column]
 
 
@@ -102,42 +98,41 @@ def fields_of(
     Raises:
         DataError: A column is missing, or a value cannot be used; names its row and column.
     """
-    table = {column: _on_host(values) for column, values in columns.items()}
+    table = {column: on_host(values) for column, values in columns.items()}
     count = _count_rows(table)
     kind, classes, logits = _outputs(table)
     taps, places = _array(table, "taps")
     widths = table.get("tap_widths", [*Counter(tap for tap, _ in places).values()])
     head = [np.asarray(table[part]) for part in ("head_weight", "head_bias") if part in table]
     names = [column for column in (*TEXT_FIELDS, *UNITS, "label") if column in table]
-    texts = {column: _texts(table[column]) for column in names}
+    texts = {column: texts_of(table[column]) for column in names}
     once = {column: _same_in_all(column, table.get(column, ())) for column in ONCE}
     ids = _ids(texts.get("id"), name, count)
-    others = [column for column in table if not is_one_of(column, MEANINGS)]
+    others = [column for column in table if not named(column, MEANINGS)]
+    losses = table.get("predicted_loss")
     fields: dict[str, Any] = {
         "logits": logits,
         "labels": _positions("label", texts.get("label", [""] * count), classes, unused=others),
         "classes": classes,
         "ids": ids,
         "has_ids": "id" in texts,
-        "hashes": tuple(texts["content_hash"]) if "content_hash" in texts else None,
-        "paths": tuple(str(folder / path) if path else "" for path in texts["path"])
-        if "path" in texts
-        else None,
+        "hashes": tuple(texts.get("content_hash", ())) or None,
+        "paths": tuple(str(folder / path) if path else "" for path in texts.get("path", ()))
+        or None,
         "sets": tuple(texts["set"]) if any(texts.get("set", ())) else None,
         "features": _array(table, "features")[0],
         "taps": taps,
         "tap_widths": tuple(map(int, widths)),
-        "predicted_losses": _numbers("predicted_loss", table["predicted_loss"])
-        if "predicted_loss" in table
-        else None,
+        "predicted_losses": None if losses is None else numbers_of("predicted_loss", losses),
         "head": Head(*head) if head else None,
         "model": once["model"],
         "outputs": kind,
         "metadata": {
-            column.removeprefix(ESCAPE): tuple(_texts(table[column])) for column in others
+            column.removeprefix(ESCAPE): tuple(texts_of(table[column])) for column in others
         },
         "scores": {
-            name: _numbers(column, table[column]) for column, (name,) in _named(table, SCORE_COLUMN)
+            name: numbers_of(column, table[column])
+            for column, (name,) in _columns_named(table, SCORE_COLUMN)
         },
         "readers": answers_of(table, classes),
         "opinions": _opinions(table, classes),
@@ -171,7 +166,7 @@ def _found_fields(texts: Mapping[str, Sequence[str]], fields: Mapping[str, Any])
     Raises:
         DataError: The logits are probabilities.
     """
-    if fields["outputs"] == "logits" and _are_probabilities(fields["logits"]).all():
+    if fields["outputs"] == "logits" and are_probabilities(fields["logits"]).all():
         raise DataError(
             "each row of the logits is from 0 to 1 and adds up to 1, as probabilities do; name "
             "them so: dict(probabilities=P, label=y), or columns probability_CLASS"
@@ -188,8 +183,8 @@ def answers_of(columns: Columns, classes: Sequence[str]) -> dict[str, Int[np.nda
         DataError: A class is unknown; names its row and column.
     """
     return {
-        name: _positions(column, _texts(columns[column]), classes)
-        for column, (name,) in _named(columns, READER_COLUMN)
+        name: _positions(column, texts_of(columns[column]), classes)
+        for column, (name,) in _columns_named(columns, READER_COLUMN)
     }
 
 
@@ -206,13 +201,13 @@ def columns_of(fields: Mapping[str, Any], *, folder: Path) -> dict[str, Any]:
         columns["group"] = fields["groups"]
         columns["group_columns"] = " ".join(fields["group_columns"]) or NO_COLUMNS
     if fields["paths"] is not None:
-        columns["path"] = [_relative(path, folder.absolute()) for path in fields["paths"]]
+        columns["path"] = [path and _relative(path, folder.absolute()) for path in fields["paths"]]
     if not fields["has_ids"]:
         del columns["id"]
     columns |= {f"score_{name}": values for name, values in fields["scores"].items()}
     columns |= {f"{ARRAY_OF_OPINION}{name}": each for name, each in fields["opinions"].items()}
     for name, values in fields["metadata"].items():
-        is_taken = name.startswith(ESCAPE) or is_one_of(name, MEANINGS)
+        is_taken = name.startswith(ESCAPE) or named(name, MEANINGS)
         columns[f"{ESCAPE}{name}" if is_taken else name] = values
     return {
         name: values
@@ -222,46 +217,27 @@ def columns_of(fields: Mapping[str, Any], *, folder: Path) -> dict[str, Any]:
 
 
 def _relative(path: str, folder: Path) -> str:
-    if not path:
-        return ""
     place = Path(path).absolute()
     return str(place.relative_to(folder) if place.is_relative_to(folder) else place)
 
 
-def is_one_of(column: str, patterns: Iterable[re.Pattern[str]]) -> bool:
-    """True if the name of a column matches one of these."""
-    return any(pattern.fullmatch(column) for pattern in patterns)
+def named(column: str, pattern: str) -> re.Match[str] | None:
+    """Match of the name of a column, all of it."""
+    return re.fullmatch(pattern, column, re.DOTALL)
 
 
-def _named(columns: Iterable[str], pattern: re.Pattern[str]) -> list[tuple[str, tuple[Any, ...]]]:
-    """Columns whose names match a pattern, and the parts of these."""
-    matches = ((column, pattern.fullmatch(column)) for column in columns)
-    return [(column, match.groups()) for column, match in matches if match]
+def _columns_named(table: Columns, pattern: str) -> list[tuple[str, tuple[Any, ...]]]:
+    """Columns whose names match, and the parts of these."""
+    return [(column, match.groups()) for column in table if (match := named(column, pattern))]
 
 
-def _at(row: int, column: str, problem: str) -> DataError:
-    """A problem with its place; rows are counted from 1."""
-    return DataError(f"row {row + 1}, column {column}: {problem}")
-
-
-def _on_host(values: Any) -> Column:
-    """Values as they are, or as an array: of a tensor, and of a column of a data frame."""
-    if hasattr(values, "detach"):
-        tensor = values.detach().cpu()
-        is_half = tensor.is_floating_point() and tensor.element_size() < 4  # as bfloat16
-        return np.asarray(tensor.float() if is_half else tensor)
-    return values if isinstance(values, list | tuple) else np.atleast_1d(np.asarray(values))
-
-
-def _count_rows(columns: Mapping[str, Column]) -> int:
-    counts = {name: len(values) for name, values in columns.items() if name not in WHOLE}
+def _count_rows(table: Columns) -> int:
+    counts = {name: len(values) for name, values in table.items() if name not in WHOLE}
     first, count = next(iter(counts.items()), ("", 0))
     for name, other in counts.items():
         if other != count:
-            raise DataError(
-                f"column {name} has {other} rows, and {first} has {count}; give one value "
-                "for each image"
-            )
+            problem = f"column {name} has {other} rows, and {first} has {count}"
+            raise DataError(f"{problem}; give one value for each image")
     if not count:
         raise DataError("no rows; give one for each image")
     return count
@@ -269,7 +245,7 @@ def _count_rows(columns: Mapping[str, Column]) -> int:
 
 def _same_in_all(name: str, values: Column) -> str:
     """The value of a column that is the same in all rows."""
-    distinct = sorted(set(_texts(values)))
+    distinct = sorted(set(texts_of(values)))
     if len(distinct) > 1:
         raise DataError(f"column {name}: names {distinct[0]!r} and {distinct[1]!r}; give one alone")
     return "".join(distinct)
@@ -288,7 +264,7 @@ def _outputs(table: Columns) -> tuple[str, tuple[str, ...], Matrix]:
             "each class, such as probability_melanoma, and separate columns by commas"
         )
     listed = table.get("classes", [name for (name,) in places] or [*range(values.shape[1])])
-    classes = tuple(_texts(listed))
+    classes = tuple(texts_of(listed))
     distinct = {*classes} - {""}
     if not 2 <= len(distinct) == len(classes) == values.shape[1]:
         raise DataError(
@@ -296,7 +272,7 @@ def _outputs(table: Columns) -> tuple[str, tuple[str, ...], Matrix]:
             "or more, with different names"
         )
     if kind == "probabilities":
-        _check_probabilities(values)
+        check_probabilities(values)
         values = np.asarray(np.log(np.maximum(values, LEAST_PROBABILITY)))
     return kind, classes, values
 
@@ -304,8 +280,8 @@ def _outputs(table: Columns) -> tuple[str, tuple[str, ...], Matrix]:
 def _opinions(table: Columns, classes: Sequence[str]) -> dict[str, Matrix]:
     """Probabilities by other models, by their names, in the order of the classes."""
     given: dict[str, dict[Any, Column]] = {}
-    for column, (label, name) in _named(table, OPINION_COLUMN):
-        values = np.atleast_2d(_numbers(column, table[column], axes=2 if label is None else 1).T)
+    for column, (label, name) in _columns_named(table, OPINION_COLUMN):
+        values = np.atleast_2d(numbers_of(column, table[column], axes=2 if label is None else 1).T)
         labels = (*classes, *range(len(values))) if label is None else (label,)
         given.setdefault(name, {}).update(zip(labels, values, strict=False))
     opinions = {}
@@ -316,75 +292,20 @@ def _opinions(table: Columns, classes: Sequence[str]) -> dict[str, Matrix]:
                 f"probability_CLASS@{name} for each"
             )
         opinions[name] = np.stack([by_class[label] for label in classes], axis=1)
-        _check_probabilities(opinions[name])
+        check_probabilities(opinions[name])
     return opinions
 
 
 def _array(table: Columns, name: str) -> tuple[Matrix | None, list[tuple[str, ...]]]:
     """The array of this name, or of its single columns, with what the names of these end in."""
     if name in table:
-        values = _numbers(name, table[name], axes=2)
+        values = numbers_of(name, table[name], axes=2)
         return values if values.shape[1] else None, []
-    places = _named(table, WIDE[name])
+    places = _columns_named(table, WIDE[name])
     if name in ("features", "taps"):  # in the order of their numbers
         places.sort(key=lambda place: [*map(int, place[1])])
-    parts = [_numbers(column, table[column]) for column, _ in places]
+    parts = [numbers_of(column, table[column]) for column, _ in places]
     return np.stack(parts, axis=1) if parts else None, [place for _, place in places]
-
-
-def _are_probabilities(values: Matrix) -> Bool[np.ndarray, " n"]:
-    """Mark the rows that are from 0 to 1 and add up to 1, but for rounding."""
-    inside = (values.min(axis=1) >= -MAX_OUTSIDE) & (values.max(axis=1) <= 1 + MAX_OUTSIDE)
-    return np.asarray(inside & (np.abs(values.sum(axis=1) - 1) <= ADDS_UP))
-
-
-def _check_probabilities(probabilities: Matrix) -> None:
-    right = _are_probabilities(probabilities)
-    if not right.all():
-        row = int(right.argmin())
-        least, most, total = (function(probabilities[row]) for function in (np.min, np.max, np.sum))
-        raise DataError(
-            f"row {row + 1}: the probabilities are {least:.4g} to {most:.4g} and add up to "
-            f"{total:.4g}; give one from 0 to 1 for each class, in all 1, or give logits"
-        )
-
-
-def _numbers(name: str, values: Column, *, axes: int = 1) -> Float[np.ndarray, "n ..."]:
-    """A column of finite numbers, or with two axes an array with a row for each image."""
-    try:
-        array = np.asarray(values)
-        if axes == 2 and array.dtype == object:
-            array = np.stack([*array])
-        is_wide = array.dtype.kind == "f" and array.itemsize >= np.float32().itemsize
-        numbers = array if is_wide else array.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        for row, cell in enumerate(values):
-            with suppress(TypeError, ValueError):
-                np.asarray(cell, dtype=np.float64)
-                continue
-            raise _at(row, name, f"{str(cell)!r} is not a number") from error
-        raise DataError(f"column {name}: {error}; give as many values for each image") from None
-    if numbers.ndim != axes:
-        raise DataError(f"{name} has the shape {numbers.shape}; give a row for each image")
-    usable = np.abs(numbers) <= LARGEST_NUMBER  # NaN is not
-    if not usable.all():
-        row = int(np.argwhere(~usable)[0][0])
-        raise _at(row, name, f"{numbers[~usable][0]} is not a finite number of single precision")
-    return np.asarray(numbers)
-
-
-def _texts(values: Column) -> list[str]:
-    """Cells as text without surrounding space; None and NaN become empty, whole numbers plain."""
-    cells = values.tolist() if isinstance(values, np.ndarray) else values
-    return [cell.strip() if type(cell) is str else _text(cell) for cell in cells]
-
-
-def _text(cell: Any) -> str:
-    if cell is None or type(cell).__name__ == "NAType" or cell != cell:  # pandas' missing value
-        return ""
-    if isinstance(cell, bytes):
-        return cell.decode().strip()
-    return str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell).strip()
 
 
 def _ids(texts: Sequence[str] | None, prefix: str, count: int) -> tuple[str, ...]:
@@ -395,7 +316,7 @@ def _ids(texts: Sequence[str] | None, prefix: str, count: int) -> tuple[str, ...
     for row, name in enumerate(texts):
         if first.setdefault(name, row) != row:
             problem = f"is also in row {first[name] + 1}" if name else "is empty"
-            raise _at(row, "id", f"{name!r} {problem}; name each image once, or give no ids")
+            raise error_at(row, "id", f"{name!r} {problem}; name each image once, or give no ids")
     return tuple(texts)
 
 
@@ -410,7 +331,7 @@ def _positions(
         row, others = positions.index(None), ", ".join(unused)
         problem = f"unknown class {texts[row]!r:.60}; choose from {', '.join(classes)}"
         meaning = f" (columns without a meaning: {others})" if others else ""
-        raise _at(row, column, f"{problem}{meaning}")
+        raise error_at(row, column, f"{problem}{meaning}")
     return np.array(positions, dtype=np.int64)
 
 
@@ -425,4 +346,4 @@ def _check_sets(texts: Sequence[str], groups: Sequence[str]) -> None:
             sets = f"{first[group]} and {name}"
             problem = f"group {group!r} is in the sets {sets}; put each group into one set"
         if problem:
-            raise _at(row, "set", problem)
+            raise error_at(row, "set", problem)

@@ -81,13 +81,16 @@ class StoredPredictions:
 
         Images in the file have the same content, and may have other labels, names and groups.
         """
-        predictions = None
+        predictions, report = None, self.on_image
         with suppress(DataError):  # there are none, or they are damaged
             stored = Predictions.read(path)
             same = (stored.model, stored.hashes) == (self.model, images.hashes)
             predictions = stored if same and (ODIN in stored.scores or not odin) else None
         if predictions is None:
-            predictions = self._computed(images, network, odin=odin)
+            predictions = predictions_of(self.checkpoint, images, on_image=report, network=network)
+            if odin:
+                scores = odin_scores(self.checkpoint, images, [Odin()], on_image=report)
+                predictions = replace(predictions, scores={ODIN: scores[Odin()]})
             with suppress(OSError, UsageError):  # a run that cannot be written to can be used
                 predictions.write(path)
         return replace(
@@ -99,13 +102,3 @@ class StoredPredictions:
             scores=predictions.scores if odin else {},  # as other sets may have none
             class_weights=self.checkpoint.class_weights,
         )
-
-    def _computed(self, images: ImageSet, network: Network | None, *, odin: bool) -> Predictions:
-        """New predictions of one set."""
-        predictions = predictions_of(
-            self.checkpoint, images, on_image=self.on_image, network=network
-        )
-        if not odin:
-            return predictions
-        scores = odin_scores(self.checkpoint, images, [Odin()], on_image=self.on_image)
-        return replace(predictions, scores={ODIN: scores[Odin()]})

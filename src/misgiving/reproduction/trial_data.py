@@ -20,7 +20,7 @@ from misgiving.data.ood_sets import PAPER_COUNTS, SCIKIT_IMAGE, build, images_at
 from misgiving.data.ood_sets.derived import KINDS
 from misgiving.data.ood_sets.lesions import with_masks
 from misgiving.data.preprocessing import AUGMENTATIONS
-from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of
+from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of, split_of
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import learning_rate_of
 from misgiving.files import read_json
@@ -36,7 +36,6 @@ from misgiving.training.train_run import (
     draw_sets,
     grouped_images,
     initial_model,
-    split_of,
 )
 
 

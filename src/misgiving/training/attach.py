@@ -22,7 +22,7 @@ from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.decoding import SKIP
-from misgiving.data.splits import grouped_split
+from misgiving.data.splits import grouped_split, split_of
 from misgiving.errors import DataError, UsageError
 from misgiving.losses import auxiliary_loss
 from misgiving.models.joint import JointClassifier, LossEstimator
@@ -38,7 +38,7 @@ from misgiving.training.loop import (
     usable_count,
 )
 from misgiving.training.processes import device_named
-from misgiving.training.train_run import grouped_images, split_of, training_data
+from misgiving.training.train_run import grouped_images, training_data
 from misgiving.training.trained_models import TrainedModel, load_hugging_face, load_named
 
 MIN_DEVIATION = 1e-6  # share of the largest deviation below which a channel counts as constant

@@ -26,10 +26,10 @@ from misgiving.data.splits import (
     SPLITS,
     EvaluationSets,
     SetNames,
-    Split,
     cross_validation_split,
     grouped_split,
     paper_split,
+    split_of,
 )
 from misgiving.errors import UsageError, reason_of
 from misgiving.groups import join_groups
@@ -264,17 +264,6 @@ def _config_of(setup: TrainingSetup, training: ImageSet) -> RunConfig:
             "training": recorded(setup.training),
             "augmentation": {"preset": setup.augmentation, **augmentation},
         },
-    )
-
-
-def split_of(images: ImageSet, sets: SetNames) -> Split:
-    """The content of `split.csv`."""
-    return Split(
-        ids=images.ids,
-        hashes=images.hashes,
-        sets=tuple(str(name) for name in sets),
-        labels=tuple(images.classes[label] for label in images.labels),
-        groups=images.groups,
     )
 
 

@@ -1,0 +1,88 @@
+"""Cells of columns of predictions as numbers and texts; an error names the row and the column."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from misgiving.errors import DataError
+
+ADDS_UP = 0.02  # how far probabilities, which may be rounded, may be from adding up to 1
+MAX_OUTSIDE = 1e-6  # how far one may be outside of 0 to 1
+LARGEST_NUMBER = np.finfo(np.float32).max
+
+Matrix = Float[np.ndarray, "n columns"]
+Column = Sequence[Any] | np.ndarray
+
+
+def on_host(values: Any) -> Column:
+    """Values as they are, or as an array: of a tensor, and of a column of a data frame."""
+    if hasattr(values, "detach"):
+        tensor = values.detach().cpu()
+        is_half = tensor.is_floating_point() and tensor.element_size() < 4  # as bfloat16
+        return np.asarray(tensor.float() if is_half else tensor)
+    return values if isinstance(values, list | tuple) else np.atleast_1d(np.asarray(values))
+
+
+def numbers_of(name: str, values: Column, *, axes: int = 1) -> Float[np.ndarray, "n ..."]:
+    """A column of finite numbers, or with two axes an array with a row for each image."""
+    try:
+        array = np.asarray(values)
+        if axes == 2 and array.dtype == object:
+            array = np.stack([*array])
+        is_wide = array.dtype.kind == "f" and array.itemsize >= np.float32().itemsize
+        numbers = array if is_wide else array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        for row, cell in enumerate(values):
+            with suppress(TypeError, ValueError):
+                np.asarray(cell, dtype=np.float64)
+                continue
+            raise error_at(row, name, f"{str(cell)!r} is not a number") from error
+        raise DataError(f"column {name}: {error}; give as many values for each image") from None
+    if numbers.ndim != axes:
+        raise DataError(f"{name} has the shape {numbers.shape}; give a row for each image")
+    usable = np.abs(numbers) <= LARGEST_NUMBER  # NaN is not
+    if not usable.all():
+        row = int(np.argwhere(~usable)[0][0])
+        problem = f"{numbers[~usable][0]} is not a finite number of single precision"
+        raise error_at(row, name, problem)
+    return np.asarray(numbers)
+
+
+def are_probabilities(values: Matrix) -> Bool[np.ndarray, " n"]:
+    """Mark the rows that are from 0 to 1 and add up to 1, but for rounding."""
+    inside = (values.min(axis=1) >= -MAX_OUTSIDE) & (values.max(axis=1) <= 1 + MAX_OUTSIDE)
+    return np.asarray(inside & (np.abs(values.sum(axis=1) - 1) <= ADDS_UP))
+
+
+def check_probabilities(probabilities: Matrix) -> None:
+    """Check that each row is from 0 to 1 and adds up to 1."""
+    right = are_probabilities(probabilities)
+    if not right.all():
+        row = int(right.argmin())
+        least, most, total = (function(probabilities[row]) for function in (np.min, np.max, np.sum))
+        raise DataError(
+            f"row {row + 1}: the probabilities are {least:.4g} to {most:.4g} and add up to "
+            f"{total:.4g}; give one from 0 to 1 for each class, in all 1, or give logits"
+        )
+
+
+def texts_of(values: Column) -> list[str]:
+    """Cells as text without surrounding space; None and NaN become empty, whole numbers plain."""
+    cells = values.tolist() if isinstance(values, np.ndarray) else values
+    return [cell.strip() if type(cell) is str else _text(cell) for cell in cells]
+
+
+def _text(cell: Any) -> str:
+    if cell is None or type(cell).__name__ == "NAType" or cell != cell:  # pandas' missing value
+        return ""
+    if isinstance(cell, bytes):
+        return cell.decode().strip()
+    return str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell).strip()
+
+
+def error_at(row: int, column: str, problem: str) -> DataError:
+    """A problem with its place; rows are counted from 1."""
+    return DataError(f"row {row + 1}, column {column}: {problem}")
