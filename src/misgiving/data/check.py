@@ -1,9 +1,9 @@
 """Check of a labelled image set before training: damage, duplicates and contradictions."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,42 +32,22 @@ Facts = tuple[tuple[str, str], Hashes, int]
 """SHA-256 of an image's content and of its pixels, its picture hash and its brightest value."""
 
 
-@dataclass(frozen=True)
-class DataCheck:
+Check = tuple[str, Sequence[Pair], int, str]
+"""Name of a check, the images concerned, its count and a remark."""
+
+
+class DataCheck(NamedTuple):
     """Result of all checks of a set.
 
     Attributes:
-        dataset: The set.
         summary: Name, count and remark of the images, of each class and of each check. The count of
             a check is the number of images, pairs or groups concerned.
         findings: Each image with a problem: check, its id, that of the image it is compared with,
             if any, and detail.
     """
 
-    dataset: Dataset
-    summary: list[tuple[str, int, str]] = field(default_factory=list)
-    findings: list[tuple[str, str, str, str]] = field(default_factory=list)
-
-    def add(
-        self, name: str, pairs: Sequence[Pair] = (), *, count: int | None = None, remark: str = ""
-    ) -> None:
-        """Add a check with its findings."""
-        self.summary.append((name, len(pairs) if count is None else count, remark))
-        ids = self.dataset.ids
-        self.findings.extend(
-            (name, ids[index], "" if other == index else ids[other], detail)
-            for index, other, detail in pairs
-        )
-
-    def add_copies(self, name: str, pairs: Sequence[Pair]) -> None:
-        """Add a check of copies, each with the image that it repeats."""
-        units = self.dataset.units
-        apart = sum(bool(units[index] != units[other]) for index, other, _ in pairs)
-        self.add(name, pairs, remark=f"{apart} of different groups" if pairs else "")
-
-    def add_groups(self, name: str, pairs: Sequence[Pair], remark: str = "") -> None:
-        """Add a check that counts groups; each image is compared with the first of its group."""
-        self.add(name, pairs, count=len({first for _, first, _ in pairs}), remark=remark)
+    summary: list[tuple[str, int, str]]
+    findings: list[tuple[str, str, str, str]]
 
     def write(self, folder: Path) -> None:
         """Write the findings to `findings.csv`."""
@@ -88,21 +68,28 @@ def data_check(dataset: Dataset, *, report: Report | None = None) -> DataCheck:
             images[index] = facts
         if report:
             report(index + 1, len(dataset))
-    result = DataCheck(dataset)
-    result.add("images", count=len(dataset), remark=f"in {len(dataset.classes)} classes")
-    counts = np.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
-    for name, count in zip(dataset.classes, counts, strict=True):
-        result.add(f"images of {name}", count=count)
-    result.add("unreadable files", unreadable, remark=unreadable[0][2] if unreadable else "")
-    _add_relations(result, _copies(images))
     dark = [
         (index, index, f"brightest value {brightest} of 255")
         for index, (*_, brightest) in images.items()
         if brightest <= DARK_VALUE
     ]
-    remark = "as 12 bits in 16; save them with the whole range of values" if dark else ""
-    result.add("nearly black images", dark, remark=remark)
-    return result
+    advice = "as 12 bits in 16; save them with the whole range of values" if dark else ""
+    counts = np.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
+    sizes = zip(dataset.classes, counts, strict=True)
+    checks: list[Check] = [
+        ("images", (), len(dataset), f"in {len(dataset.classes)} classes"),
+        *((f"images of {name}", (), count, "") for name, count in sizes),
+        ("unreadable files", unreadable, len(unreadable), unreadable[0][2] if unreadable else ""),
+        *_checks_of_relations(dataset, _copies(images)),
+        ("nearly black images", dark, len(dark), advice),
+    ]
+    ids = dataset.ids
+    findings = [
+        (name, ids[index], "" if other == index else ids[other], detail)
+        for name, pairs, _, _ in checks
+        for index, other, detail in pairs
+    ]
+    return DataCheck([(name, count, remark) for name, _, count, remark in checks], findings)
 
 
 def _facts_of(dataset: Dataset, index: int) -> Facts | str:
@@ -135,23 +122,30 @@ def _copies(images: Mapping[int, Facts]) -> list[Pair]:
     return exact + [(positions[second], positions[first], NEAR_COPY) for first, second in near]
 
 
-def _add_relations(result: DataCheck, copies: Sequence[Pair]) -> None:
-    """Add the checks of copies and of groups."""
-    dataset = result.dataset
-    for name, kind in KINDS_OF_COPIES.items():
-        result.add_copies(name, [pair for pair in copies if pair[2] == kind])
+def _checks_of_relations(dataset: Dataset, copies: Sequence[Pair]) -> Iterator[Check]:
+    """Checks of copies and of groups; the count is that of pairs, and that of groups."""
+    units, labels = dataset.units.tolist(), [dataset.classes[label] for label in dataset.labels]
     first: dict[int, int] = {}
     members = [
         (index, first.setdefault(unit, index), dataset.groups[index])
-        for index, unit in enumerate(dataset.units.tolist())
+        for index, unit in enumerate(units)
     ]
     groups = sorted((pair for pair in members if pair[0] != pair[1]), key=lambda pair: pair[1])
-    images = len(groups) + len({earliest for _, earliest, _ in groups})
-    remark = f"{images} images; {len(first)} groups in all"
-    result.add_groups("groups with several images", groups, remark)
-    labels = [dataset.classes[label] for label in dataset.labels]
-    result.add_copies("copies with different labels", _differing(copies, labels))
-    result.add_groups("groups with different labels", _differing(groups, labels))
+
+    def of_copies(name: str, pairs: Sequence[Pair]) -> Check:
+        apart = sum(units[index] != units[other] for index, other, _ in pairs)
+        return name, pairs, len(pairs), f"{apart} of different groups" if pairs else ""
+
+    def of_groups(name: str, pairs: Sequence[Pair], remark: str = "") -> Check:
+        return name, pairs, len({earliest for _, earliest, _ in pairs}), remark
+
+    for name, kind in KINDS_OF_COPIES.items():
+        yield of_copies(name, [pair for pair in copies if pair[2] == kind])
+    grouped = len(groups) + len({earliest for _, earliest, _ in groups})
+    remark = f"{grouped} images; {len(first)} groups in all"
+    yield of_groups("groups with several images", groups, remark)
+    yield of_copies("copies with different labels", _differing(copies, labels))
+    yield of_groups("groups with different labels", _differing(groups, labels))
 
 
 def _differing(pairs: Sequence[Pair], values: Sequence[str]) -> list[Pair]:
