@@ -35,7 +35,7 @@ from scipy.special import expit, logsumexp
 from misgiving.deferral.bounds import upper_bound
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.selection import fit_selection
-from misgiving.deferral.settings import Guarantee, Targets
+from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import (
     ScoredCases,
     count_ranks,

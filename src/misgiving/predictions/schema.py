@@ -41,7 +41,7 @@ from jaxtyping import Bool, Float, Int
 
 from misgiving.errors import DataError
 from misgiving.groups import UNITS, chained, groups_of_columns, join_groups
-from misgiving.scores.logits import Head
+from misgiving.scores.outputs import Head, logarithms_of
 
 SETS = ("train", "tune", "calibrate", "test")
 VALIDATION, EXCLUDED = "validation", "excluded"
@@ -49,7 +49,6 @@ UNKNOWN = -1  # the label of an image whose true class is not known
 ADDS_UP = 0.02  # how far probabilities, which may be rounded, may be from adding up to 1
 ROUNDING = 1e-6  # how far one may be outside of 0 to 1
 LARGEST = np.finfo(np.float32).max
-LEAST_PROBABILITY = 1e-12  # logits are finite
 WIDE = {
     "logits": re.compile(r"logit_(.*)", re.DOTALL),
     "probabilities": re.compile(r"probability_([^@]*)"),
@@ -60,8 +59,13 @@ WIDE = {
 OPINION = re.compile(r"(?:probability_(.*)|probabilities)@([^@]+)", re.DOTALL)
 """Names of the columns of second opinions, and of the array that may replace them."""
 TEXTS = {"id": "ids", "content_hash": "hashes", "path": "paths", "set": "sets"}
-UNCHANGED = ("logits", "classes", "features", "taps", "tap_widths", "model", "outputs")
-FIELDS = {**TEXTS, "predicted_loss": "predicted_losses", **{name: name for name in UNCHANGED}}
+UNCHANGED = ("logits", "classes", "features", "taps", "tap_widths", "model")
+FIELDS = {
+    **TEXTS,
+    "predicted_loss": "predicted_losses",
+    "outputs": "kind",
+    **{name: name for name in UNCHANGED},
+}
 """Fields of `Predictions` by the column that holds them."""
 ONCE = ("model", "outputs", "group_columns", "class_weights")  # the same for all images
 WHOLE = (*ONCE, "classes", "tap_widths", "head_weight", "head_bias")  # no value for each image
@@ -92,13 +96,13 @@ def fields_of(
     Raises:
         DataError: A column is missing, or a value cannot be used; names its row and column.
     """
-    left = {column: _on_host(values) for column, values in columns.items()}
+    left = {column: on_host(values) for column, values in columns.items()}
     count = _count_rows(left)
     once = {column: _same_in_all(column, left.pop(column, ())) for column in ONCE}
     was_written = bool(once["outputs"])  # by `columns_of`; then nothing is inferred
-    outputs, classes, logits = _take_outputs(left)
+    kind, classes, logits = _take_outputs(left)
     opinions = _take_opinions(left, classes)
-    if not was_written and outputs == "logits" and _are_probabilities(logits).all():
+    if not was_written and kind == "logits" and are_probabilities(logits):
         raise DataError(
             "each row of the logits is from 0 to 1 and adds up to 1, as probabilities do; name "
             "them so: dict(probabilities=P, label=y), or columns probability_CLASS"
@@ -146,7 +150,7 @@ def fields_of(
         "head": Head(*head) if head else None,
         "model": once["model"],
         "class_weights": tuple(map(float, once["class_weights"].split())) or None,
-        "outputs": once["outputs"] or outputs,
+        "kind": once["outputs"] or kind,
         "metadata": {column.removeprefix(ESCAPE): tuple(_texts(left[column])) for column in left},
         "scores": {column.removeprefix("score_"): numbers[column] for column in numbers},
         "readers": readers,
@@ -210,7 +214,7 @@ def _at(row: int, column: str, problem: str) -> DataError:
     return DataError(f"row {row + 1}, column {column}: {problem}")
 
 
-def _on_host(values: Any) -> Column:
+def on_host(values: Any) -> Column:
     """Values as they are, or as an array: of a tensor, and of a column of a data frame."""
     if hasattr(values, "detach"):
         tensor = values.detach().cpu()
@@ -264,7 +268,7 @@ def _take_outputs(columns: dict[str, Column]) -> tuple[str, tuple[str, ...], Mat
         )
     if kind == "probabilities":
         _check_probabilities(values)
-        values = np.asarray(np.log(np.maximum(values, LEAST_PROBABILITY)))
+        values = logarithms_of(values)
     return kind, classes, values
 
 
@@ -304,14 +308,21 @@ def _take_wide(
     return np.stack(parts, axis=1) if parts else None, [*places.values()]
 
 
-def _are_probabilities(values: Matrix) -> Bool[np.ndarray, " n"]:
-    """Mark the rows that are from 0 to 1 and add up to 1, but for rounding."""
+def are_probabilities(values: Any) -> bool:
+    """True for an array of which each row is from 0 to 1 and adds up to 1, but for rounding."""
+    array = np.asarray(values)
+    is_table = array.dtype.kind in "fiub" and array.ndim == 2 and array.shape[1] > 0
+    return is_table and bool(_mark_probabilities(array).all())
+
+
+def _mark_probabilities(values: Matrix) -> Bool[np.ndarray, " n"]:
+    """Mark the rows that are probabilities."""
     inside = (values.min(axis=1) >= -ROUNDING) & (values.max(axis=1) <= 1 + ROUNDING)
     return np.asarray(inside & (np.abs(values.sum(axis=1) - 1) <= ADDS_UP))
 
 
 def _check_probabilities(probabilities: Matrix) -> None:
-    right = _are_probabilities(probabilities)
+    right = _mark_probabilities(probabilities)
     if not right.all():
         row = int(right.argmin())
         least, most, total = (function(probabilities[row]) for function in (np.min, np.max, np.sum))
