@@ -29,13 +29,13 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
+from misgiving.deferral.selection import fit_selection
 from scipy.optimize import minimize
 from scipy.special import expit, logsumexp
 
 from misgiving.deferral.bounds import upper_bound
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.selection import fit_selection
-from misgiving.deferral.settings import Guarantee, Targets
+from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import (
     ScoredCases,
     count_ranks,

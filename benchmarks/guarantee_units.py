@@ -28,7 +28,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import brentq
 from scipy.special import expit, ndtri
 
-from misgiving.deferral.settings import Targets
+from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import ScoredCases, count_ranks, loosest_certified
 from misgiving.groups import TUNING_PARTS
 

@@ -30,7 +30,7 @@ from misgiving.checkpoint import load
 from misgiving.data.datasets import load_dataset
 from misgiving.data.decoding import Decoded
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.settings import DecisionRule
+from misgiving.deferral.rules import DecisionRule
 from misgiving.metrics.uncertainty import t_interval
 from misgiving.predictions.inference import write_compared_graph
 from misgiving.predictions.network import GRAPH, Network
@@ -112,7 +112,7 @@ def ensemble(name: str, others: Sequence[str], trial: Trial) -> Predictions:
     joined = with_opinions(name, others, trial)
     mean = np.mean([joined.probabilities, *joined.opinions.values()], axis=0)
     plain = dict.fromkeys(("features", "taps", "predicted_losses", "head"))
-    made = replace(joined, logits=np.log(mean), outputs="probabilities", opinions={}, **plain)
+    made = replace(joined, logits=np.log(mean), kind="probabilities", opinions={}, **plain)
     return replace(made, tap_widths=())
 
 

@@ -6,10 +6,12 @@ import numpy as np
 
 from misgiving import Deferral
 from misgiving.calibration.apply import Calibrator, Scaling
-from misgiving.deferral.cases import Cases, Identities
-from misgiving.deferral.certificate import certify_thresholds
-from misgiving.deferral.policy_file import PolicyFile
-from misgiving.deferral.settings import DecisionRule
+from misgiving.deferral.certify import certify_thresholds
+from misgiving.deferral.decisions import ScoredImages
+from misgiving.deferral.guarantees import GUARANTEES
+from misgiving.deferral.identities import Cases, Identities
+from misgiving.deferral.policy import Policy
+from misgiving.deferral.rules import DecisionRule
 from misgiving.deferral.thresholds import ScoredCases
 from misgiving.scores.detectors import FittedDetectors
 
@@ -55,17 +57,21 @@ def with_errors(cases, wrong):
     return replace(cases, predicted=(cases.labels + wrong) % len(CLASSES))
 
 
-def certificate_of(targets, tuning=300, cases=400):
+def certify(tuning, calibration, targets, guarantee="confident"):
+    """The certificate of these cases."""
+    guarantee = GUARANTEES[guarantee]
+    return certify_thresholds(tuning, calibration, targets, guarantee, classes=CLASSES)
+
+
+def certificate_of(targets, tuning=300, cases=400, guarantee="confident"):
     """The certificate of so many drawn cases."""
-    return certify_thresholds(
-        drawn_cases(tuning, 1), drawn_cases(cases, 2), targets, classes=CLASSES
-    )
+    return certify(drawn_cases(tuning, 1), drawn_cases(cases, 2), targets, guarantee)
 
 
 def calibrator(score="msp"):
     """Accepts by this score."""
     return Calibrator(
-        scaling=Scaling(temperature=1.0, biases=(0.0, 0.0)),
+        scaling=Scaling(temperature=1.0, biases=(0.0, 0.0, 0.0)),
         weights=None,
         error_estimator=None,
         score=score,
@@ -76,23 +82,50 @@ def calibrator(score="msp"):
 
 
 def policy_with(certificate, *, score="msp", ood_detector="knn", rule=None, unit="group", **cases):
-    """A policy that decides by this certificate."""
+    """A fitted `Deferral` that decides by this certificate."""
     targets, rule = certificate.targets, rule or DecisionRule()
     deferral = Deferral(
         **{**vars(targets), "class_max_miss": dict(targets.class_max_miss) or None},
         **{**vars(rule), "costs": dict(rule.costs) or None},
+        guarantee=certificate.guarantee,
         ood_detector=ood_detector,
     )
-    deferral.certificate_, deferral.rule_ = certificate, rule
-    deferral.calibration_, deferral.detectors_ = calibrator(score), FittedDetectors()
-    deferral.ood_detector_, deferral.model_, deferral.unit_ = ood_detector, "f" * 64, unit
+    deferral.policy_ = Policy(
+        certificate=certificate,
+        calibration=calibrator(score),
+        detectors=FittedDetectors(),
+        rule=rule,
+        ood_detector=ood_detector,
+        model="f" * 64,
+        unit=unit,
+        kind="logits",
+        seed=0,
+    )
     deferral.cases_ = Cases(tuning=IMAGE, calibration=IMAGE, **cases)
     return deferral
 
 
 def write(deferral, folder):
     """Write the file of a policy, which need not have been fitted."""
-    PolicyFile.of(deferral).write(folder, deferral.used_detectors)
+    deferral.file.write(folder, deferral.policy_.used_detectors)
+
+
+def outcomes(certificate, scores, ood_scores, acceptable, threshold=None):
+    """The decisions on images of which nothing else is known."""
+    missing = np.full(len(scores), np.nan)
+    scored = ScoredImages(
+        predicted=np.zeros(len(scores), dtype=int),
+        probabilities=np.full((len(scores), len(CLASSES)), np.nan),
+        acceptable=acceptable,
+        error_probability=missing,
+        ood_p_value=missing,
+        acceptance_score=scores,
+        ood_score=ood_scores,
+        expected_loss=missing,
+        predicted_loss=missing,
+    )
+    policy = policy_with(certificate).policy_
+    return policy.decide_scored(scored, threshold=threshold).decisions
 
 
 def decided(deferral, score, ood_score, error, *, predicted=0, probabilities=None):
@@ -100,18 +133,21 @@ def decided(deferral, score, ood_score, error, *, predicted=0, probabilities=Non
 
     Without probabilities, the other classes share what the predicted class has not.
     """
+    policy, classes = deferral.policy_, len(deferral.classes_)
     if probabilities is None:
-        probabilities = np.full(len(deferral.classes_), error / (len(deferral.classes_) - 1))
+        probabilities = np.full(classes, error / (classes - 1))
         probabilities[predicted] = 1 - error
-    missing, ood_scores = np.full(1, np.nan), np.array([ood_score])
-    undecided = deferral.undecided(
-        predicted=np.array([predicted]),
-        probabilities=np.array([probabilities]),
-        error_probability=np.array([error]),
-        ood_p_value=deferral.certificate_.ood_p_values(ood_scores),
+    missing, ood_scores, errors = np.full(1, np.nan), np.array([ood_score]), np.array([error])
+    rows, chosen = np.array([probabilities]), np.array([predicted])
+    scored = ScoredImages(
+        predicted=chosen,
+        probabilities=rows,
+        acceptable=policy.rule.mark_acceptable(rows, chosen, errors),
+        error_probability=errors,
+        ood_p_value=policy.certificate.ood_p_values(ood_scores),
         acceptance_score=np.array([score]),
         ood_score=ood_scores,
         expected_loss=missing,
         predicted_loss=missing,
     )
-    return undecided.by_threshold(deferral.certificate_.accept_threshold)[0]
+    return policy.decide_scored(scored, threshold=policy.certificate.accept_threshold)[0]

@@ -13,8 +13,8 @@ from misgiving.bundle.bundle import Bundle
 from misgiving.checkpoint import load
 from misgiving.data.cache import prepare
 from misgiving.data.datasets import unlabelled_images
-from misgiving.deferral.decisions import NO_POLICY
 from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.reasons import NO_POLICY
 from misgiving.errors import DataError, UsageError
 from misgiving.manifests import seal
 from misgiving.predictions.inference import predictions_of
@@ -90,9 +90,10 @@ def test_a_bundle_has_the_policy_of_its_run_and_no_other_files(bundle, exported)
     run, folder = exported
     deferral = Deferral.load(run / "policy")
     assert bundle.classes == ("a", "b", "c")
-    for name in ("certificate_", "calibration_", "cases_", "rule_", "fingerprint"):
-        assert getattr(bundle.deferral, name) == getattr(deferral, name)
-    assert bundle.fingerprint == deferral.model_
+    for name in ("certificate", "calibration", "rule", "fingerprint"):
+        assert getattr(bundle.policy, name) == getattr(deferral.policy_, name)
+    assert Deferral.load(folder).cases_ == deferral.cases_
+    assert bundle.fingerprint == bundle.policy.model
     assert bundle.preprocessing == load(run).preprocessing
     assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
 
@@ -122,7 +123,7 @@ def test_a_bundle_without_a_policy_defers_every_image(copied):
     seal(copied)
     bundle = Bundle.load(copied)
     squares = noisy_set(5, seed=16).images
-    logits = torch.from_numpy(bundle.network(squares)[0]).double()
+    logits = torch.from_numpy(bundle.network(squares).logits).double()
     for row, expected in zip(bundle.decide_inputs(squares), logits.softmax(1), strict=True):
         assert (row.decision, row.reason) == ("defer", NO_POLICY)
         assert list(row.probabilities.values()) == pytest.approx(expected.tolist())

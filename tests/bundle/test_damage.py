@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from misgiving.bundle.bundle import Bundle
 from misgiving.checksums import sha256_of_file, sha256_of_json
-from misgiving.deferral.decision_tables import row_of
+from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.deferral.expected_performance import expected_performance
 from misgiving.errors import DataError
 from misgiving.manifests import seal
@@ -106,8 +106,8 @@ def is_refused(folder):
         assert re.fullmatch(rf"{folder}/\w+\.\w+: [^\n]+", refusal), refusal
     else:
         decisions = bundle.decide_inputs(SQUARES)
-        rows = [row_of(str(at), each) for at, each in enumerate(decisions)]
-        expected_performance(bundle.deferral, rows)
+        rows = [DecisionRow(str(at), each) for at, each in enumerate(decisions)]
+        expected_performance(bundle.policy, rows)
     return bundle is None
 
 

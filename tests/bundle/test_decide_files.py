@@ -1,5 +1,6 @@
 import shutil
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from misgiving.bundle import decide_files as deciding
 from misgiving.bundle.decide_files import decide_files, load_model
 from misgiving.checkpoint import load
 from misgiving.data.decoding import LOOK_AHEAD, BadImagesError
-from misgiving.deferral.decision_tables import row_of
+from misgiving.deferral.decision_tables import DecisionRow
+from misgiving.deferral.decisions import NUMBERS
 from misgiving.errors import DataError
 from misgiving.predictions import inference
 
@@ -65,10 +67,13 @@ def test_predictions_are_those_of_every_image_on_its_own(run, names, batch_size,
 
 def assert_the_same(ours, theirs):
     """Numbers agree as far as float32 does in two libraries."""
-    assert [row[:2] + row[4:5] for row in ours] == [row[:2] + row[4:5] for row in theirs]
-    numbers = [
-        [[*row[2:4], *row[6:-2], *row.probabilities] for row in rows] for rows in (ours, theirs)
-    ]
+    texts, numbers = [], []
+    for rows in (ours, theirs):
+        given = [(row.path, row.decision) for row in rows]
+        texts.append([(path, each.predicted_class, each.decision) for path, each in given])
+        of_row = attrgetter(*NUMBERS)
+        numbers.append([[*of_row(each), *each.probabilities.values()] for _, each in given])
+    assert texts[0] == texts[1]
     np.testing.assert_allclose(*numbers, rtol=2e-3)
 
 
@@ -120,7 +125,7 @@ def photos(tmp_path_factory):
 def average(exported):
     """The bundle with a policy that decides batches."""
     deferral = policy_of(load(exported[0]), guarantee="average")
-    return replace(load_model(exported[1]), deferral=deferral)
+    return replace(load_model(exported[1]), policy=deferral.policy_)
 
 
 def test_a_stopped_command_resumes_and_decides_all_parts_as_one_batch_in_any_order(
@@ -128,8 +133,8 @@ def test_a_stopped_command_resumes_and_decides_all_parts_as_one_batch_in_any_ord
 ):
     monkeypatch.setattr(deciding, "PART", 20)  # fewer than a batch needs
     inputs = np.stack([average.model_inputs(Path(name).read_bytes(), name)[0] for name in photos])
-    whole = [row_of(*each) for each in zip(photos, average.decide_inputs(inputs), strict=True)]
-    assert {row.decision for row in whole} >= {"accept", "defer"}
+    whole = [DecisionRow(*each) for each in zip(photos, average.decide_inputs(inputs), strict=True)]
+    assert {row.decision.decision for row in whole} >= {"accept", "defer"}
 
     def stop(done, _):
         if done > 35:

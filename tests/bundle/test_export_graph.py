@@ -27,6 +27,7 @@ from misgiving.bundle.decide_files import decide_files, load_model
 from misgiving.bundle.export_graph import UNCHECKED, export_graph, read_preprocessing
 from misgiving.data.datasets import image_names
 from misgiving.errors import DataError, UsageError
+from misgiving.scores.outputs import Outputs
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +85,14 @@ def assert_same_decisions(found, expected):
 def test_a_graph_with_features_decides_through_the_bundle_as_on_its_predictions(
     features_made, new_images, place, tmp_path
 ):
-    assert features_made.policy.ood_detector_ == "knn"
+    assert features_made.policy.policy_.ood_detector == "knn"
     bundle = features_made.export(tmp_path / "b", preprocessing=COLOURS)
     assert bundle.card["compared"] == 32
-    scored = features_made.policy.score_outputs(colour_logits(new_images), colour_means(new_images))
-    expected = scored.by_threshold(features_made.policy.certificate_.accept_threshold)
+    outputs = Outputs(logits=colour_logits(new_images), features=colour_means(new_images))
+    expected = features_made.policy.policy_.decide(outputs)
     assert_same_decisions(decisions_of(bundle, new_images), expected)
     rows = decide_files(load_model(tmp_path / "b"), image_names([place / "new"]), tmp_path / "p")
-    assert [row.decision for row in rows] == [row.decision for row in expected]
+    assert [row.decision.decision for row in rows] == [row.decision for row in expected]
 
 
 def test_a_graph_decides_as_its_policy_on_its_predictions(colours_made, new_images, tmp_path):

@@ -11,8 +11,8 @@ from bundled import SIDE, checkpoint, noisy_set, policy_of, write_run
 from huggingface_hub import ModelCard
 from onnx.reference import ReferenceEvaluator
 
-from misgiving.bundle.bundle import NO_GUARANTEE
 from misgiving.bundle.export_run import export_run
+from misgiving.bundle.write import NO_GUARANTEE
 from misgiving.checkpoint import load
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError
@@ -22,6 +22,7 @@ from misgiving.predictions import inference
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.network import INPUT, OUTPUTS
 from misgiving.report.rendering import certificate_sentences
+from misgiving.scores.outputs import Outputs
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def assert_gives_what_the_model_gives(path, model, size):
     random = np.random.default_rng(0)
     for count in (1, 2, 7):
         images = pixels_of(random.integers(0, 256, (count, size, size, 3), dtype=np.uint8))
-        outputs = session.run(OUTPUTS, {"images": images.numpy()})
+        outputs = session.run([*OUTPUTS], {"images": images.numpy()})
         for output, expected in zip(outputs, full_outputs_of(model, [images]), strict=True):
             largest = float(expected.abs().max()) if expected.numel() else 0.0
             np.testing.assert_allclose(output, expected.numpy(), rtol=1e-4, atol=1e-5 * largest)
@@ -52,7 +53,7 @@ def error_log_odds(policy, logits, taps):
     learned, classes = policy.calibration_, range(logits.shape[1])
     scaled = logits / learned.scaling.temperature + torch.tensor(learned.scaling.biases)
     members = [scaled.log_softmax(dim=1)]
-    for probe in policy.detectors_.probes.probes.values():
+    for probe in policy.policy_.detectors.probes.probes.values():
         read = taps[:, probe.first : probe.first + len(probe.weight)]
         opinion = read @ torch.from_numpy(probe.weight) + torch.from_numpy(probe.bias)
         members.append(opinion.log_softmax(dim=1))
@@ -70,16 +71,17 @@ def error_log_odds(policy, logits, taps):
 def test_graph_and_model_agree_to_a_millionth_in_double_precision(exported, tmp_path):
     """In float32 they differ by how libraries round; onnxruntime has no convolution in float64."""
     model, path = load(exported[0]).model.double().eval(), tmp_path / "model.onnx"
-    write_graph(model, path, size=SIDE, inputs=INPUT, outputs=OUTPUTS)
+    write_graph(model, path, size=SIDE, inputs=INPUT, outputs=tuple(OUTPUTS))
     images = pixels_of(noisy_set(6, seed=4).images).double()
-    found = ReferenceEvaluator(str(path)).run(OUTPUTS, {INPUT: images.numpy()})
+    found = ReferenceEvaluator(str(path)).run([*OUTPUTS], {INPUT: images.numpy()})
     with torch.no_grad():
         expected = model.full_output(images)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == np.float64
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-6, atol=1e-9)
     policy, (logits, _, features, taps) = Deferral.load(exported[0] / "policy"), found
-    evidence = policy.detectors_.evidence(features, taps)
+    outputs = Outputs(logits=logits, features=features, taps=taps)
+    evidence = policy.policy_.detectors.evidence(outputs)
     scores = policy.calibration_.with_learned({}, logits, evidence)
     of_torch = error_log_odds(policy, expected.logits, expected.taps)
     np.testing.assert_allclose(scores["error_estimator"], of_torch, rtol=1e-6, atol=1e-9)
@@ -111,7 +113,7 @@ def test_backbones_of_every_kind_can_be_exported(tmp_path, backbone, size, optio
 def test_a_run_without_a_policy_is_exported_and_a_graph_of_another_model_is_not(exported, tmp_path):
     made = load(exported[0])
     bundle = export_run(write_run(tmp_path / "run", made), tmp_path / "bundle")
-    assert bundle.deferral is None
+    assert bundle.policy is None
     assert bundle.card["targets"] == [NO_GUARANTEE]
     with torch.no_grad():
         made.model.backbone.get_classifier().bias += 0.1
@@ -125,7 +127,10 @@ def test_the_card_says_what_the_model_is_and_promises(exported):
     card = json.loads((folder / "card.json").read_text())
     policy = Deferral.load(run / "policy")
     assert card["class_counts"]["train"] == {"a": 34, "b": 33, "c": 33}
-    assert (card["fingerprint"], card["targets"]) == (policy.model_, certificate_sentences(policy))
+    assert (card["fingerprint"], card["targets"]) == (
+        policy.policy_.model,
+        certificate_sentences(policy),
+    )
     assert card["architecture"]["backbone"] == "vgg16_mini"
     readable = (folder / "README.md").read_text()
     facts = ModelCard(readable).data
@@ -144,9 +149,9 @@ def test_another_policy_is_exported_with_what_it_needs_alone(tmp_path, detector,
     made, images = checkpoint(), noisy_set(60, seed=21)
     policy = policy_of(made, ood_detector=detector, score=score)
     bundle = export_run(write_run(tmp_path / "run", made, policy), tmp_path / "bundle")
-    assert set(bundle.deferral.detectors_.names) <= {detector}
+    assert set(bundle.policy.detectors.names) <= {detector}
     learned = score == "error_estimator"
-    assert (bundle.deferral.detectors_.probes is not None) == learned
+    assert (bundle.policy.detectors.probes is not None) == learned
     expected = policy.decide(predictions_of(made, images))
     for ours, theirs in zip(bundle.decide_inputs(images.images), expected, strict=True):
         assert ours.decision == theirs.decision

@@ -56,7 +56,7 @@ def fit(tuning, weigh=lambda _: None):
 
 
 def evidence_of(tuning):
-    return DETECTORS.evidence(tuning.features, tuning.taps)
+    return DETECTORS.evidence(tuning)
 
 
 @pytest.fixture(scope="module")

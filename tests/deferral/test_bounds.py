@@ -10,7 +10,8 @@ from misgiving.deferral.bounds import (
     upper_bound,
 )
 from misgiving.deferral.expected_performance import bound_at_threshold
-from misgiving.deferral.settings import Targets
+from misgiving.deferral.guarantees import Confident
+from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import (
     ScoredCases,
     count_ranks,
@@ -117,11 +118,13 @@ def test_the_error_above_a_limit_that_the_same_cases_set_is_certified_exactly():
     # Only familiar images (OOD score 1) can be wrong; all have the same score.
     cells, familiar, shares = [(0.0, 0.0), (0.0, 0.0), (0.0, 1.0)], [0.0, 1.0, 1.0], (0.6, 0.2, 0.2)
     targets = targets_of(max_error=0.45, confidence=0.8, max_ood_false_alarms=0.25)
+    rank = Confident().ood_rank(12, targets)
     counts = np.array(list(every_count(len(cells), 12)))
     # half of the images above a limit of 0 are wrong; above 1 there are none
     is_missed = np.zeros(len(counts), dtype=bool)
     for row, numbers in enumerate(counts):
-        of_ranks = count_ranks(drawn_of(cells, numbers, familiar), targets, classes=("a",))
+        drawn = drawn_of(cells, numbers, familiar)
+        of_ranks = count_ranks(drawn, targets, classes=("a",), ood_rank=rank)
         is_missed[row] = loosest_certified(of_ranks, targets) >= 0 and of_ranks.ood_limit == 0
     assert 0.01 < chances(counts, shares) @ is_missed <= 0.2
 

@@ -16,12 +16,12 @@ from misgiving.deferral.bounds import (
     tolerance_rank,
     upper_bound,
 )
-from misgiving.deferral.settings import Targets
+from misgiving.deferral.certificate import ranks_to_test
+from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import (
     RankCounts,
     just_above,
     meets_other_targets,
-    ranks_to_test,
 )
 
 percents = st.integers(1, 99).map(lambda percent: Fraction(percent, 100))

@@ -2,18 +2,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from policies import CLASSES, WORST, certificate_of, drawn_cases
+from policies import CLASSES, WORST, certificate_of, certify, drawn_cases
 from scipy import stats
 
-from misgiving.deferral.certificate import certify_thresholds
+from misgiving.deferral.certificate import ranks_to_test
 from misgiving.deferral.drift import acceptance_interval
 from misgiving.deferral.expected_performance import (
     bound_at_threshold,
     error_bound_at,
     highest_error,
 )
-from misgiving.deferral.settings import Targets
-from misgiving.deferral.thresholds import ranks_to_test
+from misgiving.deferral.targets import Targets
 
 OOD = Targets(max_error=0.1, confidence=0.9, max_ood_false_alarms=0.1)
 
@@ -72,9 +71,7 @@ def test_no_bound_is_exceeded_in_more_draws_than_the_confidence_allows(draws, si
     tuning, missed = drawn_cases(100, 10**6), 0
     for draw in range(draws):
         targets = Targets(max_error=0.2, confidence=confidence)
-        points = certify_thresholds(
-            tuning, drawn_cases(size, draw), targets, classes=CLASSES
-        ).operating_points
+        points = certify(tuning, drawn_cases(size, draw), targets).operating_points
         # Scores are uniform and the risk at s is WORST (1 - s)^2: this is the error from t on.
         missed += any(WORST * (1 - max(at.threshold, 0)) ** 2 / 3 > at.bound for at in points)
     assert missed <= (1 - confidence) * draws
@@ -88,9 +85,9 @@ def test_the_acceptance_interval_covers_the_true_rate_whichever_threshold_was_ch
         0,
     )
     for draw in range(300):
-        certificate = certify_thresholds(tuning, drawn_cases(150, draw), targets, classes=CLASSES)
+        certificate = certify(tuning, drawn_cases(150, draw), targets)
         low, high = acceptance_interval(certificate, level=0.1)
-        at = 1.0 if certificate.accept_threshold is None else max(certificate.accept_threshold, 0.0)
+        at = min(1.0, max(certificate.accept_threshold, 0.0))
         missed += not low <= (1 - at) * stats.norm.sf(certificate.ood_threshold) <= high
         accepting += at < 1
     assert missed <= 0.1 * 300
@@ -107,8 +104,8 @@ def test_the_acceptance_interval_excludes_the_limit_case_and_shares_the_level(ce
 
 @pytest.mark.parametrize("guarantee", ["confident", "average"])
 def test_errors_of_each_class_are_counted_by_hand_and_bounded_together(guarantee):
-    targets = Targets(max_error=0.2, max_ood_false_alarms=0.1, guarantee=guarantee)
-    certificate, cases = certificate_of(targets), drawn_cases(400, 2)
+    targets = Targets(max_error=0.2, max_ood_false_alarms=0.1)
+    certificate, cases = certificate_of(targets, guarantee=guarantee), drawn_cases(400, 2)
     rows = [
         (CLASSES[label], CLASSES[predicted])
         for score, ood_score, label, predicted in zip(
@@ -138,7 +135,7 @@ def test_a_class_without_cases_is_the_last_of_all():
     cases = drawn_cases(400, 2)
     merged = replace(cases, labels=np.where(cases.labels == 2, 0, cases.labels))
     targets = Targets(max_error=0.5)
-    errors = certify_thresholds(drawn_cases(100, 1), merged, targets, classes=CLASSES).class_errors
+    errors = certify(drawn_cases(100, 1), merged, targets).class_errors
     assert [each.cases > 0 for each in errors] == [True, True, False]
     assert errors[-1].predicted
 
@@ -149,8 +146,8 @@ def test_the_error_to_expect_and_its_bound_are_those_of_the_threshold(certificat
     assert certificate.error_bound == chosen.bound
     assert highest_error(certificate) == min(0.1, chosen.bound)
     assert certificate.expected_error == (chosen.wrong + 1) / (chosen.accepted + 1)
-    average = certificate_of(replace(OOD, guarantee="average"))
+    average = certificate_of(OOD, guarantee="average")
     assert highest_error(average) == average.error_bound > 0.1
-    nothing = replace(certificate, accept_threshold=None, accepted=0)
+    nothing = replace(certificate, accept_threshold=np.inf, accepted=0)
     assert nothing.error_bound is nothing.expected_error is None
     assert highest_error(nothing) == 1

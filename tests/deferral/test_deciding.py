@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from misgiving import Deferral
-from misgiving.bundle.bundle import without_policy
 from misgiving.calibration.fit import fit_calibrator
-from misgiving.deferral.decisions import NO_POLICY
+from misgiving.deferral.decisions import NUMBERS, defer_all, score_without_policy
+from misgiving.deferral.reasons import NO_POLICY
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
-from misgiving.scores.logits import Head
+from misgiving.scores.outputs import Head, Outputs
 
 CLASSES = ("a", "b", "c")
 CENTRES = np.eye(3, 6) * 4
@@ -84,10 +84,10 @@ def test_the_targets_hold_on_cases_of_the_same_kind_and_those_far_away_are_ood(p
 
 def test_a_decision_contains_the_numbers_of_detectors_and_calibrator(policy, detectors, fitted):
     fresh, calibrator = predictions("fresh", 30, seed=9), fitted.calibrator
-    assert policy.used_detectors.names == ("knn",)  # the others are not computed
-    assert len(policy.detectors_.names) > 1
+    assert policy.policy_.used_detectors.names == ("knn",)  # the others are not computed
+    assert len(policy.policy_.detectors.names) > 1
     scores = all_scores(fresh, detectors)
-    evidence = detectors.evidence(fresh.features, fresh.taps)
+    evidence = detectors.evidence(fresh)
     pool = calibrator.error_estimator
     biases = np.exp(pool.scaling.biases)
     assert calibrator.score == "error_estimator"
@@ -123,11 +123,11 @@ def test_without_a_policy_everything_is_deferred_and_the_reason_says_so():
     fresh = predictions("fresh", 5, seed=9)
     logits = fresh.logits.copy()
     logits[3] = np.nan
-    decisions = without_policy(CLASSES, logits)
+    decisions = defer_all(score_without_policy(Outputs(logits=logits)), CLASSES)
     assert {(row.decision, row.reason) for row in decisions} == {("defer", NO_POLICY)}
     first = decisions[0]
     assert list(first.probabilities.values()) == pytest.approx(fresh.probabilities[0])
-    assert np.isnan(list(decisions[3].probabilities.values())).all()
+    assert {*decisions[3].probabilities.values()} == {None}
     assert first.ood_p_value is first.error_probability is first.predicted_loss is None
 
 
@@ -152,7 +152,7 @@ def test_a_policy_folder_decides_the_same_and_one_that_was_changed_is_refused(
     fresh = predictions("fresh", 40, seed=5)
     assert list(Deferral.load(tmp_path).decide(fresh)) == list(policy.decide(fresh))
     few = certified(detectors, fitted, CALIBRATION.select(np.arange(400)))
-    few.detectors_ = FittedDetectors.fit(TUNE)
+    few.policy_ = replace(few.policy_, detectors=FittedDetectors.fit(TUNE))
     few.save(tmp_path / "other")
     content = (tmp_path / name).read_bytes()
     edited = content.replace(b"0.", b"1.", 1) if name == FILES[0] else content[:-8] + bytes(8)
@@ -170,17 +170,16 @@ def test_an_image_whose_outputs_are_not_finite_is_deferred_and_the_others_decide
     expected = policy.decide(fresh)
     features, logits = fresh.features.copy(), fresh.logits.copy()
     features[2], logits[4, 0] = np.nan, np.inf
-    threshold = policy.certificate_.accept_threshold
-    scored = policy.score_outputs(logits, features, fresh.predicted_losses)
-    decisions = scored.by_threshold(threshold)
+    decide, losses = policy.policy_.decide, fresh.predicted_losses
+    decisions = decide(Outputs(logits=logits, features=features, predicted_losses=losses))
     for row, decision in enumerate(decisions):
         if row in (2, 4):
             assert (decision.decision, decision.error_probability) == ("defer", None)
         else:
             assert decision.decision == expected[row].decision
             assert decision.acceptance_score == pytest.approx(expected[row].acceptance_score)
-    lost = policy.score_outputs(np.full_like(logits, np.nan), fresh.features, features[:, 0])
-    lost = lost.by_threshold(threshold)
+    nothing = np.full_like(logits, np.nan)
+    lost = decide(replace(fresh.outputs, logits=nothing, predicted_losses=features[:, 0]))
     assert set(lost.decisions) == {"defer"}
 
 
@@ -188,9 +187,13 @@ def test_blocks_of_images_are_judged_as_all_at_once(policy, monkeypatch):
     fresh = predictions("fresh", 50, seed=5)
     fresh.features[7] = np.nan
     whole = policy.decide(fresh)
-    monkeypatch.setattr("misgiving.deferral.scoring.BLOCK", 3 * len(CLASSES))
-    for name, values in policy.decide(fresh).columns.items():
-        np.testing.assert_allclose(values, whole.columns[name], err_msg=name)
+    monkeypatch.setattr("misgiving.deferral.policy.BLOCK", 3 * len(CLASSES))
+    blocks = policy.decide(fresh)
+    assert (blocks.decisions == whole.decisions).all()
+    for name in (*NUMBERS, "probabilities", "predicted"):
+        if name != "probability":
+            values, expected = getattr(blocks, name), getattr(whole, name)
+            np.testing.assert_allclose(values, expected, err_msg=name)
 
 
 @pytest.mark.parametrize("lost", ["features", "taps"])
@@ -198,14 +201,12 @@ def test_outputs_that_are_not_finite_are_deferred_also_where_they_decide_nothing
     detectors, fitted, lost
 ):
     policy = certified(detectors, fitted, replace(CALIBRATION, labels=CALIBRATION.choices))
-    policy.calibration_ = replace(policy.calibration_, score="calibrated")
+    calibration = replace(policy.calibration_, score="calibrated")
     fresh = predictions("fresh", 3, seed=5)
     outputs = {"features": fresh.features.copy(), "taps": np.zeros((3, 4), dtype=np.float32)}
     outputs[lost][1] = np.nan
-    scored = policy.score_outputs(
-        fresh.logits, outputs["features"], fresh.predicted_losses, outputs["taps"]
-    )
-    decisions = scored.by_threshold(policy.certificate_.accept_threshold)
+    policy = replace(policy.policy_, calibration=calibration)
+    decisions = policy.decide(replace(fresh.outputs, **outputs))
     assert decisions.decisions.tolist() == ["accept", "defer", "accept"]
 
 

@@ -5,28 +5,26 @@ import pytest
 from pyarrow import parquet
 
 from misgiving.deferral.decision_tables import DecisionRow, check_kind, columns_of, write_table
+from misgiving.deferral.decisions import Decision
 from misgiving.errors import UsageError
 
-ACCEPTED = DecisionRow(
-    path='=1+1 a "quoted".png',
+DECISION = Decision(
     predicted_class="mel, or not",
     probability=0.75,
     predicted_loss=-1.5,
     decision="accept",
     reason="w",
     error_probability=0.125,
+    expected_loss=None,
     ood_p_value=0.5,
     acceptance_score=3.0,
     ood_score=1.0,
-    probabilities=(0.75, 0.25),
+    probabilities={"mel, or not": 0.75, "loss": 0.25},
 )
-BROKEN = ACCEPTED._replace(
-    path="b\nc.png",
-    probability=None,
-    decision="defer",
-    acceptance_score=None,
-    probabilities=(None, 0.25),
-)
+ACCEPTED = DecisionRow('=1+1 a "quoted".png', DECISION)
+CHANGES = {"probability": None, "decision": "defer", "acceptance_score": None}
+LOST = {"probabilities": {"mel, or not": None, "loss": 0.25}}
+BROKEN = DecisionRow("b\nc.png", DECISION.model_copy(update=CHANGES | LOST))
 CLASSES = ("mel, or not", "loss")
 UNREADABLE = DecisionRow("d.png", unreadable="not an image")
 
@@ -53,12 +51,12 @@ def test_every_kind_of_file_says_the_same_and_a_csv_holds_no_formula(tmp_path, s
     path = tmp_path / f"table{suffix}"
     decisions = [ACCEPTED, BROKEN, UNREADABLE]
     rows = written(path, decisions, has_policy=True, unreadable=True)
-    for row, decision in zip(rows, decisions, strict=True):
-        values = decision._asdict()
-        if suffix == ".csv" and decision.path.startswith("="):
-            values["path"] = f"'{decision.path}"
-        shares = values.pop("probabilities") or (None, None)
-        values |= zip(("probability_mel, or not", "probability_loss"), shares, strict=True)
+    for row, (name, decision, unreadable) in zip(rows, decisions, strict=True):
+        path = f"'{name}" if suffix == ".csv" and name.startswith("=") else name
+        values = dict(decision) if decision else dict.fromkeys(Decision.model_fields)
+        shares = values.pop("probabilities") or dict.fromkeys(CLASSES)
+        values |= {f"probability_{label}": share for label, share in shares.items()}
+        values |= {"path": path, "unreadable": unreadable}
         for name, value in values.items():
             number = isinstance(value, float)
             assert (float(row[name]) if number else row[name]) == value

@@ -18,7 +18,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier
 
 from misgiving import Deferral, Predictions
-from misgiving.deferral.settings import DecisionRule, Targets
+from misgiving.deferral.rules import DecisionRule
+from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.evaluate import evaluate
 
@@ -59,15 +60,20 @@ def test_every_form_of_the_same_outputs_gives_the_same_decisions(fitted):
 def test_every_form_of_the_same_cases_gives_the_same_policy():
     logits, labels = outputs(600)
     columns = {f"logit_{name}": logits[:, int(name)] for name in "012"}
-    expected = Deferral(max_error=0.1).fit({**columns, "label": labels})
+    expected = Deferral(max_error=0.1).fit(Predictions.of({**columns, "label": labels}))
     assert expected.cases_.drawn_parts == 5
     for form in (
         (logits, labels),
         (torch.tensor(logits), labels.tolist()),
-        (pandas.DataFrame(columns), pandas.Series(labels)),
+        (logits, pandas.Series(labels)),
+        (logits, tuple(labels.tolist())),
         ((logits, labels),),
+        (Predictions.of((pandas.DataFrame(columns), labels)),),
     ):
-        assert Deferral(max_error=0.1).fit(*form).fingerprint == expected.fingerprint
+        fitted = Deferral(max_error=0.1).fit(*form)
+        assert fitted.policy_.fingerprint == expected.policy_.fingerprint
+    shares = softmax(logits, axis=1)
+    assert Deferral(max_error=0.1).fit(shares, labels).policy_.kind == "probabilities"
 
 
 def test_a_classifier_is_asked_for_its_probabilities():
@@ -76,19 +82,20 @@ def test_a_classifier_is_asked_for_its_probabilities():
     classifier = LogisticRegression().fit(inputs[:300], labels[:300])
     deferral = Deferral(max_error=0.1).fit(classifier, inputs[300:], labels[300:])
     shares = classifier.predict_proba(inputs[300:])
-    pair = {"probabilities": shares}, labels[300:]
-    again = Deferral(max_error=0.1).fit(pair, classes=CLASSES)
+    again = Deferral(max_error=0.1).fit(shares, labels[300:], classes=CLASSES)
     assert deferral.classes_ == CLASSES
-    assert deferral.fingerprint == again.fingerprint
+    assert deferral.policy_.fingerprint == again.policy_.fingerprint
     assert deferral.decide(shares) == deferral.decide({"probabilities": shares})
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((softmax(outputs(60)[0], axis=1), outputs(60)[1]), "as probabilities do"),
-        ((*outputs(60), outputs(60)[1]), "give all three"),
+        ((*outputs(60), outputs(60)[1]), "a classifier with its inputs and labels"),
+        ((outputs(60)[0],), "with labels"),
         ((LogisticRegression(), outputs(60)[0]), "give all three"),
+        ((pandas.DataFrame(outputs(60)[0]).add_prefix("logit_"), outputs(60)[1]), "data frame"),
+        (({"logits": outputs(60)[0], "label": outputs(60)[1]},), "data frame"),
     ],
 )
 def test_arguments_that_are_not_what_they_seem(arguments, says):
@@ -116,7 +123,7 @@ PAIRS = [number // 2 for number in range(600)]
 def test_cases_that_say_less_than_they_seem_to(cases, warnings):
     with catch_warnings(record=True) as caught:
         simplefilter("always")
-        Deferral(max_error=0.2).fit(cases)
+        Deferral(max_error=0.2).fit(Predictions.of(cases))
     for warning, words in zip(caught, warnings, strict=True):
         assert warning.category is UserWarning
         assert words in str(warning.message)
@@ -124,8 +131,9 @@ def test_cases_that_say_less_than_they_seem_to(cases, warnings):
 
 def test_classes_may_come_before_the_outputs():
     (logits, labels), others = outputs(300), outputs(600, 1)
-    first = {"classes": CLASSES, "logits": logits, "label": labels}
-    assert Deferral(max_error=0.1).fit(first, others, classes=CLASSES).classes_ == CLASSES
+    first = Predictions.of({"classes": CLASSES, "logits": logits, "label": labels})
+    second = Predictions.of(others, classes=CLASSES, name="second")
+    assert Deferral(max_error=0.1).fit(first, second).classes_ == CLASSES
 
 
 LOGITS, LABELS = outputs(60)
@@ -139,7 +147,7 @@ REVERSED = named_rows(200, 5, classes=CLASSES[::-1], features=RANDOM_FEATURES[:2
 @pytest.mark.parametrize(
     ("sets", "says"),
     [
-        (["predictions.csv"], "predictions.csv.*Predictions.read"),
+        (["predictions.csv"], "give predictions"),
         ([(LOGITS, LABELS)] * 2, "60 rows of the calibration set are also in the tuning"),
         ([(LOGITS, LABELS), COPIES], "40 rows of the calibration set"),
         ([named_rows(400, set=["tune"] * 400)], "'calibrate'"),
@@ -157,7 +165,12 @@ REVERSED = named_rows(200, 5, classes=CLASSES[::-1], features=RANDOM_FEATURES[:2
     ],
 )
 def test_sets_that_cannot_support_a_policy(sets, says):
-    tuning, calibration, training = (*sets, None, None)[:3]
+    names = ("tuning", "calibration", "training")
+    taken = [
+        Predictions.of(each, name=name) if isinstance(each, dict) else each
+        for each, name in zip(sets, names, strict=False)
+    ]
+    tuning, calibration, training = (*taken, None, None)[:3]
     with pytest.raises((DataError, UsageError), match=says):
         Deferral().fit(tuning, calibration, training=training)
 
@@ -184,7 +197,7 @@ def test_doubled_images_are_told_from_classifiers_that_repeat_their_outputs():
         ):
             with catch_warnings(record=True) as told:
                 simplefilter("always", UserWarning)
-                Deferral(max_error=0.5).fit({"probabilities": given}, labels[rows])
+                Deferral(max_error=0.5).fit(given, labels[rows])
             assert any("outputs of another row" in str(each.message) for each in told) == copied
 
 
@@ -201,7 +214,8 @@ def test_conventions_of_scikit_learn():
         with pytest.raises(UsageError):
             call()
     given = set(inspect.signature(Deferral).parameters)
-    assert given == {*vars(Targets(max_error=0.1)), *vars(DecisionRule()), "ood_detector", "seed"}
+    others = {"guarantee", "ood_detector", "seed"}
+    assert given == {*vars(Targets(max_error=0.1)), *vars(DecisionRule())} | others
 
 
 @pytest.mark.parametrize(
@@ -218,14 +232,14 @@ def test_conventions_of_scikit_learn():
 )
 def test_a_bad_parameter_is_refused_by_fit(parameters, says):
     with pytest.raises(UsageError, match=says):
-        Deferral(**parameters).fit(named_rows(100))
+        Deferral(**parameters).fit(Predictions.of(named_rows(100)))
 
 
 def test_the_energy_of_probabilities_which_is_noise_is_not_available():
     logits, labels = outputs(600)
     data = {"probabilities": softmax(logits, axis=1), "label": labels}
     with pytest.raises(UsageError, match=r"'energy'.*logits.*choose from msp, max_logit"):
-        Deferral(ood_detector="energy").fit(data)
+        Deferral(ood_detector="energy").fit(Predictions.of(data))
 
 
 def test_saved_and_loaded(fitted, tmp_path):
@@ -233,9 +247,11 @@ def test_saved_and_loaded(fitted, tmp_path):
     folder.mkdir()  # an empty folder is replaced
     fitted.save(folder)
     loaded = Deferral.load(folder)
-    for name in ("certificate_", "calibration_", "cases_", "rule_", "model_", "unit_"):
-        assert getattr(loaded, name) == getattr(fitted, name)
-    assert loaded.fingerprint == fitted.fingerprint
+    assert loaded.cases_ == fitted.cases_
+    for name in vars(fitted.policy_):
+        if name != "detectors":
+            assert getattr(loaded.policy_, name) == getattr(fitted.policy_, name)
+    assert loaded.policy_.fingerprint == fitted.policy_.fingerprint
     assert loaded.classes_ == ("0", "1", "2")
     assert loaded.get_params() == fitted.get_params()
     logits = outputs(20, 4)[0]
@@ -245,41 +261,12 @@ def test_saved_and_loaded(fitted, tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def saved(folder, seed, *sets):
-    deferral = Deferral(max_error=0.1, seed=seed).fit(*sets)
-    deferral.save(folder)
-    assert Deferral.load(folder).cases_ == deferral.cases_
-    return deferral.cases_
-
-
-def test_a_policy_that_replaces_others_says_which_of_its_cases_they_have_used(tmp_path):
-    policy = tmp_path / "policy"
-    first, other = (saved(policy, 0, named_rows(400, seed)) for seed in (0, 5))
-    assert (first.calibrations, other.calibrations, other.repeated_images) == (0, 1, 0)
-    assert other.earlier == first.tuning + first.calibration
-    once = (policy / "policy.json").read_bytes()
-    Deferral.load(policy).save(policy)
-    assert (policy / "policy.json").read_bytes() == once
-    third = saved(policy, 1, named_rows(400))
-    assert (third.calibrations, third.repeated_images, third.complete) == (2, 400, True)
-    (policy / "policy.json").write_text("{")
-    assert not saved(policy, 2, named_rows(400)).complete
-
-
-@pytest.mark.parametrize("with_patients", [False, True])
-@pytest.mark.parametrize("counts", [(600,), (200, 400)], ids=["drawn", "as sets"])
-def test_images_without_ids_are_no_earlier_cases_by_the_number_of_their_row(
-    tmp_path, with_patients, counts
-):
-    def repeated(seed):
-        sets = []
-        for count in counts:
-            few = [f"patient {seed + count}", *[""] * (count - 1)]
-            columns = {"patient": few if with_patients else None}
-            sets.append(named_rows(count, seed + count, id=None, **columns))
-        return saved(tmp_path / "policy", 0, *sets).repeated_images
-
-    assert [repeated(seed) for seed in (0, 1, 0)] == [0, 0, 600]
+def test_saving_changes_nothing_in_the_object_whatever_lies_in_the_folder(fitted, tmp_path):
+    cases = fitted.cases_
+    Deferral(max_error=0.1).fit(Predictions.of(named_rows(400))).save(tmp_path / "policy")
+    fitted.save(tmp_path / "policy")
+    assert fitted.cases_ is cases
+    assert Deferral.load(tmp_path / "policy").cases_ == cases
 
 
 @pytest.mark.parametrize("names", [["thesis.tex"], ["bundle.json", "policy.json"]])
@@ -295,13 +282,14 @@ def test_images_without_a_patient_are_counted_whatever_the_patients_are_called()
     patients = [str(row) for row in range(1, 401)]
     some = [*patients[1:41], *[""] * 360]
     for ids, column, alone in ((patients, patients, 0), (patients, some, 360), (None, some, 360)):
-        cases = Deferral(max_error=0.1).fit(named_rows(400, id=ids, patient=column)).cases_
+        rows = Predictions.of(named_rows(400, id=ids, patient=column))
+        cases = Deferral(max_error=0.1).fit(rows).cases_
         assert (cases.tuning + cases.calibration).groups.count("") == alone
 
 
 def test_one_table_is_divided_by_its_sets():
     sets = ["tune"] * 100 + ["calibrate"] * 200 + ["test"] * 100
-    deferral = Deferral(max_error=0.1).fit(named_rows(400, set=sets))
+    deferral = Deferral(max_error=0.1).fit(Predictions.of(named_rows(400, set=sets)))
     used, related = deferral.cases_.among(Predictions.of(named_rows(400)))
     assert used.tolist() == [True] * 300 + [False] * 100
     assert not related.any()
@@ -311,13 +299,13 @@ def test_one_table_is_divided_by_its_sets():
 
 def test_one_table_without_sets_is_divided_by_group():
     patients = [f"p{number // 4}" for number in range(400)]
-    deferral = Deferral(max_error=0.1, seed=7).fit(named_rows(400, patient=patients))
+    rows = Predictions.of(named_rows(400, patient=patients))
+    deferral = Deferral(max_error=0.1, seed=7).fit(rows)
     tuning, calibration = deferral.cases_.tuning, deferral.cases_.calibration
     assert (len(tuning), len(calibration), deferral.cases_.drawn_parts) == (80, 320, 5)
     assert not set(tuning.groups) & set(calibration.groups)
-    assert deferral.unit_ == "patient"
+    assert deferral.policy_.unit == "patient"
     assert deferral.certificate_.cases == 80
-    rows = Predictions.of(named_rows(400, patient=patients))
     shuffled = rows.select(np.random.default_rng(0).permutation(400))
     again = Deferral(max_error=0.1, seed=7).fit(shuffled).certificate_
     np.testing.assert_allclose(again.scores, deferral.certificate_.scores)
@@ -326,8 +314,8 @@ def test_one_table_without_sets_is_divided_by_group():
 def test_training_images_with_features_fit_detectors():
     features = RANDOM_FEATURES + 10
     rows = named_rows(500, set=SETS, features=features)
-    deferral = Deferral(max_error=0.1).fit(rows)
-    assert (deferral.ood_detector_, deferral.cases_.training_images) == ("knn", 200)
+    deferral = Deferral(max_error=0.1).fit(Predictions.of(rows))
+    assert (deferral.policy_.ood_detector, deferral.cases_.training_images) == ("knn", 200)
     new = {"logits": rows["logits"][:2], "features": np.stack([features[0], -features[0]])}
     assert deferral.decide(new).decisions.tolist() == ["accept", "ood"]
 
@@ -345,11 +333,12 @@ def test_training_images_with_features_fit_detectors():
 def test_ood_images_are_called_so_by_default_where_there_is_something_to_compare_them_with(
     columns, parameters, has_limit, tmp_path
 ):
-    deferral = Deferral(max_error=0.1, **parameters).fit(named_rows(500, set=SETS, **columns))
+    rows = Predictions.of(named_rows(500, set=SETS, **columns))
+    deferral = Deferral(max_error=0.1, **parameters).fit(rows)
     certificate = deferral.certificate_
     assert (certificate.ood_threshold is not None) == has_limit
     without = Deferral(max_error=0.1, **parameters | {"max_ood_false_alarms": None})
-    without.fit(named_rows(500, set=SETS, **columns))
+    without.fit(rows)
     if not has_limit:
         assert certificate == without.certificate_
     deferral.save(tmp_path / "policy")
@@ -380,7 +369,7 @@ LOSSES = np.random.default_rng(0).normal(size=500)
 )
 def test_predictions_that_a_policy_was_not_fitted_for_are_refused(fitted_on, detector, data, says):
     rows = named_rows(500, **fitted_on)
-    deferral = Deferral(max_error=0.1, ood_detector=detector).fit(rows)
+    deferral = Deferral(max_error=0.1, ood_detector=detector).fit(Predictions.of(rows))
     given = {**LOGITS_ONLY, "classes": CLASSES, **data}
     with pytest.raises(DataError, match=says):
         deferral.decide({name: values for name, values in given.items() if values is not None})
@@ -405,7 +394,7 @@ def test_no_torch_is_needed():
 
 def test_evaluate_measures_all_scores_by_the_classes_that_the_policy_names():
     deferral = Deferral(max_error=0.3, rule="costs", costs={"dog": 10.0})
-    deferral.fit(named_rows(900))
+    deferral.fit(Predictions.of(named_rows(900)))
     predictions = Predictions.of(named_rows(400, seed=5))
     predicted = deferral.calibration_.predict(predictions.logits)
     assert (predicted != predictions.choices).any()

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from policies import certificate_of, drawn_cases
+from policies import certificate_of, drawn_cases, outcomes
 
 from misgiving.deferral.bounds import BinomialInterval
 from misgiving.deferral.drift import (
@@ -17,7 +17,7 @@ from misgiving.deferral.drift import (
     rank_factors,
     tie_breaker,
 )
-from misgiving.deferral.settings import Targets
+from misgiving.deferral.targets import Targets
 from misgiving.report.rendering import lines
 
 CERTIFICATE = certificate_of(Targets(max_error=0.15, max_ood_false_alarms=0.1), cases=200)
@@ -30,8 +30,7 @@ def sentence(test, recent, knows_training=True):
 def monitored(cases, monitor=None, name="stream", certificate=CERTIFICATE):
     """Tests by name after a monitor has seen cases as the service decides them."""
     monitor = monitor or DriftMonitor(certificate)
-    judged = cases.scores, cases.ood_scores, cases.acceptable
-    decided = certificate.decide(*judged, certificate.accept_threshold)
+    decided = outcomes(certificate, cases.scores, cases.ood_scores, cases.acceptable)
     columns = zip(cases.scores.tolist(), cases.ood_scores.tolist(), decided, strict=True)
     for number, (score, ood_score, outcome) in enumerate(columns):
         accepted = bool(outcome == "accept")

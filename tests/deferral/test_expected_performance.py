@@ -4,7 +4,7 @@ from policies import outputs
 from scipy.stats import binom, ks_2samp
 
 from misgiving import Deferral
-from misgiving.deferral.decision_tables import DecisionRow, row_of
+from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.deferral.expected_performance import (
     compare_distributions,
     error_bound_at,
@@ -12,6 +12,7 @@ from misgiving.deferral.expected_performance import (
     expected_performance,
 )
 from misgiving.report.rendering import lines
+from misgiving.scores.outputs import Outputs
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +22,14 @@ def deferral():
 
 
 def expected_of(deferral, logits):
-    scored = deferral.score_outputs(logits)  # also those that are not finite
-    threshold = deferral.certificate_.batch_threshold(*scored.judged, seed=deferral.seed)
-    decided = scored.by_threshold(threshold)
-    rows = [row_of(str(number), decision) for number, decision in enumerate(decided)]
-    return expected_performance(deferral, rows), decided
+    policy = deferral.policy_
+    decided = policy.decide(Outputs(logits=logits))  # also those that are not finite
+    rows = [DecisionRow(str(number), decision) for number, decision in enumerate(decided)]
+    return expected_performance(policy, rows), decided
+
+
+def said(expected, deferral):
+    return lines("drift.txt", "performance", expected, deferral.policy_)
 
 
 def test_the_estimate_is_the_mean_error_probability_corrected_by_the_calibration_cases(deferral):
@@ -42,7 +46,7 @@ def test_the_estimate_is_the_mean_error_probability_corrected_by_the_calibration
     assert everything.error == pytest.approx(np.mean(errors) + np.mean(residuals), abs=1e-9)
     assert everything.lower < everything.error < everything.upper
     assert accepted.images == (decided.decisions == "accept").sum()
-    first, second, _ = lines("drift.txt", "performance", expected, deferral)
+    first, second, _ = said(expected, deferral)
     rates = (1 - everything.error, 1 - everything.upper, 1 - everything.lower)
     for number in (*(f"{100 * rate:.1f}" for rate in rates), "of 300"):
         assert number in first
@@ -67,7 +71,7 @@ def test_the_interval_covers_the_error_of_new_batches(deferral):
         logits, labels = outputs(100, seed)
         decided = deferral.decide(logits)
         accepted = decided.decisions == "accept"
-        everything, _ = expected_errors(deferral, decided.error_probability, accepted)
+        everything, _ = expected_errors(deferral.policy_, decided.error_probability, accepted)
         error = (decided.predicted != labels).mean()
         covered.append(everything.lower <= error <= everything.upper)
     assert np.mean(covered) >= 0.88
@@ -79,7 +83,7 @@ def test_the_interval_of_the_accepted_reaches_a_batch_at_the_certified_rate(defe
     highest = min(0.1, certificate.error_bound)
     for count in (40, 400):
         errors, accepted = np.full(count, 1e-6), np.ones(count, dtype=bool)
-        everything, of_accepted = expected_errors(deferral, errors, accepted)
+        everything, of_accepted = expected_errors(deferral.policy_, errors, accepted)
         reached = binom.ppf(0.975, count, highest) / count
         assert of_accepted.upper >= reached > everything.upper
 
@@ -95,9 +99,9 @@ def test_a_batch_with_its_own_threshold_has_the_bound_of_this_threshold():
         bounds.append(error_bound_at(certificate, decided.threshold))
         assert expected.error_bound == bounds[-1]
         shown = f"{np.ceil(1000 * bounds[-1]) / 10:g} % at the threshold of this batch."
-        said = lines("drift.txt", "performance", expected, average)[0]
-        assert said.startswith("On average over calibrations and batches, at most 5 % of")
-        assert said.endswith(f"with 95 % confidence, at most {shown}")
+        sentence = said(expected, average)[0]
+        assert sentence.startswith("On average over calibrations and batches, at most 5 % of")
+        assert sentence.endswith(f"with 95 % confidence, at most {shown}")
         reached = binom.ppf(0.975, accepted.sum(), bounds[-1]) / accepted.sum()
         assert expected.errors[1].upper >= reached
     assert len({*bounds, certificate.error_bound}) == 3
@@ -108,9 +112,9 @@ def test_images_of_another_kind_are_noticed(deferral):
     other, _ = expected_of(deferral, outputs(600, 4, signal=1.0)[0])
     assert not same.alarms
     assert not same.gaps
-    assert "no difference was found" in lines("drift.txt", "performance", same, deferral)[-1]
+    assert "no difference was found" in said(same, deferral)[-1]
     assert other.alarms
-    first = lines("drift.txt", "performance", other, deferral)[0]  # before any number
+    first = said(other, deferral)[0]  # before any number
     assert first.startswith("Do not trust the next numbers")
     assert "less sure" in first
 
@@ -120,7 +124,7 @@ def test_a_small_change_of_a_whole_set_is_noticed_where_no_sequential_test_alarm
     assert not expected.alarms
     gap = ks_2samp(decided.ood_score, deferral.certificate_.ood_scores).statistic
     assert expected.gaps == {"ood": pytest.approx(gap)}
-    assert f"up to {100 * gap:.0f} perc" in lines("drift.txt", "performance", expected, deferral)[0]
+    assert f"up to {100 * gap:.0f} perc" in said(expected, deferral)[0]
 
 
 def test_sets_that_are_drawn_alike_are_seldom_found_to_differ(deferral):
@@ -143,7 +147,9 @@ def test_images_without_finite_outputs_or_that_are_unreadable_are_left_out(defer
     expected, _ = expected_of(deferral, np.concatenate([logits, np.full((3, 3), np.nan)]))
     assert expected.errors[0].images == 50
     assert expected_of(deferral, np.full((3, 3), np.nan))[0] is None
-    assert expected_performance(deferral, [DecisionRow("a.png", unreadable="empty")]) is None
+    assert (
+        expected_performance(deferral.policy_, [DecisionRow("a.png", unreadable="empty")]) is None
+    )
 
 
 def test_few_calibration_cases_give_no_estimate_and_none_accepted_only_that_of_the_whole():
@@ -153,4 +159,4 @@ def test_few_calibration_cases_give_no_estimate_and_none_accepted_only_that_of_t
         strict = Deferral(max_error=0.001).fit(outputs(60, 0), outputs(100, 1))
     expected, _ = expected_of(strict, outputs(50, 2)[0])
     assert expected.errors[1] is None
-    assert len(lines("drift.txt", "performance", expected, strict)) == 2
+    assert len(said(expected, strict)) == 2

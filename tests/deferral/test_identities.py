@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from misgiving.deferral.cases import Cases, Identities
+from misgiving.deferral.identities import Identities
 from misgiving.predictions.record import Predictions
 
 
@@ -66,20 +66,3 @@ def test_images_are_the_same_by_content_name_or_outputs_and_related_by_group(cas
     )
     marked = images.among(others)
     assert [np.flatnonzero(mask).tolist() for mask in marked] == [used, related]
-
-
-def test_repeated_cases_are_counted_by_image_and_by_group():
-    earlier = Cases(
-        tuning=identities(2, groups=("ann", "")),
-        calibration=identities(2, first=2, groups=("bo", "")),
-    )
-    again = Cases(
-        tuning=identities(2, groups=("ann", "")),
-        calibration=identities(3, first=9, groups=("bo", "bo", "")),
-    ).after(earlier)
-    assert (again.calibrations, again.repeated_images, again.repeated_groups) == (1, 2, 3)
-    assert again.earlier == earlier.tuning + earlier.calibration
-    assert again.complete
-    third = Cases(tuning=identities(1, first=3), calibration=identities(1, first=50)).after(again)
-    assert (third.calibrations, third.repeated_images) == (2, 1)
-    assert not Cases(tuning=identities(1), calibration=identities(1)).after(None).complete

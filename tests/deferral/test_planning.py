@@ -3,19 +3,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from policies import CLASSES, certificate_of, drawn_cases, with_errors
+from policies import certificate_of, certify, drawn_cases, with_errors
 from scipy.stats import beta
 
-from misgiving.deferral.certificate import certify_thresholds, find_remedies
-from misgiving.deferral.planning import WRONG_SHARES, plan_certification
-from misgiving.deferral.settings import Targets
+from misgiving.deferral.guarantees import GUARANTEES
+from misgiving.deferral.planning import WRONG_SHARES, find_remedies, plan_certification
+from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 
 
 def planned(targets, **cases):
     """The outlook for so many images of each class, each alone in its group."""
     labels = np.repeat(np.arange(len(cases)), list(cases.values()))
-    return plan_certification(labels, np.arange(len(labels)), tuple(cases), targets)
+    units, names = np.arange(len(labels)), tuple(cases)
+    return plan_certification(labels, units, names, targets, GUARANTEES["confident"])
 
 
 def bound(wrong, cases, level):
@@ -63,9 +64,9 @@ def test_silent_errors_are_counted_among_all_cases_at_a_level_of_their_own():
 
 
 def test_one_image_of_each_group_counts():
-    outlook = plan_certification(
-        np.array([0, 0, 0, 1]), np.array([7, 7, 8, 9]), ("a", "b"), Targets(max_error=0.5)
-    )
+    labels, units = np.array([0, 0, 0, 1]), np.array([7, 7, 8, 9])
+    targets, guarantee = Targets(max_error=0.5), GUARANTEES["confident"]
+    outlook = plan_certification(labels, units, ("a", "b"), targets, guarantee)
     assert (outlook.images, outlook.cases) == ({"a": 3, "b": 1}, {"a": 2, "b": 1})
 
 
@@ -100,9 +101,9 @@ def test_calibration_certifies_the_planned_rate_where_no_case_is_wrong():
     right = np.zeros(200, dtype=bool)
     sets = [with_errors(drawn_cases(200, seed), right) for seed in (0, 1)]
     targets = Targets(max_error=math.ceil(1000 * smallest) / 1000, max_ood_false_alarms=None)
-    assert certify_thresholds(*sets, targets, classes=CLASSES).accepted == 200
+    assert certify(*sets, targets).accepted == 200
     below = replace(targets, max_error=0.8 * smallest)
-    assert certify_thresholds(*sets, below, classes=CLASSES).accept_threshold is None
+    assert certify(*sets, below).accept_threshold == np.inf
 
 
 def test_an_ood_limit_needs_as_many_cases_as_scipys_beta_distribution_says():
@@ -121,7 +122,7 @@ def test_an_ood_limit_needs_as_many_cases_as_scipys_beta_distribution_says():
 def test_ways_out_are_more_cases_another_target_and_the_other_guarantee():
     targets = Targets(max_error=0.02, max_ood_false_alarms=None)
     right = [with_errors(drawn_cases(60, seed), np.zeros(60, dtype=bool)) for seed in (0, 1)]
-    few = certify_thresholds(*right, targets, classes=CLASSES)
+    few = certify(*right, targets)
     remedies = find_remedies(few)
     # all are accepted, and half a case more than none of 60 is wrong
     needed = next(n for n in range(60, 999) if bound(n * 0.5 / 60.5, n, 0.5 * 0.05) <= 0.02)
@@ -132,11 +133,11 @@ def test_ways_out_are_more_cases_another_target_and_the_other_guarantee():
     assert remedies["average_guarantee"] == few.accepted_on_average > 0
     assert "better_model" not in remedies
     silent = Targets(max_error=None, max_silent_error=0.001, max_ood_false_alarms=None)
-    remedies = find_remedies(certify_thresholds(*right, silent, classes=CLASSES))
+    remedies = find_remedies(certify(*right, silent))
     needed_in_silence = math.ceil(math.log(0.05) / math.log(0.999))  # without an error
     assert 60 + remedies["more_cases"] == pytest.approx(needed_in_silence, rel=0.03)
     enough = with_errors(drawn_cases(needed, 2), np.zeros(needed, dtype=bool))
-    certificate = certify_thresholds(right[0], enough, targets, classes=CLASSES)
+    certificate = certify(right[0], enough, targets)
     assert (certificate.accepted, find_remedies(certificate)) == (needed, {})
 
 

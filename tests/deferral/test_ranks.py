@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from misgiving.deferral.settings import Targets
+from misgiving.deferral.certificate import ranks_to_test
+from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import (
     RankCounts,
     ScoredCases,
@@ -18,7 +19,6 @@ from misgiving.deferral.thresholds import (
     loosest_certified,
     meets_error,
     probability_of_reaching,
-    ranks_to_test,
 )
 
 

@@ -4,14 +4,15 @@ from dataclasses import replace
 import pytest
 from policies import certificate_of, decided, policy_with
 
-from misgiving.deferral.decisions import (
+from misgiving.deferral.reasons import (
     ALL_ACCEPTED,
     AT_OOD_THRESHOLD,
     NO_THRESHOLD,
     NOT_FINITE,
     SURPASSED,
 )
-from misgiving.deferral.settings import DecisionRule, Targets
+from misgiving.deferral.rules import DecisionRule
+from misgiving.deferral.targets import Targets
 
 CERTIFICATE = replace(
     certificate_of(Targets(max_error=0.15, max_ood_false_alarms=0.1)),
@@ -58,7 +59,7 @@ def test_a_reason_is_in_terms_of_the_number_that_decided(numbers, expected):
     assert expected in reason(**numbers)
 
 
-@pytest.mark.parametrize(("at", "expected"), [(None, NO_THRESHOLD), (-math.inf, ALL_ACCEPTED)])
+@pytest.mark.parametrize(("at", "expected"), [(math.inf, NO_THRESHOLD), (-math.inf, ALL_ACCEPTED)])
 def test_a_reason_names_a_limit_that_does_not_exist(at, expected):
     certificate = replace(CERTIFICATE, accept_threshold=at)
     assert reason(certificate=certificate) == expected

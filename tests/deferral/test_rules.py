@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from policies import CLASSES
 
-from misgiving.deferral.certificate import mark_acceptable
-from misgiving.deferral.settings import DecisionRule, Targets
+from misgiving.calibration.apply import error_probabilities
+from misgiving.deferral.rules import DecisionRule
+from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 
 LABELS = np.array([0, 0, 0, 0, 0, 0, 1, 1, 2])
@@ -67,10 +68,15 @@ def test_values_that_make_no_sense_are_refused_by_the_name_of_the_parameter(
         kind(**values)
 
 
+def marked(rule, probabilities, predicted):
+    errors = error_probabilities(probabilities, predicted)
+    return rule.mark_acceptable(probabilities, predicted, errors).tolist()
+
+
 def test_only_answers_that_are_likely_right_are_acceptable():
     rule, probabilities = DecisionRule(), np.array([[0.5, 0.4, 0.1], [0.4, 0.3, 0.3]])
-    assert mark_acceptable(rule, probabilities, np.array([0, 0])).tolist() == [True, False]
-    assert not mark_acceptable(rule, np.full((1, 3), np.nan), np.array([0])).any()
+    assert marked(rule, probabilities, np.array([0, 0])) == [True, False]
+    assert marked(rule, np.full((1, 3), np.nan), np.array([0])) == [False]
 
 
 @pytest.mark.parametrize(
@@ -82,5 +88,4 @@ def test_a_class_that_another_surpasses_is_acceptable_only_where_classes_are_wei
 ):
     costs = COSTS if rule == "costs" else {}
     loose = DecisionRule(rule=rule, costs=costs, max_error_probability=0.9)
-    marked = mark_acceptable(loose, np.array([[0.6, 0.4, 0.0]]), np.array([1]))
-    assert marked.tolist() == [acceptable]
+    assert marked(loose, np.array([[0.6, 0.4, 0.0]]), np.array([1])) == [acceptable]

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from policies import outputs
 
 from misgiving import Deferral
+from misgiving.deferral.certificate import Selection
 from misgiving.deferral.drift import DriftMonitor
-from misgiving.deferral.selection import Selection, lowest_allowed
+from misgiving.deferral.guarantees import lowest_allowed
 from misgiving.errors import DataError
 
 scores = st.lists(st.integers(0, 12), max_size=25).map(lambda each: np.array(each, dtype=float))
@@ -42,7 +43,7 @@ def test_a_batch_accepts_as_many_of_its_best_as_the_definition(
     )
     threshold = chosen.threshold(new, images)
     expected = accepted_by_definition(new, images, wrong, cases, rate, lowest)
-    assert (0 if threshold is None else (new >= threshold).sum()) == expected
+    assert (new >= threshold).sum() == expected
 
 
 @given(scores, st.integers(0, 60), st.floats(0.01, 0.9))
@@ -79,7 +80,7 @@ def test_the_mean_error_of_batches_is_within_the_target(curve, cases, images, ra
         wrong = np.sort(-known[random.random(cases) < curve(known, rate)])
         rule = Selection(cases=cases, lowest=-math.inf, rates=(rate,), wrong=(tuple(wrong),))
         threshold = rule.threshold(-new, images)
-        if threshold is not None:
+        if threshold < math.inf:
             taken = new[-new >= threshold]
             shares[draw] = (random.random(len(taken)) < curve(taken, rate)).mean()
     assert shares.mean() <= rate + 3 * shares.std() / math.sqrt(draws)
@@ -135,8 +136,9 @@ def test_a_batch_is_decided_whole_and_in_any_order(tmp_path):
 def test_where_nothing_is_certified_no_batch_is_accepted():
     certificate = fitted(max_error=0.1).certificate_
     judged = np.linspace(3, 9, 60), np.zeros(60), np.ones(60, dtype=bool)
-    assert certificate.batch_threshold(*judged, seed=0) is not None
-    assert replace(certificate, accept_threshold=None).batch_threshold(*judged, seed=0) is None
+    assert certificate.batch_threshold(*judged) < math.inf
+    nothing = replace(certificate, accept_threshold=math.inf, accepted=0)
+    assert nothing.batch_threshold(*judged) == math.inf
 
 
 def test_a_batch_with_a_threshold_of_its_own_has_no_test_of_the_share_that_is_accepted():
@@ -148,9 +150,9 @@ def test_the_order_of_images_with_equal_scores_and_groups_does_not_matter():
     deferral, random = fitted(max_error=0.1), np.random.default_rng(0)
     scores, units = np.round(random.random(60), 1), np.arange(60) // 3
     judged = scores, np.zeros(60), random.random(60) < 0.8
-    certificate = deferral.certificate_
+    policy = replace(deferral.policy_, seed=4)
     thresholds = {
-        certificate.batch_threshold(*(each[order] for each in judged), units[order], seed=4)
+        policy.threshold(*(each[order] for each in judged), units[order])
         for order in (random.permutation(60) for _ in range(50))
     }
     assert len(thresholds) == 1

@@ -2,11 +2,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from policies import CLASSES, drawn_cases, policy_with, with_errors
+from policies import CLASSES, certify, drawn_cases, policy_with, with_errors
 from scipy import stats
 
-from misgiving.deferral.certificate import certify_thresholds
-from misgiving.deferral.settings import Targets
+from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import count_ranks, loosest_certified
 from misgiving.errors import DataError
 from misgiving.report.rendering import certificate_sentences
@@ -18,7 +17,7 @@ SETS = TUNING, CALIBRATION = drawn_cases(300, 1), drawn_cases(400, 2)
 
 
 def certified(sets=SETS, targets=TARGETS, **changes):
-    return certify_thresholds(*sets, replace(targets, **changes), classes=CLASSES)
+    return certify(*sets, replace(targets, **changes))
 
 
 def changed(**columns):
@@ -86,7 +85,7 @@ def test_what_a_class_misses_is_counted_where_the_most_confident_cases_are_tied(
 
 def test_where_nothing_is_acceptable_nothing_is_accepted():
     certificate = certified(changed(acceptable=lambda cases: cases.scores < 0))
-    assert certificate.accept_threshold is None
+    assert certificate.accept_threshold == np.inf
     sentences = certificate_sentences(policy_with(certificate, unit="image"))
     assert not [sentence for sentence in sentences if "be certified" in sentence]
 
@@ -115,14 +114,14 @@ def test_the_smallest_certifiable_error_is_certified_and_the_next_is_not(seed, c
     certificate = certified(sets, **asked | {"max_error": rate / 1000})
     assert certificate.accepted == smallest.accepted > 0
     stricter = certified(sets, **asked | {"max_error": (rate - 1) / 1000})
-    assert stricter.accept_threshold is None
+    assert stricter.accept_threshold == np.inf
 
 
 def test_where_all_are_correct_all_are_accepted_and_where_all_are_wrong_nothing_is():
     right = certified(changed(predicted=lambda cases: cases.labels))
     assert (right.accept_threshold, right.accepted, right.wrong) == (-np.inf, 400, 0)
     wrong = certified([with_errors(cases, np.ones(len(cases), dtype=bool)) for cases in SETS])
-    assert (wrong.accept_threshold, wrong.accepted, wrong.smallest_certifiable) == (None, 0, None)
+    assert (wrong.accept_threshold, wrong.accepted, wrong.smallest_certifiable) == (np.inf, 0, None)
     assert wrong.coverage_interval == (0.0, 0.0)
 
 
@@ -133,7 +132,7 @@ def test_a_class_target_that_its_cases_cannot_certify_defers_everything_and_give
     assert certified(one_class).accepted > 0
     without = certified(one_class, class_max_miss={"MEL": 0.1})
     assert (without.accept_threshold, without.class_outcomes[0].smallest_certifiable_rate) == (
-        None,
+        np.inf,
         1.0,
     )
     labels = np.where(np.arange(400) < 12, 2, 0)
@@ -142,7 +141,7 @@ def test_a_class_target_that_its_cases_cannot_certify_defers_everything_and_give
     )
     for rate, accepts in ((0.220, False), (0.221, True)):  # 1 - 0.05 ** (1 / 12) = 0.2209
         certificate = certified((few, few), class_max_miss={"BCC": rate}, simultaneous=False)
-        assert (certificate.accept_threshold is not None) == accepts
+        assert (certificate.accept_threshold < np.inf) == accepts
         (outcome,) = certificate.class_outcomes
         assert outcome.cases == 12
         assert accepts or outcome.smallest_certifiable_rate == pytest.approx(1 - 0.05 ** (1 / 12))
@@ -163,7 +162,7 @@ def test_cases_at_the_ood_limit_are_not_accepted():
     )
     above = np.round(CALIBRATION.ood_scores) > rounded.ood_threshold
     assert 0 < sum(rounded.kept) == above.sum() < 390
-    assert (sum(constant.kept), constant.accept_threshold) == (0, None)
+    assert (sum(constant.kept), constant.accept_threshold) == (0, np.inf)
 
 
 def with_value(name, value):

@@ -151,7 +151,7 @@ def test_each_line_of_the_tutorial_for_developers_can_be_copied(tmp_path, monkey
         code, _, error = misgiving(*shlex.split(line))
         assert code == 0, error
         assert not line.startswith("calibrate") or "Wrong: at most 5 %" in error
-    assert Bundle.load(shlex.split(serve)[1]).deferral.certificate_.accepted > 0
+    assert Bundle.load(shlex.split(serve)[1]).policy.certificate.accepted > 0
 
 
 def test_the_tutorial_for_engineers_runs():

@@ -6,7 +6,7 @@ from commands import rows_of
 from sklearn.metrics import roc_auc_score
 
 from misgiving import Deferral, Predictions
-from misgiving.bundle.bundle import without_policy
+from misgiving.deferral.decisions import defer_all, score_without_policy
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.evaluate import FILES, evaluate, write_evaluation
 from misgiving.evaluation.measures import POLICY_SET
@@ -144,7 +144,8 @@ def test_ood_sets_are_measured_by_every_score_that_both_have(deferral):
 
 def test_ood_images_are_decided_by_the_batch_that_is_measured_also_where_it_accepts_none():
     policy = Deferral(max_error=0.15, guarantee="average").fit(predictions())
-    policy.certificate_ = replace(policy.certificate_, accept_threshold=None)
+    nothing = replace(policy.certificate_, accept_threshold=np.inf, accepted=0)
+    policy.policy_ = replace(policy.policy_, certificate=nothing)
     certain = Predictions.of({"logits": 9 * np.eye(30, 3) + 1, "classes": CLASSES})
     evaluation = evaluate(predictions(), policy, ood={"certain": certain})
     assert values(evaluation, "certain", "policy")["coverage"] == 0
@@ -172,7 +173,7 @@ def test_errors_and_decisions_of_subgroups_are_tested_as_one_family():
             "site": np.repeat(["north", "south"], 30),
         }
     )
-    decisions = without_policy(given.classes, given.logits)
+    decisions = defer_all(score_without_policy(given), given.classes)
     for decided, worse in ((None, ("wrong",)), (decisions, ())):
         first, *_ = harms_of(given, decided, seed=0)
         assert (first.errors.value, first.worse) == ("south", worse)

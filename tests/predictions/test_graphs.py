@@ -97,7 +97,7 @@ def test_a_graph_is_written_once_and_again_where_it_is_damaged(
     path, whole = tmp_path / "model.onnx", written[made.model]
     path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else written[shifted.model])
     images = noisy_set(2, seed=1)
-    logits = kept_network(made, 100, tmp_path)(images.images)[0]
+    logits = kept_network(made, 100, tmp_path)(images.images).logits
     np.testing.assert_allclose(logits, predictions_of(made, images).logits, atol=1e-3)
     assert path.read_bytes() == whole
 

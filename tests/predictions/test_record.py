@@ -15,7 +15,7 @@ from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import with_score
 from misgiving.predictions import files
 from misgiving.predictions.inference import concatenated
-from misgiving.scores.logits import Head
+from misgiving.scores.outputs import Head
 
 HEADER = "id,label,probability_cat,probability_dog,probability_owl"
 ROWS = ["a,cat,0.7,0.2,0.1", "b,dog,0.1,0.8,0.1", "c,owl,0.3,0.3,0.4", "d,,0.2,0.2,0.6"]
@@ -266,7 +266,7 @@ def test_probabilities_are_kept_and_rounded_ones_add_up_to_one():
     wide = Predictions.of({"logits": logits})
     narrow = Predictions.of({"probabilities": softmax(logits, axis=1)})
     np.testing.assert_allclose(wide.probabilities, narrow.probabilities, atol=1e-12)
-    assert (wide.outputs, narrow.outputs) == ("logits", "probabilities")
+    assert (wide.kind, narrow.kind) == ("logits", "probabilities")
     halves = np.array([[1, 1e-9, 0], [0.5, 0.25, 0.25]], dtype=np.float16)
     assert np.isfinite(Predictions.of({"probabilities": halves}).logits).all()
     rounded = Predictions.of({"probabilities": [[1 + 1e-7, -1e-7, 0], [0.33, 0.33, 0.33]]})

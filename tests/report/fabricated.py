@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from misgiving import Predictions
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.deferral.decision_tables import DecisionRow
+from misgiving.deferral.decisions import Decision
 from misgiving.metrics.uncertainty import t_interval
 from misgiving.report.reproduction.published import METRICS
 from misgiving.report.reproduction.run import Run
@@ -314,5 +315,14 @@ FILE_NAME = "<script>alert(1)</script>.png".replace("/", "-")
 
 
 def decision_row(decision, error, *, p_value=0.5):
-    answer = {"decision": decision, "reason": "less < more", "error_probability": error}
-    return DecisionRow("", "a&b", 0.6, **answer, ood_p_value=p_value)
+    return DecisionRow(
+        "",
+        Decision.model_construct(
+            predicted_class="a&b",
+            probability=0.6,
+            decision=decision,
+            reason="less < more",
+            error_probability=error,
+            ood_p_value=p_value,
+        ),
+    )

@@ -58,7 +58,7 @@ def test_a_certified_policy_accepts_the_highest_of_its_score_and_counts_their_er
     assert list(values) == names
     plain = all_scores(sets.test, sets.detectors)
     scores = fitted.calibrator.with_learned(
-        plain, sets.test.logits, sets.detectors.evidence(sets.test.features, sets.test.taps)
+        plain, sets.test.logits, sets.detectors.evidence(sets.test)
     )
     wrong = sets.test.logits.argmax(axis=1) != sets.test.labels
     for name, found in values.items():

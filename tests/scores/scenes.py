@@ -3,7 +3,7 @@
 import numpy as np
 
 from misgiving.predictions.record import Predictions
-from misgiving.scores.logits import Head
+from misgiving.scores.outputs import Head
 
 WIDTH, CLASSES = 40, 4
 
@@ -36,4 +36,4 @@ def predictions(features, labels, head):
 
 
 def scores_of(detectors, some):
-    return detectors(some.logits, some.features, some.taps)
+    return detectors(some)

@@ -10,7 +10,8 @@ from misgiving.errors import DataError, UsageError
 from misgiving.scores import detectors as module
 from misgiving.scores.detectors import FittedDetectors, all_scores
 from misgiving.scores.features import FEATURE_SCORES
-from misgiving.scores.logits import LOGIT_SCORES, Head
+from misgiving.scores.logits import LOGIT_SCORES
+from misgiving.scores.outputs import Head
 
 
 @pytest.mark.parametrize(

@@ -94,14 +94,14 @@ def test_a_class_without_training_images_is_improbable_but_possible(training, fr
 
 
 def test_evidence_survives_saving_and_selection_bit_for_bit(training, fresh, tmp_path):
-    detectors, read = FittedDetectors.fit(training, ["knn"]), (fresh.features, fresh.taps)
-    expected = detectors.evidence(*read)
+    detectors = FittedDetectors.fit(training, ["knn"])
+    expected = detectors.evidence(fresh)
     detectors.only([]).save(tmp_path / "kept.safetensors")
     again = FittedDetectors.load(tmp_path / "kept.safetensors")
     assert again.names == ()
-    np.testing.assert_array_equal(again.evidence(*read), expected)
+    np.testing.assert_array_equal(again.evidence(fresh), expected)
     detectors.only(["knn"], probes=False).save(tmp_path / "without.safetensors")
-    assert FittedDetectors.load(tmp_path / "without.safetensors").evidence(*read) is None
+    assert FittedDetectors.load(tmp_path / "without.safetensors").evidence(fresh) is None
 
 
 def test_predictions_without_taps_have_no_evidence_and_those_of_another_width_are_refused(

@@ -5,19 +5,20 @@ import io
 import json
 import math
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from policies import decided, policy_with
+from policies import certify, decided, policy_with
 
 from misgiving.bundle.bundle import Bundle
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.deferral.certificate import certify_thresholds
 from misgiving.deferral.decisions import Decision
-from misgiving.deferral.settings import Targets
+from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import ScoredCases
+from misgiving.report.rendering import certificate_sentences
 from misgiving.serve import middleware, server
 from misgiving.serve.app import create_app
 from misgiving.serve.records import Case, Review
@@ -41,7 +42,7 @@ CONSTANTS = {
 class Standin(Bundle):
     """The probability of "light" is the share of blue; green images are OOD, red ones give NaN."""
 
-    classes, card, fingerprint, deferral = CLASSES, {"name": "standin"}, "f" * 64, None
+    classes, card, fingerprint, policy = CLASSES, {"name": "standin"}, "f" * 64, None
     preprocessing, opinions = PREPROCESSING, {}
     __setattr__ = object.__setattr__  # tests change some
 
@@ -63,6 +64,7 @@ def decision_of(model_input):
     known = not math.isnan(light)
     return Decision(
         predicted_class=CLASSES[int(light >= 0.5)],
+        probability=max(light, 1 - light),
         probabilities={"dark": 1 - light, "light": light},
         error_probability=error if known else None,
         expected_loss=-float(np.log(1 - error)) if error < 1 else None,
@@ -91,10 +93,9 @@ def cases_like_the_standins(count, seed):
     )
 
 
-def made_policy(targets=TARGETS, classes=CLASSES, **fields):
-    certificate = certify_thresholds(
-        cases_like_the_standins(400, 1), cases_like_the_standins(500, 2), targets, classes=classes
-    )
+def made_policy(targets=TARGETS, classes=CLASSES, guarantee="confident", **fields):
+    sets = cases_like_the_standins(400, 1), cases_like_the_standins(500, 2)
+    certificate = replace(certify(*sets, targets, guarantee), classes=classes)
     return policy_with(certificate, score="predicted_loss", **fields)
 
 
@@ -103,6 +104,8 @@ class Calibrated(Standin):
 
     def __init__(self, deferral=None):
         self.deferral = deferral or made_policy()
+        self.policy = self.deferral.policy_
+        self.card = self.card | {"targets": certificate_sentences(self.deferral)}
 
     def decide_inputs(self, inputs):
         return [self._decided(decision_of(model_input)) for model_input in inputs]
@@ -113,10 +116,10 @@ class Calibrated(Standin):
             self.deferral,
             *(math.nan if number is None else number for number in numbers),
             predicted=CLASSES.index(decision.predicted_class),
-            probabilities=[*decision.probabilities.values()],
+            probabilities=np.array([*decision.probabilities.values()], dtype=float),
         )
         changed = ("decision", "reason", "ood_p_value")
-        return decision._replace(**{name: getattr(by_policy, name) for name in changed})
+        return decision.model_copy(update={name: getattr(by_policy, name) for name in changed})
 
 
 def picture(level=0.5, size=(40, 30), kind="PNG", colour=None):

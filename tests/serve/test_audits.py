@@ -3,13 +3,13 @@ from pathlib import Path
 import pytest
 from standin import KEY, Calibrated, case, made_policy, picture, review, rows_of, sent
 
-from misgiving.deferral.settings import Targets
+from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 from misgiving.serve.records import CaseQuery
 from misgiving.serve.store import Store
 
 KEYS = {f"a-key-of-reader-{name}-0123": name for name in ("Ann", "Ben", "Cem")}
-POLICY = Calibrated().deferral.fingerprint
+POLICY = Calibrated().policy.fingerprint
 ACCEPTED = {"decision": "accept", "error_probability": 0.02, "policy_fingerprint": POLICY}
 
 

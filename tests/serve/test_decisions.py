@@ -36,7 +36,7 @@ def test_a_case_has_every_value_of_the_decision_and_is_stored(client, serving, s
     assert (case["decision"], case["acceptance_score"]) == ("defer", None)
     assert case["probabilities"] == {"dark": None, "light": None}
     model = Calibrated()
-    assert sent(serving(model))["policy_fingerprint"] == model.deferral.fingerprint
+    assert sent(serving(model))["policy_fingerprint"] == model.policy.fingerprint
 
 
 def test_images_are_decided_in_their_order_and_a_bad_one_is_a_problem_of_its_own(client):

@@ -135,7 +135,7 @@ def new_blind_cases(reader, seen, client):
 
 def check_audits(place, acknowledged, given):
     """Compare the store with what was acknowledged, and the audit sample with its definition."""
-    policy = Calibrated().deferral.fingerprint
+    policy = Calibrated().policy.fingerprint
     with closing(Store.open(place)) as store:
         cases, answers = {case.id: case for case in store.all(CaseQuery())}, store.blind_answers()
         secret = store.audit(policy, None).secret.encode()

@@ -1,4 +1,5 @@
 import shlex
+from dataclasses import replace
 from importlib import import_module
 from unittest.mock import MagicMock
 
@@ -6,7 +7,8 @@ import numpy as np
 from standin import Calibrated, Standin, cases_like_the_standins, made_policy
 
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.settings import DecisionRule, Targets
+from misgiving.deferral.rules import DecisionRule
+from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 from misgiving.report.rendering import certificate_sentences
 from misgiving.serve.routes.model import command
@@ -44,7 +46,7 @@ COSTS = {"costs": {"light spot": 10.000001, "dark": 2.0}, "max_error_probability
 def test_the_command_changes_only_the_target_error_rate(misgiving, monkeypatch):
     targets, rule = Targets(max_error=0.1, **OPTIONS), DecisionRule(**COSTS)
     policy = made_policy(targets, classes=("dark", "light spot"), rule=rule)
-    policy.seed, asked = 7, []
+    policy.policy_, policy.seed, asked = replace(policy.policy_, seed=7), 7, []
 
     def check_parameters(deferral, _):
         asked.append(deferral.get_params())
@@ -52,22 +54,21 @@ def test_the_command_changes_only_the_target_error_rate(misgiving, monkeypatch):
 
     monkeypatch.setattr(import_module("misgiving.cli.calibrate"), "open_run", MagicMock())
     monkeypatch.setattr(Deferral, "check_parameters", check_parameters)
-    words = shlex.split(command(policy).replace("{max_error}", "0.2"))
+    words = shlex.split(command(policy.policy_).replace("{max_error}", "0.2"))
     assert words[1:4] == ["calibrate", "RUN", "NEW_CASES"]
     assert misgiving(*words[1:])[0] == 2
     assert asked == [policy.get_params() | {"max_error": 0.2}]
-    words = command(policy, of_graph=True)
+    words = command(policy.policy_, of_graph=True)
     assert words.startswith("misgiving calibrate NEW_PREDICTIONS.csv --out POLICY --max-error ")
 
 
 def test_the_command_of_a_policy_on_average_is_for_a_target_that_can_be_served():
-    policy = made_policy(Targets(max_silent_error=0.05, guarantee="average"))
+    policy = made_policy(Targets(max_silent_error=0.05), guarantee="average").policy_
     words = command(policy)
     assert "average" not in words
     assert "--max-silent-error 0.05" in words
     of_logits = made_policy(Targets(max_error=0.1, max_ood_false_alarms=None))
-    of_logits.max_ood_false_alarms = 0.05
-    assert "--max-ood-false-alarms off" in command(of_logits)
+    assert "--max-ood-false-alarms off" in command(of_logits.policy_)
 
 
 def test_a_policy_that_accepts_nothing_and_a_model_without_a_policy_say_so(serving):

@@ -24,7 +24,7 @@ from triage import (
     stored,
 )
 
-from misgiving.deferral.settings import Targets
+from misgiving.deferral.targets import Targets
 from misgiving.serve.records import CaseQuery
 
 pytestmark = needs_chromium
@@ -280,7 +280,7 @@ def test_a_target_of_silent_errors_is_not_shown_as_an_error_among_the_accepted(
     for number, error in enumerate((0.001, 0.12)):
         stored(page_service, number, error=error, decision="accept", name=f"{error}.png")
     model = page_service.service.model
-    model.deferral = made_policy(Targets(max_silent_error=0.02, guarantee="average"))
+    model.policy = made_policy(Targets(max_silent_error=0.02), guarantee="average").policy_
     page = opened(prepare=no_pictures)
     target = "on average at most 2.0 % of all images accepted with a wrong answer"
     expect(page.locator("#setting-now")).to_have_text(f"saved policy: {target}")
@@ -297,7 +297,7 @@ def test_a_target_of_silent_errors_is_not_shown_as_an_error_among_the_accepted(
     expect(page.locator("#setting-note")).to_contain_text(
         "Limits on wrong answers among all images are not part of the preview."
     )
-    model.deferral = made_policy(Targets(max_silent_error=0.0001))
+    model.policy = made_policy(Targets(max_silent_error=0.0001)).policy_
     page.locator("#back-to-policy").click()
     expect(page.locator("#setting-now")).to_contain_text("saved policy")
     page.wait_for_function("() => !location.hash.includes('target')")  # it is kept a little later

@@ -6,6 +6,7 @@ stopped resumes.
 """
 
 import json
+import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from itertools import islice
@@ -13,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from misgiving.bundle.bundle import Bundle, SquareInputs, is_bundle, used_opinions, without_policy
+from misgiving.bundle.bundle import Bundle, SquareInputs, is_bundle, used_opinions
 from misgiving.checksums import sha256_of_json
 from misgiving.data.datasets.dataset import file_key
 from misgiving.data.decoding import (
@@ -29,13 +29,18 @@ from misgiving.data.decoding import (
     read_bytes,
     returning_bad_images,
 )
-from misgiving.deferral.decision_tables import UNREADABLE, DecisionRow, row_of
-from misgiving.deferral.decisions import Decisions
-from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.decision_tables import UNREADABLE, DecisionRow
+from misgiving.deferral.decisions import (
+    Decisions,
+    ScoredImages,
+    defer_all,
+    score_without_policy,
+)
 from misgiving.deferral.policy_file import POLICY_FOLDER
 from misgiving.errors import DataError
 from misgiving.files import whole_file
 from misgiving.predictions.network import ModelInputs
+from misgiving.scores.outputs import Outputs
 
 if TYPE_CHECKING:
     from misgiving.checkpoint import Checkpoint  # needs torch
@@ -69,22 +74,23 @@ def load_model(
     import torch
 
     from misgiving.checkpoint import load
-    from misgiving.models.joint import full_outputs_of
-    from misgiving.predictions.inference import fingerprint_of, kept_network
+    from misgiving.deferral.deferral import Deferral
+    from misgiving.predictions.inference import fingerprint_of, kept_network, outputs_of_model
     from misgiving.training.processes import device_named
 
     place = device_named(device)
     checkpoint = load(folder)
     fingerprint = fingerprint_of(checkpoint)
     deferral = Deferral.of_run(folder, model=fingerprint)
+    policy = None if deferral is None else deferral.policy_
 
     def as_bundle(run: Path, source: "Checkpoint", **values: Any) -> Bundle:
         model = source.model.to(place)
 
-        def run_model(inputs: ModelInputs) -> tuple[Float[np.ndarray, "n ..."], ...]:
-            """Outputs of the model itself, in the form that a graph gives them."""
+        def run_model(inputs: ModelInputs) -> Outputs:
+            """Run the model itself in place of its graph."""
             images = torch.from_numpy(inputs).permute(0, 3, 1, 2).float() / 255
-            return tuple(out.numpy() for out in full_outputs_of(model, [images.to(place)]))
+            return outputs_of_model(model, [images.to(place)])
 
         return Bundle(
             network=kept_network(source, count, run) or run_model,
@@ -96,12 +102,10 @@ def load_model(
         )
 
     seconds = {}
-    for name, run in used_opinions(deferral, opinions or {}).items():
+    for name, run in used_opinions(policy, opinions or {}).items():
         other = load(run)
-        seconds[name] = as_bundle(run, other, fingerprint=fingerprint_of(other), deferral=None)
-    bundle = as_bundle(
-        folder, checkpoint, fingerprint=fingerprint, deferral=deferral, opinions=seconds
-    )
+        seconds[name] = as_bundle(run, other, fingerprint=fingerprint_of(other), policy=None)
+    bundle = as_bundle(folder, checkpoint, fingerprint=fingerprint, policy=policy, opinions=seconds)
     return bundle.tried(folder / POLICY_FOLDER)
 
 
@@ -115,27 +119,26 @@ class DecidedFiles:
     def __init__(self, model: Bundle, parts: Mapping[Path, Sequence[str]]) -> None:
         self._model, self._parts = model, parts
         self.bad = [BadImage(*each) for part in parts for each in _unreadable(part).items()]
-        self._threshold: float | None = None
-        if model.deferral is not None:
-            scored = [self._scored(part).judged for part in parts]
-            judged = [np.concatenate(columns) for columns in zip(*scored, strict=True)]
-            self._threshold = model.deferral.certificate_.batch_threshold(
-                *judged, seed=model.deferral.seed
-            )
+        self._threshold = math.inf
+        if model.policy is not None:
+            columns = zip(*map(_deciding, map(_scored, parts)), strict=True)
+            self._threshold = model.policy.threshold(*map(np.concatenate, columns))
 
     def __iter__(self) -> Iterator[DecisionRow]:
         for part, names in self._parts.items():
-            decisions = iter(self._scored(part).by_threshold(self._threshold))
+            decisions = iter(self._decided(_scored(part)))
             reasons = _unreadable(part)
             for name in names:
                 yield (
                     DecisionRow(name, unreadable=reasons[name])
                     if name in reasons
-                    else row_of(name, next(decisions))
+                    else DecisionRow(name, next(decisions))
                 )
 
-    def _scored(self, part: Path) -> Decisions:
-        return self._model.undecided(**load_file(part))
+    def _decided(self, scored: ScoredImages) -> Decisions:
+        if self._model.policy is None:
+            return defer_all(scored, self._model.classes)
+        return self._model.policy.decide_scored(scored, threshold=self._threshold)
 
 
 def decide_files(
@@ -162,8 +165,8 @@ def decide_files(
         DataError: They are too few for the average guarantee.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if model.deferral is not None:
-        model.deferral.certificate_.check_batch(len(names))
+    if model.policy is not None:
+        model.policy.check_batch(len(names))
     parts = [names[start : start + PART] for start in range(0, len(names), PART)]
     paths = {folder / f"{_part_name(model, part)}.safetensors": part for part in parts}
     remaining = {  # parts of which not all images could be read are tried again
@@ -176,7 +179,7 @@ def decide_files(
     with closing(_model_inputs(model, images, ahead=max(batch_size, LOOK_AHEAD))) as inputs:
         for path, part in remaining.items():
             unread, bad = iter(part), dict[str, str]()
-            scored = [without_policy(model.classes, np.empty((0, len(model.classes))))]
+            scored = [score_without_policy(Outputs(logits=np.empty((0, len(model.classes)))))]
             while batch := [*zip(islice(unread, batch_size), inputs, strict=False)]:
                 bad |= {name: each.reason for name, each in batch if isinstance(each, BadImage)}
                 read = [each for _, each in batch if not isinstance(each, BadImage)]
@@ -185,8 +188,8 @@ def decide_files(
                 done += len(batch)
                 on_image(done, len(names))
             columns = {
-                name: np.concatenate([each.columns[name] for each in scored])
-                for name in scored[0].columns
+                name: np.concatenate([each.arrays[name] for each in scored])
+                for name in scored[0].arrays
             }
             with whole_file(path) as temporary:
                 save_file(columns, temporary, {UNREADABLE: json.dumps(bad)})
@@ -201,8 +204,17 @@ def _part_name(model: Bundle, names: Sequence[str]) -> str:
     for name in names:
         with suppress(DataError):  # it is gone
             keys[name] = file_key(Path(name))
-    policy = model.deferral and model.deferral.fingerprint
+    policy = model.policy and model.policy.fingerprint
     return sha256_of_json([model.fingerprint, policy, names, keys])[:32]
+
+
+def _scored(part: Path) -> ScoredImages:
+    return ScoredImages(**load_file(part))
+
+
+def _deciding(scored: ScoredImages) -> tuple[np.ndarray, ...]:
+    """The columns that decide."""
+    return scored.acceptance_score, scored.ood_score, scored.acceptable
 
 
 def _unreadable(part: Path) -> dict[str, str]:

@@ -6,22 +6,24 @@ last linear layer) and `predicted_losses`.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from pydantic import TypeAdapter
 
-from misgiving.bundle.bundle import FACTS, Bundle, write_bundle
+from misgiving.bundle.bundle import FACTS, Bundle
+from misgiving.bundle.write import write_bundle
 from misgiving.checksums import sha256_of_file, sha256_of_json
 from misgiving.data.decoding import read_bytes
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.policy import Policy
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import read_json, whole_folder
 from misgiving.manifests import check_replaceable
-from misgiving.predictions.network import GRAPH, OUTPUTS, Network
+from misgiving.predictions.network import GRAPH, Network
 from misgiving.predictions.record import Predictions
 
 MAX_COMPARED = 32  # images that are predicted again
@@ -74,13 +76,13 @@ def export_graph(
     """
     check_replaceable(out, FACTS, overwrite=overwrite)
     deferral = Deferral.load(policy)
-    if deferral.cases_.outputs == "probabilities":
+    if deferral.policy_.kind == "probabilities":
         raise UsageError(f"{policy}: was calibrated on probabilities; calibrate on logits")
     if deferral.calibration_.needs_opinions:
         raise UsageError(f"{policy}: needs second opinions, which a graph lacks; calibrate without")
     classes = deferral.classes_
     network = Network(graph, size=preprocessing.image_size, num_classes=len(classes))
-    _check_outputs(deferral, network.outputs)
+    _check_outputs(deferral.policy_, network.outputs)
     compared = 0
     if predictions is not None:
         table = Predictions.read(predictions)
@@ -90,7 +92,7 @@ def export_graph(
         _copy(graph, partial / GRAPH)
         facts = {"classes": classes, "preprocessing": asdict(preprocessing)}
         fingerprint = sha256_of_json({"graph": sha256_of_file(partial / GRAPH), **facts})
-        deferral.model_ = fingerprint
+        deferral.policy_ = replace(deferral.policy_, model=fingerprint)
         return write_bundle(
             partial,
             preprocessing=preprocessing,
@@ -124,9 +126,9 @@ def _compare(network: Network, preprocessing: Preprocessing, table: Predictions)
     expected = table.select(with_path[np.unique(places)])
     paths = expected.paths or ()
     squares = [preprocessing.from_file(read_bytes(Path(path)), path) for path in paths]
-    outputs = dict(zip(OUTPUTS, network(np.stack(squares)), strict=True))
+    outputs = network(np.stack(squares))
     for name in network.outputs:
-        repeated, given = outputs[name], getattr(expected, name)
+        repeated, given = getattr(outputs, name), getattr(expected, name)
         if given is None:
             continue
         margin = MAX_DIFFERENCE * np.abs(given).max()
@@ -139,10 +141,10 @@ def _compare(network: Network, preprocessing: Preprocessing, table: Predictions)
     return len(paths)
 
 
-def _check_outputs(deferral: Deferral, outputs: Sequence[str]) -> None:
+def _check_outputs(policy: Policy, outputs: Sequence[str]) -> None:
     """Check that the graph gives all that decisions depend on."""
-    features, taps = deferral.used_detectors.widths
-    losses = deferral.needs_predicted_losses
+    features, taps = policy.used_detectors.widths
+    losses = policy.needs_predicted_losses
     reads = {"features": features, "predicted_losses": losses, "taps": taps}
     if missing := [name for name in reads if reads[name] and name not in outputs]:
         raise UsageError(

@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from misgiving.bundle.bundle import FACTS, Bundle, used_opinions, write_bundle
+from misgiving.bundle.bundle import FACTS, Bundle, used_opinions
+from misgiving.bundle.write import write_bundle
 from misgiving.checkpoint import Checkpoint, load, versions
 from misgiving.deferral.deferral import Deferral
 from misgiving.files import whole_folder
@@ -37,7 +38,7 @@ def export_run(
     checkpoint = load(run)
     fingerprint = fingerprint_of(checkpoint)
     deferral = Deferral.of_run(run, model=fingerprint)
-    used = used_opinions(deferral, opinions or {})
+    used = used_opinions(None if deferral is None else deferral.policy_, opinions or {})
     others = {name: load(folder) for name, folder in used.items()}
     with whole_folder(out) as partial:
         write_compared_graph(checkpoint, partial / GRAPH)

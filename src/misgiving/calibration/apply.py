@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import log_softmax, logsumexp
 
-from misgiving.predictions.schema import LEAST_PROBABILITY
+from misgiving.scores.outputs import logarithms_of
 from misgiving.scores.probes import Evidence
 
 Logits = Float[np.ndarray, "n classes"]
@@ -105,11 +105,6 @@ class Pool:
         return self.scaling.logarithms(pooled(members, self.weights))
 
 
-def logarithms_of(probabilities: Logits) -> Logits:
-    """Finite logarithms, in float64."""
-    return np.asarray(np.log(np.maximum(probabilities.astype(np.float64), LEAST_PROBABILITY)))
-
-
 def log_pool(members: Members, weights: Float[np.ndarray, " members"]) -> Logits:
     """Log-probabilities proportional to the weighted sum of the members' (a logarithmic pool)."""
     return np.asarray(log_softmax(np.einsum("nmc,m->nc", members, weights), axis=1))
@@ -135,7 +130,7 @@ class OpinionPool:
     def __call__(self, own: Logits, opinions: Opinions) -> Logits:
         """Log-probabilities of each class, from the model's own and the others' probabilities."""
         others = [
-            scaling.logarithms(logarithms_of(opinions[name]))
+            scaling.logarithms(logarithms_of(opinions[name].astype(np.float64)))
             for name, scaling in self.scalings.items()
         ]
         return log_pool(np.stack([own, *others], axis=1), np.array(self.weights))

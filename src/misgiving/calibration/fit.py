@@ -24,7 +24,6 @@ from misgiving.calibration.apply import (
     Values,
     log_odds_of,
     log_pool,
-    logarithms_of,
     predicted_classes,
 )
 from misgiving.calibration.maps import (
@@ -38,6 +37,7 @@ from misgiving.calibration.maps import (
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
+from misgiving.scores.outputs import logarithms_of
 
 UNLEARNED = ("msp", "predicted_loss")  # with more candidates chance decides where errors are few
 ClassWeights = Callable[[Classes], ByClass | None]
@@ -54,7 +54,7 @@ def fit_opinions(
     There is no pool where it does not make the true classes of the tuning set more likely by more
     than a factor e for each opinion (Akaike, 1974).
     """
-    logits = [*map(logarithms_of, opinions.values())]
+    logits = [logarithms_of(each.astype(np.float64)) for each in opinions.values()]
     members = [own, *(_cross_fitted_scaling(each, labels, folds) for each in logits)]
     stacked, vectors = np.stack(members, axis=1), np.empty_like(own)
     for kept, left_out in folds:
@@ -137,7 +137,7 @@ def fit_calibrator(
     """
     scores = all_scores(tuning, detectors.only(()))
     logits, labels, units = tuning.logits.astype(np.float64), tuning.labels, tuning.units
-    evidence, weights = detectors.evidence(tuning.features, tuning.taps), weigh(labels)
+    evidence, weights = detectors.evidence(tuning), weigh(labels)
     loss = scores.get("predicted_loss")
     if loss is not None and not np.isfinite(loss).all():
         position = np.isfinite(loss).argmin()

@@ -2,6 +2,7 @@
 
 import shlex
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -25,8 +26,9 @@ from misgiving.cli.sources import (
     read_file,
     say_left_out,
 )
-from misgiving.deferral.settings import DecisionRule, Targets
-from misgiving.errors import visible
+from misgiving.deferral.rules import DecisionRule
+from misgiving.deferral.targets import GuaranteeName, Targets
+from misgiving.errors import UsageError, visible
 from misgiving.manifests import check_replaceable
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ def calibrate(
     data: DataOrNone = None,
     *,
     targets: Targets,
+    guarantee: GuaranteeName = "confident",
     rule: DecisionRule,
     settings: Annotated[Values, BadImages, Device],
     cache: Cache,
@@ -78,6 +81,8 @@ def calibrate(
     Example: misgiving calibrate predictions.csv --max-error 0.1 --out policy
 
     Args:
+        guarantee: The targets hold with a confidence for this calibration set (confident), or on
+            average over calibration sets and batches of at least 50 images (average).
         ood_detector: Score that detects OOD images. Default: knn, or max_logit for predictions
             without features of training images.
         out (POLICY): Folder for the policy of a file of predictions; that of a run is in the
@@ -90,6 +95,7 @@ def calibrate(
         overwrite: Replace the policy that is there.
         verbose: Print how the policy was fitted, bounds for each class, and what is guaranteed.
     """
+    from misgiving.deferral.calibrations import Calibrations, record_of
     from misgiving.deferral.deferral import Deferral
     from misgiving.deferral.policy_file import POLICY, POLICY_FOLDER
     from misgiving.report.rendering import certificate_sentences, lines
@@ -99,7 +105,11 @@ def calibrate(
     data = data if from_cases is None else audited_data(from_cases)
     folder = out or run / POLICY_FOLDER
     check_replaceable(folder, POLICY, overwrite=overwrite)
-    deferral = Deferral(**vars(targets), **vars(rule), ood_detector=ood_detector, seed=seed)
+    record = record_of(run)
+    earlier = Calibrations.read(record)
+    deferral = Deferral(
+        **vars(targets), guarantee=guarantee, **vars(rule), ood_detector=ood_detector, seed=seed
+    )
     opinions = named_places("second_opinion", second_opinion)
     sources = []
     if data is None:
@@ -117,11 +127,18 @@ def calibrate(
     with warnings.catch_warnings(record=True) as doubts:
         warnings.simplefilter("always", UserWarning)
         warnings.filterwarnings("ignore", "nothing is accepted")  # said in sentences below
-        deferral.fit(predictions).save(folder)
+        deferral.fit(predictions)
+    deferral.save(folder)
+    calibrations = earlier.added(deferral)
+    with suppress(OSError, UsageError):  # predictions may lie where nothing can be written
+        calibrations.write(record)
     if data is None and (unused := list(map(visible, predictions.metadata))):
         say(f"columns without a meaning to the policy: {', '.join(unused)}")
     for doubt in doubts:
         say(f"Warning: {doubt.message}.")
+    repeated = earlier.repeated(deferral.cases_)
+    if repeated.groups and calibrations != earlier:
+        say(lines("policy.txt", "repeated", *repeated)[0])
     say_left_out(sources, brief=not verbose)
     sentences = certificate_sentences(deferral, brief=not verbose)
     fitted = lines("policy.txt", "fitted", deferral) if verbose else []

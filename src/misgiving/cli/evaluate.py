@@ -110,7 +110,9 @@ def evaluate(
         folders = [read_ood_folder(folder, name=name) for name, folder in places.items()]
         with open_run(run, settings, cache=cache, opinions=opinions) as trained:
             deferral = Deferral.of_run(run, model=trained.model)
-            trained.opinions = used_opinions(deferral, trained.opinions)
+            trained.opinions = used_opinions(
+                None if deferral is None else deferral.policy_, trained.opinions
+            )
             predicted = trained.predict(
                 data,
                 sets=lambda sets: {*measured_sets(sets, set_name), *(TUNING if readers else ())},

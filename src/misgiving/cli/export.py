@@ -76,6 +76,6 @@ def export(
         say(sentence)
     size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     following = f"serve {shlex.quote(str(out))}"
-    if bundle.deferral is not None and bundle.deferral.certificate_.selection is not None:
+    if bundle.policy is not None and bundle.policy.certificate.selection is not None:
         following = f"predict {shlex.quote(str(out))} IMAGES"
     say(f"Next: misgiving {following} (wrote {out}, {size:.1f} MB)")

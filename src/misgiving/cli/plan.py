@@ -9,7 +9,7 @@ import typer
 from misgiving.cli.options import DataOrPredictions, Seed, command
 from misgiving.cli.progress import say, show_table
 from misgiving.cli.sources import is_prediction_file
-from misgiving.deferral.settings import Targets
+from misgiving.deferral.targets import GuaranteeName, Targets
 
 if TYPE_CHECKING:
     from misgiving.deferral.planning import CertificationOutlook
@@ -21,6 +21,7 @@ def plan(
     data: DataOrPredictions,
     *,
     targets: Targets,
+    guarantee: GuaranteeName = "confident",
     seed: Seed = 0,
     audit: Annotated[float | None, typer.Option(min=0.0001, max=1.0)] = None,
     cases_per_week: Annotated[int, typer.Option(min=1)] = 1000,
@@ -36,14 +37,15 @@ def plan(
     Example: misgiving plan isic2019:ISIC_2019 --max-error 0.05 --class-max-miss MEL=0.1
 
     Args:
+        guarantee: Of the limit for OOD images; error rates are said for each guarantee.
         seed: Seed of the split, as in `train`.
         audit (SHARE): Also say after how many audited answers an error twice as high as the target
             is noticed, and how many reviews it costs to audit this share of the cases.
         cases_per_week: Cases a week, for --audit.
     """
-    from misgiving.deferral.cases import drawn_sets
-    from misgiving.deferral.certificate import MOST_CASES
-    from misgiving.deferral.planning import WRONG_SHARES, plan_certification
+    from misgiving.deferral.guarantees import GUARANTEES
+    from misgiving.deferral.planning import MOST_CASES, WRONG_SHARES, plan_certification
+    from misgiving.deferral.sets import drawn_sets
     from misgiving.predictions.record import Predictions
     from misgiving.report.rendering import lines, three_digits
 
@@ -53,7 +55,11 @@ def plan(
     for part in (tuning, calibration):
         part.check_labelled()
     outlook = plan_certification(
-        calibration.labels, calibration.units, calibration.classes, targets
+        calibration.labels,
+        calibration.units,
+        calibration.classes,
+        targets,
+        GUARANTEES[guarantee],
     )
     origin = "split" if not is_file else "drawn" if parts else "named"
     facts = (data, images, calibration, outlook, MOST_CASES, origin)
@@ -97,7 +103,7 @@ def _grouped_split(data: str, seed: int) -> "Predictions":
 
 def _table(outlook: "CertificationOutlook") -> Iterator[tuple[str, ...]]:
     """Cells of a table: what is certified, by the share of wrong answers."""
-    from misgiving.deferral.certificate import MOST_CASES
+    from misgiving.deferral.planning import MOST_CASES
     from misgiving.report.rendering import three_digits
 
     targets, total = outlook.targets, outlook.total

@@ -24,7 +24,7 @@ from misgiving.files import check_writable, write_text
 
 if TYPE_CHECKING:
     from misgiving.deferral.decision_tables import DecisionRow
-    from misgiving.deferral.deferral import Deferral
+    from misgiving.deferral.policy import Policy
 
 
 @command
@@ -84,12 +84,12 @@ def predict(
     with TemporaryDirectory() as folder:
         parts = Path(folder) if is_file or out is None else out.with_name(f"{out.name}.parts")
         if is_file:
-            key, rows, deferral, classes = _decide_predictions(model, images, opinions)
+            key, rows, policy, classes = _decide_predictions(model, images, opinions)
         else:
             key = "path"
-            rows, deferral, classes = _decide_images(model, names, opinions, parts, settings)
+            rows, policy, classes = _decide_images(model, names, opinions, parts, settings)
         skips = settings["on_bad_image"] == "skip"
-        columns = (key, *columns_of(classes, has_policy=deferral is not None, unreadable=skips)[1:])
+        columns = (key, *columns_of(classes, has_policy=policy is not None, unreadable=skips)[1:])
         if out is None:
             typer.echo("".join(csv_table(columns, rows)), nl=False)
         else:
@@ -100,7 +100,7 @@ def predict(
 
             write_text(contact_sheet, sheet_of(rows))
             say(f"wrote {contact_sheet}")
-        _say_facts(rows, deferral)
+        _say_facts(rows, policy)
         shutil.rmtree(parts, ignore_errors=True)
 
 
@@ -119,7 +119,7 @@ def _decide_images(
     opinions: Mapping[str, Path],
     parts: Path,
     settings: Values,
-) -> "tuple[Iterable[DecisionRow], Deferral | None, Sequence[str]]":
+) -> "tuple[Iterable[DecisionRow], Policy | None, Sequence[str]]":
     from misgiving.bundle.bundle import is_bundle
     from misgiving.bundle.decide_files import decide_files, load_model
 
@@ -135,13 +135,13 @@ def _decide_images(
             on_image=Bar(progress, "predicting").at,
             on_bad_image=settings["on_bad_image"],
         )
-    return rows, loaded.deferral, loaded.classes
+    return rows, loaded.policy, loaded.classes
 
 
 def _decide_predictions(
     policy: Path, files: Sequence[Path], opinions: Mapping[str, Path]
-) -> "tuple[str, Iterable[DecisionRow], Deferral | None, Sequence[str]]":
-    from misgiving.deferral.decision_tables import row_of
+) -> "tuple[str, Iterable[DecisionRow], Policy | None, Sequence[str]]":
+    from misgiving.deferral.decision_tables import DecisionRow
     from misgiving.deferral.deferral import Deferral
 
     if len(files) > 1:
@@ -149,17 +149,18 @@ def _decide_predictions(
     check_source(files[0], images=["contact_sheet"])
     deferral = Deferral.load(policy)
     predictions = read_file(files[0], deferral, opinions)
-    rows = list(map(row_of, predictions.paths or predictions.ids, deferral.decide(predictions)))
-    return "path" if predictions.paths else "id", rows, deferral, deferral.classes_
+    decisions = deferral.decide(predictions)
+    rows = list(map(DecisionRow, predictions.paths or predictions.ids, decisions))
+    return "path" if predictions.paths else "id", rows, deferral.policy_, deferral.classes_
 
 
-def _say_facts(rows: "Iterable[DecisionRow]", deferral: "Deferral | None") -> None:
+def _say_facts(rows: "Iterable[DecisionRow]", policy: "Policy | None") -> None:
     """Report unreadable images, and with a policy the performance to expect."""
     from misgiving.data.decoding import BadImage
     from misgiving.deferral.expected_performance import expected_performance
     from misgiving.report.rendering import lines
 
     say_skipped([BadImage(row.path, row.unreadable) for row in rows if row.unreadable])
-    if deferral is not None and (expected := expected_performance(deferral, rows)):
-        for sentence in lines("drift.txt", "performance", expected, deferral):
+    if policy is not None and (expected := expected_performance(policy, rows)):
+        for sentence in lines("drift.txt", "performance", expected, policy):
             say(sentence)

@@ -106,6 +106,6 @@ def _bundle(model: Path, second_opinion: list[str] | None, threads: int) -> Iter
             run, model = model, Path(folder) / "bundle"
             export_run(run, model, opinions=named_places("second_opinion", second_opinion))
         bundle = Bundle.load(model, threads=threads)
-        if bundle.deferral is not None:  # the service decides on single images
-            bundle.deferral.certificate_.check_batch(1)
+        if bundle.policy is not None:  # the service decides on single images
+            bundle.policy.check_batch(1)
         yield bundle

@@ -6,8 +6,6 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import betainc, betaincc, betainccinv, betaincinv
 
-from misgiving.deferral.settings import Guarantee
-
 Counts = Int[np.ndarray, "..."] | int | np.integer
 Values = Float[np.ndarray, "..."]
 Cases = Counts | Values | float | np.floating  # effective numbers need not be whole
@@ -41,30 +39,6 @@ def upper_bound(count: Cases, cases: Cases, *, level: float) -> Values:
     short = np.subtract(cases, count)
     inside = betainccinv(np.add(count, 1.0), np.where(short > 0, short, 1), level)
     return np.where(short == 0, 1.0, inside)
-
-
-def smallest_rate(
-    wrong: Cases,
-    cases: Cases,
-    *,
-    guarantee: Guarantee,
-    level: float,
-    accepted: float = 1.0,
-    parts: int = 1,
-) -> Values:
-    """The smallest rate that is certified where so many cases are wrong, or are missed.
-
-    Args:
-        wrong: Wrong cases among these.
-        cases: Accepted cases, or all.
-        guarantee: Under which the rate holds.
-        level: Of the test; without effect on the average guarantee.
-        accepted: Share of all cases that is accepted.
-        parts: Classes whose wrong cases are counted apart, on average.
-    """
-    if guarantee == "average":
-        return np.asarray(np.add(parts, wrong) / np.add(cases, accepted))
-    return upper_bound(wrong, cases, level=level)
 
 
 def lower_bound(count: Cases, cases: Cases, *, level: float) -> Values:

@@ -4,7 +4,6 @@ It is CSV, Parquet or JSON lines, by the suffix of the file.
 """
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
@@ -12,65 +11,47 @@ from pathlib import Path
 from typing import NamedTuple
 
 from misgiving.csv_tables import csv_lines
-from misgiving.deferral.decisions import OF_CLASS, Decision
+from misgiving.deferral.decisions import COLUMNS, NUMBERS, OF_CLASS, WITHOUT_POLICY, Decision
 from misgiving.errors import UsageError
 from misgiving.files import whole_file
 
 
 class DecisionRow(NamedTuple):
-    """The decision on one image file; None for a value that is not available or not defined."""
+    """The decision on one image; None, and the reason in `unreadable`, if it cannot be read."""
 
     path: str
-    predicted_class: str | None = None
-    probability: float | None = None
-    predicted_loss: float | None = None
-    decision: str | None = None
-    reason: str | None = None
-    error_probability: float | None = None
-    expected_loss: float | None = None
-    ood_p_value: float | None = None
-    acceptance_score: float | None = None
-    ood_score: float | None = None
-    probabilities: tuple[float | None, ...] = ()
+    decision: Decision | None = None
     unreadable: str | None = None
 
 
-PREDICTION_COLUMNS, POLICY_COLUMNS = DecisionRow._fields[:4], DecisionRow._fields[4:-2]
 UNREADABLE = "unreadable"
 KINDS = (".csv", ".parquet", ".jsonl")  # by suffix
 BATCH = 10_000  # rows of a Parquet file that are written at a time
-TEXTS = ("path", "id", "predicted_class", "decision", "reason", UNREADABLE)  # others: numbers
 
 Rows = Iterable[DecisionRow]
 Columns = Sequence[str]
-
-
-def row_of(path: str, decision: Decision) -> DecisionRow:
-    """The row of a table for a decision."""
-    shares = (p if math.isfinite(p) else None for p in decision.probabilities.values())
-    return DecisionRow(
-        path,
-        decision.predicted_class,
-        decision.probability if math.isfinite(decision.probability) else None,
-        **{name: getattr(decision, name) for name in DecisionRow._fields[3:-2]},
-        probabilities=tuple(shares),
-    )
+Cell = str | float | None
 
 
 def columns_of(classes: Columns, *, has_policy: bool, unreadable: bool = False) -> Columns:
     """The columns of a table: those of a policy, and of unreadable images, only if they apply."""
-    columns = PREDICTION_COLUMNS + (POLICY_COLUMNS if has_policy else ())
+    columns = ("path", *(COLUMNS if has_policy else WITHOUT_POLICY))
     columns += tuple(f"{OF_CLASS}{name}" for name in classes)
     return (*columns, UNREADABLE) if unreadable else columns
 
 
-def _cells(columns: Columns, rows: Rows) -> Iterator[dict[str, str | float | None]]:
+def _cells(columns: Columns, rows: Rows) -> Iterator[dict[str, Cell]]:
     """Values of each row by column."""
-    missing = (None,) * sum(name.startswith(OF_CLASS) for name in columns)
-    single = attrgetter("path", *(x for x in columns[1:] if x in DecisionRow._fields[:-1]))
-    for row in rows:
-        values = (*single(row), *(row.probabilities or missing), row.unreadable)
-        yield dict(zip(columns, values, strict=False))  # the last only where there is its column
+    single = [name for name in columns[1:] if name in COLUMNS]
+    read = attrgetter(*single)
+    wide = [name for name in columns if name.startswith(OF_CLASS)]
+    missing = (None,) * (len(single) + len(wide))
+    for path, decision, unreadable in rows:
+        values: tuple[Cell, ...] = missing
+        if decision is not None:
+            values = (*read(decision), *decision.probabilities.values())
+        # the last only where there is its column
+        yield dict(zip(columns, (path, *values, unreadable), strict=False))
 
 
 def csv_table(columns: Columns, rows: Rows) -> Iterator[str]:
@@ -95,7 +76,9 @@ def _write_parquet(path: Path, columns: Columns, rows: Rows) -> None:
     from pyarrow import parquet
 
     texts, numbers = pyarrow.string(), pyarrow.float64()
-    schema = pyarrow.schema([(name, texts if name in TEXTS else numbers) for name in columns])
+    are_numbers = [name in NUMBERS or name.startswith(OF_CLASS) for name in columns]
+    kinds = [numbers if is_number else texts for is_number in are_numbers]
+    schema = pyarrow.schema([*zip(columns, kinds, strict=True)])
     cells = _cells(columns, rows)
     with parquet.ParquetWriter(path, schema) as writer:
         while batch := list(islice(cells, BATCH)):

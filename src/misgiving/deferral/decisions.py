@@ -1,139 +1,118 @@
-"""Decisions on a set of images, and the reason for each."""
+"""Decisions on a set of images, and the columns of every table of them."""
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
-from scipy.special import expit
+from pydantic import BaseModel, BeforeValidator, Field
+from scipy.special import softmax
 
-from misgiving.deferral.certificate import Certificate, mark_acceptable
-from misgiving.deferral.settings import DecisionRule
+from misgiving.deferral.reasons import NO_POLICY, Reasons
+from misgiving.scores.outputs import Outputs
 
 if TYPE_CHECKING:
     import pandas
 
-OF_CLASS = "probability_"  # before the name of a class
-NO_POLICY = "no policy is calibrated for this model, so every image is deferred"
-NOT_FINITE = "there is no finite score, so the image is deferred"
-NO_THRESHOLD = "no threshold certifies the target error rate, so every image is deferred"
-AT_OOD_THRESHOLD = "the OOD score is exactly at its threshold, so the image is deferred"
-ALL_LIMITED = "the limit for all answers"
-SURPASSED = "another class is more probable than the predicted one"
-ALL_ACCEPTED = "the policy accepts every image that is in-distribution and likely to be right"
-
 Outcome = Literal["accept", "defer", "ood"]
 Values = Float[np.ndarray, " n"]
-Classes = Int[np.ndarray, " n"]
-Logits = Float[np.ndarray, "n classes"]
+OF_CLASS = "probability_"  # before the name of a class
 
 
-class Decision(NamedTuple):
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
+"""None where it is not available or not finite."""
+
+
+class Decision(BaseModel):
     """The decision for one image; a number is None where it is not available or not finite.
 
-    Attributes:
-        decision: "accept", "defer" or "ood"; always "defer" without a policy.
-        predicted_class: By the rule of the policy; without a policy, that of the largest logit.
-        probabilities: By class, in the order of the logits; calibrated where there is a policy, and
-            NaN where outputs are not finite. That of the predicted class is 1 -
-            `error_probability`.
-        error_probability: Probability that the predicted class is wrong.
-        ood_p_value: Share of in-distribution images that look as unusual as this one, or more so.
-        reason: Why, in words.
-        expected_loss: Expected cross-entropy in nats.
-        predicted_loss: Output of the loss estimator, not negated as the score of this name is:
-            higher means more likely wrong. No unit.
-        acceptance_score: Higher means more likely correct.
-        ood_score: Lower means more likely out-of-distribution.
+    The fields are the columns of each table of decisions, in this order; it has a column
+    `probability_CLASS` for each class in place of `probabilities`.
     """
 
-    decision: Outcome
-    predicted_class: str
-    probabilities: dict[str, float]
-    error_probability: float | None
-    ood_p_value: float | None
-    reason: str
-    expected_loss: float | None
-    predicted_loss: float | None
-    acceptance_score: float | None
-    ood_score: float | None
+    predicted_class: str = Field(
+        description="By the rule of the policy; without a policy, that of the largest logit."
+    )
+    probability: Number = Field(description="Of the predicted class: 1 - `error_probability`.")
+    predicted_loss: Number = Field(
+        description="Output of the loss estimator, not negated as the score of this name is: "
+        "higher means more likely wrong. No unit."
+    )
+    decision: Outcome = Field(description="Always `defer` without a policy.")
+    reason: str = Field(description="Of the decision, in words.")
+    error_probability: Number = Field(description="Probability that the predicted class is wrong.")
+    expected_loss: Number = Field(description="Expected cross-entropy, in nats.")
+    ood_p_value: Number = Field(
+        description="Share of in-distribution images that look as unusual as this one, or more so."
+    )
+    acceptance_score: Number = Field(description="Higher means more likely correct.")
+    ood_score: Number = Field(description="Lower means more likely out-of-distribution.")
+    probabilities: dict[str, Number] = Field(
+        description="By class, in the order of the logits; calibrated where there is a policy."
+    )
 
-    @property
-    def probability(self) -> float:
-        """Probability of the predicted class."""
-        return self.probabilities[self.predicted_class]
 
-
-NUMBERS = (
-    "acceptance_score",
-    "error_probability",
-    "expected_loss",
-    "predicted_loss",
-    "ood_score",
-    "ood_p_value",
-)
-"""Fields of both records below that are numbers, not available for every image."""
+COLUMNS = tuple(name for name in Decision.model_fields if name != "probabilities")
+WITHOUT_POLICY = COLUMNS[:3]
+"""Columns that have values where no policy decides."""
+NUMBERS = tuple(name for name in COLUMNS if Decision.model_fields[name].annotation == float | None)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Decisions(Sequence[Decision]):
-    """Decisions on images as arrays, and as the sequence of each `Decision`, with its reason.
-
-    A number is NaN where it is not available or not finite.
+class ScoredImages:
+    """Images with all that decides about them; a number is NaN where it is not available.
 
     Attributes:
-        classes: Names of the classes, in the order of the logits.
-        decisions: "accept", "defer" or "ood".
         predicted: Position of the predicted class.
-        probabilities: As in a `Decision`; so are the numbers after it.
-        certificate: Of the policy that decided; None without a policy.
-        threshold: Lowest accepted score; -inf: all; None: none is accepted.
-        rule: By which the policy predicts classes.
-        accepts_by_probability: True if the acceptance score is a function of the error probability.
-        knows_training: True if the OOD score compares an image with those of the training.
-        ids: Names of the images, where they are of predictions.
+        probabilities: By class.
+        acceptable: False where an image is deferred whatever its score.
+
+    The other attributes are columns of a `Decision`.
     """
 
-    classes: tuple[str, ...]
-    decisions: Shaped[np.ndarray, " n"]
-    predicted: Classes
-    probabilities: Logits
+    predicted: Int[np.ndarray, " n"]
+    probabilities: Float[np.ndarray, "n classes"]
+    acceptable: Bool[np.ndarray, " n"]
     error_probability: Values
     ood_p_value: Values
     acceptance_score: Values
     ood_score: Values
     expected_loss: Values
     predicted_loss: Values
-    certificate: Certificate | None = None
-    threshold: float | None = None
-    rule: DecisionRule = field(default_factory=DecisionRule)
-    accepts_by_probability: bool = False
-    knows_training: bool = False
-    ids: tuple[str, ...] = ()
-
-    @classmethod
-    def undecided(cls, classes: Sequence[str], **columns: Any) -> "Decisions":
-        """Defer every image for now; `by_threshold` decides where there is a policy."""
-        decisions = np.full(len(columns["predicted"]), "defer")
-        return cls(classes=tuple(classes), decisions=decisions, **columns)
-
-    def by_threshold(self, threshold: float | None) -> "Decisions":
-        """Decide by the lowest accepted score; None: no image is accepted."""
-        if self.certificate is None:
-            return self
-        outcomes = self.certificate.decide(*self.judged, threshold)
-        return replace(self, decisions=outcomes, threshold=threshold)
-
-    @property
-    def judged(self) -> tuple[Values, Values, Bool[np.ndarray, " n"]]:
-        """Acceptance scores, OOD scores, and which answers can be accepted: they decide."""
-        acceptable = mark_acceptable(self.rule, self.probabilities, self.predicted)
-        return self.acceptance_score, self.ood_score, acceptable
 
     def __len__(self) -> int:
-        return len(self.decisions)
+        return len(self.predicted)
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """All arrays, by their names."""
+        values = {column.name: getattr(self, column.name) for column in fields(self)}
+        return {name: array for name, array in values.items() if isinstance(array, np.ndarray)}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Decisions(ScoredImages, Sequence[Decision]):
+    """Decisions on images as arrays, and as the sequence of each `Decision`, with its reason.
+
+    Attributes:
+        classes: Names of the classes, in the order of the logits.
+        decisions: "accept", "defer" or "ood".
+        threshold: Lowest accepted score; -inf: all are accepted; inf: none is.
+        reasons: Explains them; None without a policy.
+        ids: Names of the images, where they are of predictions.
+    """
+
+    classes: tuple[str, ...]
+    decisions: Shaped[np.ndarray, " n"]
+    threshold: float = math.inf
+    reasons: Reasons | None = None
+    ids: tuple[str, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
@@ -146,131 +125,73 @@ class Decisions(Sequence[Decision]):
     def __getitem__(self, row: slice) -> "Decisions": ...
     def __getitem__(self, row: int | slice) -> "Decision | Decisions":
         if isinstance(row, slice):
-            return replace(self, ids=self.ids[row], **{k: x[row] for k, x in self._arrays.items()})
+            return replace(self, ids=self.ids[row], **{k: x[row] for k, x in self.arrays.items()})
         position = range(len(self))[row]
         return next(iter(self[position : position + 1]))
 
     def __iter__(self) -> Iterator[Decision]:
-        columns = {name: values.tolist() for name, values in self._arrays.items()}
+        columns = {name: values.tolist() for name, values in self.arrays.items()}
         for values in zip(*columns.values(), strict=True):
             yield self._decision(**dict(zip(columns, values, strict=True)))
 
     def to_frame(self) -> "pandas.DataFrame":
-        """A row for each image, by the columns that `misgiving predict` writes."""
+        """A row for each image, with the columns of a `Decision`."""
         import pandas
 
-        columns = {
-            **({"id": self.ids} if self.ids else {}),
+        values = self.arrays | {
             "predicted_class": np.array(self.classes, dtype=object)[self.predicted],
+            "probability": self.probabilities[np.arange(len(self)), self.predicted],
             "decision": self.decisions,
             "reason": [each.reason for each in self],
-            **{name: getattr(self, name) for name in NUMBERS},
         }
+        columns = {"id": self.ids} if self.ids else {}
+        columns |= {name: values[name] for name in COLUMNS}
         shares = zip(self.classes, self.probabilities.T, strict=True)
         return pandas.DataFrame(columns | {f"{OF_CLASS}{name}": each for name, each in shares})
-
-    @property
-    def columns(self) -> dict[str, np.ndarray]:
-        """The arrays without the decisions, by name."""
-        return {name: values for name, values in self._arrays.items() if name != "decisions"}
-
-    @property
-    def _arrays(self) -> dict[str, Any]:
-        values = {column.name: getattr(self, column.name) for column in fields(self)}
-        return {name: array for name, array in values.items() if isinstance(array, np.ndarray)}
 
     def _decision(
         self,
         decisions: Outcome,
         predicted: int,
         probabilities: list[float],
+        acceptable: bool,
         **numbers: float,
     ) -> Decision:
+        del acceptable  # the reason tells
         by_class = dict(zip(self.classes, probabilities, strict=True))
-        name = self.classes[predicted]
-        reason = NO_POLICY
-        if self.certificate is not None:
-            reason = self._decision_reason(self.certificate, decisions, numbers)
-            reason += self._prediction_reason(name, by_class)
-        return Decision(
-            decision=decisions,
+        name, reason = self.classes[predicted], NO_POLICY
+        if self.reasons is not None:
+            reason = self.reasons.of_decision(decisions, numbers)
+            reason += self.reasons.of_prediction(name, by_class)
+        numbers["probability"] = by_class[name]
+        return Decision.model_construct(
             predicted_class=name,
-            probabilities=by_class,
+            decision=decisions,
             reason=reason,
-            **{name: x if math.isfinite(x) else None for name, x in numbers.items()},
-        )
-
-    def _prediction_reason(self, name: str, probabilities: dict[str, float]) -> str:
-        """A clause on why the predicted class is not the most probable one; empty where it is."""
-        most = max(probabilities, key=lambda other: probabilities[other])
-        costs = [f"{self.rule.costs.get(other, 1.0):g}" for other in (name, most)]
-        why = {
-            "balanced": "for its probability relative to its share of the cases",
-            "costs": f"because missing it costs {costs[0]}, and missing {most} {costs[1]}",
-            "logits": "by the largest logit",
-        }.get(self.rule.rule)
-        if not probabilities[most] > probabilities[name]:  # also where they are NaN
-            return ""
-        if why is None:
-            return f"; the second opinion prefers {most}"
-        return f"; {name} is predicted {why}, though {most} is more probable"
-
-    def _decision_reason(
-        self, certificate: Certificate, decision: Outcome, numbers: dict[str, float]
-    ) -> str:
-        """In terms of the number that decided."""
-        if decision == "ood":
-            p_value, cases = numbers["ood_p_value"], len(certificate.ood_scores)
-            below = round(p_value * (cases + 1)) - 1  # calibration cases that are no more familiar
-            share = f" but {100 * below / cases:.2g} % of the" if below else ""
-            less = "less like the training images" if self.knows_training else "lower OOD score"
-            return f"{less} than all{share} calibration cases (p = {p_value:.2g})"
-        score, ood_score = numbers["acceptance_score"], numbers["ood_score"]
-        limit, threshold = certificate.ood_threshold, self.threshold
-        error, highest = numbers["error_probability"], self.rule.max_error_probability
-        if not math.isfinite(score) or (limit is not None and not math.isfinite(ood_score)):
-            return NOT_FINITE
-        if error > highest:
-            return comparison("probability of error", error, "above", highest, ALL_LIMITED)
-        if threshold is None:
-            return NO_THRESHOLD
-        if ood_score == limit:
-            return AT_OOD_THRESHOLD
-        return self._threshold_reason(threshold, score, error, accepted=decision == "accept")
-
-    def _threshold_reason(
-        self, threshold: float, score: float, error: float, *, accepted: bool
-    ) -> str:
-        """In terms of the error, unless that would contradict the score, which decides."""
-        reached = score >= threshold
-        limit = float(expit(-threshold)) if self.accepts_by_probability else None
-        if reached and not accepted:
-            return SURPASSED
-        if threshold == -math.inf:
-            return ALL_ACCEPTED
-        if limit is None or not (error <= limit if reached else error > limit):
-            relation = "at least" if reached else "below"
-            return comparison("score", score, relation, threshold, "the lowest that is accepted")
-        relation = "within" if reached else "above"
-        return comparison(
-            "probability of error", error, relation, limit, "the highest that is accepted"
+            probabilities={key: _finite_or_none(share) for key, share in by_class.items()},
+            **{key: _finite_or_none(number) for key, number in numbers.items()},
         )
 
 
-def comparison(subject: str, value: float, relation: str, limit: float, role: str) -> str:
-    """Reason that compares a number with its limit, in as many digits as show that they differ.
+def score_without_policy(outputs: Outputs) -> ScoredImages:
+    """Images of a model for which no policy is calibrated: the softmax of their logits."""
+    logits, count = outputs.logits, len(outputs)
+    probabilities, finite = np.full(logits.shape, np.nan), np.isfinite(logits).all(axis=1)
+    probabilities[finite] = softmax(logits[finite].astype(np.float64), axis=1)
+    numbers: dict[str, Any] = {
+        name: np.full(count, np.nan) for name in NUMBERS if name != "probability"
+    }
+    if outputs.predicted_losses is not None:
+        numbers["predicted_loss"] = outputs.predicted_losses
+    return ScoredImages(
+        predicted=logits.argmax(axis=1),
+        probabilities=probabilities,
+        acceptable=np.zeros(count, dtype=bool),
+        **numbers,
+    )
 
-    >>> comparison("score", 0.4, "below", 0.75, "the lowest that is accepted")
-    'score 0.40 is below 0.75, the lowest that is accepted'
-    >>> comparison("score", 0.12301, "below", 0.12304, "the lowest that is accepted")
-    'score 0.12301 is below 0.12304, the lowest that is accepted'
-    >>> comparison("probability of error", 0.0012, "within", 0.05, "the limit for all")
-    'probability of error 0.001 is within 0.050, the limit for all'
-    """
-    texts = repr(value), repr(limit)
-    for digits in range(16, 1, -1):
-        rounded = f"{value:.{digits}f}", f"{limit:.{digits}f}"
-        differ = rounded[0] != rounded[1] or value == limit
-        if differ and (float(rounded[0]) or not value):  # only 0 is 0.00
-            texts = rounded
-    return f"{subject} {texts[0]} is {relation} {texts[1]}, {role}"
+
+def defer_all(scored: ScoredImages, classes: Sequence[str]) -> Decisions:
+    """Defer every image, as no policy is calibrated."""
+    deferred = np.full(len(scored), "defer")
+    return Decisions(**scored.arrays, classes=tuple(classes), decisions=deferred)

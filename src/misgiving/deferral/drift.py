@@ -180,7 +180,7 @@ def acceptance_interval(certificate: Certificate, *, level: float) -> BinomialIn
     threshold and the limit that were chosen.
     """
     scores, threshold = np.array(certificate.scores), certificate.accept_threshold
-    reached = scores >= (np.inf if threshold is None else threshold)
+    reached = scores >= threshold
     accepted = int((np.array(certificate.kept) & reached).sum())
     ood_rule = certificate.ood_threshold is not None
     limits = len(scores) if ood_rule else 1
@@ -202,7 +202,7 @@ class DriftMonitor:
             RankTest("scores", certificate.scores, level=each),
         ]
         # A batch of the average guarantee has a threshold of its own.
-        if certificate.accept_threshold is not None and certificate.selection is None:
+        if certificate.accepted and certificate.selection is None:
             # half of the level is for the interval, and the other half for the bets
             interval = acceptance_interval(certificate, level=each / 2)
             self.tests.append(AcceptanceTest(interval, level=each / 2))

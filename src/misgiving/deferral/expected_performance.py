@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -9,11 +10,10 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import kolmogorov
 
 from misgiving.deferral.bounds import binomial_cdf, lower_bound, upper_bound
-from misgiving.deferral.certificate import Certificate
+from misgiving.deferral.certificate import Certificate, ranks_to_test
 from misgiving.deferral.decision_tables import DecisionRow
-from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import DriftMonitor, DriftTest
-from misgiving.deferral.thresholds import ranks_to_test
+from misgiving.deferral.policy import Policy
 
 FEWEST_CASES = 20  # calibration cases and images, from which on errors are estimated
 DRAWS = 10_000
@@ -61,40 +61,40 @@ class ExpectedPerformance(NamedTuple):
 
 
 def expected_performance(
-    deferral: Deferral, decisions: Iterable[DecisionRow]
+    policy: Policy, decisions: Iterable[DecisionRow]
 ) -> ExpectedPerformance | None:
     """Estimate the errors of images without labels, and test whether the estimate may hold.
 
     Args:
-        deferral: The policy by which the images were decided.
+        policy: By which the images were decided.
         decisions: Images without a finite error probability are left out; the paths break ties in
             the tests for drift.
 
     Returns:
         None where `expected_errors` is None.
     """
-    judged = [
-        (row.path, (row.error_probability, row.acceptance_score, row.ood_score), row.decision)
+    decided = [
+        (row.path, row.decision)
         for row in decisions
-        if row.error_probability is not None
+        if row.decision is not None and row.decision.error_probability is not None
     ]
-    names = [name for name, _, _ in judged]
-    numbers = np.array([numbers for _, numbers, _ in judged], dtype=float)
+    columns = attrgetter("error_probability", "acceptance_score", "ood_score")
+    numbers = np.array([columns(decision) for _, decision in decided], dtype=float)
     errors, scores, ood_scores = numbers.reshape(-1, 3).T
-    accepted = np.array([decision == "accept" for _, _, decision in judged], dtype=bool)
-    certificate, monitor = deferral.certificate_, DriftMonitor(deferral.certificate_)
+    accepted = np.array([each.decision == "accept" for _, each in decided], dtype=bool)
+    certificate, monitor = policy.certificate, DriftMonitor(policy.certificate)
     has_own = certificate.selection is not None and accepted.any()
     threshold = float(scores[accepted].min()) if has_own else None
-    expected = expected_errors(deferral, errors, accepted, threshold=threshold)
+    expected = expected_errors(policy, errors, accepted, threshold=threshold)
     if expected is None:
         return None
     # in a random order, since the images may be sorted
-    for row in np.random.default_rng(0).permutation(len(names))[:MOST_TESTED]:
+    for row in np.random.default_rng(0).permutation(len(decided))[:MOST_TESTED]:
         monitor.update(
             score=float(scores[row]),
             ood_score=float(ood_scores[row]),
             accepted=bool(accepted[row]),
-            content=names[row],
+            content=decided[row][0],
         )
     compared = {
         "acceptance": (scores, certificate.scores),
@@ -126,7 +126,7 @@ def compare_distributions(first: Values, second: Float[np.ndarray, " m"]) -> tup
 
 
 def expected_errors(
-    deferral: Deferral, errors: Values, accepted: Mask, *, threshold: float | None = None
+    policy: Policy, errors: Values, accepted: Mask, *, threshold: float | None = None
 ) -> Expected | None:
     """Estimate the errors of images that are drawn like the calibration cases.
 
@@ -141,7 +141,7 @@ def expected_errors(
     that is certified, or that holds with confidence beside an average.
 
     Args:
-        deferral: The policy by which the images were decided.
+        policy: By which the images were decided.
         errors: Error probabilities; images where one is not finite are left out.
         accepted: True for the accepted images.
         threshold: Lowest accepted score of a batch that has its own; None: that of the policy.
@@ -150,14 +150,14 @@ def expected_errors(
         None with fewer than 20 calibration cases or images.
     """
     finite = np.isfinite(errors)
-    certificate, scores = deferral.certificate_, np.array(deferral.certificate_.scores)
+    certificate, scores = policy.certificate, np.array(policy.certificate.scores)
     lowest, highest = certificate.accept_threshold, highest_error(certificate)
     if threshold is not None:
         lowest, highest = threshold, error_bound_at(certificate, threshold)
     residuals = np.array(certificate.errors) - np.array(certificate.error_probabilities)
     if min(len(residuals), finite.sum()) < FEWEST_CASES:
         return None
-    reached = scores >= (np.inf if lowest is None else lowest)
+    reached = scores >= lowest
     taken, both = np.array(certificate.kept) & reached, finite & accepted
     enough = both.any() and taken.sum() >= FEWEST_CASES
     return (
@@ -186,10 +186,10 @@ def _expected(
 
 def highest_error(certificate: Certificate) -> float:
     """Error among the accepted that is not exceeded with confidence; 1 if none is accepted."""
-    targets, bound = certificate.targets, certificate.error_bound
+    bound, target = certificate.error_bound, certificate.targets.max_error
     if bound is None:
         return 1.0
-    return targets.max_error if targets.max_error and not targets.is_average else bound
+    return bound if target is None or certificate.selection is not None else target
 
 
 def error_bound_at(certificate: Certificate, threshold: float) -> float:

@@ -1,22 +1,24 @@
-"""The rates that a calibration set can certify, computed before a training."""
+"""Cases and targets: the rates that a calibration set can certify, and what else would help."""
 
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from misgiving.deferral.bounds import smallest_rate
-from misgiving.deferral.certificate import MOST_CASES, SHARE_OF_RANK
-from misgiving.deferral.settings import Guarantee, Targets, check_known
-from misgiving.deferral.thresholds import ood_limit_rank
+from misgiving.deferral.certificate import Certificate
+from misgiving.deferral.guarantees import GUARANTEES, Guarantee
+from misgiving.deferral.targets import Targets, check_known
 from misgiving.groups import one_per_group
 
 WRONG_SHARES = (0.0, 0.01, 0.03, 0.05)
+MOST_CASES = 100_000  # up to which enough cases are searched
+SHARE_OF_RANK = 0.5  # of the level, that the test of a promising rank has
+PRIOR_WRONG = 0.5  # wrong cases more than observed, as one among 100 ranks is chosen
 Sizes = Int[np.ndarray, " sizes"]
 Rate = Callable[[Sizes, Sizes], Float[np.ndarray, " sizes"]]
 """From numbers of wrong cases, and of all, to the smallest rates that are certified."""
@@ -58,12 +60,12 @@ class CertificationOutlook:
     targets: Targets
     images: Mapping[str, int]
     cases: Mapping[str, int]
-    error: Mapping[Guarantee, tuple[RatePlan, ...]]
-    accepted_half: Mapping[Guarantee, tuple[RatePlan, ...]]
-    silent: Mapping[Guarantee, tuple[RatePlan, ...]]
-    classes: Mapping[str, Mapping[Guarantee, tuple[RatePlan, ...]]]
+    error: Mapping[str, tuple[RatePlan, ...]]
+    accepted_half: Mapping[str, tuple[RatePlan, ...]]
+    silent: Mapping[str, tuple[RatePlan, ...]]
+    classes: Mapping[str, Mapping[str, tuple[RatePlan, ...]]]
     ood_rank: int | None
-    ood_cases: tuple[int, int] | None
+    ood_cases: tuple[int, ...] | None
 
     @property
     def total(self) -> int:
@@ -76,6 +78,7 @@ def plan_certification(
     units: Int[np.ndarray, " n"],
     classes: Sequence[str],
     targets: Targets,
+    guarantee: Guarantee,
 ) -> CertificationOutlook:
     """Compute the rates that a calibration set can certify, with the cases that `fit` draws of it.
 
@@ -86,6 +89,7 @@ def plan_certification(
         units: Number of the group of each image, of which one counts.
         classes: Names of the classes.
         targets: The error rates to certify.
+        guarantee: Of the OOD limit; the rates are computed for each guarantee.
 
     Raises:
         UsageError: A target is for an unknown class.
@@ -108,39 +112,37 @@ def plan_certification(
             name: _rates(cases[name], limit, targets.level_of_misses)
             for name, limit in targets.class_max_miss.items()
         },
-        ood_rank=ood_limit_rank(total, targets),
+        ood_rank=guarantee.ood_rank(total, targets),
         ood_cases=None
         if rate is None
-        else (_ood_cases(targets, 0.0), _ood_cases(targets, rate / 2)),
+        else tuple(_ood_cases(guarantee, targets, share) for share in (0.0, rate / 2)),
     )
 
 
-def _ood_cases(targets: Targets, share: float) -> int:
+def _ood_cases(guarantee: Guarantee, targets: Targets, share: float) -> int:
     """The fewest cases with an OOD limit that flags at least such a share on average."""
 
     def is_enough(cases: int) -> bool:
-        return (ood_limit_rank(cases, targets) or -1) >= share * (cases + 1)
+        return (guarantee.ood_rank(cases, targets) or -1) >= share * (cases + 1)
 
     return bisect_left(range(MOST_CASES), True, key=is_enough)
 
 
 def _rates(
     cases: int, target: float | None, level: float, *, accepted: float = 1.0, parts: int = 1
-) -> dict[Guarantee, tuple[RatePlan, ...]]:
-    plans: dict[Guarantee, tuple[RatePlan, ...]] = {}
+) -> dict[str, tuple[RatePlan, ...]]:
+    plans: dict[str, tuple[RatePlan, ...]] = {}
     if target is None:
         return plans
-    for guarantee in get_args(Guarantee):
-        bound = partial(
-            smallest_rate, guarantee=guarantee, level=level, accepted=accepted, parts=parts
-        )
+    for name, guarantee in GUARANTEES.items():
+        bound = partial(guarantee.smallest_rate, level=level, accepted=accepted, parts=parts)
         rates = []
         for share in WRONG_SHARES:
             needed = _needed(share, target, bound)
             smallest = float(bound(*_assumed(share, np.array([int(accepted * cases)])))[0])
             more = None if needed is None else max(0, math.ceil(needed / accepted) - cases)
             rates.append(RatePlan(share, min(smallest, 1.0), more))
-        plans[guarantee] = tuple(rates)
+        plans[name] = tuple(rates)
     return plans
 
 
@@ -161,3 +163,48 @@ def _needed(share: float, target: float, bound: Rate) -> int | None:
     sizes = np.arange(enough // 2, 4 * enough + 1)
     fails = np.flatnonzero(bound(*_assumed(share, sizes)) > target)
     return int(sizes[fails[-1]]) + 1 if len(fails) else int(sizes[0])
+
+
+Remedy = Literal["fewest_cases", "more_cases", "higher_target", "better_model", "average_guarantee"]
+
+
+def find_remedies(certificate: Certificate) -> dict[Remedy, int | float]:
+    """Numbers of the remedies that apply; none where a threshold is certified.
+
+    These are further cases, if as many of them are wrong as of these, and a likelier number; the
+    error among the most confident half, where it is not below `max_error`; the smallest certifiable
+    error; and the number of cases that the average guarantee accepts.
+    """
+    if certificate.accepted:
+        return {}
+    targets, smallest = certificate.targets, certificate.smallest_certifiable
+    errors = [(abs(at.coverage - 0.5), at.error or 0.0) for at in certificate.operating_points]
+    _, of_half = min(errors, default=(0.0, 0.0))
+    numbers: dict[Remedy, int | float | None] = {
+        "fewest_cases": _more_cases(certificate, prior=0.0),
+        "more_cases": _more_cases(certificate, prior=PRIOR_WRONG),
+        "better_model": of_half if of_half >= (targets.max_error or 1.0) else None,
+        "higher_target": None if smallest is None else smallest.max_error,
+        "average_guarantee": certificate.accepted_on_average,
+    }
+    return {remedy: number for remedy, number in numbers.items() if number}
+
+
+def _more_cases(certificate: Certificate, *, prior: float) -> int | None:
+    """The fewest further cases with which some threshold would be certified, if any number does."""
+    targets, fewest = certificate.targets, []
+    rate = GUARANTEES[certificate.guarantee].smallest_rate
+    level_of_error = SHARE_OF_RANK * targets.level_of_error
+    sizes = np.unique(np.geomspace(certificate.cases, MOST_CASES, 400).astype(int))
+    for point in certificate.operating_points:
+        accepted = point.coverage * sizes
+        wrong = accepted * (point.wrong + prior) / (point.accepted + prior)
+        silent = sizes * point.wrong / certificate.cases
+        error = rate(
+            wrong, accepted, level=level_of_error, accepted=point.coverage, parts=targets.parts
+        )
+        silent_error = rate(silent, sizes, level=targets.level_of_misses)
+        meets = error <= (targets.max_error or 1.0)
+        meets &= silent_error <= (targets.max_silent_error or 1.0)
+        fewest += sizes[meets][:1].tolist()
+    return min(fewest) - certificate.cases if fewest else None

@@ -6,21 +6,22 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from misgiving.calibration.apply import Calibrator
 from misgiving.checksums import sha256_of_file, sha256_of_json
-from misgiving.deferral.cases import Cases
 from misgiving.deferral.certificate import Certificate
-from misgiving.deferral.settings import DecisionRule
-from misgiving.errors import DataError, UsageError, explain_damage
+from misgiving.deferral.identities import Cases
+from misgiving.deferral.policy import Policy
+from misgiving.deferral.rules import DecisionRule
+from misgiving.errors import UsageError, explain_damage
 from misgiving.files import read_json, whole_folder, write_json
-from misgiving.scores.detectors import FittedDetectors
+from misgiving.scores.detectors import FittedDetectors, default_ood_detector
+from misgiving.scores.outputs import Outputs
 
 POLICY, DETECTORS = "policy.json", "policy.safetensors"
 POLICY_FOLDER = "policy"  # in a run
-GIVEN = ("max_ood_false_alarms", "ood_detector", "seed")  # beside those of targets and rule
-FITTED = ("certificate", "calibration", "rule", "cases", "model", "unit")  # with a `_`
 AGAIN = "run `misgiving calibrate` again"
 
 
@@ -30,8 +31,10 @@ class PolicyFile(BaseModel):
     Attributes:
         model: Fingerprint or name of the model that the policy is for.
         unit: The unit of the guarantee: a patient, a lesion, an image, or another group.
+        kind: Of the outputs: `logits` or `probabilities`.
         max_ood_false_alarms: As it was asked for; that of the certificate's targets is in force.
         ood_detector: The name that was asked for; None: the default.
+        cases: The images that it was fitted on.
         detectors: SHA-256 of `policy.safetensors`.
     """
 
@@ -42,6 +45,7 @@ class PolicyFile(BaseModel):
     format: Literal[1] = 1
     model: str
     unit: str
+    kind: Literal["logits", "probabilities"]
     rule: DecisionRule
     max_ood_false_alarms: float | None
     ood_detector: str | None
@@ -55,24 +59,17 @@ class PolicyFile(BaseModel):
     def _check_lengths(self) -> "PolicyFile":
         """Check that the columns of each table of cases are of one length."""
         certified = attrgetter("scores", "ood_scores", "errors", "kept", "error_probabilities")
-        identified = attrgetter("tuning", "calibration", "earlier")(self.cases)
+        identified = attrgetter("tuning", "calibration")(self.cases)
         for table in (certified(self.certificate), *(vars(each).values() for each in identified)):
             if len({*map(len, table)}) > 1:
                 raise ValueError("columns of cases differ in length")
         return self
 
     @classmethod
-    def of(cls, deferral: Any) -> "PolicyFile":
-        """The file of a fitted `Deferral`."""
-        parts = {name: getattr(deferral, f"{name}_") for name in FITTED}
-        return cls(**parts, **{name: getattr(deferral, name) for name in GIVEN})
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """Parameters of the `Deferral`."""
-        values = vars(self.certificate.targets) | vars(self.rule)
-        values |= {name: values[name] or None for name in ("class_max_miss", "costs")}
-        return values | {name: getattr(self, name) for name in GIVEN}
+    def of(cls, policy: Policy, *, cases: Cases, **given: Any) -> "PolicyFile":
+        """The file of a policy, of its cases, and of the parameters that were given."""
+        shared = {name: x for name, x in vars(policy).items() if name in cls.model_fields}
+        return cls(**{**shared, **given, "detectors": ""}, cases=cases)
 
     def write(self, folder: Path, detectors: FittedDetectors) -> None:
         """Write both files into a folder that exists, each whole or not at all."""
@@ -82,11 +79,8 @@ class PolicyFile(BaseModel):
         content = json.loads(self.model_copy(update=update).model_dump_json())
         write_json(folder / POLICY, content | {"checksum": sha256_of_json(content)}, compact=True)
 
-    def save(self, folder: Path, detectors: FittedDetectors) -> Cases:
-        """Replace the policy in a folder, whole or not at all, and return the cases as written.
-
-        They tell which are those of the policy that was there; of the same policy, saved again,
-        they stay as they are.
+    def save(self, folder: Path, detectors: FittedDetectors) -> None:
+        """Replace the policy in a folder, whole or not at all.
 
         Raises:
             UsageError: The folder has other files than those of a policy.
@@ -95,44 +89,61 @@ class PolicyFile(BaseModel):
             folder.is_dir() and {path.name for path in folder.iterdir()} <= {POLICY, DETECTORS}
         ):
             raise UsageError(f"{folder}: exists and is not a policy; choose another folder")
-        cases = self.cases
-        if (folder / POLICY).exists():
-            try:
-                replaced = PolicyFile.read(folder)
-            except DataError:
-                cases = cases.after(None)
-            else:
-                is_same = self.model_copy(update={"detectors": replaced.detectors}) == replaced
-                cases = cases if is_same else cases.after(replaced.cases)
         with whole_folder(folder) as partial:
-            self.model_copy(update={"cases": cases}).write(partial, detectors)
-        return cases
+            self.write(partial, detectors)
 
     @classmethod
-    def read(cls, folder: Path) -> "PolicyFile":
-        """Read `policy.json`.
+    def read(cls, folder: Path) -> tuple["PolicyFile", Policy]:
+        """Read both files, and the policy that they hold.
+
+        It decides on blank outputs first, so that one that cannot decide is refused here.
 
         Raises:
-            DataError: It is missing, damaged, of another format, or was changed after it was
+            DataError: A file is missing, damaged, of another format, or was changed after it was
                 written.
         """
         path = folder / POLICY
         content = read_json(path, remedy=AGAIN)
         checksum = content.pop("checksum", None)
         with explain_damage(path, remedy=AGAIN):
-            policy = cls.model_validate(content)
+            file = cls.model_validate(content)
             if sha256_of_json(content) != checksum:
                 raise ValueError("changed after it was written")
-        return policy
-
-    def read_detectors(self, folder: Path) -> FittedDetectors:
-        """Read `policy.safetensors`.
-
-        Raises:
-            DataError: It is missing, or not the file that was written.
-        """
-        path = folder / DETECTORS
-        with explain_damage(path, remedy=AGAIN):
-            if sha256_of_file(path) != self.detectors:
+        with explain_damage(folder / DETECTORS, remedy=AGAIN):
+            if sha256_of_file(folder / DETECTORS) != file.detectors:
                 raise ValueError("changed after it was written")
-        return FittedDetectors.load(path)
+        detectors = FittedDetectors.load(folder / DETECTORS)
+        shared = {name: x for name, x in file if name in Policy.__dataclass_fields__}
+        ood_detector = file.ood_detector or default_ood_detector(detectors)
+        policy = Policy(**{**shared, "detectors": detectors, "ood_detector": ood_detector})
+        with explain_damage(path, remedy=AGAIN), np.errstate(all="ignore"):
+            policy.decide(_blank_outputs(policy))[0]
+        return file, policy
+
+
+def _blank_outputs(policy: Policy) -> Outputs:
+    widths = (len(policy.classes), *policy.used_detectors.widths)
+    logits, features, taps = (np.zeros((policy.certificate.min_batch, x)) for x in widths)
+    return Outputs(
+        logits=logits,
+        features=features,
+        taps=taps,
+        predicted_losses=logits[:, 0],
+        opinions=dict.fromkeys(policy.calibration.needs_opinions, logits),
+        kind=policy.kind,
+    )
+
+
+def read_policy(folder: str | Path) -> Policy:
+    """Read the policy in a folder that `Deferral.save` wrote, or in that of a run or a bundle.
+
+    Raises:
+        DataError: There is none, or a file is missing, damaged or was edited.
+    """
+    return PolicyFile.read(policy_folder(folder))[1]
+
+
+def policy_folder(folder: str | Path) -> Path:
+    """The folder itself if it has a policy, or else that of the policy of a run."""
+    folder = Path(folder)
+    return folder if (folder / POLICY).is_file() else folder / POLICY_FOLDER

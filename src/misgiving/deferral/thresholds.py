@@ -17,14 +17,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from misgiving.deferral.bounds import binomial_cdf, tolerance_rank
-from misgiving.deferral.settings import Targets
+from misgiving.deferral.bounds import binomial_cdf
+from misgiving.deferral.certificate import number_reaching, ranks_to_test
+from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError
 
 FEWEST_CASES = 5
-MOST_RANKS = 100
 HALVINGS = 12  # in which the level of each single rank is searched
-ROUNDING = 1e-9
 DEVIATIONS = 9.0  # below the expected number of wrong cases, where no limit is
 NEGLIGIBLE = 1e-12  # probability of a number of wrong cases
 
@@ -128,12 +127,21 @@ class RankCounts(NamedTuple):
 
 
 def count_ranks(
-    calibration: ScoredCases, targets: Targets, *, classes: Sequence[str]
+    calibration: ScoredCases,
+    targets: Targets,
+    *,
+    classes: Sequence[str],
+    ood_rank: int | None = None,
 ) -> RankCounts:
-    """Count the calibration cases at each rank; `classes` in the order of the labels."""
-    limit, rank = None, ood_limit_rank(len(calibration), targets)
-    if rank is not None:
-        limit = float(np.sort(calibration.ood_scores)[rank - 1])
+    """Count the calibration cases at each rank.
+
+    Args:
+        calibration: The cases.
+        targets: Name the classes whose misses are counted.
+        classes: In the order of the labels.
+        ood_rank: Rank of the OOD limit among the cases, lowest first; None: no OOD rule.
+    """
+    limit = None if ood_rank is None else float(np.sort(calibration.ood_scores)[ood_rank - 1])
     kept, missable = calibration.above(limit), calibration.acceptable & calibration.wrong
     best_first = np.flatnonzero(kept)[np.argsort(-calibration.scores[kept], kind="stable")]
     scores = np.append(calibration.scores[best_first], -np.inf)
@@ -141,7 +149,7 @@ def count_ranks(
     thresholds = just_above(scores[ranks], scores[ranks - 1])
     of_class = [calibration.labels == classes.index(name) for name in targets.class_max_miss]
     return RankCounts(
-        ood_rank=rank,
+        ood_rank=ood_rank,
         ood_limit=limit,
         above=int((calibration.ood_scores > (-np.inf if limit is None else limit)).sum()),
         kept=kept,
@@ -201,43 +209,10 @@ def meets_other_targets(counts: RankCounts, targets: Targets) -> Bool[np.ndarray
     return passed
 
 
-def ood_limit_rank(cases: int, targets: Targets) -> int | None:
-    """Rank of the OOD limit among the calibration cases, lowest first (Wilks, 1941; Vovk, 2012).
-
-    An image below the limit is out-of-distribution; one exactly at it is deferred. What is accepted
-    lies strictly above, where the calibration cases are, given the limit, a simple random sample.
-    On average the share below the k-th lowest of n cases is k / (n + 1). None: there is no such
-    target, or there are too few cases.
-    """
-    rate = targets.max_ood_false_alarms or 0.0  # for which there is no rank
-    if targets.is_average:
-        return math.floor(rate * (cases + 1) + ROUNDING) or None
-    return tolerance_rank(cases, rate=rate, level=targets.level) or None
-
-
-def ranks_to_test(cases: int) -> Counts:
-    """At most 100 evenly spaced ranks among so many cases, the last of which is all of them.
-
-    >>> ranks_to_test(3), len(ranks_to_test(1234))
-    (array([1, 2, 3]), 100)
-    """
-    shares = np.arange(1, MOST_RANKS + 1) / MOST_RANKS
-    return np.unique(np.ceil(shares * cases - ROUNDING).astype(int)) if cases else np.arange(0)
-
-
 def just_above(excluded: Thresholds, accepted: Thresholds) -> Thresholds:
     """The loosest threshold that does not accept a score; NaN where it equals an accepted one."""
     lowest = np.where(np.isneginf(excluded), excluded, np.nextafter(excluded, np.inf))
     return np.where(accepted > excluded, lowest, np.nan)
-
-
-def number_reaching(scores: Values, thresholds: Thresholds) -> Counts:
-    """Number of scores that reach each threshold.
-
-    >>> number_reaching(np.array([0.9, 0.5, 0.2]), np.array([0.9, 0.5, -np.inf]))
-    array([1, 2, 3])
-    """
-    return len(scores) - np.searchsorted(np.sort(scores), thresholds, side="left")
 
 
 @lru_cache(maxsize=4096)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from misgiving.csv_tables import write_csv
-from misgiving.deferral.decisions import OF_CLASS, Decisions
+from misgiving.deferral.decisions import COLUMNS, OF_CLASS, Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import (
@@ -50,10 +50,6 @@ HINDSIGHT_ERRORS = (0.05, 0.1, 0.2)
 REPORT, MEASUREMENTS = "report.html", "measurements.csv"
 FILES = ("predictions.npz", "skipped.csv", "decisions.csv", "subgroups.csv", REPORT, MEASUREMENTS)
 """In the order in which those of an earlier evaluation are removed."""
-DECISION_COLUMNS = (
-    *("predicted_class", "probability", "error_probability", "expected_loss", "ood_p_value"),
-    *("decision", "reason", "acceptance_score", "ood_score"),
-)
 
 
 class Note(NamedTuple):
@@ -225,8 +221,8 @@ def evaluate(
     if readers:
         teams = measure_readers(predictions.in_set(*TUNING), judged, decisions, deferral)
         measurements += teams.measurements(POLICY_SET)
-    detector = (deferral.ood_detector_ if deferral else None) or WITHOUT_FEATURES
-    threshold = None if decisions is None else decisions.threshold
+    detector = WITHOUT_FEATURES if deferral is None else deferral.policy_.ood_detector
+    threshold = math.inf if decisions is None else decisions.threshold
     inlier_scores, results, detected = _detection(measured, ood, deferral, detector, threshold)
     return Evaluation(
         predictions=measured,
@@ -283,7 +279,7 @@ def _check_outliers(measured: Predictions, ood: Mapping[str, Predictions], datas
     for name, outliers in ood.items():
         if name in (dataset, *RESERVED_NAMES):
             raise UsageError(f"`ood` {name!r} names other rows of the measurements; rename the set")
-        for field in ("model", "classes", "outputs"):
+        for field in ("model", "classes", "kind"):
             value, expected = getattr(outliers, field), getattr(measured, field)
             if value and expected and value != expected:
                 raise DataError(
@@ -312,9 +308,10 @@ def _measure_policy(
     """Measure decisions, scores and calibration as `POLICY_SET`, for the classes it predicts."""
     predicted, accepted = decisions.predicted, decisions.decisions == "accept"
     wrong, vectors = predicted != judged.labels, decisions.probabilities
-    evidence = deferral.detectors_.evidence(judged.features, judged.taps)
-    plain = {**judged.scores, **all_scores(judged, deferral.used_detectors)}
-    scores = deferral.calibration_.with_learned(
+    policy = deferral.policy_
+    evidence = policy.detectors.evidence(judged)
+    plain = {**judged.scores, **all_scores(judged, policy.used_detectors)}
+    scores = policy.calibration.with_learned(
         plain, judged.logits, evidence, predicted, judged.opinions
     )
     return [
@@ -331,13 +328,12 @@ def _detection(
     ood: Mapping[str, Predictions],
     deferral: Deferral | None,
     detector: str,
-    threshold: float | None,
+    threshold: float,
 ) -> tuple[Float[np.ndarray, " _"] | None, dict[str, OodResult], list[Measurement]]:
     """Scores of the measured images and results of each OOD set by one detector; metrics by all."""
     if not ood:
         return None, {}, []
-    fitted, seed = (deferral.detectors_, deferral.seed) if deferral else (None, 0)
-    lowest = math.inf if threshold is None else threshold
+    fitted, seed = (deferral.policy_.detectors, deferral.seed) if deferral else (None, 0)
     inliers = {**measured.scores, **all_scores(measured, fitted)}
     results, rows = {}, list[Measurement]()
     for name, outliers in ood.items():
@@ -346,7 +342,7 @@ def _detection(
         rows += measure_detection(common, scores, name)
         decided = {}
         if deferral is not None:
-            outcomes = deferral.decide(outliers, threshold=lowest).decisions
+            outcomes = deferral.decide(outliers, threshold=threshold).decisions
             rows += measure_shares(outcomes, name)
             decided = shares_of_decisions(outcomes, outliers.units)
         sides, units = (inliers[detector], scores[detector]), (measured.units, outliers.units)
@@ -388,11 +384,11 @@ def write_evaluation(
     if skipped:
         write_csv(folder / "skipped.csv", ("set", "image", "reason"), skipped)
     if evaluation.decisions is not None:
-        judged, values = evaluation.judged, attrgetter(*DECISION_COLUMNS)
+        judged, values = evaluation.judged, attrgetter(*COLUMNS)
         truth = [judged.classes[label] for label in judged.labels]
         images = zip(judged.ids, truth, evaluation.decisions, strict=True)
         rows = ((id_, name, *values(it), *it.probabilities.values()) for id_, name, it in images)
-        header = ("id", "true_class", *DECISION_COLUMNS, *map(OF_CLASS.__add__, judged.classes))
+        header = ("id", "true_class", *COLUMNS, *map(OF_CLASS.__add__, judged.classes))
         write_csv(folder / "decisions.csv", header, rows)
         subgroups = [harm.decisions for harm in evaluation.harms if harm.decisions]
         write_csv(folder / "subgroups.csv", Subgroup._fields, subgroups)

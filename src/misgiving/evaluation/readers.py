@@ -11,7 +11,6 @@ from scipy.special import softmax
 from misgiving.deferral.bounds import upper_bound
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.scoring import outputs_of
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import Classes, Measurement, Weights
 from misgiving.evaluation.shares import Share, shares
@@ -112,7 +111,7 @@ def measure_readers(
     if deferral is None or decisions is None or not measured.readers:
         raise UsageError("`readers` needs a policy, and columns reader_NAME of the predictions")
     tuning = tuning.select(np.flatnonzero(tuning.labels != UNKNOWN_CLASS))
-    sides = [(tuning, deferral.score_outputs(*outputs_of(tuning))), (measured, decisions)]
+    sides = [(tuning, deferral.policy_.score(tuning.outputs)), (measured, decisions)]
     groups = {*tuning.groups} - {""}
     used = np.isin(measured.ids, tuning.ids) | np.isin(measured.groups, [*groups])
     teams = []

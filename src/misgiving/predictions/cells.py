@@ -51,15 +51,22 @@ def numbers_of(name: str, values: Column, *, axes: int = 1) -> Float[np.ndarray,
     return np.asarray(numbers)
 
 
-def are_probabilities(values: Matrix) -> Bool[np.ndarray, " n"]:
-    """Mark the rows that are from 0 to 1 and add up to 1, but for rounding."""
+def are_probabilities(values: Any) -> bool:
+    """True for an array of which each row is from 0 to 1 and adds up to 1, but for rounding."""
+    array = np.asarray(values)
+    is_table = array.dtype.kind in "fiub" and array.ndim == 2 and array.shape[1] > 0
+    return is_table and bool(_mark_probabilities(array).all())
+
+
+def _mark_probabilities(values: Matrix) -> Bool[np.ndarray, " n"]:
+    """Mark the rows that are probabilities."""
     inside = (values.min(axis=1) >= -MAX_OUTSIDE) & (values.max(axis=1) <= 1 + MAX_OUTSIDE)
     return np.asarray(inside & (np.abs(values.sum(axis=1) - 1) <= ADDS_UP))
 
 
 def check_probabilities(probabilities: Matrix) -> None:
     """Check that each row is from 0 to 1 and adds up to 1."""
-    right = are_probabilities(probabilities)
+    right = _mark_probabilities(probabilities)
     if not right.all():
         row = int(right.argmin())
         least, most, total = (function(probabilities[row]) for function in (np.min, np.max, np.sum))

@@ -22,12 +22,12 @@ from misgiving.data.decoding import in_order
 from misgiving.errors import DataError, UsageError
 from misgiving.files import whole_file
 from misgiving.models.folding import folded
-from misgiving.models.joint import FullOutput, JointClassifier, full_outputs_of
+from misgiving.models.joint import JointClassifier, full_outputs_of
 from misgiving.models.onnx_export import write_graph
 from misgiving.predictions.network import BATCH, GRAPH, INPUT, OUTPUTS, Network
-from misgiving.predictions.record import PER_IMAGE, Predictions
-from misgiving.scores.logits import Head
+from misgiving.predictions.record import Predictions
 from misgiving.scores.odin import GridScores, Odin, score_grid
+from misgiving.scores.outputs import Head, Outputs, OutputsT
 
 Batch = TypeVar("Batch", bound=Sized)
 OnImage = Callable[[int, int], None]
@@ -66,13 +66,14 @@ def predictions_of(
     if network is None:
         batched = batches(images, batch_size=MODEL_BATCH, device=device_of(model))
         inputs = (batch.images for batch in batched)
-        output = full_outputs_of(model, _reported(inputs, len(images), on_image))
+        outputs = outputs_of_model(model, _reported(inputs, len(images), on_image))
     else:
-        output = _outputs_of_graph(network, images, on_image)
+        outputs = _outputs_of_graph(network, images, on_image)
+    if not estimates_losses:
+        outputs = replace(outputs, predicted_losses=None)
+    widths = () if outputs.taps is None else tuple(model.reader.channels)
     return Predictions(
-        logits=output.logits.numpy(),
-        features=output.features.numpy(),
-        predicted_losses=output.predicted_losses.numpy() if estimates_losses else None,
+        **vars(replace(outputs, tap_widths=widths)),
         labels=np.asarray(images.labels),
         ids=images.ids,
         groups=images.groups,
@@ -81,23 +82,26 @@ def predictions_of(
         classes=images.classes,
         head=_linear_head(model),
         model=fingerprint,
-        taps=output.taps.numpy() if output.taps.shape[1] else None,
-        tap_widths=tuple(model.reader.channels) if output.taps.shape[1] else (),
     )
 
 
-def _outputs_of_graph(network: Network, images: ImageSet, on_image: OnImage | None) -> FullOutput:
+def outputs_of_model(model: JointClassifier, inputs: Iterable[torch.Tensor]) -> Outputs:
+    """Outputs of a model for batches of images, in evaluation mode."""
+    output = full_outputs_of(model, inputs)._asdict()
+    arrays = {name: tensor.numpy() for name, tensor in output.items()}
+    return Outputs(**{name: x for name, x in arrays.items() if 0 not in x.shape[1:]})
+
+
+def _outputs_of_graph(network: Network, images: ImageSet, on_image: OnImage | None) -> Outputs:
     """All outputs of a set; a thread reads the next images while the graph runs."""
     chunks = np.split(np.arange(len(images)), range(BATCH, len(images), BATCH))
     ahead = 1 + BATCHES_AHEAD
     read = in_order(lambda number: images.read(chunks[number]), len(chunks), workers=1, ahead=ahead)
-    outputs = [network(inputs) for inputs in _reported(read, len(images), on_image)]
-    parts = zip(*outputs, strict=True)
-    return FullOutput(*(torch.from_numpy(np.concatenate(values)) for values in parts))
+    return concatenated([network(inputs) for inputs in _reported(read, len(images), on_image)])
 
 
-def concatenated(parts: Sequence[Predictions]) -> Predictions:
-    """Predictions of one model for the images of all parts, which have the same fields."""
+def concatenated(parts: Sequence[OutputsT]) -> OutputsT:
+    """Outputs or predictions of one model for the images of all parts, with the same fields."""
 
     def together(columns: Sequence[Any]) -> Any:
         if any(values is None for values in columns):
@@ -108,7 +112,7 @@ def concatenated(parts: Sequence[Predictions]) -> Predictions:
             return tuple(value for values in columns for value in values)
         return np.concatenate(columns)
 
-    joined = {name: together([getattr(part, name) for part in parts]) for name in PER_IMAGE}
+    joined = {name: together([getattr(part, name) for part in parts]) for name in parts[0].BY_ROW}
     return replace(parts[0], **joined)
 
 
@@ -206,7 +210,7 @@ def write_compared_graph(checkpoint: Checkpoint, path: Path) -> Network:
         DataError: The graph cannot be exported, or its outputs differ from the model's.
     """
     size = checkpoint.architecture.image_size
-    write_graph(checkpoint.model, path, size=size, inputs=INPUT, outputs=OUTPUTS)
+    write_graph(checkpoint.model, path, size=size, inputs=INPUT, outputs=tuple(OUTPUTS))
     return _compared(checkpoint, path)
 
 
@@ -220,9 +224,12 @@ def _compared(checkpoint: Checkpoint, path: Path) -> Network:
     images = random.integers(0, 256, (TRIED, size, size, 3), dtype=np.uint8)
     images[0], images[1] = 0, random.integers(0, 256, 3)
     inputs = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    outputs = full_outputs_of(checkpoint.model, [inputs])
-    for name, values, expected in zip(OUTPUTS, network(images), outputs, strict=True):
-        largest = float(expected.nan_to_num().abs().max()) if expected.numel() else 0.0
+    outputs, repeated = outputs_of_model(checkpoint.model, [inputs]), network(images)
+    for name in OUTPUTS:
+        expected, values = getattr(outputs, name), getattr(repeated, name)
+        if expected is None and values is None:
+            continue
+        largest = np.abs(np.nan_to_num(expected)).max()
         if values.shape != expected.shape or not np.allclose(
             values, expected, rtol=0, atol=CLOSE * largest, equal_nan=True
         ):

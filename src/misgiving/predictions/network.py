@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from misgiving.errors import UsageError, explain_damage
+from misgiving.scores.outputs import Outputs
 
 GRAPH = "model.onnx"
 INPUT = "images"
-OUTPUTS = ("logits", "predicted_losses", "features", "taps")
-AXES = (2, 1, 2, 2)  # of each output
+OUTPUTS = {"logits": 2, "predicted_losses": 1, "features": 2, "taps": 2}
+"""Number of axes of each output of a graph, by its name."""
 BATCH = 32  # images in one run of the graph, which bounds its memory
 SILENT = 4  # of onnxruntime's levels: an error is raised as well
 
@@ -55,31 +56,29 @@ class Network:
             if "logits" not in given:
                 raise ValueError(f"has no output `logits`, but {', '.join(given)}")
             for count in (1, 2):
-                outputs = self(np.zeros((count, size, size, 3), dtype=np.uint8))
-                if not np.isfinite(outputs[0]).all():
+                outputs = self._run(np.zeros((count, size, size, 3), dtype=np.uint8))
+                if not np.isfinite(outputs["logits"]).all():
                     raise ValueError("gives logits of a blank image that are not finite")
-                for name, output, axes in zip(OUTPUTS, outputs, AXES, strict=True):
+                for name, output in outputs.items():
                     columns = (num_classes,) if name == "logits" else output.shape[1:]
-                    if output.shape != (count, *columns) or output.ndim != axes:
+                    if output.shape != (count, *columns) or output.ndim != OUTPUTS[name]:
                         raise ValueError(f"gives {name} of shape {output.shape} for {count} images")
 
-    def __call__(self, inputs: ModelInputs) -> tuple[Float[np.ndarray, "n ..."], ...]:
-        """Logits, predicted losses, features and tap averages of preprocessed images.
-
-        Of what the graph does not have, predicted losses are NaN, and the others have no columns.
-        """
+    def __call__(self, inputs: ModelInputs) -> Outputs:
+        """Outputs for preprocessed images; None for one that the graph does not have."""
         if inputs.dtype != np.uint8 or inputs.shape[1:] != (self.size, self.size, 3):
             raise UsageError(
                 f"model inputs are {inputs.dtype} of shape {inputs.shape}; give 8-bit RGB images "
                 f"of {self.size} pixels, as n x {self.size} x {self.size} x 3"
             )
-        shapes = dict.fromkeys(OUTPUTS, (BATCH, 0)) | {"predicted_losses": (BATCH,)}
-        empty = {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}
+        outputs = self._run(inputs)
+        return Outputs(**{name: x for name, x in outputs.items() if 0 not in x.shape[1:]})
+
+    def _run(self, inputs: ModelInputs) -> dict[str, Any]:
         runs = []
         for start in range(0, max(1, len(inputs)), BATCH):
             batch = inputs[start : start + BATCH].transpose(0, 3, 1, 2)
             images = np.ascontiguousarray(batch).astype(np.float32) / 255
-            outputs = self._session.run(self.outputs, {self._input: images})
-            values = dict(zip(self.outputs, outputs, strict=True))
-            runs.append([values.get(name, empty[name][: len(images)]) for name in OUTPUTS])
-        return tuple(np.concatenate(parts) for parts in zip(*runs, strict=True))
+            runs.append(self._session.run(self.outputs, {self._input: images}))
+        together = map(np.concatenate, zip(*runs, strict=True))
+        return dict(zip(self.outputs, together, strict=True))

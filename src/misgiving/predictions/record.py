@@ -1,12 +1,12 @@
 """Predictions: all that any later step needs of a model and of the images that it saw."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -15,25 +15,20 @@ from scipy.special import log_softmax
 from misgiving.errors import DataError, UsageError, explain_damage, visible
 from misgiving.files import whole_file
 from misgiving.groups import one_per_group, unit_numbers
+from misgiving.predictions.cells import are_probabilities, on_host
 from misgiving.predictions.files import FILE_FORMATS
 from misgiving.predictions.schema import UNKNOWN_CLASS, columns_of, fields_of
-from misgiving.scores.logits import Head
+from misgiving.scores.outputs import Head, Outputs
 
-Rows = Int[np.ndarray, " _"]
 FINGERPRINT_DIGITS = 12  # of a model's, which name its opinion
 MAX_MESSAGE = 400  # characters of a message, which may quote a cell or name a thousand classes
-PER_IMAGE = (
-    *("logits", "labels", "ids", "groups", "hashes", "paths", "sets"),
-    *("features", "taps", "predicted_losses", "metadata", "scores", "opinions", "readers"),
-)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Predictions:
+class Predictions(Outputs):
     """The outputs of one model for a set of images, and what else is known of these.
 
     Attributes:
-        logits: Class scores before the softmax.
         labels: True classes as positions in `classes`; -1 where the class is not known.
         classes: Names of the classes, in the order of the logits.
         ids: Name of each image, each once.
@@ -45,26 +40,23 @@ class Predictions:
         sets: `train`, `tune`, `calibrate`, `test` or `validation`; empty for an image that is in
             none of them, as a new one; `excluded` for one that is never used, such as a new image
             of a group on which the model was trained. None where no set is known.
-        features: Input of the last linear layer; None where it is not known.
-        taps: Averages of the activations that the loss estimator reads, side by side; None where
-            there are none.
-        tap_widths: Columns of each tap; empty where unknown.
-        predicted_losses: Higher means more likely wrong; None where the estimator was not trained.
         head: The last linear layer; None where the model has none of that kind, or in a CSV file.
         model: Fingerprint or name of the model; empty where unknown.
         class_weights: Of the loss that the estimator learned, by class; None for the plain
             cross-entropy.
-        outputs: `logits`, or `probabilities`, of which the logits are then the logarithms.
         has_ids: Whether the ids are names of the images, and not numbers of rows.
         metadata: Other columns, by which decisions are audited.
         scores: Confidences by name that need the image itself, as ODIN's.
         readers: Positions in `classes` of the answers of people by name; -1 where one gave none.
-        opinions: Probabilities of the classes by other models, by the names of these: second
-            opinions.
-        opinion_models: Fingerprints of these models that are known, by name; not in a file.
+        opinion_models: Fingerprints of the models of the second opinions that are known, by name;
+            not in a file.
     """
 
-    logits: Float[np.ndarray, "n classes"]
+    BY_ROW: ClassVar[tuple[str, ...]] = (
+        *Outputs.BY_ROW,
+        *("labels", "ids", "groups", "hashes", "paths", "sets", "metadata", "scores", "readers"),
+    )
+
     labels: Int[np.ndarray, " n"]
     classes: tuple[str, ...]
     ids: tuple[str, ...]
@@ -73,23 +65,14 @@ class Predictions:
     hashes: tuple[str, ...] | None = None
     paths: tuple[str, ...] | None = None
     sets: tuple[str, ...] | None = None
-    features: Float[np.ndarray, "n width"] | None = None
-    taps: Float[np.ndarray, "n channels"] | None = None
-    tap_widths: tuple[int, ...] = ()
-    predicted_losses: Float[np.ndarray, " n"] | None = None
     head: Head | None = None
     model: str = ""
     class_weights: tuple[float, ...] | None = None
-    outputs: str = "logits"
     has_ids: bool = True
     metadata: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     scores: Mapping[str, Float[np.ndarray, " n"]] = field(default_factory=dict)
     readers: Mapping[str, Int[np.ndarray, " n"]] = field(default_factory=dict)
-    opinions: Mapping[str, Float[np.ndarray, "n classes"]] = field(default_factory=dict)
     opinion_models: Mapping[str, str] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     @classmethod
     def of(
@@ -97,7 +80,7 @@ class Predictions:
         data: Any,
         *,
         classes: Sequence[str] | None = None,
-        outputs: str = "logits",
+        kind: str | None = None,
         name: str = "",
     ) -> "Predictions":
         """Take predictions from arrays, lists, tensors or a data frame.
@@ -107,7 +90,8 @@ class Predictions:
                 `misgiving.predictions.schema` lists them; an array of outputs; a pair of one of
                 these and labels; or predictions, which are returned as they are.
             classes: Names of the classes of an array without names; by default 0 to K-1.
-            outputs: Kind of an array without a name: `logits` or `probabilities`.
+            kind: Of an array without a name: `logits` or `probabilities`; None: probabilities if
+                each row is from 0 to 1 and adds up to 1.
             name: Of the set; begins the ids of images that have none.
 
         Raises:
@@ -120,7 +104,8 @@ class Predictions:
         if hasattr(values, "keys"):  # a mapping or a data frame, which is no dict
             columns = {str(key): values[key] for key in values.keys()}  # noqa: SIM118
         elif hasattr(values, "ndim") or labels:
-            columns = {outputs: values}
+            values = on_host(values)
+            columns = {kind or ("logits", "probabilities")[are_probabilities(values)]: values}
         else:
             raise UsageError(
                 f"{data!r} has no predictions; give logits, or a pair of logits and labels, or "
@@ -163,19 +148,6 @@ class Predictions:
         _, write_columns = FILE_FORMATS[path.suffix.lower()]
         with whole_file(path) as partial:
             write_columns(partial, columns_of(vars(self), folder=path.parent))
-
-    def select(self, rows: Rows) -> "Predictions":
-        """Predictions for these images alone, in this order."""
-        positions = rows.tolist()
-
-        def chosen(values: Any) -> Any:
-            if isinstance(values, Mapping):
-                return {name: chosen(column) for name, column in values.items()}
-            if isinstance(values, tuple):
-                return tuple([values[row] for row in positions])
-            return values if values is None else values[rows]
-
-        return replace(self, **{name: chosen(getattr(self, name)) for name in PER_IMAGE})
 
     def with_opinion(self, other: "Predictions", name: str = "") -> "Predictions":
         """Add the probabilities by another model for these images as a second opinion.
@@ -220,6 +192,11 @@ class Predictions:
         opinions = {**self.opinions, name: probabilities}
         models = {**self.opinion_models, **({name: other.model} if other.model else {})}
         return replace(self, opinions=opinions, opinion_models=models)
+
+    @property
+    def outputs(self) -> Outputs:
+        """The outputs alone."""
+        return Outputs(**{each.name: getattr(self, each.name) for each in fields(Outputs)})
 
     def in_set(self, *names: str) -> "Predictions":
         """Predictions for the images of these sets."""

@@ -53,15 +53,19 @@ from misgiving.predictions.cells import (
     on_host,
     texts_of,
 )
-from misgiving.scores.logits import Head
+from misgiving.scores.outputs import Head, logarithms_of
 
 SETS = ("train", "tune", "calibrate", "test")
 VALIDATION, EXCLUDED = "validation", "excluded"
 UNKNOWN_CLASS = -1  # the label of an image whose true class is not known
-LEAST_PROBABILITY = 1e-12  # logits are finite
 TEXT_FIELDS = {"id": "ids", "content_hash": "hashes", "path": "paths", "set": "sets"}
-UNCHANGED = ("logits", "classes", "features", "taps", "tap_widths", "model", "outputs")
-FIELDS = {**TEXT_FIELDS, "predicted_loss": "predicted_losses", **{name: name for name in UNCHANGED}}
+UNCHANGED = ("logits", "classes", "features", "taps", "tap_widths", "model")
+FIELDS = {
+    **TEXT_FIELDS,
+    "predicted_loss": "predicted_losses",
+    "outputs": "kind",
+    **{name: name for name in UNCHANGED},
+}
 """Fields of `Predictions` by the column that holds them."""
 WRITTEN = ("outputs", "group_columns", "class_weights")
 ONCE = ("model", *WRITTEN)  # the same for all images
@@ -126,7 +130,7 @@ def fields_of(
         "predicted_losses": None if losses is None else numbers_of("predicted_loss", losses),
         "head": Head(*head) if head else None,
         "model": once["model"],
-        "outputs": kind,
+        "kind": kind,
         "metadata": {
             column.removeprefix(ESCAPE): tuple(texts_of(table[column])) for column in others
         },
@@ -153,7 +157,7 @@ def _written_fields(
             raise DataError(f"the groups are in the column group; put those of {others[0]} into it")
         group_columns = tuple(once["group_columns"].replace(NO_COLUMNS, "").split())
     return {
-        "outputs": once["outputs"] or "logits",
+        "kind": once["outputs"] or "logits",
         "groups": groups,
         "group_columns": group_columns,
         "class_weights": tuple(map(float, once["class_weights"].split())) or None,
@@ -166,7 +170,7 @@ def _found_fields(texts: Mapping[str, Sequence[str]], fields: Mapping[str, Any])
     Raises:
         DataError: The logits are probabilities.
     """
-    if fields["outputs"] == "logits" and are_probabilities(fields["logits"]).all():
+    if fields["kind"] == "logits" and are_probabilities(fields["logits"]):
         raise DataError(
             "each row of the logits is from 0 to 1 and adds up to 1, as probabilities do; name "
             "them so: dict(probabilities=P, label=y), or columns probability_CLASS"
@@ -273,7 +277,7 @@ def _outputs(table: Columns) -> tuple[str, tuple[str, ...], Matrix]:
         )
     if kind == "probabilities":
         check_probabilities(values)
-        values = np.asarray(np.log(np.maximum(values, LEAST_PROBABILITY)))
+        values = logarithms_of(values)
     return kind, classes, values
 
 

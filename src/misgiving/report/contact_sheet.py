@@ -10,6 +10,7 @@ from PIL import Image
 
 from misgiving.data.decoding import Picture, picture_of
 from misgiving.deferral.decision_tables import DecisionRow
+from misgiving.deferral.decisions import Decision
 from misgiving.report.rendering import environment
 
 MAX_IMAGES = 500  # images on a sheet, which a browser still scrolls through
@@ -19,27 +20,29 @@ THUMBNAIL_PIXELS = 240  # of a thumbnail, in pixels
 def contact_sheet(decisions: Iterable[DecisionRow]) -> str:
     """The sheet of deferred and OOD images; files are read again for their thumbnails."""
     ordered = worst_first(decisions)
-    counts = Counter(row.decision for row in decisions if row.decision is not None)
+    counts = Counter(row.decision.decision for row in decisions if row.decision is not None)
     page = environment().get_template("contact_sheet.html")
     return page.render(
         counts=counts,
         not_accepted=len(ordered),
         rows=ordered[:MAX_IMAGES],
-        thumbnail=lambda row: thumbnail_link(picture_of(Path(row.path))),
+        thumbnail=lambda path: thumbnail_link(picture_of(Path(path))),
     )
 
 
-def worst_first(decisions: Iterable[DecisionRow]) -> list[DecisionRow]:
-    """Deferred and OOD images: OOD first, then by descending probability of error."""
-    return sorted((row for row in decisions if row.decision in ("defer", "ood")), key=_rank)
+def worst_first(decisions: Iterable[DecisionRow]) -> list[tuple[str, Decision]]:
+    """Paths of deferred and OOD images: OOD first, then by descending probability of error."""
+    decided = ((row.path, row.decision) for row in decisions if row.decision is not None)
+    return sorted((row for row in decided if row[1].decision != "accept"), key=_rank)
 
 
-def _rank(row: DecisionRow) -> tuple[bool, float]:
-    if row.decision == "ood":
-        return False, row.ood_p_value or 0.0
-    if row.error_probability is not None:
-        return True, -row.error_probability
-    return True, -3.0 if row.probability is None else row.probability - 2
+def _rank(row: tuple[str, Decision]) -> tuple[bool, float]:
+    _, decision = row
+    if decision.decision == "ood":
+        return False, decision.ood_p_value or 0.0
+    if decision.error_probability is not None:
+        return True, -decision.error_probability
+    return True, -3.0 if decision.probability is None else decision.probability - 2
 
 
 def thumbnail_link(picture: Picture | None) -> str | None:

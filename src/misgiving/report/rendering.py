@@ -7,9 +7,10 @@ from statistics import fmean, stdev
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from misgiving.deferral.certificate import find_remedies
+from misgiving.deferral.certificate import MIN_BATCH
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.selection import MIN_BATCH
+from misgiving.deferral.guarantees import GUARANTEES
+from misgiving.deferral.planning import find_remedies
 from misgiving.errors import visible
 from misgiving.groups import UNITS, unit_of
 from misgiving.report.names import PLAIN, POINTS, count, detector_name
@@ -26,7 +27,7 @@ def environment(*, html: bool = True) -> Environment:
         lstrip_blocks=True,
     )
     templates.globals |= {"count": count, "inf": math.inf, "units": UNITS, "unit_of": unit_of}
-    templates.globals["min_batch"] = MIN_BATCH
+    templates.globals |= {"guarantees": [*GUARANTEES], "min_batch": MIN_BATCH}
     templates.filters |= {
         "detector_name": detector_name,
         "mean": fmean,

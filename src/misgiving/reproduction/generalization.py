@@ -87,7 +87,7 @@ def measure_generalization(trained: TrainedUnit) -> dict[str, list[Measurement]]
     of_policies, calibrator = measure_policies(sets, trained.folder, seed=setup.training.seed)
     confidences = all_scores(predictions, sets.detectors)
     if calibrator is not None and setup.evaluation_sets.tuning != trained.measured:
-        evidence = sets.detectors.evidence(predictions.features, predictions.taps)
+        evidence = sets.detectors.evidence(predictions)
         confidences = dict(calibrator.with_learned(confidences, predictions.logits, evidence))
         confidences.setdefault(ERROR_ESTIMATOR, confidences[CALIBRATED])
     failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}
@@ -175,7 +175,7 @@ def _policy_rows(
 ) -> list[Measurement]:
     certificate = policy.certificate_
     values = {
-        "attained": float(certificate.accept_threshold is not None),
+        "attained": float(certificate.accepted > 0),
         "coverage": float((decisions.decisions == "accept").mean()),
         "ood_share": float((decisions.decisions == "ood").mean()),
         "calibration_cases": float(certificate.cases),

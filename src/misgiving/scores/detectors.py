@@ -24,14 +24,14 @@ from misgiving.scores.features import (
     Training,
     principal_directions,
 )
-from misgiving.scores.logits import LOGIT_SCORES, Logits, Outputs, Scores
+from misgiving.scores.logits import LOGIT_SCORES, Logits, Scores
+from misgiving.scores.outputs import Outputs, TrainingOutputs
 from misgiving.scores.probes import ClassProbes, Evidence, Probe
 
 AGAIN = "calibrate or export again"
 FACTS, PROBES = "facts", "probes"
 OOD_DETECTOR = "knn"  # the default: needs no OOD image to be tuned on, and no gradient
 WITHOUT_FEATURES = "max_logit"
-Values = Float[np.ndarray, "n _"]  # each has its own width
 CELLS = 2**22  # of a table of distances, which bounds the memory of scoring
 
 
@@ -52,7 +52,9 @@ class FittedDetectors:
     probes: ClassProbes | None = None
 
     @classmethod
-    def fit(cls, training: Outputs, names: Sequence[str] | None = None) -> "FittedDetectors":
+    def fit(
+        cls, training: TrainingOutputs, names: Sequence[str] | None = None
+    ) -> "FittedDetectors":
         """Fit scores on predictions for the training set, and never for another set.
 
         There are none without features.
@@ -127,19 +129,18 @@ class FittedDetectors:
             widths[self.probes.reads_taps] = self.probes.width
         return widths[0], widths[1]
 
-    def evidence(self, features: Features | None, taps: Taps | None) -> Evidence | None:
+    def evidence(self, outputs: Outputs) -> Evidence | None:
         """Log-probabilities by the class probes.
 
-        None without probes, or where the predictions lack what they read.
+        None without probes, or where the outputs lack what they read.
         """
-        return None if self.probes is None else self.probes(features, taps)
+        return None if self.probes is None else self.probes(outputs.features, outputs.taps)
 
-    def __call__(
-        self, logits: Logits, features: Features | None, taps: Taps | None = None
-    ) -> dict[str, Scores]:
-        """Score predictions of the same model; not finite where a score is not defined."""
+    def __call__(self, outputs: Outputs) -> dict[str, Scores]:
+        """Score outputs of the same model; not finite where a score is not defined."""
         if not self.statistics:
             return {}
+        logits, features, taps = outputs.logits, outputs.features, outputs.taps
         width = 0 if features is None else features.shape[1]
         if features is None or width != self.directions.shape[1]:
             raise UsageError(
@@ -220,27 +221,18 @@ def default_ood_detector(detectors: FittedDetectors) -> str:
     return OOD_DETECTOR if OOD_DETECTOR in detectors.names else WITHOUT_FEATURES
 
 
-def all_scores(predictions: Outputs, detectors: FittedDetectors | None = None) -> dict[str, Scores]:
+def all_scores(outputs: Outputs, detectors: FittedDetectors | None = None) -> dict[str, Scores]:
     """Scores of logits, the negated predicted loss, and fitted detectors where given, by name.
 
     Raises:
         DataError: Detectors are given and outputs or scores of an image are not finite.
     """
-    logits, features, taps = predictions.logits, predictions.features, predictions.taps
     if detectors is not None:
-        _check_finite("logits, features or taps", finite_rows(logits, features, taps))
-    scores = scores_of_outputs(logits, features, predictions.predicted_losses, taps, detectors)
-    if predictions.outputs == "probabilities":
-        del scores["energy"]  # the logarithm of their sum, which is 1 but for rounding
+        _check_finite("logits, features or taps", outputs.finite)
+    scores = scores_of_outputs(outputs, detectors)
     for name in () if detectors is None else detectors.names:
         _check_finite(f"scores of {name}", np.isfinite(scores[name]))
     return scores
-
-
-def finite_rows(*outputs: Values | None) -> Bool[np.ndarray, " n"]:
-    """True for the images of which all outputs that are known are finite."""
-    given = [values for values in outputs if values is not None]
-    return np.asarray(np.all([np.isfinite(values).all(axis=1) for values in given], axis=0))
 
 
 def _check_finite(name: str, finite: Bool[np.ndarray, " n"]) -> None:
@@ -252,20 +244,18 @@ def _check_finite(name: str, finite: Bool[np.ndarray, " n"]) -> None:
 
 
 def scores_of_outputs(
-    logits: Logits,
-    features: Features | None,
-    predicted_losses: Scores | None,
-    taps: Taps | None,
-    detectors: FittedDetectors | None,
+    outputs: Outputs, detectors: FittedDetectors | None = None
 ) -> dict[str, Scores]:
     """Every score of a model's outputs, by name; not finite where a score is not defined.
 
     `predicted_loss` is negated here, so that it is a confidence like the others.
     """
-    scores = {name: score(logits) for name, score in LOGIT_SCORES.items()}
-    if predicted_losses is not None:
-        scores["predicted_loss"] = -predicted_losses.astype(np.float64)
-    return scores if detectors is None else scores | detectors(logits, features, taps)
+    scores = {name: score(outputs.logits) for name, score in LOGIT_SCORES.items()}
+    if outputs.kind == "probabilities":
+        del scores["energy"]  # the logarithm of their sum, which is 1 but for rounding
+    if outputs.predicted_losses is not None:
+        scores["predicted_loss"] = -outputs.predicted_losses.astype(np.float64)
+    return scores if detectors is None else scores | detectors(outputs)
 
 
 def _averages_of_taps(taps: Taps | None, names: Sequence[str], count: int) -> Taps:
@@ -278,7 +268,7 @@ def _averages_of_taps(taps: Taps | None, names: Sequence[str], count: int) -> Ta
 
 
 def _reduce(
-    training: Outputs, features: Features, directions: Float[np.ndarray, "directions width"]
+    training: TrainingOutputs, features: Features, directions: Float[np.ndarray, "directions width"]
 ) -> Training:
     """Change to coordinates along `directions`, about the features' own origin.
 

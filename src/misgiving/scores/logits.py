@@ -1,56 +1,16 @@
-"""Outputs of a model, and scores of the logits alone.
+"""Scores of the logits alone.
 
 The names in `LOGIT_SCORES` are those of the result tables. All scores are computed in float64, in
 which confident softmax values do not collapse to 1.0.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.special import entr, logsumexp, softmax
 
 from misgiving.registry import Registry
-
-
-class Head(NamedTuple):
-    """The last linear layer of a model."""
-
-    weight: Float[np.ndarray, "classes width"]
-    bias: Float[np.ndarray, " classes"]
-
-
-@runtime_checkable
-class Outputs(Protocol):
-    """Outputs of one model for a set of images; `predictions.record.Predictions` is one."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def logits(self) -> Float[np.ndarray, "n classes"]: ...
-
-    @property
-    def labels(self) -> Int[np.ndarray, " n"]: ...
-
-    @property
-    def features(self) -> Float[np.ndarray, "n width"] | None: ...
-
-    @property
-    def taps(self) -> Float[np.ndarray, "n channels"] | None: ...
-
-    @property
-    def tap_widths(self) -> tuple[int, ...]: ...
-
-    @property
-    def predicted_losses(self) -> Float[np.ndarray, " n"] | None: ...
-
-    @property
-    def head(self) -> Head | None: ...
-
-    @property
-    def outputs(self) -> str: ...
-
 
 Logits = Float[np.ndarray, "n classes"]
 Scores = Float[np.ndarray, " n"]

@@ -16,7 +16,7 @@ from scipy.special import log_softmax
 
 from misgiving.errors import DataError, UsageError
 from misgiving.scores.features import principal_directions
-from misgiving.scores.logits import Outputs
+from misgiving.scores.outputs import TrainingOutputs
 
 Inputs = Float[np.ndarray, "n width"]
 Taps = Float[np.ndarray, "n channels"]
@@ -59,7 +59,7 @@ class ClassProbes:
     probes: Mapping[str, Probe]
 
     @classmethod
-    def fit(cls, training: Outputs) -> "ClassProbes | None":
+    def fit(cls, training: TrainingOutputs) -> "ClassProbes | None":
         """Fit probes on the training images; None where the model shows neither taps nor features.
 
         A tap that is the same for all images has no probe.
@@ -103,7 +103,7 @@ class ClassProbes:
         return np.stack([probe(inputs) for probe in self.probes.values()], axis=1)
 
 
-def _columns(training: Outputs, width: int) -> Iterator[tuple[str, int, int]]:
+def _columns(training: TrainingOutputs, width: int) -> Iterator[tuple[str, int, int]]:
     """Name, first column and number of columns of each probe of inputs of this width."""
     if training.taps is None:
         yield FEATURES, 0, width

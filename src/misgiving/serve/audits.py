@@ -18,8 +18,8 @@ from pydantic import BaseModel, Field
 from misgiving.deferral.audit import ALARM_LEVEL, audit_state
 from misgiving.deferral.audit import Outcome as Judged
 from misgiving.deferral.decisions import Decision, Outcome
-from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import FALSE_ALARMS
+from misgiving.deferral.policy import Policy
 from misgiving.errors import UsageError
 from misgiving.serve.records import (
     Case,
@@ -72,9 +72,9 @@ class Audit(BaseModel):
 class Audits:
     """The draw of a policy's cases, and the state of its audits, which follows from the store."""
 
-    def __init__(self, store: Store, deferral: Deferral, settings: Settings, row: Any) -> None:
+    def __init__(self, store: Store, policy: Policy, settings: Settings, row: Any) -> None:
         self._store, self._settings, self._row = store, settings, row
-        self._fingerprint, targets = deferral.fingerprint, deferral.certificate_.targets
+        self._fingerprint, targets = policy.fingerprint, policy.certificate.targets
         target = targets.max_error or targets.max_silent_error
         if target is None:
             raise UsageError("`audit_share` requires a policy with a target for errors")
@@ -90,7 +90,7 @@ class Audits:
 
     def decided(self, decision: Decision) -> Decision:
         """The decision; deferred after an alarm where the settings say so."""
-        return decision._replace(**self.replaced())
+        return decision.model_copy(update=self.replaced())
 
     def replaced(self) -> dict[str, Any]:
         """Values to replace in every answer, old or new: none, unless all must be deferred."""

@@ -11,9 +11,9 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from misgiving.deferral import drift
-from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor
 from misgiving.deferral.expected_performance import expected_errors
+from misgiving.deferral.policy import Policy
 from misgiving.report.rendering import lines
 from misgiving.serve.audits import DEFERRED, Audits
 from misgiving.serve.records import Moment
@@ -70,9 +70,9 @@ class DriftTracker:
     second. A thread updates it, so that nobody who asks for it waits.
     """
 
-    def __init__(self, deferral: Deferral, store: Store, audits: Audits | None = None) -> None:
-        self._deferral, self._store, self._audits = deferral, store, audits
-        self._monitor = DriftMonitor(deferral.certificate_)
+    def __init__(self, policy: Policy, store: Store, audits: Audits | None = None) -> None:
+        self._policy, self._store, self._audits = policy, store, audits
+        self._monitor = DriftMonitor(policy.certificate)
         self._latest_errors: deque[tuple[float, bool]] = deque(maxlen=MAX_LATEST)  # with: accepted
         self._contents: set[int] = set()  # the last 64 bits, since there may be millions
         self._last_number = 0
@@ -118,7 +118,7 @@ class DriftTracker:
     def update(self) -> Drift:
         """Take the cases since the last update into account."""
         self._woken.clear()
-        fingerprint = self._deferral.fingerprint
+        fingerprint = self._policy.fingerprint
         cases = self._store.decided(fingerprint, after=self._last_number, limit=MAX_CASES)
         for case in cases:
             self._last_number = case.number
@@ -155,7 +155,7 @@ class DriftTracker:
 
     def _described(self, test: drift.DriftTest) -> DriftTest:
         latest, at_alarm = (
-            lines("drift.txt", "drift", test, recent, self._deferral.compares_with_training)[0]
+            lines("drift.txt", "drift", test, recent, self._policy.compares_with_training)[0]
             for recent in (test.latest, test.alarmed_with)
         )
         return DriftTest(
@@ -172,8 +172,8 @@ class DriftTracker:
         if not self._latest_errors:
             return ""
         errors, accepted = map(np.array, zip(*self._latest_errors, strict=True))
-        expected = expected_errors(self._deferral, errors, accepted)
+        expected = expected_errors(self._policy, errors, accepted)
         if expected is None:
             return ""
-        values = expected, self._deferral.unit_, bool(self._since)
+        values = expected, self._policy.unit, bool(self._since)
         return " ".join(lines("drift.txt", "expected", *values))

@@ -1,13 +1,12 @@
 """Cases and their reviews, and conditions on them."""
 
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer
+from pydantic import BaseModel, Field, PlainSerializer
 
-from misgiving.deferral.decisions import Outcome
+from misgiving.deferral.decisions import Decision, Outcome
 
 ANY_READER = "\0"  # sees what any reader has answered; no client can give this name
 READER_NAME = "Name of who asks: a case is blind until this reader has answered."
@@ -19,13 +18,7 @@ def zulu(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _finite_or_none(value: Any) -> Any:
-    """Replace NaN and infinity, which JSON does not have."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 Moment = Annotated[datetime, PlainSerializer(zulu)]
-Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
 StorableText = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # PostgreSQL cannot store NUL
 Verdict = Annotated[
     Literal["agree", "override", "none", "ungradable", "unsure"],
@@ -88,28 +81,13 @@ class BlindCase(BaseModel):
     classes: list[str] = Field(description="From which the reader chooses.")
 
 
-class Case(BaseModel):
+class Case(Decision):
     """The decision for one image; null where the model gives no value or no finite number."""
 
     id: str = Field(description="Ids increase with time.")
     received: Moment
     name: str = Field(description="File name as sent. Show it as text: it is not escaped.")
     group: str | None = Field(default=None, description="Lesion or patient, as its sender said.")
-    predicted_class: str
-    probability: Number = Field(description="Of the predicted class.")
-    probabilities: dict[str, Number] = Field(description="By class.")
-    error_probability: Number = Field(description="Probability that the predicted class is wrong.")
-    expected_loss: Number = Field(description="Cross-entropy, in nats.")
-    predicted_loss: Number = Field(
-        description="Higher means that the prediction is more likely wrong; has no unit."
-    )
-    ood_p_value: Number = Field(
-        description="Share of images like the calibration set that look at least as unusual."
-    )
-    decision: Outcome
-    reason: str = Field(description="Explanation of the decision.")
-    acceptance_score: Number = Field(description="Higher means more likely correct.")
-    ood_score: Number = Field(description="Lower means more likely out-of-distribution.")
     sha256: str = Field(description="Hash of the file.")
     model_fingerprint: str
     policy_fingerprint: str | None

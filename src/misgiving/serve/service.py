@@ -110,11 +110,11 @@ class Service:
         self.model, self.store, self.settings = model, store, settings
         self.metrics = Metrics()
         self.policy_fingerprint, self.drift, self.audits = None, None, None
-        if model.deferral is not None:
-            self.policy_fingerprint = model.deferral.fingerprint
-            if row := store.audit(model.deferral.fingerprint, settings.audit_share):
-                self.audits = Audits(store, model.deferral, settings, row)
-            self.drift = DriftTracker(model.deferral, store, self.audits)
+        if model.policy is not None:
+            self.policy_fingerprint = model.policy.fingerprint
+            if row := store.audit(model.policy.fingerprint, settings.audit_share):
+                self.audits = Audits(store, model.policy, settings, row)
+            self.drift = DriftTracker(model.policy, store, self.audits)
             self.drift.start(partial(problem_of, metrics=self.metrics, path="/drift"))
         elif settings.audit_share is not None:
             raise UsageError("`audit_share` requires a model with a policy")
@@ -192,8 +192,7 @@ class Service:
             id=self._new_id(),
             received=datetime.now(UTC),
             name=name,
-            **decision._asdict(),
-            probability=decision.probability,
+            **vars(decision),
             sha256=sha256,
             model_fingerprint=self.model.fingerprint,
             policy_fingerprint=self.policy_fingerprint,

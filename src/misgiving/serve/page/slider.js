@@ -46,8 +46,10 @@ export function targetOf({ guarantee, max_error: error, max_silent_error: silent
   const targets = [];
   if (error != null) targets.push(`at most ${atMost(error)} errors`);
   if (silent != null) targets.push(`at most ${atMost(silent)} of all images accepted with a wrong answer`);
-  const holds = guarantee === "average"
-    ? "on average" : `with ${percent(state.calibration.confidence, 0)} confidence`;
+  const holds = {
+    average: "on average",
+    confident: `with ${percent(state.calibration.confidence, 0)} confidence`,
+  }[guarantee];
   return `${holds} ${targets.join(" and ")}`;
 }
 

@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, Field, model_validator
 
 from misgiving.bundle.bundle import Bundle, SquareInputs
 from misgiving.csv_tables import csv_lines
-from misgiving.deferral.decisions import Outcome
+from misgiving.deferral.decisions import COLUMNS, Number, Outcome
 from misgiving.errors import UsageError
 from misgiving.serve.middleware import READER, client_of
 from misgiving.serve.problems import ProblemError, content, documented
@@ -26,7 +26,6 @@ from misgiving.serve.records import (
     Case,
     CaseQuery,
     CaseWithHistory,
-    Number,
     OverrideReason,
     Review,
     StorableText,
@@ -50,14 +49,11 @@ BAD_REVIEW = documented(
 )
 CSV = content("text/csv", {"type": "string"})
 CSV_ROWS = 100  # in one chunk
-CASE_COLUMNS = (
-    "id received name decision predicted_class probability error_probability expected_loss "
-    "predicted_loss ood_p_value acceptance_score ood_score reason place remark reviewed"
-)
+CASE_COLUMNS = ("id", "received", "name", *COLUMNS, "place", "remark", "reviewed")
 AUDIT_COLUMNS = ["group", "audited", "standing", "label"]
 REVIEW_COLUMNS = list(Review.model_fields)
 ORIGIN_COLUMNS = ["sha256", "model_fingerprint", "policy_fingerprint"]
-CSV_COLUMNS = [*CASE_COLUMNS.split(), *REVIEW_COLUMNS, *ORIGIN_COLUMNS, *AUDIT_COLUMNS]
+CSV_COLUMNS = [*CASE_COLUMNS, *REVIEW_COLUMNS, *ORIGIN_COLUMNS, *AUDIT_COLUMNS]
 CACHED = {"Cache-Control": "private, max-age=86400"}  # the input of one model never changes
 CELLS = 8  # of a saliency map along each side
 GREY = 128
@@ -376,6 +372,7 @@ def _saliency(model: Bundle, name: str, squares: SquareInputs) -> Saliency:
         model.decide_inputs(*(images[start : start + BATCH_SIZE] for images in inputs))
         for start in range(0, CELLS**2 + 1, BATCH_SIZE)
     )
-    *probabilities, whole = (decision.probabilities[name] for decision in decisions)
-    drops = np.subtract(whole, probabilities).reshape(CELLS, CELLS)
-    return Saliency(predicted_class=name, probability=whole, drops=drops.tolist())
+    of_images = [decision.probabilities[name] for decision in decisions]
+    probabilities = np.array(of_images, dtype=np.float64)
+    drops = (probabilities[-1] - probabilities[:-1]).reshape(CELLS, CELLS)
+    return Saliency(predicted_class=name, probability=of_images[-1], drops=drops.tolist())

@@ -12,14 +12,14 @@ from fastapi.responses import Response
 from prometheus_client import generate_latest
 from pydantic import BaseModel, Field
 
-from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.decisions import Number
+from misgiving.deferral.policy import Policy
 from misgiving.errors import DataError
-from misgiving.report.rendering import certificate_sentences, lines
+from misgiving.report.rendering import lines
 from misgiving.serve.audits import EVIDENCE, Audit
 from misgiving.serve.drift_tracker import Drift
 from misgiving.serve.middleware import READER
 from misgiving.serve.problems import ProblemError, content, documented
-from misgiving.serve.records import Number
 from misgiving.serve.service import ReaderDep, ServiceDep
 
 router, without_key = APIRouter(), APIRouter()
@@ -118,7 +118,7 @@ async def describe_model(request: Request, service: ServiceDep) -> ModelDescript
         classes=list(model.classes),
         model_fingerprint=model.fingerprint,
         policy_fingerprint=service.policy_fingerprint,
-        policy=None if model.deferral is None else certificate_sentences(model.deferral),
+        policy=None if model.policy is None else model.card["targets"],
         card=dict(model.card),
         versions=_versions(),
         limits={name: getattr(service.settings, name) for name in LIMITS},
@@ -133,11 +133,10 @@ async def describe_model(request: Request, service: ServiceDep) -> ModelDescript
 @router.get("/calibration", tags=["model"])
 def list_operating_points(service: ServiceDep) -> Calibration:
     """List coverage and error at every operating point, with simultaneous bounds."""
-    deferral = service.model.deferral
-    if deferral is None:
+    policy = service.model.policy
+    if policy is None:
         return Calibration(unavailable=NO_POLICY)
-    certificate, targets = deferral.certificate_, deferral.certificate_.targets
-    threshold = certificate.accept_threshold
+    certificate, targets = policy.certificate, policy.certificate.targets
     return Calibration(
         confidence=targets.confidence,
         cases=certificate.cases,
@@ -147,16 +146,16 @@ def list_operating_points(service: ServiceDep) -> Calibration:
         policy=SavedPolicy(
             max_error=targets.max_error,
             max_silent_error=targets.max_silent_error,
-            guarantee=targets.guarantee,
-            accepts=threshold is not None,
-            threshold=threshold,
+            guarantee=certificate.guarantee,
+            accepts=certificate.accepted > 0,
+            threshold=certificate.accept_threshold,
             ood_threshold=certificate.ood_threshold,
             class_targets=list(targets.class_max_miss),
-            rule=deferral.rule_.rule,
-            naming=lines("policy.txt", "predicts", deferral.rule_, deferral.classes_)[0],
-            max_error_probability=deferral.rule_.max_error_probability,
+            rule=policy.rule.rule,
+            naming=lines("policy.txt", "predicts", policy.rule, policy.classes)[0],
+            max_error_probability=policy.rule.max_error_probability,
         ),
-        command=command(deferral, of_graph=service.model.card.get("training") == {}),
+        command=command(policy, of_graph=service.model.card.get("training") == {}),
     )
 
 
@@ -209,7 +208,7 @@ def get_audit(request: Request, service: ServiceDep, reader: ReaderDep) -> Audit
     return service.audits.report().model_copy(update=values)
 
 
-def command(deferral: Deferral, *, of_graph: bool = False) -> str:
+def command(policy: Policy, *, of_graph: bool = False) -> str:
     """The command that certifies another target error rate and is otherwise the same.
 
     It has no `guarantee`: on average this target is for batches, which are not served. A graph that
@@ -217,15 +216,16 @@ def command(deferral: Deferral, *, of_graph: bool = False) -> str:
     """
     cases = ["NEW_PREDICTIONS.csv", "--out", "POLICY"] if of_graph else ["RUN", "NEW_CASES"]
     words = ["misgiving", "calibrate", *cases, "--max-error", "{max_error}"]
-    false_alarms = deferral.certificate_.targets.max_ood_false_alarms or "off"
-    options = deferral.get_params() | {"max_ood_false_alarms": false_alarms}
-    options["ood_detector"] = deferral.ood_detector_
+    targets = policy.certificate.targets
+    options = vars(targets) | vars(policy.rule)
+    options["max_ood_false_alarms"] = targets.max_ood_false_alarms or "off"
+    options |= {"ood_detector": policy.ood_detector, "seed": policy.seed}
     for name, value in options.items():
         flag = f"--{name.replace('_', '-').replace('costs', 'cost')}"
         if isinstance(value, dict):
             words += [f"{flag} {shlex.quote(f'{key}={number}')}" for key, number in value.items()]
         elif name == "simultaneous":
             words += [] if value else ["--each"]
-        elif name not in ("max_error", "guarantee") and value is not None:
+        elif name != "max_error" and value is not None:
             words += [flag, str(value)]
     return " ".join([*words, "--overwrite"])

@@ -1,0 +1,181 @@
+"""Score the cases of a policy, and certify thresholds with them under a guarantee."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from misgiving.calibration.apply import error_probabilities
+from misgiving.calibration.fit import Fitted
+from misgiving.deferral.bounds import upper_bound
+from misgiving.deferral.certificate import Certificate, ClassErrors, ClassOutcome
+from misgiving.deferral.guarantees import Guarantee, fit_selection
+from misgiving.deferral.rules import DecisionRule
+from misgiving.deferral.targets import Targets
+from misgiving.deferral.thresholds import RankCounts, ScoredCases, count_ranks
+from misgiving.errors import UsageError
+from misgiving.predictions.record import Predictions
+from misgiving.scores.detectors import FittedDetectors, all_scores
+
+
+def score_cases(
+    predictions: Predictions,
+    detectors: FittedDetectors,
+    fitted: Fitted,
+    rule: DecisionRule,
+    *,
+    ood_detector: str,
+    of_tuning: bool = False,
+) -> ScoredCases:
+    """All images as cases of a policy; draw one of each group before anything is certified.
+
+    Args:
+        predictions: Of the images.
+        detectors: Fitted on the training set.
+        fitted: The calibration, for the classes that the rule predicts.
+        rule: Predicts the class.
+        ood_detector: Name of the OOD score.
+        of_tuning: True for the images of the tuning set, whose classes and scores are cross-fitted.
+
+    Raises:
+        DataError: Outputs or scores are not finite.
+        UsageError: There is no such OOD score, or the detectors read other features or taps.
+    """
+    scores = all_scores(predictions, detectors)
+    if ood_detector not in scores:
+        raise UsageError(
+            f"`ood_detector` {ood_detector!r} is unknown, or needs what the predictions do not "
+            "have: logits, features or taps of the set train, the last layer, or predicted_loss; "
+            f"choose from {', '.join(scores)}"
+        )
+    if of_tuning:
+        probabilities, predicted = np.exp(fitted.vectors), fitted.predicted
+        acceptance = fitted.scores
+    else:
+        probabilities, predicted, acceptance = fitted.calibrator.judge(
+            scores, predictions.logits, detectors.evidence(predictions), predictions.opinions
+        )
+    errors = error_probabilities(probabilities, predicted)
+    return ScoredCases(
+        scores=acceptance,
+        ood_scores=scores[ood_detector],
+        error_probabilities=errors,
+        predicted=predicted,
+        labels=predictions.labels,
+        acceptable=rule.mark_acceptable(probabilities, predicted, errors),
+    )
+
+
+def certify_thresholds(
+    tuning: ScoredCases,
+    calibration: ScoredCases,
+    targets: Targets,
+    guarantee: Guarantee,
+    *,
+    classes: Sequence[str],
+) -> Certificate:
+    """Certify thresholds with the calibration set.
+
+    Args:
+        tuning: Divides `max_error` among classes, on average; not the images of the training.
+        calibration: For the certification alone, one case for each group.
+        targets: Error rates to certify.
+        guarantee: Under which they hold.
+        classes: Names of the classes, in the order of the labels.
+
+    Raises:
+        DataError: A set cannot be used.
+    """
+    for name, cases in (("tuning", tuning), ("calibration", calibration)):
+        cases.check_usable(name)
+    ood_rank = guarantee.ood_rank(len(calibration), targets)
+    counts = count_ranks(calibration, targets, classes=classes, ood_rank=ood_rank)
+    selection = fit_selection(tuning, calibration, counts, targets, classes=classes)
+    lowest = selection.threshold(calibration.scores[counts.kept], counts.above)
+    # the loosest tested threshold that is not below this score
+    selected = max(np.flatnonzero(counts.thresholds >= lowest).tolist(), default=-1)
+    position = guarantee.loosest_rank(counts, targets, selected)
+    certified = position >= 0
+    # Sorted, so that the order in which the cases came leaves no trace.
+    keys = counts.kept, calibration.wrong, calibration.error_probabilities, -calibration.scores
+    order = np.lexsort(keys)
+    return Certificate(
+        targets=targets,
+        guarantee=guarantee.name,
+        classes=tuple(classes),
+        cases=len(calibration),
+        tuning_cases=len(tuning),
+        accept_threshold=float(counts.thresholds[position]) if certified else math.inf,
+        selection=guarantee.batch_rule(selection),
+        ood_threshold=counts.ood_limit,
+        ood_rank=counts.ood_rank,
+        ood_scores=tuple(np.sort(calibration.ood_scores).astype(float).tolist()),
+        accepted=int(counts.ranks[position]) if certified else 0,
+        wrong=int(counts.wrong[position]) if certified else 0,
+        accepted_on_average=int(counts.ranks[selected]) if selected >= 0 else 0,
+        class_outcomes=class_outcomes(targets, guarantee, counts, position),
+        class_errors=class_errors(
+            calibration, counts, position, classes=classes, level=targets.level
+        )
+        if certified
+        else (),
+        smallest_certifiable=None if certified else guarantee.smallest_error(counts, targets),
+        thresholds=tuple(counts.thresholds[~np.isnan(counts.thresholds)].tolist()),
+        scores=tuple(calibration.scores[order].astype(float).tolist()),
+        errors=tuple(calibration.wrong[order].tolist()),
+        kept=tuple(counts.kept[order].tolist()),
+        error_probabilities=tuple(calibration.error_probabilities[order].tolist()),
+    )
+
+
+def class_outcomes(
+    targets: Targets, guarantee: Guarantee, counts: RankCounts, position: int
+) -> tuple[ClassOutcome, ...]:
+    """Misses of each class with a target, at this position of the ranks; -1: at the strictest."""
+    usable = ~np.isnan(counts.thresholds)
+    fewest = [int(missed[usable][:1].sum()) for missed in counts.missed]
+    smallest = partial(guarantee.smallest_rate, level=targets.level_of_misses)
+    return tuple(
+        ClassOutcome(
+            name=name,
+            rate=rate,
+            cases=cases,
+            missed=int(missed[position]) if position >= 0 else least,
+            smallest_certifiable_rate=float(smallest(least, cases)),
+        )
+        for (name, rate), missed, least, cases in zip(
+            targets.class_max_miss.items(), counts.missed, fewest, counts.class_cases, strict=True
+        )
+    )
+
+
+def class_errors(
+    calibration: ScoredCases,
+    counts: RankCounts,
+    position: int,
+    *,
+    classes: Sequence[str],
+    level: float,
+) -> tuple[ClassErrors, ...]:
+    """Accepted answers of each class, at this position of the ranks; `level` of the bounds."""
+    accepted = counts.kept & (calibration.scores >= counts.thresholds[position])
+    each, errors = level / len(counts.ranks), []
+    for label, name in enumerate(classes):
+        of_class = calibration.labels == label
+        answers = accepted & (calibration.predicted == label)
+        cases, missed = int(of_class.sum()), int((accepted & of_class & calibration.wrong).sum())
+        predicted, wrong = int(answers.sum()), int((answers & ~of_class).sum())
+        if cases or predicted:
+            errors.append(
+                ClassErrors(
+                    name=name,
+                    cases=cases,
+                    missed=missed,
+                    missed_bound=float(upper_bound(missed, cases, level=each)),
+                    predicted=predicted,
+                    wrong=wrong,
+                    wrong_bound=float(upper_bound(wrong, predicted, level=each)),
+                )
+            )
+    return tuple(sorted(errors, key=lambda each: (each.cases > 0, each.missed_bound), reverse=True))

@@ -1,0 +1,184 @@
+"""The sets that a policy is fitted on, from what the caller of `Deferral.fit` gives."""
+
+import math
+import warnings
+from collections import Counter
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from misgiving.deferral.copies import check_copies, repeated_outputs
+from misgiving.errors import DataError, UsageError, visible
+from misgiving.groups import TUNING_PARTS, partition_groups
+from misgiving.predictions.record import Predictions
+from misgiving.scores.detectors import FittedDetectors
+
+MOST_TUNED = 20_000  # groups to tune on; more would be slow, and bring nothing
+OWN_SETS = ("tune", "calibrate")
+FREE = ("", "validation")
+NOT_USED = ("train", "test", "excluded")
+COPIES = 0.25  # share of rows; fewer copies hardly change a bound
+MOST_NAMED = 5  # classes in a message
+
+
+def fitting_sets(
+    tuning: Any, calibration: Any, labels: Any, training: Any, *, classes: Any, seed: int
+) -> tuple[Predictions, Predictions, FittedDetectors, dict[str, Any]]:
+    """Choose the sets to tune on and to certify with as `Deferral.fit` says, and fit the detectors.
+
+    Also gives facts on the choice, by the field of `Cases`.
+
+    Raises:
+        DataError: They cannot support a policy.
+        UsageError: They are given in another form than those of `Deferral.fit`.
+    """
+    facts: dict[str, Any] = {}
+    data, calibration = given_sets(tuning, calibration, labels, classes)
+    if calibration is None:
+        tuning, calibration, parts = drawn_sets(data, seed=seed)
+        training = data.in_set("train") if training is None else training
+        counts = Counter(data.sets or ())
+        left_out = {name: counts[name] for name in NOT_USED if name in counts}
+        facts |= {"drawn_parts": parts, "left_out": left_out}
+    else:
+        tuning = data
+        check_copies(tuning, calibration)
+    check_sets(tuning, calibration)
+    detectors = FittedDetectors()
+    if training is not None:
+        training = Predictions.of(training, classes=classes, name="training")
+        if training.features is not None and len(training):
+            check_same_model(tuning, training, "training")
+            detectors, facts["training_images"] = FittedDetectors.fit(training), len(training)
+    warn_of_doubts(tuning, calibration)
+    return tuning, calibration, detectors, facts
+
+
+def given_sets(
+    first: Any, second: Any, labels: Any, classes: Any
+) -> tuple[Predictions, Predictions | None]:
+    """The sets in the arguments of `Deferral.fit`; the second is None where there is one alone."""
+    if hasattr(first, "predict_proba"):
+        return _of_classifier(first, second, labels), None
+    if isinstance(first, Predictions) and isinstance(second, Predictions | None):
+        return first, second
+    if isinstance(first, tuple) and isinstance(second, tuple):
+        names = "tuning", "calibration"
+        tuning, calibration = map(partial(_of_arrays, classes), (first, second), names)
+        return tuning, calibration
+    pair = first if isinstance(first, tuple) and second is None else (first, second)
+    return _of_arrays(classes, pair if labels is None else ()), None
+
+
+def _of_arrays(classes: Any, pair: tuple[Any, ...], name: str = "") -> Predictions:
+    """Logits or probabilities with labels."""
+    is_pair = len(pair) == 2 and pair[1] is not None
+    if not is_pair or isinstance(pair[0], Predictions) or hasattr(pair[0], "keys"):
+        raise UsageError(
+            "give predictions, one set or two; or logits or probabilities with labels; or a "
+            "classifier with its inputs and labels (`Predictions.of` takes a data frame)"
+        )
+    return Predictions.of(pair, classes=classes, name=name)
+
+
+def _of_classifier(classifier: Any, inputs: Any, labels: Any) -> Predictions:
+    """Probabilities by a classifier of scikit-learn's kind for labelled inputs."""
+    if labels is None:
+        raise UsageError("a classifier needs its inputs and their labels; give all three")
+    columns = {"probabilities": classifier.predict_proba(inputs), "classes": classifier.classes_}
+    return Predictions.of((columns, labels))
+
+
+def warn_of_doubts(tuning: Predictions, calibration: Predictions) -> None:
+    """Warn the caller of `Deferral.fit` of classes without cases, and of possible copies."""
+    present = {*calibration.labels.tolist()}
+    absent = [visible(name) for at, name in enumerate(calibration.classes) if at not in present]
+    if len(absent) > MOST_NAMED:
+        absent[MOST_NAMED:] = [f"{len(absent) - MOST_NAMED} others"]
+    if absent:
+        warnings.warn(
+            f"no calibration case is of the class {' or '.join(absent)}; nothing is "
+            "known about the errors on such images",
+            stacklevel=4,
+        )
+    can_be_copies = not calibration.group_columns and calibration.hashes is None
+    repeated = repeated_outputs(tuning, calibration) if can_be_copies else 0
+    if repeated > COPIES * (count := len(tuning) + len(calibration)):
+        warnings.warn(
+            f"{repeated} of {count} rows have the outputs of another row; copies are not "
+            "independent: give those of one image the same value in a column `group`",
+            stacklevel=4,
+        )
+
+
+def drawn_sets(predictions: Predictions, *, seed: int) -> tuple[Predictions, Predictions, int]:
+    """The images to tune on, those to certify with, and the number of parts for the first.
+
+    These are the sets `tune` and `calibrate`, and the number is 0; or else a part, by group, of
+    the images in no set or in the validation set, and the others of these. Images of a group that
+    is also in another set are left out.
+
+    Raises:
+        DataError: There are no such images, or too few groups.
+    """
+    sets = np.array(predictions.sets or ("",) * len(predictions))
+    present = [(sets == name).any() for name in OWN_SETS]
+    if all(present):
+        tuning, calibration = map(predictions.in_set, OWN_SETS)
+        return tuning, calibration, 0
+    if any(present):
+        raise DataError(
+            f"no row is in the set {OWN_SETS[present.index(False)]!r}; name the set of each row, "
+            "or leave out the column to have the sets drawn"
+        )
+    units = predictions.units
+    offered = np.isin(sets, FREE)
+    free = np.flatnonzero(offered & ~np.isin(units, units[~offered]))
+    if not len(free):
+        raise DataError(
+            "all images were used for training or are only measured; give labelled images that "
+            "are new to the model"
+        )
+    predictions.select(free).check_labelled()  # counts all rows
+    parts = max(TUNING_PARTS, math.ceil(len(np.unique(units[free])) / MOST_TUNED))
+    drawn = partition_groups(units[free], parts, seed=seed)[0]
+    tuning, calibration = (
+        predictions.select(rows) for rows in (free[drawn], np.delete(free, drawn))
+    )
+    return tuning, calibration, parts
+
+
+def check_sets(tuning: Predictions, calibration: Predictions) -> None:
+    """Check that the sets are labelled, of one model, and that they share no images.
+
+    Raises:
+        DataError: They are not.
+    """
+    tuning.check_labelled()
+    check_same_model(tuning, calibration, "calibration")
+    if tuning.opinions.keys() != calibration.opinions.keys():
+        raise DataError(
+            f"the tuning set has the opinions of {', '.join(tuning.opinions) or 'none'}, and the "
+            f"calibration set of {', '.join(calibration.opinions) or 'none'}; give both the same"
+        )
+    shared = sorted(set(tuning.groups) & set(calibration.groups) - {""})
+    if tuning.has_ids and calibration.has_ids:
+        shared += sorted(set(tuning.ids) & set(calibration.ids))
+    if shared:
+        others = f", as are {len(shared) - 1} others" if len(shared) > 1 else ""
+        raise DataError(
+            f"group {shared[0]!r} is in both the tuning set and the calibration set{others}; "
+            "calibrate on groups that nothing was chosen on"
+        )
+
+
+def check_same_model(tuning: Predictions, other: Predictions, name: str) -> None:
+    """Check that another set is labelled, and of the model and classes of the tuning set."""
+    other.check_labelled()
+    if (other.model, other.classes) != (tuning.model, tuning.classes):
+        raise DataError(
+            f"the {name} set is of the model {other.model!r} for {', '.join(other.classes)}, and "
+            f"the tuning set of {tuning.model!r} for {', '.join(tuning.classes)}; predict both "
+            "with one model"
+        )

@@ -1,0 +1,101 @@
+"""The outputs of a model for a set of cases, from which all scores are computed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+LEAST_PROBABILITY = 1e-12  # so that logarithms are finite
+Rows = Int[np.ndarray, " _"]
+OutputsT = TypeVar("OutputsT", bound="Outputs")
+
+
+class Head(NamedTuple):
+    """The last linear layer of a model."""
+
+    weight: Float[np.ndarray, "classes width"]
+    bias: Float[np.ndarray, " classes"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outputs:
+    """All that a model says of N cases, a row for each.
+
+    Attributes:
+        logits: Class scores before the softmax.
+        features: Input of the last linear layer; None where it is not known.
+        taps: Averages of the activations that the loss estimator reads, side by side; None where
+            there are none.
+        tap_widths: Columns of each tap; empty where unknown.
+        predicted_losses: Higher means more likely wrong; None where the estimator was not trained.
+        opinions: Probabilities of the classes by other models, by the names of these: second
+            opinions.
+        kind: `logits`, or `probabilities`, of which the logits are then the logarithms.
+    """
+
+    BY_ROW: ClassVar[tuple[str, ...]] = (
+        "logits", "features", "taps", "predicted_losses", "opinions",
+    )  # fmt: skip
+    """Fields with a value for each case."""
+
+    logits: Float[np.ndarray, "n classes"]
+    features: Float[np.ndarray, "n width"] | None = None
+    taps: Float[np.ndarray, "n channels"] | None = None
+    tap_widths: tuple[int, ...] = ()
+    predicted_losses: Float[np.ndarray, " n"] | None = None
+    opinions: Mapping[str, Float[np.ndarray, "n classes"]] = field(default_factory=dict)
+    kind: str = "logits"
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def select(self: OutputsT, rows: Rows) -> OutputsT:
+        """The same of these cases alone, in this order."""
+        positions = rows.tolist()
+
+        def chosen(values: Any) -> Any:
+            if isinstance(values, Mapping):
+                return {name: chosen(column) for name, column in values.items()}
+            if isinstance(values, tuple):
+                return tuple([values[row] for row in positions])
+            return values if values is None else values[rows]
+
+        return replace(self, **{name: chosen(getattr(self, name)) for name in self.BY_ROW})
+
+    @property
+    def finite(self) -> Bool[np.ndarray, " n"]:
+        """Mark the cases of which logits, features and taps are finite, where they are known."""
+        given = [x for x in (self.logits, self.features, self.taps) if x is not None]
+        return np.asarray(np.all([np.isfinite(values).all(axis=1) for values in given], axis=0))
+
+
+def logarithms_of(probabilities: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, "n classes"]:
+    """Finite logarithms, in the precision that is given."""
+    return np.asarray(np.log(np.maximum(probabilities, LEAST_PROBABILITY)))
+
+
+@runtime_checkable
+class TrainingOutputs(Protocol):
+    """Outputs for labelled training images, on which detectors are fitted."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def logits(self) -> Float[np.ndarray, "n classes"]: ...
+
+    @property
+    def labels(self) -> Int[np.ndarray, " n"]: ...
+
+    @property
+    def features(self) -> Float[np.ndarray, "n width"] | None: ...
+
+    @property
+    def taps(self) -> Float[np.ndarray, "n channels"] | None: ...
+
+    @property
+    def tap_widths(self) -> tuple[int, ...]: ...
+
+    @property
+    def head(self) -> Head | None: ...
