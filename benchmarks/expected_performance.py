@@ -30,7 +30,7 @@ from misgiving.checkpoint import Checkpoint, load
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset, unlabelled_images
 from misgiving.data.datasets.dataset import Dataset
-from misgiving.deferral.decision_tables import row_of
+from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.expected_performance import ExpectedError, expected_performance
 from misgiving.files import default_cache
@@ -147,7 +147,7 @@ def measured(deferral: Deferral, predictions: Predictions) -> list[tuple[Outcome
     """Outcomes of all images and of those accepted; nothing where none could be estimated."""
     decided = deferral.decide(predictions)
     accepted, wrong = decided.decisions == "accept", decided.predicted != predictions.labels
-    found = expected_performance(deferral, map(row_of, predictions.ids, decided))
+    found = expected_performance(deferral.policy_, map(DecisionRow, predictions.ids, decided))
     if found is None:
         return []
     of_all, of_accepted = found.errors

@@ -25,8 +25,8 @@ from inputs import untrained
 from PIL import Image
 
 from misgiving.checkpoint import save
-from misgiving.deferral.cases import MOST_TUNED
 from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.sets import MOST_TUNED
 from misgiving.groups import TUNING_PARTS
 from misgiving.training.allocator import keep_freed_memory
 

@@ -19,28 +19,28 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
-from misgiving.deferral.selection import fit_selection
 from scipy.optimize import minimize
 from scipy.special import expit, logsumexp
 
 from misgiving.deferral.bounds import upper_bound
+from misgiving.deferral.certificate import number_reaching
 from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.guarantees import GUARANTEES, fit_selection
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import (
     ScoredCases,
     count_ranks,
     loosest_certified,
-    number_reaching,
 )
 from misgiving.groups import TUNING_PARTS
 
@@ -224,7 +224,6 @@ def lowest_accepted(
         class_max_miss={task.watched: CLASS_MISS} if task.watched else {},
         max_ood_false_alarms=task.max_ood_false_alarms,
     )
-    on_average = replace(targets, guarantee="average")
     classes = tuple(map(str, range(cases.labels.max() + 1)))
     is_split = bool(task.watched or task.max_ood_false_alarms)
     for chosen, batch in zip(rows, batches, strict=True):
@@ -232,17 +231,20 @@ def lowest_accepted(
         if task.watched:
             tuning = with_error_probabilities(tuning)
         certifying = calibration if is_split else cases[chosen]
-        counts = count_ranks(calibration, targets, classes=classes)
+        confident, average = (
+            partial(count_ranks, classes=classes, ood_rank=guarantee.ood_rank(len(each), targets))
+            for guarantee, each in zip(GUARANTEES.values(), (calibration, certifying), strict=True)
+        )
+        counts, batch_counts = confident(calibration, targets), average(certifying, targets)
         position = loosest_certified(counts, targets)
-        confident = float(counts.thresholds[position]) if position >= 0 else math.nan
-        batch_counts = count_ranks(certifying, on_average, classes=classes)
-        selection = fit_selection(tuning, certifying, batch_counts, on_average, classes=classes)
+        certified = float(counts.thresholds[position]) if position >= 0 else math.nan
+        selection = fit_selection(tuning, certifying, batch_counts, targets, classes=classes)
         limits = [
             -np.inf if each.ood_limit is None else each.ood_limit for each in (counts, batch_counts)
         ]
         familiar = cases.scores[batch][cases.ood_scores[batch] > limits[1]]
         lowest = selection.threshold(familiar, len(familiar))
-        yield (confident, limits[0]), (math.nan if lowest is None else lowest, limits[1])
+        yield (certified, limits[0]), (math.nan if lowest == math.inf else lowest, limits[1])
 
 
 def with_error_probabilities(tuning: ScoredCases) -> ScoredCases:
@@ -326,7 +328,7 @@ def policy_outcomes(task: Task, random: np.random.Generator) -> Outcomes:
     """Fit whole policies, and apply them to the population, or to a batch on average."""
     cases, logits = read_predictions(task.path)
     outcomes = np.empty((2, 2, task.draws))
-    for (number, guarantee), draw in product(enumerate(get_args(Guarantee)), range(task.draws)):
+    for (number, guarantee), draw in product(enumerate(GUARANTEES), range(task.draws)):
         rows = random.integers(len(cases), size=task.size + BATCH)
         *sets, batch = np.split(rows, [task.size // TUNING_PARTS, task.size])
         tuning, calibration = ((logits[part], cases.labels[part]) for part in sets)

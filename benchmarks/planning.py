@@ -16,8 +16,8 @@ import numpy as np
 from guarantee import read_predictions
 
 from misgiving.deferral.bounds import upper_bound
-from misgiving.deferral.certificate import SHARE_OF_RANK
 from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.remedies import SHARE_OF_RANK
 from misgiving.groups import TUNING_PARTS
 
 MODELS = ("pathmnist_resnet50", "cifar10_resnet-20", "cifar10_vgg19_bn", "cifar100_resnet-20")

@@ -17,9 +17,11 @@ from mkdocs.structure.pages import Page
 from typer.main import get_command
 
 from misgiving.cli import app
+from misgiving.deferral.decisions import OF_CLASS, Decision
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = "<!-- commands -->"
+COLUMNS = "<!-- columns of decisions -->"
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+\.(?:md|py|ipynb|png))(#[^)\s]*)?\)")
 STUDY = re.compile(r"\[([^\]]+)\]\([./]*(study/\w+\.md)\)")
 FOLDERS = {  # of the repository, and of the site; the last takes all others
@@ -41,8 +43,18 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     del config, files
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, "\n".join(_commands("misgiving", get_command(app))))
+    markdown = markdown.replace(COLUMNS, "\n".join(_columns()))
     markdown = STUDY.sub(r"\1 (`\2` in the repository)", markdown)
     return LINK.sub(lambda link: _redirected(link, page.file.src_uri), markdown)
+
+
+def _columns() -> Iterator[str]:
+    """The columns of a table of decisions."""
+    yield "| column | meaning |\n|---|---|\n| `path` or `id` | The image. |"
+    for name, field in Decision.model_fields.items():
+        shown = f"{OF_CLASS}CLASS" if name == "probabilities" else name
+        yield f"| `{shown}` | {field.description} |"
+    yield "| `unreadable` | Why an image cannot be read; with `--on-bad-image skip`. |"
 
 
 def _pages() -> Iterator[tuple[str, str]]:

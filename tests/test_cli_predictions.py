@@ -55,8 +55,9 @@ def test_calibrate_and_predict_say_what_python_says(misgiving, succeed, policy, 
     table = tmp_path / "predictions.csv"
     options = ("--max-error", 0.1, "--seed", 1, "--rule", "balanced", "--out", policy)
     assert misgiving("calibrate", table, *options).code == 2  # it is there
-    result = succeed("calibrate", table, *options, "--overwrite")
-    assert "calibrated before with 400 of these images" in result.err
+    assert "before" not in succeed("calibrate", table, *options, "--overwrite").err
+    elsewhere = (*options[:3], 2, *options[4:-1], tmp_path / "elsewhere")
+    assert "calibrated before with 400 of these" in succeed("calibrate", table, *elsewhere).err
     again = Deferral(max_error=0.1, seed=1, rule="balanced").fit(Predictions.read(table))
     assert Deferral.load(policy).certificate_ == again.certificate_
 

@@ -60,8 +60,9 @@ def test_predictions_are_those_of_every_image_on_its_own(run, names, batch_size,
     checkpoint = load(run)
     checkpoint.model.double()
     expected = [on_its_own(checkpoint, name) for name in names]
-    assert [row[:2] for row in predicted] == [row[:2] for row in expected]
-    numbers = [row[2:4] for row in predicted]
+    rows = [(row.path, row.decision) for row in predicted]
+    assert [(path, each.predicted_class) for path, each in rows] == [row[:2] for row in expected]
+    numbers = [(each.probability, each.predicted_loss) for _, each in rows]
     np.testing.assert_allclose(numbers, [row[2:] for row in expected], rtol=1e-3, atol=2e-6)
 
 

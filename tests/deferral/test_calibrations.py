@@ -23,21 +23,23 @@ def fit(*sets, seed=0):
 def test_images_are_counted_that_any_earlier_calibration_has_used(tmp_path):
     path = record_of(tmp_path / "held-out.csv")
     record, first = Calibrations.read(path), fit(rows(400, 0))
-    assert record.repeated(first.cases_) == (0, 0, 0)
-    record.added(first).write(path)
-    assert Calibrations.read(path).added(first) == Calibrations.read(path)  # the same, again
+    assert record.repeated(first.cases_) == (0, 0)
+    record.added("first", first.cases_).write(path)
+    record = Calibrations.read(path)
+    assert record.added("first", first.cases_) == record
     other = fit(rows(400, 5))
-    assert Calibrations.read(path).repeated(other.cases_) == (0, 0, 1)
-    Calibrations.read(path).added(other).write(path)
-    assert Calibrations.read(path).repeated(fit(rows(400, 0), seed=1).cases_) == (400, 400, 2)
+    assert record.repeated(other.cases_) == (0, 0)
+    record.added("other", other.cases_).write(path)
+    assert [*Calibrations.read(path).images] == ["first", "other"]
+    assert Calibrations.read(path).repeated(fit(rows(400, 0), seed=1).cases_) == (400, 400)
 
 
 def test_a_group_counts_once_and_also_by_its_name_alone():
     of_patients = [f"patient {row // 2}" for row in range(400)]
-    record = Calibrations().added(fit(rows(400, 0, patient=of_patients)))
+    record = Calibrations().added("first", fit(rows(400, 0, patient=of_patients)).cases_)
     new = [f"patient {row // 4}" if row < 40 else "" for row in range(400)]
     repeated = record.repeated(fit(rows(400, 1, patient=new)).cases_)
-    assert repeated == (0, 10, 1)
+    assert repeated == (0, 10)
 
 
 @pytest.mark.parametrize("with_patients", [False, True])
@@ -50,9 +52,9 @@ def test_images_without_ids_are_no_earlier_cases_by_the_number_of_their_row(with
             few = [f"patient {seed + count}", *[""] * (count - 1)]
             columns = {"patient": few if with_patients else None}
             sets.append(rows(count, seed + count, id=None, **columns))
-        deferral = fit(*sets)
-        found.append(record.repeated(deferral.cases_).images)
-        record = record.added(deferral)
+        cases = fit(*sets).cases_
+        found.append(record.repeated(cases)[0])
+        record = record.added(str(len(found)), cases)
     assert found == [0, 0, 600]
 
 

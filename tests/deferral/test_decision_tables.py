@@ -52,11 +52,11 @@ def test_every_kind_of_file_says_the_same_and_a_csv_holds_no_formula(tmp_path, s
     decisions = [ACCEPTED, BROKEN, UNREADABLE]
     rows = written(path, decisions, has_policy=True, unreadable=True)
     for row, (name, decision, unreadable) in zip(rows, decisions, strict=True):
-        path = f"'{name}" if suffix == ".csv" and name.startswith("=") else name
+        escaped = f"'{name}" if suffix == ".csv" and name.startswith("=") else name
         values = dict(decision) if decision else dict.fromkeys(Decision.model_fields)
         shares = values.pop("probabilities") or dict.fromkeys(CLASSES)
         values |= {f"probability_{label}": share for label, share in shares.items()}
-        values |= {"path": path, "unreadable": unreadable}
+        values |= {"path": escaped, "unreadable": unreadable}
         for name, value in values.items():
             number = isinstance(value, float)
             assert (float(row[name]) if number else row[name]) == value

@@ -212,7 +212,7 @@ def all_fields(draw):
         predicted_losses=perhaps(numbers),
         head=perhaps(lambda: (numbers(3, rows=2), numbers(rows=2))),
         model=draw(st.just("") | texts),
-        outputs=draw(st.sampled_from(["logits", "probabilities"])),
+        kind=draw(st.sampled_from(["logits", "probabilities"])),
         metadata={
             name: some(texts)
             for name in draw(

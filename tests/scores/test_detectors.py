@@ -145,4 +145,4 @@ def test_predictions_and_scores_that_are_not_finite_are_refused(detectors, queri
     with pytest.raises(DataError), np.errstate(over="ignore"):
         all_scores(huge, detectors.only(["mahalanobis"]))
     with pytest.raises(UsageError):  # of another model
-        detectors(queries.logits, queries.features[:, 1:])
+        detectors(replace(queries, features=queries.features[:, 1:]))

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from misgiving.errors import UsageError
 from misgiving.scores.detectors import FittedDetectors
 from misgiving.scores.features import FEATURE_SCORES
+from misgiving.scores.outputs import Outputs
 
 
 @pytest.fixture(scope="module")
@@ -273,14 +274,16 @@ def test_features_are_divided_by_their_whole_norm_before_directions_are_left_out
 def test_a_class_mean_itself_is_at_no_negative_distance(training):
     detectors = FittedDetectors.fit(training, ["mahalanobis"])
     means = [training.features[training.labels == label].mean(axis=0) for label in range(CLASSES)]
-    scores = detectors(np.zeros((CLASSES, CLASSES)), np.stack(means))["mahalanobis"]
+    outputs = Outputs(logits=np.zeros((CLASSES, CLASSES)), features=np.stack(means))
+    scores = detectors(outputs)["mahalanobis"]
     assert (scores <= 0).all()
     np.testing.assert_allclose(scores, 0, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["knn", "mahalanobis++"])
 def test_some_scores_do_not_change_when_a_feature_vector_is_scaled(name, detectors, queries):
-    scaled = detectors.only([name])(queries.logits, queries.features * np.float32(4.0))[name]
+    larger = replace(queries, features=queries.features * np.float32(4.0))
+    scaled = detectors.only([name])(larger)[name]
     np.testing.assert_allclose(scaled, scores_of(detectors, queries)[name], rtol=1e-12)
 
 
@@ -290,6 +293,7 @@ def test_a_score_that_is_not_defined_is_not_finite_and_no_failure(detectors, que
     # Features that are already along the directions meet the mean without rounding.
     reduced = replace(detectors.only(["nci"]), directions=np.eye(len(mean)))
     features = np.vstack([queries.features.astype(np.float64) @ detectors.directions.T, mean])
-    scores = reduced(np.vstack([queries.logits, queries.logits[:1]]), features)["nci"]
+    logits = np.vstack([queries.logits, queries.logits[:1]])
+    scores = reduced(Outputs(logits=logits, features=features))["nci"]
     assert np.isfinite(scores[:-1]).all()
     assert np.isnan(scores[-1])

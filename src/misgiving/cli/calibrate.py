@@ -129,21 +129,21 @@ def calibrate(
         warnings.filterwarnings("ignore", "nothing is accepted")  # said in sentences below
         deferral.fit(predictions)
     deferral.save(folder)
-    calibrations = earlier.added(deferral)
+    fingerprint = deferral.policy_.fingerprint
     with suppress(OSError, UsageError):  # predictions may lie where nothing can be written
-        calibrations.write(record)
+        earlier.added(fingerprint, deferral.cases_).write(record)
     if data is None and (unused := list(map(visible, predictions.metadata))):
         say(f"columns without a meaning to the policy: {', '.join(unused)}")
     for doubt in doubts:
         say(f"Warning: {doubt.message}.")
-    repeated = earlier.repeated(deferral.cases_)
-    if repeated.groups and calibrations != earlier:
-        say(lines("policy.txt", "repeated", *repeated)[0])
     say_left_out(sources, brief=not verbose)
     sentences = certificate_sentences(deferral, brief=not verbose)
     fitted = lines("policy.txt", "fitted", deferral) if verbose else []
     for text in (*fitted, *sentences, *_worth([*predictions.opinions], deferral.calibration_)):
         say(text)
+    used, groups = earlier.repeated(deferral.cases_)
+    if groups and fingerprint not in earlier.images:
+        say(lines("policy.txt", "repeated", used, groups, len(earlier.images))[0])
     more = "" if verbose else "; --verbose says more"
     has_test = any(source.counts["test"] for _, source in sources)
     is_tested = has_test or "test" in deferral.cases_.left_out

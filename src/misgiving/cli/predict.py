@@ -40,17 +40,13 @@ def predict(
 ) -> None:
     """Predict the class and loss of each image, and write a table.
 
-    Columns: path (id, of predictions without paths), predicted_class, probability (of that class),
-    predicted_loss (higher means more likely wrong; trained by ranking, it has no unit; empty
-    without a trained loss estimator), and probability_CLASS for each class.
-
-    If the run has a policy (`misgiving calibrate`), the probabilities are calibrated, and there are
-    also: decision (accept, defer or ood), reason (in words), error_probability (that the class
-    is wrong), expected_loss (cross-entropy, in nats), ood_p_value (share of images like the
-    calibration cases that look at least as unusual), acceptance_score (higher means more likely
-    correct) and ood_score (lower means more likely out-of-distribution). The command also estimates
-    how many answers are right, without labels, and says whether the images differ from the
-    calibration cases: then the estimate is not to be trusted.
+    The columns name the image, the predicted class, its probability and predicted loss (higher
+    means more likely wrong; it has no unit), and the probability of each class. If the run has a
+    policy (`misgiving calibrate`), the probabilities are calibrated, and there are also the
+    decision (accept, defer or ood), its reason in words, and the numbers behind it; the reference
+    of files describes each. The command also estimates how many answers are right, without labels,
+    and says whether the images differ from the calibration cases: then the estimate is not to be
+    trusted.
 
     With --on-bad-image skip, the last column, unreadable, has the reason why an image cannot be
     read. Until FILE is complete, finished parts are kept in FILE.parts: the same command resumes.

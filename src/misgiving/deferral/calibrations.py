@@ -4,13 +4,13 @@ It lies beside the predictions, whatever folder a policy is written to: a guaran
 calibration that was chosen beforehand, not for the best of several with the same cases.
 """
 
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.identities import Cases, Identities
 from misgiving.errors import explain_damage
 from misgiving.files import read_json, write_json
@@ -18,33 +18,17 @@ from misgiving.files import read_json, write_json
 CALIBRATIONS = "calibrations.json"
 
 
-class Repeated(NamedTuple):
-    """Images of a policy that earlier calibrations have used, their groups, and how many those are.
-
-    A group counts if it has such an image, or the name of a group of an earlier calibration.
-    """
-
-    images: int
-    groups: int
-    calibrations: int
-
-
-class Calibration(BaseModel):
-    """One calibration: the fingerprint of the policy, and its images."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    policy: str
-    images: Identities
-
-
 class Calibrations(BaseModel):
-    """All calibrations with one set of predictions, oldest first."""
+    """All calibrations with one set of predictions, oldest first.
+
+    Attributes:
+        images: Of each calibration, by the fingerprint of its policy.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
-    calibrations: tuple[Calibration, ...] = ()
+    images: Mapping[str, Identities] = {}
 
     @classmethod
     def read(cls, path: Path) -> "Calibrations":
@@ -60,21 +44,20 @@ class Calibrations(BaseModel):
         with explain_damage(path, remedy=remedy):
             return cls.model_validate(content)
 
-    def added(self, deferral: Deferral) -> "Calibrations":
-        """The record with this policy's calibration; the same if it has it."""
-        fingerprint = deferral.policy_.fingerprint
-        if fingerprint in [each.policy for each in self.calibrations]:
-            return self
-        new = Calibration(policy=fingerprint, images=deferral.cases_.images)
-        return Calibrations(calibrations=(*self.calibrations, new))
+    def added(self, policy: str, cases: Cases) -> "Calibrations":
+        """The record with the calibration of the policy with this fingerprint."""
+        return Calibrations(images={**self.images, policy: cases.images})
 
     def write(self, path: Path) -> None:
         """Write the record, whole or not at all."""
         write_json(path, self.model_dump(mode="json"), compact=True)
 
-    def repeated(self, cases: Cases) -> Repeated:
-        """Count the images of a policy that are among those of these calibrations."""
-        earlier = sum((each.images for each in self.calibrations), Identities())
+    def repeated(self, cases: Cases) -> tuple[int, int]:
+        """Number of the images of a policy that these calibrations have used, and of their groups.
+
+        A group counts if it has such an image, or the name of a group of a calibration.
+        """
+        earlier = sum(self.images.values(), Identities())
         used, related = cases.images.among(earlier)
         own = count()
         groups = {
@@ -82,7 +65,7 @@ class Calibrations(BaseModel):
             for group, is_repeated in zip(cases.images.groups, used | related, strict=True)
             if is_repeated
         }
-        return Repeated(int(used.sum()), len(groups), len(self.calibrations))
+        return int(used.sum()), len(groups)
 
 
 def record_of(predictions: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from misgiving.calibration.apply import error_probabilities
 from misgiving.calibration.fit import Fitted
 from misgiving.deferral.bounds import upper_bound
-from misgiving.deferral.certificate import Certificate, ClassErrors, ClassOutcome
+from misgiving.deferral.certificate import CertifiableError, Certificate, ClassErrors, ClassOutcome
 from misgiving.deferral.guarantees import Guarantee, fit_selection
 from misgiving.deferral.rules import DecisionRule
 from misgiving.deferral.targets import Targets
@@ -17,6 +18,8 @@ from misgiving.deferral.thresholds import RankCounts, ScoredCases, count_ranks
 from misgiving.errors import UsageError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
+
+STEPS = 1000  # in which the smallest certifiable error is searched
 
 
 def score_cases(
@@ -107,7 +110,7 @@ def certify_thresholds(
         cases=len(calibration),
         tuning_cases=len(tuning),
         accept_threshold=float(counts.thresholds[position]) if certified else math.inf,
-        selection=guarantee.batch_rule(selection),
+        selection=selection if guarantee.by_batch and selection.rates else None,
         ood_threshold=counts.ood_limit,
         ood_rank=counts.ood_rank,
         ood_scores=tuple(np.sort(calibration.ood_scores).astype(float).tolist()),
@@ -120,13 +123,32 @@ def certify_thresholds(
         )
         if certified
         else (),
-        smallest_certifiable=None if certified else guarantee.smallest_error(counts, targets),
+        smallest_certifiable=None if certified else _smallest_error(counts, targets, guarantee),
         thresholds=tuple(counts.thresholds[~np.isnan(counts.thresholds)].tolist()),
         scores=tuple(calibration.scores[order].astype(float).tolist()),
         errors=tuple(calibration.wrong[order].tolist()),
         kept=tuple(counts.kept[order].tolist()),
         error_probabilities=tuple(calibration.error_probabilities[order].tolist()),
     )
+
+
+def _smallest_error(
+    counts: RankCounts, targets: Targets, guarantee: Guarantee
+) -> CertifiableError | None:
+    """Search for the smallest `max_error` in steps of 0.001, by halving."""
+    if targets.max_error is None:
+        return None
+    low, high, smallest = math.floor(targets.max_error * STEPS), STEPS, None
+    while high - low > 1:
+        middle = (low + high) // 2
+        changed = replace(targets, max_error=middle / STEPS)
+        position = guarantee.loosest_rank(counts, changed, -1)
+        if position < 0:
+            low = middle
+        else:
+            high, accepted = middle, int(counts.ranks[position])
+            smallest = CertifiableError(max_error=middle / STEPS, accepted=accepted)
+    return smallest
 
 
 def class_outcomes(

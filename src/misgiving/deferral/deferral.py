@@ -14,9 +14,9 @@ from misgiving.deferral.certify import certify_thresholds, score_cases
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.guarantees import GUARANTEES, Guarantee
 from misgiving.deferral.identities import Cases
-from misgiving.deferral.planning import find_remedies
 from misgiving.deferral.policy import Policy
 from misgiving.deferral.policy_file import POLICY, POLICY_FOLDER, PolicyFile, policy_folder
+from misgiving.deferral.remedies import find_remedies
 from misgiving.deferral.rules import DecisionRule, RuleName
 from misgiving.deferral.sets import fitting_sets
 from misgiving.deferral.targets import Targets, check_known

@@ -1,35 +1,35 @@
 """Guarantees: how the targets hold, as objects that are passed to whoever needs one.
 
-Another guarantee is a class with the attributes of `Guarantee`, in `GUARANTEES`.
+Another one is a further class in `GUARANTEES`.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from misgiving.deferral.bounds import Cases, Values, tolerance_rank, upper_bound
-from misgiving.deferral.certificate import ROUNDING, CertifiableError, Scores, Selection
+from misgiving.deferral.certificate import ROUNDING, Scores, Selection
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import RankCounts, ScoredCases, loosest_certified
 from misgiving.registry import Registry
 
 PRIOR_ERRORS = 2.0  # wrong tuning cases that each class with a target has more than observed
-STEPS = 1000  # in which the smallest certifiable error is searched
 
 
-@runtime_checkable
-class Guarantee(Protocol):
+class Guarantee(ABC):
     """A way in which targets hold.
 
     Attributes:
         name: By which it is chosen, recorded, and described in `report/templates/guarantees`.
+        by_batch: True if each batch has a threshold of its own, by conformal selection.
     """
 
     name: str
+    by_batch: bool = False
 
+    @abstractmethod
     def ood_rank(self, cases: int, targets: Targets) -> int | None:
         """Rank of the OOD limit among so many calibration cases, lowest first.
 
@@ -38,6 +38,7 @@ class Guarantee(Protocol):
         random sample. None: there is no such target, or there are too few cases.
         """
 
+    @abstractmethod
     def smallest_rate(
         self, wrong: Cases, cases: Cases, *, level: float, accepted: float = 1.0, parts: int = 1
     ) -> Values:
@@ -51,97 +52,60 @@ class Guarantee(Protocol):
             parts: Classes whose wrong cases are counted apart.
         """
 
+    @abstractmethod
     def loosest_rank(self, counts: RankCounts, targets: Targets, selected: int) -> int:
-        """Position of the loosest rank that meets the targets, -1 for none.
-
-        Args:
-            counts: The calibration cases at each rank.
-            targets: To meet.
-            selected: Position that conformal selection takes.
-        """
-
-    def smallest_error(self, counts: RankCounts, targets: Targets) -> CertifiableError | None:
-        """The smallest `max_error` that these cases certify; None: none is."""
-
-    def batch_rule(self, selection: Selection) -> Selection | None:
-        """The rule that chooses the threshold of each batch; None: all have the same."""
+        """Position of the loosest rank that meets the targets, or of the selected one; -1: none."""
 
 
-class Confident:
-    """The targets hold with a confidence for the calibration set at hand."""
+class Confident(Guarantee):
+    """The targets hold with a confidence for the calibration set at hand.
+
+    The OOD limit is a tolerance limit (Wilks, 1941). All wrong cases are counted together.
+    """
 
     name = "confident"
 
     def ood_rank(self, cases: int, targets: Targets) -> int | None:
-        """A tolerance limit (Wilks, 1941)."""
         rate = targets.max_ood_false_alarms or 0.0  # for which there is no rank
         return tolerance_rank(cases, rate=rate, level=targets.level) or None
 
     def smallest_rate(
         self, wrong: Cases, cases: Cases, *, level: float, accepted: float = 1.0, parts: int = 1
     ) -> Values:
-        """An upper bound; all wrong cases are counted together."""
         del accepted, parts
         return upper_bound(wrong, cases, level=level)
 
     def loosest_rank(self, counts: RankCounts, targets: Targets, selected: int) -> int:
-        """The loosest one that passes the tests of all targets."""
         del selected
         return loosest_certified(counts, targets)
 
-    def smallest_error(self, counts: RankCounts, targets: Targets) -> CertifiableError | None:
-        """Search for it in steps of 0.001, by halving."""
-        if targets.max_error is None:
-            return None
-        low, high, smallest = math.floor(targets.max_error * STEPS), STEPS, None
-        while high - low > 1:
-            middle = (low + high) // 2
-            position = loosest_certified(counts, replace(targets, max_error=middle / STEPS))
-            if position < 0:
-                low = middle
-            else:
-                high, accepted = middle, int(counts.ranks[position])
-                smallest = CertifiableError(max_error=middle / STEPS, accepted=accepted)
-        return smallest
 
-    def batch_rule(self, selection: Selection) -> None:
-        """None: every image has the same threshold."""
-        del selection
+class Average(Guarantee):
+    """The targets hold on average over calibration sets and batches of at least 50 images.
 
+    The share of images below the k-th lowest of n cases is k / (n + 1) on average (Vovk, 2012).
+    """
 
-class Average:
-    """The targets hold on average over calibration sets and batches of at least 50 images."""
-
-    name = "average"
+    name, by_batch = "average", True
 
     def ood_rank(self, cases: int, targets: Targets) -> int | None:
-        """On average the share below the k-th lowest of n cases is k / (n + 1) (Vovk, 2012)."""
         rate = targets.max_ood_false_alarms or 0.0
         return math.floor(rate * (cases + 1) + ROUNDING) or None
 
     def smallest_rate(
         self, wrong: Cases, cases: Cases, *, level: float, accepted: float = 1.0, parts: int = 1
     ) -> Values:
-        """One wrong case more than observed in each part, among one case more."""
         del level
         return np.asarray(np.add(parts, wrong) / np.add(cases, accepted))
 
     def loosest_rank(self, counts: RankCounts, targets: Targets, selected: int) -> int:
-        """That of conformal selection."""
         del counts, targets
         return selected
 
-    def smallest_error(self, counts: RankCounts, targets: Targets) -> None:
-        """None: it is not searched, as it depends on the batch."""
-        del counts, targets
 
-    def batch_rule(self, selection: Selection) -> Selection | None:
-        """Conformal selection; None where no target is a share of the accepted."""
-        return selection if selection.rates else None
-
-
-GUARANTEES: Registry[Guarantee] = Registry("guarantee", confident=Confident(), average=Average())
-"""Those that can be named by a text."""
+GUARANTEES: Registry[Guarantee] = Registry(
+    "guarantee", **{each.name: each for each in (Confident(), Average())}
+)
 
 
 def fit_selection(

@@ -178,7 +178,7 @@ class Policy:
                     scores, block.logits, detectors.evidence(block), block.opinions
                 )
             )
-            if self.calibration.loss is not None:
+            if self.calibration.loss is not None and block.predicted_losses is not None:
                 numbers["expected_loss"][rows] = self.calibration.loss(scores["predicted_loss"])
             numbers["ood_score"][rows] = scores[self.ood_detector]
         numbers["error_probability"] = error_probabilities(probabilities, predicted)

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from misgiving.deferral.certificate import MIN_BATCH
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.guarantees import GUARANTEES
-from misgiving.deferral.planning import find_remedies
+from misgiving.deferral.remedies import find_remedies
 from misgiving.errors import visible
 from misgiving.groups import UNITS, unit_of
 from misgiving.report.names import PLAIN, POINTS, count, detector_name
