@@ -14,8 +14,7 @@ from misgiving import Predictions
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import with_score
 from misgiving.predictions import files
-from misgiving.predictions.inference import concatenated
-from misgiving.scores.outputs import Head
+from misgiving.scores.outputs import Head, concatenated
 
 HEADER = "id,label,probability_cat,probability_dog,probability_owl"
 ROWS = ["a,cat,0.7,0.2,0.1", "b,dog,0.1,0.8,0.1", "c,owl,0.3,0.3,0.4", "d,,0.2,0.2,0.6"]

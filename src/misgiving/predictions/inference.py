@@ -4,12 +4,12 @@ On a processor the ONNX graph of a model is faster than torch: onnxruntime joins
 what follows them, and does not ask for memory at each step.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from misgiving.models.onnx_export import write_graph
 from misgiving.predictions.network import BATCH, GRAPH, INPUT, OUTPUTS, Network
 from misgiving.predictions.record import Predictions
 from misgiving.scores.odin import GridScores, Odin, score_grid
-from misgiving.scores.outputs import Head, Outputs, OutputsT
+from misgiving.scores.outputs import Head, Outputs, concatenated
 
 Batch = TypeVar("Batch", bound=Sized)
 OnImage = Callable[[int, int], None]
@@ -98,22 +98,6 @@ def _outputs_of_graph(network: Network, images: ImageSet, on_image: OnImage | No
     ahead = 1 + BATCHES_AHEAD
     read = in_order(lambda number: images.read(chunks[number]), len(chunks), workers=1, ahead=ahead)
     return concatenated([network(inputs) for inputs in _reported(read, len(images), on_image)])
-
-
-def concatenated(parts: Sequence[OutputsT]) -> OutputsT:
-    """Outputs or predictions of one model for the images of all parts, with the same fields."""
-
-    def together(columns: Sequence[Any]) -> Any:
-        if any(values is None for values in columns):
-            return None
-        if isinstance(columns[0], Mapping):
-            return {name: together([values[name] for values in columns]) for name in columns[0]}
-        if isinstance(columns[0], tuple):
-            return tuple(value for values in columns for value in values)
-        return np.concatenate(columns)
-
-    joined = {name: together([getattr(part, name) for part in parts]) for name in parts[0].BY_ROW}
-    return replace(parts[0], **joined)
 
 
 def _linear_head(model: JointClassifier) -> Head | None:

@@ -13,7 +13,6 @@ from misgiving.data.cache import ImageSet
 from misgiving.errors import DataError, UsageError
 from misgiving.predictions.inference import (
     OnImage,
-    concatenated,
     fingerprint_of,
     kept_network,
     odin_scores,
@@ -22,6 +21,7 @@ from misgiving.predictions.inference import (
 from misgiving.predictions.network import Network
 from misgiving.predictions.record import Predictions
 from misgiving.scores.odin import Odin
+from misgiving.scores.outputs import concatenated
 
 FOLDER = "predictions"  # in a run
 ODIN = "odin_default"

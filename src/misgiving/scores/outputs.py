@@ -1,6 +1,6 @@
 """The outputs of a model for a set of cases, from which all scores are computed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -69,6 +69,22 @@ class Outputs:
         """Mark the cases of which logits, features and taps are finite, where they are known."""
         given = [x for x in (self.logits, self.features, self.taps) if x is not None]
         return np.asarray(np.all([np.isfinite(values).all(axis=1) for values in given], axis=0))
+
+
+def concatenated(parts: Sequence[OutputsT]) -> OutputsT:
+    """Outputs or predictions of one model for the images of all parts, with the same fields."""
+
+    def together(columns: Sequence[Any]) -> Any:
+        if any(values is None for values in columns):
+            return None
+        if isinstance(columns[0], Mapping):
+            return {name: together([values[name] for values in columns]) for name in columns[0]}
+        if isinstance(columns[0], tuple):
+            return tuple(value for values in columns for value in values)
+        return np.concatenate(columns)
+
+    joined = {name: together([getattr(part, name) for part in parts]) for name in parts[0].BY_ROW}
+    return replace(parts[0], **joined)
 
 
 def logarithms_of(probabilities: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, "n classes"]:

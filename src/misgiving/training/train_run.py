@@ -1,4 +1,9 @@
-"""From prepared images and a split to a run folder: what `misgiving train` does."""
+"""All that `misgiving train` does, from the name of data to a run folder.
+
+`prepare_training` loads the data set, prepares its images (`data.cache`), puts them into sets
+(`data.splits`) and builds the network (`models.joint`). `train_run` trains it (`loop`, where Eq. 2
+is) and writes the run (`checkpoint`).
+"""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
