@@ -41,7 +41,8 @@ def trained(run, folder):
 
 
 def test_a_run_folder_holds_model_configuration_split_and_history(run, tmp_path):
-    trained(run, tmp_path / "run")
+    training = replace(TRAINING, keep="best")
+    trained(replace(run, training=training), tmp_path / "run")
     files = {"checksums.json", "config.json", "history.csv", "model.safetensors", "split.csv"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == {*files, "README.md"}
     card = ModelCard.load(tmp_path / "run" / "README.md")
@@ -54,7 +55,8 @@ def test_a_run_folder_holds_model_configuration_split_and_history(run, tmp_path)
     assert checkpoint.data.images == {"train": 18, "validation": 6}
     strengths = {"flips": False, "jitter": 0.2, "rotation": 10.0, "translation": 0.1}
     assert checkpoint.settings["augmentation"] == {"preset": "light", **strengths}
-    assert TrainingConfig(**checkpoint.settings["training"]) == TRAINING
+    assert TrainingConfig(**checkpoint.settings["training"]) == training
+    assert checkpoint.keeps_best_epoch
 
 
 def test_the_seed_alone_decides_the_run(run, tmp_path):
