@@ -19,7 +19,7 @@ from PIL import Image
 from side_by_side import Comparison, alternate
 
 from misgiving.data.cache import preprocessed
-from misgiving.data.datasets.dataset import ImageFiles
+from misgiving.data.datasets.dataset import FileImages
 from misgiving.data.preprocessing import Preprocessing
 
 SIZE = 224
@@ -56,7 +56,7 @@ def main() -> None:
 
 def candidate(paths: list[Path]) -> list[np.ndarray]:
     """What `prepare` does with every image, without its threads."""
-    images, preprocessing = ImageFiles(tuple(paths)), Preprocessing(image_size=SIZE, crop=CROP)
+    images, preprocessing = FileImages(tuple(paths)), Preprocessing(image_size=SIZE, crop=CROP)
     return [preprocessed(images, index, preprocessing).image for index in range(len(paths))]
 
 

@@ -9,7 +9,7 @@ from corpus import build, picture, rgb
 
 from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset, unlabelled_images
-from misgiving.data.datasets.dataset import ImageFiles
+from misgiving.data.datasets.dataset import FileImages
 from misgiving.data.decoding import FAIL, SKIP, BadImagesError
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError
@@ -27,7 +27,7 @@ def corpus(tmp_path_factory):
 def test_every_file_is_read_correctly_or_refused_by_name_with_reason_and_remedy(corpus):
     folder, cases = corpus
     for case in cases:
-        files = ImageFiles((folder / case.name,))
+        files = FileImages((folder / case.name,))
         if case.refused is None:
             image = files.read(0).image
             assert image.shape == case.pixels.shape, case.name

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from misgiving.checksums import sha256_of
-from misgiving.data.datasets.dataset import Dataset, ImageArray, ImageFiles
+from misgiving.data.datasets.dataset import Dataset, FileImages, ImageArray
 from misgiving.data.splits import split_of
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
@@ -155,7 +155,7 @@ def test_new_images_keep_paths_readers_and_metadata_beside_training_images(
     new = replace(
         data.select(np.arange(3)),
         name="new",
-        images=ImageFiles(paths),
+        images=FileImages(paths),
         metadata={"age": ("30", "40", "50"), "reader_ann": (data.classes[1], "", data.classes[0])},
     )
     predicted = run.predict(new, training_data="noisy").predictions

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from misgiving.checkpoint import Checkpoint, load
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.dataset import Dataset, ImageFiles
+from misgiving.data.datasets.dataset import Dataset, FileImages
 from misgiving.data.decoding import FAIL, SKIP, BadImage, BadImagesError
 from misgiving.data.duplicates import related_groups
 from misgiving.errors import DataError, ExplainedError, UsageError
@@ -258,5 +258,5 @@ def _columns(dataset: Dataset, predictions: Predictions) -> dict[str, Any]:
     return {
         "readers": answers_of(columns, predictions.classes),
         "metadata": {name: columns[name] for name in columns if not named(name, READER_COLUMN)},
-        "paths": column(files.paths) if isinstance(files, ImageFiles) else None,
+        "paths": column(files.paths) if isinstance(files, FileImages) else None,
     }

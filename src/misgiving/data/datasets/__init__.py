@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from misgiving.data.datasets.dataset import Dataset, ImageArray, ImageFiles, check_utf8
+from misgiving.data.datasets.dataset import Dataset, FileImages, ImageArray, check_utf8
 from misgiving.data.datasets.medmnist import read_medmnist
 from misgiving.data.datasets.parquet import parquet_images
 from misgiving.data.datasets.tables import (
@@ -84,7 +84,7 @@ def read_folder(place: str) -> Dataset:
         labels=np.repeat(np.arange(len(classes)), [*map(len, by_class)]),
         ids=ids,
         groups=("",) * len(ids),
-        images=ImageFiles(paths),
+        images=FileImages(paths),
     )
 
 
@@ -153,7 +153,7 @@ def unlabelled_images(places: Sequence[Path], *, name: str) -> Dataset:
         labels=np.zeros(len(ids), dtype=np.int64),
         ids=ids,
         groups=("",) * len(ids),
-        images=ImageFiles(tuple(map(Path, ids))),
+        images=FileImages(tuple(map(Path, ids))),
         contents=f"{len(ids)} images of {name}",
     )
 

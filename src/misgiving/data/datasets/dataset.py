@@ -57,7 +57,7 @@ class EncodedImages(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class ImageFiles(EncodedImages):
+class FileImages(EncodedImages):
     """Image files; the key is absolute path, size and time of change."""
 
     paths: tuple[Path, ...]
@@ -69,8 +69,8 @@ class ImageFiles(EncodedImages):
     def key(self, index: int) -> str:
         return file_key(self.paths[index])
 
-    def select(self, indices: Indices) -> "ImageFiles":
-        return ImageFiles(tuple(self.paths[index] for index in indices))
+    def select(self, indices: Indices) -> "FileImages":
+        return FileImages(tuple(self.paths[index] for index in indices))
 
 
 def file_key(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from misgiving.csv_tables import csv_rows
-from misgiving.data.datasets.dataset import Dataset, ImageFiles, ImageSource
+from misgiving.data.datasets.dataset import Dataset, FileImages, ImageSource
 from misgiving.data.datasets.parquet import parquet_files, parquet_images, parquet_rows
 from misgiving.data.decoding import read_bytes
 from misgiving.errors import DataError, explain_damage
@@ -61,7 +61,7 @@ def read_labelled_table(place: str) -> Dataset:
         labels=rows["label"].tolist(),
         classes=sorted({*rows["label"]}),
         ids=ids,
-        images=parquet_images(table) or ImageFiles(paths),
+        images=parquet_images(table) or FileImages(paths),
         metadata={str(name): str(name) for name in rows if name not in OWN_COLUMNS},
     )
 
@@ -88,7 +88,7 @@ def read_isic2019(place: str) -> Dataset:
         labels=marked.idxmax(axis=1).tolist(),
         classes=cells.columns.tolist(),
         ids=ids,
-        images=ImageFiles(tuple(images / name for name in names)),
+        images=FileImages(tuple(images / name for name in names)),
         metadata=ISIC_METADATA,
         augmentation="dermoscopy",
         masks=folder / "masks" if (folder / "masks").is_dir() else None,
@@ -137,7 +137,7 @@ def read_ham10000(place: str) -> Dataset:
         labels=labels.tolist(),
         classes=HAM_CLASSES,
         ids=ids,
-        images=ImageFiles(tuple(paths[name] for name in names)),
+        images=FileImages(tuple(paths[name] for name in names)),
         metadata=HAM_METADATA,
         augmentation="dermoscopy",
         masks=masks,
