@@ -24,7 +24,7 @@ from misgiving.files import whole_file
 from misgiving.models.folding import folded
 from misgiving.models.joint import JointClassifier, full_outputs_of
 from misgiving.models.onnx_export import write_graph
-from misgiving.predictions.network import BATCH, GRAPH, INPUT, OUTPUTS, Network
+from misgiving.predictions.network import GRAPH, GRAPH_BATCH, INPUT, OUTPUTS, Network
 from misgiving.predictions.record import Predictions
 from misgiving.scores.odin import GridScores, Odin, score_grid
 from misgiving.scores.outputs import Head, Outputs, concatenated
@@ -94,7 +94,7 @@ def outputs_of_model(model: JointClassifier, inputs: Iterable[torch.Tensor]) -> 
 
 def _outputs_of_graph(network: Network, images: ImageSet, on_image: OnImage | None) -> Outputs:
     """All outputs of a set; a thread reads the next images while the graph runs."""
-    chunks = np.split(np.arange(len(images)), range(BATCH, len(images), BATCH))
+    chunks = np.split(np.arange(len(images)), range(GRAPH_BATCH, len(images), GRAPH_BATCH))
     ahead = 1 + BATCHES_AHEAD
     read = in_order(lambda number: images.read(chunks[number]), len(chunks), workers=1, ahead=ahead)
     return concatenated([network(inputs) for inputs in _reported(read, len(images), on_image)])

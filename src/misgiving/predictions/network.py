@@ -13,7 +13,7 @@ GRAPH = "model.onnx"
 INPUT = "images"
 OUTPUTS = {"logits": 2, "predicted_losses": 1, "features": 2, "taps": 2}
 """Number of axes of each output of a graph, by its name."""
-BATCH = 32  # images in one run of the graph, which bounds its memory
+GRAPH_BATCH = 32  # images in one run of the graph, which bounds its memory
 SILENT = 4  # of onnxruntime's levels: an error is raised as well
 
 ModelInputs = UInt8[np.ndarray, "n size size 3"]
@@ -76,8 +76,8 @@ class Network:
 
     def _run(self, inputs: ModelInputs) -> dict[str, Any]:
         runs = []
-        for start in range(0, max(1, len(inputs)), BATCH):
-            batch = inputs[start : start + BATCH].transpose(0, 3, 1, 2)
+        for start in range(0, max(1, len(inputs)), GRAPH_BATCH):
+            batch = inputs[start : start + GRAPH_BATCH].transpose(0, 3, 1, 2)
             images = np.ascontiguousarray(batch).astype(np.float32) / 255
             runs.append(self._session.run(self.outputs, {self._input: images}))
         together = map(np.concatenate, zip(*runs, strict=True))
