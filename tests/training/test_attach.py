@@ -117,7 +117,7 @@ def test_the_logits_of_a_run_are_the_models_and_its_estimator_knows_errors_of_ne
     assert in_python.taps == tuple(f"vit.layers.{number}" for number in range(4))
     config = json.loads((of_timm / "config.json").read_text())
     assert config["architecture"]["attached"]["library"] == "timm"
-    assert config["model"]["weights"] == "timm.pt"
+    assert config["settings"]["model"]["weights"] == "timm.pt"
     for run in (of_transformers, of_timm):
         predictions = predictions_of(load(run).model, hard_set(300, seed=11))
         assert 0.03 < predictions.errors.mean() < 0.6
