@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from misgiving.errors import UsageError
-from misgiving.own_functions import own_function
-from misgiving.registry import Registry
+from misgiving.registry import Registry, own_function
 
 Losses = Float[Tensor, " batch"]
 Scalar = Float[Tensor, ""]

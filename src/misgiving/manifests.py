@@ -7,9 +7,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from misgiving.checksums import sha256_of_file
 from misgiving.errors import DataError, UsageError, explain_damage
-from misgiving.files import check_writable, read_json, write_json
+from misgiving.files import check_writable, read_json, sha256_of_file, write_json
 
 CHECKSUMS = "checksums.json"
 README = "README.md"  # for people, who may edit it; a model hub adds hidden files, too

@@ -1,8 +1,8 @@
 import base64
 import io
 
+from answers import FILE_NAME, decision_row
 from elements import parse
-from fabricated import FILE_NAME, decision_row
 from PIL import Image
 
 from misgiving.deferral.decision_tables import DecisionRow

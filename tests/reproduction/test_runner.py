@@ -18,13 +18,13 @@ from misgiving.checkpoint import load
 from misgiving.errors import TrainingError, UsageError
 from misgiving.files import write_json
 from misgiving.predictions.inference import predictions_of
-from misgiving.report.reproduction.run import select
 from misgiving.reproduction import runner
 from misgiving.reproduction import trial_data as module
 from misgiving.reproduction.collection import collect
 from misgiving.reproduction.config import Unit
 from misgiving.reproduction.intervals import MeasuredSet
 from misgiving.reproduction.protocol import units
+from misgiving.reproduction.report.run import select
 from misgiving.reproduction.trial_data import Progress, TrainedUnit, TrialData
 from misgiving.training.config import DataConfig
 

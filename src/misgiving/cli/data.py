@@ -144,8 +144,9 @@ def ood(
         overwrite: Replace an existing set.
     """
     from misgiving.data.datasets import load_dataset
-    from misgiving.data.ood_sets import readable_set, write_ood_set
-    from misgiving.data.ood_sets.lesions import with_masks
+    from misgiving.data.ood_folder import write_ood_set
+    from misgiving.reproduction.ood_sets import readable_set
+    from misgiving.reproduction.ood_sets.lesions import with_masks
 
     check_replaceable(out, "manifest.json", overwrite=overwrite)
     source = with_masks(load_dataset(data), masks)

@@ -78,7 +78,7 @@ def evaluate(
     out = out or run / "evaluation"
     from misgiving.bundle.bundle import used_opinions
     from misgiving.data.datasets import tables_of
-    from misgiving.data.ood_sets import read_ood_folder
+    from misgiving.data.ood_folder import read_ood_folder
     from misgiving.deferral.deferral import Deferral
     from misgiving.evaluation.evaluate import (
         FILES,
@@ -91,7 +91,7 @@ def evaluate(
     from misgiving.evaluation.evaluate import evaluate as measure
     from misgiving.evaluation.measures import with_score
     from misgiving.evaluation.readers import TUNING
-    from misgiving.own_functions import own_function
+    from misgiving.registry import own_function
     from misgiving.report.evaluation import findings, notes, write_report
 
     places = named_places("ood", ood, taken=(set_name, *RESERVED_NAMES))

@@ -81,10 +81,10 @@ def reproduce(
         model: Run only units of this model.
         collect: Only write the report, from finished units.
     """
-    from misgiving.report.reproduction.page import write_report
     from misgiving.reproduction.collection import collect as collect_units
-    from misgiving.reproduction.collection import read_run
     from misgiving.reproduction.protocol import chosen_units, ood_sources, protocol_for
+    from misgiving.reproduction.report.page import write_report
+    from misgiving.reproduction.report.run import read_run
     from misgiving.reproduction.runner import jobs_for, on_this_machine, reproduce_units
     from misgiving.reproduction.trial_data import Progress, TrialData
     from misgiving.reproduction.workers import usual_jobs

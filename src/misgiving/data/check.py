@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from misgiving.checksums import sha256_of
 from misgiving.csv_tables import write_csv
 from misgiving.data.cache import Report
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.decoding import in_order
 from misgiving.data.duplicates import PICTURE_HASH, Hashes, near_duplicates, picture_hash
 from misgiving.errors import reason_of
+from misgiving.files import sha256_of
 
 FINDINGS_FILE = "findings.csv"
 COLUMNS = ("check", "image", "other", "detail")  # of that file

@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from misgiving.calibration.apply import Calibrator, error_probabilities
-from misgiving.checksums import sha256_of
 from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.decisions import NUMBERS, Decisions, ScoredImages
 from misgiving.deferral.reasons import Reasons
 from misgiving.deferral.rules import DecisionRule
 from misgiving.errors import DataError
+from misgiving.files import sha256_of
 from misgiving.scores.detectors import FittedDetectors, scores_of_outputs
 from misgiving.scores.features import FEATURE_SCORES
 from misgiving.scores.outputs import Outputs

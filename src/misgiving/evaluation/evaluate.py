@@ -17,7 +17,6 @@ from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import (
     POLICY_SET,
-    UNSEEN_SET,
     Measurement,
     measure_calibration,
     measure_classification,
@@ -42,7 +41,7 @@ from misgiving.metrics.selective import RiskCoverage, accepted_errors
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import WITHOUT_FEATURES, all_scores
 
-RESERVED_NAMES = (POLICY_SET, UNSEEN_SET, "test", "validation", "held_out", "predictions")
+RESERVED_NAMES = (POLICY_SET, "test", "validation", "held_out", "predictions")
 """Names, in results, of rows that are of no OOD set."""
 
 NOT_MEASURED = frozenset(("train", "excluded"))

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from misgiving.checkpoint import Checkpoint, load
-from misgiving.checksums import sha256_of
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, ImageFiles
@@ -23,7 +22,7 @@ from misgiving.data.decoding import FAIL, SKIP, BadImage, BadImagesError
 from misgiving.data.duplicates import related_groups
 from misgiving.data.splits import Split
 from misgiving.errors import DataError, ExplainedError, UsageError
-from misgiving.files import default_cache
+from misgiving.files import default_cache, sha256_of
 from misgiving.predictions.inference import (
     OnImage,
     concatenated,

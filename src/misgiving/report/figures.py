@@ -11,7 +11,6 @@ from typing import Any, Literal, ParamSpec
 import matplotlib
 import numpy as np
 from jaxtyping import Float, Int
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -24,30 +23,15 @@ from misgiving.report.names import DETECTOR_TITLES, count
 from misgiving.report.rendering import percent
 
 Line = str | tuple[int, tuple[float, ...]]
-# Okabe and Ito's palette, distinct with the common colour blindnesses; grey for no estimator, and
-# a yellow that can be seen on white
-STYLES: dict[str, tuple[str, Line, str]] = {  # colour, stroke and marker of each model
-    "vanilla": ("#7a7a7a", "--", "s"),
-    "mse": ("#e69f00", ":", "^"),
-    "detached": ("#009e73", "-.", "D"),
-    "proposed": ("#0072b2", "-", "o"),
-    "proposed_halves": ("#d55e00", (0, (5.0, 1.0)), "v"),
-    "proposed_sum": ("#b59b00", (0, (3.0, 1.0, 1.0, 1.0, 1.0, 1.0)), "P"),
-    "proposed+logits": ("#cc79a7", (0, (8.0, 2.0)), "<"),
-    "correctness_ranking": ("#000000", (0, (1.0, 3.0)), "X"),
-}
 OTHER_COLOUR = "#56b4e9"
-OTHER_STYLE: tuple[str, Line, str] = (OTHER_COLOUR, "-", "o")
 INK = "#2b2b2b"
 STYLE = matplotlib.rc_params_from_file(
     str(files(__package__) / "figures.mplstyle"), use_default_template=False
 )
 Kind = Literal["png", "svg", "jpg"]
 MEDIA = {"svg": "image/svg+xml", "jpg": "image/jpeg"}
-KINDS: tuple[Kind, ...] = ("png", "svg")  # those that are written beside the page
 MAX_NAME = 20  # characters of a name
 HOVER = "hover:"  # before the words of a mark, in its id
-PROLOG = re.compile(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<!--.*?-->", re.DOTALL)
 MARK = re.compile(
     rf'<g id="{HOVER}([^"]*)">.*?<use [^>]*? x="([-\d.e]+)" y="([-\d.e]+)"[^>]*>\s*</g>\s*</g>',
     re.DOTALL,
@@ -117,21 +101,6 @@ def render(figure: Figure, kind: Kind, *, transparent: bool = False) -> bytes:
 def figure_link(figure: Figure, kind: Kind) -> str:
     """A figure as a data URL."""
     return f"data:{MEDIA[kind]};base64,{base64.b64encode(render(figure, kind)).decode('ascii')}"
-
-
-def inline(figure: Figure, name: str, alt: str) -> Markup:
-    """A figure as an SVG element of a page, which shows the words of `hover` under the pointer.
-
-    `name` is a prefix of its ids, so that they are unique in the page. Each colour is a variable of
-    CSS, such as --c2b2b2b, which the page may define for dark mode.
-    """
-    drawing = render(figure, "svg", transparent=True).decode("utf-8")
-    drawing = re.sub(r' (?:width|height)="[\d.]+pt"', "", PROLOG.sub("", drawing), count=2)
-    drawing = re.sub(r"<style.*?</style>", "", drawing, flags=re.DOTALL)  # is of the whole page
-    drawing = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawing)
-    drawing = re.sub(r": #([0-9a-f]{6})", r": var(--c\1, #\1)", drawing)
-    opening = Markup('<svg role="img" aria-label="{}"').format(alt)
-    return Markup(drawing.replace("<svg", opening, 1))
 
 
 def hover(axes: Axes, x: float, y: float, words: str) -> None:
@@ -234,7 +203,13 @@ def reliability_figure(bins: Reliability, shares: Sequence[Share]) -> Figure:
 
 
 def draw_bins(
-    axes: Axes, predicted: Column, observed: Column, images: Column, model: str = ""
+    axes: Axes,
+    predicted: Column,
+    observed: Column,
+    images: Column,
+    *,
+    color: str = OTHER_COLOUR,
+    marker: str = "o",
 ) -> None:
     """Draw a mark for each bin, larger for more images."""
     if not len(images):
@@ -244,9 +219,8 @@ def draw_bins(
     for x, y, size in zip(predicted, observed, images, strict=True):
         words = f"predicted {x:.3g}, observed {y:.3g} ({count(int(size), 'images')})"
         hover(axes, x, y, words)
-    colour, _, marker = STYLES.get(model, OTHER_STYLE)
     sizes = np.interp(images, [0, images.max()], AREAS)
-    shape: dict[str, Any] = {"s": sizes, "color": colour, "marker": marker}
+    shape: dict[str, Any] = {"s": sizes, "color": color, "marker": marker}
     axes.scatter(predicted, observed, **shape, alpha=0.7, linewidth=0)
 
 

@@ -5,7 +5,7 @@ from functools import cache
 from statistics import fmean, stdev
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from misgiving.deferral.certificate import MIN_BATCH
 from misgiving.deferral.deferral import Deferral
@@ -17,10 +17,10 @@ from misgiving.report.names import PLAIN, POINTS, count, detector_name
 
 
 @cache
-def environment(*, html: bool = True) -> Environment:
-    """The templates of this package; in HTML everything that they insert is escaped."""
+def environment(*packages: str, html: bool = True) -> Environment:
+    """The templates of this package and of others; in HTML all that they insert is escaped."""
     templates = Environment(
-        loader=PackageLoader("misgiving.report"),
+        loader=ChoiceLoader([PackageLoader(name) for name in (*packages, "misgiving.report")]),
         autoescape=html,
         undefined=StrictUndefined,
         trim_blocks=True,

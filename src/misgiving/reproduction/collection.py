@@ -1,4 +1,4 @@
-"""Collect the finished units of a reproduction: its tables and documents, and read them again."""
+"""Collect the finished units of a reproduction: its tables and documents."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,22 +12,21 @@ from PIL import Image
 
 from misgiving.checkpoint import versions
 from misgiving.data.cache import ImageSet
-from misgiving.data.decoding import Picture
-from misgiving.data.ood_sets import PAPER_COUNTS
 from misgiving.data.preprocessing import AUGMENTATIONS
-from misgiving.errors import DataError, explain_damage
-from misgiving.evaluation.measures import POLICY_SET, UNSEEN_SET, learning_rate_of
+from misgiving.errors import DataError
+from misgiving.evaluation.measures import POLICY_SET
 from misgiving.files import read_json, whole_folder, write_json
 from misgiving.predictions.record import Predictions
-from misgiving.report.reproduction.run import Run
-from misgiving.reproduction.config import PAPER_SETS, Unit
+from misgiving.reproduction.config import UNSEEN_SET, Unit, learning_rate_of
 from misgiving.reproduction.generalization import RELIABILITY
 from misgiving.reproduction.intervals import MeasuredSet, risk_curves, values_by_trial
 from misgiving.reproduction.ood_detection import unseen_sets
 from misgiving.reproduction.protocol import DERMOSCOPY, EXPERIMENTS, rate_experiments, units
+from misgiving.reproduction.published import SET_NAMES, paper_count
 from misgiving.reproduction.runner import has_record, is_finished
 from misgiving.reproduction.tables import (
     REMEDY,
+    TABLES,
     predictions_path,
     read_table,
     table_of,
@@ -39,7 +38,6 @@ from misgiving.training.config import recorded
 
 EXAMPLES = 6  # of each set
 COLLECTED = "collected.json"
-TABLES = ("results", "histories", "intervals", "confusions", "reliability", "risk_coverage")
 COLLECTION = (
     *(f"{name}.csv" for name in TABLES),
     *("datasets.json", "manifests", "examples", "settings.json"),
@@ -235,8 +233,8 @@ def _write_sets(trial_data: TrialData, out: Path) -> None:
                 "images": len(images),
                 "groups": len(set(images.groups)),
                 "checksum": images.fingerprint,
-                "paper_set": row if row in PAPER_SETS else "",
-                "paper_images": PAPER_COUNTS.get(row),
+                "paper_set": row if row in SET_NAMES else "",
+                "paper_images": paper_count(row),
                 "left_out": outliers[name][0].left_out if name in outliers else 0,
                 "origin": protocol.origin(name) if name in outliers else "",
             }
@@ -269,28 +267,3 @@ def _exhibits(trial_data: TrialData) -> Iterator[tuple[str, ImageSet, str]]:
         members = "all unseen classes" if name == UNSEEN_SET else f"class {name.split('/', 1)[1]}"
         contents = f"images of {members}, on which no model of 4.3 was trained"
         yield name, together.select(rows), contents
-
-
-def read_run(folder: Path) -> Run:
-    """Read a reproduction's folder for its report.
-
-    Raises:
-        DataError: A file is missing or damaged.
-    """
-    tables = {name: read_table(folder / f"{name}.csv") for name in TABLES}
-    datasets = read_json(folder / "datasets.json", remedy=REMEDY)
-    return Run(
-        **tables,
-        settings=read_json(folder / "settings.json", remedy=REMEDY),
-        datasets=datasets,
-        pictures={name: _pictures(folder / "examples", name) for name in datasets},
-    )
-
-
-def _pictures(folder: Path, dataset: str) -> list[Picture]:
-    """The examples of a set in the order of their numbers."""
-    pictures, paths = [], (folder / dataset.replace("/", "-")).glob("*.png")
-    for path in sorted(paths, key=lambda path: (len(path.stem), path.stem)):  # 2 before 10
-        with explain_damage(path, remedy=REMEDY), Image.open(path) as image:
-            pictures.append(np.asarray(image.convert("RGB")))
-    return pictures

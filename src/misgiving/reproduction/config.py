@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from misgiving.errors import UsageError, require, require_choices
 from misgiving.registry import Registry
+from misgiving.reproduction.published import SET_NAMES
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
 MODELS: Registry[Mapping[str, Any]] = Registry(
@@ -48,9 +49,6 @@ def settings_of(model: str, config: type[ModelConfig] | type[TrainingConfig]) ->
 PAPER_MODELS: tuple[str, ...] = ("vanilla", "mse", "detached", "proposed")
 """`detached` shows the effect of joint training in `proposed`."""
 
-
-PAPER_SETS = ("nct", "b_box", "b_box_70", "b_box_70_image", "imagenet", "clin_skin", "derm_skin")
-"""The rows of the paper's Table 1 in its order; `b_box_70_image` is its B-Box-70 read otherwise."""
 
 FAILURES = "failures"  # the acceptance scores of the measured set
 
@@ -171,7 +169,29 @@ class Protocol:
         """`published set` if it was given under the paper's name, `given` or `made here`."""
         if all(source.name != ood_set for source in self.sources):
             return "made here"
-        return "published set" if ood_set in PAPER_SETS else "given"
+        return "published set" if ood_set in SET_NAMES else "given"
+
+
+UNSEEN_SET = "unseen_classes"
+"""Name, in results, of the images of all classes that a model was not trained on."""
+
+CHOSEN = "best_on_tuning"
+"""Name, in results, of the detector with the highest AUROC on the tuning set."""
+
+RATE = "learning_rate/"
+"""Before the value, in the name of an experiment that repeats 4.1 at another learning rate."""
+
+RATE_MODELS = ("vanilla", "proposed")
+"""The models that are also trained at other learning rates, as the paper compares them."""
+
+
+def learning_rate_of(experiment: str) -> float | None:
+    """The learning rate that an experiment repeats 4.1 at; None for the protocol's own.
+
+    >>> learning_rate_of("learning_rate/0.001"), learning_rate_of("generalization")
+    (0.001, None)
+    """
+    return float(experiment.removeprefix(RATE)) if experiment.startswith(RATE) else None
 
 
 class Unit(NamedTuple):

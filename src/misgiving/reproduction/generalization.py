@@ -25,9 +25,9 @@ from misgiving.evaluation.measures import (
 from misgiving.groups import partition_groups
 from misgiving.metrics.calibration import expected_calibration_error, reliability
 from misgiving.metrics.selective import accepted_errors
-from misgiving.own_functions import own_function
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.record import Predictions
+from misgiving.registry import own_function
 from misgiving.reproduction.config import FAILURES
 from misgiving.reproduction.tables import Scores, group_names, save_scores, table_of, write_table
 from misgiving.reproduction.trial_data import TrainedUnit

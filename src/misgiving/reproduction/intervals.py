@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float, Real, Shaped
 
 from misgiving.data.splits import SPLITS
-from misgiving.evaluation.measures import CHOSEN, POLICY_SET, failure_measures
+from misgiving.evaluation.measures import POLICY_SET, failure_measures
 from misgiving.files import read_json
 from misgiving.metrics.classification import accuracy, balanced_accuracy, sensitivities
 from misgiving.metrics.loss_estimation import spearman
@@ -23,7 +23,7 @@ from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.selective import ACCEPTED_ERRORS, RiskCoverage, accepted_errors
 from misgiving.metrics.uncertainty import bootstrap, percentile_interval, t_interval
 from misgiving.predictions.record import Predictions
-from misgiving.reproduction.config import FAILURES, Protocol
+from misgiving.reproduction.config import CHOSEN, FAILURES, Protocol
 from misgiving.reproduction.tables import (
     REMEDY,
     Scores,

@@ -5,26 +5,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from misgiving.data.ood_sets import OOD_SETS
 from misgiving.errors import UsageError
-from misgiving.evaluation.measures import POLICY_SET, RATE, RATE_MODELS, UNSEEN_SET
+from misgiving.evaluation.measures import POLICY_SET
 from misgiving.losses import auxiliary_loss
-from misgiving.own_functions import own_function
-from misgiving.registry import Registry
+from misgiving.registry import Registry, own_function
 from misgiving.reproduction.config import (
-    PAPER_SETS,
+    RATE,
+    RATE_MODELS,
+    UNSEEN_SET,
     OdinGrid,
     OodSource,
     Protocol,
     Unit,
     settings_of,
 )
+from misgiving.reproduction.ood_sets import OOD_SETS
+from misgiving.reproduction.published import SET_NAMES
 from misgiving.scores.odin import EPSILONS, TEMPERATURES
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig
 
 EXPERIMENTS = ("generalization", "ood_detection")  # those with images of their own
 
-DERIVED = tuple(name for name in PAPER_SETS if name in OOD_SETS)
+DERIVED = tuple(name for name in SET_NAMES if name in OOD_SETS)
 RESERVED = ("train", "validation", "tune", "calibrate", "test", UNSEEN_SET, POLICY_SET)
 """Names of other sets in the results, which no OOD set can have."""
 SET_NAME = re.compile(r"(?!unseen-)[A-Za-z0-9][\w.-]*")  # which names a file, too
@@ -99,10 +101,10 @@ def ood_sources(sets: Sequence[str], about: Sequence[str] = ()) -> tuple[OodSour
         stands_for, _, name = names.rpartition(":")
         if not SET_NAME.fullmatch(name) or name in (*RESERVED, *sources):
             raise UsageError(f"`ood` {text}: {name!r} cannot be the name of a set; choose another")
-        if stands_for not in ("", *PAPER_SETS):
+        if stands_for not in ("", *SET_NAMES):
             raise UsageError(
                 f"`ood` {text}: {stands_for!r} is not a set of the paper; choose from "
-                f"{', '.join(PAPER_SETS)}"
+                f"{', '.join(SET_NAMES)}"
             )
         sources[name] = OodSource(
             name=name, location=location, stands_for=stands_for, about=texts.pop(name, "")
@@ -151,7 +153,7 @@ def protocol_for(
         changes |= {"in_distribution": (), "unseen": ()}  # refused with the remedy
     rows = dict(zip(protocol.ood_sets, protocol.ood_sets, strict=True))
     rows |= {source.name: source.row for source in sources}
-    order = [*PAPER_SETS, *rows.values()]  # a user's own sets come last
+    order = [*SET_NAMES, *rows.values()]  # a user's own sets come last
     ood_sets = tuple(sorted(rows, key=lambda name: order.index(rows[name])))
     usual = protocol.odin.tuning_set
     tuned_on = tuning_set or next((s.name for s in sources if s.row == usual), usual)

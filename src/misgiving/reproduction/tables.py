@@ -11,12 +11,15 @@ from jaxtyping import Float, Shaped
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from misgiving.csv_tables import write_csv
+from misgiving.csv_tables import unescape_formulas, write_csv
 from misgiving.errors import explain_damage
-from misgiving.files import unescape_formulas, whole_file
+from misgiving.files import whole_file
 from misgiving.predictions.record import Predictions
 
 REMEDY = "run the command that wrote it again"
+TABLES = ("results", "histories", "intervals", "confusions", "reliability", "risk_coverage")
+"""Names of the collected tables."""
+
 Scores = Mapping[str, Float[np.ndarray, " _"]]
 """Confidences by the name of a score."""
 

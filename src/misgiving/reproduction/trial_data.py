@@ -11,23 +11,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from misgiving.checkpoint import Checkpoint, versions
-from misgiving.checksums import sha256_of_chunks, sha256_of_file, sha256_of_lines
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, without
 from misgiving.data.decoding import skipped_sentences
-from misgiving.data.ood_sets import PAPER_COUNTS, SCIKIT_IMAGE, build, images_at
-from misgiving.data.ood_sets.derived import KINDS
-from misgiving.data.ood_sets.lesions import with_masks
 from misgiving.data.preprocessing import AUGMENTATIONS
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of
 from misgiving.errors import DataError, UsageError
-from misgiving.evaluation.measures import learning_rate_of
-from misgiving.files import read_json
-from misgiving.own_functions import own_source
+from misgiving.files import read_json, sha256_of_chunks, sha256_of_file, sha256_of_lines
 from misgiving.predictions.record import Predictions
-from misgiving.reproduction.config import Protocol, Unit, settings_of
+from misgiving.registry import own_source
+from misgiving.reproduction.config import Protocol, Unit, learning_rate_of, settings_of
+from misgiving.reproduction.ood_sets import SCIKIT_IMAGE, build, images_at
+from misgiving.reproduction.ood_sets.derived import KINDS
+from misgiving.reproduction.ood_sets.lesions import with_masks
 from misgiving.reproduction.protocol import EXPERIMENTS, units
+from misgiving.reproduction.published import paper_count
 from misgiving.reproduction.tables import REMEDY
 from misgiving.training.config import ModelConfig, TrainingConfig, recorded
 from misgiving.training.loop import Step
@@ -213,7 +212,7 @@ class TrialData:
             built = build(name, held_out, seed=seed)
             about = "of held-out images: " if name in KINDS else ""
         else:
-            count = PAPER_COUNTS.get(source.row)
+            count = paper_count(source.row)
             built = build(name, held_out, seed=seed, place=source.location, count=count)
             about = f"{source.about}; " if source.about else ""
         return replace(built, contents=f"{about}{built.contents}")

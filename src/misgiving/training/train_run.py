@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from misgiving.checkpoint import Architecture, Checkpoint, EpochRecord, save, versions
-from misgiving.checksums import sha256_of_lines
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.duplicates import image_hashes, near_duplicates
@@ -25,13 +24,14 @@ from misgiving.data.splits import (
     paper_split,
 )
 from misgiving.errors import UsageError, reason_of
+from misgiving.files import sha256_of_lines
 from misgiving.groups import join_groups
 from misgiving.losses import auxiliary_loss
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier
-from misgiving.own_functions import own_source
 from misgiving.predictions.inference import model_fingerprint
 from misgiving.predictions.schema import take_readers
+from misgiving.registry import own_source
 from misgiving.training import processes
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig, recorded
 from misgiving.training.loop import Step, class_weights, optimizer_of, seeded, train

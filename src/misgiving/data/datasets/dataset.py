@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from misgiving.checksums import sha256_of
 from misgiving.data.decoding import BadImage, BadImagesError, decode, read_bytes, unreadable
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError
+from misgiving.files import sha256_of
 
 Indices = Int[np.ndarray, " selected"]
 Metadata = Mapping[str, tuple[str, ...]]

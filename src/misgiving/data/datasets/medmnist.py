@@ -16,10 +16,10 @@ from weakref import finalize
 import numpy as np
 from jaxtyping import Int, Num, UInt8
 
-from misgiving.checksums import sha256_of
 from misgiving.data.datasets.dataset import Dataset, HashedImage, Indices, file_key
 from misgiving.data.preprocessing import LARGEST_SIDE, Preprocessing
 from misgiving.errors import DataError, explain_damage
+from misgiving.files import sha256_of
 
 SETS = ("train", "val", "test")
 BLOCK = 2**22  # bytes per block

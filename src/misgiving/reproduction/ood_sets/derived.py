@@ -15,11 +15,17 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
-from misgiving.checksums import sha256_of
 from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageSource
 from misgiving.data.decoding import decode, in_order, read_bytes
-from misgiving.data.ood_sets.lesions import dark_rim, locate_lesion, mask_of, resized, widened
 from misgiving.errors import DataError
+from misgiving.files import sha256_of
+from misgiving.reproduction.ood_sets.lesions import (
+    dark_rim,
+    locate_lesion,
+    mask_of,
+    resized,
+    widened,
+)
 
 Mask = Bool[np.ndarray, "height width"]
 

@@ -4,7 +4,7 @@ import pytest
 from fabricated import Epoch, Result, interval, ood, policies, policy, run_of
 from pages import findings, read, texts
 
-from misgiving.report.reproduction.findings import (
+from misgiving.reproduction.report.findings import (
     by_effect,
     collapse_of,
     convergence_of,

@@ -3,22 +3,27 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import pandas as pd
+from PIL import Image
 
 from misgiving.data.decoding import Picture
-from misgiving.evaluation.measures import UNSEEN_SET
-from misgiving.report.figures import STYLES
-from misgiving.report.reproduction.published import (
+from misgiving.errors import explain_damage
+from misgiving.files import read_json
+from misgiving.reproduction.config import MODELS, UNSEEN_SET
+from misgiving.reproduction.published import (
     METRICS,
     MINORITY,
+    PAPER_SETS,
     READ_OTHERWISE,
-    SETS,
     paper_set_of,
     table_1,
 )
+from misgiving.reproduction.tables import REMEDY, TABLES, read_table
 
 LESION_DATA = "isic2019", "ham10000"  # data whose groups are lesions
 RAREST = 3  # classes that count as minority where the paper's are absent
@@ -57,7 +62,7 @@ def in_order(present: Iterable[str], order: Iterable[str]) -> list[str]:
 
 def models_of(frame: pd.DataFrame) -> list[str]:
     """The models that occur: known ones from vanilla to proposed, then any others."""
-    return in_order(frame["model"], STYLES)
+    return in_order(frame["model"], MODELS)
 
 
 def main_model(models: Sequence[str]) -> str:
@@ -171,7 +176,7 @@ class Run:
         untuned = [name for name in distinct(rows["dataset"]) if name != self.tuning_set]
         if not self.settings["compares_with_paper"]:
             return untuned
-        cells = [cell for name in SETS for cell in table_1(name) if cell.metric == "auroc"]
+        cells = [cell for name in PAPER_SETS for cell in table_1(name) if cell.metric == "auroc"]
         gained = [cell.dataset for cell in cells if cell.difference > 0]
         return [n for n in untuned if n not in READ_OTHERWISE and self.paper_set(n) in gained]
 
@@ -223,10 +228,35 @@ class Run:
 
         Within a row of the paper, the set of the paper's name comes before others.
         """
-        places = {name: place for place, name in enumerate((*SETS, ""))}
+        places = {name: place for place, name in enumerate((*PAPER_SETS, ""))}
 
         def order(name: str) -> tuple[int, bool]:
             place = -1 if name.startswith(self.measured) else places[self.paper_set(name)]
             return place, name in READ_OTHERWISE
 
         return [name for name in sorted(self.datasets, key=order) if self.pictures.get(name)]
+
+
+def read_run(folder: Path) -> Run:
+    """Read a reproduction's folder for its report.
+
+    Raises:
+        DataError: A file is missing or damaged.
+    """
+    tables = {name: read_table(folder / f"{name}.csv") for name in TABLES}
+    datasets = read_json(folder / "datasets.json", remedy=REMEDY)
+    return Run(
+        **tables,
+        settings=read_json(folder / "settings.json", remedy=REMEDY),
+        datasets=datasets,
+        pictures={name: _pictures(folder / "examples", name) for name in datasets},
+    )
+
+
+def _pictures(folder: Path, dataset: str) -> list[Picture]:
+    """The examples of a set in the order of their numbers."""
+    pictures, paths = [], (folder / dataset.replace("/", "-")).glob("*.png")
+    for path in sorted(paths, key=lambda path: (len(path.stem), path.stem)):  # 2 before 10
+        with explain_damage(path, remedy=REMEDY), Image.open(path) as image:
+            pictures.append(np.asarray(image.convert("RGB")))
+    return pictures

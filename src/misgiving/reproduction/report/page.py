@@ -1,17 +1,20 @@
 """The report of a reproduction: one HTML file without external resources."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from misgiving.evaluation.measures import CHOSEN
 from misgiving.files import whole_file, write_text
-from misgiving.report import names
-from misgiving.report.figures import KINDS, figure_link, inline, render
+from misgiving.report.figures import Kind, figure_link, render
+from misgiving.report.names import count
 from misgiving.report.rendering import environment
-from misgiving.report.reproduction import claims, figures, findings, published
-from misgiving.report.reproduction.run import (
+from misgiving.reproduction import published
+from misgiving.reproduction.config import CHOSEN, UNSEEN_SET
+from misgiving.reproduction.report import claims, figures, findings, names
+from misgiving.reproduction.report.run import (
     Quantity,
     Run,
     distinct,
@@ -21,12 +24,15 @@ from misgiving.report.reproduction.run import (
     select,
 )
 
+FIGURE_KINDS: tuple[Kind, ...] = ("png", "svg")
+PROLOG = re.compile(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<!--.*?-->", re.DOTALL)
+
 
 def write_report(run: Run, folder: Path) -> Path:
     """Write `report.html`, whose path is returned, and `figures/`; no model is needed."""
     drawn = draw_figures(run)
     for name, figure in drawn.items():
-        for kind in KINDS:
+        for kind in FIGURE_KINDS:
             with whole_file(folder / "figures" / f"{name}.{kind}") as partial:
                 partial.write_bytes(render(figure, kind))
     write_text(folder / "report.html", render_page(run, drawn))
@@ -64,12 +70,12 @@ def caption(run: Run, dataset: str) -> str:
     facts = run.datasets[dataset]
     paper_set = published.title(run.paper_set(dataset))
     stands = f"for {paper_set}: " if run.stands_in(dataset) else ""
-    return f"{stands}{facts['contents']}; {names.count(facts['images'], 'images')}"
+    return f"{stands}{facts['contents']}; {count(facts['images'], 'images')}"
 
 
 def render_page(run: Run, drawn: Mapping[str, Figure]) -> str:
     """The page as HTML; `drawn` as from `draw_figures`."""
-    page = environment().get_template("reproduction/page.html")
+    page = environment("misgiving.reproduction.report").get_template("page.html")
     functions = (Quantity, distinct, figure_link, in_order, inline, main_model, models_of, select)
     return page.render(
         run=run,
@@ -77,9 +83,25 @@ def render_page(run: Run, drawn: Mapping[str, Figure]) -> str:
         verdicts=claims.verdicts(run),
         drawn=drawn,
         CHOSEN=CHOSEN,
+        UNSEEN_SET=UNSEEN_SET,
         claims=claims,
         findings=findings,
         names=names,
         published=published,
         **{function.__name__: function for function in functions},
     )
+
+
+def inline(figure: Figure, name: str, alt: str) -> Markup:
+    """A figure as an SVG element of a page, which shows the words of `hover` under the pointer.
+
+    `name` is a prefix of its ids, so that they are unique in the page. Each colour is a variable of
+    CSS, such as --c2b2b2b, which the page may define for dark mode.
+    """
+    drawing = render(figure, "svg", transparent=True).decode("utf-8")
+    drawing = re.sub(r' (?:width|height)="[\d.]+pt"', "", PROLOG.sub("", drawing), count=2)
+    drawing = re.sub(r"<style.*?</style>", "", drawing, flags=re.DOTALL)  # is of the whole page
+    drawing = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawing)
+    drawing = re.sub(r": #([0-9a-f]{6})", r": var(--c\1, #\1)", drawing)
+    opening = Markup('<svg role="img" aria-label="{}"').format(alt)
+    return Markup(drawing.replace("<svg", opening, 1))

@@ -1,4 +1,4 @@
-"""Reproductions and predictions with made-up numbers."""
+"""Reproductions with made-up numbers."""
 
 from collections import namedtuple
 from dataclasses import asdict
@@ -7,13 +7,10 @@ from itertools import product
 import numpy as np
 from matplotlib.figure import Figure
 
-from misgiving import Predictions
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
-from misgiving.deferral.decision_tables import DecisionRow
-from misgiving.deferral.decisions import Decision
 from misgiving.metrics.uncertainty import t_interval
-from misgiving.report.reproduction.published import METRICS
-from misgiving.report.reproduction.run import Run
+from misgiving.reproduction.published import METRICS
+from misgiving.reproduction.report.run import Run
 from misgiving.reproduction.tables import SCHEMAS, Result, table_of
 from misgiving.training.config import ModelConfig, TrainingConfig, recorded
 
@@ -291,38 +288,4 @@ def complete_run():
         reliability=bins(),
         risk_coverage=risk_points(),
         pictures=examples(datasets),
-    )
-
-
-HOSTILE = "<script>alert(1)</script> & $x$"
-PETS = ("cat", "dog", HOSTILE)
-
-
-def predictions(count=120, seed=0, classes=PETS, right=0.7, **columns):
-    random = np.random.default_rng(seed)
-    labels = random.integers(len(classes), size=count)
-    is_right = random.random(count) < right
-    predicted = np.where(is_right, labels, random.integers(len(classes), size=count))
-    logits = random.normal(size=(count, len(classes)))
-    logits += np.eye(len(classes))[predicted] * random.uniform(2, 6, size=(count, 1))
-    ids = [f"image {seed} {row} {HOSTILE}" for row in range(count)]
-    return Predictions.of(
-        {"logits": logits, "label": labels, "classes": classes, "id": ids} | columns
-    )
-
-
-FILE_NAME = "<script>alert(1)</script>.png".replace("/", "-")
-
-
-def decision_row(decision, error, *, p_value=0.5):
-    return DecisionRow(
-        "",
-        Decision.model_construct(
-            predicted_class="a&b",
-            probability=0.6,
-            decision=decision,
-            reason="less < more",
-            error_probability=error,
-            ood_p_value=p_value,
-        ),
     )

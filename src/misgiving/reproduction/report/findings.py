@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from misgiving.evaluation.measures import POLICY_SET, RATE_MODELS, learning_rate_of
+from misgiving.evaluation.measures import POLICY_SET
 from misgiving.metrics.selective import BY_GROUPS, BY_IMAGES
-from misgiving.report.reproduction.claims import Effect, effect_of
-from misgiving.report.reproduction.run import Quantity, Run, in_order, main_model, models_of, select
+from misgiving.reproduction.config import RATE_MODELS, learning_rate_of
+from misgiving.reproduction.report.claims import Effect, effect_of
+from misgiving.reproduction.report.run import Quantity, Run, in_order, main_model, models_of, select
 
 MSP = "msp"
 COLLAPSED_SPREAD = 0.1  # an estimate with less than a tenth of the true spread counts as constant

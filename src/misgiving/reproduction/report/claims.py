@@ -4,20 +4,19 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from misgiving.data.ood_sets import PAPER_COUNTS
-from misgiving.evaluation.measures import UNSEEN_SET
 from misgiving.metrics.uncertainty import TrialInterval, holm, t_interval
-from misgiving.report.reproduction.published import (
+from misgiving.reproduction.config import UNSEEN_SET
+from misgiving.reproduction.published import (
     FIGURE_3,
     FIGURE_5,
-    SETS,
+    PAPER_SETS,
     SETTINGS,
     TUNING_SET,
     VALIDATION_SHARE,
     Published,
     table_1,
 )
-from misgiving.report.reproduction.run import Quantity, Run, distinct, select
+from misgiving.reproduction.report.run import Quantity, Run, distinct, select
 
 MODEL = "proposed"
 LEVEL = 0.05
@@ -254,12 +253,12 @@ def _procedure(run: Run) -> dict[Departure, Any]:
 def _sets(run: Run) -> dict[Departure, Any]:
     """The differences in the sets of Table 1."""
     differs: dict[Departure, Any] = {}
-    for paper_set in SETS:
+    for paper_set in PAPER_SETS:
         names = run.sets_of(paper_set)
         differs[Departure("not_measured", paper_set)] = not names
         for name in names:
             facts, stands_in = run.datasets[name], run.stands_in(name)
-            expected = facts["paper_images"] or PAPER_COUNTS[paper_set]
+            expected = facts["paper_images"] or PAPER_SETS[paper_set].images
             differs |= {
                 Departure("stands_in", name, paper_set): stands_in,
                 Departure("set_size", name, expected): (
@@ -285,8 +284,8 @@ def includes(run: Run, dataset: str, cell: Published) -> bool | None:
 
 def agreement(run: Run) -> tuple[int, int]:
     """The number of the paper's differences that our t-intervals include, of those comparable."""
-    compared = [(run.measured, FIGURE_3), (FIGURE_5.dataset, FIGURE_5)]
-    for paper_set in SETS:
+    compared = [(run.measured, FIGURE_3), (UNSEEN_SET, FIGURE_5)]
+    for paper_set in PAPER_SETS:
         compared += [(name, cell) for name in run.sets_of(paper_set) for cell in table_1(paper_set)]
     included = [includes(run, name, cell) for name, cell in compared]
     return included.count(True), len(included) - included.count(None)

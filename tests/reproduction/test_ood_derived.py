@@ -13,15 +13,16 @@ from PIL import Image
 from strategies import generators
 
 from misgiving.data.datasets.dataset import ImageArray
-from misgiving.data.ood_sets import PAPER_COUNTS, build
-from misgiving.data.ood_sets.derived import (
+from misgiving.errors import DataError
+from misgiving.reproduction.ood_sets import build
+from misgiving.reproduction.ood_sets.derived import (
     DerivedImages,
     bounding_box,
     box_over_image,
     box_over_share,
     clean_square,
 )
-from misgiving.errors import DataError
+from misgiving.reproduction.published import PAPER_SETS, PaperSet
 
 DERIVED = pytest.mark.parametrize("name", ["b_box", "b_box_70", "b_box_70_image", "derm_skin"])
 COUNT, HEIGHT, WIDTH = 6, 60, 80
@@ -104,7 +105,7 @@ def test_images_without_lesion_are_left_out_and_counted(name, held_out, monkeypa
     assert (built.left_out, len(built)) == (1, 5)
     assert f"{name}-lesion2" not in built.ids
     assert "1 image left out" in built.contents
-    monkeypatch.setitem(PAPER_COUNTS, name, 4)
+    monkeypatch.setitem(PAPER_SETS, name, PaperSet("", 4))
     assert len(build(name, held_out, seed=0)) == 4
 
 

@@ -6,13 +6,12 @@ Narayanaswamy et al., "Loss Estimators Improve Model Generalization". Numbers ar
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from misgiving.evaluation.measures import UNSEEN_SET
-
 
 class Published(NamedTuple):
     """A number that the paper prints for both of its models.
 
-    `dataset` is empty for the measured images of 4.1, whose set depends on the split.
+    `dataset` is empty in the figures: the measured images of 4.1, whose set depends on the split,
+    and the images of all unseen classes.
     """
 
     experiment: str
@@ -28,18 +27,28 @@ class Published(NamedTuple):
         return (self.proposed - self.vanilla) / 100
 
 
-SETS = {
-    "nct": "NCT",
-    "b_box": "B-Box",
-    "b_box_70": "B-Box-70",
-    "imagenet": "ImageNet",
-    "clin_skin": "Clin-Skin",
-    "derm_skin": "Derm-Skin",
+class PaperSet(NamedTuple):
+    """An OOD set of Section 4.2: its name in the paper, and its images ("OOD Datasets")."""
+
+    title: str
+    images: int
+
+
+PAPER_SETS = {
+    "nct": PaperSet("NCT", 1350),
+    "b_box": PaperSet("B-Box", 2025),
+    "b_box_70": PaperSet("B-Box-70", 2454),
+    "imagenet": PaperSet("ImageNet", 3000),
+    "clin_skin": PaperSet("Clin-Skin", 723),
+    "derm_skin": PaperSet("Derm-Skin", 1565),
 }
-"""The sets of Section 4.2 in the order of Table 1 and Figure 4, and their names in the paper."""
+"""The sets in the order of Table 1 and Figure 4."""
 
 READ_OTHERWISE = {"b_box_70_image": "b_box_70"}
 """Another reading of a set: boxes over 70 % of the image would explain a perfect separation."""
+
+SET_NAMES = ("nct", "b_box", "b_box_70", "b_box_70_image", "imagenet", "clin_skin", "derm_skin")
+"""The names that are for the paper's sets and their other readings, in the order of Table 1."""
 
 TUNING_SET = "nct"
 METRICS = ("fpr_at_tpr95", "detection_error", "auroc", "aupr_in", "aupr_out")
@@ -55,7 +64,7 @@ _TABLE_1 = {  # vanilla and proposed, under each of the metrics
 }
 
 FIGURE_3 = Published("generalization", "", "", "balanced_accuracy", 73.1, 77.9)
-FIGURE_5 = Published("new_classes", UNSEEN_SET, "odin", "auroc", 56.3, 65.26)
+FIGURE_5 = Published("new_classes", "", "odin", "auroc", 56.3, 65.26)
 
 
 def table_1(paper_set: str) -> Iterator[Published]:
@@ -104,7 +113,12 @@ def paper_set_of(name: str, stands_for: str = "") -> str:
     """
     row = READ_OTHERWISE.get(name) or stands_for or name
     row = READ_OTHERWISE.get(row, row)
-    return row if row in SETS else ""
+    return row if row in PAPER_SETS else ""
+
+
+def paper_count(name: str) -> int | None:
+    """The number of images of the paper's set of this name; None for another set."""
+    return PAPER_SETS[name].images if name in PAPER_SETS else None
 
 
 def title(name: str) -> str:
@@ -114,7 +128,7 @@ def title(name: str) -> str:
     ('B-Box-70', 'B-Box-70 of the image', 'unseen: BKL', 'clean walls')
     """
     if name in READ_OTHERWISE:
-        return f"{SETS[READ_OTHERWISE[name]]} of the image"
-    if name in SETS:
-        return SETS[name]
+        return f"{PAPER_SETS[READ_OTHERWISE[name]].title} of the image"
+    if name in PAPER_SETS:
+        return PAPER_SETS[name].title
     return name.replace("unseen/", "unseen: ").replace("_", " ")

@@ -13,8 +13,9 @@ from strategies import generators
 
 from misgiving.data.datasets import load_dataset
 from misgiving.data.decoding import decode
-from misgiving.data.ood_sets import build, lesions
-from misgiving.data.ood_sets.lesions import (
+from misgiving.errors import DataError
+from misgiving.reproduction.ood_sets import build, lesions
+from misgiving.reproduction.ood_sets.lesions import (
     dark_rim,
     locate_lesion,
     mask_of,
@@ -22,7 +23,6 @@ from misgiving.data.ood_sets.lesions import (
     widened,
     with_masks,
 )
-from misgiving.errors import DataError
 
 SKIN, BROWN = (225, 175, 160), (120, 70, 55)
 

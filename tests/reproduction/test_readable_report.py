@@ -1,19 +1,18 @@
-"""The pages that commands write, as a reader meets them in a browser."""
+"""The report of a reproduction, as a reader meets it in a browser."""
 
 import re
 from dataclasses import replace
 
 import pytest
-from browsing import needs_chromium, violations
+from browsing import UNFOLD, needs_chromium
 from fabricated import BLANK, EMPTY, SOMETIMES
 
-from misgiving.report.reproduction.page import render_page
+from misgiving.reproduction.report.page import render_page
 
 pytestmark = needs_chromium
 A4 = 703  # pixels between the margins
 ROWS = """table => [...table.tBodies].map(body => [...body.rows].map(
   row => [...row.cells].map(cell => cell.firstChild?.data ?? "")))"""
-OPEN = "for (const fold of document.querySelectorAll('details')) fold.open = true"
 PRINTED = "() => dispatchEvent(new Event('beforeprint'))"
 
 
@@ -22,38 +21,6 @@ def address(complete, complete_figures, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(render_page(complete, complete_figures), encoding="utf-8")
     return path.as_uri()
-
-
-@pytest.fixture
-def visit(browser, address):
-    """Open the page at a width; it must have no error on its console."""
-    pages, errors = [], []
-
-    def opened(width=1400, place=address, **options):
-        page = browser.new_page(viewport={"width": width, "height": 900}, **options)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda said: errors.append(said.text))
-        page.goto(place)
-        pages.append(page)
-        return page
-
-    yield opened
-    for page in pages:
-        page.close()
-    assert errors == []
-
-
-@pytest.fixture
-def violations_in(visit, tmp_path):
-    """Violations of WCAG 2.1 AA that axe finds in HTML with everything unfolded, light and dark."""
-
-    def look(html):
-        (tmp_path / "page.html").write_text(html, encoding="utf-8")
-        page = visit(place=(tmp_path / "page.html").as_uri())
-        page.evaluate(OPEN)
-        return violations(page)
-
-    return look
 
 
 def number(text):
@@ -72,9 +39,9 @@ def groups_of(bodies):
     return {first[0]: sorted([first[1:], *rest]) for first, *rest in bodies}
 
 
-def test_a_click_on_a_heading_sorts_within_and_between_the_groups_of_a_table(visit):
-    page = visit()
-    page.evaluate(OPEN)
+def test_a_click_on_a_heading_sorts_within_and_between_the_groups_of_a_table(visit, address):
+    page = visit(address)
+    page.evaluate(UNFOLD)
     table = page.locator("#figure-5 table")
     before = table.evaluate(ROWS)
     names = [heading.inner_text() for heading in table.locator("thead th").all()]
@@ -90,8 +57,8 @@ def test_a_click_on_a_heading_sorts_within_and_between_the_groups_of_a_table(vis
         assert groups_of(after) == groups_of(before)
 
 
-def test_the_pointer_shows_the_numbers_of_the_nearest_mark(visit, complete):
-    page, run = visit(), complete
+def test_the_pointer_shows_the_numbers_of_the_nearest_mark(visit, address, complete):
+    page, run = visit(address), complete
     where = {"experiment": "generalization", "dataset": run.measured, "detector": ""}
     rows = run.rows(**where, model="vanilla", metric="balanced_accuracy")
     values = [100 * value for value in rows["value"]]
@@ -107,11 +74,11 @@ def test_the_pointer_shows_the_numbers_of_the_nearest_mark(visit, complete):
     assert not page.locator("#tip").is_visible()
 
 
-def test_nothing_is_clipped_on_a_phone_where_verdicts_are_below_each_other(visit):
-    page = visit(390)
+def test_nothing_is_clipped_on_a_phone_where_verdicts_are_below_each_other(visit, address):
+    page = visit(address, 390)
     cells = page.locator("table").first.locator("tbody tr").first.locator("th, td").all()
     assert {cell.bounding_box()["x"] for cell in cells} == {cells[0].bounding_box()["x"]}
-    page.evaluate(OPEN)
+    page.evaluate(UNFOLD)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     for box in page.locator(".scroll, nav").all():
         width, inner, overflow = box.evaluate(
@@ -122,8 +89,8 @@ def test_nothing_is_clipped_on_a_phone_where_verdicts_are_below_each_other(visit
     assert page.locator("table:not(.scroll > table), svg:not(.scroll > svg)").count() == 0
 
 
-def test_folds_are_open_in_print_and_the_page_is_light(visit):
-    page = visit(A4, color_scheme="dark")
+def test_folds_are_open_in_print_and_the_page_is_light(visit, address):
+    page = visit(address, A4, color_scheme="dark")
     page.emulate_media(media="print", color_scheme="dark")
     page.evaluate(PRINTED)
     assert page.locator("details:not([open])").count() == 0
@@ -139,10 +106,3 @@ def test_the_report_of_a_reproduction_violates_nothing(complete, violations_in):
     small = {name: rows[rows["model"].isin(models)] for name, rows in frames.items()}
     blank = BLANK | dict.fromkeys(SOMETIMES, EMPTY)
     assert violations_in(render_page(replace(complete, **small), blank)) == []
-
-
-@pytest.mark.parametrize("page", ["hostile_page", "damaged_sheet"])
-def test_the_report_of_an_evaluation_and_the_contact_sheet_violate_nothing(
-    page, violations_in, request
-):
-    assert violations_in(request.getfixturevalue(page)) == []

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from fabricated import BLANK
 
-from misgiving.report.reproduction.page import render_page
+from misgiving.reproduction.report.page import render_page
 
 
 class Cell(NamedTuple):

@@ -1,4 +1,4 @@
-"""OOD sets by name or from other data: checked, sampled, and written as PNG with a manifest."""
+"""The OOD sets of Section 4.2 and their stand-ins: derived, cropped, or sampled from other data."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -6,17 +6,12 @@ from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
-from misgiving.checksums import sha256_of, sha256_of_lines
-from misgiving.csv_tables import write_csv
 from misgiving.data.datasets import load_dataset, unlabelled_images
 from misgiving.data.datasets.dataset import Dataset, ImageArray, without
-from misgiving.data.datasets.tables import read_table
 from misgiving.data.decoding import (
     FAIL,
     BadImage,
@@ -27,21 +22,10 @@ from misgiving.data.decoding import (
     returning_bad_images,
     skipped_sentences,
 )
-from misgiving.data.ood_sets.derived import KINDS, DerivedImages, derive, ood_dataset
 from misgiving.data.splits import without_training_images
-from misgiving.files import whole_folder, write_json
 from misgiving.registry import Registry
-
-MANIFEST, FACTS = "manifest.csv", "manifest.json"
-PAPER_COUNTS = {
-    "b_box": 2025,
-    "b_box_70": 2454,
-    "imagenet": 3000,
-    "nct": 1350,
-    "clin_skin": 723,
-    "derm_skin": 1565,
-}
-"""Images in each of the paper's sets ("OOD Datasets")."""
+from misgiving.reproduction.ood_sets.derived import KINDS, DerivedImages, derive, ood_dataset
+from misgiving.reproduction.published import paper_count
 
 SCIKIT_IMAGE = "scikit-image"
 MAX_LISTED = 8  # sources that are listed one by one
@@ -150,7 +134,7 @@ def build(
             others = without_training_images(replace(others, name=place), run)
         ids = tuple(f"{name}-{identity}" for identity in others.ids)
         whole = ood_dataset(held_out, name, ids, groups=others.groups, images=others.images)
-    size = min(count or PAPER_COUNTS.get(name, len(whole)), len(whole))
+    size = min(count or paper_count(name) or len(whole), len(whole))
     chosen = np.random.default_rng(seed).choice(len(whole), size=size, replace=False)
     drawn = whole.select(np.sort(chosen))
     return replace(drawn, contents=_contents(drawn))
@@ -162,8 +146,8 @@ def _contents(drawn: Dataset) -> str:
     if drawn.left_out:
         plural = "s" * (drawn.left_out > 1)
         contents.append(f"{drawn.left_out} image{plural} left out as unsuitable")
-    if len(drawn) < (paper_count := PAPER_COUNTS.get(drawn.name, 0)):
-        contents.append(f"{len(drawn)} of the paper's {paper_count}")
+    if len(drawn) < (expected := paper_count(drawn.name) or 0):
+        contents.append(f"{len(drawn)} of the paper's {expected}")
     return "; ".join(contents)
 
 
@@ -228,46 +212,3 @@ def readable_set(
     made = build(name, usable, seed=seed, count=count) if place is None else usable
     contents = "; ".join([made.contents, *skipped_sentences(bad, len(usable))])
     return replace(made, contents=contents), bad
-
-
-def read_ood_folder(folder: Path, *, name: str) -> Dataset:
-    """The images of a folder, with the groups of a set that `write_ood_set` wrote."""
-    images, manifest = unlabelled_images([folder], name=name), folder / MANIFEST
-    if not (manifest.is_file() and (folder / FACTS).is_file()):
-        return images
-    rows = read_table(manifest, ["id", "group"])
-    group_of = dict(zip(map(_file_name, rows["id"]), rows["group"], strict=True))
-    groups = [group_of.get(Path(path).name, path) for path in images.ids]
-    return replace(images, groups=tuple(groups), group_columns=("group",))
-
-
-def _file_name(identity: str) -> str:
-    """The file of an image; bytes that a name cannot have are written as in a web address."""
-    return f"{quote(identity, safe=' ()+,;=@')}.png"
-
-
-def write_ood_set(dataset: Dataset, folder: Path, *, seed: int) -> Path:
-    """Write PNG files named by id, `manifest.csv` and `manifest.json`, replacing the folder.
-
-    A row of the manifest has an image's id, group and SHA-256 of rows, columns and RGB pixels. The
-    same set gives the same pixels, and with the same version of Pillow the same bytes.
-    """
-    with whole_folder(folder) as partial_folder:
-        rows = []
-        for index, identity in enumerate(dataset.ids):
-            image = dataset.images.read(index).image
-            Image.fromarray(image).save(partial_folder / _file_name(identity))
-            height, width = image.shape[:2]
-            pixels = sha256_of(f"{height} {width} ".encode() + image.tobytes())
-            rows.append((identity, dataset.groups[index], pixels))
-        facts = {
-            "name": dataset.name,
-            "seed": seed,
-            "count": len(dataset),
-            "left_out": dataset.left_out,
-            "contents": dataset.contents,
-            "checksum": sha256_of_lines(map(",".join, rows)),
-        }
-        write_csv(partial_folder / MANIFEST, ("id", "group", "sha256"), rows)
-        write_json(partial_folder / FACTS, facts)
-    return folder

@@ -9,19 +9,18 @@ import pytest
 from coloured import dataset_of, write_photos
 from PIL import Image
 
-from misgiving.checksums import sha256_of
-from misgiving.data import ood_sets
 from misgiving.data.datasets import load_dataset
-from misgiving.data.ood_sets import (
+from misgiving.data.ood_folder import read_ood_folder, write_ood_set
+from misgiving.data.splits import Split, without_training_images, write_split
+from misgiving.errors import UsageError
+from misgiving.files import sha256_of
+from misgiving.reproduction import ood_sets
+from misgiving.reproduction.ood_sets import (
     OOD_SETS,
     PHOTOGRAPHS,
     build,
-    read_ood_folder,
     readable_set,
-    write_ood_set,
 )
-from misgiving.data.splits import Split, without_training_images, write_split
-from misgiving.errors import UsageError
 
 UNTOLD = ", resampled one by one as their sources are not known"
 

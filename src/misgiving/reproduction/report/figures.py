@@ -15,12 +15,10 @@ from pandas import DataFrame, Series
 from PIL import Image
 
 from misgiving.data.decoding import Picture
-from misgiving.evaluation.measures import CHOSEN, RATE_MODELS, UNSEEN_SET
 from misgiving.report.figures import (
     INK,
-    OTHER_STYLE,
+    OTHER_COLOUR,
     SCORE_STYLES,
-    STYLES,
     Line,
     draw_bins,
     draw_diagonal,
@@ -30,11 +28,26 @@ from misgiving.report.figures import (
     mark_missing,
     styled,
 )
-from misgiving.report.names import DETECTOR_TITLES, POINTS
-from misgiving.report.reproduction.findings import Convergence
-from misgiving.report.reproduction.published import title
-from misgiving.report.reproduction.run import distinct, in_order, models_of, select
+from misgiving.report.names import POINTS
+from misgiving.reproduction.config import CHOSEN, RATE_MODELS, UNSEEN_SET
+from misgiving.reproduction.published import title
+from misgiving.reproduction.report.findings import Convergence
+from misgiving.reproduction.report.names import DETECTOR_NAMES, detector_name
+from misgiving.reproduction.report.run import distinct, in_order, models_of, select
 
+# Okabe and Ito's palette, distinct with the common colour blindnesses; grey for no estimator, and
+# a yellow that can be seen on white
+STYLES: dict[str, tuple[str, Line, str]] = {  # colour, stroke and marker of each model
+    "vanilla": ("#7a7a7a", "--", "s"),
+    "mse": ("#e69f00", ":", "^"),
+    "detached": ("#009e73", "-.", "D"),
+    "proposed": ("#0072b2", "-", "o"),
+    "proposed_halves": ("#d55e00", (0, (5.0, 1.0)), "v"),
+    "proposed_sum": ("#b59b00", (0, (3.0, 1.0, 1.0, 1.0, 1.0, 1.0)), "P"),
+    "proposed+logits": ("#cc79a7", (0, (8.0, 2.0)), "<"),
+    "correctness_ranking": ("#000000", (0, (1.0, 3.0)), "X"),
+}
+OTHER_STYLE: tuple[str, Line, str] = (OTHER_COLOUR, "-", "o")
 WIDTH = 10  # inches of every figure
 LOG_RANGE = 50.0  # losses that differ more than this are unreadable on a linear axis
 TRAIN_LINE, MONITORED_LINE = (0, (3.0, 1.5)), "-"
@@ -166,8 +179,8 @@ def new_classes_figure(results: DataFrame) -> Figure:
     datasets = sorted(distinct(odin["dataset"]), key=lambda name: name != UNSEEN_SET)
     names = {name: name.removeprefix("unseen/").replace(UNSEEN_SET, "all") for name in datasets}
     detectors = distinct(pooled["detector"])
-    detectors = [name for name in detectors if name in FIGURE_5 or name not in DETECTOR_TITLES]
-    wrapped = {name: textwrap.fill(DETECTOR_TITLES.get(name, name), 10) for name in detectors}
+    detectors = [name for name in detectors if name in FIGURE_5 or name not in DETECTOR_NAMES]
+    wrapped = {name: textwrap.fill(detector_name(name), 10) for name in detectors}
     figure = Figure(figsize=(WIDTH, 3.4))
     left, right = figure.subplots(1, 2, sharey=True)
     left.set_title("AUROC by ODIN, for all unseen classes and each (%)")
@@ -331,7 +344,8 @@ def calibration_figure(bins: DataFrame) -> Figure:
             axes.set(title=model, xlabel="predicted")
             rows = select(bins, quantity=quantity, model=model)
             predicted, observed = factor * rows[["predicted", "observed"]].to_numpy(dtype=float).T
-            draw_bins(axes, predicted, observed, rows["images"].to_numpy(dtype=float), model)
+            images = rows["images"].to_numpy(dtype=float)
+            draw_bins(axes, predicted, observed, images, **_mark(model))
         draw_diagonal(list(row))
     return figure
 

@@ -8,7 +8,7 @@ from elements import parse
 from fabricated import ALWAYS, BLANK, SETTINGS, SOMETIMES, run_of, where
 from pages import missing, read, table
 
-from misgiving.report.reproduction.page import render_page, write_report
+from misgiving.reproduction.report.page import render_page, write_report
 
 MINUS = "\N{MINUS SIGN}"
 ODIN = "Five metrics on every set"

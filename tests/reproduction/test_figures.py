@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from fabricated import MODELS, Confusion, bins, risk_points, where
 from matplotlib.colors import same_color
+from pandas import DataFrame
 
-from misgiving.report.figures import SCORE_STYLES, STYLES, inline
-from misgiving.report.reproduction.figures import (
+from misgiving.report.figures import SCORE_STYLES
+from misgiving.reproduction.report.figures import (
+    STYLES,
     calibration_figure,
     confusion_figure,
     learning_figure,
@@ -17,6 +19,7 @@ from misgiving.report.reproduction.figures import (
     risk_figure,
     sensitivity_figure,
 )
+from misgiving.reproduction.report.page import inline
 from misgiving.reproduction.tables import table_of
 
 CLASSES = ["DF", "MEL", "NV", "BCC", "AK"]
@@ -130,3 +133,12 @@ def test_risks_and_probabilities_are_drawn_in_percent():
     axes = calibration_figure(table_of(bins(), "reliability.csv")).axes
     assert [words_of(panel) for panel in axes] == [[], [], [], [], ["not measured"], [], [], []]
     assert axes[0].collections[0].get_offsets()[0].tolist() == pytest.approx([10, 25])
+
+
+def test_names_of_classes_are_no_formulas():
+    rows = {"experiment": "generalization", "model": "mse", "true": "$a$", "predicted": "$a$"}
+    axes = confusion_figure(DataFrame([rows | {"images": 1}]), classes=["$a$"]).axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == [r"\$a\$"]
+    rows |= {"metric": "sensitivity/$a$", "trial": 0, "value": 0.5}
+    axes = sensitivity_figure(DataFrame([rows]), classes=["$a$"]).axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == [r"\$a\$"]

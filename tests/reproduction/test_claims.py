@@ -7,8 +7,8 @@ from fabricated import SETTINGS, Result, interval, run_of
 from pages import read, table, texts
 from scipy import stats
 
-from misgiving.report.reproduction.claims import effect_of, harms_of, unjudged_sets, verdicts
-from misgiving.report.reproduction.run import Quantity
+from misgiving.reproduction.report.claims import effect_of, harms_of, unjudged_sets, verdicts
+from misgiving.reproduction.report.run import Quantity
 
 GAINS = (0.04, 0.05, 0.06, 0.05, 0.04)
 MIXED = (0.04, -0.05, 0.06, -0.05, 0.04)
