@@ -23,7 +23,8 @@ from misgiving.reproduction.intervals import MeasuredSet, risk_curves, values_by
 from misgiving.reproduction.ood_detection import unseen_sets
 from misgiving.reproduction.protocol import DERMOSCOPY, EXPERIMENTS, rate_experiments, units
 from misgiving.reproduction.published import SET_NAMES, paper_count
-from misgiving.reproduction.runner import has_record, is_finished
+from misgiving.reproduction.runner import is_finished
+from misgiving.reproduction.source_code import code_digest
 from misgiving.reproduction.tables import (
     REMEDY,
     TABLES,
@@ -32,7 +33,7 @@ from misgiving.reproduction.tables import (
     table_of,
     write_table,
 )
-from misgiving.reproduction.trial_data import TrialData, check_same_settings, code_fingerprint
+from misgiving.reproduction.trial_data import TrialData, check_same_settings, read_record
 from misgiving.reproduction.workers import worker_pool
 from misgiving.training.config import recorded
 
@@ -68,9 +69,10 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
         "protocol": repr(protocol),
         "units": [trial_data.record(unit) for unit in finished],
         "threads": [timing["threads"] for timing in timings],
-        "code": code_fingerprint(),
+        "code": code_digest("misgiving.reproduction.collection"),
     }
-    if all((out / name).exists() for name in COLLECTION) and has_record(out / COLLECTED, made_of):
+    complete = all((out / name).exists() for name in COLLECTION)
+    if complete and read_record(out / COLLECTED) == made_of:
         return
     (out / COLLECTED).unlink(missing_ok=True)
     results = _of_units(finished, out, "results.csv")
