@@ -30,7 +30,7 @@ def draw_all(monkeypatch, *values):
 @pytest.mark.parametrize("values", [1, 3 * 12 * 12 * 4])
 def test_a_batch_is_varied_alike_in_chunks_of_any_size(monkeypatch, values):
     whole = augment(images(6), AugmentationSettings(), generator())
-    monkeypatch.setattr(batching, "CHUNK", values)
+    monkeypatch.setattr(batching, "CHUNK_VALUES", values)
     in_parts = augment(images(6), AugmentationSettings(), generator())
     torch.testing.assert_close(in_parts, whole)
 

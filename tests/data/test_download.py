@@ -68,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(download, "PAUSE", 0.0)
-    monkeypatch.setattr(download, "CHUNK", 10_000)
+    monkeypatch.setattr(download, "CHUNK_BYTES", 10_000)
     with Server() as server:
         server.files[NAME] = CONTENT
         Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()

@@ -85,7 +85,7 @@ def test_detail_is_the_difference_from_the_means_of_squares():
 
 @pytest.mark.parametrize("block", [1, 2, 7, 100])
 def test_pairs_do_not_depend_on_the_size_of_a_block(monkeypatch, block):
-    monkeypatch.setattr(duplicates, "BLOCK", block)
+    monkeypatch.setattr(duplicates, "BLOCK_IMAGES", block)
     images = [blob(seed % 4) for seed in range(9)]
     expected = [(i, j) for i in range(9) for j in range(i + 1, 9) if i % 4 == j % 4]
     assert near_duplicates(hashes_of(images)) == expected
@@ -106,7 +106,7 @@ def test_bits_thumbnails_or_detail_alone_make_no_pair():
 
 
 def test_prepared_images_are_read_in_blocks(monkeypatch, images):
-    monkeypatch.setattr(duplicates, "BLOCK", 10)
+    monkeypatch.setattr(duplicates, "BLOCK_IMAGES", 10)
     np.testing.assert_array_equal(image_hashes(images), hashes_of(images.images))
 
 

@@ -40,7 +40,7 @@ def test_packed_images_are_those_that_numpy_reads(tmp_path, save, channels):
 
 @pytest.mark.parametrize("block", [1, 1000])
 def test_compressed_images_are_read_in_any_order_and_from_any_thread(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(medmnist, "BLOCK", block)
+    monkeypatch.setattr(medmnist, "BLOCK_BYTES", block)
     arrays = packed_arrays(size=9, counts=(40, 0, 7))
     np.savez_compressed(tmp_path / "set.npz", **arrays)
     images = load_dataset(f"medmnist:{tmp_path / 'set.npz'}").images

@@ -7,7 +7,7 @@ from pages import read, table, texts
 from misgiving.reproduction.published import (
     METRICS,
     PAPER_SETS,
-    SETTINGS,
+    PAPER_SETTINGS,
     table_1,
 )
 from misgiving.reproduction.report.claims import LOWER_IS_BETTER, Departure, agreement, departures
@@ -16,7 +16,7 @@ from misgiving.reproduction.tables import table_of
 NUMBERS = "Every number that the paper prints, and ours"
 OURS = COMPLETE_SETTINGS | {  # a run in which all that is recorded is the paper's
     "data": "isic2019:somewhere",
-    **SETTINGS[""],
+    **PAPER_SETTINGS[""],
     "split": "paper",
     "measured_set": "validation",
     "odin": COMPLETE_SETTINGS["odin"] | {"tuning_set": "nct"},

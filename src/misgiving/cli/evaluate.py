@@ -81,7 +81,7 @@ def evaluate(
     from misgiving.data.ood_folder import read_ood_folder
     from misgiving.deferral.deferral import Deferral
     from misgiving.evaluation.evaluate import (
-        FILES,
+        EVALUATION_FILES,
         REPORT,
         RESERVED_NAMES,
         check_own_files,
@@ -98,7 +98,7 @@ def evaluate(
     opinions = named_places("second_opinion", second_opinion)
     scores = {name: own_function(name) for name in score or ()}
     check_writable(out, folder=True)
-    for name in FILES:
+    for name in EVALUATION_FILES:
         check_not_input(out / name, [run, *places.values()] if is_file else tables_of(str(data)))
     check_own_files(out)
     sources, picture = [], None

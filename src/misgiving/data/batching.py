@@ -23,7 +23,7 @@ Images = Float[Tensor, "batch 3 height width"]
 Planes = Float[Tensor, "batch planes height width"]
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-CHUNK = 2**19  # values per chunk on a CPU: 2 MiB
+CHUNK_VALUES = 2**19  # values per chunk on a CPU: 2 MiB
 BATCHES_AHEAD = 2  # batches that are read while one is used
 
 
@@ -115,7 +115,7 @@ def augment(images: Images, settings: AugmentationSettings, generator: torch.Gen
     varied = uninitialized(images, images.dtype)
     size = len(images)
     if images.device.type == "cpu":
-        size = max(1, CHUNK // images.shape[1:].numel())
+        size = max(1, CHUNK_VALUES // images.shape[1:].numel())
     scratch = torch.empty_like(varied[:size])
     for start in range(0, len(images), size):
         chunk = slice(start, start + size)

@@ -46,7 +46,7 @@ Report = Callable[[int, int], None]
 """Called with the number of images that are done, and the total."""
 
 RECORD = "hashes.json"  # hash and checksum of each image in images.npy, and the bad images
-FORMAT = 1  # of the cache; raise it whenever the same settings give other pixels
+CACHE_FORMAT = 1  # of the cache; raise it whenever the same settings give other pixels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,7 +161,7 @@ def _entry_name(dataset: Dataset, preprocessing: Preprocessing) -> str:
     key = returning_bad_images(dataset.images.key, dataset.ids)  # a file may be gone
     return sha256_of_json(
         {
-            "format": FORMAT,
+            "format": CACHE_FORMAT,
             "preprocessing": asdict(preprocessing),
             "ids": dataset.ids,
             "keys": [key(index) for index in range(len(dataset))],

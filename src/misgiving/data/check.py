@@ -16,14 +16,14 @@ from misgiving.errors import reason_of
 from misgiving.files import sha256_of
 
 FINDINGS_FILE = "findings.csv"
-COLUMNS = ("check", "image", "other", "detail")  # of that file
-DARK = 16  # of 255: the brightest value of 12 bits that are stored as 16
+FINDING_COLUMNS = ("check", "image", "other", "detail")  # of that file
+DARK_LEVEL = 16  # of 255: the brightest value of 12 bits that are stored as 16
 
-SAME_CONTENT, SAME_PIXELS, NEAR = "same content", "same pixels", "near duplicates"
-COPIES = {
+SAME_CONTENT, SAME_PIXELS, NEAR_DUPLICATES = "same content", "same pixels", "near duplicates"
+COPY_KINDS = {
     "files of the same content": SAME_CONTENT,
     "files of the same pixels alone": SAME_PIXELS,
-    "near duplicates": NEAR,
+    "near duplicates": NEAR_DUPLICATES,
 }
 Pair = tuple[int, int, str]
 """Position of an image, of the earlier one it is compared with or else its own, and the detail."""
@@ -71,7 +71,7 @@ class DataCheck:
 
     def write(self, folder: Path) -> None:
         """Write the findings to `findings.csv`."""
-        write_csv(folder / FINDINGS_FILE, COLUMNS, self.findings)
+        write_csv(folder / FINDINGS_FILE, FINDING_COLUMNS, self.findings)
 
 
 def data_check(dataset: Dataset, *, report: Report | None = None) -> DataCheck:
@@ -98,7 +98,7 @@ def data_check(dataset: Dataset, *, report: Report | None = None) -> DataCheck:
     dark = [
         (index, index, f"brightest value {brightest} of 255")
         for index, (*_, brightest) in images.items()
-        if brightest <= DARK
+        if brightest <= DARK_LEVEL
     ]
     remark = "as 12 bits in 16; save them with the whole range of values" if dark else ""
     result.add("nearly black images", dark, remark=remark)
@@ -132,13 +132,14 @@ def _copies(images: Mapping[int, Facts]) -> list[Pair]:
             distinct[index] = picture
     positions = list(distinct)
     near = near_duplicates(np.array([*distinct.values()], dtype=PICTURE_HASH))
-    return exact + [(positions[second], positions[first], NEAR) for first, second in near]
+    pairs = [(positions[second], positions[first]) for first, second in near]
+    return exact + [(*pair, NEAR_DUPLICATES) for pair in pairs]
 
 
 def _add_relations(result: DataCheck, copies: Sequence[Pair]) -> None:
     """Add the checks of copies and of groups."""
     dataset = result.dataset
-    for name, kind in COPIES.items():
+    for name, kind in COPY_KINDS.items():
         result.add_copies(name, [pair for pair in copies if pair[2] == kind])
     first: dict[str, int] = {}
     members = [

@@ -27,7 +27,7 @@ Picture = UInt8[np.ndarray, "height width 3"]
 Decoded = tuple[Image.Image, int, int, int]
 Result = TypeVar("Result")
 
-FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
+IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 """Formats by Pillow's names. It knows more, but some run other programs (EPS: Ghostscript)."""
 
 MAX_PIXELS = 1024**3 // 4 // 3  # Pillow suspects a decompression bomb above this
@@ -194,7 +194,7 @@ def decode_reduced(
     name: str,
     largest: Callable[[int, int], float],
     *,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = IMAGE_FORMATS,
     max_pixels: int = MAX_PIXELS,
     loaded: dict[int, Decoded] | None = None,
 ) -> Decoded:

@@ -29,11 +29,11 @@ Report = Callable[[str, int, int | None], None]
 
 Get = Callable[..., requests.Response]
 
-CHUNK = 1 << 16  # bytes; small, as an interrupted transfer loses the current chunk
+CHUNK_BYTES = 1 << 16  # small, as an interrupted transfer loses the current chunk
 TIMEOUT = 10.0, 60.0  # seconds for a connection, and of silence, after which a transfer fails
-RETRIES = 4  # failures in a row, without progress, that are tolerated
+MAX_FAILURES = 4  # failures in a row, without progress, that are tolerated
 PAUSE = 1.0  # seconds before the first retry, doubled for each further one
-SIZES = "Content-Range", "Content-Length"  # headers; the first has the size of the whole file
+SIZE_HEADERS = "Content-Range", "Content-Length"  # the first has the size of the whole file
 MOST_BYTES = 20 * 10**9  # of a file whose size the server does not say
 DEEPEST = 50  # folders within each other in an archive
 WAIT = 10.0  # seconds for another command that fetches into the same folder
@@ -209,7 +209,7 @@ def _download(name: str, report: Report, get: Get, url: str, output_file: str, _
             if unconnected and _size(unfinished) == start:
                 host = urlsplit(url).hostname
                 raise requests.ConnectionError(f"no connection to {host}") from failure
-            if failures > RETRIES:
+            if failures > MAX_FAILURES:
                 raise
         time.sleep(PAUSE * 2 ** (failures - 1))
     unfinished.replace(output_file)
@@ -239,12 +239,12 @@ def _transfer(
             unfinished.unlink(missing_ok=True)  # first: no bytes are taken for another version
             validator = response.headers.get("ETag", response.headers.get("Last-Modified", ""))
             version.write_text("" if validator.startswith("W/") else validator, "utf-8")
-        whole, length = (response.headers.get(name, "") for name in SIZES)
+        whole, length = (response.headers.get(name, "") for name in SIZE_HEADERS)
         total = int(whole.rpartition("/")[2] or length or 0) or None
         limit = total or min(MOST_BYTES, shutil.disk_usage(unfinished.parent).free // 2)
         try:
             with unfinished.open("ab") as file:
-                for chunk in response.iter_content(CHUNK):
+                for chunk in response.iter_content(CHUNK_BYTES):
                     size += len(chunk)
                     if size > limit:
                         unfinished.unlink()

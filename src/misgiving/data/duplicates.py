@@ -22,7 +22,7 @@ Hashes = Shaped[np.ndarray, "*images"]
 HASH_SIDE = 16  # 256 bits in four words
 THUMBNAIL_SIDE = 32
 COARSE_SIDE = 4  # detail is the difference from a thumbnail of this side
-BLOCK = 128  # images that are read, or compared with all later ones, at a time
+BLOCK_IMAGES = 128  # images that are read, or compared with all later ones, at a time
 
 # Chosen on 2,465 dermoscopic images of ISIC 2019, at 200 x 150 pixels. None of their 3,035,928
 # pairs of different lesions passes; pairs whose hashes agree have a correlation of at most 0.980
@@ -61,8 +61,8 @@ def image_hashes(images: ImageSet) -> Hashes:
     """Hashes of prepared images; one block at a time is in memory."""
     hashes = [
         picture_hash(image)
-        for start in range(0, len(images), BLOCK)
-        for image in images.read(np.arange(start, min(start + BLOCK, len(images))))
+        for start in range(0, len(images), BLOCK_IMAGES)
+        for image in images.read(np.arange(start, min(start + BLOCK_IMAGES, len(images))))
     ]
     return np.array(hashes, dtype=PICTURE_HASH)
 
@@ -77,7 +77,7 @@ def near_duplicates(hashes: Hashes) -> list[Pair]:
     duplicates: list[Pair] = []
     thumbnails = hashes["thumbnail"]
     light = thumbnails.mean(axis=(1, 2), dtype=np.float32)
-    for start in range(0, len(hashes["bits"]), BLOCK):
+    for start in range(0, len(hashes["bits"]), BLOCK_IMAGES):
         pairs = _similar_bits(hashes["bits"], start)
         pairs = pairs[np.abs(np.subtract(*light[pairs.T])) <= MOST_BRIGHTER]
         for measure, least in (np.asarray, LEAST_CORRELATION), (_detail, LEAST_DETAIL_CORRELATION):
@@ -109,7 +109,7 @@ def related_groups(sources: Sequence[ImageSet], split: Split) -> tuple[str, ...]
 
 def _similar_bits(bits: UInt64[np.ndarray, "n words"], start: int) -> Int[np.ndarray, "pairs 2"]:
     """Pairs of a block's images and later ones whose hashes differ in few bits."""
-    block = bits[start : start + BLOCK]
+    block = bits[start : start + BLOCK_IMAGES]
     differing = np.zeros((len(block), len(bits) - start), dtype=np.uint16)
     for word in range(bits.shape[1]):
         differing += np.bitwise_count(block[:, word, None] ^ bits[start:, word])

@@ -12,13 +12,13 @@ from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.datasets.tables import read_table
 from misgiving.files import sha256_of, sha256_of_lines, whole_folder, write_json
 
-MANIFEST, FACTS = "manifest.csv", "manifest.json"
+MANIFEST, MANIFEST_FACTS = "manifest.csv", "manifest.json"
 
 
 def read_ood_folder(folder: Path, *, name: str) -> Dataset:
     """The images of a folder, with the groups of a set that `write_ood_set` wrote."""
     images, manifest = unlabelled_images([folder], name=name), folder / MANIFEST
-    if not (manifest.is_file() and (folder / FACTS).is_file()):
+    if not (manifest.is_file() and (folder / MANIFEST_FACTS).is_file()):
         return images
     rows = read_table(manifest, ["id", "group"])
     group_of = dict(zip(map(_file_name, rows["id"]), rows["group"], strict=True))
@@ -54,5 +54,5 @@ def write_ood_set(dataset: Dataset, folder: Path, *, seed: int) -> Path:
             "checksum": sha256_of_lines(map(",".join, rows)),
         }
         write_csv(partial_folder / MANIFEST, ("id", "group", "sha256"), rows)
-        write_json(partial_folder / FACTS, facts)
+        write_json(partial_folder / MANIFEST_FACTS, facts)
     return folder

@@ -21,13 +21,13 @@ Square = UInt8[np.ndarray, "size size 3"]
 
 SATURATED = 255
 LARGEST_SIDE = 4096  # a larger square is a typing error, and would fill the memory
-LONGEST = 10  # times the shorter side; of a longer image, the middle is resized
+MAX_ASPECT = 10  # times the shorter side; of a longer image, the middle is resized
 LEAST_CROP = 0.01  # with less, an image that is resized first would fill the memory
 VALUES = np.arange(256) / 255.0
 UNSATURATED = [1] * SATURATED + [0]
 SPARE = 1.25  # decoded pixels per pixel of the result, along a side; with fewer, edges get harder
 
-CROPS: Registry[Callable[[int, int, float], tuple[float, float]]] = Registry(
+CROP_SHAPES: Registry[Callable[[int, int, float], tuple[float, float]]] = Registry(
     "`crop_shape`",
     both=lambda height, width, share: (share * height, share * width),
     square=lambda height, width, share: (min(share * width, float(height)),) * 2,
@@ -108,7 +108,7 @@ class Preprocessing:
     def __post_init__(self) -> None:
         possible = 1 <= self.image_size <= LARGEST_SIDE
         require(self, "image_size", possible, f"be from 1 to {LARGEST_SIDE} pixels")
-        CROPS[self.crop_shape]
+        CROP_SHAPES[self.crop_shape]
         require(self, "crop", LEAST_CROP <= self.crop <= 1, f"be in [{LEAST_CROP}, 1]")
         COLOR_CONSTANCY[self.color_constancy]
         INTERPOLATIONS[self.interpolation]
@@ -128,7 +128,8 @@ class Preprocessing:
         def largest_reduction(height: int, width: int) -> float:
             if not self.reduce_jpeg:
                 return 1.0
-            return min(CROPS[self.crop_shape](height, width, self.crop)) / (SPARE * self.image_size)
+            crop = CROP_SHAPES[self.crop_shape](height, width, self.crop)
+            return min(crop) / (SPARE * self.image_size)
 
         return self._square(*decode_reduced(data, name, largest_reduction, **limits))
 
@@ -146,7 +147,7 @@ class Preprocessing:
 
     def _edges(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Left, top, right and bottom edge of the crop in an image of this size."""
-        crop = CROPS[self.crop_shape](height, width, self.crop)
+        crop = CROP_SHAPES[self.crop_shape](height, width, self.crop)
         rows, columns = (max(1, round(side)) for side in crop)
         top, left = (height - rows) // 2, (width - columns) // 2
         return left, top, left + columns, top + rows
@@ -156,7 +157,7 @@ class Preprocessing:
     ) -> Square:
         """Resize, and then crop, with the roundings of torchvision or of transformers."""
         squashed = self.crop_shape in SQUASHED
-        middle = sides if squashed else np.minimum(sides, LONGEST * sides.min())
+        middle = sides if squashed else np.minimum(sides, MAX_ASPECT * sides.min())
         box = tuple((np.concatenate([sides - middle, sides + middle]) / 2 / reduction).tolist())
         balanced = COLOR_CONSTANCY[self.color_constancy](image)
         shorter = round(self.image_size / self.crop)

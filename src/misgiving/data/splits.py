@@ -26,8 +26,8 @@ SetNames = Shaped[np.ndarray, " n"]
 Labels = Int[np.ndarray, " n"]
 
 GROUPED_SETS = ("train", "calibrate", "test", "tune")
-FOLDS = 10
-COLUMNS = ("id", "hash", "set", "label", "group", "leaks_to")  # of `split.csv`
+NUM_FOLDS = 10
+SPLIT_COLUMNS = ("id", "hash", "set", "label", "group", "leaks_to")  # of `split.csv`
 
 
 def paper_split(
@@ -101,15 +101,15 @@ def cross_validation_split(labels: Labels, groups: Sequence[str], *, seed: int) 
         DataError: There are too few groups of images, or images of each class.
     """
     numbered = np.unique(np.array(groups), return_inverse=True)[1]
-    partition, number = divmod(seed, FOLDS)
-    twentieth = stratified_folds(labels, numbered, 2 * FOLDS, partition)
-    if len(np.unique(twentieth)) < 2 * FOLDS:
+    partition, number = divmod(seed, NUM_FOLDS)
+    twentieth = stratified_folds(labels, numbered, 2 * NUM_FOLDS, partition)
+    if len(np.unique(twentieth)) < 2 * NUM_FOLDS:
         raise DataError(
-            f"too few images for ten folds, which take {2 * FOLDS} groups of images and as many "
-            'images of a class; give more, or choose `split="grouped"`'
+            f"too few images for ten folds, which take {2 * NUM_FOLDS} groups of images and as "
+            'many images of a class; give more, or choose `split="grouped"`'
         )
-    place = (twentieth - 2 * number) % (2 * FOLDS)
-    names = np.array(["test", "test", "tune", "calibrate", *["train"] * (2 * FOLDS - 4)])
+    place = (twentieth - 2 * number) % (2 * NUM_FOLDS)
+    names = np.array(["test", "test", "tune", "calibrate", *["train"] * (2 * NUM_FOLDS - 4)])
     return np.asarray(names[place])
 
 
@@ -241,7 +241,7 @@ def leakage_of(split: Split, measured: str) -> SplitLeakage:
 
 def write_split(path: Path, split: Split) -> None:
     """Write `split.csv`, with the leakage check of each image."""
-    write_csv(path, COLUMNS, zip(*split, leaks(split), strict=True))
+    write_csv(path, SPLIT_COLUMNS, zip(*split, leaks(split), strict=True))
 
 
 def read_split(path: Path) -> Split:
@@ -249,9 +249,10 @@ def read_split(path: Path) -> Split:
     remedy = "run the command that wrote it again"
     with explain_damage(path, remedy=remedy), path.open(encoding="utf-8", newline="") as file:
         header, *rows = (tuple(cells) for _, cells in csv_rows(file))
-        if header != COLUMNS or not all(len(row) == len(COLUMNS) and all(row[:-1]) for row in rows):
+        whole = all(len(row) == len(SPLIT_COLUMNS) and all(row[:-1]) for row in rows)
+        if header != SPLIT_COLUMNS or not whole:
             raise ValueError("a column is missing, or a cell is empty")
-        columns = [*zip(*rows, strict=True)] or [()] * len(COLUMNS)
+        columns = [*zip(*rows, strict=True)] or [()] * len(SPLIT_COLUMNS)
     return Split(*columns[:-1])
 
 

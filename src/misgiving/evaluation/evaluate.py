@@ -47,7 +47,10 @@ RESERVED_NAMES = (POLICY_SET, "test", "validation", "held_out", "predictions")
 NOT_MEASURED = frozenset(("train", "excluded"))
 HINDSIGHT_ERRORS = (0.05, 0.1, 0.2)
 REPORT, MEASUREMENTS = "report.html", "measurements.csv"
-FILES = ("predictions.npz", "skipped.csv", "decisions.csv", "subgroups.csv", REPORT, MEASUREMENTS)
+EVALUATION_FILES = (
+    *("predictions.npz", "skipped.csv", "decisions.csv", "subgroups.csv"),
+    *(REPORT, MEASUREMENTS),
+)
 """In the order in which those of an earlier evaluation are removed."""
 
 
@@ -355,7 +358,7 @@ def check_own_files(folder: Path) -> None:
     Raises:
         UsageError: They are not, as its measurements are missing.
     """
-    present = [name for name in FILES if (folder / name).exists()]
+    present = [name for name in EVALUATION_FILES if (folder / name).exists()]
     if present and MEASUREMENTS not in present:
         raise UsageError(f"{folder / present[0]}: is not of an evaluation; choose another `out`")
 
@@ -376,7 +379,7 @@ def write_evaluation(
         UsageError: A file is not of an earlier evaluation.
     """
     check_own_files(folder)
-    for name in FILES:
+    for name in EVALUATION_FILES:
         (folder / name).unlink(missing_ok=True)
     write_csv(folder / MEASUREMENTS, Measurement._fields, evaluation.measurements)
     evaluation.predictions.write(folder / "predictions.npz")

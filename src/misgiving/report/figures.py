@@ -16,7 +16,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from misgiving.evaluation.readers import DEFERRED, Team
+from misgiving.evaluation.readers import DEFERRED_SHARES, Team
 from misgiving.evaluation.shares import CurvePoint, Share
 from misgiving.metrics.calibration import Reliability
 from misgiving.report.names import DETECTOR_TITLES, count
@@ -30,7 +30,7 @@ STYLE = matplotlib.rc_params_from_file(
 )
 Kind = Literal["png", "svg", "jpg"]
 MEDIA = {"svg": "image/svg+xml", "jpg": "image/jpeg"}
-MAX_NAME = 20  # characters of a name
+MAX_LETTERS = 20  # of a name
 HOVER = "hover:"  # before the words of a mark, in its id
 MARK = re.compile(
     rf'<g id="{HOVER}([^"]*)">.*?<use [^>]*? x="([-\d.e]+)" y="([-\d.e]+)"[^>]*>\s*</g>\s*</g>',
@@ -60,7 +60,7 @@ FILLED = "#0072b2"  # the first set; the others are outlines
 OUTLINES = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 # transparent where none are, so that they suit a dark page too
 SHADES = LinearSegmentedColormap.from_list("shades", ["#08519c00", "#08519cff"])
-DARK = 0.55  # share of a class from which white figures are easier to read than black ones
+DARK_SHARE = 0.55  # share of a class from which white figures are easier to read than black ones
 
 TEAM_STYLES = {"deferral": ("#0072b2", "-", "o"), "combination": ("#d55e00", "--", "s")}
 ALONE = {"model": (INK, "--"), "reader": ("#009e73", ":")}
@@ -112,7 +112,9 @@ def hover(axes: Axes, x: float, y: float, words: str) -> None:
 
 def shortened(name: str) -> str:
     """A name as a figure can show it; matplotlib would read formulas between dollar signs."""
-    short = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
+    short = (
+        name if len(name) <= MAX_LETTERS else f"{name[: MAX_LETTERS - 1]}\N{HORIZONTAL ELLIPSIS}"
+    )
     return short.replace("$", r"\$")
 
 
@@ -178,8 +180,8 @@ def team_figure(team: Team) -> Figure:
     for way, curve in team.curves.items():
         colour, line, marker = TEAM_STYLES[way]
         values, lower, upper = 100 * np.array([(x.value, x.lower, x.upper) for x in curve]).T
-        axes.plot(100 * DEFERRED, values, color=colour, linestyle=line, label=way)
-        axes.fill_between(100 * DEFERRED, lower, upper, color=colour, alpha=0.1, linewidth=0)
+        axes.plot(100 * DEFERRED_SHARES, values, color=colour, linestyle=line, label=way)
+        axes.fill_between(100 * DEFERRED_SHARES, lower, upper, color=colour, alpha=0.1, linewidth=0)
         axes.plot(100 * team.best[way], right[way], marker, color=colour, markersize=7)
     for way, (colour, line) in ALONE.items():
         axes.axhline(right[way], color=colour, linestyle=line, linewidth=1.0, label=f"{way} alone")
@@ -293,7 +295,7 @@ def draw_matrix(axes: Axes, counts: Counts, names: Sequence[str], *, unit: str) 
     shares = counts / np.maximum(totals, 1)[:, None]
     axes.imshow(shares, cmap=SHADES, vmin=0, vmax=1, aspect="auto")
     for (row, column), images in np.ndenumerate(counts):
-        colour = "#767676" if images == 0 else "white" if shares[row, column] > DARK else INK
+        colour = "#767676" if images == 0 else "white" if shares[row, column] > DARK_SHARE else INK
         axes.text(column, row, f"{images}", ha="center", va="center", color=colour, fontsize=7)
         words = f"true {names[row]}, predicted {names[column]}: {images} of {totals[row]}"
         hover(axes, float(column), float(row), words)

@@ -26,7 +26,7 @@ from misgiving.reproduction.published import SET_NAMES, paper_count
 from misgiving.reproduction.runner import is_finished
 from misgiving.reproduction.source_code import code_digest
 from misgiving.reproduction.tables import (
-    REMEDY,
+    RUN_AGAIN,
     TABLES,
     predictions_path,
     read_table,
@@ -64,7 +64,7 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
         TrainingError: A process was killed, as happens when memory runs out.
     """
     protocol, finished = trial_data.protocol, finished_units(trial_data, out)
-    timings = [read_json(out / unit.folder / "timing.json", remedy=REMEDY) for unit in finished]
+    timings = [read_json(out / unit.folder / "timing.json", remedy=RUN_AGAIN) for unit in finished]
     made_of = {
         "protocol": repr(protocol),
         "units": [trial_data.record(unit) for unit in finished],

@@ -51,6 +51,8 @@ PAPER_MODELS: tuple[str, ...] = ("vanilla", "mse", "detached", "proposed")
 
 
 FAILURES = "failures"  # the acceptance scores of the measured set
+MSP = "msp"  # the baseline of every acceptance score
+MAX_OOD_FALSE_ALARMS = 0.05  # to which the OOD rule of a policy is calibrated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +180,7 @@ UNSEEN_SET = "unseen_classes"
 CHOSEN = "best_on_tuning"
 """Name, in results, of the detector with the highest AUROC on the tuning set."""
 
-RATE = "learning_rate/"
+OTHER_RATE = "learning_rate/"
 """Before the value, in the name of an experiment that repeats 4.1 at another learning rate."""
 
 RATE_MODELS = ("vanilla", "proposed")
@@ -191,7 +193,7 @@ def learning_rate_of(experiment: str) -> float | None:
     >>> learning_rate_of("learning_rate/0.001"), learning_rate_of("generalization")
     (0.001, None)
     """
-    return float(experiment.removeprefix(RATE)) if experiment.startswith(RATE) else None
+    return float(experiment.removeprefix(OTHER_RATE)) if experiment.startswith(OTHER_RATE) else None
 
 
 class Unit(NamedTuple):

@@ -10,7 +10,7 @@ from misgiving.evaluation.measures import POLICY_SET
 from misgiving.losses import auxiliary_loss
 from misgiving.registry import Registry, own_function
 from misgiving.reproduction.config import (
-    RATE,
+    OTHER_RATE,
     RATE_MODELS,
     UNSEEN_SET,
     OdinGrid,
@@ -183,7 +183,7 @@ def protocol_for(
 def rate_experiments(protocol: Protocol) -> list[str]:
     """The experiments at other learning rates; the protocol's own rate needs none."""
     own = protocol.training.learning_rate
-    names = (f"{RATE}{rate:g}" for rate in protocol.learning_rates if rate != own)
+    names = (f"{OTHER_RATE}{rate:g}" for rate in protocol.learning_rates if rate != own)
     return list(dict.fromkeys(names))
 
 

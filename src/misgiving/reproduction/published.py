@@ -78,7 +78,7 @@ def table_1(paper_set: str) -> Iterator[Published]:
 
 
 MINORITY = ("BCC", "AK", "DF")
-SETTINGS: Mapping[str, Mapping[str, Any]] = {
+PAPER_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "": {
         "images": 25_331,
         "in_distribution_images": 21_826,

@@ -24,7 +24,7 @@ from misgiving.reproduction.runner import Record, Runner, finish, is_finished, t
 from misgiving.reproduction.trial_data import TrialData
 from misgiving.training.allocator import keep_freed_memory
 
-RETRIES = 3  # of a unit whose worker or node was lost
+UNIT_RETRIES = 3  # of a unit whose worker or node was lost
 SHARED_FOLDER_SECONDS = 60.0  # until a shared folder shows what another node has written
 CONNECT_SECONDS = 10.0
 
@@ -51,7 +51,7 @@ def on_ray(address: str, *, threads: int = 1, gpus_per_unit: float | None = None
                 nodes = [node["Resources"] for node in ray.nodes()]
                 device = trial_data.protocol.training.device
                 gpus = gpus_of_unit(nodes, threads, gpus_per_unit, device)
-                as_task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=RETRIES)
+                as_task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=UNIT_RETRIES)
                 task, protocol = as_task(_finish_on_worker), ray.put(trial_data.protocol)
                 submitted = {
                     task.options(name=str(unit)).remote(

@@ -16,7 +16,7 @@ from misgiving.errors import explain_damage
 from misgiving.files import whole_file
 from misgiving.predictions.record import Predictions
 
-REMEDY = "run the command that wrote it again"
+RUN_AGAIN = "run the command that wrote it again"
 TABLES = ("results", "histories", "intervals", "confusions", "reliability", "risk_coverage")
 """Names of the collected tables."""
 
@@ -90,7 +90,7 @@ def read_table(path: Path, *, schema: str = "") -> pd.DataFrame:
         DataError: The file is missing or damaged, a column is missing, or a cell has another type.
     """
     columns = SCHEMAS[schema or path.name]
-    with explain_damage(path, remedy=REMEDY):
+    with explain_damage(path, remedy=RUN_AGAIN):
         cells = pd.read_csv(
             path, dtype="object", usecols=list(columns), keep_default_na=False, encoding="utf-8"
         )

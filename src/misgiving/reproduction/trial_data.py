@@ -22,12 +22,12 @@ from misgiving.predictions.record import Predictions
 from misgiving.registry import own_source
 from misgiving.reproduction.config import Protocol, Unit, learning_rate_of, settings_of
 from misgiving.reproduction.ood_sets import SCIKIT_IMAGE, build, images_at
-from misgiving.reproduction.ood_sets.derived import KINDS
+from misgiving.reproduction.ood_sets.derived import DERIVED_SETS
 from misgiving.reproduction.ood_sets.lesions import with_masks
 from misgiving.reproduction.protocol import EXPERIMENTS, units
 from misgiving.reproduction.published import paper_count
 from misgiving.reproduction.source_code import code_digest
-from misgiving.reproduction.tables import REMEDY
+from misgiving.reproduction.tables import RUN_AGAIN
 from misgiving.training.config import ModelConfig, TrainingConfig, recorded
 from misgiving.training.loop import Step
 from misgiving.training.train_run import (
@@ -220,7 +220,7 @@ class TrialData:
         source = {source.name: source for source in self.protocol.sources}.get(name)
         if source is None:
             built = build(name, held_out, seed=seed)
-            about = "of held-out images: " if name in KINDS else ""
+            about = "of held-out images: " if name in DERIVED_SETS else ""
         else:
             count = paper_count(source.row)
             built = build(name, held_out, seed=seed, place=source.location, count=count)
@@ -271,7 +271,7 @@ class TrainedUnit(NamedTuple):
 def read_record(path: Path) -> dict[str, Any]:
     """The record in a file; empty where it is missing or damaged."""
     try:
-        return read_json(path, remedy=REMEDY)
+        return read_json(path, remedy=RUN_AGAIN)
     except DataError:
         return {}
 

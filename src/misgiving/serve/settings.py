@@ -75,7 +75,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         # Needs Pillow, which --help does without.
-        from misgiving.data.decoding import FORMATS, MAX_PIXELS
+        from misgiving.data.decoding import IMAGE_FORMATS, MAX_PIXELS
 
         for name in ("max_bytes", "max_pixels", "max_files", "queue", "threads", "batch_size"):
             require(self, name, getattr(self, name) >= 1, "be at least 1")
@@ -83,8 +83,8 @@ class Settings:
         most, held = share_of_one(self.queue), share_of_one(self.max_held_bytes)
         require(self, "max_files", self.max_files <= most, f"be at most 3/4 of `queue` ({most})")
         require(self, "max_bytes", self.max_bytes <= held, f"be at most {held}")
-        is_possible = bool(self.formats) and set(self.formats) <= set(FORMATS)
-        require(self, "formats", is_possible, f"be some of {', '.join(FORMATS)}")
+        is_possible = bool(self.formats) and set(self.formats) <= set(IMAGE_FORMATS)
+        require(self, "formats", is_possible, f"be some of {', '.join(IMAGE_FORMATS)}")
         require(self, "max_pixels", self.max_pixels <= MAX_PIXELS, f"be at most {MAX_PIXELS}")
         require_choices(self)
         if self.audit_share is not None:

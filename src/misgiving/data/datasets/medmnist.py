@@ -21,12 +21,12 @@ from misgiving.data.preprocessing import LARGEST_SIDE, Preprocessing
 from misgiving.errors import DataError, explain_damage
 from misgiving.files import sha256_of
 
-SETS = ("train", "val", "test")
-BLOCK = 2**22  # bytes per block
+ARRAY_SETS = ("train", "val", "test")
+BLOCK_BYTES = 2**22  # bytes per block
 BLOCKS_IN_MEMORY = 4  # threads that read ahead need more than one
-REMEDY = "fetch the .npz file again"
+FETCH_AGAIN = "fetch the .npz file again"
 
-FILES = {
+ARCHIVES = {
     "dermamnist": (
         ("AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC"),
         "dermoscopy",
@@ -63,7 +63,7 @@ class PackedArray:
             shape = f"{dtype} {self.shape}"
             raise ValueError(f"{name} must be uint8 (n, s, s) or (n, s, s, 3), got {shape}")
         self._row = math.prod(self.shape[1:])
-        self._per_block = max(1, BLOCK // max(1, self._row))
+        self._per_block = max(1, BLOCK_BYTES // max(1, self._row))
         self._block = lru_cache(BLOCKS_IN_MEMORY)(self._read)
         self._lock = Lock()
 
@@ -75,7 +75,7 @@ class PackedArray:
     def _read(self, number: int) -> UInt8[np.ndarray, "..."]:
         first = number * self._per_block
         count = min(self._per_block, self.shape[0] - first)
-        with explain_damage(self.path, remedy=REMEDY):
+        with explain_damage(self.path, remedy=FETCH_AGAIN):
             self._file.seek(self._start + first * self._row)
             data = self._file.read(count * self._row)
             return np.frombuffer(data, np.uint8).reshape(count, *self.shape[1:])
@@ -113,11 +113,11 @@ def read_medmnist(place: str) -> Dataset:
     The images stay in the file. Each is its own group, as lesions and patients are not identified.
     """
     path = Path(place).expanduser()
-    facts = (facts for start, facts in FILES.items() if path.name.startswith(start))
+    facts = (facts for start, facts in ARCHIVES.items() if path.name.startswith(start))
     names, augmentation, remark = next(facts, ((), "none", ""))
-    with explain_damage(path, remedy=REMEDY), zipfile.ZipFile(path) as archive:
-        arrays = tuple(PackedArray(path, f"{name}_images", archive) for name in SETS)
-        parts = [_read(archive, f"{name}_labels").reshape(-1) for name in SETS]
+    with explain_damage(path, remedy=FETCH_AGAIN), zipfile.ZipFile(path) as archive:
+        arrays = tuple(PackedArray(path, f"{name}_images", archive) for name in ARRAY_SETS)
+        parts = [_read(archive, f"{name}_labels").reshape(-1) for name in ARRAY_SETS]
     labels, size = np.concatenate(parts), arrays[0].shape[1]
     names = names or tuple(str(label) for label in range(int(labels.max(initial=0)) + 1))
     sizes = {array.shape[1:] for array in arrays}
@@ -133,11 +133,11 @@ def read_medmnist(place: str) -> Dataset:
     if not is_usable:
         raise DataError(
             f"{path}: must have squares of one size up to {LARGEST_SIDE} pixels, and for each a "
-            f"label from 0 to {len(names) - 1}; {REMEDY}"
+            f"label from 0 to {len(names) - 1}; {FETCH_AGAIN}"
         )
     rows = [(n, row) for n, array in enumerate(arrays) for row in range(array.shape[0])]
     present = np.unique(labels)
-    ids = tuple(f"{SETS[number]}-{row:05d}" for number, row in rows)
+    ids = tuple(f"{ARRAY_SETS[number]}-{row:05d}" for number, row in rows)
     return Dataset(
         name=place,
         classes=tuple(names[label] for label in present),

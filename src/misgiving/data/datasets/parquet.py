@@ -14,7 +14,7 @@ from misgiving.errors import explain_damage
 
 IMAGE = "image"  # the column of images
 GROUPS_IN_MEMORY = 2  # threads that read ahead may be in the next row group
-REMEDY = "make or fetch it again"
+MAKE_AGAIN = "make or fetch it again"
 _reading = Lock()
 
 
@@ -30,7 +30,7 @@ class ParquetImages(EncodedImages):
 
     def encoded(self, index: int) -> tuple[bytes, str]:
         file, group, row, path = self.places[index]
-        with explain_damage(file, remedy=REMEDY), _reading:
+        with explain_damage(file, remedy=MAKE_AGAIN), _reading:
             data = _images_of(file, group, file_key(file))[row]["bytes"] or read_bytes(path)
         return data, f"{file}: row {row} of row group {group}"
 
@@ -59,7 +59,7 @@ def parquet_images(place: Path) -> ParquetImages | None:
 
     places = []
     for file in files:
-        with explain_damage(file, remedy=REMEDY):
+        with explain_damage(file, remedy=MAKE_AGAIN):
             content = ParquetFile(file)
             if IMAGE not in content.schema_arrow.names:
                 continue

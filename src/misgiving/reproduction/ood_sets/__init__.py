@@ -24,14 +24,14 @@ from misgiving.data.decoding import (
 )
 from misgiving.data.splits import without_training_images
 from misgiving.registry import Registry
-from misgiving.reproduction.ood_sets.derived import KINDS, DerivedImages, derive, ood_dataset
+from misgiving.reproduction.ood_sets.derived import DERIVED_SETS, DerivedImages, derive, ood_dataset
 from misgiving.reproduction.published import paper_count
 
 SCIKIT_IMAGE = "scikit-image"
-MAX_LISTED = 8  # sources that are listed one by one
+MAX_SOURCES = 8  # sources that are listed one by one
 
 # Crops of scikit-image's pictures need no download. They are stand-ins, and not the paper's sets.
-CROPS = 256
+NUM_CROPS = 256
 CROP_SIZE = 64
 HISTOLOGY = ("ihc.png",)  # immunohistochemistry
 PHOTOGRAPHS = (
@@ -61,7 +61,7 @@ def picture_crops(
     """Crops at random positions, evenly from all pictures; the picture is the group."""
     described = "one histology picture" if pictures == HISTOLOGY else f"{len(pictures)} photographs"
     random = np.random.default_rng(seed)
-    shares = [len(part) for part in np.array_split(np.arange(CROPS), len(pictures))]
+    shares = [len(part) for part in np.array_split(np.arange(NUM_CROPS), len(pictures))]
     data = files("skimage") / "data"
     crops = [
         random_crops(decode((data / picture).read_bytes(), picture), share, random)
@@ -71,10 +71,10 @@ def picture_crops(
     return ood_dataset(
         held_out,
         name,
-        tuple(f"{name}-{number:04d}" for number in range(CROPS)),
+        tuple(f"{name}-{number:04d}" for number in range(NUM_CROPS)),
         groups=tuple(sources.tolist()),
         images=ImageArray(np.concatenate(crops)),
-        contents=f"{CROPS} crops of {CROP_SIZE} x {CROP_SIZE} pixels from {described} in "
+        contents=f"{NUM_CROPS} crops of {CROP_SIZE} x {CROP_SIZE} pixels from {described} in "
         "scikit-image",
     )
 
@@ -93,7 +93,7 @@ OOD_SETS: Registry[Callable[[Dataset, int], Dataset]] = Registry(
     "OOD set",
     histology=partial(picture_crops, name="histology", pictures=HISTOLOGY),
     photographs=picture_crops,
-    **{name: partial(derive, name) for name in KINDS},
+    **{name: partial(derive, name) for name in DERIVED_SETS},
 )
 """Makers of all possible images of a set, given held-out images and a seed."""
 
@@ -155,12 +155,12 @@ def _origin(drawn: Dataset) -> str:
     if isinstance(drawn.images, DerivedImages):
         automatic = sum(located for _, located in drawn.images.regions)
         remark = f"; lesion located automatically in {automatic}" if automatic else ""
-        return f"{len(drawn)} images with {KINDS[drawn.images.kind][1]}{remark}"
+        return f"{len(drawn)} images with {DERIVED_SETS[drawn.images.kind][1]}{remark}"
     counts = Counter(drawn.groups)
     if len(counts) == len(drawn):
         return f"{len(drawn)} images, resampled one by one as their sources are not known"
     listed = ", ".join(f"{source} {count}" for source, count in sorted(counts.items()))
-    sources = listed if len(counts) <= MAX_LISTED else f"{len(counts)} sources"
+    sources = listed if len(counts) <= MAX_SOURCES else f"{len(counts)} sources"
     return f"{len(drawn)} images of {drawn.name} ({sources})"
 
 

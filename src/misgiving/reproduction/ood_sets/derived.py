@@ -172,7 +172,7 @@ def _over_ink(dataset: Dataset, index: int, _seed: int) -> Region:
     return bounding_box(darkness >= darkness.max() / 2), False
 
 
-KINDS: Mapping[str, tuple[Callable[[Dataset, int, int], Region | None], str]] = {
+DERIVED_SETS: Mapping[str, tuple[Callable[[Dataset, int, int], Region | None], str]] = {
     "boxes": (_over_ink, "a black box over the ink"),
     "b_box": (partial(_by_lesion, bounding_box, BOX_MARGIN), "a black box over the lesion"),
     "b_box_70": (
@@ -221,7 +221,7 @@ def derive(name: str, held_out: Dataset, seed: int) -> Dataset:
     Raises:
         DataError: No image is suitable, or an image or a mask cannot be read.
     """
-    results = in_order(lambda index: KINDS[name][0](held_out, index, seed), len(held_out))
+    results = in_order(lambda index: DERIVED_SETS[name][0](held_out, index, seed), len(held_out))
     regions = {index: region for index, region in enumerate(results) if region is not None}
     if not regions:
         raise DataError(f"{held_out.name}: no held-out image is suitable for {name}; give masks")

@@ -19,7 +19,7 @@ AUTOMATIC = "automatic"
 MASK_SUFFIX = "_segmentation.png"
 
 # Chosen by benchmarks/lesion_location.py on one half of the images it measures.
-WIDTH = 200  # pixels: enough to locate a lesion, and too few for most hairs
+SEARCH_WIDTH = 200  # pixels: enough to locate a lesion, and too few for most hairs
 BLUR = 2.0  # pixels
 RIM = 0.4  # of the skin's brightness: darker corners belong to the dermoscope's rim
 RIM_EDGE = 2.0  # pixels
@@ -66,8 +66,8 @@ def locate_lesion(image: Picture) -> Mask:
     """
     height, width = image.shape[:2]
     small = image
-    if width > WIDTH:
-        size = (WIDTH, max(round(height * WIDTH / width), 1))
+    if width > SEARCH_WIDTH:
+        size = (SEARCH_WIDTH, max(round(height * SEARCH_WIDTH / width), 1))
         small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
     return resized(_located(small), image.shape[:2])
 

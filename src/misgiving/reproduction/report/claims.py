@@ -10,7 +10,7 @@ from misgiving.reproduction.published import (
     FIGURE_3,
     FIGURE_5,
     PAPER_SETS,
-    SETTINGS,
+    PAPER_SETTINGS,
     TUNING_SET,
     VALIDATION_SHARE,
     Published,
@@ -19,7 +19,7 @@ from misgiving.reproduction.published import (
 from misgiving.reproduction.report.run import Quantity, Run, distinct, select
 
 MODEL = "proposed"
-LEVEL = 0.05
+CLAIM_LEVEL = 0.05
 MIN_TRIALS = 5  # with fewer, a t-interval is too wide and too sensitive to one trial
 BASELINES = ("vanilla", "detached")
 """The baselines that stand beside the proposed model in every table.
@@ -95,7 +95,7 @@ class Verdict(NamedTuple):
         which may be its worst, are left out of the test.
         """
         few = len(self.differences) < MIN_TRIALS
-        if self.interval is None or few or self.p_value > LEVEL:
+        if self.interval is None or few or self.p_value > CLAIM_LEVEL:
             return Status.INCONCLUSIVE
         if self.interval.mean <= 0:
             return Status.CONTRADICTED
@@ -216,7 +216,7 @@ def _settings(run: Run) -> dict[Departure, Any]:
     """Our value and the paper's of each setting; classes may have another order."""
     data = run.settings["data"]
     differs = {Departure("data", data): data.partition(":")[0] != "isic2019"}
-    for section, settings in SETTINGS.items():
+    for section, settings in PAPER_SETTINGS.items():
         recorded = run.settings[section] if section else run.settings
         for key, paper in settings.items():
             value = tuple(recorded[key]) if isinstance(paper, tuple) else recorded[key]

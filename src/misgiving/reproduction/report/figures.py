@@ -48,19 +48,19 @@ STYLES: dict[str, tuple[str, Line, str]] = {  # colour, stroke and marker of eac
     "correctness_ranking": ("#000000", (0, (1.0, 3.0)), "X"),
 }
 OTHER_STYLE: tuple[str, Line, str] = (OTHER_COLOUR, "-", "o")
-WIDTH = 10  # inches of every figure
+FIGURE_WIDTH = 10  # inches of every figure
 LOG_RANGE = 50.0  # losses that differ more than this are unreadable on a linear axis
 TRAIN_LINE, MONITORED_LINE = (0, (3.0, 1.5)), "-"
 WHISKERS = 6  # of a learning curve
 CURVES_APART = 4.0  # points between the whiskers of two curves
 DOT = 3.0  # size of the mark of a trial
-CHANCE, NEAR = 50.0, 10.0  # of an AUROC in percent
-FIGURE_5 = ("odin", "odin_default", "odin_id_only", CHOSEN, "msp", "energy", "predicted_loss")
+CHANCE, NEAR_CHANCE = 50.0, 10.0  # of an AUROC in percent
+MAIN_DETECTORS = ("odin", "odin_default", "odin_id_only", CHOSEN, "msp", "energy", "predicted_loss")
 """The detectors that Figure 5 has room for; the table below it has all."""
 MIN_COLUMNS, MAX_EXAMPLES = 6, 8  # of example images
 CAPTION_WIDTH = 3.3  # of an example image
-MAX_PIXELS = 112  # what a printed inch shows, so that the page stays small
-MAX_IN_A_ROW, COLUMNS = 4, 3  # models beside each other; columns where there are more
+EXAMPLE_PIXELS = 112  # what a printed inch shows, so that the page stays small
+MAX_IN_A_ROW, PANEL_COLUMNS = 4, 3  # models beside each other; columns where there are more
 DOTTED = 0.8  # the coverage at which every trial has its dot
 INTERVALS = 0.4, 0.6, DOTTED  # coverages with whiskers, as bands would hide each other
 SCORES_APART = 2.2  # between the dots of two scores, in percent of coverage
@@ -77,7 +77,7 @@ def learning_figure(histories: DataFrame, *, monitored: str) -> Figure:
     """Figure 2: the auxiliary losses of the paper and one's own; accuracy of the classifiers."""
     rows = select(histories, experiment="generalization")
     auxiliary = [x for x in models_of(rows) if x in ("mse", "proposed") or ":" in x] or ["mse"]
-    figure = Figure(figsize=(WIDTH, 3.3))
+    figure = Figure(figsize=(FIGURE_WIDTH, 3.3))
     *panels, right = figure.subplots(1, len(auxiliary) + 1)
     for axes, model in zip(panels, auxiliary, strict=True):
         losses = select(rows, model=model).dropna(subset="auxiliary_loss")
@@ -139,7 +139,7 @@ def sensitivity_figure(results: DataFrame, *, classes: Sequence[str]) -> Figure:
     """Figure 3: sensitivity per class, and balanced accuracy; `results` of the models in 4.1."""
     labels = {f"sensitivity/{name}": name for name in classes}
     labels["balanced_accuracy"] = "balanced\naccuracy"
-    figure = Figure(figsize=(WIDTH, 3.4))
+    figure = Figure(figsize=(FIGURE_WIDTH, 3.4))
     axes = figure.subplots()
     axes.set_title("Sensitivity per class, and balanced accuracy (%)")
     _draw_groups(axes, results, "metric", labels)
@@ -152,8 +152,8 @@ def sensitivity_figure(results: DataFrame, *, classes: Sequence[str]) -> Figure:
 def examples_figure(sets: Sequence[tuple[str, str, Sequence[Picture]]]) -> Figure:
     """Figure 4: name, caption and example images of each set, as the model is shown them."""
     columns = min(max([MIN_COLUMNS, *(len(pictures) for *_, pictures in sets)]), MAX_EXAMPLES)
-    rows, inches = max(len(sets), 1), WIDTH / (CAPTION_WIDTH + columns)
-    figure = Figure(figsize=(WIDTH, inches * rows))
+    rows, inches = max(len(sets), 1), FIGURE_WIDTH / (CAPTION_WIDTH + columns)
+    figure = Figure(figsize=(FIGURE_WIDTH, inches * rows))
     axes, left = figure.subplots(), -0.5 - CAPTION_WIDTH
     for row, (name, caption, pictures) in enumerate(sets):
         axes.text(left, row - 0.12, name, fontweight="bold", va="bottom", fontsize=9)
@@ -161,7 +161,7 @@ def examples_figure(sets: Sequence[tuple[str, str, Sequence[Picture]]]) -> Figur
         axes.text(left, row - 0.06, wrapped, va="top", fontsize=7.5, color="#555555")
         for column, picture in enumerate(pictures[:MAX_EXAMPLES]):
             image = Image.fromarray(picture)
-            image.thumbnail((MAX_PIXELS, MAX_PIXELS), Image.Resampling.LANCZOS)
+            image.thumbnail((EXAMPLE_PIXELS, EXAMPLE_PIXELS), Image.Resampling.LANCZOS)
             width, height = 0.47 * np.array(image.size) / max(image.size)
             extent = (column - width, column + width, row + height, row - height)
             axes.imshow(image, extent=extent, interpolation="none")
@@ -179,9 +179,9 @@ def new_classes_figure(results: DataFrame) -> Figure:
     datasets = sorted(distinct(odin["dataset"]), key=lambda name: name != UNSEEN_SET)
     names = {name: name.removeprefix("unseen/").replace(UNSEEN_SET, "all") for name in datasets}
     detectors = distinct(pooled["detector"])
-    detectors = [name for name in detectors if name in FIGURE_5 or name not in DETECTOR_NAMES]
+    detectors = [name for name in detectors if name in MAIN_DETECTORS or name not in DETECTOR_NAMES]
     wrapped = {name: textwrap.fill(detector_name(name), 10) for name in detectors}
-    figure = Figure(figsize=(WIDTH, 3.4))
+    figure = Figure(figsize=(FIGURE_WIDTH, 3.4))
     left, right = figure.subplots(1, 2, sharey=True)
     left.set_title("AUROC by ODIN, for all unseen classes and each (%)")
     _draw_groups(left, odin, "dataset", names)
@@ -199,7 +199,7 @@ def ood_figure(results: DataFrame, *, tuning_set: str) -> Figure:
         name: textwrap.fill(title(name), 14) + "\n(tuned here)" * (name == tuning_set)
         for name in distinct(rows["dataset"])
     }
-    figure = Figure(figsize=(WIDTH, 3.0))
+    figure = Figure(figsize=(FIGURE_WIDTH, 3.0))
     axes = figure.subplots()
     axes.set_title("AUROC by ODIN on each set (%)")
     _draw_groups(axes, rows, "dataset", labels)
@@ -209,7 +209,7 @@ def ood_figure(results: DataFrame, *, tuning_set: str) -> Figure:
 
 def _mark_chance(*panels: Axes) -> None:
     """A line at chance, where it is near: elsewhere it would press the values together."""
-    if panels[0].get_ylim()[0] < CHANCE + NEAR:
+    if panels[0].get_ylim()[0] < CHANCE + NEAR_CHANCE:
         for axes in panels:
             axes.axhline(CHANCE, color="#6b6b6b", linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
 
@@ -268,7 +268,7 @@ def confusion_figure(confusions: DataFrame, *, classes: Sequence[str]) -> Figure
     models = models_of(rows)
     columns = min(len(models), 2)
     height = 4.4 * -(-len(models) // columns) / columns + 0.2
-    figure = Figure(figsize=(WIDTH, height))
+    figure = Figure(figsize=(FIGURE_WIDTH, height))
     for axes, model in zip(_panels(figure, len(models), columns), models, strict=True):
         counts = select(rows, model=model).pivot_table(
             "images", "true", "predicted", aggfunc="sum", fill_value=0
@@ -296,8 +296,8 @@ def risk_figure(points: DataFrame, trials: DataFrame) -> Figure:
     """
     dotted = select(trials, metric=f"risk_at_coverage/{DOTTED:g}")
     models = models_of(points)
-    columns = len(models) if len(models) <= MAX_IN_A_ROW else COLUMNS
-    figure = Figure(figsize=(WIDTH, 2.7 * -(-len(models) // columns) + 0.3))
+    columns = len(models) if len(models) <= MAX_IN_A_ROW else PANEL_COLUMNS
+    figure = Figure(figsize=(FIGURE_WIDTH, 2.7 * -(-len(models) // columns) + 0.3))
     panels = _panels(figure, len(models), columns, sharex=True, sharey=True)
     for axes, model in zip(panels, models, strict=True):
         axes.set_title(model)
@@ -335,7 +335,7 @@ def calibration_figure(bins: DataFrame) -> Figure:
     """A column for each model, a row for each quantity."""
     models = models_of(bins)
     shown = [name for name in QUANTITIES if name in set(bins["quantity"])]
-    figure = Figure(figsize=(min(WIDTH, 2.6 * len(models)), 2.5 * len(shown)))
+    figure = Figure(figsize=(min(FIGURE_WIDTH, 2.6 * len(models)), 2.5 * len(shown)))
     panels = figure.subplots(len(shown), len(models), sharex="row", sharey="row", squeeze=False)
     for row, quantity in zip(panels, shown, strict=True):
         words, factor = QUANTITIES[quantity]
@@ -353,7 +353,7 @@ def calibration_figure(bins: DataFrame) -> Figure:
 @styled
 def rates_figure(convergence: Convergence, *, monitored: str) -> Figure:
     """Epochs to a level, and final balanced accuracy, of every training at every rate."""
-    figure = Figure(figsize=(WIDTH, 3.2))
+    figure = Figure(figsize=(FIGURE_WIDTH, 3.2))
     left, right = figure.subplots(1, 2)
     runs, rates = convergence.runs, convergence.rates
     finals = 100 * runs["final"].dropna()

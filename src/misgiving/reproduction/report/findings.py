@@ -9,15 +9,13 @@ import pandas as pd
 
 from misgiving.evaluation.measures import POLICY_SET
 from misgiving.metrics.selective import BY_GROUPS, BY_IMAGES
-from misgiving.reproduction.config import RATE_MODELS, learning_rate_of
+from misgiving.reproduction.config import MSP, RATE_MODELS, learning_rate_of
 from misgiving.reproduction.report.claims import Effect, effect_of
+from misgiving.reproduction.report.names import OF_POLICY
 from misgiving.reproduction.report.run import Quantity, Run, in_order, main_model, models_of, select
 
-MSP = "msp"
 COLLAPSED_SPREAD = 0.1  # an estimate with less than a tenth of the true spread counts as constant
-FALSE_ALARMS = 0.05  # to which the OOD rule is calibrated
 REACHED = 0.95  # of vanilla's mean final value
-POLICY = "policy/"
 MAIN_TARGET = 0.1  # the target of the first sentence
 
 
@@ -234,13 +232,13 @@ class Target:
 def targets_of(run: Run) -> list[Target]:
     """Every target of every model, the strictest first."""
     rows = run.rows(experiment="generalization", dataset=POLICY_SET)
-    rows = rows[rows["detector"].str.startswith(POLICY)]
-    rows = rows.assign(target=rows["detector"].str.removeprefix(POLICY).astype(float))
+    rows = rows[rows["detector"].str.startswith(OF_POLICY)]
+    rows = rows.assign(target=rows["detector"].str.removeprefix(OF_POLICY).astype(float))
     targets = []
     for model in models_of(rows):
         for target, own in select(rows, model=model).groupby("target"):
             policies = own.pivot(index="trial", columns="metric", values="value")
-            where = ("generalization", POLICY_SET, f"{POLICY}{target:g}")
+            where = ("generalization", POLICY_SET, f"{OF_POLICY}{target:g}")
             intervals = {name: run.interval(Quantity(*where, name), model) for name in policies}
             targets.append(Target(model, target, policies, intervals))
     return targets

@@ -35,7 +35,7 @@ METRIC_NAMES = {
     "risk_at_coverage": "error at {level:g} % accepted{by}",
     "coverage_at_risk": "share accepted{by} at {level:g} % error",
 }
-OF_CLASS, OF_POLICY, CERTIFIED = "sensitivity/", "policy/", "certified/"
+SENSITIVITY, OF_POLICY, CERTIFIED = "sensitivity/", "policy/", "certified/"
 
 
 def metric_name(metric: str, detector: str = "") -> str:
@@ -47,7 +47,7 @@ def metric_name(metric: str, detector: str = "") -> str:
     'share accepted by MSP at 5 % error'
     """
     name, _, level = metric.partition("/")
-    if metric.startswith(OF_CLASS):
+    if metric.startswith(SENSITIVITY):
         return f"sensitivity for {level}"
     words = {w: f" {w} {detector_name(detector)}" if detector else "" for w in ("of", "by")}
     if name not in METRIC_NAMES:

@@ -11,8 +11,7 @@ from misgiving.files import whole_file, write_text
 from misgiving.report.figures import Kind, figure_link, render
 from misgiving.report.names import count
 from misgiving.report.rendering import environment
-from misgiving.reproduction import published
-from misgiving.reproduction.config import CHOSEN, UNSEEN_SET
+from misgiving.reproduction import config, published
 from misgiving.reproduction.report import claims, figures, findings, names
 from misgiving.reproduction.report.run import (
     Quantity,
@@ -82,9 +81,8 @@ def render_page(run: Run, drawn: Mapping[str, Figure]) -> str:
         settings=run.settings,
         verdicts=claims.verdicts(run),
         drawn=drawn,
-        CHOSEN=CHOSEN,
-        UNSEEN_SET=UNSEEN_SET,
         claims=claims,
+        config=config,
         findings=findings,
         names=names,
         published=published,

@@ -23,10 +23,10 @@ from misgiving.reproduction.published import (
     paper_set_of,
     table_1,
 )
-from misgiving.reproduction.tables import REMEDY, TABLES, read_table
+from misgiving.reproduction.tables import RUN_AGAIN, TABLES, read_table
 
 LESION_DATA = "isic2019", "ham10000"  # data whose groups are lesions
-RAREST = 3  # classes that count as minority where the paper's are absent
+MINORITY_CLASSES = 3  # classes that count as minority where the paper's are absent
 SAME_CLASS = {"AKIEC": "AK"}  # HAM10000 files actinic keratosis with Bowen's disease
 
 Value = TypeVar("Value")
@@ -193,7 +193,8 @@ class Run:
         """The paper's minority classes that are here; where none is, the three rarest."""
         counts = {name: sum(sets.values()) for name, sets in self.settings["class_counts"].items()}
         present = [name for name in counts if counts[name]]
-        return self.paper_minority or sorted(present, key=lambda name: counts[name])[:RAREST]
+        rarest = sorted(present, key=lambda name: counts[name])[:MINORITY_CLASSES]
+        return self.paper_minority or rarest
 
     def paper_set(self, dataset: str) -> str:
         """The row of the paper's Table 1 beside which a set is shown; empty for none."""
@@ -244,10 +245,10 @@ def read_run(folder: Path) -> Run:
         DataError: A file is missing or damaged.
     """
     tables = {name: read_table(folder / f"{name}.csv") for name in TABLES}
-    datasets = read_json(folder / "datasets.json", remedy=REMEDY)
+    datasets = read_json(folder / "datasets.json", remedy=RUN_AGAIN)
     return Run(
         **tables,
-        settings=read_json(folder / "settings.json", remedy=REMEDY),
+        settings=read_json(folder / "settings.json", remedy=RUN_AGAIN),
         datasets=datasets,
         pictures={name: _pictures(folder / "examples", name) for name in datasets},
     )
@@ -257,6 +258,6 @@ def _pictures(folder: Path, dataset: str) -> list[Picture]:
     """The examples of a set in the order of their numbers."""
     pictures, paths = [], (folder / dataset.replace("/", "-")).glob("*.png")
     for path in sorted(paths, key=lambda path: (len(path.stem), path.stem)):  # 2 before 10
-        with explain_damage(path, remedy=REMEDY), Image.open(path) as image:
+        with explain_damage(path, remedy=RUN_AGAIN), Image.open(path) as image:
             pictures.append(np.asarray(image.convert("RGB")))
     return pictures
