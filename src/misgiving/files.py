@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
-from misgiving.errors import UsageError, explain_damage, reason_of
+from misgiving.errors import Parameter, UsageError, explain_damage, reason_of
 
 PARTIAL, LOCK = ".partial", ".lock"  # a temporary file or folder, and the lock of its writer
 
@@ -154,11 +154,11 @@ def _swap(partial: Path, path: Path) -> None:
             raise
 
 
-def check_writable(out: Path, *, folder: bool = False, option: str = "out") -> None:
+def check_writable(out: Path, *, folder: bool = False, parameter: str = "out") -> None:
     """Check that a file or a folder can be written, before any work is done for it."""
     if out.exists() and not (out.is_dir() if folder else out.is_file()):
         kind = "a folder" if folder else "an ordinary file"
-        raise UsageError(f"{out}: is not {kind}; choose another `{option}`")
+        raise UsageError(f"{out}: is not {kind}; choose another ", Parameter(parameter))
     start = out.absolute() if folder else out.absolute().parent
     try:
         place = next(path for path in (start, *start.parents) if os.path.lexists(path))
@@ -166,7 +166,7 @@ def check_writable(out: Path, *, folder: bool = False, option: str = "out") -> N
             pass
     except OSError as error:
         raise UsageError(
-            f"{out}: cannot be written ({reason_of(error)}); choose another `{option}`"
+            f"{out}: cannot be written ({reason_of(error)}); choose another ", Parameter(parameter)
         ) from error
 
 

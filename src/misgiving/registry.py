@@ -7,7 +7,7 @@ from inspect import getsource
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from misgiving.errors import UsageError, reason_of
+from misgiving.errors import Parameter, UsageError, reason_of
 
 Choice = TypeVar("Choice")
 
@@ -21,12 +21,12 @@ class Registry(dict[str, Choice]):
     misgiving.errors.UsageError: unknown colour 'green'; choose from red, blue
     """
 
-    def __init__(self, kind: str, **choices: Choice) -> None:
+    def __init__(self, kind: str | Parameter, **choices: Choice) -> None:
         super().__init__(choices)
         self.kind = kind
 
     def __missing__(self, name: str) -> NoReturn:
-        raise UsageError(f"unknown {self.kind} {name!r}; choose from {', '.join(self)}")
+        raise UsageError("unknown ", self.kind, f" {name!r}; choose from {', '.join(self)}")
 
 
 def own_function(name: str) -> Any:

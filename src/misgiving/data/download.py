@@ -20,7 +20,7 @@ from filelock import Timeout
 from pydantic import TypeAdapter
 from requests.utils import get_auth_from_url, urldefragauth
 
-from misgiving.errors import DataError, reason_of, visible
+from misgiving.errors import DataError, Parameter, reason_of, visible
 from misgiving.files import check_writable, locked, whole_folder
 from misgiving.registry import Registry
 
@@ -115,7 +115,7 @@ def fetch(
         DataError: A file is not available or wrong, or another process fetches into the folder.
     """
     published = CATALOGUE[name]
-    check_writable(folder, folder=True, option="folder")
+    check_writable(folder, folder=True, parameter="folder")
     try:
         with locked(folder / ".download.lock", timeout=WAIT):
             missing = [file for file in published.files if not (folder / file.result).exists()]
@@ -151,7 +151,8 @@ def _fetch_file(file: PublishedFile, url: str, folder: Path, report: Report) -> 
         reason = "not a web address" if of_address else visible(reason_of(failure))
         raise DataError(
             f"{path}: cannot be downloaded ({reason}); run the same command again to resume, or "
-            "give a `mirror`"
+            "give a ",
+            Parameter("mirror"),
         ) from failure
     if is_archive:
         _unpack(path, target, partial(report, f"{file.name}, unpacking"))

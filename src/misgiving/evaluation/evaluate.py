@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from misgiving.csv_tables import write_csv
 from misgiving.deferral.decisions import COLUMNS, OF_CLASS, Decisions
 from misgiving.deferral.deferral import Deferral
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.evaluation.measures import (
     POLICY_SET,
     Measurement,
@@ -267,11 +267,14 @@ def measured_sets(sets: Collection[str], set_name: str | None = None) -> Collect
     chosen = {set_name} if set_name is not None else {"test"} & {*sets} or {*sets} - NOT_MEASURED
     if not chosen & {*sets}:
         choices = ", ".join(sorted({*sets} - {""})) or "none"
+        if set_name is not None:
+            raise UsageError(
+                f"no row is in the set {set_name!r}; the sets of these predictions: {choices}"
+            )
         raise UsageError(
-            f"no row is in the set {set_name!r}; the sets of these predictions: {choices}"
-            if set_name is not None
-            else f"the model was trained or chosen on all of these images (sets {choices}); give "
-            'others, or choose a set with `set="train"`'
+            f"the model was trained or chosen on all of these images (sets {choices}); give "
+            "others, or choose a set with ",
+            Parameter("set", "train"),
         )
     return chosen
 
@@ -280,13 +283,16 @@ def _check_outliers(measured: Predictions, ood: Mapping[str, Predictions], datas
     """Check that OOD predictions can be compared with the measured ones."""
     for name, outliers in ood.items():
         if name in (dataset, *RESERVED_NAMES):
-            raise UsageError(f"`ood` {name!r} names other rows of the measurements; rename the set")
+            raise UsageError(
+                Parameter("ood"), f" {name!r} names other rows of the measurements; rename the set"
+            )
         for field in ("model", "classes", "kind"):
             value, expected = getattr(outliers, field), getattr(measured, field)
             if value and expected and value != expected:
                 raise DataError(
-                    f"`ood` {name!r} has {field} {value!r}, and the measured predictions have "
-                    f"{expected!r}; predict both with one model"
+                    Parameter("ood"),
+                    f" {name!r} has {field} {value!r}, and the measured predictions have "
+                    f"{expected!r}; predict both with one model",
                 )
 
 
@@ -360,7 +366,9 @@ def check_own_files(folder: Path) -> None:
     """
     present = [name for name in EVALUATION_FILES if (folder / name).exists()]
     if present and MEASUREMENTS not in present:
-        raise UsageError(f"{folder / present[0]}: is not of an evaluation; choose another `out`")
+        raise UsageError(
+            f"{folder / present[0]}: is not of an evaluation; choose another ", Parameter("out")
+        )
 
 
 def write_evaluation(

@@ -11,7 +11,7 @@ from scipy.special import softmax
 from misgiving.deferral.bounds import upper_bound
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.evaluation.measures import Classes, Measurement, Weights
 from misgiving.evaluation.shares import Share, shares
 from misgiving.groups import one_per_group
@@ -109,7 +109,9 @@ def measure_readers(
         DataError: A reader gave no answer for tuning, or none to measure.
     """
     if deferral is None or decisions is None or not measured.readers:
-        raise UsageError("`readers` needs a policy, and columns reader_NAME of the predictions")
+        raise UsageError(
+            Parameter("readers"), " needs a policy, and columns reader_NAME of the predictions"
+        )
     tuning = tuning.select(np.flatnonzero(tuning.labels != UNKNOWN))
     sides = [(tuning, deferral.policy_.score(tuning.outputs)), (measured, decisions)]
     groups = {*tuning.groups} - {""}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from misgiving.errors import UsageError, require, require_choices
+from misgiving.errors import Parameter, UsageError, require, require_choices
 from misgiving.registry import Registry
 from misgiving.reproduction.published import SET_NAMES
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
@@ -158,7 +158,8 @@ class Protocol:
         if len(self.in_distribution) < 2 or not self.unseen:
             raise UsageError(
                 "sections 4.2 and 4.3 need at least two in-distribution classes and one unseen "
-                "class; set `in_distribution` and `unseen`"
+                "class; set ",
+                *(Parameter("in_distribution"), " and ", Parameter("unseen")),
             )
         if both := set(self.in_distribution) & set(self.unseen):
             raise UsageError(f"class {min(both)!r} cannot be both in-distribution and unseen")

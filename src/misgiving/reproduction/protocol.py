@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from misgiving.errors import UsageError
+from misgiving.errors import Parameter, UsageError, separated
 from misgiving.evaluation.measures import POLICY_SET
 from misgiving.losses import auxiliary_loss
 from misgiving.registry import Registry, own_function
@@ -100,24 +100,29 @@ def ood_sources(sets: Sequence[str], about: Sequence[str] = ()) -> tuple[OodSour
         names, location = _name_and_value("ood", text)
         stands_for, _, name = names.rpartition(":")
         if not SET_NAME.fullmatch(name) or name in (*RESERVED, *sources):
-            raise UsageError(f"`ood` {text}: {name!r} cannot be the name of a set; choose another")
+            raise UsageError(
+                Parameter("ood"), f" {text}: {name!r} cannot be the name of a set; choose another"
+            )
         if stands_for not in ("", *SET_NAMES):
             raise UsageError(
-                f"`ood` {text}: {stands_for!r} is not a set of the paper; choose from "
-                f"{', '.join(SET_NAMES)}"
+                Parameter("ood"),
+                f" {text}: {stands_for!r} is not a set of the paper; choose from "
+                f"{', '.join(SET_NAMES)}",
             )
         sources[name] = OodSource(
             name=name, location=location, stands_for=stands_for, about=texts.pop(name, "")
         )
     for name in texts:
-        raise UsageError(f"`about` {name}=...: no `ood` set has this name")
+        raise UsageError(
+            *(Parameter("about"), f" {name}=...: no ", Parameter("ood"), " set has this name")
+        )
     return tuple(sources.values())
 
 
 def _name_and_value(parameter: str, text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals and value):
-        raise UsageError(f"`{parameter}` must be written NAME=..., got {text!r}")
+        raise UsageError(Parameter(parameter), f" must be written NAME=..., got {text!r}")
     return name, value
 
 
@@ -159,8 +164,10 @@ def protocol_for(
     tuned_on = tuning_set or next((s.name for s in sources if s.row == usual), usual)
     if tuned_on not in ood_sets:
         raise UsageError(
-            f"ODIN is tuned on an OOD set: choose `tuning_set` from {', '.join(ood_sets)}, or name "
-            'the images of NCT by `ood="nct=FOLDER"`, or a stand-in by `ood="nct:NAME=FOLDER"`'
+            *("ODIN is tuned on an OOD set: choose ", Parameter("tuning_set")),
+            f" from {', '.join(ood_sets)}, or name the images of NCT by ",
+            *(Parameter("ood", "nct=FOLDER"), ", or a stand-in by "),
+            Parameter("ood", "nct:NAME=FOLDER"),
         )
     recipe = Recipe(images=protocol.images, model=protocol.model, training=protocol.training)
     recipe = recipe.configure(images or {}, model or {}, training or {})
@@ -226,10 +233,11 @@ def chosen_units(
     ]
     if not matching:
         asked = {"experiment": experiment, "trial": trial, "model": model}
-        given = (f"`{name}` {value}" for name, value in asked.items() if value is not None)
+        given = {name: str(value) for name, value in asked.items() if value is not None}
         experiments = ", ".join((*EXPERIMENTS, *rate_experiments(protocol)))
         raise UsageError(
-            f"no unit has {' and '.join(given)}; choose from {experiments}, "
-            f"trials 0 to {protocol.trials - 1}, models {', '.join(protocol.models)}"
+            *("no unit has ", *separated(map(Parameter, given, given.values()), " and ")),
+            f"; choose from {experiments}, "
+            f"trials 0 to {protocol.trials - 1}, models {', '.join(protocol.models)}",
         )
     return matching

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from misgiving.errors import DataError, TrainingError, UsageError
+from misgiving.errors import DataError, Parameter, TrainingError, UsageError
 from misgiving.files import clear_abandoned
 from misgiving.reproduction.config import Protocol, Unit
 from misgiving.reproduction.runner import Record, Runner, finish, is_finished, trial_data_of_process
@@ -82,7 +82,8 @@ def gpus_of_unit(
     if not any(node.get("CPU", 0) >= threads and node.get("GPU", 0) >= gpus for node in nodes):
         raise UsageError(
             f"no node of the Ray cluster has the {threads} CPUs and {gpus:g} GPUs of a unit; "
-            "ask for fewer with `threads` and `gpus_per_unit`"
+            "ask for fewer with ",
+            *(Parameter("threads"), " and ", Parameter("gpus_per_unit")),
         )
     return gpus
 
@@ -97,8 +98,8 @@ def await_unit(folder: Path, record: Record, *, seconds: float = SHARED_FOLDER_S
     while not is_finished(folder, record):
         if time.monotonic() >= deadline:
             raise DataError(
-                f"{folder}: was finished by a worker but is not here; "
-                "`out` must be a folder that all nodes of the cluster share"
+                f"{folder}: was finished by a worker but is not here; ",
+                *(Parameter("out"), " must be a folder that all nodes of the cluster share"),
             )
         time.sleep(0.2)
 
@@ -146,7 +147,8 @@ def _finished(submitted: Mapping[Any, Unit]) -> Iterator[Unit]:
             reason = str(error).partition("\n")[0]
             raise TrainingError(
                 f"{unit}: its workers were lost, perhaps because of low memory ({reason}); "
-                "run again with more `threads` for each, so that fewer run at the same time"
+                "run again with more ",
+                *(Parameter("threads"), " for each, so that fewer run at the same time"),
             ) from error
         yield unit
 

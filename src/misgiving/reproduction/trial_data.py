@@ -16,7 +16,7 @@ from misgiving.data.datasets.dataset import Dataset, without
 from misgiving.data.decoding import skipped_sentences
 from misgiving.data.preprocessing import AUGMENTATIONS
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, Parameter, UsageError, separated
 from misgiving.files import read_json, sha256_of_file, sha256_of_lines
 from misgiving.predictions.record import Predictions
 from misgiving.registry import own_source
@@ -292,19 +292,21 @@ def check_same_settings(out: Path, records: Mapping[Unit, Mapping[str, Any]]) ->
         path = out / unit.folder / "unit.json"
         if (finished := read_record(path)) and (names := sorted({*_changed(finished, record)})):
             raise UsageError(
-                f"{path}: was finished with other settings ({', '.join(names)}); repeat those to "
-                "resume, or choose another `out`"
+                f"{path}: was finished with other settings (",
+                *separated(names, ", "),
+                "); repeat those to resume, or choose another ",
+                Parameter("out"),
             )
 
 
-def _changed(finished: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:
-    """Names of the settings and data of a record that were others in a finished one."""
+def _changed(finished: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[Parameter]:
+    """Settings and data of a record that were others in a finished one."""
     for name in record.keys() - CODE:
         old, new = finished.get(name, {}), record[name]
         if isinstance(old, dict) and isinstance(new, dict):
-            yield from (f"`{key}`" for key in {**old, **new} if old.get(key) != new.get(key))
+            yield from (Parameter(key) for key in {**old, **new} if old.get(key) != new.get(key))
         elif old != new:
-            yield f"`{name}`"
+            yield Parameter(name)
 
 
 def _as_json(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,13 +23,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from misgiving.checkpoint import EpochRecord
-from misgiving.errors import DataError, explain_damage
+from misgiving.errors import DataError, Parameter, explain_damage
 from misgiving.files import whole_file
 from misgiving.training import processes
 from misgiving.training.loop import TrainingState
 
 SUFFIX = ".unfinished.safetensors"
-REMEDY = "remove it or use `overwrite=True` to start over"
+REMEDY = ("remove it or use ", Parameter("overwrite", True), " to start over")
 
 
 def resume_path(folder: Path) -> Path:
@@ -92,7 +92,8 @@ class ResumeFile:
             if other := [name for name in names if saved.get(name) != self.identity.get(name)]:
                 raise DataError(
                     f"{self.path}: belongs to a training with different settings "
-                    f"({', '.join(other)}); {REMEDY}"
+                    f"({', '.join(other)}); ",
+                    *REMEDY,
                 )
             tensors: dict[str, dict[str, Tensor]] = defaultdict(dict)
             for key in file.keys():  # noqa: SIM118  # not a dict

@@ -23,7 +23,7 @@ from misgiving.data.splits import (
     grouped_split,
     paper_split,
 )
-from misgiving.errors import UsageError, reason_of
+from misgiving.errors import Parameter, UsageError, reason_of
 from misgiving.files import sha256_of_lines
 from misgiving.groups import join_groups
 from misgiving.losses import auxiliary_loss
@@ -141,7 +141,8 @@ def initial_model(
     except Exception as error:  # whatever the network's operations raise
         raise UsageError(
             f"backbone {config.backbone!r} cannot take images of {image_size} pixels "
-            f"({reason_of(error)}); choose another `image_size`"
+            f"({reason_of(error)}); choose another ",
+            Parameter("image_size"),
         ) from error
     optimizer_of(model, training)  # fails if there is no estimator to train
     auxiliary_loss(training.auxiliary)  # fails if there is none of this name

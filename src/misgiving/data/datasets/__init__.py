@@ -180,7 +180,7 @@ def _read_digits(_: str) -> Dataset:
 def write_sample(folder: Path, *, new: bool = False) -> None:
     """Write 1,000 digits, or the 797 others, as PNG files in a folder for each class."""
     if folder.exists():
-        raise UsageError(f"{folder}: exists; choose another `folder`")
+        raise UsageError(f"{folder}: exists; choose another folder")
     digits = _read_digits("")
     order = np.random.default_rng(0).permutation(len(digits)).tolist()
     with whole_folder(folder) as partial:

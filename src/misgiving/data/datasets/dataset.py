@@ -245,7 +245,7 @@ def without(dataset: Dataset, bad: Sequence[BadImage]) -> Dataset:
         raise BadImagesError(
             f"{dataset.name}: no image of class {dataset.classes[label]!r} can be read; repair "
             "them, or take the class out of the data",
-            bad,
-            len(dataset),
+            images=bad,
+            total=len(dataset),
         )
     return good
