@@ -9,9 +9,9 @@ from PIL import Image
 
 from misgiving.checkpoint import Architecture, Checkpoint, TrainingData
 from misgiving.data.datasets import unlabelled_images
-from misgiving.data.ood_sets import HISTOLOGY, PHOTOGRAPHS
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split
+from misgiving.reproduction.ood_sets import HISTOLOGY, PHOTOGRAPHS
 
 CLASSES = tuple("abcdefgh")
 CROP = 0.8  # share of each side that a crop keeps

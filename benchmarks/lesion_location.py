@@ -18,9 +18,9 @@ from jaxtyping import Bool, Float
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.decoding import decode, read_bytes
-from misgiving.data.ood_sets import build
-from misgiving.data.ood_sets.derived import DerivedImages
-from misgiving.data.ood_sets.lesions import locate_lesion, resized
+from misgiving.reproduction.ood_sets import build
+from misgiving.reproduction.ood_sets.derived import DerivedImages
+from misgiving.reproduction.ood_sets.lesions import locate_lesion, resized
 
 Mask = Bool[np.ndarray, "height width"]
 Shares = Float[np.ndarray, " n"]

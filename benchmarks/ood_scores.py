@@ -15,11 +15,11 @@ import numpy as np
 from misgiving.checkpoint import Checkpoint, load
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
-from misgiving.data.ood_sets import build
 from misgiving.files import default_cache
 from misgiving.metrics.ood import ood_metrics
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.record import Predictions
+from misgiving.reproduction.ood_sets import build
 from misgiving.scores.detectors import FittedDetectors
 
 SCORES = (

@@ -9,12 +9,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from posixpath import dirname, normpath, relpath
-from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from typer.main import get_command
 
 from misgiving.cli import app
 from misgiving.deferral.decisions import OF_CLASS, Decision
@@ -42,7 +40,8 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     """Write the reference of the command line, and redirect links to files outside of `docs`."""
     del config, files
     if COMMANDS in markdown:
-        markdown = markdown.replace(COMMANDS, "\n".join(_commands("misgiving", get_command(app))))
+        commands = app.generate_docs(include_hidden=True, flatten_commands=True, heading_level=2)
+        markdown = markdown.replace(COMMANDS, commands)
     markdown = markdown.replace(COLUMNS, "\n".join(_columns()))
     markdown = STUDY.sub(r"\1 (`\2` in the repository)", markdown)
     return LINK.sub(lambda link: _redirected(link, page.file.src_uri), markdown)
@@ -95,30 +94,3 @@ def _moved(path: str, *, to_repository: bool) -> str:
             moved = new + path.removeprefix(old)
             return moved if to_repository else re.sub(r"\.(py|ipynb)$", ".md", moved)
     return path
-
-
-def _commands(name: str, command: Any) -> Iterator[str]:
-    """Headings, help and options of a command and those below it."""
-    for below in getattr(command, "commands", {}).values():
-        yield from _commands(f"{name} {below.name}", below)
-    if hasattr(command, "commands"):
-        return
-    yield from (
-        f"## {name}",
-        "",
-        _plain(command.help or ""),
-        "",
-        "| option | meaning |",
-        "|---|---|",
-    )
-    for parameter in command.params:
-        label = ", ".join([*parameter.opts, *parameter.secondary_opts])
-        if parameter.param_type_name == "argument":
-            label = parameter.metavar or parameter.name.upper()
-        if "--help" not in label:
-            yield f"| `{label}` | {_plain(getattr(parameter, 'help', '') or '')} |"
-    yield ""
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"\[/?\w*\]", "", text)).replace("|", "\\|").strip()

@@ -7,10 +7,10 @@ from study_format import number, table
 from study_hypotheses import UNSEEN_CLASSES, Rows, difference, hypotheses
 
 from misgiving.metrics.uncertainty import t_interval
-from misgiving.report.reproduction.published import (
+from misgiving.reproduction.published import (
     FIGURE_3,
     FIGURE_5,
-    SETS,
+    PAPER_SETS,
     TUNING_SET,
     table_1,
     title,
@@ -19,7 +19,7 @@ from misgiving.report.reproduction.published import (
 STAND_INS = {"histology": "nct", "photographs": "imagenet", "clinical_skin": "clin_skin"}
 GAIN_IN_OOD = mean(
     cell.difference
-    for name in SETS
+    for name in PAPER_SETS
     for cell in table_1(name)
     if cell.metric == "auroc" and name != TUNING_SET
 )
@@ -66,7 +66,7 @@ def beside_published(rows: Rows) -> Iterator[str]:
     """Every published number of ODIN's table and of the figures, beside ours."""
     stand_ins = {STAND_INS.get(name, name): name for name in rows.ood_sets()}
     cells = [(FIGURE_3, "test")]
-    for paper_set in SETS:
+    for paper_set in PAPER_SETS:
         if paper_set in stand_ins:
             cells += [(cell, stand_ins[paper_set]) for cell in table_1(paper_set)]
     cells.append((FIGURE_5, UNSEEN_CLASSES))

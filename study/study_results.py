@@ -24,8 +24,8 @@ from study_hypotheses import (
 from study_published import beside_published, of_effects
 
 from misgiving.metrics.selective import ACCEPTED_ERRORS
-from misgiving.report.names import DETECTOR_TITLES
-from misgiving.report.reproduction.published import title
+from misgiving.reproduction.published import title
+from misgiving.reproduction.report.names import DETECTOR_NAMES
 
 HERE = Path(__file__).resolve().parent
 CONFIRMING = 10  # trials of the confirmation
@@ -238,7 +238,7 @@ def of_detectors(rows: Rows) -> Iterator[str]:
     sets = [("ood_detection", name) for name in rows.ood_sets()] + [("new_classes", UNSEEN_CLASSES)]
     first, lines = sets[0][1], []
     trials = max(len(rows("ood_detection", model, first, "odin", "auroc")) for model in BOTH)
-    for detector, name in {**DETECTOR_TITLES, ERROR_OR_OOD: "error or OOD"}.items():
+    for detector, name in {**DETECTOR_NAMES, ERROR_OR_OOD: "error or OOD"}.items():
         cells = [
             " / ".join(
                 average(rows(experiment, model, dataset, detector, "auroc"), digits=2)

@@ -25,6 +25,8 @@ RULES = {
 }
 """By colour scheme: all, and those that depend on colours."""
 
+UNFOLD = "for (const fold of document.querySelectorAll('details')) fold.open = true"
+
 needs_chromium = pytest.mark.skipif(
     not CHROMIUM.exists(), reason="there is no /usr/bin/chromium to try the page in"
 )

@@ -122,6 +122,40 @@ def browser():
 
 
 @pytest.fixture
+def visit(browser):
+    """Open the page at a width; it must have no error on its console."""
+    pages, errors = [], []
+
+    def opened(place, width=1400, **options):
+        page = browser.new_page(viewport={"width": width, "height": 900}, **options)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: errors.append(said.text))
+        page.goto(place)
+        pages.append(page)
+        return page
+
+    yield opened
+    for page in pages:
+        page.close()
+    assert errors == []
+
+
+@pytest.fixture
+def violations_in(visit, tmp_path):
+    """Violations of WCAG 2.1 AA that axe finds in HTML with everything unfolded, light and dark."""
+
+    from browsing import UNFOLD, violations
+
+    def look(html):
+        (tmp_path / "page.html").write_text(html, encoding="utf-8")
+        page = visit((tmp_path / "page.html").as_uri())
+        page.evaluate(UNFOLD)
+        return violations(page)
+
+    return look
+
+
+@pytest.fixture
 def as_in_use():
     """Without the shape checks of the test run, which would refuse these arguments first."""
     jaxtyping.config.update("jaxtyping_disable", True)

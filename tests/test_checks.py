@@ -5,7 +5,7 @@ import pytest
 import torch
 from beartype.roar import BeartypeCallHintViolation
 
-from misgiving.files import escape_formulas
+from misgiving.csv_tables import escape_formulas
 from misgiving.losses import ranking_loss
 from misgiving.scores.logits import LOGIT_SCORES
 

@@ -162,7 +162,7 @@ def test_predict_gives_an_image_the_score_that_calibrate_gave_it(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("calibrate RUN digits --cost eleven=10", "--cost has the unknown class 'eleven'"),
+        ("calibrate RUN digits --costs eleven=10", "--costs has the unknown class 'eleven'"),
         ("evaluate RUN digits --ood TMP/nowhere", "nowhere"),
         ("evaluate RUN digits --ood unseen_classes=TMP", "--ood 'unseen_classes' names two sets"),
         ("evaluate RUN table:TMP/decisions.csv --out TMP", "is read, and would be replaced"),

@@ -5,16 +5,31 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
+import cyclopts
 import pytest
-import typer
+from cyclopts import App, CycloptsError
+from cyclopts.validators import Number
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.main import get_command
 
 from misgiving.cli import app, explanation
-from misgiving.cli.options import Fields, Values, command
-from misgiving.cli.progress import COMMAND, SET_BY_TRAIN, with_options
-from misgiving.errors import ExplainedError, UsageError, require, require_choices
+from misgiving.cli.options import (
+    COMMAND,
+    SET_BY_TRAIN,
+    SETTINGS,
+    Fields,
+    Values,
+    command,
+    read_arguments,
+)
+from misgiving.errors import (
+    ExplainedError,
+    Parameter,
+    UsageError,
+    require,
+    require_choices,
+    separated,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +46,7 @@ class Baking:
         folds: Minutes of the folds.
         toppings: Toppings.
         shares: Shares of grains.
-        simultaneous: Bake all at once.
+        glaze: Share of sugar.
         hidden: Secret of the baker.
     """
 
@@ -43,7 +58,7 @@ class Baking:
     folds: tuple[int, ...] | None = None
     toppings: tuple[str, ...] = ("poppy", "sesame")
     shares: Mapping[str, float] = field(default_factory=dict)
-    simultaneous: bool = True
+    glaze: float | None = 0.5
     hidden: str = "yeast"
 
     def __post_init__(self):
@@ -61,7 +76,7 @@ def bake():
         name: str,
         *,
         baking: Baking,
-        times: int = 1,
+        times: Annotated[int, cyclopts.Parameter(validator=Number(gte=1))] = 1,
     ):
         received.append((name, baking, times))
 
@@ -69,17 +84,22 @@ def bake():
 
 
 def invoke(function, *words):
-    alone = typer.Typer()
-    alone.command()(function)
-    return alone(list(words), standalone_mode=False)
+    quiet = {"exit_on_error": False, "print_error": False, "result_action": "return_value"}
+    alone = App("bakery", config=read_arguments, **quiet, **SETTINGS)
+    alone.command(function, name="bake")
+    return alone(["bake", *words])
 
 
 def test_every_kind_of_field_is_filled(bake):
-    words = "--flour rye --grams 3 --tin t --no-salted --vegan --folds 1,2 --toppings a, --each"
+    words = (
+        "--flour rye --grams 3 --tin t --no-salted --vegan --folds 1,2 --toppings a, --glaze off"
+    )
     _, (_, baking, times) = bake(
         "loaf", *words.split(), "--shares", "oat=0.5", "--shares", "a, b=1", "--times", "2"
     )
     assert times == 2
+    repeated = bake("loaf", *words.split(), "--times", "2", "--times", "3", "--folds", "3")[1]
+    assert (repeated[1].folds, repeated[2]) == ((3,), 3)  # the last counts
     assert bake("loaf")[1] == ("loaf", Baking(), 1)  # what is not given keeps its default
     assert baking == Baking(
         flour="rye",
@@ -90,7 +110,7 @@ def test_every_kind_of_field_is_filled(bake):
         folds=(1, 2),
         toppings=("a", ""),
         shares={"oat": 0.5, "a, b": 1.0},
-        simultaneous=False,
+        glaze=None,
     )
 
 
@@ -100,6 +120,9 @@ def test_every_kind_of_field_is_filled(bake):
         (["--grams", "0"], ["--grams", "0.0"]),
         (["--folds", "1,x"], ["--folds", "A,B,...", "'1,x'"]),
         (["--shares", "oat"], ["--shares", "CLASS=NUMBER", "'oat'"]),
+        (["--shares", "rye=1", "--shares", "oat"], ["--shares", "CLASS=NUMBER", "'oat'"]),
+        (["--glaze", "much"], ["--glaze", "NUMBER|off", "'much'"]),
+        (["--times", "0"], ["--times", "0", ">= 1"]),
         (["--flour", "rice"], ["--flour", "rice", "wheat", "rye"]),
         (["--hidden", "salt"], ["--hidden"]),
     ],
@@ -107,7 +130,7 @@ def test_every_kind_of_field_is_filled(bake):
 def test_a_value_that_cannot_be_used_is_refused_with_the_name_of_its_option(bake, words, named):
     with pytest.raises(Exception, match=r"\w") as caught:
         bake("loaf", *words)
-    assert caught.value.exit_code == 2
+    assert getattr(caught.value, "exit_code", 2) == 2
     assert all(word in explanation(caught.value) for word in named)
 
 
@@ -133,21 +156,21 @@ def test_a_file_gives_values_that_the_command_line_overrides(bake, tmp_path, wri
 @pytest.mark.parametrize(
     ("written", "why"),
     [
-        ("grms = 3", "'grms' is not an option of"),
-        ("times = 1.5", "'times' is 1.5"),
-        ("salted = 3", "'salted' is 3"),
-        ("tin = ['t']", "'tin' is ['t']: text is expected"),
-        ("flour = 'rice'", "'rice' is not one of 'wheat', 'rye'"),
-        ("grams = = 3", "damaged"),
+        ("grms = 3", ["grms", "--grams"]),
+        ("times = 1.5", ["times", "whole", "1.5"]),
+        ("times = [1, 2]", ["times", "[1, 2]"]),
+        ("salted = 3", ["salted", '"3"']),
+        ("tin = ['t']", ["tin", '["t"]']),
+        ("flour = 'rice'", ["flour", '"rice"', '"wheat", "rye"']),
+        ("grams = = 3", ["damaged"]),
     ],
 )
 def test_a_file_with_an_unknown_key_or_another_type_is_refused(bake, tmp_path, written, why):
     file = tmp_path / "c.toml"
     file.write_text(written)
-    with pytest.raises(ExplainedError) as caught:
+    with pytest.raises((ExplainedError, CycloptsError)) as caught:
         bake("loaf", "--config", str(file))
-    assert str(file) in str(caught.value)
-    assert why in str(caught.value)
+    assert all(word in explanation(caught.value) for word in [*why, str(file)])
 
 
 @pytest.mark.parametrize("line", ['experiment = "generalization"', 'ray = "auto"', "threads = 7"])
@@ -162,9 +185,8 @@ def test_a_value_of_a_file_that_has_no_effect_is_refused(misgiving, tmp_path, li
 def test_help_is_short_and_help_all_has_every_option(misgiving, name, most):
     brief, whole = (misgiving(name, flag).out for flag in ("--help", "--help-all"))
     assert len(re.findall(r"\S*\w\S*", brief)) < most
-    options = {flag for o in get_command(app).commands[name].params for flag in o.opts}
-    flags = {flag for flag in options if flag.startswith("--")}
-    assert flags <= set(whole.split())
+    flags = {flag for each in COMMAND.get() if not each.children for flag in each.names}
+    assert flags - {"DATA", "--config", "--help-all"} <= {*whole.split()}
     common = {"--out", "--backbone", "--epochs", "--seed", "--config", "--help-all"}
     assert common <= set(brief.split())
     assert {"--margin", "--precision", "--cache"}.isdisjoint(brief.split())
@@ -174,7 +196,7 @@ def test_changes_hold_only_what_is_given():
     received = []
 
     @command
-    def rebake(*, changes: Annotated[Values, Fields(Baking, ("flour", "salted"), optional=True)]):
+    def rebake(*, changes: Annotated[Values, Fields(Baking, ("flour", "salted"), defaults={})]):
         received.append(changes)
 
     for words in ([], ["--no-salted"], ["--flour", "wheat"]):
@@ -184,21 +206,26 @@ def test_changes_hold_only_what_is_given():
 
 def test_failures_name_options_in_place_of_parameters():
     @command
-    def burn(*, baking: Baking):
-        others = '`salted=False`, `vegan=True`, `simultaneous=False`, `keep="last"`'
-        raise UsageError(f"change `flour`, {others} or `{baking.hidden}`")
+    def burn(*, _: Baking):
+        flour, salted = Parameter("flour", "rye"), Parameter("salted", False)
+        vegan, keep = Parameter("vegan", True), Parameter("keep", "last")
+        raise UsageError(*separated([flour, salted, vegan, keep, Parameter("yeast")], ", "))
 
     with pytest.raises(UsageError) as caught:
         invoke(burn)
     assert str(caught.value) == (
-        "change --flour, --no-salted, --vegan, --each, train --keep last or `yeast`"
+        '`flour="rye"`, `salted=False`, `vegan=True`, `keep="last"`, `yeast`'
+    )
+    assert explanation(caught.value) == (
+        "--flour rye, --no-salted, --vegan, train --keep last, `yeast`"
     )
 
 
 def test_train_has_the_options_that_other_commands_refer_to():
-    COMMAND.set(typer.Context(get_command(app).commands["train"]))
-    for name, (option,) in SET_BY_TRAIN.items():
-        assert f"train {with_options(f'`{name}`')}" == option
+    options = app["train"].assemble_argument_collection()
+    assert {f"--{name}" for name in SET_BY_TRAIN} <= {
+        flag for each in options for flag in each.names
+    }
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -209,7 +236,7 @@ def test_rates_are_read_as_written(rates):
     received = []
 
     @command
-    def bake(*, changes: Annotated[Values, Fields(Baking, ("shares",), optional=True)]):
+    def bake(*, changes: Annotated[Values, Fields(Baking, ("shares",), defaults={})]):
         received.append(changes.get("shares", {}))
 
     invoke(bake, *(word for key in rates for word in ("--shares", f"{key}={rates[key]!r}")))

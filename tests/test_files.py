@@ -13,14 +13,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from misgiving.csv_tables import csv_lines, csv_rows, write_csv
+from misgiving.csv_tables import csv_lines, csv_rows, escape_formulas, unescape_formulas, write_csv
 from misgiving.errors import DataError, UsageError
 from misgiving.files import (
     clear_abandoned,
     default_cache,
-    escape_formulas,
     read_json,
-    unescape_formulas,
     whole_file,
     whole_folder,
     write_json,

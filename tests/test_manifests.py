@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from misgiving.checksums import sha256_of_chunks, sha256_of_file, sha256_of_json, sha256_of_lines
 from misgiving.errors import DataError
+from misgiving.files import sha256_of_chunks, sha256_of_file, sha256_of_json, sha256_of_lines
 from misgiving.manifests import seal, verify
 
 

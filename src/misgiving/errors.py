@@ -1,24 +1,53 @@
 """Failures that are explained to the user in one line: what is wrong, where, and what helps.
 
-Messages name parameters in backticks, as they are written in Python: `learning_rate`,
-`pretrained=False`, `on_bad_image="skip"`. The command line shows its own options instead:
---learning-rate, --no-pretrained, --on-bad-image skip.
+A message is made of text and of the parameters that it names, so that the command line can show its
+own options instead.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 LONGEST_REASON = 200  # characters of a message that another library wrote
 
 
+class Parameter(NamedTuple):
+    """A parameter that a message names, perhaps with a value, as they are written in Python.
+
+    >>> print(Parameter("epochs"), Parameter("pretrained", False), Parameter("device", "cpu"))
+    `epochs` `pretrained=False` `device="cpu"`
+    """
+
+    name: str
+    value: object = None
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return f"`{self.name}`"
+        value = f'"{self.value}"' if isinstance(self.value, str) else self.value
+        return f"`{self.name}={value}`"
+
+
 class ExplainedError(Exception):
-    """A failure whose message names the cause and the remedy; the command line prints only that."""
+    """A failure whose message names the cause and the remedy; the command line prints only that.
+
+    >>> error = UsageError(Parameter("margin"), " must not be negative, got -1")
+    >>> str(error), [parameter.name for parameter in error.parameters]
+    ('`margin` must not be negative, got -1', ['margin'])
+    """
 
     exit_code = 1
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """Parameters that the message names."""
+        return [part for part in self.args if isinstance(part, Parameter)]
+
+    def __str__(self) -> str:
+        return "".join(map(str, self.args))
 
 
 class UsageError(ExplainedError, ValueError):
@@ -67,24 +96,34 @@ def reason_of(failure: BaseException) -> str:
 
 
 @contextmanager
-def explain_damage(path: Path, *, remedy: str) -> Iterator[None]:
+def explain_damage(path: Path, *, remedy: str | tuple[str | Parameter, ...]) -> Iterator[None]:
     """Turn any failure to read a file into a DataError that names it and ends in the remedy."""
     try:
         yield
     except (DataError, MemoryError, ModuleNotFoundError):
         raise
     except Exception as error:  # readers raise almost anything on damaged or forged files
-        raise DataError(f"{path}: missing or damaged ({reason_of(error)}); {remedy}") from error
+        parts = (remedy,) if isinstance(remedy, str) else remedy
+        raise DataError(f"{path}: missing or damaged ({reason_of(error)}); ", *parts) from error
 
 
-def require(config: Any, name: str, holds: bool, rule: str) -> None:
+def separated(parts: Iterable[str | Parameter], separator: str) -> list[str | Parameter]:
+    """Parts of a message with text between each two.
+
+    >>> "".join(map(str, separated([Parameter("mean"), Parameter("std")], " and ")))
+    '`mean` and `std`'
+    """
+    return [part for each in parts for part in (separator, each)][1:]
+
+
+def require(config: Any, name: str, holds: bool, *rule: str | Parameter) -> None:
     """Check that the value of a field satisfies a rule.
 
     Raises:
         UsageError: It does not.
     """
     if not holds:
-        raise UsageError(f"`{name}` must {rule}, got {getattr(config, name)!r}")
+        raise UsageError(Parameter(name), " must ", *rule, f", got {getattr(config, name)!r}")
 
 
 def require_choices(config: Any) -> None:

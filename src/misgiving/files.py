@@ -1,33 +1,19 @@
-"""Files and folders that appear whole or not at all, and text that no spreadsheet computes."""
+"""Files and folders that appear whole or not at all, and checksums."""
 
+import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any
 
-from misgiving.errors import UsageError, explain_damage, reason_of
+from misgiving.errors import Parameter, UsageError, explain_damage, reason_of
 
 PARTIAL, LOCK = ".partial", ".lock"  # a temporary file or folder, and the lock of its writer
-SIGNS = r"=+\-@\uff1d\uff0b\uff0d\uff20\ufe62\ufe63\ufe66\ufe6b"
-BLANK = r"\s'\u200b\ufeff"
-FORMULA = re.compile(rf"[{BLANK}]*[{SIGNS}]|'*[\t\r]")
-"""Start of text that a spreadsheet would compute, also with the full-width and small signs of East
-Asian keyboards and behind characters without width; or of such text behind apostrophes."""
-
-RUN = re.compile(rf"(;[{BLANK}]*+|[{BLANK}]++)([{SIGNS}]?)")
-"""Blank characters, of which semicolons and line ends begin cells, and a sign after all of them."""
-
-STARTS = re.compile(r"(?<=[;\r\n])(?='*[\t\r])"), re.compile(r"(?<=[;\r\n])")
-ESCAPED = re.compile(r"(?<=[;\r\n])'(?='*[\t\r])"), re.compile(r"(?<=[;\r\n])'")
-"""Formulas in a run without a sign, and in one with a sign."""
-
-NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?|inf)", re.ASCII)
 
 
 @contextmanager
@@ -154,32 +140,6 @@ def check_ordinary(path: Path) -> None:
         raise ValueError("not an ordinary file")
 
 
-@lru_cache  # classes, decisions and most reasons are repeated
-def escape_formulas(text: str) -> str:
-    """Put an apostrophe before text that a spreadsheet would compute; a number stays.
-
-    >>> escape_formulas("=1+1"), escape_formulas("a;=1+1;.png"), escape_formulas("'=1+1")
-    ("'=1+1", "a;'=1+1;.png", "''=1+1")
-    >>> escape_formulas("lesion 7"), escape_formulas("-7"), escape_formulas("it's")
-    ('lesion 7', '-7', "it's")
-    """
-    if NUMBER.fullmatch(text):
-        return text
-    if ";" in text or "\n" in text or "\r" in text:  # the search takes longer
-        text = RUN.sub(lambda run: STARTS[bool(run[2])].sub("'", run[1]) + run[2], text)
-    return f"'{text}" if FORMULA.match(text) else text
-
-
-def unescape_formulas(text: str) -> str:
-    """Inverse of `escape_formulas`.
-
-    >>> unescape_formulas("'=1+1"), unescape_formulas("''=1+1"), unescape_formulas("it's")
-    ('=1+1', "'=1+1", "it's")
-    """
-    text = RUN.sub(lambda run: ESCAPED[bool(run[2])].sub("", run[1]) + run[2], text)
-    return text[1:] if text.startswith("'") and FORMULA.match(text, 1) else text
-
-
 def _swap(partial: Path, path: Path) -> None:
     """Put a finished folder in its place, and then delete the one that was there."""
     if not path.exists():
@@ -194,11 +154,11 @@ def _swap(partial: Path, path: Path) -> None:
             raise
 
 
-def check_writable(out: Path, *, folder: bool = False, option: str = "out") -> None:
+def check_writable(out: Path, *, folder: bool = False, parameter: str = "out") -> None:
     """Check that a file or a folder can be written, before any work is done for it."""
     if out.exists() and not (out.is_dir() if folder else out.is_file()):
         kind = "a folder" if folder else "an ordinary file"
-        raise UsageError(f"{out}: is not {kind}; choose another `{option}`")
+        raise UsageError(f"{out}: is not {kind}; choose another ", Parameter(parameter))
     start = out.absolute() if folder else out.absolute().parent
     try:
         place = next(path for path in (start, *start.parents) if os.path.lexists(path))
@@ -206,8 +166,39 @@ def check_writable(out: Path, *, folder: bool = False, option: str = "out") -> N
             pass
     except OSError as error:
         raise UsageError(
-            f"{out}: cannot be written ({reason_of(error)}); choose another `{option}`"
+            f"{out}: cannot be written ({reason_of(error)}); choose another ", Parameter(parameter)
         ) from error
+
+
+def sha256_of(data: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_chunks(chunks: Iterable[bytes]) -> str:
+    """SHA-256 of data that need not be in memory at once."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_of_lines(lines: Iterable[str]) -> str:
+    """SHA-256 of text lines, each of which ends with a line feed."""
+    return sha256_of_chunks(f"{line}\n".encode() for line in lines)
+
+
+def sha256_of_json(content: Any) -> str:
+    """SHA-256 of a JSON value, regardless of the order of its keys; NaN is a ValueError."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return sha256_of(text.encode())
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of an ordinary file's content."""
+    check_ordinary(path)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def default_cache() -> Path:

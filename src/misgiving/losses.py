@@ -11,9 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from misgiving.errors import UsageError
-from misgiving.own_functions import own_function
-from misgiving.registry import Registry
+from misgiving.errors import Parameter, UsageError
+from misgiving.registry import Registry, own_function
 
 Losses = Float[Tensor, " batch"]
 Scalar = Float[Tensor, ""]
@@ -30,7 +29,9 @@ AuxiliaryLoss = Callable[[Losses, Losses], Scalar]
 
 def _check_choice(name: str, value: str, choices: Any) -> None:
     if value not in get_args(choices):
-        raise UsageError(f"`{name}` must be one of {', '.join(get_args(choices))}, got {value!r}")
+        raise UsageError(
+            Parameter(name), f" must be one of {', '.join(get_args(choices))}, got {value!r}"
+        )
 
 
 def ranking_loss(
@@ -59,7 +60,7 @@ def ranking_loss(
     6.0
     """
     if not margin >= 0:
-        raise UsageError(f"`margin` must not be negative, got {margin}")
+        raise UsageError(Parameter("margin"), f" must not be negative, got {margin}")
     _check_choice("pairs", pairs, Pairs)
     _check_choice("reduction", reduction, Reduction)
     predicted = predicted.to(torch.promote_types(predicted.dtype, torch.float32))
@@ -228,7 +229,7 @@ def joint_objective(
     _check_choice("target", target, Target)
     _check_choice("mean", mean, Mean)
     if weight < 0:
-        raise UsageError(f"`weight` must not be negative, got {weight}")
+        raise UsageError(Parameter("weight"), f" must not be negative, got {weight}")
     if class_weights is not None:
         class_weights = class_weights.to(logits)
     losses = primary_losses(logits, labels, class_weights)

@@ -7,9 +7,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from misgiving.checksums import sha256_of_file
-from misgiving.errors import DataError, UsageError, explain_damage
-from misgiving.files import check_writable, read_json, write_json
+from misgiving.errors import DataError, Parameter, UsageError, explain_damage
+from misgiving.files import check_writable, read_json, sha256_of_file, write_json
 
 CHECKSUMS = "checksums.json"
 README = "README.md"  # for people, who may edit it; a model hub adds hidden files, too
@@ -56,5 +55,7 @@ def check_replaceable(out: Path, mark: str, *, overwrite: bool) -> None:
         check_writable(out, folder=True)
     elif not overwrite or out.is_symlink() or not (out / mark).is_file():
         raise UsageError(
-            f"{out}: exists; choose another folder, or `overwrite=True` where it has a {mark}"
+            f"{out}: exists; choose another folder, or ",
+            Parameter("overwrite", True),
+            f" where it has a {mark}",
         )

@@ -16,10 +16,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from misgiving.bundle.bundle import Bundle
-from misgiving.checksums import sha256_of_file, sha256_of_json
 from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.deferral.expected_performance import expected_performance
 from misgiving.errors import DataError
+from misgiving.files import sha256_of_file, sha256_of_json
 from misgiving.manifests import seal
 from misgiving.predictions.network import OUTPUTS
 

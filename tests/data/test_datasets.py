@@ -10,9 +10,9 @@ from PIL import Image
 from pyarrow import parquet
 from sklearn.datasets import load_digits
 
-from misgiving.checksums import sha256_of
 from misgiving.data.datasets import FORMS, image_names, load_dataset, write_sample
 from misgiving.errors import DataError, UsageError
+from misgiving.files import sha256_of
 
 TRUTH, METADATA = "ISIC_2019_Training_GroundTruth.csv", "ISIC_2019_Training_Metadata.csv"
 

@@ -7,11 +7,11 @@ from policies import certificate_of, outcomes, policy_with, write
 
 from misgiving import Deferral
 from misgiving.calibration.apply import Scaling
-from misgiving.checksums import sha256_of_json
 from misgiving.deferral.policy_file import PolicyFile
 from misgiving.deferral.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError
+from misgiving.files import sha256_of_json
 from misgiving.report.rendering import certificate_sentences
 
 EVERYTHING = Targets(max_error=0.15, class_max_miss={"MEL": 0.2}, max_ood_false_alarms=0.1)

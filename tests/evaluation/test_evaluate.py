@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from misgiving import Deferral, Predictions
 from misgiving.deferral.decisions import defer_all, score_without_policy
 from misgiving.errors import DataError, UsageError
-from misgiving.evaluation.evaluate import FILES, evaluate, write_evaluation
+from misgiving.evaluation.evaluate import EVALUATION_FILES, evaluate, write_evaluation
 from misgiving.evaluation.measures import POLICY_SET
 from misgiving.evaluation.subgroups import harms_of
 
@@ -207,7 +207,7 @@ def test_subgroups_that_fare_worse_come_first_and_count_one_image_of_each_group(
 
 def test_tables_say_what_was_decided_and_no_file_of_the_user_is_replaced(tmp_path, deferral):
     evaluation = evaluate(predictions(site=["north", "south"] * 450), deferral)
-    for name in FILES[:-1]:
+    for name in EVALUATION_FILES[:-1]:
         (tmp_path / name).write_text("of the user")
         with pytest.raises(UsageError):
             write_evaluation(evaluation, tmp_path)

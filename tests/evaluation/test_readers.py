@@ -8,7 +8,7 @@ from misgiving import Deferral, Predictions
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.evaluate import evaluate
 from misgiving.evaluation.measures import POLICY_SET
-from misgiving.evaluation.readers import DEFERRED
+from misgiving.evaluation.readers import DEFERRED_SHARES
 
 CLASSES = ("cat", "dog", "owl")
 COST = {"cat": 4.0, "dog": 1.0, "owl": 1.0}
@@ -50,7 +50,7 @@ def teams_by_hand(read, reader, likelihood, deferral):
     costs = deferral.costs or dict.fromkeys(CLASSES, 1.0)
     order = sorted(range(len(read)), key=lambda row: decisions.acceptance_score[row])
     wrong = {"deferral": [], "combination": []}
-    for share in DEFERRED:
+    for share in DEFERRED_SHARES:
         given = order[: round(share * len(read))]
         answers = {way: list(decisions.predicted) for way in wrong}
         for row in given:
@@ -90,7 +90,7 @@ def test_a_team_is_tuned_on_its_images_and_measured_on_others(reader, deferral, 
     for way in ("deferral", "combination"):
         losses = [mean(each, costs) for each in tuned[way]]
         best = losses.index(min(losses))
-        assert team.best[way] == DEFERRED[best]
+        assert team.best[way] == DEFERRED_SHARES[best]
         shares = [1 - sum(each) / len(read) for each in wrong[way]]
         np.testing.assert_allclose([share.value for share in team.curves[way]], shares)
         assert team.accuracy[way].value == pytest.approx(shares[best])

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from misgiving.checksums import sha256_of
 from misgiving.data.datasets.dataset import Dataset, FileImages, ImageArray
 from misgiving.data.splits import split_of
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
 from misgiving.evaluation.evaluate import evaluate
+from misgiving.files import sha256_of
 from misgiving.predictions import predict as predict_module
 from misgiving.predictions import stored
 from misgiving.predictions.predict import TrainedRun

@@ -1,18 +1,6 @@
 import numpy as np
 import pytest
-from fabricated import (
-    FILE_NAME,
-    HOSTILE,
-    PLAIN_SETS,
-    complete_run,
-    decision_row,
-    examples,
-    paired_intervals,
-    plain_histories,
-    plain_results,
-    predictions,
-    run_of,
-)
+from answers import FILE_NAME, HOSTILE, decision_row, predictions
 from PIL import Image
 
 from misgiving import Deferral
@@ -20,33 +8,6 @@ from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.evaluation.evaluate import evaluate
 from misgiving.report.contact_sheet import contact_sheet
 from misgiving.report.evaluation import write_report
-from misgiving.report.reproduction.page import draw_figures
-
-
-@pytest.fixture(scope="session")
-def results():
-    return plain_results()
-
-
-@pytest.fixture(scope="session")
-def histories():
-    return list(plain_histories())
-
-
-@pytest.fixture(scope="session")
-def finished(results, histories):
-    """A run without policies, which does not compare with the paper."""
-    return run_of(results, paired_intervals(results), histories, pictures=examples(PLAIN_SETS))
-
-
-@pytest.fixture(scope="session")
-def complete():
-    return complete_run()
-
-
-@pytest.fixture(scope="session")
-def complete_figures(complete):
-    return draw_figures(complete)
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,24 @@
 import base64
 import io
 
+from answers import FILE_NAME, decision_row
 from elements import parse
-from fabricated import FILE_NAME, decision_row
 from PIL import Image
 
+from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.report import contact_sheet as module
 from misgiving.report.contact_sheet import contact_sheet, worst_first
 
 
 def test_the_ood_come_first_and_then_the_most_probably_wrong(predicted):
-    names = [row.path.rsplit("/", 1)[1] for row in worst_first(predicted)]
+    names = [path.rsplit("/", 1)[1] for path, _ in worst_first(predicted)]
     assert names == ["stranger.png", "ood.png", FILE_NAME, "mild.png"]
+    deferred = decision_row("defer", None).decision
     rows = [  # without a probability of error, by their own
-        decision_row("defer", None)._replace(path=str(number), probability=probability)
+        DecisionRow(str(number), deferred.model_copy(update={"probability": probability}))
         for number, probability in enumerate([0.9, None, 0.4])
     ]
-    assert [row.path for row in worst_first(rows)] == ["1", "2", "0"]
+    assert [path for path, _ in worst_first(rows)] == ["1", "2", "0"]
 
 
 def test_the_sheet_holds_all_that_it_shows_and_names_are_never_markup(predicted, monkeypatch):

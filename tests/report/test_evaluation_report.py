@@ -2,10 +2,9 @@ import re
 from unittest.mock import Mock
 
 import numpy as np
-import pandas
 import pytest
+from answers import PETS, predictions
 from elements import parse
-from fabricated import PETS, predictions
 from scipy.stats import beta, binomtest
 from sklearn.metrics import confusion_matrix
 
@@ -15,7 +14,6 @@ from misgiving.evaluation.shares import CurvePoint, Share
 from misgiving.report.evaluation import confusion, findings, gallery, write_report
 from misgiving.report.figures import acceptance_figure, histogram_figure, team_figure
 from misgiving.report.rendering import percent, three_digits
-from misgiving.report.reproduction.figures import confusion_figure, sensitivity_figure
 
 
 @pytest.fixture(scope="module")
@@ -183,15 +181,6 @@ def test_the_findings_and_the_figure_of_a_team_have_its_numbers(deferral):
         assert lines[way][8].tolist() == pytest.approx([20, 100 * team.curves[way][8].value])
     np.testing.assert_allclose(lines["the policy"], [[100 * team.deferred, 100 * right / 120]])
     assert {height for _, height in lines["reader alone"]} == {100 * reader}
-
-
-def test_names_of_classes_are_no_formulas_in_figures_of_a_reproduction():
-    rows = {"experiment": "generalization", "model": "mse", "true": "$a$", "predicted": "$a$"}
-    axes = confusion_figure(pandas.DataFrame([rows | {"images": 1}]), classes=["$a$"]).axes[0]
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == [r"\$a\$"]
-    rows |= {"metric": "sensitivity/$a$", "trial": 0, "value": 0.5}
-    axes = sensitivity_figure(pandas.DataFrame([rows]), classes=["$a$"]).axes[0]
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == [r"\$a\$"]
 
 
 def test_histograms_are_shares_of_each_set_over_the_same_bars():

@@ -3,14 +3,24 @@ from collections import defaultdict
 from functools import partial
 
 import pytest
+from fabricated import (
+    PLAIN_SETS,
+    complete_run,
+    examples,
+    paired_intervals,
+    plain_histories,
+    plain_results,
+    run_of,
+)
 from filelock import FileLock
 from matplotlib.figure import Figure
 from small import SMALL
 from tiny import TINY
 
-from misgiving.report.reproduction.page import render_page
-from misgiving.reproduction.collection import collect, read_run
+from misgiving.reproduction.collection import collect
 from misgiving.reproduction.protocol import units
+from misgiving.reproduction.report.page import draw_figures, render_page
+from misgiving.reproduction.report.run import read_run
 from misgiving.reproduction.runner import on_this_machine, reproduce_units
 from misgiving.reproduction.trial_data import TrialData
 
@@ -72,3 +82,29 @@ def page_of():
         return render_page(read_run(out), defaultdict(partial(Figure, (1, 1))))
 
     return page
+
+
+@pytest.fixture(scope="session")
+def results():
+    return plain_results()
+
+
+@pytest.fixture(scope="session")
+def histories():
+    return list(plain_histories())
+
+
+@pytest.fixture(scope="session")
+def finished(results, histories):
+    """A run without policies, which does not compare with the paper."""
+    return run_of(results, paired_intervals(results), histories, pictures=examples(PLAIN_SETS))
+
+
+@pytest.fixture(scope="session")
+def complete():
+    return complete_run()
+
+
+@pytest.fixture(scope="session")
+def complete_figures(complete):
+    return draw_figures(complete)

@@ -12,11 +12,11 @@ from misgiving.errors import DataError
 from misgiving.files import write_json
 from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.selective import accepted_errors
-from misgiving.report.reproduction.run import select
-from misgiving.reproduction.collection import TABLES, collect
+from misgiving.reproduction.collection import collect
 from misgiving.reproduction.config import Unit
 from misgiving.reproduction.intervals import MeasuredSet
-from misgiving.reproduction.tables import load_scores, read_table, save_scores
+from misgiving.reproduction.report.run import select
+from misgiving.reproduction.tables import TABLES, load_scores, read_table, save_scores
 
 
 @pytest.fixture(scope="module")

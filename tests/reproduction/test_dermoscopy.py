@@ -14,10 +14,10 @@ from PIL import Image
 from misgiving.data.decoding import BadImagesError
 from misgiving.metrics.selective import RiskCoverage
 from misgiving.predictions.record import Predictions
-from misgiving.report.reproduction.run import select
 from misgiving.reproduction.collection import collect
 from misgiving.reproduction.config import Unit
 from misgiving.reproduction.protocol import DERIVED, chosen_units, ood_sources, protocol_for
+from misgiving.reproduction.report.run import select
 from misgiving.reproduction.runner import reproduce_units
 from misgiving.reproduction.tables import load_scores, read_table
 from misgiving.reproduction.trial_data import TrialData
@@ -77,7 +77,7 @@ def small_protocol(isic, sources, **changes):
 def by_command(isic, tiles, out):
     """With all sets but NCT made of the data, and another learning rate, by the command."""
     with pytest.MonkeyPatch.context() as patched:  # files of figures take most of the time
-        patched.setattr("misgiving.report.reproduction.page.render", lambda *_: b"")
+        patched.setattr("misgiving.reproduction.report.page.render", lambda *_: b"")
         code, _, error = call(
             "reproduce", "--data", f"isic2019:{isic}", "--out", out, "--cache", out / "cache",
             "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", 1, "--batch-size", 16,

@@ -10,6 +10,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from commands import of_json
 from small import SMALL
 from tiny import TINY
 from waiting import until
@@ -18,13 +19,13 @@ from misgiving.checkpoint import load
 from misgiving.errors import TrainingError, UsageError
 from misgiving.files import write_json
 from misgiving.predictions.inference import predictions_of
-from misgiving.report.reproduction.run import select
 from misgiving.reproduction import runner
 from misgiving.reproduction import trial_data as module
 from misgiving.reproduction.collection import collect
 from misgiving.reproduction.config import Unit
 from misgiving.reproduction.intervals import MeasuredSet
 from misgiving.reproduction.protocol import units
+from misgiving.reproduction.report.run import select
 from misgiving.reproduction.trial_data import Progress, TrainedUnit, TrialData
 from misgiving.training.config import DataConfig
 
@@ -45,7 +46,8 @@ def test_a_finished_unit_is_not_done_again_whatever_its_threads(trial_data, repr
         ({"seed": 9}, {}, False),
         ({"images": DataConfig(validation_share=0.7)}, {}, False),
         ({"unseen": ("8", "9")}, {}, False),  # other outliers
-        ({}, {"code": "older"}, False),
+        ({}, {"training_code": "older"}, False),
+        ({}, {"measuring_code": "older"}, False),
         ({}, {"versions": {}}, False),
     ],
 )
@@ -88,6 +90,32 @@ def test_finished_units_of_other_settings_are_not_replaced(
             TrialData(other, cache, out=reproduction)
         assert not module.prepare.called
     assert not run.called
+
+
+@pytest.mark.parametrize(
+    ("change", "is_trained"),
+    [({"measuring_code": "older"}, False), ({"training_code": "older"}, True)],
+)
+def test_where_only_the_measuring_is_another_the_trained_model_is_measured_again(
+    trial_data, reproduction, tmp_path, monkeypatch, change, is_trained
+):
+    unit = Unit("ood_detection", 0, "proposed")
+    whole, folder = reproduction / unit.folder, tmp_path / unit.folder
+    shutil.copytree(whole, folder)
+    record = of_json(whole / "unit.json")
+    (folder / "unit.json").write_text(json.dumps(record | change))
+    (folder / "results.csv").unlink()
+    train = Mock(side_effect=TrainingError("it is trained"))
+    monkeypatch.setattr(runner, "train_run", train)
+    run = runner.on_this_machine(threads=1)
+    runner.reproduce_units(trial_data, tmp_path, run=run, chosen=[unit])
+    assert train.called == is_trained
+    assert of_json(folder / "unit.json") == record
+    if not is_trained:
+        for name in ("results.csv", "run/model.safetensors"):
+            assert (folder / name).read_bytes() == (whole / name).read_bytes()
+        before, after = (of_json(place / "timing.json")["seconds"] for place in (whole, folder))
+        assert after >= before
 
 
 def negated_entropy(predictions):

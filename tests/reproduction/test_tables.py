@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from misgiving.errors import DataError
-from misgiving.reproduction.collection import TABLES, read_run
-from misgiving.reproduction.tables import SCHEMAS, read_table, table_of, write_table
+from misgiving.reproduction.report.run import read_run
+from misgiving.reproduction.tables import SCHEMAS, TABLES, read_table, table_of, write_table
 
 FILES = [f"{name}.csv" for name in TABLES]
 VALUES = {"str": "=1+1", "int64": 3, "float64": 0.1 + 0.2, "bool": True}

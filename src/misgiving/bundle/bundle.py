@@ -21,7 +21,7 @@ from misgiving.deferral.decisions import (
 )
 from misgiving.deferral.policy import Policy
 from misgiving.deferral.policy_file import POLICY, read_policy
-from misgiving.errors import DataError, UsageError, explain_damage
+from misgiving.errors import DataError, Parameter, UsageError, explain_damage
 from misgiving.files import read_json
 from misgiving.manifests import verify
 from misgiving.predictions.network import GRAPH, ModelInputs, Network
@@ -169,8 +169,8 @@ def used_opinions(policy: Policy | None, given: Mapping[str, T]) -> dict[str, T]
     for name in used:
         if name not in given:
             raise UsageError(
-                f"the policy uses the second opinion of {name}; give that model as "
-                f"`second_opinion` {name}=RUN"
+                f"the policy uses the second opinion of {name}; give that model as ",
+                Parameter("second_opinion", f"{name}=RUN"),
             )
     return {name: given[name] for name in used}
 

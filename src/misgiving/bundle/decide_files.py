@@ -18,7 +18,6 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from misgiving.bundle.bundle import Bundle, SquareInputs, is_bundle, used_opinions
-from misgiving.checksums import sha256_of_json
 from misgiving.data.datasets.dataset import file_key
 from misgiving.data.decoding import (
     FAIL,
@@ -38,7 +37,7 @@ from misgiving.deferral.decisions import (
 )
 from misgiving.deferral.policy_file import POLICY_FOLDER
 from misgiving.errors import DataError
-from misgiving.files import whole_file
+from misgiving.files import sha256_of_json, whole_file
 from misgiving.predictions.network import ModelInputs
 from misgiving.scores.outputs import Outputs
 

@@ -15,13 +15,12 @@ from pydantic import TypeAdapter
 
 from misgiving.bundle.bundle import FACTS, Bundle
 from misgiving.bundle.write import write_bundle
-from misgiving.checksums import sha256_of_file, sha256_of_json
 from misgiving.data.decoding import read_bytes
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.policy import Policy
 from misgiving.errors import DataError, UsageError, explain_damage
-from misgiving.files import read_json, whole_folder
+from misgiving.files import read_json, sha256_of_file, sha256_of_json, whole_folder
 from misgiving.manifests import check_replaceable
 from misgiving.predictions.network import GRAPH, Network
 from misgiving.predictions.record import Predictions

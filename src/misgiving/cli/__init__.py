@@ -3,27 +3,28 @@
 Libraries are imported inside the commands, so that `misgiving --help` answers at once.
 """
 
+import os
 import signal
 import sys
-from typing import Annotated, Any
+from inspect import signature
 
-import typer
-from typer.core import TyperGroup
+from cyclopts import App, CycloptsError
 
 from misgiving.cli.calibrate import calibrate
 from misgiving.cli.data import data_app
 from misgiving.cli.evaluate import evaluate
 from misgiving.cli.export import export
+from misgiving.cli.options import SETTINGS, message_of, read_arguments
 from misgiving.cli.plan import plan
 from misgiving.cli.predict import predict
-from misgiving.cli.progress import show_failure
+from misgiving.cli.progress import say, show_failure
 from misgiving.cli.reproduce import reproduce
 from misgiving.cli.serve import serve
 from misgiving.cli.train import attach, train
 from misgiving.errors import ExplainedError, UsageError
 from misgiving.training.allocator import keep_freed_memory
 
-INTERRUPTED = 130  # typer's exit code after Ctrl-C, of which it says nothing
+INTERRUPTED = 130  # exit code after Ctrl-C
 EXTRAS = {  # by the modules that they install
     "torch timm lightning_fabric onnx onnxscript skimage transformers": "train",
     "onnxruntime fastapi h11 prometheus_client python_multipart sqlalchemy uvicorn": "serve",
@@ -37,78 +38,81 @@ SMALLER = (
 )
 
 
-class OrderOfUse(TyperGroup):
-    """Commands in the order in which they are used; typer puts groups last."""
+def _version() -> str:
+    from importlib.metadata import version
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        """`data` first, then the commands as they were added."""
-        return sorted(super().list_commands(ctx), key=lambda name: name != "data")
+    return f"misgiving {version('misgiving')}"
 
 
-app = typer.Typer(
-    cls=OrderOfUse,
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+app = App(
+    "misgiving",
+    help="""Image classifiers that know when they may be wrong.
+
+Trains a classifier together with an estimator of its own loss (Narayanaswamy et al., "Loss \
+Estimators Improve Model Generalization"), measures whether that helps, and defers predictions \
+that are not reliable enough.
+
+Exit codes: 0 done, 1 a failure that is explained in one line, 2 wrong usage, 130 stopped.""",
+    version=_version,
+    config=read_arguments,
+    exit_on_error=False,
+    print_error=False,
+    suppress_keyboard_interrupt=False,
+    result_action="return_none",
+    help_flags=["--help", "-h"],
+    help_format="plaintext",  # markdown would take longer to import
+    **SETTINGS,
 )
-for function in (plan, train, attach, calibrate, evaluate, predict, export, serve, reproduce):
-    app.command()(function)
-app.add_typer(data_app, name="data")
+app.command(data_app)
+commands = (plan, train, attach, calibrate, evaluate, predict, export, serve, reproduce)
+for place, function in enumerate(commands, start=1):
+    app.command(function, sort_key=place, help_format="markdown")
 
 
-def _version(asked: bool) -> bool:
-    if asked:
-        from importlib.metadata import version
-
-        typer.echo(f"misgiving {version('misgiving')}")
-        raise typer.Exit
-    return asked
-
-
-@app.callback()
-def main(
-    _: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
-    ] = False,
-) -> None:
-    """Image classifiers that know when they may be wrong.
-
-    Trains a classifier together with an estimator of its own loss (Narayanaswamy et al., "Loss
-    Estimators Improve Model Generalization"), measures whether that helps, and defers predictions
-    that are not reliable enough.
-
-    Exit codes: 0 done, 1 a failure that is explained in one line, 2 wrong usage, 130 stopped.
-    """
+@app.command(name="--install-completion")
+def install_completion() -> None:
+    """Install completion for the current shell."""
+    say(f"wrote {app.install_completion()}; it is there in the next shell")
 
 
 def run() -> None:
-    """Run the command line; a failure that can be explained is one line, not a traceback."""
+    """Run the command line."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # so that unfinished files are removed
     keep_freed_memory()
+    sys.exit(exit_code(sys.argv[1:]))
+
+
+def exit_code(words: list[str]) -> int:
+    """Run a command; a failure that can be explained is one line, not a traceback."""
     try:
-        if "" in sys.argv[1:]:  # an empty path would stand for the working folder
+        if "" in words:  # an empty path would stand for the working folder
             raise UsageError("an argument is empty; omit it or give it a value")
-        code = app(standalone_mode=False)
-        if code == INTERRUPTED:
-            show_failure("stopped")
+        app(words)
+    except KeyboardInterrupt:
+        show_failure("stopped")
+        return INTERRUPTED
+    except BrokenPipeError:  # nobody reads on; the interpreter would fail to flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except Exception as error:
         message = explanation(error)
         if message is None:
             raise
-        code = getattr(error, "exit_code", 1)
         show_failure(message, getattr(error, "images", ()))
-    sys.exit(code or 0)
+        return 2 if isinstance(error, CycloptsError) else getattr(error, "exit_code", 1)
+    return 0
 
 
 def explanation(error: Exception) -> str | None:
     """Message on an error for the user; None for one that is a defect of the program."""
     if isinstance(error, ExplainedError):
-        return str(error)
-    if hasattr(error, "format_message"):  # typer's own: wrong usage
-        return _usage(error)
+        return message_of(error)
+    if isinstance(error, CycloptsError):  # wrong usage
+        words = " ".join(("misgiving", *(error.command_chain or ())))
+        has_more = error.target and "help_all" in signature(error.target).parameters
+        text = str(error).replace("Value error, ", "").rstrip(".")
+        return f"{text[:1].lower()}{text[1:]} (see {words} --help{'-all' * bool(has_more)})"
     if isinstance(error, ModuleNotFoundError):
         module = (error.name or "").split(".")[0]
         extra = next((EXTRAS[modules] for modules in EXTRAS if module in modules.split()), None)
@@ -122,12 +126,3 @@ def explanation(error: Exception) -> str | None:
         where = "the GPU" if "cuda" in text or "mps" in text else "the machine"
         return f"{where} is out of memory; {SMALLER}"
     return None
-
-
-def _usage(error: Any) -> str:
-    """Describe wrong usage and where to read more; empty if the help was shown already."""
-    message: str = error.format_message().replace("Value error, ", "").rstrip(".")
-    if message and (context := getattr(error, "ctx", None)):
-        more = "-all" if any(option.name == "help_all" for option in context.command.params) else ""
-        message += f" (see {context.command_path} --help{more})"
-    return message[:1].lower() + message[1:]

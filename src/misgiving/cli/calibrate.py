@@ -4,18 +4,19 @@ import shlex
 import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from misgiving.cli.options import (
-    BadImages,
     Cache,
     DataOrNone,
-    Device,
+    File,
+    Folder,
+    Reading,
     RunOrPredictions,
     SecondOpinion,
     Seed,
-    Values,
     command,
+    option,
 )
 from misgiving.cli.progress import say
 from misgiving.cli.sources import (
@@ -48,16 +49,17 @@ OodDetector = Literal[
 def calibrate(
     run: RunOrPredictions,
     data: DataOrNone = None,
+    /,
     *,
     targets: Targets,
     guarantee: GuaranteeName = "confident",
     rule: DecisionRule,
-    settings: Annotated[Values, BadImages, Device],
-    cache: Cache,
+    reading: Reading,
+    cache: Cache = None,
     ood_detector: OodDetector | None = None,
-    out: Path | None = None,
+    out: Folder | None = None,
     training_data: str | None = None,
-    from_cases: Path | None = None,
+    from_cases: File | None = None,
     second_opinion: SecondOpinion = None,
     seed: Seed = 0,
     overwrite: bool = False,
@@ -85,11 +87,11 @@ def calibrate(
             average over calibration sets and batches of at least 50 images (average).
         ood_detector: Score that detects OOD images. Default: knn, or max_logit for predictions
             without features of training images.
-        out (POLICY): Folder for the policy of a file of predictions; that of a run is in the
+        out: Folder for the policy of a file of predictions; that of a run is in the
             run.
-        training_data (DATA): Images that the model was trained on, to fit detectors. Default: DATA,
+        training_data: Images that the model was trained on, to fit detectors. Default: DATA,
             else the data that the run was trained with.
-        from_cases (FILE.csv): In place of DATA, the audit sample of a service that keeps images:
+        from_cases: In place of DATA, the audit sample of a service that keeps images:
             its /audit.csv. Other reviews are a selection, and are refused.
         seed: Seed for drawing one image per group and the fifth to tune on.
         overwrite: Replace the policy that is there.
@@ -115,7 +117,7 @@ def calibrate(
     if data is None:
         predictions = read_file(run, opinions=opinions)
     else:
-        with open_run(run, settings, cache=cache, opinions=opinions) as trained:
+        with open_run(run, reading, cache=cache, opinions=opinions) as trained:
             deferral.check_parameters(trained.checkpoint.classes)
             source = trained.predict(
                 data,
@@ -137,7 +139,7 @@ def calibrate(
     for doubt in doubts:
         say(f"Warning: {doubt.message}.")
     say_left_out(sources, brief=not verbose)
-    sentences = certificate_sentences(deferral, brief=not verbose)
+    sentences = certificate_sentences(deferral, brief=not verbose, parameter=option)
     fitted = lines("policy.txt", "fitted", deferral) if verbose else []
     for text in (*fitted, *sentences, *_worth([*predictions.opinions], deferral.calibration_)):
         say(text)

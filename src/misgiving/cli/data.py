@@ -4,16 +4,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cyclopts import App
 
 from misgiving.cli.options import (
-    BadImages,
+    SETTINGS,
     Cache,
     Count,
     Data,
     DataOrPredictions,
-    Device,
     Fields,
+    Folder,
+    Reading,
+    Run,
     Seed,
     Values,
     check_not_input,
@@ -22,7 +24,7 @@ from misgiving.cli.options import (
 )
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped, show_table
 from misgiving.cli.sources import check_source, open_run, read_file, say_left_out
-from misgiving.files import check_writable
+from misgiving.files import check_writable, default_cache
 from misgiving.manifests import check_replaceable
 from misgiving.training.config import DataConfig
 
@@ -34,22 +36,24 @@ MEGABYTE = 10**6
 SHOWN = 20  # suspect labels on the screen
 SAMPLE_SETS = {"train": 97, "tune": 300, "calibrate": 800, "test": 600}  # digits
 
-data_app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
+data_app = App(
+    "data",
     help="Get, check and prepare images, and build out-of-distribution sets from them.",
+    help_format="markdown",
+    sort_key=0,
+    group_parameters=SETTINGS["group_parameters"],
 )
 
 
-@data_app.command()
+@data_app.command
 @command
-def sample(place: Path, *, new: bool = False) -> None:
+def sample(place: Path, /, *, new: bool = False) -> None:
     """Write handwritten digits to try the commands on, or a classifier's predictions for them.
 
     Example: misgiving data sample photos
 
     Args:
-        place (FOLDER|FILE.csv): Folder for PNG files in class folders, or file of predictions.
+        place: Folder for PNG files in class folders, or a .csv file for predictions.
         new: Write digits that are not in the sample, as new images.
     """
     from misgiving.data.datasets import write_sample
@@ -86,13 +90,14 @@ def _sample_predictions() -> "Predictions":
     )
 
 
-@data_app.command()
+@data_app.command
 @command
 def prepare(
     data: Data,
+    /,
     *,
     settings: Annotated[Values, Fields(DataConfig, ("image_size", "on_bad_image"))],
-    cache: Cache,
+    cache: Cache = None,
 ) -> None:
     """Decode, crop, correct and resize all images once into the cache, as training would."""
     from misgiving.data.cache import prepare as prepare_images
@@ -104,7 +109,7 @@ def prepare(
         images = prepare_images(
             dataset,
             replace(dataset.preprocessing, **config.preprocessing_changes),
-            cache=cache,
+            cache=cache or default_cache(),
             report=Bar(progress, "preparing images").at,
             on_bad_image=config.on_bad_image,
         )
@@ -112,18 +117,19 @@ def prepare(
     say(f"prepared {len(images)} images; fingerprint {images.fingerprint}")
 
 
-@data_app.command()
+@data_app.command
 @command
 def ood(
     name: str,
     data: Data,
+    /,
     *,
-    out: Path,
-    settings: Annotated[Values, BadImages],
+    out: Folder,
+    settings: Annotated[Values, Fields(DataConfig, ("on_bad_image",))],
     place: str | None = None,
     count: Count = None,
     masks: str | None = None,
-    run: Path | None = None,
+    run: Run | None = None,
     seed: Seed = 0,
     overwrite: bool = False,
 ) -> None:
@@ -135,17 +141,18 @@ def ood(
 
     Args:
         name: b_box, b_box_70, b_box_70_image, derm_skin, or a name of your own.
-        out (FOLDER): Folder to write the set to.
-        place (PLACE): Folder or data to sample from, instead of deriving images.
+        out: Folder to write the set to.
+        place: Folder or data to sample from, instead of deriving images.
         count: Maximum number of images. Default: as many as the paper used.
-        masks (FOLDER): Lesion masks, or `automatic` to locate lesions.
-        run (RUN): Leave out the images that this run was trained on.
+        masks: Lesion masks, or `automatic` to locate lesions.
+        run: Leave out the images that this run was trained on.
         seed: The same seed gives the same files.
         overwrite: Replace an existing set.
     """
     from misgiving.data.datasets import load_dataset
-    from misgiving.data.ood_sets import readable_set, write_ood_set
-    from misgiving.data.ood_sets.lesions import with_masks
+    from misgiving.data.ood_folder import write_ood_set
+    from misgiving.reproduction.ood_sets import readable_set
+    from misgiving.reproduction.ood_sets.lesions import with_masks
 
     check_replaceable(out, "manifest.json", overwrite=overwrite)
     source = with_masks(load_dataset(data), masks)
@@ -165,15 +172,16 @@ def ood(
     say(f"wrote {write_ood_set(built, out, seed=seed)}")
 
 
-@data_app.command()
+@data_app.command
 @command
 def check(
     data: DataOrPredictions,
+    /,
     *,
-    settings: Annotated[Values, BadImages, Device],
-    cache: Cache,
-    out: Path | None = None,
-    model: Path | None = None,
+    reading: Reading,
+    cache: Cache = None,
+    out: Folder | None = None,
+    model: Run | None = None,
     seed: Seed = 0,
 ) -> None:
     """Check images and labels: counts, damaged files, duplicates, wrong labels.
@@ -189,8 +197,8 @@ def check(
     Example: misgiving data check isic2019:ISIC_2019 --model runs/derm --out findings
 
     Args:
-        out (FOLDER): Folder for the findings. Default: none.
-        model (RUN): Also list suspect labels, by this trained run.
+        out: Folder for the findings. Default: none.
+        model: Also list suspect labels, by this trained run.
         seed: Seed of folds.
     """
     from misgiving.data.check import FINDINGS_FILE
@@ -214,7 +222,7 @@ def check(
         predictions = read_file(Path(data))
     else:
         _show_findings(data, out)
-        with open_run(model, settings, cache=cache) as trained:
+        with open_run(model, reading, cache=cache) as trained:
             source = trained.predict(data)
         say_left_out([(data, source)])
         predictions = source.predictions
@@ -252,9 +260,9 @@ def _show_suspects(review: "LabelReview", file: Path | None) -> None:
         say(f"wrote {file}")
 
 
-@data_app.command()
+@data_app.command
 @command
-def fetch(name: str, folder: Path, *, mirror: str | None = None) -> None:
+def fetch(name: str, folder: Path, /, *, mirror: str | None = None) -> None:
     """Download a published image set, with checksums; interrupted transfers are resumed.
 
     Shows what it is, the licence and the publication to cite. A second call fetches only missing
@@ -264,8 +272,8 @@ def fetch(name: str, folder: Path, *, mirror: str | None = None) -> None:
 
     Args:
         name: isic2019, ham10000, nct, dermamnist, dermamnist_c or pathmnist.
-        folder (FOLDER): Folder to write it to.
-        mirror (URL): Download from this web folder instead.
+        folder: Folder to write it to.
+        mirror: Download from this web folder instead.
     """
     from misgiving.data.download import CATALOGUE
     from misgiving.data.download import fetch as fetch_set

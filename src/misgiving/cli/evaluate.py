@@ -1,18 +1,12 @@
 """`misgiving evaluate`."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from misgiving.cli.options import (
-    BadImages,
     Cache,
     DataOrNone,
-    Device,
+    Folder,
+    Reading,
     RunOrPredictions,
     SecondOpinion,
-    Values,
     check_not_input,
     command,
 )
@@ -32,16 +26,17 @@ from misgiving.files import check_writable
 def evaluate(
     run: RunOrPredictions,
     data: DataOrNone = None,
+    /,
     *,
-    settings: Annotated[Values, BadImages, Device],
-    cache: Cache,
-    policy: Path | None = None,
+    reading: Reading,
+    cache: Cache = None,
+    policy: Folder | None = None,
     ood: list[str] | None = None,
-    set_name: str | None = None,
+    set: str | None = None,
     readers: bool = False,
     score: list[str] | None = None,
     second_opinion: SecondOpinion = None,
-    out: Path | None = None,
+    out: Folder | None = None,
 ) -> None:
     """Measure a trained model on images that it was not trained on, and write a report.
 
@@ -58,30 +53,30 @@ def evaluate(
     is measured in the same way; `calibrate --help` describes its columns.
 
     Args:
-        policy (POLICY): For a file of predictions: the policy to measure, a folder that `calibrate`
+        policy: For a file of predictions: the policy to measure, a folder that `calibrate`
             wrote. A run has its own.
-        ood ([NAME=]PATH): A folder of out-of-distribution images, such as `b_box=FOLDER`; for a
+        ood: A folder of out-of-distribution images, such as `b_box=FOLDER`; for a
             file of predictions, another such file. Default name: that of the folder or file. Can be
             repeated.
-        set_name: Measure only this set of the run's split, or of the column set, such as
+        set: Measure only this set of the run's split, or of the column set, such as
             validation or test. Default: its set test, or else all images that the model was not
             trained on.
         readers: Also measure those who read the images, whose answers are the columns reader_NAME:
             each alone, their agreement, and the team of each with the policy. It is tuned on the
             sets tune and calibrate.
-        score (MODULE:FUNCTION): A failure score of your own, from `Predictions` to confidences,
+        score: A failure score of your own, from `Predictions` to confidences,
             which is measured beside the others. Can be repeated.
-        out (FOLDER): Folder for report.html, measurements.csv and predictions. Default:
+        out: Folder for report.html, measurements.csv and predictions. Default:
             RUN/evaluation; required for a file of predictions.
     """
     is_file = check_source(run, images=["data"], files=["policy"], needed=["out"])
     out = out or run / "evaluation"
     from misgiving.bundle.bundle import used_opinions
     from misgiving.data.datasets import tables_of
-    from misgiving.data.ood_sets import read_ood_folder
+    from misgiving.data.ood_folder import read_ood_folder
     from misgiving.deferral.deferral import Deferral
     from misgiving.evaluation.evaluate import (
-        FILES,
+        EVALUATION_FILES,
         REPORT,
         RESERVED_NAMES,
         check_own_files,
@@ -91,14 +86,14 @@ def evaluate(
     from misgiving.evaluation.evaluate import evaluate as measure
     from misgiving.evaluation.measures import with_score
     from misgiving.evaluation.readers import TUNING
-    from misgiving.own_functions import own_function
+    from misgiving.registry import own_function
     from misgiving.report.evaluation import findings, notes, write_report
 
-    places = named_places("ood", ood, taken=(set_name, *RESERVED_NAMES))
+    places = named_places("ood", ood, taken=(set, *RESERVED_NAMES))
     opinions = named_places("second_opinion", second_opinion)
     scores = {name: own_function(name) for name in score or ()}
     check_writable(out, folder=True)
-    for name in FILES:
+    for name in EVALUATION_FILES:
         check_not_input(out / name, [run, *places.values()] if is_file else tables_of(str(data)))
     check_own_files(out)
     sources, picture = [], None
@@ -108,14 +103,14 @@ def evaluate(
         predictions = [read_file(run, deferral, opinions), *others]
     else:
         folders = [read_ood_folder(folder, name=name) for name, folder in places.items()]
-        with open_run(run, settings, cache=cache, opinions=opinions) as trained:
+        with open_run(run, reading, cache=cache, opinions=opinions) as trained:
             deferral = Deferral.of_run(run, model=trained.model)
             trained.opinions = used_opinions(
                 None if deferral is None else deferral.policy_, trained.opinions
             )
             predicted = trained.predict(
                 data,
-                sets=lambda sets: {*measured_sets(sets, set_name), *(TUNING if readers else ())},
+                sets=lambda sets: {*measured_sets(sets, set), *(TUNING if readers else ())},
                 odin=bool(places),
             )
             outliers = [trained.predict_outliers(folder) for folder in folders]
@@ -126,7 +121,7 @@ def evaluate(
         predictions = [with_score(each, name, function) for each in predictions]
     measured, *unfamiliar = predictions
     ood_predictions = dict(zip(places, unfamiliar, strict=True))
-    evaluation = measure(measured, deferral, set=set_name, ood=ood_predictions, readers=readers)
+    evaluation = measure(measured, deferral, set=set, ood=ood_predictions, readers=readers)
     skipped = [(name, *bad) for name, each in sources for bad in each.skipped]
     write_evaluation(evaluation, out, skipped=skipped)
     write_report(evaluation, out / REPORT, title=data or run.name, pictures=picture)
@@ -134,5 +129,5 @@ def evaluate(
     for sentence in notes(evaluation):
         say(sentence)
     for sentence in findings(evaluation):
-        typer.echo(visible(sentence))
+        print(visible(sentence))
     say(f"wrote {out / REPORT}, and every measurement beside it")

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from misgiving.cli.options import OpinionOfRun, check_options, command
+from misgiving.cli.options import File, Folder, OpinionOfRun, check_options, command
 from misgiving.cli.progress import progress_bars, say
 from misgiving.cli.sources import named_places
 
@@ -11,13 +11,14 @@ from misgiving.cli.sources import named_places
 @command
 def export(
     model: Path,
+    /,
     *,
-    out: Path,
+    out: Folder,
     second_opinion: OpinionOfRun = None,
     overwrite: bool = False,
-    preprocessing: Path | None = None,
-    predictions: Path | None = None,
-    policy: Path | None = None,
+    preprocessing: File | None = None,
+    predictions: File | None = None,
+    policy: Folder | None = None,
 ) -> None:
     """Export a model as a bundle: a folder that makes decisions without torch.
 
@@ -39,13 +40,13 @@ def export(
     --policy policy --out net.bundle
 
     Args:
-        model (RUN|GRAPH.onnx): A folder that `train` wrote, or an ONNX graph.
-        out (BUNDLE): Folder to write.
+        model: A folder that `train` wrote, or an ONNX graph.
+        out: Folder to write.
         overwrite: Replace an existing bundle.
-        preprocessing (FILE.json): Preprocessing of a graph's images, as config.json of a run has
+        preprocessing: Preprocessing of a graph's images, as config.json of a run has
             it.
-        predictions (FILE): Predictions that a graph has made, to compare some again.
-        policy (FOLDER): The policy that `calibrate` fitted to predictions of a graph.
+        predictions: Predictions that a graph has made, to compare some again.
+        policy: The policy that `calibrate` fitted to predictions of a graph.
     """
     if model.suffix.lower() == ".onnx":
         needed = ["preprocessing", "policy"]

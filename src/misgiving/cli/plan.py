@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from misgiving.cli.options import DataOrPredictions, Seed, command
 from misgiving.cli.progress import say, show_table
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 @command
 def plan(
     data: DataOrPredictions,
+    /,
     *,
     targets: Targets,
     guarantee: GuaranteeName = "confident",
     seed: Seed = 0,
-    audit: Annotated[float | None, typer.Option(min=0.0001, max=1.0)] = None,
-    cases_per_week: Annotated[int, typer.Option(min=1)] = 1000,
+    audit: Annotated[float | None, Parameter(validator=Number(gte=0.0001, lte=1))] = None,
+    cases_per_week: Annotated[int, Parameter(validator=Number(gte=1))] = 1000,
 ) -> None:
     """Say before training what a calibration set of DATA can certify.
 
@@ -39,7 +41,7 @@ def plan(
     Args:
         guarantee: Of the limit for OOD images; error rates are said for each guarantee.
         seed: Seed of the split, as in `train`.
-        audit (SHARE): Also say after how many audited answers an error twice as high as the target
+        audit: Also say after how many audited answers an error twice as high as the target
             is noticed, and how many reviews it costs to audit this share of the cases.
         cases_per_week: Cases a week, for --audit.
     """

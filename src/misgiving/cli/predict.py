@@ -1,25 +1,23 @@
 """`misgiving predict`."""
 
 import shutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from misgiving.cli.options import (
-    BadImages,
-    Device,
+    File,
+    Reading,
     SecondOpinion,
-    Values,
     check_not_input,
     check_options,
     command,
 )
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
 from misgiving.cli.sources import check_source, is_prediction_file, named_places, read_file
-from misgiving.errors import UsageError
+from misgiving.errors import Parameter, UsageError
 from misgiving.files import check_writable, write_text
 
 if TYPE_CHECKING:
@@ -31,11 +29,12 @@ if TYPE_CHECKING:
 def predict(
     model: Path,
     images: list[Path],
+    /,
     *,
-    settings: Annotated[Values, BadImages, Device],
+    reading: Reading,
     second_opinion: SecondOpinion = None,
-    out: Path | None = None,
-    contact_sheet: Path | None = None,
+    out: File | None = None,
+    contact_sheet: File | None = None,
     overwrite: bool = False,
 ) -> None:
     """Predict the class and loss of each image, and write a table.
@@ -56,12 +55,12 @@ def predict(
     and each row has a decision.
 
     Args:
-        model (MODEL): A folder that `train` or `export` wrote; for predictions, also one that
+        model: A folder that `train` or `export` wrote; for predictions, also one that
             `calibrate` wrote.
-        images (IMAGES...): Image files, or folders of them; or one file of predictions: .csv, .npz
+        images: Image files, or folders of them; or one file of predictions: .csv, .npz
             or .parquet.
-        out (FILE): File for the table: .csv, .parquet or .jsonl. Default: the screen, as CSV.
-        contact_sheet (FILE.html): Also write the images that were not accepted as one page, worst
+        out: File for the table: .csv, .parquet or .jsonl. Default: the screen, as CSV.
+        contact_sheet: Also write the images that were not accepted as one page, worst
             first.
         overwrite: Replace existing files.
     """
@@ -76,18 +75,18 @@ def predict(
     if out is not None:
         check_kind(out)
         if contact_sheet is not None and contact_sheet.resolve() == out.resolve():
-            raise UsageError(f"`out` and `contact_sheet` are both {out}; choose another file")
+            raise UsageError(f"--out and --contact-sheet are both {out}; choose another file")
     with TemporaryDirectory() as folder:
         parts = Path(folder) if is_file or out is None else out.with_name(f"{out.name}.parts")
         if is_file:
             key, rows, policy, classes = _decide_predictions(model, images, opinions)
         else:
             key = "path"
-            rows, policy, classes = _decide_images(model, names, opinions, parts, settings)
-        skips = settings["on_bad_image"] == "skip"
+            rows, policy, classes = _decide_images(model, names, opinions, parts, reading)
+        skips = reading.on_bad_image == "skip"
         columns = (key, *columns_of(classes, has_policy=policy is not None, unreadable=skips)[1:])
         if out is None:
-            typer.echo("".join(csv_table(columns, rows)), nl=False)
+            sys.stdout.writelines(csv_table(columns, rows))
         else:
             write_table(out, columns, rows)
             say(f"wrote {out}")
@@ -101,12 +100,14 @@ def predict(
 
 
 def _check_files(images: Iterable[Path], *, overwrite: bool, **files: Path | None) -> None:
-    for option, file in files.items():
+    for name, file in files.items():
         if file is not None:
-            check_writable(file, option=option)
-            check_not_input(file, images, option=option)
+            check_writable(file, parameter=name)
+            check_not_input(file, images, parameter=name)
             if file.exists() and not overwrite:
-                raise UsageError(f"{file}: exists; choose another `{option}`, or `overwrite=True`")
+                raise UsageError(
+                    *(f"{file}: exists; choose another ", Parameter(name)), ", or --overwrite"
+                )
 
 
 def _decide_images(
@@ -114,22 +115,21 @@ def _decide_images(
     names: Sequence[Path],
     opinions: Mapping[str, Path],
     parts: Path,
-    settings: Values,
+    reading: Reading,
 ) -> "tuple[Iterable[DecisionRow], Policy | None, Sequence[str]]":
     from misgiving.bundle.bundle import is_bundle
     from misgiving.bundle.decide_files import decide_files, load_model
 
     if is_bundle(model):
         check_options(f"for {model}, a bundle", unused=["second_opinion", "device"])
-    with progress_bars("stopped; with `out`, the same command resumes") as progress:
-        device = settings["device"]
-        loaded = load_model(model, opinions=opinions, count=len(names), device=device)
+    with progress_bars("stopped; with --out, the same command resumes") as progress:
+        loaded = load_model(model, opinions=opinions, count=len(names), device=reading.device)
         rows = decide_files(
             loaded,
             list(map(str, names)),
             parts,
             on_image=Bar(progress, "predicting").at,
-            on_bad_image=settings["on_bad_image"],
+            on_bad_image=reading.on_bad_image,
         )
     return rows, loaded.policy, loaded.classes
 

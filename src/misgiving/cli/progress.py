@@ -2,12 +2,10 @@
 
 import math
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +27,10 @@ if TYPE_CHECKING:
     from misgiving.reproduction.config import Unit
     from misgiving.training.loop import Step
 
-COMMAND: ContextVar[Any] = ContextVar("COMMAND", default=None)
-"""Typer's context of the command that runs."""
-
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 SILENT_SECONDS = 60.0  # after which a log says how far the work is
 FIRST_SECONDS = 10.0  # after which it does so first, with the time that is left
-QUOTES = "'\""
-PARAMETER = re.compile(r"`(\w+)(?:=([^`]+))?`")
 MAX_LISTED = 50  # bad images on the screen
-SET_BY_TRAIN = {"split": ["train --split"], "keep": ["train --keep"]}
-"""Options of `train` that messages of other commands refer to, by parameter."""
-
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
@@ -55,37 +45,9 @@ def silence_all_but_first_process() -> None:
     console.quiet = process_number() > 0
 
 
-def with_options(message: str) -> str:
-    """Replace parameters in backticks by the command's options and arguments, where it has them.
-
-    As an example, `device="cpu"` becomes --device cpu, `pretrained=False` --no-pretrained, and
-    `data` DATA.
-    """
-    context = COMMAND.get()
-    if context is None:
-        return message
-    flags: dict[str, list[str]] = SET_BY_TRAIN | {
-        option.name: [*option.opts, *option.secondary_opts]
-        if option.param_type_name == "option"
-        else [(option.metavar or "").strip("[]")]
-        for option in context.command.params
-    }
-
-    def replaced(match: re.Match[str]) -> str:
-        name, value = match.groups()
-        if name not in flags:
-            return match[0]
-        flag, *negative = flags[name]
-        if value in (None, "True", "False"):
-            return negative[0] if value == "False" and negative else flag
-        return f"{flag} {value.strip(QUOTES)}"
-
-    return PARAMETER.sub(replaced, message)
-
-
 def say(text: str) -> None:
     """Print a message on standard error, harmless to the terminal, which wraps long lines."""
-    console.print("\n".join(map(visible, with_options(text).split("\n"))), soft_wrap=True)
+    console.print("\n".join(map(visible, text.split("\n"))), soft_wrap=True)
 
 
 def show_failure(message: str, images: "Sequence[BadImage]" = ()) -> None:

@@ -1,14 +1,17 @@
 """`misgiving reproduce`."""
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import typer
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
-from misgiving.cli.options import Cache, Count, Fields, Values, check_options, command
+from misgiving.cli.options import Cache, Count, Fields, Folder, Values, check_options, command
 from misgiving.cli.progress import Bar, Steps, Units, progress_bars, say, say_skipped
-from misgiving.reproduction.config import OdinGrid, Protocol
+from misgiving.files import default_cache
+from misgiving.reproduction.config import Protocol
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
 SETTINGS = ("trials", "in_distribution", "unseen", "masks", "learning_rates", "seed")
@@ -20,30 +23,81 @@ TRAINING = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sets:
+    """Image sets of a reproduction.
+
+    Attributes:
+        data: As for `train`; `digits` ships with scikit-learn.
+        ood: An OOD set: a folder of images, `table:FILE`, `medmnist:FILE.npz` or
+            `scikit-image` (its photographs). The names nct, b_box, b_box_70, b_box_70_image,
+            imagenet, clin_skin and derm_skin are for the paper's sets as published, which replace
+            those made here; for a stand-in, write PAPER_NAME:OWN_NAME=PLACE. Can be repeated.
+        about: Content of an --ood set and the number of its sources, for the report.
+        tuning_set: OOD set that ODIN is tuned on. Default: nct or its stand-in.
+        odin_criterion: Tune ODIN for the highest AUROC, or for the lowest FPR@TPR95; the paper
+            names neither.
+    """
+
+    data: str = "digits"
+    ood: list[str] | None = None
+    about: list[str] | None = None
+    tuning_set: str | None = None
+    odin_criterion: Literal["auroc", "fpr_at_tpr95"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Processes that train.
+
+    Attributes:
+        jobs: Units of work to run at the same time, each in a process with the memory of a
+            training. Default: one for each core, at most 8; on a GPU, one. Intervals are computed
+            in as many processes, which a GPU does not limit.
+        threads: Threads of each unit; they affect the rounding of sums. Default: torch's own number
+            for one job, an equal share of the cores for several, one on Ray.
+        ray: Run units on a Ray cluster; `auto` for the one on this machine, or a new one.
+        gpus_per_unit: GPUs of each unit on Ray, such as 0.5. Default: 0 with --device cpu, else 1.
+    """
+
+    jobs: Count = None
+    threads: Count = None
+    ray: str | None = None
+    gpus_per_unit: Annotated[float | None, Parameter(validator=Number(gte=0))] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Units of work that are run.
+
+    Attributes:
+        experiment: Run only units of generalization, ood_detection (which new_classes shares), or
+            learning_rate (other rates), without a report.
+        trial: Run only units of this trial.
+        model: Run only units of this model.
+        collect: Only write the report, from finished units.
+    """
+
+    experiment: str | None = None
+    trial: int | None = None
+    model: str | None = None
+    collect: bool = False
+
+
 @partial(command, brief=True)
 def reproduce(
     *,
-    protocol: Annotated[Values, Fields(Protocol, (*SETTINGS, *OWN), optional=True)],
-    images: Annotated[Values, Fields(DataConfig, IMAGES, optional=True)],
+    sets: Sets,
+    out: Folder = Path("runs/reproduce"),
+    workers: Workers,
+    protocol: Annotated[Values, Fields(Protocol, (*SETTINGS, *OWN), defaults={})],
+    images: Annotated[Values, Fields(DataConfig, IMAGES, defaults={})],
     network: Annotated[
-        Values, Fields(ModelConfig, ("backbone", "pretrained", "weights"), optional=True)
+        Values, Fields(ModelConfig, ("backbone", "pretrained", "weights"), defaults={})
     ],
-    training: Annotated[Values, Fields(TrainingConfig, TRAINING, optional=True)],
-    odin: Annotated[Values, Fields(OdinGrid, ("criterion",), optional=True)],
-    cache: Cache,
-    data: str = "digits",
-    out: Path = Path("runs/reproduce"),
-    ood: list[str] | None = None,
-    about: list[str] | None = None,
-    tuning_set: str | None = None,
-    jobs: Count = None,
-    threads: Count = None,
-    ray: str | None = None,
-    gpus_per_unit: Annotated[float | None, typer.Option(min=0.0)] = None,
-    experiment: str | None = None,
-    trial: int | None = None,
-    model: str | None = None,
-    collect: bool = False,
+    training: Annotated[Values, Fields(TrainingConfig, TRAINING, defaults={})],
+    selected: Selection,
+    cache: Cache = None,
 ) -> None:
     """Run the paper's three experiments over trials and write the report.
 
@@ -60,59 +114,41 @@ def reproduce(
     Example: misgiving reproduce --data isic2019:ISIC_2019 --ood nct=CRC-VAL-HE-7K
 
     Args:
-        data (DATA): As for `train`; `digits` ships with scikit-learn.
-        out (FOLDER): Folder to write to, and to resume in.
-        ood (NAME=PLACE): An OOD set: a folder of images, `table:FILE`, `medmnist:FILE.npz` or
-            `scikit-image` (its photographs). The names nct, b_box, b_box_70, b_box_70_image,
-            imagenet, clin_skin and derm_skin are for the paper's sets as published, which replace
-            those made here; for a stand-in, write PAPER_NAME:OWN_NAME=PLACE. Can be repeated.
-        about (NAME=TEXT): Content of an --ood set and the number of its sources, for the report.
-        tuning_set (NAME): OOD set that ODIN is tuned on. Default: nct or its stand-in.
-        jobs: Units of work to run at the same time, each in a process with the memory of a
-            training. Default: one for each core, at most 8; on a GPU, one. Intervals are computed
-            in as many processes, which a GPU does not limit.
-        threads: Threads of each unit; they affect the rounding of sums. Default: torch's own number
-            for one job, an equal share of the cores for several, one on Ray.
-        ray (ADDRESS): Run units on a Ray cluster; `auto` for the one on this machine, or a new one.
-        gpus_per_unit: GPUs of each unit on Ray, such as 0.5. Default: 0 with --device cpu, else 1.
-        experiment: Run only units of generalization, ood_detection (which new_classes shares), or
-            learning_rate (other rates), without a report.
-        trial: Run only units of this trial.
-        model: Run only units of this model.
-        collect: Only write the report, from finished units.
+        out: Folder to write to, and to resume in.
     """
-    from misgiving.report.reproduction.page import write_report
     from misgiving.reproduction.collection import collect as collect_units
-    from misgiving.reproduction.collection import read_run
     from misgiving.reproduction.protocol import chosen_units, ood_sources, protocol_for
+    from misgiving.reproduction.report.page import write_report
+    from misgiving.reproduction.report.run import read_run
     from misgiving.reproduction.runner import jobs_for, on_this_machine, reproduce_units
     from misgiving.reproduction.trial_data import Progress, TrialData
     from misgiving.reproduction.workers import usual_jobs
 
-    one_unit = (experiment, trial, model) != (None, None, None)
+    only = {name: getattr(selected, name) for name in ("experiment", "trial", "model")}
+    is_partial = any(value is not None for value in only.values())
     chosen_protocol = protocol_for(
-        data,
+        sets.data,
         model=network,
         training=training,
         images=images,
-        odin=odin,
-        sources=ood_sources(ood or (), about or ()),
-        tuning_set=tuning_set,
+        odin={"criterion": sets.odin_criterion} if sets.odin_criterion else {},
+        sources=ood_sources(sets.ood or (), sets.about or ()),
+        tuning_set=sets.tuning_set,
         **protocol,
     )
-    chosen = chosen_units(chosen_protocol, experiment=experiment, trial=trial, model=model)
-    if collect:
-        unused = ["experiment", "trial", "model", "ray", "gpus_per_unit", "threads"]
-        check_options("with --collect", unused=unused)
-    elif ray is None:
+    chosen = chosen_units(chosen_protocol, **only)
+    if selected.collect:
+        check_options("with --collect", unused=[*only, "ray", "gpus_per_unit", "threads"])
+    elif workers.ray is None:
         check_options("without --ray", unused=["gpus_per_unit"])
         usual = jobs_for(chosen_protocol, len(chosen))
-        run = on_this_machine(jobs=jobs or usual, threads=threads)
+        run = on_this_machine(jobs=workers.jobs or usual, threads=workers.threads)
     else:
         from misgiving.reproduction.ray import on_ray
 
         check_options("with --ray", unused=["jobs"])
-        run = on_ray(ray, threads=threads or 1, gpus_per_unit=gpus_per_unit)
+        threads, gpus = workers.threads or 1, workers.gpus_per_unit
+        run = on_ray(workers.ray, threads=threads, gpus_per_unit=gpus)
     with progress_bars("stopped; the same command resumes") as progress:
         units, steps = Units(progress, "units"), Steps(progress, "training")
         callbacks = Progress(
@@ -121,12 +157,16 @@ def reproduce(
             on_step=steps.show,
             on_image=Bar(progress, "preparing images").at,
         )
-        begins = not (collect or ray or (out / "units").exists())  # else nothing may be to train
-        trial_data = TrialData(chosen_protocol, cache, callbacks, trains=begins, out=out)
+        begins = not (
+            selected.collect or workers.ray or (out / "units").exists()
+        )  # else nothing may be to train
+        trial_data = TrialData(
+            chosen_protocol, cache or default_cache(), callbacks, trains=begins, out=out
+        )
         say_skipped(trial_data.images.skipped)
-        if not collect:
+        if not selected.collect:
             reproduce_units(trial_data, out, run=run, chosen=chosen)
-        if not one_unit:
+        if not is_partial:
             say("collecting: resampling for intervals, and examples; this may take a minute")
-            collect_units(trial_data, out, jobs=jobs or usual_jobs())
-    say(f"wrote {out if one_unit else write_report(read_run(out), out)}")
+            collect_units(trial_data, out, jobs=workers.jobs or usual_jobs())
+    say(f"wrote {out if is_partial else write_report(read_run(out), out)}")

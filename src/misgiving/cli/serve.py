@@ -7,9 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
-from misgiving.cli.options import Fields, OpinionOfRun, Values, check_options, command
+from misgiving.cli.options import Fields, File, OpinionOfRun, Values, check_options, command
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
 from misgiving.cli.sources import named_places
 from misgiving.serve.settings import Settings
@@ -27,15 +28,16 @@ LIMITS = (
 @command
 def serve(
     model: Path,
+    /,
     *,
     settings: Annotated[Values, Fields(Settings, LIMITS)],
     host: str = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
-    store: Annotated[str | None, typer.Option(envvar="MISGIVING_STORE")] = None,
+    port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 8000,
+    store: Annotated[str | None, Parameter(env_var="MISGIVING_STORE")] = None,
     second_opinion: OpinionOfRun = None,
-    cases: Path | None = None,
-    api_key_file: Path | None = None,
-    reviewer_keys_file: Path | None = None,
+    cases: File | None = None,
+    api_key_file: File | None = None,
+    reviewer_keys_file: File | None = None,
 ) -> None:
     """Serve a model: upload images to a page, get decisions, and review what was deferred.
 
@@ -43,15 +45,15 @@ def serve(
     is stored as a case before its decision is returned. Not a medical device.
 
     Args:
-        model (RUN_OR_BUNDLE): A folder that `train` or `export` wrote.
+        model: A folder that `train` or `export` wrote.
         host: Address to listen on; other machines can connect only with a key.
         port: Port to listen on; 0 for any free one.
-        store (FILE|URL): Database of cases: an SQLite file, or postgresql://USER@HOST/DATABASE.
+        store: Database of cases: an SQLite file, or postgresql://USER@HOST/DATABASE.
             Default: RUN_OR_BUNDLE.cases.sqlite, beside the folder.
-        cases (FILE.csv): Decide on the images of a list that `data check` or `predict` wrote, and
+        cases: Decide on the images of a list that `data check` or `predict` wrote, and
             show them in its order.
-        api_key_file (FILE): File with the key that clients must send. Or set MISGIVING_API_KEY.
-        reviewer_keys_file (FILE): Keys of reviewers, a line of KEY NAME for each. They open no
+        api_key_file: File with the key that clients must send. Or set MISGIVING_API_KEY.
+        reviewer_keys_file: Keys of reviewers, a line of KEY NAME for each. They open no
             decision of a blind case before its reviewer has answered.
     """
     from misgiving.serve.app import create_app

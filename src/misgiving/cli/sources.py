@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from misgiving.cli.options import check_options
+from misgiving.cli.options import Reading, check_options
 from misgiving.cli.progress import Bar, progress_bars, say
-from misgiving.errors import DataError, UsageError, explain_damage
+from misgiving.errors import DataError, Parameter, UsageError, explain_damage
+from misgiving.files import default_cache
 
 if TYPE_CHECKING:
     from misgiving.deferral.deferral import Deferral
@@ -62,7 +63,7 @@ def audited_data(path: Path) -> str:
     Raises:
         DataError: It has other cases: what is reviewed is a selection, and no sample.
     """
-    check_options("with `from_cases`", unused=["data"])
+    check_options("with --from-cases", unused=["data"])
     remedy = "give /audit.csv of a service with audits that keeps images"
     with explain_damage(path, remedy=remedy), path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -81,7 +82,7 @@ def audited_data(path: Path) -> str:
 
 
 def named_places(
-    option: str, words: Sequence[str] | None, *, taken: Sequence[str | None] = ()
+    parameter: str, words: Sequence[str] | None, *, taken: Sequence[str | None] = ()
 ) -> dict[str, Path]:
     """Folders or files by name, from NAME=PATH or the path alone; no name stands for two.
 
@@ -96,7 +97,8 @@ def named_places(
             name = path.resolve().name if path.is_dir() else path.resolve().stem
         if name in (*taken, *places):
             raise UsageError(
-                f"`{option}` {name!r} names two sets; write NAME={path} with another name"
+                Parameter(parameter),
+                f" {name!r} names two sets; write NAME={path} with another name",
             )
         places[name] = path
     return places
@@ -105,9 +107,9 @@ def named_places(
 @contextmanager
 def open_run(
     run: Path,
-    settings: Mapping[str, Any],
+    reading: Reading,
     *,
-    cache: Path,
+    cache: Path | None,
     opinions: Mapping[str, Path] | None = None,
 ) -> Iterator["TrainedRun"]:
     """A run that is ready to predict, with second opinions; bars show its progress."""
@@ -118,11 +120,11 @@ def open_run(
     with progress_bars() as progress:
         opened = partial(
             TrainedRun,
-            device=str(device_named(settings["device"])),
-            cache=cache,
+            device=str(device_named(reading.device)),
+            cache=cache or default_cache(),
             on_image=Bar(progress, "preparing images").at,
             on_predicted=Bar(progress, "predicting").at,
-            on_bad_image=settings["on_bad_image"],
+            on_bad_image=reading.on_bad_image,
         )
         others = {
             name: Predictions.read(path) if is_prediction_file(path) else opened(path)
@@ -144,7 +146,7 @@ def read_file(
         try:
             deferral.check_predictions(predictions)
         except DataError as error:
-            raise DataError(f"{path}: {error}") from error
+            raise DataError(f"{path}: ", *error.args) from error
     return predictions
 
 

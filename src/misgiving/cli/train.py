@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from misgiving.cli.options import Cache, Data, Fields, Values, check_options, command
+from misgiving.cli.options import Cache, Data, Fields, Run, Values, check_options, command
 from misgiving.cli.progress import (
     Bar,
     Steps,
@@ -20,6 +20,7 @@ from misgiving.cli.progress import (
     show_table,
     silence_all_but_first_process,
 )
+from misgiving.files import default_cache
 from misgiving.manifests import check_replaceable
 from misgiving.reproduction.config import settings_of
 from misgiving.training.config import (
@@ -35,11 +36,9 @@ from misgiving.training.config import (
 SPLIT = "split.csv"  # which only a run has
 MIN_TUNING_GROUPS = 100  # in the tuning set
 
-IMAGES = Fields(DataConfig, optional=True, defaults={k: v.images for k, v in RECIPES.items()})
-NETWORK = Fields(ModelConfig, optional=True, defaults={k: v.model for k, v in RECIPES.items()})
-TRAINING = Fields(
-    TrainingConfig, optional=True, defaults={k: v.training for k, v in RECIPES.items()}
-)
+IMAGES = Fields(DataConfig, defaults={k: v.images for k, v in RECIPES.items()})
+NETWORK = Fields(ModelConfig, defaults={k: v.model for k, v in RECIPES.items()})
+TRAINING = Fields(TrainingConfig, defaults={k: v.training for k, v in RECIPES.items()})
 OF_TRAINING = (
     *("margin", "pairs", "reduction", "epochs", "batch_size", "learning_rate"),
     "weight_decay",
@@ -47,7 +46,6 @@ OF_TRAINING = (
 ESTIMATOR = Fields(
     TrainingConfig,
     ("auxiliary", *OF_TRAINING, "seed", "device"),
-    optional=True,
     defaults={"attach": replace(ATTACHED, auxiliary="none")},
 )
 
@@ -55,27 +53,26 @@ ESTIMATOR = Fields(
 @partial(command, brief=True)
 def train(
     data: Data,
+    /,
     *,
-    out: Path,
+    out: Run,
     images: Annotated[Values, IMAGES],
     network: Annotated[Values, NETWORK],
     training: Annotated[Values, TRAINING],
-    cache: Cache,
+    cache: Cache = None,
     recipe: RecipeName = "modern",
     model: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Train a classifier together with its loss estimator.
 
-    Splits DATA, trains, and writes the folder RUN. The same command resumes a training that was
-    stopped or killed.
+    Splits DATA, trains, and writes the folder RUN. The same command resumes a stopped training.
 
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
 
     Args:
-        out (RUN): Folder to write the run to.
-        recipe: Settings for what is not given: a small strong network (modern), or Section 4.1 of
-            the paper.
+        out: Folder to write the run to.
+        recipe: Settings for what is not given: a small strong network (modern), or Section 4.1.
         model: Train one of the models that `reproduce` compares: a name for values of --auxiliary,
             --detached, --pairs, --reduction and --reads-logits.
         overwrite: Replace RUN, or RUN.unfinished.safetensors of another training.
@@ -96,16 +93,16 @@ def train(
         setup, first_model = prepare_training(
             data,
             configured,
-            cache=cache,
+            cache=cache or default_cache(),
             on_image=Bar(progress, "preparing images").at,
             on_weights=lambda report: say(f"weights: {report}"),
         )
         say_skipped(setup.images.skipped)
-        say(f"augmentation: {setup.augmentation} (`augment` none|light|dermoscopy changes it)")
+        say(f"augmentation: {setup.augmentation} (--augment none|light|dermoscopy changes it)")
         tuning = len({*setup.images_of("tune").units.tolist()})
         if 0 < tuning < MIN_TUNING_GROUPS:
             doubt = f"{tuning} groups (or images) to tune on, fewer than {MIN_TUNING_GROUPS}"
-            say(f'Warning: {doubt}; add images, or tune on more: `split_shares="60/10/20/10"`.')
+            say(f"Warning: {doubt}; add images, or tune on more: --split-shares 60/10/20/10.")
         train_run(
             setup,
             first_model,
@@ -130,11 +127,12 @@ def train(
 def attach(
     model: str,
     data: Data,
+    /,
     *,
-    out: Path,
-    config: AttachConfig,
+    out: Run,
+    classifier: AttachConfig,
     training: Annotated[Values, ESTIMATOR],
-    cache: Cache,
+    cache: Cache = None,
     overwrite: bool = False,
 ) -> None:
     """Make a run of a classifier that was trained elsewhere.
@@ -149,16 +147,16 @@ def attach(
     Example: misgiving attach my-vit folder:photos --out runs/my-vit
 
     Args:
-        model (MODEL): A folder of Hugging Face's format with an image classifier (config.json,
+        model: A folder of Hugging Face's format with an image classifier (config.json,
             model.safetensors, preprocessor_config.json), the name of a timm model, or
             torchvision:NAME; a model by name needs --weights.
-        out (RUN): Folder to write the run to.
+        out: Folder to write the run to.
         overwrite: Replace RUN.
     """
     check_replaceable(out, SPLIT, overwrite=overwrite)
     training = {"auxiliary": "none", **training}
     if training["auxiliary"] == "none":
-        check_options('with `auxiliary="none"`', unused=[*OF_TRAINING, "reads_logits"])
+        check_options("with --auxiliary none", unused=[*OF_TRAINING, "reads_logits"])
 
     from misgiving.training.attach import attach_run
 
@@ -167,9 +165,9 @@ def attach(
             model,
             data,
             out,
-            config=config,
+            config=classifier,
             training=replace(ATTACHED, **training),
-            cache=cache,
+            cache=cache or default_cache(),
             on_image=Bar(progress, "preparing images").at,
             on_predicted=Bar(progress, "predicting").at,
             on_accuracy=lambda right, count: say(
@@ -182,7 +180,7 @@ def attach(
     if checkpoint.estimates_losses:
         _show_last_epoch(out)
     else:
-        say('no label was spent on a loss estimator; `auxiliary="ranking"` trains one')
+        say("no label was spent on a loss estimator; --auxiliary ranking trains one")
     say(f"wrote {out}")
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from misgiving.checksums import sha256_of, sha256_of_json, sha256_of_lines
 from misgiving.data.datasets.dataset import (
     Dataset,
     EncodedImages,
@@ -32,7 +31,15 @@ from misgiving.data.decoding import (
 )
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError
-from misgiving.files import locked, read_json, whole_folder, write_json
+from misgiving.files import (
+    locked,
+    read_json,
+    sha256_of,
+    sha256_of_json,
+    sha256_of_lines,
+    whole_folder,
+    write_json,
+)
 from misgiving.manifests import seal, verify
 
 Report = Callable[[int, int], None]

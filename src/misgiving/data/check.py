@@ -7,23 +7,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from misgiving.checksums import sha256_of
 from misgiving.csv_tables import write_csv
 from misgiving.data.cache import Report
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.decoding import in_order
 from misgiving.data.duplicates import PICTURE_HASH, Hashes, near_duplicates, picture_hash
 from misgiving.errors import reason_of
+from misgiving.files import sha256_of
 
 FINDINGS_FILE = "findings.csv"
 FINDING_COLUMNS = ("check", "image", "other", "detail")  # of that file
-DARK_VALUE = 16  # of 255: the brightest value of 12 bits that are stored as 16
+DARK_LEVEL = 16  # of 255: the brightest value of 12 bits that are stored as 16
 
-SAME_CONTENT, SAME_PIXELS, NEAR_COPY = "same content", "same pixels", "near duplicates"
-KINDS_OF_COPIES = {
+SAME_CONTENT, SAME_PIXELS, NEAR_DUPLICATES = "same content", "same pixels", "near duplicates"
+COPY_KINDS = {
     "files of the same content": SAME_CONTENT,
     "files of the same pixels alone": SAME_PIXELS,
-    "near duplicates": NEAR_COPY,
+    "near duplicates": NEAR_DUPLICATES,
 }
 Pair = tuple[int, int, str]
 """Position of an image, of the earlier one it is compared with or else its own, and the detail."""
@@ -71,7 +71,7 @@ def data_check(dataset: Dataset, *, report: Report | None = None) -> DataCheck:
     dark = [
         (index, index, f"brightest value {brightest} of 255")
         for index, (*_, brightest) in images.items()
-        if brightest <= DARK_VALUE
+        if brightest <= DARK_LEVEL
     ]
     advice = "as 12 bits in 16; save them with the whole range of values" if dark else ""
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
@@ -119,7 +119,8 @@ def _copies(images: Mapping[int, Facts]) -> list[Pair]:
             distinct[index] = picture
     positions = list(distinct)
     near = near_duplicates(np.array([*distinct.values()], dtype=PICTURE_HASH))
-    return exact + [(positions[second], positions[first], NEAR_COPY) for first, second in near]
+    pairs = [(positions[second], positions[first]) for first, second in near]
+    return exact + [(*pair, NEAR_DUPLICATES) for pair in pairs]
 
 
 def _checks_of_relations(dataset: Dataset, copies: Sequence[Pair]) -> Iterator[Check]:
@@ -139,7 +140,7 @@ def _checks_of_relations(dataset: Dataset, copies: Sequence[Pair]) -> Iterator[C
     def of_groups(name: str, pairs: Sequence[Pair], remark: str = "") -> Check:
         return name, pairs, len({earliest for _, earliest, _ in pairs}), remark
 
-    for name, kind in KINDS_OF_COPIES.items():
+    for name, kind in COPY_KINDS.items():
         yield of_copies(name, [pair for pair in copies if pair[2] == kind])
     grouped = len(groups) + len({earliest for _, earliest, _ in groups})
     remark = f"{grouped} images; {len(first)} groups in all"

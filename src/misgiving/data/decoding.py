@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from misgiving.errors import DataError, reason_of, visible
+from misgiving.errors import DataError, Parameter, reason_of, visible
 from misgiving.files import check_ordinary
 
 # Once for all threads: `warnings.catch_warnings` in one of them would change the others' filters.
@@ -71,8 +71,10 @@ class BadImagesError(DataError):
         whole: True if no image of the set can be read.
     """
 
-    def __init__(self, message: str, images: Sequence[BadImage] = (), total: int = 0) -> None:
-        super().__init__(message)
+    def __init__(
+        self, *message: str | Parameter, images: Sequence[BadImage] = (), total: int = 0
+    ) -> None:
+        super().__init__(*message)
         self.images, self.whole = tuple(images), 0 < total == len(images)
 
 
@@ -128,13 +130,13 @@ def check_bad_images(bad: Sequence[BadImage], total: int, on_bad_image: str) -> 
     """
     if not bad or (on_bad_image == SKIP and len(bad) < total):
         return
-    message = str(bad[0])
+    message: list[str | Parameter] = [str(bad[0])]
     if len(bad) > 1:
         count = f"{len(bad)} of {total} images cannot be read ({first_names(bad)})"
-        message = f"{count}; repair or remove them"
+        message = [f"{count}; repair or remove them"]
     if on_bad_image == FAIL:
-        message += ', or leave them out with `on_bad_image="skip"`'
-    raise BadImagesError(message, bad, total)
+        message += [", or leave them out with ", Parameter("on_bad_image", SKIP)]
+    raise BadImagesError(*message, images=bad, total=total)
 
 
 def first_names(bad: Sequence[BadImage]) -> str:

@@ -20,7 +20,7 @@ from filelock import Timeout
 from pydantic import TypeAdapter
 from requests.utils import get_auth_from_url, urldefragauth
 
-from misgiving.errors import DataError, reason_of, visible
+from misgiving.errors import DataError, Parameter, reason_of, visible
 from misgiving.files import check_writable, locked, whole_folder
 from misgiving.registry import Registry
 
@@ -29,7 +29,7 @@ Report = Callable[[str, int, int | None], None]
 
 Get = Callable[..., requests.Response]
 
-CHUNK_BYTES = 1 << 16  # bytes; small, as an interrupted transfer loses the current chunk
+CHUNK_BYTES = 1 << 16  # small, as an interrupted transfer loses the current chunk
 TIMEOUT = 10.0, 60.0  # seconds for a connection, and of silence, after which a transfer fails
 MAX_FAILURES = 4  # failures in a row, without progress, that are tolerated
 PAUSE = 1.0  # seconds before the first retry, doubled for each further one
@@ -115,7 +115,7 @@ def fetch(
         DataError: A file is not available or wrong, or another process fetches into the folder.
     """
     published = CATALOGUE[name]
-    check_writable(folder, folder=True, option="folder")
+    check_writable(folder, folder=True, parameter="folder")
     try:
         with locked(folder / ".download.lock", timeout=WAIT):
             missing = [file for file in published.files if not (folder / file.result).exists()]
@@ -151,7 +151,8 @@ def _fetch_file(file: PublishedFile, url: str, folder: Path, report: Report) -> 
         reason = "not a web address" if of_address else visible(reason_of(failure))
         raise DataError(
             f"{path}: cannot be downloaded ({reason}); run the same command again to resume, or "
-            "give a `mirror`"
+            "give a ",
+            Parameter("mirror"),
         ) from failure
     if is_archive:
         _unpack(path, target, partial(report, f"{file.name}, unpacking"))

@@ -14,7 +14,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageChops
 
 from misgiving.data.decoding import Picture, decode_reduced
-from misgiving.errors import require
+from misgiving.errors import Parameter, require
 from misgiving.registry import Registry
 
 Square = UInt8[np.ndarray, "size size 3"]
@@ -28,7 +28,7 @@ UNSATURATED = [1] * SATURATED + [0]
 SPARE = 1.25  # decoded pixels per pixel of the result, along a side; with fewer, edges get harder
 
 CROP_SHAPES: Registry[Callable[[int, int, float], tuple[float, float]]] = Registry(
-    "`crop_shape`",
+    Parameter("crop_shape"),
     both=lambda height, width, share: (share * height, share * width),
     square=lambda height, width, share: (min(share * width, float(height)),) * 2,
     resized=lambda height, width, share: (share * min(height, width),) * 2,
@@ -62,14 +62,14 @@ def divide_by_light(image: Image.Image, *, power: int) -> Image.Image:
 
 
 COLOR_CONSTANCY: Registry[Callable[[Image.Image], Image.Image]] = Registry(
-    "`color_constancy`",
+    Parameter("color_constancy"),
     shades_of_gray=partial(divide_by_light, power=6),
     gray_world=partial(divide_by_light, power=1),
     none=lambda image: image,
 )
 
 INTERPOLATIONS: Registry[Image.Resampling] = Registry(
-    "`interpolation`",
+    Parameter("interpolation"),
     **{
         name: Image.Resampling[name.upper()]
         for name in ("bilinear", "bicubic", "lanczos", "box", "nearest")
@@ -194,7 +194,7 @@ class AugmentationSettings:
 
 
 AUGMENTATIONS: Registry[AugmentationSettings] = Registry(
-    "`augment`",
+    Parameter("augment"),
     none=AugmentationSettings(flips=False, jitter=0.0, rotation=0.0, translation=0.0),
     light=AugmentationSettings(flips=False, rotation=10.0),  # a turned 6 is a 9
     dermoscopy=AugmentationSettings(),

@@ -18,7 +18,7 @@ from misgiving.csv_tables import csv_rows, write_csv
 from misgiving.data.cache import ImageSet
 from misgiving.data.datasets.dataset import Dataset, hash_of
 from misgiving.data.decoding import in_order, returning_bad_images
-from misgiving.errors import DataError, UsageError, explain_damage
+from misgiving.errors import DataError, Parameter, UsageError, explain_damage
 from misgiving.groups import unit_numbers
 from misgiving.registry import Registry
 
@@ -57,9 +57,10 @@ def paper_split(
     if in_one_set.any():
         rarest = int(np.argmin(np.where(in_one_set, counts, counts.max() + 1)))
         raise UsageError(
-            f"`validation_share` {validation_share} leaves one set without images of class "
+            Parameter("validation_share"),
+            f" {validation_share} leaves one set without images of class "
             f"{classes[rarest]!r} ({counts[rarest]} in all); choose a share nearer to 0.5, add "
-            "images of the class or leave it out"
+            "images of the class or leave it out",
         )
     return sets
 
@@ -109,7 +110,8 @@ def cross_validation_split(labels: Labels, units: Units, *, seed: int) -> SetNam
     if len(np.unique(twentieth)) < 2 * NUM_FOLDS:
         raise DataError(
             f"too few images for ten folds, which take {2 * NUM_FOLDS} groups of images and as "
-            'many images of a class; give more, or choose `split="grouped"`'
+            "many images of a class; give more, or choose ",
+            Parameter("split", "grouped"),
         )
     place = (twentieth - 2 * number) % (2 * NUM_FOLDS)
     names = np.array(["test", "test", "tune", "calibrate", *["train"] * (2 * NUM_FOLDS - 4)])
@@ -158,8 +160,8 @@ def _complete(
             count = len(np.unique(numbered[labels == label]))
             raise DataError(
                 f"class {classes[label]!r} has {count} group{'s' * (count > 1)}, too few for the "
-                "four sets of a grouped split; add images of it, leave the class out or use "
-                '`split="paper"`'
+                "four sets of a grouped split; add images of it, leave the class out or use ",
+                Parameter("split", "paper"),
             )
         sets[numbered == random.choice(spare)] = name
 
@@ -268,8 +270,8 @@ def read_split(path: Path) -> Split:
     remedy = "run the command that wrote it again"
     with explain_damage(path, remedy=remedy), path.open(encoding="utf-8", newline="") as file:
         header, *rows = (tuple(cells) for _, cells in csv_rows(file))
-        complete = all(len(row) == len(SPLIT_COLUMNS) and all(row[:4]) for row in rows)
-        if header != SPLIT_COLUMNS or not complete:
+        whole = all(len(row) == len(SPLIT_COLUMNS) and all(row[:4]) for row in rows)
+        if header != SPLIT_COLUMNS or not whole:
             raise ValueError("a column is missing, or a cell is empty")
         columns = [*zip(*rows, strict=True)] or [()] * len(SPLIT_COLUMNS)
     return Split(*columns[:-1])

@@ -15,7 +15,7 @@ from misgiving.deferral.guarantees import Guarantee, fit_selection
 from misgiving.deferral.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import RankCounts, ScoredCases, count_ranks
-from misgiving.errors import UsageError
+from misgiving.errors import Parameter, UsageError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
 
@@ -48,9 +48,10 @@ def score_cases(
     scores = all_scores(predictions, detectors)
     if ood_detector not in scores:
         raise UsageError(
-            f"`ood_detector` {ood_detector!r} is unknown, or needs what the predictions do not "
+            Parameter("ood_detector"),
+            f" {ood_detector!r} is unknown, or needs what the predictions do not "
             "have: logits, features or taps of the set train, the last layer, or predicted_loss; "
-            f"choose from {', '.join(scores)}"
+            f"choose from {', '.join(scores)}",
         )
     if of_tuning:
         probabilities, predicted = np.exp(fitted.vectors), fitted.predicted

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from misgiving.checksums import sha256_of
 from misgiving.deferral.bounds import BinomialInterval, two_sided_interval
 from misgiving.deferral.certificate import Certificate
+from misgiving.files import sha256_of
 
 FALSE_ALARMS = 0.01  # probability that any of the tests ever alarms although nothing has changed
 TESTS = 3  # which share it

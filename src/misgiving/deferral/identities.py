@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from misgiving.checksums import sha256_of
+from misgiving.files import sha256_of
 from misgiving.predictions.record import Predictions
 
 DIGITS = 16  # of the digest of a name: of a million, two are the same with a probability of 3e-8

@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from misgiving.calibration.apply import Calibrator, error_probabilities
-from misgiving.checksums import sha256_of
 from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.decisions import NUMBERS, Decisions, ScoredImages
 from misgiving.deferral.reasons import Reasons
 from misgiving.deferral.rules import DecisionRule
-from misgiving.errors import DataError
+from misgiving.errors import DataError, Parameter
+from misgiving.files import sha256_of
 from misgiving.scores.detectors import FittedDetectors, scores_of_outputs
 from misgiving.scores.features import FEATURE_SCORES
 from misgiving.scores.outputs import Outputs
@@ -197,9 +197,10 @@ class Policy:
         """
         if images < self.certificate.min_batch:
             raise DataError(
-                "the average guarantee of `max_error` is for batches of at least "
-                f"{self.certificate.min_batch} images, got {images}; give more at once, or "
-                "calibrate with `max_silent_error` alone, which holds for each image"
+                *("the average guarantee of ", Parameter("max_error"), " is for batches of at "),
+                f"least {self.certificate.min_batch} images, got {images}; give more at once, or ",
+                *("calibrate with ", Parameter("max_silent_error")),
+                " alone, which holds for each image",
             )
 
     def check_model(

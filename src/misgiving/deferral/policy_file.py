@@ -10,13 +10,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from misgiving.calibration.apply import Calibrator
-from misgiving.checksums import sha256_of_file, sha256_of_json
 from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.identities import Cases
 from misgiving.deferral.policy import Policy
 from misgiving.deferral.rules import DecisionRule
 from misgiving.errors import UsageError, explain_damage
-from misgiving.files import read_json, whole_folder, write_json
+from misgiving.files import read_json, sha256_of_file, sha256_of_json, whole_folder, write_json
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
 from misgiving.scores.outputs import Outputs
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from misgiving.errors import UsageError, require
+from misgiving.errors import Parameter, UsageError, require
 
 GuaranteeName = Literal["confident", "average"]
 """Guarantees that the command line can name; see `guarantees`."""
@@ -17,7 +17,8 @@ def check_known(classes: Sequence[str], **parameters: Mapping[str, float]) -> No
     for name, values in parameters.items():
         if unknown := [key for key in values if key not in classes]:
             raise UsageError(
-                f"`{name}` has the unknown class {unknown[0]!r}; choose from {', '.join(classes)}"
+                Parameter(name),
+                f" has the unknown class {unknown[0]!r}; choose from {', '.join(classes)}",
             )
 
 
@@ -51,7 +52,7 @@ class Targets:
         are_rates = all(0 < rate < 1 for rate in self.class_max_miss.values())
         require(self, "class_max_miss", are_rates, "be between 0 and 1")
         has_target = self.max_error is not None or self.max_silent_error is not None
-        require(self, "max_error", has_target, "be given, or `max_silent_error`")
+        require(self, "max_error", has_target, "be given, or ", Parameter("max_silent_error"))
 
     @property
     def parts(self) -> int:

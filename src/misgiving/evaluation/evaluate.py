@@ -14,10 +14,9 @@ from jaxtyping import Bool, Float, Int
 from misgiving.csv_tables import write_csv
 from misgiving.deferral.decisions import COLUMNS, OF_CLASS, Decisions
 from misgiving.deferral.deferral import Deferral
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.evaluation.measures import (
     POLICY_SET,
-    UNSEEN_SET,
     Measurement,
     measure_calibration,
     measure_classification,
@@ -42,13 +41,16 @@ from misgiving.metrics.selective import RiskCoverage, accepted_errors
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import WITHOUT_FEATURES, all_scores
 
-RESERVED_NAMES = (POLICY_SET, UNSEEN_SET, "test", "validation", "held_out", "predictions")
+RESERVED_NAMES = (POLICY_SET, "test", "validation", "held_out", "predictions")
 """Names, in results, of rows that are of no OOD set."""
 
 NOT_MEASURED = frozenset(("train", "excluded"))
 HINDSIGHT_ERRORS = (0.05, 0.1, 0.2)
 REPORT, MEASUREMENTS = "report.html", "measurements.csv"
-FILES = ("predictions.npz", "skipped.csv", "decisions.csv", "subgroups.csv", REPORT, MEASUREMENTS)
+EVALUATION_FILES = (
+    *("predictions.npz", "skipped.csv", "decisions.csv", "subgroups.csv"),
+    *(REPORT, MEASUREMENTS),
+)
 """In the order in which those of an earlier evaluation are removed."""
 
 
@@ -265,11 +267,14 @@ def measured_sets(sets: Collection[str], set_name: str | None = None) -> Collect
     chosen = {set_name} if set_name is not None else {"test"} & {*sets} or {*sets} - NOT_MEASURED
     if not chosen & {*sets}:
         choices = ", ".join(sorted({*sets} - {""})) or "none"
+        if set_name is not None:
+            raise UsageError(
+                f"no row is in the set {set_name!r}; the sets of these predictions: {choices}"
+            )
         raise UsageError(
-            f"no row is in the set {set_name!r}; the sets of these predictions: {choices}"
-            if set_name is not None
-            else f"the model was trained or chosen on all of these images (sets {choices}); give "
-            'others, or choose a set with `set="train"`'
+            f"the model was trained or chosen on all of these images (sets {choices}); give "
+            "others, or choose a set with ",
+            Parameter("set", "train"),
         )
     return chosen
 
@@ -278,13 +283,16 @@ def _check_outliers(measured: Predictions, ood: Mapping[str, Predictions], datas
     """Check that OOD predictions can be compared with the measured ones."""
     for name, outliers in ood.items():
         if name in (dataset, *RESERVED_NAMES):
-            raise UsageError(f"`ood` {name!r} names other rows of the measurements; rename the set")
+            raise UsageError(
+                Parameter("ood"), f" {name!r} names other rows of the measurements; rename the set"
+            )
         for field in ("model", "classes", "kind"):
             value, expected = getattr(outliers, field), getattr(measured, field)
             if value and expected and value != expected:
                 raise DataError(
-                    f"`ood` {name!r} has {field} {value!r}, and the measured predictions have "
-                    f"{expected!r}; predict both with one model"
+                    Parameter("ood"),
+                    f" {name!r} has {field} {value!r}, and the measured predictions have "
+                    f"{expected!r}; predict both with one model",
                 )
 
 
@@ -356,9 +364,11 @@ def check_own_files(folder: Path) -> None:
     Raises:
         UsageError: They are not, as its measurements are missing.
     """
-    present = [name for name in FILES if (folder / name).exists()]
+    present = [name for name in EVALUATION_FILES if (folder / name).exists()]
     if present and MEASUREMENTS not in present:
-        raise UsageError(f"{folder / present[0]}: is not of an evaluation; choose another `out`")
+        raise UsageError(
+            f"{folder / present[0]}: is not of an evaluation; choose another ", Parameter("out")
+        )
 
 
 def write_evaluation(
@@ -377,7 +387,7 @@ def write_evaluation(
         UsageError: A file is not of an earlier evaluation.
     """
     check_own_files(folder)
-    for name in FILES:
+    for name in EVALUATION_FILES:
         (folder / name).unlink(missing_ok=True)
     write_csv(folder / MEASUREMENTS, Measurement._fields, evaluation.measurements)
     evaluation.predictions.write(folder / "predictions.npz")

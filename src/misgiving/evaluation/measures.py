@@ -40,30 +40,9 @@ Weights = Real[np.ndarray, "*replicates n"]
 POLICY_SET = "policy_test"
 """Name, in results, of the images on which a policy is measured."""
 
-UNSEEN_SET = "unseen_classes"
-"""Name, in results, of the images of all classes that a model was not trained on."""
-
-CHOSEN = "best_on_tuning"
-"""Name, in results, of the detector with the highest AUROC on the tuning set."""
-
-RATE = "learning_rate/"
-"""Before the value, in the name of an experiment that repeats 4.1 at another learning rate."""
-
-RATE_MODELS = ("vanilla", "proposed")
-"""The models that are also trained at other learning rates, as the paper compares them."""
-
 FAILURE_SCORES = ("msp", "entropy", "max_logit", "max_logit_norm", "predicted_loss", *LEARNED)
 COVERAGES = (0.5, 0.8, 0.9)
 RISKS = (0.05, 0.1, 0.2)
-
-
-def learning_rate_of(experiment: str) -> float | None:
-    """The learning rate that an experiment repeats 4.1 at; None for the protocol's own.
-
-    >>> learning_rate_of("learning_rate/0.001"), learning_rate_of("generalization")
-    (0.001, None)
-    """
-    return float(experiment.removeprefix(RATE)) if experiment.startswith(RATE) else None
 
 
 class Measurement(NamedTuple):

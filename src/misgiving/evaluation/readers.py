@@ -11,7 +11,7 @@ from scipy.special import softmax
 from misgiving.deferral.bounds import upper_bound
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.evaluation.measures import Classes, Measurement, Weights
 from misgiving.evaluation.shares import Share, shares
 from misgiving.groups import one_per_group
@@ -21,7 +21,7 @@ from misgiving.predictions.record import Predictions
 from misgiving.predictions.schema import UNKNOWN_CLASS
 
 TUNING = ("tune", "calibrate")
-DEFERRED = np.arange(41) / 40  # shares of the images that the reader answers
+DEFERRED_SHARES = np.arange(41) / 40  # shares of the images that the reader answers
 PRIOR = 1.0  # answers, spread evenly, that are added to those for each class
 
 Mask = Bool[np.ndarray, " n"]
@@ -51,7 +51,7 @@ class Team(NamedTuple):
         reader: Name.
         tuned: Number of images on which shares were chosen and the combination was fitted.
         confusion: Images by true class (row) and answer.
-        curves: Right answers of `deferral` and `combination`, for each share in `DEFERRED`.
+        curves: Right answers of `deferral` and `combination`, for each share in `DEFERRED_SHARES`.
         best: The share of each that was best on the tuning images.
         accuracy: Right answers of `model` and `reader` alone, of `deferral` and `combination` at
             their best shares, and of `policy`: the model where it accepts, else the reader.
@@ -109,7 +109,9 @@ def measure_readers(
         DataError: A reader gave no answer for tuning, or none to measure.
     """
     if deferral is None or decisions is None or not measured.readers:
-        raise UsageError("`readers` needs a policy, and columns reader_NAME of the predictions")
+        raise UsageError(
+            Parameter("readers"), " needs a policy, and columns reader_NAME of the predictions"
+        )
     tuning = tuning.select(np.flatnonzero(tuning.labels != UNKNOWN_CLASS))
     sides = [(tuning, deferral.policy_.score(tuning.outputs)), (measured, decisions)]
     groups = {*tuning.groups} - {""}
@@ -157,7 +159,7 @@ def _measure_team(
         tuned=len(of_tuning),
         confusion=confusions[1],
         curves={way: _right(wrong, units) for way, wrong in teams.items()},
-        best={way: float(DEFERRED[at]) for way, at in best.items()},
+        best={way: float(DEFERRED_SHARES[at]) for way, at in best.items()},
         accuracy=dict(zip(ways, _right(ways.values(), units), strict=True)),
         costs={
             way: _estimate(partial(_mean, wrong * lost), units, seed=deferral.seed)
@@ -208,7 +210,7 @@ def _wrong_by_share(
     labels, answers, predicted, probabilities, scores = read
     combined = (combine(probabilities, answers, likelihood) * np.array(weights)).argmax(axis=1)
     ranks = np.argsort(np.argsort(np.nan_to_num(scores, nan=-np.inf), kind="stable"))
-    is_deferred = ranks < np.round(DEFERRED * len(scores))[:, None]
+    is_deferred = ranks < np.round(DEFERRED_SHARES * len(scores))[:, None]
     given = {"deferral": answers, "combination": combined}
     return {way: np.where(is_deferred, x, predicted) != labels for way, x in given.items()}
 

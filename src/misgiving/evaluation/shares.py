@@ -12,11 +12,11 @@ from misgiving.metrics.loss_estimation import error_auroc
 from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.uncertainty import bootstrap, percentile_interval
 
-LEVEL = 0.05
+INTERVAL_LEVEL = 0.05
 MAX_DRAWS = 10**8  # of groups; a large set, whose intervals are narrow, has fewer replicates
 REPLICATES = 100, 1000
 CURVE_POINTS = 40
-BINS = 10
+RELIABILITY_BINS = 10
 
 Mask = Bool[np.ndarray, " n"]
 Values = Float[np.ndarray, " n"]
@@ -98,7 +98,7 @@ def _share(events: PerGroup, cases: PerGroup) -> Share:
     if not groups or (groups == 1 and share.cases > 1):
         return share
     independent = _independent_cases(events, cases)
-    ends = two_sided_interval(share.value * independent, independent, level=LEVEL)
+    ends = two_sided_interval(share.value * independent, independent, level=INTERVAL_LEVEL)
     return share._replace(lower=ends.lower, upper=ends.upper)
 
 
@@ -146,7 +146,7 @@ def reliability_with_intervals(
     """
     finite = np.isfinite(probabilities)
     right = ~wrong[finite]
-    bins = reliability(probabilities[finite], right, bins=BINS)
+    bins = reliability(probabilities[finite], right, bins=RELIABILITY_BINS)
     bin_of: Int[np.ndarray, " n"] = np.empty(len(right), dtype=int)
     order = np.argsort(probabilities[finite], kind="stable")
     bin_of[order] = np.repeat(np.arange(len(bins.counts)), bins.counts)
@@ -193,7 +193,7 @@ def separation(
 
     replicates = int(np.clip(MAX_DRAWS // len(joined), *REPLICATES))
     drawn = bootstrap([statistic], [sides], replicates=replicates, seed=seed)
-    lower, upper = percentile_interval(drawn["auroc"], level=1 - LEVEL)
+    lower, upper = percentile_interval(drawn["auroc"], level=1 - INTERVAL_LEVEL)
     if lower == upper:
         lower = upper = float("nan")
     return Separation(auroc, lower, upper, fpr)

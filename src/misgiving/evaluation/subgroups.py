@@ -18,13 +18,13 @@ from misgiving.predictions.record import Predictions
 Cases = Bool[np.ndarray, " n"]
 Outcomes = Mapping[str, tuple[Cases, Cases]]
 
-UNKNOWN = "unknown"
+NO_VALUE = "unknown"
 UNDEFINED = BinomialInterval(math.nan, math.nan)
 WORSE_IS = {"coverage": "less", "error": "greater", "deferral": "greater"}
 CLASS = "class"
 AGES: tuple[float, ...] = (30, 50, 70)
 AGE_BANDS: tuple[str, ...] = ("under 30", "30-49", "50-69", "70 or older")
-LEVEL = 0.05  # of naming any quantity of any subgroup wrongly
+FAMILY_LEVEL = 0.05  # of naming any quantity of any subgroup wrongly
 MAX_VALUES = 12  # a column with at most so many values is kept as it is
 
 
@@ -64,7 +64,7 @@ def audit(
     wrong: Cases,
     *,
     confidence: float = 0.95,
-    level: float = LEVEL,
+    level: float = FAMILY_LEVEL,
 ) -> list[Subgroup]:
     """Audit coverage, error among the accepted and deferral of every subgroup.
 
@@ -105,7 +105,7 @@ def audit(
     }
     groups: list[tuple[str, str, Cases]] = []
     for name, column in columns.items():
-        values = np.array([value.strip() or UNKNOWN for value in column])
+        values = np.array([value.strip() or NO_VALUE for value in column])
         groups += [(name, str(value), values == value) for value in np.unique(values)]
     p_values = {
         (position, quantity): p_value
@@ -169,7 +169,7 @@ def harms_of(judged: Predictions, decisions: Decisions | None, *, seed: int) -> 
     }
     wrong = drawn.errors if decisions is None else decisions.predicted[rows] != drawn.labels
 
-    level = LEVEL / (1 if decisions is None else 2)  # errors and decisions are one family
+    level = FAMILY_LEVEL / (1 if decisions is None else 2)  # errors and decisions are one family
 
     def audited(outcomes: Shaped[np.ndarray, " drawn"]) -> list[Subgroup]:
         return audit(columns, outcomes == "accept", outcomes == "ood", wrong, level=level)

@@ -25,7 +25,7 @@ from misgiving.predictions.schema import UNKNOWN_CLASS
 from misgiving.scores.logits import unit_vectors
 
 Basis = Literal["held-out", "cross-fitted"]
-EVIDENCE = ("the model gives", "of similar images")
+SOURCES = ("the model gives", "of similar images")
 SUSPECTS_FILE = "suspect_labels.csv"
 SUSPICIOUS = 0.5  # score above which a label is listed
 
@@ -34,12 +34,12 @@ Groups = Sequence[str] | Int[np.ndarray, " n"]
 Labels = Int[np.ndarray, " n"]
 LogProbabilities = Float[np.ndarray, "n classes"]
 
-FOLDS = 5
-NEIGHBOURS = 20
+CROSS_FITS = 5
+NUM_NEIGHBOURS = 20
 MOST_COMPARED = 20_000  # images among which neighbours are sought; more would be slow
-BLOCK = 1000  # images whose neighbours are sought at a time
+BLOCK_ROWS = 1000  # images whose neighbours are sought at a time
 LEAST = 1e-12  # probability
-RAREST = 1e-4  # share of a confusion that has not been seen
+LEAST_SHARE = 1e-4  # share of a confusion that has not been seen
 MOST_WIDTH = 128  # principal components of features
 PRIOR_SCALE = 3.0  # standard deviation of a class's bias, in nats
 
@@ -145,11 +145,11 @@ def _check_classes(chosen: Predictions, cross_fitted: Bool[np.ndarray, " n"]) ->
     counts = [len(np.unique(units[labels == label])) for label in range(len(chosen.classes))]
     single = [name for name, count in zip(chosen.classes, counts, strict=True) if count == 1]
     largest = min(int(np.bincount(labels).max()), len(np.unique(units)))
-    if np.ptp(labels) == 0 or (cross_fitted.any() and (single or largest < FOLDS)):
+    if np.ptp(labels) == 0 or (cross_fitted.any() and (single or largest < CROSS_FITS)):
         raise DataError(
             "labels are judged in two classes or more, and cross-fitting needs two groups of each "
-            f"(one alone: {', '.join(single) or 'none'}), {FOLDS} groups, and {FOLDS} images of a "
-            "class; add images, or leave a class out"
+            f"(one alone: {', '.join(single) or 'none'}), {CROSS_FITS} groups, and {CROSS_FITS} "
+            "images of a class; add images, or leave a class out"
         )
 
 
@@ -173,7 +173,7 @@ def _listed(
                 basis=basis,
                 why="; ".join(
                     f"{source} {share[0]:.0%} {suggested} and {share[1]:.0%} {given}"
-                    for source, share in zip(EVIDENCE, shares, strict=False)
+                    for source, share in zip(SOURCES, shares, strict=False)
                 ),
             )
         )
@@ -238,7 +238,7 @@ def _confusion(
     joint = np.eye(classes)
     np.add.at(joint, (labels[counted], confident[counted].argmax(axis=1)), 1)
     joint *= np.maximum(counts, 1)[:, None] / joint.sum(axis=1, keepdims=True)
-    return np.asarray(np.maximum(joint / joint.sum(axis=0), RAREST))
+    return np.asarray(np.maximum(joint / joint.sum(axis=0), LEAST_SHARE))
 
 
 def _combined(outputs: Sequence[LogProbabilities], labels: Labels) -> LogProbabilities:
@@ -289,7 +289,7 @@ def cross_fitted_outputs(
         seed: Of the folds.
     """
     probabilities = np.full((len(labels), classes), LEAST)
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    folds = StratifiedGroupKFold(CROSS_FITS, shuffle=True, random_state=seed)
     numbered = np.unique(np.array(groups), return_inverse=True)[1]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")
@@ -320,10 +320,10 @@ def neighbour_outputs(
     numbered = np.unique(np.array(groups), return_inverse=True)[1]
     compared = np.random.default_rng(seed).permutation(len(labels))[:MOST_COMPARED]
     truth = np.eye(classes)[labels[compared]]
-    number = min(NEIGHBOURS, len(compared) - 1)
+    number = min(NUM_NEIGHBOURS, len(compared) - 1)
     shares = np.empty((len(labels), classes))
-    for start in range(0, len(labels), BLOCK):
-        block = slice(start, start + BLOCK)
+    for start in range(0, len(labels), BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
         cosines = units[block] @ units[compared].T
         cosines[numbered[block, None] == numbered[compared]] = -np.inf
         nearest = np.argpartition(-cosines, number - 1, axis=1)[:, :number]

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from misgiving.errors import UsageError, reason_of
+from misgiving.errors import Parameter, UsageError, reason_of
 
 DEFAULT_SIZE = 224  # pixels, where a module does not say for which size it is made
 DEFAULT_TAPS = 4
@@ -190,15 +190,18 @@ def read_module(
         raise UsageError(f"the module gives {found_classes} logits for an image, not {expected}")
     chosen = tuple(_body(module, shapes) if taps is None else map(str, taps))
     if not chosen or len(set(chosen)) < len(chosen):
-        raise UsageError(f"`taps` must name one submodule or more, each once, got {list(chosen)}")
+        raise UsageError(
+            Parameter("taps"), f" must name one submodule or more, each once, got {list(chosen)}"
+        )
     for tap in chosen:
         shape = shapes.get(tap, ())
         if len(shape) < 2 or shape[0] != 2:
             similar = get_close_matches(tap, shapes, n=3) or [*shapes][-3:]
             raise UsageError(
-                f"`taps`: {tap!r} gives for 2 images no output (2, channels, ...) but "
+                Parameter("taps"),
+                f": {tap!r} gives for 2 images no output (2, channels, ...) but "
                 f"{shape or 'none'}; try {', '.join(similar)}, or if the module is compiled, "
-                "compile the result instead"
+                "compile the result instead",
             )
     axes = tuple(_channel_axis(shapes[tap]) for tap in chosen)
     return ModuleReader(
@@ -229,7 +232,8 @@ def _tried(module: nn.Module, size: int) -> tuple[Shapes, str | None, int]:
         except Exception as error:  # whatever the module's operations raise
             raise UsageError(
                 f"the module cannot take images of shape (2, 3, {size}, {size}) "
-                f"({reason_of(error)}); give the size that it is made for as `image_size`"
+                f"({reason_of(error)}); give the size that it is made for as ",
+                Parameter("image_size"),
             ) from error
     logits, head = logits_of(output), None
     for name, (features, output) in linear.items():

@@ -18,7 +18,7 @@ from timm.layers.classifier import ClassifierHead
 from timm.models.vgg import VGG, ConvMlp
 from torch import Tensor, nn
 
-from misgiving.errors import DataError, UsageError, explain_damage, reason_of
+from misgiving.errors import DataError, Parameter, UsageError, explain_damage, reason_of
 from misgiving.registry import Registry
 
 
@@ -53,7 +53,7 @@ def create_backbone(
             in one linear layer (distilled transformers end in two).
     """
     if num_classes is None or num_classes < 2:
-        raise UsageError(f"`num_classes` must be at least 2, got {num_classes}")
+        raise UsageError(Parameter("num_classes"), f" must be at least 2, got {num_classes}")
     if name == "vgg16_mini" and not pretrained:
         return MiniVgg(num_classes=num_classes, drop_rate=dropout)
     options = {"num_classes": num_classes, "drop_rate": dropout, "pretrained": pretrained}
@@ -68,7 +68,8 @@ def _create_timm(name: str, image_size: int | None, **options: Any) -> Any:
         similar = get_close_matches(name, timm.list_models(), n=3)
         raise UsageError(
             f"timm has no backbone {name!r}; choose {' or '.join(similar) or 'another'}, or "
-            "vgg16_mini with `pretrained=False`"
+            "vgg16_mini with ",
+            Parameter("pretrained", False),
         )
     try:
         with _without_retries() if options["pretrained"] else nullcontext():
@@ -77,13 +78,15 @@ def _create_timm(name: str, image_size: int | None, **options: Any) -> Any:
             model.set_input_size(img_size=image_size)
     except LocalEntryNotFoundError as error:
         raise UsageError(
-            f"weights of {name!r} cannot be downloaded; give `weights`, or use `pretrained=False`"
+            f"weights of {name!r} cannot be downloaded; give ",
+            *(Parameter("weights"), ", or use ", Parameter("pretrained", False)),
         ) from error
     except Exception as error:  # for weights that are not there, an unknown tag, another size
         raise UsageError(
             f"backbone {name!r} is not available for images of {image_size or 'any'} pixels "
-            f"({reason_of(error)}); give a local file as `weights`, use `pretrained=False`, or "
-            "choose another `image_size`"
+            f"({reason_of(error)}); give a local file as ",
+            *(Parameter("weights"), ", use ", Parameter("pretrained", False)),
+            *(", or choose another ", Parameter("image_size")),
         ) from error
     return model
 
@@ -184,8 +187,8 @@ def load_weights(model: nn.Module, path: Path) -> WeightsReport:
         in_file, expected = (", ".join(list(state)[:2]) or "no tensors" for state in (weights, own))
         raise DataError(
             f"{path}: none of its {len(weights)} tensors matches the backbone (the file has "
-            f"{in_file}; the backbone {expected}); give a file with timm's names for this "
-            "`backbone`"
+            f"{in_file}; the backbone {expected}); give a file with timm's names for this ",
+            Parameter("backbone"),
         )
     with explain_damage(path, remedy=remedy):
         model.load_state_dict(matched, strict=False)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from timm.models.vgg import VGG
 from torch import Tensor, nn
 
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.models.adapters import (
     ModuleReader,
     Reading,
@@ -119,7 +119,8 @@ class Normalise(nn.Module):
     ) -> None:
         super().__init__()
         if mean is None or std is None or not (len(mean) == len(std) == 3 and min(std) > 0):
-            raise UsageError(f"`mean` and `std` must be 3 numbers each, got {mean} and {std}")
+            names = Parameter("mean"), " and ", Parameter("std")
+            raise UsageError(*names, f" must be 3 numbers each, got {mean} and {std}")
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
         self.channels_last = channels_last
@@ -178,8 +179,9 @@ def read_timm(model: nn.Module, taps: Sequence[int] | Sequence[str] | None = Non
     chosen = usual if taps is None else cast("tuple[int, ...]", tuple(taps))
     if chosen != tuple(level for level in range(len(levels)) if level in chosen):
         raise UsageError(
-            f"`taps` must be ascending levels from 0 to {len(levels) - 1} of this backbone, each "
-            f"once, got {', '.join(map(str, chosen))}"
+            Parameter("taps"),
+            f" must be ascending levels from 0 to {len(levels) - 1} of this backbone, each "
+            f"once, got {', '.join(map(str, chosen))}",
         )
     channels = tuple(int(levels[tap]["num_chs"]) for tap in chosen)
     return TimmReader(chosen, channels, int(cast(Any, model).num_classes))
@@ -251,8 +253,8 @@ class JointClassifier(
         self.frozen = False
         if hidden < 1 or not 0 <= dropout < 1:
             raise UsageError(
-                "`hidden` must be at least 1 and `dropout` in [0, 1), got "
-                f"hidden={hidden}, dropout={dropout}"
+                *(Parameter("hidden"), " must be at least 1 and ", Parameter("dropout")),
+                f" in [0, 1), got hidden={hidden}, dropout={dropout}",
             )
         self.reader: ModuleReader | TimmReader
         if isinstance(backbone, nn.Module):

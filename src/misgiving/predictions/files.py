@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from misgiving.csv_tables import escape_formulas, unescape_formulas
 from misgiving.errors import DataError
-from misgiving.files import escape_formulas, unescape_formulas
 from misgiving.predictions.cells import Column
 from misgiving.predictions.schema import ARRAY_OF_OPINION, NUMERIC, ONCE, WHOLE, named
 from misgiving.registry import Registry

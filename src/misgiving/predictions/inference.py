@@ -15,12 +15,11 @@ import numpy as np
 import torch
 
 from misgiving.checkpoint import Checkpoint
-from misgiving.checksums import sha256_of_chunks, sha256_of_json
 from misgiving.data.batching import BATCHES_AHEAD, batches
 from misgiving.data.cache import ImageSet
 from misgiving.data.decoding import in_order
 from misgiving.errors import DataError, UsageError
-from misgiving.files import whole_file
+from misgiving.files import sha256_of_chunks, sha256_of_json, whole_file
 from misgiving.models.folding import folded
 from misgiving.models.joint import JointClassifier, full_outputs_of
 from misgiving.models.onnx_export import write_graph

@@ -19,7 +19,7 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, FileImages
 from misgiving.data.decoding import FAIL, SKIP, BadImage, BadImagesError
 from misgiving.data.duplicates import related_groups
-from misgiving.errors import DataError, ExplainedError, UsageError
+from misgiving.errors import DataError, ExplainedError, Parameter, UsageError
 from misgiving.files import default_cache
 from misgiving.predictions.inference import OnImage, predictions_of
 from misgiving.predictions.record import Predictions, check_classes
@@ -63,7 +63,9 @@ def predict(
         on_image: Called with the number of predicted images and of all.
     """
     if not isinstance(model, Checkpoint | str | Path):
-        raise UsageError(f"`model` is a {type(model).__name__}; give a run, or what `load` reads")
+        raise UsageError(
+            Parameter("model"), f" is a {type(model).__name__}; give a run, or what `load` reads"
+        )
     if not isinstance(model, Checkpoint):
         return TrainedRun(Path(model), on_predicted=on_image).predict(data).predictions
     dataset = load_dataset(data) if isinstance(data, str) else data
@@ -150,7 +152,8 @@ class TrainedRun:
             raise DataError(
                 f"{training_data or self.checkpoint.data.name}: contains none of the model's "
                 "training images, on which its detectors are fitted; give the data that it was "
-                "trained on as `training_data`"
+                "trained on as ",
+                Parameter("training_data"),
             )
         taken = {*dataset.ids}
         ids = tuple(f"{name} (training)" if name in taken else name for name in others.ids)

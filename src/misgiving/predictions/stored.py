@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from misgiving.checkpoint import Checkpoint
-from misgiving.checksums import sha256_of
 from misgiving.data.cache import ImageSet
 from misgiving.errors import DataError, UsageError
+from misgiving.files import sha256_of
 from misgiving.predictions.inference import (
     OnImage,
     fingerprint_of,

@@ -27,7 +27,7 @@ from misgiving.report.rendering import certificate_sentences, environment, lines
 MAX_CLASSES = 15  # of the confusion matrix; the others are one row and column
 GALLERY_IMAGES = 12  # of each kind
 OPERATING_POINTS = 10
-POINTS, ERRORS = 6, 5  # in the words that describe a figure
+DESCRIBED_POINTS, DESCRIBED_ERRORS = 6, 5  # in the words that describe a figure
 
 Scores = Float[np.ndarray, " _"]
 
@@ -134,7 +134,8 @@ def _numbers(evaluation: Evaluation) -> dict[str, Any]:
     counts = confusion_of(judged.labels, evaluation.classes, num_classes=len(judged.classes))
     counts, names = confusion(judged.classes, counts)
     errors = counts * (1 - np.eye(len(names), dtype=int))
-    most = [divmod(int(cell), len(names)) for cell in np.argsort(-errors, axis=None)[:ERRORS]]
+    cells = np.argsort(-errors, axis=None)[:DESCRIBED_ERRORS]
+    most = [divmod(int(cell), len(names)) for cell in cells]
     accepts = bool(decided) and decided["accept"].events > 0
     confident_errors, doubtful = gallery(evaluation)
     return {
@@ -142,7 +143,7 @@ def _numbers(evaluation: Evaluation) -> dict[str, Any]:
         "confident_errors": confident_errors.tolist(),
         "doubtful": doubtful.tolist(),
         "chosen": (decided["accept"].value, decided["error"].value) if accepts else None,
-        "points": _spaced(evaluation.curve, POINTS),
+        "points": _spaced(evaluation.curve, DESCRIBED_POINTS),
         "score_sets": _finite({"right": scores[~wrong], "wrong": scores[wrong]}),
         "ood_sets": _finite(ood_sets),
         "confusion": (counts, names),

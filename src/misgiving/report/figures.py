@@ -11,43 +11,27 @@ from typing import Any, Literal, ParamSpec
 import matplotlib
 import numpy as np
 from jaxtyping import Float, Int
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from misgiving.evaluation.readers import DEFERRED, Team
+from misgiving.evaluation.readers import DEFERRED_SHARES, Team
 from misgiving.evaluation.shares import CurvePoint, Share
 from misgiving.metrics.calibration import Reliability
 from misgiving.report.names import DETECTOR_TITLES, count
 from misgiving.report.rendering import percent
 
 Line = str | tuple[int, tuple[float, ...]]
-# Okabe and Ito's palette, distinct with the common colour blindnesses; grey for no estimator, and
-# a yellow that can be seen on white
-STYLES: dict[str, tuple[str, Line, str]] = {  # colour, stroke and marker of each model
-    "vanilla": ("#7a7a7a", "--", "s"),
-    "mse": ("#e69f00", ":", "^"),
-    "detached": ("#009e73", "-.", "D"),
-    "proposed": ("#0072b2", "-", "o"),
-    "proposed_halves": ("#d55e00", (0, (5.0, 1.0)), "v"),
-    "proposed_sum": ("#b59b00", (0, (3.0, 1.0, 1.0, 1.0, 1.0, 1.0)), "P"),
-    "proposed+logits": ("#cc79a7", (0, (8.0, 2.0)), "<"),
-    "correctness_ranking": ("#000000", (0, (1.0, 3.0)), "X"),
-}
 OTHER_COLOUR = "#56b4e9"
-OTHER_STYLE: tuple[str, Line, str] = (OTHER_COLOUR, "-", "o")
 INK = "#2b2b2b"
 STYLE = matplotlib.rc_params_from_file(
     str(files(__package__) / "figures.mplstyle"), use_default_template=False
 )
 Kind = Literal["png", "svg", "jpg"]
 MEDIA = {"svg": "image/svg+xml", "jpg": "image/jpeg"}
-KINDS: tuple[Kind, ...] = ("png", "svg")  # those that are written beside the page
-MAX_NAME = 20  # characters of a name
+MAX_LETTERS = 20  # of a name
 HOVER = "hover:"  # before the words of a mark, in its id
-PROLOG = re.compile(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<!--.*?-->", re.DOTALL)
 MARK = re.compile(
     rf'<g id="{HOVER}([^"]*)">.*?<use [^>]*? x="([-\d.e]+)" y="([-\d.e]+)"[^>]*>\s*</g>\s*</g>',
     re.DOTALL,
@@ -76,7 +60,7 @@ FILLED = "#0072b2"  # the first set; the others are outlines
 OUTLINES = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 # transparent where none are, so that they suit a dark page too
 SHADES = LinearSegmentedColormap.from_list("shades", ["#08519c00", "#08519cff"])
-DARK = 0.55  # share of a class from which white figures are easier to read than black ones
+DARK_SHARE = 0.55  # share of a class from which white figures are easier to read than black ones
 
 TEAM_STYLES = {"deferral": ("#0072b2", "-", "o"), "combination": ("#d55e00", "--", "s")}
 ALONE = {"model": (INK, "--"), "reader": ("#009e73", ":")}
@@ -119,21 +103,6 @@ def figure_link(figure: Figure, kind: Kind) -> str:
     return f"data:{MEDIA[kind]};base64,{base64.b64encode(render(figure, kind)).decode('ascii')}"
 
 
-def inline(figure: Figure, name: str, alt: str) -> Markup:
-    """A figure as an SVG element of a page, which shows the words of `hover` under the pointer.
-
-    `name` is a prefix of its ids, so that they are unique in the page. Each colour is a variable of
-    CSS, such as --c2b2b2b, which the page may define for dark mode.
-    """
-    drawing = render(figure, "svg", transparent=True).decode("utf-8")
-    drawing = re.sub(r' (?:width|height)="[\d.]+pt"', "", PROLOG.sub("", drawing), count=2)
-    drawing = re.sub(r"<style.*?</style>", "", drawing, flags=re.DOTALL)  # is of the whole page
-    drawing = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawing)
-    drawing = re.sub(r": #([0-9a-f]{6})", r": var(--c\1, #\1)", drawing)
-    opening = Markup('<svg role="img" aria-label="{}"').format(alt)
-    return Markup(drawing.replace("<svg", opening, 1))
-
-
 def hover(axes: Axes, x: float, y: float, words: str) -> None:
     """Show words where the pointer is near a place of the axes."""
     place: dict[str, Any] = {"transform": axes.transData, "gid": f"{HOVER}{words}"}
@@ -143,7 +112,9 @@ def hover(axes: Axes, x: float, y: float, words: str) -> None:
 
 def shortened(name: str) -> str:
     """A name as a figure can show it; matplotlib would read formulas between dollar signs."""
-    short = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
+    short = (
+        name if len(name) <= MAX_LETTERS else f"{name[: MAX_LETTERS - 1]}\N{HORIZONTAL ELLIPSIS}"
+    )
     return short.replace("$", r"\$")
 
 
@@ -209,8 +180,8 @@ def team_figure(team: Team) -> Figure:
     for way, curve in team.curves.items():
         colour, line, marker = TEAM_STYLES[way]
         values, lower, upper = 100 * np.array([(x.value, x.lower, x.upper) for x in curve]).T
-        axes.plot(100 * DEFERRED, values, color=colour, linestyle=line, label=way)
-        axes.fill_between(100 * DEFERRED, lower, upper, color=colour, alpha=0.1, linewidth=0)
+        axes.plot(100 * DEFERRED_SHARES, values, color=colour, linestyle=line, label=way)
+        axes.fill_between(100 * DEFERRED_SHARES, lower, upper, color=colour, alpha=0.1, linewidth=0)
         axes.plot(100 * team.best[way], right[way], marker, color=colour, markersize=7)
     for way, (colour, line) in ALONE.items():
         axes.axhline(right[way], color=colour, linestyle=line, linewidth=1.0, label=f"{way} alone")
@@ -234,7 +205,13 @@ def reliability_figure(bins: Reliability, shares: Sequence[Share]) -> Figure:
 
 
 def draw_bins(
-    axes: Axes, predicted: Column, observed: Column, images: Column, model: str = ""
+    axes: Axes,
+    predicted: Column,
+    observed: Column,
+    images: Column,
+    *,
+    color: str = OTHER_COLOUR,
+    marker: str = "o",
 ) -> None:
     """Draw a mark for each bin, larger for more images."""
     if not len(images):
@@ -244,9 +221,8 @@ def draw_bins(
     for x, y, size in zip(predicted, observed, images, strict=True):
         words = f"predicted {x:.3g}, observed {y:.3g} ({count(int(size), 'images')})"
         hover(axes, x, y, words)
-    colour, _, marker = STYLES.get(model, OTHER_STYLE)
     sizes = np.interp(images, [0, images.max()], AREAS)
-    shape: dict[str, Any] = {"s": sizes, "color": colour, "marker": marker}
+    shape: dict[str, Any] = {"s": sizes, "color": color, "marker": marker}
     axes.scatter(predicted, observed, **shape, alpha=0.7, linewidth=0)
 
 
@@ -319,7 +295,7 @@ def draw_matrix(axes: Axes, counts: Counts, names: Sequence[str], *, unit: str) 
     shares = counts / np.maximum(totals, 1)[:, None]
     axes.imshow(shares, cmap=SHADES, vmin=0, vmax=1, aspect="auto")
     for (row, column), images in np.ndenumerate(counts):
-        colour = "#767676" if images == 0 else "white" if shares[row, column] > DARK else INK
+        colour = "#767676" if images == 0 else "white" if shares[row, column] > DARK_SHARE else INK
         axes.text(column, row, f"{images}", ha="center", va="center", color=colour, fontsize=7)
         words = f"true {names[row]}, predicted {names[column]}: {images} of {totals[row]}"
         hover(axes, float(column), float(row), words)

@@ -1,13 +1,10 @@
-"""Names of detectors and of metrics, as a reader sees them, and their units."""
+"""Names of detectors as a reader sees them, and numbers with their units."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import NamedTuple
 
 DETECTOR_TITLES = {
     "odin": "ODIN",
-    "odin_default": "ODIN, untuned",
-    "odin_id_only": "ODIN, without OOD images",
-    "best_on_tuning": "best on tuning",
     "msp": "MSP",
     "entropy": "entropy",
     "energy": "energy",
@@ -31,60 +28,14 @@ DETECTOR_TITLES = {
     "kl_matching": "KL matching",
     "acceptance_score": "acceptance score",
 }
-METRIC_NAMES = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "spearman": "Spearman correlation{of} with the true loss",
-    "error_auroc": "AUROC{of} for errors",
-    "aurc": "AURC{of}",
-    "augrc": "AUGRC{of}",
-    "excess_aurc": "E-AURC{of}",
-    "balanced_aurc": "balanced AURC{of}",
-    "fpr_at_tpr95": "FPR@TPR95{of}",
-    "detection_error": "DTERR{of}",
-    "auroc": "AUROC{of}",
-    "aupr_in": "AUPR-In{of}",
-    "aupr_out": "AUPR-Out{of}",
-    "average_precision_in": "average precision (in){of}",
-    "average_precision_out": "average precision (out){of}",
-    "coverage": "share accepted{by}",
-    "ood_share": "share called OOD{by}",
-    "error_among_accepted": "error among the images accepted{by}",
-    "error_per_group": "error among the accepted{by}, one image of each group",
-    "risk_at_coverage": "error at {level:g} % accepted{by}",
-    "coverage_at_risk": "share accepted{by} at {level:g} % error",
-}
-OF_CLASS, OF_POLICY, CERTIFIED = "sensitivity/", "policy/", "certified/"
-
-
-def metric_name(metric: str, detector: str = "") -> str:
-    """A metric in words, with the detector, score or policy that it measures if there is one.
-
-    >>> metric_name("sensitivity/MEL"), metric_name("aurc", "msp")
-    ('sensitivity for MEL', 'AURC of MSP')
-    >>> metric_name("coverage_at_risk/0.05", "msp")
-    'share accepted by MSP at 5 % error'
-    """
-    name, _, level = metric.partition("/")
-    if metric.startswith(OF_CLASS):
-        return f"sensitivity for {level}"
-    words = {w: f" {w} {detector_name(detector)}" if detector else "" for w in ("of", "by")}
-    if name not in METRIC_NAMES:
-        return f"{metric}{words['of']}"
-    return METRIC_NAMES[name].format(**words, level=100 * float(level or 0))
 
 
 def detector_name(detector: str) -> str:
-    """A detector, a score or a policy in words.
+    """A detector or a score in words.
 
-    >>> detector_name("msp"), detector_name("policy/0.1"), detector_name("certified/msp/0.1")
-    ('MSP', 'a policy for 10 % error', 'MSP, certified for 10 % error')
+    >>> detector_name("msp"), detector_name("mine:score")
+    ('MSP', 'mine:score')
     """
-    if detector.startswith(CERTIFIED):
-        score, target = detector.removeprefix(CERTIFIED).split("/")
-        return f"{detector_name(score)}, certified for {100 * float(target):g} % error"
-    if detector.startswith(OF_POLICY):
-        return f"a policy for {100 * float(detector.removeprefix(OF_POLICY)):g} % error"
     return DETECTOR_TITLES.get(detector, detector)
 
 
@@ -117,19 +68,7 @@ class Scale(NamedTuple):
 
 
 MINUS = "\N{MINUS SIGN}"
-POINTS, PLAIN, RATIO = Scale(100.0, 1, " points"), Scale(1.0, 3, ""), Scale(1.0, 2, "")
-WITHOUT_UNIT = frozenset(
-    {
-        *("spearman", "spearman_plain", "order_agreement"),
-        *("aurc", "augrc", "excess_aurc", "balanced_aurc"),
-        *("ece", "ece_width", "classwise_ece", "brier", "nll"),
-    }
-)
-
-
-def scale_of(metric: str) -> Scale:
-    """Scale on which a metric is written: in points, or as it is."""
-    return PLAIN if metric in WITHOUT_UNIT else POINTS
+POINTS, PLAIN = Scale(100.0, 1, " points"), Scale(1.0, 3, "")
 
 
 def count(number: int, things: str) -> str:
@@ -139,13 +78,3 @@ def count(number: int, things: str) -> str:
     ('2 sources', '1 source')
     """
     return f"{number} {things.removesuffix('s') if number == 1 else things}"
-
-
-def listed(values: Iterable[object]) -> str:
-    """Values as text.
-
-    >>> listed([1, 0.0014, 1e-5]), listed([])
-    ('1, 0.0014, 1e-05', 'none')
-    """
-    texts = (f"{value:g}" if isinstance(value, float) else str(value) for value in values)
-    return ", ".join(texts) or "none"

@@ -1,26 +1,27 @@
 """The templates of pages and sentences, and the numbers that they show."""
 
 import math
+from collections.abc import Callable
 from functools import cache
 from statistics import fmean, stdev
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from misgiving.deferral.certificate import MIN_BATCH
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.guarantees import GUARANTEES
 from misgiving.deferral.remedies import find_remedies
-from misgiving.errors import visible
+from misgiving.errors import Parameter, visible
 from misgiving.groups import UNITS, unit_of
 from misgiving.report.names import PLAIN, POINTS, count, detector_name
 
 
 @cache
-def environment(*, html: bool = True) -> Environment:
-    """The templates of this package; in HTML everything that they insert is escaped."""
+def environment(*packages: str, html: bool = True) -> Environment:
+    """The templates of this package and of others; in HTML all that they insert is escaped."""
     templates = Environment(
-        loader=PackageLoader("misgiving.report"),
+        loader=ChoiceLoader([PackageLoader(name) for name in (*packages, "misgiving.report")]),
         autoescape=html,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -28,6 +29,7 @@ def environment(*, html: bool = True) -> Environment:
     )
     templates.globals |= {"count": count, "inf": math.inf, "units": UNITS, "unit_of": unit_of}
     templates.globals |= {"guarantees": [*GUARANTEES], "min_batch": MIN_BATCH}
+    templates.globals["parameter"] = Parameter
     templates.filters |= {
         "detector_name": detector_name,
         "mean": fmean,
@@ -80,7 +82,12 @@ def three_digits(share: float, *, up: bool = False) -> str:
     return f"{percent:.{digits}g} %"
 
 
-def certificate_sentences(deferral: Deferral, *, brief: bool = False) -> list[str]:
-    """Sentences on targets, observations and limits of the guarantee; a few if `brief`."""
-    macro = "brief" if brief else "certified"
-    return lines("policy.txt", macro, deferral, find_remedies(deferral.certificate_))
+def certificate_sentences(
+    deferral: Deferral, *, brief: bool = False, parameter: Callable[..., object] = Parameter
+) -> list[str]:
+    """Sentences on targets, observations and limits of the guarantee; a few if `brief`.
+
+    `parameter` makes the words for a parameter's name and value.
+    """
+    macro, remedies = "brief" if brief else "certified", find_remedies(deferral.certificate_)
+    return lines("policy.txt", macro, deferral, remedies, parameter=parameter)

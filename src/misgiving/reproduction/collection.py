@@ -1,4 +1,4 @@
-"""Collect the finished units of a reproduction: its tables and documents, and read them again."""
+"""Collect the finished units of a reproduction: its tables and documents."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,34 +12,33 @@ from PIL import Image
 
 from misgiving.checkpoint import versions
 from misgiving.data.cache import ImageSet
-from misgiving.data.decoding import Picture
-from misgiving.data.ood_sets import PAPER_COUNTS
 from misgiving.data.preprocessing import AUGMENTATIONS
-from misgiving.errors import DataError, explain_damage
-from misgiving.evaluation.measures import POLICY_SET, UNSEEN_SET, learning_rate_of
+from misgiving.errors import DataError
+from misgiving.evaluation.measures import POLICY_SET
 from misgiving.files import read_json, whole_folder, write_json
 from misgiving.predictions.record import Predictions
-from misgiving.report.reproduction.run import Run
-from misgiving.reproduction.config import PAPER_SETS, Unit
+from misgiving.reproduction.config import UNSEEN_SET, Unit, learning_rate_of
 from misgiving.reproduction.generalization import RELIABILITY
 from misgiving.reproduction.intervals import MeasuredSet, risk_curves, values_by_trial
 from misgiving.reproduction.ood_detection import unseen_sets
 from misgiving.reproduction.protocol import DERMOSCOPY, EXPERIMENTS, rate_experiments, units
-from misgiving.reproduction.runner import has_record, is_finished
+from misgiving.reproduction.published import SET_NAMES, paper_count
+from misgiving.reproduction.runner import is_finished
+from misgiving.reproduction.source_code import code_digest
 from misgiving.reproduction.tables import (
-    REMEDY,
+    RUN_AGAIN,
+    TABLES,
     predictions_path,
     read_table,
     table_of,
     write_table,
 )
-from misgiving.reproduction.trial_data import TrialData, check_same_settings, code_fingerprint
+from misgiving.reproduction.trial_data import TrialData, check_same_settings, read_record
 from misgiving.reproduction.workers import worker_pool
 from misgiving.training.config import recorded
 
 EXAMPLES = 6  # of each set
 COLLECTED = "collected.json"
-TABLES = ("results", "histories", "intervals", "confusions", "reliability", "risk_coverage")
 COLLECTION = (
     *(f"{name}.csv" for name in TABLES),
     *("datasets.json", "manifests", "examples", "settings.json"),
@@ -65,14 +64,15 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
         TrainingError: A process was killed, as happens when memory runs out.
     """
     protocol, finished = trial_data.protocol, finished_units(trial_data, out)
-    timings = [read_json(out / unit.folder / "timing.json", remedy=REMEDY) for unit in finished]
+    timings = [read_json(out / unit.folder / "timing.json", remedy=RUN_AGAIN) for unit in finished]
     made_of = {
         "protocol": repr(protocol),
         "units": [trial_data.record(unit) for unit in finished],
         "threads": [timing["threads"] for timing in timings],
-        "code": code_fingerprint(),
+        "code": code_digest("misgiving.reproduction.collection"),
     }
-    if all((out / name).exists() for name in COLLECTION) and has_record(out / COLLECTED, made_of):
+    complete = all((out / name).exists() for name in COLLECTION)
+    if complete and read_record(out / COLLECTED) == made_of:
         return
     (out / COLLECTED).unlink(missing_ok=True)
     results = _of_units(finished, out, "results.csv")
@@ -235,8 +235,8 @@ def _write_sets(trial_data: TrialData, out: Path) -> None:
                 "images": len(images),
                 "groups": len(np.unique(images.units)),
                 "checksum": images.fingerprint,
-                "paper_set": row if row in PAPER_SETS else "",
-                "paper_images": PAPER_COUNTS.get(row),
+                "paper_set": row if row in SET_NAMES else "",
+                "paper_images": paper_count(row),
                 "left_out": outliers[name][0].left_out if name in outliers else 0,
                 "origin": protocol.origin(name) if name in outliers else "",
             }
@@ -269,28 +269,3 @@ def _exhibits(trial_data: TrialData) -> Iterator[tuple[str, ImageSet, str]]:
         members = "all unseen classes" if name == UNSEEN_SET else f"class {name.split('/', 1)[1]}"
         contents = f"images of {members}, on which no model of 4.3 was trained"
         yield name, together.select(rows), contents
-
-
-def read_run(folder: Path) -> Run:
-    """Read a reproduction's folder for its report.
-
-    Raises:
-        DataError: A file is missing or damaged.
-    """
-    tables = {name: read_table(folder / f"{name}.csv") for name in TABLES}
-    datasets = read_json(folder / "datasets.json", remedy=REMEDY)
-    return Run(
-        **tables,
-        settings=read_json(folder / "settings.json", remedy=REMEDY),
-        datasets=datasets,
-        pictures={name: _pictures(folder / "examples", name) for name in datasets},
-    )
-
-
-def _pictures(folder: Path, dataset: str) -> list[Picture]:
-    """The examples of a set in the order of their numbers."""
-    pictures, paths = [], (folder / dataset.replace("/", "-")).glob("*.png")
-    for path in sorted(paths, key=lambda path: (len(path.stem), path.stem)):  # 2 before 10
-        with explain_damage(path, remedy=REMEDY), Image.open(path) as image:
-            pictures.append(np.asarray(image.convert("RGB")))
-    return pictures

@@ -5,8 +5,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from misgiving.errors import UsageError, require, require_choices
+from misgiving.errors import Parameter, UsageError, require, require_choices
 from misgiving.registry import Registry
+from misgiving.reproduction.published import SET_NAMES
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
 MODELS: Registry[Mapping[str, Any]] = Registry(
@@ -49,10 +50,9 @@ PAPER_MODELS: tuple[str, ...] = ("vanilla", "mse", "detached", "proposed")
 """`detached` shows the effect of joint training in `proposed`."""
 
 
-PAPER_SETS = ("nct", "b_box", "b_box_70", "b_box_70_image", "imagenet", "clin_skin", "derm_skin")
-"""The rows of the paper's Table 1 in its order; `b_box_70_image` is its B-Box-70 read otherwise."""
-
 FAILURES = "failures"  # the acceptance scores of the measured set
+MSP = "msp"  # the baseline of every acceptance score
+MAX_OOD_FALSE_ALARMS = 0.05  # to which the OOD rule of a policy is calibrated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +158,8 @@ class Protocol:
         if len(self.in_distribution) < 2 or not self.unseen:
             raise UsageError(
                 "sections 4.2 and 4.3 need at least two in-distribution classes and one unseen "
-                "class; set `in_distribution` and `unseen`"
+                "class; set ",
+                *(Parameter("in_distribution"), " and ", Parameter("unseen")),
             )
         if both := set(self.in_distribution) & set(self.unseen):
             raise UsageError(f"class {min(both)!r} cannot be both in-distribution and unseen")
@@ -171,7 +172,29 @@ class Protocol:
         """`published set` if it was given under the paper's name, `given` or `made here`."""
         if all(source.name != ood_set for source in self.sources):
             return "made here"
-        return "published set" if ood_set in PAPER_SETS else "given"
+        return "published set" if ood_set in SET_NAMES else "given"
+
+
+UNSEEN_SET = "unseen_classes"
+"""Name, in results, of the images of all classes that a model was not trained on."""
+
+CHOSEN = "best_on_tuning"
+"""Name, in results, of the detector with the highest AUROC on the tuning set."""
+
+OTHER_RATE = "learning_rate/"
+"""Before the value, in the name of an experiment that repeats 4.1 at another learning rate."""
+
+RATE_MODELS = ("vanilla", "proposed")
+"""The models that are also trained at other learning rates, as the paper compares them."""
+
+
+def learning_rate_of(experiment: str) -> float | None:
+    """The learning rate that an experiment repeats 4.1 at; None for the protocol's own.
+
+    >>> learning_rate_of("learning_rate/0.001"), learning_rate_of("generalization")
+    (0.001, None)
+    """
+    return float(experiment.removeprefix(OTHER_RATE)) if experiment.startswith(OTHER_RATE) else None
 
 
 class Unit(NamedTuple):

@@ -25,20 +25,19 @@ from misgiving.evaluation.measures import (
 from misgiving.groups import partition_groups
 from misgiving.metrics.calibration import expected_calibration_error, reliability
 from misgiving.metrics.selective import accepted_errors
-from misgiving.own_functions import own_function
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.record import Predictions
-from misgiving.reproduction.config import FAILURES
+from misgiving.registry import own_function
+from misgiving.reproduction.config import FAILURES, MAX_OOD_FALSE_ALARMS
 from misgiving.reproduction.tables import Scores, group_names, save_scores, table_of, write_table
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.scores.detectors import FittedDetectors, all_scores
 
 TARGETS = (0.05, 0.1, 0.2)
-MAX_OOD_FALSE_ALARMS = 0.05
 CERTIFIED_SCORES = ("msp", CALIBRATED, ERROR_ESTIMATOR)
 CERTIFIED_TARGETS = (0.05, 0.1)
 RELIABILITY = "reliability.csv"
-BINS = 10  # of the figure
+FIGURE_BINS = 10
 
 
 class PolicySets(NamedTuple):
@@ -195,7 +194,7 @@ def _reliability(folder: Path, test: Predictions, decisions: Decisions) -> list[
     bins = [
         (name, *bin_)
         for name, pair in quantities.items()
-        for bin_ in zip(*reliability(*pair, bins=BINS), strict=True)
+        for bin_ in zip(*reliability(*pair, bins=FIGURE_BINS), strict=True)
     ]
     write_table(folder / RELIABILITY, table_of(bins, "bins.csv"))
     return [

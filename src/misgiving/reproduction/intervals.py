@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Float, Real, Shaped
 
 from misgiving.data.splits import SPLITS
-from misgiving.evaluation.measures import CHOSEN, POLICY_SET, failure_measures
+from misgiving.evaluation.measures import POLICY_SET, failure_measures
 from misgiving.files import read_json
 from misgiving.metrics.classification import accuracy, balanced_accuracy, sensitivities
 from misgiving.metrics.loss_estimation import spearman
@@ -23,9 +23,9 @@ from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.selective import ACCEPTED_ERRORS, RiskCoverage, accepted_errors
 from misgiving.metrics.uncertainty import bootstrap, percentile_interval, t_interval
 from misgiving.predictions.record import Predictions
-from misgiving.reproduction.config import FAILURES, Protocol
+from misgiving.reproduction.config import CHOSEN, FAILURES, MSP, Protocol
 from misgiving.reproduction.tables import (
-    REMEDY,
+    RUN_AGAIN,
     Scores,
     group_names,
     load_scores,
@@ -41,8 +41,7 @@ Trials = tuple[int, ...]
 Values = Mapping[tuple[str, str, str], Mapping[int, float]]
 """Values by trial, of (model, detector, metric)."""
 
-MSP = "msp"  # the baseline of every acceptance score
-COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
+CURVE_COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +188,7 @@ def _sample(experiment: str, folder: Path, measured: str, dataset: str) -> Sampl
 
 def _in_distribution(experiment: str, folder: Path, measured: str) -> Sample:
     predictions = Predictions.read(predictions_path(folder, measured))
-    config = read_json(folder / "run" / "config.json", remedy=REMEDY)
+    config = read_json(folder / "run" / "config.json", remedy=RUN_AGAIN)
     losses = predictions.true_losses(config["class_weights"])
     predictions = replace(predictions, features=None, taps=None)
     scores = load_scores(folder, FAILURES)[0] if experiment == "generalization" else {}
@@ -316,7 +315,7 @@ def _risks(folder: Path, measured: str) -> Sample:
         return {
             (name, str(coverage)): np.asarray(curve.risk_at_coverage(coverage))
             for name, curve in curves.items()
-            for coverage in COVERAGES
+            for coverage in CURVE_COVERAGES
         }
 
     return Sample(statistic, (group_names(predictions),), {})

@@ -11,8 +11,6 @@ from jaxtyping import Float, Int
 from misgiving.data.cache import ImageSet
 from misgiving.deferral.bounds import tolerance_rank
 from misgiving.evaluation.measures import (
-    CHOSEN,
-    UNSEEN_SET,
     Measurement,
     measure_classification,
     measure_detection,
@@ -21,7 +19,8 @@ from misgiving.evaluation.measures import (
 from misgiving.metrics.ood import ood_metrics
 from misgiving.predictions.inference import odin_scores, predictions_of
 from misgiving.predictions.record import Predictions
-from misgiving.reproduction.generalization import MAX_OOD_FALSE_ALARMS, policy_sets
+from misgiving.reproduction.config import CHOSEN, MAX_OOD_FALSE_ALARMS, UNSEEN_SET
+from misgiving.reproduction.generalization import policy_sets
 from misgiving.reproduction.tables import Scores, group_names, save_scores, write_table
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.scores.detectors import FittedDetectors, all_scores, default_ood_detector

@@ -5,26 +5,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from misgiving.data.ood_sets import OOD_SETS
-from misgiving.errors import UsageError
-from misgiving.evaluation.measures import POLICY_SET, RATE, RATE_MODELS, UNSEEN_SET
+from misgiving.errors import Parameter, UsageError, separated
+from misgiving.evaluation.measures import POLICY_SET
 from misgiving.losses import auxiliary_loss
-from misgiving.own_functions import own_function
-from misgiving.registry import Registry
+from misgiving.registry import Registry, own_function
 from misgiving.reproduction.config import (
-    PAPER_SETS,
+    OTHER_RATE,
+    RATE_MODELS,
+    UNSEEN_SET,
     OdinGrid,
     OodSource,
     Protocol,
     Unit,
     settings_of,
 )
+from misgiving.reproduction.ood_sets import OOD_SETS
+from misgiving.reproduction.published import SET_NAMES
 from misgiving.scores.odin import EPSILONS, TEMPERATURES
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig
 
 EXPERIMENTS = ("generalization", "ood_detection")  # those with images of their own
 
-DERIVED = tuple(name for name in PAPER_SETS if name in OOD_SETS)
+DERIVED = tuple(name for name in SET_NAMES if name in OOD_SETS)
 RESERVED = ("train", "validation", "tune", "calibrate", "test", UNSEEN_SET, POLICY_SET)
 """Names of other sets in the results, which no OOD set can have."""
 SET_NAME = re.compile(r"(?!unseen-)[A-Za-z0-9][\w.-]*")  # which names a file, too
@@ -98,24 +100,29 @@ def ood_sources(sets: Sequence[str], about: Sequence[str] = ()) -> tuple[OodSour
         names, location = _name_and_value("ood", text)
         stands_for, _, name = names.rpartition(":")
         if not SET_NAME.fullmatch(name) or name in (*RESERVED, *sources):
-            raise UsageError(f"`ood` {text}: {name!r} cannot be the name of a set; choose another")
-        if stands_for not in ("", *PAPER_SETS):
             raise UsageError(
-                f"`ood` {text}: {stands_for!r} is not a set of the paper; choose from "
-                f"{', '.join(PAPER_SETS)}"
+                Parameter("ood"), f" {text}: {name!r} cannot be the name of a set; choose another"
+            )
+        if stands_for not in ("", *SET_NAMES):
+            raise UsageError(
+                Parameter("ood"),
+                f" {text}: {stands_for!r} is not a set of the paper; choose from "
+                f"{', '.join(SET_NAMES)}",
             )
         sources[name] = OodSource(
             name=name, location=location, stands_for=stands_for, about=texts.pop(name, "")
         )
     for name in texts:
-        raise UsageError(f"`about` {name}=...: no `ood` set has this name")
+        raise UsageError(
+            *(Parameter("about"), f" {name}=...: no ", Parameter("ood"), " set has this name")
+        )
     return tuple(sources.values())
 
 
 def _name_and_value(parameter: str, text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals and value):
-        raise UsageError(f"`{parameter}` must be written NAME=..., got {text!r}")
+        raise UsageError(Parameter(parameter), f" must be written NAME=..., got {text!r}")
     return name, value
 
 
@@ -151,14 +158,16 @@ def protocol_for(
         changes |= {"in_distribution": (), "unseen": ()}  # refused with the remedy
     rows = dict(zip(protocol.ood_sets, protocol.ood_sets, strict=True))
     rows |= {source.name: source.row for source in sources}
-    order = [*PAPER_SETS, *rows.values()]  # a user's own sets come last
+    order = [*SET_NAMES, *rows.values()]  # a user's own sets come last
     ood_sets = tuple(sorted(rows, key=lambda name: order.index(rows[name])))
     usual = protocol.odin.tuning_set
     tuned_on = tuning_set or next((s.name for s in sources if s.row == usual), usual)
     if tuned_on not in ood_sets:
         raise UsageError(
-            f"ODIN is tuned on an OOD set: choose `tuning_set` from {', '.join(ood_sets)}, or name "
-            'the images of NCT by `ood="nct=FOLDER"`, or a stand-in by `ood="nct:NAME=FOLDER"`'
+            *("ODIN is tuned on an OOD set: choose ", Parameter("tuning_set")),
+            f" from {', '.join(ood_sets)}, or name the images of NCT by ",
+            *(Parameter("ood", "nct=FOLDER"), ", or a stand-in by "),
+            Parameter("ood", "nct:NAME=FOLDER"),
         )
     recipe = Recipe(images=protocol.images, model=protocol.model, training=protocol.training)
     recipe = recipe.configure(images or {}, model or {}, training or {})
@@ -181,7 +190,7 @@ def protocol_for(
 def rate_experiments(protocol: Protocol) -> list[str]:
     """The experiments at other learning rates; the protocol's own rate needs none."""
     own = protocol.training.learning_rate
-    names = (f"{RATE}{rate:g}" for rate in protocol.learning_rates if rate != own)
+    names = (f"{OTHER_RATE}{rate:g}" for rate in protocol.learning_rates if rate != own)
     return list(dict.fromkeys(names))
 
 
@@ -224,10 +233,11 @@ def chosen_units(
     ]
     if not matching:
         asked = {"experiment": experiment, "trial": trial, "model": model}
-        given = (f"`{name}` {value}" for name, value in asked.items() if value is not None)
+        given = {name: str(value) for name, value in asked.items() if value is not None}
         experiments = ", ".join((*EXPERIMENTS, *rate_experiments(protocol)))
         raise UsageError(
-            f"no unit has {' and '.join(given)}; choose from {experiments}, "
-            f"trials 0 to {protocol.trials - 1}, models {', '.join(protocol.models)}"
+            *("no unit has ", *separated(map(Parameter, given, given.values()), " and ")),
+            f"; choose from {experiments}, "
+            f"trials 0 to {protocol.trials - 1}, models {', '.join(protocol.models)}",
         )
     return matching

@@ -17,14 +17,14 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from misgiving.errors import DataError, TrainingError, UsageError
+from misgiving.errors import DataError, Parameter, TrainingError, UsageError
 from misgiving.files import clear_abandoned
 from misgiving.reproduction.config import Protocol, Unit
 from misgiving.reproduction.runner import Record, Runner, finish, is_finished, trial_data_of_process
 from misgiving.reproduction.trial_data import TrialData
 from misgiving.training.allocator import keep_freed_memory
 
-RETRIES = 3  # of a unit whose worker or node was lost
+UNIT_RETRIES = 3  # of a unit whose worker or node was lost
 SHARED_FOLDER_SECONDS = 60.0  # until a shared folder shows what another node has written
 CONNECT_SECONDS = 10.0
 
@@ -51,7 +51,7 @@ def on_ray(address: str, *, threads: int = 1, gpus_per_unit: float | None = None
                 nodes = [node["Resources"] for node in ray.nodes()]
                 device = trial_data.protocol.training.device
                 gpus = gpus_of_unit(nodes, threads, gpus_per_unit, device)
-                as_task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=RETRIES)
+                as_task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=UNIT_RETRIES)
                 task, protocol = as_task(_finish_on_worker), ray.put(trial_data.protocol)
                 submitted = {
                     task.options(name=str(unit)).remote(
@@ -82,7 +82,8 @@ def gpus_of_unit(
     if not any(node.get("CPU", 0) >= threads and node.get("GPU", 0) >= gpus for node in nodes):
         raise UsageError(
             f"no node of the Ray cluster has the {threads} CPUs and {gpus:g} GPUs of a unit; "
-            "ask for fewer with `threads` and `gpus_per_unit`"
+            "ask for fewer with ",
+            *(Parameter("threads"), " and ", Parameter("gpus_per_unit")),
         )
     return gpus
 
@@ -97,8 +98,8 @@ def await_unit(folder: Path, record: Record, *, seconds: float = SHARED_FOLDER_S
     while not is_finished(folder, record):
         if time.monotonic() >= deadline:
             raise DataError(
-                f"{folder}: was finished by a worker but is not here; "
-                "`out` must be a folder that all nodes of the cluster share"
+                f"{folder}: was finished by a worker but is not here; ",
+                *(Parameter("out"), " must be a folder that all nodes of the cluster share"),
             )
         time.sleep(0.2)
 
@@ -146,7 +147,8 @@ def _finished(submitted: Mapping[Any, Unit]) -> Iterator[Unit]:
             reason = str(error).partition("\n")[0]
             raise TrainingError(
                 f"{unit}: its workers were lost, perhaps because of low memory ({reason}); "
-                "run again with more `threads` for each, so that fewer run at the same time"
+                "run again with more ",
+                *(Parameter("threads"), " for each, so that fewer run at the same time"),
             ) from error
         yield unit
 

@@ -1,10 +1,12 @@
 """Run the units of a reproduction: one model of one experiment and trial each.
 
 The folder of a unit appears when it is finished. It is used again as long as settings, data and
-code are the same, so a reproduction that was killed resumes.
+code are the same, so a reproduction that was killed resumes. Where only the code that measures is
+another, the trained model is measured again.
 """
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import as_completed
@@ -17,17 +19,24 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
+from misgiving.checkpoint import Checkpoint, load
 from misgiving.errors import DataError, StoppedError, TrainingError
 from misgiving.evaluation.measures import Measurement
-from misgiving.files import read_json, whole_folder, write_json
+from misgiving.files import whole_folder, write_json
 from misgiving.predictions.inference import predictions_of
 from misgiving.registry import Registry
 from misgiving.reproduction.config import Protocol, Unit
 from misgiving.reproduction.generalization import measure_generalization, measure_other_rate
 from misgiving.reproduction.ood_detection import measure_detectors
 from misgiving.reproduction.protocol import units
-from misgiving.reproduction.tables import REMEDY, Result, predictions_path, table_of, write_table
-from misgiving.reproduction.trial_data import TrainedUnit, TrialData, check_same_settings
+from misgiving.reproduction.tables import Result, predictions_path, table_of, write_table
+from misgiving.reproduction.trial_data import (
+    MEASURING,
+    TrainedUnit,
+    TrialData,
+    check_same_settings,
+    read_record,
+)
 from misgiving.reproduction.workers import usual_jobs, worker_pool
 from misgiving.training.processes import device_named
 from misgiving.training.resume import resume_path
@@ -118,31 +127,42 @@ def jobs_for(protocol: Protocol, count: int) -> int:
 
 def is_finished(folder: Path, record: Record) -> bool:
     """Check that a unit's folder has the results of exactly these settings, data and code."""
-    return has_record(folder / "unit.json", record)
-
-
-def has_record(path: Path, record: Record) -> bool:
-    """Check that a file can be read and has exactly this record."""
-    try:
-        return bool(read_json(path, remedy=REMEDY) == record)
-    except DataError:
-        return False
+    return read_record(folder / "unit.json") == record
 
 
 def finish(trial_data: TrialData, unit: Unit, out: Path, record: Record, *, threads: int) -> None:
     """Train and measure a unit, and put its folder in its place.
 
-    The number of threads is written beside the results and is not part of the record: a
-    reproduction may resume with another number, as it may on another machine.
+    A model that was trained in the same way is only measured. The number of threads is written
+    beside the results and is not part of the record: a reproduction may resume with another number,
+    as it may on another machine.
     """
-    started = time.monotonic()
-    with whole_folder(out / unit.folder) as unfinished, threads_at(threads):
-        results = _results(trial_data, unit, unfinished)
+    started, earlier = time.monotonic(), out / unit.folder
+    with whole_folder(earlier) as unfinished, threads_at(threads):
+        checkpoint = trained_before(earlier, record)
+        if checkpoint is not None:
+            shutil.copytree(earlier / "run", unfinished / "run")
+            started -= read_record(earlier / "timing.json").get("seconds", 0.0)
+        results = _results(trial_data, unit, unfinished, checkpoint)
         write_table(unfinished / "results.csv", table_of(results, "results.csv"))
         seconds = round(time.monotonic() - started, 1)
         write_json(unfinished / "timing.json", {"seconds": seconds, "threads": threads})
         write_json(unfinished / "unit.json", record)
     resume_path(out / unit.folder).unlink(missing_ok=True)
+
+
+def trained_before(folder: Path, record: Record) -> Checkpoint | None:
+    """The model of a unit's folder if it was trained as in this record.
+
+    None where it is damaged, where training diverged, and where its weights are not kept.
+    """
+    earlier = read_record(folder / "unit.json")
+    if any(earlier.get(name) != record[name] for name in record.keys() - MEASURING):
+        return None
+    try:
+        return load(folder / "run")
+    except DataError:
+        return None
 
 
 @contextmanager
@@ -180,11 +200,13 @@ def trial_data_of_process(protocol: Protocol, cache: Path, threads: int) -> Tria
         return TrialData(protocol, cache)
 
 
-def _results(trial_data: TrialData, unit: Unit, folder: Path) -> list[Result]:
-    """Train and measure; a diverged training is a result too."""
+def _results(
+    trial_data: TrialData, unit: Unit, folder: Path, checkpoint: Checkpoint | None
+) -> list[Result]:
+    """Train, unless there is a trained model, and measure; a diverged training is a result too."""
     try:
         measure = MEASURES[unit.experiment.partition("/")[0]]
-        results = measure(_trained(trial_data, unit, folder))
+        results = measure(_trained(trial_data, unit, folder, checkpoint))
     except TrainingError:
         measured = trial_data.evaluation_sets.measured
         results = {unit.experiment: [Measurement(measured, "", "diverged", 1.0)]}
@@ -195,19 +217,22 @@ def _results(trial_data: TrialData, unit: Unit, folder: Path) -> list[Result]:
     ]
 
 
-def _trained(trial_data: TrialData, unit: Unit, folder: Path) -> TrainedUnit:
-    """Train the model of a unit, and predict the measured set."""
+def _trained(
+    trial_data: TrialData, unit: Unit, folder: Path, checkpoint: Checkpoint | None
+) -> TrainedUnit:
+    """Train the model of a unit if there is none, and predict the measured set."""
     setup = trial_data.setup(unit)
-    side = setup.preprocessing.image_size
-    model = initial_model(setup.model, setup.training, len(setup.images.classes), side)
-    checkpoint = train_run(
-        setup,
-        model,
-        folder / "run",
-        resume_file=resume_path(folder.with_name(unit.model)),
-        overwrite=True,
-        on_step=trial_data.progress.on_step,
-    )
+    if checkpoint is None:
+        side = setup.preprocessing.image_size
+        model = initial_model(setup.model, setup.training, len(setup.images.classes), side)
+        checkpoint = train_run(
+            setup,
+            model,
+            folder / "run",
+            resume_file=resume_path(folder.with_name(unit.model)),
+            overwrite=True,
+            on_step=trial_data.progress.on_step,
+        )
     checkpoint.model.to(device_named(setup.training.device))
     measured = setup.evaluation_sets.measured
     predictions = predictions_of(checkpoint, setup.images_of(measured))

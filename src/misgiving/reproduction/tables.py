@@ -11,14 +11,17 @@ from jaxtyping import Float, Shaped
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from misgiving.csv_tables import write_csv
+from misgiving.csv_tables import unescape_formulas, write_csv
 from misgiving.data.cache import ImageSet
 from misgiving.errors import explain_damage
-from misgiving.files import unescape_formulas, whole_file
+from misgiving.files import whole_file
 from misgiving.groups import names_of_groups
 from misgiving.predictions.record import Predictions
 
-REMEDY = "run the command that wrote it again"
+RUN_AGAIN = "run the command that wrote it again"
+TABLES = ("results", "histories", "intervals", "confusions", "reliability", "risk_coverage")
+"""Names of the collected tables."""
+
 Scores = Mapping[str, Float[np.ndarray, " _"]]
 """Confidences by the name of a score."""
 
@@ -89,7 +92,7 @@ def read_table(path: Path, *, schema: str = "") -> pd.DataFrame:
         DataError: The file is missing or damaged, a column is missing, or a cell has another type.
     """
     columns = SCHEMAS[schema or path.name]
-    with explain_damage(path, remedy=REMEDY):
+    with explain_damage(path, remedy=RUN_AGAIN):
         cells = pd.read_csv(
             path, dtype="object", usecols=list(columns), keep_default_na=False, encoding="utf-8"
         )

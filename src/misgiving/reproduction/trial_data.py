@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,24 +10,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from misgiving.checkpoint import Checkpoint, versions
-from misgiving.checksums import sha256_of_chunks, sha256_of_file, sha256_of_lines
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, without
 from misgiving.data.decoding import skipped_sentences
-from misgiving.data.ood_sets import PAPER_COUNTS, SCIKIT_IMAGE, build, images_at
-from misgiving.data.ood_sets.derived import KINDS
-from misgiving.data.ood_sets.lesions import with_masks
 from misgiving.data.preprocessing import AUGMENTATIONS
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of, split_of
-from misgiving.errors import DataError, UsageError
-from misgiving.evaluation.measures import learning_rate_of
-from misgiving.files import read_json
-from misgiving.own_functions import own_source
+from misgiving.errors import DataError, Parameter, UsageError, separated
+from misgiving.files import read_json, sha256_of_file, sha256_of_lines
 from misgiving.predictions.record import Predictions
-from misgiving.reproduction.config import Protocol, Unit, settings_of
+from misgiving.registry import own_source
+from misgiving.reproduction.config import Protocol, Unit, learning_rate_of, settings_of
+from misgiving.reproduction.ood_sets import SCIKIT_IMAGE, build, images_at
+from misgiving.reproduction.ood_sets.derived import DERIVED_SETS
+from misgiving.reproduction.ood_sets.lesions import with_masks
 from misgiving.reproduction.protocol import EXPERIMENTS, units
-from misgiving.reproduction.tables import REMEDY
+from misgiving.reproduction.published import paper_count
+from misgiving.reproduction.source_code import code_digest
+from misgiving.reproduction.tables import RUN_AGAIN
 from misgiving.training.config import ModelConfig, TrainingConfig, recorded
 from misgiving.training.loop import Step
 from misgiving.training.train_run import (
@@ -37,6 +36,12 @@ from misgiving.training.train_run import (
     grouped_images,
     initial_model,
 )
+
+MEASURING = frozenset({"scores", "detection", "measuring_code"})
+"""Parts of a unit's record on which its training does not depend."""
+
+CODE = frozenset({"sets", "training_code", "measuring_code", "versions"})
+"""Parts of a unit's record that follow from code and data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +98,6 @@ class TrialData:
         self.images = grouped_images(self._prepare(self.dataset), protocol.images.split)
         self.dataset = without(self.dataset, self.images.skipped)
         self.inliers, _ = self.images.align(protocol.in_distribution)
-        self._code = code_fingerprint()
         self._outliers: dict[int, dict[str, tuple[Dataset, ImageSet]]] = {}
         self._drawn: dict[tuple[bool, int], SetNames] = {}
 
@@ -166,7 +170,7 @@ class TrialData:
         return leakage
 
     def _settings(self, unit: Unit) -> dict[str, Any]:
-        """The part of a unit's record that does not depend on images."""
+        """The part of a unit's record that depends on neither images nor code."""
         model, training = self._configs(unit)
         scores = self.protocol.scores if unit.experiment == "generalization" else ()
         return {
@@ -181,12 +185,17 @@ class TrialData:
         }
 
     def record(self, unit: Unit) -> dict[str, Any]:
-        """Settings, data and code that must be the same for a unit to be used again, as JSON."""
+        """What must be the same for a unit to be used again, as JSON.
+
+        With the same of all but `MEASURING`, its trained model is used again.
+        """
         setup = self.setup(unit)
         record = self._settings(unit) | {
             "images": [setup.images.fingerprint, sha256_of_lines(setup.images.groups)],
             "weights": setup.model.weights and sha256_of_file(setup.model.weights),
-            "code": self._code + own_source(unit.model),
+            "sets": sha256_of_lines(map(str, setup.sets)),
+            "training_code": code_digest("misgiving.training.train_run") + own_source(unit.model),
+            "measuring_code": code_digest("misgiving.reproduction.runner"),
             "versions": versions(),
         }
         if unit.experiment == "ood_detection":
@@ -210,9 +219,9 @@ class TrialData:
         source = {source.name: source for source in self.protocol.sources}.get(name)
         if source is None:
             built = build(name, held_out, seed=seed)
-            about = "of held-out images: " if name in KINDS else ""
+            about = "of held-out images: " if name in DERIVED_SETS else ""
         else:
-            count = PAPER_COUNTS.get(source.row)
+            count = paper_count(source.row)
             built = build(name, held_out, seed=seed, place=source.location, count=count)
             about = f"{source.about}; " if source.about else ""
         return replace(built, contents=f"{about}{built.contents}")
@@ -258,10 +267,18 @@ class TrainedUnit(NamedTuple):
         return self.setup.evaluation_sets.measured
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """The record in a file; empty where it is missing or damaged."""
+    try:
+        return read_json(path, remedy=RUN_AGAIN)
+    except DataError:
+        return {}
+
+
 def check_same_settings(out: Path, records: Mapping[Unit, Mapping[str, Any]]) -> None:
     """Refuse to replace finished units of other settings or data.
 
-    Units of other code or versions are replaced, and so are damaged ones.
+    Units of other code or versions are not refused, and neither are damaged ones.
 
     Args:
         out: Folder of the reproduction.
@@ -272,43 +289,25 @@ def check_same_settings(out: Path, records: Mapping[Unit, Mapping[str, Any]]) ->
     """
     for unit, record in records.items():
         path = out / unit.folder / "unit.json"
-        try:
-            finished = read_json(path, remedy=REMEDY)
-        except DataError:
-            continue
-        if names := sorted({*_changed(finished, record)}):
+        if (finished := read_record(path)) and (names := sorted({*_changed(finished, record)})):
             raise UsageError(
-                f"{path}: was finished with other settings ({', '.join(names)}); repeat those to "
-                "resume, or choose another `out`"
+                f"{path}: was finished with other settings (",
+                *separated(names, ", "),
+                "); repeat those to resume, or choose another ",
+                Parameter("out"),
             )
 
 
-def _changed(finished: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:
-    """Names of the settings and data of a record that were others in a finished one."""
-    for name in record.keys() - {"code", "versions"}:
+def _changed(finished: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[Parameter]:
+    """Settings and data of a record that were others in a finished one."""
+    for name in record.keys() - CODE:
         old, new = finished.get(name, {}), record[name]
         if isinstance(old, dict) and isinstance(new, dict):
-            yield from (f"`{key}`" for key in {**old, **new} if old.get(key) != new.get(key))
+            yield from (Parameter(key) for key in {**old, **new} if old.get(key) != new.get(key))
         elif old != new:
-            yield f"`{name}`"
+            yield Parameter(name)
 
 
 def _as_json(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record as it is read from a file, where tuples have become lists."""
     return dict(json.loads(json.dumps(record)))
-
-
-AFTERWARDS = ("bundle", "cli", "report", "serve", "__main__.py")
-"""Code on which no unit depends."""
-
-
-def code_fingerprint() -> str:
-    """Hash of the package's code but `AFTERWARDS`, to recognise units of older code."""
-    root = Path(str(files("misgiving")))
-    names = [path.relative_to(root) for path in sorted(root.rglob("*.py"))]
-    return sha256_of_chunks(
-        chunk
-        for name in names
-        if name.parts[0] not in AFTERWARDS
-        for chunk in (name.as_posix().encode(), (root / name).read_bytes())
-    )

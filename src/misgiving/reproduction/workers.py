@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from multiprocessing import active_children, get_context, parent_process
 from threading import Thread
 
-from misgiving.errors import TrainingError
+from misgiving.errors import Parameter, TrainingError
 
 MOST_JOBS = 8  # each needs the memory of a training
 
@@ -39,7 +39,8 @@ def worker_pool(jobs: int, *, ignore_interrupts: bool = False) -> Iterator[Proce
         yield pool
     except BrokenProcessPool as error:
         raise TrainingError(
-            "a process was killed, perhaps because of low memory; run again with fewer `jobs`"
+            "a process was killed, perhaps because of low memory; run again with fewer ",
+            Parameter("jobs"),
         ) from error
     except BaseException:
         for process in set(active_children()) - others:  # each saves the training that it is in

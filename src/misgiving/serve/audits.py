@@ -20,7 +20,7 @@ from misgiving.deferral.audit import Outcome as Judged
 from misgiving.deferral.decisions import Decision, Outcome
 from misgiving.deferral.drift import FALSE_ALARMS
 from misgiving.deferral.policy import Policy
-from misgiving.errors import UsageError
+from misgiving.errors import Parameter, UsageError
 from misgiving.serve.records import (
     Case,
     CaseWithHistory,
@@ -77,7 +77,9 @@ class Audits:
         self._fingerprint, targets = policy.fingerprint, policy.certificate.targets
         target = targets.max_error or targets.max_silent_error
         if target is None:
-            raise UsageError("`audit_share` requires a policy with a target for errors")
+            raise UsageError(
+                Parameter("audit_share"), " requires a policy with a target for errors"
+            )
         self._target, self._counts_all = target, targets.max_error is None
         self._accepted, self._errors = deque[bool](maxlen=RECENT), deque[float](maxlen=RECENT)
         after = max(0, store.latest()[0] - RECENT)

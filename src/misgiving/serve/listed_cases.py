@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from misgiving.csv_tables import csv_rows
 from misgiving.data.decoding import BadImage
-from misgiving.errors import DataError, explain_damage
+from misgiving.errors import DataError, Parameter, explain_damage
 from misgiving.serve.problems import ImageNotStoredError, storage_reason
 from misgiving.serve.routes.decisions import clean_name
 from misgiving.serve.service import Service
@@ -63,8 +63,9 @@ def add_listed_cases(
         return asyncio.run(_add(service, rows, on_image))
     except (ImageNotStoredError, SQLAlchemyError) as failure:
         raise DataError(
-            f"a listed image cannot be stored ({storage_reason(failure)}); check `store` and "
-            "`keep_images`, and start again: what is stored stays"
+            f"a listed image cannot be stored ({storage_reason(failure)}); check ",
+            *(Parameter("store"), " and ", Parameter("keep_images")),
+            ", and start again: what is stored stays",
         ) from failure
 
 

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from threadpoolctl import threadpool_limits
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from misgiving.errors import UsageError, explain_damage
+from misgiving.errors import Parameter, UsageError, explain_damage
 from misgiving.serve.middleware import is_loopback, log_as_json
 
 OPEN_FILES = 4096  # of which connections, the database and image files take a part
@@ -34,8 +34,9 @@ def listen(host: str, port: int, *, has_key: bool) -> socket.socket:
     """
     if not has_key and not is_loopback(host):
         raise UsageError(
-            f"`host` {host} lets other machines connect, which needs a key: give `api_key_file` or "
-            "MISGIVING_API_KEY"
+            Parameter("host"),
+            f" {host} lets other machines connect, which needs a key: give ",
+            *(Parameter("api_key_file"), " or MISGIVING_API_KEY"),
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

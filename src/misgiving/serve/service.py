@@ -23,7 +23,7 @@ from sqlalchemy.exc import OperationalError
 
 from misgiving.bundle.bundle import Bundle, SquareInputs
 from misgiving.deferral.decisions import Decision
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.files import whole_file
 from misgiving.serve.audits import Audits
 from misgiving.serve.drift_tracker import DriftTracker
@@ -117,9 +117,10 @@ class Service:
             self.drift = DriftTracker(model.policy, store, self.audits)
             self.drift.start(partial(problem_of, metrics=self.metrics, path="/drift"))
         elif settings.audit_share is not None:
-            raise UsageError("`audit_share` requires a model with a policy")
+            raise UsageError(Parameter("audit_share"), " requires a model with a policy")
         if self.audits is None and (settings.after_alarm == "defer" or settings.look_again):
-            raise UsageError("`after_alarm` and `look_again` need audits: give `audit_share`, too")
+            names = Parameter("after_alarm"), " and ", Parameter("look_again")
+            raise UsageError(*names, " need audits: give ", Parameter("audit_share"), ", too")
         self.recent: OrderedDict[str, SquareInputs] = OrderedDict()  # by the id of the case
         self.files = None if settings.keep_images is None else ImageFiles(settings.keep_images)
         self._numbers = itertools.count()

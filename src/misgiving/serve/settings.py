@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from misgiving.errors import UsageError, require, require_choices
+from misgiving.errors import Parameter, UsageError, require, require_choices
 
 MIN_KEY_LENGTH = 16
 
@@ -81,7 +81,12 @@ class Settings:
             require(self, name, getattr(self, name) >= 1, "be at least 1")
         require(self, "timeout", 0 < self.timeout < math.inf, "be a number of seconds above 0")
         most, held = share_of_one(self.queue), share_of_one(self.max_held_bytes)
-        require(self, "max_files", self.max_files <= most, f"be at most 3/4 of `queue` ({most})")
+        require(
+            self,
+            "max_files",
+            self.max_files <= most,
+            *("be at most 3/4 of ", Parameter("queue"), f" ({most})"),
+        )
         require(self, "max_bytes", self.max_bytes <= held, f"be at most {held}")
         is_possible = bool(self.formats) and set(self.formats) <= set(IMAGE_FORMATS)
         require(self, "formats", is_possible, f"be some of {', '.join(IMAGE_FORMATS)}")
@@ -91,7 +96,7 @@ class Settings:
             require(self, "audit_share", 0 < self.audit_share <= 1, "be above 0 and at most 1")
         require(self, "audit_days", self.audit_days > 0, "be above 0")
         if self.reviewer_keys and self.api_key is None:
-            raise UsageError("`reviewer_keys` need an API key beside them")
+            raise UsageError(Parameter("reviewer_keys"), " need an API key beside them")
         if any(
             len(key) < MIN_KEY_LENGTH for key in filter(None, (*self.reviewer_keys, self.api_key))
         ):

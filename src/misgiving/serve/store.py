@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, func, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from misgiving.deferral.decisions import Outcome
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.serve.database import (
     ARRIVALS,
     AUDITS,
@@ -59,7 +59,8 @@ class Store:
             store.close()
             raise DataError(
                 f"{shown(location)}: cannot be opened ({getattr(error, 'orig', None) or error}); "
-                "check the folder and its permissions, or choose another `store`"
+                "check the folder and its permissions, or choose another ",
+                Parameter("store"),
             ) from error
         return store
 
@@ -92,7 +93,8 @@ class Store:
             row = connection.execute(made).first()
         if row is not None and share not in (None, row.share):
             raise UsageError(
-                f"`audit_share` is {row.share:g} for the life of this policy, got {share:g}"
+                Parameter("audit_share"),
+                f" is {row.share:g} for the life of this policy, got {share:g}",
             )
         return row
 

@@ -23,7 +23,7 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.decoding import SKIP
 from misgiving.data.splits import grouped_split, split_of
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.losses import auxiliary_loss
 from misgiving.models.joint import JointClassifier, LossEstimator
 from misgiving.predictions.inference import predictions_of
@@ -187,7 +187,9 @@ def _joint(
         joint = architecture.around(trained.module).eval()
     auxiliary_loss(training.auxiliary)  # fails if there is none of this name
     if training.ranks_confidence:
-        raise UsageError(f'`auxiliary="{training.auxiliary}"` trains the classifier; use `train`')
+        raise UsageError(
+            Parameter("auxiliary", training.auxiliary), " trains the classifier; use `train`"
+        )
     return architecture, joint.to(device_named(training.device))
 
 
@@ -195,7 +197,7 @@ def _load(model: str, dataset: Dataset, config: AttachConfig) -> TrainedModel:
     """The trained model, whose classes have the names that the data give them."""
     if Path(model).is_dir():
         for name in config.given(*OF_NAMED):
-            raise UsageError(f"`{name}` is for models by name; leave it out")
+            raise UsageError(Parameter(name), " is for models by name; leave it out")
         trained = load_hugging_face(Path(model))
     elif Path(model).suffix == ".onnx":
         raise UsageError(f"{model}: `misgiving export` takes an ONNX graph, with its predictions")
@@ -211,8 +213,9 @@ def _load(model: str, dataset: Dataset, config: AttachConfig) -> TrainedModel:
     if not (fits and {*dataset.classes} <= {*classes}):
         raise UsageError(
             f"{dataset.name} has the classes {', '.join(dataset.classes)}, and the model "
-            f"{len(trained.classes)}, named {', '.join(classes)}; give `classes`, another name for "
-            "each logit of the model in their order, with all that the data have"
+            f"{len(trained.classes)}, named {', '.join(classes)}; give ",
+            Parameter("classes"),
+            ", another name for each logit of the model in order, with all that the data have",
         )
     return trained._replace(classes=tuple(classes))
 
@@ -232,19 +235,24 @@ def check_answers(predictions: Predictions, trained: TrainedModel) -> None:
     right, chance = int(table.trace()), table.sum(axis=0) @ table.sum(axis=1) / count**2
     answers, order = linear_sum_assignment(table, maximize=True)
     ordered = table[answers, order].sum()
+    remedy: list[str | Parameter]
     if ordered > max(count / 2, 2 * right):
-        remedy = f"in another order of its classes, it would be on {ordered}: `classes` "
-        remedy += ",".join(classes[label] for label in order)
+        names = ",".join(classes[label] for label in order)
+        remedy = [f"in another order of its classes, it would be on {ordered}: "]
+        remedy += [Parameter("classes", names)]
     elif binomtest(right, count, chance, alternative="greater").pvalue <= CHANCE_LEVEL:
         return
     else:
         values = vars(trained.preprocessing) | vars(trained.source)
         by_name = trained.source.library != "transformers"  # of which a folder has its own
-        listed = "".join(f"`{name}` (now {values[name]}), " for name in OF_NAMED[1:] if by_name)
-        remedy = f"give what it was trained with: {listed}`classes` in the order of its logits"
+        remedy = ["give what it was trained with: "]
+        for name in OF_NAMED[1:] if by_name else ():
+            remedy += [Parameter(name), f" (now {values[name]}), "]
+        remedy += [Parameter("classes"), " in the order of its logits"]
     raise DataError(
         f"{trained.name} is right on {right} of {count} images, and by chance it would be on "
-        f"{chance * count:.0f}; {remedy}"
+        f"{chance * count:.0f}; ",
+        *remedy,
     )
 
 
@@ -275,8 +283,12 @@ def fit_estimator(
     given = config.estimates_losses and monitored.taps is not None
     if estimator is None or training.taps is None or not given:
         raise UsageError(
-            "give a model with `taps`, predictions with the averages of these, and an `auxiliary` "
-            "loss with an `auxiliary_weight`"
+            *(
+                "give a model with ",
+                Parameter("taps"),
+                ", predictions with the averages of these, ",
+            ),
+            *("and an ", Parameter("auxiliary"), " loss with an ", Parameter("auxiliary_weight")),
         )
     channels = list(model.reader.channels)
     averages = torch.from_numpy(np.asarray(training.taps, dtype=np.float32))

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from misgiving.errors import UsageError, require, require_choices
+from misgiving.errors import Parameter, UsageError, require, require_choices
 from misgiving.registry import Registry
 
 RecipeName = Literal["modern", "paper"]
@@ -284,7 +284,9 @@ class Recipe:
         for (other, value), names in rules.items():
             for name in names if values[other] == value else ():
                 if name in {**images, **model, **training}:
-                    raise UsageError(f'`{name}` has no effect with `{other}="{value}"`')
+                    raise UsageError(
+                        Parameter(name), " has no effect with ", Parameter(other, value)
+                    )
         return configured
 
 

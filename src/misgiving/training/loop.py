@@ -24,7 +24,7 @@ from misgiving.checkpoint import EpochRecord
 from misgiving.data.batching import augment, batches, sampling_order
 from misgiving.data.cache import ImageSet
 from misgiving.data.preprocessing import AugmentationSettings
-from misgiving.errors import StoppedError, TrainingError, UsageError
+from misgiving.errors import Parameter, StoppedError, TrainingError, UsageError
 from misgiving.losses import (
     AuxiliaryLoss,
     Objective,
@@ -257,7 +257,10 @@ def optimizer_of(model: JointClassifier, config: TrainingConfig) -> Optimizer:
         UsageError: The model lacks the loss estimator that is to be trained.
     """
     if config.estimates_losses and model.loss_estimator is None:
-        raise UsageError('`taps` of a loss estimator cannot be none; or use `auxiliary="none"`')
+        raise UsageError(
+            *(Parameter("taps"), " of a loss estimator cannot be none; or use "),
+            Parameter("auxiliary", "none"),
+        )
     groups: list[dict[str, Any]] = []
     for module, rate in ((model.backbone, 1.0), (model.loss_estimator, config.estimator_rate)):
         if module is None:
@@ -348,8 +351,9 @@ def check_finite(losses: Tensor, config: TrainingConfig, epoch: int, place: str)
     """
     if not losses.isfinite().all():
         raise TrainingError(
-            f"the loss (with {config.auxiliary}) is not finite in epoch {epoch}, {place}; lower "
-            f'`learning_rate` (now {config.learning_rate:g}) or use `precision="32-true"`'
+            f"the loss (with {config.auxiliary}) is not finite in epoch {epoch}, {place}; lower ",
+            *(Parameter("learning_rate"), f" (now {config.learning_rate:g}) or use "),
+            Parameter("precision", "32-true"),
         )
 
 

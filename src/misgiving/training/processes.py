@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, distributed
 
-from misgiving.errors import TrainingError, UsageError
+from misgiving.errors import Parameter, TrainingError, UsageError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -47,7 +47,10 @@ def start_fabric(
     from lightning_fabric.strategies.ddp import DDPStrategy
 
     if device in ("cuda", "mps") and not getattr(torch, device).is_available():
-        raise UsageError(f'PyTorch finds no `device="{device}"` here; use `device="cpu"`')
+        raise UsageError(
+            *("PyTorch finds no ", Parameter("device", device), " here; use "),
+            Parameter("device", "cpu"),
+        )
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it is talkative
     # Some networks have layers for other tasks, which get no gradient.
     shared = DDPStrategy(find_unused_parameters=True) if devices * nodes > 1 else None
@@ -71,9 +74,10 @@ def start_fabric(
             atexit.register(distributed.destroy_process_group)
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UsageError(
-            f'cannot compute here with `device="{device}"`, `precision="{precision}"`, '
-            f"`devices={devices}` and `nodes={nodes}` ({error}); "
-            'try `device="cpu"` and `precision="32-true"`'
+            *("cannot compute here with ", Parameter("device", device), ", "),
+            *(Parameter("precision", precision), ", ", Parameter("devices", devices), " and "),
+            *(Parameter("nodes", nodes), f" ({error}); try ", Parameter("device", "cpu")),
+            *(" and ", Parameter("precision", "32-true")),
         ) from error
     return fabric
 

@@ -24,13 +24,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from misgiving.checkpoint import EpochRecord
-from misgiving.errors import DataError, explain_damage
+from misgiving.errors import DataError, Parameter, explain_damage
 from misgiving.files import whole_file
 from misgiving.models.joint import JointClassifier
 from misgiving.training import processes
 
 SUFFIX = ".unfinished.safetensors"
-START_OVER = "remove it or use `overwrite=True` to start over"
+START_OVER = ("remove it or use ", Parameter("overwrite", True), " to start over")
 
 
 @dataclass(kw_only=True)
@@ -121,8 +121,8 @@ class ResumeFile:
             names = sorted(saved.keys() | self.identity.keys())
             if other := [name for name in names if saved.get(name) != self.identity.get(name)]:
                 raise DataError(
-                    f"{path}: belongs to a training with different settings "
-                    f"({', '.join(other)}); {START_OVER}"
+                    f"{path}: belongs to a training with different settings ({', '.join(other)}); ",
+                    *START_OVER,
                 )
             tensors: dict[str, dict[str, Tensor]] = defaultdict(dict)
             for key in file.keys():  # noqa: SIM118  # not a dict

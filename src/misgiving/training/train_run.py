@@ -22,7 +22,6 @@ from misgiving.checkpoint import (
     TrainingData,
     save,
 )
-from misgiving.checksums import sha256_of_lines
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.duplicates import image_hashes, near_duplicates
@@ -36,14 +35,15 @@ from misgiving.data.splits import (
     paper_split,
     split_of,
 )
-from misgiving.errors import UsageError, reason_of
+from misgiving.errors import Parameter, UsageError, reason_of
+from misgiving.files import sha256_of_lines
 from misgiving.groups import join_groups
 from misgiving.losses import auxiliary_loss
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier
-from misgiving.own_functions import own_source
 from misgiving.predictions.inference import model_fingerprint
 from misgiving.predictions.schema import answers_of
+from misgiving.registry import own_source
 from misgiving.training import processes
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig, recorded
 from misgiving.training.loop import Step, class_weights, optimizer_of, seeded, train
@@ -153,7 +153,8 @@ def initial_model(
     except Exception as error:  # whatever the network's operations raise
         raise UsageError(
             f"backbone {config.backbone!r} cannot take images of {image_size} pixels "
-            f"({reason_of(error)}); choose another `image_size`"
+            f"({reason_of(error)}); choose another ",
+            Parameter("image_size"),
         ) from error
     optimizer_of(model, training)  # fails if there is no estimator to train
     auxiliary_loss(training.auxiliary)  # fails if there is none of this name

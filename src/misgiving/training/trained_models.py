@@ -15,7 +15,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.errors import DataError, UsageError, reason_of
+from misgiving.errors import DataError, Parameter, UsageError, reason_of
 from misgiving.models.backbones import ModuleSource, create_backbone, load_weights
 from misgiving.registry import Registry
 
@@ -65,8 +65,9 @@ def load_named(
     library, _, name = model.rpartition(":")
     if weights is None:
         raise UsageError(
-            f"{model}: neither a folder of Hugging Face's format, nor are there `weights`; give "
-            "the file of the trained weights of a timm or torchvision model"
+            f"{model}: neither a folder of Hugging Face's format, nor are there ",
+            Parameter("weights"),
+            "; give the file of the trained weights of a timm or torchvision model",
         )
     library = library or "timm"
     preprocessing, mean, std = USUAL_PREPARATIONS[library](name, len(classes), image_size)
@@ -77,8 +78,8 @@ def load_named(
     if unfilled:
         raise DataError(
             f"{weights}: does not fill {name} with {len(classes)} classes ({unfilled[0]} is "
-            "missing or has another shape); give the model's own weights, and all its `classes` "
-            "in order"
+            "missing or has another shape); give the model's own weights, and all its ",
+            *(Parameter("classes"), " in order"),
         )
     return TrainedModel(module.eval(), name, source, tuple(classes), preprocessing)
 

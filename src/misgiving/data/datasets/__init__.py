@@ -24,9 +24,9 @@ from misgiving.errors import DataError, UsageError
 from misgiving.files import whole_folder
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-SAMPLE_SIZE = 1000  # images: enough to certify an error rate of 5 % on 15 % of them
+CALIBRATION_IMAGES = 1000  # images: enough to certify an error rate of 5 % on 15 % of them
 SET_FOLDERS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
-METADATA_TABLES = ("metadata.csv", "metadata.jsonl")
+METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 
 
 def load_dataset(spec: str) -> Dataset:
@@ -63,7 +63,7 @@ def read_folder(place: str) -> Dataset:
     or with Parquet files that hold them.
     """
     folder = existing_folder(place)
-    tables = [folder / name for name in METADATA_TABLES if (folder / name).is_file()]
+    tables = [folder / name for name in METADATA_FILES if (folder / name).is_file()]
     tables = [table for table in tables if b"file_name" in read_bytes(table)]
     if tables or parquet_images(folder):
         return read_labelled_table(str([*tables, folder][0]))
@@ -180,13 +180,13 @@ def _read_digits(_: str) -> Dataset:
 def write_sample(folder: Path, *, new: bool = False) -> None:
     """Write 1,000 digits, or the 797 others, as PNG files in a folder for each class."""
     if folder.exists():
-        raise UsageError(f"{folder}: exists; choose another `folder`")
+        raise UsageError(f"{folder}: exists; choose another folder")
     digits = _read_digits("")
     order = np.random.default_rng(0).permutation(len(digits)).tolist()
     with whole_folder(folder) as partial:
         for name in digits.classes:
             (partial / name).mkdir()
-        for index in order[SAMPLE_SIZE:] if new else order[:SAMPLE_SIZE]:
+        for index in order[CALIBRATION_IMAGES:] if new else order[:CALIBRATION_IMAGES]:
             file = partial / digits.classes[digits.labels[index]] / f"{digits.ids[index]}.png"
             Image.fromarray(digits.images.read(index).image).save(file)
 

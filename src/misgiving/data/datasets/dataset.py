@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from misgiving.checksums import sha256_of
 from misgiving.data.decoding import BadImage, BadImagesError, decode, read_bytes, unreadable
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError
+from misgiving.files import sha256_of
 from misgiving.groups import unit_numbers
 
 Indices = Int[np.ndarray, " selected"]
@@ -242,7 +242,7 @@ def without(dataset: Dataset, bad: Sequence[BadImage]) -> Dataset:
         raise BadImagesError(
             f"{dataset.name}: no image of class {dataset.classes[label]!r} can be read; repair "
             "them, or take the class out of the data",
-            bad,
-            len(dataset),
+            images=bad,
+            total=len(dataset),
         )
     return good

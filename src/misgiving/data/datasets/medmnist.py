@@ -16,17 +16,17 @@ from weakref import finalize
 import numpy as np
 from jaxtyping import Int, Num, UInt8
 
-from misgiving.checksums import sha256_of
 from misgiving.data.datasets.dataset import Dataset, HashedImage, Indices, file_key
 from misgiving.data.preprocessing import LARGEST_SIDE, Preprocessing
 from misgiving.errors import DataError, explain_damage
+from misgiving.files import sha256_of
 
-SETS_IN_FILE = ("train", "val", "test")
+ARRAY_SETS = ("train", "val", "test")
 BLOCK_BYTES = 2**22  # bytes per block
 BLOCKS_IN_MEMORY = 4  # threads that read ahead need more than one
 FETCH_AGAIN = "fetch the .npz file again"
 
-KNOWN_FILES = {
+ARCHIVES = {
     "dermamnist": (
         ("AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC"),
         "dermoscopy",
@@ -113,11 +113,11 @@ def read_medmnist(place: str) -> Dataset:
     The images stay in the file. Each is its own group, as lesions and patients are not identified.
     """
     path = Path(place).expanduser()
-    facts = (facts for start, facts in KNOWN_FILES.items() if path.name.startswith(start))
+    facts = (facts for start, facts in ARCHIVES.items() if path.name.startswith(start))
     names, augmentation, remark = next(facts, ((), "none", ""))
     with explain_damage(path, remedy=FETCH_AGAIN), zipfile.ZipFile(path) as archive:
-        arrays = tuple(PackedArray(path, f"{name}_images", archive) for name in SETS_IN_FILE)
-        parts = [_read(archive, f"{name}_labels").reshape(-1) for name in SETS_IN_FILE]
+        arrays = tuple(PackedArray(path, f"{name}_images", archive) for name in ARRAY_SETS)
+        parts = [_read(archive, f"{name}_labels").reshape(-1) for name in ARRAY_SETS]
     labels, size = np.concatenate(parts), arrays[0].shape[1]
     names = names or tuple(str(label) for label in range(int(labels.max(initial=0)) + 1))
     sizes = {array.shape[1:] for array in arrays}
@@ -137,7 +137,7 @@ def read_medmnist(place: str) -> Dataset:
         )
     rows = [(n, row) for n, array in enumerate(arrays) for row in range(array.shape[0])]
     present = np.unique(labels)
-    ids = tuple(f"{SETS_IN_FILE[number]}-{row:05d}" for number, row in rows)
+    ids = tuple(f"{ARRAY_SETS[number]}-{row:05d}" for number, row in rows)
     return Dataset(
         name=place,
         classes=tuple(names[label] for label in present),

@@ -221,11 +221,12 @@ def command(policy: Policy, *, of_graph: bool = False) -> str:
     options["max_ood_false_alarms"] = targets.max_ood_false_alarms or "off"
     options |= {"ood_detector": policy.ood_detector, "seed": policy.seed}
     for name, value in options.items():
-        flag = f"--{name.replace('_', '-').replace('costs', 'cost')}"
+        option = name.replace("_", "-")
         if isinstance(value, dict):
-            words += [f"{flag} {shlex.quote(f'{key}={number}')}" for key, number in value.items()]
-        elif name == "simultaneous":
-            words += [] if value else ["--each"]
+            pairs = (shlex.quote(f"{key}={number}") for key, number in value.items())
+            words += [f"--{option} {pair}" for pair in pairs]
+        elif isinstance(value, bool):
+            words += [] if value else [f"--no-{option}"]
         elif name != "max_error" and value is not None:
-            words += [flag, str(value)]
+            words += [f"--{option}", str(value)]
     return " ".join([*words, "--overwrite"])
