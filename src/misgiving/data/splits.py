@@ -75,9 +75,10 @@ def grouped_split(
 ) -> SetNames:
     """Split by group into `train`, `tune`, `calibrate` and `test`, by shares in percent.
 
-    No group is in two sets, and every set has images of every class, in about equal shares. A set
-    that has none of a rare class receives one of its groups, drawn at random, from the set with the
-    most of them. So a class with four groups has one in each set; one with fewer is refused.
+    The group of an image is the number or name among `units`. No group is in two sets, and every
+    set has images of every class, in about equal shares. A set that has none of a rare class
+    receives one of its groups, drawn at random, from the set with the most of them. So a class with
+    four groups has one in each set; one with fewer is refused.
 
     Raises:
         DataError: A class has too few groups to be in all four sets.
@@ -250,8 +251,8 @@ def leakage_of(split: Split, measured: str) -> SplitLeakage:
     """Count the groups and images that sets share."""
     pairs = list(zip(split.sets, leaks(split), strict=True))
     measured_leaks = [others.split() for name, others in pairs if name == measured]
-    pairs_of_groups = {*zip(split.groups, split.sets, strict=True)}
-    sets_of = Counter(group for group, _ in pairs_of_groups if group)
+    places = {*zip(split.groups, split.sets, strict=True)}
+    sets_of = Counter(group for group, _ in places if group)
     return SplitLeakage(
         shared_groups=sum(count > 1 for count in sets_of.values()),
         leaking_images=sum("train" in others for others in measured_leaks),
