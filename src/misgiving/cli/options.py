@@ -183,7 +183,7 @@ class Fields:
             value = kind
             about |= {"metavar": RATE, "converter": _rate}
         elif form is bool and (each.default or self.defaults is not None):
-            about["negative_bool"] = "no-"
+            about["negative"] = f"--no-{each.name.replace('_', '-')}"
         return Annotated[value, cyclopts.Parameter(**about), *own]
 
     def _default(self, each: Field[Any]) -> str:

@@ -268,14 +268,10 @@ def measured_sets(sets: Collection[str], set_name: str | None = None) -> Collect
     if not chosen & {*sets}:
         choices = ", ".join(sorted({*sets} - {""})) or "none"
         if set_name is not None:
-            raise UsageError(
-                f"no row is in the set {set_name!r}; the sets of these predictions: {choices}"
-            )
-        raise UsageError(
-            f"the model was trained or chosen on all of these images (sets {choices}); give "
-            "others, or choose a set with ",
-            Parameter("set", "train"),
-        )
+            message = f"no row is in the set {set_name!r}; the sets of these predictions: {choices}"
+            raise UsageError(message)
+        message = f"the model was trained or chosen on all of these images (sets {choices}); give "
+        raise UsageError(f"{message}others, or choose a set with ", Parameter("set", "train"))
     return chosen
 
 
@@ -284,15 +280,14 @@ def _check_outliers(measured: Predictions, ood: Mapping[str, Predictions], datas
     for name, outliers in ood.items():
         if name in (dataset, *RESERVED_NAMES):
             raise UsageError(
-                Parameter("ood"), f" {name!r} names other rows of the measurements; rename the set"
+                Parameter("ood"), f" {name!r} names other measured rows; rename the set"
             )
         for field in ("model", "classes", "kind"):
             value, expected = getattr(outliers, field), getattr(measured, field)
             if value and expected and value != expected:
                 raise DataError(
-                    Parameter("ood"),
-                    f" {name!r} has {field} {value!r}, and the measured predictions have "
-                    f"{expected!r}; predict both with one model",
+                    *(Parameter("ood"), f" {name!r} has {field} {value!r}, and the measured "),
+                    f"predictions have {expected!r}; predict both with one model",
                 )
 
 
@@ -366,9 +361,8 @@ def check_own_files(folder: Path) -> None:
     """
     present = [name for name in EVALUATION_FILES if (folder / name).exists()]
     if present and MEASUREMENTS not in present:
-        raise UsageError(
-            f"{folder / present[0]}: is not of an evaluation; choose another ", Parameter("out")
-        )
+        message = f"{folder / present[0]}: is not of an evaluation; choose another "
+        raise UsageError(message, Parameter("out"))
 
 
 def write_evaluation(
