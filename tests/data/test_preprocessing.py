@@ -17,7 +17,7 @@ from misgiving.data import decoding
 from misgiving.data.decoding import decode
 from misgiving.data.preprocessing import (
     COLOR_CONSTANCY,
-    CROPS,
+    CROP_SHAPES,
     INTERPOLATIONS,
     LEAST_CROP,
     Preprocessing,
@@ -212,7 +212,7 @@ def test_a_crop_is_inside_in_the_middle_and_never_empty(shape, height, width, sh
 
 
 @given(
-    generators(), sides, sides, shares, st.integers(1, 20), st.sampled_from([*CROPS]),
+    generators(), sides, sides, shares, st.integers(1, 20), st.sampled_from([*CROP_SHAPES]),
     st.sampled_from([*COLOR_CONSTANCY]),
 )  # fmt: skip
 def test_any_picture_becomes_a_square_of_exactly_the_size_asked_for(
