@@ -21,7 +21,7 @@ from jaxtyping import Int
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.evaluation.readers import (
-    DEFERRED,
+    DEFERRED_SHARES,
     TUNING,
     combine,
     confusion_of,
@@ -109,7 +109,7 @@ def measure_prompt(
     of_answers = posterior[np.arange(len(answers)), answers]
     ranks = np.argsort(np.argsort(decisions.acceptance_score, kind="stable"))
     values = {}
-    for name, share in (("deferral of a fifth", DEFERRED[FIFTH]), ("reader alone", 1.0)):
+    for name, share in (("deferral of a fifth", DEFERRED_SHARES[FIFTH]), ("reader alone", 1.0)):
         is_read = ranks < round(share * len(answers))
         for level in LEVELS:
             looks = is_read & (of_answers < level)
