@@ -1,1 +1,1 @@
-"""Reports of a reproduction and of an evaluation, and contact sheets, as single HTML files."""
+"""Reports of an evaluation, and contact sheets, as single HTML files."""

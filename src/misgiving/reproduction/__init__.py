@@ -1,1 +1,1 @@
-"""The paper's protocol: sections 4.1, 4.2 and 4.3 over trials."""
+"""The paper: its experiments over trials (Sections 4.1 to 4.3), its OOD sets and its report."""
