@@ -26,6 +26,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -76,8 +77,9 @@ TABLES = {  # options of `calibrate`
     "cifar10h/resnet-110": "--max-error 0.02",
 }
 SECOND_OPINIONS = {"cifar10h/resnet-110": "cifar10h/preresnet-110"}
+GUARANTEES, JOBS = ("confident", "average"), 2
 FRAME = "logits/pathmnist_resnet50"  # the table of `Deferral.decide`
-TABLE_ROWS, SHARES = 2000, {"tune": 0.15, "calibrate": 0.55, "test": 0.3}
+TABLE_ROWS, SHARES = 1500, {"tune": 0.15, "calibrate": 0.55, "test": 0.3}
 CLASSES = 50  # of ImageNet; the others are one class
 CERTIFICATE = {
     "accept_threshold", "ood_threshold", "cases", "tuning_cases", "accepted", "wrong",
@@ -148,17 +150,6 @@ EXPORT = "import sys, misgiving; misgiving.predict(*sys.argv[1:3]).write(sys.arg
 
 def exported(at: Path, data: str) -> dict[str, np.ndarray]:
     """Predictions of a run for its images."""
-    folder = at / "evaluation"
-    if (folder / "predictions.safetensors").exists():  # `evaluate` of 44cd948 wrote all
-        from safetensors import safe_open
-
-        with safe_open(folder / "predictions.safetensors", "np") as arrays:
-            texts = {key: np.array(json.loads(text)) for key, text in arrays.metadata().items()}
-            columns = {name: arrays.get_tensor(name) for name in ("logits", "features")}
-            columns["predicted_loss"] = arrays.get_tensor("predicted_losses")
-            columns["label"] = texts["classes"][arrays.get_tensor("labels")]
-        names = {"id": "ids", "group": "groups", "classes": "classes"}
-        return columns | {new: texts[old] for new, old in names.items()}
     file = at / "all.npz"
     subprocess.run([sys.executable, "-c", EXPORT, str(at / "run"), data, str(file)], check=True)
     with np.load(file, allow_pickle=False) as arrays:
@@ -184,20 +175,19 @@ def image_files(part: str, at: Path, names: list[str]) -> list[Path]:
     return files
 
 
-def certificate(policy: Any) -> Iterator[dict[str, str]]:
-    """The numbers of a certificate, wherever in its file they are."""
-    for name, value in policy.items() if isinstance(policy, dict) else ():
-        is_count = not (name == "cases" and isinstance(value, dict))  # else their identities
-        if name in CERTIFICATE and is_count and not isinstance(value, list):
-            yield {"field": name, "value": json.dumps(value)}
-        elif name not in CERTIFICATE:
-            yield from certificate(value)
-
-
 def write_certificate(policy: Path, folder: Path) -> None:
-    """Write the numbers of the certificate of a policy."""
+    """Write the numbers of a certificate, wherever in its file they are; the outermost counts."""
+    fields: dict[str, Any] = {}
+    parts = [json.loads((policy / "policy.json").read_text())]
+    for part in parts:  # level by level
+        for name, value in part.items():
+            is_count = not (name == "cases" and isinstance(value, dict))  # else their identities
+            if name in CERTIFICATE and is_count:
+                fields.setdefault(name, value)
+            elif name not in CERTIFICATE and isinstance(value, dict):
+                parts.append(value)
     folder.mkdir(exist_ok=True)
-    rows = list(certificate(json.loads((policy / "policy.json").read_text())))
+    rows = [{"field": name, "value": json.dumps(fields[name])} for name in sorted(fields)]
     (folder / "certificate.json").write_text(json.dumps(rows))
 
 
@@ -210,22 +200,27 @@ deferral.decide(held_out).to_frame().to_csv(sys.argv[3], index=False)
 
 def make_tables(out: Path) -> None:
     """Certify, measure and decide with published predictions, under both guarantees."""
-    for name, guarantee in product(TABLES, ("confident", "average")):
-        at = out / "tables" / name / guarantee
-        at.mkdir(parents=True, exist_ok=True)
-        columns = published(name)
-        np.savez_compressed(at / "table.npz", **columns)
-        test = columns["set"] == "test"
-        held_out = {key: values[test] for key, values in columns.items()}
-        np.savez_compressed(at / "held_out.npz", **held_out)
-        readers = "--readers" if "reader_person" in columns else ""
-        values = {"at": at, "targets": f"{TABLES[name]} --guarantee {guarantee}"}
-        for command in ("calibrate table", "evaluate table", "predict held-out"):
-            call(command, readers=readers, **values)
-        write_certificate(at / "policy", at / "table_policy")
-        if name == FRAME:
-            files = [str(at / file) for file in ("policy", "held_out.npz", "frame.csv")]
-            subprocess.run([sys.executable, "-c", DECIDE, *files], check=True)
+    with ThreadPoolExecutor(JOBS) as jobs:
+        list(jobs.map(partial(make_table, out), *zip(*product(TABLES, GUARANTEES), strict=True)))
+
+
+def make_table(out: Path, name: str, guarantee: str) -> None:
+    """Certify, measure and decide with one table under one guarantee."""
+    at = out / "tables" / name / guarantee
+    at.mkdir(parents=True, exist_ok=True)
+    columns = published(name)
+    np.savez_compressed(at / "table.npz", **columns)
+    test = columns["set"] == "test"
+    held_out = {key: values[test] for key, values in columns.items()}
+    np.savez_compressed(at / "held_out.npz", **held_out)
+    readers = "--readers" if "reader_person" in columns else ""
+    targets = f"{TABLES[name]} --guarantee {guarantee}"
+    for command in ("calibrate table", "evaluate table", "predict held-out"):
+        call(command, at=at, targets=targets, readers=readers)
+    write_certificate(at / "policy", at / "table_policy")
+    if name == FRAME:
+        files = [str(at / file) for file in ("policy", "held_out.npz", "frame.csv")]
+        subprocess.run([sys.executable, "-c", DECIDE, *files], check=True)
 
 
 def published(name: str) -> dict[str, np.ndarray]:
@@ -300,8 +295,6 @@ def read(file: Path) -> pd.DataFrame:
         table = pd.json_normalize(list(rows)).fillna("").astype(str)
     if "path" in table:
         table["path"] = table["path"].str.rpartition("/")[2]
-    if "dataset" in table:  # the measured images had this name at 44cd948
-        table["dataset"] = table["dataset"].replace("held_out", "test")
     keys = KEYS[file.name]
     return table.set_index(table[keys].agg(" ".join, axis=1)).drop(columns=keys)
 
