@@ -10,10 +10,12 @@ modules. A training on one machine is the same for the same seed and number of t
 - `reproduce`: `results.csv` of the three experiments on the digits (minutes);
 - `digits`, `isic`: a small training, its certificate, its measurements, and the decisions of the
   run, of its exported predictions (with a policy of their own) and of its bundle;
-- `service`: the answers to 200 images; needs `digits`.
+- `service`: the answers to 200 images; needs `digits`;
+- `tables`: both guarantees on five tables of published predictions: certificates, measurements,
+  decisions on held-out images, and those of `Deferral.decide` on one table.
 
-`isic` needs the folder SHARED of real images and the file WEIGHTS of ImageNet weights (environment
-variables).
+`isic` and `tables` need the folder SHARED of real images and predictions, and `isic` the file
+WEIGHTS of ImageNet weights (environment variables).
 """
 
 import csv
@@ -23,8 +25,10 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +45,10 @@ COMMANDS = {
     "calibrate": "calibrate {at}/run {data} {targets} --cache {out}/cache",
     "evaluate": "evaluate {at}/run {data} {ood} --cache {out}/cache --out {at}/evaluation",
     "calibrate table": "calibrate {at}/table.npz {targets} --out {at}/policy",
-    "evaluate table": "evaluate {at}/table.npz --policy {at}/policy --out {at}/table_evaluation",
+    "evaluate table": "evaluate {at}/table.npz --policy {at}/policy {readers}"
+    " --out {at}/table_evaluation",
     "predict table": "predict {at}/policy {at}/table.npz --out {at}/table.jsonl",
+    "predict held-out": "predict {at}/policy {at}/held_out.npz --out {at}/held_out.jsonl",
     "export": "export {at}/run --out {at}/bundle",
     "predict run": "predict {at}/run {images} --out {at}/run.jsonl",
     "predict bundle": "predict {at}/bundle {images} --out {at}/bundle.jsonl",
@@ -63,9 +69,21 @@ SETTINGS = {
         "ood": f"--ood colon={SHARED / 'ood' / 'lc25000_colon'}",
     },
 }
+TABLES = {  # options of `calibrate`
+    "imagenet/resnet50_pytorch": "--max-error 0.1",
+    "imagenet/nasnetlarge_keras": "--max-error 0.2 --max-silent-error 0.1",
+    "logits/cifar100_vgg19_bn": "--max-error 0.15 --rule balanced",
+    "logits/pathmnist_resnet50": "--max-error 0.05 --class-max-miss 7=0.2 --ood-detector energy",
+    "cifar10h/resnet-110": "--max-error 0.02",
+}
+SECOND_OPINIONS = {"cifar10h/resnet-110": "cifar10h/preresnet-110"}
+GUARANTEES, JOBS = ("confident", "average"), 2
+FRAME = "logits/pathmnist_resnet50"  # the table of `Deferral.decide`
+TABLE_ROWS, SHARES = 1500, {"tune": 0.15, "calibrate": 0.55, "test": 0.3}
+CLASSES = 50  # of ImageNet; the others are one class
 CERTIFICATE = {
     "accept_threshold", "ood_threshold", "cases", "tuning_cases", "accepted", "wrong",
-    "thresholds_tried", "ood_rank", "smallest_certifiable",
+    "thresholds_tried", "ood_rank", "smallest_certifiable", "accepted_on_average",
 }  # fmt: skip
 KEYS = {  # what identifies a row, by file
     "results.csv": ["experiment", "trial", "model", "dataset", "detector", "metric"],
@@ -75,6 +93,8 @@ KEYS = {  # what identifies a row, by file
     "answers.json": ["name"],
     "decisions.csv": ["id"],
     "table.jsonl": ["path"],
+    "held_out.jsonl": ["id"],
+    "frame.csv": ["id"],
     "run.jsonl": ["path"],
     "bundle.jsonl": ["path"],
 }
@@ -97,7 +117,7 @@ def make_model(part: str, out: Path) -> None:
     """Train, calibrate and measure, and decide with the run, its predictions and its bundle."""
     at = out / part
     at.mkdir(parents=True, exist_ok=True)
-    values = {"out": out, "at": at, **SETTINGS[part]}
+    values = {"out": out, "at": at, "readers": "", **SETTINGS[part]}
     for name in ("train", "calibrate", "evaluate"):
         call(name, **values)
     with (at / "run" / "split.csv").open() as file:
@@ -111,9 +131,7 @@ def make_model(part: str, out: Path) -> None:
     call("predict run", **values)
     call("predict bundle", **values)
     for policy, folder in (("run/policy", "run_policy"), ("policy", "table_policy")):
-        (at / folder).mkdir(exist_ok=True)
-        rows = list(certificate(json.loads((at / policy / "policy.json").read_text())))
-        (at / folder / "certificate.json").write_text(json.dumps(rows))
+        write_certificate(at / policy, at / folder)
 
 
 def write_table(at: Path, data: str, sets: dict[str, str]) -> None:
@@ -132,17 +150,6 @@ EXPORT = "import sys, misgiving; misgiving.predict(*sys.argv[1:3]).write(sys.arg
 
 def exported(at: Path, data: str) -> dict[str, np.ndarray]:
     """Predictions of a run for its images."""
-    folder = at / "evaluation"
-    if (folder / "predictions.safetensors").exists():  # `evaluate` of 44cd948 wrote all
-        from safetensors import safe_open
-
-        with safe_open(folder / "predictions.safetensors", "np") as arrays:
-            texts = {key: np.array(json.loads(text)) for key, text in arrays.metadata().items()}
-            columns = {name: arrays.get_tensor(name) for name in ("logits", "features")}
-            columns["predicted_loss"] = arrays.get_tensor("predicted_losses")
-            columns["label"] = texts["classes"][arrays.get_tensor("labels")]
-        names = {"id": "ids", "group": "groups", "classes": "classes"}
-        return columns | {new: texts[old] for new, old in names.items()}
     file = at / "all.npz"
     subprocess.run([sys.executable, "-c", EXPORT, str(at / "run"), data, str(file)], check=True)
     with np.load(file, allow_pickle=False) as arrays:
@@ -168,14 +175,88 @@ def image_files(part: str, at: Path, names: list[str]) -> list[Path]:
     return files
 
 
-def certificate(policy: Any) -> Iterator[dict[str, str]]:
-    """The numbers of a certificate, wherever in its file they are."""
-    for name, value in policy.items() if isinstance(policy, dict) else ():
-        is_count = not (name == "cases" and isinstance(value, dict))  # else their identities
-        if name in CERTIFICATE and is_count and not isinstance(value, list):
-            yield {"field": name, "value": json.dumps(value)}
-        elif name not in CERTIFICATE:
-            yield from certificate(value)
+def write_certificate(policy: Path, folder: Path) -> None:
+    """Write the numbers of a certificate, wherever in its file they are; the outermost counts."""
+    fields: dict[str, Any] = {}
+    parts = [json.loads((policy / "policy.json").read_text())]
+    for part in parts:  # level by level
+        for name, value in part.items():
+            is_count = not (name == "cases" and isinstance(value, dict))  # else their identities
+            if name in CERTIFICATE and is_count:
+                fields.setdefault(name, value)
+            elif name not in CERTIFICATE and isinstance(value, dict):
+                parts.append(value)
+    folder.mkdir(exist_ok=True)
+    rows = [{"field": name, "value": json.dumps(fields[name])} for name in sorted(fields)]
+    (folder / "certificate.json").write_text(json.dumps(rows))
+
+
+DECIDE = """
+import sys, misgiving
+deferral, held_out = misgiving.Deferral.load(sys.argv[1]), misgiving.Predictions.read(sys.argv[2])
+deferral.decide(held_out).to_frame().to_csv(sys.argv[3], index=False)
+"""
+
+
+def make_tables(out: Path) -> None:
+    """Certify, measure and decide with published predictions, under both guarantees."""
+    with ThreadPoolExecutor(JOBS) as jobs:
+        list(jobs.map(partial(make_table, out), *zip(*product(TABLES, GUARANTEES), strict=True)))
+
+
+def make_table(out: Path, name: str, guarantee: str) -> None:
+    """Certify, measure and decide with one table under one guarantee."""
+    at = out / "tables" / name / guarantee
+    at.mkdir(parents=True, exist_ok=True)
+    columns = published(name)
+    np.savez_compressed(at / "table.npz", **columns)
+    test = columns["set"] == "test"
+    held_out = {key: values[test] for key, values in columns.items()}
+    np.savez_compressed(at / "held_out.npz", **held_out)
+    readers = "--readers" if "reader_person" in columns else ""
+    targets = f"{TABLES[name]} --guarantee {guarantee}"
+    for command in ("calibrate table", "evaluate table", "predict held-out"):
+        call(command, at=at, targets=targets, readers=readers)
+    write_certificate(at / "policy", at / "table_policy")
+    if name == FRAME:
+        files = [str(at / file) for file in ("policy", "held_out.npz", "frame.csv")]
+        subprocess.run([sys.executable, "-c", DECIDE, *files], check=True)
+
+
+def published(name: str) -> dict[str, np.ndarray]:
+    """Some rows of published predictions, with sets; of ImageNet, without those that calibrate."""
+    random, columns = np.random.default_rng(0), outputs(name)
+    rows = np.sort(random.choice(len(columns["label"]), TABLE_ROWS, replace=False))
+    groups = rows // 2
+    places = random.permutation(groups.max() + 1) / len(columns["label"]) * 2
+    sets = np.array([*SHARES])[np.searchsorted(np.cumsum([*SHARES.values()]), places[groups])]
+    if other := SECOND_OPINIONS.get(name):
+        columns["probabilities@other"] = outputs(other)["probabilities"]
+    columns = {key: values[rows] for key, values in columns.items()}
+    columns |= {"id": rows, "set": sets, "site": groups % 3}
+    if "logits" in columns:
+        columns["group"] = groups
+    if name.startswith("imagenet"):
+        columns["set"] = np.where(sets == "test", sets, "")
+    if "human_counts" in columns:
+        votes = np.cumsum(columns.pop("human_counts"), axis=1)
+        drawn = random.random(TABLE_ROWS) * votes[:, -1]
+        columns["reader_person"] = np.argmax(votes > drawn[:, None], axis=1)
+    return columns
+
+
+def outputs(name: str) -> dict[str, np.ndarray]:
+    """Arrays of published predictions; of ImageNet, those for images of the first classes."""
+    with np.load(SHARED / "predictions" / f"{name}.npz") as file:
+        arrays = {key: file[key] for key in file}
+    if "top5_classes" not in arrays:
+        return arrays
+    chosen = {key: values[arrays["labels"] < CLASSES] for key, values in arrays.items()}
+    probabilities = np.zeros((len(chosen["labels"]), CLASSES + 1))
+    places = np.arange(len(probabilities))[:, None], np.minimum(chosen["top5_classes"], CLASSES)
+    np.add.at(probabilities, places, chosen["top5_probabilities"])
+    rest = np.maximum(1 - probabilities.sum(axis=1, keepdims=True), 0)
+    return {"label": chosen["labels"], "probabilities": probabilities + rest / (CLASSES + 1)}
 
 
 def make_answers(out: Path) -> None:
@@ -214,8 +295,6 @@ def read(file: Path) -> pd.DataFrame:
         table = pd.json_normalize(list(rows)).fillna("").astype(str)
     if "path" in table:
         table["path"] = table["path"].str.rpartition("/")[2]
-    if "dataset" in table:  # the measured images had this name at 44cd948
-        table["dataset"] = table["dataset"].replace("held_out", "test")
     keys = KEYS[file.name]
     return table.set_index(table[keys].agg(" ".join, axis=1)).drop(columns=keys)
 
@@ -254,8 +333,12 @@ def main() -> None:
     command, folder, *rest = sys.argv[1:]
     if command == "compare":
         sys.exit(not compare(Path(folder), Path(*rest)))
-    makers = {"reproduce": lambda out: call("reproduce", out=out), "service": make_answers}
-    for part in rest or ("reproduce", "digits", "isic", "service"):
+    makers: dict[str, Callable[[Path], None]] = {
+        "reproduce": lambda out: call("reproduce", out=out),
+        "service": make_answers,
+        "tables": make_tables,
+    }
+    for part in rest or ("reproduce", "digits", "isic", "service", "tables"):
         makers.get(part, partial(make_model, part))(Path(folder).absolute())
 
 

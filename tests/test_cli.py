@@ -164,7 +164,8 @@ def test_train_says_how_well_it_does_what_is_little_and_what_is_next(succeed, ph
 
 REFUSED = [
     ("--backbone resnet19", 2, "resnet18"),
-    ("--learning-rate 1e30 --validation-share 0.25", 1, "not finite"),
+    ("--weights nowhere.safetensors", 1, "nowhere.safetensors"),
+    ("--precision transformer-engine", 2, "--precision"),
     ("--validation-share 0.4 --split grouped", 2, "--validation-share has no effect"),
     ("--split grouped --split-shares 60/10/20", 2, "--split-shares must be four multiples of 5"),
     ("--split-shares 60/10/20/10", 2, "--split-shares has no effect with --split paper"),
@@ -178,14 +179,15 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("options", "code", "culprit"), REFUSED, ids=[row[0] for row in REFUSED])
-def test_bad_options_are_one_line_that_names_the_culprit(
-    misgiving, photos, tmp_path, options, code, culprit
+def test_bad_options_are_one_line_that_names_the_culprit_before_images_are_prepared(
+    misgiving, photos, tmp_path, cache_home, options, code, culprit
 ):
     words = ("train", f"folder:{photos}", "--out", tmp_path / "run", *TRAIN, *options.split())
     found, _, error = misgiving(*words)
     assert found == code, error
     assert culprit in one_line(error)
     assert not (tmp_path / "run").exists()
+    assert not (cache_home / "misgiving").exists()
 
 
 def test_an_empty_argument_is_wrong_usage_as_it_would_be_the_working_folder(misgiving):

@@ -76,5 +76,5 @@ def test_a_classifier_that_knows_its_training_labels_by_heart_is_not_believed(su
     ids=["no labels", "one class", "no features", "a class of one image"],
 )
 def test_labels_that_cannot_be_judged_are_refused(changes):
-    with pytest.raises(DataError, match="label"):
+    with pytest.raises(DataError):
         suspect_labels(Predictions.of(columns_with_errors(99)[0] | changes))

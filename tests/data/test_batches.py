@@ -90,7 +90,7 @@ def test_an_error_while_reading_ahead_is_raised_when_its_batch_is_requested(
     running = batches(broken, batch_size=1)
     for expected in fractions_of(prepared.images[:3]):
         np.testing.assert_array_equal(next(running).images[0].numpy(), expected)
-    with pytest.raises(DataError, match="the disk is gone"):
+    with pytest.raises(DataError):
         next(running)
 
 

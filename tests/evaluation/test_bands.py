@@ -5,21 +5,10 @@ from misgiving.evaluation.subgroups import banded
 HUNDRED = [str(number) for number in range(100)]
 
 
-@pytest.mark.parametrize(
-    ("age", "band"),
-    [
-        ("0", "under 30"),
-        ("29.9", "under 30"),
-        ("30", "30-49"),
-        ("69", "50-69"),
-        ("70", "70 or older"),
-        ("", ""),
-        ("nan", ""),
-        ("old", ""),
-    ],
-)
-def test_an_age_is_in_one_band(age, band):
-    assert banded("age", [age]) == (band,)
+def test_an_age_is_in_one_band():
+    ages = ["0", "29.9", "30", "69", "70", "", "nan", "old"]
+    bands = ("under 30", "under 30", "30-49", "50-69", "70 or older", "", "", "")
+    assert banded("age", ages) == bands
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from mutated import FORMATS, mutated
-from originals import originals
+from mutated import FORMATS, mutated, originals
 from services import ask, standin_at
 from waiting import until
 

@@ -167,12 +167,6 @@ def test_only_joint_training_changes_the_classifier_and_the_estimator_has_its_ra
     assert moved[1] > 3 * moved[0]
 
 
-def test_the_classifier_learns(images):
-    config = replace(CONFIG, epochs=15, learning_rate=3e-3)
-    history = train(build(dropout=0.0), images, images, config)
-    assert history[-1].primary_loss < 0.5 * history[0].primary_loss
-
-
 def test_history_shows_how_well_predicted_losses_follow_the_true_ones(images):
     model, history = trained(images, auxiliary="mse")
     monitored = predictions_of(model, coloured_set(size=12, seed=1))  # the set of `trained`
@@ -234,7 +228,7 @@ def test_a_loss_that_is_not_finite_an_unknown_precision_and_no_estimator_are_exp
         trained(images, learning_rate=1e30, epochs=3)
     with pytest.raises(UsageError):
         trained(images, precision="12")
-    with pytest.raises(UsageError, match="taps"):
+    with pytest.raises(UsageError):
         trained(images, build_options={"taps": ()})
 
 

@@ -90,7 +90,7 @@ def test_the_state_of_another_training_is_refused_or_overwritten_on_request(
         trained(images, stop_after=1)
     content = stopped(images, resume_file, after=4)
     other = replace(resume_file, identity={"seed": 6})
-    with pytest.raises(DataError, match="seed"):
+    with pytest.raises(DataError):
         trained(images, resume=other)
     assert resume_file.path.read_bytes() == content
     _, history, steps = trained(images, resume=replace(other, overwrite=True))

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from misgiving.checkpoint import load
 from misgiving.data.datasets import load_dataset, write_sample
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig
 from misgiving.training.train_run import (
     TrainingSetup,
@@ -128,18 +128,3 @@ def test_a_weights_file_is_reported_only_if_more_than_its_classifier_is_missing(
         save_file(weights, path)
         initial_model(replace(MODEL, weights=path), TRAINING, 3, 16, reports.append)
     assert [absent in report.unfilled for report in reports] == [True]
-
-
-IMPOSSIBLE = [
-    ({"model": replace(MODEL, backbone="resnet19")}, "resnet19"),
-    ({"images": DataConfig(image_size=8)}, "8 pixels"),
-    ({"model": replace(MODEL, weights=Path("nowhere.safetensors"))}, "nowhere.safetensors"),
-    ({"training": replace(TRAINING, precision="transformer-engine")}, "precision"),
-]
-
-
-@pytest.mark.parametrize(("changes", "culprit"), IMPOSSIBLE)
-def test_impossible_settings_are_refused_before_images_are_prepared(tmp_path, changes, culprit):
-    with pytest.raises((DataError, UsageError), match=culprit):
-        prepared(tmp_path, **changes)
-    assert not any(tmp_path.iterdir())
