@@ -11,6 +11,7 @@ from study_format import by_trial, number, table
 from study_hypotheses import LEVEL, UNSEEN_CLASSES, Rows, Values, difference
 from study_published import GAINS
 
+from misgiving.evaluation.measures import Measurement
 from misgiving.metrics.uncertainty import TrialInterval, holm, t_interval
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import Unit
@@ -22,17 +23,23 @@ DRAWS = 2000
 SOURCES = "folds_sources.csv"
 ALL_FOLDS = -1  # the trial of rows that belong to no single fold
 VARIANCE, IMAGES, RIGHT = "variance_of_joint_draws", "images", "right_answers"  # metrics
+LOSS_SUM = "loss_sum"  # of the images of a class, each with its cross-entropy
 VANILLA, PRIMARY, SECONDARY = "vanilla", "proposed", "proposed_sum"
 
 
 def class_counts(folder: Path, unit: Unit) -> list[Result]:
     """Test images of each class in a unit, and how many of these were answered rightly."""
     tested = Predictions.read(predictions_path(folder / unit.folder, "test"))
-    right = tested.labels[~tested.errors]
+    return [Result(*unit, *measurement) for measurement in class_sums(tested, "test")]
+
+
+def class_sums(predictions: Predictions, dataset: str) -> list[Measurement]:
+    """Images of each class in a set, and how many of these were answered rightly."""
+    right = predictions.labels[~predictions.errors]
     return [
-        Result(*unit, "test", name, metric, float((labels == position).sum()))
-        for metric, labels in ((IMAGES, tested.labels), (RIGHT, right))
-        for position, name in enumerate(tested.classes)
+        Measurement(dataset, name, metric, float((labels == position).sum()))
+        for metric, labels in ((IMAGES, predictions.labels), (RIGHT, right))
+        for position, name in enumerate(predictions.classes)
     ]
 
 
