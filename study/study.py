@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from study_epochs import BEST_EPOCH, add_curves, measure_epochs
+from study_epochs import BEST_EPOCH, CURVES, add_curves, measure_epochs
 from study_folds import (
     FOLDS,
     IMAGES,
@@ -260,7 +260,7 @@ def run_setting(part: Part, protocol: Protocol, setting: str, options: argparse.
         rows = rows_of(trial_data, unit, out, options.tables / SOURCES)
         add_rows(table, [with_setting(row, setting) for row in rows])
         if protocol.training.keep == "best":
-            add_curves(table.with_name(f"{table.stem}_curves.csv"), out, unit)
+            add_curves(table.with_name(f"{options.part}{CURVES}"), out, unit)
         write_page(options.tables)
         label = setting or unit.experiment
         print(f"finished {label}, trial {unit.trial}, {unit.model}", flush=True)

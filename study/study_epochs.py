@@ -27,6 +27,8 @@ from misgiving.training.resume import resume_path
 
 BEST_EPOCH = "best_epoch"  # the experiment of its rows; those of the last are of Section 4.1
 SETS = ("train", "test")
+CURVES = "_curves.csv"  # ends the name of the table beside that of a part
+HISTORIES = "histories.csv"  # its schema
 DIGITS = 5  # of the curves
 
 
@@ -80,13 +82,13 @@ def measured_sets(trained: TrainedUnit) -> Iterator[Measurement]:
 
 def add_curves(table: Path, folder: Path, unit: Unit) -> None:
     """Put the history of a unit's training into a table, in place of an older one."""
-    columns, rows = "histories.csv", []
+    rows = []
     if table.exists():
-        earlier = read_table(table, schema=columns).itertuples(index=False, name=None)
+        earlier = read_table(table, schema=HISTORIES).itertuples(index=False, name=None)
         rows = [row for row in earlier if Unit(*row[:3]) != unit]
     history = read_table(folder / unit.folder / "run" / "history.csv").round(DIGITS)
     rows += [(*unit, *row) for row in history.itertuples(index=False, name=None)]
-    write_table(table, table_of(sorted(rows, key=order_of), columns))
+    write_table(table, table_of(sorted(rows, key=order_of), HISTORIES))
 
 
 def order_of(row: Sequence[object]) -> Sequence[object]:
