@@ -30,7 +30,7 @@ from study_results import write_page
 
 from misgiving.files import default_cache
 from misgiving.metrics.selective import ACCEPTED_ERRORS
-from misgiving.reproduction.config import Protocol, Unit
+from misgiving.reproduction.config import MODELS, Protocol, Unit
 from misgiving.reproduction.protocol import chosen_units, ood_sources, protocol_for
 from misgiving.reproduction.ray import on_ray
 from misgiving.reproduction.runner import MEASURES, on_this_machine, reproduce_units
@@ -39,7 +39,9 @@ from misgiving.reproduction.trial_data import Progress, TrialData
 from misgiving.training.config import RECIPES
 
 HERE = Path(__file__).resolve().parent
-MEASURES["generalization"] = measure_epochs  # in worker processes too, which import this script
+# In worker processes too, which import this script.
+MEASURES["generalization"] = measure_epochs
+MODELS["proposed_0.1"] = {"auxiliary": "ranking", "auxiliary_weight": 0.1}
 
 
 class Setting(NamedTuple):
@@ -116,7 +118,7 @@ PARTS = {
         without_4_2=("mse",),  # it names one class for every image
     ),
     "paper_folds": Part(
-        ("vanilla", "proposed"),
+        ("vanilla", "proposed", "proposed_0.1", "mse", "proposed_sum"),
         {"backbone": NETWORK["backbone"]},
         {"keep": "best"},  # the last epoch is measured too
         {"split": "folds", "image_size": 64},
@@ -177,10 +179,11 @@ def protocol_of(part: Part, setting: Setting, data: str, weights: Path, ood: Pat
 
 
 def in_order(part: Part, protocol: Protocol) -> list[Unit]:
-    """Units of a part: those first that the hypotheses need, then trial by trial."""
+    """Units of a part: those first that the hypotheses need, trial by trial; then other models."""
 
-    def rank(unit: Unit) -> tuple[bool, bool, int]:
-        return unit.model not in NEEDED, unit.experiment != "generalization", unit.trial
+    def rank(unit: Unit) -> tuple[int, bool, int]:
+        later = 0 if unit.model in NEEDED else 1 + protocol.models.index(unit.model)
+        return later, unit.experiment != "generalization", unit.trial
 
     chosen = (
         unit

@@ -22,13 +22,15 @@ from study_folds import (
 from study_format import average, number, table, with_interval
 from study_hypotheses import Rows, Values, difference
 
-from misgiving.report.figures import STYLES, styled
+from misgiving.report.figures import OTHER_STYLE, STYLES, styled
 from misgiving.reproduction.tables import Result, read_table
 
 LAST_EPOCH = "generalization"  # the experiment of its rows
 EPOCHS, SMOOTHED = 50, 5  # epochs of a training, and of the means that are compared
 COMPARED = (40, EPOCHS)
 CONVERGED = 0.01  # a smaller change of balanced accuracy
+FURTHER = ("proposed_0.1", "mse", "proposed_sum")
+MODELS = (VANILLA, PRIMARY, *FURTHER)
 MINORITY = ("AK", "BCC", "DF")
 FIGURE = "paper_folds_curves.png"
 PANELS = {"primary_loss": "loss", "balanced_accuracy": "balanced accuracy"}
@@ -81,19 +83,19 @@ def converged_folds(rows: Rows, model: str) -> set[int]:
     return {fold for fold, change in changes(rows, model).items() if abs(change) < CONVERGED}
 
 
-def primary(rows: Rows, experiment: str) -> list[Measure]:
+def primary(rows: Rows, experiment: str, model: str = PRIMARY) -> list[Measure]:
     """The measures A and C after the last or the best epoch."""
-    return [measure(rows, PRIMARY, experiment) for measure in (balanced_accuracy, loss_ranking)]
+    return [measure(rows, model, experiment) for measure in (balanced_accuracy, loss_ranking)]
 
 
-def secondary(rows: Rows, experiment: str) -> list[Measure]:
+def secondary(rows: Rows, experiment: str, model: str = PRIMARY) -> list[Measure]:
     """The other registered measures, without those of the error estimator."""
-    pooled = partial(pseudo_values, rows, experiment, PRIMARY)
+    pooled = partial(pseudo_values, rows, experiment, model)
     losses = [pooled(dataset=name, metric=LOSS_SUM) for name in ("train", "test")]
     right = [pooled(dataset=name) for name in ("train", "test")]
 
     def compared(name: str) -> Values:
-        of_both = (rows(experiment, model, *MEASURED[name]) for model in (PRIMARY, VANILLA))
+        of_both = (rows(experiment, each, *MEASURED[name]) for each in (model, VANILLA))
         return difference(*of_both)
 
     values = {
@@ -108,7 +110,7 @@ def secondary(rows: Rows, experiment: str) -> list[Measure]:
     }
     ratio = rows.ratio(LAST_EPOCH)
     return [
-        Measure(f"{name}, {PRIMARY} - {VANILLA}", by_fold, ratio, sign=sign)
+        Measure(f"{name}, {model} - {VANILLA}", by_fold, ratio, sign=sign)
         for name, (by_fold, sign) in values.items()
     ]
 
@@ -144,7 +146,7 @@ def values_by_fold(rows: Rows, experiment: str) -> Iterator[str]:
 
 def convergence(rows: Rows) -> Iterator[str]:
     """Changes over the last ten epochs, and the best epoch, of each training."""
-    lines, converged = [], {model: converged_folds(rows, model) for model in (VANILLA, PRIMARY)}
+    lines, converged = [], {model: converged_folds(rows, model) for model in MODELS}
     for model, folds in converged.items():
         curves = on_tuning(rows, model)
         for fold, change in changes(rows, model).items():
@@ -156,20 +158,20 @@ def convergence(rows: Rows) -> Iterator[str]:
     count = sum(map(len, converged.values()))
     yield f"Converged: {count} of {len(lines)} finished trainings.\n"
     head = (
-        "model",
-        "fold",
-        "change, means of 5 epochs",
-        "epoch 50 - 40",
-        "converged",
-        "best epoch",
-    )
+        "model", "fold", "change, means of 5 epochs", "epoch 50 - 40", "converged", "best epoch",
+    )  # fmt: skip
     yield from table(head, lines)
-    both = sorted(set.intersection(*converged.values()))
+    yield from converged_pairs(rows)
+
+
+def converged_pairs(rows: Rows) -> Iterator[str]:
+    """A and C for the folds in which both models have converged."""
+    both = sorted(converged_folds(rows, VANILLA) & converged_folds(rows, PRIMARY))
     counts, ratio = pseudo_values(rows, LAST_EPOCH, PRIMARY, folds=both), rows.ratio(LAST_EPOCH)
     ranking = {fold: x for fold, x in loss_ranking(rows, PRIMARY).values.items() if fold in both}
     yield (
-        f"The {len(both)} pairs of which both have converged, without a verdict: A "
-        f"{with_interval(counts, ratio)}; C {with_interval(ranking, ratio)}.\n"
+        f"The {len(both)} pairs of `vanilla` and `proposed` of which both have converged, without "
+        f"a verdict: A {with_interval(counts, ratio)}; C {with_interval(ranking, ratio)}.\n"
     )
 
 
@@ -189,6 +191,10 @@ def of_paper_folds(rows: Rows) -> Iterator[str]:
     yield "The same at the epoch with the best balanced accuracy on the tuning set.\n"
     measures = [*primary(rows, BEST_EPOCH), *secondary(rows, BEST_EPOCH)]
     yield from table(HEAD, lines_of(measures, adjusted=False))
+    for model in [each for each in FURTHER if each in rows.models()]:
+        yield f"### `{model}`, without adjustment\n"
+        measures = [*primary(rows, LAST_EPOCH, model), *secondary(rows, LAST_EPOCH, model)]
+        yield from table(HEAD, lines_of(measures, adjusted=False))
     yield "### By fold: `vanilla` / `proposed`\n"
     yield "Losses are weighed by class.\n"
     yield from values_by_fold(rows, LAST_EPOCH)
@@ -202,14 +208,15 @@ def of_paper_folds(rows: Rows) -> Iterator[str]:
 @styled
 def curves_figure(curves: pandas.DataFrame) -> Figure:
     """Loss and balanced accuracy by epoch: a thin line for each training, a thick one for means."""
-    figure = Figure(figsize=(9, 6))
-    panels = figure.subplots(2, len(PANELS), sharex=True, sharey="col")
-    for axes_of_model, model in zip(panels, (VANILLA, PRIMARY), strict=True):
+    models = [model for model in MODELS if (curves["model"] == model).any()]
+    figure = Figure(figsize=(9, 3 * len(models)))
+    panels = figure.subplots(len(models), len(PANELS), sharex=True, sharey="col", squeeze=False)
+    for axes_of_model, model in zip(panels, models, strict=True):
         for axes, (metric, title) in zip(axes_of_model, PANELS.items(), strict=True):
             for name, line in LINES.items():
                 chosen = curves[(curves["model"] == model) & (curves["set"] == name)]
                 runs = chosen.pivot_table(index="epoch", columns="trial", values=metric)
-                style = {"color": STYLES[model][0], "linestyle": line}
+                style = {"color": STYLES.get(model, OTHER_STYLE)[0], "linestyle": line}
                 axes.plot(runs, **style, linewidth=0.5, alpha=0.5)
                 axes.plot(runs.mean(axis=1), **style, linewidth=2.0, label=f"{name} set")
             axes.set(title=f"{title}, {model}", xlabel="epoch")

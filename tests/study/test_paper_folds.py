@@ -121,8 +121,22 @@ def test_the_page_has_verdicts_when_all_pairs_are_finished(tmp_path):
     study_results.write_page(tmp_path)
     page = (tmp_path / "results.md").read_text()
     assert "**open**" not in page
+    assert "`mse`" not in page  # it has no rows
     assert "Converged: 20 of 20" in page
+    further = [row._replace(model="mse") for row in rows_of(10, seed=1) if row.model == "proposed"]
+    study.add_rows(tmp_path / "paper_folds.csv", further)
+    study_results.write_page(tmp_path)
+    assert "A: balanced accuracy, 8 classes, mse - vanilla" in (tmp_path / "results.md").read_text()
     assert (tmp_path / study_paper_folds.FIGURE).stat().st_size > 10_000
+
+
+def test_further_models_run_after_all_pairs():
+    part = study.PARTS["paper_folds"]
+    protocol = study.protocol_of(part, study.Setting(), "isic2019:x", Path("w"), Path("ood"))
+    units = study.in_order(part, protocol)
+    order = [(unit.trial, unit.model) for unit in units if unit.experiment == "generalization"]
+    pairs, further = product(range(10), MODELS), ("proposed_0.1", "mse", "proposed_sum")
+    assert order == [*pairs, *((fold, model) for model in further for fold in range(10))]
 
 
 def run(tmp_path, part_name, *, keep, epochs):
