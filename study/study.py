@@ -13,9 +13,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from study_epochs import BEST_EPOCH, CURVES, add_curves, measure_epochs
 from study_folds import (
     FOLDS,
     IMAGES,
+    LOSS_SUM,
     RIGHT,
     SOURCES,
     VARIANCE,
@@ -28,15 +30,18 @@ from study_results import write_page
 
 from misgiving.files import default_cache
 from misgiving.metrics.selective import ACCEPTED_ERRORS
-from misgiving.reproduction.config import Protocol, Unit
+from misgiving.reproduction.config import MODELS, Protocol, Unit
 from misgiving.reproduction.protocol import chosen_units, ood_sources, protocol_for
 from misgiving.reproduction.ray import on_ray
-from misgiving.reproduction.runner import on_this_machine, reproduce_units
+from misgiving.reproduction.runner import MEASURES, on_this_machine, reproduce_units
 from misgiving.reproduction.tables import Result, table_of, write_table
 from misgiving.reproduction.trial_data import Progress, TrialData
 from misgiving.training.config import RECIPES
 
 HERE = Path(__file__).resolve().parent
+# In worker processes too, which import this script.
+MEASURES["generalization"] = measure_epochs
+MODELS["proposed_0.1"] = {"auxiliary": "ranking", "auxiliary_weight": 0.1}
 
 
 class Setting(NamedTuple):
@@ -59,6 +64,7 @@ class Part(NamedTuple):
         experiments: Those that are run.
         settings: Changes, by name.
         without_4_2: Models that Section 4.2 is not run for.
+        threads: Of each unit, on which rounding depends; None for an equal share of the cores.
     """
 
     models: tuple[str, ...]
@@ -69,6 +75,7 @@ class Part(NamedTuple):
     experiments: frozenset[str] = frozenset({"generalization", "ood_detection"})
     settings: Mapping[str, Setting] = {"": Setting()}
     without_4_2: tuple[str, ...] = ()
+    threads: int | None = None
 
 
 def changes_of(config: object) -> dict[str, Any]:
@@ -110,6 +117,15 @@ PARTS = {
         {"split": "grouped", "image_size": 64},
         without_4_2=("mse",),  # it names one class for every image
     ),
+    "paper_folds": Part(
+        ("vanilla", "proposed", "proposed_0.1", "mse", "proposed_sum"),
+        {"backbone": NETWORK["backbone"]},
+        {"keep": "best"},  # the last epoch is measured too
+        {"split": "folds", "image_size": 64},
+        trials=FOLDS,
+        experiments=frozenset({"generalization"}),
+        threads=1,
+    ),
     "sensitivity": Part(
         ("proposed",),
         NETWORK,
@@ -136,6 +152,7 @@ ODIN = {
 KEPT = {
     "accuracy", "balanced_accuracy", "spearman", "aurc", "coverage_at_risk/0.1", "error_auroc",
     "auroc", "coverage", *ACCEPTED_ERRORS, "nll", "ece", RATIO, IMAGES, RIGHT, VARIANCE,
+    LOSS_SUM, "loss", "weighted_loss",
 }  # fmt: skip
 KEPT_OF_ODIN = {"fpr_at_tpr95", "detection_error", "aupr_in", "aupr_out"}
 
@@ -162,10 +179,11 @@ def protocol_of(part: Part, setting: Setting, data: str, weights: Path, ood: Pat
 
 
 def in_order(part: Part, protocol: Protocol) -> list[Unit]:
-    """Units of a part: those first that the hypotheses need, then trial by trial."""
+    """Units of a part: those first that the hypotheses need, trial by trial; then other models."""
 
-    def rank(unit: Unit) -> tuple[bool, bool, int]:
-        return unit.model not in NEEDED, unit.experiment != "generalization", unit.trial
+    def rank(unit: Unit) -> tuple[int, bool, int]:
+        later = 0 if unit.model in NEEDED else 1 + protocol.models.index(unit.model)
+        return later, unit.experiment != "generalization", unit.trial
 
     chosen = (
         unit
@@ -185,9 +203,9 @@ def kept_rows(results: Iterable[Result]) -> list[Result]:
 
 
 def unit_of(row: Result) -> tuple[str, int, str]:
-    """The unit that a row comes from; unseen classes are measured with OOD detection."""
-    experiment = "ood_detection" if row.experiment == "new_classes" else row.experiment
-    return experiment, row.trial, row.model
+    """The unit that a row comes from: one unit may measure two experiments."""
+    units = {"new_classes": "ood_detection", BEST_EPOCH: "generalization"}
+    return units.get(row.experiment, row.experiment), row.trial, row.model
 
 
 def add_rows(table: Path, results: Iterable[Result]) -> None:
@@ -222,6 +240,8 @@ def main() -> None:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # trainings are saved
     part = PARTS[options.part]
+    if options.ray and part.training.get("keep") == "best":
+        parser.error("a cluster would measure the best epoch alone: use --jobs")
     for name, setting in part.settings.items():
         protocol = protocol_of(part, setting, options.data, options.weights, options.ood)
         run_setting(part, protocol, name, options)
@@ -242,6 +262,8 @@ def run_setting(part: Part, protocol: Protocol, setting: str, options: argparse.
     def keep(unit: Unit) -> None:
         rows = rows_of(trial_data, unit, out, options.tables / SOURCES)
         add_rows(table, [with_setting(row, setting) for row in rows])
+        if protocol.training.keep == "best":
+            add_curves(table.with_name(f"{options.part}{CURVES}"), out, unit)
         write_page(options.tables)
         label = setting or unit.experiment
         print(f"finished {label}, trial {unit.trial}, {unit.model}", flush=True)
@@ -252,7 +274,8 @@ def run_setting(part: Part, protocol: Protocol, setting: str, options: argparse.
             if (out / unit.folder / "results.csv").exists():
                 keep(unit)
         return
-    run = on_ray(options.ray) if options.ray else on_this_machine(jobs=options.jobs)
+    here = on_this_machine(jobs=options.jobs, threads=part.threads)
+    run = on_ray(options.ray) if options.ray else here
     reproduce_units(trial_data, out, run=run, chosen=units)
 
 
@@ -265,7 +288,7 @@ def rows_of(trial_data: TrialData, unit: Unit, out: Path, sources: Path) -> list
         rows += class_counts(out, unit)
         if unit.experiment == "ood_detection":
             rows += joint_variances(with_areas(sources, out, unit))
-    return rows
+    return [*dict.fromkeys(rows)]
 
 
 if __name__ == "__main__":

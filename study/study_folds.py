@@ -1,6 +1,6 @@
 """The part in ten folds: its measures, intervals and verdicts, as README.md registers them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from statistics import variance
 from typing import NamedTuple
@@ -11,6 +11,7 @@ from study_format import by_trial, number, table
 from study_hypotheses import LEVEL, UNSEEN_CLASSES, Rows, Values, difference
 from study_published import GAINS
 
+from misgiving.evaluation.measures import Measurement
 from misgiving.metrics.uncertainty import TrialInterval, holm, t_interval
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import Unit
@@ -22,17 +23,24 @@ DRAWS = 2000
 SOURCES = "folds_sources.csv"
 ALL_FOLDS = -1  # the trial of rows that belong to no single fold
 VARIANCE, IMAGES, RIGHT = "variance_of_joint_draws", "images", "right_answers"  # metrics
+LOSS_SUM = "loss_sum"  # of the images of a class, each with its cross-entropy
+HEAD = ("measure", "by fold", "estimate (95 %)", "the paper's gain", "p", "verdict")
 VANILLA, PRIMARY, SECONDARY = "vanilla", "proposed", "proposed_sum"
 
 
 def class_counts(folder: Path, unit: Unit) -> list[Result]:
     """Test images of each class in a unit, and how many of these were answered rightly."""
     tested = Predictions.read(predictions_path(folder / unit.folder, "test"))
-    right = tested.labels[~tested.errors]
+    return [Result(*unit, *measurement) for measurement in class_sums(tested, "test")]
+
+
+def class_sums(predictions: Predictions, dataset: str) -> list[Measurement]:
+    """Images of each class in a set, and how many of these were answered rightly."""
+    right = predictions.labels[~predictions.errors]
     return [
-        Result(*unit, "test", name, metric, float((labels == position).sum()))
-        for metric, labels in ((IMAGES, tested.labels), (RIGHT, right))
-        for position, name in enumerate(tested.classes)
+        Measurement(dataset, name, metric, float((labels == position).sum()))
+        for metric, labels in ((IMAGES, predictions.labels), (RIGHT, right))
+        for position, name in enumerate(predictions.classes)
     ]
 
 
@@ -101,25 +109,45 @@ def outlier_ranks(folder: Path, ood_set: str) -> tuple[np.ndarray, tuple[str, ..
     return 1 - below / len(ordered), groups
 
 
-def pseudo_values(rows: Rows, experiment: str, model: str) -> Values:
-    """Delete-one-fold pseudo-values of the difference from vanilla in balanced accuracy.
+def pseudo_values(
+    rows: Rows,
+    experiment: str,
+    model: str,
+    *,
+    dataset: str = "test",
+    metric: str = RIGHT,
+    classes: Collection[str] = (),
+    folds: Sequence[int] = range(FOLDS),
+) -> Values:
+    """Delete-one-fold pseudo-values of the difference from vanilla in a mean over classes.
 
-    Counts are pooled over the folds, so that each image counts once.
+    Sums over the images of a class are pooled over the folds, so that each image counts once. The
+    sums of right answers give balanced accuracy. Empty while one of the folds is missing.
+
+    Args:
+        rows: The measurements.
+        experiment: Of which experiment.
+        model: The model that is compared.
+        dataset: The set.
+        metric: Sums by class.
+        classes: Only these; empty for all.
+        folds: Only these.
     """
-    classes = rows.detectors(experiment, model, "test", RIGHT)
+    chosen = rows.detectors(experiment, model, dataset, metric)
+    chosen = [name for name in chosen if not classes or name in classes]
 
-    def counts(name: str, metric: str) -> np.ndarray:
-        of_classes = [rows(experiment, name, "test", each, metric) for each in classes]
-        folds = sorted({*of_classes[0]} & {*range(FOLDS)})
-        return np.array([[values[fold] for values in of_classes] for fold in folds])
+    def sums(name: str, metric: str) -> np.ndarray:
+        by_class = [rows(experiment, name, dataset, each, metric) for each in chosen]
+        return np.array([[values.get(fold, np.nan) for values in by_class] for fold in folds])
 
-    if not classes or len(counts(model, IMAGES)) < FOLDS or len(counts(VANILLA, IMAGES)) < FOLDS:
+    gained, images = sums(model, metric) - sums(VANILLA, metric), sums(model, IMAGES)
+    count = len(folds)
+    if not chosen or count < 2 or np.isnan(gained).any():
         return {}
-    gained = counts(model, RIGHT) - counts(VANILLA, RIGHT)
-    images = counts(model, IMAGES)
     whole = (gained.sum(axis=0) / images.sum(axis=0)).mean()
     left_out = (gained.sum(axis=0) - gained) / (images.sum(axis=0) - images)
-    return dict(enumerate((FOLDS * whole - (FOLDS - 1) * left_out.mean(axis=1)).tolist()))
+    values = count * whole - (count - 1) * left_out.mean(axis=1)
+    return dict(zip(folds, values.tolist(), strict=True))
 
 
 class Measure(NamedTuple):
@@ -167,31 +195,31 @@ class Measure(NamedTuple):
         return ", ".join(name for name, true in holds.items() if true) or "inconclusive"
 
 
+def balanced_accuracy(rows: Rows, model: str, experiment: str = "generalization") -> Measure:
+    """Measure A of a model."""
+    values, ratio = pseudo_values(rows, experiment, model), rows.ratio("generalization")
+    name = f"A: balanced accuracy, 8 classes, {model} - {VANILLA}"
+    return Measure(name, values, ratio, GAINS["a"])
+
+
+def loss_ranking(rows: Rows, model: str, experiment: str = "generalization") -> Measure:
+    """Measure C of a model."""
+    areas = (rows(experiment, model, "test", score, "aurc") for score in ("predicted_loss", "msp"))
+    name, ratio = f"C: AURC, predicted loss - MSP, of {model}", rows.ratio("generalization")
+    return Measure(name, difference(*areas), ratio, sign=-1)
+
+
 def primary_measures(rows: Rows, model: str) -> list[Measure]:
     """The measures A, B and C of a model."""
-    eight, five = rows.ratio("generalization"), rows.ratio("ood_detection")
     ood = difference(rows.ood_mean(model), rows.ood_mean(VANILLA))
     drawn = [rows("ood_detection", model, name, "odin", VARIANCE) for name in SAME_IN_ALL]
     sets = len(rows.ood_sets()) - 1  # without the one on which ODIN is tuned
     spread = sum(sum(values.values()) for values in drawn) / sets**2 if sets > 0 else 0.0
-    of_losses, of_msp = (
-        rows("generalization", model, "test", score, "aurc") for score in ("predicted_loss", "msp")
-    )
-    less = f"{model} - vanilla"
+    ratio, name = rows.ratio("ood_detection"), f"B: AUROC of ODIN, {model} - {VANILLA}"
     return [
-        Measure(
-            f"A: balanced accuracy, 8 classes, {less}",
-            pseudo_values(rows, "generalization", model),
-            eight,
-            GAINS["a"],
-        ),
-        Measure(f"B: AUROC of ODIN, {less}", ood, five, GAINS["b"], variance=spread),
-        Measure(
-            f"C: AURC, predicted loss - MSP, of {model}",
-            difference(of_losses, of_msp),
-            eight,
-            sign=-1,
-        ),
+        balanced_accuracy(rows, model),
+        Measure(name, ood, ratio, GAINS["b"], variance=spread),
+        loss_ranking(rows, model),
     ]
 
 
@@ -246,12 +274,11 @@ def lines_of(measures: Sequence[Measure], *, adjusted: bool) -> Iterator[tuple[s
 
 def of_folds(rows: Rows) -> Iterator[str]:
     """The measures with their values by fold, and the verdicts."""
-    head = ("measure", "by fold", "estimate (95 %)", "the paper's gain", "p", "verdict")
     yield (
         "EfficientNet-Lite0, 96 px, 12 epochs; ten folds, every image tested once. In balanced "
         "accuracy the values by fold are pseudo-values of pooled counts.\n"
     )
     yield "### Primary: Eq. 1 as a mean; p with Holm's adjustment\n"
-    yield from table(head, lines_of(primary_measures(rows, PRIMARY), adjusted=True))
+    yield from table(HEAD, lines_of(primary_measures(rows, PRIMARY), adjusted=True))
     yield "### Secondary, without adjustment\n"
-    yield from table(head, lines_of(secondary_measures(rows), adjusted=False))
+    yield from table(HEAD, lines_of(secondary_measures(rows), adjusted=False))

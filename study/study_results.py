@@ -21,9 +21,17 @@ from study_hypotheses import (
     read_results,
     verdicts,
 )
+from study_paper_folds import (
+    FIGURE,
+    curve_results,
+    curves_figure,
+    of_paper_folds,
+    read_curves,
+)
 from study_published import beside_published, of_effects
 
 from misgiving.metrics.selective import ACCEPTED_ERRORS
+from misgiving.report.figures import render
 from misgiving.reproduction.published import title
 from misgiving.reproduction.report.names import DETECTOR_NAMES
 
@@ -323,10 +331,13 @@ OF_TRIALS = (
 )  # fmt: skip
 SECTIONS = {
     "folds": (of_folds,),
+    "paper_folds": (of_paper_folds,),
     "confirmation": (of_confirmation, of_error_estimator),
     "sensitivity": (of_settings,),
 }
 """Sections of a part's results that differ from `OF_TRIALS`."""
+PAGES = ("paper_folds", "folds", "confirmation", "modern", "paper", "sensitivity", "registered")
+"""The tables in the order of the page."""
 
 
 def page(parts: Mapping[str, Rows]) -> str:
@@ -337,7 +348,7 @@ def page(parts: Mapping[str, Rows]) -> str:
         "Made by `study/study_results.py` from the tables beside this page. The plan, with "
         "hypotheses, measures and the rule of evidence, is in [README.md](README.md). Planned "
         "parts, models and trials that are missing here have no finished result. Commit 44cd948 "
-        "can run all parts but `folds`. The models `held_out`, `posthoc` and "
+        "can run all parts but `folds` and `paper_folds`. The models `held_out`, `posthoc` and "
         "`proposed_neighbours`, the setting `average of weights` and the score `error_or_ood` are "
         "no longer in the package. "
         "Error estimators and policies are of that commit, too: the search for thresholds, and the "
@@ -355,9 +366,13 @@ def write_page(folder: Path) -> None:
     """Write `results.md` from the tables of a folder."""
     tables = {
         part: read_results(folder / f"{part}.csv")
-        for part in ("folds", "confirmation", "modern", "paper", "sensitivity", "registered")
+        for part in PAGES
         if (folder / f"{part}.csv").exists()
     }
+    if "paper_folds" in tables:
+        curves = read_curves(folder)
+        tables["paper_folds"] += curve_results(curves)
+        (folder / FIGURE).write_bytes(render(curves_figure(curves), "png"))
     registered = tables.pop("registered", [])
     if "modern" in tables:
         tables["modern"] += registered

@@ -1,0 +1,175 @@
+import sys
+from argparse import Namespace
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from misgiving.reproduction.protocol import DIGITS
+from misgiving.reproduction.tables import Result, table_of, write_table
+from misgiving.training.config import DataConfig
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "study"))
+import study_hypotheses
+import study_paper_folds
+import study_results
+
+import study
+
+CLASSES = ("AK", "BCC", "DF", "NV")
+MODELS = ("vanilla", "proposed")
+EXPERIMENTS = ("generalization", "best_epoch")
+
+
+def rows_of(folds, *, seed=0):
+    """Rows as the units of the part give them, of four classes."""
+    random = np.random.default_rng(seed)
+    rows, images = [], {name: random.integers(2, 40, (folds, 4)) for name in ("train", "test")}
+    for fold, model, experiment in product(range(folds), MODELS, EXPERIMENTS):
+        unit = experiment, fold, model
+        rows.append(Result(*unit, "", "", "split_ratio", 0.125))
+        for dataset, detector, metric in study_paper_folds.MEASURED.values():
+            rows.append(Result(*unit, dataset, detector, metric, random.random()))
+        rows.append(Result(*unit, "test", "error_estimator", "aurc", random.random()))
+        for dataset, counts in images.items():
+            rows.append(Result(*unit, dataset, "", "images", float(counts[fold].sum())))
+            for name, count in zip(CLASSES, counts[fold], strict=True):
+                right = float(random.integers(0, count + 1))
+                sums = {"images": float(count), "right_answers": right}
+                sums["loss_sum"] = count * random.random()
+                rows += [Result(*unit, dataset, name, *each) for each in sums.items()]
+    return rows
+
+
+def curves_of(folds, *, changes):
+    """Histories whose balanced accuracy jumps after epoch 40 by the change of each fold."""
+    rows = []
+    for model, fold, epoch in product(MODELS, range(folds), range(1, 51)):
+        for name in ("train", "tune"):
+            balanced = 0.4 + (changes[fold] if epoch > 40 else 0.0)
+            rows.append(("generalization", fold, model, epoch, name, 1.0, 0.1, 0.5, balanced))
+    return table_of([(*row, np.nan, np.nan, np.nan) for row in rows], "histories.csv")
+
+
+def pooled_mean(rows, model, dataset, metric, classes, folds):
+    """Mean over classes of a sum over the images of each class, for each of its images."""
+
+    def total(name, metric):
+        return sum(
+            row.value
+            for row in rows
+            if (row.experiment, row.model, row.dataset, row.detector, row.metric)
+            == ("generalization", model, dataset, name, metric)
+            and row.trial in folds
+        )
+
+    return np.mean([total(name, metric) / total(name, "images") for name in classes])
+
+
+@pytest.mark.parametrize(
+    ("name", "sums", "classes"),
+    [
+        ("gap in loss", {("test", "loss_sum"): 1, ("train", "loss_sum"): -1}, CLASSES),
+        ("test loss", {("test", "loss_sum"): 1}, CLASSES),
+        (
+            "gap in balanced",
+            {("train", "right_answers"): 1, ("test", "right_answers"): -1},
+            CLASSES,
+        ),
+        ("mean sensitivity", {("test", "right_answers"): 1}, CLASSES[:3]),
+    ],
+)
+def test_measures_of_pooled_sums_have_pseudo_values(name, sums, classes):
+    rows = rows_of(10)
+
+    def gain(folds):
+        return sum(
+            sign * model_sign * pooled_mean(rows, model, *place, classes, folds)
+            for place, sign in sums.items()
+            for model, model_sign in (("proposed", 1), ("vanilla", -1))
+        )
+
+    everything = set(range(10))
+    expected = [10 * gain(everything) - 9 * gain(everything - {fold}) for fold in range(10)]
+    measures = study_paper_folds.secondary(study_hypotheses.Rows(rows), "generalization")
+    (measure,) = [each for each in measures if each.name.startswith(name)]
+    assert [measure.values[fold] for fold in range(10)] == pytest.approx(expected)
+    half = stats.t.ppf(0.975, 9) * np.std(expected, ddof=1) * np.sqrt(1 / 10 + 0.125)
+    assert measure.interval().upper == pytest.approx(np.mean(expected) + half)
+
+
+def test_trainings_converged_folds_whose_last_ten_epochs_change_nothing():
+    curves = curves_of(3, changes=[0.009, 0.011, -0.02])
+    rows = study_hypotheses.Rows(study_paper_folds.curve_results(curves))
+    changes = study_paper_folds.changes(rows, "proposed")
+    assert changes == pytest.approx({0: 0.009, 1: 0.011, 2: -0.02})
+    assert study_paper_folds.converged_folds(rows, "proposed") == {0}
+
+
+def test_the_page_has_verdicts_when_all_pairs_are_finished(tmp_path):
+    rows = [row for row in rows_of(10) if (row.trial, row.model) != (9, "proposed")]
+    write_table(tmp_path / "paper_folds_curves.csv", curves_of(10, changes=[0.0] * 10))
+    study.add_rows(tmp_path / "paper_folds.csv", rows)
+    study_results.write_page(tmp_path)
+    page = (tmp_path / "results.md").read_text()
+    primary = page.split("### Secondary")[0]
+    assert primary.count("**open**") == 2
+    study.add_rows(tmp_path / "paper_folds.csv", rows_of(10))
+    study_results.write_page(tmp_path)
+    page = (tmp_path / "results.md").read_text()
+    assert "**open**" not in page
+    assert "`mse`" not in page  # it has no rows
+    assert "Converged: 20 of 20" in page
+    further = [row._replace(model="mse") for row in rows_of(10, seed=1) if row.model == "proposed"]
+    study.add_rows(tmp_path / "paper_folds.csv", further)
+    study_results.write_page(tmp_path)
+    assert "A: balanced accuracy, 8 classes, mse - vanilla" in (tmp_path / "results.md").read_text()
+    assert (tmp_path / study_paper_folds.FIGURE).stat().st_size > 10_000
+
+
+def test_further_models_run_after_all_pairs():
+    part = study.PARTS["paper_folds"]
+    protocol = study.protocol_of(part, study.Setting(), "isic2019:x", Path("w"), Path("ood"))
+    units = study.in_order(part, protocol)
+    order = [(unit.trial, unit.model) for unit in units if unit.experiment == "generalization"]
+    pairs, further = product(range(10), MODELS), ("proposed_0.1", "mse", "proposed_sum")
+    assert order == [*pairs, *((fold, model) for model in further for fold in range(10))]
+
+
+def run(tmp_path, part_name, *, keep, epochs):
+    """Rows of one training of digits, and the folder of its tables."""
+    protocol = replace(
+        DIGITS,
+        trials=1,
+        models=("proposed",),
+        images=DataConfig(split="folds"),
+        training=replace(
+            DIGITS.training, learning_rate=0.01, decay_every=50, keep=keep, epochs=epochs
+        ),
+    )
+    part = study.Part((), {}, {}, {}, trials=1, experiments=frozenset({"generalization"}))
+    tables = tmp_path / f"{keep}-{epochs}"
+    tables.mkdir()
+    options = Namespace(
+        part=part_name, out=tables / "runs", tables=tables, cache=tmp_path / "cache",
+        trial=0, again=False, collect=False, ray=None, jobs=1,
+    )  # fmt: skip
+    study.run_setting(part, protocol, "", options)
+    return study_hypotheses.read_results(tables / f"{part_name}.csv"), tables
+
+
+def test_the_last_and_the_best_epoch_are_those_of_trainings_that_end_there(tmp_path):
+    both, tables = run(tmp_path, "paper_folds", keep="best", epochs=4)
+    curves = study_paper_folds.read_curves(tables)
+    of_tuning = curves[curves["set"] == "tune"].set_index("epoch")["balanced_accuracy"]
+    best = int(of_tuning.idxmax())
+    assert best < 4  # else both would be the same
+    for experiment, epochs in (("generalization", 4), ("best_epoch", best)):
+        alone, _ = run(tmp_path, "folds", keep="last", epochs=epochs)
+        found = {row[3:6]: row.value for row in both if row.experiment == experiment}
+        expected = {row[3:6]: row.value for row in alone if row[3:6] in found}
+        assert len(expected) > 20
+        assert {place: found[place] for place in expected} == pytest.approx(expected)
