@@ -42,7 +42,7 @@ from misgiving.models.folding import folded
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import write_compared_graph
 from misgiving.scores.odin import Odin, score_grid
-from misgiving.training.allocator import SETTINGS, keep_freed_memory
+from misgiving.training.allocator import MALLOC_SETTINGS, keep_freed_memory
 
 CLASSES = 8
 OF_FILES = ("run", "bundle")
@@ -200,7 +200,7 @@ class Side:
 
     def __init__(self, name: str) -> None:
         keeps_memory = name.startswith("our ") or name.endswith(" kept")
-        environment = {key: of for key, of in os.environ.items() if key not in SETTINGS}
+        environment = {key: of for key, of in os.environ.items() if key not in MALLOC_SETTINGS}
         command = [sys.executable, __file__, "--side", name.removesuffix(" kept")]
         self._process = subprocess.Popen(
             [*command, *(["--kept"] if keeps_memory else [])],
