@@ -313,6 +313,7 @@ def read_arguments(app: App, commands: tuple[str, ...], arguments: ArgumentColle
 
 
 SETTINGS: dict[str, Any] = {
+    "help_format": "markdown",
     "group_parameters": Group.create_default_parameters("Options"),
     "default_parameter": cyclopts.Parameter(
         converter=read,
@@ -323,4 +324,4 @@ SETTINGS: dict[str, Any] = {
         json_list=False,
     ),
 }
-"""Settings of the command line as an app of cyclopts."""
+"""Settings of a command as an app of cyclopts."""
