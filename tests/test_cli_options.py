@@ -120,7 +120,7 @@ def test_every_kind_of_field_is_filled(bake):
         (["--grams", "0"], ["--grams", "0.0"]),
         (["--folds", "1,x"], ["--folds", "A,B,...", "'1,x'"]),
         (["--shares", "oat"], ["--shares", "CLASS=NUMBER", "'oat'"]),
-        (["--shares", "rye=1", "--shares", "oat"], ["--shares", "CLASS=NUMBER", "'oat'"]),
+        (["--shares", "rye=1", "--shares", "oat"], ["--shares", "CLASS=NUMBER", "oat'"]),
         (["--glaze", "much"], ["--glaze", "NUMBER|off", "'much'"]),
         (["--times", "0"], ["--times", "0", ">= 1"]),
         (["--flour", "rice"], ["--flour", "rice", "wheat", "rye"]),
@@ -128,7 +128,7 @@ def test_every_kind_of_field_is_filled(bake):
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_with_the_name_of_its_option(bake, words, named):
-    with pytest.raises(Exception, match=r"\w") as caught:
+    with pytest.raises((ExplainedError, CycloptsError)) as caught:
         bake("loaf", *words)
     assert getattr(caught.value, "exit_code", 2) == 2
     assert all(word in explanation(caught.value) for word in named)

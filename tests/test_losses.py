@@ -2,6 +2,7 @@ from functools import partial
 
 import pytest
 import torch
+from refusals import naming
 from torch.nn import functional as F
 
 from misgiving import losses
@@ -219,5 +220,5 @@ def test_unknown_options_are_refused_by_name():
         (partial(ranking_loss, estimates, estimates), "pairs", "some"),
         (partial(ranking_loss, estimates, estimates), "reduction", "max"),
     ):
-        with pytest.raises(UsageError, match=name.removesuffix("s")):
+        with pytest.raises(UsageError, check=naming(name)):
             function(**{name: value})

@@ -50,21 +50,27 @@ def test_costs_name_the_class_with_the_least_expected_cost(seed):
         (DecisionRule, {"rule": "costs"}, "costs"),
         (DecisionRule, {"rule": "balanced", "costs": {"MEL": 2.0}}, "costs"),
         *((DecisionRule, {"costs": {"MEL": cost}}, "costs") for cost in (0.0, math.inf, math.nan)),
-        *((DecisionRule, {"max_error_probability": x}, "max_error_prob") for x in (0.0, 1.5)),
+        *(
+            (DecisionRule, {"max_error_probability": x}, "max_error_probability")
+            for x in (0.0, 1.5)
+        ),
         *(
             (Targets, {"max_error": 0.1, name: rate}, name)
             for name in ("max_error", "confidence", "max_ood_false_alarms")
             for rate in (0.0, 1.0, -0.1, math.nan)
         ),
-        *((Targets, {"max_error": 0.1, "class_max_miss": {"a": x}}, "class") for x in (0.0, 1.0)),
+        *(
+            (Targets, {"max_error": 0.1, "class_max_miss": {"a": x}}, "class_max_miss")
+            for x in (0.0, 1.0)
+        ),
         *((Targets, {"max_silent_error": x}, "max_silent_error") for x in (0.0, 1.0)),
-        (Targets, {"class_max_miss": {"a": 0.1}}, "max_error` must be given, or `max_silent_error"),
+        (Targets, {"class_max_miss": {"a": 0.1}}, "max_error"),
     ],
 )
 def test_values_that_make_no_sense_are_refused_by_the_name_of_the_parameter(
     kind, values, parameter
 ):
-    with pytest.raises(UsageError, match=f"^`{parameter}"):
+    with pytest.raises(UsageError, check=lambda failure: failure.parameters[0].name == parameter):
         kind(**values)
 
 

@@ -8,6 +8,7 @@ from bundled import checkpoint, noisy_set, write_run
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from refusals import naming
 
 from misgiving.data.datasets.dataset import Dataset, FileImages, ImageArray
 from misgiving.data.splits import split_of
@@ -140,7 +141,7 @@ def test_damaged_predictions_in_a_run_are_made_again(run, data):
 
 
 def test_a_policy_needs_training_images(run, data):
-    with pytest.raises(DataError, match="training_data"):
+    with pytest.raises(DataError, check=naming("training_data")):
         run.predict(data.select(np.arange(125, 200)), sets=lambda _: {"train", "tune"})
 
 

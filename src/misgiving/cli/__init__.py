@@ -11,7 +11,7 @@ from inspect import signature
 from cyclopts import App, CycloptsError
 
 from misgiving.cli.calibrate import calibrate
-from misgiving.cli.data import data_app
+from misgiving.cli.data import check, fetch, ood, prepare, sample
 from misgiving.cli.evaluate import evaluate
 from misgiving.cli.export import export
 from misgiving.cli.options import SETTINGS, message_of, read_arguments
@@ -61,12 +61,19 @@ Exit codes: 0 done, 1 a failure that is explained in one line, 2 wrong usage, 13
     result_action="return_none",
     help_flags=["--help", "-h"],
     help_format="plaintext",  # markdown would take longer to import
-    **SETTINGS,
+)
+data_app = App(
+    "data",
+    help="Get, check and prepare images, and build out-of-distribution sets from them.",
+    sort_key=-1,
 )
 app.command(data_app)
-commands = (plan, train, attach, calibrate, evaluate, predict, export, serve, reproduce)
-for place, function in enumerate(commands, start=1):
-    app.command(function, sort_key=place, help_format="markdown")
+for group, functions in (
+    (data_app, (sample, prepare, ood, check, fetch)),
+    (app, (plan, train, attach, calibrate, evaluate, predict, export, serve, reproduce)),
+):
+    for place, function in enumerate(functions):
+        group.command(function, sort_key=place, **SETTINGS)
 
 
 @app.command(name="--install-completion")

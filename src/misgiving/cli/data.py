@@ -4,10 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import App
-
 from misgiving.cli.options import (
-    SETTINGS,
     Cache,
     Count,
     Data,
@@ -36,16 +33,7 @@ MEGABYTE = 10**6
 SHOWN = 20  # suspect labels on the screen
 SAMPLE_SETS = {"train": 97, "tune": 300, "calibrate": 800, "test": 600}  # digits
 
-data_app = App(
-    "data",
-    help="Get, check and prepare images, and build out-of-distribution sets from them.",
-    help_format="markdown",
-    sort_key=0,
-    group_parameters=SETTINGS["group_parameters"],
-)
 
-
-@data_app.command
 @command
 def sample(place: Path, /, *, new: bool = False) -> None:
     """Write handwritten digits to try the commands on, or a classifier's predictions for them.
@@ -90,7 +78,6 @@ def _sample_predictions() -> "Predictions":
     )
 
 
-@data_app.command
 @command
 def prepare(
     data: Data,
@@ -117,7 +104,6 @@ def prepare(
     say(f"prepared {len(images)} images; fingerprint {images.fingerprint}")
 
 
-@data_app.command
 @command
 def ood(
     name: str,
@@ -172,7 +158,6 @@ def ood(
     say(f"wrote {write_ood_set(built, out, seed=seed)}")
 
 
-@data_app.command
 @command
 def check(
     data: DataOrPredictions,
@@ -260,7 +245,6 @@ def _show_suspects(review: "LabelReview", file: Path | None) -> None:
         say(f"wrote {file}")
 
 
-@data_app.command
 @command
 def fetch(name: str, folder: Path, /, *, mirror: str | None = None) -> None:
     """Download a published image set, with checksums; interrupted transfers are resumed.

@@ -258,46 +258,38 @@ def shown(value: object) -> str | None:
 
 def read(kind: Any, tokens: Sequence[Token]) -> Any:
     """A value as it was typed: whole numbers are not rounded, and elements have commas."""
-    element, *others = get_args(kind) or (None,)
-    try:
-        if kind is int:
-            return int(tokens[-1].value)
-        if get_origin(kind) is not tuple:
-            return cyclopts.convert(kind, tokens)
-        last = tokens[-1:] if tokens[0].source == "cli" else tokens  # a file has one for each
-        text = ",".join(token.value for token in last)
-        items = re.split("[,/]" if element is int else ",", text) if text != "none" else []
-        values = tuple(element(item.strip()) for item in items)
-    except ValueError:
-        raise _expected("a whole number" if kind is int else LIST, tokens[-1]) from None
-    if others != [...] and len(values) != len(others) + 1:
-        raise _expected(f"{len(others) + 1} of {LIST}", tokens[-1])
-    return values
+    if kind is int:
+        return _validated(int, tokens[-1].value, tokens, "a whole number")
+    if get_origin(kind) is not tuple:
+        return cyclopts.convert(kind, tokens)
+    last = tokens[-1:] if tokens[0].source == "cli" else tokens  # a file has one for each
+    text = ",".join(token.value for token in last)
+    items = re.split("[,/]" if int in get_args(kind) else ",", text) if text != "none" else []
+    return _validated(kind, [item.strip() for item in items], tokens, LIST)
 
 
-def _numbers(_: Any, tokens: Sequence[Token]) -> dict[str, float]:
+def _numbers(_: Any, tokens: Sequence[Token]) -> Any:
     """Numbers by class."""
-    numbers = {}
-    for token in tokens:
-        name, _, number = token.value.rpartition("=")
-        try:
-            numbers[name] = float(number)
-        except ValueError:
-            raise _expected(MAPPING, token) from None
-    return numbers
+    pairs = dict(token.value.rpartition("=")[::2] for token in tokens)
+    return _validated(dict[str, float], pairs, tokens, MAPPING)
 
 
-def _rate(_: Any, tokens: Sequence[Token]) -> float | None:
+def _rate(_: Any, tokens: Sequence[Token]) -> Any:
     """A number, or None for `off`."""
+    typed = tokens[-1].value
+    return _validated(float | None, None if typed == "off" else typed, tokens, RATE)
+
+
+def _validated(kind: Any, value: Any, tokens: Sequence[Token], form: str) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
     try:
-        return None if tokens[-1].value == "off" else float(tokens[-1].value)
-    except ValueError:
-        raise _expected(RATE, tokens[-1]) from None
-
-
-def _expected(form: str, token: Token) -> CoercionError:
-    place = "" if token.source == "cli" else f" in {token.source}"
-    return CoercionError(msg=f"{form} is expected, got {token.value!r}{place}", token=token)
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError:
+        typed, source = ", ".join(token.value for token in tokens), tokens[0].source
+        place = "" if source == "cli" else f" in {source}"
+        message = f"{form} is expected, got {typed!r}{place}"
+        raise CoercionError(msg=message, token=tokens[0]) from None
 
 
 def read_arguments(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -321,6 +313,7 @@ def read_arguments(app: App, commands: tuple[str, ...], arguments: ArgumentColle
 
 
 SETTINGS: dict[str, Any] = {
+    "help_format": "markdown",
     "group_parameters": Group.create_default_parameters("Options"),
     "default_parameter": cyclopts.Parameter(
         converter=read,
@@ -331,4 +324,4 @@ SETTINGS: dict[str, Any] = {
         json_list=False,
     ),
 }
-"""Settings of the command line as an app of cyclopts."""
+"""Settings of a command as an app of cyclopts."""
