@@ -22,7 +22,8 @@ from study_folds import (
 from study_format import average, number, table, with_interval
 from study_hypotheses import Rows, Values, difference
 
-from misgiving.report.figures import OTHER_STYLE, STYLES, styled
+from misgiving.report.figures import styled
+from misgiving.reproduction.report.figures import OTHER_STYLE, STYLES
 from misgiving.reproduction.tables import Result, read_table
 
 LAST_EPOCH = "generalization"  # the experiment of its rows

@@ -1,15 +1,16 @@
 from functools import partial
+from weakref import WeakSet
 
 import pytest
 import torch
 from refusals import naming
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from misgiving import losses
 from misgiving.errors import UsageError
 from misgiving.losses import (
     AUXILIARY_LOSSES,
-    correctness_ranking_loss,
     joint_objective,
     primary_losses,
     ranking_loss,
@@ -29,22 +30,29 @@ def all_pairs(size):
 PAIRS = pytest.mark.parametrize("pairs", ["all", "halves"])
 
 
-def test_the_backward_pass_of_a_large_batch_keeps_no_matrix_of_pairs():
-    size, saved = 3000, []
+class Kept:
+    """A tensor that the backward pass needs."""
 
-    def note(tensor):
-        saved.append(tensor.numel())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        ranking_loss(torch.randn(size, requires_grad=True), torch.rand(size))
-    assert max(saved) <= size
+    def __init__(self, tensor):
+        self.tensor = tensor
 
 
-@pytest.fixture
-def counting(monkeypatch):
-    """Count the pairs of small batches too."""
-    monkeypatch.setattr(losses, "MAX_MATRIX_SAMPLES", 0)
+def test_the_memory_of_a_large_batch_is_bounded():
+    """By the pairs of a block; the backward pass needs none of them."""
+    size, largest, kept = 4096, [], WeakSet()
+
+    def keep(tensor):
+        kept.add(box := Kept(tensor))
+        largest.append(tensor.numel())
+        return box
+
+    predicted = torch.randn(size, requires_grad=True)
+    with saved_tensors_hooks(keep, lambda box: box.tensor):
+        loss = ranking_loss(predicted, torch.rand(size))
+    assert max(largest) <= losses.MAX_PAIRS
+    assert sum(box.tensor.numel() for box in kept) <= 2 * size
+    loss.backward()
+    assert predicted.grad.abs().sum() > 0
 
 
 def with_every_tie(size, seed):
@@ -56,8 +64,9 @@ def with_every_tie(size, seed):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8, 9, 31, 32, 33])
 @pytest.mark.parametrize("margin", [0.0, 0.3, 0.5, 1.0, 10.0])
-@pytest.mark.usefixtures("counting")
-def test_counted_pairs_are_equation_1_with_its_gradient(size, margin):
+@pytest.mark.parametrize("max_pairs", [1, 20, 2000])
+def test_pairs_in_blocks_are_equation_1_with_its_gradient(size, margin, max_pairs, monkeypatch):
+    monkeypatch.setattr(losses, "MAX_PAIRS", max_pairs)
     for seed in range(6):
         predicted, true = with_every_tie(size, seed)
         leaf = predicted.clone().requires_grad_()
@@ -80,19 +89,20 @@ def slopes(predicted, true, margin):
 
 
 @pytest.mark.parametrize("size", [513, 2000])
-def test_counted_pairs_of_a_large_batch_are_those_that_are_listed(size, monkeypatch):
+def test_the_blocks_of_a_large_batch_are_its_pairs(size, monkeypatch):
     predicted, true = with_every_tie(size, 0)
     results = []
-    for listed in (0, size):
-        monkeypatch.setattr(losses, "MAX_MATRIX_SAMPLES", listed)
+    for max_pairs in (size, 10_000, size * size):
+        monkeypatch.setattr(losses, "MAX_PAIRS", max_pairs)
         leaf = predicted.clone().requires_grad_()
         loss = ranking_loss(leaf, true)
         results.append((loss, *torch.autograd.grad(loss, leaf)))
-    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-15)
+    for blocks in results[:2]:
+        torch.testing.assert_close(blocks, results[2], rtol=1e-10, atol=1e-15)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_counted_pairs_are_exact_in_narrow_types(dtype):
+def test_the_loss_of_narrow_types_is_exact(dtype):
     predicted, true = with_every_tie(600, 0)
     leaf = predicted.to(dtype).requires_grad_()
     loss = ranking_loss(leaf, true.float())
@@ -110,7 +120,7 @@ def test_a_margin_is_not_lost_beside_large_predictions():
 
 @pytest.mark.parametrize("broken", ["predicted", "true"])
 def test_what_is_not_a_number_cannot_be_ranked(broken):
-    values = {"predicted": torch.randn(600), "true": torch.rand(600)}  # counted
+    values = {"predicted": torch.randn(600), "true": torch.rand(600)}
     values[broken][7] = torch.nan
     assert ranking_loss(**values).isnan()
 
@@ -132,28 +142,6 @@ def test_no_auxiliary_loss_pulls_the_true_losses(name):
     AUXILIARY_LOSSES[name](predicted, true).backward()
     assert predicted.grad.abs().sum() > 0
     assert true.grad is None
-
-
-def test_correctness_ranking_is_the_margin_loss_of_neighbours_in_a_ring():
-    random = torch.Generator().manual_seed(1)
-    logits = 3 * torch.randn(9, 4, generator=random, dtype=torch.double, requires_grad=True)
-    correctness = torch.tensor([0, 0.1, 0.1, 0.3, 0.05, 0.4, 0, 0, 0.2]).double()
-    terms = []
-    for first in range(9):
-        second = (first + 1) % 9
-        confidences = [max(F.softmax(logits[at], dim=0)) for at in (first, second)]
-        margin = correctness[first] - correctness[second]
-        gap = confidences[0] - confidences[1]
-        if margin > 0 and gap < margin:
-            terms.append(margin - gap)
-        elif margin < 0 and -gap < -margin:
-            terms.append(-margin + gap)
-    expected = sum(terms) / 9
-    loss = correctness_ranking_loss(logits, correctness)
-    assert 0 < len(terms) < 7  # of the 7 pairs that differ, some are ordered
-    torch.testing.assert_close(loss, expected)
-    gradients = (torch.autograd.grad(value, logits)[0] for value in (loss, expected))
-    torch.testing.assert_close(*gradients)
 
 
 def batch(classes=3):

@@ -21,7 +21,7 @@ Reduction = Literal["mean", "sum"]
 Target = Literal["trained", "plain"]
 Mean = Literal["weighted", "plain"]
 
-MAX_MATRIX_SAMPLES = 512  # counting the pairs of a larger batch is faster than listing them
+MAX_PAIRS = 2**18  # that are in memory at a time
 
 AuxiliaryLoss = Callable[[Losses, Losses], Scalar]
 """Loss of predicted against true losses; the true ones get no gradient."""
@@ -50,8 +50,7 @@ def ranking_loss(
     them is B (B - 1) times the mean (4,032 times at B = 64); the mean keeps the weight of this term
     independent of the batch size. The loss of a batch without a pair is 0.
 
-    Up to 512 samples all pairs are in memory as a matrix; pairs of larger batches are counted in
-    O(B) memory, except on MPS, which has no float64.
+    The pairs of more than 512 samples are listed in blocks of rows, so that memory stays bounded.
 
     >>> true = torch.tensor([0.1, 2.0])
     >>> ranking_loss(torch.tensor([0.0, 5.0]), true).item()
@@ -70,69 +69,34 @@ def ranking_loss(
         order = torch.where(true > true.flip(0), 1.0, -1.0)[:count]
         gap = (predicted - predicted.flip(0))[:count]
         total = F.relu(margin - order * gap).sum()
-    elif size > MAX_MATRIX_SAMPLES and true.device.type != "mps":
-        total = _sum_by_counting(predicted, true, margin).to(predicted)
+    elif size * size <= MAX_PAIRS:
+        total = _sum_over_rows(predicted, true, margin, slice(0, size))
     else:
-        order = torch.where(true[:, None] > true, 1.0, -1.0)
-        gap = predicted[:, None] - predicted
-        margins = torch.full_like(gap, margin).fill_diagonal_(0)  # a sample has no pair with itself
-        total = F.relu(margins - order * gap).sum()
+        total = _sum_in_blocks(predicted, true, margin)
+    total = total.masked_fill(true.isnan().any(), torch.nan)  # NaN is neither higher nor lower
     return total if reduction == "sum" else total / max(count, 1)
 
 
-def _sum_by_counting(predicted: Losses, true: Losses, margin: float) -> Scalar:
-    """Sum Eq. 1 over all ordered pairs in float64, with pairs counted instead of listed.
-
-    The sum has one term relu(margin + p_i - p_j) for each of the two orders of a pair with
-    true_i < true_j. A pair of equal true losses has that term once, and once the same with i and j
-    exchanged. All these terms are found in two sequences of the batch, both sorted by true loss: in
-    one, samples of equal true losses ascend by predicted loss, in the other they descend. In either
-    sequence, each i forms a pair with each j after it.
-
-    With c_i, the number of pairs with a positive term in which sample i comes first, and d_i, the
-    number in which it comes second, the sum is margin * sum(c) + sum(p * (c - d)) and its gradient
-    c - d. Float64 keeps p_i + margin apart from p_i.
-    """
-    wide = predicted.double()
-    pairs, first_minus_second = _penalised_pairs(wide.detach(), true, margin)
-    centred = wide - wide.detach().mean()  # sum(c - d) is 0; small numbers keep more digits
-    total = margin * pairs.double() + (centred * first_minus_second).sum()
-    return total.masked_fill(~predicted.isfinite().all() | true.isnan().any(), torch.nan)
+def _sum_in_blocks(predicted: Losses, true: Losses, margin: float) -> Scalar:
+    """Sum of Eq. 1 over all ordered pairs, with the gradient of each block before the next."""
+    height = max(MAX_PAIRS // len(true), 1)
+    copy, sums, slope = predicted.detach().requires_grad_(), [], torch.zeros_like(predicted)
+    for start in range(0, len(true), height):
+        with torch.enable_grad():
+            total = _sum_over_rows(copy, true, margin, slice(start, start + height))
+        slope += torch.autograd.grad(total, copy)[0]
+        sums.append(total.detach())
+    zero = (slope * (predicted - copy.detach())).sum()  # its gradient is that of the sum
+    return torch.stack(sums).sum() + zero
 
 
-@torch.no_grad()
-def _penalised_pairs(
-    predicted: Losses, true: Losses, margin: float
-) -> tuple[Int[Tensor, ""], Int[Tensor, " batch"]]:
-    """Count the pairs with a positive penalty, and c - d for each sample.
-
-    The counts come from a merge sort by predicted loss: before two sorted blocks are merged, the
-    partners of a sample of the first block are a prefix of the second. Memory is O(batch).
-    """
-    ascending, order = predicted.sort()
-    # From here on a sample is its rank by predicted loss, and `reach` the rank from which on its
-    # partners are too far above it to be penalised.
-    reach = torch.searchsorted(ascending, ascending + margin)
-    by_rank, size = true[order], len(true)
-    ascending_ties = by_rank.argsort(stable=True)
-    descending_ties = size - 1 - by_rank.flip(0).argsort(stable=True)
-    blocks = torch.stack([ascending_ties, descending_ties])
-    padded = 1 << (size - 1).bit_length()
-    padding = torch.arange(size, padded, device=order.device)  # never penalised: the reach is 0
-    blocks = torch.cat([blocks, padding.expand(2, -1)], dim=1)
-    reach = torch.cat([reach, torch.zeros_like(padding)])
-    pairs, difference = reach.new_zeros(()), torch.zeros_like(reach)
-    half = 1
-    while half < padded:
-        first, second = (side.contiguous() for side in blocks.view(-1, 2, half).unbind(1))
-        c = torch.searchsorted(second, reach[first])
-        places = torch.arange(half, device=order.device).expand_as(c).contiguous()
-        d = half - torch.searchsorted(c, places, right=True)  # c ascends, as the reach does
-        difference.index_add_(0, blocks.flatten(), torch.stack([c, -d], dim=1).flatten())
-        pairs += c.sum()
-        half *= 2
-        blocks = blocks.view(-1, half).sort(dim=1).values
-    return pairs, torch.empty_like(order).index_copy_(0, order, difference[:size])
+def _sum_over_rows(predicted: Losses, true: Losses, margin: float, rows: slice) -> Scalar:
+    """Sum of Eq. 1 over the ordered pairs whose first samples are these rows of the batch."""
+    order = torch.where(true[rows, None] > true, 1.0, -1.0)
+    gap = predicted[rows, None] - predicted
+    margins = torch.full_like(gap, margin)
+    margins.diagonal(rows.start).zero_()  # a sample has no pair with itself
+    return F.relu(margins - order * gap).sum()
 
 
 def mse_loss(predicted: Losses, true: Losses) -> Scalar:
@@ -140,28 +104,10 @@ def mse_loss(predicted: Losses, true: Losses) -> Scalar:
     return F.mse_loss(predicted, true.detach())
 
 
-def correctness_ranking_loss(logits: Float[Tensor, "batch classes"], correctness: Losses) -> Scalar:
-    """Penalise neighbours whose confidences are not ordered as their correctness.
-
-    Correctness is the share of a sample's earlier occurrences in training in which it was
-    classified correctly; confidence is the largest softmax probability. Each sample forms a pair
-    with the next one of the batch, the last with the first. Of a pair, the sample of the higher
-    correctness must have the higher confidence, by the difference of the two correctnesses (Moon et
-    al., 2020, with their code's pairs and mean; SURE, Li et al., 2024).
-
-    >>> logits = torch.tensor([[0.0, 0.0], [3.0, 0.0]])
-    >>> round(correctness_ranking_loss(logits, torch.tensor([1.0, 0.5])).item(), 4)
-    0.9526
-    """
-    confidence = logits.softmax(dim=1).amax(dim=1)
-    gap, difference = (values - values.roll(-1) for values in (confidence, correctness))
-    return F.relu(difference.abs() - difference.sign() * gap).mean()
-
-
 AUXILIARY_LOSSES: Registry[AuxiliaryLoss | None] = Registry(
-    "auxiliary loss", ranking=ranking_loss, mse=mse_loss, correctness_ranking=None, none=None
+    "auxiliary loss", ranking=ranking_loss, mse=mse_loss, none=None
 )
-"""None trains no loss estimator: `correctness_ranking_loss` reads the classifier's own logits."""
+"""None trains no loss estimator."""
 
 
 def auxiliary_loss(name: str) -> AuxiliaryLoss | None:

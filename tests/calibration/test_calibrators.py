@@ -17,7 +17,6 @@ from misgiving.calibration.fit import (
 )
 from misgiving.calibration.maps import fit_isotonic
 from misgiving.errors import DataError
-from misgiving.metrics.selective import RiskCoverage
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
 
@@ -44,7 +43,9 @@ def fit(tuning, weigh=lambda _: None):
 
 
 def aurc(scores, wrong):
-    return RiskCoverage(scores, wrong).aurc()
+    """Mean over k of the expected error of the first k, with ties in random order."""
+    errors = [wrong[scores == score].mean() for score in sorted(scores, reverse=True)]
+    return np.mean([np.mean(errors[: k + 1]) for k in range(len(errors))])
 
 
 def errors_of(tuning):
@@ -141,6 +142,17 @@ def test_the_score_with_the_lowest_aurc_is_chosen_and_without_predicted_losses_n
     assert fitted.calibrator.loss == fit_isotonic(confidences, losses, increasing=False)
     all_equal = fit(replace(tuning, labels=tuning.logits.argmax(axis=1))).calibrator
     assert (all_equal.score, {*all_equal.tried.values()}) == ("msp", {0.0})
+
+
+def test_of_two_scores_with_the_same_area_but_for_rounding_the_first_is_chosen():
+    margins = np.array([9, 8, 7, 6, 6, 4, 3, 2, 2]) / 4  # tied where the answers are right
+    wrong = np.array([1, 0, 1, 0, 0, 1, 1, 0, 0])
+    columns = {"label": wrong, "predicted_loss": np.arange(9.0)}
+    few = Predictions.of({"logits": np.stack([margins, np.zeros(9)], axis=1), **columns})
+    calibrator = fit(few).calibrator
+    assert calibrator.score == "msp"
+    assert calibrator.tried["msp"] == pytest.approx(calibrator.tried["predicted_loss"], rel=1e-12)
+    assert calibrator.tried["msp"] > calibrator.tried["predicted_loss"]
 
 
 def test_probabilities_of_error_are_right_in_the_mean_for_the_class_that_is_predicted():

@@ -16,12 +16,10 @@ from misgiving.calibration.apply import (
     Scaling,
 )
 from misgiving.calibration.fit import (
-    aurc,
     fit_calibrator,
     fit_error_estimator,
     fit_scaling,
 )
-from misgiving.metrics.selective import RiskCoverage
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
 from misgiving.scores.probes import FEATURES, ClassProbes, Probe
@@ -177,10 +175,3 @@ def test_another_acceptance_score_shows_the_calibrated_softmax(fitted):
     np.testing.assert_allclose(probabilities, fitted.calibrator.scaling(tuning.logits))
     np.testing.assert_array_equal(acceptance, scores["msp"])
     assert replace(fitted.calibrator, score="msp") == other.calibrator
-
-
-@pytest.mark.parametrize("distinct", [3, 1000])
-def test_the_area_by_which_scores_are_compared_is_that_of_the_metrics(distinct):
-    random = np.random.default_rng(1)
-    score, wrong = random.integers(distinct, size=200) / 7, random.random(200) < 0.3
-    assert aurc(score, wrong) == pytest.approx(RiskCoverage(score, wrong).aurc(), rel=1e-12)

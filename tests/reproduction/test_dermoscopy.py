@@ -77,7 +77,7 @@ def small_protocol(isic, sources, **changes):
 def by_command(isic, tiles, out):
     """With all sets but NCT made of the data, and another learning rate, by the command."""
     with pytest.MonkeyPatch.context() as patched:  # files of figures take most of the time
-        patched.setattr("misgiving.reproduction.report.page.render", lambda *_: b"")
+        patched.setattr("misgiving.reproduction.report.page.render", lambda *_, **__: b"")
         code, _, error = call(
             "reproduce", "--data", f"isic2019:{isic}", "--out", out, "--cache", out / "cache",
             "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", 1, "--batch-size", 16,

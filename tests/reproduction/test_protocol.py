@@ -28,10 +28,7 @@ def test_every_model_changes_the_training_or_the_network_and_proposed_neither():
     }
     assert made["proposed"] == (TINY.training, TINY.model)
     assert len(set(made.values())) == len(MODELS)
-    assert [name for name in made if not made[name][0].estimates_losses] == [
-        "vanilla",
-        "correctness_ranking",
-    ]
+    assert [name for name in made if not made[name][0].estimates_losses] == ["vanilla"]
 
 
 def test_a_model_of_ones_own_is_an_auxiliary_loss(trial_data, tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ def start_two_processes(folder, every):
 @pytest.mark.parametrize(
     "every",
     [
-        pytest.param([{}, {"auxiliary": "correctness_ranking"}], id="proposed"),
+        pytest.param([{}], id="proposed"),
         pytest.param(
             [
                 {"auxiliary": "none"},

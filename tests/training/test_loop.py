@@ -2,7 +2,6 @@ import math
 import os
 import subprocess
 import sys
-from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from torch.optim import Adam
 from misgiving.data.batching import augment, batches, sampling_order
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import TrainingError, UsageError
-from misgiving.losses import auxiliary_loss, correctness_ranking_loss
+from misgiving.losses import auxiliary_loss
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import predictions_of
 from misgiving.training.config import ModelConfig, TrainingConfig
@@ -125,35 +124,6 @@ def test_vanilla_is_bit_for_bit_training_without_an_estimator_and_a_plain_loop(i
                 loss.backward()
                 optimizer.step()
     assert same(trained_model.backbone, model.backbone)
-
-
-def test_correctness_ranking_is_a_plain_loop_that_counts_right_answers(images):
-    """Without an estimator. An image can occur twice in a batch: only earlier batches count."""
-    trained_model, history = trained(images, auxiliary="correctness_ranking", epochs=3)
-    assert all(math.isnan(record.rank_correlation) for record in history)
-    model, occurrences, terms = build(taps=()).train(), defaultdict(list), []
-    optimizer = Adam(model.parameters(), 1e-3, betas=(0.9, 0.999), weight_decay=5e-4, fused=True)
-    with seeded(5):
-        for epoch in (1, 2, 3):
-            random = np.random.SeedSequence([5, epoch, 1]).generate_state(1)[0]
-            generator = torch.Generator().manual_seed(int(random))
-            order = sampling_order(images.labels, weighting="inverse", seed=5, epoch=epoch)
-            for start in range(0, len(order), 8):
-                rows = order[start : start + 8]
-                ((pixels, labels),) = batches(images, batch_size=8, order=rows)
-                logits = model(augment(pixels, AugmentationSettings(), generator)).logits
-                shares = [np.mean(occurrences[row] or [0]) for row in rows]
-                terms.append(correctness_ranking_loss(logits, torch.tensor(shares).float()))
-                for row, chosen, label in zip(rows, logits.argmax(dim=1), labels, strict=True):
-                    occurrences[row].append(float(chosen == label))
-                optimizer.zero_grad()
-                (F.cross_entropy(logits, labels) + 0.5 * terms[-1]).backward()
-                optimizer.step()
-    assert sum(term > 0 for term in terms) > len(terms) / 2
-    for name, weight in model.backbone.named_parameters():
-        torch.testing.assert_close(
-            trained_model.backbone.get_parameter(name), weight, rtol=1e-4, atol=1e-6
-        )
 
 
 def test_only_joint_training_changes_the_classifier_and_the_estimator_has_its_rate(images, vanilla):

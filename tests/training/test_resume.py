@@ -72,16 +72,6 @@ def test_a_training_that_was_stopped_ends_in_the_same_weights_and_history(
         assert torch.equal(model.state_dict()[name], weight), name
 
 
-def test_a_stopped_training_keeps_how_often_it_was_right_about_each_image(images, resume_file):
-    config = replace(CONFIG, auxiliary="correctness_ranking")
-    expected, _, _ = trained(images, config=config)
-    with pytest.raises(StoppedError):
-        trained(images, resume=resume_file, stop_after=4, config=config)
-    model, _, _ = trained(images, resume=resume_file, config=config)
-    for name, weight in expected.state_dict().items():
-        assert torch.equal(model.state_dict()[name], weight), name
-
-
 def test_the_state_of_another_training_is_refused_or_overwritten_on_request(
     images, uninterrupted, resume_file
 ):

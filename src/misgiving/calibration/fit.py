@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Shaped
 from threadpoolctl import threadpool_limits
 
 from misgiving.calibration.apply import (
@@ -35,6 +35,7 @@ from misgiving.calibration.maps import (
     group_folds,
 )
 from misgiving.errors import DataError
+from misgiving.metrics.selective import RiskCoverage
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
 from misgiving.scores.outputs import logarithms_of
@@ -155,14 +156,16 @@ def fit_calibrator(
     predicted = predicted_classes(vectors, weights, logits)
     candidates = {name: scores[name] for name in UNLEARNED if name in scores}
     candidates |= {name: log_odds_of(each, predicted) for name, each in learned.items()}
-    tried = {name: aurc(values, predicted != labels) for name, values in candidates.items()}
+    wrong = predicted != labels
+    tried = {name: float(RiskCoverage(each, wrong).aurc()) for name, each in candidates.items()}
     others = [name for name in tried if name != ERROR_ESTIMATOR]
-    score = ERROR_ESTIMATOR if mixes else min(others, key=lambda name: tried[name])
+    # equal areas are rounded apart where one score has ties among images that are right
+    score = ERROR_ESTIMATOR if mixes else min(others, key=lambda name: round(tried[name], 12))
     pool = worth = None
     if tuning.opinions and folds:
         pool, joint = fit_opinions(vectors, tuning.opinions, labels, folds)
         candidates[SECOND_OPINION] = log_odds_of(joint, predicted)
-        tried[SECOND_OPINION] = aurc(candidates[SECOND_OPINION], predicted != labels)
+        tried[SECOND_OPINION] = float(RiskCoverage(candidates[SECOND_OPINION], wrong).aurc())
         worth = tried[score] - tried[SECOND_OPINION]
     if pool is not None:
         pool, vectors = replace(pool, models=tuning.opinion_models), joint
@@ -179,17 +182,3 @@ def fit_calibrator(
         opinion_worth=worth,
     )
     return Fitted(calibrator, vectors, predicted, candidates)
-
-
-def aurc(scores: Values, wrong: Bool[np.ndarray, " n"]) -> float:
-    """Mean error among the accepted over all coverages, ties accepted in random order.
-
-    As `metrics.selective.RiskCoverage.aurc`, without what that has for weights and replicates.
-    """
-    _, tied = np.unique(-scores, return_inverse=True)
-    accepted, mistakes = (
-        np.append(0.0, np.cumsum(np.bincount(tied, weights=values)))
-        for values in (np.ones(len(tied)), wrong)
-    )
-    coverages = np.arange(1, len(tied) + 1)
-    return float((np.interp(coverages, accepted, mistakes) / coverages).mean())

@@ -3,7 +3,6 @@
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy.optimize import minimize
-from scipy.special import log_softmax
 
 from misgiving.calibration.apply import (
     Classes,
@@ -13,9 +12,9 @@ from misgiving.calibration.apply import (
     Pool,
     Scaling,
     Values,
-    log_pool,
     pooled,
 )
+from misgiving.scores.logits import cross_entropy
 
 FOLDS = 5
 PRIOR_IMAGES = 20.0  # images that equal weights of the error estimator's classifiers are worth
@@ -38,20 +37,16 @@ def fit_scaling(
     """
     wide = logits.astype(np.float64)
     count, classes = wide.shape
-    truth = np.arange(count), labels
 
     def objective(parameters: Values) -> tuple[float, Values]:
         log_t, biases = parameters[0], parameters[1:]
-        log_probabilities = log_softmax(wide / np.exp(log_t) + biases, axis=1)
-        slope = np.exp(log_probabilities)
-        slope[truth] -= 1
+        loss, slopes = cross_entropy(wide / np.exp(log_t) + biases, labels)
         variance, squares = freedom * scale**2, (biases**2).sum()
         prior = (log_t / LOG_T_SCALE / scale) ** 2 / 2
         prior += (freedom + classes) / 2 * np.log1p(squares / variance)
-        of_t = log_t / (LOG_T_SCALE * scale) ** 2 - (slope * wide).sum() / np.exp(log_t)
-        of_biases = (freedom + classes) / (variance + squares) * biases + slope.sum(axis=0)
-        value = float(prior - log_probabilities[truth].sum())
-        return value / count, np.array([of_t, *of_biases]) / count
+        of_t = log_t / (LOG_T_SCALE * scale) ** 2 - (slopes * wide).sum() / np.exp(log_t)
+        of_biases = (freedom + classes) / (variance + squares) * biases + slopes.sum(axis=0)
+        return (prior + loss) / count, np.array([of_t, *of_biases]) / count
 
     solution = minimize(objective, np.zeros(1 + classes), jac=True, method="L-BFGS-B").x
     return Scaling(temperature=float(np.exp(solution[0])), biases=tuple(solution[1:].tolist()))
@@ -101,15 +96,14 @@ def fit_opinion_weights(members: Members, labels: Classes) -> Float[np.ndarray, 
 
     A prior about 1, 0, ... shrinks them towards the first member alone.
     """
-    alone, truth = np.eye(members.shape[1])[0], (np.arange(len(labels)), labels)
-    of_truth = members[truth[0], :, labels].sum(axis=0)
+    alone, count = np.eye(members.shape[1])[0], len(labels)
 
     def objective(weights: Values) -> tuple[float, Values]:
-        vectors, away = log_pool(members, weights), weights - alone
-        expected = np.einsum("nc,nmc->m", np.exp(vectors), members)
-        value = -vectors[truth].sum() + (away**2).sum() / 2 / OPINION_SCALE**2
-        slopes = expected - of_truth + away / OPINION_SCALE**2
-        return float(value) / len(labels), slopes / len(labels)
+        loss, slopes = cross_entropy(np.einsum("nmc,m->nc", members, weights), labels)
+        away = weights - alone
+        prior = (away**2).sum() / 2 / OPINION_SCALE**2
+        of_weights = np.einsum("nc,nmc->m", slopes, members) + away / OPINION_SCALE**2
+        return (prior + loss) / count, of_weights / count
 
     bounds = [(0, None)] * len(alone)
     return np.asarray(minimize(objective, alone, jac=True, method="L-BFGS-B", bounds=bounds).x)

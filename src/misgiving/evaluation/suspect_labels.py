@@ -22,7 +22,7 @@ from misgiving.csv_tables import write_csv
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
 from misgiving.predictions.schema import UNKNOWN_CLASS
-from misgiving.scores.logits import unit_vectors
+from misgiving.scores.logits import cross_entropy, unit_vectors
 
 Basis = Literal["held-out", "cross-fitted"]
 SOURCES = ("the model gives", "of similar images")
@@ -245,21 +245,18 @@ def _combined(outputs: Sequence[LogProbabilities], labels: Labels) -> LogProbabi
     """Log-probabilities of the most likely weighted sum, under a weak prior on the biases."""
     kinds = np.stack(outputs).astype(np.float64)
     count, _, classes = kinds.shape
-    truth = np.eye(classes)[labels]
 
-    def value_and_slope(
-        parameters: Float[np.ndarray, " _"],
-    ) -> tuple[float, Float[np.ndarray, " _"]]:
+    def objective(parameters: Float[np.ndarray, " _"]) -> tuple[float, Float[np.ndarray, " _"]]:
         weights, biases = parameters[:count], parameters[count:]
-        log_probabilities = log_softmax(np.tensordot(weights, kinds, 1) + biases, axis=1)
-        slope = np.exp(log_probabilities) - truth
-        value = -(log_probabilities * truth).sum() + (biases**2).sum() / 2 / PRIOR_SCALE**2
-        slopes = [(kinds * slope).sum(axis=(1, 2)), slope.sum(axis=0) + biases / PRIOR_SCALE**2]
-        return float(value) / len(labels), np.concatenate(slopes) / len(labels)
+        loss, slopes = cross_entropy(np.tensordot(weights, kinds, 1) + biases, labels)
+        prior = (biases**2).sum() / 2 / PRIOR_SCALE**2
+        of_biases = slopes.sum(axis=0) + biases / PRIOR_SCALE**2
+        of_parameters = np.append((kinds * slopes).sum(axis=(1, 2)), of_biases)
+        return (prior + loss) / len(labels), of_parameters / len(labels)
 
     start = np.concatenate([np.full(count, 1 / count), np.zeros(classes)])
     limits = [(0.0, None)] * count + [(None, None)] * classes
-    fitted = minimize(value_and_slope, start, jac=True, method="L-BFGS-B", bounds=limits).x
+    fitted = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=limits).x
     combined = np.tensordot(fitted[:count], kinds, 1) + fitted[count:]
     return np.asarray(log_softmax(combined, axis=1))
 

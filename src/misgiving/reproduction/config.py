@@ -18,7 +18,6 @@ MODELS: Registry[Mapping[str, Any]] = Registry(
     proposed={"auxiliary": "ranking"},
     proposed_halves={"auxiliary": "ranking", "pairs": "halves"},
     proposed_sum={"auxiliary": "ranking", "reduction": "sum"},
-    correctness_ranking={"auxiliary": "correctness_ranking"},
     **{"proposed+logits": {"auxiliary": "ranking", "reads_logits": True}},
 )
 """The columns of every table: settings of the training and of the network that define a model.
@@ -28,8 +27,6 @@ vanilla and detached have the same classifier; the estimator of detached learns 
 Eq. 1 as printed is a sum over pairs (`proposed_sum`). `proposed` takes the mean, which makes the
 same weight B (B - 1) times weaker, 4,032 at a batch of 64; `proposed_halves` pairs each sample of
 one half of the batch with one of the other, as LL4AL does (Yoo and Kweon, 2019).
-`correctness_ranking` orders the classifier's own confidence, without an estimator (Moon et al.,
-2020, with weight 1; 0.5, as in SURE's code, is the default here).
 """
 
 
@@ -107,8 +104,8 @@ class Protocol:
             is decided. Default: 5 for digits, else the paper's 3.
         models: Models to compare: vanilla, mse, detached, proposed; and proposed_halves,
             proposed_sum (other readings of Eq. 1), proposed+logits (the estimator also reads the
-            classifier's output), correctness_ranking (orders the classifier's confidence; no
-            estimator), MODULE:FUNCTION (an auxiliary loss of your own). Default: the first four.
+            classifier's output), MODULE:FUNCTION (an auxiliary loss of your own). Default: the
+            first four.
         scores: Failure scores of your own, as MODULE:FUNCTION, measured beside the others in 4.1.
         challenger (MODEL): Also compare this model with each other one, by paired intervals.
         in_distribution: In-distribution classes of Sections 4.2 and 4.3; Section 4.1 uses all

@@ -7,8 +7,8 @@ which confident softmax values do not collapse to 1.0.
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
-from scipy.special import entr, logsumexp, softmax
+from jaxtyping import Float, Int
+from scipy.special import entr, log_softmax, logsumexp, softmax
 
 from misgiving.registry import Registry
 
@@ -57,6 +57,18 @@ def max_logit_norm(logits: Logits) -> Scores:
     """
     wide = logits.astype(np.float64)
     return np.asarray(unit_vectors(wide - wide.mean(axis=1, keepdims=True)).max(axis=1))
+
+
+def cross_entropy(logits: Logits, labels: Int[np.ndarray, " n"]) -> tuple[float, Logits]:
+    """Sum of the cross-entropies of the true classes, and its derivatives by the logits.
+
+    >>> cross_entropy(np.zeros((1, 2)), np.array([0]))
+    (0.6931471805599453, array([[-0.5,  0.5]]))
+    """
+    log_probabilities, truth = log_softmax(logits, axis=1), (np.arange(len(labels)), labels)
+    derivatives = np.exp(log_probabilities)
+    derivatives[truth] -= 1
+    return float(-log_probabilities[truth].sum()), derivatives
 
 
 def unit_vectors(vectors: Float[np.ndarray, "n width"]) -> Float[np.ndarray, "n width"]:

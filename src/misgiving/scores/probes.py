@@ -16,6 +16,7 @@ from scipy.special import log_softmax
 
 from misgiving.errors import DataError, UsageError
 from misgiving.scores.features import principal_directions
+from misgiving.scores.logits import cross_entropy
 from misgiving.scores.outputs import TrainingOutputs
 
 Inputs = Float[np.ndarray, "n width"]
@@ -136,16 +137,14 @@ def fit_multinomial(
     The penalty of the weights is half their squares over `INVERSE_STRENGTH`.
     """
     count, width = inputs.shape
-    truth = np.zeros((count, classes))
-    truth[np.arange(count), labels] = 1
     strengths = np.repeat([1 / INVERSE_STRENGTH, 1 / BIAS_SCALE**2], [width * classes, classes])
     extended = np.hstack([inputs, np.ones((count, 1))])
 
     def objective(parameters: Float[np.ndarray, " _"]) -> tuple[float, Float[np.ndarray, " _"]]:
-        log_probabilities = log_softmax(extended @ parameters.reshape(-1, classes), axis=1)
-        losses = -(log_probabilities * truth).sum() + (strengths * parameters**2).sum() / 2
-        slopes = extended.T @ (np.exp(log_probabilities) - truth)
-        return losses / count, (slopes.ravel() + strengths * parameters) / count
+        loss, slopes = cross_entropy(extended @ parameters.reshape(-1, classes), labels)
+        prior = (strengths * parameters**2).sum() / 2
+        of_weights = (extended.T @ slopes).ravel() + strengths * parameters
+        return (prior + loss) / count, of_weights / count
 
     start = np.zeros((width + 1) * classes)
     solution = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x

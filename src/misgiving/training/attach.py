@@ -186,10 +186,6 @@ def _joint(
     with seeded(training.seed):
         joint = architecture.around(trained.module).eval()
     auxiliary_loss(training.auxiliary)  # fails if there is none of this name
-    if training.ranks_confidence:
-        raise UsageError(
-            Parameter("auxiliary", training.auxiliary), " trains the classifier; use `train`"
-        )
     return architecture, joint.to(device_named(training.device))
 
 

@@ -137,9 +137,7 @@ class TrainingConfig:
     Attributes:
         auxiliary (LOSS): What the loss estimator learns: the order of the losses (ranking, Eq. 1),
             the losses themselves (mse), nothing (none: the plain classifier), or a loss of your own
-            (MODULE:FUNCTION, from predicted and true losses to one number). Or, without a loss
-            estimator, order the classifier's confidence by how often it was right about an image so
-            far (correctness_ranking; Moon et al., 2020).
+            (MODULE:FUNCTION, from predicted and true losses to one number).
         auxiliary_weight: Lambda of Eq. 2. With the mean over pairs it is B (B - 1) times weaker
             than with the sum that the paper prints, 4,032 times at a batch of 64.
         margin: Gamma of Eq. 1.
@@ -228,13 +226,7 @@ class TrainingConfig:
     @property
     def estimates_losses(self) -> bool:
         """True if the loss estimator is trained."""
-        is_for_estimator = self.auxiliary != "none" and not self.ranks_confidence
-        return is_for_estimator and self.auxiliary_weight > 0
-
-    @property
-    def ranks_confidence(self) -> bool:
-        """True if the classifier's own confidence is ordered, in place of predicted losses."""
-        return self.auxiliary == "correctness_ranking"
+        return self.auxiliary != "none" and self.auxiliary_weight > 0
 
 
 def recorded(config: ModelConfig | AttachConfig | TrainingConfig) -> dict[str, Any]:
@@ -244,15 +236,15 @@ def recorded(config: ModelConfig | AttachConfig | TrainingConfig) -> dict[str, A
 
 
 OF_RANKING = ("margin", "pairs", "reduction")
-OF_ESTIMATOR = (*OF_RANKING, "detached", "estimator_rate", "reads_logits")
 WITHOUT_EFFECT = {
     ("split", "grouped"): ("validation_share",),
     ("split", "folds"): ("validation_share", "split_shares"),
     ("split", "paper"): ("split_shares",),
     ("schedule", "cosine"): ("decay_every", "decay_factor"),
     ("auxiliary", "mse"): OF_RANKING,
-    ("auxiliary", "none"): ("auxiliary_weight", *OF_ESTIMATOR),
-    ("auxiliary", "correctness_ranking"): OF_ESTIMATOR,
+    ("auxiliary", "none"): (
+        *("auxiliary_weight", *OF_RANKING, "detached", "estimator_rate", "reads_logits"),
+    ),
 }
 """Settings that have no effect beside a value of another."""
 

@@ -26,10 +26,8 @@ from misgiving.data.cache import ImageSet
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import Parameter, StoppedError, TrainingError, UsageError
 from misgiving.losses import (
-    AuxiliaryLoss,
     Objective,
     auxiliary_loss,
-    correctness_ranking_loss,
     joint_objective,
     ranking_loss,
 )
@@ -105,8 +103,7 @@ def train(
     module, optimizer = fabric.setup(model, optimizer_of(model, config))
     measure = partial(measured, fabric, module, config)
     objective = objective_of(config, training, fabric.device)
-    occurrences = torch.zeros(2, len(training), device=fabric.device)
-    state = TrainingState(model=model, optimizer=optimizer, occurrences=occurrences)
+    state = TrainingState(model=model, optimizer=optimizer)
     rank = processes.rank()  # processes draw different dropout masks
     with seeded(_mixed_seed(config.seed, 0, rank) if rank else config.seed):
         resume.restore(state)
@@ -167,11 +164,7 @@ def train_epoch(
         # Eq. 1 ranks the pairs of the whole batch: the shares of all processes are gathered.
         size, shares = len(labels) * count, (output.logits, output.predicted_losses, labels)
         batch = [gathered(values, size) for values in shares]
-        other = {}
-        if config.ranks_confidence:
-            rows = order[state.step * config.batch_size :][:size]
-            other["auxiliary"] = correctness_ranking(state.occurrences, rows, *batch[::2])
-        losses = objective(*batch, **other)  # Eq. 2: primary + lambda * auxiliary
+        losses = objective(*batch)  # Eq. 2: primary + lambda * auxiliary
         schedule.step_update((state.epoch - 1) * steps + state.step)  # the learning rate
         state.optimizer.zero_grad()
         # The gradients of all shares are averaged; those of the whole batch are their sum.
@@ -183,20 +176,6 @@ def train_epoch(
         state.loss_sums += terms[1:].numpy()
         means = (state.loss_sums / state.step).tolist()
         yield Step(state.epoch, config.epochs, state.step, steps, *means)
-
-
-def correctness_ranking(
-    occurrences: Float[Tensor, "2 n"],
-    rows: Int[np.ndarray, " batch"],
-    logits: Float[Tensor, "batch classes"],
-    labels: Int[Tensor, " batch"],
-) -> AuxiliaryLoss:
-    """The correctness ranking loss of a batch, whose images are then counted in `occurrences`."""
-    at = torch.from_numpy(rows).to(occurrences.device)
-    correct, count = occurrences[:, at]
-    right = (logits.argmax(dim=1) == labels).to(occurrences)
-    occurrences.index_add_(1, at, torch.stack([right, torch.ones_like(right)]))
-    return lambda *_: correctness_ranking_loss(logits, correct / count.clamp(min=1))
 
 
 @torch.no_grad()

@@ -47,8 +47,6 @@ class TrainingState:
         best_weights: Those of the epoch with the highest balanced accuracy on the monitored set so
             far, where they are to be kept.
         augmentation: Random numbers of the current epoch's augmentation.
-        occurrences: Of each training image in the steps so far, those in which it was classified
-            correctly, and all; counted for `correctness_ranking`.
     """
 
     model: JointClassifier
@@ -59,7 +57,6 @@ class TrainingState:
     history: list[EpochRecord] = field(default_factory=list)
     best_weights: Mapping[str, Tensor] = field(default_factory=dict)
     augmentation: torch.Generator = field(default_factory=torch.Generator)
-    occurrences: Float[Tensor, "2 n"] = field(default_factory=lambda: torch.zeros(2, 0))
 
 
 def resume_path(folder: Path) -> Path:
@@ -105,7 +102,6 @@ class ResumeFile:
         state.loss_sums = np.array(facts["loss_sums"])
         state.history = [EpochRecord(*record) for record in facts["history"]]
         state.best_weights = tensors["best"]
-        state.occurrences.copy_(tensors["training"]["occurrences"])
         random = {name: states[processes.rank()] for name, states in tensors["random"].items()}
         torch.set_rng_state(random["cpu"])
         state.augmentation.set_state(random["augmentation"])
@@ -148,7 +144,6 @@ class ResumeFile:
             "model": state.model.state_dict(),
             "best": state.best_weights,
             "random": random,
-            "training": {"occurrences": state.occurrences},
             **{f"optimizer.{number}": values for number, values in optimizer.items()},
         }
         facts = {

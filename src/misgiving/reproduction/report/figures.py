@@ -45,7 +45,6 @@ STYLES: dict[str, tuple[str, Line, str]] = {  # colour, stroke and marker of eac
     "proposed_halves": ("#d55e00", (0, (5.0, 1.0)), "v"),
     "proposed_sum": ("#b59b00", (0, (3.0, 1.0, 1.0, 1.0, 1.0, 1.0)), "P"),
     "proposed+logits": ("#cc79a7", (0, (8.0, 2.0)), "<"),
-    "correctness_ranking": ("#000000", (0, (1.0, 3.0)), "X"),
 }
 OTHER_STYLE: tuple[str, Line, str] = (OTHER_COLOUR, "-", "o")
 FIGURE_WIDTH = 10  # inches of every figure

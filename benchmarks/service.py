@@ -1,14 +1,19 @@
-"""The service under load, against a plain loop over the same files on the same cores.
+"""The service under load, and with a large store.
 
-    python benchmarks/serving.py [--clients 64] [--images 400] [--rounds 5] [--seconds 0]
+    python benchmarks/service.py [--clients 64] [--images 400] [--rounds 5] [--seconds 0]
 
-Bundles of `tf_efficientnet_lite0` at 128 pixels, without and with a policy (or --bundle), are
-served by `misgiving serve` in a process of its own, with its default settings. Each client in this
-process has its own connection, sends a JPEG file of 600 x 450 pixels, and waits for the response
-before it sends the next. The plain loop decodes, preprocesses and runs onnxruntime file by file: no
-network, no JSON, no store, no decisions. Both use all cores, and the work of the clients counts
-against the service. Prints the median ratio of the times with its range, latencies, and the number
-of 429 responses. `--seconds 60` adds a minute of continuous load, and reports the memory.
+*Load*: against a plain loop over the same files on the same cores. Bundles of
+`tf_efficientnet_lite0` at 128 pixels, without and with a policy (or --bundle), are served by
+`misgiving serve` in a process of its own, with its default settings. Each client in this process
+has its own connection, sends a JPEG file of 600 x 450 pixels, and waits for the response before it
+sends the next. The plain loop decodes, preprocesses and runs onnxruntime file by file: no network,
+no JSON, no store, no decisions. Both use all cores, and the work of the clients counts against the
+service. Prints the median ratio of the times with its range, latencies, and the number of 429
+responses. `--seconds 60` adds a minute of continuous load, and reports the memory.
+
+*Large store*: the service decides on the files, and copies of these cases with ids and hashes of
+their own fill its SQLite store. Then it starts again. While it replays all cases for the drift
+tests, `/health` is asked without a pause; afterwards, pages of the worklist.
 """
 
 import argparse
@@ -17,28 +22,34 @@ import json
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import onnxruntime
 from inputs import write_pictures
-from side_by_side import Comparison, alternate
+from side_by_side import Comparison, Reading, alternate
 
 from misgiving.bundle.bundle import Bundle
 from misgiving.predictions.network import GRAPH
+from misgiving.serve.records import Case, CaseQuery
+from misgiving.serve.store import Store
 
 SIZE = (600, 450)
 FILES = 64
+STORED, STORED_AT_ONCE = 1_000_000, 5000  # cases
+PAGE_ROUNDS = 5
+START, HEALTH, PAGE = 5.0, 0.5, 0.5  # seconds
 
 
 def main() -> None:
-    """Time both sides alternately; then, if asked to, put continuous load on the service."""
+    """Report both parts; of a bundle that is given, only the load."""
     options = _options()
     with TemporaryDirectory() as folder:
         place = Path(folder)
@@ -48,11 +59,13 @@ def main() -> None:
             compare("the service", options.bundle, files, options)
             return
         compare("the service", _random_bundle(place), files, options)
-        compare("the service with a policy", bundle_with_policy(place), files, options)
+        bundle = bundle_with_policy(place)
+        compare("the service with a policy", bundle, files, options)
+        report_large_store(bundle, files, place / "large.sqlite")
 
 
 def compare(what: str, bundle: Path, files: Sequence[bytes], options: argparse.Namespace) -> None:
-    """Serve one bundle, and report."""
+    """Serve one bundle, and report; then, if asked to, put continuous load on it."""
     with TemporaryDirectory() as store, served(bundle, Path(store) / "cases.sqlite") as service:
         load = Load(service.where, files, options.clients)
         plain = _plain_loop(bundle, files)
@@ -231,6 +244,73 @@ def bundle_with_policy(folder: Path) -> Path:
     ):
         subprocess.run([sys.executable, "-m", "misgiving", *command], check=True)
     return bundle
+
+
+def report_large_store(bundle: Path, files: Sequence[bytes], store: Path) -> None:
+    """Fill a store, start the service on it, and report."""
+    with served(bundle, store) as service:
+        Load(service.where, files, clients=8).send(FILES)
+    print(f"stored {fill(store, STORED)} cases", flush=True)
+    started = time.perf_counter()
+    with served(bundle, store) as service:
+        start = time.perf_counter() - started
+        measure(service, Bundle.load(bundle).classes, start, STORED)
+
+
+def fill(location: Path, count: int) -> int:
+    """Copy the cases of a store until there are so many; the number that it then has."""
+    store = Store.open(str(location))
+    cases = list(store.all(CaseQuery()))
+    for first in range(len(cases), count, STORED_AT_ONCE):
+        numbers = range(first, min(first + STORED_AT_ONCE, count))
+        store.add([_copy(cases[number % len(cases)], number) for number in numbers])
+    total = store.count(CaseQuery())
+    store.close()
+    return total
+
+
+def _copy(case: Case, number: int) -> Case:
+    changed = {"id": f"{int(case.id[:14], 16) + number:014x}{case.id[14:]}"}
+    return case.model_copy(update={**changed, "sha256": f"{number:064x}"})
+
+
+def measure(service: Service, classes: tuple[str, ...], start: float, count: int) -> None:
+    """Ask for health during the replay, and for pages after it."""
+    began = time.perf_counter()
+    waits = []
+    while not waits or _asked(service, "drift")["cases"] < count:
+        waits.append(_seconds(service, "health"))
+    replay = time.perf_counter() - began
+    where = f"the service with {count:,} cases"
+    Reading(what=f"start of {where}", bound=START, values=[start]).report()
+    notes = (f"slowest of {len(waits)}: {max(waits):.3f} s; the replay took {replay:.0f} s",)
+    what = f"/health of {where}, during a drift replay"
+    Reading(what=what, bound=HEALTH, values=waits, notes=notes).report()
+    for name, query in _queries(service, classes):
+        values = [_seconds(service, query) for _ in range(PAGE_ROUNDS)]
+        notes = (f"{service.megabytes():.0f} MB of memory",)
+        Reading(what=f"{name} of {where}", bound=PAGE, values=values, notes=notes).report()
+
+
+def _queries(service: Service, classes: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    yield "the first page", "cases"
+    yield "deferred cases", "cases?decision=defer"
+    for name in classes:
+        if not _asked(service, f"cases?limit=1&class={quote(name)}")["cases"]:
+            yield "a class that no case has", f"cases?class={quote(name)}"
+            break
+
+
+def _asked(service: Service, path: str) -> dict[str, object]:
+    host, port = service.where
+    with urllib.request.urlopen(f"http://{host}:{port}/{path}") as answer:
+        return dict(json.load(answer))
+
+
+def _seconds(service: Service, path: str) -> float:
+    started = time.perf_counter()
+    _asked(service, path)
+    return time.perf_counter() - started
 
 
 if __name__ == "__main__":
