@@ -164,7 +164,7 @@ def test_predict_gives_an_image_the_score_that_calibrate_gave_it(
     [
         ("calibrate RUN digits --costs eleven=10", "--costs has the unknown class 'eleven'"),
         ("evaluate RUN digits --ood TMP/nowhere", "nowhere"),
-        ("evaluate RUN digits --ood unseen_classes=TMP", "--ood 'unseen_classes' names two sets"),
+        ("evaluate RUN digits --ood policy_test=TMP", "--ood 'policy_test' names two sets"),
         ("evaluate RUN table:TMP/decisions.csv --out TMP", "is read, and would be replaced"),
     ],
 )

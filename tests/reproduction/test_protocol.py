@@ -41,7 +41,7 @@ def test_a_model_of_ones_own_is_an_auxiliary_loss(trial_data, tmp_path, monkeypa
     names = ("proposed", "first_own_loss:loss", "second_own_loss:loss")
     records = [trial_data.record(Unit("generalization", 0, name)) for name in names]
     assert [record["training"]["auxiliary"] for record in records] == ["ranking", *names[1:]]
-    assert len({record["code"] for record in records}) == 3
+    assert len({repr(record["training_code"]) for record in records}) == 3
     assert protocol_for("digits", models=names).models == names
     for unknown in ("absent_own_loss:loss", "proposal"):
         with pytest.raises(UsageError, match=unknown):
