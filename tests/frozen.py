@@ -92,7 +92,7 @@ KEYS = {  # what identifies a row, by file
     "certificate.json": ["field"],
     "answers.json": ["name"],
     "decisions.csv": ["id"],
-    "table.jsonl": ["path"],
+    "table.jsonl": ["id"],
     "held_out.jsonl": ["id"],
     "frame.csv": ["id"],
     "run.jsonl": ["path"],
