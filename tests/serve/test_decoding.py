@@ -11,7 +11,7 @@ from standin import PREPROCESSING, Standin, picture, sent
 
 from misgiving.errors import DataError
 from misgiving.serve import workers
-from misgiving.serve.settings import Settings
+from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.workers import Decoders
 
 JPEG = picture(kind="JPEG")
@@ -20,7 +20,7 @@ SLOW = JPEG[:2] + b"\xff" * 10_000_000 + JPEG[2:]  # Pillow reads them one by on
 
 @asynccontextmanager
 async def decoders():
-    processes = Decoders([PREPROCESSING], Settings(threads=1, timeout=60.0))
+    processes = Decoders([PREPROCESSING], ServiceSettings(threads=1, timeout=60.0))
     yield processes
     await processes.close()
 

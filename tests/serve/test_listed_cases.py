@@ -12,7 +12,7 @@ from misgiving.evaluation.suspect_labels import SUSPECTS_FILE, SuspectLabel
 from misgiving.serve.listed_cases import add_listed_cases, read_review_list
 from misgiving.serve.records import CaseQuery
 from misgiving.serve.service import Service
-from misgiving.serve.settings import Settings
+from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 
 LEVELS = {"light": 0.9, "dark": 0.05, "doubtful": 0.4}
@@ -38,7 +38,7 @@ def started(sqlite_place):
 
     def start(**settings):
         store = Store.open(sqlite_place)
-        made.append(Service(Standin(), store, Settings(threads=1, **settings)))
+        made.append(Service(Standin(), store, ServiceSettings(threads=1, **settings)))
         return made[-1]
 
     yield start

@@ -12,7 +12,7 @@ import typer
 from misgiving.cli.options import Fields, OpinionOfRun, Values, check_options, command
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
 from misgiving.cli.sources import named_places
-from misgiving.serve.settings import Settings
+from misgiving.serve.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from misgiving.bundle.bundle import Bundle
@@ -28,7 +28,7 @@ LIMITS = (
 def serve(
     model: Path,
     *,
-    settings: Annotated[Values, Fields(Settings, LIMITS)],
+    settings: Annotated[Values, Fields(ServiceSettings, LIMITS)],
     host: str = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     store: Annotated[str | None, typer.Option(envvar="MISGIVING_STORE")] = None,
@@ -55,14 +55,15 @@ def serve(
             decision of a blind case before its reviewer has answered.
     """
     from misgiving.serve.app import create_app
+    from misgiving.serve.authentication import read_key, read_reviewer_keys
     from misgiving.serve.database import shown
     from misgiving.serve.listed_cases import add_listed_cases, read_review_list
-    from misgiving.serve.server import address, listen, read_key, read_reviewer_keys, run
+    from misgiving.serve.server import address, listen, run
     from misgiving.serve.service import ImageFiles
     from misgiving.serve.store import Store
     from misgiving.training.allocator import return_freed_memory
 
-    limits = Settings(
+    limits = ServiceSettings(
         **settings,
         api_key=read_key(api_key_file, os.environ.get(KEY)),
         reviewer_keys=read_reviewer_keys(reviewer_keys_file),

@@ -30,7 +30,7 @@ from misgiving.serve.records import (
     standing,
     zulu,
 )
-from misgiving.serve.settings import Settings
+from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 
 EVIDENCE = ("audited", "wrong", "unconfirmed", "later", "estimate", "upper", "e_value")
@@ -72,7 +72,7 @@ class Audit(BaseModel):
 class Audits:
     """The draw of a policy's cases, and the state of its audits, which follows from the store."""
 
-    def __init__(self, store: Store, policy: Policy, settings: Settings, row: Any) -> None:
+    def __init__(self, store: Store, policy: Policy, settings: ServiceSettings, row: Any) -> None:
         self._store, self._settings, self._row = store, settings, row
         self._fingerprint, targets = policy.fingerprint, policy.certificate.targets
         target = targets.max_error or targets.max_silent_error

@@ -26,11 +26,11 @@ from misgiving.deferral.decisions import Decision
 from misgiving.errors import DataError, UsageError
 from misgiving.files import whole_file
 from misgiving.serve.audits import Audits
+from misgiving.serve.authentication import READER_SCOPE
 from misgiving.serve.drift_tracker import DriftTracker
-from misgiving.serve.middleware import READER
 from misgiving.serve.problems import ImageNotStoredError, Metrics, problem_of
 from misgiving.serve.records import ANY_READER, READER_NAME, Case, StorableText
-from misgiving.serve.settings import Settings
+from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 from misgiving.serve.workers import Batcher, Decoders
 
@@ -106,7 +106,7 @@ def _call(works: Sequence[Callable[[], Any]]) -> Sequence[Any]:
 class Service:
     """The model, the store, and the threads between them."""
 
-    def __init__(self, model: Bundle, store: Store, settings: Settings) -> None:
+    def __init__(self, model: Bundle, store: Store, settings: ServiceSettings) -> None:
         self.model, self.store, self.settings = model, store, settings
         self.metrics = Metrics()
         self.policy_fingerprint, self.drift, self.audits = None, None, None
@@ -269,6 +269,11 @@ class Service:
         return f"{microseconds:014x}{next(self._numbers) % 2**16:04x}{secrets.token_hex(7)}"
 
 
+def client_of(request: Request) -> str:
+    """The address of the client; behind a proxy on this machine, as the proxy forwards it."""
+    return request.client.host if request.client else ""
+
+
 async def _service_of(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
@@ -284,7 +289,7 @@ def reader_of(
     """
     service: Service = request.app.state.service
     everyone = ANY_READER if service.settings.reviewer_keys else ""
-    return str(request.scope.get(READER) or reader.strip() or everyone)
+    return str(request.scope.get(READER_SCOPE) or reader.strip() or everyone)
 
 
 ServiceDep = Annotated[Service, Depends(_service_of)]

@@ -23,7 +23,7 @@ from misgiving.bundle.bundle import SquareInputs
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError
 from misgiving.serve.decoding import READY, REPLY, REQUEST
-from misgiving.serve.settings import Settings
+from misgiving.serve.settings import ServiceSettings
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -153,7 +153,7 @@ class Decoders:
         settings: Limits of a file; `threads` processes are for one client.
     """
 
-    def __init__(self, preprocessings: Sequence[Preprocessing], settings: Settings) -> None:
+    def __init__(self, preprocessings: Sequence[Preprocessing], settings: ServiceSettings) -> None:
         self._sides = [each.image_size for each in preprocessings]
         options = {
             "preprocessings": [*map(asdict, preprocessings)],

@@ -19,7 +19,7 @@ from misgiving.bundle.bundle import Bundle, SquareInputs
 from misgiving.csv_tables import csv_lines
 from misgiving.deferral.decisions import COLUMNS, Number, Outcome
 from misgiving.errors import UsageError
-from misgiving.serve.middleware import READER, client_of
+from misgiving.serve.authentication import READER_SCOPE
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.records import (
     BlindCase,
@@ -33,7 +33,7 @@ from misgiving.serve.records import (
     classes_against,
     standing,
 )
-from misgiving.serve.service import ReaderDep, Service, ServiceDep, reader_of
+from misgiving.serve.service import ReaderDep, Service, ServiceDep, client_of, reader_of
 
 router = APIRouter(tags=["cases"])
 
@@ -232,7 +232,7 @@ def review_case(
     A reader who has not answered a blind case chooses a class by `override`; the response has the
     decision.
     """
-    reviewer = str(request.scope.get(READER) or remark.reviewer)
+    reviewer = str(request.scope.get(READER_SCOPE) or remark.reviewer)
     case = service.store.cases([case.id], reviewer)[case.id]
     if case.blind and (remark.verdict == "agree" or not reviewer.strip()):
         raise UsageError(f"{BLIND}: give `reviewer`, and `class` with override")
@@ -310,7 +310,7 @@ async def get_thumbnail(request: Request, service: ServiceDep, case: CaseDep) ->
     The image of another model's case is as this model sees it, and must not be cached.
     """
     file = io.BytesIO()
-    inputs = _available(await service.model_inputs(case, client_of(request.scope)))
+    inputs = _available(await service.model_inputs(case, client_of(request)))
     Image.fromarray(inputs[0]).save(file, "JPEG", quality=85)
     headers = CACHED if case.model_fingerprint == service.model.fingerprint else None
     return Response(file.getvalue(), media_type="image/jpeg", headers=headers)
@@ -343,7 +343,7 @@ async def get_saliency(request: Request, service: ServiceDep, case: CaseDep) -> 
         raise ProblemError(HTTPStatus.CONFLICT, BLIND)
     if case.model_fingerprint != service.model.fingerprint:
         raise ProblemError(HTTPStatus.CONFLICT, OTHER_MODEL)
-    inputs = _available(await service.model_inputs(case, client_of(request.scope)))
+    inputs = _available(await service.model_inputs(case, client_of(request)))
     compute = partial(_saliency, service.model, case.predicted_class, inputs)
     saliency: Saliency = await service.saliency_thread.result(compute)
     return saliency

@@ -18,11 +18,10 @@ from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from misgiving.errors import DataError
-from misgiving.serve.middleware import client_of
 from misgiving.serve.problems import Metrics, Problem, ProblemError, documented, problem_of
 from misgiving.serve.records import Case
-from misgiving.serve.service import Service
-from misgiving.serve.settings import Settings, share_of_one
+from misgiving.serve.service import Service, client_of
+from misgiving.serve.settings import ServiceSettings, share_of_one
 
 router = APIRouter(tags=["decisions"])
 log = logging.getLogger("misgiving.serve")
@@ -107,7 +106,7 @@ async def decide(request: Request) -> Response:
     service: Service = request.app.state.service
     admission: Admission = request.app.state.admission
     deadline = asyncio.get_running_loop().time() + service.settings.timeout
-    client = client_of(request.scope)
+    client = client_of(request)
     with admission.request(client) as take:
         try:
             async with asyncio.timeout_at(deadline):
@@ -167,7 +166,7 @@ def _most_serious(results: Sequence[Result]) -> ProblemError:
 class Admission:
     """Counts queued images and the bytes of requests in progress; for the event loop's thread."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
         self._queue, self._memory = settings.queue, settings.max_held_bytes
         self._images, self._held_bytes = Counter[str](), Counter[str]()  # by client
         metrics.waiting.set_function(self._images.total)
@@ -209,7 +208,7 @@ def _too_busy(reason: str) -> ProblemError:
     )
 
 
-async def read_uploads(request: Request, take: Take, settings: Settings) -> list[Upload]:
+async def read_uploads(request: Request, take: Take, settings: ServiceSettings) -> list[Upload]:
     """Read all files of a request.
 
     Raises:
@@ -242,7 +241,7 @@ async def _body(request: Request, take: Take, limit: int) -> AsyncGenerator[byte
 
 
 async def _read_form(
-    headers: Headers, body: AsyncGenerator[bytes], settings: Settings
+    headers: Headers, body: AsyncGenerator[bytes], settings: ServiceSettings
 ) -> list[Upload]:
     parser = MultiPartParser(headers, body, max_files=settings.max_files, max_fields=0)
     parser.spool_max_size = settings.max_held_bytes  # in memory, which is counted

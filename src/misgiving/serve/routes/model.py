@@ -17,8 +17,8 @@ from misgiving.deferral.policy import Policy
 from misgiving.errors import DataError
 from misgiving.report.rendering import lines
 from misgiving.serve.audits import EVIDENCE, Audit
+from misgiving.serve.authentication import READER_SCOPE
 from misgiving.serve.drift_tracker import Drift
-from misgiving.serve.middleware import READER
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.service import ReaderDep, ServiceDep
 
@@ -125,7 +125,7 @@ async def describe_model(request: Request, service: ServiceDep) -> ModelDescript
         keeps_images=service.files is not None,
         audits=service.audits is not None,
         look_again=service.settings.look_again,
-        reader=request.scope.get(READER),
+        reader=request.scope.get(READER_SCOPE),
         notice=NOTICE,
     )
 
@@ -203,7 +203,7 @@ def get_audit(request: Request, service: ServiceDep, reader: ReaderDep) -> Audit
     """Get what audits say of the accepted answers; null: the policy has none."""
     if service.audits is None:
         return None
-    hidden = dict.fromkeys(EVIDENCE if READER in request.scope else ())
+    hidden = dict.fromkeys(EVIDENCE if READER_SCOPE in request.scope else ())
     values = hidden | {"found_wrong": service.audits.found_wrong(reader)}
     return service.audits.report().model_copy(update=values)
 
