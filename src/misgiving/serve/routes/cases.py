@@ -191,9 +191,9 @@ def export_audit(service: ServiceDep) -> StreamingResponse:
 
     It ends before the first case that is open: those that are settled sooner are a selection.
     """
-    if service.audits is None:
+    if service.monitor is None or service.audit_draw is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "the policy has no audits (option audit_share)")
-    return _as_csv(service, "audit.csv", service.audits.sample(), with_paths=True)
+    return _as_csv(service, "audit.csv", service.monitor.sample(), with_paths=True)
 
 
 def _as_csv(

@@ -16,9 +16,8 @@ from misgiving.deferral.decisions import Number
 from misgiving.deferral.policy import Policy
 from misgiving.errors import DataError
 from misgiving.report.rendering import lines
-from misgiving.serve.audits import EVIDENCE, Audit
 from misgiving.serve.authentication import READER_SCOPE
-from misgiving.serve.drift_tracker import Drift
+from misgiving.serve.monitor import HIDDEN, Audit, Drift
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.service import ReaderDep, ServiceDep
 
@@ -123,7 +122,7 @@ async def describe_model(request: Request, service: ServiceDep) -> ModelDescript
         versions=_versions(),
         limits={name: getattr(service.settings, name) for name in LIMITS},
         keeps_images=service.files is not None,
-        audits=service.audits is not None,
+        audits=service.audit_draw is not None,
         look_again=service.settings.look_again,
         reader=request.scope.get(READER_SCOPE),
         notice=NOTICE,
@@ -182,9 +181,9 @@ async def check_health(service: ServiceDep) -> dict[Literal["status"], Literal["
 )
 async def get_metrics(service: ServiceDep) -> Response:
     """Get the metrics in Prometheus' text format."""
-    service.metrics.audit_alarm.set(service.audits is not None and service.audits.alarm)
-    if service.drift is not None:
-        drift = service.drift.latest
+    if service.monitor is not None:
+        drift = service.monitor.drift
+        service.metrics.audit_alarm.set(service.monitor.audit_alarm)
         service.metrics.drift_alarm.set(drift.alarm)
         service.metrics.drift_cases.set(drift.cases)
         for test in drift.tests:
@@ -195,17 +194,19 @@ async def get_metrics(service: ServiceDep) -> Response:
 @router.get("/drift", tags=["monitoring"])
 async def get_drift(service: ServiceDep) -> Drift:
     """Get the drift tests, which are updated a few seconds after a case and may always be read."""
-    return Drift(summary=NO_POLICY) if service.drift is None else service.drift.latest
+    return Drift(summary=NO_POLICY) if service.monitor is None else service.monitor.drift
 
 
 @router.get("/audit", tags=["monitoring"], responses=BAD_READER)
 def get_audit(request: Request, service: ServiceDep, reader: ReaderDep) -> Audit | None:
     """Get what audits say of the accepted answers; null: the policy has none."""
-    if service.audits is None:
+    monitor = service.monitor
+    audit = None if monitor is None else monitor.audit()
+    if monitor is None or audit is None:
         return None
-    hidden = dict.fromkeys(EVIDENCE if READER_SCOPE in request.scope else ())
-    values = hidden | {"found_wrong": service.audits.found_wrong(reader)}
-    return service.audits.report().model_copy(update=values)
+    hidden = dict.fromkeys(HIDDEN if READER_SCOPE in request.scope else ())
+    values = hidden | {"found_wrong": monitor.found_wrong(reader)}
+    return audit.model_copy(update=values)
 
 
 def command(policy: Policy, *, of_graph: bool = False) -> str:
