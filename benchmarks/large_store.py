@@ -21,7 +21,7 @@ from serving import SIZE, Load, Service, bundle_with_policy, served
 from side_by_side import Reading
 
 from misgiving.bundle.bundle import Bundle
-from misgiving.serve.records import Case, CaseQuery
+from misgiving.serve.case import Case, CaseQuery
 from misgiving.serve.store import Store
 
 FILES = 64

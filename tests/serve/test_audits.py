@@ -5,7 +5,7 @@ from standin import KEY, Calibrated, case, made_policy, picture, review, rows_of
 
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
-from misgiving.serve.records import CaseQuery
+from misgiving.serve.case import CaseQuery
 from misgiving.serve.store import Store
 
 KEYS = {f"a-key-of-reader-{name}-0123": name for name in ("Ann", "Ben", "Cem")}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from misgiving.bundle.bundle import Bundle
 
 KEY = "MISGIVING_API_KEY"
-LIMITS = (
+SERVICE_OPTIONS = (
     *("max_bytes", "max_pixels", "formats", "max_files", "queue", "timeout", "threads"),
     *("keep_images", "audit_share", "audit_days", "after_alarm", "look_again"),
 )
@@ -28,7 +28,7 @@ LIMITS = (
 def serve(
     model: Path,
     *,
-    settings: Annotated[Values, Fields(ServiceSettings, LIMITS)],
+    settings: Annotated[Values, Fields(ServiceSettings, SERVICE_OPTIONS)],
     host: str = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     store: Annotated[str | None, typer.Option(envvar="MISGIVING_STORE")] = None,
@@ -59,7 +59,7 @@ def serve(
     from misgiving.serve.database import shown
     from misgiving.serve.listed_cases import add_listed_cases, read_review_list
     from misgiving.serve.server import address, listen, run
-    from misgiving.serve.service import ImageFiles
+    from misgiving.serve.service import KeptImages
     from misgiving.serve.store import Store
     from misgiving.training.allocator import return_freed_memory
 
@@ -77,7 +77,7 @@ def serve(
     ):
         return_freed_memory()  # before there are threads
         if limits.keep_images is not None:
-            ImageFiles(limits.keep_images).check(1)
+            KeptImages(limits.keep_images).check(1)
         app = create_app(bundle, Store.open(location), limits)
         if rows:
             with progress_bars() as progress:

@@ -10,7 +10,7 @@ from collections import deque
 from typing import Any
 
 from misgiving.deferral.decisions import Outcome
-from misgiving.serve.records import Case
+from misgiving.serve.case import Case
 from misgiving.serve.store import Store
 
 MAX_RECENT = 2000  # cases that tell how many are accepted, and their error probabilities

@@ -10,10 +10,10 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+Answer = TypeVar("Answer")
 
 
-class Batcher(Generic[Item, Result]):
+class Batcher(Generic[Item, Answer]):
     """Threads that process items in batches: of what has come while they were busy.
 
     A hung thread does not keep the process from ending. For the event loop's thread.
@@ -31,7 +31,7 @@ class Batcher(Generic[Item, Result]):
     def __init__(
         self,
         name: str,
-        work: Callable[[Sequence[Item]], Sequence[Result]],
+        work: Callable[[Sequence[Item]], Sequence[Answer]],
         *,
         size: int = 1,
         linger: float = 0.0,
@@ -40,10 +40,10 @@ class Batcher(Generic[Item, Result]):
     ) -> None:
         self._work, self._size, self._linger = work, size, linger
         self._not_retried = not_retried
-        self._waiting: dict[asyncio.Future[Result], Item] = {}
+        self._waiting: dict[asyncio.Future[Answer], Item] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._free = threads
-        self._batches: queue.SimpleQueue[dict[asyncio.Future[Result], Item] | None]
+        self._batches: queue.SimpleQueue[dict[asyncio.Future[Answer], Item] | None]
         self._batches = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run, name=name, daemon=True) for _ in range(threads)
@@ -51,7 +51,7 @@ class Batcher(Generic[Item, Result]):
         for thread in self._threads:
             thread.start()
 
-    def result(self, item: Item) -> asyncio.Future[Result]:
+    def result(self, item: Item) -> asyncio.Future[Answer]:
         """Queue an item, for a caller that waits for its result; a cancelled one saves the work."""
         future = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda done: self._waiting.pop(done, None))
@@ -90,7 +90,7 @@ class Batcher(Generic[Item, Result]):
                 futures[0].get_loop().call_soon_threadsafe(self._deliver, futures, results)
             del batch, futures, results  # while this thread waits, they would stay in memory
 
-    def _results(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
+    def _results(self, items: Sequence[Item]) -> Sequence[Answer | Exception]:
         """The result of each item; an exception for one whose work fails even alone."""
         try:
             return self._work(items)
@@ -100,7 +100,7 @@ class Batcher(Generic[Item, Result]):
         return [result for item in items for result in self._results([item])]
 
     def _deliver(
-        self, futures: Sequence[asyncio.Future[Result]], results: Sequence[Result | Exception]
+        self, futures: Sequence[asyncio.Future[Answer]], results: Sequence[Answer | Exception]
     ) -> None:
         self._free += 1
         for future, result in zip(futures, results, strict=True):

@@ -18,7 +18,7 @@ from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor, DriftTest
 from misgiving.deferral.expected_performance import expected_errors
 from misgiving.deferral.policy import Policy
 from misgiving.report.rendering import lines
-from misgiving.serve.records import (
+from misgiving.serve.case import (
     Case,
     CaseWithHistory,
     Moment,

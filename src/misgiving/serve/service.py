@@ -28,10 +28,10 @@ from misgiving.files import whole_file
 from misgiving.serve.audit_draw import AuditDraw
 from misgiving.serve.authentication import READER_SCOPE
 from misgiving.serve.batcher import Batcher
+from misgiving.serve.case import ANY_READER, READER_NAME, Case, StorableText
 from misgiving.serve.decoders import Decoders
 from misgiving.serve.monitor import Monitor
 from misgiving.serve.problems import ImageNotStoredError, Metrics, problem_of
-from misgiving.serve.records import ANY_READER, READER_NAME, Case, StorableText
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 
@@ -53,7 +53,7 @@ def _image_failures() -> Iterator[None]:
         raise ImageNotStoredError from failure
 
 
-class ImageFiles:
+class KeptImages:
     """Image files named by the hash of their content, never by the name that the sender gave."""
 
     def __init__(self, folder: Path) -> None:
@@ -124,7 +124,7 @@ class Service:
         if self.audit_draw is None and (settings.after_alarm == "defer" or settings.look_again):
             raise UsageError("`after_alarm` and `look_again` need audits: give `audit_share`, too")
         self.recent: OrderedDict[str, SquareInputs] = OrderedDict()  # by the id of the case
-        self.files = None if settings.keep_images is None else ImageFiles(settings.keep_images)
+        self.files = None if settings.keep_images is None else KeptImages(settings.keep_images)
         self._numbers = itertools.count()
         self.decoders = Decoders(model.preprocessings, settings)
         self._file_threads = Batcher("files", _call, threads=settings.threads)

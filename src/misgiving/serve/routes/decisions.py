@@ -18,16 +18,15 @@ from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from misgiving.errors import DataError
-from misgiving.serve.problems import Metrics, Problem, ProblemError, documented, problem_of
-from misgiving.serve.records import Case
+from misgiving.serve.case import Case
+from misgiving.serve.problems import BINARY, Metrics, Problem, ProblemError, documented, problem_of
 from misgiving.serve.service import Service, client_of
 from misgiving.serve.settings import ServiceSettings, share_of_one
 
 router = APIRouter(tags=["decisions"])
 log = logging.getLogger("misgiving.serve")
 
-BINARY = {"type": "string", "format": "binary"}
-FILES = {
+FILES_SCHEMA = {
     "type": "object",
     "properties": {"files": {"type": "array", "items": BINARY, "minItems": 1}},
     "required": ["files"],
@@ -40,12 +39,12 @@ GROUP = {
     **{"name": "group", "in": "query", "schema": {"type": "string"}},
     "description": "Lesion or patient that the images of this request show.",
 }
-REQUEST: dict[str, Any] = {
+UPLOAD: dict[str, Any] = {
     "parameters": [NAME, GROUP],
     "requestBody": {
         "required": True,
         "content": {
-            "multipart/form-data": {"schema": FILES},
+            "multipart/form-data": {"schema": FILES_SCHEMA},
             "image/*": {"schema": BINARY},
             "application/octet-stream": {"schema": BINARY},
         },
@@ -55,7 +54,7 @@ REQUEST: dict[str, Any] = {
 # Line ends among others, and NUL, which databases refuse
 CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029]")
 RAW = (b"image/", b"application/octet-stream")
-MAX_NAME = 255  # characters
+MAX_NAME_LENGTH = 255  # characters
 ACCEPTED = (
     "send multipart/form-data with image files, or one image as image/* or application/octet-stream"
 )
@@ -64,7 +63,7 @@ Decide = Callable[[str, bytes], Awaitable[tuple[Case, bool]]]
 Upload = tuple[str, bytes]  # name and content of a file
 
 
-class Result(BaseModel):
+class UploadResult(BaseModel):
     """A case or a problem for one file."""
 
     index: int = Field(description="Position of the file in the request, from 0.")
@@ -76,16 +75,16 @@ class Result(BaseModel):
     problem: Problem | None = None
 
 
-class Results(BaseModel):
+class UploadResults(BaseModel):
     """One result for each file, in the order of the request."""
 
-    results: list[Result]
+    results: list[UploadResult]
 
 
 @router.post(
     "/decisions",
-    openapi_extra=REQUEST,
-    response_model=Results,
+    openapi_extra=UPLOAD,
+    response_model=UploadResults,
     responses=documented(
         HTTPStatus.REQUEST_TIMEOUT,
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -123,12 +122,12 @@ async def decide(request: Request) -> Response:
         results = await asyncio.gather(*files) if len(files) > 1 else [await files[0]]
     if all(result.case is None for result in results):
         raise _most_serious(results)
-    return Response(Results(results=results).model_dump_json(), media_type="application/json")
+    return Response(UploadResults(results=results).model_dump_json(), media_type="application/json")
 
 
 async def _result(
     index: int, upload: Upload, service: Service, decide: Decide, deadline: float
-) -> Result:
+) -> UploadResult:
     """The case of a file, or a problem, which does not affect the other files."""
     name, data = upload
     try:
@@ -144,12 +143,12 @@ async def _result(
                 "later, or with fewer files",
             )
         problem = problem_of(failure, service.metrics, path="/decisions").problem
-        return Result(index=index, name=name, problem=problem)
+        return UploadResult(index=index, name=name, problem=problem)
     log.info("case", extra={"fields": {"case": case.id, "decision": case.decision}})
-    return Result(index=index, name=name, case=case, known=is_earlier)
+    return UploadResult(index=index, name=name, case=case, known=is_earlier)
 
 
-def _most_serious(results: Sequence[Result]) -> ProblemError:
+def _most_serious(results: Sequence[UploadResult]) -> ProblemError:
     """The problem of a request without any case: 503 before 500, and both before 422."""
     problems = [result.problem for result in results if result.problem]
     worst = max(problems, key=lambda problem: problem.status)
@@ -261,7 +260,7 @@ async def _read_form(
 
 def clean_name(name: str, otherwise: str = "image") -> str:
     """Remove control characters from a file name, and shorten it to the usual limit."""
-    return CONTROL.sub("\ufffd", name)[:MAX_NAME] or otherwise
+    return CONTROL.sub("\ufffd", name)[:MAX_NAME_LENGTH] or otherwise
 
 
 def _too_large(limit: int) -> ProblemError:

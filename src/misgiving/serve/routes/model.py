@@ -24,14 +24,14 @@ from misgiving.serve.service import ReaderDep, ServiceDep
 router, without_key = APIRouter(), APIRouter()
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
-PACKAGES = ("misgiving", "numpy", "onnxruntime", "pillow", "fastapi", "sqlalchemy")
+SHOWN_PACKAGES = ("misgiving", "numpy", "onnxruntime", "pillow", "fastapi", "sqlalchemy")
 NOTICE = (
     "For research, and for experts who check every decision. Not a medical device; not for "
     "diagnosis."
 )
-LIMITS = ("max_bytes", "max_pixels", "max_files", "queue", "timeout")
+SHOWN_LIMITS = ("max_bytes", "max_pixels", "max_files", "queue", "timeout")
 BAD_READER = documented(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
-NO_POLICY = "this model has no policy; run `misgiving calibrate` and export the model again"
+CALIBRATE_FIRST = "this model has no policy; run `misgiving calibrate` and export the model again"
 
 
 class ModelDescription(BaseModel):
@@ -54,7 +54,7 @@ class ModelDescription(BaseModel):
     notice: str
 
 
-class OperatingPoint(BaseModel):
+class CalibrationPoint(BaseModel):
     """Coverage and error on the calibration cases at one threshold."""
 
     threshold: Number = Field(description="Lowest accepted score; null: no threshold.")
@@ -94,7 +94,7 @@ class Calibration(BaseModel):
     )
     confidence: float | None = None
     cases: int = 0
-    operating_points: list[OperatingPoint] = Field(default=[], description="Strictest first.")
+    operating_points: list[CalibrationPoint] = Field(default=[], description="Strictest first.")
     policy: SavedPolicy | None = None
     command: str | None = Field(
         default=None, description="Calibrates; replace {max_error} by the target."
@@ -105,7 +105,9 @@ class Calibration(BaseModel):
 def _versions() -> dict[str, str]:
     # another distribution may provide a package, such as onnxruntime-gpu
     installed = {package.name.lower() for package in importlib.metadata.distributions()}
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
+    versions = {
+        name: importlib.metadata.version(name) for name in SHOWN_PACKAGES if name in installed
+    }
     return {"python": platform.python_version(), **versions}
 
 
@@ -120,7 +122,7 @@ async def describe_model(request: Request, service: ServiceDep) -> ModelDescript
         policy=None if model.policy is None else model.card["targets"],
         card=dict(model.card),
         versions=_versions(),
-        limits={name: getattr(service.settings, name) for name in LIMITS},
+        limits={name: getattr(service.settings, name) for name in SHOWN_LIMITS},
         keeps_images=service.files is not None,
         audits=service.audit_draw is not None,
         look_again=service.settings.look_again,
@@ -134,13 +136,14 @@ def list_operating_points(service: ServiceDep) -> Calibration:
     """List coverage and error at every operating point, with simultaneous bounds."""
     policy = service.model.policy
     if policy is None:
-        return Calibration(unavailable=NO_POLICY)
+        return Calibration(unavailable=CALIBRATE_FIRST)
     certificate, targets = policy.certificate, policy.certificate.targets
     return Calibration(
         confidence=targets.confidence,
         cases=certificate.cases,
         operating_points=[
-            OperatingPoint.model_validate(point._asdict()) for point in certificate.operating_points
+            CalibrationPoint.model_validate(point._asdict())
+            for point in certificate.operating_points
         ],
         policy=SavedPolicy(
             max_error=targets.max_error,
@@ -194,7 +197,7 @@ async def get_metrics(service: ServiceDep) -> Response:
 @router.get("/drift", tags=["monitoring"])
 async def get_drift(service: ServiceDep) -> Drift:
     """Get the drift tests, which are updated a few seconds after a case and may always be read."""
-    return Drift(summary=NO_POLICY) if service.monitor is None else service.monitor.drift
+    return Drift(summary=CALIBRATE_FIRST) if service.monitor is None else service.monitor.drift
 
 
 @router.get("/audit", tags=["monitoring"], responses=BAD_READER)
