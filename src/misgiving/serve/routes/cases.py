@@ -35,17 +35,16 @@ from misgiving.serve.case import (
 from misgiving.serve.problems import BINARY, ProblemError, content, documented
 from misgiving.serve.service import ReaderDep, Service, ServiceDep, client_of, reader_of
 
-router = APIRouter(tags=["cases"])
+router = APIRouter(
+    tags=["cases"],
+    responses=documented(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
+)
 
 CASE_ID = "^[0-9a-f]{32}$"
 CURSOR = r"^(-?\d+(\.\d+)?(e-\d+)?_)?[0-9a-f]{32}$"
-BAD_QUERY = documented(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
-NO_CASE = {**documented(HTTPStatus.NOT_FOUND), **BAD_QUERY}
+NO_CASE = documented(HTTPStatus.NOT_FOUND)
 BAD_REVIEW = documented(
-    HTTPStatus.BAD_REQUEST,
-    HTTPStatus.REQUEST_TIMEOUT,
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    HTTPStatus.CONFLICT,
+    HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.CONFLICT
 )
 CSV = content("text/csv", {"type": "string"})
 CSV_ROWS = 100  # in one chunk
@@ -152,7 +151,7 @@ class CasePageQuery(CaseQuery):
     )
 
 
-@router.get("/cases", responses=BAD_QUERY)
+@router.get("/cases")
 def list_cases(
     request: Request, service: ServiceDep, query: Annotated[CasePageQuery, Query()]
 ) -> CasePage:
@@ -172,7 +171,7 @@ def list_cases(
     )
 
 
-@router.get("/cases.csv", responses={**CSV, **BAD_QUERY}, response_class=Response)
+@router.get("/cases.csv", responses=CSV, response_class=Response)
 def export_cases(
     request: Request, service: ServiceDep, query: Annotated[CaseQuery, Query()]
 ) -> StreamingResponse:
@@ -332,10 +331,7 @@ def get_image(service: ServiceDep, case: CaseDep) -> FileResponse:
     return FileResponse(path, media_type=kind, headers=headers)
 
 
-@router.get(
-    "/cases/{id}/saliency",
-    responses={**NO_CASE, **documented(HTTPStatus.CONFLICT)},
-)
+@router.get("/cases/{id}/saliency", responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT))
 async def get_saliency(request: Request, service: ServiceDep, case: CaseDep) -> Saliency:
     """Compute the parts of the image that the predicted class depends on."""
     if case.blind:

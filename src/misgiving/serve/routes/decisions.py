@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from python_multipart.multipart import parse_options_header
@@ -31,16 +31,7 @@ FILES_SCHEMA = {
     "properties": {"files": {"type": "array", "items": BINARY, "minItems": 1}},
     "required": ["files"],
 }
-NAME = {
-    **{"name": "name", "in": "query", "schema": {"type": "string", "default": ""}},
-    "description": "Name of an image that is the body itself.",
-}
-GROUP = {
-    **{"name": "group", "in": "query", "schema": {"type": "string"}},
-    "description": "Lesion or patient that the images of this request show.",
-}
 UPLOAD: dict[str, Any] = {
-    "parameters": [NAME, GROUP],
     "requestBody": {
         "required": True,
         "content": {
@@ -94,7 +85,11 @@ class UploadResults(BaseModel):
         HTTPStatus.SERVICE_UNAVAILABLE,
     ),
 )
-async def decide(request: Request) -> Response:
+async def decide(
+    request: Request,
+    name: Annotated[str, Query(description="Name of an image that is the body itself.")] = "",
+    group: Annotated[str, Query(description="Lesion or patient that the images show.")] = "",
+) -> Response:
     """Decide about one or more images.
 
     Each file becomes a case or a problem; a problem with one file does not affect the others. If no
@@ -109,15 +104,14 @@ async def decide(request: Request) -> Response:
     with admission.request(client) as take:
         try:
             async with asyncio.timeout_at(deadline):
-                uploads = await read_uploads(request, take, service.settings)
+                uploads = await read_uploads(request, name, take, service.settings)
         except TimeoutError as error:
             raise ProblemError(
                 HTTPStatus.REQUEST_TIMEOUT,
                 f"the body did not arrive within {service.settings.timeout:g} seconds; send fewer "
                 "files at once",
             ) from error
-        group = clean_name(request.query_params.get("group", ""), "") or None
-        decide = partial(service.decide, client=client, group=group)
+        decide = partial(service.decide, client=client, group=clean_name(group, "") or None)
         files = [_result(n, upload, service, decide, deadline) for n, upload in enumerate(uploads)]
         results = await asyncio.gather(*files) if len(files) > 1 else [await files[0]]
     if all(result.case is None for result in results):
@@ -207,8 +201,10 @@ def _too_busy(reason: str) -> ProblemError:
     )
 
 
-async def read_uploads(request: Request, take: Take, settings: ServiceSettings) -> list[Upload]:
-    """Read all files of a request.
+async def read_uploads(
+    request: Request, name: str, take: Take, settings: ServiceSettings
+) -> list[Upload]:
+    """Read all files of a request; `name` is that of an image that is the body itself.
 
     Raises:
         ProblemError: The body is of another type, malformed or too large, or the queue is full.
@@ -219,7 +215,7 @@ async def read_uploads(request: Request, take: Take, settings: ServiceSettings) 
         uploads = await _read_form(request.headers, _body(request, take, limit), settings)
     elif kind.startswith(RAW):
         chunks = [chunk async for chunk in _body(request, take, settings.max_bytes)]
-        uploads = [(clean_name(request.query_params.get("name", "")), b"".join(chunks))]
+        uploads = [(clean_name(name), b"".join(chunks))]
     else:
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, ACCEPTED)
     take(images=len(uploads))  # only now: a body that never comes takes nobody's place
