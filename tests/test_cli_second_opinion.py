@@ -16,7 +16,7 @@ from misgiving.deferral.deferral import Deferral
 from misgiving.predictions.predict import TrainedRun
 from misgiving.predictions.record import Predictions
 from misgiving.serve.app import create_app
-from misgiving.serve.settings import Settings
+from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 
 CACHE = "cache"
@@ -121,7 +121,7 @@ def test_the_service_decides_with_both_graphs_and_shows_that_the_second_opinion_
     paths = sorted((place / "images").iterdir())
     expected = bundle.decide([path.read_bytes() for path in paths], [path.name for path in paths])
     differs = next(x for x in range(len(paths)) if "second opinion prefers" in expected[x].reason)
-    app = create_app(bundle, Store.open(str(tmp_path / "cases.sqlite")), Settings(threads=1))
+    app = create_app(bundle, Store.open(str(tmp_path / "cases.sqlite")), ServiceSettings(threads=1))
     with TestClient(app, base_url="http://127.0.0.1") as client:
         files = {"files": (paths[differs].name, paths[differs].read_bytes())}
         case = client.post("/decisions", files=files).json()["results"][0]["case"]

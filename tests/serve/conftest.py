@@ -13,8 +13,8 @@ from standin import NO_TIMEOUT, Calibrated, Standin
 from waiting import until
 
 from misgiving.serve.app import create_app
-from misgiving.serve.middleware import JsonLines
-from misgiving.serve.settings import Settings
+from misgiving.serve.server import JsonLines
+from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 
 
@@ -47,7 +47,9 @@ def store(place):
 @contextmanager
 def _service(place, model=None, store=None, **settings):
     settings = {"threads": 1, "timeout": NO_TIMEOUT} | settings
-    app = create_app(model or Standin(), store or Store.open(str(place)), Settings(**settings))
+    app = create_app(
+        model or Standin(), store or Store.open(str(place)), ServiceSettings(**settings)
+    )
     with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
         yield client
 
@@ -78,7 +80,7 @@ def page_service(tmp_path, request):
     """The service on a free port, in a thread; a test can give further settings."""
     store = Store.open(str(tmp_path / "cases.sqlite"))
     fixed = {"threads": 1, "timeout": NO_TIMEOUT, "keep_images": tmp_path / "kept"}
-    settings = Settings(**fixed, **getattr(request, "param", {}))
+    settings = ServiceSettings(**fixed, **getattr(request, "param", {}))
     app = create_app(Calibrated(), store, settings)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
     thread = threading.Thread(target=server.run, daemon=True)

@@ -19,11 +19,10 @@ from misgiving.deferral.decisions import Decision
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import ScoredCases
 from misgiving.report.rendering import certificate_sentences
-from misgiving.serve import middleware, server
 from misgiving.serve.app import create_app
-from misgiving.serve.records import Case, Review
+from misgiving.serve.case import Case, Review
 from misgiving.serve.server import address, listen, run
-from misgiving.serve.settings import Settings
+from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 from misgiving.training.allocator import return_freed_memory
 
@@ -33,10 +32,6 @@ KEY = "a-key-of-the-tests-0123456789"
 NO_TIMEOUT = 3600.0  # seconds; a machine that stalls for longer than the default is no failure
 TARGETS = Targets(max_error=0.1, max_ood_false_alarms=0.05)
 START = datetime(2026, 1, 1, tzinfo=UTC)
-CONSTANTS = {
-    server: ("IDLE_SECONDS", "MAX_CONNECTIONS", "ENDED_TOGETHER"),
-    middleware: ("UNREAD_SECONDS",),
-}
 
 
 class Standin(Bundle):
@@ -188,10 +183,7 @@ def serve(place, *options):
     given = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in options)}
     if "keep_images" in given:
         given["keep_images"] = Path(given["keep_images"])
-    for module, constants in CONSTANTS.items():
-        for constant in constants:
-            setattr(module, constant, given.pop(constant.lower(), getattr(module, constant)))
-    settings = Settings(**{"threads": 1, "timeout": NO_TIMEOUT} | given)
+    settings = ServiceSettings(**{"threads": 1, "timeout": NO_TIMEOUT} | given)
     listener = listen("127.0.0.1", 0, has_key=False)
     return_freed_memory()
     model = Calibrated() if settings.audit_share else Standin()

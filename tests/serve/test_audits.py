@@ -6,7 +6,7 @@ from standin import KEY, Calibrated, case, made_policy, picture, review, rows_of
 
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
-from misgiving.serve.records import CaseQuery
+from misgiving.serve.case import CaseQuery
 from misgiving.serve.store import Store
 
 KEYS = {f"a-key-of-reader-{name}-0123": name for name in ("Ann", "Ben", "Cem")}
@@ -169,7 +169,7 @@ def test_the_draw_is_by_group_and_the_share_is_for_the_life_of_a_policy(serving,
 
 
 def test_deferred_cases_are_blind_at_least_as_often_as_accepted_ones(serving):
-    audits = auditing(serving, audit_share=0.05).app.state.service.audits
+    audits = auditing(serving, audit_share=0.05).app.state.service.audit_draw
     for accepted_of_ten in (5, 8):
         drawn = []
         for number in range(6000):

@@ -2,7 +2,7 @@ import base64
 
 from standin import KEY, picture
 
-from misgiving.serve.settings import Settings
+from misgiving.serve.settings import ServiceSettings
 
 
 def basic(password):
@@ -11,7 +11,7 @@ def basic(password):
 
 def test_everything_but_health_needs_the_right_key(serving):
     client = serving(api_key=KEY)
-    assert KEY not in repr(Settings(api_key=KEY))
+    assert KEY not in repr(ServiceSettings(api_key=KEY))
     for path in ("/", "/page/main.js", "/openapi.json", "/nowhere"):  # and every operation
         response = client.get(path)
         assert response.status_code == 401

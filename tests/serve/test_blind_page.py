@@ -19,7 +19,7 @@ from triage import (
 )
 from waiting import until
 
-from misgiving.serve.records import CaseQuery
+from misgiving.serve.case import CaseQuery
 
 pytestmark = needs_chromium
 

@@ -8,8 +8,8 @@ from PIL import Image
 from standin import Standin, picture, sent
 
 from misgiving.deferral.decisions import Decision
-from misgiving.serve.routes.cases import BATCH_SIZE, CELLS, GREY, _saliency
-from misgiving.serve.service import ImageFiles
+from misgiving.serve.routes.cases import COVERED_AT_ONCE, GREY, MAP_CELLS, _saliency
+from misgiving.serve.service import KeptImages
 from misgiving.serve.store import Store
 
 
@@ -70,7 +70,7 @@ def test_file_and_folders_are_durable_before_the_response(tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "fsync", fsync)
     kept = tmp_path / "kept"
-    ImageFiles(kept).write("ab12", b"content")
+    KeptImages(kept).write("ab12", b"content")
     assert (tmp_path, ["kept"]) in forced
     assert (kept, ["ab"]) in forced
     assert [path for path, names in forced if names is None and path.suffix == ".partial"]
@@ -89,11 +89,11 @@ def test_saliency_agrees_with_scalar_loops_and_asks_for_bounded_batches():
         sizes.append(len(inputs))
         return [Decision.model_construct(probabilities={"light": share(x)}) for x in inputs]
 
-    drops = np.empty((CELLS, CELLS))
-    for cell in np.ndindex(CELLS, CELLS):
+    drops = np.empty((MAP_CELLS, MAP_CELLS))
+    for cell in np.ndindex(MAP_CELLS, MAP_CELLS):
         covered = model_input.copy()
         for pixel in np.ndindex(size, size):
-            gaps = (np.array(pixel) + 0.5) * CELLS / size - (np.array(cell) + 0.5)
+            gaps = (np.array(pixel) + 0.5) * MAP_CELLS / size - (np.array(cell) + 0.5)
             if max(abs(gaps)) < 1:
                 covered[pixel] = GREY
         drops[cell] = share(model_input) - share(covered)
@@ -102,7 +102,7 @@ def test_saliency_agrees_with_scalar_loops_and_asks_for_bounded_batches():
     answer = _saliency(model, "light", (model_input,))
     np.testing.assert_allclose(answer.drops, drops, rtol=1e-12)
     assert answer.probability == share(model_input)
-    assert (max(sizes), sum(sizes)) == (BATCH_SIZE, CELLS**2 + 1)
+    assert (max(sizes), sum(sizes)) == (COVERED_AT_ONCE, MAP_CELLS**2 + 1)
     np.testing.assert_array_equal(model_input, before)
 
 

@@ -21,7 +21,7 @@ def test_a_case_has_every_value_of_the_decision_and_is_stored(client, serving, s
     data = picture(0.9)
     case = sent(client, data)
     (decision,) = Standin().decide_inputs([PREPROCESSING(decode(data, ""))])
-    values = decision._asdict() | {"probability": 230 / 255, "image_kept": False, "review": None}
+    values = vars(decision) | {"probability": 230 / 255, "image_kept": False, "review": None}
     values |= {"sha256": hashlib.sha256(data).hexdigest(), "model_fingerprint": "f" * 64}
     assert {name: case[name] for name in values} == values
     with closing(Store.open(sqlite_place)) as other:

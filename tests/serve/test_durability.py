@@ -22,7 +22,7 @@ from services import standin_at
 from standin import Calibrated, picture
 from waiting import until
 
-from misgiving.serve.records import CaseQuery, standing
+from misgiving.serve.case import CaseQuery, standing
 from misgiving.serve.store import Store
 
 CLIENTS = 8

@@ -14,13 +14,14 @@ from standin import picture
 from waiting import until
 
 MULTIPART = "multipart/form-data; boundary=xyz"
-LIMITS = {"max_bytes": 100_000, "max_files": 4, "timeout": 1.0, "idle_seconds": 1.0}
+LIMITS = {"max_bytes": 100_000, "max_files": 4, "timeout": 1.0}
 
 
 @pytest.fixture(scope="module")
 def where(tmp_path_factory):
     place = tmp_path_factory.mktemp("limits") / "cases.sqlite"
     with standin_at(str(place), **LIMITS) as (_, where):
+        until(lambda: ask(where, "GET", "/health")[0] == 200)  # a process that decodes has started
         yield where
 
 
@@ -38,14 +39,6 @@ def part(data, name="a.png", field="files"):
 
 def multipart(*parts):
     return b"".join(parts) + b"--xyz--\r\n"
-
-
-def is_closed(connection, data=b"a"):
-    try:
-        connection.sendall(data)
-    except OSError:
-        return True
-    return False
 
 
 def post(where, body, kind=MULTIPART):
@@ -123,14 +116,6 @@ def test_a_body_that_comes_too_slowly_or_is_endless_is_cut_off(where):
     assert b"100000 bytes" in unknown
 
 
-@pytest.mark.usefixtures("nothing_stored")
-def test_a_client_that_sends_without_end_and_never_reads_is_cut_off(where):
-    with socket.create_connection(where, timeout=60) as connection:
-        connection.sendall(CHUNKED)
-        until(lambda: is_closed(connection, CHUNK))  # until then it is read and dropped
-    assert ask(where, "GET", "/health")[0] == 200
-
-
 def test_an_endless_head_is_refused(where):
     for start, piece in (
         (GET + b"X: ", b"x" * 65536),
@@ -140,9 +125,6 @@ def test_an_endless_head_is_refused(where):
         answer = raw(where, start, *[piece] * 40, pause=0.02)
         assert answer.startswith(b"HTTP/1.1 400 ")
     assert b" 200 " not in raw(where, CHUNKED + b"0\r\nX: ", b"x" * 200_000)  # lines after a body
-    for length, status in (65_000, b"200"), (330_000, b"400"):
-        request = GET + b"X: " + b"x" * length + b"\r\nConnection: close\r\n\r\n"
-        assert raw(where, request).startswith(b"HTTP/1.1 " + status)
 
 
 @pytest.mark.usefixtures("nothing_stored")

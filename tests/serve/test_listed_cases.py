@@ -9,10 +9,10 @@ from standin import Standin, picture
 from misgiving.csv_tables import write_csv
 from misgiving.errors import DataError
 from misgiving.evaluation.suspect_labels import SUSPECTS_FILE, SuspectLabel
+from misgiving.serve.case import CaseQuery
 from misgiving.serve.listed_cases import add_listed_cases, read_review_list
-from misgiving.serve.records import CaseQuery
 from misgiving.serve.service import Service
-from misgiving.serve.settings import Settings
+from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 
 LEVELS = {"light": 0.9, "dark": 0.05, "doubtful": 0.4}
@@ -38,7 +38,7 @@ def started(sqlite_place):
 
     def start(**settings):
         store = Store.open(sqlite_place)
-        made.append(Service(Standin(), store, Settings(threads=1, **settings)))
+        made.append(Service(Standin(), store, ServiceSettings(threads=1, **settings)))
         return made[-1]
 
     yield start
@@ -57,7 +57,7 @@ def in_order(service):
 def test_listed_images_are_cases_with_place_and_remark_in_the_order_of_the_list(
     started, suspects, monkeypatch
 ):
-    monkeypatch.setattr("misgiving.serve.listed_cases.BATCH_SIZE", 2)
+    monkeypatch.setattr("misgiving.serve.listed_cases.IMAGES_AT_ONCE", 2)
     service, steps = started(), []
     assert add(service, suspects, lambda *step: steps.append(step)) == []
     assert steps == [(2, 3), (3, 3)]

@@ -165,7 +165,7 @@ def test_health_and_drift_wait_for_no_thread_of_another_request(serving, sqlite_
 def test_requests_decisions_and_drift_are_counted_and_logged_without_names(
     serving, logged, monkeypatch
 ):
-    monkeypatch.setattr("misgiving.serve.drift_tracker.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("misgiving.serve.monitor.PAUSE_SECONDS", 0.01)
     client = serving(Calibrated(), linger=600.0, batch_size=41)
     green = [picture(colour=(0, 255, number)) for number in range(40)]
     pictures = [picture(0.1), *green, b"no image"]

@@ -12,7 +12,7 @@ from standin import START, case, review
 
 from misgiving.errors import DataError, UsageError
 from misgiving.serve import database as database_module
-from misgiving.serve.records import CaseQuery
+from misgiving.serve.case import CaseQuery
 from misgiving.serve.store import Store
 
 

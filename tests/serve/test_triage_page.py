@@ -25,7 +25,7 @@ from triage import (
 )
 
 from misgiving.deferral.targets import Targets
-from misgiving.serve.records import CaseQuery
+from misgiving.serve.case import CaseQuery
 
 pytestmark = needs_chromium
 

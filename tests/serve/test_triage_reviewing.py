@@ -14,7 +14,7 @@ from triage import (
     wait_for_image,
 )
 
-from misgiving.serve.records import CaseQuery
+from misgiving.serve.case import CaseQuery
 
 pytestmark = needs_chromium
 

@@ -13,13 +13,13 @@ from cyclopts.validators import Number
 from misgiving.cli.options import Fields, File, OpinionOfRun, Values, check_options, command
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
 from misgiving.cli.sources import named_places
-from misgiving.serve.settings import Settings
+from misgiving.serve.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from misgiving.bundle.bundle import Bundle
 
 KEY = "MISGIVING_API_KEY"
-LIMITS = (
+SERVICE_OPTIONS = (
     *("max_bytes", "max_pixels", "formats", "max_files", "queue", "timeout", "threads"),
     *("keep_images", "audit_share", "audit_days", "after_alarm", "look_again"),
 )
@@ -30,7 +30,7 @@ def serve(
     model: Path,
     /,
     *,
-    settings: Annotated[Values, Fields(Settings, LIMITS)],
+    settings: Annotated[Values, Fields(ServiceSettings, SERVICE_OPTIONS)],
     host: str = "127.0.0.1",
     port: Annotated[int, Parameter(validator=Number(gte=0, lte=65535))] = 8000,
     store: Annotated[str | None, Parameter(env_var="MISGIVING_STORE")] = None,
@@ -57,14 +57,15 @@ def serve(
             decision of a blind case before its reviewer has answered.
     """
     from misgiving.serve.app import create_app
+    from misgiving.serve.authentication import read_key, read_reviewer_keys
     from misgiving.serve.database import shown
     from misgiving.serve.listed_cases import add_listed_cases, read_review_list
-    from misgiving.serve.server import address, listen, read_key, read_reviewer_keys, run
-    from misgiving.serve.service import ImageFiles
+    from misgiving.serve.server import address, listen, run
+    from misgiving.serve.service import KeptImages
     from misgiving.serve.store import Store
     from misgiving.training.allocator import return_freed_memory
 
-    limits = Settings(
+    limits = ServiceSettings(
         **settings,
         api_key=read_key(api_key_file, os.environ.get(KEY)),
         reviewer_keys=read_reviewer_keys(reviewer_keys_file),
@@ -78,7 +79,7 @@ def serve(
     ):
         return_freed_memory()  # before there are threads
         if limits.keep_images is not None:
-            ImageFiles(limits.keep_images).check(1)
+            KeptImages(limits.keep_images).check(1)
         app = create_app(bundle, Store.open(location), limits)
         if rows:
             with progress_bars() as progress:

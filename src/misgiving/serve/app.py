@@ -18,25 +18,27 @@ from starlette.requests import ClientDisconnect
 
 from misgiving.bundle.bundle import Bundle
 from misgiving.errors import ExplainedError
+from misgiving.serve.authentication import Authentication
 from misgiving.serve.middleware import (
-    GRACE_SECONDS,
-    Authentication,
-    RequestLimits,
+    BodyLimit,
     RequestLog,
-    SendDeadline,
+    SecurityHeaders,
+    Timeout,
+    Turns,
     route_of,
 )
 from misgiving.serve.problems import ProblemError, documented, problem_of
 from misgiving.serve.routes import cases, decisions
 from misgiving.serve.routes import model as model_routes
 from misgiving.serve.service import Service
-from misgiving.serve.settings import Settings
+from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 
 DESCRIPTION = """Decides about images: accept, defer to a person, or out-of-distribution (ood).
 
 Problems follow RFC 9457; their `detail` says how to fix them.
 """
+GRACE_SECONDS = 5.0  # beyond the limit of a request, so that its own message comes first
 THREADS = 8  # that read the database; more of them keep the interpreter from the event loop
 HANDLED = (
     ProblemError,
@@ -53,7 +55,7 @@ SCHEMES = [
 """They describe the key in /openapi.json; `Authentication` checks it."""
 
 
-def create_app(model: Bundle, store: Store, settings: Settings) -> FastAPI:
+def create_app(model: Bundle, store: Store, settings: ServiceSettings) -> FastAPI:
     """Create the service as an ASGI application, which closes the store at its end.
 
     Args:
@@ -85,10 +87,12 @@ def create_app(model: Bundle, store: Store, settings: Settings) -> FastAPI:
     app.add_api_route("/", _page, include_in_schema=False, response_class=HTMLResponse)
     app.mount("/page", StaticFiles(packages=[("misgiving.serve", "page")]))
     # A request passes them from the last to the first.
-    app.add_middleware(SendDeadline, seconds=settings.timeout + GRACE_SECONDS)
+    app.add_middleware(Timeout, seconds=settings.timeout + GRACE_SECONDS)
     app.add_middleware(Authentication, settings=settings)
-    app.add_middleware(RequestLimits, seconds=settings.timeout)
+    app.add_middleware(Turns)
+    app.add_middleware(BodyLimit)
     app.add_middleware(RequestLog, metrics=service.metrics)
+    app.add_middleware(SecurityHeaders)
     return app
 
 

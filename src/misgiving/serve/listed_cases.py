@@ -13,8 +13,8 @@ from misgiving.serve.problems import ImageNotStoredError, storage_reason
 from misgiving.serve.routes.decisions import clean_name
 from misgiving.serve.service import Service
 
-BATCH_SIZE = 16  # images that are decided on at a time
-REMEDY = (
+IMAGES_AT_ONCE = 16
+LIST_REMEDY = (
     "give a CSV file that `misgiving data check` or `predict` wrote, and run from the folder in "
     "which it was made"
 )
@@ -29,13 +29,16 @@ def read_review_list(path: Path) -> list[Row]:
     Raises:
         DataError: The file is missing or damaged, names no images, or an image does not exist.
     """
-    with explain_damage(path, remedy=REMEDY), path.open(encoding="utf-8-sig", newline="") as file:
+    with (
+        explain_damage(path, remedy=LIST_REMEDY),
+        path.open(encoding="utf-8-sig", newline="") as file,
+    ):
         header, *lines = [cells for _, cells in csv_rows(file) if cells]
         rows = [dict(zip(header, cells, strict=False)) for cells in lines]
         missing = [row["path"] for row in rows if not Path(row["path"]).is_file()]
     if missing or not rows:
         reason = f"{missing[0]!r} is not a file" if missing else "has no rows"
-        raise DataError(f"{path}: {reason}; {REMEDY}")
+        raise DataError(f"{path}: {reason}; {LIST_REMEDY}")
     return rows
 
 
@@ -74,8 +77,8 @@ async def _add(
 ) -> list[BadImage]:
     places, bad = range(len(rows), 0, -1), list[BadImage | None]()
     try:
-        for start in range(0, len(places), BATCH_SIZE):
-            batch = places[start : start + BATCH_SIZE]
+        for start in range(0, len(places), IMAGES_AT_ONCE):
+            batch = places[start : start + IMAGES_AT_ONCE]
             bad += await asyncio.gather(*(_add_image(service, rows[n - 1], n) for n in batch))
             on_image(start + len(batch), len(rows))
     finally:

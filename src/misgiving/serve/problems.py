@@ -19,12 +19,14 @@ log = logging.getLogger("misgiving.serve")
 
 Responses = dict[int | str, dict[str, Any]]
 
+BINARY = {"type": "string", "format": "binary"}
+
 MEDIA_TYPE = "application/problem+json"
 STORE_FAILED = "the database is not available; nothing was stored, send the request again later"
 IMAGES_FAILED = "the image cannot be stored, so no case was kept; check the folder keep_images"
 UNEXPECTED = "internal error; the log of the service shows where. Please report it"
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+SECONDS_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
@@ -38,12 +40,12 @@ class Metrics:
         route = ("method", "path")
         self.requests = counter("requests", "Requests by route and status.", (*route, "status"))
         self.request_seconds = histogram(
-            "request_seconds", "From request to end of response.", route, buckets=SECONDS
+            "request_seconds", "From request to end of response.", route, buckets=SECONDS_BUCKETS
         )
         self.decisions = counter("decisions", "Images that were sent, by decision.", ("decision",))
         self.refused_images = counter("refused_images", "Files that could not be read.")
         self.failures = counter("failures", "Failures of store, images or other.", ("part",))
-        self.batch_sizes = histogram("batch_images", "Images in one batch.", buckets=SIZES)
+        self.batch_sizes = histogram("batch_images", "Images in one batch.", buckets=SIZE_BUCKETS)
         self.waiting = gauge("waiting_images", "Images in the queue.")
         self.held_bytes = gauge("held_bytes", "Bytes of requests in progress.")
         self.audit_alarm = gauge("audit_alarm", "1 since an alarm of the audits, else 0.")

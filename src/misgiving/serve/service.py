@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import Depends, Query, Request
@@ -25,20 +25,23 @@ from misgiving.bundle.bundle import Bundle, SquareInputs
 from misgiving.deferral.decisions import Decision
 from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.files import whole_file
-from misgiving.serve.audits import Audits
-from misgiving.serve.drift_tracker import DriftTracker
-from misgiving.serve.middleware import READER
+from misgiving.serve.audit_draw import AuditDraw
+from misgiving.serve.authentication import READER_SCOPE
+from misgiving.serve.batcher import Batcher
+from misgiving.serve.case import ANY_READER, READER_NAME, Case, StorableText
+from misgiving.serve.decoders import Decoders
+from misgiving.serve.monitor import Monitor
 from misgiving.serve.problems import ImageNotStoredError, Metrics, problem_of
-from misgiving.serve.records import ANY_READER, READER_NAME, Case, StorableText
-from misgiving.serve.settings import Settings
+from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
-from misgiving.serve.workers import Batcher, Decoders
 
 COMMIT_SIZE = 256  # cases in one transaction
 COMMIT_LINGER = 0.002  # seconds that a first case waits for others
 CHECK_SECONDS = 5.0
 CHECK_VALID_SECONDS = 3.0  # for which a good result holds, because anyone may ask
 CLOSING_SECONDS = 1.0  # in which all threads end, unless one hangs
+
+AnyDecision = TypeVar("AnyDecision", bound=Decision)
 
 
 @contextmanager
@@ -50,7 +53,7 @@ def _image_failures() -> Iterator[None]:
         raise ImageNotStoredError from failure
 
 
-class ImageFiles:
+class KeptImages:
     """Image files named by the hash of their content, never by the name that the sender gave."""
 
     def __init__(self, folder: Path) -> None:
@@ -106,23 +109,23 @@ def _call(works: Sequence[Callable[[], Any]]) -> Sequence[Any]:
 class Service:
     """The model, the store, and the threads between them."""
 
-    def __init__(self, model: Bundle, store: Store, settings: Settings) -> None:
+    def __init__(self, model: Bundle, store: Store, settings: ServiceSettings) -> None:
         self.model, self.store, self.settings = model, store, settings
         self.metrics = Metrics()
-        self.policy_fingerprint, self.drift, self.audits = None, None, None
+        self.policy_fingerprint, self.monitor, self.audit_draw = None, None, None
         if model.policy is not None:
             self.policy_fingerprint = model.policy.fingerprint
             if row := store.audit(model.policy.fingerprint, settings.audit_share):
-                self.audits = Audits(store, model.policy, settings, row)
-            self.drift = DriftTracker(model.policy, store, self.audits)
-            self.drift.start(partial(problem_of, metrics=self.metrics, path="/drift"))
+                self.audit_draw = AuditDraw(store, row)
+            self.monitor = Monitor(store, model.policy, settings, row)
+            self.monitor.start(partial(problem_of, metrics=self.metrics, path="monitor"))
         elif settings.audit_share is not None:
             raise UsageError(Parameter("audit_share"), " requires a model with a policy")
-        if self.audits is None and (settings.after_alarm == "defer" or settings.look_again):
+        if self.audit_draw is None and (settings.after_alarm == "defer" or settings.look_again):
             names = Parameter("after_alarm"), " and ", Parameter("look_again")
             raise UsageError(*names, " need audits: give ", Parameter("audit_share"), ", too")
         self.recent: OrderedDict[str, SquareInputs] = OrderedDict()  # by the id of the case
-        self.files = None if settings.keep_images is None else ImageFiles(settings.keep_images)
+        self.files = None if settings.keep_images is None else KeptImages(settings.keep_images)
         self._numbers = itertools.count()
         self.decoders = Decoders(model.preprocessings, settings)
         self._file_threads = Batcher("files", _call, threads=settings.threads)
@@ -180,13 +183,11 @@ class Service:
         stored = await self._store_batches.result(case)
         self._keep_recent(stored.id, inputs)
         is_earlier = stored.id != case.id
-        if is_earlier and self.audits is not None:
-            stored = stored.model_copy(update=self.audits.replaced())
         if place is None and not is_earlier:
             self.metrics.decisions.labels(case.decision).inc()
-            if self.drift is not None:
-                self.drift.notice()
-        return stored, is_earlier
+            if self.monitor is not None:
+                self.monitor.notice()
+        return self._after_alarm(stored) if is_earlier else stored, is_earlier
 
     def _case(self, name: str, decision: Decision, sha256: str, **values: Any) -> Case:
         case = Case(
@@ -199,7 +200,7 @@ class Service:
             policy_fingerprint=self.policy_fingerprint,
             **values,
         )
-        return case if self.audits is None or case.place else self.audits.draw(case)
+        return case if self.audit_draw is None or case.place else self.audit_draw.draw(case)
 
     def _keep_recent(self, id: str, inputs: SquareInputs) -> None:
         """Keep model inputs, always of the same sizes, and drop the oldest beyond the limit."""
@@ -251,8 +252,8 @@ class Service:
 
     def close(self) -> None:
         """Finish the work that has started, and close the store."""
-        if self.drift is not None:
-            self.drift.close(CLOSING_SECONDS)
+        if self.monitor is not None:
+            self.monitor.close(CLOSING_SECONDS)
         deadline = time.monotonic() + CLOSING_SECONDS
         batchers = self._model_batches, self._file_threads, self._store_batches, self._check_thread
         for threads in (*batchers, self.saliency_thread):
@@ -262,12 +263,22 @@ class Service:
     def _decide(self, inputs: Sequence[SquareInputs]) -> Sequence[Decision]:
         self.metrics.batch_sizes.observe(len(inputs))
         decisions = self.model.decide_inputs(*map(np.stack, zip(*inputs, strict=True)))
-        return decisions if self.audits is None else [*map(self.audits.decided, decisions)]
+        return [self._after_alarm(decision) for decision in decisions]
+
+    def _after_alarm(self, decision: AnyDecision) -> AnyDecision:
+        """The decision, old or new, deferred if all must be."""
+        changed = {} if self.monitor is None else self.monitor.changed_by_alarm()
+        return decision.model_copy(update=changed) if changed else decision
 
     def _new_id(self) -> str:
         """An id that increases with time, even within a clock tick, and cannot be guessed."""
         microseconds = time.time_ns() // 1000
         return f"{microseconds:014x}{next(self._numbers) % 2**16:04x}{secrets.token_hex(7)}"
+
+
+def client_of(request: Request) -> str:
+    """The address of the client; behind a proxy on this machine, as the proxy forwards it."""
+    return request.client.host if request.client else ""
 
 
 async def _service_of(request: Request) -> Service:
@@ -285,7 +296,7 @@ def reader_of(
     """
     service: Service = request.app.state.service
     everyone = ANY_READER if service.settings.reviewer_keys else ""
-    return str(request.scope.get(READER) or reader.strip() or everyone)
+    return str(request.scope.get(READER_SCOPE) or reader.strip() or everyone)
 
 
 ServiceDep = Annotated[Service, Depends(_service_of)]

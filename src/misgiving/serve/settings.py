@@ -22,7 +22,7 @@ def share_of_one(total: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ServiceSettings:
     """Limits and behaviour of the service.
 
     Attributes:

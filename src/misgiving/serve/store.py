@@ -2,36 +2,41 @@
 
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, get_args
 
 import sqlalchemy as sa
-from sqlalchemy import Connection, Select, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Select, func, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from misgiving.deferral.decisions import Outcome
 from misgiving.errors import DataError, Parameter, UsageError
-from misgiving.serve.database import (
+from misgiving.serve.case import (
+    ANY_READER,
     ARRIVALS,
     AUDITS,
     CASES,
-    METADATA,
+    LISTED,
     PINGS,
     REVIEWS,
-    SORT_KEYS,
-    WRITING,
-    conditions,
-    create_tables,
-    engine_for,
-    folded,
-    is_answered,
-    is_reviewed,
-    shown,
+    STORE_TABLES,
+    Case,
+    CaseQuery,
+    Review,
+    standing,
+    zulu,
 )
-from misgiving.serve.records import ANY_READER, Case, CaseQuery, Review, standing, zulu
+from misgiving.serve.database import WRITING, create_tables, engine_for, shown
 
 PAGE_SIZE = 500
+SORTED_BY = {
+    "expected_error": (CASES.c.expected_error, CASES.c.id),
+    "newest": (CASES.c.id,),
+    "listed": (LISTED, CASES.c.id),
+}
 PAGE_NUMBERS = 50_000  # probabilities, of about 30 bytes each
 IN_PIECES = {"yield_per": 50}  # rows that PostgreSQL's driver holds at a time
 
@@ -54,7 +59,7 @@ class Store:
         store = cls(engine_for(location))
         try:
             with store._writing.begin() as connection:
-                create_tables(connection, METADATA)
+                create_tables(connection, STORE_TABLES)
         except (SQLAlchemyError, DataError) as error:
             store.close()
             raise DataError(
@@ -126,7 +131,7 @@ class Store:
                 later = last.reviewed_at + timedelta(microseconds=1)
                 review = review.model_copy(update={"reviewed_at": later})
             values = {"case_id": id, **review.model_dump(mode="json")}
-            values["folded_reviewer"] = folded(review.reviewer.strip())
+            values["folded_reviewer"] = _folded(review.reviewer.strip())
             connection.execute(insert(REVIEWS).values(values))
             _settle(connection, id)
         return True
@@ -153,9 +158,9 @@ class Store:
         Raises:
             UsageError: The cursor is of another order.
         """
-        keys = SORT_KEYS[query.order]
+        keys = SORTED_BY[query.order]
         sorting = [key.label("sorting") for key in keys[:-1]]  # one, or none
-        selected = select(CASES, *sorting).where(conditions(query))
+        selected = select(CASES, *sorting).where(_conditions(query))
         selected = selected.order_by(*(key.desc() for key in keys))
         if cursor is not None:
             *values, id = cursor.split("_")
@@ -206,8 +211,8 @@ class Store:
 
     def count(self, query: CaseQuery, *, reviewed: bool | None = None) -> int:
         """Number of cases; with `reviewed`, of those of them that are or are not."""
-        part = () if reviewed is None else (is_reviewed(query.reader, reviewed),)
-        return self._count(conditions(query), *part)
+        part = () if reviewed is None else (_is_reviewed(query.reader, reviewed),)
+        return self._count(_conditions(query), *part)
 
     def audited(self, policy_fingerprint: str) -> list[Case]:
         """The audit sample of a policy, oldest first."""
@@ -224,7 +229,7 @@ class Store:
 
     def open_blind(self, before: str) -> int:
         """Number of blind cases that came before this time and that nobody has answered."""
-        return self._count(CASES.c.blind, CASES.c.received < before, ~is_answered(ANY_READER))
+        return self._count(CASES.c.blind, CASES.c.received < before, ~_is_answered(ANY_READER))
 
     def accepted(self, policy_fingerprint: str, since: str) -> int:
         """Number of accepted answers of a policy since this time, without open blind cases."""
@@ -280,7 +285,7 @@ def _row(case: Case) -> dict[str, Any]:
     values = case.model_dump(mode="json", exclude={"review"})  # reviews have their own table
     hidden = ("audited", "blind", "position", "listed_decision", "expected_error")
     values |= {name: getattr(case, name) for name in hidden}
-    return values | {"folded_name": folded(case.name)}
+    return values | {"folded_name": _folded(case.name)}
 
 
 def _settle(connection: Connection, id: str) -> None:
@@ -305,7 +310,7 @@ def _cases(connection: Connection, query: Select[Any], reader: str = "") -> list
 def _with_reviews(connection: Connection, rows: Sequence[Any], reader: str) -> list[Case]:
     blind = {row.id for row in rows if row.blind}
     if blind and reader:
-        answered = select(CASES.c.id).where(CASES.c.id.in_(blind), is_answered(reader))
+        answered = select(CASES.c.id).where(CASES.c.id.in_(blind), _is_answered(reader))
         blind -= set(connection.execute(answered).scalars())
     reviewed = {row.id: row.reviewed or (row.blind and row.id not in blind) for row in rows}
     last = _last_reviews(connection, [id for id, is_reviewed in reviewed.items() if is_reviewed])
@@ -321,3 +326,52 @@ def _last_reviews(connection: Connection, ids: Sequence[str]) -> dict[str, Revie
     last = select(REVIEWS).where(REVIEWS.c.number.in_(numbers.group_by(REVIEWS.c.case_id)))
     rows = connection.execute(last) if ids else ()
     return {row.case_id: Review.model_validate(row._asdict()) for row in rows}
+
+
+def _conditions(query: CaseQuery) -> ColumnElement[bool]:
+    """The conditions as an SQL clause with bound values."""
+    clauses: list[tuple[Any, Callable[[Any], ColumnElement[bool]]]] = [
+        (query.decisions or None, CASES.c.listed_decision.in_),
+        (query.reviewed, partial(_is_reviewed, query.reader)),
+        (query.predicted_class, lambda name: (CASES.c.predicted_class == name) & ~CASES.c.blind),
+        (query.name, _is_named),
+        (query.arrived_after, partial(_is_numbered_after, ARRIVALS)),
+        (query.reviewed_after, partial(_is_reviewed_after, query.reader)),
+    ]
+    return sa.and_(True, *(clause(value) for value, clause in clauses if value is not None))
+
+
+def _folded(name: str) -> str:
+    """A name for searching: in lower case, and letters with accents as one character."""
+    return unicodedata.normalize("NFC", name.casefold())
+
+
+def _is_named(part: str) -> ColumnElement[bool]:
+    matches = CASES.c.folded_name.contains(_folded(part), autoescape=True)
+    return CASES.c.id.in_(select(CASES.c.id).where(matches))
+
+
+def _is_answered(reader: str) -> ColumnElement[bool]:
+    """True for open blind cases that this reader has answered."""
+    answered = select(REVIEWS.c.case_id).where(REVIEWS.c.blind)
+    if reader != ANY_READER:
+        answered = answered.where(REVIEWS.c.folded_reviewer == _folded(reader.strip()))
+    return sa.and_(CASES.c.blind, CASES.c.id.in_(answered))
+
+
+def _is_reviewed(reader: str, reviewed: bool) -> ColumnElement[bool]:
+    """True for cases that are reviewed, or are not; a reader knows of one more than others."""
+    settled = CASES.c.reviewed.is_(reviewed)
+    if not reader:
+        return settled
+    answered = _is_answered(reader)
+    return sa.or_(settled, answered) if reviewed else sa.and_(settled, ~answered)
+
+
+def _is_reviewed_after(reader: str, number: int) -> ColumnElement[bool]:
+    """Blind cases tell nobody else that somebody has answered."""
+    return _is_numbered_after(REVIEWS, number) & (~CASES.c.blind | _is_answered(reader))
+
+
+def _is_numbered_after(table: sa.Table, number: int) -> ColumnElement[bool]:
+    return CASES.c.id.in_(select(table.c.case_id).where(table.c.number > number))

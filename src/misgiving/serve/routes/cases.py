@@ -19,9 +19,8 @@ from misgiving.bundle.bundle import Bundle, SquareInputs
 from misgiving.csv_tables import csv_lines
 from misgiving.deferral.decisions import COLUMNS, Number, Outcome
 from misgiving.errors import UsageError
-from misgiving.serve.middleware import READER, client_of
-from misgiving.serve.problems import ProblemError, content, documented
-from misgiving.serve.records import (
+from misgiving.serve.authentication import READER_SCOPE
+from misgiving.serve.case import (
     BlindCase,
     Case,
     CaseQuery,
@@ -33,19 +32,19 @@ from misgiving.serve.records import (
     classes_against,
     standing,
 )
-from misgiving.serve.service import ReaderDep, Service, ServiceDep, reader_of
+from misgiving.serve.problems import BINARY, ProblemError, content, documented
+from misgiving.serve.service import ReaderDep, Service, ServiceDep, client_of, reader_of
 
-router = APIRouter(tags=["cases"])
+router = APIRouter(
+    tags=["cases"],
+    responses=documented(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
+)
 
 CASE_ID = "^[0-9a-f]{32}$"
 CURSOR = r"^(-?\d+(\.\d+)?(e-\d+)?_)?[0-9a-f]{32}$"
-BAD_QUERY = documented(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
-NO_CASE = {**documented(HTTPStatus.NOT_FOUND), **BAD_QUERY}
+NO_CASE = documented(HTTPStatus.NOT_FOUND)
 BAD_REVIEW = documented(
-    HTTPStatus.BAD_REQUEST,
-    HTTPStatus.REQUEST_TIMEOUT,
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    HTTPStatus.CONFLICT,
+    HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.CONFLICT
 )
 CSV = content("text/csv", {"type": "string"})
 CSV_ROWS = 100  # in one chunk
@@ -55,10 +54,9 @@ REVIEW_COLUMNS = list(Review.model_fields)
 ORIGIN_COLUMNS = ["sha256", "model_fingerprint", "policy_fingerprint"]
 CSV_COLUMNS = [*CASE_COLUMNS, *REVIEW_COLUMNS, *ORIGIN_COLUMNS, *AUDIT_COLUMNS]
 CACHED = {"Cache-Control": "private, max-age=86400"}  # the input of one model never changes
-CELLS = 8  # of a saliency map along each side
+MAP_CELLS = 8  # along each side
 GREY = 128
-BATCH_SIZE = 16  # images at once
-BINARY = {"type": "string", "format": "binary"}
+COVERED_AT_ONCE = 16  # images
 SHOWABLE = {
     b"\xff\xd8\xff": "image/jpeg",
     b"\x89PNG\r\n\x1a\n": "image/png",
@@ -70,7 +68,7 @@ SHOWABLE = {
 }
 """Types by the first bytes of a file."""
 LONGEST_START = max(map(len, SHOWABLE))
-UNKNOWN = "application/octet-stream"
+UNKNOWN_TYPE = "application/octet-stream"
 NO_IMAGE = (
     "this instance does not have the image: it has left the memory, or another instance received "
     "it, and image files are not kept (option keep_images)"
@@ -93,7 +91,7 @@ CaseDep = Annotated[Case, Depends(_case)]
 Stored = TypeVar("Stored")
 
 
-class Cases(BaseModel):
+class CasePage(BaseModel):
     """One page of the worklist."""
 
     cases: list[Case | BlindCase]
@@ -108,7 +106,7 @@ class Cases(BaseModel):
     cursor: str | None = Field(description="For the next page; null: this is the last one.")
 
 
-class Remark(BaseModel, extra="forbid"):
+class NewReview(BaseModel, extra="forbid"):
     """A reviewer's verdict on a case."""
 
     verdict: Verdict
@@ -128,7 +126,7 @@ class Remark(BaseModel, extra="forbid"):
     )
 
     @model_validator(mode="after")
-    def _check_class(self) -> "Remark":
+    def _check_class(self) -> "NewReview":
         if (self.verdict == "override") != (self.chosen_class is not None):
             raise ValueError("give `class` with override, and with no other verdict")
         return self
@@ -153,16 +151,16 @@ class CasePageQuery(CaseQuery):
     )
 
 
-@router.get("/cases", responses=BAD_QUERY)
+@router.get("/cases")
 def list_cases(
     request: Request, service: ServiceDep, query: Annotated[CasePageQuery, Query()]
-) -> Cases:
+) -> CasePage:
     """List the worklist page by page."""
     query = query.model_copy(update={"reader": reader_of(request, query.reader)})
     # Before the page, so that a later query finds what arrives in between.
     last_arrival, last_review = service.store.latest()
     cases, cursor = service.store.page(query, limit=query.limit, cursor=query.cursor)
-    return Cases(
+    return CasePage(
         cases=[*map(_visible, cases)],
         cursor=cursor,
         total=service.store.count(query),
@@ -173,7 +171,7 @@ def list_cases(
     )
 
 
-@router.get("/cases.csv", responses={**CSV, **BAD_QUERY}, response_class=Response)
+@router.get("/cases.csv", responses=CSV, response_class=Response)
 def export_cases(
     request: Request, service: ServiceDep, query: Annotated[CaseQuery, Query()]
 ) -> StreamingResponse:
@@ -191,9 +189,9 @@ def export_audit(service: ServiceDep) -> StreamingResponse:
 
     It ends before the first case that is open: those that are settled sooner are a selection.
     """
-    if service.audits is None:
+    if service.monitor is None or service.audit_draw is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, "the policy has no audits (option audit_share)")
-    return _as_csv(service, "audit.csv", service.audits.sample(), with_paths=True)
+    return _as_csv(service, "audit.csv", service.monitor.sample(), with_paths=True)
 
 
 def _as_csv(
@@ -225,34 +223,34 @@ def get_case(service: ServiceDep, case: CaseDep) -> CaseWithHistory | BlindCase:
 
 @router.post("/cases/{id}/review", responses={**NO_CASE, **BAD_REVIEW})
 def review_case(
-    request: Request, service: ServiceDep, case: CaseDep, remark: Remark
+    request: Request, service: ServiceDep, case: CaseDep, given: NewReview
 ) -> CaseWithHistory:
     """Confirm the model's class, choose another one, or name none; earlier reviews are kept.
 
     A reader who has not answered a blind case chooses a class by `override`; the response has the
     decision.
     """
-    reviewer = str(request.scope.get(READER) or remark.reviewer)
+    reviewer = str(request.scope.get(READER_SCOPE) or given.reviewer)
     case = service.store.cases([case.id], reviewer)[case.id]
-    if case.blind and (remark.verdict == "agree" or not reviewer.strip()):
+    if case.blind and (given.verdict == "agree" or not reviewer.strip()):
         raise UsageError(f"{BLIND}: give `reviewer`, and `class` with override")
-    final_class = case.predicted_class if remark.verdict == "agree" else remark.chosen_class
+    final_class = case.predicted_class if given.verdict == "agree" else given.chosen_class
     if final_class is not None and final_class not in case.probabilities:
         raise UsageError(
             f"unknown class {final_class!r}; choose from {', '.join(case.probabilities)}"
         )
-    agrees = remark.verdict == "override" and final_class == case.predicted_class
-    verdict: Verdict = "agree" if agrees else remark.verdict
+    agrees = given.verdict == "override" and final_class == case.predicted_class
+    verdict: Verdict = "agree" if agrees else given.verdict
     review = Review(
         verdict=verdict,
-        override_reason=remark.override_reason if verdict in ("override", "none") else None,
-        note=remark.note,
+        override_reason=given.override_reason if verdict in ("override", "none") else None,
+        note=given.note,
         reviewer=reviewer,
         final_class=final_class,
         reviewed_at=datetime.now(UTC),
     )
-    check = "seen" in remark.model_fields_set
-    stored = service.store.review(case.id, review, last_seen=remark.seen, check=check)
+    check = "seen" in given.model_fields_set
+    stored = service.store.review(case.id, review, last_seen=given.seen, check=check)
     reviewed = _with_history(service, case)
     if not stored:
         raise _conflict(reviewed.review)
@@ -310,7 +308,7 @@ async def get_thumbnail(request: Request, service: ServiceDep, case: CaseDep) ->
     The image of another model's case is as this model sees it, and must not be cached.
     """
     file = io.BytesIO()
-    inputs = _available(await service.model_inputs(case, client_of(request.scope)))
+    inputs = _available(await service.model_inputs(case, client_of(request)))
     Image.fromarray(inputs[0]).save(file, "JPEG", quality=85)
     headers = CACHED if case.model_fingerprint == service.model.fingerprint else None
     return Response(file.getvalue(), media_type="image/jpeg", headers=headers)
@@ -327,23 +325,20 @@ def get_image(service: ServiceDep, case: CaseDep) -> FileResponse:
     with path.open("rb") as file:
         start = file.read(LONGEST_START)
     # The type as which a browser may show it, whatever the sender said.
-    kind = next((kind for begin, kind in SHOWABLE.items() if start.startswith(begin)), UNKNOWN)
-    disposition = "attachment" if kind == UNKNOWN else "inline"
+    kind = next((kind for begin, kind in SHOWABLE.items() if start.startswith(begin)), UNKNOWN_TYPE)
+    disposition = "attachment" if kind == UNKNOWN_TYPE else "inline"
     headers = {**CACHED, "Content-Disposition": disposition}
     return FileResponse(path, media_type=kind, headers=headers)
 
 
-@router.get(
-    "/cases/{id}/saliency",
-    responses={**NO_CASE, **documented(HTTPStatus.CONFLICT)},
-)
+@router.get("/cases/{id}/saliency", responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT))
 async def get_saliency(request: Request, service: ServiceDep, case: CaseDep) -> Saliency:
     """Compute the parts of the image that the predicted class depends on."""
     if case.blind:
         raise ProblemError(HTTPStatus.CONFLICT, BLIND)
     if case.model_fingerprint != service.model.fingerprint:
         raise ProblemError(HTTPStatus.CONFLICT, OTHER_MODEL)
-    inputs = _available(await service.model_inputs(case, client_of(request.scope)))
+    inputs = _available(await service.model_inputs(case, client_of(request)))
     compute = partial(_saliency, service.model, case.predicted_class, inputs)
     saliency: Saliency = await service.saliency_thread.result(compute)
     return saliency
@@ -361,18 +356,18 @@ def _saliency(model: Bundle, name: str, squares: SquareInputs) -> Saliency:
     The patch is twice as wide as a cell, so that patches overlap and borders are covered (Zeiler
     and Fergus, 2014). Negative where the class becomes more probable.
     """
-    inputs = [np.repeat(square[None], CELLS**2 + 1, axis=0) for square in squares]
+    inputs = [np.repeat(square[None], MAP_CELLS**2 + 1, axis=0) for square in squares]
     for images in inputs:
-        edges = (np.arange(CELLS)[:, None] + [-0.5, 1.5]) * images.shape[1] / CELLS
+        edges = (np.arange(MAP_CELLS)[:, None] + [-0.5, 1.5]) * images.shape[1] / MAP_CELLS
         spans = [slice(max(0, round(start)), round(end)) for start, end in edges.tolist()]
         # the last stays whole
         for covered, (rows, columns) in zip(images, product(spans, spans), strict=False):
             covered[rows, columns] = GREY
     decisions = chain.from_iterable(
-        model.decide_inputs(*(images[start : start + BATCH_SIZE] for images in inputs))
-        for start in range(0, CELLS**2 + 1, BATCH_SIZE)
+        model.decide_inputs(*(images[start : start + COVERED_AT_ONCE] for images in inputs))
+        for start in range(0, MAP_CELLS**2 + 1, COVERED_AT_ONCE)
     )
     of_images = [decision.probabilities[name] for decision in decisions]
     probabilities = np.array(of_images, dtype=np.float64)
-    drops = (probabilities[-1] - probabilities[:-1]).reshape(CELLS, CELLS)
+    drops = (probabilities[-1] - probabilities[:-1]).reshape(MAP_CELLS, MAP_CELLS)
     return Saliency(predicted_class=name, probability=of_images[-1], drops=drops.tolist())

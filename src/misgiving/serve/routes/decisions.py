@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from python_multipart.multipart import parse_options_header
@@ -18,35 +18,24 @@ from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from misgiving.errors import DataError
-from misgiving.serve.middleware import client_of
-from misgiving.serve.problems import Metrics, Problem, ProblemError, documented, problem_of
-from misgiving.serve.records import Case
-from misgiving.serve.service import Service
-from misgiving.serve.settings import Settings, share_of_one
+from misgiving.serve.case import Case
+from misgiving.serve.problems import BINARY, Metrics, Problem, ProblemError, documented, problem_of
+from misgiving.serve.service import Service, client_of
+from misgiving.serve.settings import ServiceSettings, share_of_one
 
 router = APIRouter(tags=["decisions"])
 log = logging.getLogger("misgiving.serve")
 
-BINARY = {"type": "string", "format": "binary"}
-FILES = {
+FILES_SCHEMA = {
     "type": "object",
     "properties": {"files": {"type": "array", "items": BINARY, "minItems": 1}},
     "required": ["files"],
 }
-NAME = {
-    **{"name": "name", "in": "query", "schema": {"type": "string", "default": ""}},
-    "description": "Name of an image that is the body itself.",
-}
-GROUP = {
-    **{"name": "group", "in": "query", "schema": {"type": "string"}},
-    "description": "Lesion or patient that the images of this request show.",
-}
-REQUEST: dict[str, Any] = {
-    "parameters": [NAME, GROUP],
+UPLOAD: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "multipart/form-data": {"schema": FILES},
+            "multipart/form-data": {"schema": FILES_SCHEMA},
             "image/*": {"schema": BINARY},
             "application/octet-stream": {"schema": BINARY},
         },
@@ -56,7 +45,7 @@ REQUEST: dict[str, Any] = {
 # Line ends among others, and NUL, which databases refuse
 CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029]")
 RAW = (b"image/", b"application/octet-stream")
-MAX_NAME = 255  # characters
+MAX_NAME_LENGTH = 255  # characters
 ACCEPTED = (
     "send multipart/form-data with image files, or one image as image/* or application/octet-stream"
 )
@@ -65,7 +54,7 @@ Decide = Callable[[str, bytes], Awaitable[tuple[Case, bool]]]
 Upload = tuple[str, bytes]  # name and content of a file
 
 
-class Result(BaseModel):
+class UploadResult(BaseModel):
     """A case or a problem for one file."""
 
     index: int = Field(description="Position of the file in the request, from 0.")
@@ -77,16 +66,16 @@ class Result(BaseModel):
     problem: Problem | None = None
 
 
-class Results(BaseModel):
+class UploadResults(BaseModel):
     """One result for each file, in the order of the request."""
 
-    results: list[Result]
+    results: list[UploadResult]
 
 
 @router.post(
     "/decisions",
-    openapi_extra=REQUEST,
-    response_model=Results,
+    openapi_extra=UPLOAD,
+    response_model=UploadResults,
     responses=documented(
         HTTPStatus.REQUEST_TIMEOUT,
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -96,7 +85,11 @@ class Results(BaseModel):
         HTTPStatus.SERVICE_UNAVAILABLE,
     ),
 )
-async def decide(request: Request) -> Response:
+async def decide(
+    request: Request,
+    name: Annotated[str, Query(description="Name of an image that is the body itself.")] = "",
+    group: Annotated[str, Query(description="Lesion or patient that the images show.")] = "",
+) -> Response:
     """Decide about one or more images.
 
     Each file becomes a case or a problem; a problem with one file does not affect the others. If no
@@ -107,29 +100,28 @@ async def decide(request: Request) -> Response:
     service: Service = request.app.state.service
     admission: Admission = request.app.state.admission
     deadline = asyncio.get_running_loop().time() + service.settings.timeout
-    client = client_of(request.scope)
+    client = client_of(request)
     with admission.request(client) as take:
         try:
             async with asyncio.timeout_at(deadline):
-                uploads = await read_uploads(request, take, service.settings)
+                uploads = await read_uploads(request, name, take, service.settings)
         except TimeoutError as error:
             raise ProblemError(
                 HTTPStatus.REQUEST_TIMEOUT,
                 f"the body did not arrive within {service.settings.timeout:g} seconds; send fewer "
                 "files at once",
             ) from error
-        group = clean_name(request.query_params.get("group", ""), "") or None
-        decide = partial(service.decide, client=client, group=group)
+        decide = partial(service.decide, client=client, group=clean_name(group, "") or None)
         files = [_result(n, upload, service, decide, deadline) for n, upload in enumerate(uploads)]
         results = await asyncio.gather(*files) if len(files) > 1 else [await files[0]]
     if all(result.case is None for result in results):
         raise _most_serious(results)
-    return Response(Results(results=results).model_dump_json(), media_type="application/json")
+    return Response(UploadResults(results=results).model_dump_json(), media_type="application/json")
 
 
 async def _result(
     index: int, upload: Upload, service: Service, decide: Decide, deadline: float
-) -> Result:
+) -> UploadResult:
     """The case of a file, or a problem, which does not affect the other files."""
     name, data = upload
     try:
@@ -145,12 +137,12 @@ async def _result(
                 "later, or with fewer files",
             )
         problem = problem_of(failure, service.metrics, path="/decisions").problem
-        return Result(index=index, name=name, problem=problem)
+        return UploadResult(index=index, name=name, problem=problem)
     log.info("case", extra={"fields": {"case": case.id, "decision": case.decision}})
-    return Result(index=index, name=name, case=case, known=is_earlier)
+    return UploadResult(index=index, name=name, case=case, known=is_earlier)
 
 
-def _most_serious(results: Sequence[Result]) -> ProblemError:
+def _most_serious(results: Sequence[UploadResult]) -> ProblemError:
     """The problem of a request without any case: 503 before 500, and both before 422."""
     problems = [result.problem for result in results if result.problem]
     worst = max(problems, key=lambda problem: problem.status)
@@ -167,7 +159,7 @@ def _most_serious(results: Sequence[Result]) -> ProblemError:
 class Admission:
     """Counts queued images and the bytes of requests in progress; for the event loop's thread."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
         self._queue, self._memory = settings.queue, settings.max_held_bytes
         self._images, self._held_bytes = Counter[str](), Counter[str]()  # by client
         metrics.waiting.set_function(self._images.total)
@@ -209,8 +201,10 @@ def _too_busy(reason: str) -> ProblemError:
     )
 
 
-async def read_uploads(request: Request, take: Take, settings: Settings) -> list[Upload]:
-    """Read all files of a request.
+async def read_uploads(
+    request: Request, name: str, take: Take, settings: ServiceSettings
+) -> list[Upload]:
+    """Read all files of a request; `name` is that of an image that is the body itself.
 
     Raises:
         ProblemError: The body is of another type, malformed or too large, or the queue is full.
@@ -221,7 +215,7 @@ async def read_uploads(request: Request, take: Take, settings: Settings) -> list
         uploads = await _read_form(request.headers, _body(request, take, limit), settings)
     elif kind.startswith(RAW):
         chunks = [chunk async for chunk in _body(request, take, settings.max_bytes)]
-        uploads = [(clean_name(request.query_params.get("name", "")), b"".join(chunks))]
+        uploads = [(clean_name(name), b"".join(chunks))]
     else:
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, ACCEPTED)
     take(images=len(uploads))  # only now: a body that never comes takes nobody's place
@@ -242,7 +236,7 @@ async def _body(request: Request, take: Take, limit: int) -> AsyncGenerator[byte
 
 
 async def _read_form(
-    headers: Headers, body: AsyncGenerator[bytes], settings: Settings
+    headers: Headers, body: AsyncGenerator[bytes], settings: ServiceSettings
 ) -> list[Upload]:
     parser = MultiPartParser(headers, body, max_files=settings.max_files, max_fields=0)
     parser.spool_max_size = settings.max_held_bytes  # in memory, which is counted
@@ -262,7 +256,7 @@ async def _read_form(
 
 def clean_name(name: str, otherwise: str = "image") -> str:
     """Remove control characters from a file name, and shorten it to the usual limit."""
-    return CONTROL.sub("\ufffd", name)[:MAX_NAME] or otherwise
+    return CONTROL.sub("\ufffd", name)[:MAX_NAME_LENGTH] or otherwise
 
 
 def _too_large(limit: int) -> ProblemError:

@@ -16,23 +16,22 @@ from misgiving.deferral.decisions import Number
 from misgiving.deferral.policy import Policy
 from misgiving.errors import DataError
 from misgiving.report.rendering import lines
-from misgiving.serve.audits import EVIDENCE, Audit
-from misgiving.serve.drift_tracker import Drift
-from misgiving.serve.middleware import READER
+from misgiving.serve.authentication import READER_SCOPE
+from misgiving.serve.monitor import HIDDEN, Audit, Drift
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.service import ReaderDep, ServiceDep
 
 router, without_key = APIRouter(), APIRouter()
 
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
-PACKAGES = ("misgiving", "numpy", "onnxruntime", "pillow", "fastapi", "sqlalchemy")
+SHOWN_PACKAGES = ("misgiving", "numpy", "onnxruntime", "pillow", "fastapi", "sqlalchemy")
 NOTICE = (
     "For research, and for experts who check every decision. Not a medical device; not for "
     "diagnosis."
 )
-LIMITS = ("max_bytes", "max_pixels", "max_files", "queue", "timeout")
+SHOWN_LIMITS = ("max_bytes", "max_pixels", "max_files", "queue", "timeout")
 BAD_READER = documented(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
-NO_POLICY = "this model has no policy; run `misgiving calibrate` and export the model again"
+CALIBRATE_FIRST = "this model has no policy; run `misgiving calibrate` and export the model again"
 
 
 class ModelDescription(BaseModel):
@@ -55,7 +54,7 @@ class ModelDescription(BaseModel):
     notice: str
 
 
-class OperatingPoint(BaseModel):
+class CalibrationPoint(BaseModel):
     """Coverage and error on the calibration cases at one threshold."""
 
     threshold: Number = Field(description="Lowest accepted score; null: no threshold.")
@@ -95,7 +94,7 @@ class Calibration(BaseModel):
     )
     confidence: float | None = None
     cases: int = 0
-    operating_points: list[OperatingPoint] = Field(default=[], description="Strictest first.")
+    operating_points: list[CalibrationPoint] = Field(default=[], description="Strictest first.")
     policy: SavedPolicy | None = None
     command: str | None = Field(
         default=None, description="Calibrates; replace {max_error} by the target."
@@ -106,7 +105,9 @@ class Calibration(BaseModel):
 def _versions() -> dict[str, str]:
     # another distribution may provide a package, such as onnxruntime-gpu
     installed = {package.name.lower() for package in importlib.metadata.distributions()}
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
+    versions = {
+        name: importlib.metadata.version(name) for name in SHOWN_PACKAGES if name in installed
+    }
     return {"python": platform.python_version(), **versions}
 
 
@@ -121,11 +122,11 @@ async def describe_model(request: Request, service: ServiceDep) -> ModelDescript
         policy=None if model.policy is None else model.card["targets"],
         card=dict(model.card),
         versions=_versions(),
-        limits={name: getattr(service.settings, name) for name in LIMITS},
+        limits={name: getattr(service.settings, name) for name in SHOWN_LIMITS},
         keeps_images=service.files is not None,
-        audits=service.audits is not None,
+        audits=service.audit_draw is not None,
         look_again=service.settings.look_again,
-        reader=request.scope.get(READER),
+        reader=request.scope.get(READER_SCOPE),
         notice=NOTICE,
     )
 
@@ -135,13 +136,14 @@ def list_operating_points(service: ServiceDep) -> Calibration:
     """List coverage and error at every operating point, with simultaneous bounds."""
     policy = service.model.policy
     if policy is None:
-        return Calibration(unavailable=NO_POLICY)
+        return Calibration(unavailable=CALIBRATE_FIRST)
     certificate, targets = policy.certificate, policy.certificate.targets
     return Calibration(
         confidence=targets.confidence,
         cases=certificate.cases,
         operating_points=[
-            OperatingPoint.model_validate(point._asdict()) for point in certificate.operating_points
+            CalibrationPoint.model_validate(point._asdict())
+            for point in certificate.operating_points
         ],
         policy=SavedPolicy(
             max_error=targets.max_error,
@@ -182,9 +184,9 @@ async def check_health(service: ServiceDep) -> dict[Literal["status"], Literal["
 )
 async def get_metrics(service: ServiceDep) -> Response:
     """Get the metrics in Prometheus' text format."""
-    service.metrics.audit_alarm.set(service.audits is not None and service.audits.alarm)
-    if service.drift is not None:
-        drift = service.drift.latest
+    if service.monitor is not None:
+        drift = service.monitor.drift
+        service.metrics.audit_alarm.set(service.monitor.audit_alarm)
         service.metrics.drift_alarm.set(drift.alarm)
         service.metrics.drift_cases.set(drift.cases)
         for test in drift.tests:
@@ -195,17 +197,19 @@ async def get_metrics(service: ServiceDep) -> Response:
 @router.get("/drift", tags=["monitoring"])
 async def get_drift(service: ServiceDep) -> Drift:
     """Get the drift tests, which are updated a few seconds after a case and may always be read."""
-    return Drift(summary=NO_POLICY) if service.drift is None else service.drift.latest
+    return Drift(summary=CALIBRATE_FIRST) if service.monitor is None else service.monitor.drift
 
 
 @router.get("/audit", tags=["monitoring"], responses=BAD_READER)
 def get_audit(request: Request, service: ServiceDep, reader: ReaderDep) -> Audit | None:
     """Get what audits say of the accepted answers; null: the policy has none."""
-    if service.audits is None:
+    monitor = service.monitor
+    audit = None if monitor is None else monitor.audit()
+    if monitor is None or audit is None:
         return None
-    hidden = dict.fromkeys(EVIDENCE if READER in request.scope else ())
-    values = hidden | {"found_wrong": service.audits.found_wrong(reader)}
-    return service.audits.report().model_copy(update=values)
+    hidden = dict.fromkeys(HIDDEN if READER_SCOPE in request.scope else ())
+    values = hidden | {"found_wrong": monitor.found_wrong(reader)}
+    return audit.model_copy(update=values)
 
 
 def command(policy: Policy, *, of_graph: bool = False) -> str:

@@ -9,15 +9,18 @@ from waiting import until
 from misgiving.deferral.drift import DriftMonitor
 from misgiving.deferral.expected_performance import expected_errors
 from misgiving.report.rendering import lines
-from misgiving.serve.audits import DEFERRED
-from misgiving.serve.drift_tracker import DriftTracker
+from misgiving.serve.monitor import DEFERRED_BY_ALARM, Monitor
+from misgiving.serve.settings import ServiceSettings
 
-FINGERPRINT = made_policy().fingerprint
+POLICY = made_policy().policy_
 
 
 def a_case(number, *, score=0.8, likeness=-100.0, **values):
     accepted = score is not None and score > 0.85
-    fixed = {"policy_fingerprint": FINGERPRINT, "decision": "accept" if accepted else "defer"}
+    fixed = {
+        "policy_fingerprint": POLICY.fingerprint,
+        "decision": "accept" if accepted else "defer",
+    }
     numbers = {
         "acceptance_score": score,
         "error_probability": None if score is None else 1 - score,
@@ -34,7 +37,7 @@ def drawn(count):
 
 def described(cases):
     """The tests of a monitor that gets these cases in order, as the service answers."""
-    monitor = DriftMonitor(made_policy().certificate_)
+    monitor = DriftMonitor(POLICY.certificate)
     for row in cases:
         monitor.update(
             score=math.nan if row.acceptance_score is None else row.acceptance_score,
@@ -55,27 +58,29 @@ def described(cases):
 
 
 def test_what_the_audits_deferred_is_not_tested(store):
-    deferred = [a_case(n, score=0.9, decision="defer", reason=DEFERRED) for n in range(40, 80)]
+    deferred = [
+        a_case(n, score=0.9, decision="defer", reason=DEFERRED_BY_ALARM) for n in range(40, 80)
+    ]
     store.add([*drawn(40), *deferred])
-    drift = DriftTracker(made_policy(), store).update()
+    drift = Monitor(store, POLICY, ServiceSettings()).update_drift()
     assert (drift.cases, drift.alarm) == (40, False)
 
 
-def test_the_tracker_agrees_with_a_monitor_of_the_cases_in_order_of_arrival(store, monkeypatch):
+def test_drift_agrees_with_tests_of_the_cases_in_order_of_arrival(store, monkeypatch):
     """Also where the clock of a machine is late, after a restart, and in portions."""
-    monkeypatch.setattr("misgiving.serve.drift_tracker.MAX_CASES", 50)
+    monkeypatch.setattr("misgiving.serve.monitor.MAX_CASES", 50)
     unusual = (a_case(number, likeness=-1000.0) for number in range(50, 120))
     mute = (a_case(number, score=None, likeness=None) for number in range(120, 150))
     cases = [*drawn(40)[::-1], *unusual, *mute]
-    watch = DriftTracker(made_policy(), store)
+    watch = Monitor(store, POLICY, ServiceSettings())
     store.add(cases[:25])
-    assert watch.update().complete
+    assert watch.update_drift().complete
     store.add(cases[25:])
-    for tracker, portions in (
+    for monitor, portions in (
         (watch, [75, 125, 140]),
-        (DriftTracker(made_policy(), store), [50, 100, 140]),
+        (Monitor(store, POLICY, ServiceSettings()), [50, 100, 140]),
     ):
-        looks = [tracker.update() for _ in portions]
+        looks = [monitor.update_drift() for _ in portions]
         assert [look.cases for look in looks] == portions
         assert [look.complete for look in looks] == [False, False, True]
         assert looks[-1].alarm
@@ -83,7 +88,7 @@ def test_the_tracker_agrees_with_a_monitor_of_the_cases_in_order_of_arrival(stor
 
 
 def test_the_thread_outlives_a_failure(store, monkeypatch):
-    monkeypatch.setattr("misgiving.serve.drift_tracker.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("misgiving.serve.monitor.PAUSE_SECONDS", 0.01)
     failures, opened = [], store.decided
 
     def fail_once(*_, **__):
@@ -91,12 +96,12 @@ def test_the_thread_outlives_a_failure(store, monkeypatch):
         raise OSError("once")
 
     monkeypatch.setattr(store, "decided", fail_once)
-    watch = DriftTracker(made_policy(), store)
+    watch = Monitor(store, POLICY, ServiceSettings())
     watch.start(failures.append)
     until(lambda: failures)
     store.add(drawn(7))
     watch.notice()
-    until(lambda: watch.latest.cases == 7)
+    until(lambda: watch.drift.cases == 7)
     watch.close(60.0)
     assert [str(failure) for failure in failures] == ["once"]
 
@@ -109,14 +114,15 @@ def test_each_image_of_this_policy_counts_once_and_those_of_a_list_do_not(store)
     store.add([a_case(99, policy_fingerprint="q" * 64)])
     again = [cases[0].model_copy(update={"id": f"{n:032x}"}) for n in range(90, 95)]
     store.add([row.model_copy(update={"model_fingerprint": row.id}) for row in again])
-    watch = DriftTracker(made_policy(unit="image"), store)
-    seen = watch.update()
+    image_policy = made_policy(unit="image").policy_
+    watch = Monitor(store, image_policy, ServiceSettings())
+    seen = watch.update_drift()
     assert (seen.cases, seen.alarm) == (30, False)
     assert [dict(test) for test in seen.tests] == described(cases)
     errors = np.array([1 - case.acceptance_score for case in cases])
     accepted = np.array([case.decision == "accept" for case in cases])
-    expected = expected_errors(made_policy(unit="image"), errors, accepted)
+    expected = expected_errors(image_policy, errors, accepted)
     assert seen.expected == " ".join(lines("drift.txt", "expected", expected, "image", False))
     store.add([selection[0].model_copy(update={"id": "f" * 32})])  # sent by a client as well
     store.add([a_case(50, score=None)])  # of which no error is expected
-    assert watch.update().cases == 32
+    assert watch.update_drift().cases == 32

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from misgiving.serve.workers import Batcher
+from misgiving.serve.batcher import Batcher
 
 
 @pytest.mark.parametrize("retried", [True, False])

@@ -10,9 +10,8 @@ import pytest
 from standin import PREPROCESSING, Standin, picture, sent
 
 from misgiving.errors import DataError
-from misgiving.serve import workers
-from misgiving.serve.settings import Settings
-from misgiving.serve.workers import Decoders
+from misgiving.serve.decoders import Decoders
+from misgiving.serve.settings import ServiceSettings
 
 JPEG = picture(kind="JPEG")
 SLOW = JPEG[:2] + b"\xff" * 10_000_000 + JPEG[2:]  # Pillow reads them one by one
@@ -20,7 +19,7 @@ SLOW = JPEG[:2] + b"\xff" * 10_000_000 + JPEG[2:]  # Pillow reads them one by on
 
 @asynccontextmanager
 async def decoders():
-    processes = Decoders([PREPROCESSING], Settings(threads=1, timeout=60.0))
+    processes = Decoders([PREPROCESSING], ServiceSettings(threads=1, timeout=60.0))
     yield processes
     await processes.close()
 
@@ -33,11 +32,11 @@ def test_a_process_gives_the_input_and_the_hash_of_a_file():
                 (model_input,), sha256 = await processes.decode("a", data, "client")
                 np.testing.assert_array_equal(model_input, PREPROCESSING.from_file(data, "a"))
                 assert sha256 == hashlib.sha256(data).hexdigest()
-            (process,) = processes._idle
-            process.popen.kill()  # as the system may do
-            process.popen.wait()
+            (decoder,) = processes._idle
+            decoder.popen.kill()  # as the system may do
+            decoder.popen.wait()
             assert (await processes.decode("a", data, "client"))[1] == sha256
-            assert processes._idle != [process]
+            assert processes._idle != [decoder]
 
     asyncio.run(run())
 
@@ -75,61 +74,51 @@ def test_a_process_ends_with_a_caller_who_no_longer_waits():
     asyncio.run(run())
 
 
-class Waiting:
-    """Stands for a process that takes as long as the test wants."""
+class Held(Decoders):
+    """Its processes reply when the test says so."""
 
-    asked: list[str]
-    popen = Mock(poll=lambda: None)
+    def __init__(self):
+        super().__init__([PREPROCESSING], ServiceSettings(threads=1))
+        self.asked, self.go_on = [], asyncio.Event()
 
-    def __init__(self, _):
-        pass
+    async def _start(self):
+        return Mock(popen=Mock(poll=lambda: None))
 
-    async def ask(self, name, *_):
-        self.asked.append(name.decode())
+    async def _ask(self, _, name, __):
+        self.asked.append(name)
         await self.go_on.wait()
-        return False, False, name
-
-    def kill(self):
-        pass
+        return {"error": name, "has_grown": False}, b""
 
 
-def test_one_client_leaves_a_process_to_others_and_they_take_turns(monkeypatch):
-    monkeypatch.setattr(workers, "_Process", Waiting)
-
+def test_one_client_leaves_a_process_to_others_and_they_take_turns():
     async def run():
-        Waiting.asked, Waiting.go_on = [], asyncio.Event()
-        async with decoders() as processes:  # one for each client, and one more
-            files = ["a1", "a2", "a3", "a4", "b1", "b2", "c1"]
-            tasks = [asyncio.create_task(processes.decode(file, b"", file[0])) for file in files]
-            await asyncio.sleep(0)
-            assert Waiting.asked == ["a1", "b1"]
-            tasks[1].cancel()  # a2, which waits
-            Waiting.go_on.set()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-            assert sorted(Waiting.asked) == sorted(set(files) - {"a2"})
-            assert Waiting.asked.index("c1") < Waiting.asked.index("a4")
-            assert [type(result) for result in results].count(DataError) == 6
-            assert processes._turns._value == 2
+        processes = Held()  # one for each client, and one more
+        files = ["a1", "a2", "a3", "a4", "b1", "b2", "c1"]
+        tasks = [asyncio.create_task(processes.decode(file, b"", file[0])) for file in files]
+        await asyncio.sleep(0.01)
+        assert processes.asked == ["a1", "b1"]
+        tasks[1].cancel()  # a2, which waits
+        processes.go_on.set()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert sorted(processes.asked) == sorted(set(files) - {"a2"})
+        assert processes.asked.index("c1") < processes.asked.index("a4")
+        assert [type(result) for result in results].count(DataError) == 6
+        assert processes._turns._value == 2
 
     asyncio.run(run())
 
 
-def test_a_file_that_waits_for_its_turn_is_not_in_memory_and_a_check_has_no_turn(
-    monkeypatch, tmp_path
-):
-    monkeypatch.setattr(workers, "_Process", Waiting)
-
+def test_a_file_that_waits_for_its_turn_is_not_in_memory_and_a_check_has_no_turn(tmp_path):
     async def run():
-        Waiting.asked, Waiting.go_on = [], asyncio.Event()
-        async with decoders() as processes:
-            files = [("a", b"", "x"), ("b", tmp_path / "later", "x"), ("c", b"", "y")]
-            decoded = [*(processes.decode(*file) for file in files)]
-            tasks = [*map(asyncio.create_task, (*decoded, processes.decode_now("check", b"")))]
-            await asyncio.sleep(0.01)
-            assert Waiting.asked == ["a", "c", "check"]
-            (tmp_path / "later").write_bytes(JPEG)  # it could not have been read before
-            Waiting.go_on.set()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            assert "b" in Waiting.asked
+        processes = Held()
+        files = [("a", b"", "x"), ("b", tmp_path / "later", "x"), ("c", b"", "y")]
+        decoded = [*(processes.decode(*file) for file in files)]
+        tasks = [*map(asyncio.create_task, (*decoded, processes.decode_now("check", b"")))]
+        await asyncio.sleep(0.01)
+        assert sorted(processes.asked) == ["a", "c", "check"]
+        (tmp_path / "later").write_bytes(JPEG)  # it could not have been read before
+        processes.go_on.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert "b" in processes.asked
 
     asyncio.run(run())

@@ -1,12 +1,15 @@
-"""Cases and their reviews, and conditions on them."""
+"""Cases and their reviews: records, the tables that store them, and queries."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_origin
 
+import sqlalchemy as sa
 from pydantic import BaseModel, Field, PlainSerializer
+from sqlalchemy import Column, Text, func
 
 from misgiving.deferral.decisions import Decision, Outcome
+from misgiving.errors import without_none
 
 ANY_READER = "\0"  # sees what any reader has answered; no client can give this name
 READER_NAME = "Name of who asks: a case is blind until this reader has answered."
@@ -151,3 +154,76 @@ class CaseQuery(BaseModel, populate_by_name=True):
         default="expected_error",
         description="Most likely wrong first, newest first, or as in the list of `serve --cases`.",
     )
+
+
+LAST_PLACE = 2**31 - 1  # of a case that is in no list
+STORE_TABLES = sa.MetaData()
+
+
+def _number() -> Column[int]:
+    integer = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+    return Column("number", integer, sa.Identity(always=True), primary_key=True)
+
+
+def _columns(model: type[BaseModel]) -> Iterator[Column[Any]]:
+    """A column for each field that is no record of another table."""
+    types = {bool: sa.Boolean, int: sa.Integer, float: sa.Double, dict: sa.JSON}
+    for name, field in model.model_fields.items():
+        kind = without_none(field.annotation)
+        if kind is not Review:
+            column = types.get(get_origin(kind) or kind, Text)
+            optional = kind is not field.annotation
+            yield Column(name, column, nullable=optional, primary_key=name == "id")
+
+
+CASES = sa.Table(
+    "cases",
+    STORE_TABLES,
+    *_columns(Case),
+    Column("expected_error", sa.Double, nullable=False),
+    Column("folded_name", Text, nullable=False),
+    Column("listed_decision", Text, nullable=False),
+    sa.Index("cases_by_expected_error", "expected_error", "id"),
+    sa.Index("cases_by_decision", "listed_decision", "reviewed", "blind", "id"),
+    sa.Index(
+        "cases_by_class",
+        *("predicted_class", "expected_error", "id", "listed_decision", "reviewed", "blind"),
+    ),
+    sa.Index("cases_by_audit", "policy_fingerprint", "audited", "listed_decision", "received"),
+    sa.Index("cases_by_name", "folded_name", "id"),  # has all that a search reads
+    sa.Index("ix_cases_sha256", "sha256"),
+)
+# A number in the query itself, as SQLite does not find the index by a parameter.
+LISTED = -func.coalesce(CASES.c.place, sa.literal_column(str(LAST_PLACE)))
+sa.Index("cases_by_place", LISTED, CASES.c.id)
+REVIEWS = sa.Table(
+    "reviews",
+    STORE_TABLES,
+    _number(),
+    Column("case_id", sa.ForeignKey(CASES.c.id), nullable=False),
+    *_columns(Review),
+    Column("folded_reviewer", Text, nullable=False),
+    sa.Index("reviews_by_case", "case_id", "number"),
+    sa.Index("reviews_by_reader", "folded_reviewer", "blind", "case_id"),
+    sqlite_autoincrement=True,
+)
+ARRIVALS = sa.Table(
+    "arrivals",
+    STORE_TABLES,
+    _number(),
+    Column("case_id", sa.ForeignKey(CASES.c.id), nullable=False, unique=True),
+    sqlite_autoincrement=True,
+)
+"""Cases in the order of their arrival in the database: clocks of several machines differ."""
+
+AUDITS = sa.Table(
+    "audits",
+    STORE_TABLES,
+    Column("policy_fingerprint", Text, primary_key=True),
+    Column("share", sa.Double, nullable=False),
+    *(Column(name, Text, nullable=False) for name in ("secret", "since")),
+)
+"""The share of a policy's cases that is audited, for its life, and the key that draws them."""
+
+PINGS = sa.Table("pings", STORE_TABLES, Column("time", Text, primary_key=True))
+"""Written to check that the database stores anything."""

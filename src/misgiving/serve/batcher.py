@@ -1,0 +1,113 @@
+"""A batcher: threads that work on batches of what has come while they were busy."""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Batcher(Generic[Item, Answer]):
+    """Threads that process items in batches: of what has come while they were busy.
+
+    A hung thread does not keep the process from ending. For the event loop's thread.
+
+    Args:
+        name: Name of the threads.
+        work: Returns the results in the order of the items. After an exception, it is called again
+            for each item alone.
+        size: Maximum number of items in a batch.
+        linger: Seconds that a first item waits for others while a thread is free.
+        not_retried: Exceptions that no item causes: each item would fail as the batch did.
+        threads: Number of threads.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[Sequence[Item]], Sequence[Answer]],
+        *,
+        size: int = 1,
+        linger: float = 0.0,
+        not_retried: type[Exception] | tuple[()] = (),
+        threads: int = 1,
+    ) -> None:
+        self._work, self._size, self._linger = work, size, linger
+        self._not_retried = not_retried
+        self._waiting: dict[asyncio.Future[Answer], Item] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._free = threads
+        self._batches: queue.SimpleQueue[dict[asyncio.Future[Answer], Item] | None]
+        self._batches = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._run, name=name, daemon=True) for _ in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def result(self, item: Item) -> asyncio.Future[Answer]:
+        """Queue an item, for a caller that waits for its result; a cancelled one saves the work."""
+        future = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda done: self._waiting.pop(done, None))
+        self._waiting[future] = item
+        self._start_or_linger()
+        return future
+
+    def close(self, seconds: float) -> None:
+        """Finish the batches that have started, and end the threads; wait for these seconds."""
+        for _ in self._threads:
+            self._batches.put(None)
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _start_or_linger(self) -> None:
+        if len(self._waiting) >= self._size or not self._linger:
+            self._start()
+        elif self._free and self._waiting and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._linger, self._start)
+
+    def _start(self) -> None:
+        """Give batches to the threads that are free."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._free and self._waiting:
+            first = list(islice(self._waiting, self._size))
+            self._batches.put({future: self._waiting.pop(future) for future in first})
+            self._free -= 1
+
+    def _run(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            futures, results = list(batch), self._results(list(batch.values()))
+            with suppress(RuntimeError):  # the loop has ended
+                futures[0].get_loop().call_soon_threadsafe(self._deliver, futures, results)
+            del batch, futures, results  # while this thread waits, they would stay in memory
+
+    def _results(self, items: Sequence[Item]) -> Sequence[Answer | Exception]:
+        """The result of each item; an exception for one whose work fails even alone."""
+        try:
+            return self._work(items)
+        except Exception as failure:  # the thread keeps running
+            if len(items) == 1 or isinstance(failure, self._not_retried):
+                return [failure] * len(items)
+        return [result for item in items for result in self._results([item])]
+
+    def _deliver(
+        self, futures: Sequence[asyncio.Future[Answer]], results: Sequence[Answer | Exception]
+    ) -> None:
+        self._free += 1
+        for future, result in zip(futures, results, strict=True):
+            if future.done():  # cancelled
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+        self._start_or_linger()

@@ -1,0 +1,232 @@
+"""Processes that decode files, within limits of memory and time, shared fairly among clients.
+
+Decoders are written in C for files that somebody means well with. What a hostile file costs cannot
+be told from the file, so that each has a budget, and a process beyond it ends. Both sides send a
+line of JSON, and after it bytes: nothing that a process sends is unpickled.
+"""
+
+import asyncio
+import json
+import math
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from misgiving.data.decoding import Decoded
+from misgiving.data.preprocessing import Preprocessing
+from misgiving.errors import DataError
+
+if TYPE_CHECKING:
+    from misgiving.bundle.bundle import SquareInputs
+    from misgiving.serve.settings import ServiceSettings
+
+ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",  # threads take address space
+    "MALLOC_MMAP_THRESHOLD_": "1000000",  # glibc keeps smaller blocks when they are freed
+    "MALLOC_TRIM_THRESHOLD_": "131072",
+    "MALLOC_TOP_PAD_": "131072",
+}
+"""Processes give freed memory back, unlike the command that starts them (`keep_freed_memory`)."""
+SENT_BYTES = 1 << 18  # of a file that are given to a process at once
+BUFFERED_BYTES = 1 << 20  # of a reply
+NICENESS = 10  # so that decoding does not delay the answers of the service
+GROWN_BYTES = 50_000_000  # of memory above those at the start, with which a process is replaced
+VIRTUAL, RESIDENT = 0, 1  # columns of /proc/self/statm
+TOO_EXPENSIVE = (
+    "takes too much memory or time to decode; save it again with another program, as JPEG or PNG, "
+    "or scale it down"
+)
+
+
+class Decoder(NamedTuple):
+    """A process of `main`, and the connection to it."""
+
+    popen: subprocess.Popen[bytes]
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def kill(self) -> None:
+        """End it at once, without waiting until the system has taken its memory back."""
+        self.popen.kill()
+        self.writer.transport.abort()
+        threading.Thread(target=self.popen.wait, name="decoder-end").start()
+
+
+class Decoders:
+    """One process more than one client can occupy, so that nobody waits for another's slow files.
+
+    Args:
+        preprocessings: Of the models.
+        settings: Limits of a file; `threads` processes are for one client.
+    """
+
+    def __init__(
+        self, preprocessings: Sequence[Preprocessing], settings: "ServiceSettings"
+    ) -> None:
+        self._sides = [each.image_size for each in preprocessings]
+        options = {
+            "preprocessings": [*map(asdict, preprocessings)],
+            "formats": settings.formats,
+            "max_pixels": settings.max_pixels,
+            "max_memory": settings.max_decoding_bytes,
+            "max_seconds": settings.max_decoding_seconds,
+        }
+        self._command = [sys.executable, "-P", "-m", __name__, json.dumps(options)]
+        self._idle: list[Decoder] = []
+        self._threads = settings.threads
+        self._turns = asyncio.Semaphore(settings.threads + 1)
+        self._turns_of = WeakValueDictionary[str, asyncio.Semaphore]()  # while a client waits
+
+    async def decode(
+        self, name: str, file: bytes | Path, client: str
+    ) -> "tuple[SquareInputs, str]":
+        """The model inputs of a file, which is read in its turn, and the SHA-256 of its content.
+
+        Where the caller no longer waits, the process is killed.
+
+        Raises:
+            DataError: It is no image of an accepted format, or is beyond a limit.
+        """
+        of_client = self._turns_of.setdefault(client, asyncio.Semaphore(self._threads))
+        async with of_client, self._turns:
+            data = file if isinstance(file, bytes) else await asyncio.to_thread(file.read_bytes)
+            return await self.decode_now(name, data)
+
+    async def decode_now(self, name: str, data: bytes) -> "tuple[SquareInputs, str]":
+        """The same as `decode`, without a turn."""
+        while self._idle and self._idle[-1].popen.poll() is not None:  # the system killed it
+            self._idle.pop().kill()
+        decoder = self._idle.pop() if self._idle else await self._start()
+        try:
+            reply, content = await self._ask(decoder, name, data)
+        except BaseException:
+            decoder.kill()
+            raise
+        if reply["has_grown"]:
+            decoder.kill()
+        else:
+            self._idle.append(decoder)
+        if "error" in reply:
+            raise DataError(reply["error"])
+        ends = np.cumsum([3 * side**2 for side in self._sides])[:-1]
+        parts = zip(np.split(np.frombuffer(content, np.uint8), ends), self._sides, strict=True)
+        return tuple(part.reshape(side, side, 3) for part, side in parts), reply["sha256"]
+
+    async def _start(self) -> Decoder:
+        own, remote = socket.socketpair()
+        with remote:
+            popen = subprocess.Popen(
+                self._command,
+                stdin=remote.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # libraries write warnings there
+                env=os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+        decoder = Decoder(popen, *await asyncio.open_connection(sock=own, limit=BUFFERED_BYTES))
+        try:
+            if not await decoder.reader.readline():
+                raise RuntimeError("a process for decoding does not start")
+        except BaseException:
+            decoder.kill()
+            raise
+        return decoder
+
+    async def _ask(self, decoder: Decoder, name: str, data: bytes) -> tuple[dict[str, Any], bytes]:
+        """What a process replies, and the pixels, unless it replies an error."""
+        try:
+            decoder.writer.write(json.dumps({"name": name, "length": len(data)}).encode() + b"\n")
+            for start in range(0, len(data), SENT_BYTES):  # a copy of all would keep others waiting
+                decoder.writer.write(data[start : start + SENT_BYTES])
+                await decoder.writer.drain()
+            reply = json.loads(await decoder.reader.readuntil())
+            length = 0 if "error" in reply else sum(3 * side**2 for side in self._sides)
+            return reply, await decoder.reader.readexactly(length)
+        except (OSError, EOFError) as failure:  # it has ended
+            raise DataError(f"{name}: {TOO_EXPENSIVE}") from failure
+
+    async def close(self) -> None:
+        """End the processes that wait, in the event loop that started them."""
+        while self._idle:
+            self._idle.pop().kill()
+        await asyncio.sleep(0)  # in which their connections are lost
+
+
+def main(settings: str) -> None:
+    """Answer requests on standard input until it is closed.
+
+    Args:
+        settings: JSON with `preprocessings`, `formats`, `max_pixels`, `max_memory` (bytes that one
+            file may take) and `max_seconds` (of processor time).
+    """
+    for ending in (signal.SIGINT, signal.SIGTERM):  # also sent to the service, which closes this
+        signal.signal(ending, signal.SIG_IGN)
+    options = json.loads(settings)
+    preprocessings = [Preprocessing(**values) for values in options["preprocessings"]]
+    with socket.socket(fileno=0) as connection, connection.makefile("rwb") as stream:
+        os.nice(NICENESS)
+        _limit_memory(options["max_memory"])
+        stream.write(b"\n")
+        stream.flush()
+        before = _memory(RESIDENT)
+        while line := stream.readline():
+            request = json.loads(line)
+            data = stream.read(request["length"])
+            _limit_time(options["max_seconds"])
+            reply, content = _decoded(preprocessings, data, request["name"], options)
+            reply["has_grown"] = _memory(RESIDENT) > before + GROWN_BYTES
+            stream.write(json.dumps(reply).encode() + b"\n" + content)
+            stream.flush()
+            del data, content  # while this process waits, they would stay in memory
+
+
+def _decoded(
+    preprocessings: Sequence[Preprocessing], data: bytes, name: str, options: dict[str, Any]
+) -> tuple[dict[str, Any], bytes]:
+    loaded: dict[int, Decoded] = {}
+    limits = {"formats": options["formats"], "max_pixels": options["max_pixels"]}
+    try:
+        squares = [each.from_file(data, name, loaded=loaded, **limits) for each in preprocessings]
+    except DataError as failure:
+        if isinstance(failure.__cause__, MemoryError):
+            raise failure.__cause__ from failure  # this process ends, and all that it holds
+        return {"error": str(failure)}, b""
+    return {"sha256": sha256(data).hexdigest()}, b"".join(square.tobytes() for square in squares)
+
+
+def _memory(column: int) -> int:
+    """Bytes that this process uses; 0 where there is no /proc."""
+    with suppress(FileNotFoundError):
+        pages = Path("/proc/self/statm").read_text().split()
+        return int(pages[column]) * resource.getpagesize()
+    return 0
+
+
+def _limit_memory(count: int) -> None:
+    """Allow as many bytes of address space beyond those in use, if these are known."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if used := _memory(VIRTUAL):
+        resource.setrlimit(resource.RLIMIT_AS, (used + count, used + count))
+
+
+def _limit_time(seconds: float) -> None:
+    """Allow as many more seconds of processor time, after which the system ends the process."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + seconds), hard))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

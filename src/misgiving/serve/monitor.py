@@ -1,0 +1,306 @@
+"""The monitor of a policy: drift of its cases from the calibration cases, and audits of answers."""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from itertools import takewhile
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from misgiving.deferral.audit import ALARM_LEVEL, audit_state
+from misgiving.deferral.audit import Outcome as AuditOutcome
+from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor, DriftTest
+from misgiving.deferral.expected_performance import expected_errors
+from misgiving.deferral.policy import Policy
+from misgiving.report.rendering import lines
+from misgiving.serve.case import (
+    Case,
+    CaseWithHistory,
+    Moment,
+    Review,
+    classes_against,
+    standing,
+    zulu,
+)
+from misgiving.serve.settings import ServiceSettings
+from misgiving.serve.store import Store
+
+MAX_CASES = 10_000  # that one update takes into account
+MAX_LATEST = 10_000  # images whose expected errors are estimated
+PAUSE_SECONDS, IDLE_SECONDS = 2.0, 20.0  # between updates: with new cases, and without
+AUDIT_SECONDS = 60  # for which an audit holds, unless there is a new review
+HIDDEN = ("audited", "wrong", "unconfirmed", "later", "estimate", "upper", "e_value")
+"""Fields of an audit that readers do not see."""
+DEFERRED_BY_ALARM = (
+    "audits found too many errors among accepted answers, so every image is deferred"
+)
+
+
+class DriftEvidence(BaseModel):
+    """A sequential test, valid at any time."""
+
+    name: str
+    e_value: float = Field(description="Starts at 1, and grows with the evidence of a change.")
+    highest: float
+    alarm_at: float
+    since: Moment | None = Field(description="Time of the alarm.")
+    sentence: str = Field(description="The latest cases in words.")
+    alarmed_with: str | None = Field(description="The cases before the alarm in words.")
+
+
+class Drift(BaseModel):
+    """Comparison of the cases with the calibration cases."""
+
+    alarm: bool = False
+    summary: str
+    false_alarms: float = Field(
+        default=FALSE_ALARMS, description="Probability of any false alarm, ever."
+    )
+    cases: int = Field(default=0, description="Number of different images that were tested.")
+    complete: bool = Field(
+        default=True, description="False if more cases wait: ask again in some seconds."
+    )
+    tests: list[DriftEvidence] = []
+    expected: str = Field(
+        default="",
+        description="Right answers that are expected of the latest images, without labels, and "
+        "whether to trust that; empty where it cannot be estimated.",
+    )
+
+
+class Audit(BaseModel):
+    """Evidence from the audited answers, in the order of the cases, valid at any time.
+
+    It is null for the key of a reviewer, whom it would tell which blind cases are accepted.
+    """
+
+    share: float = Field(description="Of the cases that are audited.")
+    since: Moment
+    target: float
+    among: Literal["accepted", "all"] = Field(description="Images of which it limits the errors.")
+    accepted: int = Field(description="Accepted answers since then, without open blind cases.")
+    audited: int | None = Field(description="Answers that were audited.")
+    wrong: int | None = Field(description="Errors that a second blind reader confirmed.")
+    unconfirmed: int | None = Field(description="Disagreements that nobody has confirmed yet.")
+    overdue: int = Field(description="Blind cases of all kinds that wait for too long.")
+    later: int | None = Field(description="Answers that count when older cases are answered, too.")
+    estimate: float | None = Field(description="Share of confirmed errors.")
+    upper: float | None = Field(description="Counts what is unconfirmed or overdue as wrong.")
+    e_value: float | None = Field(description="Evidence for more errors than the target.")
+    alarm: bool
+    alarm_since: Moment | None = Field(description="Time of the answer that raised the alarm.")
+    after_alarm: Literal["warn", "defer"]
+    false_alarms: float = Field(default=ALARM_LEVEL, description="In the life of the policy.")
+    with_drift: float = ALARM_LEVEL + FALSE_ALARMS
+    found_wrong: list[CaseWithHistory] = Field(
+        default=[], description="Accepted, and not blind to who asks: somebody may have acted."
+    )
+
+
+class Monitor:
+    """Tests the cases of a policy for drift, and counts the audits of its answers.
+
+    Its state follows from the store, which a restart reads again: some 10,000 cases in a second. A
+    thread updates it, so that nobody who asks for it waits.
+
+    Args:
+        store: Has the cases and their reviews.
+        policy: It decided the cases.
+        settings: Of audits.
+        audits: Share of the policy's cases that is audited, and since when, from the store.
+    """
+
+    def __init__(
+        self, store: Store, policy: Policy, settings: ServiceSettings, audits: Any = None
+    ) -> None:
+        self._store, self._policy, self._settings, self._audits = store, policy, settings, audits
+        self._drift_tests = DriftMonitor(policy.certificate)
+        self._drift = Drift(summary=lines("drift.txt", "summary", False)[0], complete=False)
+        self._latest_errors: deque[tuple[float, bool]] = deque(maxlen=MAX_LATEST)  # with: accepted
+        self._contents: set[int] = set()  # the last 64 bits, since there may be millions
+        self._last_number = 0
+        self._since: dict[str, datetime] = {}
+        self._lock = threading.Lock()
+        self._audit: tuple[tuple[int, int], Audit] | None = None  # with the key of its state
+        self._wrong: dict[str, list[Review]] = {}  # blind answers by accepted case, latest first
+        self._woken, self._stopped = threading.Event(), threading.Event()
+        self.audit()
+
+    @property
+    def drift(self) -> Drift:
+        """The result of the last update."""
+        complete = self._drift.complete and not self._woken.is_set()
+        return self._drift.model_copy(update={"complete": complete})
+
+    @property
+    def audit_alarm(self) -> bool:
+        """True after an alarm of the last audit."""
+        return self._audit is not None and self._audit[1].alarm
+
+    def changed_by_alarm(self) -> dict[str, Any]:
+        """Values to change in every answer, old or new: none, unless all must be deferred."""
+        if self.audit_alarm and self._settings.after_alarm == "defer":
+            return {"decision": "defer", "reason": DEFERRED_BY_ALARM}
+        return {}
+
+    def notice(self) -> None:
+        """Update soon, because there is a new case."""
+        self._woken.set()
+
+    def start(self, on_failure: Callable[[Exception], object]) -> None:
+        """Update in a thread from now on."""
+        self._thread = threading.Thread(
+            target=self._run, args=(on_failure,), name="monitor", daemon=True
+        )
+        self._thread.start()
+
+    def close(self, seconds: float) -> None:
+        """End the thread; wait for at most these seconds."""
+        self._stopped.set()
+        self._woken.set()
+        self._thread.join(seconds)
+
+    def _run(self, on_failure: Callable[[Exception], object]) -> None:
+        while not self._stopped.is_set():
+            try:
+                self.audit()  # other services take reviews, too
+                if not self.update_drift().complete:
+                    continue
+            except Exception as failure:  # the thread keeps running
+                on_failure(failure)
+            self._woken.wait(IDLE_SECONDS)
+            self._stopped.wait(PAUSE_SECONDS)
+
+    def update_drift(self) -> Drift:
+        """Take the cases since the last update into account.
+
+        Cases of a list of images take no part, because a list is a selection.
+        """
+        self._woken.clear()
+        fingerprint = self._policy.fingerprint
+        cases = self._store.decided(fingerprint, after=self._last_number, limit=MAX_CASES)
+        for case in cases:
+            self._last_number = case.number
+            self._test(case)
+        self._drift = Drift(
+            alarm=bool(self._since),
+            summary=lines("drift.txt", "summary", bool(self._since))[0],
+            cases=self._drift_tests.cases,
+            complete=len(cases) < MAX_CASES,
+            tests=[self._described(test) for test in self._drift_tests.tests],
+            expected=self._expected(),
+        )
+        return self._drift
+
+    def _test(self, case: Any) -> None:
+        """Take a row of the store into account, if the policy decided, and on a new image."""
+        content = int(case.sha256[-16:], 16)
+        if content in self._contents or case.reason == DEFERRED_BY_ALARM:
+            return
+        self._contents.add(content)
+        score, ood_score, error = (
+            math.nan if number is None else number
+            for number in (case.acceptance_score, case.ood_score, case.error_probability)
+        )
+        accepted = case.decision == "accept"
+        self._latest_errors.append((error, accepted))
+        self._drift_tests.update(
+            score=score, ood_score=ood_score, accepted=accepted, content=case.sha256
+        )
+        for test in self._drift_tests.tests:
+            if test.since is not None:
+                self._since.setdefault(test.name, datetime.fromisoformat(case.received))
+
+    def _described(self, test: DriftTest) -> DriftEvidence:
+        latest, at_alarm = (
+            lines("drift.txt", "drift", test, recent, self._policy.compares_with_training)[0]
+            for recent in (test.latest, test.alarmed_with)
+        )
+        return DriftEvidence(
+            name=test.name,
+            e_value=test.e_value,
+            highest=test.highest,
+            alarm_at=test.alarm_at,
+            since=self._since.get(test.name),
+            sentence=latest,
+            alarmed_with=None if test.alarmed_with is None else at_alarm,
+        )
+
+    def _expected(self) -> str:
+        if not self._latest_errors:
+            return ""
+        errors, accepted = map(np.array, zip(*self._latest_errors, strict=True))
+        expected = expected_errors(self._policy, errors, accepted)
+        if expected is None:
+            return ""
+        values = expected, self._policy.unit, bool(self._since)
+        return " ".join(lines("drift.txt", "expected", *values))
+
+    def audit(self) -> Audit | None:
+        """The state of the audits; computed when there is a new review, and each minute."""
+        if self._audits is None:
+            return None
+        with self._lock:
+            key = self._store.latest()[1], int(time.time() / AUDIT_SECONDS)
+            if self._audit is None or self._audit[0] != key:
+                self._audit = key, self._count_audits(datetime.now(UTC))
+            return self._audit[1]
+
+    def sample(self) -> list[Case]:
+        """The audit sample, whatever was decided, oldest first and before the first open case."""
+        cases = self._store.audited(self._policy.fingerprint)
+        return [*takewhile(lambda case: not case.blind, cases)]
+
+    def found_wrong(self, reader: str) -> list[CaseWithHistory]:
+        """Accepted answers that blind readers found wrong, and are not blind to this reader."""
+        wrong = self._wrong
+        cases = self._store.cases([*wrong], reader)
+        return [
+            CaseWithHistory(**cases[id].model_dump(), reviews=given)
+            for id, given in wrong.items()
+            if not cases[id].blind
+        ]
+
+    def _count_audits(self, now: datetime) -> Audit:
+        targets, fingerprint = self._policy.certificate.targets, self._policy.fingerprint
+        late = now - timedelta(days=self._settings.audit_days)
+        counts_all = targets.max_error is None
+        answers, groups = self._store.blind_answers(), set[str | None]()
+        outcomes, times = list[AuditOutcome | None](), list[datetime]()
+        wrong = dict[str, list[Review]]()
+        for case in self._store.audited(fingerprint):
+            given = answers.get(case.id, [])
+            answer = standing(given)
+            if case.decision == "accept" and answer != "right" and classes_against(given):
+                wrong[case.id] = given
+            is_repeated = case.group is not None and case.group in groups
+            if is_repeated or not (case.decision == "accept" or counts_all):
+                continue  # answers of one group are not independent
+            groups.add(case.group)
+            is_overdue = not given and case.received < late
+            is_right = case.decision != "accept"  # no wrong answer was accepted
+            outcomes.append("right" if is_right else "overdue" if is_overdue else answer)
+            times.append(given[-1].reviewed_at if given else case.received)
+        self._wrong = dict(reversed(wrong.items()))
+        counted = list(takewhile(bool, outcomes))
+        target = targets.max_error or targets.max_silent_error
+        assert target is not None  # `Targets` has one of them
+        state = audit_state([outcome for outcome in counted if outcome], target=target)
+        counts = state._asdict() | {"overdue": self._store.open_blind(zulu(late))}
+        return Audit(
+            **counts,
+            share=self._audits.share,
+            since=self._audits.since,
+            target=target,
+            among="all" if counts_all else "accepted",
+            accepted=self._store.accepted(fingerprint, self._audits.since),
+            later=sum(outcome is not None for outcome in outcomes) - len(counted),
+            alarm=state.alarm_at is not None,
+            alarm_since=max(times[: state.alarm_at]) if state.alarm_at else None,
+            after_alarm=self._settings.after_alarm,
+        )
