@@ -57,10 +57,10 @@ def with_errors(cases, wrong):
     return replace(cases, predicted=(cases.labels + wrong) % len(CLASSES))
 
 
-def certify(tuning, calibration, targets, guarantee="confident"):
+def certify(tuning, calibration, targets, guarantee="confident", classes=CLASSES):
     """The certificate of these cases."""
     guarantee = GUARANTEES[guarantee]
-    return certify_thresholds(tuning, calibration, targets, guarantee, classes=CLASSES)
+    return certify_thresholds(tuning, calibration, targets, guarantee, classes=classes)
 
 
 def certificate_of(targets, tuning=300, cases=400, guarantee="confident"):

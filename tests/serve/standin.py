@@ -5,7 +5,6 @@ import io
 import json
 import math
 import random
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -90,7 +89,7 @@ def cases_like_the_standins(count, seed):
 
 def made_policy(targets=TARGETS, classes=CLASSES, guarantee="confident", **fields):
     sets = cases_like_the_standins(400, 1), cases_like_the_standins(500, 2)
-    certificate = replace(certify(*sets, targets, guarantee), classes=classes)
+    certificate = certify(*sets, targets, guarantee, classes)
     return policy_with(certificate, score="predicted_loss", **fields)
 
 

@@ -118,7 +118,7 @@ def explanation(error: Exception) -> str | None:
     if isinstance(error, CycloptsError):  # wrong usage
         words = " ".join(("misgiving", *(error.command_chain or ())))
         has_more = error.target and "help_all" in signature(error.target).parameters
-        text = str(error).replace("Value error, ", "").rstrip(".")
+        text = str(error).removesuffix(".")
         return f"{text[:1].lower()}{text[1:]} (see {words} --help{'-all' * bool(has_more)})"
     if isinstance(error, ModuleNotFoundError):
         module = (error.name or "").split(".")[0]
