@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from study_folds import LOSS_SUM, class_sums
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from misgiving.scores.detectors import all_scores
 from misgiving.training.resume import resume_path
 
 BEST_EPOCH = "best_epoch"  # the experiment of its rows; those of the last are of Section 4.1
+LAST_WEIGHTS = "last_epoch.safetensors"
 SETS = ("train", "test")
 CURVES = "_curves.csv"  # ends the name of the table beside that of a part
 HISTORIES = "histories.csv"  # its schema
@@ -35,14 +37,16 @@ DIGITS = 5  # of the curves
 def measure_epochs(trained: TrainedUnit) -> dict[str, list[Measurement]]:
     """Measure a model after its last epoch, and that of the best epoch where it was kept.
 
-    The epoch is the one with the best balanced accuracy on the tuning set. Its weights are in the
-    run folder, and those of the last epoch in the state from which the training would resume.
+    The epoch is the one with the best balanced accuracy on the tuning set. Its weights are those of
+    the run; those of the last epoch are put beside them.
     """
     if trained.setup.training.keep != "best":
         return measure_generalization(trained)
-    best = trained.checkpoint
+    best, path = trained.checkpoint, trained.folder / "run" / LAST_WEIGHTS
+    if not path.exists():  # else the model is only measured again
+        save_file(last_weights(trained.folder.with_name(trained.unit.model)), path)
     model = best.architecture.build()
-    model.load_state_dict(last_weights(trained.folder.with_name(trained.unit.model)))
+    model.load_state_dict(load_file(path))
     last = replace(best, model=model.eval())
     predictions = predictions_of(last, trained.setup.images_of(trained.measured))
     predictions.write(predictions_path(trained.folder, trained.measured))
@@ -55,7 +59,7 @@ def measure_epochs(trained: TrainedUnit) -> dict[str, list[Measurement]]:
 
 
 def last_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights in the saved state of a unit's training, of its last finished epoch."""
+    """Weights of the last epoch, in the state from which the training of a unit would resume."""
     prefix = "model."
     with safe_open(resume_path(folder), framework="pt") as file:
         names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
