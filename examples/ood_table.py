@@ -5,8 +5,8 @@ from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 
 from misgiving import Predictions, ood_metrics
-from misgiving.scores.detectors import FittedDetectors
-from misgiving.scores.logits import LOGIT_SCORES
+from misgiving.scores.detectors import FittedDetectors, scores_of_outputs
+from misgiving.scores.outputs import Outputs
 
 pixels, labels = load_digits(return_X_y=True)
 known = np.flatnonzero(labels < 7)
@@ -45,7 +45,7 @@ detectors = FittedDetectors.fit(
 def scores(images):
     """Confidences by detector; higher means more in-distribution."""
     logits, features = outputs(images)
-    return {name: LOGIT_SCORES[name](logits) for name in LOGIT_SCORES} | detectors(logits, features)
+    return scores_of_outputs(Outputs(logits=logits, features=features), detectors)
 
 
 inliers = scores(pixels[test])
