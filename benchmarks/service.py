@@ -38,7 +38,7 @@ from side_by_side import Comparison, Reading, alternate
 
 from misgiving.bundle.bundle import Bundle
 from misgiving.predictions.network import GRAPH
-from misgiving.serve.records import Case, CaseQuery
+from misgiving.serve.case import Case, CaseQuery
 from misgiving.serve.store import Store
 
 SIZE = (600, 450)
