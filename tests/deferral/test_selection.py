@@ -178,3 +178,7 @@ def test_one_image_of_each_group_decides_the_batch_in_any_order():
     assert threshold(logits[order], groups[order]) == threshold(logits, groups)
     copies = np.concatenate([logits[:60]] * 2)
     assert threshold(copies, groups) == deferral.decide(logits[:60]).threshold
+    weak = np.concatenate([logits, np.zeros((300, 3))])  # the last are of one group, and all alike
+    names = np.array([f"g{min(row, 120)}" for row in range(420)])
+    alone = deferral.decide(weak[:121]).threshold
+    assert threshold(weak, names) == alone < deferral.decide(weak).threshold
