@@ -8,6 +8,7 @@ from jaxtyping import Int
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from misgiving.arrays import Groups, Rows, Units
 from misgiving.errors import DataError
 
 Pair = tuple[int, int]
@@ -87,7 +88,7 @@ def names_of_groups(groups: Sequence[str], ids: Sequence[str]) -> list[str]:
     return [group or name for group, name in zip(groups, ids, strict=True)]
 
 
-def unit_numbers(groups: Sequence[str], ids: Sequence[str]) -> Int[np.ndarray, " n"]:
+def unit_numbers(groups: Sequence[str], ids: Sequence[str]) -> Units:
     """Number of the group of each image, in the order of `names_of_groups`.
 
     >>> unit_numbers(["b", "", "b", ""], ids=["1", "2", "3", "b"])
@@ -108,9 +109,7 @@ def chained(keys: Sequence[str]) -> Iterator[Pair]:
         last[key] = position
 
 
-def partition_groups(
-    groups: Sequence[str] | Int[np.ndarray, " n"], count: int, *, seed: int
-) -> tuple[Int[np.ndarray, " _"], ...]:
+def partition_groups(groups: Groups, count: int, *, seed: int) -> tuple[Rows, ...]:
     """Positions in `count` random sets of about equally many groups, none of them in two sets."""
     names, members = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) < count:
@@ -122,7 +121,7 @@ def partition_groups(
     return tuple(np.flatnonzero(set_of[members] == number) for number in range(count))
 
 
-def one_per_group(groups: Int[np.ndarray, " n"], *, seed: int) -> Int[np.ndarray, " groups"]:
+def one_per_group(groups: Units, *, seed: int) -> Int[np.ndarray, " groups"]:
     """Draw one image of each group at random; positions in ascending order.
 
     >>> len(one_per_group(np.array([0, 1, 0, 0]), seed=0))

@@ -7,15 +7,14 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from misgiving.errors import Parameter, UsageError
 from misgiving.registry import Registry, own_function
+from misgiving.tensors import Labels, Logits, Losses, Scalar
 
-Losses = Float[Tensor, " batch"]
-Scalar = Float[Tensor, ""]
 Pairs = Literal["all", "halves"]
 Reduction = Literal["mean", "sum"]
 Target = Literal["trained", "plain"]
@@ -128,8 +127,8 @@ def auxiliary_loss(name: str) -> AuxiliaryLoss | None:
 
 
 def primary_losses(
-    logits: Float[Tensor, "batch classes"],
-    labels: Int[Tensor, " batch"],
+    logits: Logits,
+    labels: Labels,
     class_weights: Float[Tensor, " classes"] | None = None,
 ) -> Losses:
     """Cross-entropy of each sample, times the weight of its class if there are weights."""
@@ -146,9 +145,9 @@ class Objective(NamedTuple):
 
 
 def joint_objective(
-    logits: Float[Tensor, "batch classes"],
+    logits: Logits,
     predicted_losses: Losses,
-    labels: Int[Tensor, " batch"],
+    labels: Labels,
     *,
     auxiliary: AuxiliaryLoss | None = ranking_loss,
     weight: float = 0.5,

@@ -4,18 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.special import log_softmax, logsumexp
 
+from misgiving.arrays import ByClass, Classes, Evidence, Logits, Members, Values
 from misgiving.scores.outputs import logarithms_of
-from misgiving.scores.probes import Evidence
 
-Logits = Float[np.ndarray, "n classes"]
-Values = Float[np.ndarray, " n"]
-Classes = Int[np.ndarray, " n"]
-Members = Float[np.ndarray, "n members classes"]
-"""Log-probabilities of each class by each classifier of a mixture."""
-ByClass = Float[np.ndarray, " classes"]
 Scores = Mapping[str, Values]
 """Scores of each image by name; higher means more likely correct."""
 

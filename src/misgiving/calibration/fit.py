@@ -5,29 +5,23 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Shaped
 from threadpoolctl import threadpool_limits
 
+from misgiving.arrays import ByClass, Classes, Logits, Members, Names, Rows, Values
 from misgiving.calibration.apply import (
     CALIBRATED,
     ERROR_ESTIMATOR,
     SECOND_OPINION,
-    ByClass,
     Calibrator,
-    Classes,
-    Logits,
-    Members,
     OpinionPool,
     Opinions,
     Pool,
     Scores,
-    Values,
     log_odds_of,
     log_pool,
     predicted_classes,
 )
 from misgiving.calibration.maps import (
-    Rows,
     fit_error_estimator,
     fit_isotonic,
     fit_opinion_weights,
@@ -43,8 +37,6 @@ from misgiving.scores.outputs import logarithms_of
 UNLEARNED = ("msp", "predicted_loss")  # with more candidates chance decides where errors are few
 ClassWeights = Callable[[Classes], ByClass | None]
 Folds = Sequence[tuple[Rows, Rows]]
-Units = Shaped[np.ndarray, " n"]
-"""Group of each image, or the image itself."""
 
 
 def fit_opinions(
@@ -80,7 +72,7 @@ def _cross_fitted_scaling(logits: Logits, labels: Classes, folds: Folds) -> Logi
 
 
 def _fit_estimator(
-    members: Members, logits: Logits, labels: Classes, units: Units, folds: Folds
+    members: Members, logits: Logits, labels: Classes, units: Names, folds: Folds
 ) -> tuple[Pool, Logits]:
     """Fit the error estimator to cross-fitted members; also give its vectors, cross-fitted.
 

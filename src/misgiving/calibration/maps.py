@@ -1,19 +1,11 @@
 """Fitting of each map of a calibrator."""
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float
 from scipy.optimize import minimize
 
-from misgiving.calibration.apply import (
-    Classes,
-    Isotonic,
-    Logits,
-    Members,
-    Pool,
-    Scaling,
-    Values,
-    pooled,
-)
+from misgiving.arrays import Classes, Logits, Members, Names, Rows, Values
+from misgiving.calibration.apply import Isotonic, Pool, Scaling, pooled
 from misgiving.scores.logits import cross_entropy
 
 FOLDS = 5
@@ -23,7 +15,6 @@ OPINION_SCALE = 0.5  # standard deviation of the prior of the weights of opinion
 LOG_T_SCALE = 0.7  # standard deviation of the prior of log T
 BIAS_FREEDOM = 10.0  # degrees of freedom of the prior of the biases, whose scale is 1
 POOL_SCALE, POOL_FREEDOM = 0.1, 1e9  # nearly normal, as a mean needs small corrections alone
-Rows = Int[np.ndarray, " _"]
 
 
 def fit_scaling(
@@ -109,7 +100,7 @@ def fit_opinion_weights(members: Members, labels: Classes) -> Float[np.ndarray, 
     return np.asarray(minimize(objective, alone, jac=True, method="L-BFGS-B", bounds=bounds).x)
 
 
-def group_folds(groups: Shaped[np.ndarray, " n"]) -> list[tuple[Rows, Rows]]:
+def group_folds(groups: Names) -> list[tuple[Rows, Rows]]:
     """Positions that are kept and left out, for each fold; a group is in one fold.
 
     None where there are too few groups.

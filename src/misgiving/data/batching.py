@@ -18,9 +18,7 @@ from misgiving.data.cache import ImageSet
 from misgiving.data.decoding import in_order
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.registry import Registry
-
-Images = Float[Tensor, "batch 3 height width"]
-Planes = Float[Tensor, "batch planes height width"]
+from misgiving.tensors import Images
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CHUNK_VALUES = 2**19  # values per chunk on a CPU: 2 MiB
@@ -169,7 +167,9 @@ def _affine(
     return torch.stack([along_x, along_y], dim=1)
 
 
-def _write_grid(affine: Float[Tensor, "batch 2 3"], grid: Planes) -> None:
+def _write_grid(
+    affine: Float[Tensor, "batch 2 3"], grid: Float[Tensor, "batch planes height width"]
+) -> None:
     """`affine_grid` as a sum of a row and a column, instead of a matrix product per pixel."""
     height, width = (  # centres of pixels, from -1 to 1 over their outer edges
         ((2 * torch.arange(side, dtype=torch.float64) + 1) / side - 1).to(affine)
@@ -181,7 +181,11 @@ def _write_grid(affine: Float[Tensor, "batch 2 3"], grid: Planes) -> None:
 
 
 def _jitter(
-    images: Images, factors: Float[Tensor, "batch 3"], gray: Planes, *, out: Images
+    images: Images,
+    factors: Float[Tensor, "batch 3"],
+    gray: Float[Tensor, "batch planes height width"],
+    *,
+    out: Images,
 ) -> None:
     """Scale brightness, contrast about the mean grey, then saturation about each pixel's grey.
 

@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from misgiving.arrays import Picture
 from misgiving.errors import DataError, Parameter, reason_of, visible
 from misgiving.files import check_ordinary
 
 # Once for all threads: `warnings.catch_warnings` in one of them would change the others' filters.
 warnings.filterwarnings("ignore", module=r"PIL\b")
 
-Picture = UInt8[np.ndarray, "height width 3"]
 Decoded = tuple[Image.Image, int, int, int]
 Result = TypeVar("Result")
 

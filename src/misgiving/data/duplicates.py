@@ -7,11 +7,11 @@ ones. A pair must agree in a difference hash (Krawetz, 2013) and in its grey thu
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Shaped, UInt64
+from jaxtyping import Float32, Int, Shaped, UInt64
 from PIL import Image
 
+from misgiving.arrays import Mask, Picture
 from misgiving.data.cache import ImageSet
-from misgiving.data.decoding import Picture
 from misgiving.data.splits import Split
 from misgiving.groups import Pair, chained, join_groups
 
@@ -125,7 +125,7 @@ def _correlation(first: Grey, second: Grey) -> Float32[np.ndarray, "_ _"]:
     return np.asarray(left @ right.T + both_flat, dtype=np.float32)
 
 
-def _standardised(grey: Grey) -> tuple[Float32[np.ndarray, "n pixels"], Bool[np.ndarray, " n"]]:
+def _standardised(grey: Grey) -> tuple[Float32[np.ndarray, "n pixels"], Mask]:
     """Thumbnails as vectors of mean 0 and length 1, those that are flat as zeros."""
     vectors = grey.reshape(len(grey), THUMBNAIL_SIDE**2)
     vectors = vectors - vectors.mean(axis=1, keepdims=True)

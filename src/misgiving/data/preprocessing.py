@@ -10,14 +10,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 from PIL import Image, ImageChops
 
-from misgiving.data.decoding import Picture, decode_reduced
+from misgiving.arrays import Picture, Square
+from misgiving.data.decoding import decode_reduced
 from misgiving.errors import Parameter, require
 from misgiving.registry import Registry
-
-Square = UInt8[np.ndarray, "size size 3"]
 
 SATURATED = 255
 LARGEST_SIDE = 4096  # a larger square is a typing error, and would fill the memory

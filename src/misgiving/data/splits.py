@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped
+from jaxtyping import Int
 
+from misgiving.arrays import Classes, Groups, Mask, Names, Rows
 from misgiving.csv_tables import csv_rows, write_csv
 from misgiving.data.cache import ImageSet
 from misgiving.data.datasets.dataset import Dataset, hash_of
@@ -22,20 +23,14 @@ from misgiving.errors import DataError, Parameter, UsageError, explain_damage
 from misgiving.groups import unit_numbers
 from misgiving.registry import Registry
 
-SetNames = Shaped[np.ndarray, " n"]
-"""For each image, the name of the set that it is in."""
-
-Labels = Int[np.ndarray, " n"]
-Units = Sequence[str] | Int[np.ndarray, " n"]
-
 GROUPED_SETS = ("train", "calibrate", "test", "tune")
 NUM_FOLDS = 10
 SPLIT_COLUMNS = ("id", "hash", "set", "label", "group", "leaks_to")  # of `split.csv`
 
 
 def paper_split(
-    labels: Labels, classes: Sequence[str], *, validation_share: float = 0.1, seed: int
-) -> SetNames:
+    labels: Classes, classes: Sequence[str], *, validation_share: float = 0.1, seed: int
+) -> Names:
     """Split at random by image into `train` and `validation`, stratified by class (paper, 4.1).
 
     Images of one group may end up in both sets; `leakage_of` counts such groups.
@@ -66,13 +61,13 @@ def paper_split(
 
 
 def grouped_split(
-    labels: Labels,
+    labels: Classes,
     classes: Sequence[str],
-    units: Units,
+    units: Groups,
     *,
     shares: Sequence[int] = (70, 5, 15, 10),
     seed: int,
-) -> SetNames:
+) -> Names:
     """Split by group into `train`, `tune`, `calibrate` and `test`, by shares in percent.
 
     The group of an image is the number or name among `units`. No group is in two sets, and every
@@ -96,7 +91,7 @@ def grouped_split(
     return sets
 
 
-def cross_validation_split(labels: Labels, units: Units, *, seed: int) -> SetNames:
+def cross_validation_split(labels: Classes, units: Groups, *, seed: int) -> Names:
     """Split by group into the sets of one of ten folds: the last digit of `seed` is its number.
 
     Over seeds 0 to 9 each image is in `test` once. Eight tenths of the images train; half a tenth
@@ -120,7 +115,7 @@ def cross_validation_split(labels: Labels, units: Units, *, seed: int) -> SetNam
 
 
 def stratified_folds(
-    labels: Labels, numbered: Int[np.ndarray, " n"], count: int, seed: int
+    labels: Classes, numbered: Int[np.ndarray, " n"], count: int, seed: int
 ) -> Int[np.ndarray, " n"]:
     """The fold of each image, drawn by group; the last one where there are too few images."""
     from sklearn.model_selection import StratifiedGroupKFold
@@ -137,8 +132,8 @@ def stratified_folds(
 
 
 def _complete(
-    sets: SetNames,
-    labels: Labels,
+    sets: Names,
+    labels: Classes,
     classes: Sequence[str],
     numbered: Int[np.ndarray, " n"],
     seed: int,
@@ -146,7 +141,7 @@ def _complete(
     """Move a group into each set that lacks a class, from the set with the most groups of it."""
     random = np.random.default_rng(seed)
 
-    def spare_groups(within: Bool[np.ndarray, " n"], label: int) -> Int[np.ndarray, " _"]:
+    def spare_groups(within: Mask, label: int) -> Rows:
         """Groups of a class in a set without which the set still has all its classes."""
         pairs = np.unique(np.column_stack([numbered, labels])[within], axis=0)
         only = np.bincount(pairs[:, 1], minlength=label + 1) < 2
@@ -217,7 +212,7 @@ class Split(NamedTuple):
         return frozenset(content for content, name in pairs if name == set_name)
 
 
-def split_of(images: ImageSet, sets: SetNames) -> Split:
+def split_of(images: ImageSet, sets: Names) -> Split:
     """The content of `split.csv`."""
     return Split(
         ids=images.ids,

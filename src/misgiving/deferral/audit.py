@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from misgiving.deferral.bounds import Counts, Probabilities, Values
+from misgiving.deferral.bounds import Bounds, Counts, Probabilities
 
 BOUND_LEVEL = 0.05
 BOUND_FACTORS = (0.1, 0.3, 0.5, 0.7)  # of the odds: bets that the error is lower
@@ -89,7 +89,7 @@ def audit_state(outcomes: Sequence[Outcome], *, target: float) -> AuditState:
     )
 
 
-def anytime_upper_bound(wrong: Counts, answers: Counts) -> Values:
+def anytime_upper_bound(wrong: Counts, answers: Counts) -> Bounds:
     """Upper bound of the mean error of the answers so far, after each answer of a stream.
 
     With a probability of at least 95 % it holds after all of them, also if the error changes.
@@ -105,7 +105,7 @@ def anytime_upper_bound(wrong: Counts, answers: Counts) -> Values:
     return upper
 
 
-def bound_evidence(wrong: Counts, answers: Counts, error: Probabilities) -> Values:
+def bound_evidence(wrong: Counts, answers: Counts, error: Probabilities) -> Bounds:
     """Logarithm of the e-value against "the mean error is at least `error`"; it grows with it."""
     ratios = [
         wrong * np.log(factor) - answers * np.log1p(error * (factor - 1))

@@ -7,9 +7,9 @@ from jaxtyping import Float, Int
 from scipy.special import betainc, betaincc, betainccinv, betaincinv
 
 Counts = Int[np.ndarray, "..."] | int | np.integer
-Values = Float[np.ndarray, "..."]
-Cases = Counts | Values | float | np.floating  # effective numbers need not be whole
-Probabilities = Values | float | np.floating
+Bounds = Float[np.ndarray, "..."]
+Cases = Counts | Bounds | float | np.floating  # effective numbers need not be whole
+Probabilities = Bounds | float | np.floating
 
 
 class BinomialInterval(NamedTuple):
@@ -19,7 +19,7 @@ class BinomialInterval(NamedTuple):
     upper: float
 
 
-def binomial_cdf(count: Counts, cases: Counts, probability: Probabilities) -> Values:
+def binomial_cdf(count: Counts, cases: Counts, probability: Probabilities) -> Bounds:
     """P(Bin(cases, probability) <= count): the p-value of "the probability is higher than this".
 
     >>> float(binomial_cdf(0, 2, 0.5))
@@ -30,7 +30,7 @@ def binomial_cdf(count: Counts, cases: Counts, probability: Probabilities) -> Va
     return np.where(short == 0, 1.0, inside)
 
 
-def upper_bound(count: Cases, cases: Cases, *, level: float) -> Values:
+def upper_bound(count: Cases, cases: Cases, *, level: float) -> Bounds:
     """Upper Clopper-Pearson bound, exceeded with probability at most `level`; 1 without any case.
 
     >>> round(float(upper_bound(0, 10, level=0.05)), 3)  # 1 - 0.05 ** (1 / 10)
@@ -41,7 +41,7 @@ def upper_bound(count: Cases, cases: Cases, *, level: float) -> Values:
     return np.where(short == 0, 1.0, inside)
 
 
-def lower_bound(count: Cases, cases: Cases, *, level: float) -> Values:
+def lower_bound(count: Cases, cases: Cases, *, level: float) -> Bounds:
     """Lower Clopper-Pearson bound, undercut with probability at most `level`; 0 without any case.
 
     >>> round(float(lower_bound(10, 10, level=0.05)), 3)

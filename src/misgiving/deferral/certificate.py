@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from pydantic import AllowInfNan, BeforeValidator, PlainSerializer
 
+from misgiving.arrays import Counts, Values
 from misgiving.deferral.bounds import (
     BinomialInterval,
     conformal_p_values,
@@ -22,9 +23,6 @@ from misgiving.deferral.targets import Targets
 MIN_BATCH = 50  # images; an empty batch counts as without error, so that small ones promise little
 MOST_RANKS = 100
 ROUNDING = 1e-9
-
-Scores = Float[np.ndarray, " n"]
-Counts = Int[np.ndarray, " ranks"]
 
 
 def _infinity_of(value: Any) -> Any:
@@ -143,7 +141,7 @@ class Selection:
     rates: tuple[float, ...]
     wrong: tuple[tuple[float, ...], ...]
 
-    def threshold(self, scores: Scores, images: int) -> float:
+    def threshold(self, scores: Values, images: int) -> float:
         """The lowest score that is accepted in a batch; inf: none is.
 
         Args:
@@ -256,7 +254,7 @@ class Certificate:
         """Number of tested ranks, also of those without a threshold because of ties."""
         return max(1, len(ranks_to_test(sum(self.kept))))
 
-    def ood_p_values(self, ood_scores: Scores) -> Scores:
+    def ood_p_values(self, ood_scores: Values) -> Values:
         """Conformal p-value of each image that it is in-distribution."""
         return conformal_p_values(ood_scores, np.array(self.ood_scores))
 
@@ -266,7 +264,7 @@ class Certificate:
         return 1 if self.selection is None else MIN_BATCH
 
     def batch_threshold(
-        self, scores: Scores, ood_scores: Scores, acceptable: Bool[np.ndarray, " n"]
+        self, scores: Values, ood_scores: Values, acceptable: Bool[np.ndarray, " n"]
     ) -> float:
         """The lowest accepted score of a batch, of which each image is a group of its own."""
         if self.selection is None or not self.accepted:
@@ -275,7 +273,7 @@ class Certificate:
         candidates = above & acceptable & np.isfinite(scores)
         return self.selection.threshold(scores[candidates], int(above.sum()))
 
-    def above(self, ood_scores: Scores) -> Bool[np.ndarray, " n"]:
+    def above(self, ood_scores: Values) -> Bool[np.ndarray, " n"]:
         """Mark the images above the OOD limit; without one, all."""
         if self.ood_threshold is None:
             return np.ones(len(ood_scores), dtype=bool)
@@ -292,7 +290,7 @@ def ranks_to_test(cases: int) -> Counts:
     return np.unique(np.ceil(shares * cases - ROUNDING).astype(int)) if cases else np.arange(0)
 
 
-def number_reaching(scores: Scores, thresholds: Float[np.ndarray, " ranks"]) -> Counts:
+def number_reaching(scores: Values, thresholds: Float[np.ndarray, " ranks"]) -> Counts:
     """Number of scores that reach each threshold.
 
     >>> number_reaching(np.array([0.9, 0.5, 0.2]), np.array([0.9, 0.5, -np.inf]))

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from pydantic import BaseModel, BeforeValidator, Field
 from scipy.special import softmax
 
+from misgiving.arrays import Values
 from misgiving.deferral.reasons import NO_POLICY, Reasons
 from misgiving.scores.outputs import Outputs
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     import pandas
 
 Outcome = Literal["accept", "defer", "ood"]
-Values = Float[np.ndarray, " n"]
 OF_CLASS = "probability_"  # before the name of a class
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import kolmogorov
 
+from misgiving.arrays import Mask, Values
 from misgiving.deferral.bounds import binomial_cdf, lower_bound, upper_bound
 from misgiving.deferral.certificate import Certificate, ranks_to_test
 from misgiving.deferral.decision_tables import DecisionRow
@@ -21,9 +22,6 @@ MOST_TESTED = 5000  # images that are tested for drift, drawn at random
 LEVEL = 0.05
 DIFFERENT = 0.02  # probability that equal distributions are found to differ
 LEVEL_OF_SHARES = 0.2  # part of the level of a bound between ranks
-
-Values = Float[np.ndarray, " n"]
-Mask = Bool[np.ndarray, " n"]
 
 
 class ExpectedError(NamedTuple):

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from misgiving.deferral.bounds import Cases, Values, tolerance_rank, upper_bound
-from misgiving.deferral.certificate import ROUNDING, Scores, Selection
+from misgiving.arrays import Values
+from misgiving.deferral.bounds import Bounds, Cases, tolerance_rank, upper_bound
+from misgiving.deferral.certificate import ROUNDING, Selection
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import RankCounts, ScoredCases, loosest_certified
 from misgiving.registry import Registry
@@ -41,7 +42,7 @@ class Guarantee(ABC):
     @abstractmethod
     def smallest_rate(
         self, wrong: Cases, cases: Cases, *, level: float, accepted: float = 1.0, parts: int = 1
-    ) -> Values:
+    ) -> Bounds:
         """The smallest rate that is certified where so many cases are wrong, or are missed.
 
         Args:
@@ -71,7 +72,7 @@ class Confident(Guarantee):
 
     def smallest_rate(
         self, wrong: Cases, cases: Cases, *, level: float, accepted: float = 1.0, parts: int = 1
-    ) -> Values:
+    ) -> Bounds:
         del accepted, parts
         return upper_bound(wrong, cases, level=level)
 
@@ -94,7 +95,7 @@ class Average(Guarantee):
 
     def smallest_rate(
         self, wrong: Cases, cases: Cases, *, level: float, accepted: float = 1.0, parts: int = 1
-    ) -> Values:
+    ) -> Bounds:
         del level
         return np.asarray(np.add(parts, wrong) / np.add(cases, accepted))
 
@@ -139,7 +140,7 @@ def fit_selection(
     )
 
 
-def lowest_allowed(wrong_scores: Scores, cases: int, *, rate: float) -> float:
+def lowest_allowed(wrong_scores: Values, cases: int, *, rate: float) -> float:
     """The lowest score to accept so that a new case is wrong and accepted with at most this rate.
 
     If c cases are wrong above the limit, the probability is at most (1 + c) / (cases + 1), on

@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
 
+from misgiving.arrays import Mask
 from misgiving.files import sha256_of
 from misgiving.predictions.record import Predictions
 
 DIGITS = 16  # of the digest of a name: of a million, two are the same with a probability of 3e-8
 DIFFERENT = 0.9  # share of different rows of logits from which on a row identifies an image
-
-Mask = Bool[np.ndarray, " n"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 
+from misgiving.arrays import Units, Values
 from misgiving.calibration.apply import Calibrator, error_probabilities
 from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.decisions import NUMBERS, Decisions, ScoredImages
@@ -22,9 +23,6 @@ from misgiving.scores.features import FEATURE_SCORES
 from misgiving.scores.outputs import Outputs
 
 BLOCK = 2**20  # class scores that are computed at once, which bounds the memory
-
-Values = Float[np.ndarray, " n"]
-Units = Int[np.ndarray, " n"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

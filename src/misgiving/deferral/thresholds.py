@@ -15,8 +15,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
+from misgiving.arrays import Counts, Mask, Thresholds, Values
 from misgiving.deferral.bounds import binomial_cdf
 from misgiving.deferral.certificate import number_reaching, ranks_to_test
 from misgiving.deferral.targets import Targets
@@ -26,11 +27,6 @@ FEWEST_CASES = 5
 HALVINGS = 12  # in which the level of each single rank is searched
 DEVIATIONS = 9.0  # below the expected number of wrong cases, where no limit is
 NEGLIGIBLE = 1e-12  # probability of a number of wrong cases
-
-Values = Float[np.ndarray, " n"]
-Mask = Bool[np.ndarray, " n"]
-Counts = Int[np.ndarray, " ranks"]
-Thresholds = Float[np.ndarray, " ranks"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
+from misgiving.arrays import Classes, Mask, Values
 from misgiving.csv_tables import write_csv
 from misgiving.deferral.decisions import COLUMNS, OF_CLASS, Decisions
 from misgiving.deferral.deferral import Deferral
@@ -110,17 +111,17 @@ class Evaluation:
     notes: Sequence[Note]
 
     @cached_property
-    def classes(self) -> Int[np.ndarray, " n"]:
+    def classes(self) -> Classes:
         """Predicted class of each judged image, as a position."""
         return self.judged.choices if self.decisions is None else self.decisions.predicted
 
     @cached_property
-    def wrong(self) -> Bool[np.ndarray, " n"]:
+    def wrong(self) -> Mask:
         """True for each judged image whose predicted class is not the true one."""
         return np.asarray(self.classes != self.judged.labels)
 
     @cached_property
-    def probabilities(self) -> Float[np.ndarray, " n"]:
+    def probabilities(self) -> Values:
         """Probability of the predicted class of each judged image; NaN if it is not available."""
         outputs = self.judged if self.decisions is None else self.decisions
         return np.asarray(outputs.probabilities[np.arange(len(self.judged)), self.classes])
@@ -131,7 +132,7 @@ class Evaluation:
         return "msp" if self.deferral is None else self.deferral.calibration_.score
 
     @cached_property
-    def scores(self) -> Float[np.ndarray, " n"]:
+    def scores(self) -> Values:
         """Acceptance score of each judged image; higher means more likely correct."""
         return self.probabilities if self.decisions is None else self.decisions.acceptance_score
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Real, Shaped
+from jaxtyping import Float, Int
 
+from misgiving.arrays import Classes, Names, Probabilities, Replicates, Values, Weights
 from misgiving.calibration.apply import LEARNED
 from misgiving.errors import UsageError
 from misgiving.metrics.calibration import (
@@ -32,10 +33,7 @@ from misgiving.scores.detectors import all_scores
 if TYPE_CHECKING:
     from misgiving.deferral.decisions import Decisions
 
-Measured = float | Float[np.ndarray, "*replicates"] | Int[np.ndarray, ""] | np.generic
-Confidences = Float[np.ndarray, " n"]
-Classes = Int[np.ndarray, " n"]
-Weights = Real[np.ndarray, "*replicates n"]
+Measured = float | Replicates | Int[np.ndarray, ""] | np.generic
 
 POLICY_SET = "policy_test"
 """Name, in results, of the images on which a policy is measured."""
@@ -124,7 +122,7 @@ def measure_loss_estimation(
 
 
 def failure_measures(
-    confidences: Confidences,
+    confidences: Values,
     predictions: Predictions,
     *,
     predicted: Classes | None = None,
@@ -153,7 +151,7 @@ def failure_measures(
 
 def measure_failures(
     predictions: Predictions,
-    confidences: Mapping[str, Confidences],
+    confidences: Mapping[str, Values],
     dataset: str,
     *,
     predicted: Classes | None = None,
@@ -168,7 +166,7 @@ def measure_failures(
 
 
 def measure_calibration(
-    probabilities: Float[np.ndarray, "n classes"],
+    probabilities: Probabilities,
     predictions: Predictions,
     dataset: str,
     detector: str,
@@ -205,7 +203,7 @@ def measure_detection(
     return rows
 
 
-def measure_shares(outcomes: Shaped[np.ndarray, " n"], dataset: str) -> list[Measurement]:
+def measure_shares(outcomes: Names, dataset: str) -> list[Measurement]:
     """The shares of a set that a policy accepts, defers and calls OOD."""
     names = {"coverage": "accept", "deferred_share": "defer", "ood_share": "ood"}
     return [

@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.special import softmax
 
+from misgiving.arrays import Classes, Mask, Probabilities, Replicates, Values, Weights
 from misgiving.deferral.bounds import upper_bound
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, Parameter, UsageError
-from misgiving.evaluation.measures import Classes, Measurement, Weights
+from misgiving.evaluation.measures import Measurement
 from misgiving.evaluation.shares import Share, shares
 from misgiving.groups import one_per_group
 from misgiving.metrics.classification import krippendorff_alpha
@@ -24,10 +25,6 @@ TUNING = ("tune", "calibrate")
 DEFERRED_SHARES = np.arange(41) / 40  # shares of the images that the reader answers
 PRIOR = 1.0  # answers, spread evenly, that are added to those for each class
 
-Mask = Bool[np.ndarray, " n"]
-Probabilities = Float[np.ndarray, "n classes"]
-Counts = Int[np.ndarray, "true answer"]
-Likelihood = Float[np.ndarray, "true answer"]
 Column = Shaped[np.ndarray, "_ ..."]
 Read = tuple[Column, Column, Column, Column, Column]
 """Labels, a reader's answers, and of the model predicted classes, probabilities and scores."""
@@ -63,7 +60,7 @@ class Team(NamedTuple):
 
     reader: str
     tuned: int
-    confusion: Counts
+    confusion: Int[np.ndarray, "true answer"]
     curves: Mapping[str, Sequence[Share]]
     best: Mapping[str, float]
     accuracy: Mapping[str, Share]
@@ -171,13 +168,15 @@ def _measure_team(
     )
 
 
-def confusion_of(labels: Classes, answers: Classes, *, num_classes: int) -> Counts:
+def confusion_of(
+    labels: Classes, answers: Classes, *, num_classes: int
+) -> Int[np.ndarray, "true answer"]:
     """Images by true class (row) and answer."""
     cells = np.bincount(labels * num_classes + answers, minlength=num_classes**2)
     return cells.reshape(num_classes, -1)
 
 
-def fit_likelihood(confusion: Counts) -> Likelihood:
+def fit_likelihood(confusion: Int[np.ndarray, "true answer"]) -> Float[np.ndarray, "true answer"]:
     """Probability of each answer of a reader given the class, by a Dirichlet prior.
 
     >>> fit_likelihood(np.array([[2, 1], [0, 0]]))
@@ -189,7 +188,7 @@ def fit_likelihood(confusion: Counts) -> Likelihood:
 
 
 def combine(
-    probabilities: Probabilities, answers: Classes, likelihood: Likelihood
+    probabilities: Probabilities, answers: Classes, likelihood: Float[np.ndarray, "true answer"]
 ) -> Probabilities:
     """Probability of each class given the outputs of a model and the answers of a reader.
 
@@ -201,7 +200,7 @@ def combine(
 
 
 def _wrong_by_share(
-    read: Read, likelihood: Likelihood, weights: Sequence[float] | float
+    read: Read, likelihood: Float[np.ndarray, "true answer"], weights: Sequence[float] | float
 ) -> dict[str, Bool[np.ndarray, "shares n"]]:
     """Wrong answers of both teams for each share of the images that the reader answers.
 
@@ -219,7 +218,7 @@ def _right(masks: Iterable[Mask], units: Classes) -> list[Share]:
     return shares(((~wrong, np.ones_like(wrong)) for wrong in masks), units)
 
 
-def _mean(values: Float[np.ndarray, " n"], weights: Weights) -> Float[np.ndarray, "*replicates"]:
+def _mean(values: Values, weights: Weights) -> Replicates:
     return np.asarray(weights @ values / weights.sum(axis=-1))
 
 

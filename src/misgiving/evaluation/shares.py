@@ -1,11 +1,12 @@
 """Shares of images with intervals, and what rests on them: risk over coverage, reliability, OOD."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
+from misgiving.arrays import Groups, Mask, Names, Values
 from misgiving.deferral.bounds import two_sided_interval
 from misgiving.metrics.calibration import Reliability, reliability
 from misgiving.metrics.loss_estimation import error_auroc
@@ -17,12 +18,6 @@ MAX_DRAWS = 10**8  # of groups; a large set, whose intervals are narrow, has few
 REPLICATES = 100, 1000
 CURVE_POINTS = 40
 RELIABILITY_BINS = 10
-
-Mask = Bool[np.ndarray, " n"]
-Values = Float[np.ndarray, " n"]
-Units = Sequence[str] | Shaped[np.ndarray, " n"]
-"""Group of each image; images of one group are not independent."""
-PerGroup = Float[np.ndarray, " groups"]
 
 
 class Share(NamedTuple):
@@ -71,7 +66,7 @@ class OodResult(NamedTuple):
 
 
 def shares(
-    counted: Iterable[tuple[Mask, Mask]], units: Units, *, one_of_each: bool = False
+    counted: Iterable[tuple[Mask, Mask]], units: Groups, *, one_of_each: bool = False
 ) -> list[Share]:
     """Shares of images with 95 % intervals, by the method of Korn and Graubard (1998).
 
@@ -86,13 +81,13 @@ def shares(
     _, members, sizes = np.unique(np.asarray(units), return_inverse=True, return_counts=True)
     weights = 1 / sizes[members] if one_of_each else np.ones(len(members))
 
-    def per_group(mask: Mask) -> PerGroup:
+    def per_group(mask: Mask) -> Float[np.ndarray, " groups"]:
         return np.bincount(members, weights=weights * mask)
 
     return [_share(per_group(events & among), per_group(among)) for events, among in counted]
 
 
-def _share(events: PerGroup, cases: PerGroup) -> Share:
+def _share(events: Float[np.ndarray, " groups"], cases: Float[np.ndarray, " groups"]) -> Share:
     share = Share(float(events.sum()), float(cases.sum()), float("nan"), float("nan"))
     groups = np.count_nonzero(cases)
     if not groups or (groups == 1 and share.cases > 1):
@@ -102,7 +97,9 @@ def _share(events: PerGroup, cases: PerGroup) -> Share:
     return share._replace(lower=ends.lower, upper=ends.upper)
 
 
-def _independent_cases(events: PerGroup, cases: PerGroup) -> float:
+def _independent_cases(
+    events: Float[np.ndarray, " groups"], cases: Float[np.ndarray, " groups"]
+) -> float:
     """Number of independent cases that would leave a share as uncertain as it is over groups.
 
     It is the number of cases over the design effect, which is the variance of the ratio, linearised
@@ -118,7 +115,7 @@ def _independent_cases(events: PerGroup, cases: PerGroup) -> float:
     return float(np.clip(share * (1 - share) * total**2 / squares, 1.0, most))
 
 
-def risk_over_coverage(scores: Values, wrong: Mask, units: Units) -> list[CurvePoint]:
+def risk_over_coverage(scores: Values, wrong: Mask, units: Groups) -> list[CurvePoint]:
     """Points that a threshold can give, evenly over coverage; the last accepts all images.
 
     Args:
@@ -138,7 +135,7 @@ def risk_over_coverage(scores: Values, wrong: Mask, units: Units) -> list[CurveP
 
 
 def reliability_with_intervals(
-    probabilities: Values, wrong: Mask, units: Units
+    probabilities: Values, wrong: Mask, units: Groups
 ) -> tuple[Reliability, list[Share]]:
     """Mean probability of the predicted class, and how often it is right, in bins of equal mass.
 
@@ -154,7 +151,7 @@ def reliability_with_intervals(
     return bins, shares(counted, np.asarray(units)[finite])
 
 
-def shares_of_decisions(outcomes: Shaped[np.ndarray, " n"], units: Units) -> dict[str, Share]:
+def shares_of_decisions(outcomes: Names, units: Groups) -> dict[str, Share]:
     """The share of each decision: `accept`, `defer` and `ood`."""
     everything = np.ones(len(outcomes), dtype=bool)
     names = ("accept", "defer", "ood")

@@ -7,16 +7,16 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Shaped
 from scipy.stats import fisher_exact
 
+from misgiving.arrays import Mask
 from misgiving.deferral.bounds import BinomialInterval, two_sided_interval
 from misgiving.deferral.decisions import Decisions
 from misgiving.metrics.uncertainty import holm
 from misgiving.predictions.record import Predictions
 
-Cases = Bool[np.ndarray, " n"]
-Outcomes = Mapping[str, tuple[Cases, Cases]]
+Outcomes = Mapping[str, tuple[Mask, Mask]]
 
 NO_VALUE = "unknown"
 UNDEFINED = BinomialInterval(math.nan, math.nan)
@@ -59,9 +59,9 @@ class Subgroup(NamedTuple):
 
 def audit(
     columns: Mapping[str, Sequence[str]],
-    accepted: Cases,
-    ood: Cases,
-    wrong: Cases,
+    accepted: Mask,
+    ood: Mask,
+    wrong: Mask,
     *,
     confidence: float = 0.95,
     level: float = FAMILY_LEVEL,
@@ -103,7 +103,7 @@ def audit(
         "error": (accepted & wrong, accepted),
         "deferral": (~accepted & ~ood, everyone),
     }
-    groups: list[tuple[str, str, Cases]] = []
+    groups: list[tuple[str, str, Mask]] = []
     for name, column in columns.items():
         values = np.array([value.strip() or NO_VALUE for value in column])
         groups += [(name, str(value), values == value) for value in np.unique(values)]
@@ -125,7 +125,7 @@ def audit(
     return subgroups
 
 
-def _counts(outcomes: Outcomes, members: Cases) -> dict[str, tuple[int, int]]:
+def _counts(outcomes: Outcomes, members: Mask) -> dict[str, tuple[int, int]]:
     """Number of events and of cases of each quantity in a group."""
     return {
         quantity: (int(np.sum(members & events)), int(np.sum(members & cases)))
@@ -133,7 +133,7 @@ def _counts(outcomes: Outcomes, members: Cases) -> dict[str, tuple[int, int]]:
     }
 
 
-def _comparisons(outcomes: Outcomes, members: Cases) -> Iterator[tuple[str, float]]:
+def _comparisons(outcomes: Outcomes, members: Mask) -> Iterator[tuple[str, float]]:
     """P-value of each quantity for which the group can be compared with the rest."""
     group, rest = _counts(outcomes, members), _counts(outcomes, ~members)
     for quantity, direction in WORSE_IS.items():

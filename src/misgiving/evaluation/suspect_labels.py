@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
+from misgiving.arrays import Classes, Features, Groups, Logits, Mask, Probabilities, Values
 from misgiving.csv_tables import write_csv
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
@@ -29,10 +30,6 @@ SOURCES = ("the model gives", "of similar images")
 SUSPECTS_FILE = "suspect_labels.csv"
 SUSPICIOUS = 0.5  # score above which a label is listed
 
-Features = Float[np.ndarray, "n width"]
-Groups = Sequence[str] | Int[np.ndarray, " n"]
-Labels = Int[np.ndarray, " n"]
-LogProbabilities = Float[np.ndarray, "n classes"]
 
 CROSS_FITS = 5
 NUM_NEIGHBOURS = 20
@@ -109,7 +106,7 @@ def suspect_labels(predictions: Predictions, *, seed: int = 0) -> LabelReview:
     chosen, cross_fitted = predictions.select(rows), trained[rows]
     evidence = _evidence(chosen, cross_fitted, seed=seed)
     suspects: list[SuspectLabel] = []
-    bases: dict[Basis, Bool[np.ndarray, " n"]]
+    bases: dict[Basis, Mask]
     bases = {"held-out": ~cross_fitted, "cross-fitted": cross_fitted}
     for basis, members in bases.items():
         positions = np.flatnonzero(members)
@@ -124,9 +121,7 @@ def suspect_labels(predictions: Predictions, *, seed: int = 0) -> LabelReview:
     )
 
 
-def _evidence(
-    chosen: Predictions, cross_fitted: Bool[np.ndarray, " n"], *, seed: int
-) -> list[LogProbabilities]:
+def _evidence(chosen: Predictions, cross_fitted: Mask, *, seed: int) -> list[Logits]:
     """Log-probabilities by the model, and by similar images where there are features."""
     _check_classes(chosen, cross_fitted)
     evidence = [log_softmax(chosen.logits.astype(np.float64), axis=1)]
@@ -139,7 +134,7 @@ def _evidence(
     return evidence
 
 
-def _check_classes(chosen: Predictions, cross_fitted: Bool[np.ndarray, " n"]) -> None:
+def _check_classes(chosen: Predictions, cross_fitted: Mask) -> None:
     """Check that there are two classes, and that no fold leaves one without an image to learn."""
     labels, units = chosen.labels, chosen.units
     counts = [len(np.unique(units[labels == label])) for label in range(len(chosen.classes))]
@@ -153,9 +148,7 @@ def _check_classes(chosen: Predictions, cross_fitted: Bool[np.ndarray, " n"]) ->
         )
 
 
-def _listed(
-    judged: Predictions, evidence: Sequence[LogProbabilities], basis: Basis
-) -> list[SuspectLabel]:
+def _listed(judged: Predictions, evidence: Sequence[Logits], basis: Basis) -> list[SuspectLabel]:
     """Suspect labels among images whose evidence has one basis."""
     scores, suggestions = suspicion(evidence, judged.labels)
     suspects = []
@@ -180,9 +173,7 @@ def _listed(
     return suspects
 
 
-def suspicion(
-    outputs: Sequence[LogProbabilities], labels: Labels
-) -> tuple[Float[np.ndarray, " n"], Labels]:
+def suspicion(outputs: Sequence[Logits], labels: Classes) -> tuple[Values, Classes]:
     """Judge labels by one or several kinds of log-probabilities.
 
     Returns scores from 0 to 1, the higher the more suspect, and the most probable classes other
@@ -221,9 +212,7 @@ def suspicion(
     return ((1 + margin) / 2 + wrong) / 2, suggested
 
 
-def _confusion(
-    probabilities: Float[np.ndarray, "n classes"], labels: Labels
-) -> Float[np.ndarray, "given true"]:
+def _confusion(probabilities: Probabilities, labels: Classes) -> Float[np.ndarray, "given true"]:
     """Estimated probability of each given label by true class; columns add up to 1.
 
     An image counts as of the class that is most probable among those whose probability reaches the
@@ -241,7 +230,7 @@ def _confusion(
     return np.asarray(np.maximum(joint / joint.sum(axis=0), LEAST_SHARE))
 
 
-def _combined(outputs: Sequence[LogProbabilities], labels: Labels) -> LogProbabilities:
+def _combined(outputs: Sequence[Logits], labels: Classes) -> Logits:
     """Log-probabilities of the most likely weighted sum, under a weak prior on the biases."""
     kinds = np.stack(outputs).astype(np.float64)
     count, _, classes = kinds.shape
@@ -274,8 +263,8 @@ def principal_features(features: Features) -> Float[np.ndarray, "n components"]:
 
 
 def cross_fitted_outputs(
-    features: Features, labels: Labels, groups: Groups, classes: int, *, seed: int = 0
-) -> LogProbabilities:
+    features: Features, labels: Classes, groups: Groups, classes: int, *, seed: int = 0
+) -> Logits:
     """Log-probabilities by logistic regressions that were fitted on other groups.
 
     Args:
@@ -299,8 +288,8 @@ def cross_fitted_outputs(
 
 
 def neighbour_outputs(
-    features: Features, labels: Labels, groups: Groups, classes: int, *, seed: int = 0
-) -> LogProbabilities:
+    features: Features, labels: Classes, groups: Groups, classes: int, *, seed: int = 0
+) -> Logits:
     """Logarithms of the shares of the classes among the nearest neighbours of other groups.
 
     The distance is the angle of the features. One imaginary neighbour has all classes in the shares

@@ -7,12 +7,12 @@ resampled sets: leading axes of the weights are replicates, the last axis is the
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Real, Shaped
+from jaxtyping import Float, Int, Real, Shaped
 
+from misgiving.arrays import Mask, Replicates, Values, Weights
 from misgiving.errors import UsageError
 
-MetricValue = float | Float[np.ndarray, "*replicates"]
-Weights = Real[np.ndarray, "*replicates n"]
+MetricValue = float | Replicates
 
 MOST_AS_INTEGERS = 2**31  # in sum, so that a square of it does not overflow
 
@@ -59,7 +59,7 @@ def checked_weights(
 
 
 def metric_value(
-    values: Float[np.ndarray, "*replicates"] | np.float64,
+    values: Replicates | np.float64,
     *weights: Real[np.ndarray, "..."] | None,
 ) -> MetricValue:
     """A float without weights, an array of replicates with weights."""
@@ -130,13 +130,13 @@ class Around(NamedTuple):
 class Ordered(NamedTuple):
     """Weights of a set's samples in ascending order of a value."""
 
-    values: Float[np.ndarray, " n"]
+    values: Values
     weights: Float[np.ndarray, "*replicates n"]
     sums: Float[np.ndarray, "*replicates n+1"]
     """Weight of the first 0, 1, ..., n samples."""
 
     @classmethod
-    def of(cls, values: Float[np.ndarray, " n"], weights: Weights) -> "Ordered":
+    def of(cls, values: Values, weights: Weights) -> "Ordered":
         """Sort samples by value, and sum their weights."""
         order = np.argsort(values)
         weights = weights.take(order, axis=-1)  # in rows; an index would give columns
@@ -145,7 +145,7 @@ class Ordered(NamedTuple):
         return cls(values[order], weights.astype(np.float64), sums)
 
     @property
-    def total(self) -> Float[np.ndarray, "*replicates"]:
+    def total(self) -> Replicates:
         """Weight of all samples."""
         return self.sums[..., -1]
 
@@ -172,9 +172,7 @@ class Ordered(NamedTuple):
         return Around(below, self.sums.take(last, axis=-1))
 
 
-def auroc(
-    scores: Float[np.ndarray, " n"], positives: Bool[np.ndarray, " n"], weights: Weights
-) -> Float[np.ndarray, "*replicates"]:
+def auroc(scores: Values, positives: Mask, weights: Weights) -> Replicates:
     """Probability that a positive has a higher score than a negative; NaN without both.
 
     >>> auroc(np.array([0.9, 0.4, 0.4]), np.array([True, True, False]), np.ones(3))

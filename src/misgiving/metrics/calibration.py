@@ -7,16 +7,14 @@ the NLL need no bins, but mix calibration with discrimination between the classe
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Float, Int
 
+from misgiving.arrays import Classes, Errors, Probabilities, Values
 from misgiving.errors import UsageError
 from misgiving.metrics._weighted import checked_arrays
-from misgiving.metrics.classification import Classes, check_classes
+from misgiving.metrics.classification import check_classes
 
 Scheme = Literal["mass", "width"]
-Predicted = Float[np.ndarray, " n"]
-Observed = Bool[np.ndarray, " n"] | Real[np.ndarray, " n"]
-Probabilities = Float[np.ndarray, "n classes"]
 
 ROW_SUM_TOLERANCE = 1e-6  # what a softmax in single precision stays well within
 
@@ -38,8 +36,8 @@ class Reliability(NamedTuple):
 
 
 def reliability(
-    predicted: Predicted,
-    observed: Observed,
+    predicted: Values,
+    observed: Errors,
     *,
     bins: int = 15,
     scheme: Scheme = "mass",
@@ -71,8 +69,8 @@ def reliability(
 
 
 def expected_calibration_error(
-    predicted: Predicted,
-    observed: Observed,
+    predicted: Values,
+    observed: Errors,
     *,
     bins: int = 15,
     scheme: Scheme = "mass",
@@ -136,7 +134,7 @@ def negative_log_likelihood(probabilities: Probabilities, labels: Classes) -> fl
         return float(-np.log(of_true).mean())
 
 
-def _edges_of_mass(predicted: Predicted, bins: int) -> Float[np.ndarray, " edges"]:
+def _edges_of_mass(predicted: Values, bins: int) -> Float[np.ndarray, " edges"]:
     """Upper edges of bins of equal mass, without the last.
 
     The i-th of n predictions in ascending order, i from 0, is in bin floor(i bins / n), so that bin
@@ -149,7 +147,7 @@ def _edges_of_mass(predicted: Predicted, bins: int) -> Float[np.ndarray, " edges
     return np.sort(predicted)[begins - 1]
 
 
-def _checked(probabilities: Probabilities, labels: Classes) -> Float[np.ndarray, "n classes"]:
+def _checked(probabilities: Probabilities, labels: Classes) -> Probabilities:
     """Copy the probabilities in float64, after a check that each row is a distribution."""
     _, rows = checked_arrays(labels=labels, probabilities=probabilities)
     check_classes(rows.shape[1], labels=labels)

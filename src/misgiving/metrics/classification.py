@@ -3,10 +3,10 @@
 import numpy as np
 from jaxtyping import Float, Int
 
+from misgiving.arrays import Classes, Probabilities, Weights
 from misgiving.errors import UsageError
 from misgiving.metrics._weighted import (
     MetricValue,
-    Weights,
     auroc,
     checked_arrays,
     checked_weights,
@@ -14,8 +14,6 @@ from misgiving.metrics._weighted import (
     metric_value,
     ratio,
 )
-
-Classes = Int[np.ndarray, " n"]
 
 
 def sensitivities(
@@ -57,7 +55,7 @@ def balanced_accuracy(
     return metric_value(mean_without_nan(recalls), weights)
 
 
-def macro_auroc(labels: Classes, probabilities: Float[np.ndarray, "n classes"]) -> float:
+def macro_auroc(labels: Classes, probabilities: Probabilities) -> float:
     """Mean over classes of the AUROC of each class's probability against all other classes.
 
     A class that does not occur, or is the only one, is left out of the mean.

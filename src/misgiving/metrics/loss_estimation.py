@@ -1,13 +1,13 @@
 """Metrics of loss estimation: rank correlation, spread and R^2 of predicted losses; error AUROC."""
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Int
 from scipy.stats import kendalltau
 
+from misgiving.arrays import Errors, Replicates, Values, Weights
 from misgiving.errors import UsageError
 from misgiving.metrics._weighted import (
     MetricValue,
-    Weights,
     auroc,
     checked_arrays,
     checked_weights,
@@ -16,12 +16,8 @@ from misgiving.metrics._weighted import (
     ties,
 )
 
-Losses = Float[np.ndarray, " n"]
-WeightRows = Real[np.ndarray, "*replicates n"]
-PerReplicate = Float[np.ndarray, "*replicates"]
 
-
-def spearman(predicted: Losses, true: Losses, *, weights: Weights | None = None) -> MetricValue:
+def spearman(predicted: Values, true: Values, *, weights: Weights | None = None) -> MetricValue:
     """Spearman's rank correlation, with mid-ranks for ties; NaN if either is constant.
 
     >>> spearman(np.array([1.0, 2.0, 9.0]), np.array([0.1, 0.2, 0.3]))
@@ -34,7 +30,7 @@ def spearman(predicted: Losses, true: Losses, *, weights: Weights | None = None)
     return metric_value(ratio(_sum(counts, ranks, true_ranks), scale), weights)
 
 
-def order_agreement(predicted: Losses, true: Losses) -> float:
+def order_agreement(predicted: Values, true: Values) -> float:
     """Share of pairs with different true losses in the correct predicted order, ties half.
 
     NaN if no two true losses differ. It is (1 + D) / 2 with Somers' D, from scipy's tau-b in
@@ -54,7 +50,7 @@ def order_agreement(predicted: Losses, true: Losses) -> float:
     return 0.5 + 0.5 * correct_less_wrong / comparable
 
 
-def spread_ratio(predicted: Losses, true: Losses) -> float:
+def spread_ratio(predicted: Values, true: Values) -> float:
     """Standard deviation of the predicted losses over that of the true ones.
 
     0 means a collapse to a constant. NaN if the true losses are constant.
@@ -66,7 +62,7 @@ def spread_ratio(predicted: Losses, true: Losses) -> float:
     return float(np.sqrt(ratio(_squared_deviations(predicted), _squared_deviations(true))))
 
 
-def r_squared(predicted: Losses, true: Losses) -> float:
+def r_squared(predicted: Values, true: Values) -> float:
     """Share of the true losses' variance that the prediction explains; below 0 if it adds error.
 
     The reference is the constant mean of the true losses. NaN if these are constant.
@@ -80,8 +76,8 @@ def r_squared(predicted: Losses, true: Losses) -> float:
 
 
 def error_auroc(
-    confidences: Float[np.ndarray, " n"],
-    errors: Bool[np.ndarray, " n"] | Real[np.ndarray, " n"],
+    confidences: Values,
+    errors: Errors,
     *,
     weights: Weights | None = None,
 ) -> MetricValue:
@@ -100,21 +96,21 @@ def error_auroc(
     return metric_value(auroc(confidences, wrong == 0, counts), weights)
 
 
-def _centred_ranks(values: Losses, weights: WeightRows) -> WeightRows:
+def _centred_ranks(values: Values, weights: Weights) -> Weights:
     """Mid-ranks less their mean; exactly 0 where all samples with weight are tied."""
     distinct = ties(values)
     tied = distinct.sums(weights.take(distinct.order, axis=-1))
     middle = weights.sum(axis=-1, keepdims=True) / 2
     groups = np.unique(values, return_inverse=True)[1]
-    ranks: WeightRows = (np.cumsum(tied, axis=-1) - tied / 2 - middle)[..., groups]
+    ranks: Weights = (np.cumsum(tied, axis=-1) - tied / 2 - middle)[..., groups]
     return ranks
 
 
-def _sum(weights: WeightRows, left: WeightRows, right: WeightRows) -> PerReplicate:
+def _sum(weights: Weights, left: Weights, right: Weights) -> Replicates:
     return np.asarray(np.einsum("...n,...n,...n->...", weights, left, right))
 
 
-def _squared_deviations(values: Losses) -> PerReplicate:
+def _squared_deviations(values: Values) -> Replicates:
     """Sum of squared distances from the mean.
 
     Distances are first taken from one of the values, so that a constant gives exactly 0.
@@ -124,6 +120,6 @@ def _squared_deviations(values: Losses) -> PerReplicate:
     return _sum(ones, deviations, deviations)
 
 
-def _untied_pairs(values: Losses) -> int:
+def _untied_pairs(values: Values) -> int:
     tied: Int[np.ndarray, " groups"] = np.unique(values, return_counts=True)[1]
     return int((len(values) ** 2 - (tied**2).sum()) // 2)

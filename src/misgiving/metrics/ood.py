@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Real
 
+from misgiving.arrays import Replicates
 from misgiving.metrics._weighted import (
     Around,
     MetricValue,
@@ -22,7 +23,6 @@ from misgiving.metrics._weighted import (
 )
 
 TINY = 1e-300  # makes 1 of 0 / 0, and is lost in any other sum
-PerReplicate = Float[np.ndarray, "..."]
 
 
 def ood_metrics(
@@ -95,7 +95,7 @@ class _Sweep:
         """Weight accepted just above each threshold, and by it."""
         return self.outliers.around(self.inliers.values)
 
-    def fpr_at_tpr95(self) -> PerReplicate:
+    def fpr_at_tpr95(self) -> Replicates:
         accepted = self.accepted_inliers.up_to
         # 0.95 * n may round up past the whole number that it means; a count is never that close
         enough = accepted >= self.inliers.total[..., None] * 0.95 * (1 - 1e-12)
@@ -103,28 +103,32 @@ class _Sweep:
         outliers = np.take_along_axis(self.accepted_outliers.up_to, strictest, axis=-1)[..., 0]
         return ratio(outliers, self.outliers.total)
 
-    def detection_error(self) -> PerReplicate:
+    def detection_error(self) -> Replicates:
         true_positives = ratio(self.accepted_inliers.up_to, self.inliers.total[..., None])
         false_positives = ratio(self.accepted_outliers.up_to, self.outliers.total[..., None])
         least = (false_positives - true_positives).min(axis=-1)  # at most 0: all are accepted
         return np.asarray(0.5 + 0.5 * least)
 
-    def auroc(self) -> PerReplicate:
+    def auroc(self) -> Replicates:
         pairs = self.inliers.total * self.outliers.total
         return np.asarray(1 - self.accepted_outliers.share_of_pairs(self.inliers.weights, pairs))
 
-    def aupr(self) -> PerReplicate:
+    def aupr(self) -> Replicates:
         above = self._summed_precision(self.accepted_inliers.below, self.accepted_outliers.below)
         return ratio((above + self.summed_precision) / 2, self.inliers.total)
 
-    def average_precision(self) -> PerReplicate:
+    def average_precision(self) -> Replicates:
         return ratio(self.summed_precision, self.inliers.total)
 
     @cached_property
-    def summed_precision(self) -> PerReplicate:
+    def summed_precision(self) -> Replicates:
         """Sum, over the inliers, of the precision at each threshold."""
         return self._summed_precision(self.accepted_inliers.up_to, self.accepted_outliers.up_to)
 
-    def _summed_precision(self, inliers: PerReplicate, outliers: PerReplicate) -> PerReplicate:
+    def _summed_precision(
+        self,
+        inliers: Float[np.ndarray, "*replicates m"],
+        outliers: Float[np.ndarray, "*replicates m"],
+    ) -> Replicates:
         inliers = inliers + TINY
         return np.asarray(np.vecdot(self.inliers.weights, inliers / (inliers + outliers)))

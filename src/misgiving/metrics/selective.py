@@ -5,28 +5,24 @@ non-negative loss. Samples of equal confidence are accepted in random order: eve
 expectation over these orders.
 """
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Float, Int, Real
 
+from misgiving.arrays import Classes, Errors, Groups, Mask, Replicates, Values, Weights
 from misgiving.errors import UsageError
 from misgiving.metrics._weighted import (
     MetricValue,
     Ties,
-    Weights,
     checked_arrays,
     checked_weights,
     metric_value,
     ratio,
     ties,
 )
-from misgiving.metrics.classification import Classes, check_classes
-
-Confidences = Float[np.ndarray, " n"]
-Errors = Bool[np.ndarray, " n"] | Real[np.ndarray, " n"]
+from misgiving.metrics.classification import check_classes
 
 ACCEPTED_ERRORS = BY_IMAGES, BY_GROUPS = "error_among_accepted", "error_per_group"
 
@@ -49,9 +45,7 @@ class RiskCoverage:
         weights: How often each sample occurs; None: once. Leading axes are replicates.
     """
 
-    def __init__(
-        self, confidences: Confidences, errors: Errors, weights: Weights | None = None
-    ) -> None:
+    def __init__(self, confidences: Values, errors: Errors, weights: Weights | None = None) -> None:
         self._confidences, self._errors = checked_arrays(confidences=confidences, errors=errors)
         if self._errors.min() < 0:
             raise UsageError(
@@ -179,11 +173,11 @@ class RiskCoverage:
     def _risks(self) -> Float[np.ndarray, "*replicates thresholds"]:
         return ratio(self._steps.accepted_error, self._steps.accepted)
 
-    def _value(self, values: Float[np.ndarray, "*replicates"] | np.float64) -> MetricValue:
+    def _value(self, values: Replicates | np.float64) -> MetricValue:
         return metric_value(values, self._given)
 
     @staticmethod
-    def _area(steps: _Steps) -> Float[np.ndarray, "*replicates"]:
+    def _area(steps: _Steps) -> Replicates:
         """Sum of the expected selective risks over all ranks, divided by their number.
 
         Let a samples with errors of sum e be accepted before a tie of m samples with mean error u.
@@ -202,9 +196,9 @@ class RiskCoverage:
 
 
 def accepted_errors(
-    accepted: Bool[np.ndarray, " n"],
-    wrong: Bool[np.ndarray, " n"],
-    groups: Sequence[str] | Int[np.ndarray, " n"],
+    accepted: Mask,
+    wrong: Mask,
+    groups: Groups,
     *,
     weights: Weights | None = None,
 ) -> dict[str, MetricValue]:
@@ -230,7 +224,7 @@ def accepted_errors(
     }
 
 
-def _steps(tied: Ties, errors: Confidences, weights: Weights) -> _Steps:
+def _steps(tied: Ties, errors: Values, weights: Weights) -> _Steps:
     counts = weights[..., tied.order]
     added, added_error = tied.sums(counts), tied.sums(counts * errors[tied.order])
     return _Steps(added, added_error, np.cumsum(added, axis=-1), np.cumsum(added_error, axis=-1))

@@ -81,8 +81,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-Groups = Shaped[np.ndarray, " _"]
-Replicates = Float[np.ndarray, " _"]
 Key = TypeVar("Key", bound=Hashable)
 
 WEIGHTS_AT_ONCE = 2**17  # in one call of a statistic, whose arrays then fit the cache
@@ -90,11 +88,11 @@ WEIGHTS_AT_ONCE = 2**17  # in one call of a statistic, whose arrays then fit the
 
 def bootstrap(
     statistics: Sequence[Callable[..., Mapping[Key, MetricValue]]],
-    groups: Sequence[tuple[Groups, ...]],
+    groups: Sequence[tuple[Shaped[np.ndarray, " _"], ...]],
     *,
     replicates: int = 1000,
     seed: int,
-) -> dict[Key, Replicates]:
+) -> dict[Key, Float[np.ndarray, " replicates"]]:
     """Draw bootstrap replicates of the mean over trials of each metric.
 
     Each replicate draws as many trials as there are and as many groups as all trials have together,
@@ -144,7 +142,9 @@ def bootstrap(
     return {name: mean_without_nan(drawn[slots, each]) for name, drawn in values.items()}
 
 
-def percentile_interval(replicates: Replicates, *, level: float = 0.95) -> tuple[float, float]:
+def percentile_interval(
+    replicates: Float[np.ndarray, " replicates"], *, level: float = 0.95
+) -> tuple[float, float]:
     """Percentiles between which `level` of the replicates lie; NaN replicates are left out.
 
     >>> percentile_interval(np.arange(101.0), level=0.5)

@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from misgiving.errors import Parameter, UsageError, reason_of
+from misgiving.tensors import Logits
 
 DEFAULT_SIZE = 224  # pixels, where a module does not say for which size it is made
 DEFAULT_TAPS = 4
 NEARLY_ALL = 0.85  # of the submodules; the longest stage of a ResNet or ConvNeXt has up to 0.75
 
-Reading = tuple[
-    Float[Tensor, "batch classes"], Float[Tensor, "batch width"], list[Float[Tensor, "batch _ ..."]]
-]
+Reading = tuple[Logits, Float[Tensor, "batch width"], list[Float[Tensor, "batch _ ..."]]]
 """Logits of one call of a classifier, the features before them, and its taps."""
 
 Keep = Callable[[str, tuple[Any, ...], Any], None]
@@ -74,7 +73,7 @@ class ModuleReader:
         taps = [read[name] for name in self.taps]
         return logits, [taps[-1], *inputs_of_head][-1], taps
 
-    def classify(self, module: nn.Module, images: Tensor) -> Float[Tensor, "batch classes"]:
+    def classify(self, module: nn.Module, images: Tensor) -> Logits:
         """Compute the logits alone."""
         return logits_of(module(images))
 

@@ -20,8 +20,7 @@ from misgiving.models.adapters import (
     read_module,
 )
 from misgiving.models.backbones import MiniVgg, create_backbone
-
-Images = Float[Tensor, "batch 3 height width"]
+from misgiving.tensors import Images, Logits, Losses
 
 
 class Output(NamedTuple):
@@ -32,16 +31,16 @@ class Output(NamedTuple):
     in one the averages of the last tap.
     """
 
-    logits: Float[Tensor, "batch classes"]
-    predicted_losses: Float[Tensor, " batch"]
+    logits: Logits
+    predicted_losses: Losses
     features: Float[Tensor, "batch width"]
 
 
 class FullOutput(NamedTuple):
     """`Output`, and the averages of the taps over height and width, side by side."""
 
-    logits: Float[Tensor, "batch classes"]
-    predicted_losses: Float[Tensor, " batch"]
+    logits: Logits
+    predicted_losses: Losses
     features: Float[Tensor, "batch width"]
     taps: Float[Tensor, "batch channels"]
 
@@ -70,8 +69,8 @@ class LossEstimator(nn.Module):
     def forward(
         self,
         activations: Sequence[Float[Tensor, "batch _ ..."]],
-        logits: Float[Tensor, "batch classes"] | None = None,
-    ) -> Float[Tensor, " batch"]:
+        logits: Logits | None = None,
+    ) -> Losses:
         taps = averages(activations)
         if self.reads_logits and logits is not None:
             taps.append(shape_of_logits(logits))
@@ -82,7 +81,7 @@ class LossEstimator(nn.Module):
         return predicted.squeeze(1)
 
 
-def shape_of_logits(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch width"]:
+def shape_of_logits(logits: Logits) -> Float[Tensor, "batch width"]:
     """Sorted log-probabilities, entropy and log-sum-exp of each sample, regardless of class order.
 
     Detached: the estimator learns from the classifier's output without changing it. In single
@@ -316,7 +315,7 @@ class JointClassifier(
             activations = [activation.detach() for activation in activations]
         return Output(logits, self.loss_estimator(activations, logits), features), activations
 
-    def classify(self, images: Images) -> Float[Tensor, "batch classes"]:
+    def classify(self, images: Images) -> Logits:
         """Compute the logits alone, without the loss estimator."""
         return self.reader.classify(self.backbone, self._normalised(images))
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from misgiving.data.decoding import Picture, picture_of
+from misgiving.arrays import Picture
+from misgiving.data.decoding import picture_of
 from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.deferral.decisions import Decision
 from misgiving.report.rendering import environment

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from misgiving.data.decoding import Picture, picture_of
+from misgiving.arrays import Picture
+from misgiving.data.decoding import picture_of
 from misgiving.evaluation.evaluate import Evaluation
-from misgiving.evaluation.readers import Counts, confusion_of
+from misgiving.evaluation.readers import confusion_of
 from misgiving.evaluation.shares import reliability_with_intervals
 from misgiving.files import write_text
 from misgiving.report.contact_sheet import thumbnail_link
@@ -90,7 +91,7 @@ def gallery(evaluation: Evaluation) -> tuple[Int[np.ndarray, " _"], Int[np.ndarr
 
 
 def confusion(
-    classes: Sequence[str], counts: Counts
+    classes: Sequence[str], counts: Int[np.ndarray, "true answer"]
 ) -> tuple[Int[np.ndarray, "rows columns"], list[str]]:
     """Images of each true class (row) by predicted class; beyond 15, the others are pooled.
 

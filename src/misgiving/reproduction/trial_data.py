@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from misgiving.arrays import Names
 from misgiving.checkpoint import Checkpoint, versions
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, without
 from misgiving.data.decoding import skipped_sentences
 from misgiving.data.preprocessing import AUGMENTATIONS
-from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of, split_of
+from misgiving.data.splits import SPLITS, EvaluationSets, leakage_of, split_of
 from misgiving.errors import DataError, Parameter, UsageError, separated
 from misgiving.files import read_json, sha256_of_file, sha256_of_lines
 from misgiving.predictions.record import Predictions
@@ -99,7 +100,7 @@ class TrialData:
         self.dataset = without(self.dataset, self.images.skipped)
         self.inliers, _ = self.images.align(protocol.in_distribution)
         self._outliers: dict[int, dict[str, tuple[Dataset, ImageSet]]] = {}
-        self._drawn: dict[tuple[bool, int], SetNames] = {}
+        self._drawn: dict[tuple[bool, int], Names] = {}
 
     @property
     def evaluation_sets(self) -> EvaluationSets:
@@ -226,7 +227,7 @@ class TrialData:
             about = f"{source.about}; " if source.about else ""
         return replace(built, contents=f"{about}{built.contents}")
 
-    def _sets(self, images: ImageSet, seed: int) -> SetNames:
+    def _sets(self, images: ImageSet, seed: int) -> Names:
         key = (images is self.inliers, seed)
         if key not in self._drawn:
             self._drawn[key] = draw_sets(images, self.protocol.images, seed=seed)

@@ -10,23 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from misgiving.arrays import Evidence, Features, Logits, Mask, Taps, Values
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import whole_file
-from misgiving.scores.features import (
-    FEATURE_SCORES,
-    Features,
-    Statistics,
-    Taps,
-    Training,
-    principal_directions,
-)
-from misgiving.scores.logits import LOGIT_SCORES, Logits, Scores
+from misgiving.scores.features import FEATURE_SCORES, Statistics, Training, principal_directions
+from misgiving.scores.logits import LOGIT_SCORES
 from misgiving.scores.outputs import Outputs, TrainingOutputs
-from misgiving.scores.probes import ClassProbes, Evidence, Probe
+from misgiving.scores.probes import ClassProbes, Probe
 
 AGAIN = "calibrate or export again"
 FACTS, PROBES = "facts", "probes"
@@ -136,7 +130,7 @@ class FittedDetectors:
         """
         return None if self.probes is None else self.probes(outputs.features, outputs.taps)
 
-    def __call__(self, outputs: Outputs) -> dict[str, Scores]:
+    def __call__(self, outputs: Outputs) -> dict[str, Values]:
         """Score outputs of the same model; not finite where a score is not defined."""
         if not self.statistics:
             return {}
@@ -157,7 +151,7 @@ class FittedDetectors:
         ]
         return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in self.names}
 
-    def _score(self, logits: Logits, features: Features, taps: Taps) -> dict[str, Scores]:
+    def _score(self, logits: Logits, features: Features, taps: Taps) -> dict[str, Values]:
         wide, features = logits.astype(np.float64), features.astype(np.float64)
         reduced, averages = features @ self.directions.T, taps.astype(np.float64)
         inputs = {"reduced": reduced, "features": features, "taps": averages}
@@ -221,7 +215,7 @@ def default_ood_detector(detectors: FittedDetectors) -> str:
     return OOD_DETECTOR if OOD_DETECTOR in detectors.names else WITHOUT_FEATURES
 
 
-def all_scores(outputs: Outputs, detectors: FittedDetectors | None = None) -> dict[str, Scores]:
+def all_scores(outputs: Outputs, detectors: FittedDetectors | None = None) -> dict[str, Values]:
     """Scores of logits, the negated predicted loss, and fitted detectors where given, by name.
 
     Raises:
@@ -235,7 +229,7 @@ def all_scores(outputs: Outputs, detectors: FittedDetectors | None = None) -> di
     return scores
 
 
-def _check_finite(name: str, finite: Bool[np.ndarray, " n"]) -> None:
+def _check_finite(name: str, finite: Mask) -> None:
     if not finite.all():
         raise DataError(
             f"{name} are NaN or infinite for {np.count_nonzero(~finite)} of {len(finite)} images; "
@@ -245,7 +239,7 @@ def _check_finite(name: str, finite: Bool[np.ndarray, " n"]) -> None:
 
 def scores_of_outputs(
     outputs: Outputs, detectors: FittedDetectors | None = None
-) -> dict[str, Scores]:
+) -> dict[str, Values]:
     """Every score of a model's outputs, by name; not finite where a score is not defined.
 
     `predicted_loss` is negated here, so that it is a confidence like the others.

@@ -17,18 +17,16 @@ from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from scipy.linalg import eigh
 from scipy.special import entr, softmax
 
+from misgiving.arrays import Classes, Features, Logits, Taps, Values
 from misgiving.errors import DataError
 from misgiving.registry import Registry
-from misgiving.scores.logits import Logits, Scores, energy, unit_vectors
+from misgiving.scores.logits import energy, unit_vectors
 
-Features = Float[np.ndarray, "n width"]
-Taps = Float[np.ndarray, "n channels"]
 Reduced = Float[np.ndarray, "n directions"]
-Matrix = Float[np.ndarray, "directions directions"]
 Statistics = Mapping[str, Shaped[np.ndarray, "..."]]
 """Arrays that a score keeps of the training set, by name."""
 
@@ -56,7 +54,7 @@ class Training(NamedTuple):
 
     logits: Logits
     features: Reduced
-    labels: Int[np.ndarray, " n"]
+    labels: Classes
     head: Statistics
 
 
@@ -71,13 +69,13 @@ class FeatureScore(NamedTuple):
     """
 
     fit: Callable[[Training], Statistics]
-    score: Callable[[Statistics, Logits, Reduced], Scores]
+    score: Callable[[Statistics, Logits, Reduced], Values]
     needs_head: bool = False
     reads: Literal["reduced", "features", "taps"] = "reduced"
 
 
 def principal_directions(
-    features: Float[np.ndarray, "n width"],
+    features: Features,
 ) -> Float[np.ndarray, "directions width"]:
     """Orthonormal directions of the largest variance about the mean (PCA).
 
@@ -108,7 +106,7 @@ def principal_directions(
     return np.asarray(directions * np.sign(largest))
 
 
-def _whitening(centred: Reduced) -> Matrix:
+def _whitening(centred: Reduced) -> Float[np.ndarray, "directions directions"]:
     """W with W W^T = (S + ridge)^-1, S the scatter matrix, not divided by the number of samples.
 
     Distances are norms of whitened differences, so that rounding cannot make them negative.
@@ -126,14 +124,14 @@ def fit_mahalanobis(training: Training) -> Statistics:
     return {"whitening": whitening, "means": means @ whitening}
 
 
-def _nearest_class(statistics: Statistics, features: Reduced) -> Scores:
+def _nearest_class(statistics: Statistics, features: Reduced) -> Values:
     """Squared Mahalanobis distance to the nearest class mean."""
     whitened = features @ statistics["whitening"]
     distances = [((whitened - mean) ** 2).sum(axis=1) for mean in statistics["means"]]
     return np.asarray(np.min(distances, axis=0))
 
 
-def score_mahalanobis(statistics: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_mahalanobis(statistics: Statistics, _: Logits, features: Reduced) -> Values:
     """Half the negated squared distance to the nearest class mean (Lee et al., 2018)."""
     return -0.5 * _nearest_class(statistics, features)
 
@@ -146,7 +144,7 @@ def fit_normalised(training: Training) -> Statistics:
     return {"unit_directions": directions, **fitted}
 
 
-def score_normalised(statistics: Statistics, logits: Logits, features: Features) -> Scores:
+def score_normalised(statistics: Statistics, logits: Logits, features: Features) -> Values:
     """Mahalanobis++: features are divided by their norm first (Mueller and Hein, 2025)."""
     unit = unit_vectors(features)
     return score_mahalanobis(statistics, logits, unit @ statistics["unit_directions"].T)
@@ -159,7 +157,7 @@ def fit_relative(training: Training) -> Statistics:
     return {**fit_mahalanobis(training), "all_whitening": whitening, "all_mean": mean @ whitening}
 
 
-def score_relative(statistics: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_relative(statistics: Statistics, _: Logits, features: Reduced) -> Values:
     """Squared distance to the mean of all less that to the nearest class (Ren et al., 2021)."""
     to_all = ((features @ statistics["all_whitening"] - statistics["all_mean"]) ** 2).sum(axis=1)
     return np.asarray(to_all - _nearest_class(statistics, features))
@@ -171,7 +169,7 @@ def fit_knn(training: Training) -> Statistics:
     return {"neighbours": unit_vectors(training.features), "k": np.array(k)}
 
 
-def score_knn(statistics: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_knn(statistics: Statistics, _: Logits, features: Reduced) -> Values:
     """Negated distance of unit features to the k-th nearest of training (Sun et al., 2022).
 
     The paper's k grows with the set, from 50 for CIFAR-10; k is 50, or a twentieth of the samples
@@ -192,7 +190,7 @@ def fit_knn_taps(training: Training) -> Statistics:
     return {"mean": mean, "scale": scale, "neighbours": neighbours, "k": np.array(k)}
 
 
-def score_knn_taps(statistics: Statistics, _: Logits, taps: Taps) -> Scores:
+def score_knn_taps(statistics: Statistics, _: Logits, taps: Taps) -> Values:
     """Negated distance of standardised tap averages to the k-th nearest of training.
 
     Early layers keep what the last one drops, such as colour and texture, so that images of another
@@ -220,7 +218,7 @@ def _residual_space(centred: Reduced) -> Float[np.ndarray, "directions rest"]:
     return np.asarray(vectors[:, : width - width // 2])
 
 
-def _residual_norm(statistics: Statistics, features: Reduced) -> Scores:
+def _residual_norm(statistics: Statistics, features: Reduced) -> Values:
     residual = (features - statistics["origin"]) @ statistics["residual"]
     return np.asarray(np.linalg.norm(residual, axis=1))
 
@@ -233,7 +231,7 @@ def fit_residual(training: Training) -> Statistics:
     return {"origin": mean, "residual": space @ whitening}
 
 
-def score_residual(statistics: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_residual(statistics: Statistics, _: Logits, features: Reduced) -> Values:
     """Negated Mahalanobis norm of the residual of a reconstruction (Di Salvo et al., 2026).
 
     They reconstruct features by an autoencoder; here it is linear, the first half of directions.
@@ -251,7 +249,7 @@ def fit_vim(training: Training) -> Statistics:
     return {**head, "origin": origin, "residual": space["residual"] * alpha}
 
 
-def score_vim(statistics: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_vim(statistics: Statistics, _: Logits, features: Reduced) -> Values:
     """Virtual-logit matching (Wang et al., 2022); the later half of directions is its residual."""
     logits = _head_logits(statistics, features)
     return np.asarray(energy(logits) - _residual_norm(statistics, features))
@@ -263,7 +261,7 @@ def fit_nnguide(training: Training) -> Statistics:
     return {**training.head, "guides": unit_vectors(training.features) * energies[:, None]}
 
 
-def score_nnguide(statistics: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_nnguide(statistics: Statistics, _: Logits, features: Reduced) -> Values:
     """Energy times that of the ten most similar training samples (Park et al., 2023).
 
     They are found in float32, in which only samples that are equally similar may be exchanged.
@@ -281,7 +279,7 @@ def fit_about_mean(training: Training) -> Statistics:
     return {**training.head, "mean": training.features.mean(axis=0)}
 
 
-def score_nci(statistics: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_nci(statistics: Statistics, _: Logits, features: Reduced) -> Values:
     """Alignment of centred features with the predicted class's weights (Liu & Qin, 2025).
 
     Without the norm of the features, whose weight would have to be tuned.
@@ -292,7 +290,7 @@ def score_nci(statistics: Statistics, _: Logits, features: Reduced) -> Scores:
         return np.asarray((centred * chosen).sum(axis=1) / np.linalg.norm(centred, axis=1))
 
 
-def score_fdbd(statistics: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_fdbd(statistics: Statistics, _: Logits, features: Reduced) -> Values:
     """Distance to the decision boundaries over that to the mean feature (Liu & Qin, 2024)."""
     weight = statistics["weight"]
     logits = _head_logits(statistics, features)
@@ -311,7 +309,7 @@ def fit_kl_matching(training: Training) -> Statistics:
     return {"typical": np.stack(means)}
 
 
-def score_kl_matching(statistics: Statistics, logits: Logits, _: Reduced) -> Scores:
+def score_kl_matching(statistics: Statistics, logits: Logits, _: Reduced) -> Values:
     """Divergence of the softmax from the nearest mean softmax of a class (Hendrycks et al., 2022).
 
     The paper takes those means on validation data; here they are of the training data.

@@ -7,37 +7,35 @@ which confident softmax values do not collapse to 1.0.
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float, Int
 from scipy.special import entr, log_softmax, logsumexp, softmax
 
+from misgiving.arrays import Classes, Features, Logits, Values
 from misgiving.registry import Registry
 
-Logits = Float[np.ndarray, "n classes"]
-Scores = Float[np.ndarray, " n"]
 SMALLEST_NORM = 1e-12
 
 
-def max_softmax(logits: Logits) -> Scores:
+def max_softmax(logits: Logits) -> Values:
     """Maximum softmax probability (Hendrycks & Gimpel, 2017)."""
     return np.asarray(softmax(logits.astype(np.float64), axis=1).max(axis=1))
 
 
-def energy(logits: Logits) -> Scores:
+def energy(logits: Logits) -> Values:
     """Negative free energy: the log of the sum of exponentials of the logits (Liu et al., 2020)."""
     return np.asarray(logsumexp(logits.astype(np.float64), axis=1))
 
 
-def max_logit(logits: Logits) -> Scores:
+def max_logit(logits: Logits) -> Values:
     """The largest logit (Hendrycks et al., 2022)."""
     return np.asarray(logits.astype(np.float64).max(axis=1))
 
 
-def negative_entropy(logits: Logits) -> Scores:
+def negative_entropy(logits: Logits) -> Values:
     """Negated entropy of the softmax, in nats: 0 where one class has all of it."""
     return -np.asarray(entr(softmax(logits.astype(np.float64), axis=1)).sum(axis=1))
 
 
-def gen(logits: Logits) -> Scores:
+def gen(logits: Logits) -> Values:
     """Negated generalised entropy with gamma = 0.1 over all classes (Liu et al., 2023).
 
     Probabilities are clipped to 1e-7, so that the most confident samples tie.
@@ -46,7 +44,7 @@ def gen(logits: Logits) -> Scores:
     return -np.asarray(((p * (1 - p)) ** 0.1).mean(axis=1))
 
 
-def max_logit_norm(logits: Logits) -> Scores:
+def max_logit_norm(logits: Logits) -> Values:
     """Largest of the logits after centring and division by their 2-norm (Cattelan & Silva, 2023).
 
     The authors choose p on labelled data; here it is 2 and nothing is tuned. Equal logits give 0.
@@ -59,7 +57,7 @@ def max_logit_norm(logits: Logits) -> Scores:
     return np.asarray(unit_vectors(wide - wide.mean(axis=1, keepdims=True)).max(axis=1))
 
 
-def cross_entropy(logits: Logits, labels: Int[np.ndarray, " n"]) -> tuple[float, Logits]:
+def cross_entropy(logits: Logits, labels: Classes) -> tuple[float, Logits]:
     """Sum of the cross-entropies of the true classes, and its derivatives by the logits.
 
     >>> cross_entropy(np.zeros((1, 2)), np.array([0]))
@@ -71,13 +69,13 @@ def cross_entropy(logits: Logits, labels: Int[np.ndarray, " n"]) -> tuple[float,
     return float(-log_probabilities[truth].sum()), derivatives
 
 
-def unit_vectors(vectors: Float[np.ndarray, "n width"]) -> Float[np.ndarray, "n width"]:
+def unit_vectors(vectors: Features) -> Features:
     """Rows divided by their 2-norm; a row of zeros stays one."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / norms.clip(min=SMALLEST_NORM))
 
 
-LOGIT_SCORES: Registry[Callable[[Logits], Scores]] = Registry(
+LOGIT_SCORES: Registry[Callable[[Logits], Values]] = Registry(
     "score of logits",
     msp=max_softmax,
     energy=energy,

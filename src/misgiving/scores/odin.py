@@ -16,10 +16,8 @@ from torch import Tensor
 
 from misgiving.errors import UsageError
 from misgiving.metrics.ood import ood_metrics
+from misgiving.tensors import Images, Logits
 
-Images = Float[Tensor, "batch channels height width"]
-Logits = Float[Tensor, "batch classes"]
-Scores = Float[Tensor, " batch"]
 Classifier = Callable[[Tensor], Tensor]
 """From images in [0, 1] to logits, in evaluation mode."""
 
@@ -45,13 +43,13 @@ class Odin:
         if not (self.epsilon >= 0 and math.isfinite(self.epsilon)):
             raise UsageError(f"epsilon must not be negative, got {self.epsilon}")
 
-    def __call__(self, classify: Classifier, images: Images) -> Scores:
+    def __call__(self, classify: Classifier, images: Images) -> Float[Tensor, " batch"]:
         return score_points(classify, images, [self])[self]
 
 
 def score_points(
     classify: Classifier, images: Images, points: Sequence[Odin]
-) -> dict[Odin, Scores]:
+) -> dict[Odin, Float[Tensor, " batch"]]:
     """Score a batch at several temperatures and epsilons, with the work shared between them.
 
     One unperturbed forward pass, one backward pass for each temperature, and one forward pass for
@@ -59,7 +57,7 @@ def score_points(
     """
     perturb = any(point.epsilon > 0 for point in points)
     temperatures = list(dict.fromkeys(point.temperature for point in points))
-    scores: dict[Odin, Scores] = {}
+    scores: dict[Odin, Float[Tensor, " batch"]] = {}
     with _full_precision(images.device.type):
         with torch.inference_mode(False), torch.set_grad_enabled(perturb):
             inputs = images.detach().clone().requires_grad_(perturb)

@@ -5,10 +5,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
+
+from misgiving.arrays import (
+    ByClass,
+    Classes,
+    Features,
+    Logits,
+    Mask,
+    Probabilities,
+    Rows,
+    Taps,
+    Values,
+)
 
 LEAST_PROBABILITY = 1e-12  # so that logarithms are finite
-Rows = Int[np.ndarray, " _"]
 OutputsT = TypeVar("OutputsT", bound="Outputs")
 
 
@@ -16,7 +27,7 @@ class Head(NamedTuple):
     """The last linear layer of a model."""
 
     weight: Float[np.ndarray, "classes width"]
-    bias: Float[np.ndarray, " classes"]
+    bias: ByClass
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,12 +51,12 @@ class Outputs:
     )  # fmt: skip
     """Fields with a value for each case."""
 
-    logits: Float[np.ndarray, "n classes"]
-    features: Float[np.ndarray, "n width"] | None = None
-    taps: Float[np.ndarray, "n channels"] | None = None
+    logits: Logits
+    features: Features | None = None
+    taps: Taps | None = None
     tap_widths: tuple[int, ...] = ()
-    predicted_losses: Float[np.ndarray, " n"] | None = None
-    opinions: Mapping[str, Float[np.ndarray, "n classes"]] = field(default_factory=dict)
+    predicted_losses: Values | None = None
+    opinions: Mapping[str, Probabilities] = field(default_factory=dict)
     kind: str = "logits"
 
     def __len__(self) -> int:
@@ -65,7 +76,7 @@ class Outputs:
         return replace(self, **{name: chosen(getattr(self, name)) for name in self.BY_ROW})
 
     @property
-    def finite(self) -> Bool[np.ndarray, " n"]:
+    def finite(self) -> Mask:
         """Mark the cases of which logits, features and taps are finite, where they are known."""
         given = [x for x in (self.logits, self.features, self.taps) if x is not None]
         return np.asarray(np.all([np.isfinite(values).all(axis=1) for values in given], axis=0))
@@ -87,7 +98,7 @@ def concatenated(parts: Sequence[OutputsT]) -> OutputsT:
     return replace(parts[0], **joined)
 
 
-def logarithms_of(probabilities: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, "n classes"]:
+def logarithms_of(probabilities: Probabilities) -> Logits:
     """Finite logarithms, in the precision that is given."""
     return np.asarray(np.log(np.maximum(probabilities, LEAST_PROBABILITY)))
 
@@ -99,16 +110,16 @@ class TrainingOutputs(Protocol):
     def __len__(self) -> int: ...
 
     @property
-    def logits(self) -> Float[np.ndarray, "n classes"]: ...
+    def logits(self) -> Logits: ...
 
     @property
-    def labels(self) -> Int[np.ndarray, " n"]: ...
+    def labels(self) -> Classes: ...
 
     @property
-    def features(self) -> Float[np.ndarray, "n width"] | None: ...
+    def features(self) -> Features | None: ...
 
     @property
-    def taps(self) -> Float[np.ndarray, "n channels"] | None: ...
+    def taps(self) -> Taps | None: ...
 
     @property
     def tap_widths(self) -> tuple[int, ...]: ...

@@ -10,20 +10,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
+from misgiving.arrays import ByClass, Classes, Evidence, Features, Logits, Taps
 from misgiving.errors import DataError, UsageError
 from misgiving.scores.features import principal_directions
 from misgiving.scores.logits import cross_entropy
 from misgiving.scores.outputs import TrainingOutputs
-
-Inputs = Float[np.ndarray, "n width"]
-Taps = Float[np.ndarray, "n channels"]
-Logits = Float[np.ndarray, "n classes"]
-Evidence = Float[np.ndarray, "n probes classes"]
-"""Log-probabilities of each class by each probe."""
 
 MOST_DIRECTIONS = 60
 INVERSE_STRENGTH = 0.05  # C of scikit-learn's penalised logistic regression
@@ -42,7 +37,7 @@ class Probe(NamedTuple):
 
     first: int
     weight: Float[np.ndarray, "width classes"]
-    bias: Float[np.ndarray, " classes"]
+    bias: ByClass
 
     def __call__(self, inputs: Float[np.ndarray, "n columns"]) -> Logits:
         read = inputs[:, self.first : self.first + len(self.weight)].astype(np.float64)
@@ -85,7 +80,7 @@ class ClassProbes:
         """Columns of what they read."""
         return max(probe.first + len(probe.weight) for probe in self.probes.values())
 
-    def __call__(self, features: Inputs | None, taps: Taps | None) -> Evidence | None:
+    def __call__(self, features: Features | None, taps: Taps | None) -> Evidence | None:
         """Log-probabilities by each probe, in float64.
 
         None where the predictions lack what the probes read.
@@ -117,7 +112,7 @@ def _columns(training: TrainingOutputs, width: int) -> Iterator[tuple[str, int, 
         yield TOGETHER, 0, int(firsts[-1])
 
 
-def _fit(inputs: Inputs, labels: Int[np.ndarray, " n"], *, classes: int, first: int) -> Probe:
+def _fit(inputs: Features, labels: Classes, *, classes: int, first: int) -> Probe:
     """Penalised multinomial logistic regression on principal directions of standardised inputs."""
     wide = inputs.astype(np.float64)
     mean, scale = wide.mean(axis=0), wide.std(axis=0)
@@ -130,8 +125,8 @@ def _fit(inputs: Inputs, labels: Int[np.ndarray, " n"], *, classes: int, first: 
 
 
 def fit_multinomial(
-    inputs: Inputs, labels: Int[np.ndarray, " n"], *, classes: int
-) -> tuple[Float[np.ndarray, "width classes"], Float[np.ndarray, " classes"]]:
+    inputs: Features, labels: Classes, *, classes: int
+) -> tuple[Float[np.ndarray, "width classes"], ByClass]:
     """Weights and biases with the least sum of cross-entropies and penalties.
 
     The penalty of the weights is half their squares over `INVERSE_STRENGTH`.

@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from misgiving.arrays import Names
 from misgiving.checkpoint import (
     RUN_CONFIG,
     Architecture,
@@ -29,7 +30,6 @@ from misgiving.data.preprocessing import AUGMENTATIONS, Preprocessing
 from misgiving.data.splits import (
     SPLITS,
     EvaluationSets,
-    SetNames,
     cross_validation_split,
     grouped_split,
     paper_split,
@@ -68,7 +68,7 @@ class TrainingSetup:
 
     data: str
     images: ImageSet
-    sets: SetNames
+    sets: Names
     preprocessing: Preprocessing
     augmentation: str
     model: ModelConfig
@@ -161,7 +161,7 @@ def initial_model(
     return model
 
 
-def draw_sets(images: ImageSet, config: DataConfig, *, seed: int) -> SetNames:
+def draw_sets(images: ImageSet, config: DataConfig, *, seed: int) -> Names:
     """Split images at random: the name of the set of each."""
     if config.split == "grouped":
         units, shares = images.units, config.split_shares
@@ -273,7 +273,7 @@ def _config_of(setup: TrainingSetup, training: ImageSet) -> RunConfig:
     )
 
 
-def training_data(name: str, images: ImageSet, sets: SetNames) -> TrainingData:
+def training_data(name: str, images: ImageSet, sets: Names) -> TrainingData:
     """The data that a run records."""
     return TrainingData(
         name=name,

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
+from misgiving.arrays import Classes, Picture, Rows, Units
 from misgiving.data.decoding import BadImage, BadImagesError, decode, read_bytes, unreadable
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError
 from misgiving.files import sha256_of
 from misgiving.groups import unit_numbers
 
-Indices = Int[np.ndarray, " selected"]
 Metadata = Mapping[str, tuple[str, ...]]
 """One value per image by column; empty where it is not known."""
 
@@ -27,7 +27,7 @@ class HashedImage(NamedTuple):
     """A decoded image and the SHA-256 of the content that it was decoded from."""
 
     hash: str
-    image: UInt8[np.ndarray, "height width 3"]
+    image: Picture
 
 
 @runtime_checkable
@@ -40,7 +40,7 @@ class ImageSource(Protocol):
     def key(self, index: int) -> str:
         """Identity that is quick to determine and changes with the content."""
 
-    def select(self, indices: Indices) -> "ImageSource":
+    def select(self, indices: Rows) -> "ImageSource":
         """These images in this order."""
 
 
@@ -69,7 +69,7 @@ class FileImages(EncodedImages):
     def key(self, index: int) -> str:
         return file_key(self.paths[index])
 
-    def select(self, indices: Indices) -> "FileImages":
+    def select(self, indices: Rows) -> "FileImages":
         return FileImages(tuple(self.paths[index] for index in indices))
 
 
@@ -94,7 +94,7 @@ class ImageArray:
     def key(self, index: int) -> str:
         return sha256_of(self.images[index].tobytes())
 
-    def select(self, indices: Indices) -> "ImageArray":
+    def select(self, indices: Rows) -> "ImageArray":
         return ImageArray(self.images[indices])
 
 
@@ -119,7 +119,7 @@ class LabelledImages:
     """
 
     classes: tuple[str, ...]
-    labels: Int[np.ndarray, " n"]
+    labels: Classes
     ids: tuple[str, ...]
     groups: tuple[str, ...]
     group_columns: tuple[str, ...] = ()
@@ -128,11 +128,11 @@ class LabelledImages:
         return len(self.labels)
 
     @property
-    def units(self) -> Int[np.ndarray, " n"]:
+    def units(self) -> Units:
         """Number of the group of each image."""
         return unit_numbers(self.groups, self.ids)
 
-    def select(self: Labelled, indices: Indices) -> Labelled:
+    def select(self: Labelled, indices: Rows) -> Labelled:
         """These images in this order."""
         return replace(
             self,
@@ -142,7 +142,7 @@ class LabelledImages:
             **self._selected(indices),
         )
 
-    def _selected(self, indices: Indices) -> dict[str, Any]:
+    def _selected(self, indices: Rows) -> dict[str, Any]:
         """Further facts of these images."""
         raise NotImplementedError
 
@@ -206,7 +206,7 @@ class Dataset(LabelledImages):
                 "add images of it or leave the class out"
             )
 
-    def _selected(self, indices: Indices) -> dict[str, Any]:
+    def _selected(self, indices: Rows) -> dict[str, Any]:
         metadata = {
             column: tuple(values[index] for index in indices)
             for column, values in self.metadata.items()

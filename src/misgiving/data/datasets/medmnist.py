@@ -16,7 +16,8 @@ from weakref import finalize
 import numpy as np
 from jaxtyping import Int, Num, UInt8
 
-from misgiving.data.datasets.dataset import Dataset, HashedImage, Indices, file_key
+from misgiving.arrays import Rows
+from misgiving.data.datasets.dataset import Dataset, HashedImage, file_key
 from misgiving.data.preprocessing import LARGEST_SIDE, Preprocessing
 from misgiving.errors import DataError, explain_damage
 from misgiving.files import sha256_of
@@ -103,7 +104,7 @@ class PackedImages:
         array = self.arrays[number]
         return f"{file_key(array.path)}|{array.name}|{row}"
 
-    def select(self, indices: Indices) -> "PackedImages":
+    def select(self, indices: Rows) -> "PackedImages":
         return PackedImages(self.arrays, self.rows[indices])
 
 

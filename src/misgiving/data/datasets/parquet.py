@@ -8,7 +8,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from misgiving.data.datasets.dataset import EncodedImages, Indices, file_key
+from misgiving.arrays import Rows
+from misgiving.data.datasets.dataset import EncodedImages, file_key
 from misgiving.data.decoding import read_bytes
 from misgiving.errors import explain_damage
 
@@ -39,7 +40,7 @@ class ParquetImages(EncodedImages):
         beside = file_key(path) if path.is_file() else ""
         return f"{file_key(file)}|{position}|{beside}"
 
-    def select(self, indices: Indices) -> "ParquetImages":
+    def select(self, indices: Rows) -> "ParquetImages":
         return ParquetImages([self.places[index] for index in indices])
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from misgiving.arrays import Picture
 from misgiving.data.datasets import load_dataset, unlabelled_images
 from misgiving.data.datasets.dataset import Dataset, ImageArray, without
 from misgiving.data.decoding import (
     FAIL,
     BadImage,
-    Picture,
     check_bad_images,
     decode,
     in_order,

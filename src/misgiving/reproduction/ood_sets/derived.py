@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 
+from misgiving.arrays import PixelMask
 from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageSource
 from misgiving.data.decoding import decode, in_order, read_bytes
 from misgiving.errors import DataError
@@ -27,8 +28,6 @@ from misgiving.reproduction.ood_sets.lesions import (
     resized,
     widened,
 )
-
-Mask = Bool[np.ndarray, "height width"]
 
 # Shares of the shorter side.
 BOX_MARGIN = 0.05  # around a lesion that was located automatically, which may be found too small
@@ -44,13 +43,13 @@ Box = tuple[slice, slice]
 """Rows and columns of a rectangle: `image[box]` are its pixels."""
 
 
-def bounding_box(lesion: Mask) -> Box:
+def bounding_box(lesion: PixelMask) -> Box:
     """The smallest box around the lesion."""
     rows, columns = ndimage.find_objects(lesion.astype(np.uint8))[0]
     return rows, columns
 
 
-def box_over_share(lesion: Mask) -> Box:
+def box_over_share(lesion: PixelMask) -> Box:
     """A box that covers about 70 % of the lesion's pixels.
 
     The box has the shape of the bounding box, lies inside it around the lesion's centre of mass,
@@ -85,7 +84,7 @@ def _spans(
     return lengths, starts
 
 
-def box_over_image(lesion: Mask) -> Box:
+def box_over_image(lesion: PixelMask) -> Box:
     """A box of the image's shape over 70 % of it, centred on the lesion as far as possible."""
     rows, columns = lesion.shape
     height = max(round(rows * COVERED**0.5), 1)
@@ -99,7 +98,7 @@ def box_over_image(lesion: Mask) -> Box:
     return np.s_[top : top + height, left : left + width]
 
 
-def clean_square(soiled: Mask, random: np.random.Generator) -> Box | None:
+def clean_square(soiled: PixelMask, random: np.random.Generator) -> Box | None:
     """A random square without a soiled pixel, of the largest possible side.
 
     Its side is 20 to 35 % of the image's shorter side. All its positions are equally likely.
@@ -127,7 +126,7 @@ def clean_square(soiled: Mask, random: np.random.Generator) -> Box | None:
     return np.s_[top : top + sides[best], left : left + sides[best]]
 
 
-def _integral(mask: Mask) -> Int[np.ndarray, "rows columns"]:
+def _integral(mask: PixelMask) -> Int[np.ndarray, "rows columns"]:
     """Number of set pixels above and to the left of each pixel corner."""
     return np.pad(mask.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
 
@@ -144,7 +143,7 @@ Region = tuple[Box, bool]
 
 
 def _by_lesion(
-    rule: Callable[[Mask], Box] | None, margin: float, dataset: Dataset, index: int, seed: int
+    rule: Callable[[PixelMask], Box] | None, margin: float, dataset: Dataset, index: int, seed: int
 ) -> Region | None:
     """A box by the lesion's pixels in a mask file, or else where it is located; or a crop beside.
 

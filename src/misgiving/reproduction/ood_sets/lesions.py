@@ -8,12 +8,9 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from scipy import ndimage
 
+from misgiving.arrays import Picture, PixelMask, Plane
 from misgiving.data.datasets.dataset import Dataset
-from misgiving.data.decoding import Picture
 from misgiving.errors import DataError
-
-Mask = Bool[np.ndarray, "height width"]
-Plane = Float[np.ndarray, "height width"]
 
 AUTOMATIC = "automatic"
 MASK_SUFFIX = "_segmentation.png"
@@ -56,7 +53,7 @@ def with_masks(dataset: Dataset, masks: str | None) -> Dataset:
     return replace(dataset, masks=folder)
 
 
-def locate_lesion(image: Picture) -> Mask:
+def locate_lesion(image: Picture) -> PixelMask:
     """Pixels of the lesion: a large, central region darker than the skin, with holes filled.
 
     Darkness is measured in green or blue, whichever is darker relative to the skin; the uneven
@@ -72,7 +69,7 @@ def locate_lesion(image: Picture) -> Mask:
     return resized(_located(small), image.shape[:2])
 
 
-def dark_rim(image: Picture) -> Mask:
+def dark_rim(image: Picture) -> PixelMask:
     """Dark pixels connected with a corner, outside the dermoscope's round view."""
     value = image.max(axis=2)
     dark = value < RIM * np.percentile(value, 75)
@@ -81,7 +78,7 @@ def dark_rim(image: Picture) -> Mask:
     return np.asarray(np.isin(components, corners[corners > 0]))
 
 
-def resized(mask: Mask, shape: tuple[int, ...]) -> Bool[np.ndarray, "rows columns"]:
+def resized(mask: PixelMask, shape: tuple[int, ...]) -> Bool[np.ndarray, "rows columns"]:
     """The mask on a larger or smaller grid, each pixel from the nearest."""
     rows, columns = (
         (2 * np.arange(new) + 1) * old // (2 * new)
@@ -90,14 +87,14 @@ def resized(mask: Mask, shape: tuple[int, ...]) -> Bool[np.ndarray, "rows column
     return mask[np.ix_(rows, columns)]
 
 
-def widened(mask: Mask, margin: float) -> Mask:
+def widened(mask: PixelMask, margin: float) -> PixelMask:
     """The mask and all pixels within this distance of it."""
     if margin == 0 or not mask.any():
         return mask
     return np.asarray(ndimage.distance_transform_edt(~mask) <= margin)
 
 
-def _located(image: Picture) -> Mask:
+def _located(image: Picture) -> PixelMask:
     seen = ~widened(dark_rim(image), RIM_EDGE)
     darkness = np.maximum(*(_against_skin(image[..., channel], seen) for channel in (1, 2)))
     if not seen.any() or np.ptp(darkness[seen]) < 1:  # of 255 levels: nothing stands out
@@ -112,7 +109,7 @@ def _located(image: Picture) -> Mask:
     return widened(np.asarray(ndimage.binary_fill_holes(largest)), WIDENED)
 
 
-def _against_skin(channel: UInt8[np.ndarray, "height width"], seen: Mask) -> Plane:
+def _against_skin(channel: UInt8[np.ndarray, "height width"], seen: PixelMask) -> Plane:
     """Darkness relative to that of skin at the same position.
 
     The skin's is a paraboloid fitted to the brightest pixels of the frame.

@@ -14,7 +14,7 @@ from matplotlib.transforms import ScaledTranslation
 from pandas import DataFrame, Series
 from PIL import Image
 
-from misgiving.data.decoding import Picture
+from misgiving.arrays import Picture
 from misgiving.report.figures import (
     INK,
     OTHER_COLOUR,

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from misgiving.data.decoding import Picture
+from misgiving.arrays import Picture
 from misgiving.errors import explain_damage
 from misgiving.files import read_json
 from misgiving.reproduction.config import MODELS, UNSEEN_SET
