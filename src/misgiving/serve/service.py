@@ -39,7 +39,7 @@ COMMIT_SIZE = 256  # cases in one transaction
 COMMIT_LINGER = 0.002  # seconds that a first case waits for others
 CHECK_SECONDS = 5.0
 CHECK_VALID_SECONDS = 3.0  # for which a good result holds, because anyone may ask
-CLOSING_SECONDS = 1.0  # in which all threads end, unless one hangs
+CLOSING_SECONDS = 30.0  # in which all threads end, even on a busy machine, unless one hangs
 
 AnyDecision = TypeVar("AnyDecision", bound=Decision)
 
@@ -251,12 +251,11 @@ class Service:
         self._checked_at = time.monotonic()
 
     def close(self) -> None:
-        """Finish the work that has started, and close the store."""
-        if self.monitor is not None:
-            self.monitor.close(CLOSING_SECONDS)
+        """Finish the work that has started, then close the store that it uses."""
         deadline = time.monotonic() + CLOSING_SECONDS
         batchers = self._model_batches, self._file_threads, self._store_batches, self._check_thread
-        for threads in (*batchers, self.saliency_thread):
+        monitors = () if self.monitor is None else (self.monitor,)
+        for threads in (*monitors, *batchers, self.saliency_thread):
             threads.close(max(0.0, deadline - time.monotonic()))
         self.store.close()
 
