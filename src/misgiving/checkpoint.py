@@ -15,7 +15,7 @@ from torch import nn
 from misgiving.csv_tables import write_csv
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split, read_split, write_split
-from misgiving.errors import DataError, explain_damage
+from misgiving.errors import explain_damage
 from misgiving.files import read_json, whole_folder, write_json, write_text
 from misgiving.manifests import README, seal, verify
 from misgiving.models.backbones import ModuleSource
@@ -92,27 +92,13 @@ class Architecture:
     reads_logits: bool = False
     attached: ModuleSource | None = None
 
-    def build(self) -> JointClassifier:
-        """Build the model with random weights."""
-        if self.attached is not None:
-            return self.around(self.attached.build())
-        settings = {option.name: getattr(self, option.name) for option in fields(self)}
-        del settings["attached"]
-        return JointClassifier(**settings, pretrained=False)
-
-    def around(self, module: nn.Module) -> JointClassifier:
-        """The model around a classifier that `attached` stands for, which is frozen."""
-        model = JointClassifier(
-            module,
-            self.num_classes,
-            taps=self.taps,
-            hidden=self.hidden,
-            reads_logits=self.reads_logits,
-            image_size=self.image_size,
-            mean=self.attached.mean if self.attached else None,
-            std=self.attached.std if self.attached else None,
-        )
-        return model.freeze_classifier()
+    def build(self, module: nn.Module | None = None) -> JointClassifier:
+        """Build the model with random weights, or around the classifier that `attached` builds."""
+        settings = {**vars(self), "pretrained": False}
+        if (attached := settings.pop("attached")) is None:
+            return JointClassifier(**settings)
+        settings |= {"backbone": module or attached.build(), "mean": attached.mean}
+        return JointClassifier(**settings, std=attached.std).freeze_classifier()
 
 
 def versions(packages: Iterable[str] = RESULT_PACKAGES) -> dict[str, str]:
@@ -224,18 +210,8 @@ def load(folder: str | Path) -> Checkpoint:
         DataError: The folder is not a run, or a file in it is missing or damaged.
     """
     folder, place = Path(folder), Path(folder) / "config.json"
-    if not place.is_file():
-        raise DataError(
-            f"{folder}: not a run (it has no config.json); give a folder that `misgiving train` "
-            "or `misgiving attach` wrote"
-        )
-    content = read_json(place, remedy=TRAIN_AGAIN)
-    if "format" not in content and {"model_type", "architectures"} & content.keys():
-        raise DataError(
-            f"{folder}: a Hugging Face model, not a run; run `misgiving attach {folder} DATA --out "
-            "RUN` first"
-        )
-    content = read_json(place, version=RUN_FORMAT, remedy=TRAIN_AGAIN)
+    remedy = "give a folder that `misgiving train` or `misgiving attach` wrote, or train again"
+    content = read_json(place, version=RUN_FORMAT, remedy=remedy)
     verify(folder, SEALED, remedy="restore it from a copy, or train again")
     with explain_damage(folder / "split.csv", remedy=TRAIN_AGAIN):
         split = read_split(folder / "split.csv")

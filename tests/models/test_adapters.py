@@ -9,7 +9,7 @@ from torch import nn
 
 from misgiving import JointClassifier, attach
 from misgiving.errors import UsageError
-from misgiving.models.joint import full_outputs_of
+from misgiving.models.joint import evaluated
 
 CLASSES = ["a", "b", "c"]
 LAST = nn.Flatten(), nn.Linear(4 * 14 * 14, 3)  # behind a convolution of 16 pixels
@@ -93,12 +93,12 @@ def test_the_logits_of_a_torchvision_model_stay_bit_for_bit_the_same(name, taps,
     model = attach(module, taps=taps, classes=CLASSES, image_size=side)
     with torch.no_grad():
         expected = module(images)
-        output = model.full_output(images)
-        assert torch.equal(output.logits, expected)
+        logits, predicted_losses, _, averages = model.full_output(images)
+        assert torch.equal(logits, expected)
         assert torch.equal(model(images).logits, expected)
         assert torch.equal(model.classify(images), expected)
-    assert output.predicted_losses.shape == (2,)
-    assert output.taps.shape == (2, sum(model.reader.channels))
+    assert predicted_losses.shape == (2,)
+    assert averages.shape == (2, sum(model.reader.channels))
 
 
 def test_averages_are_of_outputs_before_a_change_in_place_and_of_the_last_call():
@@ -108,7 +108,7 @@ def test_averages_are_of_outputs_before_a_change_in_place_and_of_the_last_call()
         first = net.first(images)
         last = net.twice(net.twice(net.norm(first).relu()).relu())
         expected = torch.cat([first.mean(dim=(2, 3)), last.mean(dim=(2, 3))], dim=1)
-        torch.testing.assert_close(model.full_output(images).taps, expected)
+        torch.testing.assert_close(model.full_output(images)[-1], expected)
     assert (expected[:, :4] < 0).any()  # which the rectifier would have removed
 
 
@@ -119,29 +119,29 @@ def test_channels_that_come_last_and_tokens_are_found():
         embedded = module.embed(images)
         last = module.block(embedded.permute(0, 2, 3, 1))
         expected = [embedded.mean(dim=(2, 3)), last.mean(dim=(1, 2))]
-        torch.testing.assert_close(model.full_output(images).taps, torch.cat(expected, dim=1))
+        torch.testing.assert_close(model.full_output(images)[-1], torch.cat(expected, dim=1))
     assert model.reader.axes == (1, 3)
     module = torchvision.models.VisionTransformer(16, 4, 2, 2, 8, 8).eval()
     model, seen = attached(module, taps=["encoder.layers.encoder_layer_1"]), []
     module.encoder.layers[1].register_forward_hook(lambda *call: seen.append(call[-1]))
     module(images)
-    torch.testing.assert_close(model.full_output(images).taps, seen[0].mean(dim=1))
+    torch.testing.assert_close(model.full_output(images)[-1], seen[0].mean(dim=1))
     assert seen[0].shape == (2, 17, 8)
 
 
 def test_features_are_the_input_of_the_last_linear_layer_or_averages_of_the_last_tap():
     """The latter where the layer's output is not the logits."""
     model = attached()
-    output = model.full_output(noise())
+    output = model(noise())
     expected = output.features @ model.head.weight.T + model.head.bias
     torch.testing.assert_close(output.logits, expected)
     assert model.head is model.backbone.head
     for form in (lambda logits: 1 * logits, lambda logits: logits.mul_(2)):
         module = Wrapped(learned_statistics(InPlace()), form)
         model = attached(module, taps=["module.first", "module.twice"])
-        output = model.full_output(noise())
+        *_, features, averages = model.full_output(noise())
         assert model.head is None
-        assert torch.equal(output.features, output.taps[:, 4:])
+        assert torch.equal(features, averages[:, 4:])
 
 
 FORMS = (
@@ -161,7 +161,7 @@ def test_logits_are_found_in_a_tuple_and_in_a_record_and_a_tap_in_a_tuple():
     network = nn.Sequential(body, Wrapped(nn.Identity(), itemgetter(1)), *LAST).eval()
     model = attached(network, taps=["0"])
     expected = network[0].module(images).mean(dim=(2, 3))
-    torch.testing.assert_close(model.full_output(images).taps, expected)
+    torch.testing.assert_close(model.full_output(images)[-1], expected)
 
 
 def state_of(module):
@@ -250,11 +250,11 @@ def test_weights_keep_the_modules_names_and_no_hook_stays():
 def test_threads_that_share_a_model_get_the_activations_of_their_own_images():
     model = attached()
     batches = [noise(seed=seed) for seed in range(4)]
-    expected = [full_outputs_of(model, [batch]).taps for batch in batches]
+    expected = [evaluated(model, map(model.full_output, [batch]))[-1] for batch in batches]
 
     def work(batch):
         with torch.no_grad():
-            return [model.full_output(batch).taps for _ in range(20)][-1]
+            return [model.full_output(batch)[-1] for _ in range(20)][-1]
 
     with ThreadPoolExecutor(len(batches)) as pool:
         found = [*pool.map(work, batches)]
@@ -276,7 +276,8 @@ def test_in_mixed_or_half_precision_the_estimator_is_in_single_precision():
     assert output.logits.dtype == torch.bfloat16
     assert output.predicted_losses.dtype == torch.float32
     for training in (True, False):
-        outputs = full_outputs_of(model.train(training), [noise().bfloat16()])
+        model.train(training)
+        outputs = evaluated(model, map(model.full_output, [noise().bfloat16()]))
         assert {tensor.dtype for tensor in outputs} == {torch.float32}
         assert model.training is training
 

@@ -12,7 +12,6 @@ from misgiving.models.joint import (
     JointClassifier,
     LossEstimator,
     evaluated,
-    full_outputs_of,
     shape_of_logits,
 )
 
@@ -59,7 +58,7 @@ def test_the_estimator_follows_the_seed_and_changes_neither_backbone_nor_random_
         torch.equal(found[name], value) for name, value in plain.backbone.state_dict().items()
     )
     assert plain(images).predicted_losses.isnan().all()
-    assert full_outputs_of(plain, [images]).taps.shape == (2, 0)
+    assert plain.full_output(images)[-1].shape == (2, 0)
     models = *(seeded_model(seed) for seed in (3, 1)), build()  # the last in a row
     heads = [one.loss_estimator.head.weight for one in (model, *models)]
     assert torch.equal(heads[0], heads[1])
@@ -95,10 +94,10 @@ def test_outputs_over_batches_are_those_of_calls_with_the_averages_of_the_taps(i
     model, before = build(dropout=0.5).train(), torch.random.get_rng_state()
     frozen = model.backbone.eval()
     few = evaluated(model, (model(batch)[:2] for batch in [images]))
-    all_of_them = full_outputs_of(model, [images[:1], images[1:]])
+    all_of_them = evaluated(model, map(model.full_output, [images[:1], images[1:]]))
     assert (model.training, frozen.training) == (True, False)
     assert torch.equal(torch.random.get_rng_state(), before)
-    torch.testing.assert_close(tuple(few), all_of_them[:2])
+    torch.testing.assert_close(few, all_of_them[:2])
     with torch.no_grad():
         called = model.eval()(images)
         taps = model.backbone.forward_intermediates(

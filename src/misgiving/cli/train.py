@@ -95,7 +95,10 @@ def train(
             configured,
             cache=cache or default_cache(),
             on_image=Bar(progress, "preparing images").at,
-            on_weights=lambda report: say(f"weights: {report}"),
+            on_weights=lambda unfilled, unknown: say(
+                f"weights: {len(unfilled)} tensors of the model are not in the file or have "
+                f"another shape, {len(unknown)} are unknown"
+            ),
         )
         say_skipped(setup.images.skipped)
         say(f"augmentation: {setup.augmentation} (--augment none|light|dermoscopy changes it)")

@@ -6,7 +6,6 @@ memory from the system takes longer than changing colours.
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,18 +17,11 @@ from misgiving.data.cache import ImageSet
 from misgiving.data.decoding import in_order
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.registry import Registry
-from misgiving.tensors import Images
+from misgiving.tensors import Images, Labels
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CHUNK_VALUES = 2**19  # values per chunk on a CPU: 2 MiB
 BATCHES_AHEAD = 2  # batches that are read while one is used
-
-
-class Batch(NamedTuple):
-    """Images in [0, 1] with their labels."""
-
-    images: Float[Tensor, "batch 3 size size"]
-    labels: Int64[Tensor, " batch"]
 
 
 def batches(
@@ -38,11 +30,11 @@ def batches(
     batch_size: int,
     order: Int[np.ndarray, " m"] | None = None,
     device: torch.device | str = "cpu",
-) -> Iterator[Batch]:
-    """Batches in the given order of positions, by default in that of the set; the last is shorter.
+) -> Iterator[tuple[Images, Labels]]:
+    """Images in [0, 1] with their labels, in the given order of positions or in that of the set.
 
-    A thread reads two batches ahead. Pixels travel to the device as bytes, from pinned memory to a
-    GPU, and become float32 there.
+    The last batch is shorter. A thread reads two batches ahead. Pixels travel to the device as
+    bytes, from pinned memory to a GPU, and become float32 there.
     """
     order = np.arange(len(images)) if order is None else order
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -54,11 +46,11 @@ def batches(
         tensors = map(torch.from_numpy, (pixels, labels.astype(np.int64)))
         return tuple(tensor.pin_memory() if pinned else tensor for tensor in tensors)
 
-    def on_device(tensors: tuple[Tensor, ...]) -> Batch:
+    def on_device(tensors: tuple[Tensor, ...]) -> tuple[Images, Labels]:
         pixels, labels = (tensor.to(device, non_blocking=pinned) for tensor in tensors)
         channels_first = pixels.permute(0, 3, 1, 2)
         fractions = uninitialized(channels_first, torch.float32).copy_(channels_first)
-        return Batch(fractions.div_(255), labels)
+        return fractions.div_(255), labels
 
     return map(on_device, in_order(read, len(chunks), workers=1, ahead=1 + BATCHES_AHEAD))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import timm
 import torch
@@ -154,22 +154,10 @@ LIBRARIES: Registry[Callable[[Mapping[str, Any]], nn.Module]] = Registry(
 )
 
 
-class WeightsReport(NamedTuple):
-    """Names of the parameters that a weights file filled or not, and of its unknown tensors."""
-
-    matched: list[str]
-    unfilled: list[str]
-    unknown: list[str]
-
-    def __str__(self) -> str:
-        return (
-            f"{len(self.matched)} tensors matched; {len(self.unfilled)} of the model are not in "
-            f"the file or have another shape, {len(self.unknown)} are unknown"
-        )
-
-
-def load_weights(model: nn.Module, path: Path) -> WeightsReport:
+def load_weights(model: nn.Module, path: Path) -> tuple[list[str], list[str]]:
     """Fill a backbone from a local safetensors or torch state dict; what does not match stays.
+
+    Returns the names of the backbone's tensors that it did not fill, and of its unknown ones.
 
     Raises:
         DataError: The file cannot be read as weights, or nothing in it matches the backbone.
@@ -192,8 +180,7 @@ def load_weights(model: nn.Module, path: Path) -> WeightsReport:
         )
     with explain_damage(path, remedy=remedy):
         model.load_state_dict(matched, strict=False)
-    unfilled, unknown = own.keys() - matched.keys(), weights.keys() - own.keys()
-    return WeightsReport([*matched], sorted(unfilled), sorted(unknown))
+    return sorted(own.keys() - matched.keys()), sorted(weights.keys() - own.keys())
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:

@@ -36,15 +36,6 @@ class Output(NamedTuple):
     features: Float[Tensor, "batch width"]
 
 
-class FullOutput(NamedTuple):
-    """`Output`, and the averages of the taps over height and width, side by side."""
-
-    logits: Logits
-    predicted_losses: Losses
-    features: Float[Tensor, "batch width"]
-    taps: Float[Tensor, "batch channels"]
-
-
 class LossEstimator(nn.Module):
     """Pool, project and concatenate the tapped activations, then predict each sample's loss.
 
@@ -301,11 +292,11 @@ class JointClassifier(
         """Classify and estimate losses; `detach_taps` keeps the estimator's gradient out of F."""
         return self._run(images, detach_taps)[0]
 
-    def full_output(self, images: Images) -> FullOutput:
-        """The outputs of `forward` with the averages of the taps."""
+    def full_output(self, images: Images) -> tuple[Tensor, ...]:
+        """The three outputs of `forward`, and the averages of the taps, (batch, channels)."""
         output, activations = self._run(images, detach_taps=True)
         taps = averages(activations) or [output.features[:, :0]]
-        return FullOutput(*output, torch.cat(taps, dim=1))
+        return *output, torch.cat(taps, dim=1)
 
     def _run(self, images: Images, detach_taps: bool) -> tuple[Output, list[Tensor]]:
         logits, features, activations = self.reader(self.backbone, self._normalised(images))
@@ -339,11 +330,6 @@ class JointClassifier(
         if self.frozen:
             self.backbone.eval()
         return self
-
-
-def full_outputs_of(model: JointClassifier, batches: Iterable[Tensor]) -> FullOutput:
-    """All outputs of a joint model for some batches, as `evaluated` gives them."""
-    return FullOutput(*evaluated(model, map(model.full_output, batches)))
 
 
 def evaluated(model: nn.Module, outputs: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:

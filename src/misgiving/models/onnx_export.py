@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from misgiving.errors import DataError, reason_of
-from misgiving.models.joint import FullOutput, JointClassifier
+from misgiving.models.joint import JointClassifier
 
 
 def write_graph(
@@ -20,7 +20,7 @@ def write_graph(
         path: The ONNX file.
         size: Side of the images in pixels.
         inputs: Name of the images.
-        outputs: Names of the values of a `FullOutput`.
+        outputs: Names of the values of `full_output`.
 
     Raises:
         DataError: The backbone has an operation that ONNX does not support.
@@ -61,7 +61,7 @@ class _AllOutputs(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: torch.Tensor) -> FullOutput:
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return self.model.full_output(images)
 
 

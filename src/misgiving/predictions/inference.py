@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from misgiving.data.decoding import in_order
 from misgiving.errors import DataError, UsageError
 from misgiving.files import sha256_of_chunks, sha256_of_json, whole_file
 from misgiving.models.folding import folded
-from misgiving.models.joint import JointClassifier, full_outputs_of
+from misgiving.models.joint import JointClassifier, evaluated
 from misgiving.models.onnx_export import write_graph
 from misgiving.predictions.network import GRAPH, GRAPH_BATCH, INPUT, OUTPUTS, Network
 from misgiving.predictions.record import Predictions
@@ -64,7 +64,7 @@ def predictions_of(
         model, fingerprint = source, model_fingerprint(source)
     if network is None:
         batched = batches(images, batch_size=MODEL_BATCH, device=device_of(model))
-        inputs = (batch.images for batch in batched)
+        inputs = (pixels for pixels, _ in batched)
         outputs = outputs_of_model(model, _reported(inputs, len(images), on_image))
     else:
         outputs = _outputs_of_graph(network, images, on_image)
@@ -86,8 +86,10 @@ def predictions_of(
 
 def outputs_of_model(model: JointClassifier, inputs: Iterable[torch.Tensor]) -> Outputs:
     """Outputs of a model for batches of images, in evaluation mode."""
-    output = full_outputs_of(model, inputs)._asdict()
-    arrays = {name: tensor.numpy() for name, tensor in output.items()}
+    tensors = evaluated(model, map(model.full_output, inputs))
+    arrays: dict[str, Any] = {
+        name: tensor.numpy() for name, tensor in zip(OUTPUTS, tensors, strict=True)
+    }
     return Outputs(**{name: x for name, x in arrays.items() if 0 not in x.shape[1:]})
 
 
@@ -154,7 +156,7 @@ def odin_scores(
 ) -> GridScores:
     """ODIN's scores of a set."""
     batched = batches(images, batch_size=MODEL_BATCH, device=device_of(checkpoint.model))
-    reported = _reported((batch.images for batch in batched), len(images), on_image)
+    reported = _reported((pixels for pixels, _ in batched), len(images), on_image)
     model = folded(checkpoint.model, checkpoint.architecture.image_size)
     return score_grid(model.classify, reported, grid)
 

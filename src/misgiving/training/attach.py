@@ -184,7 +184,7 @@ def _joint(
         attached=trained.source,
     )
     with seeded(training.seed):
-        joint = architecture.around(trained.module).eval()
+        joint = architecture.build(trained.module).eval()
     auxiliary_loss(training.auxiliary)  # fails if there is none of this name
     return architecture, joint.to(device_named(training.device))
 

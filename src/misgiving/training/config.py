@@ -135,7 +135,7 @@ class TrainingConfig:
     One deviates: Eq. 1 is printed as a sum over pairs, and the default is their mean.
 
     Attributes:
-        auxiliary (LOSS): What the loss estimator learns: the order of the losses (ranking, Eq. 1),
+        auxiliary: What the loss estimator learns: the order of the losses (ranking, Eq. 1),
             the losses themselves (mse), nothing (none: the plain classifier), or a loss of your own
             (MODULE:FUNCTION, from predicted and true losses to one number).
         auxiliary_weight: Lambda of Eq. 2. With the mean over pairs it is B (B - 1) times weaker

@@ -187,7 +187,7 @@ def measured(
     # No activations are kept, so that batches can be larger than in training.
     batch_size = max(config.batch_size // processes.count(), 64)
     batched = batches(share, batch_size=batch_size, device=fabric.device)
-    logits, losses = evaluated(model, (model(batch.images)[:2] for batch in batched))
+    logits, losses = evaluated(model, (model(pixels)[:2] for pixels, _ in batched))
     return gathered(logits, len(images)), gathered(losses, len(images))
 
 

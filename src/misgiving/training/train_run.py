@@ -39,7 +39,7 @@ from misgiving.errors import Parameter, UsageError, reason_of
 from misgiving.files import sha256_of_lines
 from misgiving.groups import join_groups
 from misgiving.losses import auxiliary_loss
-from misgiving.models.backbones import WeightsReport, load_weights
+from misgiving.models.backbones import load_weights
 from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import model_fingerprint
 from misgiving.predictions.schema import answers_of
@@ -86,7 +86,7 @@ def prepare_training(
     *,
     cache: Path,
     on_image: Callable[[int, int], None] | None = None,
-    on_weights: Callable[[WeightsReport], None] = lambda _: None,
+    on_weights: Callable[[list[str], list[str]], None] = lambda *_: None,
 ) -> tuple[TrainingSetup, JointClassifier]:
     """Load, prepare and split data for one training, and build its network.
 
@@ -95,7 +95,8 @@ def prepare_training(
         recipe: How to prepare and train; the seed of the training also draws the split.
         cache: Folder for prepared images.
         on_image: Called with the number of prepared images and of all.
-        on_weights: Called if a weights file lacks more than the classifier, or has more.
+        on_weights: Called if a weights file lacks more than the classifier, or has more, with the
+            names of what it lacks, and of what is unknown.
 
     Raises:
         UsageError: A setting of the network or the machine does not work; known before any image
@@ -129,7 +130,7 @@ def initial_model(
     training: TrainingConfig,
     num_classes: int,
     image_size: int,
-    on_weights: Callable[[WeightsReport], None] = lambda _: None,
+    on_weights: Callable[[list[str], list[str]], None] = lambda *_: None,
 ) -> JointClassifier:
     """The network with its initial weights, tried on a blank image.
 
@@ -142,11 +143,11 @@ def initial_model(
     with seeded(training.seed):
         model = JointClassifier(**config.architecture, **sizes, pretrained=pretrained)
     if config.weights is not None:
-        report, backbone = load_weights(model.backbone, config.weights), cast(Any, model.backbone)
-        new = {*map(id, backbone.get_classifier().parameters())}
-        needed = {name for name, value in backbone.named_parameters() if id(value) not in new}
-        if report.unknown or needed.intersection(report.unfilled):
-            on_weights(report)
+        unfilled, unknown = load_weights(model.backbone, config.weights)
+        new = {*map(id, cast(Any, model.backbone).get_classifier().parameters())}
+        needed = {name for name, value in model.backbone.named_parameters() if id(value) not in new}
+        if unknown or needed.intersection(unfilled):
+            on_weights(unfilled, unknown)
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, 3, image_size, image_size))

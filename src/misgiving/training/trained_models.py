@@ -74,7 +74,7 @@ def load_named(
     config = {"name": name, "num_classes": len(classes), "image_size": preprocessing.image_size}
     source = ModuleSource(library=library, config=config, mean=mean, std=std)
     module = source.build()
-    unfilled = load_weights(module, weights).unfilled
+    unfilled, _ = load_weights(module, weights)
     if unfilled:
         raise DataError(
             f"{weights}: does not fill {name} with {len(classes)} classes ({unfilled[0]} is "
