@@ -84,7 +84,7 @@ def test_graph_and_model_agree_to_a_millionth_in_double_precision(exported, tmp_
     outputs = Outputs(logits=logits, features=features, taps=taps)
     evidence = policy.policy_.detectors.evidence(outputs)
     scores = policy.calibration_.with_learned({}, logits, evidence)
-    of_torch = error_log_odds(policy, expected.logits, expected.taps)
+    of_torch = error_log_odds(policy, expected[0], expected[-1])
     np.testing.assert_allclose(scores["error_estimator"], of_torch, rtol=1e-6, atol=1e-9)
 
 
