@@ -172,7 +172,7 @@ def test_wrong_names_are_refused_before_any_image_is_read(
     misgiving, calibrated, tmp_path, monkeypatch, arguments, says
 ):
     monkeypatch.setattr("misgiving.predictions.predict.load_dataset", None)
-    monkeypatch.setattr("misgiving.predictions.stored.predictions_of", None)
+    monkeypatch.setattr("misgiving.predictions.inference.predictions_of", None)
     (tmp_path / "decisions.csv").write_text("path,label\n")
     words = arguments.replace("RUN", str(calibrated[0])).replace("TMP", str(tmp_path)).split()
     extra = ("--max-error", "0.1", "--overwrite") if words[0] == "calibrate" else CPU

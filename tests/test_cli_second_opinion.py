@@ -137,7 +137,7 @@ def test_the_service_decides_with_both_graphs_and_shows_that_the_second_opinion_
     ("changes", "says"),
     [
         ({"classes": tuple("1023456789")}, "the second opinion other is on 1, 0, 2"),
-        ({"sets": "train"}, "was trained on 1"),
+        ({"sets": "train"}, "second opinion was trained on 'digit-"),
     ],
 )
 def test_another_second_opinion_is_refused_in_one_line(

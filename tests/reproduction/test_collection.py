@@ -139,6 +139,8 @@ def test_policies_are_measured_with_intervals_and_bins_hold_every_image(
 def intervals_of_policies(folders, values, challenger=None):
     protocol = replace(TINY, models=(*TINY.models, "mine:loss"), challenger=challenger)
     names = {"experiment": "generalization", "dataset": "policy_test", "protocol": protocol}
+    names["measured"] = "validation"
+    values = {("generalization", "policy_test", *key): by_trial for key, by_trial in values.items()}
     given = {"folders": folders, "values": values, "split_ratio": 0.25, "seed": 0}
     return MeasuredSet(**names, **given).intervals()
 
@@ -155,7 +157,7 @@ def test_the_error_of_a_policy_counts_the_groups_that_this_policy_accepts(tmp_pa
             accepted = np.arange(80) < count
             columns |= {f"{target}/accept": accepted * 1.0, f"{target}/ood": np.zeros(80)}
             for metric, error in accepted_errors(accepted, wrong, groups).items():
-                values.setdefault((name, f"policy/{target}", metric), {})[trial] = error
+                values.setdefault((f"policy/{target}", metric, name), {})[trial] = error
         save_scores(folders[name][trial], "policy_test", columns, groups)
     found = intervals_of_policies(folders, values)
     for metric in ("error_among_accepted", "error_per_group"):
@@ -179,7 +181,7 @@ def test_a_value_that_no_resampled_set_changes_has_no_interval(tmp_path):
     accepted = {"vanilla": np.ones(40), "proposed": np.zeros(40), "mine:loss": np.ones(40)}
     for name, values in accepted.items():
         save_scores(tmp_path / name, "policy_test", columns | {"0.2/accept": values}, groups)
-    coverages = {(name, "policy/0.2", "coverage"): {0: accepted[name][0]} for name in accepted}
+    coverages = {("policy/0.2", "coverage", name): {0: accepted[name][0]} for name in accepted}
     folders = {name: {0: tmp_path / name} for name in accepted}
     found = intervals_of_policies(folders, coverages, challenger="mine:loss")
     assert {(row.model, row.baseline, row.estimate) for row in found.itertuples()} == {

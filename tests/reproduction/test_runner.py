@@ -20,7 +20,6 @@ from misgiving.errors import TrainingError, UsageError
 from misgiving.files import write_json
 from misgiving.predictions.inference import predictions_of
 from misgiving.reproduction import runner
-from misgiving.reproduction import trial_data as module
 from misgiving.reproduction.collection import collect
 from misgiving.reproduction.config import Unit
 from misgiving.reproduction.intervals import MeasuredSet
@@ -71,24 +70,17 @@ def test_a_unit_of_other_settings_or_code_is_not_finished(
         ({"unseen": ("8", "9"), "ood_sets": ("histology",)}, "`outliers`, `unseen`"),
     ],
 )
-def test_finished_units_of_other_settings_are_not_replaced(
-    cache, reproduction, monkeypatch, settings, names
-):
+def test_finished_units_of_other_settings_are_not_replaced(cache, reproduction, settings, names):
     other = replace(TINY, **settings)
     run = Mock()
     if names is None:
-        runner.reproduce_units(TrialData(other, cache, out=reproduction), reproduction, run=run)
+        runner.reproduce_units(TrialData(other, cache), reproduction, run=run)
         assert run.call_count == 1
         return
     for use in (partial(runner.reproduce_units, run=run), collect):
         with pytest.raises(UsageError) as caught:
             use(TrialData(other, cache), reproduction)
         assert f"({names})" in str(caught.value)
-    if "unseen" not in names:  # which are compared after images are prepared
-        monkeypatch.setattr(module, "prepare", Mock())
-        with pytest.raises(UsageError):
-            TrialData(other, cache, out=reproduction)
-        assert not module.prepare.called
     assert not run.called
 
 
@@ -140,10 +132,12 @@ def test_a_score_of_ones_own_is_measured_beside_msp(cache, reproduction, tmp_pat
         other = replace(TINY, scores=scores, trials=1, models=("vanilla",))
         shutil.copytree(folder, tmp_path / unit.folder, dirs_exist_ok=True)
         with pytest.raises(UsageError):
-            TrialData(other, cache, out=tmp_path)
-    values = {("vanilla", row.detector, row.metric): {0: row.value} for row in rows}
-    assert values["vanilla", name, "aurc"] == values["vanilla", "entropy", "aurc"]
-    names = {"experiment": "generalization", "dataset": "validation", "protocol": TINY}
+            TrialData(other, cache).records([unit], tmp_path)
+    place = ("generalization", "validation")
+    values = {(*place, row.detector, row.metric, "vanilla"): {0: row.value} for row in rows}
+    own, entropy = (values[*place, score, "aurc", "vanilla"] for score in (name, "entropy"))
+    assert own == entropy
+    names = {"experiment": place[0], "dataset": place[1], "measured": place[1], "protocol": TINY}
     numbers = {"values": values, "split_ratio": 1.0, "seed": 0}
     intervals = MeasuredSet(folders={"vanilla": {0: folder}}, **names, **numbers).intervals()
     own, entropy = (

@@ -216,15 +216,16 @@ def check(
 
 
 def _show_findings(data: str, out: Path | None) -> None:
-    from misgiving.data.check import data_check
+    from misgiving.csv_tables import write_csv
+    from misgiving.data.check import FINDING_COLUMNS, FINDINGS_FILE, data_check
     from misgiving.data.datasets import load_dataset
 
     with progress_bars() as progress:
         report = Bar(progress, "checking images").at
-        result = data_check(load_dataset(data), report=report)
-    show_table(("check", "count", "remark"), result.summary)
+        summary, findings = data_check(load_dataset(data), report=report)
+    show_table(("check", "count", "remark"), summary)
     if out is not None:
-        result.write(out)
+        write_csv(out / FINDINGS_FILE, FINDING_COLUMNS, findings)
         say(f"wrote {out}")
 
 

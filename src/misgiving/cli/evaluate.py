@@ -104,7 +104,7 @@ def evaluate(
     else:
         folders = [read_ood_folder(folder, name=name) for name, folder in places.items()]
         with open_run(run, reading, cache=cache, opinions=opinions) as trained:
-            deferral = Deferral.of_run(run, model=trained.model)
+            deferral = Deferral.of_run(run, model=trained.fingerprint)
             trained.opinions = used_opinions(
                 None if deferral is None else deferral.policy_, trained.opinions
             )

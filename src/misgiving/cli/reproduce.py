@@ -157,12 +157,10 @@ def reproduce(
             on_step=steps.show,
             on_image=Bar(progress, "preparing images").at,
         )
-        begins = not (
-            selected.collect or workers.ray or (out / "units").exists()
-        )  # else nothing may be to train
-        trial_data = TrialData(
-            chosen_protocol, cache or default_cache(), callbacks, trains=begins, out=out
-        )
+        # else nothing may be to train
+        begins = not (selected.collect or workers.ray or (out / "units").exists())
+        place = cache or default_cache()
+        trial_data = TrialData(chosen_protocol, place, callbacks, trains=begins)
         say_skipped(trial_data.images.skipped)
         if not selected.collect:
             reproduce_units(trial_data, out, run=run, chosen=chosen)

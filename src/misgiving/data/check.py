@@ -2,12 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from misgiving.csv_tables import write_csv
 from misgiving.data.cache import Report
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.decoding import in_order
@@ -16,15 +13,12 @@ from misgiving.errors import reason_of
 from misgiving.files import sha256_of
 
 FINDINGS_FILE = "findings.csv"
-FINDING_COLUMNS = ("check", "image", "other", "detail")  # of that file
+FINDING_COLUMNS = ("check", "image", "other", "detail")  # by their ids; the other one compared
 DARK_LEVEL = 16  # of 255: the brightest value of 12 bits that are stored as 16
 
-SAME_CONTENT, SAME_PIXELS, NEAR_DUPLICATES = "same content", "same pixels", "near duplicates"
-COPY_KINDS = {
-    "files of the same content": SAME_CONTENT,
-    "files of the same pixels alone": SAME_PIXELS,
-    "near duplicates": NEAR_DUPLICATES,
-}
+COPIES = SAME_CONTENT, SAME_PIXELS, NEAR_DUPLICATES = (
+    *("files of the same content", "files of the same pixels alone", "near duplicates"),
+)
 Pair = tuple[int, int, str]
 """Position of an image, of the earlier one it is compared with or else its own, and the detail."""
 
@@ -35,26 +29,17 @@ Facts = tuple[tuple[str, str], Hashes, int]
 Check = tuple[str, Sequence[Pair], int, str]
 """Name of a check, the images concerned, its count and a remark."""
 
+Summary = tuple[str, int, str]
+"""Name, count and remark of the images, of a class or of a check; the count of a check is the
+number of images, pairs or groups concerned."""
 
-class DataCheck(NamedTuple):
-    """Result of all checks of a set.
-
-    Attributes:
-        summary: Name, count and remark of the images, of each class and of each check. The count of
-            a check is the number of images, pairs or groups concerned.
-        findings: Each image with a problem: check, its id, that of the image it is compared with,
-            if any, and detail.
-    """
-
-    summary: list[tuple[str, int, str]]
-    findings: list[tuple[str, str, str, str]]
-
-    def write(self, folder: Path) -> None:
-        """Write the findings to `findings.csv`."""
-        write_csv(folder / FINDINGS_FILE, FINDING_COLUMNS, self.findings)
+Finding = tuple[str, str, str, str]
+"""An image with a problem: a row of `FINDING_COLUMNS`."""
 
 
-def data_check(dataset: Dataset, *, report: Report | None = None) -> DataCheck:
+def data_check(
+    dataset: Dataset, *, report: Report | None = None
+) -> tuple[list[Summary], list[Finding]]:
     """Check every image and label of a set; an unreadable image is a finding.
 
     Only hashes and a thumbnail of each image are kept.
@@ -89,7 +74,7 @@ def data_check(dataset: Dataset, *, report: Report | None = None) -> DataCheck:
         for name, pairs, _, _ in checks
         for index, other, detail in pairs
     ]
-    return DataCheck([(name, count, remark) for name, _, count, remark in checks], findings)
+    return [(name, count, remark) for name, _, count, remark in checks], findings
 
 
 def _facts_of(dataset: Dataset, index: int) -> Facts | str:
@@ -140,8 +125,8 @@ def _checks_of_relations(dataset: Dataset, copies: Sequence[Pair]) -> Iterator[C
     def of_groups(name: str, pairs: Sequence[Pair], remark: str = "") -> Check:
         return name, pairs, len({earliest for _, earliest, _ in pairs}), remark
 
-    for name, kind in COPY_KINDS.items():
-        yield of_copies(name, [pair for pair in copies if pair[2] == kind])
+    for name in COPIES:
+        yield of_copies(name, [pair for pair in copies if pair[2] == name])
     grouped = len(groups) + len({earliest for _, earliest, _ in groups})
     remark = f"{grouped} images; {len(first)} groups in all"
     yield of_groups("groups with several images", groups, remark)

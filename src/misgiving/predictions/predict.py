@@ -19,13 +19,21 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, FileImages
 from misgiving.data.decoding import FAIL, SKIP, BadImage, BadImagesError
 from misgiving.data.duplicates import related_groups
-from misgiving.errors import DataError, ExplainedError, Parameter, UsageError
-from misgiving.files import default_cache
-from misgiving.predictions.inference import OnImage, predictions_of
+from misgiving.errors import DataError, ExplainedError, Parameter
+from misgiving.files import default_cache, sha256_of
+from misgiving.predictions.inference import (
+    OnImage,
+    fingerprint_of,
+    kept_network,
+    kept_predictions,
+    predictions_of,
+)
 from misgiving.predictions.record import Predictions, check_classes
 from misgiving.predictions.schema import READER_COLUMN, UNKNOWN_CLASS, answers_of, named
 from misgiving.predictions.sets import sets_of
-from misgiving.predictions.stored import StoredPredictions
+from misgiving.scores.outputs import concatenated
+
+FOLDER = "predictions"  # in a run
 
 
 class PredictedData(NamedTuple):
@@ -62,10 +70,6 @@ def predict(
         data: The data as a user names it, such as "folder:photos", or a data set.
         on_image: Called with the number of predicted images and of all.
     """
-    if not isinstance(model, Checkpoint | str | Path):
-        raise UsageError(
-            Parameter("model"), f" is a {type(model).__name__}; give a run, or what `load` reads"
-        )
     if not isinstance(model, Checkpoint):
         return TrainedRun(Path(model), on_predicted=on_image).predict(data).predictions
     dataset = load_dataset(data) if isinstance(data, str) else data
@@ -102,9 +106,9 @@ class TrainedRun:
     ) -> None:
         self.folder, self.checkpoint = folder, load(folder)
         self.checkpoint.model.to(device)
-        self.stored = StoredPredictions(folder, self.checkpoint, on_predicted)
-        self.model = self.stored.model
-        self.cache, self.on_image = cache or default_cache(), on_image
+        self.fingerprint = fingerprint_of(self.checkpoint)
+        self.cache = cache or default_cache()
+        self.on_image, self.on_predicted = on_image, on_predicted
         self.on_bad_image = on_bad_image
         self.classes, self.opinions = self.checkpoint.classes, opinions or {}
         for name, other in self.opinions.items():
@@ -164,7 +168,7 @@ class TrainedRun:
             source = images if name in taken else others
             return np.asarray(source.read(np.array([source.ids.index(name)]))[0])
 
-        predictions = self.stored.of_sets(dataset.name, [images, others], set_of, chosen, odin=odin)
+        predictions = self._of_sets(dataset.name, [images, others], set_of, chosen, odin=odin)
         asked = ("train",) if needs_training else ()  # detectors alone read these images
         predictions = self._with_opinions(predictions, dataset, without=asked)
         return PredictedData(
@@ -180,32 +184,22 @@ class TrainedRun:
     def predict_outliers(self, dataset: Dataset) -> PredictedData:
         """Predict out-of-distribution images, which have no class, and score them by ODIN."""
         images = self._prepared(dataset, self.on_bad_image)
-        sets = ("",) * len(images)
-        sources = [self._unlabelled(images)]
-        predictions = self.stored.of_sets(dataset.name, sources, sets, odin=True)
+        sources, sets = [self._unlabelled(images)], ("",) * len(images)
+        predictions = self._of_sets(dataset.name, sources, sets, {""}, odin=True)
         predictions = self._with_opinions(predictions, dataset)
         return PredictedData(predictions, Counter(sets), images.skipped)
 
     def second_opinion(self, predictions: Predictions, dataset: Dataset) -> Predictions:
-        """Predict the images of another run's predictions, found in the data by their content.
-
-        Raises:
-            DataError: This run was trained on one of them, and the other run was not.
-        """
-        set_of = dict(zip(predictions.hashes or (), predictions.sets or (), strict=True))
-        images = self._prepared(dataset, SKIP)
-        images = images.select(np.flatnonzero([name in set_of for name in images.hashes]))
-        sets = [set_of[content] for content in images.hashes]
-        new = images.select(np.flatnonzero([name != "train" for name in sets]))
-        is_attached = self.checkpoint.architecture.attached is not None  # trained on other images
-        training = set() if is_attached else self.checkpoint.split.hashes_of("train")
-        if trained_on := [x for x, key in zip(new.ids, new.hashes, strict=True) if key in training]:
-            raise DataError(
-                f"{self.folder}: was trained on {len(trained_on)} of these images, the first is "
-                f"{trained_on[0]!r}; a second opinion is on images that are new to both models, so "
-                "train both with the same data, seed and image size"
-            )
-        return self.stored.of_sets(dataset.name, [self._unlabelled(images)], sets)
+        """Predict the images of another run's predictions, found in the data by their content."""
+        images, split = self._prepared(dataset, SKIP), self.checkpoint.split
+        images = images.select(np.flatnonzero(np.isin(images.hashes, predictions.hashes or ())))
+        if self.checkpoint.architecture.attached is None:
+            set_of = dict(zip(split.hashes, split.sets, strict=True))
+            set_of |= dict.fromkeys(split.hashes_of("train"), "train")
+        else:  # trained on other images
+            set_of = {}
+        sets = [set_of.get(content, "") for content in images.hashes]
+        return self._of_sets(dataset.name, [self._unlabelled(images)], sets, {*sets})
 
     def _with_opinions(
         self, predictions: Predictions, dataset: Dataset, *, without: Sequence[str] = ()
@@ -218,6 +212,43 @@ class TrainedRun:
                 other = other.second_opinion(asked, dataset)
             predictions = predictions.with_opinion(other, name)
         return predictions
+
+    def _of_sets(
+        self,
+        data: str,
+        sources: Sequence[ImageSet],
+        sets: Sequence[str],
+        chosen: Collection[str],
+        *,
+        odin: bool = False,
+    ) -> Predictions:
+        """Predictions for the images of the chosen sets, in the order of the sources.
+
+        They are kept in the run's folder by the name of the data, in a file for each set; the
+        second source has its own files.
+        """
+        folder = self.folder / FOLDER / sha256_of(data.encode())[:16]
+        names = np.array(sets, dtype=str)
+        rows = np.flatnonzero(np.isin(names, [*chosen]))
+        network = kept_network(self.checkpoint, len(rows), self.folder)
+        first, parts, positions = 0, [], []
+        for number, images in enumerate(sources):
+            own = rows[(rows >= first) & (rows < first + len(images))]
+            for name in dict.fromkeys(names[own].tolist()):
+                members = own[names[own] == name]
+                part = kept_predictions(
+                    self.checkpoint,
+                    images.select(members - first),
+                    folder / f"{name or 'new'}{'_elsewhere' * number}.npz",
+                    fingerprint=self.fingerprint,
+                    network=network,
+                    odin=odin,
+                    on_image=self.on_predicted,
+                )
+                parts.append(replace(part, sets=(name,) * len(members)))
+                positions.append(members)
+            first += len(images)
+        return concatenated(parts).select(np.argsort(np.concatenate(positions)))
 
     def _unlabelled(self, images: ImageSet) -> ImageSet:
         return replace(images, labels=np.full(len(images), UNKNOWN_CLASS), classes=self.classes)

@@ -19,7 +19,7 @@ from misgiving.files import read_json, whole_folder, write_json
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import UNSEEN_SET, Unit, learning_rate_of
 from misgiving.reproduction.generalization import RELIABILITY
-from misgiving.reproduction.intervals import MeasuredSet, risk_curves, values_by_trial
+from misgiving.reproduction.intervals import MeasuredSet, risk_curves
 from misgiving.reproduction.ood_detection import unseen_sets
 from misgiving.reproduction.protocol import DERMOSCOPY, EXPERIMENTS, rate_experiments, units
 from misgiving.reproduction.published import SET_NAMES, paper_count
@@ -28,12 +28,14 @@ from misgiving.reproduction.source_code import code_digest
 from misgiving.reproduction.tables import (
     RUN_AGAIN,
     TABLES,
+    Folders,
     predictions_path,
     read_table,
     table_of,
+    values_by_trial,
     write_table,
 )
-from misgiving.reproduction.trial_data import TrialData, check_same_settings, read_record
+from misgiving.reproduction.trial_data import TrialData, read_record
 from misgiving.reproduction.workers import worker_pool
 from misgiving.training.config import recorded
 
@@ -83,7 +85,8 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
         write_table(out / "histories.csv", _of_units(finished, out, "run/history.csv"))
         write_table(out / "confusions.csv", _confusions(trial_data, finished, out))
         write_table(out / RELIABILITY, _of_units(finished, out, RELIABILITY, schema="bins.csv"))
-        curves = risk_curves(_folders(finished, out, "generalization"), protocol)
+        folders = _folders(finished, out, "generalization")
+        curves = risk_curves(folders, trial_data.evaluation_sets.measured, protocol)
         write_table(out / "risk_coverage.csv", curves)
         _write_sets(trial_data, out)
         write_json(out / "settings.json", _settings(trial_data, finished, timings))
@@ -94,8 +97,7 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
 def finished_units(trial_data: TrialData, out: Path) -> list[Unit]:
     """The units of the protocol that are finished, with these settings, data and code."""
     present = [unit for unit in units(trial_data.protocol) if (out / unit.folder).is_dir()]
-    records = {unit: trial_data.record(unit) for unit in present}
-    check_same_settings(out, records)
+    records = trial_data.records(present, out)
     finished = [unit for unit in present if is_finished(out / unit.folder, records[unit])]
     if not finished:
         raise DataError(
@@ -124,16 +126,16 @@ def _measured_sets(
         yield MeasuredSet(
             experiment=experiment,
             dataset=dataset,
+            measured=measured,
             protocol=protocol,
             folders=_folders(finished, out, measured_by),
-            values=values.get((experiment, dataset), {}),
+            values=values,
             split_ratio=size["measured"] / size["trained"],
             seed=seed,
         )
 
 
-def _folders(finished: Sequence[Unit], out: Path, experiment: str) -> dict[str, dict[int, Path]]:
-    """The folders of an experiment's units, by model and trial."""
+def _folders(finished: Sequence[Unit], out: Path, experiment: str) -> Folders:
     folders: dict[str, dict[int, Path]] = {}
     for unit in finished:
         if unit.experiment == experiment:

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Real, Shaped
 
-from misgiving.data.splits import SPLITS
 from misgiving.evaluation.measures import POLICY_SET, failure_measures
 from misgiving.files import read_json
 from misgiving.metrics.classification import accuracy, balanced_accuracy, sensitivities
@@ -26,7 +25,8 @@ from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import CHOSEN, FAILURES, MSP, Protocol
 from misgiving.reproduction.tables import (
     RUN_AGAIN,
-    Scores,
+    Folders,
+    ValuesByTrial,
     group_names,
     load_scores,
     predictions_path,
@@ -38,8 +38,6 @@ Weights = Real[np.ndarray, "replicates _"]  # sets differ in size
 Replicates = Float[np.ndarray, " replicates"]
 Key = tuple[str, str]  # detector and metric
 Trials = tuple[int, ...]
-Values = Mapping[tuple[str, str, str], Mapping[int, float]]
-"""Values by trial, of (model, detector, metric)."""
 
 CURVE_COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
 
@@ -61,15 +59,6 @@ class Sample:
         return min(len(np.unique(groups)) for groups in self.groups)
 
 
-def values_by_trial(results: pd.DataFrame) -> dict[tuple[str, str], Values]:
-    """The results of each set of an experiment."""
-    values: dict[tuple[str, str], dict[tuple[str, str, str], dict[int, float]]] = {}
-    for row in results.itertuples(index=False):
-        of_set = values.setdefault((row.experiment, row.dataset), {})
-        of_set.setdefault((row.model, row.detector, row.metric), {})[row.trial] = row.value
-    return dict(values)
-
-
 @dataclass(frozen=True, kw_only=True)
 class MeasuredSet:
     """One set of one experiment, in all models and trials.
@@ -77,18 +66,20 @@ class MeasuredSet:
     Attributes:
         experiment: Its name in the results.
         dataset: Name of the set.
+        measured: Name of the set with the in-distribution images.
         protocol: Of the reproduction.
         folders: Of the units that measured it, by model and trial.
-        values: All results.
+        values: All results of the reproduction.
         split_ratio: Measured images for each training image.
         seed: The same seed and trials meet the same resampled sets, which makes differences paired.
     """
 
     experiment: str
     dataset: str
+    measured: str
     protocol: Protocol
-    folders: Mapping[str, Mapping[int, Path]]
-    values: Values
+    folders: Folders
+    values: ValuesByTrial
     split_ratio: float
     seed: int
     _drawn: dict[tuple[str, Trials], Mapping[Key, Replicates]] = field(
@@ -98,11 +89,6 @@ class MeasuredSet:
     def intervals(self) -> pd.DataFrame:
         """All intervals on the set; a difference is over the trials that both models have."""
         return table_of(self._rows(), "intervals.csv")
-
-    @property
-    def measured(self) -> str:
-        """Name of the set with the in-distribution images."""
-        return SPLITS[self.protocol.images.split].measured
 
     @cached_property
     def _samples(self) -> dict[str, dict[int, Sample]]:
@@ -122,21 +108,21 @@ class MeasuredSet:
             shared = self._samples[baseline or model]
             trials = tuple(trial for trial in self._samples[model] if trial in shared)
             for key in self._replicates(model, trials):
-                yield from self._row(model, key, trials, baseline, (baseline, key))
-        for model, samples in self._samples.items():
-            trials = tuple(samples)
-            scored = self._replicates(model, trials) if self.dataset == self.measured else {}
-            for detector, metric in scored:
+                yield from self._row(trials, baseline, (model, key), (baseline, key))
+        for model in models if self.dataset == self.measured else ():
+            trials = tuple(self._samples[model])
+            for detector, metric in self._replicates(model, trials):
                 if detector not in ("", MSP):
                     beside = (model, (MSP, metric))
-                    yield from self._row(model, (detector, metric), trials, MSP, beside)
+                    yield from self._row(trials, MSP, (model, (detector, metric)), beside)
 
     def _row(
-        self, model: str, key: Key, trials: Trials, baseline: str, beside: tuple[str, Key]
+        self, trials: Trials, baseline: str, side: tuple[str, Key], beside: tuple[str, Key]
     ) -> Iterator[tuple[object, ...]]:
         """One interval; none where either side was not measured in every trial."""
-        sides = [(model, key), *([beside] if baseline else [])]
-        measured = [self.values.get((name, *k), {}) for name, k in sides]
+        (model, key), sides = side, [side, beside] if baseline else [side]
+        place = self.experiment, self.dataset
+        measured = [self.values.get((*place, *k, name), {}) for name, k in sides]
         if not all(of_side.keys() >= {*trials} for of_side in measured):
             return  # the baseline has no such detector, for one
         values = [np.array([of_side[trial] for trial in trials]) for of_side in measured]
@@ -194,10 +180,15 @@ def _in_distribution(experiment: str, folder: Path, measured: str) -> Sample:
     scores = load_scores(folder, FAILURES)[0] if experiment == "generalization" else {}
 
     def statistic(weights: Weights) -> dict[Key, Replicates]:
-        return {
-            **_classification(predictions, weights),
-            **_loss_estimation(predictions, scores, losses, weights),
-        }
+        values = _classification(predictions, weights)
+        for name in ("predicted_loss", MSP):
+            if name in scores:
+                ranks = spearman(-scores[name], losses, weights=weights)
+                values[name, "spearman"] = np.asarray(ranks)
+        for name, confidences in scores.items():
+            measures = failure_measures(confidences, predictions, weights=weights)
+            values |= {(name, metric): np.asarray(it) for metric, it in measures.items()}
+        return values
 
     groups = group_names(predictions)
     sizes = {
@@ -218,22 +209,6 @@ def _classification(predictions: Predictions, weights: Weights) -> dict[Key, Rep
             ("", f"sensitivity/{name}"): values
             for name, values in zip(classes, np.moveaxis(per_class, -1, 0), strict=True)
         },
-    }
-
-
-def _loss_estimation(
-    predictions: Predictions, scores: Scores, losses: Float[np.ndarray, " n"], weights: Weights
-) -> dict[Key, Replicates]:
-    """Rank correlations with the losses, and every measure of every acceptance score."""
-    ordered = {
-        (name, "spearman"): np.asarray(spearman(-scores[name], losses, weights=weights))
-        for name in ("predicted_loss", MSP)
-        if name in scores
-    }
-    return ordered | {
-        (name, metric): np.asarray(values)
-        for name, confidences in scores.items()
-        for metric, values in failure_measures(confidences, predictions, weights=weights).items()
     }
 
 
@@ -283,12 +258,12 @@ def _detection(folder: Path, measured: str, dataset: str) -> Sample:
     return Sample(statistic, (np.array(inlier_groups), np.array(outlier_groups)), {})
 
 
-def risk_curves(folders: Mapping[str, Mapping[int, Path]], protocol: Protocol) -> pd.DataFrame:
+def risk_curves(folders: Folders, measured: str, protocol: Protocol) -> pd.DataFrame:
     """The error among the accepted in 4.1 by acceptance score, at every twentieth of coverage.
 
-    `folders` are those of the units, by model and trial.
+    `folders` are those of the units, and `measured` is the name of the set.
     """
-    measured, rows = SPLITS[protocol.images.split].measured, []
+    rows = []
     for model, trials in folders.items():
         samples = [
             _risks(folder, measured)

@@ -34,7 +34,6 @@ from misgiving.reproduction.trial_data import (
     MEASURING,
     TrainedUnit,
     TrialData,
-    check_same_settings,
     read_record,
 )
 from misgiving.reproduction.workers import usual_jobs, worker_pool
@@ -76,13 +75,11 @@ def reproduce_units(
         UsageError: A unit is finished with other settings or data.
         TrainingError: A process was killed, as happens when memory runs out.
     """
-    asked = list(units(trial_data.protocol) if chosen is None else chosen)
-    records = {unit: trial_data.record(unit) for unit in asked}
-    check_same_settings(out, records)
-    todo = [unit for unit in asked if not is_finished(out / unit.folder, records[unit])]
-    trial_data.progress.on_start(len(todo), len(asked))
+    records = trial_data.records(units(trial_data.protocol) if chosen is None else chosen, out)
+    todo = {unit: it for unit, it in records.items() if not is_finished(out / unit.folder, it)}
+    trial_data.progress.on_start(len(todo), len(records))
     if todo:
-        (run or on_this_machine())(trial_data, {unit: records[unit] for unit in todo}, out)
+        (run or on_this_machine())(trial_data, todo, out)
 
 
 def on_this_machine(*, jobs: int = 1, threads: int | None = None) -> Runner:
@@ -204,37 +201,28 @@ def _results(
     trial_data: TrialData, unit: Unit, folder: Path, checkpoint: Checkpoint | None
 ) -> list[Result]:
     """Train, unless there is a trained model, and measure; a diverged training is a result too."""
+    setup, measured = trial_data.setup(unit), trial_data.evaluation_sets.measured
     try:
-        measure = MEASURES[unit.experiment.partition("/")[0]]
-        results = measure(_trained(trial_data, unit, folder, checkpoint))
+        if checkpoint is None:
+            side = setup.preprocessing.image_size
+            model = initial_model(setup.model, setup.training, len(setup.images.classes), side)
+            checkpoint = train_run(
+                setup,
+                model,
+                folder / "run",
+                resume_file=resume_path(folder.with_name(unit.model)),
+                overwrite=True,
+                on_step=trial_data.progress.on_step,
+            )
+        checkpoint.model.to(device_named(setup.training.device))
+        predictions = predictions_of(checkpoint, setup.images_of(measured))
+        predictions.write(predictions_path(folder, measured))
+        trained = TrainedUnit(trial_data, unit, setup, checkpoint, predictions, folder)
+        results = MEASURES[unit.experiment.partition("/")[0]](trained)
     except TrainingError:
-        measured = trial_data.evaluation_sets.measured
         results = {unit.experiment: [Measurement(measured, "", "diverged", 1.0)]}
     return [
         Result(experiment, unit.trial, unit.model, *measurement)
         for experiment, measurements in results.items()
         for measurement in measurements
     ]
-
-
-def _trained(
-    trial_data: TrialData, unit: Unit, folder: Path, checkpoint: Checkpoint | None
-) -> TrainedUnit:
-    """Train the model of a unit if there is none, and predict the measured set."""
-    setup = trial_data.setup(unit)
-    if checkpoint is None:
-        side = setup.preprocessing.image_size
-        model = initial_model(setup.model, setup.training, len(setup.images.classes), side)
-        checkpoint = train_run(
-            setup,
-            model,
-            folder / "run",
-            resume_file=resume_path(folder.with_name(unit.model)),
-            overwrite=True,
-            on_step=trial_data.progress.on_step,
-        )
-    checkpoint.model.to(device_named(setup.training.device))
-    measured = setup.evaluation_sets.measured
-    predictions = predictions_of(checkpoint, setup.images_of(measured))
-    predictions.write(predictions_path(folder, measured))
-    return TrainedUnit(trial_data, unit, setup, checkpoint, predictions, folder)

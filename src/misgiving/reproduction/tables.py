@@ -26,6 +26,13 @@ Scores = Mapping[str, Float[np.ndarray, " _"]]
 """Confidences by the name of a score."""
 
 
+Folders = Mapping[str, Mapping[int, Path]]
+"""The folders of an experiment's units, by model and trial."""
+
+ValuesByTrial = Mapping[tuple[str, ...], Mapping[int, float]]
+"""Values by trial, of (experiment, dataset, detector, metric, model)."""
+
+
 class Result(NamedTuple):
     """One row of `results.csv`: a measurement of one model in one trial; a share is a fraction.
 
@@ -113,6 +120,15 @@ def table_of(rows: Iterable[tuple[object, ...]], schema: str) -> pd.DataFrame:
     columns = SCHEMAS[schema]
     types = {name: "object" if kind == "str" else kind for name, kind in columns.items()}
     return pd.DataFrame(list(rows), columns=list(columns)).astype(types)
+
+
+def values_by_trial(results: pd.DataFrame) -> ValuesByTrial:
+    """The values of `results.csv`, by trial."""
+    values: dict[tuple[str, ...], dict[int, float]] = {}
+    for row in results.itertuples(index=False):
+        key = (row.experiment, row.dataset, row.detector, row.metric, row.model)
+        values.setdefault(key, {})[row.trial] = row.value
+    return values
 
 
 def predictions_path(folder: Path, name: str) -> Path:

@@ -1,7 +1,7 @@
 """The prepared images of a reproduction: its data, its splits and its OOD sets, trial by trial."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -16,7 +16,7 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, without
 from misgiving.data.decoding import skipped_sentences
 from misgiving.data.preprocessing import AUGMENTATIONS
-from misgiving.data.splits import SPLITS, EvaluationSets, leakage_of, split_of
+from misgiving.data.splits import SPLITS, leakage_of, split_of
 from misgiving.errors import DataError, Parameter, UsageError, separated
 from misgiving.files import read_json, sha256_of_file, sha256_of_lines
 from misgiving.predictions.record import Predictions
@@ -25,7 +25,7 @@ from misgiving.reproduction.config import Protocol, Unit, learning_rate_of, sett
 from misgiving.reproduction.ood_sets import SCIKIT_IMAGE, build, images_at
 from misgiving.reproduction.ood_sets.derived import DERIVED_SETS
 from misgiving.reproduction.ood_sets.lesions import with_masks
-from misgiving.reproduction.protocol import EXPERIMENTS, units
+from misgiving.reproduction.protocol import EXPERIMENTS
 from misgiving.reproduction.published import paper_count
 from misgiving.reproduction.source_code import code_digest
 from misgiving.reproduction.tables import RUN_AGAIN
@@ -64,7 +64,6 @@ class TrialData:
         progress: What is reported.
         trains: Refuse, before images are prepared, settings with which no model can be trained on
             this machine.
-        out: Refuse as early settings other than those of the units that are finished there.
     """
 
     def __init__(
@@ -74,9 +73,9 @@ class TrialData:
         progress: Progress | None = None,
         *,
         trains: bool = False,
-        out: Path | None = None,
     ) -> None:
         self.protocol, self.cache = protocol, cache
+        self.evaluation_sets = SPLITS[protocol.images.split]
         self.progress = progress or Progress()
         self.dataset = with_masks(load_dataset(protocol.data), protocol.masks)
         self.dataset.check_class_sizes()
@@ -92,43 +91,29 @@ class TrialData:
         if trains:
             count, side = len(self.dataset.classes), self.preprocessing.image_size
             initial_model(protocol.model, protocol.training, count, side)
-        if out is not None:
-            check_same_settings(
-                out, {unit: _as_json(self._settings(unit)) for unit in units(protocol)}
-            )
         self.images = grouped_images(self._prepare(self.dataset), protocol.images.split)
         self.dataset = without(self.dataset, self.images.skipped)
         self.inliers, _ = self.images.align(protocol.in_distribution)
         self._outliers: dict[int, dict[str, tuple[Dataset, ImageSet]]] = {}
         self._drawn: dict[tuple[bool, int], Names] = {}
 
-    @property
-    def evaluation_sets(self) -> EvaluationSets:
-        """Sets that are monitored, tuned on and measured."""
-        return SPLITS[self.protocol.images.split]
-
     def setup(self, unit: Unit) -> TrainingSetup:
         """The training run of a unit; all models of a trial see the same split and batches."""
         images = self.inliers if unit.experiment == "ood_detection" else self.images
-        model, training = self._configs(unit)
-        return TrainingSetup(
-            data=self.protocol.data,
-            images=images,
-            sets=self._sets(images, training.seed),
-            evaluation_sets=self.evaluation_sets,
-            preprocessing=self.preprocessing,
-            augmentation=self.augmentation,
-            model=model,
-            training=training,
-        )
-
-    def _configs(self, unit: Unit) -> tuple[ModelConfig, TrainingConfig]:
         changes = settings_of(unit.model, TrainingConfig)
         if (rate := learning_rate_of(unit.experiment)) is not None:
             changes["learning_rate"] = rate
         seed = self.protocol.seed + unit.trial
-        model = replace(self.protocol.model, **settings_of(unit.model, ModelConfig))
-        return model, replace(self.protocol.training, seed=seed, **changes)
+        return TrainingSetup(
+            data=self.protocol.data,
+            images=images,
+            sets=self._sets(images, seed),
+            evaluation_sets=self.evaluation_sets,
+            preprocessing=self.preprocessing,
+            augmentation=self.augmentation,
+            model=replace(self.protocol.model, **settings_of(unit.model, ModelConfig)),
+            training=replace(self.protocol.training, seed=seed, **changes),
+        )
 
     def size(self, experiment: str) -> dict[str, Any]:
         """Images of an experiment in its first trial: all, those trained on, those measured."""
@@ -143,15 +128,31 @@ class TrialData:
         Derived sets come from images that were not trained on.
         """
         if trial not in self._outliers:
-            built = {name: self._ood_set(name, trial) for name in self.protocol.ood_sets}
-            outliers = self._outliers[trial] = {}
-            for name, dataset in built.items():
+            outliers = {}
+            for name, dataset in [*self._ood_sets(self.protocol.seed + trial)]:
                 images = self._prepare(dataset)
                 remarks = skipped_sentences(images.skipped, len(images))
                 contents = "; ".join([dataset.contents, *remarks])
                 usable = without(dataset, images.skipped)
                 outliers[name] = replace(usable, contents=contents), images
+            self._outliers[trial] = outliers
         return self._outliers[trial]
+
+    def _ood_sets(self, seed: int) -> Iterator[tuple[str, Dataset]]:
+        """The OOD sets of a trial by name, before preprocessing."""
+        everything = self.dataset.restrict(self.protocol.in_distribution)
+        measured = self._sets(self.inliers, seed) == self.evaluation_sets.measured
+        held_out = everything.select(np.flatnonzero(measured))
+        sources = {source.name: source for source in self.protocol.sources}
+        for name in self.protocol.ood_sets:
+            if source := sources.get(name):
+                count = paper_count(source.row)
+                built = build(name, held_out, seed=seed, place=source.location, count=count)
+                about = f"{source.about}; " if source.about else ""
+            else:
+                built = build(name, held_out, seed=seed)
+                about = "of held-out images: " if name in DERIVED_SETS else ""
+            yield name, replace(built, contents=f"{about}{built.contents}")
 
     def skipped(self) -> list[dict[str, str]]:
         """The images of the data and of the OOD sets of all trials that cannot be read."""
@@ -170,28 +171,22 @@ class TrialData:
             leakage.append({"experiment": experiment, "trial": trial, **shared._asdict()})
         return leakage
 
-    def _settings(self, unit: Unit) -> dict[str, Any]:
-        """The part of a unit's record that depends on neither images nor code."""
-        model, training = self._configs(unit)
-        scores = self.protocol.scores if unit.experiment == "generalization" else ()
-        return {
-            "unit": unit._asdict(),
-            "scores": {name: own_source(name) for name in scores},
-            "data": self.protocol.data,
-            "split": [self.protocol.images.split, self.protocol.images.validation_share],
-            "model": recorded(model),
-            "training": recorded(training),
-            "preprocessing": asdict(self.preprocessing),
-            "augmentation": asdict(AUGMENTATIONS[self.augmentation]),
-        }
-
     def record(self, unit: Unit) -> dict[str, Any]:
         """What must be the same for a unit to be used again, as JSON.
 
         With the same of all but `MEASURING`, its trained model is used again.
         """
-        setup = self.setup(unit)
-        record = self._settings(unit) | {
+        setup, protocol = self.setup(unit), self.protocol
+        scores = protocol.scores if unit.experiment == "generalization" else ()
+        record = {
+            "unit": unit._asdict(),
+            "scores": {name: own_source(name) for name in scores},
+            "data": protocol.data,
+            "split": [protocol.images.split, protocol.images.validation_share],
+            "model": recorded(setup.model),
+            "training": recorded(setup.training),
+            "preprocessing": asdict(self.preprocessing),
+            "augmentation": asdict(AUGMENTATIONS[self.augmentation]),
             "images": [setup.images.fingerprint, sha256_of_lines(setup.images.groups)],
             "weights": setup.model.weights and sha256_of_file(setup.model.weights),
             "sets": sha256_of_lines(map(str, setup.sets)),
@@ -201,31 +196,35 @@ class TrialData:
         }
         if unit.experiment == "ood_detection":
             record["detection"] = {
-                "search": asdict(self.protocol.odin),
-                "unseen": self.protocol.unseen,
-                "seed": self.protocol.seed,
+                "search": asdict(protocol.odin),
+                "unseen": protocol.unseen,
+                "seed": protocol.seed,
                 "outliers": {
                     name: [images.fingerprint, sha256_of_lines(images.groups)]
                     for name, (_, images) in self.outliers(unit.trial).items()
                 },
             }
-        return _as_json(record)
+        return dict(json.loads(json.dumps(record)))  # in which tuples are lists
 
-    def _ood_set(self, name: str, trial: int) -> Dataset:
-        """One OOD set of a trial, before preprocessing."""
-        seed = self.protocol.seed + trial
-        everything = self.dataset.restrict(self.protocol.in_distribution)
-        measured = self._sets(self.inliers, seed) == self.evaluation_sets.measured
-        held_out = everything.select(np.flatnonzero(measured))
-        source = {source.name: source for source in self.protocol.sources}.get(name)
-        if source is None:
-            built = build(name, held_out, seed=seed)
-            about = "of held-out images: " if name in DERIVED_SETS else ""
-        else:
-            count = paper_count(source.row)
-            built = build(name, held_out, seed=seed, place=source.location, count=count)
-            about = f"{source.about}; " if source.about else ""
-        return replace(built, contents=f"{about}{built.contents}")
+    def records(self, units: Iterable[Unit], out: Path) -> dict[Unit, dict[str, Any]]:
+        """The record of each unit; refuse to replace finished units of other settings or data.
+
+        Units of other code or versions are not refused, and neither are damaged ones.
+
+        Raises:
+            UsageError: A unit in the folder `out` differs.
+        """
+        records = {unit: self.record(unit) for unit in units}
+        for unit, record in records.items():
+            path = out / unit.folder / "unit.json"
+            if (finished := read_record(path)) and (names := _changed(finished, record)):
+                raise UsageError(
+                    f"{path}: was finished with other settings (",
+                    *separated(map(Parameter, sorted(names)), ", "),
+                    "); repeat those to resume, or choose another ",
+                    Parameter("out"),
+                )
+        return records
 
     def _sets(self, images: ImageSet, seed: int) -> Names:
         key = (images is self.inliers, seed)
@@ -276,39 +275,13 @@ def read_record(path: Path) -> dict[str, Any]:
         return {}
 
 
-def check_same_settings(out: Path, records: Mapping[Unit, Mapping[str, Any]]) -> None:
-    """Refuse to replace finished units of other settings or data.
-
-    Units of other code or versions are not refused, and neither are damaged ones.
-
-    Args:
-        out: Folder of the reproduction.
-        records: The record of each unit, or the part of it that is compared.
-
-    Raises:
-        UsageError: A finished unit differs.
-    """
-    for unit, record in records.items():
-        path = out / unit.folder / "unit.json"
-        if (finished := read_record(path)) and (names := sorted({*_changed(finished, record)})):
-            raise UsageError(
-                f"{path}: was finished with other settings (",
-                *separated(names, ", "),
-                "); repeat those to resume, or choose another ",
-                Parameter("out"),
-            )
-
-
-def _changed(finished: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[Parameter]:
+def _changed(finished: Mapping[str, Any], record: Mapping[str, Any]) -> set[str]:
     """Settings and data of a record that were others in a finished one."""
+    names: set[str] = set()
     for name in record.keys() - CODE:
         old, new = finished.get(name, {}), record[name]
         if isinstance(old, dict) and isinstance(new, dict):
-            yield from (Parameter(key) for key in {**old, **new} if old.get(key) != new.get(key))
+            names |= {key for key in {**old, **new} if old.get(key) != new.get(key)}
         elif old != new:
-            yield Parameter(name)
-
-
-def _as_json(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as it is read from a file, where tuples have become lists."""
-    return dict(json.loads(json.dumps(record)))
+            names.add(name)
+    return names

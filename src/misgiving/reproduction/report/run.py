@@ -23,7 +23,13 @@ from misgiving.reproduction.published import (
     paper_set_of,
     table_1,
 )
-from misgiving.reproduction.tables import RUN_AGAIN, TABLES, read_table
+from misgiving.reproduction.tables import (
+    RUN_AGAIN,
+    TABLES,
+    ValuesByTrial,
+    read_table,
+    values_by_trial,
+)
 
 LESION_DATA = "isic2019", "ham10000"  # data whose groups are lesions
 MINORITY_CLASSES = 3  # classes that count as minority where the paper's are absent
@@ -98,12 +104,8 @@ class Run:
     pictures: Mapping[str, Sequence[Picture]]
 
     @cached_property
-    def _values(self) -> Mapping[tuple[str, ...], dict[int, float]]:
-        values: dict[tuple[str, ...], dict[int, float]] = {}
-        for row in self.results.itertuples(index=False):
-            key = (row.experiment, row.dataset, row.detector, row.metric, row.model)
-            values.setdefault(key, {})[row.trial] = row.value
-        return values
+    def _values(self) -> ValuesByTrial:
+        return values_by_trial(self.results)
 
     @cached_property
     def _intervals(self) -> Mapping[tuple[str, ...], Any]:
