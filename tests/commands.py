@@ -14,8 +14,7 @@ import pytest
 from PIL import Image
 
 from misgiving.checkpoint import SEALED
-from misgiving.files import write_json
-from misgiving.manifests import seal
+from misgiving.files import seal, write_json
 
 CPU = ("--device", "cpu")
 QUICK = (

@@ -6,8 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from misgiving.errors import DataError
-from misgiving.files import sha256_of_chunks, sha256_of_file, sha256_of_json, sha256_of_lines
-from misgiving.manifests import seal, verify
+from misgiving.files import (
+    seal,
+    sha256_of_chunks,
+    sha256_of_file,
+    sha256_of_json,
+    sha256_of_lines,
+    verify,
+)
 
 
 @pytest.fixture

@@ -16,8 +16,7 @@ from misgiving.csv_tables import write_csv
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split, read_split, write_split
 from misgiving.errors import explain_damage
-from misgiving.files import read_json, whole_folder, write_json, write_text
-from misgiving.manifests import README, seal, verify
+from misgiving.files import README, read_json, seal, verify, whole_folder, write_json, write_text
 from misgiving.models.backbones import ModuleSource
 from misgiving.models.joint import JointClassifier
 

@@ -16,7 +16,7 @@ from misgiving.data.datasets import unlabelled_images
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.reasons import NO_POLICY
 from misgiving.errors import DataError, UsageError
-from misgiving.manifests import seal
+from misgiving.files import seal
 from misgiving.predictions.inference import predictions_of
 
 POLICY = ("policy.json", "policy.safetensors")

@@ -19,8 +19,7 @@ from misgiving.bundle.bundle import Bundle
 from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.deferral.expected_performance import expected_performance
 from misgiving.errors import DataError
-from misgiving.files import sha256_of_file, sha256_of_json
-from misgiving.manifests import seal
+from misgiving.files import seal, sha256_of_file, sha256_of_json
 from misgiving.predictions.network import OUTPUTS
 
 pytestmark = [

@@ -16,7 +16,7 @@ from misgiving.bundle.bundle import Bundle
 from misgiving.checkpoint import load
 from misgiving.cli.serve import _bundle
 from misgiving.errors import DataError
-from misgiving.manifests import seal
+from misgiving.files import seal
 from misgiving.serve import server
 from misgiving.serve.authentication import read_key
 from misgiving.serve.middleware import Timeout, Turns

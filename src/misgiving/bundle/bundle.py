@@ -22,8 +22,7 @@ from misgiving.deferral.decisions import (
 from misgiving.deferral.policy import Policy
 from misgiving.deferral.policy_file import POLICY, read_policy
 from misgiving.errors import DataError, Parameter, UsageError, explain_damage
-from misgiving.files import read_json
-from misgiving.manifests import verify
+from misgiving.files import read_json, verify
 from misgiving.predictions.network import GRAPH, ModelInputs, Network
 from misgiving.scores.outputs import Outputs
 

@@ -20,8 +20,13 @@ from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.policy import Policy
 from misgiving.errors import DataError, UsageError, explain_damage
-from misgiving.files import read_json, sha256_of_file, sha256_of_json, whole_folder
-from misgiving.manifests import check_replaceable
+from misgiving.files import (
+    check_replaceable,
+    read_json,
+    sha256_of_file,
+    sha256_of_json,
+    whole_folder,
+)
 from misgiving.predictions.network import GRAPH, Network
 from misgiving.predictions.record import Predictions
 

@@ -10,8 +10,7 @@ from misgiving.bundle.bundle import FACTS, Bundle, used_opinions
 from misgiving.bundle.write import write_bundle
 from misgiving.checkpoint import Checkpoint, load, versions
 from misgiving.deferral.deferral import Deferral
-from misgiving.files import whole_folder
-from misgiving.manifests import check_replaceable
+from misgiving.files import check_replaceable, whole_folder
 from misgiving.predictions.inference import fingerprint_of, write_compared_graph
 from misgiving.predictions.network import GRAPH
 

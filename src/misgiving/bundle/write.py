@@ -10,8 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from misgiving.bundle.bundle import CARD, FACTS, FORMAT, Bundle
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.deferral import Deferral
-from misgiving.files import write_json, write_text
-from misgiving.manifests import README, seal
+from misgiving.files import README, seal, write_json, write_text
 from misgiving.report.rendering import certificate_sentences
 
 LIMITS = (

@@ -30,7 +30,7 @@ from misgiving.cli.sources import (
 from misgiving.deferral.rules import DecisionRule
 from misgiving.deferral.targets import GuaranteeName, Targets
 from misgiving.errors import UsageError, visible
-from misgiving.manifests import check_replaceable
+from misgiving.files import check_replaceable
 
 if TYPE_CHECKING:
     from misgiving.calibration.apply import Calibrator

@@ -21,8 +21,7 @@ from misgiving.cli.options import (
 )
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped, show_table
 from misgiving.cli.sources import check_source, open_run, read_file, say_left_out
-from misgiving.files import check_writable, default_cache
-from misgiving.manifests import check_replaceable
+from misgiving.files import check_replaceable, check_writable, default_cache
 from misgiving.training.config import DataConfig
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from misgiving.cli.progress import (
     show_table,
     silence_all_but_first_process,
 )
-from misgiving.files import default_cache
-from misgiving.manifests import check_replaceable
+from misgiving.files import check_replaceable, default_cache
 from misgiving.reproduction.config import settings_of
 from misgiving.training.config import (
     ATTACHED,

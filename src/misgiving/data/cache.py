@@ -32,13 +32,14 @@ from misgiving.data.preprocessing import Preprocessing
 from misgiving.files import (
     locked,
     read_json,
+    seal,
     sha256_of,
     sha256_of_json,
     sha256_of_lines,
+    verify,
     whole_folder,
     write_json,
 )
-from misgiving.manifests import seal, verify
 
 Report = Callable[[int, int], None]
 """Called with the number of images that are done, and the total."""
