@@ -38,8 +38,8 @@ from misgiving.checkpoint import load, save
 from misgiving.data.datasets import image_names
 from misgiving.data.decoding import read_bytes
 from misgiving.losses import joint_objective
-from misgiving.models.folding import folded
 from misgiving.models.joint import JointClassifier
+from misgiving.models.optimised import folded
 from misgiving.predictions.inference import write_compared_graph
 from misgiving.scores.odin import Odin, score_grid
 from misgiving.training.allocator import MALLOC_SETTINGS, keep_freed_memory

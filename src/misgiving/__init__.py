@@ -6,21 +6,26 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from misgiving.bundle.bundle import Bundle
-    from misgiving.checkpoint import load, save
-    from misgiving.data.datasets import load_dataset
-    from misgiving.deferral.decisions import Decision
-    from misgiving.deferral.deferral import Deferral
-    from misgiving.evaluation.evaluate import evaluate
-    from misgiving.losses import joint_objective, ranking_loss
-    from misgiving.metrics.ood import ood_metrics
-    from misgiving.models.joint import JointClassifier, LossEstimator, Output
-    from misgiving.predictions.predict import predict
-    from misgiving.predictions.record import Predictions
-    from misgiving.scores.odin import Odin, tune_odin
-    from misgiving.training.attach import attach
-    from misgiving.training.config import TrainingConfig
-    from misgiving.training.loop import train
+    from misgiving.bundle.bundle import Bundle as Bundle
+    from misgiving.checkpoint import load as load
+    from misgiving.checkpoint import save as save
+    from misgiving.data.datasets import load_dataset as load_dataset
+    from misgiving.deferral.decisions import Decision as Decision
+    from misgiving.deferral.deferral import Deferral as Deferral
+    from misgiving.evaluation.evaluate import evaluate as evaluate
+    from misgiving.losses import joint_objective as joint_objective
+    from misgiving.losses import ranking_loss as ranking_loss
+    from misgiving.metrics.ood import ood_metrics as ood_metrics
+    from misgiving.models.joint import JointClassifier as JointClassifier
+    from misgiving.models.joint import LossEstimator as LossEstimator
+    from misgiving.models.joint import Output as Output
+    from misgiving.predictions.predict import predict as predict
+    from misgiving.predictions.record import Predictions as Predictions
+    from misgiving.scores.odin import Odin as Odin
+    from misgiving.scores.odin import tune_odin as tune_odin
+    from misgiving.training.attach import attach as attach
+    from misgiving.training.config import TrainingConfig as TrainingConfig
+    from misgiving.training.loop import train as train
 
 # Imported when first used, so that measuring and `misgiving --help` do not import torch.
 _HOMES = {
@@ -46,28 +51,7 @@ _HOMES = {
     "tune_odin": "scores.odin",
 }
 
-__all__ = [
-    "Bundle",
-    "Decision",
-    "Deferral",
-    "JointClassifier",
-    "LossEstimator",
-    "Odin",
-    "Output",
-    "Predictions",
-    "TrainingConfig",
-    "attach",
-    "evaluate",
-    "joint_objective",
-    "load",
-    "load_dataset",
-    "ood_metrics",
-    "predict",
-    "ranking_loss",
-    "save",
-    "train",
-    "tune_odin",
-]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from misgiving.checkpoint import load
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError
 from misgiving.models.joint import evaluated
-from misgiving.models.onnx_export import write_graph
+from misgiving.models.optimised import write_graph
 from misgiving.predictions import inference
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.network import INPUT, OUTPUTS

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from misgiving.models.folding import folded
 from misgiving.models.joint import JointClassifier
+from misgiving.models.optimised import folded
 from misgiving.scores.odin import Odin
 
 SIZE = 32

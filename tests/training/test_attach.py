@@ -170,10 +170,9 @@ def test_answers_are_compared_with_chance_whatever_the_mix_of_classes():
 def test_a_model_that_is_prepared_wrongly_is_refused_with_what_helps(place, tmp_path):
     options = {"weights": place / "timm.pt", "image_size": 16}
     for name, wrong in (("std", (99.0,) * 3), ("classes", tuple("cab"))):
-        with pytest.raises(DataError, check=naming(name)) as failure:
+        with pytest.raises(DataError, check=naming(name)):
             attached(place, "test_efficientnet", tmp_path / "run", **options, **{name: wrong})
         assert not (tmp_path / "run").exists()
-    assert failure.value.parameters[-1] == ("classes", "a,b,c")
 
 
 def test_the_command_attaches_and_names_its_options(place, misgiving, tmp_path):

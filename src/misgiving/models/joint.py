@@ -263,9 +263,19 @@ class JointClassifier(
             settings = getattr(self.backbone, "pretrained_cfg", None) or {}
             mean, std = (settings.get(name, (0.5, 0.5, 0.5)) for name in ("mean", "std"))
             self.normalise = Normalise(mean, std, channels_last=True)
-        self.loss_estimator = _create_estimator(self, hidden, reads_logits)
+        self.loss_estimator = self._new_estimator(hidden, reads_logits) if self.taps else None
         if not isinstance(backbone, nn.Module):  # another layout changes the last bits of a module
             cast(Any, self).to(memory_format=torch.channels_last)  # not in the stub of some torch
+
+    def _new_estimator(self, hidden: int, reads_logits: bool) -> LossEstimator:
+        """Draw the initial weights from a separate generator; on the device of the backbone."""
+        read = self.reader.num_classes if reads_logits else None
+        with torch.random.fork_rng(devices=[]):
+            seed = int(torch.randint(2**62, ()))
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs as well
+            estimator = LossEstimator(self.reader.channels, hidden, num_classes=read)
+        weight = first_weight(self.backbone)
+        return estimator.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> "JointClassifier":
@@ -315,13 +325,13 @@ class JointClassifier(
         normalised: Images = self.normalise(images)
         return normalised.to(first_weight(self.backbone).dtype)
 
-    def freeze_classifier(self, frozen: bool = True) -> "JointClassifier":
-        """Keep the classifier in evaluation mode and without gradients, or end this.
+    def freeze_classifier(self) -> "JointClassifier":
+        """Keep the classifier in evaluation mode and without gradients.
 
         Batch normalisation and dropout stay off in `train`. The loss estimator can be trained.
         """
-        self.frozen = frozen
-        self.backbone.requires_grad_(not frozen)
+        self.frozen = True
+        self.backbone.requires_grad_(False)
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> "JointClassifier":
@@ -340,19 +350,3 @@ def evaluated(model: nn.Module, outputs: Iterable[tuple[Tensor, ...]]) -> list[T
     with evaluating(model):
         batches = [tuple(tensor.float().cpu() for tensor in output) for output in outputs]
     return [torch.cat(tensors) for tensors in zip(*batches, strict=True)]
-
-
-def _create_estimator(
-    model: JointClassifier, hidden: int, reads_logits: bool
-) -> LossEstimator | None:
-    """Draw the initial weights from a separate generator; on the device of the backbone."""
-    reader = model.reader
-    if not reader.taps:
-        return None
-    read = reader.num_classes if reads_logits else None
-    with torch.random.fork_rng(devices=[]):
-        seed = int(torch.randint(2**62, ()))
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs as well
-        estimator = LossEstimator(reader.channels, hidden, num_classes=read)
-    weight = first_weight(model.backbone)
-    return estimator.to(weight.device, torch.promote_types(weight.dtype, torch.float32))

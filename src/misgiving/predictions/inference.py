@@ -20,9 +20,8 @@ from misgiving.data.cache import ImageSet
 from misgiving.data.decoding import in_order
 from misgiving.errors import DataError, UsageError
 from misgiving.files import sha256_of_chunks, sha256_of_json, whole_file
-from misgiving.models.folding import folded
 from misgiving.models.joint import JointClassifier, evaluated
-from misgiving.models.onnx_export import write_graph
+from misgiving.models.optimised import folded, write_graph
 from misgiving.predictions.network import GRAPH, GRAPH_BATCH, INPUT, OUTPUTS, Network
 from misgiving.predictions.record import Predictions
 from misgiving.scores.odin import GridScores, Odin, score_grid

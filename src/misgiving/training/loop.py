@@ -55,7 +55,6 @@ class Step(NamedTuple):
     auxiliary: float
 
 
-@processes.explain_lost_process()
 def train(
     model: JointClassifier,
     training: ImageSet,
@@ -89,7 +88,7 @@ def train(
 
     Raises:
         StoppedError: `stop` returned true.
-        TrainingError: The loss is no longer finite, or another process has ended.
+        TrainingError: The loss is no longer finite.
         UsageError: The device or precision is not available, or the model lacks the loss estimator
             that is to be trained.
     """

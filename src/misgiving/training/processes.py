@@ -6,8 +6,6 @@ Fabric is imported late: what runs a model on a processor does not have to wait 
 import atexit
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, distributed
 
-from misgiving.errors import Parameter, TrainingError, UsageError
+from misgiving.errors import Parameter, UsageError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -137,20 +135,6 @@ def wait_for_all() -> None:
     """Wait until every process has reached this line."""
     if _together():
         distributed.barrier()
-
-
-@contextmanager
-def explain_lost_process() -> Iterator[None]:
-    """Explain a failure that is due to the end of another process."""
-    try:
-        yield
-    except RuntimeError as error:
-        exchange = isinstance(error, distributed.DistError) or "gloo" in str(error)
-        if not (_together() and exchange):
-            raise
-        raise TrainingError(
-            "another process of this command has ended; see its message, and run the command again"
-        ) from error
 
 
 def _together() -> bool:
