@@ -1,9 +1,13 @@
+from fractions import Fraction
 from functools import partial
 from weakref import WeakSet
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from refusals import naming
+from strategies import columns
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
@@ -23,11 +27,44 @@ def penalty(predicted, true, i, j, margin):
     return max(0.0, -indicator * (float(predicted[i]) - float(predicted[j])) + margin)
 
 
-def all_pairs(size):
+def pairs_of(size, pairs="all"):
+    if pairs == "halves":
+        return [(i, size - 1 - i) for i in range(size // 2)]
     return [(i, j) for i in range(size) for j in range(size) if i != j]
 
 
 PAIRS = pytest.mark.parametrize("pairs", ["all", "halves"])
+eighths = st.integers(0, 16)
+batches = columns(17, 5, size=7)  # predicted and true losses; few true ones, so that some are tied
+
+
+def tensors(drawn):
+    return tuple(torch.tensor(column, dtype=torch.double) / 8 for column in drawn)
+
+
+def ranked(drawn, *, margin=8, **options):
+    options = {"reduction": "sum", **options}
+    return ranking_loss(*tensors(drawn), margin=margin / 8, **options).item()
+
+
+@PAIRS
+@given(batches, eighths)
+def test_the_ranking_loss_is_equation_1_without_rounding(pairs, drawn, margin):
+    """In eighths, which double precision adds without rounding."""
+    terms = [int(penalty(*drawn, i, j, margin)) for i, j in pairs_of(len(drawn[0]), pairs)]
+    assert ranked(drawn, margin=margin, pairs=pairs) == sum(terms) / 8
+    mean = float(Fraction(sum(terms), 8 * max(len(terms), 1)))
+    assert ranked(drawn, margin=margin, pairs=pairs, reduction="mean") == pytest.approx(mean)
+
+
+@PAIRS
+@given(batches)
+def test_the_gradient_pulls_predictions_apart_and_not_up_or_down(pairs, drawn):
+    predicted, true = tensors(drawn)
+    loss = ranking_loss(predicted.requires_grad_(), true, pairs=pairs, reduction="sum")
+    loss.backward()
+    assert predicted.grad.sum().item() == 0
+    assert (predicted.grad == predicted.grad.round()).all()  # each pair pulls by 1
 
 
 class Kept:
@@ -71,7 +108,7 @@ def test_pairs_in_blocks_are_equation_1_with_its_gradient(size, margin, max_pair
         predicted, true = with_every_tie(size, seed)
         leaf = predicted.clone().requires_grad_()
         loss = ranking_loss(leaf, true, margin=margin, reduction="sum")
-        terms = [penalty(predicted, true, i, j, margin) for i, j in all_pairs(size)]
+        terms = [penalty(predicted, true, i, j, margin) for i, j in pairs_of(size)]
         assert loss.item() == pytest.approx(sum(terms), rel=1e-10, abs=1e-10)
         (gradient,) = torch.autograd.grad(loss, leaf)
         assert gradient.tolist() == slopes(predicted, true, margin)
@@ -80,7 +117,7 @@ def test_pairs_in_blocks_are_equation_1_with_its_gradient(size, margin, max_pair
 def slopes(predicted, true, margin):
     """The gradient of the sum, term by term; 0 at a kink."""
     gradient = [0.0] * len(predicted)
-    for i, j in all_pairs(len(predicted)):
+    for i, j in pairs_of(len(predicted)):
         if penalty(predicted, true, i, j, margin) > 0:
             indicator = 1.0 if true[i] > true[j] else -1.0
             gradient[i] -= indicator
@@ -174,7 +211,7 @@ def test_the_total_is_equation_2():
     predicted = torch.randn(6, dtype=torch.double)
     objective = joint_objective(logits, predicted, labels, weight=0.25)
     losses = F.cross_entropy(logits, labels, reduction="none")
-    terms = [penalty(predicted, losses, i, j, 1.0) for i, j in all_pairs(6)]
+    terms = [penalty(predicted, losses, i, j, 1.0) for i, j in pairs_of(6)]
     expected = losses.mean().item() + 0.25 * sum(terms) / len(terms)
     assert objective.total.item() == pytest.approx(expected, rel=1e-12)
 

@@ -60,29 +60,6 @@ def test_blobs_with_other_marks_are_no_copies_and_flat_images_that_are_about_as_
     assert near_duplicates(hashes_of([*flat, blob(0)])) == [(0, 1)]
 
 
-def test_correlation_is_that_of_numpy():
-    first, second = np.random.default_rng(0).normal(0, 40, (2, 5, 32, 32)).astype(np.float32)
-    second += first
-    correlation = duplicates._correlation(first, second[:3])
-    assert correlation.shape == (5, 3)
-    for row in range(5):
-        for column in range(3):
-            pair = first[row].reshape(-1), second[column].reshape(-1)
-            assert correlation[row, column] == pytest.approx(np.corrcoef(*pair)[0, 1], abs=1e-5)
-
-
-def test_detail_is_the_difference_from_the_means_of_squares():
-    grey = np.random.default_rng(0).normal(0, 40, (2, 32, 32)).astype(np.float32)
-    detail = duplicates._detail(grey)
-    for row in range(32):
-        for column in range(32):
-            top, left = row // 8 * 8, column // 8 * 8
-            square = grey[1, top : top + 8, left : left + 8]
-            assert detail[1, row, column] == pytest.approx(
-                grey[1, row, column] - square.mean(), abs=1e-3
-            )
-
-
 @pytest.mark.parametrize("block", [1, 2, 7, 100])
 def test_pairs_do_not_depend_on_the_size_of_a_block(monkeypatch, block):
     monkeypatch.setattr(duplicates, "BLOCK_IMAGES", block)

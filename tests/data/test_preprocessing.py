@@ -195,10 +195,6 @@ def drawn(random, height, width, *, highest=255, lowest=0):
     return random.integers(lowest, highest + 1, (height, width, 3)).astype(np.uint8)
 
 
-def difference(one, other):
-    return np.abs(one.astype(int) - other.astype(int)).max()
-
-
 @pytest.mark.parametrize("shape", ["both", "square"])
 @given(sides, sides, shares)
 def test_a_crop_is_inside_in_the_middle_and_never_empty(shape, height, width, share):
@@ -222,19 +218,6 @@ def test_any_picture_becomes_a_square_of_exactly_the_size_asked_for(
     process = Preprocessing(image_size=size, crop=share, crop_shape=shape, color_constancy=balance)
     result = process(drawn(random, height, width))
     assert (result.shape, result.dtype) == ((size, size, 3), np.uint8)
-
-
-@given(generators(), sides, sides, st.integers(1, 20))
-def test_resizing_stays_between_the_darkest_and_the_brightest_and_mirrors_with_the_picture(
-    random, height, width, size
-):
-    image = drawn(random, height, width)
-    result = Preprocessing(image_size=size, crop=1.0, color_constancy="none")(image)
-    assert (result.min(axis=(0, 1)) >= image.min(axis=(0, 1))).all()
-    assert (result.max(axis=(0, 1)) <= image.max(axis=(0, 1))).all()
-    process = Preprocessing(image_size=size, crop=1.0)
-    for mirrored in (np.s_[::-1], np.s_[:, ::-1]):
-        assert difference(process(image[mirrored]), process(image)[mirrored]) <= 1
 
 
 OPENINGS = [b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"P6 "]
@@ -291,16 +274,6 @@ def test_color_constancy_is_a_division_by_the_minkowski_mean_without_saturated_p
     image[..., 2] *= has_blue
     balanced = np.asarray(balance(Image.fromarray(image)))
     assert np.abs(balanced - balanced_by_loops(image, power)).max() <= 0.5 + 1e-9
-
-
-@pytest.mark.parametrize("balance", [shades_of_gray, gray_world])
-@given(generators(), sides, sides, st.tuples(*[st.integers(1, 4)] * 3))
-def test_a_gray_scene_under_light_of_any_colour_comes_out_gray(
-    balance, random, height, width, light
-):
-    lit = drawn(random, height, width, highest=63)[..., :1] * np.array(light, dtype=np.uint8)
-    result = np.asarray(balance(Image.fromarray(lit))).astype(int)
-    assert np.ptp(result, axis=2).max() <= 1
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
