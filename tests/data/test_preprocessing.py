@@ -36,20 +36,11 @@ def plain(**changes):
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-@pytest.mark.parametrize(
-    ("shape", "crop", "kept"),
-    [
-        ("both", 0.7, np.s_[15:85, 30:170]),
-        ("square", 0.7, np.s_[:, 50:150]),
-        ("both", 1.0, np.s_[:, :]),
-    ],
-)
-def test_the_centre_crop_keeps_the_middle_and_is_resized_as_pillow_does(
-    shape, crop, kept, interpolation
-):
+@pytest.mark.parametrize(("crop", "kept"), [(0.7, np.s_[15:85, 30:170]), (1.0, np.s_[:, :])])
+def test_the_centre_crop_keeps_the_middle_and_is_resized_as_pillow_does(crop, kept, interpolation):
     image = picture(100, 200)
     expected = Image.fromarray(image[kept]).resize((50, 50), INTERPOLATIONS[interpolation])
-    process = plain(image_size=50, crop=crop, crop_shape=shape, interpolation=interpolation)
+    process = plain(image_size=50, crop=crop, interpolation=interpolation)
     np.testing.assert_array_equal(process(image), np.asarray(expected))
 
 
@@ -117,11 +108,11 @@ def cropped_sizes(monkeypatch):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("size", [(400, 400), (304, 416), (403, 301)])
-@pytest.mark.parametrize(("shape", "constancy"), [("both", "shades_of_gray"), ("square", "none")])
+@pytest.mark.parametrize("constancy", ["shades_of_gray", "none"])
 def test_a_reduced_file_gives_the_square_of_its_pixels_but_for_rounding(
-    orientation, size, shape, constancy
+    orientation, size, constancy
 ):
-    process = Preprocessing(image_size=64, crop_shape=shape, color_constancy=constancy)
+    process = Preprocessing(image_size=64, color_constancy=constancy)
     reduced, shifted = of_file_and_of_pixels(process, jpeg(textured(*size), orientation))
     assert reduced < shifted / 2
 
@@ -144,7 +135,7 @@ def test_a_jpeg_is_decoded_no_larger_than_its_square_takes(cropped_sizes, size, 
     st.integers(1, 400),
     st.integers(1, 400),
     st.floats(0.1, 1),
-    st.sampled_from(["both", "square", "resized"]),
+    st.sampled_from(["both", "resized"]),
 )
 @settings(max_examples=60, deadline=None)
 def test_a_jpeg_is_not_decoded_smaller_than_its_square_takes(height, width, crop, shape):
@@ -195,16 +186,14 @@ def drawn(random, height, width, *, highest=255, lowest=0):
     return random.integers(lowest, highest + 1, (height, width, 3)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("shape", ["both", "square"])
 @given(sides, sides, shares)
-def test_a_crop_is_inside_in_the_middle_and_never_empty(shape, height, width, share):
-    left, top, right, bottom = Preprocessing(crop=share, crop_shape=shape)._edges(height, width)
+def test_a_crop_is_inside_in_the_middle_and_never_empty(height, width, share):
+    left, top, right, bottom = Preprocessing(crop=share)._edges(height, width)
     assert 0 <= top < bottom <= height
     assert 0 <= left < right <= width
     assert abs(top - (height - bottom)) <= 1
     assert abs(left - (width - right)) <= 1
-    sides = [share * height, share * width] if shape == "both" else [min(share * width, height)] * 2
-    for side, exact in zip((bottom - top, right - left), sides, strict=True):
+    for side, exact in ((bottom - top, share * height), (right - left, share * width)):
         assert abs(side - max(exact, 1)) <= 0.5
 
 

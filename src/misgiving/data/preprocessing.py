@@ -26,17 +26,7 @@ VALUES = np.arange(256) / 255.0
 UNSATURATED = [1] * SATURATED + [0]
 SPARE = 1.25  # decoded pixels per pixel of the result, along a side; with fewer, edges get harder
 
-CROP_SHAPES: Registry[Callable[[int, int, float], tuple[float, float]]] = Registry(
-    Parameter("crop_shape"),
-    both=lambda height, width, share: (share * height, share * width),
-    square=lambda height, width, share: (min(share * width, float(height)),) * 2,
-    resized=lambda height, width, share: (share * min(height, width),) * 2,
-    resized_floor=lambda height, width, share: (share * min(height, width),) * 2,
-    squashed=lambda height, width, share: (share * height, share * width),
-    squashed_round=lambda height, width, share: (share * height, share * width),
-)
-"""Height and width of a centre crop, given those of the image and the share to keep."""
-
+CROP_SHAPES = ("both", "resized", "resized_floor", "squashed", "squashed_round")
 SQUASHED = ("squashed", "squashed_round")
 ROUNDED = ("resized", "squashed_round")  # edges of the crop, which the others round down
 
@@ -83,12 +73,11 @@ class Preprocessing:
     Attributes:
         image_size: Side of the result in pixels.
         crop: Share of the side that the centre crop keeps, in [0.01, 1]; the paper's 0.85.
-        crop_shape: `both` crops both sides; `square` takes a square of `crop` times the width;
-            `resized` is torchvision's: the shorter side is resized to `image_size / crop` pixels,
-            and then the centre is cropped. `resized_floor` rounds the crop's edges down, as
-            transformers does; `squashed` resizes both sides to `image_size / crop` pixels before
-            it crops; `squashed_round` rounds the crop's edges, as timm does. In these four, colour
-            constancy comes first.
+        crop_shape: `both` crops both sides; `resized` is torchvision's: the shorter side is resized
+            to `image_size / crop` pixels, and then the centre is cropped. `resized_floor` rounds
+            the crop's edges down, as transformers does; `squashed` resizes both sides to
+            `image_size / crop` pixels before it crops; `squashed_round` rounds the crop's edges,
+            as timm does. In these four, colour constancy comes first.
         color_constancy: `shades_of_gray`, `gray_world` or `none`.
         interpolation: `bilinear`, `bicubic`, `lanczos`, `box` or `nearest`, as in Pillow.
         reduce_jpeg: Let the decoder of a large JPEG reduce it first, which is faster; without it,
@@ -107,7 +96,8 @@ class Preprocessing:
     def __post_init__(self) -> None:
         possible = 1 <= self.image_size <= LARGEST_SIDE
         require(self, "image_size", possible, f"be from 1 to {LARGEST_SIDE} pixels")
-        CROP_SHAPES[self.crop_shape]
+        shapes = f"be one of {', '.join(CROP_SHAPES)}"
+        require(self, "crop_shape", self.crop_shape in CROP_SHAPES, shapes)
         require(self, "crop", LEAST_CROP <= self.crop <= 1, f"be in [{LEAST_CROP}, 1]")
         COLOR_CONSTANCY[self.color_constancy]
         INTERPOLATIONS[self.interpolation]
@@ -125,15 +115,13 @@ class Preprocessing:
         """
 
         def largest_reduction(height: int, width: int) -> float:
-            if not self.reduce_jpeg:
-                return 1.0
-            crop = CROP_SHAPES[self.crop_shape](height, width, self.crop)
-            return min(crop) / (SPARE * self.image_size)
+            crop = self.crop * min(height, width)
+            return crop / (SPARE * self.image_size) if self.reduce_jpeg else 1.0
 
         return self._square(*decode_reduced(data, name, largest_reduction, **limits))
 
     def _square(self, image: Image.Image, height: int, width: int, reduction: int = 1) -> Square:
-        if self.crop_shape not in ("both", "square"):
+        if self.crop_shape != "both":
             return self._resized_square(image, np.array([width, height]), reduction)
         edges = [edge / reduction for edge in self._edges(height, width)]
         left, top = math.floor(edges[0]), math.floor(edges[1])
@@ -146,8 +134,7 @@ class Preprocessing:
 
     def _edges(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Left, top, right and bottom edge of the crop in an image of this size."""
-        crop = CROP_SHAPES[self.crop_shape](height, width, self.crop)
-        rows, columns = (max(1, round(side)) for side in crop)
+        rows, columns = (max(1, round(self.crop * side)) for side in (height, width))
         top, left = (height - rows) // 2, (width - columns) // 2
         return left, top, left + columns, top + rows
 

@@ -69,13 +69,9 @@ class ModuleReader:
                 inputs_of_head.append(inputs[0])
 
         with _watched(module, {*self.taps, *filter(None, [self.head_name])}, keep):
-            logits = self.classify(module, images)
+            logits = logits_of(module(images))
         taps = [read[name] for name in self.taps]
         return logits, [taps[-1], *inputs_of_head][-1], taps
-
-    def classify(self, module: nn.Module, images: Tensor) -> Logits:
-        """Compute the logits alone."""
-        return logits_of(module(images))
 
     def head(self, module: nn.Module) -> nn.Module | None:
         """The linear layer that gives the logits."""

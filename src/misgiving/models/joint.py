@@ -17,6 +17,7 @@ from misgiving.models.adapters import (
     averages,
     evaluating,
     first_weight,
+    logits_of,
     read_module,
 )
 from misgiving.models.backbones import MiniVgg, create_backbone
@@ -141,11 +142,6 @@ class TimmReader:
             final = model.forward_features(images)
         features = model.forward_head(final, pre_logits=True)
         return model.get_classifier()(features), features, activations
-
-    def classify(self, model: Any, images: Tensor) -> Tensor:
-        """Compute the logits alone."""
-        logits: Tensor = model.forward_head(model.forward_features(images))
-        return logits
 
     def head(self, model: Any) -> nn.Module | None:
         """The linear layer that gives the logits."""
@@ -318,7 +314,7 @@ class JointClassifier(
 
     def classify(self, images: Images) -> Logits:
         """Compute the logits alone, without the loss estimator."""
-        return self.reader.classify(self.backbone, self._normalised(images))
+        return logits_of(self.backbone(self._normalised(images)))
 
     def _normalised(self, images: Images) -> Images:
         """Normalised images in the precision of the classifier, which may be a half."""

@@ -41,25 +41,22 @@ def predictions_of(
     source: Checkpoint | JointClassifier,
     images: ImageSet,
     *,
-    estimates_losses: bool = True,
     on_image: OnImage | None = None,
     network: Network | None = None,
 ) -> Predictions:
     """Run a model once over a set, in evaluation mode, on the device where the model is.
 
-    Predictions of a run have the fingerprint of its preprocessing as well.
+    Predictions of a run have the fingerprint of its preprocessing as well, and no predicted losses
+    if its estimator was not trained.
 
     Args:
         source: A run, or the classifier with its loss estimator alone.
         images: The set.
-        estimates_losses: False where the estimator of a classifier was not trained, as a run tells
-            by itself: predicted losses are then None.
         on_image: Called with the number of predicted images and of all.
         network: The graph of the same model, to run in its place.
     """
     if isinstance(source, Checkpoint):
         model, fingerprint = source.model, fingerprint_of(source)
-        estimates_losses = source.estimates_losses
     else:
         model, fingerprint = source, model_fingerprint(source)
     if network is None:
@@ -68,7 +65,7 @@ def predictions_of(
         outputs = outputs_of_model(model, _reported(inputs, len(images), on_image))
     else:
         outputs = _outputs_of_graph(network, images, on_image)
-    if not estimates_losses:
+    if isinstance(source, Checkpoint) and not source.estimates_losses:
         outputs = replace(outputs, predicted_losses=None)
     widths = () if outputs.taps is None else tuple(model.reader.channels)
     return Predictions(

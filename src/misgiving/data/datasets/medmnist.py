@@ -14,7 +14,7 @@ from threading import Lock
 from weakref import finalize
 
 import numpy as np
-from jaxtyping import Int, Num, UInt8
+from jaxtyping import Int, UInt8
 
 from misgiving.arrays import Rows
 from misgiving.data.datasets.dataset import Dataset, HashedImage, file_key
@@ -118,7 +118,8 @@ def read_medmnist(place: str) -> Dataset:
     names, augmentation, remark = next(facts, ((), "none", ""))
     with explain_damage(path, remedy=FETCH_AGAIN), zipfile.ZipFile(path) as archive:
         arrays = tuple(PackedArray(path, f"{name}_images", archive) for name in ARRAY_SETS)
-        parts = [_read(archive, f"{name}_labels").reshape(-1) for name in ARRAY_SETS]
+    with explain_damage(path, remedy=FETCH_AGAIN), np.load(path, allow_pickle=False) as content:
+        parts = [content[f"{name}_labels"].reshape(-1) for name in ARRAY_SETS]
     labels, size = np.concatenate(parts), arrays[0].shape[1]
     names = names or tuple(str(label) for label in range(int(labels.max(initial=0)) + 1))
     sizes = {array.shape[1:] for array in arrays}
@@ -150,8 +151,3 @@ def read_medmnist(place: str) -> Dataset:
         augmentation=augmentation,
         contents=f"{len(ids)} images of {size} x {size} pixels of {path.name}{remark}",
     )
-
-
-def _read(archive: zipfile.ZipFile, name: str) -> Num[np.ndarray, "..."]:
-    with archive.open(f"{name}.npy") as file:
-        return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
