@@ -93,7 +93,7 @@ def test_a_graph_is_written_once_and_again_where_it_is_damaged(
     for _ in range(2):
         assert kept_network(made, 100, tmp_path)
     assert exports == [made.model]
-    assert kept_network(made, 100, tmp_path / "model.onnx")  # where nothing can be written
+    assert kept_network(made, 100, tmp_path / "model.onnx") is None  # nothing can be written there
     path, whole = tmp_path / "model.onnx", written[made.model]
     path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else written[shifted.model])
     images = noisy_set(2, seed=1)

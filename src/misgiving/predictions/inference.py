@@ -5,10 +5,9 @@ what follows them, and does not ask for memory at each step.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
@@ -208,8 +207,8 @@ def kept_network(checkpoint: Checkpoint, count: int, folder: Path) -> Network | 
     """The graph of a run that is to score so many images; None where the model itself is to.
 
     That is on other devices than processors, for few images, and where the backbone cannot be
-    exported. It depends on the images and not on whether there
-    is a graph already, so that the same command gives the same numbers again.
+    exported or the folder not be written to. It depends on the images and not on whether there is a
+    graph already, so that the same command gives the same numbers again.
 
     Args:
         checkpoint: The run.
@@ -222,11 +221,7 @@ def kept_network(checkpoint: Checkpoint, count: int, folder: Path) -> Network | 
     path = folder / GRAPH
     with suppress(DataError):  # there is none, or it is damaged or of another model
         return _compared(checkpoint, path)
-    with suppress(DataError, OSError), ExitStack() as stack:
-        try:
-            place = stack.enter_context(whole_file(path))
-        except (UsageError, OSError):  # the folder cannot be written to
-            place = Path(stack.enter_context(TemporaryDirectory())) / GRAPH
+    with suppress(DataError, OSError, UsageError), whole_file(path) as place:
         return write_compared_graph(checkpoint, place)
     return None  # the model gives the same answers in more time
 

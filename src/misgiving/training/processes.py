@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, distributed
 
-from misgiving.errors import Parameter, UsageError
+from misgiving.errors import Parameter, UsageError, separated
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -71,12 +71,9 @@ def start_fabric(
             atexit.unregister(distributed.destroy_process_group)
             atexit.register(distributed.destroy_process_group)
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
-        raise UsageError(
-            *("cannot compute here with ", Parameter("device", device), ", "),
-            *(Parameter("precision", precision), ", ", Parameter("devices", devices), " and "),
-            *(Parameter("nodes", nodes), f" ({error}); try ", Parameter("device", "cpu")),
-            *(" and ", Parameter("precision", "32-true")),
-        ) from error
+        used = {"device": device, "precision": precision, "devices": devices, "nodes": nodes}
+        parameters = separated([Parameter(name, value) for name, value in used.items()], ", ")
+        raise UsageError("cannot compute here with ", *parameters, f" ({error})") from error
     return fabric
 
 
