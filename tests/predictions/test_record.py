@@ -13,7 +13,6 @@ from scipy.special import softmax
 from misgiving import Predictions
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import with_score
-from misgiving.predictions import files
 from misgiving.scores.outputs import Head, concatenated
 
 HEADER = "id,label,probability_cat,probability_dog,probability_owl"
@@ -368,7 +367,6 @@ BAD_FILES = {
             lines(ROWS[0], "b,cat,0.7,1e39,0"),
             "row 2, column probability_dog: 1e+39",
         ),
-        "many columns": (lines(header="logit_," * 32_768 + "label"), "has 32769 columns; at most"),
         "text": (lines(ROWS[0], "b,dog,0.1,much,0.1"), "row 2, column probability_dog: 'much'"),
         "negative": (lines("a,cat,0.9,-0.1,0.2"), "row 1: the probabilities are -0.1 to 0.9"),
         "a sum below one": (lines(ROWS[0], "b,cat,0.3,0.1,0.1"), "row 2: the probabilities"),
@@ -405,23 +403,6 @@ def test_a_bad_file_is_named_in_one_line(tmp_path, name, content, place):
     assert place in text
     assert "\n" not in text
     assert len(text) < 600 + len(str(tmp_path))
-
-
-@pytest.mark.parametrize("name", ["p.npz", "p.parquet"])
-def test_a_small_file_that_would_fill_the_memory_is_refused_before_it_is_read(
-    tmp_path, monkeypatch, name
-):
-    path, zeros = tmp_path / name, np.zeros((100_000, 2))
-    if name == "p.npz":
-        np.savez_compressed(path, logits=zeros)
-    else:
-        pandas.DataFrame(zeros, columns=["logit_a", "logit_b"]).to_parquet(path)
-    assert len(Predictions.read(path)) == len(zeros)
-    monkeypatch.setattr(files, "ALWAYS_READ", 1_000_000)
-    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", None)
-    monkeypatch.setattr(pandas, "read_parquet", None)
-    with pytest.raises(DataError):
-        Predictions.read(path)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("gone.csv", DataError), ("p.txt", UsageError)])

@@ -4,7 +4,6 @@ import csv
 import json
 import warnings
 from collections.abc import Callable, Mapping
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +18,6 @@ from misgiving.registry import Registry
 if TYPE_CHECKING:
     import pandas
 
-MAX_COLUMNS = 32_768
-ALWAYS_READ, MAX_EXPANSION = 256 * 10**6, 100
-"""Bytes of values that any file may hold, and beyond these how many for each byte of the file."""
-
-
-def _check_size(path: Path, *, columns: int = 0, unpacked: int = 0) -> None:
-    """Check the size that a file declares, before there are arrays of it."""
-    if columns > MAX_COLUMNS:
-        most = f"at most {MAX_COLUMNS} of classes, features and others are read"
-        raise DataError(f"{path}: has {columns} columns; {most}, or give arrays in .npz")
-    if unpacked > max(ALWAYS_READ, MAX_EXPANSION * path.stat().st_size):
-        held = f"holds {unpacked // 10**6} MB, more than {MAX_EXPANSION} times its size"
-        raise DataError(f"{path}: {held}; write it as .npz without compression")
-
 
 def _read_csv(path: Path) -> dict[str, Column]:
     import pandas
@@ -42,7 +27,6 @@ def _read_csv(path: Path) -> dict[str, Column]:
         file.seek(0)  # a pipe has no second reading, and fails
         if len(header) == 1:
             raise DataError(f"{path}: its only column is {header[0]!r}; separate columns by commas")
-        _check_size(path, columns=len(header))
         kinds = {name: object for name in header if not named(name, NUMERIC)}
         warnings.simplefilter("error", pandas.errors.ParserWarning)  # of cells left out
         frame = pandas.read_csv(
@@ -75,12 +59,7 @@ def _write_csv(path: Path, columns: Mapping[str, Any]) -> None:
 
 def _read_parquet(path: Path) -> dict[str, Column]:
     import pandas
-    from pyarrow.parquet import read_metadata
 
-    facts = read_metadata(path)
-    parts = product(range(facts.num_row_groups), range(facts.num_columns))
-    cells = sum(facts.row_group(group).column(at).num_values for group, at in parts)
-    _check_size(path, columns=facts.num_columns, unpacked=cells * np.float64().itemsize)
     frame = pandas.read_parquet(path)
     columns: dict[str, Any] = {name: frame[name].to_numpy() for name in frame.columns}
     return columns | {name: np.array(json.loads(value)) for name, value in frame.attrs.items()}
@@ -123,7 +102,6 @@ def _frame(columns: Mapping[str, Any]) -> "pandas.DataFrame":
 
 def _read_npz(path: Path) -> dict[str, Column]:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        _check_size(path, unpacked=sum(part.file_size for part in arrays.zip.infolist()))
         return {name: arrays[name] for name in arrays.files}
 
 
