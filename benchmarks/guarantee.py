@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import product
@@ -231,17 +231,17 @@ def lowest_accepted(
         if task.watched:
             tuning = with_error_probabilities(tuning)
         certifying = calibration if is_split else cases[chosen]
-        confident, average = (
-            partial(count_ranks, classes=classes, ood_rank=guarantee.ood_rank(len(each), targets))
-            for guarantee, each in zip(GUARANTEES.values(), (calibration, certifying), strict=True)
+        sets, limits = (calibration, certifying), []
+        for guarantee, each in zip(GUARANTEES.values(), sets, strict=True):
+            rank = guarantee.ood_rank(len(each), targets)
+            limits.append(-np.inf if rank is None else float(np.sort(each.ood_scores)[rank - 1]))
+        counts, batch_counts = (
+            count_ranks(each, targets, classes=classes, ood_limit=limit)
+            for each, limit in zip(sets, limits, strict=True)
         )
-        counts, batch_counts = confident(calibration, targets), average(certifying, targets)
         position = loosest_certified(counts, targets)
         certified = float(counts.thresholds[position]) if position >= 0 else math.nan
         selection = fit_selection(tuning, certifying, batch_counts, targets, classes=classes)
-        limits = [
-            -np.inf if each.ood_limit is None else each.ood_limit for each in (counts, batch_counts)
-        ]
         familiar = cases.scores[batch][cases.ood_scores[batch] > limits[1]]
         lowest = selection.threshold(familiar, len(familiar))
         yield (certified, limits[0]), (math.nan if lowest == math.inf else lowest, limits[1])

@@ -83,7 +83,7 @@ def compare_grid(options: argparse.Namespace) -> None:
     )
     tuning = tune_odin(model.classify, [inliers], [outliers])
     aurocs = np.array([record["score"] for record in reference.results_])
-    difference = np.abs(np.array([trial.auroc for trial in tuning.grid]) - aurocs).max()
+    difference = np.abs(np.array([point["auroc"] for point in tuning.grid.values()]) - aurocs).max()
     passes = _passes(model, inliers)
     Comparison(
         what=f"ODIN's grid, {len(TEMPERATURES)} temperatures x {len(EPSILONS)} epsilons, "

@@ -83,7 +83,7 @@ def policy_of(made, *, ood_detector="knn", score=None, guarantee="confident"):
     detectors = FittedDetectors.fit(train)
     fitted = None
     if score is not None:
-        fitted = fit_calibrator(tune, detectors, lambda _: np.ones(3))
+        fitted = fit_calibrator(tune, detectors, np.ones(3))
         fitted = fitted._replace(calibrator=replace(fitted.calibrator, score=score))
     deferral = Deferral(
         max_error=0.45, max_ood_false_alarms=0.1, ood_detector=ood_detector, guarantee=guarantee

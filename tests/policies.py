@@ -7,13 +7,14 @@ import numpy as np
 from misgiving import Deferral
 from misgiving.calibration.apply import Calibrator, Scaling
 from misgiving.deferral.certify import certify_thresholds
-from misgiving.deferral.decisions import ScoredImages
+from misgiving.deferral.decisions import unscored
 from misgiving.deferral.guarantees import GUARANTEES
 from misgiving.deferral.identities import Cases, Identities
 from misgiving.deferral.policy import Policy
-from misgiving.deferral.rules import DecisionRule
+from misgiving.deferral.targets import DecisionRule
 from misgiving.deferral.thresholds import ScoredCases
 from misgiving.scores.detectors import FittedDetectors
+from misgiving.scores.outputs import Outputs
 
 CLASSES = ("NV", "MEL", "BCC")
 WORST = 0.6  # risk at the score 0
@@ -107,25 +108,25 @@ def policy_with(certificate, *, score="msp", ood_detector="knn", rule=None, unit
 
 def write(deferral, folder):
     """Write the file of a policy, which need not have been fitted."""
-    deferral.file.write(folder, deferral.policy_.used_detectors)
+    deferral.write(folder, deferral.policy_.used_detectors)
+
+
+def scored(certificate, scores, ood_scores, acceptable, **columns):
+    """Images of which nothing else is known."""
+    return replace(
+        unscored(Outputs(logits=np.zeros((len(scores), len(CLASSES))))),
+        acceptance_score=scores,
+        ood_score=ood_scores,
+        ood_p_value=certificate.ood_p_values(ood_scores),
+        acceptable=acceptable,
+        **columns,
+    )
 
 
 def outcomes(certificate, scores, ood_scores, acceptable, threshold=None):
     """The decisions on images of which nothing else is known."""
-    missing = np.full(len(scores), np.nan)
-    scored = ScoredImages(
-        predicted=np.zeros(len(scores), dtype=int),
-        probabilities=np.full((len(scores), len(CLASSES)), np.nan),
-        acceptable=acceptable,
-        error_probability=missing,
-        ood_p_value=certificate.ood_p_values(ood_scores),
-        acceptance_score=scores,
-        ood_score=ood_scores,
-        expected_loss=missing,
-        predicted_loss=missing,
-    )
-    policy = policy_with(certificate).policy_
-    return policy.decide_scored(scored, threshold=threshold).decisions
+    policy, images = policy_with(certificate).policy_, (scores, ood_scores, acceptable)
+    return policy.decide(scored(certificate, *images), threshold=threshold).decisions
 
 
 def decided(deferral, score, ood_score, error, *, predicted=0, probabilities=None):
@@ -137,17 +138,14 @@ def decided(deferral, score, ood_score, error, *, predicted=0, probabilities=Non
     if probabilities is None:
         probabilities = np.full(classes, error / (classes - 1))
         probabilities[predicted] = 1 - error
-    missing, ood_scores, errors = np.full(1, np.nan), np.array([ood_score]), np.array([error])
-    rows, chosen = np.array([probabilities]), np.array([predicted])
-    scored = ScoredImages(
+    rows, chosen, errors = np.array([probabilities]), np.array([predicted]), np.array([error])
+    image = scored(
+        policy.certificate,
+        np.array([score]),
+        np.array([ood_score]),
+        policy.rule.mark_acceptable(rows, chosen, errors),
         predicted=chosen,
         probabilities=rows,
-        acceptable=policy.rule.mark_acceptable(rows, chosen, errors),
         error_probability=errors,
-        ood_p_value=policy.certificate.ood_p_values(ood_scores),
-        acceptance_score=np.array([score]),
-        ood_score=ood_scores,
-        expected_loss=missing,
-        predicted_loss=missing,
     )
-    return policy.decide_scored(scored, threshold=policy.certificate.accept_threshold)[0]
+    return policy.decide(image, threshold=policy.certificate.accept_threshold)[0]

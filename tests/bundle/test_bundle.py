@@ -13,8 +13,8 @@ from misgiving.bundle.bundle import Bundle
 from misgiving.checkpoint import load
 from misgiving.data.cache import prepare
 from misgiving.data.datasets import unlabelled_images
+from misgiving.deferral.decisions import NO_POLICY
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.reasons import NO_POLICY
 from misgiving.errors import DataError, UsageError
 from misgiving.files import seal
 from misgiving.predictions.inference import predictions_of

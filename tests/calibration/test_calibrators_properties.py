@@ -15,7 +15,7 @@ from misgiving.calibration.apply import (
     Scaling,
     error_probabilities,
 )
-from misgiving.calibration.maps import fit_isotonic, fit_scaling
+from misgiving.calibration.fit import fit_isotonic, fit_scaling
 
 pairs = columns(DISTINCT, 5, size=9)  # inputs with ties, and quarters that they should give
 

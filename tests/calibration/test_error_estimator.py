@@ -49,8 +49,9 @@ DETECTORS = FittedDetectors(  # with probes whose logits are the features
 )
 
 
-def fit(tuning, weigh=lambda _: None):
-    return fit_calibrator(tuning, DETECTORS, weigh)
+def fit(tuning, weights=None):
+    detectors = FittedDetectors() if tuning.features is None else DETECTORS
+    return fit_calibrator(tuning, detectors, weights)
 
 
 def evidence_of(tuning):
@@ -67,7 +68,7 @@ def held_out_members(tuning):
     calibrated = np.empty(tuning.logits.shape)
     for kept, left_out in GroupKFold(5).split(tuning.labels, groups=tuning.units):
         scaling = fit_scaling(tuning.logits[kept], tuning.labels[kept])
-        calibrated[left_out] = scaling(tuning.logits[left_out])
+        calibrated[left_out] = np.exp(scaling.logarithms(tuning.logits[left_out]))
     return np.concatenate([calibrated[:, None], np.exp(evidence_of(tuning))], axis=1)
 
 
@@ -121,14 +122,14 @@ def test_impossible_images_do_not_spoil_its_weights():
 @pytest.mark.parametrize("seed", range(6))
 def test_it_is_chosen_exactly_where_it_makes_held_out_classes_more_likely(seed):
     tuning = drawn(seed, count=150, told=0.7)
-    fitted = fit(tuning, lambda _: np.ones(3))
+    fitted = fit(tuning, np.ones(3))
     shown = {name: np.empty((150, 3)) for name in (ERROR_ESTIMATOR, CALIBRATED)}
     for kept, left_out in GroupKFold(5).split(tuning.labels, groups=tuning.units):
         scaling = fit_scaling(tuning.logits[kept], tuning.labels[kept])
         pool = fit_error_estimator(
             np.log(held_out_members(tuning.select(kept))), tuning.labels[kept]
         )
-        shown[CALIBRATED][left_out] = scaling(tuning.logits[left_out])
+        shown[CALIBRATED][left_out] = np.exp(scaling.logarithms(tuning.logits[left_out]))
         for row in left_out:
             image = np.concatenate([shown[CALIBRATED][row, None], np.exp(evidence_of(tuning)[row])])
             shown[ERROR_ESTIMATOR][row] = scaled_mean(pool, image)
@@ -172,6 +173,8 @@ def test_another_acceptance_score_shows_the_calibrated_softmax(fitted):
     scores, evidence = all_scores(tuning), evidence_of(tuning)
     np.testing.assert_array_equal(other.scores, scores["msp"])
     probabilities, _, acceptance = other.calibrator.judge(scores, tuning.logits, evidence)
-    np.testing.assert_allclose(probabilities, fitted.calibrator.scaling(tuning.logits))
+    np.testing.assert_allclose(
+        probabilities, np.exp(fitted.calibrator.scaling.logarithms(tuning.logits))
+    )
     np.testing.assert_array_equal(acceptance, scores["msp"])
     assert replace(fitted.calibrator, score="msp") == other.calibrator

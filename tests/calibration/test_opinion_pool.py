@@ -16,8 +16,9 @@ from misgiving.calibration.apply import (
     OpinionPool,
     Pool,
     Scaling,
+    predicted_classes,
 )
-from misgiving.calibration.maps import OPINION_SCALE, fit_opinion_weights, fit_scaling
+from misgiving.calibration.fit import OPINION_SCALE, fit_opinion_weights, fit_scaling
 from misgiving.metrics.selective import RiskCoverage
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import all_scores
@@ -42,7 +43,7 @@ def tuning():
 
 @pytest.fixture(scope="module")
 def fitted(tuning):
-    return fit(tuning, lambda _: EVEN)
+    return fit(tuning, EVEN)
 
 
 def pool_of(random, names, classes):
@@ -132,7 +133,7 @@ def test_the_worth_of_an_opinion_is_what_it_lowers_the_aurc_of_images_it_was_not
 ):
     calibrator, labels = fitted.calibrator, tuning.labels
     folds = [*GroupKFold(5).split(labels, groups=tuning.units)]
-    alone = fit(replace(tuning, opinions={}), lambda _: EVEN)
+    alone = fit(replace(tuning, opinions={}), EVEN)
     logs, scaled = np.log(tuning.opinions["net"]), np.empty(tuning.logits.shape)
     for kept, left_out in folds:
         scaled[left_out] = fit_scaling(logs[kept], labels[kept]).logarithms(logs[left_out])
@@ -154,27 +155,27 @@ def test_the_worth_of_an_opinion_is_what_it_lowers_the_aurc_of_images_it_was_not
 
 
 def test_an_opinion_that_is_worth_nothing_is_left_out(tuning):
-    alone = fit(replace(tuning, opinions={}), lambda _: EVEN).calibrator
+    alone = fit(replace(tuning, opinions={}), EVEN).calibrator
     noise = opinion(tuning, told=0.0, seed=5)
-    both = fit(replace(tuning, opinions={"noise": noise}), lambda _: EVEN).calibrator
+    both = fit(replace(tuning, opinions={"noise": noise}), EVEN).calibrator
     assert (both.opinions, both.needs_opinions, both.score) == (None, (), alone.score)
     assert both.error_estimator == alone.error_estimator
 
 
 def test_a_table_without_probes_has_an_opinion_too(tuning):
-    plain = fit(replace(tuning, features=None), lambda _: EVEN).calibrator
+    plain = fit(replace(tuning, features=None), EVEN).calibrator
     assert plain.error_estimator is None
     assert plain.opinion_worth > 0.02
     probabilities, predicted, _ = plain.judge(
         all_scores(tuning), tuning.logits, None, tuning.opinions
     )
-    np.testing.assert_array_equal(predicted, plain.scaling(tuning.logits).argmax(axis=1))
+    np.testing.assert_array_equal(predicted, plain.scaling.logarithms(tuning.logits).argmax(axis=1))
     assert (probabilities.argmax(axis=1) != predicted).any()
 
 
 def test_of_fewer_than_ten_groups_only_the_softmax_is_fitted(tuning):
     few = replace(tuning.select(np.arange(18)), predicted_losses=np.arange(18.0))
-    fitted = fit(few, lambda _: EVEN)
+    fitted = fit(few, EVEN)
     made = fitted.calibrator
     assert made.error_estimator is made.opinions is made.opinion_worth is None
     assert fitted.candidates.keys() == made.tried.keys() == {"msp", "predicted_loss"}
@@ -184,18 +185,20 @@ def test_of_fewer_than_ten_groups_only_the_softmax_is_fitted(tuning):
 def test_beside_an_opinion_probes_of_noise_have_no_part_in_the_answer():
     tuning = drawn(count=600, told=0.0)
     both = replace(tuning, opinions={"net": opinion(tuning, told=2.5)})
-    calibrator = fit(both, lambda _: EVEN).calibrator
+    calibrator = fit(both, EVEN).calibrator
     assert calibrator.score == SECOND_OPINION
     judged = calibrator.judge(all_scores(both), both.logits, evidence_of(both), both.opinions)
-    np.testing.assert_array_equal(judged[1], calibrator.scaling(both.logits).argmax(axis=1))
+    expected = calibrator.scaling.logarithms(both.logits).argmax(axis=1)
+    np.testing.assert_array_equal(judged[1], expected)
 
 
 def test_few_images_of_many_classes_hardly_change_how_many_answers_are_right():
     random = np.random.default_rng(0)
     logits, new = 4 * random.normal(size=(300, 50)), 4 * random.normal(size=(10_000, 50))
     labels = np.array([random.choice(50, p=each) for each in softmax(logits, axis=1)])
-    few = fit(Predictions.of({"logits": logits, "label": labels}), lambda _: np.ones(50))
+    few = fit(Predictions.of({"logits": logits, "label": labels}), np.ones(50))
     assert few.calibrator.opinion_worth is None
-    predicted, probabilities = few.calibrator.predict(new), softmax(new, axis=1)
+    vectors, probabilities = few.calibrator.log_probabilities(new), softmax(new, axis=1)
+    predicted = predicted_classes(vectors, few.calibrator.weights, new)
     lost = probabilities.max(axis=1) - probabilities[np.arange(len(new)), predicted]
     assert lost.mean() < 0.01

@@ -7,8 +7,7 @@ import pytest
 
 from misgiving import Deferral
 from misgiving.calibration.fit import fit_calibrator
-from misgiving.deferral.decisions import NUMBERS, defer_all, score_without_policy
-from misgiving.deferral.reasons import NO_POLICY
+from misgiving.deferral.decisions import NO_POLICY, NUMBERS, defer_all, score_without_policy
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
@@ -52,7 +51,7 @@ def detectors():
 
 def calibrated(tuning, detectors):
     """The calibration of the most probable class."""
-    return fit_calibrator(tuning, detectors, lambda _: np.ones(len(CLASSES)))
+    return fit_calibrator(tuning, detectors, np.ones(len(CLASSES)))
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +91,9 @@ def test_a_decision_contains_the_numbers_of_detectors_and_calibrator(policy, det
     biases = np.exp(pool.scaling.biases)
     assert calibrator.score == "error_estimator"
     for row, decision in enumerate(policy.decide(fresh)):
-        scaled = calibrator.scaling(fresh.logits[row : row + 1].astype(np.float64))
+        scaled = np.exp(
+            calibrator.scaling.logarithms(fresh.logits[row : row + 1].astype(np.float64))
+        )
         mean = np.array(pool.weights) @ np.concatenate([scaled, np.exp(evidence[row])])
         mixed = mean ** (1 / pool.scaling.temperature) * biases
         mixed /= mixed.sum()

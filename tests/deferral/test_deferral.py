@@ -18,8 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier
 
 from misgiving import Deferral, Predictions
-from misgiving.deferral.rules import DecisionRule
-from misgiving.deferral.targets import Targets
+from misgiving.deferral.targets import DecisionRule, Targets
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.evaluate import evaluate
 
@@ -93,7 +92,7 @@ def test_a_classifier_is_asked_for_its_probabilities():
     [
         ((*outputs(60), outputs(60)[1]), "a classifier with its inputs and labels"),
         ((outputs(60)[0],), "with labels"),
-        ((LogisticRegression(), outputs(60)[0]), "give all three"),
+        ((LogisticRegression(), outputs(60)[0]), "its inputs and labels"),
         ((pandas.DataFrame(outputs(60)[0]).add_prefix("logit_"), outputs(60)[1]), "data frame"),
         (({"logits": outputs(60)[0], "label": outputs(60)[1]},), "data frame"),
     ],
@@ -127,13 +126,6 @@ def test_cases_that_say_less_than_they_seem_to(cases, warnings):
     for warning, words in zip(caught, warnings, strict=True):
         assert warning.category is UserWarning
         assert words in str(warning.message)
-
-
-def test_classes_may_come_before_the_outputs():
-    (logits, labels), others = outputs(300), outputs(600, 1)
-    first = Predictions.of({"classes": CLASSES, "logits": logits, "label": labels})
-    second = Predictions.of(others, classes=CLASSES, name="second")
-    assert Deferral(max_error=0.1).fit(first, second).classes_ == CLASSES
 
 
 LOGITS, LABELS = outputs(60)
@@ -259,14 +251,6 @@ def test_saved_and_loaded(fitted, tmp_path):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     loaded.save(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-
-
-def test_saving_changes_nothing_in_the_object_whatever_lies_in_the_folder(fitted, tmp_path):
-    cases = fitted.cases_
-    Deferral(max_error=0.1).fit(Predictions.of(named_rows(400))).save(tmp_path / "policy")
-    fitted.save(tmp_path / "policy")
-    assert fitted.cases_ is cases
-    assert Deferral.load(tmp_path / "policy").cases_ == cases
 
 
 @pytest.mark.parametrize("names", [["thesis.tex"], ["bundle.json", "policy.json"]])
@@ -396,7 +380,7 @@ def test_evaluate_measures_all_scores_by_the_classes_that_the_policy_names():
     deferral = Deferral(max_error=0.3, rule="costs", costs={"dog": 10.0})
     deferral.fit(Predictions.of(named_rows(900)))
     predictions = Predictions.of(named_rows(400, seed=5))
-    predicted = deferral.calibration_.predict(predictions.logits)
+    predicted = deferral.decide(predictions).predicted
     assert (predicted != predictions.choices).any()
     evaluation = evaluate(predictions, deferral)
     rows = [row for row in evaluation.measurements if row.dataset == "policy_test"]

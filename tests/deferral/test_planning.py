@@ -6,9 +6,9 @@ import pytest
 from policies import certificate_of, certify, drawn_cases, with_errors
 from scipy.stats import beta
 
+from misgiving.deferral.certify import find_remedies
 from misgiving.deferral.guarantees import GUARANTEES
 from misgiving.deferral.planning import WRONG_SHARES, plan_certification
-from misgiving.deferral.remedies import find_remedies
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 

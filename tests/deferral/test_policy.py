@@ -8,8 +8,7 @@ from policies import certificate_of, outcomes, policy_with, write
 from misgiving import Deferral
 from misgiving.calibration.apply import Scaling
 from misgiving.deferral.policy_file import PolicyFile
-from misgiving.deferral.rules import DecisionRule
-from misgiving.deferral.targets import Targets
+from misgiving.deferral.targets import DecisionRule, Targets
 from misgiving.errors import DataError
 from misgiving.files import sha256_of_json
 from misgiving.report.rendering import certificate_sentences

@@ -24,8 +24,7 @@ from scipy.special import expit
 from strategies import heights
 
 from misgiving.deferral.policy_file import PolicyFile
-from misgiving.deferral.rules import DecisionRule
-from misgiving.deferral.targets import Targets
+from misgiving.deferral.targets import DecisionRule, Targets
 from misgiving.errors import DataError
 
 SCORES = 40  # distinct, so that many cases are tied

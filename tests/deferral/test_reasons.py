@@ -4,15 +4,14 @@ from dataclasses import replace
 import pytest
 from policies import certificate_of, decided, policy_with
 
-from misgiving.deferral.reasons import (
+from misgiving.deferral.policy import (
     ALL_ACCEPTED,
     AT_OOD_THRESHOLD,
     NO_THRESHOLD,
     NOT_FINITE,
     SURPASSED,
 )
-from misgiving.deferral.rules import DecisionRule
-from misgiving.deferral.targets import Targets
+from misgiving.deferral.targets import DecisionRule, Targets
 
 CERTIFICATE = replace(
     certificate_of(Targets(max_error=0.15, max_ood_false_alarms=0.1)),

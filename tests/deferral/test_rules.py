@@ -5,8 +5,7 @@ import pytest
 from policies import CLASSES
 
 from misgiving.calibration.apply import error_probabilities
-from misgiving.deferral.rules import DecisionRule
-from misgiving.deferral.targets import Targets
+from misgiving.deferral.targets import DecisionRule, Targets
 from misgiving.errors import UsageError
 
 LABELS = np.array([0, 0, 0, 0, 0, 0, 1, 1, 2])

@@ -134,11 +134,11 @@ def test_a_batch_is_decided_whole_and_in_any_order(tmp_path):
 
 
 def test_where_nothing_is_certified_no_batch_is_accepted():
-    certificate = fitted(max_error=0.1).certificate_
+    policy = fitted(max_error=0.1).policy_
     judged = np.linspace(3, 9, 60), np.zeros(60), np.ones(60, dtype=bool)
-    assert certificate.batch_threshold(*judged) < math.inf
-    nothing = replace(certificate, accept_threshold=math.inf, accepted=0)
-    assert nothing.batch_threshold(*judged) == math.inf
+    assert policy.threshold(*judged) < math.inf
+    nothing = replace(policy.certificate, accept_threshold=math.inf, accepted=0)
+    assert replace(policy, certificate=nothing).threshold(*judged) == math.inf
 
 
 def test_a_batch_with_a_threshold_of_its_own_has_no_test_of_the_share_that_is_accepted():

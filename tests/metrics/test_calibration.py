@@ -16,7 +16,6 @@ from misgiving.errors import UsageError
 from misgiving.metrics.calibration import (
     brier_score,
     classwise_calibration_error,
-    expected_calibration_error,
     negative_log_likelihood,
     reliability,
 )
@@ -40,7 +39,7 @@ def classified(draw, lowest=0):
 
 def ece(drawn, bins, scheme):
     shares, observed = drawn
-    return expected_calibration_error(shares / 16, observed, bins=bins, scheme=scheme)
+    return reliability(shares / 16, observed, bins=bins, scheme=scheme).error
 
 
 @SCHEMES
@@ -66,8 +65,8 @@ def test_a_bin_of_mass_holds_no_more_than_its_share_except_for_ties(drawn, bins)
 @given(outcomes, numbers_of_bins, st.integers(-8, 8), st.integers(1, 4))
 def test_the_calibration_error_of_losses_is_in_their_unit(drawn, bins, shift, factor):
     predicted, true = (factor * column + float(shift) for column in drawn)
-    moved = expected_calibration_error(predicted, true, bins=bins)
-    plain = expected_calibration_error(drawn[0] / 1.0, drawn[1], bins=bins)
+    moved = reliability(predicted, true, bins=bins).error
+    plain = reliability(drawn[0] / 1.0, drawn[1], bins=bins).error
     assert moved == pytest.approx(factor * plain, abs=1e-11)
 
 

@@ -90,9 +90,14 @@ OF_PROBABILITIES = {
     name: of_arrays(getattr(calibration, name), "probabilities", "labels")
     for name in ("brier_score", "negative_log_likelihood", "classwise_calibration_error")
 }
-ERROR = calibration.expected_calibration_error
+
+
+def error_of(*arrays, **options):
+    return calibration.reliability(*arrays, **options).error
+
+
 OF_BINS = {
-    f"{bins} bins of {scheme}": of_arrays(ERROR, "shares", "errors", bins=bins, scheme=scheme)
+    f"{bins} bins of {scheme}": of_arrays(error_of, "shares", "errors", bins=bins, scheme=scheme)
     for scheme in ("mass", "width")
     for bins in (1, 2, 7, 20)
 }
@@ -221,15 +226,6 @@ def test_a_class_outside_the_range_is_named_with_its_position(name, array, label
     drawn[array][1] = label
     with pytest.raises(UsageError, match=f"class {label} at position 1"):
         MEASURES[name](drawn)
-
-
-@pytest.mark.parametrize(
-    ("measure", "errors"),
-    [(loss_estimation.error_auroc, [0.0, 0.7]), (RiskCoverage, [0.1, -0.1])],
-)
-def test_errors_that_are_none_are_refused(measure, errors):
-    with pytest.raises(UsageError, match="errors"):
-        measure(np.array([0.1, 0.2]), np.array(errors))
 
 
 def test_single_precision_is_measured_as_double():

@@ -8,7 +8,6 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from misgiving.errors import UsageError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors
 from misgiving.scores.probes import ClassProbes
@@ -102,12 +101,3 @@ def test_evidence_survives_saving_and_selection_bit_for_bit(training, fresh, tmp
     np.testing.assert_array_equal(again.evidence(fresh), expected)
     detectors.only(["knn"], probes=False).save(tmp_path / "without.safetensors")
     assert FittedDetectors.load(tmp_path / "without.safetensors").evidence(fresh) is None
-
-
-def test_predictions_without_taps_have_no_evidence_and_those_of_another_width_are_refused(
-    training, fresh
-):
-    probes = ClassProbes.fit(training)
-    assert probes(fresh.features, None) is None
-    with pytest.raises(UsageError):
-        probes(fresh.features, fresh.taps[:, 1:])

@@ -137,7 +137,7 @@ class DecidedFiles:
     def _decided(self, scored: ScoredImages) -> Decisions:
         if self._model.policy is None:
             return defer_all(scored, self._model.classes)
-        return self._model.policy.decide_scored(scored, threshold=self._threshold)
+        return self._model.policy.decide(scored, threshold=self._threshold)
 
 
 def decide_files(

@@ -57,7 +57,7 @@ def write_bundle(
     }
     write_json(folder / FACTS, {"format": FORMAT, "estimates_losses": estimates_losses, **facts})
     if deferral is not None:
-        deferral.file.write(folder, deferral.policy_.used_detectors)
+        deferral.write(folder, deferral.policy_.used_detectors)
     what = f"{card['what']} {DEFERS if deferral is None else DECIDES}"
     if opinions:
         names = ", ".join(each["name"] for each in opinions.values())

@@ -32,9 +32,6 @@ class Scaling:
     temperature: float
     biases: tuple[float, ...]
 
-    def __call__(self, logits: Logits) -> Logits:
-        return np.asarray(np.exp(self.logarithms(logits)))
-
     def logarithms(self, logits: Logits) -> Logits:
         """Logarithms of the probabilities."""
         scaled = logits / np.float64(self.temperature) + np.asarray(self.biases)
@@ -185,11 +182,6 @@ class Calibrator:
             return self.error_estimator(members_of(self.scaling, logits, evidence))
         return self.scaling.logarithms(logits)
 
-    def predict(self, logits: Logits, evidence: Evidence | None = None) -> Classes:
-        """The predicted class of each image."""
-        vectors = self.log_probabilities(logits, evidence)
-        return predicted_classes(vectors, self.weights, logits)
-
     def with_learned(
         self,
         scores: Scores,
@@ -203,14 +195,15 @@ class Calibrator:
         There is no `error_estimator` without the evidence that it reads, and no `second_opinion`
         without opinions.
         """
-        predicted = self.predict(logits, evidence) if predicted is None else predicted
+        own = self.log_probabilities(logits, evidence)
+        if predicted is None:
+            predicted = predicted_classes(own, self.weights, logits)
         learned = {**scores, CALIBRATED: log_odds_of(self.scaling.logarithms(logits), predicted)}
         if self.error_estimator is not None and evidence is not None:
             members = members_of(self.scaling, logits, evidence)
             learned[ERROR_ESTIMATOR] = log_odds_of(self.error_estimator(members), predicted)
         if self.opinions is not None and opinions is not None:
-            joint = self.opinions(self.log_probabilities(logits, evidence), opinions)
-            learned[SECOND_OPINION] = log_odds_of(joint, predicted)
+            learned[SECOND_OPINION] = log_odds_of(self.opinions(own, opinions), predicted)
         return learned
 
     def judge(
@@ -230,9 +223,9 @@ class Calibrator:
         predicted = predicted_classes(vectors, self.weights, wide)
         if self.opinions is not None and opinions is not None:
             vectors = self.opinions(vectors, opinions)
-            return np.exp(vectors), predicted, log_odds_of(vectors, predicted)
-        acceptance = self.with_learned(scores, wide, evidence, predicted)[self.score]
-        return np.exp(vectors), predicted, acceptance.astype(np.float64)
+        elif not self.accepts_by_probability:
+            return np.exp(vectors), predicted, scores[self.score].astype(np.float64)
+        return np.exp(vectors), predicted, log_odds_of(vectors, predicted)
 
 
 def error_probabilities(probabilities: Logits, predicted: Classes) -> Values:

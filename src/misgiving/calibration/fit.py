@@ -1,10 +1,11 @@
 """Fitting of calibrators on the tuning set, on which no threshold is set later."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
+from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from misgiving.arrays import ByClass, Classes, Logits, Members, Names, Rows, Values
@@ -13,43 +14,141 @@ from misgiving.calibration.apply import (
     ERROR_ESTIMATOR,
     SECOND_OPINION,
     Calibrator,
+    Isotonic,
     OpinionPool,
-    Opinions,
     Pool,
+    Scaling,
     Scores,
     log_odds_of,
     log_pool,
+    pooled,
     predicted_classes,
 )
-from misgiving.calibration.maps import (
-    fit_error_estimator,
-    fit_isotonic,
-    fit_opinion_weights,
-    fit_scaling,
-    group_folds,
-)
-from misgiving.errors import DataError
-from misgiving.metrics.selective import RiskCoverage
+from misgiving.metrics.aurc import RiskSteps, aurc, ties
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
+from misgiving.scores.logits import cross_entropy
 from misgiving.scores.outputs import logarithms_of
 
 UNLEARNED = ("msp", "predicted_loss")  # with more candidates chance decides where errors are few
-ClassWeights = Callable[[Classes], ByClass | None]
+FOLDS = 5
+PRIOR_IMAGES = 20.0  # images that equal weights of the error estimator's classifiers are worth
+MOST_STEPS, ENOUGH = 1000, 1e-9  # of its weights
+OPINION_SCALE = 0.5  # standard deviation of the prior of the weights of opinions, about none
+LOG_T_SCALE = 0.7  # standard deviation of the prior of log T
+BIAS_FREEDOM = 10.0  # degrees of freedom of the prior of the biases, whose scale is 1
+POOL_SCALE, POOL_FREEDOM = 0.1, 1e9  # nearly normal, as a mean needs small corrections alone
+
 Folds = Sequence[tuple[Rows, Rows]]
 
 
+def fit_scaling(
+    logits: Logits, labels: Classes, *, scale: float = 1.0, freedom: float = BIAS_FREEDOM
+) -> Scaling:
+    """Fit temperature and biases by maximum likelihood with priors, of which this is the scale.
+
+    The temperature's is log-normal: few images, all predicted right, say little about it. The
+    biases' is a multivariate t with so many degrees of freedom: they are near 0 together, unless
+    the images say otherwise, as for a classifier that was trained on other shares of the classes.
+    """
+    wide = logits.astype(np.float64)
+    count, classes = wide.shape
+
+    def objective(parameters: Values) -> tuple[float, Values]:
+        log_t, biases = parameters[0], parameters[1:]
+        loss, slopes = cross_entropy(wide / np.exp(log_t) + biases, labels)
+        variance, squares = freedom * scale**2, (biases**2).sum()
+        prior = (log_t / LOG_T_SCALE / scale) ** 2 / 2
+        prior += (freedom + classes) / 2 * np.log1p(squares / variance)
+        of_t = log_t / (LOG_T_SCALE * scale) ** 2 - (slopes * wide).sum() / np.exp(log_t)
+        of_biases = (freedom + classes) / (variance + squares) * biases + slopes.sum(axis=0)
+        return (prior + loss) / count, np.array([of_t, *of_biases]) / count
+
+    solution = minimize(objective, np.zeros(1 + classes), jac=True, method="L-BFGS-B").x
+    return Scaling(temperature=float(np.exp(solution[0])), biases=tuple(solution[1:].tolist()))
+
+
+def fit_isotonic(inputs: Values, targets: Values, *, increasing: bool) -> Isotonic:
+    """Isotonic regression: the monotone map with the least squared error.
+
+    Args:
+        inputs: Values to map.
+        targets: Values to predict.
+        increasing: True where larger inputs give larger values.
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    fitted = IsotonicRegression(increasing=increasing, out_of_bounds="clip")
+    fitted.fit(inputs.astype(np.float64), targets.astype(np.float64))
+    knots, values = fitted.X_thresholds_, fitted.y_thresholds_
+    return Isotonic(knots=tuple(knots.tolist()), values=tuple(values.tolist()))
+
+
+def fit_error_estimator(members: Members, labels: Classes) -> Pool:
+    """Fit the classifiers' weights, and then the scaling of their mean, to the true classes.
+
+    The weights maximise the likelihood, with a Dirichlet prior of equal weights that is worth
+    `PRIOR_IMAGES` images, by expectation maximisation. They are fitted to classes, of which every
+    image shows one, and not to errors, of which a tuning set has few.
+    """
+    logs = members[np.arange(len(labels)), :, labels]
+    likelihoods = np.exp(logs - logs.max(axis=1, keepdims=True))
+    equal = np.full(logs.shape[1], 1 / logs.shape[1])
+    weights = equal
+    for _ in range(MOST_STEPS):
+        shares = likelihoods * weights
+        shares /= shares.sum(axis=1, keepdims=True)
+        before = weights
+        weights = (shares.sum(axis=0) + PRIOR_IMAGES * equal) / (len(labels) + PRIOR_IMAGES)
+        if np.abs(weights - before).max() < ENOUGH:
+            break
+    fitted = tuple(weights.tolist())
+    scaling = fit_scaling(pooled(members, fitted), labels, scale=POOL_SCALE, freedom=POOL_FREEDOM)
+    return Pool(weights=fitted, scaling=scaling)
+
+
+def fit_opinion_weights(members: Members, labels: Classes) -> Float[np.ndarray, " members"]:
+    """Exponents of a logarithmic pool, none below 0, by maximum likelihood.
+
+    A prior about 1, 0, ... shrinks them towards the first member alone.
+    """
+    alone, count = np.eye(members.shape[1])[0], len(labels)
+
+    def objective(weights: Values) -> tuple[float, Values]:
+        loss, slopes = cross_entropy(np.einsum("nmc,m->nc", members, weights), labels)
+        away = weights - alone
+        prior = (away**2).sum() / 2 / OPINION_SCALE**2
+        of_weights = np.einsum("nc,nmc->m", slopes, members) + away / OPINION_SCALE**2
+        return (prior + loss) / count, of_weights / count
+
+    bounds = [(0, None)] * len(alone)
+    return np.asarray(minimize(objective, alone, jac=True, method="L-BFGS-B", bounds=bounds).x)
+
+
+def group_folds(groups: Names) -> list[tuple[Rows, Rows]]:
+    """Positions that are kept and left out, for each fold; a group is in one fold.
+
+    None where there are too few groups.
+    """
+    from sklearn.model_selection import GroupKFold
+
+    if len(np.unique(groups)) < 2 * FOLDS:
+        return []
+    return list(GroupKFold(FOLDS).split(groups, groups=groups))
+
+
 def fit_opinions(
-    own: Logits, opinions: Opinions, labels: Classes, folds: Folds
+    own: Logits, tuning: Predictions, folds: Folds
 ) -> tuple[OpinionPool | None, Logits]:
     """Fit a pool to the model's cross-fitted log-probabilities; also give its own, cross-fitted.
 
     There is no pool where it does not make the true classes of the tuning set more likely by more
     than a factor e for each opinion (Akaike, 1974).
     """
+    opinions, labels, vectors = tuning.opinions, tuning.labels, np.empty_like(own)
     logits = [logarithms_of(each.astype(np.float64)) for each in opinions.values()]
     members = [own, *(_cross_fitted_scaling(each, labels, folds) for each in logits)]
-    stacked, vectors = np.stack(members, axis=1), np.empty_like(own)
+    stacked = np.stack(members, axis=1)
     for kept, left_out in folds:
         weights = fit_opinion_weights(stacked[kept], labels[kept])
         vectors[left_out] = log_pool(stacked[left_out], weights)
@@ -57,9 +156,12 @@ def fit_opinions(
     gains = log_pool(stacked, weights) - log_pool(own[:, None], alone)
     if gains[np.arange(len(labels)), labels].sum() <= len(opinions):
         return None, vectors
-    scalings = (fit_scaling(each, labels) for each in logits)
-    scalings_by_name = dict(zip(opinions, scalings, strict=True))
-    return OpinionPool(scalings=scalings_by_name, weights=tuple(weights.tolist())), vectors
+    pool = OpinionPool(
+        scalings={x: fit_scaling(each, labels) for x, each in zip(opinions, logits, strict=True)},
+        weights=tuple(weights.tolist()),
+        models=tuning.opinion_models,
+    )
+    return pool, vectors
 
 
 def _cross_fitted_scaling(logits: Logits, labels: Classes, folds: Folds) -> Logits:
@@ -111,7 +213,7 @@ class Fitted(NamedTuple):
 # for so few numbers, threads take longer to meet than to work
 @threadpool_limits.wrap(limits=1)  # type: ignore[untyped-decorator]
 def fit_calibrator(
-    tuning: Predictions, detectors: FittedDetectors, weigh: ClassWeights = lambda _: None
+    tuning: Predictions, detectors: FittedDetectors, weights: ByClass | None = None
 ) -> Fitted:
     """Fit all maps on the tuning set, and choose the acceptance score.
 
@@ -123,20 +225,14 @@ def fit_calibrator(
     Args:
         tuning: Images to fit on; those of one group are in one fold.
         detectors: With the class probes, fitted on the training set.
-        weigh: From true classes to the weights by which classes are predicted; None: by the logits.
+        weights: Factor of each class's probability when a class is predicted; None: by the logits.
 
     Raises:
         DataError: Outputs are not finite.
     """
     scores = all_scores(tuning, detectors.only(()))
     logits, labels, units = tuning.logits.astype(np.float64), tuning.labels, tuning.units
-    evidence, weights = detectors.evidence(tuning), weigh(labels)
-    loss = scores.get("predicted_loss")
-    if loss is not None and not np.isfinite(loss).all():
-        position = np.isfinite(loss).argmin()
-        raise DataError(
-            f"predicted_loss is not finite at position {position} of the tuning set; predict again"
-        )
+    evidence, loss = detectors.evidence(tuning), scores.get("predicted_loss")
     folds, truth, estimator = group_folds(units), (np.arange(len(labels)), labels), None
     vectors = _cross_fitted_scaling(logits, labels, folds)
     learned = {CALIBRATED: vectors} if folds else {}
@@ -148,29 +244,25 @@ def fit_calibrator(
     predicted = predicted_classes(vectors, weights, logits)
     candidates = {name: scores[name] for name in UNLEARNED if name in scores}
     candidates |= {name: log_odds_of(each, predicted) for name, each in learned.items()}
-    wrong = predicted != labels
-    tried = {name: float(RiskCoverage(each, wrong).aurc()) for name, each in candidates.items()}
-    others = [name for name in tried if name != ERROR_ESTIMATOR]
-    # equal areas are rounded apart where one score has ties among images that are right
-    score = ERROR_ESTIMATOR if mixes else min(others, key=lambda name: round(tried[name], 12))
-    pool = worth = None
+    pool, wrong = None, (predicted != labels).astype(np.float64)
     if tuning.opinions and folds:
-        pool, joint = fit_opinions(vectors, tuning.opinions, labels, folds)
+        pool, joint = fit_opinions(vectors, tuning, folds)
         candidates[SECOND_OPINION] = log_odds_of(joint, predicted)
-        tried[SECOND_OPINION] = float(RiskCoverage(candidates[SECOND_OPINION], wrong).aurc())
-        worth = tried[score] - tried[SECOND_OPINION]
-    if pool is not None:
-        pool, vectors = replace(pool, models=tuning.opinion_models), joint
-    losses = tuning.true_losses()
+    tried, ones = {}, np.ones_like(wrong)
+    for name, confidences in candidates.items():
+        tried[name] = float(aurc(RiskSteps.of(ties(-confidences), wrong, ones)))
+    own = [name for name in tried if name not in (ERROR_ESTIMATOR, SECOND_OPINION)]
+    # equal areas are rounded apart where one score has ties among images that are right
+    score = ERROR_ESTIMATOR if mixes else min(own, key=lambda name: round(tried[name], 12))
     calibrator = Calibrator(
         scaling=fit_scaling(logits, labels),
         weights=None if weights is None else tuple(weights.tolist()),
         error_estimator=estimator if mixes or pool is None else None,
         score=score if pool is None else SECOND_OPINION,
-        loss=None if loss is None else fit_isotonic(loss, losses, increasing=False),
+        loss=None if loss is None else fit_isotonic(loss, tuning.true_losses(), increasing=False),
         tried=tried,
         samples=len(labels),
         opinions=pool,
-        opinion_worth=worth,
+        opinion_worth=tried[score] - tried[SECOND_OPINION] if SECOND_OPINION in tried else None,
     )
-    return Fitted(calibrator, vectors, predicted, candidates)
+    return Fitted(calibrator, vectors if pool is None else joint, predicted, candidates)

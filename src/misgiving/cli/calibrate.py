@@ -27,13 +27,11 @@ from misgiving.cli.sources import (
     read_file,
     say_left_out,
 )
-from misgiving.deferral.rules import DecisionRule
-from misgiving.deferral.targets import GuaranteeName, Targets
+from misgiving.deferral.targets import DecisionRule, GuaranteeName, Targets
 from misgiving.errors import UsageError, visible
 from misgiving.files import check_replaceable
 
 if TYPE_CHECKING:
-    from misgiving.calibration.apply import Calibrator
     from misgiving.deferral.deferral import Deferral
 
 HOW_TO = "docs/how_to/everything_is_deferred.md"
@@ -139,9 +137,10 @@ def calibrate(
     for doubt in doubts:
         say(f"Warning: {doubt.message}.")
     say_left_out(sources, brief=not verbose)
-    sentences = certificate_sentences(deferral, brief=not verbose, parameter=option)
     fitted = lines("policy.txt", "fitted", deferral) if verbose else []
-    for text in (*fitted, *sentences, *_worth([*predictions.opinions], deferral.calibration_)):
+    sentences = certificate_sentences(deferral, brief=not verbose, parameter=option)
+    worth = lines("policy.txt", "worth", predictions.opinions, deferral.calibration_)
+    for text in (*fitted, *sentences, *worth):
         say(text)
     used, groups = earlier.repeated(deferral.cases_)
     if groups and fingerprint not in earlier.images:
@@ -151,23 +150,6 @@ def calibrate(
     is_tested = has_test or "test" in deferral.cases_.left_out
     following = _next_command(deferral, run, data, folder, second_opinion, is_tested=is_tested)
     say(f"Next: {following} (wrote {folder}{more})")
-
-
-def _worth(names: list[str], calibration: "Calibrator") -> list[str]:
-    """A line on what second opinions are worth, out of fold on the tuning set, where there are."""
-    if not names:
-        return []
-    text = f"Second opinion {', '.join(names)}: "
-    if calibration.opinion_worth is None:
-        return [f"{text}left out, as the tuning set has too few groups to judge it"]
-    pool = calibration.opinions
-    if pool is None:
-        return [f"{text}left out, as it is worth nothing on the tuning set"]
-    weights = zip(pool.scalings, pool.weights[1:], strict=True)
-    used = ", ".join(f"weight {weight:.2f} of {name}" for name, weight in weights)
-    with_them = calibration.tried["second_opinion"]
-    areas = f"{with_them:.4f} with it, {with_them + calibration.opinion_worth:.4f} without"
-    return [f"{text}{used}; AURC on the tuning set {areas} (cross-fitted)"]
 
 
 def _next_command(

@@ -45,9 +45,9 @@ def plan(
             is noticed, and how many reviews it costs to audit this share of the cases.
         cases_per_week: Cases a week, for --audit.
     """
+    from misgiving.deferral.certify import MOST_CASES
     from misgiving.deferral.guarantees import GUARANTEES
     from misgiving.deferral.planning import WRONG_SHARES, plan_certification
-    from misgiving.deferral.remedies import MOST_CASES
     from misgiving.deferral.sets import drawn_sets
     from misgiving.predictions.record import Predictions
     from misgiving.report.rendering import lines, three_digits
@@ -106,7 +106,7 @@ def _grouped_split(data: str, seed: int) -> "Predictions":
 
 def _table(outlook: "CertificationOutlook") -> Iterator[tuple[str, ...]]:
     """Cells of a table: what is certified, by the share of wrong answers."""
-    from misgiving.deferral.remedies import MOST_CASES
+    from misgiving.deferral.certify import MOST_CASES
     from misgiving.report.rendering import three_digits
 
     targets, total = outlook.targets, outlook.total

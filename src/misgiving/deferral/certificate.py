@@ -263,16 +263,6 @@ class Certificate:
         """Number of images from which on they can be decided together."""
         return 1 if self.selection is None else MIN_BATCH
 
-    def batch_threshold(
-        self, scores: Values, ood_scores: Values, acceptable: Bool[np.ndarray, " n"]
-    ) -> float:
-        """The lowest accepted score of a batch, of which each image is a group of its own."""
-        if self.selection is None or not self.accepted:
-            return self.accept_threshold
-        above = self.above(ood_scores)
-        candidates = above & acceptable & np.isfinite(scores)
-        return self.selection.threshold(scores[candidates], int(above.sum()))
-
     def above(self, ood_scores: Values) -> Bool[np.ndarray, " n"]:
         """Mark the images above the OOD limit; without one, all."""
         if self.ood_threshold is None:

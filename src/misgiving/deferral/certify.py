@@ -1,9 +1,10 @@
-"""Score the cases of a policy, and certify thresholds with them under a guarantee."""
+"""Score the cases of a policy, certify thresholds with them, and find remedies if none is."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -11,15 +12,19 @@ from misgiving.calibration.apply import error_probabilities
 from misgiving.calibration.fit import Fitted
 from misgiving.deferral.bounds import upper_bound
 from misgiving.deferral.certificate import CertifiableError, Certificate, ClassErrors, ClassOutcome
-from misgiving.deferral.guarantees import Guarantee, fit_selection
-from misgiving.deferral.rules import DecisionRule
-from misgiving.deferral.targets import Targets
+from misgiving.deferral.guarantees import GUARANTEES, Guarantee, fit_selection
+from misgiving.deferral.targets import DecisionRule, Targets
 from misgiving.deferral.thresholds import RankCounts, ScoredCases, count_ranks
 from misgiving.errors import Parameter, UsageError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
 
 STEPS = 1000  # in which the smallest certifiable error is searched
+MOST_CASES = 100_000  # up to which enough cases are searched
+SHARE_OF_RANK = 0.5  # of the level, that the test of a promising rank has
+PRIOR_WRONG = 0.5  # wrong cases more than observed, as one among 100 ranks is chosen
+
+Remedy = Literal["fewest_cases", "more_cases", "higher_target", "better_model", "average_guarantee"]
 
 
 def score_cases(
@@ -94,7 +99,9 @@ def certify_thresholds(
     for name, cases in (("tuning", tuning), ("calibration", calibration)):
         cases.check_usable(name)
     ood_rank = guarantee.ood_rank(len(calibration), targets)
-    counts = count_ranks(calibration, targets, classes=classes, ood_rank=ood_rank)
+    ood_scores = np.sort(calibration.ood_scores).astype(float).tolist()
+    ood_limit = None if ood_rank is None else ood_scores[ood_rank - 1]
+    counts = count_ranks(calibration, targets, classes=classes, ood_limit=ood_limit)
     selection = fit_selection(tuning, calibration, counts, targets, classes=classes)
     lowest = selection.threshold(calibration.scores[counts.kept], counts.above)
     # the loosest tested threshold that is not below this score
@@ -112,9 +119,9 @@ def certify_thresholds(
         tuning_cases=len(tuning),
         accept_threshold=float(counts.thresholds[position]) if certified else math.inf,
         selection=selection if guarantee.by_batch and selection.rates else None,
-        ood_threshold=counts.ood_limit,
-        ood_rank=counts.ood_rank,
-        ood_scores=tuple(np.sort(calibration.ood_scores).astype(float).tolist()),
+        ood_threshold=ood_limit,
+        ood_rank=ood_rank,
+        ood_scores=tuple(ood_scores),
         accepted=int(counts.ranks[position]) if certified else 0,
         wrong=int(counts.wrong[position]) if certified else 0,
         accepted_on_average=int(counts.ranks[selected]) if selected >= 0 else 0,
@@ -202,3 +209,45 @@ def class_errors(
                 )
             )
     return tuple(sorted(errors, key=lambda each: (each.cases > 0, each.missed_bound), reverse=True))
+
+
+def find_remedies(certificate: Certificate) -> dict[Remedy, int | float]:
+    """Numbers of the remedies that apply; none where a threshold is certified.
+
+    These are further cases, if as many of them are wrong as of these, and a likelier number; the
+    error among the most confident half, where it is not below `max_error`; the smallest certifiable
+    error; and the number of cases that the average guarantee accepts.
+    """
+    if certificate.accepted:
+        return {}
+    targets, smallest = certificate.targets, certificate.smallest_certifiable
+    errors = [(abs(at.coverage - 0.5), at.error or 0.0) for at in certificate.operating_points]
+    _, of_half = min(errors, default=(0.0, 0.0))
+    numbers: dict[Remedy, int | float | None] = {
+        "fewest_cases": _more_cases(certificate, prior=0.0),
+        "more_cases": _more_cases(certificate, prior=PRIOR_WRONG),
+        "better_model": of_half if of_half >= (targets.max_error or 1.0) else None,
+        "higher_target": None if smallest is None else smallest.max_error,
+        "average_guarantee": certificate.accepted_on_average,
+    }
+    return {remedy: number for remedy, number in numbers.items() if number}
+
+
+def _more_cases(certificate: Certificate, *, prior: float) -> int | None:
+    """The fewest further cases with which some threshold would be certified, if any number does."""
+    targets, fewest = certificate.targets, []
+    rate = GUARANTEES[certificate.guarantee].smallest_rate
+    level_of_error = SHARE_OF_RANK * targets.level_of_error
+    sizes = np.unique(np.geomspace(certificate.cases, MOST_CASES, 400).astype(int))
+    for point in certificate.operating_points:
+        accepted = point.coverage * sizes
+        wrong = accepted * (point.wrong + prior) / (point.accepted + prior)
+        silent = sizes * point.wrong / certificate.cases
+        error = rate(
+            wrong, accepted, level=level_of_error, accepted=point.coverage, parts=targets.parts
+        )
+        silent_error = rate(silent, sizes, level=targets.level_of_misses)
+        meets = error <= (targets.max_error or 1.0)
+        meets &= silent_error <= (targets.max_silent_error or 1.0)
+        fewest += sizes[meets][:1].tolist()
+    return min(fewest) - certificate.cases if fewest else None

@@ -11,7 +11,6 @@ from pydantic import BaseModel, BeforeValidator, Field
 from scipy.special import softmax
 
 from misgiving.arrays import Values
-from misgiving.deferral.reasons import NO_POLICY, Reasons
 from misgiving.scores.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
 Outcome = Literal["accept", "defer", "ood"]
 OF_CLASS = "probability_"  # before the name of a class
+NO_POLICY = "no policy is calibrated for this model, so every image is deferred"
 
 
 def _finite_or_none(value: Any) -> Any:
@@ -104,14 +104,14 @@ class Decisions(ScoredImages, Sequence[Decision]):
         classes: Names of the classes, in the order of the logits.
         decisions: "accept", "defer" or "ood".
         threshold: Lowest accepted score; -inf: all are accepted; inf: none is.
-        reasons: Explains them; None without a policy.
+        policy: The `Policy` that made and explains them; None without one.
         ids: Names of the images, where they are of predictions.
     """
 
     classes: tuple[str, ...]
     decisions: Shaped[np.ndarray, " n"]
     threshold: float = math.inf
-    reasons: Reasons | None = None
+    policy: Any = None  # its module imports this one
     ids: tuple[str, ...] = ()
 
     def __eq__(self, other: object) -> bool:
@@ -160,9 +160,9 @@ class Decisions(ScoredImages, Sequence[Decision]):
         del acceptable  # the reason tells
         by_class = dict(zip(self.classes, probabilities, strict=True))
         name, reason = self.classes[predicted], NO_POLICY
-        if self.reasons is not None:
-            reason = self.reasons.of_decision(decisions, numbers)
-            reason += self.reasons.of_prediction(name, by_class)
+        if self.policy is not None:
+            reason = self.policy.reason_of(decisions, numbers, self.threshold)
+            reason += self.policy.reason_of_class(name, by_class)
         numbers["probability"] = by_class[name]
         return Decision.model_construct(
             predicted_class=name,
@@ -173,22 +173,26 @@ class Decisions(ScoredImages, Sequence[Decision]):
         )
 
 
-def score_without_policy(outputs: Outputs) -> ScoredImages:
-    """Images of a model for which no policy is calibrated: the softmax of their logits."""
-    logits, count = outputs.logits, len(outputs)
-    probabilities, finite = np.full(logits.shape, np.nan), np.isfinite(logits).all(axis=1)
-    probabilities[finite] = softmax(logits[finite].astype(np.float64), axis=1)
-    numbers: dict[str, Any] = {
-        name: np.full(count, np.nan) for name in NUMBERS if name != "probability"
-    }
-    if outputs.predicted_losses is not None:
-        numbers["predicted_loss"] = outputs.predicted_losses
+def unscored(outputs: Outputs) -> ScoredImages:
+    """Images of which only the class of the largest logit and the predicted loss are known."""
+    count, losses = len(outputs), outputs.predicted_losses
+    numbers = {name: np.full(count, np.nan) for name in NUMBERS if name != "probability"}
+    if losses is not None:
+        numbers["predicted_loss"] = losses.astype(np.float64)
     return ScoredImages(
-        predicted=logits.argmax(axis=1),
-        probabilities=probabilities,
+        predicted=outputs.logits.argmax(axis=1),
+        probabilities=np.full(outputs.logits.shape, np.nan),
         acceptable=np.zeros(count, dtype=bool),
         **numbers,
     )
+
+
+def score_without_policy(outputs: Outputs) -> ScoredImages:
+    """Images of a model for which no policy is calibrated: the softmax of their logits."""
+    scored, logits = unscored(outputs), outputs.logits
+    finite = np.isfinite(logits).all(axis=1)
+    scored.probabilities[finite] = softmax(logits[finite].astype(np.float64), axis=1)
+    return scored
 
 
 def defer_all(scored: ScoredImages, classes: Sequence[str]) -> Decisions:

@@ -1,5 +1,6 @@
 """`Deferral`: fits the policy that accepts, defers or calls out-of-distribution; needs no torch."""
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -10,17 +11,24 @@ from typing import Any
 from misgiving.calibration.apply import Calibrator
 from misgiving.calibration.fit import Fitted, fit_calibrator
 from misgiving.deferral.certificate import Certificate
-from misgiving.deferral.certify import certify_thresholds, score_cases
+from misgiving.deferral.certify import certify_thresholds, find_remedies, score_cases
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.guarantees import GUARANTEES, Guarantee
-from misgiving.deferral.identities import Cases
+from misgiving.deferral.identities import Cases, Identities
 from misgiving.deferral.policy import Policy
-from misgiving.deferral.policy_file import POLICY, POLICY_FOLDER, PolicyFile, policy_folder
-from misgiving.deferral.remedies import find_remedies
-from misgiving.deferral.rules import DecisionRule, RuleName
+from misgiving.deferral.policy_file import (
+    ASKED,
+    DETECTORS,
+    POLICY,
+    POLICY_FOLDER,
+    PolicyFile,
+    policy_folder,
+    write_policy,
+)
 from misgiving.deferral.sets import fitting_sets
-from misgiving.deferral.targets import Targets, check_known
+from misgiving.deferral.targets import DecisionRule, RuleName, Targets, check_known
 from misgiving.errors import UsageError
+from misgiving.files import whole_folder
 from misgiving.groups import unit_of
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
@@ -161,7 +169,9 @@ class Deferral:
         """
         targets, rule, guarantee = self.check_parameters(tuning.classes)
         if fitted is None:
-            fitted = fit_calibrator(tuning, detectors, partial(rule.class_weights, tuning.classes))
+            fitted = fit_calibrator(
+                tuning, detectors, rule.class_weights(tuning.classes, tuning.labels)
+            )
         ood_detector = self.ood_detector or default_ood_detector(detectors)
         if not (self.ood_detector or ood_detector in FEATURE_SCORES):
             targets = replace(targets, max_ood_false_alarms=None)
@@ -186,7 +196,12 @@ class Deferral:
             kind=calibration.kind,
             seed=self.seed,
         )
-        self.cases_ = Cases.of(tuning, calibration, **facts)
+        self.cases_ = Cases(
+            tuning=Identities.of(tuning),
+            calibration=Identities.of(calibration),
+            group_columns=calibration.group_columns,
+            **facts,
+        )
         return self
 
     def check_parameters(
@@ -265,14 +280,18 @@ class Deferral:
         Raises:
             UsageError: The folder has other files than those of a policy.
         """
-        self.file.save(Path(folder), self._fitted.detectors)
+        folder, detectors = Path(folder), self._fitted.detectors
+        if os.path.lexists(folder) and not (
+            folder.is_dir() and {path.name for path in folder.iterdir()} <= {POLICY, DETECTORS}
+        ):
+            raise UsageError(f"{folder}: exists and is not a policy; choose another folder")
+        with whole_folder(folder) as partial:
+            self.write(partial, detectors)
 
-    @property
-    def file(self) -> PolicyFile:
-        """Content of the file of the policy."""
-        names = ("max_ood_false_alarms", "ood_detector")
-        given = {name: getattr(self, name) for name in names}
-        return PolicyFile.of(self._fitted, cases=self.cases_, **given)
+    def write(self, folder: Path, detectors: FittedDetectors) -> None:
+        """Write both files, with these of the detectors, into a folder that exists."""
+        asked = {name: getattr(self, name) for name in ASKED}
+        write_policy(folder, replace(self._fitted, detectors=detectors), cases=self.cases_, **asked)
 
     @classmethod
     def of_run(cls, run: Path, *, model: str) -> "Deferral | None":
@@ -298,7 +317,7 @@ class Deferral:
         file, policy = PolicyFile.read(policy_folder(folder))
         values = vars(policy.certificate.targets) | vars(policy.rule)
         values |= {name: values[name] or None for name in ("class_max_miss", "costs")}
-        values |= {name: getattr(file, name) for name in ("max_ood_false_alarms", "ood_detector")}
+        values |= {name: getattr(file, name) for name in ASKED}
         deferral = cls(**values, guarantee=policy.certificate.guarantee, seed=policy.seed)
         deferral.policy_, deferral.cases_ = policy, file.cases
         return deferral

@@ -207,11 +207,6 @@ class DriftMonitor:
             interval = acceptance_interval(certificate, level=each / 2)
             self.tests.append(AcceptanceTest(interval, level=each / 2))
 
-    @property
-    def cases(self) -> int:
-        """Number of cases so far."""
-        return self.tests[0].cases
-
     def update(self, *, score: float, ood_score: float, accepted: bool, content: str) -> None:
         """Take one more case into account.
 

@@ -33,18 +33,12 @@ class ExpectedError(NamedTuple):
     upper: float
 
 
-Expected = tuple[ExpectedError, ExpectedError | None]
-"""Expected errors of all images whose outputs are finite, and of the accepted ones.
-
-None where no image is accepted, or too few calibration cases are.
-"""
-
-
 class ExpectedPerformance(NamedTuple):
     """Expected errors of a set of images without labels, and whether to trust them.
 
     Attributes:
-        errors: Of all images, and of the accepted ones.
+        errors: Of all images whose outputs are finite, and of the accepted ones; None where no
+            image is accepted, or too few calibration cases are.
         error_bound: Upper bound on the error among the accepted, where the batch has its own
             threshold; else None.
         alarms: The tests for drift that found the images to differ from the calibration cases.
@@ -52,7 +46,7 @@ class ExpectedPerformance(NamedTuple):
             cases, by score, where these differ; `acceptance` or `ood`.
     """
 
-    errors: Expected
+    errors: tuple[ExpectedError, ExpectedError | None]
     error_bound: float | None
     alarms: tuple[DriftTest, ...]
     gaps: Mapping[str, float]
@@ -125,7 +119,7 @@ def compare_distributions(first: Values, second: Float[np.ndarray, " m"]) -> tup
 
 def expected_errors(
     policy: Policy, errors: Values, accepted: Mask, *, threshold: float | None = None
-) -> Expected | None:
+) -> tuple[ExpectedError, ExpectedError | None] | None:
     """Estimate the errors of images that are drawn like the calibration cases.
 
     The mean error probability is corrected by the mean difference between errors and error
@@ -145,7 +139,8 @@ def expected_errors(
         threshold: Lowest accepted score of a batch that has its own; None: that of the policy.
 
     Returns:
-        None with fewer than 20 calibration cases or images.
+        The errors of all images and of the accepted ones; None with fewer than 20 calibration cases
+        or images.
     """
     finite = np.isfinite(errors)
     certificate, scores = policy.certificate, np.array(policy.certificate.scores)

@@ -118,20 +118,20 @@ def fit_selection(
     classes: Sequence[str],
 ) -> Selection:
     """Choose what decides a batch, with the limits that all images must meet."""
-    missable, watched = calibration.acceptable & calibration.wrong, targets.class_max_miss
-    lowest, wrong = -math.inf, counts.kept & calibration.wrong
+    missable, wrong = calibration.acceptable & calibration.wrong, counts.kept & calibration.wrong
+    labels = [classes.index(name) for name in targets.class_max_miss]
+    members = [calibration.labels == label for label in labels]
+    limits = [*zip(targets.class_max_miss.values(), members, strict=True)]
     if targets.max_silent_error is not None:
-        scores = calibration.scores[missable]
-        lowest = lowest_allowed(scores, counts.cases, rate=targets.max_silent_error)
-    parts, labels = [], [classes.index(name) for name in watched]
-    for label, rate in zip(labels, watched.values(), strict=True):
-        members = calibration.labels == label
-        scores = calibration.scores[members & missable]
-        lowest = max(lowest, lowest_allowed(scores, int(members.sum()), rate=rate))
-        parts.append(members)
+        limits.append((targets.max_silent_error, np.ones_like(missable)))
+    allowed = [
+        lowest_allowed(calibration.scores[part & missable], int(part.sum()), rate=rate)
+        for rate, part in limits
+    ]
+    lowest = max(allowed, default=-math.inf)
     if targets.max_error is None:
         return Selection(cases=counts.above, lowest=lowest, rates=(), wrong=())
-    parts.append(~np.any([*parts, np.zeros_like(wrong)], axis=0))
+    parts = [*members, ~np.any([*members, np.zeros_like(wrong)], axis=0)]
     return Selection(
         cases=counts.above,
         lowest=lowest,

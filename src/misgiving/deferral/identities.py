@@ -5,7 +5,6 @@ They are digests, so that a policy can be given away without the names of patien
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -110,16 +109,6 @@ class Cases:
     group_columns: tuple[str, ...] = ()
     training_images: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, tuning: Predictions, calibration: Predictions, **facts: Any) -> "Cases":
-        """The images of both sets, with further fields."""
-        return cls(
-            tuning=Identities.of(tuning),
-            calibration=Identities.of(calibration),
-            group_columns=calibration.group_columns,
-            **facts,
-        )
 
     def among(self, predictions: Predictions) -> tuple[Mask, Mask]:
         """Mark the images that the policy was fitted on, and others of their groups."""

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from misgiving.deferral.certify import MOST_CASES, SHARE_OF_RANK
 from misgiving.deferral.guarantees import GUARANTEES, Guarantee
-from misgiving.deferral.remedies import MOST_CASES, SHARE_OF_RANK
 from misgiving.deferral.targets import Targets, check_known
 from misgiving.groups import one_per_group
 

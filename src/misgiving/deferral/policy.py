@@ -3,19 +3,20 @@
 It is what `Deferral` fits. Deciding reads no file and no clock, and imports nothing that fits.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
+from scipy.special import expit
 
 from misgiving.arrays import Units, Values
 from misgiving.calibration.apply import Calibrator, error_probabilities
 from misgiving.deferral.certificate import Certificate
-from misgiving.deferral.decisions import NUMBERS, Decisions, ScoredImages
-from misgiving.deferral.reasons import Reasons
-from misgiving.deferral.rules import DecisionRule
+from misgiving.deferral.decisions import Decisions, ScoredImages, unscored
+from misgiving.deferral.targets import DecisionRule
 from misgiving.errors import DataError, Parameter
 from misgiving.files import sha256_of
 from misgiving.scores.detectors import FittedDetectors, scores_of_outputs
@@ -23,6 +24,13 @@ from misgiving.scores.features import FEATURE_SCORES
 from misgiving.scores.outputs import Outputs
 
 BLOCK = 2**20  # class scores that are computed at once, which bounds the memory
+
+NOT_FINITE = "there is no finite score, so the image is deferred"
+NO_THRESHOLD = "no threshold certifies the target error rate, so every image is deferred"
+AT_OOD_THRESHOLD = "the OOD score is exactly at its threshold, so the image is deferred"
+ALL_LIMITED = "the limit for all answers"
+SURPASSED = "another class is more probable than the predicted one"
+ALL_ACCEPTED = "the policy accepts every image that is in-distribution and likely to be right"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -79,33 +87,24 @@ class Policy:
         return sha256_of(repr(parts).encode())
 
     def decide(
-        self, outputs: Outputs, units: Units | None = None, *, threshold: float | None = None
+        self,
+        images: Outputs | ScoredImages,
+        units: Units | None = None,
+        *,
+        threshold: float | None = None,
     ) -> Decisions:
         """Decide for each image, whose outputs `check_outputs` has checked.
 
         Args:
-            outputs: Of the model; an image with any output that is not finite can only be deferred.
-            units: Number of the group of each image; None: each is its own.
-            threshold: As in `decide_scored`.
-
-        Raises:
-            DataError: They are too few for the average guarantee.
-        """
-        return self.decide_scored(self.score(outputs), units, threshold=threshold)
-
-    def decide_scored(
-        self, scored: ScoredImages, units: Units | None = None, *, threshold: float | None = None
-    ) -> Decisions:
-        """Decide for images that `score` has scored.
-
-        Args:
-            scored: The images.
+            images: Outputs of the model, or images that `score` has scored; one with any output
+                that is not finite can only be deferred.
             units: Number of the group of each image; None: each is its own.
             threshold: That of the batch that these images belong to; None: they are the batch.
 
         Raises:
             DataError: They are too few for the average guarantee.
         """
+        scored = self.score(images) if isinstance(images, Outputs) else images
         acceptable, ood_scores = scored.acceptable, scored.ood_score
         if threshold is None:
             threshold = self.threshold(scored.acceptance_score, ood_scores, acceptable, units)
@@ -119,14 +118,70 @@ class Policy:
             classes=self.classes,
             decisions=np.select([ood, accepted], ["ood", "accept"], "defer"),
             threshold=threshold,
-            reasons=Reasons(
-                certificate=self.certificate,
-                rule=self.rule,
-                threshold=threshold,
-                accepts_by_probability=self.calibration.accepts_by_probability,
-                compares_with_training=self.compares_with_training,
-            ),
+            policy=self,
         )
+
+    def reason_of(self, decision: str, numbers: Mapping[str, float], threshold: float) -> str:
+        """The reason of a decision, in terms of the number that decided.
+
+        Args:
+            decision: `accept`, `defer` or `ood`.
+            numbers: Of the image, by their columns.
+            threshold: Lowest accepted score.
+        """
+        if decision == "ood":
+            p_value, cases = numbers["ood_p_value"], len(self.certificate.ood_scores)
+            below = round(p_value * (cases + 1)) - 1  # calibration cases that are no more familiar
+            share = f" but {100 * below / cases:.2g} % of the" if below else ""
+            less = (
+                "less like the training images"
+                if self.compares_with_training
+                else "lower OOD score"
+            )
+            return f"{less} than all{share} calibration cases (p = {p_value:.2g})"
+        score, ood_score = numbers["acceptance_score"], numbers["ood_score"]
+        limit, error = self.certificate.ood_threshold, numbers["error_probability"]
+        highest = self.rule.max_error_probability
+        if not math.isfinite(score) or (limit is not None and not math.isfinite(ood_score)):
+            return NOT_FINITE
+        if error > highest:
+            return comparison("probability of error", error, "above", highest, ALL_LIMITED)
+        if threshold == math.inf:
+            return NO_THRESHOLD
+        if ood_score == limit:
+            return AT_OOD_THRESHOLD
+        return self._compared(score, error, threshold, accepted=decision == "accept")
+
+    def _compared(self, score: float, error: float, threshold: float, *, accepted: bool) -> str:
+        """In terms of the error, unless that would contradict the score, which decides."""
+        reached = score >= threshold
+        limit = float(expit(-threshold)) if self.calibration.accepts_by_probability else None
+        if reached and not accepted:
+            return SURPASSED
+        if threshold == -math.inf:
+            return ALL_ACCEPTED
+        if limit is None or not (error <= limit if reached else error > limit):
+            relation = "at least" if reached else "below"
+            return comparison("score", score, relation, threshold, "the lowest that is accepted")
+        relation = "within" if reached else "above"
+        return comparison(
+            "probability of error", error, relation, limit, "the highest that is accepted"
+        )
+
+    def reason_of_class(self, name: str, probabilities: Mapping[str, float]) -> str:
+        """A clause on why the predicted class is not the most probable one; empty where it is."""
+        most = max(probabilities, key=lambda other: probabilities[other])
+        costs = [f"{self.rule.costs.get(other, 1.0):g}" for other in (name, most)]
+        why = {
+            "balanced": "for its probability relative to its share of the cases",
+            "costs": f"because missing it costs {costs[0]}, and missing {most} {costs[1]}",
+            "logits": "by the largest logit",
+        }.get(self.rule.rule)
+        if not probabilities[most] > probabilities[name]:  # also where they are NaN
+            return ""
+        if why is None:
+            return f"; the second opinion prefers {most}"
+        return f"; {name} is predicted {why}, though {most} is more probable"
 
     def threshold(
         self,
@@ -144,15 +199,19 @@ class Policy:
             DataError: They are too few for the average guarantee.
         """
         self.check_batch(len(scores))
+        certificate, selection = self.certificate, self.certificate.selection
+        if selection is None or not certificate.accepted:
+            return certificate.accept_threshold
         columns = scores, ood_scores, acceptable
-        has_groups = units is not None and len(np.unique(units)) < len(units)
-        if units is None or not has_groups or self.certificate.selection is None:
-            return self.certificate.batch_threshold(*columns)
-        listed = zip(*(values.tolist() for values in columns), strict=True)
-        digests = [sha256_of(repr((self.seed, *each)).encode()) for each in listed]
-        order = np.argsort(digests)  # at random, but the same for any order of the images
-        rows = order[np.unique(units[order], return_index=True)[1]]
-        return self.certificate.batch_threshold(*(values[rows] for values in columns))
+        if units is not None and len(np.unique(units)) < len(units):
+            listed = zip(*(values.tolist() for values in columns), strict=True)
+            digests = [sha256_of(repr((self.seed, *each)).encode()) for each in listed]
+            order = np.argsort(digests)  # at random, but the same for any order of the images
+            rows = order[np.unique(units[order], return_index=True)[1]]
+            scores, ood_scores, acceptable = (values[rows] for values in columns)
+        above = certificate.above(ood_scores)
+        candidates = above & acceptable & np.isfinite(scores)
+        return selection.threshold(scores[candidates], int(above.sum()))
 
     def score(self, outputs: Outputs) -> ScoredImages:
         """Predict the class of each image, and score it.
@@ -161,30 +220,24 @@ class Policy:
         which a second opinion alone is not finite lacks only probabilities and what depends on
         them.
         """
-        detectors, count = self.used_detectors, len(outputs)
-        numbers = {name: np.full(count, np.nan) for name in NUMBERS if name != "probability"}
-        if outputs.predicted_losses is not None:
-            numbers["predicted_loss"] = outputs.predicted_losses.astype(np.float64)
-        predicted = outputs.logits.argmax(axis=1)
-        probabilities = np.full(outputs.logits.shape, np.nan)
+        detectors, scored = self.used_detectors, unscored(outputs)
         finite = np.flatnonzero(outputs.finite)
         for rows in np.array_split(finite, 1 + outputs.logits[finite].size // BLOCK):
             block = outputs.select(rows)
-            scores = scores_of_outputs(block, detectors)
-            probabilities[rows], predicted[rows], numbers["acceptance_score"][rows] = (
-                self.calibration.judge(
-                    scores, block.logits, detectors.evidence(block), block.opinions
-                )
-            )
+            scores, evidence = scores_of_outputs(block, detectors), detectors.evidence(block)
+            judged = self.calibration.judge(scores, block.logits, evidence, block.opinions)
+            scored.probabilities[rows], scored.predicted[rows] = judged[:2]
+            scored.acceptance_score[rows] = judged[2]
             if self.calibration.loss is not None and block.predicted_losses is not None:
-                numbers["expected_loss"][rows] = self.calibration.loss(scores["predicted_loss"])
-            numbers["ood_score"][rows] = scores[self.ood_detector]
-        numbers["error_probability"] = error_probabilities(probabilities, predicted)
-        numbers["ood_p_value"] = self.certificate.ood_p_values(numbers["ood_score"])
-        errors = numbers["error_probability"]
-        acceptable = self.rule.mark_acceptable(probabilities, predicted, errors)
-        return ScoredImages(
-            predicted=predicted, probabilities=probabilities, acceptable=acceptable, **numbers
+                scored.expected_loss[rows] = self.calibration.loss(scores["predicted_loss"])
+            scored.ood_score[rows] = scores[self.ood_detector]
+        probabilities, predicted = scored.probabilities, scored.predicted
+        errors = error_probabilities(probabilities, predicted)
+        return replace(
+            scored,
+            error_probability=errors,
+            ood_p_value=self.certificate.ood_p_values(scored.ood_score),
+            acceptable=self.rule.mark_acceptable(probabilities, predicted, errors),
         )
 
     def check_batch(self, images: int) -> None:
@@ -258,3 +311,22 @@ class Policy:
                 f"the policy needs {' and '.join(lacking)}, which these predictions do not have; "
                 "predict again with the run or its bundle"
             )
+
+
+def comparison(subject: str, value: float, relation: str, limit: float, role: str) -> str:
+    """Reason that compares a number with its limit, in as many digits as show that they differ.
+
+    >>> comparison("score", 0.4, "below", 0.75, "the lowest that is accepted")
+    'score 0.40 is below 0.75, the lowest that is accepted'
+    >>> comparison("score", 0.12301, "below", 0.12304, "the lowest that is accepted")
+    'score 0.12301 is below 0.12304, the lowest that is accepted'
+    >>> comparison("probability of error", 0.0012, "within", 0.05, "the limit for all")
+    'probability of error 0.001 is within 0.050, the limit for all'
+    """
+    texts = repr(value), repr(limit)
+    for digits in range(16, 1, -1):
+        rounded = f"{value:.{digits}f}", f"{limit:.{digits}f}"
+        differ = rounded[0] != rounded[1] or value == limit
+        if differ and (float(rounded[0]) or not value):  # only 0 is 0.00
+            texts = rounded
+    return f"{subject} {texts[0]} is {relation} {texts[1]}, {role}"

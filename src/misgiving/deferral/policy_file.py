@@ -1,7 +1,6 @@
 """The two files of a policy: `policy.json`, and `policy.safetensors` with its detectors."""
 
 import json
-import os
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
@@ -13,14 +12,15 @@ from misgiving.calibration.apply import Calibrator
 from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.identities import Cases
 from misgiving.deferral.policy import Policy
-from misgiving.deferral.rules import DecisionRule
-from misgiving.errors import UsageError, explain_damage
-from misgiving.files import read_json, sha256_of_file, sha256_of_json, whole_folder, write_json
+from misgiving.deferral.targets import DecisionRule
+from misgiving.errors import explain_damage
+from misgiving.files import read_json, sha256_of_file, sha256_of_json, write_json
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
 from misgiving.scores.outputs import Outputs
 
 POLICY, DETECTORS = "policy.json", "policy.safetensors"
 POLICY_FOLDER = "policy"  # in a run
+ASKED = ("max_ood_false_alarms", "ood_detector")  # of which a policy has what is in force
 AGAIN = "run `misgiving calibrate` again"
 
 
@@ -52,7 +52,7 @@ class PolicyFile(BaseModel):
     calibration: Calibrator
     certificate: Certificate
     cases: Cases
-    detectors: str = ""
+    detectors: str
 
     @model_validator(mode="after")
     def _check_lengths(self) -> "PolicyFile":
@@ -63,33 +63,6 @@ class PolicyFile(BaseModel):
             if len({*map(len, table)}) > 1:
                 raise ValueError("columns of cases differ in length")
         return self
-
-    @classmethod
-    def of(cls, policy: Policy, *, cases: Cases, **given: Any) -> "PolicyFile":
-        """The file of a policy, of its cases, and of the parameters that were given."""
-        shared = {name: x for name, x in vars(policy).items() if name in cls.model_fields}
-        return cls(**{**shared, **given, "detectors": ""}, cases=cases)
-
-    def write(self, folder: Path, detectors: FittedDetectors) -> None:
-        """Write both files into a folder that exists, each whole or not at all."""
-        detectors.save(folder / DETECTORS)
-        update = {"detectors": sha256_of_file(folder / DETECTORS)}
-        # with text for infinity, which JSON lacks
-        content = json.loads(self.model_copy(update=update).model_dump_json())
-        write_json(folder / POLICY, content | {"checksum": sha256_of_json(content)}, compact=True)
-
-    def save(self, folder: Path, detectors: FittedDetectors) -> None:
-        """Replace the policy in a folder, whole or not at all.
-
-        Raises:
-            UsageError: The folder has other files than those of a policy.
-        """
-        if os.path.lexists(folder) and not (
-            folder.is_dir() and {path.name for path in folder.iterdir()} <= {POLICY, DETECTORS}
-        ):
-            raise UsageError(f"{folder}: exists and is not a policy; choose another folder")
-        with whole_folder(folder) as partial:
-            self.write(partial, detectors)
 
     @classmethod
     def read(cls, folder: Path) -> tuple["PolicyFile", Policy]:
@@ -118,6 +91,23 @@ class PolicyFile(BaseModel):
         with explain_damage(path, remedy=AGAIN), np.errstate(all="ignore"):
             policy.decide(_blank_outputs(policy))[0]
         return file, policy
+
+
+def write_policy(folder: Path, policy: Policy, *, cases: Cases, **given: Any) -> None:
+    """Write both files of a policy into a folder that exists, each whole or not at all.
+
+    Args:
+        folder: The folder.
+        policy: With the detectors to write.
+        cases: The images that it was fitted on.
+        given: The parameters of `ASKED`, as they were given.
+    """
+    policy.detectors.save(folder / DETECTORS)
+    shared = {name: x for name, x in vars(policy).items() if name in PolicyFile.model_fields}
+    given |= {"cases": cases, "detectors": sha256_of_file(folder / DETECTORS)}
+    # with text for infinity, which JSON lacks
+    content = json.loads(PolicyFile(**shared | given).model_dump_json())
+    write_json(folder / POLICY, content | {"checksum": sha256_of_json(content)}, compact=True)
 
 
 def _blank_outputs(policy: Policy) -> Outputs:

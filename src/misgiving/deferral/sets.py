@@ -3,12 +3,10 @@
 import math
 import warnings
 from collections import Counter
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from misgiving.deferral.copies import check_copies, repeated_outputs
 from misgiving.errors import DataError, UsageError, visible
 from misgiving.groups import TUNING_PARTS, partition_groups
 from misgiving.predictions.record import Predictions
@@ -19,6 +17,8 @@ OWN_SETS = ("tune", "calibrate")
 FREE = ("", "validation")
 NOT_USED = ("train", "test", "excluded")
 COPIES = 0.25  # share of rows; fewer copies hardly change a bound
+MOST_ALIKE = 0.9  # share of repeated rows that occur equally often, above that of chance
+DECIMALS, ROUNDING = 4, 1e-6  # of outputs that may be alike by rounding, and of these numbers
 MOST_NAMED = 5  # classes in a message
 
 
@@ -59,14 +59,13 @@ def given_sets(
     first: Any, second: Any, labels: Any, classes: Any
 ) -> tuple[Predictions, Predictions | None]:
     """The sets in the arguments of `Deferral.fit`; the second is None where there is one alone."""
-    if hasattr(first, "predict_proba"):
-        return _of_classifier(first, second, labels), None
     if isinstance(first, Predictions) and isinstance(second, Predictions | None):
         return first, second
+    if hasattr(first, "predict_proba") and labels is not None:
+        columns = {"probabilities": first.predict_proba(second), "classes": first.classes_}
+        return Predictions.of((columns, labels)), None
     if isinstance(first, tuple) and isinstance(second, tuple):
-        names = "tuning", "calibration"
-        tuning, calibration = map(partial(_of_arrays, classes), (first, second), names)
-        return tuning, calibration
+        return _of_arrays(classes, first, "tuning"), _of_arrays(classes, second, "calibration")
     pair = first if isinstance(first, tuple) and second is None else (first, second)
     return _of_arrays(classes, pair if labels is None else ()), None
 
@@ -74,20 +73,13 @@ def given_sets(
 def _of_arrays(classes: Any, pair: tuple[Any, ...], name: str = "") -> Predictions:
     """Logits or probabilities with labels."""
     is_pair = len(pair) == 2 and pair[1] is not None
-    if not is_pair or isinstance(pair[0], Predictions) or hasattr(pair[0], "keys"):
+    others = ("keys", "predict_proba", "outputs")  # of tables, classifiers and predictions
+    if not is_pair or any(hasattr(pair[0], name) for name in others):
         raise UsageError(
             "give predictions, one set or two; or logits or probabilities with labels; or a "
             "classifier with its inputs and labels (`Predictions.of` takes a data frame)"
         )
     return Predictions.of(pair, classes=classes, name=name)
-
-
-def _of_classifier(classifier: Any, inputs: Any, labels: Any) -> Predictions:
-    """Probabilities by a classifier of scikit-learn's kind for labelled inputs."""
-    if labels is None:
-        raise UsageError("a classifier needs its inputs and their labels; give all three")
-    columns = {"probabilities": classifier.predict_proba(inputs), "classes": classifier.classes_}
-    return Predictions.of((columns, labels))
 
 
 def warn_of_doubts(tuning: Predictions, calibration: Predictions) -> None:
@@ -182,3 +174,38 @@ def check_same_model(tuning: Predictions, other: Predictions, name: str) -> None
             f"the tuning set of {tuning.model!r} for {', '.join(tuning.classes)}; predict both "
             "with one model"
         )
+
+
+def check_copies(tuning: Predictions, calibration: Predictions) -> None:
+    """Check that the calibration set does not have the images of the tuning set by other names.
+
+    An image is known by its logits. Rounded ones are alike for many images, so that only rows that
+    occur once count, and more than half of these must occur in both sets.
+
+    Raises:
+        DataError: It has them.
+    """
+    rows = [np.unique(part.logits, axis=0, return_counts=True) for part in (tuning, calibration)]
+    once = [{*map(bytes, values[counts == 1])} for values, counts in rows]
+    shared = len(once[0] & once[1])
+    if 2 * shared > min(map(len, once)):
+        raise DataError(
+            f"{shared} rows of the calibration set are also in the tuning set; give images that "
+            "nothing was chosen on"
+        )
+
+
+def repeated_outputs(*parts: Predictions) -> int:
+    """Number of rows with the outputs of another row, but for rounding; 0 if that may be chance.
+
+    Images of a doubled set occur twice each. Nearest neighbours and trees give the same output to
+    some different images, but one more often than another. Outputs in few decimals do not count.
+    """
+    kinds = []
+    for part in parts:
+        outputs = part.logits if part.kind == "logits" else np.exp(part.logits)
+        exact = (np.abs(outputs - outputs.round(DECIMALS)) > ROUNDING).any(axis=1)
+        kinds.append(part.logits[exact].round(DECIMALS))
+    counts = np.unique(np.concatenate(kinds), axis=0, return_counts=True)[1]
+    rows = np.bincount(counts[counts > 1], weights=counts[counts > 1])  # by times that each occurs
+    return int(rows.sum()) if rows.max(initial=0) >= MOST_ALIKE * rows.sum() else 0

@@ -61,12 +61,6 @@ class ScoredCases:
     def __getitem__(self, chosen: Mask | Int[np.ndarray, " _"]) -> "ScoredCases":
         return ScoredCases(**{name: values[chosen] for name, values in vars(self).items()})
 
-    def above(self, ood_limit: float | None) -> Mask:
-        """Mark the acceptable cases above the OOD limit, if there is one."""
-        if ood_limit is None:
-            return self.acceptable
-        return self.acceptable & (self.ood_scores > ood_limit)
-
     def check_usable(self, set_name: str) -> None:
         """Check that a policy can be tuned or calibrated with these cases.
 
@@ -95,9 +89,7 @@ class RankCounts(NamedTuple):
     """Calibration cases at each rank that is tested, strictest first.
 
     Attributes:
-        ood_rank: Rank of the OOD limit among all cases, lowest first; None: no OOD rule.
-        ood_limit: None without an OOD rule.
-        above: Number of cases above it, whether acceptable or not.
+        above: Number of cases above the OOD limit, whether acceptable or not.
         kept: True for the acceptable ones of these: the only ones that certify the error.
         ranks: Number of kept cases that are accepted.
         thresholds: Lowest accepted score; -inf: all. NaN where the next case has the same score.
@@ -109,8 +101,6 @@ class RankCounts(NamedTuple):
         class_cases: For each class with a target, all of its cases.
     """
 
-    ood_rank: int | None
-    ood_limit: float | None
     above: int
     kept: Mask
     ranks: Counts
@@ -127,7 +117,7 @@ def count_ranks(
     targets: Targets,
     *,
     classes: Sequence[str],
-    ood_rank: int | None = None,
+    ood_limit: float | None = None,
 ) -> RankCounts:
     """Count the calibration cases at each rank.
 
@@ -135,19 +125,17 @@ def count_ranks(
         calibration: The cases.
         targets: Name the classes whose misses are counted.
         classes: In the order of the labels.
-        ood_rank: Rank of the OOD limit among the cases, lowest first; None: no OOD rule.
+        ood_limit: None: no OOD rule.
     """
-    limit = None if ood_rank is None else float(np.sort(calibration.ood_scores)[ood_rank - 1])
-    kept, missable = calibration.above(limit), calibration.acceptable & calibration.wrong
+    above = calibration.ood_scores > (-np.inf if ood_limit is None else ood_limit)
+    kept, missable = calibration.acceptable & above, calibration.acceptable & calibration.wrong
     best_first = np.flatnonzero(kept)[np.argsort(-calibration.scores[kept], kind="stable")]
     scores = np.append(calibration.scores[best_first], -np.inf)
     ranks = ranks_to_test(len(best_first))
     thresholds = just_above(scores[ranks], scores[ranks - 1])
     of_class = [calibration.labels == classes.index(name) for name in targets.class_max_miss]
     return RankCounts(
-        ood_rank=ood_rank,
-        ood_limit=limit,
-        above=int((calibration.ood_scores > (-np.inf if limit is None else limit)).sum()),
+        above=int(above.sum()),
         kept=kept,
         ranks=ranks,
         thresholds=thresholds,

@@ -14,8 +14,8 @@ from misgiving.errors import UsageError
 from misgiving.metrics.calibration import (
     brier_score,
     classwise_calibration_error,
-    expected_calibration_error,
     negative_log_likelihood,
+    reliability,
 )
 from misgiving.metrics.classification import accuracy, balanced_accuracy, macro_auroc, sensitivities
 from misgiving.metrics.loss_estimation import (
@@ -182,8 +182,8 @@ def measure_calibration(
     predicted = predictions.choices if predicted is None else predicted
     confidences, right = probabilities[np.arange(len(labels)), predicted], predicted == labels
     values = {
-        "ece": expected_calibration_error(confidences, right, scheme="mass"),
-        "ece_width": expected_calibration_error(confidences, right, scheme="width"),
+        "ece": reliability(confidences, right, scheme="mass").error,
+        "ece_width": reliability(confidences, right, scheme="width").error,
         "classwise_ece": classwise_calibration_error(probabilities, labels, scheme="mass"),
         "brier": brier_score(probabilities, labels),
         "nll": negative_log_likelihood(probabilities, labels),

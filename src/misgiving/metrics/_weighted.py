@@ -7,7 +7,7 @@ resampled sets: leading axes of the weights are replicates, the last axis is the
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Real, Shaped
+from jaxtyping import Float, Real, Shaped
 
 from misgiving.arrays import Mask, Replicates, Values, Weights
 from misgiving.errors import UsageError
@@ -83,32 +83,6 @@ def mean_without_nan(values: Float[np.ndarray, "*rows n"]) -> Float[np.ndarray, 
     """Mean over the last axis without NaN values; NaN if all are."""
     defined = ~np.isnan(values)
     return ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1) * 1.0)
-
-
-class Ties(NamedTuple):
-    """Samples in ascending order of a value, and the start of each distinct value."""
-
-    order: Int[np.ndarray, " n"]
-    """Sample numbers; the order within a tie is arbitrary."""
-    starts: Int[np.ndarray, " distinct"]
-    """Position in `order` of the first sample of each distinct value."""
-
-    def sums(self, ordered: Real[np.ndarray, "*rows n"]) -> Real[np.ndarray, "*rows distinct"]:
-        """Sum at each distinct value of numbers given for the samples in `order`."""
-        if len(self.starts) == len(self.order):  # none is tied
-            return ordered
-        return np.add.reduceat(ordered, self.starts, axis=-1)
-
-
-def ties(values: Shaped[np.ndarray, " n"]) -> Ties:
-    """Sort samples by value and find ties.
-
-    >>> ties(np.array([0.5, 0.1, 0.1, 0.1])).starts
-    array([0, 3])
-    """
-    order = np.argsort(values)
-    ordered = values[order]
-    return Ties(order, np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])))
 
 
 class Around(NamedTuple):

@@ -31,7 +31,11 @@ class Reliability(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Mean distance of a bin's prediction from its observation, over samples."""
+        """Expected calibration error: mean distance of prediction and observation, over samples.
+
+        For the largest probability and the correctness of the class, in bins of equal width, it is
+        the ECE of Guo et al. (ICML 2017); for predicted and true losses it is in units of the loss.
+        """
         return float(self.counts @ np.abs(self.predicted - self.observed) / self.counts.sum())
 
 
@@ -68,25 +72,6 @@ def reliability(
     return Reliability(mean_predicted, mean_observed, counts[filled])
 
 
-def expected_calibration_error(
-    predicted: Values,
-    observed: Errors,
-    *,
-    bins: int = 15,
-    scheme: Scheme = "mass",
-) -> float:
-    """Expected calibration error: mean distance of a bin's prediction from its observation.
-
-    The arguments are those of `reliability`. For the largest probability and the correctness of the
-    class, in bins of equal width, it is the ECE of Guo et al. (ICML 2017); for predicted and true
-    losses it is in units of the loss.
-
-    >>> round(expected_calibration_error(np.array([0.5, 1.0]), np.array([0, 1]), bins=2), 6)
-    0.25
-    """
-    return reliability(predicted, observed, bins=bins, scheme=scheme).error
-
-
 def classwise_calibration_error(
     probabilities: Probabilities, labels: Classes, *, bins: int = 15, scheme: Scheme = "mass"
 ) -> float:
@@ -101,7 +86,7 @@ def classwise_calibration_error(
     """
     columns = _checked(probabilities, labels).T
     errors = [
-        expected_calibration_error(column, labels == k, bins=bins, scheme=scheme)
+        reliability(column, labels == k, bins=bins, scheme=scheme).error
         for k, column in enumerate(columns)
     ]
     return float(np.mean(errors))

@@ -5,7 +5,6 @@ from jaxtyping import Int
 from scipy.stats import kendalltau
 
 from misgiving.arrays import Errors, Replicates, Values, Weights
-from misgiving.errors import UsageError
 from misgiving.metrics._weighted import (
     MetricValue,
     auroc,
@@ -13,8 +12,8 @@ from misgiving.metrics._weighted import (
     checked_weights,
     metric_value,
     ratio,
-    ties,
 )
+from misgiving.metrics.aurc import ties
 
 
 def spearman(predicted: Values, true: Values, *, weights: Weights | None = None) -> MetricValue:
@@ -90,8 +89,6 @@ def error_auroc(
     0.75
     """
     confidences, wrong = checked_arrays(confidences=confidences, errors=errors)
-    if not np.isin(wrong, (0.0, 1.0)).all():
-        raise UsageError("errors must be 0 (correct) or 1 (wrong); compare classes, not losses")
     counts = checked_weights(weights, len(wrong))
     return metric_value(auroc(confidences, wrong == 0, counts), weights)
 

@@ -6,7 +6,6 @@ expectation over these orders.
 """
 
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Real
@@ -15,25 +14,15 @@ from misgiving.arrays import Classes, Errors, Groups, Mask, Replicates, Values, 
 from misgiving.errors import UsageError
 from misgiving.metrics._weighted import (
     MetricValue,
-    Ties,
     checked_arrays,
     checked_weights,
     metric_value,
     ratio,
-    ties,
 )
+from misgiving.metrics.aurc import RiskSteps, aurc, ties
 from misgiving.metrics.classification import check_classes
 
 ACCEPTED_ERRORS = BY_IMAGES, BY_GROUPS = "error_among_accepted", "error_per_group"
-
-
-class _Steps(NamedTuple):
-    """Samples and errors added by each distinct threshold, strictest first, and their totals."""
-
-    added: Real[np.ndarray, "*replicates thresholds"]
-    added_error: Real[np.ndarray, "*replicates thresholds"]
-    accepted: Real[np.ndarray, "*replicates thresholds"]
-    accepted_error: Real[np.ndarray, "*replicates thresholds"]
 
 
 class RiskCoverage:
@@ -47,11 +36,6 @@ class RiskCoverage:
 
     def __init__(self, confidences: Values, errors: Errors, weights: Weights | None = None) -> None:
         self._confidences, self._errors = checked_arrays(confidences=confidences, errors=errors)
-        if self._errors.min() < 0:
-            raise UsageError(
-                f"errors is negative at position {np.argmin(self._errors)}; give 0 / 1 errors or "
-                "losses"
-            )
         self._given = weights
         self._weights = checked_weights(weights, len(self._errors))
         self._tied = ties(-self._confidences)
@@ -68,7 +52,7 @@ class RiskCoverage:
         >>> RiskCoverage(np.array([0.9, 0.5]), np.array([0, 1])).aurc()
         0.25
         """
-        return self._value(self._area(self._whole_steps))
+        return self._value(aurc(self._whole_steps))
 
     def excess_aurc(self) -> MetricValue:
         """E-AURC: AURC minus that of the oracle, which accepts in the order of the errors.
@@ -78,8 +62,8 @@ class RiskCoverage:
         >>> RiskCoverage(np.array([0.1, 0.5]), np.array([0, 1])).excess_aurc()
         0.5
         """
-        best = _steps(ties(self._errors), self._errors, self._weights)
-        return self._value(self._area(self._whole_steps) - self._area(best))
+        best = RiskSteps.of(ties(self._errors), self._errors, self._weights)
+        return self._value(aurc(self._whole_steps) - aurc(best))
 
     def augrc(self) -> MetricValue:
         """AUGRC: area under the generalised risk-coverage curve (Traub et al., NeurIPS 2024).
@@ -109,7 +93,7 @@ class RiskCoverage:
         # 0.55 * 100 rounds up past the whole number that it means; a count is never that close
         count = np.ceil(coverage * steps.accepted[..., -1:] * (1 - 1e-12))
         last = np.argmax(steps.accepted >= count, axis=-1)[..., None]
-        at = _Steps(*(np.take_along_axis(sums, last, axis=-1) for sums in steps))
+        at = RiskSteps(*(np.take_along_axis(sums, last, axis=-1) for sums in steps))
         left_out = at.added_error * (at.accepted - count) / np.maximum(at.added, 1.0)
         return self._value(ratio(at.accepted_error - left_out, count)[..., 0])
 
@@ -159,11 +143,11 @@ class RiskCoverage:
         return self._value(ratio(area, steps.accepted[..., -1]))
 
     @cached_property
-    def _steps(self) -> _Steps:
-        return _steps(self._tied, self._errors, self._weights)
+    def _steps(self) -> RiskSteps:
+        return RiskSteps.of(self._tied, self._errors, self._weights)
 
     @cached_property
-    def _whole_steps(self) -> _Steps:
+    def _whole_steps(self) -> RiskSteps:
         """The same, for measures of whole samples."""
         if not np.array_equal(self._weights, np.floor(self._weights)):
             raise UsageError("weights must be whole numbers; give how often each sample occurs")
@@ -175,24 +159,6 @@ class RiskCoverage:
 
     def _value(self, values: Replicates | np.float64) -> MetricValue:
         return metric_value(values, self._given)
-
-    @staticmethod
-    def _area(steps: _Steps) -> Replicates:
-        """Sum of the expected selective risks over all ranks, divided by their number.
-
-        Let a samples with errors of sum e be accepted before a tie of m samples with mean error u.
-        In random order the j-th of them is expected to bring the sum to e + j u, so the ranks of
-        the tie add sum_j (e + j u) / (a + j) = m u + (e - a u) (H(a + m) - H(a)), H the harmonic
-        numbers.
-        """
-        before = steps.accepted - steps.added
-        mean_error = steps.added_error / np.maximum(steps.added, 1.0)  # of no samples: 0
-        ranks = np.arange(1, int(steps.accepted.max(initial=0.0)) + 1)
-        harmonic = np.concatenate([[0.0], np.cumsum(1.0 / ranks)])
-        reciprocals = harmonic[steps.accepted.astype(np.intp)] - harmonic[before.astype(np.intp)]
-        lead = (steps.accepted_error - steps.added_error) - before * mean_error
-        risks = steps.added_error + lead * reciprocals
-        return ratio(risks.sum(axis=-1), steps.accepted[..., -1])
 
 
 def accepted_errors(
@@ -222,12 +188,6 @@ def accepted_errors(
         name: metric_value(ratio(counts @ (share * wrong), counts @ share), weights)
         for name, share in shares.items()
     }
-
-
-def _steps(tied: Ties, errors: Values, weights: Weights) -> _Steps:
-    counts = weights[..., tied.order]
-    added, added_error = tied.sums(counts), tied.sums(counts * errors[tied.order])
-    return _Steps(added, added_error, np.cumsum(added, axis=-1), np.cumsum(added_error, axis=-1))
 
 
 def _sums_before(

@@ -18,14 +18,14 @@ from misgiving.groups import one_per_group, unit_numbers
 from misgiving.predictions.cells import are_probabilities, on_host
 from misgiving.predictions.files import FILE_FORMATS
 from misgiving.predictions.schema import UNKNOWN_CLASS, columns_of, fields_of
-from misgiving.scores.outputs import Head, Outputs
+from misgiving.scores.outputs import Outputs, TrainingOutputs
 
 FINGERPRINT_DIGITS = 12  # of a model's, which name its opinion
 MAX_MESSAGE = 400  # characters of a message, which may quote a cell or name a thousand classes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Predictions(Outputs):
+class Predictions(TrainingOutputs):
     """The outputs of one model for a set of images, and what else is known of these.
 
     Attributes:
@@ -57,7 +57,6 @@ class Predictions(Outputs):
         *("labels", "ids", "groups", "hashes", "paths", "sets", "metadata", "scores", "readers"),
     )
 
-    labels: Int[np.ndarray, " n"]
     classes: tuple[str, ...]
     ids: tuple[str, ...]
     groups: tuple[str, ...]
@@ -65,7 +64,6 @@ class Predictions(Outputs):
     hashes: tuple[str, ...] | None = None
     paths: tuple[str, ...] | None = None
     sets: tuple[str, ...] | None = None
-    head: Head | None = None
     model: str = ""
     class_weights: tuple[float, ...] | None = None
     has_ids: bool = True

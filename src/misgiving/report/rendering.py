@@ -9,9 +9,9 @@ import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from misgiving.deferral.certificate import MIN_BATCH
+from misgiving.deferral.certify import find_remedies
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.guarantees import GUARANTEES
-from misgiving.deferral.remedies import find_remedies
 from misgiving.errors import Parameter, visible
 from misgiving.groups import UNITS, unit_of
 from misgiving.report.names import PLAIN, POINTS, count, detector_name

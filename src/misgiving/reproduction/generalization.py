@@ -23,7 +23,7 @@ from misgiving.evaluation.measures import (
     with_score,
 )
 from misgiving.groups import partition_groups
-from misgiving.metrics.calibration import expected_calibration_error, reliability
+from misgiving.metrics.calibration import reliability
 from misgiving.metrics.selective import accepted_errors
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.record import Predictions
@@ -198,6 +198,6 @@ def _reliability(folder: Path, test: Predictions, decisions: Decisions) -> list[
     ]
     write_table(folder / RELIABILITY, table_of(bins, "bins.csv"))
     return [
-        Measurement(POLICY_SET, name, "ece", expected_calibration_error(*pair))
+        Measurement(POLICY_SET, name, "ece", reliability(*pair).error)
         for name, pair in quantities.items()
     ]

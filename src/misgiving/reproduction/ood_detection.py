@@ -61,9 +61,8 @@ class TunedDetectors:
         self.chosen = max(
             familiar, key=lambda name: float(ood_metrics(familiar[name], strange[name])["auroc"])
         )
-        rows = [(odin.temperature, odin.epsilon, *values) for odin, *values in tuned.grid]
-        columns = ["temperature", "epsilon", "auroc", "fpr_at_tpr95"]
-        write_table(trained.folder / "odin_grid.csv", pd.DataFrame(rows, columns=columns))
+        rows = [{**vars(odin), **values} for odin, values in tuned.grid.items()]
+        write_table(trained.folder / "odin_grid.csv", pd.DataFrame(rows))
 
     def __call__(self, images: ImageSet) -> Scores:
         """Scores of a set by every detector."""

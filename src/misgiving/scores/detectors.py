@@ -4,7 +4,7 @@ Features are reduced by PCA first.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from misgiving.arrays import Evidence, Features, Logits, Mask, Taps, Values
+from misgiving.arrays import Evidence, Features, Mask, Values
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import whole_file
 from misgiving.scores.features import FEATURE_SCORES, Statistics, Training, principal_directions
@@ -47,7 +47,7 @@ class FittedDetectors:
 
     @classmethod
     def fit(
-        cls, training: TrainingOutputs, names: Sequence[str] | None = None
+        cls, training: TrainingOutputs, names: Collection[str] = FEATURE_SCORES
     ) -> "FittedDetectors":
         """Fit scores on predictions for the training set, and never for another set.
 
@@ -55,20 +55,12 @@ class FittedDetectors:
 
         Args:
             training: Predictions for the images that the model was trained on.
-            names: Which of `FEATURE_SCORES`; None: all that the model's last layer and the
-                predictions allow.
+            names: Which of `FEATURE_SCORES`, as far as the last layer and the predictions allow.
         """
-        if names is None:
-            names = [
-                name
-                for name, score in FEATURE_SCORES.items()
-                if (training.head is not None or not score.needs_head)
-                and (training.taps is not None or score.reads != "taps")
-            ]
-        features = training.features
+        features, taps = training.features, training.taps
         if features is None:
             return cls()
-        for name, values in {"features": features, "taps": training.taps}.items():
+        for name, values in {"features": features, "taps": taps}.items():
             if values is not None and not np.isfinite(values).all():
                 raise UsageError(
                     f"training {name} contain NaN or infinity; train and predict again"
@@ -76,13 +68,13 @@ class FittedDetectors:
         directions = principal_directions(features)
         wide = features.astype(np.float64)
         reduced = _reduce(training, wide, directions)
-        taps = _averages_of_taps(training.taps, names, len(training))
         inputs = {"reduced": reduced.features, "features": wide, "taps": taps}
         statistics = {
-            name: FEATURE_SCORES[name].fit(
-                reduced._replace(features=inputs[FEATURE_SCORES[name].reads])
-            )
-            for name in names
+            name: score.fit(reduced._replace(features=values))
+            for name, score in FEATURE_SCORES.items()
+            if name in names
+            and (values := inputs[score.reads]) is not None
+            and not (score.needs_head and training.head is None)
         }
         probes = ClassProbes.fit(training)
         return cls(directions=directions, statistics=statistics, probes=probes)
@@ -100,7 +92,7 @@ class FittedDetectors:
             probes=self.probes if probes else None,
         )
 
-    def lacking_columns(self, predictions: Outputs, *, predicted_losses: bool) -> list[str]:
+    def lacking_columns(self, predictions: Outputs, *, predicted_losses: bool = False) -> list[str]:
         """Columns that are needed and that the predictions do not have, in words."""
         given = predictions.features, predictions.taps
         features, taps = (0 if array is None else array.shape[1] for array in given)
@@ -124,40 +116,40 @@ class FittedDetectors:
         return widths[0], widths[1]
 
     def evidence(self, outputs: Outputs) -> Evidence | None:
-        """Log-probabilities by the class probes.
-
-        None without probes, or where the outputs lack what they read.
-        """
+        """Log-probabilities by the class probes; None without probes."""
         return None if self.probes is None else self.probes(outputs.features, outputs.taps)
 
     def __call__(self, outputs: Outputs) -> dict[str, Values]:
-        """Score outputs of the same model; not finite where a score is not defined."""
+        """Score outputs of the same model; not finite where a score is not defined.
+
+        Raises:
+            UsageError: They lack what the scores or the class probes read.
+        """
+        if lacking := self.lacking_columns(outputs):
+            raise UsageError(
+                f"predictions lack {' and '.join(lacking)}, which the detectors were fitted on; "
+                "use the same model"
+            )
         if not self.statistics:
             return {}
-        logits, features, taps = outputs.logits, outputs.features, outputs.taps
-        width = 0 if features is None else features.shape[1]
-        if features is None or width != self.directions.shape[1]:
-            raise UsageError(
-                f"features have {width} values, and the detectors were fitted on "
-                f"{self.directions.shape[1]}; use the same model"
-            )
-        taps = _averages_of_taps(taps, self.names, len(logits))
+        columns = {"logits": outputs.logits, "features": outputs.features, "taps": outputs.taps}
+        given = {name: values for name, values in columns.items() if values is not None}
         arrays = [array for fitted in self.statistics.values() for array in fitted.values()]
         rows = max(1, CELLS // max((len(array) for array in arrays if array.ndim), default=1))
-        starts = range(0, max(1, len(logits)), rows)
         chunks = [
-            self._score(*(array[at : at + rows] for array in (logits, features, taps)))
-            for at in starts
+            self._score({name: values[at : at + rows] for name, values in given.items()})
+            for at in range(0, max(1, len(outputs)), rows)
         ]
         return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in self.names}
 
-    def _score(self, logits: Logits, features: Features, taps: Taps) -> dict[str, Values]:
-        wide, features = logits.astype(np.float64), features.astype(np.float64)
-        reduced, averages = features @ self.directions.T, taps.astype(np.float64)
-        inputs = {"reduced": reduced, "features": features, "taps": averages}
+    def _score(self, given: Mapping[str, Float[np.ndarray, "n _"]]) -> dict[str, Values]:
+        wide = {name: values.astype(np.float64) for name, values in given.items()}
+        wide["reduced"] = wide["features"] @ self.directions.T
         return {
-            name: FEATURE_SCORES[name].score(statistics, wide, inputs[FEATURE_SCORES[name].reads])
-            for name, statistics in self.statistics.items()
+            name: FEATURE_SCORES[name].score(
+                fitted, wide["logits"], wide[FEATURE_SCORES[name].reads]
+            )
+            for name, fitted in self.statistics.items()
         }
 
     def save(self, path: Path) -> None:
@@ -224,7 +216,7 @@ def all_scores(outputs: Outputs, detectors: FittedDetectors | None = None) -> di
     if detectors is not None:
         _check_finite("logits, features or taps", outputs.finite)
     scores = scores_of_outputs(outputs, detectors)
-    for name in () if detectors is None else detectors.names:
+    for name in () if detectors is None else scores:
         _check_finite(f"scores of {name}", np.isfinite(scores[name]))
     return scores
 
@@ -250,15 +242,6 @@ def scores_of_outputs(
     if outputs.predicted_losses is not None:
         scores["predicted_loss"] = -outputs.predicted_losses.astype(np.float64)
     return scores if detectors is None else scores | detectors(outputs)
-
-
-def _averages_of_taps(taps: Taps | None, names: Sequence[str], count: int) -> Taps:
-    """The averages of the taps, which some scores need; no columns where they are not known."""
-    if taps is not None:
-        return taps
-    if reading := [name for name in names if FEATURE_SCORES[name].reads == "taps"]:
-        raise UsageError(f"{reading[0]} needs the averages of the taps; predict again")
-    return np.zeros((count, 0))
 
 
 def _reduce(

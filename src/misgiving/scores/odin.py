@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -110,19 +110,11 @@ Criterion = Literal["auroc", "fpr_at_tpr95"]
 GridScores = Mapping[Odin, Float[np.ndarray, " _"]]  # sets differ in size
 
 
-class Trial(NamedTuple):
-    """One point of the grid and how well it separates the tuning sets."""
-
-    detector: Odin
-    auroc: float
-    fpr_at_tpr95: float
-
-
 class Tuning(NamedTuple):
-    """The best point of the grid, and the whole grid in the order it was asked for."""
+    """The best point of the grid, and how well each separates the sets, in the grid's order."""
 
     best: Odin
-    grid: tuple[Trial, ...]
+    grid: Mapping[Odin, Mapping[Criterion, float]]
 
 
 def tune_odin(
@@ -174,13 +166,12 @@ def best_of_grid(
     Raises:
         UsageError: A set is empty or has a score that is not finite.
     """
-    trials = []
+    grid: dict[Odin, dict[Criterion, float]] = {}
     for point in candidates:
         metrics = ood_metrics(inliers[point], outliers[point])
-        trials.append(Trial(point, float(metrics["auroc"]), float(metrics["fpr_at_tpr95"])))
+        grid[point] = {name: float(metrics[name]) for name in get_args(Criterion)}
     sign = 1 if criterion == "auroc" else -1
-    best = max(trials, key=lambda trial: sign * getattr(trial, criterion))
-    return Tuning(best.detector, tuple(trials))
+    return Tuning(max(grid, key=lambda point: sign * grid[point][criterion]), grid)
 
 
 def id_only_odin(inliers: GridScores, candidates: Sequence[Odin]) -> Odin:

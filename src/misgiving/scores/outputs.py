@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -103,26 +103,14 @@ def logarithms_of(probabilities: Probabilities) -> Logits:
     return np.asarray(np.log(np.maximum(probabilities, LEAST_PROBABILITY)))
 
 
-@runtime_checkable
-class TrainingOutputs(Protocol):
-    """Outputs for labelled training images, on which detectors are fitted."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingOutputs(Outputs):
+    """Outputs for labelled images, on which detectors are fitted.
 
-    def __len__(self) -> int: ...
+    Attributes:
+        labels: True classes as positions.
+        head: The last linear layer; None where the model has none of that kind.
+    """
 
-    @property
-    def logits(self) -> Logits: ...
-
-    @property
-    def labels(self) -> Classes: ...
-
-    @property
-    def features(self) -> Features | None: ...
-
-    @property
-    def taps(self) -> Taps | None: ...
-
-    @property
-    def tap_widths(self) -> tuple[int, ...]: ...
-
-    @property
-    def head(self) -> Head | None: ...
+    labels: Classes
+    head: Head | None = None

@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from misgiving.arrays import ByClass, Classes, Evidence, Features, Logits, Taps
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError
 from misgiving.scores.features import principal_directions
 from misgiving.scores.logits import cross_entropy
 from misgiving.scores.outputs import TrainingOutputs
@@ -80,22 +80,9 @@ class ClassProbes:
         """Columns of what they read."""
         return max(probe.first + len(probe.weight) for probe in self.probes.values())
 
-    def __call__(self, features: Features | None, taps: Taps | None) -> Evidence | None:
-        """Log-probabilities by each probe, in float64.
-
-        None where the predictions lack what the probes read.
-
-        Raises:
-            UsageError: It is of another model.
-        """
-        inputs = taps if self.reads_taps else features
-        if inputs is None or not inputs.shape[1]:
-            return None
-        if inputs.shape[1] != self.width:
-            raise UsageError(
-                f"there are {inputs.shape[1]} {'tap averages' if self.reads_taps else FEATURES}, "
-                f"and the class probes were fitted on {self.width}; use the same model"
-            )
+    def __call__(self, features: Features | None, taps: Taps | None) -> Evidence:
+        """Log-probabilities by each probe, in float64; what they read must be given."""
+        inputs = np.asarray(taps if self.reads_taps else features)
         return np.stack([probe(inputs) for probe in self.probes.values()], axis=1)
 
 

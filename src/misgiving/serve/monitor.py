@@ -190,7 +190,7 @@ class Monitor:
         self._drift = Drift(
             alarm=bool(self._since),
             summary=lines("drift.txt", "summary", bool(self._since))[0],
-            cases=self._drift_tests.cases,
+            cases=self._drift_tests.tests[0].cases,
             complete=len(cases) < MAX_CASES,
             tests=[self._described(test) for test in self._drift_tests.tests],
             expected=self._expected(),
