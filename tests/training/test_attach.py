@@ -197,5 +197,3 @@ def test_the_command_attaches_and_names_its_options(place, misgiving, tmp_path):
     code, _, error = misgiving("attach", "resnet18", data, "--out", tmp_path / "other")
     assert code == 2
     assert "--weights" in one_line(error)
-    code, _, error = misgiving("attach", "net.onnx", data, "--out", tmp_path / "other")
-    assert (code, "misgiving export" in one_line(error)) == (2, True)

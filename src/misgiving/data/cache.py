@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -59,16 +58,12 @@ class ImageSet(LabelledImages):
         skipped: Unreadable images, which the whole set was left without.
     """
 
+    BY_ROW = (*LabelledImages.BY_ROW, "rows", "hashes")
+
     images: UInt8[np.ndarray, "stored size size 3"]
     rows: Int[np.ndarray, " n"]
     hashes: tuple[str, ...]
     skipped: tuple[BadImage, ...] = ()
-
-    def _selected(self, indices: Int[np.ndarray, " m"]) -> dict[str, Any]:
-        return {
-            "rows": self.rows[indices],
-            "hashes": tuple(self.hashes[index] for index in indices),
-        }
 
     def read(self, indices: Int[np.ndarray, " m"]) -> UInt8[np.ndarray, "m size size 3"]:
         """Pixels of these images, in this order."""

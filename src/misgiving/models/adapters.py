@@ -73,10 +73,6 @@ class ModuleReader:
         taps = [read[name] for name in self.taps]
         return logits, [taps[-1], *inputs_of_head][-1], taps
 
-    def head(self, module: nn.Module) -> nn.Module | None:
-        """The linear layer that gives the logits."""
-        return module.get_submodule(self.head_name) if self.head_name else None
-
 
 def logits_of(output: Any) -> Tensor:
     """The logits in what a module returns: a tensor, the first of a tuple, or its `logits`.

@@ -132,6 +132,7 @@ class TimmReader:
     taps: tuple[int, ...]
     channels: tuple[int, ...]
     num_classes: int
+    head_name: str
 
     def __call__(self, model: Any, images: Tensor) -> Reading:
         """Run the model once."""
@@ -142,10 +143,6 @@ class TimmReader:
             final = model.forward_features(images)
         features = model.forward_head(final, pre_logits=True)
         return model.get_classifier()(features), features, activations
-
-    def head(self, model: Any) -> nn.Module | None:
-        """The linear layer that gives the logits."""
-        return cast(nn.Module, model.get_classifier())
 
 
 def read_timm(model: nn.Module, taps: Sequence[int] | Sequence[str] | None = None) -> TimmReader:
@@ -170,7 +167,9 @@ def read_timm(model: nn.Module, taps: Sequence[int] | Sequence[str] | None = Non
             f"once, got {', '.join(map(str, chosen))}",
         )
     channels = tuple(int(levels[tap]["num_chs"]) for tap in chosen)
-    return TimmReader(chosen, channels, int(cast(Any, model).num_classes))
+    head = cast(Any, model).get_classifier()
+    name = next(name for name, module in model.named_modules() if module is head)
+    return TimmReader(chosen, channels, head.out_features, name)
 
 
 class JointClassifier(
@@ -291,8 +290,8 @@ class JointClassifier(
     @property
     def head(self) -> nn.Linear | None:
         """The last linear layer, which gives the logits of the features; None without one."""
-        layer = self.reader.head(self.backbone)
-        return layer if isinstance(layer, nn.Linear) else None
+        name = self.reader.head_name
+        return cast(nn.Linear, self.backbone.get_submodule(name)) if name else None
 
     def forward(self, images: Images, *, detach_taps: bool = False) -> Output:
         """Classify and estimate losses; `detach_taps` keeps the estimator's gradient out of F."""

@@ -194,8 +194,6 @@ def _load(model: str, dataset: Dataset, config: AttachConfig) -> TrainedModel:
         for name in config.given(*OF_NAMED):
             raise UsageError(Parameter(name), " is for models by name; leave it out")
         trained = load_hugging_face(Path(model))
-    elif Path(model).suffix == ".onnx":
-        raise UsageError(f"{model}: `misgiving export` takes an ONNX graph, with its predictions")
     else:
         names = config.classes or dataset.classes
         trained = load_named(model, config.weights, names, config.image_size)

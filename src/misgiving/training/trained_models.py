@@ -23,8 +23,6 @@ CROPS_OF_TIMM = Registry("crop mode of timm", center="resized", squash="squashed
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box")  # by Pillow's numbers
 UNCROPPED_SIDE = 384  # pixels from which on ConvNeXt's image processor does not crop
 MAX_PIXEL_DIFFERENCE = 1e-5  # of a normalised pixel from that of the model's own image processor
-SAVE_AGAIN = "save the model again by its `save_pretrained`"
-IN_PYTHON = "attach it in Python by `misgiving.attach`"
 
 
 class TrainedModel(NamedTuple):
@@ -153,19 +151,14 @@ def load_hugging_face(folder: Path) -> TrainedModel:
         unfilled = [*loaded["missing_keys"], *loaded["mismatched_keys"]]
         if unfilled or module.config.problem_type == "multi_label_classification":
             raise ValueError(f"no weights for {unfilled[0]}" if unfilled else "not of one class")
-    except Exception as error:  # transformers raises almost anything on a folder of another kind
-        raise DataError(
-            f"{folder}: not an image classifier with config.json, preprocessor_config.json and "
-            f"*.safetensors ({reason_of(error)}); {SAVE_AGAIN}"
-        ) from error
-    try:
         preprocessing, mean, std = _settings_of_processor(processor.to_dict())
         if (difference := _difference(processor, preprocessing, mean, std)) > MAX_PIXEL_DIFFERENCE:
-            raise ValueError(f"pixels differ by {difference:.2g}")
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ValueError(f"pixels of {type(processor).__name__} differ by {difference:.2g}")
+    except Exception as error:  # transformers raises almost anything on a folder of another kind
         raise DataError(
-            f"{folder}: its {type(processor).__name__} cannot be reproduced here "
-            f"({reason_of(error)}); {IN_PYTHON}"
+            f"{folder}: not an image classifier with config.json, *.safetensors and a "
+            f"preprocessor_config.json that can be reproduced here ({reason_of(error)}); save the "
+            "model again by its `save_pretrained`, or attach it in Python by `misgiving.attach`"
         ) from error
     settings = module.config.to_dict()
     settings = {k: v for k, v in settings.items() if k not in ("dtype", "torch_dtype")}

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -118,6 +118,9 @@ class LabelledImages:
         group_columns: Columns of the data that define the groups; none: each image is its own.
     """
 
+    BY_ROW: ClassVar[tuple[str, ...]] = ("labels", "ids", "groups")
+    """Fields with a value for each image."""
+
     classes: tuple[str, ...]
     labels: Classes
     ids: tuple[str, ...]
@@ -134,17 +137,8 @@ class LabelledImages:
 
     def select(self: Labelled, indices: Rows) -> Labelled:
         """These images in this order."""
-        return replace(
-            self,
-            labels=self.labels[indices],
-            ids=tuple(self.ids[index] for index in indices),
-            groups=tuple(self.groups[index] for index in indices),
-            **self._selected(indices),
-        )
-
-    def _selected(self, indices: Rows) -> dict[str, Any]:
-        """Further facts of these images."""
-        raise NotImplementedError
+        chosen = {name: _chosen(getattr(self, name), indices) for name in self.BY_ROW}
+        return replace(self, **chosen)
 
     def align(self: Labelled, classes: Sequence[str]) -> tuple[Labelled, int]:
         """The images of these classes, labelled as positions in `classes`, and how many are not.
@@ -164,6 +158,15 @@ class LabelledImages:
         return aligned, len(self) - len(chosen)
 
 
+def _chosen(values: Any, rows: Rows) -> Any:
+    """The values for these images, in this order, as a source of pixels or by column."""
+    if isinstance(values, Mapping):
+        return {name: _chosen(column, rows) for name, column in values.items()}
+    if isinstance(values, tuple):
+        return tuple(values[row] for row in rows)
+    return values[rows] if isinstance(values, np.ndarray) else values.select(rows)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset(LabelledImages):
     """A labelled image set that is not decoded yet, with suitable settings.
@@ -179,6 +182,8 @@ class Dataset(LabelledImages):
         metadata: More columns, such as the patient's age.
         left_out: Number of images of which no image of a derived set could be made.
     """
+
+    BY_ROW = (*LabelledImages.BY_ROW, "images", "metadata")
 
     name: str
     images: ImageSource
@@ -205,13 +210,6 @@ class Dataset(LabelledImages):
                 f"{self.name}: class {str(name)!r} has one image, which cannot be in two sets; "
                 "add images of it or leave the class out"
             )
-
-    def _selected(self, indices: Rows) -> dict[str, Any]:
-        metadata = {
-            column: tuple(values[index] for index in indices)
-            for column, values in self.metadata.items()
-        }
-        return {"images": self.images.select(indices), "metadata": metadata}
 
     def restrict(self, classes: Sequence[str]) -> "Dataset":
         """Images of exactly these classes, labelled by their positions in `classes`."""

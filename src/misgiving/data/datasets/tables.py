@@ -115,7 +115,7 @@ def read_ham10000(place: str) -> Dataset:
     )
     if table is None:
         raise DataError(f"{folder}: lacks HAM10000_metadata.csv; give the folder that contains it")
-    rows = read_table(table, HAM_COLUMNS, may_have_tabs=True)  # as Dataverse writes it
+    rows = read_table(table, HAM_COLUMNS)
     labels = rows["dx"].str.upper()
     for row in rows.index[~labels.isin(HAM_CLASSES)]:
         raise DataError(
@@ -192,16 +192,16 @@ def listing(folder: Path) -> set[str]:
     return {name for name in os.listdir(folder) if not name.startswith(".")}  # noqa: PTH208
 
 
-def read_table(path: Path, columns: Sequence[str], *, may_have_tabs: bool = False) -> "DataFrame":
+def read_table(path: Path, columns: Sequence[str]) -> "DataFrame":
     """Stripped texts of a table that must have these columns; `file_name` is called `path`.
 
-    UTF-8 CSV, with commas or else tabs, or by its suffix JSON lines or Parquet. Rows are numbered
-    from 2, as a spreadsheet does.
+    UTF-8 CSV, with commas or tabs (as Dataverse writes it), or by its suffix JSON lines or Parquet.
+    Rows are numbered from 2, as a spreadsheet does.
     """
     import pandas as pd  # takes longer to import than a folder of images takes to list
 
     with explain_damage(path, remedy="correct the table, in UTF-8 with commas"):
-        header, *rows = _cells(path, may_have_tabs)
+        header, *rows = _cells(path)
     if "path" not in header:
         header = ["path" if name == "file_name" else name for name in header]
     if missing := [name for name in columns if header.count(name) != 1]:
@@ -218,16 +218,14 @@ def read_table(path: Path, columns: Sequence[str], *, may_have_tabs: bool = Fals
     return table.loc[:, ~table.columns.duplicated()]
 
 
-def _cells(path: Path, may_have_tabs: bool) -> list[list[str]]:
+def _cells(path: Path) -> list[list[str]]:
     if parquet_files(path):
         return _cells_of_records(parquet_rows(path))
     data = read_bytes(path)
     if path.suffix == ".jsonl":
         return _cells_of_records([json.loads(line) for line in data.splitlines() if line.strip()])
-    tabs = may_have_tabs and b"\t" in data.partition(b"\n")[0]
-    rows = csv_rows(
-        io.StringIO(data.decode("utf-8-sig"), newline=""), delimiter="\t" if tabs else ","
-    )
+    delimiter = "\t" if b"\t" in data.partition(b"\n")[0] else ","
+    rows = csv_rows(io.StringIO(data.decode("utf-8-sig"), newline=""), delimiter=delimiter)
     stripped = ([cell.strip() for cell in cells] for _, cells in rows)
     return [cells for cells in stripped if any(cells)] or [[]]
 
