@@ -16,7 +16,6 @@ from misgiving.errors import UsageError
 from misgiving.losses import (
     AUXILIARY_LOSSES,
     joint_objective,
-    primary_losses,
     ranking_loss,
 )
 
@@ -187,13 +186,14 @@ def batch(classes=3):
     return logits, torch.tensor([0, 0, 1, 2, 1, 0]), torch.tensor([0.2, 1.0, 3.0]).double()
 
 
-def test_primary_losses_are_weighted_negative_log_probabilities():
+def test_true_losses_are_weighted_negative_log_probabilities():
     logits, labels, weights = batch()
     expected = [
         weights[label] * -torch.log(torch.exp(row[label]) / torch.exp(row).sum())
         for row, label in zip(logits, labels, strict=True)
     ]
-    torch.testing.assert_close(primary_losses(logits, labels, weights), torch.stack(expected))
+    objective = joint_objective(logits, logits[:, 0], labels, class_weights=weights)
+    torch.testing.assert_close(objective.true_losses, torch.stack(expected))
 
 
 @pytest.mark.parametrize("mean", ["weighted", "plain"])

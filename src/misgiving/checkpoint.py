@@ -3,8 +3,7 @@
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, field, fields
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -102,15 +101,9 @@ class Architecture:
 
 def versions(packages: Iterable[str] = RESULT_PACKAGES) -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
-
-
-@cache
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+    installed = {name: [each.version for each in distributions(name=name)] for name in packages}
+    numbers = {name: each[0] if each else "not installed" for name, each in installed.items()}
+    return {"python": platform.python_version(), **numbers}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,15 +126,6 @@ def auxiliary_loss(name: str) -> AuxiliaryLoss | None:
     return own
 
 
-def primary_losses(
-    logits: Logits,
-    labels: Labels,
-    class_weights: Float[Tensor, " classes"] | None = None,
-) -> Losses:
-    """Cross-entropy of each sample, times the weight of its class if there are weights."""
-    return F.cross_entropy(logits, labels, class_weights, reduction="none")
-
-
 class Objective(NamedTuple):
     """Eq. 2 and its terms; `true_losses` are the estimator's targets, detached."""
 
@@ -177,13 +168,14 @@ def joint_objective(
         raise UsageError(Parameter("weight"), f" must not be negative, got {weight}")
     if class_weights is not None:
         class_weights = class_weights.to(logits)
-    losses = primary_losses(logits, labels, class_weights)
+    losses = F.cross_entropy(logits, labels, class_weights, reduction="none")
     if class_weights is None or mean == "plain":
         primary = losses.mean()
     else:
         primary = losses.sum() / class_weights[labels].sum()
     unweighted = target == "plain" and class_weights is not None
-    true = (primary_losses(logits, labels) if unweighted else losses).detach()
+    true = F.cross_entropy(logits, labels, reduction="none") if unweighted else losses
+    true = true.detach()
     if auxiliary is None or weight == 0:
         return Objective(primary, primary, torch.full_like(primary, torch.nan), true)
     estimated = auxiliary(predicted_losses, true)

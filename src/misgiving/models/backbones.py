@@ -12,7 +12,6 @@ from typing import Any, cast
 import timm
 import torch
 from huggingface_hub import constants, get_session
-from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 from timm.layers.classifier import ClassifierHead
 from timm.models.vgg import VGG, ConvMlp
@@ -76,11 +75,6 @@ def _create_timm(name: str, image_size: int | None, **options: Any) -> Any:
             model: Any = timm.create_model(name, **options)
         if image_size is not None and hasattr(model, "set_input_size"):  # built for one size
             model.set_input_size(img_size=image_size)
-    except LocalEntryNotFoundError as error:
-        raise UsageError(
-            f"weights of {name!r} cannot be downloaded; give ",
-            *(Parameter("weights"), ", or use ", Parameter("pretrained", False)),
-        ) from error
     except Exception as error:  # for weights that are not there, an unknown tag, another size
         raise UsageError(
             f"backbone {name!r} is not available for images of {image_size or 'any'} pixels "

@@ -21,7 +21,7 @@ from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.decoding import SKIP
-from misgiving.data.splits import grouped_split, split_of
+from misgiving.data.splits import split_of
 from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.losses import auxiliary_loss
 from misgiving.models.joint import JointClassifier, LossEstimator
@@ -37,7 +37,7 @@ from misgiving.training.loop import (
     usable_count,
 )
 from misgiving.training.processes import device_named
-from misgiving.training.train_run import grouped_images, training_data
+from misgiving.training.train_run import draw_sets, grouped_images, training_data
 from misgiving.training.trained_models import TrainedModel, load_hugging_face, load_named
 
 MIN_DEVIATION = 1e-6  # share of the largest deviation below which a channel counts as constant
@@ -147,8 +147,8 @@ def attach_run(
     on_accuracy(int((~sample.errors).sum()), len(sample))
     images = grouped_images(prepared(dataset, config.on_bad_image), "grouped")
     shares = DataConfig.split_shares if training.estimates_losses else SHARES
-    labelled = images.labels, images.classes, images.units
-    sets = grouped_split(*labelled, shares=shares, seed=training.seed)
+    grouped = DataConfig(split="grouped", split_shares=shares)
+    sets = draw_sets(images, grouped, seed=training.seed)
     history = None
     if training.estimates_losses:
         parts = (images.select(np.flatnonzero(sets == name)) for name in ("train", "tune"))
