@@ -112,7 +112,7 @@ def train(
                 fabric, forward, state, training, config, objective, augmentation
             ):
                 on_step(step)
-                if processes.any_of(stop()):
+                if processes.stacked(torch.tensor(stop())).any():  # if any process is to stop
                     resume.save(state)
                     place = f"epoch {step.epoch}, after step {step.step}"
                     raise StoppedError(f"stopped in {place}; run the same command to resume")

@@ -123,11 +123,6 @@ def stacked(tensor: Tensor) -> Tensor:
     return torch.stack(gathered_tensors).to(tensor.device)
 
 
-def any_of(flag: bool) -> bool:
-    """True in all processes if the flag is set in any."""
-    return bool(stacked(torch.tensor(flag)).any()) if _together() else flag
-
-
 def wait_for_all() -> None:
     """Wait until every process has reached this line."""
     if _together():

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -48,9 +47,6 @@ def read_labelled_table(place: str) -> Dataset:
     for row in rows.index[(rows[["path", "label"]] == "").any(axis=1)]:
         raise DataError(f"{table}: row {row} has no path or no label; fill it in")
     paths = tuple(Path(os.path.normpath(folder / path)) for path in rows["path"])
-    for path, count in Counter(paths).most_common(1):
-        if count > 1:
-            raise DataError(f"{table}: {path} is in {count} rows; keep one")
     ids = tuple(
         (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
         for path in paths
