@@ -1,9 +1,5 @@
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -232,34 +228,3 @@ def test_class_weights_by_hand_of_which_an_absent_class_has_none():
 def test_a_model_trained_in_half_precision_comes_back_in_single(images):
     model, _ = trained(images, precision="bf16-true", epochs=1)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-
-
-COMPILED = """
-from dataclasses import replace
-import torch
-from coloured import coloured_set
-from misgiving.models.joint import JointClassifier
-from misgiving.training.config import TrainingConfig
-from misgiving.training.loop import seeded, train
-
-def trained(compiled):
-    with seeded(5):
-        model = JointClassifier("vgg16_mini", num_classes=3, pretrained=False, dropout=0.0)
-    config = TrainingConfig(epochs=1, batch_size=8, device="cpu", seed=5, compiled=compiled)
-    history = train(model, coloured_set(), coloured_set(size=12, seed=1), config)
-    return model.state_dict(), [record.primary_loss for record in history]
-
-(plain, losses), (compiled, same_losses) = trained(False), trained(True)
-assert plain.keys() == compiled.keys()
-torch.testing.assert_close(same_losses, losses, rtol=0, atol=1e-3)  # Adam enlarges rounding
-"""
-
-
-@pytest.mark.soak  # compiling takes a minute
-def test_compiled_steps_train_alike_and_keep_the_names_of_weights():
-    # In a process of its own: the compiler cannot see through the shape checks of the test run.
-    tests = str(Path(__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, *sys.path])}
-    command = [sys.executable, "-c", COMPILED]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

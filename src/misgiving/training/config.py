@@ -172,7 +172,6 @@ class TrainingConfig:
         seed: Seed of all that is random. On a CPU, the same seed gives the same run.
         device: Device to compute on.
         precision: Precision of training: 32-true, bf16-mixed, 16-mixed, ...
-        compiled: Compile the steps with torch.compile: slow to start, then faster on some machines.
         devices: Processes on this machine that share the work, one for each device.
         nodes: Machines that share the work, each with as many processes; started by torchrun or
             SLURM, or with MASTER_ADDR and NODE_RANK set.
@@ -203,7 +202,6 @@ class TrainingConfig:
     seed: int = 0
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: str = "32-true"
-    compiled: bool = False
     devices: int = 1
     nodes: int = 1
 

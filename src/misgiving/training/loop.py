@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -106,10 +106,9 @@ def train(
     rank = processes.rank()  # processes draw different dropout masks
     with seeded(_mixed_seed(config.seed, 0, rank) if rank else config.seed):
         resume.restore(state)
-        forward = cast(nn.Module, torch.compile(module)) if config.compiled else module
         while state.epoch <= config.epochs:
             for step in train_epoch(
-                fabric, forward, state, training, config, objective, augmentation
+                fabric, module, state, training, config, objective, augmentation
             ):
                 on_step(step)
                 if processes.stacked(torch.tensor(stop())).any():  # if any process is to stop
@@ -134,7 +133,7 @@ def train(
 
 def train_epoch(
     fabric: Fabric,
-    forward: nn.Module,
+    module: nn.Module,
     state: TrainingState,
     training: ImageSet,
     config: TrainingConfig,
@@ -153,13 +152,13 @@ def train_epoch(
     if state.step == 0:
         state.augmentation.manual_seed(_mixed_seed(config.seed, state.epoch, 1))
     schedule = schedule_of(state.optimizer, config, steps)
-    forward.train()
+    module.train()
     for images, labels in batches(
         training, batch_size=config.batch_size // count, order=share, device=fabric.device
     ):
         if augmentation is not None:
             images = augment(images, augmentation, state.augmentation)
-        output = Output(*forward(images, detach_taps=config.detached))
+        output = Output(*module(images, detach_taps=config.detached))
         # Eq. 1 ranks the pairs of the whole batch: the shares of all processes are gathered.
         size, shares = len(labels) * count, (output.logits, output.predicted_losses, labels)
         batch = [gathered(values, size) for values in shares]
