@@ -122,12 +122,6 @@ class ModuleSource:
         return LIBRARIES[self.library](self.config)
 
 
-def _from_timm(config: Mapping[str, Any]) -> nn.Module:
-    return create_backbone(
-        config["name"], num_classes=config["num_classes"], image_size=config["image_size"]
-    )
-
-
 def _from_torchvision(config: Mapping[str, Any]) -> nn.Module:
     from torchvision.models import get_model
 
@@ -144,7 +138,10 @@ def _from_transformers(config: Mapping[str, Any]) -> nn.Module:
 
 
 LIBRARIES: Registry[Callable[[Mapping[str, Any]], nn.Module]] = Registry(
-    "library", timm=_from_timm, torchvision=_from_torchvision, transformers=_from_transformers
+    "library",
+    timm=lambda config: create_backbone(**config),
+    torchvision=_from_torchvision,
+    transformers=_from_transformers,
 )
 
 

@@ -4,7 +4,7 @@ On a processor the ONNX graph of a model is faster than torch: onnxruntime joins
 what follows them, and does not ask for memory at each step.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.batching import BATCHES_AHEAD, batches
-from misgiving.data.cache import ImageSet
+from misgiving.data.cache import ImageSet, Report
 from misgiving.data.decoding import in_order
 from misgiving.errors import DataError, UsageError
 from misgiving.files import sha256_of_chunks, sha256_of_json, whole_file
@@ -27,7 +27,6 @@ from misgiving.scores.odin import GridScores, Odin, score_grid
 from misgiving.scores.outputs import Head, Outputs, concatenated
 
 Batch = TypeVar("Batch", bound=Sized)
-OnImage = Callable[[int, int], None]
 MODEL_BATCH = 64  # images in one forward pass
 
 CLOSE = 1e-4  # how far an output of a graph may be off, as a share of the largest
@@ -40,7 +39,7 @@ def predictions_of(
     source: Checkpoint | JointClassifier,
     images: ImageSet,
     *,
-    on_image: OnImage | None = None,
+    on_image: Report | None = None,
     network: Network | None = None,
 ) -> Predictions:
     """Run a model once over a set, in evaluation mode, on the device where the model is.
@@ -89,7 +88,7 @@ def outputs_of_model(model: JointClassifier, inputs: Iterable[torch.Tensor]) -> 
     return Outputs(**{name: x for name, x in arrays.items() if 0 not in x.shape[1:]})
 
 
-def _outputs_of_graph(network: Network, images: ImageSet, on_image: OnImage | None) -> Outputs:
+def _outputs_of_graph(network: Network, images: ImageSet, on_image: Report | None) -> Outputs:
     """All outputs of a set; a thread reads the next images while the graph runs."""
     chunks = np.split(np.arange(len(images)), range(GRAPH_BATCH, len(images), GRAPH_BATCH))
     ahead = 1 + BATCHES_AHEAD
@@ -122,7 +121,7 @@ def device_of(model: torch.nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def _reported(batched: Iterable[Batch], total: int, on_image: OnImage | None) -> Iterator[Batch]:
+def _reported(batched: Iterable[Batch], total: int, on_image: Report | None) -> Iterator[Batch]:
     """Report each batch when the next is asked for, which is when it is done."""
     done = 0
     for images in batched:
@@ -148,7 +147,7 @@ def odin_scores(
     images: ImageSet,
     grid: Sequence[Odin],
     *,
-    on_image: OnImage | None = None,
+    on_image: Report | None = None,
 ) -> GridScores:
     """ODIN's scores of a set."""
     batched = batches(images, batch_size=MODEL_BATCH, device=device_of(checkpoint.model))
@@ -165,7 +164,7 @@ def kept_predictions(
     fingerprint: str,
     network: Network | None = None,
     odin: bool = False,
-    on_image: OnImage | None = None,
+    on_image: Report | None = None,
 ) -> Predictions:
     """Predictions of a run for a set: the outputs in its file, or else new ones, which are kept.
 

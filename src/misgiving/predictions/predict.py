@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from misgiving.checkpoint import Checkpoint, load
-from misgiving.data.cache import ImageSet, prepare
+from misgiving.data.cache import ImageSet, Report, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, FileImages
 from misgiving.data.decoding import FAIL, SKIP, BadImage, BadImagesError
@@ -22,7 +22,6 @@ from misgiving.data.duplicates import related_groups
 from misgiving.errors import DataError, ExplainedError, Parameter
 from misgiving.files import default_cache, sha256_of
 from misgiving.predictions.inference import (
-    OnImage,
     fingerprint_of,
     kept_network,
     kept_predictions,
@@ -60,7 +59,7 @@ class PredictedData(NamedTuple):
 
 
 def predict(
-    model: str | Path | Checkpoint, data: str | Dataset, *, on_image: OnImage | None = None
+    model: str | Path | Checkpoint, data: str | Dataset, *, on_image: Report | None = None
 ) -> Predictions:
     """Run a model once over a set of images.
 
@@ -99,8 +98,8 @@ class TrainedRun:
         *,
         device: str = "cpu",
         cache: Path | None = None,
-        on_image: OnImage | None = None,
-        on_predicted: OnImage | None = None,
+        on_image: Report | None = None,
+        on_predicted: Report | None = None,
         on_bad_image: str = FAIL,
         opinions: "Mapping[str, TrainedRun | Predictions] | None" = None,
     ) -> None:

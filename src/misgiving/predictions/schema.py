@@ -34,7 +34,7 @@ in one group, and logits that must be probabilities are refused.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def fields_of(
     losses = table.get("predicted_loss")
     fields: dict[str, Any] = {
         "logits": logits,
-        "labels": _positions("label", texts.get("label", [""] * count), classes, unused=others),
+        "labels": _positions("label", texts.get("label", [""] * count), classes),
         "classes": classes,
         "ids": ids,
         "has_ids": "id" in texts,
@@ -324,18 +324,15 @@ def _ids(texts: Sequence[str] | None, prefix: str, count: int) -> tuple[str, ...
     return tuple(texts)
 
 
-def _positions(
-    column: str, texts: Sequence[str], classes: Sequence[str], *, unused: Iterable[str] = ()
-) -> Int[np.ndarray, " n"]:
+def _positions(column: str, texts: Sequence[str], classes: Sequence[str]) -> Int[np.ndarray, " n"]:
     """Positions of classes, from their names, or from positions where none is a name."""
     names = [*classes] if {*texts} & {*classes} else [*map(str, range(len(classes)))]
     position_of = {"": UNKNOWN_CLASS} | {name: position for position, name in enumerate(names)}
     positions = [position_of.get(text) for text in texts]
     if None in positions:
-        row, others = positions.index(None), ", ".join(unused)
+        row = positions.index(None)
         problem = f"unknown class {texts[row]!r:.60}; choose from {', '.join(classes)}"
-        meaning = f" (columns without a meaning: {others})" if others else ""
-        raise error_at(row, column, f"{problem}{meaning}")
+        raise error_at(row, column, problem)
     return np.array(positions, dtype=np.int64)
 
 

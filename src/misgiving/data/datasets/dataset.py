@@ -17,9 +17,6 @@ from misgiving.errors import DataError, UsageError
 from misgiving.files import sha256_of
 from misgiving.groups import unit_numbers
 
-Metadata = Mapping[str, tuple[str, ...]]
-"""One value per image by column; empty where it is not known."""
-
 Labelled = TypeVar("Labelled", bound="LabelledImages")
 
 
@@ -179,7 +176,7 @@ class Dataset(LabelledImages):
         contents: One sentence for a report, where the name does not say enough.
         masks: Folder of lesion masks, named by an image's id and `_segmentation.png`, as large as
             the image and white on the lesion.
-        metadata: More columns, such as the patient's age.
+        metadata: More columns, such as the patient's age; empty where it is not known.
         left_out: Number of images of which no image of a derived set could be made.
     """
 
@@ -191,7 +188,7 @@ class Dataset(LabelledImages):
     augmentation: str = "light"
     contents: str = ""
     masks: Path | None = None
-    metadata: Metadata = field(default_factory=dict)
+    metadata: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: int = 0
 
     def __post_init__(self) -> None:
