@@ -87,18 +87,6 @@ def test_a_damaged_cache_is_rebuilt(tmp_path, damage):
     assert again.hashes == good.hashes
 
 
-def test_after_any_flipped_bit_of_the_record_the_set_is_prepared_again(tmp_path):
-    good = prepare(dataset_of(pixels()), SMALL, cache=tmp_path)
-    (folder,) = tmp_path.iterdir()
-    content = (folder / "hashes.json").read_bytes()
-    for at in range(0, len(content), 41):
-        damaged = bytearray(content)
-        damaged[at] ^= 1
-        (folder / "hashes.json").write_bytes(damaged)
-        assert prepare(dataset_of(pixels()), SMALL, cache=tmp_path).hashes == good.hashes
-        assert (folder / "hashes.json").read_bytes() == content
-
-
 def test_a_failure_or_an_interruption_leaves_nothing_behind(tmp_path):
     def interrupt(*_: int) -> None:
         raise KeyboardInterrupt

@@ -31,11 +31,9 @@ from misgiving.data.preprocessing import Preprocessing
 from misgiving.files import (
     locked,
     read_json,
-    seal,
     sha256_of,
     sha256_of_json,
     sha256_of_lines,
-    verify,
     whole_folder,
     write_json,
 )
@@ -151,7 +149,6 @@ def _load(folder: Path, dataset: Dataset, shape: tuple[int, ...]) -> ImageSet | 
     """
     try:
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        verify(folder, [RECORD], remedy="")
         record = read_json(folder / RECORD, remedy="")
         if (images.dtype, images.shape) != (np.uint8, shape):
             return None
@@ -207,5 +204,4 @@ def _write(
         file.flush()
         os.fsync(file.fileno())  # a file of zeros after a power failure would look whole
     write_json(folder / RECORD, {"hashes": hashes, "bad": bad})
-    seal(folder, [RECORD])
     return bad
