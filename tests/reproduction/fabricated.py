@@ -228,7 +228,10 @@ ALL_CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 PAPER_SETS = {  # in the reverse of the paper's order; `clin_skin` is missing
     "derm_skin": {"contents": "Skin beside the lesions", "left_out": 14, "paper_images": 1565},
     "photographs": {"contents": "Photographs of things", "paper_set": "imagenet"},
-    "b_box_70_image": {"contents": "Images under a box of 70 % of their area"},
+    "b_box_70_image": {
+        "contents": "Images under a box of 70 % of their area",
+        "paper_set": "b_box_70",
+    },
     "b_box_70": {"contents": "Lesions under a larger black box", "paper_images": 2454},
     "b_box": {"contents": "Lesions under a black box", "paper_images": 2025},
     "colon": {"contents": "Microscopy of the colon", "paper_set": "nct", "paper_images": 1350},

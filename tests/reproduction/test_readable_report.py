@@ -8,6 +8,7 @@ from browsing import UNFOLD, needs_chromium
 from fabricated import BLANK, EMPTY, SOMETIMES
 
 from misgiving.reproduction.report.page import render_page
+from misgiving.reproduction.report.run import models_of
 
 pytestmark = needs_chromium
 A4 = 703  # pixels between the margins
@@ -59,13 +60,13 @@ def test_a_click_on_a_heading_sorts_within_and_between_the_groups_of_a_table(vis
 
 def test_the_pointer_shows_the_numbers_of_the_nearest_mark(visit, address, complete):
     page, run = visit(address), complete
-    where = {"experiment": "generalization", "dataset": run.measured, "detector": ""}
+    where = {"experiment": "generalization", "dataset": "test", "detector": ""}
     rows = run.rows(**where, model="vanilla", metric="balanced_accuracy")
     values = [100 * value for value in rows["value"]]
     drawing = page.locator("#figure-3 > figure svg")
     drawing.scroll_into_view_if_needed()
     marks = drawing.locator(".value").all()
-    box = marks[-len(run.models(**where))].bounding_box()
+    box = marks[-len(models_of(run.rows(**where)))].bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2 + 5, box["y"] + box["height"] / 2 - 4)
     said = page.locator("#tip").inner_text()
     assert said.startswith(f"balanced accuracy, vanilla: {sum(values) / len(values):.1f}")

@@ -22,7 +22,7 @@ from misgiving.reproduction.generalization import RELIABILITY
 from misgiving.reproduction.intervals import MeasuredSet, risk_curves
 from misgiving.reproduction.ood_detection import unseen_sets
 from misgiving.reproduction.protocol import DERMOSCOPY, EXPERIMENTS, rate_experiments, units
-from misgiving.reproduction.published import SET_NAMES, paper_count
+from misgiving.reproduction.published import PAPER_SETS, READ_OTHERWISE, paper_count
 from misgiving.reproduction.runner import is_finished
 from misgiving.reproduction.source_code import code_digest
 from misgiving.reproduction.tables import (
@@ -237,7 +237,7 @@ def _write_sets(trial_data: TrialData, out: Path) -> None:
                 "images": len(images),
                 "groups": len(np.unique(images.units)),
                 "checksum": images.fingerprint,
-                "paper_set": row if row in SET_NAMES else "",
+                "paper_set": READ_OTHERWISE.get(row, row if row in PAPER_SETS else ""),
                 "paper_images": paper_count(row),
                 "left_out": outliers[name][0].left_out if name in outliers else 0,
                 "origin": protocol.origin(name) if name in outliers else "",

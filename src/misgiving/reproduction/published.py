@@ -103,17 +103,7 @@ PAPER_SETTINGS: Mapping[str, Mapping[str, Any]] = {
 """The settings of Sections 2 and 4, by the configuration in which a run records them."""
 
 VALIDATION_SHARE = 0.1
-
-
-def paper_set_of(name: str, stands_for: str = "") -> str:
-    """The row of Table 1 beside which a set of ours is shown; empty for a set of one's own.
-
-    >>> paper_set_of("histology", "nct"), paper_set_of("b_box_70_image"), paper_set_of("boxes")
-    ('nct', 'b_box_70', '')
-    """
-    row = READ_OTHERWISE.get(name) or stands_for or name
-    row = READ_OTHERWISE.get(row, row)
-    return row if row in PAPER_SETS else ""
+LESION_DATA = ("isic2019", "ham10000")  # kinds of data whose groups are lesions
 
 
 def paper_count(name: str) -> int | None:

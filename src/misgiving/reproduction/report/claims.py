@@ -114,17 +114,14 @@ class Verdict(NamedTuple):
         return sorted(harms, key=lambda row: -abs(row.estimate))
 
 
-Claim = tuple[str, str, list[Quantity], list[dict[str, str]]]
-"""Experiment whose trainings are compared, baseline, quantities, and columns of all metrics.
+def verdicts(run: Run) -> dict[str, Verdict]:
+    """Judge the primary claims, in the order of the paper; they were fixed before any run.
 
-The mean of the quantities, of which higher is better, is compared in each trial. The columns find
-all metrics of the claim in `intervals.csv`, for its harms.
-"""
-
-
-def primary_claims(run: Run) -> dict[str, Claim]:
-    """The claims that are tested, in the order of the paper; fixed before any run."""
-    general, ood, measured = "generalization", "ood_detection", run.measured
+    Of each claim: the experiment whose trainings are compared, the baseline, the quantities whose
+    mean, of which higher is better, is compared in each trial, and the columns that find all its
+    metrics in `intervals.csv`, for its harms.
+    """
+    general, ood, measured = "generalization", "ood_detection", run.settings["measured_set"]
     accuracy = Quantity(general, measured, "", "balanced_accuracy")
     sensitivities = [Quantity(general, measured, "", f"sensitivity/{n}") for n in run.minority]
     correlation = Quantity(general, measured, "predicted_loss", "spearman")
@@ -134,18 +131,14 @@ def primary_claims(run: Run) -> dict[str, Claim]:
     ranking = {"experiment": general, "detector": "predicted_loss"}
     odin = [{"experiment": name, "detector": "odin"} for name in (ood, "new_classes")]
     minority = [part._asdict() for part in sensitivities]
-    return {
-        "accuracy": (general, "vanilla", [accuracy], [{"experiment": general}, models_of_ood]),
-        "minority": (general, "vanilla", sensitivities, minority),
-        "ranking": (general, "mse", [correlation], [ranking]),
-        "ood": (ood, "vanilla", aurocs, odin[:1]),
-        "new_classes": (ood, "vanilla", [unseen], odin[1:]),
+    all_metrics = [{"experiment": general}, models_of_ood]
+    evidence = {
+        "accuracy": _evidence(run, general, "vanilla", [accuracy], all_metrics),
+        "minority": _evidence(run, general, "vanilla", sensitivities, minority),
+        "ranking": _evidence(run, general, "mse", [correlation], [ranking]),
+        "ood": _evidence(run, ood, "vanilla", aurocs, odin[:1]),
+        "new_classes": _evidence(run, ood, "vanilla", [unseen], odin[1:]),
     }
-
-
-def verdicts(run: Run) -> dict[str, Verdict]:
-    """Judge every primary claim."""
-    evidence = {name: _evidence(run, claim) for name, claim in primary_claims(run).items()}
     # a claim without a test keeps its place among those that are adjusted for
     adjusted = holm([verdict.p_value for verdict in evidence.values()])
     return {
@@ -154,9 +147,14 @@ def verdicts(run: Run) -> dict[str, Verdict]:
     }
 
 
-def _evidence(run: Run, claim: Claim) -> Verdict:
+def _evidence(
+    run: Run,
+    experiment: str,
+    baseline: str,
+    quantities: Sequence[Quantity],
+    family: Sequence[Mapping[str, str]],
+) -> Verdict:
     """The evidence on one claim, before the adjustment of its p-value."""
-    experiment, baseline, quantities, family = claim
     # a quantity that no trial has, such as a class without a measured image, is left out
     measured = [part for part in quantities if len(run.rows(**part._asdict()))]
     differences = run.differences(measured, MODEL, baseline)
@@ -165,20 +163,17 @@ def _evidence(run: Run, claim: Claim) -> Verdict:
         (size,) = (row for row in run.settings["sizes"] if row["experiment"] == experiment)
         ratio = size["measured"] / size["trained"]
         interval = t_interval(list(differences.values()), split_ratio=ratio)
-    paired = [run.paired(model=MODEL, baseline=baseline, **columns) for columns in family]
-    models = {name: run.rows(experiment=experiment, model=name) for name in (MODEL, baseline)}
+    trained = {name: run.rows(experiment=experiment, model=name) for name in (MODEL, baseline)}
+    lost = {name: select(rows, metric="diverged", value=1.0) for name, rows in trained.items()}
     return Verdict(
         experiment,
         baseline,
         differences,
         interval,
         interval.p_value if interval else 1.0,
-        [row for rows in paired for row in rows],
-        {
-            name: select(rows, metric="diverged", value=1.0)["trial"].nunique()
-            for name, rows in models.items()
-        },
-        {name: rows["trial"].nunique() for name, rows in models.items()},
+        [row for each in family for row in run.paired(model=MODEL, baseline=baseline, **each)],
+        {name: rows["trial"].nunique() for name, rows in lost.items()},
+        {name: rows["trial"].nunique() for name, rows in trained.items()},
     )
 
 
@@ -198,12 +193,8 @@ def unjudged_sets(by_claim: Mapping[str, Verdict]) -> list[str]:
     return [name for name in distinct(compared) if name not in judged]
 
 
-class Departure(NamedTuple):
-    """A setting or a set that is not the paper's; `code` says which sentence of the page it is."""
-
-    code: str
-    value: Any = None
-    paper: Any = None
+Departure = tuple[str, Any, Any]
+"""A setting or a set that is not the paper's: its sentence on the page, our value, the paper's."""
 
 
 def departures(run: Run) -> list[Departure]:
@@ -215,38 +206,37 @@ def departures(run: Run) -> list[Departure]:
 def _settings(run: Run) -> dict[Departure, Any]:
     """Our value and the paper's of each setting; classes may have another order."""
     data = run.settings["data"]
-    differs = {Departure("data", data): data.partition(":")[0] != "isic2019"}
+    differs = {("data", data, None): data.partition(":")[0] != "isic2019"}
     for section, settings in PAPER_SETTINGS.items():
         recorded = run.settings[section] if section else run.settings
         for key, paper in settings.items():
             value = tuple(recorded[key]) if isinstance(paper, tuple) else recorded[key]
             same = set(value) == set(paper) if isinstance(paper, tuple) else value == paper
-            differs[Departure(key, value, paper)] = not same
+            differs[key, value, paper] = not same
     return differs
 
 
 def _procedure(run: Run) -> dict[Departure, Any]:
     """The differences in procedure, each with the condition under which there is one."""
     settings, grouped = run.settings, run.settings["split"] != "paper"
-    training, model = settings["training"], settings["model"]
+    training, model, measured = settings["training"], settings["model"], settings["measured_set"]
     absent = [name for name, strength in settings["augmentation"].items() if not strength]
     share, tuning_set = settings["validation_share"], settings["odin"]["tuning_set"]
+    rate, backbone = training["estimator_rate"], model["backbone"]
     return {
-        Departure("backbone", model["backbone"]): model["backbone"].partition(".")[0] != "vgg16",
-        Departure("weights", model["weights"]): model["weights"] or not model["pretrained"],
+        ("backbone", backbone, None): backbone.partition(".")[0] != "vgg16",
+        ("weights", model["weights"], None): model["weights"] or not model["pretrained"],
         **{
-            Departure(name, training[name]): training[name] != "inverse"
+            (name, training[name], None): training[name] != "inverse"
             for name in ("class_weights", "sampling")
         },
-        Departure("estimator_rate", training["estimator_rate"]): training["estimator_rate"] != 1,
-        Departure("color_constancy"): settings["preprocessing"]["color_constancy"] == "none",
-        Departure("augmentation", tuple(absent)): absent,
-        Departure("split"): grouped,
-        Departure("validation_share", share, VALIDATION_SHARE): (
-            not grouped and share != VALIDATION_SHARE
-        ),
-        Departure("measured_set", run.measured): run.measured != "validation",
-        Departure("tuning_set", tuning_set): run.paper_set(tuning_set) != TUNING_SET,
+        ("estimator_rate", rate, None): rate != 1,
+        ("color_constancy", None, None): settings["preprocessing"]["color_constancy"] == "none",
+        ("augmentation", tuple(absent), None): absent,
+        ("split", None, None): grouped,
+        ("validation_share", share, VALIDATION_SHARE): not grouped and share != VALIDATION_SHARE,
+        ("measured_set", measured, None): measured != "validation",
+        ("tuning_set", tuning_set, None): run.paper_set(tuning_set) != TUNING_SET,
     }
 
 
@@ -255,28 +245,21 @@ def _sets(run: Run) -> dict[Departure, Any]:
     differs: dict[Departure, Any] = {}
     for paper_set in PAPER_SETS:
         names = run.sets_of(paper_set)
-        differs[Departure("not_measured", paper_set)] = not names
+        differs["not_measured", paper_set, None] = not names
         for name in names:
             facts, stands_in = run.datasets[name], run.stands_in(name)
             expected = facts["paper_images"] or PAPER_SETS[paper_set].images
-            differs |= {
-                Departure("stands_in", name, paper_set): stands_in,
-                Departure("set_size", name, expected): (
-                    not stands_in and facts["images"] != expected
-                ),
-                Departure("made_here", name): run.origin(name) == "made here",
-            }
+            other_size = not stands_in and facts["images"] != expected
+            differs["stands_in", name, paper_set] = stands_in
+            differs["set_size", name, expected] = other_size
+            differs["made_here", name, None] = run.origin(name) == "made here"
     return differs
-
-
-def here(cell: Published, dataset: str) -> Quantity:
-    """The quantity of a run that a printed number is compared with."""
-    return Quantity(cell.experiment, dataset, cell.detector, cell.metric)
 
 
 def includes(run: Run, dataset: str, cell: Published) -> bool | None:
     """True if our t-interval includes the paper's difference; None where there is none."""
-    pair = run.interval(here(cell, dataset), "proposed", "vanilla")
+    quantity = Quantity(cell.experiment, dataset, cell.detector, cell.metric)
+    pair = run.interval(quantity, "proposed", "vanilla")
     if pair is None or pair.trial_lower is None:
         return None
     return bool(pair.trial_lower <= cell.difference <= pair.trial_upper)
@@ -284,7 +267,7 @@ def includes(run: Run, dataset: str, cell: Published) -> bool | None:
 
 def agreement(run: Run) -> tuple[int, int]:
     """The number of the paper's differences that our t-intervals include, of those comparable."""
-    compared = [(run.measured, FIGURE_3), (UNSEEN_SET, FIGURE_5)]
+    compared = [(run.settings["measured_set"], FIGURE_3), (UNSEEN_SET, FIGURE_5)]
     for paper_set in PAPER_SETS:
         compared += [(name, cell) for name in run.sets_of(paper_set) for cell in table_1(paper_set)]
     included = [includes(run, name, cell) for name, cell in compared]

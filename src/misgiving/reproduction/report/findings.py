@@ -12,7 +12,7 @@ from misgiving.metrics.selective import BY_GROUPS, BY_IMAGES
 from misgiving.reproduction.config import MSP, RATE_MODELS, learning_rate_of
 from misgiving.reproduction.report.claims import Effect, effect_of
 from misgiving.reproduction.report.names import OF_POLICY
-from misgiving.reproduction.report.run import Quantity, Run, in_order, main_model, models_of, select
+from misgiving.reproduction.report.run import Quantity, Run, main_model, models_of, select
 
 COLLAPSED_SPREAD = 0.1  # an estimate with less than a tenth of the true spread counts as constant
 REACHED = 0.95  # of vanilla's mean final value
@@ -120,18 +120,13 @@ def diverged(run: Run) -> list[tuple[str, int]]:
 def uncalibrated(run: Run) -> list[tuple[str, int]]:
     """Model and trial of each policy that is missing, though the classifier was measured."""
     lost = {*_trainings(run, dataset=POLICY_SET), *diverged(run)}
-    return [training for training in _trainings(run, dataset=run.measured) if training not in lost]
+    measured = _trainings(run, dataset=run.settings["measured_set"])
+    return [training for training in measured if training not in lost]
 
 
 def _trainings(run: Run, **columns: object) -> list[tuple[str, int]]:
     rows = run.rows(experiment="generalization", **columns)
     return sorted(set(zip(rows["model"], rows["trial"], strict=True)))
-
-
-def sensitivities(metrics: Iterable[str], classes: Iterable[str]) -> list[str]:
-    """The sensitivities among these metrics, in the order of the classes, then any others."""
-    present = (name for name in metrics if name.startswith("sensitivity/"))
-    return in_order(present, (f"sensitivity/{name}" for name in classes))
 
 
 def odin_parameters(run: Run, model: str) -> list[str]:
@@ -153,7 +148,7 @@ def by_effect(differences: Iterable[Any]) -> dict[Effect, list[Any]]:
 
 def from_msp(run: Run, detector: str, metric: str) -> dict[str, Any]:
     """The difference of an acceptance score from MSP in the same model, by model."""
-    quantity = Quantity("generalization", run.measured, detector, metric)
+    quantity = Quantity("generalization", run.settings["measured_set"], detector, metric)
     rows = {model: run.interval(quantity, model, MSP) for model in models_of(run.intervals)}
     return {model: row for model, row in rows.items() if row is not None}
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 from markupsafe import Markup
@@ -23,34 +24,37 @@ from misgiving.reproduction.report.run import (
     select,
 )
 
-FIGURE_KINDS: tuple[Kind, ...] = ("png", "svg")
 PROLOG = re.compile(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<!--.*?-->", re.DOTALL)
 
 
 def write_report(run: Run, folder: Path) -> Path:
     """Write `report.html`, whose path is returned, and `figures/`; no model is needed."""
     drawn = draw_figures(run)
-    for name, figure in drawn.items():
-        for kind in FIGURE_KINDS:
-            with whole_file(folder / "figures" / f"{name}.{kind}") as partial:
-                partial.write_bytes(render(figure, kind))
+    kinds: tuple[Kind, ...] = ("png", "svg")
+    for (name, figure), kind in product(drawn.items(), kinds):
+        with whole_file(folder / "figures" / f"{name}.{kind}") as partial:
+            partial.write_bytes(render(figure, kind))
     write_text(folder / "report.html", render_page(run, drawn))
     return folder / "report.html"
 
 
 def draw_figures(run: Run) -> dict[str, Figure]:
     """The report's figures under the names of their files; some only with data for them."""
-    classes, monitored = run.settings["classes"], run.settings["monitored_set"]
-    measured = run.rows(experiment="generalization", dataset=run.measured)
-    examples = [
-        (published.title(name), caption(run, name), run.pictures[name]) for name in run.example_sets
-    ]
+    settings, classes = run.settings, run.settings["classes"]
+    monitored, tuning_set = settings["monitored_set"], settings["odin"]["tuning_set"]
+    measured = run.rows(experiment="generalization", dataset=settings["measured_set"])
+    examples = []
+    for name in run.example_sets:
+        facts, paper_set = run.datasets[name], published.title(run.paper_set(name))
+        stands = f"for {paper_set}: " if run.stands_in(name) else ""
+        caption = f"{stands}{facts['contents']}; {count(facts['images'], 'images')}"
+        examples.append((published.title(name), caption, run.pictures[name]))
     drawn = {
         "figure-2": figures.learning_figure(run.histories, monitored=monitored),
         "figure-3": figures.sensitivity_figure(select(measured, detector=""), classes=classes),
         "figure-4": figures.examples_figure(examples),
         "figure-5": figures.new_classes_figure(run.results),
-        "table-1": figures.ood_figure(run.results, tuning_set=run.tuning_set),
+        "table-1": figures.ood_figure(run.results, tuning_set=tuning_set),
     }
     if len(run.confusions):
         drawn["confusions"] = figures.confusion_figure(run.confusions, classes=classes)
@@ -62,14 +66,6 @@ def draw_figures(run: Run) -> dict[str, Figure]:
     if len(run.reliability):
         drawn["reliability"] = figures.calibration_figure(run.reliability)
     return drawn
-
-
-def caption(run: Run, dataset: str) -> str:
-    """The caption of the examples of a set."""
-    facts = run.datasets[dataset]
-    paper_set = published.title(run.paper_set(dataset))
-    stands = f"for {paper_set}: " if run.stands_in(dataset) else ""
-    return f"{stands}{facts['contents']}; {count(facts['images'], 'images')}"
 
 
 def render_page(run: Run, drawn: Mapping[str, Figure]) -> str:

@@ -20,7 +20,7 @@ from misgiving.reproduction.published import (
     MINORITY,
     PAPER_SETS,
     READ_OTHERWISE,
-    paper_set_of,
+    SET_NAMES,
     table_1,
 )
 from misgiving.reproduction.tables import (
@@ -31,7 +31,6 @@ from misgiving.reproduction.tables import (
     values_by_trial,
 )
 
-LESION_DATA = "isic2019", "ham10000"  # data whose groups are lesions
 MINORITY_CLASSES = 3  # classes that count as minority where the paper's are absent
 SAME_CLASS = {"AKIEC": "AK"}  # HAM10000 files actinic keratosis with Bowen's disease
 
@@ -143,29 +142,6 @@ class Run:
         """The results whose columns hold these values."""
         return select(self.results, **columns)
 
-    def models(self, **columns: object) -> list[str]:
-        """The models that have such results, in their order."""
-        return models_of(self.rows(**columns))
-
-    def names(self, column: str, **columns: object) -> list[str]:
-        """The values of a column of such results, each once."""
-        return distinct(self.rows(**columns)[column])
-
-    @property
-    def measured(self) -> str:
-        """The set behind the numbers of 4.1 and the in-distribution side of 4.2 and 4.3."""
-        return str(self.settings["measured_set"])
-
-    @property
-    def unit(self) -> str:
-        """The word for a group of the data."""
-        return "lesion" if self.settings["data"].partition(":")[0] in LESION_DATA else "group"
-
-    @property
-    def tuning_set(self) -> str:
-        """The OOD set that ODIN was tuned on."""
-        return str(self.settings["odin"]["tuning_set"])
-
     @cached_property
     def claimed_sets(self) -> list[str]:
         """The untuned sets on which the paper's claim about ODIN is judged.
@@ -175,7 +151,8 @@ class Run:
         against the paper.
         """
         rows = self.rows(experiment="ood_detection", detector="odin", metric="auroc")
-        untuned = [name for name in distinct(rows["dataset"]) if name != self.tuning_set]
+        tuning_set = self.settings["odin"]["tuning_set"]
+        untuned = [name for name in distinct(rows["dataset"]) if name != tuning_set]
         if not self.settings["compares_with_paper"]:
             return untuned
         cells = [cell for name in PAPER_SETS for cell in table_1(name) if cell.metric == "auroc"]
@@ -200,22 +177,21 @@ class Run:
 
     def paper_set(self, dataset: str) -> str:
         """The row of the paper's Table 1 beside which a set is shown; empty for none."""
-        return paper_set_of(dataset, self.datasets.get(dataset, {}).get("paper_set", ""))
+        return str(self.datasets.get(dataset, {}).get("paper_set", ""))
 
     def sets_of(self, paper_set: str) -> list[str]:
         """The sets that are shown beside a row of the paper's Table 1, its namesake first."""
-        measured = self.names("dataset", experiment="ood_detection")
+        measured = distinct(self.rows(experiment="ood_detection")["dataset"])
         beside = [name for name in measured if self.paper_set(name) == paper_set]
         return sorted(beside, key=lambda name: name != paper_set)
 
     def stands_in(self, dataset: str) -> bool:
         """True for a set that is shown under a set of the paper which it is not."""
-        return self.paper_set(dataset) not in ("", dataset, READ_OTHERWISE.get(dataset))
+        return self.paper_set(dataset) != "" and dataset not in SET_NAMES
 
     def origin(self, dataset: str) -> str:
         """`published set` or `made here` for a set of the paper's name; empty for others."""
-        bears_name = self.paper_set(dataset) and not self.stands_in(dataset)
-        return str(self.datasets.get(dataset, {}).get("origin", "")) if bears_name else ""
+        return str(self.datasets[dataset]["origin"]) if dataset in SET_NAMES else ""
 
     @cached_property
     def detector_rows(self) -> pd.DataFrame:
@@ -231,13 +207,14 @@ class Run:
 
         Within a row of the paper, the set of the paper's name comes before others.
         """
-        places = {name: place for place, name in enumerate((*PAPER_SETS, ""))}
+        shown = [name for name in self.datasets if self.pictures.get(name)]
+        own = [name for name in shown if name.startswith(self.settings["measured_set"])]
+        places = (*PAPER_SETS, "")
 
         def order(name: str) -> tuple[int, bool]:
-            place = -1 if name.startswith(self.measured) else places[self.paper_set(name)]
-            return place, name in READ_OTHERWISE
+            return places.index(self.paper_set(name)), name in READ_OTHERWISE
 
-        return [name for name in sorted(self.datasets, key=order) if self.pictures.get(name)]
+        return own + sorted((name for name in shown if name not in own), key=order)
 
 
 def read_run(folder: Path) -> Run:
