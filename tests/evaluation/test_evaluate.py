@@ -134,9 +134,9 @@ def test_ood_sets_are_measured_by_every_score_that_both_have(deferral):
     evaluation = evaluate(predictions(), deferral, ood={"flat": flat})
     measured = values(evaluation, "flat", evaluation.ood_detector)
     result = evaluation.ood["flat"]
-    assert measured["auroc"] == pytest.approx(result.separation.auroc)
+    assert measured["auroc"] == pytest.approx(result.auroc.value)
     pairs = evaluation.inlier_scores[:, None] > result.scores
-    assert result.separation.auroc == pytest.approx(pairs.mean())
+    assert result.auroc.value == pytest.approx(pairs.mean())
     share = np.mean([decision.decision == "ood" for decision in deferral.decide(flat)])
     assert values(evaluation, "flat", "policy")["ood_share"] == pytest.approx(share)
     assert result.decided["ood"].value == pytest.approx(share)

@@ -89,16 +89,6 @@ def test_the_confusion_is_the_confident_joint_by_hand():
     np.testing.assert_allclose(_confusion(probabilities, labels), expected)
 
 
-def test_the_confusion_agrees_with_cleanlab():
-    count = pytest.importorskip("cleanlab.count", reason="cleanlab is not installed")
-    labels = np.random.default_rng(2).integers(0, 3, 500)
-    probabilities = np.exp(outputs_like(labels))
-    joint = count.compute_confident_joint(labels, probabilities, calibrate=False) + np.eye(3)
-    joint *= np.bincount(labels)[:, None] / joint.sum(axis=1, keepdims=True)
-    # cleanlab counts at least 1 on the diagonal, as there are here
-    np.testing.assert_allclose(_confusion(probabilities, labels), joint / joint.sum(axis=0))
-
-
 def test_the_score_is_the_mean_of_its_two_parts():
     labels = np.random.default_rng(3).integers(0, 3, 200)
     outputs = outputs_like(labels)

@@ -350,7 +350,7 @@ def _detection(
             rows += measure_shares(outcomes, name)
             decided = shares_of_decisions(outcomes, outliers.units)
         sides, units = (inliers[detector], scores[detector]), (measured.units, outliers.units)
-        results[name] = OodResult(scores[detector], separation(sides, units, seed=seed), decided)
+        results[name] = OodResult(scores[detector], *separation(sides, units, seed=seed), decided)
     return inliers[detector], results, rows
 
 

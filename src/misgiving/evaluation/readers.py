@@ -1,8 +1,8 @@
 """People who read the images: each alone, their agreement, and the team of each with a policy."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -14,10 +14,9 @@ from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.evaluation.measures import Measurement
-from misgiving.evaluation.shares import Share, shares
+from misgiving.evaluation.shares import Estimate, Share, estimate, shares
 from misgiving.groups import one_per_group
 from misgiving.metrics.classification import krippendorff_alpha
-from misgiving.metrics.uncertainty import bootstrap, percentile_interval
 from misgiving.predictions.record import Predictions
 from misgiving.predictions.schema import UNKNOWN_CLASS
 
@@ -28,14 +27,6 @@ PRIOR = 1.0  # answers, spread evenly, that are added to those for each class
 Column = Shaped[np.ndarray, "_ ..."]
 Read = tuple[Column, Column, Column, Column, Column]
 """Labels, a reader's answers, and of the model predicted classes, probabilities and scores."""
-
-
-class Estimate(NamedTuple):
-    """A value, and its 95 % interval by the bootstrap over groups."""
-
-    value: float
-    lower: float
-    upper: float
 
 
 class Team(NamedTuple):
@@ -131,7 +122,7 @@ def measure_readers(
     everyone, alpha = np.stack([*measured.readers.values()]), None
     if ((everyone != UNKNOWN_CLASS).sum(axis=0) > 1).any():
         statistic = partial(krippendorff_alpha, everyone, len(measured.classes))
-        alpha = _estimate(statistic, measured.units, seed=deferral.seed)
+        alpha = estimate(statistic, (measured.units,), seed=deferral.seed)
     return Readers(teams, alpha)
 
 
@@ -159,7 +150,7 @@ def _measure_team(
         best={way: float(DEFERRED_SHARES[at]) for way, at in best.items()},
         accuracy=dict(zip(ways, _right(ways.values(), units), strict=True)),
         costs={
-            way: _estimate(partial(_mean, wrong * lost), units, seed=deferral.seed)
+            way: estimate(partial(_mean, wrong * lost), (units,), seed=deferral.seed)
             for way, wrong in ways.items()
             if deferral.costs
         },
@@ -220,8 +211,3 @@ def _right(masks: Iterable[Mask], units: Classes) -> list[Share]:
 
 def _mean(values: Values, weights: Weights) -> Replicates:
     return np.asarray(weights @ values / weights.sum(axis=-1))
-
-
-def _estimate(statistic: Callable[[Weights], Any], units: Classes, *, seed: int) -> Estimate:
-    drawn = bootstrap([lambda weights: {"": statistic(weights)}], [(units,)], seed=seed)
-    return Estimate(float(statistic(np.ones(len(units)))), *percentile_interval(drawn[""]))

@@ -1,7 +1,7 @@
 """Shares of images with intervals, and what rests on them: risk over coverage, reliability, OOD."""
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -45,24 +45,36 @@ class CurvePoint(NamedTuple):
     error: Share
 
 
-class Separation(NamedTuple):
-    """Separation of a set by an OOD score: AUROC with its 95 % interval, and FPR@TPR95.
+class Estimate(NamedTuple):
+    """A value, and its 95 % interval by the bootstrap over groups; NaN where there is none."""
 
-    The interval is NaN with one group on a side, and where the bootstrap finds no variation.
-    """
-
-    auroc: float
+    value: float
     lower: float
     upper: float
-    fpr_at_tpr95: float
 
 
 class OodResult(NamedTuple):
-    """An OOD set: scores, separation, and the shares of the policy's decisions, if any."""
+    """An OOD set: scores, separation by them, and shares of the policy's decisions, if any."""
 
     scores: Float[np.ndarray, " _"]
-    separation: Separation
+    auroc: Estimate
+    fpr_at_tpr95: float
     decided: Mapping[str, Share]
+
+
+def estimate(
+    statistic: Callable[..., Any],
+    units: tuple[Shaped[np.ndarray, " _"], ...],
+    *,
+    seed: int,
+    replicates: int = 1000,
+) -> Estimate:
+    """Estimate a statistic, a function of the weights of each set, whose groups are `units`."""
+    drawn = bootstrap(
+        [lambda *weights: {"": statistic(*weights)}], [units], replicates=replicates, seed=seed
+    )
+    value = statistic(*(np.ones(len(side)) for side in units))
+    return Estimate(float(value), *percentile_interval(drawn[""], level=1 - INTERVAL_LEVEL))
 
 
 def shares(
@@ -164,8 +176,10 @@ def separation(
     units: tuple[Shaped[np.ndarray, " n_in"], Shaped[np.ndarray, " n_out"]],
     *,
     seed: int,
-) -> Separation:
-    """AUROC of an OOD set, with its bootstrap interval over groups, and its FPR@TPR95.
+) -> tuple[Estimate, float]:
+    """AUROC of an OOD set, and its FPR@TPR95.
+
+    The AUROC has no interval with one group on a side, and where the bootstrap finds no variation.
 
     Args:
         scores: OOD scores of in-distribution and of OOD images; those not finite are left out.
@@ -174,23 +188,21 @@ def separation(
     """
     finite = [np.isfinite(side) for side in scores]
     inside, outside = (side[mask] for side, mask in zip(scores, finite, strict=True))
+    nothing = float("nan")
     if not len(inside) or not len(outside):
-        return Separation(*[float("nan")] * 4)
+        return Estimate(nothing, nothing, nothing), nothing
     measured = ood_metrics(inside, outside)
-    auroc, fpr = float(measured["auroc"]), float(measured["fpr_at_tpr95"])
+    auroc = Estimate(float(measured["auroc"]), nothing, nothing)
     sides = tuple(side[mask] for side, mask in zip(units, finite, strict=True))
-    if min(len(np.unique(side)) for side in sides) < 2:
-        return Separation(auroc, float("nan"), float("nan"), fpr)
-    joined = np.concatenate([inside, outside])
-    is_outlier = np.arange(len(joined)) >= len(inside)
-
-    def statistic(*weights: np.ndarray) -> dict[str, np.ndarray]:
-        of_both = np.concatenate(weights, axis=-1)
-        return {"auroc": np.asarray(error_auroc(joined, is_outlier, weights=of_both))}
-
-    replicates = int(np.clip(MAX_DRAWS // len(joined), *REPLICATES))
-    drawn = bootstrap([statistic], [sides], replicates=replicates, seed=seed)
-    lower, upper = percentile_interval(drawn["auroc"], level=1 - INTERVAL_LEVEL)
-    if lower == upper:
-        lower = upper = float("nan")
-    return Separation(auroc, lower, upper, fpr)
+    if min(len(np.unique(side)) for side in sides) > 1:
+        joined = np.concatenate([inside, outside])
+        is_outlier = np.arange(len(joined)) >= len(inside)
+        drawn = estimate(
+            lambda *both: error_auroc(joined, is_outlier, weights=np.concatenate(both, axis=-1)),
+            sides,
+            seed=seed,
+            replicates=int(np.clip(MAX_DRAWS // len(joined), *REPLICATES)),
+        )
+        if drawn.lower < drawn.upper:
+            auroc = drawn._replace(value=auroc.value)
+    return auroc, float(measured["fpr_at_tpr95"])
