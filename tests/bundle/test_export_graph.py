@@ -24,7 +24,7 @@ from onnx import helper
 from misgiving import Deferral, Predictions
 from misgiving.bundle.bundle import Bundle
 from misgiving.bundle.decide_files import decide_files, load_model
-from misgiving.bundle.export_graph import UNCHECKED, export_graph, read_preprocessing
+from misgiving.bundle.export import export_graph, read_preprocessing
 from misgiving.data.datasets import image_names
 from misgiving.errors import DataError, UsageError
 from misgiving.scores.outputs import Outputs
@@ -105,7 +105,7 @@ def test_a_graph_decides_as_its_policy_on_its_predictions(colours_made, new_imag
     assert decisions_of(unchecked, new_images) == decisions
     assert [bundle.card["compared"] for bundle in (checked, unchecked)] == [32, 0]
     for name, says_so in (("b1", False), ("b2", True)):
-        assert (UNCHECKED in (tmp_path / name / "README.md").read_text()) == says_so
+        assert ("It was not checked" in (tmp_path / name / "README.md").read_text()) == says_so
     # weights beside the graph are taken into the bundle
     beside = {"save_as_external_data": True, "location": "net.data", "size_threshold": 0}
     onnx.save(onnx.load(graph), tmp_path / "net.onnx", **beside)
@@ -156,8 +156,8 @@ def test_a_policy_for_other_outputs_is_refused(colours_made, images, place, tmp_
     Deferral().fit(table.with_opinion(other, "other")).save(tmp_path / "judged")
     for policy, culprit in (
         (tmp_path / "policy", "probabilities"),
-        ("knn-policy", "'features'"),
-        (tmp_path / "judged", "second opinions"),
+        ("knn-policy", "feature_0"),
+        (tmp_path / "judged", "second opinion"),
     ):
         with pytest.raises(UsageError, match=culprit):
             colours_made.export(colours_made.graph, tmp_path / "b", policy=place / policy)

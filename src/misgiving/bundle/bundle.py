@@ -126,25 +126,28 @@ class Bundle:
 
     def decide_inputs(self, *inputs: Squares) -> Decisions:
         """Decide for images as each model sees them (see `model_inputs`), in their order."""
-        outputs = self.outputs(*inputs)
-        if self.policy is None:
-            return defer_all(score_without_policy(outputs), self.classes)
-        return self.policy.decide(outputs)
+        return self.decide_scored(self.score_inputs(*inputs))
 
-    def outputs(self, inputs: Squares, *others: Squares) -> Outputs:
-        """Outputs for preprocessed images, with the second opinions on them."""
+    def score_inputs(self, inputs: Squares, *others: Squares) -> ScoredImages:
+        """Score images as each model sees them, of which decisions are made together."""
         outputs = self.network(inputs)
         opinions = {
             name: softmax(other.network(seen).logits.astype(np.float64), axis=1)
             for (name, other), seen in zip(self.opinions.items(), others, strict=True)
         }
         losses = outputs.predicted_losses if self.estimates_losses else None
-        return replace(outputs, predicted_losses=losses, opinions=opinions)
+        outputs = replace(outputs, predicted_losses=losses, opinions=opinions)
+        return score_without_policy(outputs) if self.policy is None else self.policy.score(outputs)
 
-    def score_inputs(self, *inputs: Squares) -> ScoredImages:
-        """Score preprocessed images, of which decisions are made together with others."""
-        score = score_without_policy if self.policy is None else self.policy.score
-        return score(self.outputs(*inputs))
+    def decide_scored(self, scored: ScoredImages, *, threshold: float | None = None) -> Decisions:
+        """Decide for scored images; `threshold` is that of their batch, None: they are the batch.
+
+        Raises:
+            DataError: They are too few for the average guarantee.
+        """
+        if self.policy is None:
+            return defer_all(scored, self.classes)
+        return self.policy.decide(scored, threshold=threshold)
 
     def decide(self, images: Sequence[bytes], names: Sequence[str]) -> Sequence[Decision]:
         """Decide for encoded images, in their order.

@@ -29,12 +29,7 @@ from misgiving.data.decoding import (
     returning_bad_images,
 )
 from misgiving.deferral.decision_tables import UNREADABLE, DecisionRow
-from misgiving.deferral.decisions import (
-    Decisions,
-    ScoredImages,
-    defer_all,
-    score_without_policy,
-)
+from misgiving.deferral.decisions import ScoredImages, score_without_policy
 from misgiving.deferral.policy_file import POLICY_FOLDER
 from misgiving.errors import DataError
 from misgiving.files import sha256_of_json, whole_file
@@ -46,6 +41,7 @@ if TYPE_CHECKING:
 
 OnImage = Callable[[int, int], None]
 PART = 256  # images
+DECIDING = ("acceptance_score", "ood_score", "acceptable")  # columns
 
 
 def load_model(
@@ -120,24 +116,17 @@ class DecidedFiles:
         self.bad = [BadImage(*each) for part in parts for each in _unreadable(part).items()]
         self._threshold = math.inf
         if model.policy is not None:
-            columns = zip(*map(_deciding, map(_scored, parts)), strict=True)
-            self._threshold = model.policy.threshold(*map(np.concatenate, columns))
+            columns = [[arrays[name] for name in DECIDING] for arrays in map(load_file, parts)]
+            batch = map(np.concatenate, zip(*columns, strict=True))
+            self._threshold = model.policy.threshold(*batch)
 
     def __iter__(self) -> Iterator[DecisionRow]:
         for part, names in self._parts.items():
-            decisions = iter(self._decided(_scored(part)))
-            reasons = _unreadable(part)
+            scored, reasons = ScoredImages(**load_file(part)), _unreadable(part)
+            decisions = iter(self._model.decide_scored(scored, threshold=self._threshold))
             for name in names:
-                yield (
-                    DecisionRow(name, unreadable=reasons[name])
-                    if name in reasons
-                    else DecisionRow(name, next(decisions))
-                )
-
-    def _decided(self, scored: ScoredImages) -> Decisions:
-        if self._model.policy is None:
-            return defer_all(scored, self._model.classes)
-        return self._model.policy.decide(scored, threshold=self._threshold)
+                decision = None if name in reasons else next(decisions)
+                yield DecisionRow(name, decision, reasons.get(name))
 
 
 def decide_files(
@@ -205,15 +194,6 @@ def _part_name(model: Bundle, names: Sequence[str]) -> str:
             keys[name] = file_key(Path(name))
     policy = model.policy and model.policy.fingerprint
     return sha256_of_json([model.fingerprint, policy, names, keys])[:32]
-
-
-def _scored(part: Path) -> ScoredImages:
-    return ScoredImages(**load_file(part))
-
-
-def _deciding(scored: ScoredImages) -> tuple[np.ndarray, ...]:
-    """The columns that decide."""
-    return scored.acceptance_score, scored.ood_score, scored.acceptable
 
 
 def _unreadable(part: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from misgiving.bundle.bundle import FACTS, Bundle, used_opinions
-from misgiving.bundle.write import write_bundle
+from misgiving.bundle.export import write_bundle
 from misgiving.checkpoint import Checkpoint, load, versions
 from misgiving.deferral.deferral import Deferral
 from misgiving.files import check_replaceable, whole_folder
@@ -44,29 +44,25 @@ def export_run(
         graphs = {}
         for number, (name, other) in enumerate(others.items(), 1):
             write_compared_graph(other, partial / (graph := f"opinion_{number}.onnx"))
-            facts = {"name": name, "fingerprint": fingerprint_of(other)}
-            graphs[graph] = {**facts, "preprocessing": asdict(other.preprocessing)}
-        return write_bundle(
-            partial,
-            preprocessing=checkpoint.preprocessing,
-            estimates_losses=checkpoint.estimates_losses,
-            fingerprint=fingerprint,
-            classes=checkpoint.classes,
-            deferral=deferral,
-            card=_card(checkpoint),
-            opinions=graphs,
-        )
+            seen = asdict(other.preprocessing)
+            identity = {"name": name, "fingerprint": fingerprint_of(other)}
+            graphs[graph] = {**identity, "preprocessing": seen}
+        facts = {
+            "classes": checkpoint.classes,
+            "fingerprint": fingerprint,
+            "preprocessing": asdict(checkpoint.preprocessing),
+            "estimates_losses": checkpoint.estimates_losses,
+            "opinions": graphs,
+        }
+        return write_bundle(partial, facts, _card(checkpoint), deferral)
 
 
 def _card(checkpoint: Checkpoint) -> dict[str, Any]:
     """Facts on a run for the model card, as JSON values."""
-    estimates = " that estimates its own loss" if checkpoint.estimates_losses else ""
     split = checkpoint.split
     counts = Counter(zip(split.sets, split.labels, strict=True))
     installed = versions(EXPORTED_WITH).items()
     return {
-        "what": f"A classifier ({checkpoint.architecture.backbone}) of {len(checkpoint.classes)} "
-        f"classes{estimates}.",
         "data": {"name": checkpoint.data.name, "fingerprint": checkpoint.data.fingerprint},
         "class_counts": {
             set_name: {name: counts[set_name, name] for name in checkpoint.classes}

@@ -60,7 +60,7 @@ def export(
             opinions = named_places("second_opinion", second_opinion)
             bundle = export_run(model, out, opinions=opinions, overwrite=overwrite)
         else:
-            from misgiving.bundle.export_graph import export_graph, read_preprocessing
+            from misgiving.bundle.export import export_graph, read_preprocessing
 
             bundle = export_graph(
                 model,

@@ -1,42 +1,70 @@
-"""A bundle of an ONNX graph that was made elsewhere, from images to logits; needs no torch.
+"""Write a bundle: what every bundle has, and that of an ONNX graph made elsewhere; needs no torch.
 
-The graph takes RGB images in [0, 1], as float32 of N x 3 x size x size for any N; normalisation is
-part of it. It gives `logits` and, if it has outputs of these names, `features` (the input of the
+Such a graph takes RGB images in [0, 1], as float32 of N x 3 x size x size for any N; normalisation
+is part of it. It gives `logits` and, if it has outputs of these names, `features` (the input of the
 last linear layer) and `predicted_losses`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
 
-from misgiving.bundle.bundle import FACTS, Bundle
-from misgiving.bundle.write import write_bundle
+from misgiving.bundle.bundle import CARD, FACTS, FORMAT, Bundle
 from misgiving.data.decoding import read_bytes
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.deferral import Deferral
-from misgiving.deferral.policy import Policy
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import (
+    README,
     check_replaceable,
     read_json,
+    seal,
     sha256_of_file,
     sha256_of_json,
     whole_folder,
+    write_json,
+    write_text,
 )
 from misgiving.predictions.network import GRAPH, Network
 from misgiving.predictions.record import Predictions
+from misgiving.report.rendering import certificate_sentences, environment, lines
 
 MAX_COMPARED = 32  # images that are predicted again
 MAX_DIFFERENCE = 1e-3  # of a repeated prediction, as a share of the largest value
-UNCHECKED = (
-    "It was not checked that this graph, with this preprocessing, made the predictions on which "
-    "the policy was calibrated: this takes predictions with the path of each image, and none were "
-    "given. The guarantee holds only if it did."
-)
+
+
+def write_bundle(
+    folder: Path, facts: Mapping[str, Any], card: Mapping[str, Any], deferral: Deferral | None
+) -> Bundle:
+    """Write everything else of a bundle beside the graphs in `folder`, seal it, and read it.
+
+    Args:
+        folder: It has the graphs.
+        facts: Fields of `Bundle`, and by graph the name, fingerprint and preprocessing of each
+            model of a second opinion.
+        card: On the model, its data and its making.
+        deferral: It has the policy.
+    """
+    write_json(folder / FACTS, {"format": FORMAT, **facts})
+    uncertified = lines("model_card.txt", "uncertified")
+    if deferral is not None:
+        deferral.write(folder, deferral.policy_.used_detectors)
+    card = {**card, **facts}
+    names = [opinion["name"] for opinion in facts["opinions"].values()]
+    card["what"] = " ".join(lines("model_card.txt", "what", card, names, deferral is not None))
+    card["targets"] = uncertified if deferral is None else certificate_sentences(deferral)
+    card["limits"] = lines("model_card.txt", "limits", card)
+    del card["estimates_losses"]
+    write_json(folder / CARD, card)
+    seal(folder)
+    readme = environment(html=False).get_template("model_card.md").render(card)
+    write_text(folder / README, readme)
+    return Bundle.load(folder)
 
 
 def read_preprocessing(path: Path) -> Preprocessing:
@@ -80,45 +108,40 @@ def export_graph(
     """
     check_replaceable(out, FACTS, overwrite=overwrite)
     deferral = Deferral.load(policy)
-    if deferral.policy_.kind == "probabilities":
-        raise UsageError(f"{policy}: was calibrated on probabilities; calibrate on logits")
-    if deferral.calibration_.needs_opinions:
-        raise UsageError(f"{policy}: needs second opinions, which a graph lacks; calibrate without")
-    classes = deferral.classes_
-    network = Network(graph, size=preprocessing.image_size, num_classes=len(classes))
-    _check_outputs(deferral.policy_, network.outputs)
+    size, classes = preprocessing.image_size, deferral.classes_
+    network = Network(graph, size=size, num_classes=len(classes))
+    try:
+        deferral.policy_.check_outputs(network(np.zeros((1, size, size, 3), dtype=np.uint8)))
+    except DataError as failure:
+        raise UsageError(
+            f"{policy}: calibrate on the outputs of the graph ({', '.join(network.outputs)}), or "
+            f"export it with others: {failure}"
+        ) from failure
     compared = 0
     if predictions is not None:
         table = Predictions.read(predictions)
         deferral.check_predictions(table)
         compared = _compare(network, preprocessing, table)
     with whole_folder(out) as partial:
-        _copy(graph, partial / GRAPH)
-        facts = {"classes": classes, "preprocessing": asdict(preprocessing)}
+        with explain_damage(graph, remedy="export the model again, with at most 2 GB of weights"):
+            import onnx
+
+            onnx.save(onnx.load(graph), partial / GRAPH)  # with its external data
+        facts: dict[str, Any] = {"classes": classes, "preprocessing": asdict(preprocessing)}
         fingerprint = sha256_of_json({"graph": sha256_of_file(partial / GRAPH), **facts})
         deferral.policy_ = replace(deferral.policy_, model=fingerprint)
-        return write_bundle(
-            partial,
-            preprocessing=preprocessing,
-            estimates_losses="predicted_losses" in network.outputs,
-            fingerprint=fingerprint,
-            classes=classes,
-            deferral=deferral,
-            card={
-                "what": f"A classifier of {len(classes)} classes, from the ONNX graph "
-                f"{graph.name}.",
-                "data": {"name": "unknown", "fingerprint": "unknown"},
-                "class_counts": {},
-                "architecture": {"backbone": graph.name},
-                "training": {},
-                "versions": {
-                    f"{name} at export": version(name)
-                    for name in ("misgiving", "onnx", "onnxruntime")
-                },
-                "compared": compared,
-                "limits": [] if compared else [UNCHECKED],
-            },
-        )
+        facts |= {"fingerprint": fingerprint, "opinions": {}}
+        facts["estimates_losses"] = "predicted_losses" in network.outputs
+        made_with = ("misgiving", "onnx", "onnxruntime")
+        card = {
+            "data": {"name": "unknown", "fingerprint": "unknown"},
+            "class_counts": {},
+            "architecture": {"backbone": graph.name},
+            "training": {},
+            "versions": {f"{name} at export": version(name) for name in made_with},
+            "compared": compared,
+        }
+        return write_bundle(partial, facts, card, deferral)
 
 
 def _compare(network: Network, preprocessing: Preprocessing, table: Predictions) -> int:
@@ -143,23 +166,3 @@ def _compare(network: Network, preprocessing: Preprocessing, table: Predictions)
                 "made them"
             )
     return len(paths)
-
-
-def _check_outputs(policy: Policy, outputs: Sequence[str]) -> None:
-    """Check that the graph gives all that decisions depend on."""
-    features, taps = policy.used_detectors.widths
-    losses = policy.needs_predicted_losses
-    reads = {"features": features, "predicted_losses": losses, "taps": taps}
-    if missing := [name for name in reads if reads[name] and name not in outputs]:
-        raise UsageError(
-            f"the policy needs the output {missing[0]!r}, and the graph gives "
-            f"{', '.join(outputs)}; export it with an output of this name, or calibrate without"
-        )
-
-
-def _copy(graph: Path, path: Path) -> None:
-    """Write a graph and its external data as one file."""
-    import onnx
-
-    with explain_damage(graph, remedy="export the model again, with at most 2 GB of weights"):
-        onnx.save(onnx.load(graph), path)
