@@ -12,8 +12,7 @@ from services import emptied, postgresql
 from standin import NO_TIMEOUT, Calibrated, Standin
 from waiting import until
 
-from misgiving.serve.app import create_app
-from misgiving.serve.server import JsonLines
+from misgiving.serve.app import JsonLines, create_app
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 

@@ -18,9 +18,8 @@ from misgiving.deferral.decisions import Decision
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import ScoredCases
 from misgiving.report.rendering import certificate_sentences
-from misgiving.serve.app import create_app
+from misgiving.serve.app import address, create_app, listen, run
 from misgiving.serve.case import Case, Review
-from misgiving.serve.server import address, listen, run
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 from misgiving.training.allocator import return_freed_memory

@@ -17,10 +17,10 @@ from misgiving.checkpoint import load
 from misgiving.cli.serve import _bundle
 from misgiving.errors import DataError
 from misgiving.files import seal
-from misgiving.serve import server
-from misgiving.serve.authentication import read_key
-from misgiving.serve.middleware import Timeout, Turns
+from misgiving.serve import app as service
+from misgiving.serve.middleware import Timeout
 from misgiving.serve.problems import ProblemError
+from misgiving.serve.settings import read_key
 
 
 def test_a_run_is_exported_while_it_is_served(exported, monkeypatch):
@@ -61,7 +61,7 @@ def test_arguments_that_cannot_be_used_are_explained(misgiving, exported, tmp_pa
 def test_a_policy_that_decides_batches_is_refused_in_one_line(
     misgiving, exported, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(server, "run", lambda *_: None)
+    monkeypatch.setattr(service, "run", lambda *_: None)
     folder = shutil.copytree(exported[1], tmp_path / "bundle")
     write(policy_of(load(exported[0]), guarantee="average"), folder)
     (folder / "checksums.json").unlink()
@@ -80,38 +80,17 @@ def test_other_machines_are_admitted_with_a_key_from_the_file_or_the_environment
         (tmp_path / "key").write_text(content)
         with pytest.raises(DataError):
             read_key(tmp_path / "key", None)
-    with server.listen("0.0.0.0", 0, has_key=True) as listener:
-        assert server.address(listener).startswith("http://0.0.0.0:")
+    with service.listen("0.0.0.0", 0, has_key=True) as listener:
+        assert service.address(listener).startswith("http://0.0.0.0:")
 
 
 def test_a_small_answer_does_not_wait_for_the_client_to_acknowledge_the_last():
     with (
-        server.listen("127.0.0.1", 0, has_key=False) as listener,
+        service.listen("127.0.0.1", 0, has_key=False) as listener,
         socket.create_connection(listener.getsockname()),
         listener.accept()[0] as accepted,
     ):
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-
-
-def test_one_request_begins_in_a_round_of_the_event_loop_and_an_upload_at_once():
-    begun, rounds = [], [0]
-
-    async def app(scope, *_):
-        begun.append((scope["path"], rounds[0]))
-
-    async def count_rounds():
-        while len(begun) < 6:
-            rounds[0] += 1
-            await asyncio.sleep(0)
-
-    async def main():
-        turns = Turns(app)
-        asked = (turns({"path": path}, None, None) for path in [*["/"] * 5, "/decisions"])
-        await asyncio.gather(count_rounds(), *asked)
-
-    asyncio.run(main())
-    assert begun[0][0] == "/decisions"
-    assert len({number for _, number in begun}) == 6
 
 
 def test_a_response_may_take_long_but_not_without_a_part_of_it():

@@ -13,7 +13,7 @@ from cyclopts.validators import Number
 from misgiving.cli.options import Fields, File, OpinionOfRun, Values, check_options, command
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
 from misgiving.cli.sources import named_places
-from misgiving.serve.settings import ServiceSettings
+from misgiving.serve.settings import ServiceSettings, read_key, read_reviewer_keys
 
 if TYPE_CHECKING:
     from misgiving.bundle.bundle import Bundle
@@ -56,11 +56,9 @@ def serve(
         reviewer_keys_file: Keys of reviewers, a line of KEY NAME for each. They open no
             decision of a blind case before its reviewer has answered.
     """
-    from misgiving.serve.app import create_app
-    from misgiving.serve.authentication import read_key, read_reviewer_keys
+    from misgiving.serve.app import address, create_app, listen, run
     from misgiving.serve.database import shown
     from misgiving.serve.listed_cases import add_listed_cases, read_review_list
-    from misgiving.serve.server import address, listen, run
     from misgiving.serve.service import KeptImages
     from misgiving.serve.store import Store
     from misgiving.training.allocator import return_freed_memory

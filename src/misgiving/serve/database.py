@@ -61,25 +61,17 @@ def engine_for(location: str) -> sa.Engine:
         is_file = "://" not in location
         url = sa.URL.create("sqlite", database=location) if is_file else sa.make_url(location)
         if url.get_backend_name() == "postgresql":
-            return _postgresql(url)
+            limits = {
+                name: POSTGRESQL_LIMITS[name] for name in POSTGRESQL_LIMITS.keys() - url.query
+            }
+            url = url.set(drivername="postgresql+psycopg")
+            values = {"client_encoding": "utf8", **limits}
+            return _engine(url, values, pool_pre_ping=True)  # reconnects after its restart
         if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
-            return _sqlite(url)
+            engine = _engine(url, {"timeout": LOCK_SECONDS})
+            sa.event.listen(engine, "connect", _configure_sqlite)
+            return engine
     raise UsageError(NOT_A_STORE)
-
-
-def _postgresql(url: sa.URL) -> sa.Engine:
-    limits = {name: POSTGRESQL_LIMITS[name] for name in POSTGRESQL_LIMITS.keys() - url.query.keys()}
-    return _engine(
-        url.set(drivername="postgresql+psycopg"),
-        {"client_encoding": "utf8", **limits},
-        pool_pre_ping=True,  # reconnects after a restart of the database
-    )
-
-
-def _sqlite(url: sa.URL) -> sa.Engine:
-    engine = _engine(url, {"timeout": LOCK_SECONDS})
-    sa.event.listen(engine, "connect", _configure_sqlite)
-    return engine
 
 
 def _engine(url: sa.URL, connect_args: dict[str, Any], **options: bool) -> sa.Engine:

@@ -1,14 +1,25 @@
-"""Middleware around every route: log, security headers, and limits of bodies and of time."""
+"""Middleware around every route: log, security headers, limits of bodies and time, authentication.
+
+The API key or a key of a reader is required; without keys, only this machine is served.
+"""
 
 import asyncio
+import base64
+import binascii
+import hmac
+import ipaddress
 import logging
 import time
+from functools import lru_cache
 from http import HTTPStatus
+from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from misgiving.serve.problems import Metrics, ProblemError, problem_of
+from misgiving.serve.settings import ServiceSettings
 
 log = logging.getLogger("misgiving.serve")
 
@@ -26,6 +37,11 @@ SECURITY_HEADERS = [
 ]
 MAX_BODY_BYTES = 100_000  # of a request, where its route has no limit of its own
 UPLOAD_PATHS = ("/decisions",)  # they limit bodies and clients themselves
+OPEN_PATHS = ("/health",)  # needs no key
+READER_PATHS = ("/page/", "/cases", "/model", "/calibration", "/openapi.json")
+READER_SCOPE = "misgiving.reader"  # key of a scope for the name of the reader whose key was sent
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+CHALLENGE = {"WWW-Authenticate": 'Basic realm="misgiving", charset="UTF-8"'}
 
 
 class RequestLog:
@@ -108,30 +124,6 @@ class BodyLimit:
         await self._app(scope, receive if has_own else receive_within_limit, send)
 
 
-class Turns:
-    """Begins one request in a round of the event loop, beside uploads.
-
-    Many connections that send request after request, which takes no key, would else make each step
-    of an upload wait for all.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app, self._turn = app, asyncio.Lock()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope.get("path") not in UPLOAD_PATHS:
-            await self._wait()
-        try:
-            await self._app(scope, receive, send)
-        except ProblemError:  # such as an upload without the key
-            await self._wait()
-            raise
-
-    async def _wait(self) -> None:
-        async with self._turn:
-            await asyncio.sleep(0)
-
-
 class Timeout:
     """Answers 503, or ends a response, where nothing was sent for some time.
 
@@ -160,3 +152,93 @@ class Timeout:
                 f"no answer within {self._seconds:g} seconds; send the request again later",
                 headers={"Retry-After": "5"},
             ) from error
+
+
+class Authentication:
+    """Requires the API key, or without one a loopback address; refuses cross-site requests.
+
+    None of the body of a refused request is read. The key of a reader is for the worklist alone.
+    """
+
+    def __init__(self, app: ASGIApp, *, settings: ServiceSettings) -> None:
+        self._app, self._key, self._reader_keys = app, settings.api_key, settings.reviewer_keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            self._check_origin(scope, headers)
+            if scope["path"] not in OPEN_PATHS and self._key is not None:
+                self._check_key(scope, headers, self._key)
+        await self._app(scope, receive, send)
+
+    def _check_origin(self, scope: Scope, headers: Headers) -> None:
+        if self._key is None and not is_loopback(_host(headers.get("host", ""))):
+            raise ProblemError(
+                HTTPStatus.FORBIDDEN,
+                "without an API key, the service is only available on this machine, as localhost "
+                "or 127.0.0.1",
+            )
+        if scope["method"] not in SAFE_METHODS and _is_cross_site(headers):
+            raise ProblemError(
+                HTTPStatus.FORBIDDEN,
+                "the request comes from a page of another site; a proxy must forward the Host "
+                "header",
+            )
+
+    def _check_key(self, scope: Scope, headers: Headers, expected: str) -> None:
+        key = _sent_key(headers.get("authorization", ""))
+        if hmac.compare_digest(key, expected.encode()):  # in constant time
+            return
+        readers = self._reader_keys.items()
+        if names := [name for own, name in readers if hmac.compare_digest(key, own.encode())]:
+            scope[READER_SCOPE] = names[0]
+            if scope["path"] in ("/", "/audit") or scope["path"].startswith(READER_PATHS):
+                return
+            raise ProblemError(HTTPStatus.FORBIDDEN, "this key opens the worklist alone")
+        raise ProblemError(
+            HTTPStatus.UNAUTHORIZED,
+            "send the API key as `Authorization: Bearer KEY`, or as the password of Basic "
+            "authentication",
+            headers=CHALLENGE,
+        )
+
+
+@lru_cache(maxsize=64)
+def is_loopback(host: str) -> bool:
+    """True for a name or address of this machine itself.
+
+    >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@lru_cache(maxsize=64)
+def _host(value: str) -> str:
+    try:
+        return urlsplit(f"//{value}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_cross_site(headers: Headers) -> bool:
+    """True if a browser sent the request for a page of another site."""
+    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return True
+    origin = headers.get("origin")
+    return origin is not None and origin.partition("://")[2] != headers.get("host", "")
+
+
+def _sent_key(authorization: str) -> bytes:
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip().encode("latin-1")
+    if scheme.lower() != "basic":
+        return b""
+    try:
+        return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
+    except (binascii.Error, ValueError):
+        return b""

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import takewhile
 from typing import Any, Literal
 
@@ -217,18 +218,17 @@ class Monitor:
                 self._since.setdefault(test.name, datetime.fromisoformat(case.received))
 
     def _described(self, test: DriftTest) -> DriftEvidence:
-        latest, at_alarm = (
-            lines("drift.txt", "drift", test, recent, self._policy.compares_with_training)[0]
-            for recent in (test.latest, test.alarmed_with)
-        )
+        words = partial(lines, "drift.txt", "drift")
+        compares = self._policy.compares_with_training
+        alarmed_with = test.alarmed_with
         return DriftEvidence(
             name=test.name,
             e_value=test.e_value,
             highest=test.highest,
             alarm_at=test.alarm_at,
             since=self._since.get(test.name),
-            sentence=latest,
-            alarmed_with=None if test.alarmed_with is None else at_alarm,
+            sentence=words(test, test.latest, compares)[0],
+            alarmed_with=alarmed_with and words(test, alarmed_with, compares)[0],
         )
 
     def _expected(self) -> str:

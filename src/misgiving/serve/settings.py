@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from misgiving.errors import Parameter, UsageError, require, require_choices
+from misgiving.errors import Parameter, UsageError, explain_damage, require, require_choices
 
 MIN_KEY_LENGTH = 16
 
@@ -41,7 +41,7 @@ class ServiceSettings:
         batch_size: Largest number of images that the model sees at once.
         linger: Seconds that a first image waits for others to join its batch.
         recent_bytes: Memory for images that are kept for thumbnails.
-        keep_images (FOLDER): Folder for image files. Default: they are not kept.
+        keep_images: Folder for image files. Default: they are not kept.
         audit_share: Share of the cases that is audited blind, drawn by group. It is fixed for the
             life of a policy. Default: as the store has it for this policy, else none.
         audit_days: Days after which a blind case without an answer is overdue.
@@ -104,3 +104,31 @@ class ServiceSettings:
                 f"an API key is shorter than {MIN_KEY_LENGTH} characters; make one with: "
                 "openssl rand -hex 32"
             )
+
+
+def read_key(file: Path | None, variable: str | None) -> str | None:
+    """The API key from a file, else from the environment variable's value, else None.
+
+    Raises:
+        DataError: The file is missing, or is not the text of one key.
+    """
+    if file is None:
+        return variable and variable.strip()
+    with explain_damage(file, remedy="write a key into it with: openssl rand -hex 32"):
+        words = file.read_text(encoding="utf-8").split()
+        if len(words) != 1:
+            raise ValueError(f"{len(words)} words, where a key is one")
+        return words[0]
+
+
+def read_reviewer_keys(file: Path | None) -> dict[str, str]:
+    """Names of readers by their keys, from lines of a key and a name.
+
+    Raises:
+        DataError: The file is missing, or a line has no name.
+    """
+    if file is None:
+        return {}
+    with explain_damage(file, remedy="give a line of KEY NAME for each reader"):
+        lines = filter(str.strip, file.read_text(encoding="utf-8").splitlines())
+        return {key: name.strip() for key, name in (line.split(maxsplit=1) for line in lines)}

@@ -37,8 +37,6 @@ SORTED_BY = {
     "newest": (CASES.c.id,),
     "listed": (LISTED, CASES.c.id),
 }
-PAGE_NUMBERS = 50_000  # probabilities, of about 30 bytes each
-IN_PIECES = {"yield_per": 50}  # rows that PostgreSQL's driver holds at a time
 
 
 class Store:
@@ -152,8 +150,7 @@ class Store:
     ) -> tuple[list[Case], str | None]:
         """At most `limit` cases after the place of a cursor, and that of the next page, if any.
 
-        With many classes there are fewer: at least one, and about `PAGE_NUMBERS` probabilities. A
-        cursor has the values that sort the last case of a page, which a review may change later.
+        A cursor has the values that sort the last case of a page, which a review may change later.
 
         Raises:
             UsageError: The cursor is of another order.
@@ -168,16 +165,7 @@ class Store:
                 raise UsageError(f"the cursor {cursor} is of another order")
             selected = selected.where(sa.tuple_(*keys) < (*map(json.loads, values), id))
         with self._engine.begin() as connection:
-            rows, numbers = list[Any](), 0
-            with connection.execute(
-                selected.limit(limit + 1), execution_options=IN_PIECES
-            ) as result:
-                for row in result:
-                    rows.append(row)
-                    numbers += len(row.probabilities)
-                    if numbers > PAGE_NUMBERS and len(rows) > 1:
-                        limit = len(rows) - 1
-                        break
+            rows = list(connection.execute(selected.limit(limit + 1)))
             cases = _with_reviews(connection, rows, query.reader)
         if len(cases) <= limit:
             return cases, None

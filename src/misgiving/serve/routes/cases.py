@@ -19,7 +19,6 @@ from misgiving.bundle.bundle import Bundle, SquareInputs
 from misgiving.csv_tables import csv_lines
 from misgiving.deferral.decisions import COLUMNS, Number, Outcome
 from misgiving.errors import UsageError
-from misgiving.serve.authentication import READER_SCOPE
 from misgiving.serve.case import (
     BlindCase,
     Case,
@@ -32,6 +31,7 @@ from misgiving.serve.case import (
     classes_against,
     standing,
 )
+from misgiving.serve.middleware import READER_SCOPE
 from misgiving.serve.problems import BINARY, ProblemError, content, documented
 from misgiving.serve.service import ReaderDep, Service, ServiceDep, client_of, reader_of
 

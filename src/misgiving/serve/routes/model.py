@@ -16,7 +16,7 @@ from misgiving.deferral.decisions import Number
 from misgiving.deferral.policy import Policy
 from misgiving.errors import DataError
 from misgiving.report.rendering import lines
-from misgiving.serve.authentication import READER_SCOPE
+from misgiving.serve.middleware import READER_SCOPE
 from misgiving.serve.monitor import HIDDEN, Audit, Drift
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.service import ReaderDep, ServiceDep
@@ -142,8 +142,7 @@ def list_operating_points(service: ServiceDep) -> Calibration:
         confidence=targets.confidence,
         cases=certificate.cases,
         operating_points=[
-            CalibrationPoint.model_validate(point._asdict())
-            for point in certificate.operating_points
+            CalibrationPoint(**point._asdict()) for point in certificate.operating_points
         ],
         policy=SavedPolicy(
             max_error=targets.max_error,
