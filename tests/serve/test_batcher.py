@@ -10,20 +10,22 @@ from misgiving.serve.batcher import Batcher
 def test_a_batch_that_fails_is_tried_item_by_item_unless_none_can_have_caused_it(retried):
     def double(items):
         batches.append(list(items))
+        go_on.wait(60)
         if 0 in items:
             raise ValueError("zero")
         return [2 * item for item in items]
 
     async def run():
-        results = (batcher.result(number) for number in (1, 0, 2))
+        results = [batcher.result(number) for number in (3, 1, 0, 2)]
+        go_on.set()
         return await asyncio.gather(*results, return_exceptions=True)
 
-    batches, not_retried = [], KeyError if retried else ValueError
-    batcher = Batcher("test", double, size=3, linger=600.0, not_retried=not_retried)
-    first, bad, last = asyncio.run(run())
+    batches, go_on, not_retried = [], threading.Event(), KeyError if retried else ValueError
+    batcher = Batcher("test", double, size=3, not_retried=not_retried)
+    _, first, bad, last = asyncio.run(run())
     assert isinstance(bad, ValueError)
     assert (first == 2) == (last == 4) == retried
-    assert batches == [[1, 0, 2], *[[1], [0], [2]] * retried]
+    assert batches == [[3], [1, 0, 2], *[[1], [0], [2]] * retried]
     batcher.close(60.0)
 
 

@@ -23,7 +23,6 @@ class Batcher(Generic[Item, Answer]):
         work: Returns the results in the order of the items. After an exception, it is called again
             for each item alone.
         size: Maximum number of items in a batch.
-        linger: Seconds that a first item waits for others while a thread is free.
         not_retried: Exceptions that no item causes: each item would fail as the batch did.
         threads: Number of threads.
     """
@@ -34,14 +33,11 @@ class Batcher(Generic[Item, Answer]):
         work: Callable[[Sequence[Item]], Sequence[Answer]],
         *,
         size: int = 1,
-        linger: float = 0.0,
         not_retried: type[Exception] | tuple[()] = (),
         threads: int = 1,
     ) -> None:
-        self._work, self._size, self._linger = work, size, linger
-        self._not_retried = not_retried
+        self._work, self._size, self._not_retried = work, size, not_retried
         self._waiting: dict[asyncio.Future[Answer], Item] = {}
-        self._timer: asyncio.TimerHandle | None = None
         self._free = threads
         self._batches: queue.SimpleQueue[dict[asyncio.Future[Answer], Item] | None]
         self._batches = queue.SimpleQueue()
@@ -56,7 +52,7 @@ class Batcher(Generic[Item, Answer]):
         future = asyncio.get_running_loop().create_future()
         future.add_done_callback(lambda done: self._waiting.pop(done, None))
         self._waiting[future] = item
-        self._start_or_linger()
+        self._start()
         return future
 
     def close(self, seconds: float) -> None:
@@ -67,17 +63,8 @@ class Batcher(Generic[Item, Answer]):
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _start_or_linger(self) -> None:
-        if len(self._waiting) >= self._size or not self._linger:
-            self._start()
-        elif self._free and self._waiting and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._linger, self._start)
-
     def _start(self) -> None:
         """Give batches to the threads that are free."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         while self._free and self._waiting:
             first = list(islice(self._waiting, self._size))
             self._batches.put({future: self._waiting.pop(future) for future in first})
@@ -110,4 +97,4 @@ class Batcher(Generic[Item, Answer]):
                 future.set_exception(result)
             else:
                 future.set_result(result)
-        self._start_or_linger()
+        self._start()

@@ -36,7 +36,6 @@ from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 
 COMMIT_SIZE = 256  # cases in one transaction
-COMMIT_LINGER = 0.002  # seconds that a first case waits for others
 CHECK_SECONDS = 5.0
 CHECK_VALID_SECONDS = 3.0  # for which a good result holds, because anyone may ask
 CLOSING_SECONDS = 30.0  # in which all threads end, even on a busy machine, unless one hangs
@@ -129,15 +128,9 @@ class Service:
         self._numbers = itertools.count()
         self.decoders = Decoders(model.preprocessings, settings)
         self._file_threads = Batcher("files", _call, threads=settings.threads)
-        self._model_batches = Batcher(
-            "model", self._decide, size=settings.batch_size, linger=settings.linger
-        )
+        self._model_batches = Batcher("model", self._decide, size=settings.batch_size)
         self._store_batches = Batcher(
-            "store",
-            store.add,
-            size=COMMIT_SIZE,
-            linger=COMMIT_LINGER,
-            not_retried=OperationalError,
+            "store", store.add, size=COMMIT_SIZE, not_retried=OperationalError
         )
         self.saliency_thread = Batcher("saliency", _call)  # one map at a time, which bounds memory
         self._check_thread = Batcher("health", _call)

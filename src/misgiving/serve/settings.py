@@ -39,7 +39,6 @@ class ServiceSettings:
         threads: Threads of the model, and processes that decode the images of one client; there is
             one more for all others. Default: one for each core.
         batch_size: Largest number of images that the model sees at once.
-        linger: Seconds that a first image waits for others to join its batch.
         recent_bytes: Memory for images that are kept for thumbnails.
         keep_images: Folder for image files. Default: they are not kept.
         audit_share: Share of the cases that is audited blind, drawn by group. It is fixed for the
@@ -63,7 +62,6 @@ class ServiceSettings:
     timeout: float = 30.0
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     batch_size: int = 16
-    linger: float = 0.002
     recent_bytes: int = 64_000_000
     keep_images: Path | None = None
     audit_share: float | None = None
