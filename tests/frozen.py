@@ -57,14 +57,13 @@ COMMANDS = {
 SETTINGS = {
     "digits": {
         "data": "digits",
-        "train": "--model proposed --backbone vgg16_mini --no-pretrained --epochs 6"
-        " --batch-size 64",
+        "train": "--backbone vgg16_mini --no-pretrained --epochs 6 --batch-size 64",
         "targets": "--max-error 0.05 --max-ood-false-alarms 0.05",
         "ood": "",
     },
     "isic": {
         "data": f"isic2019:{ISIC}",
-        "train": f"--model proposed --image-size 64 --epochs 1 --weights {WEIGHTS}",
+        "train": f"--image-size 64 --epochs 1 --weights {WEIGHTS}",
         "targets": "--max-error 0.1 --class-max-miss MEL=0.2 --max-ood-false-alarms 0.05",
         "ood": f"--ood colon={SHARED / 'ood' / 'lc25000_colon'}",
     },

@@ -58,7 +58,7 @@ def commands_of(app):
 
 def test_every_command_and_every_option_says_what_it_does():
     commands = [*commands_of(cli.app)]
-    assert len(commands) == 15
+    assert len(commands) == 14
     for command in commands:
         assert command.help
         options = command.assemble_argument_collection(parse_docstring=True)
@@ -70,8 +70,7 @@ def test_every_command_and_every_option_says_what_it_does():
     [
         ([], {"optimizer": "adamw", "schedule": "cosine", "class_weights": "none"}),
         (["--recipe", "paper"], {"optimizer": "adam", "schedule": "steps", "learning_rate": 1e-4}),
-        (["--model", "vanilla"], {"auxiliary": "none", "optimizer": "adamw"}),
-        (["--model", "detached", "--no-detached"], {"auxiliary": "ranking", "detached": False}),
+        (["--auxiliary", "none"], {"auxiliary": "none", "optimizer": "adamw"}),
     ],
 )
 def test_train_follows_a_recipe_but_for_what_is_given(misgiving, monkeypatch, options, expected):

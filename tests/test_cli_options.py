@@ -9,8 +9,6 @@ import cyclopts
 import pytest
 from cyclopts import App, CycloptsError
 from cyclopts.validators import Number
-from hypothesis import given
-from hypothesis import strategies as st
 
 from misgiving.cli import app, explanation
 from misgiving.cli.options import (
@@ -226,18 +224,3 @@ def test_train_has_the_options_that_other_commands_refer_to():
     assert {f"--{name}" for name in SET_BY_TRAIN} <= {
         flag for each in options for flag in each.names
     }
-
-
-finite = st.floats(allow_nan=False, allow_infinity=False)
-
-
-@given(st.dictionaries(st.text(max_size=5), finite, max_size=3))
-def test_rates_are_read_as_written(rates):
-    received = []
-
-    @command
-    def bake(*, changes: Annotated[Values, Fields(Baking, ("shares",), defaults={})]):
-        received.append(changes.get("shares", {}))
-
-    invoke(bake, *(word for key in rates for word in ("--shares", f"{key}={rates[key]!r}")))
-    assert received == [rates]

@@ -96,23 +96,6 @@ def test_a_bundle_and_the_graph_of_the_run_answer_as_the_run_does(
     assert (run / "model.onnx").exists()
 
 
-def test_parts_that_are_there_are_not_decided_on_again(exported, names, tmp_path, monkeypatch):
-    monkeypatch.setattr(deciding, "PART", 7)
-    model, parts, asked = load_model(exported[1]), tmp_path / "parts", []
-    network = model.network
-
-    def counted(squares):
-        asked.append(len(squares))
-        return network(squares)
-
-    counting = replace(model, network=counted)
-    decide_files(counting, names[:14], parts)
-    assert_the_same(
-        decide_files(counting, names, parts), decide_files(model, names, tmp_path / "whole")
-    )
-    assert sum(asked) == COUNT
-
-
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Pictures of the kind that the policy was calibrated with."""

@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load
 from misgiving.deferral.deferral import Deferral
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError
 from misgiving.models.joint import evaluated
 from misgiving.models.optimised import write_graph
 from misgiving.predictions import inference
@@ -163,16 +163,3 @@ def test_a_full_disk_is_no_fault_of_the_backbone(exported, tmp_path, monkeypatch
     monkeypatch.setattr(torch.onnx, "export", failure)
     with pytest.raises(OSError, match=rf"No space left on device: '{tmp_path / 'bundle'}'"):
         export_run(exported[0], tmp_path / "bundle")
-
-
-@pytest.mark.usefixtures("graph_of")
-def test_nothing_but_a_bundle_is_replaced(exported, tmp_path):
-    (tmp_path / "photos").mkdir()
-    notes = shutil.copytree(exported[1], tmp_path / "old") / "notes"
-    notes.write_text("x")
-    for place, overwrite in (("photos", True), ("old", False)):
-        with pytest.raises(UsageError, match=place):
-            export_run(exported[0], tmp_path / place, overwrite=overwrite)
-    assert notes.exists()
-    export_run(exported[0], tmp_path / "old", overwrite=True)
-    assert not notes.exists()

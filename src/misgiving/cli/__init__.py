@@ -17,7 +17,7 @@ from misgiving.cli.export import export
 from misgiving.cli.options import SETTINGS, message_of, read_arguments
 from misgiving.cli.plan import plan
 from misgiving.cli.predict import predict
-from misgiving.cli.progress import say, show_failure
+from misgiving.cli.progress import show_failure
 from misgiving.cli.reproduce import reproduce
 from misgiving.cli.serve import serve
 from misgiving.cli.train import attach, train
@@ -74,12 +74,6 @@ for group, functions in (
 ):
     for place, function in enumerate(functions):
         group.command(function, sort_key=place, **SETTINGS)
-
-
-@app.command(name="--install-completion")
-def install_completion() -> None:
-    """Install completion for the current shell."""
-    say(f"wrote {app.install_completion()}; it is there in the next shell")
 
 
 def run() -> None:

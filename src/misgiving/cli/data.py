@@ -194,18 +194,14 @@ def check(
         check_writable(out, folder=True)
         for name in (FINDINGS_FILE, SUSPECTS_FILE):
             check_not_input(out / name, [Path(data)] if is_file else tables_of(data))
-    if model is not None:
-        from misgiving.checkpoint import load  # needs torch
-
-        load(model)  # so that a wrong one fails before the images are checked
-    elif not is_file:
-        check_options("without --model", unused=["seed", "device", "on_bad_image"])
-        _show_findings(data, out)
-        return
-    if model is None:
+    if is_file:
         predictions = read_file(Path(data))
     else:
+        if model is None:
+            check_options("without --model", unused=["seed", "device", "on_bad_image"])
         _show_findings(data, out)
+        if model is None:
+            return
         with open_run(model, reading, cache=cache) as trained:
             source = trained.predict(data)
         say_left_out([(data, source)])

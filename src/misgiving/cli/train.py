@@ -21,7 +21,6 @@ from misgiving.cli.progress import (
     silence_all_but_first_process,
 )
 from misgiving.files import check_replaceable, default_cache
-from misgiving.reproduction.config import settings_of
 from misgiving.training.config import (
     ATTACHED,
     RECIPES,
@@ -60,7 +59,6 @@ def train(
     training: Annotated[Values, TRAINING],
     cache: Cache = None,
     recipe: RecipeName = "modern",
-    model: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Train a classifier together with its loss estimator.
@@ -72,13 +70,8 @@ def train(
     Args:
         out: Folder to write the run to.
         recipe: Settings for what is not given: a small strong network (modern), or Section 4.1.
-        model: Train one of the models that `reproduce` compares: a name for values of --auxiliary,
-            --detached, --pairs, --reduction and --reads-logits.
         overwrite: Replace RUN, or RUN.unfinished.safetensors of another training.
     """
-    if model is not None:
-        training = {**settings_of(model, TrainingConfig), **training}
-        network = {**settings_of(model, ModelConfig), **network}
     configured = RECIPES[recipe].configure(images, network, training)
     check_replaceable(out, SPLIT, overwrite=overwrite)
     if configured.training.devices * configured.training.nodes > 1:
