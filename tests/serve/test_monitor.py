@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from standin import case, made_policy
+from standin import case, made_policy, review
 from waiting import until
 
 from misgiving.deferral.drift import DriftMonitor
@@ -104,6 +104,24 @@ def test_the_thread_outlives_a_failure(store, monkeypatch):
     until(lambda: watch.drift.cases == 7)
     watch.close(60.0)
     assert [str(failure) for failure in failures] == ["once"]
+
+
+def test_an_alarm_of_the_audits_is_noticed_without_a_request(store, monkeypatch):
+    """Readers may have answered at another service."""
+    for name in ("PAUSE_SECONDS", "IDLE_SECONDS"):
+        monkeypatch.setattr(f"misgiving.serve.monitor.{name}", 0.01)
+    settings, failures = ServiceSettings(after_alarm="defer", audit_days=3650.0), []
+    monitor = Monitor(store, POLICY, settings, store.audit(POLICY.fingerprint, 1.0))
+    monitor.start(failures.append)
+    assert monitor.changed_by_alarm() == {}
+    for number in range(20):
+        wrong = a_case(number, score=0.9, audited=True, blind=True, position=0.3)
+        store.add([wrong])
+        for name in ("Ann", "Ben"):
+            store.review(wrong.id, review("", verdict="none", reviewer=name))
+    until(lambda: monitor.audit_alarm)
+    monitor.close(60.0)
+    assert (failures, monitor.changed_by_alarm()["decision"]) == ([], "defer")
 
 
 def test_each_image_of_this_policy_counts_once_and_those_of_a_list_do_not(store):

@@ -18,7 +18,7 @@ from misgiving.cli.serve import _bundle
 from misgiving.errors import DataError
 from misgiving.files import seal
 from misgiving.serve import app as service
-from misgiving.serve.middleware import Timeout
+from misgiving.serve.middleware import limit_time
 from misgiving.serve.problems import ProblemError
 from misgiving.serve.settings import read_key
 
@@ -110,7 +110,7 @@ def test_a_response_may_take_long_but_not_without_a_part_of_it():
         for seconds in (0.8, 0.8, 0.8, 60.0):
             pauses.put_nowait(seconds)
         with pytest.raises(ProblemError) as failure:
-            await Timeout(app, seconds=2.0)({"type": "http"}, None, send)
+            await limit_time(app, seconds=2.0)({"type": "http"}, None, send)
         return failure.value.problem.status
 
     sent, loop = [], None

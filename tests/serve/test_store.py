@@ -187,13 +187,10 @@ def test_a_location_that_cannot_be_opened_is_refused_without_its_password(tmp_pa
     (tmp_path / "cases.sqlite").write_bytes(b"not a database" * 100)
     for location, kind in {
         str(tmp_path / "cases.sqlite"): DataError,
-        str(tmp_path / "nowhere" / "cases.sqlite"): DataError,
         f"postgresql://me:secret@/cases?host={tmp_path}": DataError,
         f"postgresql://me@/cases?password=secret&host={tmp_path}": DataError,
         "postgresql://me:sec@ret:word@host/cases": UsageError,
         "postgresql://me:secret@host:5432x/cases": UsageError,
-        "postgresql://me:secret@[::1/cases": UsageError,
-        "postgresql://me:secret@/cases?host=a&port=word": UsageError,
         "sqlite://me:secret@host/cases.sqlite": UsageError,
         "sqlite:///cases.sqlite?timeout=word": UsageError,
         "mysql://host/cases": UsageError,

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import json
-import logging.config
+import logging
 import socket
 import sys
 import traceback
@@ -19,23 +19,21 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
 from fastapi.security import HTTPBasic, HTTPBearer
 from fastapi.staticfiles import StaticFiles
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from threadpoolctl import threadpool_limits
 
 from misgiving.bundle.bundle import Bundle
-from misgiving.errors import ExplainedError, Parameter, UsageError
+from misgiving.errors import Parameter, UsageError
 from misgiving.serve.middleware import (
     Authentication,
-    BodyLimit,
     RequestLog,
-    SecurityHeaders,
-    Timeout,
+    add_security_headers,
     is_loopback,
+    limit_bodies,
+    limit_time,
     route_of,
 )
-from misgiving.serve.problems import ProblemError, documented, problem_of
+from misgiving.serve.problems import documented, problem_of
 from misgiving.serve.routes import cases, decisions
 from misgiving.serve.routes import model as model_routes
 from misgiving.serve.service import Service
@@ -51,14 +49,6 @@ THREADS = 8  # that read the database; more of them keep the interpreter from th
 BACKLOG = 256  # connections that are accepted before any of them is looked at
 SWITCH_SECONDS = 0.0005  # else the event loop waits 5 ms after a system call for other threads
 STOPPING_SECONDS = 2  # for requests in progress
-HANDLED = (
-    ProblemError,
-    ExplainedError,
-    RequestValidationError,
-    HTTPException,
-    SQLAlchemyError,
-    ClientDisconnect,
-)
 SCHEMES = [
     Depends(HTTPBearer(scheme_name="bearer", auto_error=False)),
     Depends(HTTPBasic(scheme_name="basic", auto_error=False)),
@@ -80,7 +70,8 @@ def create_app(model: Bundle, store: Store, settings: ServiceSettings) -> FastAP
         version=importlib.metadata.version("misgiving"),
         description=DESCRIPTION,
         lifespan=_lifespan,
-        exception_handlers=dict.fromkeys(HANDLED, _failed),
+        # `RequestLog` answers all others
+        exception_handlers=dict.fromkeys((RequestValidationError, HTTPException), _failed),
         responses=documented(HTTPStatus.FORBIDDEN),
         docs_url=None,  # FastAPI's pages would load scripts from elsewhere
         redoc_url=None,
@@ -98,11 +89,11 @@ def create_app(model: Bundle, store: Store, settings: ServiceSettings) -> FastAP
     app.add_api_route("/", _page, include_in_schema=False, response_class=HTMLResponse)
     app.mount("/page", StaticFiles(packages=[("misgiving.serve", "page")]))
     # A request passes them from the last to the first.
-    app.add_middleware(Timeout, seconds=settings.timeout + GRACE_SECONDS)
+    app.add_middleware(limit_time, seconds=settings.timeout + GRACE_SECONDS)
     app.add_middleware(Authentication, settings=settings)
-    app.add_middleware(BodyLimit)
+    app.add_middleware(limit_bodies)
     app.add_middleware(RequestLog, metrics=service.metrics)
-    app.add_middleware(SecurityHeaders)
+    app.add_middleware(add_security_headers)
     return app
 
 
@@ -202,15 +193,9 @@ class JsonLines(logging.Formatter):
 
 def _log_as_json() -> None:
     """Write all log lines and warnings of this process to standard error as JSON."""
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {"json": {"()": JsonLines}},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
-            "root": {"level": "INFO", "handlers": ["stderr"]},
-        }
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
     # What Python's "Optimization" of logging names: no line says in which thread it was logged.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

@@ -88,8 +88,7 @@ async def _add(
 
 async def _add_image(service: Service, row: Row, place: int) -> BadImage | None:
     try:
-        path, name = Path(row["path"]), clean_name(row["path"])
-        data = path.read_bytes() if path.stat().st_size <= service.settings.max_bytes else None
+        data, name = Path(row["path"]).read_bytes(), clean_name(row["path"])
         await service.decide(name, data, place=place, remark=_remark(row))
     except (OSError, DataError) as failure:
         return BadImage(row["path"], str(failure))

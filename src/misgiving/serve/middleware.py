@@ -10,7 +10,6 @@ import hmac
 import ipaddress
 import logging
 import time
-from functools import lru_cache
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -85,13 +84,10 @@ def route_of(scope: Scope) -> str:
     return str(getattr(scope.get("route"), "path", "other"))
 
 
-class SecurityHeaders:
-    """Adds headers to every response that forbid scripts, frames and copies elsewhere."""
+def add_security_headers(app: ASGIApp) -> ASGIApp:
+    """Add headers to every response that forbid scripts, frames and copies elsewhere."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def secured(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 given = {name for name, _ in message["headers"]}
@@ -99,16 +95,15 @@ class SecurityHeaders:
                 message = {**message, "headers": [*message["headers"], *missing]}
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        await app(scope, receive, send_with_headers)
+
+    return secured
 
 
-class BodyLimit:
-    """Answers 413 to a body that is too large, where the route has no limit of its own."""
+def limit_bodies(app: ASGIApp) -> ASGIApp:
+    """Answer 413 to a body that is too large, where the route has no limit of its own."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
         length = 0
 
         async def receive_within_limit() -> Message:
@@ -121,37 +116,35 @@ class BodyLimit:
             return message
 
         has_own = scope["type"] != "http" or scope["path"] in UPLOAD_PATHS
-        await self._app(scope, receive if has_own else receive_within_limit, send)
+        await app(scope, receive if has_own else receive_within_limit, send)
+
+    return limited
 
 
-class Timeout:
-    """Answers 503, or ends a response, where nothing was sent for some time.
+def limit_time(app: ASGIApp, *, seconds: float) -> ASGIApp:
+    """Answer 503, or end a response, where nothing was sent for some time.
 
     PostgreSQL's driver waits indefinitely for a server that is stopped but still connected.
     """
 
-    def __init__(self, app: ASGIApp, *, seconds: float) -> None:
-        self._app, self._seconds = app, seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
+    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_in_time(message: Message) -> None:
             await send(message)
             if not deadline.expired():
-                deadline.reschedule(asyncio.get_running_loop().time() + self._seconds)
+                deadline.reschedule(asyncio.get_running_loop().time() + seconds)
 
         try:
-            async with asyncio.timeout(self._seconds) as deadline:
-                await self._app(scope, receive, send_in_time)
+            is_request = scope["type"] == "http"
+            async with asyncio.timeout(seconds if is_request else None) as deadline:
+                await app(scope, receive, send_in_time if is_request else send)
         except TimeoutError as error:
             raise ProblemError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                f"no answer within {self._seconds:g} seconds; send the request again later",
+                f"no answer within {seconds:g} seconds; send the request again later",
                 headers={"Retry-After": "5"},
             ) from error
+
+    return limited
 
 
 class Authentication:
@@ -203,7 +196,6 @@ class Authentication:
         )
 
 
-@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """True for a name or address of this machine itself.
 
@@ -216,7 +208,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-@lru_cache(maxsize=64)
 def _host(value: str) -> str:
     try:
         return urlsplit(f"//{value}").hostname or ""

@@ -140,7 +140,7 @@ class Service:
     async def decide(
         self,
         name: str,
-        data: bytes | None,
+        data: bytes,
         *,
         client: str = "",
         group: str | None = None,
@@ -151,7 +151,7 @@ class Service:
 
         Args:
             name: As given by the sender.
-            data: The content of the file; None if it exceeds the limit for one file.
+            data: The content of the file.
             client: The sender, with whom others share the processes that decode.
             group: Lesion or patient that the image shows.
             place: In a list of images, from 1; None for a file that a client sends.
@@ -165,7 +165,7 @@ class Service:
             ImageNotStoredError: Its image cannot be stored.
             SQLAlchemyError: The case cannot be stored.
         """
-        if data is None or len(data) > self.settings.max_bytes:
+        if len(data) > self.settings.max_bytes:
             raise DataError(f"{name}: more than {self.settings.max_bytes} bytes; scale it down")
         inputs, sha256 = await self.decoders.decode(name, data, client)
         decision = await self._model_batches.result(inputs)

@@ -49,7 +49,11 @@ MAX_NAME_LENGTH = 255  # characters
 ACCEPTED = (
     "send multipart/form-data with image files, or one image as image/* or application/octet-stream"
 )
-Take = Callable[..., None]
+BUSY = {
+    "images": "too many images are waiting; the queue holds {}",
+    "bytes": "the requests in progress use all of their memory",
+}
+Take = Callable[[str, int], None]
 Decide = Callable[[str, bytes], Awaitable[tuple[Case, bool]]]
 Upload = tuple[str, bytes]  # name and content of a file
 
@@ -160,45 +164,36 @@ class Admission:
     """Counts queued images and the bytes of requests in progress; for the event loop's thread."""
 
     def __init__(self, settings: ServiceSettings, metrics: Metrics) -> None:
-        self._queue, self._memory = settings.queue, settings.max_held_bytes
-        self._images, self._held_bytes = Counter[str](), Counter[str]()  # by client
-        metrics.waiting.set_function(self._images.total)
-        metrics.held_bytes.set_function(self._held_bytes.total)
+        self._limits = {"images": settings.queue, "bytes": settings.max_held_bytes}
+        self._taken = {kind: Counter[str]() for kind in self._limits}  # by client
+        metrics.waiting.set_function(self._taken["images"].total)
+        metrics.held_bytes.set_function(self._taken["bytes"].total)
 
     @contextmanager
     def request(self, client: str) -> Iterator[Take]:
-        """A function that counts what a request takes, until its end.
+        """A function that counts the images or bytes that a request takes, until its end.
 
         It raises ProblemError for what is beyond the client's part, or all together.
         """
-        taken = Counter[str]()
+        own = Counter[str]()
 
-        def take(*, images: int = 0, held_bytes: int = 0) -> None:
-            if _is_beyond(self._images, client, images, self._queue):
-                raise _too_busy(f"too many images are waiting; the queue holds {self._queue}")
-            if _is_beyond(self._held_bytes, client, held_bytes, self._memory):
-                raise _too_busy("the requests in progress use all of their memory")
-            self._images[client] += images
-            self._held_bytes[client] += held_bytes
-            taken.update(images=images, held_bytes=held_bytes)
+        def take(kind: str, count: int) -> None:
+            taken, limit = self._taken[kind], self._limits[kind]
+            if taken[client] + count > share_of_one(limit) or taken.total() + count > limit:
+                raise ProblemError(
+                    HTTPStatus.TOO_MANY_REQUESTS,
+                    f"{BUSY[kind].format(limit)}; send the request again after the seconds in "
+                    "Retry-After",
+                    headers={"Retry-After": "1"},
+                )
+            taken[client] += count
+            own[kind] += count
 
         try:
             yield take
         finally:
-            self._images -= Counter({client: taken["images"]})  # drops a client that has none
-            self._held_bytes -= Counter({client: taken["held_bytes"]})
-
-
-def _is_beyond(counts: Counter[str], client: str, count: int, limit: int) -> bool:
-    return counts[client] + count > share_of_one(limit) or counts.total() + count > limit
-
-
-def _too_busy(reason: str) -> ProblemError:
-    return ProblemError(
-        HTTPStatus.TOO_MANY_REQUESTS,
-        f"{reason}; send the request again after the seconds in Retry-After",
-        headers={"Retry-After": "1"},
-    )
+            for kind, count in own.items():
+                self._taken[kind] -= Counter({client: count})  # drops a client that has none
 
 
 async def read_uploads(
@@ -218,7 +213,7 @@ async def read_uploads(
         uploads = [(clean_name(name), b"".join(chunks))]
     else:
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, ACCEPTED)
-    take(images=len(uploads))  # only now: a body that never comes takes nobody's place
+    take("images", len(uploads))  # only now: a body that never comes takes nobody's place
     return uploads
 
 
@@ -231,7 +226,7 @@ async def _body(request: Request, take: Take, limit: int) -> AsyncGenerator[byte
         length += len(chunk)
         if length > limit:
             raise _too_large(limit)
-        take(held_bytes=len(chunk))
+        take("bytes", len(chunk))
         yield chunk
 
 
