@@ -160,7 +160,7 @@ REFUSED = {  # exit code, and what the line names
     "calibrate few.csv --max-error 0.1 --out p": (1, "few groups of images (3)"),
     "predict run t.csv": (1, "policy.json: missing"),
     "data check t.csv --model run": (2, "--model"),
-    "data check folder:run --seed 3": (2, "--seed has no effect without --model"),
+    "data check folder:run --device cpu": (2, "--device has no effect without --model"),
     "evaluate t.csv --out e --ood predictions.csv": (2, "--ood 'predictions'"),
     "evaluate t.csv --out run": (2, "run/report.html: is not of an evaluation; choose another --o"),
     "evaluate run folder:run": (1, "give a folder that `misgiving train` or"),

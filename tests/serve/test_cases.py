@@ -22,6 +22,9 @@ def test_filters_and_cursors_lead_through_the_list_and_its_csv(worklist, monkeyp
     second = worklist.get(f"{query}&cursor={first.json()['cursor']}")
     assert (first.json()["total"], second.json()["cursor"]) == (4, None)
     assert names(first) + names(second) == ["GRÜN.png", "1.0.png", "0.6.png", "0.1.png"]
+    with monkeypatch.context() as patch:
+        patch.setattr("misgiving.serve.routes.cases.PAGE_NUMBERS", 5)  # of two classes
+        assert names(worklist.get(query)) == ["GRÜN.png", "1.0.png"]
     errors = [case["error_probability"] for case in worklist.get("/cases").json()["cases"]]
     assert errors == sorted(errors, reverse=True)
     rows = rows_of(worklist.get("/cases.csv"))

@@ -166,7 +166,6 @@ def check(
     cache: Cache = None,
     out: Folder | None = None,
     model: Run | None = None,
-    seed: Seed = 0,
 ) -> None:
     """Check images and labels: counts, damaged files, duplicates, wrong labels.
 
@@ -183,7 +182,6 @@ def check(
     Args:
         out: Folder for the findings. Default: none.
         model: Also list suspect labels, by this trained run.
-        seed: Seed of folds.
     """
     from misgiving.data.check import FINDINGS_FILE
     from misgiving.data.datasets import tables_of
@@ -198,7 +196,7 @@ def check(
         predictions = read_file(Path(data))
     else:
         if model is None:
-            check_options("without --model", unused=["seed", "device", "on_bad_image"])
+            check_options("without --model", unused=["device", "on_bad_image"])
         _show_findings(data, out)
         if model is None:
             return
@@ -206,7 +204,7 @@ def check(
             source = trained.predict(data)
         say_left_out([(data, source)])
         predictions = source.predictions
-    review = suspect_labels(predictions, seed=seed)
+    review = suspect_labels(predictions)
     _show_suspects(review, None if out is None else out / SUSPECTS_FILE)
 
 

@@ -31,7 +31,7 @@ from misgiving.serve.case import (
 )
 from misgiving.serve.database import WRITING, create_tables, engine_for, shown
 
-PAGE_SIZE = 500
+PAGE_SIZE = 100
 SORTED_BY = {
     "expected_error": (CASES.c.expected_error, CASES.c.id),
     "newest": (CASES.c.id,),

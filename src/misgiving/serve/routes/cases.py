@@ -48,6 +48,7 @@ BAD_REVIEW = documented(
 )
 CSV = content("text/csv", {"type": "string"})
 CSV_ROWS = 100  # in one chunk
+PAGE_NUMBERS = 50_000  # probabilities on one page, of about 30 bytes each
 CASE_COLUMNS = ("id", "received", "name", *COLUMNS, "place", "remark", "reviewed")
 AUDIT_COLUMNS = ["group", "audited", "standing", "label"]
 REVIEW_COLUMNS = list(Review.model_fields)
@@ -159,7 +160,8 @@ def list_cases(
     query = query.model_copy(update={"reader": reader_of(request, query.reader)})
     # Before the page, so that a later query finds what arrives in between.
     last_arrival, last_review = service.store.latest()
-    cases, cursor = service.store.page(query, limit=query.limit, cursor=query.cursor)
+    limit = min(query.limit, max(1, PAGE_NUMBERS // len(service.model.classes)))
+    cases, cursor = service.store.page(query, limit=limit, cursor=query.cursor)
     return CasePage(
         cases=[*map(_visible, cases)],
         cursor=cursor,
