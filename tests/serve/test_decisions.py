@@ -73,11 +73,13 @@ def test_a_frozen_database_server_is_answered_with_503_until_it_continues(
     serving, database, monkeypatch
 ):
     monkeypatch.setattr("misgiving.serve.app.GRACE_SECONDS", 0.0)
-    monkeypatch.setattr("misgiving.serve.service.CHECK_SECONDS", 0.2)
     client = serving(store=Store.open(emptied(database)), timeout=1.0)
+    until(lambda: client.get("/health").status_code == 200)  # a process that decodes has started
+    monkeypatch.setattr("misgiving.serve.service.CHECK_SECONDS", 0.2)
     until(lambda: send(client, picture(0.5)).status_code == 200)
     paths = "/cases", f"/cases/{'0' * 32}", "/cases.csv", "/health"
-    with frozen(database), ThreadPoolExecutor(5) as threads:
+    with frozen(database), ThreadPoolExecutor(5) as threads, monkeypatch.context() as patch:
+        patch.setattr("misgiving.serve.service.CHECK_VALID_SECONDS", -1.0)
         sending = threads.submit(send, client, picture(0.7))
         assert list(threads.map(lambda path: client.get(path).status_code, paths)) == [503] * 4
         response = sending.result()

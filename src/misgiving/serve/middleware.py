@@ -157,38 +157,39 @@ class Authentication:
         self._app, self._key, self._reader_keys = app, settings.api_key, settings.reviewer_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            self._check_origin(scope, headers)
-            if scope["path"] not in OPEN_PATHS and self._key is not None:
-                self._check_key(scope, headers, self._key)
+        if scope["type"] == "http" and (problem := self._problem(scope)):
+            raise problem
         await self._app(scope, receive, send)
 
-    def _check_origin(self, scope: Scope, headers: Headers) -> None:
+    def _problem(self, scope: Scope) -> ProblemError | None:
+        headers = Headers(scope=scope)
         if self._key is None and not is_loopback(_host(headers.get("host", ""))):
-            raise ProblemError(
+            return ProblemError(
                 HTTPStatus.FORBIDDEN,
                 "without an API key, the service is only available on this machine, as localhost "
                 "or 127.0.0.1",
             )
         if scope["method"] not in SAFE_METHODS and _is_cross_site(headers):
-            raise ProblemError(
+            return ProblemError(
                 HTTPStatus.FORBIDDEN,
                 "the request comes from a page of another site; a proxy must forward the Host "
                 "header",
             )
+        if scope["path"] in OPEN_PATHS or self._key is None:
+            return None
+        return self._problem_of_key(scope, headers, self._key)
 
-    def _check_key(self, scope: Scope, headers: Headers, expected: str) -> None:
+    def _problem_of_key(self, scope: Scope, headers: Headers, expected: str) -> ProblemError | None:
         key = _sent_key(headers.get("authorization", ""))
         if hmac.compare_digest(key, expected.encode()):  # in constant time
-            return
+            return None
         readers = self._reader_keys.items()
         if names := [name for own, name in readers if hmac.compare_digest(key, own.encode())]:
             scope[READER_SCOPE] = names[0]
             if scope["path"] in ("/", "/audit") or scope["path"].startswith(READER_PATHS):
-                return
-            raise ProblemError(HTTPStatus.FORBIDDEN, "this key opens the worklist alone")
-        raise ProblemError(
+                return None
+            return ProblemError(HTTPStatus.FORBIDDEN, "this key opens the worklist alone")
+        return ProblemError(
             HTTPStatus.UNAUTHORIZED,
             "send the API key as `Authorization: Bearer KEY`, or as the password of Basic "
             "authentication",

@@ -219,13 +219,14 @@ async def read_uploads(
 
 async def _body(request: Request, take: Take, limit: int) -> AsyncGenerator[bytes]:
     """The chunks of a body, whose bytes are counted."""
-    declared, length = request.headers.get("content-length", ""), 0
-    if declared.isdecimal() and int(declared) > limit:
-        raise _too_large(limit)
+    length = 0
     async for chunk in request.stream():
         length += len(chunk)
         if length > limit:
-            raise _too_large(limit)
+            raise ProblemError(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"the body may have {limit} bytes; scale the image down, or send several requests",
+            )
         take("bytes", len(chunk))
         yield chunk
 
@@ -252,13 +253,6 @@ async def _read_form(
 def clean_name(name: str, otherwise: str = "image") -> str:
     """Remove control characters from a file name, and shorten it to the usual limit."""
     return CONTROL.sub("\ufffd", name)[:MAX_NAME_LENGTH] or otherwise
-
-
-def _too_large(limit: int) -> ProblemError:
-    return ProblemError(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"the body may have {limit} bytes; scale the image down, or send several requests",
-    )
 
 
 def _malformed(reason: str) -> ProblemError:
