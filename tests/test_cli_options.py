@@ -13,8 +13,8 @@ from cyclopts.validators import Number
 from misgiving.cli import app, explanation
 from misgiving.cli.options import (
     COMMAND,
+    COMMAND_SETTINGS,
     SET_BY_TRAIN,
-    SETTINGS,
     Fields,
     Values,
     command,
@@ -83,7 +83,7 @@ def bake():
 
 def invoke(function, *words):
     quiet = {"exit_on_error": False, "print_error": False, "result_action": "return_value"}
-    alone = App("bakery", config=read_arguments, **quiet, **SETTINGS)
+    alone = App("bakery", config=read_arguments, **quiet, **COMMAND_SETTINGS)
     alone.command(function, name="bake")
     return alone(["bake", *words])
 

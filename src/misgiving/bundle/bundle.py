@@ -28,8 +28,8 @@ from misgiving.scores.outputs import Outputs
 
 FORMAT = 1
 FACTS, CARD = "bundle.json", "card.json"
-AGAIN = "run `misgiving export` again"
-KINDS: dict[str, TypeAdapter[Any]] = {
+EXPORT_AGAIN = "run `misgiving export` again"
+FIELD_TYPES: dict[str, TypeAdapter[Any]] = {
     "classes": TypeAdapter(tuple[str, ...]),
     "fingerprint": TypeAdapter(str),
     "preprocessing": TypeAdapter(Preprocessing),
@@ -79,18 +79,18 @@ class Bundle:
             DataError: It is not a bundle, or a file is missing, changed, extra or damaged.
         """
         folder = Path(folder)
-        content = read_json(folder / FACTS, remedy=AGAIN, version=FORMAT)
-        verify(folder, remedy=AGAIN)
+        content = read_json(folder / FACTS, remedy=EXPORT_AGAIN, version=FORMAT)
+        verify(folder, remedy=EXPORT_AGAIN)
         policy = read_policy(folder) if (folder / POLICY).is_file() else None
-        card = read_json(folder / CARD, remedy=AGAIN)
+        card = read_json(folder / CARD, remedy=EXPORT_AGAIN)
 
         def part(facts: Mapping[str, Any], graph: str, **values: Any) -> Bundle:
-            valid = {key: kind.validate_python(facts[key]) for key, kind in KINDS.items()}
+            valid = {key: kind.validate_python(facts[key]) for key, kind in FIELD_TYPES.items()}
             size, num_classes = valid["preprocessing"].image_size, len(valid["classes"])
             network = Network(folder / graph, size=size, num_classes=num_classes, threads=threads)
             return cls(network=network, **valid, **values)
 
-        with explain_damage(folder / FACTS, remedy=AGAIN):
+        with explain_damage(folder / FACTS, remedy=EXPORT_AGAIN):
             opinions = {
                 facts["name"]: part({**content, **facts}, graph, policy=None, card={})
                 for graph, facts in content["opinions"].items()
@@ -106,7 +106,7 @@ class Bundle:
         if self.policy is not None:
             models = {name: other.fingerprint for name, other in self.opinions.items()}
             self.policy.check_opinions(models)
-        with explain_damage(folder / POLICY, remedy=AGAIN), np.errstate(all="ignore"):
+        with explain_damage(folder / POLICY, remedy=EXPORT_AGAIN), np.errstate(all="ignore"):
             self.score_inputs(*(np.zeros((1, side, side, 3), dtype=np.uint8) for side in sides))
         return self
 

@@ -14,7 +14,7 @@ from misgiving.cli.calibrate import calibrate
 from misgiving.cli.data import check, fetch, ood, prepare, sample
 from misgiving.cli.evaluate import evaluate
 from misgiving.cli.export import export
-from misgiving.cli.options import SETTINGS, message_of, read_arguments
+from misgiving.cli.options import COMMAND_SETTINGS, message_of, read_arguments
 from misgiving.cli.plan import plan
 from misgiving.cli.predict import predict
 from misgiving.cli.progress import show_failure
@@ -73,7 +73,7 @@ for group, functions in (
     (app, (plan, train, attach, calibrate, evaluate, predict, export, serve, reproduce)),
 ):
     for place, function in enumerate(functions):
-        group.command(function, sort_key=place, **SETTINGS)
+        group.command(function, sort_key=place, **COMMAND_SETTINGS)
 
 
 def run() -> None:

@@ -297,7 +297,9 @@ def read_arguments(app: App, commands: tuple[str, ...], arguments: ArgumentColle
     COMMAND.set(arguments)
     given = {argument.field_info.name: argument.tokens for argument in arguments}
     if given.get("help_all") and app.default_command is not None:
-        whole = App(" ".join(("misgiving", *commands)), help_flags=[], version_flags=[], **SETTINGS)
+        whole = App(
+            " ".join(("misgiving", *commands)), help_flags=[], version_flags=[], **COMMAND_SETTINGS
+        )
         whole.default(command(unwrap(app.default_command)))
         whole.help_print([])
         raise SystemExit
@@ -312,7 +314,7 @@ def read_arguments(app: App, commands: tuple[str, ...], arguments: ArgumentColle
         Dict(content, source=token.value)(app, commands, arguments)
 
 
-SETTINGS: dict[str, Any] = {
+COMMAND_SETTINGS: dict[str, Any] = {
     "help_format": "markdown",
     "group_parameters": Group.create_default_parameters("Options"),
     "default_parameter": cyclopts.Parameter(

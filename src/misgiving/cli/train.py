@@ -34,14 +34,14 @@ from misgiving.training.config import (
 SPLIT = "split.csv"  # which only a run has
 MIN_TUNING_GROUPS = 100  # in the tuning set
 
-IMAGES = Fields(DataConfig, defaults={k: v.images for k, v in RECIPES.items()})
-NETWORK = Fields(ModelConfig, defaults={k: v.model for k, v in RECIPES.items()})
-TRAINING = Fields(TrainingConfig, defaults={k: v.training for k, v in RECIPES.items()})
+IMAGE_OPTIONS = Fields(DataConfig, defaults={k: v.images for k, v in RECIPES.items()})
+NETWORK_OPTIONS = Fields(ModelConfig, defaults={k: v.model for k, v in RECIPES.items()})
+TRAINING_OPTIONS = Fields(TrainingConfig, defaults={k: v.training for k, v in RECIPES.items()})
 OF_TRAINING = (
     *("margin", "pairs", "reduction", "epochs", "batch_size", "learning_rate"),
     "weight_decay",
 )
-ESTIMATOR = Fields(
+ESTIMATOR_OPTIONS = Fields(
     TrainingConfig,
     ("auxiliary", *OF_TRAINING, "seed", "device"),
     defaults={"attach": replace(ATTACHED, auxiliary="none")},
@@ -54,9 +54,9 @@ def train(
     /,
     *,
     out: Run,
-    images: Annotated[Values, IMAGES],
-    network: Annotated[Values, NETWORK],
-    training: Annotated[Values, TRAINING],
+    images: Annotated[Values, IMAGE_OPTIONS],
+    network: Annotated[Values, NETWORK_OPTIONS],
+    training: Annotated[Values, TRAINING_OPTIONS],
     cache: Cache = None,
     recipe: RecipeName = "modern",
     overwrite: bool = False,
@@ -126,7 +126,7 @@ def attach(
     *,
     out: Run,
     classifier: AttachConfig,
-    training: Annotated[Values, ESTIMATOR],
+    training: Annotated[Values, ESTIMATOR_OPTIONS],
     cache: Cache = None,
     overwrite: bool = False,
 ) -> None:
