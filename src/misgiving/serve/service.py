@@ -65,7 +65,7 @@ class KeptImages:
         Raises:
             ImageNotStoredError: There is no room for it, or no permission.
         """
-        path = self._path(sha256)
+        path = self.path(sha256)
         for folder in (self._folder, path.parent):
             if not folder.is_dir():
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -86,12 +86,8 @@ class KeptImages:
                 file.write(bytes(size))
                 file.flush()
 
-    def path(self, sha256: str) -> Path | None:
-        """The file, if it was stored and is still there."""
-        path = self._path(sha256)
-        return path if path.is_file() else None
-
-    def _path(self, sha256: str) -> Path:
+    def path(self, sha256: str) -> Path:
+        """The place of a file."""
         return self._folder / sha256[:2] / sha256
 
 
@@ -213,8 +209,11 @@ class Service:
         return inputs
 
     def image(self, case: Case) -> Path | None:
-        """The file of a case, if files are kept."""
-        return self.files.path(case.sha256) if self.files and case.image_kept else None
+        """The file of a case, if it was kept and is still there."""
+        if self.files is None or not case.image_kept:
+            return None
+        path = self.files.path(case.sha256)
+        return path if path.is_file() else None
 
     async def check(self) -> None:
         """Check that an image could be decided and stored now, once for all who ask.

@@ -220,7 +220,9 @@ def _as_csv(
 def get_case(service: ServiceDep, case: CaseDep) -> CaseWithHistory | BlindCase:
     """Get one case with all its reviews."""
     visible = _visible(case)
-    return visible if isinstance(visible, BlindCase) else _with_history(service, visible)
+    if isinstance(visible, BlindCase):
+        return visible
+    return CaseWithHistory(**case.model_dump(), reviews=service.store.reviews(case.id))
 
 
 @router.post("/cases/{id}/review", responses={**NO_CASE, **BAD_REVIEW})
@@ -253,10 +255,10 @@ def review_case(
     )
     check = "seen" in given.model_fields_set
     stored = service.store.review(case.id, review, last_seen=given.seen, check=check)
-    reviewed = _with_history(service, case)
+    case = service.store.cases([case.id], reviewer)[case.id]
     if not stored:
-        raise _conflict(reviewed.review)
-    return reviewed
+        raise _conflict(case.review)
+    return CaseWithHistory(**case.model_dump(), reviews=service.store.reviews(case.id))
 
 
 def _conflict(last: Review | None) -> ProblemError:
@@ -268,12 +270,6 @@ def _conflict(last: Review | None) -> ProblemError:
         )
     review = last and last.model_dump(mode="json")
     return ProblemError(HTTPStatus.CONFLICT, detail, review=review)
-
-
-def _with_history(service: Service, case: Case) -> CaseWithHistory:
-    reviews = service.store.reviews(case.id)
-    values = {**case.model_dump(), "reviewed": bool(reviews), "reviews": reviews}
-    return CaseWithHistory.model_validate({**values, "review": reviews[-1] if reviews else None})
 
 
 def _visible(case: Case) -> Case | BlindCase:
