@@ -17,8 +17,6 @@ from pathlib import Path
 
 from side_by_side import Reading
 
-from misgiving.reproduction.collection import COLLECTED
-
 COMMAND = (sys.executable, "-m", "misgiving")
 BOUNDS = {3: 240.0, 5: 330.0}  # of `reproduce`, by trials
 COLLECT, CALIBRATE = 20.0, 15.0
@@ -72,7 +70,6 @@ def seconds_of(*command: str) -> float:
 
 def seconds_of_collect(out: Path, reproduce: tuple[str, ...]) -> float:
     """Seconds that `collect` takes within the command, which runs in a process."""
-    (out / COLLECTED).unlink()
     script, seconds = out.with_name("collecting.py"), out.with_name("seconds")
     script.write_text(COLLECTING)
     command = (sys.executable, str(script), *reproduce, "--collect", str(seconds))

@@ -45,7 +45,7 @@ def reproduction(trial_data, tmp_path_factory):
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     out = shared / "reproduction"
     with FileLock(shared / "reproduction.lock"):
-        if not (out / "collected.json").exists():
+        if not (out / "intervals.csv").exists():
             reproduce_units(trial_data, out, run=on_this_machine(threads=1))
             collect(trial_data, out)
     return out

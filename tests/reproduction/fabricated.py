@@ -215,11 +215,6 @@ def risk_points():
             yield RiskPoint(model, name, step / 20, risk, 0.8 * risk, 1.2 * risk)
 
 
-def leakage_of(experiment, trial, shared=0):
-    row = {"experiment": experiment, "trial": trial, "shared_groups": shared}
-    return row | {"leaking_images": shared, "measured_images": 1682, "separate": not shared}
-
-
 def examples(sets):
     return {name: [np.full((8, 8, 3), 90, np.uint8)] * 2 for name in sets}
 
@@ -243,7 +238,10 @@ COMPLETE_SETTINGS = SETTINGS | dict(
     odin=SETTINGS["odin"] | {"tuning_set": "colon"},
     preprocessing=asdict(Preprocessing(image_size=112)),
     class_counts={name: {"train": 40, "validation": 10, "test": 10} for name in ALL_CLASSES},
-    leakage=[leakage_of("generalization", 0)],
+    leakage=[
+        {"experiment": "generalization", "trial": 0, "shared_groups": 0, "leaking_images": 0}
+        | {"measured_images": 1682, "separate": True}
+    ],
     compares_with_paper=True,
     unit_seconds=54321.0,
     missing_units=[{"experiment": "generalization", "trial": 2, "model": "mse"}],

@@ -22,7 +22,7 @@ from misgiving.reproduction.ood_sets.derived import (
     box_over_share,
     clean_square,
 )
-from misgiving.reproduction.published import PAPER_SETS, PaperSet
+from misgiving.reproduction.published import PAPER_IMAGES
 
 DERIVED = pytest.mark.parametrize("name", ["b_box", "b_box_70", "b_box_70_image", "derm_skin"])
 COUNT, HEIGHT, WIDTH = 6, 60, 80
@@ -105,7 +105,7 @@ def test_images_without_lesion_are_left_out_and_counted(name, held_out, monkeypa
     assert (built.left_out, len(built)) == (1, 5)
     assert f"{name}-lesion2" not in built.ids
     assert "1 image left out" in built.contents
-    monkeypatch.setitem(PAPER_SETS, name, PaperSet("", 4))
+    monkeypatch.setitem(PAPER_IMAGES, name, 4)
     assert len(build(name, held_out, seed=0)) == 4
 
 

@@ -119,17 +119,10 @@ def test_where_there_is_no_cluster_and_no_ray_it_is_said(misgiving, monkeypatch,
     for address in ("nowhere", "127.0.0.1:1"):
         with pytest.raises(UsageError, match=address), cluster._cluster(address):
             pass
-
-    def refusal(*options):
-        code, _, error = misgiving("reproduce", "--out", tmp_path, *options)
-        assert code in (1, 2)
-        return error
-
-    assert "--jobs" in refusal("--ray", "auto", "--jobs", "2")
-    assert "--ray" in refusal("--gpus-per-unit", "1")
     monkeypatch.delitem(sys.modules, "misgiving.reproduction.ray")
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert "pip install 'misgiving[ray]'" in refusal("--ray", "auto")
+    code, _, error = misgiving("reproduce", "--out", tmp_path, "--ray", "auto")
+    assert (code, "pip install 'misgiving[ray]'" in error) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ from misgiving.files import default_cache
 from misgiving.reproduction.config import Protocol
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
-SETTINGS = ("trials", "in_distribution", "unseen", "masks", "learning_rates", "seed")
-OWN = ("models", "scores", "challenger")
+SETTINGS = (
+    *("trials", "in_distribution", "unseen", "masks", "learning_rates", "seed"),
+    *("models", "scores", "challenger"),
+)
 IMAGES = ("image_size", "split", "validation_share", "on_bad_image")
 TRAINING = (
     *("auxiliary_weight", "margin", "class_weights", "sampling", "epochs", "batch_size"),
@@ -75,13 +77,11 @@ class Selection:
             learning_rate (other rates), without a report.
         trial: Run only units of this trial.
         model: Run only units of this model.
-        collect: Only write the report, from finished units.
     """
 
     experiment: str | None = None
     trial: int | None = None
     model: str | None = None
-    collect: bool = False
 
 
 @partial(command, brief=True)
@@ -90,13 +90,14 @@ def reproduce(
     sets: Sets,
     out: Folder = Path("runs/reproduce"),
     workers: Workers,
-    protocol: Annotated[Values, Fields(Protocol, (*SETTINGS, *OWN), defaults={})],
+    protocol: Annotated[Values, Fields(Protocol, SETTINGS, defaults={})],
     images: Annotated[Values, Fields(DataConfig, IMAGES, defaults={})],
     network: Annotated[
         Values, Fields(ModelConfig, ("backbone", "pretrained", "weights"), defaults={})
     ],
     training: Annotated[Values, Fields(TrainingConfig, TRAINING, defaults={})],
     selected: Selection,
+    collect: bool = False,
     cache: Cache = None,
 ) -> None:
     """Run the paper's three experiments over trials and write the report.
@@ -115,6 +116,7 @@ def reproduce(
 
     Args:
         out: Folder to write to, and to resume in.
+        collect: Only write the report, from finished units.
     """
     from misgiving.reproduction.collection import collect as collect_units
     from misgiving.reproduction.protocol import chosen_units, ood_sources, protocol_for
@@ -124,8 +126,7 @@ def reproduce(
     from misgiving.reproduction.trial_data import Progress, TrialData
     from misgiving.reproduction.workers import usual_jobs
 
-    only = {name: getattr(selected, name) for name in ("experiment", "trial", "model")}
-    is_partial = any(value is not None for value in only.values())
+    is_partial = any(value is not None for value in vars(selected).values())
     chosen_protocol = protocol_for(
         sets.data,
         model=network,
@@ -136,9 +137,9 @@ def reproduce(
         tuning_set=sets.tuning_set,
         **protocol,
     )
-    chosen = chosen_units(chosen_protocol, **only)
-    if selected.collect:
-        check_options("with --collect", unused=[*only, "ray", "gpus_per_unit", "threads"])
+    chosen = chosen_units(chosen_protocol, **vars(selected))
+    if collect:
+        check_options("with --collect", unused=[*vars(selected), "ray", "gpus_per_unit", "threads"])
     elif workers.ray is None:
         check_options("without --ray", unused=["gpus_per_unit"])
         usual = jobs_for(chosen_protocol, len(chosen))
@@ -158,11 +159,11 @@ def reproduce(
             on_image=Bar(progress, "preparing images").at,
         )
         # else nothing may be to train
-        begins = not (selected.collect or workers.ray or (out / "units").exists())
+        begins = not (collect or workers.ray or (out / "units").exists())
         place = cache or default_cache()
         trial_data = TrialData(chosen_protocol, place, callbacks, trains=begins)
         say_skipped(trial_data.images.skipped)
-        if not selected.collect:
+        if not collect:
             reproduce_units(trial_data, out, run=run, chosen=chosen)
         if not is_partial:
             say("collecting: resampling for intervals, and examples; this may take a minute")

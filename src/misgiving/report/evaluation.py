@@ -22,8 +22,7 @@ from misgiving.report.figures import (
     reliability_figure,
     team_figure,
 )
-from misgiving.report.names import detector_name
-from misgiving.report.rendering import certificate_sentences, environment, lines
+from misgiving.report.rendering import certificate_sentences, detector_name, environment, lines
 
 MAX_CLASSES = 15  # of the confusion matrix; the others are one row and column
 GALLERY_IMAGES = 12  # of each kind

@@ -19,8 +19,7 @@ from matplotlib.lines import Line2D
 from misgiving.evaluation.readers import DEFERRED_SHARES, Team
 from misgiving.evaluation.shares import CurvePoint, Share
 from misgiving.metrics.calibration import Reliability
-from misgiving.report.names import DETECTOR_TITLES, count
-from misgiving.report.rendering import percent
+from misgiving.report.rendering import DETECTOR_TITLES, count, percent
 
 Line = str | tuple[int, tuple[float, ...]]
 OTHER_COLOUR = "#56b4e9"

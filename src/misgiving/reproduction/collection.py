@@ -1,6 +1,6 @@
 """Collect the finished units of a reproduction: its tables and documents."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,12 +22,10 @@ from misgiving.reproduction.generalization import RELIABILITY
 from misgiving.reproduction.intervals import MeasuredSet, risk_curves
 from misgiving.reproduction.ood_detection import unseen_sets
 from misgiving.reproduction.protocol import DERMOSCOPY, EXPERIMENTS, rate_experiments, units
-from misgiving.reproduction.published import PAPER_SETS, READ_OTHERWISE, paper_count
+from misgiving.reproduction.published import PAPER_IMAGES, PAPER_SETS, READ_OTHERWISE, SET_NAMES
 from misgiving.reproduction.runner import is_finished
-from misgiving.reproduction.source_code import code_digest
 from misgiving.reproduction.tables import (
     RUN_AGAIN,
-    TABLES,
     Folders,
     predictions_path,
     read_table,
@@ -35,16 +33,11 @@ from misgiving.reproduction.tables import (
     values_by_trial,
     write_table,
 )
-from misgiving.reproduction.trial_data import TrialData, read_record
+from misgiving.reproduction.trial_data import TrialData
 from misgiving.reproduction.workers import worker_pool
 from misgiving.training.config import recorded
 
 EXAMPLES = 6  # of each set
-COLLECTED = "collected.json"
-COLLECTION = (
-    *(f"{name}.csv" for name in TABLES),
-    *("datasets.json", "manifests", "examples", "settings.json"),
-)
 
 AS_GIVEN = ("data", "in_distribution", "unseen", "models", "challenger", "trials", "seed", "notes")
 """Fields of a protocol in `settings.json`."""
@@ -53,7 +46,7 @@ AS_GIVEN = ("data", "in_distribution", "unseen", "models", "challenger", "trials
 def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
     """Write the collected tables and documents of all units that are finished.
 
-    Does nothing where all of that has been made of the same units.
+    These are the units of the protocol with the same settings, data and code.
 
     Args:
         trial_data: The prepared images.
@@ -65,37 +58,6 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
         UsageError: A unit is finished with other settings or data.
         TrainingError: A process was killed, as happens when memory runs out.
     """
-    protocol, finished = trial_data.protocol, finished_units(trial_data, out)
-    timings = [read_json(out / unit.folder / "timing.json", remedy=RUN_AGAIN) for unit in finished]
-    made_of = {
-        "protocol": repr(protocol),
-        "units": [trial_data.record(unit) for unit in finished],
-        "threads": [timing["threads"] for timing in timings],
-        "code": code_digest("misgiving.reproduction.collection"),
-    }
-    complete = all((out / name).exists() for name in COLLECTION)
-    if complete and read_record(out / COLLECTED) == made_of:
-        return
-    (out / COLLECTED).unlink(missing_ok=True)
-    results = _of_units(finished, out, "results.csv")
-    sets = list(_measured_sets(trial_data, finished, out, results))
-    with worker_pool(jobs, ignore_interrupts=True) as pool:
-        intervals = pool.map(MeasuredSet.intervals, sets)
-        write_table(out / "results.csv", results)
-        write_table(out / "histories.csv", _of_units(finished, out, "run/history.csv"))
-        write_table(out / "confusions.csv", _confusions(trial_data, finished, out))
-        write_table(out / RELIABILITY, _of_units(finished, out, RELIABILITY, schema="bins.csv"))
-        folders = _folders(finished, out, "generalization")
-        curves = risk_curves(folders, trial_data.evaluation_sets.measured, protocol)
-        write_table(out / "risk_coverage.csv", curves)
-        _write_sets(trial_data, out)
-        write_json(out / "settings.json", _settings(trial_data, finished, timings))
-        write_table(out / "intervals.csv", pd.concat(intervals))
-    write_json(out / COLLECTED, made_of)
-
-
-def finished_units(trial_data: TrialData, out: Path) -> list[Unit]:
-    """The units of the protocol that are finished, with these settings, data and code."""
     present = [unit for unit in units(trial_data.protocol) if (out / unit.folder).is_dir()]
     records = trial_data.records(present, out)
     finished = [unit for unit in present if is_finished(out / unit.folder, records[unit])]
@@ -104,15 +66,28 @@ def finished_units(trial_data: TrialData, out: Path) -> list[Unit]:
             f"{out}: no unit is finished with these settings, data and code; "
             "run units before collecting"
         )
-    return finished
+    results = _of_units(finished, out, "results.csv")
+    sets = list(_measured_sets(trial_data, finished, out, results))
+    with worker_pool(jobs, ignore_interrupts=True) as pool:
+        intervals = pool.map(MeasuredSet.intervals, sets)
+        write_table(out / "results.csv", results)
+        write_table(out / "histories.csv", _of_units(finished, out, "run/history.csv"))
+        write_table(out / "confusions.csv", _confusions(trial_data, finished, out))
+        write_table(out / RELIABILITY, _of_units(finished, out, RELIABILITY, schema="bins.csv"))
+        folders, measured = _folders(finished, out), trial_data.evaluation_sets.measured
+        curves = risk_curves(folders["generalization"], measured, trial_data.protocol)
+        write_table(out / "risk_coverage.csv", curves)
+        _write_sets(trial_data, out)
+        write_json(out / "settings.json", _settings(trial_data, finished, out))
+        write_table(out / "intervals.csv", pd.concat(intervals))
 
 
 def _measured_sets(
     trial_data: TrialData, finished: Sequence[Unit], out: Path, results: pd.DataFrame
 ) -> Iterator[MeasuredSet]:
     """All sets of all experiments, each with the experiment whose units measured it."""
-    values, protocol = values_by_trial(results), trial_data.protocol
-    measured = trial_data.evaluation_sets.measured
+    values, folders = values_by_trial(results), _folders(finished, out)
+    protocol, measured = trial_data.protocol, trial_data.evaluation_sets.measured
     unseen = (UNSEEN_SET, *(f"unseen/{name}" for name in protocol.unseen))
     sets = [
         *((name, measured, name) for name in EXPERIMENTS),
@@ -128,18 +103,18 @@ def _measured_sets(
             dataset=dataset,
             measured=measured,
             protocol=protocol,
-            folders=_folders(finished, out, measured_by),
+            folders=folders[measured_by],
             values=values,
             split_ratio=size["measured"] / size["trained"],
             seed=seed,
         )
 
 
-def _folders(finished: Sequence[Unit], out: Path, experiment: str) -> Folders:
-    folders: dict[str, dict[int, Path]] = {}
+def _folders(finished: Sequence[Unit], out: Path) -> Mapping[str, Folders]:
+    """The folders of the units of each experiment."""
+    folders: dict[str, dict[str, dict[int, Path]]] = defaultdict(dict)
     for unit in finished:
-        if unit.experiment == experiment:
-            folders.setdefault(unit.model, {})[unit.trial] = out / unit.folder
+        folders[unit.experiment].setdefault(unit.model, {})[unit.trial] = out / unit.folder
     return folders
 
 
@@ -172,9 +147,7 @@ def _confusions(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> p
     return table_of(rows, "confusions.csv")
 
 
-def _settings(
-    trial_data: TrialData, finished: Sequence[Unit], timings: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> dict[str, Any]:
     """The data, the settings and the provenance of a reproduction, for `settings.json`.
 
     `images` and `classes` are those of 4.1, in the order of the data, and `class_counts` their
@@ -184,12 +157,16 @@ def _settings(
     model changes. `unit_seconds` sums training and measuring over units.
     """
     protocol = trial_data.protocol
+    timings = [read_json(out / unit.folder / "timing.json", remedy=RUN_AGAIN) for unit in finished]
+    setup = trial_data.setup(Unit("generalization", 0, protocol.models[0]))
+    classes = np.array(setup.images.classes)
+    counts = pd.crosstab(classes[setup.images.labels], setup.sets).reindex(classes, fill_value=0)
     return {
         **{name: getattr(protocol, name) for name in AS_GIVEN},
         "images": len(trial_data.images),
         "in_distribution_images": len(trial_data.inliers),
         "classes": trial_data.images.classes,
-        "class_counts": _class_counts(trial_data),
+        "class_counts": counts.to_dict("index"),
         "split": protocol.images.split,
         "validation_share": protocol.images.validation_share,
         **{f"{use}_set": name for use, name in trial_data.evaluation_sets._asdict().items()},
@@ -211,13 +188,6 @@ def _settings(
     }
 
 
-def _class_counts(trial_data: TrialData) -> dict[str, dict[str, int]]:
-    setup = trial_data.setup(Unit("generalization", 0, trial_data.protocol.models[0]))
-    classes = np.array(setup.images.classes)
-    counts = pd.crosstab(classes[setup.images.labels], setup.sets).reindex(classes, fill_value=0)
-    return dict(counts.to_dict("index"))
-
-
 def _write_sets(trial_data: TrialData, out: Path) -> None:
     """Write `datasets.json`, the images of each set into `manifests`, and a few into `examples`.
 
@@ -228,19 +198,22 @@ def _write_sets(trial_data: TrialData, out: Path) -> None:
     (`published set` if it was given under the paper's name, `given` under another, or `made here`;
     empty for the data).
     """
-    facts, protocol, outliers = {}, trial_data.protocol, trial_data.outliers(0)
+    facts, outliers = {}, trial_data.outliers(0)
+    sources = {source.name: source for source in trial_data.protocol.sources}
     with whole_folder(out / "manifests") as manifests, whole_folder(out / "examples") as examples:
         for name, images, contents in _exhibits(trial_data):
-            row = protocol.row(name)
+            row = sources[name].row if name in sources else name
+            given = "published set" if name in SET_NAMES else "given"
+            origin = given if name in sources else "made here"
             facts[name] = {
                 "contents": contents,
                 "images": len(images),
                 "groups": len(np.unique(images.units)),
                 "checksum": images.fingerprint,
                 "paper_set": READ_OTHERWISE.get(row, row if row in PAPER_SETS else ""),
-                "paper_images": paper_count(row),
+                "paper_images": PAPER_IMAGES.get(row),
                 "left_out": outliers[name][0].left_out if name in outliers else 0,
-                "origin": protocol.origin(name) if name in outliers else "",
+                "origin": origin if name in outliers else "",
             }
             file_name = name.replace("/", "-")
             columns = {"id": images.ids, "group": images.groups, "sha256": images.hashes}

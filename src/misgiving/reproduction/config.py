@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 
 from misgiving.errors import Parameter, UsageError, require, require_choices
 from misgiving.registry import Registry
-from misgiving.reproduction.published import SET_NAMES
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
 MODELS: Registry[Mapping[str, Any]] = Registry(
@@ -160,16 +159,6 @@ class Protocol:
             )
         if both := set(self.in_distribution) & set(self.unseen):
             raise UsageError(f"class {min(both)!r} cannot be both in-distribution and unseen")
-
-    def row(self, ood_set: str) -> str:
-        """The row of the paper's Table 1 that an OOD set belongs to, or its own name."""
-        return {source.name: source.row for source in self.sources}.get(ood_set, ood_set)
-
-    def origin(self, ood_set: str) -> str:
-        """`published set` if it was given under the paper's name, `given` or `made here`."""
-        if all(source.name != ood_set for source in self.sources):
-            return "made here"
-        return "published set" if ood_set in SET_NAMES else "given"
 
 
 UNSEEN_SET = "unseen_classes"

@@ -1,6 +1,7 @@
 """Section 4.1 of the paper: classification, loss estimation and deferral of one trained model."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,19 +129,32 @@ def measure_policies(
         }
     except DataError:
         return [], None
-    decisions = {target: policy.decide(sets.test) for target, policy in policies.items()}
     columns = {"wrong": sets.test.errors.astype(np.float64)}
-    for target, of_images in decisions.items():
-        for name in ("accept", "defer", "ood"):
-            columns[f"{target:g}/{name}"] = (of_images.decisions == name).astype(np.float64)
-    save_scores(folder, POLICY_SET, columns, group_names(sets.test))
-    vectors = decisions[TARGETS[0]].probabilities  # the same for every target
-    rows = measure_calibration(vectors, sets.test, POLICY_SET, "policy")
-    rows += _reliability(folder, sets.test, decisions[TARGETS[0]])
-    rows.append(Measurement(POLICY_SET, fitted.calibrator.score, "acceptance_score", 1.0))
+    rows: list[Measurement] = []
     for target, policy in policies.items():
-        rows += _policy_rows(f"policy/{target:g}", policy, sets.test, decisions[target])
-    return rows + certified_rows(sets, fitted, seed=seed), fitted.calibrator
+        decisions, certificate = policy.decide(sets.test), policy.certificate_
+        masks = {name: decisions.decisions == name for name in ("accept", "defer", "ood")}
+        columns |= {f"{target:g}/{name}": mask.astype(np.float64) for name, mask in masks.items()}
+        values = {
+            "attained": float(certificate.accepted > 0),
+            "coverage": float(masks["accept"].mean()),
+            "ood_share": float(masks["ood"].mean()),
+            "calibration_cases": float(certificate.cases),
+            "calibration_coverage": certificate.accepted / certificate.cases,
+        }
+        if certificate.smallest_certifiable is not None:
+            values["smallest_certifiable_error"] = certificate.smallest_certifiable.max_error
+        errors = accepted_errors(masks["accept"], sets.test.errors, sets.test.units)
+        rows += measurements_of(POLICY_SET, f"policy/{target:g}", {**values, **errors})
+    save_scores(folder, POLICY_SET, columns, group_names(sets.test))
+    return [
+        # probabilities and expected losses are the same for every target
+        *measure_calibration(decisions.probabilities, sets.test, POLICY_SET, "policy"),
+        *_reliability(folder, sets.test, decisions),
+        Measurement(POLICY_SET, fitted.calibrator.score, "acceptance_score", 1.0),
+        *rows,
+        *certified_rows(sets, fitted, seed=seed),
+    ], fitted.calibrator
 
 
 def certified_rows(sets: PolicySets, fitted: Fitted, *, seed: int) -> list[Measurement]:
@@ -149,16 +163,14 @@ def certified_rows(sets: PolicySets, fitted: Fitted, *, seed: int) -> list[Measu
     The tuning and the calibration set are the same for all scores.
     """
     rows = []
-    for score in (score for score in CERTIFIED_SCORES if score in fitted.candidates):
+    scores = [score for score in CERTIFIED_SCORES if score in fitted.candidates]
+    for score, target in product(scores, CERTIFIED_TARGETS):
         accepting = fitted._replace(calibrator=replace(fitted.calibrator, score=score))
-        for target in CERTIFIED_TARGETS:
-            policy = _certified(
-                sets, accepting, max_error=target, max_ood_false_alarms=None, seed=seed
-            )
-            accepted = policy.decide(sets.test).decisions == "accept"
-            errors = accepted_errors(accepted, sets.test.errors, sets.test.units)
-            values = {"coverage": float(accepted.mean()), **errors}
-            rows += measurements_of(POLICY_SET, f"certified/{score}/{target:g}", values)
+        policy = _certified(sets, accepting, max_error=target, max_ood_false_alarms=None, seed=seed)
+        accepted = policy.decide(sets.test).decisions == "accept"
+        errors = accepted_errors(accepted, sets.test.errors, sets.test.units)
+        values = {"coverage": float(accepted.mean()), **errors}
+        rows += measurements_of(POLICY_SET, f"certified/{score}/{target:g}", values)
     return rows
 
 
@@ -167,23 +179,6 @@ def _certified(sets: PolicySets, fitted: Fitted, **parameters: Any) -> Deferral:
     return Deferral(rule="logits", **parameters).certify(
         sets.tune, sets.calibration, detectors=sets.detectors, fitted=fitted
     )
-
-
-def _policy_rows(
-    detector: str, policy: Deferral, test: Predictions, decisions: Decisions
-) -> list[Measurement]:
-    certificate = policy.certificate_
-    values = {
-        "attained": float(certificate.accepted > 0),
-        "coverage": float((decisions.decisions == "accept").mean()),
-        "ood_share": float((decisions.decisions == "ood").mean()),
-        "calibration_cases": float(certificate.cases),
-        "calibration_coverage": certificate.accepted / certificate.cases,
-    }
-    if certificate.smallest_certifiable is not None:
-        values["smallest_certifiable_error"] = certificate.smallest_certifiable.max_error
-    errors = accepted_errors(decisions.decisions == "accept", test.errors, test.units)
-    return measurements_of(POLICY_SET, detector, {**values, **errors})
 
 
 def _reliability(folder: Path, test: Predictions, decisions: Decisions) -> list[Measurement]:

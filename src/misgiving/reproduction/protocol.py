@@ -110,11 +110,7 @@ def ood_sources(sets: Sequence[str], about: Sequence[str] = ()) -> tuple[OodSour
                 f"{', '.join(SET_NAMES)}",
             )
         sources[name] = OodSource(
-            name=name, location=location, stands_for=stands_for, about=texts.pop(name, "")
-        )
-    for name in texts:
-        raise UsageError(
-            *(Parameter("about"), f" {name}=...: no ", Parameter("ood"), " set has this name")
+            name=name, location=location, stands_for=stands_for, about=texts.get(name, "")
         )
     return tuple(sources.values())
 

@@ -53,13 +53,16 @@ def on_ray(address: str, *, threads: int = 1, gpus_per_unit: float | None = None
                 gpus = gpus_of_unit(nodes, threads, gpus_per_unit, device)
                 as_task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=UNIT_RETRIES)
                 task, protocol = as_task(_finish_on_worker), ray.put(trial_data.protocol)
-                submitted = {
+                waiting = {
                     task.options(name=str(unit)).remote(
                         protocol, *places, threads, unit, record
                     ): unit
                     for unit, record in records.items()
                 }
-                for unit in _finished(submitted):
+                while waiting:
+                    (done, *_), _ = ray.wait(list(waiting))
+                    unit = waiting.pop(done)
+                    _raise_failure(done, unit)
                     await_unit(out / unit.folder, records[unit])
                     trial_data.progress.on_unit(unit)
         finally:
@@ -133,24 +136,19 @@ def _cluster(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _finished(submitted: Mapping[Any, Unit]) -> Iterator[Unit]:
-    """Units in the order in which they finish; the first failure is raised."""
-    waiting = list(submitted)
-    while waiting:
-        (done, *_), waiting = ray.wait(waiting)
-        unit = submitted[done]
-        try:
-            ray.get(done)
-        except RayTaskError as error:
-            raise error.cause from error
-        except RayError as error:
-            reason = str(error).partition("\n")[0]
-            raise TrainingError(
-                f"{unit}: its workers were lost, perhaps because of low memory ({reason}); "
-                "run again with more ",
-                *(Parameter("threads"), " for each, so that fewer run at the same time"),
-            ) from error
-        yield unit
+def _raise_failure(done: Any, unit: Unit) -> None:
+    """Raise the failure of a task of this unit, if it failed."""
+    try:
+        ray.get(done)
+    except RayTaskError as error:
+        raise error.cause from error
+    except RayError as error:
+        reason = str(error).partition("\n")[0]
+        raise TrainingError(
+            f"{unit}: its workers were lost, perhaps because of low memory ({reason}); "
+            "run again with more ",
+            *(Parameter("threads"), " for each, so that fewer run at the same time"),
+        ) from error
 
 
 def _finish_on_worker(

@@ -26,7 +26,7 @@ from misgiving.reproduction.ood_sets import SCIKIT_IMAGE, build, images_at
 from misgiving.reproduction.ood_sets.derived import DERIVED_SETS
 from misgiving.reproduction.ood_sets.lesions import with_masks
 from misgiving.reproduction.protocol import EXPERIMENTS
-from misgiving.reproduction.published import paper_count
+from misgiving.reproduction.published import PAPER_IMAGES
 from misgiving.reproduction.source_code import code_digest
 from misgiving.reproduction.tables import RUN_AGAIN
 from misgiving.training.config import ModelConfig, TrainingConfig, recorded
@@ -146,7 +146,7 @@ class TrialData:
         sources = {source.name: source for source in self.protocol.sources}
         for name in self.protocol.ood_sets:
             if source := sources.get(name):
-                count = paper_count(source.row)
+                count = PAPER_IMAGES.get(source.row)
                 built = build(name, held_out, seed=seed, place=source.location, count=count)
                 about = f"{source.about}; " if source.about else ""
             else:

@@ -25,7 +25,7 @@ from misgiving.data.decoding import (
 from misgiving.data.splits import without_training_images
 from misgiving.registry import Registry
 from misgiving.reproduction.ood_sets.derived import DERIVED_SETS, DerivedImages, derive, ood_dataset
-from misgiving.reproduction.published import paper_count
+from misgiving.reproduction.published import PAPER_IMAGES
 
 SCIKIT_IMAGE = "scikit-image"
 MAX_SOURCES = 8  # sources that are listed one by one
@@ -134,7 +134,7 @@ def build(
             others = without_training_images(replace(others, name=place), run)
         ids = tuple(f"{name}-{identity}" for identity in others.ids)
         whole = ood_dataset(held_out, name, ids, groups=others.groups, images=others.images)
-    size = min(count or paper_count(name) or len(whole), len(whole))
+    size = min(count or PAPER_IMAGES.get(name) or len(whole), len(whole))
     chosen = np.random.default_rng(seed).choice(len(whole), size=size, replace=False)
     drawn = whole.select(np.sort(chosen))
     return replace(drawn, contents=_contents(drawn))
@@ -142,26 +142,25 @@ def build(
 
 def _contents(drawn: Dataset) -> str:
     """Number and origin of the images of a set, and what is missing."""
-    contents = [drawn.contents or _origin(drawn)]
+    counts = Counter(group for group in drawn.groups if group)
+    origin = drawn.contents
+    if isinstance(drawn.images, DerivedImages):
+        automatic = sum(located for _, located in drawn.images.regions)
+        origin = f"{len(drawn)} images with {DERIVED_SETS[drawn.images.kind][1]}"
+        origin += f"; lesion located automatically in {automatic}" if automatic else ""
+    elif not origin and len(counts) in (0, len(drawn)):
+        origin = f"{len(drawn)} images, resampled one by one as their sources are not known"
+    elif not origin:
+        listed = ", ".join(f"{source} {count}" for source, count in sorted(counts.items()))
+        sources = listed if len(counts) <= MAX_SOURCES else f"{len(counts)} sources"
+        origin = f"{len(drawn)} images of {drawn.name} ({sources})"
+    contents = [origin]
     if drawn.left_out:
         plural = "s" * (drawn.left_out > 1)
         contents.append(f"{drawn.left_out} image{plural} left out as unsuitable")
-    if len(drawn) < (expected := paper_count(drawn.name) or 0):
+    if len(drawn) < (expected := PAPER_IMAGES.get(drawn.name, 0)):
         contents.append(f"{len(drawn)} of the paper's {expected}")
     return "; ".join(contents)
-
-
-def _origin(drawn: Dataset) -> str:
-    if isinstance(drawn.images, DerivedImages):
-        automatic = sum(located for _, located in drawn.images.regions)
-        remark = f"; lesion located automatically in {automatic}" if automatic else ""
-        return f"{len(drawn)} images with {DERIVED_SETS[drawn.images.kind][1]}{remark}"
-    counts = Counter(group for group in drawn.groups if group)
-    if len(counts) in (0, len(drawn)):
-        return f"{len(drawn)} images, resampled one by one as their sources are not known"
-    listed = ", ".join(f"{source} {count}" for source, count in sorted(counts.items()))
-    sources = listed if len(counts) <= MAX_SOURCES else f"{len(counts)} sources"
-    return f"{len(drawn)} images of {drawn.name} ({sources})"
 
 
 def images_at(place: str, name: str) -> Dataset:

@@ -9,6 +9,7 @@ from misgiving.reproduction.config import UNSEEN_SET
 from misgiving.reproduction.published import (
     FIGURE_3,
     FIGURE_5,
+    PAPER_IMAGES,
     PAPER_SETS,
     PAPER_SETTINGS,
     TUNING_SET,
@@ -248,7 +249,7 @@ def _sets(run: Run) -> dict[Departure, Any]:
         differs["not_measured", paper_set, None] = not names
         for name in names:
             facts, stands_in = run.datasets[name], run.stands_in(name)
-            expected = facts["paper_images"] or PAPER_SETS[paper_set].images
+            expected = facts["paper_images"] or PAPER_IMAGES[paper_set]
             other_size = not stands_in and facts["images"] != expected
             differs["stands_in", name, paper_set] = stands_in
             differs["set_size", name, expected] = other_size

@@ -28,7 +28,7 @@ from misgiving.report.figures import (
     mark_missing,
     styled,
 )
-from misgiving.report.names import POINTS
+from misgiving.report.rendering import POINTS
 from misgiving.reproduction.config import CHOSEN, RATE_MODELS, UNSEEN_SET
 from misgiving.reproduction.published import title
 from misgiving.reproduction.report.findings import Convergence

@@ -162,10 +162,6 @@ def ood_shares(run: Run) -> tuple[str, dict[str, list[float]]]:
     return model, dict(sorted(shares.items(), key=lambda item: (fmean(item[1]), item[0])))
 
 
-TargetStatus = Literal["met", "missed", "inconclusive", "no_interval", "nothing_accepted"]
-"""The error among the accepted against its target; only a whole interval decides."""
-
-
 @dataclass(frozen=True, eq=False)
 class Target:
     """The policies of one model for one target error rate.
@@ -212,8 +208,10 @@ class Target:
         return sum(error <= self.target for error in self.errors)
 
     @property
-    def status(self) -> TargetStatus:
-        """Compare the error among the accepted with its target."""
+    def status(
+        self,
+    ) -> Literal["met", "missed", "inconclusive", "no_interval", "nothing_accepted"]:
+        """The error among the accepted against its target; only a whole interval decides."""
         if not self.errors:
             return "nothing_accepted"
         row = self.intervals.get(self.error)

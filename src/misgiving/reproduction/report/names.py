@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from misgiving.report.names import DETECTOR_TITLES, PLAIN, POINTS, Scale
+from misgiving.report.rendering import DETECTOR_TITLES, PLAIN, POINTS, Scale
 from misgiving.reproduction.config import CHOSEN
 
 DETECTOR_NAMES = {
