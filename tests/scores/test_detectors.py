@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scenes import WIDTH, predictions, scene, scores_of
 
+from misgiving.deferral.policy_file import load_detectors, save_detectors
 from misgiving.errors import DataError, UsageError
 from misgiving.scores import detectors as module
 from misgiving.scores.detectors import FittedDetectors, all_scores
@@ -62,8 +63,8 @@ def test_loaded_detectors_and_some_of_them_give_the_same_scores_bit_for_bit(
     before, path = training.features.copy(), tmp_path / "detectors.safetensors"
     detectors = FittedDetectors.fit(training)
     np.testing.assert_array_equal(training.features, before)
-    detectors.save(path)
-    loaded, expected = FittedDetectors.load(path), scores_of(detectors, queries)
+    save_detectors(detectors, path)
+    loaded, expected = load_detectors(path), scores_of(detectors, queries)
     assert loaded.names == tuple(FEATURE_SCORES)
     for made in (loaded, loaded.only(["vim", "knn"])):
         scores = scores_of(made, queries)

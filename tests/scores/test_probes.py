@@ -8,6 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from misgiving.deferral.policy_file import load_detectors, save_detectors
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors
 from misgiving.scores.probes import ClassProbes
@@ -95,9 +96,9 @@ def test_a_class_without_training_images_is_improbable_but_possible(training, fr
 def test_evidence_survives_saving_and_selection_bit_for_bit(training, fresh, tmp_path):
     detectors = FittedDetectors.fit(training, ["knn"])
     expected = detectors.evidence(fresh)
-    detectors.only([]).save(tmp_path / "kept.safetensors")
-    again = FittedDetectors.load(tmp_path / "kept.safetensors")
+    save_detectors(detectors.only([]), tmp_path / "kept.safetensors")
+    again = load_detectors(tmp_path / "kept.safetensors")
     assert again.names == ()
     np.testing.assert_array_equal(again.evidence(fresh), expected)
-    detectors.only(["knn"], probes=False).save(tmp_path / "without.safetensors")
-    assert FittedDetectors.load(tmp_path / "without.safetensors").evidence(fresh) is None
+    save_detectors(detectors.only(["knn"], probes=False), tmp_path / "without.safetensors")
+    assert load_detectors(tmp_path / "without.safetensors").evidence(fresh) is None

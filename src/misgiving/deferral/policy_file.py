@@ -1,12 +1,15 @@
 """The two files of a policy: `policy.json`, and `policy.safetensors` with its detectors."""
 
 import json
+from collections import defaultdict
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from misgiving.calibration.apply import Calibrator
 from misgiving.deferral.certificate import Certificate
@@ -14,13 +17,16 @@ from misgiving.deferral.identities import Cases
 from misgiving.deferral.policy import Policy
 from misgiving.deferral.targets import DecisionRule
 from misgiving.errors import explain_damage
-from misgiving.files import read_json, sha256_of_file, sha256_of_json, write_json
+from misgiving.files import read_json, sha256_of_file, sha256_of_json, whole_file, write_json
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
+from misgiving.scores.features import FEATURE_SCORES
 from misgiving.scores.outputs import Outputs
+from misgiving.scores.probes import ClassProbes, Probe
 
 POLICY, DETECTORS = "policy.json", "policy.safetensors"
 POLICY_FOLDER = "policy"  # in a run
 ASKED = ("max_ood_false_alarms", "ood_detector")  # of which a policy has what is in force
+FACTS, PROBES = "facts", "probes"  # in the file of the detectors
 AGAIN = "run `misgiving calibrate` again"
 
 
@@ -84,7 +90,7 @@ class PolicyFile(BaseModel):
         with explain_damage(folder / DETECTORS, remedy=AGAIN):
             if sha256_of_file(folder / DETECTORS) != file.detectors:
                 raise ValueError("changed after it was written")
-        detectors = FittedDetectors.load(folder / DETECTORS)
+        detectors = load_detectors(folder / DETECTORS)
         shared = {name: x for name, x in file if name in Policy.__dataclass_fields__}
         ood_detector = file.ood_detector or default_ood_detector(detectors)
         policy = Policy(**{**shared, "detectors": detectors, "ood_detector": ood_detector})
@@ -102,12 +108,56 @@ def write_policy(folder: Path, policy: Policy, *, cases: Cases, **given: Any) ->
         cases: The images that it was fitted on.
         given: The parameters of `ASKED`, as they were given.
     """
-    policy.detectors.save(folder / DETECTORS)
+    save_detectors(policy.detectors, folder / DETECTORS)
     shared = {name: x for name, x in vars(policy).items() if name in PolicyFile.model_fields}
     given |= {"cases": cases, "detectors": sha256_of_file(folder / DETECTORS)}
     # with text for infinity, which JSON lacks
     content = json.loads(PolicyFile(**shared | given).model_dump_json())
     write_json(folder / POLICY, content | {"checksum": sha256_of_json(content)}, compact=True)
+
+
+def save_detectors(detectors: FittedDetectors, path: Path) -> None:
+    """Write one safetensors file, whole or not at all."""
+    probes = {} if detectors.probes is None else detectors.probes.probes
+    tables = {f"{PROBES}/{name}": probe._asdict() for name, probe in probes.items()}
+    arrays: dict[str, Any] = {"directions": detectors.directions}
+    if detectors.probes is not None:
+        arrays[f"{PROBES}/width"] = detectors.probes.width
+    for name, table in {**detectors.statistics, **tables}.items():
+        arrays |= {f"{name}/{key}": value for key, value in table.items()}
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    facts = {"names": detectors.names, PROBES: [*probes]}
+    with whole_file(path) as partial:
+        # one entry: the order of several is another in each file
+        save_file(contiguous, partial, {FACTS: json.dumps(facts)})
+
+
+def load_detectors(path: Path) -> FittedDetectors:
+    """Read a file that `save_detectors` wrote.
+
+    Raises:
+        DataError: The file is missing or damaged, or has other scores or infinite values.
+    """
+    with explain_damage(path, remedy=AGAIN):
+        with safe_open(path, framework="np") as file:
+            facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
+        tables: dict[str, dict[str, Any]] = defaultdict(dict)
+        for key, array in load_file(path).items():
+            if not np.isfinite(array).all():
+                raise ValueError("an array is not finite")
+            owner, _, name = key.rpartition("/")
+            tables[owner][name] = array
+        if unknown := {*facts["names"]} - {*FEATURE_SCORES}:
+            raise ValueError(f"unknown scores {unknown}")
+        probes = {}
+        for name in facts[PROBES]:
+            table = tables[f"{PROBES}/{name}"]
+            probes[name] = Probe(int(table["first"]), table["weight"], table["bias"])
+        return FittedDetectors(
+            directions=tables[""]["directions"],
+            statistics={name: tables[name] for name in facts["names"]},
+            probes=ClassProbes(probes=probes) if probes else None,
+        )
 
 
 def _blank_outputs(policy: Policy) -> Outputs:

@@ -1,29 +1,21 @@
-"""Detectors that are fitted on training predictions, saved, and applied to new ones.
+"""Detectors that are fitted on training predictions, and applied to new ones.
 
 Features are reduced by PCA first.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
 
 from misgiving.arrays import Evidence, Features, Mask, Values
-from misgiving.errors import DataError, UsageError, explain_damage
-from misgiving.files import whole_file
+from misgiving.errors import DataError, UsageError
 from misgiving.scores.features import FEATURE_SCORES, Statistics, Training, principal_directions
 from misgiving.scores.logits import LOGIT_SCORES
 from misgiving.scores.outputs import Outputs, TrainingOutputs
-from misgiving.scores.probes import ClassProbes, Probe
+from misgiving.scores.probes import ClassProbes
 
-AGAIN = "calibrate or export again"
-FACTS, PROBES = "facts", "probes"
 OOD_DETECTOR = "knn"  # the default: needs no OOD image to be tuned on, and no gradient
 WITHOUT_FEATURES = "max_logit"
 CELLS = 2**22  # of a table of distances, which bounds the memory of scoring
@@ -151,55 +143,6 @@ class FittedDetectors:
             )
             for name, fitted in self.statistics.items()
         }
-
-    def save(self, path: Path) -> None:
-        """Write one safetensors file, whole or not at all."""
-        probes = {} if self.probes is None else self.probes.probes
-        tables = {f"{PROBES}/{name}": probe._asdict() for name, probe in probes.items()}
-        arrays: dict[str, Any] = {"directions": self.directions}
-        if self.probes is not None:
-            arrays[f"{PROBES}/width"] = self.probes.width
-        for name, table in {**self.statistics, **tables}.items():
-            arrays |= {f"{name}/{key}": value for key, value in table.items()}
-        contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-        facts = {"names": self.names, PROBES: [*probes]}
-        with whole_file(path) as partial:
-            # one entry: the order of several is another in each file
-            save_file(contiguous, partial, {FACTS: json.dumps(facts)})
-
-    @classmethod
-    def load(cls, path: Path) -> "FittedDetectors":
-        """Read a file that `save` wrote.
-
-        Raises:
-            DataError: The file is missing or damaged, or has other scores or infinite values.
-        """
-        with explain_damage(path, remedy=AGAIN):
-            with safe_open(path, framework="np") as file:
-                facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
-            arrays = load_file(path)
-            if unknown := {*facts["names"]} - {*FEATURE_SCORES}:
-                raise ValueError(f"unknown scores {unknown}")
-            if not all(np.isfinite(array).all() for array in arrays.values()):
-                raise ValueError("an array is not finite")
-            statistics = {name: _table(name, arrays) for name in facts["names"]}
-            probes = {}
-            for name in facts[PROBES]:
-                table = _table(f"{PROBES}/{name}", arrays)
-                probes[name] = Probe(int(table["first"]), table["weight"], table["bias"])
-            return cls(
-                directions=arrays["directions"],
-                statistics=statistics,
-                probes=ClassProbes(probes=probes) if probes else None,
-            )
-
-
-def _table(name: str, arrays: Statistics) -> dict[str, Any]:
-    """The arrays of a file of which the names begin with this one."""
-    prefix = f"{name}/"
-    return {
-        key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)
-    }
 
 
 def default_ood_detector(detectors: FittedDetectors) -> str:
