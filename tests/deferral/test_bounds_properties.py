@@ -86,10 +86,9 @@ def test_targets_of_classes_and_silent_errors_are_met_up_to_the_first_rank_that_
     assume(all(abs(p - level) > Fraction(1, 10**12) for p in p_values))
     expected = [all(p <= level for p in p_values[: at + 1]) for at in range(6)]
     kept = np.ones(cases, dtype=bool)
-    counts = RankCounts(cases, kept, number, number / -1, misses, misses, [], cases, [])
+    limited = [(float(rate), misses, cases)]
+    counts = RankCounts(cases, kept, number, number / -1, misses, limited)
     for limits in ({"max_silent_error": float(rate)}, {"class_max_miss": {"a": float(rate)}}):
-        if "class_max_miss" in limits:
-            counts = counts._replace(silent=0 * misses, missed=[misses], class_cases=[cases])
         targets = Targets(
             **{"max_error": 0.5, "confidence": float(1 - level), "simultaneous": False} | limits
         )

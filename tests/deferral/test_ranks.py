@@ -71,8 +71,7 @@ def test_fewer_ranks_never_have_lower_limits(cases, max_error, level, data):
 def test_what_is_certified_gives_its_level_to_the_ranks_that_are_left(tied):
     """Ranks 10 and 30, with a target of 0.5: alone, each needs a p-value of 0.05."""
     counts = RankCounts(
-        **{"silent": None, "above": 30, "cases": 30, "kept": np.ones(30, dtype=bool)},
-        **{"missed": [], "class_cases": []},
+        **{"above": 30, "kept": np.ones(30, dtype=bool), "limited": []},
         ranks=np.array([10, 30]),
         thresholds=np.array([np.nan if tied else 0.7, 0.1]),
         wrong=np.array([0, 10]),

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -163,21 +162,20 @@ def class_outcomes(
     targets: Targets, guarantee: Guarantee, counts: RankCounts, position: int
 ) -> tuple[ClassOutcome, ...]:
     """Misses of each class with a target, at this position of the ranks; -1: at the strictest."""
-    usable = ~np.isnan(counts.thresholds)
-    fewest = [int(missed[usable][:1].sum()) for missed in counts.missed]
-    smallest = partial(guarantee.smallest_rate, level=targets.level_of_misses)
-    return tuple(
-        ClassOutcome(
-            name=name,
-            rate=rate,
-            cases=cases,
-            missed=int(missed[position]) if position >= 0 else least,
-            smallest_certifiable_rate=float(smallest(least, cases)),
+    usable, outcomes = ~np.isnan(counts.thresholds), []
+    for name, (rate, missed, cases) in zip(targets.class_max_miss, counts.limited, strict=False):
+        least = int(missed[usable][:1].sum())
+        smallest = guarantee.smallest_rate(least, cases, level=targets.level_of_misses)
+        outcomes.append(
+            ClassOutcome(
+                name=name,
+                rate=rate,
+                cases=cases,
+                missed=int(missed[position]) if position >= 0 else least,
+                smallest_certifiable_rate=float(smallest),
+            )
         )
-        for (name, rate), missed, least, cases in zip(
-            targets.class_max_miss.items(), counts.missed, fewest, counts.class_cases, strict=True
-        )
-    )
+    return tuple(outcomes)
 
 
 def class_errors(

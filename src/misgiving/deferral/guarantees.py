@@ -13,7 +13,12 @@ from misgiving.arrays import Values
 from misgiving.deferral.bounds import Bounds, Cases, tolerance_rank, upper_bound
 from misgiving.deferral.certificate import ROUNDING, Selection
 from misgiving.deferral.targets import Targets
-from misgiving.deferral.thresholds import RankCounts, ScoredCases, loosest_certified
+from misgiving.deferral.thresholds import (
+    RankCounts,
+    ScoredCases,
+    limited_parts,
+    loosest_certified,
+)
 from misgiving.registry import Registry
 
 PRIOR_ERRORS = 2.0  # wrong tuning cases that each class with a target has more than observed
@@ -120,18 +125,15 @@ def fit_selection(
     """Choose what decides a batch, with the limits that all images must meet."""
     missable, wrong = calibration.acceptable & calibration.wrong, counts.kept & calibration.wrong
     labels = [classes.index(name) for name in targets.class_max_miss]
-    members = [calibration.labels == label for label in labels]
-    limits = [*zip(targets.class_max_miss.values(), members, strict=True)]
-    if targets.max_silent_error is not None:
-        limits.append((targets.max_silent_error, np.ones_like(missable)))
     allowed = [
         lowest_allowed(calibration.scores[part & missable], int(part.sum()), rate=rate)
-        for rate, part in limits
+        for rate, part in limited_parts(calibration, targets, classes)
     ]
     lowest = max(allowed, default=-math.inf)
     if targets.max_error is None:
         return Selection(cases=counts.above, lowest=lowest, rates=(), wrong=())
-    parts = [*members, ~np.any([*members, np.zeros_like(wrong)], axis=0)]
+    members = [calibration.labels == label for label in labels]
+    parts = [*members, ~np.isin(calibration.labels, labels)]
     return Selection(
         cases=counts.above,
         lowest=lowest,

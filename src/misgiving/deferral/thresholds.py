@@ -94,11 +94,8 @@ class RankCounts(NamedTuple):
         ranks: Number of kept cases that are accepted.
         thresholds: Lowest accepted score; -inf: all. NaN where the next case has the same score.
         wrong: How many of the accepted are wrong.
-        silent: Cases that are accepted with a wrong answer, without the OOD limit.
-        missed: For each class with a target, its cases that are accepted as another class, without
-            the OOD limit.
-        cases: All cases.
-        class_cases: For each class with a target, all of its cases.
+        limited: For each of `limited_parts` its rate, the number of its cases that are accepted
+            with a wrong answer, without the OOD limit, and the number of all of its cases.
     """
 
     above: int
@@ -106,10 +103,21 @@ class RankCounts(NamedTuple):
     ranks: Counts
     thresholds: Thresholds
     wrong: Counts
-    silent: Counts
-    missed: list[Counts]
-    cases: int
-    class_cases: list[int]
+    limited: list[tuple[float, Counts, int]]
+
+
+def limited_parts(
+    cases: ScoredCases, targets: Targets, classes: Sequence[str]
+) -> list[tuple[float, Mask]]:
+    """Rate and cases of the target of each class that has one, and then of that of silent errors.
+
+    Such a rate limits the share of these cases that is accepted with a wrong answer.
+    """
+    watched = targets.class_max_miss.items()
+    parts = [(rate, cases.labels == classes.index(name)) for name, rate in watched]
+    if targets.max_silent_error is not None:
+        parts.append((targets.max_silent_error, np.ones_like(cases.acceptable)))
+    return parts
 
 
 def count_ranks(
@@ -133,20 +141,20 @@ def count_ranks(
     scores = np.append(calibration.scores[best_first], -np.inf)
     ranks = ranks_to_test(len(best_first))
     thresholds = just_above(scores[ranks], scores[ranks - 1])
-    of_class = [calibration.labels == classes.index(name) for name in targets.class_max_miss]
     return RankCounts(
         above=int(above.sum()),
         kept=kept,
         ranks=ranks,
         thresholds=thresholds,
         wrong=np.cumsum(calibration.wrong[best_first])[ranks - 1],
-        silent=number_reaching(calibration.scores[missable], thresholds),
-        cases=len(calibration),
-        missed=[
-            number_reaching(calibration.scores[members & missable], thresholds)
-            for members in of_class
+        limited=[
+            (
+                rate,
+                number_reaching(calibration.scores[part & missable], thresholds),
+                int(part.sum()),
+            )
+            for rate, part in limited_parts(calibration, targets, classes)
         ],
-        class_cases=[int(members.sum()) for members in of_class],
     )
 
 
@@ -182,12 +190,8 @@ def meets_other_targets(counts: RankCounts, targets: Targets) -> Bool[np.ndarray
     the strictest rank on, at the whole level: a rank is certified wrongly only if the strictest one
     that breaks a target passes the test of this target.
     """
-    rates = targets.class_max_miss.values()
-    tests = [*zip(rates, counts.missed, counts.class_cases, strict=True)]
-    if targets.max_silent_error is not None:
-        tests.append((targets.max_silent_error, counts.silent, counts.cases))
     passed = np.ones(len(counts.ranks), dtype=bool)
-    for rate, missed, cases in tests:
+    for rate, missed, cases in counts.limited:
         p_values = binomial_cdf(missed, cases, rate)
         passed &= np.logical_and.accumulate(p_values <= targets.level_of_misses)
     return passed
