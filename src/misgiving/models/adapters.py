@@ -26,9 +26,6 @@ NEARLY_ALL = 0.85  # of the submodules; the longest stage of a ResNet or ConvNeX
 Reading = tuple[Logits, Float[Tensor, "batch width"], list[Float[Tensor, "batch _ ..."]]]
 """Logits of one call of a classifier, the features before them, and its taps."""
 
-Keep = Callable[[str, tuple[Any, ...], Any], None]
-"""Receives the name, the inputs and the output of a submodule that was called."""
-
 Shapes = Mapping[str, tuple[int, ...]]
 """Shape of the output of each submodule that was called; empty if it is no tensor."""
 
@@ -116,8 +113,10 @@ def first_weight(module: nn.Module) -> Tensor:
 
 
 @contextmanager
-def _watched(module: nn.Module, names: set[str], keep: Keep) -> Iterator[None]:
-    """Call `keep` after every call of these submodules that this thread makes."""
+def _watched(
+    module: nn.Module, names: set[str], keep: Callable[[str, tuple[Any, ...], Any], None]
+) -> Iterator[None]:
+    """Give `keep` the name, inputs and output of every call of these that this thread makes."""
     thread = None if torch.compiler.is_compiling() else get_ident()  # compiled code has no threads
 
     def hook_of(name: str) -> Callable[..., None]:
