@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 from misgiving.bundle.bundle import Bundle
 from misgiving.checkpoint import load, save
-from misgiving.data.ood_folder import read_ood_folder
+from misgiving.data.datasets import read_ood_folder
 from misgiving.deferral.deferral import Deferral
 from misgiving.predictions.predict import TrainedRun
 from misgiving.predictions.record import Predictions

@@ -21,8 +21,6 @@ from misgiving.files import (
     default_cache,
     read_json,
     seal,
-    sha256_of_chunks,
-    sha256_of_file,
     sha256_of_json,
     sha256_of_lines,
     verify,
@@ -264,13 +262,6 @@ def test_damaged_checksums_are_refused(folder, content):
     if content is not None:
         (folder / "checksums.json").write_text(content)
     check_refused(folder, "notes", file="notes" if "notes" in (content or "") else "checksums.json")
-
-
-@given(st.lists(st.binary()))
-def test_digests_do_not_depend_on_the_chunks(tmp_path_factory, chunks):
-    path = tmp_path_factory.mktemp("digests") / "file"
-    path.write_bytes(data := b"".join(chunks))
-    assert sha256_of_chunks(chunks) == sha256_of_file(path) == hashlib.sha256(data).hexdigest()
 
 
 def test_lines_are_hashed_with_their_ends_and_json_regardless_of_the_order_of_keys():

@@ -124,19 +124,6 @@ def slopes(predicted, true, margin):
     return gradient
 
 
-@pytest.mark.parametrize("size", [513, 2000])
-def test_the_blocks_of_a_large_batch_are_its_pairs(size, monkeypatch):
-    predicted, true = with_every_tie(size, 0)
-    results = []
-    for max_pairs in (size, 10_000, size * size):
-        monkeypatch.setattr(losses, "MAX_PAIRS", max_pairs)
-        leaf = predicted.clone().requires_grad_()
-        loss = ranking_loss(leaf, true)
-        results.append((loss, *torch.autograd.grad(loss, leaf)))
-    for blocks in results[:2]:
-        torch.testing.assert_close(blocks, results[2], rtol=1e-10, atol=1e-15)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_loss_of_narrow_types_is_exact(dtype):
     predicted, true = with_every_tie(600, 0)

@@ -9,8 +9,7 @@ import pytest
 from coloured import dataset_of, write_photos
 from PIL import Image
 
-from misgiving.data.datasets import load_dataset
-from misgiving.data.ood_folder import read_ood_folder, write_ood_set
+from misgiving.data.datasets import load_dataset, read_ood_folder, write_ood_set
 from misgiving.data.splits import Split, without_training_images, write_split
 from misgiving.errors import UsageError
 from misgiving.files import sha256_of

@@ -134,8 +134,7 @@ def ood(
         seed: The same seed gives the same files.
         overwrite: Replace an existing set.
     """
-    from misgiving.data.datasets import load_dataset
-    from misgiving.data.ood_folder import write_ood_set
+    from misgiving.data.datasets import load_dataset, write_ood_set
     from misgiving.reproduction.ood_sets import readable_set
     from misgiving.reproduction.ood_sets.lesions import with_masks
 

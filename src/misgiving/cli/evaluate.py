@@ -72,8 +72,7 @@ def evaluate(
     is_file = check_source(run, images=["data"], files=["policy"], needed=["out"])
     out = out or run / "evaluation"
     from misgiving.bundle.bundle import used_opinions
-    from misgiving.data.datasets import tables_of
-    from misgiving.data.ood_folder import read_ood_folder
+    from misgiving.data.datasets import read_ood_folder, tables_of
     from misgiving.deferral.deferral import Deferral
     from misgiving.evaluation.evaluate import (
         EVALUATION_FILES,
