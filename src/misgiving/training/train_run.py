@@ -19,7 +19,6 @@ from misgiving.checkpoint import (
     Architecture,
     Checkpoint,
     EpochRecord,
-    RunConfig,
     TrainingData,
     save,
 )
@@ -209,16 +208,15 @@ def train_run(
         on_resume: Called with the epoch and the step after which training resumes.
     """
     training, augmentation = setup.images_of("train"), AUGMENTATIONS[setup.augmentation]
-    split = split_of(setup.images, setup.sets)
-    config = _config_of(setup, training)
-    facts = RUN_CONFIG.dump_python(config, mode="json")
+    checkpoint = _checkpoint_of(setup, model)
+    facts = RUN_CONFIG.dump_python(checkpoint, mode="json")
     path = resume_file or resume_path(folder)
     resume = ResumeFile(
         path=path,
         identity={  # what must be the same for a training to resume
             **facts.pop("settings"),
             **facts,
-            "split": sha256_of_lines(split.sets),
+            "split": sha256_of_lines(checkpoint.split.sets),
             "first weights": model_fingerprint(model),
             "own loss": own_source(setup.training.auxiliary),
         },
@@ -238,7 +236,6 @@ def train_run(
             resume=resume,
             stop=stop,
         )
-    checkpoint = Checkpoint(**vars(config), model=model, split=split)
     if processes.rank() == 0:
         save(folder, checkpoint, history=history)
         if resume_file is None:
@@ -247,14 +244,16 @@ def train_run(
     return checkpoint
 
 
-def _config_of(setup: TrainingSetup, training: ImageSet) -> RunConfig:
-    """The configuration of a run of these settings."""
-    classes = training.classes
+def _checkpoint_of(setup: TrainingSetup, model: JointClassifier) -> Checkpoint:
+    """A run of these settings with its model, which is still to be trained."""
+    training, classes = setup.images_of("train"), setup.images.classes
     # The estimator learns the loss without class weights where its target is the plain one.
     weighting = "none" if setup.training.target == "plain" else setup.training.class_weights
     weights = class_weights(training.labels, len(classes), weighting)
     augmentation = asdict(AUGMENTATIONS[setup.augmentation])
-    return RunConfig(
+    return Checkpoint(
+        model=model,
+        split=split_of(setup.images, setup.sets),
         architecture=Architecture(
             **setup.model.architecture,
             num_classes=len(classes),
