@@ -33,7 +33,6 @@ TIMEOUT = 10.0, 60.0  # seconds for a connection, and of silence, after which a 
 MAX_FAILURES = 4  # failures in a row, without progress, that are tolerated
 PAUSE = 1.0  # seconds before the first retry, doubled for each further one
 SIZE_HEADERS = "Content-Range", "Content-Length"  # the first has the size of the whole file
-DEEPEST = 50  # folders within each other in an archive
 WAIT = 10.0  # seconds for another command that fetches into the same folder
 
 
@@ -172,8 +171,6 @@ def _unpack(archive: Path, folder: Path, report: Callable[[int, int | None], Non
                 for info in opened.infolist()
                 if not (info.is_dir() or re.search(r"(^|/)(\.[^./]|__MACOSX/)", info.filename))
             ]
-            if any(info.filename.count("/") > DEEPEST for info in members):
-                raise zipfile.BadZipFile(f"folders are more than {DEEPEST} deep")
             done, total = 0, sum(info.file_size for info in members)
             for info in members:
                 info.filename = info.filename.removeprefix(f"{folder.name}/")
