@@ -1,4 +1,4 @@
-"""Score the cases of a policy, certify thresholds with them, and find remedies if none is."""
+"""Certify thresholds with the cases of a policy, and find remedies if none is."""
 
 import math
 from collections.abc import Sequence
@@ -7,16 +7,11 @@ from typing import Literal
 
 import numpy as np
 
-from misgiving.calibration.apply import error_probabilities
-from misgiving.calibration.fit import Fitted
 from misgiving.deferral.bounds import upper_bound
 from misgiving.deferral.certificate import CertifiableError, Certificate, ClassErrors, ClassOutcome
 from misgiving.deferral.guarantees import GUARANTEES, Guarantee, fit_selection
-from misgiving.deferral.targets import DecisionRule, Targets
+from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import RankCounts, ScoredCases, count_ranks
-from misgiving.errors import Parameter, UsageError
-from misgiving.predictions.record import Predictions
-from misgiving.scores.detectors import FittedDetectors, all_scores
 
 STEPS = 1000  # in which the smallest certifiable error is searched
 MOST_CASES = 100_000  # up to which enough cases are searched
@@ -24,55 +19,6 @@ SHARE_OF_RANK = 0.5  # of the level, that the test of a promising rank has
 PRIOR_WRONG = 0.5  # wrong cases more than observed, as one among 100 ranks is chosen
 
 Remedy = Literal["fewest_cases", "more_cases", "higher_target", "better_model", "average_guarantee"]
-
-
-def score_cases(
-    predictions: Predictions,
-    detectors: FittedDetectors,
-    fitted: Fitted,
-    rule: DecisionRule,
-    *,
-    ood_detector: str,
-    of_tuning: bool = False,
-) -> ScoredCases:
-    """All images as cases of a policy; draw one of each group before anything is certified.
-
-    Args:
-        predictions: Of the images.
-        detectors: Fitted on the training set.
-        fitted: The calibration, for the classes that the rule predicts.
-        rule: Predicts the class.
-        ood_detector: Name of the OOD score.
-        of_tuning: True for the images of the tuning set, whose classes and scores are cross-fitted.
-
-    Raises:
-        DataError: Outputs or scores are not finite.
-        UsageError: There is no such OOD score, or the detectors read other features or taps.
-    """
-    scores = all_scores(predictions, detectors)
-    if ood_detector not in scores:
-        raise UsageError(
-            Parameter("ood_detector"),
-            f" {ood_detector!r} is unknown, or needs what the predictions do not "
-            "have: logits, features or taps of the set train, the last layer, or predicted_loss; "
-            f"choose from {', '.join(scores)}",
-        )
-    if of_tuning:
-        probabilities, predicted = np.exp(fitted.vectors), fitted.predicted
-        acceptance = fitted.scores
-    else:
-        probabilities, predicted, acceptance = fitted.calibrator.judge(
-            scores, predictions.logits, detectors.evidence(predictions), predictions.opinions
-        )
-    errors = error_probabilities(probabilities, predicted)
-    return ScoredCases(
-        scores=acceptance,
-        ood_scores=scores[ood_detector],
-        error_probabilities=errors,
-        predicted=predicted,
-        labels=predictions.labels,
-        acceptable=rule.mark_acceptable(probabilities, predicted, errors),
-    )
 
 
 def certify_thresholds(

@@ -4,18 +4,19 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from misgiving.calibration.apply import Calibrator
 from misgiving.calibration.fit import Fitted, fit_calibrator
 from misgiving.deferral.certificate import Certificate
-from misgiving.deferral.certify import certify_thresholds, find_remedies, score_cases
+from misgiving.deferral.certify import certify_thresholds, find_remedies
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.guarantees import GUARANTEES, Guarantee
 from misgiving.deferral.identities import Cases, Identities
-from misgiving.deferral.policy import Policy
+from misgiving.deferral.policy import Policy, Scorer
 from misgiving.deferral.policy_file import (
     ASKED,
     DETECTORS,
@@ -25,14 +26,14 @@ from misgiving.deferral.policy_file import (
     policy_folder,
     write_policy,
 )
-from misgiving.deferral.sets import fitting_sets
+from misgiving.deferral.sets import check_ood_detector, fitting_sets
 from misgiving.deferral.targets import DecisionRule, RuleName, Targets, check_known
+from misgiving.deferral.thresholds import ScoredCases
 from misgiving.errors import UsageError
 from misgiving.files import whole_folder
 from misgiving.groups import unit_of
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
-from misgiving.scores.features import FEATURE_SCORES
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -172,25 +173,32 @@ class Deferral:
             fitted = fit_calibrator(
                 tuning, detectors, rule.class_weights(tuning.classes, tuning.labels)
             )
-        ood_detector = self.ood_detector or default_ood_detector(detectors)
-        if not (self.ood_detector or ood_detector in FEATURE_SCORES):
-            targets = replace(targets, max_ood_false_alarms=None)
-        score = partial(
-            score_cases, detectors=detectors, fitted=fitted, rule=rule, ood_detector=ood_detector
+        scorer = Scorer(
+            calibration=fitted.calibrator,
+            detectors=detectors,
+            rule=rule,
+            ood_detector=self.ood_detector or default_ood_detector(detectors),
         )
-        tuned, certified = score(tuning, of_tuning=True), score(calibration)
+        check_ood_detector(scorer.ood_detector, tuning, detectors)
+        if not (self.ood_detector or scorer.compares_with_training):
+            targets = replace(targets, max_ood_false_alarms=None)
+        cross_fitted = scorer.judged(
+            scorer.score(tuning),
+            probabilities=np.exp(fitted.vectors),
+            predicted=fitted.predicted,
+            acceptance_score=fitted.scores,
+        )
+        tuned = ScoredCases.of(cross_fitted, tuning.labels)
+        cases = ScoredCases.of(scorer.score(calibration), calibration.labels)
         self.policy_ = Policy(
+            **vars(scorer),
             certificate=certify_thresholds(
                 tuned[tuning.one_per_group(seed=self.seed)],
-                certified[calibration.one_per_group(seed=self.seed)],
+                cases[calibration.one_per_group(seed=self.seed)],
                 targets,
                 guarantee,
                 classes=calibration.classes,
             ),
-            calibration=fitted.calibrator,
-            detectors=detectors,
-            rule=rule,
-            ood_detector=ood_detector,
             model=tuning.model or "unnamed",
             unit=unit_of(calibration.group_columns),
             kind=calibration.kind,

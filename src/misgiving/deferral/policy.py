@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool
 from scipy.special import expit
 
-from misgiving.arrays import Units, Values
+from misgiving.arrays import Classes, Logits, Units, Values
 from misgiving.calibration.apply import Calibrator, error_probabilities
 from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.decisions import Decisions, ScoredImages, unscored
@@ -34,35 +34,20 @@ ALL_ACCEPTED = "the policy accepts every image that is in-distribution and likel
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Policy:
-    """Accepts, defers or calls out-of-distribution, with a guarantee.
+class Scorer:
+    """Predicts the class of each image, and scores it.
 
     Attributes:
-        certificate: Thresholds, what they certify, and what was observed on the calibration set.
         calibration: From scores to class probabilities and error probabilities.
         detectors: Fitted scores of features, and class probes.
         rule: Predicts the class.
         ood_detector: Name of the OOD score.
-        model: Fingerprint or name of the model that it is for.
-        unit: The unit of the guarantee: a patient, a lesion, an image, or another group.
-        kind: Of the outputs: `logits` or `probabilities`.
-        seed: Of the draw of one image from each group of a batch.
     """
 
-    certificate: Certificate
     calibration: Calibrator
     detectors: FittedDetectors
     rule: DecisionRule
     ood_detector: str
-    model: str
-    unit: str
-    kind: str
-    seed: int
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the logits."""
-        return self.certificate.classes
 
     @property
     def compares_with_training(self) -> bool:
@@ -79,6 +64,58 @@ class Policy:
     def needs_predicted_losses(self) -> bool:
         """True if decisions or expected losses depend on them."""
         return self.calibration.loss is not None or self.ood_detector == "predicted_loss"
+
+    def score(self, outputs: Outputs) -> ScoredImages:
+        """Predict the class of each image, and score it.
+
+        Numbers and probabilities are NaN where outputs are not finite, or lack them. An image of
+        which a second opinion alone is not finite lacks only probabilities and what depends on
+        them.
+        """
+        detectors, scored = self.used_detectors, unscored(outputs)
+        finite = np.flatnonzero(outputs.finite)
+        for rows in np.array_split(finite, 1 + outputs.logits[finite].size // BLOCK):
+            block = outputs.select(rows)
+            scores, evidence = scores_of_outputs(block, detectors), detectors.evidence(block)
+            judged = self.calibration.judge(scores, block.logits, evidence, block.opinions)
+            scored.probabilities[rows], scored.predicted[rows] = judged[:2]
+            scored.acceptance_score[rows] = judged[2]
+            if self.calibration.loss is not None and block.predicted_losses is not None:
+                scored.expected_loss[rows] = self.calibration.loss(scores["predicted_loss"])
+            scored.ood_score[rows] = scores[self.ood_detector]
+        return self.judged(scored)
+
+    def judged(self, scored: ScoredImages, **changes: Values | Logits | Classes) -> ScoredImages:
+        """Images with these changes, their error probabilities, and whether each is acceptable."""
+        changed = replace(scored, **changes)
+        probabilities, predicted = changed.probabilities, changed.predicted
+        errors = error_probabilities(probabilities, predicted)
+        acceptable = self.rule.mark_acceptable(probabilities, predicted, errors)
+        return replace(changed, error_probability=errors, acceptable=acceptable)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Policy(Scorer):
+    """Accepts, defers or calls out-of-distribution, with a guarantee.
+
+    Attributes:
+        certificate: Thresholds, what they certify, and what was observed on the calibration set.
+        model: Fingerprint or name of the model that it is for.
+        unit: The unit of the guarantee: a patient, a lesion, an image, or another group.
+        kind: Of the outputs: `logits` or `probabilities`.
+        seed: Of the draw of one image from each group of a batch.
+    """
+
+    certificate: Certificate
+    model: str
+    unit: str
+    kind: str
+    seed: int
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self.certificate.classes
 
     @property
     def fingerprint(self) -> str:
@@ -214,31 +251,9 @@ class Policy:
         return selection.threshold(scores[candidates], int(above.sum()))
 
     def score(self, outputs: Outputs) -> ScoredImages:
-        """Predict the class of each image, and score it.
-
-        Numbers and probabilities are NaN where outputs are not finite, or lack them. An image of
-        which a second opinion alone is not finite lacks only probabilities and what depends on
-        them.
-        """
-        detectors, scored = self.used_detectors, unscored(outputs)
-        finite = np.flatnonzero(outputs.finite)
-        for rows in np.array_split(finite, 1 + outputs.logits[finite].size // BLOCK):
-            block = outputs.select(rows)
-            scores, evidence = scores_of_outputs(block, detectors), detectors.evidence(block)
-            judged = self.calibration.judge(scores, block.logits, evidence, block.opinions)
-            scored.probabilities[rows], scored.predicted[rows] = judged[:2]
-            scored.acceptance_score[rows] = judged[2]
-            if self.calibration.loss is not None and block.predicted_losses is not None:
-                scored.expected_loss[rows] = self.calibration.loss(scores["predicted_loss"])
-            scored.ood_score[rows] = scores[self.ood_detector]
-        probabilities, predicted = scored.probabilities, scored.predicted
-        errors = error_probabilities(probabilities, predicted)
-        return replace(
-            scored,
-            error_probability=errors,
-            ood_p_value=self.certificate.ood_p_values(scored.ood_score),
-            acceptable=self.rule.mark_acceptable(probabilities, predicted, errors),
-        )
+        """As a `Scorer`, with the p-values of the OOD scores among the calibration cases."""
+        scored = super().score(outputs)
+        return replace(scored, ood_p_value=self.certificate.ood_p_values(scored.ood_score))
 
     def check_batch(self, images: int) -> None:
         """Check that so many images can be decided together.

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from misgiving.errors import DataError, UsageError, visible
+from misgiving.errors import DataError, Parameter, UsageError, visible
 from misgiving.groups import TUNING_PARTS, partition_groups
 from misgiving.predictions.record import Predictions
-from misgiving.scores.detectors import FittedDetectors
+from misgiving.scores.detectors import FittedDetectors, scores_of_outputs
 
 MOST_TUNED = 20_000  # groups to tune on; more would be slow, and bring nothing
 OWN_SETS = ("tune", "calibrate")
@@ -209,3 +209,19 @@ def repeated_outputs(*parts: Predictions) -> int:
     counts = np.unique(np.concatenate(kinds), axis=0, return_counts=True)[1]
     rows = np.bincount(counts[counts > 1], weights=counts[counts > 1])  # by times that each occurs
     return int(rows.sum()) if rows.max(initial=0) >= MOST_ALIKE * rows.sum() else 0
+
+
+def check_ood_detector(name: str, tuning: Predictions, detectors: FittedDetectors) -> None:
+    """Check that there is an OOD score of this name for such predictions.
+
+    Raises:
+        UsageError: There is none, or the detectors read other features or taps.
+    """
+    scores = scores_of_outputs(tuning.select(np.arange(1)), detectors)
+    if name not in scores:
+        raise UsageError(
+            Parameter("ood_detector"),
+            f" {name!r} is unknown, or needs what the predictions do not have: logits, features or "
+            "taps of the set train, the last layer, or predicted_loss; choose from "
+            f"{', '.join(scores)}",
+        )

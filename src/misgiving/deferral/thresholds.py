@@ -17,9 +17,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from misgiving.arrays import Counts, Mask, Thresholds, Values
+from misgiving.arrays import Classes, Counts, Mask, Thresholds, Values
 from misgiving.deferral.bounds import binomial_cdf
 from misgiving.deferral.certificate import number_reaching, ranks_to_test
+from misgiving.deferral.decisions import ScoredImages
 from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError
 
@@ -49,6 +50,18 @@ class ScoredCases:
     predicted: Int[np.ndarray, " n"]
     labels: Int[np.ndarray, " n"]
     acceptable: Mask
+
+    @classmethod
+    def of(cls, scored: ScoredImages, labels: Classes) -> "ScoredCases":
+        """Images that a policy has scored, and their true classes."""
+        return cls(
+            scores=scored.acceptance_score,
+            ood_scores=scored.ood_score,
+            error_probabilities=scored.error_probability,
+            predicted=scored.predicted,
+            labels=labels,
+            acceptable=scored.acceptable,
+        )
 
     @property
     def wrong(self) -> Mask:
