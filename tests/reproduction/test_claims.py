@@ -8,7 +8,6 @@ from pages import table, texts
 from scipy import stats
 
 from misgiving.reproduction.report.claims import effect_of, harms_of, unjudged_sets, verdicts
-from misgiving.reproduction.report.run import Quantity
 
 GAINS = (0.04, 0.05, 0.06, 0.05, 0.04)
 MIXED = (0.04, -0.05, 0.06, -0.05, 0.04)
@@ -112,7 +111,7 @@ def test_minority_classes_are_the_papers_or_else_the_rarest(complete):
 
 def test_a_mean_over_parts_needs_every_part_of_a_trial():
     rows = [*rows_of("ood", GAINS[:3]), *rows_of("ood", GAINS[:2], dataset="photographs")]
-    parts = [Quantity("ood_detection", name, "odin", "auroc") for name in ("boxes", "photographs")]
+    parts = [("ood_detection", name, "odin", "auroc") for name in ("boxes", "photographs")]
     differences = run_of(rows).differences(parts, "proposed", "vanilla")
     assert differences == pytest.approx({0: 0.04, 1: 0.05})
     lost = [row for row in of_all(GAINS) if (row.trial, row.model) != (2, "vanilla")]

@@ -82,6 +82,9 @@ PAPER_SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "classes": ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"),
         "in_distribution": ("MEL", "NV", "BCC", "AK", "DF"),
         "unseen": ("BKL", "VASC", "SCC"),
+        "split": "paper",
+        "validation_share": 0.1,
+        "measured_set": "validation",
     },
     "preprocessing": {"image_size": 224, "crop": 0.85},
     "training": {
@@ -93,12 +96,14 @@ PAPER_SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "beta1": 0.9,
         "weight_decay": 5e-4,
         "auxiliary_weight": 0.5,
+        "class_weights": "inverse",
+        "sampling": "inverse",
+        "estimator_rate": 1.0,
     },
     "model": {"dropout": 0.4},
 }
 """The settings of Sections 2 and 4, by the configuration in which a run records them."""
 
-VALIDATION_SHARE = 0.1
 LESION_DATA = ("isic2019", "ham10000")  # kinds of data whose groups are lesions
 
 

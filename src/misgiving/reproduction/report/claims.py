@@ -1,6 +1,6 @@
 """The five primary claims of the paper judged over trials, harms, and departures from it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -13,7 +13,6 @@ from misgiving.reproduction.published import (
     PAPER_SETS,
     PAPER_SETTINGS,
     TUNING_SET,
-    VALIDATION_SHARE,
     Published,
     table_1,
 )
@@ -123,15 +122,16 @@ def verdicts(run: Run) -> dict[str, Verdict]:
     metrics in `intervals.csv`, for its harms.
     """
     general, ood, measured = "generalization", "ood_detection", run.settings["measured_set"]
-    accuracy = Quantity(general, measured, "", "balanced_accuracy")
-    sensitivities = [Quantity(general, measured, "", f"sensitivity/{n}") for n in run.minority]
-    correlation = Quantity(general, measured, "predicted_loss", "spearman")
-    aurocs = [Quantity(ood, name, "odin", "auroc") for name in run.claimed_sets]
-    unseen = Quantity("new_classes", UNSEEN_SET, "odin", "auroc")
+    accuracy = (general, measured, "", "balanced_accuracy")
+    metrics = [f"sensitivity/{name}" for name in run.minority]
+    sensitivities = [(general, measured, "", metric) for metric in metrics]
+    correlation = (general, measured, "predicted_loss", "spearman")
+    aurocs = [(ood, name, "odin", "auroc") for name in run.claimed_sets]
+    unseen = ("new_classes", UNSEEN_SET, "odin", "auroc")
     models_of_ood = {"experiment": ood, "dataset": measured, "detector": ""}
     ranking = {"experiment": general, "detector": "predicted_loss"}
     odin = [{"experiment": name, "detector": "odin"} for name in (ood, "new_classes")]
-    minority = [part._asdict() for part in sensitivities]
+    minority = [{"experiment": general, "dataset": measured, "metric": it} for it in metrics]
     all_metrics = [{"experiment": general}, models_of_ood]
     evidence = {
         "accuracy": _evidence(run, general, "vanilla", [accuracy], all_metrics),
@@ -156,9 +156,7 @@ def _evidence(
     family: Sequence[Mapping[str, str]],
 ) -> Verdict:
     """The evidence on one claim, before the adjustment of its p-value."""
-    # a quantity that no trial has, such as a class without a measured image, is left out
-    measured = [part for part in quantities if len(run.rows(**part._asdict()))]
-    differences = run.differences(measured, MODEL, baseline)
+    differences = run.differences(quantities, MODEL, baseline)
     interval = None
     if len(differences) > 1:
         (size,) = (row for row in run.settings["sizes"] if row["experiment"] == experiment)
@@ -200,66 +198,50 @@ Departure = tuple[str, Any, Any]
 
 def departures(run: Run) -> list[Departure]:
     """All differences in data, settings, procedure and sets."""
-    differs = _settings(run) | _procedure(run) | _sets(run)
-    return [departure for departure, applies in differs.items() if applies]
+    settings, model = run.settings, run.settings["model"]
+    data, backbone, tuning_set = settings["data"], model["backbone"], settings["odin"]["tuning_set"]
+    absent = tuple(name for name, strength in settings["augmentation"].items() if not strength)
+    differs = {
+        ("data", data, None): data.partition(":")[0] != "isic2019",
+        ("backbone", backbone, None): backbone.partition(".")[0] != "vgg16",
+        ("weights", model["weights"], None): model["weights"] or not model["pretrained"],
+        ("color_constancy", None, None): settings["preprocessing"]["color_constancy"] == "none",
+        ("augmentation", absent, None): absent,
+        ("tuning_set", tuning_set, None): run.paper_set(tuning_set) != TUNING_SET,
+    }
+    procedure = [departure for departure, applies in differs.items() if applies]
+    return [*procedure, *_settings(run), *_sets(run)]
 
 
-def _settings(run: Run) -> dict[Departure, Any]:
-    """Our value and the paper's of each setting; classes may have another order."""
-    data = run.settings["data"]
-    differs = {("data", data, None): data.partition(":")[0] != "isic2019"}
+def _settings(run: Run) -> Iterator[Departure]:
+    """The settings of another value than the paper's; classes may have another order."""
+    by_group = run.settings["split"] != "paper"
     for section, settings in PAPER_SETTINGS.items():
         recorded = run.settings[section] if section else run.settings
         for key, paper in settings.items():
             value = tuple(recorded[key]) if isinstance(paper, tuple) else recorded[key]
             same = set(value) == set(paper) if isinstance(paper, tuple) else value == paper
-            differs[key, value, paper] = not same
-    return differs
+            if not same and not (by_group and key == "validation_share"):
+                yield key, value, paper
 
 
-def _procedure(run: Run) -> dict[Departure, Any]:
-    """The differences in procedure, each with the condition under which there is one."""
-    settings, grouped = run.settings, run.settings["split"] != "paper"
-    training, model, measured = settings["training"], settings["model"], settings["measured_set"]
-    absent = [name for name, strength in settings["augmentation"].items() if not strength]
-    share, tuning_set = settings["validation_share"], settings["odin"]["tuning_set"]
-    rate, backbone = training["estimator_rate"], model["backbone"]
-    return {
-        ("backbone", backbone, None): backbone.partition(".")[0] != "vgg16",
-        ("weights", model["weights"], None): model["weights"] or not model["pretrained"],
-        **{
-            (name, training[name], None): training[name] != "inverse"
-            for name in ("class_weights", "sampling")
-        },
-        ("estimator_rate", rate, None): rate != 1,
-        ("color_constancy", None, None): settings["preprocessing"]["color_constancy"] == "none",
-        ("augmentation", tuple(absent), None): absent,
-        ("split", None, None): grouped,
-        ("validation_share", share, VALIDATION_SHARE): not grouped and share != VALIDATION_SHARE,
-        ("measured_set", measured, None): measured != "validation",
-        ("tuning_set", tuning_set, None): run.paper_set(tuning_set) != TUNING_SET,
-    }
-
-
-def _sets(run: Run) -> dict[Departure, Any]:
+def _sets(run: Run) -> Iterator[Departure]:
     """The differences in the sets of Table 1."""
-    differs: dict[Departure, Any] = {}
-    for paper_set in PAPER_SETS:
-        names = run.sets_of(paper_set)
-        differs["not_measured", paper_set, None] = not names
-        for name in names:
-            facts, stands_in = run.datasets[name], run.stands_in(name)
-            expected = facts["paper_images"] or PAPER_IMAGES[paper_set]
-            other_size = not stands_in and facts["images"] != expected
-            differs["stands_in", name, paper_set] = stands_in
-            differs["set_size", name, expected] = other_size
-            differs["made_here", name, None] = run.origin(name) == "made here"
-    return differs
+    yield from (("not_measured", name, None) for name in PAPER_SETS if not run.sets_of(name))
+    for paper_set, name in ((row, name) for row in PAPER_SETS for name in run.sets_of(row)):
+        facts = run.datasets[name]
+        expected = facts["paper_images"] or PAPER_IMAGES[paper_set]
+        if run.stands_in(name):
+            yield "stands_in", name, paper_set
+        elif facts["images"] != expected:
+            yield "set_size", name, expected
+        if run.origin(name) == "made here":
+            yield "made_here", name, None
 
 
 def includes(run: Run, dataset: str, cell: Published) -> bool | None:
     """True if our t-interval includes the paper's difference; None where there is none."""
-    quantity = Quantity(cell.experiment, dataset, cell.detector, cell.metric)
+    quantity = (cell.experiment, dataset, cell.detector, cell.metric)
     pair = run.interval(quantity, "proposed", "vanilla")
     if pair is None or pair.trial_lower is None:
         return None

@@ -354,12 +354,12 @@ def rates_figure(convergence: Convergence, *, monitored: str) -> Figure:
     """Epochs to a level, and final balanced accuracy, of every training at every rate."""
     figure = Figure(figsize=(FIGURE_WIDTH, 3.2))
     left, right = figure.subplots(1, 2)
-    runs, rates = convergence.runs, convergence.rates
+    runs, rates = convergence.runs, convergence.pairs.index
     finals = 100 * runs["final"].dropna()
     never = ABOVE * runs["epochs"].max() if runs["epochs"].notna().any() else ABOVE
     floor, top = (finals.min() - 4, finals.max() + 3) if len(finals) else (-4.0, 103.0)
     for (index, rate), (model, side) in product(enumerate(rates), BESIDE_RATE.items()):
-        own, label = convergence.at(rate, model), None if index else model
+        own, label = select(runs, rate=rate, model=model), None if index else model
         heights = own["epochs"].astype(float).fillna(never).tolist()
         ends = 100 * own["final"].dropna()
         _draw_rate(left, model, index + side, heights, label=label)

@@ -1,22 +1,27 @@
 """Findings beside the claims, as numbers and codes: what the templates turn into sentences."""
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from misgiving.evaluation.measures import POLICY_SET
 from misgiving.metrics.selective import BY_GROUPS, BY_IMAGES
-from misgiving.reproduction.config import MSP, RATE_MODELS, learning_rate_of
+from misgiving.reproduction.config import RATE_MODELS, learning_rate_of
 from misgiving.reproduction.report.claims import Effect, effect_of
 from misgiving.reproduction.report.names import OF_POLICY
-from misgiving.reproduction.report.run import Quantity, Run, main_model, models_of, select
+from misgiving.reproduction.report.run import Run, main_model, models_of, select
 
 COLLAPSED_SPREAD = 0.1  # an estimate with less than a tenth of the true spread counts as constant
 REACHED = 0.95  # of vanilla's mean final value
 MAIN_TARGET = 0.1  # the target of the first sentence
+SMALLEST = "smallest_certifiable_error"
+POLICY_METRICS = (
+    *("attained", "coverage", "ood_share", "calibration_cases"),
+    *(SMALLEST, BY_GROUPS, BY_IMAGES),
+)
 
 
 def collapse_of(run: Run) -> tuple[list[float], list[float]]:
@@ -30,8 +35,7 @@ def collapse_of(run: Run) -> tuple[list[float], list[float]]:
     return last["spread_ratio"].dropna().to_list(), last["r_squared"].dropna().to_list()
 
 
-@dataclass(frozen=True, eq=False)
-class Convergence:
+class Convergence(NamedTuple):
     """Trainings at each learning rate (Section 4.1), those at the protocol's own rate among them.
 
     Attributes:
@@ -39,48 +43,19 @@ class Convergence:
         level: `REACHED` of vanilla's mean final balanced accuracy at that rate.
         runs: Columns `rate, trial, model, epochs, last, final, diverged`: the first epoch at the
             level on the monitored set, the balanced accuracy there after the last epoch, and that
-            on the measured set; NaN for none.
+            on the measured set; NaN for none. In the order of the trials.
+        pairs: By rate, the numbers of `pairs` of vanilla and proposed of the same trial; of those
+            in which the proposed model is `faster` to the level, of the `decided` ones, in which
+            either reaches it; and of those in which `only_proposed` ends at the level.
+        ends: By model, the numbers of `runs` above the lowest rate, and of those that end
+            `at_level`, and that `diverged`.
     """
 
     own_rate: float
     level: float
     runs: pd.DataFrame
-
-    @property
-    def rates(self) -> list[float]:
-        """The rates from low to high."""
-        return sorted(set(self.runs["rate"]))
-
-    def at(self, rate: float, model: str) -> pd.DataFrame:
-        """The runs of one model at one rate, trial by trial."""
-        return select(self.runs, rate=rate, model=model).sort_values("trial")
-
-    def pairs(self, rate: float) -> pd.DataFrame:
-        """Vanilla and proposed of the same trial, with suffixes `_vanilla` and `_proposed`."""
-        vanilla, proposed = (self.at(rate, model) for model in RATE_MODELS)
-        return vanilla.merge(proposed, on="trial", suffixes=("_vanilla", "_proposed"))
-
-    def faster(self, rate: float) -> tuple[int, int]:
-        """Pairs in which the proposed model reaches the level first, and pairs that decide.
-
-        A model that never reaches it is slower than one that does; pairs without either are left
-        out.
-        """
-        epochs = self.pairs(rate)[["epochs_vanilla", "epochs_proposed"]].fillna(float("inf"))
-        decided = epochs[(epochs < float("inf")).any(axis=1)]
-        return int((decided["epochs_proposed"] < decided["epochs_vanilla"]).sum()), len(decided)
-
-    def only_proposed(self, rate: float) -> tuple[int, int]:
-        """Pairs in which the proposed model ends at the level and vanilla does not; all pairs."""
-        pairs = self.pairs(rate)
-        vanilla, proposed = (pairs[f"last_{model}"] >= self.level for model in RATE_MODELS)
-        return int((proposed & ~vanilla).sum()), len(pairs)
-
-    def ends(self, model: str) -> tuple[int, int, int]:
-        """Runs above the lowest rate: all, those that end at the level, and those that diverged."""
-        runs = select(self.runs, model=model)
-        runs = runs[runs["rate"] > self.rates[0]]
-        return len(runs), int((runs["last"] >= self.level).sum()), int(runs["diverged"].sum())
+    pairs: pd.DataFrame
+    ends: pd.DataFrame
 
 
 def convergence_of(run: Run) -> Convergence | None:
@@ -109,7 +84,30 @@ def convergence_of(run: Run) -> Convergence | None:
     runs = runs.reset_index()
     rates = runs["experiment"].map(learning_rate_of).astype(float)
     runs["rate"] = rates.mask(runs["experiment"] == "generalization", own_rate)
-    return Convergence(own_rate, level, runs.dropna(subset="rate"))
+    runs = runs.dropna(subset="rate").sort_values("trial", kind="stable")
+    return Convergence(own_rate, level, runs, _pairs(runs, level), _ends(runs, level))
+
+
+def _pairs(runs: pd.DataFrame, level: float) -> pd.DataFrame:
+    vanilla, proposed = (select(runs, model=model) for model in RATE_MODELS)
+    pairs = vanilla.merge(proposed, on=["rate", "trial"], suffixes=("_vanilla", "_proposed"))
+    epochs = pairs[["epochs_vanilla", "epochs_proposed"]].fillna(math.inf)  # the slowest
+    counted = {
+        "rate": pairs["rate"],
+        "pairs": True,
+        "faster": epochs["epochs_proposed"] < epochs["epochs_vanilla"],
+        "decided": epochs.min(axis=1) < math.inf,
+        "only_proposed": (pairs["last_proposed"] >= level) & ~(pairs["last_vanilla"] >= level),
+    }
+    counts = pd.DataFrame(counted).groupby("rate").sum()
+    return counts.reindex(sorted({*runs["rate"]}), fill_value=0)
+
+
+def _ends(runs: pd.DataFrame, level: float) -> pd.DataFrame:
+    higher = runs[runs["rate"] > runs["rate"].min()]
+    counted = {"runs": True, "at_level": higher["last"] >= level, "diverged": higher["diverged"]}
+    counts = pd.DataFrame(counted).groupby(higher["model"]).sum()
+    return counts.reindex([*RATE_MODELS], fill_value=0)
 
 
 def diverged(run: Run) -> list[tuple[str, int]]:
@@ -133,7 +131,7 @@ def odin_parameters(run: Run, model: str) -> list[str]:
     """ODIN's tuned temperature and epsilon in each trial."""
     tuning = run.settings["odin"]["tuning_set"]
     temperatures, epsilons = (
-        run.values(Quantity("ood_detection", tuning, "odin", metric), model)
+        run.values(("ood_detection", tuning, "odin", metric), model)
         for metric in ("temperature", "epsilon")
     )
     return [f"{temperatures[t]:g} / {epsilons.get(t, float('nan')):g}" for t in temperatures]
@@ -146,13 +144,6 @@ def by_effect(differences: Iterable[Any]) -> dict[Effect, list[Any]]:
     return {effect: group for effect, group in groups.items() if group}
 
 
-def from_msp(run: Run, detector: str, metric: str) -> dict[str, Any]:
-    """The difference of an acceptance score from MSP in the same model, by model."""
-    quantity = Quantity("generalization", run.settings["measured_set"], detector, metric)
-    rows = {model: run.interval(quantity, model, MSP) for model in models_of(run.intervals)}
-    return {model: row for model, row in rows.items() if row is not None}
-
-
 def ood_shares(run: Run) -> tuple[str, dict[str, list[float]]]:
     """Main model, and the shares by trial that its OOD rule calls OOD, by set from low to high."""
     rows = run.rows(detector="ood_rule", metric="ood_share")
@@ -162,64 +153,32 @@ def ood_shares(run: Run) -> tuple[str, dict[str, list[float]]]:
     return model, dict(sorted(shares.items(), key=lambda item: (fmean(item[1]), item[0])))
 
 
-@dataclass(frozen=True, eq=False)
-class Target:
+class Target(NamedTuple):
     """The policies of one model for one target error rate.
 
     Attributes:
-        policies: A row for each trial, a column for each metric; NaN for none.
-        intervals: Over trials, by metric.
+        model: Its name.
+        target: The error rate.
+        policies: A row for each trial, and the columns `POLICY_METRICS`; NaN for none.
+        certified: The rows of the trials in which the target could be certified.
+        intervals: Over trials, by metric; None for none.
+        error: The metric that was certified: the error for one image of each group.
+        errors: The error among the accepted of each trial in which some were accepted.
+        smallest: The smallest certifiable error of each trial in which this target was not
+            certified.
+        status: The error against its target, of which only a whole interval decides: `met`,
+            `missed`, `inconclusive`, `no_interval` or `nothing_accepted`.
     """
 
     model: str
     target: float
     policies: pd.DataFrame
+    certified: pd.DataFrame
     intervals: Mapping[str, Any]
-
-    def values(self, metric: str, *, certified: bool | None = None) -> list[float]:
-        """A metric in the trials that have it; all, or where the target was certified or not."""
-        attained = self.policies["attained"] == 1
-        rows = self.policies if certified is None else self.policies[attained == certified]
-        return rows[metric].dropna().to_list() if metric in rows else []
-
-    @property
-    def certified(self) -> int:
-        """The number of trials in which the target could be certified."""
-        return len(self.values("attained", certified=True))
-
-    @property
-    def error(self) -> str:
-        """The metric that was certified: the error for one image of each group."""
-        return BY_GROUPS if self.values(BY_GROUPS) else BY_IMAGES
-
-    @property
-    def errors(self) -> list[float]:
-        """The error among the accepted of each trial in which some were accepted."""
-        return self.values(self.error, certified=True)
-
-    @property
-    def smallest(self) -> list[float]:
-        """The smallest certifiable error of each trial in which this target was not certified."""
-        return self.values("smallest_certifiable_error", certified=False)
-
-    @property
-    def met(self) -> int:
-        """The trials in which the error among the accepted is at most the target."""
-        return sum(error <= self.target for error in self.errors)
-
-    @property
-    def status(
-        self,
-    ) -> Literal["met", "missed", "inconclusive", "no_interval", "nothing_accepted"]:
-        """The error among the accepted against its target; only a whole interval decides."""
-        if not self.errors:
-            return "nothing_accepted"
-        row = self.intervals.get(self.error)
-        if row is None or row.lower is None:
-            return "no_interval"
-        if row.upper <= self.target:
-            return "met"
-        return "missed" if row.lower > self.target else "inconclusive"
+    error: str
+    errors: list[float]
+    smallest: list[float]
+    status: str
 
 
 def targets_of(run: Run) -> list[Target]:
@@ -231,10 +190,27 @@ def targets_of(run: Run) -> list[Target]:
     for model in models_of(rows):
         for target, own in select(rows, model=model).groupby("target"):
             policies = own.pivot(index="trial", columns="metric", values="value")
+            policies = policies.reindex(columns=[*POLICY_METRICS])
             where = ("generalization", POLICY_SET, f"{OF_POLICY}{target:g}")
-            intervals = {name: run.interval(Quantity(*where, name), model) for name in policies}
-            targets.append(Target(model, target, policies, intervals))
+            intervals = {name: run.interval((*where, name), model) for name in POLICY_METRICS}
+            certified = policies[policies["attained"] == 1]
+            error = BY_GROUPS if policies[BY_GROUPS].notna().any() else BY_IMAGES
+            errors = certified[error].dropna().to_list()
+            smallest = policies.drop(certified.index)[SMALLEST].dropna().to_list()
+            status = _status(errors, intervals[error], target)
+            facts = (intervals, error, errors, smallest, status)
+            targets.append(Target(model, target, policies, certified, *facts))
     return targets
+
+
+def _status(errors: list[float], row: Any, target: float) -> str:
+    if not errors:
+        return "nothing_accepted"
+    if row is None or row.lower is None:
+        return "no_interval"
+    if row.upper <= target:
+        return "met"
+    return "missed" if row.lower > target else "inconclusive"
 
 
 def main_target(targets: list[Target]) -> Target:

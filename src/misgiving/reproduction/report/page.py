@@ -14,7 +14,6 @@ from misgiving.report.rendering import count, environment
 from misgiving.reproduction import config, published
 from misgiving.reproduction.report import claims, figures, findings, names
 from misgiving.reproduction.report.run import (
-    Quantity,
     Run,
     distinct,
     in_order,
@@ -58,7 +57,7 @@ def draw_figures(run: Run) -> dict[str, Figure]:
     if len(run.confusions):
         drawn["confusions"] = figures.confusion_figure(run.confusions, classes=classes)
     convergence = findings.convergence_of(run)
-    if convergence and len(convergence.rates) > 1:
+    if convergence and len(convergence.pairs) > 1:
         drawn["learning-rates"] = figures.rates_figure(convergence, monitored=monitored)
     if len(run.risk_coverage):
         drawn["risk-coverage"] = figures.risk_figure(run.risk_coverage, measured)
@@ -70,7 +69,7 @@ def draw_figures(run: Run) -> dict[str, Figure]:
 def render_page(run: Run, drawn: Mapping[str, Figure]) -> str:
     """The page as HTML; `drawn` as from `draw_figures`."""
     page = environment("misgiving.reproduction.report").get_template("page.html")
-    functions = (Quantity, distinct, figure_link, in_order, inline, main_model, models_of, select)
+    functions = (distinct, figure_link, in_order, inline, main_model, models_of, select)
     return page.render(
         run=run,
         settings=run.settings,

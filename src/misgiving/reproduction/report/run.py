@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -35,15 +35,8 @@ MINORITY_CLASSES = 3  # classes that count as minority where the paper's are abs
 SAME_CLASS = {"AKIEC": "AK"}  # HAM10000 files actinic keratosis with Bowen's disease
 
 Value = TypeVar("Value")
-
-
-class Quantity(NamedTuple):
-    """Columns that identify a quantity of every model and trial in `results.csv`."""
-
-    experiment: str
-    dataset: str
-    detector: str
-    metric: str
+Quantity = tuple[str, str, str, str]
+"""Experiment, dataset, detector and metric: a quantity of every model and trial in the results."""
 
 
 def select(frame: pd.DataFrame, **columns: object) -> pd.DataFrame:
@@ -133,8 +126,13 @@ class Run:
     def differences(
         self, quantities: Sequence[Quantity], model: str, baseline: str
     ) -> dict[int, float]:
-        """Model minus baseline in each trial that has both; of several quantities, their mean."""
-        pairs = [(self.values(part, model), self.values(part, baseline)) for part in quantities]
+        """Model minus baseline in each trial that has both; of several quantities, their mean.
+
+        A quantity that no trial has, such as a class without a measured image, is left out.
+        """
+        measured = {key[:4] for key in self._values}
+        parts = [part for part in quantities if part in measured]
+        pairs = [(self.values(part, model), self.values(part, baseline)) for part in parts]
         complete = set.intersection(*({*a} & {*b} for a, b in pairs)) if pairs else set()
         return {t: fmean(a[t] - b[t] for a, b in pairs) for t in sorted(complete)}
 
