@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from misgiving.data import duplicates
+from misgiving.data import check
+from misgiving.data.check import PICTURE_HASH, image_hashes, near_duplicates, picture_hash
 from misgiving.data.datasets import load_dataset
-from misgiving.data.duplicates import PICTURE_HASH, image_hashes, near_duplicates, picture_hash
 
 
 def hashes_of(images):
@@ -62,7 +62,7 @@ def test_blobs_with_other_marks_are_no_copies_and_flat_images_that_are_about_as_
 
 @pytest.mark.parametrize("block", [1, 2, 7, 100])
 def test_pairs_do_not_depend_on_the_size_of_a_block(monkeypatch, block):
-    monkeypatch.setattr(duplicates, "BLOCK_IMAGES", block)
+    monkeypatch.setattr(check, "BLOCK_IMAGES", block)
     images = [blob(seed % 4) for seed in range(9)]
     expected = [(i, j) for i in range(9) for j in range(i + 1, 9) if i % 4 == j % 4]
     assert near_duplicates(hashes_of(images)) == expected
@@ -70,7 +70,7 @@ def test_pairs_do_not_depend_on_the_size_of_a_block(monkeypatch, block):
 
 def test_bits_thumbnails_or_detail_alone_make_no_pair():
     generator = np.random.default_rng(0)
-    detail = duplicates._detail(generator.normal(0, 20, (1, 32, 32)).astype(np.float32))
+    detail = check._detail(generator.normal(0, 20, (1, 32, 32)).astype(np.float32))
     light = np.kron([[1, -1] * 2, [-1, 1] * 2] * 2, np.ones((8, 8))) * 40
     lights = np.clip(128 + detail + np.stack([light, -light]), 0, 255).astype(np.uint8)
     hashes = hashes_of([blob(0), blob(1)])
@@ -83,7 +83,7 @@ def test_bits_thumbnails_or_detail_alone_make_no_pair():
 
 
 def test_prepared_images_are_read_in_blocks(monkeypatch, images):
-    monkeypatch.setattr(duplicates, "BLOCK_IMAGES", 10)
+    monkeypatch.setattr(check, "BLOCK_IMAGES", 10)
     np.testing.assert_array_equal(image_hashes(images), hashes_of(images.images))
 
 

@@ -15,10 +15,10 @@ from jaxtyping import UInt8
 
 from misgiving.checkpoint import Checkpoint, load
 from misgiving.data.cache import ImageSet, Report, prepare
+from misgiving.data.check import related_groups
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, FileImages
 from misgiving.data.decoding import FAIL, SKIP, BadImage, BadImagesError
-from misgiving.data.duplicates import related_groups
 from misgiving.errors import DataError, ExplainedError, Parameter
 from misgiving.files import default_cache, sha256_of
 from misgiving.predictions.inference import (

@@ -18,7 +18,6 @@ from misgiving.evaluation.measures import POLICY_SET
 from misgiving.files import read_json, whole_folder, write_json
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import UNSEEN_SET, Unit, learning_rate_of
-from misgiving.reproduction.generalization import RELIABILITY
 from misgiving.reproduction.intervals import MeasuredSet, risk_curves
 from misgiving.reproduction.ood_detection import unseen_sets
 from misgiving.reproduction.protocol import DERMOSCOPY, EXPERIMENTS, rate_experiments, units
@@ -73,7 +72,7 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
         write_table(out / "results.csv", results)
         write_table(out / "histories.csv", _of_units(finished, out, "run/history.csv"))
         write_table(out / "confusions.csv", _confusions(trial_data, finished, out))
-        write_table(out / RELIABILITY, _of_units(finished, out, RELIABILITY, schema="bins.csv"))
+        write_table(out / "reliability.csv", _of_units(finished, out, "bins.csv"))
         folders, measured = _folders(finished, out), trial_data.evaluation_sets.measured
         curves = risk_curves(folders["generalization"], measured, trial_data.protocol)
         write_table(out / "risk_coverage.csv", curves)
@@ -118,7 +117,7 @@ def _folders(finished: Sequence[Unit], out: Path) -> Mapping[str, Folders]:
     return folders
 
 
-def _of_units(finished: Sequence[Unit], out: Path, name: str, *, schema: str = "") -> pd.DataFrame:
+def _of_units(finished: Sequence[Unit], out: Path, name: str) -> pd.DataFrame:
     """The rows of a table of each unit, with its experiment, trial and model.
 
     A unit lacks its history where training diverged, and its bins where no policy could be set.
@@ -126,10 +125,10 @@ def _of_units(finished: Sequence[Unit], out: Path, name: str, *, schema: str = "
     tables = []
     for unit in finished:
         if (path := out / unit.folder / name).exists():
-            table = read_table(path, schema=schema)
+            table = read_table(path)
             columns = {key: value for key, value in unit._asdict().items() if key not in table}
             tables.append(pd.DataFrame({**columns, **table}))
-    return pd.concat(tables) if tables else table_of([], schema or Path(name).name)
+    return pd.concat(tables) if tables else table_of([], Path(name).name)
 
 
 def _confusions(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> pd.DataFrame:

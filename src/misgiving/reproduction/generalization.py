@@ -37,7 +37,6 @@ from misgiving.scores.detectors import FittedDetectors, all_scores
 TARGETS = (0.05, 0.1, 0.2)
 CERTIFIED_SCORES = ("msp", CALIBRATED, ERROR_ESTIMATOR)
 CERTIFIED_TARGETS = (0.05, 0.1)
-RELIABILITY = "reliability.csv"
 FIGURE_BINS = 10
 
 
@@ -191,7 +190,7 @@ def _reliability(folder: Path, test: Predictions, decisions: Decisions) -> list[
         for name, pair in quantities.items()
         for bin_ in zip(*reliability(*pair, bins=FIGURE_BINS), strict=True)
     ]
-    write_table(folder / RELIABILITY, table_of(bins, "bins.csv"))
+    write_table(folder / "bins.csv", table_of(bins, "bins.csv"))
     return [
         Measurement(POLICY_SET, name, "ece", reliability(*pair).error)
         for name, pair in quantities.items()

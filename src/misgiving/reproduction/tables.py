@@ -75,7 +75,7 @@ SCHEMAS = {
         **{"lower": "float64", "upper": "float64"},
     },
 }
-"""Columns by file, with their types; `bins.csv` stands for a unit's own `reliability.csv`.
+"""Columns by file, with their types; `history.csv` and `bins.csv` are of one unit.
 
 The rows of `results.csv` are `Result`s. A row of `intervals.csv` with a `baseline` is the paired
 difference model - baseline, where the baseline is a model, or `msp` for the difference of the
@@ -92,13 +92,13 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
     write_csv(path, list(frame), frame.itertuples(index=False, name=None))
 
 
-def read_table(path: Path, *, schema: str = "") -> pd.DataFrame:
-    """Read what `write_table` wrote, by the schema of this name, or else that of the file's name.
+def read_table(path: Path) -> pd.DataFrame:
+    """Read what `write_table` wrote, by the schema of the file's name.
 
     Raises:
         DataError: The file is missing or damaged, a column is missing, or a cell has another type.
     """
-    columns = SCHEMAS[schema or path.name]
+    columns = SCHEMAS[path.name]
     with explain_damage(path, remedy=RUN_AGAIN):
         cells = pd.read_csv(
             path, dtype="object", usecols=list(columns), keep_default_na=False, encoding="utf-8"

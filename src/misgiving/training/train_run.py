@@ -23,8 +23,8 @@ from misgiving.checkpoint import (
     save,
 )
 from misgiving.data.cache import ImageSet, prepare
+from misgiving.data.check import image_hashes, near_duplicates
 from misgiving.data.datasets import load_dataset
-from misgiving.data.duplicates import image_hashes, near_duplicates
 from misgiving.data.preprocessing import AUGMENTATIONS, Preprocessing
 from misgiving.data.splits import (
     SPLITS,
