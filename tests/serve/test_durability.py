@@ -2,12 +2,8 @@
 
 import hashlib
 import hmac
-import http.client
 import itertools
-import json
-import math
 import random
-import secrets
 import signal
 import time
 from collections import deque
@@ -28,24 +24,7 @@ from misgiving.serve.store import Store
 CLIENTS = 8
 SHARE = 0.2  # of the cases that are audited
 UNREVIEWED = {"reviewed": False, "review": None}
-SHADES = [picture(level / 100, size=(8, 8)) for level in range(100)]
-
-
-def ask(where, answered, client, images=math.inf):
-    """Send images, each its own file, until the connection breaks; collect the returned cases."""
-    with (
-        closing(http.client.HTTPConnection(*where, timeout=120)) as connection,
-        suppress(OSError, http.client.HTTPException),
-    ):
-        while images > 0:
-            images -= 1
-            level = client / CLIENTS + secrets.randbelow(100) / 1000
-            body = picture(level, size=(300, 225), kind="JPEG") + secrets.token_bytes(8)
-            connection.request("POST", "/decisions", body, {"Content-Type": "image/jpeg"})
-            response = connection.getresponse()
-            content = json.loads(response.read())
-            assert response.status == 200, content
-            answered.append(content["results"][0]["case"])
+SHADES = [picture(level / 100, size=(300, 225), kind="JPEG") for level in range(100)]
 
 
 def stored_cases(place):
@@ -53,12 +32,13 @@ def stored_cases(place):
         return {case.id: case.model_dump(mode="json") for case in store.all(CaseQuery())}
 
 
+def connected(where):
+    return httpx.Client(base_url="http://{}:{}".format(*where), timeout=120)
+
+
 def until_killed(where, waiting, send, more):
     """Send what waits until the connection breaks; what is not acknowledged stays first."""
-    with (
-        httpx.Client(base_url="http://{}:{}".format(*where), timeout=120) as client,
-        suppress(httpx.TransportError),
-    ):
+    with connected(where) as client, suppress(httpx.TransportError):
         while True:
             if not waiting:
                 waiting.extend(until(partial(more, client)))
@@ -170,17 +150,15 @@ def test_no_case_and_no_answer_is_lost_and_none_is_audited_twice(place, tmp_path
 
 
 def test_a_stopping_service_finishes_its_requests(sqlite_place):
-    answered = []
-    with (
-        ThreadPoolExecutor(1) as clients,
-        standin_at(sqlite_place) as (process, where),
-    ):
-        asking = clients.submit(ask, where, answered, 0)
-        until(lambda: answered)
+    acknowledged, numbers = {}, itertools.count()
+    sending = deque(), partial(upload, acknowledged, 1), lambda _: [next(numbers)]
+    with ThreadPoolExecutor(1) as clients, standin_at(sqlite_place) as (process, where):
+        asking = clients.submit(until_killed, where, *sending)
+        until(lambda: acknowledged)
         process.send_signal(signal.SIGTERM)
         process.wait(120)
         asking.result()
-    assert stored_cases(sqlite_place) == {case["id"]: case for case in answered}
+    assert stored_cases(sqlite_place) == {case["id"]: case for case in acknowledged.values()}
 
 
 @pytest.mark.parametrize(
@@ -188,18 +166,27 @@ def test_a_stopping_service_finishes_its_requests(sqlite_place):
     [pytest.param(32, id="short"), pytest.param(1200, id="long", marks=pytest.mark.soak)],
 )
 def test_under_load_every_image_is_decided_and_memory_stays_constant(sqlite_place, images):
+    acknowledged, numbers = {}, itertools.count()
+
+    def send(count):
+        with connected(where) as client:
+            for _ in range(count):
+                upload(acknowledged, 1, client, next(numbers))
+
     def megabytes():
         status = Path(f"/proc/{process.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
-    answered, clients = [], ThreadPoolExecutor(CLIENTS)
-    with clients, standin_at(sqlite_place, recent_bytes=50_000, threads=2) as (process, where):
-        send = partial(ask, where, answered, images=images // 4)
-        list(clients.map(send, range(CLIENTS)))
+    options = {"recent_bytes": 50_000, "threads": 2}
+    with (
+        ThreadPoolExecutor(CLIENTS) as clients,
+        standin_at(sqlite_place, **options) as (process, where),
+    ):
+        list(clients.map(send, [images // 4] * CLIENTS))
         before = megabytes()
         for _ in range(3):
-            list(clients.map(send, range(CLIENTS)))
+            list(clients.map(send, [images // 4] * CLIENTS))
         grown = megabytes() - before
-    assert len(answered) == CLIENTS * images
-    assert stored_cases(sqlite_place) == {case["id"]: case for case in answered}
+    assert len(acknowledged) == CLIENTS * images
+    assert stored_cases(sqlite_place) == {case["id"]: case for case in acknowledged.values()}
     assert grown < 16
