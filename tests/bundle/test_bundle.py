@@ -1,26 +1,42 @@
+"""Bundles decide as their runs; those of which anything was changed are refused, or decide."""
+
 import io
+import json
+import os
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
+import onnx
 import pytest
-import torch
 from bundled import SIDE, noisy_set
+from onnx import TensorProto, helper
 from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from misgiving.bundle.bundle import Bundle
 from misgiving.checkpoint import load
 from misgiving.data.cache import prepare
 from misgiving.data.datasets import unlabelled_images
-from misgiving.deferral.decisions import NO_POLICY, NUMBERS
+from misgiving.deferral.decision_tables import DecisionRow
+from misgiving.deferral.decisions import NUMBERS
 from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.expected_performance import expected_performance
 from misgiving.errors import DataError, UsageError
-from misgiving.files import seal
+from misgiving.files import seal, sha256_of_file, sha256_of_json
 from misgiving.predictions.inference import predictions_of
+from misgiving.predictions.network import OUTPUTS
 
 POLICY = ("policy.json", "policy.safetensors")
 FILES = ("README.md", "bundle.json", "card.json", "checksums.json", "model.onnx", *POLICY)
+
+SQUARES = noisy_set(60, seed=21).images
+OTHERS = (None, -1, 10**300, "Infinity", "NaN", [])
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +127,138 @@ def test_a_file_that_was_changed_or_does_not_belong_there_is_refused(copied, exp
         Bundle.load(exported[0])
 
 
-def test_a_bundle_without_a_policy_defers_every_image(copied):
-    for name in POLICY:
+def changed(value):
+    """The JSON value, each value in it in turn left out or replaced; of lists, the first alone."""
+    if isinstance(value, dict):
+        for key in value:
+            yield {other: value[other] for other in value if other != key}
+            yield from ({**value, key: other} for other in (*OTHERS, *changed(value[key])))
+    elif isinstance(value, list) and value:
+        yield value[1:]
+        yield from ([other, *value[1:]] for other in (*OTHERS, *changed(value[0])))
+
+
+def changed_arrays(arrays):
+    """The arrays with each in turn left out, with another value, or of another shape or kind."""
+    for name, array in arrays.items():
+        yield {key: arrays[key] for key in arrays if key != name}
+        made = [array[None], array.astype("f2"), array.astype("?"), array.reshape(-1)[:0]]
+        made += [np.concatenate([array, array[:1]]), array[:-1], array.T] if array.ndim else []
+        made += [array[..., :-1]] if array.ndim == 2 else []
+        for value in (np.nan, np.inf, 1e300, -7, 7):
+            made.append(array.astype("i8" if array.ndim == 0 and value in (-7, 7) else "f8"))
+            made[-1].reshape(-1)[0] = value
+        for other in made:
+            yield {**arrays, name: np.ascontiguousarray(other).reshape(other.shape)}
+
+
+def changed_graphs(file):
+    """The graph with each output in turn left out or in another shape, and with a huge constant."""
+    for at, name in enumerate(OUTPUTS):
+        model = onnx.load(file)
+        del model.graph.output[at]
+        yield model
+        flat = helper.make_node("Flatten", [f"{name}_"], [name], axis=0)
+        yield with_nodes(onnx.load(file), name, [flat])
+    size = helper.make_tensor("", TensorProto.INT64, [1], [4 * 10**10])
+    huge = [
+        helper.make_node("Constant", [], ["size"], value=size),
+        helper.make_node("ConstantOfShape", ["size"], ["logits"]),
+    ]
+    yield with_nodes(onnx.load(file), "logits", huge)
+
+
+def with_nodes(model, name, nodes):
+    """The model with nodes that make an output of what it was before, which ends in `_`."""
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [f"{each}_" if each == name else each for each in names]
+    model.graph.node.extend(nodes)
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    return model
+
+
+def is_refused(folder):
+    """Load a bundle whose files were changed, and decide if it is not refused by a file's name."""
+    policy = folder / "policy.json"
+    with suppress(ValueError, TypeError, RecursionError):
+        content = json.loads(policy.read_text())
+        content |= {"detectors": sha256_of_file(folder / "policy.safetensors")}
+        content.pop("checksum", None)
+        policy.write_text(json.dumps({**content, "checksum": sha256_of_json(content)}))
+    seal(folder, sorted({path.name for path in folder.iterdir()} - {"checksums.json", "README.md"}))
+    refusal, bundle = "", None
+    try:
+        bundle = Bundle.load(folder, threads=1)
+    except DataError as error:
+        refusal = str(error)
+    if bundle is None:
+        assert re.fullmatch(rf"{folder}/\w+\.\w+: [^\n]+", refusal), refusal
+    else:
+        decisions = bundle.decide_inputs(SQUARES)
+        rows = [DecisionRow(str(at), each) for at, each in enumerate(decisions)]
+        expected_performance(bundle.policy, rows)
+    return bundle is None
+
+
+def damages(test):
+    """Without shape checks of the test run; numbers may overflow."""
+    test = pytest.mark.filterwarnings("ignore::RuntimeWarning")(test)
+    return pytest.mark.usefixtures("as_in_use")(test)
+
+
+EVERY = pytest.mark.parametrize(
+    "step", [pytest.param(4, id="some"), pytest.param(1, id="all", marks=pytest.mark.soak)]
+)
+
+
+@damages
+@EVERY
+@pytest.mark.parametrize("name", ["bundle.json", "policy.json"])
+def test_any_changed_value_is_refused_or_harmless(copied, name, step):
+    refused = []
+    for content in islice(changed(json.loads((copied / name).read_text())), 0, None, step):
+        (copied / name).write_text(json.dumps(content))
+        refused.append(is_refused(copied))
+    assert 0.5 < np.mean(refused) < 1
+
+
+@damages
+@EVERY
+def test_any_changed_array_of_the_policy_is_refused_or_harmless(copied, step):
+    file, refused = copied / "policy.safetensors", []
+    with safe_open(file, "np") as opened:
+        facts = opened.metadata()
+    arrays = load_file(file)
+    for made in islice(changed_arrays(arrays), 0, None, step):
+        save_file(made, file, facts)
+        refused.append(is_refused(copied))
+    assert 0.5 < np.mean(refused) < 1
+    for damaged in (None, {"facts": '{"names": ["x"], "probes": []}'}, {"facts": "[]"}):
+        save_file(arrays, file, damaged)
+        assert is_refused(copied)
+
+
+@damages
+def test_a_graph_that_gives_something_else_than_the_policy_reads_is_refused(exported, copied):
+    refused = []
+    for model in changed_graphs(exported[1] / "model.onnx"):
+        onnx.save(model, copied / "model.onnx")
+        refused.append(is_refused(copied))
+    assert refused == [True, True, False, *[True] * 6]  # the policy reads no predicted loss
+
+
+@damages
+def test_a_file_of_another_kind_is_refused_and_a_pipe_is_not_read(copied):
+    for name in ("bundle.json", "policy.json", "card.json", "model.onnx", "policy.safetensors"):
+        original = (copied / name).rename(copied.parent / "original")
+        for content in (b"", b"1", b"{}", b"[" * 100_000):
+            (copied / name).write_bytes(content)
+            assert is_refused(copied) or (name, content) == ("card.json", b"{}")
         (copied / name).unlink()
-    (copied / "checksums.json").unlink()
-    seal(copied)
-    bundle = Bundle.load(copied)
-    squares = noisy_set(5, seed=16).images
-    logits = torch.from_numpy(bundle.network(squares).logits).double()
-    for row, expected in zip(bundle.decide_inputs(squares), logits.softmax(1), strict=True):
-        assert (row.decision, row.reason) == ("defer", NO_POLICY)
-        assert list(row.probabilities.values()) == pytest.approx(expected.tolist())
+        os.mkfifo(copied / name)
+        with pytest.raises(DataError, match=rf"{name}: .*not an ordinary file"):
+            Bundle.load(copied)
+        (copied / name).unlink()
+        original.rename(copied / name)

@@ -23,9 +23,7 @@ from onnx import helper
 
 from misgiving import Deferral, Predictions
 from misgiving.bundle.bundle import Bundle
-from misgiving.bundle.decide_files import decide_files, load_model
 from misgiving.bundle.export import export_graph, read_preprocessing
-from misgiving.data.datasets import image_names
 from misgiving.errors import DataError, UsageError
 from misgiving.scores.outputs import Outputs
 
@@ -83,7 +81,7 @@ def assert_same_decisions(found, expected):
 
 
 def test_a_graph_with_features_decides_through_the_bundle_as_on_its_predictions(
-    features_made, new_images, place, tmp_path
+    features_made, new_images, tmp_path
 ):
     assert features_made.policy.policy_.ood_detector == "knn"
     bundle = features_made.export(tmp_path / "b", preprocessing=COLOURS)
@@ -91,8 +89,6 @@ def test_a_graph_with_features_decides_through_the_bundle_as_on_its_predictions(
     outputs = Outputs(logits=colour_logits(new_images), features=colour_means(new_images))
     expected = features_made.policy.policy_.decide(outputs)
     assert_same_decisions(decisions_of(bundle, new_images), expected)
-    rows = decide_files(load_model(tmp_path / "b"), image_names([place / "new"]), tmp_path / "p")
-    assert [row.decision.decision for row in rows] == [row.decision for row in expected]
 
 
 def test_a_graph_decides_as_its_policy_on_its_predictions(colours_made, new_images, tmp_path):
@@ -114,24 +110,17 @@ def test_a_graph_decides_as_its_policy_on_its_predictions(colours_made, new_imag
     assert decisions_of(Bundle.load(tmp_path / "b3"), new_images) == decisions
 
 
-LISTING = """
-import atexit, sys
-atexit.register(lambda: print("imported:", *{"torch", "timm", "sklearn"} & set(sys.modules)))
-from misgiving import cli
-cli.run()
-"""
-
-
 def test_the_command_exports_a_graph_without_torch_and_reports_its_targets(
     colours_made, place, tmp_path
 ):
     (tmp_path / "preprocessing.json").write_text(json.dumps(asdict(COLOURS)))
     words = ["export", colours_made.graph, "--preprocessing", tmp_path / "preprocessing.json"]
     words += ["--predictions", colours_made.predictions, "--policy", place / "policy"]
-    command = [sys.executable, "-c", LISTING, *words, "--out", tmp_path / "bundle"]
+    loaded = "print({'torch', 'timm', 'sklearn'} & {*sys.modules})"
+    script = f"import atexit, sys, misgiving.cli as it; atexit.register(lambda: {loaded}); it.run()"
+    command = [sys.executable, "-c", script, *words, "--out", tmp_path / "bundle"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == ["imported:"]
+    assert (run.returncode, run.stdout) == (0, "set()\n"), run.stderr
     assert "32 images were predicted again" in run.stderr
     assert "at most 20 %" in run.stderr
     assert (tmp_path / "bundle" / "model.onnx").is_file()
@@ -180,10 +169,8 @@ def test_a_graph_that_is_not_plain_is_refused_and_nothing_is_written(colours_mad
     path = tmp_path / "net.onnx"
     for graph in GRAPHS:
         onnx.save(graph, path)
-        with pytest.raises(DataError) as refused:
+        with pytest.raises(DataError, match=r"\A.*net\.onnx.*\Z"):
             colours_made.export(path, tmp_path / "b")
-        assert "net.onnx" in str(refused.value)
-        assert "\n" not in str(refused.value)
         assert [*tmp_path.iterdir()] == [path]
 
 
@@ -192,11 +179,6 @@ def test_a_preprocessing_is_that_of_a_run(exported, tmp_path):
     path = tmp_path / "preprocessing.json"
     path.write_text(json.dumps(recorded))
     assert read_preprocessing(path) == Bundle.load(exported[1]).preprocessing
-    for content, culprit in (
-        ({**recorded, "crop": None}, "crop"),
-        ({**recorded, "size": 16}, "size"),
-        ({"crop": 1.0}, "'image_size'"),
-    ):
-        path.write_text(json.dumps(content))
-        with pytest.raises(DataError, match=culprit):
-            read_preprocessing(path)
+    path.write_text(json.dumps({**recorded, "size": 16}))
+    with pytest.raises(DataError, match="size"):
+        read_preprocessing(path)

@@ -13,8 +13,9 @@ from onnx.reference import ReferenceEvaluator
 
 from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load
+from misgiving.deferral.decisions import NO_POLICY
 from misgiving.deferral.deferral import Deferral
-from misgiving.errors import DataError
+from misgiving.errors import DataError, UsageError
 from misgiving.models.joint import evaluated
 from misgiving.models.optimised import write_graph
 from misgiving.predictions import inference
@@ -110,16 +111,27 @@ def test_backbones_of_every_kind_can_be_exported(tmp_path, backbone, size, optio
 
 
 @pytest.mark.usefixtures("graph_of")
-def test_a_run_without_a_policy_is_exported_and_a_graph_of_another_model_is_not(exported, tmp_path):
+def test_without_a_policy_all_are_deferred_and_the_graph_of_another_model_is_refused(
+    exported, tmp_path
+):
     made = load(exported[0])
     bundle = export_run(write_run(tmp_path / "run", made), tmp_path / "bundle")
     assert bundle.policy is None
     (target,) = bundle.card["targets"]
     assert "no policy was calibrated" in target
+    squares = noisy_set(5, seed=16).images
+    logits = torch.from_numpy(bundle.network(squares).logits).double()
+    for row, expected in zip(bundle.decide_inputs(squares), logits.softmax(1), strict=True):
+        assert (row.decision, row.reason) == ("defer", NO_POLICY)
+        assert list(row.probabilities.values()) == pytest.approx(expected.tolist())
     with torch.no_grad():
         made.model.backbone.get_classifier().bias += 0.1
     with pytest.raises(DataError):
         export_run(write_run(tmp_path / "changed", made), tmp_path / "other")
+    for folder, overwrite in (("bundle", False), ("changed", True)):  # only a bundle is replaced
+        with pytest.raises(UsageError, match=f"{folder}: exists"):
+            export_run(tmp_path / "run", tmp_path / folder, overwrite=overwrite)
+    assert export_run(tmp_path / "run", tmp_path / "bundle", overwrite=True).card == bundle.card
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "changed", "run"]
 
 
