@@ -1,8 +1,11 @@
-"""Hostile input: nothing breaks, nothing is executed, nothing malformed is stored."""
+"""Hostile input: nothing breaks or is executed, nobody gets in, nothing malformed is stored."""
 
+import base64
 import re
 
-from standin import picture, sent
+from standin import KEY, picture, sent
+
+from misgiving.serve.settings import ServiceSettings
 
 HOSTILE = [
     "../../../../etc/cron.d/evil",
@@ -67,3 +70,55 @@ def test_a_malformed_or_endless_review_is_refused(shared):
     endless = (b"x" * 65536 for _ in range(1000))
     assert shared.post(f"{url}/review", content=endless, headers=kind).status_code == 413
     assert not shared.get(url).json()["reviewed"]
+
+
+def test_everything_but_health_needs_the_right_key(serving):
+    client = serving(api_key=KEY)
+    assert KEY not in repr(ServiceSettings(api_key=KEY))
+    for path in ("/", "/page/main.js", "/openapi.json", "/nowhere"):  # and every operation
+        response = client.get(path)
+        assert response.status_code == 401
+        assert response.headers["www-authenticate"].startswith("Basic")
+    assert client.get("/health").json() == {"status": "ok"}
+    for authorization, status in {
+        f"bearer {KEY}": 200,
+        "Basic " + base64.b64encode(f"anyone:{KEY}".encode()).decode(): 200,
+        f"Bearer {KEY}x": 401,
+        "Bearer ": 401,
+        f"Digest {KEY}": 401,
+        "Basic ???": 401,
+        "Bearer \xff": 401,
+    }.items():
+        response = client.get("/cases", headers={"Authorization": authorization.encode("latin-1")})
+        assert response.status_code == status, authorization
+
+
+def test_without_a_key_only_this_machine_and_the_page_itself_are_answered(client):
+    for host, status in {
+        "127.0.0.1.evil.example": 403,
+        "": 403,
+        "[": 403,
+        "localhost:8000": 200,
+        "[::1]:8000": 200,
+    }.items():
+        assert client.get("/cases", headers={"Host": host}).status_code == status, host
+    files = {"files": ("a.png", picture())}
+    for headers, status in (
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "http://127.0.0.1:9999"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1"}, 403),
+        ({"Origin": "http://127.0.0.1", "Sec-Fetch-Site": "same-origin"}, 200),
+    ):
+        assert client.get("/cases").json()["total"] == 0
+        assert client.post("/decisions", files=files, headers=headers).status_code == status
+
+
+def test_every_response_forbids_scripts_from_elsewhere(shared):
+    for path in ("/", "/cases", "/nowhere"):
+        headers = shared.get(path).headers
+        policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+        assert policy["default-src"] == policy["frame-ancestors"] == "'none'"
+        assert policy["script-src"] == policy["connect-src"] == policy["style-src"] == "'self'"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "no-store"

@@ -1,7 +1,8 @@
-"""Processes that decode: equal pixels, limits of memory and time, and the turns of clients."""
+"""Processes that decode: pixels, limits of memory and time, turns of clients; batches."""
 
 import asyncio
 import hashlib
+import threading
 from contextlib import asynccontextmanager
 from unittest.mock import Mock
 
@@ -10,6 +11,7 @@ import pytest
 from standin import PREPROCESSING, Standin, picture, sent
 
 from misgiving.errors import DataError
+from misgiving.serve.batcher import Batcher
 from misgiving.serve.decoders import Decoders
 from misgiving.serve.settings import ServiceSettings
 
@@ -77,10 +79,6 @@ def test_a_process_ends_with_a_caller_who_no_longer_waits():
 class Held(Decoders):
     """Its processes reply when the test says so."""
 
-    def __init__(self):
-        super().__init__([PREPROCESSING], ServiceSettings(threads=1))
-        self.asked, self.go_on = [], asyncio.Event()
-
     async def _start(self):
         return Mock(popen=Mock(poll=lambda: None))
 
@@ -90,35 +88,71 @@ class Held(Decoders):
         return {"error": name, "has_grown": False}, b""
 
 
-def test_one_client_leaves_a_process_to_others_and_they_take_turns():
+def test_clients_take_turns_and_a_file_that_waits_for_its_turn_is_not_in_memory(tmp_path):
     async def run():
-        processes = Held()  # one for each client, and one more
+        processes = Held([PREPROCESSING], ServiceSettings(threads=1))  # one, and one more
+        processes.asked, processes.go_on = [], asyncio.Event()
         files = ["a1", "a2", "a3", "a4", "b1", "b2", "c1"]
-        tasks = [asyncio.create_task(processes.decode(file, b"", file[0])) for file in files]
+        later = tmp_path / "a4"
+        decoded = [
+            processes.decode(file, later if file == "a4" else b"", file[0]) for file in files
+        ]
+        check = processes.decode_now("check", b"")  # has no turn
+        tasks = [*map(asyncio.create_task, (*decoded, check))]
         await asyncio.sleep(0.01)
-        assert processes.asked == ["a1", "b1"]
+        assert sorted(processes.asked) == ["a1", "b1", "check"]  # a leaves a process to others
         tasks[1].cancel()  # a2, which waits
+        later.write_bytes(JPEG)  # it could not have been read before
         processes.go_on.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert sorted(processes.asked) == sorted(set(files) - {"a2"})
+        assert sorted(processes.asked) == sorted({*files, "check"} - {"a2"})
         assert processes.asked.index("c1") < processes.asked.index("a4")
-        assert [type(result) for result in results].count(DataError) == 6
+        assert [type(result) for result in results].count(DataError) == 7
         assert processes._turns._value == 2
 
     asyncio.run(run())
 
 
-def test_a_file_that_waits_for_its_turn_is_not_in_memory_and_a_check_has_no_turn(tmp_path):
-    async def run():
-        processes = Held()
-        files = [("a", b"", "x"), ("b", tmp_path / "later", "x"), ("c", b"", "y")]
-        decoded = [*(processes.decode(*file) for file in files)]
-        tasks = [*map(asyncio.create_task, (*decoded, processes.decode_now("check", b"")))]
-        await asyncio.sleep(0.01)
-        assert sorted(processes.asked) == ["a", "c", "check"]
-        (tmp_path / "later").write_bytes(JPEG)  # it could not have been read before
-        processes.go_on.set()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        assert "b" in processes.asked
+@pytest.mark.parametrize("retried", [True, False])
+def test_a_batch_that_fails_is_tried_item_by_item_unless_none_can_have_caused_it(retried):
+    def double(items):
+        batches.append(list(items))
+        go_on.wait(60)
+        if 0 in items:
+            raise ValueError("zero")
+        return [2 * item for item in items]
 
+    async def run():
+        results = [batcher.result(number) for number in (3, 1, 0, 2)]
+        go_on.set()
+        return await asyncio.gather(*results, return_exceptions=True)
+
+    batches, go_on, not_retried = [], threading.Event(), KeyError if retried else ValueError
+    batcher = Batcher("test", double, size=3, not_retried=not_retried)
+    _, first, bad, last = asyncio.run(run())
+    assert isinstance(bad, ValueError)
+    assert (first == 2) == (last == 4) == retried
+    assert batches == [[3], [1, 0, 2], *[[1], [0], [2]] * retried]
+    batcher.close(60.0)
+
+
+def test_items_that_come_while_a_thread_works_are_a_batch_without_those_that_were_cancelled():
+    def record(items):
+        batches.append(list(items))
+        if items == ["first"]:
+            go_on.wait(60)
+        return items
+
+    async def run():
+        first, *rest = (batcher.result(item) for item in ("first", "a", "b", "c"))
+        rest[1].cancel()
+        go_on.set()
+        assert await asyncio.gather(first, rest[0], rest[2]) == ["first", "a", "c"]
+        async with asyncio.timeout(60):
+            assert await batcher.result("d") == "d"
+
+    batches, go_on = [], threading.Event()
+    batcher = Batcher("test", record, size=9)
     asyncio.run(run())
+    assert batches == [["first"], ["a", "c"], ["d"]]
+    batcher.close(60.0)
