@@ -1,9 +1,7 @@
 """Services in processes of their own, and a PostgreSQL server from the system's packages."""
 
-import http.client
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +10,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 from sqlalchemy import make_url
@@ -22,11 +21,12 @@ START = f"import sys; sys.path[:0] = {sys.path!r}; from standin import serve; se
 
 @contextmanager
 def standin_at(place, **settings):
-    """Start a service of the stand-in; yields the process and its host and port, and kills it."""
-    options = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
-    command = [sys.executable, "-c", START, place, *options]
+    """Start a service of the stand-in; yields the process and a client of it, and kills it."""
+    command = [sys.executable, "-c", START, place, json.dumps(settings)]
     with started(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        yield process, split(process.stdout.readline())
+        url, alone = process.stdout.readline().strip(), httpx.Limits(max_keepalive_connections=0)
+        with httpx.Client(base_url=url, timeout=120, limits=alone) as client:
+            yield process, client
 
 
 @contextmanager
@@ -40,21 +40,9 @@ def started(command, **options):
         process.communicate()
 
 
-def split(line):
-    """Host and port of the URL in a line."""
-    host, port = re.search(r"http://([\d.]+):(\d+)", line).groups()
-    return host, int(port)
-
-
-def ask(where, method, path, body=None, kind="image/png"):
-    """Status, headers and JSON of a response."""
-    connection = http.client.HTTPConnection(*where, timeout=120)
-    headers = {} if body is None or not kind else {"Content-Type": kind}
-    connection.request(method, path, body, headers)
-    response = connection.getresponse()
-    content = response.read()
-    connection.close()
-    return response.status, response.headers, json.loads(content)
+def address(client):
+    """Host and port of the service of a client."""
+    return client.base_url.host, client.base_url.port
 
 
 @contextmanager

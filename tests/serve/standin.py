@@ -43,31 +43,30 @@ class Standin(Bundle):
         """Needs no graph."""
 
     def decide_inputs(self, inputs):
-        return [decision_of(model_input) for model_input in inputs]
+        return [self.decision_of(model_input) for model_input in inputs]
 
-
-def decision_of(model_input):
-    red, green, blue = (float(value) for value in model_input.mean(axis=(0, 1)))
-    light = blue / 255
-    if red > blue + 50:
-        light = float("nan")
-    error = min(light, 1 - light)
-    ood = green > blue + 50
-    decision = "ood" if ood else "accept" if error < 0.2 else "defer"
-    known = not math.isnan(light)
-    return Decision(
-        predicted_class=CLASSES[int(light >= 0.5)],
-        probability=max(light, 1 - light),
-        probabilities={"dark": 1 - light, "light": light},
-        error_probability=error if known else None,
-        expected_loss=-float(np.log(1 - error)) if error < 1 else None,
-        predicted_loss=None,
-        ood_p_value=0.001 if ood else 0.5,
-        decision=decision,
-        reason=f"probability of error {error:.2f}",
-        acceptance_score=1 - error if known else None,
-        ood_score=float(-green),
-    )
+    def decision_of(self, model_input):
+        red, green, blue = (float(value) for value in model_input.mean(axis=(0, 1)))
+        light = blue / 255
+        if red > blue + 50:
+            light = float("nan")
+        error = min(light, 1 - light)
+        ood = green > blue + 50
+        decision = "ood" if ood else "accept" if error < 0.2 else "defer"
+        known = not math.isnan(light)
+        return Decision(
+            predicted_class=CLASSES[int(light >= 0.5)],
+            probability=max(light, 1 - light),
+            probabilities={"dark": 1 - light, "light": light},
+            error_probability=error if known else None,
+            expected_loss=-float(np.log(1 - error)) if error < 1 else None,
+            predicted_loss=None,
+            ood_p_value=0.001 if ood else 0.5,
+            decision=decision,
+            reason=f"probability of error {error:.2f}",
+            acceptance_score=1 - error if known else None,
+            ood_score=float(-green),
+        )
 
 
 def cases_like_the_standins(count, seed):
@@ -100,10 +99,8 @@ class Calibrated(Standin):
         self.policy = self.deferral.policy_
         self.card = self.card | {"targets": certificate_sentences(self.deferral)}
 
-    def decide_inputs(self, inputs):
-        return [self._decided(decision_of(model_input)) for model_input in inputs]
-
-    def _decided(self, decision):
+    def decision_of(self, model_input):
+        decision = super().decision_of(model_input)
         numbers = decision.acceptance_score, decision.ood_score, decision.error_probability
         by_policy = decided(
             self.deferral,
@@ -176,9 +173,9 @@ def review(note, **values):
     )
 
 
-def serve(place, *options):
-    """Serve the stand-in with settings, each as NAME=VALUE; prints its URL."""
-    given = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in options)}
+def serve(place, options):
+    """Serve the stand-in with settings, as JSON; prints its URL."""
+    given = json.loads(options)
     if "keep_images" in given:
         given["keep_images"] = Path(given["keep_images"])
     settings = ServiceSettings(**{"threads": 1, "timeout": NO_TIMEOUT} | given)

@@ -40,13 +40,13 @@ def test_filters_and_cursors_lead_through_the_list_and_its_csv(worklist, monkeyp
     assert errors == sorted(errors, reverse=True)
     rows = rows_of(worklist.get("/cases.csv"))
     assert [float(row["error_probability"]) for row in rows] == errors
-    for query, expected in {
-        "decision=accept&decision=ood&reviewed=false": {"0.1.png", "1.0.png", "GRÜN.png"},
-        "name=grün": {"GRÜN.png"},  # in any alphabet
-    }.items():
-        answer = worklist.get(f"/cases?limit=1&{query}").json()
-        assert (answer["total"], answer["reviewed"]) == (len(expected), 0)
-        assert {row["name"] for row in rows_of(worklist.get(f"/cases.csv?{query}"))} == expected
+    query = "decision=accept&decision=ood&reviewed=false"
+    answer = worklist.get(f"/cases?limit=1&{query}").json()
+    assert (answer["total"], answer["reviewed"]) == (3, 0)
+    assert {row["name"] for row in rows_of(worklist.get(f"/cases.csv?{query}"))} == {
+        *("0.1.png", "1.0.png", "GRÜN.png")
+    }
+    assert names(worklist.get("/cases?name=grün")) == ["GRÜN.png"]  # in any alphabet
     assert answer["counts"] == {"accept": 2, "defer": 1, "ood": 1}
 
 

@@ -9,8 +9,8 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from services import ask, standin_at
-from standin import KEY, picture
+from services import standin_at
+from standin import KEY, sent
 
 CHECKS = [
     not_a_server_error,
@@ -32,10 +32,8 @@ OPERATIONS = [
 def described(tmp_path_factory):
     """The description of a service, and one of its cases."""
     place = tmp_path_factory.mktemp("described") / "cases.sqlite"
-    with standin_at(str(place)) as (_, where):
-        (result,) = ask(where, "POST", "/decisions", picture())[2]["results"]
-        url = "http://{}:{}/openapi.json".format(*where)
-        yield schemathesis.openapi.from_url(url), result["case"]
+    with standin_at(str(place)) as (_, client):
+        yield schemathesis.openapi.from_url(f"{client.base_url}/openapi.json"), sent(client)
 
 
 def strategy_of(operation, known):

@@ -32,13 +32,9 @@ def stored_cases(place):
         return {case.id: case.model_dump(mode="json") for case in store.all(CaseQuery())}
 
 
-def connected(where):
-    return httpx.Client(base_url="http://{}:{}".format(*where), timeout=120)
-
-
-def until_killed(where, waiting, send, more):
+def until_killed(client, waiting, send, more):
     """Send what waits until the connection breaks; what is not acknowledged stays first."""
-    with connected(where) as client, suppress(httpx.TransportError):
+    with suppress(httpx.TransportError):
         while True:
             if not waiting:
                 waiting.extend(until(partial(more, client)))
@@ -130,9 +126,9 @@ def test_no_case_and_no_answer_is_lost_and_none_is_audited_twice(place, tmp_path
         calls.append((deque(), partial(answer, given), more))
     for kill in range(1, kills + 1):
         goal, enough = count * kill // kills, len(given) + 30
-        with ThreadPoolExecutor(5) as clients, standin_at(place, **options) as service:
-            process, where = service
-            tasks = [clients.submit(until_killed, where, *call) for call in calls]
+        with ThreadPoolExecutor(5) as threads, standin_at(place, **options) as service:
+            process, client = service
+            tasks = [threads.submit(until_killed, client, *call) for call in calls]
             until(
                 lambda goal=goal, enough=enough, tasks=tasks: (
                     (len(acknowledged) >= goal and len(given) >= enough)
@@ -152,8 +148,8 @@ def test_no_case_and_no_answer_is_lost_and_none_is_audited_twice(place, tmp_path
 def test_a_stopping_service_finishes_its_requests(sqlite_place):
     acknowledged, numbers = {}, itertools.count()
     sending = deque(), partial(upload, acknowledged, 1), lambda _: [next(numbers)]
-    with ThreadPoolExecutor(1) as clients, standin_at(sqlite_place) as (process, where):
-        asking = clients.submit(until_killed, where, *sending)
+    with ThreadPoolExecutor(1) as threads, standin_at(sqlite_place) as (process, client):
+        asking = threads.submit(until_killed, client, *sending)
         until(lambda: acknowledged)
         process.send_signal(signal.SIGTERM)
         process.wait(120)
@@ -169,9 +165,8 @@ def test_under_load_every_image_is_decided_and_memory_stays_constant(sqlite_plac
     acknowledged, numbers = {}, itertools.count()
 
     def send(count):
-        with connected(where) as client:
-            for _ in range(count):
-                upload(acknowledged, 1, client, next(numbers))
+        for _ in range(count):
+            upload(acknowledged, 1, client, next(numbers))
 
     def megabytes():
         status = Path(f"/proc/{process.pid}/status").read_text()
@@ -179,13 +174,13 @@ def test_under_load_every_image_is_decided_and_memory_stays_constant(sqlite_plac
 
     options = {"recent_bytes": 50_000, "threads": 2}
     with (
-        ThreadPoolExecutor(CLIENTS) as clients,
-        standin_at(sqlite_place, **options) as (process, where),
+        ThreadPoolExecutor(CLIENTS) as threads,
+        standin_at(sqlite_place, **options) as (process, client),
     ):
-        list(clients.map(send, [images // 4] * CLIENTS))
+        list(threads.map(send, [images // 4] * CLIENTS))
         before = megabytes()
         for _ in range(3):
-            list(clients.map(send, [images // 4] * CLIENTS))
+            list(threads.map(send, [images // 4] * CLIENTS))
         grown = megabytes() - before
     assert len(acknowledged) == CLIENTS * images
     assert stored_cases(sqlite_place) == {case["id"]: case for case in acknowledged.values()}

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
-from services import ask, postgresql, split, started
-from standin import picture
+from services import postgresql, started
+from standin import sent
 
 pytestmark = pytest.mark.extras
 
@@ -53,8 +54,8 @@ class Environment:
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "cwd": self.folder}
         with started(list(map(str, command)), **pipes) as process:
             said = iter(process.stderr.readline, "")
-            where = split(next(line for line in said if "http://" in line))
-            assert ask(where, "POST", "/decisions", picture(0.7))[0] == 200
+            url = re.search(r"http://[\d.:]+", next(line for line in said if "http://" in line))[0]
+            assert sent(httpx.Client(base_url=url)) is not None
 
     def needs(self, extra, *lines):
         """These commands fail in one line that names the extra."""
@@ -71,22 +72,8 @@ def environment(tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "venv")
 
 
-def follow_tutorial(environment):
-    """Run the commands of the developer's tutorial up to `serve`, which is returned."""
-    *lines, serve = COMMAND.findall((DOCS / "tutorials" / "developer.md").read_text())
-    assert serve == "serve photos.bundle"
-    for line in lines:
-        environment.misgiving(line)
-    return serve
-
-
-@pytest.fixture
-def bundle(exported):
-    return exported[1]
-
-
-def test_without_an_extra_predictions_are_calibrated_and_images_checked(environment, bundle):
-    plain = environment("")
+def test_without_an_extra_predictions_are_calibrated_and_images_checked(environment, exported):
+    plain, bundle = environment(""), exported[1]
     random = np.random.default_rng(0)
     labels = random.integers(0, 3, 600)
     logits = random.normal(size=(600, 3)) + 3 * np.eye(3)[labels]
@@ -110,7 +97,10 @@ def test_without_an_extra_predictions_are_calibrated_and_images_checked(environm
 
 def test_train_is_enough_for_the_tutorial_up_to_the_service(environment):
     training = environment("train")
-    serve = follow_tutorial(training)
+    *lines, serve = COMMAND.findall((DOCS / "tutorials" / "developer.md").read_text())
+    assert serve == "serve photos.bundle"
+    for line in lines:
+        training.misgiving(line)
     training.python(DOCS / "tutorials" / "engineer.md")
     for name in ("joint_training", "hugging_face_model", "ood_table"):
         training.run("python", ROOT / "examples" / f"{name}.py")
@@ -118,19 +108,13 @@ def test_train_is_enough_for_the_tutorial_up_to_the_service(environment):
     training.needs("ray", "reproduce --out paper --ray auto")
 
 
-def test_serve_is_enough_for_a_bundle(environment, bundle):
-    serving = environment("serve")
+def test_serve_is_enough_for_a_bundle(environment, exported):
+    serving, bundle = environment("serve"), exported[1]
     serving.misgiving("data sample photos")
     serving.misgiving(f"predict {bundle} photos/1 --out decisions.csv")
     serving.serve(f"serve {bundle}")
     serving.needs("postgresql", f"serve {bundle} --store postgresql://me@/cases")
     serving.needs("train", "train folder:photos --out run")
-
-
-def test_postgresql_is_for_the_service(environment, bundle):
-    serving = environment("serve,postgresql")
-    with postgresql() as url:
-        serving.serve(f"serve {bundle} --store '{url}'")
 
 
 def test_ray_is_enough_for_a_reproduction(environment):
@@ -140,6 +124,7 @@ def test_ray_is_enough_for_a_reproduction(environment):
     assert len([*(cluster.folder / "paper" / "units").rglob("results.csv")]) == 1
 
 
-def test_all_is_enough_for_the_whole_tutorial(environment):
+def test_all_serves_with_postgresql(environment, exported):
     everything = environment("all")
-    everything.serve(follow_tutorial(everything))
+    with postgresql() as url:
+        everything.serve(f"serve {exported[1]} --store '{url}'")

@@ -1,4 +1,5 @@
 import asyncio
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -34,16 +35,15 @@ def suspects(tmp_path):
 @pytest.fixture
 def started(sqlite_place):
     """Start a service on the same store, as after a restart."""
-    made = []
+    with ExitStack() as stack:
 
-    def start(**settings):
-        store = Store.open(sqlite_place)
-        made.append(Service(Standin(), store, ServiceSettings(threads=1, **settings)))
-        return made[-1]
+        def start(**settings):
+            settings = ServiceSettings(threads=1, **settings)
+            service = Service(Standin(), Store.open(sqlite_place), settings)
+            stack.callback(service.close)
+            return service
 
-    yield start
-    for service in made:
-        service.close()
+        yield start
 
 
 def add(service, suspects, on_image=lambda *_: None):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from services import standin_at, started
+from services import address, standin_at, started
 from standin import picture
 from waiting import until
 
@@ -27,7 +27,6 @@ http {{
     {example}
 }}
 """
-PATHS = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 HEAD = "{} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n"
 
 
@@ -39,25 +38,22 @@ def proxied(tmp_path_factory):
     folder = tmp_path_factory.mktemp("proxy")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         proxy = listener.getsockname()
-    with standin_at(str(folder / "cases.sqlite"), keep_images=str(folder / "kept")) as (_, where):
+    with standin_at(str(folder / "cases.sqlite"), keep_images=str(folder / "kept")) as (_, client):
         example = re.sub(r" *ssl_.*\n", "", EXAMPLE.read_text())
         example = example.replace("443 ssl", "{}:{}".format(*proxy))
-        example = example.replace("127.0.0.1:8000", "{}:{}".format(*where))
+        example = example.replace("127.0.0.1:8000", client.base_url.netloc.decode())
         example = re.sub(r"(client_\w+_timeout) \w+;", r"\1 1s;", example)
-        paths = "\n".join(f"{name}_temp_path {folder}/{name};" for name in PATHS)
+        names = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        paths = "\n".join(f"{name}_temp_path {folder}/{name};" for name in names)
         text = MAIN.format(folder=folder, paths=paths, example=example)
         (folder / "nginx.conf").write_text(text)
         with started([NGINX, "-e", "stderr", "-c", str(folder / "nginx.conf")]):
-            until(lambda: can_connect(proxy))
-            yield proxy, where
+            with socket.socket() as connection:
+                until(lambda: connection.connect_ex(proxy) == 0)
+            yield proxy, address(client)
 
 
-def can_connect(where):
-    with socket.socket() as connection:
-        return connection.connect_ex(where) == 0
-
-
-def client(where, source="127.0.0.1"):
+def client_of(where, source="127.0.0.1"):
     transport = httpx.HTTPTransport(local_address=source)
     return httpx.Client(base_url="http://{}:{}".format(*where), transport=transport, timeout=60.0)
 
@@ -71,23 +67,21 @@ def test_a_request_that_does_not_come_is_ended(proxied):
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux lists connections")
 def test_a_client_that_does_not_read_keeps_nothing_of_the_service(proxied):
+    def established():
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+        return any(row[1].endswith(f":{service[1]:04X}") and row[3] == "01" for row in rows)
+
     proxy, service = proxied
     data = picture(size=(2400, 2400), kind="TIFF")  # more than sockets buffer
-    with client(proxy) as sender, socket.socket() as connection:
+    with client_of(proxy) as sender, socket.socket() as connection:
         answer = sender.post("/decisions", content=data, headers={"Content-Type": "image/tiff"})
         path = f"/cases/{answer.json()['results'][0]['case']['id']}/image"
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect(proxy)
         connection.sendall(HEAD.format(f"GET {path}", 0).encode())
         assert connection.recv(12) == b"HTTP/1.1 200"  # and no more
-        until(lambda: connections_to(service) == 0)
+        until(lambda: not established())
         assert sender.get(path).content == data
-
-
-def connections_to(where):
-    """Number of established ones."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
-    return sum(row[1].endswith(f":{where[1]:04X}") and row[3] == "01" for row in rows)
 
 
 def test_bodies_and_the_requests_of_one_client_are_limited(proxied):
@@ -96,7 +90,7 @@ def test_bodies_and_the_requests_of_one_client_are_limited(proxied):
         with socket.create_connection(proxy, timeout=60) as connection:
             connection.sendall(HEAD.format(f"POST {path}", length).encode())
             assert connection.recv(12) == b"HTTP/1.1 413"
-    with ExitStack() as opened, client(proxy) as same, client(proxy, "127.0.0.2") as other:
+    with ExitStack() as opened, client_of(proxy) as same, client_of(proxy, "127.0.0.2") as other:
         for _ in range(64):
             connection = opened.enter_context(socket.create_connection(proxy))
             connection.sendall(HEAD.format("POST /decisions", 10**6).encode() + b"a")

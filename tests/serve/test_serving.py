@@ -1,15 +1,22 @@
-"""`misgiving serve` as people start it, and its middleware."""
+"""`misgiving serve` as people start it, without frameworks too, and its middleware."""
 
 import asyncio
+import csv
+import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from bundled import policy_of
 from commands import one_line
 from policies import write
-from standin import KEY
+from services import started
+from standin import KEY, picture, sent
 
 from misgiving.bundle import export_run as exporting
 from misgiving.bundle.bundle import Bundle
@@ -21,6 +28,20 @@ from misgiving.serve import app as service
 from misgiving.serve.middleware import limit_time
 from misgiving.serve.problems import ProblemError
 from misgiving.serve.settings import read_key
+
+FRAMEWORKS = {"torch", "timm", "ray", "onnx", "transformers"}
+NOT_LOADED = {"torch", "sklearn", "matplotlib", "pandas", "pyarrow"}
+START = """
+import atexit, sys
+class Absent:
+    def find_spec(name, *_):
+        if name in {frameworks}:
+            raise ModuleNotFoundError(name=name)
+sys.meta_path.insert(0, Absent)
+atexit.register(lambda: print("loaded:", *{names} & sys.modules.keys()))
+from misgiving.cli import run
+run()
+"""
 
 
 def test_a_run_is_exported_while_it_is_served(exported, monkeypatch):
@@ -50,7 +71,13 @@ def test_arguments_that_cannot_be_used_are_explained(misgiving, exported, tmp_pa
             code, _, error = misgiving("serve", exported[1], "--store", "cases.sqlite", *options)
             assert code in (1, 2)
             assert reason in one_line(error)
-    assert not Path("cases.sqlite").exists()
+    folder = shutil.copytree(exported[1], tmp_path / "bundle")
+    write(policy_of(load(exported[0]), guarantee="average"), folder)
+    (folder / "checksums.json").unlink()
+    seal(folder)
+    code, _, error = misgiving("serve", folder, "--port", 0)
+    assert (code, "for batches of at least 50 images, got 1;" in one_line(error)) == (1, True)
+    assert not [*tmp_path.glob("*.sqlite*")]
     unaudited = ("--port", 0, "--store", "cases.sqlite", "--after-alarm", "defer")
     code, _, error = misgiving("serve", exported[1], *unaudited)
     assert (code, "--audit-share" in one_line(error)) == (2, True)
@@ -58,21 +85,7 @@ def test_arguments_that_cannot_be_used_are_explained(misgiving, exported, tmp_pa
     assert (code, str(tmp_path) in one_line(error)) == (1, True)
 
 
-def test_a_policy_that_decides_batches_is_refused_in_one_line(
-    misgiving, exported, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(service, "run", lambda *_: None)
-    folder = shutil.copytree(exported[1], tmp_path / "bundle")
-    write(policy_of(load(exported[0]), guarantee="average"), folder)
-    (folder / "checksums.json").unlink()
-    seal(folder)
-    code, _, error = misgiving("serve", folder, "--port", 0)
-    assert code == 1
-    assert "for batches of at least 50 images, got 1;" in one_line(error)
-    assert not [*tmp_path.glob("*.sqlite*")]
-
-
-def test_other_machines_are_admitted_with_a_key_from_the_file_or_the_environment(tmp_path):
+def test_other_machines_are_admitted_with_a_key_and_answered_without_delay(tmp_path):
     (tmp_path / "key").write_text(f"{KEY}\n")
     assert read_key(tmp_path / "key", "of the environment") == KEY
     assert read_key(None, "of the environment\n") == "of the environment"
@@ -82,15 +95,8 @@ def test_other_machines_are_admitted_with_a_key_from_the_file_or_the_environment
             read_key(tmp_path / "key", None)
     with service.listen("0.0.0.0", 0, has_key=True) as listener:
         assert service.address(listener).startswith("http://0.0.0.0:")
-
-
-def test_a_small_answer_does_not_wait_for_the_client_to_acknowledge_the_last():
-    with (
-        service.listen("127.0.0.1", 0, has_key=False) as listener,
-        socket.create_connection(listener.getsockname()),
-        listener.accept()[0] as accepted,
-    ):
-        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_response_may_take_long_but_not_without_a_part_of_it():
@@ -116,3 +122,36 @@ def test_a_response_may_take_long_but_not_without_a_part_of_it():
     sent, loop = [], None
     assert asyncio.run(main()) == 503
     assert len(sent) == 3
+
+
+def test_a_bundle_is_served_and_predicts_without_frameworks_and_loads_no_large_library(
+    exported, tmp_path
+):
+    start = START.format(frameworks=FRAMEWORKS, names=NOT_LOADED)
+    alone = [sys.executable, "-c", start]
+    options = ["serve", exported[1], "--port", 0, "--store", tmp_path / "cases.sqlite"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with started([*alone, *map(str, options)], **pipes) as process:
+        url = re.search(r"http://[\d.:]+", process.stderr.readline())[0]
+        with httpx.Client(base_url=url, timeout=120) as client:
+            case, card = sent(client, picture(0.7)), client.get("/model").json()["card"]
+        maps = Path(f"/proc/{process.pid}/maps")
+        assert not maps.exists() or "libtorch" not in maps.read_text()
+        process.send_signal(signal.SIGTERM)
+        output, said = process.communicate(timeout=120)
+    assert (process.returncode, output) == (0, "loaded:\n")
+    assert "stopped" in said
+    assert "Traceback" not in said
+    bundle = Bundle.load(exported[1])
+    (expected,) = bundle.decide([picture(0.7)], ["image"])
+    assert (case["decision"], case["reason"]) == (expected.decision, expected.reason)
+    assert case["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
+    for name in ("error_probability", "predicted_loss", "acceptance_score", "ood_score"):
+        assert case[name] == pytest.approx(getattr(expected, name), rel=1e-4), name
+    assert (case["model_fingerprint"], card) == (bundle.fingerprint, bundle.card)
+    (tmp_path / "image.png").write_bytes(picture(0.7))
+    out = tmp_path / "answers.csv"
+    command = [*alone, "predict", exported[1], tmp_path / "image.png", "--out", out]
+    subprocess.run(command, check=True, timeout=120, capture_output=True)
+    (row,) = csv.DictReader(out.read_text().splitlines())
+    assert row["decision"] == case["decision"]

@@ -118,8 +118,8 @@ def test_only_one_of_several_simultaneous_reviews_is_stored(store, many):
     assert len(store.reviews(many[3].id)) == 2
 
 
-def test_a_reader_finds_what_several_processes_add_whatever_their_clocks_say(store, place):
-    read_ids, ended = set(), threading.Event()
+def test_a_reader_finds_what_several_processes_add_and_a_file_is_one_case(store, place):
+    read_ids, returned, ended = set(), [], threading.Event()
 
     def read():
         latest, _ = store.latest()
@@ -133,28 +133,18 @@ def test_a_reader_finds_what_several_processes_add_whatever_their_clocks_say(sto
     def write(process):
         with closing(Store.open(place)) as other:
             for number in range(40):
-                other.add([case(4 * number + process)])
+                sha256 = f"{number} {process // 2}"  # two have each file
+                (row,) = other.add([case(4 * number + process, sha256=sha256)])
+                returned.append(row.id)
 
     reader = threading.Thread(target=read)
     reader.start()
     at_once(4, write)
     ended.set()
     reader.join()
-    assert read_ids == {f"{number:032x}" for number in range(160)}
-
-
-def test_a_file_that_several_processes_get_at_once_is_one_case(store, place):
-    returned = []
-
-    def write(process):
-        with closing(Store.open(place)) as other:
-            for number in range(20):
-                (stored,) = other.add([case(100 * process + number, sha256=str(number))])
-                returned.append(stored.id)
-
-    at_once(3, write)
-    assert len(returned) == 60
-    assert store.count(CaseQuery()) == len(set(returned)) == 20
+    assert len(returned) == 160
+    assert read_ids == set(returned)
+    assert store.count(CaseQuery()) == len(read_ids) == 80
 
 
 def test_the_same_file_is_one_case_for_one_model_and_policy(store):
