@@ -55,7 +55,7 @@ class Environment:
         with started(list(map(str, command)), **pipes) as process:
             said = iter(process.stderr.readline, "")
             url = re.search(r"http://[\d.:]+", next(line for line in said if "http://" in line))[0]
-            assert sent(httpx.Client(base_url=url)) is not None
+            assert sent(httpx.Client(base_url=url, timeout=120)) is not None
 
     def needs(self, extra, *lines):
         """These commands fail in one line that names the extra."""

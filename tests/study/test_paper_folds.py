@@ -1,23 +1,15 @@
-import sys
-from argparse import Namespace
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
-
-from misgiving.reproduction.protocol import DIGITS
-from misgiving.reproduction.tables import Result, table_of, write_table
-from misgiving.training.config import DataConfig
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "study"))
 import study_hypotheses
 import study_paper_folds
 import study_results
+from pooled import half_width, pooled_mean, pseudo_values, run
 
 import study
+from misgiving.reproduction.tables import Result, table_of, write_table
 
 CLASSES = ("AK", "BCC", "DF", "NV")
 MODELS = ("vanilla", "proposed")
@@ -54,21 +46,6 @@ def curves_of(folds, *, changes):
     return table_of([(*row, np.nan, np.nan, np.nan) for row in rows], "histories.csv")
 
 
-def pooled_mean(rows, model, dataset, metric, classes, folds):
-    """Mean over classes of a sum over the images of each class, for each of its images."""
-
-    def total(name, metric):
-        return sum(
-            row.value
-            for row in rows
-            if (row.experiment, row.model, row.dataset, row.detector, row.metric)
-            == ("generalization", model, dataset, name, metric)
-            and row.trial in folds
-        )
-
-    return np.mean([total(name, metric) / total(name, "images") for name in classes])
-
-
 @pytest.mark.parametrize(
     ("name", "sums", "classes"),
     [
@@ -92,13 +69,12 @@ def test_measures_of_pooled_sums_have_pseudo_values(name, sums, classes):
             for model, model_sign in (("proposed", 1), ("vanilla", -1))
         )
 
-    everything = set(range(10))
-    expected = [10 * gain(everything) - 9 * gain(everything - {fold}) for fold in range(10)]
+    expected = pseudo_values(gain)
     measures = study_paper_folds.secondary(study_hypotheses.Rows(rows), "generalization")
     (measure,) = [each for each in measures if each.name.startswith(name)]
     assert [measure.values[fold] for fold in range(10)] == pytest.approx(expected)
-    half = stats.t.ppf(0.975, 9) * np.std(expected, ddof=1) * np.sqrt(1 / 10 + 0.125)
-    assert measure.interval().upper == pytest.approx(np.mean(expected) + half)
+    upper = np.mean(expected) + half_width(expected, 0.125)
+    assert measure.interval().upper == pytest.approx(upper)
 
 
 def test_trainings_converged_folds_whose_last_ten_epochs_change_nothing():
@@ -139,36 +115,15 @@ def test_further_models_run_after_all_pairs():
     assert order == [*pairs, *((fold, model) for model in further for fold in range(10))]
 
 
-def run(tmp_path, part_name, *, keep, epochs):
-    """Rows of one training of digits, and the folder of its tables."""
-    protocol = replace(
-        DIGITS,
-        trials=1,
-        models=("proposed",),
-        images=DataConfig(split="folds"),
-        training=replace(
-            DIGITS.training, learning_rate=0.01, decay_every=50, keep=keep, epochs=epochs
-        ),
-    )
-    part = study.Part((), {}, {}, {}, trials=1, experiments=frozenset({"generalization"}))
-    tables = tmp_path / f"{keep}-{epochs}"
-    tables.mkdir()
-    options = Namespace(
-        part=part_name, out=tables / "runs", tables=tables, cache=tmp_path / "cache",
-        trial=0, again=False, collect=False, ray=None, jobs=1,
-    )  # fmt: skip
-    study.run_setting(part, protocol, "", options)
-    return study_hypotheses.read_results(tables / f"{part_name}.csv"), tables
-
-
 def test_the_last_and_the_best_epoch_are_those_of_trainings_that_end_there(tmp_path):
-    both, tables = run(tmp_path, "paper_folds", keep="best", epochs=8)
-    curves = study_paper_folds.read_curves(tables)
+    training = {"learning_rate": 0.01, "decay_every": 50}
+    both = run(tmp_path / "both", "paper_folds", keep="best", epochs=8, **training)
+    curves = study_paper_folds.read_curves(tmp_path / "both")
     of_tuning = curves[curves["set"] == "tune"].set_index("epoch")["balanced_accuracy"]
     best = int(of_tuning.idxmax())
     assert best < 8  # else both would be the same
     for experiment, epochs in (("generalization", 8), ("best_epoch", best)):
-        alone, _ = run(tmp_path, "folds", keep="last", epochs=epochs)
+        alone = run(tmp_path / experiment, "folds", keep="last", epochs=epochs, **training)
         found = {row[3:6]: row.value for row in both if row.experiment == experiment}
         expected = {row[3:6]: row.value for row in alone if row[3:6] in found}
         assert len(expected) > 20

@@ -1,25 +1,18 @@
-import sys
-from argparse import Namespace
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
-
-from misgiving.reproduction.config import Unit
-from misgiving.reproduction.protocol import DIGITS
-from misgiving.reproduction.tables import Result, save_scores
-from misgiving.training.config import DataConfig
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "study"))
 import study_folds
 import study_format
 import study_hypotheses
 import study_results
+from pooled import half_width, pooled_mean, pseudo_values, run
+from scipy import stats
 
 import study
+from misgiving.reproduction.config import Unit
+from misgiving.reproduction.tables import Result, save_scores
 
 OOD = ("boxes", "colon", "histology")
 
@@ -145,7 +138,7 @@ def test_the_confirmation_needs_all_its_trials(tmp_path):
 
 def test_differences_have_an_interval_from_five_trials_on():
     values = np.random.default_rng(0).normal(size=5)
-    half = np.std(values, ddof=1) * np.sqrt(1 / 5 + 0.2) * stats.t.ppf(0.975, 4)
+    half = half_width(values, 0.2)
     numbers = [values.mean(), values.mean() - half, values.mean() + half]
     mean, lower, upper = (study_format.number(value, signed=True) for value in numbers)
     by_trial = dict(enumerate(values))
@@ -188,30 +181,16 @@ def test_balanced_accuracy_of_folds_is_that_of_pooled_counts_with_pseudo_values(
     rows = rows_of_folds(10)
     a, b, c = study_folds.primary_measures(study_hypotheses.Rows(rows), "proposed")
 
-    def balanced(model, folds):
-        shares = []
-        for name in "abc":
-            right, images = (
-                sum(
-                    row.value
-                    for row in rows
-                    if (row.experiment, row.model, row.detector, row.metric)
-                    == ("generalization", model, name, metric)
-                    and row.trial in folds
-                )
-                for metric in ("right_answers", "images")
-            )
-            shares.append(right / images)
-        return sum(shares) / 3
-
     def gain(folds):
-        return balanced("proposed", folds) - balanced("vanilla", folds)
+        proposed, vanilla = (
+            pooled_mean(rows, model, "test", "right_answers", "abc", folds)
+            for model in ("proposed", "vanilla")
+        )
+        return proposed - vanilla
 
-    everything = set(range(10))
-    pseudo = [10 * gain(everything) - 9 * gain(everything - {fold}) for fold in range(10)]
+    pseudo = pseudo_values(gain)
     assert [a.values[fold] for fold in range(10)] == pytest.approx(pseudo)
-    half = stats.t.ppf(0.975, 9) * np.std(pseudo, ddof=1) * np.sqrt(1 / 10 + 0.125)
-    assert a.interval().upper == pytest.approx(np.mean(pseudo) + half)
+    assert a.interval().upper == pytest.approx(np.mean(pseudo) + half_width(pseudo, 0.125))
     values = [
         np.mean([value_of(rows, fold, "proposed", dataset=name) for name in kept])
         - np.mean([value_of(rows, fold, "vanilla", dataset=name) for name in kept])
@@ -271,20 +250,8 @@ def test_joint_draws_take_the_same_sources_in_all_folds_and_models(tmp_path):
 
 
 def test_a_part_runs_and_keeps_the_rows_of_its_units(tmp_path):
-    protocol = replace(
-        DIGITS,
-        trials=2,
-        models=("vanilla",),
-        images=DataConfig(split="folds"),
-        training=replace(DIGITS.training, epochs=1),
-    )
-    part = study.Part((), {}, {}, {}, trials=2, experiments=frozenset({"generalization"}))
-    options = Namespace(
-        part="folds", out=tmp_path / "runs", tables=tmp_path, cache=tmp_path / "cache",
-        trial=1, again=False, collect=False, ray=None, jobs=1,
-    )  # fmt: skip
-    study.run_setting(part, protocol, "", options)
-    rows = study_hypotheses.Rows(study_hypotheses.read_results(tmp_path / "folds.csv"))
+    options = {"trial": 1, "model": "vanilla", "epochs": 1}
+    rows = study_hypotheses.Rows(run(tmp_path / "tables", "folds", **options))
     of_unit = "generalization", "vanilla"
     right, images = (
         sum(rows(*of_unit, "test", name, metric)[1] for name in map(str, range(10)))
@@ -292,4 +259,4 @@ def test_a_part_runs_and_keeps_the_rows_of_its_units(tmp_path):
     )
     assert rows(*of_unit, "test", "", "accuracy")[1] == pytest.approx(right / images)
     assert rows.ratio("generalization") == pytest.approx(1 / 8, abs=0.02)
-    assert "Primary" in (tmp_path / "results.md").read_text()
+    assert "Primary" in (tmp_path / "tables" / "results.md").read_text()
