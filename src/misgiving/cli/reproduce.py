@@ -1,6 +1,5 @@
 """`misgiving reproduce`."""
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,78 +24,28 @@ TRAINING = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sets:
-    """Image sets of a reproduction.
-
-    Attributes:
-        data: As for `train`; `digits` ships with scikit-learn.
-        ood: An OOD set: a folder of images, `table:FILE`, `medmnist:FILE.npz` or
-            `scikit-image` (its photographs). The names nct, b_box, b_box_70, b_box_70_image,
-            imagenet, clin_skin and derm_skin are for the paper's sets as published, which replace
-            those made here; for a stand-in, write PAPER_NAME:OWN_NAME=PLACE. Can be repeated.
-        about: Content of an --ood set and the number of its sources, for the report.
-        tuning_set: OOD set that ODIN is tuned on. Default: nct or its stand-in.
-        odin_criterion: Tune ODIN for the highest AUROC, or for the lowest FPR@TPR95; the paper
-            names neither.
-    """
-
-    data: str = "digits"
-    ood: list[str] | None = None
-    about: list[str] | None = None
-    tuning_set: str | None = None
-    odin_criterion: Literal["auroc", "fpr_at_tpr95"] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workers:
-    """Processes that train.
-
-    Attributes:
-        jobs: Units of work to run at the same time, each in a process with the memory of a
-            training. Default: one for each core, at most 8; on a GPU, one. Intervals are computed
-            in as many processes, which a GPU does not limit.
-        threads: Threads of each unit; they affect the rounding of sums. Default: torch's own number
-            for one job, an equal share of the cores for several, one on Ray.
-        ray: Run units on a Ray cluster; `auto` for the one on this machine, or a new one.
-        gpus_per_unit: GPUs of each unit on Ray, such as 0.5. Default: 0 with --device cpu, else 1.
-    """
-
-    jobs: Count = None
-    threads: Count = None
-    ray: str | None = None
-    gpus_per_unit: Annotated[float | None, Parameter(validator=Number(gte=0))] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """Units of work that are run.
-
-    Attributes:
-        experiment: Run only units of generalization, ood_detection (which new_classes shares), or
-            learning_rate (other rates), without a report.
-        trial: Run only units of this trial.
-        model: Run only units of this model.
-    """
-
-    experiment: str | None = None
-    trial: int | None = None
-    model: str | None = None
-
-
 @partial(command, brief=True)
 def reproduce(
     *,
-    sets: Sets,
+    data: str = "digits",
+    ood: list[str] | None = None,
+    about: list[str] | None = None,
+    tuning_set: str | None = None,
+    odin_criterion: Literal["auroc", "fpr_at_tpr95"] | None = None,
     out: Folder = Path("runs/reproduce"),
-    workers: Workers,
+    jobs: Count = None,
+    threads: Count = None,
+    ray: str | None = None,
+    gpus_per_unit: Annotated[float | None, Parameter(validator=Number(gte=0))] = None,
     protocol: Annotated[Values, Fields(Protocol, SETTINGS, defaults={})],
     images: Annotated[Values, Fields(DataConfig, IMAGES, defaults={})],
     network: Annotated[
         Values, Fields(ModelConfig, ("backbone", "pretrained", "weights"), defaults={})
     ],
     training: Annotated[Values, Fields(TrainingConfig, TRAINING, defaults={})],
-    selected: Selection,
+    experiment: str | None = None,
+    trial: int | None = None,
+    model: str | None = None,
     collect: bool = False,
     cache: Cache = None,
 ) -> None:
@@ -115,7 +64,27 @@ def reproduce(
     Example: misgiving reproduce --data isic2019:ISIC_2019 --ood nct=CRC-VAL-HE-7K
 
     Args:
+        data: As for `train`; `digits` ships with scikit-learn.
+        ood: An OOD set: a folder of images, `table:FILE`, `medmnist:FILE.npz` or
+            `scikit-image` (its photographs). The names nct, b_box, b_box_70, b_box_70_image,
+            imagenet, clin_skin and derm_skin are for the paper's sets as published, which replace
+            those made here; for a stand-in, write PAPER_NAME:OWN_NAME=PLACE. Can be repeated.
+        about: Content of an --ood set and the number of its sources, for the report.
+        tuning_set: OOD set that ODIN is tuned on. Default: nct or its stand-in.
+        odin_criterion: Tune ODIN for the highest AUROC, or for the lowest FPR@TPR95; the paper
+            names neither.
         out: Folder to write to, and to resume in.
+        jobs: Units of work to run at the same time, each in a process with the memory of a
+            training. Default: one for each core, at most 8; on a GPU, one. Intervals are computed
+            in as many processes, which a GPU does not limit.
+        threads: Threads of each unit; they affect the rounding of sums. Default: torch's own number
+            for one job, an equal share of the cores for several, one on Ray.
+        ray: Run units on a Ray cluster; `auto` for the one on this machine, or a new one.
+        gpus_per_unit: GPUs of each unit on Ray, such as 0.5. Default: 0 with --device cpu, else 1.
+        experiment: Run only units of generalization, ood_detection (which new_classes shares), or
+            learning_rate (other rates), without a report.
+        trial: Run only units of this trial.
+        model: Run only units of this model.
         collect: Only write the report, from finished units.
     """
     from misgiving.reproduction.collection import collect as collect_units
@@ -126,30 +95,30 @@ def reproduce(
     from misgiving.reproduction.trial_data import Progress, TrialData
     from misgiving.reproduction.workers import usual_jobs
 
-    is_partial = any(value is not None for value in vars(selected).values())
+    selected: Values = {"experiment": experiment, "trial": trial, "model": model}
+    is_partial = any(value is not None for value in selected.values())
     chosen_protocol = protocol_for(
-        sets.data,
+        data,
         model=network,
         training=training,
         images=images,
-        odin={"criterion": sets.odin_criterion} if sets.odin_criterion else {},
-        sources=ood_sources(sets.ood or (), sets.about or ()),
-        tuning_set=sets.tuning_set,
+        odin={"criterion": odin_criterion} if odin_criterion else {},
+        sources=ood_sources(ood or (), about or ()),
+        tuning_set=tuning_set,
         **protocol,
     )
-    chosen = chosen_units(chosen_protocol, **vars(selected))
+    chosen = chosen_units(chosen_protocol, **selected)
     if collect:
-        check_options("with --collect", unused=[*vars(selected), "ray", "gpus_per_unit", "threads"])
-    elif workers.ray is None:
+        check_options("with --collect", unused=[*selected, "ray", "gpus_per_unit", "threads"])
+    elif ray is None:
         check_options("without --ray", unused=["gpus_per_unit"])
         usual = jobs_for(chosen_protocol, len(chosen))
-        run = on_this_machine(jobs=workers.jobs or usual, threads=workers.threads)
+        run = on_this_machine(jobs=jobs or usual, threads=threads)
     else:
         from misgiving.reproduction.ray import on_ray
 
         check_options("with --ray", unused=["jobs"])
-        threads, gpus = workers.threads or 1, workers.gpus_per_unit
-        run = on_ray(workers.ray, threads=threads, gpus_per_unit=gpus)
+        run = on_ray(ray, threads=threads or 1, gpus_per_unit=gpus_per_unit)
     with progress_bars("stopped; the same command resumes") as progress:
         units, steps = Units(progress, "units"), Steps(progress, "training")
         callbacks = Progress(
@@ -159,7 +128,7 @@ def reproduce(
             on_image=Bar(progress, "preparing images").at,
         )
         # else nothing may be to train
-        begins = not (collect or workers.ray or (out / "units").exists())
+        begins = not (collect or ray or (out / "units").exists())
         place = cache or default_cache()
         trial_data = TrialData(chosen_protocol, place, callbacks, trains=begins)
         say_skipped(trial_data.images.skipped)
@@ -167,5 +136,5 @@ def reproduce(
             reproduce_units(trial_data, out, run=run, chosen=chosen)
         if not is_partial:
             say("collecting: resampling for intervals, and examples; this may take a minute")
-            collect_units(trial_data, out, jobs=workers.jobs or usual_jobs())
+            collect_units(trial_data, out, jobs=jobs or usual_jobs())
     say(f"wrote {out if is_partial else write_report(read_run(out), out)}")
