@@ -27,7 +27,6 @@ from misgiving.errors import Parameter, UsageError
 from misgiving.serve.middleware import (
     Authentication,
     RequestLog,
-    add_security_headers,
     is_loopback,
     limit_bodies,
     limit_time,
@@ -93,7 +92,6 @@ def create_app(model: Bundle, store: Store, settings: ServiceSettings) -> FastAP
     app.add_middleware(Authentication, settings=settings)
     app.add_middleware(limit_bodies)
     app.add_middleware(RequestLog, metrics=service.metrics)
-    app.add_middleware(add_security_headers)
     return app
 
 

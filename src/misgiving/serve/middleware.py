@@ -1,4 +1,4 @@
-"""Middleware around every route: log, security headers, limits of bodies and time, authentication.
+"""Middleware around every route: log and headers, limits of bodies and time, authentication.
 
 The API key or a key of a reader is required; without keys, only this machine is served.
 """
@@ -43,7 +43,10 @@ CHALLENGE = {"WWW-Authenticate": 'Basic realm="misgiving", charset="UTF-8"'}
 
 
 class RequestLog:
-    """Logs and counts every request, and each failure that nothing else has answered."""
+    """Logs and counts every request, and answers each failure that nothing else has answered.
+
+    To every response, it adds headers that forbid scripts, frames and copies elsewhere.
+    """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -54,18 +57,20 @@ class RequestLog:
             return
         started, status = time.perf_counter(), 0
 
-        async def send_and_note_status(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, given = message["status"], {name for name, _ in message["headers"]}
+                missing = [header for header in SECURITY_HEADERS if header[0] not in given]
+                message = {**message, "headers": [*message["headers"], *missing]}
             await send(message)
 
         try:
-            await self._app(scope, receive, send_and_note_status)
+            await self._app(scope, receive, send_with_headers)
         except Exception as failure:
             problem = problem_of(failure, self._metrics, path=route_of(scope))
             if not status:
-                await problem.response()(scope, receive, send_and_note_status)
+                await problem.response()(scope, receive, send_with_headers)
         finally:
             self._record(scope, status, time.perf_counter() - started)
 
@@ -81,22 +86,6 @@ class RequestLog:
 def route_of(scope: Scope) -> str:
     """The declared path of the route, so that clients cannot create metrics of their own."""
     return str(getattr(scope.get("route"), "path", "other"))
-
-
-def add_security_headers(app: ASGIApp) -> ASGIApp:
-    """Add headers to every response that forbid scripts, frames and copies elsewhere."""
-
-    async def secured(scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                given = {name for name, _ in message["headers"]}
-                missing = [header for header in SECURITY_HEADERS if header[0] not in given]
-                message = {**message, "headers": [*message["headers"], *missing]}
-            await send(message)
-
-        await app(scope, receive, send_with_headers)
-
-    return secured
 
 
 def limit_bodies(app: ASGIApp) -> ASGIApp:

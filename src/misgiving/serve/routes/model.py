@@ -1,10 +1,10 @@
 """`/model`, `/calibration`, `/drift`, `/audit`, `/health`, `/metrics`: the model and its state."""
 
-import importlib.metadata
 import platform
 import shlex
 from functools import cache
 from http import HTTPStatus
+from importlib.metadata import distributions
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -103,12 +103,11 @@ class Calibration(BaseModel):
 
 @cache
 def _versions() -> dict[str, str]:
-    # another distribution may provide a package, such as onnxruntime-gpu
-    installed = {package.name.lower() for package in importlib.metadata.distributions()}
-    versions = {
-        name: importlib.metadata.version(name) for name in SHOWN_PACKAGES if name in installed
+    """Versions of what is installed: another package may be in its place, as onnxruntime-gpu."""
+    installed = {
+        name: package.version for name in SHOWN_PACKAGES for package in distributions(name=name)
     }
-    return {"python": platform.python_version(), **versions}
+    return {"python": platform.python_version(), **installed}
 
 
 @router.get("/model", tags=["model"])
