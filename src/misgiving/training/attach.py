@@ -133,7 +133,18 @@ def attach_run(
     dataset = load_dataset(data)
     dataset.check_class_sizes()
     trained = _load(model, dataset, config)
-    architecture, joint = _joint(trained, config, training)
+    architecture = Architecture(
+        backbone=trained.name,
+        num_classes=len(trained.classes),
+        image_size=trained.preprocessing.image_size,
+        taps=config.taps,
+        hidden=config.hidden,
+        reads_logits=config.reads_logits,
+        attached=trained.source,
+    )
+    with seeded(training.seed):
+        joint = architecture.build(trained.module).eval().to(device_named(training.device))
+    auxiliary_loss(training.auxiliary)  # fails if there is none of this name
 
     def prepared(part: Dataset, on_bad_image: str) -> ImageSet:
         images = prepare(
@@ -167,25 +178,6 @@ def attach_run(
     )
     save(folder, checkpoint, history=history)
     return checkpoint, images
-
-
-def _joint(
-    trained: TrainedModel, config: AttachConfig, training: TrainingConfig
-) -> tuple[Architecture, JointClassifier]:
-    """The frozen classifier with a loss estimator of random weights, and what builds it again."""
-    architecture = Architecture(
-        backbone=trained.name,
-        num_classes=len(trained.classes),
-        image_size=trained.preprocessing.image_size,
-        taps=config.taps,
-        hidden=config.hidden,
-        reads_logits=config.reads_logits,
-        attached=trained.source,
-    )
-    with seeded(training.seed):
-        joint = architecture.build(trained.module).eval()
-    auxiliary_loss(training.auxiliary)  # fails if there is none of this name
-    return architecture, joint.to(device_named(training.device))
 
 
 def _load(model: str, dataset: Dataset, config: AttachConfig) -> TrainedModel:
