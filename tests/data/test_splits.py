@@ -203,8 +203,8 @@ def test_leaks_are_the_other_sets_of_all_images_that_share_group_or_content(draw
         assert leak.split() == sorted(others)
     apart = {g for s, g, _ in images for t, h, _ in images if g == h != "" and s != t}
     leakage = leakage_of(split, "test")
-    assert leakage.shared_groups == len(apart)
-    assert leakage.separate == (not any(leaks(split)))
+    assert leakage["shared_groups"] == len(apart)
+    assert leakage["separate"] == (not any(leaks(split)))
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.metrics.uncertainty import t_interval
 from misgiving.reproduction.published import METRICS
 from misgiving.reproduction.report.run import Run
-from misgiving.reproduction.tables import SCHEMAS, Result, table_of
+from misgiving.reproduction.tables import SCHEMAS, table_of
 from misgiving.training.config import ModelConfig, TrainingConfig, recorded
 
-ROW_NAMES = ("Interval", "Epoch", "Confusion", "Bin", "RiskPoint")
-FILES = ("intervals", "histories", "confusions", "reliability", "risk_coverage")
-Interval, Epoch, Confusion, Bin, RiskPoint = (
+ROW_NAMES = ("Result", "Interval", "Epoch", "Confusion", "Bin", "RiskPoint")
+FILES = ("results", "intervals", "histories", "confusions", "reliability", "risk_coverage")
+Result, Interval, Epoch, Confusion, Bin, RiskPoint = (
     namedtuple(name, SCHEMAS[f"{file}.csv"]) for name, file in zip(ROW_NAMES, FILES, strict=True)
 )
 Interval.__new__.__defaults__ = (None, None, None)
@@ -44,7 +44,6 @@ SETTINGS = dict(
     class_counts={},
     split="grouped",
     validation_share=0.1,
-    monitored_set="validation",
     tuning_set="validation",
     measured_set="validation",
     sizes=[
@@ -91,9 +90,8 @@ def facts_of(**changes):
 def run_of(results=(), intervals=(), histories=(), *, settings=SETTINGS, datasets=None, **others):
     """A run with these rows; `others` are rows of other tables, or pictures."""
     pictures = others.pop("pictures", {})
-    tables = dict(zip(FILES, (intervals, histories, (), (), ()), strict=True)) | others
+    tables = dict(zip(FILES, (results, intervals, histories, (), (), ()), strict=True)) | others
     return Run(
-        results=table_of(results, "results.csv"),
         **{name: table_of(rows, f"{name}.csv") for name, rows in tables.items()},
         settings=settings,
         datasets=datasets or {name: facts_of() for name in PLAIN_SETS},

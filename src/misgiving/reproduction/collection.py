@@ -1,6 +1,6 @@
 """Collect the finished units of a reproduction: its tables and documents."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +16,7 @@ from misgiving.data.preprocessing import AUGMENTATIONS
 from misgiving.errors import DataError
 from misgiving.evaluation.measures import POLICY_SET
 from misgiving.files import read_json, whole_folder, write_json
-from misgiving.predictions.record import Predictions
-from misgiving.reproduction.config import UNSEEN_SET, Unit, learning_rate_of
+from misgiving.reproduction.config import UNSEEN_SET, Unit
 from misgiving.reproduction.intervals import MeasuredSet, risk_curves
 from misgiving.reproduction.ood_detection import unseen_sets
 from misgiving.reproduction.protocol import DERMOSCOPY, EXPERIMENTS, rate_experiments, units
@@ -26,7 +25,6 @@ from misgiving.reproduction.runner import is_finished
 from misgiving.reproduction.tables import (
     RUN_AGAIN,
     Folders,
-    predictions_path,
     read_table,
     table_of,
     values_by_trial,
@@ -71,7 +69,7 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
         intervals = pool.map(MeasuredSet.intervals, sets)
         write_table(out / "results.csv", results)
         write_table(out / "histories.csv", _of_units(finished, out, "run/history.csv"))
-        write_table(out / "confusions.csv", _confusions(trial_data, finished, out))
+        write_table(out / "confusions.csv", _of_units(finished, out, "confusion.csv"))
         write_table(out / "reliability.csv", _of_units(finished, out, "bins.csv"))
         folders, measured = _folders(finished, out), trial_data.evaluation_sets.measured
         curves = risk_curves(folders["generalization"], measured, trial_data.protocol)
@@ -120,7 +118,8 @@ def _folders(finished: Sequence[Unit], out: Path) -> Mapping[str, Folders]:
 def _of_units(finished: Sequence[Unit], out: Path, name: str) -> pd.DataFrame:
     """The rows of a table of each unit, with its experiment, trial and model.
 
-    A unit lacks its history where training diverged, and its bins where no policy could be set.
+    A unit of which training diverged lacks its history and its confusions, and one for which no
+    policy could be set lacks its bins.
     """
     tables = []
     for unit in finished:
@@ -131,29 +130,14 @@ def _of_units(finished: Sequence[Unit], out: Path, name: str) -> pd.DataFrame:
     return pd.concat(tables) if tables else table_of([], Path(name).name)
 
 
-def _confusions(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> pd.DataFrame:
-    """The images of each true class by predicted class, where there are any."""
-    measured, rows = trial_data.evaluation_sets.measured, []
-    for unit in finished:
-        path = predictions_path(out / unit.folder, measured)
-        if learning_rate_of(unit.experiment) or not path.exists():  # none where training diverged
-            continue
-        predictions = Predictions.read(path)
-        pairs = zip(predictions.labels.tolist(), predictions.choices.tolist(), strict=True)
-        classes = predictions.classes
-        for (true, choice), count in sorted(Counter(pairs).items()):
-            rows.append((*unit, classes[true], classes[choice], count))
-    return table_of(rows, "confusions.csv")
-
-
 def _settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> dict[str, Any]:
     """The data, the settings and the provenance of a reproduction, for `settings.json`.
 
     `images` and `classes` are those of 4.1, in the order of the data, and `class_counts` their
     images by class and set in the first trial; 4.2 has `in_distribution_images` of the classes
-    `in_distribution`. After each epoch the `monitored_set` is measured, detectors are tuned on
-    the `tuning_set`, and every table is of the `measured_set`. `training` is before what each
-    model changes. `unit_seconds` sums training and measuring over units.
+    `in_distribution`. Detectors are tuned on the `tuning_set`, which is also measured after each
+    epoch, and every table is of the `measured_set`. `training` is before what each model changes.
+    `unit_seconds` sums training and measuring over units.
     """
     protocol = trial_data.protocol
     timings = [read_json(out / unit.folder / "timing.json", remedy=RUN_AGAIN) for unit in finished]

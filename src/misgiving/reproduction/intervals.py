@@ -108,28 +108,32 @@ class MeasuredSet:
             shared = self._samples[baseline or model]
             trials = tuple(trial for trial in self._samples[model] if trial in shared)
             for key in self._replicates(model, trials):
-                yield from self._row(trials, baseline, (model, key), (baseline, key))
+                sides = [(model, key), (baseline, key)][: 2 if baseline else 1]
+                yield from self._row(trials, baseline, sides)
         for model in models if self.dataset == self.measured else ():
             trials = tuple(self._samples[model])
             for detector, metric in self._replicates(model, trials):
                 if detector not in ("", MSP):
-                    beside = (model, (MSP, metric))
-                    yield from self._row(trials, MSP, (model, (detector, metric)), beside)
+                    sides = [(model, (detector, metric)), (model, (MSP, metric))]
+                    yield from self._row(trials, MSP, sides)
 
     def _row(
-        self, trials: Trials, baseline: str, side: tuple[str, Key], beside: tuple[str, Key]
+        self, trials: Trials, baseline: str, sides: Sequence[tuple[str, Key]]
     ) -> Iterator[tuple[object, ...]]:
-        """One interval; none where either side was not measured in every trial."""
-        (model, key), sides = side, [side, beside] if baseline else [side]
+        """One interval, of one side or of the difference of two.
+
+        There is none where a side was not measured in every trial: it may have no such detector.
+        """
+        (model, key), *_ = sides
         place = self.experiment, self.dataset
         measured = [self.values.get((*place, *k, name), {}) for name, k in sides]
         if not all(of_side.keys() >= {*trials} for of_side in measured):
-            return  # the baseline has no such detector, for one
+            return
         values = [np.array([of_side[trial] for trial in trials]) for of_side in measured]
         drawn = [self._replicates(name, trials)[k] for name, k in sides]
-        differences, replicates = values[0], drawn[0]
-        if baseline:
-            differences, replicates = differences - values[1], replicates - drawn[1]
+        differences, replicates = (
+            np.subtract(*pair) if baseline else pair[0] for pair in (values, drawn)
+        )
         tuned = self.experiment == "ood_detection" and self.dataset == self.protocol.odin.tuning_set
         n = min(self._samples[name][trial].size_of(k) for name, k in sides for trial in trials)
         t_values: tuple[float | None, ...] = (None, None, None)  # ends and p-value

@@ -16,6 +16,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from threadpoolctl import threadpool_limits
 
@@ -24,12 +26,13 @@ from misgiving.errors import DataError, StoppedError, TrainingError
 from misgiving.evaluation.measures import Measurement
 from misgiving.files import whole_folder, write_json
 from misgiving.predictions.inference import predictions_of
+from misgiving.predictions.record import Predictions
 from misgiving.registry import Registry
 from misgiving.reproduction.config import Protocol, Unit
 from misgiving.reproduction.generalization import measure_generalization, measure_other_rate
 from misgiving.reproduction.ood_detection import measure_detectors
 from misgiving.reproduction.protocol import units
-from misgiving.reproduction.tables import Result, predictions_path, table_of, write_table
+from misgiving.reproduction.tables import predictions_path, table_of, write_table
 from misgiving.reproduction.trial_data import (
     MEASURING,
     TrainedUnit,
@@ -199,7 +202,7 @@ def trial_data_of_process(protocol: Protocol, cache: Path, threads: int) -> Tria
 
 def _results(
     trial_data: TrialData, unit: Unit, folder: Path, checkpoint: Checkpoint | None
-) -> list[Result]:
+) -> list[tuple[object, ...]]:
     """Train, unless there is a trained model, and measure; a diverged training is a result too."""
     setup, measured = trial_data.setup(unit), trial_data.evaluation_sets.measured
     try:
@@ -217,12 +220,20 @@ def _results(
         checkpoint.model.to(device_named(setup.training.device))
         predictions = predictions_of(checkpoint, setup.images_of(measured))
         predictions.write(predictions_path(folder, measured))
+        write_table(folder / "confusion.csv", _confusion(predictions))
         trained = TrainedUnit(trial_data, unit, setup, checkpoint, predictions, folder)
         results = MEASURES[unit.experiment.partition("/")[0]](trained)
     except TrainingError:
         results = {unit.experiment: [Measurement(measured, "", "diverged", 1.0)]}
     return [
-        Result(experiment, unit.trial, unit.model, *measurement)
+        (experiment, unit.trial, unit.model, *measurement)
         for experiment, measurements in results.items()
         for measurement in measurements
     ]
+
+
+def _confusion(predictions: Predictions) -> pd.DataFrame:
+    """The images of each true class by predicted class, where there are any."""
+    classes = np.array(predictions.classes)
+    pairs = {"true": classes[predictions.labels], "predicted": classes[predictions.choices]}
+    return pd.DataFrame(pairs).value_counts(sort=False).rename("images").reset_index()

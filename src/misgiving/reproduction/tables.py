@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,21 +32,6 @@ ValuesByTrial = Mapping[tuple[str, ...], Mapping[int, float]]
 """Values by trial, of (experiment, dataset, detector, metric, model)."""
 
 
-class Result(NamedTuple):
-    """One row of `results.csv`: a measurement of one model in one trial; a share is a fraction.
-
-    A value that is not defined has no row.
-    """
-
-    experiment: str
-    trial: int
-    model: str
-    dataset: str
-    detector: str
-    metric: str
-    value: float
-
-
 UNIT = {"experiment": "str", "trial": "int64", "model": "str"}
 MEASUREMENT = {"dataset": "str", "detector": "str", "metric": "str", "value": "float64"}
 EPOCH = {
@@ -55,6 +39,7 @@ EPOCH = {
     **dict.fromkeys(("primary_loss", "auxiliary_loss", "accuracy", "balanced_accuracy"), "float64"),
     **dict.fromkeys(("rank_correlation", "spread_ratio", "r_squared"), "float64"),
 }
+CONFUSION = {"true": "str", "predicted": "str", "images": "int64"}
 BIN = {"quantity": "str", "predicted": "float64", "observed": "float64", "images": "int64"}
 SCHEMAS = {
     "results.csv": UNIT | MEASUREMENT,
@@ -66,18 +51,20 @@ SCHEMAS = {
         **dict.fromkeys(("trial_lower", "trial_upper", "p_value"), "float64"),
     },
     "history.csv": EPOCH,
+    "confusion.csv": CONFUSION,
     "bins.csv": BIN,
     "histories.csv": UNIT | EPOCH,
-    "confusions.csv": UNIT | {"true": "str", "predicted": "str", "images": "int64"},
+    "confusions.csv": UNIT | CONFUSION,
     "reliability.csv": UNIT | BIN,
     "risk_coverage.csv": {
         **{"model": "str", "detector": "str", "coverage": "float64", "risk": "float64"},
         **{"lower": "float64", "upper": "float64"},
     },
 }
-"""Columns by file, with their types; `history.csv` and `bins.csv` are of one unit.
+"""Columns by file, with their types; `history.csv`, `confusion.csv` and `bins.csv` are of one unit.
 
-The rows of `results.csv` are `Result`s. A row of `intervals.csv` with a `baseline` is the paired
+A row of `results.csv` is a measurement of one model in one trial; a share is a fraction, and a
+value that is not defined has no row. A row of `intervals.csv` with a `baseline` is the paired
 difference model - baseline, where the baseline is a model, or `msp` for the difference of the
 detector from MSP in one model: `lower` and `upper` are of the bootstrap over trials and groups
 (empty where no interval can be given), `n` counts independent groups (of the smaller of two sets,

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from misgiving.arrays import Names
 from misgiving.checkpoint import Checkpoint, versions
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
@@ -60,7 +60,7 @@ class TrialData:
 
     Args:
         protocol: What is reproduced.
-        cache: Folder for prepared images.
+        cache_folder: For prepared images.
         progress: What is reported.
         trains: Refuse, before images are prepared, settings with which no model can be trained on
             this machine.
@@ -69,12 +69,12 @@ class TrialData:
     def __init__(
         self,
         protocol: Protocol,
-        cache: Path,
+        cache_folder: Path,
         progress: Progress | None = None,
         *,
         trains: bool = False,
     ) -> None:
-        self.protocol, self.cache = protocol, cache
+        self.protocol, self.cache = protocol, cache_folder
         self.evaluation_sets = SPLITS[protocol.images.split]
         self.progress = progress or Progress()
         self.dataset = with_masks(load_dataset(protocol.data), protocol.masks)
@@ -94,8 +94,8 @@ class TrialData:
         self.images = grouped_images(self._prepare(self.dataset), protocol.images.split)
         self.dataset = without(self.dataset, self.images.skipped)
         self.inliers, _ = self.images.align(protocol.in_distribution)
-        self._outliers: dict[int, dict[str, tuple[Dataset, ImageSet]]] = {}
-        self._drawn: dict[tuple[bool, int], Names] = {}
+        self.outliers = cache(self._prepared_outliers)
+        self._sets = cache(partial(draw_sets, config=protocol.images))
 
     def setup(self, unit: Unit) -> TrainingSetup:
         """The training run of a unit; all models of a trial see the same split and batches."""
@@ -107,7 +107,7 @@ class TrialData:
         return TrainingSetup(
             data=self.protocol.data,
             images=images,
-            sets=self._sets(images, seed),
+            sets=self._sets(images, seed=seed),
             evaluation_sets=self.evaluation_sets,
             preprocessing=self.preprocessing,
             augmentation=self.augmentation,
@@ -122,26 +122,23 @@ class TrialData:
         counts = {key: len(setup.images_of(name)) for key, name in names.items()}
         return {"experiment": experiment, "images": len(setup.images), **counts}
 
-    def outliers(self, trial: int) -> Mapping[str, tuple[Dataset, ImageSet]]:
+    def _prepared_outliers(self, trial: int) -> Mapping[str, tuple[Dataset, ImageSet]]:
         """The OOD sets of a trial, before and after preparation, without unreadable images.
 
         Derived sets come from images that were not trained on.
         """
-        if trial not in self._outliers:
-            outliers = {}
-            for name, dataset in [*self._ood_sets(self.protocol.seed + trial)]:
-                images = self._prepare(dataset)
-                remarks = skipped_sentences(images.skipped, len(images))
-                contents = "; ".join([dataset.contents, *remarks])
-                usable = without(dataset, images.skipped)
-                outliers[name] = replace(usable, contents=contents), images
-            self._outliers[trial] = outliers
-        return self._outliers[trial]
+        outliers = {}
+        for name, dataset in self._ood_sets(self.protocol.seed + trial):
+            images = self._prepare(dataset)
+            remarks = skipped_sentences(images.skipped, len(images))
+            contents = "; ".join([dataset.contents, *remarks])
+            outliers[name] = replace(without(dataset, images.skipped), contents=contents), images
+        return outliers
 
     def _ood_sets(self, seed: int) -> Iterator[tuple[str, Dataset]]:
         """The OOD sets of a trial by name, before preprocessing."""
         everything = self.dataset.restrict(self.protocol.in_distribution)
-        measured = self._sets(self.inliers, seed) == self.evaluation_sets.measured
+        measured = self._sets(self.inliers, seed=seed) == self.evaluation_sets.measured
         held_out = everything.select(np.flatnonzero(measured))
         sources = {source.name: source for source in self.protocol.sources}
         for name in self.protocol.ood_sets:
@@ -168,7 +165,7 @@ class TrialData:
         for experiment, trial in product(EXPERIMENTS, range(self.protocol.trials)):
             setup = self.setup(Unit(experiment, trial, self.protocol.models[0]))
             shared = leakage_of(split_of(setup.images, setup.sets), self.evaluation_sets.measured)
-            leakage.append({"experiment": experiment, "trial": trial, **shared._asdict()})
+            leakage.append({"experiment": experiment, "trial": trial, **shared})
         return leakage
 
     def record(self, unit: Unit) -> dict[str, Any]:
@@ -225,12 +222,6 @@ class TrialData:
                     Parameter("out"),
                 )
         return records
-
-    def _sets(self, images: ImageSet, seed: int) -> Names:
-        key = (images is self.inliers, seed)
-        if key not in self._drawn:
-            self._drawn[key] = draw_sets(images, self.protocol.images, seed=seed)
-        return self._drawn[key]
 
     def _prepare(self, dataset: Dataset) -> ImageSet:
         return prepare(

@@ -58,7 +58,7 @@ class TrainingSetup:
         data: The data as the user named it.
         images: All prepared images of the split.
         sets: Name of the set of each image.
-        evaluation_sets: The sets that are monitored, tuned on and measured.
+        evaluation_sets: The sets that are tuned on and measured.
         preprocessing: Applied to all images.
         augmentation: Preset of `AUGMENTATIONS`, applied in training.
         model: The network.
@@ -227,12 +227,12 @@ def train_run(
         history = train(
             model,
             training,
-            setup.images_of(setup.evaluation_sets.monitored),
+            setup.images_of(setup.evaluation_sets.tuning),
             setup.training,
             augmentation=augmentation,
             on_step=on_step,
             on_epoch=on_epoch,
-            monitored_name=setup.evaluation_sets.monitored,
+            monitored_name=setup.evaluation_sets.tuning,
             resume=resume,
             stop=stop,
         )

@@ -1,8 +1,7 @@
 """The five primary claims of the paper judged over trials, harms, and departures from it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from misgiving.metrics.uncertainty import TrialInterval, holm, t_interval
 from misgiving.reproduction.config import UNSEEN_SET
@@ -16,7 +15,7 @@ from misgiving.reproduction.published import (
     Published,
     table_1,
 )
-from misgiving.reproduction.report.run import Quantity, Run, distinct, select
+from misgiving.reproduction.report.run import Quantity, Run, select
 
 MODEL = "proposed"
 CLAIM_LEVEL = 0.05
@@ -36,31 +35,21 @@ LOWER_IS_BETTER = frozenset(
 )  # a metric at one of several levels, such as risk_at_coverage/0.8, by the name before the slash
 
 
-class Effect(StrEnum):
-    """Effect of a paired difference by its bootstrap interval."""
+Effect = Literal["better", "undecided", "worse", "unknown"]
+"""Effect of a paired difference by its bootstrap interval."""
 
-    BETTER = "better"
-    UNDECIDED = "undecided"
-    WORSE = "worse"
-    UNKNOWN = "unknown"
+Status = Literal["supported", "contradicted", "inconclusive"]
+"""Status of a claim of the paper in this run."""
 
 
 def effect_of(difference: Any) -> Effect:
     """Judge a paired difference, a row of `intervals.csv`, by its bootstrap interval alone."""
     if difference is None or difference.lower is None or difference.upper is None:
-        return Effect.UNKNOWN
+        return "unknown"
     if difference.lower <= 0 <= difference.upper:
-        return Effect.UNDECIDED
+        return "undecided"
     falling = difference.metric.partition("/")[0] in LOWER_IS_BETTER
-    return Effect.WORSE if (difference.lower > 0) == falling else Effect.BETTER
-
-
-class Status(StrEnum):
-    """Status of a claim of the paper in this run."""
-
-    SUPPORTED = "supported"
-    CONTRADICTED = "contradicted"
-    INCONCLUSIVE = "inconclusive"
+    return "worse" if (difference.lower > 0) == falling else "better"
 
 
 class Verdict(NamedTuple):
@@ -96,21 +85,21 @@ class Verdict(NamedTuple):
         """
         few = len(self.differences) < MIN_TRIALS
         if self.interval is None or few or self.p_value > CLAIM_LEVEL:
-            return Status.INCONCLUSIVE
+            return "inconclusive"
         if self.interval.mean <= 0:
-            return Status.CONTRADICTED
+            return "contradicted"
         more = self.diverged[MODEL] > self.diverged[self.baseline]
-        return Status.INCONCLUSIVE if more else Status.SUPPORTED
+        return "inconclusive" if more else "supported"
 
     @property
     def judged(self) -> list[Any]:
         """The metrics with a bootstrap interval, in which a harm would be seen."""
-        return [row for row in self.compared if effect_of(row) is not Effect.UNKNOWN]
+        return [row for row in self.compared if effect_of(row) != "unknown"]
 
     @property
     def harms(self) -> list[Any]:
         """The metrics in which the bootstrap shows the model to be worse, the worst first."""
-        harms = (row for row in self.compared if effect_of(row) is Effect.WORSE)
+        harms = (row for row in self.compared if effect_of(row) == "worse")
         return sorted(harms, key=lambda row: -abs(row.estimate))
 
 
@@ -189,7 +178,7 @@ def unjudged_sets(by_claim: Mapping[str, Verdict]) -> list[str]:
     """The sets without any bootstrap interval, where no harm could be seen."""
     judged = {row.dataset for verdict in by_claim.values() for row in verdict.judged}
     compared = (row.dataset for verdict in by_claim.values() for row in verdict.compared)
-    return [name for name in distinct(compared) if name not in judged]
+    return [name for name in dict.fromkeys(compared) if name not in judged]
 
 
 Departure = tuple[str, Any, Any]

@@ -33,7 +33,7 @@ from misgiving.reproduction.config import CHOSEN, RATE_MODELS, UNSEEN_SET
 from misgiving.reproduction.published import title
 from misgiving.reproduction.report.findings import Convergence
 from misgiving.reproduction.report.names import DETECTOR_NAMES, detector_name
-from misgiving.reproduction.report.run import distinct, in_order, models_of, select
+from misgiving.reproduction.report.run import in_order, models_of, select
 
 # Okabe and Ito's palette, distinct with the common colour blindnesses; grey for no estimator, and
 # a yellow that can be seen on white
@@ -175,9 +175,9 @@ def new_classes_figure(results: DataFrame) -> Figure:
     """Figure 5: AUROC for unseen classes, by ODIN for each, and by the main detectors for all."""
     rows = select(results, experiment="new_classes", metric="auroc")
     odin, pooled = select(rows, detector="odin"), select(rows, dataset=UNSEEN_SET)
-    datasets = sorted(distinct(odin["dataset"]), key=lambda name: name != UNSEEN_SET)
+    datasets = sorted(odin["dataset"].unique(), key=lambda name: name != UNSEEN_SET)
     names = {name: name.removeprefix("unseen/").replace(UNSEEN_SET, "all") for name in datasets}
-    detectors = distinct(pooled["detector"])
+    detectors = pooled["detector"].unique()
     detectors = [name for name in detectors if name in MAIN_DETECTORS or name not in DETECTOR_NAMES]
     wrapped = {name: textwrap.fill(detector_name(name), 10) for name in detectors}
     figure = Figure(figsize=(FIGURE_WIDTH, 3.4))
@@ -196,7 +196,7 @@ def ood_figure(results: DataFrame, *, tuning_set: str) -> Figure:
     rows = select(results, experiment="ood_detection", metric="auroc", detector="odin")
     labels = {
         name: textwrap.fill(title(name), 14) + "\n(tuned here)" * (name == tuning_set)
-        for name in distinct(rows["dataset"])
+        for name in rows["dataset"].unique()
     }
     figure = Figure(figsize=(FIGURE_WIDTH, 3.0))
     axes = figure.subplots()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pandas as pd
 
@@ -30,7 +30,7 @@ def collapse_of(run: Run) -> tuple[list[float], list[float]]:
     By trial (Figure 2): a description, not a test.
     """
     rows = select(run.histories, experiment="generalization", model="mse")
-    rows = select(rows, set=run.settings["monitored_set"])
+    rows = select(rows, set=run.settings["tuning_set"])
     last = rows[rows["epoch"] == rows["epoch"].max()]
     return last["spread_ratio"].dropna().to_list(), last["r_squared"].dropna().to_list()
 
@@ -60,7 +60,7 @@ class Convergence(NamedTuple):
 
 def convergence_of(run: Run) -> Convergence | None:
     """Gather the learning rates; None where vanilla's own rate gives no level to reach."""
-    curves = select(run.histories, set=run.settings["monitored_set"]).sort_values("epoch")
+    curves = select(run.histories, set=run.settings["tuning_set"]).sort_values("epoch")
     own = select(curves, experiment="generalization", model="vanilla")
     ends = own.groupby("trial")["balanced_accuracy"].last()
     if not len(ends):
@@ -140,8 +140,12 @@ def odin_parameters(run: Run, model: str) -> list[str]:
 def by_effect(differences: Iterable[Any]) -> dict[Effect, list[Any]]:
     """The differences under each effect that occurs."""
     rows = list(differences)
-    groups = {effect: [row for row in rows if effect_of(row) is effect] for effect in Effect}
-    return {effect: group for effect, group in groups.items() if group}
+    effects = [effect_of(row) for row in rows]
+    return {
+        effect: [row for row, its in zip(rows, effects, strict=True) if its == effect]
+        for effect in get_args(Effect)
+        if effect in effects
+    }
 
 
 def ood_shares(run: Run) -> tuple[str, dict[str, list[float]]]:

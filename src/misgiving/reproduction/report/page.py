@@ -15,7 +15,6 @@ from misgiving.reproduction import config, published
 from misgiving.reproduction.report import claims, figures, findings, names
 from misgiving.reproduction.report.run import (
     Run,
-    distinct,
     in_order,
     main_model,
     models_of,
@@ -39,7 +38,7 @@ def write_report(run: Run, folder: Path) -> Path:
 def draw_figures(run: Run) -> dict[str, Figure]:
     """The report's figures under the names of their files; some only with data for them."""
     settings, classes = run.settings, run.settings["classes"]
-    monitored, tuning_set = settings["monitored_set"], settings["odin"]["tuning_set"]
+    monitored, tuned_on = settings["tuning_set"], settings["odin"]["tuning_set"]
     measured = run.rows(experiment="generalization", dataset=settings["measured_set"])
     examples = []
     for name in run.example_sets:
@@ -52,7 +51,7 @@ def draw_figures(run: Run) -> dict[str, Figure]:
         "figure-3": figures.sensitivity_figure(select(measured, detector=""), classes=classes),
         "figure-4": figures.examples_figure(examples),
         "figure-5": figures.new_classes_figure(run.results),
-        "table-1": figures.ood_figure(run.results, tuning_set=tuning_set),
+        "table-1": figures.ood_figure(run.results, tuning_set=tuned_on),
     }
     if len(run.confusions):
         drawn["confusions"] = figures.confusion_figure(run.confusions, classes=classes)
@@ -69,7 +68,7 @@ def draw_figures(run: Run) -> dict[str, Figure]:
 def render_page(run: Run, drawn: Mapping[str, Figure]) -> str:
     """The page as HTML; `drawn` as from `draw_figures`."""
     page = environment("misgiving.reproduction.report").get_template("page.html")
-    functions = (distinct, figure_link, in_order, inline, main_model, models_of, select)
+    functions = (figure_link, in_order, inline, main_model, models_of, select)
     return page.render(
         run=run,
         settings=run.settings,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,6 @@ from misgiving.reproduction.tables import (
 MINORITY_CLASSES = 3  # classes that count as minority where the paper's are absent
 SAME_CLASS = {"AKIEC": "AK"}  # HAM10000 files actinic keratosis with Bowen's disease
 
-Value = TypeVar("Value")
 Quantity = tuple[str, str, str, str]
 """Experiment, dataset, detector and metric: a quantity of every model and trial in the results."""
 
@@ -47,15 +46,10 @@ def select(frame: pd.DataFrame, **columns: object) -> pd.DataFrame:
     return frame
 
 
-def distinct(values: Iterable[Value]) -> list[Value]:
-    """Each value once, in order of appearance."""
-    return list(dict.fromkeys(values))
-
-
 def in_order(present: Iterable[str], order: Iterable[str]) -> list[str]:
     """The names that occur, each once: those with a place in their order, then any others."""
     places = {name: place for place, name in enumerate(order)}
-    return sorted(distinct(present), key=lambda name: places.get(name, len(places)))
+    return sorted(dict.fromkeys(present), key=lambda name: places.get(name, len(places)))
 
 
 def models_of(frame: pd.DataFrame) -> list[str]:
@@ -150,7 +144,7 @@ class Run:
         """
         rows = self.rows(experiment="ood_detection", detector="odin", metric="auroc")
         tuning_set = self.settings["odin"]["tuning_set"]
-        untuned = [name for name in distinct(rows["dataset"]) if name != tuning_set]
+        untuned = [name for name in rows["dataset"].unique() if name != tuning_set]
         if not self.settings["compares_with_paper"]:
             return untuned
         cells = [cell for name in PAPER_SETS for cell in table_1(name) if cell.metric == "auroc"]
@@ -179,7 +173,7 @@ class Run:
 
     def sets_of(self, paper_set: str) -> list[str]:
         """The sets that are shown beside a row of the paper's Table 1, its namesake first."""
-        measured = distinct(self.rows(experiment="ood_detection")["dataset"])
+        measured = self.rows(experiment="ood_detection")["dataset"].unique()
         beside = [name for name in measured if self.paper_set(name) == paper_set]
         return sorted(beside, key=lambda name: name != paper_set)
 
@@ -208,11 +202,9 @@ class Run:
         shown = [name for name in self.datasets if self.pictures.get(name)]
         own = [name for name in shown if name.startswith(self.settings["measured_set"])]
         places = (*PAPER_SETS, "")
-
-        def order(name: str) -> tuple[int, bool]:
-            return places.index(self.paper_set(name)), name in READ_OTHERWISE
-
-        return own + sorted((name for name in shown if name not in own), key=order)
+        others = [name for name in shown if name not in own]
+        others.sort(key=lambda name: (places.index(self.paper_set(name)), name in READ_OTHERWISE))
+        return own + others
 
 
 def read_run(folder: Path) -> Run:
