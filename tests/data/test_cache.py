@@ -116,12 +116,3 @@ def test_a_selection_shares_the_pixels_and_keeps_the_facts(tmp_path):
     assert twice.labels.tolist() == [0, 0]
     assert twice.hashes == (prepared.hashes[4], prepared.hashes[6])
     np.testing.assert_array_equal(twice.read(np.array([1, 0])), prepared.images[[6, 4]])
-
-
-def test_the_fingerprint_is_that_of_content_and_labels(tmp_path):
-    prepared = prepare(dataset_of(pixels()), SMALL, cache=tmp_path)
-    text = "".join(
-        f"{hashlib.sha256(image.tobytes()).hexdigest()}:{number % 2}\n"
-        for number, image in enumerate(pixels())
-    )
-    assert prepared.fingerprint == hashlib.sha256(text.encode()).hexdigest()

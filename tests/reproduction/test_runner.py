@@ -30,27 +30,6 @@ from misgiving.training.config import DataConfig
 
 
 @pytest.mark.parametrize(
-    ("settings", "change", "finished"),
-    [
-        ({}, {}, True),
-        ({"challenger": "vanilla"}, {}, True),  # it only compares
-        ({"unseen": ("8", "9")}, {}, False),  # other outliers
-        ({}, {"training_code": "older"}, False),
-        ({}, {"measuring_code": "older"}, False),
-        ({}, {"versions": {}}, False),
-    ],
-)
-def test_a_unit_of_other_settings_or_code_is_not_finished(
-    reproduction, cache, tmp_path, settings, change, finished
-):
-    unit = Unit("ood_detection", 0, "proposed")
-    record = json.loads((reproduction / unit.folder / "unit.json").read_text())
-    (tmp_path / "unit.json").write_text(json.dumps(record | change))
-    other = TrialData(replace(TINY, **settings), cache)
-    assert runner.is_finished(tmp_path, other.record(unit)) == finished
-
-
-@pytest.mark.parametrize(
     ("settings", "names"),
     [
         ({"seed": 9}, "`seed`"),
