@@ -130,23 +130,22 @@ def test_filters_slider_order_and_selection_survive_a_reload_and_the_csv_has_the
     assert barriers(page) == []
 
 
-def few_are_loaded(page):
-    def change(route):
-        text = route.fetch().text()
-        assert "const MOST = 5000" in text
-        changed = text.replace("const MOST = 5000", "const MOST = 4")
-        route.fulfill(body=changed, content_type="text/javascript")
-
-    no_pictures(page)
-    page.route("**/page/cases.js", change)
-
-
 def test_a_filter_or_order_or_the_end_of_a_list_loads_further_cases(page_service, opened):
+    def load_few(page):
+        no_pictures(page)
+        page.route("**/page/cases.js", change)
+
+    def change(route):
+        response = route.fetch()
+        changed = response.text().replace("const MOST = 5000", "const MOST = 4")
+        assert changed != response.text()
+        route.fulfill(response=response, body=changed)
+
     for number in range(5):
         stored(page_service, number, error=0.4, reviewed_by="A")
         stored(page_service, 10 + number, error=0.3 - number / 100)
     stored(page_service, 5, error=0.01, decision="ood")
-    page = opened(prepare=few_are_loaded)
+    page = opened(prepare=load_few)
     page.locator("#order").select_option("decision")
     expect(page.locator(".row .file").first).to_have_text("5.png")
     page.locator("#order").select_option("error")
@@ -294,13 +293,9 @@ def test_a_target_of_silent_errors_is_not_shown_as_an_error_among_the_accepted(
     expect(note).to_be_hidden()
     page.locator("#setting summary").first.click()
     page.locator("#target").fill("30")
-    expect(page.locator("#setting-note")).to_contain_text(
-        "Limits on wrong answers among all images are not part of the preview."
-    )
+    expect(page.locator("#setting-note")).to_contain_text("are not part of the preview.")
     model.policy = made_policy(Targets(max_silent_error=0.0001)).policy_
     page.locator("#back-to-policy").click()
-    expect(page.locator("#setting-now")).to_contain_text("saved policy")
     page.wait_for_function("() => !location.hash.includes('target')")  # it is kept a little later
     reload(page)
     expect(page.locator("#setting-now")).to_contain_text("no threshold meets this: all deferred")
-    expect(page.locator("#setting-note")).to_contain_text("The saved policy accepts no answer.")
