@@ -1,14 +1,21 @@
 import csv
+import math
+import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from commands import one_line, rows_of
 from PIL import Image
+from scipy.stats import beta
 
 from misgiving import Deferral, Predictions, evaluate
+from misgiving.errors import DataError
+from misgiving.evaluation.suspect_labels import suspect_labels
 
 CLASSES = ("cat", "dog", "owl")
+PLANTED = set(range(0, 300, 10))
 
 
 def write_rows(file, count=400, seed=0, **columns):
@@ -144,11 +151,44 @@ def test_what_is_read_is_not_replaced(misgiving, tmp_path, monkeypatch, words):
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
-def test_plan_counts_the_calibration_cases(succeed, tmp_path):
+def percent(share):
+    return f"{math.ceil(1000 * share) / 10:g} %"
+
+
+def cells_of(output, start):
+    """Cells of the table row that starts with these words."""
+    (row,) = (line for line in output.splitlines() if start in line)
+    return [cell.strip() for cell in re.split("[│┃]", row)[1:-1]]
+
+
+def test_plan_has_the_bounds_of_both_guarantees_and_counts_groups(succeed, tmp_path):
+    _, output, error = succeed("plan", "digits", "--max-error", "0.05")
+    shares = (0.0, 0.01, 0.03, 0.05)
+    wrong = [math.ceil(share * 269 - 1e-9) for share in shares]
+    for guarantee, expected in (
+        ("confident", [beta.isf(0.5 * 0.05, k + 1, 269 - k) for k in wrong]),
+        ("average", [(k + 1) / 270 for k in wrong]),
+    ):
+        name = f"error, all 269 cases accepted: {guarantee}"
+        assert cells_of(output, name) == [name, *map(percent, expected)]
+    assert cells_of(output, "if so many")[1:] == ["0 %", "1 %", "3 %", "5 %"]
+    assert "needs no more cases if none is wrong, or if 1 % are wrong." in error
     table = write_rows(tmp_path / "t.csv", 100, patient=[f"p{row // 2}" for row in range(100)])
-    result = succeed("plan", table, "--max-error", 0.05)
     said = "four fifths of the groups, has 80 rows. One image of each patient counts: 40 cases"
-    assert said in result.err
+    assert said in succeed("plan", table, "--max-error", 0.05).err
+
+
+def test_an_audit_costs_reviews_and_finds_a_doubled_error(misgiving):
+    arguments = ("--audit", "0.1", "--cases-per-week", "200")
+    _, output, _ = misgiving("plan", "digits", "--max-error", "0.1", *arguments)
+    assert cells_of(output, "reviews each week")[1:] == ["", "20", "10"]
+    assert cells_of(output, "(10 % wrong)")[1:] == ["", "2", "1"]
+    _, answers, *weeks = cells_of(output, "20 % from the start: median")
+    assert 80 < int(answers) < 130
+    assert weeks == [f"{int(answers) / number:.1f} weeks" for number in (20, 10)]
+    assert int(cells_of(output, "20 % after 500 audits: median")[1]) > int(answers)
+    _, output, _ = misgiving("plan", "digits", "--max-silent-error", "0.1", *arguments)
+    assert cells_of(output, "20 % from the start: median")[1:] == [answers, weeks[0], weeks[0]]
 
 
 REFUSED = {  # exit code, and what the line names
@@ -187,3 +227,71 @@ def test_wrong_usage_is_one_line(misgiving, tmp_path, monkeypatch, words):
     assert result.code == code
     assert message in one_line(result.err)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def columns_with_errors(count=300):
+    """Predictions of which every tenth label is not the class that the outputs name."""
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 3, count)
+    labels = (truth + (np.arange(count) % 10 == 0)) % 3
+    return {
+        "id": [f"image {number}" for number in range(count)],
+        "label": np.array(CLASSES)[labels],
+        "logits": random.normal(size=(count, 3)) + 6 * np.eye(3)[truth],
+        "features": random.normal(size=(count, 4)) + 5 * np.eye(4)[truth],
+        "classes": CLASSES,
+    }, np.array(CLASSES)[truth]
+
+
+def numbers(suspects):
+    return [int(suspect.id.split()[1]) for suspect in suspects]
+
+
+def test_planted_errors_in_held_out_predictions_are_listed_first(succeed, tmp_path):
+    columns, truth = columns_with_errors()
+    paths = [str(tmp_path / f"{number}.png") for number in range(300)]
+    given = Predictions.of({**columns, "path": paths})
+    suspects = suspect_labels(given).suspects
+    assert len({*numbers(suspects[:30])} & PLANTED) >= 28
+    for number, row in zip(numbers(suspects[:20]), suspects, strict=False):
+        assert (row.label, row.suggested_class) == (columns["label"][number], truth[number])
+        assert row.basis == "held-out"
+    scores = [suspect.score for suspect in suspects]
+    assert scores == sorted(scores, reverse=True)
+    assert min(scores) > 0.5
+
+    given.write(tmp_path / "p.npz")
+    succeed("data", "check", tmp_path / "p.npz", "--out", tmp_path / "audit")
+    rows = rows_of(tmp_path / "audit" / "suspect_labels.csv")
+    expected = [(paths[int(row.id.split()[1])], str(row.score)) for row in suspects]
+    assert [(row["path"], row["score"]) for row in rows] == expected
+
+
+def test_a_classifier_that_knows_its_training_labels_by_heart_is_not_believed(succeed, tmp_path):
+    columns, _ = columns_with_errors()
+    columns["logits"] = 5.0 * (columns["label"][:, None] == np.array(CLASSES))
+    columns["set"] = ["train"] * 200 + ["test"] * 100
+    suspects = suspect_labels(Predictions.of(columns)).suspects
+    trained = [suspect for suspect in suspects if numbers([suspect])[0] < 200]
+    assert {suspect.basis for suspect in trained} == {"cross-fitted"}
+    assert len({*numbers(trained)} & PLANTED) >= 18
+    plain = replace(Predictions.of(columns), features=None)
+    assert not [number for number in numbers(suspect_labels(plain).suspects) if number < 200]
+    plain.write(tmp_path / "p.npz")
+    said = succeed("data", "check", tmp_path / "p.npz").err
+    assert "left out: 0 images without a label, 200 of the training" in said
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"label": [""] * 99},
+        {"label": ["cat"] * 99},
+        {"label": [*CLASSES] * 33, "set": ["train"] * 99, "features": np.empty((99, 0))},
+        {"label": ["dog", *["cat"] * 98], "set": ["train"] * 99},
+    ],
+    ids=["no labels", "one class", "no features", "a class of one image"],
+)
+def test_labels_that_cannot_be_judged_are_refused(changes):
+    with pytest.raises(DataError):
+        suspect_labels(Predictions.of(columns_with_errors(99)[0] | changes))

@@ -21,18 +21,6 @@ HEADER = ("check", "count", "remark")
 ROWS = [("near duplicates", 12, "dissimilarities between photographs [red]")]
 
 
-class Clock:
-    now = 100.0
-
-    def __call__(self):
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def log(monkeypatch):
     """What is printed on standard error."""
@@ -41,11 +29,11 @@ def log(monkeypatch):
     return lambda: file.getvalue().splitlines()
 
 
-def test_a_log_says_after_ten_seconds_and_then_each_minute_how_far_the_work_is(clock, log):
-    lines = LogLines(clock)
-    bar = Bar(lines, "preparing images")
+def test_a_log_says_after_ten_seconds_and_then_each_minute_how_far_the_work_is(log):
+    now = 100.0
+    bar = Bar(LogLines(lambda: now), "preparing images")
     for second in range(1, 200):  # an image a second
-        clock.now += 1
+        now += 1
         bar.at(second, 600)
     assert log() == [
         f"preparing images  {60 * minute + 10}/600 (0:0{minute}:10 elapsed, about "
