@@ -1,19 +1,40 @@
-"""Bodies that are too large, too slow, broken or of another type, over a real connection."""
+"""Bodies that are too large, too slow, broken or of another type, over a real connection.
 
-import contextlib
+The service has no limits on connections; the example of a reverse proxy has.
+"""
+
 import http.client
 import json
+import os
 import re
 import select
+import shutil
 import socket
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
+import httpx
 import pytest
-from services import address, standin_at
+from services import address, standin_at, started
 from standin import picture
 from waiting import until
 
 MULTIPART = "multipart/form-data; boundary=xyz"
-LIMITS = {"max_bytes": 100_000, "max_files": 4, "timeout": 1.0}
+LIMITS = {"max_bytes": 100_000, "max_files": 4, "timeout": 2.0}
+EXAMPLE = Path(__file__).parents[2] / "examples" / "service" / "nginx.conf"
+NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+MAIN = """
+daemon off;
+master_process off;
+error_log stderr;
+pid {folder}/pid;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    {paths}
+    {example}
+}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +87,8 @@ def test_a_body_that_cannot_be_used_is_a_problem_and_the_connection_stays_usable
     ):
         connection.request("POST", "/decisions", body, {"Content-Type": kind} if kind else {})
         response = connection.getresponse()
-        assert response.status == json.load(response)["status"] == status, body[:99]
+        told = json.load(response)
+        assert response.status == told["status"] == status, told
         assert response.headers["Content-Type"] == "application/problem+json"
         assert response.headers["Connection"] is None
     connection.close()
@@ -76,30 +98,28 @@ def raw(client, *pieces, pause=0.0):
     """Send pieces until there is a response, and return all that arrives until the end."""
     received = b""
     with socket.create_connection(address(client), timeout=60) as connection:
-        with contextlib.suppress(OSError):  # it was closed on us
+        with suppress(OSError):  # it was closed on us
             for piece in pieces:
                 if select.select([connection], [], [], pause)[0]:
                     break
                 connection.sendall(piece)
-        with contextlib.suppress(ConnectionResetError):
+        with suppress(ConnectionResetError):
             while piece := connection.recv(65536):
                 received += piece
     return received
 
 
-def head(length, kind="image/png"):
-    return (
-        f"POST /decisions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
-        f"Content-Length: {length}\r\n\r\n"
-    ).encode()
+def head(length, request="POST /decisions"):
+    lines = [f"{request} HTTP/1.1", "Host: localhost", "Content-Type: image/png"]
+    return "\r\n".join([*lines, f"Content-Length: {length}", "", ""]).encode()
 
 
 @pytest.mark.usefixtures("nothing_stored")
 def test_a_body_that_comes_too_slowly_or_is_endless_is_cut_off(client):
     data = picture()
-    slow = raw(client, head(len(data)), *(bytes([byte]) for byte in data[:8]), pause=0.2)
+    slow = raw(client, head(len(data)), *(bytes([byte]) for byte in data[:16]), pause=0.2)
     assert b"408 Request Timeout" in slow
-    assert b"1 seconds" in slow
+    assert b"2 seconds" in slow
     chunked = head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
     unknown = raw(client, chunked, *[chunk] * 40, pause=0.02)
@@ -124,3 +144,71 @@ def test_a_client_that_disconnects_leaves_nothing_behind(client):
     until(lambda: disconnected() and "misgiving_held_bytes 0.0" in metrics)
     assert "misgiving_waiting_images 0.0" in metrics
     assert 'status="500"' not in metrics
+
+
+@pytest.fixture(scope="module")
+def proxied(tmp_path_factory):
+    """Addresses of the proxy, which waits for a second, and of the service behind it."""
+    if NGINX is None:
+        pytest.skip("nginx is not installed")
+    folder = tmp_path_factory.mktemp("proxy")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        proxy = listener.getsockname()
+    with standin_at(str(folder / "cases.sqlite"), keep_images=str(folder / "kept")) as (_, client):
+        example = re.sub(r" *ssl_.*\n", "", EXAMPLE.read_text())
+        example = example.replace("443 ssl", "{}:{}".format(*proxy))
+        example = example.replace("127.0.0.1:8000", client.base_url.netloc.decode())
+        example = re.sub(r"(client_\w+_timeout) \w+;", r"\1 1s;", example)
+        names = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        paths = "\n".join(f"{name}_temp_path {folder}/{name};" for name in names)
+        text = MAIN.format(folder=folder, paths=paths, example=example)
+        (folder / "nginx.conf").write_text(text)
+        with started([NGINX, "-e", "stderr", "-c", str(folder / "nginx.conf")]):
+            with socket.socket() as connection:
+                until(lambda: connection.connect_ex(proxy) == 0)
+            yield proxy, address(client)
+
+
+def client_of(where, source="127.0.0.1"):
+    transport = httpx.HTTPTransport(local_address=source)
+    return httpx.Client(base_url="http://{}:{}".format(*where), transport=transport, timeout=60.0)
+
+
+def test_a_request_that_does_not_come_is_ended(proxied):
+    for begin in (b"GET / HTTP/1.1\r\nX: ", head(50) + b"a"):
+        with socket.create_connection(proxied[0], timeout=60) as connection:
+            connection.sendall(begin)
+            assert connection.recv(12) in (b"", b"HTTP/1.1 408")
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux lists connections")
+def test_a_client_that_does_not_read_keeps_nothing_of_the_service(proxied):
+    def established():
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+        return any(row[1].endswith(f":{service[1]:04X}") and row[3] == "01" for row in rows)
+
+    proxy, service = proxied
+    data = picture(size=(2400, 2400), kind="TIFF")  # more than sockets buffer
+    with client_of(proxy) as sender, socket.socket() as connection:
+        answer = sender.post("/decisions", content=data, headers={"Content-Type": "image/tiff"})
+        path = f"/cases/{answer.json()['results'][0]['case']['id']}/image"
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(proxy)
+        connection.sendall(head(0, f"GET {path}"))
+        assert connection.recv(12) == b"HTTP/1.1 200"  # and no more
+        until(lambda: not established())
+        assert sender.get(path).content == data
+
+
+def test_bodies_and_the_requests_of_one_client_are_limited(proxied):
+    proxy, _ = proxied
+    for path, length in (("/cases/a/review", 200_000), ("/decisions", 70_000_000)):
+        with socket.create_connection(proxy, timeout=60) as connection:
+            connection.sendall(head(length, f"POST {path}"))
+            assert connection.recv(12) == b"HTTP/1.1 413"
+    with ExitStack() as opened, client_of(proxy) as same, client_of(proxy, "127.0.0.2") as other:
+        for _ in range(64):
+            connection = opened.enter_context(socket.create_connection(proxy))
+            connection.sendall(head(10**6) + b"a")
+        until(lambda: same.get("/health").status_code == 429)
+        assert other.get("/health").status_code == 200

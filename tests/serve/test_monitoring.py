@@ -90,19 +90,6 @@ def test_health_fails_where_the_database_lost_its_file_or_a_table(
         assert answer.status_code == 503
 
 
-def test_health_fails_while_the_model_hangs(serving, monkeypatch):
-    monkeypatch.setattr("misgiving.serve.service.CHECK_VALID_SECONDS", -1.0)
-    go_on, model = threading.Event(), Standin()
-    client = serving(model)
-    until(lambda: client.get("/health").status_code == 200)
-    monkeypatch.setattr("misgiving.serve.service.CHECK_SECONDS", 1.0)
-    monkeypatch.setattr(model, "decide_inputs", lambda _: go_on.wait(60))
-    assert client.get("/health").status_code == 503
-    go_on.set()
-    monkeypatch.undo()
-    until(lambda: client.get("/health").status_code == 200)
-
-
 class Broken(Standin):
     def decide_inputs(self, _):
         raise RuntimeError("out of order") from KeyError(NAME)
@@ -140,7 +127,9 @@ def test_the_cause_of_a_failure_is_logged_counted_and_hidden_from_clients(
     assert NAME not in json.dumps(logged())
 
 
-def test_health_and_drift_wait_for_no_thread_of_another_request(serving, sqlite_place, monkeypatch):
+def test_health_and_drift_wait_for_no_other_request_and_health_fails_while_the_model_hangs(
+    serving, sqlite_place, monkeypatch
+):
     monkeypatch.setattr("misgiving.serve.service.CHECK_VALID_SECONDS", -1.0)
     store, calls, go_on = Store.open(sqlite_place), [], threading.Event()
 
@@ -151,7 +140,8 @@ def test_health_and_drift_wait_for_no_thread_of_another_request(serving, sqlite_
 
     for name in ("page", "decided"):
         monkeypatch.setattr(store, name, partial(wait, getattr(store, name)))
-    client = serving(Calibrated(), store=store)
+    model = Calibrated()
+    client = serving(model, store=store)
 
     async def allow_one_thread():
         to_thread.current_default_thread_limiter().total_tokens = 1
@@ -167,6 +157,13 @@ def test_health_and_drift_wait_for_no_thread_of_another_request(serving, sqlite_
     go_on.set()
     waiting.join()
     until(lambda: client.get("/drift").json()["complete"])
+    hangs = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr("misgiving.serve.service.CHECK_SECONDS", 1.0)
+        patch.setattr(model, "decide_inputs", lambda _: hangs.wait(60))
+        assert client.get("/health").status_code == 503
+    hangs.set()
+    until(lambda: client.get("/health").status_code == 200)
     client.app.state.service._model_batches.close(60.0)
     response = client.get("/health")
     assert (response.status_code, "restart" in response.json()["detail"]) == (503, True)
