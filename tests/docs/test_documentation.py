@@ -40,28 +40,28 @@ def blocks(page, language):
     return [code for _, found, code in BLOCK.findall(text) if found == language]
 
 
-def commands():
-    for page in PAGES:
-        for block in blocks(page, "console"):
-            block = block.replace("\\\n", " ").replace("$TRIAL", "0").replace("$MODEL", "vanilla")
-            for line in COMMAND.findall(block):
-                yield pytest.param(line, id=f"{page.name}: {line[:40]}")
+def commands(page):
+    text = "".join(blocks(page, "console")).replace("\\\n", " ")
+    return COMMAND.findall(text.replace("$TRIAL", "0").replace("$MODEL", "vanilla"))
 
 
-def links():
-    for page in PAGES:
-        text = BLOCK.sub("", page.read_text(encoding="utf-8"))
-        for target in LINK.findall(text):
-            if "://" not in target:
-                yield pytest.param(page.parent / target, id=f"{page.name}: {target}")
+def links(page):
+    targets = LINK.findall(BLOCK.sub("", page.read_text(encoding="utf-8")))
+    return [page.parent / target for target in targets if "://" not in target]
 
 
-DEVELOPER = [
-    line
-    for block in blocks(ROOT / "docs" / "tutorials" / "developer.md", "console")
-    for line in COMMAND.findall(block)
-]
-COMMANDS, LINKS = list(commands()), list(links())
+def run_blocks(page):
+    """Run the Python of a page; gives the names that it has made."""
+    names = {}
+    for code in blocks(page, "python"):
+        exec(code, names)
+    return names
+
+
+HOW_TO, TUTORIALS = ROOT / "docs" / "how_to", ROOT / "docs" / "tutorials"
+COMMANDS = [(page.name, line) for page in PAGES for line in commands(page)]
+LINKS = [(page.name, target) for page in PAGES for target in links(page)]
+DEVELOPER = commands(TUTORIALS / "developer.md")
 
 
 @pytest.mark.parametrize(
@@ -76,23 +76,14 @@ def test_every_block_of_python_is_executed_or_named_as_not_executed():
     assert {name: n for name, n in counts.items() if n and name != NOT_EXECUTED} == EXECUTED
 
 
-def test_the_readme_example_computes_the_joint_objective():
-    (example,) = (code for code in blocks(PAGES[0], "python") if "joint_objective" in code)
-    names = {}
-    exec(example, names)
+def test_the_readme_has_the_joint_objective_and_decides(tmp_path, monkeypatch, succeed, capsys):
+    monkeypatch.chdir(tmp_path)
+    succeed("data", "sample", "digits.csv")
+    names = run_blocks(PAGES[0])
     objective, weight = names["objective"], 0.5
     expected = objective.primary + weight * objective.auxiliary
     assert objective.total.item() == pytest.approx(expected.item())
     assert all(p.grad is not None for p in names["model"].loss_estimator.parameters())
-
-
-def test_the_readme_decides_on_a_file_of_predictions(tmp_path, monkeypatch, misgiving, capsys):
-    (example,) = (code for code in blocks(PAGES[0], "python") if "Deferral" in code)
-    monkeypatch.chdir(tmp_path)
-    code, _, error = misgiving("data", "sample", "digits.csv")
-    assert code == 0, error
-    names = {}
-    exec(example, names)
     printed = dict(re.findall(r"(accept|defer|ood) +(\d+)", capsys.readouterr().out))
     claimed = dict(re.findall(r"^(accept|defer|ood) +(\d+)$", README, re.MULTILINE))
     assert printed.keys() == claimed.keys()
@@ -107,23 +98,19 @@ def test_the_readme_decides_on_a_file_of_predictions(tmp_path, monkeypatch, misg
 
 def test_the_examples_of_the_page_on_predictions_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {}
-    for example in blocks(ROOT / "docs" / "how_to" / "own_predictions.md", "python"):
-        exec(example, names)
+    names = run_blocks(HOW_TO / "own_predictions.md")
     assert names["again"].certificate_ == names["deferral"].certificate_
 
 
-def test_a_loss_and_a_score_of_ones_own_need_one_file(tmp_path, monkeypatch, misgiving):
-    page = ROOT / "docs" / "how_to" / "own_loss_or_score.md"
-    (source,), (console,) = blocks(page, "python"), blocks(page, "console")
-    train, evaluate, _ = map(shlex.split, COMMAND.findall(console))
+def test_a_loss_and_a_score_of_ones_own_need_one_file(tmp_path, monkeypatch, misgiving, succeed):
+    (source,) = blocks(HOW_TO / "own_loss_or_score.md", "python")
+    train, evaluate, _ = map(shlex.split, commands(HOW_TO / "own_loss_or_score.md"))
     trained_on_photos(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "mine.py").write_text(source)
     for words in ((*train, *TRAIN), evaluate):
-        code, _, error = misgiving(*words)
-        assert code == 0, error
+        succeed(*words)
     run = tmp_path / "runs" / "mine"
     measured = Predictions.read(run / "evaluation" / "predictions.npz")
     expected = sys.modules.pop("mine").margin(measured)
@@ -137,41 +124,38 @@ def test_a_loss_and_a_score_of_ones_own_need_one_file(tmp_path, monkeypatch, mis
     assert "mine:margin" in (run / "evaluation" / "report.html").read_text()
     (tmp_path / "mine.py").unlink()
     assert load(run).settings["training"]["auxiliary"] == "mine:log_loss"
-    assert misgiving(*evaluate[:-2]).code == 0
+    succeed(*evaluate[:-2])
     for words in ((*train[:-1], "again", *TRAIN), evaluate):
         code, _, error = misgiving(*words)
         assert (code, "cannot be imported" in error) == (2, True)
 
 
-def test_each_line_of_the_tutorial_for_developers_can_be_copied(tmp_path, monkeypatch, misgiving):
+def test_each_line_of_the_tutorial_for_developers_can_be_copied(tmp_path, monkeypatch, succeed):
     monkeypatch.chdir(tmp_path)
     (serve,) = (line for line in DEVELOPER if line.startswith("serve "))
     for line in DEVELOPER[: DEVELOPER.index(serve)]:
-        code, _, error = misgiving(*shlex.split(line))
-        assert code == 0, error
+        error = succeed(*shlex.split(line)).err
         assert not line.startswith("calibrate") or "Wrong: at most 5 %" in error
     assert Bundle.load(shlex.split(serve)[1]).policy.certificate.accepted > 0
 
 
 def test_the_tutorial_for_engineers_runs():
-    names = {}
-    for example in blocks(ROOT / "docs" / "tutorials" / "engineer.md", "python"):
-        exec(example, names)
+    names = run_blocks(TUTORIALS / "engineer.md")
     assert names["objective"].total.isfinite()
     decisions = names["deferral"].decide(names["calibration"]).decisions
     assert "accept" in {*decisions} <= {"accept", "defer"}
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_every_documented_command_is_accepted_by_the_command_line(line):
+@pytest.mark.parametrize(("page", "line"), COMMANDS)
+def test_every_documented_command_is_accepted_by_the_command_line(page, line):
     command, given, _ = app.parse_args(shlex.split(line))
-    assert command.__name__ in line.split()
+    assert command.__name__ in line.split(), page
     assert given.arguments
 
 
-@pytest.mark.parametrize("line", [each for each in COMMANDS if "reproduce " in each.id])
+@pytest.mark.parametrize("line", [line for _, line in COMMANDS if "reproduce " in line])
 def test_every_documented_reproduction_has_a_protocol(line, misgiving, tmp_path, monkeypatch):
-    (source,) = blocks(ROOT / "docs" / "how_to" / "own_loss_or_score.md", "python")
+    (source,) = blocks(HOW_TO / "own_loss_or_score.md", "python")
     (tmp_path / "mine.py").write_text(source)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -181,14 +165,13 @@ def test_every_documented_reproduction_has_a_protocol(line, misgiving, tmp_path,
     sys.modules.pop("mine", None)
 
 
-@pytest.mark.parametrize("path", LINKS)
-def test_every_link_leads_to_a_file(path):
-    assert path.exists()
+def test_every_link_leads_to_a_file():
+    assert len(LINKS) > 80
+    assert [(page, target) for page, target in LINKS if not target.exists()] == []
 
 
 def test_every_page_is_in_the_navigation():
     assert len(COMMANDS) > 40
-    assert len(LINKS) > 80
     navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[2]
     named = set(re.findall(r": ([\w/]+\.md)$", navigation, re.MULTILINE))
     assert {page.relative_to(ROOT / "docs").as_posix() for page in DOCS} <= named

@@ -41,12 +41,10 @@ c.png,,,,,,,no image
 
 @pytest.mark.parametrize("name", PRINTED)
 def test_every_example_prints_what_it_is_about(name, tmp_path):
-    command = [sys.executable, EXAMPLES / f"{name}.py"]
     path = [*sys.path, str(LIGHTNING)] if name == "joint_training_lightning" else sys.path
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    pipes = {"cwd": tmp_path, "capture_output": True, "text": True, "check": False}
+    pipes["env"] = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    done = subprocess.run([sys.executable, EXAMPLES / f"{name}.py"], **pipes)
     assert done.returncode == 0, done.stderr
     pattern, least = PRINTED[name]
     found = re.search(pattern, done.stdout)
@@ -61,15 +59,11 @@ def test_every_example_is_executed():
 def test_the_notebook_plots_the_error_for_each_coverage_and_the_point_that_was_chosen(monkeypatch):
     monkeypatch.setattr(plt, "show", lambda: None)
     (path,) = EXAMPLES.glob("*.ipynb")
-    cells = [
-        cell
-        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
-        if cell["cell_type"] == "code"
-    ]
-    assert not any(cell["outputs"] for cell in cells)
     names = {}
-    for cell in cells:
-        exec("".join(cell["source"]), names)
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"]
+            exec("".join(cell["source"]), names)
     curve, point, _ = plt.gca().get_lines()
     coverage, error = point.get_xydata()[0]
     assert coverage > 0.5
