@@ -165,7 +165,6 @@ REFUSED = [
     ("--precision transformer-engine", 2, "--precision"),
     ("--validation-share 0.4 --split grouped", 2, "--validation-share has no effect"),
     ("--split grouped --split-shares 60/10/20", 2, "--split-shares must be four multiples of 5"),
-    ("--auxiliary none --margin 3", 2, "--margin has no effect with --auxiliary none"),
     ("--taps none", 2, "--taps"),
     ("--image-size 15", 2, "vgg16_mini"),
     ("--device mps", 2, "PyTorch finds no --device mps here; use --device cpu"),

@@ -199,20 +199,17 @@ def test_a_loss_that_is_not_finite_an_unknown_precision_and_no_estimator_are_exp
         trained(images, build_options={"taps": ()})
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
+@pytest.mark.usefixtures("as_in_use")
+def test_impossible_settings_are_refused():
+    for changes in (
         {"epochs": 0},
         {"learning_rate": 0.0},
         {"beta1": 1.0},
         {"batch_size": 64, "devices": 3},
         {"batch_size": 4, "devices": 4},
-    ],
-)
-@pytest.mark.usefixtures("as_in_use")
-def test_impossible_settings_are_refused(changes):
-    with pytest.raises(UsageError, check=naming(next(iter(changes)))):
-        replace(CONFIG, **changes)
+    ):
+        with pytest.raises(UsageError, check=naming(next(iter(changes)))):
+            replace(CONFIG, **changes)
 
 
 def test_class_weights_by_hand_of_which_an_absent_class_has_none():
