@@ -3,8 +3,7 @@
 import math
 import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -85,43 +83,16 @@ def show_table(header: Sequence[str], rows: Iterable[Iterable[object]], title: s
     Console(markup=False, emoji=False, highlight=False, quiet=console.quiet).print(table)
 
 
-class LogLines(Progress):
-    """Progress in a log: a line after a few seconds, and then each minute."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        super().__init__(
-            console=console, disable=True, get_time=clock, speed_estimate_period=math.inf
-        )
-        self._started = clock()
-        self._last = self._started + FIRST_SECONDS - SILENT_SECONDS
-
-    def update(self, task_id: TaskID, **changes: Any) -> None:
-        """Change a task."""
-        super().update(task_id, **changes)
-        if self.get_time() - self._last < SILENT_SECONDS:
-            return
-        self._last = self.get_time()
-        tasks = [task for task in self.tasks if task.visible or task.id == task_id]
-        counts = [
-            f"{task.description}  {task.completed:.0f}/{task.total:.0f}"
-            for task in tasks
-            if task.total is not None
-        ]
-        times = [f"{timedelta(seconds=round(self._last - self._started))} elapsed"]
-        left = next((task.time_remaining for task in tasks if task.time_remaining), None)
-        times += [] if left is None else [f"about {timedelta(seconds=round(left))} left"]
-        say(f"{', '.join(counts)} ({', '.join(times)})")
-
-
 @contextmanager
 def progress_bars(stop: str = "stopped; no partial output was left behind") -> Iterator[Progress]:
     """Bars on a terminal, lines in a log; a stop becomes an explained failure."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bars = console.is_terminal and not console.is_dumb_terminal
-    with (
-        Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-        if bars
-        else LogLines()
+    with Progress(
+        *(*columns, TimeRemainingColumn()),
+        console=console,
+        transient=True,
+        speed_estimate_period=math.inf,  # units of work may take longer than rich's own 30 s
+        disable=not console.is_terminal or console.is_dumb_terminal,
     ) as progress:
         try:
             yield progress
@@ -130,11 +101,15 @@ def progress_bars(stop: str = "stopped; no partial output was left behind") -> I
 
 
 class Bar:
-    """A bar that appears with the first report, and starts anew when fewer are done."""
+    """A bar that appears with the first report, and starts anew when fewer are done.
+
+    In a log it is a line after a few seconds, and then each minute.
+    """
 
     def __init__(self, progress: Progress, description: str) -> None:
         self._progress = progress
         self._task = progress.add_task(description, total=None, visible=False)
+        self._said = progress.get_time() + FIRST_SECONDS - SILENT_SECONDS
         self.done, self.total = 0, 0
 
     def at(self, done: int, total: int | None, **changes: Any) -> None:
@@ -144,6 +119,13 @@ class Bar:
         self.done, self.total = done, total or 0
         visible = total is None or done < total
         self._progress.update(self._task, completed=done, total=total, visible=visible, **changes)
+        now = self._progress.get_time()
+        if self._progress.disable and total and now - self._said >= SILENT_SECONDS:
+            self._said, task = now, self._progress.tasks[self._task]
+            left = task.time_remaining  # None: unknown
+            times = [f"{timedelta(seconds=round(task.elapsed or 0))} elapsed"]
+            times += [] if left is None else [f"about {timedelta(seconds=round(left))} left"]
+            say(f"{task.description}  {done}/{total} ({', '.join(times)})")
 
 
 class Steps(Bar):
