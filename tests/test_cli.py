@@ -167,7 +167,7 @@ REFUSED = [
     ("--split grouped --split-shares 60/10/20", 2, "--split-shares must be four multiples of 5"),
     ("--taps none", 2, "--taps"),
     ("--image-size 15", 2, "vgg16_mini"),
-    ("--device mps", 2, "PyTorch finds no --device mps here; use --device cpu"),
+    ("--device mps", 2, "cannot compute here with --device mps"),
     ("--epoch 3", 2, "--epoch"),
 ]
 

@@ -121,7 +121,6 @@ class AttachConfig:
 
     def __post_init__(self) -> None:
         require_choices(self)
-        require(self, "std", all(value > 0 for value in self.std or ()), "be positive")
 
     def given(self, *names: str) -> dict[str, Any]:
         """Values of these fields that replace the model's own."""

@@ -44,11 +44,6 @@ def start_fabric(
     from lightning_fabric import Fabric
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-    if device in ("cuda", "mps") and not getattr(torch, device).is_available():
-        raise UsageError(
-            *("PyTorch finds no ", Parameter("device", device), " here; use "),
-            Parameter("device", "cpu"),
-        )
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it is talkative
     # Some networks have layers for other tasks, which get no gradient.
     shared = DDPStrategy(find_unused_parameters=True) if devices * nodes > 1 else None
