@@ -309,9 +309,8 @@ def read_arguments(app: App, commands: tuple[str, ...], arguments: ArgumentColle
         for name, value in content.items():
             if isinstance(value, dict):
                 content[name] = [f"{key}={number}" for key, number in value.items()]
-        for name in reversed(commands):
-            content = {name: content}
-        Dict(content, source=token.value)(app, commands, arguments)
+        options = Dict(content, source=token.value, use_commands_as_keys=False)
+        options(app, commands, arguments)
 
 
 COMMAND_SETTINGS: dict[str, Any] = {

@@ -182,10 +182,13 @@ def main(settings: str) -> None:
         stream.write(b"\n")
         stream.flush()
         before = _memory(RESIDENT)
+        _, most_seconds = resource.getrlimit(resource.RLIMIT_CPU)
         while line := stream.readline():
             request = json.loads(line)
             data = stream.read(request["length"])
-            _limit_time(options["max_seconds"])
+            # The system ends the process after so many more seconds of processor time.
+            allowed = math.ceil(time.process_time() + options["max_seconds"])
+            resource.setrlimit(resource.RLIMIT_CPU, (allowed, most_seconds))
             reply, content = _decoded(preprocessings, data, request["name"], options)
             reply["has_grown"] = _memory(RESIDENT) > before + GROWN_BYTES
             stream.write(json.dumps(reply).encode() + b"\n" + content)
@@ -220,12 +223,6 @@ def _limit_memory(count: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if used := _memory(VIRTUAL):
         resource.setrlimit(resource.RLIMIT_AS, (used + count, used + count))
-
-
-def _limit_time(seconds: float) -> None:
-    """Allow as many more seconds of processor time, after which the system ends the process."""
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(time.process_time() + seconds), hard))
 
 
 if __name__ == "__main__":

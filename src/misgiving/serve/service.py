@@ -91,12 +91,6 @@ class KeptImages:
         return self._folder / sha256[:2] / sha256
 
 
-def _blank(kind: str) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(file, kind)
-    return file.getvalue()
-
-
 def _call(works: Sequence[Callable[[], Any]]) -> Sequence[Any]:
     return [work() for work in works]
 
@@ -231,8 +225,8 @@ class Service:
             await asyncio.shield(self._check)
 
     async def _check_all(self) -> None:
-        image = _blank(self.settings.formats[0])
-        inputs, sha256 = await self.decoders.decode_now("check", image)
+        Image.new("RGB", (8, 8)).save(image := io.BytesIO(), self.settings.formats[0])
+        inputs, sha256 = await self.decoders.decode_now("check", image.getvalue())
         decision = await self._model_batches.result(inputs)
         case = self._case("check", decision, sha256, image_kept=False, place=1)
         await self._check_thread.result(partial(self.store.check, case))
