@@ -7,7 +7,6 @@ those that are given; the settings of the recipe are in place of the others.
 import shlex
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 from misgiving.cli.options import Cache, Data, Fields, Run, Values, check_options, command
@@ -17,7 +16,6 @@ from misgiving.cli.progress import (
     progress_bars,
     say,
     say_skipped,
-    show_table,
     silence_all_but_first_process,
 )
 from misgiving.files import check_replaceable, default_cache
@@ -107,10 +105,11 @@ def train(
             on_epoch=lambda record: say(
                 f"epoch {record.epoch}/{configured.training.epochs}: validation accuracy "
                 f"{100 * record.accuracy:.1f} %, loss {record.primary_loss:.3f}"
+                + configured.training.estimates_losses
+                * f", rank correlation with predicted losses {record.rank_correlation:.2f}"
             ),
             on_resume=lambda epoch, step: say(f"resuming in epoch {epoch}, after step {step}"),
         )
-    _show_last_epoch(out)
     measured = setup.evaluation_sets.measured
     leakage = leakage_of(split_of(setup.images, setup.sets), measured)
     say(*lines("leakage.txt", "shared", leakage, measured))
@@ -172,20 +171,6 @@ def attach(
         )
     say_skipped(images.skipped)
     say(f"reads {', '.join(map(str, checkpoint.model.taps))}")
-    if checkpoint.estimates_losses:
-        _show_last_epoch(out)
-    else:
+    if not checkpoint.estimates_losses:
         say("no label was spent on a loss estimator; --auxiliary ranking trains one")
     say(f"wrote {out}")
-
-
-def _show_last_epoch(run: Path) -> None:
-    """Print the last epoch of a run as a table, with a column for each set."""
-    import pandas as pd
-
-    last = pd.read_csv(run / "history.csv").tail(2)
-    rows = [
-        (name.replace("_", " "), *(f"{value:.4g}" for value in column))
-        for name, column in last.filter(regex="primary|accuracy|rank").dropna(axis=1).items()
-    ]
-    show_table(("", *last["set"]), rows, title=f"epoch {last['epoch'].iloc[-1]}")
