@@ -146,29 +146,17 @@ def calibrate(
     if groups and fingerprint not in earlier.images:
         say(lines("policy.txt", "repeated", used, groups, len(earlier.images))[0])
     more = "" if verbose else "; --verbose says more"
-    has_test = any(source.counts["test"] for _, source in sources)
-    is_tested = has_test or "test" in deferral.cases_.left_out
-    following = _next_command(deferral, run, data, folder, second_opinion, is_tested=is_tested)
+    following = _next_command(deferral, run, folder, second_opinion, of_file=data is None)
     say(f"Next: {following} (wrote {folder}{more})")
 
 
 def _next_command(
-    deferral: "Deferral",
-    run: Path,
-    data: str | None,
-    folder: Path,
-    opinions: list[str] | None,
-    *,
-    is_tested: bool,
+    deferral: "Deferral", run: Path, folder: Path, opinions: list[str] | None, *, of_file: bool
 ) -> str:
-    """The command after a calibration: an evaluation where there are test images."""
-    used = opinions or [] if deferral.calibration_.needs_opinions else []
-    options = [word for place in used for word in ("--second-opinion", place)]
+    """The command that applies the policy; where it accepts nothing, the page that helps."""
     if not deferral.certificate_.accepted:
         return HOW_TO
-    if is_tested:
-        of_file = ["--policy", str(folder), *options, "--out", "report"]
-        words = of_file if data is None else [data, *options]
-        return shlex.join(["misgiving", "evaluate", str(run), *words])
-    model, new = (folder, "NEW_PREDICTIONS.csv") if data is None else (run, "NEW_IMAGES")
+    used = opinions or [] if deferral.calibration_.needs_opinions else []
+    options = [word for place in used for word in ("--second-opinion", place)]
+    model, new = (folder, "NEW_PREDICTIONS.csv") if of_file else (run, "NEW_IMAGES")
     return shlex.join(["misgiving", "predict", str(model), new, *options])
