@@ -139,7 +139,6 @@ def test_a_value_that_cannot_be_used_is_refused_with_the_name_of_its_option(bake
         ("salted = false\nvegan = true", {"salted": False, "vegan": True}),
         ('tin = "t"\nflour = "rye"', {"tin": Path("t"), "flour": "rye"}),
         ('folds = [1, 2]\ntoppings = ["a", "b"]', {"folds": (1, 2), "toppings": ("a", "b")}),
-        ('[shares]\noat = 0.5\n"a, b" = 1', {"shares": {"oat": 0.5, "a, b": 1.0}}),
     ],
 )
 def test_a_file_gives_values_that_the_command_line_overrides(bake, tmp_path, written, changes):

@@ -306,9 +306,6 @@ def read_arguments(app: App, commands: tuple[str, ...], arguments: ArgumentColle
     for token in given.get("config", ()):
         with explain_damage(Path(token.value), remedy="give a TOML file of options"):
             content = tomllib.loads(Path(token.value).read_text(encoding="utf-8"))
-        for name, value in content.items():
-            if isinstance(value, dict):
-                content[name] = [f"{key}={number}" for key, number in value.items()]
         options = Dict(content, source=token.value, use_commands_as_keys=False)
         options(app, commands, arguments)
 
