@@ -31,14 +31,6 @@ def names(tmp_path_factory):
     return sorted(map(str, folder.iterdir()))
 
 
-@pytest.fixture(scope="module")
-def run(exported, tmp_path_factory):
-    """A run without a policy."""
-    run = shutil.copytree(exported[0], tmp_path_factory.mktemp("run") / "run")
-    shutil.rmtree(run / "policy")
-    return run
-
-
 def on_its_own(checkpoint, name):
     """Row of an image that is decoded, preprocessed and classified alone, in float64."""
     square = checkpoint.preprocessing.from_file(Path(name).read_bytes(), name)
@@ -50,8 +42,9 @@ def on_its_own(checkpoint, name):
 
 
 @pytest.mark.parametrize("batch_size", [7, COUNT])
-def test_predictions_are_those_of_every_image_on_its_own(run, names, batch_size, tmp_path):
-    reports = []
+def test_predictions_are_those_of_every_image_on_its_own(exported, names, batch_size, tmp_path):
+    without_policy, reports = shutil.ignore_patterns("policy"), []
+    run = shutil.copytree(exported[0], tmp_path / "run", ignore=without_policy)
     options = {"batch_size": batch_size, "on_image": lambda *seen: reports.append(seen)}
     predicted = decide_files(load_model(run, device="cpu"), names, tmp_path / "parts", **options)
     assert reports == [
