@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from typing import NamedTuple
@@ -38,17 +37,6 @@ def one_line(error):
     lines = [line for line in error.splitlines() if line.strip() and not line.startswith(progress)]
     assert len(lines) == 1, error
     return lines[0]
-
-
-def killed(process, moment):
-    """Kill a process after a moment; False if it had ended before."""
-    try:
-        process.communicate(timeout=moment)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return True
-    return False
 
 
 def reseal(run, **changes):

@@ -14,7 +14,6 @@ from contextlib import nullcontext
 from multiprocessing import active_children
 
 import pytest
-from commands import killed
 from waiting import until
 
 from misgiving.reproduction.runner import threads_at
@@ -90,7 +89,11 @@ def killed_after(moment, out, cache, epochs):
     """Kill a training a moment after its first state; False if it had ended and was removed."""
     process = start(out, cache, *TRAIN, "--epochs", str(epochs))
     until_saved(process, out)
-    if killed(process, moment):
+    try:
+        process.communicate(timeout=moment)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
         return True
     shutil.rmtree(out)
     return False
