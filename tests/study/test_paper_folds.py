@@ -1,3 +1,5 @@
+from argparse import Namespace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -6,10 +8,12 @@ import pytest
 import study_hypotheses
 import study_paper_folds
 import study_results
-from pooled import half_width, pooled_mean, pseudo_values, run
+from pooled import half_width, pooled_mean, pseudo_values
 
 import study
+from misgiving.reproduction.protocol import DIGITS
 from misgiving.reproduction.tables import Result, table_of, write_table
+from misgiving.training.config import DataConfig
 
 CLASSES = ("AK", "BCC", "DF", "NV")
 MODELS = ("vanilla", "proposed")
@@ -115,6 +119,26 @@ def test_further_models_run_after_all_pairs():
     assert order == [*pairs, *((fold, model) for model in further for fold in range(10))]
 
 
+def run(tables, part_name, **training):
+    """Rows of the second of two trainings of digits, whose tables this folder gets."""
+    experiments = frozenset({"generalization"})
+    part = study.Part((), {}, {}, {}, trials=2, experiments=experiments)
+    protocol = replace(
+        DIGITS,
+        trials=part.trials,
+        models=("proposed",),
+        images=DataConfig(split="folds"),
+        training=replace(DIGITS.training, **training),
+    )
+    tables.mkdir()
+    options = Namespace(
+        part=part_name, out=tables / "runs", tables=tables, cache=tables.parent / "cache",
+        trial=1, again=False, collect=False, ray=None, jobs=1,
+    )  # fmt: skip
+    study.run_setting(part, protocol, "", options)
+    return study_hypotheses.read_results(tables / f"{part_name}.csv")
+
+
 def test_the_last_and_the_best_epoch_are_those_of_trainings_that_end_there(tmp_path):
     training = {"learning_rate": 0.01, "decay_every": 50}
     both = run(tmp_path / "both", "paper_folds", keep="best", epochs=8, **training)
@@ -128,3 +152,11 @@ def test_the_last_and_the_best_epoch_are_those_of_trainings_that_end_there(tmp_p
         expected = {row[3:6]: row.value for row in alone if row[3:6] in found}
         assert len(expected) > 20
         assert {place: found[place] for place in expected} == pytest.approx(expected)
+        rows, of_unit = study_hypotheses.Rows(alone), ("generalization", "proposed")
+        right, images = (
+            sum(rows(*of_unit, "test", str(digit), metric)[1] for digit in range(10))
+            for metric in ("right_answers", "images")
+        )
+        assert rows(*of_unit, "test", "", "accuracy")[1] == pytest.approx(right / images)
+        assert rows.ratio("generalization") == pytest.approx(1 / 8, abs=0.02)
+        assert "Primary" in (tmp_path / experiment / "results.md").read_text()

@@ -7,7 +7,7 @@ import study_folds
 import study_format
 import study_hypotheses
 import study_results
-from pooled import half_width, pooled_mean, pseudo_values, run
+from pooled import half_width, pooled_mean, pseudo_values
 from scipy import stats
 
 import study
@@ -247,16 +247,3 @@ def test_joint_draws_take_the_same_sources_in_all_folds_and_models(tmp_path):
     drawn = study_folds.joint_draws(areas.loc["colon"], "proposed")
     assert drawn.mean() == pytest.approx(gains.mean(), abs=4 * gains.std() / np.sqrt(40 * 2000))
     assert drawn.std() == pytest.approx(gains.std() / np.sqrt(40), rel=0.1)
-
-
-def test_a_part_runs_and_keeps_the_rows_of_its_units(tmp_path):
-    options = {"trial": 1, "model": "vanilla", "epochs": 1}
-    rows = study_hypotheses.Rows(run(tmp_path / "tables", "folds", **options))
-    of_unit = "generalization", "vanilla"
-    right, images = (
-        sum(rows(*of_unit, "test", name, metric)[1] for name in map(str, range(10)))
-        for metric in ("right_answers", "images")
-    )
-    assert rows(*of_unit, "test", "", "accuracy")[1] == pytest.approx(right / images)
-    assert rows.ratio("generalization") == pytest.approx(1 / 8, abs=0.02)
-    assert "Primary" in (tmp_path / "tables" / "results.md").read_text()
