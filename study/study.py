@@ -25,7 +25,7 @@ from study_folds import (
     joint_variances,
     with_areas,
 )
-from study_hypotheses import RATIO, read_results
+from study_hypotheses import RATIO, Result, read_results
 from study_results import write_page
 
 from misgiving.files import default_cache
@@ -34,7 +34,7 @@ from misgiving.reproduction.config import MODELS, Protocol, Unit
 from misgiving.reproduction.protocol import chosen_units, ood_sources, protocol_for
 from misgiving.reproduction.ray import on_ray
 from misgiving.reproduction.runner import MEASURES, on_this_machine, reproduce_units
-from misgiving.reproduction.tables import Result, table_of, write_table
+from misgiving.reproduction.tables import table_of, write_table
 from misgiving.reproduction.trial_data import Progress, TrialData
 from misgiving.training.config import RECIPES
 

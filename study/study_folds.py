@@ -8,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas
 from study_format import by_trial, number, table
-from study_hypotheses import LEVEL, UNSEEN_CLASSES, Rows, Values, difference
+from study_hypotheses import LEVEL, UNSEEN_CLASSES, Result, Rows, Values, difference
 from study_published import GAINS
 
 from misgiving.evaluation.measures import Measurement
 from misgiving.metrics.uncertainty import TrialInterval, holm, t_interval
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import Unit
-from misgiving.reproduction.tables import Result, load_scores, predictions_path
+from misgiving.reproduction.tables import load_scores, predictions_path
 
 FOLDS = 10
 SAME_IN_ALL = ("colon", "clinical_skin", "photographs")  # OOD sets; of photographs the pictures

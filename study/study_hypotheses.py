@@ -8,7 +8,7 @@ from statistics import mean
 from typing import NamedTuple
 
 from misgiving.metrics.uncertainty import TrialInterval, holm, t_interval
-from misgiving.reproduction.tables import Result, read_table
+from misgiving.reproduction.tables import read_table
 
 ENOUGH_TRIALS = 5
 LEVEL = 0.05
@@ -18,6 +18,18 @@ TUNED_ON = "histology"
 UNSEEN_CLASSES = "unseen_classes"  # all of them together
 Values = Mapping[int, float]
 """By trial."""
+
+
+class Result(NamedTuple):
+    """One row of `results.csv`: a measurement of one model in one trial; a share is a fraction."""
+
+    experiment: str
+    trial: int
+    model: str
+    dataset: str
+    detector: str
+    metric: str
+    value: float
 
 
 def read_results(path: Path) -> list[Result]:

@@ -20,11 +20,11 @@ from study_folds import (
     pseudo_values,
 )
 from study_format import average, number, table, with_interval
-from study_hypotheses import Rows, Values, difference
+from study_hypotheses import Result, Rows, Values, difference
 
 from misgiving.report.figures import styled
 from misgiving.reproduction.report.figures import OTHER_STYLE, STYLES
-from misgiving.reproduction.tables import Result, read_table
+from misgiving.reproduction.tables import read_table
 
 LAST_EPOCH = "generalization"  # the experiment of its rows
 EPOCHS, SMOOTHED = 50, 5  # epochs of a training, and of the means that are compared

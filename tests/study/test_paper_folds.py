@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import study_hypotheses
 import study_paper_folds
 import study_results
 from pooled import half_width, pooled_mean, pseudo_values
+from study_hypotheses import Result, Rows
 
 import study
 from misgiving.reproduction.protocol import DIGITS
-from misgiving.reproduction.tables import Result, table_of, write_table
+from misgiving.reproduction.tables import table_of, write_table
 from misgiving.training.config import DataConfig
 
 CLASSES = ("AK", "BCC", "DF", "NV")
@@ -74,7 +74,7 @@ def test_measures_of_pooled_sums_have_pseudo_values(name, sums, classes):
         )
 
     expected = pseudo_values(gain)
-    measures = study_paper_folds.secondary(study_hypotheses.Rows(rows), "generalization")
+    measures = study_paper_folds.secondary(Rows(rows), "generalization")
     (measure,) = [each for each in measures if each.name.startswith(name)]
     assert [measure.values[fold] for fold in range(10)] == pytest.approx(expected)
     upper = np.mean(expected) + half_width(expected, 0.125)
@@ -83,7 +83,7 @@ def test_measures_of_pooled_sums_have_pseudo_values(name, sums, classes):
 
 def test_trainings_converged_folds_whose_last_ten_epochs_change_nothing():
     curves = curves_of(3, changes=[0.009, 0.011, -0.02])
-    rows = study_hypotheses.Rows(study_paper_folds.curve_results(curves))
+    rows = Rows(study_paper_folds.curve_results(curves))
     changes = study_paper_folds.changes(rows, "proposed")
     assert changes == pytest.approx({0: 0.009, 1: 0.011, 2: -0.02})
     assert study_paper_folds.converged_folds(rows, "proposed") == {0}
@@ -152,7 +152,7 @@ def test_the_last_and_the_best_epoch_are_those_of_trainings_that_end_there(tmp_p
         expected = {row[3:6]: row.value for row in alone if row[3:6] in found}
         assert len(expected) > 20
         assert {place: found[place] for place in expected} == pytest.approx(expected)
-        rows, of_unit = study_hypotheses.Rows(alone), ("generalization", "proposed")
+        rows, of_unit = Rows(alone), ("generalization", "proposed")
         right, images = (
             sum(rows(*of_unit, "test", str(digit), metric)[1] for digit in range(10))
             for metric in ("right_answers", "images")

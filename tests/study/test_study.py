@@ -9,10 +9,11 @@ import study_hypotheses
 import study_results
 from pooled import half_width, pooled_mean, pseudo_values
 from scipy import stats
+from study_hypotheses import Result
 
 import study
 from misgiving.reproduction.config import Unit
-from misgiving.reproduction.tables import Result, save_scores
+from misgiving.reproduction.tables import save_scores
 
 OOD = ("boxes", "colon", "histology")
 
