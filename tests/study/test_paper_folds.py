@@ -8,7 +8,7 @@ import pytest
 import study_paper_folds
 import study_results
 from pooled import half_width, pooled_mean, pseudo_values
-from study_hypotheses import Result, Rows
+from study_hypotheses import Result, Rows, read_results
 
 import study
 from misgiving.reproduction.protocol import DIGITS
@@ -136,7 +136,7 @@ def run(tables, part_name, **training):
         trial=1, again=False, collect=False, ray=None, jobs=1,
     )  # fmt: skip
     study.run_setting(part, protocol, "", options)
-    return study_hypotheses.read_results(tables / f"{part_name}.csv")
+    return read_results(tables / f"{part_name}.csv")
 
 
 def test_the_last_and_the_best_epoch_are_those_of_trainings_that_end_there(tmp_path):
