@@ -16,7 +16,7 @@ from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.deferral.drift import DriftMonitor, DriftTest
 from misgiving.deferral.policy import Policy
 
-FEWEST_CASES = 20  # calibration cases and images, from which on errors are estimated
+FEWEST_IMAGES = 20  # calibration cases and images, from which on errors are estimated
 DRAWS = 10_000
 MOST_TESTED = 5000  # images that are tested for drift, drawn at random
 LEVEL = 0.05
@@ -148,11 +148,11 @@ def expected_errors(
     if threshold is not None:
         lowest, highest = threshold, error_bound_at(certificate, threshold)
     residuals = np.array(certificate.errors) - np.array(certificate.error_probabilities)
-    if min(len(residuals), finite.sum()) < FEWEST_CASES:
+    if min(len(residuals), finite.sum()) < FEWEST_IMAGES:
         return None
     reached = scores >= lowest
     taken, both = np.array(certificate.kept) & reached, finite & accepted
-    enough = both.any() and taken.sum() >= FEWEST_CASES
+    enough = both.any() and taken.sum() >= FEWEST_IMAGES
     return (
         _expected(errors[finite], residuals),
         _expected(errors[both], residuals[taken], highest) if enough else None,

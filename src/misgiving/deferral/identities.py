@@ -12,8 +12,10 @@ from misgiving.arrays import Mask
 from misgiving.files import sha256_of
 from misgiving.predictions.record import Predictions
 
-DIGITS = 16  # of the digest of a name: of a million, two are the same with a probability of 3e-8
-DIFFERENT = 0.9  # share of different rows of logits from which on a row identifies an image
+DIGEST_DIGITS = (
+    16  # of the digest of a name: of a million, two are the same with a probability of 3e-8
+)
+DIFFERENT_ROWS = 0.9  # share of different rows of logits from which on a row identifies an image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +79,16 @@ class Identities:
 
 
 def _digest(name: str) -> str:
-    return sha256_of(name.encode())[:DIGITS]
+    return sha256_of(name.encode())[:DIGEST_DIGITS]
 
 
 def _digests_of_outputs(predictions: Predictions) -> tuple[str, ...]:
     """Rounded logits are alike for many images; where they are, the row's number counts as well."""
     logits = np.ascontiguousarray(predictions.logits, dtype=np.float64)
     rows = [row.tobytes() for row in logits]
-    if len(set(rows)) < DIFFERENT * len(rows):
+    if len(set(rows)) < DIFFERENT_ROWS * len(rows):
         rows = [name.encode() + row for name, row in zip(predictions.ids, rows, strict=True)]
-    return tuple(sha256_of(row)[:DIGITS] for row in rows)
+    return tuple(sha256_of(row)[:DIGEST_DIGITS] for row in rows)
 
 
 @dataclass(frozen=True, kw_only=True)

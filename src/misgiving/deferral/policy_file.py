@@ -26,7 +26,7 @@ from misgiving.scores.probes import ClassProbes, Probe
 POLICY, DETECTORS = "policy.json", "policy.safetensors"
 POLICY_FOLDER = "policy"  # in a run
 ASKED = ("max_ood_false_alarms", "ood_detector")  # of which a policy has what is in force
-FACTS, PROBES = "facts", "probes"  # in the file of the detectors
+DETECTOR_FACTS, PROBES = "facts", "probes"  # in the file of the detectors
 AGAIN = "run `misgiving calibrate` again"
 
 
@@ -129,7 +129,7 @@ def save_detectors(detectors: FittedDetectors, path: Path) -> None:
     facts = {"names": detectors.names, PROBES: [*probes]}
     with whole_file(path) as partial:
         # one entry: the order of several is another in each file
-        save_file(contiguous, partial, {FACTS: json.dumps(facts)})
+        save_file(contiguous, partial, {DETECTOR_FACTS: json.dumps(facts)})
 
 
 def load_detectors(path: Path) -> FittedDetectors:
@@ -140,7 +140,7 @@ def load_detectors(path: Path) -> FittedDetectors:
     """
     with explain_damage(path, remedy=AGAIN):
         with safe_open(path, framework="np") as file:
-            facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
+            facts = json.loads((file.metadata() or {}).get(DETECTOR_FACTS, "{}"))
         tables: dict[str, dict[str, Any]] = defaultdict(dict)
         for key, array in load_file(path).items():
             if not np.isfinite(array).all():

@@ -12,10 +12,10 @@ from misgiving.errors import Parameter, UsageError, explain_damage, require, req
 MIN_KEY_LENGTH = 16
 
 
-def share_of_one(total: int) -> int:
+def three_quarters(total: int) -> int:
     """The part of something shared that one client can take, at least 1.
 
-    >>> share_of_one(256), share_of_one(1)
+    >>> three_quarters(256), three_quarters(1)
     (192, 1)
     """
     return max(1, total * 3 // 4)
@@ -78,7 +78,7 @@ class ServiceSettings:
         for name in ("max_bytes", "max_pixels", "max_files", "queue", "threads", "batch_size"):
             require(self, name, getattr(self, name) >= 1, "be at least 1")
         require(self, "timeout", 0 < self.timeout < math.inf, "be a number of seconds above 0")
-        most, held = share_of_one(self.queue), share_of_one(self.max_held_bytes)
+        most, held = three_quarters(self.queue), three_quarters(self.max_held_bytes)
         require(
             self,
             "max_files",

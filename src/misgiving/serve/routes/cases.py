@@ -254,6 +254,7 @@ def review_case(
         reviewed_at=datetime.now(UTC),
     )
     check = "seen" in given.model_fields_set
+    # the monitor counts it among the audits at its next update
     stored = service.store.review(case.id, review, last_seen=given.seen, check=check)
     case = service.store.cases([case.id], reviewer)[case.id]
     if not stored:

@@ -21,7 +21,7 @@ from misgiving.errors import DataError
 from misgiving.serve.case import Case
 from misgiving.serve.problems import BINARY, Metrics, Problem, ProblemError, documented, problem_of
 from misgiving.serve.service import Service, client_of
-from misgiving.serve.settings import ServiceSettings, share_of_one
+from misgiving.serve.settings import ServiceSettings, three_quarters
 
 router = APIRouter(tags=["decisions"])
 log = logging.getLogger("misgiving.serve")
@@ -179,7 +179,7 @@ class Admission:
 
         def take(kind: str, count: int) -> None:
             taken, limit = self._taken[kind], self._limits[kind]
-            if taken[client] + count > share_of_one(limit) or taken.total() + count > limit:
+            if taken[client] + count > three_quarters(limit) or taken.total() + count > limit:
                 raise ProblemError(
                     HTTPStatus.TOO_MANY_REQUESTS,
                     f"{BUSY[kind].format(limit)}; send the request again after the seconds in "
@@ -206,7 +206,7 @@ async def read_uploads(
     """
     kind, _ = parse_options_header(request.headers.get("content-type"))
     if kind == b"multipart/form-data":
-        limit = share_of_one(settings.max_held_bytes)
+        limit = three_quarters(settings.max_held_bytes)
         uploads = await _read_form(request.headers, _body(request, take, limit), settings)
     elif kind.startswith(RAW):
         chunks = [chunk async for chunk in _body(request, take, settings.max_bytes)]
