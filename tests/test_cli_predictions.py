@@ -205,6 +205,7 @@ REFUSED = {  # exit code, and what the line names
     "evaluate t.csv --out run": (2, "run/report.html: is not of an evaluation; choose another --o"),
     "evaluate run folder:run": (1, "give a folder that `misgiving train` or"),
     "predict policy t.csv --contact-sheet /proc/sheet.html": (2, "/proc/sheet.html: cannot be"),
+    "predict policy t.csv --out t.jsonl --contact-sheet t.jsonl": (2, "are both t.jsonl"),
     "predict policy t.csv --out table.xlsx": (2, "that ends in .csv, .parquet, .jsonl"),
     "export run --policy p --out b": (2, "--policy has no effect for a run"),
     "export net.onnx --preprocessing few.csv --out b": (2, "--policy"),

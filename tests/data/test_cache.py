@@ -1,7 +1,10 @@
+import errno
 import hashlib
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -85,6 +88,38 @@ def test_a_damaged_cache_is_rebuilt(tmp_path, damage):
     again = prepare(dataset_of(pixels()), SMALL, cache=tmp_path)
     np.testing.assert_array_equal(again.images, [SMALL(image) for image in pixels()])
     assert again.hashes == good.hashes
+
+
+def flipped(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("at", [-1, -200, 128])  # the first pixel follows a header of 128 bytes
+def test_one_flipped_bit_of_the_pixels_is_found_when_they_are_read(tmp_path, monkeypatch, at):
+    prepare(dataset_of(pixels()), SMALL, cache=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    flipped(folder / "images.npy", at)
+    again = prepare(dataset_of(pixels()), SMALL, cache=tmp_path)
+    with monkeypatch.context() as read_only:
+        read_only.setattr(Path, "unlink", Mock(side_effect=OSError(errno.EROFS, "read-only")))
+        with pytest.raises(DataError, match=rf"{folder.name}: .*remove that folder"):
+            again.read(np.arange(7))
+    with pytest.raises(DataError):
+        again.read(np.arange(7))
+    third = prepare(dataset_of(pixels()), SMALL, cache=tmp_path)
+    np.testing.assert_array_equal(third.read(np.arange(7)), [SMALL(image) for image in pixels()])
+
+
+def test_after_any_flipped_bit_of_the_record_the_set_is_prepared_again(tmp_path):
+    good = prepare(dataset_of(pixels()), SMALL, cache=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    content = (folder / "hashes.json").read_bytes()
+    for at in range(0, len(content), 41):
+        flipped(folder / "hashes.json", at)
+        assert prepare(dataset_of(pixels()), SMALL, cache=tmp_path).hashes == good.hashes
+        assert (folder / "hashes.json").read_bytes() == content
 
 
 def test_a_failure_or_an_interruption_leaves_nothing_behind(tmp_path):

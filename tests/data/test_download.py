@@ -28,13 +28,14 @@ NAME = "images.npz"
 class Server(ThreadingHTTPServer):
     """Files of a version; `answers` holds what happens to the next requests instead of a success.
 
-    An answer is a status, or the number of bytes after which the connection breaks.
+    An answer is a status, or the number of bytes after which the connection breaks. If it does not
+    say how many bytes come, there are `more` of them.
     """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.version, self.answers, self.ranges = {}, ("ETag", '"first"'), [], []
-        self.users = []
+        self.more, self.users = b"", []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -53,10 +54,11 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("Content-Length", str(len(content) - start))
+        if answer is not None or not server.more:
+            self.send_header("Content-Length", str(len(content) - start))
         self.send_header(header, version)
         self.end_headers()
-        self.wfile.write(content[start:][:answer])
+        self.wfile.write((content + server.more)[start:][:answer])
 
     def log_message(self, *_):
         pass
@@ -150,6 +152,20 @@ def test_a_server_that_cannot_resume_gives_the_whole_file_again(get, server, to,
     server.answers = [100_000, answer]
     get()
     assert (to / NAME).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("answers", [[100_000], []])
+def test_no_more_is_taken_than_a_server_declares_or_any_file_has(
+    get, server, to, monkeypatch, answers
+):
+    server.answers, server.more = answers, bytes(20_000)
+    monkeypatch.setattr(download, "MOST_BYTES", 310_000)
+    with pytest.raises(DataError):
+        get()
+    assert {".images.npz.download", NAME}.isdisjoint(left_in(to))
+    server.answers, server.more = [], bytes(10_000)
+    get()  # without a declaration
+    assert (to / NAME).stat().st_size == 310_000
 
 
 def test_a_password_is_sent_and_never_shown(get, server):
@@ -254,8 +270,9 @@ def test_an_archive_that_was_there_is_unpacked_and_kept(get, server, to):
     [
         zip_of(MEMBERS)[:-30],
         zip_of(MEMBERS).replace(b"first", b"First"),
+        zip_of({"d/" * 2000 + "x": b""}),
     ],
-    ids=["truncated", "wrong CRC"],
+    ids=["truncated", "wrong CRC", "deep"],
 )
 def test_a_damaged_archive_leaves_no_folder(get, server, to, content):
     server.files["photos.zip"] = content

@@ -114,17 +114,34 @@ def head(length, request="POST /decisions"):
     return "\r\n".join([*lines, f"Content-Length: {length}", "", ""]).encode()
 
 
+CHUNKED = head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+
+
 @pytest.mark.usefixtures("nothing_stored")
 def test_a_body_that_comes_too_slowly_or_is_endless_is_cut_off(client):
     data = picture()
     slow = raw(client, head(len(data)), *(bytes([byte]) for byte in data[:16]), pause=0.2)
     assert b"408 Request Timeout" in slow
     assert b"2 seconds" in slow
-    chunked = head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    declared = raw(client, head(10**15), b"x" * 1000)
+    assert declared.startswith(b"HTTP/1.1 413")
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
-    unknown = raw(client, chunked, *[chunk] * 40, pause=0.02)
+    unknown = raw(client, CHUNKED, *[chunk] * 40, pause=0.02)
     assert unknown.startswith(b"HTTP/1.1 413")
     assert b"100000 bytes" in unknown
+
+
+@pytest.mark.usefixtures("nothing_stored")
+def test_an_endless_head_is_refused(client):
+    get = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    for start, piece in (
+        (get + b"X: ", b"x" * 65536),
+        (b"GET /", b"x" * 65536),
+        (get, b"X: x\r\n" * 10_000),
+    ):
+        answer = raw(client, start, *[piece] * 40, pause=0.02)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b" 200 " not in raw(client, CHUNKED + b"0\r\nX: ", b"x" * 200_000)  # after a body
 
 
 @pytest.mark.usefixtures("nothing_stored")

@@ -74,6 +74,9 @@ def predict(
     _check_files(names, overwrite=overwrite, out=out, contact_sheet=contact_sheet)
     if out is not None:
         check_kind(out)
+        if contact_sheet is not None and contact_sheet.resolve() == out.resolve():
+            both = Parameter("out"), " and ", Parameter("contact_sheet")
+            raise UsageError(*both, f" are both {out}; choose another file")
     with TemporaryDirectory() as folder:
         parts = Path(folder) if is_file or out is None else out.with_name(f"{out.name}.parts")
         if is_file:

@@ -1,6 +1,7 @@
 """Download published image sets in the layout that the readers of data sets expect."""
 
 import re
+import shutil
 import time
 import tomllib
 import zipfile
@@ -33,6 +34,8 @@ TIMEOUT = 10.0, 60.0  # seconds for a connection, and of silence, after which a 
 MAX_FAILURES = 4  # failures in a row, without progress, that are tolerated
 PAUSE = 1.0  # seconds before the first retry, doubled for each further one
 SIZE_HEADERS = "Content-Range", "Content-Length"  # the first has the size of the whole file
+MOST_BYTES = 20 * 10**9  # of a file whose size the server does not say
+DEEPEST = 50  # folders within each other in an archive
 WAIT = 10.0  # seconds for another command that fetches into the same folder
 
 
@@ -171,6 +174,8 @@ def _unpack(archive: Path, folder: Path, report: Callable[[int, int | None], Non
                 for info in opened.infolist()
                 if not (info.is_dir() or re.search(r"(^|/)(\.[^./]|__MACOSX/)", info.filename))
             ]
+            if any(info.filename.count("/") > DEEPEST for info in members):
+                raise zipfile.BadZipFile(f"folders are more than {DEEPEST} deep")
             done, total = 0, sum(info.file_size for info in members)
             for info in members:
                 info.filename = info.filename.removeprefix(f"{folder.name}/")
@@ -223,6 +228,8 @@ def _transfer(
     Raises:
         requests.HTTPError: The server does not have the file.
         requests.ConnectionError: The transfer was interrupted, or may succeed later.
+        ValueError: The server sends more than it declares; without that, more than 20 GB or half of
+            the free space.
     """
     size, validator = _size(unfinished), version.read_text("utf-8") if version.exists() else ""
     rest = {"Range": f"bytes={size}-", "If-Range": validator} if size and validator else {}
@@ -235,10 +242,14 @@ def _transfer(
             version.write_text("" if validator.startswith("W/") else validator, "utf-8")
         whole, length = (response.headers.get(name, "") for name in SIZE_HEADERS)
         total = int(whole.rpartition("/")[2] or length or 0) or None
+        limit = total or min(MOST_BYTES, shutil.disk_usage(unfinished.parent).free // 2)
         try:
             with unfinished.open("ab") as file:
                 for chunk in response.iter_content(CHUNK_BYTES):
                     size += len(chunk)
+                    if size > limit:
+                        unfinished.unlink()
+                        raise ValueError(f"more than {limit} bytes come")
                     file.write(chunk)
                     report(size, total)
         except requests.RequestException as failure:  # a broken stream has a type of its own

@@ -219,14 +219,13 @@ async def read_uploads(
 
 async def _body(request: Request, take: Take, limit: int) -> AsyncGenerator[bytes]:
     """The chunks of a body, whose bytes are counted."""
-    length = 0
+    declared, length = request.headers.get("content-length", ""), 0
+    if declared.isdecimal() and int(declared) > limit:
+        raise _too_large(limit)
     async for chunk in request.stream():
         length += len(chunk)
         if length > limit:
-            raise ProblemError(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"the body may have {limit} bytes; scale the image down, or send several requests",
-            )
+            raise _too_large(limit)
         take("bytes", len(chunk))
         yield chunk
 
@@ -253,6 +252,13 @@ async def _read_form(
 def clean_name(name: str, otherwise: str = "image") -> str:
     """Remove control characters from a file name, and shorten it to the usual limit."""
     return CONTROL.sub("\ufffd", name)[:MAX_NAME_LENGTH] or otherwise
+
+
+def _too_large(limit: int) -> ProblemError:
+    return ProblemError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        f"the body may have {limit} bytes; scale the image down, or send several requests",
+    )
 
 
 def _malformed(reason: str) -> ProblemError:
