@@ -37,7 +37,7 @@ Counts = Int[np.ndarray, " ranks"]
 Thresholds = Float[np.ndarray, " ranks"]
 
 Weights = Real[np.ndarray, "*replicates n"]
-"""How often each case counts; the leading axes are replicates."""
+"""Number of times that each case counts; the leading axes are replicates."""
 Replicates = Float[np.ndarray, "*replicates"]
 
 Picture = UInt8[np.ndarray, "height width 3"]

@@ -12,9 +12,7 @@ from misgiving.arrays import Mask
 from misgiving.files import sha256_of
 from misgiving.predictions.record import Predictions
 
-DIGEST_DIGITS = (
-    16  # of the digest of a name: of a million, two are the same with a probability of 3e-8
-)
+DIGEST_DIGITS = 16  # of a million names, two are the same with a probability of 3e-8
 DIFFERENT_ROWS = 0.9  # share of different rows of logits from which on a row identifies an image
 
 

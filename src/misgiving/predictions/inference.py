@@ -181,9 +181,9 @@ def kept_predictions(
     """
     predictions = None
     with suppress(DataError):  # there are none, or they are damaged
-        kept = Predictions.read(path)
-        same = (kept.model, kept.hashes) == (fingerprint, images.hashes)
-        predictions = kept if same and (ODIN in kept.scores or not odin) else None
+        stored = Predictions.read(path)
+        same = (stored.model, stored.hashes) == (fingerprint, images.hashes)
+        predictions = stored if same and (ODIN in stored.scores or not odin) else None
     if predictions is None:
         predictions = predictions_of(checkpoint, images, on_image=on_image, network=network)
         if odin:
