@@ -85,6 +85,14 @@ def test_shares_are_of_one_size_and_hold_every_position(monkeypatch, total, coun
     assert in_order.tolist() == list(range(total))
 
 
+def test_more_devices_than_there_are_is_explained():
+    if torch.cuda.device_count() > 0:
+        pytest.skip("this machine has a GPU")
+    for device, devices in (("cuda", 1), ("cuda", 2), ("cpu", 0)):
+        with pytest.raises(UsageError):
+            start_fabric(device, devices=devices)
+
+
 def test_machines_that_nothing_starts_are_not_waited_for(monkeypatch):
     """In a process of its own, the command would wait for a second machine without end."""
     for name in ("MASTER_ADDR", "LOCAL_RANK", "SLURM_NTASKS"):

@@ -87,11 +87,20 @@ def test_the_state_of_another_training_is_refused_or_overwritten_on_request(
     assert (history, steps) == uninterrupted[1:]
 
 
+DAMAGE = (
+    lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    lambda path: path.write_bytes(b"\x80\x04pickle"),
+    lambda path: save_file(load_file(path), path),  # without its facts
+)
+
+
 def test_a_damaged_state_is_refused_by_name(images, resume_file):
-    stopped(images, resume_file)
-    save_file(load_file(resume_file.path), resume_file.path)  # without its facts
-    with pytest.raises(DataError, match=resume_file.path.name):
-        trained(images, resume=resume_file)
+    content = stopped(images, resume_file)
+    for damage in DAMAGE:
+        resume_file.path.write_bytes(content)
+        damage(resume_file.path)
+        with pytest.raises(DataError, match=resume_file.path.name):
+            trained(images, resume=resume_file)
 
 
 def asked_to_stop():

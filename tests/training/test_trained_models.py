@@ -66,6 +66,8 @@ FLIPPED = {"image_processor_type": "MobileViTImageProcessor", "do_flip_channel_o
 FLIPPED |= {"do_center_crop": False, "do_normalize": False}
 BROKEN = {
     "pickled weights": pickled,
+    "no image processor": lambda at: (at / PROCESSOR).unlink(),
+    "no classifier": lambda at: vit().vit.save_pretrained(at),
     "damaged weights": lambda at: (at / "model.safetensors").write_bytes(b"x" * 100),
     "code of its own": (CONFIG, {"model_type": "own", "auto_map": {"AutoConfig": "x.Y"}}),
     "several classes": (CONFIG, {"problem_type": "multi_label_classification"}),

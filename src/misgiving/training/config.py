@@ -232,12 +232,18 @@ def recorded(config: ModelConfig | AttachConfig | TrainingConfig) -> dict[str, A
     return {name: value.name if isinstance(value, Path) else value for name, value in values}
 
 
-UNUSED_SHARES = {
-    "paper": ("split_shares",),
-    "grouped": ("validation_share",),
-    "folds": ("validation_share", "split_shares"),
+OF_RANKING = ("margin", "pairs", "reduction")
+WITHOUT_EFFECT = {
+    ("split", "grouped"): ("validation_share",),
+    ("split", "folds"): ("validation_share", "split_shares"),
+    ("split", "paper"): ("split_shares",),
+    ("schedule", "cosine"): ("decay_every", "decay_factor"),
+    ("auxiliary", "mse"): OF_RANKING,
+    ("auxiliary", "none"): (
+        *("auxiliary_weight", *OF_RANKING, "detached", "estimator_rate", "reads_logits"),
+    ),
 }
-"""Shares that have no effect beside a split, which would be missed in what is held out."""
+"""Settings that have no effect beside a value of another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,16 +260,22 @@ class Recipe:
         """This recipe with the given settings in place of its own.
 
         Raises:
-            UsageError: A given share has no effect with the split.
+            UsageError: A given setting has no effect beside the others.
         """
         configured = Recipe(
             images=replace(self.images, **images),
             model=replace(self.model, **model),
             training=replace(self.training, **training),
         )
-        split = configured.images.split
-        for name in images.keys() & {*UNUSED_SHARES[split]}:
-            raise UsageError(Parameter(name), " has no effect with ", Parameter("split", split))
+        values = vars(configured.images) | vars(configured.training)
+        own = configured.training.auxiliary
+        rules = WITHOUT_EFFECT | ({("auxiliary", own): OF_RANKING} if ":" in own else {})
+        for (other, value), names in rules.items():
+            for name in names if values[other] == value else ():
+                if name in {**images, **model, **training}:
+                    raise UsageError(
+                        Parameter(name), " has no effect with ", Parameter(other, value)
+                    )
         return configured
 
 
