@@ -100,7 +100,7 @@ def test_a_bundle_of_two_graphs_and_the_two_runs_agree(succeed, place, tmp_path)
     strong = TrainedRun(place / "strong", cache=place / CACHE / "misgiving")
     weak = TrainedRun(place / "weak", cache=strong.cache, opinions={"strong": strong})
     images = read_ood_folder(place / "images", name="images")
-    predictions = weak.predict_outliers(images).predictions
+    predictions = weak.predict_unlabelled(images).predictions
     decided = Deferral.load(place / "weak").decide(predictions)
     np.testing.assert_allclose(decided.probabilities, shares[1], atol=1e-4)
     certificate = Deferral.load(place / "weak").certificate_

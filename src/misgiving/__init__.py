@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from misgiving.data.datasets import load_dataset as load_dataset
     from misgiving.deferral.decisions import Decision as Decision
     from misgiving.deferral.deferral import Deferral as Deferral
+    from misgiving.deferral.draw import draw as draw
     from misgiving.evaluation.evaluate import evaluate as evaluate
     from misgiving.losses import joint_objective as joint_objective
     from misgiving.losses import ranking_loss as ranking_loss
@@ -39,6 +40,7 @@ _HOMES = {
     "Predictions": "predictions.record",
     "TrainingConfig": "training.config",
     "attach": "training.attach",
+    "draw": "deferral.draw",
     "evaluate": "evaluation.evaluate",
     "joint_objective": "losses",
     "load": "checkpoint",

@@ -12,6 +12,7 @@ from cyclopts import App, CycloptsError
 
 from misgiving.cli.calibrate import calibrate
 from misgiving.cli.data import check, fetch, ood, prepare, sample
+from misgiving.cli.draw import draw
 from misgiving.cli.evaluate import evaluate
 from misgiving.cli.export import export
 from misgiving.cli.options import COMMAND_SETTINGS, message_of, read_arguments
@@ -70,7 +71,7 @@ data_app = App(
 app.command(data_app)
 for group, functions in (
     (data_app, (sample, prepare, ood, check, fetch)),
-    (app, (plan, train, attach, calibrate, evaluate, predict, export, serve, reproduce)),
+    (app, (plan, train, attach, draw, calibrate, evaluate, predict, export, serve, reproduce)),
 ):
     for place, function in enumerate(functions):
         group.command(function, sort_key=place, **COMMAND_SETTINGS)

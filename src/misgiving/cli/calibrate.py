@@ -3,18 +3,23 @@
 import shlex
 import warnings
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from misgiving.cli.options import (
     Cache,
     DataOrNone,
+    Fields,
     File,
     Folder,
+    OodDetector,
     Reading,
     RunOrPredictions,
     SecondOpinion,
     Seed,
+    Values,
+    check_options,
     command,
     option,
 )
@@ -24,7 +29,10 @@ from misgiving.cli.sources import (
     check_source,
     named_places,
     open_run,
+    place_of_draw,
+    pool_of,
     read_file,
+    read_labels,
     say_left_out,
 )
 from misgiving.deferral.targets import DecisionRule, GuaranteeName, Targets
@@ -36,11 +44,6 @@ if TYPE_CHECKING:
 
 HOW_TO = "docs/how_to/everything_is_deferred.md"
 FITTED = {"train", "tune", "calibrate"}  # sets that a policy of a run is fitted on
-OodDetector = Literal[
-    "knn", "knn_taps", "mahalanobis", "mahalanobis++", "relative_mahalanobis",
-    "residual_mahalanobis", "vim", "nnguide", "nci", "fdbd", "kl_matching", "msp", "energy",
-    "max_logit", "entropy", "gen", "max_logit_norm", "predicted_loss",
-]  # fmt: skip
 
 
 @command
@@ -49,15 +52,16 @@ def calibrate(
     data: DataOrNone = None,
     /,
     *,
-    targets: Targets,
+    targets: Annotated[Values, Fields(Targets)],
     guarantee: GuaranteeName = "confident",
-    rule: DecisionRule,
+    rule: Annotated[Values, Fields(DecisionRule)],
     reading: Reading,
     cache: Cache = None,
     ood_detector: OodDetector | None = None,
     out: Folder | None = None,
     training_data: str | None = None,
     from_cases: File | None = None,
+    labels: File | None = None,
     second_opinion: SecondOpinion = None,
     seed: Seed = 0,
     overwrite: bool = False,
@@ -91,15 +95,21 @@ def calibrate(
             else the data that the run was trained with.
         from_cases: In place of DATA, the audit sample of a service that keeps images:
             its /audit.csv. Other reviews are a selection, and are refused.
+        labels: Table of `misgiving draw` with labels; DATA is its pool, and targets are its own.
         seed: Seed for drawing one image per group and the fifth to tune on.
         overwrite: Replace the policy that is there.
         verbose: Print how the policy was fitted, bounds for each class, and what is guaranteed.
     """
     from misgiving.deferral.calibrations import Calibrations, record_of
     from misgiving.deferral.deferral import Deferral
+    from misgiving.deferral.draw import DrawnCases
     from misgiving.deferral.policy_file import POLICY, POLICY_FOLDER
     from misgiving.report.rendering import certificate_sentences, lines
 
+    if labels is not None:
+        names = [each.name for kind in (Targets, DecisionRule) for each in fields(kind)]
+        names += ["guarantee", "ood_detector", "training_data", "from_cases", "seed"]
+        check_options("with --labels", unused=names)
     images = ["data" if from_cases is None else "from_cases", "training_data"]
     check_source(run, images=images, files=["out"], needed=["out"])
     data = data if from_cases is None else audited_data(from_cases)
@@ -107,9 +117,11 @@ def calibrate(
     check_replaceable(folder, POLICY, overwrite=overwrite)
     record = record_of(run)
     earlier = Calibrations.read(record)
-    deferral = Deferral(
-        **vars(targets), guarantee=guarantee, **vars(rule), ood_detector=ood_detector, seed=seed
-    )
+    if labels is None:
+        chosen = vars(Targets(**targets)) | vars(DecisionRule(**rule))
+        deferral = Deferral(**chosen, guarantee=guarantee, ood_detector=ood_detector, seed=seed)
+    else:
+        deferral = Deferral.load(place_of_draw(labels))
     opinions = named_places("second_opinion", second_opinion)
     sources = []
     if data is None:
@@ -117,21 +129,28 @@ def calibrate(
     else:
         with open_run(run, reading, cache=cache, opinions=opinions) as trained:
             deferral.check_parameters(trained.checkpoint.classes)
-            source = trained.predict(
-                data,
-                sets=lambda sets: FITTED if {*sets, "train"} >= FITTED else sets,  # else drawn
-                needs_training=True,
-                training_data=training_data,
-            )
-        predictions, sources = source.predictions, [(data, source)]
+            if labels is None:
+                source = trained.predict(
+                    data,
+                    sets=lambda sets: FITTED if {*sets, "train"} >= FITTED else sets,  # else drawn
+                    needs_training=True,
+                    training_data=training_data,
+                )
+                predictions, sources = source.predictions, [(data, source)]
+            else:
+                predictions = pool_of(trained, data)
     with warnings.catch_warnings(record=True) as doubts:
         warnings.simplefilter("always", UserWarning)
         warnings.filterwarnings("ignore", "nothing is accepted")  # said in sentences below
-        deferral.fit(predictions)
+        if labels is None:
+            deferral.fit(predictions, looks=earlier.looks)
+        else:
+            drawn = DrawnCases.of(predictions, deferral)
+            deferral.certify_drawn(drawn.with_labels(read_labels(labels)))
+    added = earlier.added(deferral)
     deferral.save(folder)
-    fingerprint = deferral.policy_.fingerprint
     with suppress(OSError, UsageError):  # predictions may lie where nothing can be written
-        earlier.added(fingerprint, deferral.cases_).write(record)
+        added.write(record)
     if data is None and (unused := list(map(visible, predictions.metadata))):
         say(f"columns without a meaning to the policy: {', '.join(unused)}")
     for doubt in doubts:
@@ -142,9 +161,9 @@ def calibrate(
     worth = lines("policy.txt", "worth", predictions.opinions, deferral.calibration_)
     for text in (*fitted, *sentences, *worth):
         say(text)
-    used, groups = earlier.repeated(deferral.cases_)
-    if groups and fingerprint not in earlier.images:
-        say(lines("policy.txt", "repeated", used, groups, len(earlier.images))[0])
+    used, groups = earlier.repeated(deferral)
+    if groups:
+        say(lines("policy.txt", "repeated", used, groups, len(earlier.made))[0])
     more = "" if verbose else "; --verbose says more"
     following = _next_command(deferral, run, folder, second_opinion, of_file=data is None)
     say(f"Next: {following} (wrote {folder}{more})")

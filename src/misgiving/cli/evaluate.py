@@ -112,7 +112,7 @@ def evaluate(
                 sets=lambda sets: {*measured_sets(sets, set), *(TUNING if readers else ())},
                 odin=bool(places),
             )
-            outliers = [trained.predict_outliers(folder) for folder in folders]
+            outliers = [trained.predict_unlabelled(folder, odin=True) for folder in folders]
         sources = [*zip((data, *places), (predicted, *outliers), strict=True)]
         predictions = [each.predictions for _, each in sources]
         picture = predicted.picture

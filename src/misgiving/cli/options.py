@@ -21,6 +21,7 @@ from cyclopts.validators import Number
 
 from misgiving import errors
 from misgiving.errors import ExplainedError, UsageError, explain_damage, without_none
+from misgiving.files import check_writable
 
 COMMAND: ContextVar[Sequence[Argument]] = ContextVar("COMMAND", default=())
 """Arguments and options of the command that runs, and what was typed for each."""
@@ -83,6 +84,15 @@ Cache = Annotated[
     ),
 ]
 Seed = Annotated[int, cyclopts.Parameter(validator=Number(gte=0, lt=2**32))]  # as numpy takes it
+PoolOrNone = Annotated[
+    Path | None, cyclopts.Parameter("POOL", help="For a RUN: a folder of images without labels.")
+]
+OodDetector = Literal[
+    "knn", "knn_taps", "mahalanobis", "mahalanobis++", "relative_mahalanobis",
+    "residual_mahalanobis", "vim", "nnguide", "nci", "fdbd", "kl_matching", "msp", "energy",
+    "max_logit", "entropy", "gen", "max_logit_norm", "predicted_loss",
+]  # fmt: skip
+Looks = Annotated[tuple[int, ...], cyclopts.Parameter(metavar="N,N,...", n_tokens=1)]
 Count = Annotated[int | None, cyclopts.Parameter(validator=Number(gte=1))]
 
 
@@ -122,6 +132,19 @@ def check_not_input(out: Path, inputs: Iterable[Path], *, parameter: str = "out"
         raise UsageError(
             f"{out}: is read, and would be replaced; choose another ", errors.Parameter(parameter)
         )
+
+
+def check_files(inputs: Iterable[Path], *, overwrite: bool, **files: Path | None) -> None:
+    """Check that files can be written, by the parameters that name them."""
+    for name, file in files.items():
+        if file is not None:
+            check_writable(file, parameter=name)
+            check_not_input(file, inputs, parameter=name)
+            if file.exists() and not overwrite:
+                raise UsageError(
+                    *(f"{file}: exists; choose another ", errors.Parameter(name)),
+                    ", or --overwrite",
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

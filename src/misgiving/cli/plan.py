@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from misgiving.cli.options import DataOrPredictions, Seed, command
+from misgiving.cli.options import DataOrPredictions, Looks, Seed, command
 from misgiving.cli.progress import say, show_table
-from misgiving.cli.sources import is_prediction_file
+from misgiving.cli.sources import check_source
 from misgiving.deferral.targets import GuaranteeName, Targets
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def plan(
     targets: Targets,
     guarantee: GuaranteeName = "confident",
     seed: Seed = 0,
+    looks: Looks = (),
     audit: Annotated[float | None, Parameter(validator=Number(gte=0.0001, lte=1))] = None,
     cases_per_week: Annotated[int, Parameter(validator=Number(gte=1))] = 1000,
 ) -> None:
@@ -41,18 +42,33 @@ def plan(
     Args:
         guarantee: Of the limit for OOD images; error rates are said for each guarantee.
         seed: Seed of the split, as in `train`.
+        looks: Only plan several calibrations with a file of predictions, by their numbers of
+            cases: label the first, and go on only if nothing is certified.
         audit: Also say after how many audited answers an error twice as high as the target
             is noticed, and how many reviews it costs to audit this share of the cases.
         cases_per_week: Cases a week, for --audit.
     """
+    from misgiving.deferral.calibrations import Calibrations, record_of
     from misgiving.deferral.certify import MOST_CASES
     from misgiving.deferral.guarantees import GUARANTEES
-    from misgiving.deferral.planning import WRONG_SHARES, plan_certification
+    from misgiving.deferral.planning import WRONG_SHARES, plan_certification, plan_looks
     from misgiving.deferral.sets import drawn_sets
     from misgiving.predictions.record import Predictions
     from misgiving.report.rendering import lines, three_digits
 
-    is_file = is_prediction_file(data)
+    is_file = check_source(data, files=["looks"])
+    GUARANTEES[guarantee].check_looks(looks)
+    shares = [three_digits(share) for share in WRONG_SHARES]
+    if looks:
+        record = record_of(Path(data))
+        Calibrations.read(record).planned(looks).write(record)
+        rows = [
+            (str(cases), three_digits(level), *(three_digits(bound, up=True) for bound in bounds))
+            for cases, level, bounds in plan_looks(looks, targets)
+        ]
+        heads = ("cases", "level", *shares)
+        show_table(heads, rows, title="what each look certifies, if all are accepted")
+        return
     images = Predictions.read(Path(data)) if is_file else _grouped_split(data, seed)
     tuning, calibration, parts = drawn_sets(images, seed=seed)
     for part in (tuning, calibration):
@@ -70,7 +86,6 @@ def plan(
         say(sentence)
     counts = [(name, outlook.images[name], cases) for name, cases in outlook.cases.items()]
     show_table(("class", "rows" if is_file else "images", "cases"), counts, title="calibration set")
-    shares = (three_digits(share) for share in WRONG_SHARES)
     show_table(("if so many are wrong", *shares), _table(outlook), title="what it certifies")
     if audit is not None:
         title = f"audit of {three_digits(audit)} of {cases_per_week} cases a week"

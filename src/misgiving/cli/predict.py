@@ -11,14 +11,14 @@ from misgiving.cli.options import (
     File,
     Reading,
     SecondOpinion,
-    check_not_input,
+    check_files,
     check_options,
     command,
 )
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
 from misgiving.cli.sources import check_source, is_prediction_file, named_places, read_file
 from misgiving.errors import Parameter, UsageError
-from misgiving.files import check_writable, write_text
+from misgiving.files import write_text
 
 if TYPE_CHECKING:
     from misgiving.deferral.decision_tables import DecisionRow
@@ -71,7 +71,7 @@ def predict(
     is_file = any(map(is_prediction_file, images))
     names = images if is_file else list(map(Path, image_names(images)))
     opinions = named_places("second_opinion", second_opinion)
-    _check_files(names, overwrite=overwrite, out=out, contact_sheet=contact_sheet)
+    check_files(names, overwrite=overwrite, out=out, contact_sheet=contact_sheet)
     if out is not None:
         check_kind(out)
         if contact_sheet is not None and contact_sheet.resolve() == out.resolve():
@@ -98,17 +98,6 @@ def predict(
             say(f"wrote {contact_sheet}")
         _say_facts(rows, policy)
         shutil.rmtree(parts, ignore_errors=True)
-
-
-def _check_files(images: Iterable[Path], *, overwrite: bool, **files: Path | None) -> None:
-    for name, file in files.items():
-        if file is not None:
-            check_writable(file, parameter=name)
-            check_not_input(file, images, parameter=name)
-            if file.exists() and not overwrite:
-                raise UsageError(
-                    *(f"{file}: exists; choose another ", Parameter(name)), ", or --overwrite"
-                )
 
 
 def _decide_images(

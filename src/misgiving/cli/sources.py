@@ -43,7 +43,7 @@ def check_source(
     Args:
         source: The file, the run or the data.
         images: Further parameters that have no effect on a file of predictions; a run needs `data`
-            if that is among them.
+            or `pool` if it is among them.
         files: Parameters that have an effect only on a file of predictions.
         needed: Parameters that a file of predictions needs.
     """
@@ -51,7 +51,7 @@ def check_source(
         unused = ("on_bad_image", "cache", "device", *images)
         check_options(f"for {source}, a file of predictions", needed=needed, unused=unused)
     else:
-        required = {"data"}.intersection(images)
+        required = {"data", "pool"}.intersection(images)
         case = f"for {source}, which is not a file of predictions"
         check_options(case, needed=[*required], unused=files)
     return is_file
@@ -79,6 +79,27 @@ def audited_data(path: Path) -> str:
         reason = f"{others[0]} is not audited, or has no image" if others else "has no cases"
         raise DataError(f"{path}: {reason}; {remedy}")
     return f"table:{path}"
+
+
+def pool_of(trained: "TrainedRun", folder: str) -> "Predictions":
+    """Predictions of a run for a folder of images without labels."""
+    from misgiving.data.datasets import unlabelled_images
+
+    place = Path(folder.removeprefix("folder:"))
+    return trained.predict_unlabelled(unlabelled_images([place], name=str(place))).predictions
+
+
+def read_labels(path: Path) -> dict[str, str]:
+    """True classes by id, in a table that `draw` wrote."""
+    from misgiving.data.datasets.tables import read_table
+
+    table = read_table(path, ["id", "label"])
+    return dict(zip(table["id"], table["label"], strict=True))
+
+
+def place_of_draw(table: Path) -> Path:
+    """The folder, beside a table of drawn cases, of the policy that they were drawn with."""
+    return table.with_name(f"{table.name}.draw")
 
 
 def named_places(

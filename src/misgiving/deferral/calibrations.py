@@ -4,31 +4,44 @@ It lies beside the predictions, whatever folder a policy is written to: a guaran
 calibration that was chosen beforehand, not for the best of several with the same cases.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.identities import Cases, Identities
-from misgiving.errors import explain_damage
+from misgiving.errors import DataError, Parameter, UsageError, explain_damage
 from misgiving.files import read_json, write_json
 
 CALIBRATIONS = "calibrations.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """A calibration: the parameters that were not the default, and the cases."""
+
+    deferral: str
+    cases: Cases
 
 
 class Calibrations(BaseModel):
     """All calibrations with one set of predictions, oldest first.
 
     Attributes:
-        images: Of each calibration, by the fingerprint of its policy.
+        made: By the fingerprint of the policy.
+        looks: Numbers of cases of the calibrations that were planned before the first; none: no
+            plan.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1] = 1
-    images: Mapping[str, Identities] = {}
+    made: Mapping[str, Calibration] = {}
+    looks: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> "Calibrations":
@@ -44,25 +57,57 @@ class Calibrations(BaseModel):
         with explain_damage(path, remedy=remedy):
             return cls.model_validate(content)
 
-    def added(self, policy: str, cases: Cases) -> "Calibrations":
-        """The record with the calibration of the policy with this fingerprint."""
-        return Calibrations(images={**self.images, policy: cases.images})
+    def planned(self, looks: Sequence[int]) -> "Calibrations":
+        """The record with a plan of several calibrations.
+
+        Raises:
+            UsageError: There was a calibration before.
+        """
+        if self.made:
+            raise UsageError(
+                *("these predictions were calibrated before; plan ", Parameter("looks")),
+                " before the first calibration, with new cases",
+            )
+        return self.model_copy(update={"looks": tuple(looks)})
+
+    def added(self, deferral: Deferral) -> "Calibrations":
+        """The record with the calibration of a fitted policy.
+
+        Raises:
+            DataError: Several were planned, and this one is not for the same parameters, tuning set
+                and cases as those before, and further cases.
+        """
+        this = Calibration(deferral=repr(deferral), cases=deferral.cases_)
+        for before in self.made.values() if self.looks else ():
+            used, _ = before.cases.calibration.among(this.cases.calibration)
+            tuned = before.cases.tuning == this.cases.tuning
+            if not (used.all() and tuned and before.deferral == this.deferral):
+                raise DataError(
+                    f"the planned calibrations are those of {before.deferral} with the same tuning "
+                    "set, and with all earlier cases and further ones; give these"
+                )
+        made = {**self.made, deferral.policy_.fingerprint: this}
+        return self.model_copy(update={"made": made})
 
     def write(self, path: Path) -> None:
         """Write the record, whole or not at all."""
         write_json(path, self.model_dump(mode="json"), compact=True)
 
-    def repeated(self, cases: Cases) -> tuple[int, int]:
+    def repeated(self, deferral: Deferral) -> tuple[int, int]:
         """Number of the images of a policy that these calibrations have used, and of their groups.
 
-        A group counts if it has such an image, or the name of a group of a calibration.
+        A group counts if it has such an image, or the name of a group of a calibration. Calibrations
+        that were planned together do not count.
         """
-        earlier = sum(self.images.values(), Identities())
-        used, related = cases.images.among(earlier)
+        if deferral.certificate_.looks or deferral.policy_.fingerprint in self.made:
+            return 0, 0
+        images = deferral.cases_.images
+        earlier = sum((each.cases.images for each in self.made.values()), Identities())
+        used, related = images.among(earlier)
         own = count()
         groups = {
             group or next(own)
-            for group, is_repeated in zip(cases.images.groups, used | related, strict=True)
+            for group, is_repeated in zip(images.groups, used | related, strict=True)
             if is_repeated
         }
         return int(used.sum()), len(groups)

@@ -46,7 +46,7 @@ class OperatingPoint(NamedTuple):
         threshold: Lowest accepted score.
         accepted: Number of accepted cases.
         wrong: How many of these are wrong.
-        coverage: Share of all calibration cases that is accepted.
+        coverage: Share of all images that is accepted, by the pool or the calibration cases.
         error: Share of the accepted that is wrong; None where none is accepted.
         bound: Upper bound on the error; holds for all operating points at once.
     """
@@ -161,6 +161,32 @@ class Selection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Unlabelled images that a certificate is about, one of each group.
+
+    Attributes:
+        limit: Acceptance score above which the cases were drawn, and above which alone an image is
+            ever accepted; -inf: all acceptable images above the OOD limit.
+        scores: Acceptance scores of the images, highest first.
+        kept: For each, True where the image is acceptable and above the OOD limit.
+    """
+
+    limit: Threshold
+    scores: tuple[float, ...] = field(repr=False)
+    kept: tuple[bool, ...] = field(repr=False)
+
+    @property
+    def lowest(self) -> float:
+        """The lowest score that can be accepted."""
+        return math.nextafter(self.limit, math.inf) if self.limit > -math.inf else self.limit
+
+    @property
+    def part(self) -> int:
+        """Number of images of the part from which the cases were drawn."""
+        return int(number_reaching(np.array(self.scores)[np.array(self.kept)], self.lowest))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Certificate:
     """Certified thresholds, and what was observed on the calibration set.
 
@@ -174,8 +200,8 @@ class Certificate:
             batch has its own, this is that of the calibration cases.
         selection: Chooses the threshold of each batch; None: all have `accept_threshold`.
         ood_threshold: Limit below which an image is out-of-distribution; None: no OOD rule.
-        ood_rank: Rank of the limit among the calibration cases, lowest first; None: no OOD rule.
-        ood_scores: OOD scores of the calibration cases, sorted.
+        ood_rank: Rank of the limit among `ood_scores`, lowest first; None: no OOD rule.
+        ood_scores: OOD scores of the calibration cases, or of the images of the pool, sorted.
         accepted: Calibration cases that are accepted.
         wrong: How many of these are wrong.
         accepted_on_average: Calibration cases that the average guarantee would accept.
@@ -212,13 +238,27 @@ class Certificate:
     errors: tuple[bool, ...] = field(repr=False)
     kept: tuple[bool, ...] = field(repr=False)
     error_probabilities: tuple[float, ...] = field(repr=False)
+    pool: Pool | None = None
+    looks: tuple[int, ...] = ()
+
+    @property
+    def images(self) -> Pool:
+        """What shares of all images refer to: those of the pool, or the calibration cases."""
+        return self.pool or Pool(limit=-math.inf, scores=self.scores, kept=self.kept)
+
+    @property
+    def accepted_images(self) -> int:
+        """How many of `images` are accepted."""
+        scores, kept = np.array(self.images.scores), np.array(self.images.kept, dtype=bool)
+        return int(number_reaching(scores[kept], self.accept_threshold))
 
     @property
     def coverage_interval(self) -> BinomialInterval:
-        """Two-sided interval of the accepted share, for the threshold as it is."""
+        """Two-sided interval of the accepted share of images, for the threshold as it is."""
         if not self.accepted:
             return BinomialInterval(0.0, 0.0)
-        return two_sided_interval(self.accepted, self.cases, level=1 - self.targets.confidence)
+        images, level = len(self.images.scores), 1 - self.targets.confidence
+        return two_sided_interval(self.accepted_images, images, level=level)
 
     @property
     def expected_error(self) -> float | None:
@@ -238,15 +278,17 @@ class Certificate:
     def operating_points(self) -> list[OperatingPoint]:
         """Every tested threshold, with bounds that hold together, with the same confidence."""
         scores, thresholds = np.array(self.scores), np.array(self.thresholds)
-        kept, wrong = np.array(self.kept), np.array(self.errors)
+        kept, wrong = np.array(self.kept, dtype=bool), np.array(self.errors, dtype=bool)
         accepted = number_reaching(scores[kept], thresholds)
+        of_images = np.array(self.images.scores)[np.array(self.images.kept, dtype=bool)]
+        coverage = number_reaching(of_images, thresholds) / len(self.images.scores)
         mistaken = number_reaching(scores[kept & wrong], thresholds)
         each = (1 - self.targets.confidence) / self.num_ranks  # Bonferroni
         bounds = upper_bound(mistaken, accepted, level=each)
-        columns = (values.tolist() for values in (thresholds, accepted, mistaken, bounds))
+        columns = (x.tolist() for x in (thresholds, accepted, mistaken, coverage, bounds))
         return [
-            OperatingPoint(threshold, n, k, n / len(scores), k / n if n else None, bound)
-            for threshold, n, k, bound in zip(*columns, strict=True)
+            OperatingPoint(threshold, n, k, share, k / n if n else None, bound)
+            for threshold, n, k, share, bound in zip(*columns, strict=True)
         ]
 
     @property
@@ -280,7 +322,7 @@ def ranks_to_test(cases: int) -> Counts:
     return np.unique(np.ceil(shares * cases - ROUNDING).astype(int)) if cases else np.arange(0)
 
 
-def number_reaching(scores: Values, thresholds: Float[np.ndarray, " ranks"]) -> Counts:
+def number_reaching(scores: Values, thresholds: Float[np.ndarray, " ranks"] | float) -> Counts:
     """Number of scores that reach each threshold.
 
     >>> number_reaching(np.array([0.9, 0.5, 0.2]), np.array([0.9, 0.5, -np.inf]))

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from misgiving.arrays import Values
 from misgiving.deferral.bounds import upper_bound
 from misgiving.deferral.certificate import CertifiableError, Certificate, ClassErrors, ClassOutcome
 from misgiving.deferral.guarantees import GUARANTEES, Guarantee, fit_selection
@@ -22,32 +23,43 @@ Remedy = Literal["fewest_cases", "more_cases", "higher_target", "better_model", 
 
 
 def certify_thresholds(
-    tuning: ScoredCases,
+    tuning: ScoredCases | None,
     calibration: ScoredCases,
     targets: Targets,
     guarantee: Guarantee,
     *,
     classes: Sequence[str],
+    draw: Certificate | None = None,
+    looks: tuple[int, ...] = (),
 ) -> Certificate:
     """Certify thresholds with the calibration set.
 
     Args:
-        tuning: Divides `max_error` among classes, on average; not the images of the training.
+        tuning: Divides `max_error` among classes, on average; not the images of the training. None
+            for a draw, which has no targets of classes.
         calibration: For the certification alone, one case for each group.
         targets: Error rates to certify.
         guarantee: Under which they hold.
         classes: Names of the classes, in the order of the labels.
+        draw: By which the calibration set was drawn; it has the OOD limit and the pool.
+        looks: Planned numbers of cases.
 
     Raises:
         DataError: A set cannot be used.
     """
     for name, cases in (("tuning", tuning), ("calibration", calibration)):
-        cases.check_usable(name)
-    ood_rank = guarantee.ood_rank(len(calibration), targets)
-    ood_scores = np.sort(calibration.ood_scores).astype(float).tolist()
-    ood_limit = None if ood_rank is None else ood_scores[ood_rank - 1]
-    counts = count_ranks(calibration, targets, classes=classes, ood_limit=ood_limit)
-    selection = fit_selection(tuning, calibration, counts, targets, classes=classes)
+        if cases is not None:
+            cases.check_usable(name)
+    limit = ood_limit_of(calibration.ood_scores, targets, guarantee)
+    pool, tuning_cases = None, 0 if tuning is None else len(tuning)
+    if draw is not None:
+        limit = OodLimit(draw.ood_threshold, draw.ood_rank, draw.ood_scores)
+        pool, tuning_cases = draw.pool, draw.tuning_cases
+    floor, lowest = (-math.inf, -math.inf) if pool is None else (pool.limit, pool.lowest)
+    counts = count_ranks(
+        calibration, targets, classes=classes, ood_limit=limit.threshold, floor=floor
+    )
+    selection = fit_selection(tuning, calibration, counts, targets, classes=classes, lowest=lowest)
     lowest = selection.threshold(calibration.scores[counts.kept], counts.above)
     # the loosest tested threshold that is not below this score
     selected = max(np.flatnonzero(counts.thresholds >= lowest).tolist(), default=-1)
@@ -61,12 +73,12 @@ def certify_thresholds(
         guarantee=guarantee.name,
         classes=tuple(classes),
         cases=len(calibration),
-        tuning_cases=len(tuning),
+        tuning_cases=tuning_cases,
         accept_threshold=float(counts.thresholds[position]) if certified else math.inf,
         selection=selection if guarantee.by_batch and selection.rates else None,
-        ood_threshold=ood_limit,
-        ood_rank=ood_rank,
-        ood_scores=tuple(ood_scores),
+        ood_threshold=limit.threshold,
+        ood_rank=limit.rank,
+        ood_scores=limit.scores,
         accepted=int(counts.ranks[position]) if certified else 0,
         wrong=int(counts.wrong[position]) if certified else 0,
         accepted_on_average=int(counts.ranks[selected]) if selected >= 0 else 0,
@@ -82,7 +94,24 @@ def certify_thresholds(
         errors=tuple(calibration.wrong[order].tolist()),
         kept=tuple(counts.kept[order].tolist()),
         error_probabilities=tuple(calibration.error_probabilities[order].tolist()),
+        pool=pool,
+        looks=looks,
     )
+
+
+class OodLimit(NamedTuple):
+    """The limit of OOD scores, its rank among those of these images, and the scores, sorted."""
+
+    threshold: float | None
+    rank: int | None
+    scores: tuple[float, ...]
+
+
+def ood_limit_of(ood_scores: Values, targets: Targets, guarantee: Guarantee) -> OodLimit:
+    """The OOD limit by the scores of images that need no labels."""
+    rank = guarantee.ood_rank(len(ood_scores), targets)
+    scores = np.sort(ood_scores).astype(float).tolist()
+    return OodLimit(None if rank is None else scores[rank - 1], rank, tuple(scores))
 
 
 def _smallest_error(
@@ -165,7 +194,8 @@ def find_remedies(certificate: Certificate) -> dict[Remedy, int | float]:
     if certificate.accepted:
         return {}
     targets, smallest = certificate.targets, certificate.smallest_certifiable
-    errors = [(abs(at.coverage - 0.5), at.error or 0.0) for at in certificate.operating_points]
+    middle, points = certificate.cases / 2, certificate.operating_points
+    errors = [(abs(at.accepted - middle), at.error or 0.0) for at in points]
     _, of_half = min(errors, default=(0.0, 0.0))
     numbers: dict[Remedy, int | float | None] = {
         "fewest_cases": _more_cases(certificate, prior=0.0),
@@ -184,12 +214,11 @@ def _more_cases(certificate: Certificate, *, prior: float) -> int | None:
     level_of_error = SHARE_OF_RANK * targets.level_of_error
     sizes = np.unique(np.geomspace(certificate.cases, MOST_CASES, 400).astype(int))
     for point in certificate.operating_points:
-        accepted = point.coverage * sizes
+        share = point.accepted / certificate.cases
+        accepted = share * sizes
         wrong = accepted * (point.wrong + prior) / (point.accepted + prior)
         silent = sizes * point.wrong / certificate.cases
-        error = rate(
-            wrong, accepted, level=level_of_error, accepted=point.coverage, parts=targets.parts
-        )
+        error = rate(wrong, accepted, level=level_of_error, accepted=share, parts=targets.parts)
         silent_error = rate(silent, sizes, level=targets.level_of_misses)
         meets = error <= (targets.max_error or 1.0)
         meets &= silent_error <= (targets.max_silent_error or 1.0)

@@ -14,6 +14,7 @@ from misgiving.calibration.fit import Fitted, fit_calibrator
 from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.certify import certify_thresholds, find_remedies
 from misgiving.deferral.decisions import Decisions
+from misgiving.deferral.draw import DrawnCases, digest_of
 from misgiving.deferral.guarantees import GUARANTEES, Guarantee
 from misgiving.deferral.identities import Cases, Identities
 from misgiving.deferral.policy import Policy, Scorer
@@ -29,7 +30,7 @@ from misgiving.deferral.policy_file import (
 from misgiving.deferral.sets import check_ood_detector, fitting_sets
 from misgiving.deferral.targets import DecisionRule, RuleName, Targets, check_known
 from misgiving.deferral.thresholds import ScoredCases
-from misgiving.errors import UsageError
+from misgiving.errors import DataError, UsageError
 from misgiving.files import whole_folder
 from misgiving.groups import unit_of
 from misgiving.predictions.record import Predictions
@@ -112,6 +113,7 @@ class Deferral:
         *,
         training: Any = None,
         classes: Any = None,
+        looks: Sequence[int] = (),
     ) -> "Deferral":
         """Fit the probabilities to the tuning set, and certify thresholds with the calibration set.
 
@@ -124,10 +126,13 @@ class Deferral:
             tuning: For all that is fitted or chosen.
             calibration: For the certification alone. None: `tuning` has both, named by its column
                 `set`; without these, a fifth by group of the images in no set is used for tuning.
+                Or cases of `draw` with labels: then all that was fitted with the draw is used.
             labels: Of the inputs of a classifier.
             training: Predictions for images that the model was trained on, with features, to fit
                 OOD detectors; by default those of the set `train`.
             classes: Names of the classes of arrays; by default 0 to K-1.
+            looks: Numbers of cases of several calibrations that were planned before the first one,
+                of which this is one, with the same tuning set and the cases of those before.
 
         Raises:
             UsageError: A parameter has a value that cannot be used.
@@ -137,10 +142,13 @@ class Deferral:
             UserWarning: Nothing is accepted, a class has no case, or cases may be copies.
         """
         self.check_parameters()
-        tuning, calibration, detectors, facts = fitting_sets(
-            tuning, calibration, labels, training, classes=classes, seed=self.seed
-        )
-        self.certify(tuning, calibration, detectors=detectors, **facts)
+        if isinstance(calibration, DrawnCases):
+            self.certify_drawn(calibration, tuning)
+        else:
+            tuning, calibration, detectors, facts = fitting_sets(
+                tuning, calibration, labels, training, classes=classes, seed=self.seed
+            )
+            self.certify(tuning, calibration, detectors=detectors, looks=looks, **facts)
         if not self.certificate_.accepted:
             remedies = [f"{way}: {x:g}" for way, x in find_remedies(self.certificate_).items()]
             warnings.warn("; ".join(["nothing is accepted", *remedies]), stacklevel=2)
@@ -153,6 +161,7 @@ class Deferral:
         *,
         detectors: FittedDetectors,
         fitted: Fitted | None = None,
+        looks: Sequence[int] = (),
         **facts: Any,
     ) -> "Deferral":
         """Fit the calibration, and choose and certify thresholds, on sets that are checked already.
@@ -162,13 +171,80 @@ class Deferral:
             calibration: One image of each group is drawn.
             detectors: Fitted on the training set.
             fitted: The calibration, where it was fitted on the tuning set before.
+            looks: As in `fit`.
             facts: Further fields of `cases_`.
 
         Raises:
             DataError: The sets cannot support a policy.
             UsageError: A parameter has a value that cannot be used.
         """
-        targets, rule, guarantee = self.check_parameters(tuning.classes)
+        scorer, tuned, targets = self.fit_scorer(tuning, detectors, fitted)
+        cases = ScoredCases.of(scorer.score(calibration), calibration.labels)
+        cases = cases[calibration.one_per_group(seed=self.seed)]
+        self.policy_ = Policy(
+            **vars(scorer),
+            certificate=certify_thresholds(
+                tuned,
+                cases,
+                targets.at_look(len(cases), looks),
+                self.check_parameters(looks=looks)[2],
+                classes=calibration.classes,
+                looks=tuple(looks),
+            ),
+            model=tuning.model or "unnamed",
+            unit=unit_of(calibration.group_columns),
+            kind=calibration.kind,
+            seed=self.seed,
+        )
+        self.cases_ = Cases(
+            tuning=Identities.of(tuning),
+            calibration=Identities.of(calibration),
+            group_columns=calibration.group_columns,
+            **facts,
+        )
+        return self
+
+    def certify_drawn(self, drawn: DrawnCases, tuning: Predictions | None = None) -> "Deferral":
+        """Choose and certify thresholds with the labels of drawn cases.
+
+        Args:
+            drawn: With labels.
+            tuning: Checked to be that of the draw, if it is given.
+
+        Raises:
+            DataError: Too few cases have a label, or the tuning set is another.
+            UsageError: The cases were drawn for other parameters.
+        """
+        frozen, asked = drawn.deferral.policy_, drawn.deferral.check_parameters()
+        if (asked, drawn.deferral.ood_detector) != (self.check_parameters(), self.ood_detector):
+            raise UsageError(f"the cases were drawn for {drawn.deferral}, not for {self}; draw new")
+        if tuning is not None and digest_of(tuning) != drawn.deferral.cases_.tuning_digest:
+            raise DataError("the cases were drawn with another tuning set; draw new ones")
+        cases = drawn.look
+        self.policy_ = replace(
+            frozen,
+            certificate=certify_thresholds(
+                None,
+                ScoredCases.of(frozen.score(cases), cases.labels),
+                frozen.certificate.targets.at_look(len(cases), frozen.certificate.looks),
+                asked[2],
+                classes=frozen.classes,
+                draw=frozen.certificate,
+                looks=frozen.certificate.looks,
+            ),
+        )
+        self.cases_ = replace(drawn.deferral.cases_, calibration=Identities.of(cases))
+        return self
+
+    def fit_scorer(
+        self, tuning: Predictions, detectors: FittedDetectors, fitted: Fitted | None = None
+    ) -> tuple[Scorer, ScoredCases, Targets]:
+        """Fit all that scores an image, and choose the targets that are in force.
+
+        Returns:
+            What scores, one tuning case of each group as it is scored out of fold, and the targets.
+        """
+        targets, rule, _ = self.check_parameters(tuning.classes)
         if fitted is None:
             fitted = fit_calibrator(
                 tuning, detectors, rule.class_weights(tuning.classes, tuning.labels)
@@ -189,36 +265,16 @@ class Deferral:
             acceptance_score=fitted.scores,
         )
         tuned = ScoredCases.of(cross_fitted, tuning.labels)
-        cases = ScoredCases.of(scorer.score(calibration), calibration.labels)
-        self.policy_ = Policy(
-            **vars(scorer),
-            certificate=certify_thresholds(
-                tuned[tuning.one_per_group(seed=self.seed)],
-                cases[calibration.one_per_group(seed=self.seed)],
-                targets,
-                guarantee,
-                classes=calibration.classes,
-            ),
-            model=tuning.model or "unnamed",
-            unit=unit_of(calibration.group_columns),
-            kind=calibration.kind,
-            seed=self.seed,
-        )
-        self.cases_ = Cases(
-            tuning=Identities.of(tuning),
-            calibration=Identities.of(calibration),
-            group_columns=calibration.group_columns,
-            **facts,
-        )
-        return self
+        return scorer, tuned[tuning.one_per_group(seed=self.seed)], targets
 
     def check_parameters(
-        self, classes: Sequence[str] = ()
+        self, classes: Sequence[str] = (), looks: Sequence[int] = ()
     ) -> tuple[Targets, DecisionRule, Guarantee]:
         """The parameters in groups, checked; for a model of these classes, where they are given.
 
         Raises:
-            UsageError: One has a value that cannot be used, or names another class.
+            UsageError: One has a value that cannot be used, or names another class; or looks are
+                planned for a guarantee that does not allow them.
         """
         values = self.get_params()
         values |= {name: values[name] or {} for name in ("class_max_miss", "costs")}
@@ -227,7 +283,10 @@ class Deferral:
         if classes:
             check_known(classes, class_max_miss=targets.class_max_miss, costs=rule.costs)
         guarantee = self.guarantee
-        return targets, rule, GUARANTEES[guarantee] if isinstance(guarantee, str) else guarantee
+        if isinstance(guarantee, str):
+            guarantee = GUARANTEES[guarantee]
+        guarantee.check_looks(looks)
+        return targets, rule, guarantee
 
     @property
     def certificate_(self) -> Certificate:

@@ -175,17 +175,16 @@ def acceptance_factors(
 def acceptance_interval(certificate: Certificate, *, level: float) -> BinomialInterval:
     """Interval of the share of all images that is accepted; misses with at most this level.
 
-    It holds for every tested rank and, with an OOD rule, whichever case is the limit: if that case
-    had been chosen beforehand, the others would be a simple random sample. So it also holds for the
-    threshold and the limit that were chosen.
+    It holds for every tested rank (of a pool, for every rank) and, with an OOD rule, whichever case
+    is the limit: if that case had been chosen beforehand, the others would be a simple random
+    sample. So it also holds for the threshold and the limit that were chosen.
     """
-    scores, threshold = np.array(certificate.scores), certificate.accept_threshold
-    reached = scores >= threshold
-    accepted = int((np.array(certificate.kept) & reached).sum())
+    images = len(certificate.images.scores)
     ood_rule = certificate.ood_threshold is not None
-    limits = len(scores) if ood_rule else 1
-    each = level / (certificate.num_ranks * limits)
-    return two_sided_interval(accepted, len(scores) - ood_rule, level=each)
+    limits = images if ood_rule else 1
+    ranks = certificate.num_ranks if certificate.pool is None else images
+    each = level / (ranks * limits)
+    return two_sided_interval(certificate.accepted_images, images - ood_rule, level=each)
 
 
 class DriftMonitor:
@@ -199,7 +198,7 @@ class DriftMonitor:
         each = FALSE_ALARMS / TESTS
         self.tests: list[RankTest | AcceptanceTest] = [
             RankTest("familiarity", certificate.ood_scores, level=each),
-            RankTest("scores", certificate.scores, level=each),
+            RankTest("scores", certificate.images.scores, level=each),
         ]
         # A batch of the average guarantee has a threshold of its own.
         if certificate.accepted and certificate.selection is None:

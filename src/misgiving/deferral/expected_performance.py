@@ -37,8 +37,9 @@ class ExpectedPerformance(NamedTuple):
     """Expected errors of a set of images without labels, and whether to trust them.
 
     Attributes:
-        errors: Of all images whose outputs are finite, and of the accepted ones; None where no
-            image is accepted, or too few calibration cases are.
+        errors: Of all images whose outputs are finite, and of the accepted ones. The first is None
+            where cases were drawn above a limit; the second where no image is accepted, or too few
+            calibration cases are.
         error_bound: Upper bound on the error among the accepted, where the batch has its own
             threshold; else None.
         alarms: The tests for drift that found the images to differ from the calibration cases.
@@ -46,7 +47,7 @@ class ExpectedPerformance(NamedTuple):
             cases, by score, where these differ; `acceptance` or `ood`.
     """
 
-    errors: tuple[ExpectedError, ExpectedError | None]
+    errors: tuple[ExpectedError | None, ExpectedError | None]
     error_bound: float | None
     alarms: tuple[DriftTest, ...]
     gaps: Mapping[str, float]
@@ -89,7 +90,7 @@ def expected_performance(
             content=decided[row][0],
         )
     compared = {
-        "acceptance": (scores, certificate.scores),
+        "acceptance": (scores, certificate.images.scores),
         "ood": (ood_scores, certificate.ood_scores),
     }
     gaps = {}
@@ -119,7 +120,7 @@ def compare_distributions(first: Values, second: Float[np.ndarray, " m"]) -> tup
 
 def expected_errors(
     policy: Policy, errors: Values, accepted: Mask, *, threshold: float | None = None
-) -> tuple[ExpectedError, ExpectedError | None] | None:
+) -> tuple[ExpectedError | None, ExpectedError | None] | None:
     """Estimate the errors of images that are drawn like the calibration cases.
 
     The mean error probability is corrected by the mean difference between errors and error
@@ -140,7 +141,7 @@ def expected_errors(
 
     Returns:
         The errors of all images and of the accepted ones; None with fewer than 20 calibration cases
-        or images.
+        or images, or if neither is known.
     """
     finite = np.isfinite(errors)
     certificate, scores = policy.certificate, np.array(policy.certificate.scores)
@@ -148,13 +149,14 @@ def expected_errors(
     if threshold is not None:
         lowest, highest = threshold, error_bound_at(certificate, threshold)
     residuals = np.array(certificate.errors) - np.array(certificate.error_probabilities)
-    if min(len(residuals), finite.sum()) < FEWEST_IMAGES:
-        return None
     reached = scores >= lowest
     taken, both = np.array(certificate.kept) & reached, finite & accepted
     enough = both.any() and taken.sum() >= FEWEST_IMAGES
+    known = certificate.pool is None or enough
+    if min(len(residuals), finite.sum()) < FEWEST_IMAGES or not known:
+        return None
     return (
-        _expected(errors[finite], residuals),
+        _expected(errors[finite], residuals) if certificate.pool is None else None,
         _expected(errors[both], residuals[taken], highest) if enough else None,
     )
 

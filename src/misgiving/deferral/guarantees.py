@@ -14,11 +14,13 @@ from misgiving.deferral.bounds import Bounds, Cases, tolerance_rank, upper_bound
 from misgiving.deferral.certificate import ROUNDING, Selection
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import (
+    FEWEST_CASES,
     RankCounts,
     ScoredCases,
     limited_parts,
     loosest_certified,
 )
+from misgiving.errors import Parameter, UsageError
 from misgiving.registry import Registry
 
 PRIOR_ERRORS = 2.0  # wrong tuning cases that each class with a target has more than observed
@@ -43,6 +45,22 @@ class Guarantee(ABC):
         accepted lies strictly above, where the calibration cases are, given the limit, a simple
         random sample. None: there is no such target, or there are too few cases.
         """
+
+    def check_looks(self, looks: Sequence[int]) -> None:
+        """Check the planned numbers of cases of several calibrations.
+
+        Raises:
+            UsageError: They do not grow, or the guarantee is for one calibration alone.
+        """
+        if looks and self.by_batch:
+            raise UsageError(
+                *(Parameter("looks"), " cannot be planned for the average guarantee: a mean does "),
+                "not hold if one stops as soon as enough is accepted; calibrate once",
+            )
+        if sorted({*looks}) != [*looks] or min(looks, default=FEWEST_CASES) < FEWEST_CASES:
+            raise UsageError(
+                Parameter("looks"), f" must be growing numbers of at least {FEWEST_CASES} cases"
+            )
 
     @abstractmethod
     def smallest_rate(
@@ -115,21 +133,25 @@ GUARANTEES: Registry[Guarantee] = Registry(
 
 
 def fit_selection(
-    tuning: ScoredCases,
+    tuning: ScoredCases | None,
     calibration: ScoredCases,
     counts: RankCounts,
     targets: Targets,
     *,
     classes: Sequence[str],
+    lowest: float = -math.inf,
 ) -> Selection:
-    """Choose what decides a batch, with the limits that all images must meet."""
+    """Choose what decides a batch, with the limits that all images must meet.
+
+    The tuning set divides `max_error` among classes with targets; `lowest` is that of a draw.
+    """
     missable, wrong = calibration.acceptable & calibration.wrong, counts.kept & calibration.wrong
     labels = [classes.index(name) for name in targets.class_max_miss]
     allowed = [
         lowest_allowed(calibration.scores[part & missable], int(part.sum()), rate=rate)
         for rate, part in limited_parts(calibration, targets, classes)
     ]
-    lowest = max(allowed, default=-math.inf)
+    lowest = max([lowest, *allowed])
     if targets.max_error is None:
         return Selection(cases=counts.above, lowest=lowest, rates=(), wrong=())
     members = [calibration.labels == label for label in labels]
@@ -161,13 +183,15 @@ def lowest_allowed(wrong_scores: Values, cases: int, *, rate: float) -> float:
 
 
 def divided_rate(
-    max_error: float, tuning: ScoredCases, labels: Sequence[int], cases: int
+    max_error: float, tuning: ScoredCases | None, labels: Sequence[int], cases: int
 ) -> tuple[float, ...]:
     """Divide `max_error` among the classes with these labels and the others, by the tuning set.
 
     Each part has a place for the one case that its test adds, and shares the others in proportion
-    to its wrong tuning cases.
+    to its wrong tuning cases; without these there is one part.
     """
+    if tuning is None:
+        return (max_error,)
     wrong = tuning.labels[tuning.acceptable & tuning.wrong]
     of_classes = [int((wrong == label).sum()) for label in labels]
     errors = np.array([*of_classes, len(wrong) - sum(of_classes)]) + PRIOR_ERRORS

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from misgiving.deferral.bounds import upper_bound
 from misgiving.deferral.certify import MOST_CASES, SHARE_OF_RANK
 from misgiving.deferral.guarantees import GUARANTEES, Guarantee
 from misgiving.deferral.targets import Targets, check_known
@@ -114,6 +115,22 @@ def plan_certification(
         if rate is None
         else tuple(_ood_cases(guarantee, targets, share) for share in (0.0, rate / 2)),
     )
+
+
+def plan_looks(looks: Sequence[int], targets: Targets) -> list[tuple[int, float, list[float]]]:
+    """Plan several calibrations, of which each has a part of the level.
+
+    Returns:
+        For each its number of cases, its level, and the smallest errors that are certified by the
+        shares of `WRONG_SHARES`, if all cases are accepted.
+    """
+    plans = []
+    for cases in looks:
+        at_look, size = targets.at_look(cases, looks), np.array([cases])
+        level = SHARE_OF_RANK * at_look.level_of_error
+        bounds = [upper_bound(*_assumed(share, size), level=level) for share in WRONG_SHARES]
+        plans.append((cases, at_look.level, [float(bound[0]) for bound in bounds]))
+    return plans
 
 
 def _ood_cases(guarantee: Guarantee, targets: Targets, share: float) -> int:

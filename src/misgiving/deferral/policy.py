@@ -170,12 +170,13 @@ class Policy(Scorer):
             p_value, cases = numbers["ood_p_value"], len(self.certificate.ood_scores)
             below = round(p_value * (cases + 1)) - 1  # calibration cases that are no more familiar
             share = f" but {100 * below / cases:.2g} % of the" if below else ""
+            images = "calibration cases" if self.certificate.pool is None else "images of the pool"
             less = (
                 "less like the training images"
                 if self.compares_with_training
                 else "lower OOD score"
             )
-            return f"{less} than all{share} calibration cases (p = {p_value:.2g})"
+            return f"{less} than all{share} {images} (p = {p_value:.2g})"
         score, ood_score = numbers["acceptance_score"], numbers["ood_score"]
         limit, error = self.certificate.ood_threshold, numbers["error_probability"]
         highest = self.rule.max_error_probability
@@ -248,6 +249,10 @@ class Policy(Scorer):
             scores, ood_scores, acceptable = (values[rows] for values in columns)
         above = certificate.above(ood_scores)
         candidates = above & acceptable & np.isfinite(scores)
+        if certificate.pool is not None:  # the cases are of this part alone
+            candidates &= scores >= certificate.pool.lowest
+            above = candidates
+            self.check_batch(int(above.sum()), " above the limit of the draw")
         return selection.threshold(scores[candidates], int(above.sum()))
 
     def score(self, outputs: Outputs) -> ScoredImages:
@@ -255,7 +260,7 @@ class Policy(Scorer):
         scored = super().score(outputs)
         return replace(scored, ood_p_value=self.certificate.ood_p_values(scored.ood_score))
 
-    def check_batch(self, images: int) -> None:
+    def check_batch(self, images: int, where: str = "") -> None:
         """Check that so many images can be decided together.
 
         Raises:
@@ -264,7 +269,7 @@ class Policy(Scorer):
         if images < self.certificate.min_batch:
             raise DataError(
                 *("the average guarantee of ", Parameter("max_error"), " is for batches of at "),
-                f"least {self.certificate.min_batch} images, got {images}; give more at once, or ",
+                f"least {self.certificate.min_batch} images{where}, got {images}; give more, or ",
                 *("calibrate with ", Parameter("max_silent_error")),
                 " alone, which holds for each image",
             )

@@ -25,7 +25,7 @@ from misgiving.scores.probes import ClassProbes, Probe
 
 POLICY, DETECTORS = "policy.json", "policy.safetensors"
 POLICY_FOLDER = "policy"  # in a run
-ASKED = ("max_ood_false_alarms", "ood_detector")  # of which a policy has what is in force
+ASKED = ("confidence", "max_ood_false_alarms", "ood_detector")  # a policy has what is in force
 DETECTOR_FACTS, PROBES = "facts", "probes"  # in the file of the detectors
 AGAIN = "run `misgiving calibrate` again"
 
@@ -37,7 +37,8 @@ class PolicyFile(BaseModel):
         model: Fingerprint or name of the model that the policy is for.
         unit: The unit of the guarantee: a patient, a lesion, an image, or another group.
         kind: Of the outputs: `logits` or `probabilities`.
-        max_ood_false_alarms: As it was asked for; that of the certificate's targets is in force.
+        confidence: As it was asked for, as is the next; those of the certificate are in force.
+        max_ood_false_alarms: See `confidence`.
         ood_detector: The name that was asked for; None: the default.
         cases: The images that it was fitted on.
         detectors: SHA-256 of `policy.safetensors`.
@@ -52,6 +53,7 @@ class PolicyFile(BaseModel):
     unit: str
     kind: Literal["logits", "probabilities"]
     rule: DecisionRule
+    confidence: float
     max_ood_false_alarms: float | None
     ood_detector: str | None
     seed: int
@@ -63,9 +65,11 @@ class PolicyFile(BaseModel):
     @model_validator(mode="after")
     def _check_lengths(self) -> "PolicyFile":
         """Check that the columns of each table of cases are of one length."""
-        certified = attrgetter("scores", "ood_scores", "errors", "kept", "error_probabilities")
+        certified = attrgetter("scores", "errors", "kept", "error_probabilities")
+        images = attrgetter("images.scores", "images.kept", "ood_scores")
         identified = attrgetter("tuning", "calibration")(self.cases)
-        for table in (certified(self.certificate), *(vars(each).values() for each in identified)):
+        tables = certified(self.certificate), images(self.certificate)
+        for table in (*tables, *(vars(each).values() for each in identified)):
             if len({*map(len, table)}) > 1:
                 raise ValueError("columns of cases differ in length")
         return self

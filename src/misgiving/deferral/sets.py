@@ -48,11 +48,18 @@ def fitting_sets(
     detectors = FittedDetectors()
     if training is not None:
         training = Predictions.of(training, classes=classes, name="training")
-        if training.features is not None and len(training):
-            check_same_model(tuning, training, "training")
-            detectors, facts["training_images"] = FittedDetectors.fit(training), len(training)
+        detectors, facts["training_images"] = fit_detectors(tuning, training)
     warn_of_doubts(tuning, calibration)
     return tuning, calibration, detectors, facts
+
+
+def fit_detectors(tuning: Predictions, training: Predictions) -> tuple[FittedDetectors, int]:
+    """Fit the detectors on the features of training images, if there are any, and count these."""
+    if training.features is None or not len(training):
+        return FittedDetectors(), 0
+    training.check_labelled()
+    check_same_model(tuning, training, "training")
+    return FittedDetectors.fit(training), len(training)
 
 
 def given_sets(
@@ -147,7 +154,8 @@ def check_sets(tuning: Predictions, calibration: Predictions) -> None:
     Raises:
         DataError: They are not.
     """
-    tuning.check_labelled()
+    for part in (tuning, calibration):
+        part.check_labelled()
     check_same_model(tuning, calibration, "calibration")
     if tuning.opinions.keys() != calibration.opinions.keys():
         raise DataError(
@@ -166,8 +174,7 @@ def check_sets(tuning: Predictions, calibration: Predictions) -> None:
 
 
 def check_same_model(tuning: Predictions, other: Predictions, name: str) -> None:
-    """Check that another set is labelled, and of the model and classes of the tuning set."""
-    other.check_labelled()
+    """Check that another set is of the model and classes of the tuning set."""
     if (other.model, other.classes) != (tuning.model, tuning.classes):
         raise DataError(
             f"the {name} set is of the model {other.model!r} for {', '.join(other.classes)}, and "

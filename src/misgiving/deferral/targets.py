@@ -5,10 +5,10 @@ The command line reads its options from here, so NumPy is imported only where it
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from misgiving.errors import Parameter, UsageError, require, require_choices
+from misgiving.errors import DataError, Parameter, UsageError, require, require_choices
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,6 +72,21 @@ class Targets:
     def level(self) -> float:
         """Probability that the targets are missed; also that the OOD limit is too high."""
         return 1 - self.confidence
+
+    def at_look(self, cases: int, looks: Sequence[int]) -> "Targets":
+        """The targets for one of several calibrations of planned sizes, or for one alone.
+
+        Each has a part of the level in proportion to its cases, and all together have the whole.
+
+        Raises:
+            DataError: No calibration with so many cases was planned.
+        """
+        if not looks:
+            return self
+        if cases not in looks:
+            planned = ", ".join(map(str, looks))
+            raise DataError(f"there are {cases} calibration cases, and the plan is for {planned}")
+        return replace(self, confidence=1 - self.level * cases / sum(looks))
 
     @property
     def level_of_error(self) -> float:

@@ -139,6 +139,7 @@ def count_ranks(
     *,
     classes: Sequence[str],
     ood_limit: float | None = None,
+    floor: float = -np.inf,
 ) -> RankCounts:
     """Count the calibration cases at each rank.
 
@@ -147,11 +148,12 @@ def count_ranks(
         targets: Name the classes whose misses are counted.
         classes: In the order of the labels.
         ood_limit: None: no OOD rule.
+        floor: Score above which the cases were drawn, and above which every threshold is.
     """
     above = calibration.ood_scores > (-np.inf if ood_limit is None else ood_limit)
     kept, missable = calibration.acceptable & above, calibration.acceptable & calibration.wrong
     best_first = np.flatnonzero(kept)[np.argsort(-calibration.scores[kept], kind="stable")]
-    scores = np.append(calibration.scores[best_first], -np.inf)
+    scores = np.append(calibration.scores[best_first], floor)
     ranks = ranks_to_test(len(best_first))
     thresholds = just_above(scores[ranks], scores[ranks - 1])
     return RankCounts(

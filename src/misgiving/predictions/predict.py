@@ -180,13 +180,14 @@ class TrainedRun:
             trained_on=split.sets.count("train"),
         )
 
-    def predict_outliers(self, dataset: Dataset) -> PredictedData:
-        """Predict out-of-distribution images, which have no class, and score them by ODIN."""
+    def predict_unlabelled(self, dataset: Dataset, *, odin: bool = False) -> PredictedData:
+        """Predict images without classes, as out-of-distribution ones; also score them by ODIN."""
         images = self._prepared(dataset, self.on_bad_image)
         sources, sets = [self._unlabelled(images)], ("",) * len(images)
-        predictions = self._of_sets(dataset.name, sources, sets, {""}, odin=True)
+        predictions = self._of_sets(dataset.name, sources, sets, {""}, odin=odin)
         predictions = self._with_opinions(predictions, dataset)
-        return PredictedData(predictions, Counter(sets), images.skipped)
+        paths = tuple(map(str, dataset.ids)) if isinstance(dataset.images, FileImages) else None
+        return PredictedData(replace(predictions, paths=paths), Counter(sets), images.skipped)
 
     def second_opinion(self, predictions: Predictions, dataset: Dataset) -> Predictions:
         """Predict the images of another run's predictions, found in the data by their content."""
