@@ -6,6 +6,7 @@ import numpy as np
 
 from misgiving import Deferral
 from misgiving.calibration.apply import Calibrator, Scaling
+from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.certify import certify_thresholds
 from misgiving.deferral.decisions import unscored
 from misgiving.deferral.guarantees import GUARANTEES
@@ -61,7 +62,10 @@ def with_errors(cases, wrong):
 def certify(tuning, calibration, targets, guarantee="confident", classes=CLASSES):
     """The certificate of these cases."""
     guarantee = GUARANTEES[guarantee]
-    return certify_thresholds(tuning, calibration, targets, guarantee, classes=classes)
+    blank = Certificate(
+        targets=targets, guarantee=guarantee.name, classes=classes, tuning_cases=len(tuning)
+    )
+    return certify_thresholds(blank, tuning, calibration, guarantee)
 
 
 def certificate_of(targets, tuning=300, cases=400, guarantee="confident"):

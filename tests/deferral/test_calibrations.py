@@ -23,22 +23,23 @@ def fit(*sets, seed=0):
 def test_images_are_counted_that_any_earlier_calibration_has_used(tmp_path):
     path = record_of(tmp_path / "held-out.csv")
     record, first = Calibrations.read(path), fit(rows(400, 0))
-    assert record.repeated(first.cases_) == (0, 0)
-    record.added("first", first.cases_).write(path)
+    assert record.repeated(first) == (0, 0)
+    record.added(first).write(path)
     record = Calibrations.read(path)
-    assert record.added("first", first.cases_) == record
+    assert record.added(first) == record
     other = fit(rows(400, 5))
-    assert record.repeated(other.cases_) == (0, 0)
-    record.added("other", other.cases_).write(path)
-    assert [*Calibrations.read(path).images] == ["first", "other"]
-    assert Calibrations.read(path).repeated(fit(rows(400, 0), seed=1).cases_) == (400, 400)
+    assert record.repeated(other) == (0, 0)
+    record.added(other).write(path)
+    fitted = [each.policy_.fingerprint for each in (first, other)]
+    assert [*Calibrations.read(path).made] == fitted
+    assert Calibrations.read(path).repeated(fit(rows(400, 0), seed=1)) == (400, 400)
 
 
 def test_a_group_counts_once_and_also_by_its_name_alone():
     of_patients = [f"patient {row // 2}" for row in range(400)]
-    record = Calibrations().added("first", fit(rows(400, 0, patient=of_patients)).cases_)
+    record = Calibrations().added(fit(rows(400, 0, patient=of_patients)))
     new = [f"patient {row // 4}" if row < 40 else "" for row in range(400)]
-    repeated = record.repeated(fit(rows(400, 1, patient=new)).cases_)
+    repeated = record.repeated(fit(rows(400, 1, patient=new)))
     assert repeated == (0, 10)
 
 
@@ -52,9 +53,9 @@ def test_images_without_ids_are_no_earlier_cases_by_the_number_of_their_row(with
             few = [f"patient {seed + count}", *[""] * (count - 1)]
             columns = {"patient": few if with_patients else None}
             sets.append(rows(count, seed + count, id=None, **columns))
-        cases = fit(*sets).cases_
-        found.append(record.repeated(cases)[0])
-        record = record.added(str(len(found)), cases)
+        deferral = fit(*sets, seed=len(found))
+        found.append(record.repeated(deferral)[0])
+        record = record.added(deferral)
     assert found == [0, 0, 600]
 
 

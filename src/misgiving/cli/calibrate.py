@@ -2,6 +2,7 @@
 
 import shlex
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -40,7 +41,9 @@ from misgiving.errors import UsageError, visible
 from misgiving.files import check_replaceable
 
 if TYPE_CHECKING:
+    from misgiving.deferral.calibrations import Calibrations
     from misgiving.deferral.deferral import Deferral
+    from misgiving.predictions.record import Predictions
 
 HOW_TO = "docs/how_to/everything_is_deferred.md"
 FITTED = {"train", "tune", "calibrate"}  # sets that a policy of a run is fitted on
@@ -101,15 +104,11 @@ def calibrate(
         verbose: Print how the policy was fitted, bounds for each class, and what is guaranteed.
     """
     from misgiving.deferral.calibrations import Calibrations, record_of
-    from misgiving.deferral.deferral import Deferral
-    from misgiving.deferral.draw import DrawnCases
     from misgiving.deferral.policy_file import POLICY, POLICY_FOLDER
     from misgiving.report.rendering import certificate_sentences, lines
 
-    if labels is not None:
-        names = [each.name for kind in (Targets, DecisionRule) for each in fields(kind)]
-        names += ["guarantee", "ood_detector", "training_data", "from_cases", "seed"]
-        check_options("with --labels", unused=names)
+    others = {"guarantee": guarantee, "ood_detector": ood_detector, "seed": seed}
+    deferral = _asked(labels, targets, rule, others)
     images = ["data" if from_cases is None else "from_cases", "training_data"]
     check_source(run, images=images, files=["out"], needed=["out"])
     data = data if from_cases is None else audited_data(from_cases)
@@ -117,11 +116,6 @@ def calibrate(
     check_replaceable(folder, POLICY, overwrite=overwrite)
     record = record_of(run)
     earlier = Calibrations.read(record)
-    if labels is None:
-        chosen = vars(Targets(**targets)) | vars(DecisionRule(**rule))
-        deferral = Deferral(**chosen, guarantee=guarantee, ood_detector=ood_detector, seed=seed)
-    else:
-        deferral = Deferral.load(place_of_draw(labels))
     opinions = named_places("second_opinion", second_opinion)
     sources = []
     if data is None:
@@ -136,17 +130,10 @@ def calibrate(
                     needs_training=True,
                     training_data=training_data,
                 )
-                predictions, sources = source.predictions, [(data, source)]
             else:
-                predictions = pool_of(trained, data)
-    with warnings.catch_warnings(record=True) as doubts:
-        warnings.simplefilter("always", UserWarning)
-        warnings.filterwarnings("ignore", "nothing is accepted")  # said in sentences below
-        if labels is None:
-            deferral.fit(predictions, looks=earlier.looks)
-        else:
-            drawn = DrawnCases.of(predictions, deferral)
-            deferral.certify_drawn(drawn.with_labels(read_labels(labels)))
+                source = pool_of(trained, data)
+        predictions, sources = source.predictions, [(data, source)]
+    doubts = _fit(deferral, predictions, labels, earlier.looks)
     added = earlier.added(deferral)
     deferral.save(folder)
     with suppress(OSError, UsageError):  # predictions may lie where nothing can be written
@@ -161,12 +148,47 @@ def calibrate(
     worth = lines("policy.txt", "worth", predictions.opinions, deferral.calibration_)
     for text in (*fitted, *sentences, *worth):
         say(text)
-    used, groups = earlier.repeated(deferral)
-    if groups:
-        say(lines("policy.txt", "repeated", used, groups, len(earlier.made))[0])
+    _say_repeated(earlier, deferral)
     more = "" if verbose else "; --verbose says more"
     following = _next_command(deferral, run, folder, second_opinion, of_file=data is None)
     say(f"Next: {following} (wrote {folder}{more})")
+
+
+def _asked(labels: Path | None, targets: Values, rule: Values, others: Values) -> "Deferral":
+    """The policy to certify: by the options, or that of a draw, which fixes them."""
+    from misgiving.deferral.deferral import Deferral
+
+    if labels is None:
+        return Deferral(**vars(Targets(**targets)), **vars(DecisionRule(**rule)), **others)
+    names = [each.name for kind in (Targets, DecisionRule) for each in fields(kind)]
+    check_options("with --labels", unused=[*names, *others, "training_data", "from_cases"])
+    return Deferral.load(place_of_draw(labels))
+
+
+def _fit(
+    deferral: "Deferral", predictions: "Predictions", labels: Path | None, looks: Sequence[int]
+) -> list[warnings.WarningMessage]:
+    """Fit the policy, to drawn cases with these labels where there are any; gives the warnings."""
+    from misgiving.deferral.draw import DrawnCases
+
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always", UserWarning)
+        warnings.filterwarnings("ignore", "nothing is accepted")  # said in sentences
+        if labels is None:
+            deferral.fit(predictions, looks=looks)
+        else:
+            drawn = DrawnCases.of_pool(predictions, deferral)
+            deferral.certify_drawn(drawn.with_labels(read_labels(labels)))
+    return doubts
+
+
+def _say_repeated(earlier: "Calibrations", deferral: "Deferral") -> None:
+    """Warn of cases that earlier calibrations used, unless this is one of them."""
+    from misgiving.report.rendering import lines
+
+    used, groups = earlier.repeated(deferral)
+    if groups and deferral.policy_.fingerprint not in earlier.made:
+        say(lines("policy.txt", "repeated", used, groups, len(earlier.made))[0])
 
 
 def _next_command(

@@ -101,19 +101,18 @@ def draw(
         **vars(targets), guarantee=guarantee, **vars(rule), ood_detector=ood_detector, seed=seed
     )
     opinions = named_places("second_opinion", second_opinion)
-    tuning = training = None
     if is_file:
-        images = read_file(run, opinions=opinions)
+        images = own = read_file(run, opinions=opinions)
     else:
         with open_run(run, reading, cache=cache, opinions=opinions) as trained:
             deferral.check_parameters(trained.checkpoint.classes, looks)
             data = training_data or trained.checkpoint.data.name
-            own = trained.predict(data, sets=lambda _: {"train", "tune"}, needs_training=True)
-            tuning, training = (own.predictions.in_set(name) for name in ("tune", "train"))
-            images = pool_of(trained, str(pool))
+            wanted = {"train", "tune"}
+            own = trained.predict(data, sets=lambda _: wanted, needs_training=True).predictions
+            images = pool_of(trained, str(pool)).predictions
+    training, tuning = own.in_set("train"), labelled_part(own)
     if labels is not None:
         images = label(images, read_labels(labels))
-    if labels is not None or is_file:
         tuning = labelled_part(images)
     again = shlex.join(["misgiving", "draw", *map(str, (run, pool) if pool else (run,))])
     if not len(tuning):

@@ -81,12 +81,12 @@ def audited_data(path: Path) -> str:
     return f"table:{path}"
 
 
-def pool_of(trained: "TrainedRun", folder: str) -> "Predictions":
+def pool_of(trained: "TrainedRun", folder: str) -> "PredictedData":
     """Predictions of a run for a folder of images without labels."""
     from misgiving.data.datasets import unlabelled_images
 
     place = Path(folder.removeprefix("folder:"))
-    return trained.predict_unlabelled(unlabelled_images([place], name=str(place))).predictions
+    return trained.predict_unlabelled(unlabelled_images([place], name=str(place)))
 
 
 def read_labels(path: Path) -> dict[str, str]:

@@ -96,10 +96,10 @@ class Calibrations(BaseModel):
     def repeated(self, deferral: Deferral) -> tuple[int, int]:
         """Number of the images of a policy that these calibrations have used, and of their groups.
 
-        A group counts if it has such an image, or the name of a group of a calibration. Calibrations
-        that were planned together do not count.
+        A group counts if it has such an image, or the name of a group of a calibration. None counts
+        where the calibrations were planned together.
         """
-        if deferral.certificate_.looks or deferral.policy_.fingerprint in self.made:
+        if deferral.certificate_.looks:
             return 0, 0
         images = deferral.cases_.images
         earlier = sum((each.cases.images for each in self.made.values()), Identities())

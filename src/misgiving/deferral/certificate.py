@@ -183,12 +183,14 @@ class Pool:
     @property
     def part(self) -> int:
         """Number of images of the part from which the cases were drawn."""
-        return int(number_reaching(np.array(self.scores)[np.array(self.kept)], self.lowest))
+        return int((np.array(self.kept) & (np.array(self.scores) > self.limit)).sum())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
     """Certified thresholds, and what was observed on the calibration set.
+
+    By the defaults it accepts nothing, as before there are calibration cases.
 
     Attributes:
         targets: The error rates that were asked for.
@@ -220,24 +222,24 @@ class Certificate:
     targets: Targets
     guarantee: str
     classes: tuple[str, ...]
-    cases: int
+    cases: int = 0
     tuning_cases: int
-    accept_threshold: Threshold
-    selection: Selection | None
-    ood_threshold: float | None
-    ood_rank: int | None
-    ood_scores: tuple[float, ...] = field(repr=False)
-    accepted: int
-    wrong: int
-    accepted_on_average: int
-    class_outcomes: tuple[ClassOutcome, ...]
-    class_errors: tuple[ClassErrors, ...]
-    smallest_certifiable: CertifiableError | None
-    thresholds: tuple[Threshold, ...] = field(repr=False)
-    scores: tuple[float, ...] = field(repr=False)
-    errors: tuple[bool, ...] = field(repr=False)
-    kept: tuple[bool, ...] = field(repr=False)
-    error_probabilities: tuple[float, ...] = field(repr=False)
+    accept_threshold: Threshold = math.inf
+    selection: Selection | None = None
+    ood_threshold: float | None = None
+    ood_rank: int | None = None
+    ood_scores: tuple[float, ...] = field(default=(), repr=False)
+    accepted: int = 0
+    wrong: int = 0
+    accepted_on_average: int = 0
+    class_outcomes: tuple[ClassOutcome, ...] = ()
+    class_errors: tuple[ClassErrors, ...] = ()
+    smallest_certifiable: CertifiableError | None = None
+    thresholds: tuple[Threshold, ...] = field(default=(), repr=False)
+    scores: tuple[float, ...] = field(default=(), repr=False)
+    errors: tuple[bool, ...] = field(default=(), repr=False)
+    kept: tuple[bool, ...] = field(default=(), repr=False)
+    error_probabilities: tuple[float, ...] = field(default=(), repr=False)
     pool: Pool | None = None
     looks: tuple[int, ...] = ()
 
@@ -250,7 +252,7 @@ class Certificate:
     def accepted_images(self) -> int:
         """How many of `images` are accepted."""
         scores, kept = np.array(self.images.scores), np.array(self.images.kept, dtype=bool)
-        return int(number_reaching(scores[kept], self.accept_threshold))
+        return int((kept & (scores >= self.accept_threshold)).sum())
 
     @property
     def coverage_interval(self) -> BinomialInterval:
@@ -322,7 +324,7 @@ def ranks_to_test(cases: int) -> Counts:
     return np.unique(np.ceil(shares * cases - ROUNDING).astype(int)) if cases else np.arange(0)
 
 
-def number_reaching(scores: Values, thresholds: Float[np.ndarray, " ranks"] | float) -> Counts:
+def number_reaching(scores: Values, thresholds: Float[np.ndarray, " ranks"]) -> Counts:
     """Number of scores that reach each threshold.
 
     >>> number_reaching(np.array([0.9, 0.5, 0.2]), np.array([0.9, 0.5, -np.inf]))

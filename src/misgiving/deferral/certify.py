@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
@@ -23,26 +23,20 @@ Remedy = Literal["fewest_cases", "more_cases", "higher_target", "better_model", 
 
 
 def certify_thresholds(
+    blank: Certificate,
     tuning: ScoredCases | None,
     calibration: ScoredCases,
-    targets: Targets,
     guarantee: Guarantee,
-    *,
-    classes: Sequence[str],
-    draw: Certificate | None = None,
-    looks: tuple[int, ...] = (),
 ) -> Certificate:
     """Certify thresholds with the calibration set.
 
     Args:
+        blank: The certificate before, with targets, classes, and planned looks; that of a draw has
+            the pool, and its OOD limit.
         tuning: Divides `max_error` among classes, on average; not the images of the training. None
-            for a draw, which has no targets of classes.
+            where no class has a target.
         calibration: For the certification alone, one case for each group.
-        targets: Error rates to certify.
-        guarantee: Under which they hold.
-        classes: Names of the classes, in the order of the labels.
-        draw: By which the calibration set was drawn; it has the OOD limit and the pool.
-        looks: Planned numbers of cases.
+        guarantee: Under which the targets hold.
 
     Raises:
         DataError: A set cannot be used.
@@ -50,14 +44,13 @@ def certify_thresholds(
     for name, cases in (("tuning", tuning), ("calibration", calibration)):
         if cases is not None:
             cases.check_usable(name)
-    limit = ood_limit_of(calibration.ood_scores, targets, guarantee)
-    pool, tuning_cases = None, 0 if tuning is None else len(tuning)
-    if draw is not None:
-        limit = OodLimit(draw.ood_threshold, draw.ood_rank, draw.ood_scores)
-        pool, tuning_cases = draw.pool, draw.tuning_cases
+    pool, classes = blank.pool, blank.classes
+    targets = blank.targets.at_look(len(calibration), blank.looks)
+    if pool is None:
+        blank = with_ood_limit(blank, calibration.ood_scores, guarantee)
     floor, lowest = (-math.inf, -math.inf) if pool is None else (pool.limit, pool.lowest)
     counts = count_ranks(
-        calibration, targets, classes=classes, ood_limit=limit.threshold, floor=floor
+        calibration, targets, classes=classes, ood_limit=blank.ood_threshold, floor=floor
     )
     selection = fit_selection(tuning, calibration, counts, targets, classes=classes, lowest=lowest)
     lowest = selection.threshold(calibration.scores[counts.kept], counts.above)
@@ -68,17 +61,12 @@ def certify_thresholds(
     # Sorted, so that the order in which the cases came leaves no trace.
     keys = counts.kept, calibration.wrong, calibration.error_probabilities, -calibration.scores
     order = np.lexsort(keys)
-    return Certificate(
+    return replace(
+        blank,
         targets=targets,
-        guarantee=guarantee.name,
-        classes=tuple(classes),
         cases=len(calibration),
-        tuning_cases=tuning_cases,
         accept_threshold=float(counts.thresholds[position]) if certified else math.inf,
         selection=selection if guarantee.by_batch and selection.rates else None,
-        ood_threshold=limit.threshold,
-        ood_rank=limit.rank,
-        ood_scores=limit.scores,
         accepted=int(counts.ranks[position]) if certified else 0,
         wrong=int(counts.wrong[position]) if certified else 0,
         accepted_on_average=int(counts.ranks[selected]) if selected >= 0 else 0,
@@ -94,24 +82,15 @@ def certify_thresholds(
         errors=tuple(calibration.wrong[order].tolist()),
         kept=tuple(counts.kept[order].tolist()),
         error_probabilities=tuple(calibration.error_probabilities[order].tolist()),
-        pool=pool,
-        looks=looks,
     )
 
 
-class OodLimit(NamedTuple):
-    """The limit of OOD scores, its rank among those of these images, and the scores, sorted."""
-
-    threshold: float | None
-    rank: int | None
-    scores: tuple[float, ...]
-
-
-def ood_limit_of(ood_scores: Values, targets: Targets, guarantee: Guarantee) -> OodLimit:
-    """The OOD limit by the scores of images that need no labels."""
-    rank = guarantee.ood_rank(len(ood_scores), targets)
+def with_ood_limit(blank: Certificate, ood_scores: Values, guarantee: Guarantee) -> Certificate:
+    """The certificate with the OOD limit by the scores of images, which need no labels."""
+    rank = guarantee.ood_rank(len(ood_scores), blank.targets)
     scores = np.sort(ood_scores).astype(float).tolist()
-    return OodLimit(None if rank is None else scores[rank - 1], rank, tuple(scores))
+    limit = None if rank is None else scores[rank - 1]
+    return replace(blank, ood_threshold=limit, ood_rank=rank, ood_scores=tuple(scores))
 
 
 def _smallest_error(

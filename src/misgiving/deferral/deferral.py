@@ -14,10 +14,10 @@ from misgiving.calibration.fit import Fitted, fit_calibrator
 from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.certify import certify_thresholds, find_remedies
 from misgiving.deferral.decisions import Decisions
-from misgiving.deferral.draw import DrawnCases, digest_of
+from misgiving.deferral.draw import DrawnCases
 from misgiving.deferral.guarantees import GUARANTEES, Guarantee
 from misgiving.deferral.identities import Cases, Identities
-from misgiving.deferral.policy import Policy, Scorer
+from misgiving.deferral.policy import Policy
 from misgiving.deferral.policy_file import (
     ASKED,
     DETECTORS,
@@ -35,6 +35,7 @@ from misgiving.files import whole_folder
 from misgiving.groups import unit_of
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
+from misgiving.scores.features import FEATURE_SCORES
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -178,31 +179,14 @@ class Deferral:
             DataError: The sets cannot support a policy.
             UsageError: A parameter has a value that cannot be used.
         """
-        scorer, tuned, targets = self.fit_scorer(tuning, detectors, fitted)
-        cases = ScoredCases.of(scorer.score(calibration), calibration.labels)
-        cases = cases[calibration.one_per_group(seed=self.seed)]
-        self.policy_ = Policy(
-            **vars(scorer),
-            certificate=certify_thresholds(
-                tuned,
-                cases,
-                targets.at_look(len(cases), looks),
-                self.check_parameters(looks=looks)[2],
-                classes=calibration.classes,
-                looks=tuple(looks),
-            ),
-            model=tuning.model or "unnamed",
-            unit=unit_of(calibration.group_columns),
-            kind=calibration.kind,
-            seed=self.seed,
-        )
+        policy, tuned = self.fit_policy(tuning, detectors, fitted, looks=looks)
         self.cases_ = Cases(
             tuning=Identities.of(tuning),
             calibration=Identities.of(calibration),
             group_columns=calibration.group_columns,
             **facts,
         )
-        return self
+        return self._certify(policy, tuned, calibration)
 
     def certify_drawn(self, drawn: DrawnCases, tuning: Predictions | None = None) -> "Deferral":
         """Choose and certify thresholds with the labels of drawn cases.
@@ -215,57 +199,76 @@ class Deferral:
             DataError: Too few cases have a label, or the tuning set is another.
             UsageError: The cases were drawn for other parameters.
         """
-        frozen, asked = drawn.deferral.policy_, drawn.deferral.check_parameters()
-        if (asked, drawn.deferral.ood_detector) != (self.check_parameters(), self.ood_detector):
-            raise UsageError(f"the cases were drawn for {drawn.deferral}, not for {self}; draw new")
-        if tuning is not None and digest_of(tuning) != drawn.deferral.cases_.tuning_digest:
+        other, cases = drawn.deferral, drawn.look
+        if repr(other) != repr(self):
+            raise UsageError(f"the cases were drawn for {other}, not for {self}; draw new ones")
+        given = None if tuning is None else (Identities.of(tuning), tuple(tuning.labels.tolist()))
+        if given not in (None, (other.cases_.tuning, other.cases_.tuning_labels)):
             raise DataError("the cases were drawn with another tuning set; draw new ones")
-        cases = drawn.look
+        self.cases_ = replace(other.cases_, calibration=Identities.of(cases))
+        return self._certify(other.policy_, None, cases)
+
+    def _certify(
+        self, policy: Policy, tuned: ScoredCases | None, calibration: Predictions
+    ) -> "Deferral":
+        cases = ScoredCases.of(policy.score(calibration), calibration.labels)
+        cases = cases[calibration.one_per_group(seed=self.seed)]
+        guarantee = self.check_parameters()[2]
         self.policy_ = replace(
-            frozen,
-            certificate=certify_thresholds(
-                None,
-                ScoredCases.of(frozen.score(cases), cases.labels),
-                frozen.certificate.targets.at_look(len(cases), frozen.certificate.looks),
-                asked[2],
-                classes=frozen.classes,
-                draw=frozen.certificate,
-                looks=frozen.certificate.looks,
-            ),
+            policy,
+            certificate=certify_thresholds(policy.certificate, tuned, cases, guarantee),
+            unit=unit_of(calibration.group_columns),
+            kind=calibration.kind,
         )
-        self.cases_ = replace(drawn.deferral.cases_, calibration=Identities.of(cases))
         return self
 
-    def fit_scorer(
-        self, tuning: Predictions, detectors: FittedDetectors, fitted: Fitted | None = None
-    ) -> tuple[Scorer, ScoredCases, Targets]:
+    def fit_policy(
+        self,
+        tuning: Predictions,
+        detectors: FittedDetectors,
+        fitted: Fitted | None = None,
+        *,
+        looks: Sequence[int] = (),
+    ) -> tuple[Policy, ScoredCases]:
         """Fit all that scores an image, and choose the targets that are in force.
 
         Returns:
-            What scores, one tuning case of each group as it is scored out of fold, and the targets.
+            A policy that accepts nothing yet, and one tuning case of each group, out of fold.
         """
-        targets, rule, _ = self.check_parameters(tuning.classes)
+        targets, rule, guarantee = self.check_parameters(tuning.classes, looks)
         if fitted is None:
             fitted = fit_calibrator(
                 tuning, detectors, rule.class_weights(tuning.classes, tuning.labels)
             )
-        scorer = Scorer(
+        ood_detector = self.ood_detector or default_ood_detector(detectors)
+        check_ood_detector(ood_detector, tuning, detectors)
+        if not (self.ood_detector or ood_detector in FEATURE_SCORES):
+            targets = replace(targets, max_ood_false_alarms=None)
+        chosen = tuning.one_per_group(seed=self.seed)
+        policy = Policy(
             calibration=fitted.calibrator,
             detectors=detectors,
             rule=rule,
-            ood_detector=self.ood_detector or default_ood_detector(detectors),
+            ood_detector=ood_detector,
+            certificate=Certificate(
+                targets=targets,
+                guarantee=guarantee.name,
+                classes=tuning.classes,
+                tuning_cases=len(chosen),
+                looks=tuple(looks),
+            ),
+            model=tuning.model or "unnamed",
+            unit=unit_of(tuning.group_columns),
+            kind=tuning.kind,
+            seed=self.seed,
         )
-        check_ood_detector(scorer.ood_detector, tuning, detectors)
-        if not (self.ood_detector or scorer.compares_with_training):
-            targets = replace(targets, max_ood_false_alarms=None)
-        cross_fitted = scorer.judged(
-            scorer.score(tuning),
+        cross_fitted = policy.judged(
+            policy.score(tuning),
             probabilities=np.exp(fitted.vectors),
             predicted=fitted.predicted,
             acceptance_score=fitted.scores,
         )
-        tuned = ScoredCases.of(cross_fitted, tuning.labels)
-        return scorer, tuned[tuning.one_per_group(seed=self.seed)], targets
+        return policy, ScoredCases.of(cross_fitted, tuning.labels)[chosen]
 
     def check_parameters(
         self, classes: Sequence[str] = (), looks: Sequence[int] = ()

@@ -1,8 +1,8 @@
 """Draw the cases to label from the part of a pool that could be accepted.
 
-All that scores an image is fitted on the tuning set before, and kept with the draw. Then the part
-is fixed by ranks among the scores of the pool, which need no labels: given the limits, its images
-are a random sample of those above them, and so are the cases that are drawn of it. They certify
+All that scores an image is fitted on the tuning set before, and kept with the draw. The part is
+fixed by ranks among the scores of the pool, which need no labels: given the limits, its images are
+a random sample of those above them, and so are the cases that are drawn of it. They certify
 thresholds above the limit, and nothing is accepted at or below it; docs/explanation/guarantee.md
 has the argument.
 """
@@ -16,19 +16,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from misgiving.arrays import Mask, Rows
-from misgiving.deferral.certificate import Certificate, Pool
-from misgiving.deferral.certify import ood_limit_of
+from misgiving.arrays import Rows
+from misgiving.deferral.certificate import Pool
+from misgiving.deferral.certify import with_ood_limit
 from misgiving.deferral.expected_performance import compare_distributions
-from misgiving.deferral.guarantees import Guarantee
 from misgiving.deferral.identities import Cases, Identities
-from misgiving.deferral.policy import Policy
-from misgiving.deferral.sets import FREE, NOT_USED, check_same_model, fit_detectors
+from misgiving.deferral.sets import FREE, NOT_USED, OWN_SETS, check_same_model, fit_detectors
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import ScoredCases
 from misgiving.errors import DataError, Parameter, UsageError
-from misgiving.files import sha256_of
-from misgiving.groups import unit_of
 from misgiving.predictions.record import Predictions
 from misgiving.predictions.schema import UNKNOWN_CLASS
 
@@ -53,47 +49,49 @@ class DrawnCases(Predictions):
     deferral: "Deferral"
 
     @classmethod
-    def of(cls, pool: Predictions, deferral: "Deferral") -> "DrawnCases":  # type: ignore[override]
-        """The cases of a pool that were drawn of it with the policy that was kept.
+    def of_pool(cls, pool: Predictions, deferral: "Deferral") -> "DrawnCases":
+        """Find the cases again that were drawn from a pool with this policy, without labels.
 
         Raises:
             DataError: The policy is for another model, or a case is not in the pool.
         """
         deferral.check_predictions(pool)
-        rows = {key: row for row, key in enumerate(_keys(Identities.of(pool)))}
-        keys = _keys(deferral.cases_.calibration)
-        if missing := sum(key not in rows for key in keys):
-            raise DataError(
-                f"{missing} of {len(keys)} drawn cases are not in the pool; give it whole"
-            )
-        return _without_labels(pool.select(np.array([rows[key] for key in keys])), deferral)
+        pairs = (
+            zip(each.ids, each.outputs, strict=True)
+            for each in (Identities.of(pool), deferral.cases_.calibration)
+        )
+        rows, drawn = ({key: row for row, key in enumerate(each)} for each in pairs)
+        if missing := len(drawn.keys() - rows.keys()):
+            raise DataError(f"{missing} drawn cases are not in the pool; give the pool of the draw")
+        cases = pool.select(np.array([rows[key] for key in drawn]))
+        values = {each.name: getattr(cases, each.name) for each in fields(Predictions)}
+        values["labels"] = np.full(len(cases), UNKNOWN_CLASS)
+        return cls(**values, deferral=deferral)
 
     def with_labels(self, labels: Mapping[str, str] | Sequence[str]) -> "DrawnCases":
-        """Add the true classes, by the id of each case or in their order.
+        """Add the true classes, by the id of each case or in their order; see `label`.
 
-        A case without one (missing, empty or None) counts as wrong, since whether somebody can tell
-        the class depends on the image.
-
-        Raises:
-            DataError: A label is of a case that was not drawn, or names no class.
+        A case without one counts as wrong, since whether somebody can tell the class depends on the
+        image.
         """
-        named = labels if isinstance(labels, Mapping) else dict(zip(self.ids, labels, strict=True))
-        return label(replace(self, labels=np.full(len(self), UNKNOWN_CLASS)), named)
+        if not isinstance(labels, Mapping):
+            labels = dict(zip(self.ids, labels, strict=True))
+        return label(self, labels)
 
     @property
     def look(self) -> "DrawnCases":
-        """The cases of this calibration: the first planned number that has all labels that there are.
+        """The first cases, in the smallest planned number that is enough for all labels.
 
         Raises:
             DataError: More than a tenth of these have no label.
         """
         labelled = self.labels != UNKNOWN_CLASS
         sizes = self.deferral.certificate_.looks or (len(self),)
-        size = next(each for each in sizes if each >= min(labelled.sum(), len(self)))
+        size = next(size for size in sizes if size >= labelled.sum())
         if (missing := int((~labelled[:size]).sum())) > MOST_MISSING * size:
             raise DataError(
                 f"{missing} of the first {size} drawn cases have no label, and would count as "
-                "wrong; label these before the others"
+                "wrong; label these first"
             )
         return self.select(np.arange(size))
 
@@ -115,8 +113,7 @@ def draw(
         cases: Number of groups to label, of each of which one image is drawn.
         deferral: Parameters of the policy; with `max_error`, and no target of classes or of silent
             errors, which need cases of the whole pool.
-        tuning: Labelled images, for all that is fitted or chosen; None: those of the pool that have
-            a label, or are in the set `tune`.
+        tuning: Labelled images, for all that is fitted or chosen; None: those of the pool.
         training: Images that the model was trained on, with features, to fit OOD detectors; None:
             those of the pool in the set `train`.
         looks: Numbers of cases of several calibrations, the last one `cases`; none: one alone.
@@ -134,11 +131,13 @@ def draw(
     targets, _, guarantee = deferral.check_parameters(pool.classes, looks)
     if targets.max_error is None or targets.class_max_miss or targets.max_silent_error is not None:
         raise UsageError(
-            *("cases are drawn for ", Parameter("max_error"), " alone; with ", "other targets, "),
-            "calibrate with cases of the whole pool",
+            *(
+                "cases are drawn for ",
+                Parameter("max_error"),
+                " alone; for other targets calibrate ",
+            ),
+            "with cases of the whole pool",
         )
-    if looks and looks[-1] != cases:
-        raise UsageError(Parameter("looks"), f" must end with the {cases} cases that are drawn")
     training = pool.in_set("train") if training is None else training
     tuning = labelled_part(pool) if tuning is None else tuning
     tuning.check_labelled()
@@ -146,39 +145,43 @@ def draw(
     detectors, trained = fit_detectors(tuning, training)
     offered, left_out = one_of_each_group(pool, tuning, training, seed=deferral.seed)
     fitted = replace(deferral)
-    scorer, tuned, targets = fitted.fit_scorer(tuning, detectors)
-    tuned.check_usable("tuning")
-    scored = ScoredCases.of(scorer.score(offered), np.full(len(offered), UNKNOWN_CLASS))
-    scored.check_usable("pool")
+    fitted.policy_, tuned = fitted.fit_policy(tuning, detectors, looks=looks)
+    scored = ScoredCases.of(fitted.policy_.score(offered), np.full(len(offered), UNKNOWN_CLASS))
+    for name, each in (("tuning", tuned), ("pool", scored)):
+        each.check_usable(name)
     gap, p_value = compare_distributions(tuned.scores, scored.scores)
     if p_value <= DIFFERENT:
         warnings.warn(
-            f"the labelled images are not like the others: their acceptance scores differ by up to "
-            f"{100 * gap:.0f} percentage points. The certificate is about the others: if the "
-            "labelled ones were chosen, put as many back as chance would have left",
+            "the tuning set is not like the pool: their acceptance scores differ by up to "
+            f"{100 * gap:.0f} percentage points. If it was chosen from the pool, the rest is not "
+            "like new images",
             stacklevel=2,
         )
-    certificate, part = choose_part(scored, tuned, cases, targets, guarantee, pool.classes)
-    fitted.policy_ = Policy(
-        **vars(scorer),
-        certificate=replace(certificate, looks=tuple(looks)),
-        model=tuning.model or "unnamed",
-        unit=unit_of(pool.group_columns),
-        kind=pool.kind,
-        seed=deferral.seed,
-    )
+    certificate = with_ood_limit(fitted.certificate_, scored.ood_scores, guarantee)
+    kept = scored.acceptable & certificate.above(scored.ood_scores)
+    order = np.argsort(-scored.scores, kind="stable")
+    ranked = scored.scores[order][kept[order]]
+    rank = max(math.ceil(share_to_label(tuned, targets) * len(scored)), cases)
+    limit = float(ranked[rank]) if rank < len(ranked) else -math.inf
+    part = np.flatnonzero(kept & (scored.scores > limit))
     drawn = offered.select(_shuffled(part, deferral.seed)[:cases])
-    if looks and len(drawn) < cases:
-        raise DataError(f"{len(drawn)} images can be drawn, and {cases} are planned; plan fewer")
+    if looks and looks[-1] != len(drawn):
+        raise UsageError(Parameter("looks"), f" must end with {len(drawn)}, as are drawn")
+    chosen = Pool(
+        limit=limit,
+        scores=tuple(scored.scores[order].astype(float).tolist()),
+        kept=tuple(kept[order].tolist()),
+    )
+    fitted.policy_ = replace(fitted.policy_, certificate=replace(certificate, pool=chosen))
     fitted.cases_ = Cases(
         tuning=Identities.of(tuning),
+        tuning_labels=tuple(tuning.labels.tolist()),
         calibration=Identities.of(drawn),
         group_columns=pool.group_columns,
         training_images=trained,
         left_out=left_out,
-        tuning_digest=digest_of(tuning),
     )
-    return _without_labels(drawn, fitted)
+    return DrawnCases.of_pool(drawn, fitted)
 
 
 def draw_to_tune(pool: Predictions, cases: int, *, seed: int) -> Predictions:
@@ -190,128 +193,63 @@ def draw_to_tune(pool: Predictions, cases: int, *, seed: int) -> Predictions:
 
 def labelled_part(pool: Predictions) -> Predictions:
     """The images of a pool that have a label, and are not of the training or only measured."""
-    labelled = pool.labels != UNKNOWN_CLASS
-    if pool.sets is not None:
-        labelled &= ~np.isin(np.array(pool.sets), NOT_USED)
-    return pool.select(np.flatnonzero(labelled))
+    sets = np.array(pool.sets or ("",) * len(pool))
+    return pool.select(np.flatnonzero((pool.labels != UNKNOWN_CLASS) & ~np.isin(sets, NOT_USED)))
 
 
 def one_of_each_group(
     pool: Predictions, tuning: Predictions, training: Predictions, *, seed: int
 ) -> tuple[Predictions, Mapping[str, int]]:
-    """One image of each group that can be drawn, and the number of the other images by their set.
+    """One image of each group that can be drawn, and the number of images left out, by set.
 
     It is drawn among all images of the group, before any limit: groups that have an image above a
     limit are not like others.
     """
-    own = Identities.of(pool)
-    kinds = np.array(pool.sets or ("",) * len(pool), dtype=object)
-    kinds[np.isin(kinds, [*FREE, "tune", "calibrate"])] = ""
-    unused = np.unique(pool.units[kinds != ""])
-    kinds[(kinds == "") & np.isin(pool.units, unused)] = "excluded"
+    sets, own = np.array(pool.sets or ("",) * len(pool), dtype=object), Identities.of(pool)
+    sets[np.isin(sets, [*FREE, *OWN_SETS])] = ""
+    sets[(sets == "") & np.isin(pool.units, pool.units[sets != ""])] = "excluded"
     for name, part in (("train", training), ("tune", tuning)):
         used, related = own.among(Identities.of(part))
-        kinds[(kinds == "") & (used | related)] = name
-    counts = Counter(kinds.tolist())
+        sets[(sets == "") & (used | related)] = name
+    counts = Counter(sets.tolist())
+    offered = pool.select(np.flatnonzero(sets == ""))
     left_out = {name: counts[name] for name in NOT_USED if name in counts}
-    offered = pool.select(np.flatnonzero(kinds == ""))
     return offered.select(offered.one_per_group(seed=seed)), left_out
 
 
 def share_to_label(tuned: ScoredCases, targets: Targets) -> float:
-    """The share of images, best first, whose estimated error is a little above the target.
+    """The share of all images, best first, whose estimated error is a little above the target.
 
-    It decides how good the limit is, not whether the certificate holds.
+    It decides how good the limit of a draw is, not whether the certificate holds.
     """
     best_first = np.argsort(-tuned.scores, kind="stable")
     errors = np.where(tuned.acceptable, tuned.error_probabilities, 1.0)[best_first]
     risks = errors.cumsum() / np.arange(1, len(tuned) + 1)
     within = np.flatnonzero(risks <= SPARE * (targets.max_error or 0.0))
-    return float(max(within, default=0) + 1) / len(tuned)
-
-
-def choose_part(
-    pool: ScoredCases,
-    tuned: ScoredCases,
-    cases: int,
-    targets: Targets,
-    guarantee: Guarantee,
-    classes: Sequence[str],
-) -> tuple[Certificate, Rows]:
-    """Fix the limits by ranks among the images of a pool, and the part above both.
-
-    Returns:
-        A certificate that accepts nothing yet, and the positions of the part.
-    """
-    ood = ood_limit_of(pool.ood_scores, targets, guarantee)
-    kept: Mask = pool.acceptable & (
-        pool.ood_scores > (-np.inf if ood.rank is None else ood.threshold)
-    )
-    order = np.argsort(-pool.scores, kind="stable")
-    ranked = pool.scores[order][kept[order]]
-    rank = max(math.ceil(share_to_label(tuned, targets) * len(pool)), cases)
-    limit = float(ranked[rank]) if rank < len(ranked) else -math.inf
-    certificate = Certificate(
-        targets=targets,
-        guarantee=guarantee.name,
-        classes=tuple(classes),
-        cases=0,
-        tuning_cases=len(tuned),
-        accept_threshold=math.inf,
-        selection=None,
-        ood_threshold=ood.threshold,
-        ood_rank=ood.rank,
-        ood_scores=ood.scores,
-        smallest_certifiable=None,
-        **dict.fromkeys(("accepted", "wrong", "accepted_on_average"), 0),
-        **dict.fromkeys(("class_outcomes", "class_errors", "thresholds"), ()),
-        **dict.fromkeys(("scores", "errors", "kept", "error_probabilities"), ()),
-        pool=Pool(
-            limit=limit,
-            scores=tuple(pool.scores[order].astype(float).tolist()),
-            kept=tuple(kept[order].tolist()),
-        ),
-    )
-    return certificate, np.flatnonzero(kept & (pool.scores > limit))
+    return (1 + max(within.tolist(), default=0)) / len(tuned)
 
 
 def label(images: PredictionsT, labels: Mapping[str, str]) -> PredictionsT:
-    """Add true classes to images, by their ids; an empty one is not known.
+    """Add true classes by the ids of images; one that is empty or missing is not known.
 
     Raises:
         DataError: A label is of another image, or names no class.
     """
     rows = {name: row for row, name in enumerate(images.ids)}
     positions = {name: at for at, name in enumerate(images.classes)} | {"": UNKNOWN_CLASS}
-    known = images.labels.copy()
+    true_classes = images.labels.copy()
     for name, given in labels.items():
         if name not in rows:
-            raise DataError(f"{name!r} is not among the images to label; give these alone")
-        true_class = str(given or "").strip()
-        if true_class not in positions:
+            raise DataError(f"{name!r} is not among the images to label; label these alone")
+        if (true_class := str(given or "").strip()) not in positions:
             raise DataError(
                 f"{name}: {true_class!r} is none of the classes {', '.join(images.classes)}; leave "
                 "the label empty where the class cannot be told"
             )
-        known[rows[name]] = positions[true_class]
-    return replace(images, labels=known)
-
-
-def digest_of(tuning: Predictions) -> str:
-    """SHA-256 of the ids and true classes of a tuning set, in any order."""
-    return sha256_of(repr(sorted(zip(tuning.ids, tuning.labels.tolist(), strict=True))).encode())
+        true_classes[rows[name]] = positions[true_class]
+    return replace(images, labels=true_classes)
 
 
 def _shuffled(rows: Rows, seed: int) -> Rows:
     """At random, independently of the draw of one image from each group."""
     return np.random.default_rng([seed, 1]).permutation(rows)
-
-
-def _keys(identities: Identities) -> list[tuple[str, str]]:
-    return list(zip(identities.ids, identities.outputs, strict=True))
-
-
-def _without_labels(cases: Predictions, deferral: "Deferral") -> DrawnCases:
-    values = {each.name: getattr(cases, each.name) for each in fields(Predictions)}
-    values["labels"] = np.full(len(cases), UNKNOWN_CLASS)
-    return DrawnCases(**values, deferral=deferral)

@@ -101,7 +101,7 @@ class Cases:
         group_columns: Columns of the data that define the groups; none: each image is its own.
         training_images: Images that the detectors are fitted on; 0: there are no detectors.
         left_out: Images of the data that were not used, by their set.
-        tuning_digest: Of the ids and labels of the tuning set of a draw; else empty.
+        tuning_labels: Positions of the true classes of the tuning set of a draw.
     """
 
     tuning: Identities
@@ -110,7 +110,7 @@ class Cases:
     group_columns: tuple[str, ...] = ()
     training_images: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
-    tuning_digest: str = ""
+    tuning_labels: tuple[int, ...] = ()
 
     def among(self, predictions: Predictions) -> tuple[Mask, Mask]:
         """Mark the images that the policy was fitted on, and others of their groups."""

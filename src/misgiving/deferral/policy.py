@@ -34,20 +34,30 @@ ALL_ACCEPTED = "the policy accepts every image that is in-distribution and likel
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Scorer:
-    """Predicts the class of each image, and scores it.
+class Policy:
+    """Accepts, defers or calls out-of-distribution, with a guarantee.
 
     Attributes:
         calibration: From scores to class probabilities and error probabilities.
         detectors: Fitted scores of features, and class probes.
         rule: Predicts the class.
         ood_detector: Name of the OOD score.
+        certificate: Thresholds, what they certify, and what was observed on the calibration set.
+        model: Fingerprint or name of the model that it is for.
+        unit: The unit of the guarantee: a patient, a lesion, an image, or another group.
+        kind: Of the outputs: `logits` or `probabilities`.
+        seed: Of the draw of one image from each group of a batch.
     """
 
     calibration: Calibrator
     detectors: FittedDetectors
     rule: DecisionRule
     ood_detector: str
+    certificate: Certificate
+    model: str
+    unit: str
+    kind: str
+    seed: int
 
     @property
     def compares_with_training(self) -> bool:
@@ -83,7 +93,7 @@ class Scorer:
             if self.calibration.loss is not None and block.predicted_losses is not None:
                 scored.expected_loss[rows] = self.calibration.loss(scores["predicted_loss"])
             scored.ood_score[rows] = scores[self.ood_detector]
-        return self.judged(scored)
+        return self.judged(scored, ood_p_value=self.certificate.ood_p_values(scored.ood_score))
 
     def judged(self, scored: ScoredImages, **changes: Values | Logits | Classes) -> ScoredImages:
         """Images with these changes, their error probabilities, and whether each is acceptable."""
@@ -92,25 +102,6 @@ class Scorer:
         errors = error_probabilities(probabilities, predicted)
         acceptable = self.rule.mark_acceptable(probabilities, predicted, errors)
         return replace(changed, error_probability=errors, acceptable=acceptable)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Policy(Scorer):
-    """Accepts, defers or calls out-of-distribution, with a guarantee.
-
-    Attributes:
-        certificate: Thresholds, what they certify, and what was observed on the calibration set.
-        model: Fingerprint or name of the model that it is for.
-        unit: The unit of the guarantee: a patient, a lesion, an image, or another group.
-        kind: Of the outputs: `logits` or `probabilities`.
-        seed: Of the draw of one image from each group of a batch.
-    """
-
-    certificate: Certificate
-    model: str
-    unit: str
-    kind: str
-    seed: int
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -254,11 +245,6 @@ class Policy(Scorer):
             above = candidates
             self.check_batch(int(above.sum()), " above the limit of the draw")
         return selection.threshold(scores[candidates], int(above.sum()))
-
-    def score(self, outputs: Outputs) -> ScoredImages:
-        """As a `Scorer`, with the p-values of the OOD scores among the calibration cases."""
-        scored = super().score(outputs)
-        return replace(scored, ood_p_value=self.certificate.ood_p_values(scored.ood_score))
 
     def check_batch(self, images: int, where: str = "") -> None:
         """Check that so many images can be decided together.
