@@ -27,6 +27,14 @@ def rows_of(path):
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
+def write_rows(path, rows):
+    """Write rows by column."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0]])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def of_json(path):
     return json.loads(path.read_text(encoding="utf-8"))
 

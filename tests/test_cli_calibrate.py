@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from commands import CPU, call, of_json, one_line, reseal, rows_of
+from commands import CPU, call, of_json, one_line, reseal, rows_of, write_rows
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets import load_dataset, write_sample
 from misgiving.deferral.deferral import Deferral
 from misgiving.predictions.predict import TrainedRun
 from misgiving.predictions.record import Predictions
@@ -237,3 +237,26 @@ def test_from_cases_takes_an_audit_sample_and_refuses_other_reviews(
     images = len(Deferral.load(with_policy / "policy").cases_.images)
     assert (again.code, f"before with {images} of these images" in again.err) == (0, True)
     assert images <= len(paths)
+
+
+def test_cases_are_drawn_from_a_folder_with_the_tuning_set_of_the_run(
+    places, tmp_path, succeed, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    run = shutil.copytree(places / "trained", "run")
+    write_sample(Path("pool"))
+    draw = "draw", "run", "pool", "--max-error", "0.2", "--cases", "150", "--out", "to_label.csv"
+    said = succeed(*draw, *CPU).err
+    assert "Drawn: 150 of these" in said
+    rows = rows_of(Path("to_label.csv"))
+    assert all(row["path"] == row["id"] for row in rows)
+    write_rows(Path("to_label.csv"), [row | {"label": row["path"].split("/")[1]} for row in rows])
+    succeed("calibrate", "run", "pool", "--labels", "to_label.csv", *CPU)
+    deferral = Deferral.load(run)
+    assert deferral.certificate_.cases == 150
+    assert deferral.certificate_.ood_rank
+    assert len(deferral.certificate_.pool.scores) == 1000
+    assert deferral.policy_.used_detectors.names == ("knn",)
+    succeed("predict", "run", "pool", "--out", "predictions.csv", *CPU)
+    decisions = [row["decision"] for row in rows_of(Path("predictions.csv"))]
+    assert decisions.count("accept") == deferral.certificate_.accepted_images

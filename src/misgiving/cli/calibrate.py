@@ -1,7 +1,6 @@
 """`misgiving calibrate`."""
 
 import shlex
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -34,6 +33,7 @@ from misgiving.cli.sources import (
     pool_of,
     read_file,
     read_labels,
+    said_warnings,
     say_left_out,
 )
 from misgiving.deferral.targets import DecisionRule, GuaranteeName, Targets
@@ -133,15 +133,14 @@ def calibrate(
             else:
                 source = pool_of(trained, data)
         predictions, sources = source.predictions, [(data, source)]
-    doubts = _fit(deferral, predictions, labels, earlier.looks)
+    with said_warnings():
+        _fit(deferral, predictions, labels, earlier.looks)
     added = earlier.added(deferral)
     deferral.save(folder)
     with suppress(OSError, UsageError):  # predictions may lie where nothing can be written
         added.write(record)
     if data is None and (unused := list(map(visible, predictions.metadata))):
         say(f"columns without a meaning to the policy: {', '.join(unused)}")
-    for doubt in doubts:
-        say(f"Warning: {doubt.message}.")
     say_left_out(sources, brief=not verbose)
     fitted = lines("policy.txt", "fitted", deferral) if verbose else []
     sentences = certificate_sentences(deferral, brief=not verbose, parameter=option)
@@ -167,19 +166,15 @@ def _asked(labels: Path | None, targets: Values, rule: Values, others: Values) -
 
 def _fit(
     deferral: "Deferral", predictions: "Predictions", labels: Path | None, looks: Sequence[int]
-) -> list[warnings.WarningMessage]:
-    """Fit the policy, to drawn cases with these labels where there are any; gives the warnings."""
+) -> None:
+    """Fit the policy, to drawn cases with these labels where there are any."""
     from misgiving.deferral.draw import DrawnCases
 
-    with warnings.catch_warnings(record=True) as doubts:
-        warnings.simplefilter("always", UserWarning)
-        warnings.filterwarnings("ignore", "nothing is accepted")  # said in sentences
-        if labels is None:
-            deferral.fit(predictions, looks=looks)
-        else:
-            drawn = DrawnCases.of_pool(predictions, deferral)
-            deferral.certify_drawn(drawn.with_labels(read_labels(labels)))
-    return doubts
+    if labels is None:
+        deferral.fit(predictions, looks=looks)
+    else:
+        drawn = DrawnCases.of_pool(predictions, deferral)
+        deferral.certify_drawn(drawn.with_labels(read_labels(labels)))
 
 
 def _say_repeated(earlier: "Calibrations", deferral: "Deferral") -> None:

@@ -29,6 +29,7 @@ from misgiving.cli.sources import (
     pool_of,
     read_file,
     read_labels,
+    said_warnings,
 )
 from misgiving.deferral.targets import DecisionRule, GuaranteeName, Targets
 from misgiving.files import check_replaceable
@@ -107,8 +108,11 @@ def draw(
         with open_run(run, reading, cache=cache, opinions=opinions) as trained:
             deferral.check_parameters(trained.checkpoint.classes, looks)
             data = training_data or trained.checkpoint.data.name
-            wanted = {"train", "tune"}
-            own = trained.predict(data, sets=lambda _: wanted, needs_training=True).predictions
+            own = trained.predict(
+                data,
+                sets=lambda sets: {"train", "tune"} if "tune" in sets else sets,
+                needs_training=True,
+            ).predictions
             images = pool_of(trained, str(pool)).predictions
     training, tuning = own.in_set("train"), labelled_part(own)
     if labels is not None:
@@ -121,9 +125,10 @@ def draw(
         for sentence in lines("draw.txt", "to_tune", len(to_tune), out, again):
             say(sentence)
         return
-    drawn = draw_cases(
-        images, cases, deferral=deferral, tuning=tuning, training=training, looks=looks
-    )
+    with said_warnings():
+        drawn = draw_cases(
+            images, cases, deferral=deferral, tuning=tuning, training=training, looks=looks
+        )
     drawn.deferral.save(place_of_draw(out))
     write_to_label(out, drawn)
     calibrate = again.replace("draw", "calibrate", 1)

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -169,6 +170,17 @@ def read_file(
         except DataError as error:
             raise DataError(f"{path}: ", *error.args) from error
     return predictions
+
+
+@contextmanager
+def said_warnings() -> Iterator[None]:
+    """Say the warnings of fitting as sentences, but that nothing is accepted, which others say."""
+    with warnings.catch_warnings(record=True) as doubts:
+        warnings.simplefilter("always", UserWarning)
+        warnings.filterwarnings("ignore", "nothing is accepted")
+        yield
+    for doubt in doubts:
+        say(f"Warning: {doubt.message}.")
 
 
 def say_left_out(sources: "Iterable[tuple[str, PredictedData]]", *, brief: bool = False) -> None:

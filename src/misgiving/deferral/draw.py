@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from misgiving.arrays import Rows
+from misgiving.arrays import Mask, Rows, Values
 from misgiving.deferral.certificate import Pool
 from misgiving.deferral.certify import with_ood_limit
 from misgiving.deferral.expected_performance import compare_distributions
@@ -159,10 +159,8 @@ def draw(
         )
     certificate = with_ood_limit(fitted.certificate_, scored.ood_scores, guarantee)
     kept = scored.acceptable & certificate.above(scored.ood_scores)
+    limit = limit_of_draw(scored.scores, kept, share_to_label(tuned, targets), cases)
     order = np.argsort(-scored.scores, kind="stable")
-    ranked = scored.scores[order][kept[order]]
-    rank = max(math.ceil(share_to_label(tuned, targets) * len(scored)), cases)
-    limit = float(ranked[rank]) if rank < len(ranked) else -math.inf
     part = np.flatnonzero(kept & (scored.scores > limit))
     drawn = offered.select(_shuffled(part, deferral.seed)[:cases])
     if looks and looks[-1] != len(drawn):
@@ -227,6 +225,21 @@ def share_to_label(tuned: ScoredCases, targets: Targets) -> float:
     risks = errors.cumsum() / np.arange(1, len(tuned) + 1)
     within = np.flatnonzero(risks <= SPARE * (targets.max_error or 0.0))
     return (1 + max(within.tolist(), default=0)) / len(tuned)
+
+
+def limit_of_draw(scores: Values, kept: Mask, share: float, cases: int) -> float:
+    """The best score that is not in a share of the best images, or in so many; -inf: all are.
+
+    As it is a rank, the images above it are a random sample of all that are above it.
+
+    Args:
+        scores: Acceptance scores of a pool.
+        kept: True for the images that could be accepted, by rules that were fixed before.
+        share: Of the whole pool.
+        cases: The fewest images above the limit.
+    """
+    ranked, rank = np.sort(scores[kept])[::-1], max(math.ceil(share * len(scores)), cases)
+    return float(ranked[rank]) if rank < len(ranked) else -math.inf
 
 
 def label(images: PredictionsT, labels: Mapping[str, str]) -> PredictionsT:

@@ -1,0 +1,112 @@
+"""`draw` and `plan --looks`, and what `calibrate` makes of their labels."""
+
+import numpy as np
+import pytest
+from commands import one_line, rows_of, write_rows
+from policies import CLASSES, outputs
+
+from misgiving import Deferral, Predictions
+
+LOGITS, LABELS = outputs(2000, 0, 1.5)
+NAMES = [f"image-{row}" for row in range(2000)]
+TRUTH = {name: CLASSES[label] for name, label in zip(NAMES, LABELS, strict=True)}
+
+
+def write_pool(path, labelled=0):
+    """Predictions for 2,000 images, the first of which are labelled."""
+    labels = [TRUTH[name] for name in NAMES[:labelled]] + [""] * (2000 - labelled)
+    columns = {"logits": LOGITS, "classes": CLASSES, "id": NAMES, "label": labels}
+    Predictions.of(columns | {"path": [f"{name}.png" for name in NAMES]}).write(path)
+    return path
+
+
+def fill(table, count=None):
+    """Label the first rows, as in a spreadsheet, which sorts them."""
+    rows = rows_of(table)
+    for row in rows[:count]:
+        row["label"] = TRUTH[row["id"]]
+    rows.sort(key=lambda row: row["id"])
+    write_rows(table, rows)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pool(tmp_path / "pool.csv")
+    return tmp_path
+
+
+def test_from_a_pool_without_labels_to_a_policy(succeed, place):
+    said = succeed("draw", "pool.csv", "--max-error", "0.2", "--out", "tune.csv").err
+    assert "100 to tune on" in said
+    assert "draw pool.csv --labels tune.csv" in said
+    assert len(rows_of(place / "tune.csv")) == 100
+    fill(place / "tune.csv")
+    draw = "draw", "pool.csv", "--labels", "tune.csv", "--max-error", "0.2", "--cases", "200"
+    said = succeed(*draw, "--out", "to_label.csv").err
+    assert "calibrate pool.csv --labels to_label.csv" in said
+    rows = rows_of(place / "to_label.csv")
+    assert [*rows[0]] == ["id", "path", "label"]
+    assert len(rows) == 200
+    assert {row["id"] for row in rows}.isdisjoint(row["id"] for row in rows_of(place / "tune.csv"))
+    fill(place / "to_label.csv", 195)
+    calibrate = "calibrate", "pool.csv", "--labels", "to_label.csv", "--out", "policy"
+    said = succeed(*calibrate).err
+    certificate = Deferral.load(place / "policy").certificate_
+    assert certificate.cases == 200
+    assert f"{certificate.accepted_images} of 1900 images of the pool" in said
+    assert "of the 200 drawn cases have no label" not in said
+    decided = succeed("predict", "policy", "pool.csv").out.splitlines()
+    assert 100 < sum(",accept," in line for line in decided) < 2000
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--max-error", "0.1"), "--max-error has no effect with --labels"),
+        (("--seed", "1"), "--seed has no effect with --labels"),
+        (("--guarantee", "average"), "--guarantee has no effect with --labels"),
+    ],
+)
+def test_a_draw_fixes_the_targets(misgiving, options, words):
+    done = misgiving("calibrate", "pool.csv", "--labels", "x.csv", "--out", "policy", *options)
+    assert (done.code, words in one_line(done.err)) == (2, True)
+
+
+def test_a_table_that_is_there_is_kept(succeed, misgiving, place):
+    write_pool(place / "pool.csv", labelled=100)
+    draw = "draw", "pool.csv", "--max-error", "0.2", "--out", "to_label.csv"
+    succeed(*draw)
+    before = (place / "to_label.csv").read_bytes()
+    assert "exists" in one_line(misgiving(*draw, "--seed", "1").err)
+    assert (place / "to_label.csv").read_bytes() == before
+    succeed(*draw, "--seed", "1", "--overwrite")
+    assert (place / "to_label.csv").read_bytes() != before
+
+
+def test_looks_are_planned_before_the_first_label_and_each_is_one_calibration(
+    succeed, misgiving, place
+):
+    rows = np.arange(400)
+    sets = ["tune" if row < 100 else "calibrate" for row in rows]
+    columns = {"logits": LOGITS[:400], "classes": CLASSES, "id": NAMES[:400], "set": sets}
+    labels = [TRUTH[name] for name in NAMES[:400]]
+    plan = "plan", "held.npz", "--max-error", "0.25", "--looks", "150,300"
+    calibrate = "calibrate", "held.npz", "--max-error", "0.25", "--out", "policy", "--overwrite"
+
+    def write(count):
+        names = {name: values[:count] for name, values in columns.items()}
+        Predictions.of(names | {"classes": CLASSES, "label": labels[:count]}).write("held.npz")
+
+    write(250)
+    assert "1.67 %" in succeed(*plan).out
+    succeed(*calibrate)
+    confidence = Deferral.load(place / "policy").certificate_.targets.confidence
+    assert confidence == pytest.approx(1 - 0.05 / 3)
+    write(300)
+    assert "150, 300" in one_line(misgiving(*calibrate).err)
+    write(400)
+    assert "calibrated before" not in succeed(*calibrate).err
+    assert Deferral.load(place / "policy").certificate_.looks == (150, 300)
+    assert "calibrated before" in one_line(misgiving(*plan).err)
