@@ -67,14 +67,15 @@ function spoken(aim, point) {
 }
 
 function explain(point) {
-  const { confidence, cases, policy } = state.calibration;
+  const { confidence, cases, pool, policy } = state.calibration;
+  const like = pool ? `the ${pool} images of the pool` : `the ${cases} calibration cases`;
   const limits = policy.class_targets.length ? [`missed ${policy.class_targets.join(", ")}`] : [];
   if (policy.max_silent_error != null) limits.push("wrong answers among all images");
   const omitted = limits.length ? ` Limits on ${limits.join(" and ")} are not part of the preview.` : "";
   const own = state.target == null && point
     ? ` The saved policy itself: ${targetOf(policy)}.` : "";
   const basis = `With ${percent(confidence, 0)} confidence, the bounds hold for all operating points `
-    + `at once, for images like the ${cases} calibration cases.`;
+    + `at once, for images like ${like}.`;
   const rest = `${omitted} ${policy.naming}`;
   if (!point && state.target == null) return `The saved policy accepts no answer.${rest}`;
   if (!point) return `No operating point has so low a bound: everything would be deferred.${rest}`;

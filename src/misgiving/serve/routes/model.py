@@ -60,7 +60,7 @@ class CalibrationPoint(BaseModel):
     threshold: Number = Field(description="Lowest accepted score; null: no threshold.")
     accepted: int = Field(description="Number of accepted cases.")
     wrong: int = Field(description="Number of accepted cases that are wrong.")
-    coverage: float = Field(description="Share of all cases that is accepted.")
+    coverage: float = Field(description="Share of all cases, or of the pool, that is accepted.")
     error: float | None = Field(description="Share of the accepted cases that is wrong.")
     bound: float = Field(
         description="Upper bound of the error; holds for all operating points at once."
@@ -94,6 +94,9 @@ class Calibration(BaseModel):
     )
     confidence: float | None = None
     cases: int = 0
+    pool: int | None = Field(
+        default=None, description="Images from which the cases were drawn above a limit."
+    )
     operating_points: list[CalibrationPoint] = Field(default=[], description="Strictest first.")
     policy: SavedPolicy | None = None
     command: str | None = Field(
@@ -140,6 +143,7 @@ def list_operating_points(service: ServiceDep) -> Calibration:
     return Calibration(
         confidence=targets.confidence,
         cases=certificate.cases,
+        pool=certificate.pool and len(certificate.pool.scores),
         operating_points=[
             CalibrationPoint(**point._asdict()) for point in certificate.operating_points
         ],
