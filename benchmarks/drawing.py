@@ -14,7 +14,7 @@ that the tuning set chose. Prints three Markdown tables:
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import product
@@ -56,19 +56,26 @@ def main() -> None:
     with ProcessPoolExecutor(options.jobs) as pool:
         cells = [*product(tables, ERRORS, SIZES)]
         measure = partial(coverages, draws=options.draws, seed=options.seed)
-        print(markdown(pool.map(measure, cells)), flush=True)
-        print(markdown(pool.map(labels_needed, tables)), flush=True)
-        worst = pd.DataFrame(pool.map(accepted_at_worst, worst_cases()))
-    print(markdown(worst))
+        print_table(pool.map(measure, cells))
+        print_table(pool.map(labels_needed, tables))
+        worst = print_table(pool.map(accepted_at_worst, worst_cases()))
     deviation = np.sqrt(LEVEL * (1 - LEVEL) / WORST_DRAWS)
     excess = (worst["accepted"] - LEVEL) / deviation
     print(f"{(excess > 4).sum()} cells beyond four standard errors, {(excess > 2).mean():.3f} of "
           f"{len(worst)} beyond two.")  # fmt: skip
 
 
-def markdown(rows: Any) -> str:
-    """A table of these rows, with numbers in three digits."""
-    return str(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3f")) + "\n"
+def print_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Print these rows as they come, with numbers in three digits."""
+    made = []
+    for row in rows:
+        cells = [f"{x:.3f}" if isinstance(x, float) else str(x) for x in row.values()]
+        lines = [cells] if made else [[*row], ["---"] * len(row), cells]
+        for line in lines:
+            print("|", " | ".join(line), "|", flush=True)
+        made.append(row)
+    print()
+    return pd.DataFrame(made)
 
 
 def certified(cases: ScoredCases, targets: Targets, floor: float = -np.inf) -> float:

@@ -143,7 +143,7 @@ def list_operating_points(service: ServiceDep) -> Calibration:
     return Calibration(
         confidence=targets.confidence,
         cases=certificate.cases,
-        pool=certificate.pool and len(certificate.pool.scores),
+        pool=None if certificate.pool is None else len(certificate.pool.scores),
         operating_points=[
             CalibrationPoint(**point._asdict()) for point in certificate.operating_points
         ],
