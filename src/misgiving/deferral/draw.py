@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 PredictionsT = TypeVar("PredictionsT", bound=Predictions)
 
 SPARE = 1.25  # the part's estimated error as a multiple of the target, as the estimate may be wrong
+NEARLY_ALL = 0.8  # share of a pool, above which a limit saves few labels and may be too strict
 MOST_MISSING = 0.1  # of the labels of a calibration
 DIFFERENT = 0.01  # probability that sets are found to differ that do not
 
@@ -224,7 +225,8 @@ def share_to_label(tuned: ScoredCases, targets: Targets) -> float:
     errors = np.where(tuned.acceptable, tuned.error_probabilities, 1.0)[best_first]
     risks = errors.cumsum() / np.arange(1, len(tuned) + 1)
     within = np.flatnonzero(risks <= SPARE * (targets.max_error or 0.0))
-    return (1 + max(within.tolist(), default=0)) / len(tuned)
+    share = (1 + max(within.tolist(), default=0)) / len(tuned)
+    return 1.0 if share > NEARLY_ALL else share
 
 
 def limit_of_draw(scores: Values, kept: Mask, share: float, cases: int) -> float:
