@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from commands import one_line, rows_of
 from PIL import Image
@@ -84,6 +85,24 @@ def test_calibrate_and_predict_say_what_python_says(misgiving, succeed, policy, 
         else:
             assert cells == values.tolist()
     assert {f"probability_{name}" for name in CLASSES} < {*rows[0]}
+
+
+def test_calibrate_says_first_which_class_is_missed_and_the_option_against_it(succeed, tmp_path):
+    random, names = np.random.default_rng(0), np.array(["cat", "dog", "sea owl"])
+    predicted = random.integers(2, size=600)
+    logits = {name: 6.0 * (predicted == at) + random.random(600) for at, name in enumerate(names)}
+    labels = np.where(random.random(600) < 0.05, 2, predicted)
+    columns = {f"logit_{name}": values for name, values in logits.items()}
+    table = tmp_path / "t.csv"
+    pd.DataFrame({"label": names[labels], **columns}).to_csv(table, index=False)
+    words = ("calibrate", table, "--max-error", 0.2, "--out", tmp_path / "policy")
+    for more in ([], ["--verbose", "--overwrite"]):
+        said = succeed(*words, *more).err.splitlines()
+        (first,) = (line for line in said if "sea owl" in line and "--class-max-miss" in line)
+        assert re.match(r"Warning: (\d+) of \1 sea owl cases are accepted as another class", first)
+        assert " --class-max-miss 'sea owl=0.1' cannot be certified with these " in first
+        following = "Accepted: " if not more else "Certified: at most 20 %"
+        assert said[said.index(first) + 1].startswith(following)
 
 
 def test_calibrate_lists_the_columns_that_it_does_not_use_and_doubts(succeed, tmp_path):

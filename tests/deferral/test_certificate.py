@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from policies import CLASSES, WORST, certificate_of, certify, drawn_cases
 from scipy import stats
 
 from misgiving.deferral.certificate import ranks_to_test
+from misgiving.deferral.certify import with_class_limits
 from misgiving.deferral.drift import acceptance_interval
 from misgiving.deferral.expected_performance import (
     bound_at_threshold,
@@ -138,6 +140,67 @@ def test_a_class_without_cases_is_the_last_of_all():
     errors = certify(drawn_cases(100, 1), merged, targets).class_errors
     assert [each.cases > 0 for each in errors] == [True, True, False]
     assert errors[-1].predicted
+
+
+@pytest.mark.parametrize(
+    ("cases", "missed", "predicted", "wrong", "fails"),
+    [
+        (5, 2, 9, 4, True),
+        (6, 2, 0, 0, True),
+        (7, 2, 0, 0, False),
+        (4, 4, 4, 4, False),
+        (9, 0, 6, 3, True),
+        (9, 0, 7, 3, False),
+        (0, 0, 5, 5, True),
+    ],
+)
+def test_a_class_fails_with_a_third_of_five_cases_missed_or_half_of_five_answers_wrong(
+    certificate, cases, missed, predicted, wrong, fails
+):
+    numbers = {"cases": cases, "missed": missed, "predicted": predicted, "wrong": wrong}
+    errors = tuple(replace(each, **numbers) for each in certificate.class_errors[:1])
+    assert bool(replace(certificate, class_errors=errors).failing_classes) == fails
+
+
+def with_missed_melanomas(guarantee="confident", **targets):
+    """Two thirds of few melanomas are taken for BCC; what a limit costs is added."""
+    cases, random = drawn_cases(900, 2), np.random.default_rng(0)
+    labels = random.choice(3, 900, p=(0.93, 0.05, 0.02))
+    missed = (labels == 1) & (random.random(900) < 0.7)
+    scores, predicted = cases.scores * np.where(missed, 0.8, 1), np.where(missed, 2, labels)
+    cases = replace(cases, labels=labels, predicted=predicted, scores=scores)
+    again = partial(certify, drawn_cases(100, 1), cases, guarantee=guarantee)
+    return with_class_limits(again(Targets(**targets)), again), again
+
+
+@pytest.mark.parametrize("guarantee", ["confident", "average"])
+def test_the_cost_of_a_limit_is_that_of_a_policy_with_this_target(guarantee):
+    certificate, again = with_missed_melanomas(guarantee, max_error=0.1)
+    missed, wrong = certificate.failing_classes
+    assert (missed.name, missed.is_often_missed, missed.confused_with) == ("MEL", True, None)
+    assert (wrong.name, wrong.is_often_wrong, wrong.confused_with) == ("BCC", True, "MEL")
+    limited = again(Targets(max_error=0.1, class_max_miss={"MEL": 0.1}))
+    assert 0 < limited.accepted < certificate.accepted
+    for each in certificate.class_errors:
+        fails = each in (missed, wrong)
+        assert each.limit == (limited.class_outcomes[0] if fails else None)
+        assert each.accepted_with_limit == (limited.accepted if fails else 0)
+
+
+def test_a_limit_is_at_most_half_of_what_is_missed():
+    certificate, again = with_missed_melanomas(max_error=0.1)
+    rarely = [
+        replace(each, missed=1, cases=40) if each.name == "MEL" else each
+        for each in certificate.class_errors
+    ]
+    limited = with_class_limits(replace(certificate, class_errors=tuple(rarely)), again)
+    (wrong,) = limited.failing_classes
+    assert (wrong.name, wrong.limit.name, wrong.limit.rate) == ("BCC", "MEL", 0.013)
+
+
+def test_no_further_limit_is_sought_for_a_class_with_a_target():
+    certificate, _ = with_missed_melanomas(max_error=0.1, class_max_miss={"MEL": 0.9})
+    assert [each.limit for each in certificate.failing_classes] == [None, None]
 
 
 def test_the_error_to_expect_and_its_bound_are_those_of_the_threshold(certificate):

@@ -7,11 +7,12 @@ from policies import certificate_of, outcomes, policy_with, write
 
 from misgiving import Deferral
 from misgiving.calibration.apply import Scaling
+from misgiving.deferral.certificate import ClassErrors, ClassOutcome
 from misgiving.deferral.policy_file import PolicyFile
 from misgiving.deferral.targets import DecisionRule, Targets
 from misgiving.errors import DataError
 from misgiving.files import sha256_of_json
-from misgiving.report.rendering import certificate_sentences
+from misgiving.report.rendering import certificate_sentences, three_digits
 
 EVERYTHING = Targets(max_error=0.15, class_max_miss={"MEL": 0.2}, max_ood_false_alarms=0.1)
 KINDS = {
@@ -95,3 +96,39 @@ def test_the_summary_names_what_is_certified_and_what_weakens_it(kind, rule, fie
     assert all(any(words in line for line in lines) for words in said), lines
     plain = certificate_sentences(policy_with(CERTIFICATES[kind]))
     assert not any("Warning" in line for line in plain)
+
+
+MISSED = ClassErrors(
+    name="MEL", cases=29, missed=25, missed_bound=0.9, predicted=8, wrong=4, wrong_bound=0.8,
+    confused_with="NV",
+)  # fmt: skip
+LIMIT = ClassOutcome(name="MEL", rate=0.1, cases=29, missed=0, smallest_certifiable_rate=0.1031)
+MET = replace(LIMIT, smallest_certifiable_rate=0.09)
+OPTION = "`class_max_miss={'MEL': 0.1}`"
+
+
+@pytest.mark.parametrize("brief", [False, True])
+@pytest.mark.parametrize(
+    ("limit", "accepted", "says"),
+    [
+        (MET, 100, f" With {OPTION}, 25 % of the cases would be accepted instead of ALL. "
+                   "Certify this target with new cases."),
+        (MET, 0, f" With {OPTION}, no threshold would meet all targets."),
+        (LIMIT, 0, f" {OPTION} cannot be certified with these 29 cases (smallest: 10.4 %)."),
+        (None, 0, ""),
+    ],
+)  # fmt: skip
+def test_a_failing_class_comes_first_with_what_would_limit_it(limit, accepted, says, brief):
+    plain = CERTIFICATES["plain"]
+    first = replace(MISSED, limit=limit, accepted_with_limit=accepted)
+    others = [replace(MISSED, name=f"no. {number}", missed=20) for number in range(6)]
+    policy = policy_with(replace(plain, class_errors=(first, *others)))
+    lines = certificate_sentences(policy, brief=brief)
+    assert lines[0] == (
+        "Warning: 25 of 29 MEL cases are accepted as another class, and 4 of 8 cases accepted as "
+        "MEL are of another class, most often NV."
+        + says.replace("ALL", three_digits(plain.accepted / plain.cases))
+    )
+    assert sum(line.startswith("Warning: 20 of 29 no. ") for line in lines) == 4
+    assert lines[5] == "Warning: more classes are often missed or wrong: no. 4, no. 5."
+    assert not any("Worst class" in line for line in lines)

@@ -3,7 +3,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from answers import PETS, predictions
+from answers import HOSTILE, PETS, predictions
 from elements import parse
 from scipy.stats import beta, binomtest
 from sklearn.metrics import confusion_matrix
@@ -13,7 +13,7 @@ from misgiving.evaluation.evaluate import evaluate
 from misgiving.evaluation.shares import CurvePoint, Share
 from misgiving.report.evaluation import confusion, findings, gallery, write_report
 from misgiving.report.figures import acceptance_figure, histogram_figure, team_figure
-from misgiving.report.rendering import percent, three_digits
+from misgiving.report.rendering import certificate_sentences, percent, three_digits
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +192,18 @@ def test_histograms_are_shares_of_each_set_over_the_same_bars():
     assert first.edges[-1] == 120
     names = [text.get_text() for text in axes.get_legend().get_texts()]
     assert names == ["right (100)", r"\$" + "x" * 18 + "… (2)", "limit"]  # no formula
+
+
+def test_the_page_and_the_certificate_begin_with_the_classes_that_a_policy_fails(tmp_path):
+    labels = np.repeat([0, 1, 2], [200, 200, 40])
+    random, predicted = np.random.default_rng(0), np.where(labels == 2, 1, labels)
+    logits = random.normal(size=(440, 3)) + 6 * np.eye(3)[predicted]
+    given = predictions(440, logits=logits, label=labels)
+    policy = Deferral(max_error=0.2).fit(given)
+    page = parse(write_report(evaluate(given, policy), tmp_path / "report.html").read_text())
+    sentence = certificate_sentences(policy)[0].replace("`", "")
+    (failing,) = policy.certificate_.failing_classes
+    assert failing.limit.name == HOSTILE
+    assert sentence.startswith(f"Warning: {failing.missed} of {failing.cases} {HOSTILE} cases are ")
+    assert sentence in page.texts("p", "missing")
+    assert sentence in page.texts("li")

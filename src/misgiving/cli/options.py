@@ -5,6 +5,7 @@ command or in `Attributes:` of the dataclass.
 """
 
 import re
+import shlex
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar
@@ -100,6 +101,8 @@ def option(name: str, value: object = None) -> str:
     """The option or argument of the command that runs for a parameter, as it would be typed."""
     for argument in COMMAND.get():
         if argument.field_info.name == name and not argument.children:
+            if isinstance(value, Mapping):
+                value = " ".join(shlex.quote(f"{key}={x:g}") for key, x in value.items())
             if isinstance(value, bool):
                 return argument.negatives[0] if not value and argument.negatives else argument.name
             return argument.name if value is None else f"{argument.name} {value}"

@@ -23,6 +23,8 @@ from misgiving.deferral.targets import Targets
 MIN_BATCH = 50  # images; an empty batch counts as without error, so that small ones promise little
 MOST_RANKS = 100
 ROUNDING = 1e-9
+OFTEN_MISSED, OFTEN_WRONG = 1 / 3, 1 / 2  # shares of the cases, and of the answers, of a class
+FEWEST = 5  # cases or answers of a class of which a share is taken for often
 
 
 def _infinity_of(value: Any) -> Any:
@@ -105,6 +107,10 @@ class ClassErrors:
         predicted: Accepted cases whose predicted class this is.
         wrong: How many of these are of another class.
         wrong_bound: Upper bound on the share of wrong.
+        confused_with: Most frequent class of the wrong ones; None where none is wrong.
+        limit: A further target for this class, or for `confused_with`, where many are missed
+            or wrong; certified with the same cases. None also where it has a target.
+        accepted_with_limit: Calibration cases that are accepted with this further target.
     """
 
     name: str
@@ -114,6 +120,24 @@ class ClassErrors:
     predicted: int
     wrong: int
     wrong_bound: float
+    confused_with: str | None = None
+    limit: ClassOutcome | None = None
+    accepted_with_limit: int = 0
+
+    @property
+    def fails(self) -> bool:
+        """True if the class is often missed, or its accepted answers are often wrong."""
+        return self.is_often_missed or self.is_often_wrong
+
+    @property
+    def is_often_missed(self) -> bool:
+        """True if at least a third of its cases, and of five, are accepted as another class."""
+        return self.cases >= FEWEST and self.missed / self.cases >= OFTEN_MISSED
+
+    @property
+    def is_often_wrong(self) -> bool:
+        """True if at least half of its accepted answers, and of five, are wrong."""
+        return self.predicted >= FEWEST and self.wrong / self.predicted >= OFTEN_WRONG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +277,12 @@ class Certificate:
         """How many of `images` are accepted."""
         scores, kept = np.array(self.images.scores), np.array(self.images.kept, dtype=bool)
         return int((kept & (scores >= self.accept_threshold)).sum())
+
+    @property
+    def failing_classes(self) -> list[ClassErrors]:
+        """Classes that are often missed or often wrong, those with the most errors first."""
+        failing = (each for each in self.class_errors if each.fails)
+        return sorted(failing, key=lambda each: max(each.missed, each.wrong), reverse=True)
 
     @property
     def coverage_interval(self) -> BinomialInterval:

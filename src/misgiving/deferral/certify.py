@@ -1,7 +1,7 @@
 """Certify thresholds with the cases of a policy, and find remedies if none is."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -17,6 +17,7 @@ from misgiving.deferral.thresholds import RankCounts, ScoredCases, count_ranks
 STEPS = 1000  # in which the smallest certifiable error is searched
 MOST_CASES = 100_000  # up to which enough cases are searched
 SHARE_OF_RANK = 0.5  # of the level, that the test of a promising rank has
+LIMIT_OF_CLASS, MOST_LIMITS = 0.1, 5  # suggested target of a class, and number of these
 PRIOR_WRONG = 0.5  # wrong cases more than observed, as one among 100 ranks is chosen
 
 Remedy = Literal["fewest_cases", "more_cases", "higher_target", "better_model", "average_guarantee"]
@@ -72,7 +73,7 @@ def certify_thresholds(
         accepted_on_average=int(counts.ranks[selected]) if selected >= 0 else 0,
         class_outcomes=class_outcomes(targets, guarantee, counts, position),
         class_errors=class_errors(
-            calibration, counts, position, classes=classes, level=targets.level
+            calibration, counts, position, classes, level=targets.level, drawn=pool is not None
         )
         if certified
         else (),
@@ -136,18 +137,23 @@ def class_errors(
     calibration: ScoredCases,
     counts: RankCounts,
     position: int,
-    *,
     classes: Sequence[str],
+    *,
     level: float,
+    drawn: bool,
 ) -> tuple[ClassErrors, ...]:
-    """Accepted answers of each class, at this position of the ranks; `level` of the bounds."""
+    """Accepted answers of each class, at this position of the ranks; `level` of the bounds.
+
+    Of `drawn` cases, none counts as a case of its class: the others of the class were not drawn.
+    """
     accepted = counts.kept & (calibration.scores >= counts.thresholds[position])
     each, errors = level / len(counts.ranks), []
     for label, name in enumerate(classes):
-        of_class = calibration.labels == label
+        of_class = (calibration.labels == label) & (not drawn)
         answers = accepted & (calibration.predicted == label)
         cases, missed = int(of_class.sum()), int((accepted & of_class & calibration.wrong).sum())
-        predicted, wrong = int(answers.sum()), int((answers & ~of_class).sum())
+        predicted, wrong = int(answers.sum()), int((answers & calibration.wrong).sum())
+        true_classes = calibration.labels[answers & calibration.wrong & (calibration.labels >= 0)]
         if cases or predicted:
             errors.append(
                 ClassErrors(
@@ -158,9 +164,39 @@ def class_errors(
                     predicted=predicted,
                     wrong=wrong,
                     wrong_bound=float(upper_bound(wrong, predicted, level=each)),
+                    confused_with=classes[np.bincount(true_classes).argmax()]
+                    if len(true_classes)
+                    else None,
                 )
             )
     return tuple(sorted(errors, key=lambda each: (each.cases > 0, each.missed_bound), reverse=True))
+
+
+def with_class_limits(
+    certificate: Certificate, certify: Callable[[Mapping[str, float]], Certificate]
+) -> Certificate:
+    """Add to each class that is often missed or wrong what a target against it would cost.
+
+    The target is 10 %, or half of the share that is missed, whichever is lower: of the class itself
+    where it is often missed, and otherwise of the class that its wrong answers most often have.
+
+    Args:
+        certificate: Without limits.
+        certify: Certifies other targets of classes with the same cases.
+    """
+    if certificate.pool is not None:
+        return certificate  # of how many of a class are missed, drawn cases say nothing
+    targets, limited = certificate.targets, {each.name: each for each in certificate.class_errors}
+    for errors in certificate.failing_classes[:MOST_LIMITS]:
+        name = errors.name if errors.is_often_missed else errors.confused_with
+        if name is not None and name not in targets.class_max_miss:
+            half = limited[name].missed / limited[name].cases / 2
+            rates = {**targets.class_max_miss, name: min(LIMIT_OF_CLASS, float(f"{half:.2g}"))}
+            changed = certify(rates)
+            limited[errors.name] = replace(
+                errors, limit=changed.class_outcomes[-1], accepted_with_limit=changed.accepted
+            )
+    return replace(certificate, class_errors=tuple(limited.values()))
 
 
 def find_remedies(certificate: Certificate) -> dict[Remedy, int | float]:

@@ -12,7 +12,7 @@ import numpy as np
 from misgiving.calibration.apply import Calibrator
 from misgiving.calibration.fit import Fitted, fit_calibrator
 from misgiving.deferral.certificate import Certificate
-from misgiving.deferral.certify import certify_thresholds, find_remedies
+from misgiving.deferral.certify import certify_thresholds, find_remedies, with_class_limits
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.draw import DrawnCases
 from misgiving.deferral.guarantees import GUARANTEES, Guarantee
@@ -213,10 +213,15 @@ class Deferral:
     ) -> "Deferral":
         cases = ScoredCases.of(policy.score(calibration), calibration.labels)
         cases = cases[calibration.one_per_group(seed=self.seed)]
-        guarantee = self.check_parameters()[2]
+        blank, guarantee = policy.certificate, self.check_parameters()[2]
+
+        def certify(class_max_miss: Mapping[str, float]) -> Certificate:
+            targets = replace(blank.targets, class_max_miss=class_max_miss)
+            return certify_thresholds(replace(blank, targets=targets), tuned, cases, guarantee)
+
         self.policy_ = replace(
             policy,
-            certificate=certify_thresholds(policy.certificate, tuned, cases, guarantee),
+            certificate=with_class_limits(certify(blank.targets.class_max_miss), certify),
             unit=unit_of(calibration.group_columns),
             kind=calibration.kind,
         )

@@ -10,7 +10,7 @@ import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from misgiving.deferral.certificate import MIN_BATCH
-from misgiving.deferral.certify import find_remedies
+from misgiving.deferral.certify import MOST_LIMITS, find_remedies
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.guarantees import GUARANTEES
 from misgiving.errors import Parameter, visible
@@ -105,6 +105,7 @@ def environment(*packages: str, html: bool = True) -> Environment:
     )
     templates.globals |= {"count": count, "inf": math.inf, "units": UNITS, "unit_of": unit_of}
     templates.globals |= {"guarantees": [*GUARANTEES], "min_batch": MIN_BATCH}
+    templates.globals["most_limits"] = MOST_LIMITS
     templates.globals["parameter"] = Parameter
     templates.filters |= {
         "detector_name": detector_name,
