@@ -1,6 +1,7 @@
 import inspect
 import subprocess
 import sys
+from contextlib import nullcontext
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas
 import pytest
 import torch
 from policies import outputs
+from scipy import stats
 from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.datasets import make_classification
@@ -18,6 +20,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.tree import DecisionTreeClassifier
 
 from misgiving import Deferral, Predictions
+from misgiving.deferral.sets import check_copies
 from misgiving.deferral.targets import DecisionRule, Targets
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.evaluate import evaluate
@@ -165,6 +168,50 @@ def test_sets_that_cannot_support_a_policy(sets, says):
     tuning, calibration, training = (*taken, None, None)[:3]
     with pytest.raises((DataError, UsageError), match=says):
         Deferral().fit(tuning, calibration, training=training)
+
+
+def two_classes(count, random, decimals=9):
+    """Probabilities of images that are all different; coarse ones are often equal."""
+    of_second = (1 / (1 + np.exp(3 * random.normal(size=count)))).round(decimals)
+    given = {"probabilities": np.column_stack([1 - of_second, of_second]), "classes": ["a", "b"]}
+    return Predictions.of(given | {"label": np.arange(count) % 2})
+
+
+@pytest.mark.parametrize("decimals", [1, 2, 3])
+def test_different_images_are_not_refused_as_copies_however_coarse_their_outputs_are(decimals):
+    random = np.random.default_rng(0)
+    for tuning, calibration in (5, 5), (10, 40), (30, 30), (100, 100), (100, 400):
+        for _ in range(20):
+            check_copies(*(two_classes(n, random, decimals) for n in (tuning, calibration)))
+
+
+@pytest.mark.parametrize("decimals", [4, 9])
+@pytest.mark.parametrize(("count", "copied"), [(10, 10), (60, 40), (500, 500), (1000, 700)])
+def test_copies_in_another_order_are_refused_also_where_outputs_are_rounded(
+    count, copied, decimals
+):
+    random = np.random.default_rng(0)
+    given = two_classes(2 * count, random, decimals)
+    tuning = given.select(np.arange(count))
+    calibration = given.select(random.permutation(np.arange(count) + count - copied))
+    with pytest.raises(DataError, match=f"^{copied if decimals > 4 else '[0-9]+'} rows of the"):
+        check_copies(tuning, calibration)
+
+
+def test_half_of_a_set_may_be_copies():
+    given = two_classes(90, np.random.default_rng(0))
+    check_copies(given.select(np.arange(60)), given.select(np.arange(30, 90)))
+
+
+@pytest.mark.parametrize(("shared", "refused"), [(19, True), (18, False)])
+def test_shared_outputs_are_compared_with_those_that_two_rows_of_one_set_have(shared, refused):
+    """Two outputs of each set have two rows; q is the chance that a pair is in both sets."""
+    values, number = two_classes(shared + 4, np.random.default_rng(0)), shared + 4
+    q = 2 * number**2 / (2 * number * (2 * number - 1))
+    assert (stats.binom.sf(shared - 1, number, q) < 0.002) == refused
+    within = [*range(shared), *[shared, shared + 1] * 2], [*range(shared), *[-1, -2] * 2]
+    with pytest.raises(DataError, match=r"^19 rows") if refused else nullcontext():
+        check_copies(*(values.select(np.arange(number)[rows]) for rows in within))
 
 
 def test_doubled_images_are_told_from_classifiers_that_repeat_their_outputs():

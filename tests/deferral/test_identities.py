@@ -29,6 +29,26 @@ def test_no_name_of_an_image_or_of_a_group_is_kept():
     assert kept.group_count == 2
 
 
+def test_coarse_outputs_identify_images_where_most_of_a_set_recurs_in_the_same_rows():
+    random = np.random.default_rng(0)
+    policy, new = random.choice([0.0, 0.5, 1.0], p=(0.3, 0.1, 0.6), size=(2, 100, 2))
+
+    def marked(logits):
+        images = [
+            Identities.of(Predictions.of({"logits": each, "classes": ["a", "b"]}))
+            for each in (logits, policy)
+        ]
+        return images[0].among(images[1])[0].sum()
+
+    assert (new == policy).all(axis=1).sum() > 20
+    assert marked(new) == 0
+    assert marked(policy) == marked(np.vstack([policy, new])) == 100
+    assert marked(policy[:40]) == 40
+    half = np.vstack([policy[:50], 1 - policy[50:]])
+    assert marked(half[:99]) == 50
+    assert marked(half) == 0
+
+
 AMONG = {  # images, those of the policy, and the numbers of the used and of the related ones
     "the same content": ({"contents": (9, 3, 8), "first": 7}, {"contents": (1, 2, 3)}, [1], []),
     "a name with other content": ({"contents": (8, 9)}, {"contents": (1, 2)}, [], []),

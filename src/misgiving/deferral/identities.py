@@ -14,6 +14,7 @@ from misgiving.predictions.record import Predictions
 
 DIGEST_DIGITS = 16  # of a million names, two are the same with a probability of 3e-8
 DIFFERENT_ROWS = 0.9  # share of different rows of logits from which on a row identifies an image
+NUMBERED = "#"  # begins the digest of an output with the number of its row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +60,13 @@ class Identities:
         """Mark the images that are among the others, and those of a named group of the others.
 
         Images are the same if their contents are. The name decides where one of both contents is
-        not known, and the outputs where there is no name.
+        not known, and the outputs where there is no name; coarse ones only where more than half of
+        one set is the same in the same rows.
         """
         contents, outputs = {*others.contents} - {""}, {*others.outputs} - {""}
+        numbered = {each for each in {*self.outputs} & outputs if each.startswith(NUMBERED)}
+        if 2 * len(numbered) <= min(len(self), len(others)):
+            outputs -= numbered
         ids, groups = {*others.ids} - {""}, {*others.groups} - {""}
         unseen = {
             name for name, content in zip(others.ids, others.contents, strict=True) if not content
@@ -84,9 +89,10 @@ def _digests_of_outputs(predictions: Predictions) -> tuple[str, ...]:
     """Rounded logits are alike for many images; where they are, the row's number counts as well."""
     logits = np.ascontiguousarray(predictions.logits, dtype=np.float64)
     rows = [row.tobytes() for row in logits]
-    if len(set(rows)) < DIFFERENT_ROWS * len(rows):
-        rows = [name.encode() + row for name, row in zip(predictions.ids, rows, strict=True)]
-    return tuple(sha256_of(row)[:DIGEST_DIGITS] for row in rows)
+    if len(set(rows)) >= DIFFERENT_ROWS * len(rows):
+        return tuple(sha256_of(row)[:DIGEST_DIGITS] for row in rows)
+    rows = [name.encode() + row for name, row in zip(predictions.ids, rows, strict=True)]
+    return tuple(NUMBERED + sha256_of(row)[:DIGEST_DIGITS] for row in rows)
 
 
 @dataclass(frozen=True, kw_only=True)

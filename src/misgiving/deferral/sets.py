@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from misgiving.deferral.bounds import binomial_cdf
 from misgiving.errors import DataError, Parameter, UsageError, visible
 from misgiving.groups import TUNING_PARTS, partition_groups
 from misgiving.predictions.record import Predictions
@@ -16,6 +17,7 @@ MOST_TUNED = 20_000  # groups to tune on; more would be slow, and bring nothing
 OWN_SETS = ("tune", "calibrate")
 FREE = ("", "validation")
 NOT_USED = ("train", "test", "excluded")
+CHANCE = 2e-3  # probability that different images are refused as copies
 COPIES = 0.25  # share of rows; fewer copies hardly change a bound
 MOST_ALIKE = 0.9  # share of repeated rows that occur equally often, above that of chance
 DECIMALS, ROUNDING = 4, 1e-6  # of outputs that may be alike by rounding, and of these numbers
@@ -186,16 +188,22 @@ def check_same_model(tuning: Predictions, other: Predictions, name: str) -> None
 def check_copies(tuning: Predictions, calibration: Predictions) -> None:
     """Check that the calibration set does not have the images of the tuning set by other names.
 
-    An image is known by its logits. Rounded ones are alike for many images, so that only rows that
-    occur once count, and more than half of these must occur in both sets.
+    An image is known by its logits. More than half of the rows that occur once in their set must
+    occur in both. Coarse outputs are alike for different images, but then as often within a set as
+    between both: of the outputs that two rows have, at most a share q is in both sets by chance.
 
     Raises:
         DataError: It has them.
     """
-    rows = [np.unique(part.logits, axis=0, return_counts=True) for part in (tuning, calibration)]
-    once = [{*map(bytes, values[counts == 1])} for values, counts in rows]
-    shared = len(once[0] & once[1])
-    if 2 * shared > min(map(len, once)):
+    numbers = [len(tuning), len(calibration)]
+    rows = np.concatenate([tuning.logits, calibration.logits])
+    place = np.unique(rows, axis=0, return_inverse=True)[1].ravel()
+    parts = np.split(place, numbers[:1])
+    counts = np.array([np.bincount(part, minlength=len(rows)) for part in parts])
+    shared, pairs = int((counts == 1).all(axis=0).sum()), int((counts.sum(axis=0) == 2).sum())
+    q = 2 * math.prod(numbers) / (sum(numbers) * (sum(numbers) - 1))
+    by_chance = 1 - binomial_cdf(shared - 1, pairs, q) if shared else 1.0
+    if 2 * shared > (counts == 1).sum(axis=1).min() and by_chance <= CHANCE:
         raise DataError(
             f"{shared} rows of the calibration set are also in the tuning set; give images that "
             "nothing was chosen on"
