@@ -208,9 +208,22 @@ def test_the_error_to_expect_and_its_bound_are_those_of_the_threshold(certificat
     chosen = points[certificate.accept_threshold]
     assert certificate.error_bound == chosen.bound
     assert highest_error(certificate) == min(0.1, chosen.bound)
-    assert certificate.expected_error == (chosen.wrong + 1) / (chosen.accepted + 1)
+    assert certificate.expected_error == (chosen.wrong + 2) / (chosen.accepted + 2)
     average = certificate_of(OOD, guarantee="average")
     assert highest_error(average) == average.error_bound > 0.1
     nothing = replace(certificate, accept_threshold=np.inf, accepted=0)
     assert nothing.error_bound is nothing.expected_error is None
     assert highest_error(nothing) == 1
+
+
+def test_the_error_to_expect_is_not_too_low_although_few_cases_chose_the_threshold():
+    tuning, targets, errors = drawn_cases(100, 10**6), Targets(max_error=0.1), []
+    for draw in range(100):
+        certificate = certify(tuning, drawn_cases(150, draw), targets)
+        if certificate.accepted:
+            # scores are uniform and the risk at s is WORST (1 - s)^2
+            true = WORST * (1 - max(certificate.accept_threshold, 0)) ** 2 / 3
+            errors.append((certificate.expected_error, true))
+    expected, true = np.mean(errors, axis=0)
+    assert len(errors) > 50
+    assert 0.9 * true < expected < 1.1 * true

@@ -23,6 +23,7 @@ from misgiving.deferral.targets import Targets
 MIN_BATCH = 50  # images; an empty batch counts as without error, so that small ones promise little
 MOST_RANKS = 100
 ROUNDING = 1e-9
+SELECTION_ERRORS = 2  # wrong cases more than the observed ones, on which the threshold was chosen
 OFTEN_MISSED, OFTEN_WRONG = 1 / 3, 1 / 2  # shares of the cases, and of the answers, of a class
 FEWEST = 5  # cases or answers of a class of which a share is taken for often
 
@@ -296,9 +297,10 @@ class Certificate:
     def expected_error(self) -> float | None:
         """Estimated share of wrong answers among the accepted; None where none is accepted.
 
-        With one wrong case more than were observed, as the threshold was chosen on these cases.
+        With two wrong cases more than were observed, as the threshold was chosen on these cases.
         """
-        return (self.wrong + 1) / (self.accepted + 1) if self.accepted else None
+        wrong, accepted = self.wrong + SELECTION_ERRORS, self.accepted + SELECTION_ERRORS
+        return wrong / accepted if self.accepted else None
 
     @property
     def error_bound(self) -> float | None:

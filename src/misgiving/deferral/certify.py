@@ -164,7 +164,7 @@ def class_errors(
                     predicted=predicted,
                     wrong=wrong,
                     wrong_bound=float(upper_bound(wrong, predicted, level=each)),
-                    confused_with=classes[np.bincount(true_classes).argmax()]
+                    confused_with=classes[int(np.bincount(true_classes).argmax())]
                     if len(true_classes)
                     else None,
                 )

@@ -11,7 +11,7 @@ from scipy.special import kolmogorov
 
 from misgiving.arrays import Mask, Values
 from misgiving.deferral.bounds import binomial_cdf, lower_bound, upper_bound
-from misgiving.deferral.certificate import Certificate, ranks_to_test
+from misgiving.deferral.certificate import SELECTION_ERRORS, Certificate, ranks_to_test
 from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.deferral.drift import DriftMonitor, DriftTest
 from misgiving.deferral.policy import Policy
@@ -130,8 +130,8 @@ def expected_errors(
     one group count as independent, so that it is too narrow where there are many of each group.
 
     The accepted calibration cases also chose the threshold, so that fewer of them are wrong than of
-    others. So the interval of the accepted reaches at least as high as for a batch with the error
-    that is certified, or that holds with confidence beside an average.
+    others: two more count as wrong. The interval of the accepted reaches at least as high as for a
+    batch with the error that is certified, or that holds with confidence beside an average.
 
     Args:
         policy: By which the images were decided.
@@ -157,14 +157,18 @@ def expected_errors(
         return None
     return (
         _expected(errors[finite], residuals) if certificate.pool is None else None,
-        _expected(errors[both], residuals[taken], highest) if enough else None,
+        _expected(errors[both], residuals[taken], highest, more=SELECTION_ERRORS)
+        if enough
+        else None,
     )
 
 
 def _expected(
-    errors: Values, residuals: Float[np.ndarray, " cases"], highest: float = 0.0
+    errors: Values, residuals: Float[np.ndarray, " cases"], highest: float = 0.0, *, more: int = 0
 ) -> ExpectedError:
-    mean, correction = float(errors.mean()), float(residuals.mean())
+    mean = float(errors.mean())
+    residuals = np.append(residuals, [1 - mean] * more)
+    correction = float(residuals.mean())
     # one right and one wrong case more: that none was wrong does not mean that none can be
     widened = np.concatenate([residuals, [1 - mean, -mean]])
     spread = widened.std(ddof=1) / np.sqrt(len(residuals))
