@@ -25,12 +25,11 @@ from misgiving.bundle.bundle import Bundle, SquareInputs
 from misgiving.deferral.decisions import Decision
 from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.files import whole_file
-from misgiving.serve.audit_draw import AuditDraw
 from misgiving.serve.batcher import Batcher
 from misgiving.serve.case import ANY_READER, READER_NAME, Case, StorableText
 from misgiving.serve.decoders import Decoders
 from misgiving.serve.middleware import READER_SCOPE
-from misgiving.serve.monitor import Monitor
+from misgiving.serve.monitor import AuditDraw, Monitor
 from misgiving.serve.problems import ImageNotStoredError, Metrics, problem_of
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
