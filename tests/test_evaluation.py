@@ -25,17 +25,12 @@ from misgiving.scores.detectors import all_scores
 @pytest.fixture
 def predictions():
     random = np.random.default_rng(0)
-    names = tuple(f"image-{number}" for number in range(40))
-    return Predictions(
-        logits=random.normal(size=(40, 3)).astype(np.float32),
-        features=random.normal(size=(40, 5)).astype(np.float32),
-        predicted_losses=random.normal(size=40).astype(np.float32),
-        labels=random.integers(3, size=40),
-        ids=names,
-        groups=names,
-        classes=("a", "b", "c"),
-        taps=random.normal(size=(40, 7)).astype(np.float32),
-    )
+    columns = {
+        "logits": random.normal(size=(40, 3)).astype(np.float32),
+        "predicted_loss": random.normal(size=40).astype(np.float32),
+        "label": random.integers(3, size=40),
+    }
+    return Predictions.of({**columns, "classes": ("a", "b", "c")})
 
 
 def value(measurements, detector, metric):

@@ -24,18 +24,13 @@ def predictions(name, count, seed, *, alone=10_000):
     logits = 4 * one_hot * ~hard + random.normal(0, 1.2, (count, 3))
     features = np.hstack([one_hot, logits]) + random.normal(0, 1.5, (count, 6))
     taps = np.hstack([one_hot, one_hot, one_hot, np.ones((count, 1))])
-    return Predictions(
-        logits=logits.astype(np.float32),
-        features=features.astype(np.float32),
-        predicted_losses=None,
-        labels=labels,
-        ids=tuple(f"{name}-{row}" for row in rows),
-        groups=tuple(f"{name}-{max(row - alone, 0) // 3 + min(row, alone)}" for row in rows),
-        classes=("ring", "spot", "star"),
-        model="of-these",
-        taps=(taps + random.normal(0, 1.5, (count, 10))).astype(np.float32),
-        tap_widths=(4, 6),
-    )
+    columns = {
+        "logits": logits.astype(np.float32),
+        "features": features.astype(np.float32),
+        "taps": (taps + random.normal(0, 1.5, (count, 10))).astype(np.float32),
+        "group": [f"{name}-{max(row - alone, 0) // 3 + min(row, alone)}" for row in rows],
+    }
+    return Predictions.of({**columns, "tap_widths": (4, 6), "label": labels}, name=name)
 
 
 @pytest.fixture(scope="module")

@@ -21,19 +21,6 @@ def scene(samples, *, classes=CLASSES, width=WIDTH, seed=0):
 
 
 def predictions(features, labels, head):
-    names = tuple(map(str, range(len(labels))))
-    return Predictions(
-        logits=(features @ head.weight.T + head.bias).astype(np.float32),
-        features=features,
-        predicted_losses=None,
-        labels=labels,
-        ids=names,
-        groups=names,
-        classes=tuple(map(str, range(len(head.bias)))),
-        head=head,
-        taps=features,
-    )
-
-
-def scores_of(detectors, some):
-    return detectors(some)
+    logits = (features @ head.weight.T + head.bias).astype(np.float32)
+    columns = {"logits": logits, "features": features, "taps": features, "label": labels}
+    return Predictions.of({**columns, "head_weight": head.weight, "head_bias": head.bias})

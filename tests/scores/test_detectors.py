@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scenes import WIDTH, predictions, scene, scores_of
+from scenes import WIDTH, predictions, scene
 
 from misgiving.deferral.policy_file import load_detectors, save_detectors
 from misgiving.errors import DataError, UsageError
@@ -51,9 +51,9 @@ def test_the_reduced_head_gives_the_logits_of_features_within_the_directions():
 
 @pytest.mark.parametrize("cells", [1, 7 * 600])
 def test_scores_do_not_depend_on_the_other_samples(detectors, queries, cells, monkeypatch):
-    expected = scores_of(detectors, queries)
+    expected = detectors(queries)
     monkeypatch.setattr(module, "CELLS", cells)
-    for name, confidences in scores_of(detectors, queries).items():
+    for name, confidences in detectors(queries).items():
         np.testing.assert_allclose(confidences, expected[name], rtol=1e-9, err_msg=name)
 
 
@@ -64,10 +64,10 @@ def test_loaded_detectors_and_some_of_them_give_the_same_scores_bit_for_bit(
     detectors = FittedDetectors.fit(training)
     np.testing.assert_array_equal(training.features, before)
     save_detectors(detectors, path)
-    loaded, expected = load_detectors(path), scores_of(detectors, queries)
+    loaded, expected = load_detectors(path), detectors(queries)
     assert loaded.names == tuple(FEATURE_SCORES)
     for made in (loaded, loaded.only(["vim", "knn"])):
-        scores = scores_of(made, queries)
+        scores = made(queries)
         for name, confidences in scores.items():
             assert confidences.dtype == np.float64
             np.testing.assert_array_equal(confidences, expected[name], name)
@@ -77,7 +77,7 @@ def test_loaded_detectors_and_some_of_them_give_the_same_scores_bit_for_bit(
 def test_a_class_that_is_absent_from_training_does_not_matter(training, queries):
     kept = training.labels != 1
     without = predictions(training.features[kept], training.labels[kept], training.head)
-    for name, confidences in scores_of(FittedDetectors.fit(without), queries).items():
+    for name, confidences in FittedDetectors.fit(without)(queries).items():
         assert np.isfinite(confidences).all(), name
 
 
@@ -85,7 +85,7 @@ def test_a_class_that_is_absent_from_training_does_not_matter(training, queries)
 @pytest.mark.parametrize("classes", [2, 8])
 def test_tiny_training_sets_and_two_classes_work(samples, classes):
     detectors = FittedDetectors.fit(scene(samples, classes=classes, width=64))
-    confidences = scores_of(detectors, scene(20, classes=classes, width=64, seed=1))
+    confidences = detectors(scene(20, classes=classes, width=64, seed=1))
     assert set(confidences) == set(FEATURE_SCORES)
     assert all(len(values) == 20 for values in confidences.values())
 
@@ -98,8 +98,8 @@ def test_features_that_never_change_add_no_direction(training, queries):
 
     detectors = FittedDetectors.fit(padded(training))
     assert len(detectors.directions) == WIDTH
-    expected = scores_of(FittedDetectors.fit(training, ["mahalanobis"]), queries)["mahalanobis"]
-    actual = scores_of(detectors, padded(queries))["mahalanobis"]
+    expected = FittedDetectors.fit(training, ["mahalanobis"])(queries)["mahalanobis"]
+    actual = detectors(padded(queries))["mahalanobis"]
     np.testing.assert_allclose(actual, expected, rtol=1e-9)
 
 

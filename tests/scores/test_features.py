@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pytorch_ood.detector import KNN, NCI, RMD, KLMatching, Mahalanobis, NNGuide, ViM, fDBD
-from scenes import CLASSES, WIDTH, predictions, scene, scores_of
+from scenes import CLASSES, WIDTH, predictions, scene
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn import functional as F
@@ -45,7 +45,7 @@ def test_mahalanobis_is_the_distance_to_the_nearest_class_and_the_relative_one_l
         least = min(float((query - mean) @ shared @ (query - mean)) for mean in means)
         nearest.append(-0.5 * least / count)
         relative.append(-(least - float((query - centre) @ whole @ (query - centre))) / count)
-    scores = scores_of(detectors, queries)
+    scores = detectors(queries)
     np.testing.assert_allclose(scores["mahalanobis"], nearest, rtol=1e-6)  # the ridge is 1e-6
     np.testing.assert_allclose(scores["relative_mahalanobis"], relative, rtol=1e-6, atol=1e-8)
 
@@ -67,7 +67,7 @@ def test_residual_mahalanobis_is_that_of_what_a_reconstruction_by_half_of_the_di
     inverse = np.linalg.pinv(scatter, rcond=1e-9)  # it is singular along the other half
     rest = map(residual, queries.features.astype(np.float64))
     expected = [-math.sqrt(left @ inverse @ left) for left in rest]
-    scores = scores_of(detectors, queries)["residual_mahalanobis"]
+    scores = detectors(queries)["residual_mahalanobis"]
     np.testing.assert_allclose(scores, expected, rtol=1e-6)  # the ridge is 1e-6
 
 
@@ -79,7 +79,7 @@ def test_knn_is_the_distance_to_the_30th_of_600_unit_neighbours(
     for query in principal(queries):
         unit = query / math.sqrt(sum(query**2))
         expected.append(-sorted(math.sqrt(sum((unit - other) ** 2)) for other in bank)[29])
-    np.testing.assert_allclose(scores_of(detectors, queries)["knn"], expected, rtol=1e-9)
+    np.testing.assert_allclose(detectors(queries)["knn"], expected, rtol=1e-9)
 
 
 def test_knn_of_taps_is_the_distance_to_the_tenth_of_the_standardised_neighbours(training, queries):
@@ -87,7 +87,7 @@ def test_knn_of_taps_is_the_distance_to_the_tenth_of_the_standardised_neighbours
     taps = rng.normal(size=(len(training), 7)).astype(np.float32) * [1, 2, 3, 4, 5, 6, 0] + 1
     asked = rng.normal(size=(len(queries), 7)).astype(np.float32)
     known = replace(training, taps=taps)
-    found = scores_of(FittedDetectors.fit(known, ["knn_taps"]), replace(queries, taps=asked))
+    found = FittedDetectors.fit(known, ["knn_taps"])(replace(queries, taps=asked))
     scale = [*taps.std(axis=0)[:6], 1.0]  # the last is constant
     expected = []
     for row in asked:
@@ -104,7 +104,7 @@ def test_a_score_of_taps_needs_taps(training, queries):
     assert "knn_taps" not in FittedDetectors.fit(without).names
     detectors = FittedDetectors.fit(training, ["knn_taps"])
     with pytest.raises(UsageError, match="averages of the taps"):
-        scores_of(detectors, replace(queries, taps=None))
+        detectors(replace(queries, taps=None))
 
 
 def test_vim_is_the_energy_less_the_scaled_residual(training, queries):
@@ -120,7 +120,7 @@ def test_vim_is_the_energy_less_the_scaled_residual(training, queries):
     for query in queries.features.astype(np.float64):
         energy = math.log(sum(math.exp(value) for value in weight @ query + bias))
         expected.append(energy - alpha * math.sqrt(sum(((query - origin) @ vectors) ** 2)))
-    np.testing.assert_allclose(scores_of(detectors, queries)["vim"], expected, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(detectors(queries)["vim"], expected, rtol=1e-8, atol=1e-8)
 
 
 def test_nnguide_is_the_energy_times_that_of_ten_neighbours(training, queries):
@@ -134,7 +134,7 @@ def test_nnguide_is_the_energy_times_that_of_ten_neighbours(training, queries):
     for query in queries.features:
         similarities = sorted(float(query @ row) / math.sqrt(sum(query**2)) for row in bank)
         expected.append(energy(query) * np.mean(similarities[-10:]))
-    actual = scores_of(FittedDetectors.fit(training, ["nnguide"]), queries)["nnguide"]
+    actual = FittedDetectors.fit(training, ["nnguide"])(queries)["nnguide"]
     np.testing.assert_allclose(actual, expected, rtol=1e-5)  # the loop is in float32
 
 
@@ -143,7 +143,7 @@ def test_nci_is_the_alignment_with_the_predicted_class(training, queries, detect
     for query, logits in zip(queries.features, queries.logits, strict=True):
         chosen = training.head.weight[logits.argmax()]
         expected.append(sum((query - mean) * chosen) / math.sqrt(sum((query - mean) ** 2)))
-    np.testing.assert_allclose(scores_of(detectors, queries)["nci"], expected, rtol=1e-6)
+    np.testing.assert_allclose(detectors(queries)["nci"], expected, rtol=1e-6)
 
 
 def test_fdbd_is_the_mean_distance_to_boundaries_over_that_to_the_mean(
@@ -158,7 +158,7 @@ def test_fdbd_is_the_mean_distance_to_boundaries_over_that_to_the_mean(
             if other != best
         ]
         expected.append(np.mean(gaps) / math.dist(query, mean))
-    np.testing.assert_allclose(scores_of(detectors, queries)["fdbd"], expected, rtol=1e-4)
+    np.testing.assert_allclose(detectors(queries)["fdbd"], expected, rtol=1e-4)
 
 
 def test_kl_matching_is_the_divergence_from_the_nearest_typical_softmax(
@@ -174,7 +174,7 @@ def test_kl_matching_is_the_divergence_from_the_nearest_typical_softmax(
     for row in queries.logits:
         p = softmax(row)
         expected.append(-min(sum(p * np.log(p / other)) for other in typical))
-    actual = scores_of(detectors, queries)["kl_matching"]
+    actual = detectors(queries)["kl_matching"]
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -229,7 +229,7 @@ IN_SINGLE_PRECISION = {"vim": 3e-4, "nnguide": 1e-5, "nci": 1e-5, "fdbd": 1e-5}
 def test_every_score_of_features_is_that_of_pytorch_ood(name, detectors, queries, by_pytorch_ood):
     assert np.ptp(by_pytorch_ood[name]) > 0
     np.testing.assert_allclose(
-        scores_of(detectors, queries)[name],
+        detectors(queries)[name],
         by_pytorch_ood[name],
         rtol=IN_SINGLE_PRECISION.get(name, 1e-9),
         atol=IN_SINGLE_PRECISION.get(name, 1e-9),
@@ -247,7 +247,7 @@ def test_every_score_is_higher_for_samples_like_the_training_set(name, training)
     )
     far = predictions((centre + 4 * spread).astype(np.float32), inliers.labels, training.head)
     detectors = FittedDetectors.fit(training, [name])
-    confidences = [scores_of(detectors, some)[name] for some in (inliers, far)]
+    confidences = [detectors(some)[name] for some in (inliers, far)]
     assert roc_auc_score([1] * 200 + [0] * 200, np.concatenate(confidences)) > 0.9
 
 
@@ -256,7 +256,7 @@ def test_distances_are_never_negative_where_features_are_wider_than_samples(samp
     wide, names = scene(samples, classes=8, width=1280), ("mahalanobis", "mahalanobis++")
     detectors = FittedDetectors.fit(wide, names)
     for some in (wide, scene(200, classes=8, width=1280, seed=1)):
-        for scores in scores_of(detectors, some).values():
+        for scores in detectors(some).values():
             assert (scores < 0).all()
 
 
@@ -266,8 +266,8 @@ def test_features_are_divided_by_their_whole_norm_before_directions_are_left_out
         replace(some, features=some.features / np.linalg.norm(some.features, axis=1, keepdims=True))
         for some in (wide, queries)
     ]
-    expected = scores_of(FittedDetectors.fit(units[0], ["mahalanobis"]), units[1])["mahalanobis"]
-    actual = scores_of(FittedDetectors.fit(wide, ["mahalanobis++"]), queries)["mahalanobis++"]
+    expected = FittedDetectors.fit(units[0], ["mahalanobis"])(units[1])["mahalanobis"]
+    actual = FittedDetectors.fit(wide, ["mahalanobis++"])(queries)["mahalanobis++"]
     np.testing.assert_allclose(actual, expected, rtol=1e-4)  # units are in float32 here
 
 
@@ -284,7 +284,7 @@ def test_a_class_mean_itself_is_at_no_negative_distance(training):
 def test_some_scores_do_not_change_when_a_feature_vector_is_scaled(name, detectors, queries):
     larger = replace(queries, features=queries.features * np.float32(4.0))
     scaled = detectors.only([name])(larger)[name]
-    np.testing.assert_allclose(scaled, scores_of(detectors, queries)[name], rtol=1e-12)
+    np.testing.assert_allclose(scaled, detectors(queries)[name], rtol=1e-12)
 
 
 def test_a_score_that_is_not_defined_is_not_finite_and_no_failure(detectors, queries):

@@ -23,17 +23,13 @@ def predictions(count, seed, *, taps=True):
     labels = random.integers(0, 3, count)
     first = random.normal(size=(count, WIDTHS[0])) + 1.5 * np.eye(3, WIDTHS[0])[labels]
     second = 5 + random.normal(size=(count, WIDTHS[1])) * 3 + np.eye(3, WIDTHS[1])[labels]
-    return Predictions(
-        logits=random.normal(size=(count, 3)).astype(np.float32),
-        features=random.normal(size=(count, 8)).astype(np.float32),
-        predicted_losses=None,
-        labels=labels,
-        ids=tuple(map(str, range(count))),
-        groups=tuple(map(str, range(count))),
-        classes=("a", "b", "c"),
-        taps=np.hstack([first, second]).astype(np.float32) if taps else None,
-        tap_widths=WIDTHS if taps else (),
-    )
+    columns = {
+        "logits": random.normal(size=(count, 3)).astype(np.float32),
+        "features": random.normal(size=(count, 8)).astype(np.float32),
+    }
+    if taps:
+        columns |= {"taps": np.hstack([first, second]).astype(np.float32), "tap_widths": WIDTHS}
+    return Predictions.of({**columns, "label": labels})
 
 
 def by_scikit_learn(inputs, labels, fresh):

@@ -34,11 +34,8 @@ def predictions_of(count=200, seed=0, scale=1.0, shift=0.0):
     taps = random.normal(size=(count, 10)).astype(np.float32)
     labels = random.integers(0, 3, count)
     logits = np.where(np.eye(3)[labels] > 0, -2 * taps[:, :1], 0.0).astype(np.float32)
-    return Predictions(
-        logits=logits, features=taps[:, :4], predicted_losses=None, labels=labels,
-        ids=tuple(map(str, range(count))), groups=tuple(map(str, range(count))),
-        classes=("a", "b", "c"), taps=taps * scale + shift,
-    )  # fmt: skip
+    columns = {"logits": logits, "features": taps[:, :4], "taps": taps * scale + shift}
+    return Predictions.of({**columns, "label": labels, "classes": ("a", "b", "c")})
 
 
 def estimated(model, predictions):
