@@ -209,7 +209,7 @@ def damages(test):
 
 
 EVERY = pytest.mark.parametrize(
-    "step", [pytest.param(4, id="some"), pytest.param(1, id="all", marks=pytest.mark.soak)]
+    "step", [pytest.param(8, id="some"), pytest.param(1, id="all", marks=pytest.mark.soak)]
 )
 
 

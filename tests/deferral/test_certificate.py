@@ -79,19 +79,15 @@ def test_no_bound_is_exceeded_in_more_draws_than_the_confidence_allows(draws, si
 
 
 def test_the_acceptance_interval_covers_the_true_rate_whichever_threshold_was_chosen():
-    targets, tuning, missed, accepting = (
-        replace(OOD, confidence=0.95),
-        drawn_cases(300, 10**6),
-        0,
-        0,
-    )
-    for draw in range(300):
+    targets, tuning = replace(OOD, confidence=0.95), drawn_cases(300, 10**6)
+    missed, accepting = 0, 0
+    for draw in range(100):
         certificate = certify(tuning, drawn_cases(150, draw), targets)
         low, high = acceptance_interval(certificate, level=0.1)
         at = min(1.0, max(certificate.accept_threshold, 0.0))
         missed += not low <= (1 - at) * stats.norm.sf(certificate.ood_threshold) <= high
         accepting += at < 1
-    assert missed <= 0.1 * 300
+    assert missed <= 0.1 * 100
     assert accepting > 50
 
 

@@ -109,7 +109,7 @@ def drawn(random, count, curve, rate, steps):
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize(("cases", "rate"), [(60, 0.3), (150, 0.1)])
 def test_no_risk_curve_breaks_the_target_more_often_than_the_level(cases, rate, name, steps):
-    random, curve, draws = np.random.default_rng(cases), CURVES[name], 1000
+    random, curve, draws = np.random.default_rng(cases), CURVES[name], 500
     grid = (np.arange(100_000) + 0.5) / 100_000
     risks = np.cumsum(curve(grid, rate)) / np.arange(1, 100_001)
     broken = 0
