@@ -13,20 +13,25 @@ def code_digest(module: str) -> str:
 
     Comments and docstrings are left out.
     """
+    return _code_digest(Path(str(files("misgiving"))), module)
+
+
+@cache
+def _code_digest(root: Path, module: str) -> str:
     digests: dict[str, str] = {}
     modules = [module]
     while modules:
         name = modules.pop()
-        if name not in digests and (path := _path(name)):
+        if name not in digests and (path := _path(root, name)):
             digests[name], imports = _digest_and_imports(path)
             modules += imports
     return sha256_of_json(digests)
 
 
-def _path(name: str) -> Path | None:
+def _path(root: Path, name: str) -> Path | None:
     """The file of a module of this package; None for another name."""
     package, *parts = name.split(".")
-    place = Path(str(files("misgiving"))).joinpath(*parts)
+    place = root.joinpath(*parts)
     paths = (place.with_name(f"{place.name}.py"), place / "__init__.py")
     return next((path for path in paths if package == "misgiving" and path.is_file()), None)
 
