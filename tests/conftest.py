@@ -111,6 +111,19 @@ def succeed(misgiving):
     return run
 
 
+@pytest.fixture
+def fail(misgiving):
+    """Run a command that must fail in one line, with this exit code; gives the line."""
+    from commands import one_line
+
+    def run(code, *words):
+        done = misgiving(*words)
+        assert done.code == code, done.err
+        return one_line(done.err)
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def browser():
     from browsing import ARGUMENTS, CHROMIUM, playwright

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from commands import QUICK, TRAIN, one_line, rows_of
+from commands import QUICK, TRAIN, rows_of
 from PIL import Image
 
 from misgiving import cli
@@ -130,17 +130,14 @@ def test_evaluate_measures_held_out_and_ood_images(succeed, run_folder, photos, 
     assert f"scans (3 images): AUROC {auroc:.3f} (" in output
 
 
-def test_only_a_run_is_replaced_and_only_if_that_is_asked(misgiving, succeed, run_folder, photos):
+def test_only_a_run_is_replaced_and_only_if_that_is_asked(fail, succeed, run_folder, photos):
     before = (run_folder / "model.safetensors").stat().st_mtime_ns
     words = ("train", f"folder:{photos}", *TRAIN, "--out")
-    code, _, error = misgiving(*words, run_folder)
-    assert code == 2
-    assert "--overwrite" in one_line(error)
-    code, _, error = misgiving(*words, photos, "--overwrite")
-    assert code == 2
-    assert "choose another folder, or --overwrite where it has a split.csv" in one_line(error)
+    assert "--overwrite" in fail(2, *words, run_folder)
+    said = "choose another folder, or --overwrite where it has a split.csv"
+    assert said in fail(2, *words, photos, "--overwrite")
     assert len(list(photos.rglob("*.png"))) == 24
-    _, _, error = succeed(*words, run_folder, "--overwrite")
+    succeed(*words, run_folder, "--overwrite")
     assert (run_folder / "model.safetensors").stat().st_mtime_ns > before
     assert [path.name for path in run_folder.parent.iterdir() if path.name.startswith(".")] == []
 
@@ -177,11 +174,9 @@ REFUSED = [
 
 @pytest.mark.parametrize(("options", "code", "culprit"), REFUSED, ids=[row[0] for row in REFUSED])
 def test_bad_options_are_one_line_that_names_the_culprit_before_images_are_prepared(
-    misgiving, photos, tmp_path, cache_home, options, code, culprit
+    fail, photos, tmp_path, cache_home, options, code, culprit
 ):
     words = ("train", f"folder:{photos}", "--out", tmp_path / "run", *TRAIN, *options.split())
-    found, _, error = misgiving(*words)
-    assert found == code, error
-    assert culprit in one_line(error)
+    assert culprit in fail(code, *words)
     assert not (tmp_path / "run").exists()
     assert not (cache_home / "misgiving").exists()

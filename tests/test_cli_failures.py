@@ -151,7 +151,7 @@ def test_predict_has_a_row_for_a_bad_image(succeed, run_folder, damaged, tmp_pat
 
 
 def test_calibrate_does_not_pass_over_bad_images_of_the_training_data(
-    misgiving, run_folder, photos, tmp_path
+    fail, run_folder, photos, tmp_path
 ):
     held_out = {row["id"] for row in rows_of(run_folder / "split.csv") if row["set"] != "train"}
     others = shutil.copytree(photos, tmp_path / "others")
@@ -163,6 +163,4 @@ def test_calibrate_does_not_pass_over_bad_images_of_the_training_data(
     data = of_json(run_folder / "config.json")["data"]
     reseal(run_folder, data={**data, "name": f"folder:{training}"})
     words = ("calibrate", run_folder, f"folder:{others}", "--max-error", "0.5", *CPU)
-    code, _, error = misgiving(*words)
-    assert code == 1
-    assert "red/0.png: the file is empty" in one_line(error)
+    assert "red/0.png: the file is empty" in fail(1, *words)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from commands import one_line, rows_of
+from commands import rows_of
 from PIL import Image
 from scipy.stats import beta
 
@@ -159,14 +159,13 @@ def test_evaluate_measures_readers_where_it_is_asked_to(succeed, policy, tmp_pat
     ],
 )
 @pytest.mark.usefixtures("policy")
-def test_what_is_read_is_not_replaced(misgiving, tmp_path, monkeypatch, words):
+def test_what_is_read_is_not_replaced(fail, tmp_path, monkeypatch, words):
     Predictions.read(write_rows(tmp_path / "t.csv", 100)).write(tmp_path / "predictions.npz")
     shutil.copy(tmp_path / "t.csv", tmp_path / "suspect_labels.csv")
     (tmp_path / "link.csv").symlink_to("t.csv")
     monkeypatch.chdir(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
-    result = misgiving(*words.split())
-    assert "is read, and would be replaced; choose another --" in one_line(result.err)
+    assert "is read, and would be replaced; choose another --" in fail(2, *words.split())
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
@@ -234,7 +233,7 @@ REFUSED = {  # exit code, and what the line names
 
 @pytest.mark.parametrize("words", REFUSED)
 @pytest.mark.usefixtures("policy")
-def test_wrong_usage_is_one_line(misgiving, tmp_path, monkeypatch, words):
+def test_wrong_usage_is_one_line(fail, tmp_path, monkeypatch, words):
     code, message = REFUSED[words]
     write_rows(tmp_path / "t.csv")
     write_rows(tmp_path / "few.csv", 3)
@@ -243,9 +242,7 @@ def test_wrong_usage_is_one_line(misgiving, tmp_path, monkeypatch, words):
         (tmp_path / "run" / name).touch()  # it is not opened
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    result = misgiving(*words.split())
-    assert result.code == code
-    assert message in one_line(result.err)
+    assert message in fail(code, *words.split())
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from commands import CPU, QUICK, call, one_line, rows_of
+from commands import CPU, QUICK, call, rows_of
 from fastapi.testclient import TestClient
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -52,7 +52,7 @@ def cache_home(place):
 
 
 def test_calibrate_says_what_a_second_opinion_is_worth_and_the_policy_needs_it(
-    misgiving, succeed, place, tmp_path
+    fail, succeed, place, tmp_path
 ):
     calibration = Deferral.load(place / "weak").calibration_
     tried, (_, weight) = calibration.tried, calibration.opinions.weights
@@ -64,21 +64,18 @@ def test_calibrate_says_what_a_second_opinion_is_worth_and_the_policy_needs_it(
         f"Next: misgiving predict {place / 'weak'} NEW_IMAGES --second-opinion {place / 'strong'} "
     ) in (place / "said").read_text()
     for option, value in (("--device", "cpu"), ("--second-opinion", place / "strong")):
-        done = misgiving("predict", place / "bundle", place / "images", option, value)
-        assert (done.code, f"{option} has no effect" in one_line(done.err)) == (2, True)
+        words = ("predict", place / "bundle", place / "images", option, value)
+        assert f"{option} has no effect" in fail(2, *words)
+    needed = "the policy uses the second opinion of strong; give that model as --second-op"
     for words in (
         ("evaluate", place / "weak", "digits", *CPU),
         ("predict", place / "weak", place / "images", *CPU),
         ("export", place / "weak", "--out", tmp_path / "bundle"),
     ):
-        code, _, error = misgiving(*words)
-        assert code == 2
-        assert "the policy uses the second opinion of strong; give that model as --second-op" in (
-            one_line(error)
-        )
-    words = ("--second-opinion", f"strong={place / 'weak'}", *CPU)
-    code, _, error = misgiving("predict", place / "weak", place / "images", *words)
-    assert (code, "uses the second opinion strong of the model" in one_line(error)) == (1, True)
+        assert needed in fail(2, *words)
+    words = ("predict", place / "weak", place / "images", *CPU)
+    other = fail(1, *words, "--second-opinion", f"strong={place / 'weak'}")
+    assert "uses the second opinion strong of the model" in other
     words = ("digits", "--second-opinion", place / "strong", "--out", tmp_path / "report", *CPU)
     succeed("evaluate", place / "weak", *words)
     assert rows_of(tmp_path / "report" / "decisions.csv")
@@ -130,7 +127,7 @@ def test_the_service_decides_with_both_graphs_and_shows_that_the_second_opinion_
     assert np.abs(saliency["drops"]).max() > 0.01
 
 
-def test_another_second_opinion_is_refused_in_one_line(misgiving, place, tmp_path, monkeypatch):
+def test_another_second_opinion_is_refused_in_one_line(fail, place, tmp_path, monkeypatch):
     strong = load(place / "strong")
     trained = strong.split._replace(sets=("train",) * len(strong.split.sets))
     words = ("calibrate", place / "weak", "digits", "--max-error", "0.05", "--overwrite", *CPU)
@@ -140,8 +137,7 @@ def test_another_second_opinion_is_refused_in_one_line(misgiving, place, tmp_pat
     ):
         other = tmp_path / str(len(says)) / "other"
         save(other, replace(strong, **changes))
-        code, _, error = misgiving(*words, "--second-opinion", other)
-        assert (code, says in one_line(error)) == (1, True)
+        assert says in fail(1, *words, "--second-opinion", other)
         monkeypatch.setattr("misgiving.predictions.predict.load_dataset", None)  # not read again
 
 

@@ -173,16 +173,6 @@ def batch(classes=3):
     return logits, torch.tensor([0, 0, 1, 2, 1, 0]), torch.tensor([0.2, 1.0, 3.0]).double()
 
 
-def test_true_losses_are_weighted_negative_log_probabilities():
-    logits, labels, weights = batch()
-    expected = [
-        weights[label] * -torch.log(torch.exp(row[label]) / torch.exp(row).sum())
-        for row, label in zip(logits, labels, strict=True)
-    ]
-    objective = joint_objective(logits, logits[:, 0], labels, class_weights=weights)
-    torch.testing.assert_close(objective.true_losses, torch.stack(expected))
-
-
 @pytest.mark.parametrize("mean", ["weighted", "plain"])
 def test_the_weighted_mean_is_that_of_torch_and_the_plain_one_divides_by_the_samples(mean):
     logits, labels, weights = batch()

@@ -106,7 +106,7 @@ def test_the_examples_of_the_page_on_predictions_run(tmp_path, monkeypatch):
     assert names["certificate"].accepted
 
 
-def test_a_loss_and_a_score_of_ones_own_need_one_file(tmp_path, monkeypatch, misgiving, succeed):
+def test_a_loss_and_a_score_of_ones_own_need_one_file(tmp_path, monkeypatch, fail, succeed):
     (source,) = blocks(HOW_TO / "own_loss_or_score.md", "python")
     train, evaluate, _ = map(shlex.split, commands(HOW_TO / "own_loss_or_score.md"))
     trained_on_photos(tmp_path)
@@ -130,8 +130,7 @@ def test_a_loss_and_a_score_of_ones_own_need_one_file(tmp_path, monkeypatch, mis
     assert load(run).settings["training"]["auxiliary"] == "mine:log_loss"
     succeed(*evaluate[:-2])
     for words in ((*train[:-1], "again", *TRAIN), evaluate):
-        code, _, error = misgiving(*words)
-        assert (code, "cannot be imported" in error) == (2, True)
+        assert "cannot be imported" in fail(2, *words)
 
 
 def test_each_line_of_the_tutorial_for_developers_can_be_copied(tmp_path, monkeypatch, succeed):
