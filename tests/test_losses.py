@@ -107,10 +107,11 @@ def test_pairs_in_blocks_are_equation_1_with_its_gradient(size, margin, max_pair
         predicted, true = with_every_tie(size, seed)
         leaf = predicted.clone().requires_grad_()
         loss = ranking_loss(leaf, true, margin=margin, reduction="sum")
-        terms = [penalty(predicted, true, i, j, margin) for i, j in pairs_of(size)]
+        numbers = predicted.tolist(), true.tolist()
+        terms = [penalty(*numbers, i, j, margin) for i, j in pairs_of(size)]
         assert loss.item() == pytest.approx(sum(terms), rel=1e-10, abs=1e-10)
         (gradient,) = torch.autograd.grad(loss, leaf)
-        assert gradient.tolist() == slopes(predicted, true, margin)
+        assert gradient.tolist() == slopes(*numbers, margin)
 
 
 def slopes(predicted, true, margin):
