@@ -140,13 +140,13 @@ def run(tables, part_name, **training):
 
 
 def test_the_last_and_the_best_epoch_are_those_of_trainings_that_end_there(tmp_path):
-    training = {"learning_rate": 0.01, "decay_every": 50}
-    both = run(tmp_path / "both", "paper_folds", keep="best", epochs=8, **training)
+    training = {"learning_rate": 0.01, "decay_every": 50, "batch_size": 64}
+    both = run(tmp_path / "both", "paper_folds", keep="best", epochs=5, **training)
     curves = study_paper_folds.read_curves(tmp_path / "both")
     of_tuning = curves[curves["set"] == "tune"].set_index("epoch")["balanced_accuracy"]
     best = int(of_tuning.idxmax())
-    assert best < 8  # else both would be the same
-    for experiment, epochs in (("generalization", 8), ("best_epoch", best)):
+    assert best < 5  # else both would be the same
+    for experiment, epochs in (("generalization", 5), ("best_epoch", best)):
         alone = run(tmp_path / experiment, "folds", keep="last", epochs=epochs, **training)
         found = {row[3:6]: row.value for row in both if row.experiment == experiment}
         expected = {row[3:6]: row.value for row in alone if row[3:6] in found}
