@@ -5,14 +5,7 @@ import pytest
 from rich.console import Console
 
 from misgiving.cli import progress
-from misgiving.cli.progress import (
-    Bar,
-    Steps,
-    list_bad_images,
-    progress_bars,
-    say,
-    show_table,
-)
+from misgiving.cli.progress import Bar, Steps, list_bad_images, progress_bars, say, show_table
 from misgiving.data.decoding import BadImage
 from misgiving.training.loop import Step
 

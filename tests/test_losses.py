@@ -13,11 +13,7 @@ from torch.nn import functional as F
 
 from misgiving import losses
 from misgiving.errors import UsageError
-from misgiving.losses import (
-    AUXILIARY_LOSSES,
-    joint_objective,
-    ranking_loss,
-)
+from misgiving.losses import AUXILIARY_LOSSES, joint_objective, ranking_loss
 
 
 def penalty(predicted, true, i, j, margin):

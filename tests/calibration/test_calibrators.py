@@ -5,17 +5,8 @@ import pytest
 from scipy.special import log_softmax
 from sklearn.model_selection import GroupKFold
 
-from misgiving.calibration.apply import (
-    CALIBRATED,
-    Scaling,
-    error_probabilities,
-    log_odds_of,
-)
-from misgiving.calibration.fit import (
-    fit_calibrator,
-    fit_isotonic,
-    fit_scaling,
-)
+from misgiving.calibration.apply import CALIBRATED, Scaling, error_probabilities, log_odds_of
+from misgiving.calibration.fit import fit_calibrator, fit_isotonic, fit_scaling
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores

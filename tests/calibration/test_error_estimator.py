@@ -10,16 +10,8 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
 
-from misgiving.calibration.apply import (
-    CALIBRATED,
-    ERROR_ESTIMATOR,
-    Scaling,
-)
-from misgiving.calibration.fit import (
-    fit_calibrator,
-    fit_error_estimator,
-    fit_scaling,
-)
+from misgiving.calibration.apply import CALIBRATED, ERROR_ESTIMATOR, Scaling
+from misgiving.calibration.fit import fit_calibrator, fit_error_estimator, fit_scaling
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
 from misgiving.scores.probes import FEATURES, ClassProbes, Probe

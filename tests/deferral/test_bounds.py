@@ -4,11 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from misgiving.deferral.bounds import (
-    tolerance_rank,
-    two_sided_interval,
-    upper_bound,
-)
+from misgiving.deferral.bounds import tolerance_rank, two_sided_interval, upper_bound
 from misgiving.deferral.expected_performance import bound_at_threshold
 from misgiving.deferral.guarantees import Confident
 from misgiving.deferral.targets import Targets

@@ -18,11 +18,7 @@ from misgiving.deferral.bounds import (
 )
 from misgiving.deferral.certificate import ranks_to_test
 from misgiving.deferral.targets import Targets
-from misgiving.deferral.thresholds import (
-    RankCounts,
-    just_above,
-    meets_other_targets,
-)
+from misgiving.deferral.thresholds import RankCounts, just_above, meets_other_targets
 
 percents = st.integers(1, 99).map(lambda percent: Fraction(percent, 100))
 levels = st.floats(1e-6, 0.5)

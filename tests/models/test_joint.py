@@ -8,12 +8,7 @@ from refusals import naming
 from safetensors.torch import load_file, save_file
 
 from misgiving.errors import DataError, UsageError
-from misgiving.models.joint import (
-    JointClassifier,
-    LossEstimator,
-    evaluated,
-    shape_of_logits,
-)
+from misgiving.models.joint import JointClassifier, LossEstimator, evaluated, shape_of_logits
 
 FAMILIES = ["vgg16_mini", "test_vit", "test_convnext", "test_resnet", "test_efficientnet"]
 

@@ -14,12 +14,7 @@ from misgiving.data.splits import Split, without_training_images, write_split
 from misgiving.errors import UsageError
 from misgiving.files import sha256_of
 from misgiving.reproduction import ood_sets
-from misgiving.reproduction.ood_sets import (
-    OOD_SETS,
-    PHOTOGRAPHS,
-    build,
-    readable_set,
-)
+from misgiving.reproduction.ood_sets import OOD_SETS, PHOTOGRAPHS, build, readable_set
 
 UNTOLD = ", resampled one by one as their sources are not known"
 

@@ -9,13 +9,7 @@ from tiny import TINY
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
 from misgiving.reproduction.config import MODELS, OodSource, Unit, settings_of
-from misgiving.reproduction.protocol import (
-    DERIVED,
-    chosen_units,
-    ood_sources,
-    protocol_for,
-    units,
-)
+from misgiving.reproduction.protocol import DERIVED, chosen_units, ood_sources, protocol_for, units
 from misgiving.reproduction.trial_data import TrialData
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 

@@ -8,14 +8,7 @@ from torch import nn
 
 from misgiving.errors import UsageError
 from misgiving.scores.logits import LOGIT_SCORES
-from misgiving.scores.odin import (
-    Odin,
-    best_of_grid,
-    id_only_odin,
-    odin_grid,
-    score_grid,
-    tune_odin,
-)
+from misgiving.scores.odin import Odin, best_of_grid, id_only_odin, odin_grid, score_grid, tune_odin
 
 CLASSES = 5
 

@@ -11,12 +11,7 @@ from misgiving.data.datasets import load_dataset, write_sample
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig
-from misgiving.training.train_run import (
-    TrainingSetup,
-    initial_model,
-    prepare_training,
-    train_run,
-)
+from misgiving.training.train_run import TrainingSetup, initial_model, prepare_training, train_run
 
 MODEL = ModelConfig(backbone="vgg16_mini", pretrained=False)
 TRAINING = TrainingConfig(epochs=1, batch_size=8, device="cpu")
