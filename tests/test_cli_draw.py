@@ -85,9 +85,7 @@ def test_a_table_that_is_there_is_kept(succeed, fail, place):
     assert (place / "to_label.csv").read_bytes() != before
 
 
-def test_looks_are_planned_before_the_first_label_and_each_is_one_calibration(
-    succeed, fail, place
-):
+def test_looks_are_planned_before_the_first_label_and_each_is_one_calibration(succeed, fail, place):
     rows = np.arange(400)
     sets = ["tune" if row < 100 else "calibrate" for row in rows]
     columns = {"logits": LOGITS[:400], "classes": CLASSES, "id": NAMES[:400], "set": sets}

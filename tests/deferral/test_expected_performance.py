@@ -4,9 +4,9 @@ from policies import outputs
 from scipy.stats import binom, ks_2samp
 
 from misgiving import Deferral
+from misgiving.deferral.bounds import compare_distributions
 from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.deferral.expected_performance import (
-    compare_distributions,
     error_bound_at,
     expected_errors,
     expected_performance,

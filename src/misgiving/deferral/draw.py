@@ -12,14 +12,14 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from misgiving.arrays import Mask, Rows, Values
+from misgiving.deferral.bounds import compare_distributions
 from misgiving.deferral.certificate import Pool
 from misgiving.deferral.certify import with_ood_limit
-from misgiving.deferral.expected_performance import compare_distributions
 from misgiving.deferral.identities import Cases, Identities
 from misgiving.deferral.sets import FREE, NOT_USED, OWN_SETS, check_same_model, fit_detectors
 from misgiving.deferral.targets import Targets
@@ -27,9 +27,6 @@ from misgiving.deferral.thresholds import ScoredCases
 from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.predictions.record import Predictions
 from misgiving.predictions.schema import UNKNOWN_CLASS
-
-if TYPE_CHECKING:
-    from misgiving.deferral.deferral import Deferral
 
 PredictionsT = TypeVar("PredictionsT", bound=Predictions)
 
@@ -44,13 +41,13 @@ class DrawnCases(Predictions):
     """Cases of a pool to label, in the order in which they were drawn.
 
     Attributes:
-        deferral: Fitted on the tuning set; its policy accepts nothing yet.
+        deferral: The `Deferral` that was fitted on the tuning set; it accepts nothing yet.
     """
 
-    deferral: "Deferral"
+    deferral: Any  # its module imports this one
 
     @classmethod
-    def of_pool(cls, pool: Predictions, deferral: "Deferral") -> "DrawnCases":
+    def of_pool(cls, pool: Predictions, deferral: Any) -> "DrawnCases":
         """Find the cases again that were drawn from a pool with this policy, without labels.
 
         Raises:
@@ -101,7 +98,7 @@ def draw(
     pool: Predictions,
     cases: int,
     *,
-    deferral: "Deferral",
+    deferral: Any,
     tuning: Predictions | None = None,
     training: Predictions | None = None,
     looks: Sequence[int] = (),
@@ -112,8 +109,8 @@ def draw(
         pool: Images like those that the policy is for. Those of the tuning and the training set,
             and others of their groups, are left out; labels of the others are not read.
         cases: Number of groups to label, of each of which one image is drawn.
-        deferral: Parameters of the policy; with `max_error`, and no target of classes or of silent
-            errors, which need cases of the whole pool.
+        deferral: A `Deferral` with the parameters of the policy: with `max_error`, and no target of
+            classes or of silent errors, which need cases of the whole pool.
         tuning: Labelled images, for all that is fitted or chosen; None: those of the pool.
         training: Images that the model was trained on, with features, to fit OOD detectors; None:
             those of the pool in the set `train`.

@@ -1,16 +1,19 @@
 """Errors that are expected of images without labels, and whether the estimate may hold."""
 
-import math
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.special import kolmogorov
 
 from misgiving.arrays import Mask, Values
-from misgiving.deferral.bounds import binomial_cdf, lower_bound, upper_bound
+from misgiving.deferral.bounds import (
+    binomial_cdf,
+    compare_distributions,
+    lower_bound,
+    upper_bound,
+)
 from misgiving.deferral.certificate import SELECTION_ERRORS, Certificate, ranks_to_test
 from misgiving.deferral.decision_tables import DecisionRow
 from misgiving.deferral.drift import DriftMonitor, DriftTest
@@ -101,21 +104,6 @@ def expected_performance(
     alarms = tuple(test for test in monitor.tests if test.since is not None)
     bound = None if threshold is None else error_bound_at(certificate, threshold)
     return ExpectedPerformance(expected, bound, alarms, gaps)
-
-
-def compare_distributions(first: Values, second: Float[np.ndarray, " m"]) -> tuple[float, float]:
-    """Kolmogorov and Smirnov's test: the largest difference of two distributions, and its p-value.
-
-    For a set that is complete it finds smaller changes than the tests of `DriftMonitor`, which hold
-    at any time. The p-value is that for large sets, and too high where values are equal.
-    """
-    values = np.concatenate([first, second])
-    below = (
-        np.searchsorted(np.sort(part), values, side="right") / len(part) for part in (first, second)
-    )
-    gap = float(np.abs(np.subtract(*below)).max())
-    effective = len(first) * len(second) / len(values)
-    return gap, float(kolmogorov(math.sqrt(effective) * gap))
 
 
 def expected_errors(
