@@ -31,6 +31,7 @@ from misgiving.predictions.schema import UNKNOWN_CLASS
 PredictionsT = TypeVar("PredictionsT", bound=Predictions)
 
 SPARE = 1.25  # the part's estimated error as a multiple of the target, as the estimate may be wrong
+ESTIMATE_CASES = 100  # as which the error probabilities count beside observed errors
 NEARLY_ALL = 0.8  # share of a pool, above which a limit saves few labels and may be too strict
 MOST_MISSING = 0.1  # of the labels of a calibration
 DIFFERENT = 0.01  # probability that sets are found to differ that do not
@@ -216,11 +217,15 @@ def one_of_each_group(
 def share_to_label(tuned: ScoredCases, targets: Targets) -> float:
     """The share of all images, best first, whose estimated error is a little above the target.
 
-    It decides how good the limit of a draw is, not whether the certificate holds.
+    The error is estimated by the error probabilities, which count as much as 100 cases, and by the
+    cases. It decides how good the limit of a draw is, not whether the certificate holds.
     """
-    best_first = np.argsort(-tuned.scores, kind="stable")
-    errors = np.where(tuned.acceptable, tuned.error_probabilities, 1.0)[best_first]
-    risks = errors.cumsum() / np.arange(1, len(tuned) + 1)
+    best_first, number = np.argsort(-tuned.scores, kind="stable"), np.arange(1, len(tuned) + 1)
+    estimated, observed = (
+        np.where(tuned.acceptable, errors, 1.0)[best_first].cumsum()
+        for errors in (tuned.error_probabilities, tuned.wrong)
+    )
+    risks = (ESTIMATE_CASES * estimated / number + observed) / (ESTIMATE_CASES + number)
     within = np.flatnonzero(risks <= SPARE * (targets.max_error or 0.0))
     share = (1 + max(within.tolist(), default=0)) / len(tuned)
     return 1.0 if share > NEARLY_ALL else share

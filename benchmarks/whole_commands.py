@@ -1,6 +1,9 @@
-"""Seconds of whole commands on the embedded digits: `reproduce` and `calibrate`; and of `collect`.
+"""Seconds of whole commands: starting, and `reproduce`, `calibrate` and `collect` on the digits.
 
-    python benchmarks/reproducing.py [--trials 5] [--rounds 3]
+    python benchmarks/whole_commands.py [--trials 5] [--rounds 3] [--starts 15]
+
+`misgiving --help` and `import misgiving` run in fresh processes, in turn with a bare `python -c
+pass`, whose time is in the notes; it fails if torch is imported.
 
 `reproduce` runs once, with as many processes as there are cores. Its bound is 6 minutes (4.5 for
 three trials) less 30 seconds for `make reproduce` to install. The others run again and again on
@@ -13,10 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
-from side_by_side import Reading
+from side_by_side import Reading, alternate
 
+HELP = "import sys; sys.argv = ['misgiving', '--help']; from misgiving.cli import run; run()"
+CHECKED = "import sys, atexit; atexit.register(lambda: print('torch' in sys.modules)); "
 COMMAND = (sys.executable, "-m", "misgiving")
 BOUNDS = {3: 240.0, 5: 330.0}  # of `reproduce`, by trials
 COLLECT, CALIBRATE = 20.0, 15.0
@@ -44,7 +51,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, choices=BOUNDS, default=5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--starts", type=int, default=15)
     options = parser.parse_args()
+    time_starting(options.starts)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "reproduce"
         reproduce = ("reproduce", "--trials", str(options.trials), "--out", str(out))
@@ -59,6 +68,36 @@ def main() -> None:
         calibrated = [seconds_of(*calibrate) for _ in range(options.rounds)]
         what = "misgiving calibrate, a run on digits"
         Reading(what=what, bound=CALIBRATE, values=calibrated).report()
+
+
+def time_starting(starts: int) -> None:
+    """Check that torch is not imported, and time both."""
+    for what, code, command, bound in (
+        ("misgiving --help, whole process", HELP, ("-m", "misgiving", "--help"), 0.4),
+        ("import misgiving, whole process", "import misgiving", ("-c", "import misgiving"), 0.1),
+    ):
+        check_torch(what, code)
+        rounds = alternate(python(*command), python("-c", "pass"), rounds=starts)
+        candidate, bare = zip(*rounds, strict=True)
+        notes = (
+            f"fastest {min(candidate):.3f} s; a bare python: median {median(bare):.3f} s, fastest "
+            f"{min(bare):.3f} s",
+        )
+        Reading(what=what, bound=bound, values=list(candidate), notes=notes).report()
+
+
+def python(*arguments: str) -> Callable[[], object]:
+    """A call that runs a fresh interpreter and waits for it."""
+    command = [sys.executable, *arguments]
+    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def check_torch(what: str, code: str) -> None:
+    """Check that the code does not import torch."""
+    command = [sys.executable, "-c", CHECKED + code]
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    if run.stdout.splitlines()[-1] != "False":
+        raise SystemExit(f"{what} imports torch")
 
 
 def seconds_of(*command: str) -> float:
