@@ -242,6 +242,11 @@ def test_targets_that_need_the_whole_pool_are_refused(parameters):
         drawn_for(**parameters)
 
 
+def test_a_pool_of_which_nothing_can_be_accepted_is_refused():
+    with pytest.raises(DataError, match="none of the 3000 images"):
+        drawn_for(max_error_probability=1e-9)
+
+
 def test_a_tuning_set_that_was_chosen_is_noticed():
     confident = np.argsort(-POOL.logits.max(axis=1))[:200]
     with pytest.warns(UserWarning, match="not like the pool"):

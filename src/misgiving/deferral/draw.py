@@ -129,14 +129,9 @@ def draw(
     """
     targets, _, guarantee = deferral.check_parameters(pool.classes, looks)
     if targets.max_error is None or targets.class_max_miss or targets.max_silent_error is not None:
-        raise UsageError(
-            *(
-                "cases are drawn for ",
-                Parameter("max_error"),
-                " alone; for other targets calibrate ",
-            ),
-            "with cases of the whole pool",
-        )
+        names = Parameter("class_max_miss"), " and ", Parameter("max_silent_error")
+        raise UsageError("cases are drawn for ", Parameter("max_error"), " alone; for ", *names,
+                         " calibrate with cases of the whole pool")  # fmt: skip
     training = pool.in_set("train") if training is None else training
     tuning = labelled_part(pool) if tuning is None else tuning
     tuning.check_labelled()
@@ -148,28 +143,25 @@ def draw(
     scored = ScoredCases.of(fitted.policy_.score(offered), np.full(len(offered), UNKNOWN_CLASS))
     for name, each in (("tuning", tuned), ("pool", scored)):
         each.check_usable(name)
-    gap, p_value = compare_distributions(tuned.scores, scored.scores)
-    if p_value <= DIFFERENT:
-        warnings.warn(
-            "the tuning set is not like the pool: their acceptance scores differ by up to "
-            f"{100 * gap:.0f} percentage points. If it was chosen from the pool, the rest is not "
-            "like new images",
-            stacklevel=2,
-        )
+    warn_of_choice(tuned, scored)
     certificate = with_ood_limit(fitted.certificate_, scored.ood_scores, guarantee)
     kept = scored.acceptable & certificate.above(scored.ood_scores)
     limit = limit_of_draw(scored.scores, kept, share_to_label(tuned, targets), cases)
-    order = np.argsort(-scored.scores, kind="stable")
     part = np.flatnonzero(kept & (scored.scores > limit))
+    if not len(part):
+        raise DataError(
+            f"none of the {len(kept)} images of the pool can be accepted: each has too high an "
+            "error probability, or too low an OOD score; take a better model"
+        )
     drawn = offered.select(_shuffled(part, deferral.seed)[:cases])
     if looks and looks[-1] != len(drawn):
         raise UsageError(Parameter("looks"), f" must end with {len(drawn)}, as are drawn")
-    chosen = Pool(
-        limit=limit,
-        scores=tuple(scored.scores[order].astype(float).tolist()),
-        kept=tuple(kept[order].tolist()),
+    order = np.argsort(-scored.scores, kind="stable")
+    scores, marks = scored.scores[order].astype(float).tolist(), kept[order].tolist()
+    certificate = replace(
+        certificate, pool=Pool(limit=limit, scores=tuple(scores), kept=tuple(marks))
     )
-    fitted.policy_ = replace(fitted.policy_, certificate=replace(certificate, pool=chosen))
+    fitted.policy_ = replace(fitted.policy_, certificate=certificate)
     fitted.cases_ = Cases(
         tuning=Identities.of(tuning),
         tuning_labels=tuple(tuning.labels.tolist()),
@@ -179,6 +171,18 @@ def draw(
         left_out=left_out,
     )
     return DrawnCases.of_pool(drawn, fitted)
+
+
+def warn_of_choice(tuning: ScoredCases, pool: ScoredCases) -> None:
+    """Warn the caller of `draw` if the tuning set was probably not drawn at random."""
+    gap, p_value = compare_distributions(tuning.scores, pool.scores)
+    if p_value <= DIFFERENT:
+        warnings.warn(
+            "the tuning set is not like the pool: their acceptance scores differ by up to "
+            f"{100 * gap:.0f} percentage points. If it was chosen from the pool, the rest is not "
+            "like new images",
+            stacklevel=3,
+        )
 
 
 def draw_to_tune(pool: Predictions, cases: int, *, seed: int) -> Predictions:
