@@ -61,12 +61,11 @@ def test_arguments_that_cannot_be_used_are_explained(fail, exported, tmp_path, m
             (2, "MISGIVING_API_KEY", "--host", "::"),
             (2, str(port), "--port", port),
             (2, "--max-files", "--max-files", 300),
-            (1, "16 characters", "--api-key-file", "short"),
+            (2, "16 characters", "--api-key-file", "short"),
             (1, "binary", "--api-key-file", "binary"),
             (1, "missing.csv", "--cases", "missing.csv"),
-            (2, "short: File exists", "--keep-images", "short", "--port", 0),
+            (1, "short: File exists", "--keep-images", "short", "--port", 0),
             (2, "--second-opinion", "--second-opinion", "two=runs/two", "--port", 0),
-            (2, "--audit-share", "--after-alarm", "defer", "--port", 0),
         ):
             words = ("serve", exported[1], "--store", "cases.sqlite", *options)
             assert reason in fail(code, *words)
@@ -76,6 +75,8 @@ def test_arguments_that_cannot_be_used_are_explained(fail, exported, tmp_path, m
     seal(folder)
     assert "for batches of at least 50 images, got 1;" in fail(1, "serve", folder, "--port", 0)
     assert not [*tmp_path.glob("*.sqlite*")]
+    unaudited = ("--port", 0, "--store", "cases.sqlite", "--after-alarm", "defer")
+    assert "--audit-share" in fail(2, "serve", exported[1], *unaudited)
     assert str(tmp_path) in fail(1, "serve", tmp_path, "--port", 0)
 
 

@@ -103,12 +103,12 @@ def calibrate(
         overwrite: Replace the policy that is there.
         verbose: Print how the policy was fitted, bounds for each class, and what is guaranteed.
     """
+    others = {"guarantee": guarantee, "ood_detector": ood_detector, "seed": seed}
+    deferral = _asked(labels, targets, rule, others)
     from misgiving.deferral.calibrations import Calibrations, record_of
     from misgiving.deferral.policy_file import POLICY, POLICY_FOLDER
     from misgiving.report.rendering import certificate_sentences, lines
 
-    others = {"guarantee": guarantee, "ood_detector": ood_detector, "seed": seed}
-    deferral = _asked(labels, targets, rule, others)
     images = ["data" if from_cases is None else "from_cases", "training_data"]
     check_source(run, images=images, files=["out"], needed=["out"])
     data = data if from_cases is None else audited_data(from_cases)
@@ -155,13 +155,15 @@ def calibrate(
 
 def _asked(labels: Path | None, targets: Values, rule: Values, others: Values) -> "Deferral":
     """The policy to certify: by the options, or that of a draw, which fixes them."""
-    from misgiving.deferral.deferral import Deferral
-
+    chosen: Values = {}
     if labels is None:
-        return Deferral(**vars(Targets(**targets)), **vars(DecisionRule(**rule)), **others)
-    names = [each.name for kind in (Targets, DecisionRule) for each in fields(kind)]
-    check_options("with --labels", unused=[*names, *others, "training_data", "from_cases"])
-    return Deferral.load(place_of_draw(labels))
+        chosen = vars(Targets(**targets)) | vars(DecisionRule(**rule)) | others
+    else:
+        names = [each.name for kind in (Targets, DecisionRule) for each in fields(kind)]
+        check_options("with --labels", unused=[*names, *others, "training_data", "from_cases"])
+    from misgiving.deferral.deferral import Deferral  # takes longer than to check the options
+
+    return Deferral(**chosen) if labels is None else Deferral.load(place_of_draw(labels))
 
 
 def _fit(
