@@ -39,10 +39,6 @@ def aurc(scores, wrong):
     return np.mean([np.mean(errors[: k + 1]) for k in range(len(errors))])
 
 
-def errors_of(tuning):
-    return tuning.logits.argmax(axis=1) != tuning.labels
-
-
 @pytest.fixture(scope="module")
 def tuning():
     return drawn()
@@ -123,7 +119,7 @@ def test_the_score_with_the_lowest_aurc_is_chosen_and_without_predicted_losses_n
     tuning, fitted
 ):
     for calibration in (fitted, fit(replace(tuning, predicted_losses=None))):
-        tried, wrong = calibration.calibrator.tried, errors_of(tuning)
+        tried, wrong = calibration.calibrator.tried, tuning.errors
         assert tried.keys() == calibration.candidates.keys()
         for name, area in tried.items():
             assert area == pytest.approx(aurc(calibration.candidates[name], wrong), rel=1e-12)
