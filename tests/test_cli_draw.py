@@ -1,5 +1,7 @@
 """`draw` and `plan --looks`, and what `calibrate` makes of their labels."""
 
+import shlex
+
 import numpy as np
 import pytest
 from commands import rows_of, write_rows
@@ -44,18 +46,15 @@ def test_from_a_pool_without_labels_to_a_policy(succeed, place):
     fill(place / "tune.csv")
     draw = "draw", "pool.csv", "--labels", "tune.csv", "--max-error", "0.2", "--cases", "200"
     said = succeed(*draw, "--out", "to_label.csv").err
-    assert "calibrate pool.csv --labels to_label.csv" in said
     rows = rows_of(place / "to_label.csv")
     assert [*rows[0]] == ["id", "path", "label"]
     assert len(rows) == 200
     assert {row["id"] for row in rows}.isdisjoint(row["id"] for row in rows_of(place / "tune.csv"))
     fill(place / "to_label.csv", 195)
-    calibrate = "calibrate", "pool.csv", "--labels", "to_label.csv", "--out", "policy"
-    said = succeed(*calibrate).err
+    said = succeed(*shlex.split(said.partition("Then misgiving ")[2])).err
     certificate = Deferral.load(place / "policy").certificate_
     assert certificate.cases == 200
     assert f"{certificate.accepted_images} of 1900 images of the pool" in said
-    assert "of the 200 drawn cases have no label" not in said
     decided = succeed("predict", "policy", "pool.csv").out.splitlines()
     assert 100 < sum(",accept," in line for line in decided) < 2000
 
@@ -72,6 +71,25 @@ def test_from_a_pool_without_labels_to_a_policy(succeed, place):
 def test_a_draw_fixes_the_targets(fail, options, words):
     command = "calibrate", "pool.csv", "--labels", "x.csv", "--out", "policy", *options
     assert words in fail(2, *command)
+
+
+def test_a_table_of_labels_that_cannot_be_used_is_named(fail, succeed, place):
+    write_pool(place / "pool.csv", labelled=100)
+    succeed("draw", "pool.csv", "--max-error", "0.2", "--cases", "50", "--out", "to_label.csv")
+    calibrate = "calibrate", "pool.csv", "--out", "policy", "--labels"
+    (place / "renamed.csv").write_bytes((place / "to_label.csv").read_bytes())
+    assert "no renamed.csv.draw beside it" in fail(2, *calibrate, "renamed.csv")
+    assert "no label is filled in" in fail(1, *calibrate, "to_label.csv")
+    rows = rows_of(place / "to_label.csv")
+    for changes, words in (
+        ([{"label": "naevus"}], "to_label.csv: image-"),
+        ([{"id": "other.png", "label": "MEL"}], "to_label.csv: 'other.png'"),
+        ([rows[1] | {"label": "MEL"}], "occurs more than once"),
+    ):
+        changed = [rows[0] | change for change in changes]
+        write_rows(place / "to_label.csv", [*changed, *rows[1:]])
+        assert words in fail(1, *calibrate, "to_label.csv")
+    assert "no case of this draw has a label" in fail(1, "predict", "to_label.csv.draw", "pool.csv")
 
 
 def test_a_table_that_is_there_is_kept(succeed, fail, place):
@@ -100,8 +118,7 @@ def test_looks_are_planned_before_the_first_label_and_each_is_one_calibration(su
     write(250)
     assert "1.67 %" in succeed(*plan).out
     succeed(*calibrate)
-    confidence = Deferral.load(place / "policy").certificate_.targets.confidence
-    assert confidence == pytest.approx(1 - 0.05 / 3)
+    assert Deferral.load(place / "policy").certificate_.level == pytest.approx(0.05 / 3)
     write(300)
     assert "150, 300" in fail(1, *calibrate)
     write(400)

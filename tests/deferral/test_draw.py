@@ -170,12 +170,15 @@ def test_a_draw_is_found_again_in_its_pool(drawn, tmp_path):
     order = np.random.default_rng(0).permutation(3000)
     again = DrawnCases.of_pool(POOL.select(order), kept)
     assert again.ids == drawn.ids
-    assert not (kept.decide(NEW).decisions == "accept").any()
+    with pytest.raises(DataError, match="no case of this draw has a label"):
+        kept.decide(NEW)
     kept.certify_drawn(again.with_labels(labels_of(again)))
     kept.save(tmp_path / "policy")
     assert Deferral.load(tmp_path / "policy").certificate_ == kept.certificate_
     with pytest.raises(DataError, match="not in the pool"):
         DrawnCases.of_pool(POOL.select(order[:2000]), kept)
+    with pytest.raises(DataError, match="not those of the draw"):
+        DrawnCases.of_pool(replace(POOL, logits=0.9 * POOL.logits), kept)
 
 
 def grouped(pool, size):
@@ -208,9 +211,10 @@ def test_images_of_tuning_or_training_and_of_their_groups_are_never_drawn():
     assert {f"1-{row}" for row in range(6)}.isdisjoint(chosen.ids)
 
 
-def test_on_average_a_batch_counts_in_the_part_alone():
+def test_on_average_a_batch_counts_in_the_part_alone(tmp_path):
     deferral, drawn = drawn_for(guarantee="average")
-    deferral.fit(TUNING, drawn.with_labels(labels_of(drawn)))
+    deferral.fit(TUNING, drawn.with_labels(labels_of(drawn))).save(tmp_path / "policy")
+    deferral = Deferral.load(tmp_path / "policy")
     certificate, selection = deferral.certificate_, deferral.certificate_.selection
     assert selection.cases == 200
     batch = NEW.select(np.arange(500))
@@ -267,10 +271,15 @@ def test_each_look_has_a_part_of_the_level_and_all_have_the_whole():
         named = dict(zip(drawn.ids[:size], labels_of(drawn), strict=False))
         certificate = deferral.fit(TUNING, drawn.with_labels(named)).certificate_
         assert certificate.cases == size
-        levels.append(certificate.targets.level)
+        levels.append(certificate.level)
+        assert certificate.targets.confidence == 0.95
+        assert certificate.error_bound is None or certificate.error_bound < 1
     np.testing.assert_allclose(levels, 0.05 * np.array(looks) / sum(looks))
-    with pytest.raises(DataError, match="40 of the first 100"):
-        deferral.fit(TUNING, drawn.with_labels(dict(list(named.items())[:60])))
+    for labelled, cases in ((60, 50), (95, 100)):  # the largest look that is nearly complete
+        some = drawn.with_labels(dict(list(named.items())[:labelled]))
+        assert deferral.fit(TUNING, some).certificate_.cases == cases
+    with pytest.raises(DataError, match="30 of the first 50"):
+        deferral.fit(TUNING, drawn.with_labels(dict(list(named.items())[:20])))
 
 
 def test_looks_are_kept_with_a_policy(tmp_path):
@@ -279,7 +288,7 @@ def test_looks_are_kept_with_a_policy(tmp_path):
     again = Deferral.load(tmp_path / "policy")
     assert again.confidence == 0.95
     assert again.certificate_.looks == (100, 200)
-    assert again.certificate_.targets.confidence == pytest.approx(1 - 0.05 * 2 / 3)
+    assert again.certificate_.level == pytest.approx(0.05 * 2 / 3)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +296,7 @@ def test_looks_are_kept_with_a_policy(tmp_path):
     [
         ((200, 100), {}, "growing"),
         ((2, 200), {}, "growing"),
-        ((50, 100), {}, "must end with 200"),
+        ((50, 100), {}, "must be the 200 cases"),
         ((100, 200), {"guarantee": "average"}, "average"),
     ],
 )
@@ -304,7 +313,7 @@ def test_planned_calibrations_keep_the_tuning_set_and_the_earlier_cases():
         return Deferral(**{"max_error": 0.3} | parameters).fit(tuning, cases, looks=record.looks)
 
     first = fit(100)
-    assert first.certificate_.targets.level == pytest.approx(0.05 / 3)
+    assert first.certificate_.level == pytest.approx(0.05 / 3)
     record = record.added(first)
     assert record.added(fit(200)).repeated(fit(200)) == (0, 0)
     for other in (fit(50, 250), fit(200, tuning=images(200, 9)), fit(200, max_error=0.31)):

@@ -32,9 +32,9 @@ from misgiving.cli.sources import (
     place_of_draw,
     pool_of,
     read_file,
-    read_labels,
     said_warnings,
     say_left_out,
+    with_labels,
 )
 from misgiving.deferral.targets import DecisionRule, GuaranteeName, Targets
 from misgiving.errors import UsageError, visible
@@ -98,7 +98,8 @@ def calibrate(
             else the data that the run was trained with.
         from_cases: In place of DATA, the audit sample of a service that keeps images:
             its /audit.csv. Other reviews are a selection, and are refused.
-        labels: Table of `misgiving draw` with labels; DATA is its pool, and targets are its own.
+        labels: Table of `misgiving draw` with labels; DATA is the pool that it was drawn from, and
+            the targets are those of the draw.
         seed: Seed for drawing one image per group and the fifth to tune on.
         overwrite: Replace the policy that is there.
         verbose: Print how the policy was fitted, bounds for each class, and what is guaranteed.
@@ -161,6 +162,11 @@ def _asked(labels: Path | None, targets: Values, rule: Values, others: Values) -
     else:
         names = [each.name for kind in (Targets, DecisionRule) for each in fields(kind)]
         check_options("with --labels", unused=[*names, *others, "training_data", "from_cases"])
+        if not place_of_draw(labels).is_dir():
+            raise UsageError(
+                f"{labels}: there is no {place_of_draw(labels).name} beside it; give the table "
+                "under the name that `misgiving draw` wrote"
+            )
     from misgiving.deferral.deferral import Deferral  # takes longer than to check the options
 
     return Deferral(**chosen) if labels is None else Deferral.load(place_of_draw(labels))
@@ -176,7 +182,7 @@ def _fit(
         deferral.fit(predictions, looks=looks)
     else:
         drawn = DrawnCases.of_pool(predictions, deferral)
-        deferral.certify_drawn(drawn.with_labels(read_labels(labels)))
+        deferral.certify_drawn(with_labels(drawn, labels))
 
 
 def _say_repeated(earlier: "Calibrations", deferral: "Deferral") -> None:

@@ -28,14 +28,16 @@ from misgiving.cli.sources import (
     place_of_draw,
     pool_of,
     read_file,
-    read_labels,
     said_warnings,
+    with_labels,
 )
 from misgiving.deferral.targets import DecisionRule, GuaranteeName, Targets
 from misgiving.files import check_replaceable
 
 if TYPE_CHECKING:
     from misgiving.predictions.record import Predictions
+
+CASES = 300
 
 
 @command
@@ -45,7 +47,7 @@ def draw(
     /,
     *,
     out: File,
-    cases: Annotated[int, Parameter(validator=Number(gte=5))] = 300,
+    cases: Annotated[int | None, Parameter(validator=Number(gte=5))] = None,
     targets: Targets,
     guarantee: GuaranteeName = "confident",
     rule: DecisionRule,
@@ -60,7 +62,7 @@ def draw(
     seed: Seed = 0,
     overwrite: bool = False,
 ) -> None:
-    """Draw the cases whose labels count: from the images that could be accepted.
+    """Draw the cases to label from the images that could be accepted.
 
     Otherwise most labels are spent on images that are deferred anyway. A tuning set decides which
     share of the pool could be accepted; the cases are drawn from that part, and no other image is
@@ -68,20 +70,21 @@ def draw(
     fitted. Fill in the labels, and certify with `misgiving calibrate --labels`. A case of which
     nobody can tell the class stays empty, and counts as wrong.
 
-    The tuning set are the images that have a label, in the predictions or in --labels; or that of
+    The tuning set is all images that have a label, in the predictions or in --labels, or that of
     the run. If there is none, images for it are drawn first, from all.
 
     Example: misgiving draw predictions.csv --max-error 0.05 --out to_label.csv
 
     Args:
         out: Table of the cases to label, as CSV.
-        cases: Number of cases to label; one image of each group is drawn.
+        cases: Number of cases to label; one image of each group is drawn. Default: the last of
+            --looks, or 300.
         guarantee: The target holds with a confidence for these cases (confident), or on average
             over draws and batches with at least 50 images above the limit (average).
         labels: Labelled images to tune on: a table with columns id and label.
         tune: Number of images that are drawn to tune on, where there are none.
-        looks: Numbers of cases of several calibrations, the last one --cases: label the first, and
-            go on only if nothing is certified.
+        looks: Numbers of cases of several calibrations: label the first, and go on only if nothing
+            is certified.
         training_data: Data that the run was trained on, to fit detectors, with its tuning set.
             Default: those that the run names.
         ood_detector: Score that detects OOD images. Default: as in calibrate.
@@ -90,7 +93,7 @@ def draw(
     """
     from misgiving.deferral.deferral import Deferral
     from misgiving.deferral.draw import draw as draw_cases
-    from misgiving.deferral.draw import draw_to_tune, label, labelled_part
+    from misgiving.deferral.draw import draw_to_tune, labelled_part
     from misgiving.deferral.planning import plan_looks
     from misgiving.deferral.policy_file import POLICY
     from misgiving.report.rendering import lines
@@ -116,22 +119,30 @@ def draw(
             images = pool_of(trained, str(pool)).predictions
     training, tuning = own.in_set("train"), labelled_part(own)
     if labels is not None:
-        images = label(images, read_labels(labels))
+        images = with_labels(images, labels)
         tuning = labelled_part(images)
-    again = shlex.join(["misgiving", "draw", *map(str, (run, pool) if pool else (run,))])
     if not len(tuning):
         to_tune = draw_to_tune(images, tune, seed=seed)
         write_to_label(out, to_tune)
+        words = ["misgiving", "draw", run, *([pool] if pool else []), "--labels", out]
+        again = shlex.join(map(str, words))
         for sentence in lines("draw.txt", "to_tune", len(to_tune), out, again):
             say(sentence)
         return
     with said_warnings():
         drawn = draw_cases(
-            images, cases, deferral=deferral, tuning=tuning, training=training, looks=looks
+            images,
+            cases or (looks[-1] if looks else CASES),
+            deferral=deferral,
+            tuning=tuning,
+            training=training,
+            looks=looks,
         )
     drawn.deferral.save(place_of_draw(out))
     write_to_label(out, drawn)
-    calibrate = again.replace("draw", "calibrate", 1)
+    words = ["misgiving", "calibrate", run, *([pool] if pool else []), "--labels", out]
+    words += [word for place in second_opinion or () for word in ("--second-opinion", place)]
+    calibrate = shlex.join(map(str, [*words, *(["--out", "policy"] if is_file else [])]))
     planned = plan_looks(looks, targets)
     for sentence in lines("draw.txt", "drawn", drawn, out, calibrate, looks=planned):
         say(sentence)

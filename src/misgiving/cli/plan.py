@@ -60,6 +60,7 @@ def plan(
     GUARANTEES[guarantee].check_looks(looks)
     shares = [three_digits(share) for share in WRONG_SHARES]
     if looks:
+        Predictions.read(Path(data))  # so that there is such a file
         record = record_of(Path(data))
         Calibrations.read(record).planned(looks).write(record)
         rows = [
@@ -68,6 +69,7 @@ def plan(
         ]
         heads = ("cases", "level", *shares)
         show_table(heads, rows, title="what each look certifies, if all are accepted")
+        say(f"wrote the plan to {record}; calibrate with the first {looks[0]} cases")
         return
     images = Predictions.read(Path(data)) if is_file else _grouped_split(data, seed)
     tuning, calibration, parts = drawn_sets(images, seed=seed)

@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from misgiving.files import default_cache
 
 if TYPE_CHECKING:
     from misgiving.deferral.deferral import Deferral
+    from misgiving.deferral.draw import PredictionsT
     from misgiving.predictions.predict import PredictedData, TrainedRun
     from misgiving.predictions.record import Predictions
 
@@ -87,15 +89,25 @@ def pool_of(trained: "TrainedRun", folder: str) -> "PredictedData":
     from misgiving.data.datasets import unlabelled_images
 
     place = Path(folder.removeprefix("folder:"))
-    return trained.predict_unlabelled(unlabelled_images([place], name=str(place)))
+    images = unlabelled_images([place], name=str(place))
+    ids = tuple(Path(name).relative_to(place).as_posix() for name in images.ids)
+    return trained.predict_unlabelled(replace(images, ids=ids))
 
 
-def read_labels(path: Path) -> dict[str, str]:
-    """True classes by id, in a table that `draw` wrote."""
+def with_labels(images: "PredictionsT", path: Path) -> "PredictionsT":
+    """Images with the true classes in a table that `draw` wrote, by their ids."""
     from misgiving.data.datasets.tables import read_table
+    from misgiving.deferral.draw import label
 
     table = read_table(path, ["id", "label"])
-    return dict(zip(table["id"], table["label"], strict=True))
+    if (repeated := table["id"][table["id"].duplicated()]).size:
+        raise DataError(f"{path}: {repeated.iloc[0]!r} occurs more than once; keep it once")
+    if not table["label"].any():
+        raise DataError(f"{path}: no label is filled in")
+    try:
+        return label(images, dict(zip(table["id"], table["label"], strict=True)))
+    except DataError as error:
+        raise DataError(f"{path}: ", *error.args) from error
 
 
 def place_of_draw(table: Path) -> Path:

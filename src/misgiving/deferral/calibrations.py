@@ -15,17 +15,29 @@ from pydantic import BaseModel, ConfigDict
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.identities import Cases, Identities
 from misgiving.errors import DataError, Parameter, UsageError, explain_damage
-from misgiving.files import read_json, write_json
+from misgiving.files import read_json, sha256_of, write_json
 
 CALIBRATIONS = "calibrations.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A calibration: the parameters that were not the default, and the cases."""
+    """A calibration: digests of the parameters, planned looks and scores, and the cases."""
 
-    deferral: str
+    plan: str
     cases: Cases
+
+    @classmethod
+    def of(cls, deferral: Deferral) -> "Calibration":
+        """The calibration of a fitted policy."""
+        plan = repr((deferral, deferral.certificate_.looks, deferral.policy_.scorer))
+        return cls(plan=sha256_of(plan.encode()), cases=deferral.cases_)
+
+    def continues(self, before: "Calibration") -> bool:
+        """True if this and an earlier one are of one plan: one has the cases of the other."""
+        mine, others = self.cases.calibration, before.cases.calibration
+        nested = mine.among(others)[0].all() or others.among(mine)[0].all()
+        return self.plan == before.plan and bool(nested)
 
 
 class Calibrations(BaseModel):
@@ -74,18 +86,14 @@ class Calibrations(BaseModel):
         """The record with the calibration of a fitted policy.
 
         Raises:
-            DataError: Several were planned, and this one is not for the same parameters, tuning set
-                and cases as those before, and further cases.
+            DataError: Several were planned, and this one has other parameters, scores or cases.
         """
-        this = Calibration(deferral=repr(deferral), cases=deferral.cases_)
-        for before in self.made.values() if self.looks else ():
-            used, _ = before.cases.calibration.among(this.cases.calibration)
-            tuned = before.cases.tuning == this.cases.tuning
-            if not (used.all() and tuned and before.deferral == this.deferral):
-                raise DataError(
-                    f"the planned calibrations are those of {before.deferral} with the same tuning "
-                    "set, and with all earlier cases and further ones; give these"
-                )
+        this = Calibration.of(deferral)
+        if self.looks and not all(map(this.continues, self.made.values())):
+            raise DataError(
+                "the planned calibrations have the same targets, tuning set and model, and all "
+                "earlier cases; give these and further ones"
+            )
         made = {**self.made, deferral.policy_.fingerprint: this}
         return self.model_copy(update={"made": made})
 
@@ -96,13 +104,13 @@ class Calibrations(BaseModel):
     def repeated(self, deferral: Deferral) -> tuple[int, int]:
         """Number of the images of a policy that these calibrations have used, and of their groups.
 
-        A group counts if it has such an image, or the name of a group of a calibration. None counts
-        where the calibrations were planned together.
+        A group counts if it has such an image, or the name of a group of a calibration. Earlier
+        looks of the same plan do not count.
         """
-        if deferral.certificate_.looks:
-            return 0, 0
-        images = deferral.cases_.images
-        earlier = sum((each.cases.images for each in self.made.values()), Identities())
+        this, images = Calibration.of(deferral), deferral.cases_.images
+        planned = bool(deferral.certificate_.looks)
+        others = [x for x in self.made.values() if not (planned and this.continues(x))]
+        earlier = sum((each.cases.images for each in others), Identities())
         used, related = images.among(earlier)
         own = count()
         groups = {

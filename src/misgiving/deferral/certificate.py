@@ -194,11 +194,13 @@ class Pool:
             ever accepted; -inf: all acceptable images above the OOD limit.
         scores: Acceptance scores of the images, highest first.
         kept: For each, True where the image is acceptable and above the OOD limit.
+        drawn: Acceptance scores of the drawn cases, in their order.
     """
 
     limit: Threshold
     scores: tuple[float, ...] = field(repr=False)
     kept: tuple[bool, ...] = field(repr=False)
+    drawn: tuple[float, ...] = field(default=(), repr=False)
 
     @property
     def lowest(self) -> float:
@@ -290,8 +292,13 @@ class Certificate:
         """Two-sided interval of the accepted share of images, for the threshold as it is."""
         if not self.accepted:
             return BinomialInterval(0.0, 0.0)
-        images, level = len(self.images.scores), 1 - self.targets.confidence
-        return two_sided_interval(self.accepted_images, images, level=level)
+        images = len(self.images.scores)
+        return two_sided_interval(self.accepted_images, images, level=self.level)
+
+    @property
+    def level(self) -> float:
+        """Probability that a target is missed; of one of several looks, its part of this."""
+        return self.targets.level * (self.cases / sum(self.looks) if self.looks else 1.0)
 
     @property
     def expected_error(self) -> float | None:
@@ -317,7 +324,7 @@ class Certificate:
         of_images = np.array(self.images.scores)[np.array(self.images.kept, dtype=bool)]
         coverage = number_reaching(of_images, thresholds) / len(self.images.scores)
         mistaken = number_reaching(scores[kept & wrong], thresholds)
-        each = (1 - self.targets.confidence) / self.num_ranks  # Bonferroni
+        each = self.level / self.num_ranks  # Bonferroni
         bounds = upper_bound(mistaken, accepted, level=each)
         columns = (x.tolist() for x in (thresholds, accepted, mistaken, coverage, bounds))
         return [

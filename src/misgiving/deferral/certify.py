@@ -48,7 +48,7 @@ def certify_thresholds(
     pool, classes = blank.pool, blank.classes
     targets = blank.targets.at_look(len(calibration), blank.looks)
     if pool is None:
-        blank = with_ood_limit(blank, calibration.ood_scores, guarantee)
+        blank = with_ood_limit(blank, calibration.ood_scores, guarantee, targets)
     floor, lowest = (-math.inf, -math.inf) if pool is None else (pool.limit, pool.lowest)
     counts = count_ranks(
         calibration, targets, classes=classes, ood_limit=blank.ood_threshold, floor=floor
@@ -64,7 +64,6 @@ def certify_thresholds(
     order = np.lexsort(keys)
     return replace(
         blank,
-        targets=targets,
         cases=len(calibration),
         accept_threshold=float(counts.thresholds[position]) if certified else math.inf,
         selection=selection if guarantee.by_batch and selection.rates else None,
@@ -86,9 +85,11 @@ def certify_thresholds(
     )
 
 
-def with_ood_limit(blank: Certificate, ood_scores: Values, guarantee: Guarantee) -> Certificate:
+def with_ood_limit(
+    blank: Certificate, ood_scores: Values, guarantee: Guarantee, targets: Targets
+) -> Certificate:
     """The certificate with the OOD limit by the scores of images, which need no labels."""
-    rank = guarantee.ood_rank(len(ood_scores), blank.targets)
+    rank = guarantee.ood_rank(len(ood_scores), targets)
     scores = np.sort(ood_scores).astype(float).tolist()
     limit = None if rank is None else scores[rank - 1]
     return replace(blank, ood_threshold=limit, ood_rank=rank, ood_scores=tuple(scores))
@@ -224,7 +225,7 @@ def find_remedies(certificate: Certificate) -> dict[Remedy, int | float]:
 
 def _more_cases(certificate: Certificate, *, prior: float) -> int | None:
     """The fewest further cases with which some threshold would be certified, if any number does."""
-    targets, fewest = certificate.targets, []
+    targets, fewest = certificate.targets.at_look(certificate.cases, certificate.looks), []
     rate = GUARANTEES[certificate.guarantee].smallest_rate
     level_of_error = SHARE_OF_RANK * targets.level_of_error
     sizes = np.unique(np.geomspace(certificate.cases, MOST_CASES, 400).astype(int))

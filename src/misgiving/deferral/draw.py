@@ -20,6 +20,7 @@ from misgiving.arrays import Mask, Rows, Values
 from misgiving.deferral.bounds import compare_distributions
 from misgiving.deferral.certificate import Pool
 from misgiving.deferral.certify import with_ood_limit
+from misgiving.deferral.guarantees import Guarantee
 from misgiving.deferral.identities import Cases, Identities
 from misgiving.deferral.sets import FREE, NOT_USED, OWN_SETS, check_same_model, fit_detectors
 from misgiving.deferral.targets import Targets
@@ -34,6 +35,7 @@ SPARE = 1.25  # the part's estimated error as a multiple of the target, as the e
 ESTIMATE_CASES = 100  # as which the error probabilities count beside observed errors
 NEARLY_ALL = 0.8  # share of a pool, above which a limit saves few labels and may be too strict
 MOST_MISSING = 0.1  # of the labels of a calibration
+SAME_SCORE = 1e-3  # by which scores of the same outputs may differ from machine to machine
 DIFFERENT = 0.01  # probability that sets are found to differ that do not
 
 
@@ -52,17 +54,21 @@ class DrawnCases(Predictions):
         """Find the cases again that were drawn from a pool with this policy, without labels.
 
         Raises:
-            DataError: The policy is for another model, or a case is not in the pool.
+            DataError: The policy is for another model, a case is not in the pool, or its outputs
+                are others.
         """
         deferral.check_predictions(pool)
-        pairs = (
-            zip(each.ids, each.outputs, strict=True)
-            for each in (Identities.of(pool), deferral.cases_.calibration)
-        )
-        rows, drawn = ({key: row for row, key in enumerate(each)} for each in pairs)
-        if missing := len(drawn.keys() - rows.keys()):
+        rows = {name: row for row, name in enumerate(Identities.of(pool).ids)}
+        drawn, scores = deferral.cases_.calibration.ids, deferral.certificate_.pool.drawn
+        if missing := sum(name not in rows for name in drawn):
             raise DataError(f"{missing} drawn cases are not in the pool; give the pool of the draw")
-        cases = pool.select(np.array([rows[key] for key in drawn]))
+        cases = pool.select(np.array([rows[name] for name in drawn]))
+        again = deferral.policy_.score(cases.outputs).acceptance_score
+        if not np.allclose(again, scores, rtol=0, atol=SAME_SCORE):
+            raise DataError(
+                "the outputs of the drawn cases are not those of the draw; give the predictions of "
+                "the draw, or draw again"
+            )
         values = {each.name: getattr(cases, each.name) for each in fields(Predictions)}
         values["labels"] = np.full(len(cases), UNKNOWN_CLASS)
         return cls(**values, deferral=deferral)
@@ -79,20 +85,22 @@ class DrawnCases(Predictions):
 
     @property
     def look(self) -> "DrawnCases":
-        """The first cases, in the smallest planned number that is enough for all labels.
+        """The first cases, in the largest planned number of which nearly all have a label.
 
         Raises:
-            DataError: More than a tenth of these have no label.
+            DataError: Of the smallest, more than a tenth have none.
         """
-        labelled = self.labels != UNKNOWN_CLASS
-        sizes = self.deferral.certificate_.looks or (len(self),)
-        size = next(size for size in sizes if size >= labelled.sum())
-        if (missing := int((~labelled[:size]).sum())) > MOST_MISSING * size:
+        unknown = self.labels == UNKNOWN_CLASS
+        sizes = np.array(self.deferral.certificate_.looks or (len(self),))
+        missing = unknown.cumsum()[sizes - 1]
+        ready = sizes[missing <= MOST_MISSING * sizes]
+        if not len(ready):
             raise DataError(
-                f"{missing} of the first {size} drawn cases have no label, and would count as "
-                "wrong; label these first"
+                f"{missing[0]} of the first {sizes[0]} drawn cases have no label, the first is "
+                f"{self.ids[int(unknown.argmax())]!r}; label them first (empty labels count as "
+                "wrong)"
             )
-        return self.select(np.arange(size))
+        return self.select(np.arange(ready[-1]))
 
 
 def draw(
@@ -127,24 +135,26 @@ def draw(
     Warns:
         UserWarning: The tuning set is not like the pool.
     """
-    targets, _, guarantee = deferral.check_parameters(pool.classes, looks)
-    if targets.max_error is None or targets.class_max_miss or targets.max_silent_error is not None:
-        names = Parameter("class_max_miss"), " and ", Parameter("max_silent_error")
-        raise UsageError("cases are drawn for ", Parameter("max_error"), " alone; for ", *names,
-                         " calibrate with cases of the whole pool")  # fmt: skip
+    targets, guarantee = check_plan(pool, cases, deferral, looks)
     training = pool.in_set("train") if training is None else training
     tuning = labelled_part(pool) if tuning is None else tuning
     tuning.check_labelled()
     check_same_model(tuning, pool, "pool")
     detectors, trained = fit_detectors(tuning, training)
     offered, left_out = one_of_each_group(pool, tuning, training, seed=deferral.seed)
+    if not len(offered):
+        raise DataError(
+            "each image of the pool has a label or is of the training; empty the labels of the "
+            "images to draw from, or calibrate with all"
+        )
     fitted = replace(deferral)
     fitted.policy_, tuned = fitted.fit_policy(tuning, detectors, looks=looks)
     scored = ScoredCases.of(fitted.policy_.score(offered), np.full(len(offered), UNKNOWN_CLASS))
     for name, each in (("tuning", tuned), ("pool", scored)):
         each.check_usable(name)
     warn_of_choice(tuned, scored)
-    certificate = with_ood_limit(fitted.certificate_, scored.ood_scores, guarantee)
+    certificate = fitted.certificate_
+    certificate = with_ood_limit(certificate, scored.ood_scores, guarantee, certificate.targets)
     kept = scored.acceptable & certificate.above(scored.ood_scores)
     limit = limit_of_draw(scored.scores, kept, share_to_label(tuned, targets), cases)
     part = np.flatnonzero(kept & (scored.scores > limit))
@@ -153,14 +163,15 @@ def draw(
             f"none of the {len(kept)} images of the pool can be accepted: each has too high an "
             "error probability, or too low an OOD score; take a better model"
         )
-    drawn = offered.select(_shuffled(part, deferral.seed)[:cases])
-    if looks and looks[-1] != len(drawn):
-        raise UsageError(Parameter("looks"), f" must end with {len(drawn)}, as are drawn")
+    chosen = _shuffled(part, deferral.seed)[:cases]
+    if looks and len(chosen) < cases:
+        raise DataError(f"{len(chosen)} images can be drawn, and {cases} are planned; plan fewer")
+    drawn, of_drawn = offered.select(chosen), scored.scores[chosen].astype(float).tolist()
     order = np.argsort(-scored.scores, kind="stable")
     scores, marks = scored.scores[order].astype(float).tolist(), kept[order].tolist()
-    certificate = replace(
-        certificate, pool=Pool(limit=limit, scores=tuple(scores), kept=tuple(marks))
-    )
+    columns = {"scores": scores, "kept": marks, "drawn": of_drawn}
+    limited = Pool(limit=limit, **{name: tuple(values) for name, values in columns.items()})
+    certificate = replace(certificate, pool=limited)
     fitted.policy_ = replace(fitted.policy_, certificate=certificate)
     fitted.cases_ = Cases(
         tuning=Identities.of(tuning),
@@ -171,6 +182,22 @@ def draw(
         left_out=left_out,
     )
     return DrawnCases.of_pool(drawn, fitted)
+
+
+def check_plan(
+    pool: Predictions, cases: int, deferral: Any, looks: Sequence[int]
+) -> tuple[Targets, Guarantee]:
+    """Check the parameters of a draw; gives the targets and the guarantee."""
+    targets, _, guarantee = deferral.check_parameters(pool.classes, looks)
+    if not pool.has_ids:
+        raise DataError("the pool has no column id, by which labels are joined; add it")
+    if looks and looks[-1] != cases:
+        raise UsageError("the last of ", Parameter("looks"), f" must be the {cases} cases")
+    if targets.max_error is None or targets.class_max_miss or targets.max_silent_error is not None:
+        names = Parameter("class_max_miss"), " and ", Parameter("max_silent_error")
+        raise UsageError("cases are drawn for ", Parameter("max_error"), " alone; for ", *names,
+                         " calibrate with cases of the whole pool")  # fmt: skip
+    return targets, guarantee
 
 
 def warn_of_choice(tuning: ScoredCases, pool: ScoredCases) -> None:
@@ -261,8 +288,8 @@ def label(images: PredictionsT, labels: Mapping[str, str]) -> PredictionsT:
     true_classes = images.labels.copy()
     for name, given in labels.items():
         if name not in rows:
-            raise DataError(f"{name!r} is not among the images to label; label these alone")
-        if (true_class := str(given or "").strip()) not in positions:
+            raise DataError(f"{name!r} is not among the images to label; remove it")
+        if (true_class := "" if given is None else str(given).strip()) not in positions:
             raise DataError(
                 f"{name}: {true_class!r} is none of the classes {', '.join(images.classes)}; leave "
                 "the label empty where the class cannot be told"

@@ -138,7 +138,7 @@ def expected_errors(
         lowest, highest = threshold, error_bound_at(certificate, threshold)
     residuals = np.array(certificate.errors) - np.array(certificate.error_probabilities)
     reached = scores >= lowest
-    taken, both = np.array(certificate.kept) & reached, finite & accepted
+    taken, both = np.array(certificate.kept, dtype=bool) & reached, finite & accepted
     enough = both.any() and taken.sum() >= FEWEST_IMAGES
     known = certificate.pool is None or enough
     if min(len(residuals), finite.sum()) < FEWEST_IMAGES or not known:
@@ -183,7 +183,7 @@ def error_bound_at(certificate: Certificate, threshold: float) -> float:
     """Upper bound on the error at any threshold, as that of a batch; all hold together."""
     certify = np.array(certificate.kept, dtype=bool)
     scores, wrong = np.array(certificate.scores)[certify], np.array(certificate.errors)[certify]
-    level, ranks = 1 - certificate.targets.confidence, ranks_to_test(len(scores))
+    level, ranks = certificate.level, ranks_to_test(len(scores))
     return bound_at_threshold(threshold, scores, wrong, ranks, level=level)
 
 

@@ -114,6 +114,12 @@ class Policy:
         parts = (self.model, self.certificate, self.calibration, self.rule, self.ood_detector)
         return sha256_of(repr(parts).encode())
 
+    @property
+    def scorer(self) -> str:
+        """SHA-256 of how images are scored and classes predicted, without the thresholds."""
+        parts = (self.model, self.calibration, self.rule, self.ood_detector)
+        return sha256_of(repr(parts).encode())
+
     def decide(
         self,
         images: Outputs | ScoredImages,
@@ -130,8 +136,12 @@ class Policy:
             threshold: That of the batch that these images belong to; None: they are the batch.
 
         Raises:
-            DataError: They are too few for the average guarantee.
+            DataError: They are too few for the average guarantee, or nothing is certified yet.
         """
+        if not self.certificate.cases:
+            raise DataError(
+                "no case of this draw has a label yet; run `misgiving calibrate --labels`"
+            )
         scored = self.score(images) if isinstance(images, Outputs) else images
         acceptable, ood_scores = scored.acceptable, scored.ood_score
         if threshold is None:

@@ -25,7 +25,7 @@ from misgiving.scores.probes import ClassProbes, Probe
 
 POLICY, DETECTORS = "policy.json", "policy.safetensors"
 POLICY_FOLDER = "policy"  # in a run
-ASKED = ("confidence", "max_ood_false_alarms", "ood_detector")  # a policy has what is in force
+ASKED = ("max_ood_false_alarms", "ood_detector")  # of which a policy has what is in force
 DETECTOR_FACTS, PROBES = "facts", "probes"  # in the file of the detectors
 AGAIN = "run `misgiving calibrate` again"
 
@@ -37,8 +37,7 @@ class PolicyFile(BaseModel):
         model: Fingerprint or name of the model that the policy is for.
         unit: The unit of the guarantee: a patient, a lesion, an image, or another group.
         kind: Of the outputs: `logits` or `probabilities`.
-        confidence: As it was asked for, as is the next; those of the certificate are in force.
-        max_ood_false_alarms: See `confidence`.
+        max_ood_false_alarms: As it was asked for; that of the certificate's targets is in force.
         ood_detector: The name that was asked for; None: the default.
         cases: The images that it was fitted on.
         detectors: SHA-256 of `policy.safetensors`.
@@ -53,7 +52,6 @@ class PolicyFile(BaseModel):
     unit: str
     kind: Literal["logits", "probabilities"]
     rule: DecisionRule
-    confidence: float
     max_ood_false_alarms: float | None
     ood_detector: str | None
     seed: int
@@ -99,7 +97,11 @@ class PolicyFile(BaseModel):
         ood_detector = file.ood_detector or default_ood_detector(detectors)
         policy = Policy(**{**shared, "detectors": detectors, "ood_detector": ood_detector})
         with explain_damage(path, remedy=AGAIN), np.errstate(all="ignore"):
-            policy.decide(_blank_outputs(policy))[0]
+            if policy.certificate.cases:  # else it is a draw
+                # above the limit of a draw there may be too few for a batch
+                policy.decide(
+                    _blank_outputs(policy), threshold=0.0 if policy.certificate.pool else None
+                )[0]
         return file, policy
 
 

@@ -151,7 +151,8 @@ def count_ranks(
         floor: Score above which the cases were drawn, and above which every threshold is.
     """
     above = calibration.ood_scores > (-np.inf if ood_limit is None else ood_limit)
-    kept, missable = calibration.acceptable & above, calibration.acceptable & calibration.wrong
+    kept = calibration.acceptable & above & (calibration.scores > floor)
+    missable = calibration.acceptable & calibration.wrong
     best_first = np.flatnonzero(kept)[np.argsort(-calibration.scores[kept], kind="stable")]
     scores = np.append(calibration.scores[best_first], floor)
     ranks = ranks_to_test(len(best_first))

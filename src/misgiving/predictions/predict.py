@@ -186,8 +186,8 @@ class TrainedRun:
         sources, sets = [self._unlabelled(images)], ("",) * len(images)
         predictions = self._of_sets(dataset.name, sources, sets, {""}, odin=odin)
         predictions = self._with_opinions(predictions, dataset)
-        paths = tuple(map(str, dataset.ids)) if isinstance(dataset.images, FileImages) else None
-        return PredictedData(replace(predictions, paths=paths), Counter(sets), images.skipped)
+        predictions = replace(predictions, **_columns(dataset, predictions))
+        return PredictedData(predictions, Counter(sets), images.skipped)
 
     def second_opinion(self, predictions: Predictions, dataset: Dataset) -> Predictions:
         """Predict the images of another run's predictions, found in the data by their content."""
