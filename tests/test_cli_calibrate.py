@@ -244,8 +244,8 @@ def test_cases_are_drawn_from_a_folder_with_the_tuning_set_of_the_run(
     said = succeed(*draw, *CPU).err
     assert "Drawn: 150 of these" in said
     rows = rows_of(Path("to_label.csv"))
-    assert all(row["path"] == row["id"] for row in rows)
-    write_rows(Path("to_label.csv"), [row | {"label": row["path"].split("/")[1]} for row in rows])
+    assert all(row["path"] == f"pool/{row['id']}" for row in rows)
+    write_rows(Path("to_label.csv"), [row | {"label": row["id"].split("/")[0]} for row in rows])
     succeed("calibrate", "run", "pool", "--labels", "to_label.csv", *CPU)
     deferral = Deferral.load(run)
     assert deferral.certificate_.cases == 150
