@@ -28,9 +28,9 @@ from guarantee import TABLES, read_predictions, with_error_probabilities
 from misgiving.deferral.draw import limit_of_draw, share_to_label
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import ScoredCases, count_ranks, loosest_certified
-from misgiving.groups import one_per_group
+from misgiving.groups import TUNING_PARTS, one_per_group
 
-SIZES, ERRORS, POOL, TUNING_PARTS = (100, 200, 300, 500, 1000), (0.05, 0.1), 5000, 5
+SIZES, ERRORS, POOL = (100, 200, 300, 500, 1000), (0.05, 0.1), 5000
 GRID, REPEATS, LARGE_POOL, WANTED = 500 * 2 ** np.arange(8), 11, 100_000, 0.9
 WORST_DRAWS, GROUPS, SMALL_PART, MISSING = 300, 2000, 0.01, 0.1
 LOOKS = (50, 75, 100, 150, 200, 300)
@@ -91,8 +91,8 @@ def thresholds_of(
     """Certify with so many labels of a pool, of which a fifth tunes."""
     tuning = population[random.integers(len(population), size=size // TUNING_PARTS)]
     images, labels = population[random.integers(len(population), size=pool)], size - len(tuning)
-    kept, share = images.acceptable, share_to_label(with_error_probabilities(tuning), targets)
-    limit = limit_of_draw(images.scores, kept, share, labels)
+    share = share_to_label(with_error_probabilities(tuning), targets)
+    limit = limit_of_draw(images.scores, images.acceptable, share, labels)
     part = np.flatnonzero(images.scores > limit)
     drawn = images[random.permutation(part)[:labels]]
     whole = images[np.arange(labels)]

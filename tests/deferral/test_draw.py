@@ -65,6 +65,8 @@ def test_the_part_is_the_best_share_of_the_pool_above_both_limits(drawn):
     assert 0.1 < part.mean() < 0.95
     assert {*drawn.ids} <= {np.array(POOL.ids)[row] for row in np.flatnonzero(part)}
     assert len({*drawn.ids}) == 200
+    whole = drawn_for(cases=int(part.sum()))[1]  # what is at the limit is never drawn
+    assert {*whole.ids} == {POOL.ids[row] for row in np.flatnonzero(part)}
     assert (drawn.labels == -1).all()
 
 

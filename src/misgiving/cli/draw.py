@@ -121,11 +121,11 @@ def draw(
     if labels is not None:
         images = with_labels(images, labels)
         tuning = labelled_part(images)
+    source = [run, *([pool] if pool else [])]
     if not len(tuning):
         to_tune = draw_to_tune(images, tune, seed=seed)
         write_to_label(out, to_tune)
-        words = ["misgiving", "draw", run, *([pool] if pool else []), "--labels", out]
-        again = shlex.join(map(str, words))
+        again = shlex.join(map(str, ["misgiving", "draw", *source, "--labels", out]))
         for sentence in lines("draw.txt", "to_tune", len(to_tune), out, again):
             say(sentence)
         return
@@ -140,7 +140,7 @@ def draw(
         )
     drawn.deferral.save(place_of_draw(out))
     write_to_label(out, drawn)
-    words = ["misgiving", "calibrate", run, *([pool] if pool else []), "--labels", out]
+    words = ["misgiving", "calibrate", *source, "--labels", out]
     words += [word for place in second_opinion or () for word in ("--second-opinion", place)]
     calibrate = shlex.join(map(str, [*words, *(["--out", "policy"] if is_file else [])]))
     planned = plan_looks(looks, targets)

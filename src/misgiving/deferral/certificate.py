@@ -203,11 +203,6 @@ class Pool:
     drawn: tuple[float, ...] = field(default=(), repr=False)
 
     @property
-    def lowest(self) -> float:
-        """The lowest score that can be accepted."""
-        return math.nextafter(self.limit, math.inf) if self.limit > -math.inf else self.limit
-
-    @property
     def part(self) -> int:
         """Number of images of the part from which the cases were drawn."""
         return int((np.array(self.kept) & (np.array(self.scores) > self.limit)).sum())
@@ -272,12 +267,12 @@ class Certificate:
 
     @property
     def images(self) -> Pool:
-        """What shares of all images refer to: those of the pool, or the calibration cases."""
+        """Images to which shares of all refer: those of the pool, or the calibration cases."""
         return self.pool or Pool(limit=-math.inf, scores=self.scores, kept=self.kept)
 
     @property
     def accepted_images(self) -> int:
-        """How many of `images` are accepted."""
+        """Number of these images that are accepted."""
         scores, kept = np.array(self.images.scores), np.array(self.images.kept, dtype=bool)
         return int((kept & (scores >= self.accept_threshold)).sum())
 

@@ -49,11 +49,11 @@ def certify_thresholds(
     targets = blank.targets.at_look(len(calibration), blank.looks)
     if pool is None:
         blank = with_ood_limit(blank, calibration.ood_scores, guarantee, targets)
-    floor, lowest = (-math.inf, -math.inf) if pool is None else (pool.limit, pool.lowest)
+    floor = -math.inf if pool is None else pool.limit
     counts = count_ranks(
         calibration, targets, classes=classes, ood_limit=blank.ood_threshold, floor=floor
     )
-    selection = fit_selection(tuning, calibration, counts, targets, classes=classes, lowest=lowest)
+    selection = fit_selection(tuning, calibration, counts, targets, classes=classes)
     lowest = selection.threshold(calibration.scores[counts.kept], counts.above)
     # the loosest tested threshold that is not below this score
     selected = max(np.flatnonzero(counts.thresholds >= lowest).tolist(), default=-1)

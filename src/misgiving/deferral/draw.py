@@ -36,7 +36,7 @@ ESTIMATE_CASES = 100  # as which the error probabilities count beside observed e
 NEARLY_ALL = 0.8  # share of a pool, above which a limit saves few labels and may be too strict
 MOST_MISSING = 0.1  # of the labels of a calibration
 SAME_SCORE = 1e-3  # by which scores of the same outputs may differ from machine to machine
-DIFFERENT = 0.01  # probability that sets are found to differ that do not
+FALSE_WARNINGS = 0.01  # probability of one for a tuning set that was drawn at random
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -203,7 +203,7 @@ def check_plan(
 def warn_of_choice(tuning: ScoredCases, pool: ScoredCases) -> None:
     """Warn the caller of `draw` if the tuning set was probably not drawn at random."""
     gap, p_value = compare_distributions(tuning.scores, pool.scores)
-    if p_value <= DIFFERENT:
+    if p_value <= FALSE_WARNINGS:
         warnings.warn(
             "the tuning set is not like the pool: their acceptance scores differ by up to "
             f"{100 * gap:.0f} percentage points. If it was chosen from the pool, the rest is not "

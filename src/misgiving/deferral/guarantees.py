@@ -139,11 +139,10 @@ def fit_selection(
     targets: Targets,
     *,
     classes: Sequence[str],
-    lowest: float = -math.inf,
 ) -> Selection:
     """Choose what decides a batch, with the limits that all images must meet.
 
-    The tuning set divides `max_error` among classes with targets; `lowest` is that of a draw.
+    The tuning set divides `max_error` among classes with targets.
     """
     missable, wrong = calibration.acceptable & calibration.wrong, counts.kept & calibration.wrong
     labels = [classes.index(name) for name in targets.class_max_miss]
@@ -151,7 +150,7 @@ def fit_selection(
         lowest_allowed(calibration.scores[part & missable], int(part.sum()), rate=rate)
         for rate, part in limited_parts(calibration, targets, classes)
     ]
-    lowest = max([lowest, *allowed])
+    lowest = max(allowed, default=-math.inf)
     if targets.max_error is None:
         return Selection(cases=counts.above, lowest=lowest, rates=(), wrong=())
     members = [calibration.labels == label for label in labels]

@@ -251,7 +251,7 @@ class Policy:
         above = certificate.above(ood_scores)
         candidates = above & acceptable & np.isfinite(scores)
         if certificate.pool is not None:  # the cases are of this part alone
-            candidates &= scores >= certificate.pool.lowest
+            candidates &= scores > certificate.pool.limit
             above = candidates
             self.check_batch(int(above.sum()), " above the limit of the draw")
         return selection.threshold(scores[candidates], int(above.sum()))
