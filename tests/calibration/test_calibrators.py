@@ -1,12 +1,27 @@
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.special import log_softmax
+from scipy.optimize import minimize
+from scipy.special import expit, log_softmax
 from sklearn.model_selection import GroupKFold
 
-from misgiving.calibration.apply import CALIBRATED, Scaling, error_probabilities, log_odds_of
-from misgiving.calibration.fit import fit_calibrator, fit_isotonic, fit_scaling
+from misgiving.calibration.apply import (
+    CALIBRATED,
+    Line,
+    Scaling,
+    error_probabilities,
+    log_odds_of,
+    with_log_odds,
+)
+from misgiving.calibration.fit import (
+    choose_line,
+    fit_calibrator,
+    fit_isotonic,
+    fit_line,
+    fit_scaling,
+)
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
@@ -31,6 +46,11 @@ def drawn(seed=0, count=400):
 
 def fit(tuning, weights=None):
     return fit_calibrator(tuning, FittedDetectors(), weights)
+
+
+def unbent(fitted, name):
+    """Its log-probabilities with the log-odds of this score."""
+    return with_log_odds(fitted.vectors, fitted.predicted, fitted.candidates[name])
 
 
 def aurc(scores, wrong):
@@ -103,16 +123,18 @@ def test_out_of_fold_classes_and_scores_are_those_of_the_fold_in_the_order_of_th
         np.testing.assert_allclose(fitted.candidates[CALIBRATED][left_out], log_odds, rtol=1e-6)
         np.testing.assert_array_equal(fitted.predicted[left_out], most)
         np.testing.assert_array_equal(weighed.predicted[left_out], scaled.argmax(axis=1))
-        np.testing.assert_allclose(np.exp(weighed.vectors[left_out]), scaled)
+        np.testing.assert_allclose(np.exp(unbent(weighed, CALIBRATED)[left_out]), scaled)
 
 
 def test_a_single_score_is_chosen_where_what_is_learned_adds_nothing(tuning):
     perfect = replace(tuning, predicted_losses=tuning.errors - 0.1 * tuning.logits.max(axis=1))
     calibrator = fit(perfect).calibrator
     assert calibrator.score == "predicted_loss"
-    _, _, acceptance = calibrator.judge(all_scores(perfect), tuning.logits)
+    probabilities, predicted, acceptance = calibrator.judge(all_scores(perfect), tuning.logits)
     np.testing.assert_array_equal(acceptance, -perfect.predicted_losses)
-    assert not calibrator.accepts_by_probability
+    errors = error_probabilities(probabilities, predicted)
+    assert (np.diff(errors[np.argsort(acceptance)]) <= 0).all()
+    assert errors.mean() == pytest.approx(perfect.errors.mean(), abs=0.05)
 
 
 def test_the_score_with_the_lowest_aurc_is_chosen_and_without_predicted_losses_no_loss_is_expected(
@@ -123,12 +145,14 @@ def test_the_score_with_the_lowest_aurc_is_chosen_and_without_predicted_losses_n
         assert tried.keys() == calibration.candidates.keys()
         for name, area in tried.items():
             assert area == pytest.approx(aurc(calibration.candidates[name], wrong), rel=1e-12)
-        assert calibration.calibrator.score == min(tried, key=tried.get)
+        gains = {name: 1 - area / tried[CALIBRATED] for name, area in tried.items()}
+        best = max(gains, key=gains.get)
+        assert calibration.calibrator.score == (best if gains[best] > 0.01 else CALIBRATED)
     assert calibration.calibrator.loss is None
     confidences, losses = -tuning.predicted_losses, tuning.true_losses()
     assert fitted.calibrator.loss == fit_isotonic(confidences, losses, increasing=False)
     all_equal = fit(replace(tuning, labels=tuning.logits.argmax(axis=1))).calibrator
-    assert (all_equal.score, {*all_equal.tried.values()}) == ("msp", {0.0})
+    assert (all_equal.score, {*all_equal.tried.values()}) == (CALIBRATED, {0.0})
 
 
 def test_of_two_scores_with_the_same_area_but_for_rounding_the_first_is_chosen():
@@ -140,6 +164,41 @@ def test_of_two_scores_with_the_same_area_but_for_rounding_the_first_is_chosen()
     assert calibrator.score == "msp"
     assert calibrator.tried["msp"] == pytest.approx(calibrator.tried["predicted_loss"], rel=1e-12)
     assert calibrator.tried["msp"] > calibrator.tried["predicted_loss"]
+
+
+def penalised(parameters, evidence, right, scale):
+    """Negated log-likelihood of a line, one answer after the other, with its normal prior."""
+    offset, slope = parameters
+    loss = (offset**2 + (slope - 1) ** 2) / 2 / scale**2
+    for value, is_right in zip(evidence, right, strict=True):
+        probability = 1 / (1 + math.exp(-offset - slope * value))
+        loss -= math.log(probability if is_right else 1 - probability)
+    return loss
+
+
+def test_a_line_has_the_highest_posterior_density_and_says_what_it_gains():
+    random = np.random.default_rng(0)
+    evidence = 3 * random.normal(size=80)
+    right = random.random(80) < 1 / (1 + np.exp(1 - 0.4 * evidence))
+    line, gain = fit_line(evidence, right.astype(float), scale=0.25)
+    best = minimize(penalised, (0, 1), (evidence, right, 0.25), method="Nelder-Mead").x
+    assert (line.offset, line.slope) == pytest.approx(tuple(best), abs=1e-3)
+    values = [penalised(x, evidence, right, 0.25) for x in ((0, 1), (line.offset, line.slope))]
+    assert gain == pytest.approx(values[0] - values[1])
+
+
+@pytest.mark.parametrize("count", [50, 1000])
+def test_log_odds_that_are_right_are_not_bent_and_others_are_where_images_show_it(count):
+    random = np.random.default_rng(1)
+    evidence = 2 + 2 * random.normal(size=count)
+    uniform = random.random(count)
+    right = (uniform < 1 / (1 + np.exp(-evidence))).astype(float)
+    assert choose_line(evidence, evidence, right) == Line()
+    right = (uniform < 1 / (1 + np.exp(1 - 0.5 * evidence))).astype(float)
+    line = choose_line(evidence, evidence, right)
+    assert line != Line()
+    expected = 1 / (1 + np.exp(-line(evidence)))
+    assert abs(expected.mean() - right.mean()) < abs(expit(evidence).mean() - right.mean()) / 2
 
 
 def test_probabilities_of_error_are_right_in_the_mean_for_the_class_that_is_predicted():

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -15,7 +16,9 @@ from misgiving.calibration.apply import (
     Scaling,
     error_probabilities,
 )
-from misgiving.calibration.fit import fit_isotonic, fit_scaling
+from misgiving.calibration.fit import fit_calibrator, fit_isotonic, fit_scaling
+from misgiving.predictions.record import Predictions
+from misgiving.scores.detectors import FittedDetectors, all_scores
 
 pairs = columns(DISTINCT, 5, size=9)  # inputs with ties, and quarters that they should give
 
@@ -131,3 +134,43 @@ def test_the_probability_that_is_shown_is_what_the_error_probability_leaves(draw
     best = logits if weights is None else probabilities * weights
     np.testing.assert_array_equal(predicted, best.argmax(axis=1))
     assert rule != "most_probable" or (of_predicted == probabilities.max(axis=1)).all()
+
+
+@given(
+    generators(),
+    st.integers(12, 60),
+    st.integers(2, 8),
+    st.sampled_from(["logits", "most_probable", "weighed"]),
+    st.sets(st.sampled_from(["predicted_loss", "opinion"])),
+)
+def test_the_error_probability_never_falls_as_the_score_that_decides_falls(
+    random, count, classes, rule, columns
+):
+    """Of any table; and each vector of probabilities adds up to 1."""
+
+    def drawn(images):
+        logits = random.gamma(2) * random.normal(size=(images, classes))
+        labels = random.integers(classes, size=images)
+        certain = random.random(images) < strength
+        labels = np.where(certain, logits.argmax(axis=1), labels)
+        table = {"logits": logits, "label": labels}
+        if "predicted_loss" in columns:
+            table["predicted_loss"] = random.normal(size=images) + ~certain
+        predictions = Predictions.of(table)
+        opinion = random.dirichlet(np.ones(classes), size=images) + np.eye(classes)[labels]
+        opinions = {"net": opinion / 2} if "opinion" in columns else {}
+        return replace(predictions, opinions=opinions)
+
+    strength = random.random()
+    weights = {"logits": None, "weighed": random.uniform(0.1, 10, classes)}
+    calibrator = fit_calibrator(
+        drawn(count), FittedDetectors(), weights.get(rule, np.ones(classes))
+    ).calibrator
+    fresh = drawn(50)
+    probabilities, predicted, scores = calibrator.judge(
+        all_scores(fresh), fresh.logits, None, fresh.opinions
+    )
+    errors = error_probabilities(probabilities, predicted)
+    assert (np.diff(errors[np.argsort(-scores)]) >= -1e-12).all()
+    np.testing.assert_allclose(errors, calibrator.error_at(scores), atol=1e-9)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)

@@ -11,7 +11,6 @@ from misgiving.deferral.drift import acceptance_interval
 from misgiving.deferral.expected_performance import (
     bound_at_threshold,
     error_bound_at,
-    highest_error,
 )
 from misgiving.deferral.targets import Targets
 
@@ -206,13 +205,13 @@ def test_the_error_to_expect_and_its_bound_are_those_of_the_threshold(certificat
     points = {point.threshold: point for point in certificate.operating_points}
     chosen = points[certificate.accept_threshold]
     assert certificate.error_bound == chosen.bound
-    assert highest_error(certificate) == min(0.1, chosen.bound)
+    assert certificate.highest_error == min(0.1, chosen.bound)
     assert certificate.expected_error == (chosen.wrong + 2) / (chosen.accepted + 2)
     average = certificate_of(OOD, guarantee="average")
-    assert highest_error(average) == average.error_bound > 0.1
+    assert average.highest_error == average.error_bound > 0.1
     nothing = replace(certificate, accept_threshold=np.inf, accepted=0)
     assert nothing.error_bound is nothing.expected_error is None
-    assert highest_error(nothing) == 1
+    assert nothing.highest_error == 1
 
 
 def test_the_error_to_expect_is_not_too_low_although_few_cases_chose_the_threshold():

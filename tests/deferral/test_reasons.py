@@ -1,6 +1,8 @@
 import math
 from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import pytest
 from policies import certificate_of, decided, policy_with
 
@@ -10,6 +12,7 @@ from misgiving.deferral.policy import (
     NO_THRESHOLD,
     NOT_FINITE,
     SURPASSED,
+    TOO_UNCERTAIN,
 )
 from misgiving.deferral.targets import DecisionRule, Targets
 
@@ -41,14 +44,9 @@ def reason(
     [
         ({"error": 0.31}, "0.31 is above 0.12"),
         ({"error": 0.02}, "0.02 is within 0.12"),
-        # the error would contradict the decision
-        ({"score": 3.0, "error": 0.5}, "score 3.00 is at least"),
-        ({"score": 0.0, "error": 0.01}, "score 0.00 is below"),
-        # the score is no function of the error
-        ({"score": 0.0, "error": 0.4, "by": "msp"}, "score 0.00 is below"),
         # an answer that is more likely wrong than right is deferred whatever its score
-        ({"score": 3.0, "error": 0.62}, "0.62 is above 0.50"),
-        ({"score": 3.0, "error": 0.62, "max_error_probability": 0.7}, "score 3.00 is at least"),
+        ({"error": 0.62}, "0.62 is above 0.50"),
+        ({"error": 0.62, "max_error_probability": 0.7}, "0.62 is above 0.12"),
         ({"score": math.nan}, NOT_FINITE),
         ({"ood_score": math.nan}, NOT_FINITE),
         ({"ood_score": CERTIFICATE.ood_threshold}, AT_OOD_THRESHOLD),
@@ -56,6 +54,25 @@ def reason(
 )
 def test_a_reason_is_in_terms_of_the_number_that_decided(numbers, expected):
     assert expected in reason(**numbers)
+
+
+def test_where_both_errors_are_rounded_to_the_same_it_is_in_terms_of_the_score():
+    certificate = replace(CERTIFICATE, accept_threshold=800.0)
+    assert "score 799.00 is below 800.00" in reason(certificate=certificate, score=799.0)
+    assert "score 900.00 is at least 800.00" in reason(certificate=certificate, score=900.0)
+
+
+def test_without_a_number_for_one_image_it_is_the_share_of_cases_that_are_as_certain():
+    scores = [*np.linspace(4, 0.5, 50)]
+    cases = {"scores": tuple(scores), "kept": (True,) * 50, "errors": (False,) * 50}
+    few = replace(CERTIFICATE, tuning_cases=49, accept_threshold=scores[19], **cases)
+    of = partial(reason, certificate=few)
+    assert few.share_reaching(scores[19]) == pytest.approx(0.4)
+    can = "calibration cases; the most certain 40 % can be accepted"
+    assert of(score=scores[4]) == f"among the most certain 10 % of the {can}"
+    assert of(score=scores[19]) == f"among the most certain 40 % of the {can}"
+    assert of(score=scores[20]) == f"less certain than 40 % of the {can}"
+    assert of(score=-1.0) == TOO_UNCERTAIN
 
 
 @pytest.mark.parametrize(("at", "expected"), [(math.inf, NO_THRESHOLD), (-math.inf, ALL_ACCEPTED)])

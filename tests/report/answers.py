@@ -35,6 +35,7 @@ def decision_row(decision, error, *, p_value=0.5):
             decision=decision,
             reason="less < more",
             error_probability=error,
+            acceptance_score=None if error is None else 1 - error,
             ood_p_value=p_value,
         ),
     )

@@ -10,11 +10,11 @@ from misgiving.report import contact_sheet as module
 from misgiving.report.contact_sheet import contact_sheet, worst_first
 
 
-def test_the_ood_come_first_and_then_the_most_probably_wrong(predicted):
+def test_the_ood_come_first_and_then_the_least_certain(predicted):
     names = [path.rsplit("/", 1)[1] for path, _ in worst_first(predicted)]
     assert names == ["stranger.png", "ood.png", FILE_NAME, "mild.png"]
     deferred = decision_row("defer", None).decision
-    rows = [  # without a probability of error, by their own
+    rows = [  # without a score, by their probability
         DecisionRow(str(number), deferred.model_copy(update={"probability": probability}))
         for number, probability in enumerate([0.9, None, 0.4])
     ]

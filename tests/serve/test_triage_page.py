@@ -286,11 +286,13 @@ def test_a_target_of_silent_errors_is_not_shown_as_an_error_among_the_accepted(
     expect(page.locator("#target-text")).to_have_text("\N{EN DASH}")
     expect(page.locator("#setting-note")).to_contain_text(f"The saved policy itself: {target}.")
     assert "--max-error TARGET " in page.locator("#command").text_content()
-    note = page.locator("#target-note")
     page.locator(".row", has_text="0.12").click()
-    expect(note).to_contain_text(f"The target, {target}, applies to all images together")
+    reason = page.locator("#case-reason")
+    expect(reason).to_have_text(
+        "Riskier than the target, which holds for all accepted answers together."
+    )
     page.locator(".row", has_text="0.001").click()
-    expect(note).to_be_hidden()
+    expect(reason).to_have_text("The risk is low enough to accept the answer.")
     page.locator("#setting summary").first.click()
     page.locator("#target").fill("30")
     expect(page.locator("#setting-note")).to_contain_text("are not part of the preview.")

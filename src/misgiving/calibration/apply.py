@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import log_softmax, logsumexp
+from scipy.special import expit, log_softmax, logit, logsumexp
 
 from misgiving.arrays import ByClass, Classes, Evidence, Logits, Members, Values
 from misgiving.scores.outputs import logarithms_of
@@ -17,8 +17,11 @@ Opinions = Mapping[str, Logits]
 """Probabilities of the classes by other models, by the names of these."""
 
 CALIBRATED, ERROR_ESTIMATOR, SECOND_OPINION = "calibrated", "error_estimator", "second_opinion"
-LEARNED = (CALIBRATED, ERROR_ESTIMATOR, SECOND_OPINION)
+TOP_FIVE = "top_five"
+LEARNED = (CALIBRATED, ERROR_ESTIMATOR, SECOND_OPINION, TOP_FIVE)
 """Names of the scores that are learned on the tuning set."""
+RIVALS = 4  # the next classes, with which the predicted one makes five
+SMALLEST = 2.0**-53  # that a largest probability or a predicted loss can be above 1 or 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,19 +52,71 @@ class Isotonic:
         return np.asarray(np.interp(inputs, self.knots, self.values))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """Log-odds that an answer is right, as a line of the evidence for it.
+
+    Attributes:
+        offset: At evidence 0.
+        slope: Above 0, so that an answer with less evidence is never more likely to be right.
+    """
+
+    offset: float = 0.0
+    slope: float = 1.0
+
+    def __call__(self, evidence: Values) -> Values:
+        return self.offset + self.slope * evidence
+
+    def then(self, other: "Line") -> "Line":
+        """The line that applies this one and then another."""
+        offset = other.offset + other.slope * self.offset
+        return Line(offset=offset, slope=other.slope * self.slope)
+
+
+def evidence_of(score: str, values: Values) -> Values:
+    """Scores of this name on the scale of log-odds, in the same order."""
+    if score == "msp":
+        return np.asarray(logit(values.clip(SMALLEST, 1 - SMALLEST)))
+    if score == "predicted_loss":  # the loss of an answer of which the probability is exp(-loss)
+        return np.asarray(-np.log(np.expm1((-values).clip(SMALLEST, 700))))
+    return values
+
+
+def with_log_odds(vectors: Logits, predicted: Classes, log_odds: Values) -> Logits:
+    """Log-probabilities that give the predicted classes these log-odds, and scale the others.
+
+    >>> thirds, predicted = np.log([[0.5, 0.3, 0.2]]), np.array([0])
+    >>> np.exp(with_log_odds(thirds, predicted, np.log([3.0]))).round(3)
+    array([[0.75, 0.15, 0.1 ]])
+    """
+    others, columns = vectors.copy(), predicted[:, None]
+    np.put_along_axis(others, columns, -np.inf, axis=1)
+    others -= (logsumexp(others, axis=1) + np.logaddexp(0, log_odds))[:, None]
+    np.put_along_axis(others, columns, -np.logaddexp(0, -log_odds)[:, None], axis=1)
+    return others
+
+
 def members_of(scaling: Scaling, logits: Logits, evidence: Evidence) -> Members:
     """Log-probabilities by the calibrated softmax, and after it by each class probe."""
     return np.concatenate([scaling.logarithms(logits)[:, None], evidence], axis=1)
 
 
-def log_odds_of(logits: Logits, predicted: Classes) -> Values:
-    """Log-odds of the predicted classes against all others.
+def log_odds_of(logits: Logits, predicted: Classes, rivals: int | None = None) -> Values:
+    """Log-odds of the predicted classes against all others, or so many most probable others.
 
-    Ordered as their probability, without the ties of probabilities that round to 1.
+    Against all, they are ordered as the probability, without the ties of probabilities that round
+    to 1. A network trained with label smoothing or mixup gives the improbable classes a share that
+    says little of an error; without them, its errors are ranked better.
+
+    >>> tail = np.log([[0.6, 0.1, 0.1, 0.1, 0.1], [0.5, 0.3, 0.2, 0.0001, 0.0001]])
+    >>> np.exp(log_odds_of(tail, np.array([0, 0]), rivals=2)).round(3)
+    array([3., 1.])
     """
     others, columns = logits.copy(), predicted[:, None]
     of_predicted = np.take_along_axis(others, columns, axis=1)[:, 0]
     np.put_along_axis(others, columns, -np.inf, axis=1)
+    if rivals is not None and rivals < others.shape[1]:
+        others = np.partition(others, -rivals, axis=1)[:, -rivals:]
     return np.asarray(of_predicted - logsumexp(others, axis=1))
 
 
@@ -136,7 +191,8 @@ class Calibrator:
         weights: Factor of each class's probability when a class is predicted; None: by the logits.
         error_estimator: Pool of the calibrated softmax and each class probe; None where it could
             not be fitted, or has no part in the probabilities beside opinions.
-        score: Name of the acceptance score.
+        score: Name of the acceptance score; with `rivals`, of the score whose probabilities it
+            compares.
         loss: From the negated predicted loss to the expected cross-entropy in nats; None for a
             model without a loss estimator.
         tried: AURC of every candidate score on the tuning set; out of fold for learned scores.
@@ -144,6 +200,9 @@ class Calibrator:
         opinions: Judges the answers together with other models; None: none is used.
         opinion_worth: By how much these lower the AURC of the tuning set, out of fold; None
             without any. It is an estimate from few errors, and can be negative by chance.
+        rivals: Number of the most probable other classes that the acceptance score compares the
+            predicted one with; None: all.
+        line: From the acceptance score to the error probability.
     """
 
     scaling: Scaling
@@ -155,6 +214,13 @@ class Calibrator:
     samples: int
     opinions: OpinionPool | None = None
     opinion_worth: float | None = None
+    rivals: int | None = None
+    line: Line = Line()
+
+    @property
+    def acceptance_score(self) -> str:
+        """Name of the acceptance score among the candidates."""
+        return self.score if self.rivals is None else TOP_FIVE
 
     @property
     def needs_evidence(self) -> bool:
@@ -167,10 +233,13 @@ class Calibrator:
         """Names of the other models whose probabilities must be given."""
         return () if self.opinions is None else tuple(self.opinions.scalings)
 
-    @property
-    def accepts_by_probability(self) -> bool:
-        """True where the acceptance score is a function of the error probability."""
-        return self.score in LEARNED
+    def log_odds_at(self, scores: Values) -> Values:
+        """Log-odds that an answer with this acceptance score is right; they rise with it."""
+        return self.line(evidence_of(self.score, scores))
+
+    def error_at(self, scores: Values) -> Values:
+        """Error probability of an answer with this acceptance score."""
+        return np.asarray(expit(-self.log_odds_at(scores)))
 
     def log_probabilities(self, logits: Logits, evidence: Evidence | None = None) -> Logits:
         """Logarithms of the model's own probabilities by class, by which a class is predicted.
@@ -203,8 +272,9 @@ class Calibrator:
             members = members_of(self.scaling, logits, evidence)
             learned[ERROR_ESTIMATOR] = log_odds_of(self.error_estimator(members), predicted)
         if self.opinions is not None and opinions is not None:
-            learned[SECOND_OPINION] = log_odds_of(self.opinions(own, opinions), predicted)
-        return learned
+            own = self.opinions(own, opinions)
+            learned[SECOND_OPINION] = log_odds_of(own, predicted)
+        return {**learned, TOP_FIVE: log_odds_of(own, predicted, RIVALS)}
 
     def judge(
         self,
@@ -215,17 +285,21 @@ class Calibrator:
     ) -> tuple[Logits, Classes, Values]:
         """Probabilities by class, predicted classes, and the scores that the policy accepts by.
 
-        The error probability is one minus that of the predicted class. Opinions are part of the
-        probabilities, and never change the predicted class.
+        The error probability is one minus that of the predicted class, and never falls as the score
+        falls. Opinions are part of the probabilities, and never change the predicted class.
         """
         wide = logits.astype(np.float64)
         vectors = self.log_probabilities(wide, evidence)
         predicted = predicted_classes(vectors, self.weights, wide)
         if self.opinions is not None and opinions is not None:
             vectors = self.opinions(vectors, opinions)
-        elif not self.accepts_by_probability:
-            return np.exp(vectors), predicted, scores[self.score].astype(np.float64)
-        return np.exp(vectors), predicted, log_odds_of(vectors, predicted)
+        if self.score in LEARNED:
+            accepted_by = log_odds_of(vectors, predicted, self.rivals)
+        else:
+            accepted_by = scores[self.score].astype(np.float64)
+        if self.score not in LEARNED or self.rivals or self.line != Line():
+            vectors = with_log_odds(vectors, predicted, self.log_odds_at(accepted_by))
+        return np.exp(vectors), predicted, accepted_by
 
 
 def error_probabilities(probabilities: Logits, predicted: Classes) -> Values:

@@ -1,28 +1,35 @@
 """Fitting of calibrators on the tuning set, on which no threshold is set later."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize
+from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from misgiving.arrays import ByClass, Classes, Logits, Members, Names, Rows, Values
 from misgiving.calibration.apply import (
     CALIBRATED,
     ERROR_ESTIMATOR,
+    RIVALS,
     SECOND_OPINION,
+    TOP_FIVE,
     Calibrator,
     Isotonic,
+    Line,
     OpinionPool,
     Pool,
     Scaling,
     Scores,
+    evidence_of,
     log_odds_of,
     log_pool,
     pooled,
     predicted_classes,
+    with_log_odds,
 )
 from misgiving.metrics.aurc import RiskSteps, aurc, ties
 from misgiving.predictions.record import Predictions
@@ -31,6 +38,10 @@ from misgiving.scores.logits import cross_entropy
 from misgiving.scores.outputs import logarithms_of
 
 UNLEARNED = ("msp", "predicted_loss")  # with more candidates chance decides where errors are few
+LEAST_GAIN = 0.01  # share of the AURC by which a score must be better than the probability
+LINE_SCALE = 0.25  # standard deviation of the prior of a line's offset and slope, about 0 and 1
+LINE_GAIN = 3.0  # of the penalised log-likelihood, that a line must bring
+FLATTEST = 0.01  # slope of a line
 FOLDS = 5
 PRIOR_IMAGES = 20.0  # images that equal weights of the error estimator's classifiers are worth
 MOST_STEPS, ENOUGH = 1000, 1e-9  # of its weights
@@ -82,6 +93,47 @@ def fit_isotonic(inputs: Values, targets: Values, *, increasing: bool) -> Isoton
     fitted.fit(inputs.astype(np.float64), targets.astype(np.float64))
     knots, values = fitted.X_thresholds_, fitted.y_thresholds_
     return Isotonic(knots=tuple(knots.tolist()), values=tuple(values.tolist()))
+
+
+def fit_line(evidence: Values, right: Values, *, scale: float = np.inf) -> tuple[Line, float]:
+    """Fit a line of log-odds by maximum likelihood, with a normal prior about offset 0 and slope 1.
+
+    Args:
+        evidence: Log-odds of being right, or a score on their scale.
+        right: 1 where an answer is right, or the probability that it is.
+        scale: Standard deviation of the prior; infinite: none.
+
+    Returns:
+        The line, and what the penalised log-likelihood gains over that of the evidence itself.
+    """
+
+    def objective(parameters: Values) -> tuple[float, Values]:
+        away = parameters - (0, 1)
+        log_odds = parameters[0] + parameters[1] * evidence
+        slopes = expit(log_odds) - right
+        loss = (np.logaddexp(0, log_odds) - right * log_odds).sum() + (away**2).sum() / 2 / scale**2
+        return loss, np.array([slopes.sum(), slopes @ evidence]) + away / scale**2
+
+    start = np.array([0.0, 1.0])
+    bounds = [(None, None), (FLATTEST, None)]
+    solution = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds)
+    offset, slope = solution.x.tolist()
+    return Line(offset=offset, slope=slope), float(objective(start)[0] - solution.fun)
+
+
+def choose_line(evidence: Values, log_odds: Values, right: Values) -> Line:
+    """Choose a line from evidence to log-odds: near those by the probabilities, if they differ.
+
+    Args:
+        evidence: For each answer, on the scale of log-odds.
+        log_odds: By the calibrated probabilities.
+        right: 1 where an answer is right.
+    """
+    given = Line()
+    if not np.array_equal(evidence, log_odds):
+        given, _ = fit_line(evidence, expit(log_odds))
+    bent, gain = fit_line(given(evidence), right, scale=LINE_SCALE)
+    return given if given == Line() and gain <= LINE_GAIN else given.then(bent)
 
 
 def fit_error_estimator(members: Members, labels: Classes) -> Pool:
@@ -207,7 +259,20 @@ class Fitted(NamedTuple):
     @property
     def scores(self) -> Values:
         """The acceptance score of each tuning image, cross-fitted."""
-        return self.candidates[self.calibrator.score].astype(np.float64)
+        return self.candidates[self.calibrator.acceptance_score].astype(np.float64)
+
+    def with_line(self, right: Values) -> "Fitted":
+        """Fit the line from the acceptance score to the error probability.
+
+        Args:
+            right: 1 where the predicted class is the true one.
+        """
+        evidence = evidence_of(self.calibrator.score, self.scores)
+        line = choose_line(evidence, log_odds_of(self.vectors, self.predicted), right)
+        if line == Line():
+            return self
+        vectors = with_log_odds(self.vectors, self.predicted, line(evidence))
+        return self._replace(calibrator=replace(self.calibrator, line=line), vectors=vectors)
 
 
 # for so few numbers, threads take longer to meet than to work
@@ -218,9 +283,10 @@ def fit_calibrator(
     """Fit all maps on the tuning set, and choose the acceptance score.
 
     The acceptance score is the error estimator where it gives the true classes of images that it
-    was not fitted on a higher likelihood than the calibrated softmax. Otherwise it is the one of
-    MSP, predicted loss and calibrated softmax (out of fold) with the lowest AURC, the first of
-    equal ones. Second opinions take its place where they make the true classes more likely.
+    was not fitted on a higher likelihood than the calibrated softmax. Otherwise it is the latter
+    (out of fold), unless MSP or the predicted loss has an AURC that is lower by `LEAST_GAIN`.
+    Second opinions take its place where they make the true classes more likely. Where that lowers
+    the AURC by as much, the predicted class is compared with the next four alone.
 
     Args:
         tuning: Images to fit on; those of one group are in one fold.
@@ -247,22 +313,31 @@ def fit_calibrator(
     pool, wrong = None, (predicted != labels).astype(np.float64)
     if tuning.opinions and folds:
         pool, joint = fit_opinions(vectors, tuning, folds)
+        vectors = joint if pool is not None else vectors
         candidates[SECOND_OPINION] = log_odds_of(joint, predicted)
+    if folds and logits.shape[1] > 1 + RIVALS:
+        candidates[TOP_FIVE] = log_odds_of(vectors, predicted, RIVALS)
     tried, ones = {}, np.ones_like(wrong)
     for name, confidences in candidates.items():
         tried[name] = float(aurc(RiskSteps.of(ties(-confidences), wrong, ones)))
-    own = [name for name in tried if name not in (ERROR_ESTIMATOR, SECOND_OPINION)]
+    own = {name: tried[name] for name in (CALIBRATED, *UNLEARNED) if name in tried}
+    own |= {name: own[name] / (1 - LEAST_GAIN) for name in UNLEARNED if name in own}
     # equal areas are rounded apart where one score has ties among images that are right
-    score = ERROR_ESTIMATOR if mixes else min(own, key=lambda name: round(tried[name], 12))
+    score = ERROR_ESTIMATOR if mixes else min(own, key=lambda name: round(own[name], 12))
+    worth = tried[score] - tried[SECOND_OPINION] if SECOND_OPINION in tried else None
+    score = score if pool is None else SECOND_OPINION
+    truncates = tried.get(TOP_FIVE, np.inf) < (1 - LEAST_GAIN) * tried[score]
+    score = CALIBRATED if truncates and score in UNLEARNED else score
     calibrator = Calibrator(
         scaling=fit_scaling(logits, labels),
         weights=None if weights is None else tuple(weights.tolist()),
         error_estimator=estimator if mixes or pool is None else None,
-        score=score if pool is None else SECOND_OPINION,
+        score=score,
         loss=None if loss is None else fit_isotonic(loss, tuning.true_losses(), increasing=False),
         tried=tried,
         samples=len(labels),
         opinions=pool,
-        opinion_worth=tried[score] - tried[SECOND_OPINION] if SECOND_OPINION in tried else None,
+        opinion_worth=worth,
+        rivals=RIVALS if truncates else None,
     )
-    return Fitted(calibrator, vectors if pool is None else joint, predicted, candidates)
+    return Fitted(calibrator, vectors, predicted, candidates).with_line(1 - wrong)

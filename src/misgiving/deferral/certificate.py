@@ -5,13 +5,14 @@ Nothing here chooses a threshold but `Selection`, for a batch; `guarantees` cert
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 from pydantic import AllowInfNan, BeforeValidator, PlainSerializer
 
-from misgiving.arrays import Counts, Values
+from misgiving.arrays import Counts, Mask, Values
 from misgiving.deferral.bounds import (
     BinomialInterval,
     conformal_p_values,
@@ -26,6 +27,9 @@ ROUNDING = 1e-9
 SELECTION_ERRORS = 2  # wrong cases more than the observed ones, on which the threshold was chosen
 OFTEN_MISSED, OFTEN_WRONG = 1 / 3, 1 / 2  # shares of the cases, and of the answers, of a class
 FEWEST = 5  # cases or answers of a class of which a share is taken for often
+MIN_TUNING_CASES = 50  # from which on error probabilities of single images are shown
+MIN_COMPARED = 20  # accepted calibration cases, from which on these are compared with the errors
+DEVIATIONS = 1.96  # by which they may differ
 
 
 def _infinity_of(value: Any) -> Any:
@@ -309,6 +313,52 @@ class Certificate:
         """Upper bound on the error at `accept_threshold`, together with all other thresholds."""
         points = (x for x in self.operating_points if x.threshold == self.accept_threshold)
         return next((point.bound for point in points), None)
+
+    def share_reaching(self, score: float) -> float:
+        """Share of the images of the pool, or of the calibration cases, that reach this score."""
+        return float(1 - np.searchsorted(self._sorted_scores, score) / len(self._sorted_scores))
+
+    @cached_property
+    def _sorted_scores(self) -> Values:
+        return np.sort(self.images.scores)
+
+    @property
+    def highest_error(self) -> float:
+        """Error among the accepted that is not exceeded with confidence; 1 if none is accepted."""
+        bound, target = self.error_bound, self.targets.max_error
+        if bound is None:
+            return 1.0
+        return bound if target is None or self.selection is not None else target
+
+    def correction(self, cases: Mask, mean: float, *, more: int = 0) -> tuple[float, float]:
+        """Mean difference between errors and error probabilities, and its standard error.
+
+        Args:
+            cases: Calibration cases that are compared, marked.
+            mean: Mean error probability of cases without labels.
+            more: So many cases more are wrong than were observed.
+        """
+        residuals = (np.array(self.errors) - np.array(self.error_probabilities))[cases]
+        residuals = np.append(residuals, [1 - mean] * more)
+        # one right and one wrong case more: that none was wrong does not mean that none can be
+        widened = np.concatenate([residuals, [1 - mean, -mean]])
+        return float(residuals.mean()), float(widened.std(ddof=1) / np.sqrt(len(residuals)))
+
+    @cached_property
+    def shows_errors(self) -> bool:
+        """True where the error probability of a single image can be shown.
+
+        There are enough tuning cases, and the mean of the accepted calibration cases agrees with
+        their errors: it lies in the 95 % interval of these, which reaches up to the certified one.
+        """
+        accepted = np.array(self.kept, dtype=bool)
+        accepted &= np.array(self.scores) >= self.accept_threshold
+        if self.tuning_cases < MIN_TUNING_CASES or accepted.sum() < MIN_COMPARED:
+            return self.tuning_cases >= MIN_TUNING_CASES
+        mean = float(np.array(self.error_probabilities)[accepted].mean())
+        correction, spread = self.correction(accepted, mean, more=SELECTION_ERRORS)
+        lower, upper = (mean + correction + side * DEVIATIONS * spread for side in (-1, 1))
+        return bool(lower <= mean <= max(upper, self.highest_error))
 
     @property
     def operating_points(self) -> list[OperatingPoint]:

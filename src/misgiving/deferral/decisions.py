@@ -39,7 +39,10 @@ class Decision(BaseModel):
     predicted_class: str = Field(
         description="By the rule of the policy; without a policy, that of the largest logit."
     )
-    probability: Number = Field(description="Of the predicted class: 1 - `error_probability`.")
+    probability: Number = Field(
+        description="Of the predicted class: 1 - `error_probability`. Neither is shown where the "
+        "tuning cases are too few for a number about one image."
+    )
     predicted_loss: Number = Field(
         description="Output of the loss estimator, not negated as the score of this name is: "
         "higher means more likely wrong. No unit."
@@ -129,8 +132,15 @@ class Decisions(ScoredImages, Sequence[Decision]):
         position = range(len(self))[row]
         return next(iter(self[position : position + 1]))
 
+    @property
+    def _shown_probability(self) -> Values:
+        values = self.probabilities[np.arange(len(self)), self.predicted]
+        is_shown = self.policy is None or self.policy.certificate.shows_errors
+        return np.asarray(values if is_shown else np.full_like(values, np.nan))
+
     def __iter__(self) -> Iterator[Decision]:
-        columns = {name: values.tolist() for name, values in self.arrays.items()}
+        arrays = self.arrays | {"probability": self._shown_probability}
+        columns = {name: values.tolist() for name, values in arrays.items()}
         for values in zip(*columns.values(), strict=True):
             yield self._decision(**dict(zip(columns, values, strict=True)))
 
@@ -140,7 +150,7 @@ class Decisions(ScoredImages, Sequence[Decision]):
 
         values = self.arrays | {
             "predicted_class": np.array(self.classes, dtype=object)[self.predicted],
-            "probability": self.probabilities[np.arange(len(self)), self.predicted],
+            "probability": self._shown_probability,
             "decision": self.decisions,
             "reason": [each.reason for each in self],
         }
@@ -163,7 +173,6 @@ class Decisions(ScoredImages, Sequence[Decision]):
         if self.policy is not None:
             reason = self.policy.reason_of(decisions, numbers, self.threshold)
             reason += self.policy.reason_of_class(name, by_class)
-        numbers["probability"] = by_class[name]
         return Decision.model_construct(
             predicted_class=name,
             decision=decisions,

@@ -11,7 +11,7 @@ import numpy as np
 
 from misgiving.calibration.apply import Calibrator
 from misgiving.calibration.fit import Fitted, fit_calibrator
-from misgiving.deferral.certificate import Certificate
+from misgiving.deferral.certificate import MIN_TUNING_CASES, Certificate
 from misgiving.deferral.certify import certify_thresholds, find_remedies, with_class_limits
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.draw import DrawnCases
@@ -30,7 +30,7 @@ from misgiving.deferral.policy_file import (
 from misgiving.deferral.sets import check_ood_detector, fitting_sets
 from misgiving.deferral.targets import DecisionRule, RuleName, Targets, check_known
 from misgiving.deferral.thresholds import ScoredCases
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.files import whole_folder
 from misgiving.groups import unit_of
 from misgiving.predictions.record import Predictions
@@ -225,7 +225,18 @@ class Deferral:
             unit=unit_of(calibration.group_columns),
             kind=calibration.kind,
         )
+        self._check_limit(self.policy_)
         return self
+
+    def _check_limit(self, policy: Policy) -> None:
+        limits = self.max_error_probability < DecisionRule.max_error_probability
+        if limits and not policy.certificate.shows_errors:
+            raise DataError(
+                Parameter("max_error_probability"),
+                " limits an error probability, for which the tuning set is too small or unlike the "
+                f"calibration cases ({policy.certificate.tuning_cases} tuning cases, at least "
+                f"{MIN_TUNING_CASES} are needed); give more, or leave it out",
+            )
 
     def fit_policy(
         self,
@@ -267,6 +278,7 @@ class Deferral:
             kind=tuning.kind,
             seed=self.seed,
         )
+        self._check_limit(policy)
         cross_fitted = policy.judged(
             policy.score(tuning),
             probabilities=np.exp(fitted.vectors),

@@ -63,7 +63,7 @@ def expected_performance(
 
     Args:
         policy: By which the images were decided.
-        decisions: Images without a finite error probability are left out; the paths break ties in
+        decisions: Images without a finite acceptance score are left out; the paths break ties in
             the tests for drift.
 
     Returns:
@@ -72,15 +72,16 @@ def expected_performance(
     decided = [
         (row.path, row.decision)
         for row in decisions
-        if row.decision is not None and row.decision.error_probability is not None
+        if row.decision is not None and row.decision.acceptance_score is not None
     ]
-    columns = attrgetter("error_probability", "acceptance_score", "ood_score")
+    columns = attrgetter("acceptance_score", "ood_score")
     numbers = np.array([columns(decision) for _, decision in decided], dtype=float)
-    errors, scores, ood_scores = numbers.reshape(-1, 3).T
+    scores, ood_scores = numbers.reshape(-1, 2).T
     accepted = np.array([each.decision == "accept" for _, each in decided], dtype=bool)
     certificate, monitor = policy.certificate, DriftMonitor(policy.certificate)
     has_own = certificate.selection is not None and accepted.any()
     threshold = float(scores[accepted].min()) if has_own else None
+    errors = policy.calibration.error_at(scores)
     expected = expected_errors(policy, errors, accepted, threshold=threshold)
     if expected is None:
         return None
@@ -133,33 +134,34 @@ def expected_errors(
     """
     finite = np.isfinite(errors)
     certificate, scores = policy.certificate, np.array(policy.certificate.scores)
-    lowest, highest = certificate.accept_threshold, highest_error(certificate)
+    lowest, highest = certificate.accept_threshold, certificate.highest_error
     if threshold is not None:
         lowest, highest = threshold, error_bound_at(certificate, threshold)
-    residuals = np.array(certificate.errors) - np.array(certificate.error_probabilities)
     reached = scores >= lowest
     taken, both = np.array(certificate.kept, dtype=bool) & reached, finite & accepted
     enough = both.any() and taken.sum() >= FEWEST_IMAGES
     known = certificate.pool is None or enough
-    if min(len(residuals), finite.sum()) < FEWEST_IMAGES or not known:
+    if min(len(scores), finite.sum()) < FEWEST_IMAGES or not known:
         return None
+    everything = np.ones(len(scores), dtype=bool)
     return (
-        _expected(errors[finite], residuals) if certificate.pool is None else None,
-        _expected(errors[both], residuals[taken], highest, more=SELECTION_ERRORS)
+        _expected(errors[finite], certificate, everything) if certificate.pool is None else None,
+        _expected(errors[both], certificate, taken, highest, more=SELECTION_ERRORS)
         if enough
         else None,
     )
 
 
 def _expected(
-    errors: Values, residuals: Float[np.ndarray, " cases"], highest: float = 0.0, *, more: int = 0
+    errors: Values,
+    certificate: Certificate,
+    cases: Bool[np.ndarray, " cases"],
+    highest: float = 0.0,
+    *,
+    more: int = 0,
 ) -> ExpectedError:
     mean = float(errors.mean())
-    residuals = np.append(residuals, [1 - mean] * more)
-    correction = float(residuals.mean())
-    # one right and one wrong case more: that none was wrong does not mean that none can be
-    widened = np.concatenate([residuals, [1 - mean, -mean]])
-    spread = widened.std(ddof=1) / np.sqrt(len(residuals))
+    correction, spread = certificate.correction(cases, mean, more=more)
     random = np.random.default_rng(0)
     means = (mean + correction + spread * random.standard_normal(DRAWS)).clip(0, 1)
     shares = random.binomial(len(errors), means) / len(errors)
@@ -169,14 +171,6 @@ def _expected(
     return ExpectedError(
         len(errors), min(max(mean + correction, 0.0), 1.0), float(lower), float(upper)
     )
-
-
-def highest_error(certificate: Certificate) -> float:
-    """Error among the accepted that is not exceeded with confidence; 1 if none is accepted."""
-    bound, target = certificate.error_bound, certificate.targets.max_error
-    if bound is None:
-        return 1.0
-    return bound if target is None or certificate.selection is not None else target
 
 
 def error_bound_at(certificate: Certificate, threshold: float) -> float:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
-from scipy.special import expit
 
 from misgiving.arrays import Classes, Logits, Units, Values
 from misgiving.calibration.apply import Calibrator, error_probabilities
@@ -29,6 +28,7 @@ NOT_FINITE = "there is no finite score, so the image is deferred"
 NO_THRESHOLD = "no threshold certifies the target error rate, so every image is deferred"
 AT_OOD_THRESHOLD = "the OOD score is exactly at its threshold, so the image is deferred"
 ALL_LIMITED = "the limit for all answers"
+TOO_UNCERTAIN = "too uncertain to be accepted at any threshold"
 SURPASSED = "another class is more probable than the predicted one"
 ALL_ACCEPTED = "the policy accepts every image that is in-distribution and likely to be right"
 
@@ -96,12 +96,16 @@ class Policy:
         return self.judged(scored, ood_p_value=self.certificate.ood_p_values(scored.ood_score))
 
     def judged(self, scored: ScoredImages, **changes: Values | Logits | Classes) -> ScoredImages:
-        """Images with these changes, their error probabilities, and whether each is acceptable."""
+        """Images with these changes, their error probabilities, and whether each is acceptable.
+
+        Error probabilities are NaN where they are not shown.
+        """
         changed = replace(scored, **changes)
         probabilities, predicted = changed.probabilities, changed.predicted
         errors = error_probabilities(probabilities, predicted)
         acceptable = self.rule.mark_acceptable(probabilities, predicted, errors)
-        return replace(changed, error_probability=errors, acceptable=acceptable)
+        shown = errors if self.certificate.shows_errors else np.full_like(errors, np.nan)
+        return replace(changed, error_probability=shown, acceptable=acceptable)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -179,33 +183,48 @@ class Policy:
             )
             return f"{less} than all{share} {images} (p = {p_value:.2g})"
         score, ood_score = numbers["acceptance_score"], numbers["ood_score"]
-        limit, error = self.certificate.ood_threshold, numbers["error_probability"]
-        highest = self.rule.max_error_probability
+        limit, highest = self.certificate.ood_threshold, self.rule.max_error_probability
         if not math.isfinite(score) or (limit is not None and not math.isfinite(ood_score)):
             return NOT_FINITE
+        error, most = self.calibration.error_at(np.array([score, threshold])).tolist()
         if error > highest:
-            return comparison("probability of error", error, "above", highest, ALL_LIMITED)
+            words = comparison("probability of error", error, "above", highest, ALL_LIMITED)
+            return words if self.certificate.shows_errors else TOO_UNCERTAIN
         if threshold == math.inf:
             return NO_THRESHOLD
         if ood_score == limit:
             return AT_OOD_THRESHOLD
-        return self._compared(score, error, threshold, accepted=decision == "accept")
+        accepted = decision == "accept"
+        return self._compared((score, threshold), (error, most), accepted=accepted)
 
-    def _compared(self, score: float, error: float, threshold: float, *, accepted: bool) -> str:
-        """In terms of the error, unless that would contradict the score, which decides."""
-        reached = score >= threshold
-        limit = float(expit(-threshold)) if self.calibration.accepts_by_probability else None
+    def _compared(
+        self, scores: tuple[float, float], errors: tuple[float, float], *, accepted: bool
+    ) -> str:
+        """The image's value and the limit, in terms of the error where that is shown."""
+        reached = scores[0] >= scores[1]
         if reached and not accepted:
             return SURPASSED
-        if threshold == -math.inf:
+        if scores[1] == -math.inf:
             return ALL_ACCEPTED
-        if limit is None or not (error <= limit if reached else error > limit):
+        if not self.certificate.shows_errors:
+            return self._among_cases(*scores)
+        if errors[0] == errors[1]:  # both rounded to the same
             relation = "at least" if reached else "below"
-            return comparison("score", score, relation, threshold, "the lowest that is accepted")
+            return comparison(
+                "score", scores[0], relation, scores[1], "the lowest that is accepted"
+            )
         relation = "within" if reached else "above"
-        return comparison(
-            "probability of error", error, relation, limit, "the highest that is accepted"
-        )
+        role = "the highest that is accepted"
+        return comparison("probability of error", errors[0], relation, errors[1], role)
+
+    def _among_cases(self, score: float, threshold: float) -> str:
+        """A score and the threshold as the shares of cases that are at least as certain."""
+        certificate = self.certificate
+        above = score if score >= threshold else math.nextafter(score, math.inf)
+        own, most = (f"{100 * certificate.share_reaching(x):.3g} %" for x in (above, threshold))
+        place = "among the most certain" if score >= threshold else "less certain than"
+        cases = "calibration cases" if certificate.pool is None else "images of the pool"
+        return f"{place} {own} of the {cases}; the most certain {most} can be accepted"
 
     def reason_of_class(self, name: str, probabilities: Mapping[str, float]) -> str:
         """A clause on why the predicted class is not the most probable one; empty where it is."""

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from misgiving.arrays import Classes, Counts, Mask, Thresholds, Values
+from misgiving.calibration.apply import error_probabilities
 from misgiving.deferral.bounds import binomial_cdf
 from misgiving.deferral.certificate import number_reaching, ranks_to_test
 from misgiving.deferral.decisions import ScoredImages
@@ -37,7 +38,7 @@ class ScoredCases:
     Attributes:
         scores: Acceptance scores; higher means more likely correct.
         ood_scores: Higher means more in-distribution.
-        error_probabilities: Of the predicted class, as the policy gives it.
+        error_probabilities: Of the predicted class.
         predicted: Position of the predicted class.
         labels: Position of the true class.
         acceptable: False where an image is deferred whatever its score, by a rule that was fixed
@@ -57,7 +58,7 @@ class ScoredCases:
         return cls(
             scores=scored.acceptance_score,
             ood_scores=scored.ood_score,
-            error_probabilities=scored.error_probability,
+            error_probabilities=error_probabilities(scored.probabilities, scored.predicted),
             predicted=scored.predicted,
             labels=labels,
             acceptable=scored.acceptable,

@@ -129,7 +129,7 @@ class Evaluation:
     @property
     def score(self) -> str:
         """Name of the acceptance score; without a policy, MSP."""
-        return "msp" if self.deferral is None else self.deferral.calibration_.score
+        return "msp" if self.deferral is None else self.deferral.calibration_.acceptance_score
 
     @cached_property
     def scores(self) -> Values:

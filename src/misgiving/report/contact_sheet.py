@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -32,7 +33,7 @@ def contact_sheet(decisions: Iterable[DecisionRow]) -> str:
 
 
 def worst_first(decisions: Iterable[DecisionRow]) -> list[tuple[str, Decision]]:
-    """Paths of deferred and OOD images: OOD first, then by descending probability of error."""
+    """Paths of deferred and OOD images: OOD first, then the least certain."""
     decided = ((row.path, row.decision) for row in decisions if row.decision is not None)
     return sorted((row for row in decided if row[1].decision != "accept"), key=_rank)
 
@@ -41,9 +42,9 @@ def _rank(row: tuple[str, Decision]) -> tuple[bool, float]:
     _, decision = row
     if decision.decision == "ood":
         return False, decision.ood_p_value or 0.0
-    if decision.error_probability is not None:
-        return True, -decision.error_probability
-    return True, -3.0 if decision.probability is None else decision.probability - 2
+    if decision.acceptance_score is not None:
+        return True, decision.acceptance_score
+    return True, -math.inf if decision.probability is None else decision.probability
 
 
 def thumbnail_link(picture: Picture | None) -> str | None:

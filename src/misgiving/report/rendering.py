@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-from misgiving.deferral.certificate import MIN_BATCH
+from misgiving.deferral.certificate import MIN_BATCH, MIN_TUNING_CASES
 from misgiving.deferral.certify import MOST_LIMITS, find_remedies
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.guarantees import GUARANTEES
@@ -105,6 +105,7 @@ def environment(*packages: str, html: bool = True) -> Environment:
     )
     templates.globals |= {"count": count, "inf": math.inf, "units": UNITS, "unit_of": unit_of}
     templates.globals |= {"guarantees": [*GUARANTEES], "min_batch": MIN_BATCH}
+    templates.globals["min_tuning_cases"] = MIN_TUNING_CASES
     templates.globals["most_limits"] = MOST_LIMITS
     templates.globals["parameter"] = Parameter
     templates.filters |= {

@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from misgiving.calibration.apply import CALIBRATED, ERROR_ESTIMATOR, Calibrator
+from misgiving.calibration.apply import (
+    CALIBRATED,
+    ERROR_ESTIMATOR,
+    Calibrator,
+    Line,
+    error_probabilities,
+)
 from misgiving.calibration.fit import Fitted, fit_calibrator
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
@@ -150,7 +156,7 @@ def measure_policies(
         # probabilities and expected losses are the same for every target
         *measure_calibration(decisions.probabilities, sets.test, POLICY_SET, "policy"),
         *_reliability(folder, sets.test, decisions),
-        Measurement(POLICY_SET, fitted.calibrator.score, "acceptance_score", 1.0),
+        Measurement(POLICY_SET, fitted.calibrator.acceptance_score, "acceptance_score", 1.0),
         *rows,
         *certified_rows(sets, fitted, seed=seed),
     ], fitted.calibrator
@@ -164,7 +170,9 @@ def certified_rows(sets: PolicySets, fitted: Fitted, *, seed: int) -> list[Measu
     rows = []
     scores = [score for score in CERTIFIED_SCORES if score in fitted.candidates]
     for score, target in product(scores, CERTIFIED_TARGETS):
-        accepting = fitted._replace(calibrator=replace(fitted.calibrator, score=score))
+        other = replace(fitted.calibrator, score=score, rivals=None, line=Line())
+        right = (fitted.predicted == sets.tune.labels).astype(float)
+        accepting = fitted._replace(calibrator=other).with_line(right)
         policy = _certified(sets, accepting, max_error=target, max_ood_false_alarms=None, seed=seed)
         accepted = policy.decide(sets.test).decisions == "accept"
         errors = accepted_errors(accepted, sets.test.errors, sets.test.units)
@@ -182,7 +190,8 @@ def _certified(sets: PolicySets, fitted: Fitted, **parameters: Any) -> Deferral:
 
 def _reliability(folder: Path, test: Predictions, decisions: Decisions) -> list[Measurement]:
     """Calibration errors of the predicted errors and losses; their bins go into a table."""
-    quantities = {"error_probability": (decisions.error_probability, test.errors.astype(float))}
+    errors = error_probabilities(decisions.probabilities, decisions.predicted)
+    quantities = {"error_probability": (errors, test.errors.astype(float))}
     if np.isfinite(decisions.expected_loss).all():
         quantities["expected_loss"] = (decisions.expected_loss, test.true_losses())
     bins = [

@@ -111,15 +111,14 @@ class Case(Decision):
 
     @property
     def expected_error(self) -> float:
-        """Sort key of the worklist: the error probability, or the closest value to it.
+        """Sort key of the worklist: the error probability, also where it is not shown.
 
         A case without any finite probability comes first; a blind one has a random place.
         """
         if self.blind and self.position is not None:
             return self.position
-        if self.error_probability is not None:
-            return self.error_probability
-        return 2.0 if self.probability is None else 1.0 - self.probability
+        probability = self.probabilities[self.predicted_class]
+        return 2.0 if probability is None else 1.0 - probability
 
 
 class CaseWithHistory(Case):

@@ -126,7 +126,7 @@ class Monitor:
         self._store, self._policy, self._settings, self._audits = store, policy, settings, audits
         self._drift_tests = DriftMonitor(policy.certificate)
         self._drift = Drift(summary=lines("drift.txt", "summary", False)[0], complete=False)
-        self._latest_errors: deque[tuple[float, bool]] = deque(maxlen=MAX_LATEST)  # with: accepted
+        self._latest_scores: deque[tuple[float, bool]] = deque(maxlen=MAX_LATEST)  # with: accepted
         self._contents: set[int] = set()  # the last 64 bits, since there may be millions
         self._last_number = 0
         self._since: dict[str, datetime] = {}
@@ -208,12 +208,12 @@ class Monitor:
         if content in self._contents or case.reason == DEFERRED_BY_ALARM:
             return
         self._contents.add(content)
-        score, ood_score, error = (
+        score, ood_score = (
             math.nan if number is None else number
-            for number in (case.acceptance_score, case.ood_score, case.error_probability)
+            for number in (case.acceptance_score, case.ood_score)
         )
         accepted = case.decision == "accept"
-        self._latest_errors.append((error, accepted))
+        self._latest_scores.append((score, accepted))
         self._drift_tests.update(
             score=score, ood_score=ood_score, accepted=accepted, content=case.sha256
         )
@@ -236,9 +236,10 @@ class Monitor:
         )
 
     def _expected(self) -> str:
-        if not self._latest_errors:
+        if not self._latest_scores:
             return ""
-        errors, accepted = map(np.array, zip(*self._latest_errors, strict=True))
+        scores, accepted = map(np.array, zip(*self._latest_scores, strict=True))
+        errors = self._policy.calibration.error_at(scores)
         expected = expected_errors(self._policy, errors, accepted)
         if expected is None:
             return ""
@@ -328,7 +329,7 @@ class AuditDraw:
         self._errors = deque[float](maxlen=MAX_RECENT)
         after = max(0, store.latest()[0] - MAX_RECENT)
         for case in store.decided(row.policy_fingerprint, after=after, limit=MAX_RECENT):
-            self._note(case.decision, case.error_probability)
+            self._note(case.decision, case.expected_error)
 
     def draw(self, case: Case) -> Case:
         """Draw whether a new case is audited, and whether and where it is listed blind."""
@@ -339,13 +340,13 @@ class AuditDraw:
             blind_share *= max(1.0, BLIND_PER_AUDITED * per_deferred)
         place = self._uniform(f"place {case.id}")
         position = errors[int(place * len(errors))] if errors else place
-        self._note(case.decision, case.error_probability)
+        self._note(case.decision, case.expected_error)
         flags = {"audited": drawn < self._share, "blind": drawn < blind_share, "position": position}
         return case.model_copy(update=flags)
 
-    def _note(self, decision: Outcome, error: float | None) -> None:
+    def _note(self, decision: Outcome, error: float) -> None:
         self._accepted.append(decision == "accept")
-        if decision != "accept" and error is not None:
+        if decision != "accept":
             self._errors.append(error)
 
     def _uniform(self, text: str) -> float:

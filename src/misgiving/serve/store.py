@@ -186,7 +186,7 @@ class Store:
         Those of a list of images are left out: they are a selection, and no sample of the images
         that the service gets.
         """
-        numbers = ("acceptance_score", "error_probability", "ood_score")
+        numbers = ("acceptance_score", "expected_error", "ood_score")
         values = ("received", "decision", "reason", *numbers, "sha256")
         return self._read(
             select(ARRIVALS.c.number, *(CASES.c[name] for name in values))

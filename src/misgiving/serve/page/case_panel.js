@@ -5,7 +5,6 @@ import { classButtons, classesOf, otherButtons, wordsOf } from "./choices.js";
 import { at, element, isNarrow, percent, say } from "./dom.js";
 import { badgeOf, classOf, labelOf, outcome, reasonOf, riskOf, wasPredicted } from "./outcomes.js";
 import { renderPicture, resetPicture } from "./picture.js";
-import { targetOf } from "./slider.js";
 import { emit, on, see, selectedCase, state, take } from "./state.js";
 import { draftOf, remember } from "./storage.js";
 import { renderRows, scrollTo } from "./worklist.js";
@@ -66,12 +65,10 @@ function renderOutcome(one) {
   badge.textContent = now === one.decision
     ? labelOf(badgeOf(one)) : `${labelOf(now)} in this preview (was ${labelOf(one.decision)})`;
   at("case-risk").textContent = riskOf(one);
-  at("case-risk").title = one.blind ? "" : `Estimated probability that ${one.predicted_class} is wrong`;
+  at("case-risk").title = one.blind ? "" : one.error_probability == null
+    ? "Share of the calibration cases that are about as certain, or more so"
+    : `Estimated probability that ${one.predicted_class} is wrong`;
   at("case-reason").textContent = reasonOf(one);
-  const policy = state.calibration?.policy, most = policy?.max_error ?? policy?.max_silent_error;
-  at("target-note").hidden = !(now === one.decision && now === "accept" && one.error_probability > most);
-  at("target-note").textContent = policy
-    ? `The target, ${targetOf(policy)}, applies to all images together, not to each one.` : "";
 }
 
 on("target", () => {
@@ -131,7 +128,7 @@ export function renderReviews(one) {
   at("case-was").textContent = wasPredicted(one);
   const focused = document.activeElement?.closest(".choices button")?.title;
   at("classes").replaceChildren(...classButtons(names, act,
-    { shares: one.blind ? {} : one.probabilities, model: one.predicted_class, final: one.review?.final_class ?? null }));
+    { shares: one.blind || one.error_probability == null ? {} : one.probabilities, model: one.predicted_class, final: one.review?.final_class ?? null }));
   at("others").replaceChildren(...otherButtons(act, one.review?.verdict ?? null));
   if (focused) [...at("review").querySelectorAll(".choices button")].find((each) => each.title === focused)?.focus();
   renderBlindAnswer(one, reviews);

@@ -24,20 +24,20 @@ export function outcome(one) {
 
 // As in the policy: null is not a finite number and must be deferred (JavaScript compares it as 0).
 function isUsable(one) {
-  if (one.acceptance_score == null || one.error_probability == null) return false;
+  if (one.acceptance_score == null) return false;
   const { ood_threshold: limit, max_error_probability: highest, rule } = state.calibration.policy;
   const predicted = one.probabilities[one.predicted_class], weighed = ["balanced", "costs"].includes(rule);
   const surpassed = !weighed && Object.values(one.probabilities).some((share) => share > predicted);
-  if (one.error_probability > highest || surpassed) return false;
+  if (doubt(one) > highest || surpassed) return false;
   return limit == null || (one.ood_score != null && one.ood_score > limit);
 }
 
 const sameModel = (one) => one.policy_fingerprint === state.model?.policy_fingerprint;
 
-// The order of the service: by error probability, or the closest value to it.
+// The order of the service: by error probability, also where it is not shown.
 function doubt(one) {
-  if (one.error_probability != null) return one.error_probability;
-  return one.probability == null ? 2 : 1 - one.probability;
+  const probability = one.probabilities[one.predicted_class];
+  return one.error_probability ?? (probability == null ? 2 : 1 - probability);
 }
 
 const LAST = 2 ** 31 - 1; // place of a case that is in no list
@@ -84,16 +84,24 @@ export const wasPredicted = (one) =>
 export const reasonOf = (one) =>
   (outcome(one) === one.decision ? "" : "By the saved policy: ") + plainReason(one);
 
-function plainReason({ blind, decision, error_probability: error }) {
+function plainReason({ blind, decision, acceptance_score: score, error_probability: error }) {
+  const policy = state.calibration?.policy, most = policy?.max_error ?? policy?.max_silent_error;
   if (blind) return "Choose a class first: you see the model's answer after yours.";
-  if (decision === "accept") return "The risk is low enough to accept the answer.";
+  if (decision === "accept" && error == null) return "Certain enough to accept the answer.";
+  if (decision === "accept" && !(error > most)) return "The risk is low enough to accept the answer.";
+  if (decision === "accept") return "Riskier than the target, which holds for all accepted answers together.";
   if (decision === "ood") return "Unlike the images that the model knows: do not rely on its answer.";
-  if (error == null) return "The model gives no usable risk: you decide.";
+  if (score == null) return "The model gives no usable risk: you decide.";
   return state.calibration?.policy?.accepts ? "Not certain enough to accept the answer: you decide."
     : "The policy accepts no answer: you decide.";
 }
 
 // In the digits that part an accepted image from a deferred one beside it; of an unfamiliar image it
-// means nothing.
-export const riskOf = (one) =>
-  (one.blind || one.error_probability == null || outcome(one) === "ood" ? "" : `${percent(one.error_probability)} risk`);
+// means nothing. With too few tuning images for a risk, the share of cases that are as certain.
+export function riskOf(one) {
+  if (one.blind || one.acceptance_score == null || outcome(one) === "ood") return "";
+  if (one.error_probability != null) return `${percent(one.error_probability)} risk`;
+  const reached = sameModel(one) && state.calibration?.operating_points.find(
+    ({ threshold }) => threshold == null || one.acceptance_score >= threshold);
+  return reached ? `most certain ${percent(reached.coverage, 0)}` : "";
+}

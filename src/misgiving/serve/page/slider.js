@@ -25,7 +25,7 @@ export function renderSlider() {
   at("target").setAttribute("aria-valuetext", spoken(aim, point));
   at("fact-coverage").textContent = percent(point?.coverage ?? 0, 0);
   at("fact-error").textContent = percent(point?.error);
-  at("fact-bound").textContent = point ? atMost(point.bound) : "–";
+  at("fact-bound").textContent = point ? boundOf(point) : "–";
   at("setting-note").textContent = explain(point);
   at("command").textContent = calibration.command
     .replace("{max_error}", aim == null ? "TARGET" : Number(aim.toFixed(4)));
@@ -59,11 +59,18 @@ function savedPoint() {
   return points.find((one) => one.threshold === policy.threshold) ?? null;
 }
 
+// Of the saved policy what it certifies, and of another operating point the bound that holds for all.
+function boundOf(point) {
+  const { guarantee, max_error: error } = state.calibration.policy;
+  if (state.target != null || error == null) return atMost(point.bound);
+  return `${atMost(error)}${guarantee === "average" ? " on average" : ""}`;
+}
+
 function spoken(aim, point) {
   const goal = aim == null ? "no target" : percent(aim);
   if (!point) return `${goal}: nothing could be accepted`;
   return `${goal}: accepts ${percent(point.coverage, 0)}, with at most `
-    + `${atMost(point.bound)} errors`;
+    + `${boundOf(point)} errors`;
 }
 
 function explain(point) {
