@@ -88,7 +88,8 @@ def plan(
         say(sentence)
     counts = [(name, outlook.images[name], cases) for name, cases in outlook.cases.items()]
     show_table(("class", "rows" if is_file else "images", "cases"), counts, title="calibration set")
-    show_table(("if so many are wrong", *shares), _table(outlook), title="what it certifies")
+    if targets.limits_errors:
+        show_table(("if so many are wrong", *shares), _table(outlook), title="what it certifies")
     if audit is not None:
         title = f"audit of {three_digits(audit)} of {cases_per_week} cases a week"
         heads = ("", "answers", "all accepted", "half accepted")

@@ -5,7 +5,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import cyclopts
+from cyclopts.validators import Number
 
 from misgiving.cli.options import (
     File,
@@ -35,6 +38,7 @@ def predict(
     second_opinion: SecondOpinion = None,
     out: File | None = None,
     contact_sheet: File | None = None,
+    reviews: Annotated[int | None, cyclopts.Parameter(validator=Number(gte=1))] = None,
     overwrite: bool = False,
 ) -> None:
     """Predict the class and loss of each image, and write a table.
@@ -62,10 +66,17 @@ def predict(
         out: File for the table: .csv, .parquet or .jsonl. Default: the screen, as CSV.
         contact_sheet: Also write the images that were not accepted as one page, worst
             first.
+        reviews: Leave so many images of these for people, the least certain first; those that
+            the policy defers are among them.
         overwrite: Replace existing files.
     """
     from misgiving.data.datasets import image_names
-    from misgiving.deferral.decision_tables import check_kind, columns_of, csv_table, write_table
+    from misgiving.deferral.decision_tables import (
+        check_kind,
+        columns_of,
+        csv_table,
+        write_table,
+    )
 
     images = [Path(str(place).removeprefix("folder:")) for place in images]
     is_file = any(map(is_prediction_file, images))
@@ -84,6 +95,7 @@ def predict(
         else:
             key = "path"
             rows, policy, classes = _decide_images(model, names, opinions, parts, reading)
+        rows = rows if reviews is None else _with_reviews(rows, reviews, policy, model)
         skips = reading.on_bad_image == "skip"
         columns = (key, *columns_of(classes, has_policy=policy is not None, unreadable=skips)[1:])
         if out is None:
@@ -96,7 +108,7 @@ def predict(
 
             write_text(contact_sheet, sheet_of(rows))
             say(f"wrote {contact_sheet}")
-        _say_facts(rows, policy)
+        _say_facts(rows, policy, reviews)
         shutil.rmtree(parts, ignore_errors=True)
 
 
@@ -140,13 +152,31 @@ def _decide_predictions(
     return "path" if predictions.paths else "id", rows, deferral.policy_, deferral.classes_
 
 
-def _say_facts(rows: "Iterable[DecisionRow]", policy: "Policy | None") -> None:
+def _with_reviews(
+    rows: "Iterable[DecisionRow]", reviews: int, policy: "Policy | None", model: Path
+) -> "list[DecisionRow]":
+    from misgiving.deferral.decision_tables import with_reviews
+
+    if policy is None:
+        needs = Parameter("reviews"), " needs; run `misgiving calibrate`"
+        raise UsageError(f"{model}: has no policy, which ", *needs)
+    return with_reviews(rows, reviews)
+
+
+def _say_facts(rows: "Iterable[DecisionRow]", policy: "Policy | None", reviews: int | None) -> None:
     """Report unreadable images, and with a policy the performance to expect."""
     from misgiving.data.decoding import BadImage
-    from misgiving.deferral.expected_performance import expected_performance
+    from misgiving.deferral.expected_performance import error_bound_at, expected_performance
     from misgiving.report.rendering import lines
 
     say_skipped([BadImage(row.path, row.unreadable) for row in rows if row.unreadable])
+    if policy is not None and reviews is not None:
+        decided = [row.decision for row in rows if row.decision is not None]
+        scores = [x.acceptance_score or 0.0 for x in decided if x.decision == "accept"]
+        bound = error_bound_at(policy.certificate, min(scores)) if scores else None
+        left = len(decided) - len(scores)
+        for sentence in lines("drift.txt", "reviewed", reviews, left, len(decided), bound, policy):
+            say(sentence)
     if policy is not None and (expected := expected_performance(policy, rows)):
         for sentence in lines("drift.txt", "performance", expected, policy):
             say(sentence)

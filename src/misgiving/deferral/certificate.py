@@ -212,6 +212,23 @@ class Pool:
         return int((np.array(self.kept) & (np.array(self.scores) > self.limit)).sum())
 
 
+class Capacity(NamedTuple):
+    """The loosest threshold that defers at most `max_deferred`, by scores without labels.
+
+    Attributes:
+        most: Calibration cases that may be deferred; 0: there are too few cases for the target.
+        threshold: Lowest accepted score.
+        accepted: Calibration cases that it accepts. Where more than `most` are left, these are
+            never accepted, and the target cannot be met.
+        wrong: How many of these are wrong.
+    """
+
+    most: int
+    threshold: Threshold
+    accepted: int
+    wrong: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
     """Certified thresholds, and what was observed on the calibration set.
@@ -233,6 +250,7 @@ class Certificate:
         accepted: Calibration cases that are accepted.
         wrong: How many of these are wrong.
         accepted_on_average: Calibration cases that the average guarantee would accept.
+        capacity: What `max_deferred` allows; None without this target.
         class_outcomes: One for each class with a target.
         class_errors: One for each class that has cases or is predicted, in the order of the bounds
             on missed cases, those without cases last; none where nothing is accepted.
@@ -258,6 +276,7 @@ class Certificate:
     accepted: int = 0
     wrong: int = 0
     accepted_on_average: int = 0
+    capacity: Capacity | None = None
     class_outcomes: tuple[ClassOutcome, ...] = ()
     class_errors: tuple[ClassErrors, ...] = ()
     smallest_certifiable: CertifiableError | None = None
@@ -303,14 +322,20 @@ class Certificate:
     def expected_error(self) -> float | None:
         """Estimated share of wrong answers among the accepted; None where none is accepted.
 
-        With two wrong cases more than were observed, as the threshold was chosen on these cases.
+        With two wrong cases more than were observed, where the threshold was chosen by the errors.
         """
-        wrong, accepted = self.wrong + SELECTION_ERRORS, self.accepted + SELECTION_ERRORS
+        more = SELECTION_ERRORS if self.targets.limits_errors else 0
+        wrong, accepted = self.wrong + more, self.accepted + more
         return wrong / accepted if self.accepted else None
 
     @property
     def error_bound(self) -> float | None:
-        """Upper bound on the error at `accept_threshold`, together with all other thresholds."""
+        """Upper bound on the error at `accept_threshold`, together with all other thresholds.
+
+        For this one alone where `max_deferred` set it, as no label chose it.
+        """
+        if not self.targets.limits_errors and self.accepted:
+            return float(upper_bound(self.wrong, self.accepted, level=self.level))
         points = (x for x in self.operating_points if x.threshold == self.accept_threshold)
         return next((point.bound for point in points), None)
 

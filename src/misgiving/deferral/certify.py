@@ -7,9 +7,15 @@ from typing import Literal
 
 import numpy as np
 
-from misgiving.arrays import Values
+from misgiving.arrays import Mask, Values
 from misgiving.deferral.bounds import upper_bound
-from misgiving.deferral.certificate import CertifiableError, Certificate, ClassErrors, ClassOutcome
+from misgiving.deferral.certificate import (
+    Capacity,
+    CertifiableError,
+    Certificate,
+    ClassErrors,
+    ClassOutcome,
+)
 from misgiving.deferral.guarantees import GUARANTEES, Guarantee, fit_selection
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import RankCounts, ScoredCases, count_ranks
@@ -58,31 +64,66 @@ def certify_thresholds(
     # the loosest tested threshold that is not below this score
     selected = max(np.flatnonzero(counts.thresholds >= lowest).tolist(), default=-1)
     position = guarantee.loosest_rank(counts, targets, selected)
-    certified = position >= 0
+    capacity = find_capacity(calibration, counts.kept, guarantee, targets)
+    if position >= 0 and targets.limits_errors:
+        threshold = float(counts.thresholds[position])
+    else:
+        threshold = math.inf if capacity is None or targets.limits_errors else capacity.threshold
+    accepted = counts.kept & (calibration.scores >= threshold)
     # Sorted, so that the order in which the cases came leaves no trace.
     keys = counts.kept, calibration.wrong, calibration.error_probabilities, -calibration.scores
     order = np.lexsort(keys)
     return replace(
         blank,
         cases=len(calibration),
-        accept_threshold=float(counts.thresholds[position]) if certified else math.inf,
+        accept_threshold=threshold,
         selection=selection if guarantee.by_batch and selection.rates else None,
-        accepted=int(counts.ranks[position]) if certified else 0,
-        wrong=int(counts.wrong[position]) if certified else 0,
+        accepted=int(accepted.sum()),
+        wrong=int((accepted & calibration.wrong).sum()),
+        capacity=capacity,
         accepted_on_average=int(counts.ranks[selected]) if selected >= 0 else 0,
         class_outcomes=class_outcomes(targets, guarantee, counts, position),
         class_errors=class_errors(
-            calibration, counts, position, classes, level=targets.level, drawn=pool is not None
+            calibration,
+            accepted,
+            classes,
+            level=targets.level / max(1, len(counts.ranks)),
+            drawn=pool is not None,
         )
-        if certified
+        if accepted.any()
         else (),
-        smallest_certifiable=None if certified else _smallest_error(counts, targets, guarantee),
+        smallest_certifiable=None
+        if accepted.any()
+        else _smallest_error(counts, targets, guarantee),
         thresholds=tuple(counts.thresholds[~np.isnan(counts.thresholds)].tolist()),
         scores=tuple(calibration.scores[order].astype(float).tolist()),
         errors=tuple(calibration.wrong[order].tolist()),
         kept=tuple(counts.kept[order].tolist()),
         error_probabilities=tuple(calibration.error_probabilities[order].tolist()),
     )
+
+
+def find_capacity(
+    calibration: ScoredCases, kept: Mask, guarantee: Guarantee, targets: Targets
+) -> Capacity | None:
+    """Find the threshold that defers at most `max_deferred`; without the target, None.
+
+    A case that is never accepted is deferred at any threshold. Labels decide nothing, and the cases
+    above the threshold are, given it, a simple random sample: so the error there has a bound that
+    nothing was chosen by.
+    """
+    if targets.max_deferred is None:
+        return None
+    # a case with the score of the rank may be one of many
+    rank = guarantee.rank_below(len(kept), targets.max_deferred, level=targets.level)
+    most = max(0, rank - 1)
+    scores = np.where(kept, calibration.scores, -math.inf)
+    distinct, counts = np.unique(scores, return_counts=True)
+    deferred = distinct[counts.cumsum() <= most]  # of equal scores all are, or none is
+    last = deferred[-1] if len(deferred) else -math.inf
+    threshold = -math.inf if last == -math.inf else float(np.nextafter(last, math.inf))
+    accepted = kept & (calibration.scores >= threshold)
+    return Capacity(most, threshold, int(accepted.sum()), int((accepted & calibration.wrong).sum()))
 
 
 def with_ood_limit(
@@ -136,19 +177,17 @@ def class_outcomes(
 
 def class_errors(
     calibration: ScoredCases,
-    counts: RankCounts,
-    position: int,
+    accepted: Mask,
     classes: Sequence[str],
     *,
     level: float,
     drawn: bool,
 ) -> tuple[ClassErrors, ...]:
-    """Accepted answers of each class, at this position of the ranks; `level` of the bounds.
+    """Accepted answers of each class; `level` of each bound.
 
     Of `drawn` cases, none counts as a case of its class: the others of the class were not drawn.
     """
-    accepted = counts.kept & (calibration.scores >= counts.thresholds[position])
-    each, errors = level / len(counts.ranks), []
+    errors = []
     for label, name in enumerate(classes):
         of_class = (calibration.labels == label) & (not drawn)
         answers = accepted & (calibration.predicted == label)
@@ -161,10 +200,10 @@ def class_errors(
                     name=name,
                     cases=cases,
                     missed=missed,
-                    missed_bound=float(upper_bound(missed, cases, level=each)),
+                    missed_bound=float(upper_bound(missed, cases, level=level)),
                     predicted=predicted,
                     wrong=wrong,
-                    wrong_bound=float(upper_bound(wrong, predicted, level=each)),
+                    wrong_bound=float(upper_bound(wrong, predicted, level=level)),
                     confused_with=classes[int(np.bincount(true_classes).argmax())]
                     if len(true_classes)
                     else None,

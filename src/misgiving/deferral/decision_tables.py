@@ -33,6 +33,27 @@ Columns = Sequence[str]
 Cell = str | float | None
 
 
+def with_reviews(rows: Rows, reviews: int) -> list[DecisionRow]:
+    """Defer the least certain of the accepted images, until people have so many to look at.
+
+    Those that the policy does not accept are among these, however many they are.
+    """
+    listed = list(rows)
+    accepted = [
+        (decision.acceptance_score or 0.0, place)
+        for place, (_, decision, _) in enumerate(listed)
+        if decision is not None and decision.decision == "accept"
+    ]
+    decided = sum(row.decision is not None for row in listed)
+    reason = f"among the {reviews} least certain of these images"
+    for _, place in sorted(accepted)[: max(0, reviews - decided + len(accepted))]:
+        given = listed[place].decision
+        assert given is not None
+        deferred = given.model_copy(update={"decision": "defer", "reason": reason})
+        listed[place] = listed[place]._replace(decision=deferred)
+    return listed
+
+
 def columns_of(classes: Columns, *, has_policy: bool, unreadable: bool = False) -> Columns:
     """The columns of a table: those of a policy, and of unreadable images, only if they apply."""
     columns = ("path", *(COLUMNS if has_policy else WITHOUT_POLICY))

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -47,13 +47,15 @@ class Deferral:
 
     Args:
         max_error: Largest share of wrong predictions among the accepted; None: there is no such
-            target.
+            target; `auto`: 0.05, or none where `max_deferred` is given.
         guarantee: `confident`: the targets hold with a confidence for the calibration set at hand;
             `average`: on average over calibration sets and batches of at least 50 images; or an
             object, as `guarantees` has them.
         class_max_miss: Largest share of a class that may be accepted as another class, by name.
         max_silent_error: Largest share of all images that may be accepted with a wrong prediction,
             for single images, too.
+        max_deferred: Largest share of all images that a person may have to look at, OOD images
+            among them. Alone, it sets the threshold, and the certificate bounds the error there.
         max_ood_false_alarms: Largest share of ordinary images that may be called
             out-of-distribution, with a confidence of its own; None: none is. It takes effect where
             the cases are enough for it, and there are features or an `ood_detector` is named.
@@ -78,10 +80,11 @@ class Deferral:
     'accept'
     """
 
-    max_error: float | None = 0.05
+    max_error: float | Literal["auto"] | None = "auto"
     guarantee: str | Guarantee = "confident"
     class_max_miss: Mapping[str, float] | None = None
     max_silent_error: float | None = None
+    max_deferred: float | None = None
     max_ood_false_alarms: float | None = 0.05
     confidence: float = 0.95
     simultaneous: bool = True
@@ -200,7 +203,7 @@ class Deferral:
             UsageError: The cases were drawn for other parameters.
         """
         other, cases = drawn.deferral, drawn.look
-        if repr(other) != repr(self):
+        if other._asked != self._asked:
             raise UsageError(f"the cases were drawn for {other}, not for {self}; draw new ones")
         given = None if tuning is None else (Identities.of(tuning), tuple(tuning.labels.tolist()))
         if given not in (None, (other.cases_.tuning, other.cases_.tuning_labels)):
@@ -298,6 +301,8 @@ class Deferral:
         """
         values = self.get_params()
         values |= {name: values[name] or {} for name in ("class_max_miss", "costs")}
+        if self.max_error == "auto":
+            values["max_error"] = 0.05 if self.max_deferred is None else None
         targets = Targets(**{each.name: values[each.name] for each in fields(Targets)})
         rule = DecisionRule(**{each.name: values[each.name] for each in fields(DecisionRule)})
         if classes:
@@ -307,6 +312,10 @@ class Deferral:
             guarantee = GUARANTEES[guarantee]
         guarantee.check_looks(looks)
         return targets, rule, guarantee
+
+    @property
+    def _asked(self) -> tuple[Any, ...]:
+        return *self.check_parameters(), self.ood_detector, self.seed
 
     @property
     def certificate_(self) -> Certificate:

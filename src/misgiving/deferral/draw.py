@@ -193,10 +193,12 @@ def check_plan(
         raise DataError("the pool has no column id, by which labels are joined; add it")
     if looks and looks[-1] != cases:
         raise UsageError("the last of ", Parameter("looks"), f" must be the {cases} cases")
-    if targets.max_error is None or targets.class_max_miss or targets.max_silent_error is not None:
-        names = Parameter("class_max_miss"), " and ", Parameter("max_silent_error")
-        raise UsageError("cases are drawn for ", Parameter("max_error"), " alone; for ", *names,
-                         " calibrate with cases of the whole pool")  # fmt: skip
+    others = targets.class_max_miss, targets.max_silent_error, targets.max_deferred
+    if targets.max_error is None or any(others):
+        raise UsageError(
+            *("cases are drawn for ", Parameter("max_error"), " alone; calibrate for other "),
+            "targets with cases of the whole pool",
+        )
     return targets, guarantee
 
 

@@ -37,13 +37,21 @@ class Guarantee(ABC):
     name: str
     by_batch: bool = False
 
-    @abstractmethod
     def ood_rank(self, cases: int, targets: Targets) -> int | None:
         """Rank of the OOD limit among so many calibration cases, lowest first.
 
         An image below the limit is out-of-distribution; one exactly at it is deferred. What is
         accepted lies strictly above, where the calibration cases are, given the limit, a simple
         random sample. None: there is no such target, or there are too few cases.
+        """
+        rate = targets.max_ood_false_alarms
+        return None if rate is None else self.rank_below(cases, rate, level=targets.level) or None
+
+    @abstractmethod
+    def rank_below(self, cases: int, rate: float, *, level: float) -> int:
+        """Highest rank of so many cases, lowest first, with at most `rate` of all images below it.
+
+        0: the cases are too few.
         """
 
     def check_looks(self, looks: Sequence[int]) -> None:
@@ -89,9 +97,8 @@ class Confident(Guarantee):
 
     name = "confident"
 
-    def ood_rank(self, cases: int, targets: Targets) -> int | None:
-        rate = targets.max_ood_false_alarms or 0.0  # for which there is no rank
-        return tolerance_rank(cases, rate=rate, level=targets.level) or None
+    def rank_below(self, cases: int, rate: float, *, level: float) -> int:
+        return tolerance_rank(cases, rate=rate, level=level)
 
     def smallest_rate(
         self, wrong: Cases, cases: Cases, *, level: float, accepted: float = 1.0, parts: int = 1
@@ -112,9 +119,9 @@ class Average(Guarantee):
 
     name, by_batch = "average", True
 
-    def ood_rank(self, cases: int, targets: Targets) -> int | None:
-        rate = targets.max_ood_false_alarms or 0.0
-        return math.floor(rate * (cases + 1) + ROUNDING) or None
+    def rank_below(self, cases: int, rate: float, *, level: float) -> int:
+        del level
+        return math.floor(rate * (cases + 1) + ROUNDING)
 
     def smallest_rate(
         self, wrong: Cases, cases: Cases, *, level: float, accepted: float = 1.0, parts: int = 1

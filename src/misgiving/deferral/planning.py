@@ -50,6 +50,7 @@ class CertificationOutlook:
         silent: Rates of accepted errors among all images, if all are accepted, by guarantee; none
             without the target.
         classes: Rates of misses of each class with a target, by guarantee.
+        most_deferred: Number of the cases that may be deferred; None without the target.
         ood_rank: Rank of the OOD limit among the cases, lowest first; None: there is none.
         ood_cases: Numbers of cases from which on there is such a limit, and from which on it flags
             half of `max_ood_false_alarms` on average; None without that target.
@@ -62,6 +63,7 @@ class CertificationOutlook:
     accepted_half: Mapping[str, tuple[RatePlan, ...]]
     silent: Mapping[str, tuple[RatePlan, ...]]
     classes: Mapping[str, Mapping[str, tuple[RatePlan, ...]]]
+    most_deferred: int | None
     ood_rank: int | None
     ood_cases: tuple[int, ...] | None
 
@@ -98,7 +100,7 @@ def plan_certification(
         for rows in (labels, labels[one_per_group(units, seed=0)])
     )
     total, level = sum(cases.values()), SHARE_OF_RANK * targets.level_of_error
-    rate = targets.max_ood_false_alarms
+    rate, deferred = targets.max_ood_false_alarms, targets.max_deferred
     return CertificationOutlook(
         targets=targets,
         images=images,
@@ -110,6 +112,9 @@ def plan_certification(
             name: _rates(cases[name], limit, targets.level_of_misses)
             for name, limit in targets.class_max_miss.items()
         },
+        most_deferred=None
+        if deferred is None
+        else max(0, guarantee.rank_below(total, deferred, level=targets.level) - 1),
         ood_rank=guarantee.ood_rank(total, targets),
         ood_cases=None
         if rate is None

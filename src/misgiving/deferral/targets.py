@@ -41,6 +41,8 @@ class Targets:
         class_max_miss: Largest share of a class that may be accepted as another class.
         max_silent_error: Largest share of all images that may be accepted with a wrong prediction;
             holds for single images under both guarantees.
+        max_deferred: Largest share of all images that a person may have to look at. Alone, it
+            sets the threshold, and the error there is bounded; beside other targets these do.
         max_ood_false_alarms: Largest share of ordinary images that may be flagged as
             out-of-distribution, with a confidence of its own; off: flag none.
         simultaneous: Apply the confidence to all targets of errors jointly, or to each separately.
@@ -50,18 +52,32 @@ class Targets:
     confidence: float = 0.95
     class_max_miss: Mapping[str, float] = field(default_factory=dict)
     max_silent_error: float | None = None
+    max_deferred: float | None = None
     max_ood_false_alarms: float | None = 0.05
     simultaneous: bool = True
 
     def __post_init__(self) -> None:
-        rates = ("max_error", "confidence", "max_silent_error", "max_ood_false_alarms")
+        rates = (
+            "max_error",
+            "confidence",
+            "max_silent_error",
+            "max_deferred",
+            "max_ood_false_alarms",
+        )
         for name in rates:
             rate = getattr(self, name)
             require(self, name, rate is None or 0 < rate < 1, "be between 0 and 1")
         are_rates = all(0 < rate < 1 for rate in self.class_max_miss.values())
         require(self, "class_max_miss", are_rates, "be between 0 and 1")
-        has_target = self.max_error is not None or self.max_silent_error is not None
-        require(self, "max_error", has_target, "be given, or ", Parameter("max_silent_error"))
+        others = Parameter("max_silent_error"), " or ", Parameter("max_deferred")
+        has_target = self.limits_errors or self.max_deferred is not None
+        require(self, "max_error", has_target, "be given, or ", *others)
+
+    @property
+    def limits_errors(self) -> bool:
+        """True where a target of errors sets the threshold."""
+        rates = self.max_error, self.max_silent_error
+        return bool(self.class_max_miss) or any(rate is not None for rate in rates)
 
     @property
     def parts(self) -> int:

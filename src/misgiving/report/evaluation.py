@@ -172,7 +172,7 @@ def _figures(evaluation: Evaluation, numbers: Mapping[str, Any]) -> dict[str, st
             evaluation.curve,
             score=evaluation.score,
             chosen=numbers["chosen"],
-            limit=None if deferral is None else deferral.max_error,
+            limit=None if deferral is None else deferral.certificate_.targets.max_error,
         ),
         "scores": histogram_figure(
             numbers["score_sets"],

@@ -293,8 +293,8 @@ class Monitor:
             times.append(given[-1].reviewed_at if given else case.received)
         self._wrong = dict(reversed(wrong.items()))
         counted = list(takewhile(bool, outcomes))
-        target = targets.max_error or targets.max_silent_error
-        assert target is not None  # `Targets` has one of them
+        highest = self._policy.certificate.highest_error
+        target = targets.max_error or targets.max_silent_error or highest
         state = audit_state([outcome for outcome in counted if outcome], target=target)
         counts = state._asdict() | {"overdue": self._store.open_blind(zulu(late))}
         return Audit(

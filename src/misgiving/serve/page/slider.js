@@ -42,10 +42,11 @@ function describePolicy(policy) {
   return `saved policy: ${targetOf(policy)}${policy.accepts ? "" : "; no threshold meets this: all deferred"}`;
 }
 
-export function targetOf({ guarantee, max_error: error, max_silent_error: silent }) {
+export function targetOf({ guarantee, max_error: error, max_silent_error: silent, max_deferred: deferred }) {
   const targets = [];
   if (error != null) targets.push(`at most ${atMost(error)} errors`);
   if (silent != null) targets.push(`at most ${atMost(silent)} of all images accepted with a wrong answer`);
+  if (deferred != null) targets.push(`at most ${atMost(deferred)} deferred`);
   const holds = {
     average: "on average",
     confident: `with ${percent(state.calibration.confidence, 0)} confidence`,

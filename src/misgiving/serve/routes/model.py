@@ -74,6 +74,7 @@ class SavedPolicy(BaseModel):
     max_silent_error: float | None = Field(
         description="Target share of all images that are accepted with a wrong answer."
     )
+    max_deferred: float | None = Field(description="Target share of all images that is deferred.")
     guarantee: str = Field(description="Targets hold with a confidence (confident) or on average.")
     accepts: bool = Field(description="False if it defers everything.")
     threshold: Number = Field(description="Lowest accepted score; null: none, or accepts all.")
@@ -150,6 +151,7 @@ def list_operating_points(service: ServiceDep) -> Calibration:
         policy=SavedPolicy(
             max_error=targets.max_error,
             max_silent_error=targets.max_silent_error,
+            max_deferred=targets.max_deferred,
             guarantee=certificate.guarantee,
             accepts=certificate.accepted > 0,
             threshold=certificate.accept_threshold,
