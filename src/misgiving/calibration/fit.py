@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize
-from scipy.special import expit
+from scipy.special import expit, log_softmax
 from threadpoolctl import threadpool_limits
 
 from misgiving.arrays import ByClass, Classes, Logits, Members, Names, Rows, Values
@@ -35,12 +35,13 @@ from misgiving.metrics.aurc import RiskSteps, aurc, ties
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
 from misgiving.scores.logits import cross_entropy
-from misgiving.scores.outputs import logarithms_of
+from misgiving.scores.outputs import CONFIDENCE, logarithms_of
 
 UNLEARNED = ("msp", "predicted_loss")  # with more candidates chance decides where errors are few
 LEAST_GAIN = 0.01  # share of the AURC by which a score must be better than the probability
 LINE_SCALE = 0.25  # standard deviation of the prior of a line's offset and slope, about 0 and 1
 LINE_GAIN = 3.0  # of the penalised log-likelihood, that a line must bring
+CONFIDENCE_SCALE = 2.0  # the same, where the scale of a confidence is unknown
 FLATTEST = 0.01  # slope of a line
 FOLDS = 5
 PRIOR_IMAGES = 20.0  # images that equal weights of the error estimator's classifiers are worth
@@ -275,6 +276,28 @@ class Fitted(NamedTuple):
         return self._replace(calibrator=replace(self.calibrator, line=line), vectors=vectors)
 
 
+def _fit_confidence(tuning: Predictions) -> Fitted:
+    logits, predicted = tuning.logits.astype(np.float64), tuning.choices
+    scores, right = log_odds_of(logits, predicted), (predicted == tuning.labels).astype(np.float64)
+    scale = scores.std() + 1e-12
+    line, _ = fit_line((scores - scores.mean()) / scale, right, scale=CONFIDENCE_SCALE)
+    line = Line(offset=-scores.mean() / scale, slope=1 / scale).then(line)
+    calibrator = Calibrator(
+        scaling=Scaling(temperature=1.0, biases=(0.0,) * logits.shape[1]),
+        weights=None,
+        error_estimator=None,
+        score=CALIBRATED,
+        loss=None,
+        tried={
+            CALIBRATED: float(aurc(RiskSteps.of(ties(-scores), 1 - right, np.ones_like(right))))
+        },
+        samples=len(right),
+        line=line,
+    )
+    vectors = with_log_odds(log_softmax(logits, axis=1), predicted, line(scores))
+    return Fitted(calibrator, vectors, predicted, {CALIBRATED: scores})
+
+
 # for so few numbers, threads take longer to meet than to work
 @threadpool_limits.wrap(limits=1)  # type: ignore[untyped-decorator]
 def fit_calibrator(
@@ -293,9 +316,13 @@ def fit_calibrator(
         detectors: With the class probes, fitted on the training set.
         weights: Factor of each class's probability when a class is predicted; None: by the logits.
 
+    Of a confidence alone, only the line from it to the error probability is fitted.
+
     Raises:
         DataError: Outputs are not finite.
     """
+    if tuning.kind == CONFIDENCE:
+        return _fit_confidence(tuning)
     scores = all_scores(tuning, detectors.only(()))
     logits, labels, units = tuning.logits.astype(np.float64), tuning.labels, tuning.units
     evidence, loss = detectors.evidence(tuning), scores.get("predicted_loss")

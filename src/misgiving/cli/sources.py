@@ -173,7 +173,8 @@ def read_file(
     """Predictions in a file, which is named where they do not suit the policy, with opinions."""
     from misgiving.predictions.record import Predictions
 
-    predictions = Predictions.read(path)
+    classes = None if deferral is None else deferral.classes_
+    predictions = Predictions.read(path, classes=classes)
     for name, file in (opinions or {}).items():
         predictions = predictions.with_opinion(Predictions.read(file), name)
     if deferral is not None:

@@ -36,6 +36,7 @@ from misgiving.groups import unit_of
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
 from misgiving.scores.features import FEATURE_SCORES
+from misgiving.scores.outputs import CONFIDENCE
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -255,6 +256,11 @@ class Deferral:
             A policy that accepts nothing yet, and one tuning case of each group, out of fold.
         """
         targets, rule, guarantee = self.check_parameters(tuning.classes, looks)
+        if tuning.kind == CONFIDENCE and (rule.rule in ("balanced", "costs") or tuning.opinions):
+            raise DataError(
+                "costs, the rule balanced and second opinions need a probability for each class, "
+                "and the predictions have an answer and its confidence; leave them out"
+            )
         if fitted is None:
             fitted = fit_calibrator(
                 tuning, detectors, rule.class_weights(tuning.classes, tuning.labels)

@@ -20,7 +20,7 @@ from misgiving.errors import DataError, Parameter
 from misgiving.files import sha256_of
 from misgiving.scores.detectors import FittedDetectors, scores_of_outputs
 from misgiving.scores.features import FEATURE_SCORES
-from misgiving.scores.outputs import Outputs
+from misgiving.scores.outputs import CONFIDENCE, Outputs
 
 BLOCK = 2**20  # class scores that are computed at once, which bounds the memory
 
@@ -208,6 +208,8 @@ class Policy:
             return ALL_ACCEPTED
         if not self.certificate.shows_errors:
             return self._among_cases(*scores)
+        if math.isclose(*scores) and not reached:
+            return f"score {scores[0]:.4g} is just below the lowest that is accepted"
         if errors[0] == errors[1]:  # both rounded to the same
             relation = "at least" if reached else "below"
             return comparison(
@@ -235,10 +237,16 @@ class Policy:
             "costs": f"because missing it costs {costs[0]}, and missing {most} {costs[1]}",
             "logits": "by the largest logit",
         }.get(self.rule.rule)
-        if not probabilities[most] > probabilities[name]:  # also where they are NaN
+        is_less = probabilities[most] > probabilities[name]  # not where they are NaN
+        if not is_less or self.kind == CONFIDENCE:  # of which other classes' are not known
             return ""
         if why is None:
-            return f"; the second opinion prefers {most}"
+            by = (
+                "the second opinion prefers"
+                if self.calibration.needs_opinions
+                else "more probable is"
+            )
+            return f"; {by} {most}"
         return f"; {name} is predicted {why}, though {most} is more probable"
 
     def threshold(

@@ -50,7 +50,7 @@ class PolicyFile(BaseModel):
     format: Literal[1] = 1
     model: str
     unit: str
-    kind: Literal["logits", "probabilities"]
+    kind: Literal["logits", "probabilities", "confidence"]
     rule: DecisionRule
     max_ood_false_alarms: float | None
     ood_detector: str | None

@@ -129,11 +129,15 @@ class Predictions(TrainingOutputs):
             columns["label"] = labels[0]
         if classes is not None and not columns.keys().isdisjoint(("logits", "probabilities")):
             columns.setdefault("classes", list(classes))
-        return cls(**fields_of(columns, name=name))
+        return cls(**fields_of(columns, name=name, classes=classes))
 
     @classmethod
-    def read(cls, path: str | Path) -> "Predictions":
+    def read(cls, path: str | Path, *, classes: Sequence[str] | None = None) -> "Predictions":
         """Read a file: `.csv`, `.parquet` or `.npz`.
+
+        Args:
+            path: Of the file.
+            classes: Of a table of answers and confidences; None: those that it names.
 
         Raises:
             DataError: The file is missing, damaged, or has no predictions; the message names the
@@ -145,7 +149,7 @@ class Predictions(TrainingOutputs):
         with explain_damage(path, remedy="check the path, or write the file again"):
             columns = read_columns(path)
         try:
-            return cls(**fields_of(columns, folder=path.parent))
+            return cls(**fields_of(columns, folder=path.parent, classes=classes))
         except DataError as error:
             raise DataError(f"{path}: {shorten(visible(str(error)), MAX_MESSAGE)}") from error
 

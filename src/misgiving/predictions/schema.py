@@ -6,6 +6,9 @@
   probabilities are ignored where there are logits |
 | `probability_CLASS@NAME` | probabilities by another model of this name, for each class: a second
   opinion, which helps to judge the answer and never changes it |
+| `prediction`, `confidence` | where nothing is known of each class: the answer of the model, and
+  how certain it is of it, from 0 to 1. The answer never changes; below one part in as many as there
+  are classes, confidences are tied |
 | `label` | true class; empty where it is not known |
 | `id` | name of the image, each once; by default the number of its row, counted from 1 |
 | `group`, `patient`, `lesion` | images that are not independent have the same value; empty where an
@@ -35,6 +38,7 @@ in one group, and logits that must be probabilities are refused.
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +57,7 @@ from misgiving.predictions.cells import (
     on_host,
     texts_of,
 )
-from misgiving.scores.outputs import Head, logarithms_of
+from misgiving.scores.outputs import CONFIDENCE, Head, logarithms_of
 
 SETS = ("train", "tune", "calibrate", "test")
 VALIDATION, EXCLUDED = "validation", "excluded"
@@ -83,6 +87,7 @@ NUMERIC = "|".join((*WIDE, *WIDE.values(), OPINION_COLUMN, SCORE_COLUMN, "predic
 MEANINGS = "|".join((NUMERIC, READER_COLUMN, *TEXT_FIELDS, *UNITS, "label", *WHOLE))
 """Names of all columns that are no metadata."""
 ARRAY_OF_OPINION = "probabilities@"
+ANSWERS = ("prediction", "confidence")  # in a table without outputs for each class
 ESCAPE = "metadata_"  # before the name of metadata that is the name of another column
 NO_COLUMNS = "none"  # in `group_columns`, of groups of near duplicates alone
 
@@ -90,7 +95,11 @@ Columns = Mapping[str, Column]
 
 
 def fields_of(
-    columns: Mapping[str, Any], *, folder: Path = Path(), name: str = ""
+    columns: Mapping[str, Any],
+    *,
+    folder: Path = Path(),
+    name: str = "",
+    classes: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The fields of `Predictions` that columns have; see the documentation of this module.
 
@@ -98,13 +107,14 @@ def fields_of(
         columns: By name.
         folder: To which paths of images are relative.
         name: Of the set; begins the ids of images that have none.
+        classes: Of answers alone; None: those in the columns `prediction` and `label`, sorted.
 
     Raises:
         DataError: A column is missing, or a value cannot be used; names its row and column.
     """
     table = {column: on_host(values) for column, values in columns.items()}
     count = _count_rows(table)
-    kind, classes, logits = _outputs(table)
+    kind, classes, logits = _outputs(table, classes)
     taps, places = _array(table, "taps")
     widths = table.get("tap_widths", [*Counter(tap for tap, _ in places).values()])
     head = [np.asarray(table[part]) for part in ("head_weight", "head_bias") if part in table]
@@ -112,7 +122,8 @@ def fields_of(
     texts = {column: texts_of(table[column]) for column in names}
     once = {column: _same_in_all(column, table.get(column, ())) for column in ONCE}
     ids = _ids(texts.get("id"), name, count)
-    others = [column for column in table if not named(column, MEANINGS)]
+    answers = ANSWERS if kind == CONFIDENCE else ()
+    others = [x for x in table if not (named(x, MEANINGS) or x in answers)]
     losses = table.get("predicted_loss")
     fields: dict[str, Any] = {
         "logits": logits,
@@ -255,17 +266,20 @@ def _same_in_all(name: str, values: Column) -> str:
     return "".join(distinct)
 
 
-def _outputs(table: Columns) -> tuple[str, tuple[str, ...], Matrix]:
+def _outputs(table: Columns, known: Sequence[str] | None) -> tuple[str, tuple[str, ...], Matrix]:
     """The kind of outputs, the classes, and the logits or the logarithms of probabilities."""
     kind = "logits"
     values, places = _array(table, kind)
     if values is None:
         kind = "probabilities"
         values, places = _array(table, kind)
+    if values is None and table.keys() >= {*ANSWERS}:
+        return CONFIDENCE, *_answers(table, known)
     if values is None:
         raise DataError(
             f"no column logit_CLASS or probability_CLASS among {', '.join(table)}; give one for "
-            "each class, such as probability_melanoma, and separate columns by commas"
+            "each class, such as probability_melanoma, or the columns prediction and confidence, "
+            "and separate columns by commas"
         )
     listed = table.get("classes", [name for (name,) in places] or [*range(values.shape[1])])
     classes = tuple(texts_of(listed))
@@ -279,6 +293,33 @@ def _outputs(table: Columns) -> tuple[str, tuple[str, ...], Matrix]:
         check_probabilities(values)
         values = logarithms_of(values)
     return kind, classes, values
+
+
+def _answers(table: Columns, known: Sequence[str] | None) -> tuple[tuple[str, ...], Matrix]:
+    """The classes, and logarithms of the confidence and of what is left for each other class."""
+    texts = [texts_of(table[column]) for column in ("prediction", "label") if column in table]
+    listed = table.get("classes", known)
+    named_classes = sorted({*chain(*texts)} - {""}) if listed is None else texts_of(listed)
+    classes = tuple(named_classes)
+    if len(classes) < 2:
+        raise DataError(f"the predictions name the classes {classes}; give two or more")
+    answers = _positions("prediction", texts[0], classes)
+    confidences = numbers_of("confidence", table["confidence"])
+    for row in np.flatnonzero((answers < 0) | ~((confidences >= 0) & (confidences <= 1)))[:1]:
+        if answers[row] < 0:
+            raise error_at(int(row), "prediction", "is empty; give the answer of the model")
+        raise error_at(
+            int(row),
+            "confidence",
+            f"{confidences[row]:g} is not from 0 to 1; map it there in the same order, as "
+            "exp(x) does a logarithm of a probability",
+        )
+    least = (1 + 1e-6) / len(classes)  # the answer has the largest probability
+    values = np.repeat(
+        ((1 - confidences.clip(least)) / (len(classes) - 1))[:, None], len(classes), 1
+    )
+    values[np.arange(len(answers)), answers] = confidences.clip(least)
+    return classes, logarithms_of(values)
 
 
 def _opinions(table: Columns, classes: Sequence[str]) -> dict[str, Matrix]:

@@ -19,6 +19,7 @@ from misgiving.arrays import (
     Values,
 )
 
+CONFIDENCE = "confidence"  # kind of outputs: of the answer alone
 LEAST_PROBABILITY = 1e-12  # so that logarithms are finite
 OutputsT = TypeVar("OutputsT", bound="Outputs")
 
@@ -43,7 +44,8 @@ class Outputs:
         predicted_losses: Higher means more likely wrong; None where the estimator was not trained.
         opinions: Probabilities of the classes by other models, by the names of these: second
             opinions.
-        kind: `logits`, or `probabilities`, of which the logits are then the logarithms.
+        kind: `logits`; or `probabilities`, of which the logits are then the logarithms, also with
+            `confidence`, where only that of the answer is known, and the others share the rest.
     """
 
     BY_ROW: ClassVar[tuple[str, ...]] = (

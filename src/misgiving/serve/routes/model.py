@@ -158,7 +158,7 @@ def list_operating_points(service: ServiceDep) -> Calibration:
             ood_threshold=certificate.ood_threshold,
             class_targets=list(targets.class_max_miss),
             rule=policy.rule.rule,
-            naming=lines("policy.txt", "predicts", policy.rule, policy.classes)[0],
+            naming=lines("policy.txt", "predicts", policy)[0],
             max_error_probability=policy.rule.max_error_probability,
         ),
         command=command(policy, of_graph=service.model.card.get("training") == {}),
