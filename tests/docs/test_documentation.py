@@ -106,7 +106,6 @@ def test_any_classifier_defers():
     assert names["decisions"][0].decision == "defer"
 
 
-
 def test_the_examples_of_the_page_on_predictions_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = run_blocks(HOW_TO / "own_predictions.md")

@@ -34,7 +34,8 @@ def test_a_case_is_read_as_it_was_written_in_any_environment(place, monkeypatch)
 
 
 def test_pages_hold_every_case_once_in_order(store, many):
-    mute = case(1000, probability=None, error_probability=None)  # comes first
+    unknown = {"probabilities": {"MEL": None, "NV": None}, "error_probability": None}
+    mute = case(1000, probability=None, **unknown)  # comes first
     store.add([mute])
 
     def pages(order, limit):
@@ -45,8 +46,9 @@ def test_pages_hold_every_case_once_in_order(store, many):
         return cases
 
     def key(row):
-        unsure = row.error_probability is None
-        return 1 - row.probability if unsure else row.error_probability, row.id
+        hidden = row.error_probability is None
+        shown = 1 - row.probabilities[row.predicted_class] if hidden else row.error_probability
+        return shown, row.id
 
     for limit in (1, 7, 61, 500):
         assert pages("expected_error", limit) == [mute, *sorted(many, key=key, reverse=True)]

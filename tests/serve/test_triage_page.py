@@ -243,7 +243,7 @@ ROUNDED = {
 
 
 def test_the_slider_previews_decisions_and_does_not_change_the_policy(page_service, opened):
-    for missing in ("ood_score", "acceptance_score", "error_probability"):  # not finite
+    for missing in ("ood_score", "acceptance_score"):  # not finite
         values = {"policy_fingerprint": page_service.service.policy_fingerprint, missing: None}
         stored(page_service, len(missing), **{"error": 0.02} | values, name=f"odd {missing}.png")
     page = opened(prepare=no_pictures)
@@ -256,7 +256,7 @@ def test_the_slider_previews_decisions_and_does_not_change_the_policy(page_servi
     expect(page.locator(".row .was").first).to_have_text("was defer")
     assert badges().count("unfamiliar") == 1
     assert badges().count("accept") > 2
-    expect(page.locator(".row", has_text="odd ").locator(".badge")).to_have_text(["defer"] * 3)
+    expect(page.locator(".row", has_text="odd ").locator(".badge")).to_have_text(["defer"] * 2)
     bound = float(page.locator("#fact-bound").inner_text().rstrip(" %"))
     assert 20 < bound <= 30
     assert "--max-error 0.3 " in page.locator("#command").text_content()
@@ -267,10 +267,27 @@ def test_the_slider_previews_decisions_and_does_not_change_the_policy(page_servi
     page.locator("#back-to-policy").click()
     expect(page.locator(".row .was")).to_have_count(0)
     decisions = sorted(case.decision for case in page_service.store.all(CaseQuery()))
-    assert decisions == ["accept", "accept", *["defer"] * 5, "ood"]
+    assert decisions == ["accept", "accept", *["defer"] * 4, "ood"]
     calls = ", ".join(f"module.{call}" for call in ROUNDED)  # bounds are rounded up
     texts = page.evaluate(f"() => import('./page/dom.js').then((module) => [{calls}])")
     assert dict(zip(ROUNDED, texts, strict=True)) == ROUNDED
+
+
+def test_without_a_number_for_one_image_its_place_among_the_cases_is_shown(page_service, opened):
+    point = page_service.service.model.policy.certificate.operating_points[20]
+    values = {"acceptance_score": point.threshold, "decision": "accept", "name": "sure.png"}
+    values["policy_fingerprint"] = page_service.service.policy_fingerprint
+    stored(page_service, 1, error=None, **values)
+    stored(page_service, 2, error=None, **values | {"acceptance_score": -99.0, "name": "last.png"})
+    page = opened(prepare=no_pictures)
+    row = page.locator(".row", has_text="sure.png")
+    expect(row.locator(".risk")).to_have_text(f"most certain {100 * point.coverage:.0f} %")
+    row.click()
+    expect(page.locator("#case-reason")).to_have_text("Certain enough to accept the answer.")
+    expect(page.locator("#case-facts")).not_to_contain_text("error probability")
+    expect(page.locator("#classes button .value")).to_have_count(0)
+    page.locator(".row", has_text="last.png").click()
+    expect(page.locator("#case-risk")).to_have_text("")
 
 
 def test_a_target_of_silent_errors_is_not_shown_as_an_error_among_the_accepted(

@@ -117,7 +117,9 @@ class Case(Decision):
         """
         if self.blind and self.position is not None:
             return self.position
-        probability = self.probabilities[self.predicted_class]
+        probability = self.probabilities.get(self.predicted_class)
+        if self.error_probability is not None:
+            return self.error_probability
         return 2.0 if probability is None else 1.0 - probability
 
 

@@ -102,6 +102,6 @@ export function riskOf(one) {
   if (one.blind || one.acceptance_score == null || outcome(one) === "ood") return "";
   if (one.error_probability != null) return `${percent(one.error_probability)} risk`;
   const reached = sameModel(one) && state.calibration?.operating_points.find(
-    ({ threshold }) => threshold == null || one.acceptance_score >= threshold);
+    ({ threshold }) => threshold != null && one.acceptance_score >= threshold);
   return reached ? `most certain ${percent(reached.coverage, 0)}` : "";
 }
