@@ -251,7 +251,7 @@ def test_cases_are_drawn_from_a_folder_with_the_tuning_set_of_the_run(
     assert deferral.certificate_.cases == 150
     assert deferral.certificate_.ood_rank
     assert len(deferral.certificate_.pool.scores) == 1000
-    assert deferral.policy_.used_detectors.names == ("knn",)
+    assert deferral.policy_.used_detectors.names == ("knn_layers",)
     succeed("predict", "run", "pool", "--out", "predictions.csv", *CPU)
     decisions = [row["decision"] for row in rows_of(Path("predictions.csv"))]
     assert decisions.count("accept") == deferral.certificate_.accepted_images

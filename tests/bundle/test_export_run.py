@@ -154,7 +154,12 @@ def test_the_card_says_what_the_model_is_and_promises(exported):
 @pytest.mark.usefixtures("graph_of")
 @pytest.mark.parametrize(
     ("detector", "score"),
-    [("vim", "calibrated"), ("predicted_loss", "calibrated"), ("knn", "error_estimator")],
+    [
+        ("vim", "calibrated"),
+        ("predicted_loss", "calibrated"),
+        ("knn", "error_estimator"),
+        ("knn_layers", "calibrated"),
+    ],
 )
 def test_another_policy_is_exported_with_what_it_needs_alone(tmp_path, detector, score):
     made, images = checkpoint(), noisy_set(60, seed=21)

@@ -2,6 +2,7 @@ import inspect
 import subprocess
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
@@ -349,6 +350,27 @@ def test_training_images_with_features_fit_detectors():
     assert (deferral.policy_.ood_detector, deferral.cases_.training_images) == ("knn", 200)
     new = {"logits": rows["logits"][:2], "features": np.stack([features[0], -features[0]])}
     assert deferral.decide(new).decisions.tolist() == ["accept", "ood"]
+
+
+@pytest.mark.parametrize(
+    ("has_taps", "parameters", "detector"),
+    [(True, {}, "knn_layers"), (False, {}, "knn"), (True, {"ood_detector": "knn"}, "knn")],
+    ids=["taps", "no taps of training images", "named"],
+)
+def test_the_ood_detector_reads_the_taps_unless_there_are_none_or_another_is_named(
+    has_taps, parameters, detector, tmp_path
+):
+    sets = ["train"] * 275 + ["tune"] * 25 + ["calibrate"] * 200
+    columns = {"features": RANDOM_FEATURES, "taps": RANDOM_FEATURES, "tap_widths": (2, 6)}
+    rows = Predictions.of(named_rows(500, set=sets, **columns))
+    training = rows.in_set("train")
+    training = training if has_taps else replace(training, taps=None, tap_widths=())
+    new = rows.in_set("tune"), rows.in_set("calibrate")
+    deferral = Deferral(max_error=0.1, **parameters).fit(*new, training=training)
+    deferral.save(tmp_path / "policy")
+    for each in (deferral, Deferral.load(tmp_path / "policy")):
+        assert each.policy_.used_detectors.names == (each.policy_.ood_detector,) == (detector,)
+    assert deferral.certificate_.ood_rank
 
 
 @pytest.mark.parametrize(

@@ -73,12 +73,12 @@ def test_a_certified_policy_accepts_the_highest_of_its_score_and_counts_their_er
 def test_the_limit_of_the_ood_rule_is_the_highest_that_is_certified(sets):
     calibration = predictions("cases", 500, 5)
     limit = ood_limit(calibration, sets.detectors, seed=0)
-    familiar = np.sort(all_scores(calibration, sets.detectors)["knn"])
+    familiar = np.sort(all_scores(calibration, sets.detectors)["knn_layers"])
     # of 500 cases the share below the k-th is Beta(k, 501 - k)
     ranks = [k for k in range(1, 501) if stats.beta(k, 501 - k).cdf(0.05) >= 0.95]
     assert limit == familiar[max(ranks) - 1]
-    scores = {"knn": np.array([limit - 1, limit, limit + 1, limit - 2])}
-    found = ood_share("walls", scores, detector="knn", limit=limit)
+    scores = {"knn_layers": np.array([limit - 1, limit, limit + 1, limit - 2])}
+    found = ood_share("walls", scores, detector="knn_layers", limit=limit)
     assert found == ("walls", "ood_rule", "ood_share", 0.5)
 
 

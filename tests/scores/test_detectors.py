@@ -110,6 +110,7 @@ def test_a_model_without_a_linear_head_has_the_scores_that_need_none(training):
         "residual_mahalanobis",
         "knn",
         "knn_taps",
+        "knn_layers",
         "kl_matching",
         "mahalanobis++",
     )

@@ -99,10 +99,39 @@ def test_knn_of_taps_is_the_distance_to_the_tenth_of_the_standardised_neighbours
     np.testing.assert_allclose(found["knn_taps"], expected, rtol=1e-6)
 
 
-def test_a_score_of_taps_needs_taps(training, queries):
+def test_knn_of_layers_is_the_distance_to_the_tenth_neighbour_in_layers_of_equal_variance(
+    training, queries, principal
+):
+    rng = np.random.default_rng(2)
+    taps, asked = (rng.normal(size=(count, 7)) for count in (len(training), len(queries)))
+    taps[:, 5] *= 100
+    taps[:, 6] = 0.3 + 1e-9 * taps[:, 6]  # constant but for rounding
+    known = replace(training, taps=taps, tap_widths=(2, 5))
+    found = FittedDetectors.fit(known, ["knn_layers"])(replace(queries, taps=asked))
+
+    def layers(row, features):
+        unit = features / math.sqrt(sum(features**2))
+        return row[:2], row[2:6], unit
+
+    bank = list(map(layers, taps, principal(training)))
+    spread = [np.std([each[layer] for each in bank], axis=0) for layer in range(3)]
+    scales = spread[0] * math.sqrt(2), spread[1] * math.sqrt(5), math.sqrt(sum(spread[2] ** 2))
+    expected = []
+    for query in map(layers, asked, principal(queries)):
+        squares = [
+            sum(sum(((a - b) / s) ** 2) for a, b, s in zip(query, other, scales, strict=True))
+            for other in bank
+        ]
+        expected.append(-math.sqrt(sorted(squares)[9]))
+    np.testing.assert_allclose(found["knn_layers"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["knn_taps", "knn_layers"])
+def test_a_score_of_taps_needs_taps(name, training, queries):
     without = replace(training, taps=None)
-    assert "knn_taps" not in FittedDetectors.fit(without).names
-    detectors = FittedDetectors.fit(training, ["knn_taps"])
+    assert name not in FittedDetectors.fit(without).names
+    detectors = FittedDetectors.fit(training, [name]).only([name], probes=False)
+    assert detectors.widths == (WIDTH, WIDTH)
     with pytest.raises(UsageError, match="averages of the taps"):
         detectors(replace(queries, taps=None))
 
@@ -224,7 +253,7 @@ IN_SINGLE_PRECISION = {"vim": 3e-4, "nnguide": 1e-5, "nci": 1e-5, "fdbd": 1e-5}
 
 
 @pytest.mark.parametrize(
-    "name", sorted(FEATURE_SCORES.keys() - {"knn_taps", "residual_mahalanobis"})
+    "name", sorted(FEATURE_SCORES.keys() - {"knn_taps", "knn_layers", "residual_mahalanobis"})
 )  # which it does not have
 def test_every_score_of_features_is_that_of_pytorch_ood(name, detectors, queries, by_pytorch_ood):
     assert np.ptp(by_pytorch_ood[name]) > 0

@@ -90,8 +90,8 @@ def calibrate(
     Args:
         guarantee: The targets hold with a confidence for this calibration set (confident), or on
             average over calibration sets and batches of at least 50 images (average).
-        ood_detector: Score that detects OOD images. Default: knn, or max_logit for predictions
-            without features of training images.
+        ood_detector: Score that detects OOD images. Default: knn_layers, without taps of training
+            images knn, and without features max_logit.
         out: Folder for the policy of a file of predictions; that of a run is in the
             run.
         training_data: Images that the model was trained on, to fit detectors. Default: DATA,

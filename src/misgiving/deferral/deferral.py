@@ -65,7 +65,8 @@ class Deferral:
         rule: Predicts the class: `most_probable`, `balanced`, `costs` or `logits`.
         costs: Cost of predicting another class for a case of a class; 1 for those not given.
         max_error_probability: Never accept an answer whose error probability is higher.
-        ood_detector: Name of the OOD score; None: `knn`, or `max_logit` without features.
+        ood_detector: Name of the OOD score; None: `knn_layers`, `knn` without taps, or `max_logit`
+            without features.
         seed: Of the draw of one image from each group, and of the set to tune on.
 
     Attributes:

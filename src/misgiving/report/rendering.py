@@ -34,6 +34,7 @@ DETECTOR_TITLES = {
     "residual_mahalanobis": "residual Mahalanobis",
     "knn": "kNN",
     "knn_taps": "kNN of taps",
+    "knn_layers": "kNN of layers",
     "vim": "ViM",
     "nnguide": "NNGuide",
     "nci": "NCI",

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Float
 
-from misgiving.arrays import Evidence, Features, Mask, Values
+from misgiving.arrays import Evidence, Features, Mask, Taps, Values
 from misgiving.errors import DataError, UsageError
 from misgiving.scores.features import FEATURE_SCORES, Statistics, Training, principal_directions
-from misgiving.scores.logits import LOGIT_SCORES
+from misgiving.scores.logits import LOGIT_SCORES, unit_vectors
 from misgiving.scores.outputs import Outputs, TrainingOutputs
 from misgiving.scores.probes import ClassProbes
 
-OOD_DETECTOR = "knn"  # the default: needs no OOD image to be tuned on, and no gradient
+OOD_DETECTORS = ("knn_layers", "knn")  # the default: the first one that can be fitted
 WITHOUT_FEATURES = "max_logit"
 CELLS = 2**22  # of a table of distances, which bounds the memory of scoring
 
@@ -61,11 +61,15 @@ class FittedDetectors:
         wide = features.astype(np.float64)
         reduced = _reduce(training, wide, directions)
         inputs = {"reduced": reduced.features, "features": wide, "taps": taps}
+        if taps is not None:
+            inputs["layers"] = _layers(taps, reduced.features)
+            widths = training.tap_widths or taps.shape[1:]
+            reduced = reduced._replace(widths=(*widths, len(directions)))
         statistics = {
             name: score.fit(reduced._replace(features=values))
             for name, score in FEATURE_SCORES.items()
             if name in names
-            and (values := inputs[score.reads]) is not None
+            and (values := inputs.get(score.reads)) is not None
             and not (score.needs_head and training.head is None)
         }
         probes = ClassProbes.fit(training)
@@ -99,10 +103,11 @@ class FittedDetectors:
     @property
     def widths(self) -> tuple[int, int]:
         """Columns of features and of taps that are read; 0: none are."""
-        reading = [name for name in self.names if FEATURE_SCORES[name].reads == "taps"]
         widths = [self.directions.shape[1] if self.names else 0, 0]
-        for name in reading:
-            widths[1] = len(self.statistics[name]["mean"])
+        for name, fitted in self.statistics.items():
+            if (reads := FEATURE_SCORES[name].reads) in ("taps", "layers"):
+                beside = len(self.directions) if reads == "layers" else 0
+                widths[1] = len(fitted["mean"]) - beside
         if self.probes is not None:
             widths[self.probes.reads_taps] = self.probes.width
         return widths[0], widths[1]
@@ -137,6 +142,8 @@ class FittedDetectors:
     def _score(self, given: Mapping[str, Float[np.ndarray, "n _"]]) -> dict[str, Values]:
         wide = {name: values.astype(np.float64) for name, values in given.items()}
         wide["reduced"] = wide["features"] @ self.directions.T
+        if any(FEATURE_SCORES[name].reads == "layers" for name in self.names):
+            wide["layers"] = _layers(wide["taps"], wide["reduced"])
         return {
             name: FEATURE_SCORES[name].score(
                 fitted, wide["logits"], wide[FEATURE_SCORES[name].reads]
@@ -146,8 +153,8 @@ class FittedDetectors:
 
 
 def default_ood_detector(detectors: FittedDetectors) -> str:
-    """The OOD score of a policy where none is chosen."""
-    return OOD_DETECTOR if OOD_DETECTOR in detectors.names else WITHOUT_FEATURES
+    """The OOD score of a policy where none is chosen; it needs no OOD image, and no gradient."""
+    return next((name for name in OOD_DETECTORS if name in detectors.names), WITHOUT_FEATURES)
 
 
 def all_scores(outputs: Outputs, detectors: FittedDetectors | None = None) -> dict[str, Values]:
@@ -185,6 +192,11 @@ def scores_of_outputs(
     if outputs.predicted_losses is not None:
         scores["predicted_loss"] = -outputs.predicted_losses.astype(np.float64)
     return scores if detectors is None else scores | detectors(outputs)
+
+
+def _layers(taps: Taps, reduced: Features) -> Float[np.ndarray, "n columns"]:
+    """What `layers` in `FeatureScore.reads` says."""
+    return np.hstack([taps, unit_vectors(reduced)])
 
 
 def _reduce(

@@ -1,7 +1,7 @@
 """Scores of features, fitted on a model's predictions for its training set.
 
 To add one, write a function that fits and one that scores, enter both in `FEATURE_SCORES`, and add
-the name to `OodDetector` in `cli/calibrate.py`. All compute in float64 on features in principal
+the name to `OodDetector` in `cli/options.py`. All compute in float64 on features in principal
 coordinates (see `detectors`).
 
 Left out, though they too need only logits or features:
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from scipy.linalg import eigh
 from scipy.special import entr, softmax
 
@@ -31,7 +31,8 @@ Statistics = Mapping[str, Shaped[np.ndarray, "..."]]
 """Arrays that a score keeps of the training set, by name."""
 
 NEIGHBOURS = 50  # of `knn`: the paper's for CIFAR-10
-TAP_NEIGHBOURS = 10  # of `knn_taps`
+TAP_NEIGHBOURS = 10  # of `knn_taps` and `knn_layers`
+LAYER_DIRECTIONS = 128  # of `knn_layers`: more take more time, and gain nothing
 SIMILAR = 10  # training samples that guide `nnguide`
 RIDGE = 1e-6  # on the diagonal of a scatter matrix
 SMALLEST_DISTANCE = 1e-8
@@ -48,6 +49,7 @@ class Training(NamedTuple):
         features: Along the principal directions, about the features' own origin; or the other
             input that a score reads.
         labels: True classes.
+        widths: Columns of each layer in `features`, the last one's at the end; of `layers` alone.
         head: `weight` and `bias` of the last layer in these coordinates; zero for a model without a
             linear head.
     """
@@ -56,6 +58,7 @@ class Training(NamedTuple):
     features: Reduced
     labels: Classes
     head: Statistics
+    widths: tuple[int, ...] = ()
 
 
 class FeatureScore(NamedTuple):
@@ -65,13 +68,14 @@ class FeatureScore(NamedTuple):
         fit: From training predictions to the statistics that are kept.
         score: From statistics, float64 logits and reduced features to scores.
         needs_head: Uses the weights of the last linear layer.
-        reads: Reduced features, features in float64, or the averages of the taps.
+        reads: Reduced features, features in float64, the averages of the taps, or these and after
+            them the reduced features as unit vectors.
     """
 
     fit: Callable[[Training], Statistics]
     score: Callable[[Statistics, Logits, Reduced], Values]
     needs_head: bool = False
-    reads: Literal["reduced", "features", "taps"] = "reduced"
+    reads: Literal["reduced", "features", "taps", "layers"] = "reduced"
 
 
 def principal_directions(
@@ -185,9 +189,8 @@ def fit_knn_taps(training: Training) -> Statistics:
     """Standardised tap averages of the training set."""
     mean, scale = training.features.mean(axis=0), training.features.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
-    k = min(TAP_NEIGHBOURS, max(1, len(training.features) // 20))
     neighbours = (training.features - mean) / scale
-    return {"mean": mean, "scale": scale, "neighbours": neighbours, "k": np.array(k)}
+    return {"mean": mean, "scale": scale, "neighbours": neighbours, "k": _tap_neighbours(training)}
 
 
 def score_knn_taps(statistics: Statistics, _: Logits, taps: Taps) -> Values:
@@ -197,14 +200,52 @@ def score_knn_taps(statistics: Statistics, _: Logits, taps: Taps) -> Values:
     kind are far away there (Lee et al., 2018, also read several layers). k is 10, or a twentieth of
     the samples where that is less.
     """
-    standard, neighbours, k = (
-        (taps - statistics["mean"]) / statistics["scale"],
-        statistics["neighbours"],
-        statistics["k"].item(),
+    standard = (taps - statistics["mean"]) / statistics["scale"]
+    return -_distance_to_neighbour(statistics, standard)
+
+
+def _tap_neighbours(training: Training) -> Int[np.ndarray, ""]:
+    return np.array(min(TAP_NEIGHBOURS, max(1, len(training.features) // 20)))
+
+
+def _distance_to_neighbour(statistics: Statistics, points: Reduced) -> Values:
+    """Distance to the k-th nearest of the neighbours."""
+    neighbours, k = statistics["neighbours"], statistics["k"].item()
+    products = points @ neighbours.T
+    products -= (neighbours**2).sum(axis=1) / 2  # half the negated square, but for a constant
+    nearest = np.argpartition(products, -k, axis=1)[:, -k]
+    return np.asarray(np.linalg.norm(points - neighbours[nearest], axis=1))
+
+
+def fit_knn_layers(training: Training) -> Statistics:
+    """Principal coordinates of the training set's layers, each of the same total variance.
+
+    Within a tap, each channel has the same variance.
+    """
+    layers, widths = training.features, training.widths
+    variances, rounding = layers.var(axis=0), LEAST_VARIANCE * (layers**2).mean(axis=0)
+    of_taps = variances[: -widths[-1]] * np.repeat(widths[:-1], widths[:-1])
+    of_features = np.full(widths[-1], variances[-widths[-1] :].sum())
+    squares = np.where(variances > rounding, np.concatenate([of_taps, of_features]), 1.0)
+    mean, scale = layers.mean(axis=0), np.sqrt(squares)
+    directions = principal_directions((layers - mean) / scale)[:LAYER_DIRECTIONS]
+    projection = directions.T / scale[:, None]
+    neighbours = (layers - mean) @ projection
+    fitted = {"mean": mean, "projection": projection, "neighbours": neighbours}
+    return {**fitted, "k": _tap_neighbours(training)}
+
+
+def score_knn_layers(
+    statistics: Statistics, _: Logits, layers: Float[np.ndarray, "n columns"]
+) -> Values:
+    """Negated distance to the k-th nearest of training in all layers, k as of `knn_taps`.
+
+    Each tap counts as much as the features, however many channels it has: the early ones, which
+    tell images of another kind best, have few.
+    """
+    return -_distance_to_neighbour(
+        statistics, (layers - statistics["mean"]) @ statistics["projection"]
     )
-    squares = (neighbours**2).sum(axis=1) - 2 * standard @ neighbours.T  # but for a constant
-    nearest = np.argpartition(squares, k - 1, axis=1)[:, k - 1]
-    return -np.asarray(np.linalg.norm(standard - neighbours[nearest], axis=1))
 
 
 def _head_logits(head: Statistics, features: Reduced) -> Logits:
@@ -328,6 +369,7 @@ FEATURE_SCORES: Registry[FeatureScore] = Registry(
     residual_mahalanobis=FeatureScore(fit_residual, score_residual),
     knn=FeatureScore(fit_knn, score_knn),
     knn_taps=FeatureScore(fit_knn_taps, score_knn_taps, reads="taps"),
+    knn_layers=FeatureScore(fit_knn_layers, score_knn_layers, reads="layers"),
     vim=FeatureScore(fit_vim, score_vim, needs_head=True),
     nnguide=FeatureScore(fit_nnguide, score_nnguide, needs_head=True),
     nci=FeatureScore(fit_about_mean, score_nci, needs_head=True),
