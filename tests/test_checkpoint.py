@@ -1,4 +1,4 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from commands import of_json, reseal
 from corpus import Trap
 
-from misgiving.checkpoint import Architecture, Checkpoint, TrainingData, load, save
+from misgiving.checkpoint import Architecture, Checkpoint, TrainingData, load, save, write_views
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split
 from misgiving.errors import DataError
@@ -47,6 +47,29 @@ def test_a_loaded_run_is_the_saved_one(checkpoint, tmp_path):
     assert names == {*files, "README.md"}
     config = of_json(tmp_path / "run" / "config.json")
     assert config["versions"]["torch"] in torch.__version__
+
+
+def test_the_number_of_views_is_kept_and_can_be_changed(checkpoint, tmp_path):
+    save(tmp_path / "run", replace(checkpoint, views=8))
+    assert load(tmp_path / "run").views == 8
+    for views in (2, 1):
+        write_views(tmp_path / "run", views)
+        assert load(tmp_path / "run").views == views
+    for content in ("{", '{"views": 3}', "{}"):
+        (tmp_path / "run" / "views.json").write_text(content)
+        with pytest.raises(DataError, match=r"views\.json"):
+            load(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("preset", "views", "other"),
+    [("dermoscopy", 8, 1), ("dermoscopy", 1, 8), ("light", 1, 1), ("light", 8, 1), (None, 8, 1)],
+)
+def test_views_are_compared_with_those_that_suit_the_augmentation_or_with_one(
+    checkpoint, preset, views, other
+):
+    settings = {"augmentation": {"preset": preset}} if preset else {}
+    assert replace(checkpoint, views=views, settings=settings).other_views == other
 
 
 CONFIG, SPLIT, WEIGHTS = "config.json", "split.csv", "model.safetensors"

@@ -1,16 +1,21 @@
 """`calibrate` of a run, and what `evaluate` and `predict` do with its policy."""
 
 import csv
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import CPU, call, of_json, reseal, rows_of, write_rows
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from misgiving.checkpoint import load
 from misgiving.data.datasets import load_dataset, write_sample
 from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.sets import drawn_sets
+from misgiving.predictions.inference import fingerprint_of
 from misgiving.predictions.predict import TrainedRun
 from misgiving.predictions.record import Predictions
 from misgiving.training.config import DataConfig, ModelConfig, Recipe, TrainingConfig
@@ -92,6 +97,40 @@ def test_the_command_gives_the_policy_of_the_library_on_sets_that_share_no_image
     assert len(tune | calibration | training) == len(tune) + len(calibration) + len(training)
     assert tune
     assert calibration
+
+
+def test_a_calibration_chooses_the_views_compares_them_and_the_run_keeps_the_number(
+    fail, succeed, with_policy, cache_home, tmp_path
+):
+    words = ("calibrate", with_policy, "digits", "--max-error", "0.3", "--overwrite", *CPU)
+    assert "views" not in succeed(*words).err  # of a digit, one view alone makes sense
+    said = succeed(*words, "--views", "2").err
+    (sentence,) = (line for line in said.splitlines() if line.startswith("Mean of 2 views"))
+    assert "with --views 1 accuracy" in sentence
+    stated = [float(number) for number in re.findall(r"(?:accuracy|AURC) ([\d.]*\d)", sentence)]
+    expected = []
+    for views in (2, 1):
+        run = TrainedRun(with_policy, cache=cache_home / "misgiving", views=views)
+        tuning = drawn_sets(run.predict("digits").predictions, seed=0)[0]
+        errors = tuning.errors[np.argsort(-tuning.probabilities.max(axis=1))]
+        risks = np.cumsum(errors) / np.arange(1, len(errors) + 1)
+        expected += [100 * (1 - errors.mean()), risks.mean()]
+    assert stated == pytest.approx(expected, abs=0.05)
+    assert stated[1::2] == pytest.approx(expected[1::2], abs=1e-4)
+    assert stated[0] != stated[2]
+    for _ in range(2):
+        checkpoint = load(with_policy)
+        assert checkpoint.views == 2
+        assert Deferral.load(with_policy).policy_.model == fingerprint_of(checkpoint)
+        succeed(*words)
+    succeed("evaluate", with_policy, "digits", "--out", tmp_path / "evaluated", *CPU)
+    assert "--views" in fail(2, *words, "--views", "3")
+    Predictions.of(([[1.0, 0.0]], [0])).write(tmp_path / "p.csv")
+    of_table = ("calibrate", tmp_path / "p.csv", "--max-error", "0.3")
+    of_draw = ("calibrate", with_policy, "digits", "--labels", tmp_path / "p.csv")
+    for others in (of_table, of_draw):
+        assert "--views" in fail(2, *others, "--views", "2")
+    assert load(with_policy).views == 2
 
 
 def test_a_policy_is_replaced_only_when_that_is_said_and_also_if_it_is_damaged(

@@ -5,14 +5,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import astuple, dataclass, field, fields
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from misgiving.csv_tables import write_csv
-from misgiving.data.preprocessing import Preprocessing
+from misgiving.data.preprocessing import AUGMENTATIONS, Preprocessing
 from misgiving.data.splits import Split, read_split, write_split
 from misgiving.errors import explain_damage
 from misgiving.files import README, read_json, seal, verify, whole_folder, write_json, write_text
@@ -22,6 +22,7 @@ from misgiving.models.joint import JointClassifier
 RUN_FORMAT = 1
 TRAIN_AGAIN = "train again"
 SEALED = ("config.json", "model.safetensors", "split.csv")
+VIEWS = "views.json"  # not sealed: a calibration may change it
 RESULT_PACKAGES = (
     "misgiving",
     "numpy",
@@ -138,8 +139,8 @@ class RunConfig:
         keeps_best_epoch: True if the weights are those of the epoch with the best balanced accuracy
             on the monitored set, which is then no longer independent.
         data: The data that it was trained on.
-        settings: Settings of the model, the training and the augmentation; nothing reads them but
-            people.
+        settings: Settings of the model, the training and the augmentation, for people; only
+            `Checkpoint.other_views` reads them.
         versions: Of the packages that trained it.
     """
 
@@ -168,13 +169,23 @@ class Checkpoint(RunConfig):
     Attributes:
         model: The model in evaluation mode, on the CPU.
         split: Content hash and set of each image of its data.
+        views: Number of views of an image over which outputs are averaged.
     """
 
     model: JointClassifier
     split: Split
+    views: int = 1
+
+    @property
+    def other_views(self) -> int:
+        """The number to compare `views` with: the one that suits the augmentation, or else 1."""
+        augmentation = self.settings.get("augmentation", {})
+        usual = AUGMENTATIONS[augmentation.get("preset", "none")].views
+        return 1 if self.views == usual else usual
 
 
 RUN_CONFIG: TypeAdapter[RunConfig] = TypeAdapter(RunConfig)
+VIEWS_CONTENT = TypeAdapter(dict[Literal["views"], Literal[1, 2, 8]])
 
 
 def save(
@@ -187,12 +198,19 @@ def save(
         save_file(state, partial / "model.safetensors")
         write_split(partial / "split.csv", checkpoint.split)
         write_json(partial / "config.json", config)
+        write_views(partial, checkpoint.views)
         classes, architecture = ", ".join(checkpoint.classes), checkpoint.architecture
         write_text(partial / README, MODEL_CARD.format(folder.name, architecture.backbone, classes))
         seal(partial, SEALED)
         if history is not None:
             columns = [column.name for column in fields(EpochRecord)]
             write_csv(partial / "history.csv", columns, map(astuple, history))
+
+
+def write_views(folder: Path, views: int) -> None:
+    """Write the number of views of a run; one without the file has 1."""
+    if views > 1 or (folder / VIEWS).exists():
+        write_json(folder / VIEWS, {"views": views})
 
 
 def load(folder: str | Path) -> Checkpoint:
@@ -213,4 +231,8 @@ def load(folder: str | Path) -> Checkpoint:
         model = config.architecture.build().eval()
     with explain_damage(folder / "model.safetensors", remedy=TRAIN_AGAIN):
         model.load_state_dict(load_file(folder / "model.safetensors"))
-    return Checkpoint(**vars(config), model=model, split=split)
+    views = 1
+    if (folder / VIEWS).exists():
+        with explain_damage(folder / VIEWS, remedy="remove it and calibrate again"):
+            views = VIEWS_CONTENT.validate_json((folder / VIEWS).read_bytes())["views"]
+    return Checkpoint(**vars(config), model=model, split=split, views=views)

@@ -44,6 +44,22 @@ def test_every_image_of_a_batch_has_its_own_draw(name):
     assert len({image.numpy().tobytes() for image in varied}) > (3 if name == "flips" else 15)
 
 
+@pytest.mark.parametrize(
+    ("settings", "views"),
+    [
+        (AUGMENTATIONS["none"], 1),
+        (AUGMENTATIONS["light"], 1),  # a digit has a right side
+        (AUGMENTATIONS["dermoscopy"], 8),
+        (replace(AUGMENTATIONS["light"], flips=True), 2),
+        (replace(NONE, rotation=180.0), 1),  # of a mirrored image nothing was learned
+        (replace(NONE, flips=True, rotation=90.0), 8),
+        (replace(NONE, flips=True, rotation=89.0), 2),
+    ],
+)
+def test_the_views_of_an_image_are_among_its_variations(settings, views):
+    assert settings.views == views
+
+
 def test_each_flip_happens_to_half_of_the_images():
     flipped = augment(images(1).expand(2000, -1, -1, -1), replace(NONE, flips=True), generator())
     upright = (flipped - images(1)).abs().amax(dim=(1, 2, 3)) < 1e-4

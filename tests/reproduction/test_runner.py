@@ -15,7 +15,7 @@ from small import SMALL
 from tiny import TINY
 from waiting import until
 
-from misgiving.checkpoint import load
+from misgiving.checkpoint import load, write_views
 from misgiving.errors import TrainingError, UsageError
 from misgiving.files import write_json
 from misgiving.predictions.inference import predictions_of
@@ -77,6 +77,22 @@ def test_where_only_the_measuring_is_another_the_trained_model_is_measured_again
             assert (folder / name).read_bytes() == (whole / name).read_bytes()
         before, after = (of_json(place / "timing.json")["seconds"] for place in (whole, folder))
         assert after >= before
+
+
+def test_a_reproduction_measures_one_view_whatever_the_run_takes(
+    trial_data, reproduction, tmp_path
+):
+    unit = Unit("generalization", 0, "proposed")
+    whole, folder = reproduction / unit.folder, tmp_path / unit.folder
+    shutil.copytree(whole, folder)
+    (folder / "unit.json").write_text(
+        json.dumps(of_json(whole / "unit.json") | {"measuring_code": "older"})
+    )
+    write_views(folder / "run", 8)
+    run = runner.on_this_machine(threads=1)
+    runner.reproduce_units(trial_data, tmp_path, run=run, chosen=[unit])
+    assert load(folder / "run").views == 8
+    assert (folder / "results.csv").read_bytes() == (whole / "results.csv").read_bytes()
 
 
 def negated_entropy(predictions):

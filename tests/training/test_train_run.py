@@ -54,6 +54,13 @@ def test_a_run_folder_holds_model_configuration_split_and_history(run, tmp_path)
     assert checkpoint.keeps_best_epoch
 
 
+@pytest.mark.parametrize(("augmentation", "views"), [("light", 1), ("dermoscopy", 8)])
+def test_a_run_has_the_views_that_its_augmentation_allows(run, tmp_path, augmentation, views):
+    made = trained(replace(run, augmentation=augmentation), tmp_path / "run")
+    assert made.views == load(tmp_path / "run").views == views
+    assert made.other_views == 1
+
+
 def test_the_seed_alone_decides_the_run(run, tmp_path):
     """The plain target gives no class weights; undefined values are empty cells."""
     vanilla = replace(run, training=replace(TRAINING, auxiliary="none", target="plain"))

@@ -85,7 +85,7 @@ def load_model(
         def run_model(inputs: ModelInputs) -> Outputs:
             """Run the model itself in place of its graph."""
             images = torch.from_numpy(inputs).permute(0, 3, 1, 2).float() / 255
-            return outputs_of_model(model, [images.to(place)])
+            return outputs_of_model(model, [images.to(place)], source.views)
 
         return Bundle(
             network=kept_network(source, count, run) or run_model,

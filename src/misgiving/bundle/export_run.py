@@ -69,6 +69,7 @@ def _card(checkpoint: Checkpoint) -> dict[str, Any]:
             for set_name in dict.fromkeys(split.sets)
         },
         "architecture": asdict(checkpoint.architecture),
+        "views": checkpoint.views,
         "training": checkpoint.settings.get("training", {}),
         "versions": {
             **checkpoint.versions,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from misgiving.cli.options import (
     Cache,
@@ -41,12 +41,15 @@ from misgiving.errors import UsageError, visible
 from misgiving.files import check_replaceable
 
 if TYPE_CHECKING:
+    from misgiving.checkpoint import Checkpoint
     from misgiving.deferral.calibrations import Calibrations
     from misgiving.deferral.deferral import Deferral
+    from misgiving.predictions.predict import TrainedRun
     from misgiving.predictions.record import Predictions
 
 HOW_TO = "docs/how_to/everything_is_deferred.md"
 FITTED = {"train", "tune", "calibrate"}  # sets that a policy of a run is fitted on
+OF_FITTING = ("training_data", "from_cases", "views")  # parameters that a draw has fixed
 
 
 @command
@@ -66,6 +69,7 @@ def calibrate(
     from_cases: File | None = None,
     labels: File | None = None,
     second_opinion: SecondOpinion = None,
+    views: Literal[1, 2, 8] | None = None,
     seed: Seed = 0,
     overwrite: bool = False,
     verbose: bool = False,
@@ -100,6 +104,9 @@ def calibrate(
             its /audit.csv. Other reviews are a selection, and are refused.
         labels: Table of `misgiving draw` with labels; DATA is the pool that it was drawn from, and
             the targets are those of the draw.
+        views: Views of each image over which the model's outputs are averaged: 2 with its mirror
+            image, 8 with all flips and quarter turns. RUN keeps the number. Default: that of
+            RUN, which suits the augmentation of its training.
         seed: Seed for drawing one image per group and the fifth to tune on.
         overwrite: Replace the policy that is there.
         verbose: Print how the policy was fitted, bounds for each class, and what is guaranteed.
@@ -108,9 +115,10 @@ def calibrate(
     deferral = _asked(labels, targets, rule, others)
     from misgiving.deferral.calibrations import Calibrations, record_of
     from misgiving.deferral.policy_file import POLICY, POLICY_FOLDER
+    from misgiving.deferral.sets import drawn_sets
     from misgiving.report.rendering import certificate_sentences, lines
 
-    images = ["data" if from_cases is None else "from_cases", "training_data"]
+    images = ["data" if from_cases is None else "from_cases", "training_data", "views"]
     check_source(run, images=images, files=["out"], needed=["out"])
     data = data if from_cases is None else audited_data(from_cases)
     folder = out or run / POLICY_FOLDER
@@ -118,13 +126,14 @@ def calibrate(
     record = record_of(run)
     earlier = Calibrations.read(record)
     opinions = named_places("second_opinion", second_opinion)
-    sources = []
+    sources, checkpoint = [], None
     if data is None:
         predictions = read_file(run, opinions=opinions)
     else:
-        with open_run(run, reading, cache=cache, opinions=opinions) as trained:
+        with open_run(run, reading, cache=cache, opinions=opinions, views=views) as trained:
             deferral.check_parameters(trained.checkpoint.classes)
             if labels is None:
+                checkpoint = trained.checkpoint
                 source = trained.predict(
                     data,
                     sets=lambda sets: FITTED if {*sets, "train"} >= FITTED else sets,  # else drawn
@@ -137,7 +146,7 @@ def calibrate(
     with said_warnings():
         _fit(deferral, predictions, labels, earlier.looks)
     added = earlier.added(deferral)
-    deferral.save(folder)
+    _save(deferral, folder, checkpoint)
     with suppress(OSError, UsageError):  # predictions may lie where nothing can be written
         added.write(record)
     if data is None and (unused := list(map(visible, predictions.metadata))):
@@ -148,6 +157,9 @@ def calibrate(
     worth = lines("policy.txt", "worth", predictions.opinions, deferral.calibration_)
     for text in (*fitted, *sentences, *worth):
         say(text)
+    if checkpoint is not None and checkpoint.views != checkpoint.other_views:
+        with open_run(run, reading, cache=cache, views=checkpoint.other_views) as other:
+            _say_views(checkpoint.views, other, drawn_sets(predictions, seed=seed)[0], str(data))
     _say_repeated(earlier, deferral)
     more = "" if verbose else "; --verbose says more"
     following = _next_command(deferral, run, folder, second_opinion, of_file=data is None)
@@ -161,7 +173,7 @@ def _asked(labels: Path | None, targets: Values, rule: Values, others: Values) -
         chosen = vars(Targets(**targets)) | vars(DecisionRule(**rule)) | others
     else:
         names = [each.name for kind in (Targets, DecisionRule) for each in fields(kind)]
-        check_options("with --labels", unused=[*names, *others, "training_data", "from_cases"])
+        check_options("with --labels", unused=[*names, *others, *OF_FITTING])
         if not place_of_draw(labels).is_dir():
             raise UsageError(
                 f"{labels}: there is no {place_of_draw(labels).name} beside it; give the table "
@@ -183,6 +195,31 @@ def _fit(
     else:
         drawn = DrawnCases.of_pool(predictions, deferral)
         deferral.certify_drawn(with_labels(drawn, labels))
+
+
+def _save(deferral: "Deferral", folder: Path, checkpoint: "Checkpoint | None") -> None:
+    """Write the policy, and that its run has the views that it was calibrated for."""
+    if checkpoint is not None:
+        from misgiving.checkpoint import write_views
+
+        write_views(folder.parent, checkpoint.views)
+    deferral.save(folder)
+
+
+def _say_views(views: int, other: "TrainedRun", tuning: "Predictions", data: str) -> None:
+    """Say the accuracy and AURC of the tuning images with this and with another number of views."""
+    from misgiving.data.datasets import load_dataset
+    from misgiving.metrics.selective import RiskCoverage
+    from misgiving.report.rendering import lines
+
+    again = other.second_opinion(tuning, load_dataset(data))
+    opinion = tuning.with_opinion(again, "other").opinions["other"]
+    measured = []
+    for number, outputs in ((views, tuning.probabilities), (other.checkpoint.views, opinion)):
+        errors = outputs.argmax(axis=1) != tuning.labels
+        area = RiskCoverage(outputs.max(axis=1), errors).aurc()
+        measured.append({"views": number, "accuracy": 1 - errors.mean(), "aurc": area})
+    say(lines("policy.txt", "views", *measured, len(tuning), parameter=option)[0])
 
 
 def _say_repeated(earlier: "Calibrations", deferral: "Deferral") -> None:

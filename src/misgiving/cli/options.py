@@ -35,7 +35,7 @@ LIST, MAPPING, RATE = "A,B,...", "CLASS=NUMBER...", "NUMBER|off"  # how such val
 BRIEF = (
     *("data", "out", "overwrite", "ood", "trials", "models", "jobs", "recipe", "image_size"),
     *("augment", "split", "on_bad_image", "backbone", "weights", "pretrained", "epochs"),
-    *("batch_size", "learning_rate", "seed", "device", "classes", "config", "help_all"),
+    *("batch_size", "learning_rate", "seed", "device", "classes", "views", "config", "help_all"),
 )
 """Parameters that --help shows where there is --help-all."""
 
@@ -197,7 +197,7 @@ class Fields:
         value = without_none(kind)
         about: Values = {"show_default": self._default(each) or False}
         form = get_origin(value) or value
-        if form is Literal and len(names := "|".join(get_args(value))) <= MAX_CHOICES:
+        if form is Literal and len(names := "|".join(map(str, get_args(value)))) <= MAX_CHOICES:
             about |= {"metavar": names, "show_choices": False}
         elif form is tuple:
             about |= {"metavar": LIST, "n_tokens": 1}

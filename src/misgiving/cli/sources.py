@@ -145,6 +145,7 @@ def open_run(
     *,
     cache: Path | None,
     opinions: Mapping[str, Path] | None = None,
+    views: int | None = None,
 ) -> Iterator["TrainedRun"]:
     """A run that is ready to predict, with second opinions; bars show its progress."""
     from misgiving.predictions.predict import TrainedRun
@@ -164,7 +165,7 @@ def open_run(
             name: Predictions.read(path) if is_prediction_file(path) else opened(path)
             for name, path in (opinions or {}).items()
         }
-        yield opened(run, opinions=others)
+        yield opened(run, opinions=others, views=views)
 
 
 def read_file(

@@ -21,6 +21,7 @@ from misgiving.registry import Registry
 SATURATED = 255
 LARGEST_SIDE = 4096  # a larger square is a typing error, and would fill the memory
 MAX_ASPECT = 10  # times the shorter side; of a longer image, the middle is resized
+QUARTER_TURN = 90  # degrees
 LEAST_CROP = 0.01  # with less, an image that is resized first would fill the memory
 VALUES = np.arange(256) / 255.0
 UNSATURATED = [1] * SATURATED + [0]
@@ -177,6 +178,13 @@ class AugmentationSettings:
     def __post_init__(self) -> None:
         for name, largest in (("jitter", 1), ("rotation", 180), ("translation", 1)):
             require(self, name, 0 <= getattr(self, name) <= largest, f"be in [0, {largest}]")
+
+    @property
+    def views(self) -> int:
+        """Views of an image among its variations: with its mirror image, with quarter turns."""
+        if not self.flips:
+            return 1
+        return 8 if self.rotation >= QUARTER_TURN else 2
 
 
 AUGMENTATIONS: Registry[AugmentationSettings] = Registry(

@@ -21,6 +21,7 @@ from misgiving.models.adapters import (
     read_module,
 )
 from misgiving.models.backbones import MiniVgg, create_backbone
+from misgiving.models.views import mean_over_views, views_of
 from misgiving.tensors import Images, Logits, Losses
 
 
@@ -297,11 +298,15 @@ class JointClassifier(
         """Classify and estimate losses; `detach_taps` keeps the estimator's gradient out of F."""
         return self._run(images, detach_taps)[0]
 
-    def full_output(self, images: Images) -> tuple[Tensor, ...]:
-        """The three outputs of `forward`, and the averages of the taps, (batch, channels)."""
-        output, activations = self._run(images, detach_taps=True)
-        taps = averages(activations) or [output.features[:, :0]]
-        return *output, torch.cat(taps, dim=1)
+    def full_output(self, images: Images, views: int = 1) -> tuple[Tensor, ...]:
+        """The three outputs of `forward`, and the averages of the taps, (batch, channels).
+
+        Each is the mean over so many views of an image (`views_of`).
+        """
+        output, activations = self._run(views_of(images, views), detach_taps=True)
+        means = mean_over_views((*output, *averages(activations)), views)
+        logits, losses, features, *taps = means
+        return logits, losses, features, torch.cat(taps or [features[:, :0]], dim=1)
 
     def _run(self, images: Images, detach_taps: bool) -> tuple[Output, list[Tensor]]:
         logits, features, activations = self.reader(self.backbone, self._normalised(images))

@@ -24,7 +24,13 @@ AFTER = ("drop", "act")  # what timm's normalisations do after they have normali
 
 
 def write_graph(
-    model: JointClassifier, path: Path, *, size: int, inputs: str, outputs: tuple[str, ...]
+    model: JointClassifier,
+    path: Path,
+    *,
+    size: int,
+    inputs: str,
+    outputs: tuple[str, ...],
+    views: int = 1,
 ) -> None:
     """Write the model in evaluation mode as an ONNX graph for any number of images.
 
@@ -34,6 +40,7 @@ def write_graph(
         size: Side of the images in pixels.
         inputs: Name of the images.
         outputs: Names of the values of `full_output`.
+        views: Number of views of an image, whose mean the graph gives.
 
     Raises:
         DataError: The backbone has an operation that ONNX does not support.
@@ -45,7 +52,7 @@ def write_graph(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                _AllOutputs(model).eval(),
+                _AllOutputs(model, views).eval(),
                 (example,),
                 path,
                 dynamo=True,
@@ -55,7 +62,7 @@ def write_graph(
                 output_names=list(outputs),
                 dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
             )
-        _strip_metadata(path)
+        _set_metadata(path, {"views": str(views)} if views > 1 else {})
     except ModuleNotFoundError:
         raise
     except Exception as error:  # torch raises whatever the backbone's operations raise
@@ -70,22 +77,23 @@ def write_graph(
 class _AllOutputs(nn.Module):
     """A model whose call gives the averages of the taps as well."""
 
-    def __init__(self, model: JointClassifier) -> None:
+    def __init__(self, model: JointClassifier, views: int) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.views = model, views
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return self.model.full_output(images)
+        return self.model.full_output(images, self.views)
 
 
-def _strip_metadata(path: Path) -> None:
-    """Remove the source lines and paths of this machine that torch notes for each operation."""
+def _set_metadata(path: Path, metadata: dict[str, str]) -> None:
+    """Replace what torch notes of each operation: source lines, and paths of this machine."""
     import onnx
 
     graph = onnx.load(path)
     for part in (*graph.graph.node, *graph.graph.input, *graph.graph.output, graph.graph, graph):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
+    onnx.helper.set_model_props(graph, metadata)
     onnx.save(graph, path)
 
 

@@ -27,7 +27,7 @@ from misgiving.scores.odin import GridScores, Odin, score_grid
 from misgiving.scores.outputs import Head, Outputs, concatenated
 
 Batch = TypeVar("Batch", bound=Sized)
-MODEL_BATCH = 64  # images in one forward pass
+MODEL_BATCH = 64  # views in one forward pass
 
 CLOSE = 1e-4  # how far an output of a graph may be off, as a share of the largest
 TRIED = 5  # images on which graph and model are compared
@@ -44,8 +44,8 @@ def predictions_of(
 ) -> Predictions:
     """Run a model once over a set, in evaluation mode, on the device where the model is.
 
-    Predictions of a run have the fingerprint of its preprocessing as well, and no predicted losses
-    if its estimator was not trained.
+    Predictions of a run are means over its views. They have the fingerprint of its preprocessing as
+    well, and no predicted losses if its estimator was not trained.
 
     Args:
         source: A run, or the classifier with its loss estimator alone.
@@ -54,13 +54,13 @@ def predictions_of(
         network: The graph of the same model, to run in its place.
     """
     if isinstance(source, Checkpoint):
-        model, fingerprint = source.model, fingerprint_of(source)
+        model, fingerprint, views = source.model, fingerprint_of(source), source.views
     else:
-        model, fingerprint = source, model_fingerprint(source)
+        model, fingerprint, views = source, model_fingerprint(source), 1
     if network is None:
         batched = batches(images, batch_size=MODEL_BATCH, device=device_of(model))
         inputs = (pixels for pixels, _ in batched)
-        outputs = outputs_of_model(model, _reported(inputs, len(images), on_image))
+        outputs = outputs_of_model(model, _reported(inputs, len(images), on_image), views)
     else:
         outputs = _outputs_of_graph(network, images, on_image)
     if isinstance(source, Checkpoint) and not source.estimates_losses:
@@ -79,9 +79,13 @@ def predictions_of(
     )
 
 
-def outputs_of_model(model: JointClassifier, inputs: Iterable[torch.Tensor]) -> Outputs:
-    """Outputs of a model for batches of images, in evaluation mode."""
-    tensors = evaluated(model, map(model.full_output, inputs))
+def outputs_of_model(
+    model: JointClassifier, inputs: Iterable[torch.Tensor], views: int = 1
+) -> Outputs:
+    """Outputs of a model for batches of images, in evaluation mode: means over so many views."""
+    if views > 1:
+        inputs = (part for batch in inputs for part in torch.split(batch, MODEL_BATCH // views))
+    tensors = evaluated(model, (model.full_output(images, views) for images in inputs))
     arrays: dict[str, Any] = {
         name: tensor.numpy() for name, tensor in zip(OUTPUTS, tensors, strict=True)
     }
@@ -132,13 +136,15 @@ def _reported(batched: Iterable[Batch], total: int, on_image: Report | None) -> 
 
 
 def fingerprint_of(checkpoint: Checkpoint) -> str:
-    """SHA-256 of weights, classes and preprocessing, on which scores depend."""
-    facts = {
+    """SHA-256 of weights, classes, preprocessing and views, on which scores depend."""
+    facts: dict[str, Any] = {
         "weights": model_fingerprint(checkpoint.model),
         "classes": checkpoint.classes,
         "preprocessing": asdict(checkpoint.preprocessing),
         "estimates_losses": checkpoint.estimates_losses,
     }
+    if checkpoint.views > 1:
+        facts["views"] = checkpoint.views
     return sha256_of_json(facts)
 
 
@@ -149,7 +155,7 @@ def odin_scores(
     *,
     on_image: Report | None = None,
 ) -> GridScores:
-    """ODIN's scores of a set."""
+    """ODIN's scores of a set, of one view of each image."""
     batched = batches(images, batch_size=MODEL_BATCH, device=device_of(checkpoint.model))
     reported = _reported((pixels for pixels, _ in batched), len(images), on_image)
     model = folded(checkpoint.model, checkpoint.architecture.image_size)
@@ -214,10 +220,10 @@ def kept_network(checkpoint: Checkpoint, count: int, folder: Path) -> Network | 
         count: Number of images in all.
         folder: Of the run, where the graph is kept.
     """
-    pixels = count * checkpoint.architecture.image_size**2
+    pixels = count * checkpoint.views * checkpoint.architecture.image_size**2
     if device_of(checkpoint.model).type != "cpu" or pixels < PAYS:
         return None
-    path = folder / GRAPH
+    path = folder / (GRAPH if checkpoint.views == 1 else f"model_{checkpoint.views}_views.onnx")
     with suppress(DataError):  # there is none, or it is damaged or of another model
         return _compared(checkpoint, path)
     with suppress(DataError, OSError, UsageError), whole_file(path) as place:
@@ -231,8 +237,14 @@ def write_compared_graph(checkpoint: Checkpoint, path: Path) -> Network:
     Raises:
         DataError: The graph cannot be exported, or its outputs differ from the model's.
     """
-    size = checkpoint.architecture.image_size
-    write_graph(checkpoint.model, path, size=size, inputs=INPUT, outputs=tuple(OUTPUTS))
+    write_graph(
+        checkpoint.model,
+        path,
+        size=checkpoint.architecture.image_size,
+        inputs=INPUT,
+        outputs=tuple(OUTPUTS),
+        views=checkpoint.views,
+    )
     return _compared(checkpoint, path)
 
 
@@ -246,7 +258,8 @@ def _compared(checkpoint: Checkpoint, path: Path) -> Network:
     images = random.integers(0, 256, (TRIED, size, size, 3), dtype=np.uint8)
     images[0], images[1] = 0, random.integers(0, 256, 3)
     inputs = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    outputs, repeated = outputs_of_model(checkpoint.model, [inputs]), network(images)
+    outputs = outputs_of_model(checkpoint.model, [inputs], checkpoint.views)
+    repeated = network(images)
     for name in OUTPUTS:
         expected, values = getattr(outputs, name), getattr(repeated, name)
         if expected is None and values is None:

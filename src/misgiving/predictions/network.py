@@ -13,7 +13,7 @@ GRAPH = "model.onnx"
 INPUT = "images"
 OUTPUTS = {"logits": 2, "predicted_losses": 1, "features": 2, "taps": 2}
 """Number of axes of each output of a graph, by its name."""
-GRAPH_BATCH = 32  # images in one run of the graph, which bounds its memory
+GRAPH_BATCH = 32  # views in one run of the graph, which bounds its memory
 SILENT = 4  # of onnxruntime's levels: an error is raised as well
 
 ModelInputs = UInt8[np.ndarray, "n size size 3"]
@@ -53,6 +53,8 @@ class Network:
             given = [output.name for output in self._session.get_outputs()]
             self.outputs = tuple(name for name in OUTPUTS if name in given)
             self._input = self._session.get_inputs()[0].name
+            views = self._session.get_modelmeta().custom_metadata_map.get("views", 1)
+            self._batch = max(1, GRAPH_BATCH // int(views))
             if "logits" not in given:
                 raise ValueError(f"has no output `logits`, but {', '.join(given)}")
             for count in (1, 2):
@@ -76,8 +78,8 @@ class Network:
 
     def _run(self, inputs: ModelInputs) -> dict[str, Any]:
         runs = []
-        for start in range(0, max(1, len(inputs)), GRAPH_BATCH):
-            batch = inputs[start : start + GRAPH_BATCH].transpose(0, 3, 1, 2)
+        for start in range(0, max(1, len(inputs)), self._batch):
+            batch = inputs[start : start + self._batch].transpose(0, 3, 1, 2)
             images = np.ascontiguousarray(batch).astype(np.float32) / 255
             runs.append(self._session.run(self.outputs, {self._input: images}))
         together = map(np.concatenate, zip(*runs, strict=True))

@@ -87,6 +87,7 @@ class TrainedRun:
         on_predicted: Called with the number of predicted images and of all of a set.
         on_bad_image: `fail`, or `skip` to leave out images that cannot be read.
         opinions: Runs, or predictions by other models, whose second opinions are added by name.
+        views: Number of views of each image over which outputs are averaged; None: the run's.
 
     Raises:
         DataError: The folder is not a run; or a second opinion is on other classes.
@@ -102,8 +103,11 @@ class TrainedRun:
         on_predicted: Report | None = None,
         on_bad_image: str = FAIL,
         opinions: "Mapping[str, TrainedRun | Predictions] | None" = None,
+        views: int | None = None,
     ) -> None:
         self.folder, self.checkpoint = folder, load(folder)
+        if views is not None:
+            self.checkpoint = replace(self.checkpoint, views=views)
         self.checkpoint.model.to(device)
         self.fingerprint = fingerprint_of(self.checkpoint)
         self.cache = cache or default_cache()
@@ -224,10 +228,12 @@ class TrainedRun:
     ) -> Predictions:
         """Predictions for the images of the chosen sets, in the order of the sources.
 
-        They are kept in the run's folder by the name of the data, in a file for each set; the
-        second source has its own files.
+        They are kept in the run's folder by the name of the data and the number of views, in a file
+        for each set; the second source has its own files.
         """
-        folder = self.folder / FOLDER / sha256_of(data.encode())[:16]
+        views = self.checkpoint.views
+        place = sha256_of(data.encode())[:16] + (f"_{views}_views" if views > 1 else "")
+        folder = self.folder / FOLDER / place
         names = np.array(sets, dtype=str)
         rows = np.flatnonzero(np.isin(names, [*chosen]))
         network = kept_network(self.checkpoint, len(rows), self.folder)

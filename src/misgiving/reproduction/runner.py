@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import as_completed
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Event
@@ -217,6 +218,7 @@ def _results(
                 overwrite=True,
                 on_step=trial_data.progress.on_step,
             )
+        checkpoint = replace(checkpoint, views=1)  # as in the paper
         checkpoint.model.to(device_named(setup.training.device))
         predictions = predictions_of(checkpoint, setup.images_of(measured))
         predictions.write(predictions_path(folder, measured))

@@ -174,6 +174,7 @@ def attach_run(
         class_weights=(1.0,) * len(trained.classes),
         estimates_losses=training.estimates_losses,
         data=training_data(data, images, sets),
+        views=config.views,
         settings={"model": recorded(config), "training": recorded(training)},
     )
     save(folder, checkpoint, history=history)

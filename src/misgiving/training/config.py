@@ -104,6 +104,8 @@ class AttachConfig:
         taps: Names of the submodules that are read. Default: the last four blocks.
         hidden: Units of the loss estimator for each tap.
         reads_logits: Give the loss estimator one more tap: the classifier's own output.
+        views: Views of each image over which outputs are averaged: 2 with its mirror image, 8 with
+            all flips and quarter turns. Only where these are of the same class.
         on_bad_image: If images cannot be read: list all of them and fail, or continue without them.
     """
 
@@ -117,6 +119,7 @@ class AttachConfig:
     taps: tuple[str, ...] | None = None
     hidden: int = 128
     reads_logits: bool = True
+    views: Literal[1, 2, 8] = 1
     on_bad_image: Literal["fail", "skip"] = "fail"
 
     def __post_init__(self) -> None:

@@ -265,6 +265,7 @@ def _checkpoint_of(setup: TrainingSetup, model: JointClassifier) -> Checkpoint:
         estimates_losses=setup.training.estimates_losses,
         keeps_best_epoch=setup.training.keep == "best",
         data=training_data(setup.data, setup.images, setup.sets),
+        views=AUGMENTATIONS[setup.augmentation].views,
         settings={
             "model": recorded(setup.model),
             "training": recorded(setup.training),
