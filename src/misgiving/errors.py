@@ -137,7 +137,7 @@ def require_choices(config: Any) -> None:
         if get_origin(kind) is Literal:
             value, choices = getattr(config, field.name), get_args(kind)
             allowed = value in choices or (value is None and kind is not field.type)
-            require(config, field.name, allowed, f"be one of {', '.join(choices)}")
+            require(config, field.name, allowed, f"be one of {', '.join(map(str, choices))}")
 
 
 def without_none(annotation: Any) -> Any:

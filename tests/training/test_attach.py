@@ -186,7 +186,10 @@ def test_the_command_attaches_and_names_its_options(place, fail, succeed, tmp_pa
     assert not (out / "history.csv").exists()
     assert predictions_of(checkpoint, hard_set(3, seed=5)).predicted_losses is None
     assert "--epochs has no effect" in fail(2, *words, "--epochs", 2)
-    succeed(*words, "--auxiliary", "ranking", "--epochs", 2)
+    assert checkpoint.views == 1
+    assert "--views" in fail(2, *words, "--views", 4)
+    succeed(*words, "--auxiliary", "ranking", "--epochs", 2, "--views", 2)
     assert load(out).estimates_losses
+    assert (load(out).views, load(out).settings["model"]["views"]) == (2, 2)
     assert load(out).split.sets.count("train") == pytest.approx(0.7 * 360, abs=4)
     assert "--weights" in fail(2, "attach", "resnet18", data, "--out", tmp_path / "other")
