@@ -90,7 +90,11 @@ def policy_with(certificate, *, score="msp", ood_detector="knn", rule=None, unit
     """A fitted `Deferral` that decides by this certificate."""
     targets, rule = certificate.targets, rule or DecisionRule()
     deferral = Deferral(
-        **{**vars(targets), "class_max_miss": dict(targets.class_max_miss) or None},
+        **{
+            **vars(targets),
+            "class_max_miss": dict(targets.class_max_miss) or None,
+            "superclasses": dict(targets.superclasses) or None,
+        },
         **{**vars(rule), "costs": dict(rule.costs) or None},
         guarantee=certificate.guarantee,
         ood_detector=ood_detector,

@@ -142,11 +142,12 @@ def test_the_probability_that_is_shown_is_what_the_error_probability_leaves(draw
     st.integers(2, 8),
     st.sampled_from(["logits", "most_probable", "weighed"]),
     st.sets(st.sampled_from(["predicted_loss", "opinion"])),
+    st.booleans(),
 )
 def test_the_error_probability_never_falls_as_the_score_that_decides_falls(
-    random, count, classes, rule, columns
+    random, count, classes, rule, columns, answers_superclasses
 ):
-    """Of any table; and each vector of probabilities adds up to 1."""
+    """Of any table, at the level of its answers; and each vector of probabilities adds up to 1."""
 
     def drawn(images):
         logits = random.gamma(2) * random.normal(size=(images, classes))
@@ -161,16 +162,21 @@ def test_the_error_probability_never_falls_as_the_score_that_decides_falls(
         opinions = {"net": opinion / 2} if "opinion" in columns else {}
         return replace(predictions, opinions=opinions)
 
-    strength = random.random()
-    weights = {"logits": None, "weighed": random.uniform(0.1, 10, classes)}
+    strength, answers, superclasses = random.random(), classes, None
+    if answers_superclasses:
+        answers = int(random.integers(2, classes + 1))
+        others = random.integers(answers, size=classes - answers)
+        superclasses = tuple(random.permutation([*range(answers), *others]).tolist())
+    weights = {"logits": None, "weighed": random.uniform(0.1, 10, answers)}
     calibrator = fit_calibrator(
-        drawn(count), FittedDetectors(), weights.get(rule, np.ones(classes))
+        drawn(count), FittedDetectors(), weights.get(rule, np.ones(answers)), superclasses
     ).calibrator
     fresh = drawn(50)
     probabilities, predicted, scores = calibrator.judge(
         all_scores(fresh), fresh.logits, None, fresh.opinions
     )
-    errors = error_probabilities(probabilities, predicted)
+    sums, answered = calibrator.sums(probabilities), calibrator.answers_of(predicted)
+    errors = error_probabilities(sums, answered)
     assert (np.diff(errors[np.argsort(-scores)]) >= -1e-12).all()
     np.testing.assert_allclose(errors, calibrator.error_at(scores), atol=1e-9)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)

@@ -1,8 +1,19 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from refusals import naming
-from standin import KEY, Calibrated, case, made_policy, picture, review, rows_of, sent
+from standin import (
+    CLASSES,
+    KEY,
+    Calibrated,
+    case,
+    made_policy,
+    picture,
+    review,
+    rows_of,
+    sent,
+)
 
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
@@ -88,6 +99,32 @@ def test_a_disagreement_is_open_to_other_readers_until_two_agree_with_each_other
     (row,) = rows_of(client.get("/cases.csv"))
     assert (row["standing"], row["audited"], row["label"]) == ("wrong", "yes", "")
     assert (row["reader_Ann"], row["reader_Ben"]) == ("light", "")
+
+
+class Grey(Calibrated):
+    """Answers the superclass of both classes."""
+
+    def __init__(self):
+        super().__init__()
+        certificate, members = self.policy.certificate, {"grey": CLASSES, "coloured": ("red",)}
+        targets = replace(certificate.targets, superclasses=members, answer="superclass")
+        self.policy = replace(self.policy, certificate=replace(certificate, targets=targets))
+
+    def decision_of(self, model_input):
+        return super().decision_of(model_input).model_copy(update={"answer": "grey"})
+
+
+def test_a_reader_who_gives_another_class_of_the_superclass_agrees_with_its_answer(serving):
+    client = serving(Grey(), audit_share=1.0)
+    id = sent(client, picture(0.02))["id"]
+    told = answers(client, id, **{"class": "light"}, reviewer="Ann")
+    assert (told["answer"], told["predicted_class"]) == ("grey", "dark")
+    assert (told["review"]["verdict"], told["review"]["final_class"]) == ("agree", "light")
+    (row,) = rows_of(client.get("/cases.csv"))
+    assert (row["standing"], row["label"], row["answer"]) == ("right", "light", "grey")
+    assert client.get("/audit").json()["found_wrong"] == []
+    policy = client.get("/calibration").json()["policy"]
+    assert policy["superclasses"] == {"grey": ["dark", "light"], "coloured": ["red"]}
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_the_command_changes_only_the_target_error_rate(misgiving, monkeypatch):
     words = shlex.split(command(policy.policy_).replace("{max_error}", "0.2"))
     assert words[1:4] == ["calibrate", "RUN", "NEW_CASES"]
     assert misgiving(*words[1:])[0] == 2
-    assert asked == [policy.get_params() | {"max_error": 0.2}]
+    assert asked == [policy.get_params() | {"max_error": 0.2, "superclasses": {}}]
     words = command(policy.policy_, of_graph=True)
     assert words.startswith("misgiving calibrate NEW_PREDICTIONS.csv --out POLICY --max-error ")
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import expit, log_softmax, logit, logsumexp
 
-from misgiving.arrays import ByClass, Classes, Evidence, Logits, Members, Values
+from misgiving.arrays import Classes, Evidence, Logits, Members, Sums, Values
 from misgiving.scores.outputs import logarithms_of
 
 Scores = Mapping[str, Values]
@@ -21,6 +21,8 @@ TOP_FIVE = "top_five"
 LEARNED = (CALIBRATED, ERROR_ESTIMATOR, SECOND_OPINION, TOP_FIVE)
 """Names of the scores that are learned on the tuning set."""
 RIVALS = 4  # the next classes, with which the predicted one makes five
+Superclasses = tuple[int, ...]
+"""Position of the superclass of each class, where superclasses are answered."""
 SMALLEST = 2.0**-53  # that a largest probability or a predicted loss can be above 1 or 0
 
 
@@ -82,18 +84,51 @@ def evidence_of(score: str, values: Values) -> Values:
     return values
 
 
-def with_log_odds(vectors: Logits, predicted: Classes, log_odds: Values) -> Logits:
-    """Log-probabilities that give the predicted classes these log-odds, and scale the others.
+def answers_of(classes: Classes, superclasses: Superclasses | None) -> Classes:
+    """Superclasses of these classes, or without superclasses the classes; unknown stays -1.
+
+    >>> answers_of(np.array([2, 0, -1]), (1, 0, 0))
+    array([ 0,  1, -1])
+    """
+    return classes if superclasses is None else np.append(superclasses, -1)[classes]
+
+
+def log_sums(vectors: Logits, superclasses: Superclasses | None) -> Sums:
+    """Log-probabilities of the answers: of superclasses, or without these of classes.
+
+    >>> np.exp(log_sums(np.log([[0.5, 0.3, 0.2]]), (1, 0, 0))).round(3)
+    array([[0.5, 0.5]])
+    """
+    if superclasses is None:
+        return vectors
+    members = np.array(superclasses)
+    groups = [vectors[:, members == each] for each in range(members.max() + 1)]
+    return np.stack([logsumexp(group, axis=1) for group in groups], axis=1)
+
+
+def with_log_odds(
+    vectors: Logits,
+    predicted: Classes,
+    log_odds: Values,
+    superclasses: Superclasses | None = None,
+) -> Logits:
+    """Log-probabilities that give the answers these log-odds.
+
+    The classes of the answer are scaled together, and so are the others.
 
     >>> thirds, predicted = np.log([[0.5, 0.3, 0.2]]), np.array([0])
     >>> np.exp(with_log_odds(thirds, predicted, np.log([3.0]))).round(3)
     array([[0.75, 0.15, 0.1 ]])
+    >>> np.exp(with_log_odds(thirds, predicted, np.log([3.0]), (0, 1, 0))).round(3)
+    array([[0.536, 0.25 , 0.214]])
     """
-    others, columns = vectors.copy(), predicted[:, None]
-    np.put_along_axis(others, columns, -np.inf, axis=1)
-    others -= (logsumexp(others, axis=1) + np.logaddexp(0, log_odds))[:, None]
-    np.put_along_axis(others, columns, -np.logaddexp(0, -log_odds)[:, None], axis=1)
-    return others
+    level = answers_of(np.arange(vectors.shape[1]), superclasses)
+    is_own = level == answers_of(predicted, superclasses)[:, None]
+    own, others = (
+        logsumexp(np.where(part, vectors, -np.inf), axis=1)[:, None] for part in (is_own, ~is_own)
+    )
+    right, wrong = (-np.logaddexp(0, side * log_odds)[:, None] for side in (-1, 1))
+    return np.asarray(np.where(is_own, vectors - own + right, vectors - others + wrong))
 
 
 def members_of(scaling: Scaling, logits: Logits, evidence: Evidence) -> Members:
@@ -126,10 +161,28 @@ def pooled(members: Members, weights: Sequence[float]) -> Logits:
 
 
 def predicted_classes(
-    vectors: Logits, weights: ByClass | Sequence[float] | None, logits: Logits
+    vectors: Logits,
+    weights: Float[np.ndarray, " answers"] | Sequence[float] | None,
+    logits: Logits,
+    superclasses: Superclasses | None = None,
 ) -> Classes:
-    """The class whose probability times its weight is largest; without weights, by logit."""
-    return np.asarray((logits if weights is None else vectors + np.log(weights)).argmax(axis=1))
+    """The class whose probability times its weight is largest; without weights, by logit.
+
+    With superclasses, it is the most probable class of the superclass of which this holds.
+
+    >>> half, weights = np.log([[0.4, 0.3, 0.2, 0.1]]), np.ones(2)
+    >>> predicted_classes(half, weights, half, (0, 1, 1, 0))
+    array([0])
+    >>> predicted_classes(half, weights, half, (0, 1, 1, 1))
+    array([1])
+    """
+    values = logits if weights is None else vectors
+    sums = log_sums(values, superclasses)
+    answers = (sums if weights is None else sums + np.log(weights)).argmax(axis=1)
+    if superclasses is None:
+        return np.asarray(answers)
+    is_own = np.array(superclasses) == answers[:, None]
+    return np.asarray(np.where(is_own, values, -np.inf).argmax(axis=1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +241,7 @@ class Calibrator:
 
     Attributes:
         scaling: From logits to class probabilities.
-        weights: Factor of each class's probability when a class is predicted; None: by the logits.
+        weights: Factor of each answer's probability when one is predicted; None: by the logits.
         error_estimator: Pool of the calibrated softmax and each class probe; None where it could
             not be fitted, or has no part in the probabilities beside opinions.
         score: Name of the acceptance score; with `rivals`, of the score whose probabilities it
@@ -203,6 +256,8 @@ class Calibrator:
         rivals: Number of the most probable other classes that the acceptance score compares the
             predicted one with; None: all.
         line: From the acceptance score to the error probability.
+        superclasses: Where these are answered: being right, the score and the error probability
+            are then of the superclass, and the predicted class is its most probable one.
     """
 
     scaling: Scaling
@@ -216,6 +271,17 @@ class Calibrator:
     opinion_worth: float | None = None
     rivals: int | None = None
     line: Line = Line()
+    superclasses: Superclasses | None = None
+
+    def answers_of(self, classes: Classes) -> Classes:
+        """The answers that these classes are or belong to."""
+        return answers_of(classes, self.superclasses)
+
+    def sums(self, probabilities: Logits) -> Sums:
+        """Probabilities of the answers."""
+        if self.superclasses is None:
+            return probabilities
+        return probabilities @ np.eye(max(self.superclasses) + 1)[list(self.superclasses)]
 
     @property
     def acceptance_score(self) -> str:
@@ -259,22 +325,25 @@ class Calibrator:
         predicted: Classes | None = None,
         opinions: Opinions | None = None,
     ) -> Scores:
-        """Add the learned scores to these: log-odds that the predicted class is right.
+        """Add the learned scores to these: log-odds that the answer is right.
 
         There is no `error_estimator` without the evidence that it reads, and no `second_opinion`
         without opinions.
         """
         own = self.log_probabilities(logits, evidence)
         if predicted is None:
-            predicted = predicted_classes(own, self.weights, logits)
-        learned = {**scores, CALIBRATED: log_odds_of(self.scaling.logarithms(logits), predicted)}
+            predicted = predicted_classes(own, self.weights, logits, self.superclasses)
+        learned = {**scores, CALIBRATED: self._log_odds(self.scaling.logarithms(logits), predicted)}
         if self.error_estimator is not None and evidence is not None:
             members = members_of(self.scaling, logits, evidence)
-            learned[ERROR_ESTIMATOR] = log_odds_of(self.error_estimator(members), predicted)
+            learned[ERROR_ESTIMATOR] = self._log_odds(self.error_estimator(members), predicted)
         if self.opinions is not None and opinions is not None:
             own = self.opinions(own, opinions)
-            learned[SECOND_OPINION] = log_odds_of(own, predicted)
-        return {**learned, TOP_FIVE: log_odds_of(own, predicted, RIVALS)}
+            learned[SECOND_OPINION] = self._log_odds(own, predicted)
+        return {**learned, TOP_FIVE: self._log_odds(own, predicted, RIVALS)}
+
+    def _log_odds(self, vectors: Logits, predicted: Classes, rivals: int | None = None) -> Values:
+        return log_odds_of(log_sums(vectors, self.superclasses), self.answers_of(predicted), rivals)
 
     def judge(
         self,
@@ -285,24 +354,25 @@ class Calibrator:
     ) -> tuple[Logits, Classes, Values]:
         """Probabilities by class, predicted classes, and the scores that the policy accepts by.
 
-        The error probability is one minus that of the predicted class, and never falls as the score
-        falls. Opinions are part of the probabilities, and never change the predicted class.
+        The error probability is one minus that of the answer, and never falls as the score falls.
+        Opinions are part of the probabilities, and never change the predicted class.
         """
         wide = logits.astype(np.float64)
         vectors = self.log_probabilities(wide, evidence)
-        predicted = predicted_classes(vectors, self.weights, wide)
+        predicted = predicted_classes(vectors, self.weights, wide, self.superclasses)
         if self.opinions is not None and opinions is not None:
             vectors = self.opinions(vectors, opinions)
         if self.score in LEARNED:
-            accepted_by = log_odds_of(vectors, predicted, self.rivals)
+            accepted_by = self._log_odds(vectors, predicted, self.rivals)
         else:
             accepted_by = scores[self.score].astype(np.float64)
         if self.score not in LEARNED or self.rivals or self.line != Line():
-            vectors = with_log_odds(vectors, predicted, self.log_odds_at(accepted_by))
+            log_odds = self.log_odds_at(accepted_by)
+            vectors = with_log_odds(vectors, predicted, log_odds, self.superclasses)
         return np.exp(vectors), predicted, accepted_by
 
 
-def error_probabilities(probabilities: Logits, predicted: Classes) -> Values:
-    """One minus the probability of the predicted class; NaN where it is."""
+def error_probabilities(probabilities: Sums, predicted: Classes) -> Values:
+    """One minus the probability of the predicted answer; NaN where it is."""
     of_predicted = np.take_along_axis(probabilities, predicted[:, None], axis=1)[:, 0]
     return np.asarray((1 - of_predicted).clip(0, 1))

@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_softmax
 from threadpoolctl import threadpool_limits
 
-from misgiving.arrays import ByClass, Classes, Logits, Members, Names, Rows, Values
+from misgiving.arrays import Classes, Logits, Members, Names, Rows, Values
 from misgiving.calibration.apply import (
     CALIBRATED,
     ERROR_ESTIMATOR,
@@ -24,9 +24,12 @@ from misgiving.calibration.apply import (
     Pool,
     Scaling,
     Scores,
+    Superclasses,
+    answers_of,
     evidence_of,
     log_odds_of,
     log_pool,
+    log_sums,
     pooled,
     predicted_classes,
     with_log_odds,
@@ -266,13 +269,15 @@ class Fitted(NamedTuple):
         """Fit the line from the acceptance score to the error probability.
 
         Args:
-            right: 1 where the predicted class is the true one.
+            right: 1 where the answer is right.
         """
+        groups = self.calibrator.superclasses
         evidence = evidence_of(self.calibrator.score, self.scores)
-        line = choose_line(evidence, log_odds_of(self.vectors, self.predicted), right)
+        answers = answers_of(self.predicted, groups)
+        line = choose_line(evidence, log_odds_of(log_sums(self.vectors, groups), answers), right)
         if line == Line():
             return self
-        vectors = with_log_odds(self.vectors, self.predicted, line(evidence))
+        vectors = with_log_odds(self.vectors, self.predicted, line(evidence), groups)
         return self._replace(calibrator=replace(self.calibrator, line=line), vectors=vectors)
 
 
@@ -301,7 +306,10 @@ def _fit_confidence(tuning: Predictions) -> Fitted:
 # for so few numbers, threads take longer to meet than to work
 @threadpool_limits.wrap(limits=1)  # type: ignore[untyped-decorator]
 def fit_calibrator(
-    tuning: Predictions, detectors: FittedDetectors, weights: ByClass | None = None
+    tuning: Predictions,
+    detectors: FittedDetectors,
+    weights: Float[np.ndarray, " answers"] | None = None,
+    superclasses: Superclasses | None = None,
 ) -> Fitted:
     """Fit all maps on the tuning set, and choose the acceptance score.
 
@@ -314,7 +322,9 @@ def fit_calibrator(
     Args:
         tuning: Images to fit on; those of one group are in one fold.
         detectors: With the class probes, fitted on the training set.
-        weights: Factor of each class's probability when a class is predicted; None: by the logits.
+        weights: Factor of each answer's probability when one is predicted; None: by the logits.
+        superclasses: Where these are answered: probabilities are fitted to the classes all the
+            same, and the scores are compared by the answers.
 
     Of a confidence alone, only the line from it to the error probability is fitted.
 
@@ -334,16 +344,18 @@ def fit_calibrator(
         estimator, learned[ERROR_ESTIMATOR] = _fit_estimator(members, logits, labels, units, folds)
     mixes = estimator is not None and learned[ERROR_ESTIMATOR][truth].sum() > vectors[truth].sum()
     vectors = learned[ERROR_ESTIMATOR] if mixes else vectors
-    predicted = predicted_classes(vectors, weights, logits)
+    predicted = predicted_classes(vectors, weights, logits, superclasses)
+    answers = answers_of(predicted, superclasses)
     candidates = {name: scores[name] for name in UNLEARNED if name in scores}
-    candidates |= {name: log_odds_of(each, predicted) for name, each in learned.items()}
-    pool, wrong = None, (predicted != labels).astype(np.float64)
+    sums = {name: log_sums(each, superclasses) for name, each in learned.items()}
+    candidates |= {name: log_odds_of(each, answers) for name, each in sums.items()}
+    pool, wrong = None, (answers != answers_of(labels, superclasses)).astype(np.float64)
     if tuning.opinions and folds:
         pool, joint = fit_opinions(vectors, tuning, folds)
         vectors = joint if pool is not None else vectors
-        candidates[SECOND_OPINION] = log_odds_of(joint, predicted)
-    if folds and logits.shape[1] > 1 + RIVALS:
-        candidates[TOP_FIVE] = log_odds_of(vectors, predicted, RIVALS)
+        candidates[SECOND_OPINION] = log_odds_of(log_sums(joint, superclasses), answers)
+    if folds and (of_answers := log_sums(vectors, superclasses)).shape[1] > 1 + RIVALS:
+        candidates[TOP_FIVE] = log_odds_of(of_answers, answers, RIVALS)
     tried, ones = {}, np.ones_like(wrong)
     for name, confidences in candidates.items():
         tried[name] = float(aurc(RiskSteps.of(ties(-confidences), wrong, ones)))
@@ -366,5 +378,6 @@ def fit_calibrator(
         opinions=pool,
         opinion_worth=worth,
         rivals=RIVALS if truncates else None,
+        superclasses=superclasses,
     )
     return Fitted(calibrator, vectors, predicted, candidates).with_line(1 - wrong)

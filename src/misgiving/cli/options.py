@@ -202,9 +202,8 @@ class Fields:
         elif form is tuple:
             about |= {"metavar": LIST, "n_tokens": 1}
         elif form is Mapping:
+            about |= {"n_tokens": 1, **MAPPINGS[get_args(value)[1]]}
             value = Iterable[str]
-            about |= {"metavar": MAPPING, "n_tokens": 1, "converter": _numbers}
-            about["allow_leading_hyphen"] = True
         elif form is float and value is not kind and each.default is not None:
             value = kind
             about |= {"metavar": RATE, "converter": _rate}
@@ -298,6 +297,22 @@ def _numbers(_: Any, tokens: Sequence[Token]) -> Any:
     """Numbers by class."""
     pairs = dict(token.value.rpartition("=")[::2] for token in tokens)
     return _validated(dict[str, float], pairs, tokens, MAPPING)
+
+
+def _lists(_: Any, tokens: Sequence[Token]) -> Any:
+    """Lists by name, from a file."""
+    from misgiving.files import read_json
+
+    path = Path(tokens[-1].value)
+    content = read_json(path, remedy='give a file such as {"benign": ["NV", "BKL"], ...}')
+    return _validated(dict[str, tuple[str, ...]], content, tokens, "lists of classes by name")
+
+
+MAPPINGS: dict[Any, Values] = {
+    float: {"metavar": MAPPING, "converter": _numbers, "allow_leading_hyphen": True},
+    tuple[str, ...]: {"metavar": "FILE.json", "converter": _lists},
+}
+"""How a mapping is typed, by the type of its values."""
 
 
 def _rate(_: Any, tokens: Sequence[Token]) -> Any:

@@ -135,7 +135,8 @@ def _table(outlook: "CertificationOutlook") -> Iterator[tuple[str, ...]]:
         (f"accepted errors of all {total} cases", "", outlook.silent, silent),
     ]
     for name, by_guarantee in outlook.classes.items():
-        title = f"missed {name}, {outlook.cases[name]} cases"
+        cases = sum(outlook.cases[each] for each in targets.members(name))
+        title = f"missed {name}, {cases} cases"
         parts.append((title, f" of {name}", by_guarantee, targets.class_max_miss[name]))
     for title, suffix, by_guarantee, limit in parts:
         for guarantee, rates in by_guarantee.items():

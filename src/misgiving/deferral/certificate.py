@@ -79,13 +79,13 @@ class CertifiableError:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassOutcome:
-    """Observed misses of a class with a target.
+    """Observed misses of a class or superclass with a target.
 
     Attributes:
-        name: The class.
+        name: The class or superclass.
         rate: The target.
-        cases: Calibration cases of the class.
-        missed: How many are accepted as another class, without the OOD limit; at the strictest
+        cases: Its calibration cases.
+        missed: How many are accepted as another one, without the OOD limit; at the strictest
             threshold where none meets all targets.
         smallest_certifiable_rate: Smallest target that some threshold would meet.
     """
@@ -100,6 +100,8 @@ class ClassOutcome:
 @dataclass(frozen=True, kw_only=True)
 class ClassErrors:
     """Accepted calibration cases with a wrong answer, by the true and by the predicted class.
+
+    Where superclasses are answered, they take the place of the classes.
 
     The bounds are for each class by itself, and allow for the number of ranks that were tested.
     They are approximate, as threshold and OOD limit come from the same cases.
@@ -254,10 +256,11 @@ class Certificate:
         class_outcomes: One for each class with a target.
         class_errors: One for each class that has cases or is predicted, in the order of the bounds
             on missed cases, those without cases last; none where nothing is accepted.
+        superclass_errors: The same for each superclass, if there are any.
         smallest_certifiable: Smallest certifiable error where the target is not met; None: none is.
         thresholds: Thresholds that were tested, strictest first.
         scores: Acceptance scores of the calibration cases, highest first.
-        errors: For each of these scores, True where the predicted class is wrong.
+        errors: For each of these scores, True where the answer is wrong.
         kept: For each, True where the case is acceptable and above the OOD limit: else it is never
             accepted.
         error_probabilities: Of each.
@@ -279,6 +282,7 @@ class Certificate:
     capacity: Capacity | None = None
     class_outcomes: tuple[ClassOutcome, ...] = ()
     class_errors: tuple[ClassErrors, ...] = ()
+    superclass_errors: tuple[ClassErrors, ...] = ()
     smallest_certifiable: CertifiableError | None = None
     thresholds: tuple[Threshold, ...] = field(default=(), repr=False)
     scores: tuple[float, ...] = field(default=(), repr=False)
@@ -287,6 +291,11 @@ class Certificate:
     error_probabilities: tuple[float, ...] = field(default=(), repr=False)
     pool: Pool | None = None
     looks: tuple[int, ...] = ()
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Names of the superclasses where these are answered, or else of the classes."""
+        return self.targets.answers(self.classes)
 
     @property
     def images(self) -> Pool:
@@ -304,6 +313,13 @@ class Certificate:
         """Classes that are often missed or often wrong, those with the most errors first."""
         failing = (each for each in self.class_errors if each.fails)
         return sorted(failing, key=lambda each: max(each.missed, each.wrong), reverse=True)
+
+    @property
+    def unlimited_superclasses(self) -> list[ClassErrors]:
+        """Superclasses without a target, those of which the largest share is missed first."""
+        names = self.targets.class_max_miss
+        errors = (each for each in self.superclass_errors if each.cases and each.name not in names)
+        return sorted(errors, key=lambda each: each.missed / each.cases, reverse=True)
 
     @property
     def coverage_interval(self) -> BinomialInterval:

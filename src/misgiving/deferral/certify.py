@@ -1,13 +1,14 @@
 """Certify thresholds with the cases of a policy, and find remedies if none is."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
 from misgiving.arrays import Mask, Values
+from misgiving.calibration.apply import answers_of
 from misgiving.deferral.bounds import upper_bound
 from misgiving.deferral.certificate import (
     Capacity,
@@ -51,7 +52,7 @@ def certify_thresholds(
     for name, cases in (("tuning", tuning), ("calibration", calibration)):
         if cases is not None:
             cases.check_usable(name)
-    pool, classes = blank.pool, blank.classes
+    pool, classes = blank.pool, blank.answers
     targets = blank.targets.at_look(len(calibration), blank.looks)
     if pool is None:
         blank = with_ood_limit(blank, calibration.ood_scores, guarantee, targets)
@@ -70,6 +71,11 @@ def certify_thresholds(
     else:
         threshold = math.inf if capacity is None or targets.limits_errors else capacity.threshold
     accepted = counts.kept & (calibration.scores >= threshold)
+    level = targets.level / max(1, len(counts.ranks))
+    errors = (
+        class_errors(cases, accepted, names, level=level, drawn=pool is not None)
+        for cases, names in levels_of(calibration, targets, blank.classes)
+    )
     # Sorted, so that the order in which the cases came leaves no trace.
     keys = counts.kept, calibration.wrong, calibration.error_probabilities, -calibration.scores
     order = np.lexsort(keys)
@@ -83,15 +89,8 @@ def certify_thresholds(
         capacity=capacity,
         accepted_on_average=int(counts.ranks[selected]) if selected >= 0 else 0,
         class_outcomes=class_outcomes(targets, guarantee, counts, position),
-        class_errors=class_errors(
-            calibration,
-            accepted,
-            classes,
-            level=targets.level / max(1, len(counts.ranks)),
-            drawn=pool is not None,
-        )
-        if accepted.any()
-        else (),
+        class_errors=next(errors) if accepted.any() else (),
+        superclass_errors=next(errors) if accepted.any() and targets.superclasses else (),
         smallest_certifiable=None
         if accepted.any()
         else _smallest_error(counts, targets, guarantee),
@@ -173,6 +172,17 @@ def class_outcomes(
             )
         )
     return tuple(outcomes)
+
+
+def levels_of(
+    cases: ScoredCases, targets: Targets, classes: Sequence[str]
+) -> Iterator[tuple[ScoredCases, tuple[str, ...]]]:
+    """Answers with their names, and then, if there are superclasses, those that they belong to."""
+    yield cases, targets.answers(classes)
+    if targets.superclasses:
+        of_each = targets.superclass_of_each(classes) if targets.answer == "class" else None
+        predicted, labels = (answers_of(x, of_each) for x in (cases.predicted, cases.labels))
+        yield replace(cases, predicted=predicted, labels=labels), tuple(targets.superclasses)
 
 
 def class_errors(

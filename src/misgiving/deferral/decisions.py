@@ -40,16 +40,22 @@ class Decision(BaseModel):
         description="By the rule of the policy; without a policy, that of the largest logit."
     )
     probability: Number = Field(
-        description="Of the predicted class: 1 - `error_probability`. Neither is shown where the "
-        "tuning cases are too few for a number about one image."
+        description="Of the answer: 1 - `error_probability`. Neither is shown where the tuning "
+        "cases are too few for a number about one image."
     )
     predicted_loss: Number = Field(
         description="Output of the loss estimator, not negated as the score of this name is: "
         "higher means more likely wrong. No unit."
     )
+    answer: str | None = Field(
+        default=None,
+        description="The superclass where the policy answers superclasses, of which the predicted "
+        "class is then the most probable one; else the predicted class. What the decision, "
+        "`probability` and `error_probability` are about.",
+    )
     decision: Outcome = Field(description="Always `defer` without a policy.")
     reason: str = Field(description="Of the decision, in words.")
-    error_probability: Number = Field(description="Probability that the predicted class is wrong.")
+    error_probability: Number = Field(description="Probability that the answer is wrong.")
     expected_loss: Number = Field(description="Expected cross-entropy, in nats.")
     ood_p_value: Number = Field(
         description="Share of in-distribution images that look as unusual as this one, or more so."
@@ -133,13 +139,39 @@ class Decisions(ScoredImages, Sequence[Decision]):
         return next(iter(self[position : position + 1]))
 
     @property
+    def answers(self) -> tuple[str, ...]:
+        """Names of the superclasses where these are answered, or else of the classes."""
+        return self.classes if self.policy is None else self.policy.certificate.answers
+
+    @property
+    def answered(self) -> Int[np.ndarray, " n"]:
+        """Position of each answer among `answers`."""
+        return self.answers_of(self.predicted)
+
+    @property
+    def answer_probabilities(self) -> Float[np.ndarray, "n answers"]:
+        """Probabilities by answer."""
+        if self.policy is None:
+            return self.probabilities
+        return np.asarray(self.policy.calibration.sums(self.probabilities))
+
+    def answers_of(self, classes: Int[np.ndarray, " any"]) -> Int[np.ndarray, " any"]:
+        """Positions of the answers that these classes are or belong to."""
+        return classes if self.policy is None else self.policy.calibration.answers_of(classes)
+
+    def wrong(self, labels: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """True where the answer is not that of the true class."""
+        return np.asarray(self.answered != self.answers_of(labels))
+
+    @property
     def _shown_probability(self) -> Values:
-        values = self.probabilities[np.arange(len(self)), self.predicted]
+        values = self.answer_probabilities[np.arange(len(self)), self.answered]
         is_shown = self.policy is None or self.policy.certificate.shows_errors
         return np.asarray(values if is_shown else np.full_like(values, np.nan))
 
     def __iter__(self) -> Iterator[Decision]:
-        arrays = self.arrays | {"probability": self._shown_probability}
+        arrays = self.arrays | {"probability": self._shown_probability, "answer": self.answered}
+        arrays["answer_probabilities"] = self.answer_probabilities
         columns = {name: values.tolist() for name, values in arrays.items()}
         for values in zip(*columns.values(), strict=True):
             yield self._decision(**dict(zip(columns, values, strict=True)))
@@ -151,6 +183,7 @@ class Decisions(ScoredImages, Sequence[Decision]):
         values = self.arrays | {
             "predicted_class": np.array(self.classes, dtype=object)[self.predicted],
             "probability": self._shown_probability,
+            "answer": np.array(self.answers, dtype=object)[self.answered],
             "decision": self.decisions,
             "reason": [each.reason for each in self],
         }
@@ -165,16 +198,20 @@ class Decisions(ScoredImages, Sequence[Decision]):
         predicted: int,
         probabilities: list[float],
         acceptable: bool,
+        answer: int,
+        answer_probabilities: list[float],
         **numbers: float,
     ) -> Decision:
         del acceptable  # the reason tells
         by_class = dict(zip(self.classes, probabilities, strict=True))
-        name, reason = self.classes[predicted], NO_POLICY
+        name, reason = self.answers[answer], NO_POLICY
         if self.policy is not None:
             reason = self.policy.reason_of(decisions, numbers, self.threshold)
-            reason += self.policy.reason_of_class(name, by_class)
+            by_answer = dict(zip(self.answers, answer_probabilities, strict=True))
+            reason += self.policy.reason_of_answer(name, by_answer)
         return Decision.model_construct(
-            predicted_class=name,
+            predicted_class=self.classes[predicted],
+            answer=name,
             decision=decisions,
             reason=reason,
             probabilities={key: _finite_or_none(share) for key, share in by_class.items()},

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from misgiving.calibration.apply import Calibrator
+from misgiving.calibration.apply import Calibrator, answers_of
 from misgiving.calibration.fit import Fitted, fit_calibrator
 from misgiving.deferral.certificate import MIN_TUNING_CASES, Certificate
 from misgiving.deferral.certify import certify_thresholds, find_remedies, with_class_limits
@@ -28,7 +28,13 @@ from misgiving.deferral.policy_file import (
     write_policy,
 )
 from misgiving.deferral.sets import check_ood_detector, fitting_sets
-from misgiving.deferral.targets import DecisionRule, RuleName, Targets, check_known
+from misgiving.deferral.targets import (
+    AnswerName,
+    DecisionRule,
+    RuleName,
+    Targets,
+    check_known,
+)
 from misgiving.deferral.thresholds import ScoredCases
 from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.files import whole_folder
@@ -37,6 +43,8 @@ from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
 from misgiving.scores.features import FEATURE_SCORES
 from misgiving.scores.outputs import CONFIDENCE
+
+BY_NAME = ("class_max_miss", "costs", "superclasses")  # parameters that are empty or None
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -52,7 +60,8 @@ class Deferral:
         guarantee: `confident`: the targets hold with a confidence for the calibration set at hand;
             `average`: on average over calibration sets and batches of at least 50 images; or an
             object, as `guarantees` has them.
-        class_max_miss: Largest share of a class that may be accepted as another class, by name.
+        class_max_miss: Largest share of a class that may be accepted as another class, or of a
+            superclass as another superclass, by name.
         max_silent_error: Largest share of all images that may be accepted with a wrong prediction,
             for single images, too.
         max_deferred: Largest share of all images that a person may have to look at, OOD images
@@ -63,10 +72,14 @@ class Deferral:
         confidence: Probability, over draws of the calibration set, that the targets hold.
         simultaneous: True: the confidence is for all targets of errors jointly; False: for each.
         rule: Predicts the class: `most_probable`, `balanced`, `costs` or `logits`.
-        costs: Cost of predicting another class for a case of a class; 1 for those not given.
+        costs: Cost of answering another class for a case of a class, or another superclass where
+            these are answered; 1 for those not given.
         max_error_probability: Never accept an answer whose error probability is higher.
         ood_detector: Name of the OOD score; None: `knn_layers`, `knn` without taps, or `max_logit`
             without features.
+        superclasses: Classes of each superclass by its name; each class is in one.
+        answer: Level of the answers: `class`, or `superclass`, which is wrong only if the true
+            class is in another superclass.
         seed: Of the draw of one image from each group, and of the set to tune on.
 
     Attributes:
@@ -94,6 +107,8 @@ class Deferral:
     costs: Mapping[str, float] | None = None
     max_error_probability: float = 0.5
     ood_detector: str | None = None
+    superclasses: Mapping[str, Sequence[str]] | None = None
+    answer: AnswerName = "class"
     seed: int = 0
     policy_: Policy = field(init=False)
     cases_: Cases = field(init=False)
@@ -216,7 +231,8 @@ class Deferral:
     def _certify(
         self, policy: Policy, tuned: ScoredCases | None, calibration: Predictions
     ) -> "Deferral":
-        cases = ScoredCases.of(policy.score(calibration), calibration.labels)
+        scored = policy.score(calibration)
+        cases = ScoredCases.of(scored, calibration.labels, policy.calibration)
         cases = cases[calibration.one_per_group(seed=self.seed)]
         blank, guarantee = policy.certificate, self.check_parameters()[2]
 
@@ -257,15 +273,19 @@ class Deferral:
             A policy that accepts nothing yet, and one tuning case of each group, out of fold.
         """
         targets, rule, guarantee = self.check_parameters(tuning.classes, looks)
-        if tuning.kind == CONFIDENCE and (rule.rule in ("balanced", "costs") or tuning.opinions):
+        needs_vector = rule.rule in ("balanced", "costs") or targets.answer == "superclass"
+        if tuning.kind == CONFIDENCE and (needs_vector or tuning.opinions):
             raise DataError(
-                "costs, the rule balanced and second opinions need a probability for each class, "
-                "and the predictions have an answer and its confidence; leave them out"
+                "costs, the rule balanced, superclasses as answers and second opinions need a "
+                "probability for each class, and the predictions have an answer and its "
+                "confidence; leave them out"
             )
         if fitted is None:
-            fitted = fit_calibrator(
-                tuning, detectors, rule.class_weights(tuning.classes, tuning.labels)
-            )
+            answers, of_each = targets.answers(tuning.classes), None
+            if targets.answer == "superclass":
+                of_each = targets.superclass_of_each(tuning.classes)
+            weights = rule.class_weights(answers, answers_of(tuning.labels, of_each))
+            fitted = fit_calibrator(tuning, detectors, weights, of_each)
         ood_detector = self.ood_detector or default_ood_detector(detectors)
         check_ood_detector(ood_detector, tuning, detectors)
         if not (self.ood_detector or ood_detector in FEATURE_SCORES):
@@ -295,7 +315,8 @@ class Deferral:
             predicted=fitted.predicted,
             acceptance_score=fitted.scores,
         )
-        return policy, ScoredCases.of(cross_fitted, tuning.labels)[chosen]
+        cases = ScoredCases.of(cross_fitted, tuning.labels, policy.calibration)
+        return policy, cases[chosen]
 
     def check_parameters(
         self, classes: Sequence[str] = (), looks: Sequence[int] = ()
@@ -303,21 +324,24 @@ class Deferral:
         """The parameters in groups, checked; for a model of these classes, where they are given.
 
         Raises:
-            UsageError: One has a value that cannot be used, or names another class; or looks are
-                planned for a guarantee that does not allow them.
+            UsageError: One has a value that cannot be used, or names another class; or looks or
+                the target of a superclass are given for a guarantee that does not allow them.
         """
         values = self.get_params()
-        values |= {name: values[name] or {} for name in ("class_max_miss", "costs")}
+        values |= {name: values[name] or {} for name in BY_NAME}
+        values["superclasses"] = {x: tuple(each) for x, each in values["superclasses"].items()}
         if self.max_error == "auto":
             values["max_error"] = 0.05 if self.max_deferred is None else None
         targets = Targets(**{each.name: values[each.name] for each in fields(Targets)})
         rule = DecisionRule(**{each.name: values[each.name] for each in fields(DecisionRule)})
         if classes:
-            check_known(classes, class_max_miss=targets.class_max_miss, costs=rule.costs)
+            targets.check_classes(classes)
+            check_known(targets.answers(classes), costs=rule.costs)
         guarantee = self.guarantee
         if isinstance(guarantee, str):
             guarantee = GUARANTEES[guarantee]
         guarantee.check_looks(looks)
+        guarantee.check_class_targets(targets)
         return targets, rule, guarantee
 
     @property
@@ -419,7 +443,7 @@ class Deferral:
         """
         file, policy = PolicyFile.read(policy_folder(folder))
         values = vars(policy.certificate.targets) | vars(policy.rule)
-        values |= {name: values[name] or None for name in ("class_max_miss", "costs")}
+        values |= {name: values[name] or None for name in BY_NAME}
         values |= {name: getattr(file, name) for name in ASKED}
         deferral = cls(**values, guarantee=policy.certificate.guarantee, seed=policy.seed)
         deferral.policy_, deferral.cases_ = policy, file.cases

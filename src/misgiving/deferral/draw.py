@@ -149,7 +149,8 @@ def draw(
         )
     fitted = replace(deferral)
     fitted.policy_, tuned = fitted.fit_policy(tuning, detectors, looks=looks)
-    scored = ScoredCases.of(fitted.policy_.score(offered), np.full(len(offered), UNKNOWN_CLASS))
+    unknown, of_pool = np.full(len(offered), UNKNOWN_CLASS), fitted.policy_.score(offered)
+    scored = ScoredCases.of(of_pool, unknown, fitted.calibration_)
     for name, each in (("tuning", tuned), ("pool", scored)):
         each.check_usable(name)
     warn_of_choice(tuned, scored)

@@ -70,6 +70,20 @@ class Guarantee(ABC):
                 Parameter("looks"), f" must be growing numbers of at least {FEWEST_CASES} cases"
             )
 
+    def check_class_targets(self, targets: Targets) -> None:
+        """Check that there is a proof for `max_error` together with the targets of classes.
+
+        Raises:
+            UsageError: On average, there is none for a superclass where classes are answered:
+                which of its wrong answers are missed depends on the cases.
+        """
+        of_superclass = targets.class_max_miss.keys() & targets.superclasses.keys()
+        if self.by_batch and of_superclass and targets.answer == "class" and targets.max_error:
+            raise UsageError(
+                *(Parameter("class_max_miss"), f" of the superclass {min(of_superclass)!r} needs "),
+                *(Parameter("answer", "superclass"), " or the confident guarantee"),
+            )
+
     @abstractmethod
     def smallest_rate(
         self, wrong: Cases, cases: Cases, *, level: float, accepted: float = 1.0, parts: int = 1
@@ -151,17 +165,18 @@ def fit_selection(
 
     The tuning set divides `max_error` among classes with targets.
     """
-    missable, wrong = calibration.acceptable & calibration.wrong, counts.kept & calibration.wrong
-    labels = [classes.index(name) for name in targets.class_max_miss]
+    wrong = counts.kept & calibration.wrong
+    limited = limited_parts(calibration, targets, classes)
     allowed = [
-        lowest_allowed(calibration.scores[part & missable], int(part.sum()), rate=rate)
-        for rate, part in limited_parts(calibration, targets, classes)
+        lowest_allowed(calibration.scores[missed], int(part.sum()), rate=rate)
+        for rate, part, missed in limited
     ]
     lowest = max(allowed, default=-math.inf)
     if targets.max_error is None:
         return Selection(cases=counts.above, lowest=lowest, rates=(), wrong=())
-    members = [calibration.labels == label for label in labels]
-    parts = [*members, ~np.isin(calibration.labels, labels)]
+    labels = [targets.positions(name, classes) for name in targets.class_max_miss]
+    members = [part for _, part, _ in limited[: len(labels)]]
+    parts = [*members, ~np.any([*members, np.zeros_like(wrong)], axis=0)]
     return Selection(
         cases=counts.above,
         lowest=lowest,
@@ -189,7 +204,7 @@ def lowest_allowed(wrong_scores: Values, cases: int, *, rate: float) -> float:
 
 
 def divided_rate(
-    max_error: float, tuning: ScoredCases | None, labels: Sequence[int], cases: int
+    max_error: float, tuning: ScoredCases | None, labels: Sequence[Sequence[int]], cases: int
 ) -> tuple[float, ...]:
     """Divide `max_error` among the classes with these labels and the others, by the tuning set.
 
@@ -199,8 +214,8 @@ def divided_rate(
     if tuning is None:
         return (max_error,)
     wrong = tuning.labels[tuning.acceptable & tuning.wrong]
-    of_classes = [int((wrong == label).sum()) for label in labels]
-    errors = np.array([*of_classes, len(wrong) - sum(of_classes)]) + PRIOR_ERRORS
+    of_classes = [int(np.isin(wrong, positions).sum()) for positions in labels]
+    errors = np.array([*of_classes, max(0, len(wrong) - sum(of_classes))]) + PRIOR_ERRORS
     best_first = np.argsort(-tuning.scores, kind="stable")
     risks = tuning.error_probabilities[best_first].cumsum() / np.arange(1, len(tuning) + 1)
     accepted = float((risks <= max_error).mean())  # share of cases, roughly

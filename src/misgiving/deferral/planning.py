@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from misgiving.deferral.bounds import upper_bound
 from misgiving.deferral.certify import MOST_CASES, SHARE_OF_RANK
 from misgiving.deferral.guarantees import GUARANTEES, Guarantee
-from misgiving.deferral.targets import Targets, check_known
+from misgiving.deferral.targets import Targets
 from misgiving.groups import one_per_group
 
 WRONG_SHARES = (0.0, 0.01, 0.03, 0.05)
@@ -94,7 +94,7 @@ def plan_certification(
     Raises:
         UsageError: A target is for an unknown class.
     """
-    check_known(classes, class_max_miss=targets.class_max_miss)
+    targets.check_classes(classes)
     images, cases = (
         dict(zip(classes, np.bincount(rows, minlength=len(classes)).tolist(), strict=True))
         for rows in (labels, labels[one_per_group(units, seed=0)])
@@ -109,7 +109,9 @@ def plan_certification(
         accepted_half=_rates(total, targets.max_error, level, accepted=0.5, parts=targets.parts),
         silent=_rates(total, targets.max_silent_error, targets.level_of_misses),
         classes={
-            name: _rates(cases[name], limit, targets.level_of_misses)
+            name: _rates(
+                sum(cases[each] for each in targets.members(name)), limit, targets.level_of_misses
+            )
             for name, limit in targets.class_max_miss.items()
         },
         most_deferred=None

@@ -96,14 +96,15 @@ class Policy:
         return self.judged(scored, ood_p_value=self.certificate.ood_p_values(scored.ood_score))
 
     def judged(self, scored: ScoredImages, **changes: Values | Logits | Classes) -> ScoredImages:
-        """Images with these changes, their error probabilities, and whether each is acceptable.
+        """Images with these changes, the error probability of each answer, and if it is acceptable.
 
         Error probabilities are NaN where they are not shown.
         """
         changed = replace(scored, **changes)
-        probabilities, predicted = changed.probabilities, changed.predicted
-        errors = error_probabilities(probabilities, predicted)
-        acceptable = self.rule.mark_acceptable(probabilities, predicted, errors)
+        answers = self.calibration.answers_of(changed.predicted)
+        probabilities = self.calibration.sums(changed.probabilities)
+        errors = error_probabilities(probabilities, answers)
+        acceptable = self.rule.mark_acceptable(probabilities, answers, errors)
         shown = errors if self.certificate.shows_errors else np.full_like(errors, np.nan)
         return replace(changed, error_probability=shown, acceptable=acceptable)
 
@@ -203,7 +204,7 @@ class Policy:
         """The image's value and the limit, in terms of the error where that is shown."""
         reached = scores[0] >= scores[1]
         if reached and not accepted:
-            return SURPASSED
+            return SURPASSED.replace("class", self.certificate.targets.answer)
         if scores[1] == -math.inf:
             return ALL_ACCEPTED
         if not self.certificate.shows_errors:
@@ -228,8 +229,8 @@ class Policy:
         cases = "calibration cases" if certificate.pool is None else "images of the pool"
         return f"{place} {own} of the {cases}; the most certain {most} can be accepted"
 
-    def reason_of_class(self, name: str, probabilities: Mapping[str, float]) -> str:
-        """A clause on why the predicted class is not the most probable one; empty where it is."""
+    def reason_of_answer(self, name: str, probabilities: Mapping[str, float]) -> str:
+        """A clause on why an answer is not the most probable one; empty where it is."""
         most = max(probabilities, key=lambda other: probabilities[other])
         costs = [f"{self.rule.costs.get(other, 1.0):g}" for other in (name, most)]
         why = {

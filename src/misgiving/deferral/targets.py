@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 GuaranteeName = Literal["confident", "average"]
 """Guarantees that the command line can name; see `guarantees`."""
 RuleName = Literal["most_probable", "balanced", "costs", "logits"]
+AnswerName = Literal["class", "superclass"]
+"""Levels at which an answer is given, and right or wrong."""
 
 SHARE_OF_ERROR = 0.15  # of the level, where there are other targets; these have few cases
 
@@ -38,7 +40,8 @@ class Targets:
     Attributes:
         max_error: Highest share of wrong predictions among the accepted.
         confidence: Probability, over draws of the calibration set, that the targets hold.
-        class_max_miss: Largest share of a class that may be accepted as another class.
+        class_max_miss: Largest share of a class that may be accepted as another class, or of a
+            superclass as another superclass.
         max_silent_error: Largest share of all images that may be accepted with a wrong prediction;
             holds for single images under both guarantees.
         max_deferred: Largest share of all images that a person may have to look at. Alone, it
@@ -46,6 +49,9 @@ class Targets:
         max_ood_false_alarms: Largest share of ordinary images that may be flagged as
             out-of-distribution, with a confidence of its own; off: flag none.
         simultaneous: Apply the confidence to all targets of errors jointly, or to each separately.
+        superclasses: Classes of each superclass; each class is in one.
+        answer: Level of the answers: an answer is wrong if it is another class, or another
+            superclass.
     """
 
     max_error: float | None = None
@@ -55,8 +61,14 @@ class Targets:
     max_deferred: float | None = None
     max_ood_false_alarms: float | None = 0.05
     simultaneous: bool = True
+    superclasses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    answer: AnswerName = "class"
 
     def __post_init__(self) -> None:
+        require_choices(self)
+        is_division = len(self.superclasses) > 1 and all(self.superclasses.values())
+        can_answer = is_division or not (self.superclasses or self.answer == "superclass")
+        require(self, "superclasses", can_answer, "be two or more, each with classes")
         rates = (
             "max_error",
             "confidence",
@@ -78,6 +90,40 @@ class Targets:
         """True where a target of errors sets the threshold."""
         rates = self.max_error, self.max_silent_error
         return bool(self.class_max_miss) or any(rate is not None for rate in rates)
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Check that each of these classes is in one superclass, and that targets name them.
+
+        Raises:
+            UsageError: They do not; the message has the first class of which this holds.
+        """
+        listed = [name for members in self.superclasses.values() for name in members]
+        for name in (*classes, *listed) if self.superclasses else ():
+            places = f"is in {listed.count(name)}" if name in classes else "is no class"
+            if name in self.superclasses:
+                places = "is the name of a superclass"
+            if places != "is in 1":
+                rule = f" must have each class in exactly one, and other names: {name!r} {places}"
+                raise UsageError(Parameter("superclasses"), rule)
+        names = (*self.answers(classes), *self.superclasses)
+        check_known(tuple(dict.fromkeys(names)), class_max_miss=self.class_max_miss)
+
+    def answers(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """Names of the answers for a model of these classes, in order."""
+        return tuple(classes if self.answer == "class" else self.superclasses)
+
+    def positions(self, name: str, answers: Sequence[str]) -> list[int]:
+        """Positions of the answers that are this class or superclass, or belong to it."""
+        return [answers.index(x) for x in ([name] if name in answers else self.superclasses[name])]
+
+    def members(self, name: str) -> tuple[str, ...]:
+        """Classes that belong to this superclass; of a class, itself."""
+        return self.superclasses.get(name, (name,))
+
+    def superclass_of_each(self, classes: Sequence[str]) -> tuple[int, ...] | None:
+        """Position of the superclass of each class; None without superclasses."""
+        of_class = {x: at for at, each in enumerate(self.superclasses.values()) for x in each}
+        return tuple(of_class[name] for name in classes) if of_class else None
 
     @property
     def parts(self) -> int:
@@ -126,8 +172,8 @@ class DecisionRule:
             (most_probable), the highest probability relative to its share of the tuning set
             (balanced), the least expected cost (costs), or the largest logit (logits). Default:
             most_probable, or costs where these are given.
-        costs: Cost of predicting another class for a case of this class; 1 for classes not given.
-            Implies the rule costs.
+        costs: Cost of answering another class for a case of this class, or another superclass where
+            these are answered; 1 for those not given. Implies the rule costs.
         max_error_probability: Never accept an answer whose error probability is higher.
     """
 
@@ -149,14 +195,14 @@ class DecisionRule:
     def class_weights(
         self, classes: Sequence[str], labels: "Int[np.ndarray, ' n']"
     ) -> "Float[np.ndarray, ' classes'] | None":
-        """Factor of each class's probability: the class with the largest product is predicted.
+        """Factor of each answer's probability: the one with the largest product is predicted.
 
         The expected cost of predicting class j is the sum of c_k p_k over the other classes k,
         which is least where c_j p_j is largest.
 
         Args:
-            classes: Names of the classes, in the order of the labels.
-            labels: True classes of the tuning set; a class without cases counts as one case.
+            classes: Names of the classes, or of the superclasses where these are answered.
+            labels: True ones of the tuning set; one without cases counts as one case.
 
         Returns:
             None for the rule `logits`, which uses no probability.
@@ -177,8 +223,8 @@ class DecisionRule:
     ) -> "Bool[np.ndarray, ' n']":
         """Mark the answers that can be accepted: their error probability is not too high.
 
-        Nor may another class have a higher probability, as by a second opinion, unless the rule
-        weighs classes.
+        Nor may another answer have a higher probability, as by a second opinion, unless the rule
+        weighs them.
         """
         acceptable = errors <= self.max_error_probability
         if self.rule in ("logits", "most_probable"):

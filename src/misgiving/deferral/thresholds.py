@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from misgiving.arrays import Classes, Counts, Mask, Thresholds, Values
-from misgiving.calibration.apply import error_probabilities
+from misgiving.calibration.apply import Calibrator, error_probabilities
 from misgiving.deferral.bounds import binomial_cdf
 from misgiving.deferral.certificate import number_reaching, ranks_to_test
 from misgiving.deferral.decisions import ScoredImages
@@ -33,14 +33,14 @@ NEGLIGIBLE = 1e-12  # probability of a number of wrong cases
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredCases:
-    """Predictions of known correctness, one per group.
+    """Answers of known correctness, one per group: classes, or superclasses where these are given.
 
     Attributes:
         scores: Acceptance scores; higher means more likely correct.
         ood_scores: Higher means more in-distribution.
-        error_probabilities: Of the predicted class.
-        predicted: Position of the predicted class.
-        labels: Position of the true class.
+        error_probabilities: Of the answer.
+        predicted: Position of the answer.
+        labels: Position of the true one.
         acceptable: False where an image is deferred whatever its score, by a rule that was fixed
             before.
     """
@@ -53,20 +53,23 @@ class ScoredCases:
     acceptable: Mask
 
     @classmethod
-    def of(cls, scored: ScoredImages, labels: Classes) -> "ScoredCases":
-        """Images that a policy has scored, and their true classes."""
+    def of(cls, scored: ScoredImages, labels: Classes, calibration: Calibrator) -> "ScoredCases":
+        """Images that a policy with this calibration has scored, and their true classes."""
+        answers = calibration.answers_of(scored.predicted)
         return cls(
             scores=scored.acceptance_score,
             ood_scores=scored.ood_score,
-            error_probabilities=error_probabilities(scored.probabilities, scored.predicted),
-            predicted=scored.predicted,
-            labels=labels,
+            error_probabilities=error_probabilities(
+                calibration.sums(scored.probabilities), answers
+            ),
+            predicted=answers,
+            labels=calibration.answers_of(labels),
             acceptable=scored.acceptable,
         )
 
     @property
     def wrong(self) -> Mask:
-        """True where the predicted class is wrong."""
+        """True where the answer is wrong."""
         return np.asarray(self.predicted != self.labels)
 
     def __len__(self) -> int:
@@ -122,15 +125,20 @@ class RankCounts(NamedTuple):
 
 def limited_parts(
     cases: ScoredCases, targets: Targets, classes: Sequence[str]
-) -> list[tuple[float, Mask]]:
-    """Rate and cases of the target of each class that has one, and then of that of silent errors.
+) -> list[tuple[float, Mask, Mask]]:
+    """Targets of each class or superclass that has one, and then that of silent errors.
 
-    Such a rate limits the share of these cases that is accepted with a wrong answer.
+    For each its rate; its cases; and those of them that are missed if they are accepted, of which
+    it limits the share.
     """
-    watched = targets.class_max_miss.items()
-    parts = [(rate, cases.labels == classes.index(name)) for name, rate in watched]
+    parts = []
+    for name, rate in targets.class_max_miss.items():
+        positions = targets.positions(name, classes)
+        members, answered = (np.isin(x, positions) for x in (cases.labels, cases.predicted))
+        parts.append((rate, members, members & ~answered & cases.acceptable))
     if targets.max_silent_error is not None:
-        parts.append((targets.max_silent_error, np.ones_like(cases.acceptable)))
+        everything = np.ones_like(cases.acceptable)
+        parts.append((targets.max_silent_error, everything, cases.wrong & cases.acceptable))
     return parts
 
 
@@ -147,13 +155,12 @@ def count_ranks(
     Args:
         calibration: The cases.
         targets: Name the classes whose misses are counted.
-        classes: In the order of the labels.
+        classes: Names of the answers, in the order of the labels.
         ood_limit: None: no OOD rule.
         floor: Score above which the cases were drawn, and above which every threshold is.
     """
     above = calibration.ood_scores > (-np.inf if ood_limit is None else ood_limit)
     kept = calibration.acceptable & above & (calibration.scores > floor)
-    missable = calibration.acceptable & calibration.wrong
     best_first = np.flatnonzero(kept)[np.argsort(-calibration.scores[kept], kind="stable")]
     scores = np.append(calibration.scores[best_first], floor)
     ranks = ranks_to_test(len(best_first))
@@ -165,12 +172,8 @@ def count_ranks(
         thresholds=thresholds,
         wrong=np.cumsum(calibration.wrong[best_first])[ranks - 1],
         limited=[
-            (
-                rate,
-                number_reaching(calibration.scores[part & missable], thresholds),
-                int(part.sum()),
-            )
-            for rate, part in limited_parts(calibration, targets, classes)
+            (rate, number_reaching(calibration.scores[missed], thresholds), int(part.sum()))
+            for rate, part, missed in limited_parts(calibration, targets, classes)
         ],
     )
 

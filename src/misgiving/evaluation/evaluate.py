@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
@@ -117,14 +117,17 @@ class Evaluation:
 
     @cached_property
     def wrong(self) -> Mask:
-        """True for each judged image whose predicted class is not the true one."""
-        return np.asarray(self.classes != self.judged.labels)
+        """True for each judged image whose answer is not the true one."""
+        labels, decisions = self.judged.labels, self.decisions
+        return np.asarray(self.classes != labels) if decisions is None else decisions.wrong(labels)
 
     @cached_property
     def probabilities(self) -> Values:
-        """Probability of the predicted class of each judged image; NaN if it is not available."""
-        outputs = self.judged if self.decisions is None else self.decisions
-        return np.asarray(outputs.probabilities[np.arange(len(self.judged)), self.classes])
+        """Probability of the answer to each judged image; NaN if it is not available."""
+        rows = np.arange(len(self.judged))
+        if self.decisions is None:
+            return np.asarray(self.judged.probabilities[rows, self.classes])
+        return np.asarray(self.decisions.answer_probabilities[rows, self.decisions.answered])
 
     @property
     def score(self) -> str:
@@ -138,7 +141,7 @@ class Evaluation:
 
     @cached_property
     def accuracy(self) -> Share:
-        """Share of the judged images whose predicted class is the true one."""
+        """Share of the judged images whose answer is the true one."""
         return shares([(~self.wrong, np.ones_like(self.wrong))], self.judged.units)[0]
 
     @cached_property
@@ -309,15 +312,21 @@ def _rows_for_policy(
 def _measure_policy(
     judged: Predictions, deferral: Deferral, decisions: Decisions
 ) -> list[Measurement]:
-    """Measure decisions, scores and calibration as `POLICY_SET`, for the classes it predicts."""
-    predicted, accepted = decisions.predicted, decisions.decisions == "accept"
-    wrong, vectors = predicted != judged.labels, decisions.probabilities
-    policy = deferral.policy_
+    """Measure decisions, scores and calibration as `POLICY_SET`, for the answers that it gives."""
+    policy, accepted = deferral.policy_, decisions.decisions == "accept"
     evidence = policy.detectors.evidence(judged)
     plain = {**judged.scores, **all_scores(judged, policy.used_detectors)}
     scores = policy.calibration.with_learned(
-        plain, judged.logits, evidence, predicted, judged.opinions
+        plain, judged.logits, evidence, decisions.predicted, judged.opinions
     )
+    wrong, predicted = decisions.wrong(judged.labels), decisions.answered
+    vectors = decisions.answer_probabilities
+    if policy.calibration.superclasses is not None:  # as if these were the classes
+        labels, names = decisions.answers_of(judged.labels), decisions.answers
+        judged = replace(judged, labels=labels, classes=names, logits=np.log(vectors), opinions={})
+        decisions = replace(
+            decisions, predicted=predicted, probabilities=vectors, classes=names, policy=None
+        )
     return [
         *measure_classification(judged, POLICY_SET, decisions=decisions),
         *measure_calibration(vectors, judged, POLICY_SET, "policy", predicted=predicted),

@@ -26,7 +26,10 @@ PRIOR = 1.0  # answers, spread evenly, that are added to those for each class
 
 Column = Shaped[np.ndarray, "_ ..."]
 Read = tuple[Column, Column, Column, Column, Column]
-"""Labels, a reader's answers, and of the model predicted classes, probabilities and scores."""
+"""Labels, a reader's answers, and of the model answers, probabilities and scores.
+
+At the level of the policy's answers: these are superclasses, or else classes.
+"""
 
 
 class Team(NamedTuple):
@@ -104,7 +107,7 @@ def measure_readers(
     sides = [(tuning, deferral.policy_.score(tuning.outputs)), (measured, decisions)]
     groups = {*tuning.groups} - {""}
     used = np.isin(measured.ids, tuning.ids) | np.isin(measured.groups, [*groups])
-    teams = []
+    teams, level = [], deferral.calibration_
     for name, given in measured.readers.items():
         answers = [tuning.readers[name], np.where(used, UNKNOWN_CLASS, given)]
         rows = [np.flatnonzero(column != UNKNOWN_CLASS) for column in answers]
@@ -114,7 +117,13 @@ def measure_readers(
                 f"{' and '.join(TUNING)}, and {len(rows[1])} for others to measure; give both"
             )
         read = [
-            (side.labels[at], a[at], x.predicted[at], x.probabilities[at], x.acceptance_score[at])
+            (
+                level.answers_of(side.labels[at]),
+                level.answers_of(a[at]),
+                level.answers_of(x.predicted[at]),
+                level.sums(x.probabilities[at]),
+                x.acceptance_score[at],
+            )
             for (side, x), a, at in zip(sides, answers, rows, strict=True)
         ]
         accepted = decisions.decisions[rows[1]] == "accept"
@@ -130,7 +139,7 @@ def _measure_team(
     name: str, read: Sequence[Read], accepted: Mask, units: Classes, deferral: Deferral
 ) -> Team:
     """Measure the team of a reader; the first of `read` is for tuning."""
-    classes, weights = deferral.classes_, deferral.calibration_.weights or 1.0
+    classes, weights = deferral.certificate_.answers, deferral.calibration_.weights or 1.0
     confusions = [confusion_of(*side[:2], num_classes=len(classes)) for side in read]
     likelihood = fit_likelihood(confusions[0])
     tuned, teams = (_wrong_by_share(side, likelihood, weights) for side in read)

@@ -167,7 +167,7 @@ def harms_of(judged: Predictions, decisions: Decisions | None, *, seed: int) -> 
         for name, values in judged.metadata.items()
         if (bands := banded(name, values))
     }
-    wrong = drawn.errors if decisions is None else decisions.predicted[rows] != drawn.labels
+    wrong = drawn.errors if decisions is None else decisions.wrong(judged.labels)[rows]
 
     level = FAMILY_LEVEL / (1 if decisions is None else 2)  # errors and decisions are one family
 

@@ -193,6 +193,7 @@ def _figures(evaluation: Evaluation, numbers: Mapping[str, Any]) -> dict[str, st
         )
     for number, team in enumerate(evaluation.readers.teams if evaluation.readers else ()):
         drawn[f"team {number}"] = team_figure(team)
-        table = confusion(evaluation.judged.classes, team.confusion)
+        names = evaluation.judged.classes if certificate is None else certificate.answers
+        table = confusion(names, team.confusion)
         drawn[f"reader {number}"] = matrix_figure(*table, xlabel="answer of the reader")
     return {name: figure_link(figure, "svg") for name, figure in drawn.items()}

@@ -34,16 +34,20 @@ NOT_A_STORE = (
 
 
 def create_tables(connection: sa.Connection, metadata: sa.MetaData) -> None:
-    """Create the tables that do not exist, within the caller's transaction.
+    """Create the tables and optional columns that do not exist, within the caller's transaction.
 
     Raises:
-        DataError: The tables that exist have other columns.
+        DataError: The tables that exist have other columns, or lack one that is not optional.
     """
     inspector = sa.inspect(connection)
     for name in metadata.tables.keys() & inspector.get_table_names():
         columns = {column["name"] for column in inspector.get_columns(name)}
-        if columns != set(metadata.tables[name].columns.keys()):
+        added = [x for x in metadata.tables[name].columns if x.name not in columns]
+        if columns - {*metadata.tables[name].columns.keys()} or not all(x.nullable for x in added):
             raise DataError(f"its table {name} has another schema")
+        for column in added:
+            kind = column.type.compile(connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {column.name} {kind}")
     metadata.create_all(connection)
 
 

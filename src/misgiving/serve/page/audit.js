@@ -3,6 +3,7 @@
 import { ask } from "./api.js";
 import { wordsOf } from "./choices.js";
 import { at, atMost, element, say } from "./dom.js";
+import { answerOf } from "./outcomes.js";
 import { emit, state } from "./state.js";
 
 const FULL = 50; // answers in the list; the CSV has all
@@ -56,7 +57,7 @@ function renderWrong(wrong) {
     open.type = "button";
     open.addEventListener("click", () => emit("open", one.id));
     const against = one.reviews.filter(({ verdict }) => ["override", "none"].includes(verdict));
-    line.append(open, ` accepted as ${one.predicted_class}, read as ${[...new Set(against.map(wordsOf))].join(" and ")}`
+    line.append(open, ` accepted as ${answerOf(one)}, read as ${[...new Set(against.map(wordsOf))].join(" and ")}`
       + ` (${against.length > 1 ? "confirmed" : "not confirmed yet"})`);
     return line;
   }));

@@ -3,7 +3,7 @@
 import { ask } from "./api.js";
 import { classButtons, classesOf, otherButtons, wordsOf } from "./choices.js";
 import { at, element, isNarrow, percent, say } from "./dom.js";
-import { badgeOf, classOf, labelOf, outcome, reasonOf, riskOf, wasPredicted } from "./outcomes.js";
+import { answerOf, answerShares, badgeOf, classOf, labelOf, outcome, reasonOf, riskOf, wasPredicted } from "./outcomes.js";
 import { renderPicture, resetPicture } from "./picture.js";
 import { emit, on, see, selectedCase, state, take } from "./state.js";
 import { draftOf, remember } from "./storage.js";
@@ -49,7 +49,7 @@ export function renderCase() {
   const reason = at("why"); // of this case, and not before a blind answer
   reason.value = "";
   for (const part of [at("agree"), at("case-scores"), reason, ...reason.labels]) part.hidden = Boolean(one.blind);
-  at("agree").replaceChildren(`Agree: ${one.predicted_class} `, element("kbd", "", "a"));
+  at("agree").replaceChildren(`Agree: ${answerOf(one)} `, element("kbd", "", "a"));
   at("case").scrollTop = 0;
   renderOutcome(one);
   renderPicture(one);
@@ -67,7 +67,7 @@ function renderOutcome(one) {
   at("case-risk").textContent = riskOf(one);
   at("case-risk").title = one.blind ? "" : one.error_probability == null
     ? "Share of the calibration cases that are about as certain, or more so"
-    : `Estimated probability that ${one.predicted_class} is wrong`;
+    : `Estimated probability that ${one.answer ?? one.predicted_class} is wrong`;
   at("case-reason").textContent = reasonOf(one);
 }
 
@@ -78,9 +78,10 @@ on("target", () => {
 
 function renderFacts(one) {
   if (one.blind) return;
-  const [likeliest, most] = Object.entries(one.probabilities).reduce((a, b) => (b[1] > a[1] ? b : a));
-  at("shares-note").hidden = !(most > one.probabilities[one.predicted_class]);
-  at("shares-note").textContent = `${one.predicted_class} is predicted, although ${likeliest} is more `
+  const shares = answerShares(one), name = one.answer ?? one.predicted_class;
+  const [likeliest, most] = Object.entries(shares).reduce((a, b) => (b[1] > a[1] ? b : a));
+  at("shares-note").hidden = !(most > shares[name]);
+  at("shares-note").textContent = `${name} is predicted, although ${likeliest} is more `
     + "probable: the exact reason below says why.";
   at("case-exact").textContent = one.reason;
   const facts = {
@@ -151,7 +152,7 @@ function renderBlindAnswer(one, reviews) {
   const certain = one.error_probability != null && one.error_probability < CERTAIN;
   const again = state.model?.look_again && differs && certain && own.at(-1) === first;
   const texts = [
-    `Your blind answer is ${first && wordsOf(first)}; the model's is ${one.predicted_class}.`,
+    `Your blind answer is ${first && wordsOf(first)}; the model's is ${answerOf(one)}.`,
     differs && one.decision === "accept" ? "The model's was accepted: tell whoever may have acted on it." : "",
     again ? "Please look again: the model is certain of its answer. You may choose another class now." : "",
   ];

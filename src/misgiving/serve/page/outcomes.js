@@ -26,11 +26,24 @@ export function outcome(one) {
 function isUsable(one) {
   if (one.acceptance_score == null) return false;
   const { ood_threshold: limit, max_error_probability: highest, rule } = state.calibration.policy;
-  const predicted = one.probabilities[one.predicted_class], weighed = ["balanced", "costs"].includes(rule);
-  const surpassed = !weighed && Object.values(one.probabilities).some((share) => share > predicted);
+  const shares = answerShares(one), predicted = shares[one.answer ?? one.predicted_class];
+  const weighed = ["balanced", "costs"].includes(rule);
+  const surpassed = !weighed && Object.values(shares).some((share) => share > predicted);
   if (doubt(one) > highest || surpassed) return false;
   return limit == null || (one.ood_score != null && one.ood_score > limit);
 }
+
+// Probabilities by answer: of superclasses where the policy answers these, or else of classes.
+export function answerShares(one) {
+  const groups = Object.entries(state.calibration?.policy?.superclasses ?? {});
+  if (!groups.some(([name]) => name === one.answer)) return one.probabilities;
+  const sum = (names) => names.reduce((total, name) => total + one.probabilities[name], 0);
+  return Object.fromEntries(groups.map(([name, names]) => [name, sum(names)]));
+}
+
+// The model's answer: a class, or a superclass with its most probable class.
+export const answerOf = ({ answer, predicted_class: name }) =>
+  answer == null || answer === name ? name : `${answer} (${name})`;
 
 const sameModel = (one) => one.policy_fingerprint === state.model?.policy_fingerprint;
 
@@ -73,11 +86,11 @@ export function filterOf(decisions, { reviewed = state.reviewed } = {}) {
 
 // What the reviewer said, or else the model.
 export const classOf = (one) =>
-  (one.blind ? "Read blind" : one.review ? wordsOf(one.review) : one.predicted_class);
+  (one.blind ? "Read blind" : one.review ? wordsOf(one.review) : answerOf(one));
 
 // The model's class, if the reviewer chose another one.
 export const wasPredicted = (one) =>
-  one.blind || classOf(one) === one.predicted_class ? "" : `was ${one.predicted_class}`;
+  one.blind || [answerOf(one), one.predicted_class].includes(classOf(one)) ? "" : `was ${answerOf(one)}`;
 
 // In words; the exact reason has the numbers. It is that of the saved policy, even if the previewed
 // target decides differently.

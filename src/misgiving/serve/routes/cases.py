@@ -231,6 +231,8 @@ def review_case(
 ) -> CaseWithHistory:
     """Confirm the model's class, choose another one, or name none; earlier reviews are kept.
 
+    Where superclasses are answered, another class of the same one agrees.
+
     A reader who has not answered a blind case chooses a class by `override`; the response has the
     decision.
     """
@@ -243,7 +245,10 @@ def review_case(
         raise UsageError(
             f"unknown class {final_class!r}; choose from {', '.join(case.probabilities)}"
         )
-    agrees = given.verdict == "override" and final_class == case.predicted_class
+    policy, agreeing = service.model.policy, {case.predicted_class}
+    if policy is not None and case.answer is not None:
+        agreeing |= {*policy.certificate.targets.members(case.answer)}
+    agrees = given.verdict == "override" and final_class in agreeing
     verdict: Verdict = "agree" if agrees else given.verdict
     review = Review(
         verdict=verdict,
@@ -289,7 +294,8 @@ def _csv_row(case: Case, answers: Sequence[Review], readers: Sequence[str]) -> l
     values |= {"reviewed": "yes" if case.reviewed else "no"}
     values |= values["review"] or {}
     judged, against = standing(answers), [None, *classes_against(answers)]
-    labels = {"right": case.predicted_class, "wrong": against[-1], "unconfirmed": None}
+    agreed = [case.predicted_class, *(x.final_class for x in answers if x.verdict == "agree")]
+    labels = {"right": agreed[-1], "wrong": against[-1], "unconfirmed": None}
     values["label"] = values.get("final_class") if judged is None else labels[judged]
     values |= {"audited": "yes" if case.audited else "no", "standing": judged}
     classes = {answer.reviewer: answer.final_class for answer in answers}

@@ -80,7 +80,10 @@ class SavedPolicy(BaseModel):
     threshold: Number = Field(description="Lowest accepted score; null: none, or accepts all.")
     ood_threshold: float | None
     class_targets: list[str] = Field(description="Classes with a limit on missed cases.")
-    rule: str = Field(description="Rule by which the class is predicted.")
+    superclasses: dict[str, list[str]] = Field(
+        description="Classes of each superclass where these are answered; else empty."
+    )
+    rule: str = Field(description="Rule by which the answer is predicted.")
     naming: str = Field(description="Sentence on that rule, with its costs.")
     max_error_probability: float = Field(
         description="Highest error probability of an answer that can be accepted."
@@ -157,6 +160,9 @@ def list_operating_points(service: ServiceDep) -> Calibration:
             threshold=certificate.accept_threshold,
             ood_threshold=certificate.ood_threshold,
             class_targets=list(targets.class_max_miss),
+            superclasses={name: [*targets.members(name)] for name in targets.superclasses}
+            if targets.answer == "superclass"
+            else {},
             rule=policy.rule.rule,
             naming=lines("policy.txt", "predicts", policy)[0],
             max_error_probability=policy.rule.max_error_probability,
@@ -230,7 +236,9 @@ def command(policy: Policy, *, of_graph: bool = False) -> str:
     options |= {"ood_detector": policy.ood_detector, "seed": policy.seed}
     for name, value in options.items():
         option = name.replace("_", "-")
-        if isinstance(value, dict):
+        if name == "superclasses":
+            words += [f"--{option} SUPERCLASSES.json"] if value else []
+        elif isinstance(value, dict):
             pairs = (shlex.quote(f"{key}={number}") for key, number in value.items())
             words += [f"--{option} {pair}" for pair in pairs]
         elif isinstance(value, bool):
