@@ -7,7 +7,7 @@ from policies import certificate_of, outcomes, policy_with, write
 
 from misgiving import Deferral
 from misgiving.calibration.apply import Scaling
-from misgiving.deferral.certificate import ClassErrors, ClassOutcome
+from misgiving.deferral.outcomes import ClassErrors, ClassOutcome
 from misgiving.deferral.policy_file import PolicyFile
 from misgiving.deferral.targets import DecisionRule, Targets
 from misgiving.errors import DataError

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from policies import outputs
 
 from misgiving import Deferral
-from misgiving.deferral.certificate import Selection
 from misgiving.deferral.drift import DriftMonitor
 from misgiving.deferral.guarantees import lowest_allowed
+from misgiving.deferral.outcomes import Selection
 from misgiving.errors import DataError
 
 scores = st.lists(st.integers(0, 12), max_size=25).map(lambda each: np.array(each, dtype=float))

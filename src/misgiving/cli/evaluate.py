@@ -79,11 +79,10 @@ def evaluate(
         REPORT,
         RESERVED_NAMES,
         check_own_files,
-        measured_sets,
         write_evaluation,
     )
     from misgiving.evaluation.evaluate import evaluate as measure
-    from misgiving.evaluation.measures import with_score
+    from misgiving.evaluation.measures import measured_sets, with_score
     from misgiving.evaluation.readers import TUNING
     from misgiving.registry import own_function
     from misgiving.report.evaluation import findings, notes, write_report

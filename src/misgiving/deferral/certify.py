@@ -10,14 +10,9 @@ import numpy as np
 from misgiving.arrays import Mask, Values
 from misgiving.calibration.apply import answers_of
 from misgiving.deferral.bounds import upper_bound
-from misgiving.deferral.certificate import (
-    Capacity,
-    CertifiableError,
-    Certificate,
-    ClassErrors,
-    ClassOutcome,
-)
+from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.guarantees import GUARANTEES, Guarantee, fit_selection
+from misgiving.deferral.outcomes import Capacity, CertifiableError, ClassErrors, ClassOutcome
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import RankCounts, ScoredCases, count_ranks
 

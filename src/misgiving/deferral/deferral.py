@@ -7,14 +7,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from misgiving.calibration.apply import Calibrator, answers_of
-from misgiving.calibration.fit import Fitted, fit_calibrator
-from misgiving.deferral.certificate import MIN_TUNING_CASES, Certificate
+from misgiving.calibration.apply import Calibrator
+from misgiving.calibration.fit import Fitted
+from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.certify import certify_thresholds, find_remedies, with_class_limits
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.draw import DrawnCases
+from misgiving.deferral.fit_policy import check_limit, fit_policy
 from misgiving.deferral.guarantees import GUARANTEES, Guarantee
 from misgiving.deferral.identities import Cases, Identities
 from misgiving.deferral.policy import Policy
@@ -27,7 +26,7 @@ from misgiving.deferral.policy_file import (
     policy_folder,
     write_policy,
 )
-from misgiving.deferral.sets import check_ood_detector, fitting_sets
+from misgiving.deferral.sets import fitting_sets
 from misgiving.deferral.targets import (
     AnswerName,
     DecisionRule,
@@ -36,13 +35,11 @@ from misgiving.deferral.targets import (
     check_known,
 )
 from misgiving.deferral.thresholds import ScoredCases
-from misgiving.errors import DataError, Parameter, UsageError
+from misgiving.errors import DataError, UsageError
 from misgiving.files import whole_folder
 from misgiving.groups import unit_of
 from misgiving.predictions.record import Predictions
-from misgiving.scores.detectors import FittedDetectors, default_ood_detector
-from misgiving.scores.features import FEATURE_SCORES
-from misgiving.scores.outputs import CONFIDENCE
+from misgiving.scores.detectors import FittedDetectors
 
 BY_NAME = ("class_max_miss", "costs", "superclasses")  # parameters that are empty or None
 
@@ -246,18 +243,8 @@ class Deferral:
             unit=unit_of(calibration.group_columns),
             kind=calibration.kind,
         )
-        self._check_limit(self.policy_)
+        check_limit(self.policy_)
         return self
-
-    def _check_limit(self, policy: Policy) -> None:
-        limits = self.max_error_probability < DecisionRule.max_error_probability
-        if limits and not policy.certificate.shows_errors:
-            raise DataError(
-                Parameter("max_error_probability"),
-                " limits an error probability, for which the tuning set is too small or unlike the "
-                f"calibration cases ({policy.certificate.tuning_cases} tuning cases, at least "
-                f"{MIN_TUNING_CASES} are needed); give more, or leave it out",
-            )
 
     def fit_policy(
         self,
@@ -267,56 +254,17 @@ class Deferral:
         *,
         looks: Sequence[int] = (),
     ) -> tuple[Policy, ScoredCases]:
-        """Fit all that scores an image, and choose the targets that are in force.
-
-        Returns:
-            A policy that accepts nothing yet, and one tuning case of each group, out of fold.
-        """
-        targets, rule, guarantee = self.check_parameters(tuning.classes, looks)
-        needs_vector = rule.rule in ("balanced", "costs") or targets.answer == "superclass"
-        if tuning.kind == CONFIDENCE and (needs_vector or tuning.opinions):
-            raise DataError(
-                "costs, the rule balanced, superclasses as answers and second opinions need a "
-                "probability for each class, and the predictions have an answer and its "
-                "confidence; leave them out"
-            )
-        if fitted is None:
-            answers, of_each = targets.answers(tuning.classes), None
-            if targets.answer == "superclass":
-                of_each = targets.superclass_of_each(tuning.classes)
-            weights = rule.class_weights(answers, answers_of(tuning.labels, of_each))
-            fitted = fit_calibrator(tuning, detectors, weights, of_each)
-        ood_detector = self.ood_detector or default_ood_detector(detectors)
-        check_ood_detector(ood_detector, tuning, detectors)
-        if not (self.ood_detector or ood_detector in FEATURE_SCORES):
-            targets = replace(targets, max_ood_false_alarms=None)
-        chosen = tuning.one_per_group(seed=self.seed)
-        policy = Policy(
-            calibration=fitted.calibrator,
-            detectors=detectors,
-            rule=rule,
-            ood_detector=ood_detector,
-            certificate=Certificate(
-                targets=targets,
-                guarantee=guarantee.name,
-                classes=tuning.classes,
-                tuning_cases=len(chosen),
-                looks=tuple(looks),
-            ),
-            model=tuning.model or "unnamed",
-            unit=unit_of(tuning.group_columns),
-            kind=tuning.kind,
+        """Fit all that scores an image; gives a policy that accepts nothing yet, and its cases."""
+        parameters = self.check_parameters(tuning.classes, looks)
+        return fit_policy(
+            tuning,
+            detectors,
+            fitted,
+            parameters,
+            ood_detector=self.ood_detector,
+            looks=looks,
             seed=self.seed,
         )
-        self._check_limit(policy)
-        cross_fitted = policy.judged(
-            policy.score(tuning),
-            probabilities=np.exp(fitted.vectors),
-            predicted=fitted.predicted,
-            acceptance_score=fitted.scores,
-        )
-        cases = ScoredCases.of(cross_fitted, tuning.labels, policy.calibration)
-        return policy, cases[chosen]
 
     def check_parameters(
         self, classes: Sequence[str] = (), looks: Sequence[int] = ()

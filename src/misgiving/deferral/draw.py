@@ -18,10 +18,10 @@ import numpy as np
 
 from misgiving.arrays import Mask, Rows, Values
 from misgiving.deferral.bounds import compare_distributions
-from misgiving.deferral.certificate import Pool
 from misgiving.deferral.certify import with_ood_limit
 from misgiving.deferral.guarantees import Guarantee
 from misgiving.deferral.identities import Cases, Identities
+from misgiving.deferral.outcomes import Pool
 from misgiving.deferral.sets import FREE, NOT_USED, OWN_SETS, check_same_model, fit_detectors
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import ScoredCases

@@ -11,7 +11,7 @@ import numpy as np
 
 from misgiving.arrays import Values
 from misgiving.deferral.bounds import Bounds, Cases, tolerance_rank, upper_bound
-from misgiving.deferral.certificate import ROUNDING, Selection
+from misgiving.deferral.outcomes import ROUNDING, Selection
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import (
     FEWEST_CASES,

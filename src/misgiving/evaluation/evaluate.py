@@ -1,7 +1,7 @@
 """Measure predictions, and the decisions of a policy on the images that it was not fitted on."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
@@ -25,6 +25,7 @@ from misgiving.evaluation.measures import (
     measure_failures,
     measure_loss_estimation,
     measure_shares,
+    measured_sets,
     measurements_of,
 )
 from misgiving.evaluation.readers import TUNING, Readers, measure_readers
@@ -45,7 +46,6 @@ from misgiving.scores.detectors import WITHOUT_FEATURES, all_scores
 RESERVED_NAMES = (POLICY_SET, "test", "validation", "held_out", "predictions")
 """Names, in results, of rows that are of no OOD set."""
 
-NOT_MEASURED = frozenset(("train", "excluded"))
 HINDSIGHT_ERRORS = (0.05, 0.1, 0.2)
 REPORT, MEASUREMENTS = "report.html", "measurements.csv"
 EVALUATION_FILES = (
@@ -260,23 +260,6 @@ def _rows_to_measure(
     if name == "train":
         notes.append(Note("trained_on", {}))
     return name or ("held_out" if predictions.sets else "predictions"), measured, notes
-
-
-def measured_sets(sets: Collection[str], set_name: str | None = None) -> Collection[str]:
-    """The set of this name; None: `test`, or else all that the model was not trained on.
-
-    Raises:
-        UsageError: There is none.
-    """
-    chosen = {set_name} if set_name is not None else {"test"} & {*sets} or {*sets} - NOT_MEASURED
-    if not chosen & {*sets}:
-        choices = ", ".join(sorted({*sets} - {""})) or "none"
-        if set_name is not None:
-            message = f"no row is in the set {set_name!r}; the sets of these predictions: {choices}"
-            raise UsageError(message)
-        message = f"the model was trained or chosen on all of these images (sets {choices}); give "
-        raise UsageError(f"{message}others, or choose a set with ", Parameter("set", "train"))
-    return chosen
 
 
 def _check_outliers(measured: Predictions, ood: Mapping[str, Predictions], dataset: str) -> None:

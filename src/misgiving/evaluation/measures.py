@@ -1,7 +1,7 @@
 """Measurements of predictions: pure functions that give rows of the results."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from misgiving.arrays import Classes, Names, Probabilities, Replicates, Values, Weights
 from misgiving.calibration.apply import LEARNED
-from misgiving.errors import UsageError
+from misgiving.errors import Parameter, UsageError
 from misgiving.metrics.calibration import (
     brier_score,
     classwise_calibration_error,
@@ -39,6 +39,7 @@ POLICY_SET = "policy_test"
 """Name, in results, of the images on which a policy is measured."""
 
 FAILURE_SCORES = ("msp", "entropy", "max_logit", "max_logit_norm", "predicted_loss", *LEARNED)
+NOT_MEASURED = frozenset(("train", "excluded"))
 COVERAGES = (0.5, 0.8, 0.9)
 RISKS = (0.05, 0.1, 0.2)
 
@@ -50,6 +51,23 @@ class Measurement(NamedTuple):
     detector: str
     metric: str
     value: float
+
+
+def measured_sets(sets: Collection[str], set_name: str | None = None) -> Collection[str]:
+    """The set of this name; None: `test`, or else all that the model was not trained on.
+
+    Raises:
+        UsageError: There is none.
+    """
+    chosen = {set_name} if set_name is not None else {"test"} & {*sets} or {*sets} - NOT_MEASURED
+    if not chosen & {*sets}:
+        choices = ", ".join(sorted({*sets} - {""})) or "none"
+        if set_name is not None:
+            message = f"no row is in the set {set_name!r}; the sets of these predictions: {choices}"
+            raise UsageError(message)
+        message = f"the model was trained or chosen on all of these images (sets {choices}); give "
+        raise UsageError(f"{message}others, or choose a set with ", Parameter("set", "train"))
+    return chosen
 
 
 def with_score(

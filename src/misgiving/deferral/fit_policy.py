@@ -1,0 +1,112 @@
+"""Fitting of all that scores an image, on the tuning set, before a threshold is certified."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from misgiving.calibration.apply import answers_of
+from misgiving.calibration.fit import Fitted, fit_calibrator
+from misgiving.deferral.certificate import MIN_TUNING_CASES, Certificate
+from misgiving.deferral.guarantees import Guarantee
+from misgiving.deferral.policy import Policy
+from misgiving.deferral.sets import check_ood_detector
+from misgiving.deferral.targets import DecisionRule, Targets
+from misgiving.deferral.thresholds import ScoredCases
+from misgiving.errors import DataError, Parameter
+from misgiving.groups import unit_of
+from misgiving.predictions.record import Predictions
+from misgiving.scores.detectors import FittedDetectors, default_ood_detector
+from misgiving.scores.features import FEATURE_SCORES
+from misgiving.scores.outputs import CONFIDENCE
+
+
+def fit_policy(
+    tuning: Predictions,
+    detectors: FittedDetectors,
+    fitted: Fitted | None,
+    parameters: tuple[Targets, DecisionRule, Guarantee],
+    *,
+    ood_detector: str | None,
+    looks: Sequence[int],
+    seed: int,
+) -> tuple[Policy, ScoredCases]:
+    """Fit all that scores an image, and choose the targets that are in force.
+
+    Args:
+        tuning: For all that is fitted or chosen.
+        detectors: Fitted on the training set.
+        fitted: The calibration, where it was fitted on the tuning set before.
+        parameters: Checked.
+        ood_detector: Name of the OOD score; None: the default.
+        looks: Numbers of cases of the planned calibrations.
+        seed: Of the draw of one image from each group.
+
+    Returns:
+        A policy that accepts nothing yet, and one tuning case of each group, out of fold.
+
+    Raises:
+        DataError: The set cannot support a policy.
+    """
+    targets, rule, guarantee = parameters
+    needs_vector = rule.rule in ("balanced", "costs") or targets.answer == "superclass"
+    if tuning.kind == CONFIDENCE and (needs_vector or tuning.opinions):
+        raise DataError(
+            "costs, the rule balanced, superclasses as answers and second opinions need a "
+            "probability for each class, and the predictions have an answer and its "
+            "confidence; leave them out"
+        )
+    if fitted is None:
+        answers, of_each = targets.answers(tuning.classes), None
+        if targets.answer == "superclass":
+            of_each = targets.superclass_of_each(tuning.classes)
+        weights = rule.class_weights(answers, answers_of(tuning.labels, of_each))
+        fitted = fit_calibrator(tuning, detectors, weights, of_each)
+    is_chosen = ood_detector is not None
+    ood_detector = ood_detector or default_ood_detector(detectors)
+    check_ood_detector(ood_detector, tuning, detectors)
+    if not (is_chosen or ood_detector in FEATURE_SCORES):
+        targets = replace(targets, max_ood_false_alarms=None)
+    chosen = tuning.one_per_group(seed=seed)
+    policy = Policy(
+        calibration=fitted.calibrator,
+        detectors=detectors,
+        rule=rule,
+        ood_detector=ood_detector,
+        certificate=Certificate(
+            targets=targets,
+            guarantee=guarantee.name,
+            classes=tuning.classes,
+            tuning_cases=len(chosen),
+            looks=tuple(looks),
+        ),
+        model=tuning.model or "unnamed",
+        unit=unit_of(tuning.group_columns),
+        kind=tuning.kind,
+        seed=seed,
+    )
+    check_limit(policy)
+    cross_fitted = policy.judged(
+        policy.score(tuning),
+        probabilities=np.exp(fitted.vectors),
+        predicted=fitted.predicted,
+        acceptance_score=fitted.scores,
+    )
+    cases = ScoredCases.of(cross_fitted, tuning.labels, policy.calibration)
+    return policy, cases[chosen]
+
+
+def check_limit(policy: Policy) -> None:
+    """Check that a limit of the error probability can be read from one.
+
+    Raises:
+        DataError: There is such a limit, and the policy shows no error probability.
+    """
+    limits = policy.rule.max_error_probability < DecisionRule.max_error_probability
+    if limits and not policy.certificate.shows_errors:
+        raise DataError(
+            Parameter("max_error_probability"),
+            " limits an error probability, for which the tuning set is too small or unlike the "
+            f"calibration cases ({policy.certificate.tuning_cases} tuning cases, at least "
+            f"{MIN_TUNING_CASES} are needed); give more, or leave it out",
+        )
