@@ -180,7 +180,7 @@ def test_of_fewer_than_ten_groups_only_the_softmax_is_fitted(tuning):
     fitted = fit(few, EVEN)
     made = fitted.calibrator
     assert made.error_estimator is made.opinions is made.opinion_worth is None
-    assert fitted.candidates.keys() == made.tried.keys() == {"msp", "predicted_loss"}
+    assert fitted.candidates.keys() == made.tried.keys() == {CALIBRATED, "msp", "predicted_loss"}
     vectors = made.scaling.logarithms(few.logits)
     log_odds = made.log_odds_at(fitted.scores)
     expected = with_log_odds(vectors, fitted.predicted, log_odds)

@@ -17,7 +17,7 @@ Opinions = Mapping[str, Logits]
 """Probabilities of the classes by other models, by the names of these."""
 
 CALIBRATED, ERROR_ESTIMATOR, SECOND_OPINION = "calibrated", "error_estimator", "second_opinion"
-TOP_FIVE = "top_five"
+TOP_FIVE, PREDICTED_LOSS = "top_five", "predicted_loss"
 LEARNED = (CALIBRATED, ERROR_ESTIMATOR, SECOND_OPINION, TOP_FIVE)
 """Names of the scores that are learned on the tuning set."""
 RIVALS = 4  # the next classes, with which the predicted one makes five
@@ -79,7 +79,7 @@ def evidence_of(score: str, values: Values) -> Values:
     """Scores of this name on the scale of log-odds, in the same order."""
     if score == "msp":
         return np.asarray(logit(values.clip(SMALLEST, 1 - SMALLEST)))
-    if score == "predicted_loss":  # the loss of an answer of which the probability is exp(-loss)
+    if score == PREDICTED_LOSS:  # the loss of an answer of which the probability is exp(-loss)
         return np.asarray(-np.log(np.expm1((-values).clip(SMALLEST, 700))))
     return values
 

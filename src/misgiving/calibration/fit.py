@@ -14,6 +14,7 @@ from misgiving.arrays import Classes, Logits, Members, Names, Rows, Values
 from misgiving.calibration.apply import (
     CALIBRATED,
     ERROR_ESTIMATOR,
+    PREDICTED_LOSS,
     RIVALS,
     SECOND_OPINION,
     TOP_FIVE,
@@ -40,7 +41,7 @@ from misgiving.scores.detectors import FittedDetectors, all_scores
 from misgiving.scores.logits import cross_entropy
 from misgiving.scores.outputs import CONFIDENCE, logarithms_of
 
-UNLEARNED = ("msp", "predicted_loss")  # with more candidates chance decides where errors are few
+COMPARED = ("msp", "predicted_loss")  # scores that are not learned here
 LEAST_GAIN = 0.01  # share of the AURC by which a score must be better than the probability
 LINE_SCALE = 0.25  # standard deviation of the prior of a line's offset and slope, about 0 and 1
 LINE_GAIN = 3.0  # of the penalised log-likelihood, that a line must bring
@@ -315,7 +316,8 @@ def fit_calibrator(
 
     The acceptance score is the error estimator where it gives the true classes of images that it
     was not fitted on a higher likelihood than the calibrated softmax. Otherwise it is the latter
-    (out of fold), unless MSP or the predicted loss has an AURC that is lower by `LEAST_GAIN`.
+    (out of fold), unless the predicted loss has an AURC that is lower by `LEAST_GAIN`: with more
+    candidates, such as MSP, chance decides where errors are few.
     Second opinions take its place where they make the true classes more likely. Where that lowers
     the AURC by as much, the predicted class is compared with the next four alone.
 
@@ -338,7 +340,7 @@ def fit_calibrator(
     evidence, loss = detectors.evidence(tuning), scores.get("predicted_loss")
     folds, truth, estimator = group_folds(units), (np.arange(len(labels)), labels), None
     vectors = _cross_fitted_scaling(logits, labels, folds)
-    learned = {CALIBRATED: vectors} if folds else {}
+    learned = {CALIBRATED: vectors}
     if evidence is not None and folds:
         members = np.concatenate([vectors[:, None], evidence], axis=1)
         estimator, learned[ERROR_ESTIMATOR] = _fit_estimator(members, logits, labels, units, folds)
@@ -346,7 +348,7 @@ def fit_calibrator(
     vectors = learned[ERROR_ESTIMATOR] if mixes else vectors
     predicted = predicted_classes(vectors, weights, logits, superclasses)
     answers = answers_of(predicted, superclasses)
-    candidates = {name: scores[name] for name in UNLEARNED if name in scores}
+    candidates = {name: scores[name] for name in COMPARED if name in scores}
     sums = {name: log_sums(each, superclasses) for name, each in learned.items()}
     candidates |= {name: log_odds_of(each, answers) for name, each in sums.items()}
     pool, wrong = None, (answers != answers_of(labels, superclasses)).astype(np.float64)
@@ -359,14 +361,12 @@ def fit_calibrator(
     tried, ones = {}, np.ones_like(wrong)
     for name, confidences in candidates.items():
         tried[name] = float(aurc(RiskSteps.of(ties(-confidences), wrong, ones)))
-    own = {name: tried[name] for name in (CALIBRATED, *UNLEARNED) if name in tried}
-    own |= {name: own[name] / (1 - LEAST_GAIN) for name in UNLEARNED if name in own}
-    # equal areas are rounded apart where one score has ties among images that are right
-    score = ERROR_ESTIMATOR if mixes else min(own, key=lambda name: round(own[name], 12))
+    better = tried.get(PREDICTED_LOSS, np.inf) < (1 - LEAST_GAIN) * tried[CALIBRATED]
+    score = ERROR_ESTIMATOR if mixes else PREDICTED_LOSS if better else CALIBRATED
     worth = tried[score] - tried[SECOND_OPINION] if SECOND_OPINION in tried else None
     score = score if pool is None else SECOND_OPINION
     truncates = tried.get(TOP_FIVE, np.inf) < (1 - LEAST_GAIN) * tried[score]
-    score = CALIBRATED if truncates and score in UNLEARNED else score
+    score = CALIBRATED if truncates and score == PREDICTED_LOSS else score
     calibrator = Calibrator(
         scaling=fit_scaling(logits, labels),
         weights=None if weights is None else tuple(weights.tolist()),
