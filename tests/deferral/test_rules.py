@@ -63,7 +63,8 @@ def test_costs_name_the_class_with_the_least_expected_cost(seed):
             for x in (0.0, 1.0)
         ),
         *((Targets, {"max_silent_error": x}, "max_silent_error") for x in (0.0, 1.0)),
-        (Targets, {"class_max_miss": {"a": 0.1}}, "max_error"),
+        (Targets, {}, "max_error"),
+        *((Targets, {"max_deferred": x}, "max_deferred") for x in (0.0, 1.0)),
     ],
 )
 def test_values_that_make_no_sense_are_refused_by_the_name_of_the_parameter(
