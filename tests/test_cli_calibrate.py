@@ -172,7 +172,7 @@ def test_predict_gives_an_image_the_score_that_calibrate_gave_it(
     _, output, error = misgiving("predict", calibrated[0], tmp_path, places / "photographs", *CPU)
     rows = list(csv.DictReader(output.splitlines()))
     assert list(rows[0]) == [
-        "path", "predicted_class", "probability", "predicted_loss", "decision", "reason",
+        "path", "predicted_class", "probability", "predicted_loss", "answer", "decision", "reason",
         "error_probability", "expected_loss", "ood_p_value", "acceptance_score", "ood_score",
         *(f"probability_{digit}" for digit in range(10)),
     ]  # fmt: skip
