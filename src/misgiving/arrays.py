@@ -24,7 +24,7 @@ Rows = Int[np.ndarray, " _"]
 
 Logits = Float[np.ndarray, "n classes"]
 Sums = Float[np.ndarray, "n answers"]
-"""Of classes, for each answer: a superclass, or a class."""
+"""A value for each answer: a superclass, or a class."""
 Probabilities = Float[np.ndarray, "n classes"]
 Members = Float[np.ndarray, "n members classes"]
 """Log-probabilities of each class by each classifier of a mixture."""

@@ -47,7 +47,7 @@ def photos(places):
 
 @pytest.fixture(scope="module")
 def decisions(places, photos):
-    """What `predict` decides by the run and by the bundle."""
+    """Decisions of `predict` by the run and by the bundle."""
     return {
         name: [
             row.decision
@@ -164,8 +164,8 @@ def test_kept_predictions_and_graphs_of_different_numbers_of_views_are_not_mixed
     for seed, views in enumerate((8, 1, 2, 8, 1, 2)):
         torch.manual_seed(seed)
         source = TrainedRun(run, cache=tmp_path / "cache", views=views)
-        found = source.predict(data).predictions.logits
-        np.testing.assert_array_equal(logits.setdefault(views, found), found)
+        own = source.predict(data).predictions.logits
+        np.testing.assert_array_equal(logits.setdefault(views, own), own)
     assert calls == [8, 1, 2]
     assert np.abs(logits[8] - logits[1]).max() > 0.1
     assert len([*(run / "predictions").iterdir()]) == 3

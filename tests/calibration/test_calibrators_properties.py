@@ -147,7 +147,7 @@ def test_the_probability_that_is_shown_is_what_the_error_probability_leaves(draw
 def test_the_error_probability_never_falls_as_the_score_that_decides_falls(
     random, count, classes, rule, columns, answers_superclasses
 ):
-    """Of any table, at the level of its answers; and each vector of probabilities adds up to 1."""
+    """And each vector of probabilities adds up to 1: for any table, at the level of its answers."""
 
     def drawn(images):
         logits = random.gamma(2) * random.normal(size=(images, classes))

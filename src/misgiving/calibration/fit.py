@@ -282,6 +282,11 @@ class Fitted(NamedTuple):
         return self._replace(calibrator=replace(self.calibrator, line=line), vectors=vectors)
 
 
+def _area(confidences: Values, wrong: Values) -> float:
+    """AURC of a candidate score."""
+    return float(aurc(RiskSteps.of(ties(-confidences), wrong, np.ones_like(wrong))))
+
+
 def _fit_confidence(tuning: Predictions) -> Fitted:
     logits, predicted = tuning.logits.astype(np.float64), tuning.choices
     scores, right = log_odds_of(logits, predicted), (predicted == tuning.labels).astype(np.float64)
@@ -294,9 +299,7 @@ def _fit_confidence(tuning: Predictions) -> Fitted:
         error_estimator=None,
         score=CALIBRATED,
         loss=None,
-        tried={
-            CALIBRATED: float(aurc(RiskSteps.of(ties(-scores), 1 - right, np.ones_like(right))))
-        },
+        tried={CALIBRATED: _area(scores, 1 - right)},
         samples=len(right),
         line=line,
     )
@@ -358,9 +361,7 @@ def fit_calibrator(
         candidates[SECOND_OPINION] = log_odds_of(log_sums(joint, superclasses), answers)
     if folds and (of_answers := log_sums(vectors, superclasses)).shape[1] > 1 + RIVALS:
         candidates[TOP_FIVE] = log_odds_of(of_answers, answers, RIVALS)
-    tried, ones = {}, np.ones_like(wrong)
-    for name, confidences in candidates.items():
-        tried[name] = float(aurc(RiskSteps.of(ties(-confidences), wrong, ones)))
+    tried = {name: _area(confidences, wrong) for name, confidences in candidates.items()}
     better = tried.get(PREDICTED_LOSS, np.inf) < (1 - LEAST_GAIN) * tried[CALIBRATED]
     score = ERROR_ESTIMATOR if mixes else PREDICTED_LOSS if better else CALIBRATED
     worth = tried[score] - tried[SECOND_OPINION] if SECOND_OPINION in tried else None

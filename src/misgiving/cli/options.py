@@ -312,7 +312,7 @@ MAPPINGS: dict[Any, Values] = {
     float: {"metavar": MAPPING, "converter": _numbers, "allow_leading_hyphen": True},
     tuple[str, ...]: {"metavar": "FILE.json", "converter": _lists},
 }
-"""How a mapping is typed, by the type of its values."""
+"""Settings of an option that takes a mapping, by the type of its values."""
 
 
 def _rate(_: Any, tokens: Sequence[Token]) -> Any:

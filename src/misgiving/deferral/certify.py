@@ -106,11 +106,9 @@ def find_capacity(
     above the threshold are, given it, a simple random sample: so the error there has a bound that
     nothing was chosen by.
     """
-    if targets.max_deferred is None:
+    most = guarantee.most_deferred(len(kept), targets)
+    if most is None:
         return None
-    # a case with the score of the rank may be one of many
-    rank = guarantee.rank_below(len(kept), targets.max_deferred, level=targets.level)
-    most = max(0, rank - 1)
     scores = np.where(kept, calibration.scores, -math.inf)
     distinct, counts = np.unique(scores, return_counts=True)
     deferred = distinct[counts.cumsum() <= most]  # of equal scores all are, or none is

@@ -164,17 +164,28 @@ class Decisions(ScoredImages, Sequence[Decision]):
         return np.asarray(self.answered != self.answers_of(labels))
 
     @property
+    def _named(self) -> Shaped[np.ndarray, " n"]:
+        return np.asarray(np.array(self.answers, dtype=object)[self.answered])
+
+    @property
     def _shown_probability(self) -> Values:
         values = self.answer_probabilities[np.arange(len(self)), self.answered]
         is_shown = self.policy is None or self.policy.certificate.shows_errors
         return np.asarray(values if is_shown else np.full_like(values, np.nan))
 
     def __iter__(self) -> Iterator[Decision]:
-        arrays = self.arrays | {"probability": self._shown_probability, "answer": self.answered}
-        arrays["answer_probabilities"] = self.answer_probabilities
+        arrays = self.arrays | {"probability": self._shown_probability, "answer": self._named}
+        if self.answers != self.classes:
+            arrays["answer_probabilities"] = self.answer_probabilities
+        at_threshold = math.nan
+        if self.policy is not None:
+            scores = np.append(self.acceptance_score, self.threshold)
+            *errors, at_threshold = self.policy.calibration.error_at(scores).tolist()
+            arrays["error"] = np.array(errors)
         columns = {name: values.tolist() for name, values in arrays.items()}
         for values in zip(*columns.values(), strict=True):
-            yield self._decision(**dict(zip(columns, values, strict=True)))
+            row = dict(zip(columns, values, strict=True))
+            yield self._decision(error_at_threshold=at_threshold, **row)
 
     def to_frame(self) -> "pandas.DataFrame":
         """A row for each image, with the columns of a `Decision`."""
@@ -183,7 +194,7 @@ class Decisions(ScoredImages, Sequence[Decision]):
         values = self.arrays | {
             "predicted_class": np.array(self.classes, dtype=object)[self.predicted],
             "probability": self._shown_probability,
-            "answer": np.array(self.answers, dtype=object)[self.answered],
+            "answer": self._named,
             "decision": self.decisions,
             "reason": [each.reason for each in self],
         }
@@ -198,20 +209,25 @@ class Decisions(ScoredImages, Sequence[Decision]):
         predicted: int,
         probabilities: list[float],
         acceptable: bool,
-        answer: int,
-        answer_probabilities: list[float],
+        answer: str,
+        error_at_threshold: float,
+        answer_probabilities: list[float] | None = None,
+        error: float = math.nan,
         **numbers: float,
     ) -> Decision:
         del acceptable  # the reason tells
         by_class = dict(zip(self.classes, probabilities, strict=True))
-        name, reason = self.answers[answer], NO_POLICY
+        reason = NO_POLICY
         if self.policy is not None:
-            reason = self.policy.reason_of(decisions, numbers, self.threshold)
-            by_answer = dict(zip(self.answers, answer_probabilities, strict=True))
-            reason += self.policy.reason_of_answer(name, by_answer)
+            errors = error, error_at_threshold
+            reason = self.policy.reason_of(decisions, numbers, self.threshold, errors)
+            by_answer = by_class
+            if answer_probabilities is not None:
+                by_answer = dict(zip(self.answers, answer_probabilities, strict=True))
+            reason += self.policy.reason_of_answer(answer, by_answer)
         return Decision.model_construct(
             predicted_class=self.classes[predicted],
-            answer=name,
+            answer=answer,
             decision=decisions,
             reason=reason,
             probabilities={key: _finite_or_none(share) for key, share in by_class.items()},

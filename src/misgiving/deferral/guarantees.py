@@ -47,6 +47,16 @@ class Guarantee(ABC):
         rate = targets.max_ood_false_alarms
         return None if rate is None else self.rank_below(cases, rate, level=targets.level) or None
 
+    def most_deferred(self, cases: int, targets: Targets) -> int | None:
+        """Number of so many cases that may be deferred; None without the target.
+
+        One less than the rank, as a case with the score of the rank may be one of many.
+        """
+        rate = targets.max_deferred
+        if rate is None:
+            return None
+        return max(0, self.rank_below(cases, rate, level=targets.level) - 1)
+
     @abstractmethod
     def rank_below(self, cases: int, rate: float, *, level: float) -> int:
         """Highest rank of so many cases, lowest first, with at most `rate` of all images below it.

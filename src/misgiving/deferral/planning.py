@@ -100,7 +100,7 @@ def plan_certification(
         for rows in (labels, labels[one_per_group(units, seed=0)])
     )
     total, level = sum(cases.values()), SHARE_OF_RANK * targets.level_of_error
-    rate, deferred = targets.max_ood_false_alarms, targets.max_deferred
+    rate = targets.max_ood_false_alarms
     return CertificationOutlook(
         targets=targets,
         images=images,
@@ -114,9 +114,7 @@ def plan_certification(
             )
             for name, limit in targets.class_max_miss.items()
         },
-        most_deferred=None
-        if deferred is None
-        else max(0, guarantee.rank_below(total, deferred, level=targets.level) - 1),
+        most_deferred=guarantee.most_deferred(total, targets),
         ood_rank=guarantee.ood_rank(total, targets),
         ood_cases=None
         if rate is None

@@ -105,8 +105,9 @@ class Policy:
         probabilities = self.calibration.sums(changed.probabilities)
         errors = error_probabilities(probabilities, answers)
         acceptable = self.rule.mark_acceptable(probabilities, answers, errors)
-        shown = errors if self.certificate.shows_errors else np.full_like(errors, np.nan)
-        return replace(changed, error_probability=shown, acceptable=acceptable)
+        if not self.certificate.shows_errors:
+            errors = np.full_like(errors, np.nan)
+        return replace(changed, error_probability=errors, acceptable=acceptable)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -164,39 +165,49 @@ class Policy:
             policy=self,
         )
 
-    def reason_of(self, decision: str, numbers: Mapping[str, float], threshold: float) -> str:
+    def reason_of(
+        self,
+        decision: str,
+        numbers: Mapping[str, float],
+        threshold: float,
+        errors: tuple[float, float],
+    ) -> str:
         """The reason of a decision, in terms of the number that decided.
 
         Args:
             decision: `accept`, `defer` or `ood`.
             numbers: Of the image, by their columns.
             threshold: Lowest accepted score.
+            errors: Error probabilities of the image, also where it is not shown, and at the
+                threshold.
         """
         if decision == "ood":
             p_value, cases = numbers["ood_p_value"], len(self.certificate.ood_scores)
             below = round(p_value * (cases + 1)) - 1  # calibration cases that are no more familiar
             share = f" but {100 * below / cases:.2g} % of the" if below else ""
-            images = "calibration cases" if self.certificate.pool is None else "images of the pool"
             less = (
                 "less like the training images"
                 if self.compares_with_training
                 else "lower OOD score"
             )
-            return f"{less} than all{share} {images} (p = {p_value:.2g})"
+            return f"{less} than all{share} {self._images} (p = {p_value:.2g})"
         score, ood_score = numbers["acceptance_score"], numbers["ood_score"]
         limit, highest = self.certificate.ood_threshold, self.rule.max_error_probability
         if not math.isfinite(score) or (limit is not None and not math.isfinite(ood_score)):
             return NOT_FINITE
-        error, most = self.calibration.error_at(np.array([score, threshold])).tolist()
-        if error > highest:
-            words = comparison("probability of error", error, "above", highest, ALL_LIMITED)
+        if errors[0] > highest:
+            words = comparison("probability of error", errors[0], "above", highest, ALL_LIMITED)
             return words if self.certificate.shows_errors else TOO_UNCERTAIN
         if threshold == math.inf:
             return NO_THRESHOLD
         if ood_score == limit:
             return AT_OOD_THRESHOLD
         accepted = decision == "accept"
-        return self._compared((score, threshold), (error, most), accepted=accepted)
+        return self._compared((score, threshold), errors, accepted=accepted)
+
+    @property
+    def _images(self) -> str:
+        return "calibration cases" if self.certificate.pool is None else "images of the pool"
 
     def _compared(
         self, scores: tuple[float, float], errors: tuple[float, float], *, accepted: bool
@@ -226,8 +237,7 @@ class Policy:
         above = score if score >= threshold else math.nextafter(score, math.inf)
         own, most = (f"{100 * certificate.share_reaching(x):.3g} %" for x in (above, threshold))
         place = "among the most certain" if score >= threshold else "less certain than"
-        cases = "calibration cases" if certificate.pool is None else "images of the pool"
-        return f"{place} {own} of the {cases}; the most certain {most} can be accepted"
+        return f"{place} {own} of the {self._images}; the most certain {most} can be accepted"
 
     def reason_of_answer(self, name: str, probabilities: Mapping[str, float]) -> str:
         """A clause on why an answer is not the most probable one; empty where it is."""

@@ -195,7 +195,7 @@ def scores_of_outputs(
 
 
 def _layers(taps: Taps, reduced: Features) -> Float[np.ndarray, "n columns"]:
-    """What `layers` in `FeatureScore.reads` says."""
+    """Taps, and after them the reduced features as unit vectors."""
     return np.hstack([taps, unit_vectors(reduced)])
 
 
