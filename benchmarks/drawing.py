@@ -81,7 +81,7 @@ def print_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 def certified(cases: ScoredCases, targets: Targets, floor: float = -np.inf) -> float:
     """The loosest threshold that is certified."""
     counts = count_ranks(cases, targets, classes=("all",), floor=floor)
-    position = loosest_certified(counts, targets)
+    position = loosest_certified([counts], targets)[0]
     return float(counts.thresholds[position]) if position >= 0 else np.inf
 
 

@@ -239,7 +239,7 @@ def lowest_accepted(
             count_ranks(each, targets, classes=classes, ood_limit=limit)
             for each, limit in zip(sets, limits, strict=True)
         )
-        position = loosest_certified(counts, targets)
+        position = loosest_certified([counts], targets)[0]
         certified = float(counts.thresholds[position]) if position >= 0 else math.nan
         selection = fit_selection(tuning, certifying, batch_counts, targets, classes=classes)
         familiar = cases.scores[batch][cases.ood_scores[batch] > limits[1]]

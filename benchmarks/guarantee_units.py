@@ -179,7 +179,7 @@ def certify(population: Population, calibration: Positions, target: float) -> Ce
     targets, thresholds = Targets(max_error=target, max_ood_false_alarms=None), []
     for chosen in calibration:
         counts = count_ranks(population.cases[chosen], targets, classes=("all",))
-        position = loosest_certified(counts, targets)
+        position = loosest_certified([counts], targets)[0]
         thresholds.append(counts.thresholds[position] if position >= 0 else np.inf)
     _, by_group = population.by_group.at(np.array(thresholds))
     coverage, by_case = population.by_case.at(np.array(thresholds))

@@ -59,13 +59,13 @@ def with_errors(cases, wrong):
     return replace(cases, predicted=(cases.labels + wrong) % len(CLASSES))
 
 
-def certify(tuning, calibration, targets, guarantee="confident", classes=CLASSES):
+def certify(tuning, calibration, targets, guarantee="confident", classes=CLASSES, values=()):
     """The certificate of these cases."""
     guarantee = GUARANTEES[guarantee]
     blank = Certificate(
         targets=targets, guarantee=guarantee.name, classes=classes, tuning_cases=len(tuning)
     )
-    return certify_thresholds(blank, tuning, calibration, guarantee)
+    return certify_thresholds(blank, tuning, calibration, guarantee, values)
 
 
 def certificate_of(targets, tuning=300, cases=400, guarantee="confident"):

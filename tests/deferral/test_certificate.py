@@ -6,7 +6,7 @@ from policies import CLASSES, WORST, certificate_of, certify, drawn_cases
 from scipy import stats
 
 from misgiving.deferral.certificate import ranks_to_test
-from misgiving.deferral.certify import with_class_limits
+from misgiving.deferral.certify import with_prices
 from misgiving.deferral.drift import acceptance_interval
 from misgiving.deferral.expected_performance import (
     bound_at_threshold,
@@ -164,11 +164,11 @@ def with_missed_melanomas(guarantee="confident", **targets):
     scores, predicted = cases.scores * np.where(missed, 0.8, 1), np.where(missed, 2, labels)
     cases = replace(cases, labels=labels, predicted=predicted, scores=scores)
 
-    def again(rates):
-        limited = Targets(**targets | {"class_max_miss": rates})
+    def again(**changes):
+        limited = Targets(**targets | changes)
         return certify(drawn_cases(100, 1), cases, limited, guarantee)
 
-    return with_class_limits(again(targets.get("class_max_miss", {})), again), again
+    return with_prices(again(), again), again
 
 
 @pytest.mark.parametrize("guarantee", ["confident", "average"])
@@ -177,7 +177,7 @@ def test_the_cost_of_a_limit_is_that_of_a_policy_with_this_target(guarantee):
     missed, wrong = certificate.failing_classes
     assert (missed.name, missed.is_often_missed, missed.confused_with) == ("MEL", True, None)
     assert (wrong.name, wrong.is_often_wrong, wrong.confused_with) == ("BCC", True, "MEL")
-    limited = again({"MEL": 0.1})
+    limited = again(class_max_miss={"MEL": 0.1})
     assert 0 < limited.accepted < certificate.accepted
     for each in certificate.class_errors:
         fails = each in (missed, wrong)
@@ -191,7 +191,7 @@ def test_a_limit_is_at_most_half_of_what_is_missed():
         replace(each, missed=1, cases=40) if each.name == "MEL" else each
         for each in certificate.class_errors
     ]
-    limited = with_class_limits(replace(certificate, class_errors=tuple(rarely)), again)
+    limited = with_prices(replace(certificate, class_errors=tuple(rarely)), again)
     (wrong,) = limited.failing_classes
     assert (wrong.name, wrong.limit.name, wrong.limit.rate) == ("BCC", "MEL", 0.013)
 

@@ -336,7 +336,7 @@ def certified(labels, scores, limit, looks):
     )  # fmt: skip
     for size in looks or [len(scores)]:
         counts = count_ranks(cases[np.arange(size)], TARGETS, classes=CLASSES, floor=limit)
-        if loosest_certified(counts, TARGETS.at_look(size, looks)) >= 0:
+        if loosest_certified([counts], TARGETS.at_look(size, looks))[0] >= 0:
             return True
     return False
 

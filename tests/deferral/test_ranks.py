@@ -47,7 +47,7 @@ def test_the_probability_of_reaching_a_limit_is_that_of_all_sequences_that_do(
 def test_limits_are_the_highest_of_one_level_that_are_reached_as_rarely_as_allowed(
     ranks, probability, level
 ):
-    limits = limits_of_ranks(tuple(ranks), probability, level)
+    limits = limits_of_ranks((tuple(ranks),), probability, level)[0]
     assert enumerated(ranks, limits, probability) <= level + 1e-9
     own, following = (
         stats.binom.cdf(np.array(limits) + more, ranks, probability) for more in (0, 1)
@@ -62,8 +62,10 @@ def test_limits_are_the_highest_of_one_level_that_are_reached_as_rarely_as_allow
 def test_fewer_ranks_never_have_lower_limits(cases, max_error, level, data):
     ranks = ranks_to_test(cases).tolist()
     fewer = sorted(data.draw(st.sets(st.sampled_from(ranks), min_size=1)))
-    limits = dict(zip(ranks, limits_of_ranks(tuple(ranks), max_error, level), strict=True))
-    for rank, limit in zip(fewer, limits_of_ranks(tuple(fewer), max_error, level), strict=True):
+    limits = dict(zip(ranks, limits_of_ranks((tuple(ranks),), max_error, level)[0], strict=True))
+    for rank, limit in zip(
+        fewer, limits_of_ranks((tuple(fewer),), max_error, level)[0], strict=True
+    ):
         assert limit >= limits[rank]
 
 
@@ -76,10 +78,10 @@ def test_what_is_certified_gives_its_level_to_the_ranks_that_are_left(tied):
         thresholds=np.array([np.nan if tied else 0.7, 0.1]),
         wrong=np.array([0, 10]),
     )
-    assert limits_of_ranks((10, 30), 0.5, 0.05).tolist() == [1, 9]
+    assert limits_of_ranks(((10, 30),), 0.5, 0.05)[0].tolist() == [1, 9]
     assert stats.binom.cdf(10, 30, 0.5) < 0.05 < stats.binom.cdf(11, 30, 0.5)
-    assert meets_error(counts, 0.5, 0.05).tolist() == [not tied, not tied]
-    assert not meets_error(counts._replace(wrong=np.array([2, 10])), 0.5, 0.05).any()
+    assert meets_error([counts], 0.5, 0.05)[0].tolist() == [not tied, not tied]
+    assert not meets_error([counts._replace(wrong=np.array([2, 10]))], 0.5, 0.05)[0].any()
 
 
 CURVES = {  # risk by share accepted, at or above the target somewhere
@@ -116,7 +118,7 @@ def test_no_risk_curve_breaks_the_target_more_often_than_the_level(cases, rate, 
     targets = Targets(max_error=rate, max_ood_false_alarms=None)
     for _ in range(draws):
         counts = count_ranks(drawn(random, cases, curve, rate, steps), targets, classes=("a",))
-        position = loosest_certified(counts, targets)
+        position = loosest_certified([counts], targets)[0]
         if position >= 0:
             share = min(-counts.thresholds[position], 1.0)
             accepted = np.floor(share * steps + 1e-9) / steps

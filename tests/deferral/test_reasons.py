@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from policies import certificate_of, decided, policy_with
 
-from misgiving.deferral.policy import (
+from misgiving.deferral.reasons import (
     ALL_ACCEPTED,
     AT_OOD_THRESHOLD,
     NO_THRESHOLD,

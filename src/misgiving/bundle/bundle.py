@@ -19,7 +19,7 @@ from misgiving.deferral.decisions import (
     defer_all,
     score_without_policy,
 )
-from misgiving.deferral.policy import Policy
+from misgiving.deferral.policy import Columns, Policy
 from misgiving.deferral.policy_file import POLICY, read_policy
 from misgiving.errors import DataError, Parameter, UsageError, explain_damage
 from misgiving.files import read_json, verify
@@ -139,15 +139,23 @@ class Bundle:
         outputs = replace(outputs, predicted_losses=losses, opinions=opinions)
         return score_without_policy(outputs) if self.policy is None else self.policy.score(outputs)
 
-    def decide_scored(self, scored: ScoredImages, *, threshold: float | None = None) -> Decisions:
-        """Decide for scored images; `threshold` is that of their batch, None: they are the batch.
+    def decide_scored(
+        self,
+        scored: ScoredImages,
+        columns: Columns | None = None,
+        *,
+        threshold: Sequence[float] | None = None,
+    ) -> Decisions:
+        """Decide for scored images, with cells by column for `for_each`.
+
+        `threshold` is that of their batch, or of each value; None: they are the batch.
 
         Raises:
             DataError: They are too few for the average guarantee.
         """
         if self.policy is None:
             return defer_all(scored, self.classes)
-        return self.policy.decide(scored, threshold=threshold)
+        return self.policy.decide(scored, columns=columns, threshold=threshold)
 
     def decide(self, images: Sequence[bytes], names: Sequence[str]) -> Sequence[Decision]:
         """Decide for encoded images, in their order.

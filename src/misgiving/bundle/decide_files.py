@@ -6,7 +6,6 @@ stopped resumes.
 """
 
 import json
-import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from itertools import islice
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
 OnImage = Callable[[int, int], None]
 PART = 256  # images
-DECIDING = ("acceptance_score", "ood_score", "acceptable")  # columns
+DECIDING = ("acceptance_score", "ood_score", "acceptable", "predicted")  # columns
 
 
 def load_model(
@@ -111,19 +110,28 @@ class DecidedFiles:
         bad: Images that cannot be read.
     """
 
-    def __init__(self, model: Bundle, parts: Mapping[Path, Sequence[str]]) -> None:
-        self._model, self._parts = model, parts
+    def __init__(
+        self, model: Bundle, parts: Mapping[Path, Sequence[str]], values: Mapping[str, str]
+    ) -> None:
+        self._model, self._parts, self._values = model, parts, values
         self.bad = [BadImage(*each) for part in parts for each in _unreadable(part).items()]
-        self._threshold = math.inf
+        self._threshold: Sequence[float] = ()
         if model.policy is not None:
             columns = [[arrays[name] for name in DECIDING] for arrays in map(load_file, parts)]
-            batch = map(np.concatenate, zip(*columns, strict=True))
-            self._threshold = model.policy.threshold(*batch)
+            scores, ood_scores, acceptable, predicted = (
+                np.concatenate(each) for each in zip(*columns, strict=True)
+            )
+            part = model.policy.part_of(predicted, self._columns(len(predicted)))
+            self._threshold = model.policy.thresholds(scores, ood_scores, acceptable, part)
+
+    def _columns(self, count: int) -> dict[str, list[str]]:
+        return {name: [value] * count for name, value in self._values.items()}
 
     def __iter__(self) -> Iterator[DecisionRow]:
         for part, names in self._parts.items():
             scored, reasons = ScoredImages(**load_file(part)), _unreadable(part)
-            decisions = iter(self._model.decide_scored(scored, threshold=self._threshold))
+            columns = self._columns(len(scored))
+            decisions = iter(self._model.decide_scored(scored, columns, threshold=self._threshold))
             for name in names:
                 decision = None if name in reasons else next(decisions)
                 yield DecisionRow(name, decision, reasons.get(name))
@@ -137,6 +145,7 @@ def decide_files(
     batch_size: int = 64,
     on_image: OnImage = lambda *_: None,
     on_bad_image: str = FAIL,
+    values: Mapping[str, str] | None = None,
 ) -> DecidedFiles:
     """Decide on image files, as one batch.
 
@@ -147,6 +156,7 @@ def decide_files(
         batch_size: Images in one forward pass.
         on_image: Called with the number of finished images and of all.
         on_bad_image: `fail`, or `skip` for a row without decision.
+        values: Of columns, for all files, as the site.
 
     Raises:
         BadImagesError: Images cannot be read, and they are not to be skipped, or none can.
@@ -181,7 +191,7 @@ def decide_files(
             }
             with whole_file(path) as temporary:
                 save_file(columns, temporary, {UNREADABLE: json.dumps(bad)})
-    decided = DecidedFiles(model, paths)
+    decided = DecidedFiles(model, paths, values or {})
     check_bad_images(decided.bad, len(names), on_bad_image)
     return decided
 

@@ -20,6 +20,7 @@ from misgiving.cli.options import (
 )
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
 from misgiving.cli.sources import check_source, is_prediction_file, named_places, read_file
+from misgiving.deferral.targets import PREDICTED
 from misgiving.errors import Parameter, UsageError
 from misgiving.files import write_text
 
@@ -39,6 +40,7 @@ def predict(
     out: File | None = None,
     contact_sheet: File | None = None,
     reviews: Annotated[int | None, cyclopts.Parameter(validator=Number(gte=1))] = None,
+    value: Annotated[list[str] | None, cyclopts.Parameter(metavar="COLUMN=VALUE")] = None,
     overwrite: bool = False,
 ) -> None:
     """Predict the class and loss of each image, and write a table.
@@ -68,6 +70,8 @@ def predict(
             first.
         reviews: Leave so many images of these for people, the least certain first; those that
             the policy defers are among them.
+        value: Of the column that a policy was calibrated for each value of, as site=A; of all these
+            images. Can be repeated.
         overwrite: Replace existing files.
     """
     from misgiving.data.datasets import image_names
@@ -91,10 +95,12 @@ def predict(
     with TemporaryDirectory() as folder:
         parts = Path(folder) if is_file or out is None else out.with_name(f"{out.name}.parts")
         if is_file:
+            check_options("for predictions, which have columns", unused=["value"])
             key, rows, policy, classes = _decide_predictions(model, images, opinions)
         else:
             key = "path"
-            rows, policy, classes = _decide_images(model, names, opinions, parts, reading)
+            values = dict(word.partition("=")[::2] for word in value or ())
+            rows, policy, classes = _decide_images(model, names, opinions, parts, reading, values)
         rows = rows if reviews is None else _with_reviews(rows, reviews, policy, model)
         skips = reading.on_bad_image == "skip"
         columns = (key, *columns_of(classes, has_policy=policy is not None, unreadable=skips)[1:])
@@ -118,6 +124,7 @@ def _decide_images(
     opinions: Mapping[str, Path],
     parts: Path,
     reading: Reading,
+    values: Mapping[str, str],
 ) -> "tuple[Iterable[DecisionRow], Policy | None, Sequence[str]]":
     from misgiving.bundle.bundle import is_bundle
     from misgiving.bundle.decide_files import decide_files, load_model
@@ -126,12 +133,18 @@ def _decide_images(
         check_options(f"for {model}, a bundle", unused=["second_opinion", "device"])
     with progress_bars("stopped; with --out, the same command resumes") as progress:
         loaded = load_model(model, opinions=opinions, count=len(names), device=reading.device)
+        column = "" if loaded.policy is None else loaded.policy.certificate.targets.column
+        if column not in ("", PREDICTED, *values):
+            raise UsageError(
+                Parameter("value"), f" must be {column}=VALUE: each has its own threshold"
+            )
         rows = decide_files(
             loaded,
             list(map(str, names)),
             parts,
             on_image=Bar(progress, "predicting").at,
             on_bad_image=reading.on_bad_image,
+            values=values,
         )
     return rows, loaded.policy, loaded.classes
 
@@ -173,7 +186,8 @@ def _say_facts(rows: "Iterable[DecisionRow]", policy: "Policy | None", reviews: 
     if policy is not None and reviews is not None:
         decided = [row.decision for row in rows if row.decision is not None]
         scores = [x.acceptance_score or 0.0 for x in decided if x.decision == "accept"]
-        bound = error_bound_at(policy.certificate, min(scores)) if scores else None
+        one_bound = scores and not policy.certificate.by_value
+        bound = error_bound_at(policy.certificate, min(scores)) if one_bound else None
         left = len(decided) - len(scores)
         for sentence in lines("drift.txt", "reviewed", reviews, left, len(decided), bound, policy):
             say(sentence)

@@ -4,6 +4,7 @@ Nothing here chooses a threshold; `guarantees` certifies them.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -71,6 +72,11 @@ class Certificate:
         kept: For each, True where the case is acceptable and above the OOD limit: else it is never
             accepted.
         error_probabilities: Of each.
+        by_value: The certificate of each value of `for_each`, in the order of the cases above, of
+            which this one has them all. None without `for_each`.
+        accepted_with_one: Calibration cases that one threshold for all values would accept.
+        accepted_otherwise: Those that would be accepted if all values were certified together, or
+            each alone, whichever they are not.
     """
 
     targets: Targets
@@ -96,6 +102,9 @@ class Certificate:
     errors: tuple[bool, ...] = field(default=(), repr=False)
     kept: tuple[bool, ...] = field(default=(), repr=False)
     error_probabilities: tuple[float, ...] = field(default=(), repr=False)
+    by_value: "Mapping[str, Certificate]" = field(default_factory=dict)
+    accepted_with_one: int = 0
+    accepted_otherwise: int = 0
     pool: Pool | None = None
     looks: tuple[int, ...] = ()
 
@@ -110,9 +119,30 @@ class Certificate:
         return self.pool or Pool(limit=-math.inf, scores=self.scores, kept=self.kept)
 
     @property
+    def parts(self) -> "Mapping[str, Certificate]":
+        """The certificate of each value; without `for_each`, of all images."""
+        return self.by_value or {"": self}
+
+    @property
+    def has_one_threshold(self) -> bool:
+        """False where each batch or each value has its own."""
+        return self.selection is None and not self.by_value
+
+    @cached_property
+    def accepted_cases(self) -> Mask:
+        """Calibration cases that are accepted, marked."""
+        marks = [
+            np.array(each.kept, dtype=bool) & (np.array(each.scores) >= each.accept_threshold)
+            for each in self.parts.values()
+        ]
+        return np.concatenate(marks)
+
+    @property
     def accepted_images(self) -> int:
         """Number of these images that are accepted."""
-        scores, kept = np.array(self.images.scores), np.array(self.images.kept, dtype=bool)
+        if self.pool is None:
+            return int(self.accepted_cases.sum())
+        scores, kept = np.array(self.pool.scores), np.array(self.pool.kept, dtype=bool)
         return int((kept & (scores >= self.accept_threshold)).sum())
 
     @property
@@ -173,6 +203,9 @@ class Certificate:
     @property
     def highest_error(self) -> float:
         """Error among the accepted that is not exceeded with confidence; 1 if none is accepted."""
+        if self.by_value:
+            errors = (x.highest_error for x in self.by_value.values() if x.accepted)
+            return max(errors, default=1.0)
         bound, target = self.error_bound, self.targets.max_error
         if bound is None:
             return 1.0
@@ -199,8 +232,7 @@ class Certificate:
         There are enough tuning cases, and the mean of the accepted calibration cases agrees with
         their errors: it lies in the 95 % interval of these, which reaches up to the certified one.
         """
-        accepted = np.array(self.kept, dtype=bool)
-        accepted &= np.array(self.scores) >= self.accept_threshold
+        accepted = self.accepted_cases
         if self.tuning_cases < MIN_TUNING_CASES or accepted.sum() < MIN_COMPARED:
             return self.tuning_cases >= MIN_TUNING_CASES
         mean = float(np.array(self.error_probabilities)[accepted].mean())

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,6 +30,7 @@ def certify_thresholds(
     tuning: ScoredCases | None,
     calibration: ScoredCases,
     guarantee: Guarantee,
+    values: Sequence[str] = (),
 ) -> Certificate:
     """Certify thresholds with the calibration set.
 
@@ -40,6 +41,7 @@ def certify_thresholds(
             where no class has a target.
         calibration: For the certification alone, one case for each group.
         guarantee: Under which the targets hold.
+        values: Of `for_each`, by case; none without it. A case without a value is not acceptable.
 
     Raises:
         DataError: A set cannot be used.
@@ -47,54 +49,100 @@ def certify_thresholds(
     for name, cases in (("tuning", tuning), ("calibration", calibration)):
         if cases is not None:
             cases.check_usable(name)
-    pool, classes = blank.pool, blank.answers
     targets = blank.targets.at_look(len(calibration), blank.looks)
-    if pool is None:
+    if blank.pool is None:
         blank = with_ood_limit(blank, calibration.ood_scores, guarantee, targets)
-    floor = -math.inf if pool is None else pool.limit
-    counts = count_ranks(
-        calibration, targets, classes=classes, ood_limit=blank.ood_threshold, floor=floor
+    calibration, names, groups = _by_value(calibration, values)
+    counts = [_count(cases, blank, targets) for cases in groups]
+    parts, selected = [], []
+    for cases, each in zip(groups, counts, strict=True):
+        selection = fit_selection(tuning, cases, each, targets, classes=blank.answers)
+        lowest = selection.threshold(cases.scores[each.kept], each.above)
+        # the loosest tested threshold that is not below this score
+        selected.append(max(np.flatnonzero(each.thresholds >= lowest).tolist(), default=-1))
+        has_own = guarantee.by_batch and selection.rates
+        parts.append(replace(blank, selection=selection if has_own else None))
+    positions = guarantee.loosest_ranks(counts, targets, selected)
+    for at, (cases, each) in enumerate(zip(groups, counts, strict=True)):
+        on_average = int(each.ranks[selected[at]]) if selected[at] >= 0 else 0
+        part = replace(parts[at], accepted_on_average=on_average)
+        parts[at] = _certificate(part, cases, each, guarantee, targets, positions[at])
+    whole = _together(blank, dict(zip(names, parts, strict=True))) if values else parts[0]
+    accepted, tests = whole.accepted_cases, sum(len(each.ranks) for each in counts)
+    level = targets.level / max(1, tests)
+    errors = (
+        class_errors(cases, accepted, answers, level=level, drawn=blank.pool is not None)
+        for cases, answers in levels_of(calibration, targets, blank.classes)
     )
-    selection = fit_selection(tuning, calibration, counts, targets, classes=classes)
-    lowest = selection.threshold(calibration.scores[counts.kept], counts.above)
-    # the loosest tested threshold that is not below this score
-    selected = max(np.flatnonzero(counts.thresholds >= lowest).tolist(), default=-1)
-    position = guarantee.loosest_rank(counts, targets, selected)
-    capacity = find_capacity(calibration, counts.kept, guarantee, targets)
+    return replace(
+        whole,
+        class_errors=next(errors) if accepted.any() else (),
+        superclass_errors=next(errors) if accepted.any() and targets.superclasses else (),
+    )
+
+
+def _by_value(
+    cases: ScoredCases, values: Sequence[str]
+) -> tuple[ScoredCases, list[str], list[ScoredCases]]:
+    """The cases sorted, so that the order in which they came leaves no trace, and by value."""
+    of_each = np.array(values or [""] * len(cases))
+    if values:
+        cases = replace(cases, acceptable=cases.acceptable & (of_each != ""))
+    keys = cases.wrong, cases.error_probabilities, -cases.scores, of_each
+    order = np.lexsort((cases.acceptable, cases.ood_scores, *keys))
+    names, starts = np.unique(of_each[order], return_index=True)
+    rows = np.split(order, starts[1:])
+    return cases[order], names.tolist(), [cases[each] for each in rows]
+
+
+def _count(cases: ScoredCases, blank: Certificate, targets: Targets) -> RankCounts:
+    limit, floor = blank.ood_threshold, -math.inf if blank.pool is None else blank.pool.limit
+    return count_ranks(cases, targets, classes=blank.answers, ood_limit=limit, floor=floor)
+
+
+def _certificate(
+    blank: Certificate,
+    cases: ScoredCases,
+    counts: RankCounts,
+    guarantee: Guarantee,
+    targets: Targets,
+    position: int,
+) -> Certificate:
+    """The certificate of these cases, at a position of the ranks; -1: no rank is certified."""
+    capacity = find_capacity(cases, counts.kept, guarantee, targets)
     if position >= 0 and targets.limits_errors:
         threshold = float(counts.thresholds[position])
     else:
         threshold = math.inf if capacity is None or targets.limits_errors else capacity.threshold
-    accepted = counts.kept & (calibration.scores >= threshold)
-    level = targets.level / max(1, len(counts.ranks))
-    errors = (
-        class_errors(cases, accepted, names, level=level, drawn=pool is not None)
-        for cases, names in levels_of(calibration, targets, blank.classes)
-    )
-    # Sorted, so that the order in which the cases came leaves no trace.
-    keys = counts.kept, calibration.wrong, calibration.error_probabilities, -calibration.scores
-    order = np.lexsort(keys)
+    accepted = counts.kept & (cases.scores >= threshold)
     return replace(
         blank,
-        cases=len(calibration),
+        cases=len(cases),
         accept_threshold=threshold,
-        selection=selection if guarantee.by_batch and selection.rates else None,
         accepted=int(accepted.sum()),
-        wrong=int((accepted & calibration.wrong).sum()),
+        wrong=int((accepted & cases.wrong).sum()),
         capacity=capacity,
-        accepted_on_average=int(counts.ranks[selected]) if selected >= 0 else 0,
         class_outcomes=class_outcomes(targets, guarantee, counts, position),
-        class_errors=next(errors) if accepted.any() else (),
-        superclass_errors=next(errors) if accepted.any() and targets.superclasses else (),
         smallest_certifiable=None
         if accepted.any()
         else _smallest_error(counts, targets, guarantee),
         thresholds=tuple(counts.thresholds[~np.isnan(counts.thresholds)].tolist()),
-        scores=tuple(calibration.scores[order].astype(float).tolist()),
-        errors=tuple(calibration.wrong[order].tolist()),
-        kept=tuple(counts.kept[order].tolist()),
-        error_probabilities=tuple(calibration.error_probabilities[order].tolist()),
+        scores=tuple(cases.scores.astype(float).tolist()),
+        errors=tuple(cases.wrong.tolist()),
+        kept=tuple(counts.kept.tolist()),
+        error_probabilities=tuple(cases.error_probabilities.tolist()),
     )
+
+
+def _together(blank: Certificate, parts: Mapping[str, Certificate]) -> Certificate:
+    """The certificate of all values, from that of each."""
+    columns: dict[str, Any] = {}
+    for name in ("scores", "errors", "kept", "error_probabilities"):
+        columns[name] = tuple(x for part in parts.values() for x in getattr(part, name))
+    for name in ("cases", "accepted", "wrong", "accepted_on_average"):
+        columns[name] = sum(getattr(part, name) for part in parts.values())
+    lowest = min(part.accept_threshold for part in parts.values())
+    return replace(blank, **columns, accept_threshold=lowest, by_value=parts)
 
 
 def find_capacity(
@@ -131,14 +179,14 @@ def with_ood_limit(
 def _smallest_error(
     counts: RankCounts, targets: Targets, guarantee: Guarantee
 ) -> CertifiableError | None:
-    """Search for the smallest `max_error` in steps of 0.001, by halving."""
-    if targets.max_error is None:
+    """Search for the smallest `max_error` in steps of 0.001, by halving; None with `for_each`."""
+    if targets.max_error is None or targets.for_each is not None:
         return None
     low, high, smallest = math.floor(targets.max_error * STEPS), STEPS, None
     while high - low > 1:
         middle = (low + high) // 2
         changed = replace(targets, max_error=middle / STEPS)
-        position = guarantee.loosest_rank(counts, changed, -1)
+        position = guarantee.loosest_ranks([counts], changed, [-1])[0]
         if position < 0:
             low = middle
         else:
@@ -215,27 +263,33 @@ def class_errors(
     return tuple(sorted(errors, key=lambda each: (each.cases > 0, each.missed_bound), reverse=True))
 
 
-def with_class_limits(
-    certificate: Certificate, certify: Callable[[Mapping[str, float]], Certificate]
-) -> Certificate:
-    """Add to each class that is often missed or wrong what a target against it would cost.
+def with_prices(certificate: Certificate, certify: Callable[..., Certificate]) -> Certificate:
+    """Add what other targets would accept, by the same cases.
 
-    The target is 10 %, or half of the share that is missed, whichever is lower: of the class itself
-    where it is often missed, and otherwise of the class that its wrong answers most often have.
+    With `for_each`, these are one threshold for all, and values together or each alone. Otherwise,
+    each class that is often missed or wrong gets a target against it: 10 %, or half of the share
+    that is missed, whichever is lower: of the class itself where it is often missed, and otherwise
+    of the class that its wrong answers most often have.
 
     Args:
-        certificate: Without limits.
-        certify: Certifies other targets of classes with the same cases.
+        certificate: Without these.
+        certify: Certifies targets with these changes.
     """
     if certificate.pool is not None:
         return certificate  # of how many of a class are missed, drawn cases say nothing
     targets, limited = certificate.targets, {each.name: each for each in certificate.class_errors}
+    if certificate.by_value:
+        return replace(
+            certificate,
+            accepted_with_one=certify(for_each=None).accepted,
+            accepted_otherwise=certify(simultaneous=not targets.simultaneous).accepted,
+        )
     for errors in certificate.failing_classes[:MOST_LIMITS]:
         name = errors.name if errors.is_often_missed else errors.confused_with
         if name is not None and name not in targets.class_max_miss:
             half = limited[name].missed / limited[name].cases / 2
             rates = {**targets.class_max_miss, name: min(LIMIT_OF_CLASS, float(f"{half:.2g}"))}
-            changed = certify(rates)
+            changed = certify(class_max_miss=rates)
             limited[errors.name] = replace(
                 errors, limit=changed.class_outcomes[-1], accepted_with_limit=changed.accepted
             )
@@ -249,7 +303,7 @@ def find_remedies(certificate: Certificate) -> dict[Remedy, int | float]:
     error among the most confident half, where it is not below `max_error`; the smallest certifiable
     error; and the number of cases that the average guarantee accepts.
     """
-    if certificate.accepted:
+    if certificate.accepted or certificate.by_value:
         return {}
     targets, smallest = certificate.targets, certificate.smallest_certifiable
     middle, points = certificate.cases / 2, certificate.operating_points

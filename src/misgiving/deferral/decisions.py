@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from scipy.special import softmax
 
 from misgiving.arrays import Values
+from misgiving.deferral.reasons import reason_of, reason_of_answer
 from misgiving.scores.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -112,14 +113,17 @@ class Decisions(ScoredImages, Sequence[Decision]):
     Attributes:
         classes: Names of the classes, in the order of the logits.
         decisions: "accept", "defer" or "ood".
-        threshold: Lowest accepted score; -inf: all are accepted; inf: none is.
+        part: Position of the threshold of each image; -1: there is none for its value.
+        thresholds: Lowest accepted score, or that of each value of `for_each`; -inf: all are
+            accepted; inf: none is.
         policy: The `Policy` that made and explains them; None without one.
         ids: Names of the images, where they are of predictions.
     """
 
     classes: tuple[str, ...]
     decisions: Shaped[np.ndarray, " n"]
-    threshold: float = math.inf
+    part: Int[np.ndarray, " n"]
+    thresholds: tuple[float, ...] = (math.inf,)
     policy: Any = None  # its module imports this one
     ids: tuple[str, ...] = ()
 
@@ -137,6 +141,11 @@ class Decisions(ScoredImages, Sequence[Decision]):
             return replace(self, ids=self.ids[row], **{k: x[row] for k, x in self.arrays.items()})
         position = range(len(self))[row]
         return next(iter(self[position : position + 1]))
+
+    @property
+    def threshold(self) -> float:
+        """Lowest accepted score of all."""
+        return min(self.thresholds)
 
     @property
     def answers(self) -> tuple[str, ...]:
@@ -177,15 +186,15 @@ class Decisions(ScoredImages, Sequence[Decision]):
         arrays = self.arrays | {"probability": self._shown_probability, "answer": self._named}
         if self.answers != self.classes:
             arrays["answer_probabilities"] = self.answer_probabilities
-        at_threshold = math.nan
+        arrays["threshold"] = np.append(self.thresholds, math.inf)[self.part]
         if self.policy is not None:
-            scores = np.append(self.acceptance_score, self.threshold)
-            *errors, at_threshold = self.policy.calibration.error_at(scores).tolist()
-            arrays["error"] = np.array(errors)
+            errors_at = self.policy.calibration.error_at
+            arrays["error"] = errors_at(self.acceptance_score)
+            arrays["error_at_threshold"] = errors_at(arrays["threshold"])
         columns = {name: values.tolist() for name, values in arrays.items()}
         for values in zip(*columns.values(), strict=True):
             row = dict(zip(columns, values, strict=True))
-            yield self._decision(error_at_threshold=at_threshold, **row)
+            yield self._decision(**row)
 
     def to_frame(self) -> "pandas.DataFrame":
         """A row for each image, with the columns of a `Decision`."""
@@ -209,22 +218,24 @@ class Decisions(ScoredImages, Sequence[Decision]):
         predicted: int,
         probabilities: list[float],
         acceptable: bool,
+        part: int,
         answer: str,
-        error_at_threshold: float,
+        threshold: float,
         answer_probabilities: list[float] | None = None,
         error: float = math.nan,
+        error_at_threshold: float = math.nan,
         **numbers: float,
     ) -> Decision:
-        del acceptable  # the reason tells
+        del acceptable, part  # the reason tells
         by_class = dict(zip(self.classes, probabilities, strict=True))
         reason = NO_POLICY
         if self.policy is not None:
             errors = error, error_at_threshold
-            reason = self.policy.reason_of(decisions, numbers, self.threshold, errors)
+            reason = reason_of(self.policy, decisions, numbers, threshold, errors)
             by_answer = by_class
             if answer_probabilities is not None:
                 by_answer = dict(zip(self.answers, answer_probabilities, strict=True))
-            reason += self.policy.reason_of_answer(answer, by_answer)
+            reason += reason_of_answer(self.policy, answer, by_answer)
         return Decision.model_construct(
             predicted_class=self.classes[predicted],
             answer=answer,
@@ -260,4 +271,5 @@ def score_without_policy(outputs: Outputs) -> ScoredImages:
 def defer_all(scored: ScoredImages, classes: Sequence[str]) -> Decisions:
     """Defer every image, as no policy is calibrated."""
     deferred = np.full(len(scored), "defer")
-    return Decisions(**scored.arrays, classes=tuple(classes), decisions=deferred)
+    part = np.zeros(len(scored), dtype=int)
+    return Decisions(**scored.arrays, classes=tuple(classes), decisions=deferred, part=part)

@@ -10,10 +10,10 @@ from typing import Any, Literal
 from misgiving.calibration.apply import Calibrator
 from misgiving.calibration.fit import Fitted
 from misgiving.deferral.certificate import Certificate
-from misgiving.deferral.certify import certify_thresholds, find_remedies, with_class_limits
+from misgiving.deferral.certify import certify_thresholds, find_remedies, with_prices
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.draw import DrawnCases
-from misgiving.deferral.fit_policy import check_limit, fit_policy
+from misgiving.deferral.fit_policy import calibration_cases, check_limit, fit_policy
 from misgiving.deferral.guarantees import GUARANTEES, Guarantee
 from misgiving.deferral.identities import Cases, Identities
 from misgiving.deferral.policy import Policy
@@ -66,8 +66,11 @@ class Deferral:
         max_ood_false_alarms: Largest share of ordinary images that may be called
             out-of-distribution, with a confidence of its own; None: none is. It takes effect where
             the cases are enough for it, and there are features or an `ood_detector` is named.
+        for_each: Certify `max_error` for each value of this column, with a threshold of its own:
+            `predicted_class`, or a column of the data such as `site`, or `age:40,70` with limits of
+            numbers. An image of a value without cases is deferred.
         confidence: Probability, over draws of the calibration set, that the targets hold.
-        simultaneous: True: the confidence is for all targets of errors jointly; False: for each.
+        simultaneous: True: the confidence is for all targets and values jointly; False: for each.
         rule: Predicts the class: `most_probable`, `balanced`, `costs` or `logits`.
         costs: Cost of answering another class for a case of a class, or another superclass where
             these are answered; 1 for those not given.
@@ -98,6 +101,7 @@ class Deferral:
     max_silent_error: float | None = None
     max_deferred: float | None = None
     max_ood_false_alarms: float | None = 0.05
+    for_each: str | None = None
     confidence: float = 0.95
     simultaneous: bool = True
     rule: RuleName = "most_probable"
@@ -228,18 +232,20 @@ class Deferral:
     def _certify(
         self, policy: Policy, tuned: ScoredCases | None, calibration: Predictions
     ) -> "Deferral":
-        scored = policy.score(calibration)
-        cases = ScoredCases.of(scored, calibration.labels, policy.calibration)
-        cases = cases[calibration.one_per_group(seed=self.seed)]
+        cases, values = calibration_cases(policy, calibration)
         blank, guarantee = policy.certificate, self.check_parameters()[2]
 
-        def certify(class_max_miss: Mapping[str, float]) -> Certificate:
-            targets = replace(blank.targets, class_max_miss=class_max_miss)
-            return certify_thresholds(replace(blank, targets=targets), tuned, cases, guarantee)
+        def certify(**changes: Any) -> Certificate:
+            targets = replace(blank.targets, **changes)
+            of_targets, of_cases = (
+                replace(blank, targets=targets),
+                values if targets.for_each else (),
+            )
+            return certify_thresholds(of_targets, tuned, cases, guarantee, of_cases)
 
         self.policy_ = replace(
             policy,
-            certificate=with_class_limits(certify(blank.targets.class_max_miss), certify),
+            certificate=with_prices(certify(), certify),
             unit=unit_of(calibration.group_columns),
             kind=calibration.kind,
         )
@@ -334,20 +340,15 @@ class Deferral:
         """
         policy = self._fitted
         predictions = Predictions.of(data, classes=policy.classes, kind=policy.kind)
-        self.check_predictions(predictions)
-        decisions = policy.decide(predictions.outputs, predictions.units, threshold=threshold)
+        policy.check_predictions(predictions)
+        policy.certificate.targets.check_columns(predictions.metadata)
+        decisions = policy.decide(
+            predictions.outputs,
+            predictions.units,
+            columns=predictions.metadata,
+            threshold=threshold,
+        )
         return replace(decisions, ids=predictions.ids)
-
-    def check_predictions(self, predictions: Predictions) -> None:
-        """Check that predictions are of the policy's model, and have what it reads.
-
-        Raises:
-            DataError: They are of another model, classes or kind of outputs, or lack columns.
-        """
-        policy = self._fitted
-        policy.check_model(predictions.model or policy.model, predictions.classes)
-        policy.check_opinions(predictions.opinion_models)
-        policy.check_outputs(predictions)
 
     def save(self, folder: str | Path) -> None:
         """Write a policy folder, whole or not at all; one that is there is replaced.

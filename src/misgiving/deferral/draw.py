@@ -57,7 +57,7 @@ class DrawnCases(Predictions):
             DataError: The policy is for another model, a case is not in the pool, or its outputs
                 are others.
         """
-        deferral.check_predictions(pool)
+        deferral.policy_.check_predictions(pool)
         rows = {name: row for row, name in enumerate(Identities.of(pool).ids)}
         drawn, scores = deferral.cases_.calibration.ids, deferral.certificate_.pool.drawn
         if missing := sum(name not in rows for name in drawn):
@@ -194,7 +194,12 @@ def check_plan(
         raise DataError("the pool has no column id, by which labels are joined; add it")
     if looks and looks[-1] != cases:
         raise UsageError("the last of ", Parameter("looks"), f" must be the {cases} cases")
-    others = targets.class_max_miss, targets.max_silent_error, targets.max_deferred
+    others = (
+        targets.class_max_miss,
+        targets.max_silent_error,
+        targets.max_deferred,
+        targets.for_each,
+    )
     if targets.max_error is None or any(others):
         raise UsageError(
             *("cases are drawn for ", Parameter("max_error"), " alone; calibrate for other "),

@@ -200,8 +200,7 @@ class DriftMonitor:
             RankTest("familiarity", certificate.ood_scores, level=each),
             RankTest("scores", certificate.images.scores, level=each),
         ]
-        # A batch of the average guarantee has a threshold of its own.
-        if certificate.accepted and certificate.selection is None:
+        if certificate.accepted and certificate.has_one_threshold:
             # half of the level is for the interval, and the other half for the bets
             interval = acceptance_interval(certificate, level=each / 2)
             self.tests.append(AcceptanceTest(interval, level=each / 2))

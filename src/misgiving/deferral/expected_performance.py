@@ -134,11 +134,11 @@ def expected_errors(
     """
     finite = np.isfinite(errors)
     certificate, scores = policy.certificate, np.array(policy.certificate.scores)
-    lowest, highest = certificate.accept_threshold, certificate.highest_error
+    taken, both = certificate.accepted_cases, finite & accepted
+    highest = certificate.highest_error if threshold is None else 1.0
     if threshold is not None:
-        lowest, highest = threshold, error_bound_at(certificate, threshold)
-    reached = scores >= lowest
-    taken, both = np.array(certificate.kept, dtype=bool) & reached, finite & accepted
+        taken = np.array(certificate.kept, dtype=bool) & (scores >= threshold)
+        highest = error_bound_at(certificate, threshold)
     enough = both.any() and taken.sum() >= FEWEST_IMAGES
     known = certificate.pool is None or enough
     if min(len(scores), finite.sum()) < FEWEST_IMAGES or not known:

@@ -96,6 +96,24 @@ def fit_policy(
     return policy, cases[chosen]
 
 
+def calibration_cases(
+    policy: Policy, calibration: Predictions
+) -> tuple[ScoredCases, Sequence[str]]:
+    """One case of each group, and its value of `for_each`.
+
+    Raises:
+        DataError: The column of `for_each` is missing.
+    """
+    targets, chosen = policy.certificate.targets, calibration.one_per_group(seed=policy.seed)
+    targets.check_columns(calibration.metadata)
+    scored = policy.score(calibration)
+    cases = ScoredCases.of(scored, calibration.labels, policy.calibration)[chosen]
+    if targets.for_each is None:
+        return cases, []
+    values = policy.values_of(scored.predicted, calibration.metadata)
+    return cases, [values[row] for row in chosen]
+
+
 def check_limit(policy: Policy) -> None:
     """Check that a limit of the error probability can be read from one.
 

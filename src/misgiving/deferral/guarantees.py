@@ -109,8 +109,13 @@ class Guarantee(ABC):
         """
 
     @abstractmethod
-    def loosest_rank(self, counts: RankCounts, targets: Targets, selected: int) -> int:
-        """Position of the loosest rank that meets the targets, or of the selected one; -1: none."""
+    def loosest_ranks(
+        self, counts: Sequence[RankCounts], targets: Targets, selected: Sequence[int]
+    ) -> Sequence[int]:
+        """For each value, the loosest rank that meets the targets, or the selected one; -1: none.
+
+        All values together where the targets are simultaneous, or each by itself.
+        """
 
 
 class Confident(Guarantee):
@@ -130,9 +135,13 @@ class Confident(Guarantee):
         del accepted, parts
         return upper_bound(wrong, cases, level=level)
 
-    def loosest_rank(self, counts: RankCounts, targets: Targets, selected: int) -> int:
+    def loosest_ranks(
+        self, counts: Sequence[RankCounts], targets: Targets, selected: Sequence[int]
+    ) -> Sequence[int]:
         del selected
-        return loosest_certified(counts, targets)
+        if targets.simultaneous:
+            return loosest_certified(counts, targets)
+        return [loosest_certified([each], targets)[0] for each in counts]
 
 
 class Average(Guarantee):
@@ -153,7 +162,9 @@ class Average(Guarantee):
         del level
         return np.asarray(np.add(parts, wrong) / np.add(cases, accepted))
 
-    def loosest_rank(self, counts: RankCounts, targets: Targets, selected: int) -> int:
+    def loosest_ranks(
+        self, counts: Sequence[RankCounts], targets: Targets, selected: Sequence[int]
+    ) -> Sequence[int]:
         del counts, targets
         return selected
 

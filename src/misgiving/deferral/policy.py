@@ -4,33 +4,32 @@ It is what `Deferral` fits. Deciding reads no file and no clock, and imports not
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
-from misgiving.arrays import Classes, Logits, Units, Values
+from misgiving.arrays import Classes, Logits, Mask, Units, Values
 from misgiving.calibration.apply import Calibrator, error_probabilities
 from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.decisions import Decisions, ScoredImages, unscored
-from misgiving.deferral.targets import DecisionRule
+from misgiving.deferral.targets import PREDICTED, DecisionRule
 from misgiving.errors import DataError, Parameter
 from misgiving.files import sha256_of
 from misgiving.scores.detectors import FittedDetectors, scores_of_outputs
 from misgiving.scores.features import FEATURE_SCORES
-from misgiving.scores.outputs import CONFIDENCE, Outputs
+from misgiving.scores.outputs import Outputs
+
+if TYPE_CHECKING:
+    from misgiving.predictions.record import Predictions
+
+Columns = Mapping[str, Sequence[str]]
+Parts = Int[np.ndarray, " n"]
 
 BLOCK = 2**20  # class scores that are computed at once, which bounds the memory
-
-NOT_FINITE = "there is no finite score, so the image is deferred"
-NO_THRESHOLD = "no threshold certifies the target error rate, so every image is deferred"
-AT_OOD_THRESHOLD = "the OOD score is exactly at its threshold, so the image is deferred"
-ALL_LIMITED = "the limit for all answers"
-TOO_UNCERTAIN = "too uncertain to be accepted at any threshold"
-SURPASSED = "another class is more probable than the predicted one"
-ALL_ACCEPTED = "the policy accepts every image that is in-distribution and likely to be right"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,7 +130,8 @@ class Policy:
         images: Outputs | ScoredImages,
         units: Units | None = None,
         *,
-        threshold: float | None = None,
+        columns: Columns | None = None,
+        threshold: float | Sequence[float] | None = None,
     ) -> Decisions:
         """Decide for each image, whose outputs `check_outputs` has checked.
 
@@ -139,7 +139,10 @@ class Policy:
             images: Outputs of the model, or images that `score` has scored; one with any output
                 that is not finite can only be deferred.
             units: Number of the group of each image; None: each is its own.
-            threshold: That of the batch that these images belong to; None: they are the batch.
+            columns: Cells of each image by column, for `for_each`; one that is not given has no
+                value.
+            threshold: That of the batch that these images belong to, or that of each value; None:
+                they are the batch.
 
         Raises:
             DataError: They are too few for the average guarantee, or nothing is certified yet.
@@ -149,10 +152,17 @@ class Policy:
                 "no case of this draw has a label yet; run `misgiving calibrate --labels`"
             )
         scored = self.score(images) if isinstance(images, Outputs) else images
-        acceptable, ood_scores = scored.acceptable, scored.ood_score
+        acceptable, ood_scores, part = (
+            scored.acceptable,
+            scored.ood_score,
+            self.part_of(scored.predicted, columns),
+        )
         if threshold is None:
-            threshold = self.threshold(scored.acceptance_score, ood_scores, acceptable, units)
-        lowest = np.float64(threshold)  # not rounded to float32
+            threshold = self.thresholds(
+                scored.acceptance_score, ood_scores, acceptable, part, units
+            )
+        each = np.broadcast_to(np.asarray(threshold, float), len(self.certificate.parts))
+        lowest = np.append(each, math.inf)[part]
         reached = np.isfinite(scored.acceptance_score) & (scored.acceptance_score >= lowest)
         accepted = reached & acceptable & self.certificate.above(ood_scores)
         limit = self.certificate.ood_threshold
@@ -161,137 +171,71 @@ class Policy:
             **scored.arrays,
             classes=self.classes,
             decisions=np.select([ood, accepted], ["ood", "accept"], "defer"),
-            threshold=threshold,
+            part=part,
+            thresholds=tuple(each.tolist()),
             policy=self,
         )
 
-    def reason_of(
-        self,
-        decision: str,
-        numbers: Mapping[str, float],
-        threshold: float,
-        errors: tuple[float, float],
-    ) -> str:
-        """The reason of a decision, in terms of the number that decided.
+    def values_of(self, predicted: Classes, columns: Columns | None) -> Sequence[str]:
+        """Value of `for_each` of each image; empty where there is none."""
+        targets, cells = self.certificate.targets, columns or {}
+        if targets.for_each == PREDICTED:
+            answers = self.calibration.answers_of(predicted)
+            return [self.certificate.answers[answer] for answer in answers]
+        return targets.values_of(cells.get(targets.column, [""] * len(predicted)))
 
-        Args:
-            decision: `accept`, `defer` or `ood`.
-            numbers: Of the image, by their columns.
-            threshold: Lowest accepted score.
-            errors: Error probabilities of the image, also where it is not shown, and at the
-                threshold.
-        """
-        if decision == "ood":
-            p_value, cases = numbers["ood_p_value"], len(self.certificate.ood_scores)
-            below = round(p_value * (cases + 1)) - 1  # calibration cases that are no more familiar
-            share = f" but {100 * below / cases:.2g} % of the" if below else ""
-            less = (
-                "less like the training images"
-                if self.compares_with_training
-                else "lower OOD score"
-            )
-            return f"{less} than all{share} {self._images} (p = {p_value:.2g})"
-        score, ood_score = numbers["acceptance_score"], numbers["ood_score"]
-        limit, highest = self.certificate.ood_threshold, self.rule.max_error_probability
-        if not math.isfinite(score) or (limit is not None and not math.isfinite(ood_score)):
-            return NOT_FINITE
-        if errors[0] > highest:
-            words = comparison("probability of error", errors[0], "above", highest, ALL_LIMITED)
-            return words if self.certificate.shows_errors else TOO_UNCERTAIN
-        if threshold == math.inf:
-            return NO_THRESHOLD
-        if ood_score == limit:
-            return AT_OOD_THRESHOLD
-        accepted = decision == "accept"
-        return self._compared((score, threshold), errors, accepted=accepted)
+    def part_of(self, predicted: Classes, columns: Columns | None) -> Parts:
+        """Position of the certificate of each image's value; -1: there is none for it."""
+        positions = {name: at for at, name in enumerate(self.certificate.parts)}
+        values = self.values_of(predicted, columns)
+        return np.array([positions.get(value, -1) for value in values], dtype=int)
 
-    @property
-    def _images(self) -> str:
-        return "calibration cases" if self.certificate.pool is None else "images of the pool"
-
-    def _compared(
-        self, scores: tuple[float, float], errors: tuple[float, float], *, accepted: bool
-    ) -> str:
-        """The image's value and the limit, in terms of the error where that is shown."""
-        reached = scores[0] >= scores[1]
-        if reached and not accepted:
-            return SURPASSED.replace("class", self.certificate.targets.answer)
-        if scores[1] == -math.inf:
-            return ALL_ACCEPTED
-        if not self.certificate.shows_errors:
-            return self._among_cases(*scores)
-        if math.isclose(*scores) and not reached:
-            return f"score {scores[0]:.4g} is just below the lowest that is accepted"
-        if errors[0] == errors[1]:  # both rounded to the same
-            relation = "at least" if reached else "below"
-            return comparison(
-                "score", scores[0], relation, scores[1], "the lowest that is accepted"
-            )
-        relation = "within" if reached else "above"
-        role = "the highest that is accepted"
-        return comparison("probability of error", errors[0], relation, errors[1], role)
-
-    def _among_cases(self, score: float, threshold: float) -> str:
-        """A score and the threshold as the shares of cases that are at least as certain."""
-        certificate = self.certificate
-        above = score if score >= threshold else math.nextafter(score, math.inf)
-        own, most = (f"{100 * certificate.share_reaching(x):.3g} %" for x in (above, threshold))
-        place = "among the most certain" if score >= threshold else "less certain than"
-        return f"{place} {own} of the {self._images}; the most certain {most} can be accepted"
-
-    def reason_of_answer(self, name: str, probabilities: Mapping[str, float]) -> str:
-        """A clause on why an answer is not the most probable one; empty where it is."""
-        most = max(probabilities, key=lambda other: probabilities[other])
-        costs = [f"{self.rule.costs.get(other, 1.0):g}" for other in (name, most)]
-        why = {
-            "balanced": "for its probability relative to its share of the cases",
-            "costs": f"because missing it costs {costs[0]}, and missing {most} {costs[1]}",
-            "logits": "by the largest logit",
-        }.get(self.rule.rule)
-        is_less = probabilities[most] > probabilities[name]  # not where they are NaN
-        if not is_less or self.kind == CONFIDENCE:  # of which other classes' are not known
-            return ""
-        if why is None:
-            by = (
-                "the second opinion prefers"
-                if self.calibration.needs_opinions
-                else "more probable is"
-            )
-            return f"; {by} {most}"
-        return f"; {name} is predicted {why}, though {most} is more probable"
-
-    def threshold(
+    def thresholds(
         self,
         scores: Values,
         ood_scores: Values,
         acceptable: Bool[np.ndarray, " n"],
+        part: Parts,
         units: Units | None = None,
-    ) -> float:
-        """The lowest accepted score of a whole batch, the same for any order of its images.
+    ) -> tuple[float, ...]:
+        """The lowest accepted score of each part of a batch, the same for any order of its images.
 
         One image of each group decides; without the numbers of groups, each is its own. The arrays
-        are those of `ScoredImages`.
+        are those of `ScoredImages`, and `part_of` it.
 
         Raises:
             DataError: They are too few for the average guarantee.
         """
         self.check_batch(len(scores))
-        certificate, selection = self.certificate, self.certificate.selection
-        if selection is None or not certificate.accepted:
-            return certificate.accept_threshold
-        columns = scores, ood_scores, acceptable
         if units is not None and len(np.unique(units)) < len(units):
-            listed = zip(*(values.tolist() for values in columns), strict=True)
+            listed = zip(*(x.tolist() for x in (scores, ood_scores, acceptable)), strict=True)
             digests = [sha256_of(repr((self.seed, *each)).encode()) for each in listed]
             order = np.argsort(digests)  # at random, but the same for any order of the images
             rows = order[np.unique(units[order], return_index=True)[1]]
-            scores, ood_scores, acceptable = (values[rows] for values in columns)
+            scores, ood_scores, acceptable, part = (
+                x[rows] for x in (scores, ood_scores, acceptable, part)
+            )
+        rows_of = [part == at for at in range(len(self.certificate.parts))]
+        return tuple(
+            self._threshold(each, scores[rows], ood_scores[rows], acceptable[rows])
+            for each, rows in zip(self.certificate.parts.values(), rows_of, strict=True)
+        )
+
+    def _threshold(
+        self, certificate: Certificate, scores: Values, ood_scores: Values, acceptable: Mask
+    ) -> float:
+        """The lowest accepted score of the images of one part."""
+        selection = certificate.selection
+        if selection is None or not certificate.accepted:
+            return certificate.accept_threshold
         above = certificate.above(ood_scores)
         candidates = above & acceptable & np.isfinite(scores)
         if certificate.pool is not None:  # the cases are of this part alone
             candidates &= scores > certificate.pool.limit
             above = candidates
             self.check_batch(int(above.sum()), " above the limit of the draw")
+        if len(scores) < certificate.min_batch:  # of one value
+            return math.inf
         return selection.threshold(scores[candidates], int(above.sum()))
 
     def check_batch(self, images: int, where: str = "") -> None:
@@ -344,6 +288,16 @@ class Policy:
                     "`misgiving calibrate` again"
                 )
 
+    def check_predictions(self, predictions: "Predictions") -> None:
+        """Check that predictions are of the policy's model, and have what it reads.
+
+        Raises:
+            DataError: They are of another model, classes or kind of outputs, or lack columns.
+        """
+        self.check_model(predictions.model or self.model, predictions.classes)
+        self.check_opinions(predictions.opinion_models)
+        self.check_outputs(predictions)
+
     def check_outputs(self, outputs: Outputs) -> None:
         """Check that outputs are of the policy's kind, and have what it reads.
 
@@ -365,22 +319,3 @@ class Policy:
                 f"the policy needs {' and '.join(lacking)}, which these predictions do not have; "
                 "predict again with the run or its bundle"
             )
-
-
-def comparison(subject: str, value: float, relation: str, limit: float, role: str) -> str:
-    """Reason that compares a number with its limit, in as many digits as show that they differ.
-
-    >>> comparison("score", 0.4, "below", 0.75, "the lowest that is accepted")
-    'score 0.40 is below 0.75, the lowest that is accepted'
-    >>> comparison("score", 0.12301, "below", 0.12304, "the lowest that is accepted")
-    'score 0.12301 is below 0.12304, the lowest that is accepted'
-    >>> comparison("probability of error", 0.0012, "within", 0.05, "the limit for all")
-    'probability of error 0.001 is within 0.050, the limit for all'
-    """
-    texts = repr(value), repr(limit)
-    for digits in range(16, 1, -1):
-        rounded = f"{value:.{digits}f}", f"{limit:.{digits}f}"
-        differ = rounded[0] != rounded[1] or value == limit
-        if differ and (float(rounded[0]) or not value):  # only 0 is 0.00
-            texts = rounded
-    return f"{subject} {texts[0]} is {relation} {texts[1]}, {role}"

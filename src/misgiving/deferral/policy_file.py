@@ -63,10 +63,11 @@ class PolicyFile(BaseModel):
     @model_validator(mode="after")
     def _check_lengths(self) -> "PolicyFile":
         """Check that the columns of each table of cases are of one length."""
-        certified = attrgetter("scores", "errors", "kept", "error_probabilities")
+        columns = attrgetter("scores", "errors", "kept", "error_probabilities")
         images = attrgetter("images.scores", "images.kept", "ood_scores")
         identified = attrgetter("tuning", "calibration")(self.cases)
-        tables = certified(self.certificate), images(self.certificate)
+        parts = self.certificate.parts.values()
+        tables = *map(columns, (self.certificate, *parts)), images(self.certificate)
         for table in (*tables, *(vars(each).values() for each in identified)):
             if len({*map(len, table)}) > 1:
                 raise ValueError("columns of cases differ in length")

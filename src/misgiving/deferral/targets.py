@@ -4,6 +4,7 @@ The command line reads its options from here, so NumPy is imported only where it
 """
 
 import math
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
@@ -20,7 +21,20 @@ RuleName = Literal["most_probable", "balanced", "costs", "logits"]
 AnswerName = Literal["class", "superclass"]
 """Levels at which an answer is given, and right or wrong."""
 
+PREDICTED = "predicted_class"  # value of `for_each` that each image has by its answer
 SHARE_OF_ERROR = 0.15  # of the level, where there are other targets; these have few cases
+
+
+def number_of(text: str) -> float:
+    """The number that a text is; NaN where it is none.
+
+    >>> number_of("40"), number_of("forty")
+    (40.0, nan)
+    """
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def check_known(classes: Sequence[str], **parameters: Mapping[str, float]) -> None:
@@ -48,7 +62,11 @@ class Targets:
             sets the threshold, and the error there is bounded; beside other targets these do.
         max_ood_false_alarms: Largest share of ordinary images that may be flagged as
             out-of-distribution, with a confidence of its own; off: flag none.
-        simultaneous: Apply the confidence to all targets of errors jointly, or to each separately.
+        for_each: Certify `max_error` for each value of this column with a threshold of its own:
+            predicted_class, or a column that is known when deciding, such as site, or age:40,70
+            with limits of numbers. An image of another value is deferred.
+        simultaneous: Apply the confidence to all targets of errors, and all values, jointly, or to
+            each separately.
         superclasses: Classes of each superclass; each class is in one.
         answer: Level of the answers: an answer is wrong if it is another class, or another
             superclass.
@@ -60,6 +78,7 @@ class Targets:
     max_silent_error: float | None = None
     max_deferred: float | None = None
     max_ood_false_alarms: float | None = 0.05
+    for_each: str | None = None
     simultaneous: bool = True
     superclasses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     answer: AnswerName = "class"
@@ -81,6 +100,14 @@ class Targets:
             require(self, name, rate is None or 0 < rate < 1, "be between 0 and 1")
         are_rates = all(0 < rate < 1 for rate in self.class_max_miss.values())
         require(self, "class_max_miss", are_rates, "be between 0 and 1")
+        alone = self.max_error is not None and not any(
+            (self.class_max_miss, self.max_silent_error, self.max_deferred)
+        )
+        is_alone = self.for_each is None or alone
+        require(self, "for_each", is_alone, "go with ", Parameter("max_error"), " alone")
+        limits = self.limits_of_values
+        are_numbers = all(map(math.isfinite, limits)) and limits == sorted({*limits})
+        require(self, "for_each", are_numbers, "have growing numbers after the colon")
         others = Parameter("max_silent_error"), " or ", Parameter("max_deferred")
         has_target = self.limits_errors or self.max_deferred is not None
         require(self, "max_error", has_target, "be given, or ", *others)
@@ -90,6 +117,43 @@ class Targets:
         """True where a target of errors sets the threshold."""
         rates = self.max_error, self.max_silent_error
         return bool(self.class_max_miss) or any(rate is not None for rate in rates)
+
+    @property
+    def column(self) -> str:
+        """The column of `for_each`; empty without one."""
+        return (self.for_each or "").partition(":")[0]
+
+    @property
+    def limits_of_values(self) -> list[float]:
+        """Numbers that divide the values of `for_each`; NaN for what is none."""
+        return [number_of(x) for x in (self.for_each or "").partition(":")[2].split(",") if x]
+
+    def check_columns(self, columns: Mapping[str, Sequence[str]]) -> None:
+        """Check that images have the column of `for_each`.
+
+        Raises:
+            DataError: They do not.
+        """
+        if self.column not in ("", PREDICTED, *columns):
+            known = f"these have {', '.join(columns)}" if columns else "these have no such column"
+            raise DataError(
+                *("images need the column ", repr(self.column), " for ", Parameter("for_each")),
+                f"; {known}",
+            )
+
+    def values_of(self, cells: Sequence[str]) -> list[str]:
+        """Values of `for_each` of images with these cells of its column; empty: there is none.
+
+        >>> Targets(max_error=0.1, for_each="age:40,70").values_of(["39", "40", "", "81"])
+        ['below 40', '40 to below 70', '', '70 or more']
+        """
+        limits = [f"{limit:g}" for limit in self.limits_of_values]
+        if not limits:
+            return [cell.strip() for cell in cells]
+        inner = map("{} to below {}".format, limits, limits[1:])
+        bands = [f"below {limits[0]}", *inner, f"{limits[-1]} or more"]
+        numbers = map(number_of, cells)
+        return ["" if x != x else bands[bisect(self.limits_of_values, x)] for x in numbers]
 
     def check_classes(self, classes: Sequence[str]) -> None:
         """Check that each of these classes is in one superclass, and that targets name them.

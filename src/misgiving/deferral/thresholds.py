@@ -178,29 +178,43 @@ def count_ranks(
     )
 
 
-def loosest_certified(counts: RankCounts, targets: Targets) -> int:
-    """Position of the loosest rank that meets the targets, -1 for none."""
-    selected = meets_other_targets(counts, targets) & ~np.isnan(counts.thresholds)
+def loosest_certified(counts: Sequence[RankCounts], targets: Targets) -> list[int]:
+    """Position of the loosest rank of each value that meets the targets, -1 for none.
+
+    Of several values, all thresholds hold together.
+    """
+    selected = [meets_other_targets(each, targets) & ~np.isnan(each.thresholds) for each in counts]
     if targets.max_error is not None:
-        selected &= meets_error(counts, targets.max_error, targets.level_of_error)
-    return int(np.flatnonzero(selected)[-1]) if selected.any() else -1
+        certified = meets_error(counts, targets.max_error, targets.level_of_error)
+        selected = [one & other for one, other in zip(selected, certified, strict=True)]
+    return [max(np.flatnonzero(each).tolist(), default=-1) for each in selected]
 
 
-def meets_error(counts: RankCounts, max_error: float, level: float) -> Bool[np.ndarray, " ranks"]:
+def meets_error(
+    counts: Sequence[RankCounts], max_error: float, level: float
+) -> list[Bool[np.ndarray, " ranks"]]:
     """Mark the ranks that certify `max_error`, in steps without the ranks certified before.
 
     Ranks of so few cases that they have no limit at first are never tested.
     """
-    certified = np.zeros(len(counts.ranks), dtype=bool)
-    left = np.flatnonzero(limits_of_ranks(tuple(counts.ranks.tolist()), max_error, level) >= 0)
-    while len(left):
-        limits = limits_of_ranks(tuple(counts.ranks[left].tolist()), max_error, level)
-        added = (counts.wrong[left] <= limits) & ~np.isnan(counts.thresholds[left])
-        if not added.any():
-            break
-        certified[left[added]] = True
-        left = left[~added]
+    ranks = [each.ranks for each in counts]
+    limits = limits_of_ranks(_hashable(ranks), max_error, level)
+    left = [np.flatnonzero(each >= 0) for each in limits]
+    certified = [np.zeros(len(each), dtype=bool) for each in ranks]
+    added = True
+    while added and any(map(len, left)):
+        tested = [each[rows] for each, rows in zip(ranks, left, strict=True)]
+        limits, added = limits_of_ranks(_hashable(tested), max_error, level), False
+        for at, (each, limit) in enumerate(zip(counts, limits, strict=True)):
+            rows = left[at]
+            passed = (each.wrong[rows] <= limit) & ~np.isnan(each.thresholds[rows])
+            certified[at][rows[passed]] = True
+            left[at], added = rows[~passed], added or bool(passed.any())
     return certified
+
+
+def _hashable(ranks: Sequence[Counts]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(each.tolist()) for each in ranks)
 
 
 def meets_other_targets(counts: RankCounts, targets: Targets) -> Bool[np.ndarray, " ranks"]:
@@ -224,26 +238,35 @@ def just_above(excluded: Thresholds, accepted: Thresholds) -> Thresholds:
 
 
 @lru_cache(maxsize=4096)
-def limits_of_ranks(ranks: tuple[int, ...], max_error: float, level: float) -> Counts:
-    """Highest number of wrong cases that certifies each rank; -1: none does.
+def limits_of_ranks(
+    ranks: tuple[tuple[int, ...], ...], max_error: float, level: float
+) -> list[Counts]:
+    """Highest number of wrong cases that certifies each rank of each value; -1: none does.
 
-    Each rank is tested at the same level of its own: the highest (to 0.1 %) with which any limit is
-    reached with a probability of at most `level`, if each case is wrong with the probability
-    `max_error`.
+    Each rank is tested at the same level of its own: the highest (to 0.1 %) with which any limit of
+    any value is reached with a probability of at most `level`, if each case is wrong with the
+    probability `max_error`. Given their numbers, the cases of values are independent.
 
-    >>> limits_of_ranks((59, 93), 0.05, 0.05), limits_of_ranks((93,), 0.05, 0.05)
-    (array([0, 0]), array([1]))
+    >>> limits_of_ranks(((59, 93),), 0.05, 0.05), limits_of_ranks(((93,),), 0.05, 0.05)
+    ([array([0, 0])], [array([1])])
     """
-    p_values = [_cumulative(rank, max_error) for rank in ranks]
+    p_values = [[_cumulative(rank, max_error) for rank in each] for each in ranks]
 
-    def limits_at(own: float) -> Counts:
-        limits = [first + np.searchsorted(each, own, side="right") - 1 for first, each in p_values]
-        return np.array(limits, dtype=int)
+    def limits_at(own: float) -> list[Counts]:
+        return [
+            np.array([at + np.searchsorted(x, own, side="right") - 1 for at, x in each], dtype=int)
+            for each in p_values
+        ]
 
-    low, high = level / max(1, len(ranks)), level  # Bonferroni's inequality, and a single test
+    def reached_at(own: float) -> float:
+        pairs = zip(ranks, limits_at(own), strict=True)
+        return 1 - math.prod(1 - probability_of_reaching(*pair, max_error) for pair in pairs)
+
+    # Bonferroni's inequality, and a single test
+    low, high = level / max(1, sum(map(len, ranks))), level
     for _ in range(HALVINGS):
         own = math.sqrt(low * high)
-        if probability_of_reaching(ranks, limits_at(own), max_error) <= level:
+        if reached_at(own) <= level:
             low = own
         else:
             high = own

@@ -228,8 +228,8 @@ def evaluate(
         teams = measure_readers(predictions.in_set(*TUNING), judged, decisions, deferral)
         measurements += teams.measurements(POLICY_SET)
     detector = WITHOUT_FEATURES if deferral is None else deferral.policy_.ood_detector
-    threshold = math.inf if decisions is None else decisions.threshold
-    inlier_scores, results, detected = _detection(measured, ood, deferral, detector, threshold)
+    thresholds = () if decisions is None else decisions.thresholds
+    inlier_scores, results, detected = _detection(measured, ood, deferral, detector, thresholds)
     return Evaluation(
         predictions=measured,
         judged=judged,
@@ -324,7 +324,7 @@ def _detection(
     ood: Mapping[str, Predictions],
     deferral: Deferral | None,
     detector: str,
-    threshold: float,
+    thresholds: Sequence[float],
 ) -> tuple[Float[np.ndarray, " _"] | None, dict[str, OodResult], list[Measurement]]:
     """Scores of the measured images and results of each OOD set by one detector; metrics by all."""
     if not ood:
@@ -338,7 +338,11 @@ def _detection(
         rows += measure_detection(common, scores, name)
         decided = {}
         if deferral is not None:
-            outcomes = deferral.decide(outliers, threshold=threshold).decisions
+            deferral.policy_.check_predictions(outliers)
+            columns = outliers.metadata
+            outcomes = deferral.policy_.decide(
+                outliers.outputs, columns=columns, threshold=thresholds
+            ).decisions
             rows += measure_shares(outcomes, name)
             decided = shares_of_decisions(outcomes, outliers.units)
         sides, units = (inliers[detector], scores[detector]), (measured.units, outliers.units)

@@ -116,7 +116,7 @@ def _spaced(items: Sequence[Any], count: int) -> list[Any]:
 
 def _operating_points(evaluation: Evaluation) -> list[Any]:
     """Some operating points of the calibration cases, the chosen one among them."""
-    if evaluation.deferral is None:
+    if evaluation.deferral is None or evaluation.deferral.certificate_.by_value:
         return []
     certificate = evaluation.deferral.certificate_
     points = certificate.operating_points
@@ -167,6 +167,7 @@ def _figures(evaluation: Evaluation, numbers: Mapping[str, Any]) -> dict[str, st
     """The figures of the page as data URLs; one that would be empty is missing."""
     deferral = evaluation.deferral
     certificate = None if deferral is None else deferral.certificate_
+    decisions = evaluation.decisions
     drawn = {
         "acceptance": acceptance_figure(
             evaluation.curve,
@@ -177,7 +178,9 @@ def _figures(evaluation: Evaluation, numbers: Mapping[str, Any]) -> dict[str, st
         "scores": histogram_figure(
             numbers["score_sets"],
             xlabel=f"acceptance score: {detector_name(evaluation.score)}",
-            limit=None if evaluation.decisions is None else evaluation.decisions.threshold,
+            limit=None
+            if decisions is None or len(decisions.thresholds) > 1
+            else decisions.threshold,
             limit_label="threshold",
         ),
         "confusion": matrix_figure(*numbers["confusion"]),

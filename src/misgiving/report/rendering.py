@@ -81,6 +81,7 @@ class Scale(NamedTuple):
         return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
+MOST_VALUES = 12  # that one line names
 MINUS = "\N{MINUS SIGN}"
 POINTS, PLAIN = Scale(100.0, 1, " points"), Scale(1.0, 3, "")
 
@@ -108,6 +109,7 @@ def environment(*packages: str, html: bool = True) -> Environment:
     templates.globals |= {"guarantees": [*GUARANTEES], "min_batch": MIN_BATCH}
     templates.globals["min_tuning_cases"] = MIN_TUNING_CASES
     templates.globals["most_limits"] = MOST_LIMITS
+    templates.globals["most_values"] = MOST_VALUES
     templates.globals["parameter"] = Parameter
     templates.filters |= {
         "detector_name": detector_name,

@@ -42,9 +42,12 @@ function describePolicy(policy) {
   return `saved policy: ${targetOf(policy)}${policy.accepts ? "" : "; no threshold meets this: all deferred"}`;
 }
 
-export function targetOf({ guarantee, max_error: error, max_silent_error: silent, max_deferred: deferred }) {
+export function targetOf({
+  guarantee, max_error: error, max_silent_error: silent, max_deferred: deferred, for_each: column,
+}) {
   const targets = [];
-  if (error != null) targets.push(`at most ${atMost(error)} errors`);
+  const ofEach = column ? ` of each ${column.split(":")[0].replaceAll("_", " ")}` : "";
+  if (error != null) targets.push(`at most ${atMost(error)} errors${ofEach}`);
   if (silent != null) targets.push(`at most ${atMost(silent)} of all images accepted with a wrong answer`);
   if (deferred != null) targets.push(`at most ${atMost(deferred)} deferred`);
   const holds = {

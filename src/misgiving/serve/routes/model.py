@@ -31,6 +31,7 @@ NOTICE = (
 )
 SHOWN_LIMITS = ("max_bytes", "max_pixels", "max_files", "queue", "timeout")
 BAD_READER = documented(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
+EACH_VALUE = "each value has a threshold of its own, so that no other target can be previewed"
 CALIBRATE_FIRST = "this model has no policy; run `misgiving calibrate` and export the model again"
 
 
@@ -75,6 +76,7 @@ class SavedPolicy(BaseModel):
         description="Target share of all images that are accepted with a wrong answer."
     )
     max_deferred: float | None = Field(description="Target share of all images that is deferred.")
+    for_each: str | None = Field(description="Column of which each value has a threshold.")
     guarantee: str = Field(description="Targets hold with a confidence (confident) or on average.")
     accepts: bool = Field(description="False if it defers everything.")
     threshold: Number = Field(description="Lowest accepted score; null: none, or accepts all.")
@@ -145,6 +147,7 @@ def list_operating_points(service: ServiceDep) -> Calibration:
         return Calibration(unavailable=CALIBRATE_FIRST)
     certificate, targets = policy.certificate, policy.certificate.targets
     return Calibration(
+        unavailable=EACH_VALUE if certificate.by_value else None,
         confidence=targets.confidence,
         cases=certificate.cases,
         pool=None if certificate.pool is None else len(certificate.pool.scores),
@@ -155,6 +158,7 @@ def list_operating_points(service: ServiceDep) -> Calibration:
             max_error=targets.max_error,
             max_silent_error=targets.max_silent_error,
             max_deferred=targets.max_deferred,
+            for_each=targets.for_each,
             guarantee=certificate.guarantee,
             accepts=certificate.accepted > 0,
             threshold=certificate.accept_threshold,
