@@ -24,6 +24,7 @@ from misgiving.deferral.outcomes import (
     CertifiableError,
     ClassErrors,
     ClassOutcome,
+    MeanCost,
     OperatingPoint,
     Pool,
     Selection,
@@ -61,6 +62,7 @@ class Certificate:
         wrong: How many of these are wrong.
         accepted_on_average: Calibration cases that the average guarantee would accept.
         capacity: What `max_deferred` allows; None without this target.
+        mean_cost: With a `review_cost`, that of a case; else None.
         class_outcomes: One for each class with a target.
         class_errors: One for each class that has cases or is predicted, in the order of the bounds
             on missed cases, those without cases last; none where nothing is accepted.
@@ -93,6 +95,7 @@ class Certificate:
     wrong: int = 0
     accepted_on_average: int = 0
     capacity: Capacity | None = None
+    mean_cost: MeanCost | None = None
     class_outcomes: tuple[ClassOutcome, ...] = ()
     class_errors: tuple[ClassErrors, ...] = ()
     superclass_errors: tuple[ClassErrors, ...] = ()

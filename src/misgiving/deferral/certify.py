@@ -9,11 +9,17 @@ import numpy as np
 
 from misgiving.arrays import Mask, Values
 from misgiving.calibration.apply import answers_of
-from misgiving.deferral.bounds import upper_bound
+from misgiving.deferral.bounds import two_sided_interval, upper_bound
 from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.guarantees import GUARANTEES, Guarantee, fit_selection
-from misgiving.deferral.outcomes import Capacity, CertifiableError, ClassErrors, ClassOutcome
-from misgiving.deferral.targets import Targets
+from misgiving.deferral.outcomes import (
+    Capacity,
+    CertifiableError,
+    ClassErrors,
+    ClassOutcome,
+    MeanCost,
+)
+from misgiving.deferral.targets import DecisionRule, Targets
 from misgiving.deferral.thresholds import RankCounts, ScoredCases, count_ranks
 
 STEPS = 1000  # in which the smallest certifiable error is searched
@@ -113,7 +119,9 @@ def _certificate(
     if position >= 0 and targets.limits_errors:
         threshold = float(counts.thresholds[position])
     else:
-        threshold = math.inf if capacity is None or targets.limits_errors else capacity.threshold
+        threshold = math.inf if targets.review_cost is None or targets.limits_errors else -math.inf
+        if capacity is not None and not targets.limits_errors:
+            threshold = capacity.threshold
     accepted = counts.kept & (cases.scores >= threshold)
     return replace(
         blank,
@@ -294,6 +302,34 @@ def with_prices(certificate: Certificate, certify: Callable[..., Certificate]) -
                 errors, limit=changed.class_outcomes[-1], accepted_with_limit=changed.accepted
             )
     return replace(certificate, class_errors=tuple(limited.values()))
+
+
+def with_mean_cost(certificate: Certificate, cases: ScoredCases, rule: DecisionRule) -> Certificate:
+    """Add the mean cost of a case, where a review has a cost."""
+    review = certificate.targets.review_cost
+    if review is None:
+        return certificate
+    wrong_costs = np.where(cases.wrong, rule.costs_of(certificate.answers)[cases.labels], 0.0)
+    above = certificate.above(cases.ood_scores)
+    accepted = above & cases.acceptable & (cases.scores >= certificate.accept_threshold)
+    costs = np.where(accepted, wrong_costs, review)
+    kinds = {review, *rule.costs_of(certificate.answers).tolist()}
+    level = certificate.level / len(kinds)
+    shares = {
+        kind: two_sided_interval(int((costs == kind).sum()), len(costs), level=level)
+        for kind in kinds
+    }
+    best_first = np.argsort(-np.where(above, cases.scores, -math.inf), kind="stable")
+    accept_best = np.append(0.0, wrong_costs[best_first].cumsum())[: above.sum() + 1]
+    totals = accept_best + review * (len(costs) - np.arange(len(accept_best)))
+    mean = MeanCost(
+        mean=float(costs.mean()),
+        lower=sum(kind * share.lower for kind, share in shares.items()),
+        upper=min(sum(kind * share.upper for kind, share in shares.items()), max(kinds)),
+        accept_all=float(wrong_costs.mean()),
+        best=float(totals.min() / len(costs)),
+    )
+    return replace(certificate, mean_cost=mean)
 
 
 def find_remedies(certificate: Certificate) -> dict[Remedy, int | float]:

@@ -57,6 +57,9 @@ class Decision(BaseModel):
     decision: Outcome = Field(description="Always `defer` without a policy.")
     reason: str = Field(description="Of the decision, in words.")
     error_probability: Number = Field(description="Probability that the answer is wrong.")
+    expected_cost: Number = Field(
+        description="Of the answer, by `costs`; only where a policy has a `review_cost`."
+    )
     expected_loss: Number = Field(description="Expected cross-entropy, in nats.")
     ood_p_value: Number = Field(
         description="Share of in-distribution images that look as unusual as this one, or more so."
@@ -93,6 +96,7 @@ class ScoredImages:
     ood_p_value: Values
     acceptance_score: Values
     ood_score: Values
+    expected_cost: Values
     expected_loss: Values
     predicted_loss: Values
 

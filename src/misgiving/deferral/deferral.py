@@ -10,7 +10,12 @@ from typing import Any, Literal
 from misgiving.calibration.apply import Calibrator
 from misgiving.calibration.fit import Fitted
 from misgiving.deferral.certificate import Certificate
-from misgiving.deferral.certify import certify_thresholds, find_remedies, with_prices
+from misgiving.deferral.certify import (
+    certify_thresholds,
+    find_remedies,
+    with_mean_cost,
+    with_prices,
+)
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.draw import DrawnCases
 from misgiving.deferral.fit_policy import calibration_cases, check_limit, fit_policy
@@ -53,7 +58,7 @@ class Deferral:
 
     Args:
         max_error: Largest share of wrong predictions among the accepted; None: there is no such
-            target; `auto`: 0.05, or none where `max_deferred` is given.
+            target; `auto`: 0.05, or none where `max_deferred` or `review_cost` is given.
         guarantee: `confident`: the targets hold with a confidence for the calibration set at hand;
             `average`: on average over calibration sets and batches of at least 50 images; or an
             object, as `guarantees` has them.
@@ -61,14 +66,14 @@ class Deferral:
             superclass as another superclass, by name.
         max_silent_error: Largest share of all images that may be accepted with a wrong prediction,
             for single images, too.
-        max_deferred: Largest share of all images that a person may have to look at, OOD images
-            among them. Alone, it sets the threshold, and the certificate bounds the error there.
+        max_deferred: Largest share of all images, OOD images among them, that a person may have to
+            look at. Alone it decides, as `review_cost` does, and the error there is bounded.
+        review_cost: Cost of a review, beside `costs`; more expected cost is left to a person.
         max_ood_false_alarms: Largest share of ordinary images that may be called
             out-of-distribution, with a confidence of its own; None: none is. It takes effect where
             the cases are enough for it, and there are features or an `ood_detector` is named.
         for_each: Certify `max_error` for each value of this column, with a threshold of its own:
-            `predicted_class`, or a column of the data such as `site`, or `age:40,70` with limits of
-            numbers. An image of a value without cases is deferred.
+            `predicted_class`, `site`, or `age:40,70` with limits. Other values are deferred.
         confidence: Probability, over draws of the calibration set, that the targets hold.
         simultaneous: True: the confidence is for all targets and values jointly; False: for each.
         rule: Predicts the class: `most_probable`, `balanced`, `costs` or `logits`.
@@ -78,8 +83,7 @@ class Deferral:
         ood_detector: Name of the OOD score; None: `knn_layers`, `knn` without taps, or `max_logit`
             without features.
         superclasses: Classes of each superclass by its name; each class is in one.
-        answer: Level of the answers: `class`, or `superclass`, which is wrong only if the true
-            class is in another superclass.
+        answer: `class`, or `superclass`, wrong only if the true class is in another one.
         seed: Of the draw of one image from each group, and of the set to tune on.
 
     Attributes:
@@ -100,6 +104,7 @@ class Deferral:
     class_max_miss: Mapping[str, float] | None = None
     max_silent_error: float | None = None
     max_deferred: float | None = None
+    review_cost: float | None = None
     max_ood_false_alarms: float | None = 0.05
     for_each: str | None = None
     confidence: float = 0.95
@@ -201,12 +206,9 @@ class Deferral:
             UsageError: A parameter has a value that cannot be used.
         """
         policy, tuned = self.fit_policy(tuning, detectors, fitted, looks=looks)
-        self.cases_ = Cases(
-            tuning=Identities.of(tuning),
-            calibration=Identities.of(calibration),
-            group_columns=calibration.group_columns,
-            **facts,
-        )
+        of_tuning, of_calibration = Identities.of(tuning), Identities.of(calibration)
+        facts |= {"group_columns": calibration.group_columns}
+        self.cases_ = Cases(tuning=of_tuning, calibration=of_calibration, **facts)
         return self._certify(policy, tuned, calibration)
 
     def certify_drawn(self, drawn: DrawnCases, tuning: Predictions | None = None) -> "Deferral":
@@ -221,7 +223,8 @@ class Deferral:
             UsageError: The cases were drawn for other parameters.
         """
         other, cases = drawn.deferral, drawn.look
-        if other._asked != self._asked:
+        asked = [(*x.check_parameters(), x.ood_detector, x.seed) for x in (other, self)]
+        if asked[0] != asked[1]:
             raise UsageError(f"the cases were drawn for {other}, not for {self}; draw new ones")
         given = None if tuning is None else (Identities.of(tuning), tuple(tuning.labels.tolist()))
         if given not in (None, (other.cases_.tuning, other.cases_.tuning_labels)):
@@ -245,7 +248,7 @@ class Deferral:
 
         self.policy_ = replace(
             policy,
-            certificate=with_prices(certify(), certify),
+            certificate=with_mean_cost(with_prices(certify(), certify), cases, policy.rule),
             unit=unit_of(calibration.group_columns),
             kind=calibration.kind,
         )
@@ -285,7 +288,8 @@ class Deferral:
         values |= {name: values[name] or {} for name in BY_NAME}
         values["superclasses"] = {x: tuple(each) for x, each in values["superclasses"].items()}
         if self.max_error == "auto":
-            values["max_error"] = 0.05 if self.max_deferred is None else None
+            others = self.max_deferred, self.review_cost
+            values["max_error"] = 0.05 if others == (None, None) else None
         targets = Targets(**{each.name: values[each.name] for each in fields(Targets)})
         rule = DecisionRule(**{each.name: values[each.name] for each in fields(DecisionRule)})
         if classes:
@@ -297,10 +301,6 @@ class Deferral:
         guarantee.check_looks(looks)
         guarantee.check_class_targets(targets)
         return targets, rule, guarantee
-
-    @property
-    def _asked(self) -> tuple[Any, ...]:
-        return *self.check_parameters(), self.ood_detector, self.seed
 
     @property
     def certificate_(self) -> Certificate:

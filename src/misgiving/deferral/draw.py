@@ -194,12 +194,8 @@ def check_plan(
         raise DataError("the pool has no column id, by which labels are joined; add it")
     if looks and looks[-1] != cases:
         raise UsageError("the last of ", Parameter("looks"), f" must be the {cases} cases")
-    others = (
-        targets.class_max_miss,
-        targets.max_silent_error,
-        targets.max_deferred,
-        targets.for_each,
-    )
+    names = "class_max_miss", "max_silent_error", "max_deferred", "review_cost", "for_each"
+    others = (getattr(targets, name) for name in names)
     if targets.max_error is None or any(others):
         raise UsageError(
             *("cases are drawn for ", Parameter("max_error"), " alone; calibrate for other "),

@@ -115,16 +115,18 @@ def calibration_cases(
 
 
 def check_limit(policy: Policy) -> None:
-    """Check that a limit of the error probability can be read from one.
+    """Check that a limit of the error probability or of the expected cost can be read from one.
 
     Raises:
         DataError: There is such a limit, and the policy shows no error probability.
     """
-    limits = policy.rule.max_error_probability < DecisionRule.max_error_probability
-    if limits and not policy.certificate.shows_errors:
+    highest, targets = policy.rule.max_error_probability, policy.certificate.targets
+    limits = highest < DecisionRule.max_error_probability and not policy.certificate.shows_errors
+    is_few = policy.certificate.tuning_cases < MIN_TUNING_CASES
+    if limits or (targets.review_cost is not None and is_few):
         raise DataError(
-            Parameter("max_error_probability"),
-            " limits an error probability, for which the tuning set is too small or unlike the "
+            Parameter("max_error_probability" if limits else "review_cost"),
+            " needs an error probability, for which the tuning set is too small or unlike the "
             f"calibration cases ({policy.certificate.tuning_cases} tuning cases, at least "
             f"{MIN_TUNING_CASES} are needed); give more, or leave it out",
         )

@@ -211,3 +211,21 @@ class Capacity(NamedTuple):
     threshold: Threshold
     accepted: int
     wrong: int
+
+
+class MeanCost(NamedTuple):
+    """Mean cost of a calibration case: of a review, or of an accepted answer that is wrong.
+
+    Attributes:
+        mean: By the decisions of the policy.
+        lower: Lower end of a two-sided interval of the mean.
+        upper: Upper end. Shares of each cost have exact intervals, with their parts of the level.
+        accept_all: Mean if all are accepted.
+        best: The lowest mean that a threshold of the score would have had for these cases.
+    """
+
+    mean: float
+    lower: float
+    upper: float
+    accept_all: float
+    best: float

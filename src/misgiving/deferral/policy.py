@@ -104,9 +104,20 @@ class Policy:
         probabilities = self.calibration.sums(changed.probabilities)
         errors = error_probabilities(probabilities, answers)
         acceptable = self.rule.mark_acceptable(probabilities, answers, errors)
+        expected_costs, review_cost = changed.expected_cost, self.certificate.targets.review_cost
+        if review_cost is not None:
+            costs = self.rule.costs_of(self.certificate.answers)
+            own = np.take_along_axis(probabilities * costs, answers[:, None], axis=1)[:, 0]
+            expected_costs = probabilities @ costs - own
+            acceptable &= expected_costs <= review_cost
         if not self.certificate.shows_errors:
             errors = np.full_like(errors, np.nan)
-        return replace(changed, error_probability=errors, acceptable=acceptable)
+        return replace(
+            changed,
+            error_probability=errors,
+            expected_cost=expected_costs,
+            acceptable=acceptable,
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -45,12 +45,11 @@ def reason_of(
         )
         return f"{less} than all{share} {_images(policy)} (p = {p_value:.2g})"
     score, ood_score = numbers["acceptance_score"], numbers["ood_score"]
-    limit, highest = policy.certificate.ood_threshold, policy.rule.max_error_probability
+    limit = policy.certificate.ood_threshold
     if not math.isfinite(score) or (limit is not None and not math.isfinite(ood_score)):
         return NOT_FINITE
-    if errors[0] > highest:
-        words = comparison("probability of error", errors[0], "above", highest, ALL_LIMITED)
-        return words if policy.certificate.shows_errors else TOO_UNCERTAIN
+    if (fixed := _by_fixed_rule(policy, numbers, threshold, errors[0])) is not None:
+        return fixed
     if threshold == math.inf:
         column = policy.certificate.targets.column
         return NONE_FOR_VALUE.format(column.replace("_", " ")) if column else NO_THRESHOLD
@@ -58,6 +57,21 @@ def reason_of(
         return AT_OOD_THRESHOLD
     accepted = decision == "accept"
     return _compared(policy, (score, threshold), errors, accepted=accepted)
+
+
+def _by_fixed_rule(
+    policy: "Policy", numbers: Mapping[str, float], threshold: float, error: float
+) -> str | None:
+    """The reason where no threshold of the score decided."""
+    highest, cost = policy.rule.max_error_probability, numbers["expected_cost"]
+    if error > highest:
+        words = comparison("probability of error", error, "above", highest, ALL_LIMITED)
+        return words if policy.certificate.shows_errors else TOO_UNCERTAIN
+    review_cost = policy.certificate.targets.review_cost
+    if review_cost is not None and (cost > review_cost or threshold == -math.inf):
+        relation = "above" if cost > review_cost else "within"
+        return comparison("expected cost", cost, relation, review_cost, "the cost of a review")
+    return None
 
 
 def _images(policy: "Policy") -> str:

@@ -60,6 +60,8 @@ class Targets:
             holds for single images under both guarantees.
         max_deferred: Largest share of all images that a person may have to look at. Alone, it
             sets the threshold, and the error there is bounded; beside other targets these do.
+        review_cost: Cost of a review, beside costs of wrong answers (1 for those not given): an
+            answer with a higher expected cost is left to a person.
         max_ood_false_alarms: Largest share of ordinary images that may be flagged as
             out-of-distribution, with a confidence of its own; off: flag none.
         for_each: Certify `max_error` for each value of this column with a threshold of its own:
@@ -77,6 +79,7 @@ class Targets:
     class_max_miss: Mapping[str, float] = field(default_factory=dict)
     max_silent_error: float | None = None
     max_deferred: float | None = None
+    review_cost: float | None = None
     max_ood_false_alarms: float | None = 0.05
     for_each: str | None = None
     simultaneous: bool = True
@@ -101,16 +104,20 @@ class Targets:
         are_rates = all(0 < rate < 1 for rate in self.class_max_miss.values())
         require(self, "class_max_miss", are_rates, "be between 0 and 1")
         alone = self.max_error is not None and not any(
-            (self.class_max_miss, self.max_silent_error, self.max_deferred)
+            (self.class_max_miss, self.max_silent_error, self.max_deferred, self.review_cost)
         )
         is_alone = self.for_each is None or alone
         require(self, "for_each", is_alone, "go with ", Parameter("max_error"), " alone")
         limits = self.limits_of_values
         are_numbers = all(map(math.isfinite, limits)) and limits == sorted({*limits})
         require(self, "for_each", are_numbers, "have growing numbers after the colon")
-        others = Parameter("max_silent_error"), " or ", Parameter("max_deferred")
-        has_target = self.limits_errors or self.max_deferred is not None
-        require(self, "max_error", has_target, "be given, or ", *others)
+        can_cost = self.review_cost is None or 0 < self.review_cost < math.inf
+        require(self, "review_cost", can_cost, "be positive")
+        others = Parameter("max_silent_error"), ", ", Parameter("max_deferred"), " or "
+        has_target = self.limits_errors or self.max_deferred or self.review_cost
+        require(
+            self, "max_error", bool(has_target), "be given, or ", *others, Parameter("review_cost")
+        )
 
     @property
     def limits_errors(self) -> bool:
@@ -277,6 +284,12 @@ class DecisionRule:
             return None
         if self.rule == "balanced":
             return len(labels) / np.maximum(np.bincount(labels, minlength=len(classes)), 1)
+        return self.costs_of(classes)
+
+    def costs_of(self, classes: Sequence[str]) -> "Float[np.ndarray, ' classes']":
+        """Cost of a wrong answer for a case of each of these classes or superclasses."""
+        import numpy as np
+
         return np.array([self.costs.get(name, 1.0) for name in classes])
 
     def mark_acceptable(

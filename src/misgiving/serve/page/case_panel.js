@@ -86,6 +86,7 @@ function renderFacts(one) {
   at("case-exact").textContent = one.reason;
   const facts = {
     "error probability": one.error_probability == null ? null : percent(one.error_probability),
+    "expected cost": one.expected_cost?.toPrecision(3),
     "expected loss": one.expected_loss == null ? null : `${one.expected_loss.toFixed(2)} nats`,
     "familiarity (p-value)": one.ood_p_value?.toPrecision(2),
     "acceptance score": one.acceptance_score?.toPrecision(3),

@@ -49,7 +49,7 @@ const sameModel = (one) => one.policy_fingerprint === state.model?.policy_finger
 
 // The order of the service: by error probability, also where it is not shown.
 function doubt(one) {
-  const probability = one.probabilities[one.predicted_class];
+  const probability = answerShares(one)[one.answer ?? one.predicted_class];
   return one.error_probability ?? (probability == null ? 2 : 1 - probability);
 }
 
@@ -113,6 +113,7 @@ function plainReason({ blind, decision, acceptance_score: score, error_probabili
 // means nothing. With too few tuning images for a risk, the share of cases that are as certain.
 export function riskOf(one) {
   if (one.blind || one.acceptance_score == null || outcome(one) === "ood") return "";
+  if (one.expected_cost != null) return `cost ${one.expected_cost.toPrecision(3)}`;
   if (one.error_probability != null) return `${percent(one.error_probability)} risk`;
   const reached = sameModel(one) && state.calibration?.operating_points.find(
     ({ threshold }) => threshold != null && one.acceptance_score >= threshold);
