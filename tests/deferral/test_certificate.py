@@ -5,8 +5,8 @@ import pytest
 from policies import CLASSES, WORST, certificate_of, certify, drawn_cases
 from scipy import stats
 
+from misgiving.deferral.annotate import with_prices
 from misgiving.deferral.certificate import ranks_to_test
-from misgiving.deferral.certify import with_prices
 from misgiving.deferral.drift import acceptance_interval
 from misgiving.deferral.expected_performance import (
     bound_at_threshold,

@@ -24,6 +24,7 @@ from misgiving.deferral.outcomes import (
     CertifiableError,
     ClassErrors,
     ClassOutcome,
+    Coarse,
     MeanCost,
     OperatingPoint,
     Pool,
@@ -76,6 +77,8 @@ class Certificate:
         error_probabilities: Of each.
         by_value: The certificate of each value of `for_each`, in the order of the cases above, of
             which this one has them all. None without `for_each`.
+        finer: Of the answers that are a class, where either this or a superclass is answered.
+        coarse: What was observed of the answers that are a superclass alone.
         accepted_with_one: Calibration cases that one threshold for all values would accept.
         accepted_otherwise: Those that would be accepted if all values were certified together, or
             each alone, whichever they are not.
@@ -106,6 +109,8 @@ class Certificate:
     kept: tuple[bool, ...] = field(default=(), repr=False)
     error_probabilities: tuple[float, ...] = field(default=(), repr=False)
     by_value: "Mapping[str, Certificate]" = field(default_factory=dict)
+    finer: "Certificate | None" = None
+    coarse: Coarse | None = None
     accepted_with_one: int = 0
     accepted_otherwise: int = 0
     pool: Pool | None = None

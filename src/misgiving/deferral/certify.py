@@ -1,7 +1,7 @@
 """Certify thresholds with the cases of a policy, and find remedies if none is."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from misgiving.arrays import Mask, Values
 from misgiving.calibration.apply import answers_of
-from misgiving.deferral.bounds import two_sided_interval, upper_bound
+from misgiving.deferral.bounds import upper_bound
 from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.guarantees import GUARANTEES, Guarantee, fit_selection
 from misgiving.deferral.outcomes import (
@@ -17,15 +17,13 @@ from misgiving.deferral.outcomes import (
     CertifiableError,
     ClassErrors,
     ClassOutcome,
-    MeanCost,
 )
-from misgiving.deferral.targets import DecisionRule, Targets
+from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import RankCounts, ScoredCases, count_ranks
 
 STEPS = 1000  # in which the smallest certifiable error is searched
 MOST_CASES = 100_000  # up to which enough cases are searched
 SHARE_OF_RANK = 0.5  # of the level, that the test of a promising rank has
-LIMIT_OF_CLASS, MOST_LIMITS = 0.1, 5  # suggested target of a class, and number of these
 PRIOR_WRONG = 0.5  # wrong cases more than observed, as one among 100 ranks is chosen
 
 Remedy = Literal["fewest_cases", "more_cases", "higher_target", "better_model", "average_guarantee"]
@@ -58,8 +56,8 @@ def certify_thresholds(
     targets = blank.targets.at_look(len(calibration), blank.looks)
     if blank.pool is None:
         blank = with_ood_limit(blank, calibration.ood_scores, guarantee, targets)
-    calibration, names, groups = _by_value(calibration, values)
-    counts = [_count(cases, blank, targets) for cases in groups]
+    calibration, names, groups = sorted_by_value(calibration, values)
+    counts = [count_cases(cases, blank, targets) for cases in groups]
     parts, selected = [], []
     for cases, each in zip(groups, counts, strict=True):
         selection = fit_selection(tuning, cases, each, targets, classes=blank.answers)
@@ -72,7 +70,7 @@ def certify_thresholds(
     for at, (cases, each) in enumerate(zip(groups, counts, strict=True)):
         on_average = int(each.ranks[selected[at]]) if selected[at] >= 0 else 0
         part = replace(parts[at], accepted_on_average=on_average)
-        parts[at] = _certificate(part, cases, each, guarantee, targets, positions[at])
+        parts[at] = certificate_at(part, cases, each, guarantee, targets, positions[at])
     whole = _together(blank, dict(zip(names, parts, strict=True))) if values else parts[0]
     accepted, tests = whole.accepted_cases, sum(len(each.ranks) for each in counts)
     level = targets.level / max(1, tests)
@@ -87,8 +85,8 @@ def certify_thresholds(
     )
 
 
-def _by_value(
-    cases: ScoredCases, values: Sequence[str]
+def sorted_by_value(
+    cases: ScoredCases, values: Sequence[str] = ()
 ) -> tuple[ScoredCases, list[str], list[ScoredCases]]:
     """The cases sorted, so that the order in which they came leaves no trace, and by value."""
     of_each = np.array(values or [""] * len(cases))
@@ -101,12 +99,13 @@ def _by_value(
     return cases[order], names.tolist(), [cases[each] for each in rows]
 
 
-def _count(cases: ScoredCases, blank: Certificate, targets: Targets) -> RankCounts:
+def count_cases(cases: ScoredCases, blank: Certificate, targets: Targets) -> RankCounts:
+    """Count these cases at each rank, by the limits that a certificate has already."""
     limit, floor = blank.ood_threshold, -math.inf if blank.pool is None else blank.pool.limit
     return count_ranks(cases, targets, classes=blank.answers, ood_limit=limit, floor=floor)
 
 
-def _certificate(
+def certificate_at(
     blank: Certificate,
     cases: ScoredCases,
     counts: RankCounts,
@@ -229,7 +228,7 @@ def levels_of(
     """Answers with their names, and then, if there are superclasses, those that they belong to."""
     yield cases, targets.answers(classes)
     if targets.superclasses:
-        of_each = targets.superclass_of_each(classes) if targets.answer == "class" else None
+        of_each = targets.superclass_of_each(classes) if targets.answer_level == "class" else None
         predicted, labels = (answers_of(x, of_each) for x in (cases.predicted, cases.labels))
         yield replace(cases, predicted=predicted, labels=labels), tuple(targets.superclasses)
 
@@ -269,67 +268,6 @@ def class_errors(
                 )
             )
     return tuple(sorted(errors, key=lambda each: (each.cases > 0, each.missed_bound), reverse=True))
-
-
-def with_prices(certificate: Certificate, certify: Callable[..., Certificate]) -> Certificate:
-    """Add what other targets would accept, by the same cases.
-
-    With `for_each`, these are one threshold for all, and values together or each alone. Otherwise,
-    each class that is often missed or wrong gets a target against it: 10 %, or half of the share
-    that is missed, whichever is lower: of the class itself where it is often missed, and otherwise
-    of the class that its wrong answers most often have.
-
-    Args:
-        certificate: Without these.
-        certify: Certifies targets with these changes.
-    """
-    if certificate.pool is not None:
-        return certificate  # of how many of a class are missed, drawn cases say nothing
-    targets, limited = certificate.targets, {each.name: each for each in certificate.class_errors}
-    if certificate.by_value:
-        return replace(
-            certificate,
-            accepted_with_one=certify(for_each=None).accepted,
-            accepted_otherwise=certify(simultaneous=not targets.simultaneous).accepted,
-        )
-    for errors in certificate.failing_classes[:MOST_LIMITS]:
-        name = errors.name if errors.is_often_missed else errors.confused_with
-        if name is not None and name not in targets.class_max_miss:
-            half = limited[name].missed / limited[name].cases / 2
-            rates = {**targets.class_max_miss, name: min(LIMIT_OF_CLASS, float(f"{half:.2g}"))}
-            changed = certify(class_max_miss=rates)
-            limited[errors.name] = replace(
-                errors, limit=changed.class_outcomes[-1], accepted_with_limit=changed.accepted
-            )
-    return replace(certificate, class_errors=tuple(limited.values()))
-
-
-def with_mean_cost(certificate: Certificate, cases: ScoredCases, rule: DecisionRule) -> Certificate:
-    """Add the mean cost of a case, where a review has a cost."""
-    review = certificate.targets.review_cost
-    if review is None:
-        return certificate
-    wrong_costs = np.where(cases.wrong, rule.costs_of(certificate.answers)[cases.labels], 0.0)
-    above = certificate.above(cases.ood_scores)
-    accepted = above & cases.acceptable & (cases.scores >= certificate.accept_threshold)
-    costs = np.where(accepted, wrong_costs, review)
-    kinds = {review, *rule.costs_of(certificate.answers).tolist()}
-    level = certificate.level / len(kinds)
-    shares = {
-        kind: two_sided_interval(int((costs == kind).sum()), len(costs), level=level)
-        for kind in kinds
-    }
-    best_first = np.argsort(-np.where(above, cases.scores, -math.inf), kind="stable")
-    accept_best = np.append(0.0, wrong_costs[best_first].cumsum())[: above.sum() + 1]
-    totals = accept_best + review * (len(costs) - np.arange(len(accept_best)))
-    mean = MeanCost(
-        mean=float(costs.mean()),
-        lower=sum(kind * share.lower for kind, share in shares.items()),
-        upper=min(sum(kind * share.upper for kind, share in shares.items()), max(kinds)),
-        accept_all=float(wrong_costs.mean()),
-        best=float(totals.min() / len(costs)),
-    )
-    return replace(certificate, mean_cost=mean)
 
 
 def find_remedies(certificate: Certificate) -> dict[Remedy, int | float]:

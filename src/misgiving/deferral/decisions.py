@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from scipy.special import softmax
 
 from misgiving.arrays import Values
-from misgiving.deferral.reasons import reason_of, reason_of_answer
+from misgiving.deferral.reasons import reason_of, reason_of_answer, reason_of_class
 from misgiving.scores.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -51,14 +51,15 @@ class Decision(BaseModel):
     answer: str | None = Field(
         default=None,
         description="The superclass where the policy answers superclasses, of which the predicted "
-        "class is then the most probable one; else the predicted class. What the decision, "
-        "`probability` and `error_probability` are about.",
+        "class is then the most probable one; else, and where `finest` certifies it, the predicted "
+        "class. What the decision, `probability` and `error_probability` are about.",
     )
     decision: Outcome = Field(description="Always `defer` without a policy.")
     reason: str = Field(description="Of the decision, in words.")
     error_probability: Number = Field(description="Probability that the answer is wrong.")
     expected_cost: Number = Field(
-        description="Of the answer, by `costs`; only where a policy has a `review_cost`."
+        default=None,
+        description="Of the answer, by `costs`; only where a policy has a `review_cost`.",
     )
     expected_loss: Number = Field(description="Expected cross-entropy, in nats.")
     ood_p_value: Number = Field(
@@ -85,6 +86,8 @@ class ScoredImages:
         predicted: Position of the predicted class.
         probabilities: By class.
         acceptable: False where an image is deferred whatever its score.
+        class_score: Log-odds that the predicted class is right, where `finest` may answer it; never
+            above those of its superclass. -inf where it may not, NaN for another policy.
 
     The other attributes are columns of a `Decision`.
     """
@@ -92,6 +95,7 @@ class ScoredImages:
     predicted: Int[np.ndarray, " n"]
     probabilities: Float[np.ndarray, "n classes"]
     acceptable: Bool[np.ndarray, " n"]
+    class_score: Values
     error_probability: Values
     ood_p_value: Values
     acceptance_score: Values
@@ -117,6 +121,7 @@ class Decisions(ScoredImages, Sequence[Decision]):
     Attributes:
         classes: Names of the classes, in the order of the logits.
         decisions: "accept", "defer" or "ood".
+        as_class: True where the answer is a class, and not a superclass.
         part: Position of the threshold of each image; -1: there is none for its value.
         thresholds: Lowest accepted score, or that of each value of `for_each`; -inf: all are
             accepted; inf: none is.
@@ -126,6 +131,7 @@ class Decisions(ScoredImages, Sequence[Decision]):
 
     classes: tuple[str, ...]
     decisions: Shaped[np.ndarray, " n"]
+    as_class: Bool[np.ndarray, " n"]
     part: Int[np.ndarray, " n"]
     thresholds: tuple[float, ...] = (math.inf,)
     policy: Any = None  # its module imports this one
@@ -173,16 +179,20 @@ class Decisions(ScoredImages, Sequence[Decision]):
         return classes if self.policy is None else self.policy.calibration.answers_of(classes)
 
     def wrong(self, labels: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """True where the answer is not that of the true class."""
+        """True where the answer, or of `finest` its superclass, is not the true one."""
         return np.asarray(self.answered != self.answers_of(labels))
 
     @property
     def _named(self) -> Shaped[np.ndarray, " n"]:
-        return np.asarray(np.array(self.answers, dtype=object)[self.answered])
+        answers, classes = (np.array(x, dtype=object) for x in (self.answers, self.classes))
+        named = np.where(self.as_class, classes[self.predicted], answers[self.answered])
+        return np.asarray(named)
 
     @property
     def _shown_probability(self) -> Values:
-        values = self.answer_probabilities[np.arange(len(self)), self.answered]
+        rows = np.arange(len(self))
+        of_answers = self.answer_probabilities[rows, self.answered]
+        values = np.where(self.as_class, self.probabilities[rows, self.predicted], of_answers)
         is_shown = self.policy is None or self.policy.certificate.shows_errors
         return np.asarray(values if is_shown else np.full_like(values, np.nan))
 
@@ -223,6 +233,8 @@ class Decisions(ScoredImages, Sequence[Decision]):
         probabilities: list[float],
         acceptable: bool,
         part: int,
+        as_class: bool,
+        class_score: float,
         answer: str,
         threshold: float,
         answer_probabilities: list[float] | None = None,
@@ -237,7 +249,9 @@ class Decisions(ScoredImages, Sequence[Decision]):
             errors = error, error_at_threshold
             reason = reason_of(self.policy, decisions, numbers, threshold, errors)
             by_answer = by_class
-            if answer_probabilities is not None:
+            if decisions == "accept":
+                reason += reason_of_class(self.policy, class_score)
+            if answer_probabilities is not None and not as_class:
                 by_answer = dict(zip(self.answers, answer_probabilities, strict=True))
             reason += reason_of_answer(self.policy, answer, by_answer)
         return Decision.model_construct(
@@ -259,6 +273,7 @@ def unscored(outputs: Outputs) -> ScoredImages:
     return ScoredImages(
         predicted=outputs.logits.argmax(axis=1),
         probabilities=np.full(outputs.logits.shape, np.nan),
+        class_score=np.full(count, np.nan),
         acceptable=np.zeros(count, dtype=bool),
         **numbers,
     )
@@ -275,5 +290,10 @@ def score_without_policy(outputs: Outputs) -> ScoredImages:
 def defer_all(scored: ScoredImages, classes: Sequence[str]) -> Decisions:
     """Defer every image, as no policy is calibrated."""
     deferred = np.full(len(scored), "defer")
-    part = np.zeros(len(scored), dtype=int)
-    return Decisions(**scored.arrays, classes=tuple(classes), decisions=deferred, part=part)
+    return Decisions(
+        **scored.arrays,
+        classes=tuple(classes),
+        decisions=deferred,
+        as_class=np.ones(len(scored), dtype=bool),
+        part=np.zeros(len(scored), dtype=int),
+    )

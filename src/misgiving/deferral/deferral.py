@@ -9,13 +9,9 @@ from typing import Any, Literal
 
 from misgiving.calibration.apply import Calibrator
 from misgiving.calibration.fit import Fitted
+from misgiving.deferral.annotate import with_finer, with_mean_cost, with_prices
 from misgiving.deferral.certificate import Certificate
-from misgiving.deferral.certify import (
-    certify_thresholds,
-    find_remedies,
-    with_mean_cost,
-    with_prices,
-)
+from misgiving.deferral.certify import certify_thresholds, find_remedies
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.draw import DrawnCases
 from misgiving.deferral.fit_policy import calibration_cases, check_limit, fit_policy
@@ -40,7 +36,7 @@ from misgiving.deferral.targets import (
     check_known,
 )
 from misgiving.deferral.thresholds import ScoredCases
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, Parameter, UsageError, require
 from misgiving.files import whole_folder
 from misgiving.groups import unit_of
 from misgiving.predictions.record import Predictions
@@ -235,7 +231,7 @@ class Deferral:
     def _certify(
         self, policy: Policy, tuned: ScoredCases | None, calibration: Predictions
     ) -> "Deferral":
-        cases, values = calibration_cases(policy, calibration)
+        cases, values, of_classes = calibration_cases(policy, calibration)
         blank, guarantee = policy.certificate, self.check_parameters()[2]
 
         def certify(**changes: Any) -> Certificate:
@@ -246,9 +242,12 @@ class Deferral:
             )
             return certify_thresholds(of_targets, tuned, cases, guarantee, of_cases)
 
+        certificate = with_mean_cost(with_prices(certify(), certify), cases, policy.rule)
+        if policy.finer is not None:
+            certificate = with_finer(certificate, cases, of_classes, policy.calibration)
         self.policy_ = replace(
             policy,
-            certificate=with_mean_cost(with_prices(certify(), certify), cases, policy.rule),
+            certificate=certificate,
             unit=unit_of(calibration.group_columns),
             kind=calibration.kind,
         )
@@ -292,6 +291,8 @@ class Deferral:
             values["max_error"] = 0.05 if others == (None, None) else None
         targets = Targets(**{each.name: values[each.name] for each in fields(Targets)})
         rule = DecisionRule(**{each.name: values[each.name] for each in fields(DecisionRule)})
+        one_rule = targets.answer != "finest" or rule.rule == "most_probable"
+        require(rule, "rule", one_rule, "be most_probable with ", Parameter("answer", "finest"))
         if classes:
             targets.check_classes(classes)
             check_known(targets.answers(classes), costs=rule.costs)

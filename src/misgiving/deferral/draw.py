@@ -196,7 +196,7 @@ def check_plan(
         raise UsageError("the last of ", Parameter("looks"), f" must be the {cases} cases")
     names = "class_max_miss", "max_silent_error", "max_deferred", "review_cost", "for_each"
     others = (getattr(targets, name) for name in names)
-    if targets.max_error is None or any(others):
+    if targets.max_error is None or any(others) or targets.answer == "finest":
         raise UsageError(
             *("cases are drawn for ", Parameter("max_error"), " alone; calibrate for other "),
             "targets with cases of the whole pool",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from scipy.special import expit
 
 from misgiving.calibration.apply import answers_of
 from misgiving.calibration.fit import Fitted, fit_calibrator
@@ -49,7 +50,7 @@ def fit_policy(
         DataError: The set cannot support a policy.
     """
     targets, rule, guarantee = parameters
-    needs_vector = rule.rule in ("balanced", "costs") or targets.answer == "superclass"
+    needs_vector = rule.rule in ("balanced", "costs") or targets.answer_level == "superclass"
     if tuning.kind == CONFIDENCE and (needs_vector or tuning.opinions):
         raise DataError(
             "costs, the rule balanced, superclasses as answers and second opinions need a "
@@ -58,10 +59,13 @@ def fit_policy(
         )
     if fitted is None:
         answers, of_each = targets.answers(tuning.classes), None
-        if targets.answer == "superclass":
+        if targets.answer_level == "superclass":
             of_each = targets.superclass_of_each(tuning.classes)
         weights = rule.class_weights(answers, answers_of(tuning.labels, of_each))
         fitted = fit_calibrator(tuning, detectors, weights, of_each)
+    finer = None
+    if targets.answer == "finest":
+        finer = fit_calibrator(tuning, detectors, np.ones(len(tuning.classes))).calibrator
     is_chosen = ood_detector is not None
     ood_detector = ood_detector or default_ood_detector(detectors)
     check_ood_detector(ood_detector, tuning, detectors)
@@ -70,6 +74,7 @@ def fit_policy(
     chosen = tuning.one_per_group(seed=seed)
     policy = Policy(
         calibration=fitted.calibrator,
+        finer=finer,
         detectors=detectors,
         rule=rule,
         ood_detector=ood_detector,
@@ -98,8 +103,8 @@ def fit_policy(
 
 def calibration_cases(
     policy: Policy, calibration: Predictions
-) -> tuple[ScoredCases, Sequence[str]]:
-    """One case of each group, and its value of `for_each`.
+) -> tuple[ScoredCases, Sequence[str], ScoredCases]:
+    """One case of each group, its value of `for_each`, and the case at the level of classes.
 
     Raises:
         DataError: The column of `for_each` is missing.
@@ -108,10 +113,18 @@ def calibration_cases(
     targets.check_columns(calibration.metadata)
     scored = policy.score(calibration)
     cases = ScoredCases.of(scored, calibration.labels, policy.calibration)[chosen]
+    finer = replace(
+        cases,
+        scores=scored.class_score[chosen],
+        predicted=scored.predicted[chosen],
+        labels=calibration.labels[chosen],
+        acceptable=cases.acceptable & np.isfinite(scored.class_score[chosen]),
+        error_probabilities=expit(-scored.class_score[chosen]),
+    )
     if targets.for_each is None:
-        return cases, []
+        return cases, [], finer
     values = policy.values_of(scored.predicted, calibration.metadata)
-    return cases, [values[row] for row in chosen]
+    return cases, [values[row] for row in chosen], finer
 
 
 def check_limit(policy: Policy) -> None:

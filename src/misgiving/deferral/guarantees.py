@@ -88,6 +88,11 @@ class Guarantee(ABC):
                 which of its wrong answers are missed depends on the cases.
         """
         of_superclass = targets.class_max_miss.keys() & targets.superclasses.keys()
+        if self.by_batch and targets.answer == "finest":
+            raise UsageError(
+                *(Parameter("answer", "finest"), " needs the confident guarantee: the limit of "),
+                "superclasses, chosen on the same cases, tells which of them are wrong",
+            )
         if self.by_batch and of_superclass and targets.answer == "class" and targets.max_error:
             raise UsageError(
                 *(Parameter("class_max_miss"), f" of the superclass {min(of_superclass)!r} needs "),

@@ -213,6 +213,20 @@ class Capacity(NamedTuple):
     wrong: int
 
 
+class Coarse(NamedTuple):
+    """Answers that are a superclass alone, among which more are wrong than among all.
+
+    Attributes:
+        accepted: Their number among the calibration cases.
+        wrong: How many have another superclass.
+        bound: Upper bound on the share of these, for any two thresholds.
+    """
+
+    accepted: int
+    wrong: int
+    bound: float
+
+
 class MeanCost(NamedTuple):
     """Mean cost of a calibration case: of a review, or of an accepted answer that is wrong.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Int
+from scipy.special import expit, logit
 
 from misgiving.arrays import Classes, Logits, Mask, Units, Values
 from misgiving.calibration.apply import Calibrator, error_probabilities
@@ -46,9 +47,11 @@ class Policy:
         unit: The unit of the guarantee: a patient, a lesion, an image, or another group.
         kind: Of the outputs: `logits` or `probabilities`.
         seed: Of the draw of one image from each group of a batch.
+        finer: Judges the classes, where either a class or its superclass is answered; else None.
     """
 
     calibration: Calibrator
+    finer: Calibrator | None = None
     detectors: FittedDetectors
     rule: DecisionRule
     ood_detector: str
@@ -91,6 +94,14 @@ class Policy:
             scored.acceptance_score[rows] = judged[2]
             if self.calibration.loss is not None and block.predicted_losses is not None:
                 scored.expected_loss[rows] = self.calibration.loss(scores["predicted_loss"])
+            if self.finer is not None:
+                _, classes, score = self.finer.judge(scores, block.logits, evidence, block.opinions)
+                log_odds = self.finer.log_odds_at(score), self.calibration.log_odds_at(judged[2])
+                scored.class_score[rows], scored.probabilities[rows] = self._refined(
+                    judged[0],
+                    judged[1],
+                    np.where(classes == judged[1], np.minimum(*log_odds), -math.inf),
+                )
             scored.ood_score[rows] = scores[self.ood_detector]
         return self.judged(scored, ood_p_value=self.certificate.ood_p_values(scored.ood_score))
 
@@ -119,6 +130,28 @@ class Policy:
             acceptable=acceptable,
         )
 
+    def _refined(
+        self, probabilities: Logits, predicted: Classes, log_odds: Values
+    ) -> tuple[Values, Logits]:
+        """Log-odds of the predicted classes that may be answered, and probabilities to match.
+
+        The sums of the superclasses remain. A superclass of one class is as likely as this.
+        """
+        rows = np.arange(len(predicted))
+        of_each = np.array(self.calibration.superclasses)
+        sums = self.calibration.sums(probabilities)[rows, of_each[predicted]]
+        is_single = np.bincount(of_each)[of_each[predicted]] == 1
+        log_odds = np.where(is_single & np.isfinite(log_odds), logit(sums), log_odds)
+        highest = min(0.5, self.rule.max_error_probability)
+        log_odds = np.where(expit(-log_odds) <= highest, log_odds, -math.inf)
+        own, before = expit(log_odds), probabilities[rows, predicted]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            factors = np.where(sums > before, (sums - own) / (sums - before), 1.0)
+        is_member = (of_each == of_each[predicted][:, None]) & np.isfinite(log_odds)[:, None]
+        refined = np.where(is_member, probabilities * factors[:, None], probabilities)
+        refined[rows, predicted] = np.where(np.isfinite(log_odds), own, before)
+        return log_odds, refined
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the logits."""
@@ -127,13 +160,12 @@ class Policy:
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the thresholds, what they are compared with, and how classes are predicted."""
-        parts = (self.model, self.certificate, self.calibration, self.rule, self.ood_detector)
-        return sha256_of(repr(parts).encode())
+        return sha256_of(f"{self.scorer} {self.certificate!r}".encode())
 
     @property
     def scorer(self) -> str:
         """SHA-256 of how images are scored and classes predicted, without the thresholds."""
-        parts = (self.model, self.calibration, self.rule, self.ood_detector)
+        parts = (self.model, self.calibration, self.finer, self.rule, self.ood_detector)
         return sha256_of(repr(parts).encode())
 
     def decide(
@@ -176,12 +208,20 @@ class Policy:
         lowest = np.append(each, math.inf)[part]
         reached = np.isfinite(scored.acceptance_score) & (scored.acceptance_score >= lowest)
         accepted = reached & acceptable & self.certificate.above(ood_scores)
-        limit = self.certificate.ood_threshold
+        limit, finer = self.certificate.ood_threshold, self.certificate.finer
+        as_class = np.full(len(scored), self.certificate.targets.answer_level == "class")
+        if finer is not None:
+            as_class = accepted & np.isfinite(scored.class_score)
+            as_class &= scored.class_score >= finer.accept_threshold
+            errors = np.where(as_class, expit(-scored.class_score), scored.error_probability)
+            errors = np.where(np.isfinite(scored.error_probability), errors, np.nan)  # not shown
+            scored = replace(scored, error_probability=errors)
         ood = np.zeros(len(scored), dtype=bool) if limit is None else ood_scores < limit
         return Decisions(
             **scored.arrays,
             classes=self.classes,
             decisions=np.select([ood, accepted], ["ood", "accept"], "defer"),
+            as_class=as_class,
             part=part,
             thresholds=tuple(each.tolist()),
             policy=self,

@@ -56,6 +56,7 @@ class PolicyFile(BaseModel):
     ood_detector: str | None
     seed: int
     calibration: Calibrator
+    finer: Calibrator | None
     certificate: Certificate
     cases: Cases
     detectors: str

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from scipy.special import expit
+
 from misgiving.scores.outputs import CONFIDENCE
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ def _compared(
     """The image's value and the limit, in terms of the error where that is shown."""
     reached = scores[0] >= scores[1]
     if reached and not accepted:
-        return SURPASSED.replace("class", policy.certificate.targets.answer)
+        return SURPASSED.replace("class", policy.certificate.targets.answer_level)
     if scores[1] == -math.inf:
         return ALL_ACCEPTED
     if not policy.certificate.shows_errors:
@@ -106,6 +108,19 @@ def _among_cases(policy: "Policy", score: float, threshold: float) -> str:
     own, most = (f"{100 * certificate.share_reaching(x):.3g} %" for x in (above, threshold))
     place = "among the most certain" if score >= threshold else "less certain than"
     return f"{place} {own} of the {_images(policy)}; the most certain {most} can be accepted"
+
+
+def reason_of_class(policy: "Policy", score: float) -> str:
+    """A clause on why an answer is a class, or only its superclass; empty without this choice."""
+    finer = policy.certificate.finer
+    if finer is None:
+        return ""
+    if score == -math.inf or finer.accept_threshold == math.inf:
+        return "; its class cannot be answered"
+    relation = "within" if score >= finer.accept_threshold else "above"
+    error, highest = expit([-score, -finer.accept_threshold]).tolist()
+    role = "the highest at which a class is answered"
+    return "; " + comparison("of its class: probability of error", error, relation, highest, role)
 
 
 def reason_of_answer(policy: "Policy", name: str, probabilities: Mapping[str, float]) -> str:

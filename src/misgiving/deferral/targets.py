@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 GuaranteeName = Literal["confident", "average"]
 """Guarantees that the command line can name; see `guarantees`."""
 RuleName = Literal["most_probable", "balanced", "costs", "logits"]
-AnswerName = Literal["class", "superclass"]
+AnswerName = Literal["class", "superclass", "finest"]
 """Levels at which an answer is given, and right or wrong."""
 
 PREDICTED = "predicted_class"  # value of `for_each` that each image has by its answer
@@ -71,7 +71,8 @@ class Targets:
             each separately.
         superclasses: Classes of each superclass; each class is in one.
         answer: Level of the answers: an answer is wrong if it is another class, or another
-            superclass.
+            superclass. finest: the class where at most `max_error` of these are wrong, or else the
+            superclass, of which at most `max_error` of all answers are wrong; or none.
     """
 
     max_error: float | None = None
@@ -89,7 +90,7 @@ class Targets:
     def __post_init__(self) -> None:
         require_choices(self)
         is_division = len(self.superclasses) > 1 and all(self.superclasses.values())
-        can_answer = is_division or not (self.superclasses or self.answer == "superclass")
+        can_answer = is_division or not (self.superclasses or self.answer != "class")
         require(self, "superclasses", can_answer, "be two or more, each with classes")
         rates = (
             "max_error",
@@ -106,6 +107,8 @@ class Targets:
         alone = self.max_error is not None and not any(
             (self.class_max_miss, self.max_silent_error, self.max_deferred, self.review_cost)
         )
+        is_alone = self.answer != "finest" or (alone and self.for_each is None)
+        require(self, "answer", is_alone, "be given with ", Parameter("max_error"), " alone")
         is_alone = self.for_each is None or alone
         require(self, "for_each", is_alone, "go with ", Parameter("max_error"), " alone")
         limits = self.limits_of_values
@@ -181,7 +184,12 @@ class Targets:
 
     def answers(self, classes: Sequence[str]) -> tuple[str, ...]:
         """Names of the answers for a model of these classes, in order."""
-        return tuple(classes if self.answer == "class" else self.superclasses)
+        return tuple(classes if self.answer_level == "class" else self.superclasses)
+
+    @property
+    def answer_level(self) -> Literal["class", "superclass"]:
+        """Level of the answers that the targets are about."""
+        return "class" if self.answer == "class" else "superclass"
 
     def positions(self, name: str, answers: Sequence[str]) -> list[int]:
         """Positions of the answers that are this class or superclass, or belong to it."""
@@ -225,7 +233,8 @@ class Targets:
     def level_of_error(self) -> float:
         """Probability that `max_error` is missed."""
         has_others = bool(self.class_max_miss) or self.max_silent_error is not None
-        return self.level * (SHARE_OF_ERROR if self.simultaneous and has_others else 1)
+        half = 0.5 if self.answer == "finest" else 1.0  # for either limit
+        return half * self.level * (SHARE_OF_ERROR if self.simultaneous and has_others else 1)
 
     @property
     def level_of_misses(self) -> float:

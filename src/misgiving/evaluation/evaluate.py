@@ -161,6 +161,13 @@ class Evaluation:
         values = shares_of_decisions(self.decisions.decisions, units)
         errors = [(self.wrong, self.decisions.decisions == "accept")]
         (values["error"],) = shares(errors, units)
+        if self.decisions.policy.certificate.finer is not None:
+            as_class, another = (
+                self.decisions.as_class,
+                self.decisions.predicted != self.judged.labels,
+            )
+            counted = [(as_class, np.ones_like(as_class)), (another & as_class, as_class)]
+            values["as_class"], values["error_as_class"] = shares(counted, units)
         if self.num_groups < len(self.judged):
             (values["error_of_one_each"],) = shares(errors, units, one_of_each=True)
         return values

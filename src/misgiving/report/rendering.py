@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from misgiving.deferral.annotate import MOST_LIMITS
 from misgiving.deferral.certificate import MIN_BATCH, MIN_TUNING_CASES
-from misgiving.deferral.certify import MOST_LIMITS, find_remedies
+from misgiving.deferral.certify import find_remedies
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.guarantees import GUARANTEES
 from misgiving.errors import Parameter, visible

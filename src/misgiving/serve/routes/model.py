@@ -165,7 +165,7 @@ def list_operating_points(service: ServiceDep) -> Calibration:
             ood_threshold=certificate.ood_threshold,
             class_targets=list(targets.class_max_miss),
             superclasses={name: [*targets.members(name)] for name in targets.superclasses}
-            if targets.answer == "superclass"
+            if targets.answer_level == "superclass"
             else {},
             rule=policy.rule.rule,
             naming=lines("policy.txt", "predicts", policy)[0],
