@@ -190,3 +190,13 @@ def test_a_class_may_be_limited_by_its_error_probability():
     as_class = [x for x in strict.decide(NEW) if x.answer == x.predicted_class]
     assert as_class
     assert max(x.error_probability for x in as_class) <= 0.05
+
+
+def test_no_target_is_suggested_that_cannot_go_with_it():
+    """Half of the malignant cases are labelled benign, so that many of these are missed."""
+    labels = CALIBRATION.labels.copy()
+    malignant = np.flatnonzero(np.isin(labels, [2, 3, 4]))
+    labels[malignant[::2]] = 0
+    certificate = fitted(replace(CALIBRATION, labels=labels), max_error=0.5).certificate_
+    assert certificate.failing_classes
+    assert {each.limit for each in certificate.class_errors} == {None}

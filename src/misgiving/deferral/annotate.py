@@ -30,8 +30,8 @@ def with_prices(certificate: Certificate, certify: Callable[..., Certificate]) -
         certificate: Without these.
         certify: Certifies targets with these changes.
     """
-    if certificate.pool is not None:
-        return certificate  # of how many of a class are missed, drawn cases say nothing
+    if certificate.pool is not None or certificate.targets.answer == "finest":
+        return certificate  # with which no target of a class goes
     targets, limited = certificate.targets, {each.name: each for each in certificate.class_errors}
     if certificate.by_value:
         return replace(
