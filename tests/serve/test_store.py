@@ -175,17 +175,6 @@ def test_tables_of_another_schema_are_refused(place, store, change):
         Store.open(place)
 
 
-def test_a_store_from_before_answers_were_recorded_gets_their_column(place, store):
-    earlier, later = case(1), case(2, answer="malignant")
-    store.add([earlier])
-    with store._writing.begin() as connection:
-        connection.exec_driver_sql("ALTER TABLE cases DROP COLUMN answer")
-    with closing(Store.open(place)) as again:
-        again.add([later])
-        read = again.cases([earlier.id, later.id])
-    assert [read[each.id].answer for each in (earlier, later)] == [None, "malignant"]
-
-
 def test_a_location_that_cannot_be_opened_is_refused_without_its_password(tmp_path):
     (tmp_path / "cases.sqlite").write_bytes(b"not a database" * 100)
     for location, kind in {

@@ -11,6 +11,7 @@ from inspect import signature
 from cyclopts import App, CycloptsError
 
 from misgiving.cli.calibrate import calibrate
+from misgiving.cli.cases import upgrade
 from misgiving.cli.data import check, fetch, ood, prepare, sample
 from misgiving.cli.draw import draw
 from misgiving.cli.evaluate import evaluate
@@ -28,7 +29,8 @@ from misgiving.training.allocator import keep_freed_memory
 INTERRUPTED = 130  # exit code after Ctrl-C
 EXTRAS = {  # by the modules that they install
     "torch timm lightning_fabric onnx onnxscript skimage transformers": "train",
-    "onnxruntime fastapi h11 prometheus_client python_multipart sqlalchemy uvicorn": "serve",
+    "fastapi h11 onnxruntime prometheus_client python_multipart uvicorn": "serve",
+    "alembic sqlalchemy": "serve",
     "psycopg": "postgresql",
     "ray": "ray",
 }
@@ -68,9 +70,12 @@ data_app = App(
     help="Get, check and prepare images, and build out-of-distribution sets from them.",
     sort_key=-1,
 )
+cases_app = App("cases", help="Look after the store of a service.", sort_key=-1)
 app.command(data_app)
+app.command(cases_app)
 for group, functions in (
     (data_app, (sample, prepare, ood, check, fetch)),
+    (cases_app, (upgrade,)),
     (app, (plan, train, attach, draw, calibrate, evaluate, predict, export, serve, reproduce)),
 ):
     for place, function in enumerate(functions):

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, OperationalError
 
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import UsageError
 
 MAX_CONNECTIONS = 48  # more than FastAPI has threads, so that none waits for a connection
 LOCK_SECONDS = 30.0  # for which SQLite waits for another writer
@@ -31,24 +31,6 @@ NOT_A_STORE = (
     "the store must be the path of an SQLite file, sqlite:///FILE or "
     "postgresql://USER@HOST/DATABASE, with special characters of a password as in %40 for @"
 )
-
-
-def create_tables(connection: sa.Connection, metadata: sa.MetaData) -> None:
-    """Create the tables and optional columns that do not exist, within the caller's transaction.
-
-    Raises:
-        DataError: The tables that exist have other columns, or lack one that is not optional.
-    """
-    inspector = sa.inspect(connection)
-    for name in metadata.tables.keys() & inspector.get_table_names():
-        columns = {column["name"] for column in inspector.get_columns(name)}
-        added = [x for x in metadata.tables[name].columns if x.name not in columns]
-        if columns - {*metadata.tables[name].columns.keys()} or not all(x.nullable for x in added):
-            raise DataError(f"its table {name} has another schema")
-        for column in added:
-            kind = column.type.compile(connection.dialect)
-            connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {column.name} {kind}")
-    metadata.create_all(connection)
 
 
 def engine_for(location: str) -> sa.Engine:

@@ -29,7 +29,8 @@ from misgiving.serve.case import (
     standing,
     zulu,
 )
-from misgiving.serve.database import WRITING, create_tables, engine_for, shown
+from misgiving.serve.database import WRITING, engine_for, shown
+from misgiving.serve.schema import prepare_tables
 
 PAGE_SIZE = 100
 SORTED_BY = {
@@ -47,17 +48,18 @@ class Store:
         self._writing = engine.execution_options(**{WRITING: True})
 
     @classmethod
-    def open(cls, location: str) -> "Store":
+    def open(cls, location: str, *, upgrade: bool = False) -> "Store":
         """Open a database URL or the path of an SQLite file, which is created if there is none.
 
         Raises:
-            DataError: It cannot be opened, or its tables have another schema.
+            DataError: It cannot be opened, its tables have another schema, or they are of an
+                earlier version and `upgrade` is false.
             UsageError: The location is not supported.
         """
         store = cls(engine_for(location))
         try:
             with store._writing.begin() as connection:
-                create_tables(connection, STORE_TABLES)
+                is_current = prepare_tables(connection, STORE_TABLES, upgrade=upgrade)
         except (SQLAlchemyError, DataError) as error:
             store.close()
             raise DataError(
@@ -65,6 +67,13 @@ class Store:
                 "check the folder and its permissions, or choose another ",
                 Parameter("store"),
             ) from error
+        if not is_current:
+            store.close()
+            place = "STORE" if "://" in location else location
+            raise DataError(
+                f"{shown(location)}: has the tables of an earlier version; stop its services, back "
+                f"it up, and run: misgiving cases upgrade {place}"
+            )
         return store
 
     def add(self, cases: Sequence[Case]) -> list[Case]:
