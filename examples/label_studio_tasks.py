@@ -16,7 +16,8 @@ from label_studio_sdk.label_interface.create import choices
 
 table, address = sys.argv[1:]
 decisions = pd.read_csv(table, dtype={"predicted_class": str}).dropna(subset="predicted_class")
-classes = sorted(decisions["predicted_class"].unique())
+prefix = "probability_"
+classes = [name.removeprefix(prefix) for name in decisions if name.startswith(prefix)]
 labels = LabelInterface.create({"image": "Image", "class": choices(classes)})
 interface = LabelInterface(labels)
 

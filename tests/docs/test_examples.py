@@ -32,10 +32,11 @@ PRINTED = {
 }
 REVIEW_TOOLS = {"fiftyone_samples", "label_studio_tasks"}
 DECISIONS = """\
-path,predicted_class,probability,decision,reason,error_probability,ood_p_value,unreadable
-a.png,cat,0.9,accept,within the target,0.1,0.5,
-b.png,dog,0.6,defer,above the target,0.4,0.5,
-c.png,,,,,,,no image
+path,predicted_class,probability,decision,reason,error_probability,ood_p_value,unreadable,\
+probability_cat,probability_dog,probability_owl
+a.png,cat,0.9,accept,within the target,0.1,0.5,,0.9,0.1,0
+b.png,dog,0.6,defer,above the target,0.4,0.5,,0.4,0.6,0
+c.png,,,,,,,no image,,,
 """
 
 
@@ -82,6 +83,8 @@ def test_label_studio_reads_decisions_with_its_own_package(tmp_path):
     subprocess.run(command, cwd=tmp_path, check=True)
     tasks = json.loads((tmp_path / "tasks.json").read_text())
     assert [task["data"]["image"][-5:] for task in tasks] == ["b.png", "a.png"]
+    labels = (tmp_path / "labels.xml").read_text()
+    assert re.findall(r'<Choice value="(\w+)"', labels) == ["cat", "dog", "owl"]
 
 
 def test_fiftyone_reads_decisions_with_its_own_package(tmp_path, monkeypatch):

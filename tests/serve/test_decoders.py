@@ -31,7 +31,7 @@ def test_a_process_gives_the_input_and_the_hash_of_a_file():
         async with decoders() as processes:
             for kind in ("JPEG", "PNG", "TIFF", "WEBP"):  # all in the same process
                 data = picture(colour=(10, 200, 90), kind=kind)
-                (model_input,), sha256 = await processes.decode("a", data, "client")
+                (model_input,), sha256, _ = await processes.decode("a", data, "client")
                 np.testing.assert_array_equal(model_input, PREPROCESSING.from_file(data, "a"))
                 assert sha256 == hashlib.sha256(data).hexdigest()
             (decoder,) = processes._idle

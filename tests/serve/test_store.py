@@ -197,6 +197,15 @@ def test_a_location_that_cannot_be_opened_is_refused_without_its_password(tmp_pa
             assert failure.value.__suppress_context__ or failure.value.__context__ is None
 
 
+@pytest.mark.parametrize("prefix", ["", "sqlite:///"])
+def test_the_files_of_a_store_are_for_their_owner_alone(sqlite_place, tmp_path, prefix):
+    store = Store.open(prefix + sqlite_place)
+    store.add([case(1)])
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {f"cases.sqlite{end}": 0o600 for end in ("", "-wal", "-shm")}
+    store.close()
+
+
 def test_sqlite_waits_for_the_disk_at_every_commit_and_readers_for_no_writer(sqlite_place):
     store = Store.open(sqlite_place)
     store.add([case(1)])

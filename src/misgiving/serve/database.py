@@ -54,6 +54,9 @@ def engine_for(location: str) -> sa.Engine:
             values = {"client_encoding": "utf8", **limits}
             return _engine(url, values, pool_pre_ping=True)  # reconnects after its restart
         if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
+            if url.database and not url.query:
+                with suppress(OSError):  # SQLite says why
+                    Path(url.database).touch(0o600)  # as it then makes its other files
             engine = _engine(url, {"timeout": LOCK_SECONDS})
             sa.event.listen(engine, "connect", _configure_sqlite)
             return engine
@@ -85,6 +88,7 @@ def _configure_sqlite(connection: sqlite3.Connection, record: Any) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA secure_delete = ON")  # overwrites what is deleted
 
 
 def _begin(connection: sa.Connection) -> None:

@@ -29,6 +29,7 @@ import numpy as np
 from misgiving.data.decoding import Decoded
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError
+from misgiving.serve.stored_copy import stored_copy
 
 if TYPE_CHECKING:
     from misgiving.bundle.bundle import SquareInputs
@@ -84,6 +85,7 @@ class Decoders:
             "max_pixels": settings.max_pixels,
             "max_memory": settings.max_decoding_bytes,
             "max_seconds": settings.max_decoding_seconds,
+            "copies": settings.keep_images is not None,
         }
         self._command = [sys.executable, "-P", "-m", __name__, json.dumps(options)]
         self._idle: list[Decoder] = []
@@ -93,8 +95,8 @@ class Decoders:
 
     async def decode(
         self, name: str, file: bytes | Path, client: str
-    ) -> "tuple[SquareInputs, str]":
-        """The model inputs of a file, which is read in its turn, and the SHA-256 of its content.
+    ) -> "tuple[SquareInputs, str, bytes]":
+        """The model inputs of a file, which is read in its turn, its SHA-256, and its stored copy.
 
         Where the caller no longer waits, the process is killed.
 
@@ -106,7 +108,7 @@ class Decoders:
             data = file if isinstance(file, bytes) else await asyncio.to_thread(file.read_bytes)
             return await self.decode_now(name, data)
 
-    async def decode_now(self, name: str, data: bytes) -> "tuple[SquareInputs, str]":
+    async def decode_now(self, name: str, data: bytes) -> "tuple[SquareInputs, str, bytes]":
         """The same as `decode`, without a turn."""
         while self._idle and self._idle[-1].popen.poll() is not None:  # the system killed it
             self._idle.pop().kill()
@@ -122,9 +124,11 @@ class Decoders:
             self._idle.append(decoder)
         if "error" in reply:
             raise DataError(reply["error"])
-        ends = np.cumsum([3 * side**2 for side in self._sides])[:-1]
-        parts = zip(np.split(np.frombuffer(content, np.uint8), ends), self._sides, strict=True)
-        return tuple(part.reshape(side, side, 3) for part, side in parts), reply["sha256"]
+        ends = np.cumsum([3 * side**2 for side in self._sides])
+        *pixels, copy = np.split(np.frombuffer(content, np.uint8), ends)
+        parts = zip(pixels, self._sides, strict=True)
+        inputs = tuple(part.reshape(side, side, 3) for part, side in parts)
+        return inputs, reply["sha256"], copy.tobytes()
 
     async def _start(self) -> Decoder:
         own, remote = socket.socketpair()
@@ -153,8 +157,7 @@ class Decoders:
                 decoder.writer.write(data[start : start + SENT_BYTES])
                 await decoder.writer.drain()
             reply = json.loads(await decoder.reader.readuntil())
-            length = 0 if "error" in reply else sum(3 * side**2 for side in self._sides)
-            return reply, await decoder.reader.readexactly(length)
+            return reply, await decoder.reader.readexactly(reply["length"])
         except (OSError, EOFError) as failure:  # it has ended
             raise DataError(f"{name}: {TOO_EXPENSIVE}") from failure
 
@@ -170,7 +173,7 @@ def main(settings: str) -> None:
 
     Args:
         settings: JSON with `preprocessings`, `formats`, `max_pixels`, `max_memory` (bytes that one
-            file may take) and `max_seconds` (of processor time).
+            file may take), `max_seconds` (of processor time) and `copies` (follow the pixels).
     """
     for ending in (signal.SIGINT, signal.SIGTERM):  # also sent to the service, which closes this
         signal.signal(ending, signal.SIG_IGN)
@@ -190,6 +193,7 @@ def main(settings: str) -> None:
             allowed = math.ceil(time.process_time() + options["max_seconds"])
             resource.setrlimit(resource.RLIMIT_CPU, (allowed, most_seconds))
             reply, content = _decoded(preprocessings, data, request["name"], options)
+            reply["length"] = len(content)
             reply["has_grown"] = _memory(RESIDENT) > before + GROWN_BYTES
             stream.write(json.dumps(reply).encode() + b"\n" + content)
             stream.flush()
@@ -203,11 +207,13 @@ def _decoded(
     limits = {"formats": options["formats"], "max_pixels": options["max_pixels"]}
     try:
         squares = [each.from_file(data, name, loaded=loaded, **limits) for each in preprocessings]
+        copy = stored_copy(data, name) if options["copies"] else b""
     except DataError as failure:
         if isinstance(failure.__cause__, MemoryError):
             raise failure.__cause__ from failure  # this process ends, and all that it holds
         return {"error": str(failure)}, b""
-    return {"sha256": sha256(data).hexdigest()}, b"".join(square.tobytes() for square in squares)
+    pixels = b"".join(square.tobytes() for square in squares)
+    return {"sha256": sha256(data).hexdigest()}, pixels + copy
 
 
 def _memory(column: int) -> int:

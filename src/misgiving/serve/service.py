@@ -52,7 +52,7 @@ def _image_failures() -> Iterator[None]:
 
 
 class KeptImages:
-    """Image files named by the hash of their content, never by the name that the sender gave."""
+    """Copies of image files, named by the hash of what was sent, never by the sender's name."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()  # as `audit.csv` names its files
@@ -156,12 +156,12 @@ class Service:
         """
         if len(data) > self.settings.max_bytes:
             raise DataError(f"{name}: more than {self.settings.max_bytes} bytes; scale it down")
-        inputs, sha256 = await self.decoders.decode(name, data, client)
+        inputs, sha256, copy = await self.decoders.decode(name, data, client)
         decision = await self._model_batches.result(inputs)
         values = {"group": group, "place": place, "remark": remark}
         case = self._case(name, decision, sha256, image_kept=self.files is not None, **values)
         if self.files is not None:
-            await self._file_threads.result(partial(self.files.write, sha256, data))
+            await self._file_threads.result(partial(self.files.write, sha256, copy))
         stored = await self._store_batches.result(case)
         self._keep_recent(stored.id, inputs)
         is_earlier = stored.id != case.id
@@ -197,7 +197,7 @@ class Service:
         recent, path = self.recent.get(case.id), self.image(case)
         if recent is not None or path is None:
             return recent
-        inputs, _ = await self.decoders.decode(case.name, path, client)
+        inputs, *_ = await self.decoders.decode(case.name, path, client)
         self._keep_recent(case.id, inputs)
         return inputs
 
@@ -225,7 +225,7 @@ class Service:
 
     async def _check_all(self) -> None:
         Image.new("RGB", (8, 8)).save(image := io.BytesIO(), self.settings.formats[0])
-        inputs, sha256 = await self.decoders.decode_now("check", image.getvalue())
+        inputs, sha256, _ = await self.decoders.decode_now("check", image.getvalue())
         decision = await self._model_batches.result(inputs)
         case = self._case("check", decision, sha256, image_kept=False, place=1)
         await self._check_thread.result(partial(self.store.check, case))

@@ -325,7 +325,7 @@ async def get_thumbnail(request: Request, service: ServiceDep, case: CaseDep) ->
     response_class=Response,
 )
 def get_image(service: ServiceDep, case: CaseDep) -> FileResponse:
-    """Get the file as it was sent, if files are kept."""
+    """Get the stored copy of the file, without metadata, if files are kept."""
     path = _available(service.image(case))
     with path.open("rb") as file:
         start = file.read(LONGEST_START)
