@@ -8,8 +8,8 @@ from PIL import Image
 from standin import Standin, picture, rows_of, sent
 
 from misgiving.deferral.decisions import Decision
+from misgiving.serve.kept_images import KeptImages
 from misgiving.serve.routes.cases import COVERED_AT_ONCE, GREY, MAP_CELLS, _saliency
-from misgiving.serve.service import KeptImages
 from misgiving.serve.store import Store
 
 

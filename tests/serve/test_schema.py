@@ -1,7 +1,6 @@
 """Stores of earlier versions are upgraded, and the migrations lead to the tables in the code."""
 
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 from string import Template
 from unittest.mock import Mock
@@ -63,7 +62,6 @@ def test_an_upgraded_store_is_served_with_all_that_it_held(first_store, serving)
     assert client.post(f"/cases/{SECOND}/review", json=answered).status_code == 200
 
 
-@pytest.mark.parametrize("first_store", ["before answers"], indirect=True)
 def test_a_store_that_is_behind_is_refused_with_the_command_that_upgrades_it(
     first_store, exported, fail, succeed
 ):
@@ -74,13 +72,6 @@ def test_a_store_that_is_behind_is_refused_with_the_command_that_upgrades_it(
     Store.open(first_store).close()
 
 
-@pytest.mark.parametrize("first_store", ["with answers"], indirect=True)
-def test_a_store_without_a_version_that_has_all_columns_needs_no_upgrade(first_store):
-    with closing(Store.open(first_store)) as store, store._engine.begin() as connection:
-        assert connection.execute(sa.select(VERSION)).scalars().all() == ["0002"]
-
-
-@pytest.mark.parametrize("first_store", ["before answers"], indirect=True)
 def test_an_upgrade_that_fails_leaves_the_store_as_it_was(first_store, monkeypatch):
     failing = Mock(side_effect=DataError("after the migrations"))
     monkeypatch.setattr("misgiving.serve.schema._check_columns", failing)

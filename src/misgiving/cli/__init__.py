@@ -11,7 +11,7 @@ from inspect import signature
 from cyclopts import App, CycloptsError
 
 from misgiving.cli.calibrate import calibrate
-from misgiving.cli.cases import upgrade
+from misgiving.cli.cases import delete, upgrade
 from misgiving.cli.data import check, fetch, ood, prepare, sample
 from misgiving.cli.draw import draw
 from misgiving.cli.evaluate import evaluate
@@ -75,7 +75,7 @@ app.command(data_app)
 app.command(cases_app)
 for group, functions in (
     (data_app, (sample, prepare, ood, check, fetch)),
-    (cases_app, (upgrade,)),
+    (cases_app, (delete, upgrade)),
     (app, (plan, train, attach, draw, calibrate, evaluate, predict, export, serve, reproduce)),
 ):
     for place, function in enumerate(functions):

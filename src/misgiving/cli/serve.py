@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 KEY = "MISGIVING_API_KEY"
 SERVICE_OPTIONS = (
     *("max_bytes", "max_pixels", "formats", "max_files", "queue", "timeout", "threads"),
-    *("keep_images", "audit_share", "audit_days", "after_alarm", "look_again"),
+    *("keep_images", "keep_days", "audit_share", "audit_days", "after_alarm", "look_again"),
 )
 
 
@@ -58,8 +58,8 @@ def serve(
     """
     from misgiving.serve.app import address, create_app, listen, run
     from misgiving.serve.database import shown
+    from misgiving.serve.kept_images import KeptImages
     from misgiving.serve.listed_cases import add_listed_cases, read_review_list
-    from misgiving.serve.service import KeptImages
     from misgiving.serve.store import Store
     from misgiving.training.allocator import return_freed_memory
 

@@ -226,5 +226,17 @@ AUDITS = sa.Table(
 )
 """The share of a policy's cases that is audited, for its life, and the key that draws them."""
 
+DELETED = sa.Table(
+    "deleted_cases",
+    STORE_TABLES,
+    Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    *(Column(name, Text, nullable=False) for name in ("policy_fingerprint", "received")),
+    *(Column(name, Text) for name in ("group", "standing", "answered")),
+    Column("decision", Text, nullable=False),
+    *(Column(name, sa.Boolean, nullable=False) for name in ("audited", "tested")),
+    *(Column(name, sa.Double) for name in ("acceptance_score", "ood_score")),
+)
+"""What audits and drift tests need of deleted cases, by the number of their arrival."""
+
 PINGS = sa.Table("pings", STORE_TABLES, Column("time", Text, primary_key=True))
 """Written to check that the database stores anything."""

@@ -204,10 +204,11 @@ class Monitor:
 
     def _test(self, case: Any) -> None:
         """Take a row of the store into account, if the policy decided, and on a new image."""
-        content = int(case.sha256[-16:], 16)
-        if content in self._contents or case.reason == DEFERRED_BY_ALARM:
-            return
-        self._contents.add(content)
+        if case.sha256 is not None:  # else it was tested, and then deleted
+            content = int(case.sha256[-16:], 16)
+            if content in self._contents or case.reason == DEFERRED_BY_ALARM:
+                return
+            self._contents.add(content)
         score, ood_score = (
             math.nan if number is None else number
             for number in (case.acceptance_score, case.ood_score)
@@ -215,7 +216,7 @@ class Monitor:
         accepted = case.decision == "accept"
         self._latest_scores.append((score, accepted))
         self._drift_tests.update(
-            score=score, ood_score=ood_score, accepted=accepted, content=case.sha256
+            score=score, ood_score=ood_score, accepted=accepted, content=str(case.number)
         )
         for test in self._drift_tests.tests:
             if test.since is not None:
@@ -278,19 +279,20 @@ class Monitor:
         answers, groups = self._store.blind_answers(), set[str | None]()
         outcomes, times = list[AuditOutcome | None](), list[datetime]()
         wrong = dict[str, list[Review]]()
-        for case in self._store.audited(fingerprint):
+        for case in self._store.audit_rows(fingerprint):
             given = answers.get(case.id, [])
-            answer = standing(given)
+            answer = case.standing if case.id is None else standing(given)
             if case.decision == "accept" and answer != "right" and classes_against(given):
                 wrong[case.id] = given
             is_repeated = case.group is not None and case.group in groups
             if is_repeated or not (case.decision == "accept" or counts_all):
                 continue  # answers of one group are not independent
             groups.add(case.group)
-            is_overdue = not given and case.received < late
+            is_overdue = answer is None and case.received < zulu(late)
             is_right = case.decision != "accept"  # no wrong answer was accepted
             outcomes.append("right" if is_right else "overdue" if is_overdue else answer)
-            times.append(given[-1].reviewed_at if given else case.received)
+            answered = given[-1].reviewed_at if given else None
+            times.append(answered or datetime.fromisoformat(case.answered or case.received))
         self._wrong = dict(reversed(wrong.items()))
         counted = list(takewhile(bool, outcomes))
         highest = self._policy.certificate.highest_error
@@ -329,7 +331,8 @@ class AuditDraw:
         self._errors = deque[float](maxlen=MAX_RECENT)
         after = max(0, store.latest()[0] - MAX_RECENT)
         for case in store.decided(row.policy_fingerprint, after=after, limit=MAX_RECENT):
-            self._note(case.decision, case.expected_error)
+            if case.expected_error is not None:  # else it was deleted
+                self._note(case.decision, case.expected_error)
 
     def draw(self, case: Case) -> Case:
         """Draw whether a new case is audited, and whether and where it is listed blind."""

@@ -49,6 +49,9 @@ class Metrics:
         self.waiting = gauge("waiting_images", "Images in the queue.")
         self.held_bytes = gauge("held_bytes", "Bytes of requests in progress.")
         self.audit_alarm = gauge("audit_alarm", "1 since an alarm of the audits, else 0.")
+        self.kept_too_long = gauge(
+            "kept_too_long", "Cases beyond keep_days that somebody must look at.", ("reason",)
+        )
         self.drift_alarm = gauge("drift_alarm", "1 since an alarm of the drift tests, else 0.")
         self.drift_cases = gauge("drift_cases", "Images that the drift tests have seen.")
         self.drift_e_value = gauge("drift_e_value", "Evidence of a drift test.", ("test",))

@@ -3,17 +3,13 @@
 import asyncio
 import io
 import itertools
-import os
 import secrets
-import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Annotated, Any, TypeVar
 
 import numpy as np
@@ -24,13 +20,14 @@ from sqlalchemy.exc import OperationalError
 from misgiving.bundle.bundle import Bundle, SquareInputs
 from misgiving.deferral.decisions import Decision
 from misgiving.errors import DataError, Parameter, UsageError
-from misgiving.files import whole_file
 from misgiving.serve.batcher import Batcher
 from misgiving.serve.case import ANY_READER, READER_NAME, Case, StorableText
 from misgiving.serve.decoders import Decoders
+from misgiving.serve.deletion import Deletion, Retention
+from misgiving.serve.kept_images import KeptImages, image_failures
 from misgiving.serve.middleware import READER_SCOPE
 from misgiving.serve.monitor import AuditDraw, Monitor
-from misgiving.serve.problems import ImageNotStoredError, Metrics, problem_of
+from misgiving.serve.problems import Metrics, problem_of
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 
@@ -40,54 +37,6 @@ CHECK_VALID_SECONDS = 3.0  # for which a good result holds, because anyone may a
 CLOSING_SECONDS = 30.0  # in which all threads end, even on a busy machine, unless one hangs
 
 AnyDecision = TypeVar("AnyDecision", bound=Decision)
-
-
-@contextmanager
-def _image_failures() -> Iterator[None]:
-    """Raise ImageNotStoredError from failures of the disk."""
-    try:
-        yield
-    except (OSError, UsageError) as failure:
-        raise ImageNotStoredError from failure
-
-
-class KeptImages:
-    """Copies of image files, named by the hash of what was sent, never by the sender's name."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder.absolute()  # as `audit.csv` names its files
-
-    @_image_failures()
-    def write(self, sha256: str, data: bytes) -> None:
-        """Store a file durably; equal files are stored once.
-
-        Raises:
-            ImageNotStoredError: There is no room for it, or no permission.
-        """
-        path = self.path(sha256)
-        for folder in (self._folder, path.parent):
-            if not folder.is_dir():
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                _force_to_disk(folder.parent)
-        if not path.exists():
-            with whole_file(path, mode=0o600) as partial:
-                partial.write_bytes(data)
-                _force_to_disk(partial)
-        _force_to_disk(path.parent)
-
-    def check(self, size: int) -> None:
-        """Raise OSError where there is no room for a file of this size."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with TemporaryFile(dir=self._folder) as file:
-            if sys.platform == "linux":
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.write(bytes(size))
-                file.flush()
-
-    def path(self, sha256: str) -> Path:
-        """The place of a file."""
-        return self._folder / sha256[:2] / sha256
 
 
 def _call(works: Sequence[Callable[[], Any]]) -> Sequence[Any]:
@@ -114,6 +63,13 @@ class Service:
             raise UsageError(*names, " need audits: give ", Parameter("audit_share"), ", too")
         self.recent: OrderedDict[str, SquareInputs] = OrderedDict()  # by the id of the case
         self.files = None if settings.keep_images is None else KeptImages(settings.keep_images)
+        self.retention: Retention | None = None
+        if settings.keep_days is not None:
+            failed = partial(problem_of, metrics=self.metrics, path="retention")
+            self.retention = Retention(
+                store, self.files, settings.keep_days, self._note_deletion, failed
+            )
+            self.retention.start()
         self._numbers = itertools.count()
         self.decoders = Decoders(model.preprocessings, settings)
         self._file_threads = Batcher("files", _call, threads=settings.threads)
@@ -163,6 +119,9 @@ class Service:
         if self.files is not None:
             await self._file_threads.result(partial(self.files.write, sha256, copy))
         stored = await self._store_batches.result(case)
+        if self.files is not None and not self.files.path(sha256).exists():
+            # another case of this file was deleted in between
+            await self._file_threads.result(partial(self.files.write, sha256, copy))
         self._keep_recent(stored.id, inputs)
         is_earlier = stored.id != case.id
         if place is None and not is_earlier:
@@ -230,7 +189,7 @@ class Service:
         case = self._case("check", decision, sha256, image_kept=False, place=1)
         await self._check_thread.result(partial(self.store.check, case))
         if self.files is not None:
-            with _image_failures():
+            with image_failures():
                 room = partial(self.files.check, self.settings.max_bytes)
                 await self._check_thread.result(room)
         self._checked_at = time.monotonic()
@@ -239,10 +198,14 @@ class Service:
         """Finish the work that has started, then close the store that it uses."""
         deadline = time.monotonic() + CLOSING_SECONDS
         batchers = self._model_batches, self._file_threads, self._store_batches, self._check_thread
-        monitors = () if self.monitor is None else (self.monitor,)
-        for threads in (*monitors, *batchers, self.saliency_thread):
+        watching = [each for each in (self.monitor, self.retention) if each is not None]
+        for threads in (*watching, *batchers, self.saliency_thread):
             threads.close(max(0.0, deadline - time.monotonic()))
         self.store.close()
+
+    def _note_deletion(self, deletion: Deletion) -> None:
+        for reason in ("blind", "untold"):
+            self.metrics.kept_too_long.labels(reason).set(getattr(deletion, reason))
 
     def _decide(self, inputs: Sequence[SquareInputs]) -> Sequence[Decision]:
         self.metrics.batch_sizes.observe(len(inputs))
@@ -286,12 +249,3 @@ def reader_of(
 ServiceDep = Annotated[Service, Depends(_service_of)]
 """The service as a parameter of a route."""
 ReaderDep = Annotated[str, Depends(reader_of)]
-
-
-def _force_to_disk(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, survives a power failure."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -41,6 +41,8 @@ class ServiceSettings:
         batch_size: Largest number of images that the model sees at once.
         recent_bytes: Memory for images that are kept for thumbnails.
         keep_images: Folder for image files. Default: they are not kept.
+        keep_days: Delete cases after so many days, with their reviews and images, unless a blind
+            case is open or an accepted answer was found wrong and nobody was told of it.
         audit_share: Share of the cases that is audited blind, drawn by group. It is fixed for the
             life of a policy. Default: as the store has it for this policy, else none.
         audit_days: Days after which a blind case without an answer is overdue.
@@ -64,6 +66,7 @@ class ServiceSettings:
     batch_size: int = 16
     recent_bytes: int = 64_000_000
     keep_images: Path | None = None
+    keep_days: float | None = None
     audit_share: float | None = None
     audit_days: float = 14.0
     after_alarm: Literal["warn", "defer"] = "warn"
@@ -93,6 +96,7 @@ class ServiceSettings:
         if self.audit_share is not None:
             require(self, "audit_share", 0 < self.audit_share <= 1, "be above 0 and at most 1")
         require(self, "audit_days", self.audit_days > 0, "be above 0")
+        require(self, "keep_days", self.keep_days is None or self.keep_days > 0, "be above 0")
         if self.reviewer_keys and self.api_key is None:
             raise UsageError(Parameter("reviewer_keys"), " need an API key beside them")
         if any(

@@ -4,6 +4,7 @@ import json
 import secrets
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, get_args
@@ -19,6 +20,7 @@ from misgiving.serve.case import (
     ARRIVALS,
     AUDITS,
     CASES,
+    DELETED,
     LISTED,
     PINGS,
     REVIEWS,
@@ -192,19 +194,41 @@ class Store:
     def decided(self, policy_fingerprint: str, *, after: int, limit: int) -> list[Any]:
         """Values of the first cases that one policy decided after this number, as they arrived.
 
-        Those of a list of images are left out: they are a selection, and no sample of the images
-        that the service gets.
+        Deleted cases have no file and no reason. Those of a list of images are left out: they are a
+        selection, and no sample of the images that the service gets.
         """
-        numbers = ("acceptance_score", "expected_error", "ood_score")
-        values = ("received", "decision", "reason", *numbers, "sha256")
-        return self._read(
-            select(ARRIVALS.c.number, *(CASES.c[name] for name in values))
+        same = ("received", "decision", "acceptance_score", "ood_score")
+        of_case = (CASES.c[name] for name in (*same, "reason", "expected_error", "sha256"))
+        no_value = (sa.null().label(name) for name in ("reason", "expected_error", "sha256"))
+        stored = (
+            select(ARRIVALS.c.number, *of_case)
             .join(CASES, CASES.c.id == ARRIVALS.c.case_id)
             .where(CASES.c.policy_fingerprint == policy_fingerprint, CASES.c.place.is_(None))
             .where(ARRIVALS.c.number > after)
             .order_by(ARRIVALS.c.number)
-            .limit(limit)
         )
+        deleted = (
+            select(DELETED.c.number, *(DELETED.c[name] for name in same), *no_value)
+            .where(DELETED.c.policy_fingerprint == policy_fingerprint, DELETED.c.tested)
+            .where(DELETED.c.number > after)
+            .order_by(DELETED.c.number)
+        )
+        return self._in_order(stored.limit(limit), deleted.limit(limit))[:limit]
+
+    def audit_rows(self, policy_fingerprint: str) -> list[Any]:
+        """What the audits of a policy count, as it arrived; deleted cases have no id."""
+        same = ("decision", "group", "received")
+        no_value = (sa.null().label(name) for name in ("standing", "answered"))
+        stored = (
+            select(ARRIVALS.c.number, *(CASES.c[name] for name in ("id", *same)), *no_value)
+            .join(CASES, CASES.c.id == ARRIVALS.c.case_id)
+            .where(CASES.c.audited, CASES.c.policy_fingerprint == policy_fingerprint)
+        )
+        kept = (DELETED.c[name] for name in (*same, "standing", "answered"))
+        deleted = select(DELETED.c.number, sa.null().label("id"), *kept).where(
+            DELETED.c.audited, DELETED.c.policy_fingerprint == policy_fingerprint
+        )
+        return self._in_order(stored, deleted)
 
     def count(self, query: CaseQuery, *, reviewed: bool | None = None) -> int:
         """Number of cases; with `reviewed`, of those of them that are or are not."""
@@ -232,7 +256,14 @@ class Store:
         """Number of accepted answers of a policy since this time, without open blind cases."""
         is_accepted = (CASES.c.listed_decision == "accept") & CASES.c.place.is_(None)
         of_policy = CASES.c.policy_fingerprint == policy_fingerprint
-        return self._count(of_policy, is_accepted, CASES.c.received >= since)
+        deleted = select(func.count()).where(
+            DELETED.c.policy_fingerprint == policy_fingerprint,
+            DELETED.c.decision == "accept",
+            DELETED.c.received >= since[:10],
+            ~DELETED.c.audited | DELETED.c.standing.in_(["right", "wrong"]),
+        )
+        stored = self._count(of_policy, is_accepted, CASES.c.received >= since)
+        return stored + int(self._read(deleted)[0][0])
 
     def latest(self) -> tuple[int, int]:
         """Numbers of the last case and the last review that arrived; 0: there is none."""
@@ -259,6 +290,16 @@ class Store:
                 connection.execute(insert(ARRIVALS).values(case_id=case.id))
                 _last_reviews(connection, [case.id])
                 attempt.rollback()
+
+    def begin(self, *, writing: bool = False) -> AbstractContextManager[Connection]:
+        """A transaction, for what other modules keep in this database."""
+        return (self._writing if writing else self._engine).begin()
+
+    def _in_order(self, *queries: Select[Any]) -> list[Any]:
+        """Rows of several queries in the order of arrival; of a number, the last query's."""
+        with self._engine.begin() as connection:
+            rows = {row.number: row for query in queries for row in connection.execute(query)}
+        return [rows[number] for number in sorted(rows)]
 
     def _count(self, *conditions: sa.ColumnElement[bool]) -> int:
         return int(self._read(select(func.count()).select_from(CASES).where(*conditions))[0][0])

@@ -1,0 +1,198 @@
+"""Deletion of cases, of which audits and drift tests keep what says nothing about a person.
+
+Both are sequential: without the outcomes and scores of deleted cases, their evidence would change.
+"""
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy import ColumnElement, Connection, delete, insert, select, update
+
+from misgiving.errors import DataError, Parameter
+from misgiving.serve.case import (
+    ARRIVALS,
+    CASES,
+    DELETED,
+    REVIEWS,
+    STORE_TABLES,
+    Review,
+    classes_against,
+    standing,
+    zulu,
+)
+from misgiving.serve.kept_images import KeptImages
+from misgiving.serve.monitor import DEFERRED_BY_ALARM
+from misgiving.serve.store import Store
+
+log = logging.getLogger("misgiving.serve")
+
+BATCH = 500  # cases in one transaction, for which others wait
+PAUSE_SECONDS = 3600.0
+
+
+class Deletion(NamedTuple):
+    """Numbers of cases.
+
+    Attributes:
+        deleted: Deleted cases.
+        blind: Open blind cases, which were deleted or spared.
+        untold: Accepted answers found wrong of which nobody was told; they were deleted or spared.
+    """
+
+    deleted: int
+    blind: int
+    untold: int
+
+
+def untold_answers(store: Store) -> set[str]:
+    """Cases whose answer was accepted and found wrong, and that nobody was told of."""
+    wrong = [
+        id
+        for id, given in store.blind_answers().items()
+        if classes_against(given) and standing(given) != "right"
+    ]
+    return {id for id, case in store.cases(wrong).items() if case.decision == "accept"}
+
+
+def delete_cases(
+    store: Store, images: KeptImages | None, chosen: ColumnElement[bool], *, sparing: bool = False
+) -> Deletion:
+    """Delete cases with their reviews and images.
+
+    A kill leaves whole cases, some perhaps without their image; the same call deletes the rest.
+
+    Args:
+        store: Has the cases.
+        images: Has the image files.
+        chosen: Condition on the columns of `CASES`.
+        sparing: Spare open blind cases, and accepted answers found wrong of which nobody was told.
+
+    Raises:
+        DataError: Cases have images, and there is no folder.
+    """
+    total = Deletion(0, 0, 0)
+    check_folder(store, images, chosen)
+    with store.begin() as connection:
+        ids = connection.execute(select(CASES.c.id).where(chosen)).scalars().all()
+    for start in range(0, len(ids), BATCH):
+        with store.begin(writing=True) as connection:  # uploads and reviews wait
+            arrived = select(CASES, ARRIVALS.c.number).select_from(CASES).join(ARRIVALS)
+            batch = arrived.where(CASES.c.id.in_(ids[start : start + BATCH]))
+            rows = connection.execute(batch).all()
+            blind = {row.id for row in rows if row.blind}
+            untold = {row.id for row in rows} & untold_answers(store)
+            spared = blind | untold if sparing else set()
+            rows = [row for row in rows if row.id not in spared]
+            _delete(connection, rows, images)
+        numbers = len(rows), len(blind), len(untold)
+        total = Deletion(*map(sum, zip(total, numbers, strict=True)))
+    return total
+
+
+def check_folder(store: Store, images: KeptImages | None, chosen: ColumnElement[bool]) -> None:
+    """Raise DataError if there is no folder, and cases have images."""
+    with store.begin() as connection:
+        has_image = select(CASES.c.id).where(chosen, CASES.c.image_kept).limit(1)
+        if images is None and connection.execute(has_image).first():
+            raise DataError("cases have images; give their folder as ", Parameter("keep_images"))
+
+
+def _delete(connection: Connection, rows: Sequence[Any], images: KeptImages | None) -> None:
+    ids = [row.id for row in rows]
+    own = select(REVIEWS).where(REVIEWS.c.case_id.in_(ids)).order_by(REVIEWS.c.number)
+    reviews = {id: list[Review]() for id in ids}
+    for row in connection.execute(own):
+        reviews[row.case_id].append(Review.model_validate(row._asdict()))
+    if kept := [_kept(row, reviews[row.id]) for row in rows if _is_evidence(row)]:
+        connection.execute(insert(DELETED), kept)
+    for table in reversed(STORE_TABLES.sorted_tables):
+        key = CASES.c.id if table is CASES else table.columns.get("case_id")
+        if key is not None:
+            connection.execute(delete(table).where(key.in_(ids)))
+    _forget_groups(connection, {row.group for row in rows} - {None})
+    if images is not None:  # before the commit: a repetition finds them by their cases
+        _delete_images(connection, {row.sha256 for row in rows if row.image_kept}, images)
+
+
+def _delete_images(connection: Connection, files: set[str], images: KeptImages) -> None:
+    """Delete the files that no case has any more."""
+    used = select(CASES.c.sha256).where(CASES.c.sha256.in_(files), CASES.c.image_kept)
+    for sha256 in files.difference(connection.execute(used).scalars()):
+        images.delete(sha256)
+
+
+def _forget_groups(connection: Connection, groups: Iterable[str]) -> None:
+    """Rename the groups of deleted cases that no case has any more."""
+    for group in groups:
+        if not connection.execute(select(CASES.c.id).where(CASES.c.group == group)).first():
+            renamed = update(DELETED).where(DELETED.c.group == group)
+            connection.execute(renamed.values(group=secrets.token_hex(8)))
+
+
+def _is_evidence(row: Any) -> bool:
+    return row.policy_fingerprint is not None and row.place is None
+
+
+def _kept(row: Any, reviews: Sequence[Review]) -> dict[str, Any]:
+    """What audits and drift tests need: times are days, and a group is named while it has cases."""
+    blind = [review for review in reviews if review.blind]
+    same = ("number", "policy_fingerprint", "decision", "audited", "acceptance_score", "ood_score")
+    return {
+        **{name: getattr(row, name) for name in same},
+        "group": row.group if row.audited else None,
+        "received": _day(row.received),
+        "tested": row.reason != DEFERRED_BY_ALARM,
+        "standing": standing(reviews),
+        "answered": _day(zulu(blind[-1].reviewed_at)) if blind else None,
+    }
+
+
+def _day(time: str) -> str:
+    return f"{time[:10]}T00:00:00.000000Z"
+
+
+class Retention(threading.Thread):
+    """Deletes cases after some days: at the start, and then each hour.
+
+    Args:
+        store: Has the cases.
+        images: Has the image files.
+        days: For which cases are kept; then those are spared that somebody must still look at.
+        on_deletion: Called with the numbers of each deletion.
+        on_failure: Called with each failure; the thread goes on.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        images: KeptImages | None,
+        days: float,
+        on_deletion: Callable[[Deletion], object],
+        on_failure: Callable[[Exception], object],
+    ) -> None:
+        super().__init__(name="retention", daemon=True)
+        check_folder(store, images, sa.true())
+        self._store, self._images, self._days = store, images, days
+        self._on_deletion, self._on_failure = on_deletion, on_failure
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopped.is_set():
+            over = CASES.c.received < zulu(datetime.now(UTC) - timedelta(days=self._days))
+            try:
+                done = delete_cases(self._store, self._images, over, sparing=True)
+                log.info("deletion", extra={"fields": done._asdict()})
+                self._on_deletion(done)
+            except Exception as failure:
+                self._on_failure(failure)
+            self._stopped.wait(PAUSE_SECONDS)
+
+    def close(self, seconds: float) -> None:
+        """End the thread; wait for at most these seconds."""
+        self._stopped.set()
+        self.join(seconds)
