@@ -173,7 +173,8 @@ def test_predict_gives_an_image_the_score_that_calibrate_gave_it(
     rows = list(csv.DictReader(output.splitlines()))
     assert list(rows[0]) == [
         "path", "predicted_class", "probability", "predicted_loss", "answer", "decision", "reason",
-        "error_probability", "expected_loss", "ood_p_value", "acceptance_score", "ood_score",
+        "error_probability", "expected_cost", "expected_loss", "ood_p_value", "acceptance_score",
+        "ood_score",
         *(f"probability_{digit}" for digit in range(10)),
     ]  # fmt: skip
     assert all(0 < float(row["ood_p_value"]) <= 1 for row in rows)
