@@ -2,6 +2,7 @@ import json
 import logging
 import threading
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
@@ -15,6 +16,17 @@ from waiting import until
 from misgiving.serve.app import JsonLines, create_app
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
+
+
+@pytest.fixture(autouse=True)
+def answers_count_in(monkeypatch):
+    """Set the time in which a blind answer can be corrected; there is none, if a test sets none."""
+
+    def seconds(count):
+        monkeypatch.setattr("misgiving.serve.case.CORRECTION_TIME", timedelta(seconds=count))
+
+    seconds(0)
+    return seconds
 
 
 @pytest.fixture(scope="session")

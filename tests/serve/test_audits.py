@@ -53,7 +53,7 @@ def test_a_blind_case_shows_its_reader_nothing_but_the_image_until_the_answer(se
     assert listed["counts"] == {"accept": 0, "defer": 2, "ood": 0}
     assert len({frozenset(blind) for blind in listed["cases"]}) == 1
     assert {*listed["cases"][0]} == {
-        *("id", "received", "name", "image_kept", "blind", "position", "classes")
+        *("id", "received", "name", "image_kept", "blind", "position", "classes", "answer")
     }
     for id in (accepted["id"], deferred["id"]):
         assert client.get(f"/cases/{id}").json()["blind"]
@@ -76,8 +76,9 @@ def test_a_disagreement_is_open_to_other_readers_until_two_agree_with_each_other
     id = sent(client, picture(0.02))["id"]
 
     def audit(reader):
-        state = client.get(f"/audit?reader={reader}").json()
-        wrong = [len(row["reviews"]) for row in state["found_wrong"]]
+        state = client.get("/audit").json()
+        listed = client.get(f"/found-wrong?reader={reader}").json()["answers"]
+        wrong = [len(row["reviews"]) for row in listed]
         return state["wrong"], state["unconfirmed"], wrong
 
     answers(client, id, **{"class": "light"}, reviewer="Ann", override_reason="atypical")
@@ -94,7 +95,7 @@ def test_a_disagreement_is_open_to_other_readers_until_two_agree_with_each_other
     ]
     assert audit("Ann")[:2] == (0, 1)  # her first answer counts
     answers(client, id, verdict="none", reviewer="Ben", **{"seen": None})
-    assert audit("anyone") == (1, 0, [2])
+    assert audit("anyone") == (1, 0, [3])
     assert client.get(f"/cases/{id}").json()["decision"] == "accept"
     (row,) = rows_of(client.get("/cases.csv"))
     assert (row["standing"], row["audited"], row["label"]) == ("wrong", "yes", "")
@@ -122,7 +123,7 @@ def test_a_reader_who_gives_another_class_of_the_superclass_agrees_with_its_answ
     assert (told["review"]["verdict"], told["review"]["final_class"]) == ("agree", "light")
     (row,) = rows_of(client.get("/cases.csv"))
     assert (row["standing"], row["label"], row["answer"]) == ("right", "light", "grey")
-    assert client.get("/audit").json()["found_wrong"] == []
+    assert client.get("/found-wrong").json()["answers"] == []
     policy = client.get("/calibration").json()["policy"]
     assert policy["superclasses"] == {"grey": ["dark", "light"], "coloured": ["red"]}
 
@@ -171,7 +172,7 @@ def test_the_key_of_a_reviewer_opens_the_worklist_alone_and_gives_the_name(servi
     numbers = ("audited", "wrong", "unconfirmed", "later", "estimate", "upper", "e_value")
     assert {client.get("/audit", headers=ben).json()[name] for name in numbers} == {None}
     assert client.get("/audit").json()["unconfirmed"] == 1
-    assert len(client.get("/audit").json()["found_wrong"]) == 1  # the other key sees it at once
+    assert len(client.get("/found-wrong").json()["answers"]) == 1  # the other key sees it at once
     assert client.get(f"/cases/{id}").json()["decision"] == "accept"
     assert rows_of(client.get("/cases.csv"))[0]["standing"] == "unconfirmed"
 

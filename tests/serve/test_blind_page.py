@@ -110,7 +110,7 @@ def test_a_wrong_accepted_answer_is_listed_at_once_and_a_second_reader_confirms_
     expect(ann.locator("#blind-answer")).to_contain_text("Your blind answer is light; the model's")
     expect(ann.locator("#blind-answer")).to_contain_text("Please look again")
     expect(ann.locator("#case-decision")).to_have_text("accept")
-    expect(ann.locator("#wrong-list")).to_contain_text("accepted as dark, read as light (not conf")
+    expect(ann.locator("#wrong-list")).to_contain_text("accepted as dark, read as light. Open")
     assert barriers(ann) == []
     press(ann, "r")
     ann.keyboard.type("atyp")
@@ -121,9 +121,9 @@ def test_a_wrong_accepted_answer_is_listed_at_once_and_a_second_reader_confirms_
     expect(ben.locator("#wrong")).to_be_hidden()
     assert "light" not in ben.locator(".row, #history, #blind-answer").all_inner_texts()[0]
     press(ben, "x")
-    expect(ben.locator("#wrong-list")).to_contain_text("(confirmed)")
+    expect(ben.locator("#wrong-list")).to_contain_text("confirmed")
     expect(ben.locator("#audit-now")).to_contain_text("audited 1 of 1 accepted answers")
-    ben.locator("#wrong-list button").focus()
+    ben.locator("#wrong-list").get_by_role("button", name="1.png").focus()
     press(ben, "Enter")
     expect(ben.locator("#history li")).to_have_count(3)
     expect(ben.locator("#history")).to_contain_text("overrode, light (atypical)")
@@ -166,3 +166,64 @@ def test_an_alarm_of_the_audits_stands_on_top_with_both_levels(page_service, ope
     assert barriers(page) == []
     reload(page)
     expect(page.locator("#audit-alarm")).to_be_visible()
+
+
+@audited
+def test_a_blind_answer_can_be_corrected_until_its_reader_opens_another_case(
+    page_service, opened, answers_count_in
+):
+    answers_count_in(3600.0)
+    row = stored_blind(page_service, 1)
+    stored_blind(page_service, 2, position=0.9)
+    page = opened(f"#case={row.id}", prepare=no_pictures)
+    as_reader(page, "Ann")
+    page.locator(f"#case-{row.id}").click()
+    press(page, "1")
+    expect(page.locator("#blind-answer")).to_contain_text("Your answer is dark. You can correct it")
+    expect(page.locator("#case-name")).to_have_text("1.png")
+    press(page, "2")
+    expect(page.locator("#blind-answer")).to_contain_text("Your answer is light.")
+    expect(page.locator("#case-decision")).to_have_text("blind")
+    expect(page.locator("#classes button[aria-pressed=true]")).to_contain_text("light")
+    assert barriers(page) == []
+    page.locator("#list").focus()
+    with page.expect_response(lambda response: response.url.endswith("reader=Ann")):
+        press(page, "k")
+    page.locator(f"#case-{row.id}").click()
+    expect(page.locator("#blind-answer")).to_contain_text("Your blind answer is light; the model's")
+    given = [(each.final_class, each.blind) for each in page_service.store.reviews(row.id)]
+    assert given == [("dark", True), ("light", True)]
+
+
+@audited
+def test_a_blind_answer_that_is_not_corrected_opens_the_decision_by_itself(
+    page_service, opened, answers_count_in
+):
+    answers_count_in(1.0)
+    stored_blind(page_service, 1)
+    page = opened(prepare=lambda page: (no_pictures(page), page.clock.install()))
+    as_reader(page, "Ann")
+    press(page, "2")
+    expect(page.locator("#blind-answer")).to_contain_text("Your answer is light.")
+    until(lambda: page_service.service.monitor.audit().unconfirmed or page.clock.run_for(31_000))
+    expect(page.locator("#case-decision")).to_have_text("accept")
+
+
+@audited
+def test_an_operator_notes_who_was_told_and_the_answer_stays_in_the_list(page_service, opened):
+    row = stored_blind(page_service, 1)
+    for reader in ("Ann", "Ben"):
+        answer = {"verdict": "override", "final_class": "light", "reviewer": reader}
+        page_service.store.review(row.id, review("", **answer))
+    page = opened(prepare=no_pictures)
+    expect(page.locator("#wrong-count")).to_contain_text("1 open, 1 of them for more than a day")
+    assert barriers(page) == []
+    page.get_by_label("Who was told of 1.png").fill("Dr. Sender, by telephone")
+    page.get_by_role("button", name="Mark as told").click()
+    expect(page.locator("#problem")).to_contain_text("Enter your name")
+    as_reader(page, "Olga")
+    page.get_by_label("Who was told of 1.png").fill("Dr. Sender, by telephone")
+    page.get_by_role("button", name="Mark as told").click()
+    expect(page.locator("#wrong-list")).to_contain_text("told: Dr. Sender, by telephone")
+    expect(page.locator("#wrong-count")).to_contain_text("0 open; 0 contradicted, 1 told")
+    expect(page.get_by_role("button", name="Mark as told")).to_have_count(0)

@@ -22,8 +22,10 @@ CHECKS = [
 OPERATIONS = [
     ("POST", "/decisions"),
     ("POST", "/cases/{id}/review"),
+    ("POST", "/cases/{id}/told"),
     *(("GET", f"/{path}") for path in ("cases", "cases.csv", "health", "model", "metrics")),
     *(("GET", f"/{path}") for path in ("calibration", "drift", "audit", "audit.csv")),
+    *(("GET", f"/{path}") for path in ("found-wrong", "found-wrong.csv")),
     *(("GET", f"/cases/{{id}}{part}") for part in ("", "/thumbnail", "/image", "/saliency")),
 ]
 

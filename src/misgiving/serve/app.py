@@ -33,7 +33,7 @@ from misgiving.serve.middleware import (
     route_of,
 )
 from misgiving.serve.problems import documented, problem_of
-from misgiving.serve.routes import cases, decisions
+from misgiving.serve.routes import audits, cases, decisions
 from misgiving.serve.routes import model as model_routes
 from misgiving.serve.service import Service
 from misgiving.serve.settings import ServiceSettings
@@ -78,7 +78,7 @@ def create_app(model: Bundle, store: Store, settings: ServiceSettings) -> FastAP
     app.state.service = service
     app.state.admission = decisions.Admission(settings, service.metrics)
     has_key = settings.api_key is not None
-    for resource in (decisions, cases, model_routes):
+    for resource in (decisions, cases, audits, model_routes):
         app.include_router(
             resource.router,
             dependencies=SCHEMES if has_key else None,

@@ -1,7 +1,8 @@
 """Cases and their reviews: records, the tables that store them, and queries."""
 
+import unicodedata
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, get_origin
 
 import sqlalchemy as sa
@@ -14,6 +15,13 @@ from misgiving.errors import without_none
 ANY_READER = "\0"  # sees what any reader has answered; no client can give this name
 READER_NAME = "Name of who asks: a case is blind until this reader has answered."
 MAX_NUMBER = 2**63 - 1  # that a database can hold
+OBJECTIONS = ("override", "none")  # verdicts that find the model's answer wrong
+CORRECTION_TIME = timedelta(seconds=30)  # in which a reader's next word makes the last one a slip
+
+
+def folded(name: str) -> str:
+    """A name for comparisons: in lower case, and letters with accents as one character."""
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 def zulu(time: datetime) -> str:
@@ -52,9 +60,14 @@ class Review(BaseModel):
     )
 
 
+def blind_answers(reviews: Sequence[Review]) -> list[Review]:
+    """The last blind answer of each reader: one that was corrected in time does not count."""
+    return [*{folded(each.reviewer.strip()): each for each in reviews if each.blind}.values()]
+
+
 def classes_against(reviews: Sequence[Review]) -> list[str | None]:
     """Classes of the blind answers that find the model's wrong; None: none of the classes."""
-    against = [each for each in reviews if each.blind and each.verdict in ("override", "none")]
+    against = [each for each in blind_answers(reviews) if each.verdict in OBJECTIONS]
     return [review.final_class for review in against]
 
 
@@ -63,13 +76,21 @@ def standing(reviews: Sequence[Review]) -> Standing | None:
 
     The first reader who agrees settles it; after one who does not, two of a kind do.
     """
-    verdicts = [review.verdict for review in reviews if review.blind]
+    verdicts = [review.verdict for review in blind_answers(reviews)]
     right, wrong = verdicts.count("agree"), len(classes_against(reviews))
     if wrong >= 2:
         return "wrong"
     if right >= 2 or (right and not wrong):
         return "right"
     return "unconfirmed" if verdicts else None
+
+
+class Told(BaseModel):
+    """A note that somebody was told of an accepted answer that was found wrong."""
+
+    told_by: str = Field(description="Name of the operator who answers for it.")
+    told_at: Moment
+    note: str = Field(description="Who was told, and how; may be empty.")
 
 
 class BlindCase(BaseModel):
@@ -82,6 +103,11 @@ class BlindCase(BaseModel):
     blind: Literal[True] = True
     position: float = Field(description="Random place among the error probabilities of others.")
     classes: list[str] = Field(description="From which the reader chooses.")
+    answer: Review | None = Field(
+        default=None,
+        description="The reader's own, which can be corrected until this reader opens another "
+        "case, or 30 seconds have passed. Only then does it count and the decision appear.",
+    )
 
 
 class Case(Decision):
@@ -208,6 +234,18 @@ REVIEWS = sa.Table(
     sa.Index("reviews_by_reader", "folded_reviewer", "blind", "case_id"),
     sqlite_autoincrement=True,
 )
+PENDING = sa.Table(
+    "pending_answers",
+    STORE_TABLES,
+    _number(),
+    Column("case_id", sa.ForeignKey(CASES.c.id), nullable=False),
+    *_columns(Review),
+    Column("folded_reviewer", Text, nullable=False),
+    Column("settles_at", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+"""Blind answers that their readers can still correct; all of them become reviews."""
+
 ARRIVALS = sa.Table(
     "arrivals",
     STORE_TABLES,
@@ -237,6 +275,17 @@ DELETED = sa.Table(
     *(Column(name, sa.Double) for name in ("acceptance_score", "ood_score")),
 )
 """What audits and drift tests need of deleted cases, by the number of their arrival."""
+
+TOLD = sa.Table(
+    "told",
+    STORE_TABLES,
+    _number(),
+    Column("case_id", sa.ForeignKey(CASES.c.id), nullable=False),
+    *_columns(Told),
+    sa.Index("told_by_case", "case_id", "number"),
+    sqlite_autoincrement=True,
+)
+"""Notes on accepted answers that were found wrong; none is ever changed."""
 
 PINGS = sa.Table("pings", STORE_TABLES, Column("time", Text, primary_key=True))
 """Written to check that the database stores anything."""

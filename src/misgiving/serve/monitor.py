@@ -21,15 +21,7 @@ from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor, DriftTest
 from misgiving.deferral.expected_performance import expected_errors
 from misgiving.deferral.policy import Policy
 from misgiving.report.rendering import lines
-from misgiving.serve.case import (
-    Case,
-    CaseWithHistory,
-    Moment,
-    Review,
-    classes_against,
-    standing,
-    zulu,
-)
+from misgiving.serve.case import Case, Moment, standing, zulu
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 
@@ -102,9 +94,6 @@ class Audit(BaseModel):
     after_alarm: Literal["warn", "defer"]
     false_alarms: float = Field(default=ALARM_LEVEL, description="In the life of the policy.")
     with_drift: float = ALARM_LEVEL + FALSE_ALARMS
-    found_wrong: list[CaseWithHistory] = Field(
-        default=[], description="Accepted, and not blind to who asks: somebody may have acted."
-    )
 
 
 class Monitor:
@@ -132,7 +121,6 @@ class Monitor:
         self._since: dict[str, datetime] = {}
         self._lock = threading.Lock()
         self._audit: tuple[tuple[int, int], Audit] | None = None  # with the key of its state
-        self._wrong: dict[str, list[Review]] = {}  # blind answers by accepted case, latest first
         self._woken, self._stopped = threading.Event(), threading.Event()
         self.audit()
 
@@ -173,6 +161,7 @@ class Monitor:
     def _run(self, on_failure: Callable[[Exception], object]) -> None:
         while not self._stopped.is_set():
             try:
+                self._store.settle_answers()
                 self.audit()  # other services take reviews, too
                 if not self.update_drift().complete:
                     continue
@@ -262,28 +251,15 @@ class Monitor:
         cases = self._store.audited(self._policy.fingerprint)
         return [*takewhile(lambda case: not case.blind, cases)]
 
-    def found_wrong(self, reader: str) -> list[CaseWithHistory]:
-        """Accepted answers that blind readers found wrong, and are not blind to this reader."""
-        wrong = self._wrong
-        cases = self._store.cases([*wrong], reader)
-        return [
-            CaseWithHistory(**cases[id].model_dump(), reviews=given)
-            for id, given in wrong.items()
-            if not cases[id].blind
-        ]
-
     def _count_audits(self, now: datetime) -> Audit:
         targets, fingerprint = self._policy.certificate.targets, self._policy.fingerprint
         late = now - timedelta(days=self._settings.audit_days)
         counts_all = targets.max_error is None
         answers, groups = self._store.blind_answers(), set[str | None]()
         outcomes, times = list[AuditOutcome | None](), list[datetime]()
-        wrong = dict[str, list[Review]]()
         for case in self._store.audit_rows(fingerprint):
             given = answers.get(case.id, [])
             answer = case.standing if case.id is None else standing(given)
-            if case.decision == "accept" and answer != "right" and classes_against(given):
-                wrong[case.id] = given
             is_repeated = case.group is not None and case.group in groups
             if is_repeated or not (case.decision == "accept" or counts_all):
                 continue  # answers of one group are not independent
@@ -293,7 +269,6 @@ class Monitor:
             outcomes.append("right" if is_right else "overdue" if is_overdue else answer)
             answered = given[-1].reviewed_at if given else None
             times.append(answered or datetime.fromisoformat(case.answered or case.received))
-        self._wrong = dict(reversed(wrong.items()))
         counted = list(takewhile(bool, outcomes))
         highest = self._policy.certificate.highest_error
         target = targets.max_error or targets.max_silent_error or highest

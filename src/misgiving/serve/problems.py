@@ -48,6 +48,12 @@ class Metrics:
         self.batch_sizes = histogram("batch_images", "Images in one batch.", buckets=SIZE_BUCKETS)
         self.waiting = gauge("waiting_images", "Images in the queue.")
         self.held_bytes = gauge("held_bytes", "Bytes of requests in progress.")
+        self.found_wrong = gauge(
+            "found_wrong", "Accepted answers that were found wrong, by state.", ("state",)
+        )
+        self.found_wrong_overdue = gauge(
+            "found_wrong_overdue", "Of these, open for more than a day: nobody was told."
+        )
         self.audit_alarm = gauge("audit_alarm", "1 since an alarm of the audits, else 0.")
         self.kept_too_long = gauge(
             "kept_too_long", "Cases beyond keep_days that somebody must look at.", ("reason",)

@@ -24,6 +24,7 @@ from misgiving.serve.batcher import Batcher
 from misgiving.serve.case import ANY_READER, READER_NAME, Case, StorableText
 from misgiving.serve.decoders import Decoders
 from misgiving.serve.deletion import Deletion, Retention
+from misgiving.serve.found_wrong import FoundWrongRecord
 from misgiving.serve.kept_images import KeptImages, image_failures
 from misgiving.serve.middleware import READER_SCOPE
 from misgiving.serve.monitor import AuditDraw, Monitor
@@ -48,7 +49,7 @@ class Service:
 
     def __init__(self, model: Bundle, store: Store, settings: ServiceSettings) -> None:
         self.model, self.store, self.settings = model, store, settings
-        self.metrics = Metrics()
+        self.metrics, self.found_wrong = Metrics(), FoundWrongRecord(store)
         self.policy_fingerprint, self.monitor, self.audit_draw = None, None, None
         if model.policy is not None:
             self.policy_fingerprint = model.policy.fingerprint

@@ -2,10 +2,9 @@
 
 import json
 import secrets
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, get_args
 
@@ -22,16 +21,25 @@ from misgiving.serve.case import (
     CASES,
     DELETED,
     LISTED,
+    PENDING,
     PINGS,
     REVIEWS,
     STORE_TABLES,
     Case,
     CaseQuery,
     Review,
-    standing,
+    folded,
     zulu,
 )
 from misgiving.serve.database import WRITING, engine_for, shown
+from misgiving.serve.reviews import (
+    add_answer,
+    add_reviews,
+    due_cases,
+    is_answered,
+    last_reviews,
+    settle_answers,
+)
 from misgiving.serve.schema import prepare_tables
 
 PAGE_SIZE = 100
@@ -117,9 +125,9 @@ class Store:
     ) -> bool:
         """Commit a review of an existing case.
 
-        It gets a later time than the last review, even if that came from a server whose clock is
-        ahead: the page knows the newer one of two by its time. The first review of a blind case by
-        each reviewer is a blind answer, for which `check` does not matter.
+        Until a reader may see the model's answer to a blind case, reviews are blind answers: they
+        can be corrected for a time, and `check` does not matter. To answer ends the time of the
+        same reader's other answers.
 
         Args:
             id: The case.
@@ -131,19 +139,34 @@ class Store:
             False if it is not, so that nothing was committed.
         """
         with self._writing.begin() as connection:  # other reviewers wait
-            last = _last_reviews(connection, [id]).get(id)
+            settle_answers(connection, review.reviewer, opened=id)
+            last = last_reviews(connection, [id]).get(id)
             (case,) = _cases(connection, select(CASES).where(CASES.c.id == id), review.reviewer)
-            review = review.model_copy(update={"blind": case.blind})
-            if check and not case.blind and last_seen != (last.reviewed_at if last else None):
+            if case.blind:
+                add_answer(connection, id, review)
+                settle_answers(connection)
+            elif check and last_seen != (last.reviewed_at if last else None):
                 return False
-            if last and last.reviewed_at >= review.reviewed_at:
-                later = last.reviewed_at + timedelta(microseconds=1)
-                review = review.model_copy(update={"reviewed_at": later})
-            values = {"case_id": id, **review.model_dump(mode="json")}
-            values["folded_reviewer"] = _folded(review.reviewer.strip())
-            connection.execute(insert(REVIEWS).values(values))
-            _settle(connection, id)
+            else:
+                add_reviews(connection, id, [review])
         return True
+
+    def settle_answers(self, reader: str = "", opened: str = "") -> None:
+        """Make reviews of the blind answers whose time is over; a reader opens a case.
+
+        This ends the time of the reader's answers to other cases.
+        """
+        with self.begin() as connection:
+            if not due_cases(connection, reader, opened):
+                return
+        with self.begin(writing=True) as connection:
+            settle_answers(connection, reader, opened=opened)
+
+    def pending_answer(self, id: str, reader: str) -> Review | None:
+        """A reader's answer to a blind case that can still be corrected."""
+        own = (PENDING.c.case_id == id) & (PENDING.c.folded_reviewer == folded(reader.strip()))
+        rows = self._read(select(PENDING).where(own).order_by(PENDING.c.number.desc()).limit(1))
+        return Review.model_validate(rows[0]._asdict()) if rows else None
 
     def cases(self, ids: Sequence[str], reader: str = "") -> dict[str, Case]:
         """The cases with these ids by id, each blind or not for this reader."""
@@ -243,14 +266,18 @@ class Store:
 
     def blind_answers(self) -> dict[str, list[Review]]:
         """All blind answers by case, oldest first."""
-        answers = dict[str, list[Review]]()
-        for row in self._read(select(REVIEWS).where(REVIEWS.c.blind).order_by(REVIEWS.c.number)):
-            answers.setdefault(row.case_id, []).append(Review.model_validate(row._asdict()))
-        return answers
+        return self.reviews_by_case(REVIEWS.c.blind)
+
+    def reviews_by_case(self, condition: ColumnElement[bool]) -> dict[str, list[Review]]:
+        """The reviews that meet a condition, oldest first."""
+        reviews = dict[str, list[Review]]()
+        for row in self._read(select(REVIEWS).where(condition).order_by(REVIEWS.c.number)):
+            reviews.setdefault(row.case_id, []).append(Review.model_validate(row._asdict()))
+        return reviews
 
     def open_blind(self, before: str) -> int:
         """Number of blind cases that came before this time and that nobody has answered."""
-        return self._count(CASES.c.blind, CASES.c.received < before, ~_is_answered(ANY_READER))
+        return self._count(CASES.c.blind, CASES.c.received < before, ~is_answered(ANY_READER))
 
     def accepted(self, policy_fingerprint: str, since: str) -> int:
         """Number of accepted answers of a policy since this time, without open blind cases."""
@@ -288,7 +315,7 @@ class Store:
             with connection.begin_nested() as attempt:
                 connection.execute(insert(CASES).values(_row(case)))
                 connection.execute(insert(ARRIVALS).values(case_id=case.id))
-                _last_reviews(connection, [case.id])
+                last_reviews(connection, [case.id])
                 attempt.rollback()
 
     def begin(self, *, writing: bool = False) -> AbstractContextManager[Connection]:
@@ -323,21 +350,7 @@ def _row(case: Case) -> dict[str, Any]:
     values = case.model_dump(mode="json", exclude={"review"})  # reviews have their own table
     hidden = ("audited", "blind", "position", "listed_decision", "expected_error")
     values |= {name: getattr(case, name) for name in hidden}
-    return values | {"folded_name": _folded(case.name)}
-
-
-def _settle(connection: Connection, id: str) -> None:
-    """Mark a case as reviewed; a blind one only when the answers of its readers settle it."""
-    values = dict[str, Any](reviewed=True)
-    (case,) = _cases(connection, select(CASES).where(CASES.c.id == id))
-    if case.blind:
-        answers = connection.execute(select(REVIEWS).where(REVIEWS.c.case_id == id))
-        if standing([Review.model_validate(row._asdict()) for row in answers]) == "unconfirmed":
-            return
-        case = case.model_copy(update={"blind": False})
-        visible = ("blind", "listed_decision", "expected_error")
-        values |= {name: getattr(case, name) for name in visible}
-    connection.execute(sa.update(CASES).where(CASES.c.id == id).values(values))
+    return values | {"folded_name": folded(case.name)}
 
 
 def _cases(connection: Connection, query: Select[Any], reader: str = "") -> list[Case]:
@@ -348,22 +361,15 @@ def _cases(connection: Connection, query: Select[Any], reader: str = "") -> list
 def _with_reviews(connection: Connection, rows: Sequence[Any], reader: str) -> list[Case]:
     blind = {row.id for row in rows if row.blind}
     if blind and reader:
-        answered = select(CASES.c.id).where(CASES.c.id.in_(blind), _is_answered(reader))
+        answered = select(CASES.c.id).where(CASES.c.id.in_(blind), is_answered(reader))
         blind -= set(connection.execute(answered).scalars())
     reviewed = {row.id: row.reviewed or (row.blind and row.id not in blind) for row in rows}
-    last = _last_reviews(connection, [id for id, is_reviewed in reviewed.items() if is_reviewed])
+    last = last_reviews(connection, [id for id, is_reviewed in reviewed.items() if is_reviewed])
     values = (
         {"blind": row.id in blind, "reviewed": reviewed[row.id], "review": last.get(row.id)}
         for row in rows
     )
     return [Case.model_validate(row._asdict() | own) for row, own in zip(rows, values, strict=True)]
-
-
-def _last_reviews(connection: Connection, ids: Sequence[str]) -> dict[str, Review]:
-    numbers = select(func.max(REVIEWS.c.number)).where(REVIEWS.c.case_id.in_(ids))
-    last = select(REVIEWS).where(REVIEWS.c.number.in_(numbers.group_by(REVIEWS.c.case_id)))
-    rows = connection.execute(last) if ids else ()
-    return {row.case_id: Review.model_validate(row._asdict()) for row in rows}
 
 
 def _conditions(query: CaseQuery) -> ColumnElement[bool]:
@@ -379,22 +385,9 @@ def _conditions(query: CaseQuery) -> ColumnElement[bool]:
     return sa.and_(True, *(clause(value) for value, clause in clauses if value is not None))
 
 
-def _folded(name: str) -> str:
-    """A name for searching: in lower case, and letters with accents as one character."""
-    return unicodedata.normalize("NFC", name.casefold())
-
-
 def _is_named(part: str) -> ColumnElement[bool]:
-    matches = CASES.c.folded_name.contains(_folded(part), autoescape=True)
+    matches = CASES.c.folded_name.contains(folded(part), autoescape=True)
     return CASES.c.id.in_(select(CASES.c.id).where(matches))
-
-
-def _is_answered(reader: str) -> ColumnElement[bool]:
-    """True for open blind cases that this reader has answered."""
-    answered = select(REVIEWS.c.case_id).where(REVIEWS.c.blind)
-    if reader != ANY_READER:
-        answered = answered.where(REVIEWS.c.folded_reviewer == _folded(reader.strip()))
-    return sa.and_(CASES.c.blind, CASES.c.id.in_(answered))
 
 
 def _is_reviewed(reader: str, reviewed: bool) -> ColumnElement[bool]:
@@ -402,13 +395,13 @@ def _is_reviewed(reader: str, reviewed: bool) -> ColumnElement[bool]:
     settled = CASES.c.reviewed.is_(reviewed)
     if not reader:
         return settled
-    answered = _is_answered(reader)
+    answered = is_answered(reader)
     return sa.or_(settled, answered) if reviewed else sa.and_(settled, ~answered)
 
 
 def _is_reviewed_after(reader: str, number: int) -> ColumnElement[bool]:
     """Blind cases tell nobody else that somebody has answered."""
-    return _is_numbered_after(REVIEWS, number) & (~CASES.c.blind | _is_answered(reader))
+    return _is_numbered_after(REVIEWS, number) & (~CASES.c.blind | is_answered(reader))
 
 
 def _is_numbered_after(table: sa.Table, number: int) -> ColumnElement[bool]:

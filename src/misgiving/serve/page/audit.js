@@ -1,15 +1,14 @@
-// What blind audits say of the accepted answers, and those that were found wrong.
+// What blind audits say of the accepted answers.
 
 import { ask } from "./api.js";
-import { wordsOf } from "./choices.js";
-import { at, atMost, element, say } from "./dom.js";
-import { answerOf } from "./outcomes.js";
-import { emit, state } from "./state.js";
+import { at, atMost, say } from "./dom.js";
+import { lookForWrong } from "./found_wrong.js";
+import { state } from "./state.js";
 
-const FULL = 50; // answers in the list; the CSV has all
 let announced = false;
 
 export async function lookForAudit() {
+  lookForWrong();
   if (!state.model?.audits) return;
   const found = await ask("audit").catch(() => null);
   if (!found) return;
@@ -22,7 +21,6 @@ export async function lookForAudit() {
   at("audit-alarm-says").textContent = alarmOf(found);
   if (found.alarm && !announced) say(alarmOf(found));
   announced = found.alarm;
-  renderWrong(found.found_wrong);
 }
 
 const many = (count) => count.toLocaleString("en");
@@ -47,18 +45,4 @@ function alarmOf({ alarm_since: since, target, after_alarm: after }) {
   const follows = after === "defer" ? "Every image is deferred now." : "Do not rely on accepted answers.";
   return `The audits show more errors than the target, ${atMost(target)}, since `
     + `${new Date(since).toLocaleString()}. ${follows} Find the cause, and calibrate with new cases.`;
-}
-
-function renderWrong(wrong) {
-  at("wrong").hidden = !wrong.length;
-  at("wrong-count").textContent = `${many(wrong.length)}: tell whoever may have acted on ${wrong.length === 1 ? "it" : "them"}`;
-  at("wrong-list").replaceChildren(...wrong.slice(0, FULL).map((one) => {
-    const line = element("li"), open = element("button", "quiet", one.name);
-    open.type = "button";
-    open.addEventListener("click", () => emit("open", one.id));
-    const against = one.reviews.filter(({ verdict }) => ["override", "none"].includes(verdict));
-    line.append(open, ` accepted as ${answerOf(one)}, read as ${[...new Set(against.map(wordsOf))].join(" and ")}`
-      + ` (${against.length > 1 ? "confirmed" : "not confirmed yet"})`);
-    return line;
-  }));
 }

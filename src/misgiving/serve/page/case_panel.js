@@ -103,13 +103,18 @@ function renderFacts(one) {
 // Others may have reviewed the case since it was loaded.
 export async function askAgain(id, { opens = true } = {}) {
   const found = await ask(`cases/${id}`).catch(() => null);
-  if (!found) return;
+  if (!found) return false;
+  const appears = state.cases.get(id)?.blind && !found.blind;
   const isNewer = found.review && found.review.reviewed_at > (state.cases.get(id)?.review?.reviewed_at ?? "");
   take(found);
   if (opens) see(state.cases.get(id));
   if (state.selected === id) renderReviews(selectedCase());
-  if (state.selected === id && isNewer && !state.saving) announceReview(found);
+  if (state.selected === id && appears) {
+    renderCase();
+    say(at("blind-answer").textContent);
+  } else if (state.selected === id && isNewer && !state.saving) announceReview(found);
   emit("change");
+  return true;
 }
 
 on("outside-review", (one) => {
@@ -130,8 +135,8 @@ export function renderReviews(one) {
   at("case-was").textContent = wasPredicted(one);
   const focused = document.activeElement?.closest(".choices button")?.title;
   at("classes").replaceChildren(...classButtons(names, act,
-    { shares: one.blind || one.error_probability == null ? {} : one.probabilities, model: one.predicted_class, final: one.review?.final_class ?? null }));
-  at("others").replaceChildren(...otherButtons(act, one.review?.verdict ?? null));
+    { shares: one.blind || one.error_probability == null ? {} : one.probabilities, model: one.predicted_class, final: (one.answer ?? one.review)?.final_class ?? null }));
+  at("others").replaceChildren(...otherButtons(act, (one.answer ?? one.review)?.verdict ?? null));
   if (focused) [...at("review").querySelectorAll(".choices button")].find((each) => each.title === focused)?.focus();
   renderBlindAnswer(one, reviews);
   at("history").replaceChildren(...reviews.toReversed().map((one) => {
@@ -149,9 +154,15 @@ const CERTAIN = 0.1; // error probability below which a reader of another class 
 // After a blind answer: what the model said, and what follows from it.
 function renderBlindAnswer(one, reviews) {
   const own = reviews.filter(({ reviewer }) => reviewer === at("reviewer").value.trim());
-  const first = own.find(({ blind }) => blind), differs = first && first.verdict !== "agree";
+  const first = own.findLast(({ blind }) => blind), differs = first && first.verdict !== "agree";
   const certain = one.error_probability != null && one.error_probability < CERTAIN;
   const again = state.model?.look_again && differs && certain && own.at(-1) === first;
+  if (one.blind && one.answer) {
+    at("blind-answer").hidden = false;
+    at("blind-answer").textContent = `Your answer is ${wordsOf(one.answer)}. You can correct it for 30 seconds, or until `
+      + "you open another case; then it counts, and the model's answer appears.";
+    return;
+  }
   const texts = [
     `Your blind answer is ${first && wordsOf(first)}; the model's is ${answerOf(one)}.`,
     differs && one.decision === "accept" ? "The model's was accepted: tell whoever may have acted on it." : "",

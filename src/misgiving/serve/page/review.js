@@ -1,6 +1,6 @@
 // Saves reviews, moves on to the next case, and undoes.
 
-import { ask } from "./api.js";
+import { ask, waitFor } from "./api.js";
 import { lookForAudit } from "./audit.js";
 import { askAgain, renderCase, renderReviews, select } from "./case_panel.js";
 import { loadMore, countReviews } from "./cases.js";
@@ -10,6 +10,7 @@ import { emit, on, see, selectedCase, state, take } from "./state.js";
 import { draft, draftOf, local } from "./storage.js";
 import { markedCases, renderAll, setLayout } from "./worklist.js";
 
+const WINDOW = 31_000; // milliseconds; after 30 seconds the service settles a blind answer
 const SHOWN_FOR = 20_000; // milliseconds; the key undoes later, too
 
 const done = []; // cases that were reviewed together, in this visit, for undo
@@ -44,6 +45,7 @@ async function saveAll(cases, choice, grid) {
   }
   if (saved.length) showSaved(saved);
   if (grid) renderAll();
+  else if (saved[0]?.blind) awaitDecision(saved[0].id);
   else if (saved.length && isBlind && saved[0].review.verdict !== "agree") showAnswer(saved[0].id);
   else if (saved.length) afterReview(cases[0].id, here, following);
   lookForAudit();
@@ -111,6 +113,14 @@ function showAnswer(id) {
   say(at("blind-answer").textContent);
 }
 
+// The reader stays: to open another case ends the time for corrections.
+async function awaitDecision(id) {
+  showAnswer(id);
+  const answer = state.cases.get(id).answer.reviewed_at;
+  do await waitFor(WINDOW);
+  while (state.selected === id && state.cases.get(id)?.answer?.reviewed_at === answer && await askAgain(id));
+}
+
 // Unless another control has the focus.
 function focusList() {
   const mine = document.activeElement.matches("body, #detail *, #undo");
@@ -119,7 +129,7 @@ function focusList() {
 
 let hiding = 0;
 function showSaved(saved) {
-  const [{ name, review: last }] = saved;
+  const [{ name, answer, review: last = answer }] = saved;
   const text = saved.length > 1 ? `Saved: ${saved.length} reviews.` : `Saved: ${wordsOf(last)} for ${name}.`;
   done.push(saved);
   say(text);
@@ -150,7 +160,7 @@ export function undo() {
   cameFrom ??= state.selected;
   setLayout("list");
   select(one.id, { open: true });
-  if (!draftOf(one.id)) draft(one.id, one.review.note);
+  if (!draftOf(one.id)) draft(one.id, (one.answer ?? one.review).note);
   renderCase();
   focusList();
   say(`Back to ${one.name}: a new review replaces the last one.`);

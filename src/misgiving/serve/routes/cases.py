@@ -20,6 +20,7 @@ from misgiving.csv_tables import csv_lines
 from misgiving.deferral.decisions import COLUMNS, Number, Outcome
 from misgiving.errors import UsageError
 from misgiving.serve.case import (
+    ANY_READER,
     BlindCase,
     Case,
     CaseQuery,
@@ -78,11 +79,10 @@ BLIND = "this case is read blind until its reader has answered"
 OTHER_MODEL = "this case was decided by another model; send the image again"
 
 
-def _case(
-    id: Annotated[str, Path(pattern=CASE_ID, description="The id of a case.")],
-    service: ServiceDep,
-    reader: ReaderDep,
-) -> Case:
+CaseId = Annotated[str, Path(pattern=CASE_ID, description="The id of a case.")]
+
+
+def _case(id: CaseId, service: ServiceDep, reader: ReaderDep) -> Case:
     if case := service.store.cases([id], reader).get(id):
         return case
     raise ProblemError(HTTPStatus.NOT_FOUND, f"there is no case {id}; GET /cases lists them")
@@ -182,24 +182,13 @@ def export_cases(
     The columns `reader_NAME` have the class of each reader's blind answer.
     """
     query = query.model_copy(update={"reader": reader_of(request, query.reader)})
-    return _as_csv(service, "cases.csv", service.store.all(query))
+    return cases_as_csv(service, "cases.csv", service.store.all(query))
 
 
-@router.get("/audit.csv", responses={**CSV, **NO_CASE}, response_class=Response)
-def export_audit(service: ServiceDep) -> StreamingResponse:
-    """Export the audit sample for `misgiving calibrate --from-cases`, with the paths of images.
-
-    It ends before the first case that is open: those that are settled sooner are a selection.
-    """
-    if service.monitor is None or service.audit_draw is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "the policy has no audits (option audit_share)")
-    return _as_csv(service, "audit.csv", service.monitor.sample(), with_paths=True)
-
-
-def _as_csv(
+def cases_as_csv(
     service: Service, file: str, cases: Iterable[Case], *, with_paths: bool = False
 ) -> StreamingResponse:
-    headers = {"Content-Disposition": f'attachment; filename="{file}"'}
+    """A table of cases, with the path of each image if it is asked for."""
     answers = service.store.blind_answers()
     readers = sorted({answer.reviewer for given in answers.values() for answer in given})
     columns = [*CSV_COLUMNS, *(f"reader_{name}" for name in readers), *with_paths * ["path"]]
@@ -207,6 +196,14 @@ def _as_csv(
         [*_csv_row(case, answers.get(case.id, []), readers), *with_paths * [service.image(case)]]
         for case in cases
     )
+    return csv_response(file, columns, rows)
+
+
+def csv_response(
+    file: str, columns: Sequence[str], rows: Iterable[Iterable[object]]
+) -> StreamingResponse:
+    """A table as a spreadsheet opens it safely, sent in parts."""
+    headers = {"Content-Disposition": f'attachment; filename="{file}"'}
     # As in RFC 4180; texts are quoted, so that no separator within one ends its cell.
     lines = csv_lines(columns, rows, end="\r\n", quoting=csv.QUOTE_NONNUMERIC)
     chunks = iter(lambda: "".join(islice(lines, CSV_ROWS)), "")
@@ -217,24 +214,29 @@ def _as_csv(
 
 
 @router.get("/cases/{id}", responses=NO_CASE)
-def get_case(service: ServiceDep, case: CaseDep) -> CaseWithHistory | BlindCase:
-    """Get one case with all its reviews."""
-    visible = _visible(case)
-    if isinstance(visible, BlindCase):
-        return visible
+def get_case(service: ServiceDep, id: CaseId, reader: ReaderDep) -> CaseWithHistory | BlindCase:
+    """Open one case, with all its reviews: the reader's answers to other cases count from now."""
+    service.store.settle_answers(reader, opened=id)
+    return _opened(service, _case(id, service, reader), reader)
+
+
+def _opened(service: Service, case: Case, reader: str) -> CaseWithHistory | BlindCase:
+    if isinstance(visible := _visible(case), BlindCase):
+        answer = None if reader == ANY_READER else service.store.pending_answer(case.id, reader)
+        return visible.model_copy(update={"answer": answer})
     return CaseWithHistory(**case.model_dump(), reviews=service.store.reviews(case.id))
 
 
 @router.post("/cases/{id}/review", responses={**NO_CASE, **BAD_REVIEW})
 def review_case(
     request: Request, service: ServiceDep, case: CaseDep, given: NewReview
-) -> CaseWithHistory:
+) -> CaseWithHistory | BlindCase:
     """Confirm the model's class, choose another one, or name none; earlier reviews are kept.
 
     Where superclasses are answered, another class of the same one agrees.
 
-    A reader who has not answered a blind case chooses a class by `override`; the response has the
-    decision.
+    A reader who has not answered a blind case chooses a class by `override`, and can correct it
+    until this reader opens another case, or 30 seconds have passed; then the decision appears.
     """
     reviewer = str(request.scope.get(READER_SCOPE) or given.reviewer)
     case = service.store.cases([case.id], reviewer)[case.id]
@@ -264,7 +266,7 @@ def review_case(
     case = service.store.cases([case.id], reviewer)[case.id]
     if not stored:
         raise _conflict(case.review)
-    return CaseWithHistory(**case.model_dump(), reviews=service.store.reviews(case.id))
+    return _opened(service, case, reviewer)
 
 
 def _conflict(last: Review | None) -> ProblemError:

@@ -1,4 +1,4 @@
-"""`/model`, `/calibration`, `/drift`, `/audit`, `/health`, `/metrics`: the model and its state."""
+"""`/model`, `/calibration`, `/drift`, `/health`, `/metrics`: the model and its state."""
 
 import platform
 import shlex
@@ -17,9 +17,9 @@ from misgiving.deferral.policy import Policy
 from misgiving.errors import DataError
 from misgiving.report.rendering import lines
 from misgiving.serve.middleware import READER_SCOPE
-from misgiving.serve.monitor import HIDDEN, Audit, Drift
+from misgiving.serve.monitor import Drift
 from misgiving.serve.problems import ProblemError, content, documented
-from misgiving.serve.service import ReaderDep, ServiceDep
+from misgiving.serve.service import ServiceDep
 
 router, without_key = APIRouter(), APIRouter()
 
@@ -30,7 +30,6 @@ NOTICE = (
     "diagnosis."
 )
 SHOWN_LIMITS = ("max_bytes", "max_pixels", "max_files", "queue", "timeout")
-BAD_READER = documented(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
 EACH_VALUE = "each value has a threshold of its own, so that no other target can be previewed"
 CALIBRATE_FIRST = "this model has no policy; run `misgiving calibrate` and export the model again"
 
@@ -196,8 +195,12 @@ async def check_health(service: ServiceDep) -> dict[Literal["status"], Literal["
     responses=content("text/plain", {"type": "string"}),
     response_class=Response,
 )
-async def get_metrics(service: ServiceDep) -> Response:
+def get_metrics(service: ServiceDep) -> Response:
     """Get the metrics in Prometheus' text format."""
+    wrong = service.found_wrong.answers(states=())
+    for state, count in wrong.counts.items():
+        service.metrics.found_wrong.labels(state).set(count)
+    service.metrics.found_wrong_overdue.set(wrong.overdue)
     if service.monitor is not None:
         drift = service.monitor.drift
         service.metrics.audit_alarm.set(service.monitor.audit_alarm)
@@ -212,18 +215,6 @@ async def get_metrics(service: ServiceDep) -> Response:
 async def get_drift(service: ServiceDep) -> Drift:
     """Get the drift tests, which are updated a few seconds after a case and may always be read."""
     return Drift(summary=CALIBRATE_FIRST) if service.monitor is None else service.monitor.drift
-
-
-@router.get("/audit", tags=["monitoring"], responses=BAD_READER)
-def get_audit(request: Request, service: ServiceDep, reader: ReaderDep) -> Audit | None:
-    """Get what audits say of the accepted answers; null: the policy has none."""
-    monitor = service.monitor
-    audit = None if monitor is None else monitor.audit()
-    if monitor is None or audit is None:
-        return None
-    hidden = dict.fromkeys(HIDDEN if READER_SCOPE in request.scope else ())
-    values = hidden | {"found_wrong": monitor.found_wrong(reader)}
-    return audit.model_copy(update=values)
 
 
 def command(policy: Policy, *, of_graph: bool = False) -> str:

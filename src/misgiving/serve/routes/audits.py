@@ -1,0 +1,100 @@
+"""`/audit` and `/found-wrong`: what blind readers say of accepted answers, and who was told."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel, Field
+
+from misgiving.serve.case import StorableText
+from misgiving.serve.found_wrong import STATES, FoundWrong, FoundWrongList, State
+from misgiving.serve.middleware import READER_SCOPE
+from misgiving.serve.monitor import HIDDEN, Audit
+from misgiving.serve.problems import ProblemError, documented
+from misgiving.serve.routes.cases import (
+    BAD_REVIEW,
+    BLIND,
+    CSV,
+    NO_CASE,
+    CaseDep,
+    cases_as_csv,
+    csv_response,
+)
+from misgiving.serve.service import ReaderDep, ServiceDep
+
+router = APIRouter(
+    tags=["monitoring"],
+    responses=documented(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
+)
+WRONG_COLUMNS = (
+    *("id", "received", "name", "group", "predicted_class", "answer", "model_fingerprint"),
+    *("policy_fingerprint", "state", "since", "read_as", "contradicted_by", "told"),
+)
+StateQuery = Annotated[Sequence[State], Query(description="Of these states; default: of all.")]
+
+
+class NewNote(BaseModel, extra="forbid"):
+    """A note that somebody was told."""
+
+    told_by: StorableText = Field(min_length=1, max_length=200, description="Who answers for it.")
+    note: StorableText = Field(default="", max_length=2000, description="Who was told, and how.")
+    state: State = Field(description="State that the operator knows; another one is a conflict.")
+
+
+@router.get("/audit")
+def get_audit(request: Request, service: ServiceDep) -> Audit | None:
+    """Get what audits say of the accepted answers; null: the policy has none."""
+    audit = None if service.monitor is None else service.monitor.audit()
+    hidden = dict.fromkeys(HIDDEN if READER_SCOPE in request.scope else ())
+    return audit and audit.model_copy(update=hidden)
+
+
+@router.get("/audit.csv", responses={**CSV, **NO_CASE}, response_class=Response)
+def export_audit(service: ServiceDep) -> StreamingResponse:
+    """Export the audit sample for `misgiving calibrate --from-cases`, with the paths of images.
+
+    It ends before the first case that is open: those that are settled sooner are a selection.
+    """
+    if service.monitor is None or service.audit_draw is None:
+        raise ProblemError(HTTPStatus.NOT_FOUND, "the policy has no audits (option audit_share)")
+    return cases_as_csv(service, "audit.csv", service.monitor.sample(), with_paths=True)
+
+
+@router.get("/found-wrong")
+def list_found_wrong(
+    service: ServiceDep, reader: ReaderDep, state: StateQuery = STATES
+) -> FoundWrongList:
+    """List accepted answers, of any policy, that a reader found wrong; none ever leaves the list.
+
+    Those that are blind to the reader who asks are left out, in the counts, too.
+    """
+    return service.found_wrong.answers(reader, state)
+
+
+@router.get("/found-wrong.csv", responses=CSV, response_class=Response)
+def export_found_wrong(
+    service: ServiceDep, reader: ReaderDep, state: StateQuery = STATES
+) -> StreamingResponse:
+    """Export the accepted answers that a reader found wrong as CSV."""
+    answers = service.found_wrong.answers(reader, state).answers
+    return csv_response("found-wrong.csv", WRONG_COLUMNS, map(_row, answers))
+
+
+def _row(answer: FoundWrong) -> list[object]:
+    values = answer.model_dump(mode="json")
+    values["read_as"] = "; ".join(name or "none" for name in answer.read_as)
+    values["contradicted_by"] = "; ".join(answer.contradicted_by)
+    notes = (f"{note['told_at']} {note['told_by']}: {note['note']}" for note in values["told"])
+    values["told"] = "; ".join(notes)
+    return [values[name] for name in WRONG_COLUMNS]
+
+
+@router.post("/cases/{id}/told", responses={**NO_CASE, **BAD_REVIEW})
+def tell(service: ServiceDep, case: CaseDep, reader: ReaderDep, given: NewNote) -> FoundWrong:
+    """Note that whoever may have acted on an accepted answer was told that it was found wrong."""
+    if case.blind:
+        raise ProblemError(HTTPStatus.CONFLICT, BLIND)
+    service.found_wrong.tell(case.id, told_by=given.told_by, note=given.note, state=given.state)
+    return next(each for each in service.found_wrong.answers(reader).answers if each.id == case.id)
