@@ -249,29 +249,73 @@ def test_the_policy_of_another_model_is_refused_in_one_line(fail, with_policy, p
     assert "misgiving calibrate" in said
 
 
-def test_from_cases_takes_an_audit_sample_and_refuses_other_reviews(
-    with_policy, tmp_path, misgiving
-):
+@pytest.fixture
+def audited(tmp_path, misgiving):
+    """Write an audit sample of digits, with values for some of its rows."""
     assert misgiving("data", "sample", tmp_path / "digits").code == 0
     paths = sorted((tmp_path / "digits").rglob("*.png"))[::3]
-    rows = [[number, "yes", path.parent.name, path, "right"] for number, path in enumerate(paths)]
-    names = ("audit.csv", "cases.csv", "unnamed.csv")
-    sample, reviews, unnamed = (tmp_path / name for name in names)
-    for file, *judged in (sample, "yes", "0"), (reviews, "no", "0"), (unnamed, "yes", ""):
-        rows[7][1:3], rows[7][4] = judged, "wrong"
-        with file.open("w", newline="") as opened:
-            csv.writer(opened).writerows([["id", "audited", "label", "path", "standing"], *rows])
+
+    def write(name, changed=lambda _: {}):
+        fixed = {"audited": "yes", "standing": "right", "sample_of": "a@0.05", "after_alarm": "no"}
+        rows = [
+            fixed | {"id": str(n), "label": path.parent.name, "path": str(path)} | changed(n)
+            for n, path in enumerate(paths)
+        ]
+        with (tmp_path / name).open("w", newline="") as file:
+            table = csv.DictWriter(file, [*rows[0]])
+            table.writeheader()
+            table.writerows(rows)
+        return tmp_path / name
+
+    return write
+
+
+def test_from_cases_takes_an_audit_sample_and_refuses_other_reviews(
+    with_policy, audited, misgiving
+):
     command = ("calibrate", with_policy, "--max-error", "0.5", "--overwrite", *CPU)
+    sample = audited("audit.csv")
+    reviews = audited("cases.csv", lambda n: {"audited": "no"} if n == 7 else {})
     refused = misgiving(*command, "--from-cases", reviews)
     assert (refused.code, "7 is not audited" in refused.err) == (1, True)
-    refused = misgiving(*command, "--from-cases", unnamed)
-    assert (refused.code, "found no class of the model for 7" in refused.err) == (1, True)
     assert misgiving(*command, "digits", "--from-cases", sample).code == 2
+    assert misgiving(*command, "digits", "--across-policies").code == 2
     assert misgiving(*command, "--from-cases", sample).code == 0
     again = misgiving(*command, "--from-cases", sample, "--seed", 1)
     images = len(Deferral.load(with_policy / "policy").cases_.images)
     assert (again.code, f"before with {images} of these images" in again.err) == (0, True)
-    assert images <= len(paths)
+    assert "alarm" not in again.err
+
+
+def test_a_sample_of_several_policies_is_taken_only_on_request_and_never_joined_by_hand(
+    with_policy, audited, misgiving
+):
+    command = ("calibrate", with_policy, "--max-error", "0.5", "--overwrite", *CPU)
+    joined = audited("joined.csv", lambda n: {"sample_of": f"{'ab'[n % 2]}@0.05"})
+    assert "joins 2 samples" in misgiving(*command, "--from-cases", joined).err
+    both = audited("both.csv", lambda _: {"sample_of": "a@0.05 b@0.1"})
+    refused = misgiving(*command, "--from-cases", both)
+    assert (refused.code, "give --across-policies" in refused.err) == (1, True)
+    assert misgiving(*command, "--from-cases", both, "--across-policies").code == 0
+    spans = audited("spans.csv", lambda n: {"after_alarm": "yes" if n > 99 else "no"})
+    assert "spans an alarm" in misgiving(*command, "--from-cases", spans).err
+
+
+def test_cases_that_nobody_can_judge_count_as_wrong_whatever_the_model_predicts(
+    with_policy, audited, misgiving
+):
+    command = ("calibrate", with_policy, "--max-error", "0.9", "--overwrite", *CPU)
+    marks = {"label": "", "standing": "ungradable"}
+    # of the class that the copy of the table gives them for the time being
+    ungradable = audited("audit.csv", lambda n: marks if 0 < n < 55 else {})
+    refused = misgiving(*command, "--from-cases", ungradable, "--class-max-miss", "1=0.1")
+    assert (refused.code, "no class of the model for 1" in refused.err) == (1, True)
+    observed = []
+    for sample in (audited("judged.csv"), ungradable):
+        assert misgiving(*command, "--from-cases", sample).code == 0
+        everything = Deferral.load(with_policy / "policy").certificate_.operating_points[-1]
+        observed.append(everything.wrong / everything.accepted)
+    assert observed[1] > observed[0] + 0.05  # about a tenth of the cases
 
 
 def test_cases_are_drawn_from_a_folder_with_the_tuning_set_of_the_run(

@@ -22,6 +22,7 @@ from misgiving.serve.store import Store
 
 KEYS = {f"a-key-of-reader-{name}-0123": name for name in ("Ann", "Ben", "Cem")}
 POLICY = Calibrated().policy.fingerprint
+TERMS = {"target": 0.1, "among": "accepted"}
 ACCEPTED = {"decision": "accept", "error_probability": 0.02, "policy_fingerprint": POLICY}
 
 
@@ -137,6 +138,7 @@ def test_a_reader_who_gives_another_class_of_the_superclass_agrees_with_its_answ
         (["unsure"], "unconfirmed"),
         (["unsure", "agree"], "right"),
         (["override", "unsure", "none"], "wrong"),
+        (["ungradable", "override", "ungradable"], "ungradable"),
     ],
 )
 def test_the_first_who_agrees_settles_a_case_and_then_two_of_a_kind(store, verdicts, expected):
@@ -148,7 +150,7 @@ def test_the_first_who_agrees_settles_a_case_and_then_two_of_a_kind(store, verdi
             store.review(row.id, review("", verdict=verdict, reviewer=name))
     blind = [review.blind for review in store.reviews(row.id)]
     assert sum(blind) == len(verdicts)
-    (audited,) = store.audited(row.policy_fingerprint)
+    (audited,) = store.audited([row.policy_fingerprint])
     assert (audited.blind, audited.reviewed) == (expected == "unconfirmed", not audited.blind)
 
 
@@ -192,9 +194,9 @@ def test_the_draw_is_by_group_and_the_share_is_for_the_life_of_a_policy(serving,
     accepted = [row for row in cases if row.decision == "accept"]
     assert [row.blind for row in accepted] == [row.audited for row in accepted]
     with pytest.raises(UsageError, check=naming("audit_share")):
-        store.audit(POLICY, 0.3)
-    assert store.audit(POLICY, 0.4).secret == store.audit(POLICY, None).secret
-    assert store.audit("another", None) is None
+        store.audit(POLICY, 0.3, **TERMS)
+    assert store.audit(POLICY, 0.4, **TERMS).secret == store.audit(POLICY, None, **TERMS).secret
+    assert store.audit("another", 0.0, **TERMS) is None
     store.close()
 
 

@@ -61,9 +61,8 @@ def answer(given, client, blind):
     """Send an answer, and collect it if it is acknowledged as a blind one."""
     id, reader, choice = blind
     body = {"verdict": "override", "class": choice, "reviewer": reader}
-    reviews = told(client.post(f"/cases/{id}/review", json=body))["reviews"]
-    own = [review for review in reviews if review["reviewer"] == reader]
-    if own[-1]["blind"]:  # else it was settled, or stored before a kill
+    case = told(client.post(f"/cases/{id}/review", json=body))
+    if case.get("blind"):  # else it was settled before
         given.append(blind)
 
 
@@ -84,8 +83,10 @@ def check_audits(place, kept, acknowledged, given):
     """Compare the store with what was acknowledged, and the audit sample with its definition."""
     policy = Calibrated().policy.fingerprint
     with closing(Store.open(place)) as store:
+        for reader in "012":  # who opens no other case
+            store.settle_answers(reader)
         cases, answers = {case.id: case for case in store.all(CaseQuery())}, store.blind_answers()
-        secret = store.audit(policy, None).secret.encode()
+        secret = store.audits()[policy].secret.encode()
     for case in acknowledged:
         stored = cases[case["id"]].model_dump(mode="json")
         assert stored | UNREVIEWED == case | UNREVIEWED
@@ -97,14 +98,12 @@ def check_audits(place, kept, acknowledged, given):
     for case in cases.values():
         digest = hmac.digest(secret, f"image {case.sha256}".encode(), "sha256")
         assert case.audited == (int.from_bytes(digest) < SHARE * 2**256)
-        readers = [review.reviewer for review in answers.get(case.id, [])]
-        assert len(readers) == len(set(readers))
-        if readers:
+        if case.id in answers:
             unsettled = standing(answers[case.id]) == "unconfirmed"
             assert (case.blind, case.reviewed) == (unsettled, not unsettled)
     for id, reader, choice in given:
         own = [review.final_class for review in answers[id] if review.reviewer == reader]
-        assert own == [choice]
+        assert {*own} == {choice}  # sent twice, it may be there twice, and counts once
 
 
 AUDITS = [

@@ -22,6 +22,7 @@ from waiting import until
 from misgiving.deferral.drift import DriftMonitor
 from misgiving.deferral.expected_performance import expected_errors
 from misgiving.report.rendering import lines
+from misgiving.serve.audits import audit_terms
 from misgiving.serve.monitor import DEFERRED_BY_ALARM, Monitor
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
@@ -271,7 +272,9 @@ def test_the_thread_outlives_a_failure_and_notices_an_alarm_of_the_audits(store,
 
     monkeypatch.setattr(store, "decided", fail_once)
     settings = ServiceSettings(after_alarm="defer", audit_days=3650.0)
-    monitor = Monitor(store, POLICY, settings, store.audit(POLICY.fingerprint, 1.0))
+    monitor = Monitor(
+        store, POLICY, settings, store.audit(POLICY.fingerprint, 1.0, **audit_terms(POLICY))
+    )
     monitor.start(failures.append)
     until(lambda: failures)
     assert monitor.changed_by_alarm() == {}

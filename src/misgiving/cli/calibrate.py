@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from misgiving.cli.audit_sample import audited_data, count_as_wrong, sampled
 from misgiving.cli.options import (
     Cache,
     DataOrNone,
@@ -25,7 +26,6 @@ from misgiving.cli.options import (
 )
 from misgiving.cli.progress import say
 from misgiving.cli.sources import (
-    audited_data,
     check_source,
     named_places,
     open_run,
@@ -49,7 +49,12 @@ if TYPE_CHECKING:
 
 HOW_TO = "docs/how_to/everything_is_deferred.md"
 FITTED = {"train", "tune", "calibrate"}  # sets that a policy of a run is fitted on
-OF_FITTING = ("training_data", "from_cases", "views")  # parameters that a draw has fixed
+OF_FITTING = (
+    "training_data",
+    "from_cases",
+    "across_policies",
+    "views",
+)  # parameters that a draw has fixed
 
 
 @command
@@ -67,6 +72,7 @@ def calibrate(
     out: Folder | None = None,
     training_data: str | None = None,
     from_cases: File | None = None,
+    across_policies: bool = False,
     labels: File | None = None,
     second_opinion: SecondOpinion = None,
     views: Literal[1, 2, 8] | None = None,
@@ -120,7 +126,7 @@ def calibrate(
 
     images = ["data" if from_cases is None else "from_cases", "training_data", "views"]
     check_source(run, images=images, files=["out"], needed=["out"])
-    data = data if from_cases is None else audited_data(from_cases)
+    data = sampled(data, from_cases)
     folder = out or run / POLICY_FOLDER
     check_replaceable(folder, POLICY, overwrite=overwrite)
     record = record_of(run)
@@ -134,15 +140,16 @@ def calibrate(
             deferral.check_parameters(trained.checkpoint.classes)
             if labels is None:
                 checkpoint = trained.checkpoint
-                source = trained.predict(
-                    data,
-                    sets=lambda sets: FITTED if {*sets, "train"} >= FITTED else sets,  # else drawn
-                    needs_training=True,
-                    training_data=training_data,
-                )
+                with audited_data(data, from_cases, targets, across_policies) as audited:
+                    source = trained.predict(
+                        audited,
+                        sets=lambda sets: FITTED if {*sets, "train"} >= FITTED else sets,
+                        needs_training=True,  # where these sets are not all there, they are drawn
+                        training_data=training_data,
+                    )
             else:
                 source = pool_of(trained, data)
-        predictions, sources = source.predictions, [(data, source)]
+        predictions, sources = count_as_wrong(source.predictions), [(data, source)]
     with said_warnings():
         _fit(deferral, predictions, labels, earlier.looks)
     added = earlier.added(deferral)

@@ -17,6 +17,7 @@ from misgiving.serve.settings import ServiceSettings, read_key, read_reviewer_ke
 
 if TYPE_CHECKING:
     from misgiving.bundle.bundle import Bundle
+    from misgiving.serve.service import Service
 
 KEY = "MISGIVING_API_KEY"
 SERVICE_OPTIONS = (
@@ -87,10 +88,26 @@ def serve(
         say(f"serving on {address(listener)}; Ctrl-C stops. Not a medical device")
         images = limits.keep_images or "memory until this stops (--keep-images keeps them)"
         say(f"cases are kept in {shown(location)}, images in {images}")
+        _say_policy(app.state.service)
         try:
             run(app, listener)
         except KeyboardInterrupt:  # uvicorn has shut down in order, and passes the signal on
             say("stopped")
+
+
+def _say_policy(service: "Service") -> None:
+    """Say what decides, which share is audited, and what earlier policies left to be read."""
+    policy = service.policy_fingerprint
+    say(f"model {service.model.fingerprint[:12]}, policy {policy[:12] if policy else 'none'}")
+    audits = service.store.audits()
+    share = audits[policy].share if policy and service.audit_draw else 0
+    others = {name: row.share for name, row in audits.items() if name != policy}
+    if share or others:
+        last = "" if not others else f" ({[*others.values()][-1]:g} under the policy before)"
+        say(f"audit share {share:g}{last}; --audit-share 0 turns audits off")
+    for name, count in service.store.open_blind_by_policy().items():
+        if name != policy:
+            say(f"policy {str(name)[:12]}: {count} blind cases remain to be read, for its audit")
 
 
 @contextmanager

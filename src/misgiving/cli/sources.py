@@ -1,6 +1,5 @@
 """Predictions that a command works on: of a run for DATA, or those in a file."""
 
-import csv
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from misgiving.cli.options import Reading, check_options
 from misgiving.cli.progress import Bar, progress_bars, say
-from misgiving.errors import DataError, Parameter, UsageError, explain_damage
+from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.files import default_cache
 
 if TYPE_CHECKING:
@@ -58,30 +57,6 @@ def check_source(
         case = f"for {source}, which is not a file of predictions"
         check_options(case, needed=[*required], unused=files)
     return is_file
-
-
-def audited_data(path: Path) -> str:
-    """DATA of the audit sample that a service has exported.
-
-    Raises:
-        DataError: It has other cases: what is reviewed is a selection, and no sample.
-    """
-    check_options("with --from-cases", unused=["data"])
-    remedy = "give /audit.csv of a service with audits that keeps images"
-    with explain_damage(path, remedy=remedy), path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-        others = [row["id"] for row in rows if (row["audited"], bool(row["path"])) != ("yes", True)]
-        unnamed = [row["id"] for row in rows if row["standing"] == "wrong" and not row["label"]]
-    if unnamed:
-        raise DataError(
-            f"{path}: readers found no class of the model for {unnamed[0]} and {len(unnamed) - 1} "
-            "others, and a calibration cannot count these errors; train a model with a class for "
-            "such images"
-        )
-    if others or not rows:
-        reason = f"{others[0]} is not audited, or has no image" if others else "has no cases"
-        raise DataError(f"{path}: {reason}; {remedy}")
-    return f"table:{path}"
 
 
 def pool_of(trained: "TrainedRun", folder: str) -> "PredictedData":

@@ -39,7 +39,9 @@ Verdict = Annotated[
     ),
 ]
 OverrideReason = Literal["image quality", "not visible", "atypical", "other finding", "other"]
-Standing = Literal["right", "wrong", "unconfirmed"]  # of an answer, by those of blind readers
+Standing = Literal[
+    "right", "wrong", "ungradable", "unconfirmed"
+]  # of an answer, by those of blind readers
 
 
 class Review(BaseModel):
@@ -82,6 +84,8 @@ def standing(reviews: Sequence[Review]) -> Standing | None:
         return "wrong"
     if right >= 2 or (right and not wrong):
         return "right"
+    if verdicts.count("ungradable") >= 2:
+        return "ungradable"
     return "unconfirmed" if verdicts else None
 
 
@@ -261,6 +265,8 @@ AUDITS = sa.Table(
     Column("policy_fingerprint", Text, primary_key=True),
     Column("share", sa.Double, nullable=False),
     *(Column(name, Text, nullable=False) for name in ("secret", "since")),
+    Column("target", sa.Double),
+    Column("among", Text),
 )
 """The share of a policy's cases that is audited, for its life, and the key that draws them."""
 

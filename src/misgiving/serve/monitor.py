@@ -1,27 +1,24 @@
-"""The monitor of a policy: drift of its cases, audits of its answers, and the draw of audits."""
+"""The monitor of a policy: drift of its cases, the alarm of its audits, and their draw."""
 
-import hmac
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import partial
-from itertools import takewhile
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, Field
 
-from misgiving.deferral.audit import ALARM_LEVEL, audit_state
-from misgiving.deferral.audit import Outcome as AuditOutcome
 from misgiving.deferral.decisions import Outcome
 from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor, DriftTest
 from misgiving.deferral.expected_performance import expected_errors
 from misgiving.deferral.policy import Policy
 from misgiving.report.rendering import lines
-from misgiving.serve.case import Case, Moment, standing, zulu
+from misgiving.serve.audits import Audit, count_audits, uniform, unit_of
+from misgiving.serve.case import Case, Moment
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 
@@ -31,8 +28,6 @@ PAUSE_SECONDS, IDLE_SECONDS = 2.0, 20.0  # between updates: with new cases, and 
 AUDIT_SECONDS = 60  # for which an audit holds, unless there is a new review
 MAX_RECENT = 2000  # cases that tell how many are accepted, and their error probabilities
 BLIND_PER_AUDITED = 1.5  # deferred per accepted case, so that chance seldom leaves fewer
-HIDDEN = ("audited", "wrong", "unconfirmed", "later", "estimate", "upper", "e_value")
-"""Fields of an audit that readers do not see."""
 DEFERRED_BY_ALARM = (
     "audits found too many errors among accepted answers, so every image is deferred"
 )
@@ -68,32 +63,6 @@ class Drift(BaseModel):
         description="Right answers that are expected of the latest images, without labels, and "
         "whether to trust that; empty where it cannot be estimated.",
     )
-
-
-class Audit(BaseModel):
-    """Evidence from the audited answers, in the order of the cases, valid at any time.
-
-    It is null for the key of a reviewer, whom it would tell which blind cases are accepted.
-    """
-
-    share: float = Field(description="Of the cases that are audited.")
-    since: Moment
-    target: float
-    among: Literal["accepted", "all"] = Field(description="Images of which it limits the errors.")
-    accepted: int = Field(description="Accepted answers since then, without open blind cases.")
-    audited: int | None = Field(description="Answers that were audited.")
-    wrong: int | None = Field(description="Errors that a second blind reader confirmed.")
-    unconfirmed: int | None = Field(description="Disagreements that nobody has confirmed yet.")
-    overdue: int = Field(description="Blind cases of all kinds that wait for too long.")
-    later: int | None = Field(description="Answers that count when older cases are answered, too.")
-    estimate: float | None = Field(description="Share of confirmed errors.")
-    upper: float | None = Field(description="Counts what is unconfirmed or overdue as wrong.")
-    e_value: float | None = Field(description="Evidence for more errors than the target.")
-    alarm: bool
-    alarm_since: Moment | None = Field(description="Time of the answer that raised the alarm.")
-    after_alarm: Literal["warn", "defer"]
-    false_alarms: float = Field(default=ALARM_LEVEL, description="In the life of the policy.")
-    with_drift: float = ALARM_LEVEL + FALSE_ALARMS
 
 
 class Monitor:
@@ -243,49 +212,8 @@ class Monitor:
         with self._lock:
             key = self._store.latest()[1], int(time.time() / AUDIT_SECONDS)
             if self._audit is None or self._audit[0] != key:
-                self._audit = key, self._count_audits(datetime.now(UTC))
+                self._audit = key, count_audits(self._store, self._audits, self._settings)
             return self._audit[1]
-
-    def sample(self) -> list[Case]:
-        """The audit sample, whatever was decided, oldest first and before the first open case."""
-        cases = self._store.audited(self._policy.fingerprint)
-        return [*takewhile(lambda case: not case.blind, cases)]
-
-    def _count_audits(self, now: datetime) -> Audit:
-        targets, fingerprint = self._policy.certificate.targets, self._policy.fingerprint
-        late = now - timedelta(days=self._settings.audit_days)
-        counts_all = targets.max_error is None
-        answers, groups = self._store.blind_answers(), set[str | None]()
-        outcomes, times = list[AuditOutcome | None](), list[datetime]()
-        for case in self._store.audit_rows(fingerprint):
-            given = answers.get(case.id, [])
-            answer = case.standing if case.id is None else standing(given)
-            is_repeated = case.group is not None and case.group in groups
-            if is_repeated or not (case.decision == "accept" or counts_all):
-                continue  # answers of one group are not independent
-            groups.add(case.group)
-            is_overdue = answer is None and case.received < zulu(late)
-            is_right = case.decision != "accept"  # no wrong answer was accepted
-            outcomes.append("right" if is_right else "overdue" if is_overdue else answer)
-            answered = given[-1].reviewed_at if given else None
-            times.append(answered or datetime.fromisoformat(case.answered or case.received))
-        counted = list(takewhile(bool, outcomes))
-        highest = self._policy.certificate.highest_error
-        target = targets.max_error or targets.max_silent_error or highest
-        state = audit_state([outcome for outcome in counted if outcome], target=target)
-        counts = state._asdict() | {"overdue": self._store.open_blind(zulu(late))}
-        return Audit(
-            **counts,
-            share=self._audits.share,
-            since=self._audits.since,
-            target=target,
-            among="all" if counts_all else "accepted",
-            accepted=self._store.accepted(fingerprint, self._audits.since),
-            later=sum(outcome is not None for outcome in outcomes) - len(counted),
-            alarm=state.alarm_at is not None,
-            alarm_since=max(times[: state.alarm_at]) if state.alarm_at else None,
-            after_alarm=self._settings.after_alarm,
-        )
 
 
 class AuditDraw:
@@ -301,7 +229,7 @@ class AuditDraw:
     """
 
     def __init__(self, store: Store, row: Any) -> None:
-        self._share, self._secret = row.share, row.secret.encode()
+        self._share, self._secret = row.share, row.secret
         self._accepted = deque[bool](maxlen=MAX_RECENT)
         self._errors = deque[float](maxlen=MAX_RECENT)
         after = max(0, store.latest()[0] - MAX_RECENT)
@@ -311,12 +239,12 @@ class AuditDraw:
 
     def draw(self, case: Case) -> Case:
         """Draw whether a new case is audited, and whether and where it is listed blind."""
-        drawn = self._uniform(f"group {case.group}" if case.group else f"image {case.sha256}")
+        drawn = uniform(self._secret, unit_of(case))
         errors, accepted, blind_share = self._errors, sum(self._accepted), self._share
         if case.decision != "accept":
             per_deferred = accepted / max(1, len(self._accepted) - accepted)
             blind_share *= max(1.0, BLIND_PER_AUDITED * per_deferred)
-        place = self._uniform(f"place {case.id}")
+        place = uniform(self._secret, f"place {case.id}")
         position = errors[int(place * len(errors))] if errors else place
         self._note(case.decision, case.expected_error)
         flags = {"audited": drawn < self._share, "blind": drawn < blind_share, "position": position}
@@ -326,7 +254,3 @@ class AuditDraw:
         self._accepted.append(decision == "accept")
         if decision != "accept":
             self._errors.append(error)
-
-    def _uniform(self, text: str) -> float:
-        digest = hmac.digest(self._secret, text.encode(), "sha256")
-        return int.from_bytes(digest[:8]) / 2**64

@@ -20,6 +20,7 @@ from sqlalchemy.exc import OperationalError
 from misgiving.bundle.bundle import Bundle, SquareInputs
 from misgiving.deferral.decisions import Decision
 from misgiving.errors import DataError, Parameter, UsageError
+from misgiving.serve.audits import audit_terms
 from misgiving.serve.batcher import Batcher
 from misgiving.serve.case import ANY_READER, READER_NAME, Case, StorableText
 from misgiving.serve.decoders import Decoders
@@ -53,11 +54,13 @@ class Service:
         self.policy_fingerprint, self.monitor, self.audit_draw = None, None, None
         if model.policy is not None:
             self.policy_fingerprint = model.policy.fingerprint
-            if row := store.audit(model.policy.fingerprint, settings.audit_share):
+            terms = audit_terms(model.policy)
+            row = store.audit(model.policy.fingerprint, settings.audit_share, **terms)
+            if row is not None and settings.audit_share != 0:
                 self.audit_draw = AuditDraw(store, row)
             self.monitor = Monitor(store, model.policy, settings, row)
             self.monitor.start(partial(problem_of, metrics=self.metrics, path="monitor"))
-        elif settings.audit_share is not None:
+        elif settings.audit_share:
             raise UsageError(Parameter("audit_share"), " requires a model with a policy")
         if self.audit_draw is None and (settings.after_alarm == "defer" or settings.look_again):
             names = Parameter("after_alarm"), " and ", Parameter("look_again")

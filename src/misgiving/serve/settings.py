@@ -44,7 +44,8 @@ class ServiceSettings:
         keep_days: Delete cases after so many days, with their reviews and images, unless a blind
             case is open or an accepted answer was found wrong and nobody was told of it.
         audit_share: Share of the cases that is audited blind, drawn by group. It is fixed for the
-            life of a policy. Default: as the store has it for this policy, else none.
+            life of a policy; 0 turns audits off. Default: as the store has it for this policy, or
+            for the last one, else 0.
         audit_days: Days after which a blind case without an answer is overdue.
         after_alarm: After an alarm of the audits, warn, or defer every image.
         look_again: Ask readers to look again where the model is certain of another class, after
@@ -94,7 +95,7 @@ class ServiceSettings:
         require(self, "max_pixels", self.max_pixels <= MAX_PIXELS, f"be at most {MAX_PIXELS}")
         require_choices(self)
         if self.audit_share is not None:
-            require(self, "audit_share", 0 < self.audit_share <= 1, "be above 0 and at most 1")
+            require(self, "audit_share", 0 <= self.audit_share <= 1, "be from 0 to 1")
         require(self, "audit_days", self.audit_days > 0, "be above 0")
         require(self, "keep_days", self.keep_days is None or self.keep_days > 0, "be above 0")
         if self.reviewer_keys and self.api_key is None:

@@ -102,23 +102,52 @@ class Store:
                 connection.execute(insert(ARRIVALS), [{"case_id": case.id} for case in new])
         return [stored[_identity(case)] for case in cases]
 
-    def audit(self, policy_fingerprint: str, share: float | None) -> Any:
-        """The row of `AUDITS` of a policy, which is made once for a share; None without either.
+    def audit(self, policy_fingerprint: str, share: float | None, **terms: Any) -> Any:
+        """The row of `AUDITS` of a policy; None without audits.
+
+        It is made once, with the share of the last policy where none is given; 0 makes none.
 
         Raises UsageError if the policy has another share.
         """
         made = select(AUDITS).where(AUDITS.c.policy_fingerprint == policy_fingerprint)
         with self._writing.begin() as connection:
-            if share is not None and connection.execute(made).first() is None:
-                now, secret = zulu(datetime.now(UTC)), secrets.token_hex(32)
-                connection.execute(insert(AUDITS).values((policy_fingerprint, share, secret, now)))
+            if share is None:
+                last = select(AUDITS.c.share).order_by(AUDITS.c.since.desc()).limit(1)
+                own = connection.execute(made).first()
+                share = own.share if own else connection.scalar(last)
+            if share and connection.execute(made).first() is None:
+                values = {"policy_fingerprint": policy_fingerprint, "share": share}
+                values |= {"since": zulu(datetime.now(UTC)), "secret": secrets.token_hex(32)}
+                connection.execute(insert(AUDITS).values(values))
+            is_own = AUDITS.c.policy_fingerprint == policy_fingerprint
+            connection.execute(sa.update(AUDITS).where(is_own).values(terms))
             row = connection.execute(made).first()
-        if row is not None and share not in (None, row.share):
+        if row is not None and share and share != row.share:
             raise UsageError(
                 Parameter("audit_share"),
-                f" is {row.share:g} for the life of this policy, got {share:g}",
+                f" is {row.share:g} for the life of this policy, got {share:g}; 0 ends its audits",
             )
         return row
+
+    def audits(self) -> dict[str, Any]:
+        """The rows of `AUDITS` by policy, oldest first."""
+        rows = self._read(select(AUDITS).order_by(AUDITS.c.since))
+        return {row.policy_fingerprint: row for row in rows}
+
+    def open_blind_by_policy(self) -> dict[str, int]:
+        """Number of blind cases that readers have not settled, by policy."""
+        policy = CASES.c.policy_fingerprint
+        rows = self._read(select(policy, func.count()).where(CASES.c.blind).group_by(policy))
+        return {row[0]: row[1] for row in rows}
+
+    def first_policies(self, policy_fingerprints: Sequence[str]) -> dict[str, str]:
+        """The policy that first saw each group, or image without one, of some audit samples."""
+        unit = func.coalesce(CASES.c.group, CASES.c.sha256)
+        sample = CASES.c.audited & CASES.c.policy_fingerprint.in_(policy_fingerprints)
+        is_first = select(func.min(CASES.c.id)).where(CASES.c.place.is_(None)).group_by(unit)
+        is_first = is_first.where(unit.in_(select(unit).where(sample)))
+        first = select(unit, CASES.c.policy_fingerprint).where(CASES.c.id.in_(is_first))
+        return {row[0]: row[1] for row in self._read(first)}
 
     def review(
         self, id: str, review: Review, *, last_seen: datetime | None = None, check: bool = False
@@ -258,9 +287,9 @@ class Store:
         part = () if reviewed is None else (_is_reviewed(query.reader, reviewed),)
         return self._count(_conditions(query), *part)
 
-    def audited(self, policy_fingerprint: str) -> list[Case]:
-        """The audit sample of a policy, oldest first."""
-        is_sample = sa.and_(CASES.c.audited, CASES.c.policy_fingerprint == policy_fingerprint)
+    def audited(self, policy_fingerprints: Sequence[str]) -> list[Case]:
+        """The audit samples of policies, oldest first."""
+        is_sample = CASES.c.audited & CASES.c.policy_fingerprint.in_(policy_fingerprints)
         with self._engine.begin() as connection:
             return _cases(connection, select(CASES).where(is_sample).order_by(CASES.c.id))
 

@@ -2,27 +2,20 @@
 
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StringConstraints
 
-from misgiving.serve.case import StorableText
+from misgiving.serve.audits import HIDDEN, Audit, audit_sample, count_audits
+from misgiving.serve.case import Case, StorableText
 from misgiving.serve.found_wrong import STATES, FoundWrong, FoundWrongList, State
 from misgiving.serve.middleware import READER_SCOPE
-from misgiving.serve.monitor import HIDDEN, Audit
 from misgiving.serve.problems import ProblemError, documented
-from misgiving.serve.routes.cases import (
-    BAD_REVIEW,
-    BLIND,
-    CSV,
-    NO_CASE,
-    CaseDep,
-    cases_as_csv,
-    csv_response,
-)
-from misgiving.serve.service import ReaderDep, ServiceDep
+from misgiving.serve.routes.cases import BAD_REVIEW, BLIND, NO_CASE, CaseDep
+from misgiving.serve.routes.tables import CSV, cases_as_csv, csv_response
+from misgiving.serve.service import ReaderDep, Service, ServiceDep
 
 router = APIRouter(
     tags=["monitoring"],
@@ -32,6 +25,7 @@ WRONG_COLUMNS = (
     *("id", "received", "name", "group", "predicted_class", "answer", "model_fingerprint"),
     *("policy_fingerprint", "state", "since", "read_as", "contradicted_by", "told"),
 )
+PolicyQuery = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 StateQuery = Annotated[Sequence[State], Query(description="Of these states; default: of all.")]
 
 
@@ -43,23 +37,56 @@ class NewNote(BaseModel, extra="forbid"):
     state: State = Field(description="State that the operator knows; another one is a conflict.")
 
 
-@router.get("/audit")
-def get_audit(request: Request, service: ServiceDep) -> Audit | None:
+@router.get("/audit", responses=NO_CASE)
+def get_audit(
+    request: Request, service: ServiceDep, policy: PolicyQuery | None = None
+) -> Audit | None:
     """Get what audits say of the accepted answers; null: the policy has none."""
-    audit = None if service.monitor is None else service.monitor.audit()
+    if policy is None or policy == service.policy_fingerprint:
+        audit = None if service.monitor is None else service.monitor.audit()
+    else:
+        (row,) = _rows_of(service, [policy])
+        audit = count_audits(service.store, row, service.settings)
     hidden = dict.fromkeys(HIDDEN if READER_SCOPE in request.scope else ())
     return audit and audit.model_copy(update=hidden)
 
 
 @router.get("/audit.csv", responses={**CSV, **NO_CASE}, response_class=Response)
-def export_audit(service: ServiceDep) -> StreamingResponse:
+def export_audit(
+    service: ServiceDep, policy: Annotated[Sequence[PolicyQuery], Query()] = ()
+) -> StreamingResponse:
     """Export the audit sample for `misgiving calibrate --from-cases`, with the paths of images.
 
     It ends before the first case that is open: those that are settled sooner are a selection.
+    Several policies give one sample, in which each group has the lowest of their shares as chance.
     """
-    if service.monitor is None or service.audit_draw is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, "the policy has no audits (option audit_share)")
-    return cases_as_csv(service, "audit.csv", service.monitor.sample(), with_paths=True)
+    rows = _rows_of(service, policy or [service.policy_fingerprint or ""])
+    audits = [count_audits(service.store, row, service.settings) for row in rows]
+    alarms = {audit.policy_fingerprint: audit.alarm_since for audit in audits}
+    sample_of = " ".join(f"{row.policy_fingerprint}@{row.share:g}" for row in rows)
+
+    def is_after_alarm(case: Case) -> str:
+        alarm = alarms[case.policy_fingerprint or ""]
+        return "yes" if alarm is not None and case.received > alarm else "no"
+
+    return cases_as_csv(
+        service,
+        "audit.csv",
+        audit_sample(service.store, rows),
+        path=service.image,
+        sample_of=lambda _: sample_of,
+        after_alarm=is_after_alarm,
+    )
+
+
+def _rows_of(service: Service, policies: Sequence[str]) -> list[Any]:
+    audits = service.store.audits()
+    for policy in policies:
+        if policy not in audits or audits[policy].target is None:
+            audited = ", ".join(audits) or "none (option audit_share)"
+            detail = f"there are no audits of the policy {policy!r}; those audited are: {audited}"
+            raise ProblemError(HTTPStatus.NOT_FOUND, detail)
+    return [audits[policy] for policy in dict.fromkeys(policies)]
 
 
 @router.get("/found-wrong")

@@ -1,13 +1,11 @@
 """`/cases`: the worklist, its CSV, single cases with their images, and reviews."""
 
-import csv
 import io
-from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
-from itertools import chain, islice, product
-from typing import Annotated, Any, TypeVar
+from itertools import chain, product
+from typing import Annotated, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -16,8 +14,7 @@ from PIL import Image
 from pydantic import AwareDatetime, BaseModel, Field, model_validator
 
 from misgiving.bundle.bundle import Bundle, SquareInputs
-from misgiving.csv_tables import csv_lines
-from misgiving.deferral.decisions import COLUMNS, Number, Outcome
+from misgiving.deferral.decisions import Number, Outcome
 from misgiving.errors import UsageError
 from misgiving.serve.case import (
     ANY_READER,
@@ -29,11 +26,10 @@ from misgiving.serve.case import (
     Review,
     StorableText,
     Verdict,
-    classes_against,
-    standing,
 )
 from misgiving.serve.middleware import READER_SCOPE
 from misgiving.serve.problems import BINARY, ProblemError, content, documented
+from misgiving.serve.routes.tables import CSV, cases_as_csv
 from misgiving.serve.service import ReaderDep, Service, ServiceDep, client_of, reader_of
 
 router = APIRouter(
@@ -47,14 +43,7 @@ NO_CASE = documented(HTTPStatus.NOT_FOUND)
 BAD_REVIEW = documented(
     HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.CONFLICT
 )
-CSV = content("text/csv", {"type": "string"})
-CSV_ROWS = 100  # in one chunk
 PAGE_NUMBERS = 50_000  # probabilities on one page, of about 30 bytes each
-CASE_COLUMNS = ("id", "received", "name", *COLUMNS, "place", "remark", "reviewed")
-AUDIT_COLUMNS = ["group", "audited", "standing", "label"]
-REVIEW_COLUMNS = list(Review.model_fields)
-ORIGIN_COLUMNS = ["sha256", "model_fingerprint", "policy_fingerprint"]
-CSV_COLUMNS = [*CASE_COLUMNS, *REVIEW_COLUMNS, *ORIGIN_COLUMNS, *AUDIT_COLUMNS]
 CACHED = {"Cache-Control": "private, max-age=86400"}  # the input of one model never changes
 MAP_CELLS = 8  # along each side
 GREY = 128
@@ -185,34 +174,6 @@ def export_cases(
     return cases_as_csv(service, "cases.csv", service.store.all(query))
 
 
-def cases_as_csv(
-    service: Service, file: str, cases: Iterable[Case], *, with_paths: bool = False
-) -> StreamingResponse:
-    """A table of cases, with the path of each image if it is asked for."""
-    answers = service.store.blind_answers()
-    readers = sorted({answer.reviewer for given in answers.values() for answer in given})
-    columns = [*CSV_COLUMNS, *(f"reader_{name}" for name in readers), *with_paths * ["path"]]
-    rows = (
-        [*_csv_row(case, answers.get(case.id, []), readers), *with_paths * [service.image(case)]]
-        for case in cases
-    )
-    return csv_response(file, columns, rows)
-
-
-def csv_response(
-    file: str, columns: Sequence[str], rows: Iterable[Iterable[object]]
-) -> StreamingResponse:
-    """A table as a spreadsheet opens it safely, sent in parts."""
-    headers = {"Content-Disposition": f'attachment; filename="{file}"'}
-    # As in RFC 4180; texts are quoted, so that no separator within one ends its cell.
-    lines = csv_lines(columns, rows, end="\r\n", quoting=csv.QUOTE_NONNUMERIC)
-    chunks = iter(lambda: "".join(islice(lines, CSV_ROWS)), "")
-    first = next(chunks)  # a database that fails is a problem, not a response without an end
-    return StreamingResponse(
-        chain([first], chunks), media_type="text/csv; charset=utf-8", headers=headers
-    )
-
-
 @router.get("/cases/{id}", responses=NO_CASE)
 def get_case(service: ServiceDep, id: CaseId, reader: ReaderDep) -> CaseWithHistory | BlindCase:
     """Open one case, with all its reviews: the reader's answers to other cases count from now."""
@@ -286,22 +247,6 @@ def _visible(case: Case) -> Case | BlindCase:
         return case
     values = {**case.model_dump(), "position": case.position, "classes": list(case.probabilities)}
     return BlindCase.model_validate(values)
-
-
-def _csv_row(case: Case, answers: Sequence[Review], readers: Sequence[str]) -> list[Any]:
-    values = case.model_dump(mode="json")
-    if case.blind:
-        values = {name: values[name] for name in ("id", "received", "name")}
-        return [*map(values.get, CSV_COLUMNS), *(None for _ in readers)]
-    values |= {"reviewed": "yes" if case.reviewed else "no"}
-    values |= values["review"] or {}
-    judged, against = standing(answers), [None, *classes_against(answers)]
-    agreed = [case.predicted_class, *(x.final_class for x in answers if x.verdict == "agree")]
-    labels = {"right": agreed[-1], "wrong": against[-1], "unconfirmed": None}
-    values["label"] = values.get("final_class") if judged is None else labels[judged]
-    values |= {"audited": "yes" if case.audited else "no", "standing": judged}
-    classes = {answer.reviewer: answer.final_class for answer in answers}
-    return [*map(values.get, CSV_COLUMNS), *map(classes.get, readers)]
 
 
 @router.get(

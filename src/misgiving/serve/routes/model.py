@@ -119,7 +119,7 @@ def _versions() -> dict[str, str]:
 
 
 @router.get("/model", tags=["model"])
-async def describe_model(request: Request, service: ServiceDep) -> ModelDescription:
+def describe_model(request: Request, service: ServiceDep) -> ModelDescription:
     """Describe the model: card, policy, versions, and limits of a request."""
     model = service.model
     return ModelDescription(
@@ -131,7 +131,7 @@ async def describe_model(request: Request, service: ServiceDep) -> ModelDescript
         versions=_versions(),
         limits={name: getattr(service.settings, name) for name in SHOWN_LIMITS},
         keeps_images=service.files is not None,
-        audits=service.audit_draw is not None,
+        audits=bool(service.store.audits()),
         look_again=service.settings.look_again,
         reader=request.scope.get(READER_SCOPE),
         notice=NOTICE,

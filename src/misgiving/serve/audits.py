@@ -1,0 +1,126 @@
+"""The audits of a policy, which its sample and the blind answers tell, also after the policy."""
+
+import hmac
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import takewhile
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from misgiving.deferral.audit import ALARM_LEVEL, audit_state
+from misgiving.deferral.audit import Outcome as AuditOutcome
+from misgiving.deferral.drift import FALSE_ALARMS
+from misgiving.deferral.policy import Policy
+from misgiving.serve.case import Case, Moment, standing, zulu
+from misgiving.serve.settings import ServiceSettings
+from misgiving.serve.store import Store
+
+HIDDEN = ("audited", "wrong", "unconfirmed", "later", "estimate", "upper", "e_value")
+"""Fields of an audit that readers do not see."""
+
+
+class Audit(BaseModel):
+    """Evidence from the audited answers, in the order of the cases, valid at any time.
+
+    It is null for the key of a reviewer, whom it would tell which blind cases are accepted.
+    """
+
+    policy_fingerprint: str
+    share: float = Field(description="Of the cases that are audited.")
+    since: Moment
+    target: float
+    among: Literal["accepted", "all"] = Field(description="Images of which it limits the errors.")
+    accepted: int = Field(description="Accepted answers since then, without open blind cases.")
+    audited: int | None = Field(description="Answers that were audited.")
+    wrong: int | None = Field(description="Errors that a second blind reader confirmed.")
+    unconfirmed: int | None = Field(description="Disagreements that nobody has confirmed yet.")
+    overdue: int = Field(description="Blind cases of all kinds that wait for too long.")
+    later: int | None = Field(description="Answers that count when older cases are answered, too.")
+    estimate: float | None = Field(description="Share of confirmed errors.")
+    upper: float | None = Field(description="Counts what is unconfirmed or overdue as wrong.")
+    e_value: float | None = Field(description="Evidence for more errors than the target.")
+    alarm: bool
+    alarm_since: Moment | None = Field(description="Time of the answer that raised the alarm.")
+    after_alarm: Literal["warn", "defer"]
+    false_alarms: float = Field(default=ALARM_LEVEL, description="In the life of the policy.")
+    with_drift: float = ALARM_LEVEL + FALSE_ALARMS
+
+
+def audit_terms(policy: Policy) -> dict[str, Any]:
+    """What the audits of a policy are judged by, which the store keeps for later ones."""
+    targets = policy.certificate.targets
+    target = targets.max_error or targets.max_silent_error or policy.certificate.highest_error
+    return {"target": target, "among": "all" if targets.max_error is None else "accepted"}
+
+
+def count_audits(store: Store, row: Any, settings: ServiceSettings) -> Audit:
+    """The state of the audits of one policy, by its row of the store."""
+    late = datetime.now(UTC) - timedelta(days=settings.audit_days)
+    answers, groups = store.blind_answers(), set[str | None]()
+    outcomes, times = list[AuditOutcome | None](), list[datetime]()
+    for case in store.audit_rows(row.policy_fingerprint):
+        given = answers.get(case.id, [])
+        answer = case.standing if case.id is None else standing(given)
+        is_repeated = case.group is not None and case.group in groups
+        if is_repeated or not (case.decision == "accept" or row.among == "all"):
+            continue  # answers of one group are not independent
+        groups.add(case.group)
+        outcomes.append(_outcome(case.decision, answer, is_late=case.received < zulu(late)))
+        answered = given[-1].reviewed_at if given else None
+        times.append(answered or datetime.fromisoformat(case.answered or case.received))
+    counted = [outcome for outcome in takewhile(bool, outcomes) if outcome]
+    state = audit_state(counted, target=row.target)
+    counts = state._asdict() | {"overdue": store.open_blind(zulu(late))}
+    return Audit(
+        **counts,
+        policy_fingerprint=row.policy_fingerprint,
+        share=row.share,
+        since=row.since,
+        target=row.target,
+        among=row.among,
+        accepted=store.accepted(row.policy_fingerprint, row.since),
+        later=sum(outcome is not None for outcome in outcomes) - len(counted),
+        alarm=state.alarm_at is not None,
+        alarm_since=max(times[: state.alarm_at]) if state.alarm_at else None,
+        after_alarm=settings.after_alarm,
+    )
+
+
+def _outcome(decision: str, answer: str | None, *, is_late: bool) -> AuditOutcome | None:
+    if decision != "accept":  # no wrong answer was accepted
+        return "right"
+    if answer is None:
+        return "overdue" if is_late else None
+    return "right" if answer == "right" else "wrong" if answer == "wrong" else "unconfirmed"
+
+
+def audit_sample(store: Store, rows: Sequence[Any]) -> list[Case]:
+    """The audit sample of policies, whatever was decided, oldest first.
+
+    It ends before the first open case: those that are settled sooner are a selection. Of several
+    policies, a group counts by the draw of the policy that saw it first, if this drew it with the
+    lowest of their shares: so all groups have the same chance.
+    """
+    shares = {row.policy_fingerprint: row for row in rows}
+    cases = store.audited([*shares])
+    if len(rows) > 1:
+        lowest, first = min(row.share for row in rows), store.first_policies([*shares])
+        cases = [
+            case
+            for case in cases
+            if (policy := first[case.group or case.sha256]) == case.policy_fingerprint
+            and uniform(shares[policy].secret, unit_of(case)) < lowest
+        ]
+    return [*takewhile(lambda case: not case.blind, cases)]
+
+
+def unit_of(case: Case) -> str:
+    """The text by which a case is drawn."""
+    return f"group {case.group}" if case.group else f"image {case.sha256}"
+
+
+def uniform(secret: str, text: str) -> float:
+    """A number from 0 to 1 that only the secret and the text tell."""
+    digest = hmac.digest(secret.encode(), text.encode(), "sha256")
+    return int.from_bytes(digest[:8]) / 2**64
