@@ -10,6 +10,7 @@ from standin import START, Calibrated, case, picture, review, sent
 from waiting import until
 
 from misgiving.errors import DataError
+from misgiving.serve.audits import audit_terms
 from misgiving.serve.case import CASES, STORE_TABLES, CaseQuery
 from misgiving.serve.deletion import delete_cases
 from misgiving.serve.kept_images import KeptImages
@@ -49,12 +50,14 @@ def audited_store(store, count=100, errors=0.1):
         wrong = chance.random() < errors
         for name in ("Ann", "Ben") if wrong else ("Ann",):
             store.review(row.id, review("", verdict="none" if wrong else "agree", reviewer=name))
-    store.audit(POLICY.fingerprint, 1.0)
+    store.audit(POLICY.fingerprint, 1.0, **audit_terms(POLICY))
 
 
 def evidence(store):
     """What a service that starts now says of audits and drift."""
-    monitor = Monitor(store, POLICY, NEVER_LATE, store.audit(POLICY.fingerprint, None))
+    monitor = Monitor(
+        store, POLICY, NEVER_LATE, store.audit(POLICY.fingerprint, None, **audit_terms(POLICY))
+    )
     drift = monitor.update_drift()
     audit = monitor.audit().model_dump(exclude={"found_wrong", "alarm_since", "accepted"})
     return audit, [test.model_dump(exclude={"since"}) for test in drift.tests], drift.cases
@@ -73,7 +76,7 @@ def test_a_deletion_changes_neither_bound_nor_alarm_nor_drift(store, name, error
 
 def test_the_alarm_keeps_the_day_of_its_answer(store):
     audited_store(store, errors=0.5)
-    row = store.audit(POLICY.fingerprint, None)
+    row = store.audit(POLICY.fingerprint, None, **audit_terms(POLICY))
     before = Monitor(store, POLICY, NEVER_LATE, row).audit().alarm_since
     delete_cases(store, None, sa.true())
     after = Monitor(store, POLICY, NEVER_LATE, row).audit().alarm_since

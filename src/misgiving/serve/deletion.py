@@ -21,10 +21,10 @@ from misgiving.serve.case import (
     REVIEWS,
     STORE_TABLES,
     Review,
-    classes_against,
     standing,
     zulu,
 )
+from misgiving.serve.found_wrong import FoundWrongRecord
 from misgiving.serve.kept_images import KeptImages
 from misgiving.serve.monitor import DEFERRED_BY_ALARM
 from misgiving.serve.store import Store
@@ -51,12 +51,8 @@ class Deletion(NamedTuple):
 
 def untold_answers(store: Store) -> set[str]:
     """Cases whose answer was accepted and found wrong, and that nobody was told of."""
-    wrong = [
-        id
-        for id, given in store.blind_answers().items()
-        if classes_against(given) and standing(given) != "right"
-    ]
-    return {id for id, case in store.cases(wrong).items() if case.decision == "accept"}
+    found = FoundWrongRecord(store).answers(states=("open", "contradicted"))
+    return {answer.id for answer in found.answers}
 
 
 def delete_cases(
