@@ -5,6 +5,7 @@ import io
 import json
 import math
 import random
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,13 +21,13 @@ from misgiving.deferral.thresholds import ScoredCases
 from misgiving.report.rendering import certificate_sentences
 from misgiving.serve.app import address, create_app, listen, run
 from misgiving.serve.case import Case, Review
+from misgiving.serve.keys import Keys
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 from misgiving.training.allocator import return_freed_memory
 
 CLASSES = ("dark", "light")
 PREPROCESSING = Preprocessing(image_size=16, color_constancy="none")
-KEY = "a-key-of-the-tests-0123456789"
 NO_TIMEOUT = 3600.0  # seconds; a machine that stalls for longer than the default is no failure
 TARGETS = Targets(max_error=0.1, max_ood_false_alarms=0.05)
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -126,6 +127,13 @@ def sent(client, data=None, name="lesion.png"):
     return client.post("/decisions", files=files).json()["results"][0]["case"]
 
 
+def with_key(place, role, name="Ann"):
+    """Headers with a new key to a store."""
+    with closing(Store.open(str(place))) as store:
+        key, _ = Keys(store).add(name, role)
+    return {"Authorization": f"Bearer {key}"}
+
+
 def rows_of(response):
     """Rows of a CSV file that a service sends."""
     return list(csv.DictReader(io.StringIO(response.text, newline="")))
@@ -171,7 +179,7 @@ def serve(place, options):
     if "keep_images" in given:
         given["keep_images"] = Path(given["keep_images"])
     settings = ServiceSettings(**{"threads": 1, "timeout": NO_TIMEOUT} | given)
-    listener = listen("127.0.0.1", 0, has_key=False)
+    listener = listen("127.0.0.1", 0, location=place)
     return_freed_memory()
     model = Calibrated() if settings.audit_share else Standin()
     app = create_app(model, Store.open(place), settings)

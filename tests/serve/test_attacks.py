@@ -3,9 +3,7 @@
 import base64
 import re
 
-from standin import KEY, picture, sent
-
-from misgiving.serve.settings import ServiceSettings
+from standin import picture, sent, with_key
 
 HOSTILE = [
     "../../../../etc/cron.d/evil",
@@ -72,21 +70,20 @@ def test_a_malformed_or_endless_review_is_refused(shared):
     assert not shared.get(url).json()["reviewed"]
 
 
-def test_everything_but_health_needs_the_right_key(serving):
-    client = serving(api_key=KEY)
-    assert KEY not in repr(ServiceSettings(api_key=KEY))
-    for path in ("/", "/page/main.js", "/openapi.json", "/nowhere"):  # and every operation
+def test_everything_but_health_and_signing_in_needs_the_right_key(serving, sqlite_place):
+    client, key = serving(), with_key(sqlite_place, "operate")["Authorization"][7:]
+    for path in ("/openapi.json", "/nowhere"):  # and every operation
         response = client.get(path)
         assert response.status_code == 401
-        assert response.headers["www-authenticate"].startswith("Basic")
+        assert response.headers["www-authenticate"] == "Bearer"
+    assert client.get("/", follow_redirects=False).headers["location"] == "sign-in"
     assert client.get("/health").json() == {"status": "ok"}
     for authorization, status in {
-        f"bearer {KEY}": 200,
-        "Basic " + base64.b64encode(f"anyone:{KEY}".encode()).decode(): 200,
-        f"Bearer {KEY}x": 401,
+        f"bearer {key}": 200,
+        f"Bearer {key}x": 401,
         "Bearer ": 401,
-        f"Digest {KEY}": 401,
-        "Basic ???": 401,
+        "Basic " + base64.b64encode(f"anyone:{key}".encode()).decode(): 401,
+        f"Digest {key}": 401,
         "Bearer \xff": 401,
     }.items():
         response = client.get("/cases", headers={"Authorization": authorization.encode("latin-1")})

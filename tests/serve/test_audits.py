@@ -5,7 +5,6 @@ import pytest
 from refusals import naming
 from standin import (
     CLASSES,
-    KEY,
     Calibrated,
     case,
     made_policy,
@@ -20,7 +19,6 @@ from misgiving.errors import UsageError
 from misgiving.serve.case import CaseQuery
 from misgiving.serve.store import Store
 
-KEYS = {f"a-key-of-reader-{name}-0123": name for name in ("Ann", "Ben", "Cem")}
 POLICY = Calibrated().policy.fingerprint
 TERMS = {"target": 0.1, "among": "accepted"}
 ACCEPTED = {"decision": "accept", "error_probability": 0.02, "policy_fingerprint": POLICY}
@@ -33,10 +31,6 @@ def _same_draws(monkeypatch):
 
 def auditing(serving, **settings):
     return serving(Calibrated(), **({"audit_share": 1.0} | settings))
-
-
-def as_reader(key):
-    return {"Authorization": f"Bearer {key}"}
 
 
 def answers(client, id, **body):
@@ -152,31 +146,6 @@ def test_the_first_who_agrees_settles_a_case_and_then_two_of_a_kind(store, verdi
     assert sum(blind) == len(verdicts)
     (audited,) = store.audited([row.policy_fingerprint])
     assert (audited.blind, audited.reviewed) == (expected == "unconfirmed", not audited.blind)
-
-
-def test_the_key_of_a_reviewer_opens_the_worklist_alone_and_gives_the_name(serving):
-    client = auditing(serving, api_key=KEY, reviewer_keys=KEYS)
-    ann, ben, _ = map(as_reader, KEYS)
-    client.headers = as_reader(KEY)
-    id = sent(client, picture(0.02))["id"]
-    upload = {"files": ("again.png", picture(0.02))}
-    assert client.post("/decisions", files=upload, headers=ann).status_code == 403
-    for path in ("/metrics", "/drift", "/health/", "/decisions", "/audit.csv"):
-        assert client.get(path, headers=ann).status_code == 403, path
-    assert client.get("/model", headers=ann).json()["reader"] == "Ann"
-    for path in (f"/cases/{id}", f"/cases/{id}?reader=Ben"):
-        assert client.get(path, headers=ann).json()["blind"]
-    body = {"verdict": "override", "class": "light", "reviewer": "Ben"}
-    told = client.post(f"/cases/{id}/review", json=body, headers=ann).json()
-    assert told["review"]["reviewer"] == "Ann"
-    for path in (f"/cases/{id}?reader=Ann", "/cases?reader=Ann", "/audit?reader=Ann"):
-        assert "light" not in client.get(path, headers=ben).text.replace('["dark","light"]', "")
-    numbers = ("audited", "wrong", "unconfirmed", "later", "estimate", "upper", "e_value")
-    assert {client.get("/audit", headers=ben).json()[name] for name in numbers} == {None}
-    assert client.get("/audit").json()["unconfirmed"] == 1
-    assert len(client.get("/found-wrong").json()["answers"]) == 1  # the other key sees it at once
-    assert client.get(f"/cases/{id}").json()["decision"] == "accept"
-    assert rows_of(client.get("/cases.csv"))[0]["standing"] == "unconfirmed"
 
 
 def test_the_draw_is_by_group_and_the_share_is_for_the_life_of_a_policy(serving, sqlite_place):

@@ -55,9 +55,8 @@ def audited_store(store, count=100, errors=0.1):
 
 def evidence(store):
     """What a service that starts now says of audits and drift."""
-    monitor = Monitor(
-        store, POLICY, NEVER_LATE, store.audit(POLICY.fingerprint, None, **audit_terms(POLICY))
-    )
+    row = store.audit(POLICY.fingerprint, None, **audit_terms(POLICY))
+    monitor = Monitor(store, POLICY, NEVER_LATE, row)
     drift = monitor.update_drift()
     audit = monitor.audit().model_dump(exclude={"found_wrong", "alarm_since", "accepted"})
     return audit, [test.model_dump(exclude={"since"}) for test in drift.tests], drift.cases

@@ -10,7 +10,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 from services import standin_at
-from standin import KEY, sent
+from standin import sent, with_key
 
 CHECKS = [
     not_a_server_error,
@@ -72,9 +72,9 @@ def test_every_response_fits_the_description(described, method, path, examples):
     hold()
 
 
-def test_every_operation_is_documented_with_its_need_of_a_key(serving):
-    client = serving(api_key=KEY)
-    described = client.get("/openapi.json", headers={"Authorization": f"Bearer {KEY}"}).json()
+def test_every_operation_is_documented_with_its_need_of_a_key(serving, sqlite_place):
+    client, key = serving(), with_key(sqlite_place, "metrics")
+    described = client.get("/openapi.json", headers=key).json()
     operations = [
         (m.upper(), path) for path, methods in described["paths"].items() for m in methods
     ]
@@ -84,5 +84,5 @@ def test_every_operation_is_documented_with_its_need_of_a_key(serving):
         assert list(operation["responses"]["403"]["content"]) == ["application/problem+json"]
         needs_key = client.request(method, path.replace("{id}", "0" * 32)).status_code == 401
         assert needs_key == ("401" in operation["responses"]) == (path != "/health")
-        security = [{"bearer": []}, {"basic": []}] if needs_key else []
+        security = [{"bearer": []}, {"session": []}] if needs_key else []
         assert operation.get("security", []) == security

@@ -15,18 +15,16 @@ import pytest
 from bundled import policy_of
 from policies import write
 from services import started
-from standin import KEY, picture, sent
+from standin import picture, sent, with_key
 
 from misgiving.bundle import export_run as exporting
 from misgiving.bundle.bundle import Bundle
 from misgiving.checkpoint import load
 from misgiving.cli.serve import _bundle
-from misgiving.errors import DataError
 from misgiving.files import seal
 from misgiving.serve import app as service
 from misgiving.serve.middleware import limit_time
 from misgiving.serve.problems import ProblemError
-from misgiving.serve.settings import read_key
 
 FRAMEWORKS = {"torch", "timm", "ray", "onnx", "transformers"}
 NOT_LOADED = {"torch", "sklearn", "matplotlib", "pandas", "pyarrow"}
@@ -54,15 +52,12 @@ def test_a_run_is_exported_while_it_is_served(exported, monkeypatch):
 def test_arguments_that_cannot_be_used_are_explained(fail, exported, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("short").write_text("key\n")
-    Path("binary").write_bytes(b"\xff" * 40)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for code, reason, *options in (
-            (2, "MISGIVING_API_KEY", "--host", "::"),
+            (2, "run `misgiving keys add cases.sqlite", "--host", "::"),
             (2, str(port), "--port", port),
             (2, "--max-files", "--max-files", 300),
-            (2, "16 characters", "--api-key-file", "short"),
-            (1, "binary", "--api-key-file", "binary"),
             (1, "missing.csv", "--cases", "missing.csv"),
             (1, "short: File exists", "--keep-images", "short", "--port", 0),
             (2, "--second-opinion", "--second-opinion", "two=runs/two", "--port", 0),
@@ -81,14 +76,8 @@ def test_arguments_that_cannot_be_used_are_explained(fail, exported, tmp_path, m
 
 
 def test_other_machines_are_admitted_with_a_key_and_answered_without_delay(tmp_path):
-    (tmp_path / "key").write_text(f"{KEY}\n")
-    assert read_key(tmp_path / "key", "of the environment") == KEY
-    assert read_key(None, "of the environment\n") == "of the environment"
-    for content in ("", "two\nlines\n", "two words"):
-        (tmp_path / "key").write_text(content)
-        with pytest.raises(DataError):
-            read_key(tmp_path / "key", None)
-    with service.listen("0.0.0.0", 0, has_key=True) as listener:
+    with_key(place := str(tmp_path / "cases.sqlite"), "operate")
+    with service.listen("0.0.0.0", 0, location=place) as listener:
         assert service.address(listener).startswith("http://0.0.0.0:")
         with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

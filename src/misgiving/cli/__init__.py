@@ -10,6 +10,7 @@ from inspect import signature
 
 from cyclopts import App, CycloptsError
 
+from misgiving.cli import keys
 from misgiving.cli.calibrate import calibrate
 from misgiving.cli.cases import delete, upgrade
 from misgiving.cli.data import check, fetch, ood, prepare, sample
@@ -73,9 +74,16 @@ data_app = App(
 cases_app = App("cases", help="Look after the store of a service.", sort_key=-1)
 app.command(data_app)
 app.command(cases_app)
+keys_app = App(
+    "keys",
+    help="Keys of a service, each with a role: send, read, operate, metrics.",
+    sort_key=-1,
+)
+app.command(keys_app)
 for group, functions in (
     (data_app, (sample, prepare, ood, check, fetch)),
     (cases_app, (delete, upgrade)),
+    (keys_app, (keys.add, keys.list_, keys.revoke)),
     (app, (plan, train, attach, draw, calibrate, evaluate, predict, export, serve, reproduce)),
 ):
     for place, function in enumerate(functions):

@@ -1,6 +1,5 @@
 """`misgiving serve`."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +12,12 @@ from cyclopts.validators import Number
 from misgiving.cli.options import Fields, File, OpinionOfRun, Values, check_options, command
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
 from misgiving.cli.sources import named_places
-from misgiving.serve.settings import ServiceSettings, read_key, read_reviewer_keys
+from misgiving.serve.settings import ServiceSettings
 
 if TYPE_CHECKING:
     from misgiving.bundle.bundle import Bundle
     from misgiving.serve.service import Service
 
-KEY = "MISGIVING_API_KEY"
 SERVICE_OPTIONS = (
     *("max_bytes", "max_pixels", "formats", "max_files", "queue", "timeout", "threads"),
     *("keep_images", "keep_days", "audit_share", "audit_days", "after_alarm", "look_again"),
@@ -37,25 +35,21 @@ def serve(
     store: Annotated[str | None, Parameter(env_var="MISGIVING_STORE")] = None,
     second_opinion: OpinionOfRun = None,
     cases: File | None = None,
-    api_key_file: File | None = None,
-    reviewer_keys_file: File | None = None,
 ) -> None:
     """Serve a model: upload images to a page, get decisions, and review what was deferred.
 
-    The API is described at /openapi.json. Without a key, only this machine can connect. Every image
+    The API is described at /openapi.json. Without keys (see `misgiving keys`), only this
+    machine can connect. Every image
     is stored as a case before its decision is returned. Not a medical device.
 
     Args:
         model: A folder that `train` or `export` wrote.
-        host: Address to listen on; other machines can connect only with a key.
+        host: Address to listen on; other machines can connect only once there are keys.
         port: Port to listen on; 0 for any free one.
         store: Database of cases: an SQLite file, or postgresql://USER@HOST/DATABASE.
             Default: RUN_OR_BUNDLE.cases.sqlite, beside the folder.
         cases: Decide on the images of a list that `data check` or `predict` wrote, and
             show them in its order.
-        api_key_file: File with the key that clients must send. Or set MISGIVING_API_KEY.
-        reviewer_keys_file: Keys of reviewers, a line of KEY NAME for each. They open no
-            decision of a blind case before its reviewer has answered.
     """
     from misgiving.serve.app import address, create_app, listen, run
     from misgiving.serve.database import shown
@@ -64,16 +58,12 @@ def serve(
     from misgiving.serve.store import Store
     from misgiving.training.allocator import return_freed_memory
 
-    limits = ServiceSettings(
-        **settings,
-        api_key=read_key(api_key_file, os.environ.get(KEY)),
-        reviewer_keys=read_reviewer_keys(reviewer_keys_file),
-    )
+    limits = ServiceSettings(**settings)
     rows = [] if cases is None else read_review_list(cases)
     whole = model.absolute()
     location = store or str(whole.with_name(f"{whole.name}.cases.sqlite"))
     with (
-        listen(host, port, has_key=limits.api_key is not None) as listener,
+        listen(host, port, location=location) as listener,
         _bundle(model, second_opinion, limits.threads) as bundle,
     ):
         return_freed_memory()  # before there are threads

@@ -17,23 +17,19 @@ from anyio import to_thread
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
-from fastapi.security import HTTPBasic, HTTPBearer
+from fastapi.security import APIKeyCookie, HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from threadpoolctl import threadpool_limits
 
 from misgiving.bundle.bundle import Bundle
 from misgiving.errors import Parameter, UsageError
-from misgiving.serve.middleware import (
-    Authentication,
-    RequestLog,
-    is_loopback,
-    limit_bodies,
-    limit_time,
-    route_of,
-)
+from misgiving.serve.authentication import COOKIE, Authentication, is_loopback
+from misgiving.serve.database import shown
+from misgiving.serve.keys import Keys, has_keys
+from misgiving.serve.middleware import RequestLog, limit_bodies, limit_time, route_of
 from misgiving.serve.problems import documented, problem_of
-from misgiving.serve.routes import audits, cases, decisions
+from misgiving.serve.routes import audits, cases, decisions, keys
 from misgiving.serve.routes import model as model_routes
 from misgiving.serve.service import Service
 from misgiving.serve.settings import ServiceSettings
@@ -50,9 +46,9 @@ SWITCH_SECONDS = 0.0005  # else the event loop waits 5 ms after a system call fo
 STOPPING_SECONDS = 2  # for requests in progress
 SCHEMES = [
     Depends(HTTPBearer(scheme_name="bearer", auto_error=False)),
-    Depends(HTTPBasic(scheme_name="basic", auto_error=False)),
+    Depends(APIKeyCookie(scheme_name="session", name=COOKIE, auto_error=False)),
 ]
-"""They describe the key in /openapi.json; `Authentication` checks it."""
+"""They describe keys in /openapi.json; `Authentication` checks them."""
 
 
 def create_app(model: Bundle, store: Store, settings: ServiceSettings) -> FastAPI:
@@ -61,7 +57,7 @@ def create_app(model: Bundle, store: Store, settings: ServiceSettings) -> FastAP
     Args:
         model: It decides, by its policy if it has one.
         store: The database of cases.
-        settings: Limits and options; without an API key, only this machine is served.
+        settings: Limits and options. Without keys in the store, only this machine is served.
     """
     service = Service(model, store, settings)
     app = FastAPI(
@@ -77,19 +73,20 @@ def create_app(model: Bundle, store: Store, settings: ServiceSettings) -> FastAP
     )
     app.state.service = service
     app.state.admission = decisions.Admission(settings, service.metrics)
-    has_key = settings.api_key is not None
+    app.state.keys = Keys(store)
     for resource in (decisions, cases, audits, model_routes):
         app.include_router(
             resource.router,
-            dependencies=SCHEMES if has_key else None,
-            responses=documented(HTTPStatus.UNAUTHORIZED) if has_key else None,
+            dependencies=SCHEMES,
+            responses=documented(HTTPStatus.UNAUTHORIZED),
         )
     app.include_router(model_routes.without_key)
+    app.include_router(keys.router)
     app.add_api_route("/", _page, include_in_schema=False, response_class=HTMLResponse)
     app.mount("/page", StaticFiles(packages=[("misgiving.serve", "page")]))
     # A request passes them from the last to the first.
     app.add_middleware(limit_time, seconds=settings.timeout + GRACE_SECONDS)
-    app.add_middleware(Authentication, settings=settings)
+    app.add_middleware(Authentication, keys=app.state.keys)
     app.add_middleware(limit_bodies)
     app.add_middleware(RequestLog, metrics=service.metrics)
     return app
@@ -115,17 +112,17 @@ async def _failed(request: Request, error: Exception) -> Response:
     return problem_of(error, metrics, path=route_of(request.scope)).response()
 
 
-def listen(host: str, port: int, *, has_key: bool) -> socket.socket:
-    """Open a listening socket.
+def listen(host: str, port: int, *, location: str) -> socket.socket:
+    """Open a listening socket for the service of a store.
 
     Raises:
         UsageError: Other machines could connect without a key, or the socket cannot be opened.
     """
-    if not has_key and not is_loopback(host):
+    if not is_loopback(host) and not has_keys(location):
         raise UsageError(
             Parameter("host"),
-            f" {host} lets other machines connect, which needs a key: give ",
-            *(Parameter("api_key_file"), " or MISGIVING_API_KEY"),
+            f" {host} lets other machines connect, which needs a key: run `misgiving keys add "
+            f"{shown(location)} --role operate --name NAME`",
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

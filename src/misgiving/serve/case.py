@@ -129,7 +129,8 @@ class Case(Decision):
     remark: str | None = Field(default=None, description="What this list says of the image.")
     reviewed: bool = False
     review: Review | None = Field(default=None, description="The last review.")
-    # No response has these: they would tell which blind cases are accepted.
+    # No response has these: some would tell which blind cases are accepted.
+    sent_by: str | None = Field(default=None, exclude=True)  # name of the key
     audited: bool = Field(default=False, exclude=True)
     blind: bool = Field(default=False, exclude=True)  # for the reader who asks
     position: float | None = Field(default=None, exclude=True)
@@ -292,6 +293,24 @@ TOLD = sa.Table(
     sqlite_autoincrement=True,
 )
 """Notes on accepted answers that were found wrong; none is ever changed."""
+
+KEYS = sa.Table(
+    "keys",
+    STORE_TABLES,
+    _number(),
+    *(Column(name, Text, nullable=False) for name in ("name", "role", "made_at")),
+    Column("hash", Text, nullable=False, unique=True),
+    Column("revoked_at", Text),
+    sqlite_autoincrement=True,
+)
+SESSIONS = sa.Table(
+    "sessions",
+    STORE_TABLES,
+    Column("hash", Text, primary_key=True),
+    Column("key_number", sa.ForeignKey(KEYS.c.number), nullable=False),
+    Column("used_at", Text, nullable=False),
+)
+"""Of browsers that have signed in with a key."""
 
 PINGS = sa.Table("pings", STORE_TABLES, Column("time", Text, primary_key=True))
 """Written to check that the database stores anything."""

@@ -1,7 +1,7 @@
 """Accepted answers that a reader found wrong: somebody may have acted on them.
 
-The list follows from the reviews, of which none is deleted without its case: no answer leaves it, no
-new policy empties it, and only its state changes.
+The list follows from the reviews, of which none is deleted without its case: no answer leaves it,
+no new policy empties it, and only its state changes.
 """
 
 import threading

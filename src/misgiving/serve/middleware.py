@@ -1,23 +1,14 @@
-"""Middleware around every route: log and headers, limits of bodies and time, authentication.
-
-The API key or a key of a reader is required; without keys, only this machine is served.
-"""
+"""Middleware around every route: log and headers, limits of bodies and time."""
 
 import asyncio
-import base64
-import hmac
-import ipaddress
 import logging
 import time
 from http import HTTPStatus
-from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from misgiving.serve.problems import Metrics, ProblemError, problem_of
-from misgiving.serve.settings import ServiceSettings
 
 log = logging.getLogger("misgiving.serve")
 
@@ -26,20 +17,16 @@ SECURITY_HEADERS = [
     (
         b"content-security-policy",
         b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        b"img-src 'self' blob: data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+        b"img-src 'self' blob: data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     ),
     (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
+    (b"referrer-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 ]
 MAX_BODY_BYTES = 100_000  # of a request, where its route has no limit of its own
 UPLOAD_PATHS = ("/decisions",)  # they limit bodies and clients themselves
-OPEN_PATHS = ("/health",)  # needs no key
-READER_PATHS = ("/page/", "/cases", "/model", "/calibration", "/openapi.json")
-READER_SCOPE = "misgiving.reader"  # key of a scope for the name of the reader whose key was sent
-SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-CHALLENGE = {"WWW-Authenticate": 'Basic realm="misgiving", charset="UTF-8"'}
+KEY_SCOPE = "misgiving.key"  # key of a scope for the `Key` that was sent
 
 
 class RequestLog:
@@ -80,6 +67,10 @@ class RequestLog:
         self._metrics.requests.labels(method, path, status).inc()
         self._metrics.request_seconds.labels(method, path).observe(seconds)
         fields = {"method": method, "path": path, "status": status, "seconds": round(seconds, 4)}
+        if key := scope.get(KEY_SCOPE):  # who looked at which case, and never what was seen
+            fields |= {"key": key.number, "name": key.name}
+        if case := scope.get("path_params", {}).get("id"):
+            fields |= {"case": case}
         log.info("request", extra={"fields": fields})
 
 
@@ -133,92 +124,3 @@ def limit_time(app: ASGIApp, *, seconds: float) -> ASGIApp:
             ) from error
 
     return limited
-
-
-class Authentication:
-    """Requires the API key, or without one a loopback address; refuses cross-site requests.
-
-    None of the body of a refused request is read. The key of a reader is for the worklist alone.
-    """
-
-    def __init__(self, app: ASGIApp, *, settings: ServiceSettings) -> None:
-        self._app, self._key, self._reader_keys = app, settings.api_key, settings.reviewer_keys
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (problem := self._problem(scope)):
-            raise problem
-        await self._app(scope, receive, send)
-
-    def _problem(self, scope: Scope) -> ProblemError | None:
-        headers = Headers(scope=scope)
-        if self._key is None and not is_loopback(_host(headers.get("host", ""))):
-            return ProblemError(
-                HTTPStatus.FORBIDDEN,
-                "without an API key, the service is only available on this machine, as localhost "
-                "or 127.0.0.1",
-            )
-        if scope["method"] not in SAFE_METHODS and _is_cross_site(headers):
-            return ProblemError(
-                HTTPStatus.FORBIDDEN,
-                "the request comes from a page of another site; a proxy must forward the Host "
-                "header",
-            )
-        if scope["path"] in OPEN_PATHS or self._key is None:
-            return None
-        return self._problem_of_key(scope, headers, self._key)
-
-    def _problem_of_key(self, scope: Scope, headers: Headers, expected: str) -> ProblemError | None:
-        key = _sent_key(headers.get("authorization", ""))
-        if hmac.compare_digest(key, expected.encode()):  # in constant time
-            return None
-        readers = self._reader_keys.items()
-        if names := [name for own, name in readers if hmac.compare_digest(key, own.encode())]:
-            scope[READER_SCOPE] = names[0]
-            if scope["path"] in ("/", "/audit") or scope["path"].startswith(READER_PATHS):
-                return None
-            return ProblemError(HTTPStatus.FORBIDDEN, "this key opens the worklist alone")
-        return ProblemError(
-            HTTPStatus.UNAUTHORIZED,
-            "send the API key as `Authorization: Bearer KEY`, or as the password of Basic "
-            "authentication",
-            headers=CHALLENGE,
-        )
-
-
-def is_loopback(host: str) -> bool:
-    """True for a name or address of this machine itself.
-
-    >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("0.0.0.0")
-    (True, True, False)
-    """
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _host(value: str) -> str:
-    try:
-        return urlsplit(f"//{value}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def _is_cross_site(headers: Headers) -> bool:
-    """True if a browser sent the request for a page of another site."""
-    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        return True
-    origin = headers.get("origin")
-    return origin is not None and origin.partition("://")[2] != headers.get("host", "")
-
-
-def _sent_key(authorization: str) -> bytes:
-    scheme, _, value = authorization.partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip().encode("latin-1")
-    if scheme.lower() != "basic":
-        return b""
-    try:
-        return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
-    except ValueError:
-        return b""

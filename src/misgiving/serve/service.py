@@ -27,7 +27,8 @@ from misgiving.serve.decoders import Decoders
 from misgiving.serve.deletion import Deletion, Retention
 from misgiving.serve.found_wrong import FoundWrongRecord
 from misgiving.serve.kept_images import KeptImages, image_failures
-from misgiving.serve.middleware import READER_SCOPE
+from misgiving.serve.keys import Key
+from misgiving.serve.middleware import KEY_SCOPE
 from misgiving.serve.monitor import AuditDraw, Monitor
 from misgiving.serve.problems import Metrics, problem_of
 from misgiving.serve.settings import ServiceSettings
@@ -93,6 +94,7 @@ class Service:
         *,
         client: str = "",
         group: str | None = None,
+        sent_by: str | None = None,
         place: int | None = None,
         remark: str | None = None,
     ) -> tuple[Case, bool]:
@@ -103,6 +105,7 @@ class Service:
             data: The content of the file.
             client: The sender, with whom others share the processes that decode.
             group: Lesion or patient that the image shows.
+            sent_by: Name of the key of the sender.
             place: In a list of images, from 1; None for a file that a client sends.
             remark: Text of the list on the image.
 
@@ -118,7 +121,7 @@ class Service:
             raise DataError(f"{name}: more than {self.settings.max_bytes} bytes; scale it down")
         inputs, sha256, copy = await self.decoders.decode(name, data, client)
         decision = await self._model_batches.result(inputs)
-        values = {"group": group, "place": place, "remark": remark}
+        values = {"group": group, "sent_by": sent_by, "place": place, "remark": remark}
         case = self._case(name, decision, sha256, image_kept=self.files is not None, **values)
         if self.files is not None:
             await self._file_threads.result(partial(self.files.write, sha256, copy))
@@ -237,17 +240,23 @@ async def _service_of(request: Request) -> Service:
     return service
 
 
+def key_of(request: Request) -> Key | None:
+    """The key that was sent; None where there are no keys."""
+    return request.scope.get(KEY_SCOPE)
+
+
 def reader_of(
     request: Request,
     reader: Annotated[StorableText, Query(max_length=200, description=READER_NAME)] = "",
 ) -> str:
-    """The reader whose key was sent, or else the name that was given.
+    """The reader whose key was sent, or without keys the name that was given.
 
-    Where readers have keys, the other key without a name sees what any reader has answered.
+    Whoever has another key and gives no name sees what any reader has answered.
     """
-    service: Service = request.app.state.service
-    everyone = ANY_READER if service.settings.reviewer_keys else ""
-    return str(request.scope.get(READER_SCOPE) or reader.strip() or everyone)
+    key = key_of(request)
+    if key is None:
+        return reader.strip()
+    return key.name if key.role == "read" else reader.strip() or ANY_READER
 
 
 ServiceDep = Annotated[Service, Depends(_service_of)]

@@ -2,14 +2,14 @@
 
 import math
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from misgiving.errors import Parameter, UsageError, explain_damage, require, require_choices
+from misgiving.errors import Parameter, require, require_choices
 
-MIN_KEY_LENGTH = 16
+Role = Literal["send", "read", "operate", "metrics"]
+"""Of a key."""
 
 
 def three_quarters(total: int) -> int:
@@ -50,8 +50,6 @@ class ServiceSettings:
         after_alarm: After an alarm of the audits, warn, or defer every image.
         look_again: Ask readers to look again where the model is certain of another class, after
             their blind answer.
-        reviewer_keys: Name of the reader by key; these keys open no decision before an answer.
-        api_key: The key that clients must send; None: only this machine is served, without a key.
     """
 
     max_bytes: int = 20_000_000
@@ -72,8 +70,6 @@ class ServiceSettings:
     audit_days: float = 14.0
     after_alarm: Literal["warn", "defer"] = "warn"
     look_again: bool = False
-    reviewer_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
-    api_key: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         # Needs Pillow, which --help does without.
@@ -98,40 +94,3 @@ class ServiceSettings:
             require(self, "audit_share", 0 <= self.audit_share <= 1, "be from 0 to 1")
         require(self, "audit_days", self.audit_days > 0, "be above 0")
         require(self, "keep_days", self.keep_days is None or self.keep_days > 0, "be above 0")
-        if self.reviewer_keys and self.api_key is None:
-            raise UsageError(Parameter("reviewer_keys"), " need an API key beside them")
-        if any(
-            len(key) < MIN_KEY_LENGTH for key in filter(None, (*self.reviewer_keys, self.api_key))
-        ):
-            raise UsageError(
-                f"an API key is shorter than {MIN_KEY_LENGTH} characters; make one with: "
-                "openssl rand -hex 32"
-            )
-
-
-def read_key(file: Path | None, variable: str | None) -> str | None:
-    """The API key from a file, else from the environment variable's value, else None.
-
-    Raises:
-        DataError: The file is missing, or is not the text of one key.
-    """
-    if file is None:
-        return variable and variable.strip()
-    with explain_damage(file, remedy="write a key into it with: openssl rand -hex 32"):
-        words = file.read_text(encoding="utf-8").split()
-        if len(words) != 1:
-            raise ValueError(f"{len(words)} words, where a key is one")
-        return words[0]
-
-
-def read_reviewer_keys(file: Path | None) -> dict[str, str]:
-    """Names of readers by their keys, from lines of a key and a name.
-
-    Raises:
-        DataError: The file is missing, or a line has no name.
-    """
-    if file is None:
-        return {}
-    with explain_damage(file, remedy="give a line of KEY NAME for each reader"):
-        lines = filter(str.strip, file.read_text(encoding="utf-8").splitlines())
-        return {key: name.strip() for key, name in (line.split(maxsplit=1) for line in lines)}

@@ -377,7 +377,7 @@ def _identity(case: Case) -> tuple[object, ...]:
 
 def _row(case: Case) -> dict[str, Any]:
     values = case.model_dump(mode="json", exclude={"review"})  # reviews have their own table
-    hidden = ("audited", "blind", "position", "listed_decision", "expected_error")
+    hidden = ("sent_by", "audited", "blind", "position", "listed_decision", "expected_error")
     values |= {name: getattr(case, name) for name in hidden}
     return values | {"folded_name": folded(case.name)}
 

@@ -13,6 +13,7 @@ export async function ask(path, options) {
   if (!response) throw new Error("The service does not respond. Is it running?");
   const content = await response.json().catch(() => ({}));
   if (response.ok) return content;
+  if (response.status === 401) location.assign("sign-in"); // the session was idle for too long
   const error = new Error(content.detail ?? `The service responded with status ${response.status}.`);
   Object.assign(error, { status: response.status, content, wait: response.headers.get("Retry-After") });
   throw error;

@@ -2,12 +2,12 @@
 
 import { ask } from "./api.js";
 import { at, atMost, element, say } from "./dom.js";
-import { state } from "./state.js";
+import { isReader } from "./state.js";
 
 let announced = false;
 
 export async function lookForDrift() {
-  if (state.model?.reader) return; // their keys do not open it
+  if (isReader()) return; // their keys do not open it
   const found = await ask("drift").catch(() => null);
   if (!found) return;
   at("drift").hidden = !found.alarm;

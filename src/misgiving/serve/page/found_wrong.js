@@ -3,7 +3,7 @@
 import { ask, asReader } from "./api.js";
 import { at, complain, element, say } from "./dom.js";
 import { answerOf } from "./outcomes.js";
-import { emit } from "./state.js";
+import { emit, isReader, state } from "./state.js";
 
 const FULL = 50; // answers in the list; the CSV has all
 const STATES = { open: "tell whoever may have acted on it", contradicted: "readers disagree", withdrawn: "a slip", told: "told" };
@@ -11,6 +11,7 @@ const STATES = { open: "tell whoever may have acted on it", contradicted: "reade
 let shown = ""; // a list that has not changed keeps the note that is being written
 
 export async function lookForWrong() {
+  if (isReader()) return;
   const found = await ask("found-wrong").catch(() => null);
   if (!found || JSON.stringify(found) === shown) return;
   shown = JSON.stringify(found);
@@ -48,7 +49,7 @@ function noteOn(one) {
   form.append(note, send);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    const body = { told_by: at("reviewer").value.trim(), note: note.value.trim(), state: one.state };
+    const body = { told_by: state.model?.key ?? at("reviewer").value.trim(), note: note.value.trim(), state: one.state };
     if (!body.told_by) return complain({ message: "Enter your name under \u201cReviewer\u201d of any case first." });
     const headers = { "Content-Type": "application/json" };
     const saved = await ask(asReader(`cases/${one.id}/told`), { method: "POST", headers, body: JSON.stringify(body) }).catch(complain);

@@ -11,7 +11,7 @@ import { lookForDrift } from "./drift.js";
 import { enlarge, listenToPicture, toggleHeat } from "./picture.js";
 import { review, undo } from "./review.js";
 import { setTarget } from "./slider.js";
-import { emit, on as onEvent, see, selectedCase, state, take } from "./state.js";
+import { emit, isReader, on as onEvent, see, selectedCase, state, take } from "./state.js";
 import { draft, local, recall, remember } from "./storage.js";
 import { chosen, dropped, send, sending, stopSending } from "./uploads.js";
 import { columns, mark, renderAll, renderRows, scrollTo, setLayout, showLayout } from "./worklist.js";
@@ -170,9 +170,13 @@ function listenToFilters(on) {
 function renderModel() {
   const { classes } = state.model, act = (choice) => emit("choice", choice);
   at("notice").textContent = state.model.notice;
-  if (state.model.reader) at("reviewer").value = state.model.reader;
-  at("reviewer").readOnly = Boolean(state.model.reader);
-  for (const id of ["choose-files", "choose-folder"]) at(id).hidden = Boolean(state.model.reader);
+  const { key, role } = state.model;
+  if (isReader()) at("reviewer").value = key;
+  at("reviewer").readOnly = isReader();
+  document.body.dataset.role = role ?? "";
+  for (const id of ["choose-files", "choose-folder"]) at(id).hidden = isReader();
+  at("sign-out").hidden = !key;
+  at("signed-in").textContent = key;
   at("predicted").append(...classes.map((name) => new Option(name, name)));
   at("predicted").value = state.predicted;
   state.predicted = at("predicted").value; // a link may name a class that the model does not know

@@ -21,7 +21,8 @@ on("choice", review);
 // Of the selected case, or of all that are selected in the grid.
 export async function review(choice) {
   const grid = state.layout === "grid", cases = grid ? markedCases() : [selectedCase()].filter(Boolean);
-  if (state.saving) say("The previous review is still being saved.");
+  if (state.model?.role === "operate") say("A key to operate signs no reading.");
+  else if (state.saving) say("The previous review is still being saved.");
   else if (!cases.length) say(grid ? "Select cases first, with a click or the space key." : "Select a case first.");
   else if (!grid && isLoading()) complain({ message: "The image is still being loaded: nothing is saved." });
   else if (canAnswer(cases, choice)) await saveAll(cases, choice, grid);

@@ -9,6 +9,9 @@ export const state = {
   model: null, calibration: null, ready: false, saving: false,
 };
 
+// Keys to read open no numbers that would tell which blind cases are accepted.
+export const isReader = () => state.model?.role === "read";
+
 // change: the worklist is outdated. target: another target is tried. arrivals: cases came from
 // elsewhere. outside-review: someone else reviewed a case. choice: the reviewer chose what is right.
 // filters: other cases are wanted.

@@ -8,14 +8,14 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field, StringConstraints
 
+from misgiving.errors import UsageError
 from misgiving.serve.audits import HIDDEN, Audit, audit_sample, count_audits
 from misgiving.serve.case import Case, StorableText
 from misgiving.serve.found_wrong import STATES, FoundWrong, FoundWrongList, State
-from misgiving.serve.middleware import READER_SCOPE
 from misgiving.serve.problems import ProblemError, documented
 from misgiving.serve.routes.cases import BAD_REVIEW, BLIND, NO_CASE, CaseDep
 from misgiving.serve.routes.tables import CSV, cases_as_csv, csv_response
-from misgiving.serve.service import ReaderDep, Service, ServiceDep
+from misgiving.serve.service import ReaderDep, Service, ServiceDep, key_of
 
 router = APIRouter(
     tags=["monitoring"],
@@ -32,7 +32,9 @@ StateQuery = Annotated[Sequence[State], Query(description="Of these states; defa
 class NewNote(BaseModel, extra="forbid"):
     """A note that somebody was told."""
 
-    told_by: StorableText = Field(min_length=1, max_length=200, description="Who answers for it.")
+    told_by: StorableText = Field(
+        default="", max_length=200, description="Who answers for it: with keys, their name."
+    )
     note: StorableText = Field(default="", max_length=2000, description="Who was told, and how.")
     state: State = Field(description="State that the operator knows; another one is a conflict.")
 
@@ -47,7 +49,8 @@ def get_audit(
     else:
         (row,) = _rows_of(service, [policy])
         audit = count_audits(service.store, row, service.settings)
-    hidden = dict.fromkeys(HIDDEN if READER_SCOPE in request.scope else ())
+    key = key_of(request)
+    hidden = dict.fromkeys(HIDDEN if key and key.role == "read" else ())
     return audit and audit.model_copy(update=hidden)
 
 
@@ -119,9 +122,14 @@ def _row(answer: FoundWrong) -> list[object]:
 
 
 @router.post("/cases/{id}/told", responses={**NO_CASE, **BAD_REVIEW})
-def tell(service: ServiceDep, case: CaseDep, reader: ReaderDep, given: NewNote) -> FoundWrong:
+def tell(
+    request: Request, service: ServiceDep, case: CaseDep, reader: ReaderDep, given: NewNote
+) -> FoundWrong:
     """Note that whoever may have acted on an accepted answer was told that it was found wrong."""
     if case.blind:
         raise ProblemError(HTTPStatus.CONFLICT, BLIND)
-    service.found_wrong.tell(case.id, told_by=given.told_by, note=given.note, state=given.state)
+    told_by = key.name if (key := key_of(request)) else given.told_by.strip()
+    if not told_by:
+        raise UsageError("give `told_by`: who answers for it")
+    service.found_wrong.tell(case.id, told_by=told_by, note=given.note, state=given.state)
     return next(each for each in service.found_wrong.answers(reader).answers if each.id == case.id)

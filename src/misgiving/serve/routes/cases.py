@@ -27,10 +27,9 @@ from misgiving.serve.case import (
     StorableText,
     Verdict,
 )
-from misgiving.serve.middleware import READER_SCOPE
 from misgiving.serve.problems import BINARY, ProblemError, content, documented
 from misgiving.serve.routes.tables import CSV, cases_as_csv
-from misgiving.serve.service import ReaderDep, Service, ServiceDep, client_of, reader_of
+from misgiving.serve.service import ReaderDep, Service, ServiceDep, client_of, key_of, reader_of
 
 router = APIRouter(
     tags=["cases"],
@@ -71,9 +70,11 @@ OTHER_MODEL = "this case was decided by another model; send the image again"
 CaseId = Annotated[str, Path(pattern=CASE_ID, description="The id of a case.")]
 
 
-def _case(id: CaseId, service: ServiceDep, reader: ReaderDep) -> Case:
-    if case := service.store.cases([id], reader).get(id):
-        return case
+def _case(request: Request, id: CaseId, service: ServiceDep, reader: ReaderDep) -> Case:
+    case, key = service.store.cases([id], reader).get(id), key_of(request)
+    sender = key.name if key and key.role == "send" else None
+    if case and sender in (None, case.sent_by):
+        return case if sender is None else case.model_copy(update={"blind": False, "review": None})
     raise ProblemError(HTTPStatus.NOT_FOUND, f"there is no case {id}; GET /cases lists them")
 
 
@@ -175,10 +176,18 @@ def export_cases(
 
 
 @router.get("/cases/{id}", responses=NO_CASE)
-def get_case(service: ServiceDep, id: CaseId, reader: ReaderDep) -> CaseWithHistory | BlindCase:
-    """Open one case, with all its reviews: the reader's answers to other cases count from now."""
+def get_case(
+    request: Request, service: ServiceDep, id: CaseId, reader: ReaderDep
+) -> CaseWithHistory | BlindCase:
+    """Open one case, with all its reviews: the reader's answers to other cases count from now.
+
+    A key to send opens the cases that it sent, without reviews.
+    """
     service.store.settle_answers(reader, opened=id)
-    return _opened(service, _case(id, service, reader), reader)
+    case, key = _case(request, id, service, reader), key_of(request)
+    if key and key.role == "send":
+        return CaseWithHistory(**case.model_dump(), reviews=[])
+    return _opened(service, case, reader)
 
 
 def _opened(service: Service, case: Case, reader: str) -> CaseWithHistory | BlindCase:
@@ -199,7 +208,7 @@ def review_case(
     A reader who has not answered a blind case chooses a class by `override`, and can correct it
     until this reader opens another case, or 30 seconds have passed; then the decision appears.
     """
-    reviewer = str(request.scope.get(READER_SCOPE) or given.reviewer)
+    reviewer = key.name if (key := key_of(request)) else given.reviewer
     case = service.store.cases([case.id], reviewer)[case.id]
     if case.blind and (given.verdict == "agree" or not reviewer.strip()):
         raise UsageError(f"{BLIND}: give `reviewer`, and `class` with override")

@@ -20,7 +20,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from misgiving.errors import DataError
 from misgiving.serve.case import Case
 from misgiving.serve.problems import BINARY, Metrics, Problem, ProblemError, documented, problem_of
-from misgiving.serve.service import Service, client_of
+from misgiving.serve.service import Service, client_of, key_of
 from misgiving.serve.settings import ServiceSettings, three_quarters
 
 router = APIRouter(tags=["decisions"])
@@ -115,7 +115,9 @@ async def decide(
                 f"the body did not arrive within {service.settings.timeout:g} seconds; send fewer "
                 "files at once",
             ) from error
-        decide = partial(service.decide, client=client, group=clean_name(group, "") or None)
+        sender = key.name if (key := key_of(request)) else None
+        unit = clean_name(group, "") or None
+        decide = partial(service.decide, client=client, group=unit, sent_by=sender)
         files = [_result(n, upload, service, decide, deadline) for n, upload in enumerate(uploads)]
         results = await asyncio.gather(*files) if len(files) > 1 else [await files[0]]
     if all(result.case is None for result in results):

@@ -16,10 +16,10 @@ from misgiving.deferral.decisions import Number
 from misgiving.deferral.policy import Policy
 from misgiving.errors import DataError
 from misgiving.report.rendering import lines
-from misgiving.serve.middleware import READER_SCOPE
 from misgiving.serve.monitor import Drift
 from misgiving.serve.problems import ProblemError, content, documented
-from misgiving.serve.service import ServiceDep
+from misgiving.serve.service import ServiceDep, key_of
+from misgiving.serve.settings import Role
 
 router, without_key = APIRouter(), APIRouter()
 
@@ -50,7 +50,8 @@ class ModelDescription(BaseModel):
     keeps_images: bool
     audits: bool = Field(description="Some cases are read blind.")
     look_again: bool = Field(description="Readers are asked to look again at some answers.")
-    reader: str | None = Field(description="The reader whose key was sent.")
+    key: str | None = Field(description="Name of the key that was sent; null: without keys.")
+    role: Role | None = Field(description="Its role.")
     notice: str
 
 
@@ -121,7 +122,7 @@ def _versions() -> dict[str, str]:
 @router.get("/model", tags=["model"])
 def describe_model(request: Request, service: ServiceDep) -> ModelDescription:
     """Describe the model: card, policy, versions, and limits of a request."""
-    model = service.model
+    model, key = service.model, key_of(request)
     return ModelDescription(
         classes=list(model.classes),
         model_fingerprint=model.fingerprint,
@@ -133,7 +134,8 @@ def describe_model(request: Request, service: ServiceDep) -> ModelDescription:
         keeps_images=service.files is not None,
         audits=bool(service.store.audits()),
         look_again=service.settings.look_again,
-        reader=request.scope.get(READER_SCOPE),
+        key=key and key.name,
+        role=key and key.role,
         notice=NOTICE,
     )
 
