@@ -191,11 +191,13 @@ def test_deferred_cases_are_blind_at_least_as_often_as_accepted_ones(serving):
 
 
 def test_after_an_alarm_every_image_is_deferred_also_after_a_restart(serving, sqlite_place):
-    client = auditing(serving, after_alarm="defer", audit_days=3650.0)
+    client = auditing(serving, audit_days=3650.0)
     first = sent(client, picture(0.02), "a.png")
     assert first["decision"] == "accept"
-    answers(client, first["id"], **{"class": "dark"}, reviewer="Ann")  # audits are in its order
     store = Store.open(sqlite_place)
+    store.review(
+        first["id"], review("", verdict="agree", reviewer="Ann")
+    )  # audits are in its order
     for number in range(39):
         row = case(number, audited=True, blind=True, position=0.3, **ACCEPTED)
         store.add([row])
@@ -207,11 +209,12 @@ def test_after_an_alarm_every_image_is_deferred_also_after_a_restart(serving, sq
     assert (audit["audited"], audit["wrong"], audit["alarm"]) == (40, 20, True)
     assert audit["with_drift"] == pytest.approx(0.02)
     assert "misgiving_audit_alarm 1.0" in client.get("/metrics").text
-    for service in (client, auditing(serving, after_alarm="defer", audit_share=None)):
+    for service in (client, auditing(serving, audit_share=None)):
         for level in (0.02, 0.03):  # the first was accepted before
             told = sent(service, picture(level))
             assert (told["decision"], "audits" in told["reason"]) == ("defer", True)
-    assert sent(auditing(serving), picture(0.01))["decision"] == "accept"  # warns only
+    warning = auditing(serving, after_alarm="warn")
+    assert sent(warning, picture(0.01))["decision"] == "accept"
 
 
 def test_a_target_for_all_images_counts_every_member_of_the_sample(serving):

@@ -70,7 +70,7 @@ def test_arguments_that_cannot_be_used_are_explained(fail, exported, tmp_path, m
     seal(folder)
     assert "for batches of at least 50 images, got 1;" in fail(1, "serve", folder, "--port", 0)
     assert not [*tmp_path.glob("*.sqlite*")]
-    unaudited = ("--port", 0, "--store", "cases.sqlite", "--after-alarm", "defer")
+    unaudited = ("--port", 0, "--store", "cases.sqlite", "--look-again")
     assert "--audit-share" in fail(2, "serve", exported[1], *unaudited)
     assert str(tmp_path) in fail(1, "serve", tmp_path, "--port", 0)
 

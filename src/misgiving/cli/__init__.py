@@ -10,7 +10,7 @@ from inspect import signature
 
 from cyclopts import App, CycloptsError
 
-from misgiving.cli import keys
+from misgiving.cli import audits, keys
 from misgiving.cli.calibrate import calibrate
 from misgiving.cli.cases import delete, upgrade
 from misgiving.cli.data import check, fetch, ood, prepare, sample
@@ -79,10 +79,13 @@ keys_app = App(
     help="Keys of a service, each with a role: send, read, operate, metrics.",
     sort_key=-1,
 )
+audits_app = App("audits", help="Audits of a service: resume after an alarm.", sort_key=-1)
 app.command(keys_app)
+app.command(audits_app)
 for group, functions in (
     (data_app, (sample, prepare, ood, check, fetch)),
     (cases_app, (delete, upgrade)),
+    (audits_app, (audits.resume,)),
     (keys_app, (keys.add, keys.list_, keys.revoke)),
     (app, (plan, train, attach, draw, calibrate, evaluate, predict, export, serve, reproduce)),
 ):

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from misgiving.cli.options import command
 from misgiving.cli.progress import say, show_table
-from misgiving.errors import DataError
 from misgiving.serve.settings import Role
 
 if TYPE_CHECKING:
@@ -71,10 +69,11 @@ def revoke(store: StoreLocation, /, *, number: int) -> None:
 
 @contextmanager
 def _keys(location: str, *, create: bool = False) -> Iterator["Keys"]:
+    from misgiving.serve.database import check_exists
     from misgiving.serve.keys import Keys
     from misgiving.serve.store import Store
 
-    if not (create or "://" in location or Path(location).is_file()):
-        raise DataError(f"{location}: there is no such store; give that of `misgiving serve`")
+    if not create:
+        check_exists(location)
     with closing(Store.open(location)) as store:
         yield Keys(store)

@@ -7,17 +7,28 @@ from itertools import takewhile
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
+from sqlalchemy import insert, select
 
 from misgiving.deferral.audit import ALARM_LEVEL, audit_state
 from misgiving.deferral.audit import Outcome as AuditOutcome
 from misgiving.deferral.drift import FALSE_ALARMS
 from misgiving.deferral.policy import Policy
-from misgiving.serve.case import Case, Moment, standing, zulu
+from misgiving.errors import Parameter, UsageError
+from misgiving.serve.case import RESUMPTIONS, Case, Moment, standing, zulu
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 
 HIDDEN = ("audited", "wrong", "unconfirmed", "later", "estimate", "upper", "e_value")
 """Fields of an audit that readers do not see."""
+
+
+SHORTEST = 1e-9  # days
+NEXT_STEPS = (
+    "Tell whoever acted on answers that were found wrong: the page, or GET /found-wrong.",
+    "If the images have changed, calibrate with those read since: GET /audit.csv?policy={policy}, "
+    "`misgiving calibrate RUN --from-cases audit.csv --overwrite`, export, and serve.",
+    'If the cause is found and removed: `misgiving audits resume STORE --reason "..."`.',
+)
 
 
 class Audit(BaseModel):
@@ -43,6 +54,11 @@ class Audit(BaseModel):
     alarm: bool
     alarm_since: Moment | None = Field(description="Time of the answer that raised the alarm.")
     after_alarm: Literal["warn", "defer"]
+    resumed_at: Moment | None = Field(
+        description="Time at which an alarm was lifted; cases since then can raise another."
+    )
+    reason: str | None = Field(description="Reason for that.")
+    next_steps: list[str] = Field(description="After an alarm.")
     false_alarms: float = Field(default=ALARM_LEVEL, description="In the life of the policy.")
     with_drift: float = ALARM_LEVEL + FALSE_ALARMS
 
@@ -58,7 +74,7 @@ def count_audits(store: Store, row: Any, settings: ServiceSettings) -> Audit:
     """The state of the audits of one policy, by its row of the store."""
     late = datetime.now(UTC) - timedelta(days=settings.audit_days)
     answers, groups = store.blind_answers(), set[str | None]()
-    outcomes, times = list[AuditOutcome | None](), list[datetime]()
+    outcomes, times, received = list[AuditOutcome | None](), list[datetime](), list[datetime]()
     for case in store.audit_rows(row.policy_fingerprint):
         given = answers.get(case.id, [])
         answer = case.standing if case.id is None else standing(given)
@@ -69,11 +85,17 @@ def count_audits(store: Store, row: Any, settings: ServiceSettings) -> Audit:
         outcomes.append(_outcome(case.decision, answer, is_late=case.received < zulu(late)))
         answered = given[-1].reviewed_at if given else None
         times.append(answered or datetime.fromisoformat(case.answered or case.received))
+        received.append(datetime.fromisoformat(case.received))
     counted = [outcome for outcome in takewhile(bool, outcomes) if outcome]
     state = audit_state(counted, target=row.target)
+    resumed = last_resumption(store, row.policy_fingerprint)
+    resumed_at = resumed and datetime.fromisoformat(resumed.resumed_at)
+    since_then = [n for n in range(len(counted)) if resumed_at is None or received[n] > resumed_at]
+    renewed = audit_state([counted[n] for n in since_then], target=row.target)
+    alarm = renewed.alarm_at and since_then[renewed.alarm_at - 1]
     counts = state._asdict() | {"overdue": store.open_blind(zulu(late))}
     return Audit(
-        **counts,
+        **(counts | {"e_value": renewed.e_value}),
         policy_fingerprint=row.policy_fingerprint,
         share=row.share,
         since=row.since,
@@ -81,10 +103,44 @@ def count_audits(store: Store, row: Any, settings: ServiceSettings) -> Audit:
         among=row.among,
         accepted=store.accepted(row.policy_fingerprint, row.since),
         later=sum(outcome is not None for outcome in outcomes) - len(counted),
-        alarm=state.alarm_at is not None,
-        alarm_since=max(times[: state.alarm_at]) if state.alarm_at else None,
+        alarm=alarm is not None,
+        alarm_since=None if alarm is None else max(times[: alarm + 1]),
         after_alarm=settings.after_alarm,
+        resumed_at=resumed_at,
+        reason=resumed and resumed.reason,
+        next_steps=[step.format(policy=row.policy_fingerprint) for step in NEXT_STEPS],
     )
+
+
+def last_resumption(store: Store, policy_fingerprint: str) -> Any:
+    """The row of the last time that an alarm of a policy was lifted."""
+    own = RESUMPTIONS.c.policy_fingerprint == policy_fingerprint
+    last = select(RESUMPTIONS).where(own).order_by(RESUMPTIONS.c.number.desc()).limit(1)
+    with store.begin() as connection:
+        return connection.execute(last).first()
+
+
+def resume(store: Store, reason: str) -> list[Audit]:
+    """Lift the alarms of all policies.
+
+    Returns:
+        The audits until then.
+
+    Raises:
+        UsageError: There is no alarm, or no reason.
+    """
+    if not reason.strip():
+        raise UsageError(Parameter("reason"), " is empty; say what caused the alarm")
+    at_once = ServiceSettings(audit_days=SHORTEST)  # no answer is waited for
+    rows = [row for row in store.audits().values() if row.target is not None]
+    audits = [audit for row in rows if (audit := count_audits(store, row, at_once)).alarm]
+    if not audits:
+        raise UsageError("no audit of this store has an alarm, so that there is nothing to lift")
+    values = {"reason": reason.strip(), "resumed_at": zulu(datetime.now(UTC))}
+    policies = ({"policy_fingerprint": audit.policy_fingerprint} for audit in audits)
+    with store.begin(writing=True) as connection:
+        connection.execute(insert(RESUMPTIONS), [policy | values for policy in policies])
+    return audits
 
 
 def _outcome(decision: str, answer: str | None, *, is_late: bool) -> AuditOutcome | None:

@@ -294,6 +294,16 @@ TOLD = sa.Table(
 )
 """Notes on accepted answers that were found wrong; none is ever changed."""
 
+RESUMPTIONS = sa.Table(
+    "resumptions",
+    STORE_TABLES,
+    _number(),
+    Column("policy_fingerprint", sa.ForeignKey(AUDITS.c.policy_fingerprint), nullable=False),
+    *(Column(name, Text, nullable=False) for name in ("reason", "resumed_at")),
+    sqlite_autoincrement=True,
+)
+"""By which an operator lifted an alarm of the audits."""
+
 KEYS = sa.Table(
     "keys",
     STORE_TABLES,

@@ -1,5 +1,6 @@
 """The monitor of a policy: drift of its cases, the alarm of its audits, and their draw."""
 
+import logging
 import math
 import threading
 import time
@@ -17,10 +18,12 @@ from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor, DriftTest
 from misgiving.deferral.expected_performance import expected_errors
 from misgiving.deferral.policy import Policy
 from misgiving.report.rendering import lines
-from misgiving.serve.audits import Audit, count_audits, uniform, unit_of
+from misgiving.serve.audits import Audit, count_audits, last_resumption, uniform, unit_of
 from misgiving.serve.case import Case, Moment
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
+
+log = logging.getLogger("misgiving.serve")
 
 MAX_CASES = 10_000  # that one update takes into account
 MAX_LATEST = 10_000  # images whose expected errors are estimated
@@ -28,6 +31,11 @@ PAUSE_SECONDS, IDLE_SECONDS = 2.0, 20.0  # between updates: with new cases, and 
 AUDIT_SECONDS = 60  # for which an audit holds, unless there is a new review
 MAX_RECENT = 2000  # cases that tell how many are accepted, and their error probabilities
 BLIND_PER_AUDITED = 1.5  # deferred per accepted case, so that chance seldom leaves fewer
+LOGGED = {
+    *("policy_fingerprint", "target", "audited", "wrong", "unconfirmed", "overdue", "upper"),
+    *("alarm_since", "after_alarm", "resumed_at", "reason", "next_steps"),
+}
+"""Fields of an audit in the log, where its alarm begins or ends."""
 DEFERRED_BY_ALARM = (
     "audits found too many errors among accepted answers, so every image is deferred"
 )
@@ -89,7 +97,7 @@ class Monitor:
         self._last_number = 0
         self._since: dict[str, datetime] = {}
         self._lock = threading.Lock()
-        self._audit: tuple[tuple[int, int], Audit] | None = None  # with the key of its state
+        self._audit: tuple[Any, Audit] | None = None  # with the key of its state
         self._woken, self._stopped = threading.Event(), threading.Event()
         self.audit()
 
@@ -178,6 +186,8 @@ class Monitor:
         )
         for test in self._drift_tests.tests:
             if test.since is not None:
+                if test.name not in self._since:
+                    log.warning("drift alarm", extra={"fields": {"test": test.name}})
                 self._since.setdefault(test.name, datetime.fromisoformat(case.received))
 
     def _described(self, test: DriftTest) -> DriftEvidence:
@@ -210,9 +220,16 @@ class Monitor:
         if self._audits is None:
             return None
         with self._lock:
-            key = self._store.latest()[1], int(time.time() / AUDIT_SECONDS)
+            resumed = last_resumption(self._store, self._policy.fingerprint)
+            key = self._store.latest()[1], resumed, int(time.time() / AUDIT_SECONDS)
             if self._audit is None or self._audit[0] != key:
-                self._audit = key, count_audits(self._store, self._audits, self._settings)
+                was_alarm = self.audit_alarm
+                audit = count_audits(self._store, self._audits, self._settings)
+                self._audit = key, audit
+                if audit.alarm != was_alarm:
+                    event = "audit alarm" if audit.alarm else "audit alarm lifted"
+                    fields = audit.model_dump(mode="json", include=LOGGED)
+                    log.warning(event, extra={"fields": fields})
             return self._audit[1]
 
 

@@ -58,6 +58,10 @@ class Metrics:
         self.kept_too_long = gauge(
             "kept_too_long", "Cases beyond keep_days that somebody must look at.", ("reason",)
         )
+        self.audit_upper = gauge("audit_upper", "Upper bound of the error of accepted answers.")
+        self.audit_answers = gauge(
+            "audit_answers", "Audited, wrong, unconfirmed and overdue answers.", ("kind",)
+        )
         self.drift_alarm = gauge("drift_alarm", "1 since an alarm of the drift tests, else 0.")
         self.drift_cases = gauge("drift_cases", "Images that the drift tests have seen.")
         self.drift_e_value = gauge("drift_e_value", "Evidence of a drift test.", ("test",))

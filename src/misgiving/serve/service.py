@@ -63,9 +63,9 @@ class Service:
             self.monitor.start(partial(problem_of, metrics=self.metrics, path="monitor"))
         elif settings.audit_share:
             raise UsageError(Parameter("audit_share"), " requires a model with a policy")
-        if self.audit_draw is None and (settings.after_alarm == "defer" or settings.look_again):
-            names = Parameter("after_alarm"), " and ", Parameter("look_again")
-            raise UsageError(*names, " need audits: give ", Parameter("audit_share"), ", too")
+        if self.audit_draw is None and settings.look_again:
+            needed = Parameter("audit_share")
+            raise UsageError(Parameter("look_again"), " needs audits: give ", needed, ", too")
         self.recent: OrderedDict[str, SquareInputs] = OrderedDict()  # by the id of the case
         self.files = None if settings.keep_images is None else KeptImages(settings.keep_images)
         self.retention: Retention | None = None

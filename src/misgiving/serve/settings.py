@@ -47,7 +47,7 @@ class ServiceSettings:
             life of a policy; 0 turns audits off. Default: as the store has it for this policy, or
             for the last one, else 0.
         audit_days: Days after which a blind case without an answer is overdue.
-        after_alarm: After an alarm of the audits, warn, or defer every image.
+        after_alarm: After an alarm of the audits, warn, or defer every image until it is lifted.
         look_again: Ask readers to look again where the model is certain of another class, after
             their blind answer.
     """
@@ -68,7 +68,7 @@ class ServiceSettings:
     keep_days: float | None = None
     audit_share: float | None = None
     audit_days: float = 14.0
-    after_alarm: Literal["warn", "defer"] = "warn"
+    after_alarm: Literal["warn", "defer"] = "defer"
     look_again: bool = False
 
     def __post_init__(self) -> None:

@@ -1,9 +1,9 @@
 // What blind audits say of the accepted answers.
 
 import { ask } from "./api.js";
-import { at, atMost, say } from "./dom.js";
+import { at, atMost, element, say } from "./dom.js";
 import { lookForWrong } from "./found_wrong.js";
-import { state } from "./state.js";
+import { isReader, state } from "./state.js";
 
 let announced = false;
 
@@ -19,6 +19,8 @@ export async function lookForAudit() {
   }
   at("audit-alarm").hidden = !found.alarm;
   at("audit-alarm-says").textContent = alarmOf(found);
+  at("audit-alarm-steps").replaceChildren(
+    ...(isReader() ? [] : found.next_steps).map((step) => element("li", "", step)));
   if (found.alarm && !announced) say(alarmOf(found));
   announced = found.alarm;
 }
@@ -44,5 +46,5 @@ function explain({ overdue, later, target, false_alarms: alone, with_drift: both
 function alarmOf({ alarm_since: since, target, after_alarm: after }) {
   const follows = after === "defer" ? "Every image is deferred now." : "Do not rely on accepted answers.";
   return `The audits show more errors than the target, ${atMost(target)}, since `
-    + `${new Date(since).toLocaleString()}. ${follows} Find the cause, and calibrate with new cases.`;
+    + `${new Date(since).toLocaleString()}. ${follows}`;
 }

@@ -74,6 +74,10 @@ class UploadResults(BaseModel):
     """One result for each file, in the order of the request."""
 
     results: list[UploadResult]
+    alarm: bool = Field(
+        description="True from an alarm of the audits until it is lifted: too many accepted "
+        "answers were wrong. Unless the service only warns, it defers every image."
+    )
 
 
 @router.post(
@@ -122,7 +126,9 @@ async def decide(
         results = await asyncio.gather(*files) if len(files) > 1 else [await files[0]]
     if all(result.case is None for result in results):
         raise _most_serious(results)
-    return Response(UploadResults(results=results).model_dump_json(), media_type="application/json")
+    alarm = service.monitor is not None and service.monitor.audit_alarm
+    content = UploadResults(results=results, alarm=alarm).model_dump_json()
+    return Response(content, media_type="application/json")
 
 
 async def _result(

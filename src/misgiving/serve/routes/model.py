@@ -205,7 +205,11 @@ def get_metrics(service: ServiceDep) -> Response:
     service.metrics.found_wrong_overdue.set(wrong.overdue)
     if service.monitor is not None:
         drift = service.monitor.drift
-        service.metrics.audit_alarm.set(service.monitor.audit_alarm)
+        if audit := service.monitor.audit():
+            service.metrics.audit_alarm.set(audit.alarm)
+            service.metrics.audit_upper.set(audit.upper or 1.0)
+            for kind in ("audited", "wrong", "unconfirmed", "overdue"):
+                service.metrics.audit_answers.labels(kind).set(getattr(audit, kind))
         service.metrics.drift_alarm.set(drift.alarm)
         service.metrics.drift_cases.set(drift.cases)
         for test in drift.tests:
