@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -22,6 +23,7 @@ from misgiving.models.joint import JointClassifier
 RUN_FORMAT = 1
 TRAIN_AGAIN = "train again"
 SEALED = ("config.json", "model.safetensors", "split.csv")
+WIDE = 4096  # a layer that is no wider costs little
 VIEWS = "views.json"  # not sealed: a calibration may change it
 RESULT_PACKAGES = (
     "misgiving",
@@ -213,6 +215,15 @@ def write_views(folder: Path, views: int) -> None:
         write_json(folder / VIEWS, {"views": views})
 
 
+def _check_sizes(architecture: Architecture, weights: Path) -> None:
+    """Check that there are weights of the sizes of an architecture, before these are made."""
+    with safe_open(weights, framework="pt") as file:
+        sizes = {size for name in file.keys() for size in file.get_slice(name).get_shape()}  # noqa: SIM118
+    largest = max(architecture.hidden, architecture.num_classes)
+    if largest > max(WIDE, *sizes):
+        raise ValueError(f"no weights of the size {largest} that config.json has")
+
+
 def load(folder: str | Path) -> Checkpoint:
     """Load a run folder: the model with its classes, preprocessing, split and configuration.
 
@@ -228,6 +239,9 @@ def load(folder: str | Path) -> Checkpoint:
     with explain_damage(place, remedy=TRAIN_AGAIN):
         del content["format"]
         config = RUN_CONFIG.validate_python(content)
+    with explain_damage(folder / "model.safetensors", remedy=TRAIN_AGAIN):
+        _check_sizes(config.architecture, folder / "model.safetensors")
+    with explain_damage(place, remedy=TRAIN_AGAIN):
         model = config.architecture.build().eval()
     with explain_damage(folder / "model.safetensors", remedy=TRAIN_AGAIN):
         model.load_state_dict(load_file(folder / "model.safetensors"))

@@ -19,6 +19,7 @@ from misgiving.csv_tables import escape_formulas, unescape_formulas
 from misgiving.errors import DataError, UsageError, explain_damage, visible
 from misgiving.files import whole_file
 from misgiving.groups import one_per_group, unit_numbers
+from misgiving.parquet_tables import check_size, read_parquet
 from misgiving.predictions.cells import Column, are_probabilities, on_host
 from misgiving.predictions.schema import (
     ARRAY_OF_OPINION,
@@ -326,11 +327,11 @@ def _write_csv(path: Path, columns: Mapping[str, Any]) -> None:
 
 
 def _read_parquet(path: Path) -> dict[str, Column]:
-    import pandas
-
-    frame = pandas.read_parquet(path)
+    table = read_parquet(path)
+    attributes = json.loads((table.schema.metadata or {}).get(b"PANDAS_ATTRS", b"{}"))
+    frame = table.to_pandas()
     columns: dict[str, Any] = {name: frame[name].to_numpy() for name in frame.columns}
-    return columns | {name: np.array(json.loads(value)) for name, value in frame.attrs.items()}
+    return columns | {name: np.array(json.loads(value)) for name, value in attributes.items()}
 
 
 def _write_parquet(path: Path, columns: Mapping[str, Any]) -> None:
@@ -370,6 +371,7 @@ def _frame(columns: Mapping[str, Any]) -> "pandas.DataFrame":
 
 def _read_npz(path: Path) -> dict[str, Column]:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        check_size(path, sum(entry.file_size for entry in arrays.zip.infolist()))
         return {name: arrays[name] for name in arrays.files}
 
 

@@ -12,6 +12,7 @@ from misgiving.arrays import Rows
 from misgiving.data.datasets.dataset import EncodedImages, file_key
 from misgiving.data.decoding import read_bytes
 from misgiving.errors import explain_damage
+from misgiving.parquet_tables import read_parquet
 
 IMAGE = "image"  # the column of images
 GROUPS_IN_MEMORY = 2  # threads that read ahead may be in the next row group
@@ -77,12 +78,12 @@ def parquet_rows(place: Path) -> list[dict[str, Any]]:
 
     Labels that are positions of named classes become these names.
     """
-    from pyarrow.parquet import read_schema, read_table
+    from pyarrow.parquet import read_schema
 
     files = parquet_files(place)
     schema = read_schema(files[0])
     names = [name for name in schema.names if name != IMAGE]
-    rows: list[dict[str, Any]] = read_table(files, columns=names).to_pylist()
+    rows = [row for file in files for row in read_parquet(file, names).to_pylist()]
     if IMAGE in schema.names:
         rows = [{**row, "path": f"row-{number:06d}"} for number, row in enumerate(rows)]
     described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
