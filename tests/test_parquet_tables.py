@@ -1,7 +1,9 @@
 """Tables that become far more than their files are refused before they are in memory."""
 
+import os
 import tracemalloc
 
+import numpy as np
 import pandas
 import pyarrow as pa
 import pytest
@@ -62,9 +64,13 @@ def test_a_million_honest_rows_are_read(tmp_path):
     assert read_parquet(path).num_rows == rows
 
 
-def test_an_archive_of_arrays_is_counted_before_it_is_read(tmp_path, monkeypatch):
-    import numpy as np
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(DataError, match=r"a.csv: .*not an ordinary file"):
+        Predictions.read(tmp_path / "a.csv")
 
+
+def test_an_archive_of_arrays_is_counted_before_it_is_read(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "a.npz", logits=np.zeros((500_000, 2)))
     monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2000}.get)
     with pytest.raises(DataError, match=r"a.npz: would take 0.0 GiB"):

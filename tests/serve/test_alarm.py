@@ -34,7 +34,10 @@ def posted(client, level):
 
 def test_the_sender_is_told_of_an_alarm_until_it_is_lifted(serving, store):
     client = serving(Calibrated(), audit_share=1.0, audit_days=3650.0)
-    assert posted(client, 0.02)["alarm"] is False
+    first = posted(client, 0.02)
+    assert first["alarm"] is False
+    # audits count in the order of arrival
+    store.review(first["results"][0]["case"]["id"], review("", verdict="agree", reviewer="Ann"))
     read_wrong(store, range(40))
     assert client.get("/audit").json()["alarm"]
     answer = posted(client, 0.03)

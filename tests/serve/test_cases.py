@@ -27,7 +27,7 @@ def names(response):
 
 
 def test_filters_and_cursors_lead_through_the_list_and_its_csv(worklist, monkeypatch):
-    monkeypatch.setattr("misgiving.serve.routes.cases.CSV_ROWS", 3)
+    monkeypatch.setattr("misgiving.serve.routes.tables.CSV_ROWS", 3)
     query = "/cases?order=newest&limit=3"
     first = worklist.get(query)
     second = worklist.get(f"{query}&cursor={first.json()['cursor']}")

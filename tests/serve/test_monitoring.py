@@ -136,7 +136,7 @@ def test_health_and_drift_wait_for_no_other_request_and_health_fails_while_the_m
 
     def wait(method, *arguments, **options):
         calls.append(method)
-        assert go_on.wait(60)
+        assert go_on.wait(600)
         return method(*arguments, **options)
 
     for name in ("page", "decided"):
@@ -161,7 +161,7 @@ def test_health_and_drift_wait_for_no_other_request_and_health_fails_while_the_m
     hangs = threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr("misgiving.serve.service.CHECK_SECONDS", 1.0)
-        patch.setattr(model, "decide_inputs", lambda _: hangs.wait(60))
+        patch.setattr(model, "decide_inputs", lambda _: hangs.wait(600))
         assert client.get("/health").status_code == 503
     hangs.set()
     until(lambda: client.get("/health").status_code == 200)

@@ -67,8 +67,11 @@ class PolicyFile(BaseModel):
         columns = attrgetter("scores", "errors", "kept", "error_probabilities")
         images = attrgetter("images.scores", "images.kept", "ood_scores")
         identified = attrgetter("tuning", "calibration")(self.cases)
-        parts = self.certificate.parts.values()
-        tables = *map(columns, (self.certificate, *parts)), images(self.certificate)
+        finer = filter(None, [self.certificate.finer])
+        own = (self.certificate, *self.certificate.by_value.values(), *finer)
+        tables = *map(columns, own), images(self.certificate)
+        if any(len(each.scores) != each.cases for each in own):
+            raise ValueError("a certificate has not as many rows as cases")
         for table in (*tables, *(vars(each).values() for each in identified)):
             if len({*map(len, table)}) > 1:
                 raise ValueError("columns of cases differ in length")

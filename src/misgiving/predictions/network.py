@@ -1,5 +1,9 @@
 """The ONNX graph of a model: from model inputs to its outputs."""
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ INPUT = "images"
 OUTPUTS = {"logits": 2, "predicted_losses": 1, "features": 2, "taps": 2}
 """Number of axes of each output of a graph, by its name."""
 GRAPH_BATCH = 32  # views in one run of the graph, which bounds its memory
+ENDING_SECONDS = 5.0  # that a graph has to end after a signal
 SILENT = 4  # of onnxruntime's levels: an error is raised as well
 
 ModelInputs = UInt8[np.ndarray, "n size size 3"]
@@ -81,6 +86,30 @@ class Network:
         for start in range(0, max(1, len(inputs)), self._batch):
             batch = inputs[start : start + self._batch].transpose(0, 3, 1, 2)
             images = np.ascontiguousarray(batch).astype(np.float32) / 255
-            runs.append(self._session.run(self.outputs, {self._input: images}))
+            runs.append(self._run_batch(images))
         together = map(np.concatenate, zip(*runs, strict=True))
         return dict(zip(self.outputs, together, strict=True))
+
+    def _run_batch(self, images: np.ndarray) -> Any:
+        """Run the graph in a thread that a signal can end: the main thread would not hear it."""
+        from onnxruntime import RunOptions
+
+        options = RunOptions()
+        run = partial(self._session.run, self.outputs, {self._input: images}, options)
+        if threading.current_thread() is not threading.main_thread():
+            return run()
+        result: Future[Any] = Future()
+        threading.Thread(target=_settle, args=(result, run), daemon=True).start()
+        try:
+            return result.result()
+        except KeyboardInterrupt:
+            options.terminate = True
+            wait([result], timeout=ENDING_SECONDS)
+            raise
+
+
+def _settle(result: "Future[Any]", run: Callable[[], Any]) -> None:
+    try:
+        result.set_result(run())
+    except BaseException as error:  # the caller raises it
+        result.set_exception(error)

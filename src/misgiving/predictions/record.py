@@ -17,7 +17,7 @@ from scipy.special import log_softmax
 
 from misgiving.csv_tables import escape_formulas, unescape_formulas
 from misgiving.errors import DataError, UsageError, explain_damage, visible
-from misgiving.files import whole_file
+from misgiving.files import check_ordinary, whole_file
 from misgiving.groups import one_per_group, unit_numbers
 from misgiving.parquet_tables import check_size, read_parquet
 from misgiving.predictions.cells import Column, are_probabilities, on_host
@@ -148,6 +148,7 @@ class Predictions(TrainingOutputs):
         path = Path(path)
         read_columns, _ = FILE_FORMATS[path.suffix.lower()]
         with explain_damage(path, remedy="check the path, or write the file again"):
+            check_ordinary(path)
             columns = read_columns(path)
         try:
             return cls(**fields_of(columns, folder=path.parent, classes=classes))
