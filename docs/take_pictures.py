@@ -1,6 +1,6 @@
 """Take the pictures of the documentation: the triage page, and the report of an evaluation.
 
-    misgiving serve bundle --store sqlite:///new.sqlite     # as docs/tutorials/reviewer.md says
+    misgiving serve bundle --store sqlite:///new.sqlite     # of docs/tutorials/developer.md
     misgiving evaluate digits.csv --policy policy --out report               # as README.md says
     python docs/take_pictures.py page http://127.0.0.1:8000 --images runs/reproduce/examples
     python docs/take_pictures.py report report/report.html

@@ -1,12 +1,14 @@
 import re
 import shlex
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from commands import TRAIN, rows_of, trained_on_photos
+from fastapi.testclient import TestClient
 from sklearn.metrics import roc_auc_score
 
 from misgiving.bundle.bundle import Bundle
@@ -14,6 +16,9 @@ from misgiving.checkpoint import load
 from misgiving.cli import app
 from misgiving.errors import UsageError
 from misgiving.predictions.record import Predictions
+from misgiving.serve.app import create_app
+from misgiving.serve.settings import ServiceSettings
+from misgiving.serve.store import Store
 
 pytestmark = pytest.mark.docs
 
@@ -149,6 +154,48 @@ def test_each_line_of_the_tutorial_for_developers_can_be_copied(tmp_path, monkey
         error = succeed(*shlex.split(line)).err
         assert not line.startswith("calibrate") or "Wrong: at most 5 %" in error
     assert Bundle.load(shlex.split(serve)[1]).policy.certificate.accepted > 0
+
+
+def decided(client, paths, read=None):
+    """Decisions of a service for images; with `read`, their folders' names are blind answers."""
+    decisions = []
+    for path in paths:
+        files = {"files": (path.name, path.read_bytes())}
+        case = client.post("/decisions", files=files).json()["results"][0]["case"]
+        decisions.append(case["decision"])
+        for reader in read or ():
+            body = {"verdict": "override", "class": path.parent.name, "reviewer": reader}
+            assert client.post(f"/cases/{case['id']}/review", json=body).status_code == 200
+    return decisions
+
+
+def test_a_new_site_comes_from_no_label_to_its_first_accepted_answer(
+    tmp_path, monkeypatch, succeed
+):
+    monkeypatch.chdir(tmp_path)
+    for line in DEVELOPER:
+        if line.startswith(("data sample", "train", "calibrate", "export")):
+            succeed(*shlex.split(line))
+    shadow, *lines, live = commands(HOW_TO / "new_site.md")
+    images = sorted((tmp_path / "new-photos").rglob("*.png"))
+    with served(shadow) as client:
+        assert {*decided(client, images[::2], read=("Ann", "Ben"))} == {"defer"}
+        (tmp_path / "audit.csv").write_bytes(client.get("/audit.csv").content)
+    for line in lines:
+        succeed(*shlex.split(line))
+    with served(live) as client:
+        assert "accept" in decided(client, images[1:100:2])
+
+
+@contextmanager
+def served(line):
+    """The client of the service of a command."""
+    _, given, _ = app.parse_args(shlex.split(line))
+    values, fixed = given.kwargs["settings"], {"threads": 1, "timeout": 3600.0}
+    bundle, store = Bundle.load(given.args[0]), Store.open(given.kwargs["store"])
+    service = create_app(bundle, store, ServiceSettings(**values, **fixed))
+    with TestClient(service, base_url="http://127.0.0.1") as client:
+        yield client
 
 
 def test_the_tutorial_for_engineers_runs():

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 SERVICE_OPTIONS = (
     *("max_bytes", "max_pixels", "formats", "max_files", "queue", "timeout", "threads"),
-    *("keep_images", "keep_days", "audit_share", "audit_days", "after_alarm", "look_again"),
+    *("keep_images", "keep_days", "audit_share", "shadow", "audit_days", "after_alarm"),
+    "look_again",
 )
 
 
@@ -90,14 +91,17 @@ def _say_policy(service: "Service") -> None:
     policy = service.policy_fingerprint
     say(f"model {service.model.fingerprint[:12]}, policy {policy[:12] if policy else 'none'}")
     audits = service.store.audits()
-    share = audits[policy].share if policy and service.audit_draw else 0
+    if service.settings.shadow:
+        say("in shadow: everyone is told to defer, and every case is read blind")
+    share = audits[policy].share if policy in audits and service.audit_draw else 0
     others = {name: row.share for name, row in audits.items() if name != policy}
-    if share or others:
+    if (share or others) and not service.settings.shadow:
         last = "" if not others else f" ({[*others.values()][-1]:g} under the policy before)"
         say(f"audit share {share:g}{last}; --audit-share 0 turns audits off")
     for name, count in service.store.open_blind_by_policy().items():
         if name != policy:
-            say(f"policy {str(name)[:12]}: {count} blind cases remain to be read, for its audit")
+            of = name[:12] if name else "none"
+            say(f"policy {of}: {count} blind cases remain to be read, for its audit")
 
 
 @contextmanager

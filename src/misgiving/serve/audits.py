@@ -1,10 +1,11 @@
 """The audits of a policy, which its sample and the blind answers tell, also after the policy."""
 
 import hmac
+import random
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 from sqlalchemy import insert, select
@@ -51,7 +52,7 @@ class Audit(BaseModel):
     estimate: float | None = Field(description="Share of confirmed errors.")
     upper: float | None = Field(description="Counts what is unconfirmed or overdue as wrong.")
     e_value: float | None = Field(description="Evidence for more errors than the target.")
-    alarm: bool
+    alarm: bool = Field(description="Never in shadow, where nobody is told to accept.")
     alarm_since: Moment | None = Field(description="Time of the answer that raised the alarm.")
     after_alarm: Literal["warn", "defer"]
     resumed_at: Moment | None = Field(
@@ -70,12 +71,59 @@ def audit_terms(policy: Policy) -> dict[str, Any]:
     return {"target": target, "among": "all" if targets.max_error is None else "accepted"}
 
 
+class Shadow(NamedTuple):
+    """In place of a row of `AUDITS`: every case is audited, and read blind at a random place.
+
+    Attributes:
+        policy_fingerprint: None: no policy decides.
+        since: Time of the first case.
+        target: By which the answers would be judged; None: no policy.
+        among: As in `Audit`.
+        share: Of the cases that are audited.
+    """
+
+    policy_fingerprint: str | None
+    since: str
+    target: float | None = None
+    among: str | None = None
+    share: float = 1.0
+
+    @property
+    def secret(self) -> str:
+        """By which a part of the sample is drawn; all of it is read, so that anyone may know."""
+        return self.policy_fingerprint or ""
+
+    def draw(self, case: Case) -> Case:
+        """Have a new case read blind."""
+        flags = {"audited": True, "blind": True, "position": random.random()}
+        return case.model_copy(update=flags)
+
+
+def audit_of(store: Store, policy: Policy | None, settings: ServiceSettings) -> Any:
+    """The row of the audits of a policy, or their shadow; None: it never had any.
+
+    Raises:
+        UsageError: A share is asked for, and there is no policy or it has another share.
+    """
+    fingerprint = None if policy is None else policy.fingerprint
+    terms = {} if policy is None else audit_terms(policy)
+    if settings.shadow:
+        since = store.first_in_shadow(fingerprint) or zulu(datetime.now(UTC))
+        return Shadow(fingerprint, since, **terms)
+    if fingerprint is None:
+        if settings.audit_share:
+            raise UsageError(Parameter("audit_share"), " requires a model with a policy")
+        return None
+    return store.audit(fingerprint, settings.audit_share, **terms)
+
+
 def count_audits(store: Store, row: Any, settings: ServiceSettings) -> Audit:
     """The state of the audits of one policy, by its row of the store."""
     late = datetime.now(UTC) - timedelta(days=settings.audit_days)
     answers, groups = store.blind_answers(), set[str | None]()
+    shadow = isinstance(row, Shadow)
     outcomes, times, received = list[AuditOutcome | None](), list[datetime](), list[datetime]()
-    for case in store.audit_rows(row.policy_fingerprint):
+    for case in store.audit_rows(row.policy_fingerprint, shadow=shadow):
         given = answers.get(case.id, [])
         answer = case.standing if case.id is None else standing(given)
         is_repeated = case.group is not None and case.group in groups
@@ -92,7 +140,8 @@ def count_audits(store: Store, row: Any, settings: ServiceSettings) -> Audit:
     resumed_at = resumed and datetime.fromisoformat(resumed.resumed_at)
     since_then = [n for n in range(len(counted)) if resumed_at is None or received[n] > resumed_at]
     renewed = audit_state([counted[n] for n in since_then], target=row.target)
-    alarm = renewed.alarm_at and since_then[renewed.alarm_at - 1]
+    is_alarm = renewed.alarm_at is not None and not shadow
+    alarm = since_then[renewed.alarm_at - 1] if is_alarm and renewed.alarm_at else None
     counts = state._asdict() | {"overdue": store.open_blind(zulu(late))}
     return Audit(
         **(counts | {"e_value": renewed.e_value}),
@@ -101,7 +150,7 @@ def count_audits(store: Store, row: Any, settings: ServiceSettings) -> Audit:
         since=row.since,
         target=row.target,
         among=row.among,
-        accepted=store.accepted(row.policy_fingerprint, row.since),
+        accepted=store.accepted(row.policy_fingerprint, row.since, shadow=shadow),
         later=sum(outcome is not None for outcome in outcomes) - len(counted),
         alarm=alarm is not None,
         alarm_since=None if alarm is None else max(times[: alarm + 1]),
@@ -159,7 +208,11 @@ def audit_sample(store: Store, rows: Sequence[Any]) -> list[Case]:
     lowest of their shares: so all groups have the same chance.
     """
     shares = {row.policy_fingerprint: row for row in rows}
-    cases = store.audited([*shares])
+    cases = [
+        case
+        for case in store.audited([*shares])
+        if case.shadow == isinstance(shares[case.policy_fingerprint], Shadow)
+    ]
     if len(rows) > 1:
         lowest, first = min(row.share for row in rows), store.first_policies([*shares])
         cases = [

@@ -127,6 +127,9 @@ class Case(Decision):
     image_kept: bool = Field(description="True if the service stores the file.")
     place: int | None = Field(default=None, description="In the list of `serve --cases`, from 1.")
     remark: str | None = Field(default=None, description="What this list says of the image.")
+    shadow: bool = Field(
+        default=False, description="Everyone is told to defer, whatever the policy decided."
+    )
     reviewed: bool = False
     review: Review | None = Field(default=None, description="The last review.")
     # No response has these: some would tell which blind cases are accepted.
@@ -135,10 +138,14 @@ class Case(Decision):
     blind: bool = Field(default=False, exclude=True)  # for the reader who asks
     position: float | None = Field(default=None, exclude=True)
 
+    def as_told(self) -> "Case":
+        """The case as everyone is told it."""
+        return self.model_copy(update=IN_SHADOW) if self.shadow else self
+
     @property
     def listed_decision(self) -> Outcome:
         """The decision in the worklist, where blind cases lie among the deferred."""
-        return "defer" if self.blind else self.decision
+        return "defer" if self.blind or self.shadow else self.decision
 
     @property
     def expected_error(self) -> float:
@@ -188,6 +195,8 @@ class CaseQuery(BaseModel, populate_by_name=True):
     )
 
 
+IN_SHADOW = {"decision": "defer", "reason": "in shadow, every image is deferred"}
+"""What everyone is told of a case that was decided in shadow."""
 LAST_PLACE = 2**31 - 1  # of a case that is in no list
 STORE_TABLES = sa.MetaData()
 
@@ -278,7 +287,7 @@ DELETED = sa.Table(
     *(Column(name, Text, nullable=False) for name in ("policy_fingerprint", "received")),
     *(Column(name, Text) for name in ("group", "standing", "answered")),
     Column("decision", Text, nullable=False),
-    *(Column(name, sa.Boolean, nullable=False) for name in ("audited", "tested")),
+    *(Column(name, sa.Boolean, nullable=False) for name in ("audited", "tested", "shadow")),
     *(Column(name, sa.Double) for name in ("acceptance_score", "ood_score")),
 )
 """What audits and drift tests need of deleted cases, by the number of their arrival."""

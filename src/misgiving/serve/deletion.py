@@ -137,9 +137,9 @@ def _is_evidence(row: Any) -> bool:
 def _kept(row: Any, reviews: Sequence[Review]) -> dict[str, Any]:
     """What audits and drift tests need: times are days, and a group is named while it has cases."""
     blind = [review for review in reviews if review.blind]
-    same = ("number", "policy_fingerprint", "decision", "audited", "acceptance_score", "ood_score")
+    same = ("number", "policy_fingerprint", "decision", "audited", "shadow", "acceptance_score")
     return {
-        **{name: getattr(row, name) for name in same},
+        **{name: getattr(row, name) for name in (*same, "ood_score")},
         "group": row.group if row.audited else None,
         "received": _day(row.received),
         "tested": row.reason != DEFERRED_BY_ALARM,

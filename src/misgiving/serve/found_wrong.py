@@ -167,7 +167,8 @@ class FoundWrongRecord:
             objected = (
                 select(REVIEWS.c.case_id)
                 .join(CASES, CASES.c.id == REVIEWS.c.case_id)
-                .where(CASES.c.decision == "accept", REVIEWS.c.verdict.in_(OBJECTIONS))
+                .where(CASES.c.decision == "accept", ~CASES.c.shadow)
+                .where(REVIEWS.c.verdict.in_(OBJECTIONS))
             )
             reviews = self._store.reviews_by_case(REVIEWS.c.case_id.in_(objected))
             self._content = {id: _entry(given, notes.get(id, [])) for id, given in reviews.items()}

@@ -18,7 +18,14 @@ from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor, DriftTest
 from misgiving.deferral.expected_performance import expected_errors
 from misgiving.deferral.policy import Policy
 from misgiving.report.rendering import lines
-from misgiving.serve.audits import Audit, count_audits, last_resumption, uniform, unit_of
+from misgiving.serve.audits import (
+    Audit,
+    Shadow,
+    count_audits,
+    last_resumption,
+    uniform,
+    unit_of,
+)
 from misgiving.serve.case import Case, Moment
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
@@ -271,3 +278,10 @@ class AuditDraw:
         self._accepted.append(decision == "accept")
         if decision != "accept":
             self._errors.append(error)
+
+
+def audit_draw(store: Store, row: Any, settings: ServiceSettings) -> AuditDraw | Shadow | None:
+    """What draws the cases to audit, for a row of `AUDITS` or a shadow; None: none are."""
+    if row is None or isinstance(row, Shadow):
+        return row
+    return None if settings.audit_share == 0 else AuditDraw(store, row)

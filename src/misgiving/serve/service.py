@@ -20,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 from misgiving.bundle.bundle import Bundle, SquareInputs
 from misgiving.deferral.decisions import Decision
 from misgiving.errors import DataError, Parameter, UsageError
-from misgiving.serve.audits import audit_terms
+from misgiving.serve.audits import audit_of
 from misgiving.serve.batcher import Batcher
 from misgiving.serve.case import ANY_READER, READER_NAME, Case, StorableText
 from misgiving.serve.decoders import Decoders
@@ -29,7 +29,7 @@ from misgiving.serve.found_wrong import FoundWrongRecord
 from misgiving.serve.kept_images import KeptImages, image_failures
 from misgiving.serve.keys import Key
 from misgiving.serve.middleware import KEY_SCOPE
-from misgiving.serve.monitor import AuditDraw, Monitor
+from misgiving.serve.monitor import Monitor, audit_draw
 from misgiving.serve.problems import Metrics, problem_of
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
@@ -52,17 +52,13 @@ class Service:
     def __init__(self, model: Bundle, store: Store, settings: ServiceSettings) -> None:
         self.model, self.store, self.settings = model, store, settings
         self.metrics, self.found_wrong = Metrics(), FoundWrongRecord(store)
-        self.policy_fingerprint, self.monitor, self.audit_draw = None, None, None
+        self.policy_fingerprint, self.monitor = None, None
+        self.audits = audit_of(store, model.policy, settings)
+        self.audit_draw = audit_draw(store, self.audits, settings)
         if model.policy is not None:
             self.policy_fingerprint = model.policy.fingerprint
-            terms = audit_terms(model.policy)
-            row = store.audit(model.policy.fingerprint, settings.audit_share, **terms)
-            if row is not None and settings.audit_share != 0:
-                self.audit_draw = AuditDraw(store, row)
-            self.monitor = Monitor(store, model.policy, settings, row)
+            self.monitor = Monitor(store, model.policy, settings, self.audits)
             self.monitor.start(partial(problem_of, metrics=self.metrics, path="monitor"))
-        elif settings.audit_share:
-            raise UsageError(Parameter("audit_share"), " requires a model with a policy")
         if self.audit_draw is None and settings.look_again:
             needed = Parameter("audit_share")
             raise UsageError(Parameter("look_again"), " needs audits: give ", needed, ", too")
@@ -135,7 +131,7 @@ class Service:
             self.metrics.decisions.labels(case.decision).inc()
             if self.monitor is not None:
                 self.monitor.notice()
-        return self._after_alarm(stored) if is_earlier else stored, is_earlier
+        return self._after_alarm(stored) if is_earlier else stored.as_told(), is_earlier
 
     def _case(self, name: str, decision: Decision, sha256: str, **values: Any) -> Case:
         case = Case(
@@ -146,6 +142,7 @@ class Service:
             sha256=sha256,
             model_fingerprint=self.model.fingerprint,
             policy_fingerprint=self.policy_fingerprint,
+            shadow=self.settings.shadow,
             **values,
         )
         return case if self.audit_draw is None or case.place else self.audit_draw.draw(case)

@@ -46,6 +46,8 @@ class ServiceSettings:
         audit_share: Share of the cases that is audited blind, drawn by group. It is fixed for the
             life of a policy; 0 turns audits off. Default: as the store has it for this policy, or
             for the last one, else 0.
+        shadow: Decide and store, but tell everyone to defer, and have every case read blind: before
+            the first policy of a site, or to compare another one.
         audit_days: Days after which a blind case without an answer is overdue.
         after_alarm: After an alarm of the audits, warn, or defer every image until it is lifted.
         look_again: Ask readers to look again where the model is certain of another class, after
@@ -67,6 +69,7 @@ class ServiceSettings:
     keep_images: Path | None = None
     keep_days: float | None = None
     audit_share: float | None = None
+    shadow: bool = False
     audit_days: float = 14.0
     after_alarm: Literal["warn", "defer"] = "defer"
     look_again: bool = False
@@ -91,6 +94,7 @@ class ServiceSettings:
         require(self, "max_pixels", self.max_pixels <= MAX_PIXELS, f"be at most {MAX_PIXELS}")
         require_choices(self)
         if self.audit_share is not None:
+            require(self, "audit_share", not self.shadow, "be left out with ", Parameter("shadow"))
             require(self, "audit_share", 0 <= self.audit_share <= 1, "be from 0 to 1")
         require(self, "audit_days", self.audit_days > 0, "be above 0")
         require(self, "keep_days", self.keep_days is None or self.keep_days > 0, "be above 0")

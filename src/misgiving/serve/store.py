@@ -20,6 +20,7 @@ from misgiving.serve.case import (
     AUDITS,
     CASES,
     DELETED,
+    IN_SHADOW,
     LISTED,
     PENDING,
     PINGS,
@@ -134,13 +135,25 @@ class Store:
         rows = self._read(select(AUDITS).order_by(AUDITS.c.since))
         return {row.policy_fingerprint: row for row in rows}
 
-    def open_blind_by_policy(self) -> dict[str, int]:
+    def first_in_shadow(self, policy_fingerprint: str | None) -> str | None:
+        """Time of the first case that a policy decided in shadow."""
+        times = [
+            self._read(
+                select(func.min(table.c.received)).where(
+                    table.c.shadow, table.c.policy_fingerprint == policy_fingerprint
+                )
+            )[0][0]
+            for table in (CASES, DELETED)
+        ]
+        return min(filter(None, times), default=None)
+
+    def open_blind_by_policy(self) -> dict[str | None, int]:
         """Number of blind cases that readers have not settled, by policy."""
         policy = CASES.c.policy_fingerprint
         rows = self._read(select(policy, func.count()).where(CASES.c.blind).group_by(policy))
         return {row[0]: row[1] for row in rows}
 
-    def first_policies(self, policy_fingerprints: Sequence[str]) -> dict[str, str]:
+    def first_policies(self, policy_fingerprints: Sequence[str | None]) -> dict[str, str | None]:
         """The policy that first saw each group, or image without one, of some audit samples."""
         unit = func.coalesce(CASES.c.group, CASES.c.sha256)
         sample = CASES.c.audited & CASES.c.policy_fingerprint.in_(policy_fingerprints)
@@ -267,18 +280,21 @@ class Store:
         )
         return self._in_order(stored.limit(limit), deleted.limit(limit))[:limit]
 
-    def audit_rows(self, policy_fingerprint: str) -> list[Any]:
+    def audit_rows(self, policy_fingerprint: str, *, shadow: bool = False) -> list[Any]:
         """What the audits of a policy count, as it arrived; deleted cases have no id."""
         same = ("decision", "group", "received")
         no_value = (sa.null().label(name) for name in ("standing", "answered"))
         stored = (
             select(ARRIVALS.c.number, *(CASES.c[name] for name in ("id", *same)), *no_value)
             .join(CASES, CASES.c.id == ARRIVALS.c.case_id)
-            .where(CASES.c.audited, CASES.c.policy_fingerprint == policy_fingerprint)
+            .where(CASES.c.audited, CASES.c.shadow.is_(shadow))
+            .where(CASES.c.policy_fingerprint == policy_fingerprint)
         )
         kept = (DELETED.c[name] for name in (*same, "standing", "answered"))
-        deleted = select(DELETED.c.number, sa.null().label("id"), *kept).where(
-            DELETED.c.audited, DELETED.c.policy_fingerprint == policy_fingerprint
+        deleted = (
+            select(DELETED.c.number, sa.null().label("id"), *kept)
+            .where(DELETED.c.audited, DELETED.c.shadow.is_(shadow))
+            .where(DELETED.c.policy_fingerprint == policy_fingerprint)
         )
         return self._in_order(stored, deleted)
 
@@ -287,9 +303,10 @@ class Store:
         part = () if reviewed is None else (_is_reviewed(query.reader, reviewed),)
         return self._count(_conditions(query), *part)
 
-    def audited(self, policy_fingerprints: Sequence[str]) -> list[Case]:
-        """The audit samples of policies, oldest first."""
-        is_sample = CASES.c.audited & CASES.c.policy_fingerprint.in_(policy_fingerprints)
+    def audited(self, policy_fingerprints: Sequence[str | None]) -> list[Case]:
+        """The audit samples of policies, live and in shadow, oldest first; None: of no policy."""
+        policies = (CASES.c.policy_fingerprint == each for each in policy_fingerprints)
+        is_sample = CASES.c.audited & sa.or_(sa.false(), *policies)
         with self._engine.begin() as connection:
             return _cases(connection, select(CASES).where(is_sample).order_by(CASES.c.id))
 
@@ -308,13 +325,19 @@ class Store:
         """Number of blind cases that came before this time and that nobody has answered."""
         return self._count(CASES.c.blind, CASES.c.received < before, ~is_answered(ANY_READER))
 
-    def accepted(self, policy_fingerprint: str, since: str) -> int:
-        """Number of accepted answers of a policy since this time, without open blind cases."""
-        is_accepted = (CASES.c.listed_decision == "accept") & CASES.c.place.is_(None)
+    def accepted(self, policy_fingerprint: str, since: str, *, shadow: bool = False) -> int:
+        """Number of accepted answers of a policy since this time, without open blind cases.
+
+        In shadow, those that it would have accepted.
+        """
+        is_live = CASES.c.listed_decision == "accept"  # where no case in shadow is accepted
+        in_shadow = CASES.c.shadow & ~CASES.c.blind & (CASES.c.decision == "accept")
+        is_accepted = (in_shadow if shadow else is_live) & CASES.c.place.is_(None)
         of_policy = CASES.c.policy_fingerprint == policy_fingerprint
         deleted = select(func.count()).where(
             DELETED.c.policy_fingerprint == policy_fingerprint,
             DELETED.c.decision == "accept",
+            DELETED.c.shadow.is_(shadow),
             DELETED.c.received >= since[:10],
             ~DELETED.c.audited | DELETED.c.standing.in_(["right", "wrong"]),
         )
@@ -372,7 +395,7 @@ class Store:
 def _identity(case: Case) -> tuple[object, ...]:
     """Key that two uploads of one file share if they are the same case."""
     decided_by = case.model_fingerprint, case.policy_fingerprint
-    return case.sha256, *decided_by, case.image_kept, case.place, case.remark
+    return case.sha256, *decided_by, case.image_kept, case.place, case.remark, case.shadow
 
 
 def _row(case: Case) -> dict[str, Any]:
@@ -396,6 +419,7 @@ def _with_reviews(connection: Connection, rows: Sequence[Any], reader: str) -> l
     last = last_reviews(connection, [id for id, is_reviewed in reviewed.items() if is_reviewed])
     values = (
         {"blind": row.id in blind, "reviewed": reviewed[row.id], "review": last.get(row.id)}
+        | (IN_SHADOW if row.shadow else {})
         for row in rows
     )
     return [Case.model_validate(row._asdict() | own) for row, own in zip(rows, values, strict=True)]

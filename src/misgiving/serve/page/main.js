@@ -170,6 +170,7 @@ function listenToFilters(on) {
 function renderModel() {
   const { classes } = state.model, act = (choice) => emit("choice", choice);
   at("notice").textContent = state.model.notice;
+  at("shadow").hidden = !state.model.shadow;
   const { key, role } = state.model;
   if (isReader()) at("reviewer").value = key;
   at("reviewer").readOnly = isReader();

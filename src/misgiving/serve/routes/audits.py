@@ -64,12 +64,13 @@ def export_audit(
     Several policies give one sample, in which each group has the lowest of their shares as chance.
     """
     rows = _rows_of(service, policy or [service.policy_fingerprint or ""])
-    audits = [count_audits(service.store, row, service.settings) for row in rows]
+    counted = [row for row in rows if row.target is not None]  # else no policy could have alarms
+    audits = [count_audits(service.store, row, service.settings) for row in counted]
     alarms = {audit.policy_fingerprint: audit.alarm_since for audit in audits}
-    sample_of = " ".join(f"{row.policy_fingerprint}@{row.share:g}" for row in rows)
+    sample_of = " ".join(f"{row.policy_fingerprint or 'none'}@{row.share:g}" for row in rows)
 
     def is_after_alarm(case: Case) -> str:
-        alarm = alarms[case.policy_fingerprint or ""]
+        alarm = alarms.get(case.policy_fingerprint or "")
         return "yes" if alarm is not None and case.received > alarm else "no"
 
     return cases_as_csv(
@@ -83,9 +84,11 @@ def export_audit(
 
 
 def _rows_of(service: Service, policies: Sequence[str]) -> list[Any]:
-    audits = service.store.audits()
+    audits = {name: row for name, row in service.store.audits().items() if row.target is not None}
+    if service.settings.shadow:
+        audits[service.policy_fingerprint or ""] = service.audits
     for policy in policies:
-        if policy not in audits or audits[policy].target is None:
+        if policy not in audits:
             audited = ", ".join(audits) or "none (option audit_share)"
             detail = f"there are no audits of the policy {policy!r}; those audited are: {audited}"
             raise ProblemError(HTTPStatus.NOT_FOUND, detail)

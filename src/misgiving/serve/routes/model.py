@@ -49,6 +49,7 @@ class ModelDescription(BaseModel):
     )
     keeps_images: bool
     audits: bool = Field(description="Some cases are read blind.")
+    shadow: bool = Field(description="Every case is read blind, and deferred for everyone.")
     look_again: bool = Field(description="Readers are asked to look again at some answers.")
     key: str | None = Field(description="Name of the key that was sent; null: without keys.")
     role: Role | None = Field(description="Its role.")
@@ -132,7 +133,8 @@ def describe_model(request: Request, service: ServiceDep) -> ModelDescription:
         versions=_versions(),
         limits={name: getattr(service.settings, name) for name in SHOWN_LIMITS},
         keeps_images=service.files is not None,
-        audits=bool(service.store.audits()),
+        audits=service.settings.shadow or bool(service.store.audits()),
+        shadow=service.settings.shadow,
         look_again=service.settings.look_again,
         key=key and key.name,
         role=key and key.role,
