@@ -13,6 +13,7 @@ from services import emptied, postgresql
 from standin import NO_TIMEOUT, Calibrated, Standin
 from waiting import until
 
+from misgiving.serve import reviews
 from misgiving.serve.app import JsonLines, create_app
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
@@ -27,6 +28,14 @@ def answers_count_in(monkeypatch):
 
     seconds(0)
     return seconds
+
+
+@pytest.fixture(autouse=True)
+def agreed_cases_are_read_twice(monkeypatch):
+    """As in the service, for a test that says so; for others, the first who agrees settles."""
+    drawn = reviews.is_read_twice
+    monkeypatch.setattr("misgiving.serve.reviews.is_read_twice", lambda *_: False)
+    return lambda: monkeypatch.setattr("misgiving.serve.reviews.is_read_twice", drawn)
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,10 @@ def test_cases_since_an_alarm_was_lifted_can_raise_another_one(serving, store):
     assert client.get("/audit").json()["alarm"]
 
 
-def test_the_service_lifts_an_alarm_without_a_restart_and_logs_both(serving, store, logged):
+def test_the_service_lifts_an_alarm_without_a_restart_and_logs_both(
+    serving, store, logged, monkeypatch
+):
+    monkeypatch.setattr("misgiving.serve.monitor.AUDIT_SECONDS", 1e12)
     client = serving(Calibrated(), audit_share=1.0, audit_days=3650.0)
     read_wrong(store, range(40))
     monitor = client.app.state.service.monitor

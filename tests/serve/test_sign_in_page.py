@@ -82,3 +82,12 @@ def test_an_operator_sees_everything_signs_no_reading_and_tells_under_the_name_o
     expect(page.locator("#status")).to_contain_text("signs no reading")
     assert len(page_service.store.reviews(row.id)) == 2
     assert errors == []
+
+
+@audited
+def test_a_page_whose_session_has_ended_leads_back_to_the_form(page_service, signed_in):
+    row = stored_blind(page_service, 1)
+    page, _ = signed_in("read", "R. Viewer")
+    page.context.request.post(f"{page_service.address}sign-out")
+    page.locator(f"#case-{row.id}").click()
+    expect(page.get_by_label("Your key")).to_be_focused()

@@ -1,6 +1,5 @@
 """The audits of a policy, which its sample and the blind answers tell, also after the policy."""
 
-import hmac
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -10,16 +9,28 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, Field
 from sqlalchemy import insert, select
 
-from misgiving.deferral.audit import ALARM_LEVEL, audit_state
+from misgiving.deferral.audit import ALARM_LEVEL, anytime_upper_bound, audit_state
 from misgiving.deferral.audit import Outcome as AuditOutcome
 from misgiving.deferral.drift import FALSE_ALARMS
 from misgiving.deferral.policy import Policy
 from misgiving.errors import Parameter, UsageError
-from misgiving.serve.case import RESUMPTIONS, Case, Moment, standing, zulu
+from misgiving.serve.case import (
+    RESUMPTIONS,
+    Case,
+    Moment,
+    Review,
+    blind_answers,
+    standing,
+    uniform,
+    zulu,
+)
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 
-HIDDEN = ("audited", "wrong", "unconfirmed", "later", "estimate", "upper", "e_value")
+HIDDEN = (
+    *("audited", "wrong", "unconfirmed", "later", "estimate", "upper", "upper_if_right"),
+    *("third_readers", "e_value"),
+)
 """Fields of an audit that readers do not see."""
 
 
@@ -51,6 +62,10 @@ class Audit(BaseModel):
     later: int | None = Field(description="Answers that count when older cases are answered, too.")
     estimate: float | None = Field(description="Share of confirmed errors.")
     upper: float | None = Field(description="Counts what is unconfirmed or overdue as wrong.")
+    upper_if_right: float | None = Field(description="The same if what is unconfirmed is right.")
+    third_readers: int | None = Field(
+        description="Cases, of all kinds, that two readers cannot settle: they need a third one."
+    )
     e_value: float | None = Field(description="Evidence for more errors than the target.")
     alarm: bool = Field(description="Never in shadow, where nobody is told to accept.")
     alarm_since: Moment | None = Field(description="Time of the answer that raised the alarm.")
@@ -145,6 +160,8 @@ def count_audits(store: Store, row: Any, settings: ServiceSettings) -> Audit:
     counts = state._asdict() | {"overdue": store.open_blind(zulu(late))}
     return Audit(
         **(counts | {"e_value": renewed.e_value}),
+        upper_if_right=float(anytime_upper_bound(state.wrong + state.overdue, len(counted))),
+        third_readers=sum(_needs_third_reader(given) for given in answers.values()),
         policy_fingerprint=row.policy_fingerprint,
         share=row.share,
         since=row.since,
@@ -192,6 +209,10 @@ def resume(store: Store, reason: str) -> list[Audit]:
     return audits
 
 
+def _needs_third_reader(reviews: Sequence[Review]) -> bool:
+    return len(blind_answers(reviews)) >= 2 and standing(reviews) == "unconfirmed"
+
+
 def _outcome(decision: str, answer: str | None, *, is_late: bool) -> AuditOutcome | None:
     if decision != "accept":  # no wrong answer was accepted
         return "right"
@@ -221,15 +242,14 @@ def audit_sample(store: Store, rows: Sequence[Any]) -> list[Case]:
             if (policy := first[case.group or case.sha256]) == case.policy_fingerprint
             and uniform(shares[policy].secret, unit_of(case)) < lowest
         ]
-    return [*takewhile(lambda case: not case.blind, cases)]
+    answers = store.blind_answers()
+
+    def is_closed(case: Case) -> bool:  # one reader who agrees is enough, though some are two
+        return not case.blind or standing(answers.get(case.id, [])) not in (None, "unconfirmed")
+
+    return [case.model_copy(update={"blind": False}) for case in takewhile(is_closed, cases)]
 
 
 def unit_of(case: Case) -> str:
     """The text by which a case is drawn."""
     return f"group {case.group}" if case.group else f"image {case.sha256}"
-
-
-def uniform(secret: str, text: str) -> float:
-    """A number from 0 to 1 that only the secret and the text tell."""
-    digest = hmac.digest(secret.encode(), text.encode(), "sha256")
-    return int.from_bytes(digest[:8]) / 2**64

@@ -1,5 +1,6 @@
 """Cases and their reviews: records, the tables that store them, and queries."""
 
+import hmac
 import unicodedata
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,12 @@ CORRECTION_TIME = timedelta(seconds=30)  # in which a reader's next word makes t
 def folded(name: str) -> str:
     """A name for comparisons: in lower case, and letters with accents as one character."""
     return unicodedata.normalize("NFC", name.casefold())
+
+
+def uniform(secret: str, text: str) -> float:
+    """A number from 0 to 1 that only the secret and the text tell."""
+    digest = hmac.digest(secret.encode(), text.encode(), "sha256")
+    return int.from_bytes(digest[:8]) / 2**64
 
 
 def zulu(time: datetime) -> str:

@@ -83,7 +83,6 @@ class Keys:
             values = {"revoked_at": zulu(datetime.now(UTC))}
             if not connection.execute(sa.update(KEYS).where(is_it).values(values)).rowcount:
                 raise UsageError(f"there is no key {number} to revoke; `misgiving keys list`")
-            connection.execute(sa.delete(SESSIONS).where(SESSIONS.c.key_number == number))
 
     def all(self) -> list[Any]:
         """The rows of all keys, also of those that were revoked."""

@@ -18,15 +18,8 @@ from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor, DriftTest
 from misgiving.deferral.expected_performance import expected_errors
 from misgiving.deferral.policy import Policy
 from misgiving.report.rendering import lines
-from misgiving.serve.audits import (
-    Audit,
-    Shadow,
-    count_audits,
-    last_resumption,
-    uniform,
-    unit_of,
-)
-from misgiving.serve.case import Case, Moment
+from misgiving.serve.audits import Audit, Shadow, count_audits, last_resumption, unit_of
+from misgiving.serve.case import Case, Moment, uniform
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 

@@ -10,15 +10,22 @@ from sqlalchemy import ColumnElement, Connection, func, insert, select
 from misgiving.serve import case as cases
 from misgiving.serve.case import (
     ANY_READER,
+    AUDITS,
     CASES,
     PENDING,
     REVIEWS,
     Case,
     Review,
+    blind_answers,
     folded,
     standing,
+    uniform,
     zulu,
 )
+
+MAX_FIRST_ANSWERS = 1000  # the latest, by which the rates of disputes are estimated
+PRIOR_ANSWERS = 10  # at the overall rate, for a class with few
+OTHERS_PER_DISPUTE = 1.0  # agreed cases that are read a second time
 
 
 def add_reviews(connection: Connection, id: str, reviews: Sequence[Review]) -> None:
@@ -34,7 +41,7 @@ def add_reviews(connection: Connection, id: str, reviews: Sequence[Review]) -> N
             review = review.model_copy(update={"reviewed_at": later})
         connection.execute(insert(REVIEWS).values(_row(id, review)))
         last = review
-    _settle(connection, id)
+    _settle(connection, id, reviews)
 
 
 def add_answer(connection: Connection, id: str, answer: Review) -> None:
@@ -82,18 +89,49 @@ def is_answered(reader: str) -> ColumnElement[bool]:
     return sa.and_(CASES.c.blind, CASES.c.id.in_(answered))
 
 
+def is_read_twice(connection: Connection, row: Any) -> bool:
+    """Draw whether a case on which the first reader agrees is read again, as disputed ones are.
+
+    There are as many of them as disputed ones, and every decision and class has the same share of
+    second readings: to be asked for one tells nothing of the model's answer, and of a dispute no
+    more than a coin.
+    """
+    own = AUDITS.c.policy_fingerprint == row.policy_fingerprint
+    secret = connection.scalar(select(AUDITS.c.secret).where(own))
+    if secret is None:
+        return False
+    columns = REVIEWS.c.case_id, CASES.c.decision, CASES.c.predicted_class, REVIEWS.c.verdict
+    latest = select(*columns).join(CASES, CASES.c.id == REVIEWS.c.case_id).where(REVIEWS.c.blind)
+    latest = latest.order_by(REVIEWS.c.number.desc()).limit(MAX_FIRST_ANSWERS)
+    first = {case: (kind, verdict) for case, *kind, verdict in connection.execute(latest)}
+    disputed = dict[tuple[bool, str], list[bool]]()
+    for (decision, name), verdict in first.values():
+        disputed.setdefault((decision == "accept", name), []).append(verdict != "agree")
+    every = [each for group in disputed.values() for each in group]
+    overall = (sum(every) + 1) / (len(every) + 1)  # at first, all are read twice
+    rates = {
+        kind: (sum(group) + PRIOR_ANSWERS * overall) / (len(group) + PRIOR_ANSWERS)
+        for kind, group in disputed.items()
+    }
+    asked = min(1.0, max((1 + OTHERS_PER_DISPUTE) * overall, *rates.values()))
+    rate = rates[row.decision == "accept", row.predicted_class]
+    return uniform(secret, f"second {row.id}") < (asked - rate) / (1 - rate)
+
+
 def _row(id: str, review: Review) -> dict[str, Any]:
     values = {"case_id": id, **review.model_dump(mode="json")}
     return values | {"folded_reviewer": folded(review.reviewer.strip())}
 
 
-def _settle(connection: Connection, id: str) -> None:
+def _settle(connection: Connection, id: str, reviews: Sequence[Review]) -> None:
     """Mark a case as reviewed; a blind one only when the answers of its readers settle it."""
     values = dict[str, Any](reviewed=True)
     row = connection.execute(select(CASES).where(CASES.c.id == id)).one()
     if row.blind:
-        answers = connection.execute(select(REVIEWS).where(REVIEWS.c.case_id == id))
-        if standing([Review.model_validate(row._asdict()) for row in answers]) == "unconfirmed":
+        given = connection.execute(select(REVIEWS).where(REVIEWS.c.case_id == id))
+        answers = blind_answers([Review.model_validate(row._asdict()) for row in given])
+        is_settled = any(each.blind for each in reviews) and standing(answers) != "unconfirmed"
+        if not is_settled or (len(answers) == 1 and is_read_twice(connection, row)):
             return
         case = Case.model_validate(row._asdict() | {"blind": False})
         visible = ("blind", "listed_decision", "expected_error")

@@ -27,19 +27,21 @@ export async function lookForAudit() {
 
 const many = (count) => count.toLocaleString("en");
 
-function describe({ audited, later, accepted, since, wrong, unconfirmed, upper, among }) {
+function describe({ audited, later, accepted, since, wrong, unconfirmed, upper, upper_if_right: least, among }) {
   if (!audited) return later ? "answers count when the older cases are answered, too" : "no audited answer yet";
   const day = new Date(since).toLocaleDateString("en-GB", { day: "numeric", month: "long" });
   const subject = among === "all" ? "cases were accepted with a wrong answer" : "accepted answers are wrong";
   return `audited ${many(audited)} of ${many(accepted)} accepted answers since ${day}: ${many(wrong)} wrong, `
-    + `${many(unconfirmed)} unconfirmed; at most ${atMost(upper)} of the ${subject}`;
+    + `${many(unconfirmed)} unconfirmed; at most ${atMost(upper)} of the ${subject}`
+    + (unconfirmed ? ` (${atMost(least)}, if the unconfirmed ones are right)` : "");
 }
 
-function explain({ overdue, later, target, false_alarms: alone, with_drift: both }) {
+function explain({ overdue, later, third_readers: third, target, false_alarms: alone, with_drift: both }) {
   const waits = overdue ? ` ${many(overdue)} blind cases are overdue.` : "";
+  const open = third ? ` ${many(third)} ${third === 1 ? "case needs" : "cases need"} a third reader: two do not settle ${third === 1 ? "it" : "them"}.` : "";
   const more = later ? ` ${many(later)} more answers count when the older cases are answered.` : "";
   return `With 95 % confidence at any time; the target is ${atMost(target)}. What is unconfirmed or overdue counts `
-    + `as wrong.${waits}${more} False alarms in the life of a policy: at most ${atMost(alone, 0)}, with those of the `
+    + `as wrong.${waits}${open}${more} False alarms in the life of a policy: at most ${atMost(alone, 0)}, with those of the `
     + `drift tests ${atMost(both, 0)}.`;
 }
 
