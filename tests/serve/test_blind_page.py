@@ -227,3 +227,20 @@ def test_an_operator_notes_who_was_told_and_the_answer_stays_in_the_list(page_se
     expect(page.locator("#wrong-list")).to_contain_text("told: Dr. Sender, by telephone")
     expect(page.locator("#wrong-count")).to_contain_text("0 open; 0 contradicted, 1 told")
     expect(page.get_by_role("button", name="Mark as told")).to_have_count(0)
+
+
+@audited
+def test_no_blind_case_is_reviewed_together_with_others(page_service, opened):
+    stored_blind(page_service, 1)
+    for number in (2, 3):
+        stored(page_service, number)
+    page = opened("#layout=grid", prepare=no_pictures)
+    page.locator("#mark-all").click()
+    expect(page.locator("#batch-count")).to_have_text("2 selected")
+    page.locator(".row", has_text="1.png").click()
+    expect(page.locator("#status")).to_contain_text("A blind case is read alone")
+    expect(page.locator("#batch-count")).to_have_text("2 selected")
+    page.keyboard.press("1")
+    page.get_by_role("button", name="Review 2 cases").click()
+    expect(page.locator("#saved")).to_contain_text("2 reviews")
+    expect(page.locator(".row .badge", has_text="blind")).to_have_count(1)

@@ -84,17 +84,22 @@ def test_a_second_answer_that_contradicts_makes_an_agreed_case_disputed(
 
 
 def test_what_a_reader_says_after_the_decision_appears_closes_no_second_reading(
-    store, agreed_cases_are_read_twice
+    store, agreed_cases_are_read_twice, monkeypatch
 ):
+    monkeypatch.setattr("secrets.token_hex", lambda count: 2 * count * "5")
     agreed_cases_are_read_twice()
     store.audit(POLICY, 1.0, **TERMS)
-    row = case(1, audited=True, blind=True, position=0.3, policy_fingerprint=POLICY)
-    store.add([row])
-    for _ in range(20):
-        store.review(row.id, review("", reviewer="Ann"))
-    assert store.cases([row.id], "Ben")[row.id].blind
-    store.review(row.id, review("", reviewer="Ben"))
-    assert not store.cases([row.id], "Cem")[row.id].blind
+    values = {"audited": True, "blind": True, "position": 0.3, "policy_fingerprint": POLICY}
+    rows = [case(number, **values) for number in range(300)]
+    store.add(rows)
+    store.review(rows[0].id, review("", reviewer="Ann"))
+    with store.begin(writing=True) as connection:  # after which few are read twice
+        for row in rows[1:]:
+            add_reviews(connection, row.id, [review("", reviewer="Ann", blind=True)])
+    store.review(rows[0].id, review("", reviewer="Ann"))
+    assert store.cases([rows[0].id], "Ben")[rows[0].id].blind
+    store.review(rows[0].id, review("", reviewer="Ben"))
+    assert not store.cases([rows[0].id], "Cem")[rows[0].id].blind
 
 
 def test_the_bound_says_how_much_of_it_is_unconfirmed(serving, sqlite_place):

@@ -95,6 +95,13 @@ def test_several_cases_are_reviewed_together_in_the_grid_and_undone(page_service
     expect(count).to_have_text("4 selected")
     assert barriers(page) == []
     page.get_by_role("button", name="light").click()
+    expect(page.locator("#bulk-question")).to_have_text("Review 4 cases together as light?")
+    assert barriers(page) == []
+    page.keyboard.press("Escape")
+    expect(page.locator("#bulk")).to_be_hidden()
+    assert not any(row.review for row in page_service.store.all(CaseQuery()))
+    page.get_by_role("button", name="light").click()
+    page.get_by_role("button", name="Review 4 cases").click()
     expect(page.locator("#saved")).to_contain_text("4 reviews")
     expect(page.locator("#tally-text")).to_have_text("4 of 6 reviewed")
     reviews = {row.name: row.review for row in page_service.store.all(CaseQuery()) if row.review}
@@ -103,6 +110,7 @@ def test_several_cases_are_reviewed_together_in_the_grid_and_undone(page_service
     page.locator("#undo").click()
     expect(count).to_have_text("4 selected")
     press(page, "g")
+    page.get_by_role("button", name="Review 4 cases").click()
     expect(page.locator(".row", has_text="ungradable")).to_have_count(4)
 
 

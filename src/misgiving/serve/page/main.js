@@ -14,7 +14,7 @@ import { setTarget } from "./slider.js";
 import { emit, isReader, on as onEvent, see, selectedCase, state, take } from "./state.js";
 import { draft, local, recall, remember } from "./storage.js";
 import { chosen, dropped, send, sending, stopSending } from "./uploads.js";
-import { columns, mark, renderAll, renderRows, scrollTo, setLayout, showLayout } from "./worklist.js";
+import { columns, mark, renderAll, renderRows, scrollTo, setLayout, showLayout, togetherCases } from "./worklist.js";
 
 const isGrid = () => state.layout === "grid";
 const agree = () => review({ verdict: "agree" });
@@ -101,8 +101,8 @@ function listen() {
   on("undo", "click", undo);
   on("layout", "click", KEYS.v);
   on("mark-all", "click", () => {
-    state.marked = new Set(state.shown.map((one) => one.id));
-    state.shown.forEach(see);
+    state.marked = new Set(togetherCases().map((one) => one.id));
+    togetherCases().forEach(see);
     renderAll();
   });
   on("unmark", "click", clearMarks);

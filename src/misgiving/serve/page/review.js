@@ -25,7 +25,20 @@ export async function review(choice) {
   else if (state.saving) say("The previous review is still being saved.");
   else if (!cases.length) say(grid ? "Select cases first, with a click or the space key." : "Select a case first.");
   else if (!grid && isLoading()) complain({ message: "The image is still being loaded: nothing is saved." });
-  else if (canAnswer(cases, choice)) await saveAll(cases, choice, grid);
+  else if (canAnswer(cases, choice) && await isMeant(cases, choice)) await saveAll(cases, choice, grid);
+}
+
+// One key answers many cases only after a question that states their number.
+async function isMeant(cases, choice) {
+  if (cases.length < 2) return true;
+  const words = choice.verdict === "agree" ? "the model's class of each" : wordsOf({ final_class: choice.class, ...choice });
+  const dialog = at("bulk");
+  at("bulk-question").textContent = `Review ${cases.length} cases together as ${words}?`;
+  at("bulk-yes").textContent = `Review ${cases.length} cases`;
+  dialog.returnValue = "";
+  dialog.showModal();
+  await new Promise((done) => { dialog.addEventListener("close", done, { once: true }); });
+  return dialog.returnValue === "yes";
 }
 
 const isLoading = () => !at("layers").hidden && !(at("case-image").complete && at("case-image").naturalWidth);
@@ -39,6 +52,7 @@ async function saveAll(cases, choice, grid) {
     for (const one of cases) {
       const [note, reason] = grid ? [draftOf(one.id), null] : [at("note").value, at("why").value || null];
       saved.push(await save(one, choice, note, reason));
+      if (grid) at("batch-count").textContent = `${saved.length} of ${cases.length} saved`;
     }
   } catch (error) {
     complain(error);

@@ -1,7 +1,7 @@
 // The cases as a list or a grid; only visible ones are in the document.
 
 import { asReader } from "./api.js";
-import { at, element } from "./dom.js";
+import { at, element, say } from "./dom.js";
 import {
   ORDERS, badgeOf, classOf, filterOf, isShown, labelOf, outcome, riskOf, wasPredicted,
 } from "./outcomes.js";
@@ -23,8 +23,9 @@ const isGrid = () => state.layout === "grid";
 export const columns = () => (isGrid() ? Math.max(1, Math.floor(at("list").clientWidth / CELL.width)) : 1);
 const rowHeight = () => (isGrid() ? CELL.height : ROW);
 
-// Only what is shown is reviewed together.
-export const markedCases = () => state.shown.filter((one) => state.marked.has(one.id));
+// Only what is shown is reviewed together, and no blind case: each needs a look of its own.
+export const togetherCases = () => state.shown.filter((one) => !one.blind);
+export const markedCases = () => togetherCases().filter((one) => state.marked.has(one.id));
 
 export function renderAll() {
   state.shown = [...state.cases.values()].filter(isShown).sort(ORDERS[state.order]);
@@ -85,8 +86,9 @@ function renderBatch() {
   const marked = markedCases().length;
   at("batch").hidden = !isGrid();
   at("batch-count").textContent = marked ? `${marked} selected` : "Select cases to review them together";
-  at("mark-all").textContent = `Select all ${state.shown.length} shown`;
-  at("mark-all").disabled = marked === state.shown.length;
+  const all = togetherCases().length;
+  at("mark-all").textContent = `Select all ${all} shown`;
+  at("mark-all").disabled = marked === all;
   for (const button of at("batch").querySelectorAll(".choices button, #unmark")) button.disabled = !marked;
 }
 
@@ -106,8 +108,9 @@ export function showLayout() {
 }
 
 function add(one) {
+  if (one.blind) return say("A blind case is read alone: open it.");
   state.marked.add(one.id);
-  see(one);
+  return see(one);
 }
 
 // With `through`, all from the last marked one to this one.
