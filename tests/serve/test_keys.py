@@ -132,6 +132,21 @@ def test_the_store_has_hashes_alone(store):
     assert len({Keys(store).add("Ann", "read")[0] for _ in range(3)}) == 3
 
 
+def test_nothing_is_read_for_a_request_within_a_second_of_the_last_like_it(store, monkeypatch):
+    monkeypatch.setattr("misgiving.serve.keys.VALID_SECONDS", 3600.0)
+    keys = Keys(store)
+    assert not keys.is_recalled("")
+    assert not keys.exist()
+    assert keys.is_recalled("")
+    keys = Keys(store)
+    key, _ = keys.add("Ann", "read")
+    keys.exist()
+    assert not keys.is_recalled(key)
+    keys.find(key)
+    keys.find("a guess")
+    assert (keys.is_recalled(key), keys.is_recalled("a guess")) == (True, False)
+
+
 @pytest.mark.parametrize(
     ("roles", "expected"),
     [
@@ -216,6 +231,8 @@ def test_the_log_names_key_and_case_of_each_request_and_no_content(serving, sqli
         ("Olga", id, 200),
         (None, None, 401),
     ]
+    (case,) = [line for line in logged() if line["event"] == "case"]
+    assert (case["case"], case["name"]) == (id, "Olga")
     (refused,) = [line for line in logged() if line["event"] == "refused"]
     assert (refused["request"], refused["client"]) == (f"GET /cases/{id}", "testclient")
     whole = json.dumps(logged())

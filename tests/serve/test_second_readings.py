@@ -112,5 +112,6 @@ def test_the_bound_says_how_much_of_it_is_unconfirmed(serving, sqlite_place):
     store.close()
     audit = client.get("/audit").json()
     assert (audit["audited"], audit["unconfirmed"], audit["wrong"]) == (60, 5, 0)
+    assert audit["third_readers"] == 0  # they need a second one
     assert audit["upper_if_right"] == pytest.approx(0.069, abs=0.001)  # of 0 in 60
     assert audit["upper"] > 0.15

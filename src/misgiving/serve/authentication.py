@@ -69,8 +69,9 @@ class Authentication:
         await self._app(scope, receive, send)
 
     def _key(self, secret: str, *, is_session: bool, is_use: bool) -> tuple[Key | None, bool]:
-        if not self._keys.exist():
-            return None, False
+        exist = self._keys.exist()
+        if not (exist and secret):
+            return None, exist
         found = self._keys.session(secret, is_use=is_use) if is_session else self._keys.find(secret)
         return found, True
 

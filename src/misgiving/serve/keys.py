@@ -95,8 +95,9 @@ class Keys:
 
     def is_recalled(self, secret: str) -> bool:
         """True if nothing need be read to answer for a secret, or for none."""
-        now = time.monotonic()
-        return all(self._recalled.get(name, (0.0,))[0] > now for name in (ANY, _hash(secret)))
+        now, (until, exist) = time.monotonic(), self._recalled.get(ANY, (0.0, None))
+        needs_none = not (exist and secret)
+        return now < until and (needs_none or now < self._recalled.get(_hash(secret), (0.0,))[0])
 
     def find(self, secret: str) -> Key | None:
         """The key with this secret."""

@@ -108,7 +108,8 @@ async def decide(
     service: Service = request.app.state.service
     admission: Admission = request.app.state.admission
     deadline = asyncio.get_running_loop().time() + service.settings.timeout
-    client = client_of(request)
+    client, key = client_of(request), key_of(request)
+    sender = key.name if key else None
     with admission.request(client) as take:
         try:
             async with asyncio.timeout_at(deadline):
@@ -119,11 +120,13 @@ async def decide(
                 f"the body did not arrive within {service.settings.timeout:g} seconds; send fewer "
                 "files at once",
             ) from error
-        sender = key.name if (key := key_of(request)) else None
         unit = clean_name(group, "") or None
         decide = partial(service.decide, client=client, group=unit, sent_by=sender)
         files = [_result(n, upload, service, decide, deadline) for n, upload in enumerate(uploads)]
         results = await asyncio.gather(*files) if len(files) > 1 else [await files[0]]
+    for case in (result.case for result in results if result.case):
+        fields = {"case": case.id, "decision": case.decision} | ({"name": sender} if sender else {})
+        log.info("case", extra={"fields": fields})
     if all(result.case is None for result in results):
         raise _most_serious(results)
     alarm = service.monitor is not None and service.monitor.audit_alarm
@@ -150,7 +153,6 @@ async def _result(
             )
         problem = problem_of(failure, service.metrics, path="/decisions").problem
         return UploadResult(index=index, name=name, problem=problem)
-    log.info("case", extra={"fields": {"case": case.id, "decision": case.decision}})
     return UploadResult(index=index, name=name, case=case, known=is_earlier)
 
 
