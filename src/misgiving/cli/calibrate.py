@@ -108,6 +108,7 @@ def calibrate(
             else the data that the run was trained with.
         from_cases: In place of DATA, the audit sample of a service that keeps images:
             its /audit.csv. Other reviews are a selection, and are refused.
+        across_policies: With from_cases: take a sample of several policies.
         labels: Table of `misgiving draw` with labels; DATA is the pool that it was drawn from, and
             the targets are those of the draw.
         views: Views of each image over which the model's outputs are averaged: 2 with its mirror

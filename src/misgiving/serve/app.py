@@ -85,8 +85,8 @@ def create_app(model: Bundle, store: Store, settings: ServiceSettings) -> FastAP
     app.add_api_route("/", _page, include_in_schema=False, response_class=HTMLResponse)
     app.mount("/page", StaticFiles(packages=[("misgiving.serve", "page")]))
     # A request passes them from the last to the first.
-    app.add_middleware(limit_time, seconds=settings.timeout + GRACE_SECONDS)
     app.add_middleware(Authentication, keys=app.state.keys)
+    app.add_middleware(limit_time, seconds=settings.timeout + GRACE_SECONDS)
     app.add_middleware(limit_bodies)
     app.add_middleware(RequestLog, metrics=service.metrics)
     return app

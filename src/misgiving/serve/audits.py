@@ -37,8 +37,8 @@ HIDDEN = (
 SHORTEST = 1e-9  # days
 NEXT_STEPS = (
     "Tell whoever acted on answers that were found wrong: the page, or GET /found-wrong.",
-    "If the images have changed, calibrate with those read since: GET /audit.csv?policy={policy}, "
-    "`misgiving calibrate RUN --from-cases audit.csv --overwrite`, export, and serve.",
+    "If the images have changed, calibrate with those read since: GET /audit.csv, `misgiving "
+    "calibrate RUN --from-cases audit.csv --overwrite`, export, and serve.",
     'If the cause is found and removed: `misgiving audits resume STORE --reason "..."`.',
 )
 
@@ -74,7 +74,7 @@ class Audit(BaseModel):
         description="Time at which an alarm was lifted; cases since then can raise another."
     )
     reason: str | None = Field(description="Reason for that.")
-    next_steps: list[str] = Field(description="After an alarm.")
+    next_steps: Sequence[str] = Field(description="After an alarm.")
     false_alarms: float = Field(default=ALARM_LEVEL, description="In the life of the policy.")
     with_drift: float = ALARM_LEVEL + FALSE_ALARMS
 
@@ -174,7 +174,7 @@ def count_audits(store: Store, row: Any, settings: ServiceSettings) -> Audit:
         after_alarm=settings.after_alarm,
         resumed_at=resumed_at,
         reason=resumed and resumed.reason,
-        next_steps=[step.format(policy=row.policy_fingerprint) for step in NEXT_STEPS],
+        next_steps=NEXT_STEPS,
     )
 
 

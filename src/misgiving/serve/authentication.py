@@ -55,7 +55,10 @@ class Authentication:
             is_use = USE.fullmatch(request) is not None
             find = partial(self._key, secret, is_session=is_session, is_use=is_use)
             is_quick = self._keys.is_recalled(secret) and not (is_session and is_use)
-            key, exist = find() if is_quick else await to_thread.run_sync(find)
+            # abandoned, where the database does not answer in time
+            key, exist = (
+                find() if is_quick else await to_thread.run_sync(find, abandon_on_cancel=True)
+            )
             if key is not None:
                 scope[KEY_SCOPE] = key
             if problem := _problem(scope["method"], request, headers, key, exist):
