@@ -43,7 +43,7 @@ class Standin(Bundle):
     def __init__(self):
         """Needs no graph."""
 
-    def decide_inputs(self, inputs):
+    def decide_inputs(self, inputs, **_):
         return [self.decision_of(model_input) for model_input in inputs]
 
     def decision_of(self, model_input):

@@ -173,7 +173,7 @@ def test_saliency_agrees_with_scalar_loops_and_asks_for_bounded_batches():
     def share(image):
         return float((image[..., 0] / 255 * weights).mean())
 
-    def decide_inputs(inputs):
+    def decide_inputs(inputs, **_):
         sizes.append(len(inputs))
         return [Decision.model_construct(probabilities={"light": share(x)}) for x in inputs]
 

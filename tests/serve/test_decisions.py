@@ -95,7 +95,7 @@ class Slow(Standin):
     def __init__(self):
         self.go_on = threading.Event()
 
-    def decide_inputs(self, inputs):
+    def decide_inputs(self, inputs, **_):
         if inputs.mean() > 128:
             self.go_on.wait(60)
         return super().decide_inputs(inputs)

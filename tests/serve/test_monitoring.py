@@ -92,7 +92,7 @@ def test_health_fails_where_the_database_lost_its_file_or_a_table(
 
 
 class Broken(Standin):
-    def decide_inputs(self, _):
+    def decide_inputs(self, _, **_more):
         raise RuntimeError("out of order") from KeyError(NAME)
 
 
@@ -161,7 +161,7 @@ def test_health_and_drift_wait_for_no_other_request_and_health_fails_while_the_m
     hangs = threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr("misgiving.serve.service.CHECK_SECONDS", 1.0)
-        patch.setattr(model, "decide_inputs", lambda _: hangs.wait(600))
+        patch.setattr(model, "decide_inputs", lambda _, **_more: hangs.wait(600))
         assert client.get("/health").status_code == 503
     hangs.set()
     until(lambda: client.get("/health").status_code == 200)

@@ -124,9 +124,9 @@ class Bundle:
         loaded: dict[int, Decoded] = {}
         return tuple(each.from_file(data, name, loaded=loaded) for each in self.preprocessings)
 
-    def decide_inputs(self, *inputs: Squares) -> Decisions:
+    def decide_inputs(self, *inputs: Squares, columns: Columns | None = None) -> Decisions:
         """Decide for images as each model sees them (see `model_inputs`), in their order."""
-        return self.decide_scored(self.score_inputs(*inputs))
+        return self.decide_scored(self.score_inputs(*inputs), columns)
 
     def score_inputs(self, inputs: Squares, *others: Squares) -> ScoredImages:
         """Score images as each model sees them, of which decisions are made together."""

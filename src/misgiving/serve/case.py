@@ -128,6 +128,10 @@ class Case(Decision):
     received: Moment
     name: str = Field(description="File name as sent. Show it as text: it is not escaped.")
     group: str | None = Field(default=None, description="Lesion or patient, as its sender said.")
+    value: str | None = Field(
+        default=None,
+        description="Of the column of which each value has a threshold, as its sender said.",
+    )
     sha256: str = Field(description="Hash of the file.")
     model_fingerprint: str
     policy_fingerprint: str | None

@@ -91,7 +91,9 @@ async def _add_image(service: Service, row: Row, place: int) -> BadImage | None:
         with Path(row["path"]).open("rb") as file:
             data = file.read(service.settings.max_bytes + 1)  # of which `decide` refuses the last
         name = clean_name(row["path"])
-        await service.decide(name, data, place=place, remark=_remark(row))
+        await service.decide(
+            name, data, place=place, remark=_remark(row), value=row.get(service.column) or None
+        )
     except (OSError, DataError) as failure:
         return BadImage(row["path"], str(failure))
     return None

@@ -19,6 +19,7 @@ from sqlalchemy.exc import OperationalError
 
 from misgiving.bundle.bundle import Bundle, SquareInputs
 from misgiving.deferral.decisions import Decision
+from misgiving.deferral.targets import PREDICTED
 from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.serve.audits import audit_of
 from misgiving.serve.batcher import Batcher
@@ -90,6 +91,7 @@ class Service:
         *,
         client: str = "",
         group: str | None = None,
+        value: str | None = None,
         sent_by: str | None = None,
         place: int | None = None,
         remark: str | None = None,
@@ -101,6 +103,7 @@ class Service:
             data: The content of the file.
             client: The sender, with whom others share the processes that decode.
             group: Lesion or patient that the image shows.
+            value: Of the policy's column, which chooses the threshold.
             sent_by: Name of the key of the sender.
             place: In a list of images, from 1; None for a file that a client sends.
             remark: Text of the list on the image.
@@ -116,9 +119,10 @@ class Service:
         if len(data) > self.settings.max_bytes:
             raise DataError(f"{name}: more than {self.settings.max_bytes} bytes; scale it down")
         inputs, sha256, copy = await self.decoders.decode(name, data, client)
-        decision = await self._model_batches.result(inputs)
-        values = {"group": group, "sent_by": sent_by, "place": place, "remark": remark}
-        case = self._case(name, decision, sha256, image_kept=self.files is not None, **values)
+        decision = await self._model_batches.result((inputs, value))
+        values = {"group": group, "value": value, "sent_by": sent_by}
+        listed = {"place": place, "remark": remark, "image_kept": self.files is not None}
+        case = self._case(name, decision, sha256, **values, **listed)
         if self.files is not None:
             await self._file_threads.result(partial(self.files.write, sha256, copy))
         stored = await self._store_batches.result(case)
@@ -189,7 +193,7 @@ class Service:
     async def _check_all(self) -> None:
         Image.new("RGB", (8, 8)).save(image := io.BytesIO(), self.settings.formats[0])
         inputs, sha256, _ = await self.decoders.decode_now("check", image.getvalue())
-        decision = await self._model_batches.result(inputs)
+        decision = await self._model_batches.result((inputs, None))
         case = self._case("check", decision, sha256, image_kept=False, place=1)
         await self._check_thread.result(partial(self.store.check, case))
         if self.files is not None:
@@ -211,9 +215,17 @@ class Service:
         for reason in ("blind", "untold"):
             self.metrics.kept_too_long.labels(reason).set(getattr(deletion, reason))
 
-    def _decide(self, inputs: Sequence[SquareInputs]) -> Sequence[Decision]:
-        self.metrics.batch_sizes.observe(len(inputs))
-        decisions = self.model.decide_inputs(*map(np.stack, zip(*inputs, strict=True)))
+    @property
+    def column(self) -> str:
+        """The column of which each value has a threshold; empty: the sender need give none."""
+        column = "" if self.model.policy is None else self.model.policy.certificate.targets.column
+        return "" if column == PREDICTED else column
+
+    def _decide(self, items: Sequence[tuple[SquareInputs, str | None]]) -> Sequence[Decision]:
+        self.metrics.batch_sizes.observe(len(items))
+        squares = map(np.stack, zip(*(inputs for inputs, _ in items), strict=True))
+        columns = {self.column: [value or "" for _, value in items]}
+        decisions = self.model.decide_inputs(*squares, columns=columns)
         return [self._after_alarm(decision) for decision in decisions]
 
     def _after_alarm(self, decision: AnyDecision) -> AnyDecision:

@@ -395,7 +395,8 @@ class Store:
 def _identity(case: Case) -> tuple[object, ...]:
     """Key that two uploads of one file share if they are the same case."""
     decided_by = case.model_fingerprint, case.policy_fingerprint
-    return case.sha256, *decided_by, case.image_kept, case.place, case.remark, case.shadow
+    origin = case.image_kept, case.place, case.remark, case.value
+    return case.sha256, *decided_by, *origin, case.shadow
 
 
 def _row(case: Case) -> dict[str, Any]:

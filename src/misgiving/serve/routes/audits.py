@@ -80,6 +80,7 @@ def export_audit(
         path=service.image,
         sample_of=lambda _: sample_of,
         after_alarm=is_after_alarm,
+        **({service.column: lambda case: case.value} if service.column else {}),
     )
 
 

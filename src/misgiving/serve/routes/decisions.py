@@ -104,6 +104,7 @@ async def decide(
     file becomes a case, `results` gives the problem of each, and the status is that of the most
     serious one: 422 if none of the files can be read. A case is stored before it is returned. 429
     means that the queue is full: try again. The sender sees the decision even of a blind case.
+    Where each value of a column has a threshold, the value is a parameter with the column's name.
     """
     service: Service = request.app.state.service
     admission: Admission = request.app.state.admission
@@ -121,7 +122,8 @@ async def decide(
                 "files at once",
             ) from error
         unit = clean_name(group, "") or None
-        decide = partial(service.decide, client=client, group=unit, sent_by=sender)
+        value = clean_name(request.query_params.get(service.column, ""), "") or None
+        decide = partial(service.decide, client=client, group=unit, value=value, sent_by=sender)
         files = [_result(n, upload, service, decide, deadline) for n, upload in enumerate(uploads)]
         results = await asyncio.gather(*files) if len(files) > 1 else [await files[0]]
     for case in (result.case for result in results if result.case):
