@@ -110,7 +110,8 @@ class Calibrated(Standin):
             probabilities=np.array([*decision.probabilities.values()], dtype=float),
         )
         changed = ("decision", "reason", "ood_p_value")
-        return decision.model_copy(update={name: getattr(by_policy, name) for name in changed})
+        changed = {name: getattr(by_policy, name) for name in changed}
+        return decision.model_copy(update=changed | {"answer": decision.predicted_class})
 
 
 def picture(level=0.5, size=(40, 30), kind="PNG", colour=None):

@@ -254,7 +254,8 @@ def _visible(case: Case) -> Case | BlindCase:
     """The case as the reader who asks may see it."""
     if not case.blind:
         return case
-    values = {**case.model_dump(), "position": case.position, "classes": list(case.probabilities)}
+    values = case.model_dump(exclude={"answer"})  # the model's; a blind case has the reader's
+    values |= {"position": case.position, "classes": list(case.probabilities)}
     return BlindCase.model_validate(values)
 
 
