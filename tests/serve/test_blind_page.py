@@ -123,6 +123,7 @@ def test_a_wrong_accepted_answer_is_listed_at_once_and_a_second_reader_confirms_
     press(ben, "x")
     expect(ben.locator("#wrong-list")).to_contain_text("confirmed")
     expect(ben.locator("#audit-now")).to_contain_text("audited 1 of 1 accepted answers")
+    ben.locator("#wrong summary").click()
     ben.locator("#wrong-list").get_by_role("button", name="1.png").focus()
     press(ben, "Enter")
     expect(ben.locator("#history li")).to_have_count(3)
@@ -217,6 +218,7 @@ def test_an_operator_notes_who_was_told_and_the_answer_stays_in_the_list(page_se
         page_service.store.review(row.id, review("", **answer))
     page = opened(prepare=no_pictures)
     expect(page.locator("#wrong-count")).to_contain_text("1 open, 1 of them for more than a day")
+    page.locator("#wrong summary").click()
     assert barriers(page) == []
     page.get_by_label("Who was told of 1.png").fill("Dr. Sender, by telephone")
     page.get_by_role("button", name="Mark as told").click()

@@ -71,6 +71,7 @@ def test_an_operator_sees_everything_signs_no_reading_and_tells_under_the_name_o
     for reader in ("Ann", "Ben"):
         page_service.store.review(row.id, said_by(reader, "light"))
     page, errors = signed_in("operate", "Olga")
+    page.locator("#wrong summary").click()
     page.get_by_label("Who was told of 1.png").fill("Dr. Sender")
     page.get_by_role("button", name="Mark as told").click()
     expect(page.locator("#wrong-list")).to_contain_text("Olga, ")

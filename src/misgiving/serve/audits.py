@@ -132,45 +132,79 @@ def audit_of(store: Store, policy: Policy | None, settings: ServiceSettings) -> 
     return store.audit(fingerprint, settings.audit_share, **terms)
 
 
-def count_audits(store: Store, row: Any, settings: ServiceSettings) -> Audit:
-    """The state of the audits of one policy, by its row of the store."""
-    late = datetime.now(UTC) - timedelta(days=settings.audit_days)
+class Answers(NamedTuple):
+    """The audited answers of a policy, in the order of the cases, before the first open one.
+
+    Attributes:
+        outcomes: Of the answers.
+        answered: Time of the last blind answer to each case.
+        received: Time of each case.
+        later: Answers that count when older cases are answered, too.
+        third_readers: Cases, of all kinds, that two readers cannot settle.
+    """
+
+    outcomes: list[AuditOutcome]
+    answered: list[datetime]
+    received: list[datetime]
+    later: int
+    third_readers: int
+
+
+def audited_answers(store: Store, row: Any, settings: ServiceSettings) -> Answers:
+    """The answers that an audit counts, by its row of the store."""
+    late = zulu(datetime.now(UTC) - timedelta(days=settings.audit_days))
     answers, groups = store.blind_answers(), set[str | None]()
-    shadow = isinstance(row, Shadow)
     outcomes, times, received = list[AuditOutcome | None](), list[datetime](), list[datetime]()
-    for case in store.audit_rows(row.policy_fingerprint, shadow=shadow):
+    for case in store.audit_rows(row.policy_fingerprint, shadow=isinstance(row, Shadow)):
         given = answers.get(case.id, [])
         answer = case.standing if case.id is None else standing(given)
         is_repeated = case.group is not None and case.group in groups
         if is_repeated or not (case.decision == "accept" or row.among == "all"):
             continue  # answers of one group are not independent
         groups.add(case.group)
-        outcomes.append(_outcome(case.decision, answer, is_late=case.received < zulu(late)))
+        outcomes.append(_outcome(case.decision, answer, is_late=case.received < late))
         answered = given[-1].reviewed_at if given else None
         times.append(answered or datetime.fromisoformat(case.answered or case.received))
         received.append(datetime.fromisoformat(case.received))
     counted = [outcome for outcome in takewhile(bool, outcomes) if outcome]
-    state = audit_state(counted, target=row.target)
+    later = sum(outcome is not None for outcome in outcomes) - len(counted)
+    return Answers(
+        outcomes=counted,
+        answered=times[: len(counted)],
+        received=received[: len(counted)],
+        later=later,
+        third_readers=sum(_needs_third_reader(given) for given in answers.values()),
+    )
+
+
+def count_audits(store: Store, row: Any, settings: ServiceSettings) -> Audit:
+    """The state of the audits of one policy, by its row of the store."""
+    late = datetime.now(UTC) - timedelta(days=settings.audit_days)
+    shadow = isinstance(row, Shadow)
+    answers = audited_answers(store, row, settings)
+    state = audit_state(answers.outcomes, target=row.target)
     resumed = last_resumption(store, row.policy_fingerprint)
     resumed_at = resumed and datetime.fromisoformat(resumed.resumed_at)
-    since_then = [n for n in range(len(counted)) if resumed_at is None or received[n] > resumed_at]
-    renewed = audit_state([counted[n] for n in since_then], target=row.target)
-    is_alarm = renewed.alarm_at is not None and not shadow
-    alarm = since_then[renewed.alarm_at - 1] if is_alarm and renewed.alarm_at else None
+    since_then = [
+        n for n, time in enumerate(answers.received) if resumed_at is None or time > resumed_at
+    ]
+    renewed = audit_state([answers.outcomes[n] for n in since_then], target=row.target)
+    alarm = None if shadow or not renewed.alarm_at else since_then[renewed.alarm_at - 1]
     counts = state._asdict() | {"overdue": store.open_blind(zulu(late))}
+    counted = len(answers.outcomes)
     return Audit(
         **(counts | {"e_value": renewed.e_value}),
-        upper_if_right=float(anytime_upper_bound(state.wrong + state.overdue, len(counted))),
-        third_readers=sum(_needs_third_reader(given) for given in answers.values()),
+        upper_if_right=float(anytime_upper_bound(state.wrong + state.overdue, counted)),
+        third_readers=answers.third_readers,
         policy_fingerprint=row.policy_fingerprint,
         share=row.share,
         since=row.since,
         target=row.target,
         among=row.among,
         accepted=store.accepted(row.policy_fingerprint, row.since, shadow=shadow),
-        later=sum(outcome is not None for outcome in outcomes) - len(counted),
+        later=answers.later,
         alarm=alarm is not None,
-        alarm_since=None if alarm is None else max(times[: alarm + 1]),
+        alarm_since=None if alarm is None else max(answers.answered[: alarm + 1]),
         after_alarm=settings.after_alarm,
         resumed_at=resumed_at,
         reason=resumed and resumed.reason,

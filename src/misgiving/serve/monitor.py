@@ -96,6 +96,7 @@ class Monitor:
         self._contents: set[int] = set()  # the last 64 bits, since there may be millions
         self._last_number = 0
         self._since: dict[str, datetime] = {}
+        self.evidence: dict[str, dict[str, float]] = {}  # e-values of the drift tests by day
         self._lock = threading.Lock()
         self._audit: tuple[Any, Audit] | None = None  # with the key of its state
         self._woken, self._stopped = threading.Event(), threading.Event()
@@ -184,6 +185,9 @@ class Monitor:
         self._drift_tests.update(
             score=score, ood_score=ood_score, accepted=accepted, content=str(case.number)
         )
+        self.evidence[case.received[:10]] = {
+            test.name: test.e_value for test in self._drift_tests.tests
+        }
         for test in self._drift_tests.tests:
             if test.since is not None:
                 if test.name not in self._since:

@@ -18,6 +18,7 @@ export async function lookForAudit() {
     at("audit-levels").textContent = explain(found);
   }
   at("audit-alarm").hidden = !found.alarm;
+  at("audit-alarm-now").textContent = found.after_alarm === "defer" ? "every image is deferred" : "do not rely on them";
   at("audit-alarm-says").textContent = alarmOf(found);
   at("audit-alarm-steps").replaceChildren(
     ...(isReader() ? [] : found.next_steps).map((step) => element("li", "", step)));

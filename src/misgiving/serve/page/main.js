@@ -6,7 +6,7 @@ import { lookForAudit } from "./audit.js";
 import { move, renderCase, select } from "./case_panel.js";
 import { loadCases, lookForNew } from "./cases.js";
 import { choiceOf, classButtons, classesOf, otherButtons } from "./choices.js";
-import { at, complain, element, isNarrow, say } from "./dom.js";
+import { at, complain, element, say } from "./dom.js";
 import { lookForDrift } from "./drift.js";
 import { enlarge, listenToPicture, toggleHeat } from "./picture.js";
 import { review, undo } from "./review.js";
@@ -175,7 +175,7 @@ function renderModel() {
   if (isReader()) at("reviewer").value = key;
   at("reviewer").readOnly = isReader();
   document.body.dataset.role = role ?? "";
-  for (const id of ["choose-files", "choose-folder"]) at(id).hidden = isReader();
+  for (const id of ["choose-files", "choose-folder", "open-monitor"]) at(id).hidden = isReader();
   at("sign-out").hidden = !key;
   at("signed-in").textContent = key;
   at("predicted").append(...classes.map((name) => new Option(name, name)));
@@ -230,7 +230,6 @@ async function start() {
   at("reviewer").value = local("misgiving-reviewer");
   at("shortcuts").checked = local("misgiving-shortcuts") !== "off";
   showKeys();
-  at("wrong").open = !isNarrow(); // three alarms would fill a phone
   recall();
   showLayout();
   listen();

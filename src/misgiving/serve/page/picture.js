@@ -31,6 +31,7 @@ export function listenToPicture(on) {
   on("zoom-in", "click", () => enlarge(1));
   on("zoom-out", "click", () => enlarge(-1));
   on("saliency", "click", toggleHeat);
+  for (const name of LIGHT) on(name, "input", applyLight);
   on("stack", "dblclick", (event) => enlarge(zoom === 1 ? 2 : -ZOOMS.length, event));
   on("stack", "wheel", (event) => {
     if (!event.ctrlKey) return;
@@ -76,8 +77,15 @@ export function enlarge(steps, event) {
   stack.scrollTo(left * zoom / before - x, top * zoom / before - y);
 }
 
+const LIGHT = ["brightness", "contrast"];
+const applyLight = () => {
+  at("case-image").style.filter = LIGHT.map((name) => `${name}(${at(name).value}%)`).join(" ");
+};
+
 export function resetPicture() {
   enlarge(-ZOOMS.length);
+  for (const name of LIGHT) at(name).value = 100;
+  applyLight();
   hideHeat();
 }
 

@@ -1,0 +1,51 @@
+"""What the reader's page shows with a case, and above the worklist."""
+
+import pytest
+from browsing import SIZES, needs_chromium
+from standin import picture, review
+from triage import barriers, choose, expect, shades, stored_blind
+
+pytestmark = needs_chromium
+
+
+@pytest.mark.parametrize("page_service", [{"audit_share": 1.0}], indirect=True)
+def test_a_banner_is_one_line_until_it_is_opened(opened, page_service):
+    for number in range(30):
+        row = stored_blind(page_service, number)
+        for name in ("Ann", "Ben"):
+            said = {"verdict": "none", "final_class": None, "reviewer": name}
+            page_service.store.review(row.id, review("", **said))
+    page = opened()
+    for size in SIZES.values():
+        page.set_viewport_size(size)
+        for name in ("audit-alarm", "wrong"):
+            banner = page.locator(f"#{name}")
+            expect(banner).to_be_visible()
+            assert banner.bounding_box()["height"] < 48
+    opened.errors.clear()  # a browser notes each missing image
+    page.locator("#audit-alarm summary").click()
+    expect(page.locator("#audit-alarm-says")).to_contain_text("The audits show more errors")
+    assert barriers(page) == []
+    opened.errors.clear()
+
+
+def test_brightness_and_contrast_change_the_image_of_this_case_alone(opened):
+    page = opened()
+    choose(page, shades())
+    page.locator(".row").first.click()
+    image = page.locator("#case-image")
+    expect(image).to_have_css("filter", "brightness(1) contrast(1)")
+    page.get_by_label("Brightness").fill("150")
+    page.get_by_label("Contrast").fill("80")
+    expect(image).to_have_css("filter", "brightness(1.5) contrast(0.8)")
+    page.locator(".row").nth(1).click()
+    expect(image).to_have_css("filter", "brightness(1) contrast(1)")
+    assert barriers(page) == []
+
+
+@pytest.mark.parametrize("page_service", [{"shadow": True}], indirect=True)
+def test_the_page_says_that_it_is_in_shadow(opened):
+    page = opened()
+    expect(page.get_by_text("every image is deferred, and read blind")).to_be_visible()
+    choose(page, {"a.png": picture(0.02)})
+    expect(page.locator(".row .badge")).to_have_text("blind")
