@@ -48,7 +48,8 @@ def test_a_blind_case_shows_its_reader_nothing_but_the_image_until_the_answer(se
     assert listed["counts"] == {"accept": 0, "defer": 2, "ood": 0}
     assert len({frozenset(blind) for blind in listed["cases"]}) == 1
     assert {*listed["cases"][0]} == {
-        *("id", "received", "name", "image_kept", "blind", "position", "classes", "answer")
+        *("id", "received", "name", "image_kept", "blind", "position", "classes", "answer"),
+        "metadata",
     }
     for id in (accepted["id"], deferred["id"]):
         assert client.get(f"/cases/{id}").json()["blind"]

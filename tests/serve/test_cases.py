@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from standin import Standin, picture, rows_of, sent
+from standin import Standin, case, picture, rows_of, sent
 
 from misgiving.deferral.decisions import Decision
 from misgiving.serve.kept_images import KeptImages
@@ -114,6 +114,14 @@ def test_a_thumbnail_is_what_the_model_saw_for_a_while_and_no_image_is_kept_by_d
     cases = [sent(client, picture(level / 10)) for level in range(4)]
     statuses = [client.get(f"/cases/{case['id']}/thumbnail").status_code for case in cases]
     assert statuses == [404, 200, 200, 200]
+
+
+def test_a_group_lists_its_cases_but_no_blind_one(serving, sqlite_place):
+    store = Store.open(sqlite_place)
+    blind = {"blind": True, "audited": True, "position": 0.5}
+    store.add([case(1, group="a"), case(2, group="b"), case(3, group="a", **blind)])
+    listed = serving(store=store).get("/cases?group=a&reader=Ann").json()["cases"]
+    assert [row["id"] for row in listed] == [case(1).id]
 
 
 def test_kept_images_are_private_and_survive_a_restart(serving, tmp_path, sqlite_place):

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -126,3 +127,22 @@ def test_a_full_queue_is_reported_and_recovers(serving):
     first.join()
     assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
     assert send(client, picture(0.9)).status_code == 200
+
+
+def test_metadata_is_shown_and_changes_no_decision(serving):
+    client = serving(Calibrated(), audit_share=1.0)
+    given = {"age": 61, "site": {"body": "back\u0000"}}
+    files, query = {"files": ("a", picture(0.02))}, {"metadata": json.dumps(given)}
+    case = client.post("/decisions", params=query, files=files).json()["results"][0]["case"]
+    assert case["metadata"] == client.get(f"/cases/{case['id']}").json()["metadata"] == given
+    plain = sent(client, picture(0.02, size=(41, 30)))
+    assert (plain["metadata"], plain["decision"]) == (None, case["decision"])
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", '{"a": NaN}', '{"a": "\\ud800"}', "[" * 3999, "1" * 4001]
+)
+def test_metadata_that_cannot_be_shown_is_refused_in_one_line(shared, text):
+    files = {"files": ("a", picture(0.02))}
+    refused = shared.post("/decisions", params={"metadata": text}, files=files)
+    assert (refused.status_code, "metadata" in refused.json()["detail"]) == (422, True)

@@ -1,5 +1,6 @@
 """What the reader's page shows with a case, and above the worklist."""
 
+import httpx
 import pytest
 from browsing import SIZES, needs_chromium
 from standin import picture, review
@@ -49,3 +50,18 @@ def test_the_page_says_that_it_is_in_shadow(opened):
     expect(page.get_by_text("every image is deferred, and read blind")).to_be_visible()
     choose(page, {"a.png": picture(0.02)})
     expect(page.locator(".row .badge")).to_have_text("blind")
+
+
+def test_a_case_has_what_its_sender_gave_and_the_other_images_of_its_group(opened, page_service):
+    query = {"group": "patient 1", "metadata": '{"age": 61}'}
+    for name, level in {"first.png": 0.45, "second.png": 0.4}.items():
+        files = {"files": (name, picture(level))}
+        httpx.post(f"{page_service.address}decisions", params=query, files=files)
+    page = opened()
+    page.locator(".row", has_text="first.png").click()
+    expect(page.locator("#metadata")).to_have_text("age61")
+    other = page.locator("#group-images button")
+    expect(other.locator("img")).to_have_attribute("alt", "second.png")
+    assert barriers(page) == []
+    other.click()
+    expect(page.locator("#case-name")).to_have_text("second.png")

@@ -114,6 +114,7 @@ class BlindCase(BaseModel):
     blind: Literal[True] = True
     position: float = Field(description="Random place among the error probabilities of others.")
     classes: list[str] = Field(description="From which the reader chooses.")
+    metadata: dict[str, Any] | None = Field(default=None, description="As its sender gave it.")
     answer: Review | None = Field(
         default=None,
         description="The reader's own, which can be corrected until this reader opens another "
@@ -138,6 +139,9 @@ class Case(Decision):
     image_kept: bool = Field(description="True if the service stores the file.")
     place: int | None = Field(default=None, description="In the list of `serve --cases`, from 1.")
     remark: str | None = Field(default=None, description="What this list says of the image.")
+    metadata: dict[str, Any] | None = Field(
+        default=None, description="As its sender gave it; it is shown, and decides nothing."
+    )
     shadow: bool = Field(
         default=False, description="Everyone is told to defer, whatever the policy decided."
     )
@@ -187,6 +191,9 @@ class CaseQuery(BaseModel, populate_by_name=True):
     reviewed: bool | None = Field(default=None, description="Has a review.")
     predicted_class: StorableText | None = Field(
         default=None, alias="class", max_length=255, description="The predicted class."
+    )
+    group: StorableText | None = Field(
+        default=None, max_length=255, description="Lesion or patient; finds no blind case."
     )
     name: StorableText | None = Field(
         default=None,
@@ -243,6 +250,7 @@ CASES = sa.Table(
     ),
     sa.Index("cases_by_audit", "policy_fingerprint", "audited", "listed_decision", "received"),
     sa.Index("cases_by_name", "folded_name", "id"),  # has all that a search reads
+    sa.Index("cases_by_group", "group", "id"),
     sa.Index("ix_cases_sha256", "sha256"),
 )
 # A number in the query itself, as SQLite does not find the index by a parameter.

@@ -92,6 +92,7 @@ class Service:
         client: str = "",
         group: str | None = None,
         value: str | None = None,
+        metadata: dict[str, Any] | None = None,
         sent_by: str | None = None,
         place: int | None = None,
         remark: str | None = None,
@@ -104,6 +105,7 @@ class Service:
             client: The sender, with whom others share the processes that decode.
             group: Lesion or patient that the image shows.
             value: Of the policy's column, which chooses the threshold.
+            metadata: Shown beside it.
             sent_by: Name of the key of the sender.
             place: In a list of images, from 1; None for a file that a client sends.
             remark: Text of the list on the image.
@@ -120,9 +122,9 @@ class Service:
             raise DataError(f"{name}: more than {self.settings.max_bytes} bytes; scale it down")
         inputs, sha256, copy = await self.decoders.decode(name, data, client)
         decision = await self._model_batches.result((inputs, value))
-        values = {"group": group, "value": value, "sent_by": sent_by}
+        given = {"group": group, "value": value, "metadata": metadata, "sent_by": sent_by}
         listed = {"place": place, "remark": remark, "image_kept": self.files is not None}
-        case = self._case(name, decision, sha256, **values, **listed)
+        case = self._case(name, decision, sha256, **given, **listed)
         if self.files is not None:
             await self._file_threads.result(partial(self.files.write, sha256, copy))
         stored = await self._store_batches.result(case)

@@ -432,6 +432,8 @@ def _conditions(query: CaseQuery) -> ColumnElement[bool]:
         (query.decisions or None, CASES.c.listed_decision.in_),
         (query.reviewed, partial(_is_reviewed, query.reader)),
         (query.predicted_class, lambda name: (CASES.c.predicted_class == name) & ~CASES.c.blind),
+        # a visible case of its group would tell that a blind one is deferred
+        (query.group, lambda name: (CASES.c.group == name) & ~CASES.c.blind),
         (query.name, _is_named),
         (query.arrived_after, partial(_is_numbered_after, ARRIVALS)),
         (query.reviewed_after, partial(_is_reviewed_after, query.reader)),

@@ -2,6 +2,7 @@
 
 import { ask } from "./api.js";
 import { classButtons, classesOf, otherButtons, wordsOf } from "./choices.js";
+import { renderContext, showGroup } from "./context.js";
 import { at, element, isNarrow, percent, say } from "./dom.js";
 import { answerOf, answerShares, badgeOf, classOf, labelOf, outcome, reasonOf, riskOf, wasPredicted } from "./outcomes.js";
 import { renderPicture, resetPicture } from "./picture.js";
@@ -54,6 +55,7 @@ export function renderCase() {
   renderOutcome(one);
   renderPicture(one);
   renderFacts(one);
+  renderContext(one);
   renderReviews(one);
   clearTimeout(asking);
   asking = setTimeout(() => askAgain(one.id), DELAY);
@@ -107,6 +109,7 @@ export async function askAgain(id, { opens = true } = {}) {
   const appears = state.cases.get(id)?.blind && !found.blind;
   const isNewer = found.review && found.review.reviewed_at > (state.cases.get(id)?.review?.reviewed_at ?? "");
   take(found);
+  if (opens) showGroup(state.cases.get(id));
   if (opens) see(state.cases.get(id));
   if (state.selected === id) renderReviews(selectedCase());
   if (state.selected === id && appears) {

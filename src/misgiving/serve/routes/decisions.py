@@ -1,6 +1,7 @@
 """`POST /decisions`: images in, decisions out; limits that hold before bodies fill the memory."""
 
 import asyncio
+import json
 import logging
 import re
 from collections import Counter
@@ -17,7 +18,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from misgiving.errors import DataError
+from misgiving.errors import DataError, UsageError
 from misgiving.serve.case import Case
 from misgiving.serve.problems import BINARY, Metrics, Problem, ProblemError, documented, problem_of
 from misgiving.serve.service import Service, client_of, key_of
@@ -46,6 +47,7 @@ UPLOAD: dict[str, Any] = {
 CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029]")
 RAW = (b"image/", b"application/octet-stream")
 MAX_NAME_LENGTH = 255  # characters
+MAX_METADATA = 4000
 ACCEPTED = (
     "send multipart/form-data with image files, or one image as image/* or application/octet-stream"
 )
@@ -97,6 +99,9 @@ async def decide(
     request: Request,
     name: Annotated[str, Query(description="Name of an image that is the body itself.")] = "",
     group: Annotated[str, Query(description="Lesion or patient that the images show.")] = "",
+    metadata: Annotated[
+        str, Query(max_length=MAX_METADATA, description="JSON object to show with the images.")
+    ] = "",
 ) -> Response:
     """Decide about one or more images.
 
@@ -121,9 +126,9 @@ async def decide(
                 f"the body did not arrive within {service.settings.timeout:g} seconds; send fewer "
                 "files at once",
             ) from error
-        unit = clean_name(group, "") or None
         value = clean_name(request.query_params.get(service.column, ""), "") or None
-        decide = partial(service.decide, client=client, group=unit, value=value, sent_by=sender)
+        given = {"group": clean_name(group, "") or None, "metadata": _object(metadata)}
+        decide = partial(service.decide, client=client, value=value, sent_by=sender, **given)
         files = [_result(n, upload, service, decide, deadline) for n, upload in enumerate(uploads)]
         results = await asyncio.gather(*files) if len(files) > 1 else [await files[0]]
     for case in (result.case for result in results if result.case):
@@ -134,6 +139,18 @@ async def decide(
     alarm = service.monitor is not None and service.monitor.audit_alarm
     content = UploadResults(results=results, alarm=alarm).model_dump_json()
     return Response(content, media_type="application/json")
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """The JSON object that a sender gives; None for an empty text."""
+    try:
+        content = json.loads(text or "null")
+        json.dumps(content, allow_nan=False, ensure_ascii=False).encode()  # as answers must be
+    except (ValueError, RecursionError):
+        content = text
+    if content is None or isinstance(content, dict):
+        return content
+    raise UsageError('metadata must be a JSON object, such as {"age": 61}')
 
 
 async def _result(
