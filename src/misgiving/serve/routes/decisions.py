@@ -127,8 +127,14 @@ async def decide(
                 "files at once",
             ) from error
         value = clean_name(request.query_params.get(service.column, ""), "") or None
-        given = {"group": clean_name(group, "") or None, "metadata": _object(metadata)}
-        decide = partial(service.decide, client=client, value=value, sent_by=sender, **given)
+        decide = partial(
+            service.decide,
+            client=client,
+            group=clean_name(group, "") or None,
+            value=value,
+            metadata=_object(metadata),
+            sent_by=sender,
+        )
         files = [_result(n, upload, service, decide, deadline) for n, upload in enumerate(uploads)]
         results = await asyncio.gather(*files) if len(files) > 1 else [await files[0]]
     for case in (result.case for result in results if result.case):
