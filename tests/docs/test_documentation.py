@@ -72,7 +72,7 @@ DEVELOPER = commands(TUTORIALS / "developer.md")
 
 
 @pytest.mark.parametrize(
-    ("pages", "most"), [([PAGES[0]], 650), ([PAGES[0], *DOCS], 16_000), ([MEASURED], 6_800)]
+    ("pages", "most"), [([PAGES[0]], 650), ([PAGES[0], *DOCS], 16_000), ([MEASURED], 7_100)]
 )
 def test_the_documentation_has_no_more_words_than_a_reader_has_time_for(pages, most):
     assert sum(len(page.read_text(encoding="utf-8").split()) for page in pages) <= most

@@ -2,10 +2,9 @@
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any, get_args
 
 import sqlalchemy as sa
@@ -20,7 +19,6 @@ from misgiving.serve.case import (
     AUDITS,
     CASES,
     DELETED,
-    IN_SHADOW,
     LISTED,
     PENDING,
     PINGS,
@@ -40,6 +38,14 @@ from misgiving.serve.reviews import (
     is_answered,
     last_reviews,
     settle_answers,
+)
+from misgiving.serve.rows import (
+    conditions_of,
+    identity_of,
+    is_reviewed,
+    read_cases,
+    row_of,
+    with_reviews,
 )
 from misgiving.serve.schema import prepare_tables
 
@@ -96,12 +102,12 @@ class Store:
         hashes = {case.sha256 for case in cases}
         with self._writing.begin() as connection:
             earlier = select(CASES).where(CASES.c.sha256.in_(hashes)).order_by(CASES.c.id.desc())
-            stored = {_identity(case): case for case in _cases(connection, earlier)}
-            new = [case for case in cases if stored.setdefault(_identity(case), case) is case]
+            stored = {identity_of(case): case for case in read_cases(connection, earlier)}
+            new = [case for case in cases if stored.setdefault(identity_of(case), case) is case]
             if new:
-                connection.execute(insert(CASES), [_row(case) for case in new])
+                connection.execute(insert(CASES), [row_of(case) for case in new])
                 connection.execute(insert(ARRIVALS), [{"case_id": case.id} for case in new])
-        return [stored[_identity(case)] for case in cases]
+        return [stored[identity_of(case)] for case in cases]
 
     def audit(self, policy_fingerprint: str, share: float | None, **terms: Any) -> Any:
         """The row of `AUDITS` of a policy; None without audits.
@@ -183,7 +189,7 @@ class Store:
         with self._writing.begin() as connection:  # other reviewers wait
             settle_answers(connection, review.reviewer, opened=id)
             last = last_reviews(connection, [id]).get(id)
-            (case,) = _cases(connection, select(CASES).where(CASES.c.id == id), review.reviewer)
+            (case,) = read_cases(connection, select(CASES).where(CASES.c.id == id), review.reviewer)
             if case.blind:
                 add_answer(connection, id, review)
                 settle_answers(connection)
@@ -214,7 +220,7 @@ class Store:
         """The cases with these ids by id, each blind or not for this reader."""
         query = select(CASES).where(CASES.c.id.in_(ids))
         with self._engine.begin() as connection:
-            return {case.id: case for case in _cases(connection, query, reader)}
+            return {case.id: case for case in read_cases(connection, query, reader)}
 
     def reviews(self, id: str) -> list[Review]:
         """All reviews of a case, oldest first."""
@@ -233,7 +239,7 @@ class Store:
         """
         keys = SORTED_BY[query.order]
         sorting = [key.label("sorting") for key in keys[:-1]]  # one, or none
-        selected = select(CASES, *sorting).where(_conditions(query))
+        selected = select(CASES, *sorting).where(conditions_of(query))
         selected = selected.order_by(*(key.desc() for key in keys))
         if cursor is not None:
             *values, id = cursor.split("_")
@@ -242,7 +248,7 @@ class Store:
             selected = selected.where(sa.tuple_(*keys) < (*map(json.loads, values), id))
         with self._engine.begin() as connection:
             rows = list(connection.execute(selected.limit(limit + 1)))
-            cases = _with_reviews(connection, rows, query.reader)
+            cases = with_reviews(connection, rows, query.reader)
         if len(cases) <= limit:
             return cases, None
         last = rows[limit - 1]
@@ -300,15 +306,15 @@ class Store:
 
     def count(self, query: CaseQuery, *, reviewed: bool | None = None) -> int:
         """Number of cases; with `reviewed`, of those of them that are or are not."""
-        part = () if reviewed is None else (_is_reviewed(query.reader, reviewed),)
-        return self._count(_conditions(query), *part)
+        part = () if reviewed is None else (is_reviewed(query.reader, reviewed),)
+        return self._count(conditions_of(query), *part)
 
     def audited(self, policy_fingerprints: Sequence[str | None]) -> list[Case]:
         """The audit samples of policies, live and in shadow, oldest first; None: of no policy."""
         policies = (CASES.c.policy_fingerprint == each for each in policy_fingerprints)
         is_sample = CASES.c.audited & sa.or_(sa.false(), *policies)
         with self._engine.begin() as connection:
-            return _cases(connection, select(CASES).where(is_sample).order_by(CASES.c.id))
+            return read_cases(connection, select(CASES).where(is_sample).order_by(CASES.c.id))
 
     def blind_answers(self) -> dict[str, list[Review]]:
         """All blind answers by case, oldest first."""
@@ -365,7 +371,7 @@ class Store:
             connection.execute(sa.delete(PINGS))
             connection.execute(insert(PINGS).values(time=zulu(datetime.now(UTC))))
             with connection.begin_nested() as attempt:
-                connection.execute(insert(CASES).values(_row(case)))
+                connection.execute(insert(CASES).values(row_of(case)))
                 connection.execute(insert(ARRIVALS).values(case_id=case.id))
                 last_reviews(connection, [case.id])
                 attempt.rollback()
@@ -390,75 +396,3 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
-
-
-def _identity(case: Case) -> tuple[object, ...]:
-    """Key that two uploads of one file share if they are the same case."""
-    decided_by = case.model_fingerprint, case.policy_fingerprint
-    origin = case.image_kept, case.place, case.remark, case.value
-    return case.sha256, *decided_by, *origin, case.shadow
-
-
-def _row(case: Case) -> dict[str, Any]:
-    values = case.model_dump(mode="json", exclude={"review"})  # reviews have their own table
-    hidden = ("sent_by", "audited", "blind", "position", "listed_decision", "expected_error")
-    values |= {name: getattr(case, name) for name in hidden}
-    return values | {"folded_name": folded(case.name)}
-
-
-def _cases(connection: Connection, query: Select[Any], reader: str = "") -> list[Case]:
-    """The cases of a query, each with its last review."""
-    return _with_reviews(connection, list(connection.execute(query)), reader)
-
-
-def _with_reviews(connection: Connection, rows: Sequence[Any], reader: str) -> list[Case]:
-    blind = {row.id for row in rows if row.blind}
-    if blind and reader:
-        answered = select(CASES.c.id).where(CASES.c.id.in_(blind), is_answered(reader))
-        blind -= set(connection.execute(answered).scalars())
-    reviewed = {row.id: row.reviewed or (row.blind and row.id not in blind) for row in rows}
-    last = last_reviews(connection, [id for id, is_reviewed in reviewed.items() if is_reviewed])
-    values = (
-        {"blind": row.id in blind, "reviewed": reviewed[row.id], "review": last.get(row.id)}
-        | (IN_SHADOW if row.shadow else {})
-        for row in rows
-    )
-    return [Case.model_validate(row._asdict() | own) for row, own in zip(rows, values, strict=True)]
-
-
-def _conditions(query: CaseQuery) -> ColumnElement[bool]:
-    """The conditions as an SQL clause with bound values."""
-    clauses: list[tuple[Any, Callable[[Any], ColumnElement[bool]]]] = [
-        (query.decisions or None, CASES.c.listed_decision.in_),
-        (query.reviewed, partial(_is_reviewed, query.reader)),
-        (query.predicted_class, lambda name: (CASES.c.predicted_class == name) & ~CASES.c.blind),
-        # a visible case of its group would tell that a blind one is deferred
-        (query.group, lambda name: (CASES.c.group == name) & ~CASES.c.blind),
-        (query.name, _is_named),
-        (query.arrived_after, partial(_is_numbered_after, ARRIVALS)),
-        (query.reviewed_after, partial(_is_reviewed_after, query.reader)),
-    ]
-    return sa.and_(True, *(clause(value) for value, clause in clauses if value is not None))
-
-
-def _is_named(part: str) -> ColumnElement[bool]:
-    matches = CASES.c.folded_name.contains(folded(part), autoescape=True)
-    return CASES.c.id.in_(select(CASES.c.id).where(matches))
-
-
-def _is_reviewed(reader: str, reviewed: bool) -> ColumnElement[bool]:
-    """True for cases that are reviewed, or are not; a reader knows of one more than others."""
-    settled = CASES.c.reviewed.is_(reviewed)
-    if not reader:
-        return settled
-    answered = is_answered(reader)
-    return sa.or_(settled, answered) if reviewed else sa.and_(settled, ~answered)
-
-
-def _is_reviewed_after(reader: str, number: int) -> ColumnElement[bool]:
-    """Blind cases tell nobody else that somebody has answered."""
-    return _is_numbered_after(REVIEWS, number) & (~CASES.c.blind | is_answered(reader))
-
-
-def _is_numbered_after(table: sa.Table, number: int) -> ColumnElement[bool]:
-    return CASES.c.id.in_(select(table.c.case_id).where(table.c.number > number))
