@@ -65,3 +65,16 @@ def test_a_case_has_what_its_sender_gave_and_the_other_images_of_its_group(opene
     assert barriers(page) == []
     other.click()
     expect(page.locator("#case-name")).to_have_text("second.png")
+
+
+@pytest.mark.parametrize("page_service", [{"reviews": 2}], indirect=True)
+def test_the_worklist_has_a_line_where_the_reviews_of_a_day_end(opened):
+    page = opened()
+    choose(page, shades())
+    line = page.locator(".row.day-ends")
+    expect(line).to_have_attribute("aria-posinset", "2")
+    page.locator("#reviewed").select_option("no")
+    page.locator(".row").first.click()
+    page.keyboard.press("a")
+    expect(line).to_have_attribute("aria-posinset", "1")
+    assert barriers(page) == []

@@ -52,6 +52,7 @@ class ServiceSettings:
         after_alarm: After an alarm of the audits, warn, or defer every image until it is lifted.
         look_again: Ask readers to look again where the model is certain of another class, after
             their blind answer.
+        reviews: Cases that can be read in a day: the worklist has a line where they end.
     """
 
     max_bytes: int = 20_000_000
@@ -73,6 +74,7 @@ class ServiceSettings:
     audit_days: float = 14.0
     after_alarm: Literal["warn", "defer"] = "defer"
     look_again: bool = False
+    reviews: int | None = None
 
     def __post_init__(self) -> None:
         # Needs Pillow, which --help does without.
@@ -96,5 +98,6 @@ class ServiceSettings:
         if self.audit_share is not None:
             require(self, "audit_share", not self.shadow, "be left out with ", Parameter("shadow"))
             require(self, "audit_share", 0 <= self.audit_share <= 1, "be from 0 to 1")
+        require(self, "reviews", self.reviews is None or self.reviews > 0, "be above 0")
         require(self, "audit_days", self.audit_days > 0, "be above 0")
         require(self, "keep_days", self.keep_days is None or self.keep_days > 0, "be above 0")

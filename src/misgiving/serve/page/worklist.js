@@ -155,12 +155,22 @@ function newRow(one) {
   return row;
 }
 
+// How many of the shown cases can still be read today; -1: no number is set.
+function leftToday() {
+  if (!state.model?.reviews) return -1;
+  const today = new Date().toDateString();
+  const read = [...state.cases.values()].filter((one) => !isShown(one)
+    && one.review && new Date(one.review.reviewed_at).toDateString() === today);
+  return Math.max(0, state.model.reviews - read.length);
+}
+
 function draw(row, one, position) {
   const wide = columns();
   row.setAttribute("aria-posinset", position + 1);
   row.setAttribute("aria-setsize", state.shown.length);
   row.setAttribute("aria-selected", isGrid() ? state.marked.has(one.id) : one.id === state.selected);
   row.classList.toggle("here", one.id === state.selected);
+  row.classList.toggle("day-ends", !isGrid() && position + 1 === leftToday());
   row.style.top = `${Math.floor(position / wide) * rowHeight()}px`;
   row.style.left = `${(position % wide) * 100 / wide}%`;
   row.style.width = `${100 / wide}%`;

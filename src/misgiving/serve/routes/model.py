@@ -50,6 +50,7 @@ class ModelDescription(BaseModel):
     keeps_images: bool
     audits: bool = Field(description="Some cases are read blind.")
     shadow: bool = Field(description="Every case is read blind, and deferred for everyone.")
+    reviews: int | None = Field(description="Cases that can be read in a day.")
     look_again: bool = Field(description="Readers are asked to look again at some answers.")
     key: str | None = Field(description="Name of the key that was sent; null: without keys.")
     role: Role | None = Field(description="Its role.")
@@ -135,6 +136,7 @@ def describe_model(request: Request, service: ServiceDep) -> ModelDescription:
         keeps_images=service.files is not None,
         audits=service.settings.shadow or bool(service.store.audits()),
         shadow=service.settings.shadow,
+        reviews=service.settings.reviews,
         look_again=service.settings.look_again,
         key=key and key.name,
         role=key and key.role,
