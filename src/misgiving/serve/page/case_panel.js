@@ -4,7 +4,7 @@ import { ask } from "./api.js";
 import { classButtons, classesOf, otherButtons, wordsOf } from "./choices.js";
 import { renderContext, showGroup } from "./context.js";
 import { at, element, isNarrow, percent, say } from "./dom.js";
-import { answerOf, answerShares, badgeOf, classOf, labelOf, outcome, reasonOf, riskOf, wasPredicted } from "./outcomes.js";
+import { answerOf, answerShares, badgeOf, classOf, labelOf, lastWordOf, outcome, reasonOf, riskOf, wasPredicted } from "./outcomes.js";
 import { renderPicture, resetPicture } from "./picture.js";
 import { emit, on, see, selectedCase, state, take } from "./state.js";
 import { draftOf, remember } from "./storage.js";
@@ -138,8 +138,8 @@ export function renderReviews(one) {
   at("case-was").textContent = wasPredicted(one);
   const focused = document.activeElement?.closest(".choices button")?.title;
   at("classes").replaceChildren(...classButtons(names, act,
-    { shares: one.blind || one.error_probability == null ? {} : one.probabilities, model: one.predicted_class, final: (one.answer ?? one.review)?.final_class ?? null }));
-  at("others").replaceChildren(...otherButtons(act, (one.answer ?? one.review)?.verdict ?? null));
+    { shares: one.blind || one.error_probability == null ? {} : one.probabilities, model: one.predicted_class, final: lastWordOf(one)?.final_class ?? null }));
+  at("others").replaceChildren(...otherButtons(act, lastWordOf(one)?.verdict ?? null));
   if (focused) [...at("review").querySelectorAll(".choices button")].find((each) => each.title === focused)?.focus();
   renderBlindAnswer(one, reviews);
   at("history").replaceChildren(...reviews.toReversed().map((one) => {

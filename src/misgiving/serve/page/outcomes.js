@@ -41,6 +41,9 @@ export function answerShares(one) {
   return Object.fromEntries(groups.map(([name, names]) => [name, sum(names)]));
 }
 
+// The last review, or the blind answer that its reader can still correct.
+export const lastWordOf = (one) => (one.blind ? one.answer : one.review);
+
 // The model's answer: a class, or a superclass with its most probable class.
 export const answerOf = ({ answer, predicted_class: name }) =>
   answer == null || answer === name ? name : `${answer} (${name})`;

@@ -6,6 +6,7 @@ import { askAgain, renderCase, renderReviews, select } from "./case_panel.js";
 import { loadMore, countReviews } from "./cases.js";
 import { verdictOn, wordsOf } from "./choices.js";
 import { at, complain, isNarrow, say } from "./dom.js";
+import { lastWordOf } from "./outcomes.js";
 import { emit, on, see, selectedCase, state, take } from "./state.js";
 import { draft, draftOf, local } from "./storage.js";
 import { markedCases, renderAll, setLayout } from "./worklist.js";
@@ -175,7 +176,7 @@ export function undo() {
   cameFrom ??= state.selected;
   setLayout("list");
   select(one.id, { open: true });
-  if (!draftOf(one.id)) draft(one.id, (one.answer ?? one.review).note);
+  if (!draftOf(one.id)) draft(one.id, lastWordOf(one).note);
   renderCase();
   focusList();
   say(`Back to ${one.name}: a new review replaces the last one.`);
