@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -346,10 +346,8 @@ def _detection(
         decided = {}
         if deferral is not None:
             deferral.policy_.check_predictions(outliers)
-            columns = outliers.metadata
-            outcomes = deferral.policy_.decide(
-                outliers.outputs, columns=columns, threshold=thresholds
-            ).decisions
+            decide = partial(deferral.policy_.decide, columns=outliers.metadata)
+            outcomes = decide(outliers.outputs, threshold=thresholds).decisions
             rows += measure_shares(outcomes, name)
             decided = shares_of_decisions(outcomes, outliers.units)
         sides, units = (inliers[detector], scores[detector]), (measured.units, outliers.units)
