@@ -68,7 +68,7 @@ def assert_the_same(ours, theirs):
         of_row = attrgetter(*NUMBERS)
         numbers.append([[*of_row(each), *each.probabilities.values()] for _, each in given])
     assert texts[0] == texts[1]
-    np.testing.assert_allclose(*numbers, rtol=2e-3)
+    np.testing.assert_allclose(*(np.array(rows, dtype=float) for rows in numbers), rtol=2e-3)
 
 
 def test_a_bundle_and_the_graph_of_the_run_answer_as_the_run_does(

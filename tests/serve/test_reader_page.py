@@ -4,7 +4,7 @@ import httpx
 import pytest
 from browsing import SIZES, needs_chromium
 from standin import picture, review
-from triage import barriers, choose, expect, shades, stored_blind
+from triage import barriers, choose, expect, press, shades, stored_blind
 
 pytestmark = needs_chromium
 
@@ -74,7 +74,7 @@ def test_the_worklist_has_a_line_where_the_reviews_of_a_day_end(opened):
     line = page.locator(".row.day-ends")
     expect(line).to_have_attribute("aria-posinset", "2")
     page.locator("#reviewed").select_option("no")
-    page.locator(".row").first.click()
-    page.keyboard.press("a")
+    page.locator("#list").focus()
+    press(page, "j", "a")
     expect(line).to_have_attribute("aria-posinset", "1")
     assert barriers(page) == []
