@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Int
-from scipy.special import expit, logit
+from scipy.special import expit
 
 from misgiving.arrays import Classes, Logits, Mask, Units, Values
 from misgiving.calibration.apply import Calibrator, error_probabilities
@@ -96,12 +96,10 @@ class Policy:
                 scored.expected_loss[rows] = self.calibration.loss(scores["predicted_loss"])
             if self.finer is not None:
                 _, classes, score = self.finer.judge(scores, block.logits, evidence, block.opinions)
-                log_odds = self.finer.log_odds_at(score), self.calibration.log_odds_at(judged[2])
-                scored.class_score[rows], scored.probabilities[rows] = self._refined(
-                    judged[0],
-                    judged[1],
-                    np.where(classes == judged[1], np.minimum(*log_odds), -math.inf),
-                )
+                of_class = np.where(classes == judged[1], self.finer.log_odds_at(score), -math.inf)
+                log_odds = of_class, self.calibration.log_odds_at(judged[2])
+                refined = self._refined(judged[0], judged[1], *log_odds)
+                scored.class_score[rows], scored.probabilities[rows] = refined
             scored.ood_score[rows] = scores[self.ood_detector]
         return self.judged(scored, ood_p_value=self.certificate.ood_p_values(scored.ood_score))
 
@@ -131,17 +129,19 @@ class Policy:
         )
 
     def _refined(
-        self, probabilities: Logits, predicted: Classes, log_odds: Values
+        self, probabilities: Logits, predicted: Classes, of_class: Values, of_superclass: Values
     ) -> tuple[Values, Logits]:
         """Log-odds of the predicted classes that may be answered, and probabilities to match.
 
-        The sums of the superclasses remain. A superclass of one class is as likely as this.
+        They are the lower of both log-odds, and those of the superclass if this has one class. The
+        sums of the superclasses remain.
         """
         rows = np.arange(len(predicted))
         of_each = np.array(self.calibration.superclasses)
         sums = self.calibration.sums(probabilities)[rows, of_each[predicted]]
         is_single = np.bincount(of_each)[of_each[predicted]] == 1
-        log_odds = np.where(is_single & np.isfinite(log_odds), logit(sums), log_odds)
+        log_odds = np.where(is_single, of_superclass, np.minimum(of_class, of_superclass))
+        log_odds = np.where(np.isfinite(of_class), log_odds, -math.inf)
         highest = min(0.5, self.rule.max_error_probability)
         log_odds = np.where(expit(-log_odds) <= highest, log_odds, -math.inf)
         own, before = expit(log_odds), probabilities[rows, predicted]

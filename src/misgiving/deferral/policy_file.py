@@ -56,7 +56,7 @@ class PolicyFile(BaseModel):
     ood_detector: str | None
     seed: int
     calibration: Calibrator
-    finer: Calibrator | None
+    finer: Calibrator | None = None
     certificate: Certificate
     cases: Cases
     detectors: str
