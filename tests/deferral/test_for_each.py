@@ -10,6 +10,7 @@ from policies import cases_of, certify, drawn_cases, outputs
 from scipy import stats
 
 from misgiving import Deferral
+from misgiving.deferral.planning import plan_values
 from misgiving.deferral.reasons import NONE_FOR_VALUE
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import limits_of_ranks, probability_of_reaching
@@ -210,6 +211,16 @@ def test_predict_takes_the_value_from_a_column(tmp_path):
 def test_parameters_that_cannot_go_with_values_are_refused(parameters, message):
     with pytest.raises(UsageError, match=message):
         fitted(**parameters)
+
+
+def test_a_plan_has_what_each_value_certifies_if_no_case_is_wrong():
+    """With n cases, none is wrong with a probability of (1 - rate)^n."""
+    values, units = ["A"] * 80 + ["B"] * 30 + [""] * 5, np.arange(115)
+    rows = plan_values(values, units, TARGETS)
+    assert [row[:2] for row in rows] == [("A", 80), ("B", 30)]
+    for _, cases, alone, together in rows:
+        assert (1 - alone) ** cases == pytest.approx(0.025)
+        assert 1 - (1 - (1 - together) ** cases) ** 2 == pytest.approx(0.025)
 
 
 def test_a_missing_column_is_named():

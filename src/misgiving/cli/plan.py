@@ -10,7 +10,7 @@ from cyclopts.validators import Number
 from misgiving.cli.options import DataOrPredictions, Looks, Seed, command
 from misgiving.cli.progress import say, show_table
 from misgiving.cli.sources import check_source
-from misgiving.deferral.targets import GuaranteeName, Targets
+from misgiving.deferral.targets import PREDICTED, GuaranteeName, Targets
 
 if TYPE_CHECKING:
     from misgiving.deferral.planning import CertificationOutlook
@@ -90,10 +90,30 @@ def plan(
     show_table(("class", "rows" if is_file else "images", "cases"), counts, title="calibration set")
     if targets.limits_errors:
         show_table(("if so many are wrong", *shares), _table(outlook), title="what it certifies")
+    _show_values(calibration, targets)
     if audit is not None:
         title = f"audit of {three_digits(audit)} of {cases_per_week} cases a week"
         heads = ("", "answers", "all accepted", "half accepted")
         show_table(heads, _audits(targets, audit * cases_per_week), title=title)
+
+
+def _show_values(calibration: "Predictions", targets: Targets) -> None:
+    """Show what each value of a column, if any, could certify; of predicted classes the true ones."""
+    if not targets.column:
+        return
+    from misgiving.deferral.planning import plan_values
+    from misgiving.report.rendering import three_digits
+
+    classes = [calibration.classes[label] for label in calibration.labels]
+    targets.check_columns(calibration.metadata)
+    columns = {PREDICTED: classes, **calibration.metadata}
+    values = targets.values_of(columns[targets.column])
+    rows = [
+        (value, str(cases), *(three_digits(bound, up=True) for bound in bounds))
+        for value, cases, *bounds in plan_values(values, calibration.units, targets)
+    ]
+    heads = (targets.column.replace("_", " "), "cases", "alone", "all together")
+    show_table(heads, rows, title="smallest certifiable error if none is wrong")
 
 
 def _grouped_split(data: str, seed: int) -> "Predictions":

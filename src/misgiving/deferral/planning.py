@@ -122,6 +122,23 @@ def plan_certification(
     )
 
 
+def plan_values(
+    values: Sequence[str], units: Int[np.ndarray, " n"], targets: Targets
+) -> list[tuple[str, int, float, float]]:
+    """Plan a threshold for each value of a column, of which one image of each group counts.
+
+    Returns:
+        For each value its number of cases, and the smallest error that they certify if all are
+        accepted and none is wrong: by itself, and together with all other values.
+    """
+    drawn = np.array(values)[one_per_group(units, seed=0)]
+    names, cases = np.unique(drawn[drawn != ""], return_counts=True)
+    level = SHARE_OF_RANK * targets.level_of_error
+    levels = level, 1 - (1 - level) ** (1 / max(1, len(names)))
+    alone, together = (upper_bound(0 * cases, cases, level=each).tolist() for each in levels)
+    return [*zip(names.tolist(), cases.tolist(), alone, together, strict=True)]
+
+
 def plan_looks(looks: Sequence[int], targets: Targets) -> list[tuple[int, float, list[float]]]:
     """Plan several calibrations, of which each has a part of the level.
 
