@@ -98,7 +98,7 @@ def plan(
 
 
 def _show_values(calibration: "Predictions", targets: Targets) -> None:
-    """Show what each value of a column, if any, could certify; of predicted classes the true ones."""
+    """Show what each value of a column could certify; for predicted classes, the true ones."""
     if not targets.column:
         return
     from misgiving.deferral.planning import plan_values
