@@ -207,3 +207,11 @@ def test_the_command_deletes_a_group_or_what_came_before_a_day(place, succeed, f
         assert left() == ["g2", "g1"]
         for words in ((), ("--group", "g1", "--before", "2026-01-02")):
             assert fail(2, "cases", "delete", place, *words) == "error: give --group or --before"
+
+
+def test_a_folder_that_is_not_there_is_refused_before_anything_is_deleted(sqlite_place, fail):
+    with closing(Store.open(sqlite_place)) as store:
+        store.add([case(1, group="a")])
+        words = ("cases", "delete", sqlite_place, "--group", "a", "--keep-images", "typo")
+        assert "typo: is no folder" in fail(1, *words)
+        assert store.cases([case(1).id])

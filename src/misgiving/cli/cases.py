@@ -60,6 +60,8 @@ def delete(
         chosen = CASES.c.received < zulu(datetime.combine(before, time(), UTC))
     else:
         raise UsageError("give ", Named("group"), " or ", Named("before"))
+    if keep_images is not None and not keep_images.is_dir():
+        raise DataError(f"{keep_images}: is no folder; give the --keep-images of the service")
     opened = _open(store)
     try:
         images = None if keep_images is None else KeptImages(keep_images)
