@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,17 +94,18 @@ class Network:
         """Run the graph in a thread that a signal can end: the main thread would not hear it."""
         from onnxruntime import RunOptions
 
-        options = RunOptions()
+        options, result = RunOptions(), Future[Any]()
         run = partial(self._session.run, self.outputs, {self._input: images}, options)
         if threading.current_thread() is not threading.main_thread():
             return run()
-        result: Future[Any] = Future()
-        threading.Thread(target=_settle, args=(result, run), daemon=True).start()
+        thread = threading.Thread(target=_settle, args=(result, run), daemon=True)
         try:
+            thread.start()
             return result.result()
         except KeyboardInterrupt:
             options.terminate = True
-            wait([result], timeout=ENDING_SECONDS)
+            if thread.is_alive():  # else it never started
+                thread.join(ENDING_SECONDS)
             raise
 
 
