@@ -72,23 +72,21 @@ data_app = App(
     sort_key=-1,
 )
 cases_app = App("cases", help="Look after the store of a service.", sort_key=-1)
-app.command(data_app)
-app.command(cases_app)
 keys_app = App(
     "keys",
     help="Keys of a service, each with a role: send, read, operate, metrics.",
     sort_key=-1,
 )
 audits_app = App("audits", help="Audits of a service: resume after an alarm.", sort_key=-1)
-app.command(keys_app)
-app.command(audits_app)
 for group, functions in (
     (data_app, (sample, prepare, ood, check, fetch)),
     (cases_app, (delete, upgrade)),
-    (audits_app, (audits.resume,)),
     (keys_app, (keys.add, keys.list_, keys.revoke)),
+    (audits_app, (audits.resume,)),
     (app, (plan, train, attach, draw, calibrate, evaluate, predict, export, serve, reproduce)),
 ):
+    if group is not app:
+        app.command(group)
     for place, function in enumerate(functions):
         group.command(function, sort_key=place, **COMMAND_SETTINGS)
 

@@ -1,8 +1,6 @@
 """`misgiving audits`: what follows an alarm."""
 
-from contextlib import closing
-
-from misgiving.cli.keys import StoreLocation
+from misgiving.cli.cases import StoreLocation, opened_store
 from misgiving.cli.options import command
 from misgiving.cli.progress import say
 
@@ -15,15 +13,11 @@ def resume(store: StoreLocation, /, *, reason: str) -> None:
     answers that were found wrong.
 
     Args:
-        store: Database of cases, as of `misgiving serve --store`.
         reason: Cause of the alarm, and how it was removed; it is kept and logged.
     """
     from misgiving.serve.audits import resume as lift
-    from misgiving.serve.database import check_exists
-    from misgiving.serve.store import Store
 
-    check_exists(store)
-    with closing(Store.open(store)) as opened:
+    with opened_store(store) as opened:
         for audit in lift(opened, reason):
             say(
                 f"policy {audit.policy_fingerprint[:12]}: the alarm since {audit.alarm_since} is "

@@ -49,12 +49,8 @@ if TYPE_CHECKING:
 
 HOW_TO = "docs/how_to/everything_is_deferred.md"
 FITTED = {"train", "tune", "calibrate"}  # sets that a policy of a run is fitted on
-OF_FITTING = (
-    "training_data",
-    "from_cases",
-    "across_policies",
-    "views",
-)  # parameters that a draw has fixed
+OF_FITTING = ("training_data", "from_cases", "across_policies", "views")
+"""Parameters that a draw has fixed."""
 
 
 @command

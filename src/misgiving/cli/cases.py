@@ -1,5 +1,7 @@
 """`misgiving cases`: upgrade the store of a service, and delete from it."""
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,11 +17,30 @@ if TYPE_CHECKING:
     from misgiving.serve.store import Store
 
 STORE = "The service's database: an SQLite file, or postgresql://USER@HOST/DATABASE."
-StorePlace = Annotated[str, Parameter("STORE", help=STORE, env_var="MISGIVING_STORE")]
+StoreLocation = Annotated[str, Parameter("STORE", help=STORE, env_var="MISGIVING_STORE")]
+
+
+@contextmanager
+def opened_store(
+    location: str, *, create: bool = False, upgrade: bool = False
+) -> Iterator["Store"]:
+    """The store of a service; only `create` makes one, and not of a path that was mistyped.
+
+    Raises:
+        DataError: There is none.
+    """
+    from misgiving.serve.store import Store
+
+    if not create and "://" not in location and not Path(location).is_file():
+        raise DataError(
+            f"{location}: is no file, so there is no such store; give that of `misgiving serve`"
+        )
+    with closing(Store.open(location, upgrade=upgrade)) as store:
+        yield store
 
 
 @command
-def upgrade(store: StorePlace, /) -> None:
+def upgrade(store: StoreLocation, /) -> None:
     """Upgrade the tables of a store to this version of misgiving.
 
     Stop its services and back it up first. A kill leaves the tables as they were, or as they are
@@ -27,13 +48,13 @@ def upgrade(store: StorePlace, /) -> None:
     """
     from misgiving.serve.database import shown
 
-    _open(store, upgrade=True).close()
-    say(f"{shown(store)} has the tables of this version")
+    with opened_store(store, upgrade=True):
+        say(f"{shown(store)} has the tables of this version")
 
 
 @command
 def delete(
-    store: StorePlace,
+    store: StoreLocation,
     /,
     *,
     group: str | None = None,
@@ -62,24 +83,12 @@ def delete(
         raise UsageError("give ", Named("group"), " or ", Named("before"))
     if keep_images is not None and not keep_images.is_dir():
         raise DataError(f"{keep_images}: is no folder; give the --keep-images of the service")
-    opened = _open(store)
-    try:
-        images = None if keep_images is None else KeptImages(keep_images)
+    images = None if keep_images is None else KeptImages(keep_images)
+    with opened_store(store) as opened:
         done = delete_cases(opened, images, chosen)
-    finally:
-        opened.close()
     say(f"deleted: {done.deleted} cases")
     if done.blind or done.untold:
         say(
             f"of these, {done.blind} were blind and open, and {done.untold} accepted and found "
             "wrong, of which nobody was told"
         )
-
-
-def _open(location: str, *, upgrade: bool = False) -> "Store":
-    """Open a store that exists."""
-    from misgiving.serve.store import Store
-
-    if "://" not in location and not Path(location).is_file():
-        raise DataError(f"{location}: is no file; give the --store of the service")
-    return Store.open(location, upgrade=upgrade)

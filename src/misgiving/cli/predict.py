@@ -20,7 +20,6 @@ from misgiving.cli.options import (
 )
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
 from misgiving.cli.sources import check_source, is_prediction_file, named_places, read_file
-from misgiving.deferral.targets import PREDICTED
 from misgiving.errors import Parameter, UsageError
 from misgiving.files import write_text
 
@@ -133,8 +132,8 @@ def _decide_images(
         check_options(f"for {model}, a bundle", unused=["second_opinion", "device"])
     with progress_bars("stopped; with --out, the same command resumes") as progress:
         loaded = load_model(model, opinions=opinions, count=len(names), device=reading.device)
-        column = "" if loaded.policy is None else loaded.policy.certificate.targets.column
-        if column not in ("", PREDICTED, *values):
+        column = "" if loaded.policy is None else loaded.policy.certificate.targets.given_column
+        if column not in ("", *values):
             raise UsageError(
                 Parameter("value"), f" must be {column}=VALUE: each has its own threshold"
             )

@@ -39,9 +39,9 @@ def serve(
 ) -> None:
     """Serve a model: upload images to a page, get decisions, and review what was deferred.
 
-    The API is described at /openapi.json. Without keys (see `misgiving keys`), only this
-    machine can connect. Every image
-    is stored as a case before its decision is returned. Not a medical device.
+    The API is described at /openapi.json. Without keys (see `misgiving keys`), only this machine
+    can connect. Every image is stored as a case before its decision is returned. Not a medical
+    device.
 
     Args:
         model: A folder that `train` or `export` wrote.
@@ -100,8 +100,8 @@ def _say_policy(service: "Service") -> None:
         say(f"audit share {share:g}{last}; --audit-share 0 turns audits off")
     for name, count in service.store.open_blind_by_policy().items():
         if name != policy:
-            of = name[:12] if name else "none"
-            say(f"policy {of}: {count} blind cases remain to be read, for its audit")
+            short = name[:12] if name else "none"
+            say(f"policy {short}: {count} blind cases remain to be read, for its audit")
 
 
 @contextmanager

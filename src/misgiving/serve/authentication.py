@@ -75,8 +75,8 @@ class Authentication:
         exist = self._keys.exist()
         if not (exist and secret):
             return None, exist
-        found = self._keys.session(secret, is_use=is_use) if is_session else self._keys.find(secret)
-        return found, True
+        key = self._keys.session(secret, is_use=is_use) if is_session else self._keys.find(secret)
+        return key, True
 
 
 def _problem(

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, OperationalError
 
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import UsageError
 
 MAX_CONNECTIONS = 48  # more than FastAPI has threads, so that none waits for a connection
 LOCK_SECONDS = 30.0  # for which SQLite waits for another writer
@@ -31,12 +31,6 @@ NOT_A_STORE = (
     "the store must be the path of an SQLite file, sqlite:///FILE or "
     "postgresql://USER@HOST/DATABASE, with special characters of a password as in %40 for @"
 )
-
-
-def check_exists(location: str) -> None:
-    """Check that a command would not make a new store of a path that was mistyped."""
-    if "://" not in location and not Path(location).is_file():
-        raise DataError(f"{location}: there is no such store; give that of `misgiving serve`")
 
 
 def engine_for(location: str) -> sa.Engine:
