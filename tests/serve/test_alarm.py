@@ -3,7 +3,7 @@
 import pytest
 from browsing import needs_chromium
 from standin import START, Calibrated, Standin, case, picture, review, sent
-from triage import barriers, expect, no_pictures, stored_blind
+from triage import barriers, expect, no_pictures, stored_wrong
 from waiting import until
 
 from misgiving.errors import UsageError
@@ -121,11 +121,7 @@ def test_the_command_lifts_an_alarm_and_needs_a_reason(succeed, fail, store, sql
     "page_service", [{"audit_share": 1.0, "audit_days": 3650.0}], indirect=True
 )
 def test_the_page_names_the_next_steps(page_service, opened):
-    for number in range(40):
-        row = stored_blind(page_service, number)
-        for reader in ("Ann", "Ben"):
-            answer = {"verdict": "none", "final_class": None, "reviewer": reader}
-            page_service.store.review(row.id, review("", **answer))
+    stored_wrong(page_service, 40)
     page = opened(prepare=no_pictures)
     expect(page.locator("#audit-alarm-says")).to_contain_text("Every image is deferred now")
     expect(page.locator("#audit-alarm-steps li")).to_have_count(3)

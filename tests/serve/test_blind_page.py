@@ -17,6 +17,7 @@ from triage import (
     shades,
     stored,
     stored_blind,
+    stored_wrong,
 )
 from waiting import until
 
@@ -154,11 +155,7 @@ def test_sent_images_are_blind_and_an_answer_needs_a_name_and_moves_on_if_it_agr
 
 @audited
 def test_an_alarm_of_the_audits_stands_on_top_with_both_levels(page_service, opened):
-    for number in range(40):
-        row = stored_blind(page_service, number)
-        for reader in ("Ann", "Ben"):
-            answer = {"verdict": "none", "final_class": None, "reviewer": reader}
-            page_service.store.review(row.id, review("", **answer))
+    stored_wrong(page_service, 40)
     page = opened(prepare=no_pictures)
     expect(page.locator("#audit-alarm")).to_contain_text("more errors than the target, 10.0 %")
     expect(page.locator("#audit-now")).to_contain_text("40 wrong, 0 unconfirmed; at most 100.0 %")

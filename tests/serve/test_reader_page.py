@@ -3,19 +3,15 @@
 import httpx
 import pytest
 from browsing import SIZES, needs_chromium
-from standin import picture, review
-from triage import barriers, choose, expect, press, shades, stored_blind
+from standin import picture
+from triage import barriers, choose, expect, press, shades, stored_wrong
 
 pytestmark = needs_chromium
 
 
 @pytest.mark.parametrize("page_service", [{"audit_share": 1.0}], indirect=True)
 def test_a_banner_is_one_line_until_it_is_opened(opened, page_service):
-    for number in range(30):
-        row = stored_blind(page_service, number)
-        for name in ("Ann", "Ben"):
-            said = {"verdict": "none", "final_class": None, "reviewer": name}
-            page_service.store.review(row.id, review("", **said))
+    stored_wrong(page_service, 30)
     page = opened()
     for size in SIZES.values():
         page.set_viewport_size(size)

@@ -69,6 +69,15 @@ def stored_blind(page_service, number, **values):
     return stored(page_service, number, **(fixed | policy | values))
 
 
+def stored_wrong(service, count):
+    """Accepted cases that two readers find wrong."""
+    for number in range(count):
+        row = stored_blind(service, number)
+        for reader in ("Ann", "Ben"):
+            answer = {"verdict": "none", "final_class": None, "reviewer": reader}
+            service.store.review(row.id, review("", **answer))
+
+
 def said_by(reviewer, final_class="dark"):
     """A review, as if the clock of another process were far behind."""
     verdict = "agree" if final_class == "dark" else "override"
