@@ -194,10 +194,10 @@ def missed_targets(deferral: Deferral, decided: Decisions, labels: np.ndarray) -
         missed["deferred"] = bool((~accepted).mean() > targets.max_deferred)
     if certificate.finer is not None and decided.as_class.any():
         missed["all"] |= bool(another[decided.as_class].mean() > limit)
-    if (found := certificate.mean_cost) is not None:
+    if (mean_cost := certificate.mean_cost) is not None:
         costs = deferral.policy_.rule.costs_of(decided.classes)[labels] * another
         mean = np.where(accepted, costs, targets.review_cost).mean()
-        missed["cost"] = not found.lower <= mean <= found.upper
+        missed["cost"] = not mean_cost.lower <= mean <= mean_cost.upper
     return missed
 
 
@@ -237,9 +237,9 @@ def missed_at_worst(task: tuple[str, int, int]) -> dict[str, Any]:
         blank = Certificate(
             targets=targets, guarantee="confident", classes=("a", "b"), tuning_cases=0
         )
-        words = [] if name == "with capacity" else [f"v{value}" for value in values]
-        found = certify_thresholds(blank, None, scored, GUARANTEES["confident"], words)
-        missed += found.accepted > 0
+        sites = [] if name == "with capacity" else [f"v{value}" for value in values]
+        certificate = certify_thresholds(blank, None, scored, GUARANTEES["confident"], sites)
+        missed += certificate.accepted > 0
     return {"worst case": name, "cases": cases, "missed": missed / draws}
 
 

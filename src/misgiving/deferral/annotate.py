@@ -1,4 +1,4 @@
-"""What a certificate says beside its own targets: of other targets, costs, and single classes."""
+"""Additions to a certificate: the price of other targets, the mean cost, and single classes."""
 
 import math
 from collections.abc import Callable

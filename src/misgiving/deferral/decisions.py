@@ -185,8 +185,8 @@ class Decisions(ScoredImages, Sequence[Decision]):
     @property
     def _named(self) -> Shaped[np.ndarray, " n"]:
         answers, classes = (np.array(x, dtype=object) for x in (self.answers, self.classes))
-        named = np.where(self.as_class, classes[self.predicted], answers[self.answered])
-        return np.asarray(named)
+        names = np.where(self.as_class, classes[self.predicted], answers[self.answered])
+        return np.asarray(names)
 
     @property
     def _shown_probability(self) -> Values:

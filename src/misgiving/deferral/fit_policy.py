@@ -65,7 +65,8 @@ def fit_policy(
         fitted = fit_calibrator(tuning, detectors, weights, of_each)
     finer = None
     if targets.answer == "finest":
-        finer = fit_calibrator(tuning, detectors, np.ones(len(tuning.classes))).calibrator
+        weights = rule.class_weights(tuning.classes, tuning.labels)
+        finer = fit_calibrator(tuning, detectors, weights).calibrator
     is_chosen = ood_detector is not None
     ood_detector = ood_detector or default_ood_detector(detectors)
     check_ood_detector(ood_detector, tuning, detectors)

@@ -2,15 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 from scipy.special import expit
 
 from misgiving.scores.outputs import CONFIDENCE
 
-if TYPE_CHECKING:
-    from misgiving.deferral.policy import Policy
-
+Policy = Any  # its module imports this one, through `decisions`
 NOT_FINITE = "there is no finite score, so the image is deferred"
 NO_THRESHOLD = "no threshold certifies the target error rate, so every image is deferred"
 NONE_FOR_VALUE = "no threshold is certified for images of this {}, so the image is deferred"
@@ -22,7 +20,7 @@ ALL_ACCEPTED = "the policy accepts every image that is in-distribution and likel
 
 
 def reason_of(
-    policy: "Policy",
+    policy: Policy,
     decision: str,
     numbers: Mapping[str, float],
     threshold: float,
@@ -62,7 +60,7 @@ def reason_of(
 
 
 def _by_fixed_rule(
-    policy: "Policy", numbers: Mapping[str, float], threshold: float, error: float
+    policy: Policy, numbers: Mapping[str, float], threshold: float, error: float
 ) -> str | None:
     """The reason where no threshold of the score decided."""
     highest, cost = policy.rule.max_error_probability, numbers["expected_cost"]
@@ -76,12 +74,12 @@ def _by_fixed_rule(
     return None
 
 
-def _images(policy: "Policy") -> str:
+def _images(policy: Policy) -> str:
     return "calibration cases" if policy.certificate.pool is None else "images of the pool"
 
 
 def _compared(
-    policy: "Policy", scores: tuple[float, float], errors: tuple[float, float], *, accepted: bool
+    policy: Policy, scores: tuple[float, float], errors: tuple[float, float], *, accepted: bool
 ) -> str:
     """The image's value and the limit, in terms of the error where that is shown."""
     reached = scores[0] >= scores[1]
@@ -101,7 +99,7 @@ def _compared(
     return comparison("probability of error", errors[0], relation, errors[1], role)
 
 
-def _among_cases(policy: "Policy", score: float, threshold: float) -> str:
+def _among_cases(policy: Policy, score: float, threshold: float) -> str:
     """A score and the threshold as the shares of cases that are at least as certain."""
     certificate = policy.certificate
     above = score if score >= threshold else math.nextafter(score, math.inf)
@@ -110,7 +108,7 @@ def _among_cases(policy: "Policy", score: float, threshold: float) -> str:
     return f"{place} {own} of the {_images(policy)}; the most certain {most} can be accepted"
 
 
-def reason_of_class(policy: "Policy", score: float) -> str:
+def reason_of_class(policy: Policy, score: float) -> str:
     """A clause on why an answer is a class, or only its superclass; empty without this choice."""
     finer = policy.certificate.finer
     if finer is None:
@@ -123,7 +121,7 @@ def reason_of_class(policy: "Policy", score: float) -> str:
     return "; " + comparison("of its class: probability of error", error, relation, highest, role)
 
 
-def reason_of_answer(policy: "Policy", name: str, probabilities: Mapping[str, float]) -> str:
+def reason_of_answer(policy: Policy, name: str, probabilities: Mapping[str, float]) -> str:
     """A clause on why an answer is not the most probable one; empty where it is."""
     most = max(probabilities, key=lambda other: probabilities[other])
     costs = [f"{policy.rule.costs.get(other, 1.0):g}" for other in (name, most)]

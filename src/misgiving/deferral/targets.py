@@ -7,6 +7,7 @@ import math
 from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from misgiving.errors import DataError, Parameter, UsageError, require, require_choices
@@ -26,15 +27,26 @@ SHARE_OF_ERROR = 0.15  # of the level, where there are other targets; these have
 
 
 def number_of(text: str) -> float:
-    """The number that a text is; NaN where it is none.
+    """The finite number that a text is; NaN where it is none.
 
-    >>> number_of("40"), number_of("forty")
-    (40.0, nan)
+    >>> number_of("40"), number_of("forty"), number_of("inf")
+    (40.0, nan, nan)
     """
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def bands_of(limits: Sequence[float]) -> tuple[str, ...]:
+    """Names of the ranges of numbers that rising limits divide.
+
+    >>> bands_of([40, 70])
+    ('below 40', '40 to below 70', '70 or more')
+    """
+    inner = (f"{low:g} to below {high:g}" for low, high in pairwise(limits))
+    return f"below {limits[0]:g}", *inner, f"{limits[-1]:g} or more"
 
 
 def check_known(classes: Sequence[str], **parameters: Mapping[str, float]) -> None:
@@ -134,6 +146,11 @@ class Targets:
         return (self.for_each or "").partition(":")[0]
 
     @property
+    def given_column(self) -> str:
+        """The column of `for_each` that must come with an image; empty where none must."""
+        return "" if self.column == PREDICTED else self.column
+
+    @property
     def limits_of_values(self) -> list[float]:
         """Numbers that divide the values of `for_each`; NaN for what is none."""
         return [number_of(x) for x in (self.for_each or "").partition(":")[2].split(",") if x]
@@ -144,11 +161,11 @@ class Targets:
         Raises:
             DataError: They do not.
         """
-        if self.column not in ("", PREDICTED, *columns):
-            known = f"these have {', '.join(columns)}" if columns else "these have no such column"
+        if self.given_column not in ("", *columns):
+            others = f"these have {', '.join(columns)}" if columns else "these have no such column"
             raise DataError(
                 *("images need the column ", repr(self.column), " for ", Parameter("for_each")),
-                f"; {known}",
+                f"; {others}",
             )
 
     def values_of(self, cells: Sequence[str]) -> list[str]:
@@ -157,13 +174,10 @@ class Targets:
         >>> Targets(max_error=0.1, for_each="age:40,70").values_of(["39", "40", "", "81"])
         ['below 40', '40 to below 70', '', '70 or more']
         """
-        limits = [f"{limit:g}" for limit in self.limits_of_values]
-        if not limits:
+        if not (limits := self.limits_of_values):
             return [cell.strip() for cell in cells]
-        inner = map("{} to below {}".format, limits, limits[1:])
-        bands = [f"below {limits[0]}", *inner, f"{limits[-1]} or more"]
-        numbers = map(number_of, cells)
-        return ["" if x != x else bands[bisect(self.limits_of_values, x)] for x in numbers]
+        bands, numbers = bands_of(limits), map(number_of, cells)
+        return ["" if math.isnan(x) else bands[bisect(limits, x)] for x in numbers]
 
     def check_classes(self, classes: Sequence[str]) -> None:
         """Check that each of these classes is in one superclass, and that targets name them.

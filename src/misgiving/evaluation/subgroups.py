@@ -3,7 +3,6 @@
 import math
 from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from scipy.stats import fisher_exact
 from misgiving.arrays import Mask
 from misgiving.deferral.bounds import BinomialInterval, two_sided_interval
 from misgiving.deferral.decisions import Decisions
+from misgiving.deferral.targets import bands_of, number_of
 from misgiving.metrics.uncertainty import holm
 from misgiving.predictions.record import Predictions
 
@@ -188,21 +188,12 @@ def banded(name: str, values: Sequence[str]) -> tuple[str, ...]:
     """
     if name != "age" and len(set(values)) <= MAX_VALUES:
         return tuple(values)
-    numbers = [_number(value) for value in values]
+    numbers = [number_of(value) for value in values]
     bounds, bands = AGES, AGE_BANDS
     if name != "age":
-        if any(number is None for number, value in zip(numbers, values, strict=True) if value):
+        if any(math.isnan(x) for x, value in zip(numbers, values, strict=True) if value):
             return ()
-        ascending = sorted(number for number in numbers if number is not None)
+        ascending = sorted(number for number in numbers if not math.isnan(number))
         bounds = tuple(sorted({ascending[len(ascending) * part // 4] for part in (1, 2, 3)}))
-        inner = (f"{low:g} to below {high:g}" for low, high in pairwise(bounds))
-        bands = (f"below {bounds[0]:g}", *inner, f"{bounds[-1]:g} or more")
-    return tuple("" if number is None else bands[bisect(bounds, number)] for number in numbers)
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+        bands = bands_of(bounds)
+    return tuple("" if math.isnan(x) else bands[bisect(bounds, x)] for x in numbers)

@@ -80,7 +80,7 @@ class Audit(BaseModel):
 
 
 def audit_terms(policy: Policy) -> dict[str, Any]:
-    """What the audits of a policy are judged by, which the store keeps for later ones."""
+    """Target and images of the audits of a policy, which the store keeps for later policies."""
     targets = policy.certificate.targets
     target = targets.max_error or targets.max_silent_error or policy.certificate.highest_error
     return {"target": target, "among": "all" if targets.max_error is None else "accepted"}

@@ -214,7 +214,7 @@ class CaseQuery(BaseModel, populate_by_name=True):
 
 
 IN_SHADOW = {"decision": "defer", "reason": "in shadow, every image is deferred"}
-"""What everyone is told of a case that was decided in shadow."""
+"""Values that everyone is told of a case that was decided in shadow."""
 LAST_PLACE = 2**31 - 1  # of a case that is in no list
 STORE_TABLES = sa.MetaData()
 
@@ -256,13 +256,19 @@ CASES = sa.Table(
 # A number in the query itself, as SQLite does not find the index by a parameter.
 LISTED = -func.coalesce(CASES.c.place, sa.literal_column(str(LAST_PLACE)))
 sa.Index("cases_by_place", LISTED, CASES.c.id)
+
+
+def _review_columns() -> Iterator[Column[Any]]:
+    yield _number()
+    yield Column("case_id", sa.ForeignKey(CASES.c.id), nullable=False)
+    yield from _columns(Review)
+    yield Column("folded_reviewer", Text, nullable=False)
+
+
 REVIEWS = sa.Table(
     "reviews",
     STORE_TABLES,
-    _number(),
-    Column("case_id", sa.ForeignKey(CASES.c.id), nullable=False),
-    *_columns(Review),
-    Column("folded_reviewer", Text, nullable=False),
+    *_review_columns(),
     sa.Index("reviews_by_case", "case_id", "number"),
     sa.Index("reviews_by_reader", "folded_reviewer", "blind", "case_id"),
     sqlite_autoincrement=True,
@@ -270,10 +276,7 @@ REVIEWS = sa.Table(
 PENDING = sa.Table(
     "pending_answers",
     STORE_TABLES,
-    _number(),
-    Column("case_id", sa.ForeignKey(CASES.c.id), nullable=False),
-    *_columns(Review),
-    Column("folded_reviewer", Text, nullable=False),
+    *_review_columns(),
     Column("settles_at", Text, nullable=False),
     sqlite_autoincrement=True,
 )
@@ -309,7 +312,7 @@ DELETED = sa.Table(
     *(Column(name, sa.Boolean, nullable=False) for name in ("audited", "tested", "shadow")),
     *(Column(name, sa.Double) for name in ("acceptance_score", "ood_score")),
 )
-"""What audits and drift tests need of deleted cases, by the number of their arrival."""
+"""Outcomes and scores of deleted cases, for audits and drift tests, in the order of arrival."""
 
 TOLD = sa.Table(
     "told",
@@ -348,7 +351,7 @@ SESSIONS = sa.Table(
     Column("key_number", sa.ForeignKey(KEYS.c.number), nullable=False),
     Column("used_at", Text, nullable=False),
 )
-"""Of browsers that have signed in with a key."""
+"""Sessions of browsers that have signed in with a key."""
 
 PINGS = sa.Table("pings", STORE_TABLES, Column("time", Text, primary_key=True))
 """Written to check that the database stores anything."""

@@ -3,18 +3,17 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from functools import cache
 from itertools import accumulate
 from math import log
 from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from sqlalchemy import func
 
 from misgiving.deferral.audit import anytime_upper_bound
 from misgiving.deferral.decisions import Outcome
+from misgiving.report.rendering import environment
 from misgiving.serve.audits import Audit, audited_answers
 from misgiving.serve.case import CASES, DELETED, Review, standing
 from misgiving.serve.monitor import Drift, Monitor
@@ -58,7 +57,8 @@ def monitor_page(service: Service) -> str:
         charts += [_audit(service, audit), _readers(service), _drift(monitor)]
     charts = [chart for chart in charts if any(line.points for line in chart.lines)]
     times = [time for chart in charts for line in chart.lines for time, _ in line.points]
-    return _template().render(
+    page = environment("misgiving.serve").get_template("monitor.html")
+    return page.render(
         charts=charts,
         first=min(times, default=None),
         last=max(times, default=None),
@@ -82,18 +82,6 @@ def _days(store: Store) -> list[Any]:
             counted = sa.select(day, *keys, *none, func.count().label("cases"))
             rows += connection.execute(counted.group_by("day", *keys))
     return rows
-
-
-@cache
-def _template() -> Template:
-    pages = Environment(
-        loader=PackageLoader("misgiving.serve"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return pages.get_template("monitor.html")
 
 
 def _decisions(days: Sequence[Any]) -> Chart:

@@ -19,7 +19,6 @@ from sqlalchemy.exc import OperationalError
 
 from misgiving.bundle.bundle import Bundle, SquareInputs
 from misgiving.deferral.decisions import Decision
-from misgiving.deferral.targets import PREDICTED
 from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.serve.audits import audit_of
 from misgiving.serve.batcher import Batcher
@@ -220,8 +219,8 @@ class Service:
     @property
     def column(self) -> str:
         """The column of which each value has a threshold; empty: the sender need give none."""
-        column = "" if self.model.policy is None else self.model.policy.certificate.targets.column
-        return "" if column == PREDICTED else column
+        policy = self.model.policy
+        return "" if policy is None else policy.certificate.targets.given_column
 
     def _decide(self, items: Sequence[tuple[SquareInputs, str | None]]) -> Sequence[Decision]:
         self.metrics.batch_sizes.observe(len(items))
