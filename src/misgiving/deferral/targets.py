@@ -42,7 +42,7 @@ def number_of(text: str) -> float:
 def bands_of(limits: Sequence[float]) -> tuple[str, ...]:
     """Names of the ranges of numbers that rising limits divide.
 
-    >>> bands_of([40, 70])
+    >>> bands_of([40.0, 70.0])
     ('below 40', '40 to below 70', '70 or more')
     """
     inner = (f"{low:g} to below {high:g}" for low, high in pairwise(limits))
