@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from misgiving.deferral.decisions import Decision as Decision
     from misgiving.deferral.deferral import Deferral as Deferral
     from misgiving.deferral.draw import draw as draw
+    from misgiving.deferral.selective_classifier import SelectiveClassifier as SelectiveClassifier
     from misgiving.evaluation.evaluate import evaluate as evaluate
     from misgiving.losses import joint_objective as joint_objective
     from misgiving.losses import ranking_loss as ranking_loss
@@ -38,6 +39,7 @@ _HOMES = {
     "Odin": "scores.odin",
     "Output": "models.joint",
     "Predictions": "predictions.record",
+    "SelectiveClassifier": "deferral.selective_classifier",
     "TrainingConfig": "training.config",
     "attach": "training.attach",
     "draw": "deferral.draw",

@@ -15,13 +15,13 @@ from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load
 from misgiving.deferral.decisions import NO_POLICY
 from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.sentences import certificate_sentences
 from misgiving.errors import DataError, UsageError
 from misgiving.models.joint import evaluated
 from misgiving.models.optimised import write_graph
 from misgiving.predictions import inference
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.network import INPUT, OUTPUTS
-from misgiving.report.rendering import certificate_sentences
 from misgiving.scores.outputs import Outputs
 
 

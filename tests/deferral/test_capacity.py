@@ -91,7 +91,7 @@ def test_an_estimator_has_no_other_target_unless_it_is_given(tmp_path):
     deferral.save(tmp_path / "policy")
     assert Deferral.load(tmp_path / "policy").certificate_ == deferral.certificate_
     assert Deferral().fit(outputs(200, 1), outputs(300, 2)).certificate_.targets.max_error == 0.05
-    with pytest.raises(UsageError, match=r"max_deferred. must be between 0 and 1"):
+    with pytest.raises(UsageError, match=r"max_deferred. must be a number between 0 and 1"):
         Deferral(max_deferred=1.5).fit(outputs(200, 1), outputs(300, 2))
 
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from misgiving import Deferral
 from misgiving.deferral.policy_file import read_policy
+from misgiving.deferral.sentences import certificate_sentences
 from misgiving.errors import UsageError
 from misgiving.predictions.record import Predictions
-from misgiving.report.rendering import certificate_sentences
 
 CLASSES = ("NV", "BKL", "MEL", "BCC")
 GROUPS = {"benign": ["NV", "BKL"], "malignant": ["MEL", "BCC"]}

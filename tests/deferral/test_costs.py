@@ -10,8 +10,8 @@ from scipy import stats
 
 from misgiving import Deferral
 from misgiving.deferral.bounds import upper_bound
+from misgiving.deferral.sentences import certificate_sentences
 from misgiving.errors import DataError, UsageError
-from misgiving.report.rendering import certificate_sentences
 
 CLASSES = ("NV", "MEL", "BCC")
 COSTS = {"MEL": 20.0, "BCC": 5.0}

@@ -7,6 +7,8 @@ from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import pandas
+import polars
+import pyarrow
 import pytest
 import torch
 from policies import outputs
@@ -15,10 +17,13 @@ from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.datasets import make_classification
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
+from sklearn.utils.validation import check_is_fitted
 
 from misgiving import Deferral, Predictions
 from misgiving.deferral.sets import check_copies
@@ -94,9 +99,12 @@ def test_a_classifier_is_asked_for_its_probabilities():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((*outputs(60), outputs(60)[1]), "a classifier with its inputs and labels"),
+        ((*outputs(60), outputs(60)[1]), "ndarray has no .predict_proba"),
+        ((LinearSVC(), outputs(60)[0], outputs(60)[1]), "LinearSVC has no .predict_proba"),
         ((outputs(60)[0],), "with labels"),
-        ((LogisticRegression(), outputs(60)[0]), "its inputs and labels"),
+        ((LogisticRegression(), outputs(60)[0]), "its inputs and their labels"),
+        ((outputs(60)[0], np.eye(3)[outputs(60)[1]]), r"shape \(60, 3\)"),
+        ((outputs(60)[0], np.array(["a", "b"])[outputs(60)[1] % 2]), "3 columns.* 2 classes"),
         ((pandas.DataFrame(outputs(60)[0]).add_prefix("logit_"), outputs(60)[1]), "data frame"),
         (({"logits": outputs(60)[0], "label": outputs(60)[1]},), "data frame"),
     ],
@@ -251,8 +259,11 @@ def test_conventions_of_scikit_learn():
     with pytest.raises(TypeError):
         deferral.set_params(max_errors=0.2)
     for call in (lambda: deferral.decide(np.zeros((1, 3))), lambda: deferral.save("policy")):
-        with pytest.raises(UsageError):
+        with pytest.raises(NotFittedError):
             call()
+    with pytest.raises(NotFittedError):
+        check_is_fitted(deferral)
+    check_is_fitted(Deferral().fit(*outputs(600)))
     given = set(inspect.signature(Deferral).parameters)
     others = {"guarantee", "ood_detector", "seed"}
     assert given == {*vars(Targets(max_error=0.1)), *vars(DecisionRule())} | others
@@ -262,6 +273,7 @@ def test_conventions_of_scikit_learn():
     ("parameters", "says"),
     [
         ({"max_error": 5.0}, "max_error"),
+        ({"costs": {"cow": 2.0}}, "`costs` and `rule=.costs.` go together"),
         ({"class_max_miss": {"cow": 0.1}}, "class_max_miss.*'cow'.*cat, dog, owl"),
         ({"costs": {"cow": 2.0}, "rule": "costs"}, "costs.*'cow'"),
         *(
@@ -432,17 +444,20 @@ def test_predictions_that_a_policy_was_not_fitted_for_are_refused(fitted_on, det
         assert len(deferral.decide(LOGITS_ONLY | {"classes": CLASSES})) == 2
 
 
-def test_no_torch_is_needed():
+def test_no_torch_is_needed_and_a_target_as_a_text_is_refused():
     code = (
         "import sys, numpy as np; from misgiving import Deferral;"
         "unused = {'torch', 'timm', 'matplotlib', 'pandas', 'sklearn'};"
         "print(sorted(unused & set(sys.modules)));"
         "x = np.random.default_rng(0).normal(size=(400, 3)); y = x.argmax(1);"
         "d = Deferral(max_error=0.2).fit((x[:100], y[:100]), (x[100:], y[100:]));"
-        "d.decide(x); print(sorted({'torch', 'timm', 'matplotlib'} & set(sys.modules)))"
+        "d.decide(x); print(sorted({'torch', 'timm', 'matplotlib'} & set(sys.modules)))\n"
+        "try: Deferral(max_error='5%').fit(x, y)\n"
+        "except ValueError as error: print(error)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["[]", "[]"]
+    refused = "`max_error` must be a number between 0 and 1, got '5%'"
+    assert run.stdout.splitlines() == ["[]", "[]", refused]
 
 
 def test_evaluate_measures_all_scores_by_the_classes_that_the_policy_names():
@@ -457,3 +472,54 @@ def test_evaluate_measures_all_scores_by_the_classes_that_the_policy_names():
     msp = predictions.probabilities.max(axis=1)
     expected = roc_auc_score(predicted != predictions.labels, -msp)
     assert values["error_auroc"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("values", [["no", "yes"], [False, True], [3, 10]])
+def test_classes_are_those_of_the_labels_sorted_as_scikit_learn_does(values):
+    (inputs, positions), classes = make_classification(900, random_state=0), np.array(values)
+    classifier = LogisticRegression().fit(inputs[:300], classes[positions[:300]])
+    shares, labels = classifier.predict_proba(inputs[300:]), classes[positions[300:]]
+    fitted = Deferral(max_error=0.2).fit(shares, labels)
+    assert fitted.classes_ == tuple(map(str, values))
+    again = Deferral(max_error=0.2).fit(classifier, inputs[300:], labels)
+    assert again.policy_.fingerprint == fitted.policy_.fingerprint
+
+
+@pytest.mark.parametrize("of", [pandas.DataFrame, polars.DataFrame, pyarrow.table])
+def test_any_data_frame_is_taken_by_the_names_of_its_columns(of):
+    logits, labels = outputs(600)
+    columns = {f"logit_{name}": logits[:, at] for at, name in enumerate(CLASSES)}
+    columns["label"] = np.array(CLASSES)[labels]
+    deferral = Deferral(max_error=0.1).fit(Predictions.of(of(columns)))
+    expected = Deferral(max_error=0.1).fit(logits, np.array(CLASSES)[labels])
+    assert deferral.policy_.fingerprint == expected.policy_.fingerprint
+    turned = of({name: columns[name] for name in reversed(columns)})
+    assert deferral.decide(turned) == expected.decide(logits)
+
+
+def test_what_is_certified_is_said_in_the_words_of_the_shell(fitted):
+    lines = str(fitted.certificate_).splitlines()
+    assert lines[0].startswith("Accepted: ")
+    assert lines == repr(fitted).splitlines()[1 : 1 + len(lines)]
+    assert fitted._repr_html_().count("<p>") == len(repr(fitted).splitlines())
+    certain = np.eye(3)[np.arange(600) % 3] * 9 + np.random.default_rng(0).normal(size=(600, 3))
+    with pytest.warns(UserWarning, match="All 480 calibration cases .* trained on them"):
+        Deferral().fit(certain, np.arange(600) % 3)
+    with pytest.warns(UserWarning, match=r"Accepted: nothing\. Worse than chance: 48. of 480"):
+        Deferral(rule="logits").fit(np.roll(certain, 1, axis=1), np.arange(600) % 3)
+
+
+def test_decisions_warn_of_other_images_and_of_a_threshold_that_is_too_low(fitted):
+    logits, _ = outputs(300, 5)
+    silent = fitted.policy_.decide_for(Predictions.of(logits * 0.3, classes=fitted.classes_))
+    assert silent.gaps == {}
+    with pytest.warns(UserWarning, match="no longer like .* acceptance scores differs .* by up to"):
+        assert fitted.decide(logits * 0.3).gaps.keys() == {"acceptance", "ood"}
+    assert fitted.decide(logits).gaps == {}
+    assert fitted.decide(logits).certified
+    fitted = Deferral(max_error=0.15).fit(outputs(300, 1, signal=1.5), outputs(900, 2, signal=1.5))
+    logits, _ = outputs(300, 6, signal=1.5)
+    limit = fitted.certificate_.accept_threshold
+    assert fitted.decide(logits, threshold=limit).certified
+    with pytest.warns(UserWarning, match="is below .*: nothing is certified"):
+        assert not fitted.decide(logits, threshold=limit - 0.1).certified

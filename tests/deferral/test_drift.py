@@ -17,8 +17,8 @@ from misgiving.deferral.drift import (
     rank_factors,
     tie_breaker,
 )
+from misgiving.deferral.sentences import lines
 from misgiving.deferral.targets import Targets
-from misgiving.report.rendering import lines
 
 CERTIFICATE = certificate_of(Targets(max_error=0.15, max_ood_false_alarms=0.1), cases=200)
 

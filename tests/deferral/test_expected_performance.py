@@ -11,7 +11,7 @@ from misgiving.deferral.expected_performance import (
     expected_errors,
     expected_performance,
 )
-from misgiving.report.rendering import lines
+from misgiving.deferral.sentences import lines
 from misgiving.scores.outputs import Outputs
 
 
@@ -157,7 +157,7 @@ def test_images_without_finite_outputs_or_that_are_unreadable_are_left_out(defer
 def test_few_calibration_cases_give_no_estimate_and_none_accepted_only_that_of_the_whole():
     few = Deferral(max_error=0.5).fit(outputs(60, 0), outputs(19, 1))
     assert expected_of(few, outputs(50, 2)[0])[0] is None
-    with pytest.warns(UserWarning, match="nothing is accepted; fewest_cases: [0-9]"):
+    with pytest.warns(UserWarning, match="Too few cases: [0-9]"):
         strict = Deferral(max_error=0.001).fit(outputs(60, 0), outputs(100, 1))
     expected, _ = expected_of(strict, outputs(50, 2)[0])
     assert expected.errors[1] is None

@@ -12,12 +12,12 @@ from misgiving import Deferral
 from misgiving.deferral.annotate import with_finer
 from misgiving.deferral.bounds import upper_bound
 from misgiving.deferral.fit_policy import calibration_cases
+from misgiving.deferral.sentences import certificate_sentences
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 from misgiving.evaluation.evaluate import evaluate
 from misgiving.predictions.record import Predictions
 from misgiving.report.evaluation import write_report
-from misgiving.report.rendering import certificate_sentences
 
 CLASSES = ("NV", "BKL", "MEL", "BCC", "SCC", "OTHER")
 SUPERCLASSES = {"malignant": ["MEL", "SCC", "BCC"], "benign": ["BKL", "NV"], "rest": ["OTHER"]}

@@ -12,13 +12,13 @@ from scipy import stats
 from misgiving import Deferral
 from misgiving.deferral.planning import plan_values
 from misgiving.deferral.reasons import NONE_FOR_VALUE
+from misgiving.deferral.sentences import certificate_sentences
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import limits_of_ranks, probability_of_reaching
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.evaluate import evaluate
 from misgiving.predictions.record import Predictions
 from misgiving.report.evaluation import write_report
-from misgiving.report.rendering import certificate_sentences
 
 UNUSED = drawn_cases(20, 1000)
 SITES = ("A", "B", "C", "")

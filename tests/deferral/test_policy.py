@@ -9,10 +9,10 @@ from misgiving import Deferral
 from misgiving.calibration.apply import Scaling
 from misgiving.deferral.outcomes import ClassErrors, ClassOutcome
 from misgiving.deferral.policy_file import PolicyFile
+from misgiving.deferral.sentences import certificate_sentences, three_digits
 from misgiving.deferral.targets import DecisionRule, Targets
 from misgiving.errors import DataError
 from misgiving.files import sha256_of_json
-from misgiving.report.rendering import certificate_sentences, three_digits
 
 EVERYTHING = Targets(max_error=0.15, class_max_miss={"MEL": 0.2}, max_ood_false_alarms=0.1)
 KINDS = {

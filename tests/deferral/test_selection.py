@@ -86,7 +86,7 @@ def test_the_mean_error_of_batches_is_within_the_target(curve, cases, images, ra
     assert shares.mean() <= rate + 3 * shares.std() / math.sqrt(draws)
 
 
-@pytest.mark.filterwarnings("ignore:nothing is accepted")
+@pytest.mark.filterwarnings("ignore:Accepted. nothing")
 @pytest.mark.parametrize("silent", [False, True])
 @pytest.mark.parametrize("draws", [80, pytest.param(600, marks=pytest.mark.soak)])
 def test_targets_hold_on_average_over_policies_and_batches(silent, draws):
@@ -158,6 +158,7 @@ def test_the_order_of_images_with_equal_scores_and_groups_does_not_matter():
     assert len(thresholds) == 1
 
 
+@pytest.mark.filterwarnings("ignore:The images are no longer like")
 def test_silent_errors_alone_are_decided_image_by_image():
     deferral, (logits, _) = fitted(max_error=None, max_silent_error=0.02), outputs(60, seed=5)
     singly = [deferral.decide(row[None])[0].decision for row in logits]
@@ -166,6 +167,7 @@ def test_silent_errors_alone_are_decided_image_by_image():
     assert "accept" in singly
 
 
+@pytest.mark.filterwarnings("ignore:The images are no longer like")
 def test_one_image_of_each_group_decides_the_batch_in_any_order():
     deferral, (logits, _) = fitted(max_error=0.1), outputs(120, seed=7, signal=1.5)
     groups = np.array([f"g{row % 60}" for row in range(120)])

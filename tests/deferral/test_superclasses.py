@@ -11,13 +11,13 @@ from misgiving import Deferral
 from misgiving.calibration.apply import log_sums
 from misgiving.calibration.fit import fit_calibrator
 from misgiving.deferral.policy_file import read_policy
+from misgiving.deferral.sentences import certificate_sentences
 from misgiving.errors import UsageError
 from misgiving.evaluation.evaluate import evaluate
 from misgiving.metrics.selective import RiskCoverage
 from misgiving.predictions.record import Predictions
 from misgiving.predictions.schema import UNKNOWN_CLASS
 from misgiving.report.evaluation import write_report
-from misgiving.report.rendering import certificate_sentences
 from misgiving.scores.detectors import FittedDetectors
 
 CLASSES = ("NV", "BKL", "MEL", "BCC", "SCC")

@@ -9,11 +9,11 @@ from scipy.stats import beta, binomtest
 from sklearn.metrics import confusion_matrix
 
 from misgiving import Deferral, Predictions
+from misgiving.deferral.sentences import certificate_sentences, percent, three_digits
 from misgiving.evaluation.evaluate import evaluate
 from misgiving.evaluation.shares import CurvePoint, Share
 from misgiving.report.evaluation import confusion, findings, gallery, write_report
 from misgiving.report.figures import acceptance_figure, histogram_figure, team_figure
-from misgiving.report.rendering import certificate_sentences, percent, three_digits
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_the_findings_with_decisions(evaluation):
     assert sentences["OOD"].startswith(f"scans (40 images): {interval(called_ood, 40)} called ")
 
 
-@pytest.mark.filterwarnings("ignore:nothing is accepted")
+@pytest.mark.filterwarnings("ignore:Accepted. nothing")
 def test_the_findings_where_nothing_is_certified_or_nothing_is_wrong():
     hopeless = Deferral(max_error=0.001).fit(predictions(60, seed=1), predictions(60, seed=2))
     sentences = texts(evaluate(predictions(), hopeless))

@@ -16,9 +16,9 @@ from policies import certify, decided, policy_with
 from misgiving.bundle.bundle import Bundle
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.decisions import Decision
+from misgiving.deferral.sentences import certificate_sentences
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import ScoredCases
-from misgiving.report.rendering import certificate_sentences
 from misgiving.serve.app import address, create_app, listen, run
 from misgiving.serve.case import Case, Review
 from misgiving.serve.keys import Keys

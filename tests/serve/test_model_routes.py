@@ -7,9 +7,9 @@ import numpy as np
 from standin import Calibrated, Standin, cases_like_the_standins, made_policy
 
 from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.sentences import certificate_sentences
 from misgiving.deferral.targets import DecisionRule, Targets
 from misgiving.errors import UsageError
-from misgiving.report.rendering import certificate_sentences
 from misgiving.serve.routes.model import command
 
 

@@ -21,7 +21,7 @@ from waiting import until
 
 from misgiving.deferral.drift import DriftMonitor
 from misgiving.deferral.expected_performance import expected_errors
-from misgiving.report.rendering import lines
+from misgiving.deferral.sentences import lines
 from misgiving.serve.audits import audit_terms
 from misgiving.serve.monitor import DEFERRED_BY_ALARM, Monitor
 from misgiving.serve.settings import ServiceSettings

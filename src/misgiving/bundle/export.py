@@ -18,6 +18,7 @@ from misgiving.bundle.bundle import CARD, FACTS, FORMAT, Bundle
 from misgiving.data.decoding import read_bytes
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.sentences import certificate_sentences
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import (
     README,
@@ -32,7 +33,7 @@ from misgiving.files import (
 )
 from misgiving.predictions.network import GRAPH, Network
 from misgiving.predictions.record import Predictions
-from misgiving.report.rendering import certificate_sentences, environment, lines
+from misgiving.report.rendering import environment, lines
 
 MAX_COMPARED = 32  # images that are predicted again
 MAX_DIFFERENCE = 1e-3  # of a repeated prediction, as a share of the largest value

@@ -118,8 +118,8 @@ def calibrate(
     deferral = _asked(labels, targets, rule, others)
     from misgiving.deferral.calibrations import Calibrations, record_of
     from misgiving.deferral.policy_file import POLICY, POLICY_FOLDER
+    from misgiving.deferral.sentences import certificate_sentences, lines
     from misgiving.deferral.sets import drawn_sets
-    from misgiving.report.rendering import certificate_sentences, lines
 
     images = ["data" if from_cases is None else "from_cases", "training_data", "views"]
     check_source(run, images=images, files=["out"], needed=["out"])
@@ -213,8 +213,8 @@ def _save(deferral: "Deferral", folder: Path, checkpoint: "Checkpoint | None") -
 def _say_views(views: int, other: "TrainedRun", tuning: "Predictions", data: str) -> None:
     """Say the accuracy and AURC of the tuning images with this and with another number of views."""
     from misgiving.data.datasets import load_dataset
+    from misgiving.deferral.sentences import lines
     from misgiving.metrics.selective import RiskCoverage
-    from misgiving.report.rendering import lines
 
     again = other.second_opinion(tuning, load_dataset(data))
     opinion = tuning.with_opinion(again, "other").opinions["other"]
@@ -228,7 +228,7 @@ def _say_views(views: int, other: "TrainedRun", tuning: "Predictions", data: str
 
 def _say_repeated(earlier: "Calibrations", deferral: "Deferral") -> None:
     """Warn of cases that earlier calibrations used, unless this is one of them."""
-    from misgiving.report.rendering import lines
+    from misgiving.deferral.sentences import lines
 
     used, groups = earlier.repeated(deferral)
     if groups and deferral.policy_.fingerprint not in earlier.made:

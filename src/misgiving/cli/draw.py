@@ -96,7 +96,7 @@ def draw(
     from misgiving.deferral.draw import draw_to_tune, labelled_part
     from misgiving.deferral.planning import plan_looks
     from misgiving.deferral.policy_file import POLICY
-    from misgiving.report.rendering import lines
+    from misgiving.deferral.sentences import lines
 
     is_file = check_source(run, images=["pool", "training_data"])
     check_replaceable(place_of_draw(out), POLICY, overwrite=overwrite)

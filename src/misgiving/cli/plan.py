@@ -52,9 +52,9 @@ def plan(
     from misgiving.deferral.certify import MOST_CASES
     from misgiving.deferral.guarantees import GUARANTEES
     from misgiving.deferral.planning import WRONG_SHARES, plan_certification, plan_looks
+    from misgiving.deferral.sentences import lines, three_digits
     from misgiving.deferral.sets import drawn_sets
     from misgiving.predictions.record import Predictions
-    from misgiving.report.rendering import lines, three_digits
 
     is_file = check_source(data, files=["looks"])
     GUARANTEES[guarantee].check_looks(looks)
@@ -102,7 +102,7 @@ def _show_values(calibration: "Predictions", targets: Targets) -> None:
     if not targets.column:
         return
     from misgiving.deferral.planning import plan_values
-    from misgiving.report.rendering import three_digits
+    from misgiving.deferral.sentences import three_digits
 
     classes = [calibration.classes[label] for label in calibration.labels]
     targets.check_columns(calibration.metadata)
@@ -145,7 +145,7 @@ def _grouped_split(data: str, seed: int) -> "Predictions":
 def _table(outlook: "CertificationOutlook") -> Iterator[tuple[str, ...]]:
     """Cells of a table: what is certified, by the share of wrong answers."""
     from misgiving.deferral.certify import MOST_CASES
-    from misgiving.report.rendering import three_digits
+    from misgiving.deferral.sentences import three_digits
 
     targets, total = outlook.targets, outlook.total
     error, silent = targets.max_error or 0.0, targets.max_silent_error or 0.0
@@ -173,7 +173,7 @@ def _table(outlook: "CertificationOutlook") -> Iterator[tuple[str, ...]]:
 def _audits(targets: Targets, audited: float) -> Iterator[tuple[str, ...]]:
     """Cells of a table: reviews and weeks, by the share that is accepted of all audited cases."""
     from misgiving.deferral.audit import answers_until_alarm
-    from misgiving.report.rendering import three_digits
+    from misgiving.deferral.sentences import three_digits
 
     target = targets.max_error or targets.max_silent_error or 0.0
     accepted = [audited, audited / 2]

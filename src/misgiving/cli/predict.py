@@ -159,7 +159,7 @@ def _decide_predictions(
     check_source(files[0], images=["contact_sheet"])
     deferral = Deferral.load(policy)
     predictions = read_file(files[0], deferral, opinions)
-    decisions = deferral.decide(predictions)
+    decisions = deferral.policy_.decide_for(predictions)
     rows = list(map(DecisionRow, predictions.paths or predictions.ids, decisions))
     return "path" if predictions.paths else "id", rows, deferral.policy_, deferral.classes_
 
@@ -179,7 +179,7 @@ def _say_facts(rows: "Iterable[DecisionRow]", policy: "Policy | None", reviews: 
     """Report unreadable images, and with a policy the performance to expect."""
     from misgiving.data.decoding import BadImage
     from misgiving.deferral.expected_performance import error_bound_at, expected_performance
-    from misgiving.report.rendering import lines
+    from misgiving.deferral.sentences import lines
 
     say_skipped([BadImage(row.path, row.unreadable) for row in rows if row.unreadable])
     if policy is not None and reviews is not None:

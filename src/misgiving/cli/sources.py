@@ -166,7 +166,7 @@ def said_warnings() -> Iterator[None]:
     """Say the warnings of fitting as sentences, but that nothing is accepted, which others say."""
     with warnings.catch_warnings(record=True) as doubts:
         warnings.simplefilter("always", UserWarning)
-        warnings.filterwarnings("ignore", "nothing is accepted")
+        warnings.filterwarnings("ignore", "Accepted: nothing")
         yield
     for doubt in doubts:
         say(f"Warning: {doubt.message}.")
@@ -178,7 +178,7 @@ def say_left_out(sources: "Iterable[tuple[str, PredictedData]]", *, brief: bool 
     If `brief`, only what a user should know of, not what is left out as usual.
     """
     from misgiving.data.decoding import skipped_sentences
-    from misgiving.report.rendering import lines
+    from misgiving.deferral.sentences import lines
 
     for name, predicted in sources:
         skipped = skipped_sentences(predicted.skipped, predicted.counts.total(), name=name)

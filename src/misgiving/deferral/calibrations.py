@@ -30,7 +30,7 @@ class Calibration:
     @classmethod
     def of(cls, deferral: Deferral) -> "Calibration":
         """The calibration of a fitted policy."""
-        plan = repr((deferral, deferral.certificate_.looks, deferral.policy_.scorer))
+        plan = f"({deferral}, {deferral.certificate_.looks}, {deferral.policy_.scorer!r})"
         return cls(plan=sha256_of(plan.encode()), cases=deferral.cases_)
 
     def continues(self, before: "Calibration") -> bool:

@@ -37,6 +37,7 @@ MIN_BATCH = 50  # images; an empty batch counts as without error, so that small 
 MOST_RANKS = 100
 SELECTION_ERRORS = 2  # wrong cases more than the observed ones, on which the threshold was chosen
 MIN_TUNING_CASES = 50  # from which on error probabilities of single images are shown
+MANY_RIGHT = 200  # cases, of which a model that has not seen them hardly has all right
 MIN_COMPARED = 20  # accepted calibration cases, from which on these are compared with the errors
 DEVIATIONS = 1.96  # by which they may differ
 
@@ -115,6 +116,23 @@ class Certificate:
     accepted_otherwise: int = 0
     pool: Pool | None = None
     looks: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        from misgiving.deferral.certify import find_remedies
+        from misgiving.deferral.sentences import lines
+
+        return "\n".join(lines("policy.txt", "in_brief", self, find_remedies(self)))
+
+    @property
+    def is_worse_than_chance(self) -> bool:
+        """True where fewer calibration cases are right than a guess among the answers would be."""
+        return self.pool is None and sum(self.errors) > self.cases * (1 - 1 / len(self.answers))
+
+    @property
+    def is_suspicious(self) -> bool:
+        """True where so many calibration cases are accepted, and right, as of images trained on."""
+        all_right = self.pool is None and self.accepted == self.cases and not any(self.errors)
+        return all_right and self.cases >= MANY_RIGHT
 
     @property
     def answers(self) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Decisions on a set of images, and the columns of every table of them."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
 
 import numpy as np
@@ -127,6 +127,9 @@ class Decisions(ScoredImages, Sequence[Decision]):
             accepted; inf: none is.
         policy: The `Policy` that made and explains them; None without one.
         ids: Names of the images, where they are of predictions.
+        gaps: Largest differences from the distributions of the calibration cases, by score, where
+            these differ; `acceptance` or `ood`.
+        certified: False where a lower threshold than the certified one was asked for.
     """
 
     classes: tuple[str, ...]
@@ -136,6 +139,8 @@ class Decisions(ScoredImages, Sequence[Decision]):
     thresholds: tuple[float, ...] = (math.inf,)
     policy: Any = None  # its module imports this one
     ids: tuple[str, ...] = ()
+    gaps: Mapping[str, float] = field(default_factory=dict)
+    certified: bool = True
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)

@@ -1,20 +1,22 @@
 """`Deferral`: fits the policy that accepts, defers or calls out-of-distribution; needs no torch."""
 
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from misgiving.calibration.apply import Calibrator
 from misgiving.calibration.fit import Fitted
-from misgiving.deferral.annotate import with_finer, with_mean_cost, with_prices
 from misgiving.deferral.certificate import Certificate
-from misgiving.deferral.certify import certify_thresholds, find_remedies
+from misgiving.deferral.certify import find_remedies
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.draw import DrawnCases
-from misgiving.deferral.fit_policy import calibration_cases, check_limit, fit_policy
+from misgiving.deferral.expected_performance import gaps_of
+from misgiving.deferral.fit_policy import certify_policy, fit_policy
 from misgiving.deferral.guarantees import GUARANTEES, Guarantee
 from misgiving.deferral.identities import Cases, Identities
 from misgiving.deferral.policy import Policy
@@ -27,6 +29,7 @@ from misgiving.deferral.policy_file import (
     policy_folder,
     write_policy,
 )
+from misgiving.deferral.sentences import certificate_sentences, lines
 from misgiving.deferral.sets import fitting_sets
 from misgiving.deferral.targets import (
     AnswerName,
@@ -38,9 +41,11 @@ from misgiving.deferral.targets import (
 from misgiving.deferral.thresholds import ScoredCases
 from misgiving.errors import DataError, Parameter, UsageError, require
 from misgiving.files import whole_folder
-from misgiving.groups import unit_of
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors
+
+if TYPE_CHECKING:
+    from sklearn.utils import Tags
 
 BY_NAME = ("class_max_miss", "costs", "superclasses")  # parameters that are empty or None
 
@@ -124,9 +129,16 @@ class Deferral:
         Deferral.__init__(self, **(self.get_params() | parameters))
         return self
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         changed = [x.name for x in fields(self) if x.init and getattr(self, x.name) != x.default]
         return f"Deferral({', '.join(f'{name}={getattr(self, name)!r}' for name in changed)})"
+
+    def __repr__(self) -> str:
+        fitted = certificate_sentences(self, brief=True) if hasattr(self, "policy_") else []
+        return "\n".join([str(self), *fitted])
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<p>{escape(line)}</p>" for line in repr(self).splitlines())
 
     def fit(
         self,
@@ -162,7 +174,8 @@ class Deferral:
             DataError: The sets cannot support a policy.
 
         Warns:
-            UserWarning: Nothing is accepted, a class has no case, or cases may be copies.
+            UserWarning: Nothing is accepted, a class has no case, or cases may be copies, or known
+                to the model.
         """
         self.check_parameters()
         if isinstance(calibration, DrawnCases):
@@ -172,9 +185,9 @@ class Deferral:
                 tuning, calibration, labels, training, classes=classes, seed=self.seed
             )
             self.certify(tuning, calibration, detectors=detectors, looks=looks, **facts)
-        if not self.certificate_.accepted:
-            remedies = [f"{way}: {x:g}" for way, x in find_remedies(self.certificate_).items()]
-            warnings.warn("; ".join(["nothing is accepted", *remedies]), stacklevel=2)
+        remedies = find_remedies(self.certificate_)
+        for doubt in lines("policy.txt", "doubts", self.certificate_, remedies):
+            warnings.warn(doubt, stacklevel=2)
         return self
 
     def certify(
@@ -205,7 +218,8 @@ class Deferral:
         of_tuning, of_calibration = Identities.of(tuning), Identities.of(calibration)
         facts |= {"group_columns": calibration.group_columns}
         self.cases_ = Cases(tuning=of_tuning, calibration=of_calibration, **facts)
-        return self._certify(policy, tuned, calibration)
+        self.policy_ = certify_policy(policy, tuned, calibration, self.check_parameters()[2])
+        return self
 
     def certify_drawn(self, drawn: DrawnCases, tuning: Predictions | None = None) -> "Deferral":
         """Choose and certify thresholds with the labels of drawn cases.
@@ -226,32 +240,7 @@ class Deferral:
         if given not in (None, (other.cases_.tuning, other.cases_.tuning_labels)):
             raise DataError("the cases were drawn with another tuning set; draw new ones")
         self.cases_ = replace(other.cases_, calibration=Identities.of(cases))
-        return self._certify(other.policy_, None, cases)
-
-    def _certify(
-        self, policy: Policy, tuned: ScoredCases | None, calibration: Predictions
-    ) -> "Deferral":
-        cases, values, of_classes = calibration_cases(policy, calibration)
-        blank, guarantee = policy.certificate, self.check_parameters()[2]
-
-        def certify(**changes: Any) -> Certificate:
-            targets = replace(blank.targets, **changes)
-            of_targets, of_cases = (
-                replace(blank, targets=targets),
-                values if targets.for_each else (),
-            )
-            return certify_thresholds(of_targets, tuned, cases, guarantee, of_cases)
-
-        certificate = with_mean_cost(with_prices(certify(), certify), cases, policy.rule)
-        if policy.finer is not None:
-            certificate = with_finer(certificate, cases, of_classes, policy.calibration)
-        self.policy_ = replace(
-            policy,
-            certificate=certificate,
-            unit=unit_of(calibration.group_columns),
-            kind=calibration.kind,
-        )
-        check_limit(self.policy_)
+        self.policy_ = certify_policy(other.policy_, None, cases, self.check_parameters()[2])
         return self
 
     def fit_policy(
@@ -321,8 +310,17 @@ class Deferral:
     @property
     def _fitted(self) -> Policy:
         if not hasattr(self, "policy_"):
-            raise UsageError("this Deferral is not fitted yet; call `fit` first")
+            from sklearn.exceptions import NotFittedError
+
+            raise NotFittedError("this Deferral is not fitted yet; call `fit` first")
         return self.policy_
+
+    def __sklearn_tags__(self) -> "Tags":
+        from sklearn.utils import InputTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type=None, target_tags=TargetTags(required=True), input_tags=InputTags()
+        )
 
     def decide(self, data: Any, *, threshold: float | None = None) -> Decisions:
         """Decide for each image.
@@ -335,21 +333,24 @@ class Deferral:
                 belong to; None: that of the policy, or the one that it chooses for a batch.
 
         Raises:
-            DataError: A value of an array or column is not finite; in `Predictions`, such an image
-                is deferred. Or they are of another model, or lack what the policy reads, or are
-                too few for the average guarantee.
+            DataError: A value of an array is not finite (in `Predictions`, such an image is
+                deferred); or they do not suit the policy, as `Policy.decide_for` says.
+
+        Warns:
+            UserWarning: The images are unlike the calibration cases, or the threshold is too low.
         """
-        policy = self._fitted
+        policy, it = self._fitted, self.certificate_
         predictions = Predictions.of(data, classes=policy.classes, kind=policy.kind)
-        policy.check_predictions(predictions)
-        policy.certificate.targets.check_columns(predictions.metadata)
-        decisions = policy.decide(
-            predictions.outputs,
-            predictions.units,
-            columns=predictions.metadata,
-            threshold=threshold,
-        )
-        return replace(decisions, ids=predictions.ids)
+        decisions = policy.decide_for(predictions, threshold)
+        gaps = gaps_of(it, decisions.acceptance_score, decisions.ood_score)
+        if gaps:
+            warnings.warn(lines("drift.txt", "drifted", gaps)[0], stacklevel=2)
+        lowest = -math.inf if it.selection is not None else it.accept_threshold
+        certified = threshold is None or threshold >= lowest
+        if not certified:
+            limit = f"{lowest:g}, the lowest that is certified: nothing is certified"
+            warnings.warn(f"the threshold {threshold:g} is below {limit}", stacklevel=2)
+        return replace(decisions, gaps=gaps, certified=certified)
 
     def save(self, folder: str | Path) -> None:
         """Write a policy folder, whole or not at all; one that is there is replaced.

@@ -93,18 +93,31 @@ def expected_performance(
             accepted=bool(accepted[row]),
             content=decided[row][0],
         )
+    gaps = gaps_of(certificate, scores, ood_scores)
+    alarms = tuple(test for test in monitor.tests if test.since is not None)
+    bound = None if threshold is None else error_bound_at(certificate, threshold)
+    return ExpectedPerformance(expected, bound, alarms, gaps)
+
+
+def gaps_of(certificate: Certificate, scores: Values, ood_scores: Values) -> dict[str, float]:
+    """Differences between the distributions of images and of the calibration cases.
+
+    These are the largest difference of the acceptance scores and of the OOD scores, where it is one
+    that equal distributions seldom have. None are known of few images.
+    """
+    finite = np.isfinite(scores)
+    if finite.sum() < FEWEST_IMAGES:
+        return {}
     compared = {
-        "acceptance": (scores, certificate.images.scores),
-        "ood": (ood_scores, certificate.ood_scores),
+        "acceptance": (scores[finite], certificate.images.scores),
+        "ood": (ood_scores[finite], certificate.ood_scores),
     }
     gaps = {}
     for name, (new, calibration) in compared.items():
         gap, p_value = compare_distributions(new, np.array(calibration))
         if p_value <= DIFFERENT / len(compared):
             gaps[name] = gap
-    alarms = tuple(test for test in monitor.tests if test.since is not None)
-    bound = None if threshold is None else error_bound_at(certificate, threshold)
-    return ExpectedPerformance(expected, bound, alarms, gaps)
+    return gaps
 
 
 def expected_errors(

@@ -1,14 +1,17 @@
-"""Fitting of all that scores an image, on the tuning set, before a threshold is certified."""
+"""Fitting of all that scores an image, on the tuning set, and then of the thresholds."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
 from misgiving.calibration.apply import answers_of
 from misgiving.calibration.fit import Fitted, fit_calibrator
+from misgiving.deferral.annotate import with_finer, with_mean_cost, with_prices
 from misgiving.deferral.certificate import MIN_TUNING_CASES, Certificate
+from misgiving.deferral.certify import certify_thresholds
 from misgiving.deferral.guarantees import Guarantee
 from misgiving.deferral.policy import Policy
 from misgiving.deferral.sets import check_ood_detector
@@ -100,6 +103,38 @@ def fit_policy(
     )
     cases = ScoredCases.of(cross_fitted, tuning.labels, policy.calibration)
     return policy, cases[chosen]
+
+
+def certify_policy(
+    policy: Policy, tuned: ScoredCases | None, calibration: Predictions, guarantee: Guarantee
+) -> Policy:
+    """The policy with thresholds that are chosen and certified with these cases.
+
+    Args:
+        policy: That accepts nothing yet.
+        tuned: The tuning cases; None: the cases were drawn above a limit.
+        calibration: One image of each group is drawn.
+        guarantee: That was asked for.
+
+    Raises:
+        DataError: The cases cannot support a policy.
+    """
+    cases, values, of_classes = calibration_cases(policy, calibration)
+    blank = policy.certificate
+
+    def certify(**changes: Any) -> Certificate:
+        targets = replace(blank.targets, **changes)
+        of_targets = replace(blank, targets=targets)
+        of_cases = values if targets.for_each else ()
+        return certify_thresholds(of_targets, tuned, cases, guarantee, of_cases)
+
+    certificate = with_mean_cost(with_prices(certify(), certify), cases, policy.rule)
+    if policy.finer is not None:
+        certificate = with_finer(certificate, cases, of_classes, policy.calibration)
+    unit, kind = unit_of(calibration.group_columns), calibration.kind
+    certified = replace(policy, certificate=certificate, unit=unit, kind=kind)
+    check_limit(certified)
+    return certified
 
 
 def calibration_cases(

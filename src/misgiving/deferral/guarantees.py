@@ -30,7 +30,7 @@ class Guarantee(ABC):
     """A way in which targets hold.
 
     Attributes:
-        name: By which it is chosen, recorded, and described in `report/templates/guarantees`.
+        name: By which it is chosen, recorded, and described in `deferral/templates/guarantees`.
         by_batch: True if each batch has a threshold of its own, by conformal selection.
     """
 

@@ -227,6 +227,21 @@ class Policy:
             policy=self,
         )
 
+    def decide_for(
+        self, predictions: "Predictions", threshold: float | Sequence[float] | None = None
+    ) -> Decisions:
+        """Decide for each image of predictions, with `threshold` as in `decide`.
+
+        Raises:
+            DataError: They are of another model, or lack what the policy reads, or are too few.
+        """
+        self.check_predictions(predictions)
+        columns = predictions.metadata
+        self.certificate.targets.check_columns(columns)
+        outputs, units = predictions.outputs, predictions.units
+        decisions = self.decide(outputs, units, columns=columns, threshold=threshold)
+        return replace(decisions, ids=predictions.ids)
+
     def values_of(self, predicted: Classes, columns: Columns | None) -> Sequence[str]:
         """Value of `for_each` of each image; empty where there is none."""
         targets, cells = self.certificate.targets, columns or {}

@@ -11,6 +11,7 @@ from misgiving.deferral.bounds import binomial_cdf
 from misgiving.errors import DataError, Parameter, UsageError, visible
 from misgiving.groups import TUNING_PARTS, partition_groups
 from misgiving.predictions.record import Predictions
+from misgiving.predictions.schema import classes_of_labels
 from misgiving.scores.detectors import FittedDetectors, scores_of_outputs
 
 MOST_TUNED = 20_000  # groups to tune on; more would be slow, and bring nothing
@@ -70,19 +71,33 @@ def given_sets(
     """The sets in the arguments of `Deferral.fit`; the second is None where there is one alone."""
     if isinstance(first, Predictions) and isinstance(second, Predictions | None):
         return first, second
-    if hasattr(first, "predict_proba") and labels is not None:
-        columns = {"probabilities": first.predict_proba(second), "classes": first.classes_}
-        return Predictions.of((columns, labels)), None
+    if labels is not None or hasattr(first, "predict_proba"):
+        return _of_classifier(first, second, labels), None
     if isinstance(first, tuple) and isinstance(second, tuple):
+        if classes is None and len(first) == len(second) == 2:
+            classes = classes_of_labels(first[0], first[1], second[1])
         return _of_arrays(classes, first, "tuning"), _of_arrays(classes, second, "calibration")
     pair = first if isinstance(first, tuple) and second is None else (first, second)
-    return _of_arrays(classes, pair if labels is None else ()), None
+    return _of_arrays(classes, pair), None
+
+
+def _of_classifier(classifier: Any, inputs: Any, labels: Any) -> Predictions:
+    """Predictions of a classifier as those of scikit-learn are."""
+    if not hasattr(classifier, "predict_proba"):
+        raise UsageError(
+            f"a {type(classifier).__name__} has no `predict_proba`; give its outputs with the "
+            "labels: fit(logits, labels)"
+        )
+    if labels is None:
+        raise UsageError("a classifier needs its inputs and their labels; give all three")
+    columns = {"probabilities": classifier.predict_proba(inputs), "classes": classifier.classes_}
+    return Predictions.of((columns, labels))
 
 
 def _of_arrays(classes: Any, pair: tuple[Any, ...], name: str = "") -> Predictions:
     """Logits or probabilities with labels."""
     is_pair = len(pair) == 2 and pair[1] is not None
-    others = ("keys", "predict_proba", "outputs")  # of tables, classifiers and predictions
+    others = ("columns", "keys", "outputs")  # of data frames, mappings and predictions
     if not is_pair or any(hasattr(pair[0], name) for name in others):
         raise UsageError(
             "give predictions, one set or two; or logits or probabilities with labels; or a "

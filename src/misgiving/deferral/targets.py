@@ -113,7 +113,8 @@ class Targets:
         )
         for name in rates:
             rate = getattr(self, name)
-            require(self, name, rate is None or 0 < rate < 1, "be between 0 and 1")
+            is_rate = rate is None or (isinstance(rate, int | float) and 0 < rate < 1)
+            require(self, name, is_rate, "be a number between 0 and 1")
         are_rates = all(0 < rate < 1 for rate in self.class_max_miss.values())
         require(self, "class_max_miss", are_rates, "be between 0 and 1")
         alone = self.max_error is not None and not any(
@@ -279,8 +280,10 @@ class DecisionRule:
         if self.rule is None:
             object.__setattr__(self, "rule", "costs" if self.costs else "most_probable")
         require_choices(self)
-        go_together = (self.rule == "costs") == bool(self.costs)
-        require(self, "costs", go_together, "be given with the rule costs, and with no other")
+        if (self.rule == "costs") != bool(self.costs):
+            raise UsageError(
+                Parameter("costs"), " and ", Parameter("rule", "costs"), " go together"
+            )
         are_positive = all(0 < cost < math.inf for cost in self.costs.values())
         require(self, "costs", are_positive, "be positive")
         limit = self.max_error_probability

@@ -25,7 +25,7 @@ from misgiving.deferral.decisions import ScoredImages
 from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError
 
-FEWEST_CASES = 5
+FEWEST_CASES = 2
 HALVINGS = 12  # in which the level of each single rank is searched
 DEVIATIONS = 9.0  # below the expected number of wrong cases, where no limit is
 NEGLIGIBLE = 1e-12  # probability of a number of wrong cases

@@ -228,7 +228,7 @@ def evaluate(
     if deferral is not None:
         judged, cautions = _rows_for_policy(measured, deferral, is_chosen=set is not None)
         notes += cautions
-        decisions = deferral.decide(judged)
+        decisions = deferral.policy_.decide_for(judged)
         measurements += _measure_policy(judged, deferral, decisions)
     teams = None
     if readers:

@@ -11,6 +11,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import narwhals
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import log_softmax
@@ -27,6 +28,7 @@ from misgiving.predictions.schema import (
     ONCE,
     UNKNOWN_CLASS,
     WHOLE,
+    classes_of_labels,
     columns_of,
     fields_of,
     named,
@@ -101,10 +103,11 @@ class Predictions(TrainingOutputs):
         """Take predictions from arrays, lists, tensors or a data frame.
 
         Args:
-            data: A mapping or a pandas data frame with the columns of a file, as
+            data: A mapping or a data frame (pandas, polars, pyarrow) with the columns of a file, as
                 `misgiving.predictions.schema` lists them; an array of outputs; a pair of one of
                 these and labels; or predictions, which are returned as they are.
-            classes: Names of the classes of an array without names; by default 0 to K-1.
+            classes: Names of the classes of an array without names; by default those of the labels,
+                sorted, or 0 to K-1. Columns that are named by classes are put in this order.
             kind: Of an array without a name: `logits` or `probabilities`; None: probabilities if
                 each row is from 0 to 1 and adds up to 1.
             name: Of the set; begins the ids of images that have none.
@@ -116,15 +119,15 @@ class Predictions(TrainingOutputs):
         if isinstance(data, Predictions):
             return data
         values, *labels = data if isinstance(data, tuple) and len(data) == 2 else (data,)
-        if hasattr(values, "keys"):  # a mapping or a data frame, which is no dict
-            columns = {str(key): values[key] for key in values.keys()}  # noqa: SIM118
-        elif hasattr(values, "ndim") or labels:
+        columns = _named_columns(values)
+        if not columns and (hasattr(values, "ndim") or labels):
             values = on_host(values)
+            classes = classes or (classes_of_labels(values, *labels) if labels else None)
             columns = {kind or ("logits", "probabilities")[are_probabilities(values)]: values}
-        else:
+        if not columns or np.asarray(values).dtype.kind == "U":
             raise UsageError(
-                f"{data!r} has no predictions; give logits, or a pair of logits and labels, or "
-                "`Predictions.read(path)`"
+                f"{type(data).__name__} has no predictions; give logits, or a pair of logits and "
+                "labels, or `Predictions.read(path)`"
             )
         if labels:
             columns["label"] = labels[0]
@@ -274,6 +277,14 @@ class Predictions(TrainingOutputs):
                 f"{unknown.sum()} of {len(self)} rows have no label, the first is {name!r}; give "
                 f"the true class of each as the column label{near}"
             )
+
+
+def _named_columns(data: Any) -> dict[str, Any]:
+    """Columns of a data frame or a mapping; none of other data."""
+    frame = narwhals.from_native(data, eager_only=True, pass_through=True)
+    if isinstance(frame, narwhals.DataFrame):
+        return {str(name): frame[name].to_numpy() for name in frame.columns}
+    return {str(name): x for name, x in data.items()} if isinstance(data, Mapping) else {}
 
 
 def check_classes(classes: Sequence[str], others: Sequence[str], name: str) -> None:

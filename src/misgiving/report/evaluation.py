@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 
 from misgiving.arrays import Picture
 from misgiving.data.decoding import picture_of
+from misgiving.deferral.sentences import certificate_sentences
 from misgiving.evaluation.evaluate import Evaluation
 from misgiving.evaluation.readers import confusion_of
 from misgiving.evaluation.shares import reliability_with_intervals
@@ -22,7 +23,7 @@ from misgiving.report.figures import (
     reliability_figure,
     team_figure,
 )
-from misgiving.report.rendering import certificate_sentences, detector_name, environment, lines
+from misgiving.report.rendering import detector_name, environment, lines
 
 MAX_CLASSES = 15  # of the confusion matrix; the others are one row and column
 GALLERY_IMAGES = 12  # of each kind

@@ -16,10 +16,11 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from misgiving.deferral.sentences import count, percent
 from misgiving.evaluation.readers import DEFERRED_SHARES, Team
 from misgiving.evaluation.shares import CurvePoint, Share
 from misgiving.metrics.calibration import Reliability
-from misgiving.report.rendering import DETECTOR_TITLES, count, percent
+from misgiving.report.rendering import DETECTOR_TITLES
 
 Line = str | tuple[int, tuple[float, ...]]
 OTHER_COLOUR = "#56b4e9"

@@ -17,7 +17,7 @@ from misgiving.deferral.decisions import Outcome
 from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor, DriftTest
 from misgiving.deferral.expected_performance import expected_errors
 from misgiving.deferral.policy import Policy
-from misgiving.report.rendering import lines
+from misgiving.deferral.sentences import lines
 from misgiving.serve.audits import Audit, Shadow, count_audits, last_resumption, unit_of
 from misgiving.serve.case import Case, Moment, uniform
 from misgiving.serve.settings import ServiceSettings

@@ -8,9 +8,10 @@ from pathlib import Path
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from misgiving.deferral.sentences import count
 from misgiving.files import whole_file, write_text
 from misgiving.report.figures import Kind, figure_link, render
-from misgiving.report.rendering import count, environment
+from misgiving.report.rendering import environment
 from misgiving.reproduction import config, published
 from misgiving.reproduction.report import claims, figures, findings, names
 from misgiving.reproduction.report.run import (

@@ -14,8 +14,8 @@ from pydantic import BaseModel, Field
 
 from misgiving.deferral.decisions import Number
 from misgiving.deferral.policy import Policy
+from misgiving.deferral.sentences import lines
 from misgiving.errors import DataError
-from misgiving.report.rendering import lines
 from misgiving.serve.monitor import Drift
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.service import ServiceDep, key_of

@@ -1,0 +1,101 @@
+"""`SelectiveClassifier` among the estimators of scikit-learn."""
+
+import numpy as np
+import pandas
+import pytest
+from sklearn.datasets import make_classification
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from misgiving import Deferral, SelectiveClassifier
+from misgiving.errors import UsageError
+
+ANSWERS_NOT_ALL = "it leaves rows to a person, with the answer -1"
+EXPECTED = {
+    "check_classifiers_train": ANSWERS_NOT_ALL,
+    "check_classifiers_classes": f"{ANSWERS_NOT_ALL}, which is one of its classes",
+}
+INPUTS, LABELS = make_classification(
+    2000, n_classes=3, n_informative=6, class_sep=2.0, random_state=0
+)
+GROUPS = np.arange(2000) // 4
+NAMES = np.array(["owl", "cat", "dog"])[LABELS]
+
+
+@parametrize_with_checks(
+    [SelectiveClassifier(LogisticRegression(), held_out=0.6)],
+    expected_failed_checks=lambda _: EXPECTED,
+)
+@pytest.mark.filterwarnings("ignore")
+def test_conventions_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+class Remembering(LogisticRegression):
+    """A classifier that keeps the rows that it was fitted on."""
+
+    def fit(self, inputs, labels):
+        self.rows_ = inputs
+        return super().fit(inputs, labels)
+
+
+def test_the_classifier_never_sees_a_group_that_certifies():
+    fitted = SelectiveClassifier(Remembering(), max_error=0.2, random_state=1)
+    fitted.fit(INPUTS, LABELS, groups=GROUPS)
+    rows = {row.tobytes() for row in fitted.classifier_.rows_}
+    seen = np.array([row.tobytes() in rows for row in INPUTS])
+    assert len({*GROUPS[seen]} & {*GROUPS[~seen]}) == 0
+    assert (~seen).sum() == pytest.approx(2000 / 3, abs=8)
+    cases = fitted.deferral_.cases_
+    assert len(cases.tuning) + len(cases.calibration) == (~seen).sum()
+    counts = cases.calibration.group_count, cases.tuning.group_count
+    assert sum(counts) == len({*GROUPS[~seen]})
+
+
+def test_answers_are_the_classes_or_that_a_person_is_asked():
+    frame = pandas.DataFrame(INPUTS).add_prefix("x")
+    fitted = SelectiveClassifier(
+        make_pipeline(StandardScaler(), LogisticRegression()),
+        deferral=Deferral(max_error=0.1, guarantee="average"),
+        random_state=0,
+    ).fit(frame[:1500], NAMES[:1500])
+    answers = fitted.predict(frame[1500:])
+    accepted = fitted.decide(frame[1500:]).decisions == "accept"
+    assert {*answers} == {"cat", "defer", "dog", "owl"}
+    assert ((answers != "defer") == accepted).all()
+    assert (answers == NAMES[1500:])[accepted].mean() > 0.75
+    likeliest = fitted.classes_[fitted.predict_proba(frame[1500:]).argmax(axis=1)]
+    assert (likeliest == answers)[accepted].all()
+    assert fitted.feature_names_in_.tolist() == frame.columns.tolist()
+
+
+def test_a_fitted_classifier_is_not_fitted_again_and_all_rows_certify():
+    inner = LogisticRegression().fit(INPUTS[:1000], LABELS[:1000] + 1)
+    fitted = SelectiveClassifier(FrozenEstimator(inner), max_error=0.2, deferred=0)
+    fitted.fit(INPUTS[1000:], LABELS[1000:] + 1)
+    assert fitted.classifier_.estimator is inner
+    assert len(fitted.deferral_.cases_.calibration) == 800
+    assert {*fitted.predict(INPUTS[:200])} == {0, 1, 2, 3}
+    with pytest.raises(UsageError, match=r"deferred=1. is a class"):
+        fitted.set_params(deferred=1).fit(INPUTS[1000:], LABELS[1000:] + 1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_texts_are_classified_and_a_class_that_was_never_trained_on_is_never_answered():
+    random = np.random.default_rng(0)
+    labels = random.permutation(["spam"] * 1500 + ["ham"] * 1497 + ["rare"] * 3)
+    words = {"spam": "win now free", "ham": "see you there", "rare": "odd"}
+    texts = [" ".join(random.choice(words[label].split(), 4)) for label in labels]
+    groups = np.where(labels == "rare", -1, np.arange(3000))  # all are kept apart with this seed
+    inner = make_pipeline(TfidfVectorizer(), LogisticRegression())
+    fitted = SelectiveClassifier(inner, random_state=3).fit(texts, labels, groups=groups)
+    assert fitted.classes_.tolist() == ["ham", "rare", "spam"]
+    assert fitted.classifier_.classes_.tolist() == ["ham", "spam"]
+    answers = fitted.predict(texts)
+    assert {*answers} <= {"ham", "spam", "defer"}
+    assert fitted.predict_proba(texts)[:, 1].max() < 1e-6
+    assert (answers == labels)[labels != "rare"].mean() > 0.9
