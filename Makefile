@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce check lint types imports test docs docs-check extras-check coverage soak bench dist lock sbom audit fix clean
+.PHONY: help reproduce check lint types imports test docs docs-check extras-check coverage soak bench dist release-check lock sbom audit fix clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -64,6 +64,18 @@ dist: $(VENV)/.made ## A source distribution and a wheel in dist/, as Containerf
 	$(BIN)/python -m pip install --quiet --no-compile --group dist
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
+
+release-check: dist ## A release: clean tree, changelog, workflows; then the wheel alone runs the README's lines and the reproduction.
+	@test -z "$$(git status --porcelain)" || { git status --short; echo "commit these, or remove them"; exit 1; }
+	@version=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' src/misgiving/__init__.py); \
+	  grep -q "^## $$version$$" CHANGELOG.md || { echo "CHANGELOG.md has no section $$version"; exit 1; }
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(PYTHON) -m venv --clear $(VENV)/wheel
+	$(VENV)/wheel/bin/python -m pip install --quiet --no-compile "misgiving[train,serve] @ file://$$(ls $$PWD/dist/*.whl)"
+	sed -n '/start:lines/,/end:lines/{/^```python/,/^```/{/^```/d;p;};}' README.md > $(VENV)/wheel/lines.py
+	cd $(VENV)/wheel && bin/misgiving data sample digits.csv && bin/python lines.py && \
+	  bin/misgiving reproduce --out reproduce --jobs $(JOBS)
 
 lock: $(VENV)/.supply ## requirements.lock: the newest releases that are at least three days old, for each platform.
 	printf '%s\n' $(TORCH) editables hatchling | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \

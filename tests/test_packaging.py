@@ -4,6 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 import misgiving
@@ -12,9 +13,27 @@ ROOT = Path(__file__).parents[1]
 LOCKED_EXTRAS = ("train", "serve", "postgresql")
 
 
-def test_the_citation_names_the_version():
-    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
-    assert re.findall(r"^version: (.+)$", citation, re.MULTILINE) == [misgiving.__version__]
+@pytest.mark.parametrize(
+    ("file", "pattern"),
+    [
+        ("CITATION.cff", r"^version: (.+)$"),
+        ("codemeta.json", r'^  "version": "(.+)",$'),
+        ("conda/recipe.yaml", r"^  version: ([\d.a-z]+)$"),
+        ("CHANGELOG.md", r"^## (.+)$"),
+    ],
+)
+def test_every_file_names_the_version(file, pattern):
+    text = (ROOT / file).read_text(encoding="utf-8")
+    assert re.findall(pattern, text, re.MULTILINE)[:1] == [misgiving.__version__]
+
+
+def test_the_conda_recipe_has_the_dependencies_of_the_project():
+    recipe = (ROOT / "conda" / "recipe.yaml").read_text(encoding="utf-8")
+    run = recipe.partition("  run:")[2].partition("\ntests:")[0]
+    listed = {line.strip("- ").replace("-base", "") for line in run.split("\n") if line.strip()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {line.replace(">=", " >=") for line in project["dependencies"]}
+    assert listed == needed | {f"python {project['requires-python']}"}
 
 
 def test_the_container_serves_as_a_user_without_privileges():

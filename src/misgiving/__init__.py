@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "1.0.0rc1"
 
 if TYPE_CHECKING:
     from misgiving.bundle.bundle import Bundle as Bundle
@@ -64,7 +64,7 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(f"misgiving.{_HOMES[name]}"), name)
     except ModuleNotFoundError as error:
-        error.add_note("It comes with: pip install 'misgiving[train]'")
+        error.add_note("It comes with the extra `train`, as: pip install -e '.[train]'")
         raise
 
 

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MEASURED = ROOT / "benchmarks" / "results.md"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
+READ = [page for page in DOCS if page.name not in ("api.md", "command_line.md")]  # not generated
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS, MEASURED]
 COMMAND = re.compile(r"^ *(?:\.venv/bin/)?misgiving (.+?)(?:  +#.*)?$", re.MULTILINE)
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
@@ -72,7 +73,7 @@ DEVELOPER = commands(TUTORIALS / "developer.md")
 
 
 @pytest.mark.parametrize(
-    ("pages", "most"), [([PAGES[0]], 650), ([PAGES[0], *DOCS], 16_000), ([MEASURED], 7_100)]
+    ("pages", "most"), [([PAGES[0]], 650), ([PAGES[0], *READ], 15_850), ([MEASURED], 7_100)]
 )
 def test_the_documentation_has_no_more_words_than_a_reader_has_time_for(pages, most):
     assert sum(len(page.read_text(encoding="utf-8").split()) for page in pages) <= most

@@ -139,6 +139,7 @@ def run(tables, part_name, **training):
     return read_results(tables / f"{part_name}.csv")
 
 
+@pytest.mark.soak  # three trainings; the study is registered, and its script no longer changes
 def test_the_last_and_the_best_epoch_are_those_of_trainings_that_end_there(tmp_path):
     training = {"learning_rate": 0.01, "decay_every": 50, "batch_size": 64}
     both = run(tmp_path / "both", "paper_folds", keep="best", epochs=5, **training)

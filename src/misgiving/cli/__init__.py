@@ -132,7 +132,7 @@ def explanation(error: Exception) -> str | None:
     if isinstance(error, ModuleNotFoundError):
         module = (error.name or "").split(".")[0]
         extra = next((EXTRAS[modules] for modules in EXTRAS if module in modules.split()), None)
-        return extra and f"{error.name} is not installed; run: pip install 'misgiving[{extra}]'"
+        return extra and f"{error.name} is not installed; it comes with the extra {extra}"
     if isinstance(error, OSError):
         file = f"{error.filename}: " if error.filename else ""
         return f"{file}{error.strerror or error}; check the path, free space and permissions"

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
 
 import numpy as np
@@ -231,6 +233,12 @@ class Decisions(ScoredImages, Sequence[Decision]):
         shares = zip(self.classes, self.probabilities.T, strict=True)
         return pandas.DataFrame(columns | {f"{OF_CLASS}{name}": each for name, each in shares})
 
+    def plot(self, labels: Any = None, axes: Any = None, *, images: Any = None) -> Any:
+        """Draw scores by decision, or reliability given labels, or examples given the images."""
+        if images is not None:
+            return plots().plot_examples(self, images)
+        return plots().plot_decisions(self, labels, axes)
+
     def _decision(
         self,
         decisions: Outcome,
@@ -267,6 +275,11 @@ class Decisions(ScoredImages, Sequence[Decision]):
             probabilities={key: _finite_or_none(share) for key, share in by_class.items()},
             **{key: _finite_or_none(number) for key, number in numbers.items()},
         )
+
+
+def plots() -> ModuleType:
+    """The plots, found by name: matplotlib, and the layer above, are loaded when one is drawn."""
+    return import_module("misgiving.report.plots")
 
 
 def unscored(outputs: Outputs) -> ScoredImages:

@@ -13,7 +13,7 @@ from misgiving.calibration.apply import Calibrator
 from misgiving.calibration.fit import Fitted
 from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.certify import find_remedies
-from misgiving.deferral.decisions import Decisions
+from misgiving.deferral.decisions import Decisions, plots
 from misgiving.deferral.draw import DrawnCases
 from misgiving.deferral.expected_performance import gaps_of
 from misgiving.deferral.fit_policy import certify_policy, fit_policy
@@ -253,15 +253,8 @@ class Deferral:
     ) -> tuple[Policy, ScoredCases]:
         """Fit all that scores an image; gives a policy that accepts nothing yet, and its cases."""
         parameters = self.check_parameters(tuning.classes, looks)
-        return fit_policy(
-            tuning,
-            detectors,
-            fitted,
-            parameters,
-            ood_detector=self.ood_detector,
-            looks=looks,
-            seed=self.seed,
-        )
+        own: dict[str, Any] = {"ood_detector": self.ood_detector, "seed": self.seed}
+        return fit_policy(tuning, detectors, fitted, parameters, looks=looks, **own)
 
     def check_parameters(
         self, classes: Sequence[str] = (), looks: Sequence[int] = ()
@@ -351,6 +344,10 @@ class Deferral:
             limit = f"{lowest:g}, the lowest that is certified: nothing is certified"
             warnings.warn(f"the threshold {threshold:g} is below {limit}", stacklevel=2)
         return replace(decisions, gaps=gaps, certified=certified)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw risk against coverage with what is certified, on axes of matplotlib."""
+        return plots().plot_certificate(self.certificate_, axes)
 
     def save(self, folder: str | Path) -> None:
         """Write a policy folder, whole or not at all; one that is there is replaced.
