@@ -79,10 +79,10 @@ release-check: dist ## A release: clean tree, changelog, workflows; then the whe
 
 lock: $(VENV)/.supply ## requirements.lock: the newest releases that are at least three days old, for each platform.
 	printf '%s\n' $(TORCH) editables hatchling | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
-	  --exclude-newer '3 days' --extra train --extra serve --extra postgresql --generate-hashes --no-annotate --no-header \
+	  --exclude-newer '3 days' --all-extras --group dev --group dist --group lightning --generate-hashes --no-annotate --no-header \
 	  --output-file $(VENV)/lock pyproject.toml -
 	{ echo '# `make lock` writes this. Not locked: pip, and the builds of torch (only its version is).'; \
-	  sed -E '/^torch/,/[^\\]$$/{/^ /d;s/ \\$$//;}' $(VENV)/lock; } > requirements.lock
+	  sed -E '/^torch(vision)?==/,/[^\\]$$/{/^ /d;s/ \\$$//;}' $(VENV)/lock; } > requirements.lock
 
 sbom: dist $(VENV)/.supply ## Bills of materials (CycloneDX) of the wheel with [train,serve] and of the container's Python, in dist/.
 	for part in wheel:train,serve container:serve,postgresql; do \
@@ -117,7 +117,7 @@ $(VENV)/.train: $(VENV)/.made pyproject.toml $(if $(LOCKED),requirements.lock)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(BIN)/python -m pip install --quiet --no-compile -e '.[all]' --group dev
+	$(BIN)/python -m pip install --quiet --no-compile $(if $(LOCKED),$(LOCK)) -e '.[all]' --group dev
 	@touch $@
 
 $(VENV)/.supply: $(VENV)/.made
@@ -125,5 +125,5 @@ $(VENV)/.supply: $(VENV)/.made
 	@touch $@
 
 $(VENV)/lightning: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade --target $@ --group lightning
+	$(BIN)/python -m pip install --quiet --no-compile $(if $(LOCKED),$(LOCK)) --no-deps --upgrade --target $@ --group lightning
 	@touch $@

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from packaging.requirements import Requirement
 import misgiving
 
 ROOT = Path(__file__).parents[1]
-LOCKED_EXTRAS = ("train", "serve", "postgresql")
+LOCKED_GROUPS = ("dev", "dist", "docs", "lightning")
 
 
 @pytest.mark.parametrize(
@@ -53,9 +54,12 @@ def test_the_lock_holds_every_dependency_with_hashes_and_no_address():
     releases = re.findall(r"^([\w-]+)==([^ \n]+)(.*(?:\n .+)*)", text, re.MULTILINE)
     unhashed = {name for name, _, rest in releases if "--hash=sha256:" not in rest}
     assert unhashed == {"torch", "torchvision"}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    for line in sum((extras[extra] for extra in LOCKED_EXTRAS), project["dependencies"]):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras, groups = project["project"]["optional-dependencies"], project["dependency-groups"]
+    groups = [groups[name] for name in LOCKED_GROUPS]
+    for line in chain(project["project"]["dependencies"], *extras.values(), *groups):
+        if isinstance(line, dict) or line.startswith("misgiving"):
+            continue  # another of the lists
         needed = Requirement(line)
         versions = [version for name, version, _ in releases if name == needed.name]
         assert versions, f"{line}: make lock"
