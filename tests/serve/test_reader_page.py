@@ -4,7 +4,9 @@ import httpx
 import pytest
 from browsing import SIZES, needs_chromium
 from standin import picture
-from triage import barriers, choose, expect, press, shades, stored_wrong
+from triage import barriers, choose, expect, no_pictures, press, shades, stored, stored_wrong
+
+from misgiving.serve.case import CaseQuery
 
 pytestmark = needs_chromium
 
@@ -63,6 +65,40 @@ def test_a_case_has_what_its_sender_gave_and_the_other_images_of_its_group(opene
     expect(page.locator("#case-name")).to_have_text("second.png")
 
 
+def test_only_an_accepted_answer_is_agreed_with_else_its_class_is_one_of_the_choices(
+    opened, page_service
+):
+    stored(page_service, 1, error=0.05, decision="accept")
+    stored(page_service, 2, error=0.4)
+    stored(page_service, 3, error=0.3, decision="ood")
+    page = opened("#reviewed=all", prepare=no_pictures)
+    agree, status = page.locator("#agree"), page.locator("#status")
+    for name in ("2.png", "3.png"):
+        page.locator(".row", has_text=name).click()
+        expect(page.locator("#case-name")).to_have_text(name)
+        expect(agree).to_be_hidden()
+        press(page, "a")
+        expect(status).to_have_text("Only an accepted answer is agreed with: choose a class.")
+        press(page, "1")
+        expect(status).to_have_text(f"Saved: dark for {name}.")
+    verdicts = {
+        row.name: row.review.verdict for row in page_service.store.all(CaseQuery(reviewed=True))
+    }
+    assert verdicts == {"2.png": "agree", "3.png": "agree"}
+    press(page, "v")
+    each = page.get_by_role("button", name="Agree with each")
+    expect(each).to_be_disabled()
+    page.locator(".row", has_text="1.png").click()
+    expect(each).to_be_enabled()
+    page.locator(".row", has_text="2.png").click()
+    expect(each).to_be_disabled()
+    press(page, "a")
+    expect(status).to_have_text("Only an accepted answer is agreed with: choose a class.")
+    page.locator(".row", has_text="1.png").dblclick()
+    agree.click()
+    expect(status).to_have_text("Saved: dark for 1.png.")
+
+
 @pytest.mark.parametrize("page_service", [{"reviews": 2}], indirect=True)
 def test_the_worklist_has_a_line_where_the_reviews_of_a_day_end(opened):
     page = opened()
@@ -71,6 +107,6 @@ def test_the_worklist_has_a_line_where_the_reviews_of_a_day_end(opened):
     expect(line).to_have_attribute("aria-posinset", "2")
     page.locator("#reviewed").select_option("no")
     page.locator("#list").focus()
-    press(page, "j", "a")
+    press(page, "j", "1")
     expect(line).to_have_attribute("aria-posinset", "1")
     assert barriers(page) == []

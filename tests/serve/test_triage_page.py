@@ -152,7 +152,7 @@ def test_a_filter_or_order_or_the_end_of_a_list_loads_further_cases(page_service
     page.locator("#reviewed").select_option("no")
     expect(page.locator("#shown")).to_contain_text("4 of 11 cases; 2 more match but are not loaded")
     page.locator("#list").focus()
-    press(page, "j", "a")
+    press(page, "j", "1")
     expect(page.locator("#shown")).to_contain_text("4 of 11 cases; 1 more")
     assert names(page) == ["11.png", "12.png", "13.png", "14.png"]
 

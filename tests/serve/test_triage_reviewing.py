@@ -38,8 +38,8 @@ def test_cases_are_reviewed_with_the_keyboard_alone_and_a_key_that_is_held_revie
     expect(name).to_have_text("doubtful.png")
     wait_for_image(page)
     for _ in range(8):  # held down, the browser repeats it
-        page.keyboard.down("a")
-    page.keyboard.up("a")
+        page.keyboard.down("1")
+    page.keyboard.up("1")
     expect(status).to_have_text("Saved: dark for doubtful.png.")
     expect(name).to_have_text("middling.png")
     ask = page.locator("#ask-name")
@@ -62,8 +62,8 @@ def test_cases_are_reviewed_with_the_keyboard_alone_and_a_key_that_is_held_revie
     reload(page)
     expect(ask).to_be_hidden()
     page.locator("#list").focus()
-    press(page, "Home", "ArrowDown", "a", "j")
-    expect(page.locator("#agree kbd")).to_be_hidden()
+    press(page, "Home", "ArrowDown", "1", "j")
+    expect(page.locator("#classes kbd").first).to_be_hidden()
     expect(name).to_have_text("middling.png")
     expect(page.locator(".row .done")).to_have_count(2)
 
@@ -129,17 +129,17 @@ def test_nothing_is_saved_before_the_image_is_on_the_screen(page_service, opened
 
     page = opened(prepare=hold)
     page.locator(".row").click()
-    page.keyboard.press("a")
+    page.keyboard.press("1")
     problem = page.locator("#problem")
     expect(problem).to_contain_text("still being loaded")
     problem.evaluate("(element) => { element.textContent = ''; }")
     answer(503)
     page.wait_for_function("() => document.getElementById('case-image').complete")
-    page.keyboard.press("a")
+    page.keyboard.press("1")
     expect(problem).to_contain_text("still being loaded")
     answer(404)
     expect(page.locator("#no-image")).to_be_visible()
-    page.keyboard.press("a")
+    page.keyboard.press("1")
     expect(page.locator("#status")).to_contain_text("Saved: dark")
     opened.errors.clear()  # a browser notes each 503 and 404
     assert len(page_service.store.reviews(row.id)) == 1
@@ -148,7 +148,7 @@ def test_nothing_is_saved_before_the_image_is_on_the_screen(page_service, opened
 def test_a_slow_review_makes_the_next_one_wait_and_does_not_move_the_reviewer(opened):
     page, waiting = with_cases(opened), []
     page.route("**/review", lambda route: waiting.append(route))
-    press(page, "j", "a", "a")
+    press(page, "j", "1", "1")
     expect(page.locator("#status")).to_contain_text("still being saved")
     press(page, "j", "j", "n")
     page.keyboard.type("half a")
@@ -175,7 +175,7 @@ def test_a_review_is_undone_by_another_one_and_a_note_stays_until_it_is_saved(pa
     page.locator("#list").focus()
     press(page, "k")
     expect(note).to_have_value(script)
-    press(page, "a")
+    press(page, "1")
     expect(name).to_have_text("middling.png")
     expect(note).to_have_value("")
     expect(page.locator("#saved")).to_contain_text("Saved: dark for doubtful.png.")
@@ -205,13 +205,13 @@ def test_a_faster_review_by_someone_else_is_shown_before_reviewing_again(page_se
     page.locator("#saliency").click()
     expect(page.locator("#heat")).to_be_visible()
     wait_for_image(page)
-    page.locator("#agree").click()
+    page.locator("#classes button").first.click()
     expect(page.locator("#problem")).to_contain_text("B. C. has reviewed this case")
     assert barriers(page) == []
     opened.errors.clear()  # a browser notes each 409
     expect(page.locator("#note")).to_have_value("mine")
     wait_for_image(page)
-    page.locator("#agree").click()
+    page.locator("#classes button").first.click()
     expect(page.locator("#status")).to_have_text("Saved: dark for doubtful.png.")
     reviews = [review.final_class for review in page_service.store.reviews(row.id)]
     assert reviews == ["light", "dark"]

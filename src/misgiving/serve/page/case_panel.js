@@ -4,7 +4,7 @@ import { ask } from "./api.js";
 import { classButtons, classesOf, otherButtons, wordsOf } from "./choices.js";
 import { renderContext, showGroup } from "./context.js";
 import { at, element, isNarrow, percent, say } from "./dom.js";
-import { answerOf, answerShares, badgeOf, classOf, labelOf, lastWordOf, outcome, reasonOf, riskOf, wasPredicted } from "./outcomes.js";
+import { answerOf, answerShares, badgeOf, classOf, isAccepted, labelOf, lastWordOf, outcome, reasonOf, riskOf, wasPredicted } from "./outcomes.js";
 import { renderPicture, resetPicture } from "./picture.js";
 import { emit, on, see, selectedCase, state, take } from "./state.js";
 import { draftOf, remember } from "./storage.js";
@@ -49,7 +49,8 @@ export function renderCase() {
   at("note").value = draftOf(one.id);
   const reason = at("why"); // of this case, and not before a blind answer
   reason.value = "";
-  for (const part of [at("agree"), at("case-scores"), reason, ...reason.labels]) part.hidden = Boolean(one.blind);
+  at("agree").hidden = !isAccepted(one);
+  for (const part of [at("case-scores"), reason, ...reason.labels]) part.hidden = Boolean(one.blind);
   at("agree").replaceChildren(`Agree: ${answerOf(one)} `, element("kbd", "", "a"));
   at("case").scrollTop = 0;
   renderOutcome(one);

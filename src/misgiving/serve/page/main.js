@@ -6,7 +6,7 @@ import { lookForAudit } from "./audit.js";
 import { move, renderCase, select } from "./case_panel.js";
 import { loadCases, lookForNew } from "./cases.js";
 import { choiceOf, classButtons, classesOf, otherButtons } from "./choices.js";
-import { at, complain, element, say } from "./dom.js";
+import { at, complain, say } from "./dom.js";
 import { lookForDrift } from "./drift.js";
 import { enlarge, listenToPicture, toggleHeat } from "./picture.js";
 import { review, undo } from "./review.js";
@@ -90,7 +90,7 @@ function listen() {
   });
   on("list", "dblclick", (event) => { if (isGrid() && event.target.closest(".row")) openCase(); });
   on("back", "click", () => leave(false));
-  on("agree", "click", agree);
+  for (const id of ["agree", "agree-each"]) on(id, "click", agree);
   on("review", "submit", (event) => event.preventDefault());
   on("note", "input", () => draft(state.selected, at("note").value));
   on("reviewer", "change", () => {
@@ -181,11 +181,7 @@ function renderModel() {
   at("predicted").append(...classes.map((name) => new Option(name, name)));
   at("predicted").value = state.predicted;
   state.predicted = at("predicted").value; // a link may name a class that the model does not know
-  const all = element("button", "", "Agree with each ");
-  all.type = "button";
-  all.append(element("kbd", "", "a"));
-  all.addEventListener("click", agree);
-  at("batch-choices").replaceChildren(all, ...classButtons(classes, act), ...otherButtons(act));
+  at("batch-choices").replaceChildren(...classButtons(classes, act), ...otherButtons(act));
   renderAbout();
 }
 

@@ -6,6 +6,7 @@ import { OUTCOMES, state } from "./state.js";
 
 const LABELS = { accept: "accept", defer: "defer", ood: "unfamiliar", blind: "blind" };
 export const labelOf = (decision) => LABELS[decision];
+export const isAccepted = ({ decision }) => decision === "accept";
 export const badgeOf = (one) => (one.blind ? "blind" : outcome(one));
 
 // The operating point with the highest coverage whose bound is within the target; null: none.

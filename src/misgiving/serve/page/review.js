@@ -6,7 +6,7 @@ import { askAgain, renderCase, renderReviews, select } from "./case_panel.js";
 import { loadMore, countReviews } from "./cases.js";
 import { verdictOn, wordsOf } from "./choices.js";
 import { at, complain, isNarrow, say } from "./dom.js";
-import { lastWordOf } from "./outcomes.js";
+import { isAccepted, lastWordOf } from "./outcomes.js";
 import { emit, on, see, selectedCase, state, take } from "./state.js";
 import { draft, draftOf, local } from "./storage.js";
 import { markedCases, renderAll, setLayout } from "./worklist.js";
@@ -70,11 +70,10 @@ async function saveAll(cases, choice, grid) {
   state.saving = false;
 }
 
-// A blind case takes a class, and the name of its reader.
+// A case that is not accepted takes a class, so that its reader does not follow the model; a blind one also a name.
 function canAnswer(cases, choice) {
-  if (!cases.some((one) => one.blind)) return true;
-  if (choice.verdict === "agree") say("A blind case has no answer to agree with: choose a class.");
-  else if (at("reviewer").value.trim()) return true;
+  if (choice.verdict === "agree" && !cases.every(isAccepted)) say("Only an accepted answer is agreed with: choose a class.");
+  else if (!cases.some((one) => one.blind) || at("reviewer").value.trim()) return true;
   else {
     at("ask-name").hidden = false;
     at("reviewer").focus();

@@ -3,7 +3,7 @@
 import { asReader } from "./api.js";
 import { at, element, say } from "./dom.js";
 import {
-  ORDERS, badgeOf, classOf, filterOf, isShown, labelOf, outcome, riskOf, wasPredicted,
+  ORDERS, badgeOf, classOf, filterOf, isAccepted, isShown, labelOf, outcome, riskOf, wasPredicted,
 } from "./outcomes.js";
 import { renderSlider } from "./slider.js";
 import { emit, inStore, on, see, state } from "./state.js";
@@ -83,13 +83,14 @@ function renderTally() {
 }
 
 function renderBatch() {
-  const marked = markedCases().length;
+  const cases = markedCases(), marked = cases.length;
   at("batch").hidden = !isGrid();
   at("batch-count").textContent = marked ? `${marked} selected` : "Select cases to review them together";
   const all = togetherCases().length;
   at("mark-all").textContent = `Select all ${all} shown`;
   at("mark-all").disabled = marked === all;
   for (const button of at("batch").querySelectorAll(".choices button, #unmark")) button.disabled = !marked;
+  at("agree-each").disabled = !marked || !cases.every(isAccepted);
 }
 
 export function setLayout(layout) {
