@@ -114,10 +114,13 @@ def page_service(tmp_path, request):
 
 @pytest.fixture
 def opened(browser, page_service):
-    """Open the page; it must make no outside request and have no error on its console."""
+    """Open the page, with reviewed cases in the list if nothing else is said.
+
+    It must make no outside request and have no error on its console.
+    """
     contexts, outside, errors = [], [], []
 
-    def open_page(fragment="", prepare=None, **options):
+    def open_page(fragment="#reviewed=all", prepare=None, **options):
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()

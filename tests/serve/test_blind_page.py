@@ -88,7 +88,7 @@ def test_nothing_tells_an_accepted_case_from_a_deferred_one_before_the_answer(pa
     as_reader(page, "Ann")
     first, *others = [all_of(page, row) for row in rows]
     assert others == [first, first]
-    expect(page.locator(".row .badge")).to_have_text(["defer", "blind", "blind", "blind"])
+    expect(page.locator(".row .badge")).to_have_text(["blind", "blind", "blind", "defer"])
     expect(page.locator("#counts")).to_contain_text("accept 0")
     expect(page.locator("#saliency")).to_be_hidden()
     expect(page.locator("#case-risk")).to_have_text("")
@@ -173,7 +173,7 @@ def test_a_blind_answer_can_be_corrected_until_its_reader_opens_another_case(
     answers_count_in(3600.0)
     row = stored_blind(page_service, 1)
     stored_blind(page_service, 2, position=0.9)
-    page = opened(f"#case={row.id}", prepare=no_pictures)
+    page = opened(f"#reviewed=all&case={row.id}", prepare=no_pictures)
     as_reader(page, "Ann")
     page.locator(f"#case-{row.id}").click()
     press(page, "1")

@@ -1,10 +1,26 @@
 """What the reader's page shows with a case, and above the worklist."""
 
+import re
+
 import httpx
 import pytest
 from browsing import SIZES, needs_chromium
 from standin import picture
-from triage import barriers, choose, expect, no_pictures, press, shades, stored, stored_wrong
+from test_blind_page import as_reader
+from triage import (
+    barriers,
+    choose,
+    expect,
+    names,
+    no_pictures,
+    press,
+    reload,
+    said_by,
+    shades,
+    stored,
+    stored_blind,
+    stored_wrong,
+)
 
 from misgiving.serve.case import CaseQuery
 
@@ -42,6 +58,32 @@ def test_brightness_and_contrast_change_the_image_of_this_case_alone(opened):
     assert barriers(page) == []
 
 
+@pytest.mark.parametrize("page_service", [{"audit_share": 1.0}], indirect=True)
+def test_the_default_list_is_not_reviewed_audits_first_and_mine_has_what_this_reader_has_read(
+    opened, page_service
+):
+    stored_blind(page_service, 1, position=0.1)
+    stored_blind(page_service, 2, position=0.9)
+    stored(page_service, 3, error=0.45)
+    stored(page_service, 4, error=0.4, reviewed_by="Ben")
+    row = stored(page_service, 5, error=0.35, reviewed_by="Ann")
+    page_service.store.review(row.id, said_by("Ben"))
+    page = opened("", prepare=no_pictures)
+    expect(page.locator("#reviewed")).to_have_value("no")
+    assert names(page) == ["2.png", "1.png", "3.png"]
+    as_reader(page, "Ann")
+    page.locator(".row", has_text="3.png").click()
+    press(page, "1")
+    expect(page.locator("#status")).to_contain_text("Saved: dark for 3.png.")
+    assert names(page) == ["2.png", "1.png"]
+    page.locator("#reviewed").select_option("mine")
+    expect(page.locator(".row .file")).to_have_text(["3.png", "5.png"])
+    reload(page)
+    expect(page.locator(".row .file")).to_have_text(["3.png", "5.png"])
+    expect(page.locator("#csv")).to_have_attribute("href", re.compile("mine=true.*reader=Ann"))
+    assert [row.name for row in page_service.store.all(CaseQuery(mine=True))] == []
+
+
 @pytest.mark.parametrize("page_service", [{"shadow": True}], indirect=True)
 def test_the_page_says_that_it_is_in_shadow(opened):
     page = opened()
@@ -71,7 +113,7 @@ def test_only_an_accepted_answer_is_agreed_with_else_its_class_is_one_of_the_cho
     stored(page_service, 1, error=0.05, decision="accept")
     stored(page_service, 2, error=0.4)
     stored(page_service, 3, error=0.3, decision="ood")
-    page = opened("#reviewed=all", prepare=no_pictures)
+    page = opened(prepare=no_pictures)
     agree, status = page.locator("#agree"), page.locator("#status")
     for name in ("2.png", "3.png"):
         page.locator(".row", has_text=name).click()

@@ -56,6 +56,7 @@ def test_an_upgraded_store_is_served_with_all_that_it_held(first_store, serving)
     page = client.get("/cases", params={"order": "newest"}).json()
     blind = [(row["id"], row.get("blind")) for row in page["cases"]]
     assert blind == [(SECOND, True), (FIRST, None)]
+    assert client.get("/cases?limit=1").json()["cursor"] == f"3.5_{SECOND}"
     audit = client.get("/audit").json()
     assert (audit["share"], audit["audited"], audit["wrong"]) == (0.2, 1, 1)
     answered = {"verdict": "override", "class": "dark", "reviewer": "Cem"}

@@ -75,6 +75,7 @@ def test_an_operator_sees_everything_signs_no_reading_and_tells_under_the_name_o
     page.get_by_label("Who was told of 1.png").fill("Dr. Sender")
     page.get_by_role("button", name="Mark as told").click()
     expect(page.locator("#wrong-list")).to_contain_text("Olga, ")
+    page.locator("#reviewed").select_option("all")
     page.locator(f"#case-{row.id}").click()
     expect(page.locator("#history li")).to_have_count(2)
     expect(page.locator("#agree")).to_be_hidden()

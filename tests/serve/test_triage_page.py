@@ -99,7 +99,7 @@ def test_filters_slider_order_and_selection_survive_a_reload_and_the_csv_has_the
     stored(page_service, 2, name="right arm.png", place=2)
     stored(page_service, 3, name="leg.png", reviewed_by="A")
     stored(page_service, 4, name="other arm.png", predicted_class="light")
-    page = opened("#order=listed", prepare=no_pictures)
+    page = opened("#order=listed&reviewed=all", prepare=no_pictures)
     assert names(page) == ["ward/Left arm.png", "right arm.png", "other arm.png", "leg.png"]
     expect(page.locator(".row .why").first).to_contain_text("suggested class light")
     expect(page.locator("#tally-text")).to_have_text("1 of 4 reviewed")

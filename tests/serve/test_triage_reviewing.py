@@ -19,7 +19,7 @@ from misgiving.serve.case import CaseQuery
 pytestmark = needs_chromium
 
 
-def with_cases(opened, fragment=""):
+def with_cases(opened, fragment="#reviewed=all"):
     """The page with four cases and the focus on their list."""
     page = opened(fragment)
     choose(page, shades())

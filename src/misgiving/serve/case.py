@@ -15,6 +15,7 @@ from misgiving.errors import without_none
 
 ANY_READER = "\0"  # sees what any reader has answered; no client can give this name
 READER_NAME = "Name of who asks: a case is blind until this reader has answered."
+FIRST_PLACE = 3.0  # before all error probabilities
 MAX_NUMBER = 2**63 - 1  # that a database can hold
 OBJECTIONS = ("override", "none")  # verdicts that find the model's answer wrong
 CORRECTION_TIME = timedelta(seconds=30)  # in which a reader's next word makes the last one a slip
@@ -112,7 +113,7 @@ class BlindCase(BaseModel):
     name: str = Field(description="File name as sent. Show it as text: it is not escaped.")
     image_kept: bool = Field(description="True if the service stores the file.")
     blind: Literal[True] = True
-    position: float = Field(description="Random place among the error probabilities of others.")
+    position: float = Field(description="Random place among the blind cases, which come first.")
     classes: list[str] = Field(description="From which the reader chooses.")
     metadata: dict[str, Any] | None = Field(default=None, description="As its sender gave it.")
     answer: Review | None = Field(
@@ -166,10 +167,10 @@ class Case(Decision):
     def expected_error(self) -> float:
         """Sort key of the worklist: the error probability, also where it is not shown.
 
-        A case without any finite probability comes first; a blind one has a random place.
+        Blind cases come first, at random places, and then those without any finite probability.
         """
         if self.blind and self.position is not None:
-            return self.position
+            return FIRST_PLACE + self.position
         probability = self.probabilities.get(self.predicted_class)
         if self.error_probability is not None:
             return self.error_probability
@@ -189,6 +190,7 @@ class CaseQuery(BaseModel, populate_by_name=True):
         default=[], alias="decision", description="One or more decisions."
     )
     reviewed: bool | None = Field(default=None, description="Has a review.")
+    mine: bool = Field(default=False, description="Only cases that the reader who asks has read.")
     predicted_class: StorableText | None = Field(
         default=None, alias="class", max_length=255, description="The predicted class."
     )
@@ -209,7 +211,8 @@ class CaseQuery(BaseModel, populate_by_name=True):
     reader: StorableText = Field(default="", max_length=200, description=READER_NAME)
     order: Literal["expected_error", "newest", "listed"] = Field(
         default="expected_error",
-        description="Most likely wrong first, newest first, or as in the list of `serve --cases`.",
+        description="Blind cases and then the most likely errors, newest first, or as in the list "
+        "of `serve --cases`.",
     )
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field
 
-from misgiving.deferral.decisions import Outcome
 from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor, DriftTest
 from misgiving.deferral.expected_performance import expected_errors
 from misgiving.deferral.policy import Policy
@@ -29,7 +28,7 @@ MAX_CASES = 10_000  # that one update takes into account
 MAX_LATEST = 10_000  # images whose expected errors are estimated
 PAUSE_SECONDS, IDLE_SECONDS = 2.0, 20.0  # between updates: with new cases, and without
 AUDIT_SECONDS = 60  # for which an audit holds, unless there is a new review
-MAX_RECENT = 2000  # cases that tell how many are accepted, and their error probabilities
+MAX_RECENT = 2000  # cases that tell how many are accepted
 BLIND_PER_AUDITED = 1.5  # deferred per accepted case, so that chance seldom leaves fewer
 LOGGED = {
     *("policy_fingerprint", "target", "audited", "wrong", "unconfirmed", "overdue", "upper"),
@@ -252,29 +251,21 @@ class AuditDraw:
     def __init__(self, store: Store, row: Any) -> None:
         self._share, self._secret = row.share, row.secret
         self._accepted = deque[bool](maxlen=MAX_RECENT)
-        self._errors = deque[float](maxlen=MAX_RECENT)
         after = max(0, store.latest()[0] - MAX_RECENT)
-        for case in store.decided(row.policy_fingerprint, after=after, limit=MAX_RECENT):
-            if case.expected_error is not None:  # else it was deleted
-                self._note(case.decision, case.expected_error)
+        recent = store.decided(row.policy_fingerprint, after=after, limit=MAX_RECENT)
+        self._accepted.extend(case.decision == "accept" for case in recent)
 
     def draw(self, case: Case) -> Case:
         """Draw whether a new case is audited, and whether and where it is listed blind."""
         drawn = uniform(self._secret, unit_of(case))
-        errors, accepted, blind_share = self._errors, sum(self._accepted), self._share
+        accepted, blind_share = sum(self._accepted), self._share
         if case.decision != "accept":
             per_deferred = accepted / max(1, len(self._accepted) - accepted)
             blind_share *= max(1.0, BLIND_PER_AUDITED * per_deferred)
-        place = uniform(self._secret, f"place {case.id}")
-        position = errors[int(place * len(errors))] if errors else place
-        self._note(case.decision, case.expected_error)
+        position = uniform(self._secret, f"place {case.id}")
+        self._accepted.append(case.decision == "accept")
         flags = {"audited": drawn < self._share, "blind": drawn < blind_share, "position": position}
         return case.model_copy(update=flags)
-
-    def _note(self, decision: Outcome, error: float) -> None:
-        self._accepted.append(decision == "accept")
-        if decision != "accept":
-            self._errors.append(error)
 
 
 def audit_draw(store: Store, row: Any, settings: ServiceSettings) -> AuditDraw | Shadow | None:

@@ -89,6 +89,13 @@ def is_answered(reader: str) -> ColumnElement[bool]:
     return sa.and_(CASES.c.blind, CASES.c.id.in_(answered))
 
 
+def is_read_by(reader: str) -> ColumnElement[bool]:
+    """True for cases of which this reader has given an answer, also one that can be corrected."""
+    name = "" if reader == ANY_READER else folded(reader.strip())
+    own = (select(x.c.case_id).where(x.c.folded_reviewer == name) for x in (REVIEWS, PENDING))
+    return CASES.c.id.in_(sa.union(*own))
+
+
 def is_read_twice(connection: Connection, row: Any) -> bool:
     """Draw whether a case on which the first reader agrees is read again, as disputed ones are.
 

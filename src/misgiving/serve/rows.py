@@ -18,6 +18,7 @@ from misgiving.serve.case import (
 )
 from misgiving.serve.reviews import (
     is_answered,
+    is_read_by,
     last_reviews,
 )
 
@@ -63,6 +64,7 @@ def conditions_of(query: CaseQuery) -> ColumnElement[bool]:
     clauses: list[tuple[Any, Callable[[Any], ColumnElement[bool]]]] = [
         (query.decisions or None, CASES.c.listed_decision.in_),
         (query.reviewed, partial(is_reviewed, query.reader)),
+        (query.mine or None, lambda _: is_read_by(query.reader)),
         (query.predicted_class, lambda name: (CASES.c.predicted_class == name) & ~CASES.c.blind),
         # a visible case of its group would tell that a blind one is deferred
         (query.group, lambda name: (CASES.c.group == name) & ~CASES.c.blind),

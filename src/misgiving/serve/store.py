@@ -269,8 +269,8 @@ class Store:
         selection, and no sample of the images that the service gets.
         """
         same = ("received", "decision", "acceptance_score", "ood_score")
-        of_case = (CASES.c[name] for name in (*same, "reason", "expected_error", "sha256"))
-        no_value = (sa.null().label(name) for name in ("reason", "expected_error", "sha256"))
+        of_case = (CASES.c[name] for name in (*same, "reason", "sha256"))
+        no_value = (sa.null().label(name) for name in ("reason", "sha256"))
         stored = (
             select(ARRIVALS.c.number, *of_case)
             .join(CASES, CASES.c.id == ARRIVALS.c.case_id)

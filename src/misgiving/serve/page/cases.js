@@ -54,6 +54,7 @@ async function load(query, found, isCurrent) {
     for (const one of page.cases) {
       take(one);
       found.add(one.id);
+      if (query.has("mine")) state.mine.add(one.id);
     }
     emit("change");
   } while (page.cursor && found.size < MOST);

@@ -132,6 +132,7 @@ async function changeReader() {
   const { selected } = state;
   state.ready = false; // the list stays, with its focus, until its cases are there
   state.cases.clear();
+  state.mine.clear();
   lookForAudit();
   try {
     await loadCases();
@@ -178,6 +179,7 @@ function renderModel() {
   for (const id of ["choose-files", "choose-folder", "open-monitor"]) at(id).hidden = isReader();
   at("sign-out").hidden = !key;
   at("signed-in").textContent = key;
+  if (state.model.audits) at("riskiest").textContent = "blind, then riskiest";
   at("predicted").append(...classes.map((name) => new Option(name, name)));
   at("predicted").value = state.predicted;
   state.predicted = at("predicted").value; // a link may name a class that the model does not know

@@ -73,7 +73,7 @@ const orderOfService = () =>
 export function isShown(one) {
   const { decisions, reviewed, predicted, search } = state;
   return (!decisions.size || decisions.has(outcome(one)))
-    && (reviewed === "all" || one.reviewed === (reviewed === "yes"))
+    && (reviewed === "all" || (reviewed === "mine" ? state.mine.has(one.id) : one.reviewed === (reviewed === "yes")))
     && (!predicted || one.predicted_class === predicted)
     && one.name.toLowerCase().includes(search.toLowerCase());
 }
@@ -81,7 +81,8 @@ export function isShown(one) {
 // The filters as the service takes them.
 export function filterOf(decisions, { reviewed = state.reviewed } = {}) {
   const query = new URLSearchParams([...decisions].map((one) => ["decision", one]));
-  if (reviewed !== "all") query.set("reviewed", reviewed === "yes");
+  if (reviewed === "mine") query.set("mine", true);
+  else if (reviewed !== "all") query.set("reviewed", reviewed === "yes");
   if (state.predicted) query.set("class", state.predicted);
   if (state.search) query.set("name", state.search);
   query.set("order", orderOfService());

@@ -96,6 +96,7 @@ async function save(one, choice, note, reason) {
   });
   take(saved);
   see(saved);
+  state.mine.add(one.id);
   state.marked.delete(one.id);
   if (draftOf(one.id) === note) draft(one.id, "");
   return saved;

@@ -4,8 +4,8 @@ export const OUTCOMES = ["ood", "defer", "accept"];
 
 export const state = {
   cases: new Map(), counts: { accept: 0, defer: 0, ood: 0 }, rest: 0, shown: [], selected: null, target: null,
-  decisions: new Set(), reviewed: "all", order: "error", predicted: "", search: "",
-  layout: "list", marked: new Set(), seen: new Map(), tally: null,
+  decisions: new Set(), reviewed: "no", order: "error", predicted: "", search: "",
+  layout: "list", marked: new Set(), mine: new Set(), seen: new Map(), tally: null,
   model: null, calibration: null, ready: false, saving: false,
 };
 
@@ -29,12 +29,14 @@ export function take(given) {
   state.cases.set(one.id, reviews ? { ...one, reviews } : one);
 }
 
+const FIRST_PLACE = 3; // before all error probabilities, as the service sorts
+
 // The reviewer sees a case, with its last review; a review by someone else after that is a conflict.
 export const see = (one) => state.seen.set(one.id, one.review?.reviewed_at ?? null);
 
-// A blind case lies among the deferred, at a random place.
+// A blind case comes first, at a random place; it counts as deferred.
 const asDeferred = (one) => ({ ...one, decision: "defer", reviewed: false, predicted_class: "", reason: "",
-  error_probability: one.position, probabilities: Object.fromEntries(one.classes.map((name) => [name, null])) });
+  error_probability: FIRST_PLACE + one.position, probabilities: Object.fromEntries(one.classes.map((name) => [name, null])) });
 
 export const inStore = () => Object.values(state.counts).reduce((sum, count) => sum + count, 0);
 export const selectedCase = () => state.cases.get(state.selected) ?? null;

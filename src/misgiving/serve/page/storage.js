@@ -8,7 +8,7 @@ export function remember() {
   if (!state.ready) return;
   const kept = new URLSearchParams();
   if (state.decisions.size) kept.set("show", [...state.decisions].sort().join("."));
-  if (state.reviewed !== "all") kept.set("reviewed", state.reviewed);
+  if (state.reviewed !== "no") kept.set("reviewed", state.reviewed);
   if (state.order !== "error") kept.set("order", state.order);
   if (state.predicted) kept.set("class", state.predicted);
   if (state.search) kept.set("name", state.search);
@@ -24,7 +24,7 @@ export function recall() {
   const kept = new URLSearchParams(location.hash.slice(1));
   const target = Number.parseFloat(kept.get("target"));
   state.decisions = new Set((kept.get("show") ?? "").split(".").filter((one) => OUTCOMES.includes(one)));
-  state.reviewed = ["yes", "no"].includes(kept.get("reviewed")) ? kept.get("reviewed") : "all";
+  state.reviewed = ["yes", "all", "mine"].includes(kept.get("reviewed")) ? kept.get("reviewed") : "no";
   state.order = Object.hasOwn(ORDERS, kept.get("order")) ? kept.get("order") : "error";
   state.target = target > 0 && target < 1 ? target : null;
   state.selected = /^[0-9a-f]{32}$/.test(kept.get("case")) ? kept.get("case") : null;
