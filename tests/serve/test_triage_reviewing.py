@@ -206,12 +206,16 @@ def test_a_faster_review_by_someone_else_is_shown_before_reviewing_again(page_se
     expect(page.locator("#heat")).to_be_visible()
     wait_for_image(page)
     page.locator("#classes button").first.click()
-    expect(page.locator("#problem")).to_contain_text("B. C. has reviewed this case")
+    conflict = page.locator("#conflict")
+    expect(conflict).to_contain_text("B. C. has reviewed this case")
+    expect(page.locator("#problem")).to_be_hidden()
+    expect(page.locator(f"#case-{row.id} .conflict")).to_contain_text("B. C. has reviewed")
     assert barriers(page) == []
     opened.errors.clear()  # a browser notes each 409
     expect(page.locator("#note")).to_have_value("mine")
     wait_for_image(page)
     page.locator("#classes button").first.click()
     expect(page.locator("#status")).to_have_text("Saved: dark for doubtful.png.")
+    expect(page.locator(".conflict:visible")).to_have_count(0)
     reviews = [review.final_class for review in page_service.store.reviews(row.id)]
     assert reviews == ["light", "dark"]

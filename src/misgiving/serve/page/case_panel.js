@@ -143,6 +143,8 @@ export function renderReviews(one) {
   at("others").replaceChildren(...otherButtons(act, lastWordOf(one)?.verdict ?? null));
   if (focused) [...at("review").querySelectorAll(".choices button")].find((each) => each.title === focused)?.focus();
   renderBlindAnswer(one, reviews);
+  at("conflict").hidden = !state.conflicts.has(one.id);
+  at("conflict").textContent = state.conflicts.get(one.id) ?? "";
   at("history").replaceChildren(...reviews.toReversed().map((one) => {
     const reason = one.override_reason ? ` (${one.override_reason})` : "", blind = one.blind ? "blind, " : "";
     const who = one.reviewer ? `${one.reviewer}, ` : "";

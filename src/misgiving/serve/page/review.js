@@ -52,12 +52,12 @@ async function saveAll(cases, choice, grid) {
   try {
     for (const one of cases) {
       const [note, reason] = grid ? [draftOf(one.id), null] : [at("note").value, at("why").value || null];
-      saved.push(await save(one, choice, note, reason));
+      const sent = await save(one, choice, note, reason).catch(noteConflict(one));
+      if (sent) saved.push(sent);
       if (grid) at("batch-count").textContent = `${saved.length} of ${cases.length} saved`;
     }
   } catch (error) {
     complain(error);
-    if (error.status === 409) askAgain(cases[saved.length].id); // someone else was first
   }
   if (saved.length) showSaved(saved);
   if (grid) renderAll();
@@ -69,6 +69,13 @@ async function saveAll(cases, choice, grid) {
   countReviews().catch(complain);
   state.saving = false;
 }
+
+// Someone else was first: that stands at the case, and the others are saved.
+const noteConflict = ({ id }) => async (error) => {
+  if (error.status !== 409) throw error;
+  state.conflicts.set(id, error.message);
+  await askAgain(id);
+};
 
 // A case that is not accepted takes a class, so that its reader does not follow the model; a blind one also a name.
 function canAnswer(cases, choice) {
@@ -97,6 +104,7 @@ async function save(one, choice, note, reason) {
   take(saved);
   see(saved);
   state.mine.add(one.id);
+  state.conflicts.delete(one.id);
   state.marked.delete(one.id);
   if (draftOf(one.id) === note) draft(one.id, "");
   return saved;

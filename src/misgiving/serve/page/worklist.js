@@ -176,7 +176,7 @@ function draw(row, one, position) {
   row.style.left = `${(position % wide) * 100 / wide}%`;
   row.style.width = `${100 / wide}%`;
   const now = outcome(one);
-  const values = [now, one.reviewed, classOf(one), drawingOf(one)].join();
+  const values = [now, one.reviewed, classOf(one), drawingOf(one), state.conflicts.has(one.id)].join();
   if (row.dataset.values === values) return; // its image is not requested again
   row.dataset.values = values;
   row.replaceChildren(thumbnail(one), said(one), ending(one, now));
@@ -184,7 +184,8 @@ function draw(row, one, position) {
 
 function said(one) {
   const box = element("div", "said"), line = element("div", "line");
-  const texts = [["file", one.name], ["why", one.remark]].filter(([, text]) => text).map(([kind, text]) => {
+  const conflict = state.conflicts.get(one.id), lines = conflict ? [["conflict", conflict]] : [["file", one.name], ["why", one.remark]];
+  const texts = lines.filter(([, text]) => text).map(([kind, text]) => {
     const made = element("div", kind, text);
     made.title = text;
     return made;
