@@ -50,6 +50,30 @@ def test_filters_and_cursors_lead_through_the_list_and_its_csv(worklist, monkeyp
     assert answer["counts"] == {"accept": 2, "defer": 1, "ood": 1}
 
 
+def test_a_reader_takes_back_the_last_review_and_the_one_before_stands_again(serving):
+    client = serving()
+    id = sent(client, picture(0.3))["id"]
+
+    def say(reviewer, verdict, **values):
+        body = {"verdict": verdict, "reviewer": reviewer, **values}
+        return client.post(f"/cases/{id}/review", json=body)
+
+    say("Ben", "override", **{"class": "light"})
+    say("Ann", "agree")
+    assert say("Ben", "withdraw").status_code == 409
+    back = say("ann", "withdraw").json()
+    assert (back["reviewed"], back["review"]["final_class"]) == (True, "light")
+    assert say("Ann", "withdraw").status_code == 409
+    back = say("Ben", "withdraw").json()
+    assert (back["reviewed"], back["review"]["final_class"]) == (False, None)
+    verdicts = [each["verdict"] for each in back["reviews"]]
+    assert verdicts == ["override", "agree", "withdraw", "withdraw"]
+    assert [row["id"] for row in client.get("/cases?reviewed=false").json()["cases"]] == [id]
+    (row,) = rows_of(client.get("/cases.csv"))
+    assert (row["reviewed"], row["label"]) == ("no", "")
+    assert say("Ann", "agree", seen=back["review"]["reviewed_at"]).json()["reviewed"]
+
+
 def test_an_invalid_query_or_unknown_case_is_a_readable_problem(worklist):
     problems = {f"/cases/{'0' * 32}{rest}": (404, "GET /cases") for rest in ("", "/image")}
     for name, value in {"limit": "501", "class": "%00", "cursor": "0" * 32}.items():

@@ -121,6 +121,8 @@ def words(*given):
         ([("Ann", "agree", 0, True), ("Ben", "none", 90, False)], "open"),
         ([("Ann", "none", 0, True), ("Ben", "none", 9, True), ("Cem", "agree", 99, True)], "open"),
         ([("Ann", "none", 0, True), ("Ann", "unsure", 99, False)], "open"),
+        ([("Ann", "none", 0, False), ("Ann", "withdraw", 30, False)], "withdrawn"),
+        ([("Ann", "none", 0, False), ("Ann", "withdraw", 31, False)], "open"),
     ],
 )
 def test_only_a_word_that_its_reader_corrects_at_once_is_a_slip(given, expected):

@@ -1,6 +1,7 @@
 """Reviews on the page: keys, notes, undoing, and two people at once; axe judges these states."""
 
 from browsing import needs_chromium
+from standin import case
 from triage import (
     barriers,
     choose,
@@ -108,10 +109,37 @@ def test_several_cases_are_reviewed_together_in_the_grid_and_undone(page_service
     assert sorted(reviews) == [f"{number}.png" for number in (1, 2, 3, 4)]
     assert {review.final_class for review in reviews.values()} == {"light"}
     page.locator("#undo").click()
+    expect(page.locator("#status")).to_contain_text("Back to 4 of 4 cases: the review is taken")
     expect(count).to_have_text("4 selected")
+    expect(page.locator("#tally-text")).to_have_text("0 of 6 reviewed")
+    assert page_service.store.count(CaseQuery(reviewed=True)) == 0
+    page_service.store.review(case(2).id, said_by("B. C.", "light"))
     press(page, "g")
     page.get_by_role("button", name="Review 4 cases").click()
-    expect(page.locator(".row", has_text="ungradable")).to_have_count(4)
+    expect(page.locator(".row", has_text="ungradable")).to_have_count(3)
+    expect(page.locator(".row", has_text="B. C. has reviewed")).to_have_count(1)
+    opened.errors.clear()  # a browser notes each 409
+    press(page, "u")
+    expect(page.locator("#tally-text")).to_have_text("1 of 6 reviewed")
+
+
+def test_progress_is_shown_while_many_reviews_are_sent(page_service, opened):
+    for number in range(3):
+        stored(page_service, number)
+    page, waiting = opened("#layout=grid", prepare=no_pictures), []
+    page.route("**/review", lambda route: waiting.append(route))
+    page.locator("#mark-all").click()
+    press(page, "1")
+    page.get_by_role("button", name="Review 3 cases").click()
+    for sent in range(3):
+        expect(page.locator("#batch-count")).to_have_text(f"{sent} of 3 sent")
+        expect(page.locator("#batch-bar")).to_have_js_property("value", sent)
+        while not waiting:  # a request comes later than what the page shows
+            page.wait_for_timeout(20)
+        assert sent or barriers(page) == []
+        waiting.pop().continue_()
+    expect(page.locator("#batch-bar")).to_be_hidden()
+    expect(page.locator("#status")).to_have_text("Saved: 3 reviews.")
 
 
 def test_nothing_is_saved_before_the_image_is_on_the_screen(page_service, opened):

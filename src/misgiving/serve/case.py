@@ -40,10 +40,10 @@ def zulu(time: datetime) -> str:
 Moment = Annotated[datetime, PlainSerializer(zulu)]
 StorableText = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # PostgreSQL cannot store NUL
 Verdict = Annotated[
-    Literal["agree", "override", "none", "ungradable", "unsure"],
+    Literal["agree", "override", "none", "ungradable", "unsure", "withdraw"],
     Field(
         description="On the model's class; or that it is none of the classes, that the image "
-        "cannot be judged, or that the reviewer is unsure."
+        "cannot be judged, or that the reviewer is unsure or takes back the last review."
     ),
 ]
 OverrideReason = Literal["image quality", "not visible", "atypical", "other finding", "other"]
@@ -95,6 +95,17 @@ def standing(reviews: Sequence[Review]) -> Standing | None:
     if verdicts.count("ungradable") >= 2:
         return "ungradable"
     return "unconfirmed" if verdicts else None
+
+
+def without_withdrawn(reviews: Sequence[Review]) -> list[Review]:
+    """The reviews that nobody took back, oldest first."""
+    lasting = list[Review]()
+    for review in reviews:
+        if review.verdict == "withdraw":
+            lasting.pop()
+        else:
+            lasting.append(review)
+    return lasting
 
 
 class Told(BaseModel):

@@ -20,6 +20,7 @@ from misgiving.serve.case import (
     folded,
     standing,
     uniform,
+    without_withdrawn,
     zulu,
 )
 
@@ -42,6 +43,24 @@ def add_reviews(connection: Connection, id: str, reviews: Sequence[Review]) -> N
         connection.execute(insert(REVIEWS).values(_row(id, review)))
         last = review
     _settle(connection, id, reviews)
+
+
+def withdraw(connection: Connection, id: str, withdrawal: Review) -> bool:
+    """Take back the last review of a case, if it is the reviewer's own and not blind.
+
+    The class is again the one before. Both stay in the history, and an objection in the record of
+    answers found wrong.
+    """
+    given = connection.execute(select(REVIEWS).where(REVIEWS.c.case_id == id).order_by("number"))
+    lasting = without_withdrawn([Review.model_validate(row._asdict()) for row in given])
+    own = folded(withdrawal.reviewer.strip())
+    if not lasting or lasting[-1].blind or folded(lasting[-1].reviewer.strip()) != own:
+        return False
+    before = lasting[-2].final_class if len(lasting) > 1 else None
+    add_reviews(connection, id, [withdrawal.model_copy(update={"final_class": before})])
+    settled = sa.update(CASES).where(CASES.c.id == id, ~CASES.c.blind)
+    connection.execute(settled.values(reviewed=len(lasting) > 1))
+    return True
 
 
 def add_answer(connection: Connection, id: str, answer: Review) -> None:

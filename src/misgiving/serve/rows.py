@@ -50,7 +50,7 @@ def with_reviews(connection: Connection, rows: Sequence[Any], reader: str) -> li
         answered = select(CASES.c.id).where(CASES.c.id.in_(blind), is_answered(reader))
         blind -= set(connection.execute(answered).scalars())
     reviewed = {row.id: row.reviewed or (row.blind and row.id not in blind) for row in rows}
-    last = last_reviews(connection, [id for id, is_reviewed in reviewed.items() if is_reviewed])
+    last = last_reviews(connection, [row.id for row in rows if row.id not in blind])
     values = (
         {"blind": row.id in blind, "reviewed": reviewed[row.id], "review": last.get(row.id)}
         | (IN_SHADOW if row.shadow else {})

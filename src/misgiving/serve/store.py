@@ -38,6 +38,7 @@ from misgiving.serve.reviews import (
     is_answered,
     last_reviews,
     settle_answers,
+    withdraw,
 )
 from misgiving.serve.rows import (
     conditions_of,
@@ -184,7 +185,8 @@ class Store:
             check: Commit only if the last review is the one that the reviewer has seen.
 
         Returns:
-            False if it is not, so that nothing was committed.
+            False if it is not, or is not the reviewer's own to withdraw, so that nothing was
+            committed.
         """
         with self._writing.begin() as connection:  # other reviewers wait
             settle_answers(connection, review.reviewer, opened=id)
@@ -195,6 +197,8 @@ class Store:
                 settle_answers(connection)
             elif check and last_seen != (last.reviewed_at if last else None):
                 return False
+            elif review.verdict == "withdraw":
+                return withdraw(connection, id, review)
             else:
                 add_reviews(connection, id, [review])
         return True

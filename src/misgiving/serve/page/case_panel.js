@@ -148,7 +148,7 @@ export function renderReviews(one) {
   at("history").replaceChildren(...reviews.toReversed().map((one) => {
     const reason = one.override_reason ? ` (${one.override_reason})` : "", blind = one.blind ? "blind, " : "";
     const who = one.reviewer ? `${one.reviewer}, ` : "";
-    const verdict = { agree: "agreed, ", override: "overrode, " }[one.verdict] ?? "";
+    const verdict = { agree: "agreed, ", override: "overrode, ", withdraw: one.final_class ? "took back, " : "" }[one.verdict] ?? "";
     const note = one.note ? `\n${one.note}` : "";
     const when = new Date(one.reviewed_at).toLocaleString();
     return element("li", "", `${who}${when}: ${blind}${verdict}${wordsOf(one)}${reason}${note}`);

@@ -15,7 +15,7 @@ export function classesOf(one) {
 }
 
 export const wordsOf = ({ final_class: name, verdict }) =>
-  name ?? OTHERS.find(([one]) => one === verdict)?.[1] ?? verdict;
+  name ?? OTHERS.find(([one]) => one === verdict)?.[1] ?? { withdraw: "taken back" }[verdict] ?? verdict;
 
 // Classes that are digits are their own keys; otherwise the first nine are numbered.
 function keyOf(name, index, names) {

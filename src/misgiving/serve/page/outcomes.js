@@ -91,7 +91,7 @@ export function filterOf(decisions, { reviewed = state.reviewed } = {}) {
 
 // What the reviewer said, or else the model.
 export const classOf = (one) =>
-  (one.blind ? "Read blind" : one.review ? wordsOf(one.review) : answerOf(one));
+  (one.blind ? "Read blind" : one.reviewed ? wordsOf(one.review) : answerOf(one));
 
 // The model's class, if the reviewer chose another one.
 export const wasPredicted = (one) =>

@@ -6,10 +6,10 @@ import { askAgain, renderCase, renderReviews, select } from "./case_panel.js";
 import { loadMore, countReviews } from "./cases.js";
 import { verdictOn, wordsOf } from "./choices.js";
 import { at, complain, isNarrow, say } from "./dom.js";
-import { isAccepted, lastWordOf } from "./outcomes.js";
+import { isAccepted, isShown } from "./outcomes.js";
 import { emit, on, see, selectedCase, state, take } from "./state.js";
 import { draft, draftOf, local } from "./storage.js";
-import { markedCases, renderAll, setLayout } from "./worklist.js";
+import { markedCases, renderAll, renderBatch, setLayout } from "./worklist.js";
 
 const WINDOW = 31_000; // milliseconds; after 30 seconds the service settles a blind answer
 const SHOWN_FOR = 20_000; // milliseconds; the key undoes later, too
@@ -46,31 +46,40 @@ const isLoading = () => !at("layers").hidden && !(at("case-image").complete && a
 
 async function saveAll(cases, choice, grid) {
   askName();
-  const isBlind = cases[0].blind, here = state.shown.findIndex((other) => other.id === cases[0].id), saved = [];
+  const isBlind = cases[0].blind, here = state.shown.findIndex((other) => other.id === cases[0].id);
   const following = state.shown[here + 1]?.id; // a blind case gets its own place in the order
-  state.saving = true;
+  const written = (one) => (grid ? [draftOf(one.id), null] : [at("note").value, at("why").value || null]);
+  const saved = await sendEach(cases, choice, written);
+  if (saved.length) showSaved(saved);
+  if (saved.length && !grid) {
+    if (saved[0].blind) awaitDecision(saved[0].id);
+    else if (isBlind && saved[0].review.verdict !== "agree") showAnswer(saved[0].id);
+    else afterReview(cases[0].id, here, following);
+  }
+}
+
+// One after the other. Where someone else was first, that stands at the case, and the others are sent.
+async function sendEach(cases, choice, written) {
+  const sent = [];
+  state.saving = { value: 0, max: cases.length };
   try {
     for (const one of cases) {
-      const [note, reason] = grid ? [draftOf(one.id), null] : [at("note").value, at("why").value || null];
-      const sent = await save(one, choice, note, reason).catch(noteConflict(one));
-      if (sent) saved.push(sent);
-      if (grid) at("batch-count").textContent = `${saved.length} of ${cases.length} saved`;
+      const saved = await save(one, choice, ...written(one)).catch(noteConflict(one));
+      if (saved) sent.push(saved);
+      state.saving.value += 1;
+      renderBatch();
     }
   } catch (error) {
     complain(error);
   }
-  if (saved.length) showSaved(saved);
-  if (grid) renderAll();
-  else if (saved[0]?.blind) awaitDecision(saved[0].id);
-  else if (saved.length && isBlind && saved[0].review.verdict !== "agree") showAnswer(saved[0].id);
-  else if (saved.length) afterReview(cases[0].id, here, following);
+  state.saving = null;
+  renderAll();
   lookForAudit();
   loadMore();
   countReviews().catch(complain);
-  state.saving = false;
+  return sent;
 }
 
-// Someone else was first: that stands at the case, and the others are saved.
 const noteConflict = ({ id }) => async (error) => {
   if (error.status !== 409) throw error;
   state.conflicts.set(id, error.message);
@@ -155,7 +164,7 @@ let hiding = 0;
 function showSaved(saved) {
   const [{ name, answer, review: last = answer }] = saved;
   const text = saved.length > 1 ? `Saved: ${saved.length} reviews.` : `Saved: ${wordsOf(last)} for ${name}.`;
-  done.push(saved);
+  done.push({ saved, until: Date.now() + WINDOW });
   say(text);
   at("saved-text").textContent = text;
   at("saved").hidden = false;
@@ -168,35 +177,34 @@ function hideSaved() {
   else at("saved").hidden = true;
 }
 
-// Return to what was reviewed last. A new review replaces the old one; the history keeps both.
-export function undo() {
+// Take back what was reviewed last, all of it; the history keeps it. Later, or after a blind answer,
+// only return to it: a new review replaces the old one.
+export async function undo() {
+  if (state.saving) return say("The reviews are still being saved.");
   const last = done.pop();
-  if (!last) {
-    say("There is no review to undo.");
-    return;
-  }
+  if (!last) return say("There is no review to undo.");
+  const { saved, until } = last, alone = saved.length === 1;
   at("saved").hidden = true;
-  if (last.length > 1) {
-    undoTogether(last);
-    return;
+  if (alone) cameFrom ??= state.selected;
+  for (const { id, review, answer } of saved) if (!draftOf(id)) draft(id, (review ?? answer).note);
+  const isOpen = Date.now() < until && saved.every(({ blind, review }) => !blind && !review.blind);
+  const back = isOpen ? await sendEach(saved, { verdict: "withdraw" }, () => ["", null]) : saved;
+  saved.forEach(take); // those that have left the list
+  const cases = back.map(({ id }) => state.cases.get(id));
+  cases.forEach(see);
+  state.marked = new Set(alone ? [] : cases.map(({ id }) => id));
+  setLayout(alone ? "list" : "grid");
+  if (!alone && !cases.every(isShown)) {
+    state.reviewed = at("reviewed").value = "all";
+    emit("filters");
   }
-  const [one] = last;
-  cameFrom ??= state.selected;
-  setLayout("list");
-  select(one.id, { open: true });
-  if (!draftOf(one.id)) draft(one.id, lastWordOf(one).note);
-  renderCase();
+  renderAll();
+  if (alone) {
+    select(saved[0].id, { open: true });
+    renderCase();
+  }
   focusList();
-  say(`Back to ${one.name}: a new review replaces the last one.`);
-}
-
-// The cases are selected again, also where a filter would hide them now.
-function undoTogether(last) {
-  setLayout("grid");
-  if (state.reviewed === "no") state.reviewed = at("reviewed").value = "all";
-  state.marked = new Set(last.map((one) => one.id));
-  last.forEach(see);
-  emit("filters");
-  focusList();
-  say(`Back to ${last.length} cases: a new review replaces the last one.`);
+  if (!back.length) return say("Somebody else has answered meanwhile: nothing is taken back.");
+  const words = alone ? saved[0].name : `${back.length} of ${saved.length} cases`;
+  return say(`Back to ${words}: ${isOpen ? "the review is taken back" : "a new review replaces the last one"}.`);
 }

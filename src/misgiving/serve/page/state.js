@@ -6,7 +6,7 @@ export const state = {
   cases: new Map(), counts: { accept: 0, defer: 0, ood: 0 }, rest: 0, shown: [], selected: null, target: null,
   decisions: new Set(), reviewed: "no", order: "error", predicted: "", search: "",
   layout: "list", marked: new Set(), mine: new Set(), seen: new Map(), conflicts: new Map(), tally: null,
-  model: null, calibration: null, ready: false, saving: false,
+  model: null, calibration: null, ready: false, saving: null,
 };
 
 // Keys to read open no numbers that would tell which blind cases are accepted.

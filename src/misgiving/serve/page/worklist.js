@@ -82,10 +82,14 @@ function renderTally() {
   at("tally-text").textContent = `${reviewed} of ${total} reviewed${byPolicy}`;
 }
 
-function renderBatch() {
+export function renderBatch() {
   const cases = markedCases(), marked = cases.length;
   at("batch").hidden = !isGrid();
-  at("batch-count").textContent = marked ? `${marked} selected` : "Select cases to review them together";
+  const sent = state.saving;
+  at("batch-bar").hidden = !sent;
+  Object.assign(at("batch-bar"), sent ?? {});
+  at("batch-count").textContent = sent ? `${sent.value} of ${sent.max} sent`
+    : marked ? `${marked} selected` : "Select cases to review them together";
   const all = togetherCases().length;
   at("mark-all").textContent = `Select all ${all} shown`;
   at("mark-all").disabled = marked === all;

@@ -207,10 +207,11 @@ def review_case(
 
     A reader who has not answered a blind case chooses a class by `override`, and can correct it
     until this reader opens another case, or 30 seconds have passed; then the decision appears.
+    Other reviews can be withdrawn while they are the last one.
     """
     reviewer = key.name if (key := key_of(request)) else given.reviewer
     case = service.store.cases([case.id], reviewer)[case.id]
-    if case.blind and (given.verdict == "agree" or not reviewer.strip()):
+    if case.blind and (given.verdict in ("agree", "withdraw") or not reviewer.strip()):
         raise UsageError(f"{BLIND}: give `reviewer`, and `class` with override")
     final_class = case.predicted_class if given.verdict == "agree" else given.chosen_class
     if final_class is not None and final_class not in case.probabilities:
@@ -240,7 +241,7 @@ def review_case(
 
 
 def _conflict(last: Review | None) -> ProblemError:
-    detail = "this case has no review: `seen` must be null"
+    detail = "this case has no review: `seen` must be null, and nothing can be withdrawn"
     if last is not None:
         detail = (
             f"{last.reviewer or 'Someone else'} has reviewed this case in the meantime as "
