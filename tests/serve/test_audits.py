@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from refusals import naming
@@ -16,7 +17,9 @@ from standin import (
 
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
+from misgiving.serve.audits import count_audits
 from misgiving.serve.case import CaseQuery
+from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 
 POLICY = Calibrated().policy.fingerprint
@@ -168,6 +171,37 @@ def test_the_draw_is_by_group_and_the_share_is_for_the_life_of_a_policy(serving,
     assert store.audit(POLICY, 0.4, **TERMS).secret == store.audit(POLICY, None, **TERMS).secret
     assert store.audit("another", 0.0, **TERMS) is None
     store.close()
+
+
+@pytest.mark.parametrize(
+    ("counts", "changed", "says"),
+    [
+        ((100, 0), {}, "of the accepted answers are wrong: within the target, 10 %."),
+        ((40, 1), {}, "of the accepted answers are wrong: not yet shown to be within the target"),
+        ((40, 40), {}, "at most 100 % of the accepted answers are wrong: more than the target"),
+        ((100, 0), {"among": "all"}, "Audited 100 cases since 1 January: 0 wrong, 0 unconfirmed"),
+        ((1, 0), {}, "Audited 1 of 1 accepted answer since 1 January"),
+    ],
+)
+def test_the_sentences_of_an_audit_follow_from_its_numbers(sqlite_place, counts, changed, says):
+    store, (count, wrong) = Store.open(sqlite_place), counts
+    row = store.audit(POLICY, 1.0, **TERMS | changed)
+    fixed = {"audited": True, "blind": True, "position": 0.3} | ACCEPTED
+    rows = [case(number, **fixed) for number in range(count)]
+    store.add(rows)
+    for number, each in enumerate(rows):
+        for name in ("Ann", "Ben"):
+            verdict = "none" if number < wrong else "agree"
+            store.review(each.id, review("", verdict=verdict, reviewer=name))
+    row = SimpleNamespace(**row._asdict() | {"since": "2026-01-01T00:00:00.000000Z"})
+    first, *others = count_audits(store, row, ServiceSettings()).summary
+    store.close()
+    assert says in first
+    assert (
+        others[0]
+        == "With 95 % confidence at any time. What is unconfirmed or overdue counts as wrong."
+    )
+    assert others[-1].endswith("policy: at most 1 %, with those of the drift tests 2 %.")
 
 
 def test_deferred_cases_are_blind_at_least_as_often_as_accepted_ones(serving):

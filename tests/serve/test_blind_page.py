@@ -123,7 +123,7 @@ def test_a_wrong_accepted_answer_is_listed_at_once_and_a_second_reader_confirms_
     assert "light" not in ben.locator(".row, #history, #blind-answer").all_inner_texts()[0]
     press(ben, "x")
     expect(ben.locator("#wrong-list")).to_contain_text("confirmed")
-    expect(ben.locator("#audit-now")).to_contain_text("audited 1 of 1 accepted answers")
+    expect(ben.locator("#audit-now")).to_contain_text("Audited 1 of 1 accepted answer since")
     ben.locator("#wrong summary").click()
     ben.locator("#wrong-list").get_by_role("button", name="1.png").focus()
     press(ben, "Enter")
@@ -158,7 +158,7 @@ def test_an_alarm_of_the_audits_stands_on_top_with_both_levels(page_service, ope
     stored_wrong(page_service, 40)
     page = opened(prepare=no_pictures)
     expect(page.locator("#audit-alarm")).to_contain_text("more errors than the target, 10.0 %")
-    expect(page.locator("#audit-now")).to_contain_text("40 wrong, 0 unconfirmed; at most 100.0 %")
+    expect(page.locator("#audit-now")).to_contain_text("40 wrong, 0 unconfirmed; at most 100 %")
     page.locator("#audit summary").click()
     expect(page.locator("#audit-levels")).to_contain_text("at most 1 %, with those of the drift")
     assert barriers(page) == []

@@ -5,7 +5,7 @@ import re
 import httpx
 import pytest
 from browsing import SIZES, needs_chromium
-from standin import picture
+from standin import made_policy, picture
 from test_blind_page import as_reader
 from triage import (
     barriers,
@@ -22,6 +22,7 @@ from triage import (
     stored_wrong,
 )
 
+from misgiving.deferral.targets import Targets
 from misgiving.serve.case import CaseQuery
 
 pytestmark = needs_chromium
@@ -71,6 +72,8 @@ def test_the_default_list_is_not_reviewed_audits_first_and_mine_has_what_this_re
     page = opened("", prepare=no_pictures)
     expect(page.locator("#reviewed")).to_have_value("no")
     assert names(page) == ["2.png", "1.png", "3.png"]
+    answer = httpx.get(f"{page_service.address}cases?limit=2").json()
+    assert [row["name"] for row in answer["cases"]] == ["2.png", "1.png"]
     as_reader(page, "Ann")
     page.locator(".row", has_text="3.png").click()
     press(page, "1")
@@ -105,6 +108,36 @@ def test_a_case_has_what_its_sender_gave_and_the_other_images_of_its_group(opene
     assert barriers(page) == []
     other.click()
     expect(page.locator("#case-name")).to_have_text("second.png")
+
+
+def test_the_sentence_of_a_case_agrees_with_its_numbers(opened, page_service):
+    service = page_service.service
+    own = {"policy_fingerprint": service.policy_fingerprint}
+    stored(page_service, 1, error=0.434, decision="accept", name="earlier")
+    stored(page_service, 2, error=0.434, name="earlier deferred")
+    stored(page_service, 3, error=0.05, decision="accept", name="low", **own)
+    stored(page_service, 4, error=0.15, decision="accept", name="above", **own)
+    stored(page_service, 5, error=0.01, name="sure", reason="an alarm, so it is deferred", **own)
+    stored(page_service, 6, error=0.4, name="unsure", **own)
+    sentences = {
+        "earlier": "An earlier policy accepted the answer.",
+        "earlier deferred": "An earlier policy deferred it: you decide.",
+        "low": "The risk is low enough to accept the answer.",
+        "above": "Riskier than the target, which holds for all accepted answers together.",
+        "sure": "An alarm, so it is deferred.",
+        "unsure": "Not certain enough to accept the answer: you decide.",
+    }
+    page = opened(prepare=no_pictures)
+
+    def shown(name):
+        page.locator(".row").filter(has=page.get_by_text(name, exact=True)).click()
+        expect(page.locator("#case-name")).to_have_text(name)
+        return page.locator("#case-reason").inner_text()
+
+    assert {name: shown(name) for name in sentences} == sentences
+    service.model.policy = made_policy(Targets(max_deferred=0.3)).policy_
+    reload(page)
+    assert shown("above") == "The policy accepts the answer; it has no target error rate."
 
 
 def test_only_an_accepted_answer_is_agreed_with_else_its_class_is_one_of_the_choices(

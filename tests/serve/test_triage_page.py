@@ -293,8 +293,9 @@ def test_without_a_number_for_one_image_its_place_among_the_cases_is_shown(page_
 def test_a_target_of_silent_errors_is_not_shown_as_an_error_among_the_accepted(
     page_service, opened
 ):
+    decided = {"decision": "accept", "policy_fingerprint": page_service.service.policy_fingerprint}
     for number, error in enumerate((0.001, 0.12)):
-        stored(page_service, number, error=error, decision="accept", name=f"{error}.png")
+        stored(page_service, number, error=error, name=f"{error}.png", **decided)
     model = page_service.service.model
     model.policy = made_policy(Targets(max_silent_error=0.02), guarantee="average").policy_
     page = opened(prepare=no_pictures)

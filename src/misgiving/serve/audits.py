@@ -14,6 +14,7 @@ from misgiving.deferral.audit import Outcome as AuditOutcome
 from misgiving.deferral.drift import FALSE_ALARMS
 from misgiving.deferral.policy import Policy
 from misgiving.errors import Parameter, UsageError
+from misgiving.report.rendering import lines
 from misgiving.serve.case import (
     RESUMPTIONS,
     Case,
@@ -29,7 +30,7 @@ from misgiving.serve.store import Store
 
 HIDDEN = (
     *("audited", "wrong", "unconfirmed", "later", "estimate", "upper", "upper_if_right"),
-    *("third_readers", "e_value"),
+    *("third_readers", "e_value", "summary"),
 )
 """Fields of an audit that readers do not see."""
 
@@ -75,6 +76,7 @@ class Audit(BaseModel):
     )
     reason: str | None = Field(description="Reason for that.")
     next_steps: Sequence[str] = Field(description="After an alarm.")
+    summary: Sequence[str] | None = Field(default=None, description="Sentences on all of this.")
     false_alarms: float = Field(default=ALARM_LEVEL, description="In the life of the policy.")
     with_drift: float = ALARM_LEVEL + FALSE_ALARMS
 
@@ -192,7 +194,7 @@ def count_audits(store: Store, row: Any, settings: ServiceSettings) -> Audit:
     alarm = None if shadow or not renewed.alarm_at else since_then[renewed.alarm_at - 1]
     counts = state._asdict() | {"overdue": store.open_blind(zulu(late))}
     counted = len(answers.outcomes)
-    return Audit(
+    audit = Audit(
         **(counts | {"e_value": renewed.e_value}),
         upper_if_right=float(anytime_upper_bound(state.wrong + state.overdue, counted)),
         third_readers=answers.third_readers,
@@ -210,6 +212,7 @@ def count_audits(store: Store, row: Any, settings: ServiceSettings) -> Audit:
         reason=resumed and resumed.reason,
         next_steps=NEXT_STEPS,
     )
+    return audit.model_copy(update={"summary": lines("audits.txt", "summary", audit)})
 
 
 def last_resumption(store: Store, policy_fingerprint: str) -> Any:

@@ -27,10 +27,11 @@ MOST_DAYS = 60  # above which weeks are shown
 
 
 class Line(NamedTuple):
-    """A quantity over time."""
+    """A quantity over time; an upper bound is rounded up."""
 
     name: str
     points: Sequence[Point]
+    is_bound: bool = False
 
 
 class Chart(NamedTuple):
@@ -106,11 +107,11 @@ def _audit(service: Service, audit: Audit | None) -> Chart:
     times = list(accumulate(answers.answered, max))  # in the order of cases
     outcomes = np.array(answers.outcomes)
     numbers = np.arange(1, len(times) + 1)
-    bounds = anytime_upper_bound(np.cumsum(outcomes != "right"), numbers)
+    bounds = anytime_upper_bound(np.cumsum(outcomes != "right"), numbers).tolist()
     errors = np.cumsum(outcomes == "wrong") / numbers
     target = [(time, audit.target) for time in times[:1] + times[-1:]]
     lines = [
-        Line("at most (95 % at any time)", _thinned([*zip(times, bounds.tolist(), strict=True)])),
+        Line("at most (95 % at any time)", _thinned([*zip(times, bounds, strict=True)]), True),
         Line("found wrong", _thinned([*zip(times, errors.tolist(), strict=True)])),
         Line("target", target),
     ]

@@ -102,15 +102,20 @@ export const wasPredicted = (one) =>
 export const reasonOf = (one) =>
   (outcome(one) === one.decision ? "" : "By the saved policy: ") + plainReason(one);
 
-function plainReason({ blind, decision, acceptance_score: score, error_probability: error }) {
+function plainReason(one) {
+  const { blind, decision, reason, acceptance_score: score, error_probability: error } = one;
   const policy = state.calibration?.policy, most = policy?.max_error ?? policy?.max_silent_error;
+  const reached = policy?.accepts && !policy.for_each && (policy.threshold == null || score >= policy.threshold);
   if (blind) return "Choose a class first: you see the model's answer after yours.";
-  if (decision === "accept" && error == null) return "Certain enough to accept the answer.";
-  if (decision === "accept" && !(error > most)) return "The risk is low enough to accept the answer.";
-  if (decision === "accept") return "Riskier than the target, which holds for all accepted answers together.";
   if (decision === "ood") return "Unlike the images that the model knows: do not rely on its answer.";
   if (score == null) return "The model gives no usable risk: you decide.";
-  return state.calibration?.policy?.accepts ? "Not certain enough to accept the answer: you decide."
+  if (!sameModel(one)) return `An earlier policy ${decision === "accept" ? "accepted the answer" : "deferred it: you decide"}.`;
+  if (decision === "accept" && error == null) return "Certain enough to accept the answer.";
+  if (decision === "accept" && most == null) return "The policy accepts the answer; it has no target error rate.";
+  if (decision === "accept" && error <= most) return "The risk is low enough to accept the answer.";
+  if (decision === "accept") return "Riskier than the target, which holds for all accepted answers together.";
+  if (reached) return `${reason[0].toUpperCase()}${reason.slice(1)}.`; // not for its risk
+  return policy?.accepts ? "Not certain enough to accept the answer: you decide."
     : "The policy accepts no answer: you decide.";
 }
 

@@ -23,7 +23,8 @@ export function renderSlider() {
   at("target").value = 100 * (aim ?? point?.bound ?? 0);
   at("target-text").textContent = percent(aim);
   at("target").setAttribute("aria-valuetext", spoken(aim, point));
-  at("fact-coverage").textContent = percent(point?.coverage ?? 0, 0);
+  const isNone = target != null || !policy.accepts; // else the saved policy has another threshold
+  at("fact-coverage").textContent = percent(point?.coverage ?? (isNone ? 0 : null), 0);
   at("fact-error").textContent = percent(point?.error);
   at("fact-bound").textContent = point ? boundOf(point) : "–";
   at("setting-note").textContent = explain(point);
@@ -88,7 +89,7 @@ function explain(point) {
   const basis = `With ${percent(confidence, 0)} confidence, the bounds hold for all operating points `
     + `at once, for images like ${like}.`;
   const rest = `${omitted} ${policy.naming}`;
-  if (!point && state.target == null) return `The saved policy accepts no answer.${rest}`;
+  if (!point && state.target == null) return `${policy.accepts ? "" : "The saved policy accepts no answer."}${rest}`.trimStart();
   if (!point) return `No operating point has so low a bound: everything would be deferred.${rest}`;
   return `${point.wrong} of ${point.accepted} accepted calibration cases are wrong. `
     + basis + own + rest;
