@@ -1,5 +1,6 @@
 """The operator's page: its numbers, its alarms, and that everybody can read it."""
 
+import html
 import math
 import re
 from datetime import timedelta
@@ -84,8 +85,22 @@ def test_alarms_are_said_and_marked_in_each_chart(serving, sqlite_place):
     charts = page.count('role="img"')
     assert charts >= 3
     assert page.count("<title>Alarm of the audits</title>") == charts
-    assert "(audits): do not rely on accepted answers" in page
+    assert "(audits): every image is deferred" in page
+    for step in client.get("/audit").json()["next_steps"]:
+        assert f"<li>{step}</li>" in html.unescape(re.sub("</?code>", "`", page))
+    assert "<code>misgiving audits resume STORE" in page
     assert POLICY[:12] in page
+
+
+def test_answers_found_wrong_are_counted_by_their_states(serving, sqlite_place):
+    client = serving(Calibrated(), audited_store(sqlite_place, wrong=(3, 7), unconfirmed=[5]))
+    said = "Accepted answers found wrong: 3 open, 3 of them for more than a day; 0 contradicted, "
+    assert f"{said}0 told, 0 withdrawn." in client.get("/monitor").text
+    body = {"told_by": "Olga", "note": "", "state": "open"}
+    assert client.post(f"/cases/{case(3).id}/told", json=body).status_code == 200
+    assert "2 open, 2 of them for more than a day; 0 contradicted, 1 told" in (
+        client.get("/monitor").text
+    )
 
 
 def test_a_service_without_cases_or_policy_has_a_monitor(client):

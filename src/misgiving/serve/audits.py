@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from importlib.resources import files
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
@@ -36,12 +37,9 @@ HIDDEN = (
 
 
 SHORTEST = 1e-9  # days
-NEXT_STEPS = (
-    "Tell whoever acted on answers that were found wrong: the page, or GET /found-wrong.",
-    "If the images have changed, calibrate with those read since: GET /audit.csv, `misgiving "
-    "calibrate RUN --from-cases audit.csv --overwrite`, export, and serve.",
-    'If the cause is found and removed: `misgiving audits resume STORE --reason "..."`.',
-)
+STEPS = files("misgiving.report").joinpath("templates/next_steps.md").read_text(encoding="utf-8")
+NEXT_STEPS = [step.removeprefix("- ") for step in STEPS.splitlines()]
+"""After an alarm; the documentation has the same text."""
 
 
 class Audit(BaseModel):

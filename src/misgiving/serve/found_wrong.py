@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from pydantic import BaseModel, Field
 from sqlalchemy import func, insert, select
 
+from misgiving.report.rendering import lines
 from misgiving.serve.case import (
     ANY_READER,
     CASES,
@@ -107,6 +108,7 @@ class FoundWrongList(BaseModel):
     answers: list[FoundWrong] = Field(description="In the order of their states; oldest first.")
     counts: dict[State, int]
     overdue: int = Field(description="Open for more than a day.")
+    summary: str = Field(description="The counts in words.")
 
 
 Entry = tuple[Judgement, dict[str, Any]]
@@ -132,10 +134,13 @@ class FoundWrongRecord:
         answers.sort(key=lambda answer: (STATES.index(answer.state), answer.since))
         late = datetime.now(UTC) - TELLING_TIME
         wanted = {*states}
+        counts = dict.fromkeys(STATES, 0) | Counter(answer.state for answer in answers)
+        overdue = sum(answer.state == "open" and answer.since < late for answer in answers)
         return FoundWrongList(
             answers=[answer for answer in answers if answer.state in wanted],
-            counts=dict.fromkeys(STATES, 0) | Counter(answer.state for answer in answers),
-            overdue=sum(answer.state == "open" and answer.since < late for answer in answers),
+            counts=counts,
+            overdue=overdue,
+            summary=lines("audits.txt", "found_wrong", counts, overdue)[0],
         )
 
     def tell(self, id: str, *, told_by: str, note: str, state: State) -> None:

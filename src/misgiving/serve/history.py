@@ -51,7 +51,7 @@ class Chart(NamedTuple):
 def monitor_page(service: Service) -> str:
     """The operator's page."""
     monitor, days = service.monitor, _days(service.store)
-    audit = None if monitor is None else monitor.audit()
+    audit, wrong = None if monitor is None else monitor.audit(), service.found_wrong.answers()
     drift = None if monitor is None else monitor.drift
     charts = [_decisions(days)]
     if monitor is not None:
@@ -65,6 +65,7 @@ def monitor_page(service: Service) -> str:
         last=max(times, default=None),
         marks=_alarms(audit, drift),
         audit=audit,
+        wrong=wrong if sum(wrong.counts.values()) else None,
         drift=drift,
         versions=_versions(days),
         shadow=service.settings.shadow,

@@ -21,7 +21,11 @@ export async function lookForAudit() {
   at("audit-alarm-now").textContent = found.after_alarm === "defer" ? "every image is deferred" : "do not rely on them";
   at("audit-alarm-says").textContent = alarmOf(found);
   at("audit-alarm-steps").replaceChildren(
-    ...(isReader() ? [] : found.next_steps).map((step) => element("li", "", step)));
+    ...(isReader() ? [] : found.next_steps).map((step) => {
+      const line = element("li"), parts = step.split("`"); // every other part is code
+      line.append(...parts.map((text, number) => (number % 2 ? element("code", "", text) : text)));
+      return line;
+    }));
   if (found.alarm && !announced) say(alarmOf(found));
   announced = found.alarm;
 }

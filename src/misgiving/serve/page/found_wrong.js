@@ -15,12 +15,11 @@ export async function lookForWrong() {
   const found = await ask("found-wrong").catch(() => null);
   if (!found || JSON.stringify(found) === shown) return;
   shown = JSON.stringify(found);
-  const { open, contradicted, told, withdrawn } = found.counts, all = found.answers.length;
-  const overdue = found.overdue ? `, ${found.overdue} of them for more than a day` : "";
+  const { open, contradicted } = found.counts, all = found.answers.length;
   at("wrong").hidden = !all;
   at("wrong").classList.toggle("banner", open + contradicted > 0);
   at("wrong").classList.toggle("setting", !(open + contradicted));
-  at("wrong-count").textContent = `${open} open${overdue}; ${contradicted} contradicted, ${told} told, ${withdrawn} withdrawn`;
+  at("wrong-count").textContent = found.summary;
   at("wrong-list").replaceChildren(...found.answers.slice(0, FULL).map(lineOf));
   at("wrong-csv").href = asReader("found-wrong.csv");
   at("wrong-more").hidden = all <= FULL;
