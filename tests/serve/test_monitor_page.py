@@ -59,7 +59,7 @@ def test_decisions_are_shares_of_a_day_and_deleted_cases_count(place, serving):
 
 
 def test_the_audited_error_has_its_bound_and_its_target(serving, sqlite_place):
-    client = serving(Calibrated(), audited_store(sqlite_place, unconfirmed=[5]))
+    client = serving(Calibrated(), audited_store(sqlite_place, unconfirmed=[5, 6, 8]))
     audit, shown = client.get("/audit").json(), last_values(client)
     assert shown["found wrong"] == pytest.approx(100 * 2 / 12, abs=0.05)
     assert shown["at most (95 % at any time)"] == math.ceil(1000 * audit["upper"]) / 10

@@ -174,6 +174,29 @@ def test_only_an_accepted_answer_is_agreed_with_else_its_class_is_one_of_the_cho
     expect(status).to_have_text("Saved: dark for 1.png.")
 
 
+NAMES = {"dark": "a dark image", "light": "<b>a light image</b>"}
+
+
+@pytest.mark.parametrize("page_service", [{"class_names": NAMES}], indirect=True)
+def test_long_names_of_classes_stand_beside_the_short_ones_on_the_page_alone(opened, page_service):
+    page = opened()
+    choose(page, {"a.png": picture(0.4)})
+    expect(page.locator(".row .long")).to_have_text("a dark image")
+    expect(page.locator("#predicted option")).to_contain_text(["every class", "dark: a dark image"])
+    page.locator(".row").click()
+    expect(page.locator("#case-class")).to_have_text("dark")
+    expect(page.locator("#case-long")).to_have_text("a dark image")
+    button = page.locator("#classes button").nth(1)
+    expect(button).to_have_attribute("title", "light: <b>a light image</b>")
+    assert barriers(page) == []
+    button.click()
+    expect(page.locator(".row b").first).to_have_text("light")
+    assert page_service.store.count(CaseQuery(predicted_class="dark")) == 1
+    table = httpx.get(f"{page_service.address}cases.csv").text
+    assert "a dark image" not in table
+    assert ',"light",' in table
+
+
 @pytest.mark.parametrize("page_service", [{"reviews": 2}], indirect=True)
 def test_the_worklist_has_a_line_where_the_reviews_of_a_day_end(opened):
     page = opened()

@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import json
 import re
 import shutil
 import signal
@@ -52,6 +53,7 @@ def test_a_run_is_exported_while_it_is_served(exported, monkeypatch):
 def test_arguments_that_cannot_be_used_are_explained(fail, exported, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("short").write_text("key\n")
+    Path("names.csv").write_text("nevus,a mole\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for code, reason, *options in (
@@ -60,6 +62,8 @@ def test_arguments_that_cannot_be_used_are_explained(fail, exported, tmp_path, m
             (2, "--max-files", "--max-files", 300),
             (1, "missing.csv", "--cases", "missing.csv"),
             (1, "short: File exists", "--keep-images", "short", "--port", 0),
+            (2, "give lines such as MEL,melanoma", "--class-names", "missing.json"),
+            (2, "give lines such as MEL,melanoma", "--class-names", "short"),
             (2, "--second-opinion", "--second-opinion", "two=runs/two", "--port", 0),
         ):
             words = ("serve", exported[1], "--store", "cases.sqlite", *options)
@@ -70,8 +74,10 @@ def test_arguments_that_cannot_be_used_are_explained(fail, exported, tmp_path, m
     seal(folder)
     assert "for batches of at least 50 images, got 1;" in fail(1, "serve", folder, "--port", 0)
     assert not [*tmp_path.glob("*.sqlite*")]
-    unaudited = ("--port", 0, "--store", "cases.sqlite", "--look-again")
-    assert "--audit-share" in fail(2, "serve", exported[1], *unaudited)
+    fixed = (2, "serve", exported[1], "--port", 0, "--store", "cases.sqlite")
+    assert "--audit-share" in fail(*fixed, "--look-again")
+    unknown = fail(*fixed, "--class-names", "names.csv")
+    assert "--class-names has 'nevus', which is no class" in unknown
     assert str(tmp_path) in fail(1, "serve", tmp_path, "--port", 0)
 
 
@@ -113,12 +119,16 @@ def test_a_bundle_is_served_and_predicts_without_frameworks_and_loads_no_large_l
 ):
     start = START.format(frameworks=FRAMEWORKS, names=NOT_LOADED)
     alone = [sys.executable, "-c", start]
+    names = dict.fromkeys(Bundle.load(exported[1]).classes, "long, and with a comma")
+    (tmp_path / "names.json").write_text(json.dumps(names))
     options = ["serve", exported[1], "--port", 0, "--store", tmp_path / "cases.sqlite"]
+    options += ["--class-names", tmp_path / "names.json"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with started([*alone, *map(str, options)], **pipes) as process:
         url = re.search(r"http://[\d.:]+", process.stderr.readline())[0]
         with httpx.Client(base_url=url, timeout=120) as client:
-            case, card = sent(client, picture(0.7)), client.get("/model").json()["card"]
+            case, model = sent(client, picture(0.7)), client.get("/model").json()
+            card = model["card"]
         maps = Path(f"/proc/{process.pid}/maps")
         assert not maps.exists() or "libtorch" not in maps.read_text()
         process.send_signal(signal.SIGTERM)
@@ -126,6 +136,7 @@ def test_a_bundle_is_served_and_predicts_without_frameworks_and_loads_no_large_l
     assert (process.returncode, output) == (0, "loaded:\n")
     assert "stopped" in said
     assert "Traceback" not in said
+    assert model["class_names"] == names
     bundle = Bundle.load(exported[1])
     (expected,) = bundle.decide([picture(0.7)], ["image"])
     assert (case["decision"], case["reason"]) == (expected.decision, expected.reason)

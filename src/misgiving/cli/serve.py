@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SERVICE_OPTIONS = (
     *("max_bytes", "max_pixels", "formats", "max_files", "queue", "timeout", "threads"),
     *("keep_images", "keep_days", "audit_share", "shadow", "audit_days", "after_alarm"),
-    *("look_again", "reviews"),
+    *("look_again", "reviews", "class_names"),
 )
 
 

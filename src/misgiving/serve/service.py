@@ -51,6 +51,11 @@ class Service:
 
     def __init__(self, model: Bundle, store: Store, settings: ServiceSettings) -> None:
         self.model, self.store, self.settings = model, store, settings
+        if unknown := [*settings.class_names.keys() - {*model.classes}]:
+            raise UsageError(
+                Parameter("class_names"),
+                f" has {unknown[0]!r}, which is no class of the model: {', '.join(model.classes)}",
+            )
         self.metrics, self.found_wrong = Metrics(), FoundWrongRecord(store)
         self.policy_fingerprint, self.monitor = None, None
         self.audits = audit_of(store, model.policy, settings)

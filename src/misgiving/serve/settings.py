@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -53,6 +54,8 @@ class ServiceSettings:
         look_again: Ask readers to look again where the model is certain of another class, after
             their blind answer.
         reviews: Cases that can be read in a day: the worklist has a line where they end.
+        class_names: Long names by class, a JSON object or CSV lines such as MEL,melanoma. The page
+            has them beside the classes.
     """
 
     max_bytes: int = 20_000_000
@@ -75,6 +78,7 @@ class ServiceSettings:
     after_alarm: Literal["warn", "defer"] = "defer"
     look_again: bool = False
     reviews: int | None = None
+    class_names: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Needs Pillow, which --help does without.

@@ -1,7 +1,7 @@
 // The selected case: image, risk, the choices of a review, and earlier reviews.
 
 import { ask } from "./api.js";
-import { classButtons, classesOf, otherButtons, wordsOf } from "./choices.js";
+import { classButtons, classesOf, longOf, otherButtons, wordsOf } from "./choices.js";
 import { renderContext, showGroup } from "./context.js";
 import { at, element, isNarrow, percent, say } from "./dom.js";
 import { answerOf, answerShares, badgeOf, classOf, isAccepted, labelOf, lastWordOf, outcome, reasonOf, riskOf, wasPredicted } from "./outcomes.js";
@@ -136,6 +136,7 @@ export function renderReviews(one) {
   const reviews = one.reviews ?? (one.review ? [one.review] : []);
   const act = (choice) => emit("choice", choice), names = classesOf(one);
   at("case-class").textContent = classOf(one);
+  at("case-long").textContent = longOf(classOf(one));
   at("case-was").textContent = wasPredicted(one);
   const focused = document.activeElement?.closest(".choices button")?.title;
   at("classes").replaceChildren(...classButtons(names, act,

@@ -7,6 +7,8 @@ const OTHERS = [ // verdict, words, key
   ["none", "none of these", "x"], ["ungradable", "ungradable", "g"], ["unsure", "unsure", "d"],
 ];
 
+export const longOf = (name) => state.model?.class_names[name] ?? "";
+
 // In the order of the model: JavaScript sorts the keys of an object that look like numbers.
 export function classesOf(one) {
   const rank = new Map((state.model?.classes ?? []).map((name, position) => [name, position]));
@@ -61,7 +63,8 @@ function button(key, words, act) {
   made.type = "button";
   if (key) made.append(element("kbd", "", key), " ");
   made.append(element("span", "label", words));
-  made.title = words;
+  if (longOf(words)) made.append(element("span", "long", longOf(words)));
+  made.title = longOf(words) ? `${words}: ${longOf(words)}` : words;
   made.addEventListener("click", act);
   return made;
 }

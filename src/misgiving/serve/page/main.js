@@ -5,7 +5,7 @@ import { ask } from "./api.js";
 import { lookForAudit } from "./audit.js";
 import { move, renderCase, select } from "./case_panel.js";
 import { loadCases, lookForNew } from "./cases.js";
-import { choiceOf, classButtons, classesOf, otherButtons } from "./choices.js";
+import { choiceOf, classButtons, classesOf, longOf, otherButtons } from "./choices.js";
 import { at, complain, say } from "./dom.js";
 import { lookForDrift } from "./drift.js";
 import { enlarge, listenToPicture, toggleHeat } from "./picture.js";
@@ -180,7 +180,7 @@ function renderModel() {
   at("sign-out").hidden = !key;
   at("signed-in").textContent = key;
   if (state.model.audits) at("riskiest").textContent = "blind, then riskiest";
-  at("predicted").append(...classes.map((name) => new Option(name, name)));
+  at("predicted").append(...classes.map((name) => new Option(longOf(name) ? `${name}: ${longOf(name)}` : name, name)));
   at("predicted").value = state.predicted;
   state.predicted = at("predicted").value; // a link may name a class that the model does not know
   at("batch-choices").replaceChildren(...classButtons(classes, act), ...otherButtons(act));

@@ -1,6 +1,7 @@
 // The cases as a list or a grid; only visible ones are in the document.
 
 import { asReader } from "./api.js";
+import { longOf } from "./choices.js";
 import { at, element, say } from "./dom.js";
 import {
   ORDERS, badgeOf, classOf, filterOf, isAccepted, isShown, labelOf, outcome, riskOf, wasPredicted,
@@ -195,6 +196,7 @@ function said(one) {
     return made;
   });
   line.append(element("b", "", classOf(one)));
+  if (longOf(classOf(one))) line.append(element("span", "long", longOf(classOf(one))));
   if (wasPredicted(one)) line.append(element("span", "was", wasPredicted(one)));
   box.append(line, ...texts);
   return box;

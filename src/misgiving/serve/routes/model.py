@@ -38,6 +38,7 @@ class ModelDescription(BaseModel):
     """The model, its policy, and the limits of a request."""
 
     classes: list[str]
+    class_names: dict[str, str] = Field(description="Long names, by class.")
     model_fingerprint: str
     policy_fingerprint: str | None
     policy: list[str] | None = Field(description="The policy in words; null: no policy.")
@@ -127,6 +128,7 @@ def describe_model(request: Request, service: ServiceDep) -> ModelDescription:
     model, key = service.model, key_of(request)
     return ModelDescription(
         classes=list(model.classes),
+        class_names=dict(service.settings.class_names),
         model_fingerprint=model.fingerprint,
         policy_fingerprint=service.policy_fingerprint,
         policy=None if model.policy is None else model.card["targets"],
