@@ -50,7 +50,9 @@ def test_everyone_is_told_to_defer_before_and_after_a_case_is_read(shadow):
     assert listed["counts"] == {"accept": 0, "defer": 4, "ood": 0}
 
 
-def test_every_case_is_read_blind_and_makes_the_sample_to_calibrate_on(shadow):
+def test_every_case_is_read_blind_and_makes_the_sample_to_calibrate_on_also_afterwards(
+    shadow, serving, tmp_path
+):
     ids = [sent(shadow, picture(level), f"{level}.png")["id"] for level in LEVELS]
     assert all(row["blind"] for row in shadow.get("/cases").json()["cases"])
     assert shadow.get("/model").json()["shadow"]
@@ -59,6 +61,8 @@ def test_every_case_is_read_blind_and_makes_the_sample_to_calibrate_on(shadow):
     rows = rows_of(shadow.get("/audit.csv"))
     assert [row["label"] for row in rows] == ["dark", "dark", "light", "dark"]
     assert all(row["audited"] == "yes" and row["path"] for row in rows)
+    live = serving(Calibrated(), keep_images=tmp_path / "kept", audit_share=0.0)
+    assert rows_of(live.get("/audit.csv?shadow=true")) == rows
 
 
 def test_errors_of_a_candidate_count_and_nobody_has_to_be_told_of_them(serving):

@@ -123,7 +123,7 @@ def audit_of(store: Store, policy: Policy | None, settings: ServiceSettings) -> 
     fingerprint = None if policy is None else policy.fingerprint
     terms = {} if policy is None else audit_terms(policy)
     if settings.shadow:
-        since = store.first_in_shadow(fingerprint) or zulu(datetime.now(UTC))
+        since = store.shadows().get(fingerprint) or zulu(datetime.now(UTC))
         return Shadow(fingerprint, since, **terms)
     if fingerprint is None:
         if settings.audit_share:

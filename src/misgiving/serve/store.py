@@ -142,17 +142,14 @@ class Store:
         rows = self._read(select(AUDITS).order_by(AUDITS.c.since))
         return {row.policy_fingerprint: row for row in rows}
 
-    def first_in_shadow(self, policy_fingerprint: str | None) -> str | None:
-        """Time of the first case that a policy decided in shadow."""
-        times = [
-            self._read(
-                select(func.min(table.c.received)).where(
-                    table.c.shadow, table.c.policy_fingerprint == policy_fingerprint
-                )
-            )[0][0]
-            for table in (CASES, DELETED)
-        ]
-        return min(filter(None, times), default=None)
+    def shadows(self) -> dict[str | None, str]:
+        """Times of the first case in shadow of each policy, oldest first; None: of no policy."""
+        first = dict[str | None, str]()
+        for table in (CASES, DELETED):
+            policy, time = table.c.policy_fingerprint, func.min(table.c.received).label("time")
+            for row in self._read(select(policy, time).where(table.c.shadow).group_by(policy)):
+                first[row[0]] = min(row.time, first.get(row[0], row.time))
+        return dict(sorted(first.items(), key=lambda item: item[1]))
 
     def open_blind_by_policy(self) -> dict[str | None, int]:
         """Number of blind cases that readers have not settled, by policy."""

@@ -9,7 +9,7 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from misgiving.errors import UsageError
-from misgiving.serve.audits import HIDDEN, Audit, audit_sample, count_audits
+from misgiving.serve.audits import HIDDEN, Audit, Shadow, audit_sample, count_audits
 from misgiving.serve.case import Case, StorableText
 from misgiving.serve.found_wrong import STATES, FoundWrong, FoundWrongList, State
 from misgiving.serve.problems import ProblemError, documented
@@ -56,14 +56,23 @@ def get_audit(
 
 @router.get("/audit.csv", responses={**CSV, **NO_CASE}, response_class=Response)
 def export_audit(
-    service: ServiceDep, policy: Annotated[Sequence[PolicyQuery], Query()] = ()
+    service: ServiceDep,
+    policy: Annotated[Sequence[PolicyQuery], Query()] = (),
+    shadow: Annotated[bool, Query(description="Of the last shadow, also after its end.")] = False,
 ) -> StreamingResponse:
     """Export the audit sample for `misgiving calibrate --from-cases`, with the paths of images.
 
     It ends before the first case that is open: those that are settled sooner are a selection.
     Several policies give one sample, in which each group has the lowest of their shares as chance.
     """
-    rows = _rows_of(service, policy or [service.policy_fingerprint or ""])
+    if shadow:
+        rows: list[Any] = [
+            Shadow(*each)
+            for each in service.store.shadows().items()
+            if each[0] in policy or not policy
+        ][-1:]
+    else:
+        rows = _rows_of(service, policy or [service.policy_fingerprint or ""])
     counted = [row for row in rows if row.target is not None]  # else no policy could have alarms
     audits = [count_audits(service.store, row, service.settings) for row in counted]
     alarms = {audit.policy_fingerprint: audit.alarm_since for audit in audits}
