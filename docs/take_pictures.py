@@ -85,6 +85,7 @@ def send(page: Page, images: Path) -> None:
 
 def review(page: Page) -> None:
     """Choose a class for the riskiest of the deferred."""
+    page.locator("#reviewed").select_option("all")
     page.locator("[name=decision][value=defer]").check()
     page.locator(".row").first.click()
     page.locator("#classes button").first.click()

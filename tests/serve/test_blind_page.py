@@ -123,7 +123,7 @@ def test_a_wrong_accepted_answer_is_listed_at_once_and_a_second_reader_confirms_
     assert "light" not in ben.locator(".row, #history, #blind-answer").all_inner_texts()[0]
     press(ben, "x")
     expect(ben.locator("#wrong-list")).to_contain_text("confirmed")
-    expect(ben.locator("#audit-now")).to_contain_text("Audited 1 of 1 accepted answer since")
+    expect(ben.locator("#audit-now")).to_contain_text("Audited 1 accepted answer since")
     ben.locator("#wrong summary").click()
     ben.locator("#wrong-list").get_by_role("button", name="1.png").focus()
     press(ben, "Enter")
