@@ -281,7 +281,7 @@ def test_without_a_number_for_one_image_its_place_among_the_cases_is_shown(page_
     stored(page_service, 2, error=None, **values | {"acceptance_score": -99.0, "name": "last.png"})
     page = opened(prepare=no_pictures)
     row = page.locator(".row", has_text="sure.png")
-    expect(row.locator(".risk")).to_have_text(f"most certain {100 * point.coverage:.0f} %")
+    expect(row.locator(".risk")).to_have_text(f"surer than {100 * (1 - point.coverage):.0f} %")
     row.click()
     expect(page.locator("#case-reason")).to_have_text("Certain enough to accept the answer.")
     expect(page.locator("#case-facts")).not_to_contain_text("error probability")

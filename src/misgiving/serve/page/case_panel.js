@@ -69,7 +69,7 @@ function renderOutcome(one) {
     ? labelOf(badgeOf(one)) : `${labelOf(now)} in this preview (was ${labelOf(one.decision)})`;
   at("case-risk").textContent = riskOf(one);
   at("case-risk").title = one.blind ? "" : one.error_probability == null
-    ? "Share of the calibration cases that are about as certain, or more so"
+    ? "Share of the calibration cases of which the model is less certain"
     : `Estimated probability that ${one.answer ?? one.predicted_class} is wrong`;
   at("case-reason").textContent = reasonOf(one);
 }

@@ -120,12 +120,12 @@ function plainReason(one) {
 }
 
 // In the digits that part an accepted image from a deferred one beside it; of an unfamiliar image it
-// means nothing. With too few tuning images for a risk, the share of cases that are as certain.
+// means nothing. With too few tuning images for a risk, the share of cases that are less certain.
 export function riskOf(one) {
   if (one.blind || one.acceptance_score == null || outcome(one) === "ood") return "";
   if (one.expected_cost != null) return `cost ${one.expected_cost.toPrecision(3)}`;
   if (one.error_probability != null) return `${percent(one.error_probability)} risk`;
   const reached = sameModel(one) && state.calibration?.operating_points.find(
     ({ threshold }) => threshold != null && one.acceptance_score >= threshold);
-  return reached ? `most certain ${percent(reached.coverage, 0)}` : "";
+  return reached ? `surer than ${percent(1 - reached.coverage, 0)}` : "";
 }
