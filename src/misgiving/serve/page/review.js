@@ -61,13 +61,12 @@ async function saveAll(cases, choice, grid) {
 // One after the other. Where someone else was first, that stands at the case, and the others are sent.
 async function sendEach(cases, choice, written) {
   const sent = [];
-  state.saving = { value: 0, max: cases.length };
   try {
-    for (const one of cases) {
+    for (const [value, one] of cases.entries()) {
+      state.saving = { value, max: cases.length };
+      renderBatch();
       const saved = await save(one, choice, ...written(one)).catch(noteConflict(one));
       if (saved) sent.push(saved);
-      state.saving.value += 1;
-      renderBatch();
     }
   } catch (error) {
     complain(error);
