@@ -10,8 +10,8 @@ import numpy as np
 from misgiving.deferral.bounds import binomial_cdf
 from misgiving.errors import DataError, Parameter, UsageError, visible
 from misgiving.groups import TUNING_PARTS, partition_groups
+from misgiving.predictions.cells import classes_of_labels
 from misgiving.predictions.record import Predictions
-from misgiving.predictions.schema import classes_of_labels
 from misgiving.scores.detectors import FittedDetectors, scores_of_outputs
 
 MOST_TUNED = 20_000  # groups to tune on; more would be slow, and bring nothing

@@ -1,9 +1,10 @@
-"""Cells of columns of predictions as numbers and texts; an error names the row and the column."""
+"""Columns of predictions and their cells, as numbers and texts; an error names row and column."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import narwhals
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -93,3 +94,48 @@ def _text(cell: Any) -> str:
 def error_at(row: int, column: str, problem: str) -> DataError:
     """A problem with its place; rows are counted from 1."""
     return DataError(f"row {row + 1}, column {column}: {problem}")
+
+
+def classes_of_labels(outputs: Any, *labels: Any) -> list[str] | None:
+    """Name of the class of each column of outputs, by all labels, sorted as scikit-learn does.
+
+    None where the labels are positions of columns, or unknown.
+
+    >>> classes_of_labels([[0.1, 0.9], [0.8, 0.2]], [True, False])
+    ['False', 'True']
+
+    Raises:
+        DataError: The labels are no list of classes, or are not as many classes as columns.
+    """
+    present: dict[str, Any] = {}
+    for each in map(on_host, labels):
+        if (shape := np.shape(each)) != (len(each),):
+            raise DataError(f"the labels have the shape {shape}; give one class for each row")
+        present |= dict(zip(texts_of(each), each, strict=True))
+    columns = np.shape(outputs)[-1]
+    if present.keys() <= {"", *map(str, range(columns))}:
+        return None
+    present.pop("", None)
+    if len(present) != columns:
+        raise DataError(
+            f"the outputs have {columns} columns, and the labels are of {len(present)} classes; "
+            "name the class of each column by `classes`"
+        )
+    return sorted(present, key=lambda name: present[name])
+
+
+def in_order(
+    values: Matrix, names: Sequence[str], known: Sequence[str]
+) -> tuple[Matrix, Sequence[Any]]:
+    """Columns of outputs and their classes; in a known order, where these are the classes."""
+    if names and sorted(names) == sorted(known):
+        return values[:, [names.index(name) for name in known]], known
+    return values, names or [*range(values.shape[1])]
+
+
+def named_columns(data: Any) -> dict[str, Any]:
+    """Columns of a data frame or a mapping; none of other data."""
+    frame = narwhals.from_native(data, eager_only=True, pass_through=True)
+    if isinstance(frame, narwhals.DataFrame):
+        return {str(name): frame[name].to_numpy() for name in frame.columns}
+    return {str(name): x for name, x in data.items()} if isinstance(data, Mapping) else {}

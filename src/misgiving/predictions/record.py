@@ -11,7 +11,6 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import narwhals
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.special import log_softmax
@@ -21,14 +20,13 @@ from misgiving.errors import DataError, UsageError, explain_damage, visible
 from misgiving.files import check_ordinary, whole_file
 from misgiving.groups import one_per_group, unit_numbers
 from misgiving.parquet_tables import check_size, read_parquet
-from misgiving.predictions.cells import Column, are_probabilities, on_host
+from misgiving.predictions import cells
 from misgiving.predictions.schema import (
     ARRAY_OF_OPINION,
     NUMERIC,
     ONCE,
     UNKNOWN_CLASS,
     WHOLE,
-    classes_of_labels,
     columns_of,
     fields_of,
     named,
@@ -119,11 +117,11 @@ class Predictions(TrainingOutputs):
         if isinstance(data, Predictions):
             return data
         values, *labels = data if isinstance(data, tuple) and len(data) == 2 else (data,)
-        columns = _named_columns(values)
+        columns = cells.named_columns(values)
         if not columns and (hasattr(values, "ndim") or labels):
-            values = on_host(values)
-            classes = classes or (classes_of_labels(values, *labels) if labels else None)
-            columns = {kind or ("logits", "probabilities")[are_probabilities(values)]: values}
+            values = cells.on_host(values)
+            classes = classes or (cells.classes_of_labels(values, *labels) if labels else None)
+            columns = {kind or ("logits", "probabilities")[cells.are_probabilities(values)]: values}
         if not columns or np.asarray(values).dtype.kind == "U":
             raise UsageError(
                 f"{type(data).__name__} has no predictions; give logits, or a pair of logits and "
@@ -279,14 +277,6 @@ class Predictions(TrainingOutputs):
             )
 
 
-def _named_columns(data: Any) -> dict[str, Any]:
-    """Columns of a data frame or a mapping; none of other data."""
-    frame = narwhals.from_native(data, eager_only=True, pass_through=True)
-    if isinstance(frame, narwhals.DataFrame):
-        return {str(name): frame[name].to_numpy() for name in frame.columns}
-    return {str(name): x for name, x in data.items()} if isinstance(data, Mapping) else {}
-
-
 def check_classes(classes: Sequence[str], others: Sequence[str], name: str) -> None:
     """Check that the model of this second opinion has the same classes.
 
@@ -300,7 +290,7 @@ def check_classes(classes: Sequence[str], others: Sequence[str], name: str) -> N
         )
 
 
-def _read_csv(path: Path) -> dict[str, Column]:
+def _read_csv(path: Path) -> dict[str, cells.Column]:
     import pandas
 
     with path.open(encoding="utf-8-sig", newline="") as file, warnings.catch_warnings():
@@ -338,7 +328,7 @@ def _write_csv(path: Path, columns: Mapping[str, Any]) -> None:
     frame.to_csv(path, index=False, lineterminator="\r\n")  # so that either sign is quoted
 
 
-def _read_parquet(path: Path) -> dict[str, Column]:
+def _read_parquet(path: Path) -> dict[str, cells.Column]:
     table = read_parquet(path)
     attributes = json.loads((table.schema.metadata or {}).get(b"PANDAS_ATTRS", b"{}"))
     frame = table.to_pandas()
@@ -381,7 +371,7 @@ def _frame(columns: Mapping[str, Any]) -> "pandas.DataFrame":
     )
 
 
-def _read_npz(path: Path) -> dict[str, Column]:
+def _read_npz(path: Path) -> dict[str, cells.Column]:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         check_size(path, sum(entry.file_size for entry in arrays.zip.infolist()))
         return {name: arrays[name] for name in arrays.files}
@@ -396,7 +386,7 @@ def _write_npz(path: Path, columns: Mapping[str, Any]) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # which has an option
 
 
-Read = Callable[[Path], dict[str, Column]]
+Read = Callable[[Path], dict[str, cells.Column]]
 Write = Callable[[Path, Mapping[str, Any]], None]
 FILE_FORMATS: Registry[tuple[Read, Write]] = Registry(
     "kind of file",

@@ -53,6 +53,7 @@ from misgiving.predictions.cells import (
     are_probabilities,
     check_probabilities,
     error_at,
+    in_order,
     numbers_of,
     on_host,
     texts_of,
@@ -192,34 +193,6 @@ def _found_fields(texts: Mapping[str, Sequence[str]], fields: Mapping[str, Any])
     return {"groups": groups, "group_columns": group_columns}
 
 
-def classes_of_labels(outputs: Any, *labels: Any) -> list[str] | None:
-    """Name of the class of each column of outputs, by all labels, sorted as scikit-learn does.
-
-    None where the labels are positions of columns, or unknown.
-
-    >>> classes_of_labels([[0.1, 0.9], [0.8, 0.2]], [True, False])
-    ['False', 'True']
-
-    Raises:
-        DataError: The labels are no list of classes, or are not as many classes as columns.
-    """
-    present: dict[str, Any] = {}
-    for each in map(on_host, labels):
-        if (shape := np.shape(each)) != (len(each),):
-            raise DataError(f"the labels have the shape {shape}; give one class for each row")
-        present |= dict(zip(texts_of(each), each, strict=True))
-    columns = np.shape(outputs)[-1]
-    if present.keys() <= {"", *map(str, range(columns))}:
-        return None
-    present.pop("", None)
-    if len(present) != columns:
-        raise DataError(
-            f"the outputs have {columns} columns, and the labels are of {len(present)} classes; "
-            "name the class of each column by `classes`"
-        )
-    return sorted(present, key=lambda name: present[name])
-
-
 def answers_of(columns: Columns, classes: Sequence[str]) -> dict[str, Int[np.ndarray, " n"]]:
     """Positions of the classes that readers gave, by their names; -1 where there is no answer.
 
@@ -310,7 +283,7 @@ def _outputs(table: Columns, known: Sequence[str] | None) -> tuple[str, tuple[st
             "each class, such as probability_melanoma, or the columns prediction and confidence, "
             "and separate columns by commas"
         )
-    values, listed = _in_order(values, [name for (name,) in places], known or ())
+    values, listed = in_order(values, [name for (name,) in places], known or ())
     classes = tuple(texts_of(table.get("classes", listed)))
     distinct = {*classes} - {""}
     if not 2 <= len(distinct) == len(classes) == values.shape[1]:
@@ -322,15 +295,6 @@ def _outputs(table: Columns, known: Sequence[str] | None) -> tuple[str, tuple[st
         check_probabilities(values)
         values = logarithms_of(values)
     return kind, classes, values
-
-
-def _in_order(
-    values: Matrix, names: Sequence[str], known: Sequence[str]
-) -> tuple[Matrix, Sequence[Any]]:
-    """Columns of outputs and their classes; in a known order, where these are the classes."""
-    if names and sorted(names) == sorted(known):
-        return values[:, [names.index(name) for name in known]], known
-    return values, names or [*range(values.shape[1])]
 
 
 def _answers(table: Columns, known: Sequence[str] | None) -> tuple[tuple[str, ...], Matrix]:
