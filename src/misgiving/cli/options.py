@@ -237,7 +237,10 @@ def command(function: Callable[..., None], *, brief: bool = False) -> Callable[.
         if selected := [note for note in notes if isinstance(note, Fields)] or is_dataclass(kind):
             makers[name] = kind
             chosen = Fields(kind) if selected is True else selected[0]
-            parameter = parameter.replace(annotation=chosen.options(brief=brief), default=None)
+            annotation = chosen.options(brief=brief)
+            parameter = parameter.replace(annotation=annotation, default={})  # pydantic checks it
+                annotation=chosen.options(brief=brief), default={}
+            )  # pydantic checks it
         elif brief and name not in BRIEF and parameter.kind is Parameter.KEYWORD_ONLY:
             hidden = cyclopts.Parameter(show=False)
             parameter = parameter.replace(annotation=Annotated[parameter.annotation, hidden])
