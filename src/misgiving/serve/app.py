@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_limits
 from misgiving.bundle.bundle import Bundle
 from misgiving.errors import Parameter, UsageError
 from misgiving.serve.authentication import COOKIE, Authentication, is_loopback
+from misgiving.serve.connections import Connection
 from misgiving.serve.database import shown
 from misgiving.serve.keys import Keys, has_keys
 from misgiving.serve.middleware import RequestLog, limit_bodies, limit_time, route_of
@@ -150,7 +151,8 @@ def run(app: FastAPI, listener: socket.socket) -> None:
     _log_as_json()
     config = uvicorn.Config(
         app,
-        http="h11",  # reads no request of a connection before it has answered the last
+        http=Connection,
+        loop="asyncio",  # uvloop's connections have no socket of their own
         ws="none",
         log_config=None,
         access_log=False,
