@@ -75,7 +75,9 @@ def test_a_frozen_database_server_is_answered_with_503_until_it_continues(
 ):
     monkeypatch.setattr("misgiving.serve.app.GRACE_SECONDS", 0.0)
     client = serving(store=Store.open(emptied(database)), timeout=1.0)
-    until(lambda: client.get("/health").status_code == 200)  # a process that decodes has started
+    until(
+        lambda: client.get("/health").json()["status"] == "ok"
+    )  # a process that decodes has started
     monkeypatch.setattr("misgiving.serve.service.CHECK_SECONDS", 0.2)
     until(lambda: send(client, picture(0.5)).status_code == 200)
     paths = "/cases", f"/cases/{'0' * 32}", "/cases.csv", "/health"
@@ -85,7 +87,7 @@ def test_a_frozen_database_server_is_answered_with_503_until_it_continues(
         assert list(threads.map(lambda path: client.get(path).status_code, paths)) == [503] * 4
         response = sending.result()
         assert (response.status_code, "Retry-After" in response.headers) == (503, True)
-    until(lambda: client.get("/health").status_code == 200)
+    until(lambda: client.get("/health").json()["status"] == "ok")
     until(lambda: send(client, picture(0.7)).status_code == 200)
     assert client.get("/cases").json()["total"] == 2
 
@@ -105,7 +107,9 @@ class Slow(Standin):
 def test_a_file_that_takes_too_long_is_a_problem_and_not_stored_later(serving):
     model = Slow()
     client = serving(model, timeout=1.0, batch_size=1)
-    until(lambda: client.get("/health").status_code == 200)  # a process that decodes has started
+    until(
+        lambda: client.get("/health").json()["status"] == "ok"
+    )  # a process that decodes has started
     first, late = send(client, picture(0.1), picture(0.9)).json()["results"]
     assert (first["case"] is None, late["case"], late["problem"]["status"]) == (False, None, 503)
     response = send(client, picture(0.9))

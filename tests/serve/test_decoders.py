@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import threading
+from collections import defaultdict
 from contextlib import asynccontextmanager
 from unittest.mock import Mock
 
@@ -10,18 +11,29 @@ import numpy as np
 import pytest
 from standin import PREPROCESSING, Standin, picture, sent
 
+from misgiving.data.decoding import decode
 from misgiving.errors import DataError
 from misgiving.serve.batcher import Batcher
 from misgiving.serve.decoders import Decoders
+from misgiving.serve.problems import ProblemError
 from misgiving.serve.settings import ServiceSettings
 
 JPEG = picture(kind="JPEG")
+SCAN = b"\xff\xda\0\x08\1\1\0\0\0\0"  # of the first component, without data
+MANY_SCANS = JPEG[: JPEG.index(SCAN[:2])].replace(b"\xff\xc0", b"\xff\xc2") + SCAN * 65
 SLOW = JPEG[:2] + b"\xff" * 10_000_000 + JPEG[2:]  # Pillow reads them one by one
+
+
+class Recorded(Decoders):
+    async def _start(self):
+        self.started.append(await super()._start())
+        return self.started[-1]
 
 
 @asynccontextmanager
 async def decoders():
-    processes = Decoders([PREPROCESSING], ServiceSettings(threads=1, timeout=60.0))
+    processes = Recorded([PREPROCESSING], ServiceSettings(threads=1, timeout=60.0))
+    processes.started = []
     yield processes
     await processes.close()
 
@@ -49,10 +61,11 @@ def test_a_process_gives_the_input_and_the_hash_of_a_file():
         (picture(size=(4000, 4000)), {"max_decoding_bytes": 40_000_000}, "too much memory or time"),
         (SLOW, {"max_decoding_seconds": 1.0}, "too much memory or time"),
         (picture(size=(4000, 4000)), {"max_pixels": 15_999_999}, "more than 15999999 pixels"),
+        (MANY_SCANS, {}, "more than 64 scans"),
         (picture(kind="BMP"), {}, "not an image in a supported format (JPEG, PNG, TIFF, WEBP)"),
         (picture(), {"formats": ("BMP",)}, "not an image in a supported format (BMP)"),
     ],
-    ids=["memory", "time", "pixels", "format", "formats"],
+    ids=["memory", "time", "pixels", "scans", "format", "formats"],
 )
 def test_a_file_beyond_a_limit_is_refused_and_the_next_one_is_decided(
     serving, data, settings, reason
@@ -64,6 +77,30 @@ def test_a_file_beyond_a_limit_is_refused_and_the_next_one_is_decided(
     assert sent(client, picture(0.9, kind=settings.get("formats", ["PNG"])[0])) is not None
 
 
+def test_scans_are_counted_as_the_decoder_finds_them():
+    start, end = MANY_SCANS[: -65 * len(SCAN)], JPEG[-2:]
+    comment = b"\xff\xfe" + (2 + 65 * len(SCAN)).to_bytes(2) + SCAN * 65  # holds no scans
+    for data in (MANY_SCANS[: -len(SCAN)] + end, JPEG[:2] + comment + JPEG[2:], JPEG + SCAN * 65):
+        decode(data, "a")
+    hidden = start + SCAN + 64 * (b"data\xff\1\xff\xff" + SCAN)
+    with pytest.raises(DataError, match="more than 64 scans"):
+        decode(hidden, "a")
+
+
+def test_a_file_whose_process_the_system_ends_is_no_fault_of_its_sender():
+    async def run():
+        async with decoders() as processes:
+            decoding = asyncio.create_task(processes.decode("a", SLOW, "client"))
+            while processes._turns._free == 2 or not processes.started:
+                await asyncio.sleep(0.01)
+            processes.started[0].popen.kill()
+            with pytest.raises(ProblemError, match="again later") as raised:
+                await decoding
+            assert raised.value.problem.status == 503
+
+    asyncio.run(run())
+
+
 def test_a_process_ends_with_a_caller_who_no_longer_waits():
     async def run():
         async with decoders() as processes:
@@ -71,44 +108,88 @@ def test_a_process_ends_with_a_caller_who_no_longer_waits():
                 async with asyncio.timeout(1.0):
                     await processes.decode("a", SLOW, "client")
             assert not processes._idle
-            assert processes._turns._value == 2
+            assert processes._turns._free == 2
 
     asyncio.run(run())
 
 
 class Held(Decoders):
-    """Its processes reply when the test says so."""
+    """Its processes reply when the test says so, with the seconds that the test gives."""
 
     async def _start(self):
         return Mock(popen=Mock(poll=lambda: None))
 
     async def _ask(self, _, name, __):
         self.asked.append(name)
-        await self.go_on.wait()
-        return {"error": name, "has_grown": False}, b""
+        await self.go_on[name].wait()
+        return {"error": name, "has_grown": False, "seconds": self.seconds.get(name, 0.01)}, b""
+
+
+@asynccontextmanager
+async def held(threads=1):
+    """One more than `threads`; a function that starts a decoding, and one that ends some."""
+    processes = Held([PREPROCESSING], ServiceSettings(threads=threads))
+    processes.asked, processes.seconds = [], {}
+    processes.go_on = defaultdict(asyncio.Event)
+    tasks = {}
+
+    async def begin(*names, files=()):
+        for name in names:
+            decoded = processes.decode(name, dict(files).get(name, b""), name[0])
+            tasks[name] = asyncio.create_task(decoded)
+        await asyncio.sleep(0.01)
+        return processes.asked
+
+    async def end(*names):
+        for name in names:
+            processes.go_on[name].set()
+            with pytest.raises(DataError):
+                await tasks[name]
+        await asyncio.sleep(0.01)
+
+    yield processes, begin, end, tasks
+    assert processes._turns._free == threads + 1
 
 
 def test_clients_take_turns_and_a_file_that_waits_for_its_turn_is_not_in_memory(tmp_path):
     async def run():
-        processes = Held([PREPROCESSING], ServiceSettings(threads=1))  # one, and one more
-        processes.asked, processes.go_on = [], asyncio.Event()
-        files = ["a1", "a2", "a3", "a4", "b1", "b2", "c1"]
-        later = tmp_path / "a4"
-        decoded = [
-            processes.decode(file, later if file == "a4" else b"", file[0]) for file in files
-        ]
-        check = processes.decode_now("check", b"")  # has no turn
-        tasks = [*map(asyncio.create_task, (*decoded, check))]
-        await asyncio.sleep(0.01)
-        assert sorted(processes.asked) == ["a1", "b1", "check"]  # a leaves a process to others
-        tasks[1].cancel()  # a2, which waits
-        later.write_bytes(JPEG)  # it could not have been read before
-        processes.go_on.set()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert sorted(processes.asked) == sorted({*files, "check"} - {"a2"})
-        assert processes.asked.index("c1") < processes.asked.index("a4")
-        assert [type(result) for result in results].count(DataError) == 7
-        assert processes._turns._value == 2
+        async with held() as (_, begin, end, tasks):
+            files = {"a4": tmp_path / "a4"}
+            names = ["a1", "a2", "a3", "a4", "b1", "b2", "c1"]
+            asked = await begin(*names, files=files)
+            assert asked == ["a1", "b1"]  # a leaves a process to others
+            tasks["a2"].cancel()  # it waits
+            files["a4"].write_bytes(JPEG)  # it could not have been read before
+            await end("b1")
+            assert asked == ["a1", "b1", "c1"]  # who has used nothing
+            await end("c1", "a1", "b2", "a3", "a4")
+            assert sorted(asked) == sorted({*names} - {"a2"})
+
+    asyncio.run(run())
+
+
+def test_those_who_have_used_least_come_first_and_one_process_is_for_them(monkeypatch):
+    clock = Mock(return_value=0.0)
+    monkeypatch.setattr("misgiving.serve.turns.time", Mock(monotonic=clock))
+
+    async def run():
+        async with held(threads=2) as (processes, begin, end, _):
+            processes.seconds = {"a1": 30.0, "b1": 20.0, "c1": 5.0}
+            asked = await begin("a1", "b1", "c1")
+            assert asked == ["a1", "b1", "c1"]  # all are new
+            await end("a1", "b1", "c1")
+            await begin("a2", "b2", "a3", "b3", "c2", "d1")
+            assert asked[3:] == ["a2", "b2", "c2"]  # c has used less than half of the mean
+            await end("a2")
+            assert asked[6:] == ["d1"]  # who has used least
+            await end("d1", "c2")
+            await begin("a4", "c3")
+            assert asked[7:] == ["b3", "c3"]
+            await end("b2", "b3", "c3", "a3", "a4")
+            clock.return_value = 600.0  # after which all is forgotten
+            await begin("a5", "a6", "a7")
+            assert asked[-2:] == ["a5", "a6"]
+            await end("a5", "a6", "a7")
 
     asyncio.run(run())
 

@@ -44,7 +44,7 @@ http {{
 def client(tmp_path_factory):
     place = tmp_path_factory.mktemp("limits") / "cases.sqlite"
     with standin_at(str(place), **LIMITS) as (_, client):
-        until(lambda: client.get("/health").status_code == 200)  # a process has started
+        until(lambda: client.get("/health").json()["status"] == "ok")  # a process has started
         yield client
 
 

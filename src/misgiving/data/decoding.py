@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -30,6 +31,9 @@ IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
 """Formats by Pillow's names. It knows more, but some run other programs (EPS: Ghostscript)."""
 
 MAX_PIXELS = 1024**3 // 4 // 3  # Pillow suspects a decompression bomb above this
+MAX_SCANS = 64  # of a JPEG; each costs as much as the whole image, however few its bytes
+JPEG_MARKER = re.compile(rb"\xff+([\x02-\xcf\xd8-\xfe])")  # neither data nor a restart
+START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xd9"
 BAND = 64  # rows that are converted at a time
 REDUCTIONS = (8, 4, 2)  # factors by which a JPEG decoder can shrink both sides
 
@@ -210,6 +214,9 @@ def decode_reduced(
         image = Image.open(io.BytesIO(data), formats=tuple(formats))
         if image.width * image.height > max_pixels:
             raise Image.DecompressionBombError
+        is_jpeg = isinstance(image, JpegImageFile)
+        if is_jpeg and data.count(START_OF_SCAN) > MAX_SCANS < _scans(data):  # as it is slower
+            raise ValueError(f"more than {MAX_SCANS} scans")
         return _load(image, largest, loaded)
     except Image.DecompressionBombError as failure:  # Pillow's own above twice as many pixels
         message = f"{name}: more than {max_pixels} pixels; make the image smaller"
@@ -222,6 +229,15 @@ def decode_reduced(
             f"{name}: {reason if data else 'the file is empty'}; replace it with an intact copy in "
             "JPEG or PNG, or remove it"
         ) from failure
+
+
+def _scans(data: bytes) -> int:
+    """Number of scans of a JPEG; like its decoder, skips data between segments."""
+    count, at = 0, 2
+    while (marker := JPEG_MARKER.search(data, at)) and marker[1] != END_OF_IMAGE:
+        count += marker[0].endswith(START_OF_SCAN)
+        at = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2])
+    return count
 
 
 def _load(

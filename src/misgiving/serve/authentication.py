@@ -22,6 +22,7 @@ log = logging.getLogger("misgiving.serve")
 
 COOKIE = "misgiving"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+HEALTH = "GET /health"  # waits for no database
 OPEN = re.compile(r"GET /health|(GET|POST) /sign-in|GET /page/.*")  # need no key
 EVERYBODY = r"POST /sign-out|GET /openapi\.json"
 REVIEW = r"POST /cases/[^/]+/review"
@@ -52,13 +53,7 @@ class Authentication:
             headers = Headers(scope=scope)
             secret, is_session = _secret_of(headers)
             request = f"{scope['method'].replace('HEAD', 'GET')} {scope['path']}"
-            is_use = USE.fullmatch(request) is not None
-            find = partial(self._key, secret, is_session=is_session, is_use=is_use)
-            is_quick = self._keys.is_recalled(secret) and not (is_session and is_use)
-            # abandoned, where the database does not answer in time
-            key, exist = (
-                find() if is_quick else await to_thread.run_sync(find, abandon_on_cancel=True)
-            )
+            key, exist = await self._find(secret, request, is_session=is_session)
             if key is not None:
                 scope[KEY_SCOPE] = key
             if problem := _problem(scope["method"], request, headers, key, exist):
@@ -70,6 +65,18 @@ class Authentication:
                     log.warning("refused", extra={"fields": {"client": client, "request": request}})
                 raise problem
         await self._app(scope, receive, send)
+
+    async def _find(
+        self, secret: str, request: str, *, is_session: bool
+    ) -> tuple[Key | None, bool]:
+        if request == HEALTH:
+            return None, True
+        is_use = USE.fullmatch(request) is not None
+        find = partial(self._key, secret, is_session=is_session, is_use=is_use)
+        if self._keys.is_recalled(secret) and not (is_session and is_use):
+            return find()
+        # abandoned, where the database does not answer in time
+        return await to_thread.run_sync(find, abandon_on_cancel=True)
 
     def _key(self, secret: str, *, is_session: bool, is_use: bool) -> tuple[Key | None, bool]:
         exist = self._keys.exist()

@@ -20,16 +20,18 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from hashlib import sha256
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakValueDictionary
 
 import numpy as np
 
 from misgiving.data.decoding import Decoded
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError
+from misgiving.serve.problems import ProblemError
 from misgiving.serve.stored_copy import stored_copy
+from misgiving.serve.turns import Turns
 
 if TYPE_CHECKING:
     from misgiving.bundle.bundle import SquareInputs
@@ -51,6 +53,7 @@ TOO_EXPENSIVE = (
     "takes too much memory or time to decode; save it again with another program, as JPEG or PNG, "
     "or scale it down"
 )
+ENDED = "the system has ended a process that decodes; send the request again later"
 
 
 class Decoder(NamedTuple):
@@ -68,11 +71,11 @@ class Decoder(NamedTuple):
 
 
 class Decoders:
-    """One process more than one client can occupy, so that nobody waits for another's slow files.
+    """Processes for all clients, and one more, so that few wait for another's slow files.
 
     Args:
         preprocessings: Of the models.
-        settings: Limits of a file; `threads` processes are for one client.
+        settings: Limits of a file, and `threads`.
     """
 
     def __init__(
@@ -89,9 +92,7 @@ class Decoders:
         }
         self._command = [sys.executable, "-P", "-m", __name__, json.dumps(options)]
         self._idle: list[Decoder] = []
-        self._threads = settings.threads
-        self._turns = asyncio.Semaphore(settings.threads + 1)
-        self._turns_of = WeakValueDictionary[str, asyncio.Semaphore]()  # while a client waits
+        self._turns = Turns(settings.threads + 1)
 
     async def decode(
         self, name: str, file: bytes | Path, client: str
@@ -102,26 +103,15 @@ class Decoders:
 
         Raises:
             DataError: It is no image of an accepted format, or is beyond a limit.
+            ProblemError: The system has ended its process.
         """
-        of_client = self._turns_of.setdefault(client, asyncio.Semaphore(self._threads))
-        async with of_client, self._turns:
+        async with self._turns.turn(client):
             data = file if isinstance(file, bytes) else await asyncio.to_thread(file.read_bytes)
-            return await self.decode_now(name, data)
-
-    async def decode_now(self, name: str, data: bytes) -> "tuple[SquareInputs, str, bytes]":
-        """The same as `decode`, without a turn."""
-        while self._idle and self._idle[-1].popen.poll() is not None:  # the system killed it
-            self._idle.pop().kill()
-        decoder = self._idle.pop() if self._idle else await self._start()
-        try:
-            reply, content = await self._ask(decoder, name, data)
-        except BaseException:
-            decoder.kill()
-            raise
-        if reply["has_grown"]:
-            decoder.kill()
-        else:
-            self._idle.append(decoder)
+            begin, reply = time.monotonic(), dict[str, Any]()
+            try:
+                reply, content = await self._reply(name, data)
+            finally:
+                self._turns.use(client, reply.get("seconds", time.monotonic() - begin))
         if "error" in reply:
             raise DataError(reply["error"])
         ends = np.cumsum([3 * side**2 for side in self._sides])
@@ -129,6 +119,19 @@ class Decoders:
         parts = zip(pixels, self._sides, strict=True)
         inputs = tuple(part.reshape(side, side, 3) for part, side in parts)
         return inputs, reply["sha256"], copy.tobytes()
+
+    async def _reply(self, name: str, data: bytes) -> tuple[dict[str, Any], bytes]:
+        """What a process replies."""
+        while self._idle and self._idle[-1].popen.poll() is not None:  # the system killed it
+            self._idle.pop().kill()
+        decoder = self._idle.pop() if self._idle else await self._start()
+        is_usable = False
+        try:
+            reply, content = await self._ask(decoder, name, data)
+            is_usable = not reply["has_grown"]
+        finally:
+            self._idle.append(decoder) if is_usable else decoder.kill()
+        return reply, content
 
     async def _start(self) -> Decoder:
         own, remote = socket.socketpair()
@@ -159,6 +162,8 @@ class Decoders:
             reply = json.loads(await decoder.reader.readuntil())
             return reply, await decoder.reader.readexactly(reply["length"])
         except (OSError, EOFError) as failure:  # it has ended
+            if await asyncio.to_thread(decoder.popen.wait) == -signal.SIGKILL:
+                raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, ENDED) from failure
             raise DataError(f"{name}: {TOO_EXPENSIVE}") from failure
 
     async def close(self) -> None:
@@ -181,7 +186,10 @@ def main(settings: str) -> None:
     preprocessings = [Preprocessing(**values) for values in options["preprocessings"]]
     with socket.socket(fileno=0) as connection, connection.makefile("rwb") as stream:
         os.nice(NICENESS)
-        _limit_memory(options["max_memory"])
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if used := _memory(VIRTUAL):  # else, none is known
+            most = used + options["max_memory"]
+            resource.setrlimit(resource.RLIMIT_AS, (most, most))
         stream.write(b"\n")
         stream.flush()
         before = _memory(RESIDENT)
@@ -189,11 +197,11 @@ def main(settings: str) -> None:
         while line := stream.readline():
             request = json.loads(line)
             data = stream.read(request["length"])
-            # The system ends the process after so many more seconds of processor time.
-            allowed = math.ceil(time.process_time() + options["max_seconds"])
+            begin = time.process_time()
+            allowed = math.ceil(begin + options["max_seconds"])  # then, the system ends the process
             resource.setrlimit(resource.RLIMIT_CPU, (allowed, most_seconds))
             reply, content = _decoded(preprocessings, data, request["name"], options)
-            reply["length"] = len(content)
+            reply |= {"length": len(content), "seconds": time.process_time() - begin}
             reply["has_grown"] = _memory(RESIDENT) > before + GROWN_BYTES
             stream.write(json.dumps(reply).encode() + b"\n" + content)
             stream.flush()
@@ -222,13 +230,6 @@ def _memory(column: int) -> int:
         pages = Path("/proc/self/statm").read_text().split()
         return int(pages[column]) * resource.getpagesize()
     return 0
-
-
-def _limit_memory(count: int) -> None:
-    """Allow as many bytes of address space beyond those in use, if these are known."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if used := _memory(VIRTUAL):
-        resource.setrlimit(resource.RLIMIT_AS, (used + count, used + count))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from fastapi import Depends, Query, Request
@@ -35,7 +35,8 @@ from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 
 COMMIT_SIZE = 256  # cases in one transaction
-CHECK_SECONDS = 5.0
+CHECK_SECONDS = 15.0  # longer than one image can keep that of a check waiting
+ANSWER_SECONDS = 0.8  # for which a request waits for the check
 CHECK_VALID_SECONDS = 3.0  # for which a good result holds, because anyone may ask
 CLOSING_SECONDS = 30.0  # in which all threads end, even on a busy machine, unless one hangs
 
@@ -86,7 +87,7 @@ class Service:
         self.saliency_thread = Batcher("saliency", _call)  # one map at a time, which bounds memory
         self._check_thread = Batcher("health", _call)
         self._check: asyncio.Task[None] | None = None
-        self._checked_at = 0.0
+        self._checked_at = self._check_began = 0.0
 
     async def decide(
         self,
@@ -181,24 +182,31 @@ class Service:
         path = self.files.path(case.sha256)
         return path if path.is_file() else None
 
-    async def check(self) -> None:
+    async def check(self) -> Literal["ok", "busy"]:
         """Check that an image could be decided and stored now, once for all who ask.
+
+        It is `busy` while the image of the check waits for those of others.
 
         Raises:
             DataError: The image of the check cannot be decoded.
             ImageNotStoredError: There is no room for an image file.
             SQLAlchemyError: The database stores nothing.
-            TimeoutError: One of them does not respond in time.
+            TimeoutError: One of them does not respond any more.
         """
-        is_old = time.monotonic() > self._checked_at + CHECK_VALID_SECONDS
+        now = time.monotonic()
+        is_old = now > self._checked_at + CHECK_VALID_SECONDS
         if self._check is None or (self._check.done() and is_old):
-            self._check = asyncio.create_task(self._check_all())
-        async with asyncio.timeout(CHECK_SECONDS):
-            await asyncio.shield(self._check)
+            self._check, self._check_began = asyncio.create_task(self._check_all()), now
+        if (await asyncio.wait([self._check], timeout=ANSWER_SECONDS))[0]:
+            self._check.result()
+            return "ok"
+        if time.monotonic() > self._check_began + CHECK_SECONDS:
+            raise TimeoutError
+        return "busy"
 
     async def _check_all(self) -> None:
         Image.new("RGB", (8, 8)).save(image := io.BytesIO(), self.settings.formats[0])
-        inputs, sha256, _ = await self.decoders.decode_now("check", image.getvalue())
+        inputs, sha256, _ = await self.decoders.decode("check", image.getvalue(), "")
         decision = await self._model_batches.result((inputs, None))
         case = self._case("check", decision, sha256, image_kept=False, place=1)
         await self._check_thread.result(partial(self.store.check, case))
@@ -246,7 +254,9 @@ class Service:
 
 
 def client_of(request: Request) -> str:
-    """The address of the client; behind a proxy on this machine, as the proxy forwards it."""
+    """Who shares with others: the key, or without keys the address."""
+    if key := key_of(request):
+        return f"key {key.number}"
     return request.client.host if request.client else ""
 
 

@@ -31,14 +31,14 @@ class ServiceSettings:
         max_pixels: Largest image, in pixels.
         formats: Formats that are accepted, by Pillow's names.
         max_files: Files in one request.
-        max_held_bytes: Memory for all requests in progress; one client can take three quarters of
-            it, and of the queue.
+        max_held_bytes: Memory for all requests in progress; one client (a key, or an address where
+            there are no keys) can take three quarters of it, and of the queue.
         max_decoding_bytes: Memory for decoding one image; up to 16 are needed for each pixel.
         max_decoding_seconds: Processor time for decoding one image.
         queue: Images that may wait in the queue.
         timeout: Seconds for one request, including the time to receive it.
-        threads: Threads of the model, and processes that decode the images of one client; there is
-            one more for all others. Default: one for each core.
+        threads: Threads of the model, and processes that decode; there is one more for clients that
+            have used little of them. Default: one for each core.
         batch_size: Largest number of images that the model sees at once.
         recent_bytes: Memory for images that are kept for thumbnails.
         keep_images: Folder for image files. Default: they are not kept.
@@ -64,7 +64,7 @@ class ServiceSettings:
     max_files: int = 100
     max_held_bytes: int = 80_000_000
     max_decoding_bytes: int = 800_000_000
-    max_decoding_seconds: float = 10.0
+    max_decoding_seconds: float = 8.0
     queue: int = 256
     timeout: float = 30.0
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)

@@ -185,16 +185,18 @@ def list_operating_points(service: ServiceDep) -> Calibration:
 @without_key.get(
     "/health", tags=["monitoring"], responses=documented(HTTPStatus.SERVICE_UNAVAILABLE)
 )
-async def check_health(service: ServiceDep) -> dict[Literal["status"], Literal["ok"]]:
-    """Check that an image could be decided, and its case stored, some seconds ago; needs no key."""
+async def check_health(service: ServiceDep) -> dict[Literal["status"], Literal["ok", "busy"]]:
+    """Check that an image could be decided, and its case stored, some seconds ago; needs no key.
+
+    While it waits for the images of others, the service is busy, and a restart would not help.
+    """
     try:
-        await service.check()
+        return {"status": await service.check()}
     except (TimeoutError, DataError) as failure:
         raise ProblemError(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "an image cannot be decided and stored in time; restart the service if this lasts",
         ) from failure
-    return {"status": "ok"}
 
 
 @router.get(
