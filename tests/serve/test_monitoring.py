@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import os
 import shutil
 import sqlite3
 import threading
@@ -73,22 +74,24 @@ def drop(place, table):
     [
         lambda place: Path(place).unlink(),
         lambda place: shutil.copy(place, f"{place}.new") and Path(f"{place}.new").replace(place),
+        lambda place: os.truncate(place, 0),
+        lambda place: Path(place).write_bytes(os.urandom(Path(place).stat().st_size)),
         lambda place: drop(place, "reviews"),
         lambda place: drop(place, "arrivals"),
     ],
-    ids=["deleted", "replaced", "no reviews", "no arrivals"],
+    ids=["deleted", "replaced", "truncated", "overwritten", "no reviews", "no arrivals"],
 )
-def test_health_fails_where_the_database_lost_its_file_or_a_table(
+def test_nothing_is_accepted_where_the_database_lost_its_file_or_a_table(
     serving, sqlite_place, damage, monkeypatch
 ):
-    monkeypatch.setattr("misgiving.serve.service.CHECK_VALID_SECONDS", -1.0)
+    monkeypatch.setattr("misgiving.serve.service.PAUSE_SECONDS", 0.01)
+    Store.open(sqlite_place).close()  # so that its tables are in the file, and not in its log
     client = serving()
-    until(lambda: client.get("/health").json()["status"] == "ok")
+    assert client.app.state.service.store.failure is None
     damage(sqlite_place)
-    assert client.get("/health").status_code == 503
-    if not Path(sqlite_place).exists():  # a case would go into a file that nobody finds
-        answer = client.post("/decisions", files={"files": ("a", picture())})
-        assert answer.status_code == 503
+    until(lambda: client.app.state.service.store.failure)  # though nobody asks
+    assert client.post("/decisions", files={"files": ("a", picture())}).status_code == 503
+    until(lambda: client.get("/health").status_code == 503)
 
 
 class Broken(Standin):

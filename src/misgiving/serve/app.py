@@ -1,5 +1,6 @@
 """The FastAPI application, and the process that serves it: its socket, its log, and uvicorn."""
 
+import asyncio
 import importlib.metadata
 import json
 import logging
@@ -102,9 +103,11 @@ def _page() -> HTMLResponse:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     to_thread.current_default_thread_limiter().total_tokens = THREADS
+    watching = asyncio.create_task(app.state.service.watch_store())
     try:
         yield
     finally:
+        watching.cancel()
         await app.state.service.decoders.close()
         app.state.service.close()
 

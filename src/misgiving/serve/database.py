@@ -33,7 +33,7 @@ NOT_A_STORE = (
 )
 
 
-def engine_for(location: str) -> sa.Engine:
+def engine_for(location: str, *, lock_seconds: float = LOCK_SECONDS) -> sa.Engine:
     """Create an engine for a database URL or the path of an SQLite file.
 
     Raises:
@@ -57,7 +57,7 @@ def engine_for(location: str) -> sa.Engine:
             if url.database and not url.query:
                 with suppress(OSError):  # SQLite says why
                     Path(url.database).touch(0o600)  # as it then makes its other files
-            engine = _engine(url, {"timeout": LOCK_SECONDS})
+            engine = _engine(url, {"timeout": lock_seconds})
             sa.event.listen(engine, "connect", _configure_sqlite)
             return engine
     raise UsageError(NOT_A_STORE)

@@ -37,6 +37,12 @@ from misgiving.serve.store import Store
 COMMIT_SIZE = 256  # cases in one transaction
 CHECK_SECONDS = 15.0  # longer than one image can keep that of a check waiting
 ANSWER_SECONDS = 0.8  # for which a request waits for the check
+CHECK_STORE_SECONDS = 5.0
+PAUSE_SECONDS = 3.0  # between two checks of the store
+CHECKED = Decision.model_construct(
+    **dict.fromkeys(Decision.model_fields)
+    | {"predicted_class": "", "probabilities": {}, "decision": "defer", "reason": ""}
+)
 CHECK_VALID_SECONDS = 3.0  # for which a good result holds, because anyone may ask
 CLOSING_SECONDS = 30.0  # in which all threads end, even on a busy machine, unless one hangs
 
@@ -205,16 +211,36 @@ class Service:
         return "busy"
 
     async def _check_all(self) -> None:
-        Image.new("RGB", (8, 8)).save(image := io.BytesIO(), self.settings.formats[0])
-        inputs, sha256, _ = await self.decoders.decode("check", image.getvalue(), "")
-        decision = await self._model_batches.result((inputs, None))
-        case = self._case("check", decision, sha256, image_kept=False, place=1)
-        await self._check_thread.result(partial(self.store.check, case))
+        await self._check_store()
         if self.files is not None:
             with image_failures():
                 room = partial(self.files.check, self.settings.max_bytes)
                 await self._check_thread.result(room)
+        Image.new("RGB", (8, 8)).save(image := io.BytesIO(), self.settings.formats[0])
+        inputs, *_ = await self.decoders.decode("check", image.getvalue(), "")
+        await self._model_batches.result((inputs, None))
         self._checked_at = time.monotonic()
+
+    async def _check_store(self) -> None:
+        """Check the store, which accepts nothing from a failure until a check succeeds."""
+        case = self._case("check", CHECKED, "", image_kept=False, place=1)
+        try:
+            async with asyncio.timeout(CHECK_STORE_SECONDS):
+                await self._check_thread.result(partial(self.store.check, case))
+            self.store.failure = None
+        except Exception as failure:
+            self.store.failure = failure
+            raise
+
+    async def watch_store(self) -> None:
+        """Check the store every few seconds, until this is cancelled."""
+        while True:
+            try:
+                await self._check_store()
+            except Exception as failure:
+                failure = OperationalError("check", None, failure)
+                problem_of(failure, self.metrics, path="store")
+            await asyncio.sleep(PAUSE_SECONDS)
 
     def close(self) -> None:
         """Finish the work that has started, then close the store that it uses."""

@@ -3,13 +3,13 @@
 import json
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
 from typing import Any, get_args
 
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, Select, func, insert, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from misgiving.deferral.decisions import Outcome
 from misgiving.errors import DataError, Parameter, UsageError
@@ -61,9 +61,16 @@ SORTED_BY = {
 class Store:
     """All cases, on SQLite or PostgreSQL; safe in threads and for several processes at once."""
 
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
-        self._writing = engine.execution_options(**{WRITING: True})
+    def __init__(self, location: str, **options: Any) -> None:
+        self._location, self._engine = location, engine_for(location, **options)
+        self.failure: Exception | None = None  # of the last check
+
+    @property
+    def _writing(self) -> sa.Engine:
+        """For transactions that write, of which there are none while checks fail."""
+        if self.failure is not None:
+            raise OperationalError("BEGIN", None, self.failure)
+        return self._engine.execution_options(**{WRITING: True})
 
     @classmethod
     def open(cls, location: str, *, upgrade: bool = False) -> "Store":
@@ -74,7 +81,7 @@ class Store:
                 earlier version and `upgrade` is false.
             UsageError: The location is not supported.
         """
-        store = cls(engine_for(location))
+        store = cls(location)
         try:
             with store._writing.begin() as connection:
                 is_current = prepare_tables(connection, STORE_TABLES, upgrade=upgrade)
@@ -364,9 +371,10 @@ class Store:
         return dict.fromkeys(get_args(Outcome), 0) | {row[0]: row[1] for row in rows}
 
     def check(self, case: Case) -> None:
-        """Raise SQLAlchemyError where this case could not be stored now, or none be read.
+        """Raise SQLAlchemyError where this case could not be stored now, or the last not be read.
 
-        It is not kept.
+        It is not kept. What was written is read by a new connection: an older one may still see
+        what a file that was damaged had.
         """
         with self._engine.begin() as connection:  # waits for no lock of another process
             connection.execute(sa.delete(PINGS))
@@ -376,6 +384,11 @@ class Store:
                 connection.execute(insert(ARRIVALS).values(case_id=case.id))
                 last_reviews(connection, [case.id])
                 attempt.rollback()
+        other = Store(self._location, lock_seconds=0.5)
+        with closing(other), other.begin() as connection:
+            list(read_cases(connection, select(CASES).order_by(CASES.c.id.desc()).limit(1)))
+            if connection.execute(select(PINGS)).first() is None:
+                raise OperationalError("SELECT", None, OSError("what was stored cannot be read"))
 
     def begin(self, *, writing: bool = False) -> AbstractContextManager[Connection]:
         """A transaction, for what other modules keep in this database."""
