@@ -82,6 +82,8 @@ def test_a_body_that_cannot_be_used_is_a_problem_and_its_client_can_go_on(client
         (multipart(*[part(picture())] * 5), MULTIPART, 422),
         (b"", MULTIPART, 422),
         (part(picture()), MULTIPART, 422),
+        (part(picture()) + part(picture(0.9))[:-9], MULTIPART, 422),  # cut in its second file
+        (multipart(part(picture())), f"{MULTIPART}; charset=undefined", 422),
         (multipart(part(picture())), "multipart/form-data", 422),
         (multipart(part(b"", field="f" * 9_000)), MULTIPART, 422),
         (multipart(part(picture())).replace(b"filename", b"other"), MULTIPART, 422),

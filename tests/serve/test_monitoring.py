@@ -110,8 +110,10 @@ def test_the_cause_of_a_failure_is_logged_counted_and_hidden_from_clients(
         return answer, line
 
     cause = OSError(f'connection to "db" (10.0.0.3) failed\n{NAME}')  # as drivers fail
-    for name in ("check", "add", "page"):
-        monkeypatch.setattr(Store, name, Mock(side_effect=OperationalError("x", {}, cause)))
+    fails = Mock(side_effect=OperationalError("x", {}, cause))
+    monkeypatch.setattr("misgiving.serve.service.check_store", fails)
+    for name in ("add", "page"):
+        monkeypatch.setattr(Store, name, fails)
     unreachable = serving(store=Store.open(sqlite_place))
     until(lambda: unreachable.get("/health").status_code == 503)
     for path in ("/health", "/cases", "/decisions"):

@@ -3,6 +3,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from services import emptied
@@ -14,6 +15,7 @@ from misgiving.errors import DataError, UsageError
 from misgiving.serve import database as database_module
 from misgiving.serve.case import CaseQuery
 from misgiving.serve.store import Store
+from misgiving.serve.store_check import check_store
 
 
 @pytest.fixture
@@ -226,7 +228,15 @@ def test_on_postgresql_a_check_waits_for_no_writer_and_a_long_statement_is_cance
     monkeypatch.setitem(database_module.POSTGRESQL_LIMITS, "options", options)
     store = Store.open(emptied(database))
     with store._writing.begin() as connection:
-        store.check(case(1))
+        check_store(store, case(1))
         with pytest.raises(OperationalError):
             connection.execute(text("SELECT pg_sleep(9)"))
     store.close()
+
+
+def test_a_damaged_file_is_named_with_the_remedy(sqlite_place):
+    Store.open(sqlite_place).close()
+    data = Path(sqlite_place).read_bytes()
+    Path(sqlite_place).write_bytes(data[:-8192] + b"x" * 8192)
+    with pytest.raises(DataError, match=r"cases\.sqlite: .*damaged\); .*restore a copy"):
+        Store.open(sqlite_place)

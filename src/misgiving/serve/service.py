@@ -33,6 +33,7 @@ from misgiving.serve.monitor import Monitor, audit_draw
 from misgiving.serve.problems import Metrics, problem_of
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
+from misgiving.serve.store_check import check_store
 
 COMMIT_SIZE = 256  # cases in one transaction
 CHECK_SECONDS = 15.0  # longer than one image can keep that of a check waiting
@@ -226,7 +227,7 @@ class Service:
         case = self._case("check", CHECKED, "", image_kept=False, place=1)
         try:
             async with asyncio.timeout(CHECK_STORE_SECONDS):
-                await self._check_thread.result(partial(self.store.check, case))
+                await self._check_thread.result(partial(check_store, self.store, case))
             self.store.failure = None
         except Exception as failure:
             self.store.failure = failure

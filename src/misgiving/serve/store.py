@@ -3,7 +3,7 @@
 import json
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any, get_args
 
@@ -21,7 +21,6 @@ from misgiving.serve.case import (
     DELETED,
     LISTED,
     PENDING,
-    PINGS,
     REVIEWS,
     STORE_TABLES,
     Case,
@@ -62,7 +61,7 @@ class Store:
     """All cases, on SQLite or PostgreSQL; safe in threads and for several processes at once."""
 
     def __init__(self, location: str, **options: Any) -> None:
-        self._location, self._engine = location, engine_for(location, **options)
+        self.location, self._engine = location, engine_for(location, **options)
         self.failure: Exception | None = None  # of the last check
 
     @property
@@ -85,11 +84,14 @@ class Store:
         try:
             with store._writing.begin() as connection:
                 is_current = prepare_tables(connection, STORE_TABLES, upgrade=upgrade)
+                check = sa.text("PRAGMA quick_check(1)")
+                if connection.dialect.name == "sqlite" and connection.scalar(check) != "ok":
+                    raise DataError("it is damaged")
         except (SQLAlchemyError, DataError) as error:
             store.close()
             raise DataError(
                 f"{shown(location)}: cannot be opened ({getattr(error, 'orig', None) or error}); "
-                "check the folder and its permissions, or choose another ",
+                "check the folder and its permissions, restore a copy, or choose another ",
                 Parameter("store"),
             ) from error
         if not is_current:
@@ -369,26 +371,6 @@ class Store:
         listed = CASES.c.listed_decision
         rows = self._read(select(listed, func.count()).group_by(listed))
         return dict.fromkeys(get_args(Outcome), 0) | {row[0]: row[1] for row in rows}
-
-    def check(self, case: Case) -> None:
-        """Raise SQLAlchemyError where this case could not be stored now, or the last not be read.
-
-        It is not kept. What was written is read by a new connection: an older one may still see
-        what a file that was damaged had.
-        """
-        with self._engine.begin() as connection:  # waits for no lock of another process
-            connection.execute(sa.delete(PINGS))
-            connection.execute(insert(PINGS).values(time=zulu(datetime.now(UTC))))
-            with connection.begin_nested() as attempt:
-                connection.execute(insert(CASES).values(row_of(case)))
-                connection.execute(insert(ARRIVALS).values(case_id=case.id))
-                last_reviews(connection, [case.id])
-                attempt.rollback()
-        other = Store(self._location, lock_seconds=0.5)
-        with closing(other), other.begin() as connection:
-            list(read_cases(connection, select(CASES).order_by(CASES.c.id.desc()).limit(1)))
-            if connection.execute(select(PINGS)).first() is None:
-                raise OperationalError("SELECT", None, OSError("what was stored cannot be read"))
 
     def begin(self, *, writing: bool = False) -> AbstractContextManager[Connection]:
         """A transaction, for what other modules keep in this database."""

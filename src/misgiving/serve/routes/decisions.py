@@ -48,6 +48,7 @@ CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029]")
 RAW = (b"image/", b"application/octet-stream")
 MAX_NAME_LENGTH = 255  # characters
 MAX_METADATA = 4000
+LAST_BYTES = 1000  # of a form, among which is its last boundary
 ACCEPTED = (
     "send multipart/form-data with image files, or one image as image/* or application/octet-stream"
 )
@@ -239,10 +240,11 @@ async def read_uploads(
     Raises:
         ProblemError: The body is of another type, malformed or too large, or the queue is full.
     """
-    kind, _ = parse_options_header(request.headers.get("content-type"))
+    kind, options = parse_options_header(request.headers.get("content-type"))
     if kind == b"multipart/form-data":
         limit = three_quarters(settings.max_held_bytes)
-        uploads = await _read_form(request.headers, _body(request, take, limit), settings)
+        end = b"--%b--" % options.get(b"boundary", b"")
+        uploads = await _read_form(request.headers, _body(request, take, limit), settings, end)
     elif kind.startswith(RAW):
         chunks = [chunk async for chunk in _body(request, take, settings.max_bytes)]
         uploads = [(clean_name(name), b"".join(chunks))]
@@ -266,20 +268,28 @@ async def _body(request: Request, take: Take, limit: int) -> AsyncGenerator[byte
 
 
 async def _read_form(
-    headers: Headers, body: AsyncGenerator[bytes], settings: ServiceSettings
+    headers: Headers, body: AsyncGenerator[bytes], settings: ServiceSettings, end: bytes
 ) -> list[Upload]:
-    parser = MultiPartParser(headers, body, max_files=settings.max_files, max_fields=0)
+    last = b""
+
+    async def chunks() -> AsyncGenerator[bytes]:
+        nonlocal last
+        async for chunk in body:
+            last = (last + chunk)[-LAST_BYTES:]
+            yield chunk
+
+    parser = MultiPartParser(headers, chunks(), max_files=settings.max_files, max_fields=0)
     parser.spool_max_size = settings.max_held_bytes  # in memory, which is counted
     try:
         form = await parser.parse()
-    except MultiPartException as error:
-        raise _malformed(error.message) from error
+    except (MultiPartException, LookupError, UnicodeError) as error:  # of the charset
+        raise _malformed(str(error)) from error
     uploads = []
     for _, file in form.multi_items():
         assert not isinstance(file, str)  # there are no fields
         uploads.append((clean_name(file.filename or ""), await file.read()))
         await file.close()
-    if not uploads:
+    if not uploads or end not in last:
         raise _malformed("it has no file, or ends before its last boundary")
     return uploads
 
