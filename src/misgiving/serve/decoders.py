@@ -125,12 +125,11 @@ class Decoders:
         while self._idle and self._idle[-1].popen.poll() is not None:  # the system killed it
             self._idle.pop().kill()
         decoder = self._idle.pop() if self._idle else await self._start()
-        is_usable = False
+        reply = {"has_grown": True}  # or has ended
         try:
             reply, content = await self._ask(decoder, name, data)
-            is_usable = not reply["has_grown"]
         finally:
-            self._idle.append(decoder) if is_usable else decoder.kill()
+            decoder.kill() if reply["has_grown"] else self._idle.append(decoder)
         return reply, content
 
     async def _start(self) -> Decoder:

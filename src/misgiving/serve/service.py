@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import numpy as np
 from fastapi import Depends, Query, Request
 from PIL import Image
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from misgiving.bundle.bundle import Bundle, SquareInputs
 from misgiving.deferral.decisions import Decision
@@ -230,7 +230,8 @@ class Service:
                 await self._check_thread.result(partial(check_store, self.store, case))
             self.store.failure = None
         except Exception as failure:
-            self.store.failure = failure
+            is_sql = isinstance(failure, SQLAlchemyError)
+            self.store.failure = failure if is_sql else OperationalError("check", None, failure)
             raise
 
     async def watch_store(self) -> None:
@@ -239,8 +240,7 @@ class Service:
             try:
                 await self._check_store()
             except Exception as failure:
-                failure = OperationalError("check", None, failure)
-                problem_of(failure, self.metrics, path="store")
+                problem_of(self.store.failure or failure, self.metrics, path="store")
             await asyncio.sleep(PAUSE_SECONDS)
 
     def close(self) -> None:

@@ -68,7 +68,7 @@ class Store:
     def _writing(self) -> sa.Engine:
         """For transactions that write, of which there are none while checks fail."""
         if self.failure is not None:
-            raise OperationalError("BEGIN", None, self.failure)
+            raise OperationalError("BEGIN", None, getattr(self.failure, "orig", self.failure))
         return self._engine.execution_options(**{WRITING: True})
 
     @classmethod
