@@ -239,8 +239,6 @@ def command(function: Callable[..., None], *, brief: bool = False) -> Callable[.
             chosen = Fields(kind) if selected is True else selected[0]
             annotation = chosen.options(brief=brief)
             parameter = parameter.replace(annotation=annotation, default={})  # pydantic checks it
-                annotation=chosen.options(brief=brief), default={}
-            )  # pydantic checks it
         elif brief and name not in BRIEF and parameter.kind is Parameter.KEYWORD_ONLY:
             hidden = cyclopts.Parameter(show=False)
             parameter = parameter.replace(annotation=Annotated[parameter.annotation, hidden])
