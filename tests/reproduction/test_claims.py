@@ -1,14 +1,15 @@
-from itertools import chain
+from itertools import chain, product
 from math import sqrt
 from statistics import mean, stdev
 
 import pytest
-from fabricated import SETTINGS, Result, interval, run_of
+from fabricated import SETTINGS, Epoch, Result, interval, run_of
 from pages import table, texts
 from scipy import stats
 
 from misgiving.reproduction.report.claims import effect_of, harms_of, unjudged_sets, verdicts
 
+NONE = (None,) * 3
 GAINS = (0.04, 0.05, 0.06, 0.05, 0.04)
 MIXED = (0.04, -0.05, 0.06, -0.05, 0.04)
 PLACES = {  # one place of each claim, by its name
@@ -203,3 +204,22 @@ def test_harms_are_listed_worst_first_with_the_values_of_each_trial():
 def test_only_an_interval_that_excludes_zero_decides(metric, bounds, effect):
     assert effect_of(paired("ranking", *bounds, metric=metric)) == effect
     assert effect_of(None) == "unknown"
+
+
+def test_trainings_that_end_while_they_learn_stand_beside_their_verdict():
+    """A curve counts on the monitored set, from the middle of its epochs on."""
+
+    def curve(trial, model, *values):
+        for (epoch, value), part in product(enumerate(values, start=1), ("validation", "train")):
+            shown = value if part == "validation" else 0.9
+            yield Epoch("generalization", trial, model, epoch, part, 1.0, None, 0.5, shown, *NONE)
+
+    histories = [
+        *curve(0, "proposed", 0.2, 0.6, 0.62, 0.625),  # 2.5 points since the middle
+        *curve(1, "proposed", 0.2, 0.6, 0.605, 0.609),
+        *curve(0, "vanilla", 0.5, 0.7, 0.6, 0.5),
+    ]
+    run = run_of(of_all(GAINS), histories=histories)
+    verdict = verdicts(run)["accuracy"]
+    assert verdict.learning == {"proposed": 1, "vanilla": 0}
+    assert verdicts(run)["ood"].learning == {"proposed": 0, "vanilla": 0}

@@ -19,6 +19,7 @@ from misgiving.reproduction.report.run import Quantity, Run, select
 
 MODEL = "proposed"
 CLAIM_LEVEL = 0.05
+LEARNING = 0.01  # gain of balanced accuracy in the second half of the epochs, of one still learning
 MIN_TRIALS = 5  # with fewer, a t-interval is too wide and too sensitive to one trial
 BASELINES = ("vanilla", "detached")
 """The baselines that stand beside the proposed model in every table.
@@ -65,6 +66,8 @@ class Verdict(NamedTuple):
         compared: The bootstrap intervals of all metrics of the claim.
         diverged: Trials in which the training diverged, of the proposed model and the baseline.
         trials: Trials of the same two models.
+        learning: Trials in which these were still learning when they ended: their balanced accuracy
+            on the monitored set rose by more than a point in the second half of the epochs.
     """
 
     experiment: str
@@ -75,6 +78,7 @@ class Verdict(NamedTuple):
     compared: Sequence[Any]
     diverged: Mapping[str, int]
     trials: Mapping[str, int]
+    learning: Mapping[str, int]
 
     @property
     def status(self) -> Status:
@@ -162,7 +166,17 @@ def _evidence(
         [row for each in family for row in run.paired(model=MODEL, baseline=baseline, **each)],
         {name: rows["trial"].nunique() for name, rows in lost.items()},
         {name: rows["trial"].nunique() for name, rows in trained.items()},
+        {name: still_learning(run, experiment, name) for name in trained},
     )
+
+
+def still_learning(run: Run, experiment: str, model: str) -> int:
+    """Number of trials in which a model was still learning when its training ended."""
+    curves = select(run.histories, experiment=experiment, model=model)
+    curves = select(curves, set=run.settings["tuning_set"]).sort_values("epoch")
+    by_trial = curves.groupby("trial")["balanced_accuracy"]
+    gains = by_trial.agg(lambda values: values.iloc[-1] - values.iloc[(len(values) - 1) // 2])
+    return int((gains > LEARNING).sum())
 
 
 def harms_of(by_claim: Mapping[str, Verdict]) -> list[tuple[Any, list[int]]]:
