@@ -9,6 +9,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from misgiving import Deferral, SelectiveClassifier
@@ -82,6 +83,40 @@ def test_a_fitted_classifier_is_not_fitted_again_and_all_rows_certify():
     assert {*fitted.predict(INPUTS[:200])} == {0, 1, 2, 3}
     with pytest.raises(UsageError, match=r"deferred=1. is a class"):
         fitted.set_params(deferred=1).fit(INPUTS[1000:], LABELS[1000:] + 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "deferred"), [(LABELS > 0, "defer"), (LABELS, "ask"), (LABELS * 1.0, -1.0)]
+)
+def test_answers_keep_the_type_of_the_classes(labels, deferred):
+    fitted = SelectiveClassifier(LogisticRegression(), max_error=0.1, random_state=0)
+    if deferred == "ask":
+        fitted.set_params(deferred=deferred)
+    answers = fitted.fit(INPUTS, labels).predict(INPUTS)
+    given = [answer for answer in answers.tolist() if answer != deferred]
+    assert deferred in answers
+    assert {*map(type, given)} == {type(labels.tolist()[0])}
+
+
+class Unfittable(LogisticRegression):
+    """A classifier that must not be fitted."""
+
+    def fit(self, *_):
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("classifier", "parameters", "says"),
+    [
+        (Unfittable(), {"max_error": 5.0}, "max_error"),
+        (LinearSVC(), {}, "LinearSVC has no .predict_proba.*CalibratedClassifierCV"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_before_the_classifier_is_fitted(
+    classifier, parameters, says
+):
+    with pytest.raises(UsageError, match=says):
+        SelectiveClassifier(classifier, **parameters).fit(INPUTS, LABELS)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -77,6 +77,7 @@ class SelectiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  
             UsageError: A parameter has a value that cannot be used.
             DataError: The rows that are kept apart cannot support a policy.
         """
+        deferral = self._checked()
         X, y, groups = indexable(X, y, groups)
         y = column_or_1d(y, warn=True)
         check_classification_targets(y)
@@ -99,10 +100,18 @@ class SelectiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  
         cases = {**self._columns(_safe_indexing(X, kept)), "label": y[kept]}
         if groups is not None:
             cases["group"] = _safe_indexing(groups, kept)
-        deferral = clone(self.deferral or Deferral(max_error=self.max_error))
         deferral.set_params(seed=int(random.randint(2**31)))
         self.deferral_ = deferral.fit(Predictions.of(cases))
         return self
+
+    def _checked(self) -> Deferral:
+        """A `Deferral` to fit, whose parameters can be used; and so can the classifier."""
+        if not hasattr(self.classifier, "predict_proba"):
+            kind = type(self.classifier).__name__
+            raise UsageError(f"a {kind} has no `predict_proba`; wrap it in CalibratedClassifierCV")
+        deferral: Deferral = clone(self.deferral or Deferral(max_error=self.max_error))
+        deferral.check_parameters()
+        return deferral
 
     @property
     def _deferred(self) -> Any:
@@ -126,8 +135,11 @@ class SelectiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  
     def predict(self, X: Any) -> Any:
         """The answer for each row, or `deferred` where a person is to be asked."""
         decisions = self.decide(X)
-        answers = self.classes_[decisions.predicted]
-        return np.where(decisions.decisions == "accept", answers, self._deferred)
+        answers, deferred = self.classes_[decisions.predicted], np.asarray(self._deferred)
+        are_numbers = [np.issubdtype(each.dtype, np.number) for each in (answers, deferred)]
+        if answers.dtype == bool or are_numbers[0] != are_numbers[1]:
+            answers = answers.astype(object)
+        return np.where(decisions.decisions == "accept", answers, deferred)
 
     def predict_proba(self, X: Any) -> Any:
         """Calibrated probabilities, a column for each of `classes_`."""
