@@ -35,7 +35,7 @@ from torch.optim import Adam
 from misgiving.bundle.decide_files import decide_files, load_model
 from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load, save
-from misgiving.data.datasets import image_names
+from misgiving.data.datasets import unlabelled_images
 from misgiving.data.decoding import read_bytes
 from misgiving.losses import joint_objective
 from misgiving.models.joint import JointClassifier
@@ -122,7 +122,7 @@ def _our_predict(model: str) -> Work:
     folder = Path(os.environ["BENCHMARK_FILES"])
 
     def work() -> None:
-        names = image_names([folder / "images"])
+        names = unlabelled_images([folder / "images"], name="images").ids
         loaded = load_model(folder / model, count=len(names), device="cpu")
         with TemporaryDirectory() as parts:
             decide_files(loaded, names, Path(parts))

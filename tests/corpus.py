@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+HEIC = Path(__file__).parent / "data" / "quarters.heic"  # written by libheif and x265
 ROWS, COLUMNS = 30, 40
 TOO_LARGE = "more than 89478485 pixels(?=; make the image smaller$)"
 CLOSE = {"kind": "JPEG", "quality": 95, "subsampling": 0}
+FINE = {"kind": "AVIF", "quality": 100, "subsampling": "4:4:4"}
 
 
 class Case(NamedTuple):
@@ -38,6 +40,12 @@ def picture() -> np.ndarray:
     """A smooth picture in which every direction and channel can be told from the others."""
     rows, columns = np.mgrid[0:ROWS, 0:COLUMNS]
     return np.stack([rows * 8, columns * 6, 200 - rows * 3 - columns * 2], axis=2).astype(np.uint8)
+
+
+def quarters() -> np.ndarray:
+    """The picture in the file `HEIC`: four squares of one colour each."""
+    colours = np.array([[(200, 30, 30), (30, 180, 30)], [(30, 30, 200), (240, 240, 240)]])
+    return colours.repeat(8, axis=0).repeat(8, axis=1).astype(np.uint8)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
@@ -89,6 +97,7 @@ def plain() -> dict:
     }
     return {
         **{name: (content, image, 0) for name, content in exact.items()},
+        "quarters.heic": (HEIC.read_bytes(), quarters(), 1),
         "UPPER.JPG": (rgb(image, **CLOSE), image, 8),
         "animated.gif": (rgb(few, "GIF", save_all=True, append_images=[second]), few, 0),
         "flat.png": (rgb(flat), flat, 0),
@@ -149,7 +158,7 @@ def exif() -> dict:
         image = Image.fromarray(np.ascontiguousarray(pixels))
         tags = image.getexif()
         tags[0x0112] = number  # orientation
-        kinds = ("png", {}, 0), ("tif", {"kind": "TIFF"}, 0), ("jpg", CLOSE, 8)
+        kinds = [("png", {}, 0), ("tif", {"kind": "TIFF"}, 0), ("jpg", CLOSE, 8), ("avif", FINE, 5)]
         for kind, options, within in kinds:
             data = encoded(image, exif=tags, **options)
             files[f"orientation_{number}.{kind}"] = (data, upright, within)
@@ -169,6 +178,7 @@ def bad() -> dict:
         **{name: (data[: len(data) // 2], "cannot be decoded") for name, data in cut.items()},
         "flipped.png": (bytes(flipped), "cannot be decoded"),
         "empty.png": (b"", "is empty"),
+        "cut.avif": (rgb(random, "AVIF")[:999], "not an image"),
         "text.jpg": (b"not a picture\n" * 20, "not an image"),
         "pickle.png": (pickle.dumps(Trap()), "not an image"),
         "program.png": (eps, "not an image"),

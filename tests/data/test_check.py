@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from coloured import Fragile, dataset_of
 from PIL import Image
 
-from misgiving.data.check import data_check
+from misgiving.data.check import contradictory_copies, data_check
 from misgiving.data.datasets import load_dataset
 
 
@@ -68,6 +70,23 @@ def test_every_fault_is_found_and_nothing_else(result):
     assert rows["near duplicates"] == [1, "1 of different groups"]
     assert rows["groups with several images"] == [3, "7 images; 6 groups in all"]
     assert rows["files of the same pixels alone"] == [2, "0 of different groups"]
+
+
+def test_copies_and_groups_in_different_published_sets_are_found(photos):
+    assert not [row for row in data_check(photos)[0] if "sets" in row[0]]
+    sets = ("train", "test", "train", "test", "train", "train", "train", "test", "test", "test")
+    summary, findings = data_check(replace(photos, sets=sets))
+    faults = [(check, image[0], other[0]) for check, image, other, _ in findings if "sets" in check]
+    copies, groups = "copies in different sets", "groups in different sets"
+    assert faults == [(copies, "1", "0"), (copies, "8", "2"), (groups, "8", "2")]
+    assert findings[-1][3] == "z: test, train"
+    assert [row[:2] for row in summary if "sets" in row[0]] == [(copies, 2), (groups, 1)]
+
+
+def test_copies_with_different_labels_are_found_by_content_and_among_near_duplicates(images):
+    images = replace(images, hashes=(images.hashes[4], *images.hashes[1:]))  # of classes a and b
+    near = [(2, 5), (7, 9)]  # of c both, and of b and a
+    assert contradictory_copies(images, near) == [(0, 4), (7, 9)]
 
 
 def test_an_image_no_brighter_than_12_bits_in_16_is_nearly_black_and_the_remedy_is_stated():

@@ -10,7 +10,8 @@ from PIL import Image
 from pyarrow import parquet
 from sklearn.datasets import load_digits
 
-from misgiving.data.datasets import FORMS, image_names, load_dataset, write_sample
+from misgiving.data.datasets import FORMS, load_dataset, unlabelled_images, write_sample
+from misgiving.data.decoding import ignored_sentences
 from misgiving.errors import DataError, UsageError
 from misgiving.files import sha256_of
 
@@ -92,6 +93,44 @@ def test_a_folder_gives_a_class_for_each_sub_folder_and_no_image_for_other_files
     assert dataset.augmentation == "light"
 
 
+def test_what_is_ignored_of_a_folder_is_counted_and_a_class_without_images_left_out(folder):
+    for name in ("a/1.HEIX", "a/deep/2.heix", "b/noname", "b/.hidden", "c/3.heix", "list.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    save_image(folder / "astray.png")
+    dataset = load_dataset(f"folder:{folder}")
+    assert dataset.ignored == {".heix": 3, "": 1, ".txt": 1, ".png in no class folder": 1}
+    assert (dataset.classes, dataset.empty) == (("a", "b"), ("c",))
+    assert unlabelled_images([folder / "a", folder / "b"], name="new").ignored == {
+        ".heix": 2,
+        "": 1,
+    }
+    with pytest.raises(DataError, match=r"ignored: 1 \.heix; add some"):
+        unlabelled_images([folder / "c"], name="new")
+    sentence = "ignored: 9 .a, 7 .b, 6 .c, 5 .d, 4 without a suffix, 4 others"
+    counts = {".b": 7, "": 4, ".e": 3, ".d": 5, ".c": 6, ".a": 9, ".f": 1}
+    assert ignored_sentences(counts) == [sentence]
+    assert "pip install 'misgiving[heif]'" in ignored_sentences({".heic": 1})[0]
+
+
+def test_folders_of_sets_are_a_split_of_the_class_folders_in_them(folder):
+    for name in ("train/a", "train/b", "Valid/a", "test/b", "test/c"):
+        save_image(folder / "sets" / name / "1.png")
+    save_image(folder / "sets" / "train" / "b" / "2.png")
+    dataset = load_dataset(f"folder:{folder / 'sets'}")
+    assert dataset.classes == ("a", "b", "c")
+    rows = zip(dataset.ids, dataset.labels.tolist(), dataset.sets, strict=True)
+    assert {*rows} == {
+        ("Valid/a/1.png", 0, "validation"),
+        ("test/b/1.png", 1, "test"),
+        ("test/c/1.png", 2, "test"),
+        ("train/a/1.png", 0, "train"),
+        ("train/b/1.png", 1, "train"),
+        ("train/b/2.png", 1, "train"),
+    }
+    assert dataset.select(np.array([2, 0])).sets == ("test", "validation")
+
+
 def test_links_to_other_folders_are_followed_once_and_none_to_a_folder_above(folder, tmp_path):
     save_image(tmp_path / "elsewhere" / "deep" / "5.png")
     (tmp_path / "elsewhere" / "up").symlink_to(folder)
@@ -105,21 +144,20 @@ def test_links_to_other_folders_are_followed_once_and_none_to_a_folder_above(fol
 
 def test_images_to_predict_are_listed_once_under_their_first_name(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    names = image_names([Path("a"), Path("b/../a"), folder / "a", Path("b/1.jpg")])
-    assert names == ["a/0.bmp", "a/4.TIFF", "a/deep/er/3.webp", "b/1.jpg"]
-    assert image_names([Path()])[0] == "a/0.bmp"
+    places = [Path("a"), Path("b/../a"), folder / "a", Path("b/1.jpg")]
+    names = unlabelled_images(places, name="new").ids
+    assert names == ("a/0.bmp", "a/4.TIFF", "a/deep/er/3.webp", "b/1.jpg")
+    assert unlabelled_images([Path()], name="new").ids[0] == "a/0.bmp"
 
 
 def test_an_unusable_folder_is_named(folder):
     (folder / "c").mkdir()
-    with pytest.raises(DataError, match="set/c: "):
-        load_dataset(f"folder:{folder}")
     (folder / "b/1.jpg").rename(folder / "c" / os.fsdecode(b"\xff.jpg"))
     with pytest.raises(DataError, match="not UTF-8"):
         load_dataset(f"folder:{folder}")
     for name in ("train", "Test"):
         save_image(folder / "sets" / name / "a" / "1.png")
-    # without class folders, not there, or with folders of sets in their place
+    # without class folders, not there, or with one class in the folders of sets
     for place in (folder / "b", folder / "moved", folder / "sets"):
         with pytest.raises(DataError, match=f"{place}: "):
             load_dataset(f"folder:{place}")
@@ -142,6 +180,17 @@ def test_a_table_names_images_from_its_own_folder_on_and_describes_them(folder, 
     assert dataset.images.paths[:3] == (folder / "b/1.jpg", far, folder / "a/0.bmp")
     assert dataset.metadata == {"scanner": ("old", "new", "new", "old")}
     assert dataset.select(np.array([2, 0])).metadata == {"scanner": ("new", "old")}
+    assert dataset.sets == ()
+
+
+def test_a_column_set_of_a_table_is_a_split_and_no_metadata(folder):
+    rows = [f"{index}.png,{'xy'[index % 2]}," for index in range(4)]
+    named = [row + name for row, name in zip(rows, ("Train", "dev", "test", "tune"), strict=True)]
+    dataset = load_dataset(f"table:{write_table(folder / 't.csv', 'path,label,set', *named)}")
+    assert dataset.sets == ("train", "validation", "test", "tune")
+    assert dataset.metadata == {}
+    empty = write_table(folder / "t.csv", "path,label,set", *rows)
+    assert load_dataset(f"table:{empty}").sets == ()
 
 
 @pytest.mark.parametrize(
@@ -153,6 +202,7 @@ def test_a_table_names_images_from_its_own_folder_on_and_describes_them(folder, 
         (["path,label", "b/1.jpg,x", ",x"], "row 3"),
         (["path,label", "b/1.jpg,x", "b/../b/1.jpg,y"], "'b/1.jpg' occurs 2 times"),
         (["path,label", '"b/1.jpg,x'], ""),
+        (["path,label,set", "b/1.jpg,x,train", "a/0.bmp,y,old"], "row 3 has the set 'old'"),
         (["path,label", "na\udcefve.jpg,x"], "UTF-8"),
     ],
 )
@@ -185,6 +235,8 @@ def test_a_folder_as_hugging_face_lays_it_out_has_its_labels_in_a_table(folder, 
         dataset = load_dataset(spec)
         assert (dataset.ids, dataset.classes) == (("b/1.jpg", "a/0.bmp"), ("mole", "nevus"))
         assert (dataset.labels.tolist(), dataset.groups) == ([0, 1], ("ann", "ann"))
+        unlisted = {f".{kind} not in the table": 1 for kind in ("tiff", "webp", "png")}
+        assert dataset.ignored == (unlisted if spec.startswith("folder") else {})
         assert dataset.images.paths == (folder / "b/1.jpg", folder / "a/0.bmp")
 
 
@@ -209,6 +261,11 @@ def test_parquet_files_hold_images_whose_classes_are_named_in_their_schema(tmp_p
     dataset = load_dataset(f"folder:{place}")
     assert dataset.classes == ("mole", "nevus")
     assert dataset.labels.tolist() == [0, 1, 1, 0, 0]
+    assert dataset.sets == ("train",) * 5
+    shard = place / "validation-00000-of-00001.parquet"
+    (place / "train-00001-of-00002.parquet").rename(shard)
+    assert load_dataset(f"folder:{place}").sets == ("train",) * 3 + ("validation",) * 2
+    shard.rename(place / "train-00001-of-00002.parquet")
     chosen = dataset.select(np.array([4, 2, 1])).images
     for index, file in enumerate([files[4], files[2], files[1]]):
         hashed = chosen.read(index)

@@ -1,11 +1,13 @@
 """Splits: whole groups, every image once, nothing but the seed decides; their leaks and tables."""
 
 from collections import defaultdict
+from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 
 import numpy as np
 import pytest
+from coloured import dataset_of
 from hypothesis import given, reject
 from hypothesis import strategies as st
 from strategies import columns, orders
@@ -18,6 +20,7 @@ from misgiving.data.splits import (
     leaks,
     paper_split,
     read_split,
+    split_by_group,
     write_split,
 )
 from misgiving.errors import DataError, UsageError
@@ -117,6 +120,59 @@ def test_a_grouped_split_gives_each_set_its_share_of_each_class(shares, seed):
     for name, percent in zip(SETS, shares, strict=True):
         counts = np.bincount(labels[sets == name], minlength=3)
         assert np.abs(counts - np.array([120, 450, 36]) * percent / 100).max() <= 5
+
+
+def published(sets, *, labels=None, groups=None):
+    """Images in these published sets, of two classes in turn."""
+    labels = np.arange(len(sets)) % 2 if labels is None else labels
+    fields = {"classes": ("a", "b"), "labels": labels, "sets": tuple(sets)}
+    fields["groups"] = groups or ("",) * len(sets)
+    return dataset_of(np.zeros((len(sets), 1, 1, 3), dtype=np.uint8), **fields)
+
+
+@pytest.mark.parametrize(
+    ("names", "sources"),
+    [
+        (("train", "validation", "test"), {"tune": "validation", "calibrate": "validation"}),
+        (("train", "test"), {"tune": "train", "calibrate": "train"}),
+        (("train", "validation"), {"tune": "validation", "calibrate": "validation"}),
+        (("train", "validation", "calibrate", "test"), {"tune": "validation"}),
+        (("train", "calibrate", "test"), {"tune": "train"}),
+        (("train", "tune", "calibrate", "test"), {}),
+    ],
+)
+def test_a_published_split_is_obeyed_and_what_it_lacks_is_drawn_by_group(names, sources):
+    sets = np.array(names).repeat([600] + [200] * (len(names) - 1))
+    groups = tuple(f"{name} {number // 4}" for number, name in enumerate(sets))
+    images = published(sets, groups=groups)
+    divided = split_by_group(images, seed=0)
+    sources = {"test": "train", **sources} if "test" not in names else sources
+    for name in SETS:
+        assert {*sets[divided == name].tolist()} == {sources.get(name, name)}
+    assert len({*zip(groups, divided.tolist(), strict=True)}) == len({*groups})
+    share_of = dict(zip(SETS, (70, 5, 15, 10), strict=True))
+    for source in {*sources.values()}:
+        parts = [name for name in SETS if sources.get(name, name) == source]
+        for name in parts:
+            expected = (sets == source).sum() * share_of[name] / sum(map(share_of.get, parts))
+            assert abs((divided == name).sum() - expected) <= 12
+            assert {*images.labels[divided == name].tolist()} == {0, 1}
+
+
+def test_a_published_split_with_few_images_of_a_class_is_obeyed_unless_none_can_be_learned():
+    sets = ["train"] * 30 + ["validation"] * 6 + ["test"] * 3
+    labels = np.array([0] * 20 + [1] * 10 + [0] * 5 + [1] + [0] * 3)
+    divided = split_by_group(published(sets, labels=labels), seed=0)
+    assert {*divided[30:36].tolist()} == {"tune", "calibrate"}
+    with pytest.raises(DataError, match="train has no image of class 'b'"):
+        split_by_group(published(sets, labels=np.array([0] * 35 + [1] + [0] * 3)), seed=0)
+
+
+def test_without_a_published_split_it_is_drawn_by_group():
+    images = published(["train"] * 200)
+    plain = replace(images, sets=())
+    drawn = grouped_split(plain.labels, plain.classes, plain.units, seed=3)
+    assert (split_by_group(plain, seed=3) == drawn).all()
 
 
 def test_ten_folds_test_each_image_once_and_part_no_group():

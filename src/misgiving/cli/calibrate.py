@@ -27,6 +27,7 @@ from misgiving.cli.options import (
 from misgiving.cli.progress import say
 from misgiving.cli.sources import (
     check_source,
+    load_data,
     named_places,
     open_run,
     place_of_draw,
@@ -121,8 +122,8 @@ def calibrate(
     from misgiving.deferral.sentences import certificate_sentences, lines
     from misgiving.deferral.sets import drawn_sets
 
-    images = ["data" if from_cases is None else "from_cases", "training_data", "views"]
-    check_source(run, images=images, files=["out"], needed=["out"])
+    images = ["data", "from_cases", "training_data", "views"]
+    is_file = check_source(run, images=images, files=["out"], needed=["out"])
     data = sampled(data, from_cases)
     folder = out or run / POLICY_FOLDER
     check_replaceable(folder, POLICY, overwrite=overwrite)
@@ -130,22 +131,23 @@ def calibrate(
     earlier = Calibrations.read(record)
     opinions = named_places("second_opinion", second_opinion)
     sources, checkpoint = [], None
-    if data is None:
+    if is_file:
         predictions = read_file(run, opinions=opinions)
     else:
         with open_run(run, reading, cache=cache, opinions=opinions, views=views) as trained:
             deferral.check_parameters(trained.checkpoint.classes)
+            data = data or trained.checkpoint.data.name
             if labels is None:
                 checkpoint = trained.checkpoint
                 with audited_data(data, from_cases, targets, across_policies) as audited:
                     source = trained.predict(
-                        audited,
+                        load_data(audited, strict=reading.strict),
                         sets=lambda sets: FITTED if {*sets, "train"} >= FITTED else sets,
                         needs_training=True,  # where these sets are not all there, they are drawn
                         training_data=training_data,
                     )
             else:
-                source = pool_of(trained, data)
+                source = pool_of(trained, data, strict=reading.strict)
         predictions, sources = count_as_wrong(source.predictions), [(data, source)]
     with said_warnings():
         _fit(deferral, predictions, labels, earlier.looks)
@@ -153,7 +155,7 @@ def calibrate(
     _save(deferral, folder, checkpoint)
     with suppress(OSError, UsageError):  # predictions may lie where nothing can be written
         added.write(record)
-    if data is None and (unused := list(map(visible, predictions.metadata))):
+    if is_file and (unused := list(map(visible, predictions.metadata))):
         say(f"columns without a meaning to the policy: {', '.join(unused)}")
     say_left_out(sources, brief=not verbose)
     fitted = lines("policy.txt", "fitted", deferral) if verbose else []
@@ -166,7 +168,7 @@ def calibrate(
             _say_views(checkpoint.views, other, drawn_sets(predictions, seed=seed)[0], str(data))
     _say_repeated(earlier, deferral)
     more = "" if verbose else "; --verbose says more"
-    following = _next_command(deferral, run, folder, second_opinion, of_file=data is None)
+    following = _next_command(deferral, run, folder, second_opinion, of_file=is_file)
     say(f"Next: {following} (wrote {folder}{more})")
 
 

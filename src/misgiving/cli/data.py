@@ -20,11 +20,12 @@ from misgiving.cli.options import (
     command,
 )
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped, show_table
-from misgiving.cli.sources import check_source, open_run, read_file, say_left_out
+from misgiving.cli.sources import check_source, load_data, open_run, read_file, say_left_out
 from misgiving.files import check_replaceable, check_writable, default_cache
 from misgiving.training.config import DataConfig
 
 if TYPE_CHECKING:
+    from misgiving.data.datasets.dataset import Dataset
     from misgiving.evaluation.suspect_labels import LabelReview
     from misgiving.predictions.record import Predictions
 
@@ -196,25 +197,25 @@ def check(
     else:
         if model is None:
             check_options("without --model", unused=["device", "on_bad_image"])
-        _show_findings(data, out)
+        dataset = load_data(data, strict=reading.strict)
+        _show_findings(dataset, out)
         if model is None:
             return
         with open_run(model, reading, cache=cache) as trained:
-            source = trained.predict(data)
+            source = trained.predict(dataset)
         say_left_out([(data, source)])
         predictions = source.predictions
     review = suspect_labels(predictions)
     _show_suspects(review, None if out is None else out / SUSPECTS_FILE)
 
 
-def _show_findings(data: str, out: Path | None) -> None:
+def _show_findings(dataset: "Dataset", out: Path | None) -> None:
     from misgiving.csv_tables import write_csv
     from misgiving.data.check import FINDING_COLUMNS, FINDINGS_FILE, data_check
-    from misgiving.data.datasets import load_dataset
 
     with progress_bars() as progress:
         report = Bar(progress, "checking images").at
-        summary, findings = data_check(load_dataset(data), report=report)
+        summary, findings = data_check(dataset, report=report)
     show_table(("check", "count", "remark"), summary)
     if out is not None:
         write_csv(out / FINDINGS_FILE, FINDING_COLUMNS, findings)

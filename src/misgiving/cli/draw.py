@@ -116,7 +116,7 @@ def draw(
                 sets=lambda sets: {"train", "tune"} if "tune" in sets else sets,
                 needs_training=True,
             ).predictions
-            images = pool_of(trained, str(pool)).predictions
+            images = pool_of(trained, str(pool), strict=reading.strict).predictions
     training, tuning = own.in_set("train"), labelled_part(own)
     if labels is not None:
         images = with_labels(images, labels)

@@ -13,6 +13,7 @@ from misgiving.cli.options import (
 from misgiving.cli.progress import say
 from misgiving.cli.sources import (
     check_source,
+    load_data,
     named_places,
     open_run,
     read_file,
@@ -95,19 +96,23 @@ def evaluate(
         check_not_input(out / name, [run, *places.values()] if is_file else tables_of(str(data)))
     check_own_files(out)
     sources, picture = [], None
-    if data is None:
+    if is_file:
         deferral = None if policy is None else Deferral.load(policy)
         others = [read_file(path, deferral) for path in places.values()]  # with opinions in them
         predictions = [read_file(run, deferral, opinions), *others]
     else:
-        folders = [read_ood_folder(folder, name=name) for name, folder in places.items()]
+        folders = [
+            load_data(read_ood_folder(folder, name=name), strict=reading.strict)
+            for name, folder in places.items()
+        ]
         with open_run(run, reading, cache=cache, opinions=opinions) as trained:
+            data = data or trained.checkpoint.data.name
             deferral = Deferral.of_run(run, model=trained.fingerprint)
             trained.opinions = used_opinions(
                 None if deferral is None else deferral.policy_, trained.opinions
             )
             predicted = trained.predict(
-                data,
+                load_data(data, strict=reading.strict),
                 sets=lambda sets: {*measured_sets(sets, set), *(TUNING if readers else ())},
                 odin=bool(places),
             )

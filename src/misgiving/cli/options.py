@@ -49,16 +49,19 @@ File = Annotated[Path, cyclopts.Parameter(metavar="FILE")]
 
 PREDICTION_FILE = "file of predictions: .csv, .npz or .parquet."
 DATA = (
-    "digits, folder:FOLDER (a folder per class), table:FILE (columns path, label, optional "
-    "patient, lesion or group), isic2019:FOLDER, ham10000:FOLDER (the official layouts) or "
-    "medmnist:FILE.npz."
+    "digits, folder:FOLDER (a folder per class, also in train, val and test), table:FILE (columns "
+    "path, label, optional set, patient, lesion or group), isic2019:FOLDER, ham10000:FOLDER (the "
+    "official layouts) or medmnist:FILE.npz."
 )
 OPINION = (
     "Another model of the same classes{}, which helps to judge the answers and never changes them. "
     "Default name: that of the folder{}. Can be repeated."
 )
 Data = Annotated[str, cyclopts.Parameter("DATA", help=DATA)]
-DataOrNone = Annotated[str | None, cyclopts.Parameter("DATA", help=f"For a RUN: {DATA}")]
+DataOrNone = Annotated[
+    str | None,
+    cyclopts.Parameter("DATA", help=f"For a RUN: {DATA} Default: the data that it was trained on."),
+]
 DataOrPredictions = Annotated[
     str, cyclopts.Parameter("DATA|PREDICTIONS", help=f"{DATA} Or a {PREDICTION_FILE}")
 ]
@@ -156,10 +159,12 @@ class Reading:
     """How images are read, and where a model computes.
 
     Attributes:
+        strict: Fail if files of DATA are ignored, or class folders have no images.
         on_bad_image: If images cannot be read: list all of them and fail, or continue without them.
         device: Device to compute on.
     """
 
+    strict: bool = False
     on_bad_image: Literal["fail", "skip"] = "fail"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 

@@ -8,8 +8,8 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from misgiving.cli.options import DataOrPredictions, Looks, Seed, command
-from misgiving.cli.progress import say, show_table
-from misgiving.cli.sources import check_source
+from misgiving.cli.progress import Bar, progress_bars, say, say_skipped, show_table
+from misgiving.cli.sources import check_source, load_data, say_split
 from misgiving.deferral.targets import PREDICTED, GuaranteeName, Targets
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def plan(
     *,
     targets: Targets,
     guarantee: GuaranteeName = "confident",
+    strict: bool = False,
     seed: Seed = 0,
     looks: Looks = (),
     audit: Annotated[float | None, Parameter(validator=Number(gte=0.0001, lte=1))] = None,
@@ -31,16 +32,17 @@ def plan(
 ) -> None:
     """Say before training what a calibration set of DATA can certify.
 
-    Splits DATA by group, as `train` does by default, and counts the calibration cases by class.
-    Then it assumes that 0, 1, 3 or 5 % of the accepted answers are wrong, and gives the smallest
-    error rate that these cases would certify, and how many more cases the target would need; the
-    same for each class with a target. For a file of predictions, the calibration set is that of its
-    column set, or four fifths of it.
+    Splits the images that can be read by group, as `train` does by default, and counts the
+    calibration cases by class. Then it assumes that 0, 1, 3 or 5 % of the accepted answers are
+    wrong, and gives the smallest error rate that these cases would certify, and how many more cases
+    the target would need; the same for each class with a target. For a file of predictions, the
+    calibration set is that of its column set, or four fifths of it.
 
     Example: misgiving plan isic2019:ISIC_2019 --max-error 0.05 --class-max-miss MEL=0.1
 
     Args:
         guarantee: Of the limit for OOD images; error rates are said for each guarantee.
+        strict: Fail if files of DATA are ignored, or class folders have no images.
         seed: Seed of the split, as in `train`.
         looks: Only plan several calibrations with a file of predictions, by their numbers of
             cases: label the first, and go on only if nothing is certified.
@@ -71,7 +73,7 @@ def plan(
         show_table(heads, rows, title="what each look certifies, if all are accepted")
         say(f"wrote the plan to {record}; calibrate with the first {looks[0]} cases")
         return
-    images = Predictions.read(Path(data)) if is_file else _grouped_split(data, seed)
+    images = Predictions.read(Path(data)) if is_file else _grouped_split(data, seed, strict)
     tuning, calibration, parts = drawn_sets(images, seed=seed)
     for part in (tuning, calibration):
         part.check_labelled()
@@ -116,20 +118,26 @@ def _show_values(calibration: "Predictions", targets: Targets) -> None:
     show_table(heads, rows, title="smallest certifiable error if none is wrong")
 
 
-def _grouped_split(data: str, seed: int) -> "Predictions":
-    """Images in the sets of a grouped split, without outputs.
+def _grouped_split(data: str, seed: int, strict: bool) -> "Predictions":
+    """Readable images in the sets of a grouped split, without outputs.
 
-    Only labels and groups are read: near duplicates, which training puts into one group, are not
-    found, so there may be slightly fewer cases.
+    Near duplicates, which training puts into one group, are not sought, so there may be slightly
+    fewer cases.
     """
     import numpy as np
 
-    from misgiving.data.datasets import load_dataset
-    from misgiving.data.splits import grouped_split
+    from misgiving.data.cache import bad_images
+    from misgiving.data.datasets.dataset import without
+    from misgiving.data.splits import split_by_group
     from misgiving.predictions.record import Predictions
 
-    dataset = load_dataset(data)
-    sets = grouped_split(dataset.labels, dataset.classes, dataset.units, seed=seed)
+    dataset = load_data(data, strict=strict)
+    with progress_bars() as progress:
+        bad = bad_images(dataset, Bar(progress, "checking images").at)
+    say_skipped(bad)
+    dataset = without(dataset, bad)
+    sets = split_by_group(dataset, seed=seed)
+    say_split(dataset, sets.tolist())
     return Predictions(
         logits=np.zeros((len(dataset), 0)),
         labels=dataset.labels,

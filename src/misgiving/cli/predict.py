@@ -19,7 +19,13 @@ from misgiving.cli.options import (
     command,
 )
 from misgiving.cli.progress import Bar, progress_bars, say, say_skipped
-from misgiving.cli.sources import check_source, is_prediction_file, named_places, read_file
+from misgiving.cli.sources import (
+    check_source,
+    is_prediction_file,
+    load_images,
+    named_places,
+    read_file,
+)
 from misgiving.errors import Parameter, UsageError
 from misgiving.files import write_text
 
@@ -73,7 +79,6 @@ def predict(
             images. Can be repeated.
         overwrite: Replace existing files.
     """
-    from misgiving.data.datasets import image_names
     from misgiving.deferral.decision_tables import (
         check_kind,
         columns_of,
@@ -83,7 +88,8 @@ def predict(
 
     images = [Path(str(place).removeprefix("folder:")) for place in images]
     is_file = any(map(is_prediction_file, images))
-    names = images if is_file else list(map(Path, image_names(images)))
+    new = () if is_file else load_images(images, strict=reading.strict).ids
+    names = images if is_file else list(map(Path, new))
     opinions = named_places("second_opinion", second_opinion)
     check_files(names, overwrite=overwrite, out=out, contact_sheet=contact_sheet)
     if out is not None:

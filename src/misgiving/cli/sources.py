@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.files import default_cache
 
 if TYPE_CHECKING:
+    from misgiving.data.datasets.dataset import Dataset, LabelledImages
     from misgiving.deferral.deferral import Deferral
     from misgiving.deferral.draw import PredictionsT
     from misgiving.predictions.predict import PredictedData, TrainedRun
@@ -44,27 +46,61 @@ def check_source(
 
     Args:
         source: The file, the run or the data.
-        images: Further parameters that have no effect on a file of predictions; a run needs `data`
-            or `pool` if it is among them.
+        images: Further parameters that have no effect on a file of predictions; a run needs `pool`
+            if it is among them.
         files: Parameters that have an effect only on a file of predictions.
         needed: Parameters that a file of predictions needs.
     """
     if is_file := is_prediction_file(source):
-        unused = ("on_bad_image", "cache", "device", *images)
+        unused = ("strict", "on_bad_image", "cache", "device", *images)
         check_options(f"for {source}, a file of predictions", needed=needed, unused=unused)
     else:
-        required = {"data", "pool"}.intersection(images)
         case = f"for {source}, which is not a file of predictions"
-        check_options(case, needed=[*required], unused=files)
+        check_options(case, needed=[name for name in images if name == "pool"], unused=files)
     return is_file
 
 
-def pool_of(trained: "TrainedRun", folder: str) -> "PredictedData":
-    """Predictions of a run for a folder of images without labels."""
+def load_data(data: "str | Dataset", *, strict: bool) -> "Dataset":
+    """The data set of this name; says what is ignored of its folder, or fails if `strict`."""
+    from misgiving.data.datasets import load_dataset
+    from misgiving.data.decoding import ignored_sentences
+
+    dataset = load_dataset(data) if isinstance(data, str) else data
+    sentences = ignored_sentences(dataset.ignored)
+    if dataset.empty:
+        names = ", ".join(dataset.empty)
+        sentences += [f"Warning: no images in class folder {names}, which is left out"]
+    if strict and sentences:
+        remedy = "; remove or convert them, or leave out "
+        raise DataError(f"{dataset.name}: {'; '.join(sentences)}{remedy}", Parameter("strict"))
+    for sentence in sentences:
+        say(sentence)
+    return dataset
+
+
+def load_images(places: Sequence[Path], *, strict: bool) -> "Dataset":
+    """Images without labels, likewise."""
     from misgiving.data.datasets import unlabelled_images
 
+    images = unlabelled_images(places, name=", ".join(map(str, places)))
+    return load_data(images, strict=strict)
+
+
+def say_split(images: "LabelledImages", sets: Sequence[str]) -> None:
+    """Say which published sets the sets of a split come from, if the data have some."""
+    if images.sets:
+        counts = Counter(zip(sets, images.sets, strict=True))
+        parts = [
+            f"{name} {count}" + (f" of {source}" if source != name else "")
+            for (name, source), count in sorted(counts.items())
+        ]
+        say(f"split of the data: {', '.join(parts)} (images)")
+
+
+def pool_of(trained: "TrainedRun", folder: str, *, strict: bool) -> "PredictedData":
+    """Predictions of a run for a folder of images without labels."""
     place = Path(folder.removeprefix("folder:"))
-    images = unlabelled_images([place], name=str(place))
+    images = load_images([place], strict=strict)
     ids = tuple(Path(name).relative_to(place).as_posix() for name in images.ids)
     return trained.predict_unlabelled(replace(images, ids=ids))
 

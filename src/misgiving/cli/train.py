@@ -7,7 +7,7 @@ those that are given; the settings of the recipe are in place of the others.
 import shlex
 from dataclasses import replace
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from misgiving.cli.options import Cache, Data, Fields, Run, Values, check_options, command
 from misgiving.cli.progress import (
@@ -18,6 +18,7 @@ from misgiving.cli.progress import (
     say_skipped,
     silence_all_but_first_process,
 )
+from misgiving.cli.sources import load_data, say_split
 from misgiving.files import check_replaceable, default_cache
 from misgiving.training.config import (
     ATTACHED,
@@ -28,6 +29,9 @@ from misgiving.training.config import (
     RecipeName,
     TrainingConfig,
 )
+
+if TYPE_CHECKING:
+    from misgiving.training.train_run import TrainingSetup
 
 SPLIT = "split.csv"  # which only a run has
 MIN_TUNING_GROUPS = 100  # in the tuning set
@@ -56,17 +60,20 @@ def train(
     network: Annotated[Values, NETWORK_OPTIONS],
     training: Annotated[Values, TRAINING_OPTIONS],
     cache: Cache = None,
+    strict: bool = False,
     recipe: RecipeName = "modern",
     overwrite: bool = False,
 ) -> None:
     """Train a classifier together with its loss estimator.
 
-    Splits DATA, trains, and writes the folder RUN. The same command resumes a stopped training.
+    Splits DATA (or takes its split), trains, and writes the folder RUN. The same command resumes a
+    stopped training.
 
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
 
     Args:
         out: Folder to write the run to.
+        strict: Fail if files of DATA are ignored, or class folders have no images.
         recipe: Settings for what is not given: a small strong network (modern), or Section 4.1.
         overwrite: Replace RUN, or RUN.unfinished.safetensors of another training.
     """
@@ -79,9 +86,10 @@ def train(
     from misgiving.report.rendering import lines
     from misgiving.training.train_run import prepare_training, train_run
 
+    dataset = load_data(data, strict=strict)
     with progress_bars("stopped; the same command resumes") as progress:
         setup, first_model = prepare_training(
-            data,
+            dataset,
             configured,
             cache=cache or default_cache(),
             on_image=Bar(progress, "preparing images").at,
@@ -91,6 +99,7 @@ def train(
             ),
         )
         say_skipped(setup.images.skipped)
+        _say_sets(setup, configured.images.split)
         say(f"augmentation: {setup.augmentation} (--augment none|light|dermoscopy changes it)")
         tuning = len({*setup.images_of("tune").units.tolist()})
         if 0 < tuning < MIN_TUNING_GROUPS:
@@ -117,6 +126,21 @@ def train(
     say(f"Next: {shlex.join(['misgiving', 'calibrate', str(out), data, '--max-error', '0.05'])}")
 
 
+def _say_sets(setup: "TrainingSetup", split: str) -> None:
+    """Say what became of a published split, and which copies contradict each other."""
+    images, pairs = setup.images, setup.contradictions
+    if split == "grouped":
+        say_split(images, setup.sets.tolist())
+    elif images.sets:
+        say(f"Warning: the split of the data is not used with --split {split}.")
+    if pairs:
+        first = " and ".join(images.ids[row] for row in pairs[0])
+        say(
+            f"Warning: {len(pairs)} pairs of copies have different labels, first {first}; "
+            "`misgiving data check` lists them."
+        )
+
+
 @partial(command, brief=True)
 def attach(
     model: str,
@@ -127,16 +151,17 @@ def attach(
     classifier: AttachConfig,
     training: Annotated[Values, ESTIMATOR_OPTIONS],
     cache: Cache = None,
+    strict: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Make a run of a classifier that was trained elsewhere.
 
     The classifier stays as it is: its logits are the same, bit for bit. DATA are labelled images
     that it was not trained on. They are split by group: 30 % are for OOD detection and the error
-    estimator (train), 15 % for tuning, 45 % for calibration, 10 % for the test. With --auxiliary
-    ranking, a loss estimator is trained, too, on the shares of `train`: 70, 5, 15 and 10 %. RUN is
-    a run as `train` writes it, for `calibrate`, `evaluate`, `predict`, `export` and `serve`.
-    Nothing is downloaded.
+    estimator (train), 15 % for tuning, 45 % for calibration, 10 % for the test; or as DATA names
+    sets. With --auxiliary ranking, a loss estimator is trained, too, on the shares of `train`: 70,
+    5, 15 and 10 %. RUN is a run as `train` writes it, for `calibrate`, `evaluate`, `predict`,
+    `export` and `serve`. Nothing is downloaded.
 
     Example: misgiving attach my-vit folder:photos --out runs/my-vit
 
@@ -145,6 +170,7 @@ def attach(
             model.safetensors, preprocessor_config.json), the name of a timm model, or
             torchvision:NAME; a model by name needs --weights.
         out: Folder to write the run to.
+        strict: Fail if files of DATA are ignored, or class folders have no images.
         overwrite: Replace RUN.
     """
     check_replaceable(out, SPLIT, overwrite=overwrite)
@@ -154,10 +180,11 @@ def attach(
 
     from misgiving.training.attach import attach_run
 
+    dataset = load_data(data, strict=strict)
     with progress_bars() as progress:
         checkpoint, images = attach_run(
             model,
-            data,
+            dataset,
             out,
             config=classifier,
             training=replace(ATTACHED, **training),
@@ -170,6 +197,7 @@ def attach(
             ),
         )
     say_skipped(images.skipped)
+    say_split(images, checkpoint.split.sets)
     say(f"reads {', '.join(map(str, checkpoint.model.taps))}")
     if not checkpoint.estimates_losses:
         say("no label was spent on a loss estimator; --auxiliary ranking trains one")

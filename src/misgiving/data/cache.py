@@ -46,6 +46,7 @@ Report = Callable[[int, int], None]
 """Called with the number of images that are done, and the total."""
 
 RECORD = "hashes.json"  # hash and checksum of each image in images.npy, and the bad images
+TINY = Preprocessing(image_size=1, crop=1.0, color_constancy="none")
 CACHE_FORMAT = 1  # of the cache; raise it whenever the same settings give other pixels
 
 
@@ -150,6 +151,18 @@ def preprocessed(images: ImageSource, index: int, preprocessing: Preprocessing) 
         return HashedImage(sha256_of(data), preprocessing.from_file(data, name))
     name, image = images.read(index)
     return HashedImage(name, preprocessing(image))
+
+
+def bad_images(dataset: Dataset, report: Report) -> list[BadImage]:
+    """The images that cannot be read; JPEG files are decoded as small as possible."""
+    bad = []
+    work = returning_bad_images(
+        lambda index: preprocessed(dataset.images, index, TINY).hash, dataset.ids
+    )
+    for done, result in enumerate(in_order(work, len(dataset)), start=1):
+        bad += [result] if isinstance(result, BadImage) else []
+        report(done, len(dataset))
+    return bad
 
 
 def _entry_name(dataset: Dataset, preprocessing: Preprocessing) -> str:

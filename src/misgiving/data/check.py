@@ -137,12 +137,12 @@ def _checks_of_relations(dataset: Dataset, images: Mapping[int, Facts]) -> Itera
     groups = sorted(_repeats(enumerate(units)).items(), key=lambda pair: pair[1])
     members = [(index, other, dataset.groups[index]) for index, other in groups]
 
-    def differing(faults: Sequence[Fault]) -> list[Fault]:
-        """Those whose labels differ, which are added to the detail."""
+    def differing(faults: Sequence[Fault], values: Sequence[str] = labels) -> list[Fault]:
+        """Those whose labels or other values differ, which are added to the detail."""
         return [
-            (index, other, f"{detail}: {labels[index]}, {labels[other]}")
+            (index, other, f"{detail}: {values[index]}, {values[other]}")
             for index, other, detail in faults
-            if labels[index] != labels[other]
+            if values[index] != values[other]
         ]
 
     def of_copies(name: str, faults: Sequence[Fault]) -> Check:
@@ -160,6 +160,9 @@ def _checks_of_relations(dataset: Dataset, images: Mapping[int, Facts]) -> Itera
     everything = [(*pair, name) for name, pairs in copies.items() for pair in pairs]
     yield of_copies("copies with different labels", differing(everything))
     yield of_groups("groups with different labels", differing(members))
+    if dataset.sets:
+        yield of_copies("copies in different sets", differing(everything, dataset.sets))
+        yield of_groups("groups in different sets", differing(members, dataset.sets))
 
 
 def _repeats(keys: Iterable[tuple[int, Hashable]]) -> dict[int, int]:
@@ -216,6 +219,13 @@ def near_duplicates(hashes: Hashes) -> list[Pair]:
             pairs = pairs[alike[first[1], second[1]]]
         duplicates += map(tuple, pairs.tolist())
     return duplicates
+
+
+def contradictory_copies(images: ImageSet, near: Iterable[Pair]) -> list[Pair]:
+    """Pairs of these near duplicates, and of the same content, whose labels differ."""
+    same = {(first, second) for second, first in _repeats(enumerate(images.hashes)).items()}
+    pairs = sorted(same.union(near))
+    return [pair for pair in pairs if len({*images.labels[list(pair)].tolist()}) > 1]
 
 
 def related_groups(sources: Sequence[ImageSet], split: Split) -> tuple[str, ...]:

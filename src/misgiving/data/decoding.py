@@ -5,8 +5,8 @@ import io
 import os
 import re
 import warnings
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from operator import methodcaller
@@ -27,7 +27,18 @@ warnings.filterwarnings("ignore", module=r"PIL\b")
 Decoded = tuple[Image.Image, int, int, int]
 Result = TypeVar("Result")
 
-IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+HEIF_BRANDS = (b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf")  # in bytes 4 to 11 of a file
+INSTALL_HEIF = "pip install 'misgiving[heif]'"
+try:
+    from pi_heif import register_heif_opener
+except ImportError:
+    HEIF: tuple[str, ...] = ()
+else:
+    register_heif_opener()
+    HEIF = ("HEIF",)
+
+IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "AVIF", "JPEG2000", "PPM", *HEIF)
 """Formats by Pillow's names. It knows more, but some run other programs (EPS: Ghostscript)."""
 
 MAX_PIXELS = 1024**3 // 4 // 3  # Pillow suspects a decompression bomb above this
@@ -52,6 +63,7 @@ WORKERS = min(8, os.cpu_count() or 1)
 LOOK_AHEAD = 4 * WORKERS  # decoded images that may wait, which bounds memory
 FAIL, SKIP = "fail", "skip"  # treatments of images that cannot be read
 MAX_NAMES = 3  # bad images that are named in one line
+MAX_SUFFIXES = 5  # of ignored files that are named in one line
 MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the file
 
 
@@ -160,6 +172,22 @@ def skipped_sentences(bad: Sequence[BadImage], readable: int, *, name: str = "")
     return [f"left out: {total} that cannot be read ({first_names(bad)})"]
 
 
+def ignored_sentences(ignored: Mapping[str, int]) -> list[str]:
+    """A sentence about the files of a folder that are no images by their suffix, if there are any.
+
+    >>> ignored_sentences({"": 2, ".txt": 13})
+    ['ignored: 13 .txt, 2 without a suffix']
+    """
+    if not ignored:
+        return []
+    common = Counter(ignored).most_common(MAX_SUFFIXES)
+    counts = [f"{count} {suffix or 'without a suffix'}" for suffix, count in common]
+    others = sum(ignored.values()) - sum(count for _, count in common)
+    counts += [f"{others} others"] if others else []
+    remedy = f" ({INSTALL_HEIF} reads HEIC)" if {*HEIF_SUFFIXES} & {*ignored} else ""
+    return [f"ignored: {', '.join(counts)}{remedy}"]
+
+
 def unreadable(path: Path, failure: OSError) -> DataError:
     """The error for a file that cannot be read."""
     return DataError(
@@ -225,6 +253,8 @@ def decode_reduced(
         reason = f"the image cannot be decoded ({reason_of(failure)})"
         if isinstance(failure, UnidentifiedImageError):
             reason = f"not an image in a supported format ({', '.join(formats)})"
+        if not HEIF and data[4:11] in HEIF_BRANDS:
+            reason = f"HEIC needs an extra ({INSTALL_HEIF})"
         raise DataError(
             f"{name}: {reason if data else 'the file is empty'}; replace it with an intact copy in "
             "JPEG or PNG, or remove it"

@@ -17,7 +17,7 @@ from jaxtyping import Int
 from misgiving.arrays import Classes, Groups, Mask, Names, Rows
 from misgiving.csv_tables import csv_rows, write_csv
 from misgiving.data.cache import ImageSet
-from misgiving.data.datasets.dataset import Dataset, hash_of
+from misgiving.data.datasets.dataset import Dataset, LabelledImages, hash_of
 from misgiving.data.decoding import in_order, returning_bad_images
 from misgiving.errors import DataError, Parameter, UsageError, explain_damage
 from misgiving.groups import unit_numbers
@@ -87,7 +87,50 @@ def grouped_split(
     rows = np.flatnonzero((fold >= test // size) & (fold < (sum(shares) - train) // size))
     fold = stratified_folds(labels[rows], numbered[rows], (tune + calibrate) // part, seed)
     sets[rows] = np.where(fold < tune // part, "tune", "calibrate")
-    _complete(sets, labels, classes, numbered, seed)
+    for label in _lacking(sets, labels, numbered, GROUPED_SETS, seed):
+        count = len(np.unique(numbered[labels == label]))
+        raise DataError(
+            f"class {classes[label]!r} has {count} group{'s' * (count > 1)}, too few for the "
+            "four sets of a grouped split; add images of it, leave the class out or use ",
+            Parameter("split", "paper"),
+        )
+    return sets
+
+
+def split_by_group(
+    images: LabelledImages, *, shares: Sequence[int] = (70, 5, 15, 10), seed: int
+) -> Names:
+    """The split that the data name, or else `grouped_split`.
+
+    A published `validation` is divided by group into `tune` and `calibrate`. Sets that are missing
+    then are drawn from `train`. Both are in proportion to the shares, with images of every class
+    where there are enough groups.
+
+    Raises:
+        DataError: A class has too few groups, or none in the published set `train`.
+    """
+    labels, classes, units = images.labels, images.classes, images.units
+    if not images.sets:
+        return grouped_split(labels, classes, units, shares=shares, seed=seed)
+    share_of = dict(zip(("train", "tune", "calibrate", "test"), shares, strict=True))
+    sets = np.array(images.sets, dtype="<U10")
+
+    def divide(source: str, parts: Sequence[str]) -> None:
+        """Divide one set among these, of which the last is the largest."""
+        rows = np.flatnonzero(sets == source)
+        unit = math.gcd(*(share_of[name] for name in parts))
+        weights = [share_of[name] // unit for name in parts]
+        fold = np.zeros(len(rows), dtype=int)
+        if len(rows) and len(parts) > 1:
+            fold = stratified_folds(labels[rows], units[rows], sum(weights), seed)
+        names = np.repeat(parts, weights)[fold].astype("<U10")
+        _lacking(names, labels[rows], units[rows], parts, seed)
+        sets[rows] = names
+
+    divide("validation", [n for n in ("tune", "calibrate") if n not in sets] or ["tune"])
+    divide("train", [*(n for n in share_of if n not in sets), "train"])
+    for label in np.setdiff1d(labels, labels[sets == "train"]):
+        raise DataError(f"the set train has no image of class {classes[label]!r}; add some to it")
     return sets
 
 
@@ -131,14 +174,18 @@ def stratified_folds(
     return drawn
 
 
-def _complete(
+def _lacking(
     sets: Names,
     labels: Classes,
-    classes: Sequence[str],
     numbered: Int[np.ndarray, " n"],
+    names: Sequence[str],
     seed: int,
-) -> None:
-    """Move a group into each set that lacks a class, from the set with the most groups of it."""
+) -> list[int]:
+    """Move a group into each set that lacks a class, from the set with the most groups of it.
+
+    Returns the classes of which there are too few groups.
+    """
+    lacking: list[int] = []
     random = np.random.default_rng(seed)
 
     def spare_groups(within: Mask, label: int) -> Rows:
@@ -148,18 +195,15 @@ def _complete(
         needed = pairs[only[pairs[:, 1]], 0]
         return np.setdiff1d(pairs[pairs[:, 1] == label, 0], needed)
 
-    for label, name in product(np.unique(labels).tolist(), GROUPED_SETS):
+    for label, name in product(np.unique(labels).tolist(), names):
         if (labels[sets == name] == label).any():
             continue
-        spare = max((spare_groups(sets == other, label) for other in GROUPED_SETS), key=len)
-        if not len(spare):
-            count = len(np.unique(numbered[labels == label]))
-            raise DataError(
-                f"class {classes[label]!r} has {count} group{'s' * (count > 1)}, too few for the "
-                "four sets of a grouped split; add images of it, leave the class out or use ",
-                Parameter("split", "paper"),
-            )
-        sets[numbered == random.choice(spare)] = name
+        spare = max((spare_groups(sets == other, label) for other in names), key=len)
+        if len(spare):
+            sets[numbered == random.choice(spare)] = name
+        else:
+            lacking.append(label)
+    return lacking
 
 
 class EvaluationSets(NamedTuple):

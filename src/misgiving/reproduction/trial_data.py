@@ -91,7 +91,8 @@ class TrialData:
         if trains:
             count, side = len(self.dataset.classes), self.preprocessing.image_size
             initial_model(protocol.model, protocol.training, count, side)
-        self.images = grouped_images(self._prepare(self.dataset), protocol.images.split)
+        prepared = self._prepare(self.dataset)
+        self.images, _ = grouped_images(prepared, protocol.images.split)
         self.dataset = without(self.dataset, self.images.skipped)
         self.inliers, _ = self.images.align(protocol.in_distribution)
         self.outliers = cache(self._prepared_outliers)

@@ -96,7 +96,7 @@ def attach(
 
 def attach_run(
     model: str,
-    data: str,
+    data: str | Dataset,
     folder: Path,
     *,
     config: AttachConfig,
@@ -109,14 +109,15 @@ def attach_run(
     """Write a run of a trained classifier, and return it and its data.
 
     The classifier is not trained. The data are split by group into the sets train (30 %), tune
-    (15 %), calibrate (45 %) and test (10 %); OOD detectors and the error estimator are fitted on
-    `train` when the run is calibrated. Where `training` has an auxiliary loss, the sets are those
-    of `train`, and a loss estimator learns the losses of the set `train`. No image of the data may
-    be one that the classifier was trained on: its losses on these are not those of new images.
+    (15 %), calibrate (45 %) and test (10 %), or as they name sets; OOD detectors and the error
+    estimator are fitted on `train` when the run is calibrated. Where `training` has an auxiliary
+    loss, the sets are those of `train`, and a loss estimator learns the losses of the set `train`.
+    No image of the data may be one that the classifier was trained on: its losses on these are not
+    those of new images.
 
     Args:
         model: A Hugging Face folder, the name of a timm model, or `torchvision:NAME`.
-        data: Labelled images that are new to the model, as the user names them.
+        data: Labelled images that are new to the model, as the user names them, or a data set.
         folder: The run folder; it appears whole.
         config: The model, and what is read of it.
         training: How a loss estimator is trained, if at all; its seed also draws the split.
@@ -130,7 +131,7 @@ def attach_run(
             is right as often as by chance.
         UsageError: The classes of the data are not the model's.
     """
-    dataset = load_dataset(data)
+    dataset = load_dataset(data) if isinstance(data, str) else data
     dataset.check_class_sizes()
     trained = _load(model, dataset, config)
     architecture = Architecture(
@@ -156,7 +157,7 @@ def attach_run(
     sample = predictions_of(joint, prepared(dataset.select(np.sort(drawn)), SKIP))
     check_answers(sample, trained)
     on_accuracy(int((~sample.errors).sum()), len(sample))
-    images = grouped_images(prepared(dataset, config.on_bad_image), "grouped")
+    images, _ = grouped_images(prepared(dataset, config.on_bad_image), "grouped")
     shares = DataConfig.split_shares if training.estimates_losses else SHARES
     grouped = DataConfig(split="grouped", split_shares=shares)
     sets = draw_sets(images, grouped, seed=training.seed)
@@ -173,7 +174,7 @@ def attach_run(
         split=split_of(images, sets),
         class_weights=(1.0,) * len(trained.classes),
         estimates_losses=training.estimates_losses,
-        data=training_data(data, images, sets),
+        data=training_data(dataset.name, images, sets),
         views=config.views,
         settings={"model": recorded(config), "training": recorded(training)},
     )

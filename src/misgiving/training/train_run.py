@@ -5,7 +5,7 @@
 is) and writes the run (`checkpoint`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,20 +23,21 @@ from misgiving.checkpoint import (
     save,
 )
 from misgiving.data.cache import ImageSet, prepare
-from misgiving.data.check import image_hashes, near_duplicates
+from misgiving.data.check import contradictory_copies, image_hashes, near_duplicates
 from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.preprocessing import AUGMENTATIONS, Preprocessing
 from misgiving.data.splits import (
     SPLITS,
     EvaluationSets,
     cross_validation_split,
-    grouped_split,
     paper_split,
+    split_by_group,
     split_of,
 )
 from misgiving.errors import Parameter, UsageError, reason_of
 from misgiving.files import sha256_of_lines
-from misgiving.groups import join_groups
+from misgiving.groups import Pair, join_groups
 from misgiving.losses import auxiliary_loss
 from misgiving.models.backbones import load_weights
 from misgiving.models.joint import JointClassifier
@@ -63,6 +64,7 @@ class TrainingSetup:
         augmentation: Preset of `AUGMENTATIONS`, applied in training.
         model: The network.
         training: How to train it.
+        contradictions: Pairs of copies with different labels, by their positions in `images`.
     """
 
     data: str
@@ -73,6 +75,7 @@ class TrainingSetup:
     model: ModelConfig
     training: TrainingConfig
     evaluation_sets: EvaluationSets = SPLITS["paper"]
+    contradictions: Sequence[Pair] = ()
 
     def images_of(self, set_name: str) -> ImageSet:
         """The images of one set."""
@@ -80,7 +83,7 @@ class TrainingSetup:
 
 
 def prepare_training(
-    data: str,
+    data: str | Dataset,
     recipe: Recipe,
     *,
     cache: Path,
@@ -90,7 +93,7 @@ def prepare_training(
     """Load, prepare and split data for one training, and build its network.
 
     Args:
-        data: The data as the user names it.
+        data: The data as the user names it, or a data set.
         recipe: How to prepare and train; the seed of the training also draws the split.
         cache: Folder for prepared images.
         on_image: Called with the number of prepared images and of all.
@@ -101,7 +104,7 @@ def prepare_training(
         UsageError: A setting of the network or the machine does not work; known before any image
             is prepared.
     """
-    dataset, config = load_dataset(data), recipe.images
+    dataset, config = load_dataset(data) if isinstance(data, str) else data, recipe.images
     dataset.check_class_sizes()
     answers_of(dataset.metadata, dataset.classes)  # what later steps could not read
     preprocessing = replace(dataset.preprocessing, **config.preprocessing_changes)
@@ -110,9 +113,9 @@ def prepare_training(
     prepared = prepare(
         dataset, preprocessing, cache=cache, report=on_image, on_bad_image=config.on_bad_image
     )
-    grouped = grouped_images(prepared, config.split)
+    grouped, pairs = grouped_images(prepared, config.split)
     setup = TrainingSetup(
-        data=data,
+        data=dataset.name,
         images=grouped,
         sets=draw_sets(grouped, config, seed=recipe.training.seed),
         preprocessing=preprocessing,
@@ -120,6 +123,7 @@ def prepare_training(
         model=recipe.model,
         training=recipe.training,
         evaluation_sets=SPLITS[config.split],
+        contradictions=contradictory_copies(grouped, pairs),
     )
     return setup, model
 
@@ -162,22 +166,21 @@ def initial_model(
 
 
 def draw_sets(images: ImageSet, config: DataConfig, *, seed: int) -> Names:
-    """Split images at random: the name of the set of each."""
+    """Split images at random, or for `grouped` as the data do: the name of the set of each."""
     if config.split == "grouped":
-        units, shares = images.units, config.split_shares
-        return grouped_split(images.labels, images.classes, units, shares=shares, seed=seed)
+        return split_by_group(images, shares=config.split_shares, seed=seed)
     if config.split == "folds":
         return cross_validation_split(images.labels, images.units, seed=seed)
     share = config.validation_share
     return paper_split(images.labels, images.classes, validation_share=share, seed=seed)
 
 
-def grouped_images(images: ImageSet, split: str) -> ImageSet:
-    """Put near duplicates in one group, if the split is by group."""
+def grouped_images(images: ImageSet, split: str) -> tuple[ImageSet, list[Pair]]:
+    """Put near duplicates, which are also returned, in one group, if the split is by group."""
     if split == "paper":
-        return images
+        return images, []
     pairs = near_duplicates(image_hashes(images))
-    return replace(images, groups=join_groups(images.groups, images.ids, pairs))
+    return replace(images, groups=join_groups(images.groups, images.ids, pairs)), pairs
 
 
 def train_run(

@@ -1,6 +1,7 @@
 """Image sets that are not decoded yet: the forms in which they are named, and their folders."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from misgiving.csv_tables import write_csv
-from misgiving.data.datasets.dataset import Dataset, FileImages, ImageArray, check_utf8
+from misgiving.data.datasets.dataset import SET_NAMES, Dataset, FileImages, ImageArray
 from misgiving.data.datasets.medmnist import read_medmnist
 from misgiving.data.datasets.parquet import parquet_images
 from misgiving.data.datasets.tables import (
@@ -21,14 +22,16 @@ from misgiving.data.datasets.tables import (
     read_labelled_table,
     read_table,
 )
-from misgiving.data.decoding import read_bytes
+from misgiving.data.decoding import HEIF, HEIF_SUFFIXES, ignored_sentences, read_bytes
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError
 from misgiving.files import sha256_of, sha256_of_lines, whole_folder, write_json
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif"),
+    *(HEIF_SUFFIXES if HEIF else ()),
+)
 CALIBRATION_IMAGES = 1000  # images: enough to certify an error rate of 5 % on 15 % of them
-SET_FOLDERS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 MANIFEST, MANIFEST_FACTS = "manifest.csv", "manifest.json"  # of OOD images: ids, groups, checksums
 
@@ -63,39 +66,71 @@ def tables_of(spec: str) -> list[Path]:
 def read_folder(place: str) -> Dataset:
     """A folder with one sub-folder per class, in which images are found at any depth.
 
-    Or, as Hugging Face lays them out, with a table of them in `metadata.csv` or `metadata.jsonl`,
-    or with Parquet files that hold them.
+    Or with one per set of a split (`train`, `val`, `test`), which have these. Or, as Hugging Face
+    lays them out, with a table of them in `metadata.csv` or `metadata.jsonl`, or with Parquet files
+    that hold them.
     """
     folder = existing_folder(place)
     tables = [folder / name for name in METADATA_FILES if (folder / name).is_file()]
     tables = [table for table in tables if b"file_name" in read_bytes(table)]
     if tables or parquet_images(folder):
-        return read_labelled_table(str([*tables, folder][0]))
-    classes = sorted(name for name in listing(folder) if (folder / name).is_dir())
+        dataset = read_labelled_table(str([*tables, folder][0]))
+        return replace(dataset, ignored=_unlisted(folder, dataset)) if tables else dataset
+    ignored: Counter[str] = Counter()
+    parts = _folders_in(folder, ignored)
+    are_sets = bool(parts) and SET_NAMES.keys() >= {*map(str.lower, parts)}
+    classes_of = {part: _folders_in(folder / part, ignored) for part in parts if are_sets}
+    classes_of = classes_of or {"": parts}
+    places = [(part, name) for part, names in classes_of.items() for name in names]
+    found = [_images_in(folder / part / name, ignored) for part, name in places]
+    counts = [*map(len, found)]
+    with_images = [name for (_, name), count in zip(places, counts, strict=True) if count]
+    classes = sorted({*with_images})
     if len(classes) < 2:
-        raise DataError(f"{folder}: fewer than two class folders; give each class its own folder")
-    if SET_FOLDERS.issuperset(map(str.lower, classes)):
-        raise DataError(
-            f"{folder}: {' and '.join(classes)} are sets, not classes; give folder:{folder}/"
-            f"{classes[0]}, or another folder with one sub-folder for each class"
-        )
-    by_class = [_images_in(folder / name) for name in classes]
-    paths = tuple(Path(name) for names in by_class for name in names)
+        where = f" in {', '.join(parts)}" if are_sets else ""
+        about = "; ".join(["fewer than two class folders with images", *ignored_sentences(ignored)])
+        raise DataError(f"{folder}: {about}; give each class its own folder{where}")
+    paths = tuple(Path(name) for names in found for name in names)
     ids = tuple(path.relative_to(folder).as_posix() for path in paths)
+    labels = [classes.index(name) for name in with_images]
+    sets = [SET_NAMES.get(part.lower(), "") for part, _ in places]
     return Dataset(
         name=place,
         classes=tuple(classes),
-        labels=np.repeat(np.arange(len(classes)), [*map(len, by_class)]),
+        labels=np.repeat(np.array(labels), [count for count in counts if count]),
         ids=ids,
         groups=("",) * len(ids),
         images=FileImages(paths),
+        sets=tuple(np.repeat(sets, counts).tolist()) if are_sets else (),
+        ignored=ignored,
+        empty=tuple(sorted({name for _, name in places} - {*classes})),
     )
 
 
-def _images_in(folder: Path) -> list[str]:
+def _folders_in(folder: Path, ignored: Counter[str]) -> list[str]:
+    """Names of the folders in a folder, whose other files are counted as ignored."""
+    folders = []
+    for name in sorted(listing(folder)):
+        if (folder / name).is_dir():
+            folders.append(name)
+        else:
+            suffix = Path(name).suffix.lower()
+            ignored[suffix + " in no class folder" * (suffix in SUFFIXES)] += 1
+    return folders
+
+
+def _unlisted(folder: Path, dataset: Dataset) -> Counter[str]:
+    """Number of images in a folder that are not in its table, by suffix."""
+    listed = {os.path.abspath(folder / name) for name in dataset.ids}  # noqa: PTH100
+    unlisted = {*map(os.path.abspath, _images_in(folder, Counter()))} - listed
+    return Counter(f"{Path(name).suffix.lower()} not in the table" for name in unlisted)
+
+
+def _images_in(folder: Path, ignored: Counter[str]) -> list[str]:
     """Images at any depth, ordered by their paths; links are followed, but no folder is read twice.
 
-    A link to a folder above leads nowhere: its images may be of other classes.
+    A link to a folder above leads nowhere: its images may be of other classes. Other files are
+    counted by their suffix.
     """
     above = [folder.resolve(), folder.absolute().parent.resolve()]
     names: list[str] = []
@@ -107,14 +142,10 @@ def _images_in(folder: Path) -> list[str]:
             continue
         read.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        names += [
-            f"{parent}/{name}".removeprefix("./")
-            for name in files
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
-    if not names:
-        kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
-        raise DataError(f"{folder}: contains no images ({kinds}); add some, or leave it out")
+        files = [name for name in files if not name.startswith(".")]
+        images = [name for name in files if name.lower().endswith(SUFFIXES)]
+        names += [f"{parent}/{name}".removeprefix("./") for name in images]
+        ignored.update(Path(name).suffix.lower() for name in {*files} - {*images})
     return sorted(names, key=lambda name: name.replace(os.sep, "\0"))  # as paths are ordered
 
 
@@ -122,44 +153,43 @@ def _raise(failure: OSError) -> None:
     raise failure
 
 
-def image_names(places: Sequence[Path]) -> list[str]:
-    """These image files, and all images in these folders at any depth, each once.
+def unlabelled_images(places: Sequence[Path], *, name: str) -> Dataset:
+    """These image files, and all images in these folders at any depth, each once; no classes.
 
-    A file that is found twice has the name under which it was found first. Names take a quarter of
-    the memory of paths, of which there may be millions.
+    A file that is found twice has the name under which it was found first.
 
     Raises:
         DataError: A file or folder does not exist, a folder has no image, or a name is not UTF-8.
     """
-    names: list[str] = []
-    for place in places:
-        if place.is_dir():
-            names += _images_in(place)
-        elif place.is_file():
-            names.append(str(place))
-        else:
-            raise DataError(f"{place}: no such file or folder; check the path")
-    check_utf8(names, "images")
-    if len(places) == 1:
-        return names
-    first: dict[str, str] = {}
-    for name in names:
-        first.setdefault(os.path.abspath(name), name)  # noqa: PTH100  # paths take ten times as long
-    return list(first.values())
-
-
-def unlabelled_images(places: Sequence[Path], *, name: str) -> Dataset:
-    """The images of `image_names`, without classes."""
-    ids = tuple(image_names(places))
+    ignored: Counter[str] = Counter()
+    ids = [image for place in places for image in _images_at(place, ignored)]
+    if len(places) > 1:
+        first: dict[str, str] = {}
+        for image in ids:
+            first.setdefault(os.path.abspath(image), image)  # noqa: PTH100  # Path: ten times as long
+        ids = [*first.values()]
     return Dataset(
         name=name,
         classes=("unlabelled",),
         labels=np.zeros(len(ids), dtype=np.int64),
-        ids=ids,
+        ids=tuple(ids),
         groups=("",) * len(ids),
         images=FileImages(tuple(map(Path, ids))),
         contents=f"{len(ids)} images of {name}",
+        ignored=ignored,
     )
+
+
+def _images_at(place: Path, ignored: Counter[str]) -> list[str]:
+    if place.is_file():
+        return [str(place)]
+    if not place.is_dir():
+        raise DataError(f"{place}: no such file or folder; check the path")
+    if not (names := _images_in(place, ignored)):
+        kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
+        about = "; ".join([f"contains no images ({kinds})", *ignored_sentences(ignored)])
+        raise DataError(f"{place}: {about}; add some, or leave it out")
+    return names
 
 
 def read_ood_folder(folder: Path, *, name: str) -> Dataset:
@@ -170,7 +200,7 @@ def read_ood_folder(folder: Path, *, name: str) -> Dataset:
     rows = read_table(manifest, ["id", "group"])
     group_of = dict(zip(map(_file_name, rows["id"]), rows["group"], strict=True))
     groups = [group_of.get(Path(path).name, "") for path in images.ids]
-    return replace(images, groups=tuple(groups), group_columns=("group",))
+    return replace(images, groups=tuple(groups), group_columns=("group",), ignored={})
 
 
 def _file_name(identity: str) -> str:

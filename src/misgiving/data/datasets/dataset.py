@@ -17,6 +17,13 @@ from misgiving.errors import DataError, UsageError
 from misgiving.files import sha256_of
 from misgiving.groups import unit_numbers
 
+SET_NAMES = {
+    **{name: name for name in ("train", "validation", "test", "tune", "calibrate")},
+    **{"training": "train", "testing": "test"},
+    **dict.fromkeys(("val", "valid", "dev"), "validation"),
+}
+"""Sets of a published split by the names that they have, in lower case."""
+
 Labelled = TypeVar("Labelled", bound="LabelledImages")
 
 
@@ -113,9 +120,10 @@ class LabelledImages:
         groups: Images of one group are not independent, such as those of a patient or a lesion;
             empty where an image is a group of its own.
         group_columns: Columns of the data that define the groups; none: each image is its own.
+        sets: Set of each image in the split that the data name (a value of `SET_NAMES`), if any.
     """
 
-    BY_ROW: ClassVar[tuple[str, ...]] = ("labels", "ids", "groups")
+    BY_ROW: ClassVar[tuple[str, ...]] = ("labels", "ids", "groups", "sets")
     """Fields with a value for each image."""
 
     classes: tuple[str, ...]
@@ -123,6 +131,7 @@ class LabelledImages:
     ids: tuple[str, ...]
     groups: tuple[str, ...]
     group_columns: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -160,7 +169,7 @@ def _chosen(values: Any, rows: Rows) -> Any:
     if isinstance(values, Mapping):
         return {name: _chosen(column, rows) for name, column in values.items()}
     if isinstance(values, tuple):
-        return tuple(values[row] for row in rows)
+        return tuple(values[row] for row in rows) if values else ()
     return values[rows] if isinstance(values, np.ndarray) else values.select(rows)
 
 
@@ -178,6 +187,8 @@ class Dataset(LabelledImages):
             the image and white on the lesion.
         metadata: More columns, such as the patient's age; empty where it is not known.
         left_out: Number of images of which no image of a derived set could be made.
+        ignored: Number of files that are no images, by their suffix in lower case.
+        empty: Names of class folders without images, which are no classes.
     """
 
     BY_ROW = (*LabelledImages.BY_ROW, "images", "metadata")
@@ -190,6 +201,8 @@ class Dataset(LabelledImages):
     masks: Path | None = None
     metadata: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: int = 0
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for identity, count in Counter(self.ids).most_common(1):

@@ -9,7 +9,7 @@ from threading import Lock
 from typing import Any
 
 from misgiving.arrays import Rows
-from misgiving.data.datasets.dataset import EncodedImages, file_key
+from misgiving.data.datasets.dataset import SET_NAMES, EncodedImages, file_key
 from misgiving.data.decoding import read_bytes
 from misgiving.errors import explain_damage
 from misgiving.parquet_tables import read_parquet
@@ -76,14 +76,18 @@ def parquet_images(place: Path) -> ParquetImages | None:
 def parquet_rows(place: Path) -> list[dict[str, Any]]:
     """Rows of all files as one table; with images, a row has its number as `path`.
 
-    Labels that are positions of named classes become these names.
+    Labels that are positions of named classes become these names. Where each file is named by a
+    set, as `train-00000-of-00002.parquet` is, the rows have it.
     """
     from pyarrow.parquet import read_schema
 
     files = parquet_files(place)
     schema = read_schema(files[0])
     names = [name for name in schema.names if name != IMAGE]
-    rows = [row for file in files for row in read_parquet(file, names).to_pylist()]
+    starts = [file.stem.partition("-")[0] for file in files]
+    sets = [{"set": name} if SET_NAMES.keys() >= {*starts} else {} for name in starts]
+    parts = zip(files, sets, strict=True)
+    rows = [own | row for file, own in parts for row in read_parquet(file, names).to_pylist()]
     if IMAGE in schema.names:
         rows = [{**row, "path": f"row-{number:06d}"} for number, row in enumerate(rows)]
     described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))

@@ -5,13 +5,14 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from misgiving.csv_tables import csv_rows
-from misgiving.data.datasets.dataset import Dataset, FileImages, ImageSource
+from misgiving.data.datasets.dataset import SET_NAMES, Dataset, FileImages, ImageSource
 from misgiving.data.datasets.parquet import parquet_files, parquet_images, parquet_rows
 from misgiving.data.decoding import read_bytes
 from misgiving.errors import DataError, explain_damage
@@ -20,7 +21,7 @@ from misgiving.groups import UNITS, groups_of_columns
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-OWN_COLUMNS = ("path", "label", *UNITS)
+OWN_COLUMNS = ("path", "label", "set", *UNITS)
 
 ISIC_TRUTH = "ISIC_2019_Training_GroundTruth.csv"
 ISIC_DESCRIBED = "ISIC_2019_Training_Metadata.csv"
@@ -35,7 +36,7 @@ HAM_MASKS = ("ham10000_segmentations_lesion_tschandl", "masks")
 
 
 def read_labelled_table(place: str) -> Dataset:
-    """A table with the columns `path` and `label`, and optionally columns of groups.
+    """A table with the columns `path` and `label`, and optionally `set` and columns of groups.
 
     CSV, JSON lines or Parquet; the last may have the images themselves in the column `image`. Paths
     are relative to the file's folder. Images that share a `group`, a `patient` (or `patient_id`) or
@@ -51,7 +52,7 @@ def read_labelled_table(place: str) -> Dataset:
         (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
         for path in paths
     )
-    return dataset_of_rows(
+    dataset = dataset_of_rows(
         place,
         rows,
         labels=rows["label"].tolist(),
@@ -60,6 +61,20 @@ def read_labelled_table(place: str) -> Dataset:
         images=parquet_images(table) or FileImages(paths),
         metadata={str(name): str(name) for name in rows if name not in OWN_COLUMNS},
     )
+    return replace(dataset, sets=_published_sets(table, rows))
+
+
+def _published_sets(table: Path, rows: "DataFrame") -> tuple[str, ...]:
+    """Set of each row by the column `set`; empty where there is none, or nothing in it."""
+    if "set" not in rows or not rows["set"].any():
+        return ()
+    sets = rows["set"].str.lower().map(SET_NAMES)
+    for row in rows.index[sets.isna()]:
+        raise DataError(
+            f"{table}: row {row} has the set {rows['set'][row]!r}, not one of "
+            f"{', '.join(dict.fromkeys(SET_NAMES.values()))}; correct it or rename the column"
+        )
+    return tuple(sets)
 
 
 def read_isic2019(place: str) -> Dataset:

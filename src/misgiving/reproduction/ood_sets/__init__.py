@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from misgiving.arrays import Picture
+from misgiving.data.cache import bad_images
 from misgiving.data.datasets import load_dataset, unlabelled_images
 from misgiving.data.datasets.dataset import Dataset, ImageArray, without
 from misgiving.data.decoding import (
@@ -18,8 +19,6 @@ from misgiving.data.decoding import (
     BadImage,
     check_bad_images,
     decode,
-    in_order,
-    returning_bad_images,
     skipped_sentences,
 )
 from misgiving.data.splits import without_training_images
@@ -201,11 +200,7 @@ def readable_set(
         checked = build(name, source, seed=seed, place=place, count=count, run=run)
     else:
         checked = source if run is None else without_training_images(source, run)
-    bad: list[BadImage] = []
-    work = returning_bad_images(lambda index: checked.images.read(index).hash, checked.ids)
-    for done, result in enumerate(in_order(work, len(checked)), start=1):
-        bad += [result] if isinstance(result, BadImage) else []
-        report(done, len(checked))
+    bad = bad_images(checked, report)
     check_bad_images(bad, len(checked), on_bad_image)
     usable = without(checked, bad)
     made = build(name, usable, seed=seed, count=count) if place is None else usable
