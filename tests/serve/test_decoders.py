@@ -9,6 +9,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from corpus import HEIC
 from standin import PREPROCESSING, Standin, picture, sent
 
 from misgiving.data.decoding import decode
@@ -31,18 +32,20 @@ class Recorded(Decoders):
 
 
 @asynccontextmanager
-async def decoders():
-    processes = Recorded([PREPROCESSING], ServiceSettings(threads=1, timeout=60.0))
+async def decoders(**settings):
+    processes = Recorded([PREPROCESSING], ServiceSettings(threads=1, timeout=60.0, **settings))
     processes.started = []
     yield processes
     await processes.close()
 
 
 def test_a_process_gives_the_input_and_the_hash_of_a_file():
+    kinds = ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "JPEG2000", "HEIF")
+    files = [picture(colour=(10, 200, 90), kind=kind) for kind in kinds[:-1]]
+
     async def run():
-        async with decoders() as processes:
-            for kind in ("JPEG", "PNG", "TIFF", "WEBP"):  # all in the same process
-                data = picture(colour=(10, 200, 90), kind=kind)
+        async with decoders(formats=kinds) as processes:
+            for data in [*files, HEIC.read_bytes()]:  # all in the same process
                 (model_input,), sha256, _ = await processes.decode("a", data, "client")
                 np.testing.assert_array_equal(model_input, PREPROCESSING.from_file(data, "a"))
                 assert sha256 == hashlib.sha256(data).hexdigest()

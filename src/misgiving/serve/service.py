@@ -217,7 +217,8 @@ class Service:
             with image_failures():
                 room = partial(self.files.check, self.settings.max_bytes)
                 await self._check_thread.result(room)
-        Image.new("RGB", (8, 8)).save(image := io.BytesIO(), self.settings.formats[0])
+        writable = min(self.settings.formats, key="HEIF".__eq__)  # that one is only read
+        Image.new("RGB", (8, 8)).save(image := io.BytesIO(), writable)
         inputs, *_ = await self.decoders.decode("check", image.getvalue(), "")
         await self._model_batches.result((inputs, None))
         self._checked_at = time.monotonic()

@@ -95,8 +95,10 @@ class ServiceSettings:
             *("be at most 3/4 of ", Parameter("queue"), f" ({most})"),
         )
         require(self, "max_bytes", self.max_bytes <= held, f"be at most {held}")
-        is_possible = bool(self.formats) and set(self.formats) <= set(IMAGE_FORMATS)
-        require(self, "formats", is_possible, f"be some of {', '.join(IMAGE_FORMATS)}")
+        formats = {*self.formats}
+        is_possible = formats <= {*IMAGE_FORMATS} and formats - {"HEIF"}  # a check writes an image
+        names = f"{', '.join(IMAGE_FORMATS)}, and not HEIF alone"
+        require(self, "formats", bool(is_possible), f"be some of {names}")
         require(self, "max_pixels", self.max_pixels <= MAX_PIXELS, f"be at most {MAX_PIXELS}")
         require_choices(self)
         if self.audit_share is not None:
