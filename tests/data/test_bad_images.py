@@ -1,11 +1,14 @@
 import errno
 import pickle
 import re
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from coloured import Fragile, dataset_of, write_photos
-from corpus import build, picture, rgb
+from corpus import HEIC, build, picture, rgb
 
 from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset, unlabelled_images
@@ -36,6 +39,34 @@ def test_every_file_is_read_correctly_or_refused_by_name_with_reason_and_remedy(
             start = f"^{re.escape(str(folder / case.name))}: "
             with pytest.raises(DataError, match=rf"(?s){start}.*({case.refused}).*;"):
                 files.read(0)
+
+
+WITHOUT_EXTRA = """
+import sys
+from pathlib import Path
+
+sys.modules["pi_heif"] = None  # as if it were not installed
+from misgiving.data.datasets import load_dataset
+from misgiving.data.decoding import decode
+from misgiving.errors import DataError
+
+for read in (load_dataset, lambda place: decode(Path(place[7:], "a", "x.heic").read_bytes(), "x")):
+    try:
+        read(f"folder:{sys.argv[1]}")
+    except DataError as failure:
+        print(failure)
+"""
+
+
+def test_without_its_extra_heic_is_ignored_or_refused_with_the_remedy(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        shutil.copy(HEIC, tmp_path / name / "x.heic")
+    assert load_dataset(f"folder:{tmp_path}").images.read(0).image.shape == (16, 16, 3)
+    command = [sys.executable, "-c", WITHOUT_EXTRA, tmp_path]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "ignored: 2 .heic (pip install 'misgiving[heif]' reads HEIC)" in lines[0]
+    assert lines[1].startswith("x: HEIC needs an extra (pip install 'misgiving[heif]');")
 
 
 DAMAGED = DataError("it is damaged; replace it")
