@@ -160,12 +160,14 @@ def test_a_published_split_is_obeyed_and_what_it_lacks_is_drawn_by_group(names, 
 
 
 def test_a_published_split_with_few_images_of_a_class_is_obeyed_unless_none_can_be_learned():
-    sets = ["train"] * 30 + ["validation"] * 6 + ["test"] * 3
-    labels = np.array([0] * 20 + [1] * 10 + [0] * 5 + [1] + [0] * 3)
-    divided = split_by_group(published(sets, labels=labels), seed=0)
-    assert {*divided[30:36].tolist()} == {"tune", "calibrate"}
+    sets = ["train"] * 30 + ["validation"] * 12 + ["test"] * 3
+    for few, seed in product((1, 2), range(4)):
+        labels = np.array([0] * 20 + [1] * 10 + [0] * (12 - few) + [1] * few + [0] * 3)
+        divided = split_by_group(published(sets, labels=labels), seed=seed)[30:42]
+        assert {*divided.tolist()} == {"tune", "calibrate"}
+        assert len({*divided[12 - few :].tolist()}) == few  # of the rare class, one in each
     with pytest.raises(DataError, match="train has no image of class 'b'"):
-        split_by_group(published(sets, labels=np.array([0] * 35 + [1] + [0] * 3)), seed=0)
+        split_by_group(published(sets, labels=np.array([0] * 35 + [1] * 10)), seed=0)
 
 
 def test_without_a_published_split_it_is_drawn_by_group():

@@ -66,7 +66,7 @@ def test_a_process_gives_the_input_and_the_hash_of_a_file():
         (picture(size=(4000, 4000)), {"max_pixels": 15_999_999}, "more than 15999999 pixels"),
         (MANY_SCANS, {}, "more than 64 scans"),
         (picture(kind="BMP"), {}, "not an image in a supported format (JPEG, PNG, TIFF, WEBP)"),
-        (picture(), {"formats": ("BMP",)}, "not an image in a supported format (BMP)"),
+        (picture(), {"formats": ("HEIF", "BMP")}, "not an image in a supported format (HEIF, BMP)"),
     ],
     ids=["memory", "time", "pixels", "scans", "format", "formats"],
 )
@@ -77,7 +77,14 @@ def test_a_file_beyond_a_limit_is_refused_and_the_next_one_is_decided(
     answer = client.post("/decisions", files={"files": ("a", data)})
     assert answer.status_code == 422
     assert reason in answer.json()["detail"]
-    assert sent(client, picture(0.9, kind=settings.get("formats", ["PNG"])[0])) is not None
+    assert sent(client, picture(0.9, kind=settings.get("formats", ["PNG"])[-1])) is not None
+    assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("formats", [(), ("HEIF",), ("PNG", "EPS")])
+def test_formats_are_among_those_that_are_read_and_one_can_be_written(formats):
+    with pytest.raises(ValueError, match=r"some of JPEG, .*, and not HEIF alone"):
+        ServiceSettings(formats=formats)
 
 
 def test_scans_are_counted_as_the_decoder_finds_them():
