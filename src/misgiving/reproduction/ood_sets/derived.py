@@ -134,7 +134,7 @@ def _integral(mask: PixelMask) -> Int[np.ndarray, "rows columns"]:
 def ood_dataset(held_out: Dataset, name: str, ids: tuple[str, ...], **facts: Any) -> Dataset:
     """A set of one class with the preprocessing of the held-out images, and with other facts."""
     labels = np.zeros(len(ids), dtype=np.int64)
-    facts = {"contents": "", "masks": None, "metadata": {}, **facts}
+    facts = {"contents": "", "masks": None, "metadata": {}, "sets": (), **facts}
     return replace(held_out, name=name, classes=("ood",), labels=labels, ids=ids, **facts)
 
 
