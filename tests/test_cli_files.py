@@ -10,9 +10,10 @@ SAID = "ignored: 2 .heix, 1 without a suffix"
 
 @pytest.fixture
 def littered(photos):
-    """The photos, with files that are no images."""
+    """The photos, with files that are no images, and a class without any."""
     for name in ("red/1.heix", "blue/2.HEIX", "blue/noname"):
         (photos / name).touch()
+    (photos / "green").mkdir()
     return photos
 
 
@@ -45,7 +46,8 @@ def test_a_strict_command_fails_before_it_reads_an_image(
         path.write_bytes(b"")
     places = {"photos": littered, "run": run_folder, "new": tmp_path / "new"}
     line = fail(1, *(word.format(**places) for word in words), "--strict")
-    assert f"photos: {SAID}; remove or convert them, or leave out --strict" in line
+    empty = "" if words[0] == "predict" else "; no images in class folder green"
+    assert f"photos: {SAID}{empty}; remove or convert them, or leave out --strict" in line
 
 
 def test_plan_counts_no_image_that_cannot_be_read(succeed, photos):
@@ -68,9 +70,13 @@ def test_train_obeys_a_published_split_and_says_what_is_wrong_with_it(succeed, p
     assert "Warning: no images in class folder green, which is left out" in error
     split = "calibrate 6 of validation, test 5, train 12, tune 2 of validation (images)"
     assert f"split of the data: {split}" in error
-    copies = "1 pairs of copies have different labels, first test/blue/0.png and train/red/0.png"
-    assert f"Warning: {copies}" in error
+    copies = "copies with different labels: 1, first test/blue/0.png and train/red/0.png"
+    assert f"Warning: {copies}; `misgiving data check` lists them." in error
     assert "of 5 test images, 1 have another image of their group, or a copy, in the" in error
+    planned = succeed("plan", f"folder:{data}", "--max-error", "0.3").err
+    assert f"split of the data: {split}" in planned
+    assert "The calibration set has 6 images." in planned
+    assert "15 %" not in planned
     for row in rows_of(tmp_path / "new" / "split.csv"):
         folder = row["id"].split("/")[0]
         assert row["set"] == folder or (folder == "val" and row["set"] in ("tune", "calibrate"))

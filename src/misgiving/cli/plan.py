@@ -73,7 +73,8 @@ def plan(
         show_table(heads, rows, title="what each look certifies, if all are accepted")
         say(f"wrote the plan to {record}; calibrate with the first {looks[0]} cases")
         return
-    images = Predictions.read(Path(data)) if is_file else _grouped_split(data, seed, strict)
+    source = (Predictions.read(Path(data)), "") if is_file else _grouped_split(data, seed, strict)
+    images, origin = source
     tuning, calibration, parts = drawn_sets(images, seed=seed)
     for part in (tuning, calibration):
         part.check_labelled()
@@ -84,7 +85,7 @@ def plan(
         targets,
         GUARANTEES[guarantee],
     )
-    origin = "split" if not is_file else "drawn" if parts else "named"
+    origin = origin or ("drawn" if parts else "named")
     facts = (data, images, calibration, outlook, MOST_CASES, origin)
     for sentence in lines("plan.txt", "planned", *facts):
         say(sentence)
@@ -118,8 +119,8 @@ def _show_values(calibration: "Predictions", targets: Targets) -> None:
     show_table(heads, rows, title="smallest certifiable error if none is wrong")
 
 
-def _grouped_split(data: str, seed: int, strict: bool) -> "Predictions":
-    """Readable images in the sets of a grouped split, without outputs.
+def _grouped_split(data: str, seed: int, strict: bool) -> "tuple[Predictions, str]":
+    """Readable images in the sets of a grouped split, without outputs, and its origin.
 
     Near duplicates, which training puts into one group, are not sought, so there may be slightly
     fewer cases.
@@ -138,7 +139,7 @@ def _grouped_split(data: str, seed: int, strict: bool) -> "Predictions":
     dataset = without(dataset, bad)
     sets = split_by_group(dataset, seed=seed)
     say_split(dataset, sets.tolist())
-    return Predictions(
+    images = Predictions(
         logits=np.zeros((len(dataset), 0)),
         labels=dataset.labels,
         classes=dataset.classes,
@@ -148,6 +149,7 @@ def _grouped_split(data: str, seed: int, strict: bool) -> "Predictions":
         metadata=dataset.metadata,
         sets=tuple(sets.tolist()),
     )
+    return images, "published" if dataset.sets else "split"
 
 
 def _table(outlook: "CertificationOutlook") -> Iterator[tuple[str, ...]]:

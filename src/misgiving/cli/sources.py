@@ -66,14 +66,12 @@ def load_data(data: "str | Dataset", *, strict: bool) -> "Dataset":
     from misgiving.data.decoding import ignored_sentences
 
     dataset = load_dataset(data) if isinstance(data, str) else data
-    sentences = ignored_sentences(dataset.ignored)
-    if dataset.empty:
-        names = ", ".join(dataset.empty)
-        sentences += [f"Warning: no images in class folder {names}, which is left out"]
-    if strict and sentences:
+    ignored = ignored_sentences(dataset.ignored)
+    empty = [f"no images in class folder {name}" for name in dataset.empty]
+    if strict and (about := "; ".join([*ignored, *empty])):
         remedy = "; remove or convert them, or leave out "
-        raise DataError(f"{dataset.name}: {'; '.join(sentences)}{remedy}", Parameter("strict"))
-    for sentence in sentences:
+        raise DataError(f"{dataset.name}: {about}{remedy}", Parameter("strict"))
+    for sentence in (*ignored, *(f"Warning: {each}, which is left out" for each in empty)):
         say(sentence)
     return dataset
 

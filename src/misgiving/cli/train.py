@@ -136,7 +136,7 @@ def _say_sets(setup: "TrainingSetup", split: str) -> None:
     if pairs:
         first = " and ".join(images.ids[row] for row in pairs[0])
         say(
-            f"Warning: {len(pairs)} pairs of copies have different labels, first {first}; "
+            f"Warning: copies with different labels: {len(pairs)}, first {first}; "
             "`misgiving data check` lists them."
         )
 

@@ -250,15 +250,19 @@ def decode_reduced(
         message = f"{name}: more than {max_pixels} pixels; make the image smaller"
         raise DataError(message) from failure
     except Exception as failure:  # Pillow's decoders raise almost anything on damaged files
-        reason = f"the image cannot be decoded ({reason_of(failure)})"
-        if isinstance(failure, UnidentifiedImageError):
-            reason = f"not an image in a supported format ({', '.join(formats)})"
-        if not HEIF and data[4:11] in HEIF_BRANDS:
-            reason = f"HEIC needs an extra ({INSTALL_HEIF})"
-        raise DataError(
-            f"{name}: {reason if data else 'the file is empty'}; replace it with an intact copy in "
-            "JPEG or PNG, or remove it"
-        ) from failure
+        reason = _reason(failure, data, formats)
+        remedy = "replace it with an intact copy in JPEG or PNG, or remove it"
+        raise DataError(f"{name}: {reason}; {remedy}") from failure
+
+
+def _reason(failure: Exception, data: bytes, formats: Sequence[str]) -> str:
+    if not data:
+        return "the file is empty"
+    if not HEIF and data[4:11] in HEIF_BRANDS:
+        return f"HEIC needs an extra ({INSTALL_HEIF})"
+    if isinstance(failure, UnidentifiedImageError):
+        return f"not an image in a supported format ({', '.join(formats)})"
+    return f"the image cannot be decoded ({reason_of(failure)})"
 
 
 def _scans(data: bytes) -> int:
