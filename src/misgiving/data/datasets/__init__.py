@@ -82,15 +82,15 @@ def read_folder(place: str) -> Dataset:
     classes_of = {part: _folders_in(folder / part, ignored) for part in parts if are_sets}
     classes_of = classes_of or {"": parts}
     places = [(part, name) for part, names in classes_of.items() for name in names]
-    found = [_images_in(folder / part / name, ignored) for part, name in places]
-    counts = [*map(len, found)]
+    images = [_images_in(folder / part / name, ignored) for part, name in places]
+    counts = [*map(len, images)]
     with_images = [name for (_, name), count in zip(places, counts, strict=True) if count]
     classes = sorted({*with_images})
     if len(classes) < 2:
         where = f" in {', '.join(parts)}" if are_sets else ""
         about = "; ".join(["fewer than two class folders with images", *ignored_sentences(ignored)])
         raise DataError(f"{folder}: {about}; give each class its own folder{where}")
-    paths = tuple(Path(name) for names in found for name in names)
+    paths = tuple(Path(name) for names in images for name in names)
     ids = tuple(path.relative_to(folder).as_posix() for path in paths)
     labels = [classes.index(name) for name in with_images]
     sets = [SET_NAMES.get(part.lower(), "") for part, _ in places]
