@@ -161,6 +161,7 @@ def case(number, **values):
             "acceptance_score": 1 / 3,
             "ood_score": -2.0,
             "sha256": f"{number:064x}",
+            "pixels": f"{number:064x}",
             "model_fingerprint": "b" * 64,
             "policy_fingerprint": None,
             "image_kept": False,

@@ -2,6 +2,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from refusals import naming
 from standin import (
@@ -15,10 +16,11 @@ from standin import (
     sent,
 )
 
+from misgiving.deferral.audit import alarm_evidence, bound_evidence
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 from misgiving.serve.audits import count_audits
-from misgiving.serve.case import CaseQuery
+from misgiving.serve.case import CaseQuery, uniform
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 
@@ -171,6 +173,83 @@ def test_the_draw_is_by_group_and_the_share_is_for_the_life_of_a_policy(serving,
     assert store.audit(POLICY, 0.4, **TERMS).secret == store.audit(POLICY, None, **TERMS).secret
     assert store.audit("another", 0.0, **TERMS) is None
     store.close()
+
+
+def accepted_cases(service, groups, *, start=0):
+    """Accepted cases of these groups, as the service draws and stores them."""
+    rows = [case(start + n, **ACCEPTED, group=group) for n, group in enumerate(groups)]
+    return service.store.add(rows, service.audit_draw.draw)
+
+
+def test_after_twenty_cases_a_group_is_drawn_anew_for_each_twenty(serving):
+    """Against the draws, computed from the secret; also in one transaction, and after a restart."""
+    client, groups = auditing(serving, audit_share=0.4), [f"g{n}" for n in range(8)]
+    rows = accepted_cases(client.app.state.service, groups * 30)
+    restarted = auditing(serving, audit_share=0.4).app.state.service
+    for number in range(240, 480):
+        rows += accepted_cases(restarted, [groups[number % 8]], start=number)
+    secret, kinds = "5" * 64, set()
+    for number, row in enumerate(rows):
+        draw = number // 8 // 20
+        text = f"group {row.group}" if draw == 0 else f"draw {draw} of group {row.group}"
+        drawn = uniform(secret, text) < 0.4
+        assert (row.blind, row.audited) == (drawn, drawn and draw == 0), number
+        kinds.add((draw, drawn))
+    assert len(kinds) == 6
+    listed = case(900, **ACCEPTED, group="g0", place=1)  # of a list: not drawn, and not counted
+    restarted.store.add([listed], restarted.audit_draw.draw)
+    restarted.store.add([case(899, **ACCEPTED, group="g0", shadow=True)])
+    assert accepted_cases(restarted, ["g0"], start=901)[0].repeat == 60
+    copies = [case(910 + number, **ACCEPTED, pixels="c" * 64) for number in range(30)]
+    drawn = restarted.store.add(copies, restarted.audit_draw.draw)
+    assert {row.blind for row in drawn} == {uniform(secret, f"image {'c' * 64}") < 0.4}
+
+
+def test_further_cases_of_a_device_are_read_and_listed_and_count_by_themselves(serving):
+    client = auditing(serving, audit_days=3650.0)
+    rows = accepted_cases(client.app.state.service, ["scanner"] * 41 + [None, "patient"])
+    copy = case(50, **ACCEPTED, pixels=rows[41].pixels)
+    rows += client.app.state.service.store.add([copy], client.app.state.service.audit_draw.draw)
+    for number in (0, 20, 40, 41, 42, 43):
+        for reader in ("Ann", "Ben"):
+            verdict = "none" if number in (20, 40) else "agree"
+            said = review("", verdict=verdict, reviewer=reader)
+            client.app.state.service.store.review(rows[number].id, said)
+    audit = client.get("/audit").json()
+    assert (audit["audited"], audit["wrong"], audit["alarm"]) == (3, 0, False)
+    assert (audit["repeated"], audit["repeated_wrong"]) == (3, 2)
+    assert audit["large_groups"] == {"scanner": 41}
+    said = " ".join(audit["summary"])
+    assert "of one group, as of a device rather than a patient: scanner (41)." in said
+    assert "3 answers to further cases of a group, or to copies, were read" in said
+    wrong = client.get("/found-wrong?reader=Ann").json()["answers"]
+    assert {row["id"] for row in wrong} == {rows[20].id, rows[40].id}
+    assert [row["id"] for row in rows_of(client.get("/audit.csv"))] == [rows[0].id]
+    metrics = client.get("/metrics").text
+    assert 'misgiving_group_cases{group="scanner"} 41.0' in metrics
+    assert 'misgiving_audit_answers{kind="repeated_wrong"} 2.0' in metrics
+
+
+def test_the_bound_holds_with_devices_whose_further_cases_would_break_it(serving, monkeypatch):
+    """Of each group three draws come, whose answers are right or wrong together, at the target."""
+    monkeypatch.setattr("misgiving.serve.case.CASES_PER_DRAW", 1)
+    monkeypatch.setattr("misgiving.serve.monitor.CASES_PER_DRAW", 1)
+    client, target = auditing(serving), TERMS["target"]
+    service, groups = client.app.state.service, [f"device {n // 3}" for n in range(900)]
+    rows = accepted_cases(service, groups)
+    units = {row.id for row in service.store.audited([POLICY])}
+    is_unit = np.array([row.id in units for row in rows])
+    assert all(row.blind for row in rows)
+    wrong = np.repeat(np.random.default_rng(0).random((1000, 300)) < target, 3, axis=1)
+    broken = {}
+    for name, part in {"units": wrong[:, is_unit], "all": wrong}.items():
+        number = np.arange(1, part.shape[1] + 1)
+        bound = bound_evidence(part.cumsum(axis=1), number, np.full(len(number), target))
+        alarm = alarm_evidence(part, target) >= np.log(100)
+        broken[name] = (bound.max(axis=1) >= np.log(20)).mean(), alarm.any(axis=1).mean()
+    assert broken["units"][0] <= 0.05
+    assert broken["units"][1] <= 0.01
+    assert min(broken["all"]) > 0.15
 
 
 @pytest.mark.parametrize(

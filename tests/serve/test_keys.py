@@ -102,6 +102,14 @@ def test_a_key_to_send_reads_the_decisions_that_it_sent_and_no_reviews(serving, 
     client.post(f"/cases/{id}/review", json=body, headers=with_key(sqlite_place, "read", "Ann"))
     case = client.get(f"/cases/{id}", headers=sam).json()
     assert (case["decision"], case["reviews"], case["review"]) == ("accept", [], None)
+    assert not case["reviewed"]  # most that are read are blind
+    operator = with_key(sqlite_place, "operate", "Olga")
+    client.post(f"/cases/{id}/review", json=body, headers=with_key(sqlite_place, "read", "Ben"))
+    assert client.get(f"/cases/{id}", headers=operator).json()["reviewed"]
+    client.headers = sam
+    again = sent(client, picture(0.02))
+    assert (again["id"], again["reviewed"], again["review"]) == (id, False, None)
+    assert client.get(f"/cases/{id}?reader=Ann").json() == case
     assert client.get(f"/cases/{id}", headers=other).status_code == 404
 
 

@@ -298,6 +298,21 @@ def test_the_thread_outlives_a_failure_and_notices_an_alarm_of_the_audits(store,
     assert ([*map(str, failures)], monitor.changed_by_alarm()["decision"]) == (["once"], "defer")
 
 
+def test_copies_with_other_bytes_are_cases_of_their_own_and_count_once(serving, monkeypatch):
+    monkeypatch.setattr("misgiving.serve.monitor.PAUSE_SECONDS", 0.01)
+    client = serving(Calibrated(), audit_share=1.0)
+    copies = [("files", (NAME, picture(0.1) + bytes([number]))) for number in range(50)]
+    first = client.post("/decisions", files=copies[:1]).json()["results"][0]["case"]
+    results = client.post("/decisions", files=[*copies[1:], ("files", (NAME, picture(0.2)))])
+    cases = [first, *(result["case"] for result in results.json()["results"])]
+    assert len({row["sha256"] for row in cases}) == len({row["id"] for row in cases}) == 51
+    until(lambda: client.get("/drift").json()["complete"])
+    assert client.get("/drift").json()["cases"] == 2
+    rows = client.app.state.service.store.cases([row["id"] for row in cases])
+    assert [rows[row["id"]].audited for row in cases] == [True, *[False] * 49, True]
+    assert all(row.blind for row in rows.values())  # drawn as the first is
+
+
 def test_each_image_that_this_policy_decided_counts_once_and_those_of_a_list_do_not(store):
     cases, listed = drawn(30), {"place": 1, "remark": "suspect"}
     by_alarm = {"decision": "defer", "reason": DEFERRED_BY_ALARM}

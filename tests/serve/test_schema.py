@@ -47,7 +47,9 @@ def first_store(request, place):
 
 
 def test_an_upgraded_store_is_served_with_all_that_it_held(first_store, serving):
-    Store.open(first_store, upgrade=True).close()
+    store = Store.open(first_store, upgrade=True)
+    assert {row.pixels == row.sha256 for row in store.cases([FIRST, SECOND]).values()} == {True}
+    store.close()
     client = serving(Calibrated(), Store.open(first_store))
     read = client.get(f"/cases/{FIRST}").json()
     assert (read["name"], read["group"], read["answer"]) == ("Läsion's.jpg", "patient 1", None)

@@ -8,7 +8,7 @@ from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 
 from misgiving.deferral.audit import ALARM_LEVEL, anytime_upper_bound, audit_state
 from misgiving.deferral.audit import Outcome as AuditOutcome
@@ -17,6 +17,9 @@ from misgiving.deferral.policy import Policy
 from misgiving.errors import Parameter, UsageError
 from misgiving.report.rendering import lines
 from misgiving.serve.case import (
+    CASES,
+    CASES_PER_DRAW,
+    DELETED,
     RESUMPTIONS,
     Case,
     Moment,
@@ -31,7 +34,7 @@ from misgiving.serve.store import Store
 
 HIDDEN = (
     *("audited", "wrong", "unconfirmed", "later", "estimate", "upper", "upper_if_right"),
-    *("third_readers", "e_value", "summary"),
+    *("third_readers", "e_value", "summary", "repeated", "repeated_wrong", "large_groups"),
 )
 """Fields of an audit that readers do not see."""
 
@@ -64,6 +67,14 @@ class Audit(BaseModel):
     upper_if_right: float | None = Field(description="The same if what is unconfirmed is right.")
     third_readers: int | None = Field(
         description="Cases, of all kinds, that two readers cannot settle: they need a third one."
+    )
+    repeated: int | None = Field(
+        description="Answers that were read and count here alone: to a copy of an image, or beyond "
+        "the first 20 cases of a group, which is drawn anew for each 20."
+    )
+    repeated_wrong: int | None = Field(description="Confirmed errors among these.")
+    large_groups: dict[str, int] | None = Field(
+        description="Groups with more than 20 cases, rather devices than patients; the 20 largest."
     )
     e_value: float | None = Field(description="Evidence for more errors than the target.")
     alarm: bool = Field(description="Never in shadow, where nobody is told to accept.")
@@ -140,6 +151,7 @@ class Answers(NamedTuple):
         answered: Time of the last blind answer to each case.
         received: Time of each case.
         later: Answers that count when older cases are answered, too.
+        repeated: Judgements of answers that are no new unit of the audits.
         third_readers: Cases, of all kinds, that two readers cannot settle.
     """
 
@@ -147,6 +159,7 @@ class Answers(NamedTuple):
     answered: list[datetime]
     received: list[datetime]
     later: int
+    repeated: list[str | None]
     third_readers: int
 
 
@@ -155,9 +168,13 @@ def audited_answers(store: Store, row: Any, settings: ServiceSettings) -> Answer
     late = zulu(datetime.now(UTC) - timedelta(days=settings.audit_days))
     answers, groups = store.blind_answers(), set[str | None]()
     outcomes, times, received = list[AuditOutcome | None](), list[datetime](), list[datetime]()
+    repeated = list[str | None]()
     for case in store.audit_rows(row.policy_fingerprint, shadow=isinstance(row, Shadow)):
         given = answers.get(case.id, [])
         answer = case.standing if case.id is None else standing(given)
+        if not case.audited:
+            repeated.append(answer)
+            continue
         is_repeated = case.group is not None and case.group in groups
         if is_repeated or not (case.decision == "accept" or row.among == "all"):
             continue  # answers of one group are not independent
@@ -173,6 +190,7 @@ def audited_answers(store: Store, row: Any, settings: ServiceSettings) -> Answer
         answered=times[: len(counted)],
         received=received[: len(counted)],
         later=later,
+        repeated=repeated,
         third_readers=sum(_needs_third_reader(given) for given in answers.values()),
     )
 
@@ -201,8 +219,11 @@ def count_audits(store: Store, row: Any, settings: ServiceSettings) -> Audit:
         since=row.since,
         target=row.target,
         among=row.among,
-        accepted=store.accepted(row.policy_fingerprint, row.since, shadow=shadow),
+        accepted=_accepted(store, row, shadow=shadow),
         later=answers.later,
+        repeated=len(answers.repeated),
+        repeated_wrong=answers.repeated.count("wrong"),
+        large_groups=_large_groups(store, row.policy_fingerprint),
         alarm=alarm is not None,
         alarm_since=None if alarm is None else max(answers.answered[: alarm + 1]),
         after_alarm=settings.after_alarm,
@@ -211,6 +232,39 @@ def count_audits(store: Store, row: Any, settings: ServiceSettings) -> Audit:
         next_steps=NEXT_STEPS,
     )
     return audit.model_copy(update={"summary": lines("audits.txt", "summary", audit)})
+
+
+def _accepted(store: Store, row: Any, *, shadow: bool) -> int:
+    """Number of accepted answers since then, or in shadow of those that would have been.
+
+    It leaves out open blind cases.
+    """
+    is_live = CASES.c.listed_decision == "accept"  # where no case in shadow is accepted
+    in_shadow = CASES.c.shadow & ~CASES.c.blind & (CASES.c.decision == "accept")
+    stored = select(func.count()).where(
+        CASES.c.policy_fingerprint == row.policy_fingerprint,
+        in_shadow if shadow else is_live,
+        CASES.c.place.is_(None),
+        CASES.c.received >= row.since,
+    )
+    deleted = select(func.count()).where(
+        DELETED.c.policy_fingerprint == row.policy_fingerprint,
+        DELETED.c.decision == "accept",
+        DELETED.c.shadow.is_(shadow),
+        DELETED.c.received >= row.since[:10],
+        ~DELETED.c.audited | DELETED.c.standing.in_(["right", "wrong"]),
+    )
+    with store.begin() as connection:
+        return sum(connection.scalar(count) or 0 for count in (stored, deleted))
+
+
+def _large_groups(store: Store, policy_fingerprint: str | None) -> dict[str, int]:
+    number = func.max(CASES.c.repeat) + 1
+    of_policy = CASES.c.policy_fingerprint == policy_fingerprint
+    large = select(CASES.c.group, number).where(of_policy, CASES.c.repeat >= CASES_PER_DRAW)
+    large = large.group_by(CASES.c.group).order_by(number.desc(), CASES.c.group).limit(20)
+    with store.begin() as connection:
+        return {row[0]: row[1] for row in connection.execute(large)}
 
 
 def last_resumption(store: Store, policy_fingerprint: str) -> Any:
@@ -270,11 +324,11 @@ def audit_sample(store: Store, rows: Sequence[Any]) -> list[Case]:
         if case.shadow == isinstance(shares[case.policy_fingerprint], Shadow)
     ]
     if len(rows) > 1:
-        lowest, first = min(row.share for row in rows), store.first_policies([*shares])
+        lowest, first = min(row.share for row in rows), _first_policies(store, [*shares])
         cases = [
             case
             for case in cases
-            if (policy := first[case.group or case.sha256]) == case.policy_fingerprint
+            if (policy := first[case.group or case.pixels]) == case.policy_fingerprint
             and uniform(shares[policy].secret, unit_of(case)) < lowest
         ]
     answers = store.blind_answers()
@@ -285,6 +339,17 @@ def audit_sample(store: Store, rows: Sequence[Any]) -> list[Case]:
     return [case.model_copy(update={"blind": False}) for case in takewhile(is_closed, cases)]
 
 
+def _first_policies(store: Store, policies: Sequence[str | None]) -> dict[str, str | None]:
+    """The policy that first saw each group, or image without one, of some audit samples."""
+    unit = func.coalesce(CASES.c.group, CASES.c.pixels)
+    sample = CASES.c.audited & CASES.c.policy_fingerprint.in_(policies)
+    is_first = select(func.min(CASES.c.id)).where(CASES.c.place.is_(None)).group_by(unit)
+    is_first = is_first.where(unit.in_(select(unit).where(sample)))
+    first = select(unit, CASES.c.policy_fingerprint).where(CASES.c.id.in_(is_first))
+    with store.begin() as connection:
+        return {row[0]: row[1] for row in connection.execute(first)}
+
+
 def unit_of(case: Case) -> str:
     """The text by which a case is drawn."""
-    return f"group {case.group}" if case.group else f"image {case.sha256}"
+    return f"group {case.group}" if case.group else f"image {case.pixels}"

@@ -16,6 +16,7 @@ from misgiving.errors import without_none
 ANY_READER = "\0"  # sees what any reader has answered; no client can give this name
 READER_NAME = "Name of who asks: a case is blind until this reader has answered."
 FIRST_PLACE = 3.0  # before all error probabilities
+CASES_PER_DRAW = 20  # of a group, of which the first are a unit of the audits
 MAX_NUMBER = 2**63 - 1  # that a database can hold
 OBJECTIONS = ("override", "none")  # verdicts that find the model's answer wrong
 CORRECTION_TIME = timedelta(seconds=30)  # in which a reader's next word makes the last one a slip
@@ -161,6 +162,9 @@ class Case(Decision):
     review: Review | None = Field(default=None, description="The last review.")
     # No response has these: some would tell which blind cases are accepted.
     sent_by: str | None = Field(default=None, exclude=True)  # name of the key
+    pixels: str = Field(default="", exclude=True)  # hash of the image at the size of the model
+    is_copy: bool = Field(default=False, exclude=True)  # of an image that the policy has seen
+    repeat: int | None = Field(default=None, exclude=True)  # earlier cases of its group
     audited: bool = Field(default=False, exclude=True)
     blind: bool = Field(default=False, exclude=True)  # for the reader who asks
     position: float | None = Field(default=None, exclude=True)
@@ -168,6 +172,10 @@ class Case(Decision):
     def as_told(self) -> "Case":
         """The case as everyone is told it."""
         return self.model_copy(update=IN_SHADOW) if self.shadow else self
+
+    def as_sent(self) -> "Case":
+        """The case as its sender is told it: not whether it is blind, as most reviewed ones are."""
+        return self.model_copy(update={"blind": False, "reviewed": False, "review": None})
 
     @property
     def listed_decision(self) -> Outcome:
@@ -266,6 +274,8 @@ CASES = sa.Table(
     sa.Index("cases_by_name", "folded_name", "id"),  # has all that a search reads
     sa.Index("cases_by_group", "group", "id"),
     sa.Index("ix_cases_sha256", "sha256"),
+    sa.Index("cases_by_pixels", "pixels", "is_copy"),
+    sa.Index("cases_by_repeat", "policy_fingerprint", "repeat", "group"),
 )
 # A number in the query itself, as SQLite does not find the index by a parameter.
 LISTED = -func.coalesce(CASES.c.place, sa.literal_column(str(LAST_PLACE)))

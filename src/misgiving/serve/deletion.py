@@ -142,7 +142,7 @@ def _kept(row: Any, reviews: Sequence[Review]) -> dict[str, Any]:
         **{name: getattr(row, name) for name in (*same, "ood_score")},
         "group": row.group if row.audited else None,
         "received": _day(row.received),
-        "tested": row.reason != DEFERRED_BY_ALARM,
+        "tested": row.reason != DEFERRED_BY_ALARM and not row.is_copy,
         "standing": standing(reviews),
         "answered": _day(zulu(blind[-1].reviewed_at)) if blind else None,
     }

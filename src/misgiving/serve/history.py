@@ -130,7 +130,7 @@ def _readers(service: Service) -> Chart:
         time = given[-1].reviewed_at if given else _time((row.answered or row.received)[:10])
         if len(given) > 1:
             agreed.append((time, given[0].final_class == given[1].final_class))
-        if judged in ("right", "wrong"):
+        if row.audited and judged in ("right", "wrong"):
             team.append((time, judged == "wrong" and row.decision == "accept"))
     lines = [
         Line("two readers agree", _running(agreed)),

@@ -18,7 +18,7 @@ from misgiving.deferral.expected_performance import expected_errors
 from misgiving.deferral.policy import Policy
 from misgiving.deferral.sentences import lines
 from misgiving.serve.audits import Audit, Shadow, count_audits, last_resumption, unit_of
-from misgiving.serve.case import Case, Moment, uniform
+from misgiving.serve.case import CASES_PER_DRAW, Case, Moment, uniform
 from misgiving.serve.settings import ServiceSettings
 from misgiving.serve.store import Store
 
@@ -92,7 +92,6 @@ class Monitor:
         self._drift_tests = DriftMonitor(policy.certificate)
         self._drift = Drift(summary=lines("drift.txt", "summary", False)[0], complete=False)
         self._latest_scores: deque[tuple[float, bool]] = deque(maxlen=MAX_LATEST)  # with: accepted
-        self._contents: set[int] = set()  # the last 64 bits, since there may be millions
         self._last_number = 0
         self._since: dict[str, datetime] = {}
         self.evidence: dict[str, dict[str, float]] = {}  # e-values of the drift tests by day
@@ -170,11 +169,8 @@ class Monitor:
 
     def _test(self, case: Any) -> None:
         """Take a row of the store into account, if the policy decided, and on a new image."""
-        if case.sha256 is not None:  # else it was tested, and then deleted
-            content = int(case.sha256[-16:], 16)
-            if content in self._contents or case.reason == DEFERRED_BY_ALARM:
-                return
-            self._contents.add(content)
+        if case.is_copy or case.reason == DEFERRED_BY_ALARM:
+            return
         score, ood_score = (
             math.nan if number is None else number
             for number in (case.acceptance_score, case.ood_score)
@@ -239,9 +235,12 @@ class Monitor:
 class AuditDraw:
     """Draws the cases of a policy that are audited, and that are read blind.
 
-    A case is audited if a keyed hash of its group, or else of its content, is below the share:
+    A case is audited if a keyed hash of its group, or else of its pixels, is below the share:
     nobody can predict or repeat the draw. Audited cases are blind, and so are others that were
     deferred, among which accepted ones cannot be told.
+
+    After its first cases a group is drawn anew for each as many more. What is drawn then is blind,
+    but not audited, as a copy of an image is not: it is no new unit.
 
     Args:
         store: Has the latest cases.
@@ -257,15 +256,21 @@ class AuditDraw:
 
     def draw(self, case: Case) -> Case:
         """Draw whether a new case is audited, and whether and where it is listed blind."""
-        drawn = uniform(self._secret, unit_of(case))
+        number = (case.repeat or 0) // CASES_PER_DRAW  # the first draw is that of the unit alone
+        drawn = uniform(self._secret, f"draw {number} of " * bool(number) + unit_of(case))
         accepted, blind_share = sum(self._accepted), self._share
         if case.decision != "accept":
             per_deferred = accepted / max(1, len(self._accepted) - accepted)
             blind_share *= max(1.0, BLIND_PER_AUDITED * per_deferred)
         position = uniform(self._secret, f"place {case.id}")
         self._accepted.append(case.decision == "accept")
-        flags = {"audited": drawn < self._share, "blind": drawn < blind_share, "position": position}
-        return case.model_copy(update=flags)
+        is_unit = number == 0 if case.group else not case.is_copy
+        flags = {
+            "audited": drawn < self._share and is_unit,
+            "blind": drawn < blind_share,
+            "position": position,
+        }
+        return case.model_copy(update=flags | {"position": position})
 
 
 def audit_draw(store: Store, row: Any, settings: ServiceSettings) -> AuditDraw | Shadow | None:

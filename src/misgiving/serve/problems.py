@@ -60,7 +60,10 @@ class Metrics:
         )
         self.audit_upper = gauge("audit_upper", "Upper bound of the error of accepted answers.")
         self.audit_answers = gauge(
-            "audit_answers", "Audited, wrong, unconfirmed and overdue answers.", ("kind",)
+            "audit_answers", "Audited, wrong and other answers, as in /audit.", ("kind",)
+        )
+        self.group_cases = gauge(
+            "group_cases", "Cases of groups with more than 20, as of a device.", ("group",)
         )
         self.drift_alarm = gauge("drift_alarm", "1 since an alarm of the drift tests, else 0.")
         self.drift_cases = gauge("drift_cases", "Images that the drift tests have seen.")

@@ -33,9 +33,47 @@ def identity_of(case: Case) -> tuple[object, ...]:
 def row_of(case: Case) -> dict[str, Any]:
     """The row of a case, with what its sender and its readers do not see."""
     values = case.model_dump(mode="json", exclude={"review"})  # reviews have their own table
-    hidden = ("sent_by", "audited", "blind", "position", "listed_decision", "expected_error")
+    hidden = (
+        *("sent_by", "pixels", "is_copy", "repeat", "audited", "blind", "position"),
+        *("listed_decision", "expected_error"),
+    )
     values |= {name: getattr(case, name) for name in hidden}
     return values | {"folded_name": folded(case.name)}
+
+
+LAST_OF_GROUP = (
+    select(CASES.c.repeat)
+    .where(CASES.c.group == sa.bindparam("unit"), CASES.c.place.is_(None))
+    .where(CASES.c.policy_fingerprint == sa.bindparam("policy"))
+    .where(CASES.c.shadow == sa.bindparam("in_shadow"))
+    .order_by(CASES.c.id.desc())
+    .limit(1)
+)
+
+
+def numbered(connection: Connection, cases: Sequence[Case]) -> list[Case]:
+    """New cases with what their policy has seen before: their image, and others of their group.
+
+    It begins anew after a shadow. Cases of a list, which is a selection, take no part.
+    """
+    columns = CASES.c.pixels, CASES.c.policy_fingerprint, CASES.c.shadow
+    is_sent = CASES.c.place.is_(None)
+    first = select(*columns).where(columns[0].in_({case.pixels for case in cases}))
+    rows = connection.execute(first.where(is_sent, ~CASES.c.is_copy))
+    seen, counts = {tuple(row) for row in rows}, dict[str, int]()
+    values = {}
+    for case in (each for each in cases if each.place is None):
+        image, group = (case.pixels, case.policy_fingerprint, case.shadow), case.group
+        if group and group not in counts:
+            number = connection.scalar(
+                LAST_OF_GROUP, {"unit": group, "policy": image[1], "in_shadow": case.shadow}
+            )
+            counts[group] = -1 if number is None else number
+        if group:
+            counts[group] += 1
+        values[case.id] = {"is_copy": image in seen, "repeat": counts.get(group or "")}
+        seen.add(image)
+    return [case.model_copy(update=values.get(case.id, {})) for case in cases]
 
 
 def read_cases(connection: Connection, query: Select[Any], reader: str = "") -> list[Case]:

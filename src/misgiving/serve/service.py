@@ -1,6 +1,7 @@
 """The pipeline from a file to a stored case: decoding, model, image file, store."""
 
 import asyncio
+import hashlib
 import io
 import itertools
 import secrets
@@ -88,9 +89,8 @@ class Service:
         self.decoders = Decoders(model.preprocessings, settings)
         self._file_threads = Batcher("files", _call, threads=settings.threads)
         self._model_batches = Batcher("model", self._decide, size=settings.batch_size)
-        self._store_batches = Batcher(
-            "store", store.add, size=COMMIT_SIZE, not_retried=OperationalError
-        )
+        add = partial(store.add, draw=self.audit_draw.draw) if self.audit_draw else store.add
+        self._store_batches = Batcher("store", add, size=COMMIT_SIZE, not_retried=OperationalError)
         self.saliency_thread = Batcher("saliency", _call)  # one map at a time, which bounds memory
         self._check_thread = Batcher("health", _call)
         self._check: asyncio.Task[None] | None = None
@@ -133,10 +133,11 @@ class Service:
         if len(data) > self.settings.max_bytes:
             raise DataError(f"{name}: more than {self.settings.max_bytes} bytes; scale it down")
         inputs, sha256, copy = await self.decoders.decode(name, data, client)
+        pixels = hashlib.sha256(b"".join(map(bytes, inputs))).hexdigest()
         decision = await self._model_batches.result((inputs, value))
         given = {"group": group, "value": value, "metadata": metadata, "sent_by": sent_by}
         listed = {"place": place, "remark": remark, "image_kept": self.files is not None}
-        case = self._case(name, decision, sha256, **given, **listed)
+        case = self._case(name, decision, sha256, pixels=pixels, **given, **listed)
         if self.files is not None:
             await self._file_threads.result(partial(self.files.write, sha256, copy))
         stored = await self._store_batches.result(case)
@@ -152,7 +153,7 @@ class Service:
         return self._after_alarm(stored) if is_earlier else stored.as_told(), is_earlier
 
     def _case(self, name: str, decision: Decision, sha256: str, **values: Any) -> Case:
-        case = Case(
+        return Case(
             id=self._new_id(),
             received=datetime.now(UTC),
             name=name,
@@ -163,7 +164,6 @@ class Service:
             shadow=self.settings.shadow,
             **values,
         )
-        return case if self.audit_draw is None or case.place else self.audit_draw.draw(case)
 
     def _keep_recent(self, id: str, inputs: SquareInputs) -> None:
         """Keep model inputs, always of the same sizes, and drop the oldest beyond the limit."""

@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import Any, get_args
@@ -43,6 +43,7 @@ from misgiving.serve.rows import (
     conditions_of,
     identity_of,
     is_reviewed,
+    numbered,
     read_cases,
     row_of,
     with_reviews,
@@ -103,11 +104,13 @@ class Store:
             )
         return store
 
-    def add(self, cases: Sequence[Case]) -> list[Case]:
+    def add(
+        self, cases: Sequence[Case], draw: Callable[[Case], Case] = lambda case: case
+    ) -> list[Case]:
         """Commit all of these cases or none, and return them.
 
         A file that the same model and policy have decided before stays its earlier case, which is
-        returned in place of the new one.
+        returned in place of the new one; the others are drawn for audits, if they are in no list.
         """
         hashes = {case.sha256 for case in cases}
         with self._writing.begin() as connection:
@@ -115,6 +118,9 @@ class Store:
             stored = {identity_of(case): case for case in read_cases(connection, earlier)}
             new = [case for case in cases if stored.setdefault(identity_of(case), case) is case]
             if new:
+                drawn = (each if each.place else draw(each) for each in numbered(connection, new))
+                stored |= {identity_of(case): case for case in drawn}
+                new = [stored[identity_of(case)] for case in new]
                 connection.execute(insert(CASES), [row_of(case) for case in new])
                 connection.execute(insert(ARRIVALS), [{"case_id": case.id} for case in new])
         return [stored[identity_of(case)] for case in cases]
@@ -165,15 +171,6 @@ class Store:
         policy = CASES.c.policy_fingerprint
         rows = self._read(select(policy, func.count()).where(CASES.c.blind).group_by(policy))
         return {row[0]: row[1] for row in rows}
-
-    def first_policies(self, policy_fingerprints: Sequence[str | None]) -> dict[str, str | None]:
-        """The policy that first saw each group, or image without one, of some audit samples."""
-        unit = func.coalesce(CASES.c.group, CASES.c.sha256)
-        sample = CASES.c.audited & CASES.c.policy_fingerprint.in_(policy_fingerprints)
-        is_first = select(func.min(CASES.c.id)).where(CASES.c.place.is_(None)).group_by(unit)
-        is_first = is_first.where(unit.in_(select(unit).where(sample)))
-        first = select(unit, CASES.c.policy_fingerprint).where(CASES.c.id.in_(is_first))
-        return {row[0]: row[1] for row in self._read(first)}
 
     def review(
         self, id: str, review: Review, *, last_seen: datetime | None = None, check: bool = False
@@ -275,12 +272,12 @@ class Store:
     def decided(self, policy_fingerprint: str, *, after: int, limit: int) -> list[Any]:
         """Values of the first cases that one policy decided after this number, as they arrived.
 
-        Deleted cases have no file and no reason. Those of a list of images are left out: they are a
-        selection, and no sample of the images that the service gets.
+        Deleted cases have no reason. Those of a list of images are left out: they are a selection,
+        and no sample of the images that the service gets.
         """
         same = ("received", "decision", "acceptance_score", "ood_score")
-        of_case = (CASES.c[name] for name in (*same, "reason", "sha256"))
-        no_value = (sa.null().label(name) for name in ("reason", "sha256"))
+        of_case = (CASES.c[name] for name in (*same, "reason", "is_copy"))
+        no_value = (sa.null().label(name) for name in ("reason", "is_copy"))
         stored = (
             select(ARRIVALS.c.number, *of_case)
             .join(CASES, CASES.c.id == ARRIVALS.c.case_id)
@@ -297,22 +294,27 @@ class Store:
         return self._in_order(stored.limit(limit), deleted.limit(limit))[:limit]
 
     def audit_rows(self, policy_fingerprint: str, *, shadow: bool = False) -> list[Any]:
-        """What the audits of a policy count, as it arrived; deleted cases have no id."""
-        same = ("decision", "group", "received")
+        """What the audits of a policy count, as it arrived; deleted cases have no id.
+
+        Those that are not audited are accepted answers that were read, but are no new unit.
+        """
+        same = ("decision", "group", "received", "audited")
         no_value = (sa.null().label(name) for name in ("standing", "answered"))
         stored = (
             select(ARRIVALS.c.number, *(CASES.c[name] for name in ("id", *same)), *no_value)
             .join(CASES, CASES.c.id == ARRIVALS.c.case_id)
-            .where(CASES.c.audited, CASES.c.shadow.is_(shadow))
-            .where(CASES.c.policy_fingerprint == policy_fingerprint)
+            .where(CASES.c.policy_fingerprint == policy_fingerprint, CASES.c.shadow.is_(shadow))
         )
+        is_read = CASES.c.id.in_(select(REVIEWS.c.case_id).where(REVIEWS.c.blind))
+        repeated = stored.where(~CASES.c.audited, CASES.c.decision == "accept", is_read)
         kept = (DELETED.c[name] for name in (*same, "standing", "answered"))
+        is_judged = (DELETED.c.decision == "accept") & DELETED.c.standing.is_not(None)
         deleted = (
             select(DELETED.c.number, sa.null().label("id"), *kept)
-            .where(DELETED.c.audited, DELETED.c.shadow.is_(shadow))
             .where(DELETED.c.policy_fingerprint == policy_fingerprint)
+            .where(DELETED.c.shadow.is_(shadow), DELETED.c.audited | is_judged)
         )
-        return self._in_order(stored, deleted)
+        return self._in_order(stored.where(CASES.c.audited), repeated, deleted)
 
     def count(self, query: CaseQuery, *, reviewed: bool | None = None) -> int:
         """Number of cases; with `reviewed`, of those of them that are or are not."""
@@ -340,25 +342,6 @@ class Store:
     def open_blind(self, before: str) -> int:
         """Number of blind cases that came before this time and that nobody has answered."""
         return self._count(CASES.c.blind, CASES.c.received < before, ~is_answered(ANY_READER))
-
-    def accepted(self, policy_fingerprint: str, since: str, *, shadow: bool = False) -> int:
-        """Number of accepted answers of a policy since this time, without open blind cases.
-
-        In shadow, those that it would have accepted.
-        """
-        is_live = CASES.c.listed_decision == "accept"  # where no case in shadow is accepted
-        in_shadow = CASES.c.shadow & ~CASES.c.blind & (CASES.c.decision == "accept")
-        is_accepted = (in_shadow if shadow else is_live) & CASES.c.place.is_(None)
-        of_policy = CASES.c.policy_fingerprint == policy_fingerprint
-        deleted = select(func.count()).where(
-            DELETED.c.policy_fingerprint == policy_fingerprint,
-            DELETED.c.decision == "accept",
-            DELETED.c.shadow.is_(shadow),
-            DELETED.c.received >= since[:10],
-            ~DELETED.c.audited | DELETED.c.standing.in_(["right", "wrong"]),
-        )
-        stored = self._count(of_policy, is_accepted, CASES.c.received >= since)
-        return stored + int(self._read(deleted)[0][0])
 
     def latest(self) -> tuple[int, int]:
         """Numbers of the last case and the last review that arrived; 0: there is none."""

@@ -74,7 +74,7 @@ def _case(request: Request, id: CaseId, service: ServiceDep, reader: ReaderDep) 
     case, key = service.store.cases([id], reader).get(id), key_of(request)
     sender = key.name if key and key.role == "send" else None
     if case and sender in (None, case.sent_by):
-        return case if sender is None else case.model_copy(update={"blind": False, "review": None})
+        return case if sender is None else case.as_sent()
     raise ProblemError(HTTPStatus.NOT_FOUND, f"there is no case {id}; GET /cases lists them")
 
 

@@ -138,7 +138,11 @@ async def decide(
         )
         files = [_result(n, upload, service, decide, deadline) for n, upload in enumerate(uploads)]
         results = await asyncio.gather(*files) if len(files) > 1 else [await files[0]]
-    for case in (result.case for result in results if result.case):
+    for result in results:
+        if (case := result.case) is None:
+            continue
+        if key and key.role == "send":
+            result.case = case.as_sent()
         fields = {"case": case.id, "decision": case.decision} | ({"name": sender} if sender else {})
         log.info("case", extra={"fields": fields})
     if all(result.case is None for result in results):

@@ -16,8 +16,9 @@ from misgiving.deferral.decisions import Number
 from misgiving.deferral.policy import Policy
 from misgiving.deferral.sentences import lines
 from misgiving.errors import DataError
+from misgiving.serve.audits import Audit
 from misgiving.serve.monitor import Drift
-from misgiving.serve.problems import ProblemError, content, documented
+from misgiving.serve.problems import Metrics, ProblemError, content, documented
 from misgiving.serve.service import ServiceDep, key_of
 from misgiving.serve.settings import Role
 
@@ -214,15 +215,22 @@ def get_metrics(service: ServiceDep) -> Response:
     if service.monitor is not None:
         drift = service.monitor.drift
         if audit := service.monitor.audit():
-            service.metrics.audit_alarm.set(audit.alarm)
-            service.metrics.audit_upper.set(audit.upper or 1.0)
-            for kind in ("audited", "wrong", "unconfirmed", "overdue"):
-                service.metrics.audit_answers.labels(kind).set(getattr(audit, kind))
+            _set_audit(service.metrics, audit)
         service.metrics.drift_alarm.set(drift.alarm)
         service.metrics.drift_cases.set(drift.cases)
         for test in drift.tests:
             service.metrics.drift_e_value.labels(test.name).set(test.e_value)
     return Response(generate_latest(service.metrics.registry), media_type=PROMETHEUS)
+
+
+def _set_audit(metrics: Metrics, audit: Audit) -> None:
+    metrics.audit_alarm.set(audit.alarm)
+    metrics.audit_upper.set(audit.upper or 1.0)
+    for kind in ("audited", "wrong", "unconfirmed", "overdue", "repeated", "repeated_wrong"):
+        metrics.audit_answers.labels(kind).set(getattr(audit, kind))
+    metrics.group_cases.clear()  # whose cases may be deleted
+    for group, number in (audit.large_groups or {}).items():
+        metrics.group_cases.labels(group).set(number)
 
 
 @router.get("/drift", tags=["monitoring"])
