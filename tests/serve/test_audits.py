@@ -79,24 +79,25 @@ def test_a_disagreement_is_open_to_other_readers_until_two_agree_with_each_other
     def audit(reader):
         state = client.get("/audit").json()
         listed = client.get(f"/found-wrong?reader={reader}").json()["answers"]
-        wrong = [len(row["reviews"]) for row in listed]
+        wrong = [name for row in listed for name in row["read_as"]]
         return state["wrong"], state["unconfirmed"], wrong
 
     answers(client, id, **{"class": "light"}, reviewer="Ann", override_reason="atypical")
-    assert audit("ann") == (0, 1, [1])  # at once, for who has answered
+    assert audit("ann") == (0, 1, ["light"])  # at once, for who has answered
     assert audit("Ben") == (0, 1, [])
     assert client.get("/cases?reader=Ben&reviewed=false").json()["total"] == 1
     assert client.get("/cases?reader=Ann&reviewed=true").json()["total"] == 1
     assert client.get(f"/cases/{id}?reader=Ben").json()["blind"]
     assert client.get("/cases?reader=Ben&reviewed_after=0").json()["cases"] == []
-    again = answers(client, id, verdict="agree", reviewer="Ann", note="seen")  # after the reveal
-    assert [(review["blind"], review["final_class"]) for review in again["reviews"]] == [
+    answers(client, id, verdict="agree", reviewer="Ann", note="seen")  # after the reveal
+    given = client.get(f"/cases/{id}?reader=Ann").json()["reviews"]
+    assert [(review["blind"], review["final_class"]) for review in given] == [
         (True, "light"),
         (False, "dark"),
     ]
     assert audit("Ann")[:2] == (0, 1)  # her first answer counts
     answers(client, id, verdict="none", reviewer="Ben", **{"seen": None})
-    assert audit("anyone") == (1, 0, [3])
+    assert audit("anyone") == (1, 0, [None])
     assert client.get(f"/cases/{id}").json()["decision"] == "accept"
     (row,) = rows_of(client.get("/cases.csv"))
     assert (row["standing"], row["audited"], row["label"]) == ("wrong", "yes", "")

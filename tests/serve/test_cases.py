@@ -66,7 +66,8 @@ def test_a_reader_takes_back_the_last_review_and_the_one_before_stands_again(ser
     assert say("Ann", "withdraw").status_code == 409
     back = say("Ben", "withdraw").json()
     assert (back["reviewed"], back["review"]["final_class"]) == (False, None)
-    verdicts = [each["verdict"] for each in back["reviews"]]
+    assert "reviews" not in back
+    verdicts = [each["verdict"] for each in client.get(f"/cases/{id}").json()["reviews"]]
     assert verdicts == ["override", "agree", "withdraw", "withdraw"]
     assert [row["id"] for row in client.get("/cases?reviewed=false").json()["cases"]] == [id]
     (row,) = rows_of(client.get("/cases.csv"))
@@ -112,6 +113,31 @@ def test_all_reviews_are_kept_but_for_those_that_miss_the_last_one(client):
     sent(client, picture(0.1))
     answer = client.get("/cases?reviewed=true").json()
     assert (answer["total"], answer["reviewed"], answer["cases"][0]["review"]) == (1, 1, last)
+
+
+def test_a_long_history_comes_in_pages_from_its_end(client):
+    id = sent(client, picture(0.9))["id"]
+    for number in range(7):
+        client.post(f"/cases/{id}/review", json={"verdict": "unsure", "note": str(number)})
+    pages, cursor = [], {}
+    for _ in range(3):
+        page = client.get(f"/cases/{id}", params={"limit": 3} | cursor).json()
+        pages.append("".join(review["note"] for review in page["reviews"]))
+        cursor = page["cursor"] and {"cursor": page["cursor"]}
+    assert (pages, cursor) == (["456", "123", "0"], None)
+    assert client.get(f"/cases/{id}?limit=7").json()["cursor"] is None
+
+
+def test_a_reader_has_a_limit_of_reviews_on_a_case(client, monkeypatch):
+    monkeypatch.setattr("misgiving.serve.case.MAX_NOTES", 2)
+    one, other = (sent(client, picture(level))["id"] for level in (0.9, 0.8))
+    said = [(one, "Ann"), (one, "Ben"), (one, "ann "), (one, "Ann"), (other, "Ann"), (one, "Ben")]
+    answers = [
+        client.post(f"/cases/{id}/review", json={"verdict": "unsure", "reviewer": reader})
+        for id, reader in said
+    ]
+    assert [each.status_code for each in answers] == [200, 200, 200, 422, 200, 200]
+    assert "2 times, which is the most" in answers[3].json()["detail"]
 
 
 def test_no_text_in_the_csv_is_a_formula(client):

@@ -180,7 +180,7 @@ def test_the_list_outlives_the_policy_and_a_restart_without_one(serving):
     assert (found["id"], found["policy_fingerprint"]) == (id, POLICY)
 
 
-def test_what_was_told_is_kept_and_a_change_of_the_state_takes_another_note(serving):
+def test_what_was_told_is_kept_and_a_change_of_the_state_takes_another_note(serving, monkeypatch):
     client = serving(Calibrated(), audit_share=1.0)
     id = sent(client, picture(0.02))["id"]
     assert tell(client, id).status_code == 409  # still blind
@@ -195,6 +195,9 @@ def test_what_was_told_is_kept_and_a_change_of_the_state_takes_another_note(serv
     told = tell(client, id, "contradicted", told_by="Otto").json()
     assert (told["state"], [each["told_by"] for each in told["told"]]) == ("told", ["Olga", "Otto"])
     assert tell(client, id, told_by="").status_code == 422
+    monkeypatch.setattr("misgiving.serve.found_wrong.MAX_NOTES", 2)
+    refused = tell(client, id, "told")
+    assert (refused.status_code, "has 2 such notes" in refused.json()["detail"]) == (422, True)
 
 
 def test_the_metrics_count_the_states_and_what_is_open_for_more_than_a_day(serving, sqlite_place):

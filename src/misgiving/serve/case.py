@@ -18,6 +18,7 @@ READER_NAME = "Name of who asks: a case is blind until this reader has answered.
 FIRST_PLACE = 3.0  # before all error probabilities
 CASES_PER_DRAW = 20  # of a group, of which the first are a unit of the audits
 MAX_NUMBER = 2**63 - 1  # that a database can hold
+MAX_NOTES = 100  # of one reader on a case, and that somebody was told of it
 OBJECTIONS = ("override", "none")  # verdicts that find the model's answer wrong
 CORRECTION_TIME = timedelta(seconds=30)  # in which a reader's next word makes the last one a slip
 
@@ -197,9 +198,10 @@ class Case(Decision):
 
 
 class CaseWithHistory(Case):
-    """A case with all its reviews."""
+    """A case with a page of its reviews."""
 
-    reviews: list[Review] = Field(description="Oldest first.")
+    reviews: list[Review] = Field(description="The latest before the cursor; oldest first.")
+    cursor: str | None = Field(default=None, description="Of the reviews before these, if any.")
 
 
 class CaseQuery(BaseModel, populate_by_name=True):

@@ -14,15 +14,17 @@ from typing import Any, Literal, NamedTuple, get_args
 from pydantic import BaseModel, Field
 from sqlalchemy import func, insert, select
 
+from misgiving.errors import UsageError
 from misgiving.report.rendering import lines
 from misgiving.serve.case import (
     ANY_READER,
     CASES,
     CORRECTION_TIME,
+    MAX_NOTES,
     OBJECTIONS,
     REVIEWS,
     TOLD,
-    CaseWithHistory,
+    Case,
     Moment,
     Review,
     Told,
@@ -88,7 +90,7 @@ def _without_slips(reviews: Sequence[Review]) -> list[Review]:
     return words[::-1]
 
 
-class FoundWrong(CaseWithHistory):
+class FoundWrong(Case):
     """An accepted answer that a reader found wrong."""
 
     state: State = Field(
@@ -156,6 +158,8 @@ class FoundWrongRecord:
                 is_now = f"is {now[0].state} now" if now else "was not found wrong"
                 detail = f"the answer to case {id} {is_now}; load the list again"
                 raise ProblemError(HTTPStatus.CONFLICT, detail)
+            if len(now[1]["told"]) >= MAX_NOTES:
+                raise UsageError(f"this case has {MAX_NOTES} such notes, which is the most")
             times = datetime.now(UTC), datetime.fromisoformat(connection.scalar(last) or "")
             told = Told(told_by=told_by, told_at=max(times), note=note)
             connection.execute(insert(TOLD).values(case_id=id, **told.model_dump(mode="json")))
@@ -195,5 +199,4 @@ def _entry(reviews: Sequence[Review], notes: Sequence[Told]) -> Entry:
         "read_as": [review.final_class for review in now.objections],
         "contradicted_by": [review.reviewer for review in now.contradicting],
         "told": notes,
-        "reviews": reviews,
     }

@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import ColumnElement, Connection, func, insert, select
 
+from misgiving.errors import UsageError
 from misgiving.serve import case as cases
 from misgiving.serve.case import (
     ANY_READER,
@@ -43,6 +44,16 @@ def add_reviews(connection: Connection, id: str, reviews: Sequence[Review]) -> N
         connection.execute(insert(REVIEWS).values(_row(id, review)))
         last = review
     _settle(connection, id, reviews)
+
+
+def check_count(connection: Connection, id: str, reader: str) -> None:
+    """Raise UsageError if a reader can add no more reviews to a case."""
+    own = [
+        select(func.count()).where(x.c.case_id == id, x.c.folded_reviewer == folded(reader.strip()))
+        for x in (REVIEWS, PENDING)
+    ]
+    if sum(connection.scalar(count) or 0 for count in own) >= cases.MAX_NOTES:
+        raise UsageError(f"you have reviewed this case {cases.MAX_NOTES} times, which is the most")
 
 
 def withdraw(connection: Connection, id: str, withdrawal: Review) -> bool:

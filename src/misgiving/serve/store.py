@@ -33,6 +33,7 @@ from misgiving.serve.database import WRITING, engine_for, shown
 from misgiving.serve.reviews import (
     add_answer,
     add_reviews,
+    check_count,
     due_cases,
     is_answered,
     last_reviews,
@@ -190,8 +191,11 @@ class Store:
         Returns:
             False if it is not, or is not the reviewer's own to withdraw, so that nothing was
             committed.
+
+        Raises UsageError if the reader has reviewed the case too often.
         """
         with self._writing.begin() as connection:  # other reviewers wait
+            check_count(connection, id, review.reviewer)
             settle_answers(connection, review.reviewer, opened=id)
             last = last_reviews(connection, [id]).get(id)
             (case,) = read_cases(connection, select(CASES).where(CASES.c.id == id), review.reviewer)
@@ -229,10 +233,15 @@ class Store:
         with self._engine.begin() as connection:
             return {case.id: case for case in read_cases(connection, query, reader)}
 
-    def reviews(self, id: str) -> list[Review]:
-        """All reviews of a case, oldest first."""
-        query = select(REVIEWS).where(REVIEWS.c.case_id == id).order_by(REVIEWS.c.number)
-        return [Review.model_validate(row._asdict()) for row in self._read(query)]
+    def reviews(
+        self, id: str, *, limit: int | None = None, before: str | None = None
+    ) -> list[Review]:
+        """The reviews of a case, oldest first: all, or the last ones before a time."""
+        query = select(REVIEWS).where(REVIEWS.c.case_id == id).order_by(REVIEWS.c.number.desc())
+        if before is not None:
+            query = query.where(REVIEWS.c.reviewed_at < before)
+        rows = self._read(query.limit(limit))
+        return [Review.model_validate(row._asdict()) for row in reversed(rows)]
 
     def page(
         self, query: CaseQuery, *, limit: int = PAGE_SIZE, cursor: str | None = None

@@ -107,6 +107,10 @@ function renderFacts(one) {
 export async function askAgain(id, { opens = true } = {}) {
   const found = await ask(`cases/${id}`).catch(() => null);
   if (!found) return false;
+  while (found.cursor) { // of a long history
+    const { reviews, cursor } = await ask(`cases/${id}?cursor=${found.cursor}`).catch(() => ({ reviews: [] }));
+    Object.assign(found, { reviews: [...reviews, ...found.reviews], cursor });
+  }
   const appears = state.cases.get(id)?.blind && !found.blind;
   const isNewer = found.review && found.review.reviewed_at > (state.cases.get(id)?.review?.reviewed_at ?? "");
   take(found);

@@ -109,6 +109,8 @@ async function save(one, choice, note, reason) {
   const saved = await ask(`cases/${one.id}/review`, {
     method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(remark),
   });
+  const earlier = state.cases.get(one.id)?.reviews;
+  if (earlier && saved.review) saved.reviews = [...earlier, saved.review];
   take(saved);
   see(saved);
   state.mine.add(one.id);

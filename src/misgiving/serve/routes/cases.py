@@ -26,6 +26,7 @@ from misgiving.serve.case import (
     Review,
     StorableText,
     Verdict,
+    zulu,
 )
 from misgiving.serve.problems import BINARY, ProblemError, content, documented
 from misgiving.serve.routes.tables import CSV, cases_as_csv
@@ -38,6 +39,7 @@ router = APIRouter(
 
 CASE_ID = "^[0-9a-f]{32}$"
 CURSOR = r"^(-?\d+(\.\d+)?(e-\d+)?_)?[0-9a-f]{32}$"
+TIME = r"^[\d-]{10}T[\d:.]{15}Z$"
 NO_CASE = documented(HTTPStatus.NOT_FOUND)
 BAD_REVIEW = documented(
     HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.CONFLICT
@@ -177,30 +179,41 @@ def export_cases(
 
 @router.get("/cases/{id}", responses=NO_CASE)
 def get_case(
-    request: Request, service: ServiceDep, id: CaseId, reader: ReaderDep
+    request: Request,
+    service: ServiceDep,
+    id: CaseId,
+    reader: ReaderDep,
+    limit: Annotated[int, Query(ge=1, le=500, description="Reviews per page.")] = 50,
+    cursor: Annotated[str | None, Query(pattern=TIME, description="Of the page before.")] = None,
 ) -> CaseWithHistory | BlindCase:
-    """Open one case, with all its reviews: the reader's answers to other cases count from now.
+    """Open one case, with its last reviews: the reader's answers to other cases count from now.
 
     A key to send opens the cases that it sent, without reviews.
     """
-    service.store.settle_answers(reader, opened=id)
-    case, key = _case(request, id, service, reader), key_of(request)
-    if key and key.role == "send":
+    if (key := key_of(request)) and key.role == "send":
+        case = _case(request, id, service, reader)
         return CaseWithHistory(**case.model_dump(), reviews=[])
-    return _opened(service, case, reader)
+    service.store.settle_answers(reader, opened=id)
+    opened = _opened(service, _case(request, id, service, reader), reader)
+    if isinstance(opened, BlindCase):
+        return opened
+    last = service.store.reviews(id, limit=limit + 1, before=cursor)
+    page = last[-limit:]
+    earlier = zulu(page[0].reviewed_at) if len(last) > limit else None
+    return CaseWithHistory(**opened.model_dump(), reviews=page, cursor=earlier)
 
 
-def _opened(service: Service, case: Case, reader: str) -> CaseWithHistory | BlindCase:
+def _opened(service: Service, case: Case, reader: str) -> Case | BlindCase:
     if isinstance(visible := _visible(case), BlindCase):
         answer = None if reader == ANY_READER else service.store.pending_answer(case.id, reader)
         return visible.model_copy(update={"answer": answer})
-    return CaseWithHistory(**case.model_dump(), reviews=service.store.reviews(case.id))
+    return visible
 
 
 @router.post("/cases/{id}/review", responses={**NO_CASE, **BAD_REVIEW})
 def review_case(
     request: Request, service: ServiceDep, case: CaseDep, given: NewReview
-) -> CaseWithHistory | BlindCase:
+) -> Case | BlindCase:
     """Confirm the model's class, choose another one, or name none; earlier reviews are kept.
 
     Where superclasses are answered, another class of the same one agrees.
