@@ -29,7 +29,6 @@ Result = TypeVar("Result")
 
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 HEIF_BRANDS = (b"ftyphei", b"ftyphev", b"ftypmif", b"ftypmsf")  # in bytes 4 to 11 of a file
-INSTALL_HEIF = "pip install 'misgiving[heif]'"
 try:
     from pi_heif import register_heif_opener
 except ImportError:
@@ -184,7 +183,7 @@ def ignored_sentences(ignored: Mapping[str, int]) -> list[str]:
     counts = [f"{count} {suffix or 'without a suffix'}" for suffix, count in common]
     others = sum(ignored.values()) - sum(count for _, count in common)
     counts += [f"{others} others"] if others else []
-    remedy = f" ({INSTALL_HEIF} reads HEIC)" if {*HEIF_SUFFIXES} & {*ignored} else ""
+    remedy = " (the extra heif reads HEIC)" if {*HEIF_SUFFIXES} & {*ignored} else ""
     return [f"ignored: {', '.join(counts)}{remedy}"]
 
 
@@ -259,7 +258,7 @@ def _reason(failure: Exception, data: bytes, formats: Sequence[str]) -> str:
     if not data:
         return "the file is empty"
     if not HEIF and data[4:11] in HEIF_BRANDS:
-        return f"HEIC needs an extra ({INSTALL_HEIF})"
+        return "HEIC needs the extra heif"
     if isinstance(failure, UnidentifiedImageError):
         return f"not an image in a supported format ({', '.join(formats)})"
     return f"the image cannot be decoded ({reason_of(failure)})"
