@@ -95,9 +95,12 @@ def check_audits(place, kept, acknowledged, given):
         assert content == SHADES[number % 100]
         assert hashlib.sha256(content + number.to_bytes(4)).hexdigest() == case["sha256"]
     assert len({case.sha256 for case in cases.values()}) == len(cases)
+    originals = [case.pixels for case in cases.values() if not case.is_copy]
+    assert sorted(originals) == sorted({case.pixels for case in cases.values()})
     for case in cases.values():
-        digest = hmac.digest(secret, f"image {case.sha256}".encode(), "sha256")
-        assert case.audited == (int.from_bytes(digest) < SHARE * 2**256)
+        digest = hmac.digest(secret, f"image {case.pixels}".encode(), "sha256")
+        drawn = int.from_bytes(digest) < SHARE * 2**256
+        assert case.audited == (drawn and not case.is_copy)
         readers = {review.reviewer for review in answers.get(case.id, [])}
         if readers:
             unsettled = standing(answers[case.id]) == "unconfirmed"
