@@ -113,7 +113,7 @@ def check_audits(place, kept, acknowledged, given):
 
 
 AUDITS = [
-    pytest.param("sqlite", 240, 3, id="three"),
+    pytest.param("sqlite", 120, 2, id="two"),
     pytest.param("postgresql", 120, 1, id="one"),
     pytest.param("sqlite", 50_000, 10, id="ten", marks=pytest.mark.soak),
     pytest.param("postgresql", 50_000, 10, id="ten in PostgreSQL", marks=pytest.mark.soak),

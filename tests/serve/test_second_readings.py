@@ -43,6 +43,7 @@ def is_within(successes, trials, share, *, errors=3.0):
     return abs(successes / trials - share) < errors * math.sqrt(share * (1 - share) / trials)
 
 
+@pytest.mark.soak  # `test_blindness` guesses by more, and as long
 def test_to_be_asked_for_a_second_reading_tells_nothing_of_a_dispute_decision_or_class(
     agreed_cases_are_read_twice, sqlite_place
 ):
