@@ -148,7 +148,8 @@ def test_a_policy_needs_training_images(run, data):
 def test_new_images_keep_paths_readers_and_metadata_beside_training_images(
     run, data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(predict_module, "load_dataset", lambda _: data)
+    named = {"noisy": data}
+    monkeypatch.setattr(predict_module, "load_dataset", lambda given: named.get(given, given))
     pixels = noisy_set(3, seed=99).images
     paths = tuple(tmp_path / f"{row}.png" for row in range(3))
     for path, image in zip(paths, pixels, strict=True):

@@ -232,7 +232,7 @@ def test_further_cases_of_a_device_are_read_and_listed_and_count_by_themselves(s
 
 
 def test_the_bound_holds_with_devices_whose_further_cases_would_break_it(serving, monkeypatch):
-    """Of each group three draws come, whose answers are right or wrong together, at the target."""
+    """Three draws of each group, whose answers are right or wrong together, at the target."""
     monkeypatch.setattr("misgiving.serve.case.CASES_PER_DRAW", 1)
     monkeypatch.setattr("misgiving.serve.monitor.CASES_PER_DRAW", 1)
     client, target = auditing(serving), TERMS["target"]

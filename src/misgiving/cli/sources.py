@@ -65,7 +65,7 @@ def load_data(data: "str | Dataset", *, strict: bool) -> "Dataset":
     from misgiving.data.datasets import load_dataset
     from misgiving.data.decoding import ignored_sentences
 
-    dataset = load_dataset(data) if isinstance(data, str) else data
+    dataset = load_dataset(data)
     ignored = ignored_sentences(dataset.ignored)
     empty = [f"no images in class folder {name}" for name in dataset.empty]
     if strict and (about := "; ".join([*ignored, *empty])):

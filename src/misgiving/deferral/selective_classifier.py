@@ -85,21 +85,21 @@ class SelectiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  
         if self._deferred in self.classes_.tolist():
             raise UsageError(Parameter("deferred", self._deferred), " is a class; choose another")
         random = check_random_state(self.random_state)
-        kept = np.arange(len(y))
+        certifying = np.arange(len(y))
         if isinstance(self.classifier, FrozenEstimator):
             self.classifier_ = self.classifier
         else:
             split = GroupShuffleSplit(1, test_size=self.held_out, random_state=random)
-            units = kept if groups is None else groups
-            rows, kept = next(split.split(kept, groups=units))
+            units = certifying if groups is None else groups
+            rows, certifying = next(split.split(certifying, groups=units))
             inner = clone(self.classifier)
             self.classifier_ = inner.fit(_safe_indexing(X, rows), _safe_indexing(y, rows))
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(self.classifier_, name):
                 setattr(self, name, getattr(self.classifier_, name))
-        cases = {**self._columns(_safe_indexing(X, kept)), "label": y[kept]}
+        cases = {**self._columns(_safe_indexing(X, certifying)), "label": y[certifying]}
         if groups is not None:
-            cases["group"] = _safe_indexing(groups, kept)
+            cases["group"] = _safe_indexing(groups, certifying)
         deferral.set_params(seed=int(random.randint(2**31)))
         self.deferral_ = deferral.fit(Predictions.of(cases))
         return self
@@ -143,7 +143,9 @@ class SelectiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  
 
     def predict_proba(self, X: Any) -> Any:
         """Calibrated probabilities, a column for each of `classes_`."""
-        return self.decide(X).probabilities
+        check_is_fitted(self)
+        outputs = Predictions.of(self._columns(X)).outputs
+        return self.deferral_.policy_.score(outputs).probabilities
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

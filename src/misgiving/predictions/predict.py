@@ -71,7 +71,7 @@ def predict(
     """
     if not isinstance(model, Checkpoint):
         return TrainedRun(Path(model), on_predicted=on_image).predict(data).predictions
-    dataset = load_dataset(data) if isinstance(data, str) else data
+    dataset = load_dataset(data)
     images = prepare(dataset, model.preprocessing, cache=default_cache())
     return predictions_of(model, images.align(model.classes)[0], on_image=on_image)
 
@@ -141,7 +141,7 @@ class TrainedRun:
             DataError: Images cannot be read; or the set `train` is chosen, and none of its images
                 is there.
         """
-        dataset = load_dataset(data) if isinstance(data, str) else data
+        dataset = load_dataset(data)
         prepared = self._prepared(dataset, self.on_bad_image)
         images, unknown = prepared.align(self.classes)
         on_bad_image = self.on_bad_image if needs_training or training_data else SKIP

@@ -1,6 +1,7 @@
 """The templates of pages and sentences, and the names and numbers that they show."""
 
 from collections.abc import Collection
+from functools import cache
 from statistics import fmean, stdev
 from typing import NamedTuple
 
@@ -78,6 +79,7 @@ MINUS = "\N{MINUS SIGN}"
 POINTS, PLAIN = Scale(100.0, 1, " points"), Scale(1.0, 3, "")
 
 
+@cache
 def environment(*packages: str, html: bool = True) -> Environment:
     """The templates of this package and of others; in HTML all that they insert is escaped."""
     templates = sentences.environment(*packages, "misgiving.report", html=html)

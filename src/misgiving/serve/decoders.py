@@ -121,7 +121,7 @@ class Decoders:
         return inputs, reply["sha256"], copy.tobytes()
 
     async def _reply(self, name: str, data: bytes) -> tuple[dict[str, Any], bytes]:
-        """What a process replies."""
+        """The reply of a process."""
         while self._idle and self._idle[-1].popen.poll() is not None:  # the system killed it
             self._idle.pop().kill()
         decoder = self._idle.pop() if self._idle else await self._start()
@@ -152,7 +152,7 @@ class Decoders:
         return decoder
 
     async def _ask(self, decoder: Decoder, name: str, data: bytes) -> tuple[dict[str, Any], bytes]:
-        """What a process replies, and the pixels, unless it replies an error."""
+        """The reply of a process, and the pixels, unless it is an error."""
         try:
             decoder.writer.write(json.dumps({"name": name, "length": len(data)}).encode() + b"\n")
             for start in range(0, len(data), SENT_BYTES):  # a copy of all would keep others waiting

@@ -282,7 +282,7 @@ class Service:
 
 
 def client_of(request: Request) -> str:
-    """Who shares with others: the key, or without keys the address."""
+    """The client that shares with others: a key, or without keys an address."""
     if key := key_of(request):
         return f"key {key.number}"
     return request.client.host if request.client else ""

@@ -303,7 +303,7 @@ class Store:
         return self._in_order(stored.limit(limit), deleted.limit(limit))[:limit]
 
     def audit_rows(self, policy_fingerprint: str, *, shadow: bool = False) -> list[Any]:
-        """What the audits of a policy count, as it arrived; deleted cases have no id.
+        """The answers that the audits of a policy count, as they arrived; deleted cases have no id.
 
         Those that are not audited are accepted answers that were read, but are no new unit.
         """

@@ -131,7 +131,7 @@ def attach_run(
             is right as often as by chance.
         UsageError: The classes of the data are not the model's.
     """
-    dataset = load_dataset(data) if isinstance(data, str) else data
+    dataset = load_dataset(data)
     dataset.check_class_sizes()
     trained = _load(model, dataset, config)
     architecture = Architecture(

@@ -104,7 +104,7 @@ def prepare_training(
         UsageError: A setting of the network or the machine does not work; known before any image
             is prepared.
     """
-    dataset, config = load_dataset(data) if isinstance(data, str) else data, recipe.images
+    dataset, config = load_dataset(data), recipe.images
     dataset.check_class_sizes()
     answers_of(dataset.metadata, dataset.classes)  # what later steps could not read
     preprocessing = replace(dataset.preprocessing, **config.preprocessing_changes)

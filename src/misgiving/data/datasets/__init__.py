@@ -36,10 +36,10 @@ METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 MANIFEST, MANIFEST_FACTS = "manifest.csv", "manifest.json"  # of OOD images: ids, groups, checksums
 
 
-def load_dataset(spec: str) -> Dataset:
+def load_dataset(spec: str | Dataset) -> Dataset:
     """The data set named `digits`, `folder:FOLDER`, `ham10000:FOLDER` and so on, as in `FORMS`.
 
-    No image is opened.
+    No image is opened. A data set that is loaded already is returned as it is.
 
     Raises:
         UsageError: The name has none of these forms.
@@ -48,6 +48,8 @@ def load_dataset(spec: str) -> Dataset:
     >>> load_dataset("digits").classes[:3]
     ('0', '1', '2')
     """
+    if isinstance(spec, Dataset):
+        return spec
     kind, _, place = spec.partition(":")
     form, read = FORMS.get(kind, ("", None))
     if read is None or bool(place) != (":" in form):

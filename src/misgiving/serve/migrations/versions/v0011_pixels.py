@@ -1,4 +1,4 @@
-"""What identifies an image whose file is new, and how many cases of its group came before."""
+"""The pixels of an image, by which a new file is a copy, and its number in its group."""
 
 import sqlalchemy as sa
 from alembic import op
