@@ -46,7 +46,7 @@ def test_a_process_gives_the_input_and_the_hash_of_a_file():
     async def run():
         async with decoders(formats=kinds) as processes:
             for data in [*files, HEIC.read_bytes()]:  # all in the same process
-                (model_input,), sha256, _ = await processes.decode("a", data, "client")
+                (model_input,), sha256, *_ = await processes.decode("a", data, "client")
                 np.testing.assert_array_equal(model_input, PREPROCESSING.from_file(data, "a"))
                 assert sha256 == hashlib.sha256(data).hexdigest()
             (decoder,) = processes._idle
@@ -81,9 +81,9 @@ def test_a_file_beyond_a_limit_is_refused_and_the_next_one_is_decided(
     assert client.get("/health").status_code == 200
 
 
-@pytest.mark.parametrize("formats", [(), ("HEIF",), ("PNG", "EPS")])
+@pytest.mark.parametrize("formats", [(), ("HEIF", "DICOM"), ("PNG", "EPS")])
 def test_formats_are_among_those_that_are_read_and_one_can_be_written(formats):
-    with pytest.raises(ValueError, match=r"some of JPEG, .*, and not HEIF alone"):
+    with pytest.raises(ValueError, match=r"some of JPEG, .*, and not HEIF or DICOM alone"):
         ServiceSettings(formats=formats)
 
 

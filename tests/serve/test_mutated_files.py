@@ -15,14 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from corpus import HEIC, encoded
+from dicoms import dicom, lut
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
+from pydicom.data import get_testdata_file
+from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 from services import standin_at
 from waiting import until
 
 TIMEOUT = 30.0  # seconds of a request, as by default
 CLIENTS = 4
 GIVEN_BACK = 50.0  # MB
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF", "JPEG2000", "DICOM")
+PUBLISHED = ("SC_rgb_jpeg_gdcm.dcm", "examples_palette.dcm", "image_dfl.dcm", "JPEG2000.dcm")
 MAX_BYTES = 4_000_000
 NUMBERS = [0, 1, 2, 3, 7, 8, 16, 100, 127, 128, 255, 256, 4000, 7000, 32767, 32768, 65535, 65536]
 NUMBERS += [2**24, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1]
@@ -130,11 +134,27 @@ def with_other_chunk(data, chance):
     )
 
 
+def dicoms():
+    """DICOM files in several transfer syntaxes, with windows, tables and frames."""
+    noise = np.random.default_rng(0).integers(0, 4096, (2, 44, 60), dtype=np.uint16)
+    colours = noise.astype(np.uint8)[0, :, :, None] + np.arange(3, dtype=np.uint8)
+    window = {"WindowCenter": 2000, "WindowWidth": 900, "PixelSpacing": [0.2, 0.3]}
+    syntaxes = (None, RLELossless, JPEG2000Lossless, JPEGLSLossless)
+    return [
+        *(dicom(noise[0], bits=12, compressed=each, **window) for each in syntaxes),
+        *(dicom(colours, compressed=each) for each in syntaxes),
+        dicom(noise, "MONOCHROME1", bits=12, VOILUTSequence=[lut(np.arange(4096), 0, 12)]),
+        *(Path(get_testdata_file(name)).read_bytes() for name in PUBLISHED),
+    ]
+
+
 @cache
 def originals(kind):
     """Files of a format, in the modes and arrangements that it has."""
     if kind == "HEIF":  # Pillow writes none
         return [HEIC.read_bytes()]
+    if kind == "DICOM":
+        return dicoms()
     noise = np.random.default_rng(0).integers(0, 256, (44, 60, 3), dtype=np.uint8)
     rgb, deep = Image.fromarray(noise), Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
     others = {"JPEG": ["CMYK"], "PNG": ["1", "P", "RGBA"], "TIFF": ["1", "P", "RGBA"]}

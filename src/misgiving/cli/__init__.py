@@ -6,6 +6,7 @@ Libraries are imported inside the commands, so that `misgiving --help` answers a
 import os
 import signal
 import sys
+import warnings
 from inspect import signature
 
 from cyclopts import App, CycloptsError
@@ -20,7 +21,7 @@ from misgiving.cli.export import export
 from misgiving.cli.options import COMMAND_SETTINGS, message_of, read_arguments
 from misgiving.cli.plan import plan
 from misgiving.cli.predict import predict
-from misgiving.cli.progress import show_failure
+from misgiving.cli.progress import say, show_failure
 from misgiving.cli.reproduce import reproduce
 from misgiving.cli.serve import serve
 from misgiving.cli.train import attach, train
@@ -33,6 +34,7 @@ EXTRAS = {  # by the modules that they install
     "fastapi h11 onnxruntime prometheus_client python_multipart uvicorn": "serve",
     "alembic sqlalchemy": "serve",
     "psycopg": "postgresql",
+    "pydicom": "dicom",
     "ray": "ray",
 }
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "unable to allocate")
@@ -96,6 +98,7 @@ def run() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # so that unfinished files are removed
     keep_freed_memory()
+    warnings.showwarning = lambda message, *_, **__: say(f"Warning: {message}.")
     sys.exit(exit_code(sys.argv[1:]))
 
 

@@ -12,8 +12,11 @@ from misgiving.cli.options import Folder, command
 from misgiving.cli.progress import say
 from misgiving.errors import DataError, UsageError
 from misgiving.errors import Parameter as Named
+from misgiving.hash_key import hash_key_file, hashed
 
 if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
+
     from misgiving.serve.store import Store
 
 STORE = "The service's database: an SQLite file, or postgresql://USER@HOST/DATABASE."
@@ -67,7 +70,7 @@ def delete(
     a kill, the same command deletes the rest. Backups are not touched.
 
     Args:
-        group: The cases of this patient or lesion.
+        group: The cases of this patient or lesion; of DICOM files, the plain PatientID.
         before: The cases received before this day (UTC), such as 2026-01-31.
         keep_images: Folder of the service's images.
     """
@@ -76,7 +79,8 @@ def delete(
     from misgiving.serve.kept_images import KeptImages
 
     if group is not None and before is None:
-        chosen = CASES.c.group == group
+        hashes = [hashed(group)] if hash_key_file().exists() else []  # of DICOM files
+        chosen: ColumnElement[bool] = CASES.c.group.in_([group, *hashes])
     elif before is not None and group is None:
         chosen = CASES.c.received < zulu(datetime.combine(before, time(), UTC))
     else:

@@ -129,10 +129,12 @@ def _grouped_split(data: str, seed: int, strict: bool) -> "tuple[Predictions, st
 
     from misgiving.data.cache import bad_images
     from misgiving.data.datasets.dataset import without
+    from misgiving.data.datasets.tags import with_tags
     from misgiving.data.splits import split_by_group
     from misgiving.predictions.record import Predictions
 
     dataset = load_data(data, strict=strict)
+    dataset = with_tags(dataset, dataset.preprocessing)
     with progress_bars() as progress:
         bad = bad_images(dataset, Bar(progress, "checking images").at)
     say_skipped(bad)

@@ -21,6 +21,7 @@ from misgiving.data.datasets.dataset import (
     LabelledImages,
     without,
 )
+from misgiving.data.datasets.tags import with_tags
 from misgiving.data.decoding import (
     FAIL,
     BadImage,
@@ -125,6 +126,7 @@ def prepare(
         BadImagesError: Images cannot be read, and are not skipped.
         OSError: The cache cannot be written; nothing of this set is left in it.
     """
+    dataset = with_tags(dataset, preprocessing)
     folder = cache / _entry_name(dataset, preprocessing)
     shape = (len(dataset), preprocessing.image_size, preprocessing.image_size, 3)
     images = _load(folder, dataset, shape)

@@ -15,6 +15,7 @@ from PIL import Image
 from misgiving.arrays import Mask, Picture
 from misgiving.data.cache import ImageSet, Report
 from misgiving.data.datasets.dataset import Dataset
+from misgiving.data.datasets.tags import with_tags
 from misgiving.data.decoding import in_order
 from misgiving.data.splits import Split
 from misgiving.errors import reason_of
@@ -74,6 +75,7 @@ def data_check(
 
     Only hashes and a thumbnail of each image are kept.
     """
+    dataset = with_tags(dataset, dataset.preprocessing)
     images: dict[int, Facts] = {}
     unreadable: list[Fault] = []
     for index, facts in enumerate(in_order(partial(_facts_of, dataset), len(dataset))):

@@ -9,12 +9,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from importlib.util import find_spec
 from operator import methodcaller
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from misgiving.arrays import Picture
@@ -37,8 +38,29 @@ else:
     register_heif_opener()
     HEIF = ("HEIF",)
 
-IMAGE_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "AVIF", "JPEG2000", "PPM", *HEIF)
+DICOM_SUFFIXES = (".dcm", ".dicom")
+DICOM_START, DICOM_MARK = 128, b"DICM"  # where its preamble ends, and how
+DICOM = ("DICOM",) if find_spec("pydicom") else ()
+
+
+def _open_dicom(file: Any, name: str | bytes) -> ImageFile.ImageFile:
+    file.seek(DICOM_START)
+    if file.read(len(DICOM_MARK)) != DICOM_MARK:
+        raise SyntaxError("not a DICOM file")  # as Pillow expects
+    from misgiving.data.dicom import DicomImage  # slow to import
+
+    file.seek(0)
+    return DicomImage(file, name)
+
+
+Image.register_open("DICOM", _open_dicom)
+
+IMAGE_FORMATS = (
+    *("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "AVIF", "JPEG2000", "PPM"),
+    *(*HEIF, *DICOM),
+)
 """Formats by Pillow's names. It knows more, but some run other programs (EPS: Ghostscript)."""
+READ_ONLY = (*HEIF, *DICOM)
 
 MAX_PIXELS = 1024**3 // 4 // 3  # Pillow suspects a decompression bomb above this
 MAX_SCANS = 64  # of a JPEG; each costs as much as the whole image, however few its bytes
@@ -183,7 +205,9 @@ def ignored_sentences(ignored: Mapping[str, int]) -> list[str]:
     counts = [f"{count} {suffix or 'without a suffix'}" for suffix, count in common]
     others = sum(ignored.values()) - sum(count for _, count in common)
     counts += [f"{others} others"] if others else []
-    remedy = " (the extra heif reads HEIC)" if {*HEIF_SUFFIXES} & {*ignored} else ""
+    extras = (("heif", "HEIC", HEIF_SUFFIXES), ("dicom", "DICOM", DICOM_SUFFIXES))
+    reads = [f"{extra} reads {kind}" for extra, kind, names in extras if {*names} & {*ignored}]
+    remedy = f" (the extra {', and '.join(reads)})" if reads else ""
     return [f"ignored: {', '.join(counts)}{remedy}"]
 
 
@@ -203,6 +227,20 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: {failure}; remove it or give another path") from failure
     except OSError as failure:
         raise unreadable(path, failure) from failure
+
+
+def is_dicom(path: Path) -> bool:
+    """True for a DICOM file, by its suffix, or by its preamble where it has none but numbers."""
+    suffix = path.suffix.lower()
+    if suffix in DICOM_SUFFIXES or not DICOM:
+        return bool(DICOM)
+    if suffix.strip(".0123456789") or path.name == "DICOMDIR":  # the index of a medium
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(DICOM_START + len(DICOM_MARK)).endswith(DICOM_MARK)
+    except OSError:
+        return False
 
 
 def picture_of(path: Path) -> Picture | None:
@@ -228,17 +266,21 @@ def decode_reduced(
     *,
     formats: Sequence[str] = IMAGE_FORMATS,
     max_pixels: int = MAX_PIXELS,
+    frame: int = 1,
     loaded: dict[int, Decoded] | None = None,
 ) -> Decoded:
     """Decode an image, and let a JPEG decoder reduce it, which leaves out most of its work.
 
-    `largest` gives the largest acceptable reduction for an upright height and width; `loaded` keeps
-    what was decoded of this image, by its reduction, for the next call. Returns the upright RGB
+    `largest` gives the largest acceptable reduction for an upright height and width; `frame` counts
+    from 1, where a file has several; `loaded` keeps what was decoded of this image, by its
+    reduction, for the next call. Returns the upright RGB
     image, height and width in the file, and pixels of the file per pixel of the image.
     """
     loaded = {} if loaded is None else loaded
     try:
         image = Image.open(io.BytesIO(data), formats=tuple(formats))
+        if frame > 1 and getattr(image, "n_frames", 1) > 1:
+            image.seek(frame - 1)
         if image.width * image.height > max_pixels:
             raise Image.DecompressionBombError
         is_jpeg = isinstance(image, JpegImageFile)

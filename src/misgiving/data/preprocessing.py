@@ -83,6 +83,9 @@ class Preprocessing:
         interpolation: `bilinear`, `bicubic`, `lanczos`, `box` or `nearest`, as in Pillow.
         reduce_jpeg: Let the decoder of a large JPEG reduce it first, which is faster; without it,
             pixels are exactly those of Pillow's decoder.
+        frame: Frame of a file that has several, from 1.
+        group_tag: Tag of DICOM files by whose hash images are grouped.
+        tags: Further tags of DICOM files, which become metadata.
     """
 
     image_size: int = 224
@@ -91,6 +94,9 @@ class Preprocessing:
     color_constancy: str = "shades_of_gray"
     interpolation: str = "bilinear"
     reduce_jpeg: bool = True
+    frame: int = 1
+    group_tag: str = "PatientID"
+    tags: tuple[str, ...] = ()
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  # of values in a file
 
@@ -102,6 +108,11 @@ class Preprocessing:
         require(self, "crop", LEAST_CROP <= self.crop <= 1, f"be in [{LEAST_CROP}, 1]")
         COLOR_CONSTANCY[self.color_constancy]
         INTERPOLATIONS[self.interpolation]
+        require(self, "frame", self.frame >= 1, "be at least 1")
+        if keywords := {self.group_tag, *self.tags} - {"PatientID"}:
+            from misgiving.data.dicom import check_keywords  # needs the extra dicom
+
+            check_keywords(sorted(keywords))
 
     def __call__(self, image: Picture) -> Square:
         """Square of an upright image."""
@@ -119,7 +130,8 @@ class Preprocessing:
             crop = self.crop * min(height, width)
             return crop / (SPARE * self.image_size) if self.reduce_jpeg else 1.0
 
-        return self._square(*decode_reduced(data, name, largest_reduction, **limits))
+        decoded = decode_reduced(data, name, largest_reduction, frame=self.frame, **limits)
+        return self._square(*decoded)
 
     def _square(self, image: Image.Image, height: int, width: int, reduction: int = 1) -> Square:
         if self.crop_shape != "both":

@@ -18,6 +18,7 @@ from misgiving.data.cache import ImageSet, Report, prepare
 from misgiving.data.check import related_groups
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, FileImages
+from misgiving.data.datasets.tags import with_tags
 from misgiving.data.decoding import FAIL, SKIP, BadImage, BadImagesError
 from misgiving.errors import DataError, ExplainedError, Parameter
 from misgiving.files import default_cache, sha256_of
@@ -141,7 +142,7 @@ class TrainedRun:
             DataError: Images cannot be read; or the set `train` is chosen, and none of its images
                 is there.
         """
-        dataset = load_dataset(data)
+        dataset = with_tags(load_dataset(data), self.checkpoint.preprocessing)
         prepared = self._prepared(dataset, self.on_bad_image)
         images, unknown = prepared.align(self.classes)
         on_bad_image = self.on_bad_image if needs_training or training_data else SKIP
@@ -186,6 +187,7 @@ class TrainedRun:
 
     def predict_unlabelled(self, dataset: Dataset, *, odin: bool = False) -> PredictedData:
         """Predict images without classes, as out-of-distribution ones; also score them by ODIN."""
+        dataset = with_tags(dataset, self.checkpoint.preprocessing)
         images = self._prepared(dataset, self.on_bad_image)
         sources, sets = [self._unlabelled(images)], ("",) * len(images)
         predictions = self._of_sets(dataset.name, sources, sets, {""}, odin=odin)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from misgiving.data.decoding import Decoded
+from misgiving.data.decoding import DICOM_MARK, DICOM_START, Decoded
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError
 from misgiving.serve.problems import ProblemError
@@ -49,11 +49,28 @@ BUFFERED_BYTES = 1 << 20  # of a reply
 NICENESS = 10  # so that decoding does not delay the answers of the service
 GROWN_BYTES = 50_000_000  # of memory above those at the start, with which a process is replaced
 VIRTUAL, RESIDENT = 0, 1  # columns of /proc/self/statm
+INSTANCE = "SOPInstanceUID"
 TOO_EXPENSIVE = (
     "takes too much memory or time to decode; save it again with another program, as JPEG or PNG, "
     "or scale it down"
 )
 ENDED = "the system has ended a process that decodes; send the request again later"
+
+
+class DecodedFile(NamedTuple):
+    """What a process makes of a file.
+
+    Attributes:
+        inputs: The image as each model sees it.
+        sha256: Of the file.
+        copy: The file to store, if files are kept.
+        tags: Values of a DICOM file's tags, by keyword: its UID, its group and those named.
+    """
+
+    inputs: "SquareInputs"
+    sha256: str
+    copy: bytes
+    tags: dict[str, str]
 
 
 class Decoder(NamedTuple):
@@ -94,10 +111,8 @@ class Decoders:
         self._idle: list[Decoder] = []
         self._turns = Turns(settings.threads + 1)
 
-    async def decode(
-        self, name: str, file: bytes | Path, client: str
-    ) -> "tuple[SquareInputs, str, bytes]":
-        """The model inputs of a file, which is read in its turn, its SHA-256, and its stored copy.
+    async def decode(self, name: str, file: bytes | Path, client: str) -> DecodedFile:
+        """Decode a file, which is read in its turn.
 
         Where the caller no longer waits, the process is killed.
 
@@ -118,7 +133,7 @@ class Decoders:
         *pixels, copy = np.split(np.frombuffer(content, np.uint8), ends)
         parts = zip(pixels, self._sides, strict=True)
         inputs = tuple(part.reshape(side, side, 3) for part, side in parts)
-        return inputs, reply["sha256"], copy.tobytes()
+        return DecodedFile(inputs, reply["sha256"], copy.tobytes(), reply["tags"])
 
     async def _reply(self, name: str, data: bytes) -> tuple[dict[str, Any], bytes]:
         """The reply of a process."""
@@ -189,6 +204,8 @@ def main(settings: str) -> None:
         if used := _memory(VIRTUAL):  # else, none is known
             most = used + options["max_memory"]
             resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        if "DICOM" in options["formats"]:
+            import misgiving.data.dicom  # noqa: F401  # not within the limits of a file
         stream.write(b"\n")
         stream.flush()
         before = _memory(RESIDENT)
@@ -214,13 +231,22 @@ def _decoded(
     limits = {"formats": options["formats"], "max_pixels": options["max_pixels"]}
     try:
         squares = [each.from_file(data, name, loaded=loaded, **limits) for each in preprocessings]
-        copy = stored_copy(data, name) if options["copies"] else b""
+        frame = preprocessings[0].frame
+        copy = stored_copy(data, name, frame=frame) if options["copies"] else b""
     except DataError as failure:
         if isinstance(failure.__cause__, MemoryError):
             raise failure.__cause__ from failure  # this process ends, and all that it holds
         return {"error": str(failure)}, b""
     pixels = b"".join(square.tobytes() for square in squares)
-    return {"sha256": sha256(data).hexdigest()}, pixels + copy
+    tags = _tags(data, preprocessings[0]) if data[DICOM_START:].startswith(DICOM_MARK) else {}
+    return {"sha256": sha256(data).hexdigest(), "tags": tags}, pixels + copy
+
+
+def _tags(data: bytes, settings: Preprocessing) -> dict[str, str]:
+    from misgiving.data.dicom import header  # needs the extra dicom
+
+    tags = header(data, (INSTANCE, settings.group_tag, *settings.tags))
+    return {name: text for name, text in tags.items() if text}
 
 
 def _memory(column: int) -> int:

@@ -19,12 +19,14 @@ from PIL import Image
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from misgiving.bundle.bundle import Bundle, SquareInputs
+from misgiving.data.decoding import READ_ONLY
 from misgiving.deferral.decisions import Decision
 from misgiving.errors import DataError, Parameter, UsageError
+from misgiving.hash_key import hashed
 from misgiving.serve.audits import audit_of
 from misgiving.serve.batcher import Batcher
 from misgiving.serve.case import ANY_READER, READER_NAME, Case, StorableText
-from misgiving.serve.decoders import Decoders
+from misgiving.serve.decoders import INSTANCE, Decoders
 from misgiving.serve.deletion import Deletion, Retention
 from misgiving.serve.found_wrong import FoundWrongRecord
 from misgiving.serve.kept_images import KeptImages, image_failures
@@ -112,10 +114,10 @@ class Service:
         """Decide about one file, and commit the case before it is returned.
 
         Args:
-            name: As given by the sender.
+            name: As given by the sender; of a DICOM file, its UID is taken.
             data: The content of the file.
             client: The sender, with whom others share the processes that decode.
-            group: Lesion or patient that the image shows.
+            group: Lesion or patient that the image shows; of a DICOM file, else the hash of a tag.
             value: Of the policy's column, which chooses the threshold.
             metadata: Shown beside it.
             sent_by: Name of the key of the sender.
@@ -132,7 +134,10 @@ class Service:
         """
         if len(data) > self.settings.max_bytes:
             raise DataError(f"{name}: more than {self.settings.max_bytes} bytes; scale it down")
-        inputs, sha256, copy = await self.decoders.decode(name, data, client)
+        inputs, sha256, copy, tags = await self.decoders.decode(name, data, client)
+        name = tags.pop(INSTANCE, "") or name
+        group = group or hashed(tags.pop(self.model.preprocessing.group_tag, "")) or None
+        metadata = {**tags, **(metadata or {})} or None
         pixels = hashlib.sha256(b"".join(map(bytes, inputs))).hexdigest()
         decision = await self._model_batches.result((inputs, value))
         given = {"group": group, "value": value, "metadata": metadata, "sent_by": sent_by}
@@ -217,7 +222,7 @@ class Service:
             with image_failures():
                 room = partial(self.files.check, self.settings.max_bytes)
                 await self._check_thread.result(room)
-        writable = min(self.settings.formats, key="HEIF".__eq__)  # that one is only read
+        writable = min(self.settings.formats, key=READ_ONLY.__contains__)
         Image.new("RGB", (8, 8)).save(image := io.BytesIO(), writable)
         inputs, *_ = await self.decoders.decode("check", image.getvalue(), "")
         await self._model_batches.result((inputs, None))

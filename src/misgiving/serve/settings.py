@@ -82,7 +82,7 @@ class ServiceSettings:
 
     def __post_init__(self) -> None:
         # Needs Pillow, which --help does without.
-        from misgiving.data.decoding import IMAGE_FORMATS, MAX_PIXELS
+        from misgiving.data.decoding import IMAGE_FORMATS, MAX_PIXELS, READ_ONLY
 
         for name in ("max_bytes", "max_pixels", "max_files", "queue", "threads", "batch_size"):
             require(self, name, getattr(self, name) >= 1, "be at least 1")
@@ -96,8 +96,9 @@ class ServiceSettings:
         )
         require(self, "max_bytes", self.max_bytes <= held, f"be at most {held}")
         formats = {*self.formats}
-        is_possible = formats <= {*IMAGE_FORMATS} and formats - {"HEIF"}  # a check writes an image
-        names = f"{', '.join(IMAGE_FORMATS)}, and not HEIF alone"
+        writable = formats - {*READ_ONLY}  # of which a check writes an image
+        is_possible = formats <= {*IMAGE_FORMATS} and writable
+        names = f"{', '.join(IMAGE_FORMATS)}, and not {' or '.join(READ_ONLY)} alone"
         require(self, "formats", bool(is_possible), f"be some of {names}")
         require(self, "max_pixels", self.max_pixels <= MAX_PIXELS, f"be at most {MAX_PIXELS}")
         require_choices(self)

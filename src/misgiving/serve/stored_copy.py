@@ -28,8 +28,8 @@ WEBP_EXIF, WEBP_XMP = 8, 4  # flags of VP8X
 Strip = Callable[[bytes, bytes], bytes]
 
 
-def stored_copy(data: bytes, name: str) -> bytes:
-    """A file that decodes to the same pixels, with no metadata but the orientation.
+def stored_copy(data: bytes, name: str, *, frame: int = 1) -> bytes:
+    """A file that decodes to the same pixels of a frame, with no metadata but the orientation.
 
     Of a format without a rule here, and of a file that does not follow its format, the pixels are
     stored as PNG.
@@ -40,7 +40,7 @@ def stored_copy(data: bytes, name: str) -> bytes:
                 copy = strip(data, b"")
                 exif = b"" if copy == data else _orientation(data)
                 return strip(data, exif) if exif else copy
-    image, *_ = decode_reduced(data, name, lambda *_: 1.0)
+    image, *_ = decode_reduced(data, name, lambda *_: 1.0, frame=frame)
     image.save(file := io.BytesIO(), "PNG", compress_level=1)
     return file.getvalue()
 

@@ -31,6 +31,9 @@ class DataConfig:
             and test, in steps of 5, such as 60/10/20/10.
         validation_share: Share of the images, drawn by class, that the paper's split holds out.
         on_bad_image: If images cannot be read: list all of them and fail, or continue without them.
+        frame: Frame of a DICOM file that has several, from 1.
+        group_tag: DICOM tag whose hash groups the images of FOLDERs.
+        tags: DICOM tags that become metadata, such as Modality,PatientSex.
     """
 
     image_size: int | None = None
@@ -41,6 +44,9 @@ class DataConfig:
     split_shares: tuple[int, ...] = (70, 5, 15, 10)
     validation_share: float = 0.1
     on_bad_image: Literal["fail", "skip"] = "fail"
+    frame: int | None = None
+    group_tag: str | None = None
+    tags: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -52,7 +58,8 @@ class DataConfig:
     @property
     def preprocessing_changes(self) -> dict[str, Any]:
         """Fields of the data set's own preprocessing that are replaced, and their values."""
-        changes = {name: getattr(self, name) for name in ("image_size", "crop", "color_constancy")}
+        names = ("image_size", "crop", "color_constancy", "frame", "group_tag", "tags")
+        changes = {name: getattr(self, name) for name in names}
         return {name: value for name, value in changes.items() if value is not None}
 
 

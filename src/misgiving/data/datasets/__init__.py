@@ -22,7 +22,15 @@ from misgiving.data.datasets.tables import (
     read_labelled_table,
     read_table,
 )
-from misgiving.data.decoding import HEIF, HEIF_SUFFIXES, ignored_sentences, read_bytes
+from misgiving.data.decoding import (
+    DICOM,
+    DICOM_SUFFIXES,
+    HEIF,
+    HEIF_SUFFIXES,
+    ignored_sentences,
+    is_dicom,
+    read_bytes,
+)
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError
 from misgiving.files import sha256_of, sha256_of_lines, whole_folder, write_json
@@ -30,6 +38,7 @@ from misgiving.files import sha256_of, sha256_of_lines, whole_folder, write_json
 SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif"),
     *(HEIF_SUFFIXES if HEIF else ()),
+    *(DICOM_SUFFIXES if DICOM else ()),
 )
 CALIBRATION_IMAGES = 1000  # images: enough to certify an error rate of 5 % on 15 % of them
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
@@ -145,7 +154,11 @@ def _images_in(folder: Path, ignored: Counter[str]) -> list[str]:
         read.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         files = [name for name in files if not name.startswith(".")]
-        images = [name for name in files if name.lower().endswith(SUFFIXES)]
+        images = [
+            name
+            for name in files
+            if name.lower().endswith(SUFFIXES) or is_dicom(Path(parent, name))
+        ]
         names += [f"{parent}/{name}".removeprefix("./") for name in images]
         ignored.update(Path(name).suffix.lower() for name in {*files} - {*images})
     return sorted(names, key=lambda name: name.replace(os.sep, "\0"))  # as paths are ordered
