@@ -295,8 +295,10 @@ async def get_thumbnail(request: Request, service: ServiceDep, case: CaseDep) ->
     responses={**content("image/*", BINARY), **NO_CASE},
     response_class=Response,
 )
-def get_image(service: ServiceDep, case: CaseDep) -> FileResponse:
-    """Get the stored copy of the file, without metadata, if files are kept."""
+def get_image(request: Request, service: ServiceDep, case: CaseDep) -> FileResponse:
+    """Get the stored copy of the file, whole and without metadata, if files are kept."""
+    fields = request.scope["headers"]
+    request.scope["headers"] = [field for field in fields if field[0] != b"range"]
     path = _available(service.image(case))
     with path.open("rb") as file:
         start = file.read(LONGEST_START)
