@@ -130,16 +130,13 @@ def _grey(values: Float64[np.ndarray, " codes"], tags: Dataset) -> Float64[np.nd
     values of one image would differ from those of others. Equations of PS3.3 C.11.1 and C.11.2.
     """
     if tables := tags.get("ModalityLUTSequence"):
-        values, ends = _looked_up(values, tables[0]), np.array([0.0, 2.0**MAX_BITS])
-        ends[1] = 2.0 ** tables[0].LUTDescriptor[2] - 1
+        values, ends = _looked_up(values, tables[0])
     else:
         slope = float(tags.get("RescaleSlope", 1))
-        intercept = float(tags.get("RescaleIntercept", 0))
-        values = values * slope + intercept
+        values = values * slope + float(tags.get("RescaleIntercept", 0))
         ends = np.array([values.min(), values.max()])
     if tables := tags.get("VOILUTSequence"):
-        values, ends = _looked_up(values, tables[0]), np.array([0.0, 1.0])
-        ends[1] = 2.0 ** tables[0].LUTDescriptor[2] - 1
+        values, ends = _looked_up(values, tables[0])
     elif "WindowWidth" in tags and "WindowCenter" in tags:
         with np.errstate(over="ignore"):
             ends = apply_windowing(np.array([-1e9, 1e9]), tags)  # pydicom's range of results
@@ -151,14 +148,18 @@ def _grey(values: Float64[np.ndarray, " codes"], tags: Dataset) -> Float64[np.nd
 
 def _looked_up(
     values: Float64[np.ndarray, " codes"], table: Dataset
-) -> Float64[np.ndarray, " codes"]:
-    """Values of a LUT; pydicom's own function wraps those of 8 bits with more than 256 entries."""
-    entries, first, _ = map(int, table.LUTDescriptor)
+) -> tuple[Float64[np.ndarray, " codes"], Float64[np.ndarray, "2"]]:
+    """Values of a LUT, and the ends of their scale.
+
+    pydicom's own function wraps tables of 8 bits that have more than 256 entries.
+    """
+    entries, first, bits = map(int, table.LUTDescriptor)
     content, entries = table.LUTData, entries or 2**16
     if isinstance(content, bytes):
         content = np.frombuffer(content, "u1" if len(content) < 2 * entries else "<u2")
     found = np.asarray(content, dtype=np.float64)[:entries]
-    return np.asarray(found[np.clip(values - first, 0, len(found) - 1).astype(int)])
+    places = np.clip(values - first, 0, len(found) - 1).astype(int)
+    return found[places], np.array([0, 2.0**bits - 1])
 
 
 def check_keywords(names: Sequence[str]) -> None:
