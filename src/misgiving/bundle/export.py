@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from misgiving.bundle.bundle import CARD, FACTS, FORMAT, Bundle
 from misgiving.data.decoding import read_bytes
-from misgiving.data.preprocessing import Preprocessing
+from misgiving.data.preprocessing import OF_DICOM, Preprocessing
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.sentences import certificate_sentences
 from misgiving.errors import DataError, UsageError, explain_damage
@@ -71,13 +71,16 @@ def write_bundle(
 def read_preprocessing(path: Path) -> Preprocessing:
     """Read a JSON object with every field of `Preprocessing`, as `config.json` of a run has it.
 
+    Those of files with several frames and tags may be missing.
+
     Raises:
         DataError: The file is missing or damaged, lacks a field or has a wrong value.
     """
     remedy = "write all that the `preprocessing` in the config.json of a run has"
     with explain_damage(path, remedy=remedy):
         values = read_json(path, remedy=remedy)
-        every = {field.name: values[field.name] for field in fields(Preprocessing)}
+        needed = [field.name for field in fields(Preprocessing) if field.name not in OF_DICOM]
+        every = {name: values[name] for name in needed}
         return TypeAdapter(Preprocessing).validate_python({**values, **every})
 
 

@@ -27,6 +27,7 @@ VALUES = np.arange(256) / 255.0
 UNSATURATED = [1] * SATURATED + [0]
 SPARE = 1.25  # decoded pixels per pixel of the result, along a side; with fewer, edges get harder
 
+OF_DICOM = ("frame", "group_tag", "tags")  # fields
 CROP_SHAPES = ("both", "resized", "resized_floor", "squashed", "squashed_round")
 SQUASHED = ("squashed", "squashed_round")
 ROUNDED = ("resized", "squashed_round")  # edges of the crop, which the others round down
