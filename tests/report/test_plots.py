@@ -19,7 +19,7 @@ def fitted():
 
 def test_a_policy_is_plotted_at_what_it_accepts_below_the_bounds(fitted):
     axes = fitted.plot()
-    error, bound, target, policy = (line.get_ydata() for line in axes.lines)
+    error, bound, target, policy, *_ = (line.get_ydata() for line in axes.lines)
     certificate = fitted.certificate_
     assert (error <= bound).all()
     assert error[-1] == pytest.approx(
@@ -27,6 +27,8 @@ def test_a_policy_is_plotted_at_what_it_accepts_below_the_bounds(fitted):
     )
     assert [*target] == [15, 15]
     assert policy == pytest.approx(100 * certificate.wrong / certificate.accepted)
+    ((_, (_, top)),) = axes.collections[0].get_segments()  # from the policy to what it certifies
+    assert top == pytest.approx(15)
     share = axes.lines[3].get_xdata()
     assert share == pytest.approx(100 * certificate.accepted / certificate.cases)
 

@@ -46,8 +46,11 @@ def plot_certificate(certificate: Certificate, axes: Axes | None = None) -> Axes
         shown.append(100 * target)
     if certificate.accepted:
         share = certificate.accepted_images / len(certificate.images.scores)
-        place = 100 * share, 100 * certificate.wrong / certificate.accepted
-        axes.plot(*place, "o", color=POLICY_COLOUR, markersize=8, label="the policy")
+        wrong = 100 * certificate.wrong / certificate.accepted
+        up = [[0.0], [0.0 if target is None else max(100 * target - wrong, 0.0)]]
+        style: dict[str, Any] = {"color": POLICY_COLOUR, "markersize": 8, "capsize": 5}
+        label = "the policy" if target is None else "the policy, up to its target"
+        axes.errorbar(100 * share, wrong, yerr=up, fmt="o", label=label, **style)
     axes.set(xlabel="accepted (%)", ylabel="wrong of the accepted (%)", xlim=(0, 101))
     axes.set_ylim(0, 1.5 * max(shown))  # the bounds of the first few cases reach 100 %
     axes.legend()
