@@ -16,6 +16,7 @@ from pydantic import AwareDatetime, BaseModel, Field, model_validator
 from misgiving.bundle.bundle import Bundle, SquareInputs
 from misgiving.deferral.decisions import Number, Outcome
 from misgiving.errors import UsageError
+from misgiving.serve import fhir
 from misgiving.serve.case import (
     ANY_READER,
     BlindCase,
@@ -81,6 +82,7 @@ def _case(request: Request, id: CaseId, service: ServiceDep, reader: ReaderDep) 
 
 
 CaseDep = Annotated[Case, Depends(_case)]
+OpenedCase = CaseWithHistory | BlindCase
 Stored = TypeVar("Stored")
 
 
@@ -177,19 +179,14 @@ def export_cases(
     return cases_as_csv(service, "cases.csv", service.store.all(query))
 
 
-@router.get("/cases/{id}", responses=NO_CASE)
-def get_case(
+def _case_with_history(
     request: Request,
     service: ServiceDep,
     id: CaseId,
     reader: ReaderDep,
     limit: Annotated[int, Query(ge=1, le=500, description="Reviews per page.")] = 50,
     cursor: Annotated[str | None, Query(pattern=TIME, description="Of the page before.")] = None,
-) -> CaseWithHistory | BlindCase:
-    """Open one case, with its last reviews: the reader's answers to other cases count from now.
-
-    A key to send opens the cases that it sent, without reviews.
-    """
+) -> OpenedCase:
     if (key := key_of(request)) and key.role == "send":
         case = _case(request, id, service, reader)
         return CaseWithHistory(**case.model_dump(), reviews=[])
@@ -201,6 +198,18 @@ def get_case(
     page = last[-limit:]
     earlier = zulu(page[0].reviewed_at) if len(last) > limit else None
     return CaseWithHistory(**opened.model_dump(), reviews=page, cursor=earlier)
+
+
+@router.get("/cases/{id}", responses=NO_CASE | fhir.DOCUMENTED, response_model=OpenedCase)
+def get_case(
+    request: Request, service: ServiceDep, case: Annotated[OpenedCase, Depends(_case_with_history)]
+) -> OpenedCase | Response:
+    """Open one case, with its last reviews: the reader's answers to other cases count from now.
+
+    A key to send opens the cases that it sent, without reviews. Who accepts `application/fhir+json`
+    gets an Observation of FHIR R4B.
+    """
+    return fhir.observation_of(case, service.model) if fhir.is_accepted(request) else case
 
 
 def _opened(service: Service, case: Case, reader: str) -> Case | BlindCase:
