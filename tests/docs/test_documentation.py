@@ -1,15 +1,24 @@
+import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from hashlib import sha256
 from pathlib import Path
+from socket import create_server
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from archives import ORTHANC, orthanc_at, report_ids
 from commands import TRAIN, rows_of, trained_on_photos
+from dicoms import dicom
 from fastapi.testclient import TestClient
 from sklearn.metrics import roc_auc_score
+from waiting import until
 
 from misgiving.bundle.bundle import Bundle
 from misgiving.checkpoint import load
@@ -154,7 +163,78 @@ def test_each_line_of_the_tutorial_for_developers_can_be_copied(tmp_path, monkey
     for line in DEVELOPER[: DEVELOPER.index(serve)]:
         error = succeed(*shlex.split(line)).err
         assert not line.startswith("calibrate") or "Wrong: at most 5 %" in error
-    assert Bundle.load(shlex.split(serve)[1]).policy.certificate.accepted > 0
+    bundle = Bundle.load(shlex.split(serve)[1])
+    assert bundle.policy.certificate.accepted > 0
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    monkeypatch.setenv("PATH", path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    check_dossier(tmp_path, bundle)
+    if ORTHANC and shutil.which("curl"):
+        check_archive(tmp_path, monkeypatch, succeed)
+
+
+def in_shell(line):
+    """Run a line of a page as it stands there."""
+    return subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+
+
+def check_dossier(place, bundle):
+    """Fill the dossier for the model of the tutorial, and find its numbers in other files."""
+    line = blocks(HOW_TO / "approval_dossier.md", "sh")[0].splitlines()[-1]
+    (place / "plan.txt").write_text("as | planned")
+    with served("serve photos.bundle --audit-share 0.05 --store s.sqlite") as client:
+        (place / "audit.json").write_text(client.get("/audit").text)
+    assert in_shell(line).stderr == ""
+    dossier = (place / "dossier.md").read_text()
+    rows = rows_of(place / "runs" / "photos" / "evaluation" / "decisions.csv")
+    accepted = [row for row in rows if row["decision"] == "accept"]
+    wrong = sum(row["predicted_class"] != row["true_class"] for row in accepted)
+    for text in (
+        f"| accepted | {len(accepted)} (",
+        f"| wrong among these | {wrong} (",
+        f"- {bundle.card['targets'][0]}\n",
+        f"| model | `{bundle.fingerprint}` |",
+        f"| policy | `{bundle.policy.fingerprint}` |",
+        "Calibrations of this run so far: 1. Planned looks: none.",
+        "as \\| planned",
+        "5 % of the cases are read blind",
+        sha256((place / "photos.bundle" / "policy.json").read_bytes()).hexdigest(),
+        "**[state]**",
+    ):
+        assert text in dossier, text
+    path = place / "runs" / "photos" / "policy" / "policy.json"
+    path.write_text(path.read_text().replace('"accepted":', '"accepted_before":', 1))
+    assert "has another policy than runs/photos" in in_shell(line).stderr
+
+
+def check_archive(place, monkeypatch, succeed):
+    """From a bundle to the first report in an archive, with other ports than on the page."""
+    page = HOW_TO / "connect_an_archive.md"
+    (place / "hash.key").write_text("k" * 32)
+    monkeypatch.setenv("MISGIVING_HASH_KEY", str(place / "hash.key"))
+    *keys, serve = commands(page)
+    for role, line in zip(("SEND", "READ"), keys, strict=True):
+        assert f"--role {role.lower()}" in line
+        monkeypatch.setenv(f"MISGIVING_{role}_KEY", succeed(*shlex.split(line)).out.strip())
+    (_, bridge), (send, find) = (block.splitlines() for block in blocks(page, "sh"))
+    uids = {"StudyInstanceUID": "1.2.1", "SeriesInstanceUID": "1.2.2", "PatientID": "P1"}
+    pixels = np.zeros((8, 8), dtype=np.uint8)
+    (place / "image.dcm").write_bytes(dicom(pixels, Modality="XC", **uids))
+    with orthanc_at(place) as archive, create_server(("127.0.0.1", 0)) as free:
+        of_archive, port = str(archive.base_url), free.getsockname()[1]
+        free.close()
+        urls = f"--orthanc {of_archive} --service http://127.0.0.1:{port}"
+        lines = f"misgiving {serve} --port {port}", f"{bridge} {urls}"
+        with ExitStack() as stack:
+            for line in lines:
+                process = subprocess.Popen(shlex.split(line))
+                stack.callback(process.wait)
+                stack.callback(process.kill)
+            assert in_shell(send.replace("http://127.0.0.1:8042", of_archive)).returncode == 0
+            until(lambda: report_ids(archive))
+            found = in_shell(find.replace("http://127.0.0.1:8042", of_archive))
+            assert json.loads(found.stdout) == report_ids(archive)
 
 
 def decided(client, paths, read=None):

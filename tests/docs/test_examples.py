@@ -30,7 +30,7 @@ PRINTED = {
     "ood_table": (r"knn +(0\.\d+) +(0\.\d+)", (0.7, 0.9)),
     "service_call": (r"decision: (?:accept|defer|ood)\npredicted_class: \d\n", ()),
 }
-REVIEW_TOOLS = {"fiftyone_samples", "label_studio_tasks"}
+OTHERS = {"dossier", "fiftyone_samples", "label_studio_tasks"}  # have tests of their own
 DECISIONS = """\
 path,predicted_class,probability,decision,reason,error_probability,ood_p_value,unreadable,\
 probability_cat,probability_dog,probability_owl
@@ -54,7 +54,7 @@ def test_every_example_prints_what_it_is_about(name, tmp_path):
 
 
 def test_every_example_is_executed():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*PRINTED, *REVIEW_TOOLS}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*PRINTED, *OTHERS}
 
 
 def test_the_notebook_plots_the_error_for_each_coverage_and_the_point_that_was_chosen(monkeypatch):
