@@ -1,5 +1,7 @@
-"""The site: no violation of WCAG 2.1 AA that axe finds, light and dark; search without a server."""
+"""The site: the gallery, no violation of WCAG 2.1 AA that axe finds, search without a server."""
 
+import html
+import re
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -10,7 +12,8 @@ from browsing import SIZES, needs_chromium, violations
 
 pytestmark = [pytest.mark.docs, needs_chromium]
 
-SITE = Path(__file__).parents[2] / "site"
+ROOT = Path(__file__).parents[2]
+SITE = ROOT / "site"
 PAGES = [  # one of each kind
     "index",
     "404",
@@ -20,9 +23,37 @@ PAGES = [  # one of each kind
     "reference/api",
     "reference/command_line",
     "measurements/results",
-    "examples/joint_training",
+    "gallery/index",
+    "gallery/five_percent",
     "changelog",
 ]
+# What the sentence under each figure of the gallery says, and what must be true of its numbers.
+SEEN = {
+    "class_or_superclass": (r"(\d+)% of the .* in (\d+)%\.", lambda alone, finest: finest < alone),
+    "drift": (r"comes with batch (\d+);", lambda batch: batch > 1),
+    "few_labels": (r"accept (\d+)% .* takes (\d+)%", lambda others, drawn: others < drawn),
+    "five_percent": (
+        r"accepts (\d+)%, and ([\d.]+)% of these",
+        lambda n, wrong: n > 50 and wrong < 5,
+    ),
+    "missed_target": (
+        r"(\d+)%, the average .* (\d+)% .* (\d+)% \(",
+        lambda obvious, _, confident: confident <= 10 < obvious,
+    ),
+    "photographs": (
+        r"accepts (\d+)%, of which ([\d.]+)% are",
+        lambda n, wrong: n > 50 and wrong < 5,
+    ),
+    "review_cost": (
+        r"is ([\d.]+) and ([\d.]+), .* ([\d.]+)\.",
+        lambda low, high, alone: low < high <= alone,
+    ),
+    "score_ranking": (r"([\d.]+)% .* that of the acceptance score", lambda error: error > 5),
+    "sites": (r", ([\d.]+) % of .* each, ([\d.]+) %\.", lambda one, each: each <= 3 < one),
+    "table": (r"says ([\d.]+)%, .* itself ([\d.]+)%\.", lambda stated, raw: raw < stated),
+    "text": (r"([\d.]+)% of these .* all ([\d.]+)%\.", lambda accepted, every: accepted < every),
+    "unlike_training": (r"(\d+)% of new .* (\d+)% of the s", lambda new, other: new <= 5 < other),
+}
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -41,6 +72,23 @@ def address():
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.mark.parametrize(
+    "script", sorted((ROOT / "docs" / "gallery").glob("*.py")), ids=lambda path: path.stem
+)
+def test_each_script_of_the_gallery_draws_a_figure_and_says_what_one_sees(script):
+    page = (SITE / "gallery" / f"{script.stem}.html").read_text(encoding="utf-8")
+    question, _, _ = script.read_text(encoding="utf-8").removeprefix('"""').partition("\n")
+    assert question.endswith("?")
+    assert f"{question}<" in page
+    assert f" {question}<" in (SITE / "gallery" / "index.html").read_text(encoding="utf-8")
+    assert (SITE / "gallery" / f"{script.stem}.png").stat().st_size > 10_000
+    (said,) = re.findall(rf'<img alt="([^"]+)" src="{script.stem}.png"', page)
+    pattern, is_so = SEEN[script.stem]
+    found = re.search(pattern, html.unescape(said))
+    assert found, said
+    assert is_so(*map(float, found.groups())), said
 
 
 @pytest.mark.parametrize("name", PAGES)

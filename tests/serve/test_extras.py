@@ -86,7 +86,7 @@ def test_without_an_extra_predictions_are_calibrated_and_images_checked(environm
         plain.misgiving(line)
     shutil.rmtree(plain.folder / "policy")
     assert "set()" in plain.python(page)
-    plain.run("python", ROOT / "examples" / "deferral_on_arrays.py")
+    plain.run("python", DOCS / "gallery" / "five_percent.py")
     for line in ("data sample photos", "data check folder:photos", "data prepare folder:photos"):
         plain.misgiving(line)
     plain.needs("train", "train folder:photos --out run", "reproduce --out paper")
