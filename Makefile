@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce check lint types imports test docs docs-check extras-check coverage soak bench dist release-check lock sbom audit fix clean
+.PHONY: help reproduce check lint types imports test docs reference docs-check extras-check coverage soak bench dist release-check lock sbom audit fix clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -41,6 +41,9 @@ test: $(VENV)/.dev ## Tests and doctests, one process per core.
 
 docs: $(VENV)/.dev ## The documentation site, in site/; a broken link is an error.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+reference: $(VENV)/.dev ## The reference of Python and the command line, in docs/reference/ (committed).
+	$(BIN)/python docs/make_reference.py
 
 docs-check: docs $(VENV)/lightning ## The documentation: the site, its commands, code blocks and examples.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m docs -n $(JOBS) --dist worksteal tests/docs

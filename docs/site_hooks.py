@@ -21,13 +21,9 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from misgiving.cli import app
-from misgiving.deferral.decisions import OF_CLASS, Decision
 from misgiving.report.figures import FILLED, OUTLINES, PANEL, STYLE
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = "<!-- commands -->"
-COLUMNS = "<!-- columns of decisions -->"
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+\.(?:md|py|png))(#[^)\s]*)?\)")
 STUDY = re.compile(r"\[([^\]]+)\]\([./]*(study/\w+\.md)\)")
 GALLERY = ROOT / "docs" / "gallery"
@@ -47,25 +43,12 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Write the reference of the command line, and redirect links to files outside of `docs`."""
+    """Show figures in the gallery, and redirect links to files outside of `docs`."""
     del config, files
     if page.file.src_uri == "gallery/index.md":
         markdown = CARD.sub(r"[![](\2.png) \1](\2.md)", markdown)
-    if COMMANDS in markdown:
-        commands = app.generate_docs(include_hidden=True, flatten_commands=True, heading_level=2)
-        markdown = markdown.replace(COMMANDS, commands)
-    markdown = markdown.replace(COLUMNS, "\n".join(_columns()))
     markdown = STUDY.sub(r"\1 (`\2` in the repository)", markdown)
     return LINK.sub(lambda link: _redirected(link, page.file.src_uri), markdown)
-
-
-def _columns() -> Iterator[str]:
-    """The columns of a table of decisions."""
-    yield "| column | meaning |\n|---|---|\n| `path` or `id` | The image. |"
-    for name, field in Decision.model_fields.items():
-        shown = f"{OF_CLASS}CLASS" if name == "probabilities" else name
-        yield f"| `{shown}` | {field.description} |"
-    yield "| `unreadable` | Why an image cannot be read; with `--on-bad-image skip`. |"
 
 
 def _pages() -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from fastapi.testclient import TestClient
 from sklearn.metrics import roc_auc_score
 from waiting import until
 
+import misgiving
 from misgiving.bundle.bundle import Bundle
 from misgiving.checkpoint import load
 from misgiving.cli import app
@@ -87,6 +89,15 @@ DEVELOPER = commands(TUTORIALS / "developer.md")
 )
 def test_the_documentation_has_no_more_words_than_a_reader_has_time_for(pages, most):
     assert sum(len(page.read_text(encoding="utf-8").split()) for page in pages) <= most
+
+
+def test_the_reference_is_that_of_the_source_and_has_all_names(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # or the usage shows `-m pytest`
+    written = runpy.run_path(str(ROOT / "docs" / "make_reference.py"))["pages"]()
+    stale = [path.name for path, text in written.items() if path.read_text("utf-8") != text]
+    assert stale == [], "say `make reference`"
+    api = (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8")
+    assert [name for name in misgiving.__all__ if f"\n### {name}\n" not in api] == []
 
 
 def test_every_block_of_python_is_executed_or_named_as_not_executed():

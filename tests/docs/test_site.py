@@ -20,7 +20,6 @@ PAGES = [  # one of each kind
     "tutorials/engineer",
     "how_to/clinic_service",
     "explanation/guarantee",
-    "reference/api",
     "reference/command_line",
     "measurements/results",
     "gallery/index",
