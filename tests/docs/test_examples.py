@@ -75,7 +75,7 @@ def test_fiftyone_reads_decisions_with_its_own_package(tmp_path, monkeypatch):
 
 
 def test_the_loop_for_a_model_that_was_trained_elsewhere_lowers_its_loss():
-    page = (ROOT / "docs" / "how_to" / "own_model.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how_to" / "hugging_face.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     torch.manual_seed(0)
     network = resnet18(num_classes=3).eval()
