@@ -1,8 +1,13 @@
-"""Take the pictures of the documentation: the triage page, and the report of an evaluation.
+"""Take the pictures of the documentation: figures of the gallery, the triage page, a report.
 
-    misgiving serve bundle --store sqlite:///new.sqlite     # of docs/tutorials/developer.md
+    mkdocs build && python docs/take_pictures.py figures site/gallery
+    python docs/take_pictures.py photos photos     # details of photographs, others in photos/new
+    misgiving train folder:photos --out run --backbone vgg16_mini --no-pretrained --image-size 48
+    misgiving calibrate run folder:photos --max-error 0.03
+    misgiving export run --out bundle
+    misgiving serve bundle --store sqlite:///new.sqlite --keep-images kept
+    python docs/take_pictures.py page http://127.0.0.1:8000 --images photos/new
     misgiving evaluate digits.csv --policy policy --out report               # as README.md says
-    python docs/take_pictures.py page http://127.0.0.1:8000 --images runs/reproduce/examples
     python docs/take_pictures.py report report/report.html
 
 The page is shown on a wide screen in the light scheme, on a smaller one in the dark scheme, and on
@@ -11,6 +16,7 @@ a phone in both; the report in the light scheme alone. Needs Debian's chromium.
 
 import argparse
 import io
+import runpy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +25,10 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
+FIGURES = ("photographs", "five_percent")
+PARTS = {"train": (2000, False), "val": (1500, True), "test": (300, True)}  # details, right half
 SIZES = {1400: 900, 1280: 720, 390: 780}
+COLOURS = 96
 GROUND = (119, 128, 138)
 GAP = 24
 
@@ -27,11 +36,40 @@ GAP = 24
 def main() -> None:
     """Take the pictures of one subject."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("subject", choices=("page", "report"))
-    parser.add_argument("address", help="URL of the service, or file of the report")
+    parser.add_argument("subject", choices=("figures", "photos", "page", "report"))
+    parser.add_argument("address", help="URL of the service, file of the report, or folder")
     parser.add_argument("--images", type=Path, help="folder to send to the service first")
     parser.add_argument("--out", type=Path, default=Path("docs"))
     options = parser.parse_args()
+    if options.subject == "figures":
+        for name in FIGURES:
+            with Image.open(Path(options.address) / f"{name}.png") as figure:
+                save(
+                    figure.resize((1000, 1000 * figure.height // figure.width)),
+                    options.out / f"{name}.png",
+                )
+    elif options.subject == "photos":
+        write_photos(Path(options.address))
+    else:
+        take(options)
+
+
+def write_photos(folder: Path) -> None:
+    """Write a published split of details of photographs, and new ones without labels."""
+    gallery = runpy.run_path(str(Path(__file__).parent / "gallery" / "photographs.py"))
+    for seed, (part, (count, right)) in enumerate(PARTS.items(), start=1):
+        drawn = gallery["details"](count, right=right, side=160, seed=seed)
+        for row, (pixels, name) in enumerate(zip(*drawn, strict=True)):
+            path = folder / part / name / f"{row}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    (folder / "new").mkdir()
+    for row, pixels in enumerate(gallery["details"](60, right=True, side=320, seed=4)[0]):
+        Image.fromarray(pixels).save(folder / "new" / f"photo-{row:02}.png")
+
+
+def take(options: argparse.Namespace) -> None:
+    """Take the pictures of a page in a browser."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path="/usr/bin/chromium", args=["--no-sandbox"]
@@ -41,9 +79,15 @@ def main() -> None:
                 send(page, options.images)
                 review(page)
         for name, image in pictures(browser, options):
-            small = image.quantize(256, Image.Quantize.MAXCOVERAGE, 1, dither=Image.Dither.NONE)
-            small.save(options.out / f"{options.subject}-{name}.png", optimize=True)
+            save(image, options.out / f"{options.subject}-{name}.png")
         browser.close()
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """Write a file of less than 150 kB."""
+    small = image.convert("RGB")
+    few = small.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, 1, dither=Image.Dither.NONE)
+    few.save(path, optimize=True)
 
 
 def pictures(browser: Browser, options: argparse.Namespace) -> Iterator[tuple[str, Image.Image]]:
@@ -93,19 +137,15 @@ def review(page: Page) -> None:
 
 
 def triage_page(page: Page) -> Iterator[Image.Image]:
-    """A deferred case with its important regions, and the slider; on a phone the list before it."""
+    """An unfamiliar case, and the slider; on a phone the list before it."""
     page.wait_for_selector("body[data-ready]")
     phone = page.evaluate("() => innerWidth < 821")
     if phone:
         yield picture(page)
     else:
         page.locator("#setting summary").first.click()
-    page.locator("[name=decision][value=defer]").check()
-    page.locator(".row:not(:has(.done))").first.click()
+    page.locator(".row", has_text="unfamiliar").first.click()
     page.wait_for_function("() => document.getElementById('case-image').naturalWidth > 0")
-    if not phone:
-        page.locator("#saliency").click()
-        page.wait_for_selector("#heat", state="visible", timeout=60_000)
     page.evaluate("() => scroll(0, 0)")
     yield picture(page)
 

@@ -1,4 +1,4 @@
-"""Image classifiers that know when they may be wrong: trained jointly with a loss estimator."""
+"""Classifiers that know when they may be wrong, and their training with a loss estimator."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

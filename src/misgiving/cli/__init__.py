@@ -52,7 +52,7 @@ def _version() -> str:
 
 app = App(
     "misgiving",
-    help="""Image classifiers that know when they may be wrong.
+    help="""Classifiers that know when they may be wrong.
 
 Trains a classifier together with an estimator of its own loss (Narayanaswamy et al., "Loss \
 Estimators Improve Model Generalization"), measures whether that helps, and defers predictions \
