@@ -1,12 +1,12 @@
 """Take the pictures of the documentation: figures of the gallery, the triage page, a report.
 
     mkdocs build && python docs/take_pictures.py figures site/gallery
-    python docs/take_pictures.py photos photos     # details of photographs, others in photos/new
+    python docs/take_pictures.py photos photos            # and `new-photos` beside it, without labels
     misgiving train folder:photos --out run --backbone vgg16_mini --no-pretrained --image-size 48
     misgiving calibrate run folder:photos --max-error 0.03
     misgiving export run --out bundle
     misgiving serve bundle --store sqlite:///new.sqlite --keep-images kept
-    python docs/take_pictures.py page http://127.0.0.1:8000 --images photos/new
+    python docs/take_pictures.py page http://127.0.0.1:8000 --images new-photos
     misgiving evaluate digits.csv --policy policy --out report               # as README.md says
     python docs/take_pictures.py report report/report.html
 
@@ -25,7 +25,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-FIGURES = ("photographs", "five_percent")
+FIGURES = {"photographs": 1000, "five_percent": 560}  # and their widths
 PARTS = {"train": (2000, False), "val": (1500, True), "test": (300, True)}  # details, right half
 SIZES = {1400: 900, 1280: 720, 390: 780}
 COLOURS = 96
@@ -42,12 +42,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs"))
     options = parser.parse_args()
     if options.subject == "figures":
-        for name in FIGURES:
-            with Image.open(Path(options.address) / f"{name}.png") as figure:
-                save(
-                    figure.resize((1000, 1000 * figure.height // figure.width)),
-                    options.out / f"{name}.png",
-                )
+        for name, width in FIGURES.items():
+            figure = Image.open(Path(options.address) / f"{name}.png")
+            figure.thumbnail((width, width))
+            save(figure, options.out / f"{name}.png")
     elif options.subject == "photos":
         write_photos(Path(options.address))
     else:
@@ -55,7 +53,7 @@ def main() -> None:
 
 
 def write_photos(folder: Path) -> None:
-    """Write a published split of details of photographs, and new ones without labels."""
+    """Write a split of details of photographs, and a folder of new ones without labels."""
     gallery = runpy.run_path(str(Path(__file__).parent / "gallery" / "photographs.py"))
     for seed, (part, (count, right)) in enumerate(PARTS.items(), start=1):
         drawn = gallery["details"](count, right=right, side=160, seed=seed)
@@ -63,9 +61,10 @@ def write_photos(folder: Path) -> None:
             path = folder / part / name / f"{row}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
-    (folder / "new").mkdir()
+    new = folder.with_name(f"new-{folder.name}")
+    new.mkdir()
     for row, pixels in enumerate(gallery["details"](60, right=True, side=320, seed=4)[0]):
-        Image.fromarray(pixels).save(folder / "new" / f"photo-{row:02}.png")
+        Image.fromarray(pixels).save(new / f"photo-{row:02}.png")
 
 
 def take(options: argparse.Namespace) -> None:
