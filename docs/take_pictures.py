@@ -1,7 +1,7 @@
 """Take the pictures of the documentation: figures of the gallery, the triage page, a report.
 
     mkdocs build && python docs/take_pictures.py figures site/gallery
-    python docs/take_pictures.py photos photos            # and `new-photos` beside it, without labels
+    python docs/take_pictures.py photos photos       # and `new-photos` beside it, without labels
     misgiving train folder:photos --out run --backbone vgg16_mini --no-pretrained --image-size 48
     misgiving calibrate run folder:photos --max-error 0.03
     misgiving export run --out bundle

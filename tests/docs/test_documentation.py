@@ -44,13 +44,11 @@ COMMAND = re.compile(r"^ *(?:\.venv/bin/)?misgiving (.+?)(?:  +#.*)?$", re.MULTI
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 EXECUTED = {
-    "README.md": 2,
-    "docs/how_to/few_labels.md": 1,
-    "docs/how_to/hugging_face.md": 1,  # by test_examples.py
+    "README.md": 1,
     "docs/how_to/own_loss_or_score.md": 1,
     "docs/how_to/own_predictions.md": 1,
     "docs/how_to/tables.md": 1,
-    "docs/how_to/text.md": 2,
+    "docs/how_to/text.md": 1,
     "docs/tutorials/engineer.md": 2,
 }
 NOT_EXECUTED = "CONTRIBUTING.md"  # adds a detector that is not there
@@ -87,7 +85,7 @@ DEVELOPER = commands(TUTORIALS / "developer.md")
 
 
 @pytest.mark.parametrize(
-    ("pages", "most"), [([PAGES[0]], 650), ([PAGES[0], *READ], 15_850), ([MEASURED], 7_100)]
+    ("pages", "most"), [([PAGES[0]], 650), ([PAGES[0], *READ], 15_000), ([MEASURED], 7_100)]
 )
 def test_the_documentation_has_no_more_words_than_a_reader_has_time_for(pages, most):
     assert sum(len(page.read_text(encoding="utf-8").split()) for page in pages) <= most
@@ -107,14 +105,10 @@ def test_every_block_of_python_is_executed_or_named_as_not_executed():
     assert {name: n for name, n in counts.items() if n and name != NOT_EXECUTED} == EXECUTED
 
 
-def test_the_readme_has_the_joint_objective_and_decides(tmp_path, monkeypatch, succeed, capsys):
+def test_the_readme_decides_as_it_says(tmp_path, monkeypatch, succeed, capsys):
     monkeypatch.chdir(tmp_path)
     succeed("data", "sample", "digits.csv")
     names = run_blocks(PAGES[0])
-    objective, weight = names["objective"], 0.5
-    expected = objective.primary + weight * objective.auxiliary
-    assert objective.total.item() == pytest.approx(expected.item())
-    assert all(p.grad is not None for p in names["model"].loss_estimator.parameters())
     printed = dict(re.findall(r"(accept|defer|ood) +(\d+)", capsys.readouterr().out))
     claimed = dict(re.findall(r"^(accept|defer|ood) +(\d+)$", README, re.MULTILINE))
     assert printed.keys() == claimed.keys()
@@ -130,20 +124,14 @@ def test_the_readme_has_the_joint_objective_and_decides(tmp_path, monkeypatch, s
 def test_classifiers_of_texts_and_tables_defer():
     names = run_blocks(HOW_TO / "tables.md")
     assert {*names["decisions"].decisions} == {"accept", "defer"}
-    names = run_blocks(HOW_TO / "text.md")
-    assert [each.predicted_class for each in names["decisions"]] == ["relevant"] * 2
-    certificate = names["deferral"].certificate_
-    assert certificate.accepted > 0
-    assert names["decisions"][0].decision == "defer"
+    classifier = run_blocks(HOW_TO / "text.md")["classifier"]
+    assert classifier.predict(["refund please", "hello today"]).tolist() == ["billing", "defer"]
 
 
 def test_the_examples_of_the_page_on_predictions_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = run_blocks(HOW_TO / "own_predictions.md")
     assert names["again"].certificate_ == names["deferral"].certificate_
-    names = run_blocks(HOW_TO / "few_labels.md")
-    assert names["certificate"].cases == 300
-    assert names["certificate"].accepted
 
 
 def test_a_loss_and_a_score_of_ones_own_need_one_file(tmp_path, monkeypatch, fail, succeed):
@@ -297,8 +285,11 @@ def served(line):
 
 def test_the_tutorial_for_engineers_runs():
     names = run_blocks(TUTORIALS / "engineer.md")
-    assert names["objective"].total.isfinite()
-    decisions = names["deferral"].decide(names["calibration"]).decisions
+    objective = names["objective"]
+    expected = objective.primary + 0.5 * objective.auxiliary
+    assert objective.total.item() == pytest.approx(expected.item())
+    assert all(p.grad is not None for p in names["model"].loss_estimator.parameters())
+    decisions = names["deferral"].decide(names["logits"]).decisions
     assert "accept" in {*decisions} <= {"accept", "defer"}
 
 
