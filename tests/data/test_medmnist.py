@@ -72,6 +72,7 @@ def test_packed_sets_have_the_names_and_settings_that_suit_them(tmp_path):
         dataset = load_dataset(f"medmnist:{tmp_path / name}")
         assert dataset.classes == tuple(classes.split())
         assert dataset.augmentation == augmentation
+        assert dataset.sets == ("train",) * 7 + ("validation",) * 2 + ("test",)
         square = dataset.preprocessing(dataset.images.read(0).image)
         np.testing.assert_array_equal(square, arrays["train_images"][0])
 

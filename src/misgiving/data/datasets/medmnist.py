@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from misgiving.arrays import Rows
-from misgiving.data.datasets.dataset import Dataset, HashedImage, file_key
+from misgiving.data.datasets.dataset import SET_NAMES, Dataset, HashedImage, file_key
 from misgiving.data.preprocessing import LARGEST_SIDE, Preprocessing
 from misgiving.errors import DataError, explain_damage
 from misgiving.files import sha256_of
@@ -109,7 +109,7 @@ class PackedImages:
 
 
 def read_medmnist(place: str) -> Dataset:
-    """All three sets of a MedMNIST file; classes without images are left out.
+    """The images of a MedMNIST file, in its three sets; classes without images are left out.
 
     The images stay in the file. Each is its own group, as lesions and patients are not identified.
     """
@@ -147,6 +147,7 @@ def read_medmnist(place: str) -> Dataset:
         ids=ids,
         groups=("",) * len(ids),
         images=PackedImages(arrays, np.array(rows)),
+        sets=tuple(SET_NAMES[ARRAY_SETS[number]] for number, _ in rows),
         preprocessing=Preprocessing(image_size=size, crop=1.0, color_constancy="none"),
         augmentation=augmentation,
         contents=f"{len(ids)} images of {size} x {size} pixels of {path.name}{remark}",
