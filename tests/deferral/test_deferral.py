@@ -523,3 +523,16 @@ def test_decisions_warn_of_other_images_and_of_a_threshold_that_is_too_low(fitte
     assert fitted.decide(logits, threshold=limit).certified
     with pytest.warns(UserWarning, match="is below .*: nothing is certified"):
         assert not fitted.decide(logits, threshold=limit - 0.1).certified
+
+
+def test_outputs_that_are_no_table_are_named_by_their_shape_and_not_printed():
+    texts = [f"{'a secret about ' * 9}{number}" for number in range(8)]
+    with pytest.raises(DataError, match=r"the outputs have the shape \(8,\); give a row for each"):
+        Deferral().fit(texts, ["billing", "shipping"] * 4)
+    pandas = pytest.importorskip("pandas")
+    fitted = Deferral(max_error=0.4).fit(*outputs(300, 1, signal=2.0))
+    with pytest.raises(DataError, match="is not a number") as error:
+        fitted.decide(pandas.Series(texts))
+    assert str(error.value).endswith(
+        "row 1, column logits: 'a secret about a secret about ' is not a number"
+    )

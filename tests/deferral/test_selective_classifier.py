@@ -13,7 +13,7 @@ from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from misgiving import Deferral, SelectiveClassifier
-from misgiving.errors import UsageError
+from misgiving.errors import DataError, UsageError
 
 ANSWERS_NOT_ALL = "it leaves rows to a person, with the answer -1"
 EXPECTED = {
@@ -134,3 +134,19 @@ def test_texts_are_classified_and_a_class_that_was_never_trained_on_is_never_ans
     assert {*answers} <= {"ham", "spam", "defer"}
     assert fitted.predict_proba(texts)[:, 1].max() < 1e-6
     assert (answers == labels)[labels != "rare"].mean() > 0.9
+
+
+def test_a_fitted_classifier_may_know_more_classes_than_the_labels_but_not_fewer():
+    frozen = FrozenEstimator(LogisticRegression().fit(INPUTS[:1000], LABELS[:1000]))
+    some = 1000 + np.flatnonzero(LABELS[1000:] != 1)
+    with pytest.warns(UserWarning, match="no calibration case is of the class 1"):
+        fitted = SelectiveClassifier(frozen, max_error=0.2).fit(INPUTS[some], LABELS[some])
+    assert fitted.predict_proba(INPUTS[:9]).shape == (9, 3)
+    with pytest.raises(DataError, match="does not know the class 7; correct y"):
+        fitted.fit(INPUTS[some], np.where(LABELS[some], LABELS[some], 7))
+
+
+def test_the_error_is_given_once():
+    both = SelectiveClassifier(LogisticRegression(), max_error=0.02, deferral=Deferral())
+    with pytest.raises(UsageError, match="`max_error` is that of `deferral`; give one alone"):
+        both.fit(INPUTS, LABELS)

@@ -6,6 +6,7 @@ import pytest
 from policies import outputs
 
 from misgiving import Deferral
+from misgiving.errors import DataError
 
 matplotlib.use("Agg")
 
@@ -54,3 +55,15 @@ def test_decisions_are_plotted_by_score_or_by_what_was_right_or_as_images(fitted
     assert shown[:5] == best[is_accepted[best]][:5].tolist()
     assert shown[5:] == worst[~is_accepted[worst]][:5].tolist()
     assert panels[0, 0].get_title() == f"accepted: {decisions[shown[0]].answer}"
+
+
+def test_true_classes_are_positions_or_names_one_for_each_decision(fitted):
+    logits, labels = outputs(400, 5, signal=1.5)
+    decisions = fitted.decide(logits)
+    names = np.array(fitted.classes_)[labels]
+    np.testing.assert_array_equal(decisions.wrong(names), decisions.wrong(labels))
+    with pytest.raises(DataError, match="unknown class 'fox'"):
+        decisions.wrong(["fox", *names[1:]])
+    with pytest.raises(DataError, match=r"shape \(5,\), and there are 400 decisions"):
+        decisions.plot(labels[:5])
+    assert repr(decisions).startswith("Decisions on 400: accept ")

@@ -277,8 +277,8 @@ def find_remedies(certificate: Certificate) -> dict[Remedy, int | float]:
     error among the most confident half, where it is not below `max_error`; the smallest certifiable
     error; and the number of cases that the average guarantee accepts.
     """
-    if certificate.accepted or certificate.by_value:
-        return {}
+    if certificate.accepted or certificate.by_value or not certificate.cases:
+        return {}  # of a draw there are no cases yet
     targets, smallest = certificate.targets, certificate.smallest_certifiable
     middle, points = certificate.cases / 2, certificate.operating_points
     errors = [(abs(at.accepted - middle), at.error or 0.0) for at in points]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, overload
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -14,6 +14,7 @@ from scipy.special import softmax
 
 from misgiving.arrays import Values
 from misgiving.deferral.reasons import reason_of, reason_of_answer, reason_of_class
+from misgiving.errors import DataError
 from misgiving.scores.outputs import Outputs
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class ScoredImages:
         return {name: array for name, array in values.items() if isinstance(array, np.ndarray)}
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Decisions(ScoredImages, Sequence[Decision]):
     """Decisions on images as arrays, and as the sequence of each `Decision`, with its reason.
 
@@ -185,8 +186,24 @@ class Decisions(ScoredImages, Sequence[Decision]):
         """Positions of the answers that these classes are or belong to."""
         return classes if self.policy is None else self.policy.calibration.answers_of(classes)
 
-    def wrong(self, labels: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-        """True where the answer, or of `finest` its superclass, is not the true one."""
+    def wrong(self, labels: Any) -> Bool[np.ndarray, " n"]:
+        """True where the answer, or of `finest` its superclass, is not the true one.
+
+        Args:
+            labels: True class of each image: its position in `classes`, or its name.
+
+        Raises:
+            DataError: They are not one class for each image.
+        """
+        from misgiving.predictions.cells import texts_of  # deciding needs no reader of tables
+        from misgiving.predictions.schema import positions_of
+
+        labels = np.asarray(labels)
+        if labels.shape != (len(self),):
+            shape = f"the labels have the shape {labels.shape}, and there are {len(self)} decisions"
+            raise DataError(f"{shape}; give one label for each")
+        if not np.issubdtype(labels.dtype, np.integer):
+            labels = positions_of("label", texts_of(labels), self.classes)
         return np.asarray(self.answered != self.answers_of(labels))
 
     @property
@@ -233,8 +250,15 @@ class Decisions(ScoredImages, Sequence[Decision]):
         shares = zip(self.classes, self.probabilities.T, strict=True)
         return pandas.DataFrame(columns | {f"{OF_CLASS}{name}": each for name, each in shares})
 
+    def __repr__(self) -> str:
+        counts = (f"{name} {np.sum(self.decisions == name)}" for name in get_args(Outcome))
+        return f"Decisions on {len(self)}: {', '.join(counts)}"
+
     def plot(self, labels: Any = None, axes: Any = None, *, images: Any = None) -> Any:
-        """Draw scores by decision, or reliability given labels, or examples given the images."""
+        """Draw scores by decision, or reliability given labels, or examples given the images.
+
+        `labels` are positions or names of the true classes, as for `wrong`.
+        """
         if images is not None:
             return plots().plot_examples(self, images)
         return plots().plot_decisions(self, labels, axes)

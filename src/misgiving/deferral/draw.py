@@ -138,6 +138,10 @@ def draw(
     targets, guarantee = check_plan(pool, cases, deferral, looks)
     training = pool.in_set("train") if training is None else training
     tuning = labelled_part(pool) if tuning is None else tuning
+    if not len(tuning):
+        raise DataError(
+            "the pool has no labelled image to tune on; give some as ", Parameter("tuning")
+        )
     tuning.check_labelled()
     check_same_model(tuning, pool, "pool")
     detectors, trained = fit_detectors(tuning, training)

@@ -12,8 +12,10 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.deferral import Deferral
-from misgiving.errors import Parameter, UsageError
+from misgiving.errors import DataError, Parameter, UsageError
 from misgiving.predictions.record import Predictions
+
+MAX_ERROR = 0.05  # by default
 
 
 class SelectiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -52,7 +54,7 @@ class SelectiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  
         self,
         classifier: Any,
         *,
-        max_error: Any = 0.05,
+        max_error: Any = MAX_ERROR,
         deferral: Any = None,
         held_out: Any = 1 / 3,
         deferred: Any = None,
@@ -81,9 +83,7 @@ class SelectiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  
         X, y, groups = indexable(X, y, groups)
         y = column_or_1d(y, warn=True)
         check_classification_targets(y)
-        self.classes_ = np.unique(y)
-        if self._deferred in self.classes_.tolist():
-            raise UsageError(Parameter("deferred", self._deferred), " is a class; choose another")
+        self._set_classes(y)
         random = check_random_state(self.random_state)
         certifying = np.arange(len(y))
         if isinstance(self.classifier, FrozenEstimator):
@@ -108,10 +108,25 @@ class SelectiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  
         """A `Deferral` to fit, whose parameters can be used; and so can the classifier."""
         if not hasattr(self.classifier, "predict_proba"):
             kind = type(self.classifier).__name__
-            raise UsageError(f"a {kind} has no `predict_proba`; wrap it in CalibratedClassifierCV")
+            raise UsageError(
+                f"a {kind} has no `predict_proba`; give a CalibratedClassifierCV of it, or give "
+                "its outputs to `Deferral`: fit(logits, labels)"
+            )
+        if self.deferral is not None and self.max_error not in (MAX_ERROR, self.deferral.max_error):
+            both = Parameter("max_error"), " is that of ", Parameter("deferral"), "; give one alone"
+            raise UsageError(*both)
         deferral: Deferral = clone(self.deferral or Deferral(max_error=self.max_error))
         deferral.check_parameters()
         return deferral
+
+    def _set_classes(self, y: Any) -> None:
+        """Those of the fitted classifier, which must know all labels, or of the labels."""
+        is_fitted = isinstance(self.classifier, FrozenEstimator)
+        self.classes_ = self.classifier.classes_ if is_fitted else np.unique(y)
+        if others := {*y.tolist()} - {*self.classes_.tolist()}:
+            raise DataError(f"the classifier does not know the class {min(others)!r}; correct y")
+        if self._deferred in self.classes_.tolist():
+            raise UsageError(Parameter("deferred", self._deferred), " is a class; choose another")
 
     @property
     def _deferred(self) -> Any:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from misgiving.errors import DataError
 
 ADDS_UP = 0.02  # how far probabilities, which may be rounded, may be from adding up to 1
+MAX_CELL = 30  # characters of a cell in a message
 MAX_OUTSIDE = 1e-6  # how far one may be outside of 0 to 1
 LARGEST_NUMBER = np.finfo(np.float32).max
 
@@ -40,7 +41,7 @@ def numbers_of(name: str, values: Column, *, axes: int = 1) -> Float[np.ndarray,
             with suppress(TypeError, ValueError):
                 np.asarray(cell, dtype=np.float64)
                 continue
-            raise error_at(row, name, f"{str(cell)!r} is not a number") from error
+            raise error_at(row, name, f"{str(cell)[:MAX_CELL]!r} is not a number") from error
         raise DataError(f"column {name}: {error}; give as many values for each image") from None
     if numbers.ndim != axes:
         raise DataError(f"{name} has the shape {numbers.shape}; give a row for each image")
@@ -112,7 +113,11 @@ def classes_of_labels(outputs: Any, *labels: Any) -> list[str] | None:
         if (shape := np.shape(each)) != (len(each),):
             raise DataError(f"the labels have the shape {shape}; give one class for each row")
         present |= dict(zip(texts_of(each), each, strict=True))
-    columns = np.shape(outputs)[-1]
+    if len(shape := np.shape(outputs)) != 2:
+        raise DataError(
+            f"the outputs have the shape {shape}; give a row for each case, of a number by class"
+        )
+    columns = shape[1]
     if present.keys() <= {"", *map(str, range(columns))}:
         return None
     present.pop("", None)

@@ -129,7 +129,7 @@ def fields_of(
     losses = table.get("predicted_loss")
     fields: dict[str, Any] = {
         "logits": logits,
-        "labels": _positions("label", texts.get("label", [""] * count), classes),
+        "labels": positions_of("label", texts.get("label", [""] * count), classes),
         "classes": classes,
         "ids": ids,
         "has_ids": "id" in texts,
@@ -200,7 +200,7 @@ def answers_of(columns: Columns, classes: Sequence[str]) -> dict[str, Int[np.nda
         DataError: A class is unknown; names its row and column.
     """
     return {
-        name: _positions(column, texts_of(columns[column]), classes)
+        name: positions_of(column, texts_of(columns[column]), classes)
         for column, (name,) in _columns_named(columns, READER_COLUMN)
     }
 
@@ -305,7 +305,7 @@ def _answers(table: Columns, known: Sequence[str] | None) -> tuple[tuple[str, ..
     classes = tuple(named_classes)
     if len(classes) < 2:
         raise DataError(f"the predictions name the classes {classes}; give two or more")
-    answers = _positions("prediction", texts[0], classes)
+    answers = positions_of("prediction", texts[0], classes)
     confidences = numbers_of("confidence", table["confidence"])
     for row in np.flatnonzero((answers < 0) | ~((confidences >= 0) & (confidences <= 1)))[:1]:
         if answers[row] < 0:
@@ -367,7 +367,9 @@ def _ids(texts: Sequence[str] | None, prefix: str, count: int) -> tuple[str, ...
     return tuple(texts)
 
 
-def _positions(column: str, texts: Sequence[str], classes: Sequence[str]) -> Int[np.ndarray, " n"]:
+def positions_of(
+    column: str, texts: Sequence[str], classes: Sequence[str]
+) -> Int[np.ndarray, " n"]:
     """Positions of classes, from their names, or from positions where none is a name."""
     names = [*classes] if {*texts} & {*classes} else [*map(str, range(len(classes)))]
     position_of = {"": UNKNOWN_CLASS} | {name: position for position, name in enumerate(names)}

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
@@ -57,14 +56,12 @@ def plot_certificate(certificate: Certificate, axes: Axes | None = None) -> Axes
     return axes
 
 
-def plot_decisions(
-    decisions: Decisions, labels: Int[np.ndarray, " n"] | None = None, axes: Axes | None = None
-) -> Axes:
+def plot_decisions(decisions: Decisions, labels: Any = None, axes: Axes | None = None) -> Axes:
     """Scores of the accepted and of other cases; with labels, how reliable probabilities are.
 
     Args:
         decisions: Of cases.
-        labels: Positions of their true classes.
+        labels: Of their true classes, as `Decisions.wrong` takes them.
         axes: To draw on; None: new ones.
 
     Returns:
