@@ -77,7 +77,7 @@ def test_the_command_gives_the_policy_of_the_library_on_sets_that_share_no_image
 ):
     run, error = calibrated
     for words in (
-        "left out: 269 images on which the model was trained",
+        "left out: 269 images on which the model was trained, or copies of these",
         "a fifth of 1487 images, drawn by group with seed 0, and the rest",
         "at most 30 % of 3 cases are accepted as another class",
         "does not extend to other devices",

@@ -148,6 +148,9 @@ def test_images_that_cannot_be_read_change_no_other_decision_also_where_a_part_h
     assert_the_same([row for row in rows if not row.unreadable], expected)
     with pytest.raises(BadImagesError, match="3 of 63 images cannot be read"):
         decide_files(average, names, tmp_path / "parts")
+    batch = [f"{tmp_path}/{number} is missing" for number in range(50)]  # as the guarantee needs
+    with pytest.raises(BadImagesError, match="50 of 50 images cannot be read"):
+        decide_files(average, batch, tmp_path / "none", on_bad_image="skip")
 
 
 def test_an_image_that_has_changed_is_decided_on_again(exported, names, tmp_path):

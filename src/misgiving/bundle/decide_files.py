@@ -111,10 +111,16 @@ class DecidedFiles:
     """
 
     def __init__(
-        self, model: Bundle, parts: Mapping[Path, Sequence[str]], values: Mapping[str, str]
+        self,
+        model: Bundle,
+        parts: Mapping[Path, Sequence[str]],
+        values: Mapping[str, str],
+        *,
+        on_bad_image: str,
     ) -> None:
         self._model, self._parts, self._values = model, parts, values
         self.bad = [BadImage(*each) for part in parts for each in _unreadable(part).items()]
+        check_bad_images(self.bad, sum(map(len, parts.values())), on_bad_image)
         self._threshold: Sequence[float] = ()
         if model.policy is not None:
             columns = [[arrays[name] for name in DECIDING] for arrays in map(load_file, parts)]
@@ -191,9 +197,7 @@ def decide_files(
             }
             with whole_file(path) as temporary:
                 save_file(columns, temporary, {UNREADABLE: json.dumps(bad)})
-    decided = DecidedFiles(model, paths, values or {})
-    check_bad_images(decided.bad, len(names), on_bad_image)
-    return decided
+    return DecidedFiles(model, paths, values or {}, on_bad_image=on_bad_image)
 
 
 def _part_name(model: Bundle, names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from misgiving.arrays import Mask, Picture
 from misgiving.data.cache import ImageSet, Report
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.datasets.tags import with_tags
-from misgiving.data.decoding import in_order
+from misgiving.data.decoding import ignored_sentences, in_order
 from misgiving.data.splits import Split
 from misgiving.errors import reason_of
 from misgiving.files import sha256_of
@@ -93,9 +93,12 @@ def data_check(
     advice = "as 12 bits in 16; save them with the whole range of values" if dark else ""
     counts = np.bincount(dataset.labels, minlength=len(dataset.classes)).tolist()
     sizes = zip(dataset.classes, counts, strict=True)
+    ignored = dataset.ignored
+    about = "".join(ignored_sentences(ignored)).removeprefix("ignored: ")
     checks: list[Check] = [
         ("images", (), len(dataset), f"in {len(dataset.classes)} classes"),
         *((f"images of {name}", (), count, "") for name, count in sizes),
+        *([("ignored files", (), sum(ignored.values()), about)] if ignored else []),
         ("unreadable files", unreadable, len(unreadable), unreadable[0][2] if unreadable else ""),
         *_checks_of_relations(dataset, images),
         ("nearly black images", dark, len(dark), advice),

@@ -80,7 +80,7 @@ def _create_timm(name: str, image_size: int | None, **options: Any) -> Any:
             f"backbone {name!r} is not available for images of {image_size or 'any'} pixels "
             f"({reason_of(error)}); give a local file as ",
             *(Parameter("weights"), ", use ", Parameter("pretrained", False)),
-            *(", or choose another ", Parameter("image_size")),
+            *(", or if it takes one size alone, choose another ", Parameter("image_size")),
         ) from error
     return model
 
