@@ -23,7 +23,8 @@ class SelectiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  
 
     `fit` keeps rows apart, which the classifier never sees, and certifies the policy with these.
     The certificate is for one fit: it does not cover a choice among several fits by their coverage.
-    Search for parameters of the classifier alone, and certify once.
+    Search for parameters of the classifier alone, as in `SelectiveClassifier(GridSearchCV(...))`,
+    and certify once. `score` counts a row that is left to a person as wrong.
 
     Args:
         classifier: With `predict_proba`. One that is fitted already is given as
