@@ -353,6 +353,7 @@ def test_a_risk_just_above_the_target_is_rarely_certified_at_any_look(looks):
 
 def test_a_draw_has_a_text_and_needs_images_to_tune_on(drawn):
     assert repr(drawn.deferral).startswith("Deferral(")
+    assert repr(drawn) == "DrawnCases for 200 rows, 3 classes"
     unlabelled = replace(POOL, labels=np.full(len(POOL), -1))
     with pytest.raises(DataError, match="no labelled image to tune on; give some as `tuning`"):
         draw(unlabelled, 10, deferral=Deferral(max_error=0.1))

@@ -39,7 +39,7 @@ SAME_SCORE = 1e-3  # by which scores of the same outputs may differ from machine
 FALSE_WARNINGS = 0.01  # probability of one for a tuning set that was drawn at random
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class DrawnCases(Predictions):
     """Cases of a pool to label, in the order in which they were drawn.
 

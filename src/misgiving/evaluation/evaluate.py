@@ -76,7 +76,7 @@ class Note(NamedTuple):
         return self.code in ("trained_on", "fitted_on")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Evaluation:
     """Numbers of an evaluation.
 

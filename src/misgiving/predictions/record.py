@@ -41,7 +41,7 @@ FINGERPRINT_DIGITS = 12  # of a model's, which name its opinion
 MAX_MESSAGE = 400  # characters of a message, which may quote a cell or name a thousand classes
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Predictions(TrainingOutputs):
     """The outputs of one model for a set of images, and what else is known of these.
 

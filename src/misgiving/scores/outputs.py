@@ -31,7 +31,7 @@ class Head(NamedTuple):
     bias: ByClass
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Outputs:
     """All that a model says of N cases, a row for each.
 
@@ -63,6 +63,9 @@ class Outputs:
 
     def __len__(self) -> int:
         return len(self.logits)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} for {len(self)} rows, {self.logits.shape[1]} classes"
 
     def select(self: OutputsT, rows: Rows) -> OutputsT:
         """The same of these cases alone, in this order."""
@@ -105,7 +108,7 @@ def logarithms_of(probabilities: Probabilities) -> Logits:
     return np.asarray(np.log(np.maximum(probabilities, LEAST_PROBABILITY)))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TrainingOutputs(Outputs):
     """Outputs for labelled images, on which detectors are fitted.
 
