@@ -1,49 +1,54 @@
 """What is the confidence worth that a language model states?
 
-A model that judges documents says how sure it is. Often it says too much. From labelled cases the
-policy learns what a stated confidence is worth; the answer never changes.
+A model that judges documents says how sure it is, or its log-probability does. Often that is too
+much. From labelled cases the policy learns what it is worth; the answer never changes.
 """
 
-# %% Made judgements: relevant or not, and a confidence in round numbers.
+# %% Made judgements, which are surer than they should be.
 import numpy as np
 from matplotlib import pyplot
+from scipy.special import expit, logit
 
 from misgiving import Deferral, Predictions
 
 rng = np.random.default_rng(0)
-LEVELS = [0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
 
 
 def judgements(count):
     """The columns that a policy takes in place of probabilities, and the truth."""
     truth = rng.choice(["relevant", "irrelevant"], size=count)
-    stated = rng.choice(LEVELS, size=count)
-    right = rng.random(count) < 0.45 + 0.55 * stated**4  # too sure of itself
+    stated = rng.uniform(0.5, 0.999, count)
+    right = rng.random(count) < expit(0.6 * logit(stated))
     other = np.where(truth == "relevant", "irrelevant", "relevant")
     return {"prediction": np.where(right, truth, other), "confidence": stated, "label": truth}
 
 
 # %%
-deferral = Deferral(max_error=0.2).fit(Predictions.of(judgements(1200)))
+deferral = Deferral(max_error=0.15).fit(Predictions.of(judgements(1500)))
 print(deferral.certificate_)
-levels = {"prediction": ["relevant"] * len(LEVELS), "confidence": LEVELS}
-decisions = deferral.decide(levels)
+stated = np.linspace(0.5, 0.999, 100)
+decisions = deferral.decide({"prediction": ["relevant"] * 100, "confidence": stated})
 
-# %% What each stated confidence is worth, and how often such judgements are right among new ones.
+# %% What each stated confidence is worth, and how many judgements are right among new ones.
 new = judgements(20_000)
 right = new["prediction"] == new["label"]
-observed = [100 * right[new["confidence"] == level].mean() for level in LEVELS]
-stated, worth = 100 * np.array(LEVELS), 100 * (1 - decisions.error_probability)
-accepted = decisions.decisions == "accept"
+tenths = np.array_split(np.argsort(new["confidence"]), 10)
+worth, accepted = 1 - decisions.error_probability, decisions.decisions == "accept"
 axes = pyplot.subplots()[1]
-axes.plot(stated, stated, ":", color="black", label="as stated")
-axes.plot(stated, worth, "-", label="by the policy")
-axes.plot(stated[accepted], worth[accepted], "o", label="accepted")
-axes.plot(stated, observed, "x", color="black", label="right of new judgements")
+axes.plot(100 * stated, 100 * stated, ":", color="black", label="as stated")
+axes.plot(100 * stated, 100 * worth, label="worth, by the policy")
+axes.plot(100 * stated[accepted], 100 * worth[accepted], linewidth=4, label="accepted")
+axes.plot(
+    [100 * new["confidence"][rows].mean() for rows in tenths],
+    [100 * right[rows].mean() for rows in tenths],
+    "x",
+    color="black",
+    label="right of new judgements",
+)
 axes.set(xlabel="stated confidence (%)", ylabel="right (%)")
 axes.legend()
 print(
-    f"A stated {stated[-1]:.0f} % is worth {worth[-1]:.0f} %, a stated {stated[0]:.0f} % is worth "
-    f"{worth[0]:.0f} %. Judgements from {stated[accepted].min():.0f} % on are accepted."
+    f"A stated 90 % is worth {100 * np.interp(0.9, stated, worth):.0f} %. Judgements are accepted "
+    f"from a stated {100 * stated[accepted].min():.0f} % on."
 )
 pyplot.show()

@@ -35,7 +35,10 @@ SEEN = {
         r"accepts (\d+)%, and ([\d.]+)% of these",
         lambda n, wrong: n > 50 and wrong < 5,
     ),
-    "language_model": (r"99 % is worth (\d+) %.* from (\d+) %", lambda worth, at: at <= worth < 99),
+    "language_model": (
+        r"worth (\d+) %.* stated (\d+) %",
+        lambda worth, at: worth < 88 and at < 100,
+    ),
     "missed_target": (
         r"(\d+)%, the average .* (\d+)% .* (\d+)% \(",
         lambda obvious, _, confident: confident <= 10 < obvious,
