@@ -161,7 +161,9 @@ def test_a_loss_and_a_score_of_ones_own_need_one_file(tmp_path, monkeypatch, fai
         assert "cannot be imported" in fail(2, *words)
 
 
-def test_each_line_of_the_tutorial_for_developers_can_be_copied(tmp_path, monkeypatch, succeed):
+def test_each_line_of_the_tutorial_for_developers_and_after_it_can_be_copied(
+    tmp_path, monkeypatch, succeed
+):
     monkeypatch.chdir(tmp_path)
     (serve,) = (line for line in DEVELOPER if line.startswith("serve "))
     for line in DEVELOPER[: DEVELOPER.index(serve)]:
@@ -176,6 +178,7 @@ def test_each_line_of_the_tutorial_for_developers_can_be_copied(tmp_path, monkey
     check_dossier(tmp_path, bundle)
     if ORTHANC and shutil.which("curl"):
         check_archive(tmp_path, monkeypatch, succeed)
+    check_new_site(tmp_path, succeed)
 
 
 def in_shell(line):
@@ -208,8 +211,10 @@ def check_dossier(place, bundle):
     ):
         assert text in dossier, text
     path = place / "runs" / "photos" / "policy" / "policy.json"
-    path.write_text(path.read_text().replace('"accepted":', '"accepted_before":', 1))
+    policy = path.read_text()
+    path.write_text(policy.replace('"accepted":', '"accepted_before":', 1))
     assert "has another policy than runs/photos" in in_shell(line).stderr
+    path.write_text(policy)
 
 
 def check_archive(place, monkeypatch, succeed):
@@ -254,18 +259,13 @@ def decided(client, paths, read=None):
     return decisions
 
 
-def test_a_new_site_comes_from_no_label_to_its_first_accepted_answer(
-    tmp_path, monkeypatch, succeed
-):
-    monkeypatch.chdir(tmp_path)
-    for line in DEVELOPER:
-        if line.startswith(("data sample", "train", "calibrate", "export")):
-            succeed(*shlex.split(line))
+def check_new_site(place, succeed):
+    """From no label to the first accepted answer of a new site, with the run of the tutorial."""
     shadow, *lines, live = commands(HOW_TO / "new_site.md")
-    images = sorted((tmp_path / "new-photos").rglob("*.png"))
+    images = sorted((place / "new-photos").rglob("*.png"))
     with served(shadow) as client:
         assert {*decided(client, images[::2], read=("Ann", "Ben"))} == {"defer"}
-        (tmp_path / "audit.csv").write_bytes(client.get("/audit.csv").content)
+        (place / "audit.csv").write_bytes(client.get("/audit.csv").content)
     for line in lines:
         succeed(*shlex.split(line))
     with served(live) as client:

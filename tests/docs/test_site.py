@@ -8,7 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from browsing import SIZES, needs_chromium, violations
+from browsing import RULES, SIZES, UNFOLD, needs_chromium, violations
 
 pytestmark = [pytest.mark.docs, needs_chromium]
 
@@ -17,7 +17,7 @@ SITE = ROOT / "site"
 PAGES = [  # one of each kind
     "index",
     "404",
-    "tutorials/engineer",
+    "how_to/images",
     "how_to/clinic_service",
     "explanation/guarantee",
     "reference/command_line",
@@ -97,10 +97,11 @@ def test_each_script_of_the_gallery_draws_a_figure_and_says_what_one_sees(script
 @pytest.mark.parametrize("name", PAGES)
 def test_no_page_of_the_site_violates_anything(name, address, browser):
     page = browser.new_page()
-    for size in SIZES.values():
-        page.set_viewport_size(size)
+    for size, schemes in (("wide", RULES), ("phone", ["light"])):
+        page.set_viewport_size(SIZES[size])
         page.goto(f"{address}/{name}.html")
-        assert violations(page) == []
+        page.evaluate(UNFOLD)
+        assert violations(page, schemes) == []
     page.close()
 
 
