@@ -39,7 +39,7 @@ imports: $(VENV)/.dev ## Import contracts between layers.
 test: $(VENV)/.dev ## Tests and doctests, one process per core.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
 
-docs: $(VENV)/.dev ## The documentation site, in site/; a broken link is an error.
+docs: $(VENV)/.dev ## The documentation site, in site/, with the gallery run anew; a broken link is an error.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 reference: $(VENV)/.dev ## The reference of Python and the command line, in docs/reference/ (committed).
