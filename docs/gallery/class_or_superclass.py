@@ -50,8 +50,8 @@ axes.set(xlabel="inputs (%)", xlim=(0, 100))
 axes.grid(axis="y", visible=False)
 axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
 print(
-    f"With species alone {shares['class'][2]:.0%} of the inputs go to a person. `finest` answers "
-    f"the species in {shares['finest'][0]:.0%}, the genus in {shares['finest'][1]:.0%}, and asks "
-    f"a person in {shares['finest'][2]:.0%}."
+    f"With species alone {100 * shares['class'][2]:.0f} % of the inputs go to a person. `finest` "
+    f"answers the species in {100 * shares['finest'][0]:.0f} %, the genus in "
+    f"{100 * shares['finest'][1]:.0f} %, and asks a person in {100 * shares['finest'][2]:.0f} %."
 )
 pyplot.show()

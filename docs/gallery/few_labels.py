@@ -4,7 +4,7 @@ Labels of cases that are deferred anyway are wasted. `draw` takes the cases to l
 could be accepted.
 """
 
-# %% Made outputs of a classifier that is wrong in about a third of its answers.
+# %% Made outputs of a classifier that is wrong in about a quarter of its answers.
 import numpy as np
 from matplotlib import pyplot
 
@@ -41,7 +41,8 @@ axes.set_xticks([0, 1], [*shares])
 axes.set(ylabel="accepted of the pool (%)", xlim=(-0.3, 1.3), ylim=(-1, None))
 means = [np.mean(found) for found in shares.values()]
 print(
-    f"With at most {TARGET:.0%} errors, 300 labels of any cases accept {means[0]:.0%} of the pool "
-    f"on average, and 300 labels of cases that `draw` takes {means[1]:.0%}. Each line is a draw."
+    f"With at most {100 * TARGET:.0f} % errors, 300 labels of any cases accept "
+    f"{100 * means[0]:.0f} % of the pool on average, and 300 labels of cases that `draw` takes "
+    f"{100 * means[1]:.0f} %. Each line is a draw."
 )
 pyplot.show()

@@ -27,8 +27,8 @@ decisions = deferral.decide(classifier.predict_proba(new))
 accepted, wrong = decisions.decisions == "accept", decisions.wrong(y_new)
 deferral.plot()
 print(
-    f"Of all answers {wrong.mean():.1%} are wrong. The policy (dot) has the loosest threshold that "
-    f"the cases certify: of {len(new)} new digits it accepts {accepted.mean():.0%}, and "
-    f"{wrong[accepted].mean():.1%} of these are wrong."
+    f"Of all answers {100 * wrong.mean():.1f} % are wrong. The policy (dot) has the loosest "
+    f"threshold that the cases certify: of {len(new)} new digits it accepts "
+    f"{100 * accepted.mean():.0f} %, and {100 * wrong[accepted].mean():.1f} % of these are wrong."
 )
 pyplot.show()

@@ -78,8 +78,9 @@ deferral.decide(probabilities[shown]).plot(images=new[shown])
 
 wrong = np.array(decisions.classes)[decisions.predicted] != y_new
 print(
-    f"Of {len(new)} answers {wrong.mean():.0%} are wrong. It accepts {accepted.mean():.0%}, of "
-    f"which {wrong[accepted].mean():.1%} are wrong. Above are details whose answer it accepts, "
-    "below those whose answers are the least certain, one for each answer."
+    f"Of {len(new)} answers {100 * wrong.mean():.0f} % are wrong. It accepts "
+    f"{100 * accepted.mean():.0f} %, of which {100 * wrong[accepted].mean():.1f} % are wrong. "
+    "Above are details whose answer it accepts, below those whose answers are the least certain, "
+    "one for each answer."
 )
 pyplot.show()

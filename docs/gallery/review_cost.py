@@ -42,8 +42,9 @@ axes.set(xlabel="cost of a review", ylabel="mean cost of a case", ylim=(0, 1))
 axes.legend()
 share = [certificate.accepted / certificate.cases for certificate in found]
 print(
-    f"Where a review costs {prices[0]}, a person sees {1 - share[0]:.0%} of the cases, where it "
-    f"costs {prices[-1]}, {1 - share[-1]:.0%}; the mean cost is {costs[0].mean:.2f} and "
-    f"{costs[-1].mean:.2f}, of the classifier alone {costs[0].accept_all:.2f}."
+    f"Where a review costs {prices[0]}, a person sees {100 * (1 - share[0]):.0f} % of the cases, "
+    f"where it costs {prices[-1]}, {100 * (1 - share[-1]):.0f} %; the mean cost is "
+    f"{costs[0].mean:.2f} and {costs[-1].mean:.2f}, of the classifier alone "
+    f"{costs[0].accept_all:.2f}."
 )
 pyplot.show()

@@ -44,7 +44,7 @@ axes.set(xlabel="accepted (%)", ylabel="wrong of the accepted (%)", ylim=(0, Non
 axes.legend()
 best = [*scores][int(np.argmin(areas))]
 print(
-    f"{errors.mean():.1%} of all answers are wrong. The lowest curve is that of the {best}; a "
-    "score that knows nothing stays near the error of all."
+    f"{100 * errors.mean():.1f} % of all answers are wrong. The lowest curve is that of the "
+    f"{best}; a score that knows nothing stays near the error of all."
 )
 pyplot.show()

@@ -32,8 +32,8 @@ decisions.plot(labels=y_new)
 wrong, stated = decisions.wrong(y_new), decisions.error_probability
 raw = 1 - classifier.predict_proba(new).max(axis=1)
 print(
-    f"{wrong.mean():.1%} of the answers are wrong; the policy says {stated.mean():.1%}, the "
-    f"classifier itself {raw.mean():.1%}. Each dot is a tenth of the answers: where it lies near "
-    "the diagonal, the stated probability is true."
+    f"{100 * wrong.mean():.1f} % of the answers are wrong; the policy says "
+    f"{100 * stated.mean():.1f} %, the classifier itself {100 * raw.mean():.1f} %. Each dot is a "
+    "tenth of the answers: where it lies near the diagonal, the stated probability is true."
 )
 pyplot.show()

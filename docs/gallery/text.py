@@ -50,7 +50,8 @@ accepted, answers = decisions.decisions == "accept", np.array(decisions.classes)
 wrong = answers[decisions.predicted] != y_new
 decisions.plot()
 print(
-    f"Of {len(new)} new sentences {accepted.mean():.0%} lie above the threshold; "
-    f"{wrong[accepted].mean():.1%} of these answers are wrong, of all {wrong.mean():.1%}."
+    f"Of {len(new)} new sentences {100 * accepted.mean():.0f} % lie above the threshold; "
+    f"{100 * wrong[accepted].mean():.1f} % of these answers are wrong, of all "
+    f"{100 * wrong.mean():.1f} %."
 )
 pyplot.show()

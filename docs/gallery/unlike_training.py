@@ -1,8 +1,8 @@
 """Is this input unlike anything that the classifier was trained on?
 
-A classifier of the digits 0 to 7 calls an 8 or a scrap of a photograph a digit, too, often with
-confidence. Given features, the policy calls inputs out-of-distribution (OOD) that are far from the
-training data; how many ordinary inputs it may flag is limited, how many others it detects is not.
+A classifier of the digits 0 to 7 calls an 8 or a scrap of a photograph one of these, too. Given
+features, the policy calls inputs out-of-distribution (OOD) that are far from the training data; how
+many ordinary inputs it may flag is limited, how many others it detects is not.
 """
 
 # %% Digits 0 to 7, the digits 8 and 9, and scraps of photographs of 8 x 8 pixels.
@@ -44,13 +44,14 @@ axes, flagged = pyplot.subplots()[1], []
 for name, each in groups.items():
     decisions = deferral.policy_.decide_for(each)
     flagged.append((decisions.decisions == "ood").mean())
-    label = f"{name}: {flagged[-1]:.0%} flagged"
+    label = f"{name}: {100 * flagged[-1]:.0f} % flagged"
     axes.hist(decisions.ood_score, bins=40, density=True, histtype="step", label=label)
 axes.axvline(deferral.certificate_.ood_threshold, color="black", linestyle="--", linewidth=1)
 axes.set(xlabel="OOD score (lower is less familiar)", yticks=[])
 axes.legend()
 print(
-    f"Left of the line an input is called OOD: {flagged[0]:.0%} of new digits, {flagged[1]:.0%} of "
-    f"the digits that were not in the training set, {flagged[2]:.0%} of the scraps."
+    f"Left of the line an input is called OOD: {100 * flagged[0]:.0f} % of new digits, "
+    f"{100 * flagged[1]:.0f} % of the digits that were not in the training set, "
+    f"{100 * flagged[2]:.0f} % of the scraps."
 )
 pyplot.show()

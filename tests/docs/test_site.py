@@ -28,11 +28,14 @@ PAGES = [  # one of each kind
 ]
 # What the sentence under each figure of the gallery says, and what must be true of its numbers.
 SEEN = {
-    "class_or_superclass": (r"(\d+)% of the .* in (\d+)%\.", lambda alone, finest: finest < alone),
+    "class_or_superclass": (
+        r"(\d+) % of the .* in (\d+) %\.",
+        lambda alone, finest: finest < alone,
+    ),
     "drift": (r"comes with batch (\d+);", lambda batch: batch > 1),
-    "few_labels": (r"accept (\d+)% .* takes (\d+)%", lambda others, drawn: others < drawn),
+    "few_labels": (r"accept (\d+) % .* takes (\d+) %", lambda others, drawn: others < drawn),
     "five_percent": (
-        r"accepts (\d+)%, and ([\d.]+)% of these",
+        r"accepts (\d+) %, and ([\d.]+) % of these",
         lambda n, wrong: n > 50 and wrong < 5,
     ),
     "language_model": (
@@ -40,22 +43,22 @@ SEEN = {
         lambda worth, at: worth < 88 and at < 100,
     ),
     "missed_target": (
-        r"(\d+)%, the average .* (\d+)% .* (\d+)% \(",
+        r"(\d+) %, the average .* (\d+) % .* (\d+) % \(",
         lambda obvious, _, confident: confident <= 10 < obvious,
     ),
     "photographs": (
-        r"accepts (\d+)%, of which ([\d.]+)% are",
+        r"accepts (\d+) %, of which ([\d.]+) % are",
         lambda n, wrong: n > 50 and wrong < 5,
     ),
     "review_cost": (
         r"is ([\d.]+) and ([\d.]+), .* ([\d.]+)\.",
         lambda low, high, alone: low < high <= alone,
     ),
-    "score_ranking": (r"([\d.]+)% .* that of the acceptance score", lambda error: error > 5),
+    "score_ranking": (r"([\d.]+) % .* that of the acceptance score", lambda error: error > 5),
     "sites": (r", ([\d.]+) % of .* each, ([\d.]+) %\.", lambda one, each: each <= 3 < one),
-    "table": (r"says ([\d.]+)%, .* itself ([\d.]+)%\.", lambda stated, raw: raw < stated),
-    "text": (r"([\d.]+)% of these .* all ([\d.]+)%\.", lambda accepted, every: accepted < every),
-    "unlike_training": (r"(\d+)% of new .* (\d+)% of the s", lambda new, other: new <= 5 < other),
+    "table": (r"says ([\d.]+) %, .* itself ([\d.]+) %\.", lambda stated, raw: raw < stated),
+    "text": (r"([\d.]+) % of these .* all ([\d.]+) %\.", lambda accepted, every: accepted < every),
+    "unlike_training": (r"(\d+) % of new .* (\d+) % of the s", lambda new, other: new <= 5 < other),
 }
 
 
