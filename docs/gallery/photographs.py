@@ -76,7 +76,7 @@ for rows in (np.flatnonzero(accepted), by_score[~accepted[by_score]]):
     shown += [*rows[np.unique(decisions.predicted[rows], return_index=True)[1]]]
 deferral.decide(probabilities[shown]).plot(images=new[shown])
 
-wrong = np.array(decisions.classes)[decisions.predicted] != y_new
+wrong = decisions.wrong(y_new)
 print(
     f"Of {len(new)} answers {100 * wrong.mean():.0f} % are wrong. It accepts "
     f"{100 * accepted.mean():.0f} %, of which {100 * wrong[accepted].mean():.1f} % are wrong. "

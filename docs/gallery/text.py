@@ -46,8 +46,7 @@ for text in ("Draw a circle on the axes.", "Return the index of each column.", "
 
 # %%
 decisions = classifier.decide(new)
-accepted, answers = decisions.decisions == "accept", np.array(decisions.classes)
-wrong = answers[decisions.predicted] != y_new
+accepted, wrong = decisions.decisions == "accept", decisions.wrong(y_new)
 decisions.plot()
 print(
     f"Of {len(new)} new sentences {100 * accepted.mean():.0f} % lie above the threshold; "
