@@ -41,7 +41,7 @@ BRIEF = (
 """Parameters that --help shows where there is --help-all."""
 
 Values = dict[str, Any]
-"""What is given of options by field name, annotated with the `Fields` that they are for."""
+"""Options that are given, by field name, annotated with the `Fields` that they are for."""
 
 Run = Annotated[Path, cyclopts.Parameter(metavar="RUN")]
 Folder = Annotated[Path, cyclopts.Parameter(metavar="FOLDER")]
@@ -156,7 +156,7 @@ def check_files(inputs: Iterable[Path], *, overwrite: bool, **files: Path | None
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How images are read, and where a model computes.
+    """Reading of images, and the device of a model.
 
     Attributes:
         strict: Fail if files of DATA are ignored, or class folders have no images.

@@ -58,7 +58,7 @@ ENDED = "the system has ended a process that decodes; send the request again lat
 
 
 class DecodedFile(NamedTuple):
-    """What a process makes of a file.
+    """A decoded file.
 
     Attributes:
         inputs: The image as each model sees it.

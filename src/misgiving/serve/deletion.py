@@ -135,7 +135,7 @@ def _is_evidence(row: Any) -> bool:
 
 
 def _kept(row: Any, reviews: Sequence[Review]) -> dict[str, Any]:
-    """What audits and drift tests need: times are days, and a group is named while it has cases."""
+    """Facts that audits and drift tests need: times are days, and a group is named while it has cases."""
     blind = [review for review in reviews if review.blind]
     same = ("number", "policy_fingerprint", "decision", "audited", "shadow", "acceptance_score")
     return {

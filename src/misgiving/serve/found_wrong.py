@@ -40,7 +40,7 @@ STATES: tuple[State, ...] = get_args(State)
 
 
 class Judgement(NamedTuple):
-    """What the reviews of an accepted answer say together.
+    """State of an accepted answer by its reviews.
 
     Attributes:
         state: What remains to be done.

@@ -1,4 +1,4 @@
-"""What happened over time: the charts of the operator's page."""
+"""Charts of the operator's page over time."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence

@@ -146,7 +146,7 @@ class Keys:
             return connection.execute(query).first()
 
     def _recall(self, name: str, read: Callable[[], Any]) -> Any:
-        """What was read in the last second; guesses of keys are not kept."""
+        """Keys that were read in the last second; guesses of keys are not kept."""
         until, content = self._recalled.get(name, (0.0, None))
         if time.monotonic() < until:
             return content

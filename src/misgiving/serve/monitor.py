@@ -274,7 +274,7 @@ class AuditDraw:
 
 
 def audit_draw(store: Store, row: Any, settings: ServiceSettings) -> AuditDraw | Shadow | None:
-    """What draws the cases to audit, for a row of `AUDITS` or a shadow; None: none are."""
+    """Draw of the cases to audit, for a row of `AUDITS` or a shadow; None: none are."""
     if row is None or isinstance(row, Shadow):
         return row
     return None if settings.audit_share == 0 else AuditDraw(store, row)

@@ -10,7 +10,7 @@ from typing import Literal
 from misgiving.errors import Parameter, require, require_choices
 
 Role = Literal["send", "read", "operate", "metrics"]
-"""Of a key."""
+"""Role of a key."""
 
 
 def three_quarters(total: int) -> int:

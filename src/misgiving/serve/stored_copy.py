@@ -107,4 +107,4 @@ def _webp(data: bytes, exif: bytes) -> bytes:
 
 
 STRIP: dict[bytes, Strip] = {b"\xff\xd8\xff": _jpeg, b"\x89PNG\r\n\x1a\n": _png, b"RIFF": _webp}
-"""How to copy a file, by its first bytes."""
+"""Functions that copy a file, by its first bytes."""

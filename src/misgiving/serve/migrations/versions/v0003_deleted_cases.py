@@ -1,4 +1,4 @@
-"""What audits and drift tests keep of deleted cases."""
+"""Facts of deleted cases that audits and drift tests keep."""
 
 import sqlalchemy as sa
 from alembic import op

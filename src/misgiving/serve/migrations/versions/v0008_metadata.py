@@ -1,4 +1,4 @@
-"""What the sender gives with an image, and an index of groups."""
+"""Metadata of an image from its sender, and an index of groups."""
 
 import sqlalchemy as sa
 from alembic import op
