@@ -51,6 +51,7 @@ def review_report(image, case, review):
     name = review["reviewer"].translate(str.maketrans("^=\\", "   "))[:63] or "unknown"
     person = hd.sr.PersonObserverIdentifyingAttributes(f"{name}^")  # not in parts
     terms = {"Verdict": review["verdict"], "Class": review["final_class"]}
+    terms["Class of the model"] = case["predicted_class"]
     terms["Reason"] = review["override_reason"]
     observer = hd.sr.ObserverContext(codes.DCM.Person, person)
     return _report(image, case, review["reviewed_at"], observer, terms, {"Note": review["note"]})

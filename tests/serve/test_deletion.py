@@ -101,13 +101,13 @@ def test_nothing_in_the_store_names_what_was_deleted(store):
 
 
 def test_no_page_of_an_sqlite_file_has_what_was_deleted(sqlite_place, tmp_path):
-    with closing(Store.open(sqlite_place)) as store:
-        store.add([case(1, name="Jane Doe.png", group="Ward 7"), case(2)])
-        store.review(case(1).id, review("Ward 7"))
-        delete_cases(store, None, CASES.c.id == case(1).id)
-    with closing(Store.open(sqlite_place)):  # the log of writes is gone with the last connection
-        pass
-    content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    with closing(Store.open(sqlite_place)) as of_service:
+        of_service.add([case(1, name="Jane Doe.png", group="Ward 7"), case(2)])
+        of_service.review(case(1).id, review("Ward 7"))
+        with closing(Store.open(sqlite_place)) as store:
+            delete_cases(store, None, CASES.c.id == case(1).id)
+        content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+        assert [row.name for row in of_service.all(CaseQuery())] == [case(2).name]
     assert b"2.jpg" in content
     assert not any(word in content for word in (b"Jane Doe", b"jane doe", b"Ward 7"))
 

@@ -67,3 +67,9 @@ def test_cases_of_a_patient_are_deleted_by_the_plain_id(serving, sqlite_place):
     post(client, picture(), group="P1")
     assert exit_code(["cases", "delete", sqlite_place, "--group", "P1"]) == 0
     assert [case["group"] for case in client.get("/cases").json()["cases"]] == [hashed("P2")]
+
+
+def test_a_key_that_cannot_be_made_is_known_at_the_start(monkeypatch, capsys):
+    monkeypatch.setenv("MISGIVING_HASH_KEY", "/dev/null/hash.key")
+    assert exit_code(["serve", "any", "--formats", "DICOM,PNG"]) == 1
+    assert "error: /dev/null" in capsys.readouterr().err

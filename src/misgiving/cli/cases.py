@@ -91,6 +91,8 @@ def delete(
     with opened_store(store) as opened:
         done = delete_cases(opened, images, chosen)
     say(f"deleted: {done.deleted} cases")
+    if group is not None and not done.deleted:
+        say("of DICOM files, the group is found with the key of the service (MISGIVING_HASH_KEY)")
     if done.blind or done.untold:
         say(
             f"of these, {done.blind} were blind and open, and {done.untold} accepted and found "

@@ -52,6 +52,7 @@ def serve(
         cases: Decide on the images of a list that `data check` or `predict` wrote, and
             show them in its order.
     """
+    from misgiving.hash_key import hashed
     from misgiving.serve.app import address, create_app, listen, run
     from misgiving.serve.database import shown
     from misgiving.serve.kept_images import KeptImages
@@ -60,6 +61,8 @@ def serve(
     from misgiving.training.allocator import return_freed_memory
 
     limits = ServiceSettings(**settings)
+    if "DICOM" in limits.formats:
+        hashed("any")  # makes the key, or fails, before the first patient
     rows = [] if cases is None else read_review_list(cases)
     whole = model.absolute()
     location = store or str(whole.with_name(f"{whole.name}.cases.sqlite"))

@@ -87,6 +87,7 @@ def delete_cases(
             _delete(connection, rows, images)
         numbers = len(rows), len(blind), len(untold)
         total = Deletion(*map(sum, zip(total, numbers, strict=True)))
+    store.clear_log()
     return total
 
 
@@ -135,7 +136,7 @@ def _is_evidence(row: Any) -> bool:
 
 
 def _kept(row: Any, reviews: Sequence[Review]) -> dict[str, Any]:
-    """Facts that audits and drift tests need: times are days, and a group is named while it has cases."""
+    """Facts for audits and drift tests: times are days, and a group is named while it has cases."""
     blind = [review for review in reviews if review.blind]
     same = ("number", "policy_fingerprint", "decision", "audited", "shadow", "acceptance_score")
     return {

@@ -3,7 +3,7 @@
 import json
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
 from typing import Any, get_args
 
@@ -380,6 +380,12 @@ class Store:
     def _read(self, query: Select[Any]) -> list[Any]:
         with self._engine.begin() as connection:
             return list(connection.execute(query))
+
+    def clear_log(self) -> None:
+        """Write SQLite's log of writes into the file: it may still have what was deleted."""
+        if self._engine.dialect.name == "sqlite":
+            with closing(self._engine.raw_connection()) as connection:  # outside a transaction
+                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close all connections."""
