@@ -72,7 +72,7 @@ def test_train_obeys_a_published_split_and_says_what_is_wrong_with_it(succeed, p
     assert f"split of the data: {split}" in error
     copies = "copies with different labels: 1, first test/blue/0.png and train/red/0.png"
     assert f"Warning: {copies}; `misgiving data check` lists them." in error
-    assert "of 5 test images, 1 have another image of their group, or a copy, in the" in error
+    assert "of 5 test images, 1 has another image of their group, or a copy, in the" in error
     planned = succeed("plan", f"folder:{data}", "--max-error", "0.3").err
     assert f"split of the data: {split}" in planned
     assert "The calibration set has 6 images." in planned

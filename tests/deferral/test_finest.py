@@ -132,8 +132,8 @@ def test_both_limits_hold_with_half_of_the_level_each():
     policy, (logits, labels) = fitted(), outputs(30_000, 9)
     decided = policy.decide(Predictions.of((logits, labels), classes=CLASSES))
     wrong_class, wrong = decided.predicted != labels, decided.wrong(labels)
-    missed, answered = np.zeros(2), 0
-    for seed in range(80):
+    missed, answered, draws = np.zeros(2), 0, 40
+    for seed in range(draws):
         rows = np.random.default_rng(seed).integers(30_000, size=400)
         drawn = Predictions.of((logits[rows], labels[rows]), classes=CLASSES)
         certificate = fitted(drawn).certificate_
@@ -142,8 +142,8 @@ def test_both_limits_hold_with_half_of_the_level_each():
         answered += certificate.finer.accepted > 0
         missed[0] += reached.any() and wrong[reached].mean() > 0.1
         missed[1] += as_class.any() and wrong_class[as_class].mean() > 0.1
-    assert answered > 40
-    assert missed.max() <= stats.binom.ppf(1 - 1e-4, 80, 0.025)
+    assert answered > draws / 2
+    assert missed.max() <= stats.binom.ppf(1 - 1e-4, draws, 0.025)
 
 
 def test_more_is_answered_than_by_classes_alone(decided):

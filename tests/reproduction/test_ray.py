@@ -70,6 +70,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="looks i
 
 
 @needs_proc
+@pytest.mark.soak  # two minutes of two cores
 def test_a_cluster_whose_worker_is_killed_gives_the_files_of_one_process(
     environment, address, small, check_small, tmp_path, monkeypatch
 ):
