@@ -8,6 +8,8 @@ PIP := pip>=26.2
 # Each machine takes the build for its processor or GPU, so only the versions are locked.
 TORCH := torch==2.13.0 torchvision==0.28.0
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
+# One more process than cores: tests wait for services and browsers.
+WORKERS ?= $(shell expr $(JOBS) + 1)
 BIN := $(VENV)/bin
 OUT ?= runs/reproduce
 # Waiting threads sleep instead of spinning, so that a busy machine costs less.
@@ -37,7 +39,7 @@ imports: $(VENV)/.dev ## Import contracts between layers.
 	$(BIN)/lint-imports
 
 test: $(VENV)/.dev ## Tests and doctests, one process per core.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 docs: $(VENV)/.dev ## The documentation site, in site/, with the gallery run anew; a broken link is an error.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -46,7 +48,7 @@ reference: $(VENV)/.dev ## The reference of Python and the command line, in docs
 	$(BIN)/python docs/make_reference.py
 
 docs-check: docs $(VENV)/lightning ## The documentation: the site, its commands, code blocks and examples.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m docs -n $(JOBS) --dist worksteal tests/docs
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m docs -n $(WORKERS) --dist worksteal tests/docs
 
 extras-check: $(VENV)/.dev ## Each extra in an environment of its own, with the lines of the documentation that name it.
 	$(BIN)/pytest -m extras --durations=0 tests/serve/test_extras.py
