@@ -185,7 +185,8 @@ def interrupt(bridge, number, action):
     return next(seen)
 
 
-@pytest.mark.parametrize("action", ["killed", pytest.param("joined", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("action", ["killed", "joined"])
 def test_all_is_done_once_though_a_bridge_is_killed_or_another_works_after_any_request(
     archive, serving, bridge_of, action
 ):
