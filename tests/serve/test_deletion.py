@@ -202,7 +202,7 @@ def test_the_command_deletes_a_group_or_what_came_before_a_day(place, succeed, f
         days = [START + timedelta(days=number) for number in range(4)]
         store.add([case(n, received=day, group=f"g{n}") for n, day in enumerate(days)])
         left = lambda: [row.group for row in store.all(CaseQuery(order="newest"))]  # noqa: E731
-        assert "deleted: 1 cases" in succeed("cases", "delete", place, "--group", "g3").err
+        assert "deleted: 1 case\n" in succeed("cases", "delete", place, "--group", "g3").err
         assert left() == ["g2", "g1", "g0"]
         succeed("cases", "delete", place, "--before", "2026-01-02")
         assert left() == ["g2", "g1"]
