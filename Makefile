@@ -38,7 +38,7 @@ types: $(VENV)/.dev ## Static types, strict.
 imports: $(VENV)/.dev ## Import contracts between layers.
 	$(BIN)/lint-imports
 
-test: $(VENV)/.dev ## Tests and doctests, one process per core.
+test: $(VENV)/.dev ## Tests and doctests.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 docs: $(VENV)/.dev ## The documentation site, in site/, with the gallery run anew; a broken link is an error.

@@ -73,3 +73,10 @@ def test_a_key_that_cannot_be_made_is_known_at_the_start(monkeypatch, capsys):
     monkeypatch.setenv("MISGIVING_HASH_KEY", "/dev/null/hash.key")
     assert exit_code(["serve", "any", "--formats", "DICOM,PNG"]) == 1
     assert "error: /dev/null" in capsys.readouterr().err
+
+
+def test_models_that_see_other_frames_share_nothing_that_was_decoded():
+    data, loaded = dicom(np.stack([np.zeros_like(BLUE), BLUE])), {}
+    for frame, blue in ((1, 0), (2, 250), (1, 0)):
+        square = Preprocessing(image_size=4, color_constancy="none", frame=frame)
+        assert square.from_file(data, "a", loaded=loaded)[0, 0, 2] == blue

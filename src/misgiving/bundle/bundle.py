@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from pydantic import TypeAdapter
 from scipy.special import softmax
 
-from misgiving.data.decoding import Decoded
+from misgiving.data.decoding import Loaded
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral.decisions import (
     Decision,
@@ -121,7 +121,7 @@ class Bundle:
         Raises:
             DataError: It cannot be decoded; the message has its name.
         """
-        loaded: dict[int, Decoded] = {}
+        loaded: Loaded = {}
         return tuple(each.from_file(data, name, loaded=loaded) for each in self.preprocessings)
 
     def decide_inputs(self, *inputs: Squares, columns: Columns | None = None) -> Decisions:

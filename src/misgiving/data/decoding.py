@@ -26,6 +26,7 @@ from misgiving.files import check_ordinary
 warnings.filterwarnings("ignore", module=r"PIL\b")
 
 Decoded = tuple[Image.Image, int, int, int]
+Loaded = dict[tuple[int, int], Decoded]
 Result = TypeVar("Result")
 
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
@@ -43,9 +44,13 @@ DICOM_START, DICOM_MARK = 128, b"DICM"  # where its preamble ends, and how
 DICOM = ("DICOM",) if find_spec("pydicom") else ()
 
 
+def has_preamble(start: bytes) -> bool:
+    """True for the start of a DICOM file."""
+    return start.startswith(DICOM_MARK, DICOM_START)
+
+
 def _open_dicom(file: Any, name: str | bytes) -> ImageFile.ImageFile:
-    file.seek(DICOM_START)
-    if file.read(len(DICOM_MARK)) != DICOM_MARK:
+    if not has_preamble(file.read(DICOM_START + len(DICOM_MARK))):
         raise SyntaxError("not a DICOM file")  # as Pillow expects
     from misgiving.data.dicom import DicomImage  # slow to import
 
@@ -238,7 +243,7 @@ def is_dicom(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            return file.read(DICOM_START + len(DICOM_MARK)).endswith(DICOM_MARK)
+            return has_preamble(file.read(DICOM_START + len(DICOM_MARK)))
     except OSError:
         return False
 
@@ -267,14 +272,14 @@ def decode_reduced(
     formats: Sequence[str] = IMAGE_FORMATS,
     max_pixels: int = MAX_PIXELS,
     frame: int = 1,
-    loaded: dict[int, Decoded] | None = None,
+    loaded: Loaded | None = None,
 ) -> Decoded:
     """Decode an image, and let a JPEG decoder reduce it, which leaves out most of its work.
 
     `largest` gives the largest acceptable reduction for an upright height and width; `frame` counts
-    from 1, where a file has several; `loaded` keeps what was decoded of this image, by its
-    reduction, for the next call. Returns the upright RGB
-    image, height and width in the file, and pixels of the file per pixel of the image.
+    from 1, where a file has several; `loaded` keeps what was decoded of this image, by its frame
+    and reduction, for the next call. Returns the upright RGB image, height and width in the file,
+    and pixels of the file per pixel of the image.
     """
     loaded = {} if loaded is None else loaded
     try:
@@ -315,17 +320,15 @@ def _scans(data: bytes) -> int:
     return count
 
 
-def _load(
-    image: Image.Image, largest: Callable[[int, int], float], loaded: dict[int, Decoded]
-) -> Decoded:
+def _load(image: Image.Image, largest: Callable[[int, int], float], loaded: Loaded) -> Decoded:
     """Load the pixels, a JPEG's reduced.
 
     Where a side is no multiple of the reduction, the reduced image has pixels beyond its edge. They
     are at the right and bottom only while the image is not turned; others are then not reduced.
     """
     if not isinstance(image, JpegImageFile):
-        if 1 in loaded:
-            return loaded[1]
+        if (image.tell(), 1) in loaded:
+            return loaded[image.tell(), 1]
         image.load()  # turns a TIFF upright, and removes its orientation
     try:
         orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -333,13 +336,14 @@ def _load(
         orientation = 1
     width, height = image.size[::-1] if 5 <= orientation <= 8 else image.size
     reduction = _reduction(image, largest(height, width), orientation)
-    if reduction not in loaded:
+    key = image.tell(), reduction
+    if key not in loaded:
         image.draft(None, (image.width // reduction, image.height // reduction))
         image.load()
         if orientation in UPRIGHT:
             image = image.transpose(UPRIGHT[orientation])
-        loaded[reduction] = _as_rgb(image), height, width, reduction
-    return loaded[reduction]
+        loaded[key] = _as_rgb(image), height, width, reduction
+    return loaded[key]
 
 
 def _reduction(image: Image.Image, largest: float, orientation: int) -> int:

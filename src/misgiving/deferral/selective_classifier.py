@@ -121,7 +121,7 @@ class SelectiveClassifier(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  
         return deferral
 
     def _set_classes(self, y: Any) -> None:
-        """Those of the fitted classifier, which must know all labels, or of the labels."""
+        """Set the classes: the fitted classifier's, which must know all labels, or the labels'."""
         is_fitted = isinstance(self.classifier, FrozenEstimator)
         self.classes_ = self.classifier.classes_ if is_fitted else np.unique(y)
         if others := {*y.tolist()} - {*self.classes_.tolist()}:

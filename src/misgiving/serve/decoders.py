@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from misgiving.data.decoding import DICOM_MARK, DICOM_START, Decoded
+from misgiving.data.decoding import Loaded, has_preamble
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError
 from misgiving.serve.problems import ProblemError
@@ -227,18 +227,18 @@ def main(settings: str) -> None:
 def _decoded(
     preprocessings: Sequence[Preprocessing], data: bytes, name: str, options: dict[str, Any]
 ) -> tuple[dict[str, Any], bytes]:
-    loaded: dict[int, Decoded] = {}
+    loaded: Loaded = {}
     limits = {"formats": options["formats"], "max_pixels": options["max_pixels"]}
     try:
         squares = [each.from_file(data, name, loaded=loaded, **limits) for each in preprocessings]
         frame = preprocessings[0].frame
-        copy = stored_copy(data, name, frame=frame) if options["copies"] else b""
+        copy = stored_copy(data, name, frame=frame, loaded=loaded) if options["copies"] else b""
     except DataError as failure:
         if isinstance(failure.__cause__, MemoryError):
             raise failure.__cause__ from failure  # this process ends, and all that it holds
         return {"error": str(failure)}, b""
     pixels = b"".join(square.tobytes() for square in squares)
-    tags = _tags(data, preprocessings[0]) if data[DICOM_START:].startswith(DICOM_MARK) else {}
+    tags = _tags(data, preprocessings[0]) if has_preamble(data) else {}
     return {"sha256": sha256(data).hexdigest(), "tags": tags}, pixels + copy
 
 

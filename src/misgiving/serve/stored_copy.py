@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from PIL import ExifTags, Image
 
-from misgiving.data.decoding import IMAGE_FORMATS, decode_reduced
+from misgiving.data.decoding import IMAGE_FORMATS, Loaded, decode_reduced
 
 MARKER = re.compile(rb"\xff+([\x01-\xfe])")  # may be padded in front
 SCAN_END = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # a marker that is neither data nor a restart
@@ -28,11 +28,11 @@ WEBP_EXIF, WEBP_XMP = 8, 4  # flags of VP8X
 Strip = Callable[[bytes, bytes], bytes]
 
 
-def stored_copy(data: bytes, name: str, *, frame: int = 1) -> bytes:
+def stored_copy(data: bytes, name: str, *, frame: int = 1, loaded: Loaded | None = None) -> bytes:
     """A file that decodes to the same pixels of a frame, with no metadata but the orientation.
 
     Of a format without a rule here, and of a file that does not follow its format, the pixels are
-    stored as PNG.
+    stored as PNG; those in `loaded` are not decoded again.
     """
     for start, strip in STRIP.items():
         if data.startswith(start):
@@ -40,7 +40,7 @@ def stored_copy(data: bytes, name: str, *, frame: int = 1) -> bytes:
                 copy = strip(data, b"")
                 exif = b"" if copy == data else _orientation(data)
                 return strip(data, exif) if exif else copy
-    image, *_ = decode_reduced(data, name, lambda *_: 1.0, frame=frame)
+    image, *_ = decode_reduced(data, name, lambda *_: 1.0, frame=frame, loaded=loaded)
     image.save(file := io.BytesIO(), "PNG", compress_level=1)
     return file.getvalue()
 

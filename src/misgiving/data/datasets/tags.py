@@ -9,8 +9,6 @@ from misgiving.data.preprocessing import Preprocessing
 from misgiving.groups import groups_of_columns
 from misgiving.hash_key import hashed
 
-BURNED_IN = "BurnedInAnnotation"
-
 
 def with_tags(dataset: Dataset, settings: Preprocessing) -> Dataset:
     """The data set with groups and metadata from the headers of its DICOM files, if it has some.
@@ -20,10 +18,12 @@ def with_tags(dataset: Dataset, settings: Preprocessing) -> Dataset:
     images = dataset.images
     paths = images.paths if isinstance(images, FileImages) else ()
     rows = [row for row, path in enumerate(paths) if is_dicom(path)]
-    if not rows or BURNED_IN in dataset.metadata:  # else it has its tags
+    if not rows:
         return dataset
-    from misgiving.data.dicom import header  # needs the extra dicom
+    from misgiving.data.dicom import BURNED_IN, header  # needs the extra dicom
 
+    if BURNED_IN in dataset.metadata:  # it has its tags
+        return dataset
     names = (settings.group_tag, *settings.tags)
     headers = {row: header(paths[row], names) for row in rows}
     columns = {
