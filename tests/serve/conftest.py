@@ -38,6 +38,13 @@ def agreed_cases_are_read_twice(monkeypatch):
     return lambda: monkeypatch.setattr("misgiving.serve.reviews.is_read_twice", drawn)
 
 
+@pytest.fixture
+def hash_key(tmp_path, monkeypatch):
+    """The key by which patients are hashed, in place of the user's."""
+    (tmp_path / "hash.key").write_text("k" * 32)
+    monkeypatch.setenv("MISGIVING_HASH_KEY", str(tmp_path / "hash.key"))
+
+
 @pytest.fixture(scope="session")
 def database():
     with postgresql() as url:

@@ -26,6 +26,7 @@ from waiting import until
 
 from misgiving.cli import app
 
+pytestmark = pytest.mark.usefixtures("hash_key")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "orthanc"
 FORMATS = {"formats": ("PNG", "DICOM")}
 
@@ -37,12 +38,6 @@ def photo(grey, **tags):
     fixed |= {"PatientID": "P1", "PatientName": "Müller^Jörg"}
     file = dicom(np.full((16, 16), grey, np.uint8), **fixed | tags)
     return file, dcmread(io.BytesIO(file))
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch, tmp_path):
-    (tmp_path / "hash.key").write_text("k" * 32)
-    monkeypatch.setenv("MISGIVING_HASH_KEY", str(tmp_path / "hash.key"))
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,8 @@ from misgiving.data.decoding import decode
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.hash_key import hashed
 
+pytestmark = pytest.mark.usefixtures("hash_key")
 BLUE = np.full((20, 30, 3), (0, 0, 250), dtype=np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch, tmp_path):
-    (tmp_path / "hash.key").write_text("k" * 32)
-    monkeypatch.setenv("MISGIVING_HASH_KEY", str(tmp_path / "hash.key"))
 
 
 def post(client, data, **query):
