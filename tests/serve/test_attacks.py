@@ -76,7 +76,8 @@ def test_everything_but_health_and_signing_in_needs_the_right_key(serving, sqlit
         response = client.get(path)
         assert response.status_code == 401
         assert response.headers["www-authenticate"] == "Bearer"
-    assert client.get("/", follow_redirects=False).headers["location"] == "sign-in"
+    for page in ("/", "/monitor"):
+        assert client.get(page, follow_redirects=False).headers["location"] == "sign-in"
     assert client.get("/health").json()["status"] in ("ok", "busy")
     for authorization, status in {
         f"bearer {key}": 200,

@@ -204,6 +204,9 @@ def test_the_command_deletes_a_group_or_what_came_before_a_day(place, succeed, f
         left = lambda: [row.group for row in store.all(CaseQuery(order="newest"))]  # noqa: E731
         assert "deleted: 1 case\n" in succeed("cases", "delete", place, "--group", "g3").err
         assert left() == ["g2", "g1", "g0"]
+        assert fail(1, "cases", "delete", place, "--group", "G2").startswith(
+            "error: G2: is no group"
+        )
         succeed("cases", "delete", place, "--before", "2026-01-02")
         assert left() == ["g2", "g1"]
         for words in ((), ("--group", "g1", "--before", "2026-01-02")):

@@ -90,9 +90,12 @@ def delete(
     images = None if keep_images is None else KeptImages(keep_images)
     with opened_store(store) as opened:
         done = delete_cases(opened, images, chosen)
-    say(f"deleted: {done.deleted} case{'s' * (done.deleted != 1)}")
     if group is not None and not done.deleted:
-        say("of DICOM files, the group is found with the key of the service (MISGIVING_HASH_KEY)")
+        raise DataError(
+            f"{group}: is no group of a case; that of a DICOM file is found with the key of the "
+            "service (MISGIVING_HASH_KEY)"
+        )
+    say(f"deleted: {done.deleted} case{'s' * (done.deleted != 1)}")
     if done.blind or done.untold:
         say(
             f"of these, {done.blind} were blind and open, and {done.untold} accepted and found "

@@ -23,6 +23,7 @@ log = logging.getLogger("misgiving.serve")
 COOKIE = "misgiving"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 HEALTH = "GET /health"  # waits for no database
+PAGES = ("GET /", "GET /monitor")  # lead to the form that asks for a key
 OPEN = re.compile(r"GET /health|(GET|POST) /sign-in|GET /page/.*")  # need no key
 EVERYBODY = r"POST /sign-out|GET /openapi\.json"
 REVIEW = r"POST /cases/[^/]+/review"
@@ -57,7 +58,7 @@ class Authentication:
             if key is not None:
                 scope[KEY_SCOPE] = key
             if problem := _problem(scope["method"], request, headers, key, exist):
-                if problem.problem.status == HTTPStatus.UNAUTHORIZED and request == "GET /":
+                if problem.problem.status == HTTPStatus.UNAUTHORIZED and request in PAGES:
                     await RedirectResponse("sign-in", HTTPStatus.SEE_OTHER)(scope, receive, send)
                     return
                 if secret:
