@@ -10,6 +10,8 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from corpus import HEIC
+from pydicom.data import get_testdata_file
 from services import postgresql, started
 from standin import sent
 
@@ -115,6 +117,19 @@ def test_serve_is_enough_for_a_bundle(environment, exported):
     serving.serve(f"serve {bundle}")
     serving.needs("postgresql", f"serve {bundle} --store postgresql://me@/cases")
     serving.needs("train", "train folder:photos --out run")
+
+
+def test_heif_and_dicom_are_enough_to_read_their_files(environment):
+    reading = environment("heif,dicom")
+    for name in ("a", "b"):
+        (reading.folder / "photos" / name).mkdir(parents=True)
+    shutil.copy(HEIC, reading.folder / "photos" / "a")
+    for name in ("CT_small.dcm", "J2K_pixelrep_mismatch.dcm"):
+        shutil.copy(get_testdata_file(name, download=False), reading.folder / "photos" / "b")
+    table = reading.misgiving("data check folder:photos")
+    assert re.search(r"images\W+3\b", table), table
+    assert re.search(r"unreadable files\W+0\b", table), table
+    reading.needs("train", "train folder:photos --out run")
 
 
 def test_ray_is_enough_for_a_reproduction(environment):
