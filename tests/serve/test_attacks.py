@@ -91,6 +91,17 @@ def test_everything_but_health_and_signing_in_needs_the_right_key(serving, sqlit
         assert response.status_code == status, authorization
 
 
+def test_no_cookie_of_others_is_parsed(serving, sqlite_place, monkeypatch):
+    """Some versions of Python take a second for 15 kB of quoted backslashes."""
+    client, key = serving(), with_key(sqlite_place, "operate")
+    parsed = []
+    monkeypatch.setattr("http.cookies._unquote", lambda value: parsed.append(value) or value)
+    slow = {"Cookie": 'misgiving="' + r"\"" * 5000 + '"; other="' + r"\"" * 2000 + '"'}
+    assert client.get("/cases", headers=slow).status_code == 401
+    assert client.get("/cases", headers=slow | key).status_code == 200
+    assert max(map(len, parsed)) < 100
+
+
 def test_without_a_key_only_this_machine_and_the_page_itself_are_answered(client):
     for host, status in {
         "127.0.0.1.evil.example": 403,

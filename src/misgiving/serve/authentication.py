@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 
 from anyio import to_thread
 from starlette.datastructures import Headers
-from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,6 +20,7 @@ from misgiving.serve.settings import Role
 log = logging.getLogger("misgiving.serve")
 
 COOKIE = "misgiving"
+TOKEN = re.compile(rf"(?:^|;) *{COOKIE}=([A-Za-z0-9_-]+)")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 HEALTH = "GET /health"  # waits for no database
 PAGES = ("GET /", "GET /monitor")  # lead to the form that asks for a key
@@ -52,7 +52,7 @@ class Authentication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             headers = Headers(scope=scope)
-            secret, is_session = _secret_of(headers)
+            secret, is_session = _secret_of(scope, headers)
             request = f"{scope['method'].replace('HEAD', 'GET')} {scope['path']}"
             key, exist = await self._find(secret, request, is_session=is_session)
             if key is not None:
@@ -141,10 +141,14 @@ def _is_cross_site(headers: Headers) -> bool:
     return origin is not None and origin.partition("://")[2] != headers.get("host", "")
 
 
-def _secret_of(headers: Headers) -> tuple[str, bool]:
-    """The key that was sent, or else the token of a session, and whether it is one."""
+def _secret_of(scope: Scope, headers: Headers) -> tuple[str, bool]:
+    """The key that was sent, or else the token of a session, and whether it is one.
+
+    Other cookies are left out of the scope: Python's parser can take a second for them.
+    """
+    token = TOKEN.search(headers.get("cookie", ""))
+    session = token[1] if token else ""
+    others = [field for field in scope["headers"] if field[0] != b"cookie"]
+    scope["headers"] = [*others, (b"cookie", f"{COOKIE}={session}".encode())]
     scheme, _, value = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip(), False
-    cookies = cookie_parser(headers.get("cookie", ""))
-    return cookies.get(COOKIE, ""), True
+    return (value.strip(), False) if scheme.lower() == "bearer" else (session, True)
