@@ -9,7 +9,7 @@ from corpus import picture as smooth
 from PIL import ExifTags, Image, PngImagePlugin
 from standin import picture, sent
 
-from misgiving.data.decoding import decode
+from misgiving.data.decoding import decode, decode_reduced
 from misgiving.serve.stored_copy import stored_copy
 
 SECRET = b"Jane Doe, Ward 7"
@@ -87,6 +87,20 @@ def test_no_part_of_a_jpeg_is_encoded_anew(name):
 def test_a_file_without_metadata_is_stored_as_it_was_sent(kind):
     data = picture(0.3, kind=kind)
     assert stored_copy(data, "a") == data
+
+
+@pytest.mark.parametrize("frame", [1, 2])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "MPO"])
+def test_a_copy_has_no_frame_but_the_one_that_the_model_saw(kind, frame):
+    """Else a browser would show another one, as of a PNG whose animation leaves out its image."""
+    frames = [Image.fromarray(smooth()).rotate(turn) for turn in (0, 90, 180)]
+    pages = {"save_all": True, "append_images": frames[1:]}
+    own = {"PNG": {"default_image": True}, "WEBP": {"lossless": True}, "MPO": {}}[kind]
+    data, loaded = encoded(frames[0], kind, **pages, **own), {}
+    seen, *_ = decode_reduced(data, "a", lambda *_: 1.0, frame=frame, loaded=loaded)
+    with Image.open(io.BytesIO(stored_copy(data, "a", frame=frame, loaded=loaded))) as copy:
+        assert getattr(copy, "n_frames", 1) == 1
+        np.testing.assert_array_equal(copy.convert("RGB"), seen)
 
 
 def test_a_file_that_does_not_follow_its_format_is_stored_as_its_pixels():

@@ -19,10 +19,9 @@ START_OF_SCAN, END_OF_IMAGE = b"\xda", b"\xd9"
 JPEG_MARKERS = {START_OF_SCAN, *(bytes([each]) for each in (*range(0xC0, 0xD0), 0xDB, 0xDC, 0xDD))}
 JPEG_APPLICATIONS = {b"\xe0": b"JFIF\0", b"\xe2": b"ICC_PROFILE\0", b"\xee": b"Adobe"}
 PNG_CHUNKS = set(
-    b"IHDR PLTE IDAT IEND tRNS cHRM gAMA iCCP sBIT sRGB cICP bKGD hIST pHYs sPLT acTL fcTL"
-    b" fdAT".split()
+    b"IHDR PLTE IDAT IEND tRNS cHRM gAMA iCCP sBIT sRGB cICP bKGD hIST pHYs sPLT".split()
 )
-WEBP_CHUNKS = set(b"VP8X|VP8 |VP8L|ALPH|ANIM|ANMF|ICCP".split(b"|"))
+WEBP_CHUNKS = set(b"VP8X|VP8 |VP8L|ALPH|ICCP".split(b"|"))
 WEBP_EXIF, WEBP_XMP = 8, 4  # flags of VP8X
 
 Strip = Callable[[bytes, bytes], bytes]
@@ -31,11 +30,13 @@ Strip = Callable[[bytes, bytes], bytes]
 def stored_copy(data: bytes, name: str, *, frame: int = 1, loaded: Loaded | None = None) -> bytes:
     """A file that decodes to the same pixels of a frame, with no metadata but the orientation.
 
-    Of a format without a rule here, and of a file that does not follow its format, the pixels are
+    It has no other frame, which a browser would show in its place. Of a format without a rule here,
+    of another frame than the first, and of a file that does not follow its format, the pixels are
     stored as PNG; those in `loaded` are not decoded again.
     """
+    is_first = frame == 1 or any(number == 0 for number, _ in loaded or ())
     for start, strip in STRIP.items():
-        if data.startswith(start):
+        if is_first and data.startswith(start):
             with suppress(ValueError, IndexError, TypeError, AttributeError):
                 copy = strip(data, b"")
                 exif = b"" if copy == data else _orientation(data)
@@ -94,6 +95,8 @@ def _webp(data: bytes, exif: bytes) -> bytes:
     while at < min(length, len(data)):
         size = int.from_bytes(data[at + 4 : at + 8], "little")
         kind, end = data[at : at + 4], at + 8 + size + size % 2
+        if kind == b"ANMF":
+            raise ValueError("it is an animation")
         if kind == b"VP8X":
             flags = data[at + 8] & ~(WEBP_EXIF | WEBP_XMP) | (WEBP_EXIF if exif else 0)
             parts.append(data[at : at + 8] + bytes([flags]) + data[at + 9 : end])
