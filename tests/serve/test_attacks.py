@@ -52,6 +52,21 @@ def test_a_hostile_name_is_only_ever_text(serving, tmp_path):
     assert {name for name in kept if "sqlite" not in name} == hashes
 
 
+def test_a_name_that_cannot_be_encoded_is_no_failure(shared):
+    head = b'--b\r\nContent-Disposition: form-data; name="f"; filename="a\\ud800.png"\r\n\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=b; charset=unicode_escape"}
+    body = head + picture() + b"\r\n--b--\r\n"
+    answer = shared.post("/decisions", content=body, headers=kind)
+    assert answer.json()["results"][0]["name"] == "a\ufffd.png"
+
+
+def test_a_forged_cursor_is_refused(shared):
+    for number in ("9" * 5000, "9" * 400, "\u0663", "1." + "1" * 6000):
+        for order in ("expected_error", "listed"):
+            query = {"cursor": f"{number}_{'0' * 32}", "order": order}
+            assert shared.get("/cases", params=query).status_code == 422, query
+
+
 def test_no_path_leads_out_of_the_service(shared):
     for path in OUTSIDE:
         response = shared.get(path)

@@ -49,6 +49,16 @@ def test_a_case_has_uid_and_hashed_patient_and_its_copy_no_header(serving, tmp_p
     assert client.get("/health").json()["status"] == "ok"
 
 
+def test_the_text_of_a_tag_is_as_short_and_plain_as_a_name(serving):
+    model = Standin()
+    model.preprocessing = Preprocessing(image_size=16, color_constancy="none", tags=("TextValue",))
+    client = serving(model, formats=("DICOM", "PNG"))
+    data = dicom(smooth(), TextValue="x" * 2_000_000)
+    case = post(client, data.replace(UID.encode(), b"1.2\0\r\n" + UID.encode()[6:]))
+    assert case["name"] == "1.2\ufffd\ufffd\ufffd" + UID[6:]
+    assert case["metadata"] == {"TextValue": "x" * 255}
+
+
 def test_a_service_that_does_not_name_dicom_refuses_it(serving):
     answer = serving(Standin()).post("/decisions", files={"files": ("a", dicom(smooth()))})
     assert answer.status_code == 422

@@ -113,6 +113,17 @@ def test_a_key_to_send_reads_the_decisions_that_it_sent_and_no_reviews(serving, 
     assert client.get(f"/cases/{id}", headers=other).status_code == 404
 
 
+def test_a_sender_of_a_known_file_is_told_nothing_that_its_first_sender_said(serving, sqlite_place):
+    client, file = serving(Calibrated()), {"files": ("doe.png", picture())}
+    sam, other = (with_key(sqlite_place, "send", name) for name in ("Sam", "Sue"))
+    query = {"group": "patient 7", "metadata": '{"age": 61}'}
+    for sender, told in ((sam, ("doe.png", "patient 7", {"age": 61})), (other, ("", None, None))):
+        answer = client.post("/decisions", params=query, files=file, headers=sender).json()
+        case = answer["results"][0]["case"]
+        assert (case["name"], case["group"], case["metadata"]) == told
+        query = {}
+
+
 def test_a_key_holds_and_ends_without_a_restart(serving, sqlite_place):
     client = serving()
     assert client.get("/cases").status_code == 200

@@ -100,6 +100,15 @@ def test_a_body_that_cannot_be_used_is_a_problem_and_its_client_can_go_on(client
     connection.close()
 
 
+@pytest.mark.usefixtures("nothing_stored")
+def test_a_form_of_what_begins_like_boundaries_is_not_parsed(client):
+    """Their parser needs seconds for a few megabytes, in which nobody else is answered."""
+    body = multipart(part(b"\r\n--xyzx" * 10_000))
+    response = client.post("/decisions", content=body, headers={"Content-Type": MULTIPART})
+    assert response.status_code == 422
+    assert "it has more than 4 files" in response.json()["detail"]
+
+
 def raw(client, *pieces, pause=0.0):
     """Send pieces until there is a response, and return all that arrives until the end."""
     received = b""

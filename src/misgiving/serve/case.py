@@ -174,9 +174,15 @@ class Case(Decision):
         """The case as everyone is told it."""
         return self.model_copy(update=IN_SHADOW) if self.shadow else self
 
-    def as_sent(self) -> "Case":
-        """The case as its sender is told it: not whether it is blind, as most reviewed ones are."""
-        return self.model_copy(update={"blind": False, "reviewed": False, "review": None})
+    def as_sent(self, sender: str) -> "Case":
+        """The case as a sender is told it: not whether it is blind, as most reviewed ones are.
+
+        Nor what another sender said of the same file.
+        """
+        update: dict[str, Any] = {"blind": False, "reviewed": False, "review": None}
+        if self.sent_by != sender:
+            update |= {"name": "", "group": None, "metadata": None}
+        return self.model_copy(update=update)
 
     @property
     def listed_decision(self) -> Outcome:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import math
 import os
+import re
 import resource
 import signal
 import socket
@@ -50,6 +51,9 @@ NICENESS = 10  # so that decoding does not delay the answers of the service
 GROWN_BYTES = 50_000_000  # of memory above those at the start, with which a process is replaced
 VIRTUAL, RESIDENT = 0, 1  # columns of /proc/self/statm
 INSTANCE = "SOPInstanceUID"
+# Line ends among others, NUL, which databases refuse, and what cannot be encoded
+CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+MAX_NAME_LENGTH = 255  # characters; also of a tag
 TOO_EXPENSIVE = (
     "takes too much memory or time to decode; save it again with another program, as JPEG or PNG, "
     "or scale it down"
@@ -246,7 +250,12 @@ def _tags(data: bytes, settings: Preprocessing) -> dict[str, str]:
     from misgiving.data.dicom import header  # needs the extra dicom
 
     tags = header(data, (INSTANCE, settings.group_tag, *settings.tags))
-    return {name: text for name, text in tags.items() if text}
+    return {name: clean_name(text) for name, text in tags.items() if text}
+
+
+def clean_name(name: str, otherwise: str = "image") -> str:
+    """Remove control characters from a file name, and shorten it to the usual limit."""
+    return CONTROL.sub("\ufffd", name)[:MAX_NAME_LENGTH] or otherwise
 
 
 def _memory(column: int) -> int:

@@ -9,8 +9,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from misgiving.csv_tables import csv_rows
 from misgiving.data.decoding import BadImage
 from misgiving.errors import DataError, Parameter, explain_damage
+from misgiving.serve.decoders import clean_name
 from misgiving.serve.problems import ImageNotStoredError, storage_reason
-from misgiving.serve.routes.decisions import clean_name
 from misgiving.serve.service import Service
 
 IMAGES_AT_ONCE = 16

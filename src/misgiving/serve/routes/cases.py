@@ -39,7 +39,7 @@ router = APIRouter(
 )
 
 CASE_ID = "^[0-9a-f]{32}$"
-CURSOR = r"^(-?\d+(\.\d+)?(e-\d+)?_)?[0-9a-f]{32}$"
+CURSOR = r"^(-?[0-9]{1,18}(\.[0-9]{1,18})?(e-[0-9]{1,3})?_)?[0-9a-f]{32}$"
 TIME = r"^[\d-]{10}T[\d:.]{15}Z$"
 NO_CASE = documented(HTTPStatus.NOT_FOUND)
 BAD_REVIEW = documented(
@@ -77,7 +77,7 @@ def _case(request: Request, id: CaseId, service: ServiceDep, reader: ReaderDep) 
     case, key = service.store.cases([id], reader).get(id), key_of(request)
     sender = key.name if key and key.role == "send" else None
     if case and sender in (None, case.sent_by):
-        return case if sender is None else case.as_sent()
+        return case if sender is None else case.as_sent(sender)
     raise ProblemError(HTTPStatus.NOT_FOUND, f"there is no case {id}; GET /cases lists them")
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from misgiving.errors import DataError, UsageError
 from misgiving.serve.case import Case
+from misgiving.serve.decoders import clean_name
 from misgiving.serve.problems import BINARY, Metrics, Problem, ProblemError, documented, problem_of
 from misgiving.serve.service import Service, client_of, key_of
 from misgiving.serve.settings import ServiceSettings, three_quarters
@@ -43,10 +43,7 @@ UPLOAD: dict[str, Any] = {
     },
 }
 
-# Line ends among others, and NUL, which databases refuse
-CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029]")
 RAW = (b"image/", b"application/octet-stream")
-MAX_NAME_LENGTH = 255  # characters
 MAX_METADATA = 4000
 LAST_BYTES = 1000  # of a form, among which is its last boundary
 ACCEPTED = (
@@ -142,7 +139,7 @@ async def decide(
         if (case := result.case) is None:
             continue
         if key and key.role == "send":
-            result.case = case.as_sent()
+            result.case = case.as_sent(key.name)
         fields = {"case": case.id, "decision": case.decision} | ({"name": sender} if sender else {})
         log.info("case", extra={"fields": fields})
     if all(result.case is None for result in results):
@@ -247,8 +244,8 @@ async def read_uploads(
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind == b"multipart/form-data":
         limit = three_quarters(settings.max_held_bytes)
-        end = b"--%b--" % options.get(b"boundary", b"")
-        uploads = await _read_form(request.headers, _body(request, take, limit), settings, end)
+        begin = b"\r\n--" + options.get(b"boundary", b"")
+        uploads = await _read_form(request.headers, _body(request, take, limit), settings, begin)
     elif kind.startswith(RAW):
         chunks = [chunk async for chunk in _body(request, take, settings.max_bytes)]
         uploads = [(clean_name(name), b"".join(chunks))]
@@ -271,14 +268,26 @@ async def _body(request: Request, take: Take, limit: int) -> AsyncGenerator[byte
         yield chunk
 
 
+async def _of_few_parts(
+    body: AsyncGenerator[bytes], boundary: bytes, most: int
+) -> AsyncGenerator[bytes]:
+    """The chunks, of which many with what only begins like a boundary would take a parser long."""
+    count = 0
+    async for chunk in body:
+        count += chunk.count(boundary)
+        if count > most + 1:
+            raise _malformed(f"it has more than {most} files")
+        yield chunk
+
+
 async def _read_form(
-    headers: Headers, body: AsyncGenerator[bytes], settings: ServiceSettings, end: bytes
+    headers: Headers, body: AsyncGenerator[bytes], settings: ServiceSettings, boundary: bytes
 ) -> list[Upload]:
     last = b""
 
     async def chunks() -> AsyncGenerator[bytes]:
         nonlocal last
-        async for chunk in body:
+        async for chunk in _of_few_parts(body, boundary, settings.max_files):
             last = (last + chunk)[-LAST_BYTES:]
             yield chunk
 
@@ -293,14 +302,9 @@ async def _read_form(
         assert not isinstance(file, str)  # there are no fields
         uploads.append((clean_name(file.filename or ""), await file.read()))
         await file.close()
-    if not uploads or end not in last:
+    if not uploads or boundary[2:] + b"--" not in last:
         raise _malformed("it has no file, or ends before its last boundary")
     return uploads
-
-
-def clean_name(name: str, otherwise: str = "image") -> str:
-    """Remove control characters from a file name, and shorten it to the usual limit."""
-    return CONTROL.sub("\ufffd", name)[:MAX_NAME_LENGTH] or otherwise
 
 
 def _too_large(limit: int) -> ProblemError:
