@@ -215,6 +215,8 @@ def get_case(
 def _opened(service: Service, case: Case, reader: str) -> Case | BlindCase:
     if isinstance(visible := _visible(case), BlindCase):
         answer = None if reader == ANY_READER else service.store.pending_answer(case.id, reader)
+        if answer is not None and answer.final_class is not None:  # not told whether it agrees
+            answer = answer.model_copy(update={"verdict": "override", "override_reason": None})
         return visible.model_copy(update={"answer": answer})
     return visible
 
