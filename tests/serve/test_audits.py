@@ -201,6 +201,9 @@ def test_after_twenty_cases_a_group_is_drawn_anew_for_each_twenty(serving):
     restarted.store.add([listed], restarted.audit_draw.draw)
     restarted.store.add([case(899, **ACCEPTED, group="g0", shadow=True)])
     assert accepted_cases(restarted, ["g0"], start=901)[0].repeat == 60
+    late = [case(number, **ACCEPTED, group="late") for number in (953, 951, 952)]  # as committed
+    stored = [restarted.store.add([row], restarted.audit_draw.draw)[0] for row in late]
+    assert [row.repeat for row in stored] == [0, 1, 2]
     copies = [case(910 + number, **ACCEPTED, pixels="c" * 64) for number in range(30)]
     drawn = restarted.store.add(copies, restarted.audit_draw.draw)
     assert {row.blind for row in drawn} == {uniform(secret, f"image {'c' * 64}") < 0.4}

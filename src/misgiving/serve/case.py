@@ -280,7 +280,7 @@ CASES = sa.Table(
     ),
     sa.Index("cases_by_audit", "policy_fingerprint", "audited", "listed_decision", "received"),
     sa.Index("cases_by_name", "folded_name", "id"),  # has all that a search reads
-    sa.Index("cases_by_group", "group", "id"),
+    sa.Index("cases_by_group", "group", "policy_fingerprint", "shadow", "repeat"),
     sa.Index("ix_cases_sha256", "sha256"),
     sa.Index("cases_by_pixels", "pixels", "is_copy"),
     sa.Index("cases_by_repeat", "policy_fingerprint", "repeat", "group"),

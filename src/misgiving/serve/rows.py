@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import ColumnElement, Connection, Select, select
+from sqlalchemy import ColumnElement, Connection, Select, func, select
 
 from misgiving.serve.case import (
     ARRIVALS,
@@ -42,12 +42,10 @@ def row_of(case: Case) -> dict[str, Any]:
 
 
 LAST_OF_GROUP = (
-    select(CASES.c.repeat)
+    select(func.max(CASES.c.repeat))  # ids are not in the order of arrival
     .where(CASES.c.group == sa.bindparam("unit"), CASES.c.place.is_(None))
     .where(CASES.c.policy_fingerprint == sa.bindparam("policy"))
     .where(CASES.c.shadow == sa.bindparam("in_shadow"))
-    .order_by(CASES.c.id.desc())
-    .limit(1)
 )
 
 
