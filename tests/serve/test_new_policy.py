@@ -7,7 +7,7 @@ from test_audits import answers
 
 from misgiving.cli.serve import _say_policy
 from misgiving.deferral.targets import Targets
-from misgiving.serve.audits import uniform
+from misgiving.serve.audits import resume, uniform
 from misgiving.serve.store import Store
 
 OLD = Calibrated()
@@ -99,11 +99,13 @@ def test_the_sample_says_what_came_after_an_alarm(serving, sqlite_place):
         for name in ("Ann", "Ben"):
             answer = review("", verdict="none", reviewer=name, reviewed_at=START)
             store.review(row.id, answer)
-    store.close()
     alarm = client.get("/audit").json()["alarm_since"]
     exported = rows_of(client.get("/audit.csv"))
     assert {row["after_alarm"] for row in exported} == {"yes", "no"}
     assert all((row["after_alarm"] == "yes") == (row["received"] > alarm) for row in exported)
+    resume(store, "a filter was missing")
+    assert rows_of(client.get("/audit.csv")) == exported
+    store.close()
 
 
 def test_the_start_says_what_decides_what_is_audited_and_what_remains_to_be_read(serving, capsys):

@@ -234,6 +234,15 @@ def count_audits(store: Store, row: Any, settings: ServiceSettings) -> Audit:
     return audit.model_copy(update={"summary": lines("audits.txt", "summary", audit)})
 
 
+def first_alarm(store: Store, row: Any, settings: ServiceSettings) -> datetime | None:
+    """Time of the first alarm of a policy, also if it was lifted; in shadow there is none."""
+    if isinstance(row, Shadow) or row.target is None:
+        return None
+    answers = audited_answers(store, row, settings)
+    number = audit_state(answers.outcomes, target=row.target).alarm_at
+    return max(answers.answered[:number]) if number else None
+
+
 def _accepted(store: Store, row: Any, *, shadow: bool) -> int:
     """Number of accepted answers since then, or in shadow of those that would have been.
 

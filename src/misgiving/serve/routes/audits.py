@@ -9,7 +9,7 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field, StringConstraints
 
 from misgiving.errors import UsageError
-from misgiving.serve.audits import HIDDEN, Audit, Shadow, audit_sample, count_audits
+from misgiving.serve.audits import HIDDEN, Audit, Shadow, audit_sample, count_audits, first_alarm
 from misgiving.serve.case import Case, StorableText
 from misgiving.serve.found_wrong import STATES, FoundWrong, FoundWrongList, State
 from misgiving.serve.problems import ProblemError, documented
@@ -73,13 +73,13 @@ def export_audit(
         ][-1:]
     else:
         rows = _rows_of(service, policy or [service.policy_fingerprint or ""])
-    counted = [row for row in rows if row.target is not None]  # else no policy could have alarms
-    audits = [count_audits(service.store, row, service.settings) for row in counted]
-    alarms = {audit.policy_fingerprint: audit.alarm_since for audit in audits}
+    alarms = {
+        row.policy_fingerprint: first_alarm(service.store, row, service.settings) for row in rows
+    }
     sample_of = " ".join(f"{row.policy_fingerprint or 'none'}@{row.share:g}" for row in rows)
 
     def is_after_alarm(case: Case) -> str:
-        alarm = alarms.get(case.policy_fingerprint or "")
+        alarm = alarms[case.policy_fingerprint]
         return "yes" if alarm is not None and case.received > alarm else "no"
 
     return cases_as_csv(
