@@ -201,6 +201,19 @@ def test_what_was_told_is_kept_and_a_change_of_the_state_takes_another_note(serv
     assert (refused.status_code, "has 2 such notes" in refused.json()["detail"]) == (422, True)
 
 
+def test_what_counts_only_after_a_note_changes_the_state_that_was_told(serving, answers_count_in):
+    answers_count_in(AN_HOUR)
+    client = serving(Calibrated(), audit_share=1.0)
+    id, other = (sent(client, picture(level))["id"] for level in (0.02, 0.03))
+    answer(client, id, "Ann", "MEL")
+    client.get(f"/cases/{other}?reader=Ann")
+    answer(client, id, "Ben", "NV")  # which can still be corrected
+    assert tell(client, id).json()["state"] == "told"
+    client.get(f"/cases/{other}?reader=Ben")
+    (found,) = client.get("/found-wrong?reader=Ann").json()["answers"]
+    assert (found["state"], found["contradicted_by"]) == ("contradicted", ["Ben"])
+
+
 def test_the_metrics_count_the_states_and_what_is_open_for_more_than_a_day(serving, sqlite_place):
     client = serving(Calibrated(), audit_share=1.0)
     store = Store.open(sqlite_place)

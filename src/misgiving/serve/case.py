@@ -65,7 +65,7 @@ class Review(BaseModel):
     note: str = Field(description="Free text; may be empty.")
     reviewer: str = Field(description="Name as given; may be empty.")
     reviewed_at: Moment = Field(
-        description="Later than that of the case's earlier reviews, even if a clock is behind."
+        description="Later than the case's earlier reviews and notes, even if a clock is behind."
     )
     blind: bool = Field(
         default=False, description="Given before its reviewer could see the model's answer."

@@ -15,6 +15,7 @@ from misgiving.serve.case import (
     CASES,
     PENDING,
     REVIEWS,
+    TOLD,
     Case,
     Review,
     blind_answers,
@@ -31,18 +32,21 @@ OTHERS_PER_DISPUTE = 1.0  # agreed cases that are read a second time
 
 
 def add_reviews(connection: Connection, id: str, reviews: Sequence[Review]) -> None:
-    """Add reviews of a case, at later times than its last one.
+    """Add reviews of a case, at later times than its last one, and than the last note of it.
 
     That may have come from a server whose clock is ahead: the page knows the newer one of two by
-    its time.
+    its time. A note knows nothing of a blind answer that counts only now.
     """
     last = last_reviews(connection, [id]).get(id)
+    told_at = connection.scalar(select(func.max(TOLD.c.told_at)).where(TOLD.c.case_id == id))
+    before = [last.reviewed_at] if last else []
+    before += [datetime.fromisoformat(told_at)] if told_at else []
     for review in reviews:
-        if last and last.reviewed_at >= review.reviewed_at:
-            later = last.reviewed_at + timedelta(microseconds=1)
+        if before and max(before) >= review.reviewed_at:
+            later = max(before) + timedelta(microseconds=1)
             review = review.model_copy(update={"reviewed_at": later})
         connection.execute(insert(REVIEWS).values(_row(id, review)))
-        last = review
+        before = [review.reviewed_at]
     _settle(connection, id, reviews)
 
 
